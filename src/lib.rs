@@ -1,0 +1,6 @@
+//! cert-renew: renews the certificates in annotated TLS Secrets and rolls the workloads that use them.
+
+pub mod duration;
+pub mod name;
+pub mod secret;
+pub mod time;

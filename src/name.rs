@@ -1,0 +1,118 @@
+//! A name that a certificate is asked for: a DNS name or an IP address.
+//!
+//! DNS names are kept as lower-case A-labels (RFC 5890, 2.3.2.1), so that two spellings of one name are equal.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// A DNS name (lower-case A-labels, possibly `*.` in front) or an IP address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Name {
+    /// For example `shop.example.com` or `*.example.com`; never empty, no trailing dot.
+    Dns(Box<str>),
+    /// RFC 8738 calls this an IP identifier.
+    Ip(IpAddr),
+}
+
+/// Why a text is not a [`Name`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("expected a DNS name such as shop.example.com or *.example.com, or an IP address")]
+pub struct NotAName;
+
+impl Name {
+    /// The text as an ACME identifier and a SAN carry it.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        matches!(self, Self::Dns(name) if name.starts_with("*."))
+    }
+
+    /// Whether a certificate for `self` serves `other` too (RFC 9525, 6.3: a wildcard stands for one label).
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        if self == other {
+            return true;
+        }
+        match (self, other) {
+            (Self::Dns(own), Self::Dns(other)) => own.strip_prefix("*.").is_some_and(|zone| {
+                other
+                    .split_once('.')
+                    .is_some_and(|(label, rest)| label != "*" && rest == zone)
+            }),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name),
+            Self::Ip(ip) => write!(f, "{ip}"),
+        }
+    }
+}
+
+impl FromStr for Name {
+    type Err = NotAName;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let s = s.trim();
+        if let Ok(ip) = s.parse::<IpAddr>() {
+            return Ok(Self::Ip(ip.to_canonical()));
+        }
+        let (star, rest) = match s.strip_prefix("*.") {
+            Some(rest) => ("*.", rest),
+            None => ("", s),
+        };
+        let ascii = idna::domain_to_ascii_strict(rest.strip_suffix('.').unwrap_or(rest))
+            .map_err(|_| NotAName)?;
+        // RFC 1034, 3.1: 255 octets on the wire are 253 characters of text.
+        let plausible = !ascii.is_empty()
+            && ascii.len() + star.len() <= 253
+            && ascii.split('.').all(|label| !label.is_empty() && label.len() <= 63)
+            // A name whose last label is a number is an address misspelt, and no CA issues for it.
+            && !ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        if plausible {
+            Ok(Self::Dns(format!("{star}{ascii}").into()))
+        } else {
+            Err(NotAName)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn spellings_of_one_name_are_equal() {
+        assert_eq!(name("Shop.Example.COM."), name("shop.example.com"));
+        assert_eq!(name("bücher.example").to_string(), "xn--bcher-kva.example");
+        assert_eq!(name("::ffff:10.0.0.1"), name("10.0.0.1"));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in [
+            "", "*", "*.", "a..b", "*.*.a", "a b", "999.1.1.1", "-a.example", "a/b", "foo.*.bar",
+        ] {
+            assert!(bad.parse::<Name>().is_err(), "{bad:?} parsed");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_covers_one_label() {
+        assert!(name("*.example.com").covers(&name("a.example.com")));
+        assert!(!name("*.example.com").covers(&name("a.b.example.com")));
+        assert!(!name("*.example.com").covers(&name("example.com")));
+        assert!(!name("*.example.com").covers(&name("*.a.example.com")));
+        assert!(name("10.0.0.1").covers(&name("10.0.0.1")));
+    }
+}

@@ -1,0 +1,57 @@
+//! The annotations, labels and field managers by name: the one place that spells them.
+
+/// Prefix of the annotations that a user writes.
+pub const PREFIX: &str = "cert-renew.io/";
+/// Prefix of the annotations that cert-renew writes; never read as settings.
+pub const STATE_PREFIX: &str = "state.cert-renew.io/";
+/// Field manager of every write.
+pub const FIELD_MANAGER: &str = "cert-renew";
+
+/// Label that lets a Secret of another type than `kubernetes.io/tls` in.
+pub const MANAGED_LABEL: &str = "cert-renew.io/managed";
+
+/// Which issuer renews; the opt-in.
+pub const ISSUER: &str = "cert-renew.io/issuer";
+/// Names to ask for.
+pub const NAMES: &str = "cert-renew.io/names";
+/// When to renew, as time or share of the lifetime left.
+pub const RENEW_BEFORE: &str = "cert-renew.io/renew-before";
+/// ACME profile.
+pub const PROFILE: &str = "cert-renew.io/profile";
+/// Whether each renewal makes a new key.
+pub const KEY_ROTATION: &str = "cert-renew.io/key-rotation";
+/// Type of the key.
+pub const KEY_TYPE: &str = "cert-renew.io/key-type";
+/// Extra data keys.
+pub const OUTPUTS: &str = "cert-renew.io/outputs";
+/// Data key that holds the PKCS#12 password.
+pub const PKCS12_PASSWORD_KEY: &str = "cert-renew.io/pkcs12-password-key";
+/// How workloads take the new certificate up; on a workload: `none` opts it out.
+pub const ROLLOUT: &str = "cert-renew.io/rollout";
+/// Workloads to roll although they do not refer to the Secret.
+pub const WORKLOADS: &str = "cert-renew.io/workloads";
+/// When Secret and workloads may change.
+pub const CHANGE_WINDOW: &str = "cert-renew.io/change-window";
+/// Service that must serve the new leaf.
+pub const VERIFY: &str = "cert-renew.io/verify";
+/// Nothing is changed while `true`.
+pub const PAUSED: &str = "cert-renew.io/paused";
+/// Renew at once for each new value.
+pub const RENEW_NOW: &str = "cert-renew.io/renew-now";
+/// Which installation is meant.
+pub const CLASS: &str = "cert-renew.io/class";
+
+/// Fingerprint and notAfter of the leaf that the workloads have.
+pub const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
+/// Issuer and settings of the last renewal.
+pub const ISSUED_BY: &str = "state.cert-renew.io/issued-by";
+/// Last error, for the reader.
+pub const LAST_ERROR: &str = "state.cert-renew.io/last-error";
+/// Next try, for the reader.
+pub const RETRY_AT: &str = "state.cert-renew.io/retry-at";
+/// The `renew-now` value that was served last.
+pub const RENEWED_FOR: &str = "state.cert-renew.io/renewed-for";
+/// The workload that halted a rollout, and the leaf.
+pub const ROLLOUT_HALTED: &str = "state.cert-renew.io/rollout-halted";
+/// On a pod template: `state.cert-renew.io/leaf.<secret-name>`, the leaf that the workload was rolled for.
+pub const LEAF_PREFIX: &str = "state.cert-renew.io/leaf.";

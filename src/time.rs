@@ -1,0 +1,102 @@
+//! Instants as this program counts them: whole seconds of the wall clock.
+//!
+//! X.509 validity has second resolution (RFC 5280, 4.1.2.5), annotations and metrics carry seconds,
+//! and a renewal that is a second early or late is neither.
+//! Pure code takes `now` as an argument; only the edge calls [`UnixTime::now`].
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+
+/// Seconds since 1970-01-01T00:00:00Z, negative before; printed and parsed as RFC 3339 in UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixTime(pub i64);
+
+impl UnixTime {
+    /// Later than every certificate: for what never falls due.
+    pub const NEVER: Self = Self(i64::MAX);
+
+    /// The wall clock's present second. Only outer modules call this.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = SystemTime::now();
+        match now.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => Self(i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
+            Err(before) => Self(-i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// Seconds from `earlier` to `self`; zero when `earlier` is the later one.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_secs(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// The instant as a jiff timestamp, clamped to the years that jiff knows (-9999 to 9999).
+    #[must_use]
+    pub fn timestamp(self) -> Timestamp {
+        let clamped = self.0.clamp(
+            Timestamp::MIN.as_second(),
+            Timestamp::MAX.as_second().saturating_sub(1),
+        );
+        Timestamp::from_second(clamped).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}
+
+impl fmt::Display for UnixTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NEVER {
+            return f.write_str("never");
+        }
+        write!(f, "{}", self.timestamp())
+    }
+}
+
+impl FromStr for UnixTime {
+    type Err = jiff::Error;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse::<Timestamp>().map(|at| Self(at.as_second()))
+    }
+}
+
+impl Add<Duration> for UnixTime {
+    type Output = Self;
+
+    fn add(self, rhs: Duration) -> Self {
+        let seconds = i64::try_from(rhs.as_secs()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(seconds))
+    }
+}
+
+impl Sub<Duration> for UnixTime {
+    type Output = Self;
+
+    fn sub(self, rhs: Duration) -> Self {
+        let seconds = i64::try_from(rhs.as_secs()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_and_parses_rfc3339() {
+        let at = UnixTime(1_700_000_000);
+        assert_eq!(at.to_string(), "2023-11-14T22:13:20Z");
+        assert_eq!("2023-11-14T22:13:20Z".parse::<UnixTime>().unwrap(), at);
+        assert_eq!(UnixTime::NEVER.to_string(), "never");
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(UnixTime::NEVER + Duration::from_secs(5), UnixTime::NEVER);
+        assert_eq!(UnixTime(5).since(UnixTime(9)), Duration::ZERO);
+        assert_eq!(UnixTime(9).since(UnixTime(5)), Duration::from_secs(4));
+    }
+}

@@ -1,0 +1,196 @@
+//! What may be asked of a CA: back-off after failures, and the budgets of invariant 6.
+//!
+//! One [`Account`] a set of names and issuer, whoever asks: Secrets that share their names share it,
+//! and replacing or deleting a Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::Leaf;
+use crate::schedule::due::Reason;
+use crate::time::UnixTime;
+
+/// Let's Encrypt counts issues of one set of names over a week; so do we.
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// The fifth certificate in a week for one set of names is the one that is not asked for.
+const ISSUES_A_WEEK: usize = 4;
+/// Issues that no clock asked for, for one set of names in a week: more means that somebody undoes our work.
+pub const UNSCHEDULED_A_WEEK: usize = 3;
+/// A CA's limit of failed validations is five an hour for a name: one in twelve minutes keeps to it for ever.
+const FAILED_VALIDATION_SPACING: Duration = Duration::from_secs(12 * 60);
+/// With less than this share of the lifetime left, a failure waits no longer than [`URGENT_RETRY`].
+const URGENT_SHARE: u32 = 6;
+/// Back-off when little life is left, still within the CA's limit of failed validations.
+const URGENT_RETRY: Duration = Duration::from_secs(15 * 60);
+/// Lifetimes under ten days scale the week down, as a week would starve six-day certificates.
+const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
+
+/// Delays after the first, second, third … failure; from the config, so that tests and private CAs may scale it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// Delay after the first failure.
+    pub base: Duration,
+    /// Each further failure multiplies by this.
+    pub factor: u32,
+    /// Never longer than this.
+    pub max: Duration,
+}
+
+/// What the ledger remembers of one set of names at one issuer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Account {
+    /// Failures in a row.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failures: u32,
+    /// No try before this instant (unix seconds).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<i64>,
+    /// Instants of issues that no clock asked for, oldest first, at most a week old.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unscheduled: Vec<i64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// Why a due renewal has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It failed a while ago.
+    BackOff {
+        /// Until then.
+        until: UnixTime,
+    },
+    /// The present certificate is younger than a tenth of its lifetime.
+    TooYoung {
+        /// Until then.
+        until: UnixTime,
+    },
+    /// Somebody keeps undoing the Secret: no further unscheduled issue before `until`.
+    KeepsComingBack {
+        /// Until then.
+        until: UnixTime,
+    },
+}
+
+impl Hold {
+    /// The instant from which the renewal may go on.
+    #[must_use]
+    pub fn until(self) -> UnixTime {
+        match self {
+            Self::BackOff { until }
+            | Self::TooYoung { until }
+            | Self::KeepsComingBack { until } => until,
+        }
+    }
+}
+
+/// Whether a renewal for `reason` may start now. `leaf` is the readable certificate that is there.
+#[must_use]
+pub fn hold(now: UnixTime, reason: Reason, leaf: Option<&Leaf>, account: &Account) -> Option<Hold> {
+    // `renew-now` forgets the back-off, never the budgets.
+    if reason != Reason::RenewNow
+        && let Some(until) = account.retry_at.map(UnixTime).filter(|until| *until > now)
+    {
+        return Some(Hold::BackOff { until });
+    }
+    if reason.is_scheduled() {
+        return None;
+    }
+    if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now)) {
+        let until = leaf.not_before + leaf.lifetime() / 10;
+        if until > now && reason != Reason::MissingName {
+            return Some(Hold::TooYoung { until });
+        }
+    }
+    let window = leaf.map_or(WEEK, |leaf| scaled_week(leaf.lifetime()));
+    let recent: Vec<UnixTime> = recent(now, window, &account.unscheduled);
+    let limit = if reason == Reason::RenewNow {
+        ISSUES_A_WEEK
+    } else {
+        UNSCHEDULED_A_WEEK
+    };
+    // The oldest of the last `limit` issues has to leave the window first.
+    recent
+        .len()
+        .checked_sub(limit)
+        .map(|oldest| Hold::KeepsComingBack {
+            until: recent[oldest] + window,
+        })
+}
+
+fn recent(now: UnixTime, window: Duration, issues: &[i64]) -> Vec<UnixTime> {
+    issues
+        .iter()
+        .map(|at| UnixTime(*at))
+        .filter(|at| *at + window > now)
+        .collect()
+}
+
+fn scaled_week(lifetime: Duration) -> Duration {
+    if lifetime < SHORT_LIVED {
+        lifetime * 7 / 10
+    } else {
+        WEEK
+    }
+}
+
+impl Account {
+    /// Whether nothing is left to remember.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Counts a failure and says when to try again.
+    ///
+    /// `at_least` is the CA's own word (Retry-After); `validation` means that the CA counted a failed validation.
+    pub fn failed(
+        &mut self,
+        now: UnixTime,
+        backoff: &Backoff,
+        leaf: Option<&Leaf>,
+        validation: bool,
+        at_least: Option<UnixTime>,
+    ) -> UnixTime {
+        let delay = backoff
+            .factor
+            .checked_pow(self.failures)
+            .and_then(|factor| backoff.base.checked_mul(factor))
+            .map_or(backoff.max, |delay| delay.min(backoff.max));
+        self.failures = self.failures.saturating_add(1);
+        let urgent =
+            leaf.is_some_and(|leaf| leaf.not_after.since(now) < leaf.lifetime() / URGENT_SHARE);
+        let delay = if urgent {
+            delay.min(URGENT_RETRY)
+        } else {
+            delay
+        };
+        // Back-off that a private CA's config has scaled down says that there is no such limit.
+        let delay = if validation && self.failures > 1 {
+            delay.max(FAILED_VALIDATION_SPACING.min(backoff.max))
+        } else {
+            delay
+        };
+        let until = at_least.map_or(now + delay, |until| until.max(now + delay));
+        self.retry_at = Some(until.0);
+        until
+    }
+
+    /// Counts an issue. Failures are forgotten; an issue that no clock asked for is remembered for a week.
+    pub fn issued(&mut self, now: UnixTime, reason: Reason) {
+        self.failures = 0;
+        self.retry_at = None;
+        self.unscheduled = recent(now, WEEK, &self.unscheduled)
+            .into_iter()
+            .map(|at| at.0)
+            .collect();
+        if !reason.is_scheduled() {
+            self.unscheduled.push(now.0);
+        }
+    }
+}

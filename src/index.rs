@@ -75,8 +75,8 @@ pub struct Observed {
     pub account: u64,
     /// A rollout was halted, or an annotation that governs it does not parse.
     pub rollout_blocked: bool,
-    /// Settings that do not parse.
-    pub problems: u16,
+    /// A hash of all that is wrong with its annotations; 0 when nothing is.
+    pub problems: u64,
 }
 
 /// Why there is no leaf.
@@ -308,6 +308,18 @@ impl Index {
         self.queue.remove(&(entry.roll_at, Task::Roll, key.clone()));
         entry.running = Some((task, Arc::clone(&entry.observed.resource_version)));
         Some((task, key))
+    }
+
+    /// Brings a renewal forward to `now`; false when the Secret is not known.
+    pub fn hasten(&mut self, key: &Key, now: UnixTime) -> bool {
+        let Some(mut entry) = self.entries.remove(key) else {
+            return false;
+        };
+        self.unqueue(key, &entry);
+        entry.renew_at = entry.renew_at.min(now);
+        self.enqueue(key, &entry);
+        self.entries.insert(key.clone(), entry);
+        true
     }
 
     /// A task ended. Releases the entry and queues what is due next.

@@ -11,7 +11,6 @@ use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 
 use super::{Error, call};
-use crate::name::Name;
 use crate::schedule::budget::Account;
 use crate::secret::keys::FIELD_MANAGER;
 use crate::time::UnixTime;
@@ -24,26 +23,6 @@ pub const NAME: &str = "cert-renew-ledger";
 pub struct Ledger {
     api: Api<ConfigMap>,
     accounts: Mutex<HashMap<u64, Account>>,
-}
-
-/// The account of a set of names at an issuer: 64 bits of a SHA-256.
-#[must_use]
-pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -> u64 {
-    let mut names: Vec<String> = names.into_iter().map(Name::to_string).collect();
-    names.sort_unstable();
-    names.dedup();
-    hash(&format!("{issuer}\n{}", names.join("\n")))
-}
-
-/// The first 64 bits of the SHA-256 of a text.
-#[must_use]
-pub fn hash(text: &str) -> u64 {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest
-        .as_ref()
-        .iter()
-        .take(8)
-        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 impl Ledger {
@@ -163,27 +142,5 @@ impl Ledger {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Account>> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_account_is_a_set_of_names_at_an_issuer() {
-        let names = |texts: &[&str]| -> Vec<Name> {
-            texts.iter().map(|text| text.parse().unwrap()).collect()
-        };
-        let account = account_of("le", &names(&["a.example", "b.example"]));
-        assert_eq!(
-            account,
-            account_of("le", &names(&["b.example", "a.example", "A.example"]))
-        );
-        assert_ne!(account, account_of("le", &names(&["a.example"])));
-        assert_ne!(
-            account,
-            account_of("other", &names(&["a.example", "b.example"]))
-        );
     }
 }

@@ -16,10 +16,10 @@ use kube::runtime::watcher::{self, watcher};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::ledger::hash;
 use super::{Error, call};
 use crate::index::Key;
 use crate::name::Name;
+use crate::schedule::budget::hash;
 use crate::secret::keys::FIELD_MANAGER;
 
 const LABEL: &str = "cert-renew.io/order-record";
@@ -308,6 +308,7 @@ mod texts {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
     use crate::name::Name;
+use crate::schedule::budget::hash;
 
     pub(super) fn serialize<S: Serializer>(
         names: &[Name],

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::Leaf;
+use crate::name::Name;
 use crate::schedule::due::Reason;
 use crate::time::UnixTime;
 
@@ -25,6 +26,26 @@ const URGENT_SHARE: u32 = 6;
 const URGENT_RETRY: Duration = Duration::from_secs(15 * 60);
 /// Lifetimes under ten days scale the week down, as a week would starve six-day certificates.
 const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
+
+/// The account of a set of names at an issuer: 64 bits of a SHA-256.
+#[must_use]
+pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -> u64 {
+    let mut names: Vec<String> = names.into_iter().map(Name::to_string).collect();
+    names.sort_unstable();
+    names.dedup();
+    hash(&format!("{issuer}\n{}", names.join("\n")))
+}
+
+/// The first 64 bits of the SHA-256 of a text.
+#[must_use]
+pub fn hash(text: &str) -> u64 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
 
 /// Delays after the first, second, third … failure; from the config, so that tests and private CAs may scale it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,5 +213,27 @@ impl Account {
         if !reason.is_scheduled() {
             self.unscheduled.push(now.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_a_set_of_names_at_an_issuer() {
+        let names = |texts: &[&str]| -> Vec<Name> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let account = account_of("le", &names(&["a.example", "b.example"]));
+        assert_eq!(
+            account,
+            account_of("le", &names(&["b.example", "a.example", "A.example"]))
+        );
+        assert_ne!(account, account_of("le", &names(&["a.example"])));
+        assert_ne!(
+            account,
+            account_of("other", &names(&["a.example", "b.example"]))
+        );
     }
 }

@@ -85,6 +85,10 @@ pub enum Never {
     Paused,
     /// No certificate and no `names`: nobody said what to ask for.
     NoNames,
+    /// The config has no such issuer.
+    UnknownIssuer,
+    /// The config grants the namespace not all of the names.
+    NotAllowed,
 }
 
 /// The instant of what waits for no time.

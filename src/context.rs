@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::renewal::issuers::Issuers;
-use crate::renewal::records::Known;
-use crate::rollout::run::Roller;
+use crate::renewal::known::Known;
+use crate::rollout::Roller;
 use crate::solver::http01::ChallengeStore;
 
 /// See the module's documentation. Cheap to share, nothing in it is decided here.
@@ -35,7 +35,7 @@ pub struct Context {
     /// ACME clients, one an issuer, made when first needed.
     pub issuers: Issuers,
     /// Order records that are known to exist.
-    pub records: Known,
+    pub known: Known,
     /// What rollouts share: concurrency and the like.
     pub roller: Roller,
     /// All annotated Secrets; only the controller writes.

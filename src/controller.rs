@@ -173,7 +173,7 @@ impl Controller {
         let now = UnixTime::now();
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
-        for key in self.context.records.subjects() {
+        for key in self.context.known.subjects() {
             if !self.index().hasten(&key, now) {
                 let context = Arc::clone(&self.context);
                 tokio::spawn(async move { renewal::abandon(&context, &key).await });

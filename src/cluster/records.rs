@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -74,8 +74,18 @@ pub enum ChallengesChanged {
     Present(String, BTreeMap<String, String>),
     /// A record is gone.
     Gone(String),
-    /// The list begins anew: what is not named again is gone.
+    /// The list begins anew.
     Restarted,
+    /// The list is complete: what it did not name is gone.
+    Listed,
+}
+
+impl Order {
+    /// The Secret that is renewed.
+    #[must_use]
+    pub fn subject(&self) -> Key {
+        Key { namespace: self.namespace.as_str().into(), name: self.name.as_str().into() }
+    }
 }
 
 /// Name of the record for a Secret.
@@ -296,7 +306,7 @@ pub fn challenges(
                     record.metadata.name.unwrap_or_default(),
                 ))),
                 Ok(watcher::Event::Init) => Some(Ok(ChallengesChanged::Restarted)),
-                Ok(watcher::Event::InitDone) => None,
+                Ok(watcher::Event::InitDone) => Some(Ok(ChallengesChanged::Listed)),
                 Err(error) => Some(Err(error)),
             }
         })

@@ -2,5 +2,7 @@
 
 pub mod duration;
 pub mod name;
+pub mod schedule;
 pub mod secret;
+pub mod text;
 pub mod time;

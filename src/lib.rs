@@ -5,6 +5,8 @@ pub mod duration;
 pub mod key;
 pub mod name;
 pub mod pem;
+pub mod schedule;
 pub mod secret;
+pub mod text;
 pub mod time;
 mod x509;

@@ -69,11 +69,25 @@ mod tests {
     #[test]
     fn reads_what_people_write() {
         for (text, seconds) in [
-            ("30d", 2_592_000), ("12h", 43_200), ("1h30m", 5_400), (" 10s ", 10), ("0s", 0),
+            ("30d", 2_592_000),
+            ("12h", 43_200),
+            ("1h30m", 5_400),
+            (" 10s ", 10),
+            ("0s", 0),
         ] {
             assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for bad in ["", "5", "d", "1w", "-1d", "1.5h", "99999999999999999999d", "40000d", "1d 2h"] {
+        for bad in [
+            "",
+            "5",
+            "d",
+            "1w",
+            "-1d",
+            "1.5h",
+            "99999999999999999999d",
+            "40000d",
+            "1d 2h",
+        ] {
             assert_eq!(parse(bad), Err(NotADuration), "{bad}");
         }
     }
@@ -81,7 +95,11 @@ mod tests {
     #[test]
     fn prints_the_two_biggest_units() {
         for (seconds, text) in [
-            (0, "0s"), (5, "5s"), (65, "1m 5s"), (3_600, "1h"), (2_591_999, "29d 23h"),
+            (0, "0s"),
+            (5, "5s"),
+            (65, "1m 5s"),
+            (3_600, "1h"),
+            (2_591_999, "29d 23h"),
         ] {
             assert_eq!(human(Duration::from_secs(seconds)), text);
         }

@@ -101,7 +101,16 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for bad in [
-            "", "*", "*.", "a..b", "*.*.a", "a b", "999.1.1.1", "-a.example", "a/b", "foo.*.bar",
+            "",
+            "*",
+            "*.",
+            "a..b",
+            "*.*.a",
+            "a b",
+            "999.1.1.1",
+            "-a.example",
+            "a/b",
+            "foo.*.bar",
         ] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?} parsed");
         }

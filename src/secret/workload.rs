@@ -105,7 +105,10 @@ impl FromStr for WorkloadRef {
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b));
         if valid {
-            Ok(Self { kind, name: name.into() })
+            Ok(Self {
+                kind,
+                name: name.into(),
+            })
         } else {
             Err(NotAWorkload)
         }

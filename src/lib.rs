@@ -1,12 +1,22 @@
 //! cert-renew: renews the certificates in annotated TLS Secrets and rolls the workloads that use them.
+//!
+//! ```text
+//! API server ──watch──► thin Secret ──► facts ──► decision ──► index + due queue
+//!      ▲                                                            │ due
+//!      └── guarded patches ◄── renewal (ACME) and rollout ◄─────────┘
+//! ```
+//! Data flows one way, and the way back is through the API server; ARCHITECTURE.md tells the rest.
 
+pub mod acme;
 pub mod certificate;
+pub mod config;
 pub mod duration;
 pub mod key;
 pub mod name;
 pub mod pem;
 pub mod schedule;
 pub mod secret;
+pub mod solver;
 pub mod text;
 pub mod time;
 mod x509;

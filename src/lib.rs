@@ -4,6 +4,7 @@ pub mod certificate;
 pub mod duration;
 pub mod key;
 pub mod name;
+pub mod pair;
 pub mod pem;
 pub mod secret;
 pub mod time;

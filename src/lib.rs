@@ -13,6 +13,7 @@ pub mod config;
 pub mod duration;
 pub mod key;
 pub mod name;
+pub mod pair;
 pub mod pem;
 pub mod schedule;
 pub mod secret;

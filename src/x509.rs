@@ -174,6 +174,13 @@ pub(crate) fn key_parts(spki: &[u8]) -> Option<(ObjectIdentifier, Option<AnyRef<
     Some((oid, parameters, bits.raw_bytes()))
 }
 
+/// Whether two `subjectPublicKeyInfo` hold one key; the parameters of RSA may be NULL or absent
+/// (RFC 4055, 1.2 against older software).
+pub(crate) fn same_key(left: &[u8], right: &[u8]) -> bool {
+    let key = |spki| key_parts(spki).map(|(algorithm, _, key)| (algorithm, key));
+    left == right || key(left).is_some_and(|found| Some(found) == key(right))
+}
+
 /// Bits of the modulus of an `RSAPublicKey` (RFC 8017, A.1.1).
 pub(crate) fn modulus_bits(key: &[u8]) -> Option<usize> {
     let modulus: AnyRef<'_> = inside(key, Tag::Sequence)?.decode().ok()?;

@@ -428,3 +428,133 @@ impl Entry {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::due::Reason;
+
+    const TLS: Source = Source(0);
+    const SETTLE: Duration = Duration::from_secs(10);
+
+    fn leaf(byte: u8) -> LeafFacts {
+        LeafFacts {
+            fingerprint: Fingerprint([byte; 32]),
+            not_before: UnixTime(0),
+            not_after: UnixTime(90),
+        }
+    }
+
+    fn rolled(byte: u8) -> RolledOut {
+        RolledOut::Leaf { fingerprint: Fingerprint([byte; 32]), not_after: UnixTime(90) }
+    }
+
+    fn observed(version: &str, leaf: Result<LeafFacts, Fault>, rolled_out: Option<RolledOut>) -> Observed {
+        Observed {
+            uid: "uid".into(),
+            resource_version: version.into(),
+            issuer: "le".into(),
+            leaf,
+            rolled_out,
+            renewal: Ok(Due { at: UnixTime(60), reason: Reason::Lifetime }),
+            window: None,
+            account: 1,
+            rollout_blocked: false,
+            problems: 0,
+        }
+    }
+
+    fn apply(index: &mut Index, now: i64, observed: Observed) -> Key {
+        let key = index.key("shop", "tls");
+        index.apply(UnixTime(now), &key, observed, TLS, SETTLE, None);
+        key
+    }
+
+    #[test]
+    fn a_secret_is_renewed_when_it_is_due_and_once() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        assert_eq!(index.next_due(), Some(UnixTime(60)));
+        assert_eq!(index.pop_due(UnixTime(59)), None);
+        assert_eq!(index.pop_due(UnixTime(60)), Some((Task::Renew, key.clone())));
+        assert_eq!(index.pop_due(UnixTime(70)), None, "it runs already");
+        index.finished(UnixTime(61), &key, Finished::Wrote, SETTLE, None);
+        assert_eq!(index.pop_due(UnixTime(62)), None, "the watch has not said yet what was written");
+        let mut renewed = observed("2", Ok(leaf(2)), Some(rolled(1)));
+        renewed.renewal = Ok(Due { at: UnixTime(600), reason: Reason::Lifetime });
+        apply(&mut index, 63, renewed);
+        assert_eq!(index.pop_due(UnixTime(72)), None, "settling");
+        assert_eq!(index.pop_due(UnixTime(73)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn an_echo_that_comes_before_the_task_ends_counts() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        index.pop_due(UnixTime(60)).unwrap();
+        let mut renewed = observed("2", Ok(leaf(2)), Some(rolled(1)));
+        renewed.renewal = Ok(Due { at: UnixTime(600), reason: Reason::Lifetime });
+        apply(&mut index, 61, renewed);
+        assert_eq!(index.pop_due(UnixTime(90)), None, "the task still runs");
+        index.finished(UnixTime(62), &key, Finished::Wrote, SETTLE, None);
+        assert_eq!(index.pop_due(UnixTime(72)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn a_failed_task_waits_for_its_instant() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        index.pop_due(UnixTime(60)).unwrap();
+        let later = Finished::Later(UnixTime(120), Some("no".into()));
+        index.finished(UnixTime(61), &key, later, SETTLE, None);
+        assert_eq!(index.next_due(), Some(UnixTime(120)));
+        assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn a_secret_that_comes_back_with_another_certificate_rolls() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        assert!(index.remove(&key));
+        assert_eq!(index.next_due(), None);
+        apply(&mut index, 1, observed("9", Ok(leaf(2)), None));
+        assert_eq!(index.get(&key).unwrap().rolled_out, Some(rolled(1)));
+        assert_eq!(index.pop_due(UnixTime(11)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn annotations_that_vanish_are_remembered() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        apply(&mut index, 1, observed("2", Ok(leaf(2)), None));
+        assert_eq!(index.get(&key).unwrap().rolled_out, Some(rolled(1)));
+    }
+
+    #[test]
+    fn what_waits_for_an_issue_is_not_rolled_onto() {
+        let mut index = Index::default();
+        let mut emptied = observed("2", Err(Fault::Absent), Some(rolled(1)));
+        emptied.renewal = Ok(Due { at: UnixTime(0), reason: Reason::NoCertificate });
+        let key = apply(&mut index, 1, emptied);
+        assert_eq!(index.pop_due(UnixTime(1)), Some((Task::Renew, key)));
+        assert_eq!(index.pop_due(UnixTime(50)), None);
+    }
+
+    #[test]
+    fn a_relist_drops_what_it_does_not_name() {
+        let mut index = Index::default();
+        index.begin(TLS);
+        let (kept, gone) = (index.key("a", "kept"), index.key("b", "gone"));
+        for key in [&kept, &gone] {
+            index.apply(UnixTime(0), key, observed("1", Ok(leaf(1)), None), TLS, SETTLE, None);
+        }
+        index.finish(TLS);
+        index.begin(TLS);
+        assert!(index.touch(&kept, "1", TLS));
+        assert!(!index.touch(&kept, "2", TLS));
+        index.begin(Source(1));
+        assert_eq!(index.finish(Source(1)), [], "another watch's relist says nothing of ours");
+        assert_eq!(index.finish(TLS), [gone]);
+        assert_eq!(index.len(), 1);
+    }
+}

@@ -117,7 +117,11 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         },
         until_stop(),
     );
-    let serve_challenges = http01::serve(challenge_listener, context.challenges.clone(), until_stop());
+    let serve_challenges = http01::serve(
+        challenge_listener,
+        http01::router(context.challenges.clone(), http01::no_lookup()),
+        until_stop(),
+    );
     let servers = [tokio::spawn(serve_metrics), tokio::spawn(serve_challenges)];
     let follower = tokio::spawn(Known::follow(Arc::clone(&context)));
     tracing::info!(

@@ -1,6 +1,6 @@
 //! The order records that are known to exist, and the key authorizations that every replica answers with.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
@@ -64,7 +64,7 @@ impl Known {
             match change {
                 Ok(ChallengesChanged::Present(record, challenges)) => {
                     unseen.remove(&record);
-                    context.challenges.insert(&record, challenges);
+                    answer(&context, &record, challenges);
                     present.insert(record);
                 }
                 Ok(ChallengesChanged::Gone(record)) => {
@@ -88,8 +88,9 @@ impl Known {
     }
 }
 
-/// Puts key authorizations in place before the watch has seen their record.
-pub(super) fn answer(context: &Context, record: &records::Record) {
-    let name = record_name(&record.order.subject());
-    context.challenges.insert(&name, record.challenges.clone());
+/// Answers the CA with these key authorizations from now on.
+pub(super) fn answer(context: &Context, record: &str, challenges: BTreeMap<String, String>) {
+    if let Err(full) = context.challenges.set(record, challenges) {
+        tracing::error!(record, error = %full, "the CA will not find the proof");
+    }
 }

@@ -293,7 +293,7 @@ async fn finish(
     reason: Reason,
 ) -> Result<Outcome, Failure> {
     if order.status() == OrderStatus::Pending {
-        known::answer(context, record);
+        known::answer(context, &records::record_name(key), record.challenges.clone());
         for authorization in order.authorizations().await? {
             let challenge = http01(&authorization)?;
             order.set_ready(challenge).await?;

@@ -220,6 +220,87 @@ impl Account {
 mod tests {
     use super::*;
 
+    const BACKOFF: Backoff = Backoff {
+        base: Duration::from_secs(60),
+        factor: 10,
+        max: Duration::from_secs(86_400),
+    };
+
+    fn leaf(from: i64, until: i64) -> Leaf {
+        Leaf {
+            fingerprint: crate::certificate::Fingerprint([1; 32]),
+            not_before: UnixTime(from),
+            not_after: UnixTime(until),
+            names: Vec::new(),
+            self_signed: false,
+            key_type: None,
+            public_key: Box::default(),
+            issuer: String::new(),
+            serial: Box::default(),
+            authority_key_id: None,
+        }
+    }
+
+    #[test]
+    fn failures_wait_longer_and_longer() {
+        let mut account = Account::default();
+        let delays: Vec<i64> = (0..5)
+            .map(|_| account.failed(UnixTime(0), &BACKOFF, None, false, None).0)
+            .collect();
+        assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
+        account.issued(UnixTime(0), Reason::Lifetime);
+        assert!(account.is_empty());
+    }
+
+    #[test]
+    fn no_name_fails_validation_more_than_five_times_an_hour() {
+        // Little life left is when back-off is shortest.
+        let leaf = leaf(0, 90 * 86_400);
+        let mut now = UnixTime(90 * 86_400 - 3_600);
+        let mut account = Account::default();
+        let mut tries = Vec::new();
+        for _ in 0..20 {
+            tries.push(now.0);
+            now = account.failed(now, &BACKOFF, Some(&leaf), true, None);
+        }
+        for window in tries.windows(6) {
+            assert!(window[5] - window[0] > 3_600, "{window:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_ca_asks_for_is_kept_to() {
+        let mut account = Account::default();
+        let until = account.failed(UnixTime(0), &BACKOFF, None, false, Some(UnixTime(7_200)));
+        assert_eq!(until, UnixTime(7_200));
+        let held = hold(UnixTime(7_199), Reason::Lifetime, None, &account);
+        assert_eq!(held, Some(Hold::BackOff { until }));
+        assert_eq!(hold(UnixTime(7_200), Reason::Lifetime, None, &account), None);
+        assert_eq!(hold(UnixTime(1), Reason::RenewNow, None, &account), None, "renew-now forgets the back-off");
+    }
+
+    #[test]
+    fn a_secret_that_is_wiped_over_and_over_gets_three_certificates_a_week() {
+        let mut account = Account::default();
+        let (mut now, mut issued) = (UnixTime(0), 0);
+        while now.0 < 7 * 86_400 {
+            if hold(now, Reason::NoCertificate, None, &account).is_none() {
+                account.issued(now, Reason::NoCertificate);
+                issued += 1;
+            }
+            now = now + Duration::from_secs(60);
+        }
+        assert_eq!(issued, UNSCHEDULED_A_WEEK);
+    }
+
+    #[test]
+    fn renew_now_in_a_loop_gets_no_second_certificate_within_a_tenth_of_the_lifetime() {
+        let leaf = leaf(0, 90 * 86_400);
+        let held = hold(UnixTime(86_400), Reason::RenewNow, Some(&leaf), &Account::default());
+        assert_eq!(held, Some(Hold::TooYoung { until: UnixTime(9 * 86_400) }));
+        assert_eq!(hold(UnixTime(9 * 86_400), Reason::RenewNow, Some(&leaf), &Account::default()), None);
+    }
+
     #[test]
     fn an_account_is_a_set_of_names_at_an_issuer() {
         let names = |texts: &[&str]| -> Vec<Name> {

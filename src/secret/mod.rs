@@ -1,4 +1,10 @@
 //! What a Secret says: the thin type on the wire, its annotations as settings, its outputs.
 
+pub mod full;
+pub mod head;
 pub mod keys;
+pub mod patch;
+pub mod place;
+pub mod thin;
+mod total;
 pub mod workload;

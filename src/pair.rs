@@ -224,6 +224,12 @@ impl Chain {
         to_pem(&self.certificates[..1])
     }
 
+    /// The leaf alone, DER.
+    #[must_use]
+    pub fn leaf_der(&self) -> &[u8] {
+        &self.certificates[0]
+    }
+
     /// What certifies the leaf, PEM; empty where the CA gave the leaf alone.
     #[must_use]
     pub fn issuers_pem(&self) -> String {

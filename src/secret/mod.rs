@@ -3,8 +3,10 @@
 pub mod full;
 pub mod head;
 pub mod keys;
+pub mod outputs;
 pub mod patch;
 pub mod place;
+pub mod render;
 pub mod thin;
 mod total;
 pub mod workload;

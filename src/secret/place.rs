@@ -42,7 +42,12 @@ pub(super) fn certificate_key(outputs: &str) -> Option<&str> {
             .find(|(_, parts)| leads_with_leaf(parts) && parts.contains(&"key") == with_key)
             .map(|(name, _)| name)
     };
-    of(false).or_else(|| of(true))
+    let der = || {
+        entries(outputs)
+            .find(|(_, parts)| parts == &["der-leaf"])
+            .map(|(name, _)| name)
+    };
+    of(false).or_else(|| of(true)).or_else(der)
 }
 
 /// The output from which the key is read: the key alone, else one with the key in it, else its DER.
@@ -95,6 +100,7 @@ mod tests {
                 "d",
             ),
             ("Opaque", Some("k=key,p=pkcs12"), "tls.crt", "k"),
+            ("Opaque", Some("c=der-leaf,k=der-key"), "c", "k"),
         ] {
             let place = Place {
                 certificate: certificate.into(),

@@ -8,5 +8,5 @@ pub mod patch;
 pub mod place;
 pub mod render;
 pub mod thin;
-mod total;
+pub(crate) mod total;
 pub mod workload;

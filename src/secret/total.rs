@@ -11,7 +11,7 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// What a type takes from a JSON value; whatever it does not override is skipped without a copy.
-pub(super) trait Shape {
+pub(crate) trait Shape {
     /// The value is a text.
     fn text(&mut self, _text: &str) {}
 
@@ -42,7 +42,7 @@ impl Shape for bool {
 }
 
 /// Reads one JSON value into a shape.
-pub(super) struct Fill<'a, S>(pub(super) &'a mut S);
+pub(crate) struct Fill<'a, S>(pub(crate) &'a mut S);
 
 impl<'de, S: Shape> DeserializeSeed<'de> for Fill<'_, S> {
     type Value = ();

@@ -1,0 +1,3 @@
+//! What the command does, apart from reading its arguments and printing.
+
+pub mod check;

@@ -9,6 +9,7 @@
 
 pub mod acme;
 pub mod certificate;
+pub mod cli;
 pub mod config;
 pub mod duration;
 pub mod key;

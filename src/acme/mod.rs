@@ -12,6 +12,7 @@
 
 mod account;
 mod ari;
+mod authorization;
 mod chain;
 mod client;
 mod directory;
@@ -26,6 +27,7 @@ pub use account::{Credentials, Unusable};
 pub use ari::{
     CertId, NotACertId, Poll, Trouble, Window, choose_instant, interpret, interpret_error,
 };
+pub use authorization::{Authorization, Challenge};
 pub use chain::Preference;
 pub use client::{Client, Eab, IssuerSettings};
 pub use directory::{Directory, Meta};
@@ -33,5 +35,5 @@ pub use error::{Action, Error};
 pub use http::{Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
 pub use jws::NotAnAccountKey;
-pub use order::{Authorization, Challenge, Order};
+pub use order::Order;
 pub use problem::{Class, Problem, Scope, Subproblem};

@@ -1,0 +1,166 @@
+//! The ACME client against answers that no real CA gives on demand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::get;
+use cert_renew::acme::{CertId, Class, Client, Credentials, IssuerSettings, Scope};
+use cert_renew::time::UnixTime;
+use futures::StreamExt as _;
+use test_bench::Result;
+use tokio::net::TcpListener;
+
+/// A CA that answers `routes`; `HOST` in its directory stands for itself.
+async fn client(routes: Router) -> Result<Client> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let directory = format!(
+        r#"{{"newNonce": "http://{address}/nonce", "newAccount": "http://{address}/account",
+             "newOrder": "http://{address}/order", "renewalInfo": "http://{address}/ari"}}"#
+    );
+    let routes = routes.route("/directory", get(|| async { directory }));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let settings = IssuerSettings {
+        name: "fake".into(),
+        directory: format!("http://{address}/directory"),
+        contact: Vec::new(),
+        ca_bundle: None,
+        eab: None,
+        concurrency: 2,
+    };
+    Ok(Client::new(settings, Arc::new(|_| {}))?)
+}
+
+fn certificate() -> CertId {
+    CertId::new(b"issuer", b"serial")
+}
+
+#[tokio::test]
+async fn a_maintenance_page_keeps_its_status_and_retry_after() -> Result<()> {
+    let page = || async {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [("Retry-After", "120")],
+            "<html>back soon</html>",
+        )
+    };
+    let client = client(Router::new().route("/nonce", get(page))).await?;
+    let now = UnixTime::now();
+    let fresh = Credentials::generate(&client.settings().directory)?;
+    let error = client.register(&fresh).await.unwrap_err();
+    let Class::RateLimited {
+        until,
+        scope: Scope::Issuer,
+    } = error.class()
+    else {
+        panic!("{error}: {:?}", error.class());
+    };
+    assert!((120..=123).contains(&until.since(now).as_secs()), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_cut() -> Result<()> {
+    let endless = || async {
+        Body::from_stream(futures::stream::repeat(Ok::<_, std::convert::Infallible>(
+            Bytes::from_static(&[b' '; 4096]),
+        )))
+    };
+    let client = client(Router::new().route("/ari/{id}", get(endless))).await?;
+    let poll = client
+        .renewal_info(&certificate(), 0, UnixTime::now())
+        .await?;
+    let trouble = format!("{:?}", poll.and_then(|poll| poll.trouble));
+    assert!(trouble.contains("1 MiB"), "{trouble}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn redirects_are_followed_within_the_scheme_and_not_for_ever() -> Result<()> {
+    let to = |target: &'static str| {
+        get(move || async move { (StatusCode::FOUND, [("Location", target)]) })
+    };
+    let window =
+        r#"{"suggestedWindow": {"start": "2030-01-01T00:00:00Z", "end": "2030-01-02T00:00:00Z"}}"#;
+    let moved = Router::new().route("/ari/{id}", to("/moved")).route(
+        "/moved",
+        get(move || async move { ([("Retry-After", "3600")], window) }),
+    );
+    let poll = client(moved)
+        .await?
+        .renewal_info(&certificate(), 0, UnixTime::now())
+        .await?;
+    assert!(poll.is_some_and(|poll| poll.window.is_some()));
+
+    for target in [
+        "/ari/again",
+        "https://127.0.0.1:1/ari",
+        "http://ca.example/ari",
+        "ftp://127.0.0.1/",
+    ] {
+        let client = client(Router::new().route("/ari/{id}", to(target))).await?;
+        let poll = client
+            .renewal_info(&certificate(), 0, UnixTime::now())
+            .await?;
+        assert!(
+            poll.is_some_and(|poll| poll.window.is_none() && poll.trouble.is_some()),
+            "{target}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_more_requests_are_in_flight_than_the_issuer_allows() -> Result<()> {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let highest = Arc::clone(&most);
+    let slow = move || {
+        let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+        async move {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            StatusCode::NOT_FOUND
+        }
+    };
+    let client = client(Router::new().route("/ari/{id}", get(slow))).await?;
+    let ask = |_| async {
+        client
+            .renewal_info(&certificate(), 0, UnixTime::now())
+            .await
+            .is_ok()
+    };
+    let asked = futures::stream::iter(0..20)
+        .map(ask)
+        .buffer_unordered(20)
+        .collect::<Vec<_>>()
+        .await;
+    assert!(asked.into_iter().all(|it| it));
+    assert_eq!(highest.load(Ordering::SeqCst), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_request_names_the_program() -> Result<()> {
+    let echo = |headers: HeaderMap| async move {
+        let agent = headers
+            .get("user-agent")
+            .and_then(|it| it.to_str().ok())
+            .unwrap_or_default();
+        format!(r#"{{"explanationURL": "{agent}"}}"#)
+    };
+    let client = client(Router::new().route("/ari/{id}", get(echo))).await?;
+    let poll = client
+        .renewal_info(&certificate(), 0, UnixTime::now())
+        .await?;
+    let agent = poll.and_then(|poll| poll.explanation);
+    assert_eq!(
+        agent.as_deref(),
+        Some(concat!("cert-renew/", env!("CARGO_PKG_VERSION")))
+    );
+    Ok(())
+}

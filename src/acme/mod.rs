@@ -11,7 +11,7 @@
 //! It never writes to the cluster, never logs a key, and never repeats a request other than for its nonce.
 
 mod account;
-mod ari;
+pub mod ari;
 mod authorization;
 mod chain;
 mod client;
@@ -24,9 +24,7 @@ mod order;
 mod problem;
 
 pub use account::{Credentials, Unusable};
-pub use ari::{
-    CertId, NotACertId, Poll, Trouble, Window, choose_instant, interpret, interpret_error,
-};
+pub use ari::CertId;
 pub use authorization::{Authorization, Challenge};
 pub use chain::Preference;
 pub use client::{Client, Eab, IssuerSettings};
@@ -34,6 +32,5 @@ pub use directory::{Directory, Meta};
 pub use error::{Action, Error};
 pub use http::{Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
-pub use jws::NotAnAccountKey;
 pub use order::Order;
 pub use problem::{Class, Problem, Scope, Subproblem};

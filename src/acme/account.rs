@@ -15,7 +15,7 @@ use thiserror::Error as ThisError;
 use zeroize::Zeroizing;
 
 use super::client::Client;
-use super::error::{Action, Error};
+use super::error::{Action, Error, Kind};
 use super::jws::AccountKey;
 
 /// Room for the JSON without a reallocation, which would leave a copy of the key behind.
@@ -223,11 +223,12 @@ impl Client {
                 "no Location header",
             ));
         };
-        let registered = Credentials {
-            account: Some(account.clone()),
-            contact,
-            ..credentials.clone()
-        };
+        let mut registered = credentials.clone();
+        registered.account = Some(account.clone());
+        // RFC 8555, 7.3.1: an account that was there already is left as it is.
+        if answer.status == 201 {
+            registered.contact = contact;
+        }
         self.set_account(Account { url: account, key });
         Ok(registered)
     }
@@ -242,7 +243,7 @@ impl Client {
             return Err(Error::new(
                 Action::Account,
                 &credentials.directory,
-                super::error::Kind::NoAccount,
+                Kind::NoAccount,
             ));
         };
         self.set_account(Account { url, key });

@@ -136,8 +136,7 @@ pub fn choose_instant(window: Window, certificate: &CertId) -> UnixTime {
 }
 
 /// What an answer with status 200 means.
-#[must_use]
-pub fn interpret(body: &[u8], retry_after: Option<Duration>, now: UnixTime) -> Poll {
+fn interpret(body: &[u8], retry_after: Option<Duration>, now: UnixTime) -> Poll {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let instant = |member: &str| {
         json["suggestedWindow"][member]
@@ -164,8 +163,7 @@ pub fn interpret(body: &[u8], retry_after: Option<Duration>, now: UnixTime) -> P
 }
 
 /// What an error means; `failures` counts temporary ones in a row, this one not included.
-#[must_use]
-pub fn interpret_error(error: Error, failures: u32, now: UnixTime) -> Poll {
+fn interpret_error(error: Error, failures: u32, now: UnixTime) -> Poll {
     // RFC 9773, 4.3.3: 4xx, refused connections and unknown names last; 5xx and timeouts pass.
     let lasting = error.is_connect() || error.status().is_some_and(|status| status < 500);
     let wait = match error.retry_after() {
@@ -188,7 +186,8 @@ fn clamped(retry_after: Option<Duration>) -> Duration {
 }
 
 impl Client {
-    /// Asks the CA once; `failures` as in [`interpret_error`]. `None`: this CA has no renewal information.
+    /// Asks the CA once; `failures` counts temporary ones in a row until now, and spaces the next poll.
+    /// `None`: this CA has no renewal information.
     ///
     /// # Errors
     /// When the directory cannot be had; a failed poll is a [`Poll`] with its trouble.

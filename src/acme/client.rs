@@ -26,7 +26,7 @@ const DIRECTORY_WAIT: Duration = Duration::from_secs(30);
 const NONCE_ATTEMPTS: usize = 10;
 
 /// What the config file says about an issuer, as far as the protocol is concerned.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IssuerSettings {
     /// For logs.
     pub name: Arc<str>,
@@ -80,6 +80,7 @@ impl Client {
     /// When the CA bundle or the proxy settings cannot be used.
     pub fn new(settings: IssuerSettings, observer: Observer) -> Result<Self, Error> {
         let http = Http::new(
+            &settings.directory,
             settings.ca_bundle.as_deref(),
             settings.concurrency,
             observer,
@@ -231,8 +232,6 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("settings", &self.0.settings)
-            .finish_non_exhaustive()
+        write!(f, "Client({})", self.0.settings.name)
     }
 }

@@ -228,11 +228,13 @@ impl Error {
         self.until
     }
 
-    /// The CA's problem with all its subproblems, or what else there is to know.
+    /// The CA's problem with all its subproblems, or what else there is to know: for Events.
     #[must_use]
     pub fn detail(&self) -> String {
         match &self.kind {
             Kind::Refused(_, problem) | Kind::Invalid(problem) => problem.to_string(),
+            // "Connection refused" or "UnknownIssuer" stands at the end of the chain.
+            Kind::Unreachable(source) => format!("{self}: {}", innermost(source)),
             _ => self.to_string(),
         }
     }
@@ -256,6 +258,8 @@ impl Error {
             Kind::Refused(401 | 403, problem) => {
                 self.action == Action::Order && problem.kind == "unauthorized"
             }
+            // Pebble says no more than that.
+            Kind::Status(404 | 410) => self.action == Action::Order,
             _ => false,
         }
     }
@@ -325,6 +329,10 @@ impl StdError for Error {
             _ => None,
         }
     }
+}
+
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    error.source().map_or(error, innermost)
 }
 
 #[cfg(test)]

@@ -104,12 +104,15 @@ pub(crate) struct Http {
     client: reqwest::Client,
     /// Held while a request is in flight, never while an order waits.
     slots: Semaphore,
+    /// The directory is on this machine (tests, side-cars): only then may others be asked without TLS.
+    plain: bool,
     observer: Observer,
 }
 
 impl Http {
     /// `ca_bundle` is PEM, trusted beside the public roots, which are compiled in: the image holds no files.
     pub(crate) fn new(
+        directory: &str,
         ca_bundle: Option<&[u8]>,
         concurrency: usize,
         observer: Observer,
@@ -157,6 +160,7 @@ impl Http {
         Ok(Self {
             client,
             slots: Semaphore::new(concurrency.max(1)),
+            plain: directory.starts_with("http:"),
             observer,
         })
     }
@@ -168,14 +172,14 @@ impl Http {
         } else {
             Method::GET
         };
-        let mut url = permitted(action, url)?;
+        let mut url = self.permitted(action, url)?;
         for _ in 0..REDIRECTS {
             let answer = self
                 .send(action, Request::new(method.clone(), url.clone()))
                 .await?;
             match &answer.location {
                 Some(location) if (300..400).contains(&answer.status) => {
-                    let next = permitted(action, location)?;
+                    let next = self.permitted(action, location)?;
                     if next.scheme() != url.scheme() {
                         return Err(Error::unexpected(
                             action,
@@ -202,7 +206,7 @@ impl Http {
         url: &str,
         jws: String,
     ) -> Result<Answer, Error> {
-        let mut request = Request::new(Method::POST, permitted(action, url)?);
+        let mut request = Request::new(Method::POST, self.permitted(action, url)?);
         let headers = request.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -216,6 +220,13 @@ impl Http {
         }
         *request.body_mut() = Some(jws.into());
         self.send(action, request).await
+    }
+
+    fn permitted(&self, action: Action, url: &str) -> Result<Url, Error> {
+        permitted(url, self.plain).ok_or_else(|| {
+            let found: String = url.chars().take(200).collect();
+            Error::settings(action, format!("expected an https URL, found {found:?}"))
+        })
     }
 
     async fn send(&self, action: Action, request: Request) -> Result<Answer, Error> {
@@ -285,30 +296,13 @@ impl Http {
     }
 }
 
-/// The URL parsed; http is for CAs on this machine (tests, side-cars) only.
-fn permitted(action: Action, url: &str) -> Result<Url, Error> {
-    let refused = || {
-        Error::settings(
-            action,
-            format!("expected an https URL, found {:?}", cut(url)),
-        )
-    };
-    let parsed = Url::parse(url).map_err(|_| refused())?;
-    let host = parsed.host_str().ok_or_else(refused)?;
-    let loopback = host == "localhost"
-        || host
-            .trim_matches(['[', ']'])
-            .parse()
-            .is_ok_and(|address: IpAddr| address.is_loopback());
-    match parsed.scheme() {
-        "https" => Ok(parsed),
-        "http" if loopback => Ok(parsed),
-        _ => Err(refused()),
-    }
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(200).collect()
+/// The URL parsed, if it may be asked: by https, or on this machine where `plain` is allowed.
+fn permitted(url: &str, plain: bool) -> Option<Url> {
+    let url = Url::parse(url).ok()?;
+    let host = url.host_str()?;
+    let address = host.trim_matches(['[', ']']).parse();
+    let loopback = host == "localhost" || address.is_ok_and(|it: IpAddr| it.is_loopback());
+    (url.scheme() == "https" || plain && url.scheme() == "http" && loopback).then_some(url)
 }
 
 /// `Retry-After` as seconds or as an HTTP-date (RFC 9110, section 10.2.3); nonsense counts as absent.
@@ -407,17 +401,18 @@ mod tests {
     #[test]
     fn only_https_or_loopback_is_permitted() {
         let cases = [
-            ("https://ca.example/directory", true),
-            ("http://127.0.0.1:14000/dir", true),
-            ("http://[::1]:14000/dir", true),
-            ("http://localhost/dir", true),
-            ("http://ca.example/directory", false),
-            ("http://localhost.example/dir", false),
-            ("ftp://127.0.0.1/", false),
-            ("directory", false),
+            ("https://ca.example/directory", true, true),
+            ("http://127.0.0.1:14000/dir", false, true),
+            ("http://[::1]:14000/dir", false, true),
+            ("http://localhost/dir", false, true),
+            ("http://ca.example/directory", false, false),
+            ("http://localhost.example/dir", false, false),
+            ("ftp://127.0.0.1/", false, false),
+            ("directory", false, false),
         ];
-        for (url, allowed) in cases {
-            assert_eq!(permitted(Action::Directory, url).is_ok(), allowed, "{url}");
+        for (url, always, on_this_machine) in cases {
+            assert_eq!(permitted(url, false).is_some(), always, "{url}");
+            assert_eq!(permitted(url, true).is_some(), on_this_machine, "{url}");
         }
     }
 }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 /// Why a key is no account key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected an ECDSA P-256 private key in PKCS#8")]
-pub struct NotAnAccountKey;
+pub(crate) struct NotAnAccountKey;
 
 /// An ECDSA P-256 key pair; Debug shows the public thumbprint.
 pub(crate) struct AccountKey {

@@ -11,7 +11,8 @@
 //! It never writes to the cluster, never logs a key, and never repeats a request other than for its nonce.
 
 mod account;
-mod ari;
+pub mod ari;
+mod authorization;
 mod chain;
 mod client;
 mod directory;
@@ -23,15 +24,13 @@ mod order;
 mod problem;
 
 pub use account::{Credentials, Unusable};
-pub use ari::{
-    CertId, NotACertId, Poll, Trouble, Window, choose_instant, interpret, interpret_error,
-};
+pub use ari::CertId;
+pub use authorization::{Authorization, Challenge};
 pub use chain::Preference;
 pub use client::{Client, Eab, IssuerSettings};
 pub use directory::{Directory, Meta};
 pub use error::{Action, Error};
 pub use http::{Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
-pub use jws::NotAnAccountKey;
-pub use order::{Authorization, Challenge, Order};
+pub use order::Order;
 pub use problem::{Class, Problem, Scope, Subproblem};

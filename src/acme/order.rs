@@ -11,19 +11,18 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
-use instant_acme::{
-    AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier, NewOrder, OrderStatus,
-};
+use instant_acme::{AuthorizationStatus, ChallengeStatus, Identifier, NewOrder, OrderStatus};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::ari::CertId;
+use super::authorization::{self, Authorization, Challenge};
 use super::chain::Preference;
 use super::client::Client;
 use super::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
 use super::http::Answer;
-use super::problem::{Class, Problem, Subproblem};
+use super::problem::{Class, Problem};
 use crate::name::Name;
 use crate::time::UnixTime;
 
@@ -56,56 +55,6 @@ struct State {
     finalize: Option<String>,
     certificate: Option<String>,
     replaces: Option<String>,
-    error: Option<Value>,
-}
-
-/// A name that the CA wants proof of control for (RFC 8555, section 7.1.4).
-#[derive(Clone, Debug)]
-pub struct Authorization {
-    /// Its URL.
-    pub url: String,
-    /// The name, with `*.` in front where the wildcard is meant.
-    pub name: String,
-    /// What the CA offers; one of them suffices.
-    pub challenges: Vec<Challenge>,
-}
-
-/// A way to prove control (RFC 8555, section 7.1.5).
-#[derive(Clone, Debug)]
-pub struct Challenge {
-    /// For example `http-01`.
-    pub kind: ChallengeType,
-    /// Empty for kinds that have none.
-    pub token: String,
-    /// Its URL.
-    pub url: String,
-    /// What the proof consists of (RFC 8555, section 8.1).
-    pub key_authorization: String,
-    status: ChallengeStatus,
-}
-
-#[derive(Deserialize)]
-struct AuthorizationState {
-    identifier: WireIdentifier,
-    status: AuthorizationStatus,
-    #[serde(default)]
-    wildcard: bool,
-    #[serde(default)]
-    challenges: Vec<ChallengeState>,
-}
-
-#[derive(Deserialize)]
-struct WireIdentifier {
-    value: String,
-}
-
-#[derive(Deserialize)]
-struct ChallengeState {
-    r#type: ChallengeType,
-    url: String,
-    #[serde(default)]
-    token: String,
-    status: ChallengeStatus,
     error: Option<Value>,
 }
 
@@ -264,21 +213,7 @@ impl Order {
             let state = self.authorization(url).await?;
             match state.status {
                 AuthorizationStatus::Valid => {}
-                AuthorizationStatus::Pending => {
-                    let challenges = state.challenges.iter().map(|it| Challenge {
-                        kind: it.r#type.clone(),
-                        token: it.token.clone(),
-                        url: it.url.clone(),
-                        key_authorization: account.key.authorize(&it.token),
-                        status: it.status,
-                    });
-                    let (name, challenges) = (state.name(), challenges.collect());
-                    pending.push(Authorization {
-                        url: url.clone(),
-                        name,
-                        challenges,
-                    });
-                }
+                AuthorizationStatus::Pending => pending.push(state.pending(url, &account.key)),
                 _ => return Err(self.why_invalid(Action::Authorization).await),
             }
         }
@@ -445,14 +380,13 @@ impl Order {
             let Ok(state) = self.authorization(url).await else {
                 continue;
             };
-            let failed = state
-                .challenges
-                .iter()
-                .filter_map(|it| Problem::from_json(it.error.as_ref()?));
-            for Problem { kind, detail, .. } in failed {
-                let name = state.name();
-                if !problem.subproblems.iter().any(|known| known.name == name) {
-                    problem.subproblems.push(Subproblem { name, kind, detail });
+            for found in state.problems() {
+                // Pebble repeats the words of the one authorization, without its name.
+                if problem.detail == found.detail {
+                    problem.detail.clear();
+                }
+                if !problem.subproblems.iter().any(|it| it.name == found.name) {
+                    problem.subproblems.push(found);
                 }
             }
         }
@@ -466,7 +400,7 @@ impl Order {
         Error::new(action, &self.host, Kind::Invalid(Box::new(problem)))
     }
 
-    async fn authorization(&self, url: &str) -> Result<AuthorizationState, Error> {
+    async fn authorization(&self, url: &str) -> Result<authorization::State, Error> {
         self.client
             .post(Action::Authorization, url, b"")
             .await?
@@ -491,20 +425,5 @@ impl Order {
             .retry_after
             .map(|wait| wait.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER));
         self.not_before = wait.map(|wait| Instant::now() + wait);
-    }
-}
-
-impl AuthorizationState {
-    fn name(&self) -> String {
-        let Self {
-            identifier: WireIdentifier { value },
-            wildcard,
-            ..
-        } = self;
-        if *wildcard {
-            format!("*.{value}")
-        } else {
-            value.clone()
-        }
     }
 }

@@ -142,8 +142,8 @@ pub type OnMiss = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 pub fn router(store: ChallengeStore, on_miss: OnMiss) -> Router {
     let nothing = || async { StatusCode::NOT_FOUND };
     Router::new()
-        .route("/.well-known/acme-challenge/health", get(|| async { "OK" }))
-        .route("/.well-known/acme-challenge/{token}", get(answer))
+        .route(&format!("{PATH}health"), get(|| async { "OK" }))
+        .route(&format!("{PATH}{{token}}"), get(answer))
         .fallback(nothing)
         .method_not_allowed_fallback(nothing)
         .with_state((store, on_miss))

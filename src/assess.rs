@@ -6,15 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::certificate::{Leaf, Unreadable};
+use crate::certificate::{self, Leaf, Unreadable};
 use crate::config::Config;
 use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
 use crate::schedule::budget::{account_of, hash};
 use crate::schedule::due::{self, Due, Inputs, Never};
+use crate::secret::full::FullSecret;
+use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::settings::{IssuerRef, Problem, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
+use crate::secret::thin::{CertificateState, ThinSecret};
 use crate::time::UnixTime;
 
 /// A rollout takes its time: a window is overruled when less than this share of the lifetime would be left in it.
@@ -47,19 +50,43 @@ pub struct Assessment {
     pub rollout_blocked: bool,
 }
 
-/// Assesses a Secret; None where it has not opted in or means another installation.
+/// Assesses what the watch brought; None where the Secret has not opted in or means another installation.
 #[must_use]
-pub fn assess(
+pub fn of_thin(now: UnixTime, key: &Key, secret: &ThinSecret, config: &Config) -> Option<Assessment> {
+    assess(now, key, &secret.head, || secret.certificate(), config)
+}
+
+/// Assesses what was read afresh.
+#[must_use]
+pub fn of_full(now: UnixTime, key: &Key, secret: &FullSecret, config: &Config) -> Option<Assessment> {
+    let (certificate, _) = secret.pair();
+    let certificate = || match certificate::leaf(certificate) {
+        Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
+        Err(reason) => CertificateState::Unreadable(reason),
+    };
+    assess(now, key, &secret.head, certificate, config)
+}
+
+fn assess(
     now: UnixTime,
     key: &Key,
-    annotations: &BTreeMap<String, String>,
-    managed: bool,
-    leaf: Result<Leaf, Unreadable>,
+    head: &Head,
+    certificate: impl FnOnce() -> CertificateState,
     config: &Config,
 ) -> Option<Assessment> {
-    let (settings, mut problems) =
-        Settings::read(annotations, managed, config.namespace(&key.namespace));
+    if !head.concerns_us() || head.deleting {
+        return None;
+    }
+    let none = BTreeMap::new();
+    let annotations = head.annotations().unwrap_or(&none);
+    let defaults = config.namespace(&key.namespace);
+    let (settings, mut problems) = Settings::read(annotations, head.managed, defaults);
     let settings = settings.filter(|settings| settings.is_for(&config.class))?;
+    let leaf = match certificate() {
+        CertificateState::Leaf(leaf) => Ok(*leaf),
+        CertificateState::Absent => Err(Unreadable::Empty),
+        CertificateState::Unreadable(reason) => Err(reason),
+    };
     let rolled_out = RolledOut::read(annotations);
     let issued_by = IssuedBy::read(annotations);
     let names = match (&settings.names, &leaf) {

@@ -148,9 +148,9 @@ impl Controller {
                 self.on_secret(source, &secret);
             }
             Ok(watcher::Event::Delete(secret)) => {
-                if let Some(key) = self.key(&secret) {
-                    self.index().remove(&key);
-                }
+                let mut index = self.index();
+                let key = index.key(secret.head.namespace(), secret.head.name());
+                index.remove(&key);
             }
             Ok(watcher::Event::InitDone) => {
                 metrics.watch_up(source, true);
@@ -182,17 +182,16 @@ impl Controller {
         self.context.health.ready.store(true, Ordering::Relaxed);
     }
 
-    fn key(&self, secret: &ThinSecret) -> Option<Key> {
-        let (namespace, name) = (secret.metadata.namespace.as_deref()?, secret.metadata.name.as_deref()?);
-        Some(self.index().key(namespace, name))
-    }
-
     fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
-        let Some(key) = self.key(secret) else { return };
-        let version = secret.metadata.resource_version.as_deref().unwrap_or_default();
-        if self.index().touch(&key, version, source) {
-            return;
-        }
+        let head = &secret.head;
+        let key = {
+            let mut index = self.index();
+            let key = index.key(head.namespace(), head.name());
+            if index.touch(&key, head.resource_version(), source) {
+                return;
+            }
+            key
+        };
         let now = UnixTime::now();
         let config = self.context.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
@@ -201,8 +200,8 @@ impl Controller {
             }
             return;
         };
-        let uid = secret.metadata.uid.as_deref().unwrap_or_default();
-        let observed = assessment.observed(uid, version);
+        let uid = head.uid();
+        let observed = assessment.observed(uid, head.resource_version());
         let retry_at = self.context.ledger.retry_at(observed.account);
         let problems = observed.problems;
         let known = self.index().get(&key).map_or(0, |entry| entry.observed.problems);

@@ -15,7 +15,6 @@ use crate::index::{Finished, Key};
 use crate::key::KeyError;
 use crate::pair::Rejected;
 use crate::secret::keys;
-use crate::secret::render::RenderError;
 use crate::time::UnixTime;
 
 /// The watch will bring what has changed; should it not, this is soon enough.
@@ -41,9 +40,6 @@ pub(super) enum Failure {
     /// No key could be made or read.
     #[error("{}", cluster::chain(.0))]
     Key(#[from] KeyError),
-    /// The outputs cannot be made.
-    #[error("{}", cluster::chain(.0))]
-    Render(#[from] RenderError),
     /// No way to prove control of a name.
     #[error("the CA offers no HTTP-01 for {0}, and there is no other solver: a wildcard needs DNS-01")]
     NoSolver(String),
@@ -106,7 +102,7 @@ impl Failure {
                     || matches!(error.class(), Class::FixIt | Class::Permanent | Class::Paused | Class::AccountGone)
             }
             Self::Rejected(_) | Self::NoSolver(_) | Self::Unwanted | Self::Key(_) => true,
-            Self::Issuer(_) | Self::Cluster(_) | Self::Render(_) | Self::Stopped => false,
+            Self::Issuer(_) | Self::Cluster(_) | Self::Stopped => false,
             Self::About { what, .. } => what.ends_order(order),
         }
     }
@@ -119,7 +115,6 @@ impl Failure {
             Self::Cluster(error) => error.reason(),
             Self::Rejected(_) => "Rejected",
             Self::Key(_) => "Key",
-            Self::Render(_) => "Outputs",
             Self::NoSolver(_) => "NoSolver",
             Self::Unwanted => "Unwanted",
             Self::Stopped => "Stopped",
@@ -201,7 +196,10 @@ async fn inscribe(context: &Context, key: &Key, uid: &str, text: &str, retry_at:
             ],
             ..Changes::default()
         };
-        secrets::patch(&context.client, key, uid, secret.resource_version(), &changes).await
+        if secret.head.uid() != uid {
+            return Ok(());
+        }
+        secrets::patch(&context.client, &secret.head, &changes).await.map(|_| ())
     };
     if let Err(error) = written.await {
         tracing::debug!(secret = %key, %error, "the error could not be written onto the Secret");

@@ -32,7 +32,7 @@ use crate::pair::{self, Asked, Chain};
 use crate::schedule::budget::{self, Hold};
 use crate::schedule::due::{Due, Reason};
 use crate::secret::full::FullSecret;
-use crate::secret::render::render;
+use crate::secret::render::{Rendered, render};
 use crate::secret::settings::{IssuerRef, KeyRotation};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::keys;
@@ -156,7 +156,7 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
             "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until}"
         ),
         Hold::KeepsComingBack { .. } => {
-            let owners = fresh.secret.other_writers().join(", ");
+            let owners = other_writers(&fresh.secret).join(", ");
             let owners = if owners.is_empty() { "somebody".to_owned() } else { owners };
             format!(
                 "{owners} keeps replacing the certificate: {} were issued within 7 days and no more is asked for \
@@ -171,6 +171,18 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
         context.events.secret(key, fresh.uid(), Severity::Warning, "RenewalHeld", &note);
     }
     Outcome::Later(until, Some(note.into()))
+}
+
+/// The field managers beside us that write the data.
+fn other_writers(secret: &FullSecret) -> Vec<&str> {
+    let mut names: Vec<&str> = secret
+        .managers
+        .iter()
+        .filter(|manager| manager.owns_data && manager.name != keys::FIELD_MANAGER)
+        .map(|manager| manager.name.as_str())
+        .collect();
+    names.dedup();
+    names
 }
 
 fn last_error(context: &Context, key: &Key) -> Option<Box<str>> {
@@ -338,8 +350,7 @@ async fn write(
     };
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
     let changes = changes(context, key, &fresh, record, &chain)?;
-    let version = fresh.secret.resource_version();
-    secrets::patch(&context.client, key, fresh.uid(), version, &changes).await?;
+    secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
     context.metrics.renewed(&fresh.issuer_name, now.since(UnixTime(record.order.created)));
     let issued = context.ledger.update(fresh.assessment.account, |account| account.issued(now, reason)).await;
     if let Err(error) = issued {
@@ -386,7 +397,12 @@ fn changes<'a>(
         });
         annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
     }
-    let data = render(settings, &fresh.secret, chain, &PrivateKey::from_pem(record.key.as_bytes())?)?;
+    let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+    let Rendered { data, left_out } = render(&fresh.secret.kind, &settings.outputs, chain, &new_key)?;
+    if !left_out.is_empty() {
+        let note = format!("outputs {} are left as they are: this version writes no PKCS#12", left_out.join(", "));
+        context.events.secret(key, fresh.uid(), Severity::Warning, "OutputLeftOut", &note);
+    }
     Ok(Changes { annotations, data })
 }
 
@@ -433,8 +449,7 @@ async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
     let wanted = settings.key_type.or_else(|| leaf.and_then(|leaf| leaf.key_type));
     let kind = wanted.unwrap_or(KeyType::EcdsaP256);
     if settings.key_rotation == KeyRotation::Never
-        && let Some(bytes) = fresh.secret.key_bytes(settings)
-        && let Ok(key) = PrivateKey::from_pem(bytes)
+        && let Ok(key) = PrivateKey::from_pem(fresh.secret.pair().1)
         && key.key_type() == Some(kind)
     {
         return Ok(key);
@@ -463,6 +478,6 @@ async fn drop_record(context: &Context, record: &Record) -> Result<(), crate::cl
 
 impl Fresh {
     fn uid(&self) -> &str {
-        self.secret.uid()
+        self.secret.head.uid()
     }
 }

@@ -11,5 +11,6 @@ pub mod render;
 pub mod settings;
 pub mod state;
 pub mod thin;
+pub mod total;
 mod values;
 pub mod workload;

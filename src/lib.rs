@@ -2,9 +2,13 @@
 
 pub mod certificate;
 pub mod duration;
+pub mod http;
+pub mod index;
 pub mod key;
+pub mod metrics;
 pub mod name;
 pub mod pem;
+pub mod schedule;
 pub mod secret;
 pub mod time;
 mod x509;

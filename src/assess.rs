@@ -52,13 +52,23 @@ pub struct Assessment {
 
 /// Assesses what the watch brought; None where the Secret has not opted in or means another installation.
 #[must_use]
-pub fn of_thin(now: UnixTime, key: &Key, secret: &ThinSecret, config: &Config) -> Option<Assessment> {
+pub fn of_thin(
+    now: UnixTime,
+    key: &Key,
+    secret: &ThinSecret,
+    config: &Config,
+) -> Option<Assessment> {
     assess(now, key, &secret.head, || secret.certificate(), config)
 }
 
 /// Assesses what was read afresh.
 #[must_use]
-pub fn of_full(now: UnixTime, key: &Key, secret: &FullSecret, config: &Config) -> Option<Assessment> {
+pub fn of_full(
+    now: UnixTime,
+    key: &Key,
+    secret: &FullSecret,
+    config: &Config,
+) -> Option<Assessment> {
     let (certificate, _) = secret.pair();
     let certificate = || match certificate::leaf(certificate) {
         Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
@@ -150,21 +160,46 @@ fn may_issue(
     };
     let refuse = |never, annotation: &str, value: String, expected: String| {
         let blocks = crate::secret::settings::Blocks::Issue;
-        Err((never, Problem { key: annotation.into(), value, expected, blocks }))
+        Err((
+            never,
+            Problem {
+                key: annotation.into(),
+                value,
+                expected,
+                blocks,
+            },
+        ))
     };
     let Some(issuer) = config.issuer(name) else {
         let known: Vec<&str> = config.issuers.keys().map(String::as_str).collect();
-        let expected = format!("expected an issuer of the config ({}) or external", known.join(", "));
-        return refuse(Never::UnknownIssuer, keys::ISSUER, crate::text::shown(name), expected);
+        let expected = format!(
+            "expected an issuer of the config ({}) or external",
+            known.join(", ")
+        );
+        return refuse(
+            Never::UnknownIssuer,
+            keys::ISSUER,
+            crate::text::shown(name),
+            expected,
+        );
     };
-    match names.iter().find(|name| !issuer.allows(&key.namespace, name)) {
+    match names
+        .iter()
+        .find(|name| !issuer.allows(&key.namespace, name))
+    {
         None => Ok(()),
         Some(name) => {
             let expected = format!(
                 "expected names that issuers.{}.allow of the config grants to namespace {}",
-                issuer_name(&settings.issuer), key.namespace
+                issuer_name(&settings.issuer),
+                key.namespace
             );
-            refuse(Never::NotAllowed, keys::NAMES, crate::text::shown(&name.to_string()), expected)
+            refuse(
+                Never::NotAllowed,
+                keys::NAMES,
+                crate::text::shown(&name.to_string()),
+                expected,
+            )
         }
     }
 }
@@ -214,7 +249,11 @@ impl Assessment {
             window: self.opens,
             account: self.account,
             rollout_blocked: self.rollout_blocked,
-            problems: if texts.is_empty() { 0 } else { hash(&texts.join("\n")) },
+            problems: if texts.is_empty() {
+                0
+            } else {
+                hash(&texts.join("\n"))
+            },
         }
     }
 }

@@ -40,17 +40,10 @@ pub struct Context {
     pub roller: Roller,
     /// All annotated Secrets; only the controller writes.
     pub index: Arc<RwLock<Index>>,
-    /// What the probes look at.
-    pub health: Arc<Health>,
-}
-
-/// What the probes look at.
-#[derive(Debug, Default)]
-pub struct Health {
     /// When the controller's loop last turned, unix seconds.
-    pub beat: AtomicI64,
+    pub beat: Arc<AtomicI64>,
     /// Whether every watch has been listed once.
-    pub ready: AtomicBool,
+    pub ready: Arc<AtomicBool>,
 }
 
 impl Context {

@@ -66,7 +66,9 @@ impl Ticket {
     pub fn finish(mut self, finished: Finished) {
         self.sent = true;
         // The receiver goes only when the controller does, and then nobody asks.
-        let _ = self.sender.send(Done::Task(self.task, self.key.clone(), finished));
+        let _ = self
+            .sender
+            .send(Done::Task(self.task, self.key.clone(), finished));
     }
 }
 
@@ -75,7 +77,9 @@ impl Drop for Ticket {
         if !self.sent {
             let error = Some("the task ended without a result; this is a bug".into());
             let later = Finished::Later(UnixTime::now() + AFTER_PANIC, error);
-            let _ = self.sender.send(Done::Task(self.task, self.key.clone(), later));
+            let _ = self
+                .sender
+                .send(Done::Task(self.task, self.key.clone(), later));
         }
     }
 }
@@ -96,10 +100,15 @@ struct Controller {
     due: HashMap<Arc<str>, Vec<Key>>,
     planning: HashSet<Arc<str>>,
     unlisted: HashSet<Source>,
+    down: HashSet<Source>,
 }
 
 /// Runs until `shutdown`, or until the watch ends for ever.
-pub async fn run(context: Arc<Context>, watches: watch::Secrets, shutdown: impl Future<Output = ()>) {
+pub async fn run(
+    context: Arc<Context>,
+    watches: watch::Secrets,
+    shutdown: impl Future<Output = ()>,
+) {
     let (sender, mut done) = mpsc::unbounded_channel();
     let sources = 0..u16::try_from(watches.count).unwrap_or(u16::MAX);
     let mut controller = Controller {
@@ -110,12 +119,13 @@ pub async fn run(context: Arc<Context>, watches: watch::Secrets, shutdown: impl 
         due: HashMap::new(),
         planning: HashSet::new(),
         unlisted: sources.map(Source).collect(),
+        down: HashSet::new(),
     };
     let mut events = watches.events;
     tokio::pin!(shutdown);
     loop {
         let now = UnixTime::now();
-        controller.context.health.beat.store(now.0, Ordering::Relaxed);
+        controller.context.beat.store(now.0, Ordering::Relaxed);
         let wait = controller.dispatch(now);
         tokio::select! {
             // What is believed comes before what is due.
@@ -133,18 +143,26 @@ pub async fn run(context: Arc<Context>, watches: watch::Secrets, shutdown: impl 
 
 impl Controller {
     fn index(&self) -> RwLockWriteGuard<'_, Index> {
-        self.context.index.write().unwrap_or_else(PoisonError::into_inner)
+        self.context
+            .index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn on_event(&mut self, source: Source, event: watcher::Result<watcher::Event<ThinSecret>>) {
-        let metrics = &self.context.metrics;
-        match event {
-            Ok(watcher::Event::Init) => {
-                metrics.relist();
-                self.index().begin(source);
+        let down = event.is_err();
+        if down != self.down.contains(&source) {
+            if down {
+                self.down.insert(source);
+                self.context.metrics.watch_restarted();
+            } else {
+                self.down.remove(&source);
             }
+        }
+        self.context.metrics.watch_up(self.down.is_empty());
+        match event {
+            Ok(watcher::Event::Init) => self.index().begin(source),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
-                metrics.watch_up(source, true);
                 self.on_secret(source, &secret);
             }
             Ok(watcher::Event::Delete(secret)) => {
@@ -153,7 +171,6 @@ impl Controller {
                 index.remove(&key);
             }
             Ok(watcher::Event::InitDone) => {
-                metrics.watch_up(source, true);
                 for key in self.index().finish(source) {
                     tracing::info!(secret = %key, "gone since the last list");
                 }
@@ -162,7 +179,6 @@ impl Controller {
                 }
             }
             Err(error) => {
-                metrics.watch_up(source, false);
                 tracing::warn!(error = %chain(&error), "the watch on Secrets is interrupted");
             }
         }
@@ -179,7 +195,7 @@ impl Controller {
                 tokio::spawn(async move { renewal::abandon(&context, &key).await });
             }
         }
-        self.context.health.ready.store(true, Ordering::Relaxed);
+        self.context.ready.store(true, Ordering::Relaxed);
     }
 
     fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
@@ -204,8 +220,13 @@ impl Controller {
         let observed = assessment.observed(uid, head.resource_version());
         let retry_at = self.context.ledger.retry_at(observed.account);
         let problems = observed.problems;
-        let known = self.index().get(&key).map_or(0, |entry| entry.observed.problems);
-        let change = self.index().apply(now, &key, observed, source, config.rollout.settle, retry_at);
+        let known = self
+            .index()
+            .get(&key)
+            .map_or(0, |entry| entry.observed.problems);
+        let change =
+            self.index()
+                .apply(now, &key, observed, source, config.rollout.settle, retry_at);
         self.narrate(&key, uid, change, &assessment);
         if problems != known {
             self.report(&key, uid, &assessment);
@@ -226,8 +247,9 @@ impl Controller {
         for problem in &assessment.problems {
             let text = problem.to_string();
             tracing::warn!(secret = %key, problem = %text, "an annotation is not as it should be");
-            self.context.metrics.annotation_problem();
-            self.context.events.secret(key, uid, Severity::Warning, "InvalidAnnotation", &text);
+            self.context
+                .events
+                .secret(key, uid, Severity::Warning, "InvalidAnnotation", &text);
         }
     }
 
@@ -251,14 +273,18 @@ impl Controller {
 
     /// Starts what is due and has a place; says how long nothing else will be due.
     fn dispatch(&mut self, now: UnixTime) -> Duration {
-        if self.context.health.ready.load(Ordering::Relaxed) {
+        if self.context.ready.load(Ordering::Relaxed) {
             while let Some((task, key)) = { self.index().pop_due(now) } {
                 match task {
                     Task::Renew => {
                         let (failures, expires) = self.priority(&key);
                         self.ready.insert((failures, expires, key));
                     }
-                    Task::Roll => self.due.entry(Arc::clone(&key.namespace)).or_default().push(key),
+                    Task::Roll => self
+                        .due
+                        .entry(Arc::clone(&key.namespace))
+                        .or_default()
+                        .push(key),
                 }
             }
         }
@@ -270,27 +296,52 @@ impl Controller {
             tokio::spawn(async move { renewal::run(&context, ticket).await });
         }
         while self.planning.len() < PLANNERS
-            && let Some(namespace) = self.due.keys().find(|key| !self.planning.contains(*key)).cloned()
+            && let Some(namespace) = self
+                .due
+                .keys()
+                .find(|key| !self.planning.contains(*key))
+                .cloned()
         {
             let keys = self.due.remove(&namespace).unwrap_or_default();
-            let tickets: Vec<Ticket> = keys.into_iter().map(|key| self.ticket(Task::Roll, key)).collect();
+            let tickets: Vec<Ticket> = keys
+                .into_iter()
+                .map(|key| self.ticket(Task::Roll, key))
+                .collect();
             self.planning.insert(Arc::clone(&namespace));
-            let planning = Planning { namespace, sender: self.sender.clone() };
+            let planning = Planning {
+                namespace,
+                sender: self.sender.clone(),
+            };
             let context = Arc::clone(&self.context);
             tokio::spawn(async move { propagation::run(context, planning, tickets).await });
         }
-        self.index().next_due().map_or(BEAT, |at| at.since(now).min(BEAT))
+        self.index()
+            .next_due()
+            .map_or(BEAT, |at| at.since(now).min(BEAT))
     }
 
     fn ticket(&self, task: Task, key: Key) -> Ticket {
-        Ticket { task, key, sender: self.sender.clone(), sent: false }
+        Ticket {
+            task,
+            key,
+            sender: self.sender.clone(),
+            sent: false,
+        }
     }
 
     /// Hopeless certificates wait behind those that never failed, and then the nearest expiry goes first.
     fn priority(&self, key: &Key) -> (u32, UnixTime) {
         let index = self.index();
-        let Some(entry) = index.get(key) else { return (0, UnixTime::NEVER) };
+        let Some(entry) = index.get(key) else {
+            return (0, UnixTime::NEVER);
+        };
         let failures = self.context.ledger.get(entry.observed.account).failures;
-        (failures, entry.observed.leaf.map_or(UnixTime(0), |leaf| leaf.not_after))
+        (
+            failures,
+            entry
+                .observed
+                .leaf
+                .map_or(UnixTime(0), |leaf| leaf.not_after),
+        )
     }
 }

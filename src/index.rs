@@ -446,17 +446,27 @@ mod tests {
     }
 
     fn rolled(byte: u8) -> RolledOut {
-        RolledOut::Leaf { fingerprint: Fingerprint([byte; 32]), not_after: UnixTime(90) }
+        RolledOut::Leaf {
+            fingerprint: Fingerprint([byte; 32]),
+            not_after: UnixTime(90),
+        }
     }
 
-    fn observed(version: &str, leaf: Result<LeafFacts, Fault>, rolled_out: Option<RolledOut>) -> Observed {
+    fn observed(
+        version: &str,
+        leaf: Result<LeafFacts, Fault>,
+        rolled_out: Option<RolledOut>,
+    ) -> Observed {
         Observed {
             uid: "uid".into(),
             resource_version: version.into(),
             issuer: "le".into(),
             leaf,
             rolled_out,
-            renewal: Ok(Due { at: UnixTime(60), reason: Reason::Lifetime }),
+            renewal: Ok(Due {
+                at: UnixTime(60),
+                reason: Reason::Lifetime,
+            }),
             window: None,
             account: 1,
             rollout_blocked: false,
@@ -476,12 +486,22 @@ mod tests {
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         assert_eq!(index.next_due(), Some(UnixTime(60)));
         assert_eq!(index.pop_due(UnixTime(59)), None);
-        assert_eq!(index.pop_due(UnixTime(60)), Some((Task::Renew, key.clone())));
+        assert_eq!(
+            index.pop_due(UnixTime(60)),
+            Some((Task::Renew, key.clone()))
+        );
         assert_eq!(index.pop_due(UnixTime(70)), None, "it runs already");
         index.finished(UnixTime(61), &key, Finished::Wrote, SETTLE, None);
-        assert_eq!(index.pop_due(UnixTime(62)), None, "the watch has not said yet what was written");
+        assert_eq!(
+            index.pop_due(UnixTime(62)),
+            None,
+            "the watch has not said yet what was written"
+        );
         let mut renewed = observed("2", Ok(leaf(2)), Some(rolled(1)));
-        renewed.renewal = Ok(Due { at: UnixTime(600), reason: Reason::Lifetime });
+        renewed.renewal = Ok(Due {
+            at: UnixTime(600),
+            reason: Reason::Lifetime,
+        });
         apply(&mut index, 63, renewed);
         assert_eq!(index.pop_due(UnixTime(72)), None, "settling");
         assert_eq!(index.pop_due(UnixTime(73)), Some((Task::Roll, key)));
@@ -493,7 +513,10 @@ mod tests {
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         index.pop_due(UnixTime(60)).unwrap();
         let mut renewed = observed("2", Ok(leaf(2)), Some(rolled(1)));
-        renewed.renewal = Ok(Due { at: UnixTime(600), reason: Reason::Lifetime });
+        renewed.renewal = Ok(Due {
+            at: UnixTime(600),
+            reason: Reason::Lifetime,
+        });
         apply(&mut index, 61, renewed);
         assert_eq!(index.pop_due(UnixTime(90)), None, "the task still runs");
         index.finished(UnixTime(62), &key, Finished::Wrote, SETTLE, None);
@@ -534,7 +557,10 @@ mod tests {
     fn what_waits_for_an_issue_is_not_rolled_onto() {
         let mut index = Index::default();
         let mut emptied = observed("2", Err(Fault::Absent), Some(rolled(1)));
-        emptied.renewal = Ok(Due { at: UnixTime(0), reason: Reason::NoCertificate });
+        emptied.renewal = Ok(Due {
+            at: UnixTime(0),
+            reason: Reason::NoCertificate,
+        });
         let key = apply(&mut index, 1, emptied);
         assert_eq!(index.pop_due(UnixTime(1)), Some((Task::Renew, key)));
         assert_eq!(index.pop_due(UnixTime(50)), None);
@@ -546,14 +572,25 @@ mod tests {
         index.begin(TLS);
         let (kept, gone) = (index.key("a", "kept"), index.key("b", "gone"));
         for key in [&kept, &gone] {
-            index.apply(UnixTime(0), key, observed("1", Ok(leaf(1)), None), TLS, SETTLE, None);
+            index.apply(
+                UnixTime(0),
+                key,
+                observed("1", Ok(leaf(1)), None),
+                TLS,
+                SETTLE,
+                None,
+            );
         }
         index.finish(TLS);
         index.begin(TLS);
         assert!(index.touch(&kept, "1", TLS));
         assert!(!index.touch(&kept, "2", TLS));
         index.begin(Source(1));
-        assert_eq!(index.finish(Source(1)), [], "another watch's relist says nothing of ours");
+        assert_eq!(
+            index.finish(Source(1)),
+            [],
+            "another watch's relist says nothing of ours"
+        );
         assert_eq!(index.finish(TLS), [gone]);
         assert_eq!(index.len(), 1);
     }

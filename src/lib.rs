@@ -8,9 +8,13 @@
 //! Data flows one way, and the way back is through the API server; ARCHITECTURE.md tells the rest.
 
 pub mod acme;
+pub mod assess;
 pub mod certificate;
 pub mod cli;
+pub mod cluster;
 pub mod config;
+pub mod context;
+pub mod controller;
 pub mod duration;
 pub mod http;
 pub mod index;
@@ -19,6 +23,9 @@ pub mod metrics;
 pub mod name;
 pub mod pair;
 pub mod pem;
+pub mod propagation;
+pub mod renewal;
+pub mod rollout;
 pub mod schedule;
 pub mod secret;
 pub mod solver;

@@ -115,6 +115,12 @@ impl Credentials {
         Ok(json)
     }
 
+    /// Whether the account is, or will be, one of the CA at `directory`.
+    #[must_use]
+    pub fn belongs_to(&self, directory: &str) -> bool {
+        self.directory == directory
+    }
+
     /// The account's URL; `None` while the key is not registered.
     #[must_use]
     pub fn account_url(&self) -> Option<&str> {

@@ -28,7 +28,12 @@ pub(super) fn run(command: Command) -> CommandResult {
         "{}: ok, {} issuers: {}",
         file.display(),
         config.issuers.len(),
-        config.issuers.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+        config
+            .issuers
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
     );
     Ok(ExitCode::SUCCESS)
 }

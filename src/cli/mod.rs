@@ -2,8 +2,9 @@
 //!
 //! The only module that prints. Exit codes: 0 all well, 1 it failed or found something wrong, 2 wrong usage.
 
-pub mod check;
+mod check;
 mod config;
+pub mod findings;
 mod run;
 pub mod status;
 mod telemetry;

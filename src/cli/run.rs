@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use kube::Client;
@@ -17,19 +18,23 @@ use crate::cluster::events::Events;
 use crate::cluster::ledger::Ledger;
 use crate::cluster::{chain, watch as cluster_watch};
 use crate::config::Config;
-use crate::context::{Context, Health};
-use crate::index::Index;
+use crate::context::Context;
 use crate::metrics::Metrics;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::Known;
 use crate::rollout::Roller;
 use crate::solver::http01::{self, ChallengeStore};
+use crate::time::UnixTime;
 use crate::{controller, http};
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
     /// The config file
-    #[arg(long, env = "CERT_RENEW_CONFIG", default_value = "/etc/cert-renew/config.yaml")]
+    #[arg(
+        long,
+        env = "CERT_RENEW_CONFIG",
+        default_value = "/etc/cert-renew/config.yaml"
+    )]
     config: PathBuf,
     /// The operator's own namespace: account keys, order records and the ledger live there
     #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
@@ -75,7 +80,9 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let known = Known::load(&client, &namespace)
         .await
         .map_err(|error| Failure::new("starting", &error))?;
-    let metrics = Arc::new(Metrics::new());
+    let started = UnixTime::now();
+    let metrics = Metrics::new().map_err(|error| Failure::new("registering metrics", &error))?;
+    let metrics = Arc::new(metrics);
     let events = Events::start(client.clone(), std::env::var("POD_NAME").ok());
     let watches = cluster_watch::secrets(&client, &config.watch)
         .await
@@ -93,8 +100,9 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         known,
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
-        index: Arc::new(RwLock::new(Index::default())),
-        health: Arc::new(Health::default()),
+        index: Arc::default(),
+        beat: Arc::default(),
+        ready: Arc::default(),
         namespace,
         client,
     });
@@ -112,8 +120,10 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         http::State {
             index: Arc::clone(&context.index),
             metrics,
-            health: Arc::clone(&context.health),
-            per_certificate,
+            beat: Arc::clone(&context.beat),
+            ready: Arc::clone(&context.ready),
+            per_certificate: Arc::new(AtomicBool::new(per_certificate)),
+            started,
         },
         until_stop(),
     );
@@ -122,7 +132,8 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         http01::router(context.challenges.clone(), http01::no_lookup()),
         until_stop(),
     );
-    let servers = [tokio::spawn(serve_metrics), tokio::spawn(serve_challenges)];
+    let metrics_server = tokio::spawn(serve_metrics);
+    let challenge_server = tokio::spawn(serve_challenges);
     let follower = tokio::spawn(Known::follow(Arc::clone(&context)));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -134,10 +145,9 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     controller::run(Arc::clone(&context), watches, terminated()).await;
     let _ = stop.send(true);
     follower.abort();
-    for server in servers {
-        if let Ok(Err(error)) = server.await {
-            tracing::warn!(error = %chain(&error), "a server ended badly");
-        }
+    let _ = challenge_server.await;
+    if let Ok(Err(error)) = metrics_server.await {
+        tracing::warn!(error = %chain(&error), "the metrics port ended badly");
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

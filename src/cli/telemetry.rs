@@ -34,17 +34,26 @@ pub(super) fn start(format: LogFormat, level: Level) {
     let layer = match format {
         LogFormat::Json => json(),
         LogFormat::Auto if !terminal => json(),
-        LogFormat::Auto | LogFormat::Human => {
-            fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false).boxed()
-        }
+        LogFormat::Auto | LogFormat::Human => fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(terminal)
+            .with_target(false)
+            .boxed(),
     };
     // Started once, from main; where a test has started its own, that one stays.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init();
 }
 
 fn json<S>() -> Box<dyn tracing_subscriber::Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(std::io::stderr).boxed()
+    fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_writer(std::io::stderr)
+        .boxed()
 }

@@ -84,7 +84,10 @@ impl Order {
     /// The Secret that is renewed.
     #[must_use]
     pub fn subject(&self) -> Key {
-        Key { namespace: self.namespace.as_str().into(), name: self.name.as_str().into() }
+        Key {
+            namespace: self.namespace.as_str().into(),
+            name: self.name.as_str().into(),
+        }
     }
 }
 
@@ -318,7 +321,6 @@ mod texts {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
     use crate::name::Name;
-use crate::schedule::budget::hash;
 
     pub(super) fn serialize<S: Serializer>(
         names: &[Name],

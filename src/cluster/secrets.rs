@@ -33,10 +33,21 @@ pub async fn get(client: &Client, key: &Key) -> Result<FullSecret, Error> {
 ///
 /// # Errors
 /// [`Error::Conflict`] when anybody changed the Secret meanwhile.
-pub async fn patch(client: &Client, head: &Head, changes: &Changes<'_>) -> Result<ThinSecret, Error> {
+pub async fn patch(
+    client: &Client,
+    head: &Head,
+    changes: &Changes<'_>,
+) -> Result<ThinSecret, Error> {
     let api: Api<ThinSecret> = Api::namespaced(client.clone(), head.namespace());
     let body = guarded_patch(head, &changes.annotations, &changes.data);
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    let patched = api.patch(head.name(), &params, &Patch::Merge(&body));
-    call(|| format!("writing Secret {}", head.place()), patched).await
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
+    let body = Patch::Merge(&body);
+    call(
+        || format!("writing Secret {}", head.place()),
+        api.patch(head.name(), &params, &body),
+    )
+    .await
 }

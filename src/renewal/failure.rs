@@ -13,6 +13,7 @@ use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 use crate::index::{Finished, Key};
 use crate::key::KeyError;
+use crate::metrics::RenewalResult;
 use crate::pair::Rejected;
 use crate::secret::keys;
 use crate::time::UnixTime;
@@ -41,7 +42,9 @@ pub(super) enum Failure {
     #[error("{}", cluster::chain(.0))]
     Key(#[from] KeyError),
     /// No way to prove control of a name.
-    #[error("the CA offers no HTTP-01 for {0}, and there is no other solver: a wildcard needs DNS-01")]
+    #[error(
+        "the CA offers no HTTP-01 for {0}, and there is no other solver: a wildcard needs DNS-01"
+    )]
     NoSolver(String),
     /// The Secret asks for something else by now.
     #[error("the Secret has changed and asks for something else")]
@@ -90,7 +93,10 @@ impl Failure {
             issuer: Arc::clone(&fresh.issuer_name),
             leaf: fresh.assessment.leaf.as_ref().ok().cloned(),
         };
-        Self::About { what: Box::new(self), of: Box::new(of) }
+        Self::About {
+            what: Box::new(self),
+            of: Box::new(of),
+        }
     }
 
     /// Whether the order can bring nothing any more.
@@ -99,7 +105,10 @@ impl Failure {
             Self::Acme(error) => {
                 order.status() == OrderStatus::Invalid
                     || error.is_gone()
-                    || matches!(error.class(), Class::FixIt | Class::Permanent | Class::Paused | Class::AccountGone)
+                    || matches!(
+                        error.class(),
+                        Class::FixIt | Class::Permanent | Class::Paused | Class::AccountGone
+                    )
             }
             Self::Rejected(_) | Self::NoSolver(_) | Self::Unwanted | Self::Key(_) => true,
             Self::Issuer(_) | Self::Cluster(_) | Self::Stopped => false,
@@ -135,7 +144,12 @@ impl Failure {
             }
         };
         if matches!(what, Self::Unwanted | Self::Stopped)
-            || matches!(what, Self::Cluster(cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. }))
+            || matches!(
+                what,
+                Self::Cluster(
+                    cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. }
+                )
+            )
         {
             tracing::info!(secret = %key, reason, "the Secret has changed meanwhile: looked at again");
             return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
@@ -145,7 +159,10 @@ impl Failure {
         if let Self::Acme(error) = &what {
             until = error.retry_after();
             match error.class() {
-                Class::RateLimited { until: limit, scope: Scope::Issuer } => {
+                Class::RateLimited {
+                    until: limit,
+                    scope: Scope::Issuer,
+                } => {
                     context.issuers.limit(&of.issuer, limit);
                     until = Some(limit);
                 }
@@ -164,7 +181,7 @@ impl Failure {
             // The CA was not asked: this is no failure of the certificate.
             return Finished::Later(*limit, Some(what.to_string().into()));
         }
-        let backoff = context.config().retry.backoff();
+        let backoff = context.config().retry;
         let mut retry_at = now;
         let counted = context
             .ledger
@@ -177,9 +194,13 @@ impl Failure {
         }
         let text = cut(&what.to_string()).to_owned();
         tracing::warn!(secret = %key, issuer = %of.issuer, reason, error = text, %retry_at, "the renewal failed");
-        context.metrics.renewal_failed(&of.issuer, reason);
+        context
+            .metrics
+            .renewal(&of.issuer, RenewalResult::Failed, reason);
         let note = format!("{reason}: {text}; next try at {retry_at}");
-        context.events.secret(key, &of.uid, Severity::Warning, "RenewalFailed", &note);
+        context
+            .events
+            .secret(key, &of.uid, Severity::Warning, "RenewalFailed", &note);
         inscribe(context, key, &of.uid, &text, retry_at).await;
         Finished::Later(retry_at, Some(text.into()))
     }
@@ -199,7 +220,9 @@ async fn inscribe(context: &Context, key: &Key, uid: &str, text: &str, retry_at:
         if secret.head.uid() != uid {
             return Ok(());
         }
-        secrets::patch(&context.client, &secret.head, &changes).await.map(|_| ())
+        secrets::patch(&context.client, &secret.head, &changes)
+            .await
+            .map(|_| ())
     };
     if let Err(error) = written.await {
         tracing::debug!(secret = %key, %error, "the error could not be written onto the Secret");

@@ -12,7 +12,7 @@ use kube::Client as Kube;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::acme::{self, Client, Credentials, Eab, IssuerSettings};
+use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo};
 use crate::cluster::{self, accounts};
 use crate::config;
 use crate::metrics::Metrics;
@@ -80,7 +80,12 @@ impl Issuers {
     /// No issuer is asked for anything yet.
     #[must_use]
     pub fn new(kube: Kube, namespace: Arc<str>, metrics: Arc<Metrics>) -> Self {
-        Self { kube, namespace, metrics, slots: Mutex::default() }
+        Self {
+            kube,
+            namespace,
+            metrics,
+            slots: Mutex::default(),
+        }
     }
 
     /// The client of an issuer, with an account.
@@ -107,7 +112,6 @@ impl Issuers {
         let slot = self.slot(name);
         let mut limited = lock(&slot.limited_until);
         *limited = until.max(*limited);
-        self.metrics.rate_limited(name, *limited);
     }
 
     /// The CA has forgotten the account: the same key is registered again when the issuer is next used.
@@ -131,7 +135,10 @@ impl Issuers {
         let ca_bundle = match &issuer.ca_bundle {
             None => None,
             Some(path) => {
-                let fault = |source| Error::CaBundle { path: path.display().to_string(), source };
+                let fault = |source| Error::CaBundle {
+                    path: path.display().to_string(),
+                    source,
+                };
                 Some(std::fs::read(path).map_err(fault)?)
             }
         };
@@ -148,13 +155,28 @@ impl Issuers {
             concurrency: issuer.concurrency,
         };
         let metrics = Arc::clone(&self.metrics);
-        let client = Client::new(settings, Arc::new(move |request| metrics.acme_request(request)))?;
+        let client = Client::new(
+            settings,
+            Arc::new(move |request| {
+                let RequestInfo {
+                    host,
+                    action,
+                    status,
+                    duration,
+                    ..
+                } = *request;
+                metrics.acme_request(host, action.as_str(), status, duration);
+            }),
+        )?;
         let stored = self.stored(name).await?;
         let credentials = match stored {
-            Some(credentials) if credentials.directory() == issuer.directory => credentials,
+            Some(credentials) if credentials.belongs_to(&issuer.directory) => credentials,
             other => {
                 if other.is_some() {
-                    tracing::warn!(issuer = name, "the issuer has another directory now: a new account is made");
+                    tracing::warn!(
+                        issuer = name,
+                        "the issuer has another directory now: a new account is made"
+                    );
                 }
                 let fresh = Credentials::generate(&issuer.directory);
                 let fresh = fresh.map_err(|source| self.unusable(name, source))?;
@@ -170,7 +192,11 @@ impl Issuers {
         } else {
             let registered = client.register(&credentials).await?;
             self.store(name, &registered).await?;
-            tracing::info!(issuer = name, account = registered.account_url(), "account registered");
+            tracing::info!(
+                issuer = name,
+                account = registered.account_url(),
+                "account registered"
+            );
         }
         Ok(client)
     }
@@ -192,7 +218,10 @@ impl Issuers {
             secret: eab.hmac_key.secret.clone(),
             key: eab.hmac_key.key.clone(),
         })?;
-        Ok(Eab { kid: eab.kid.clone(), hmac_key })
+        Ok(Eab {
+            kid: eab.kid.clone(),
+            hmac_key,
+        })
     }
 
     async fn stored(&self, name: &str) -> Result<Option<Credentials>, Error> {
@@ -203,13 +232,19 @@ impl Issuers {
     }
 
     async fn store(&self, name: &str, credentials: &Credentials) -> Result<(), Error> {
-        let json = credentials.to_json().map_err(|source| self.unusable(name, source))?;
+        let json = credentials
+            .to_json()
+            .map_err(|source| self.unusable(name, source))?;
         Ok(accounts::store(&self.kube, &self.namespace, name, &json).await?)
     }
 
     fn unusable(&self, issuer: &str, source: acme::Unusable) -> Error {
         let (namespace, name) = (self.namespace.to_string(), accounts::secret_name(issuer));
-        Error::Account { namespace, name, source }
+        Error::Account {
+            namespace,
+            name,
+            source,
+        }
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::StreamExt as _;
 use kube::Client;
 
-use crate::cluster::records::{self, ChallengesChanged, record_name};
+use crate::cluster::records::{self, ChallengesChanged};
 use crate::cluster::{Error, chain};
 use crate::context::Context;
 use crate::index::Key;
@@ -23,7 +23,10 @@ impl Known {
     pub async fn load(client: &Client, namespace: &str) -> Result<Self, Error> {
         let (found, corrupt) = records::list(client, namespace).await?;
         for name in corrupt {
-            tracing::warn!(record = name, "an order record cannot be read and is put aside; delete it by hand");
+            tracing::warn!(
+                record = name,
+                "an order record cannot be read and is put aside; delete it by hand"
+            );
         }
         let key = |record: records::Record| record.order.subject();
         Ok(Self(Mutex::new(found.into_iter().map(key).collect())))

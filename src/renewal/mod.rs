@@ -27,15 +27,16 @@ use crate::context::Context;
 use crate::controller::Ticket;
 use crate::index::{Finished, Key};
 use crate::key::PrivateKey;
+use crate::metrics::RenewalResult;
 use crate::name::Name;
 use crate::pair::{self, Asked, Chain};
 use crate::schedule::budget::{self, Hold};
 use crate::schedule::due::{Due, Reason};
 use crate::secret::full::FullSecret;
+use crate::secret::keys;
 use crate::secret::render::{Rendered, render};
 use crate::secret::settings::{IssuerRef, KeyRotation};
 use crate::secret::state::{IssuedBy, RolledOut};
-use crate::secret::keys;
 use crate::time::UnixTime;
 use failure::Failure;
 
@@ -126,7 +127,12 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         return Ok(Outcome::Later(opens, None));
     }
     let account = context.ledger.get(fresh.assessment.account);
-    if let Some(hold) = budget::hold(now, due.reason, fresh.assessment.leaf.as_ref().ok(), &account) {
+    if let Some(hold) = budget::hold(
+        now,
+        due.reason,
+        fresh.assessment.leaf.as_ref().ok(),
+        &account,
+    ) {
         return Ok(held(context, key, &fresh, hold));
     }
     order(context, key, fresh, due).await
@@ -144,7 +150,12 @@ async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fres
     let Some(issuer) = config.issuer(&issuer_name).cloned() else {
         return Ok(None);
     };
-    Ok(Some(Fresh { secret, assessment, issuer_name, issuer }))
+    Ok(Some(Fresh {
+        secret,
+        assessment,
+        issuer_name,
+        issuer,
+    }))
 }
 
 /// A budget says no: the Secret is left alone until then, and the reader is told once.
@@ -157,7 +168,11 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
         ),
         Hold::KeepsComingBack { .. } => {
             let owners = other_writers(&fresh.secret).join(", ");
-            let owners = if owners.is_empty() { "somebody".to_owned() } else { owners };
+            let owners = if owners.is_empty() {
+                "somebody".to_owned()
+            } else {
+                owners
+            };
             format!(
                 "{owners} keeps replacing the certificate: {} were issued within 7 days and no more is asked for \
                  before {until}. Keep the data out of what {owners} applies (Flux: annotation \
@@ -168,7 +183,9 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
     };
     if last_error(context, key).as_deref() != Some(&*note) {
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
-        context.events.secret(key, fresh.uid(), Severity::Warning, "RenewalHeld", &note);
+        context
+            .events
+            .secret(key, fresh.uid(), Severity::Warning, "RenewalHeld", &note);
     }
     Outcome::Later(until, Some(note.into()))
 }
@@ -186,7 +203,10 @@ fn other_writers(secret: &FullSecret) -> Vec<&str> {
 }
 
 fn last_error(context: &Context, key: &Key) -> Option<Box<str>> {
-    let index = context.index.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let index = context
+        .index
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     index.get(key).and_then(|entry| entry.last_error.clone())
 }
 
@@ -197,8 +217,17 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         secret = %key, issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
     );
     let ours = |error| Failure::from(error).about(&fresh);
-    let client = context.issuers.ready(&fresh.issuer_name, &fresh.issuer).await.map_err(ours)?;
-    let profile = fresh.assessment.settings.profile.as_deref().or(fresh.issuer.profile.as_deref());
+    let client = context
+        .issuers
+        .ready(&fresh.issuer_name, &fresh.issuer)
+        .await
+        .map_err(ours)?;
+    let profile = fresh
+        .assessment
+        .settings
+        .profile
+        .as_deref()
+        .or(fresh.issuer.profile.as_deref());
     let order = client.new_order(&names, profile, None).await;
     let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
@@ -236,13 +265,24 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let record = made?;
     context.known.insert(key);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
-    let note = format!("{} ordered from {}", texts(&record.order.names).join(", "), fresh.issuer_name);
-    context.events.secret(key, fresh.uid(), Severity::Normal, "Ordered", &note);
+    let note = format!(
+        "{} ordered from {}",
+        texts(&record.order.names).join(", "),
+        fresh.issuer_name
+    );
+    context
+        .events
+        .secret(key, fresh.uid(), Severity::Normal, "Ordered", &note);
     proceed(context, key, fresh, record, order, due.reason).await
 }
 
 /// Goes on with an order that a former run, or a former attempt, has begun.
-async fn resume(context: &Context, key: &Key, fresh: Fresh, record: Record) -> Result<Outcome, Failure> {
+async fn resume(
+    context: &Context,
+    key: &Key,
+    fresh: Fresh,
+    record: Record,
+) -> Result<Outcome, Failure> {
     let new_key = PrivateKey::from_pem(record.key.as_bytes());
     let written = match (&new_key, &fresh.assessment.leaf) {
         (Ok(new_key), Ok(leaf)) => *leaf.public_key == *new_key.public_key(),
@@ -258,7 +298,11 @@ async fn resume(context: &Context, key: &Key, fresh: Fresh, record: Record) -> R
         return Ok(Outcome::Later(UnixTime::now(), None));
     }
     let ours = |error| Failure::from(error).about(&fresh);
-    let client = context.issuers.ready(&fresh.issuer_name, &fresh.issuer).await.map_err(ours)?;
+    let client = context
+        .issuers
+        .ready(&fresh.issuer_name, &fresh.issuer)
+        .await
+        .map_err(ours)?;
     let order = match client.resume(&record.order.url).await {
         Ok(order) => order,
         Err(error) => {
@@ -269,7 +313,10 @@ async fn resume(context: &Context, key: &Key, fresh: Fresh, record: Record) -> R
         }
     };
     tracing::info!(secret = %key, order = record.order.url, status = ?order.status(), "the order is taken up again");
-    let reason = fresh.assessment.renewal.map_or(Reason::Lifetime, |due| due.reason);
+    let reason = fresh
+        .assessment
+        .renewal
+        .map_or(Reason::Lifetime, |due| due.reason);
     proceed(context, key, fresh, record, order, reason).await
 }
 
@@ -305,7 +352,11 @@ async fn finish(
     reason: Reason,
 ) -> Result<Outcome, Failure> {
     if order.status() == OrderStatus::Pending {
-        known::answer(context, &records::record_name(key), record.challenges.clone());
+        known::answer(
+            context,
+            &records::record_name(key),
+            record.challenges.clone(),
+        );
         for authorization in order.authorizations().await? {
             let challenge = http01(&authorization)?;
             order.set_ready(challenge).await?;
@@ -315,7 +366,9 @@ async fn finish(
     }
     if order.status() == OrderStatus::Ready {
         let now = UnixTime::now();
-        let wanted = read(context, key, now).await?.is_some_and(|fresh| still_wanted(&fresh, record));
+        let wanted = read(context, key, now)
+            .await?
+            .is_some_and(|fresh| still_wanted(&fresh, record));
         if !wanted {
             return Err(Failure::Unwanted);
         }
@@ -337,7 +390,10 @@ async fn write(
     reason: Reason,
 ) -> Result<Outcome, Failure> {
     let now = UnixTime::now();
-    let Some(fresh) = read(context, key, now).await?.filter(|fresh| still_wanted(fresh, record)) else {
+    let Some(fresh) = read(context, key, now)
+        .await?
+        .filter(|fresh| still_wanted(fresh, record))
+    else {
         return Err(Failure::Unwanted);
     };
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
@@ -351,14 +407,27 @@ async fn write(
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
     let changes = changes(context, key, &fresh, record, &chain)?;
     secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
-    context.metrics.renewed(&fresh.issuer_name, now.since(UnixTime(record.order.created)));
-    let issued = context.ledger.update(fresh.assessment.account, |account| account.issued(now, reason)).await;
+    context
+        .metrics
+        .renewal(&fresh.issuer_name, RenewalResult::Renewed, "");
+    context.metrics.renewal_took(
+        &fresh.issuer_name,
+        now.since(UnixTime(record.order.created)),
+    );
+    let issued = context
+        .ledger
+        .update(fresh.assessment.account, |account| {
+            account.issued(now, reason)
+        })
+        .await;
     if let Err(error) = issued {
         tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
     }
     let leaf = chain.leaf;
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
-    context.events.secret(key, fresh.uid(), Severity::Normal, "Renewed", &note);
+    context
+        .events
+        .secret(key, fresh.uid(), Severity::Normal, "Renewed", &note);
     Ok(Outcome::Renewed(Box::new(leaf)))
 }
 
@@ -369,7 +438,12 @@ fn changes<'a>(
     record: &Record,
     chain: &Chain,
 ) -> Result<Changes<'a>, Failure> {
-    let Assessment { settings, rolled_out, leaf, .. } = &fresh.assessment;
+    let Assessment {
+        settings,
+        rolled_out,
+        leaf,
+        ..
+    } = &fresh.assessment;
     let issued_by = IssuedBy {
         issuer: (*fresh.issuer_name).into(),
         names: record.order.names.clone(),
@@ -388,27 +462,43 @@ fn changes<'a>(
     if rolled_out.is_none() {
         // What the workloads have until they are rolled: the old leaf, or what the index remembers of it.
         let remembered = {
-            let index = context.index.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let index = context
+                .index
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             index.get(key).and_then(|entry| entry.rolled_out)
         };
         let had = remembered.unwrap_or_else(|| match leaf {
-            Ok(leaf) => RolledOut::Leaf { fingerprint: leaf.fingerprint, not_after: leaf.not_after },
+            Ok(leaf) => RolledOut::Leaf {
+                fingerprint: leaf.fingerprint,
+                not_after: leaf.not_after,
+            },
             Err(_) => RolledOut::None,
         });
         annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
     }
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
-    let Rendered { data, left_out } = render(&fresh.secret.kind, &settings.outputs, chain, &new_key)?;
+    let Rendered { data, left_out } =
+        render(&fresh.secret.kind, &settings.outputs, chain, &new_key)?;
     if !left_out.is_empty() {
-        let note = format!("outputs {} are left as they are: this version writes no PKCS#12", left_out.join(", "));
-        context.events.secret(key, fresh.uid(), Severity::Warning, "OutputLeftOut", &note);
+        let note = format!(
+            "outputs {} are left as they are: this version writes no PKCS#12",
+            left_out.join(", ")
+        );
+        context
+            .events
+            .secret(key, fresh.uid(), Severity::Warning, "OutputLeftOut", &note);
     }
     Ok(Changes { annotations, data })
 }
 
 /// Whether the Secret still asks for what the record's order will bring.
 fn still_wanted(fresh: &Fresh, record: &Record) -> bool {
-    let Fresh { assessment, issuer_name, .. } = fresh;
+    let Fresh {
+        assessment,
+        issuer_name,
+        ..
+    } = fresh;
     let same_names = without_covered(&assessment.names) == record.order.names;
     fresh.uid() == record.order.uid
         && **issuer_name == *record.order.issuer
@@ -419,8 +509,16 @@ fn still_wanted(fresh: &Fresh, record: &Record) -> bool {
 
 /// Names without those that a wildcard among them covers: CAs refuse the redundant.
 fn without_covered(names: &[Name]) -> Vec<Name> {
-    let covered = |name: &Name| names.iter().any(|other| other != name && other.covers(name));
-    names.iter().filter(|name| !covered(name)).cloned().collect()
+    let covered = |name: &Name| {
+        names
+            .iter()
+            .any(|other| other != name && other.covers(name))
+    };
+    names
+        .iter()
+        .filter(|name| !covered(name))
+        .cloned()
+        .collect()
 }
 
 fn texts(names: &[Name]) -> Vec<String> {
@@ -435,7 +533,9 @@ fn http01(authorization: &Authorization) -> Result<&acme::Challenge, Failure> {
 }
 
 /// Key authorizations by token.
-fn proofs(authorizations: &[Authorization]) -> Result<std::collections::BTreeMap<String, String>, Failure> {
+fn proofs(
+    authorizations: &[Authorization],
+) -> Result<std::collections::BTreeMap<String, String>, Failure> {
     let proof = |authorization| {
         http01(authorization).map(|it| (it.token.clone(), it.key_authorization.clone()))
     };
@@ -446,7 +546,9 @@ fn proofs(authorizations: &[Authorization]) -> Result<std::collections::BTreeMap
 async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
     let settings = &fresh.assessment.settings;
     let leaf = fresh.assessment.leaf.as_ref().ok();
-    let wanted = settings.key_type.or_else(|| leaf.and_then(|leaf| leaf.key_type));
+    let wanted = settings
+        .key_type
+        .or_else(|| leaf.and_then(|leaf| leaf.key_type));
     let kind = wanted.unwrap_or(KeyType::EcdsaP256);
     if settings.key_rotation == KeyRotation::Never
         && let Ok(key) = PrivateKey::from_pem(fresh.secret.pair().1)

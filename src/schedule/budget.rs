@@ -275,8 +275,15 @@ mod tests {
         assert_eq!(until, UnixTime(7_200));
         let held = hold(UnixTime(7_199), Reason::Lifetime, None, &account);
         assert_eq!(held, Some(Hold::BackOff { until }));
-        assert_eq!(hold(UnixTime(7_200), Reason::Lifetime, None, &account), None);
-        assert_eq!(hold(UnixTime(1), Reason::RenewNow, None, &account), None, "renew-now forgets the back-off");
+        assert_eq!(
+            hold(UnixTime(7_200), Reason::Lifetime, None, &account),
+            None
+        );
+        assert_eq!(
+            hold(UnixTime(1), Reason::RenewNow, None, &account),
+            None,
+            "renew-now forgets the back-off"
+        );
     }
 
     #[test]
@@ -296,9 +303,27 @@ mod tests {
     #[test]
     fn renew_now_in_a_loop_gets_no_second_certificate_within_a_tenth_of_the_lifetime() {
         let leaf = leaf(0, 90 * 86_400);
-        let held = hold(UnixTime(86_400), Reason::RenewNow, Some(&leaf), &Account::default());
-        assert_eq!(held, Some(Hold::TooYoung { until: UnixTime(9 * 86_400) }));
-        assert_eq!(hold(UnixTime(9 * 86_400), Reason::RenewNow, Some(&leaf), &Account::default()), None);
+        let held = hold(
+            UnixTime(86_400),
+            Reason::RenewNow,
+            Some(&leaf),
+            &Account::default(),
+        );
+        assert_eq!(
+            held,
+            Some(Hold::TooYoung {
+                until: UnixTime(9 * 86_400)
+            })
+        );
+        assert_eq!(
+            hold(
+                UnixTime(9 * 86_400),
+                Reason::RenewNow,
+                Some(&leaf),
+                &Account::default()
+            ),
+            None
+        );
     }
 
     #[test]

@@ -242,7 +242,10 @@ mod tests {
             fingerprint: Fingerprint([1; 32]),
             not_before: UnixTime(0),
             not_after: UnixTime(days * DAY),
-            names: vec!["shop.example".parse().unwrap(), "*.wild.example".parse().unwrap()],
+            names: vec![
+                "shop.example".parse().unwrap(),
+                "*.wild.example".parse().unwrap(),
+            ],
             self_signed: false,
             key_type: Some(KeyType::EcdsaP256),
             public_key: Box::default(),
@@ -253,9 +256,12 @@ mod tests {
     }
 
     fn settings(annotations: &[(&str, &str)]) -> Settings {
-        let mut all: BTreeMap<String, String> =
-            annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        all.entry(keys::ISSUER.into()).or_insert_with(|| "le".into());
+        let mut all: BTreeMap<String, String> = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        all.entry(keys::ISSUER.into())
+            .or_insert_with(|| "le".into());
         let (settings, problems) = Settings::read(&all, false, &NamespaceDefaults::default());
         assert_eq!(problems, [], "the test's own annotations are sound");
         settings.unwrap()
@@ -293,16 +299,37 @@ mod tests {
 
     #[test]
     fn what_an_edit_asks_for_is_due_at_once() {
-        let placeholder = Leaf { self_signed: true, ..leaf(90) };
+        let placeholder = Leaf {
+            self_signed: true,
+            ..leaf(90)
+        };
         let good = leaf(90);
         for (leaf, annotations, reason) in [
-            (Err(&Unreadable::Empty), vec![(keys::NAMES, "a.example")], Reason::NoCertificate),
+            (
+                Err(&Unreadable::Empty),
+                vec![(keys::NAMES, "a.example")],
+                Reason::NoCertificate,
+            ),
             (Ok(&placeholder), vec![], Reason::Placeholder),
-            (Ok(&good), vec![(keys::NAMES, "shop.example, b.example")], Reason::MissingName),
-            (Ok(&good), vec![(keys::KEY_TYPE, "rsa-2048")], Reason::KeyTypeChanged),
+            (
+                Ok(&good),
+                vec![(keys::NAMES, "shop.example, b.example")],
+                Reason::MissingName,
+            ),
+            (
+                Ok(&good),
+                vec![(keys::KEY_TYPE, "rsa-2048")],
+                Reason::KeyTypeChanged,
+            ),
             (Ok(&good), vec![(keys::RENEW_NOW, "1")], Reason::RenewNow),
         ] {
-            assert_eq!(judge(leaf, &annotations), Ok(Due { at: AT_ONCE, reason }));
+            assert_eq!(
+                judge(leaf, &annotations),
+                Ok(Due {
+                    at: AT_ONCE,
+                    reason
+                })
+            );
         }
     }
 
@@ -381,9 +408,18 @@ mod tests {
             })
             .unwrap()
         };
-        assert_eq!(at(&[], 50 * DAY), Due { at: UnixTime(50 * DAY), reason: Reason::RenewalInfo });
+        assert_eq!(
+            at(&[], 50 * DAY),
+            Due {
+                at: UnixTime(50 * DAY),
+                reason: Reason::RenewalInfo
+            }
+        );
         // `renew-before` replaces the ordinary instant, but a window in the past still means now.
         assert_eq!(at(&[(keys::RENEW_BEFORE, "10d")], 50 * DAY).at.0 / DAY, 80);
-        assert_eq!(at(&[(keys::RENEW_BEFORE, "10d")], DAY).reason, Reason::RenewalInfo);
+        assert_eq!(
+            at(&[(keys::RENEW_BEFORE, "10d")], DAY).reason,
+            Reason::RenewalInfo
+        );
     }
 }

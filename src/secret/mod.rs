@@ -12,5 +12,5 @@ pub mod settings;
 pub mod state;
 pub mod thin;
 pub mod total;
-mod values;
+pub(crate) mod values;
 pub mod workload;

@@ -10,6 +10,7 @@ use crate::certificate::{self, Leaf, Unreadable};
 use crate::config::Config;
 use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
+use crate::rollout::HaltNote;
 use crate::schedule::budget::{account_of, hash};
 use crate::schedule::due::{self, Due, Inputs, Never};
 use crate::secret::full::FullSecret;
@@ -46,8 +47,10 @@ pub struct Assessment {
     pub account: u64,
     /// The earliest instant at which anything may change.
     pub opens: Option<UnixTime>,
-    /// Whether a rollout may start.
+    /// Whether a rollout may not start.
     pub rollout_blocked: bool,
+    /// A halt that an earlier rollout ended in.
+    pub halted: Option<HaltNote>,
 }
 
 /// Assesses what the watch brought; None where the Secret has not opted in or means another installation.
@@ -122,9 +125,8 @@ fn assess(
         (renewal, _) => renewal,
     };
     let opens = opens(now, &settings, &leaf, rolled_out);
-    let rollout_blocked = settings.paused
-        || annotations.contains_key(keys::ROLLOUT_HALTED)
-        || problems.iter().any(|problem| problem.blocks.rollout());
+    let rollout_blocked =
+        settings.paused || problems.iter().any(|problem| problem.blocks.rollout());
     Some(Assessment {
         account: account_of(issuer_name(&settings.issuer), &names),
         settings,
@@ -136,6 +138,9 @@ fn assess(
         renewal,
         opens,
         rollout_blocked,
+        halted: annotations
+            .get(keys::ROLLOUT_HALTED)
+            .and_then(|note| note.parse().ok()),
     })
 }
 
@@ -249,6 +254,7 @@ impl Assessment {
             window: self.opens,
             account: self.account,
             rollout_blocked: self.rollout_blocked,
+            halted: self.halted.is_some(),
             problems: if texts.is_empty() {
                 0
             } else {

@@ -84,6 +84,14 @@ impl Drop for Ticket {
     }
 }
 
+impl Planning {
+    /// Whose workloads are planned.
+    #[must_use]
+    pub fn namespace(&self) -> &Arc<str> {
+        &self.namespace
+    }
+}
+
 impl Drop for Planning {
     fn drop(&mut self) {
         let _ = self.sender.send(Done::Planned(Arc::clone(&self.namespace)));

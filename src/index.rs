@@ -73,8 +73,10 @@ pub struct Observed {
     pub window: Option<UnixTime>,
     /// Which account of the ledger the renewal draws on.
     pub account: u64,
-    /// A rollout was halted, or an annotation that governs it does not parse.
+    /// The Secret is paused, or an annotation that governs rollouts does not parse.
     pub rollout_blocked: bool,
+    /// A rollout was halted.
+    pub halted: bool,
     /// A hash of all that is wrong with its annotations; 0 when nothing is.
     pub problems: u64,
 }
@@ -470,6 +472,7 @@ mod tests {
             window: None,
             account: 1,
             rollout_blocked: false,
+            halted: false,
             problems: 0,
         }
     }

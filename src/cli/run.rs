@@ -88,7 +88,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         .await
         .map_err(|error| Failure::new("starting", &error))?;
     let per_certificate = config.metrics.per_certificate;
-    let roller = Roller::new(client.clone(), events.clone(), &config.rollout);
+    let roller = Roller::new(client.clone(), &config.rollout);
     let issuers = Issuers::new(client.clone(), Arc::clone(&namespace), Arc::clone(&metrics));
     let (_config_sender, config) = watch::channel(Arc::new(config));
     let context = Arc::new(Context {

@@ -224,7 +224,7 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
     let name = "cert_renew_rollout_halted";
     let help = "1 for each rollout that goes on only after somebody looked at it";
     family(out, name, "gauge", help);
-    for (key, entry) in unrolled.iter().filter(|(_, e)| e.observed.rollout_blocked) {
+    for (key, entry) in unrolled.iter().filter(|(_, e)| e.observed.halted) {
         sample(out, name, &labels(key, entry)[..2], 1);
     }
     let name = "cert_renew_annotation_problems";
@@ -367,6 +367,7 @@ pub(super) mod fixture {
             window: None,
             account: 0,
             rollout_blocked: false,
+            halted: false,
             problems: 0,
         }
     }
@@ -467,7 +468,8 @@ pub(super) mod fixture {
         };
         add(&mut index, "first-sight", first_sight);
         let halted = Observed {
-            rollout_blocked: true,
+            rollout_blocked: false,
+            halted: true,
             ..unrolled()
         };
         add(&mut index, "halted", halted);

@@ -9,25 +9,19 @@
 //! far a rollout has come stands there, so that it may be cut off at any instant and planned again.
 
 mod error;
+mod evict;
 mod plan;
 mod progress;
 mod references;
+mod run;
 mod state;
+mod wait;
 mod workload;
 
 pub use error::{CALL_DEADLINE, Error};
 pub use plan::{Due, Phase, Plan, Remark, Request, Step, Verdict, Why, plan};
 pub use progress::{Numbers, Progress, is_rolling, progress};
 pub use references::{Reference, Via};
-pub use state::{HaltNote, NotAHaltNote, written_at};
+pub use run::{Happening, Outcome, Roller};
+pub use state::{HaltNote, NotAHaltNote};
 pub use workload::{Status, Strategy, Workload, leaf_annotation, list};
-pub struct Roller;
-impl Roller {
-    pub fn new(
-        _: kube::Client,
-        _: crate::cluster::events::Events,
-        _: &crate::config::RolloutConfig,
-    ) -> Self {
-        Self
-    }
-}

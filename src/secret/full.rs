@@ -72,6 +72,19 @@ impl FullSecret {
         Place::of(&self.kind, self.head.annotation(keys::OUTPUTS))
     }
 
+    /// When its data was last written, by the API server's clock; `None` where managedFields do not tell.
+    ///
+    /// A manager's entry gets a new time whenever a value that it owns changes (Kubernetes, "Server-Side Apply: field
+    /// management"), so that the latest entry that owns data is no earlier than the leaf.
+    #[must_use]
+    pub fn written(&self) -> Option<UnixTime> {
+        self.managers
+            .iter()
+            .filter(|manager| manager.owns_data)
+            .filter_map(|manager| manager.time)
+            .max()
+    }
+
     /// Bytes of certificate and private key; empty where one is missing.
     #[must_use]
     pub fn pair(&self) -> (&[u8], &[u8]) {

@@ -24,6 +24,22 @@ pub struct Head {
 }
 
 impl Head {
+    /// The identity of one version, for a patch of it; annotations are not known.
+    #[must_use]
+    pub fn of(namespace: &str, name: &str, uid: &str, resource_version: &str) -> Self {
+        let metadata = ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(uid.to_owned()),
+            resource_version: Some(resource_version.to_owned()),
+            ..ObjectMeta::default()
+        };
+        Self {
+            metadata,
+            ..Self::default()
+        }
+    }
+
     /// Its name; empty only in objects that no API server made, as are the other three.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -1,1 +1,41 @@
-//! The test bench.
+//! The test bench: a real control plane and a real ACME CA on loopback, for the tests, the demo and the benchmarks.
+//!
+//! [`Bench::shared`] starts etcd, kube-apiserver (RBAC on), kube-controller-manager, kwok, Pebble and its DNS server in
+//! a few seconds and leaves no process and no file behind, however the test process ends. Tests run in parallel on one
+//! bench and are kept apart by their namespaces and by the `class` of their operator.
+//!
+//! It is test code and no part of the operator: errors are [`anyhow::Error`], whose Debug form is what a test that
+//! returns `Result` prints.
+
+mod bench;
+pub mod control_plane;
+mod edge;
+mod group;
+mod pebble;
+mod pki;
+pub mod ports;
+mod process;
+
+use std::sync::OnceLock;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+pub use anyhow::{Context, Result, bail, ensure};
+pub use bench::{Bench, Options};
+pub use edge::{Edge, Hit};
+pub use pebble::{Dns, Pebble, PebbleOptions};
+pub use process::Process;
+
+/// The runtime of what must outlive the runtime of a single test.
+pub(crate) fn runtime() -> Handle {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let start = || {
+        let builder = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("test-bench")
+            .enable_all()
+            .build();
+        builder.expect("the runtime of the bench starts")
+    };
+    RUNTIME.get_or_init(start).handle().clone()
+}

@@ -1,0 +1,3 @@
+//! The integration tests: one binary, so that one bench serves them all. A module per behaviour.
+
+mod bench_smoke;

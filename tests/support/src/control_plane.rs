@@ -1,0 +1,250 @@
+//! The Go programs of the bench: built once from the modules pinned in `tests/control-plane/go.mod`, kept in a cache
+//! outside the repository.
+//!
+//! Inputs: the two files of that module, the Go toolchain, `CERT_RENEW_BENCH_CACHE`, `XDG_CACHE_HOME` and
+//! `KUBEBUILDER_ASSETS`. Nothing is downloaded but Go modules, and nothing is written into the repository.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aws_lc_rs::digest;
+
+/// Program and the package that it is built from, the quickest first so that a mistake shows early.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble"),
+    (
+        "pebble-challtestsrv",
+        "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv",
+    ),
+    ("etcd", "go.etcd.io/etcd/server/v3"),
+    ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    (
+        "kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+    ),
+    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+];
+
+/// What `KUBEBUILDER_ASSETS` holds by the convention of envtest.
+const KUBEBUILDER_PROGRAMS: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
+
+/// Without the version stamp the API server calls itself `v0.0.0-master+$Format:%H$`, which kubectl cannot parse.
+const LDFLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37";
+
+/// The stages of kwok that make nodes Ready and pods Running at once; without any stage it refuses to start.
+const STAGES: [&str; 3] = ["node/fast", "node/heartbeat-with-lease", "pod/fast"];
+
+/// Where the programs stand.
+#[derive(Clone, Debug)]
+pub struct ControlPlane {
+    cache: PathBuf,
+    assets: Option<PathBuf>,
+}
+
+impl ControlPlane {
+    /// Path of a program by its name, for example `kubectl`.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        match &self.assets {
+            Some(assets) if KUBEBUILDER_PROGRAMS.contains(&name) => assets.join(name),
+            _ => self.cache.join(name),
+        }
+    }
+
+    /// The stage files of kwok.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub(crate) fn stages(&self) -> Result<Vec<PathBuf>> {
+        yaml_files(&self.cache.join("stages"))
+    }
+}
+
+/// Builds what is not built yet and says where it stands.
+///
+/// The first time takes minutes and says so; afterwards it takes milliseconds. Each program is built under a temporary
+/// name and renamed, so that an interrupted build does no harm, and a lock keeps two builds apart.
+///
+/// # Errors
+/// When Go is missing or a build fails; when `KUBEBUILDER_ASSETS` is set and lacks a program.
+pub fn ensure() -> Result<ControlPlane> {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-plane");
+    let cache = cache_root()?.join(format!("control-plane-{}", fingerprint(&module)?));
+    let assets = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    if let Some(assets) = &assets {
+        for name in KUBEBUILDER_PROGRAMS {
+            let program = assets.join(name);
+            ensure!(
+                program.is_file(),
+                "KUBEBUILDER_ASSETS is set, but there is no {}",
+                program.display()
+            );
+        }
+    }
+    let control_plane = ControlPlane { cache, assets };
+    if missing(&control_plane).is_empty() {
+        return Ok(control_plane);
+    }
+    let cache = &control_plane.cache;
+    fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
+    let lock = File::create(cache.join("lock")).context("making the lock of the cache")?;
+    if lock.try_lock().is_err() {
+        say("control plane: another process builds it, waiting");
+        lock.lock().context("waiting for the lock of the cache")?;
+    }
+    build(&module, &control_plane)?;
+    Ok(control_plane)
+}
+
+fn build(module: &Path, control_plane: &ControlPlane) -> Result<()> {
+    let missing = missing(control_plane);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let cache = &control_plane.cache;
+    say(&format!(
+        "control plane: building {} Go programs into {}; the first time takes minutes",
+        missing.len(),
+        cache.display()
+    ));
+    let started = Instant::now();
+    for (i, (name, package)) in missing.iter().enumerate() {
+        let unfinished = cache.join(format!("{name}.unfinished"));
+        let of = format!("{} of {}", i + 1, missing.len());
+        say(&format!("control plane: {of}: {name} …"));
+        let built = Instant::now();
+        let status = go(module)
+            .args(["build", "-trimpath", "-ldflags", LDFLAGS, "-o"])
+            .arg(&unfinished)
+            .arg(package)
+            .status()
+            .map_err(go_missing)?;
+        ensure!(
+            status.success(),
+            "go build {package} failed ({status}); its output stands above"
+        );
+        fs::rename(&unfinished, cache.join(name)).with_context(|| format!("keeping {name}"))?;
+        say(&format!(
+            "control plane: {of}: {name} built in {} s",
+            built.elapsed().as_secs()
+        ));
+    }
+    copy_stages(module, cache)?;
+    say(&format!(
+        "control plane: ready after {} s",
+        started.elapsed().as_secs()
+    ));
+    Ok(())
+}
+
+fn missing(control_plane: &ControlPlane) -> Vec<(&'static str, &'static str)> {
+    let mut missing: Vec<_> = PROGRAMS
+        .into_iter()
+        .filter(|(name, _)| !control_plane.program(name).is_file())
+        .collect();
+    // The stages come with kwok, and last: an interruption before them builds kwok (from Go's own cache) again.
+    if missing.is_empty() && !control_plane.cache.join("stages").is_dir() {
+        missing.extend(PROGRAMS.into_iter().filter(|(name, _)| *name == "kwok"));
+    }
+    missing
+}
+
+fn copy_stages(module: &Path, cache: &Path) -> Result<()> {
+    let listed = go(module)
+        .args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"])
+        .output()
+        .map_err(go_missing)?;
+    let kwok = PathBuf::from(String::from_utf8_lossy(&listed.stdout).trim());
+    ensure!(
+        listed.status.success() && kwok.is_dir(),
+        "go list does not find the module of kwok"
+    );
+    let unfinished = cache.join("stages.unfinished");
+    fs::create_dir_all(&unfinished)?;
+    for stage in STAGES {
+        for file in yaml_files(&kwok.join("kustomize/stage").join(stage))? {
+            let name = file.file_name().unwrap_or_default();
+            if name != "kustomization.yaml" {
+                // Not `fs::copy`: the module cache is read-only, and so would the copy be.
+                fs::write(unfinished.join(name), fs::read(&file)?)?;
+            }
+        }
+    }
+    fs::rename(&unfinished, cache.join("stages")).context("keeping the stages of kwok")
+}
+
+fn yaml_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in
+        fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?
+    {
+        files.push(entry?.path());
+    }
+    files.retain(|file| {
+        file.extension()
+            .is_some_and(|extension| extension == "yaml")
+    });
+    files.sort();
+    Ok(files)
+}
+
+fn go(module: &Path) -> Command {
+    let mut go = Command::new("go");
+    // A vendor directory or a workspace around the repository must not change what is built.
+    go.arg("-C")
+        .arg(module)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-mod=readonly")
+        .env("GOWORK", "off");
+    go
+}
+
+fn go_missing(error: io::Error) -> anyhow::Error {
+    let hint = "the test bench builds its control plane with Go 1.26 or later: see CONTRIBUTING.md";
+    anyhow::Error::new(error).context(format!("running `go`: {hint}"))
+}
+
+fn cache_root() -> Result<PathBuf> {
+    if let Some(cache) = env::var_os("CERT_RENEW_BENCH_CACHE") {
+        return Ok(cache.into());
+    }
+    let cache = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
+        (Some(cache), _) => PathBuf::from(cache),
+        (None, Some(home)) => PathBuf::from(home).join(".cache"),
+        (None, None) => {
+            bail!("none of CERT_RENEW_BENCH_CACHE, XDG_CACHE_HOME and HOME says where to build")
+        }
+    };
+    Ok(cache.join("cert-renew"))
+}
+
+/// Names the cache by all that decides what is built.
+fn fingerprint(module: &Path) -> Result<String> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for file in ["go.mod", "go.sum"] {
+        let file = module.join(file);
+        context.update(&fs::read(&file).with_context(|| format!("reading {}", file.display()))?);
+    }
+    context.update(LDFLAGS.as_bytes());
+    context.update(format!("{PROGRAMS:?}{STAGES:?}").as_bytes());
+    let hash = context.finish();
+    Ok(hash
+        .as_ref()
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// Straight to standard error: the test harness would swallow `eprintln`, and minutes of silence look like a hang.
+fn say(line: &str) {
+    // Nobody listening is no reason to fail.
+    let _ = writeln!(io::stderr(), "{line}");
+}

@@ -1,0 +1,323 @@
+//! Pebble, the ACME CA of the bench, and `pebble-challtestsrv`, the DNS server that it asks.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::control_plane::ControlPlane;
+use crate::group::Group;
+use crate::pki::{Authority, Pair};
+use crate::ports;
+use crate::process::Process;
+
+/// Generous: it takes well under a second unless the machine is overloaded.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Far more than any request to the management port takes.
+const HANG_TIMEOUT: Duration = Duration::from_secs(10);
+
+const DEADLOCK: &str = "Pebble hangs: version 2.10.1 deadlocks (the lock of its store against those of orders and \
+    authorizations) when some 8 orders or more are polled without a pause; poll first after 100 ms and keep to Retry-After";
+
+/// How a Pebble behaves.
+#[derive(Clone, Debug)]
+pub struct PebbleOptions {
+    /// Name of its log and its files; unique within a bench.
+    pub name: String,
+    /// Share of good nonces that are refused all the same, in per cent.
+    pub nonce_reject: u8,
+    /// Share of orders that reuse a valid authorization, in per cent.
+    pub authorization_reuse: u8,
+    /// Chains beside the ordinary one.
+    pub alternate_roots: u8,
+    /// Profiles and the validity of their certificates. Pebble picks one at random for an order that names none.
+    pub profiles: BTreeMap<String, Duration>,
+    /// Key identifiers and MAC keys (base64url); external account binding is required where there are any.
+    pub external_accounts: BTreeMap<String, String>,
+    /// Where it connects for HTTP-01 instead of the edge of the bench.
+    pub http_port: Option<u16>,
+}
+
+impl Default for PebbleOptions {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let profiles = [
+            ("default", 90 * DAY),
+            ("shortlived", 6 * DAY),
+            ("minute", Duration::from_secs(90)),
+        ];
+        Self {
+            name: "pebble".to_owned(),
+            nonce_reject: 0,
+            authorization_reuse: 0,
+            alternate_roots: 1,
+            profiles: profiles
+                .map(|(name, validity)| (name.to_owned(), validity))
+                .into(),
+            external_accounts: BTreeMap::new(),
+            http_port: None,
+        }
+    }
+}
+
+/// What a Pebble needs from its bench.
+pub(crate) struct Ground<'a> {
+    pub(crate) group: &'a Arc<Group>,
+    pub(crate) control_plane: &'a ControlPlane,
+    pub(crate) authority: &'a Authority,
+    /// PEM file of `authority`.
+    pub(crate) ca_bundle: &'a Path,
+    pub(crate) dns: SocketAddr,
+    pub(crate) http_port: u16,
+}
+
+/// A running Pebble.
+#[derive(Debug)]
+pub struct Pebble {
+    process: Process,
+    directory: String,
+    management: String,
+    ca_bundle: PathBuf,
+    dns: SocketAddr,
+    http: reqwest::Client,
+}
+
+impl Pebble {
+    pub(crate) async fn start(ground: &Ground<'_>, options: &PebbleOptions) -> Result<Self> {
+        ports::retry(async || Self::try_start(ground, options).await).await
+    }
+
+    async fn try_start(ground: &Ground<'_>, options: &PebbleOptions) -> Result<Self> {
+        let name = &options.name;
+        let file = |suffix: &str| ground.group.directory().join(format!("{name}{suffix}"));
+        let Pair { certificate, key } = ground.authority.server(name)?;
+        fs::write(file(".crt"), certificate)?;
+        fs::write(file(".key"), key)?;
+        let (acme, management) = (ports::free()?, ports::free()?);
+        let profiles: BTreeMap<_, _> = options
+            .profiles
+            .iter()
+            .map(|(name, validity)| {
+                (name, json!({"description": format!("valid for {validity:?}"), "validityPeriod": validity.as_secs()}))
+            })
+            .collect();
+        let config = json!({"pebble": {
+            "listenAddress": acme,
+            "managementListenAddress": management,
+            "certificate": file(".crt"),
+            "privateKey": file(".key"),
+            "httpPort": options.http_port.unwrap_or(ground.http_port),
+            // Nothing listens there: TLS-ALPN-01 is not used.
+            "tlsPort": 1,
+            "externalAccountBindingRequired": !options.external_accounts.is_empty(),
+            "externalAccountMACKeys": options.external_accounts,
+            "keyAlgorithm": "ecdsa",
+            "profiles": profiles,
+            "retryAfter": {"authz": 1, "order": 1},
+        }});
+        fs::write(file(".json"), config.to_string())?;
+        let mut command = Command::new(ground.control_plane.program("pebble"));
+        command
+            .arg("-strict")
+            .arg("-config")
+            .arg(file(".json"))
+            .args(["-dnsserver", &ground.dns.to_string()])
+            .env("PEBBLE_VA_NOSLEEP", "1")
+            .env("PEBBLE_WFE_NONCEREJECT", options.nonce_reject.to_string())
+            .env("PEBBLE_AUTHZREUSE", options.authorization_reuse.to_string())
+            .env(
+                "PEBBLE_ALTERNATE_ROOTS",
+                options.alternate_roots.to_string(),
+            );
+        let process = Process::spawn(ground.group, name, command)?;
+        let certificate = reqwest::Certificate::from_pem(ground.authority.pem().as_bytes())?;
+        // Pebble refuses requests without a User-Agent (RFC 8555, 6.1).
+        let http = reqwest::Client::builder()
+            .user_agent("test-bench")
+            .no_proxy()
+            .tls_certs_only([certificate])
+            .timeout(HANG_TIMEOUT)
+            .build()?;
+        let pebble = Self {
+            process,
+            directory: format!("https://{acme}/dir"),
+            management: format!("https://{management}"),
+            ca_bundle: ground.ca_bundle.to_owned(),
+            dns: ground.dns,
+            http,
+        };
+        let directory = pebble.directory.clone();
+        pebble
+            .process
+            .ready(START_DEADLINE, async || {
+                pebble
+                    .http
+                    .get(&directory)
+                    .send()
+                    .await?
+                    .error_for_status()?;
+                pebble.manage(Method::GET, "/roots/0", "").await?;
+                Ok(())
+            })
+            .await?;
+        Ok(pebble)
+    }
+
+    /// URL of the ACME directory.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// PEM file of the CA that signed Pebble's own TLS certificate (not of what it issues: see [`Self::root`]).
+    #[must_use]
+    pub fn ca_bundle(&self) -> &Path {
+        &self.ca_bundle
+    }
+
+    /// The DNS server that Pebble asks, for UDP and TCP: every A record is 127.0.0.1, there are no AAAA records.
+    #[must_use]
+    pub fn dns(&self) -> SocketAddr {
+        self.dns
+    }
+
+    /// Its program, to stop or to kill it.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// PEM of a root of what it issues: 0 of the ordinary chain, 1 and up of the alternates.
+    ///
+    /// # Errors
+    /// When Pebble does not answer, or has no such chain.
+    pub async fn root(&self, chain: u8) -> Result<String> {
+        self.manage(Method::GET, &format!("/roots/{chain}"), "")
+            .await
+    }
+
+    /// Overrides ARI for a certificate (PEM) by the literal body of the answer, which need not be valid.
+    ///
+    /// # Errors
+    /// When Pebble does not answer, or has not issued the certificate.
+    pub async fn set_renewal_info(&self, certificate: &str, ari: &str) -> Result<()> {
+        let body = json!({"Certificate": certificate, "ARIResponse": ari}).to_string();
+        self.manage(Method::POST, "/set-renewal-info/", &body)
+            .await
+            .map(drop)
+    }
+
+    /// Whether it is alive and well.
+    ///
+    /// # Errors
+    /// When it has ended, or hangs by its known deadlock.
+    pub async fn health(&self) -> Result<()> {
+        if let Some(death) = self.process.death() {
+            bail!("{death}");
+        }
+        // An unknown certificate: 404, but only after the lock that the deadlock holds was taken.
+        let url = format!("{}/cert-status-by-serial/1", self.management);
+        match self.http.get(url).send().await {
+            Err(error) if error.is_timeout() => bail!("{DEADLOCK}"),
+            Err(error) => Err(error).context("asking Pebble's management port"),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn manage(&self, method: Method, path: &str, body: &str) -> Result<String> {
+        let url = format!("{}{path}", self.management);
+        let response = self
+            .http
+            .request(method, &url)
+            .body(body.to_owned())
+            .send()
+            .await?;
+        let status = response.status();
+        let text = response.text().await?;
+        ensure!(
+            status.is_success(),
+            "Pebble answers {status} to {url}: {text}"
+        );
+        Ok(text)
+    }
+}
+
+/// The DNS server of the bench.
+#[derive(Debug)]
+pub struct Dns {
+    process: Process,
+    address: SocketAddr,
+    management: String,
+    http: reqwest::Client,
+}
+
+impl Dns {
+    pub(crate) async fn start(group: &Arc<Group>, control_plane: &ControlPlane) -> Result<Self> {
+        ports::retry(async || Self::try_start(group, control_plane).await).await
+    }
+
+    async fn try_start(group: &Arc<Group>, control_plane: &ControlPlane) -> Result<Self> {
+        let (address, management) = (ports::free()?, ports::free()?);
+        let mut command = Command::new(control_plane.program("pebble-challtestsrv"));
+        command.args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]);
+        command.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""]);
+        command.args([
+            "-dnsserver",
+            &address.to_string(),
+            "-management",
+            &management.to_string(),
+        ]);
+        let process = Process::spawn(group, "pebble-challtestsrv", command)?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(HANG_TIMEOUT)
+            .build()?;
+        let dns = Self {
+            process,
+            address,
+            management: format!("http://{management}"),
+            http,
+        };
+        let default = json!({"ip": "127.0.0.1"});
+        dns.process
+            .ready(START_DEADLINE, async || {
+                dns.set("set-default-ipv4", &default).await.map(drop)
+            })
+            .await?;
+        Ok(dns)
+    }
+
+    /// Where it answers, for UDP and TCP.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Calls one of the management paths of `pebble-challtestsrv`, such as `set-txt` or `set-servfail`.
+    ///
+    /// # Errors
+    /// When it does not answer or refuses.
+    pub async fn set(&self, what: &str, arguments: &Value) -> Result<String> {
+        let url = format!("{}/{what}", self.management);
+        let response = self
+            .http
+            .post(&url)
+            .body(arguments.to_string())
+            .send()
+            .await?;
+        let status = response.status();
+        let text = response.text().await?;
+        ensure!(
+            status.is_success(),
+            "pebble-challtestsrv answers {status} to {url}: {text}"
+        );
+        Ok(text)
+    }
+}

@@ -1,0 +1,50 @@
+//! Free ports on loopback.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Context as _, Result};
+
+/// Below the ports that Linux gives to outgoing connections (32768 and up): one of those could take a port between the
+/// moment that it is found free here and the moment that a program listens on it.
+const FIRST: u16 = 20_000;
+const COUNT: u16 = 12_000;
+
+/// The text by which Go and Rust programs say that somebody else was quicker.
+const LOST: &str = "address already in use";
+/// Two benches that look for ports at once rarely meet, and never three times in a row.
+const ATTEMPTS: usize = 3;
+
+/// A port on 127.0.0.1 that is free for TCP and UDP now, and is not given twice by this process.
+///
+/// # Errors
+/// When none is free.
+pub fn free() -> Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes start at different places, so that two of them do not walk side by side.
+    let start = (std::process::id().wrapping_mul(7919) % u32::from(COUNT)) as u16;
+    (0..COUNT)
+        .map(|_| {
+            let offset = (u32::from(start) + u32::from(NEXT.fetch_add(1, Ordering::Relaxed)))
+                % u32::from(COUNT);
+            SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST + offset as u16))
+        })
+        .find(|address| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok())
+        .with_context(|| {
+            format!(
+                "no free port on loopback from {FIRST} to {}",
+                FIRST + COUNT - 1
+            )
+        })
+}
+
+/// Runs `start` again where it failed only because a port was taken meanwhile.
+pub(crate) async fn retry<T>(start: impl AsyncFn() -> Result<T>) -> Result<T> {
+    let mut attempt = 1;
+    loop {
+        match start().await {
+            Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains(LOST) => attempt += 1,
+            result => return result,
+        }
+    }
+}

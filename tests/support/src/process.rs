@@ -1,0 +1,175 @@
+//! One program of the bench: started in the bench's process group, its output in a file, its death told with the end
+//! of that file.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::time::{sleep, timeout};
+
+use crate::group::Group;
+
+/// Enough of a log to see why a program ended.
+const TAIL_LINES: usize = 25;
+/// Short, since a whole bench stands in a few seconds and waits for several programs in turn.
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
+/// A probe that hangs is a probe that failed.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running program, killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    log: PathBuf,
+    child: Mutex<Child>,
+}
+
+impl Process {
+    /// Starts `command` with its output appended to `<name>.log` in the directory of the bench.
+    pub(crate) fn spawn(group: &Group, name: &str, mut command: Command) -> Result<Self> {
+        let log = group.directory().join(format!("{name}.log"));
+        let output = File::options().create(true).append(true).open(&log)?;
+        let child = command
+            .process_group(group.id())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {name} ({})", command.get_program().display()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            log,
+            child: Mutex::new(child),
+        })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child().id()
+    }
+
+    /// The file that holds standard output and standard error.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn exited(&self) -> Option<ExitStatus> {
+        self.child().try_wait().ok().flatten()
+    }
+
+    /// Sends a signal by its name without `SIG`, for example `TERM` or `STOP`.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        ensure!(self.exited().is_none(), "{} has ended already", self.name);
+        // The shell's own `kill`: the program of that name is not on every machine.
+        let kill = format!("kill -s {signal} {}", self.id());
+        let status = Command::new("sh").args(["-c", &kill]).status()?;
+        ensure!(status.success(), "`{kill}` for {} failed", self.name);
+        Ok(())
+    }
+
+    /// Ends it with SIGKILL and waits.
+    pub fn kill(&self) {
+        let mut child = self.child();
+        // Both fail only when it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it still runs at the deadline.
+    pub async fn ended(&self, deadline: Duration) -> Result<ExitStatus> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.exited() {
+                return Ok(status);
+            }
+            ensure!(
+                started.elapsed() < deadline,
+                "{} still runs after {deadline:?}\n{}",
+                self.name,
+                self.tail()
+            );
+            sleep(PROBE_PAUSE).await;
+        }
+    }
+
+    /// Waits until `probe` succeeds.
+    ///
+    /// # Errors
+    /// When the program ends before, or the deadline passes: with the probe's last error and the end of the log.
+    pub async fn ready<P>(&self, deadline: Duration, probe: P) -> Result<()>
+    where
+        P: AsyncFn() -> Result<()>,
+    {
+        let started = Instant::now();
+        loop {
+            let Err(error) = timeout(PROBE_TIMEOUT, probe())
+                .await
+                .context("no answer")
+                .flatten()
+            else {
+                return Ok(());
+            };
+            if let Some(death) = self.death() {
+                bail!("{death}");
+            }
+            let name = &self.name;
+            ensure!(
+                started.elapsed() < deadline,
+                "{name} is not ready after {deadline:?}: {error:#}\n{}",
+                self.tail()
+            );
+            sleep(PROBE_PAUSE).await;
+        }
+    }
+
+    /// A sentence and the end of the log when it has ended.
+    #[must_use]
+    pub fn death(&self) -> Option<String> {
+        let status = self.exited()?;
+        Some(format!(
+            "{} ended with {status}\n{}",
+            self.name,
+            self.tail()
+        ))
+    }
+
+    /// The end of the log.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines
+            .get(lines.len().saturating_sub(TAIL_LINES)..)
+            .unwrap_or_default();
+        format!(
+            "the end of {}:\n  {}",
+            self.log.display(),
+            tail.join("\n  ")
+        )
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -10,5 +10,6 @@ pub mod name;
 pub mod pem;
 pub mod schedule;
 pub mod secret;
+pub mod text;
 pub mod time;
 mod x509;

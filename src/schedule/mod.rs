@@ -1,0 +1,3 @@
+//! When things are due: pure functions of certificate facts, settings and `now`.
+
+pub mod window;

@@ -221,6 +221,15 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
         let moving = u8::from(moves(entry, now));
         sample(out, name, &labels(key, entry)[..2], moving);
     }
+    let name = "cert_renew_rollout_served_not_after_timestamp_seconds";
+    let help =
+        "End of the certificate that the workloads have while it is another than the Secret's";
+    family(out, name, "gauge", help);
+    for (key, entry) in &unrolled {
+        if let Some(RolledOut::Leaf { not_after, .. }) = entry.rolled_out {
+            sample(out, name, &labels(key, entry)[..2], not_after.0);
+        }
+    }
     let name = "cert_renew_rollout_halted";
     let help = "1 for each rollout that goes on only after somebody looked at it";
     family(out, name, "gauge", help);

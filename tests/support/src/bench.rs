@@ -249,6 +249,8 @@ impl Kubernetes {
         let manager = kubeconfig(server, authority, "system:kube-controller-manager", None)?;
         fs::write(file("kube-controller-manager.kubeconfig"), manager)?;
         fs::write(file("audit-policy.json"), AUDIT_POLICY)?;
+        let scheduler = kubeconfig(server, authority, "system:kube-scheduler", None)?;
+        fs::write(file("kube-scheduler.kubeconfig"), scheduler)?;
         let Pair { certificate, key } = authority.server("kube-apiserver")?;
         fs::write(file("kube-apiserver.crt"), certificate)?;
         fs::write(file("kube-apiserver.key"), key)?;

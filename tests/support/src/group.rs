@@ -12,8 +12,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 
@@ -39,11 +39,13 @@ done
 
 /// The process group and the directory of one bench.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     id: i32,
     directory: PathBuf,
     /// Leader and undertaker, in this order. `None` once let go.
     shells: Mutex<Option<[Child; 2]>>,
+    /// Once true, nobody kills a program of the group when dropping it.
+    kept: Arc<AtomicBool>,
 }
 
 impl Group {
@@ -64,7 +66,7 @@ impl Group {
         Ok(Self {
             id,
             directory,
-            shells: Mutex::new(Some([leader, undertaker])),
+            shells: Mutex::new(Some([leader, undertaker])), kept: Arc::default(),
         })
     }
 
@@ -74,16 +76,20 @@ impl Group {
     }
 
     /// The directory that vanishes with the group.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub(crate) fn kept(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.kept)
     }
 
     /// Lets the programs and the directory outlive this process. Returns the command that ends them.
     ///
     /// # Errors
     /// When the shells are gone already.
-    pub fn keep(&self) -> Result<String> {
+    pub(crate) fn keep(&self) -> Result<String> {
+        self.kept.store(true, Ordering::Relaxed);
         for mut child in self.take().into_iter().flatten() {
             if let Some(mut stdin) = child.stdin.take() {
                 writeln!(stdin, "keep").context("telling the shells to keep the bench")?;

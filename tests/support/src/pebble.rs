@@ -81,7 +81,7 @@ pub(crate) struct Ground<'a> {
 /// A running Pebble.
 #[derive(Debug)]
 pub struct Pebble {
-    process: Process,
+    process: Arc<Process>,
     directory: String,
     management: String,
     ca_bundle: PathBuf,
@@ -252,7 +252,7 @@ impl Pebble {
 /// The DNS server of the bench.
 #[derive(Debug)]
 pub struct Dns {
-    process: Process,
+    process: Arc<Process>,
     address: SocketAddr,
     management: String,
     http: reqwest::Client,

@@ -3,3 +3,4 @@
 mod acme;
 mod acme_faults;
 mod bench_smoke;
+mod renewal;

@@ -27,8 +27,12 @@ where
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => last = Some(error),
             Err(_) => {
-                let last = last.map_or_else(|| "no answer".to_owned(), |error| format!("{error:#}"));
-                bail!("not within {deadline:?}: {what}\n  at last: {last}{}", process::diagnosis());
+                let last =
+                    last.map_or_else(|| "no answer".to_owned(), |error| format!("{error:#}"));
+                bail!(
+                    "not within {deadline:?}: {what}\n  at last: {last}{}",
+                    process::diagnosis()
+                );
             }
         }
         sleep(PAUSE.min(left)).await;
@@ -46,7 +50,11 @@ where
     let started = Instant::now();
     while started.elapsed() < period {
         if let Err(error) = check().await {
-            bail!("no longer after {:?}: {what}\n  {error:#}{}", started.elapsed(), process::diagnosis());
+            bail!(
+                "no longer after {:?}: {what}\n  {error:#}{}",
+                started.elapsed(),
+                process::diagnosis()
+            );
         }
         sleep(PAUSE).await;
     }

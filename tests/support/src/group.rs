@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
@@ -53,8 +54,12 @@ impl Group {
     pub(crate) fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory =
-            env::temp_dir().join(format!("cert-renew-bench-{}-{count}", std::process::id()));
+        // The instant beside the process id, for that comes again and a kept directory may still be there.
+        let instant = SystemTime::now()
+            .duration_since(UNIX_EPOCH)?
+            .subsec_micros();
+        let name = format!("cert-renew-bench-{}-{count}-{instant}", std::process::id());
+        let directory = env::temp_dir().join(name);
         let leader = shell(LEADER, &[]).context("starting the leader of the process group")?;
         let id = i32::try_from(leader.id()).context("a process id out of range")?;
         let arguments = [id.to_string(), directory.display().to_string()];
@@ -66,7 +71,8 @@ impl Group {
         Ok(Self {
             id,
             directory,
-            shells: Mutex::new(Some([leader, undertaker])), kept: Arc::default(),
+            shells: Mutex::new(Some([leader, undertaker])),
+            kept: Arc::default(),
         })
     }
 

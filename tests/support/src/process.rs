@@ -119,7 +119,12 @@ impl Process {
             if let Some(status) = self.exited() {
                 return Ok(status);
             }
-            ensure!(started.elapsed() < deadline, "{} still runs after {deadline:?}\n{}", self.name, self.tail());
+            ensure!(
+                started.elapsed() < deadline,
+                "{} still runs after {deadline:?}\n{}",
+                self.name,
+                self.tail()
+            );
             sleep(PROBE_PAUSE).await;
         }
     }
@@ -134,7 +139,11 @@ impl Process {
     {
         let started = Instant::now();
         loop {
-            let Err(error) = timeout(PROBE_TIMEOUT, probe()).await.context("no answer").flatten() else {
+            let Err(error) = timeout(PROBE_TIMEOUT, probe())
+                .await
+                .context("no answer")
+                .flatten()
+            else {
                 return Ok(());
             };
             if let Some(death) = self.death() {
@@ -154,7 +163,11 @@ impl Process {
     #[must_use]
     pub fn death(&self) -> Option<String> {
         let status = self.exited()?;
-        Some(format!("{} ended with {status}\n{}", self.name, self.tail()))
+        Some(format!(
+            "{} ended with {status}\n{}",
+            self.name,
+            self.tail()
+        ))
     }
 
     /// The end of the log.
@@ -163,8 +176,14 @@ impl Process {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
-        let tail = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default();
-        format!("the end of {}:\n  {}", self.log.display(), tail.join("\n  "))
+        let tail = lines
+            .get(lines.len().saturating_sub(TAIL_LINES)..)
+            .unwrap_or_default();
+        format!(
+            "the end of {}:\n  {}",
+            self.log.display(),
+            tail.join("\n  ")
+        )
     }
 
     pub(crate) fn complain(&self, complaint: Option<String>) {
@@ -187,7 +206,9 @@ pub(crate) fn diagnosis() -> String {
     let all: Vec<_> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
     for process in all {
         let own = process.starter == std::thread::current().id();
-        let death = process.death().filter(|_| own || !process.expected.load(Ordering::Relaxed));
+        let death = process
+            .death()
+            .filter(|_| own || !process.expected.load(Ordering::Relaxed));
         let complaint = lock(&process.complaint).clone();
         if let Some(finding) = death.or(complaint).or_else(|| own.then(|| process.tail())) {
             let _ = write!(text, "\n{finding}");

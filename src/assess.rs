@@ -16,7 +16,7 @@ use crate::schedule::due::{self, Due, Inputs, Never};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
-use crate::secret::settings::{IssuerRef, Problem, Settings};
+use crate::secret::settings::{Blocks, IssuerRef, Problem, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::thin::{CertificateState, ThinSecret};
 use crate::time::UnixTime;
@@ -124,6 +124,23 @@ fn assess(
         }
         (renewal, _) => renewal,
     };
+    match &leaf {
+        Err(reason) if !matches!(reason, Unreadable::Empty) => problems.push(Problem {
+            key: "certificate".into(),
+            value: reason.to_string(),
+            expected: "expected one that can be read".into(),
+            blocks: Blocks::Nothing,
+        }),
+        _ => {}
+    }
+    if renewal == Err(Never::NoNames) {
+        problems.push(Problem {
+            key: keys::NAMES.into(),
+            value: "no certificate to take them from".into(),
+            expected: "expected the names to ask for".into(),
+            blocks: Blocks::Issue,
+        });
+    }
     let opens = opens(now, &settings, &leaf, rolled_out);
     let rollout_blocked =
         settings.paused || problems.iter().any(|problem| problem.blocks.rollout());
@@ -164,7 +181,7 @@ fn may_issue(
         return Ok(());
     };
     let refuse = |never, annotation: &str, value: String, expected: String| {
-        let blocks = crate::secret::settings::Blocks::Issue;
+        let blocks = Blocks::Issue;
         Err((
             never,
             Problem {

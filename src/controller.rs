@@ -254,10 +254,15 @@ impl Controller {
     fn report(&self, key: &Key, uid: &str, assessment: &Assessment) {
         for problem in &assessment.problems {
             let text = problem.to_string();
-            tracing::warn!(secret = %key, problem = %text, "an annotation is not as it should be");
+            tracing::warn!(secret = %key, problem = %text, "not as it should be");
+            let reason = if problem.key.contains('/') {
+                "InvalidAnnotation"
+            } else {
+                "UnreadableCertificate"
+            };
             self.context
                 .events
-                .secret(key, uid, Severity::Warning, "InvalidAnnotation", &text);
+                .secret(key, uid, Severity::Warning, reason, &text);
         }
     }
 

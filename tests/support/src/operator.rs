@@ -111,25 +111,55 @@ impl<'a> Operator<'a> {
         let namespace = format!("cert-renew-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let client = bench.client()?;
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        let metadata = ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() };
-        namespaces.create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() }).await?;
+        let metadata = ObjectMeta {
+            name: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        };
+        namespaces
+            .create(
+                &PostParams::default(),
+                &Namespace {
+                    metadata,
+                    ..Namespace::default()
+                },
+            )
+            .await?;
         let mut files = vec![];
         for entry in fs::read_dir(Path::new(ROOT).join("rbac"))? {
             let path = entry?.path();
-            let yaml = path.extension().is_some_and(|extension| extension == "yaml");
-            if yaml && path.file_name().is_some_and(|name| name != "kustomization.yaml") {
+            let yaml = path
+                .extension()
+                .is_some_and(|extension| extension == "yaml");
+            if yaml
+                && path
+                    .file_name()
+                    .is_some_and(|name| name != "kustomization.yaml")
+            {
                 files.push(path);
             }
         }
-        files.extend(options.addons.iter().map(|addon| Path::new(ROOT).join(addon)));
+        files.extend(
+            options
+                .addons
+                .iter()
+                .map(|addon| Path::new(ROOT).join(addon)),
+        );
         for file in files {
-            apply(&client, &file, &namespace).await.with_context(|| format!("applying {}", file.display()))?;
+            apply(&client, &file, &namespace)
+                .await
+                .with_context(|| format!("applying {}", file.display()))?;
         }
         let file = |suffix: &str| bench.directory().join(format!("{namespace}.{suffix}"));
         let (kubeconfig, config) = (file("kubeconfig"), file("config.yaml"));
         let token = token(&client, &namespace).await?;
-        let server = options.api_server.clone().unwrap_or_else(|| format!("https://{}", bench.api_server()));
-        fs::write(&kubeconfig, kubeconfig_of(&server, bench.ca_bundle(), &token, &namespace)?)?;
+        let server = options
+            .api_server
+            .clone()
+            .unwrap_or_else(|| format!("https://{}", bench.api_server()));
+        fs::write(
+            &kubeconfig,
+            kubeconfig_of(&server, bench.ca_bundle(), &token, &namespace)?,
+        )?;
         let operator = Self {
             bench,
             namespace,
@@ -138,7 +168,10 @@ impl<'a> Operator<'a> {
             metrics: ports::free()?,
             challenges: ports::free()?,
             process: None,
-            http: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?,
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .timeout(Duration::from_secs(10))
+                .build()?,
             options,
         };
         operator.write_config()?;
@@ -146,7 +179,11 @@ impl<'a> Operator<'a> {
     }
 
     fn write_config(&self) -> Result<()> {
-        let directory = self.options.directory.as_deref().unwrap_or_else(|| self.bench.pebble().directory());
+        let directory = self
+            .options
+            .directory
+            .as_deref()
+            .unwrap_or_else(|| self.bench.pebble().directory());
         let text = format!(
             "class: {class}\nissuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
              caBundle: {bundle}\n    profile: default\n    allow: {allow}\n{extra}",
@@ -191,10 +228,22 @@ impl<'a> Operator<'a> {
             .args(["--challenge-address", &self.challenges.to_string()])
             .args(["--log-format", "json", "--log-level", "debug"])
             .env("KUBECONFIG", &self.kubeconfig);
-        for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "ALL_PROXY"] {
+        for proxy in [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "ALL_PROXY",
+        ] {
             command.env_remove(proxy);
         }
-        self.process = Some(Process::spawn(self.bench.group(), &self.namespace, command)?);
+        self.process = Some(Process::spawn(
+            self.bench.group(),
+            &self.namespace,
+            command,
+        )?);
         self.bench.edge().add(self.challenges);
         Ok(())
     }
@@ -205,7 +254,15 @@ impl<'a> Operator<'a> {
     /// When it ends before, or the deadline passes.
     pub async fn wait_ready(&self) -> Result<()> {
         let url = format!("http://{}/readyz", self.metrics);
-        let probe = async || Ok(self.http.get(&url).send().await?.error_for_status().map(drop)?);
+        let probe = async || {
+            Ok(self
+                .http
+                .get(&url)
+                .send()
+                .await?
+                .error_for_status()
+                .map(drop)?)
+        };
         self.process()?.ready(READY_DEADLINE, probe).await
     }
 
@@ -226,7 +283,11 @@ impl<'a> Operator<'a> {
         process.signal("TERM")?;
         let status = process.ended(Duration::from_secs(30)).await?;
         self.bench.edge().remove(self.challenges);
-        ensure!(status.success(), "it ended with {status}\n{}", process.tail());
+        ensure!(
+            status.success(),
+            "it ended with {status}\n{}",
+            process.tail()
+        );
         Ok(())
     }
 
@@ -256,7 +317,14 @@ impl<'a> Operator<'a> {
     /// When it does not answer.
     pub async fn metrics(&self) -> Result<String> {
         let url = format!("http://{}/metrics", self.metrics);
-        Ok(self.http.get(url).send().await?.error_for_status()?.text().await?)
+        Ok(self
+            .http
+            .get(url)
+            .send()
+            .await?
+            .error_for_status()?
+            .text()
+            .await?)
     }
 
     /// All that it has logged, former runs included.
@@ -264,7 +332,10 @@ impl<'a> Operator<'a> {
     /// # Errors
     /// When there is no log yet.
     pub fn log(&self) -> Result<String> {
-        let file = self.bench.directory().join(format!("{}.log", self.namespace));
+        let file = self
+            .bench
+            .directory()
+            .join(format!("{}.log", self.namespace));
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
     }
 
@@ -275,21 +346,37 @@ impl<'a> Operator<'a> {
     pub fn requests(&self) -> Result<Vec<Request>> {
         let user = format!("system:serviceaccount:{}:cert-renew", self.namespace);
         let file = self.bench.directory().join("audit.log");
-        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let mut requests = Vec::new();
         for line in text.lines().filter(|line| line.contains(&user)) {
             // The last line may be half written.
-            let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
-            let at = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let Ok(event) = serde_json::from_str::<Value>(line) else {
+                continue;
+            };
+            let at = |path: &str| {
+                event
+                    .pointer(path)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
             let (verb, mut resource) = (at("/verb"), at("/objectRef/resource"));
             let subresource = at("/objectRef/subresource");
             if !subresource.is_empty() {
                 resource = format!("{resource}/{subresource}");
             }
-            if at("/user/username") != user || verb == "watch" || resource == "events" || resource == "leases" {
+            if at("/user/username") != user
+                || verb == "watch"
+                || resource == "events"
+                || resource == "leases"
+            {
                 continue;
             }
-            let status = event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or_default();
+            let status = event
+                .pointer("/responseStatus/code")
+                .and_then(Value::as_u64)
+                .unwrap_or_default();
             requests.push(Request {
                 verb,
                 resource,
@@ -307,13 +394,30 @@ impl<'a> Operator<'a> {
     /// When the audit log cannot be read.
     pub fn writes(&self) -> Result<Vec<Request>> {
         let mut requests = self.requests()?;
-        requests.retain(|request| matches!(request.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection"));
+        requests.retain(|request| {
+            matches!(
+                request.verb.as_str(),
+                "create" | "update" | "patch" | "delete" | "deletecollection"
+            )
+        });
         Ok(requests)
+    }
+}
+
+impl Operator<'_> {
+    /// Lets go of the running process, for a bench that is kept.
+    #[must_use]
+    pub fn release(mut self) -> Option<Arc<Process>> {
+        self.process.take()
     }
 }
 
 impl Drop for Operator<'_> {
     fn drop(&mut self) {
+        // A process that was let go is still asked.
+        if self.process.is_none() {
+            return;
+        }
         self.bench.edge().remove(self.challenges);
     }
 }
@@ -324,7 +428,13 @@ async fn apply(client: &Client, file: &Path, namespace: &str) -> Result<()> {
     for mut document in serde_saphyr::from_multiple::<Value>(&text)? {
         let kind = document["kind"].as_str().unwrap_or_default().to_owned();
         let cluster_wide = kind.starts_with("Cluster");
-        let rename = |name: &Value| json!(name.as_str().unwrap_or_default().replacen("cert-renew", namespace, 1));
+        let rename = |name: &Value| {
+            json!(
+                name.as_str()
+                    .unwrap_or_default()
+                    .replacen("cert-renew", namespace, 1)
+            )
+        };
         if cluster_wide {
             let name = rename(&document["metadata"]["name"]);
             document["metadata"]["name"] = name;
@@ -335,21 +445,36 @@ async fn apply(client: &Client, file: &Path, namespace: &str) -> Result<()> {
         } else {
             document["metadata"]["namespace"] = json!(namespace);
         }
-        for subject in document.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
+        for subject in document
+            .get_mut("subjects")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             subject["namespace"] = json!(namespace);
         }
-        let (group, version) = match document["apiVersion"].as_str().unwrap_or_default().split_once('/') {
+        let (group, version) = match document["apiVersion"]
+            .as_str()
+            .unwrap_or_default()
+            .split_once('/')
+        {
             Some((group, version)) => (group.to_owned(), version.to_owned()),
             None => (String::new(), "v1".to_owned()),
         };
-        let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind { group, version, kind: kind.clone() });
+        let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind {
+            group,
+            version,
+            kind: kind.clone(),
+        });
         let api: Api<DynamicObject> = if cluster_wide {
             Api::all_with(client.clone(), &resource)
         } else {
             Api::namespaced_with(client.clone(), namespace, &resource)
         };
         let object: DynamicObject = serde_json::from_value(document)?;
-        api.create(&PostParams::default(), &object).await.with_context(|| format!("making the {kind}"))?;
+        api.create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("making the {kind}"))?;
     }
     Ok(())
 }
@@ -357,10 +482,15 @@ async fn apply(client: &Client, file: &Path, namespace: &str) -> Result<()> {
 async fn token(client: &Client, namespace: &str) -> Result<String> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let request = TokenRequest {
-        spec: TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() },
+        spec: TokenRequestSpec {
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..TokenRequestSpec::default()
+        },
         ..TokenRequest::default()
     };
-    let made = accounts.create_token_request("cert-renew", &PostParams::default(), &request).await?;
+    let made = accounts
+        .create_token_request("cert-renew", &PostParams::default(), &request)
+        .await?;
     match made.status {
         Some(status) => Ok(status.token),
         None => bail!("a TokenRequest without a token"),
@@ -387,7 +517,9 @@ fn kubeconfig_of(server: &str, ca: &Path, token: &str, namespace: &str) -> Resul
 pub fn tally(requests: &[Request]) -> BTreeMap<(String, String), usize> {
     let mut counts = BTreeMap::new();
     for request in requests {
-        *counts.entry((request.verb.clone(), request.resource.clone())).or_default() += 1;
+        *counts
+            .entry((request.verb.clone(), request.resource.clone()))
+            .or_default() += 1;
     }
     counts
 }

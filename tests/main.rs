@@ -3,4 +3,6 @@
 mod acme;
 mod acme_faults;
 mod bench_smoke;
+mod propagation;
 mod renewal;
+mod secrecy;

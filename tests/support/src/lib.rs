@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-pub use anyhow::{Context, Result, bail, ensure};
+pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use bench::{Bench, Options};
 pub use edge::{Edge, Hit, serve_edge_if_asked};
 pub use eventually::{eventually, throughout};

@@ -1,6 +1,7 @@
 //! cert-renew: renews the certificates in annotated TLS Secrets and rolls the workloads that use them.
 
 pub mod certificate;
+pub mod config;
 pub mod duration;
 pub mod key;
 pub mod name;

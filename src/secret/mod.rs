@@ -5,5 +5,5 @@ pub mod keys;
 pub mod outputs;
 pub mod settings;
 pub mod state;
-mod values;
+pub(crate) mod values;
 pub mod workload;

@@ -272,7 +272,8 @@ impl Assessment {
             account: self.account,
             rollout_blocked: self.rollout_blocked,
             halted: self.halted.is_some(),
-            problems: if texts.is_empty() {
+            problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),
+            problem_texts: if texts.is_empty() {
                 0
             } else {
                 hash(&texts.join("\n"))

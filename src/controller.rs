@@ -227,11 +227,11 @@ impl Controller {
         let uid = head.uid();
         let observed = assessment.observed(uid, head.resource_version());
         let retry_at = self.context.ledger.retry_at(observed.account);
-        let problems = observed.problems;
+        let problems = observed.problem_texts;
         let known = self
             .index()
             .get(&key)
-            .map_or(0, |entry| entry.observed.problems);
+            .map_or(0, |entry| entry.observed.problem_texts);
         let change =
             self.index()
                 .apply(now, &key, observed, source, config.rollout.settle, retry_at);

@@ -77,8 +77,10 @@ pub struct Observed {
     pub rollout_blocked: bool,
     /// A rollout was halted.
     pub halted: bool,
-    /// A hash of all that is wrong with its annotations; 0 when nothing is.
-    pub problems: u64,
+    /// How many things are wrong with its annotations.
+    pub problems: u16,
+    /// A hash of what they are, so that each is told once.
+    pub problem_texts: u64,
 }
 
 /// Why there is no leaf.
@@ -474,6 +476,7 @@ mod tests {
             rollout_blocked: false,
             halted: false,
             problems: 0,
+            problem_texts: 0,
         }
     }
 

@@ -8,7 +8,7 @@ use kube::api::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 
-use crate::config::{Select, Watch};
+use crate::config::{Select, WatchConfig};
 use crate::index::Source;
 use crate::secret::keys::MANAGED_LABEL;
 use crate::secret::thin::ThinSecret;
@@ -28,7 +28,7 @@ pub struct Secrets {
 ///
 /// # Errors
 /// When the API server does not tell its version: then it is not there.
-pub async fn secrets(client: &Client, watch: &Watch) -> Result<Secrets, super::Error> {
+pub async fn secrets(client: &Client, watch: &WatchConfig) -> Result<Secrets, super::Error> {
     let version = super::call(
         || "asking for the version".into(),
         client.apiserver_version(),

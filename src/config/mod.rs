@@ -1,315 +1,271 @@
-//! The config file: who issues, who may ask for what, and how carefully things are done.
+//! The config file: who issues, for whom, and how the operator behaves.
 //!
-//! [`Config::load`] checks the file whole and names every fault with its line and path; nothing is half in force.
-//! A [`Config`] never changes: a new version of the file makes a new one.
+//! One YAML file is read whole and checked whole, before anything starts and again whenever it changes; a version with
+//! any fault is refused, with every fault named. What comes out never changes; a new version is a new [`Config`].
+//! Nothing here talks to a CA or a cluster: whether a Secret or a file that is named exists is found out by its user.
 
 mod allow;
 mod faults;
 mod issuer;
+mod operation;
 mod reader;
 mod selector;
 mod solver;
 mod tree;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
-use std::time::Duration;
 
 pub use allow::{Allow, Glob, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
-pub use issuer::{Chain, Eab, Issuer, SecretKey};
+pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
+pub use operation::{DnsConfig, MetricsConfig, Observe, RolloutConfig, Select, WatchConfig};
+use reader::Place;
 pub use selector::LabelSelector;
-pub use solver::{Route, Solver, SolverKind};
+pub use solver::{
+    Challenge, Dns01, Http01, ParentRef, PathType, Route, SUPPORTED_PROVIDERS, Solver,
+    UNTESTED_PROVIDERS,
+};
 
+use crate::name::Name;
 use crate::schedule::budget::Backoff;
 use crate::schedule::window::ChangeWindow;
 use crate::secret::settings::{DEFAULT_CLASS, IssuerRef, NamespaceDefaults, RenewBefore};
 use crate::secret::values::is_label;
 use crate::secret::workload::RolloutMode;
-use reader::Place;
+use crate::text::shown;
 
-/// A config file of this size was not written by hand; a ConfigMap holds no more.
-const MAX_FILE: u64 = 1024 * 1024;
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
+/// Largest file that is read, in bytes: a ConfigMap holds at most 1 MiB.
+const MAX_FILE: u64 = 1 << 20;
 
-/// See the module's documentation.
-#[derive(Clone, Debug, PartialEq)]
+/// A config file without faults.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Which Secrets are meant, where several installations share a cluster.
+    /// Which installation this is; Secrets of other classes are left alone.
     pub class: String,
-    /// By name.
+    /// By the name that annotations use.
     pub issuers: BTreeMap<String, Issuer>,
-    /// How names are proven; the longest matching zone wins.
+    /// See [`Config::solver`].
     pub solvers: Vec<Solver>,
-    /// How rollouts are paced.
-    pub rollout: RolloutConfig,
-    /// Name servers for self-checks; empty means the system's.
-    pub nameservers: Vec<String>,
-    /// What is watched.
-    pub watch: Watch,
-    /// What `/metrics` tells.
-    pub metrics: MetricsConfig,
-    /// Delays after failures.
+    /// Back-off after failures.
     pub retry: Backoff,
-    everywhere: NamespaceDefaults,
+    /// How workloads are rolled.
+    pub rollout: RolloutConfig,
+    /// Which DNS servers are asked.
+    pub dns: DnsConfig,
+    /// What is watched.
+    pub watch: WatchConfig,
+    /// What is exported.
+    pub metrics: MetricsConfig,
+    /// For namespaces that are not in `namespaces`.
+    defaults: NamespaceDefaults,
+    /// The general defaults filled in.
     namespaces: BTreeMap<String, NamespaceDefaults>,
 }
 
-/// How rollouts are paced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RolloutConfig {
-    /// Workloads that roll at the same time, in all namespaces together.
-    pub concurrency: usize,
-    /// The same in one namespace.
-    pub per_namespace: usize,
-    /// A workload is not rolled twice within this time.
-    pub per_workload_min_interval: Duration,
-    /// How long a new leaf waits, so that one restart may serve several Secrets.
-    pub settle: Duration,
-    /// How many workloads go first and alone.
-    pub canary_workloads: usize,
-    /// Time without any progress after which a rollout has failed.
-    pub progress_timeout: Duration,
-}
-
-/// What is watched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watch {
-    /// Only these namespaces; empty means all.
-    pub namespaces: Vec<String>,
-    /// How Secrets come in.
-    pub select: Select,
-    /// Which Secrets have expiry metrics.
-    pub observe: Observe,
-}
-
-/// How Secrets come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Select {
-    /// Those of type `kubernetes.io/tls`, and others with the label.
-    Type,
-    /// Those with the label only: no other Secret crosses the wire.
-    Label,
-}
-
-/// Which Secrets have expiry metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Observe {
-    /// Annotated ones.
-    Annotated,
-    /// All TLS Secrets.
-    All,
-}
-
-/// What `/metrics` tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MetricsConfig {
-    /// A series for each certificate.
-    pub per_certificate: bool,
-}
-
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks the file at `path`.
     ///
     /// # Errors
-    /// All that is wrong with it.
-    pub fn load(file: &Path) -> Result<Self, Faults> {
-        let named = |mut faults: Faults| {
-            faults.file = Some(file.to_owned());
-            faults
-        };
-        let size = std::fs::metadata(file).map(|metadata| metadata.len());
-        if size.is_ok_and(|size| size > MAX_FILE) {
-            return Err(named(Faults::whole(
+    /// Where it cannot be read or has faults; all of them are in the error.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let mut text = String::new();
+        let read =
+            File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+        let result = match read {
+            Err(error) => Err(Faults::whole(format!("cannot be read: {error}"), None)),
+            Ok(_) if text.len() as u64 > MAX_FILE => Err(Faults::whole(
                 format!("expected at most {MAX_FILE} bytes"),
                 None,
-            )));
-        }
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            named(Faults::whole(
-                format!("expected a readable file: {error}"),
-                None,
-            ))
-        })?;
-        Self::parse(&text).map_err(named)
+            )),
+            Ok(_) => Self::parse(&text),
+        };
+        result.map_err(|faults| Faults {
+            file: Some(path.to_path_buf()),
+            ..faults
+        })
     }
 
-    /// Checks the text of a file.
+    /// Checks the text of a config file.
     ///
     /// # Errors
-    /// All that is wrong with it.
+    /// Where it is not YAML or has faults; all of them are in the error.
     pub fn parse(text: &str) -> Result<Self, Faults> {
-        let tree = tree::parse(text).map_err(|error| {
-            let line = error.location().map(|at| at.line());
-            // The parser's own text quotes the file, which may hold what nobody should have put there.
-            Faults::whole("expected YAML".into(), line)
+        let node = tree::parse(text).map_err(|error| {
+            let line = error
+                .location()
+                .map(|location| location.line())
+                .filter(|line| *line > 0);
+            let expected = match error.without_snippet() {
+                serde_saphyr::Error::MultipleDocuments { .. } => {
+                    "one document, here begins another".to_string()
+                }
+                serde_saphyr::Error::DuplicateMappingKey { key, .. } => {
+                    format!(
+                        "each key once, found {} again",
+                        shown(key.as_deref().unwrap_or_default())
+                    )
+                }
+                error => format!("YAML: {}", error.to_string().replace('\n', " ")),
+            };
+            Faults::whole(format!("expected {expected}"), line)
         })?;
         let faults = RefCell::default();
-        let config = read(&Place::root(&tree, &faults));
-        let list = faults.into_inner();
+        let config = Self::read(&Place::root(&node, &faults));
+        let mut list: Vec<Fault> = faults.into_inner();
         if list.is_empty() {
-            Ok(config)
-        } else {
-            Err(Faults { file: None, list })
+            return Ok(config);
         }
+        list.sort_by_key(|fault| fault.line);
+        Err(Faults { file: None, list })
     }
 
-    /// An issuer by name.
+    fn read(place: &Place<'_>) -> Self {
+        place.fields(|fields| {
+            let place = fields.required("issuers");
+            let entries = place.entries();
+            let known: BTreeSet<&str> = entries.iter().map(|(name, _)| *name).collect();
+            let mut issuers = BTreeMap::new();
+            for (name, place) in &entries {
+                match name.parse() {
+                    Ok(IssuerRef::Named(_)) => {}
+                    Ok(IssuerRef::External) => {
+                        place.fault_unseen("reserved for Secrets that somebody else renews");
+                    }
+                    Err(_) => place.fault_unseen(
+                        "expected a name of at most 63 lower-case letters, digits and '-'",
+                    ),
+                }
+                issuers.insert((*name).to_string(), Issuer::read(place, &known));
+            }
+            issuer::check_circles(&issuers, &place);
+            let (defaults, namespaces) = read_defaults(&fields.get("defaults"), &known);
+            Self {
+                class: fields
+                    .get("class")
+                    .parse(label)
+                    .unwrap_or_else(|| DEFAULT_CLASS.to_string()),
+                issuers,
+                solvers: fields.get("solvers").list(Solver::read),
+                retry: Backoff::read(&fields.get("retry")),
+                rollout: RolloutConfig::read(&fields.get("rollout")),
+                dns: DnsConfig::read(&fields.get("dns")),
+                watch: WatchConfig::read(&fields.get("watch")),
+                metrics: MetricsConfig::read(&fields.get("metrics")),
+                defaults,
+                namespaces,
+            }
+        })
+    }
+
+    /// The issuer of this name.
     #[must_use]
     pub fn issuer(&self, name: &str) -> Option<&Issuer> {
         self.issuers.get(name)
     }
 
-    /// What a namespace's Secrets get where they say nothing.
+    /// What Secrets in this namespace get where they say nothing.
     #[must_use]
-    pub fn namespace(&self, name: &str) -> &NamespaceDefaults {
-        self.namespaces.get(name).unwrap_or(&self.everywhere)
+    pub fn namespace(&self, namespace: &str) -> &NamespaceDefaults {
+        self.namespaces.get(namespace).unwrap_or(&self.defaults)
     }
 
-    /// What is allowed but hardly meant.
+    /// Who answers challenges for `name`: of those who can, the solver with the longest zone, the first of equals.
+    #[must_use]
+    pub fn solver(&self, name: &Name) -> Option<&Solver> {
+        solver::solver_for(&self.solvers, name)
+    }
+
+    /// What is allowed and hardly meant, a sentence each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.issuers.is_empty() {
             warnings.push(
-                "there is no issuer: Secrets with issuer: external are rolled, nothing is renewed"
-                    .into(),
+                "issuers: there are none, so that only Secrets of others are watched".to_string(),
             );
         }
         for (name, issuer) in &self.issuers {
-            if issuer.allow.is_empty() {
-                warnings.push(format!("issuers.{name} has no allow: it issues for nobody"));
-            }
-            if issuer.allow.iter().any(|rule| rule.selector.is_some()) {
+            // A mere rehearsal asks for what the issuer that it serves was allowed.
+            let rehearsal = |other: &Issuer| other.staging == Some(Staging::Issuer(name.clone()));
+            if issuer.allow.is_empty() && !self.issuers.values().any(rehearsal) {
                 warnings.push(format!(
-                    "issuers.{name}.allow: namespaceSelector is not evaluated in this version and grants nothing"
+                    "issuers.{name}: it has no allow, so that it issues for nobody"
                 ));
             }
         }
+        let untested = self
+            .solvers
+            .iter()
+            .filter_map(|solver| match &solver.challenge {
+                Challenge::Dns01(dns01) if !dns01.is_supported() => Some(&dns01.provider),
+                _ => None,
+            });
+        warnings.extend(
+            untested.map(|provider| format!("solvers: the DNS provider {provider} is untested")),
+        );
         warnings
     }
 }
 
-fn read(root: &Place<'_>) -> Config {
-    root.fields(|fields| {
-        let issuers = issuer::read_all(&fields.get("issuers"));
-        let (everywhere, namespaces) = defaults(&fields.get("defaults"), &issuers);
-        Config {
-            class: fields
-                .get("class")
-                .parse(class)
-                .unwrap_or_else(|| DEFAULT_CLASS.into()),
-            solvers: fields.get("solvers").list(|item| Some(Solver::read(item))),
-            rollout: rollout(&fields.get("rollout")),
-            nameservers: fields.get("dns").fields(|dns| {
-                dns.get("nameservers")
-                    .list(|item| item.parse(solver::nameserver))
-            }),
-            watch: watch(&fields.get("watch")),
-            metrics: fields.get("metrics").fields(|metrics| MetricsConfig {
-                per_certificate: metrics.get("perCertificate").flag(true),
-            }),
-            retry: retry(&fields.get("retry")),
-            issuers,
-            everywhere,
-            namespaces,
-        }
-    })
-}
-
-fn class(text: &str) -> Result<String, &'static str> {
-    if is_label(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("expected at most 63 lower-case letters, digits and '-'")
-    }
-}
-
-fn defaults(
+/// The general defaults, and those by namespace with the general ones filled in.
+fn read_defaults(
     place: &Place<'_>,
-    issuers: &BTreeMap<String, Issuer>,
+    known: &BTreeSet<&str>,
 ) -> (NamespaceDefaults, BTreeMap<String, NamespaceDefaults>) {
+    let read = |fields: &reader::Fields<'_, '_>, general: &NamespaceDefaults| NamespaceDefaults {
+        issuer: fields
+            .get("issuer")
+            .parse(|text| issuer::issuer_ref(text, known))
+            .or_else(|| general.issuer.clone()),
+        renew_before: fields
+            .get("renewBefore")
+            .parse(RenewBefore::from_str)
+            .or(general.renew_before),
+        change_window: fields
+            .get("changeWindow")
+            .parse(ChangeWindow::from_str)
+            .or_else(|| general.change_window.clone()),
+        rollout: fields
+            .get("rollout")
+            .parse(RolloutMode::from_str)
+            .or_else(|| general.rollout.clone()),
+    };
     place.fields(|fields| {
-        let one = |fields: &reader::Fields<'_, '_>, base: &NamespaceDefaults| {
-            let issuer = fields.get("issuer");
-            let named = issuer.parse(IssuerRef::from_str);
-            if let Some(IssuerRef::Named(name)) = &named
-                && !issuers.contains_key(&**name)
-            {
-                issuer.fault("expected an issuer of this file or external");
-            }
-            NamespaceDefaults {
-                issuer: named.or_else(|| base.issuer.clone()),
-                renew_before: fields
-                    .get("renewBefore")
-                    .parse(RenewBefore::from_str)
-                    .or(base.renew_before),
-                change_window: fields
-                    .get("changeWindow")
-                    .parse(ChangeWindow::from_str)
-                    .or_else(|| base.change_window.clone()),
-                rollout: fields
-                    .get("rollout")
-                    .parse(RolloutMode::from_str)
-                    .or_else(|| base.rollout.clone()),
-            }
-        };
-        let everywhere = one(fields, &NamespaceDefaults::default());
+        let general = read(fields, &NamespaceDefaults::default());
         let namespaces = fields
             .get("namespaces")
             .entries()
             .into_iter()
             .map(|(name, place)| {
-                let defaults = place.fields(|fields| one(fields, &everywhere));
-                (name.to_owned(), defaults)
-            })
-            .collect();
-        (everywhere, namespaces)
+                if !is_label(name) {
+                    place.fault_unseen("expected the name of a namespace");
+                }
+                (
+                    name.to_string(),
+                    place.fields(|fields| read(fields, &general)),
+                )
+            });
+        let namespaces = namespaces.collect();
+        (general, namespaces)
     })
 }
 
-fn rollout(place: &Place<'_>) -> RolloutConfig {
-    let count = |place: Place<'_>, range, default| {
-        usize::try_from(place.count(range, default)).unwrap_or(usize::MAX)
-    };
-    place.fields(|fields| RolloutConfig {
-        concurrency: count(fields.get("concurrency"), 1..=10_000, 8),
-        per_namespace: count(fields.get("perNamespace"), 1..=10_000, 2),
-        per_workload_min_interval: fields
-            .get("perWorkloadMinInterval")
-            .duration(Duration::ZERO..=DAY, 5 * MINUTE),
-        settle: fields
-            .get("settle")
-            .duration(Duration::ZERO..=DAY, 10 * SECOND),
-        canary_workloads: count(fields.get("canaryWorkloads"), 0..=10_000, 1),
-        progress_timeout: fields
-            .get("progressTimeout")
-            .duration(SECOND..=DAY, 10 * MINUTE),
-    })
+fn label(text: &str) -> Result<String, &'static str> {
+    if is_label(text) {
+        Ok(text.to_string())
+    } else {
+        Err("expected at most 63 lower-case letters, digits and '-'")
+    }
 }
 
-fn watch(place: &Place<'_>) -> Watch {
-    place.fields(|fields| Watch {
-        namespaces: fields.get("namespaces").list(|item| item.parse(class)),
-        select: fields.get("select").choice(
-            &[("type", Select::Type), ("label", Select::Label)],
-            Select::Type,
-        ),
-        observe: fields.get("observe").choice(
-            &[("annotated", Observe::Annotated), ("all", Observe::All)],
-            Observe::Annotated,
-        ),
-    })
+fn namespace_name(text: &str) -> Result<String, &'static str> {
+    label(text).map_err(|_| "expected the name of a namespace")
 }
 
-fn retry(place: &Place<'_>) -> Backoff {
-    place.fields(|fields| Backoff {
-        base: fields.get("base").duration(SECOND..=DAY, MINUTE),
-        factor: fields.get("factor").count(1..=100, 10),
-        max: fields.get("max").duration(SECOND..=30 * DAY, DAY),
-    })
-}
+#[cfg(test)]
+mod tests;

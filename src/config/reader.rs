@@ -42,6 +42,15 @@ impl<'a> Place<'a> {
         matches!(self.value, Value::Null)
     }
 
+    /// The place itself, unless nothing stands here: then that is a fault.
+    pub(super) fn present(self) -> Option<Self> {
+        if self.is_absent() {
+            self.fault("missing");
+            return None;
+        }
+        Some(self)
+    }
+
     pub(super) fn fault(&self, expected: impl Display) {
         let found = match self.value {
             Value::Null => None,
@@ -69,7 +78,7 @@ impl<'a> Place<'a> {
     }
 
     /// What stands below `key`, an absent place where nothing does.
-    pub(super) fn child(&self, key: &str) -> Place<'a> {
+    pub(super) fn child(&self, key: &str) -> Self {
         let node = self
             .map()
             .iter()
@@ -115,7 +124,7 @@ impl<'a> Place<'a> {
     }
 
     /// A mapping whose keys the user chooses.
-    pub(super) fn entries(&self) -> Vec<(&'a str, Place<'a>)> {
+    pub(super) fn entries(&self) -> Vec<(&'a str, Self)> {
         if !matches!(self.value, Value::Map(_) | Value::Null) {
             self.fault("expected a mapping");
         }
@@ -141,11 +150,11 @@ impl<'a> Place<'a> {
             line: node.line,
             value: &node.value,
         };
-        items
+        let present = items
             .iter()
             .enumerate()
-            .filter_map(|item| read(&place(item)))
-            .collect()
+            .filter_map(|item| place(item).present());
+        present.filter_map(|item| read(&item)).collect()
     }
 
     /// A list, or one item in its place.
@@ -183,6 +192,14 @@ impl<'a> Place<'a> {
                 self.fault("expected a single value");
                 None
             }
+        }
+    }
+
+    /// The text as it stands, for a caller who must not show it.
+    pub(super) fn text_unseen(&self) -> Option<&'a str> {
+        match self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
         }
     }
 
@@ -247,19 +264,17 @@ impl<'a> Fields<'_, 'a> {
         self.place.child(key)
     }
 
-    /// As [`Self::get`], and a fault where it is absent.
+    /// As [`Self::get`], and a fault where it is absent or an empty list.
     pub(super) fn required(&self, key: &'static str) -> Place<'a> {
         let place = self.get(key);
         // Where the mapping itself is at fault, that is said already.
         if place.is_absent() && matches!(self.place.value, Value::Map(_) | Value::Null) {
             place.fault("missing");
         }
+        if matches!(place.value, Value::List(items) if items.is_empty()) {
+            place.fault_unseen("expected at least one");
+        }
         place
-    }
-
-    /// The mapping itself.
-    pub(super) fn place(&self) -> &Place<'a> {
-        self.place
     }
 }
 

@@ -31,7 +31,7 @@ impl LabelSelector {
             let labels = fields.get("matchLabels");
             let equal = labels.entries().into_iter().filter_map(|(key, value)| {
                 check_key(&value, key);
-                let values = vec![value.parse(label_value)?];
+                let values = vec![value.present()?.parse(label_value)?];
                 Some(Requirement {
                     key: key.to_string(),
                     operator: Operator::In,
@@ -188,6 +188,7 @@ mod tests {
                 "matchlabels: {}",
                 "matchlabels: unknown, expected one of matchLabels, matchExpressions",
             ),
+            ("matchLabels: {a: }", "matchLabels.a: missing"),
             (
                 "matchLabels: {a: -b}",
                 "matchLabels.a: \"-b\": expected a label's value",

@@ -258,7 +258,7 @@ fn moves(entry: &Entry, now: UnixTime) -> bool {
     let queued = entry.roll_at != UnixTime::NEVER;
     let running = matches!(entry.running, Some((Task::Roll, _)));
     let open = entry.observed.window.is_none_or(|window| window <= now);
-    (queued || running) && open && !entry.observed.rollout_blocked
+    (queued || running) && open && !entry.observed.rollout_blocked && !entry.observed.halted
 }
 
 /// When a renewal falls due by what the Secret says; back-off and budgets, which only delay it, aside.
@@ -378,6 +378,7 @@ pub(super) mod fixture {
             rollout_blocked: false,
             halted: false,
             problems: 0,
+            problem_texts: 0,
         }
     }
 

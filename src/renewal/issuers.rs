@@ -152,7 +152,7 @@ impl Issuers {
             contact: issuer.contact.clone(),
             ca_bundle,
             eab,
-            concurrency: issuer.concurrency,
+            concurrency: count(issuer.concurrency),
         };
         let metrics = Arc::clone(&self.metrics);
         let client = Client::new(
@@ -254,4 +254,9 @@ impl Issuers {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A count from the config file.
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

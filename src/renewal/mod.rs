@@ -402,7 +402,7 @@ async fn write(
         key: &new_key,
         names: &record.order.names,
         not_sooner_than: old.filter(|_| reason == Reason::Lifetime),
-        staging: fresh.issuer.is_staging(),
+        staging: fresh.issuer.directory.contains("staging"),
     };
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
     let changes = changes(context, key, &fresh, record, &chain)?;

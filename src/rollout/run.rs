@@ -87,9 +87,9 @@ impl Roller {
     pub fn new(client: Client, config: &RolloutConfig) -> Self {
         Self {
             client,
-            everywhere: Arc::new(Semaphore::new(config.concurrency)),
+            everywhere: Arc::new(Semaphore::new(count(config.concurrency))),
             namespaces: Mutex::default(),
-            per_namespace: config.per_namespace,
+            per_namespace: count(config.per_namespace),
             progress_timeout: config.progress_timeout,
         }
     }
@@ -317,4 +317,9 @@ fn missing(workload: &Workload) -> i64 {
 
 fn shares(one: &Step, other: &Step) -> bool {
     one.leaves.iter().any(|due| other.serves(&due.secret))
+}
+
+/// A count from the config file.
+pub(super) fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -23,7 +23,7 @@ const FAILED_VALIDATION_SPACING: Duration = Duration::from_secs(12 * 60);
 /// With less than this share of the lifetime left, a failure waits no longer than [`URGENT_RETRY`].
 const URGENT_SHARE: u32 = 6;
 /// Back-off when little life is left, still within the CA's limit of failed validations.
-const URGENT_RETRY: Duration = Duration::from_secs(15 * 60);
+const URGENT_RETRY: Duration = Duration::from_secs(20 * 60);
 /// Lifetimes under ten days scale the week down, as a week would starve six-day certificates.
 const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
 
@@ -56,6 +56,31 @@ pub struct Backoff {
     pub factor: u32,
     /// Never longer than this.
     pub max: Duration,
+}
+
+impl Default for Backoff {
+    /// What Let's Encrypt asks of clients: 1, 10, 100 minutes, then once a day.
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(60),
+            factor: 10,
+            max: Duration::from_secs(86_400),
+        }
+    }
+}
+
+impl Backoff {
+    /// The wait after so many failures in a row; zero after none.
+    #[must_use]
+    pub fn wait(&self, failures: u32) -> Duration {
+        let Some(doublings) = failures.checked_sub(1) else {
+            return Duration::ZERO;
+        };
+        let scale = self.factor.checked_pow(doublings);
+        scale
+            .and_then(|scale| self.base.checked_mul(scale))
+            .map_or(self.max, |wait| wait.min(self.max))
+    }
 }
 
 /// What the ledger remembers of one set of names at one issuer.
@@ -178,12 +203,8 @@ impl Account {
         validation: bool,
         at_least: Option<UnixTime>,
     ) -> UnixTime {
-        let delay = backoff
-            .factor
-            .checked_pow(self.failures)
-            .and_then(|factor| backoff.base.checked_mul(factor))
-            .map_or(backoff.max, |delay| delay.min(backoff.max));
         self.failures = self.failures.saturating_add(1);
+        let delay = backoff.wait(self.failures);
         let urgent =
             leaf.is_some_and(|leaf| leaf.not_after.since(now) < leaf.lifetime() / URGENT_SHARE);
         let delay = if urgent {
@@ -220,12 +241,6 @@ impl Account {
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff {
-        base: Duration::from_secs(60),
-        factor: 10,
-        max: Duration::from_secs(86_400),
-    };
-
     fn leaf(from: i64, until: i64) -> Leaf {
         Leaf {
             fingerprint: crate::certificate::Fingerprint([1; 32]),
@@ -245,7 +260,11 @@ mod tests {
     fn failures_wait_longer_and_longer() {
         let mut account = Account::default();
         let delays: Vec<i64> = (0..5)
-            .map(|_| account.failed(UnixTime(0), &BACKOFF, None, false, None).0)
+            .map(|_| {
+                account
+                    .failed(UnixTime(0), &Backoff::default(), None, false, None)
+                    .0
+            })
             .collect();
         assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
         account.issued(UnixTime(0), Reason::Lifetime);
@@ -261,7 +280,7 @@ mod tests {
         let mut tries = Vec::new();
         for _ in 0..20 {
             tries.push(now.0);
-            now = account.failed(now, &BACKOFF, Some(&leaf), true, None);
+            now = account.failed(now, &Backoff::default(), Some(&leaf), true, None);
         }
         for window in tries.windows(6) {
             assert!(window[5] - window[0] > 3_600, "{window:?}");
@@ -271,7 +290,13 @@ mod tests {
     #[test]
     fn what_the_ca_asks_for_is_kept_to() {
         let mut account = Account::default();
-        let until = account.failed(UnixTime(0), &BACKOFF, None, false, Some(UnixTime(7_200)));
+        let until = account.failed(
+            UnixTime(0),
+            &Backoff::default(),
+            None,
+            false,
+            Some(UnixTime(7_200)),
+        );
         assert_eq!(until, UnixTime(7_200));
         let held = hold(UnixTime(7_199), Reason::Lifetime, None, &account);
         assert_eq!(held, Some(Hold::BackOff { until }));

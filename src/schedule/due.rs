@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn renew_before_is_kept_to_but_never_beyond_half_the_lifetime() {
-        for (setting, due_on) in [("30d", 60), ("10%", 81), ("80d", 45), ("100%", 45)] {
+        for (setting, due_on) in [("30d", 60), ("10%", 81), ("80d", 45), ("99%", 45)] {
             let due = judge(Ok(&leaf(90)), &[(keys::RENEW_BEFORE, setting)]).unwrap();
             assert_eq!(due.at.0 / DAY, due_on, "{setting}");
         }

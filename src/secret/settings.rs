@@ -15,7 +15,7 @@ use crate::secret::annotations::Reader;
 pub use crate::secret::annotations::{Blocks, MAX_ITEMS, Problem};
 use crate::secret::keys;
 use crate::secret::outputs::{Output, is_data_key};
-pub use crate::secret::values::{IssuerRef, KeyRotation, RenewBefore, ServicePort};
+pub use crate::secret::values::{IssuerRef, KeyRotation, NotAValue, RenewBefore, ServicePort};
 use crate::secret::values::{is_label, is_profile};
 use crate::secret::workload::{RolloutMode, WorkloadRef};
 

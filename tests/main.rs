@@ -1,5 +1,7 @@
 //! The integration tests: one binary, so that one bench serves them all. A module per behaviour.
 
+mod acme;
+mod acme_faults;
 mod alerts;
 mod bench_smoke;
 mod install;

@@ -61,7 +61,7 @@ fn the_example_means_what_it_says() {
         (
             config.class.clone(),
             config.rollout.clone(),
-            config.retry.clone(),
+            config.retry,
             config.dns.clone(),
             config.watch.clone(),
             config.metrics.clone(),

@@ -338,7 +338,7 @@ pub fn workload(
     let variable = json!([{"name": "CERTIFICATE", "valueFrom": {"secretKeyRef": {"name": secret, "key": "tls.crt"}}}]);
     match reference {
         Reference::Volume => {
-            spec["volumes"] = json!([{"name": "tls", "secret": {"secretName": secret}}])
+            spec["volumes"] = json!([{"name": "tls", "secret": {"secretName": secret}}]);
         }
         Reference::Projected => {
             spec["volumes"] =

@@ -60,9 +60,10 @@ fn full_example() -> Config {
             .trim_start()
             .strip_prefix('#')
             .filter(|rest| !rest.starts_with(' '));
-        off.map_or(line.to_string(), |rest| {
-            line[..line.len() - rest.len() - 1].to_string() + rest
-        })
+        off.map_or_else(
+            || line.to_string(),
+            |rest| line[..line.len() - rest.len() - 1].to_string() + rest,
+        )
     });
     let on: Vec<String> = on.collect();
     Config::parse(&on.join("\n")).unwrap_or_else(|faults| panic!("{faults}"))

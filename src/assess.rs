@@ -12,7 +12,7 @@ use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
 use crate::rollout::HaltNote;
 use crate::schedule::budget::{account_of, hash};
-use crate::schedule::due::{self, Due, Inputs, Never};
+use crate::schedule::due::{self, Due, Inputs, Never, Reason};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
@@ -245,6 +245,17 @@ fn opens(
 }
 
 impl Assessment {
+    /// The `renew-now` value, hashed, that was not served yet.
+    #[must_use]
+    pub fn wish(&self) -> Option<u64> {
+        let wanted = self.renewal.is_ok_and(|due| due.reason == Reason::RenewNow);
+        self.settings
+            .renew_now
+            .as_deref()
+            .filter(|_| wanted)
+            .map(hash)
+    }
+
     /// What the index keeps of it.
     #[must_use]
     pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
@@ -270,6 +281,7 @@ impl Assessment {
             renewal: self.renewal,
             window: self.opens,
             account: self.account,
+            wish: self.wish(),
             rollout_blocked: self.rollout_blocked,
             halted: self.halted.is_some(),
             problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),

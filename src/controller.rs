@@ -226,7 +226,10 @@ impl Controller {
         };
         let uid = head.uid();
         let observed = assessment.observed(uid, head.resource_version());
-        let retry_at = self.context.ledger.retry_at(observed.account);
+        let retry_at = self
+            .context
+            .ledger
+            .retry_at(observed.account, observed.wish);
         let problems = observed.problem_texts;
         let known = self
             .index()
@@ -277,8 +280,12 @@ impl Controller {
                 if task == Task::Renew {
                     self.renewing -= 1;
                 }
-                let account = self.index().get(&key).map(|entry| entry.observed.account);
-                let retry_at = account.and_then(|account| self.context.ledger.retry_at(account));
+                let drawn = self
+                    .index()
+                    .get(&key)
+                    .map(|entry| (entry.observed.account, entry.observed.wish));
+                let retry_at =
+                    drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
                 self.index().finished(now, &key, finished, settle, retry_at);
             }
         }

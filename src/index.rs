@@ -73,6 +73,8 @@ pub struct Observed {
     pub window: Option<UnixTime>,
     /// Which account of the ledger the renewal draws on.
     pub account: u64,
+    /// The `renew-now` value, hashed, that was not served yet.
+    pub wish: Option<u64>,
     /// The Secret is paused, or an annotation that governs rollouts does not parse.
     pub rollout_blocked: bool,
     /// A rollout was halted.
@@ -473,6 +475,7 @@ mod tests {
             }),
             window: None,
             account: 1,
+            wish: None,
             rollout_blocked: false,
             halted: false,
             problems: 0,

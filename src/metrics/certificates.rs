@@ -374,6 +374,7 @@ pub(super) mod fixture {
                 reason: Reason::Lifetime,
             }),
             window: None,
+            wish: None,
             account: 0,
             rollout_blocked: false,
             halted: false,

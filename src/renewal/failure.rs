@@ -68,6 +68,7 @@ pub(super) struct Of {
     uid: String,
     account: u64,
     issuer: Arc<str>,
+    wish: Option<u64>,
     leaf: Option<crate::certificate::Leaf>,
 }
 
@@ -90,6 +91,7 @@ impl Failure {
         let of = Of {
             uid: fresh.uid().to_owned(),
             account: fresh.assessment.account,
+            wish: fresh.assessment.wish(),
             issuer: Arc::clone(&fresh.issuer_name),
             leaf: fresh.assessment.leaf.as_ref().ok().cloned(),
         };
@@ -186,7 +188,8 @@ impl Failure {
         let counted = context
             .ledger
             .update(of.account, |account| {
-                retry_at = account.failed(now, &backoff, of.leaf.as_ref(), validation, until);
+                retry_at =
+                    account.failed(now, &backoff, of.leaf.as_ref(), validation, until, of.wish);
             })
             .await;
         if let Err(error) = counted {

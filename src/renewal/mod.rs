@@ -130,6 +130,7 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     if let Some(hold) = budget::hold(
         now,
         due.reason,
+        fresh.assessment.wish(),
         fresh.assessment.leaf.as_ref().ok(),
         &account,
     ) {

@@ -93,6 +93,9 @@ pub struct Account {
     /// No try before this instant (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<i64>,
+    /// The last `renew-now` value, hashed, that was tried in vain: it forgets no further back-off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tried: Option<u64>,
     /// Instants of issues that no clock asked for, oldest first, at most a week old.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unscheduled: Vec<i64>,
@@ -137,11 +140,14 @@ impl Hold {
 
 /// Whether a renewal for `reason` may start now. `leaf` is the readable certificate that is there.
 #[must_use]
-pub fn hold(now: UnixTime, reason: Reason, leaf: Option<&Leaf>, account: &Account) -> Option<Hold> {
-    // `renew-now` forgets the back-off, never the budgets.
-    if reason != Reason::RenewNow
-        && let Some(until) = account.retry_at.map(UnixTime).filter(|until| *until > now)
-    {
+pub fn hold(
+    now: UnixTime,
+    reason: Reason,
+    wish: Option<u64>,
+    leaf: Option<&Leaf>,
+    account: &Account,
+) -> Option<Hold> {
+    if let Some(until) = account.retry_at(wish).filter(|until| *until > now) {
         return Some(Hold::BackOff { until });
     }
     if reason.is_scheduled() {
@@ -192,6 +198,14 @@ impl Account {
         *self == Self::default()
     }
 
+    /// No try before this instant. A `renew-now` value that was not tried yet (`wish`, hashed) forgets the back-off;
+    /// the budgets are never forgotten.
+    #[must_use]
+    pub fn retry_at(&self, wish: Option<u64>) -> Option<UnixTime> {
+        let forgotten = wish.is_some() && wish != self.tried;
+        self.retry_at.filter(|_| !forgotten).map(UnixTime)
+    }
+
     /// Counts a failure and says when to try again.
     ///
     /// `at_least` is the CA's own word (Retry-After); `validation` means that the CA counted a failed validation.
@@ -202,7 +216,9 @@ impl Account {
         leaf: Option<&Leaf>,
         validation: bool,
         at_least: Option<UnixTime>,
+        wish: Option<u64>,
     ) -> UnixTime {
+        self.tried = wish.or(self.tried);
         self.failures = self.failures.saturating_add(1);
         let delay = backoff.wait(self.failures);
         let urgent =
@@ -227,6 +243,7 @@ impl Account {
     pub fn issued(&mut self, now: UnixTime, reason: Reason) {
         self.failures = 0;
         self.retry_at = None;
+        self.tried = None;
         self.unscheduled = recent(now, WEEK, &self.unscheduled)
             .into_iter()
             .map(|at| at.0)
@@ -262,7 +279,7 @@ mod tests {
         let delays: Vec<i64> = (0..5)
             .map(|_| {
                 account
-                    .failed(UnixTime(0), &Backoff::default(), None, false, None)
+                    .failed(UnixTime(0), &Backoff::default(), None, false, None, None)
                     .0
             })
             .collect();
@@ -280,7 +297,7 @@ mod tests {
         let mut tries = Vec::new();
         for _ in 0..20 {
             tries.push(now.0);
-            now = account.failed(now, &Backoff::default(), Some(&leaf), true, None);
+            now = account.failed(now, &Backoff::default(), Some(&leaf), true, None, None);
         }
         for window in tries.windows(6) {
             assert!(window[5] - window[0] > 3_600, "{window:?}");
@@ -296,18 +313,24 @@ mod tests {
             None,
             false,
             Some(UnixTime(7_200)),
+            Some(6),
         );
         assert_eq!(until, UnixTime(7_200));
-        let held = hold(UnixTime(7_199), Reason::Lifetime, None, &account);
+        let held = hold(UnixTime(7_199), Reason::Lifetime, None, None, &account);
         assert_eq!(held, Some(Hold::BackOff { until }));
         assert_eq!(
-            hold(UnixTime(7_200), Reason::Lifetime, None, &account),
+            hold(UnixTime(7_200), Reason::Lifetime, None, None, &account),
             None
         );
         assert_eq!(
-            hold(UnixTime(1), Reason::RenewNow, None, &account),
+            hold(UnixTime(1), Reason::RenewNow, Some(7), None, &account),
             None,
             "renew-now forgets the back-off"
+        );
+        assert_eq!(
+            hold(UnixTime(1), Reason::RenewNow, Some(6), None, &account),
+            Some(Hold::BackOff { until }),
+            "but once for each value"
         );
     }
 
@@ -316,7 +339,7 @@ mod tests {
         let mut account = Account::default();
         let (mut now, mut issued) = (UnixTime(0), 0);
         while now.0 < 7 * 86_400 {
-            if hold(now, Reason::NoCertificate, None, &account).is_none() {
+            if hold(now, Reason::NoCertificate, None, None, &account).is_none() {
                 account.issued(now, Reason::NoCertificate);
                 issued += 1;
             }
@@ -331,6 +354,7 @@ mod tests {
         let held = hold(
             UnixTime(86_400),
             Reason::RenewNow,
+            Some(7),
             Some(&leaf),
             &Account::default(),
         );
@@ -344,6 +368,7 @@ mod tests {
             hold(
                 UnixTime(9 * 86_400),
                 Reason::RenewNow,
+                Some(7),
                 Some(&leaf),
                 &Account::default()
             ),

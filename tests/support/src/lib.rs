@@ -10,7 +10,10 @@
 mod bench;
 pub mod control_plane;
 mod edge;
+mod eventually;
 mod group;
+mod kubernetes;
+mod operator;
 mod pebble;
 mod pki;
 pub mod ports;
@@ -22,7 +25,9 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 pub use anyhow::{Context, Result, bail, ensure};
 pub use bench::{Bench, Options};
-pub use edge::{Edge, Hit};
+pub use edge::{Edge, Hit, serve_edge_if_asked};
+pub use eventually::{eventually, throughout};
+pub use operator::Operator;
 pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
 

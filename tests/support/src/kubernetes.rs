@@ -269,11 +269,11 @@ async fn make_nodes(client: &Client, count: usize, kwok: &Process) -> Result<()>
     try_join_all(names.iter().map(make)).await?;
     kwok.ready(START_DEADLINE, async || {
         for name in &names {
-            let conditions = nodes
-                .get_status(name)
-                .await?
-                .status
-                .and_then(|status| status.conditions);
+            let node = nodes.get(name).await?;
+            // A new node is tainted until the controller manager has seen it Ready.
+            let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+            ensure!(taints.is_empty(), "{name} is still tainted");
+            let conditions = node.status.and_then(|status| status.conditions);
             let ready = conditions
                 .into_iter()
                 .flatten()

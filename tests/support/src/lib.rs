@@ -8,11 +8,14 @@
 //! returns `Result` prints.
 
 mod bench;
+pub mod certificates;
+mod cluster;
 pub mod control_plane;
 mod edge;
 mod eventually;
 mod group;
 mod kubernetes;
+pub mod objects;
 mod operator;
 mod pebble;
 mod pki;
@@ -23,7 +26,7 @@ use std::sync::OnceLock;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-pub use anyhow::{Context, Result, bail, ensure};
+pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use bench::{Bench, Options};
 pub use edge::{Edge, Hit, serve_edge_if_asked};
 pub use eventually::{eventually, throughout};

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::{Operator, SHIPPED_NAME};
+use crate::cluster::{apply, resource_of};
 use crate::eventually;
 
 /// The authorizer of the API server learns new roles by its own watch.
@@ -53,14 +54,19 @@ impl Operator<'_> {
                 *name = format!("{}{suffix}", self.namespace).into();
             }
         };
-        match manifest["metadata"].get_mut("namespace") {
+        match manifest.pointer_mut("/metadata/namespace") {
             Some(namespace) => *namespace = self.namespace.as_str().into(),
             None => rename(&mut manifest["metadata"]["name"]),
         }
         if manifest["roleRef"]["kind"] == "ClusterRole" {
             rename(&mut manifest["roleRef"]["name"]);
         }
-        for subject in manifest["subjects"].as_array_mut().into_iter().flatten() {
+        for subject in manifest
+            .get_mut("subjects")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             subject["namespace"] = self.namespace.as_str().into();
         }
     }
@@ -105,25 +111,4 @@ impl Operator<'_> {
         }
         Ok(())
     }
-}
-
-fn resource_of(api_version: &str, kind: &str) -> ApiResource {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
-}
-
-/// What `kubectl apply` does.
-pub(super) async fn apply(client: &Client, manifest: &Value) -> Result<()> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (kind, name) = (text(&manifest["kind"]), text(&manifest["metadata"]["name"]));
-    let resource = resource_of(&text(&manifest["apiVersion"]), &kind);
-    let api: Api<DynamicObject> = match manifest["metadata"]["namespace"].as_str() {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    };
-    let params = PatchParams::apply("test-bench").force();
-    api.patch(&name, &params, &Patch::Apply(manifest))
-        .await
-        .with_context(|| format!("applying {kind} {name}"))?;
-    Ok(())
 }

@@ -23,8 +23,8 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
-use self::install::apply;
 use crate::bench::Bench;
+use crate::cluster::apply;
 use crate::pebble::Pebble;
 use crate::ports;
 use crate::process::Process;

@@ -9,20 +9,24 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use cert_renew::certificate::{self, KeyType};
+use cert_renew::pair::check_pair;
+use cert_renew::time::UnixTime;
 use http::StatusCode;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
-use test_bench::certificates::{DAY, Key, Template, TestCa, fingerprint};
-use test_bench::objects::{Kind, Use, data, secret, tls_secret};
+use test_bench::certificates::{DAY, Key, Template, TestCa};
+use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{
-    Bench, Context as _, Operator, Options, PebbleOptions, Result, bail, ensure, eventually,
+    Bench, Context as _, Operator, OperatorOptions, Options, PebbleOptions, Result, bail, ensure,
+    eventually, tally,
 };
 use tokio::net::TcpListener;
+
+use crate::renewal::{data, leaf, options};
 
 /// Set in the child that [`nothing_is_left_of_a_killed_process`] kills.
 const CHILD: &str = "CERT_RENEW_BENCH_CHILD";
@@ -62,40 +66,59 @@ async fn the_server_says_which_kubernetes_it_is() -> Result<()> {
 #[tokio::test]
 async fn every_kind_of_workload_becomes_available_and_rolls() -> Result<()> {
     let bench = Bench::shared().await?;
-    let namespace = bench.namespace("workloads").await?;
-    let uses = [
-        Use::Volume("tls"),
-        Use::Projected("tls"),
-        Use::Csi("tls"),
-        Use::Env("tls"),
-        Use::EnvFrom("tls"),
-        Use::InitEnv("tls"),
-        Use::InitEnvFrom("tls"),
-    ];
-    for kind in Kind::ALL {
-        let name = kind.to_string().to_lowercase();
-        namespace
-            .run(kind, &name, 3, &uses)
+    let space = Space::new(bench.client()?, "workloads", "nobody").await?;
+    let old = pair(&["workloads.example"], OLD)?;
+    space.tls_secret("tls", Some(&old), &[]).await?;
+    for (i, reference) in Reference::ALL.into_iter().enumerate() {
+        let name = format!("web-{i}");
+        space
+            .workload("Deployment", &name, reference, "tls")
+            .await?;
+        space
+            .available("Deployment", &name)
             .await
-            .with_context(|| format!("{kind}"))?;
-        let before = namespace.pods(&name).await?;
-        assert_eq!(before.len(), 3, "a {kind} of three replicas, or one a node");
-
-        let mut manifest = kind.manifest(&name, 3, &uses);
-        manifest["spec"]["template"]["metadata"]["annotations"] = json!({"rolled": "once"});
-        namespace.apply(&manifest).await?;
-        namespace.available(kind, &name).await?;
+            .with_context(|| format!("{reference:?}"))?;
+    }
+    for (kind, pods) in [
+        ("Deployment", 2),
+        ("StatefulSet", 2),
+        ("ReplicationController", 2),
+        ("DaemonSet", 3),
+    ] {
+        let name = kind.to_lowercase();
+        space
+            .workload(kind, &name, Reference::Volume, "tls")
+            .await?;
+        space.available(kind, &name).await?;
+        let before = space.pods(&name).await?;
         assert_eq!(
-            namespace.template_annotations(kind, &name).await?["rolled"],
-            "once"
+            before.len(),
+            pods,
+            "a {kind} of two replicas, or one a node"
         );
-        // A ReplicationController replaces no pod by itself: that is what the operator is for.
-        let rolls = kind != Kind::ReplicationController;
-        let after = namespace.pods(&name).await?;
-        let replaced = before
+
+        let annotate =
+            json!({"spec": {"template": {"metadata": {"annotations": {"rolled": "once"}}}}});
+        space
+            .workloads(kind)
+            .patch(&name, &PatchParams::default(), &Patch::Merge(annotate))
+            .await?;
+        space.available(kind, &name).await?;
+        let after = space.pods(&name).await?;
+        let kept = before
             .iter()
-            .all(|old| after.iter().all(|new| new.metadata.uid != old.metadata.uid));
-        assert_eq!(replaced, rolls, "{kind}");
+            .filter(|old| after.iter().any(|new| new.metadata.uid == old.metadata.uid))
+            .count();
+        // A ReplicationController replaces no pod by itself: that is what the operator is for.
+        assert_eq!(
+            kept,
+            if kind == "ReplicationController" {
+                pods
+            } else {
+                0
+            },
+            "{kind}"
+        );
     }
     Ok(())
 }
@@ -103,123 +126,118 @@ async fn every_kind_of_workload_becomes_available_and_rolls() -> Result<()> {
 #[tokio::test]
 async fn secrets_hold_what_the_template_says() -> Result<()> {
     let bench = Bench::shared().await?;
-    let namespace = bench.namespace("secrets").await?;
+    let space = Space::new(bench.client()?, "secrets", "nobody").await?;
     let ca = TestCa::new("somebody")?;
-    let template = Template::new(&["shop.test", "127.0.0.1"])
+    let template = Template::new(&["shop.example", "127.0.0.1"])
         .between(-91 * DAY, -DAY)
-        .serial(&[0x00, 0x8f, 1]);
-    for key in [Key::P256, Key::P384, Key::Rsa2048] {
+        .serial(&[0x8f, 1]);
+    for (key, expected) in [
+        (Key::P256, KeyType::EcdsaP256),
+        (Key::P384, KeyType::EcdsaP384),
+        (Key::Rsa2048, KeyType::Rsa2048),
+    ] {
         let pair = template.clone().key(key).signed_by(&ca)?;
         let name = format!("{key:?}").to_lowercase();
-        let made = namespace
-            .create(&tls_secret(
-                &name,
-                Some(&pair),
-                &[("cert-renew.io/issuer", "external")],
-            ))
+        let made = space
+            .tls_secret(&name, Some(&pair), &[("issuer", "external")])
             .await?;
         assert_eq!(data(&made, "tls.crt"), pair.certificate);
         assert_eq!(
-            data(&made, "tls.crt").matches("BEGIN CERTIFICATE").count(),
+            certificate::certificates(pair.certificate.as_bytes())?.len(),
             2,
             "leaf and intermediate"
         );
-        assert_eq!(fingerprint_of_first(&pair.certificate)?, pair.fingerprint);
+        let leaf = leaf(&made)?;
+        assert_eq!(leaf.key_type, Some(expected));
+        assert_eq!(leaf.serial.as_ref(), [0, 0x8f, 1], "a positive INTEGER");
+        assert_eq!(leaf.lifetime(), Duration::from_secs(90 * 24 * 60 * 60));
+        assert_eq!(
+            leaf.names
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+            ["shop.example", "127.0.0.1"]
+        );
+        assert!(!leaf.self_signed);
+        let now = UnixTime::now();
+        assert!(!leaf.is_valid_at(now), "it has expired");
+        let earlier = UnixTime::now() - Duration::from_secs(2 * 24 * 60 * 60);
+        check_pair(pair.certificate.as_bytes(), pair.key.as_bytes(), earlier)?;
+        let mismatched = pair.with_key_of(&template.self_signed()?);
+        assert!(
+            check_pair(
+                mismatched.certificate.as_bytes(),
+                mismatched.key.as_bytes(),
+                earlier
+            )
+            .is_err()
+        );
     }
-    let mismatched = template
-        .self_signed()?
-        .with_key_of(&template.self_signed()?);
-    namespace
-        .create(&tls_secret("mismatched", Some(&mismatched), &[]))
-        .await?;
-    namespace.create(&tls_secret("empty", None, &[])).await?;
-    namespace
-        .create(&secret("opaque", "Opaque", &[("tls.pem", "nothing")], &[]))
-        .await?;
-    assert_eq!(
-        namespace
-            .api::<Secret>()
-            .list(&ListParams::default())
-            .await?
-            .items
-            .len(),
-        6
-    );
+    assert!(certificate::leaf(template.self_signed()?.certificate.as_bytes())?.self_signed);
     Ok(())
-}
-
-/// By another reader than the one that wrote it.
-fn fingerprint_of_first(pem: &str) -> Result<String> {
-    let (_, body) = pem
-        .split_once("-----BEGIN CERTIFICATE-----")
-        .context("no certificate")?;
-    let (body, _) = body
-        .split_once("-----END CERTIFICATE-----")
-        .context("no end")?;
-    let body: String = body.split_whitespace().collect();
-    Ok(fingerprint(&STANDARD.decode(body)?))
 }
 
 #[tokio::test]
 async fn operators_have_the_shipped_rights_and_are_counted_apart() -> Result<()> {
     let bench = Bench::shared().await?;
-    let binary = env!("CARGO_BIN_EXE_cert-renew");
-    let (one, other) = (
-        Operator::install(bench, binary).await?,
-        Operator::install(bench, binary).await?,
-    );
-    assert_ne!(one.class(), other.class());
-    let namespace = bench.namespace("rights").await?;
-    namespace.create(&tls_secret("tls", None, &[])).await?;
+    let plain = Operator::install(bench, options()).await?;
+    let addons = vec!["rbac/addons/eviction.yaml".to_owned()];
+    let evicting = Operator::install(
+        bench,
+        OperatorOptions {
+            addons,
+            ..options()
+        },
+    )
+    .await?;
+    let space = Space::new(bench.client()?, "rights", "nobody").await?;
+    space.tls_secret("tls", None, &[]).await?;
 
-    let config = Kubeconfig::read_from(one.kubeconfig())?;
-    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-    let client = Client::try_from(config)?;
-    let foreign: Api<Secret> = Api::namespaced(client.clone(), namespace.name());
-    foreign.get("tls").await?;
-    let refused = foreign
-        .create(&PostParams::default(), &tls_secret("another", None, &[]))
-        .await;
-    assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
-    let refused = foreign.delete("tls", &DeleteParams::default()).await;
-    assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
-    let own: Api<Secret> = Api::namespaced(client.clone(), one.namespace());
-    own.create(&PostParams::default(), &tls_secret("account", None, &[]))
-        .await?;
-    let elsewhere: Api<ConfigMap> = Api::namespaced(client.clone(), other.namespace());
-    assert!(elsewhere.get("ledger").await.is_err());
+    for (operator, eviction) in [(&plain, 403), (&evicting, 404)] {
+        let config = Kubeconfig::read_from(operator.kubeconfig())?;
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+        let client = Client::try_from(config)?;
+        let foreign: Api<Secret> = Api::namespaced(client.clone(), &space.name);
+        let secret = foreign.get("tls").await?;
+        let refused = foreign.create(&PostParams::default(), &secret).await;
+        assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
+        let refused = foreign.delete("tls", &DeleteParams::default()).await;
+        assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
+        let own: Api<ConfigMap> = Api::namespaced(client.clone(), operator.namespace());
+        assert!(own.get_opt("ledger").await?.is_none());
+        let elsewhere: Api<ConfigMap> = Api::namespaced(client.clone(), &space.name);
+        assert!(elsewhere.get_opt("ledger").await.is_err());
+        assert_eq!(
+            evict(&client, &space.name).await?,
+            eviction,
+            "404: allowed, but there is no such pod"
+        );
 
-    let evict =
-        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "none"}})
-            .to_string();
-    let path = format!("/api/v1/namespaces/{}/pods/none/eviction", namespace.name());
-    let evict = async || {
-        let request = http::Request::post(&path).header("content-type", "application/json");
-        match client
-            .request_text(request.body(evict.clone().into_bytes())?)
-            .await
-        {
-            Err(kube::Error::Api(status)) => Ok(status.code),
-            other => bail!("{other:?}"),
-        }
-    };
-    assert_eq!(evict().await?, 403);
-    one.apply_shipped("addons/eviction.yaml").await?;
-    assert_eq!(evict().await?, 404, "allowed, but there is no such pod");
-
-    let expected = [
-        ("create pods/eviction", 2),
-        ("create secrets", 2),
-        ("delete secrets", 1),
-        ("get configmaps", 1),
-        ("get secrets", 1),
-    ];
-    let expected = expected
-        .map(|(call, count)| (call.to_owned(), count))
-        .into();
-    assert_eq!(one.requests()?, expected);
-    assert!(other.requests()?.is_empty());
+        let expected = [
+            ("create", "pods/eviction", 1),
+            ("create", "secrets", 1),
+            ("delete", "secrets", 1),
+            ("get", "configmaps", 2),
+            ("get", "secrets", 1),
+        ];
+        let expected =
+            expected.map(|(verb, resource, count)| ((verb.to_owned(), resource.to_owned()), count));
+        assert_eq!(tally(&operator.requests()?), expected.into());
+    }
     Ok(())
+}
+
+/// The HTTP status of an attempt to evict a pod that is not there.
+async fn evict(client: &Client, namespace: &str) -> Result<u16> {
+    let eviction =
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "none"}});
+    let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/pods/none/eviction"))
+        .header("content-type", "application/json")
+        .body(eviction.to_string().into_bytes())?;
+    match client.request_text(request).await {
+        Err(kube::Error::Api(status)) => Ok(status.code),
+        other => bail!("{other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -308,9 +326,7 @@ async fn an_operator_that_ends_at_once_is_told_with_its_log() -> Result<()> {
     let script = bench.directory().join("ends-at-once");
     fs::write(&script, "#!/bin/sh\necho 'no config, no work'; exit 3\n")?;
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    let mut operator = Operator::install(bench, &script.display().to_string()).await?;
-    let error = operator
-        .run(&operator.config(bench.pebble()))
+    let error = Operator::start(bench, OperatorOptions::new(script))
         .await
         .err()
         .context("ready although it has ended")?;

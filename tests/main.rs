@@ -1,3 +1,8 @@
 //! The integration tests: one binary, so that one bench serves them all. A module per behaviour.
 
+mod acme;
+mod acme_faults;
 mod bench_smoke;
+mod propagation;
+mod renewal;
+mod secrecy;

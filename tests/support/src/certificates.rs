@@ -3,7 +3,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use aws_lc_rs::digest;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, RsaKeySize, SerialNumber,
@@ -37,14 +36,12 @@ pub struct Template {
 }
 
 /// A certificate chain and a key, both PEM, as they stand in a TLS Secret.
-#[derive(Clone)]
-pub struct TlsPair {
-    /// The leaf, then what has signed it, without the root.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// `tls.crt`: the leaf, then what has signed it, without the root.
     pub certificate: String,
-    /// PKCS#8.
+    /// `tls.key`: PKCS#8.
     pub key: String,
-    /// SHA-256 of the leaf's DER, lower-case hex.
-    pub fingerprint: String,
 }
 
 /// A CA with a root and an intermediate.
@@ -92,22 +89,28 @@ impl Template {
     ///
     /// # Errors
     /// When a name is none.
-    pub fn self_signed(&self) -> Result<TlsPair> {
+    pub fn self_signed(&self) -> Result<Pair> {
         let (params, key) = (self.params()?, self.key.generate()?);
         let leaf = params.self_signed(&key)?;
-        Ok(TlsPair::new(leaf.pem(), leaf.der(), &key))
+        Ok(Pair {
+            certificate: leaf.pem(),
+            key: key.serialize_pem(),
+        })
     }
 
     /// Signed by the intermediate of `ca`.
     ///
     /// # Errors
     /// When a name is none.
-    pub fn signed_by(&self, ca: &TestCa) -> Result<TlsPair> {
+    pub fn signed_by(&self, ca: &TestCa) -> Result<Pair> {
         let (params, key) = (self.params()?, self.key.generate()?);
         let issuer: &Issuer<'_, _> = &ca.intermediate;
         let leaf = params.signed_by(&key, issuer)?;
-        let chain = format!("{}{}", leaf.pem(), ca.intermediate.pem());
-        Ok(TlsPair::new(chain, leaf.der(), &key))
+        let certificate = format!("{}{}", leaf.pem(), ca.intermediate.pem());
+        Ok(Pair {
+            certificate,
+            key: key.serialize_pem(),
+        })
     }
 
     fn params(&self) -> Result<CertificateParams> {
@@ -133,15 +136,7 @@ impl Key {
     }
 }
 
-impl TlsPair {
-    fn new(certificate: String, leaf: &[u8], key: &KeyPair) -> Self {
-        Self {
-            certificate,
-            key: key.serialize_pem(),
-            fingerprint: fingerprint(leaf),
-        }
-    }
-
+impl Pair {
     /// The same certificate with the key of another.
     #[must_use]
     pub fn with_key_of(&self, other: &Self) -> Self {
@@ -181,16 +176,6 @@ impl TestCa {
     pub fn root(&self) -> &str {
         &self.root
     }
-}
-
-/// SHA-256 in lower-case hex.
-#[must_use]
-pub fn fingerprint(der: &[u8]) -> String {
-    let hash = digest::digest(&digest::SHA256, der);
-    hash.as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 fn from_now(seconds: i64) -> Result<OffsetDateTime> {

@@ -9,11 +9,11 @@
 
 mod bench;
 pub mod certificates;
-mod cluster;
 pub mod control_plane;
 mod edge;
 mod eventually;
 mod group;
+mod install;
 mod kubernetes;
 pub mod objects;
 mod operator;
@@ -30,7 +30,7 @@ pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use bench::{Bench, Options};
 pub use edge::{Edge, Hit, serve_edge_if_asked};
 pub use eventually::{eventually, throughout};
-pub use operator::Operator;
+pub use operator::{Operator, OperatorOptions, Request, tally};
 pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
 

@@ -1,178 +1,258 @@
-//! Kubernetes objects for the tests: namespaces, TLS Secrets, and workloads that refer to a Secret in every way there is.
+//! What tests put into the cluster: namespaces, TLS Secrets with real certificates, workloads that refer to them.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::ByteString;
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{DynamicObject, ListParams, PostParams};
-use kube::{Api, Client, Resource};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use kube::api::{DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::bench::Bench;
-use crate::certificates::TlsPair;
-use crate::cluster::{apply, resource_of};
+pub use crate::certificates::Pair;
+use crate::certificates::{DAY, Template, TestCa};
 use crate::eventually;
 
 /// Controllers and kwok need a few hundred milliseconds; a machine that compiles beside the tests needs more.
 const AVAILABLE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A namespace of one test.
-pub struct Namespace {
-    name: String,
-    client: Client,
+/// A CA that no client trusts: whoever issued what the tests begin with.
+static AUTHORITY: LazyLock<TestCa> =
+    LazyLock::new(|| TestCa::new("Some other CA").expect("a CA signs itself"));
+
+/// How old a certificate is, and how long it still lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Age {
+    /// Days since it became valid.
+    pub since: i64,
+    /// Days until it ends; negative when it has.
+    pub left: i64,
 }
 
-/// The workloads that cert-renew can roll.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `apps/v1`
-    Deployment,
-    /// `apps/v1`
-    StatefulSet,
-    /// `apps/v1`
-    DaemonSet,
-    /// `v1`
-    ReplicationController,
+/// Issued yesterday for 90 days.
+pub const FRESH: Age = Age { since: 1, left: 89 };
+/// Issued long ago; five of its 90 days are left.
+pub const OLD: Age = Age { since: 85, left: 5 };
+/// Ended yesterday.
+pub const EXPIRED: Age = Age {
+    since: 90,
+    left: -1,
+};
+
+/// A certificate for these names; [`Template`] makes others.
+///
+/// # Errors
+/// When a name is none.
+pub fn pair(names: &[&str], age: Age) -> Result<Pair> {
+    Template::new(names)
+        .between(-age.since * DAY, age.left * DAY)
+        .signed_by(&AUTHORITY)
 }
 
-/// How a pod refers to the Secret of this name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use<'a> {
-    /// `volumes[].secret`
-    Volume(&'a str),
-    /// `volumes[].projected.sources[].secret`
-    Projected(&'a str),
-    /// `volumes[].csi.nodePublishSecretRef`
-    Csi(&'a str),
-    /// `containers[].env[].valueFrom.secretKeyRef`
-    Env(&'a str),
-    /// `containers[].envFrom[].secretRef`
-    EnvFrom(&'a str),
-    /// `initContainers[].env[].valueFrom.secretKeyRef`
-    InitEnv(&'a str),
-    /// `initContainers[].envFrom[].secretRef`
-    InitEnvFrom(&'a str),
-}
-
-impl Bench {
-    /// A new namespace whose name begins with `prefix`.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub async fn namespace(&self, prefix: &str) -> Result<Namespace> {
-        static COUNT: AtomicU32 = AtomicU32::new(1);
-        let name = format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        self.namespace_named(&name).await
-    }
-
-    /// The namespace of this name, made where it is missing.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub async fn namespace_named(&self, name: &str) -> Result<Namespace> {
-        let namespace = Namespace {
-            name: name.to_owned(),
-            client: self.client()?,
-        };
-        let manifest = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        apply(&namespace.client, &manifest).await?;
-        Ok(namespace)
-    }
-}
-
-impl Namespace {
+/// A namespace of a test's own.
+pub struct Space {
+    /// A client with every right.
+    pub client: Client,
     /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
+    pub name: String,
+    /// The operator's class.
+    pub class: String,
+}
+
+impl Space {
+    /// Makes a namespace whose Secrets are for the operator of `class`.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn new(client: Client, prefix: &str, class: &str) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let api: Api<Namespace> = Api::all(client.clone());
+        let metadata = ObjectMeta {
+            name: Some(name.clone()),
+            ..ObjectMeta::default()
+        };
+        api.create(
+            &PostParams::default(),
+            &Namespace {
+                metadata,
+                ..Namespace::default()
+            },
+        )
+        .await?;
+        Ok(Self {
+            client,
+            name,
+            class: class.to_owned(),
+        })
     }
 
-    /// The objects of one type in it.
+    /// Its Secrets.
     #[must_use]
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope>,
-        K::DynamicType: Default,
-    {
+    pub fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.client.clone(), &self.name)
     }
 
-    /// Creates one object.
+    /// Makes a TLS Secret with `cert-renew.io/<key>` annotations; the class is added when there are any.
     ///
     /// # Errors
-    /// When the API server refuses it.
-    pub async fn create<K>(&self, object: &K) -> Result<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope>
-            + Clone
-            + fmt::Debug
-            + DeserializeOwned
-            + Serialize,
-        K::DynamicType: Default,
-    {
-        Ok(self.api().create(&PostParams::default(), object).await?)
-    }
-
-    /// Applies a manifest, which need not name the namespace.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub async fn apply(&self, manifest: &Value) -> Result<()> {
-        let mut manifest = manifest.clone();
-        manifest["metadata"]["namespace"] = self.name.as_str().into();
-        apply(&self.client, &manifest).await
-    }
-
-    /// Applies a workload and waits until it is available.
-    ///
-    /// # Errors
-    /// When the API server refuses it, or it does not become available.
-    pub async fn run(&self, kind: Kind, name: &str, replicas: u32, uses: &[Use<'_>]) -> Result<()> {
-        self.apply(&kind.manifest(name, replicas, uses)).await?;
-        self.available(kind, name).await
-    }
-
-    /// A workload as it is now.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub async fn workload(&self, kind: Kind, name: &str) -> Result<Value> {
-        let resource = resource_of(kind.api_version(), &kind.to_string());
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &self.name, &resource);
-        Ok(serde_json::to_value(api.get(name).await?)?)
-    }
-
-    /// The annotations of a workload's pod template.
-    ///
-    /// # Errors
-    /// When there is no such workload.
-    pub async fn template_annotations(
+    /// When the API server refuses.
+    pub async fn tls_secret(
         &self,
-        kind: Kind,
         name: &str,
-    ) -> Result<BTreeMap<String, String>> {
-        let workload = self.workload(kind, name).await?;
-        let annotations = &workload["spec"]["template"]["metadata"]["annotations"];
-        Ok(serde_json::from_value::<Option<_>>(annotations.clone())?.unwrap_or_default())
+        pair: Option<&Pair>,
+        annotations: &[(&str, &str)],
+    ) -> Result<Secret> {
+        let bytes = |text: Option<&String>| {
+            ByteString(
+                text.map(|text| text.clone().into_bytes())
+                    .unwrap_or_default(),
+            )
+        };
+        let data = BTreeMap::from([
+            (
+                "tls.crt".to_owned(),
+                bytes(pair.map(|pair| &pair.certificate)),
+            ),
+            ("tls.key".to_owned(), bytes(pair.map(|pair| &pair.key))),
+        ]);
+        self.secret(name, "kubernetes.io/tls", data, annotations)
+            .await
     }
 
-    /// Waits until every pod of the workload is of its newest template and available.
+    /// Makes a Secret of any type.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn secret(
+        &self,
+        name: &str,
+        kind: &str,
+        data: BTreeMap<String, ByteString>,
+        annotations: &[(&str, &str)],
+    ) -> Result<Secret> {
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                annotations: Some(self.annotations(annotations)),
+                ..ObjectMeta::default()
+            },
+            type_: Some(kind.to_owned()),
+            data: Some(data),
+            ..Secret::default()
+        };
+        self.secrets()
+            .create(&PostParams::default(), &secret)
+            .await
+            .with_context(|| format!("making Secret {name}"))
+    }
+
+    /// The annotations of a Secret: ours with their prefix, and the class where there are any.
+    #[must_use]
+    pub fn annotations(&self, annotations: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let full = |key: &str| {
+            if key.contains('/') {
+                key.to_owned()
+            } else {
+                format!("cert-renew.io/{key}")
+            }
+        };
+        let mut all: BTreeMap<String, String> = annotations
+            .iter()
+            .map(|(key, value)| (full(key), (*value).to_owned()))
+            .collect();
+        if !annotations.is_empty() {
+            all.entry("cert-renew.io/class".into())
+                .or_insert_with(|| self.class.clone());
+        }
+        all
+    }
+
+    /// Writes another pair into a Secret, as somebody else would.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn put(&self, name: &str, pair: &Pair) -> Result<Secret> {
+        let patch = json!({"stringData": {"tls.crt": pair.certificate, "tls.key": pair.key}});
+        let params = PatchParams {
+            field_manager: Some("somebody-else".into()),
+            ..PatchParams::default()
+        };
+        Ok(self
+            .secrets()
+            .patch(name, &params, &Patch::Merge(patch))
+            .await?)
+    }
+
+    /// Makes a workload that refers to a Secret.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn workload(
+        &self,
+        kind: &str,
+        name: &str,
+        reference: Reference,
+        secret: &str,
+    ) -> Result<()> {
+        let object: DynamicObject =
+            serde_json::from_value(workload(kind, name, 2, reference, secret))?;
+        self.workloads(kind)
+            .create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("making {kind} {name}"))?;
+        Ok(())
+    }
+
+    /// Its workloads of one kind.
+    #[must_use]
+    pub fn workloads(&self, kind: &str) -> Api<DynamicObject> {
+        let group = if kind == "ReplicationController" {
+            ""
+        } else {
+            "apps"
+        };
+        let gvk = GroupVersionKind::gvk(group, "v1", kind);
+        Api::namespaced_with(
+            self.client.clone(),
+            &self.name,
+            &ApiResource::from_gvk(&gvk),
+        )
+    }
+
+    /// Waits until every pod of a workload is of its newest template and available.
     ///
     /// # Errors
     /// When that does not come.
-    pub async fn available(&self, kind: Kind, name: &str) -> Result<()> {
+    pub async fn available(&self, kind: &str, name: &str) -> Result<()> {
         let what = format!("{kind} {}/{name} is available", self.name);
         eventually(AVAILABLE_DEADLINE, &what, async || {
-            let workload = self.workload(kind, name).await?;
-            ensure!(kind.is_available(&workload), "{}", workload["status"]);
+            let workload = self.workloads(kind).get(name).await?;
+            let generation = workload.metadata.generation.unwrap_or_default();
+            let status = |field: &str| workload.data["status"][field].as_i64().unwrap_or_default();
+            let (wanted, counts): (_, &[&str]) = match kind {
+                "DaemonSet" => (
+                    status("desiredNumberScheduled"),
+                    &["updatedNumberScheduled", "numberAvailable"],
+                ),
+                "ReplicationController" => {
+                    (replicas(&workload), &["replicas", "availableReplicas"])
+                }
+                _ => (
+                    replicas(&workload),
+                    &["replicas", "updatedReplicas", "availableReplicas"],
+                ),
+            };
+            let available = wanted > 0 && counts.iter().all(|count| status(count) == wanted);
+            ensure!(
+                available && status("observedGeneration") == generation,
+                "{}",
+                workload.data["status"]
+            );
             Ok(())
         })
         .await
@@ -183,175 +263,162 @@ impl Namespace {
     /// # Errors
     /// When they cannot be listed.
     pub async fn pods(&self, workload: &str) -> Result<Vec<Pod>> {
-        let pods = self
-            .api::<Pod>()
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
+        let mut pods = api
             .list(&ListParams::default().labels(&format!("app={workload}")))
-            .await?;
-        let mut pods = pods.items;
+            .await?
+            .items;
         pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         Ok(pods)
     }
 
-    /// The Secret of this name.
+    /// The template annotation that says which leaf a workload was rolled for.
     ///
     /// # Errors
-    /// When there is none.
-    pub async fn secret(&self, name: &str) -> Result<Secret> {
-        self.api::<Secret>()
+    /// When the workload cannot be read.
+    pub async fn leaf_of(&self, kind: &str, name: &str, secret: &str) -> Result<Option<String>> {
+        let object = self.workloads(kind).get(name).await?;
+        let annotations = &object.data["spec"]["template"]["metadata"]["annotations"];
+        Ok(annotations[format!("state.cert-renew.io/leaf.{secret}")]
+            .as_str()
+            .map(ToOwned::to_owned))
+    }
+
+    /// How often a workload's spec was changed: 1 when never since it was made.
+    ///
+    /// # Errors
+    /// When the workload cannot be read.
+    pub async fn generation(&self, kind: &str, name: &str) -> Result<i64> {
+        Ok(self
+            .workloads(kind)
             .get(name)
-            .await
-            .with_context(|| format!("Secret {}/{name}", self.name))
+            .await?
+            .metadata
+            .generation
+            .unwrap_or_default())
+    }
+
+    /// Events of this namespace about an object, as `reason: note`.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn events(&self, name: &str) -> Result<Vec<String>> {
+        let api: Api<k8s_openapi::api::events::v1::Event> =
+            Api::namespaced(self.client.clone(), &self.name);
+        let events = api.list(&ListParams::default()).await?;
+        let about = |event: &k8s_openapi::api::events::v1::Event| {
+            event
+                .regarding
+                .as_ref()
+                .and_then(|on| on.name.clone())
+                .as_deref()
+                == Some(name)
+                && event.reporting_controller.as_deref() == Some("cert-renew.io/cert-renew")
+        };
+        let text = |event: k8s_openapi::api::events::v1::Event| {
+            format!(
+                "{}: {}",
+                event.reason.unwrap_or_default(),
+                event.note.unwrap_or_default()
+            )
+        };
+        Ok(events.items.into_iter().filter(about).map(text).collect())
     }
 }
 
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self::Deployment,
-        Self::StatefulSet,
-        Self::DaemonSet,
-        Self::ReplicationController,
+fn replicas(workload: &DynamicObject) -> i64 {
+    workload.data["spec"]["replicas"].as_i64().unwrap_or(1)
+}
+
+/// How a pod template refers to a Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// A volume.
+    Volume,
+    /// A source of a projected volume.
+    Projected,
+    /// The secret that a CSI driver is given.
+    Csi,
+    /// One variable.
+    Env,
+    /// All keys as variables.
+    EnvFrom,
+    /// A variable of an init container.
+    InitEnv,
+    /// All keys as variables of an init container.
+    InitEnvFrom,
+    /// Not at all.
+    None,
+}
+
+impl Reference {
+    /// All ways there are.
+    pub const ALL: [Self; 7] = [
+        Self::Volume,
+        Self::Projected,
+        Self::Csi,
+        Self::Env,
+        Self::EnvFrom,
+        Self::InitEnv,
+        Self::InitEnvFrom,
     ];
-
-    fn api_version(self) -> &'static str {
-        if self == Self::ReplicationController {
-            "v1"
-        } else {
-            "apps/v1"
-        }
-    }
-
-    /// A workload with one container, labelled `app: <name>`. A DaemonSet has no use for `replicas`.
-    #[must_use]
-    pub fn manifest(self, name: &str, replicas: u32, uses: &[Use<'_>]) -> Value {
-        let labels = json!({"app": name});
-        let mut container =
-            json!({"name": "main", "image": "example.test/server", "env": [], "envFrom": []});
-        let mut init =
-            json!({"name": "init", "image": "example.test/init", "env": [], "envFrom": []});
-        let mut volumes = Vec::new();
-        for (i, usage) in uses.iter().enumerate() {
-            let volume = format!("volume-{i}");
-            let variable = |secret: &str| {
-                json!({
-                    "name": format!("VARIABLE_{i}"),
-                    "valueFrom": {"secretKeyRef": {"name": secret, "key": "tls.crt"}},
-                })
-            };
-            let all = |secret: &str| json!({"secretRef": {"name": secret}});
-            match usage {
-                Use::Volume(secret) => {
-                    volumes.push(json!({"name": volume, "secret": {"secretName": secret}}))
-                }
-                Use::Projected(secret) => {
-                    let sources = json!([{"secret": {"name": secret}}]);
-                    volumes.push(json!({"name": volume, "projected": {"sources": sources}}));
-                }
-                Use::Csi(secret) => {
-                    let csi = json!({"driver": "csi.example.test", "nodePublishSecretRef": {"name": secret}});
-                    volumes.push(json!({"name": volume, "csi": csi}));
-                }
-                Use::Env(secret) => push(&mut container["env"], variable(secret)),
-                Use::EnvFrom(secret) => push(&mut container["envFrom"], all(secret)),
-                Use::InitEnv(secret) => push(&mut init["env"], variable(secret)),
-                Use::InitEnvFrom(secret) => push(&mut init["envFrom"], all(secret)),
-            }
-        }
-        let template = json!({
-            "metadata": {"labels": labels},
-            "spec": {"initContainers": [init], "containers": [container], "volumes": volumes},
-        });
-        let mut spec = json!({"template": template, "selector": {"matchLabels": labels}});
-        match self {
-            Self::Deployment => spec["replicas"] = replicas.into(),
-            Self::StatefulSet => {
-                spec["replicas"] = replicas.into();
-                spec["serviceName"] = name.into();
-            }
-            Self::DaemonSet => {}
-            Self::ReplicationController => {
-                spec["replicas"] = replicas.into();
-                spec["selector"] = labels;
-            }
-        }
-        json!({
-            "apiVersion": self.api_version(),
-            "kind": self.to_string(),
-            "metadata": {"name": name},
-            "spec": spec,
-        })
-    }
-
-    fn is_available(self, workload: &Value) -> bool {
-        let status = |field: &str| workload["status"][field].as_u64().unwrap_or(0);
-        let wanted = match self {
-            Self::DaemonSet => status("desiredNumberScheduled"),
-            _ => workload["spec"]["replicas"].as_u64().unwrap_or(1),
-        };
-        let observed = status("observedGeneration")
-            == workload["metadata"]["generation"].as_u64().unwrap_or(0);
-        let fields: &[&str] = match self {
-            Self::Deployment => &["replicas", "updatedReplicas", "availableReplicas"],
-            Self::StatefulSet => &["replicas", "updatedReplicas", "availableReplicas"],
-            Self::DaemonSet => &[
-                "currentNumberScheduled",
-                "updatedNumberScheduled",
-                "numberAvailable",
-            ],
-            Self::ReplicationController => &["replicas", "availableReplicas"],
-        };
-        let scheduled = self != Self::DaemonSet || wanted > 0;
-        observed && scheduled && fields.iter().all(|field| status(field) == wanted)
-    }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-fn push(list: &mut Value, item: Value) {
-    if let Some(list) = list.as_array_mut() {
-        list.push(item);
-    }
-}
-
-/// A Secret of type `kubernetes.io/tls` with these annotations. Without a pair both keys are there and empty.
+/// A workload's manifest.
 #[must_use]
-pub fn tls_secret(name: &str, pair: Option<&TlsPair>, annotations: &[(&str, &str)]) -> Secret {
-    let (certificate, key) = pair.map_or(("", ""), |pair| (&pair.certificate, &pair.key));
-    let data = [("tls.crt", certificate), ("tls.key", key)];
-    secret(name, "kubernetes.io/tls", &data, annotations)
-}
-
-/// A Secret of any type.
-#[must_use]
-pub fn secret(
+pub fn workload(
+    kind: &str,
     name: &str,
-    type_: &str,
-    data: &[(&str, &str)],
-    annotations: &[(&str, &str)],
-) -> Secret {
-    let mut secret = Secret {
-        type_: Some(type_.to_owned()),
-        ..Secret::default()
+    replicas: i64,
+    reference: Reference,
+    secret: &str,
+) -> Value {
+    let labels = json!({"app": name});
+    let mut container = json!({"name": "main", "image": "none"});
+    let mut spec = json!({"terminationGracePeriodSeconds": 0});
+    let variable = json!([{"name": "CERTIFICATE", "valueFrom": {"secretKeyRef": {"name": secret, "key": "tls.crt"}}}]);
+    let all = json!([{"secretRef": {"name": secret}}]);
+    match reference {
+        Reference::Volume => {
+            spec["volumes"] = json!([{"name": "tls", "secret": {"secretName": secret}}]);
+        }
+        Reference::Projected => {
+            spec["volumes"] =
+                json!([{"name": "tls", "projected": {"sources": [{"secret": {"name": secret}}]}}]);
+        }
+        Reference::Csi => {
+            let csi = json!({"driver": "csi.example", "nodePublishSecretRef": {"name": secret}});
+            spec["volumes"] = json!([{"name": "tls", "csi": csi}]);
+        }
+        Reference::Env => container["env"] = variable,
+        Reference::EnvFrom => container["envFrom"] = all,
+        Reference::InitEnv => {
+            spec["initContainers"] = json!([{"name": "init", "image": "none", "env": variable}]);
+        }
+        Reference::InitEnvFrom => {
+            spec["initContainers"] = json!([{"name": "init", "image": "none", "envFrom": all}]);
+        }
+        Reference::None => {}
+    }
+    spec["containers"] = json!([container]);
+    let template = json!({"metadata": {"labels": labels}, "spec": spec});
+    let selector = if kind == "ReplicationController" {
+        labels
+    } else {
+        json!({"matchLabels": labels})
     };
-    secret.metadata.name = Some(name.to_owned());
-    let text = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-    secret.metadata.annotations = Some(annotations.iter().map(text).collect());
-    let bytes =
-        |(key, value): &(&str, &str)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()));
-    secret.data = Some(data.iter().map(bytes).collect());
-    secret
-}
-
-/// A data key of a Secret as text; empty where it is missing.
-#[must_use]
-pub fn data(secret: &Secret, key: &str) -> String {
-    let bytes = secret.data.as_ref().and_then(|data| data.get(key));
-    bytes
-        .map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
-        .unwrap_or_default()
+    let mut body = json!({"selector": selector, "template": template});
+    if kind != "DaemonSet" {
+        body["replicas"] = json!(replicas);
+    }
+    if kind == "StatefulSet" {
+        body["serviceName"] = json!(name);
+    }
+    let version = if kind == "ReplicationController" {
+        "v1"
+    } else {
+        "apps/v1"
+    };
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": body})
 }

@@ -46,7 +46,7 @@ pub(crate) async fn retry<T>(start: impl AsyncFn() -> Result<T>) -> Result<T> {
             Err(error)
                 if attempt < ATTEMPTS && format!("{error:#}").to_lowercase().contains(LOST) =>
             {
-                attempt += 1
+                attempt += 1;
             }
             result => return result,
         }

@@ -1,0 +1,77 @@
+//! What a Secret says of its rollout: a halt that a fail-over must keep.
+//!
+//! Pure. An older version may meet what a newer one wrote: whoever reads treats the unreadable as absent.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::certificate::Fingerprint;
+use crate::secret::workload::WorkloadRef;
+
+/// Value of [`crate::secret::keys::ROLLOUT_HALTED`]: `<workload> <leaf>`, with ` resumed` once a user wants to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HaltNote {
+    /// The workload that failed.
+    pub workload: WorkloadRef,
+    /// The leaf that it was rolled for.
+    pub leaf: Fingerprint,
+    /// `cert-renew resume` was asked: the workload is tried again, and no longer stops the others.
+    pub resumed: bool,
+}
+
+/// Why a text is not a [`HaltNote`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("expected a workload such as deployment/web and a fingerprint")]
+pub struct NotAHaltNote;
+
+impl fmt::Display for HaltNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.workload, self.leaf)?;
+        if self.resumed {
+            f.write_str(" resumed")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl FromStr for HaltNote {
+    type Err = NotAHaltNote;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let (rest, resumed) = s
+            .strip_suffix(" resumed")
+            .map_or((s, false), |rest| (rest, true));
+        let parts = rest.split_once(' ').and_then(|(workload, leaf)| {
+            Some(Self {
+                workload: workload.parse().ok()?,
+                leaf: leaf.parse().ok()?,
+                resumed,
+            })
+        });
+        parts.ok_or(NotAHaltNote)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_halt_survives_the_annotation() {
+        let leaf = Fingerprint::of(b"leaf");
+        for resumed in [false, true] {
+            let note = HaltNote {
+                workload: "deployment/web".parse().unwrap(),
+                leaf,
+                resumed,
+            };
+            assert_eq!(note.to_string().parse(), Ok(note));
+        }
+        for bad in ["", "deployment/web", "pod/x 00", " resumed"] {
+            assert_eq!(bad.parse::<HaltNote>(), Err(NotAHaltNote), "{bad}");
+        }
+    }
+}

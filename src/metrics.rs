@@ -208,7 +208,7 @@ impl Metrics {
     }
 
     /// A request to a CA ended; without `status` no answer came.
-    /// `host` has to come from the config, never from what a CA sent: it would make series without end.
+    /// Each `host` makes series: only those of configured CAs are ever asked.
     pub fn acme_request(&self, host: &str, action: &str, status: Option<u16>, took: Duration) {
         self.acme_requests
             .with_label_values(&[host, action, &status_text(status)])
@@ -377,8 +377,8 @@ mod tests {
         metrics.rollout(Kind::DaemonSet, RolloutResult::Unchanged);
         metrics.rollout(Kind::StatefulSet, RolloutResult::Failed);
         metrics.rollout_took(Kind::Deployment, seconds(42));
-        metrics.acme_request("ca.example", "new-order", Some(201), seconds(1));
-        metrics.acme_request("ca.example", "new-order", None, seconds(30));
+        metrics.acme_request("ca.example", "newOrder", Some(201), seconds(1));
+        metrics.acme_request("ca.example", "newOrder", None, seconds(30));
         metrics.api_request("patch", "secrets", Some(200));
         metrics.api_request("patch", "secrets", None);
         metrics.watch_up(true);

@@ -44,7 +44,7 @@ const CONFLICTS: usize = 5;
 /// What a look at a Secret says.
 enum Look {
     /// To be planned.
-    Due(Box<Request>, Head),
+    Due(Box<(Request, Head)>),
     /// Not now.
     Later(UnixTime, Option<Box<str>>),
 }
@@ -121,9 +121,10 @@ async fn look_at_all(
     let (mut requests, mut open) = (Vec::new(), Open::new());
     for (ticket, look) in looked {
         match look {
-            Look::Due(request, head) => {
+            Look::Due(due) => {
+                let (request, head) = *due;
                 open.insert(request.secret.clone(), (ticket, head));
-                requests.push(*request);
+                requests.push(request);
             }
             Look::Later(at, why) => ticket.finish(Finished::Later(at, why)),
         }
@@ -197,7 +198,7 @@ fn first_sight(key: &Key, entry: &Entry) -> Look {
         keys: Vec::new(),
         written: None,
     };
-    Look::Due(Box::new(request), head)
+    Look::Due(Box::new((request, head)))
 }
 
 /// Whether the Secret as it is now may be rolled onto.
@@ -255,7 +256,7 @@ fn judge(
         keys: changed,
         written: secret.written(),
     };
-    Look::Due(Box::new(request), secret.head.clone())
+    Look::Due(Box::new((request, secret.head.clone())))
 }
 
 /// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.
@@ -269,9 +270,7 @@ fn rendered_keys(secret: &FullSecret, assessment: &Assessment) -> Vec<Box<str>> 
         .outputs
         .iter()
         .map(|output| output.name.clone());
-    outputs
-        .chain([place.certificate.into(), place.key.into()])
-        .collect()
+    outputs.chain([place.certificate, place.key]).collect()
 }
 
 /// Writes `rolled-out` where nothing is to be rolled.

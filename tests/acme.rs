@@ -10,6 +10,7 @@ use cert_renew::acme::{
     Action, CertId, ChallengeType, Class, Client, Credentials, Eab, IssuerSettings, Order,
     OrderStatus, Preference, RequestInfo,
 };
+use cert_renew::http::bounded::serve;
 use cert_renew::name::Name;
 use cert_renew::solver::http01::{self, ChallengeStore};
 use cert_renew::time::UnixTime;
@@ -66,7 +67,7 @@ async fn issuer(bench: &'static Bench, pebble: &Pebble) -> Result<Issuer> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let solver = listener.local_addr()?;
     let router = http01::router(store.clone(), http01::no_lookup());
-    tokio::spawn(http01::serve(listener, router, std::future::pending()));
+    tokio::spawn(serve(listener, router, std::future::pending()));
     bench.edge().add(solver);
     Ok(Issuer {
         client,

@@ -2,7 +2,9 @@
 
 mod acme;
 mod acme_faults;
+mod alerts;
 mod bench_smoke;
+mod install;
 mod propagation;
 mod renewal;
 mod secrecy;

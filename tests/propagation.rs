@@ -78,7 +78,7 @@ async fn every_kind_rolls_once_for_every_form_of_reference() -> Result<()> {
     let mut names = Vec::new();
     for kind in KINDS {
         for reference in Reference::ALL {
-            let name = format!("{}-{}", kind, format!("{reference:?}")).to_lowercase();
+            let name = format!("{kind}-{reference:?}").to_lowercase();
             space.workload(kind, &name, reference, "forms").await?;
             names.push((kind, name));
         }

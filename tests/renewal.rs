@@ -140,7 +140,7 @@ async fn what_is_due_is_renewed_and_its_workloads_roll() -> Result<()> {
         .iter()
         .filter(|write| write.verb == "create" && write.name.is_empty())
         .count();
-    println!(
+    eprintln!(
         "writes for one renewal with one Deployment: {:?}",
         tally(&own)
     );

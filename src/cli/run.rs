@@ -16,7 +16,7 @@ use super::telemetry::{self, LogFormat};
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::ledger::Ledger;
-use crate::cluster::{chain, watch as cluster_watch};
+use crate::cluster::watch as cluster_watch;
 use crate::config::Config;
 use crate::context::Context;
 use crate::metrics::Metrics;
@@ -127,7 +127,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         },
         until_stop(),
     );
-    let serve_challenges = http01::serve(
+    let serve_challenges = http::bounded::serve(
         challenge_listener,
         http01::router(context.challenges.clone(), http01::no_lookup()),
         until_stop(),
@@ -145,10 +145,8 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     controller::run(Arc::clone(&context), watches, terminated()).await;
     let _ = stop.send(true);
     follower.abort();
-    let _ = challenge_server.await;
-    if let Ok(Err(error)) = metrics_server.await {
-        tracing::warn!(error = %chain(&error), "the metrics port ended badly");
-    }
+    // A server that panicked has said so already.
+    let _ = tokio::join!(challenge_server, metrics_server);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ use crate::secret::values::{is_label, is_profile};
 const CONCURRENCY: u32 = 8;
 
 /// New orders in 3 hours: Let's Encrypt gives an account 300, the rest is for people.
-const ORDERS_PER_3H: u32 = 250;
+pub(super) const ORDERS_PER_3H: u32 = 250;
 
 /// Most that either of them can be set to.
 const MAX_ORDERS: u32 = 1_000_000;

@@ -37,7 +37,7 @@ use crate::schedule::window::ChangeWindow;
 use crate::secret::settings::{DEFAULT_CLASS, IssuerRef, NamespaceDefaults, RenewBefore};
 use crate::secret::values::is_label;
 use crate::secret::workload::RolloutMode;
-use crate::text::shown;
+use crate::text::{holds_private_key, shown};
 
 /// Largest file that is read, in bytes: a ConfigMap holds at most 1 MiB.
 const MAX_FILE: u64 = 1 << 20;
@@ -110,7 +110,15 @@ impl Config {
                         shown(key.as_deref().unwrap_or_default())
                     )
                 }
-                error => format!("YAML: {}", error.to_string().replace('\n', " ")),
+                error => {
+                    // A message may quote the file, which may hold what nobody should have put there.
+                    let error = error.to_string().replace('\n', " ");
+                    if holds_private_key(text) {
+                        "YAML".to_string()
+                    } else {
+                        format!("YAML: {error}")
+                    }
+                }
             };
             Faults::whole(format!("expected {expected}"), line)
         })?;
@@ -197,18 +205,59 @@ impl Config {
                     "issuers.{name}: it has no allow, so that it issues for nobody"
                 ));
             }
+            if issuer.needs_namespace_labels() {
+                warnings.push(format!(
+                    "issuers.{name}.allow: a rule with namespaceSelector grants nothing in this version"
+                ));
+            }
         }
-        let untested = self
-            .solvers
-            .iter()
-            .filter_map(|solver| match &solver.challenge {
-                Challenge::Dns01(dns01) if !dns01.is_supported() => Some(&dns01.provider),
-                _ => None,
-            });
+        for (i, solver) in self.solvers.iter().enumerate() {
+            if let Challenge::Dns01(dns01) = &solver.challenge
+                && !dns01.is_supported()
+            {
+                let provider = &dns01.provider;
+                warnings.push(format!(
+                    "solvers[{i}]: the DNS provider {provider} is untested"
+                ));
+            }
+        }
         warnings.extend(
-            untested.map(|provider| format!("solvers: the DNS provider {provider} is untested")),
+            self.idle()
+                .map(|path| format!("{path}: this version checks it and does not use it")),
         );
         warnings
+    }
+
+    /// Settings that stand in the file and change nothing yet, by their path.
+    fn idle(&self) -> impl Iterator<Item = String> {
+        let issuers = self.issuers.iter().flat_map(|(name, issuer)| {
+            let idle = [
+                ("staging", issuer.staging.is_some()),
+                ("fallback", issuer.fallback.is_some()),
+                ("chain", issuer.chain.is_some()),
+                ("ordersPer3h", issuer.orders_per_3h != issuer::ORDERS_PER_3H),
+            ];
+            idle.into_iter()
+                .filter(|(_, set)| *set)
+                .map(move |(key, _)| format!("issuers.{name}.{key}"))
+        });
+        let shared = |solver: &Solver| matches!(&solver.challenge, Challenge::Http01(http01) if http01.route == Route::Shared);
+        let solvers = self
+            .solvers
+            .iter()
+            .enumerate()
+            .filter(move |(_, solver)| !shared(solver));
+        let others = [
+            ("dns.nameservers", !self.dns.nameservers.is_empty()),
+            ("watch.observe", self.watch.observe != Observe::default()),
+        ];
+        let others = others
+            .into_iter()
+            .filter(|(_, set)| *set)
+            .map(|(path, _)| path.to_string());
+        issuers
+            .chain(solvers.map(|(i, _)| format!("solvers[{i}]")))
+            .chain(others)
     }
 }
 

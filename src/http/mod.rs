@@ -3,7 +3,7 @@
 //! Read only, without credentials, for Prometheus and the kubelet; it holds nothing that is secret.
 //! Whoever connects cannot slow the controller down: connections are few and short, and one scrape is rendered at a time.
 
-pub mod limited;
+pub mod bounded;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,11 +11,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State as Shared};
-use axum::middleware::map_response;
+use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -26,10 +25,6 @@ use crate::time::UnixTime;
 
 /// A loop that has not turned for so long is stuck: it turns at least once a minute when nothing is due.
 const STUCK: Duration = Duration::from_secs(180);
-/// Prometheus and the kubelet need two or three at a time.
-const CONNECTIONS: usize = 64;
-/// From accept to the last byte: a scrape of the largest index takes a fraction of a second.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// Of the text format that `metrics` renders.
 const EXPOSITION: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -56,19 +51,9 @@ struct Served {
     scraping: Mutex<()>,
 }
 
-/// Serves until `shutdown`, then until the open connections have ended, at most ten seconds more.
-///
-/// # Errors
-/// When the listener cannot be used any more.
-pub async fn serve(
-    listener: TcpListener,
-    state: State,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let listener = limited::Listener::new(listener, CONNECTIONS, DEADLINE);
-    axum::serve(listener, router(state))
-        .with_graceful_shutdown(shutdown)
-        .await
+/// Serves until `shutdown` resolves.
+pub async fn serve(listener: TcpListener, state: State, shutdown: impl Future<Output = ()>) {
+    bounded::serve(listener, router(state), shutdown).await;
 }
 
 fn router(state: State) -> Router {
@@ -80,8 +65,6 @@ fn router(state: State) -> Router {
             StatusCode::NOT_FOUND,
             "there are /metrics, /healthz and /readyz\n",
         ))
-        .layer(DefaultBodyLimit::max(0))
-        .layer(map_response(close))
         .with_state(Arc::new(Served {
             state,
             scraping: Mutex::default(),
@@ -131,13 +114,6 @@ async fn metrics(Shared(served): Shared<Arc<Served>>) -> Response {
             (StatusCode::INTERNAL_SERVER_ERROR, "see the log\n").into_response()
         }
     }
-}
-
-/// Every connection serves one request: an idle one would keep its place.
-async fn close(mut response: Response) -> Response {
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(CONNECTION, close);
-    response
 }
 
 #[cfg(test)]
@@ -209,6 +185,6 @@ mod tests {
         );
 
         stop.send(()).unwrap();
-        server.await.unwrap().unwrap();
+        server.await.unwrap();
     }
 }

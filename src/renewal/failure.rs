@@ -56,7 +56,7 @@ pub(super) enum Failure {
     #[error("{what}")]
     About {
         /// What happened.
-        what: Box<Failure>,
+        what: Box<Self>,
         /// To whom.
         of: Box<Of>,
     },

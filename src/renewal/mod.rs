@@ -417,7 +417,7 @@ async fn write(
     let issued = context
         .ledger
         .update(fresh.assessment.account, |account| {
-            account.issued(now, reason)
+            account.issued(now, reason);
         })
         .await;
     if let Err(error) = issued {
@@ -468,13 +468,14 @@ fn changes<'a>(
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             index.get(key).and_then(|entry| entry.rolled_out)
         };
-        let had = remembered.unwrap_or_else(|| match leaf {
+        let held = match leaf {
             Ok(leaf) => RolledOut::Leaf {
                 fingerprint: leaf.fingerprint,
                 not_after: leaf.not_after,
             },
             Err(_) => RolledOut::None,
-        });
+        };
+        let had = remembered.unwrap_or(held);
         annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
     }
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;

@@ -5,8 +5,6 @@
 //! one caller can make us do or hold is bounded. Key authorizations are public once they are asked for.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -17,13 +15,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::future::BoxFuture;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// Where the CA looks (RFC 8555, section 8.3).
 pub const PATH: &str = "/.well-known/acme-challenge/";
@@ -33,18 +26,6 @@ const TOKENS: usize = 100_000;
 const TOKEN: usize = 256;
 /// CAs wait 10 s for the whole answer.
 const MISS: Duration = Duration::from_secs(4);
-/// What a CA or an ingress sends fits many times; hyper allows no less than 8 KiB.
-const HEADERS: usize = 16 * 1024;
-/// A proxy adds a dozen to the CA's handful.
-const HEADER_COUNT: usize = 64;
-/// A client that takes longer for its headers holds a connection and nothing else.
-const HEADER_TIME: Duration = Duration::from_secs(5);
-/// Longest life of a connection; each serves one request.
-const CONNECTION_TIME: Duration = Duration::from_secs(15);
-/// With 16 KiB each, 8 MiB at most.
-const CONNECTIONS: usize = 512;
-/// Out of file descriptors, accepting again at once would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The key authorizations that are answered, by order record; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -177,43 +158,6 @@ async fn answer(
     }
 }
 
-/// Serves `router` with bounded headers, connections and times until `shutdown` resolves.
-/// Connections that are open by then end on their own within 15 seconds.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut http = http1::Builder::new();
-    http.max_buf_size(HEADERS)
-        .max_headers(HEADER_COUNT)
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .keep_alive(false);
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let (slot, stream) = tokio::select! {
-            () = &mut shutdown => return,
-            (slot, accepted) = accepted => match accepted {
-                Ok((stream, _)) => (slot, stream),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection for HTTP-01");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
-        };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(async move {
-            // What goes wrong on a connection from the internet is its own business.
-            let _ = timeout(CONNECTION_TIME, connection).await;
-            drop(slot);
-        });
-    }
-}
-
 /// An [`OnMiss`] for where there is nothing to look up.
 #[must_use]
 pub fn no_lookup() -> OnMiss {
@@ -223,9 +167,10 @@ pub fn no_lookup() -> OnMiss {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::http::bounded::{HEADERS, serve};
 
     fn challenge(token: &str) -> (String, String) {
         (token.to_owned(), format!("{token}.thumbprint"))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use kube::Client;
 use tokio::sync::OnceCell;
 
@@ -209,8 +209,13 @@ impl Bench {
     /// # Errors
     /// When the edge cannot be handed over.
     pub async fn keep(&self) -> Result<String> {
-        self.edge.hand_over(&self.group).await?;
-        self.group.keep()
+        // First, since until then a program ends when its handle is dropped, the new edge too.
+        let stop = self.group.keep()?;
+        self.edge
+            .hand_over(&self.group)
+            .await
+            .with_context(|| format!("the rest runs on; to end it: {stop}"))?;
+        Ok(stop)
     }
 
     pub(crate) fn group(&self) -> &Group {

@@ -4,6 +4,7 @@ mod acme;
 mod acme_faults;
 mod alerts;
 mod bench_smoke;
+mod command;
 mod install;
 mod propagation;
 mod renewal;

@@ -9,6 +9,7 @@
 //! the user may have changed his mind. It never touches a workload.
 
 mod failure;
+pub mod info;
 pub mod issuers;
 pub mod known;
 
@@ -22,7 +23,7 @@ use crate::certificate::{KeyType, Leaf};
 use crate::cluster::events::Severity;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets::{self, Changes};
-use crate::config::Issuer;
+use crate::config::{self, Issuer};
 use crate::context::Context;
 use crate::controller::Ticket;
 use crate::index::{Finished, Key};
@@ -141,7 +142,9 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
 async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fresh>, Failure> {
     let secret = secrets::get(&context.client, key).await?;
     let config = context.config();
-    let Some(assessment) = assess::of_full(now, key, &secret, &config) else {
+    let Some(assessment) = assess::of_full(now, key, &secret, &config, |leaf| {
+        context.renewal_info.instant(key, leaf)
+    }) else {
         return Ok(None);
     };
     let IssuerRef::Named(issuer_name) = assessment.settings.issuer.clone() else {
@@ -228,7 +231,8 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         .profile
         .as_deref()
         .or(fresh.issuer.profile.as_deref());
-    let order = client.new_order(&names, profile, None).await;
+    let replaced = replaced(&fresh);
+    let order = client.new_order(&names, profile, replaced.as_ref()).await;
     let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
         let challenges = proofs(&order.authorizations().await?)?;
@@ -320,6 +324,14 @@ async fn resume(
     proceed(context, key, fresh, record, order, reason).await
 }
 
+/// What the new certificate replaces, in the words of RFC 9773: only what the same issuer's account was given.
+fn replaced(fresh: &Fresh) -> Option<acme::CertId> {
+    let issued_by = fresh.assessment.issued_by.as_ref()?;
+    let leaf = fresh.assessment.leaf.as_ref().ok()?;
+    let authority = leaf.authority_key_id.as_ref()?;
+    (*issued_by.issuer == *fresh.issuer_name).then(|| acme::CertId::new(authority, &leaf.serial))
+}
+
 /// From the record to the written Secret. When it cannot succeed any more, the record goes; else it stays for a retry.
 async fn proceed(
     context: &Context,
@@ -376,7 +388,15 @@ async fn finish(
         order.finalize(&new_key.csr(&record.order.names)?).await?;
     }
     order.wait_issued(Instant::now() + ISSUE).await?;
-    let preference = Preference::default();
+    let config = context.config();
+    let chain = config
+        .issuer(&record.order.issuer)
+        .and_then(|issuer| issuer.chain.as_ref());
+    let preference = match chain {
+        None => Preference::Default,
+        Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
+        Some(config::Chain::Shortest) => Preference::Shortest,
+    };
     let pem = order.certificate(&preference).await?;
     write(context, key, record, &pem, reason).await
 }
@@ -417,7 +437,7 @@ async fn write(
     let issued = context
         .ledger
         .update(fresh.assessment.account, |account| {
-            account.issued(now, reason)
+            account.issued(now, reason, old)
         })
         .await;
     if let Err(error) = issued {

@@ -144,12 +144,14 @@ pub fn hold(now: UnixTime, reason: Reason, leaf: Option<&Leaf>, account: &Accoun
     {
         return Some(Hold::BackOff { until });
     }
-    if reason.is_scheduled() {
+    if is_expected(now, reason, leaf) {
         return None;
     }
-    if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now)) {
+    if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now))
+        && !matches!(reason, Reason::MissingName | Reason::RenewalInfo)
+    {
         let until = leaf.not_before + leaf.lifetime() / 10;
-        if until > now && reason != Reason::MissingName {
+        if until > now {
             return Some(Hold::TooYoung { until });
         }
     }
@@ -167,6 +169,12 @@ pub fn hold(now: UnixTime, reason: Reason, leaf: Option<&Leaf>, account: &Accoun
         .map(|oldest| Hold::KeepsComingBack {
             until: recent[oldest] + window,
         })
+}
+
+/// Whether the clock asked for it; a CA that wants a certificate back at once, again and again, is held like anybody.
+fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
+    let young = leaf.is_some_and(|leaf| now < leaf.not_before + leaf.lifetime() / 10);
+    reason == Reason::Lifetime || reason == Reason::RenewalInfo && !young
 }
 
 fn recent(now: UnixTime, window: Duration, issues: &[i64]) -> Vec<UnixTime> {
@@ -223,15 +231,16 @@ impl Account {
         until
     }
 
-    /// Counts an issue. Failures are forgotten; an issue that no clock asked for is remembered for a week.
-    pub fn issued(&mut self, now: UnixTime, reason: Reason) {
+    /// Counts an issue that replaces `leaf`. Failures are forgotten; an issue that no clock asked for is remembered for
+    /// a week.
+    pub fn issued(&mut self, now: UnixTime, reason: Reason, leaf: Option<&Leaf>) {
         self.failures = 0;
         self.retry_at = None;
         self.unscheduled = recent(now, WEEK, &self.unscheduled)
             .into_iter()
             .map(|at| at.0)
             .collect();
-        if !reason.is_scheduled() {
+        if !is_expected(now, reason, leaf) {
             self.unscheduled.push(now.0);
         }
     }
@@ -267,7 +276,7 @@ mod tests {
             })
             .collect();
         assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
-        account.issued(UnixTime(0), Reason::Lifetime);
+        account.issued(UnixTime(0), Reason::Lifetime, None);
         assert!(account.is_empty());
     }
 
@@ -317,12 +326,32 @@ mod tests {
         let (mut now, mut issued) = (UnixTime(0), 0);
         while now.0 < 7 * 86_400 {
             if hold(now, Reason::NoCertificate, None, &account).is_none() {
-                account.issued(now, Reason::NoCertificate);
+                account.issued(now, Reason::NoCertificate, None);
                 issued += 1;
             }
             now = now + Duration::from_secs(60);
         }
         assert_eq!(issued, UNSCHEDULED_A_WEEK);
+    }
+
+    #[test]
+    fn a_ca_that_wants_each_new_certificate_back_gets_three() {
+        let mut account = Account::default();
+        let mut issued = 0;
+        for hour in 0..24 {
+            let now = UnixTime(hour * 3_600);
+            let leaf = leaf(now.0 - 60, now.0 + 90 * 86_400);
+            if hold(now, Reason::RenewalInfo, Some(&leaf), &account).is_none() {
+                account.issued(now, Reason::RenewalInfo, Some(&leaf));
+                issued += 1;
+            }
+        }
+        assert_eq!(issued, UNSCHEDULED_A_WEEK);
+        let old = leaf(-80 * 86_400, 10 * 86_400);
+        assert_eq!(
+            hold(UnixTime(86_400), Reason::RenewalInfo, Some(&old), &account),
+            None
+        );
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 use test_bench::objects::{OLD, Pair, Space, pair};
-use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, eventually};
+use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
 
@@ -171,5 +174,166 @@ async fn a_proxy_for_the_cas_does_not_stand_before_the_api_server() -> Result<()
     let operator = Operator::start(bench, program).await?;
     let space = Space::new(bench.client()?, "proxy", operator.namespace()).await?;
     issued(&space, "proxy", "proxy.example").await?;
+    Ok(())
+}
+
+/// How many certificates the operator has written since it was installed.
+fn renewals(operator: &Operator<'_>) -> Result<usize> {
+    Ok(operator.log()?.matches("\"message\":\"renewed\"").count())
+}
+
+#[tokio::test]
+async fn no_more_orders_than_the_config_allows() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, configured("    ordersPer3h: 4\n", "")).await?;
+    let space = Space::new(bench.client()?, "quota", operator.namespace()).await?;
+    for number in 0..6 {
+        let (name, host) = (format!("tls-{number}"), format!("n{number}.quota.example"));
+        space
+            .tls_secret(&name, None, &[("issuer", "pebble"), ("names", &host)])
+            .await?;
+    }
+    eventually(SOON, "four are issued and two wait", async || {
+        ensure!(
+            renewals(&operator)? == 4,
+            "{} are issued",
+            renewals(&operator)?
+        );
+        let waiting = operator.log()?.matches("the renewal waits").count();
+        ensure!(waiting == 2, "{waiting} wait");
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_that_somebody_wipes_gets_three_certificates_and_the_culprit_is_named()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "wiped", operator.namespace()).await?;
+    issued(&space, "wiped", "wiped.example").await?;
+    let empty = Pair {
+        certificate: String::new(),
+        key: String::new(),
+    };
+    for second in 0..20 {
+        space.put("wiped", &empty).await?;
+        if second == 8 {
+            operator.kill();
+            operator.run().await?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    event(&space, "wiped", "somebody-else keeps replacing").await?;
+    assert_eq!(renewals(&operator)?, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_that_is_made_anew_over_and_over_gets_three_certificates() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "anew", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "anew.example")];
+    for _ in 0..10 {
+        space.tls_secret("anew", None, &annotations).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        space
+            .secrets()
+            .delete("anew", &kube::api::DeleteParams::default())
+            .await?;
+    }
+    space.tls_secret("anew", None, &annotations).await?;
+    event(&space, "anew", "no more is asked for").await?;
+    assert_eq!(renewals(&operator)?, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn impatience_brings_no_second_certificate() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "eager", operator.namespace()).await?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "early.eager.example"),
+        ("renew-before", "9000h"),
+    ];
+    space.tls_secret("early", None, &annotations).await?;
+    renewed(&space, "early", "").await?;
+    issued(&space, "now", "now.eager.example").await?;
+    for value in 0..10 {
+        let patch =
+            json!({"metadata": {"annotations": {"cert-renew.io/renew-now": value.to_string()}}});
+        space
+            .secrets()
+            .patch("now", &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    event(&space, "now", "younger than a tenth").await?;
+    assert_eq!(renewals(&operator)?, 2, "one each");
+    Ok(())
+}
+
+#[tokio::test]
+async fn certificates_of_ninety_seconds_are_renewed_over_and_over() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "minute", operator.namespace()).await?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "minute.example"),
+        ("profile", "minute"),
+    ];
+    space.tls_secret("minute", None, &annotations).await?;
+    renewed(&space, "minute", "").await?;
+    let mut leaves = std::collections::BTreeSet::new();
+    eventually(
+        Duration::from_secs(240),
+        "two more certificates",
+        async || {
+            let leaf = leaf(&space.secrets().get("minute").await?)?;
+            let now = cert_renew::time::UnixTime::now();
+            assert!(leaf.is_valid_at(now), "it has expired at {now}");
+            leaves.insert(leaf.fingerprint);
+            ensure!(leaves.len() == 3, "{} certificates", leaves.len());
+            Ok(())
+        },
+    )
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_are_of_the_type_that_is_asked_for_and_stay_where_they_are_to() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "keys", operator.namespace()).await?;
+    let kinds = [
+        "ecdsa-p256",
+        "ecdsa-p384",
+        "rsa-2048",
+        "rsa-3072",
+        "rsa-4096",
+    ];
+    for kind in kinds {
+        let host = format!("{kind}.keys.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host), ("key-type", kind)];
+        space.tls_secret(kind, None, &annotations).await?;
+    }
+    let old = pair(&["kept.keys.example"], OLD)?;
+    let annotations = [("issuer", "pebble"), ("key-rotation", "never")];
+    space.tls_secret("kept", Some(&old), &annotations).await?;
+    for kind in kinds {
+        let secret = renewed(&space, kind, "").await?;
+        let found = leaf(&secret)?.key_type.map(|kind| kind.to_string());
+        assert_eq!(found.as_deref(), Some(kind));
+    }
+    let kept = leaf(&renewed(&space, "kept", &old.certificate).await?)?;
+    let before = cert_renew::certificate::leaf(old.certificate.as_bytes())?;
+    assert_eq!(kept.public_key, before.public_key);
     Ok(())
 }

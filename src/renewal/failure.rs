@@ -20,8 +20,9 @@ use crate::time::UnixTime;
 
 /// The watch will bring what has changed; should it not, this is soon enough.
 const AFTER_CONFLICT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Longest error text that is written on the Secret.
-const LONGEST: usize = 500;
+/// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
+/// which the reader ends a pause of the CA is some hundred characters long.
+const LONGEST: usize = 900;
 
 /// Why a renewal failed.
 #[derive(Debug, Error)]

@@ -225,12 +225,32 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         .ready(&fresh.issuer_name, &fresh.issuer)
         .await
         .map_err(ours)?;
-    let profile = fresh
-        .assessment
-        .settings
-        .profile
-        .as_deref()
-        .or(fresh.issuer.profile.as_deref());
+    let profile = match &fresh.assessment.settings.profile {
+        Some(profile) => Some(&**profile),
+        // The issuer's own profile is a preference: a CA that has none of that name is not refused for it.
+        None => {
+            let offered = &client
+                .directory()
+                .await
+                .map_err(|error| ours(error.into()))?
+                .meta
+                .profiles;
+            let wanted = fresh.issuer.profile.as_deref();
+            wanted.filter(|profile| offered.contains_key(*profile))
+        }
+    };
+    let quota = fresh.issuer.orders_per_3h;
+    if let Err(until) = context
+        .issuers
+        .take_order(&fresh.issuer_name, &key.namespace, quota)
+    {
+        let note = format!(
+            "issuer {}: its ordersPer3h ({quota}) are used up; this one's turn is at {until}",
+            fresh.issuer_name
+        );
+        tracing::info!(secret = %key, %until, note, "the renewal waits");
+        return Ok(Outcome::Later(until, Some(note.into())));
+    }
     let replaced = replaced(&fresh);
     let order = client.new_order(&names, profile, replaced.as_ref()).await;
     let order = order.map_err(|error| Failure::from(error).about(&fresh))?;

@@ -8,7 +8,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{OLD, Pair, Space, pair};
-use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
+use test_bench::{
+    Bench, Context as _, Operator, OperatorOptions, PebbleOptions, Result, ensure, eventually,
+};
 
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
 
@@ -335,5 +337,104 @@ async fn keys_are_of_the_type_that_is_asked_for_and_stay_where_they_are_to() -> 
     let kept = leaf(&renewed(&space, "kept", &old.certificate).await?)?;
     let before = cert_renew::certificate::leaf(old.certificate.as_bytes())?;
     assert_eq!(kept.public_key, before.public_key);
+    Ok(())
+}
+
+fn another_pebble(name: &str) -> PebbleOptions {
+    PebbleOptions {
+        name: name.to_owned(),
+        ..PebbleOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn after_a_failed_validation_staging_is_tried_until_it_passes() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let staging = bench
+        .start_pebble(&another_pebble("pebble-staging"))
+        .await?;
+    let settings = format!("    staging: {}\n", staging.directory());
+    let mut options = configured(&settings, "");
+    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "staging", operator.namespace()).await?;
+    let host = json!({"host": "broken.staging.example"});
+    bench.dns().set("set-servfail", &host).await?;
+    let annotations = [("issuer", "pebble"), ("names", "broken.staging.example")];
+    space.tls_secret("broken", None, &annotations).await?;
+    event(&space, "broken", "the rehearsal at the staging CA failed").await?;
+    bench.dns().set("clear-servfail", &host).await?;
+    renewed(&space, "broken", "").await?;
+    let log = operator.log()?;
+    assert!(log.contains("the rehearsal has passed"));
+    // Each order of the real CA is an Event; rehearsals are none.
+    let orders = log.matches("\"message\":\"ordered\"").count();
+    let rehearsals = log
+        .matches("the rehearsal at the staging CA failed")
+        .count();
+    println!("{orders} orders, {rehearsals} failed rehearsals");
+    assert!(
+        orders <= 2 + rehearsals / 3,
+        "{orders} orders, {rehearsals} failed rehearsals"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_ca_that_is_down_is_replaced_by_its_fallback_while_life_is_short() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let fallback = bench
+        .start_pebble(&another_pebble("pebble-fallback"))
+        .await?;
+    let config = |home: &str| {
+        let allow = "[{namespaces: [\"*\"], names: [\"**.example\"]}]";
+        let bundle = bench.ca_bundle().display();
+        format!(
+            "  home:\n    directory: {home}\n    fallback: second\n    caBundle: {bundle}\n    allow: {allow}\n  \
+             second:\n    directory: {second}\n    caBundle: {bundle}\n    allow: {allow}\n{QUICK}\
+             retry: {{base: 1s, factor: 1, max: 1s}}\n",
+            second = fallback.directory(),
+        )
+    };
+    // Nothing listens there.
+    let down = config("https://127.0.0.1:9/dir");
+    let options = OperatorOptions {
+        config: down,
+        ..options()
+    };
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "fallback", operator.namespace()).await?;
+    let annotations = [("issuer", "home"), ("names", "short.fallback.example")];
+    space.tls_secret("short", None, &annotations).await?;
+    let age = test_bench::objects::Age {
+        since: 65,
+        left: 25,
+    };
+    let long = pair(&["long.fallback.example"], age)?;
+    space
+        .tls_secret("long", Some(&long), &[("issuer", "home")])
+        .await?;
+    let first = renewed(&space, "short", "").await?;
+    let issued_by = annotation(&first, "state.cert-renew.io/issued-by").unwrap_or_default();
+    assert!(issued_by.contains("second"), "{issued_by}");
+    event(&space, "long", "RenewalFailed").await?;
+    let secret = space.secrets().get("long").await?;
+    assert_eq!(
+        data(&secret, "tls.crt"),
+        long.certificate,
+        "it has time to wait"
+    );
+    // The CA is back, and the next renewal is its own again.
+    operator.kill();
+    let certificate = data(&first, "tls.crt");
+    fallback
+        .set_renewal_info(&certificate, &window(PAST.0, PAST.1))
+        .await?;
+    operator.configure(&config(bench.pebble().directory()))?;
+    operator.run().await?;
+    let second = renewed(&space, "short", &certificate).await?;
+    let issued_by = annotation(&second, "state.cert-renew.io/issued-by").unwrap_or_default();
+    assert!(issued_by.contains("\"home\""), "{issued_by}");
+    renewed(&space, "long", &long.certificate).await?;
     Ok(())
 }

@@ -109,7 +109,10 @@ impl RenewalInfo {
             self.forget(key);
             return Suggestion::None;
         }
-        let issuer: Arc<str> = assess::issuer_name(&assessment.settings.issuer).into();
+        // Who issued it is asked: a fallback perhaps.
+        let issued_by = assessment.issued_by.as_ref().map(|by| &*by.issuer);
+        let named = assess::issuer_name(&assessment.settings.issuer);
+        let issuer: Arc<str> = issued_by.unwrap_or(named).into();
         let mut state = self.lock();
         if let Some(known) = state.certificates.get(key)
             && (known.leaf, &known.issuer) == (leaf.fingerprint, &issuer)

@@ -12,6 +12,7 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
+mod venue;
 
 use std::time::Duration;
 
@@ -60,6 +61,9 @@ enum Outcome {
 struct Fresh {
     secret: FullSecret,
     assessment: Assessment,
+    /// The issuer that the Secret names.
+    home: std::sync::Arc<str>,
+    /// The issuer that is asked: that one, or a fallback.
     issuer_name: std::sync::Arc<str>,
     issuer: Issuer,
 }
@@ -127,6 +131,7 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     if let Some(opens) = fresh.assessment.opens {
         return Ok(Outcome::Later(opens, None));
     }
+    let fresh = fresh.at_hand(context, key, now);
     let account = context.ledger.get(fresh.assessment.account);
     if let Some(hold) = budget::hold(
         now,
@@ -156,6 +161,7 @@ async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fres
     Ok(Some(Fresh {
         secret,
         assessment,
+        home: std::sync::Arc::clone(&issuer_name),
         issuer_name,
         issuer,
     }))
@@ -225,6 +231,9 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         .ready(&fresh.issuer_name, &fresh.issuer)
         .await
         .map_err(ours)?;
+    venue::rehearse(context, key, &fresh, &names)
+        .await
+        .map_err(|failure| failure.about(&fresh))?;
     let profile = match &fresh.assessment.settings.profile {
         Some(profile) => Some(&**profile),
         // The issuer's own profile is a preference: a CA that has none of that name is not refused for it.
@@ -307,6 +316,7 @@ async fn resume(
     fresh: Fresh,
     record: Record,
 ) -> Result<Outcome, Failure> {
+    let fresh = fresh.at(context, &record.order.issuer);
     let new_key = PrivateKey::from_pem(record.key.as_bytes());
     let written = match (&new_key, &fresh.assessment.leaf) {
         (Ok(new_key), Ok(leaf)) => *leaf.public_key == *new_key.public_key(),
@@ -376,6 +386,26 @@ async fn proceed(
     }
 }
 
+/// Puts the proofs in place and waits until the CA has seen them.
+async fn prove(
+    context: &Context,
+    key: &Key,
+    record: &Record,
+    order: &mut acme::Order,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    known::answer(
+        context,
+        &records::record_name(key),
+        record.challenges.clone(),
+    );
+    for authorization in order.authorizations().await? {
+        let challenge = http01(&authorization)?;
+        order.set_ready(challenge).await?;
+    }
+    Ok(order.wait_validated(deadline).await?)
+}
+
 async fn finish(
     context: &Context,
     key: &Key,
@@ -384,23 +414,14 @@ async fn finish(
     reason: Reason,
 ) -> Result<Outcome, Failure> {
     if order.status() == OrderStatus::Pending {
-        known::answer(
-            context,
-            &records::record_name(key),
-            record.challenges.clone(),
-        );
-        for authorization in order.authorizations().await? {
-            let challenge = http01(&authorization)?;
-            order.set_ready(challenge).await?;
-        }
-        order.wait_validated(Instant::now() + VALIDATION).await?;
+        prove(context, key, record, order, Instant::now() + VALIDATION).await?;
         tracing::info!(secret = %key, order = record.order.url, "validated");
     }
     if order.status() == OrderStatus::Ready {
         let now = UnixTime::now();
         let wanted = read(context, key, now)
             .await?
-            .is_some_and(|fresh| still_wanted(&fresh, record));
+            .is_some_and(|fresh| still_wanted(&fresh.at(context, &record.order.issuer), record));
         if !wanted {
             return Err(Failure::Unwanted);
         }
@@ -432,6 +453,7 @@ async fn write(
     let now = UnixTime::now();
     let Some(fresh) = read(context, key, now)
         .await?
+        .map(|fresh| fresh.at(context, &record.order.issuer))
         .filter(|fresh| still_wanted(fresh, record))
     else {
         return Err(Failure::Unwanted);
@@ -441,7 +463,8 @@ async fn write(
     let asked = Asked {
         key: &new_key,
         names: &record.order.names,
-        not_sooner_than: old.filter(|_| reason == Reason::Lifetime),
+        not_sooner_than: old
+            .filter(|_| reason == Reason::Lifetime && fresh.issuer_name == fresh.home),
         staging: fresh.issuer.directory.contains("staging"),
     };
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
@@ -460,7 +483,14 @@ async fn write(
             account.issued(now, reason, old)
         })
         .await;
-    if let Err(error) = issued {
+    let home = budget::account_of(&fresh.home, &fresh.assessment.names);
+    // The fallback has done it: the next renewal begins with the Secret's own issuer again.
+    let home = context.ledger.update(home, |account| {
+        if fresh.issuer_name != fresh.home {
+            account.issued(now, Reason::Lifetime, None);
+        }
+    });
+    if let Err(error) = issued.and(home.await) {
         tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
     }
     let leaf = chain.leaf;

@@ -96,6 +96,12 @@ pub struct Account {
     /// Instants of issues that no clock asked for, oldest first, at most a week old.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unscheduled: Vec<i64>,
+    /// How often the next tries go to staging first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rehearsals: u32,
+    /// Until when the CA counts as out of reach (unix seconds), so that a fallback may be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unavailable_until: Option<i64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -171,6 +177,18 @@ pub fn hold(now: UnixTime, reason: Reason, leaf: Option<&Leaf>, account: &Accoun
         })
 }
 
+/// Whether so little is left that a fallback is asked: no certificate, or the last sixth of one's life.
+#[must_use]
+pub fn runs_short(now: UnixTime, leaf: Option<&Leaf>) -> bool {
+    leaf.is_none_or(|leaf| leaf.self_signed || runs_short_at(leaf) <= now)
+}
+
+/// When the last sixth of a certificate's life begins.
+#[must_use]
+pub fn runs_short_at(leaf: &Leaf) -> UnixTime {
+    leaf.not_after - leaf.lifetime() / URGENT_SHARE
+}
+
 /// Whether the clock asked for it; a CA that wants a certificate back at once, again and again, is held like anybody.
 fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
     let young = leaf.is_some_and(|leaf| now < leaf.not_before + leaf.lifetime() / 10);
@@ -236,6 +254,8 @@ impl Account {
     pub fn issued(&mut self, now: UnixTime, reason: Reason, leaf: Option<&Leaf>) {
         self.failures = 0;
         self.retry_at = None;
+        self.rehearsals = 0;
+        self.unavailable_until = None;
         self.unscheduled = recent(now, WEEK, &self.unscheduled)
             .into_iter()
             .map(|at| at.0)

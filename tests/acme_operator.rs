@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use test_bench::objects::{OLD, Pair, Space, pair};
+use test_bench::objects::{OLD, Pair, Reference, Space, pair};
 use test_bench::{
     Bench, Context as _, Operator, OperatorOptions, PebbleOptions, Result, ensure, eventually,
 };
@@ -436,5 +436,85 @@ async fn a_ca_that_is_down_is_replaced_by_its_fallback_while_life_is_short() -> 
     let issued_by = annotation(&second, "state.cert-renew.io/issued-by").unwrap_or_default();
     assert!(issued_by.contains("\"home\""), "{issued_by}");
     renewed(&space, "long", &long.certificate).await?;
+    Ok(())
+}
+
+/// Runs a command with the administrator's rights; what it prints, and whether all was well.
+fn command(bench: &Bench, arguments: &[&str]) -> Result<(String, bool)> {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cert-renew"))
+        .args(arguments)
+        .env("KUBECONFIG", bench.kubeconfig())
+        .env_remove("HTTPS_PROXY")
+        .env_remove("https_proxy")
+        .output()?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((String::from_utf8(text)?, output.status.success()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "commands", operator.namespace()).await?;
+    let old = pair(&["waits.commands.example"], OLD)?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("change-window", "Sun 00:00-00:01 UTC"),
+    ];
+    space.tls_secret("waits", Some(&old), &annotations).await?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "waits")
+        .await?;
+    let config = bench
+        .directory()
+        .join(format!("{}.config.yaml", operator.namespace()));
+    let config = config.display().to_string();
+    let (text, well) = command(bench, &["plan", "--config", &config, "-n", &space.name])?;
+    assert!(
+        well && text.contains("waits.commands.example") && text.contains("web"),
+        "{text}"
+    );
+
+    let age = test_bench::objects::Age {
+        since: 30,
+        left: 60,
+    };
+    let midway = pair(&["midway.commands.example"], age)?;
+    space
+        .tls_secret("midway", Some(&midway), &[("issuer", "pebble")])
+        .await?;
+    let midway_place = format!("{}/midway", space.name);
+    let (text, well) = command(
+        bench,
+        &["renew", &midway_place, "--wait", "--timeout", "60"],
+    )?;
+    assert!(well && text.contains("the workloads have it"), "{text}");
+    renewed(&space, "midway", &midway.certificate).await?;
+    // A second one within a tenth of the lifetime is not to be had.
+    let (text, well) = command(bench, &["renew", &midway_place, "--wait", "--timeout", "3"])?;
+    assert!(!well, "{text}");
+
+    let made = format!("{}/made", space.name);
+    let names = "made.commands.example";
+    let (text, well) = command(
+        bench,
+        &["create", &made, "--issuer", "pebble", "--names", names],
+    )?;
+    assert!(well, "{text}");
+    let class = json!({"metadata": {"annotations": {"cert-renew.io/class": operator.namespace()}}});
+    space
+        .secrets()
+        .patch("made", &PatchParams::default(), &Patch::Merge(class))
+        .await?;
+    renewed(&space, "made", "").await?;
+
+    let (text, well) = command(bench, &["resume", &made])?;
+    assert!(well && text.contains("not halted"), "{text}");
+    let show = ["account", "show", "pebble", "-n", operator.namespace()];
+    let (text, well) = command(bench, &show)?;
+    assert!(
+        well && text.contains("/my-account/") && !text.contains("key"),
+        "{text}"
+    );
     Ok(())
 }

@@ -99,6 +99,12 @@ pub struct Account {
     /// Instants of issues that no clock asked for, oldest first, at most a week old.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unscheduled: Vec<i64>,
+    /// How often the next tries go to staging first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rehearsals: u32,
+    /// Until when the CA counts as out of reach (unix seconds), so that a fallback may be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unavailable_until: Option<i64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -150,12 +156,14 @@ pub fn hold(
     if let Some(until) = account.retry_at(wish).filter(|until| *until > now) {
         return Some(Hold::BackOff { until });
     }
-    if reason.is_scheduled() {
+    if is_expected(now, reason, leaf) {
         return None;
     }
-    if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now)) {
+    if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now))
+        && !matches!(reason, Reason::MissingName | Reason::RenewalInfo)
+    {
         let until = leaf.not_before + leaf.lifetime() / 10;
-        if until > now && reason != Reason::MissingName {
+        if until > now {
             return Some(Hold::TooYoung { until });
         }
     }
@@ -173,6 +181,24 @@ pub fn hold(
         .map(|oldest| Hold::KeepsComingBack {
             until: recent[oldest] + window,
         })
+}
+
+/// Whether so little is left that a fallback is asked: no certificate, or the last sixth of one's life.
+#[must_use]
+pub fn runs_short(now: UnixTime, leaf: Option<&Leaf>) -> bool {
+    leaf.is_none_or(|leaf| leaf.self_signed || runs_short_at(leaf) <= now)
+}
+
+/// When the last sixth of a certificate's life begins.
+#[must_use]
+pub fn runs_short_at(leaf: &Leaf) -> UnixTime {
+    leaf.not_after - leaf.lifetime() / URGENT_SHARE
+}
+
+/// Whether the clock asked for it; a CA that wants a certificate back at once, again and again, is held like anybody.
+fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
+    let young = leaf.is_some_and(|leaf| now < leaf.not_before + leaf.lifetime() / 10);
+    reason == Reason::Lifetime || reason == Reason::RenewalInfo && !young
 }
 
 fn recent(now: UnixTime, window: Duration, issues: &[i64]) -> Vec<UnixTime> {
@@ -239,16 +265,19 @@ impl Account {
         until
     }
 
-    /// Counts an issue. Failures are forgotten; an issue that no clock asked for is remembered for a week.
-    pub fn issued(&mut self, now: UnixTime, reason: Reason) {
+    /// Counts an issue that replaces `leaf`. Failures are forgotten; an issue that no clock asked for is remembered for
+    /// a week.
+    pub fn issued(&mut self, now: UnixTime, reason: Reason, leaf: Option<&Leaf>) {
         self.failures = 0;
         self.retry_at = None;
         self.tried = None;
+        self.rehearsals = 0;
+        self.unavailable_until = None;
         self.unscheduled = recent(now, WEEK, &self.unscheduled)
             .into_iter()
             .map(|at| at.0)
             .collect();
-        if !reason.is_scheduled() {
+        if !is_expected(now, reason, leaf) {
             self.unscheduled.push(now.0);
         }
     }
@@ -284,7 +313,7 @@ mod tests {
             })
             .collect();
         assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
-        account.issued(UnixTime(0), Reason::Lifetime);
+        account.issued(UnixTime(0), Reason::Lifetime, None);
         assert!(account.is_empty());
     }
 
@@ -340,12 +369,38 @@ mod tests {
         let (mut now, mut issued) = (UnixTime(0), 0);
         while now.0 < 7 * 86_400 {
             if hold(now, Reason::NoCertificate, None, None, &account).is_none() {
-                account.issued(now, Reason::NoCertificate);
+                account.issued(now, Reason::NoCertificate, None);
                 issued += 1;
             }
             now = now + Duration::from_secs(60);
         }
         assert_eq!(issued, UNSCHEDULED_A_WEEK);
+    }
+
+    #[test]
+    fn a_ca_that_wants_each_new_certificate_back_gets_three() {
+        let mut account = Account::default();
+        let mut issued = 0;
+        for hour in 0..24 {
+            let now = UnixTime(hour * 3_600);
+            let leaf = leaf(now.0 - 60, now.0 + 90 * 86_400);
+            if hold(now, Reason::RenewalInfo, None, Some(&leaf), &account).is_none() {
+                account.issued(now, Reason::RenewalInfo, Some(&leaf));
+                issued += 1;
+            }
+        }
+        assert_eq!(issued, UNSCHEDULED_A_WEEK);
+        let old = leaf(-80 * 86_400, 10 * 86_400);
+        assert_eq!(
+            hold(
+                UnixTime(86_400),
+                Reason::RenewalInfo,
+                None,
+                Some(&old),
+                &account
+            ),
+            None
+        );
     }
 
     #[test]

@@ -114,7 +114,7 @@ async fn a_window_in_the_past_means_now_and_says_why() -> Result<()> {
     };
     let end = |name: &'static str| {
         let space = &space;
-        async move { Ok::<_, test_bench::Error>(leaf(&space.secrets().get(name).await?)?) }
+        async move { leaf(&space.secrets().get(name).await?) }
     };
     // A window beyond the end is cut to a sixth of the lifetime; an inverted one counts for nothing.
     let later = end("later").await?;
@@ -372,7 +372,7 @@ async fn after_a_failed_validation_staging_is_tried_until_it_passes() -> Result<
     let rehearsals = log
         .matches("the rehearsal at the staging CA failed")
         .count();
-    println!("{orders} orders, {rehearsals} failed rehearsals");
+    eprintln!("{orders} orders, {rehearsals} failed rehearsals");
     assert!(
         orders <= 2 + rehearsals / 3,
         "{orders} orders, {rehearsals} failed rehearsals"

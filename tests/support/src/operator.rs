@@ -25,6 +25,8 @@ use crate::{Bench, ports};
 
 /// Generous: it is ready in a fraction of a second unless the machine is overloaded.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// Requests of one operator in flight at Pebble: with several operators on it, more make version 2.10.1 deadlock.
+const CONCURRENCY: u32 = 1;
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -179,7 +181,7 @@ impl<'a> Operator<'a> {
             .unwrap_or_else(|| self.bench.pebble().directory());
         let text = format!(
             "class: {class}\nissuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
-             caBundle: {bundle}\n    profile: default\n    allow: {allow}\n{extra}",
+             caBundle: {bundle}\n    profile: default\n    concurrency: {CONCURRENCY}\n    allow: {allow}\n{extra}",
             class = self.namespace,
             bundle = self.bench.ca_bundle().display(),
             allow = self.options.allow,

@@ -1,0 +1,25 @@
+//! Rollouts: every workload that uses a Secret gets the leaf that the Secret holds, once, and is seen to be well.
+//!
+//! ```text
+//! list ──► plan (pure) ──► roll: canary, then the rest ──► outcome for each Secret ──► the caller records it
+//!                            └─ step: patch the template ─► watch until available (pods evicted where nobody replaces them)
+//! ```
+//! Inputs: the due Secrets of one namespace whose pairs were just found good ([`Request`]).
+//! The one thing written is `state.cert-renew.io/leaf.<secret>` on pod templates, by guarded patches; the truth of how
+//! far a rollout has come stands there, so that it may be cut off at any instant and planned again.
+
+mod error;
+mod plan;
+mod progress;
+mod references;
+mod state;
+mod steps;
+mod workload;
+
+pub use error::{CALL_DEADLINE, Error};
+pub use plan::plan;
+pub use progress::{Numbers, Progress, is_rolling, progress};
+pub use references::{Reference, Via};
+pub use state::{HaltNote, NotAHaltNote, written_at};
+pub use steps::{Due, Phase, Plan, Remark, Request, Step, Verdict, Why};
+pub use workload::{Status, Strategy, Workload, leaf_annotation, list};

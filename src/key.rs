@@ -278,7 +278,7 @@ mod tests {
             let again = PrivateKey::from_pem(key.to_pem().unwrap().as_bytes()).unwrap();
             assert_eq!(again.public_key(), key.public_key(), "{name}");
         }
-        assert_eq!(table.lines().count(), 12);
+        assert_eq!(table.lines().count(), 13);
         for (name, error) in [
             ("encrypted.key", KeyError::Encrypted),
             ("encrypted-legacy.key", KeyError::Encrypted),

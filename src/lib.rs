@@ -1,13 +1,34 @@
 //! cert-renew: renews the certificates in annotated TLS Secrets and rolls the workloads that use them.
+//!
+//! ```text
+//! API server ──watch──► thin Secret ──► facts ──► decision ──► index + due queue
+//!      ▲                                                            │ due
+//!      └── guarded patches ◄── renewal (ACME) and rollout ◄─────────┘
+//! ```
+//! Data flows one way, and the way back is through the API server; ARCHITECTURE.md tells the rest.
 
+pub mod acme;
+pub mod assess;
 pub mod certificate;
+pub mod cli;
+pub mod cluster;
 pub mod config;
+pub mod context;
+pub mod controller;
 pub mod duration;
+pub mod http;
+pub mod index;
 pub mod key;
+pub mod metrics;
 pub mod name;
 pub mod pair;
 pub mod pem;
+pub mod propagation;
+pub mod renewal;
 pub mod rollout;
+pub mod schedule;
 pub mod secret;
+pub mod solver;
+pub mod text;
 pub mod time;
 mod x509;

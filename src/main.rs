@@ -1,2 +1,16 @@
-//! x
-fn main() {}
+//! The binary: wires the crypto provider and the command line, nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // Two providers in one process would make rustls refuse to choose; this one is ours.
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
+        return ExitCode::FAILURE;
+    }
+    cert_renew::cli::Cli::parse().run()
+}

@@ -137,19 +137,11 @@ pub fn check_issued(pem: &[u8], asked: &Asked<'_>, now: UnixTime) -> Result<Chai
     if !missing.is_empty() {
         return Err(Rejected::MissingNames(missing));
     }
-    let parsed: Vec<_> = chain
-        .certificates
-        .iter()
-        .filter_map(|der| Certificate::parse(der).ok())
-        .collect();
-    in_order(&parsed)?;
-    let issuers = parsed
-        .iter()
-        .map(|certificate| x509::distinguished_name(certificate.issuer));
-    if let Some(issuer) = issuers
-        .into_iter()
-        .find(|issuer| !staging && issuer.contains(STAGING))
-    {
+    chain.check_order()?;
+    let issuer = chain
+        .issuers()
+        .find(|issuer| !staging && issuer.contains(STAGING));
+    if let Some(issuer) = issuer {
         return Err(Rejected::Staging(issuer));
     }
     match not_sooner_than {
@@ -176,25 +168,6 @@ fn usable(leaf: &Leaf, key: &PrivateKey, now: UnixTime) -> Result<(), PairFault>
     }
 }
 
-/// RFC 8555, 9.1: each certificate certifies the one before it.
-fn in_order(chain: &[Certificate<'_>]) -> Result<(), Rejected> {
-    for (number, pair) in (1..).zip(chain.windows(2)) {
-        let (lower, upper) = (&pair[0], &pair[1]);
-        let (issuer, subject) = (
-            x509::distinguished_name(lower.issuer),
-            x509::distinguished_name(upper.subject),
-        );
-        // The same text may be encoded in two ways (RFC 5280, 7.1), so equal text will do.
-        if lower.issuer != upper.subject && !issuer.eq_ignore_ascii_case(&subject) {
-            return Err(Rejected::Order { number, issuer });
-        }
-        if lower.is_signed_by(upper) == Some(false) {
-            return Err(Rejected::Signature(number));
-        }
-    }
-    Ok(())
-}
-
 fn list(names: &[Name]) -> String {
     names
         .iter()
@@ -218,10 +191,50 @@ impl Chain {
         })
     }
 
+    /// RFC 8555, 9.1: each certificate certifies the one before it.
+    ///
+    /// # Errors
+    /// [`Rejected::Order`] or [`Rejected::Signature`] for the first that is not.
+    pub fn check_order(&self) -> Result<(), Rejected> {
+        let parsed: Vec<_> = self.parsed().collect();
+        for (number, pair) in (1..).zip(parsed.windows(2)) {
+            let (lower, upper) = (&pair[0], &pair[1]);
+            let issuer = x509::distinguished_name(lower.issuer);
+            let subject = x509::distinguished_name(upper.subject);
+            // The same text may be encoded in two ways (RFC 5280, 7.1), so equal text will do.
+            if lower.issuer != upper.subject && !issuer.eq_ignore_ascii_case(&subject) {
+                return Err(Rejected::Order { number, issuer });
+            }
+            if lower.is_signed_by(upper) == Some(false) {
+                return Err(Rejected::Signature(number));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who issued each of the certificates, as they say.
+    fn issuers(&self) -> impl Iterator<Item = String> {
+        self.parsed()
+            .map(|certificate| x509::distinguished_name(certificate.issuer))
+    }
+
+    /// The certificates once more; they have all been parsed when the chain was read.
+    fn parsed(&self) -> impl Iterator<Item = Certificate<'_>> {
+        self.certificates
+            .iter()
+            .filter_map(|der| Certificate::parse(der).ok())
+    }
+
     /// The leaf alone, PEM.
     #[must_use]
     pub fn leaf_pem(&self) -> String {
         to_pem(&self.certificates[..1])
+    }
+
+    /// The leaf alone, DER.
+    #[must_use]
+    pub fn leaf_der(&self) -> &[u8] {
+        &self.certificates[0]
     }
 
     /// What certifies the leaf, PEM; empty where the CA gave the leaf alone.

@@ -113,6 +113,19 @@ impl<'a> Certificate<'a> {
         names
     }
 
+    /// Whether there is a SAN at all.
+    pub(crate) fn has_alternative_names(&self) -> bool {
+        self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME).is_some()
+    }
+
+    /// Whether it may certify others (RFC 5280, 4.2.1.9).
+    pub(crate) fn is_ca(&self) -> bool {
+        let value = self
+            .extension(rfc5280::ID_CE_BASIC_CONSTRAINTS)
+            .unwrap_or_default();
+        inside(value, Tag::Sequence).is_some_and(|mut fields| fields.decode() == Ok(true))
+    }
+
     /// `keyIdentifier` of the authority key identifier (RFC 5280, 4.2.1.1).
     pub(crate) fn authority_key_id(&self) -> Option<&'a [u8]> {
         let value = self.extension(rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER)?;

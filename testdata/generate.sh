@@ -142,7 +142,8 @@ openssl pkey -in rsa-2048.key -traditional -out pkcs1.key
 openssl pkey -in good.key -traditional -out sec1.key
 openssl pkey -in p384.key -traditional -out sec1-p384.key
 openssl ecparam -name prime256v1 -genkey -out ec-parameters.key
-openssl pkey -in good.key -outform DER -out pkcs8.der
+openssl pkcs8 -topk8 -nocrypt -in good.key -outform DER -out pkcs8.der
+openssl pkey -in good.key -outform DER -out sec1.der
 sed 's/$/\r/' good.key > crlf.key
 sed 's/^/  /; s/$/  /' good.key > indented.key
 openssl pkey -in good.key -aes128 -passout pass:test -out encrypted.key
@@ -166,13 +167,13 @@ openssl req -in "$work/serial.csr" -out broken-request.pem
 hash() { openssl dgst -sha256 -r | cut -c1-64; }
 stamp() { date -u -d "$1" +%Y-%m-%dT%H:%M:%SZ; }
 for file in *.pem *.der; do
-    case $file in broken-* | pkcs8.der | byte-order-mark.pem | indented.pem | unwrapped.pem | glued.pem) continue ;; esac
+    case $file in broken-* | pkcs8.der | sec1.der | byte-order-mark.pem | indented.pem | unwrapped.pem | glued.pem) continue ;; esac
     show() { openssl x509 -in "$file" -noout "$@" | sed 's/^[^=]*=//'; }
     printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$file" "$(show -fingerprint -sha256 | tr -d : | tr A-F a-f)" \
         "$(stamp "$(show -startdate)")" "$(stamp "$(show -enddate)")" "$(show -serial | tr -d '\\\n')" \
         "$(openssl x509 -in "$file" -noout -pubkey | openssl pkey -pubin -outform DER | hash)"
 done > facts.tsv
-for file in *.key pkcs8.der; do
+for file in *.key pkcs8.der sec1.der; do
     case $file in encrypted* | ed448.key | rsa-pss.key | indented.key) continue ;; esac
     printf '%s\t%s\n' "$file" "$(openssl pkey -in "$file" -pubout -outform DER | hash)"
 done > keys.tsv

@@ -1,3 +1,11 @@
 //! The integration tests: one binary, so that one bench serves them all. A module per behaviour.
 
+mod acme;
+mod acme_faults;
+mod alerts;
 mod bench_smoke;
+mod command;
+mod install;
+mod propagation;
+mod renewal;
+mod secrecy;

@@ -1,33 +1,320 @@
-//! Stand-in until the config file's reader lands: what a rollout is told.
+//! The config file: who issues, for whom, and how the operator behaves.
+//!
+//! One YAML file is read whole and checked whole, before anything starts and again whenever it changes; a version with
+//! any fault is refused, with every fault named. What comes out never changes; a new version is a new [`Config`].
+//! Nothing here talks to a CA or a cluster: whether a Secret or a file that is named exists is found out by its user.
 
-use std::time::Duration;
+mod allow;
+mod faults;
+mod issuer;
+mod operation;
+mod reader;
+mod selector;
+mod solver;
+mod tree;
 
-/// `rollout:` of the config file.
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::str::FromStr;
+
+pub use allow::{Allow, Glob, NamePattern, NotAPattern};
+pub use faults::{Fault, Faults};
+pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
+pub use operation::{DnsConfig, MetricsConfig, Observe, RolloutConfig, Select, WatchConfig};
+use reader::Place;
+pub use selector::LabelSelector;
+pub use solver::{
+    Challenge, Dns01, Http01, ParentRef, PathType, Route, SUPPORTED_PROVIDERS, Solver,
+    UNTESTED_PROVIDERS,
+};
+
+use crate::name::Name;
+use crate::schedule::budget::Backoff;
+use crate::schedule::window::ChangeWindow;
+use crate::secret::settings::{DEFAULT_CLASS, IssuerRef, NamespaceDefaults, RenewBefore};
+use crate::secret::values::is_label;
+use crate::secret::workload::RolloutMode;
+use crate::text::{holds_private_key, shown};
+
+/// Largest file that is read, in bytes: a ConfigMap holds at most 1 MiB.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A config file without faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RolloutConfig {
-    /// Workloads that roll at once in the cluster.
-    pub concurrency: usize,
-    /// Workloads that roll at once in one namespace.
-    pub per_namespace: usize,
-    /// Least time between two rollouts of one workload.
-    pub per_workload_min_interval: Duration,
-    /// Wait after a Secret has changed, so that one restart serves several.
-    pub settle: Duration,
-    /// Workloads that go first, for each Secret.
-    pub canary_workloads: usize,
-    /// Longest time without progress.
-    pub progress_timeout: Duration,
+pub struct Config {
+    /// Which installation this is; Secrets of other classes are left alone.
+    pub class: String,
+    /// By the name that annotations use.
+    pub issuers: BTreeMap<String, Issuer>,
+    /// See [`Config::solver`].
+    pub solvers: Vec<Solver>,
+    /// Back-off after failures.
+    pub retry: Backoff,
+    /// How workloads are rolled.
+    pub rollout: RolloutConfig,
+    /// Which DNS servers are asked.
+    pub dns: DnsConfig,
+    /// What is watched.
+    pub watch: WatchConfig,
+    /// What is exported.
+    pub metrics: MetricsConfig,
+    /// For namespaces that are not in `namespaces`.
+    defaults: NamespaceDefaults,
+    /// The general defaults filled in.
+    namespaces: BTreeMap<String, NamespaceDefaults>,
 }
 
-impl Default for RolloutConfig {
-    fn default() -> Self {
-        Self {
-            concurrency: 8,
-            per_namespace: 2,
-            per_workload_min_interval: Duration::from_secs(300),
-            settle: Duration::from_secs(10),
-            canary_workloads: 1,
-            progress_timeout: Duration::from_secs(600),
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// Where it cannot be read or has faults; all of them are in the error.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let mut text = String::new();
+        let read =
+            File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+        let result = match read {
+            Err(error) => Err(Faults::whole(format!("cannot be read: {error}"), None)),
+            Ok(_) if text.len() as u64 > MAX_FILE => Err(Faults::whole(
+                format!("expected at most {MAX_FILE} bytes"),
+                None,
+            )),
+            Ok(_) => Self::parse(&text),
+        };
+        result.map_err(|faults| Faults {
+            file: Some(path.to_path_buf()),
+            ..faults
+        })
+    }
+
+    /// Checks the text of a config file.
+    ///
+    /// # Errors
+    /// Where it is not YAML or has faults; all of them are in the error.
+    pub fn parse(text: &str) -> Result<Self, Faults> {
+        let node = tree::parse(text).map_err(|error| {
+            let line = error
+                .location()
+                .map(|location| location.line())
+                .filter(|line| *line > 0);
+            let expected = match error.without_snippet() {
+                serde_saphyr::Error::MultipleDocuments { .. } => {
+                    "one document, here begins another".to_string()
+                }
+                serde_saphyr::Error::DuplicateMappingKey { key, .. } => {
+                    format!(
+                        "each key once, found {} again",
+                        shown(key.as_deref().unwrap_or_default())
+                    )
+                }
+                error => {
+                    // A message may quote the file, which may hold what nobody should have put there.
+                    let error = error.to_string().replace('\n', " ");
+                    if holds_private_key(text) {
+                        "YAML".to_string()
+                    } else {
+                        format!("YAML: {error}")
+                    }
+                }
+            };
+            Faults::whole(format!("expected {expected}"), line)
+        })?;
+        let faults = RefCell::default();
+        let config = Self::read(&Place::root(&node, &faults));
+        let mut list: Vec<Fault> = faults.into_inner();
+        if list.is_empty() {
+            return Ok(config);
         }
+        list.sort_by_key(|fault| fault.line);
+        Err(Faults { file: None, list })
+    }
+
+    fn read(place: &Place<'_>) -> Self {
+        place.fields(|fields| {
+            let place = fields.required("issuers");
+            let entries = place.entries();
+            let known: BTreeSet<&str> = entries.iter().map(|(name, _)| *name).collect();
+            let mut issuers = BTreeMap::new();
+            for (name, place) in &entries {
+                match name.parse() {
+                    Ok(IssuerRef::Named(_)) => {}
+                    Ok(IssuerRef::External) => {
+                        place.fault_unseen("reserved for Secrets that somebody else renews");
+                    }
+                    Err(_) => place.fault_unseen(
+                        "expected a name of at most 63 lower-case letters, digits and '-'",
+                    ),
+                }
+                issuers.insert((*name).to_string(), Issuer::read(place, &known));
+            }
+            issuer::check_circles(&issuers, &place);
+            let (defaults, namespaces) = read_defaults(&fields.get("defaults"), &known);
+            Self {
+                class: fields
+                    .get("class")
+                    .parse(label)
+                    .unwrap_or_else(|| DEFAULT_CLASS.to_string()),
+                issuers,
+                solvers: fields.get("solvers").list(Solver::read),
+                retry: Backoff::read(&fields.get("retry")),
+                rollout: RolloutConfig::read(&fields.get("rollout")),
+                dns: DnsConfig::read(&fields.get("dns")),
+                watch: WatchConfig::read(&fields.get("watch")),
+                metrics: MetricsConfig::read(&fields.get("metrics")),
+                defaults,
+                namespaces,
+            }
+        })
+    }
+
+    /// The issuer of this name.
+    #[must_use]
+    pub fn issuer(&self, name: &str) -> Option<&Issuer> {
+        self.issuers.get(name)
+    }
+
+    /// What Secrets in this namespace get where they say nothing.
+    #[must_use]
+    pub fn namespace(&self, namespace: &str) -> &NamespaceDefaults {
+        self.namespaces.get(namespace).unwrap_or(&self.defaults)
+    }
+
+    /// Who answers challenges for `name`: of those who can, the solver with the longest zone, the first of equals.
+    #[must_use]
+    pub fn solver(&self, name: &Name) -> Option<&Solver> {
+        solver::solver_for(&self.solvers, name)
+    }
+
+    /// What is allowed and hardly meant, a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.issuers.is_empty() {
+            warnings.push(
+                "issuers: there are none, so that only Secrets of others are watched".to_string(),
+            );
+        }
+        for (name, issuer) in &self.issuers {
+            // A mere rehearsal asks for what the issuer that it serves was allowed.
+            let rehearsal = |other: &Issuer| other.staging == Some(Staging::Issuer(name.clone()));
+            if issuer.allow.is_empty() && !self.issuers.values().any(rehearsal) {
+                warnings.push(format!(
+                    "issuers.{name}: it has no allow, so that it issues for nobody"
+                ));
+            }
+            if issuer.needs_namespace_labels() {
+                warnings.push(format!(
+                    "issuers.{name}.allow: a rule with namespaceSelector grants nothing in this version"
+                ));
+            }
+        }
+        for (i, solver) in self.solvers.iter().enumerate() {
+            if let Challenge::Dns01(dns01) = &solver.challenge
+                && !dns01.is_supported()
+            {
+                let provider = &dns01.provider;
+                warnings.push(format!(
+                    "solvers[{i}]: the DNS provider {provider} is untested"
+                ));
+            }
+        }
+        warnings.extend(
+            self.idle()
+                .map(|path| format!("{path}: this version checks it and does not use it")),
+        );
+        warnings
+    }
+
+    /// Settings that stand in the file and change nothing yet, by their path.
+    fn idle(&self) -> impl Iterator<Item = String> {
+        let issuers = self.issuers.iter().flat_map(|(name, issuer)| {
+            let idle = [
+                ("staging", issuer.staging.is_some()),
+                ("fallback", issuer.fallback.is_some()),
+                ("chain", issuer.chain.is_some()),
+                ("ordersPer3h", issuer.orders_per_3h != issuer::ORDERS_PER_3H),
+            ];
+            idle.into_iter()
+                .filter(|(_, set)| *set)
+                .map(move |(key, _)| format!("issuers.{name}.{key}"))
+        });
+        let shared = |solver: &Solver| matches!(&solver.challenge, Challenge::Http01(http01) if http01.route == Route::Shared);
+        let solvers = self
+            .solvers
+            .iter()
+            .enumerate()
+            .filter(move |(_, solver)| !shared(solver));
+        let others = [
+            ("dns.nameservers", !self.dns.nameservers.is_empty()),
+            ("watch.observe", self.watch.observe != Observe::default()),
+        ];
+        let others = others
+            .into_iter()
+            .filter(|(_, set)| *set)
+            .map(|(path, _)| path.to_string());
+        issuers
+            .chain(solvers.map(|(i, _)| format!("solvers[{i}]")))
+            .chain(others)
     }
 }
+
+/// The general defaults, and those by namespace with the general ones filled in.
+fn read_defaults(
+    place: &Place<'_>,
+    known: &BTreeSet<&str>,
+) -> (NamespaceDefaults, BTreeMap<String, NamespaceDefaults>) {
+    let read = |fields: &reader::Fields<'_, '_>, general: &NamespaceDefaults| NamespaceDefaults {
+        issuer: fields
+            .get("issuer")
+            .parse(|text| issuer::issuer_ref(text, known))
+            .or_else(|| general.issuer.clone()),
+        renew_before: fields
+            .get("renewBefore")
+            .parse(RenewBefore::from_str)
+            .or(general.renew_before),
+        change_window: fields
+            .get("changeWindow")
+            .parse(ChangeWindow::from_str)
+            .or_else(|| general.change_window.clone()),
+        rollout: fields
+            .get("rollout")
+            .parse(RolloutMode::from_str)
+            .or_else(|| general.rollout.clone()),
+    };
+    place.fields(|fields| {
+        let general = read(fields, &NamespaceDefaults::default());
+        let namespaces = fields
+            .get("namespaces")
+            .entries()
+            .into_iter()
+            .map(|(name, place)| {
+                if !is_label(name) {
+                    place.fault_unseen("expected the name of a namespace");
+                }
+                (
+                    name.to_string(),
+                    place.fields(|fields| read(fields, &general)),
+                )
+            });
+        let namespaces = namespaces.collect();
+        (general, namespaces)
+    })
+}
+
+fn label(text: &str) -> Result<String, &'static str> {
+    if is_label(text) {
+        Ok(text.to_string())
+    } else {
+        Err("expected at most 63 lower-case letters, digits and '-'")
+    }
+}
+
+fn namespace_name(text: &str) -> Result<String, &'static str> {
+    label(text).map_err(|_| "expected the name of a namespace")
+}
+
+#[cfg(test)]
+mod tests;

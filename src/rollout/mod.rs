@@ -9,17 +9,21 @@
 //! far a rollout has come stands there, so that it may be cut off at any instant and planned again.
 
 mod error;
+mod evict;
 mod plan;
 mod progress;
 mod references;
+mod run;
 mod state;
 mod steps;
+mod wait;
 mod workload;
 
 pub use error::{CALL_DEADLINE, Error};
 pub use plan::plan;
 pub use progress::{Numbers, Progress, is_rolling, progress};
 pub use references::{Reference, Via};
-pub use state::{HaltNote, NotAHaltNote, written_at};
+pub use run::{Happening, Outcome, Roller};
+pub use state::{HaltNote, NotAHaltNote};
 pub use steps::{Due, Phase, Plan, Remark, Request, Step, Verdict, Why};
 pub use workload::{Status, Strategy, Workload, leaf_annotation, list};

@@ -83,7 +83,7 @@ pub fn plan(
         }
     }
     plan.steps = steps.into_values().collect();
-    choose_canaries(&mut plan.steps, proven, config.canary_workloads);
+    choose_canaries(&mut plan.steps, proven, super::run::count(config.canary_workloads));
     plan.steps.sort_by_key(|step| (step.phase, step.urgency));
     plan
 }

@@ -1,16 +1,14 @@
-//! What a Secret says of its rollout: a halt that a fail-over must keep, and when its data was written.
+//! What a Secret says of its rollout: a halt that a fail-over must keep.
 //!
 //! Pure. An older version may meet what a newer one wrote: whoever reads treats the unreadable as absent.
 
 use std::fmt;
 use std::str::FromStr;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use thiserror::Error;
 
 use crate::certificate::Fingerprint;
 use crate::secret::workload::WorkloadRef;
-use crate::time::UnixTime;
 
 /// Value of [`crate::secret::keys::ROLLOUT_HALTED`]: `<workload> <leaf>`, with ` resumed` once a user wants to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,28 +55,8 @@ impl FromStr for HaltNote {
     }
 }
 
-/// When a Secret's data was last written, by the API server's clock: `None` where managedFields do not tell.
-///
-/// A manager's entry gets a new time whenever a value that it owns changes (Kubernetes, "Server-Side Apply: field
-/// management"), so that the latest entry that owns data is no earlier than the leaf.
-#[must_use]
-pub fn written_at(secret: &ObjectMeta) -> Option<UnixTime> {
-    let entries = secret.managed_fields.iter().flatten();
-    let of_data = entries.filter(|entry| {
-        entry
-            .fields_v1
-            .as_ref()
-            .is_some_and(|fields| fields.0.get("f:data").is_some())
-    });
-    of_data
-        .filter_map(|entry| entry.time.as_ref().map(|time| UnixTime(time.0.as_second())))
-        .max()
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -94,32 +72,6 @@ mod tests {
         }
         for bad in ["", "deployment/web", "pod/x 00", " resumed"] {
             assert_eq!(bad.parse::<HaltNote>(), Err(NotAHaltNote), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_write_is_the_latest_entry_that_owns_data() {
-        let meta = |fields: serde_json::Value| {
-            serde_json::from_value(json!({"managedFields": fields})).unwrap()
-        };
-        let entry =
-            |time: &str, fields: serde_json::Value| json!({"time": time, "fieldsV1": fields});
-        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
-        let data = json!({"f:data": {"f:tls.crt": {}}});
-        let annotations = json!({"f:metadata": {"f:annotations": {}}});
-        for (fields, expected) in [
-            (
-                json!([entry(early, data.clone()), entry(late, annotations.clone())]),
-                early.parse().ok(),
-            ),
-            (
-                json!([entry(late, data.clone()), entry(early, data)]),
-                late.parse().ok(),
-            ),
-            (json!([entry(late, annotations)]), None),
-            (json!(null), None),
-        ] {
-            assert_eq!(written_at(&meta(fields)), expected);
         }
     }
 }

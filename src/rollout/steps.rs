@@ -33,7 +33,7 @@ pub struct Request {
     pub workloads: Vec<WorkloadRef>,
     /// The data keys that change with the leaf: references to none of them do not count. Empty: any key may have.
     pub keys: Vec<Box<str>>,
-    /// When its data was last written ([`super::written_at`]).
+    /// When its data was last written ([`crate::secret::full::FullSecret::written`]).
     pub written: Option<UnixTime>,
 }
 

@@ -492,7 +492,7 @@ impl Fields {
     }
 
     fn has_leaf(&self) -> bool {
-        let ours = |key: &Box<str>| {
+        let ours = |key: &str| {
             key.strip_prefix("f:")
                 .is_some_and(|key| key.starts_with(keys::LEAF_PREFIX))
         };
@@ -500,7 +500,7 @@ impl Fields {
             .template()
             .and_then(|template| template.metadata.as_ref());
         let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
-        annotations.is_some_and(|annotations| annotations.keys().any(ours))
+        annotations.is_some_and(|annotations| annotations.keys().any(|key| ours(key)))
     }
 }
 

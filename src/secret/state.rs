@@ -1,9 +1,20 @@
-//! Stand-in until the state annotations land: what a rollout is told.
+//! What cert-renew itself writes on a Secret, and reads again.
+//!
+//! Nothing here can fail: a value that somebody else wrote, or a later version in a form of its own, counts as absent.
 
-use crate::certificate::Fingerprint;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::certificate::{Fingerprint, KeyType};
+use crate::name::Name;
+use crate::secret::keys;
 use crate::time::UnixTime;
 
-/// What the workloads of a Secret have.
+/// What the workloads of a Secret have: the value of [`keys::ROLLED_OUT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RolledOut {
     /// No certificate yet, so that the first one is rolled.
@@ -12,7 +23,177 @@ pub enum RolledOut {
     Leaf {
         /// Which one.
         fingerprint: Fingerprint,
-        /// When it ends.
+        /// When it ends: windows, halts and alerts reckon with what is served, not with what the Secret holds.
         not_after: UnixTime,
     },
+}
+
+/// Who issued last and what was asked for: the value of [`keys::ISSUED_BY`].
+/// A setting that differs from it was changed since and makes the Secret due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedBy {
+    /// The issuer's name in the config file.
+    pub issuer: Box<str>,
+    /// The names that were ordered.
+    pub names: Vec<Name>,
+    /// The profile that the Secret asked for; `None` where it named none.
+    pub profile: Option<Box<str>>,
+    /// The key type that the Secret asked for; `None` where it named none.
+    pub key_type: Option<KeyType>,
+}
+
+/// The text is not a state value of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("expected a value that cert-renew wrote")]
+pub struct Foreign;
+
+impl RolledOut {
+    /// The value on the Secret; `None` where there is none that can be read.
+    #[must_use]
+    pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
+        annotations.get(keys::ROLLED_OUT)?.parse().ok()
+    }
+
+    /// The leaf's fingerprint.
+    #[must_use]
+    pub fn fingerprint(self) -> Option<Fingerprint> {
+        match self {
+            Self::None => None,
+            Self::Leaf { fingerprint, .. } => Some(fingerprint),
+        }
+    }
+}
+
+impl IssuedBy {
+    /// The value on the Secret; `None` where there is none that can be read.
+    #[must_use]
+    pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
+        annotations.get(keys::ISSUED_BY)?.parse().ok()
+    }
+}
+
+impl fmt::Display for RolledOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Leaf {
+                fingerprint,
+                not_after,
+            } => write!(f, "{fingerprint} {not_after}"),
+        }
+    }
+}
+
+impl FromStr for RolledOut {
+    type Err = Foreign;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s == "none" {
+            return Ok(Self::None);
+        }
+        let (fingerprint, not_after) = s.split_once(' ').ok_or(Foreign)?;
+        Ok(Self::Leaf {
+            fingerprint: fingerprint.parse().map_err(|_| Foreign)?,
+            not_after: not_after.parse().map_err(|_| Foreign)?,
+        })
+    }
+}
+
+/// [`IssuedBy`] as JSON; fields that a later version adds are passed over.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    issuer: String,
+    names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_type: Option<String>,
+}
+
+impl fmt::Display for IssuedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wire = Wire {
+            issuer: self.issuer.to_string(),
+            names: self.names.iter().map(Name::to_string).collect(),
+            profile: self.profile.as_ref().map(ToString::to_string),
+            key_type: self.key_type.map(|key_type| key_type.to_string()),
+        };
+        f.write_str(&serde_json::to_string(&wire).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for IssuedBy {
+    type Err = Foreign;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let wire: Wire = serde_json::from_str(s).map_err(|_| Foreign)?;
+        let names = wire
+            .names
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<_, _>>();
+        let key_type = wire.key_type.map(|key_type| key_type.parse()).transpose();
+        Ok(Self {
+            issuer: wire.issuer.into(),
+            names: names.map_err(|_| Foreign)?,
+            profile: wire.profile.map(Into::into),
+            key_type: key_type.map_err(|_| Foreign)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rolled_out_comes_back() {
+        let hex = "0123456789abcdef".repeat(4);
+        for text in ["none".to_string(), format!("{hex} 2027-01-31T12:00:00Z")] {
+            assert_eq!(text.parse::<RolledOut>().unwrap().to_string(), text);
+        }
+        let leaf: RolledOut = format!("{hex} 2027-01-31T12:00:00Z").parse().unwrap();
+        assert_eq!(leaf.fingerprint().unwrap().to_string(), hex);
+    }
+
+    #[test]
+    fn issued_by_comes_back() {
+        for text in [
+            r#"{"issuer":"internal","names":[]}"#,
+            r#"{"issuer":"letsencrypt","names":["shop.example.com","*.example.com","10.0.0.1"],"profile":"tlsserver","keyType":"rsa-2048"}"#,
+        ] {
+            assert_eq!(text.parse::<IssuedBy>().unwrap().to_string(), text);
+        }
+        let newer = r#"{"issuer":"a","names":["a.example"],"account":"https://ca/1"}"#;
+        assert_eq!(&*newer.parse::<IssuedBy>().unwrap().issuer, "a");
+    }
+
+    #[test]
+    fn a_foreign_value_is_absent() {
+        let hex = "0123456789abcdef".repeat(4);
+        let long = "[".repeat(256 * 1024);
+        for value in [
+            "",
+            "None",
+            "none ",
+            &hex,
+            &format!("{hex} soon"),
+            &format!("{hex}  2027-01-31T12:00:00Z"),
+            "ä".repeat(32).as_str(),
+            "{}",
+            r#"{"issuer":1,"names":[]}"#,
+            r#"{"issuer":"a","names":["a b"]}"#,
+            r#"{"issuer":"a","names":[],"keyType":"dsa"}"#,
+            "\0",
+            &long,
+        ] {
+            let annotations = BTreeMap::from([
+                (keys::ROLLED_OUT.to_string(), value.to_string()),
+                (keys::ISSUED_BY.to_string(), value.to_string()),
+            ]);
+            assert_eq!(RolledOut::read(&annotations), None, "{value:.80}");
+            assert_eq!(IssuedBy::read(&annotations), None, "{value:.80}");
+        }
+    }
 }

@@ -71,7 +71,8 @@ pub struct Bench {
 }
 
 struct Kubernetes {
-    processes: Vec<Process>,
+    /// Kept for their destructors, in this order.
+    _processes: Vec<Arc<Process>>,
     server: SocketAddr,
     kubeconfig: PathBuf,
     config: Config,
@@ -225,6 +226,16 @@ impl Bench {
         self.started_in
     }
 
+    /// Leaves everything running after the end of this process, and returns the shell command that ends it. The program
+    /// must begin with [`crate::serve_edge_if_asked`].
+    ///
+    /// # Errors
+    /// When the edge cannot be handed over.
+    pub async fn keep(mut self) -> Result<String> {
+        self.edge.hand_over(&self.group).await?;
+        self.group.keep()
+    }
+
     pub(crate) fn group(&self) -> &Group {
         &self.group
     }
@@ -249,6 +260,8 @@ impl Kubernetes {
         let manager = kubeconfig(server, authority, "system:kube-controller-manager", None)?;
         fs::write(file("kube-controller-manager.kubeconfig"), manager)?;
         fs::write(file("audit-policy.json"), AUDIT_POLICY)?;
+        let scheduler = kubeconfig(server, authority, "system:kube-scheduler", None)?;
+        fs::write(file("kube-scheduler.kubeconfig"), scheduler)?;
         let Pair { certificate, key } = authority.server("kube-apiserver")?;
         fs::write(file("kube-apiserver.crt"), certificate)?;
         fs::write(file("kube-apiserver.key"), key)?;
@@ -285,6 +298,17 @@ impl Kubernetes {
             "kube-controller-manager",
             controller_manager_command(control_plane, group.directory()),
         )?;
+        let mut command = Command::new(control_plane.program("kube-scheduler"));
+        command
+            .arg("--kubeconfig")
+            .arg(file("kube-scheduler.kubeconfig"));
+        command.args([
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--kube-api-qps=2000",
+            "--kube-api-burst=4000",
+        ]);
+        let scheduler = Process::spawn(group, "kube-scheduler", command)?;
         let mut command = Command::new(control_plane.program("kwok"));
         command
             .arg("--kubeconfig")
@@ -300,9 +324,9 @@ impl Kubernetes {
         let kwok = Process::spawn(group, "kwok", command)?;
         make_nodes(&client, nodes, &kwok).await?;
         manager_ready(&client, &manager).await?;
-        let processes = vec![manager, kwok, api_server, etcd_process];
+        let _processes = vec![manager, scheduler, kwok, api_server, etcd_process];
         Ok(Self {
-            processes,
+            _processes,
             server,
             kubeconfig: file("kubeconfig"),
             config,

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aws_lc_rs::digest;
 
 /// Program and the package that it is built from, the quickest first so that a mistake shows early.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble"),
     (
         "pebble-challtestsrv",
@@ -29,6 +29,7 @@ const PROGRAMS: [(&str, &str); 7] = [
         "k8s.io/kubernetes/cmd/kube-controller-manager",
     ),
     ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
 ];
 
 /// What `KUBEBUILDER_ASSETS` holds by the convention of envtest.

@@ -2,9 +2,11 @@
 //!
 //! It stands for the Ingress controller or load balancer of a real cluster, so that `route: shared` goes through
 //! something. Many operators share one edge in a test run: each challenge is asked of all of them at once, and the
-//! first 200 is the answer.
+//! first 200 is the answer. Where a bench is kept after the end of its process, a process of its own takes the edge over.
 
+use std::env;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,12 +20,20 @@ use http::{HeaderMap, StatusCode, Uri, header};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::group::Group;
+use crate::process::Process;
 use crate::{ports, runtime};
 
 /// The only path that is handed on.
 const CHALLENGES: &str = "/.well-known/acme-challenge/{token}";
 /// Under the 10 s that a CA waits, so that one stopped operator spoils no other's validation.
 const OPERATOR_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// It takes milliseconds.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Tells a process that it is the edge of a kept bench: its address, then the operators, separated by commas.
+const ROLE: &str = "CERT_RENEW_BENCH_EDGE";
 
 /// One request that the edge has served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +69,10 @@ struct Routes {
 impl Edge {
     /// Listens on a free port.
     pub(crate) async fn start() -> Result<Self> {
-        let address = ports::free()?;
+        Self::listen(ports::free()?, Vec::new()).await
+    }
+
+    async fn listen(address: SocketAddr, operators: Vec<SocketAddr>) -> Result<Self> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("the edge on {address}"))?;
@@ -67,10 +80,11 @@ impl Edge {
             .no_proxy()
             .timeout(OPERATOR_TIMEOUT)
             .build()?;
-        let shared = Arc::new(Shared {
-            http,
-            state: Mutex::default(),
+        let state = Mutex::new(Routes {
+            operators,
+            hits: Vec::new(),
         });
+        let shared = Arc::new(Shared { http, state });
         let router = Router::new()
             .route(CHALLENGES, axum::routing::get(forward))
             .with_state(Arc::clone(&shared));
@@ -83,6 +97,30 @@ impl Edge {
             shared,
             server,
         })
+    }
+
+    /// Hands the port over to a process of the group that outlives this one: this very program, which has to call
+    /// [`serve_edge_if_asked`].
+    pub(crate) async fn hand_over(&mut self, group: &Group) -> Result<()> {
+        self.server.abort();
+        // An error is the cancellation that was asked for.
+        let _ = (&mut self.server).await;
+        let operators = self.shared.state().operators.clone();
+        let role: Vec<_> = [self.address]
+            .iter()
+            .chain(&operators)
+            .map(SocketAddr::to_string)
+            .collect();
+        let mut command = Command::new(env::current_exe()?);
+        command.env(ROLE, role.join(","));
+        let process = Process::spawn(group, "edge", command)?;
+        let url = format!("http://{}/.well-known/acme-challenge/none", self.address);
+        process
+            .ready(HAND_OVER_DEADLINE, async || {
+                self.shared.http.get(&url).send().await?;
+                Ok(())
+            })
+            .await
     }
 
     /// Where the CA connects.
@@ -109,6 +147,30 @@ impl Edge {
     pub fn hits(&self) -> Vec<Hit> {
         self.shared.state().hits.clone()
     }
+}
+
+/// Serves as the edge of a kept bench, for ever, where this process was started for that; returns at once otherwise.
+/// The first call in `main` of a program that uses [`crate::Bench::keep`].
+///
+/// # Errors
+/// When the role makes no sense or the port is taken.
+pub fn serve_edge_if_asked() -> Result<()> {
+    let Ok(role) = env::var(ROLE) else {
+        return Ok(());
+    };
+    let mut addresses = Vec::new();
+    for address in role.split(',') {
+        addresses.push(
+            address
+                .parse()
+                .with_context(|| format!("{ROLE}: {address:?} is not an address"))?,
+        );
+    }
+    let address = addresses.remove(0);
+    runtime().block_on(async {
+        let mut edge = Edge::listen(address, addresses).await?;
+        (&mut edge.server).await.context("the edge has ended")
+    })
 }
 
 impl Drop for Edge {

@@ -12,8 +12,9 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
@@ -39,11 +40,13 @@ done
 
 /// The process group and the directory of one bench.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     id: i32,
     directory: PathBuf,
     /// Leader and undertaker, in this order. `None` once let go.
     shells: Mutex<Option<[Child; 2]>>,
+    /// Once true, nobody kills a program of the group when dropping it.
+    kept: Arc<AtomicBool>,
 }
 
 impl Group {
@@ -51,8 +54,12 @@ impl Group {
     pub(crate) fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory =
-            env::temp_dir().join(format!("cert-renew-bench-{}-{count}", std::process::id()));
+        // The instant beside the process id, for that comes again and a kept directory may still be there.
+        let instant = SystemTime::now()
+            .duration_since(UNIX_EPOCH)?
+            .subsec_micros();
+        let name = format!("cert-renew-bench-{}-{count}-{instant}", std::process::id());
+        let directory = env::temp_dir().join(name);
         let leader = shell(LEADER, &[]).context("starting the leader of the process group")?;
         let id = i32::try_from(leader.id()).context("a process id out of range")?;
         let arguments = [id.to_string(), directory.display().to_string()];
@@ -65,6 +72,7 @@ impl Group {
             id,
             directory,
             shells: Mutex::new(Some([leader, undertaker])),
+            kept: Arc::default(),
         })
     }
 
@@ -74,16 +82,20 @@ impl Group {
     }
 
     /// The directory that vanishes with the group.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub(crate) fn kept(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.kept)
     }
 
     /// Lets the programs and the directory outlive this process. Returns the command that ends them.
     ///
     /// # Errors
     /// When the shells are gone already.
-    pub fn keep(&self) -> Result<String> {
+    pub(crate) fn keep(&self) -> Result<String> {
+        self.kept.store(true, Ordering::Relaxed);
         for mut child in self.take().into_iter().flatten() {
             if let Some(mut stdin) = child.stdin.take() {
                 writeln!(stdin, "keep").context("telling the shells to keep the bench")?;

@@ -10,7 +10,10 @@
 mod bench;
 pub mod control_plane;
 mod edge;
+mod eventually;
 mod group;
+pub mod objects;
+mod operator;
 mod pebble;
 mod pki;
 pub mod ports;
@@ -20,9 +23,11 @@ use std::sync::OnceLock;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-pub use anyhow::{Context, Result, bail, ensure};
+pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use bench::{Bench, Options};
-pub use edge::{Edge, Hit};
+pub use edge::{Edge, Hit, serve_edge_if_asked};
+pub use eventually::{eventually, throughout};
+pub use operator::{Operator, OperatorOptions, Request, tally};
 pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
 

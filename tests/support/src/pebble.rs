@@ -8,20 +8,24 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::control_plane::ControlPlane;
 use crate::group::Group;
 use crate::pki::{Authority, Pair};
-use crate::ports;
 use crate::process::Process;
+use crate::{ports, runtime};
 
 /// Generous: it takes well under a second unless the machine is overloaded.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Far more than any request to the management port takes.
 const HANG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often its health is looked at.
+const WATCH_PAUSE: Duration = Duration::from_secs(5);
 
 const DEADLOCK: &str = "Pebble hangs: version 2.10.1 deadlocks (the lock of its store against those of orders and \
     authorizations) when some 8 orders or more are polled without a pause; poll first after 100 ms and keep to Retry-After";
@@ -81,7 +85,7 @@ pub(crate) struct Ground<'a> {
 /// A running Pebble.
 #[derive(Debug)]
 pub struct Pebble {
-    process: Process,
+    process: Arc<Process>,
     directory: String,
     management: String,
     ca_bundle: PathBuf,
@@ -167,7 +171,25 @@ impl Pebble {
                 Ok(())
             })
             .await?;
+        pebble.watch();
         Ok(pebble)
+    }
+
+    /// Looks after it in the background, so that a test that waits in vain says why.
+    fn watch(&self) {
+        let (process, http, management) = (
+            Arc::downgrade(&self.process),
+            self.http.clone(),
+            self.management.clone(),
+        );
+        runtime().spawn(async move {
+            while let Some(process) = process.upgrade() {
+                let hangs = hangs(&http, &management).await;
+                process.complain(hangs.then(|| DEADLOCK.to_owned()));
+                drop(process);
+                sleep(WATCH_PAUSE).await;
+            }
+        });
     }
 
     /// URL of the ACME directory.
@@ -222,13 +244,8 @@ impl Pebble {
         if let Some(death) = self.process.death() {
             bail!("{death}");
         }
-        // An unknown certificate: 404, but only after the lock that the deadlock holds was taken.
-        let url = format!("{}/cert-status-by-serial/1", self.management);
-        match self.http.get(url).send().await {
-            Err(error) if error.is_timeout() => bail!("{DEADLOCK}"),
-            Err(error) => Err(error).context("asking Pebble's management port"),
-            Ok(_) => Ok(()),
-        }
+        ensure!(!hangs(&self.http, &self.management).await, "{DEADLOCK}");
+        Ok(())
     }
 
     async fn manage(&self, method: Method, path: &str, body: &str) -> Result<String> {
@@ -249,10 +266,19 @@ impl Pebble {
     }
 }
 
+async fn hangs(http: &reqwest::Client, management: &str) -> bool {
+    // An unknown certificate: 404, but only after the lock that the deadlock holds was taken.
+    let answer = http
+        .get(format!("{management}/cert-status-by-serial/1"))
+        .send()
+        .await;
+    answer.is_err_and(|error| error.is_timeout())
+}
+
 /// The DNS server of the bench.
 #[derive(Debug)]
 pub struct Dns {
-    process: Process,
+    process: Arc<Process>,
     address: SocketAddr,
     management: String,
     http: reqwest::Client,

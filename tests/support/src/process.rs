@@ -1,11 +1,14 @@
 //! One program of the bench: started in the bench's process group, its output in a file, its death told with the end
 //! of that file.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -20,17 +23,27 @@ const PROBE_PAUSE: Duration = Duration::from_millis(20);
 /// A probe that hangs is a probe that failed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running program, killed when dropped.
+/// Every program that was started, for [`diagnosis`].
+static ALL: Mutex<Vec<Weak<Process>>> = Mutex::new(Vec::new());
+
+/// A running program, killed when dropped unless its group was kept.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     log: PathBuf,
     child: Mutex<Child>,
+    /// The thread that started it: that of the test, where a test did.
+    starter: ThreadId,
+    /// Set before it is ended on purpose, which is nothing to report.
+    expected: AtomicBool,
+    /// What a watcher has found out about it.
+    complaint: Mutex<Option<String>>,
+    kept: Arc<AtomicBool>,
 }
 
 impl Process {
     /// Starts `command` with its output appended to `<name>.log` in the directory of the bench.
-    pub(crate) fn spawn(group: &Group, name: &str, mut command: Command) -> Result<Self> {
+    pub(crate) fn spawn(group: &Group, name: &str, mut command: Command) -> Result<Arc<Self>> {
         let log = group.directory().join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
         let child = command
@@ -40,17 +53,25 @@ impl Process {
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {name} ({})", command.get_program().display()))?;
-        Ok(Self {
+        let process = Arc::new(Self {
             name: name.to_owned(),
             log,
             child: Mutex::new(child),
-        })
+            starter: std::thread::current().id(),
+            expected: AtomicBool::new(false),
+            complaint: Mutex::default(),
+            kept: group.kept(),
+        });
+        let mut all = lock(&ALL);
+        all.retain(|process| process.strong_count() > 0);
+        all.push(Arc::downgrade(&process));
+        Ok(process)
     }
 
     /// The process id.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.child().id()
+        lock(&self.child).id()
     }
 
     /// The file that holds standard output and standard error.
@@ -62,7 +83,7 @@ impl Process {
     /// How it ended, if it has.
     #[must_use]
     pub fn exited(&self) -> Option<ExitStatus> {
-        self.child().try_wait().ok().flatten()
+        lock(&self.child).try_wait().ok().flatten()
     }
 
     /// Sends a signal by its name without `SIG`, for example `TERM` or `STOP`.
@@ -71,6 +92,7 @@ impl Process {
     /// When the process is gone.
     pub fn signal(&self, signal: &str) -> Result<()> {
         ensure!(self.exited().is_none(), "{} has ended already", self.name);
+        self.expected.store(true, Ordering::Relaxed);
         // The shell's own `kill`: the program of that name is not on every machine.
         let kill = format!("kill -s {signal} {}", self.id());
         let status = Command::new("sh").args(["-c", &kill]).status()?;
@@ -80,7 +102,8 @@ impl Process {
 
     /// Ends it with SIGKILL and waits.
     pub fn kill(&self) {
-        let mut child = self.child();
+        self.expected.store(true, Ordering::Relaxed);
+        let mut child = lock(&self.child);
         // Both fail only when it has ended already.
         let _ = child.kill();
         let _ = child.wait();
@@ -163,13 +186,37 @@ impl Process {
         )
     }
 
-    fn child(&self) -> MutexGuard<'_, Child> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn complain(&self, complaint: Option<String>) {
+        *lock(&self.complaint) = complaint;
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
+        if !self.kept.load(Ordering::Relaxed) {
+            self.kill();
+        }
     }
+}
+
+/// What may explain the failure of the test on this thread: programs that have ended unasked or hang, and the end of
+/// the logs of those that this test has started.
+pub(crate) fn diagnosis() -> String {
+    let mut text = String::new();
+    let all: Vec<_> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
+    for process in all {
+        let own = process.starter == std::thread::current().id();
+        let death = process
+            .death()
+            .filter(|_| own || !process.expected.load(Ordering::Relaxed));
+        let complaint = lock(&process.complaint).clone();
+        if let Some(finding) = death.or(complaint).or_else(|| own.then(|| process.tail())) {
+            let _ = write!(text, "\n{finding}");
+        }
+    }
+    text
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

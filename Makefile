@@ -1,0 +1,49 @@
+# cert-renew: `make demo` shows it, `make test` checks it. Rust and Go are needed; the rest is fetched or built once.
+
+SHELL := /bin/bash -o pipefail
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: demo
+demo: control-plane ## Watch a certificate being renewed and its workloads rolled (KEEP=1 leaves it running)
+	@$(CARGO) test --quiet --test demo
+
+.PHONY: test
+test: format lint deny control-plane unit integration ## Everything that CI checks
+
+.PHONY: format
+format:
+	$(CARGO) fmt --all --check
+
+.PHONY: lint
+lint:
+	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## Licences, duplicates and sources of all dependencies
+	"$$(tests/tools.sh cargo-deny)" --log-level error check bans licenses sources
+
+.PHONY: audit
+audit: ## Known vulnerabilities of all dependencies; needs the internet
+	"$$(tests/tools.sh cargo-deny)" check advisories
+
+.PHONY: unit
+unit: ## The tests that need nothing but this repository
+	$(CARGO) test --quiet --workspace --lib --bins
+
+.PHONY: integration
+integration: control-plane ## The tests on a real control plane and CA
+	promtool="$$(tests/tools.sh promtool)" && PATH="$$(dirname "$$promtool"):$$PATH" \
+	  $(CARGO) test --test integration -- --test-threads 4
+
+.PHONY: control-plane
+control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes
+	@$(CARGO) run --quiet --package test-bench --bin control-plane
+
+.PHONY: build
+build: ## The release binary
+	$(CARGO) build --release --locked

@@ -1,0 +1,129 @@
+//! Which of the chains that a CA offers is taken (RFC 8555, section 7.4.2).
+//!
+//! Input: chains as PEM, the CA's default first. Pure; a chain that cannot be read is never preferred.
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+/// What the config file wants of a chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Preference {
+    /// What the CA gives.
+    #[default]
+    Default,
+    /// The chain that leads to the root with this common name.
+    Root(String),
+    /// The chain with the fewest certificates; of equals the CA's first.
+    Shortest,
+}
+
+impl Preference {
+    /// Whether a look at the alternates can change the choice.
+    #[must_use]
+    pub fn wants_more_than(&self, chain: &str) -> bool {
+        match self {
+            Self::Default => false,
+            Self::Root(name) => !leads_to(chain, name),
+            // Nothing is shorter than a leaf and one intermediate.
+            Self::Shortest => certificates(chain).is_none_or(|chain| chain.len() > 2),
+        }
+    }
+
+    /// The position of the chain to take; 0, the CA's default, when none is as wanted.
+    #[must_use]
+    pub fn choose(&self, chains: &[String]) -> usize {
+        let chosen = match self {
+            Self::Default => None,
+            Self::Root(name) => chains.iter().position(|chain| leads_to(chain, name)),
+            Self::Shortest => (0..chains.len())
+                .filter_map(|position| Some((certificates(&chains[position])?.len(), position)))
+                .min()
+                .map(|(_, position)| position),
+        };
+        chosen.unwrap_or(0)
+    }
+}
+
+/// Whether the topmost certificate was issued by the root with that common name, or is that root.
+fn leads_to(chain: &str, root: &str) -> bool {
+    certificates(chain)
+        .and_then(|chain| chain.into_iter().next_back())
+        .and_then(|top| top.tbs_certificate().issuer().common_name().ok()?)
+        .is_some_and(|name| name.value() == root)
+}
+
+fn certificates(chain: &str) -> Option<Vec<Certificate>> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
+        .map(|der| Certificate::from_der(&der.ok()?).ok())
+        .collect::<Option<_>>()?;
+    (!chain.is_empty()).then_some(chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    /// The certificate of each subject, issued by the one after it; the last by itself.
+    fn chain(subjects: &[&str], with_root: bool) -> String {
+        let mut issuer: Option<Issuer<'static, KeyPair>> = None;
+        let mut pems = Vec::new();
+        for subject in subjects.iter().rev() {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new([]).unwrap();
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, "Example, Inc.");
+            params.distinguished_name.push(DnType::CommonName, *subject);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let certificate = match &issuer {
+                Some(issuer) => params.signed_by(&key, issuer).unwrap(),
+                None => params.self_signed(&key).unwrap(),
+            };
+            pems.insert(0, certificate.pem());
+            issuer = Some(Issuer::new(params, key));
+        }
+        pems.truncate(if with_root {
+            pems.len()
+        } else {
+            pems.len() - 1
+        });
+        pems.concat()
+    }
+
+    #[test]
+    fn chains_are_chosen_by_root_and_by_length() {
+        let chains = [
+            chain(&["leaf", "R1", "X1", "Old Root"], false),
+            chain(&["leaf", "R1", "ISRG Root X1"], false),
+            chain(&["leaf", "R1", "Third Root"], true),
+            "no certificate".to_owned(),
+        ];
+        let root = |name: &str| Preference::Root(name.to_owned());
+        let cases = [
+            (Preference::Default, 0),
+            (Preference::Shortest, 1),
+            (root("ISRG Root X1"), 1),
+            (root("Third Root"), 2),
+            (root("Old Root"), 0),
+            (root("X1"), 0),
+            (root("nobody's"), 0),
+        ];
+        for (preference, position) in cases {
+            assert_eq!(preference.choose(&chains), position, "{preference:?}");
+        }
+        assert!(!Preference::Default.wants_more_than(&chains[0]));
+        assert!(
+            Preference::Shortest.wants_more_than(&chains[0])
+                && !Preference::Shortest.wants_more_than(&chains[1])
+        );
+        assert!(
+            root("Old Root").wants_more_than(&chains[1])
+                && !root("Old Root").wants_more_than(&chains[0])
+        );
+        assert_eq!(Preference::Shortest.choose(&[]), 0);
+    }
+}

@@ -1,0 +1,237 @@
+//! One issuer: its connections, its directory, its account, its nonces.
+//!
+//! Nothing is asked before it is needed, so that a CA that is down delays no start.
+//! Requests are signed here; a rejected nonce is replaced and the request repeated, nothing else is.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::account::Account;
+use super::directory::Directory;
+use super::error::{Action, Error, Kind};
+use super::http::{Answer, Http, Observer};
+use super::jws::AccountKey;
+use super::nonce::Nonces;
+
+/// A directory is asked for again after this long: profiles and terms change in months, URLs hardly ever.
+const DIRECTORY_AGE: Duration = Duration::from_secs(86_400);
+/// For a directory that another task is fetching.
+const DIRECTORY_WAIT: Duration = Duration::from_secs(30);
+/// A CA that rejects three of ten nonces refuses this many in a row once in 170,000 requests.
+const NONCE_ATTEMPTS: usize = 10;
+
+/// What the config file says about an issuer, as far as the protocol is concerned.
+#[derive(Clone)]
+pub struct IssuerSettings {
+    /// For logs.
+    pub name: Arc<str>,
+    /// Where the CA's directory is.
+    pub directory: String,
+    /// E-mail addresses or URIs; may be empty.
+    pub contact: Vec<String>,
+    /// PEM of roots to trust beside the public ones.
+    pub ca_bundle: Option<Vec<u8>>,
+    /// For CAs that issue to their customers only.
+    pub eab: Option<Eab>,
+    /// Requests in flight at once, one at least.
+    pub concurrency: usize,
+}
+
+/// An external account binding (RFC 8555, section 7.3.4).
+#[derive(Clone)]
+pub struct Eab {
+    /// The CA's name for the key.
+    pub kid: String,
+    /// The key itself: decoded, not base64.
+    pub hmac_key: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Eab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kid, hmac_key: _ } = self;
+        f.debug_struct("Eab")
+            .field("kid", kid)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle on one issuer; clones share everything.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    settings: IssuerSettings,
+    http: Http,
+    nonces: Nonces,
+    /// Locked across the fetch, so that a hundred orders ask once.
+    directory: Mutex<Option<(Instant, Arc<Directory>)>>,
+    account: RwLock<Option<Arc<Account>>>,
+}
+
+impl Client {
+    /// Prepares an issuer; asks it nothing.
+    ///
+    /// # Errors
+    /// When the CA bundle or the proxy settings cannot be used.
+    pub fn new(settings: IssuerSettings, observer: Observer) -> Result<Self, Error> {
+        let http = Http::new(
+            &settings.directory,
+            settings.ca_bundle.as_deref(),
+            settings.concurrency,
+            observer,
+        )?;
+        Ok(Self(Arc::new(Inner {
+            settings,
+            http,
+            nonces: Nonces::default(),
+            directory: Mutex::default(),
+            account: RwLock::default(),
+        })))
+    }
+
+    /// What this client was made from.
+    #[must_use]
+    pub fn settings(&self) -> &IssuerSettings {
+        &self.0.settings
+    }
+
+    /// What the CA offers: asked once a day.
+    ///
+    /// # Errors
+    /// When the CA does not answer, or not with a directory.
+    pub async fn directory(&self) -> Result<Arc<Directory>, Error> {
+        let url = &self.0.settings.directory;
+        let lock = timeout(DIRECTORY_WAIT, self.0.directory.lock()).await;
+        let mut cached = lock.map_err(|_| Error::new(Action::Directory, url, Kind::TimedOut))?;
+        if let Some((since, directory)) = &*cached
+            && since.elapsed() < DIRECTORY_AGE
+        {
+            return Ok(Arc::clone(directory));
+        }
+        let answer = self.get(Action::Directory, url).await?;
+        if !answer.is_success() {
+            return Err(answer.error(Action::Directory));
+        }
+        let directory = Arc::new(answer.json::<Directory>(Action::Directory)?);
+        *cached = Some((Instant::now(), Arc::clone(&directory)));
+        Ok(directory)
+    }
+
+    /// The account's URL, for CAA records with `accounturi` (RFC 8657); `None` before it is registered or restored.
+    #[must_use]
+    pub fn account_url(&self) -> Option<String> {
+        self.account(Action::Account)
+            .ok()
+            .map(|account| account.url.clone())
+    }
+
+    pub(super) fn account(&self, action: Action) -> Result<Arc<Account>, Error> {
+        let account = self
+            .0
+            .account
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        account
+            .clone()
+            .ok_or_else(|| Error::new(action, &self.0.settings.directory, Kind::NoAccount))
+    }
+
+    pub(super) fn set_account(&self, account: Account) {
+        *self
+            .0
+            .account
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(account));
+    }
+
+    /// An unsigned GET, whatever the answer.
+    pub(super) async fn get(&self, action: Action, url: &str) -> Result<Answer, Error> {
+        let answer = self.0.http.get(action, url).await?;
+        self.keep_nonce(&answer);
+        Ok(answer)
+    }
+
+    /// A POST in the account's name. `payload` is JSON, or empty for a POST-as-GET (RFC 8555, section 6.3).
+    pub(super) async fn post(
+        &self,
+        action: Action,
+        url: &str,
+        payload: &[u8],
+    ) -> Result<Answer, Error> {
+        let account = self.account(action)?;
+        self.post_as(&account.key, Some(&account.url), action, url, payload)
+            .await
+    }
+
+    /// A POST signed by `key`: in the name of the account `kid`, or of the key itself.
+    pub(super) async fn post_as(
+        &self,
+        key: &AccountKey,
+        kid: Option<&str>,
+        action: Action,
+        url: &str,
+        payload: &[u8],
+    ) -> Result<Answer, Error> {
+        let mut attempt = 1;
+        loop {
+            let nonce = self.nonce().await?;
+            let jws = key.sign(kid, &nonce, url, payload);
+            let jws = jws.map_err(|_| Error::settings(action, "the account key does not sign"))?;
+            let answer = self.0.http.post(action, url, jws).await?;
+            if answer.is_success() {
+                self.keep_nonce(&answer);
+                return Ok(answer);
+            }
+            let error = answer.error(action);
+            let rejected = error.is("badNonce");
+            if rejected {
+                self.0.nonces.flush();
+            }
+            self.keep_nonce(&answer);
+            // RFC 8555, 6.5: only a rejected nonce proves that nothing was done.
+            if !rejected || attempt == NONCE_ATTEMPTS {
+                return Err(error);
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn nonce(&self) -> Result<String, Error> {
+        if let Some(nonce) = self.0.nonces.take(Instant::now()) {
+            return Ok(nonce);
+        }
+        let directory = self.directory().await?;
+        // The directory's own answer may have brought one.
+        if let Some(nonce) = self.0.nonces.take(Instant::now()) {
+            return Ok(nonce);
+        }
+        let answer = self
+            .0
+            .http
+            .get(Action::NewNonce, &directory.new_nonce)
+            .await?;
+        if !answer.is_success() {
+            return Err(answer.error(Action::NewNonce));
+        }
+        let missing =
+            || Error::unexpected(Action::NewNonce, &answer.host, "no Replay-Nonce header");
+        answer.nonce.clone().ok_or_else(missing)
+    }
+
+    fn keep_nonce(&self, answer: &Answer) {
+        if let Some(nonce) = &answer.nonce {
+            self.0.nonces.put(nonce.clone(), Instant::now());
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.0.settings.name)
+    }
+}

@@ -1,0 +1,498 @@
+//! What went wrong at a CA, and what that means for the next try.
+//!
+//! Input: an HTTP answer, a failed connection, or an order that became invalid.
+//! Output: a [`Class`] that the schedule acts on, a stable [`Error::reason`] for Events and metrics, and the CA's own
+//! words for the reader.
+//! Classification is pure, and no text of an error ever holds key material: only the CA's answers go in.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use super::problem::{Class, Problem, Scope};
+use crate::time::UnixTime;
+
+/// How long a limit is taken to last when the CA names no time: the shortest window of the public CAs' limits.
+const UNNAMED_LIMIT: Duration = Duration::from_secs(3_600);
+/// A longer Retry-After is cut to this: the longest window of any published limit (Let's Encrypt, 7 days).
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(7 * 86_400);
+
+/// What a request was for: a label of metrics, and the first words of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    missing_docs,
+    reason = "named like the resources of RFC 8555, section 7.1"
+)]
+pub enum Action {
+    Directory,
+    NewNonce,
+    NewAccount,
+    Account,
+    NewOrder,
+    Order,
+    Authorization,
+    Challenge,
+    Finalize,
+    Certificate,
+    RenewalInfo,
+}
+
+impl Action {
+    /// The name as RFC 8555 and RFC 9773 write it in the directory.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::NewNonce => "newNonce",
+            Self::NewAccount => "newAccount",
+            Self::Account => "account",
+            Self::NewOrder => "newOrder",
+            Self::Order => "order",
+            Self::Authorization => "authorization",
+            Self::Challenge => "challenge",
+            Self::Finalize => "finalize",
+            Self::Certificate => "certificate",
+            Self::RenewalInfo => "renewalInfo",
+        }
+    }
+
+    fn is_of_an_account(self) -> bool {
+        matches!(self, Self::NewAccount | Self::Account)
+    }
+
+    /// Whether the request names an order, or a part of one, that the CA may have forgotten.
+    fn is_of_an_order(self) -> bool {
+        matches!(
+            self,
+            Self::Order
+                | Self::Authorization
+                | Self::Challenge
+                | Self::Finalize
+                | Self::Certificate
+        )
+    }
+}
+
+/// A failed request to a CA, or a failed order.
+#[derive(Debug)]
+pub struct Error {
+    action: Action,
+    host: Box<str>,
+    kind: Kind,
+    until: Option<UnixTime>,
+}
+
+/// How it failed.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// No connection, or it broke.
+    Unreachable(reqwest::Error),
+    /// Our own deadline for one request, or for a free slot.
+    TimedOut,
+    /// The CA answered with this status, and a problem document.
+    Refused(u16, Box<Problem>),
+    /// An answer without a problem document: a load balancer's page, mostly.
+    Status(u16),
+    /// The answer is not what the RFC promises.
+    Unexpected(&'static str, Option<serde_json::Error>),
+    /// The order became invalid.
+    Invalid(Box<Problem>),
+    /// The CA was still at work when the caller's deadline came.
+    Unfinished,
+    /// No account has been registered or restored.
+    NoAccount,
+    /// Refused by ourselves before anything was sent.
+    Settings(Box<str>),
+}
+
+// === impl Error ===
+
+impl Error {
+    pub(crate) fn new(action: Action, host: &str, kind: Kind) -> Self {
+        Self {
+            action,
+            host: host.into(),
+            kind,
+            until: None,
+        }
+    }
+
+    /// Refused by our own checks; `why` says what was expected.
+    pub(crate) fn settings(action: Action, why: impl Into<Box<str>>) -> Self {
+        Self::new(action, "", Kind::Settings(why.into()))
+    }
+
+    pub(crate) fn unexpected(action: Action, host: &str, what: &'static str) -> Self {
+        Self::new(action, host, Kind::Unexpected(what, None))
+    }
+
+    /// An answer with a status that is no success.
+    pub(crate) fn answer(
+        action: Action,
+        host: &str,
+        status: u16,
+        body: &[u8],
+        retry_after: Option<Duration>,
+        now: UnixTime,
+    ) -> Self {
+        let problem = serde_json::from_slice(body)
+            .ok()
+            .and_then(|body| Problem::from_json(&body));
+        let limited = status == 429 || problem.as_ref().is_some_and(|it| it.kind == "rateLimited");
+        let until = retry_after
+            // `now` is a floored second: one more, so that nobody comes too early.
+            .map(|wait| now + wait.min(LONGEST_RETRY_AFTER) + Duration::from_secs(1))
+            .or_else(|| problem.as_ref().and_then(|it| it.named_time()))
+            .or_else(|| limited.then(|| now + UNNAMED_LIMIT))
+            .map(|until| until.min(now + LONGEST_RETRY_AFTER));
+        let kind = problem.map_or(Kind::Status(status), |it| {
+            Kind::Refused(status, Box::new(it))
+        });
+        Self {
+            until,
+            ..Self::new(action, host, kind)
+        }
+    }
+
+    /// Adds when the CA wants to be asked again.
+    pub(crate) fn retry_at(mut self, until: Option<UnixTime>) -> Self {
+        self.until = until;
+        self
+    }
+
+    /// What the request was for.
+    #[must_use]
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        let until = self.until.unwrap_or_default();
+        let scope = Scope::Issuer;
+        match &self.kind {
+            _ if self.is_gone() => Class::Transient,
+            // RFC 9110, 15.6.4: a server that is overloaded may name the time of its return.
+            Kind::Status(503) | Kind::Refused(503, _) if self.until.is_some() => {
+                Class::RateLimited { until, scope }
+            }
+            Kind::Status(429) => Class::RateLimited { until, scope },
+            Kind::Refused(status, problem) => match problem.class(until) {
+                // Before there is an account, `unauthorized` is about its binding or its key, not about a name.
+                Some(Class::FixIt) if self.action.is_of_an_account() => Class::Permanent,
+                Some(class) => class,
+                None if *status == 429 => Class::RateLimited { until, scope },
+                None if *status >= 500 => Class::Transient,
+                None => Class::FixIt,
+            },
+            Kind::Invalid(problem) => match problem.class(until) {
+                // An order keeps the CA's words, not how long a limit lasts.
+                None | Some(Class::RateLimited { .. }) => Class::FixIt,
+                Some(class) => class,
+            },
+            Kind::NoAccount => Class::AccountGone,
+            Kind::Settings(_) => Class::Permanent,
+            Kind::Unreachable(_)
+            | Kind::TimedOut
+            | Kind::Status(_)
+            | Kind::Unexpected(..)
+            | Kind::Unfinished => Class::Transient,
+        }
+    }
+
+    /// A stable name in PascalCase, for Events and metric labels.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match &self.kind {
+            _ if self.is_gone() => "OrderGone",
+            Kind::Refused(_, problem) | Kind::Invalid(problem) if problem.reason().is_some() => {
+                problem.reason().unwrap_or_default()
+            }
+            Kind::Unreachable(_) => "Unreachable",
+            Kind::TimedOut => "TimedOut",
+            Kind::Refused(429, _) | Kind::Status(429) => "RateLimited",
+            Kind::Refused(..) => "Refused",
+            Kind::Invalid(_) => "OrderInvalid",
+            Kind::Status(500..) => "Unavailable",
+            Kind::Status(_) | Kind::Unexpected(..) => "UnexpectedAnswer",
+            Kind::Unfinished => "Unfinished",
+            Kind::NoAccount => "NoAccount",
+            Kind::Settings(_) => "Settings",
+        }
+    }
+
+    /// When the CA wants to be asked again, if it said so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<UnixTime> {
+        self.until
+    }
+
+    /// The CA's problem with all its subproblems, or what else there is to know: for Events.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match &self.kind {
+            Kind::Refused(_, problem) | Kind::Invalid(problem) => problem.to_string(),
+            // "Connection refused" or "UnknownIssuer" stands at the end of the chain.
+            Kind::Unreachable(source) => format!("{self}: {}", innermost(source)),
+            _ => self.to_string(),
+        }
+    }
+
+    /// The problem document, where the CA sent one.
+    #[must_use]
+    pub fn problem(&self) -> Option<&Problem> {
+        match &self.kind {
+            Kind::Refused(_, problem) | Kind::Invalid(problem) => Some(problem),
+            _ => None,
+        }
+    }
+
+    /// The order that was asked for is unknown to the CA, or another account's: begin a new one.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match &self.kind {
+            Kind::Refused(404 | 410, problem) => {
+                self.action.is_of_an_order() && problem.kind != "accountDoesNotExist"
+            }
+            Kind::Refused(401 | 403, problem) => {
+                self.action == Action::Order && problem.kind == "unauthorized"
+            }
+            // Pebble says no more than that.
+            Kind::Status(404 | 410) => self.action == Action::Order,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is(&self, problem: &str) -> bool {
+        self.problem().is_some_and(|it| it.kind == problem)
+    }
+
+    /// The status of the answer, where there was one.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self.kind {
+            Kind::Refused(status, _) | Kind::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Whether no answer came because nothing listens, or the name does not resolve.
+    pub(crate) fn is_connect(&self) -> bool {
+        matches!(&self.kind, Kind::Unreachable(source) if source.is_connect())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            action,
+            host,
+            kind,
+            until,
+        } = self;
+        let action = action.as_str();
+        match kind {
+            Kind::Unreachable(_) => write!(f, "{action}: no answer from {host}"),
+            Kind::TimedOut => write!(f, "{action}: no answer from {host} in time"),
+            Kind::Refused(status, problem) => {
+                write!(f, "{action}: {host} answered {status}: {problem}")
+            }
+            Kind::Status(status) => write!(
+                f,
+                "{action}: {host} answered {status} without a problem document"
+            ),
+            Kind::Unexpected(what, _) => {
+                write!(f, "{action}: unexpected answer from {host}: {what}")
+            }
+            Kind::Invalid(problem) => {
+                write!(f, "{action}: {host} made the order invalid: {problem}")
+            }
+            Kind::Unfinished => write!(
+                f,
+                "{action}: {host} was still at work when our deadline came"
+            ),
+            Kind::NoAccount => write!(f, "{action}: no account is registered with this issuer"),
+            Kind::Settings(why) => write!(f, "{action}: {why}"),
+        }?;
+        match until {
+            Some(until) => write!(f, ", not again before {until}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.kind {
+            Kind::Unreachable(source) => Some(source),
+            Kind::Unexpected(_, Some(source)) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    error.source().map_or(error, innermost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    /// Action, status and type; the CA's words; reason and class, the latter as Debug prints it.
+    const ANSWERS: &str = r#"
+        NewOrder 429 rateLimited
+        too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s, retry after 2027-01-15 09:13:16 UTC: see https://letsencrypt.org/docs/rate-limits/#new-certificates-per-exact-set-of-identifiers
+        RateLimited: RateLimited { until: UnixTime(1800004396), scope: Names }
+
+        NewOrder 429 rateLimited
+        too many failed authorizations (5) for "example.com" in the last 1h0m0s, retry after 2027-01-15 08:00:15 UTC: see https://letsencrypt.org/docs/rate-limits/#authorization-failures-per-hostname-per-account
+        RateLimited: RateLimited { until: UnixTime(1800000015), scope: Names }
+
+        NewOrder 429 rateLimited
+        too many new orders (300) from this account in the last 3h0m0s
+        RateLimited: RateLimited { until: UnixTime(1800003600), scope: Issuer }
+
+        NewOrder 429 rateLimited
+        Your account is temporarily prevented from requesting certificates for example.com and possibly others. Please visit: https://portal.letsencrypt.org/sfe/v1/unpause?jwt=a.b.c
+        Paused: Paused
+
+        NewOrder 400 rejectedIdentifier
+        Cannot issue for "example.internal": Domain name does not end with a valid public suffix (TLD)
+        RejectedIdentifier: FixIt
+
+        NewOrder 403 unauthorized
+        requester account did not request the certificate being replaced by this order
+        Unauthorized: FixIt
+
+        Order 404 malformed
+        No order for ID 17
+        OrderGone: Transient
+
+        Order 403 unauthorized
+        Account that authenticated the request does not own the specified order
+        OrderGone: Transient
+
+        Finalize 403 caa
+        CAA record for example.com prevents issuance
+        Caa: FixIt
+
+        Finalize 403 orderNotReady
+        Order's status ("valid") was not "ready"
+        OrderNotReady: Transient
+
+        NewOrder 400 accountDoesNotExist
+        Account https://localhost:14000/my-account/1 not found.
+        AccountDoesNotExist: AccountGone
+
+        NewOrder 400 invalidProfile
+        Order includes unrecognized profile name "x"
+        InvalidProfile: Permanent
+
+        NewOrder 409 alreadyReplaced
+        certificate with serial 1 already has a replacement order
+        AlreadyReplaced: Transient
+
+        NewAccount 403 externalAccountRequired
+        ACME server policy requires newAccount requests must include a value for the 'externalAccountBinding' field
+        ExternalAccountRequired: Permanent
+
+        NewAccount 403 unauthorized
+        An account with the provided public key exists but is deactivated
+        Unauthorized: Permanent
+
+        Order 400 badNonce
+        Invalid anti-replay nonce
+        BadNonce: Transient
+
+        NewOrder 500 serverInternal
+        Error creating new order
+        ServerInternal: Transient
+
+        NewOrder 429 tooFast
+        slow down
+        RateLimited: RateLimited { until: UnixTime(1800003600), scope: Issuer }
+
+        NewOrder 400 somethingNew
+        what is it
+        Refused: FixIt
+
+        NewOrder 500 somethingNew
+        what is it
+        Refused: Transient
+    "#;
+
+    fn action(name: &str) -> Action {
+        match name {
+            "NewOrder" => Action::NewOrder,
+            "NewAccount" => Action::NewAccount,
+            "Finalize" => Action::Finalize,
+            _ => Action::Order,
+        }
+    }
+
+    #[test]
+    fn answers_of_boulder_and_pebble_are_classified() {
+        for case in ANSWERS.split("\n\n") {
+            let lines: Vec<&str> = case.trim().lines().map(str::trim).collect();
+            let request: Vec<&str> = lines[0].split(' ').collect();
+            let status = request[1].parse().unwrap();
+            let kind = format!("urn:ietf:params:acme:error:{}", request[2]);
+            let body = serde_json::json!({"type": kind, "detail": lines[1]}).to_string();
+            let error = Error::answer(action(request[0]), "ca", status, body.as_bytes(), None, NOW);
+            let found = format!("{}: {:?}", error.reason(), error.class());
+            assert_eq!(found, lines[2], "{error}");
+            assert!(error.detail().contains(lines[1]), "{error}");
+        }
+    }
+
+    #[test]
+    fn answers_without_a_problem_are_classified_by_status() {
+        let limited = |seconds| Class::RateLimited {
+            until: NOW + Duration::from_secs(seconds),
+            scope: Scope::Issuer,
+        };
+        let cases = [
+            (503, Some(30), limited(31)),
+            (503, None, Class::Transient),
+            (502, Some(30), Class::Transient),
+            (429, None, limited(3_600)),
+            (429, Some(u64::MAX), limited(7 * 86_400)),
+            (403, None, Class::Transient),
+        ];
+        for (status, wait, class) in cases {
+            let wait = wait.map(Duration::from_secs);
+            let page = b"<html>down for maintenance</html>";
+            let error = Error::answer(Action::NewOrder, "ca", status, page, wait, NOW);
+            assert_eq!(error.class(), class, "{status} {wait:?}");
+        }
+    }
+
+    #[test]
+    fn an_invalid_order_is_for_its_owner_to_fix() {
+        let problem = |kind: &str| {
+            let kind = kind.to_owned();
+            let problem = Problem {
+                kind,
+                ..Problem::default()
+            };
+            Error::new(
+                Action::Authorization,
+                "ca",
+                Kind::Invalid(Box::new(problem)),
+            )
+        };
+        let cases = [
+            ("unauthorized", "Unauthorized", Class::FixIt),
+            ("serverInternal", "ServerInternal", Class::Transient),
+            ("rateLimited", "RateLimited", Class::FixIt),
+            ("", "OrderInvalid", Class::FixIt),
+        ];
+        for (kind, reason, class) in cases {
+            let error = problem(kind);
+            assert_eq!((error.reason(), error.class()), (reason, class));
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! HTTP as a CA is spoken to: with deadlines, a bounded body, and every header kept that a later decision needs.
+//!
+//! Input: a URL that the CA gave, and a signed body or none. Output: an [`Answer`], whatever its status.
+//! It never follows a redirect of a signed request, never leaves https (but for loopback), and never has more requests
+//! in flight to one issuer than that issuer's `concurrency`.
+//! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use jiff::fmt::rfc2822;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK, LOCATION, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Method, Request, Url};
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::error::{Action, Error, Kind};
+use crate::time::UnixTime;
+
+/// A CA that does not accept a connection by then is down, or a firewall drops our packets.
+const CONNECT: Duration = Duration::from_secs(10);
+/// From the first byte sent to the last one received.
+const REQUEST: Duration = Duration::from_secs(30);
+/// Some CAs issue within the finalize request and take more than 45 s (Sectigo).
+const FINALIZE: Duration = Duration::from_secs(120);
+/// For one of the `concurrency` slots; all of them may wait for a slow finalize.
+const SLOT: Duration = Duration::from_secs(180);
+/// A chain of ten certificates is 20 kB, a directory 2 kB.
+const BODY: usize = 1024 * 1024;
+/// Of a GET; enough for a move of the CA to another name and to https.
+const REDIRECTS: usize = 3;
+/// Boulder and Pebble refuse requests without one (RFC 8555, section 6.1).
+const USER_AGENT: &str = concat!("cert-renew/", env!("CARGO_PKG_VERSION"));
+
+/// A request that has ended, for metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestInfo<'a> {
+    /// The host that was asked.
+    pub host: &'a str,
+    /// What for.
+    pub action: Action,
+    /// The status of the answer; `None` without a whole answer.
+    pub status: Option<u16>,
+    /// From sending to the last byte, without the wait for a slot.
+    pub duration: Duration,
+}
+
+/// Is called after each request.
+pub type Observer = Arc<dyn Fn(&RequestInfo<'_>) + Send + Sync>;
+
+/// What a CA answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Who answered.
+    pub(crate) host: Box<str>,
+    pub(crate) status: u16,
+    /// From now on (RFC 9110, section 10.2.3).
+    pub(crate) retry_after: Option<Duration>,
+    /// Absolute.
+    pub(crate) location: Option<String>,
+    /// The absolute targets of `Link: rel="alternate"`.
+    pub(crate) alternates: Vec<String>,
+    pub(crate) nonce: Option<String>,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The answer read as the error that it is.
+    pub(crate) fn error(&self, action: Action) -> Error {
+        Error::answer(
+            action,
+            &self.host,
+            self.status,
+            &self.body,
+            self.retry_after,
+            UnixTime::now(),
+        )
+    }
+
+    /// The body as JSON of the expected shape.
+    pub(crate) fn json<T: serde::de::DeserializeOwned>(&self, action: Action) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            Error::new(
+                action,
+                &self.host,
+                Kind::Unexpected("a body of another form", Some(error)),
+            )
+        })
+    }
+}
+
+/// One issuer's connections.
+pub(crate) struct Http {
+    client: reqwest::Client,
+    /// Held while a request is in flight, never while an order waits.
+    slots: Semaphore,
+    /// The directory is on this machine (tests, side-cars): only then may others be asked without TLS.
+    plain: bool,
+    observer: Observer,
+}
+
+impl Http {
+    /// `ca_bundle` is PEM, trusted beside the public roots, which are compiled in: the image holds no files.
+    pub(crate) fn new(
+        directory: &str,
+        ca_bundle: Option<&[u8]>,
+        concurrency: usize,
+        observer: Observer,
+    ) -> Result<Self, Error> {
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        if let Some(bundle) = ca_bundle {
+            let wrong = |_| {
+                Error::settings(
+                    Action::Directory,
+                    "expected PEM certificates in the caBundle",
+                )
+            };
+            for certificate in CertificateDer::pem_slice_iter(bundle) {
+                roots.add(certificate.map_err(wrong)?).map_err(|_| {
+                    Error::settings(
+                        Action::Directory,
+                        "a certificate in the caBundle is no trust anchor",
+                    )
+                })?;
+            }
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|_| {
+                Error::settings(Action::Directory, "no TLS version is enabled in this build")
+            })?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT)
+            .redirect(Policy::none())
+            .build()
+            .map_err(|_| {
+                Error::settings(
+                    Action::Directory,
+                    "the proxy settings in the environment cannot be used",
+                )
+            })?;
+        // A semaphore of none would never let anything through.
+        Ok(Self {
+            client,
+            slots: Semaphore::new(concurrency.max(1)),
+            plain: directory.starts_with("http:"),
+            observer,
+        })
+    }
+
+    /// A GET, or a HEAD for newNonce; redirects are followed as long as they keep the scheme.
+    pub(crate) async fn get(&self, action: Action, url: &str) -> Result<Answer, Error> {
+        let method = if action == Action::NewNonce {
+            Method::HEAD
+        } else {
+            Method::GET
+        };
+        let mut url = self.permitted(action, url)?;
+        for _ in 0..REDIRECTS {
+            let answer = self
+                .send(action, Request::new(method.clone(), url.clone()))
+                .await?;
+            match &answer.location {
+                Some(location) if (300..400).contains(&answer.status) => {
+                    let next = self.permitted(action, location)?;
+                    if next.scheme() != url.scheme() {
+                        return Err(Error::unexpected(
+                            action,
+                            &answer.host,
+                            "a redirect to another scheme",
+                        ));
+                    }
+                    url = next;
+                }
+                _ => return Ok(answer),
+            }
+        }
+        Err(Error::unexpected(
+            action,
+            url.host_str().unwrap_or_default(),
+            "too many redirects",
+        ))
+    }
+
+    /// A POST of a JWS.
+    pub(crate) async fn post(
+        &self,
+        action: Action,
+        url: &str,
+        jws: String,
+    ) -> Result<Answer, Error> {
+        let mut request = Request::new(Method::POST, self.permitted(action, url)?);
+        let headers = request.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            const { http::HeaderValue::from_static("application/jose+json") },
+        );
+        if action == Action::Certificate {
+            headers.insert(
+                ACCEPT,
+                const { http::HeaderValue::from_static("application/pem-certificate-chain") },
+            );
+        }
+        *request.body_mut() = Some(jws.into());
+        self.send(action, request).await
+    }
+
+    fn permitted(&self, action: Action, url: &str) -> Result<Url, Error> {
+        permitted(url, self.plain).ok_or_else(|| {
+            let found: String = url.chars().take(200).collect();
+            Error::settings(action, format!("expected an https URL, found {found:?}"))
+        })
+    }
+
+    async fn send(&self, action: Action, request: Request) -> Result<Answer, Error> {
+        let host: Box<str> = request.url().host_str().unwrap_or_default().into();
+        let timed_out = || Error::new(action, &host, Kind::TimedOut);
+        let slot = timeout(SLOT, self.slots.acquire())
+            .await
+            .map_err(|_| timed_out())?;
+        let started = Instant::now();
+        let deadline = if action == Action::Finalize {
+            FINALIZE
+        } else {
+            REQUEST
+        };
+        let result = timeout(deadline, self.exchange(action, &host, request)).await;
+        drop(slot);
+        let result = result.unwrap_or_else(|_| Err(timed_out()));
+        let status = result.as_ref().ok().map(|answer| answer.status);
+        (self.observer)(&RequestInfo {
+            host: &host,
+            action,
+            status,
+            duration: started.elapsed(),
+        });
+        result
+    }
+
+    async fn exchange(
+        &self,
+        action: Action,
+        host: &str,
+        request: Request,
+    ) -> Result<Answer, Error> {
+        // The error's own text would name the URL, and a proxy's with its password.
+        let unreachable = |error: reqwest::Error| {
+            Error::new(action, host, Kind::Unreachable(error.without_url()))
+        };
+        let url = request.url().clone();
+        let mut response = self.client.execute(request).await.map_err(unreachable)?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > BODY {
+                return Err(Error::unexpected(action, host, "a body of more than 1 MiB"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let headers = response.headers();
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &http::HeaderValue| value.to_str().ok())
+        };
+        Ok(Answer {
+            host: host.into(),
+            status: response.status().as_u16(),
+            retry_after: text(RETRY_AFTER).and_then(|value| retry_after(value, UnixTime::now())),
+            location: text(LOCATION)
+                .and_then(|target| url.join(target).ok())
+                .map(String::from),
+            alternates: alternates(headers, &url),
+            nonce: headers
+                .get("replay-nonce")
+                .and_then(|it| it.to_str().ok())
+                .map(str::to_owned),
+            body: body.freeze(),
+        })
+    }
+}
+
+/// The URL parsed, if it may be asked: by https, or on this machine where `plain` is allowed.
+fn permitted(url: &str, plain: bool) -> Option<Url> {
+    let url = Url::parse(url).ok()?;
+    let host = url.host_str()?;
+    let address = host.trim_matches(['[', ']']).parse();
+    let loopback = host == "localhost" || address.is_ok_and(|it: IpAddr| it.is_loopback());
+    (url.scheme() == "https" || plain && url.scheme() == "http" && loopback).then_some(url)
+}
+
+/// `Retry-After` as seconds or as an HTTP-date (RFC 9110, section 10.2.3); nonsense counts as absent.
+fn retry_after(value: &str, now: UnixTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+    Some(UnixTime(date.as_second()).since(now))
+}
+
+/// The targets with `rel="alternate"` (RFC 8288; RFC 8555, section 7.4.2) of however many headers, each once.
+fn alternates(headers: &HeaderMap, base: &Url) -> Vec<String> {
+    let mut found = Vec::new();
+    for value in headers
+        .get_all(LINK)
+        .iter()
+        .filter_map(|it| it.to_str().ok())
+    {
+        let mut rest = value;
+        while let Some((target, after)) =
+            rest.split_once('<').and_then(|(_, it)| it.split_once('>'))
+        {
+            let parameters = &after[..after.find('<').unwrap_or(after.len())];
+            let alternate = parameters.split([';', ',']).any(|parameter| {
+                parameter
+                    .trim()
+                    .split_once('=')
+                    .is_some_and(|(name, value)| {
+                        name.trim().eq_ignore_ascii_case("rel")
+                            && value
+                                .trim()
+                                .trim_matches('"')
+                                .eq_ignore_ascii_case("alternate")
+                    })
+            });
+            if let Some(url) = base
+                .join(target)
+                .ok()
+                .filter(|_| alternate)
+                .map(String::from)
+                && !found.contains(&url)
+            {
+                found.push(url);
+            }
+            rest = after;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = UnixTime(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
+        let cases = [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:48:37 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("99999999999999999999", None),
+        ];
+        for (value, seconds) in cases {
+            assert_eq!(
+                retry_after(value, now),
+                seconds.map(Duration::from_secs),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn alternates_are_found_in_any_spelling() {
+        let mut headers = HeaderMap::new();
+        for value in [
+            r#"<https://ca/dir>;rel="index""#,
+            r#"</cert/1/alternate/1>; rel="alternate", <https://ca/a,b>;title="x";REL=alternate"#,
+            r#"<https://ca/cert/1/alternate/1>;rel="alternate""#,
+            "nonsense, <",
+        ] {
+            headers.append(LINK, value.parse().unwrap());
+        }
+        let base = Url::parse("https://ca/cert/1").unwrap();
+        assert_eq!(
+            alternates(&headers, &base),
+            ["https://ca/cert/1/alternate/1", "https://ca/a,b"]
+        );
+    }
+
+    #[test]
+    fn only_https_or_loopback_is_permitted() {
+        let cases = [
+            ("https://ca.example/directory", true, true),
+            ("http://127.0.0.1:14000/dir", false, true),
+            ("http://[::1]:14000/dir", false, true),
+            ("http://localhost/dir", false, true),
+            ("http://ca.example/directory", false, false),
+            ("http://localhost.example/dir", false, false),
+            ("ftp://127.0.0.1/", false, false),
+            ("directory", false, false),
+        ];
+        for (url, always, on_this_machine) in cases {
+            assert_eq!(permitted(url, false).is_some(), always, "{url}");
+            assert_eq!(permitted(url, true).is_some(), on_this_machine, "{url}");
+        }
+    }
+}

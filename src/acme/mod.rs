@@ -1,0 +1,36 @@
+//! ACME: a client for one CA, as RFC 8555, RFC 9773 (renewal information) and RFC 8738 (IP addresses) describe it.
+//!
+//! ```text
+//! Client ──directory, register/restore──► Order ──authorizations──► Challenge      (solver/ puts the proof in place)
+//!    └── http, jws, nonce ── every request ──► Error { class, reason, retry_after, detail }
+//! ```
+//! This is the only place that knows instant-acme. Its wire types are used; its client is not, because it forgets
+//! status, Retry-After and Link of an answer, registers no key that was stored before, fetches only the default chain,
+//! and asks for a nonce before each request of an account. What is here keeps all of that.
+//!
+//! It never writes to the cluster, never logs a key, and never repeats a request other than for its nonce.
+
+mod account;
+pub mod ari;
+mod authorization;
+mod chain;
+mod client;
+mod directory;
+mod error;
+mod http;
+mod jws;
+mod nonce;
+mod order;
+mod problem;
+
+pub use account::{Credentials, Unusable};
+pub use ari::CertId;
+pub use authorization::{Authorization, Challenge};
+pub use chain::Preference;
+pub use client::{Client, Eab, IssuerSettings};
+pub use directory::{Directory, Meta};
+pub use error::{Action, Error};
+pub use http::{Observer, RequestInfo};
+pub use instant_acme::{ChallengeType, OrderStatus};
+pub use order::Order;
+pub use problem::{Class, Problem, Scope, Subproblem};

@@ -1,0 +1,429 @@
+//! One order, from newOrder to the chain (RFC 8555, sections 7.1.3 and 7.4).
+//!
+//! ```text
+//! new_order ─► pending ──set_ready, wait_validated──► ready ──finalize──► processing ──wait_issued──► valid ─► certificate
+//!                                resume(url) enters at any of these
+//! ```
+//! The caller stores [`Order::url`] before anything else, and looks at [`Order::status`] to know where to go on.
+//! Every wait ends at the caller's deadline, keeps to Retry-After, and may be dropped at any await.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use instant_acme::{AuthorizationStatus, ChallengeStatus, Identifier, NewOrder, OrderStatus};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+
+use super::ari::CertId;
+use super::authorization::{self, Authorization, Challenge};
+use super::chain::Preference;
+use super::client::Client;
+use super::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
+use super::http::Answer;
+use super::problem::{Class, Problem};
+use crate::name::Name;
+use crate::time::UnixTime;
+
+/// Before the first poll: a CA without validation delay is done by then, and Pebble deadlocks when polled faster.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Each pause is twice the one before it, up to this: a validation from several places takes some seconds.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// More alternates than any CA has roots; each costs a request.
+const ALTERNATES: usize = 5;
+
+/// An order at the CA, as last heard of.
+#[derive(Debug)]
+pub struct Order {
+    client: Client,
+    url: String,
+    host: Box<str>,
+    state: State,
+    replaces_accepted: bool,
+    /// The CA's Retry-After.
+    not_before: Option<Instant>,
+}
+
+/// The order object. `authorizations` is missing at some CAs once the order is valid.
+#[derive(Debug, Deserialize)]
+struct State {
+    status: OrderStatus,
+    expires: Option<String>,
+    #[serde(default)]
+    authorizations: Vec<String>,
+    finalize: Option<String>,
+    certificate: Option<String>,
+    replaces: Option<String>,
+    error: Option<Value>,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Orders a certificate for `names`. A `replaces` that the CA refuses is left out and the order made without it:
+    /// the reasons are many (another account, replaced already, unknown) and none of them is worth a certificate.
+    ///
+    /// # Errors
+    /// When the CA refuses, or has no profiles although one is asked for.
+    pub async fn new_order(
+        &self,
+        names: &[Name],
+        profile: Option<&str>,
+        replaces: Option<&CertId>,
+    ) -> Result<Order, Error> {
+        let directory = self.directory().await?;
+        if let Some(profile) = profile
+            && directory.meta.profiles.is_empty()
+        {
+            let why = format!("expected no profile, found {profile:?}: this CA has none");
+            return Err(Error::settings(Action::NewOrder, why));
+        }
+        let url = &directory.new_order;
+        // RFC 9773, 5: only a CA with renewal information knows the member.
+        let Some(replaces) = replaces.filter(|_| directory.renewal_info.is_some()) else {
+            return self.order(url, names, profile, None).await;
+        };
+        match self.order(url, names, profile, Some(replaces)).await {
+            Err(error) if is_about_replaces(&error) => {
+                tracing::debug!(issuer = %self.settings().name, %replaces, %error, "ordering without replaces");
+                self.order(url, names, profile, None).await
+            }
+            result => result,
+        }
+    }
+
+    async fn order(
+        &self,
+        url: &str,
+        names: &[Name],
+        profile: Option<&str>,
+        replaces: Option<&CertId>,
+    ) -> Result<Order, Error> {
+        let identifiers: Vec<Identifier> = names.iter().map(identifier).collect();
+        let mut request = NewOrder::new(&identifiers);
+        if let Some(profile) = profile {
+            request = request.profile(profile);
+        }
+        if let Some(replaces) = replaces {
+            request = request.replaces(replaces.as_replaced());
+        }
+        let payload = serde_json::to_vec(&request)
+            .map_err(|_| Error::settings(Action::NewOrder, "the order cannot be encoded"))?;
+        let answer = self.post(Action::NewOrder, url, &payload).await?;
+        let missing = || Error::unexpected(Action::NewOrder, &answer.host, "no Location header");
+        let url = answer.location.clone().ok_or_else(missing)?;
+        let mut order = Order::read(self, url, Action::NewOrder, &answer)?;
+        // RFC 9773, 5: a CA that accepts it repeats it.
+        order.replaces_accepted =
+            replaces.is_some_and(|it| order.state.replaces == Some(it.to_string()));
+        Ok(order)
+    }
+
+    /// Takes an order up again, at whatever state it is.
+    ///
+    /// # Errors
+    /// When the CA does not answer or no longer knows the order ([`Error::is_gone`]).
+    pub async fn resume(&self, url: &str) -> Result<Order, Error> {
+        let answer = self.post(Action::Order, url, b"").await?;
+        let mut order = Order::read(self, url.to_owned(), Action::Order, &answer)?;
+        order.replaces_accepted = order.state.replaces.is_some();
+        Ok(order)
+    }
+}
+
+/// Whether the same order without `replaces` may fare better.
+fn is_about_replaces(error: &Error) -> bool {
+    error.status().is_some()
+        && matches!(
+            error.class(),
+            Class::Transient | Class::FixIt | Class::Permanent
+        )
+}
+
+fn identifier(name: &Name) -> Identifier {
+    match name {
+        Name::Dns(name) => Identifier::Dns(name.to_string()),
+        Name::Ip(address) => Identifier::Ip(*address),
+    }
+}
+
+// === impl Order ===
+
+impl Order {
+    fn read(client: &Client, url: String, action: Action, answer: &Answer) -> Result<Self, Error> {
+        let state = answer.json(action)?;
+        let (client, host) = (client.clone(), answer.host.clone());
+        let mut order = Self {
+            client,
+            url,
+            host,
+            state,
+            replaces_accepted: false,
+            not_before: None,
+        };
+        order.note_retry_after(answer);
+        Ok(order)
+    }
+
+    /// Where the order lives: enough to [`Client::resume`] it.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// As last heard of.
+    #[must_use]
+    pub fn status(&self) -> OrderStatus {
+        self.state.status
+    }
+
+    /// When the CA gives the order up, if it says so.
+    #[must_use]
+    pub fn expires(&self) -> Option<UnixTime> {
+        self.state.expires.as_ref()?.parse().ok()
+    }
+
+    /// Whether the CA counts this order as the replacement that was named, which exempts it from some limits.
+    #[must_use]
+    pub fn replaces_accepted(&self) -> bool {
+        self.replaces_accepted
+    }
+
+    /// Asks how the order stands.
+    ///
+    /// # Errors
+    /// When the CA does not answer or no longer knows the order.
+    pub async fn refresh(&mut self) -> Result<(), Error> {
+        let answer = self.client.post(Action::Order, &self.url, b"").await?;
+        self.note_retry_after(&answer);
+        self.state = answer.json(Action::Order)?;
+        Ok(())
+    }
+
+    /// What is left to prove; names that the CA has seen proof of already are not among them.
+    ///
+    /// # Errors
+    /// When an authorization has failed or cannot be had.
+    pub async fn authorizations(&self) -> Result<Vec<Authorization>, Error> {
+        let account = self.client.account(Action::Authorization)?;
+        let mut pending = Vec::new();
+        // One after the other: each answer brings the nonce for the next request.
+        for url in &self.state.authorizations {
+            let state = self.authorization(url).await?;
+            match state.status {
+                AuthorizationStatus::Valid => {}
+                AuthorizationStatus::Pending => pending.push(state.pending(url, &account.key)),
+                _ => return Err(self.why_invalid(Action::Authorization).await),
+            }
+        }
+        Ok(pending)
+    }
+
+    /// Tells the CA that the proof is in place. A challenge that is being looked at already is left alone.
+    ///
+    /// # Errors
+    /// When the CA refuses.
+    pub async fn set_ready(&mut self, challenge: &Challenge) -> Result<(), Error> {
+        if challenge.status == ChallengeStatus::Pending {
+            let answer = self
+                .client
+                .post(Action::Challenge, &challenge.url, b"{}")
+                .await?;
+            self.note_retry_after(&answer);
+        }
+        Ok(())
+    }
+
+    /// Waits until all names are proven.
+    ///
+    /// # Errors
+    /// With what the CA found for each name when a proof has failed; when `deadline` comes first.
+    pub async fn wait_validated(&mut self, deadline: Instant) -> Result<(), Error> {
+        let done = |status| status != OrderStatus::Pending;
+        self.wait(Action::Authorization, deadline, done).await
+    }
+
+    /// Hands in the certificate request. After a lost answer this may be the second time: then the order has moved on,
+    /// and that is no error.
+    ///
+    /// # Errors
+    /// When the CA refuses.
+    pub async fn finalize(&mut self, csr_der: &[u8]) -> Result<(), Error> {
+        let missing = || {
+            Error::unexpected(
+                Action::Finalize,
+                &self.host,
+                "an order without a finalize URL",
+            )
+        };
+        let url = self.state.finalize.clone().ok_or_else(missing)?;
+        let payload = json!({"csr": BASE64.encode(csr_der)}).to_string();
+        match self
+            .client
+            .post(Action::Finalize, &url, payload.as_bytes())
+            .await
+        {
+            Ok(answer) => {
+                self.note_retry_after(&answer);
+                self.state = answer.json(Action::Finalize)?;
+                Ok(())
+            }
+            Err(error) if error.is("orderNotReady") => {
+                self.refresh().await?;
+                match self.state.status {
+                    OrderStatus::Processing | OrderStatus::Valid => Ok(()),
+                    OrderStatus::Invalid => Err(self.why_invalid(Action::Finalize).await),
+                    OrderStatus::Pending | OrderStatus::Ready => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until the certificate is there.
+    ///
+    /// # Errors
+    /// When the order becomes invalid; when `deadline` comes first.
+    pub async fn wait_issued(&mut self, deadline: Instant) -> Result<(), Error> {
+        let done = |status| status == OrderStatus::Valid;
+        self.wait(Action::Finalize, deadline, done).await
+    }
+
+    /// The chain as PEM, leaf first; it can be fetched any number of times.
+    ///
+    /// # Errors
+    /// When the order is not valid, or the CA does not give the chain.
+    pub async fn certificate(&self, preference: &Preference) -> Result<String, Error> {
+        let missing = || {
+            Error::unexpected(
+                Action::Certificate,
+                &self.host,
+                "an order without a certificate URL",
+            )
+        };
+        let url = self.state.certificate.as_ref().ok_or_else(missing)?;
+        let (chain, alternates) = self.chain(url).await?;
+        let mut chains = vec![chain];
+        for alternate in alternates.iter().take(ALTERNATES) {
+            if !chains
+                .last()
+                .is_some_and(|chain| preference.wants_more_than(chain))
+            {
+                break;
+            }
+            chains.push(self.chain(alternate).await?.0);
+        }
+        Ok(chains.swap_remove(preference.choose(&chains)))
+    }
+
+    /// Gives back what was not proven: pending authorizations count against the account at some CAs.
+    ///
+    /// # Errors
+    /// The first one; the others are tried nevertheless.
+    pub async fn abandon(&self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for url in &self.state.authorizations {
+            let deactivated = match self.authorization(url).await {
+                Ok(state) if state.status == AuthorizationStatus::Pending => {
+                    let payload = br#"{"status":"deactivated"}"#;
+                    self.client
+                        .post(Action::Authorization, url, payload)
+                        .await
+                        .map(drop)
+                }
+                other => other.map(drop),
+            };
+            result = result.and(deactivated);
+        }
+        result
+    }
+
+    async fn wait(
+        &mut self,
+        action: Action,
+        deadline: Instant,
+        done: impl Fn(OrderStatus) -> bool,
+    ) -> Result<(), Error> {
+        let mut pause = FIRST_PAUSE;
+        let mut trouble = None;
+        loop {
+            match self.state.status {
+                OrderStatus::Invalid => return Err(self.why_invalid(action).await),
+                status if done(status) => return Ok(()),
+                _ => {}
+            }
+            let now = Instant::now();
+            let not_before = self.not_before.take().filter(|it| *it > now);
+            if now >= deadline || not_before.is_some_and(|it| it > deadline) {
+                let until =
+                    not_before.map(|it| UnixTime::now() + (it - now) + Duration::from_secs(1));
+                let unfinished =
+                    || Error::new(action, &self.host, Kind::Unfinished).retry_at(until);
+                return Err(trouble.unwrap_or_else(unfinished));
+            }
+            sleep_until(not_before.unwrap_or_else(|| (now + pause).min(deadline))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            trouble = match self.refresh().await {
+                // A poll that fails costs nothing but time, and there is a deadline for that.
+                Err(error) if error.class() == Class::Transient && !error.is_gone() => Some(error),
+                result => result.map(|()| None)?,
+            };
+        }
+    }
+
+    /// The order's own error with what each authorization has to say.
+    async fn why_invalid(&self, action: Action) -> Error {
+        let own = self.state.error.as_ref().and_then(Problem::from_json);
+        let mut problem = own.unwrap_or_default();
+        for url in &self.state.authorizations {
+            let Ok(state) = self.authorization(url).await else {
+                continue;
+            };
+            for found in state.problems() {
+                // Pebble repeats the words of the one authorization, without its name.
+                if problem.detail == found.detail {
+                    problem.detail.clear();
+                }
+                if !problem.subproblems.iter().any(|it| it.name == found.name) {
+                    problem.subproblems.push(found);
+                }
+            }
+        }
+        if problem.kind.is_empty() {
+            problem.kind = problem
+                .subproblems
+                .first()
+                .map(|it| it.kind.clone())
+                .unwrap_or_default();
+        }
+        Error::new(action, &self.host, Kind::Invalid(Box::new(problem)))
+    }
+
+    async fn authorization(&self, url: &str) -> Result<authorization::State, Error> {
+        self.client
+            .post(Action::Authorization, url, b"")
+            .await?
+            .json(Action::Authorization)
+    }
+
+    async fn chain(&self, url: &str) -> Result<(String, Vec<String>), Error> {
+        let Answer {
+            host,
+            alternates,
+            body,
+            ..
+        } = self.client.post(Action::Certificate, url, b"").await?;
+        let chain = String::from_utf8(body.to_vec()).map_err(|_| {
+            Error::unexpected(Action::Certificate, &host, "a chain that is not PEM")
+        })?;
+        Ok((chain, alternates))
+    }
+
+    fn note_retry_after(&mut self, answer: &Answer) {
+        let wait = answer
+            .retry_after
+            .map(|wait| wait.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER));
+        self.not_before = wait.map(|wait| Instant::now() + wait);
+    }
+}

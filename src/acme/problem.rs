@@ -1,0 +1,281 @@
+//! Problem documents (RFC 7807) as ACME uses them (RFC 8555, section 6.7): what a CA says is wrong.
+//!
+//! Input: JSON from a CA, read forgivingly and cut to a bounded size. Output: the text for people, and a [`Class`] for
+//! the schedule, from type and text alone. Pure.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::time::UnixTime;
+
+/// Texts from the CA are cut to this many characters: Events hold 1,024 bytes, logs should stay readable.
+const TEXT: usize = 2_000;
+/// No order has more names than this (Let's Encrypt: 100).
+const SUBPROBLEMS: usize = 100;
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Try again, with back-off.
+    Transient,
+    /// The CA asks for nothing more before `until`.
+    RateLimited {
+        /// Named by the CA, or an hour from the answer.
+        until: UnixTime,
+        /// Whom the limit stops.
+        scope: Scope,
+    },
+    /// Something outside of the CA and of this program must be put right (DNS, a route, CAA); trying again finds out.
+    FixIt,
+    /// The same request will be refused until the settings change.
+    Permanent,
+    /// There is no such account: register again, once.
+    AccountGone,
+    /// The CA has paused these names for this account; the link in the detail ends that.
+    Paused,
+}
+
+/// Whom a rate limit stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every request to the issuer.
+    Issuer,
+    /// Orders with the names of this one.
+    Names,
+}
+
+/// A problem document (RFC 7807) as ACME uses it (RFC 8555, section 6.7), cut to a bounded size.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problem {
+    /// For example `rateLimited`: without `urn:ietf:params:acme:error:`, other URNs in full.
+    pub kind: String,
+    /// The CA's words.
+    pub detail: String,
+    /// By identifier (RFC 8555, section 6.7.1).
+    pub subproblems: Vec<Subproblem>,
+}
+
+/// What the CA says about one identifier of an order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subproblem {
+    /// The DNS name or address; empty where the CA named none.
+    pub name: String,
+    /// As [`Problem::kind`].
+    pub kind: String,
+    /// The CA's words.
+    pub detail: String,
+}
+
+/// Reason and class of the ACME error types of RFC 8555 section 6.7, RFC 9773 section 7.4 and the profiles draft;
+/// limits and pauses aside, which need their text.
+fn known(kind: &str) -> Option<(&'static str, Class)> {
+    use Class::{AccountGone, FixIt, Permanent, Transient};
+    Some(match kind {
+        "accountDoesNotExist" => ("AccountDoesNotExist", AccountGone),
+        "alreadyReplaced" => ("AlreadyReplaced", Transient),
+        "alreadyRevoked" => ("AlreadyRevoked", Permanent),
+        "badCSR" => ("BadCsr", Permanent),
+        "badNonce" => ("BadNonce", Transient),
+        "badPublicKey" => ("BadPublicKey", Permanent),
+        "badRevocationReason" => ("BadRevocationReason", Permanent),
+        "badSignatureAlgorithm" => ("BadSignatureAlgorithm", Permanent),
+        "caa" => ("Caa", FixIt),
+        "compound" => ("Compound", FixIt),
+        "conflict" => ("Conflict", Transient),
+        "connection" => ("Connection", FixIt),
+        "dns" => ("Dns", FixIt),
+        "externalAccountRequired" => ("ExternalAccountRequired", Permanent),
+        "incorrectResponse" => ("IncorrectResponse", FixIt),
+        "invalidContact" => ("InvalidContact", Permanent),
+        "invalidProfile" => ("InvalidProfile", Permanent),
+        "malformed" => ("Malformed", Permanent),
+        "orderNotReady" => ("OrderNotReady", Transient),
+        "rejectedIdentifier" => ("RejectedIdentifier", FixIt),
+        "serverInternal" => ("ServerInternal", Transient),
+        "tls" => ("Tls", FixIt),
+        "unauthorized" => ("Unauthorized", FixIt),
+        "unsupportedContact" => ("UnsupportedContact", Permanent),
+        "unsupportedIdentifier" => ("UnsupportedIdentifier", Permanent),
+        "userActionRequired" => ("UserActionRequired", Permanent),
+        _ => return None,
+    })
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// Reads what a CA sent, forgiving about every member: a strange one must not hide the others.
+    /// `None` when neither type nor detail is there.
+    pub(crate) fn from_json(json: &Value) -> Option<Self> {
+        let (kind, detail) = type_and_detail(json);
+        let subproblems = json.get("subproblems").and_then(Value::as_array);
+        let subproblems = subproblems
+            .into_iter()
+            .flatten()
+            .take(SUBPROBLEMS)
+            .map(|sub| {
+                let (kind, detail) = type_and_detail(sub);
+                let name = text(sub.get("identifier").and_then(|it| it.get("value")));
+                Subproblem { name, kind, detail }
+            });
+        let subproblems = subproblems.filter(|it| *it != Subproblem::default());
+        let problem = Self {
+            kind,
+            detail,
+            subproblems: subproblems.collect(),
+        };
+        (!problem.kind.is_empty() || !problem.detail.is_empty()).then_some(problem)
+    }
+
+    /// The type that counts: `compound` says nothing itself, its parts do (RFC 8555, 6.7.1).
+    fn kind(&self) -> &str {
+        match self.subproblems.first() {
+            Some(sub) if self.kind == "compound" => &sub.kind,
+            _ => &self.kind,
+        }
+    }
+
+    /// What to do; `None` for a type that is not known. `until` is when a limit ends, should this be one.
+    pub(crate) fn class(&self, until: UnixTime) -> Option<Class> {
+        match self.kind() {
+            _ if self.is_paused() => Some(Class::Paused),
+            "rateLimited" => Some(Class::RateLimited {
+                until,
+                scope: scope(&self.detail),
+            }),
+            kind => known(kind).map(|(_, class)| class),
+        }
+    }
+
+    /// A stable name in PascalCase; `None` for a type that is not known.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        match self.kind() {
+            _ if self.is_paused() => Some("Paused"),
+            "rateLimited" => Some("RateLimited"),
+            kind => known(kind).map(|(reason, _)| reason),
+        }
+    }
+
+    /// The end of a limit as the text names it: `…, retry after 2025-09-18 09:13:16 UTC: see …` (Boulder), for answers
+    /// whose header a proxy has eaten.
+    pub(crate) fn named_time(&self) -> Option<UnixTime> {
+        let (_, rest) = self.detail.split_once("retry after ")?;
+        let (time, _) = rest.split_once(" UTC")?;
+        format!("{}Z", time.replace(' ', "T")).parse().ok()
+    }
+
+    /// Let's Encrypt pauses names that fail for months; its type is `rateLimited`, and only the text tells
+    /// (Boulder, `wfe2/wfe.go`, `probs.Paused`).
+    fn is_paused(&self) -> bool {
+        self.detail
+            .contains("temporarily prevented from requesting certificates")
+            || self.detail.contains("/unpause?")
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_problem(f, &self.kind, &self.detail)?;
+        for Subproblem { name, kind, detail } in &self.subproblems {
+            f.write_str("; ")?;
+            if !name.is_empty() {
+                write!(f, "{name}: ")?;
+            }
+            write_problem(f, kind, detail)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_problem(f: &mut fmt::Formatter<'_>, kind: &str, detail: &str) -> fmt::Result {
+    match (kind, detail) {
+        (kind, "") => f.write_str(kind),
+        ("", detail) => f.write_str(detail),
+        (kind, detail) => write!(f, "{detail} ({kind})"),
+    }
+}
+
+fn type_and_detail(json: &Value) -> (String, String) {
+    let kind = text(json.get("type"));
+    let kind = kind
+        .strip_prefix("urn:ietf:params:acme:error:")
+        .map(str::to_owned)
+        .unwrap_or(kind);
+    // RFC 7807: without a type, the document means no more than its status.
+    let kind = if kind == "about:blank" {
+        String::new()
+    } else {
+        kind
+    };
+    (kind, text(json.get("detail")))
+}
+
+/// The CA's text, bounded and on one line: it ends in logs and Events.
+fn text(value: Option<&Value>) -> String {
+    let text = value.and_then(Value::as_str).unwrap_or_default();
+    text.chars()
+        .take(TEXT)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// Which limit of Boulder (`ratelimits/limiter.go`) a text names: those by name, or by registered domain, leave other
+/// names alone.
+fn scope(detail: &str) -> Scope {
+    let by_name = [
+        "failed authorizations",
+        "already issued for",
+        "exact set of",
+    ];
+    if by_name.iter().any(|words| detail.contains(words)) {
+        Scope::Names
+    } else {
+        Scope::Issuer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_read_forgivingly_and_told_in_full() {
+        let json = serde_json::json!({
+            "type": "urn:ietf:params:acme:error:compound",
+            "detail": "two\u{1b}[31m names",
+            "status": "odd",
+            "subproblems": [
+                {
+                    "type": "urn:ietf:params:acme:error:dns",
+                    "detail": "NXDOMAIN",
+                    "identifier": {"type": "dns", "value": "a.example"},
+                },
+                {"type": 7, "identifier": "odd"},
+                {"type": "urn:ietf:params:acme:error:caa", "identifier": {"value": "10.0.0.1"}},
+            ],
+        });
+        let problem = Problem::from_json(&json).unwrap();
+        assert_eq!(
+            problem.to_string(),
+            "two [31m names (compound); a.example: NXDOMAIN (dns); 10.0.0.1: caa"
+        );
+        assert_eq!(problem.class(UnixTime(0)), Some(Class::FixIt));
+        assert_eq!(problem.reason(), Some("Dns"));
+        for none in ["[]", "{}", r#"{"type":"about:blank"}"#, r#""down""#] {
+            let json = serde_json::from_str(none).unwrap();
+            assert_eq!(Problem::from_json(&json), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn texts_are_bounded() {
+        let json = serde_json::json!({
+            "detail": "x".repeat(10 * TEXT),
+            "subproblems": vec![serde_json::json!({"detail": "y"}); 10 * SUBPROBLEMS],
+        });
+        let problem = Problem::from_json(&json).unwrap();
+        assert_eq!(problem.detail.len(), TEXT);
+        assert_eq!(problem.subproblems.len(), SUBPROBLEMS);
+    }
+}

@@ -1,0 +1,283 @@
+//! What a Secret asks for, judged by the config: one function for the watch, for renewals and for rollouts.
+//!
+//! Input: annotations, the leaf, the config, the clock. Output: an [`Assessment`], or None where the Secret is not ours.
+//! Pure; whoever acts on it reads the Secret afresh and assesses again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::certificate::{self, Leaf, Unreadable};
+use crate::config::Config;
+use crate::index::{Fault, Key, LeafFacts, Observed};
+use crate::name::Name;
+use crate::rollout::HaltNote;
+use crate::schedule::budget::{account_of, hash};
+use crate::schedule::due::{self, Due, Inputs, Never};
+use crate::secret::full::FullSecret;
+use crate::secret::head::Head;
+use crate::secret::keys;
+use crate::secret::settings::{Blocks, IssuerRef, Problem, Settings};
+use crate::secret::state::{IssuedBy, RolledOut};
+use crate::secret::thin::{CertificateState, ThinSecret};
+use crate::time::UnixTime;
+
+/// A rollout takes its time: a window is overruled when less than this share of the lifetime would be left in it.
+const WINDOW_MARGIN_SHARE: u32 = 10;
+/// The name that stands for an issuer outside.
+pub const EXTERNAL: &str = "external";
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Assessment {
+    /// What the annotations ask for.
+    pub settings: Settings,
+    /// What is wrong with them.
+    pub problems: Vec<Problem>,
+    /// The leaf in the Secret.
+    pub leaf: Result<Leaf, Unreadable>,
+    /// The names to ask for.
+    pub names: Vec<Name>,
+    /// What the workloads have.
+    pub rolled_out: Option<RolledOut>,
+    /// What the last renewal by us was made with.
+    pub issued_by: Option<IssuedBy>,
+    /// When to renew and why, or why never.
+    pub renewal: Result<Due, Never>,
+    /// The ledger's account.
+    pub account: u64,
+    /// The earliest instant at which anything may change.
+    pub opens: Option<UnixTime>,
+    /// Whether a rollout may not start.
+    pub rollout_blocked: bool,
+    /// A halt that an earlier rollout ended in.
+    pub halted: Option<HaltNote>,
+}
+
+/// Assesses what the watch brought; None where the Secret has not opted in or means another installation.
+#[must_use]
+pub fn of_thin(
+    now: UnixTime,
+    key: &Key,
+    secret: &ThinSecret,
+    config: &Config,
+) -> Option<Assessment> {
+    assess(now, key, &secret.head, || secret.certificate(), config)
+}
+
+/// Assesses what was read afresh.
+#[must_use]
+pub fn of_full(
+    now: UnixTime,
+    key: &Key,
+    secret: &FullSecret,
+    config: &Config,
+) -> Option<Assessment> {
+    let (certificate, _) = secret.pair();
+    let certificate = || match certificate::leaf(certificate) {
+        Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
+        Err(reason) => CertificateState::Unreadable(reason),
+    };
+    assess(now, key, &secret.head, certificate, config)
+}
+
+fn assess(
+    now: UnixTime,
+    key: &Key,
+    head: &Head,
+    certificate: impl FnOnce() -> CertificateState,
+    config: &Config,
+) -> Option<Assessment> {
+    if !head.concerns_us() || head.deleting {
+        return None;
+    }
+    let none = BTreeMap::new();
+    let annotations = head.annotations().unwrap_or(&none);
+    let defaults = config.namespace(&key.namespace);
+    let (settings, mut problems) = Settings::read(annotations, head.managed, defaults);
+    let settings = settings.filter(|settings| settings.is_for(&config.class))?;
+    let leaf = match certificate() {
+        CertificateState::Leaf(leaf) => Ok(*leaf),
+        CertificateState::Absent => Err(Unreadable::Empty),
+        CertificateState::Unreadable(reason) => Err(reason),
+    };
+    let rolled_out = RolledOut::read(annotations);
+    let issued_by = IssuedBy::read(annotations);
+    let names = match (&settings.names, &leaf) {
+        (Some(names), _) => names.clone(),
+        (None, Ok(leaf)) => leaf.names.clone(),
+        (None, Err(_)) => Vec::new(),
+    };
+    let blocked = problems.iter().any(|problem| problem.blocks.issue());
+    let renewal = due::due(&Inputs {
+        leaf: leaf.as_ref(),
+        settings: &settings,
+        blocked,
+        issued_by: issued_by.as_ref(),
+        renewed_for: annotations.get(keys::RENEWED_FOR).map(String::as_str),
+        renewal_info: None,
+        seed: hash(&key.to_string()),
+    });
+    let renewal = match (renewal, may_issue(key, &settings, &names, config)) {
+        (Ok(_), Err((never, problem))) => {
+            problems.push(problem);
+            Err(never)
+        }
+        (renewal, _) => renewal,
+    };
+    match &leaf {
+        Err(reason) if !matches!(reason, Unreadable::Empty) => problems.push(Problem {
+            key: "certificate".into(),
+            value: reason.to_string(),
+            expected: "expected one that can be read".into(),
+            blocks: Blocks::Nothing,
+        }),
+        _ => {}
+    }
+    if renewal == Err(Never::NoNames) {
+        problems.push(Problem {
+            key: keys::NAMES.into(),
+            value: "no certificate to take them from".into(),
+            expected: "expected the names to ask for".into(),
+            blocks: Blocks::Issue,
+        });
+    }
+    let opens = opens(now, &settings, &leaf, rolled_out);
+    let rollout_blocked =
+        settings.paused || problems.iter().any(|problem| problem.blocks.rollout());
+    Some(Assessment {
+        account: account_of(issuer_name(&settings.issuer), &names),
+        settings,
+        problems,
+        leaf,
+        names,
+        rolled_out,
+        issued_by,
+        renewal,
+        opens,
+        rollout_blocked,
+        halted: annotations
+            .get(keys::ROLLOUT_HALTED)
+            .and_then(|note| note.parse().ok()),
+    })
+}
+
+/// The issuer as the annotation names it.
+#[must_use]
+pub fn issuer_name(issuer: &IssuerRef) -> &str {
+    match issuer {
+        IssuerRef::External => EXTERNAL,
+        IssuerRef::Named(name) => name,
+    }
+}
+
+/// Whether the config lets this Secret have these names from its issuer: asked here, before the CA is.
+fn may_issue(
+    key: &Key,
+    settings: &Settings,
+    names: &[Name],
+    config: &Config,
+) -> Result<(), (Never, Problem)> {
+    let IssuerRef::Named(name) = &settings.issuer else {
+        return Ok(());
+    };
+    let refuse = |never, annotation: &str, value: String, expected: String| {
+        let blocks = Blocks::Issue;
+        Err((
+            never,
+            Problem {
+                key: annotation.into(),
+                value,
+                expected,
+                blocks,
+            },
+        ))
+    };
+    let Some(issuer) = config.issuer(name) else {
+        let known: Vec<&str> = config.issuers.keys().map(String::as_str).collect();
+        let expected = format!(
+            "expected an issuer of the config ({}) or external",
+            known.join(", ")
+        );
+        return refuse(
+            Never::UnknownIssuer,
+            keys::ISSUER,
+            crate::text::shown(name),
+            expected,
+        );
+    };
+    match names
+        .iter()
+        .find(|name| !issuer.allows(&key.namespace, name))
+    {
+        None => Ok(()),
+        Some(name) => {
+            let expected = format!(
+                "expected names that issuers.{}.allow of the config grants to namespace {}",
+                issuer_name(&settings.issuer),
+                key.namespace
+            );
+            refuse(
+                Never::NotAllowed,
+                keys::NAMES,
+                crate::text::shown(&name.to_string()),
+                expected,
+            )
+        }
+    }
+}
+
+/// When the change window opens, unless what the workloads serve would expire before it does.
+fn opens(
+    now: UnixTime,
+    settings: &Settings,
+    leaf: &Result<Leaf, Unreadable>,
+    rolled_out: Option<RolledOut>,
+) -> Option<UnixTime> {
+    let window = settings.change_window.as_ref()?;
+    let opens = window.next_open(now);
+    let leaf = leaf.as_ref().ok()?;
+    let served_until = match rolled_out {
+        Some(RolledOut::Leaf { not_after, .. }) => not_after.min(leaf.not_after),
+        _ => leaf.not_after,
+    };
+    let survives = opens + leaf.lifetime() / WINDOW_MARGIN_SHARE < served_until;
+    (opens > now && survives).then_some(opens)
+}
+
+impl Assessment {
+    /// What the index keeps of it.
+    #[must_use]
+    pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
+        let leaf = match &self.leaf {
+            Ok(leaf) => Ok(LeafFacts {
+                fingerprint: leaf.fingerprint,
+                not_before: leaf.not_before,
+                not_after: leaf.not_after,
+            }),
+            Err(Unreadable::Empty) => Err(Fault::Absent),
+            Err(_) => Err(Fault::Unreadable),
+        };
+        let texts: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        Observed {
+            uid: uid.into(),
+            resource_version: resource_version.into(),
+            issuer: match &self.settings.issuer {
+                IssuerRef::External => EXTERNAL.into(),
+                IssuerRef::Named(name) => Arc::clone(name),
+            },
+            leaf,
+            rolled_out: self.rolled_out,
+            renewal: self.renewal,
+            window: self.opens,
+            account: self.account,
+            rollout_blocked: self.rollout_blocked,
+            halted: self.halted.is_some(),
+            problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),
+            problem_texts: if texts.is_empty() {
+                0
+            } else {
+                hash(&texts.join("\n"))
+            },
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The command line: `cert-renew run`, and what a person asks at a terminal.
+//!
+//! The only module that prints. Exit codes: 0 all well, 1 it failed or found something wrong, 2 wrong usage.
+
+mod check;
+mod config;
+pub mod findings;
+mod run;
+pub mod status;
+mod telemetry;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Renews the TLS certificates in annotated Secrets by ACME and rolls the workloads that use them.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the operator
+    Run(run::Args),
+    /// Show the annotated Secrets: what they hold, when they renew, what went wrong
+    Status(status::Args),
+    /// Read certificates or manifests and say what is wrong with them
+    Check(check::Args),
+    /// Look at a config file
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+impl Cli {
+    /// Does what the command line says.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Run(args) => run::run(args),
+            Command::Status(args) => status::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Config(command) => config::run(command),
+        };
+        match result {
+            Ok(code) => code,
+            Err(Failure(message)) => {
+                // Where standard error is closed there is nobody to tell.
+                let _ = writeln!(std::io::stderr(), "cert-renew: {message}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Why a command ended early: a sentence for the person who typed it.
+#[derive(Debug)]
+struct Failure(String);
+
+impl Failure {
+    fn new(doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(format!("{doing}: {}", crate::cluster::chain(error)))
+    }
+}
+
+type CommandResult = Result<ExitCode, Failure>;
+
+/// Runs async code on a runtime of its own.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        // The work is waiting; two threads keep a slow decode from delaying the probes.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("starting the runtime", &error))?
+        .block_on(future)
+}

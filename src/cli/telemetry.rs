@@ -1,0 +1,59 @@
+//! Logs: human on a terminal, JSON otherwise, to standard error.
+
+use std::io::IsTerminal as _;
+
+use clap::ValueEnum;
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt};
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// Human on a terminal, JSON otherwise
+    Auto,
+    /// For people
+    Human,
+    /// One JSON object a line
+    Json,
+}
+
+/// Starts logging at `level`.
+///
+/// kube logs whole response bodies when it cannot decode them; whatever the level, it is kept from that.
+pub(super) fn start(format: LogFormat, level: Level) {
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN.min(LevelFilter::from_level(level)))
+        .with_target("cert_renew", level)
+        .with_target("kube_client", LevelFilter::ERROR)
+        .with_target("kube_runtime", LevelFilter::ERROR);
+    let terminal = std::io::stderr().is_terminal();
+    let layer = match format {
+        LogFormat::Json => json(),
+        LogFormat::Auto if !terminal => json(),
+        LogFormat::Auto | LogFormat::Human => fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(terminal)
+            .with_target(false)
+            .boxed(),
+    };
+    // Started once, from main; where a test has started its own, that one stays.
+    let _ = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init();
+}
+
+fn json<S>() -> Box<dyn tracing_subscriber::Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_writer(std::io::stderr)
+        .boxed()
+}

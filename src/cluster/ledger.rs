@@ -1,0 +1,146 @@
+//! The ledger: failures and unscheduled issues by set of names, in one ConfigMap of the operator's namespace.
+//!
+//! Secrets that share issuer and names share an account, and deleting or replacing a Secret resets nothing.
+//! The copy in memory is the leader's; each change is one merge patch of one key, so changes never clash.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Client;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+
+use super::{Error, call};
+use crate::schedule::budget::Account;
+use crate::secret::keys::FIELD_MANAGER;
+use crate::time::UnixTime;
+
+/// Name of the ConfigMap.
+pub const NAME: &str = "cert-renew-ledger";
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Ledger {
+    api: Api<ConfigMap>,
+    accounts: Mutex<HashMap<u64, Account>>,
+}
+
+impl Ledger {
+    /// Reads the ledger. What cannot be read of it is logged and counts as never written.
+    ///
+    /// # Errors
+    /// What every call may end in, but not [`Error::NotFound`]: that is an empty ledger.
+    pub async fn load(client: &Client, namespace: &str) -> Result<Self, Error> {
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let found = call(
+            || format!("reading ConfigMap {namespace}/{NAME}"),
+            api.get(NAME),
+        )
+        .await;
+        let data = match found {
+            Ok(map) => map.data.unwrap_or_default(),
+            Err(Error::NotFound { .. }) => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
+        let mut accounts = HashMap::new();
+        for (key, value) in data {
+            let account = u64::from_str_radix(&key, 16)
+                .ok()
+                .zip(serde_json::from_str(&value).ok());
+            if let Some((key, account)) = account {
+                accounts.insert(key, account);
+            } else {
+                tracing::warn!(
+                    key,
+                    "an entry of the ledger cannot be read and is passed over"
+                );
+            }
+        }
+        Ok(Self {
+            api,
+            accounts: Mutex::new(accounts),
+        })
+    }
+
+    /// What is remembered of an account.
+    #[must_use]
+    pub fn get(&self, account: u64) -> Account {
+        self.lock().get(&account).cloned().unwrap_or_default()
+    }
+
+    /// No try before this instant.
+    #[must_use]
+    pub fn retry_at(&self, account: u64) -> Option<UnixTime> {
+        self.lock()
+            .get(&account)
+            .and_then(|account| account.retry_at)
+            .map(UnixTime)
+    }
+
+    /// Changes an account, in memory at once and then in the ConfigMap; writes nothing when nothing changed.
+    ///
+    /// # Errors
+    /// What every call may end in; the change holds in memory all the same.
+    pub async fn update(
+        &self,
+        account: u64,
+        change: impl FnOnce(&mut Account),
+    ) -> Result<(), Error> {
+        let value = {
+            let mut accounts = self.lock();
+            let entry = accounts.entry(account).or_default();
+            let before = entry.clone();
+            change(entry);
+            let after = entry.clone();
+            if after.is_empty() {
+                accounts.remove(&account);
+            }
+            if after == before {
+                return Ok(());
+            }
+            (!after.is_empty()).then(|| serde_json::to_string(&after).unwrap_or_default())
+        };
+        let key = format!("{account:016x}");
+        let what = || format!("writing ConfigMap {NAME}");
+        let manager = Some(FIELD_MANAGER.to_owned());
+        let params = PatchParams {
+            field_manager: manager.clone(),
+            ..PatchParams::default()
+        };
+        let body = serde_json::json!({ "data": { key.clone(): value } });
+        match call(
+            what,
+            self.api.patch(NAME, &params, &Patch::Merge(body.clone())),
+        )
+        .await
+        {
+            Err(Error::NotFound { .. }) => {}
+            other => return other.map(|_| ()),
+        }
+        let new = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(NAME.into()),
+                ..ObjectMeta::default()
+            },
+            data: value.map(|value| BTreeMap::from([(key, value)])),
+            ..ConfigMap::default()
+        };
+        let post = PostParams {
+            field_manager: manager,
+            ..PostParams::default()
+        };
+        match call(what, self.api.create(&post, &new)).await {
+            // Another renewal made it in this very moment.
+            Err(Error::AlreadyExists { .. }) => {
+                call(what, self.api.patch(NAME, &params, &Patch::Merge(body)))
+                    .await
+                    .map(|_| ())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Account>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,144 @@
+//! The Kubernetes side: watches, guarded writes, Events, the ledger, order records, account keys.
+//!
+//! Every call has a deadline and ends in an [`Error`] that names what was attempted.
+//! It decides nothing; what it reads and writes is decided elsewhere.
+
+pub mod accounts;
+pub mod events;
+pub mod ledger;
+pub mod records;
+pub mod secrets;
+pub mod watch;
+
+use std::future::Future;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// The API server answers in milliseconds, or the answer will not come: kube sets no read timeout of its own.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a call on the API server failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Somebody else changed the object since it was read (409, or 422 for another uid).
+    #[error("{what}: the object has changed meanwhile")]
+    Conflict {
+        /// What was attempted, on what.
+        what: String,
+    },
+    /// An object of that name is there already.
+    #[error("{what}: it exists already")]
+    AlreadyExists {
+        /// What was attempted, on what.
+        what: String,
+    },
+    /// The object is gone.
+    #[error("{what}: not found")]
+    NotFound {
+        /// What was attempted, on what.
+        what: String,
+    },
+    /// The role lacks the right.
+    #[error("{what}: forbidden ({message}); compare the installed role with rbac/")]
+    Forbidden {
+        /// What was attempted, on what.
+        what: String,
+        /// The API server's words.
+        message: String,
+    },
+    /// The API server refuses the content.
+    #[error("{what}: refused ({message})")]
+    Refused {
+        /// What was attempted, on what.
+        what: String,
+        /// The API server's words.
+        message: String,
+    },
+    /// No answer in time.
+    #[error("{what}: no answer from the API server within {} s", DEADLINE.as_secs())]
+    Deadline {
+        /// What was attempted, on what.
+        what: String,
+    },
+    /// The API server, or the way to it, is in trouble.
+    #[error("{what}: the API server cannot be used now ({message})")]
+    Unavailable {
+        /// What was attempted, on what.
+        what: String,
+        /// What is known of the trouble.
+        message: String,
+    },
+}
+
+impl Error {
+    /// Stable name for Events, logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } => "Conflict",
+            Self::AlreadyExists { .. } => "AlreadyExists",
+            Self::NotFound { .. } => "NotFound",
+            Self::Forbidden { .. } => "Forbidden",
+            Self::Refused { .. } => "Refused",
+            Self::Deadline { .. } => "ApiDeadline",
+            Self::Unavailable { .. } => "ApiUnavailable",
+        }
+    }
+
+    fn from_kube(what: String, error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => {
+                let message = status.message.clone();
+                match (status.code, status.reason.as_str()) {
+                    (409, "AlreadyExists") => Self::AlreadyExists { what },
+                    (409, _) => Self::Conflict { what },
+                    // A merge patch that names another uid is refused as an edit of an immutable field.
+                    (422, _) if message.contains("metadata.uid") => Self::Conflict { what },
+                    (404, _) => Self::NotFound { what },
+                    (403, _) => Self::Forbidden { what, message },
+                    (400 | 413 | 422, _) => Self::Refused { what, message },
+                    _ => Self::Unavailable { what, message },
+                }
+            }
+            // The text of a decoding error may quote what it could not decode.
+            kube::Error::SerdeError(_) => Self::Unavailable {
+                what,
+                message: "its answer is not what was asked for".into(),
+            },
+            other => Self::Unavailable {
+                what,
+                message: chain(&other),
+            },
+        }
+    }
+}
+
+/// An error with its sources, each text once: `request failed: connection refused`.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Runs one call with the deadline that every call has.
+async fn call<T>(
+    what: impl FnOnce() -> String,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(DEADLINE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Error::from_kube(what(), error)),
+        Err(_) => Err(Error::Deadline { what: what() }),
+    }
+}

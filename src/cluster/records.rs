@@ -1,0 +1,341 @@
+//! Order records: one Secret in the operator's namespace for each order that runs.
+//!
+//! A record holds what a restart needs to finish the order: its URL, the new key, the key authorizations.
+//! It is made by create only, so two orders for one Secret never run, and deleted when the order is done with.
+//! The key authorizations stand in a field of their own, the only one that the replicas' watch decodes.
+
+use std::collections::BTreeMap;
+
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Error, call};
+use crate::index::Key;
+use crate::name::Name;
+use crate::schedule::budget::hash;
+use crate::secret::keys::FIELD_MANAGER;
+
+const LABEL: &str = "cert-renew.io/order-record";
+const ORDER: &str = "order.json";
+const KEY: &str = "tls.key";
+const CHALLENGES: &str = "challenges.json";
+/// A page of a list: records are a few kilobytes each.
+const PAGE: u32 = 200;
+
+/// What a restart needs to know of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// Namespace of the Secret that is renewed.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Which object of that name.
+    pub uid: String,
+    /// The issuer whose account made the order.
+    pub issuer: String,
+    /// The order's URL.
+    pub url: String,
+    /// The names that were asked for.
+    #[serde(with = "texts")]
+    pub names: Vec<Name>,
+    /// The profile that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Why the renewal was due.
+    pub reason: String,
+    /// When the order was made, unix seconds.
+    pub created: i64,
+}
+
+/// An order with its secrets.
+pub struct Record {
+    /// The order.
+    pub order: Order,
+    /// The new private key, PKCS#8 PEM.
+    pub key: Zeroizing<String>,
+    /// Key authorizations by HTTP-01 token.
+    pub challenges: BTreeMap<String, String>,
+    /// Uid of the record itself: only this one is ever deleted.
+    pub uid: String,
+}
+
+/// What the replicas' watch sees.
+#[derive(Clone, Debug)]
+pub enum ChallengesChanged {
+    /// A record is there, with these key authorizations by token.
+    Present(String, BTreeMap<String, String>),
+    /// A record is gone.
+    Gone(String),
+    /// The list begins anew.
+    Restarted,
+    /// The list is complete: what it did not name is gone.
+    Listed,
+}
+
+impl Order {
+    /// The Secret that is renewed.
+    #[must_use]
+    pub fn subject(&self) -> Key {
+        Key {
+            namespace: self.namespace.as_str().into(),
+            name: self.name.as_str().into(),
+        }
+    }
+}
+
+/// Name of the record for a Secret.
+#[must_use]
+pub fn record_name(key: &Key) -> String {
+    format!("cert-renew-order-{:016x}", hash(&key.to_string()))
+}
+
+/// Makes the record.
+///
+/// # Errors
+/// [`Error::AlreadyExists`] when an order for the Secret runs already.
+pub async fn create(
+    client: &Client,
+    namespace: &str,
+    order: Order,
+    key: Zeroizing<String>,
+    challenges: BTreeMap<String, String>,
+) -> Result<Record, Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let subject = Key {
+        namespace: order.namespace.as_str().into(),
+        name: order.name.as_str().into(),
+    };
+    let json = |value: serde_json::Result<Vec<u8>>| ByteString(value.unwrap_or_default());
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(record_name(&subject)),
+            labels: Some(BTreeMap::from([
+                ("app.kubernetes.io/name".into(), "cert-renew".into()),
+                (LABEL.into(), "true".into()),
+            ])),
+            ..ObjectMeta::default()
+        },
+        type_: Some(LABEL.into()),
+        data: Some(BTreeMap::from([
+            (ORDER.into(), json(serde_json::to_vec(&order))),
+            (KEY.into(), ByteString(key.as_bytes().to_vec())),
+            (CHALLENGES.into(), json(serde_json::to_vec(&challenges))),
+        ])),
+        ..Secret::default()
+    };
+    let post = PostParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PostParams::default()
+    };
+    let made = call(
+        || format!("making the order record of {subject}"),
+        api.create(&post, &secret),
+    )
+    .await?;
+    Ok(Record {
+        order,
+        key,
+        challenges,
+        uid: made.metadata.uid.unwrap_or_default(),
+    })
+}
+
+/// Deletes exactly this record; that it is gone already is no error.
+///
+/// # Errors
+/// What every call may end in.
+pub async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match call(
+        || format!("deleting order record {name}"),
+        api.delete(name, &params),
+    )
+    .await
+    {
+        Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// All records, and the names of those that cannot be read.
+///
+/// # Errors
+/// What every call may end in.
+pub async fn list(client: &Client, namespace: &str) -> Result<(Vec<Record>, Vec<String>), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut params = ListParams::default().labels(LABEL).limit(PAGE);
+    let (mut records, mut corrupt) = (Vec::new(), Vec::new());
+    loop {
+        let page = call(|| "listing order records".into(), api.list(&params)).await?;
+        for secret in page.items {
+            let name = secret.metadata.name.clone().unwrap_or_default();
+            match read(secret) {
+                Some(record) => records.push(record),
+                None => corrupt.push(name),
+            }
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok((records, corrupt)),
+        }
+    }
+}
+
+/// The record of one Secret.
+///
+/// # Errors
+/// What every call may end in; a record that cannot be read is [`Error::Refused`].
+pub async fn get(client: &Client, namespace: &str, subject: &Key) -> Result<Option<Record>, Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let name = record_name(subject);
+    let what = || format!("reading order record {name}");
+    match call(what, api.get(&name)).await {
+        Ok(secret) => match read(secret) {
+            Some(record) => Ok(Some(record)),
+            None => Err(Error::Refused {
+                what: what(),
+                message: "it is not one of ours".into(),
+            }),
+        },
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read(secret: Secret) -> Option<Record> {
+    let name = secret.metadata.name?;
+    let mut data = secret.data?;
+    let order: Order = serde_json::from_slice(&data.remove(ORDER)?.0).ok()?;
+    let key = Zeroizing::new(String::from_utf8(data.remove(KEY)?.0).ok()?);
+    let challenges = data.remove(CHALLENGES)?;
+    let challenges = serde_json::from_slice(&challenges.0).ok()?;
+    let subject = Key {
+        namespace: order.namespace.as_str().into(),
+        name: order.name.as_str().into(),
+    };
+    // A record under another name than its own would let two orders run.
+    (name == record_name(&subject)).then(|| Record {
+        order,
+        key,
+        challenges,
+        uid: secret.metadata.uid.unwrap_or_default(),
+    })
+}
+
+/// The part of a record that the watch decodes.
+#[derive(Clone, Debug, Deserialize)]
+struct ThinRecord {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    data: ThinData,
+}
+
+#[derive(Clone, Default, Deserialize)]
+struct ThinData {
+    #[serde(default, rename = "challenges.json")]
+    challenges: Option<ByteString>,
+}
+
+impl std::fmt::Debug for ThinData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ThinData(..)")
+    }
+}
+
+impl kube::Resource for ThinRecord {
+    type DynamicType = ();
+    type Scope = k8s_openapi::NamespaceResourceScope;
+
+    fn kind(_: &()) -> std::borrow::Cow<'_, str> {
+        "Secret".into()
+    }
+    fn group(_: &()) -> std::borrow::Cow<'_, str> {
+        "".into()
+    }
+    fn version(_: &()) -> std::borrow::Cow<'_, str> {
+        "v1".into()
+    }
+    fn plural(_: &()) -> std::borrow::Cow<'_, str> {
+        "secrets".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Follows the key authorizations of all records: every replica answers the CA.
+pub fn challenges(
+    client: &Client,
+    namespace: &str,
+) -> impl Stream<Item = Result<ChallengesChanged, watcher::Error>> + use<> {
+    let api: Api<ThinRecord> = Api::namespaced(client.clone(), namespace);
+    let config = watcher::Config::default().labels(LABEL).page_size(PAGE);
+    watcher(api, config)
+        .default_backoff()
+        .filter_map(|event| async move {
+            let present = |record: ThinRecord| {
+                let name = record.metadata.name.unwrap_or_default();
+                let challenges = record
+                    .data
+                    .challenges
+                    .map(|bytes| bytes.0)
+                    .unwrap_or_default();
+                let challenges = serde_json::from_slice(&challenges).unwrap_or_default();
+                ChallengesChanged::Present(name, challenges)
+            };
+            match event {
+                Ok(watcher::Event::Apply(record) | watcher::Event::InitApply(record)) => {
+                    Some(Ok(present(record)))
+                }
+                Ok(watcher::Event::Delete(record)) => Some(Ok(ChallengesChanged::Gone(
+                    record.metadata.name.unwrap_or_default(),
+                ))),
+                Ok(watcher::Event::Init) => Some(Ok(ChallengesChanged::Restarted)),
+                Ok(watcher::Event::InitDone) => Some(Ok(ChallengesChanged::Listed)),
+                Err(error) => Some(Err(error)),
+            }
+        })
+}
+
+mod texts {
+    //! Names as texts.
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::name::Name;
+
+    pub(super) fn serialize<S: Serializer>(
+        names: &[Name],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(names.iter().map(Name::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Name>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts
+            .iter()
+            .map(|text| text.parse().map_err(D::Error::custom))
+            .collect()
+    }
+}

@@ -1,0 +1,53 @@
+//! Reading one Secret afresh, and the guarded patch.
+
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+
+use super::{Error, call};
+use crate::index::Key;
+use crate::secret::full::{Data, FullSecret};
+use crate::secret::head::Head;
+use crate::secret::keys::FIELD_MANAGER;
+use crate::secret::patch::guarded_patch;
+use crate::secret::thin::ThinSecret;
+
+/// What a patch changes.
+#[derive(Default)]
+pub struct Changes<'a> {
+    /// Annotations by full name; None removes.
+    pub annotations: Vec<(&'a str, Option<String>)>,
+    /// Data keys and their new bytes.
+    pub data: Data,
+}
+
+/// GETs the Secret with its data.
+///
+/// # Errors
+/// [`Error::NotFound`] when it is gone, and what every call may end in.
+pub async fn get(client: &Client, key: &Key) -> Result<FullSecret, Error> {
+    let api: Api<FullSecret> = Api::namespaced(client.clone(), &key.namespace);
+    call(|| format!("reading Secret {key}"), api.get(&key.name)).await
+}
+
+/// Patches exactly the version that was read as `head`: its uid and resourceVersion guard it.
+///
+/// # Errors
+/// [`Error::Conflict`] when anybody changed the Secret meanwhile.
+pub async fn patch(
+    client: &Client,
+    head: &Head,
+    changes: &Changes<'_>,
+) -> Result<ThinSecret, Error> {
+    let api: Api<ThinSecret> = Api::namespaced(client.clone(), head.namespace());
+    let body = guarded_patch(head, &changes.annotations, &changes.data);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
+    let body = Patch::Merge(&body);
+    call(
+        || format!("writing Secret {}", head.place()),
+        api.patch(head.name(), &params, &body),
+    )
+    .await
+}

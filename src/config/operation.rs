@@ -1,0 +1,207 @@
+//! How the operator itself behaves: rollouts, back-off, DNS, what it watches, what it exports.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::reader::Place;
+use crate::schedule::budget::Backoff;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Most that any count of workloads or attempts can be set to.
+const MAX_COUNT: u32 = 10_000;
+
+/// Port of a DNS server that names none.
+const DNS_PORT: u16 = 53;
+
+/// How workloads are rolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutConfig {
+    /// Workloads that roll at the same time, in the whole cluster.
+    pub concurrency: u32,
+    /// The same in one namespace, so that none takes all.
+    pub per_namespace: u32,
+    /// Shortest time between two rollouts of one workload.
+    pub per_workload_min_interval: Duration,
+    /// Wait after a Secret changed, so that one rollout serves several Secrets.
+    pub settle: Duration,
+    /// Workloads of a Secret that go first, alone; 0 for none.
+    pub canary_workloads: u32,
+    /// Time without progress after which a rollout has failed.
+    pub progress_timeout: Duration,
+}
+
+/// Which DNS servers are asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// Servers for self-checks, zones and CAA; the system's resolver where empty.
+    pub nameservers: Vec<SocketAddr>,
+}
+
+/// What is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WatchConfig {
+    /// These namespaces only; all where empty.
+    pub namespaces: Vec<String>,
+    /// The way in.
+    pub select: Select,
+    /// What has metrics.
+    pub observe: Observe,
+}
+
+/// Which Secrets cross the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Select {
+    /// Those of type `kubernetes.io/tls`, and of other types those with the label.
+    #[default]
+    Type,
+    /// Only those with the label `cert-renew.io/managed`.
+    Label,
+}
+
+/// Which Secrets have metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Observe {
+    /// Those that are annotated.
+    #[default]
+    Annotated,
+    /// Every TLS Secret; nothing else is done to those that are not annotated.
+    All,
+}
+
+/// What is exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Whether each certificate has series of its own.
+    pub per_certificate: bool,
+}
+
+impl Default for RolloutConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 8,
+            per_namespace: 2,
+            per_workload_min_interval: 5 * MINUTE,
+            settle: 10 * SECOND,
+            canary_workloads: 1,
+            progress_timeout: 10 * MINUTE,
+        }
+    }
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self {
+            per_certificate: true,
+        }
+    }
+}
+
+impl Backoff {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| {
+            let base = fields.get("base").duration(SECOND..=DAY, default.base);
+            let max = fields.get("max");
+            Self {
+                base,
+                factor: fields.get("factor").count(1..=100, default.factor),
+                max: max.duration(base..=30 * DAY, default.max.max(base)),
+            }
+        })
+    }
+}
+
+impl RolloutConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| Self {
+            concurrency: fields
+                .get("concurrency")
+                .count(1..=MAX_COUNT, default.concurrency),
+            per_namespace: fields
+                .get("perNamespace")
+                .count(1..=MAX_COUNT, default.per_namespace),
+            per_workload_min_interval: fields
+                .get("perWorkloadMinInterval")
+                .duration(Duration::ZERO..=DAY, default.per_workload_min_interval),
+            settle: fields
+                .get("settle")
+                .duration(Duration::ZERO..=60 * MINUTE, default.settle),
+            canary_workloads: fields
+                .get("canaryWorkloads")
+                .count(0..=MAX_COUNT, default.canary_workloads),
+            progress_timeout: fields
+                .get("progressTimeout")
+                .duration(SECOND..=7 * DAY, default.progress_timeout),
+        })
+    }
+}
+
+impl DnsConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        place.fields(|fields| Self {
+            nameservers: fields
+                .get("nameservers")
+                .list(|item| item.parse(nameserver)),
+        })
+    }
+}
+
+impl WatchConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        place.fields(|fields| Self {
+            namespaces: fields
+                .get("namespaces")
+                .list(|item| item.parse(super::namespace_name)),
+            select: fields.get("select").choice(
+                &[("type", Select::Type), ("label", Select::Label)],
+                Select::default(),
+            ),
+            observe: fields.get("observe").choice(
+                &[("annotated", Observe::Annotated), ("all", Observe::All)],
+                Observe::default(),
+            ),
+        })
+    }
+}
+
+impl MetricsConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| Self {
+            per_certificate: fields.get("perCertificate").flag(default.per_certificate),
+        })
+    }
+}
+
+fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
+    let address = text
+        .parse::<IpAddr>()
+        .map(|ip| SocketAddr::new(ip, DNS_PORT));
+    address
+        .or_else(|_| text.parse::<SocketAddr>())
+        .map_err(|_| "expected an address such as 10.0.0.10, 10.0.0.10:53 or [fd00::a]:53")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nameservers_have_a_port() {
+        for (text, address) in [
+            ("10.0.0.10", "10.0.0.10:53"),
+            ("10.0.0.10:5353", "10.0.0.10:5353"),
+            ("fd00::a", "[fd00::a]:53"),
+            ("[fd00::a]:54", "[fd00::a]:54"),
+        ] {
+            assert_eq!(nameserver(text).unwrap().to_string(), address);
+        }
+        for bad in ["", "dns.example", "10.0.0.10:", "[fd00::a]"] {
+            assert!(nameserver(bad).is_err(), "{bad}");
+        }
+    }
+}

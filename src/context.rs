@@ -1,0 +1,55 @@
+//! What every task of a running operator shares.
+
+use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::{Arc, RwLock};
+
+use kube::Client;
+use tokio::sync::watch;
+
+use crate::cluster::events::Events;
+use crate::cluster::ledger::Ledger;
+use crate::config::Config;
+use crate::index::Index;
+use crate::metrics::Metrics;
+use crate::renewal::issuers::Issuers;
+use crate::renewal::known::Known;
+use crate::rollout::Roller;
+use crate::solver::http01::ChallengeStore;
+
+/// See the module's documentation. Cheap to share, nothing in it is decided here.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The operator's own namespace.
+    pub namespace: Arc<str>,
+    /// The config that is in force.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// Where Events go.
+    pub events: Events,
+    /// Failures and budgets.
+    pub ledger: Ledger,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Key authorizations that the challenge port answers with.
+    pub challenges: ChallengeStore,
+    /// ACME clients, one an issuer, made when first needed.
+    pub issuers: Issuers,
+    /// Order records that are known to exist.
+    pub known: Known,
+    /// What rollouts share: concurrency and the like.
+    pub roller: Roller,
+    /// All annotated Secrets; only the controller writes.
+    pub index: Arc<RwLock<Index>>,
+    /// When the controller's loop last turned, unix seconds.
+    pub beat: Arc<AtomicI64>,
+    /// Whether every watch has been listed once.
+    pub ready: Arc<AtomicBool>,
+}
+
+impl Context {
+    /// The config as it is now.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+}

@@ -1,0 +1,603 @@
+//! All annotated Secrets, and the queue of what falls due.
+//!
+//! ```text
+//! watch ──► Observed ──apply──► Entry ──► queue of (instant, task, key) ──due──► controller
+//! ```
+//! Pure and synchronous; owned by one task. It believes what the watch says and nothing else:
+//! a finished task only releases its entry, and what the task wrote is seen when the watch echoes it.
+//! It holds no certificate and no key, some 300 bytes a Secret.
+//!
+//! A relist is handled by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::certificate::Fingerprint;
+use crate::schedule::due::{Due, Never};
+use crate::secret::state::RolledOut;
+use crate::time::UnixTime;
+
+/// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
+const REMEMBERED: usize = 10_000;
+/// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.
+const ECHO_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Namespace and name of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Interned: one allocation a namespace.
+    pub namespace: Arc<str>,
+    /// The Secret's name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Which watch a Secret came by: their relists are told apart. No Secret comes by two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source(pub u16);
+
+/// Validity and identity of a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafFacts {
+    /// SHA-256 of the DER.
+    pub fingerprint: Fingerprint,
+    /// Valid from.
+    pub not_before: UnixTime,
+    /// Valid until.
+    pub not_after: UnixTime,
+}
+
+/// What a watch event said of an annotated Secret.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// Which object of that name.
+    pub uid: Arc<str>,
+    /// Which version of it.
+    pub resource_version: Arc<str>,
+    /// The issuer's name; `external` too.
+    pub issuer: Arc<str>,
+    /// The leaf, or why there is none.
+    pub leaf: Result<LeafFacts, Fault>,
+    /// What the workloads have, by the Secret's own word.
+    pub rolled_out: Option<RolledOut>,
+    /// When to renew.
+    pub renewal: Result<Due, Never>,
+    /// When what is due may be done at the earliest: the next change window, or the instant that overrules it.
+    pub window: Option<UnixTime>,
+    /// Which account of the ledger the renewal draws on.
+    pub account: u64,
+    /// The Secret is paused, or an annotation that governs rollouts does not parse.
+    pub rollout_blocked: bool,
+    /// A rollout was halted.
+    pub halted: bool,
+    /// How many things are wrong with its annotations.
+    pub problems: u16,
+    /// A hash of what they are, so that each is told once.
+    pub problem_texts: u64,
+}
+
+/// Why there is no leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No certificate yet.
+    Absent,
+    /// Bytes that are no certificate.
+    Unreadable,
+}
+
+/// What can fall due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Task {
+    /// Ask the CA.
+    Renew,
+    /// Bring the leaf to the workloads.
+    Roll,
+}
+
+/// One annotated Secret.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What the watch said last.
+    pub observed: Observed,
+    /// What the workloads have: by the annotation, or remembered from before it was lost.
+    pub rolled_out: Option<RolledOut>,
+    /// When the next renewal starts.
+    pub renew_at: UnixTime,
+    /// When the next rollout starts.
+    pub roll_at: UnixTime,
+    /// A task that runs, and the version it started from.
+    pub running: Option<(Task, Arc<str>)>,
+    /// Why the last task failed; for metrics and the status page.
+    pub last_error: Option<Box<str>>,
+    generation: u32,
+    source: Source,
+}
+
+/// What [`Index::apply`] changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Not known before.
+    New,
+    /// Another version of a known Secret.
+    Changed,
+    /// This version was known.
+    Same,
+}
+
+/// How a task ended, as far as the index is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// Something was written: the watch will say what.
+    Wrote,
+    /// Nothing was written; look again then.
+    Later(UnixTime, Option<Box<str>>),
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Index {
+    entries: HashMap<Key, Entry>,
+    queue: BTreeSet<(UnixTime, Task, Key)>,
+    namespaces: HashMap<Arc<str>, ()>,
+    generations: Vec<u32>,
+    gone: HashMap<Key, RolledOut>,
+    gone_order: VecDeque<Key>,
+}
+
+impl Index {
+    /// How many Secrets are annotated.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no Secret is annotated.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// One Secret.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// All Secrets, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// How many tasks wait for their instant.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The key of a Secret, with the namespace's one allocation.
+    pub fn key(&mut self, namespace: &str, name: &str) -> Key {
+        let namespace = if let Some((known, ())) = self.namespaces.get_key_value(namespace) {
+            Arc::clone(known)
+        } else {
+            let new: Arc<str> = namespace.into();
+            self.namespaces.insert(Arc::clone(&new), ());
+            new
+        };
+        Key {
+            namespace,
+            name: name.into(),
+        }
+    }
+
+    /// A relist of `source` begins.
+    pub fn begin(&mut self, source: Source) {
+        let slot = usize::from(source.0);
+        if self.generations.len() <= slot {
+            self.generations.resize(slot + 1, 0);
+        }
+        self.generations[slot] += 1;
+    }
+
+    /// A relist of `source` is complete: what it did not name is gone.
+    pub fn finish(&mut self, source: Source) -> Vec<Key> {
+        let generation = self.generation(source);
+        let gone: Vec<Key> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.source == source && entry.generation != generation)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &gone {
+            self.remove(key);
+        }
+        gone
+    }
+
+    /// Marks a known version as listed, without looking into it; false when it has to be looked into.
+    pub fn touch(&mut self, key: &Key, resource_version: &str, source: Source) -> bool {
+        let generation = self.generation(source);
+        match self.entries.get_mut(key) {
+            Some(entry) if *entry.observed.resource_version == *resource_version => {
+                entry.generation = generation;
+                entry.source = source;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes over what the watch says of an annotated Secret.
+    pub fn apply(
+        &mut self,
+        now: UnixTime,
+        key: &Key,
+        observed: Observed,
+        source: Source,
+        settle: Duration,
+        retry_at: Option<UnixTime>,
+    ) -> Change {
+        let generation = self.generation(source);
+        let previous = self.entries.remove(key);
+        let change = match &previous {
+            None => Change::New,
+            Some(old) if old.observed.resource_version == observed.resource_version => Change::Same,
+            Some(_) => Change::Changed,
+        };
+        if let Some(old) = &previous {
+            self.unqueue(key, old);
+        }
+        let remembered = previous
+            .as_ref()
+            .and_then(|old| old.rolled_out)
+            .or_else(|| self.gone.remove(key));
+        let rolled_out = observed.rolled_out.or(remembered);
+        let running = previous.as_ref().and_then(|old| old.running.clone());
+        let last_error = previous.and_then(|old| old.last_error);
+        let mut entry = Entry {
+            rolled_out,
+            renew_at: UnixTime::NEVER,
+            roll_at: UnixTime::NEVER,
+            running,
+            last_error,
+            generation,
+            source,
+            observed,
+        };
+        entry.schedule(now, settle, retry_at);
+        self.enqueue(key, &entry);
+        self.entries.insert(key.clone(), entry);
+        change
+    }
+
+    /// The Secret is gone, or nobody annotates it any more.
+    pub fn remove(&mut self, key: &Key) -> bool {
+        let Some(entry) = self.entries.remove(key) else {
+            return false;
+        };
+        self.unqueue(key, &entry);
+        if let Some(had) = entry.rolled_out.filter(|had| *had != RolledOut::None) {
+            if self.gone.insert(key.clone(), had).is_none() {
+                self.gone_order.push_back(key.clone());
+            }
+            while self.gone_order.len() > REMEMBERED {
+                if let Some(oldest) = self.gone_order.pop_front() {
+                    self.gone.remove(&oldest);
+                }
+            }
+        }
+        true
+    }
+
+    /// When the next task falls due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<UnixTime> {
+        self.queue.first().map(|(at, _, _)| *at)
+    }
+
+    /// Takes what is due out of the queue and marks it as running, earliest first.
+    pub fn pop_due(&mut self, now: UnixTime) -> Option<(Task, Key)> {
+        let first = self.queue.first().filter(|(at, _, _)| *at <= now)?.clone();
+        self.queue.remove(&first);
+        let (_, task, key) = first;
+        let entry = self.entries.get_mut(&key)?;
+        self.queue
+            .remove(&(entry.renew_at, Task::Renew, key.clone()));
+        self.queue.remove(&(entry.roll_at, Task::Roll, key.clone()));
+        entry.running = Some((task, Arc::clone(&entry.observed.resource_version)));
+        Some((task, key))
+    }
+
+    /// Brings a renewal forward to `now`; false when the Secret is not known.
+    pub fn hasten(&mut self, key: &Key, now: UnixTime) -> bool {
+        let Some(mut entry) = self.entries.remove(key) else {
+            return false;
+        };
+        self.unqueue(key, &entry);
+        entry.renew_at = entry.renew_at.min(now);
+        self.enqueue(key, &entry);
+        self.entries.insert(key.clone(), entry);
+        true
+    }
+
+    /// A task ended. Releases the entry and queues what is due next.
+    pub fn finished(
+        &mut self,
+        now: UnixTime,
+        key: &Key,
+        finished: Finished,
+        settle: Duration,
+        retry_at: Option<UnixTime>,
+    ) {
+        let Some(mut entry) = self.entries.remove(key) else {
+            return;
+        };
+        let Some((task, started_from)) = entry.running.take() else {
+            self.entries.insert(key.clone(), entry);
+            return;
+        };
+        entry.schedule(now, settle, retry_at);
+        let not_before = match finished {
+            Finished::Wrote => {
+                entry.last_error = None;
+                // What the watch has not yet echoed is not to be done again.
+                let echoed = started_from != entry.observed.resource_version;
+                (!echoed).then(|| now + ECHO_PATIENCE)
+            }
+            Finished::Later(at, error) => {
+                entry.last_error = error;
+                Some(at)
+            }
+        };
+        if let Some(not_before) = not_before {
+            match task {
+                Task::Renew => entry.renew_at = entry.renew_at.max(not_before),
+                Task::Roll => entry.roll_at = entry.roll_at.max(not_before),
+            }
+        }
+        self.enqueue(key, &entry);
+        self.entries.insert(key.clone(), entry);
+    }
+
+    fn generation(&self, source: Source) -> u32 {
+        self.generations
+            .get(usize::from(source.0))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn enqueue(&mut self, key: &Key, entry: &Entry) {
+        if entry.running.is_some() {
+            return;
+        }
+        for (at, task) in [(entry.renew_at, Task::Renew), (entry.roll_at, Task::Roll)] {
+            if at != UnixTime::NEVER {
+                self.queue.insert((at, task, key.clone()));
+            }
+        }
+    }
+
+    fn unqueue(&mut self, key: &Key, entry: &Entry) {
+        self.queue
+            .remove(&(entry.renew_at, Task::Renew, key.clone()));
+        self.queue.remove(&(entry.roll_at, Task::Roll, key.clone()));
+    }
+}
+
+impl Entry {
+    /// Whether the workloads have another leaf than the Secret.
+    #[must_use]
+    pub fn rollout_due(&self) -> bool {
+        match (&self.observed.leaf, &self.observed.rolled_out) {
+            (Ok(leaf), Some(RolledOut::Leaf { fingerprint, .. })) => {
+                leaf.fingerprint != *fingerprint
+            }
+            // Nothing to roll onto, and `none` is on record.
+            (Err(_), Some(_)) => false,
+            // First sight, a lost record, or a first certificate: the rollout decides what it means.
+            (_, None) | (Ok(_), Some(RolledOut::None)) => true,
+        }
+    }
+
+    /// Whether the Secret waits for a renewal at `now`.
+    #[must_use]
+    pub fn renewal_due(&self, now: UnixTime) -> bool {
+        self.observed.renewal.is_ok_and(|due| due.at <= now)
+    }
+
+    fn schedule(&mut self, now: UnixTime, settle: Duration, retry_at: Option<UnixTime>) {
+        let open = self.observed.window.unwrap_or_default();
+        self.renew_at = match self.observed.renewal {
+            Ok(due) => due.at.max(open).max(retry_at.unwrap_or_default()),
+            Err(_) => UnixTime::NEVER,
+        };
+        // A Secret that is itself due for an issue is not rolled onto: what it holds is on its way out,
+        // unless what the workloads have has already expired and the issue keeps failing.
+        let served_expired = matches!(self.rolled_out,
+            Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
+        let waits_for_issue =
+            self.renewal_due(now) && (self.observed.leaf.is_err() || !served_expired);
+        self.roll_at = if self.rollout_due() && !self.observed.rollout_blocked && !waits_for_issue {
+            let first_sight = self.observed.rolled_out.is_none();
+            let settled = if first_sight { now } else { now + settle };
+            settled.max(open)
+        } else {
+            UnixTime::NEVER
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::due::Reason;
+
+    const TLS: Source = Source(0);
+    const SETTLE: Duration = Duration::from_secs(10);
+
+    fn leaf(byte: u8) -> LeafFacts {
+        LeafFacts {
+            fingerprint: Fingerprint([byte; 32]),
+            not_before: UnixTime(0),
+            not_after: UnixTime(90),
+        }
+    }
+
+    fn rolled(byte: u8) -> RolledOut {
+        RolledOut::Leaf {
+            fingerprint: Fingerprint([byte; 32]),
+            not_after: UnixTime(90),
+        }
+    }
+
+    fn observed(
+        version: &str,
+        leaf: Result<LeafFacts, Fault>,
+        rolled_out: Option<RolledOut>,
+    ) -> Observed {
+        Observed {
+            uid: "uid".into(),
+            resource_version: version.into(),
+            issuer: "le".into(),
+            leaf,
+            rolled_out,
+            renewal: Ok(Due {
+                at: UnixTime(60),
+                reason: Reason::Lifetime,
+            }),
+            window: None,
+            account: 1,
+            rollout_blocked: false,
+            halted: false,
+            problems: 0,
+            problem_texts: 0,
+        }
+    }
+
+    fn apply(index: &mut Index, now: i64, observed: Observed) -> Key {
+        let key = index.key("shop", "tls");
+        index.apply(UnixTime(now), &key, observed, TLS, SETTLE, None);
+        key
+    }
+
+    #[test]
+    fn a_secret_is_renewed_when_it_is_due_and_once() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        assert_eq!(index.next_due(), Some(UnixTime(60)));
+        assert_eq!(index.pop_due(UnixTime(59)), None);
+        assert_eq!(
+            index.pop_due(UnixTime(60)),
+            Some((Task::Renew, key.clone()))
+        );
+        assert_eq!(index.pop_due(UnixTime(70)), None, "it runs already");
+        index.finished(UnixTime(61), &key, Finished::Wrote, SETTLE, None);
+        assert_eq!(
+            index.pop_due(UnixTime(62)),
+            None,
+            "the watch has not said yet what was written"
+        );
+        let mut renewed = observed("2", Ok(leaf(2)), Some(rolled(1)));
+        renewed.renewal = Ok(Due {
+            at: UnixTime(600),
+            reason: Reason::Lifetime,
+        });
+        apply(&mut index, 63, renewed);
+        assert_eq!(index.pop_due(UnixTime(72)), None, "settling");
+        assert_eq!(index.pop_due(UnixTime(73)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn an_echo_that_comes_before_the_task_ends_counts() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        index.pop_due(UnixTime(60)).unwrap();
+        let mut renewed = observed("2", Ok(leaf(2)), Some(rolled(1)));
+        renewed.renewal = Ok(Due {
+            at: UnixTime(600),
+            reason: Reason::Lifetime,
+        });
+        apply(&mut index, 61, renewed);
+        assert_eq!(index.pop_due(UnixTime(90)), None, "the task still runs");
+        index.finished(UnixTime(62), &key, Finished::Wrote, SETTLE, None);
+        assert_eq!(index.pop_due(UnixTime(72)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn a_failed_task_waits_for_its_instant() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        index.pop_due(UnixTime(60)).unwrap();
+        let later = Finished::Later(UnixTime(120), Some("no".into()));
+        index.finished(UnixTime(61), &key, later, SETTLE, None);
+        assert_eq!(index.next_due(), Some(UnixTime(120)));
+        assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn a_secret_that_comes_back_with_another_certificate_rolls() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        assert!(index.remove(&key));
+        assert_eq!(index.next_due(), None);
+        apply(&mut index, 1, observed("9", Ok(leaf(2)), None));
+        assert_eq!(index.get(&key).unwrap().rolled_out, Some(rolled(1)));
+        assert_eq!(index.pop_due(UnixTime(11)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn annotations_that_vanish_are_remembered() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        apply(&mut index, 1, observed("2", Ok(leaf(2)), None));
+        assert_eq!(index.get(&key).unwrap().rolled_out, Some(rolled(1)));
+    }
+
+    #[test]
+    fn what_waits_for_an_issue_is_not_rolled_onto() {
+        let mut index = Index::default();
+        let mut emptied = observed("2", Err(Fault::Absent), Some(rolled(1)));
+        emptied.renewal = Ok(Due {
+            at: UnixTime(0),
+            reason: Reason::NoCertificate,
+        });
+        let key = apply(&mut index, 1, emptied);
+        assert_eq!(index.pop_due(UnixTime(1)), Some((Task::Renew, key)));
+        assert_eq!(index.pop_due(UnixTime(50)), None);
+    }
+
+    #[test]
+    fn a_relist_drops_what_it_does_not_name() {
+        let mut index = Index::default();
+        index.begin(TLS);
+        let (kept, gone) = (index.key("a", "kept"), index.key("b", "gone"));
+        for key in [&kept, &gone] {
+            index.apply(
+                UnixTime(0),
+                key,
+                observed("1", Ok(leaf(1)), None),
+                TLS,
+                SETTLE,
+                None,
+            );
+        }
+        index.finish(TLS);
+        index.begin(TLS);
+        assert!(index.touch(&kept, "1", TLS));
+        assert!(!index.touch(&kept, "2", TLS));
+        index.begin(Source(1));
+        assert_eq!(
+            index.finish(Source(1)),
+            [],
+            "another watch's relist says nothing of ours"
+        );
+        assert_eq!(index.finish(TLS), [gone]);
+        assert_eq!(index.len(), 1);
+    }
+}

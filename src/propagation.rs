@@ -1,0 +1,528 @@
+//! From a new leaf in a Secret to workloads that have it: the rollouts of one namespace that fall due together.
+//!
+//! The workloads are listed once for the whole batch. Secrets that are seen for the first time are only recorded; the
+//! others are read afresh, and nothing is rolled onto a pair that is empty, does not match, is not valid now, or is
+//! itself due for an issue. `rolled-out` is written last: until then the rollout stays due.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream;
+use k8s_openapi::api::core::v1::ObjectReference;
+
+use crate::assess::{self, Assessment};
+use crate::cluster::events::Severity;
+use crate::cluster::secrets::{self, Changes};
+use crate::cluster::{self, chain};
+use crate::context::Context;
+use crate::controller::{Planning, Ticket};
+use crate::index::{Entry, Finished, Key, LeafFacts};
+use crate::metrics::RolloutResult;
+use crate::pair;
+use crate::rollout::{
+    self, HaltNote, Happening, Outcome, Remark, Request, Step, Verdict, Workload,
+};
+use crate::secret::full::FullSecret;
+use crate::secret::head::Head;
+use crate::secret::keys;
+use crate::secret::state::RolledOut;
+use crate::secret::workload::{Kind, RolloutMode};
+use crate::time::UnixTime;
+
+/// What the API server refused is tried again after this.
+const AGAIN: Duration = Duration::from_secs(30);
+/// A halt, a pause or a bad pair is looked at again after this when the watch brings nothing: a workload that was
+/// mended is no event on the Secret.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// Secrets of one batch that are read or written at the same time.
+const AT_ONCE: usize = 8;
+/// Somebody who changes a Secret faster than this many times in a row is not to be raced with.
+const CONFLICTS: usize = 5;
+
+/// What a look at a Secret says.
+enum Look {
+    /// To be planned.
+    Due(Box<(Request, Head)>),
+    /// Not now.
+    Later(UnixTime, Option<Box<str>>),
+}
+
+/// Plans and carries out the rollouts of one namespace.
+pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>) {
+    let namespace = Arc::clone(planning.namespace());
+    let workloads = match rollout::list(&context.client, &namespace).await {
+        Ok(workloads) => workloads,
+        Err(error) => {
+            let text = chain(&error);
+            tracing::warn!(%namespace, error = text, "the workloads cannot be listed: nothing is rolled");
+            for ticket in tickets {
+                ticket.finish(Finished::Later(
+                    UnixTime::now() + AGAIN,
+                    Some(text.as_str().into()),
+                ));
+            }
+            return;
+        }
+    };
+    let (requests, mut open) = look_at_all(&context, &workloads, tickets).await;
+    let plan = rollout::plan(
+        UnixTime::now(),
+        &requests,
+        &workloads,
+        &context.config().rollout,
+    );
+    drop(planning);
+    for remark in &plan.remarks {
+        tell_remark(&context, &open, remark);
+    }
+    let mut rolling: Vec<Box<str>> = Vec::new();
+    for (request, (secret, verdict)) in requests.iter().zip(plan.verdicts) {
+        let finished = match verdict {
+            Verdict::Roll => {
+                rolling.push(secret);
+                continue;
+            }
+            Verdict::UpToDate | Verdict::FirstSight | Verdict::NothingRefers => {
+                record(&context, &open, request).await
+            }
+            Verdict::Halted(note) => {
+                let why = format!(
+                    "halted at {}: cert-renew resume {namespace}/{secret}",
+                    note.workload
+                );
+                Finished::Later(UnixTime::now() + LOOK_AGAIN, Some(why.into()))
+            }
+        };
+        if let Some((ticket, _)) = open.remove(&secret) {
+            ticket.finish(finished);
+        }
+    }
+    carry_out(&context, &namespace, &requests, rolling, plan.steps, open).await;
+}
+
+type Open = BTreeMap<Box<str>, (Ticket, Head)>;
+
+/// Records first sights; reads the other Secrets afresh and says which of them are to be planned.
+async fn look_at_all(
+    context: &Arc<Context>,
+    workloads: &[Workload],
+    tickets: Vec<Ticket>,
+) -> (Vec<Request>, Open) {
+    let looked: Vec<(Ticket, Look)> = stream::iter(tickets)
+        .map(|ticket| async move {
+            let look = look(context, workloads, ticket.key()).await;
+            (ticket, look)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let (mut requests, mut open) = (Vec::new(), Open::new());
+    for (ticket, look) in looked {
+        match look {
+            Look::Due(due) => {
+                let (request, head) = *due;
+                open.insert(request.secret.clone(), (ticket, head));
+                requests.push(request);
+            }
+            Look::Later(at, why) => ticket.finish(Finished::Later(at, why)),
+        }
+    }
+    (requests, open)
+}
+
+async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
+    let now = UnixTime::now();
+    let entry = {
+        let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.get(key).cloned()
+    };
+    let Some(entry) = entry else {
+        return Look::Later(now, None);
+    };
+    if is_first_sight(&entry, workloads, &key.name) {
+        return first_sight(key, &entry);
+    }
+    let secret = match secrets::get(&context.client, key).await {
+        Ok(secret) => secret,
+        Err(cluster::Error::NotFound { .. }) => return Look::Later(now + AGAIN, None),
+        Err(error) => return Look::Later(now + AGAIN, Some(error.to_string().into())),
+    };
+    let Some(assessment) = assess::of_full(now, key, &secret, &context.config()) else {
+        return Look::Later(now + AGAIN, None);
+    };
+    judge(context, key, &entry, &secret, &assessment, now)
+}
+
+/// Whether nothing at all is known to have another leaf: then the Secret need not even be read.
+fn is_first_sight(entry: &Entry, workloads: &[Workload], secret: &str) -> bool {
+    let leaf = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
+    let another = |workload: &Workload| {
+        workload.leaf_of(secret).is_some()
+            && !leaf.is_some_and(|leaf| workload.carries(secret, leaf))
+    };
+    let had = entry.rolled_out.and_then(RolledOut::fingerprint);
+    entry.observed.rolled_out.is_none()
+        && entry
+            .rolled_out
+            .is_none_or(|_| had.is_some() && had == leaf)
+        && !workloads.iter().any(another)
+}
+
+/// A request that the plan answers with a record, made from what the watch said.
+fn first_sight(key: &Key, entry: &Entry) -> Look {
+    let observed = &entry.observed;
+    let head = Head::of(
+        &key.namespace,
+        &key.name,
+        &observed.uid,
+        &observed.resource_version,
+    );
+    let none = LeafFacts {
+        fingerprint: crate::certificate::Fingerprint([0; 32]),
+        not_before: UnixTime(0),
+        not_after: UnixTime(0),
+    };
+    let leaf = observed.leaf.unwrap_or(none);
+    let request = Request {
+        secret: (*key.name).into(),
+        uid: (*observed.uid).into(),
+        leaf: leaf.fingerprint,
+        not_after: leaf.not_after,
+        rolled_out: None,
+        remembered: None,
+        halted: None,
+        mode: RolloutMode::Restart,
+        workloads: Vec::new(),
+        keys: Vec::new(),
+        written: None,
+    };
+    Look::Due(Box::new((request, head)))
+}
+
+/// Whether the Secret as it is now may be rolled onto.
+fn judge(
+    context: &Context,
+    key: &Key,
+    entry: &Entry,
+    secret: &FullSecret,
+    assessment: &Assessment,
+    now: UnixTime,
+) -> Look {
+    if let Some(opens) = assessment.opens {
+        return Look::Later(opens, None);
+    }
+    if assessment.rollout_blocked {
+        return Look::Later(UnixTime::NEVER, None);
+    }
+    let served_expired =
+        matches!(entry.rolled_out, Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
+    if assessment.renewal.is_ok_and(|due| due.at <= now) && !served_expired {
+        return Look::Later(
+            now + LOOK_AGAIN,
+            Some("waits for the renewal that is due".into()),
+        );
+    }
+    let (certificate, private_key) = secret.pair();
+    let leaf = match pair::check_pair(certificate, private_key, now) {
+        Ok(leaf) => leaf,
+        Err(fault) => {
+            let note = format!("workloads keep what they have: {}", chain(&fault));
+            if entry.last_error.as_deref() != Some(&*note) {
+                tracing::warn!(secret = %key, note, "not rolled");
+                context.events.secret(
+                    key,
+                    secret.head.uid(),
+                    Severity::Warning,
+                    "NotRolledOut",
+                    &note,
+                );
+            }
+            return Look::Later(now + LOOK_AGAIN, Some(note.into()));
+        }
+    };
+    let changed = rendered_keys(secret, assessment);
+    let request = Request {
+        secret: (*key.name).into(),
+        uid: secret.head.uid().into(),
+        leaf: leaf.fingerprint,
+        not_after: leaf.not_after,
+        rolled_out: assessment.rolled_out,
+        remembered: entry.rolled_out.and_then(RolledOut::fingerprint),
+        halted: assessment.halted.clone(),
+        mode: assessment.settings.rollout.clone(),
+        workloads: assessment.settings.workloads.clone(),
+        keys: changed,
+        written: secret.written(),
+    };
+    Look::Due(Box::new((request, secret.head.clone())))
+}
+
+/// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.
+fn rendered_keys(secret: &FullSecret, assessment: &Assessment) -> Vec<Box<str>> {
+    if assess::issuer_name(&assessment.settings.issuer) == assess::EXTERNAL {
+        return Vec::new();
+    }
+    let place = secret.place();
+    let outputs = assessment
+        .settings
+        .outputs
+        .iter()
+        .map(|output| output.name.clone());
+    outputs.chain([place.certificate, place.key]).collect()
+}
+
+/// Writes `rolled-out` where nothing is to be rolled.
+async fn record(context: &Context, open: &Open, request: &Request) -> Finished {
+    let Some((ticket, head)) = open.get(&request.secret) else {
+        return Finished::Later(UnixTime::now() + AGAIN, None);
+    };
+    let value = value_of(request);
+    let changes = Changes {
+        annotations: vec![
+            (keys::ROLLED_OUT, Some(value.to_string())),
+            (keys::ROLLOUT_HALTED, None),
+        ],
+        ..Changes::default()
+    };
+    match secrets::patch(&context.client, head, &changes).await {
+        Ok(_) => {
+            tracing::info!(secret = %ticket.key(), leaf = %value, "recorded: nothing to roll");
+            Finished::Wrote
+        }
+        Err(cluster::Error::Conflict { .. } | cluster::Error::NotFound { .. }) => {
+            Finished::Later(UnixTime::now() + Duration::from_secs(1), None)
+        }
+        Err(error) => Finished::Later(UnixTime::now() + AGAIN, Some(error.to_string().into())),
+    }
+}
+
+fn value_of(request: &Request) -> RolledOut {
+    if request.leaf == crate::certificate::Fingerprint([0; 32]) {
+        return RolledOut::None;
+    }
+    RolledOut::Leaf {
+        fingerprint: request.leaf,
+        not_after: request.not_after,
+    }
+}
+
+async fn carry_out(
+    context: &Arc<Context>,
+    namespace: &Arc<str>,
+    requests: &[Request],
+    secrets: Vec<Box<str>>,
+    steps: Vec<Step>,
+    mut open: Open,
+) {
+    for secret in &secrets {
+        if let Some((ticket, head)) = open.get(secret) {
+            let names: Vec<String> = steps
+                .iter()
+                .filter(|step| step.serves(secret))
+                .map(|step| step.workload.id.to_string())
+                .collect();
+            let note = format!(
+                "rolling {}",
+                if names.is_empty() {
+                    "nothing more".into()
+                } else {
+                    names.join(", ")
+                }
+            );
+            tracing::info!(secret = %ticket.key(), workloads = ?names, "rolling");
+            context.events.secret(
+                ticket.key(),
+                head.uid(),
+                Severity::Normal,
+                "RollingOut",
+                &note,
+            );
+        }
+    }
+    let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let rolled = context.roller.roll(
+        namespace,
+        &secrets,
+        steps,
+        |happening| tell(context, namespace, &happening),
+        move |secret, outcome| {
+            // The receiver lives as long as this call.
+            let _ = sender.send((Box::<str>::from(secret), outcome));
+        },
+    );
+    let settle = async {
+        while let Some((secret, outcome)) = ended.recv().await {
+            let request = requests
+                .iter()
+                .find(|request| request.secret == secret)
+                .cloned();
+            if let (Some((ticket, _)), Some(request)) = (open.remove(&secret), request) {
+                let context = Arc::clone(context);
+                // A Secret whose workloads are well does not wait for those of another.
+                tokio::spawn(async move {
+                    let finished = conclude(&context, ticket.key(), &request, outcome).await;
+                    ticket.finish(finished);
+                });
+            }
+        }
+    };
+    futures::join!(rolled, settle);
+}
+
+/// Writes down how the rollout of a Secret ended.
+async fn conclude(context: &Context, key: &Key, request: &Request, outcome: Outcome) -> Finished {
+    let now = UnixTime::now();
+    let halt = |workload| HaltNote {
+        workload,
+        leaf: request.leaf,
+        resumed: false,
+    };
+    let (annotations, severity, reason, note) = match outcome {
+        Outcome::Done => {
+            // What the workloads have by now, whatever the Secret holds by now.
+            let value = value_of(request).to_string();
+            let written = vec![
+                (keys::ROLLED_OUT, Some(value)),
+                (keys::ROLLOUT_HALTED, None),
+            ];
+            let note = format!(
+                "the workloads have the certificate that is valid until {}",
+                request.not_after
+            );
+            (written, Severity::Normal, "RolledOut", note)
+        }
+        Outcome::Halted(workload, why) => {
+            let note = format!(
+                "{workload} did not take the new certificate up ({why}); the others keep what they have"
+            );
+            let written = vec![(keys::ROLLOUT_HALTED, Some(halt(workload).to_string()))];
+            (written, Severity::Warning, "RolloutHalted", note)
+        }
+        Outcome::Deferred(why) => {
+            tracing::info!(secret = %key, why, "the rollout is put off");
+            return Finished::Later(now + LOOK_AGAIN, Some(why.into()));
+        }
+    };
+    let halted = severity == Severity::Warning;
+    match write(context, key, request, annotations).await {
+        Ok(()) => {}
+        Err(cluster::Error::NotFound { .. }) => return Finished::Wrote,
+        Err(error) => {
+            tracing::warn!(secret = %key, %error, "how the rollout ended could not be written: looked at again");
+            return Finished::Later(now + AGAIN, Some(error.to_string().into()));
+        }
+    }
+    context
+        .events
+        .secret(key, &request.uid, severity, reason, &note);
+    if halted {
+        tracing::warn!(secret = %key, note, "the rollout is halted");
+        return Finished::Later(now + LOOK_AGAIN, Some(note.into()));
+    }
+    tracing::info!(secret = %key, leaf = %request.leaf, "rolled out");
+    Finished::Wrote
+}
+
+async fn write(
+    context: &Context,
+    key: &Key,
+    request: &Request,
+    annotations: Vec<(&'static str, Option<String>)>,
+) -> Result<(), cluster::Error> {
+    let changes = Changes {
+        annotations,
+        ..Changes::default()
+    };
+    let mut attempts = 0;
+    loop {
+        let secret = secrets::get(&context.client, key).await?;
+        if secret.head.uid() != &*request.uid {
+            return Ok(());
+        }
+        attempts += 1;
+        match secrets::patch(&context.client, &secret.head, &changes).await {
+            Err(cluster::Error::Conflict { .. }) if attempts < CONFLICTS => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
+fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
+    let (step, severity, reason, note) = match happening {
+        Happening::Rolled(step, took) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Rolled);
+            context.metrics.rollout_took(step.workload.id.kind, *took);
+            let seconds = took.as_secs();
+            (
+                step,
+                Severity::Normal,
+                "RolledOut",
+                format!("available with the new certificate after {seconds} s"),
+            )
+        }
+        Happening::Unchanged(step) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Unchanged);
+            return;
+        }
+        Happening::Failed(step, why) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Failed);
+            (step, Severity::Warning, "RolloutFailed", (*why).to_owned())
+        }
+    };
+    let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
+    tracing::info!(namespace, workload = %step.workload.id, ?secrets, note, "{reason}");
+    let note = format!("{note} (Secret {})", secrets.join(", "));
+    context
+        .events
+        .on(reference(namespace, step), severity, reason, &note);
+}
+
+fn reference(namespace: &str, step: &Step) -> ObjectReference {
+    let id = &step.workload.id;
+    let (api_version, kind) = match id.kind {
+        Kind::Deployment => ("apps/v1", "Deployment"),
+        Kind::StatefulSet => ("apps/v1", "StatefulSet"),
+        Kind::DaemonSet => ("apps/v1", "DaemonSet"),
+        Kind::ReplicationController => ("v1", "ReplicationController"),
+    };
+    ObjectReference {
+        api_version: Some(api_version.into()),
+        kind: Some(kind.into()),
+        namespace: Some(namespace.to_owned()),
+        name: Some(id.name.to_string()),
+        uid: Some(step.workload.uid.to_string()),
+        ..ObjectReference::default()
+    }
+}
+
+/// What a user should hear of although no workload is rolled for it.
+fn tell_remark(context: &Context, open: &Open, remark: &Remark) {
+    let (Remark::Missing { secret, .. }
+    | Remark::OptedOut { secret, .. }
+    | Remark::Newer { secret, .. }) = remark;
+    let Some((ticket, head)) = open.get(secret) else {
+        return;
+    };
+    tracing::info!(secret = %ticket.key(), "{remark}");
+    if matches!(remark, Remark::Missing { .. }) {
+        let note = format!(
+            "{remark}, although the annotation {} names it",
+            keys::WORKLOADS
+        );
+        context.events.secret(
+            ticket.key(),
+            head.uid(),
+            Severity::Warning,
+            "WorkloadMissing",
+            &note,
+        );
+    }
+}

@@ -1,0 +1,238 @@
+//! A renewal that failed: what it means for the next try, and who is told.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::issuers;
+use super::{Fresh, last_error};
+use crate::acme::{self, Class, OrderStatus, Scope};
+use crate::cluster;
+use crate::cluster::events::Severity;
+use crate::cluster::secrets::{self, Changes};
+use crate::context::Context;
+use crate::index::{Finished, Key};
+use crate::key::KeyError;
+use crate::metrics::RenewalResult;
+use crate::pair::Rejected;
+use crate::secret::keys;
+use crate::time::UnixTime;
+
+/// The watch will bring what has changed; should it not, this is soon enough.
+const AFTER_CONFLICT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Longest error text that is written on the Secret.
+const LONGEST: usize = 500;
+
+/// Why a renewal failed.
+#[derive(Debug, Error)]
+pub(super) enum Failure {
+    /// The CA, or the way to it.
+    #[error("{}", .0.detail())]
+    Acme(#[from] acme::Error),
+    /// The issuer cannot be used.
+    #[error("{}", cluster::chain(.0))]
+    Issuer(issuers::Error),
+    /// The API server.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+    /// What the CA issued is not what was asked for.
+    #[error("what the CA issued is not written: {}", cluster::chain(.0))]
+    Rejected(#[from] Rejected),
+    /// No key could be made or read.
+    #[error("{}", cluster::chain(.0))]
+    Key(#[from] KeyError),
+    /// No way to prove control of a name.
+    #[error(
+        "the CA offers no HTTP-01 for {0}, and there is no other solver: a wildcard needs DNS-01"
+    )]
+    NoSolver(String),
+    /// The Secret asks for something else by now.
+    #[error("the Secret has changed and asks for something else")]
+    Unwanted,
+    /// The process is stopping.
+    #[error("cert-renew is stopping")]
+    Stopped,
+    /// Any of these, with the Secret that it is about.
+    #[error("{what}")]
+    About {
+        /// What happened.
+        what: Box<Self>,
+        /// To whom.
+        of: Box<Of>,
+    },
+}
+
+/// What a failure is counted for.
+#[derive(Debug)]
+pub(super) struct Of {
+    uid: String,
+    account: u64,
+    issuer: Arc<str>,
+    leaf: Option<crate::certificate::Leaf>,
+}
+
+impl From<issuers::Error> for Failure {
+    fn from(error: issuers::Error) -> Self {
+        match error {
+            issuers::Error::Acme(error) => Self::Acme(error),
+            issuers::Error::Cluster(error) => Self::Cluster(error),
+            other => Self::Issuer(other),
+        }
+    }
+}
+
+impl Failure {
+    /// Says which Secret it happened to.
+    pub(super) fn about(self, fresh: &Fresh) -> Self {
+        if matches!(self, Self::About { .. }) {
+            return self;
+        }
+        let of = Of {
+            uid: fresh.uid().to_owned(),
+            account: fresh.assessment.account,
+            issuer: Arc::clone(&fresh.issuer_name),
+            leaf: fresh.assessment.leaf.as_ref().ok().cloned(),
+        };
+        Self::About {
+            what: Box::new(self),
+            of: Box::new(of),
+        }
+    }
+
+    /// Whether the order can bring nothing any more.
+    pub(super) fn ends_order(&self, order: &acme::Order) -> bool {
+        match self {
+            Self::Acme(error) => {
+                order.status() == OrderStatus::Invalid
+                    || error.is_gone()
+                    || matches!(
+                        error.class(),
+                        Class::FixIt | Class::Permanent | Class::Paused | Class::AccountGone
+                    )
+            }
+            Self::Rejected(_) | Self::NoSolver(_) | Self::Unwanted | Self::Key(_) => true,
+            Self::Issuer(_) | Self::Cluster(_) | Self::Stopped => false,
+            Self::About { what, .. } => what.ends_order(order),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Acme(error) => error.reason(),
+            Self::Issuer(issuers::Error::Limited(_)) => "RateLimited",
+            Self::Issuer(_) => "IssuerUnusable",
+            Self::Cluster(error) => error.reason(),
+            Self::Rejected(_) => "Rejected",
+            Self::Key(_) => "Key",
+            Self::NoSolver(_) => "NoSolver",
+            Self::Unwanted => "Unwanted",
+            Self::Stopped => "Stopped",
+            Self::About { what, .. } => what.reason(),
+        }
+    }
+
+    /// Counts the failure, tells the reader, and says when the next try is.
+    pub(super) async fn settle(self, context: &Context, key: &Key) -> Finished {
+        let now = UnixTime::now();
+        let reason = self.reason();
+        let (what, of) = match self {
+            Self::About { what, of } => (*what, of),
+            // Only reading the Secret or the record can fail before it is known what it asks for.
+            other => {
+                tracing::warn!(secret = %key, reason, error = %other, "the renewal could not begin");
+                return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
+            }
+        };
+        if matches!(what, Self::Unwanted | Self::Stopped)
+            || matches!(
+                what,
+                Self::Cluster(
+                    cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. }
+                )
+            )
+        {
+            tracing::info!(secret = %key, reason, "the Secret has changed meanwhile: looked at again");
+            return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
+        }
+        let mut until = None;
+        let mut validation = false;
+        if let Self::Acme(error) = &what {
+            until = error.retry_after();
+            match error.class() {
+                Class::RateLimited {
+                    until: limit,
+                    scope: Scope::Issuer,
+                } => {
+                    context.issuers.limit(&of.issuer, limit);
+                    until = Some(limit);
+                }
+                Class::RateLimited { until: limit, .. } => until = Some(limit),
+                Class::FixIt => validation = true,
+                Class::AccountGone => {
+                    if let Err(error) = context.issuers.account_gone(&of.issuer).await {
+                        let error = cluster::chain(&error);
+                        tracing::warn!(issuer = %of.issuer, error, "the account cannot be made anew now");
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Self::Issuer(issuers::Error::Limited(limit)) = &what {
+            // The CA was not asked: this is no failure of the certificate.
+            return Finished::Later(*limit, Some(what.to_string().into()));
+        }
+        let backoff = context.config().retry;
+        let mut retry_at = now;
+        let counted = context
+            .ledger
+            .update(of.account, |account| {
+                retry_at = account.failed(now, &backoff, of.leaf.as_ref(), validation, until);
+            })
+            .await;
+        if let Err(error) = counted {
+            tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+        }
+        let text = cut(&what.to_string()).to_owned();
+        tracing::warn!(secret = %key, issuer = %of.issuer, reason, error = text, %retry_at, "the renewal failed");
+        context
+            .metrics
+            .renewal(&of.issuer, RenewalResult::Failed, reason);
+        let note = format!("{reason}: {text}; next try at {retry_at}");
+        context
+            .events
+            .secret(key, &of.uid, Severity::Warning, "RenewalFailed", &note);
+        inscribe(context, key, &of.uid, &text, retry_at).await;
+        Finished::Later(retry_at, Some(text.into()))
+    }
+}
+
+/// Writes the error onto the Secret for the reader; where it cannot be written, Event and log have it.
+async fn inscribe(context: &Context, key: &Key, uid: &str, text: &str, retry_at: UnixTime) {
+    let written = async {
+        let secret = secrets::get(&context.client, key).await?;
+        let changes = Changes {
+            annotations: vec![
+                (keys::LAST_ERROR, Some(text.to_owned())),
+                (keys::RETRY_AT, Some(retry_at.to_string())),
+            ],
+            ..Changes::default()
+        };
+        if secret.head.uid() != uid {
+            return Ok(());
+        }
+        secrets::patch(&context.client, &secret.head, &changes)
+            .await
+            .map(|_| ())
+    };
+    if let Err(error) = written.await {
+        tracing::debug!(secret = %key, %error, "the error could not be written onto the Secret");
+    }
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

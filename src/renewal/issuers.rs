@@ -1,0 +1,262 @@
+//! ACME clients, one an issuer, made and registered when first needed.
+//!
+//! The account key is stored before it is registered, so that a crash wastes neither key nor single-use binding.
+//! Nothing here is on the way to a start: a CA that is down delays its own certificates only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use kube::Client as Kube;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo};
+use crate::cluster::{self, accounts};
+use crate::config;
+use crate::metrics::Metrics;
+use crate::time::UnixTime;
+
+/// See the module's documentation.
+pub struct Issuers {
+    kube: Kube,
+    namespace: Arc<str>,
+    metrics: Arc<Metrics>,
+    slots: Mutex<HashMap<String, Arc<Slot>>>,
+}
+
+/// Locked while the account is made ready, so that a hundred orders register once.
+#[derive(Default)]
+struct Slot {
+    client: tokio::sync::Mutex<Option<Client>>,
+    /// The CA asked to be left alone until then.
+    limited_until: Mutex<UnixTime>,
+}
+
+/// Why an issuer cannot be used now.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The CA, or the way to it.
+    #[error(transparent)]
+    Acme(#[from] acme::Error),
+    /// The account Secret, or the one with the external account binding.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+    /// What stands in the account Secret.
+    #[error("Secret {namespace}/{name}")]
+    Account {
+        /// The operator's namespace.
+        namespace: String,
+        /// The Secret.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: acme::Unusable,
+    },
+    /// The CA bundle cannot be read.
+    #[error("caBundle {path}")]
+    CaBundle {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The Secret with the binding's key does not hold it.
+    #[error("Secret {secret}: expected a base64url key at {key}")]
+    Binding {
+        /// The Secret's name, in the operator's namespace.
+        secret: String,
+        /// The data key.
+        key: String,
+    },
+    /// The CA asked to be left alone.
+    #[error("the CA asked for no request before {0}")]
+    Limited(UnixTime),
+}
+
+impl Issuers {
+    /// No issuer is asked for anything yet.
+    #[must_use]
+    pub fn new(kube: Kube, namespace: Arc<str>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            kube,
+            namespace,
+            metrics,
+            slots: Mutex::default(),
+        }
+    }
+
+    /// The client of an issuer, with an account.
+    ///
+    /// # Errors
+    /// When the account cannot be read, made or registered, or the CA asked to be left alone.
+    pub async fn ready(&self, name: &str, issuer: &config::Issuer) -> Result<Client, Error> {
+        let slot = self.slot(name);
+        let until = *lock(&slot.limited_until);
+        if until > UnixTime::now() {
+            return Err(Error::Limited(until));
+        }
+        let mut client = slot.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let ready = self.prepare(name, issuer).await?;
+        *client = Some(ready.clone());
+        Ok(ready)
+    }
+
+    /// The CA asked for nothing before `until`.
+    pub fn limit(&self, name: &str, until: UnixTime) {
+        let slot = self.slot(name);
+        let mut limited = lock(&slot.limited_until);
+        *limited = until.max(*limited);
+    }
+
+    /// The CA has forgotten the account: the same key is registered again when the issuer is next used.
+    ///
+    /// # Errors
+    /// When the account Secret cannot be read or written.
+    pub async fn account_gone(&self, name: &str) -> Result<(), Error> {
+        let slot = self.slot(name);
+        let mut client = slot.client.lock().await;
+        // Whoever came first has done it.
+        if client.take().is_none() {
+            return Ok(());
+        }
+        if let Some(credentials) = self.stored(name).await? {
+            self.store(name, &credentials.unregistered()).await?;
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, name: &str, issuer: &config::Issuer) -> Result<Client, Error> {
+        let ca_bundle = match &issuer.ca_bundle {
+            None => None,
+            Some(path) => {
+                let fault = |source| Error::CaBundle {
+                    path: path.display().to_string(),
+                    source,
+                };
+                Some(std::fs::read(path).map_err(fault)?)
+            }
+        };
+        let eab = match &issuer.eab {
+            None => None,
+            Some(eab) => Some(self.binding(eab).await?),
+        };
+        let settings = IssuerSettings {
+            name: name.into(),
+            directory: issuer.directory.clone(),
+            contact: issuer.contact.clone(),
+            ca_bundle,
+            eab,
+            concurrency: count(issuer.concurrency),
+        };
+        let metrics = Arc::clone(&self.metrics);
+        let client = Client::new(
+            settings,
+            Arc::new(move |request| {
+                let RequestInfo {
+                    host,
+                    action,
+                    status,
+                    duration,
+                    ..
+                } = *request;
+                metrics.acme_request(host, action.as_str(), status, duration);
+            }),
+        )?;
+        let stored = self.stored(name).await?;
+        let credentials = match stored {
+            Some(credentials) if credentials.belongs_to(&issuer.directory) => credentials,
+            other => {
+                if other.is_some() {
+                    tracing::warn!(
+                        issuer = name,
+                        "the issuer has another directory now: a new account is made"
+                    );
+                }
+                let fresh = Credentials::generate(&issuer.directory);
+                let fresh = fresh.map_err(|source| self.unusable(name, source))?;
+                self.store(name, &fresh).await?;
+                fresh
+            }
+        };
+        if credentials.account_url().is_some() {
+            client.restore(&credentials)?;
+            if let Some(updated) = client.update_contact(&credentials).await? {
+                self.store(name, &updated).await?;
+            }
+        } else {
+            let registered = client.register(&credentials).await?;
+            self.store(name, &registered).await?;
+            tracing::info!(
+                issuer = name,
+                account = registered.account_url(),
+                "account registered"
+            );
+        }
+        Ok(client)
+    }
+
+    async fn binding(&self, eab: &config::Eab) -> Result<Eab, Error> {
+        let key = crate::index::Key {
+            namespace: Arc::clone(&self.namespace),
+            name: eab.hmac_key.secret.as_str().into(),
+        };
+        let secret = cluster::secrets::get(&self.kube, &key).await?;
+        let text = secret.data.get(&eab.hmac_key.key);
+        let decoded = text.and_then(|text| {
+            // CAs hand the key out with and without padding.
+            let text = text.trim_ascii().trim_ascii_end();
+            let text: Vec<u8> = text.iter().copied().filter(|byte| *byte != b'=').collect();
+            BASE64_URL_SAFE_NO_PAD.decode(Zeroizing::new(text)).ok()
+        });
+        let hmac_key = decoded.map(Zeroizing::new).ok_or_else(|| Error::Binding {
+            secret: eab.hmac_key.secret.clone(),
+            key: eab.hmac_key.key.clone(),
+        })?;
+        Ok(Eab {
+            kid: eab.kid.clone(),
+            hmac_key,
+        })
+    }
+
+    async fn stored(&self, name: &str) -> Result<Option<Credentials>, Error> {
+        let stored = accounts::load(&self.kube, &self.namespace, name).await?;
+        stored
+            .map(|json| Credentials::from_json(&json).map_err(|source| self.unusable(name, source)))
+            .transpose()
+    }
+
+    async fn store(&self, name: &str, credentials: &Credentials) -> Result<(), Error> {
+        let json = credentials
+            .to_json()
+            .map_err(|source| self.unusable(name, source))?;
+        Ok(accounts::store(&self.kube, &self.namespace, name, &json).await?)
+    }
+
+    fn unusable(&self, issuer: &str, source: acme::Unusable) -> Error {
+        let (namespace, name) = (self.namespace.to_string(), accounts::secret_name(issuer));
+        Error::Account {
+            namespace,
+            name,
+            source,
+        }
+    }
+
+    fn slot(&self, name: &str) -> Arc<Slot> {
+        Arc::clone(lock(&self.slots).entry(name.to_owned()).or_default())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A count from the config file.
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

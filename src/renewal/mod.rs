@@ -1,0 +1,586 @@
+//! One renewal, step by step.
+//!
+//! ```text
+//! read afresh ─► order ─► order record ─► challenges ─► finalize ─► download ─► checks ─► guarded patch ─► record deleted
+//!                            ▲ a restart enters here, at whatever state the CA reports
+//! ```
+//! The record is written before anything irreversible, so a renewal that is killed anywhere goes on from there.
+//! It believes only what it reads itself, and looks again before it finalizes and before it writes:
+//! the user may have changed his mind. It never touches a workload.
+
+mod failure;
+pub mod issuers;
+pub mod known;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::acme::{self, Authorization, ChallengeType, OrderStatus, Preference};
+use crate::assess::{self, Assessment};
+use crate::certificate::{KeyType, Leaf};
+use crate::cluster::events::Severity;
+use crate::cluster::records::{self, Record};
+use crate::cluster::secrets::{self, Changes};
+use crate::config::Issuer;
+use crate::context::Context;
+use crate::controller::Ticket;
+use crate::index::{Finished, Key};
+use crate::key::PrivateKey;
+use crate::metrics::RenewalResult;
+use crate::name::Name;
+use crate::pair::{self, Asked, Chain};
+use crate::schedule::budget::{self, Hold};
+use crate::schedule::due::{Due, Reason};
+use crate::secret::full::FullSecret;
+use crate::secret::keys;
+use crate::secret::render::{Rendered, render};
+use crate::secret::settings::{IssuerRef, KeyRotation};
+use crate::secret::state::{IssuedBy, RolledOut};
+use crate::time::UnixTime;
+use failure::Failure;
+
+/// A CA validates in seconds; one that has not after this is asked again later, and the order stays.
+const VALIDATION: Duration = Duration::from_secs(5 * 60);
+/// Some CAs take a minute from finalize to the certificate.
+const ISSUE: Duration = Duration::from_secs(5 * 60);
+
+/// How a renewal ended that did not fail.
+enum Outcome {
+    /// The new pair is in the Secret.
+    Renewed(Box<Leaf>),
+    /// A former run had written it already; only the record was left.
+    Tidied,
+    /// Not to be renewed before then.
+    Later(UnixTime, Option<Box<str>>),
+}
+
+/// A Secret as it is now, and what it asks for.
+struct Fresh {
+    secret: FullSecret,
+    assessment: Assessment,
+    issuer_name: std::sync::Arc<str>,
+    issuer: Issuer,
+}
+
+/// Renews a Secret if it is due, and reports to the ticket.
+pub async fn run(context: &Context, ticket: Ticket) {
+    let key = ticket.key().clone();
+    let started = Instant::now();
+    let finished = match attempt(context, &key).await {
+        Ok(Outcome::Renewed(leaf)) => {
+            tracing::info!(
+                secret = %key, not_after = %leaf.not_after, leaf = %leaf.fingerprint,
+                seconds = started.elapsed().as_secs_f64(), "renewed"
+            );
+            Finished::Wrote
+        }
+        Ok(Outcome::Tidied) => Finished::Wrote,
+        Ok(Outcome::Later(at, why)) => Finished::Later(at, why),
+        Err(failure) => failure.settle(context, &key).await,
+    };
+    ticket.finish(finished);
+}
+
+/// Gives up the order of a Secret that is gone or no longer annotated.
+pub async fn abandon(context: &Context, key: &Key) {
+    let record = match records::get(&context.client, &context.namespace, key).await {
+        Ok(Some(record)) => record,
+        Ok(None) => return context.known.remove(key),
+        Err(error) => {
+            tracing::warn!(secret = %key, %error, "an order that nobody waits for cannot be given up now");
+            return;
+        }
+    };
+    tracing::info!(secret = %key, order = record.order.url, "the order is given up: nobody waits for it");
+    if let Err(error) = drop_record(context, &record).await {
+        tracing::warn!(secret = %key, %error, "the order record stays until the next start");
+    }
+}
+
+async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
+    let now = UnixTime::now();
+    let record = if context.known.contains(key) {
+        let record = records::get(&context.client, &context.namespace, key).await?;
+        if record.is_none() {
+            context.known.remove(key);
+        }
+        record
+    } else {
+        None
+    };
+    let Some(fresh) = read(context, key, now).await? else {
+        if let Some(record) = record {
+            drop_record(context, &record).await?;
+        }
+        return Ok(Outcome::Later(UnixTime::NEVER, None));
+    };
+    if let Some(record) = record {
+        return resume(context, key, fresh, record).await;
+    }
+    let due = match fresh.assessment.renewal {
+        Ok(due) if due.at <= now => due,
+        Ok(due) => return Ok(Outcome::Later(due.at, None)),
+        Err(_) => return Ok(Outcome::Later(UnixTime::NEVER, None)),
+    };
+    if let Some(opens) = fresh.assessment.opens {
+        return Ok(Outcome::Later(opens, None));
+    }
+    let account = context.ledger.get(fresh.assessment.account);
+    if let Some(hold) = budget::hold(
+        now,
+        due.reason,
+        fresh.assessment.leaf.as_ref().ok(),
+        &account,
+    ) {
+        return Ok(held(context, key, &fresh, hold));
+    }
+    order(context, key, fresh, due).await
+}
+
+async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fresh>, Failure> {
+    let secret = secrets::get(&context.client, key).await?;
+    let config = context.config();
+    let Some(assessment) = assess::of_full(now, key, &secret, &config) else {
+        return Ok(None);
+    };
+    let IssuerRef::Named(issuer_name) = assessment.settings.issuer.clone() else {
+        return Ok(None);
+    };
+    let Some(issuer) = config.issuer(&issuer_name).cloned() else {
+        return Ok(None);
+    };
+    Ok(Some(Fresh {
+        secret,
+        assessment,
+        issuer_name,
+        issuer,
+    }))
+}
+
+/// A budget says no: the Secret is left alone until then, and the reader is told once.
+fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
+    let until = hold.until();
+    let note = match hold {
+        Hold::BackOff { .. } => return Outcome::Later(until, last_error(context, key)),
+        Hold::TooYoung { .. } => format!(
+            "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until}"
+        ),
+        Hold::KeepsComingBack { .. } => {
+            let owners = other_writers(&fresh.secret).join(", ");
+            let owners = if owners.is_empty() {
+                "somebody".to_owned()
+            } else {
+                owners
+            };
+            format!(
+                "{owners} keeps replacing the certificate: {} were issued within 7 days and no more is asked for \
+                 before {until}. Keep the data out of what {owners} applies (Flux: annotation \
+                 kustomize.toolkit.fluxcd.io/ssa: IfNotPresent; Argo CD: ignoreDifferences on /data)",
+                budget::UNSCHEDULED_A_WEEK
+            )
+        }
+    };
+    if last_error(context, key).as_deref() != Some(&*note) {
+        tracing::warn!(secret = %key, %until, note, "the renewal is held back");
+        context
+            .events
+            .secret(key, fresh.uid(), Severity::Warning, "RenewalHeld", &note);
+    }
+    Outcome::Later(until, Some(note.into()))
+}
+
+/// The field managers beside us that write the data.
+fn other_writers(secret: &FullSecret) -> Vec<&str> {
+    let mut names: Vec<&str> = secret
+        .managers
+        .iter()
+        .filter(|manager| manager.owns_data && manager.name != keys::FIELD_MANAGER)
+        .map(|manager| manager.name.as_str())
+        .collect();
+    names.dedup();
+    names
+}
+
+fn last_error(context: &Context, key: &Key) -> Option<Box<str>> {
+    let index = context
+        .index
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    index.get(key).and_then(|entry| entry.last_error.clone())
+}
+
+/// Makes the order and its record, then goes on as after a restart.
+async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<Outcome, Failure> {
+    let names = without_covered(&fresh.assessment.names);
+    tracing::info!(
+        secret = %key, issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
+    );
+    let ours = |error| Failure::from(error).about(&fresh);
+    let client = context
+        .issuers
+        .ready(&fresh.issuer_name, &fresh.issuer)
+        .await
+        .map_err(ours)?;
+    let profile = fresh
+        .assessment
+        .settings
+        .profile
+        .as_deref()
+        .or(fresh.issuer.profile.as_deref());
+    let order = client.new_order(&names, profile, None).await;
+    let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
+    let begun = async {
+        let challenges = proofs(&order.authorizations().await?)?;
+        let new_key = new_key(&fresh).await?;
+        Ok::<_, Failure>((challenges, new_key.to_pem()?))
+    };
+    let (challenges, pem) = match begun.await {
+        Ok(begun) => begun,
+        Err(failure) => {
+            give_back(&order).await;
+            return Err(failure.about(&fresh));
+        }
+    };
+    let stored = records::Order {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        uid: fresh.uid().to_owned(),
+        issuer: fresh.issuer_name.to_string(),
+        url: order.url().to_owned(),
+        names,
+        profile: profile.map(ToOwned::to_owned),
+        reason: due.reason.as_str().to_owned(),
+        created: UnixTime::now().0,
+    };
+    let made = records::create(&context.client, &context.namespace, stored, pem, challenges).await;
+    if let Err(error) = &made {
+        // Ours is not the order that runs, or nobody would remember it.
+        tracing::debug!(secret = %key, %error, "the order is dropped");
+        give_back(&order).await;
+    }
+    if matches!(made, Err(crate::cluster::Error::AlreadyExists { .. })) {
+        context.known.insert(key);
+    }
+    let record = made?;
+    context.known.insert(key);
+    tracing::info!(secret = %key, order = record.order.url, "ordered");
+    let note = format!(
+        "{} ordered from {}",
+        texts(&record.order.names).join(", "),
+        fresh.issuer_name
+    );
+    context
+        .events
+        .secret(key, fresh.uid(), Severity::Normal, "Ordered", &note);
+    proceed(context, key, fresh, record, order, due.reason).await
+}
+
+/// Goes on with an order that a former run, or a former attempt, has begun.
+async fn resume(
+    context: &Context,
+    key: &Key,
+    fresh: Fresh,
+    record: Record,
+) -> Result<Outcome, Failure> {
+    let new_key = PrivateKey::from_pem(record.key.as_bytes());
+    let written = match (&new_key, &fresh.assessment.leaf) {
+        (Ok(new_key), Ok(leaf)) => *leaf.public_key == *new_key.public_key(),
+        _ => false,
+    };
+    if written && fresh.assessment.settings.key_rotation == KeyRotation::Always {
+        drop_record(context, &record).await?;
+        return Ok(Outcome::Tidied);
+    }
+    if new_key.is_err() || !still_wanted(&fresh, &record) {
+        tracing::info!(secret = %key, order = record.order.url, "the order is given up: the Secret asks for something else");
+        drop_record(context, &record).await?;
+        return Ok(Outcome::Later(UnixTime::now(), None));
+    }
+    let ours = |error| Failure::from(error).about(&fresh);
+    let client = context
+        .issuers
+        .ready(&fresh.issuer_name, &fresh.issuer)
+        .await
+        .map_err(ours)?;
+    let order = match client.resume(&record.order.url).await {
+        Ok(order) => order,
+        Err(error) => {
+            if error.is_gone() {
+                drop_record(context, &record).await?;
+            }
+            return Err(Failure::from(error).about(&fresh));
+        }
+    };
+    tracing::info!(secret = %key, order = record.order.url, status = ?order.status(), "the order is taken up again");
+    let reason = fresh
+        .assessment
+        .renewal
+        .map_or(Reason::Lifetime, |due| due.reason);
+    proceed(context, key, fresh, record, order, reason).await
+}
+
+/// From the record to the written Secret. When it cannot succeed any more, the record goes; else it stays for a retry.
+async fn proceed(
+    context: &Context,
+    key: &Key,
+    fresh: Fresh,
+    record: Record,
+    mut order: acme::Order,
+    reason: Reason,
+) -> Result<Outcome, Failure> {
+    match finish(context, key, &record, &mut order, reason).await {
+        Ok(outcome) => {
+            drop_record(context, &record).await?;
+            Ok(outcome)
+        }
+        Err(failure) => {
+            if failure.ends_order(&order) {
+                give_back(&order).await;
+                drop_record(context, &record).await?;
+            }
+            Err(failure.about(&fresh))
+        }
+    }
+}
+
+async fn finish(
+    context: &Context,
+    key: &Key,
+    record: &Record,
+    order: &mut acme::Order,
+    reason: Reason,
+) -> Result<Outcome, Failure> {
+    if order.status() == OrderStatus::Pending {
+        known::answer(
+            context,
+            &records::record_name(key),
+            record.challenges.clone(),
+        );
+        for authorization in order.authorizations().await? {
+            let challenge = http01(&authorization)?;
+            order.set_ready(challenge).await?;
+        }
+        order.wait_validated(Instant::now() + VALIDATION).await?;
+        tracing::info!(secret = %key, order = record.order.url, "validated");
+    }
+    if order.status() == OrderStatus::Ready {
+        let now = UnixTime::now();
+        let wanted = read(context, key, now)
+            .await?
+            .is_some_and(|fresh| still_wanted(&fresh, record));
+        if !wanted {
+            return Err(Failure::Unwanted);
+        }
+        let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+        order.finalize(&new_key.csr(&record.order.names)?).await?;
+    }
+    order.wait_issued(Instant::now() + ISSUE).await?;
+    let preference = Preference::default();
+    let pem = order.certificate(&preference).await?;
+    write(context, key, record, &pem, reason).await
+}
+
+/// Checks what the CA gave and puts it into the Secret, in one patch.
+async fn write(
+    context: &Context,
+    key: &Key,
+    record: &Record,
+    pem: &str,
+    reason: Reason,
+) -> Result<Outcome, Failure> {
+    let now = UnixTime::now();
+    let Some(fresh) = read(context, key, now)
+        .await?
+        .filter(|fresh| still_wanted(fresh, record))
+    else {
+        return Err(Failure::Unwanted);
+    };
+    let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+    let old = fresh.assessment.leaf.as_ref().ok();
+    let asked = Asked {
+        key: &new_key,
+        names: &record.order.names,
+        not_sooner_than: old.filter(|_| reason == Reason::Lifetime),
+        staging: fresh.issuer.directory.contains("staging"),
+    };
+    let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
+    let changes = changes(context, key, &fresh, record, &chain)?;
+    secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
+    context
+        .metrics
+        .renewal(&fresh.issuer_name, RenewalResult::Renewed, "");
+    context.metrics.renewal_took(
+        &fresh.issuer_name,
+        now.since(UnixTime(record.order.created)),
+    );
+    let issued = context
+        .ledger
+        .update(fresh.assessment.account, |account| {
+            account.issued(now, reason);
+        })
+        .await;
+    if let Err(error) = issued {
+        tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+    }
+    let leaf = chain.leaf;
+    let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
+    context
+        .events
+        .secret(key, fresh.uid(), Severity::Normal, "Renewed", &note);
+    Ok(Outcome::Renewed(Box::new(leaf)))
+}
+
+fn changes<'a>(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    record: &Record,
+    chain: &Chain,
+) -> Result<Changes<'a>, Failure> {
+    let Assessment {
+        settings,
+        rolled_out,
+        leaf,
+        ..
+    } = &fresh.assessment;
+    let issued_by = IssuedBy {
+        issuer: (*fresh.issuer_name).into(),
+        names: record.order.names.clone(),
+        profile: settings.profile.clone(),
+        key_type: settings.key_type,
+    };
+    let mut annotations = vec![
+        (keys::ISSUED_BY, Some(issued_by.to_string())),
+        (keys::LAST_ERROR, None),
+        (keys::RETRY_AT, None),
+        (keys::ROLLOUT_HALTED, None),
+    ];
+    if let Some(value) = &settings.renew_now {
+        annotations.push((keys::RENEWED_FOR, Some(value.to_string())));
+    }
+    if rolled_out.is_none() {
+        // What the workloads have until they are rolled: the old leaf, or what the index remembers of it.
+        let remembered = {
+            let index = context
+                .index
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            index.get(key).and_then(|entry| entry.rolled_out)
+        };
+        let held = match leaf {
+            Ok(leaf) => RolledOut::Leaf {
+                fingerprint: leaf.fingerprint,
+                not_after: leaf.not_after,
+            },
+            Err(_) => RolledOut::None,
+        };
+        let had = remembered.unwrap_or(held);
+        annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
+    }
+    let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+    let Rendered { data, left_out } =
+        render(&fresh.secret.kind, &settings.outputs, chain, &new_key)?;
+    if !left_out.is_empty() {
+        let note = format!(
+            "outputs {} are left as they are: this version writes no PKCS#12",
+            left_out.join(", ")
+        );
+        context
+            .events
+            .secret(key, fresh.uid(), Severity::Warning, "OutputLeftOut", &note);
+    }
+    Ok(Changes { annotations, data })
+}
+
+/// Whether the Secret still asks for what the record's order will bring.
+fn still_wanted(fresh: &Fresh, record: &Record) -> bool {
+    let Fresh {
+        assessment,
+        issuer_name,
+        ..
+    } = fresh;
+    let same_names = without_covered(&assessment.names) == record.order.names;
+    fresh.uid() == record.order.uid
+        && **issuer_name == *record.order.issuer
+        && assessment.renewal.is_ok()
+        // Without `names` they are read from the certificate, which somebody may have emptied meanwhile.
+        && (same_names || assessment.names.is_empty())
+}
+
+/// Names without those that a wildcard among them covers: CAs refuse the redundant.
+fn without_covered(names: &[Name]) -> Vec<Name> {
+    let covered = |name: &Name| {
+        names
+            .iter()
+            .any(|other| other != name && other.covers(name))
+    };
+    names
+        .iter()
+        .filter(|name| !covered(name))
+        .cloned()
+        .collect()
+}
+
+fn texts(names: &[Name]) -> Vec<String> {
+    names.iter().map(Name::to_string).collect()
+}
+
+fn http01(authorization: &Authorization) -> Result<&acme::Challenge, Failure> {
+    let mut offered = authorization.challenges.iter();
+    offered
+        .find(|challenge| challenge.kind == ChallengeType::Http01)
+        .ok_or_else(|| Failure::NoSolver(authorization.name.clone()))
+}
+
+/// Key authorizations by token.
+fn proofs(
+    authorizations: &[Authorization],
+) -> Result<std::collections::BTreeMap<String, String>, Failure> {
+    let proof = |authorization| {
+        http01(authorization).map(|it| (it.token.clone(), it.key_authorization.clone()))
+    };
+    authorizations.iter().map(proof).collect()
+}
+
+/// The key to ask for: a new one, or with `key-rotation: never` the one that is there.
+async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
+    let settings = &fresh.assessment.settings;
+    let leaf = fresh.assessment.leaf.as_ref().ok();
+    let wanted = settings
+        .key_type
+        .or_else(|| leaf.and_then(|leaf| leaf.key_type));
+    let kind = wanted.unwrap_or(KeyType::EcdsaP256);
+    if settings.key_rotation == KeyRotation::Never
+        && let Ok(key) = PrivateKey::from_pem(fresh.secret.pair().1)
+        && key.key_type() == Some(kind)
+    {
+        return Ok(key);
+    }
+    // An RSA key takes up to seconds of CPU.
+    let generated = tokio::task::spawn_blocking(move || PrivateKey::generate(kind)).await;
+    Ok(generated.map_err(|_| Failure::Stopped)??)
+}
+
+async fn give_back(order: &acme::Order) {
+    if order.status() == OrderStatus::Pending
+        && let Err(error) = order.abandon().await
+    {
+        tracing::debug!(order = order.url(), %error, "its authorizations are left to expire");
+    }
+}
+
+async fn drop_record(context: &Context, record: &Record) -> Result<(), crate::cluster::Error> {
+    let subject = record.order.subject();
+    let name = records::record_name(&subject);
+    records::delete(&context.client, &context.namespace, &name, &record.uid).await?;
+    context.challenges.remove(&name);
+    context.known.remove(&subject);
+    Ok(())
+}
+
+impl Fresh {
+    fn uid(&self) -> &str {
+        self.secret.head.uid()
+    }
+}

@@ -1,0 +1,370 @@
+//! What may be asked of a CA: back-off after failures, and the budgets of invariant 6.
+//!
+//! One [`Account`] a set of names and issuer, whoever asks: Secrets that share their names share it,
+//! and replacing or deleting a Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::Leaf;
+use crate::name::Name;
+use crate::schedule::due::Reason;
+use crate::time::UnixTime;
+
+/// Let's Encrypt counts issues of one set of names over a week; so do we.
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// The fifth certificate in a week for one set of names is the one that is not asked for.
+const ISSUES_A_WEEK: usize = 4;
+/// Issues that no clock asked for, for one set of names in a week: more means that somebody undoes our work.
+pub const UNSCHEDULED_A_WEEK: usize = 3;
+/// A CA's limit of failed validations is five an hour for a name: one in twelve minutes keeps to it for ever.
+const FAILED_VALIDATION_SPACING: Duration = Duration::from_secs(12 * 60);
+/// With less than this share of the lifetime left, a failure waits no longer than [`URGENT_RETRY`].
+const URGENT_SHARE: u32 = 6;
+/// Back-off when little life is left, still within the CA's limit of failed validations.
+const URGENT_RETRY: Duration = Duration::from_secs(20 * 60);
+/// Lifetimes under ten days scale the week down, as a week would starve six-day certificates.
+const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
+
+/// The account of a set of names at an issuer: 64 bits of a SHA-256.
+#[must_use]
+pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -> u64 {
+    let mut names: Vec<String> = names.into_iter().map(Name::to_string).collect();
+    names.sort_unstable();
+    names.dedup();
+    hash(&format!("{issuer}\n{}", names.join("\n")))
+}
+
+/// The first 64 bits of the SHA-256 of a text.
+#[must_use]
+pub fn hash(text: &str) -> u64 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// Delays after the first, second, third … failure; from the config, so that tests and private CAs may scale it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// Delay after the first failure.
+    pub base: Duration,
+    /// Each further failure multiplies by this.
+    pub factor: u32,
+    /// Never longer than this.
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    /// What Let's Encrypt asks of clients: 1, 10, 100 minutes, then once a day.
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(60),
+            factor: 10,
+            max: Duration::from_secs(86_400),
+        }
+    }
+}
+
+impl Backoff {
+    /// The wait after so many failures in a row; zero after none.
+    #[must_use]
+    pub fn wait(&self, failures: u32) -> Duration {
+        let Some(doublings) = failures.checked_sub(1) else {
+            return Duration::ZERO;
+        };
+        let scale = self.factor.checked_pow(doublings);
+        scale
+            .and_then(|scale| self.base.checked_mul(scale))
+            .map_or(self.max, |wait| wait.min(self.max))
+    }
+}
+
+/// What the ledger remembers of one set of names at one issuer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Account {
+    /// Failures in a row.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failures: u32,
+    /// No try before this instant (unix seconds).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<i64>,
+    /// Instants of issues that no clock asked for, oldest first, at most a week old.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unscheduled: Vec<i64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// Why a due renewal has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It failed a while ago.
+    BackOff {
+        /// Until then.
+        until: UnixTime,
+    },
+    /// The present certificate is younger than a tenth of its lifetime.
+    TooYoung {
+        /// Until then.
+        until: UnixTime,
+    },
+    /// Somebody keeps undoing the Secret: no further unscheduled issue before `until`.
+    KeepsComingBack {
+        /// Until then.
+        until: UnixTime,
+    },
+}
+
+impl Hold {
+    /// The instant from which the renewal may go on.
+    #[must_use]
+    pub fn until(self) -> UnixTime {
+        match self {
+            Self::BackOff { until }
+            | Self::TooYoung { until }
+            | Self::KeepsComingBack { until } => until,
+        }
+    }
+}
+
+/// Whether a renewal for `reason` may start now. `leaf` is the readable certificate that is there.
+#[must_use]
+pub fn hold(now: UnixTime, reason: Reason, leaf: Option<&Leaf>, account: &Account) -> Option<Hold> {
+    // `renew-now` forgets the back-off, never the budgets.
+    if reason != Reason::RenewNow
+        && let Some(until) = account.retry_at.map(UnixTime).filter(|until| *until > now)
+    {
+        return Some(Hold::BackOff { until });
+    }
+    if reason.is_scheduled() {
+        return None;
+    }
+    if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now)) {
+        let until = leaf.not_before + leaf.lifetime() / 10;
+        if until > now && reason != Reason::MissingName {
+            return Some(Hold::TooYoung { until });
+        }
+    }
+    let window = leaf.map_or(WEEK, |leaf| scaled_week(leaf.lifetime()));
+    let recent: Vec<UnixTime> = recent(now, window, &account.unscheduled);
+    let limit = if reason == Reason::RenewNow {
+        ISSUES_A_WEEK
+    } else {
+        UNSCHEDULED_A_WEEK
+    };
+    // The oldest of the last `limit` issues has to leave the window first.
+    recent
+        .len()
+        .checked_sub(limit)
+        .map(|oldest| Hold::KeepsComingBack {
+            until: recent[oldest] + window,
+        })
+}
+
+fn recent(now: UnixTime, window: Duration, issues: &[i64]) -> Vec<UnixTime> {
+    issues
+        .iter()
+        .map(|at| UnixTime(*at))
+        .filter(|at| *at + window > now)
+        .collect()
+}
+
+fn scaled_week(lifetime: Duration) -> Duration {
+    if lifetime < SHORT_LIVED {
+        lifetime * 7 / 10
+    } else {
+        WEEK
+    }
+}
+
+impl Account {
+    /// Whether nothing is left to remember.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Counts a failure and says when to try again.
+    ///
+    /// `at_least` is the CA's own word (Retry-After); `validation` means that the CA counted a failed validation.
+    pub fn failed(
+        &mut self,
+        now: UnixTime,
+        backoff: &Backoff,
+        leaf: Option<&Leaf>,
+        validation: bool,
+        at_least: Option<UnixTime>,
+    ) -> UnixTime {
+        self.failures = self.failures.saturating_add(1);
+        let delay = backoff.wait(self.failures);
+        let urgent =
+            leaf.is_some_and(|leaf| leaf.not_after.since(now) < leaf.lifetime() / URGENT_SHARE);
+        let delay = if urgent {
+            delay.min(URGENT_RETRY)
+        } else {
+            delay
+        };
+        // Back-off that a private CA's config has scaled down says that there is no such limit.
+        let delay = if validation && self.failures > 1 {
+            delay.max(FAILED_VALIDATION_SPACING.min(backoff.max))
+        } else {
+            delay
+        };
+        let until = at_least.map_or(now + delay, |until| until.max(now + delay));
+        self.retry_at = Some(until.0);
+        until
+    }
+
+    /// Counts an issue. Failures are forgotten; an issue that no clock asked for is remembered for a week.
+    pub fn issued(&mut self, now: UnixTime, reason: Reason) {
+        self.failures = 0;
+        self.retry_at = None;
+        self.unscheduled = recent(now, WEEK, &self.unscheduled)
+            .into_iter()
+            .map(|at| at.0)
+            .collect();
+        if !reason.is_scheduled() {
+            self.unscheduled.push(now.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(from: i64, until: i64) -> Leaf {
+        Leaf {
+            fingerprint: crate::certificate::Fingerprint([1; 32]),
+            not_before: UnixTime(from),
+            not_after: UnixTime(until),
+            names: Vec::new(),
+            self_signed: false,
+            key_type: None,
+            public_key: Box::default(),
+            issuer: String::new(),
+            serial: Box::default(),
+            authority_key_id: None,
+        }
+    }
+
+    #[test]
+    fn failures_wait_longer_and_longer() {
+        let mut account = Account::default();
+        let delays: Vec<i64> = (0..5)
+            .map(|_| {
+                account
+                    .failed(UnixTime(0), &Backoff::default(), None, false, None)
+                    .0
+            })
+            .collect();
+        assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
+        account.issued(UnixTime(0), Reason::Lifetime);
+        assert!(account.is_empty());
+    }
+
+    #[test]
+    fn no_name_fails_validation_more_than_five_times_an_hour() {
+        // Little life left is when back-off is shortest.
+        let leaf = leaf(0, 90 * 86_400);
+        let mut now = UnixTime(90 * 86_400 - 3_600);
+        let mut account = Account::default();
+        let mut tries = Vec::new();
+        for _ in 0..20 {
+            tries.push(now.0);
+            now = account.failed(now, &Backoff::default(), Some(&leaf), true, None);
+        }
+        for window in tries.windows(6) {
+            assert!(window[5] - window[0] > 3_600, "{window:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_ca_asks_for_is_kept_to() {
+        let mut account = Account::default();
+        let until = account.failed(
+            UnixTime(0),
+            &Backoff::default(),
+            None,
+            false,
+            Some(UnixTime(7_200)),
+        );
+        assert_eq!(until, UnixTime(7_200));
+        let held = hold(UnixTime(7_199), Reason::Lifetime, None, &account);
+        assert_eq!(held, Some(Hold::BackOff { until }));
+        assert_eq!(
+            hold(UnixTime(7_200), Reason::Lifetime, None, &account),
+            None
+        );
+        assert_eq!(
+            hold(UnixTime(1), Reason::RenewNow, None, &account),
+            None,
+            "renew-now forgets the back-off"
+        );
+    }
+
+    #[test]
+    fn a_secret_that_is_wiped_over_and_over_gets_three_certificates_a_week() {
+        let mut account = Account::default();
+        let (mut now, mut issued) = (UnixTime(0), 0);
+        while now.0 < 7 * 86_400 {
+            if hold(now, Reason::NoCertificate, None, &account).is_none() {
+                account.issued(now, Reason::NoCertificate);
+                issued += 1;
+            }
+            now = now + Duration::from_secs(60);
+        }
+        assert_eq!(issued, UNSCHEDULED_A_WEEK);
+    }
+
+    #[test]
+    fn renew_now_in_a_loop_gets_no_second_certificate_within_a_tenth_of_the_lifetime() {
+        let leaf = leaf(0, 90 * 86_400);
+        let held = hold(
+            UnixTime(86_400),
+            Reason::RenewNow,
+            Some(&leaf),
+            &Account::default(),
+        );
+        assert_eq!(
+            held,
+            Some(Hold::TooYoung {
+                until: UnixTime(9 * 86_400)
+            })
+        );
+        assert_eq!(
+            hold(
+                UnixTime(9 * 86_400),
+                Reason::RenewNow,
+                Some(&leaf),
+                &Account::default()
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn an_account_is_a_set_of_names_at_an_issuer() {
+        let names = |texts: &[&str]| -> Vec<Name> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let account = account_of("le", &names(&["a.example", "b.example"]));
+        assert_eq!(
+            account,
+            account_of("le", &names(&["b.example", "a.example", "A.example"]))
+        );
+        assert_ne!(account, account_of("le", &names(&["a.example"])));
+        assert_ne!(
+            account,
+            account_of("other", &names(&["a.example", "b.example"]))
+        );
+    }
+}

@@ -1,0 +1,425 @@
+//! When a Secret's certificate is to be renewed, and why.
+//!
+//! Input: what the certificate, the annotations and the CA's renewal information say.
+//! Output: an instant, or the reason why there is none.
+//! It takes no `now`: the answer changes only with its inputs, so an index can hold it for months.
+
+use std::time::Duration;
+
+use crate::certificate::{Leaf, Unreadable};
+use crate::secret::settings::{IssuerRef, RenewBefore, Settings};
+use crate::secret::state::IssuedBy;
+use crate::time::UnixTime;
+
+/// Under this lifetime half of it may be left at renewal, as Let's Encrypt's integration guide asks.
+const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
+/// Renewals of one day spread over this share of the lifetime, and over no more than [`MAX_JITTER`].
+const JITTER_SHARE: u64 = 60;
+/// Half a day puts 10,000 certificates of one minute four seconds apart.
+const MAX_JITTER: Duration = Duration::from_secs(12 * 3_600);
+/// A setting that does not parse holds a renewal back until this share of the lifetime is left.
+const EMERGENCY_SHARE: u32 = 6;
+
+/// Why a renewal is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The Secret holds no certificate.
+    NoCertificate,
+    /// What it holds cannot be read.
+    Unreadable,
+    /// A self-signed stand-in, though the issuer is a CA.
+    Placeholder,
+    /// One of the wanted names is not in the certificate.
+    MissingName,
+    /// The `profile` annotation changed since the last issue.
+    ProfileChanged,
+    /// The `key-type` annotation differs from the key that is there.
+    KeyTypeChanged,
+    /// `renew-now` carries a value that was not served yet.
+    RenewNow,
+    /// The CA's renewal information (RFC 9773) says so.
+    RenewalInfo,
+    /// So much of the lifetime has passed.
+    Lifetime,
+}
+
+impl Reason {
+    /// Stable name for Events, logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "NoCertificate",
+            Self::Unreadable => "Unreadable",
+            Self::Placeholder => "Placeholder",
+            Self::MissingName => "MissingName",
+            Self::ProfileChanged => "ProfileChanged",
+            Self::KeyTypeChanged => "KeyTypeChanged",
+            Self::RenewNow => "RenewNow",
+            Self::RenewalInfo => "RenewalInfo",
+            Self::Lifetime => "Lifetime",
+        }
+    }
+
+    /// Whether the clock (ours or the CA's) asked for it; what somebody's edit asked for is budgeted (invariant 6).
+    #[must_use]
+    pub fn is_scheduled(self) -> bool {
+        matches!(self, Self::Lifetime | Self::RenewalInfo)
+    }
+}
+
+/// An instant and its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Not before this; [`AT_ONCE`] where no time is waited for.
+    pub at: UnixTime,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why nothing will be renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Never {
+    /// `issuer: external`: somebody else renews.
+    External,
+    /// `paused: true`.
+    Paused,
+    /// No certificate and no `names`: nobody said what to ask for.
+    NoNames,
+    /// The config has no such issuer.
+    UnknownIssuer,
+    /// The config grants the namespace not all of the names.
+    NotAllowed,
+}
+
+/// The instant of what waits for no time.
+pub const AT_ONCE: UnixTime = UnixTime(0);
+
+/// What the decision rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The leaf in the Secret.
+    pub leaf: Result<&'a Leaf, &'a Unreadable>,
+    /// The annotations.
+    pub settings: &'a Settings,
+    /// Whether an annotation that governs issuing does not parse.
+    pub blocked: bool,
+    /// What the last renewal by us was made with.
+    pub issued_by: Option<&'a IssuedBy>,
+    /// The last `renew-now` value that was served.
+    pub renewed_for: Option<&'a str>,
+    /// The instant chosen in the CA's suggested window.
+    pub renewal_info: Option<UnixTime>,
+    /// Any number that is the Secret's own: spreads renewals of one day.
+    pub seed: u64,
+}
+
+/// Decides when to renew.
+///
+/// # Errors
+/// [`Never`] when there is nothing to wait for.
+pub fn due(inputs: &Inputs<'_>) -> Result<Due, Never> {
+    let settings = inputs.settings;
+    if settings.issuer == IssuerRef::External {
+        return Err(Never::External);
+    }
+    if settings.paused {
+        return Err(Never::Paused);
+    }
+    let leaf = match inputs.leaf {
+        Ok(leaf) => leaf,
+        Err(unreadable) => {
+            let reason = if matches!(unreadable, Unreadable::Empty) {
+                Reason::NoCertificate
+            } else {
+                Reason::Unreadable
+            };
+            return if settings.names.is_some() {
+                Ok(Due {
+                    at: AT_ONCE,
+                    reason,
+                })
+            } else {
+                Err(Never::NoNames)
+            };
+        }
+    };
+    if settings.names.is_none() && leaf.names.is_empty() {
+        return Err(Never::NoNames);
+    }
+    let timed = by_time(leaf, inputs);
+    let due = edited(leaf, inputs).map_or(timed, |reason| Due {
+        at: AT_ONCE,
+        reason,
+    });
+    if inputs.blocked {
+        let emergency = leaf.not_after - leaf.lifetime() / EMERGENCY_SHARE;
+        return Ok(Due {
+            at: timed.at.max(emergency),
+            reason: Reason::Lifetime,
+        });
+    }
+    Ok(due)
+}
+
+/// What makes a renewal due at once whatever the clock says.
+fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
+    let settings = inputs.settings;
+    if settings.renew_now.is_some() && settings.renew_now.as_deref() != inputs.renewed_for {
+        return Some(Reason::RenewNow);
+    }
+    if leaf.self_signed {
+        return Some(Reason::Placeholder);
+    }
+    let lacks = |names: &Vec<_>| {
+        names
+            .iter()
+            .any(|wanted| !leaf.names.iter().any(|held| held.covers(wanted)))
+    };
+    if settings.names.as_ref().is_some_and(lacks) {
+        return Some(Reason::MissingName);
+    }
+    // Only what the Secret itself says counts: a changed default re-issues nothing at once.
+    if let Some(issued) = inputs.issued_by
+        && settings.profile.is_some()
+        && settings.profile.as_deref() != issued.profile.as_deref()
+    {
+        return Some(Reason::ProfileChanged);
+    }
+    if settings.key_type.is_some()
+        && settings.key_type != leaf.key_type
+        // A CA or an older version that made another type of it is not asked again for the same.
+        && inputs.issued_by.is_none_or(|issued| issued.key_type != settings.key_type)
+    {
+        return Some(Reason::KeyTypeChanged);
+    }
+    None
+}
+
+fn by_time(leaf: &Leaf, inputs: &Inputs<'_>) -> Due {
+    let lifetime = leaf.lifetime();
+    if let Some(at) = inputs.renewal_info
+        // `renew-before` replaces the ordinary instant only: a window in the past still means now.
+        && (inputs.settings.renew_before.is_none() || at < leaf.not_before + lifetime / 10)
+    {
+        return Due {
+            at: at.min(leaf.not_after),
+            reason: Reason::RenewalInfo,
+        };
+    }
+    let before = renew_before(inputs.settings.renew_before, lifetime);
+    let spread = (lifetime.as_secs() / JITTER_SHARE).min(MAX_JITTER.as_secs());
+    let jitter = Duration::from_secs(if spread == 0 { 0 } else { inputs.seed % spread });
+    Due {
+        at: leaf.not_after - before - jitter,
+        reason: Reason::Lifetime,
+    }
+}
+
+/// How much of the lifetime is left when the renewal is due: never more than half.
+#[must_use]
+pub fn renew_before(setting: Option<RenewBefore>, lifetime: Duration) -> Duration {
+    match setting {
+        Some(RenewBefore::Before(before)) => before.min(lifetime / 2),
+        Some(RenewBefore::Share(percent)) => lifetime * u32::from(percent.min(50)) / 100,
+        None if lifetime < SHORT_LIVED => lifetime / 2,
+        None => lifetime / 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::certificate::{Fingerprint, KeyType};
+    use crate::secret::keys;
+    use crate::secret::settings::NamespaceDefaults;
+
+    const DAY: i64 = 86_400;
+
+    fn leaf(days: i64) -> Leaf {
+        Leaf {
+            fingerprint: Fingerprint([1; 32]),
+            not_before: UnixTime(0),
+            not_after: UnixTime(days * DAY),
+            names: vec![
+                "shop.example".parse().unwrap(),
+                "*.wild.example".parse().unwrap(),
+            ],
+            self_signed: false,
+            key_type: Some(KeyType::EcdsaP256),
+            public_key: Box::default(),
+            issuer: "CA".into(),
+            serial: Box::default(),
+            authority_key_id: None,
+        }
+    }
+
+    fn settings(annotations: &[(&str, &str)]) -> Settings {
+        let mut all: BTreeMap<String, String> = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        all.entry(keys::ISSUER.into())
+            .or_insert_with(|| "le".into());
+        let (settings, problems) = Settings::read(&all, false, &NamespaceDefaults::default());
+        assert_eq!(problems, [], "the test's own annotations are sound");
+        settings.unwrap()
+    }
+
+    fn judge(leaf: Result<&Leaf, &Unreadable>, annotations: &[(&str, &str)]) -> Result<Due, Never> {
+        let settings = settings(annotations);
+        due(&Inputs {
+            leaf,
+            settings: &settings,
+            blocked: false,
+            issued_by: None,
+            renewed_for: None,
+            renewal_info: None,
+            seed: 0,
+        })
+    }
+
+    #[test]
+    fn a_third_of_the_lifetime_is_left_or_half_of_a_short_one() {
+        for (days, due_on) in [(90, 60), (45, 30), (6, 3), (1, 0)] {
+            let due = judge(Ok(&leaf(days)), &[]).unwrap();
+            assert_eq!(due.at.0 / DAY, due_on, "{days} days");
+            assert_eq!(due.reason, Reason::Lifetime);
+        }
+    }
+
+    #[test]
+    fn renew_before_is_kept_to_but_never_beyond_half_the_lifetime() {
+        for (setting, due_on) in [("30d", 60), ("10%", 81), ("80d", 45), ("99%", 45)] {
+            let due = judge(Ok(&leaf(90)), &[(keys::RENEW_BEFORE, setting)]).unwrap();
+            assert_eq!(due.at.0 / DAY, due_on, "{setting}");
+        }
+    }
+
+    #[test]
+    fn what_an_edit_asks_for_is_due_at_once() {
+        let placeholder = Leaf {
+            self_signed: true,
+            ..leaf(90)
+        };
+        let good = leaf(90);
+        for (leaf, annotations, reason) in [
+            (
+                Err(&Unreadable::Empty),
+                vec![(keys::NAMES, "a.example")],
+                Reason::NoCertificate,
+            ),
+            (Ok(&placeholder), vec![], Reason::Placeholder),
+            (
+                Ok(&good),
+                vec![(keys::NAMES, "shop.example, b.example")],
+                Reason::MissingName,
+            ),
+            (
+                Ok(&good),
+                vec![(keys::KEY_TYPE, "rsa-2048")],
+                Reason::KeyTypeChanged,
+            ),
+            (Ok(&good), vec![(keys::RENEW_NOW, "1")], Reason::RenewNow),
+        ] {
+            assert_eq!(
+                judge(leaf, &annotations),
+                Ok(Due {
+                    at: AT_ONCE,
+                    reason
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_certificate_has_already_is_not_due() {
+        for annotations in [
+            vec![(keys::NAMES, "shop.example")],
+            vec![(keys::NAMES, "x.wild.example")],
+            vec![(keys::KEY_TYPE, "ecdsa-p256")],
+            vec![(keys::PROFILE, "tlsserver")],
+        ] {
+            let due = judge(Ok(&leaf(90)), &annotations).unwrap();
+            assert_eq!(due.reason, Reason::Lifetime, "{annotations:?}");
+        }
+    }
+
+    #[test]
+    fn some_secrets_are_never_renewed() {
+        let good = leaf(90);
+        for (leaf, annotations, never) in [
+            (Ok(&good), vec![(keys::ISSUER, "external")], Never::External),
+            (Ok(&good), vec![(keys::PAUSED, "true")], Never::Paused),
+            (Err(&Unreadable::Empty), vec![], Never::NoNames),
+        ] {
+            assert_eq!(judge(leaf, &annotations), Err(never));
+        }
+    }
+
+    #[test]
+    fn a_broken_annotation_holds_back_until_little_life_is_left() {
+        let (leaf, settings) = (leaf(90), settings(&[(keys::NAMES, "other.example")]));
+        let due = due(&Inputs {
+            leaf: Ok(&leaf),
+            settings: &settings,
+            blocked: true,
+            issued_by: None,
+            renewed_for: None,
+            renewal_info: None,
+            seed: 0,
+        });
+        assert_eq!(due.unwrap().at.0 / DAY, 75);
+    }
+
+    #[test]
+    fn renewals_of_one_day_are_spread() {
+        let (leaf, settings) = (leaf(90), settings(&[]));
+        let at = |seed| {
+            let inputs = Inputs {
+                leaf: Ok(&leaf),
+                settings: &settings,
+                blocked: false,
+                issued_by: None,
+                renewed_for: None,
+                renewal_info: None,
+                seed,
+            };
+            due(&inputs).unwrap().at
+        };
+        assert_ne!(at(1), at(20_000));
+        assert!(at(0).since(at(u64::MAX)) <= MAX_JITTER);
+    }
+
+    #[test]
+    fn the_window_of_the_ca_is_kept_to() {
+        let leaf = leaf(90);
+        let at = |annotations, instant| {
+            let settings = settings(annotations);
+            due(&Inputs {
+                leaf: Ok(&leaf),
+                settings: &settings,
+                blocked: false,
+                issued_by: None,
+                renewed_for: None,
+                renewal_info: Some(UnixTime(instant)),
+                seed: 0,
+            })
+            .unwrap()
+        };
+        assert_eq!(
+            at(&[], 50 * DAY),
+            Due {
+                at: UnixTime(50 * DAY),
+                reason: Reason::RenewalInfo
+            }
+        );
+        // `renew-before` replaces the ordinary instant, but a window in the past still means now.
+        assert_eq!(at(&[(keys::RENEW_BEFORE, "10d")], 50 * DAY).at.0 / DAY, 80);
+        assert_eq!(
+            at(&[(keys::RENEW_BEFORE, "10d")], DAY).reason,
+            Reason::RenewalInfo
+        );
+    }
+}

@@ -1,0 +1,233 @@
+//! The one Secret that a renewal or a rollout fetches afresh, with all of its data.
+//!
+//! Input is JSON from the API server. Data is decoded into buffers that clear themselves; Debug shows
+//! namespace and name only, and decoding cannot fail (see [`super::total`]).
+//! It also keeps who else writes to the Secret, to name the other owner when two of them fight over it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kube::Resource;
+use kube::core::{NamespaceResourceScope, ObjectMeta};
+use serde::de::{DeserializeSeed as _, MapAccess, SeqAccess};
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+use super::head::Head;
+use super::keys;
+use super::place::Place;
+use super::thin::ThinSecret;
+use super::total::{Fill, Shape};
+use crate::time::UnixTime;
+
+/// Data of a Secret, by key.
+pub type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
+
+/// A Secret with its data.
+#[derive(Clone, Default)]
+pub struct FullSecret {
+    /// Identity and annotations.
+    pub head: Head,
+    /// Its `type`.
+    pub kind: String,
+    /// Whether the API server refuses every change of its data.
+    pub immutable: bool,
+    /// Who has written which part of it (managedFields).
+    pub managers: Vec<Manager>,
+    /// Who owns it (ownerReferences).
+    pub owners: Vec<Owner>,
+    /// Decoded values; a value that is not base64 is left out.
+    pub data: Data,
+}
+
+/// One entry of managedFields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manager {
+    /// Field manager, for example `helm` or `kustomize-controller`.
+    pub name: String,
+    /// `Apply` or `Update`.
+    pub operation: String,
+    /// When it last changed what it manages, by the API server's clock.
+    pub time: Option<UnixTime>,
+    /// Whether any key of the data is among it.
+    pub owns_data: bool,
+}
+
+/// One of the ownerReferences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// For example `Certificate` or `SealedSecret`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl FullSecret {
+    /// Where certificate and key stand in it.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place::of(&self.kind, self.head.annotation(keys::OUTPUTS))
+    }
+
+    /// When its data was last written, by the API server's clock; `None` where managedFields do not tell.
+    ///
+    /// A manager's entry gets a new time whenever a value that it owns changes (Kubernetes, "Server-Side Apply: field
+    /// management"), so that the latest entry that owns data is no earlier than the leaf.
+    #[must_use]
+    pub fn written(&self) -> Option<UnixTime> {
+        self.managers
+            .iter()
+            .filter(|manager| manager.owns_data)
+            .filter_map(|manager| manager.time)
+            .max()
+    }
+
+    /// Bytes of certificate and private key; empty where one is missing.
+    #[must_use]
+    pub fn pair(&self) -> (&[u8], &[u8]) {
+        let Place { certificate, key } = self.place();
+        let value = |key: &str| self.data.get(key).map_or(&[][..], |value| value.as_slice());
+        (value(&certificate), value(&key))
+    }
+}
+
+impl fmt::Debug for FullSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({})", self.head.place())
+    }
+}
+
+impl Resource for FullSecret {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        ThinSecret::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        ThinSecret::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        ThinSecret::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        ThinSecret::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.head.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.head.metadata
+    }
+}
+
+impl<'de> Deserialize<'de> for FullSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut secret = Self::default();
+        Fill(&mut secret).deserialize(deserializer)?;
+        Ok(secret)
+    }
+}
+
+impl Shape for FullSecret {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "metadata" => map.next_value_seed(Fill(&mut Metadata(self))),
+            "type" => map.next_value_seed(Fill(&mut self.kind)),
+            "immutable" => map.next_value_seed(Fill(&mut self.immutable)),
+            "data" => map.next_value_seed(Fill(&mut self.data)),
+            _ => ().member(key, map),
+        }
+    }
+}
+
+struct Metadata<'a>(&'a mut FullSecret);
+
+impl Shape for Metadata<'_> {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "managedFields" => map.next_value_seed(Fill(&mut self.0.managers)),
+            "ownerReferences" => map.next_value_seed(Fill(&mut self.0.owners)),
+            _ => self.0.head.member(key, map),
+        }
+    }
+}
+
+impl Shape for Data {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        let mut value = Value(None);
+        map.next_value_seed(Fill(&mut value))?;
+        if let Some(value) = value.0 {
+            self.insert(key.to_owned(), value);
+        }
+        Ok(())
+    }
+}
+
+struct Value(Option<Zeroizing<Vec<u8>>>);
+
+impl Shape for Value {
+    fn text(&mut self, text: &str) {
+        self.0 = STANDARD.decode(text).ok().map(Zeroizing::new);
+    }
+}
+
+impl<T: Shape + Default> Shape for Vec<T> {
+    fn element<'de, A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<Option<()>, A::Error> {
+        let mut item = T::default();
+        let found = list.next_element_seed(Fill(&mut item))?;
+        self.extend(found.map(|()| item));
+        Ok(found)
+    }
+}
+
+impl Shape for String {
+    fn text(&mut self, text: &str) {
+        text.clone_into(self);
+    }
+}
+
+impl Shape for Manager {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "manager" => map.next_value_seed(Fill(&mut self.name)),
+            "operation" => map.next_value_seed(Fill(&mut self.operation)),
+            "time" => map.next_value_seed(Fill(&mut self.time)),
+            "fieldsV1" => map.next_value_seed(Fill(&mut OwnsData(&mut self.owns_data))),
+            _ => ().member(key, map),
+        }
+    }
+}
+
+impl Shape for Option<UnixTime> {
+    fn text(&mut self, text: &str) {
+        *self = text.parse().ok();
+    }
+}
+
+struct OwnsData<'a>(&'a mut bool);
+
+impl Shape for OwnsData<'_> {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        *self.0 |= key == "f:data";
+        ().member(key, map)
+    }
+}
+
+impl Shape for Owner {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "kind" => map.next_value_seed(Fill(&mut self.kind)),
+            "name" => map.next_value_seed(Fill(&mut self.name)),
+            _ => ().member(key, map),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A pair as the keys of a Secret's data: `tls.crt` and `tls.key`, and what `outputs` asks for.
+//!
+//! Input is a chain that passed its checks and its key. Every value is a buffer that clears itself,
+//! reserved in one piece, so that no half-grown copy of a key stays behind in memory.
+
+use zeroize::Zeroizing;
+
+use super::full::Data;
+use super::outputs::{Output, Part};
+use super::place::TLS_TYPE;
+use crate::key::{KeyError, PrivateKey};
+use crate::pair::Chain;
+
+/// The group ffdhe2048 of RFC 7919, A.1, as OpenSSL prints it (`genpkey -genparam -algorithm DH`).
+/// It is public and made for sharing: a group of one's own would be no better and takes minutes.
+const FFDHE2048: &str = include_str!("ffdhe2048.pem");
+
+/// What a pair fills in, and what it could not.
+#[derive(Default)]
+pub struct Rendered {
+    /// By key of the Secret's data.
+    pub data: Data,
+    /// Names of outputs that are left as they are, since PKCS#12 cannot be written yet.
+    /// They are said in an Event and stop nothing else.
+    pub left_out: Vec<Box<str>>,
+}
+
+/// The data of a Secret of type `kind` with these outputs.
+///
+/// # Errors
+/// When the crypto library cannot encode the key.
+pub fn render(
+    kind: &str,
+    outputs: &[Output],
+    chain: &Chain,
+    key: &PrivateKey,
+) -> Result<Rendered, KeyError> {
+    let mut rendered = Rendered::default();
+    // Outputs of another type say where the pair stands; without them it stands where TLS has it.
+    if kind == TLS_TYPE || outputs.is_empty() {
+        let usual = [("tls.crt", Part::Fullchain), ("tls.key", Part::Key)];
+        for (name, part) in usual {
+            rendered
+                .data
+                .extend(value(&[part], chain, key)?.map(|value| (name.to_owned(), value)));
+        }
+    }
+    for Output { name, parts } in outputs {
+        match value(parts, chain, key)? {
+            Some(value) => drop(rendered.data.insert(name.to_string(), value)),
+            None => rendered.left_out.push(name.clone()),
+        }
+    }
+    Ok(rendered)
+}
+
+/// The parts one after another; none when one of them cannot be written.
+fn value(
+    parts: &[Part],
+    chain: &Chain,
+    key: &PrivateKey,
+) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
+    let mut pieces = Vec::with_capacity(parts.len());
+    for part in parts {
+        pieces.push(match part {
+            Part::Leaf => Zeroizing::new(chain.leaf_pem().into_bytes()),
+            Part::Chain => Zeroizing::new(chain.issuers_pem().into_bytes()),
+            Part::Fullchain => Zeroizing::new(chain.to_pem().into_bytes()),
+            Part::Key => Zeroizing::new(key.to_pem()?.as_bytes().to_vec()),
+            Part::DerKey => key.to_der()?,
+            Part::DerLeaf => Zeroizing::new(chain.leaf_der().to_vec()),
+            Part::Ffdhe2048 => Zeroizing::new(FFDHE2048.as_bytes().to_vec()),
+            Part::Pkcs12 => return Ok(None),
+        });
+    }
+    let size = pieces.iter().map(|piece| piece.len()).sum();
+    let mut joined = Zeroizing::new(Vec::with_capacity(size));
+    pieces
+        .iter()
+        .for_each(|piece| joined.extend_from_slice(piece));
+    Ok(Some(joined))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::place::Place;
+
+    fn file(name: &str) -> Vec<u8> {
+        let path = format!(
+            "{}/testdata/certificates/{name}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn rendered(kind: &str, outputs: &[(&str, &[Part])]) -> Rendered {
+        let outputs: Vec<Output> = outputs
+            .iter()
+            .map(|(name, parts)| Output {
+                name: (*name).into(),
+                parts: parts.to_vec(),
+            })
+            .collect();
+        let chain = Chain::read(&file("good.pem")).unwrap();
+        render(
+            kind,
+            &outputs,
+            &chain,
+            &PrivateKey::from_pem(&file("good.key")).unwrap(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn every_part_is_what_it_is_called() {
+        let (full, key) = (file("good.pem"), file("good.key"));
+        let (leaf, chain) = (file("x509-label.pem"), file("intermediate.pem"));
+        let leaf = String::from_utf8(leaf)
+            .unwrap()
+            .replace("X509 ", "")
+            .into_bytes();
+        let all = rendered(
+            TLS_TYPE,
+            &[
+                ("leaf", &[Part::Leaf]),
+                ("chain", &[Part::Chain]),
+                ("full", &[Part::Fullchain]),
+                ("key", &[Part::Key]),
+                ("der-key", &[Part::DerKey]),
+                ("der", &[Part::DerLeaf]),
+                ("haproxy", &[Part::Key, Part::Fullchain]),
+                ("p12", &[Part::Pkcs12]),
+                ("dh", &[Part::Leaf, Part::Ffdhe2048]),
+            ],
+        );
+        for (name, expected) in [
+            ("tls.crt", full.clone()),
+            ("tls.key", key.clone()),
+            ("leaf", leaf.clone()),
+            ("chain", chain),
+            ("full", full.clone()),
+            ("key", key.clone()),
+            ("der-key", file("pkcs8.der")),
+            ("der", file("bare.der")),
+            ("haproxy", [key, full].concat()),
+            ("dh", [leaf, FFDHE2048.as_bytes().to_vec()].concat()),
+        ] {
+            assert_eq!(all.data[name].as_slice(), expected, "{name}");
+        }
+        assert_eq!((all.data.len(), &*all.left_out), (10, &["p12".into()][..]));
+    }
+
+    #[test]
+    fn the_pair_is_found_again_where_it_was_written() {
+        let parts: &[Part] = &[Part::Key, Part::Fullchain];
+        for (kind, outputs, keys) in [
+            (TLS_TYPE, &[][..], 2),
+            (TLS_TYPE, &[("all", parts)], 3),
+            ("Opaque", &[], 2),
+            ("Opaque", &[("all", parts)], 1),
+        ] {
+            let data = rendered(kind, outputs).data;
+            assert_eq!(data.len(), keys);
+            let place = Place::of(kind, (!outputs.is_empty()).then_some("all=key+fullchain"));
+            let now = "2026-02-01T00:00:00Z".parse().unwrap();
+            let pair = (&data[&*place.certificate], &data[&*place.key]);
+            assert!(
+                crate::pair::check_pair(pair.0, pair.1, now).is_ok(),
+                "{kind} {outputs:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! HTTP-01 (RFC 8555, section 8.3): the operator itself answers the CA, on a port of its own.
+//!
+//! Input: key authorizations, from the order records. Every replica answers, whichever made the order.
+//! The port is open to the internet by way of an ingress: nothing but a known token and `health` is answered, and what
+//! one caller can make us do or hold is bounded. Key authorizations are public once they are asked for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures::future::BoxFuture;
+use thiserror::Error;
+use tokio::time::timeout;
+
+/// Where the CA looks (RFC 8555, section 8.3).
+pub const PATH: &str = "/.well-known/acme-challenge/";
+/// Some 250 bytes each; a thousand orders of a hundred names.
+const TOKENS: usize = 100_000;
+/// Boulder's tokens have 43 characters; RFC 8555 asks for 22 at least and names no bound.
+const TOKEN: usize = 256;
+/// CAs wait 10 s for the whole answer.
+const MISS: Duration = Duration::from_secs(4);
+
+/// The key authorizations that are answered, by order record; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct ChallengeStore(Arc<RwLock<Answers>>);
+
+#[derive(Debug, Default)]
+struct Answers {
+    by_token: HashMap<String, Answer>,
+    by_record: HashMap<String, Vec<String>>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    record: String,
+    key_authorization: String,
+}
+
+/// There are more challenges than any cluster has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("more than {TOKENS} HTTP-01 challenges at once")]
+pub struct Full;
+
+impl ChallengeStore {
+    /// Answers these tokens for `record`, and no others for it. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// When there are too many; the record then has none.
+    pub fn set(
+        &self,
+        record: &str,
+        challenges: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(), Full> {
+        let mut answers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        answers.remove(record);
+        for (token, key_authorization) in challenges {
+            if answers.by_token.len() >= TOKENS {
+                answers.remove(record);
+                return Err(Full);
+            }
+            answers
+                .by_record
+                .entry(record.to_owned())
+                .or_default()
+                .push(token.clone());
+            answers.by_token.insert(
+                token,
+                Answer {
+                    record: record.to_owned(),
+                    key_authorization,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Forgets what [`Self::set`] set.
+    pub fn remove(&self, record: &str) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(record);
+    }
+
+    /// What proves control, for a token that is known.
+    #[must_use]
+    pub fn get(&self, token: &str) -> Option<String> {
+        let answers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        answers
+            .by_token
+            .get(token)
+            .map(|answer| answer.key_authorization.clone())
+    }
+}
+
+impl Answers {
+    fn remove(&mut self, record: &str) {
+        for token in self.by_record.remove(record).unwrap_or_default() {
+            // Another record may have taken the token over.
+            if self
+                .by_token
+                .get(&token)
+                .is_some_and(|answer| answer.record == record)
+            {
+                self.by_token.remove(&token);
+            }
+        }
+    }
+}
+
+/// Is awaited for a token that is not known, once, before it is looked up again.
+/// Whoever provides it coalesces the calls and limits their rate: anybody on the internet can cause them.
+pub type OnMiss = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The whole of what the port answers.
+pub fn router(store: ChallengeStore, on_miss: OnMiss) -> Router {
+    let nothing = || async { StatusCode::NOT_FOUND };
+    Router::new()
+        .route(&format!("{PATH}health"), get(|| async { "OK" }))
+        .route(&format!("{PATH}{{token}}"), get(answer))
+        .fallback(nothing)
+        .method_not_allowed_fallback(nothing)
+        .with_state((store, on_miss))
+}
+
+async fn answer(
+    State((store, on_miss)): State<(ChallengeStore, OnMiss)>,
+    Path(token): Path<String>,
+) -> Response {
+    // RFC 8555, 8.3: tokens are base64url; nothing else is worth a look.
+    let plausible = token.len() <= TOKEN
+        && token
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if !plausible {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let mut found = store.get(&token);
+    if found.is_none() {
+        // The deadline passing is a miss like any other.
+        let _ = timeout(MISS, on_miss()).await;
+        found = store.get(&token);
+    }
+    match found {
+        Some(key_authorization) => {
+            // An edge that cached it would answer for an order of long ago.
+            let headers = [(CONTENT_TYPE, "text/plain"), (CACHE_CONTROL, "no-store")];
+            (headers, key_authorization).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// An [`OnMiss`] for where there is nothing to look up.
+#[must_use]
+pub fn no_lookup() -> OnMiss {
+    Arc::new(|| Box::pin(async {}))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::http::bounded::{HEADERS, serve};
+
+    fn challenge(token: &str) -> (String, String) {
+        (token.to_owned(), format!("{token}.thumbprint"))
+    }
+
+    #[test]
+    fn a_record_sets_and_removes_its_own_tokens() {
+        let store = ChallengeStore::default();
+        store.set("a", [challenge("t1"), challenge("t2")]).unwrap();
+        store.set("b", [challenge("t3")]).unwrap();
+        store.set("a", [challenge("t2")]).unwrap();
+        assert_eq!(store.get("t1"), None);
+        assert_eq!(store.get("t2").as_deref(), Some("t2.thumbprint"));
+        store.set("b", [challenge("t2")]).unwrap();
+        store.remove("a");
+        assert_eq!(
+            store.get("t2").as_deref(),
+            Some("t2.thumbprint"),
+            "b has it now"
+        );
+        store.remove("b");
+        assert_eq!(store.get("t2"), None);
+
+        let many = (0..=TOKENS).map(|n| challenge(&n.to_string()));
+        assert_eq!(store.set("c", many), Err(Full));
+        assert_eq!(store.get("1"), None);
+    }
+
+    async fn ask(address: std::net::SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        // A refused request may end in a reset.
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    #[tokio::test]
+    async fn only_known_tokens_and_health_are_answered() {
+        let store = ChallengeStore::default();
+        store.set("a", [challenge("known")]).unwrap();
+        let late = store.clone();
+        let on_miss: OnMiss = Arc::new(move || {
+            late.set("late", [challenge("late")]).unwrap();
+            Box::pin(async {})
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = tokio::spawn(serve(listener, router(store.clone(), on_miss), async {
+            let _ = stopped.await;
+        }));
+
+        let long = "x".repeat(2 * HEADERS);
+        let cases = [
+            ("GET", "/.well-known/acme-challenge/a-b", "404", ""),
+            (
+                "GET",
+                "/.well-known/acme-challenge/known",
+                "200",
+                "known.thumbprint",
+            ),
+            ("HEAD", "/.well-known/acme-challenge/known", "200", ""),
+            (
+                "GET",
+                "/.well-known/acme-challenge/late",
+                "200",
+                "late.thumbprint",
+            ),
+            ("GET", "/.well-known/acme-challenge/health", "200", "OK"),
+            ("POST", "/.well-known/acme-challenge/known", "404", ""),
+            ("GET", "/.well-known/acme-challenge/", "404", ""),
+            ("GET", "/.well-known/acme-challenge/known/x", "404", ""),
+            ("GET", "/.well-known/acme-challenge/kno%2577n", "404", ""),
+            ("GET", "/", "404", ""),
+            ("GET", "/metrics", "404", ""),
+            ("GET", &long, "4", ""),
+        ];
+        for (method, path, status, body) in cases {
+            let answer = ask(
+                address,
+                &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
+            )
+            .await;
+            let (head, found) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status}")),
+                "{method} {path:.60}: {head}"
+            );
+            assert_eq!(found, body, "{method} {path:.60}");
+        }
+        let answer = ask(
+            address,
+            "GET /.well-known/acme-challenge/known HTTP/1.1\r\nHost: x\r\n\r\n",
+        )
+        .await;
+        assert!(
+            answer
+                .to_lowercase()
+                .contains("content-type: text/plain\r\n"),
+            "{answer}"
+        );
+        stop.send(()).unwrap();
+        server.await.unwrap();
+    }
+}

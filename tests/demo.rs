@@ -1,0 +1,403 @@
+//! `make demo`: the main job before the reader's eyes.
+//!
+//! A throwaway control plane and CA, the operator installed with the shipped roles, a few Secrets and workloads; what
+//! happens is told as it happens, and a table compares before and after. `KEEP=1` leaves all of it running.
+
+#![expect(clippy::print_stdout, reason = "it is made to be watched")]
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cert_renew::certificate::{self, Leaf};
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
+use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
+
+/// Generous: the whole takes seconds.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// What the operator is told; `settle` short, so that nobody waits.
+const CONFIG: &str = "rollout: {settle: 1s, perWorkloadMinInterval: 0s}\n";
+
+fn main() -> ExitCode {
+    if let Err(error) = test_bench::serve_edge_if_asked() {
+        println!("demo: failed: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = runtime
+        .context("starting the runtime")
+        .and_then(|runtime| runtime.block_on(demo()));
+    match result {
+        Ok(seconds) => {
+            println!(
+                "demo: ok, renewed, written, rolled and left alone as it should be, in {seconds:.1} s"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("demo: failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells what happens, with the seconds since the start.
+struct Story {
+    began: Instant,
+    bold: (&'static str, &'static str),
+}
+
+impl Story {
+    fn tell(&self, what: &str) {
+        println!("{:7.2} s  {what}", self.began.elapsed().as_secs_f64());
+    }
+
+    fn chapter(&self, title: &str) {
+        println!("\n{}{title}{}", self.bold.0, self.bold.1);
+    }
+}
+
+async fn demo() -> Result<f64> {
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let bold = if terminal {
+        ("\u{1b}[1m", "\u{1b}[0m")
+    } else {
+        ("", "")
+    };
+    println!(
+        "cert-renew demo: a real API server, real controllers and a real ACME CA, thrown away afterwards."
+    );
+    println!("The first time they are built from source, which takes minutes; then they are kept.");
+    let bench = Bench::start(test_bench::Options::default()).await?;
+    let (seconds, running, look_around) = show(&bench, bold).await?;
+    if std::env::var_os("KEEP").is_some_and(|keep| keep == "1") {
+        let stop = bench.keep().await?;
+        drop(running);
+        println!("\nAll of it keeps running.\n{look_around}  stop it: {stop}\n");
+    } else {
+        println!(
+            "\nTry next: make demo KEEP=1 leaves it running, with a kubeconfig to look around."
+        );
+        println!("          README.md installs it on a cluster of yours.\n");
+    }
+    Ok(seconds)
+}
+
+type Shown = (f64, Option<Arc<test_bench::Process>>, String);
+
+async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown> {
+    let story = Story {
+        began: Instant::now(),
+        bold,
+    };
+
+    story.chapter("The cluster");
+    story.tell(&format!(
+        "control plane and CA are up, after {:.1} s",
+        bench.started_in().as_secs_f64()
+    ));
+    let options = OperatorOptions {
+        config: CONFIG.into(),
+        allow: "[{namespaces: [\"shop*\"], names: [\"**.shop.example\", \"shop.example\"]}]".into(),
+        ..OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"))
+    };
+    let operator = Operator::start(bench, options).await?;
+    story.tell(&format!(
+        "cert-renew runs under the roles of rbac/, as {}:cert-renew",
+        operator.namespace()
+    ));
+    let space = Space::new(bench.client()?, "shop", operator.namespace()).await?;
+
+    story.chapter("The Secrets and the workloads");
+    let expiring = pair(&["shop.example", "www.shop.example"], OLD)?;
+    let bystander = pair(&["legacy.shop.example"], OLD)?;
+    space.tls_secret("bystander", Some(&bystander), &[]).await?;
+    space
+        .workload("Deployment", "legacy", Reference::Volume, "bystander")
+        .await?;
+    space.tls_secret("shop-tls", Some(&expiring), &[]).await?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "shop-tls")
+        .await?;
+    space
+        .workload("StatefulSet", "cache", Reference::Env, "shop-tls")
+        .await?;
+    space
+        .workload("Deployment", "api", Reference::Projected, "api-tls")
+        .await?;
+    for (kind, name) in [
+        ("Deployment", "legacy"),
+        ("Deployment", "web"),
+        ("StatefulSet", "cache"),
+        ("Deployment", "api"),
+    ] {
+        eventually(
+            DEADLINE,
+            &format!("the pods of {kind} {name} are ready"),
+            async || {
+                let object = space.workloads(kind).get(name).await?;
+                ensure!(
+                    number(&object.data, "/status/readyReplicas") == 2,
+                    "they are not"
+                );
+                Ok(())
+            },
+        )
+        .await?;
+    }
+    story.tell("shop-tls    expires in 5 days; Deployment web mounts it, StatefulSet cache reads it as a variable");
+    story.tell("api-tls     does not exist yet; Deployment api mounts it");
+    story.tell(
+        "bystander   expires in 5 days too, but nobody annotated it; Deployment legacy mounts it",
+    );
+    let before = picture(&space).await?;
+
+    story.chapter("One annotation each: cert-renew.io/issuer");
+    let annotate = serde_json::json!({"metadata": {"annotations": space.annotations(&[("issuer", "pebble")])}});
+    let patch = kube::api::Patch::Merge(annotate);
+    space
+        .secrets()
+        .patch("shop-tls", &kube::api::PatchParams::default(), &patch)
+        .await?;
+    story.tell("shop-tls    annotated");
+    space
+        .tls_secret(
+            "api-tls",
+            None,
+            &[("issuer", "pebble"), ("names", "api.shop.example")],
+        )
+        .await?;
+    story.tell("api-tls     made without a certificate, with the names that it is to have");
+    follow(&story, &space, &operator).await?;
+
+    story.chapter("Before and after");
+    let after = picture(&space).await?;
+    table(&before, &after);
+    ensure!(
+        before.secrets["bystander"] == after.secrets["bystander"],
+        "the unannotated Secret has changed"
+    );
+    ensure!(
+        before.generations["Deployment legacy"] == after.generations["Deployment legacy"],
+        "the workload of the unannotated Secret was restarted"
+    );
+    println!("\nbystander is byte for byte as it was, and nothing restarted legacy.");
+
+    let look_around = format!(
+        "  export KUBECONFIG={kubeconfig}\n  {kubectl} -n {space} get secrets,deployments,statefulsets,events\n  \
+         {program} status -n {space}\n  metrics: http://{metrics}/metrics\n",
+        kubeconfig = bench.kubeconfig().display(),
+        kubectl = bench.program("kubectl").display(),
+        program = env!("CARGO_BIN_EXE_cert-renew"),
+        space = space.name,
+        metrics = operator.metrics_address(),
+    );
+    Ok((
+        story.began.elapsed().as_secs_f64(),
+        operator.release(),
+        look_around,
+    ))
+}
+
+/// Tells the operator's steps from its log, and the pods' from the API server, until all is rolled out.
+async fn follow(story: &Story, space: &Space, operator: &Operator<'_>) -> Result<()> {
+    let mut read = 0;
+    let mut pods = BTreeMap::new();
+    let mut settled = 0;
+    eventually(DEADLINE, "both Secrets are rolled out", async || {
+        for line in operator.log()?.lines().skip(read) {
+            // The last line may be half written.
+            let Ok(line) = serde_json::from_str::<Value>(line) else {
+                break;
+            };
+            read += 1;
+            if let Some(text) = step(&line, &space.name) {
+                story.tell(&text);
+            }
+        }
+        for (kind, name) in [
+            ("Deployment", "web"),
+            ("StatefulSet", "cache"),
+            ("Deployment", "api"),
+        ] {
+            let object = space.workloads(kind).get(name).await?;
+            let revision = object
+                .data
+                .pointer("/spec/template/metadata/annotations")
+                .is_some();
+            let updated = number(&object.data, "/status/updatedReplicas");
+            if revision
+                && pods
+                    .insert(name, updated)
+                    .is_some_and(|before| before < updated)
+            {
+                story.tell(&format!(
+                    "{name:11} {updated} of 2 pods have the new certificate"
+                ));
+            }
+        }
+        for name in ["shop-tls", "api-tls"] {
+            let secret = space.secrets().get(name).await?;
+            let leaf = leaf(&secret)?.context("no certificate yet")?;
+            let annotations = secret.metadata.annotations.unwrap_or_default();
+            let said = annotations
+                .get("state.cert-renew.io/rolled-out")
+                .map_or("", String::as_str);
+            ensure!(
+                said.starts_with(&leaf.fingerprint.to_string()),
+                "{name} is not rolled out"
+            );
+        }
+        // Once more round, for the lines that were written meanwhile.
+        settled += 1;
+        ensure!(settled > 2, "the log is still being written");
+        Ok(())
+    })
+    .await
+}
+
+/// A log line of the operator as a line of the timeline.
+fn step(line: &Value, namespace: &str) -> Option<String> {
+    let text = |key: &str| line[key].as_str().unwrap_or_default();
+    let ours = |name: &str| {
+        name.strip_prefix(namespace)
+            .and_then(|rest| rest.strip_prefix('/'))
+            .map(ToOwned::to_owned)
+    };
+    let subject = ours(text("secret"))
+        .or_else(|| (text("namespace") == namespace).then(|| text("workload").to_owned()))?;
+    let what = match text("message") {
+        "watched" if text("renews") < "1971" => "seen, to be issued at once".into(),
+        "watched" => format!("seen, renews at {}", text("renews")),
+        "due" => format!(
+            "due ({}): asking {} for {}",
+            text("reason"),
+            text("issuer"),
+            text("names")
+        ),
+        "ordered" => {
+            "ordered; the new key and the order are recorded, so that a crash loses neither".into()
+        }
+        "validated" => "challenged by HTTP-01, answered by the operator, validated".into(),
+        "renewed" => format!(
+            "written in one guarded patch, valid until {}",
+            text("not_after")
+        ),
+        "rolling" => format!("rolling {}", text("workloads")),
+        "RolledOut" => format!("rolled: {}", text("note")),
+        "rolled out" => "done: every workload has the new certificate".into(),
+        _ => return None,
+    };
+    Some(format!("{subject:11} {what}"))
+}
+
+/// What there is to compare.
+struct Picture {
+    secrets: BTreeMap<String, Secret>,
+    generations: BTreeMap<String, i64>,
+    leaves: BTreeMap<String, Option<String>>,
+}
+
+/// The workloads, the Secret that each uses, and its kind.
+const WORKLOADS: [(&str, &str, &str); 4] = [
+    ("Deployment", "web", "shop-tls"),
+    ("StatefulSet", "cache", "shop-tls"),
+    ("Deployment", "api", "api-tls"),
+    ("Deployment", "legacy", "bystander"),
+];
+
+async fn picture(space: &Space) -> Result<Picture> {
+    let list = space
+        .secrets()
+        .list(&kube::api::ListParams::default())
+        .await?;
+    let secrets = list
+        .items
+        .into_iter()
+        .map(|it| (it.metadata.name.clone().unwrap_or_default(), it))
+        .collect();
+    let (mut generations, mut leaves) = (BTreeMap::new(), BTreeMap::new());
+    for (kind, name, secret) in WORKLOADS {
+        generations.insert(
+            format!("{kind} {name}"),
+            space.generation(kind, name).await?,
+        );
+        leaves.insert(
+            format!("{kind} {name}"),
+            space.leaf_of(kind, name, secret).await?,
+        );
+    }
+    Ok(Picture {
+        secrets,
+        generations,
+        leaves,
+    })
+}
+
+fn table(before: &Picture, after: &Picture) {
+    println!(
+        "{:10} {:7} {:18} {:22} workloads that have it",
+        "Secret", "", "serial", "valid until"
+    );
+    for name in ["shop-tls", "api-tls", "bystander"] {
+        for (when, picture) in [("before", before), ("after", after)] {
+            let leaf = picture
+                .secrets
+                .get(name)
+                .and_then(|secret| leaf(secret).ok().flatten());
+            let workloads = WORKLOADS.iter().filter(|(_, _, secret)| *secret == name);
+            let having: Vec<String> = workloads
+                .filter(|(kind, workload, _)| {
+                    let rolled = &picture.leaves[&format!("{kind} {workload}")];
+                    // Before anything was rolled every workload has what the Secret has.
+                    let same = leaf
+                        .as_ref()
+                        .is_some_and(|leaf| rolled.as_ref() == Some(&leaf.fingerprint.to_string()));
+                    same || (rolled.is_none() && leaf.is_some())
+                })
+                .map(|(_, workload, _)| (*workload).to_owned())
+                .collect();
+            let (serial, until) = match &leaf {
+                Some(leaf) => (serial(leaf), leaf.not_after.to_string()),
+                None => ("-".into(), "-".into()),
+            };
+            let shown = if when == "before" { name } else { "" };
+            let having = if having.is_empty() {
+                "-".into()
+            } else {
+                having.join(", ")
+            };
+            println!("{shown:10} {when:7} {serial:18} {until:22} {having}");
+        }
+    }
+}
+
+fn serial(leaf: &Leaf) -> String {
+    let hex: String = leaf
+        .serial
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    hex + if leaf.serial.len() > 8 { ".." } else { "" }
+}
+
+fn leaf(secret: &Secret) -> Result<Option<Leaf>> {
+    let data = secret.data.as_ref().and_then(|data| data.get("tls.crt"));
+    let Some(bytes) = data.filter(|bytes| !bytes.0.is_empty()) else {
+        return Ok(None);
+    };
+    Ok(Some(certificate::leaf(&bytes.0)?))
+}
+
+fn number(value: &Value, path: &str) -> i64 {
+    value
+        .pointer(path)
+        .and_then(Value::as_i64)
+        .unwrap_or_default()
+}

@@ -1,0 +1,374 @@
+//! What tests put into the cluster: namespaces, TLS Secrets with real certificates, workloads that refer to them.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
+
+/// A CA that no client trusts: whoever issued what the tests begin with.
+static AUTHORITY: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(|| {
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Some other CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key can be generated");
+    CertifiedIssuer::self_signed(params, key).expect("a CA signs itself")
+});
+
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// `tls.crt`.
+    pub certificate: String,
+    /// `tls.key`.
+    pub key: String,
+}
+
+/// How old a certificate is, and how long it still lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Age {
+    /// Days since it became valid.
+    pub since: i64,
+    /// Days until it ends; negative when it has.
+    pub left: i64,
+}
+
+/// Issued yesterday for 90 days.
+pub const FRESH: Age = Age { since: 1, left: 89 };
+/// Issued long ago; five of its 90 days are left.
+pub const OLD: Age = Age { since: 85, left: 5 };
+/// Ended yesterday.
+pub const EXPIRED: Age = Age {
+    since: 90,
+    left: -1,
+};
+
+/// A certificate for these names.
+///
+/// # Errors
+/// When a name is none.
+pub fn pair(names: &[&str], age: Age) -> Result<Pair> {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names)?;
+    params.not_before = OffsetDateTime::now_utc() - Duration::days(age.since);
+    params.not_after = OffsetDateTime::now_utc() + Duration::days(age.left);
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &*AUTHORITY)?;
+    Ok(Pair {
+        certificate: certificate.pem() + &AUTHORITY.pem(),
+        key: key.serialize_pem(),
+    })
+}
+
+/// A namespace of a test's own.
+pub struct Space {
+    /// A client with every right.
+    pub client: Client,
+    /// Its name.
+    pub name: String,
+    /// The operator's class.
+    pub class: String,
+}
+
+impl Space {
+    /// Makes a namespace whose Secrets are for the operator of `class`.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn new(client: Client, prefix: &str, class: &str) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let api: Api<Namespace> = Api::all(client.clone());
+        let metadata = ObjectMeta {
+            name: Some(name.clone()),
+            ..ObjectMeta::default()
+        };
+        api.create(
+            &PostParams::default(),
+            &Namespace {
+                metadata,
+                ..Namespace::default()
+            },
+        )
+        .await?;
+        Ok(Self {
+            client,
+            name,
+            class: class.to_owned(),
+        })
+    }
+
+    /// Its Secrets.
+    #[must_use]
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    /// Makes a TLS Secret with `cert-renew.io/<key>` annotations; the class is added when there are any.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn tls_secret(
+        &self,
+        name: &str,
+        pair: Option<&Pair>,
+        annotations: &[(&str, &str)],
+    ) -> Result<Secret> {
+        let bytes = |text: Option<&String>| {
+            ByteString(
+                text.map(|text| text.clone().into_bytes())
+                    .unwrap_or_default(),
+            )
+        };
+        let data = BTreeMap::from([
+            (
+                "tls.crt".to_owned(),
+                bytes(pair.map(|pair| &pair.certificate)),
+            ),
+            ("tls.key".to_owned(), bytes(pair.map(|pair| &pair.key))),
+        ]);
+        self.secret(name, "kubernetes.io/tls", data, annotations)
+            .await
+    }
+
+    /// Makes a Secret of any type.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn secret(
+        &self,
+        name: &str,
+        kind: &str,
+        data: BTreeMap<String, ByteString>,
+        annotations: &[(&str, &str)],
+    ) -> Result<Secret> {
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                annotations: Some(self.annotations(annotations)),
+                ..ObjectMeta::default()
+            },
+            type_: Some(kind.to_owned()),
+            data: Some(data),
+            ..Secret::default()
+        };
+        self.secrets()
+            .create(&PostParams::default(), &secret)
+            .await
+            .with_context(|| format!("making Secret {name}"))
+    }
+
+    /// The annotations of a Secret: ours with their prefix, and the class where there are any.
+    #[must_use]
+    pub fn annotations(&self, annotations: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let full = |key: &str| {
+            if key.contains('/') {
+                key.to_owned()
+            } else {
+                format!("cert-renew.io/{key}")
+            }
+        };
+        let mut all: BTreeMap<String, String> = annotations
+            .iter()
+            .map(|(key, value)| (full(key), (*value).to_owned()))
+            .collect();
+        if !annotations.is_empty() {
+            all.entry("cert-renew.io/class".into())
+                .or_insert_with(|| self.class.clone());
+        }
+        all
+    }
+
+    /// Writes another pair into a Secret, as somebody else would.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn put(&self, name: &str, pair: &Pair) -> Result<Secret> {
+        let patch = json!({"stringData": {"tls.crt": pair.certificate, "tls.key": pair.key}});
+        let params = PatchParams {
+            field_manager: Some("somebody-else".into()),
+            ..PatchParams::default()
+        };
+        Ok(self
+            .secrets()
+            .patch(name, &params, &Patch::Merge(patch))
+            .await?)
+    }
+
+    /// Makes a workload that refers to a Secret.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn workload(
+        &self,
+        kind: &str,
+        name: &str,
+        reference: Reference,
+        secret: &str,
+    ) -> Result<()> {
+        let object: DynamicObject =
+            serde_json::from_value(workload(kind, name, 2, reference, secret))?;
+        self.workloads(kind)
+            .create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("making {kind} {name}"))?;
+        Ok(())
+    }
+
+    /// Its workloads of one kind.
+    #[must_use]
+    pub fn workloads(&self, kind: &str) -> Api<DynamicObject> {
+        let group = if kind == "ReplicationController" {
+            ""
+        } else {
+            "apps"
+        };
+        let gvk = GroupVersionKind::gvk(group, "v1", kind);
+        Api::namespaced_with(
+            self.client.clone(),
+            &self.name,
+            &ApiResource::from_gvk(&gvk),
+        )
+    }
+
+    /// The template annotation that says which leaf a workload was rolled for.
+    ///
+    /// # Errors
+    /// When the workload cannot be read.
+    pub async fn leaf_of(&self, kind: &str, name: &str, secret: &str) -> Result<Option<String>> {
+        let object = self.workloads(kind).get(name).await?;
+        let annotations = &object.data["spec"]["template"]["metadata"]["annotations"];
+        Ok(annotations[format!("state.cert-renew.io/leaf.{secret}")]
+            .as_str()
+            .map(ToOwned::to_owned))
+    }
+
+    /// How often a workload's spec was changed: 1 when never since it was made.
+    ///
+    /// # Errors
+    /// When the workload cannot be read.
+    pub async fn generation(&self, kind: &str, name: &str) -> Result<i64> {
+        Ok(self
+            .workloads(kind)
+            .get(name)
+            .await?
+            .metadata
+            .generation
+            .unwrap_or_default())
+    }
+
+    /// Events of this namespace about an object, as `reason: note`.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn events(&self, name: &str) -> Result<Vec<String>> {
+        let api: Api<k8s_openapi::api::events::v1::Event> =
+            Api::namespaced(self.client.clone(), &self.name);
+        let events = api.list(&ListParams::default()).await?;
+        let about = |event: &k8s_openapi::api::events::v1::Event| {
+            event
+                .regarding
+                .as_ref()
+                .and_then(|on| on.name.clone())
+                .as_deref()
+                == Some(name)
+                && event.reporting_controller.as_deref() == Some("cert-renew.io/cert-renew")
+        };
+        let text = |event: k8s_openapi::api::events::v1::Event| {
+            format!(
+                "{}: {}",
+                event.reason.unwrap_or_default(),
+                event.note.unwrap_or_default()
+            )
+        };
+        Ok(events.items.into_iter().filter(about).map(text).collect())
+    }
+}
+
+/// How a pod template refers to a Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// A volume.
+    Volume,
+    /// A source of a projected volume.
+    Projected,
+    /// One variable.
+    Env,
+    /// All keys as variables.
+    EnvFrom,
+    /// A variable of an init container.
+    InitEnv,
+    /// Not at all.
+    None,
+}
+
+impl Reference {
+    /// All ways there are.
+    pub const ALL: [Self; 5] = [
+        Self::Volume,
+        Self::Projected,
+        Self::Env,
+        Self::EnvFrom,
+        Self::InitEnv,
+    ];
+}
+
+/// A workload's manifest.
+#[must_use]
+pub fn workload(
+    kind: &str,
+    name: &str,
+    replicas: i64,
+    reference: Reference,
+    secret: &str,
+) -> Value {
+    let labels = json!({"app": name});
+    let mut container = json!({"name": "main", "image": "none"});
+    let mut spec = json!({"terminationGracePeriodSeconds": 0});
+    let variable = json!([{"name": "CERTIFICATE", "valueFrom": {"secretKeyRef": {"name": secret, "key": "tls.crt"}}}]);
+    match reference {
+        Reference::Volume => {
+            spec["volumes"] = json!([{"name": "tls", "secret": {"secretName": secret}}]);
+        }
+        Reference::Projected => {
+            spec["volumes"] =
+                json!([{"name": "tls", "projected": {"sources": [{"secret": {"name": secret}}]}}]);
+        }
+        Reference::Env => container["env"] = variable,
+        Reference::EnvFrom => container["envFrom"] = json!([{"secretRef": {"name": secret}}]),
+        Reference::InitEnv => {
+            spec["initContainers"] = json!([{"name": "init", "image": "none", "env": variable}]);
+        }
+        Reference::None => {}
+    }
+    spec["containers"] = json!([container]);
+    let template = json!({"metadata": {"labels": labels}, "spec": spec});
+    let selector = if kind == "ReplicationController" {
+        labels
+    } else {
+        json!({"matchLabels": labels})
+    };
+    let mut body = json!({"selector": selector, "template": template});
+    if kind != "DaemonSet" {
+        body["replicas"] = json!(replicas);
+    }
+    if kind == "StatefulSet" {
+        body["serviceName"] = json!(name);
+    }
+    let version = if kind == "ReplicationController" {
+        "v1"
+    } else {
+        "apps/v1"
+    };
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": body})
+}

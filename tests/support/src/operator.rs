@@ -1,0 +1,525 @@
+//! The operator under test: its own process, with its own service account, under exactly the roles of `rbac/`.
+//!
+//! Many run on one bench: each has a namespace, a class and ports of its own. What it asks of the API server is read
+//! from the audit log, by its service account.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{DynamicObject, ObjectMeta, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use crate::process::Process;
+use crate::{Bench, ports};
+
+/// Generous: it is ready in a fraction of a second unless the machine is overloaded.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// A token that outlives the longest benchmark.
+const TOKEN_SECONDS: i64 = 24 * 3_600;
+/// The repository.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// How an operator is installed.
+#[derive(Clone, Debug)]
+pub struct OperatorOptions {
+    /// The binary.
+    pub program: PathBuf,
+    /// YAML that is added to the config file, at top level.
+    pub config: String,
+    /// What the issuer `pebble` may issue: YAML of `allow`.
+    pub allow: String,
+    /// Role files beside `rbac/`, for example `rbac/addons/eviction.yaml`.
+    pub addons: Vec<String>,
+    /// The API server's address as the operator sees it; a proxy may stand there.
+    pub api_server: Option<String>,
+    /// The ACME directory as the operator sees it.
+    pub directory: Option<String>,
+}
+
+impl OperatorOptions {
+    /// Settles at once, rolls without pauses, may issue everything.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            config: "rollout: {settle: 0s, perWorkloadMinInterval: 0s}\n".into(),
+            allow: "[{namespaces: [\"*\"], names: [\"**.example\"]}]".into(),
+            addons: Vec::new(),
+            api_server: None,
+            directory: None,
+        }
+    }
+}
+
+/// An installed operator; stopped when dropped.
+pub struct Operator<'a> {
+    bench: &'a Bench,
+    options: OperatorOptions,
+    namespace: String,
+    kubeconfig: PathBuf,
+    config: PathBuf,
+    metrics: SocketAddr,
+    challenges: SocketAddr,
+    process: Option<Arc<Process>>,
+    http: reqwest::Client,
+}
+
+/// A request of the operator, as the audit log has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Request {
+    /// For example `patch`.
+    pub verb: String,
+    /// For example `secrets` or `pods/eviction`.
+    pub resource: String,
+    /// Namespace of the object; empty for all.
+    pub namespace: String,
+    /// Name of the object; empty for lists and creates.
+    pub name: String,
+    /// HTTP status of the answer.
+    pub status: u16,
+}
+
+impl<'a> Operator<'a> {
+    /// Installs an operator and starts it; it is ready when this returns.
+    ///
+    /// # Errors
+    /// When the manifests are refused, or it does not become ready: with the end of its log.
+    pub async fn start(bench: &'a Bench, options: OperatorOptions) -> Result<Self> {
+        let mut operator = Self::install(bench, options).await?;
+        operator.run().await?;
+        Ok(operator)
+    }
+
+    /// Installs an operator without starting it.
+    ///
+    /// # Errors
+    /// When the manifests are refused.
+    pub async fn install(bench: &'a Bench, options: OperatorOptions) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let namespace = format!("cert-renew-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let client = bench.client()?;
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let metadata = ObjectMeta {
+            name: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        };
+        namespaces
+            .create(
+                &PostParams::default(),
+                &Namespace {
+                    metadata,
+                    ..Namespace::default()
+                },
+            )
+            .await?;
+        let mut files = vec![];
+        for entry in fs::read_dir(Path::new(ROOT).join("rbac"))? {
+            let path = entry?.path();
+            let yaml = path
+                .extension()
+                .is_some_and(|extension| extension == "yaml");
+            if yaml
+                && path
+                    .file_name()
+                    .is_some_and(|name| name != "kustomization.yaml")
+            {
+                files.push(path);
+            }
+        }
+        files.extend(
+            options
+                .addons
+                .iter()
+                .map(|addon| Path::new(ROOT).join(addon)),
+        );
+        for file in files {
+            apply(&client, &file, &namespace)
+                .await
+                .with_context(|| format!("applying {}", file.display()))?;
+        }
+        let file = |suffix: &str| bench.directory().join(format!("{namespace}.{suffix}"));
+        let (kubeconfig, config) = (file("kubeconfig"), file("config.yaml"));
+        let token = token(&client, &namespace).await?;
+        let server = options
+            .api_server
+            .clone()
+            .unwrap_or_else(|| format!("https://{}", bench.api_server()));
+        fs::write(
+            &kubeconfig,
+            kubeconfig_of(&server, bench.ca_bundle(), &token, &namespace)?,
+        )?;
+        let operator = Self {
+            bench,
+            namespace,
+            kubeconfig,
+            config,
+            metrics: ports::free()?,
+            challenges: ports::free()?,
+            process: None,
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .timeout(Duration::from_secs(10))
+                .build()?,
+            options,
+        };
+        operator.write_config()?;
+        Ok(operator)
+    }
+
+    fn write_config(&self) -> Result<()> {
+        let directory = self
+            .options
+            .directory
+            .as_deref()
+            .unwrap_or_else(|| self.bench.pebble().directory());
+        let text = format!(
+            "class: {class}\nissuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
+             caBundle: {bundle}\n    profile: default\n    allow: {allow}\n{extra}",
+            class = self.namespace,
+            bundle = self.bench.ca_bundle().display(),
+            allow = self.options.allow,
+            extra = self.options.config,
+        );
+        fs::write(&self.config, text).context("writing the config file")
+    }
+
+    /// What is added to the config file from the next start on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&mut self, config: &str) -> Result<()> {
+        config.clone_into(&mut self.options.config);
+        self.write_config()
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready: with the end of its log.
+    pub async fn run(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_ready().await
+    }
+
+    /// Starts it without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "{} runs already", self.namespace);
+        let mut command = Command::new(&self.options.program);
+        command
+            .arg("run")
+            .args(["--config".as_ref(), self.config.as_os_str()])
+            .args(["--namespace", &self.namespace])
+            .args(["--metrics-address", &self.metrics.to_string()])
+            .args(["--challenge-address", &self.challenges.to_string()])
+            .args(["--log-format", "json", "--log-level", "debug"])
+            .env("KUBECONFIG", &self.kubeconfig);
+        for proxy in [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "ALL_PROXY",
+        ] {
+            command.env_remove(proxy);
+        }
+        self.process = Some(Process::spawn(
+            self.bench.group(),
+            &self.namespace,
+            command,
+        )?);
+        self.bench.edge().add(self.challenges);
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends before, or the deadline passes.
+    pub async fn wait_ready(&self) -> Result<()> {
+        let url = format!("http://{}/readyz", self.metrics);
+        let probe = async || {
+            Ok(self
+                .http
+                .get(&url)
+                .send()
+                .await?
+                .error_for_status()
+                .map(drop)?)
+        };
+        self.process()?.ready(READY_DEADLINE, probe).await
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        self.bench.edge().remove(self.challenges);
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Ends it with SIGTERM and waits.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn terminate(&mut self) -> Result<()> {
+        let process = self.process.take().context("it does not run")?;
+        process.signal("TERM")?;
+        let status = process.ended(Duration::from_secs(30)).await?;
+        self.bench.edge().remove(self.challenges);
+        ensure!(
+            status.success(),
+            "it ended with {status}\n{}",
+            process.tail()
+        );
+        Ok(())
+    }
+
+    /// The running process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_deref().context("the operator does not run")
+    }
+
+    /// Its own namespace, which is its class too.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Where its metrics port listens.
+    #[must_use]
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// What `/metrics` says.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        let url = format!("http://{}/metrics", self.metrics);
+        Ok(self
+            .http
+            .get(url)
+            .send()
+            .await?
+            .error_for_status()?
+            .text()
+            .await?)
+    }
+
+    /// All that it has logged, former runs included.
+    ///
+    /// # Errors
+    /// When there is no log yet.
+    pub fn log(&self) -> Result<String> {
+        let file = self
+            .bench
+            .directory()
+            .join(format!("{}.log", self.namespace));
+        fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
+    }
+
+    /// All its requests to the API server until now, watches and Events aside.
+    ///
+    /// # Errors
+    /// When the audit log cannot be read.
+    pub fn requests(&self) -> Result<Vec<Request>> {
+        let user = format!("system:serviceaccount:{}:cert-renew", self.namespace);
+        let file = self.bench.directory().join("audit.log");
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let mut requests = Vec::new();
+        for line in text.lines().filter(|line| line.contains(&user)) {
+            // The last line may be half written.
+            let Ok(event) = serde_json::from_str::<Value>(line) else {
+                continue;
+            };
+            let at = |path: &str| {
+                event
+                    .pointer(path)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            let (verb, mut resource) = (at("/verb"), at("/objectRef/resource"));
+            let subresource = at("/objectRef/subresource");
+            if !subresource.is_empty() {
+                resource = format!("{resource}/{subresource}");
+            }
+            if at("/user/username") != user
+                || verb == "watch"
+                || resource == "events"
+                || resource == "leases"
+            {
+                continue;
+            }
+            let status = event
+                .pointer("/responseStatus/code")
+                .and_then(Value::as_u64)
+                .unwrap_or_default();
+            requests.push(Request {
+                verb,
+                resource,
+                namespace: at("/objectRef/namespace"),
+                name: at("/objectRef/name"),
+                status: u16::try_from(status).unwrap_or_default(),
+            });
+        }
+        Ok(requests)
+    }
+
+    /// The requests that write.
+    ///
+    /// # Errors
+    /// When the audit log cannot be read.
+    pub fn writes(&self) -> Result<Vec<Request>> {
+        let mut requests = self.requests()?;
+        requests.retain(|request| {
+            matches!(
+                request.verb.as_str(),
+                "create" | "update" | "patch" | "delete" | "deletecollection"
+            )
+        });
+        Ok(requests)
+    }
+}
+
+impl Operator<'_> {
+    /// Lets go of the running process, for a bench that is kept.
+    #[must_use]
+    pub fn release(mut self) -> Option<Arc<Process>> {
+        self.process.take()
+    }
+}
+
+impl Drop for Operator<'_> {
+    fn drop(&mut self) {
+        // A process that was let go is still asked.
+        if self.process.is_none() {
+            return;
+        }
+        self.bench.edge().remove(self.challenges);
+    }
+}
+
+/// Applies a manifest of ours with its names and namespaces made the operator's own.
+async fn apply(client: &Client, file: &Path, namespace: &str) -> Result<()> {
+    let text = fs::read_to_string(file)?;
+    for mut document in serde_saphyr::from_multiple::<Value>(&text)? {
+        let kind = document["kind"].as_str().unwrap_or_default().to_owned();
+        let cluster_wide = kind.starts_with("Cluster");
+        let rename = |name: &Value| {
+            json!(
+                name.as_str()
+                    .unwrap_or_default()
+                    .replacen("cert-renew", namespace, 1)
+            )
+        };
+        if cluster_wide {
+            let name = rename(&document["metadata"]["name"]);
+            document["metadata"]["name"] = name;
+            if document.get("roleRef").is_some() {
+                let name = rename(&document["roleRef"]["name"]);
+                document["roleRef"]["name"] = name;
+            }
+        } else {
+            document["metadata"]["namespace"] = json!(namespace);
+        }
+        for subject in document
+            .get_mut("subjects")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            subject["namespace"] = json!(namespace);
+        }
+        let (group, version) = match document["apiVersion"]
+            .as_str()
+            .unwrap_or_default()
+            .split_once('/')
+        {
+            Some((group, version)) => (group.to_owned(), version.to_owned()),
+            None => (String::new(), "v1".to_owned()),
+        };
+        let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind {
+            group,
+            version,
+            kind: kind.clone(),
+        });
+        let api: Api<DynamicObject> = if cluster_wide {
+            Api::all_with(client.clone(), &resource)
+        } else {
+            Api::namespaced_with(client.clone(), namespace, &resource)
+        };
+        let object: DynamicObject = serde_json::from_value(document)?;
+        api.create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("making the {kind}"))?;
+    }
+    Ok(())
+}
+
+async fn token(client: &Client, namespace: &str) -> Result<String> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..TokenRequestSpec::default()
+        },
+        ..TokenRequest::default()
+    };
+    let made = accounts
+        .create_token_request("cert-renew", &PostParams::default(), &request)
+        .await?;
+    match made.status {
+        Some(status) => Ok(status.token),
+        None => bail!("a TokenRequest without a token"),
+    }
+}
+
+fn kubeconfig_of(server: &str, ca: &Path, token: &str, namespace: &str) -> Result<String> {
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "bench", "cluster": {
+            "server": server,
+            "certificate-authority-data": STANDARD.encode(fs::read(ca)?),
+        }}],
+        "users": [{"name": namespace, "user": {"token": token}}],
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": namespace, "namespace": namespace}}],
+        "current-context": "bench",
+    });
+    Ok(format!("{config:#}\n"))
+}
+
+/// Requests by verb and resource, for printing.
+#[must_use]
+pub fn tally(requests: &[Request]) -> BTreeMap<(String, String), usize> {
+    let mut counts = BTreeMap::new();
+    for request in requests {
+        *counts
+            .entry((request.verb.clone(), request.resource.clone()))
+            .or_default() += 1;
+    }
+    counts
+}

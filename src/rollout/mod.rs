@@ -8,6 +8,7 @@
 //! The one thing written is `state.cert-renew.io/leaf.<secret>` on pod templates, by guarded patches; the truth of how
 //! far a rollout has come stands there, so that it may be cut off at any instant and planned again.
 
+mod budget;
 mod error;
 mod evict;
 mod plan;
@@ -15,6 +16,7 @@ mod progress;
 mod references;
 mod run;
 mod state;
+mod step;
 mod steps;
 mod wait;
 mod workload;

@@ -42,7 +42,7 @@ integration: control-plane ## The tests on a real control plane and CA
 
 .PHONY: control-plane
 control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes
-	@$(CARGO) run --quiet --package test-bench --bin control-plane
+	@$(CARGO) run --quiet --example control-plane
 
 .PHONY: build
 build: ## The release binary

@@ -15,12 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::certificate::Fingerprint;
-use crate::schedule::due::{Due, Never};
+use crate::schedule::due::{Due, Heed, Never, Suggestion};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
+/// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
+const POLL_PATIENCE: Duration = Duration::from_secs(300);
 /// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.
 const ECHO_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -67,12 +69,18 @@ pub struct Observed {
     pub leaf: Result<LeafFacts, Fault>,
     /// What the workloads have, by the Secret's own word.
     pub rolled_out: Option<RolledOut>,
-    /// When to renew.
+    /// When to renew by our own rule; see [`Observed::due`].
     pub renewal: Result<Due, Never>,
+    /// What the CA's word may change about it.
+    pub heed: Heed,
+    /// The CA's word.
+    pub suggestion: Suggestion,
     /// When what is due may be done at the earliest: the next change window, or the instant that overrules it.
     pub window: Option<UnixTime>,
     /// Which account of the ledger the renewal draws on.
     pub account: u64,
+    /// The `renew-now` value, hashed, that was not served yet.
+    pub wish: Option<u64>,
     /// The Secret is paused, or an annotation that governs rollouts does not parse.
     pub rollout_blocked: bool,
     /// A rollout was halted.
@@ -81,6 +89,20 @@ pub struct Observed {
     pub problems: u16,
     /// A hash of what they are, so that each is told once.
     pub problem_texts: u64,
+}
+
+impl Observed {
+    /// When to renew and why, the CA's word included.
+    ///
+    /// # Errors
+    /// [`Never`] when there is nothing to wait for.
+    pub fn due(&self) -> Result<Due, Never> {
+        let own = self.renewal?;
+        let suggested = self.suggestion.instant().zip(self.leaf.ok());
+        let taken =
+            suggested.and_then(|(at, leaf)| self.heed.takes(at, leaf.not_before, leaf.not_after));
+        Ok(taken.unwrap_or(own))
+    }
 }
 
 /// Why there is no leaf.
@@ -326,6 +348,36 @@ impl Index {
         true
     }
 
+    /// The CA was asked about the leaf `about` of a Secret. Says what it had said before, if the Secret holds that leaf.
+    pub fn suggest(
+        &mut self,
+        now: UnixTime,
+        key: &Key,
+        about: Fingerprint,
+        suggestion: Suggestion,
+        settle: Duration,
+        retry_at: Option<UnixTime>,
+    ) -> Option<Suggestion> {
+        let holds = |entry: &Entry| {
+            entry
+                .observed
+                .leaf
+                .is_ok_and(|leaf| leaf.fingerprint == about)
+        };
+        let mut entry = self.entries.get(key).filter(|entry| holds(entry))?.clone();
+        self.unqueue(key, &entry);
+        let before = std::mem::replace(&mut entry.observed.suggestion, suggestion);
+        let roll_at = entry.roll_at;
+        entry.schedule(now, settle, retry_at);
+        // What is settling goes on settling.
+        if entry.roll_at != UnixTime::NEVER && roll_at != UnixTime::NEVER {
+            entry.roll_at = roll_at;
+        }
+        self.enqueue(key, &entry);
+        self.entries.insert(key.clone(), entry);
+        Some(before)
+    }
+
     /// A task ended. Releases the entry and queues what is due next.
     pub fn finished(
         &mut self,
@@ -408,13 +460,24 @@ impl Entry {
     /// Whether the Secret waits for a renewal at `now`.
     #[must_use]
     pub fn renewal_due(&self, now: UnixTime) -> bool {
-        self.observed.renewal.is_ok_and(|due| due.at <= now)
+        self.observed.due().is_ok_and(|due| due.at <= now)
     }
 
     fn schedule(&mut self, now: UnixTime, settle: Duration, retry_at: Option<UnixTime>) {
         let open = self.observed.window.unwrap_or_default();
-        self.renew_at = match self.observed.renewal {
-            Ok(due) => due.at.max(open).max(retry_at.unwrap_or_default()),
+        let unasked =
+            self.observed.suggestion == Suggestion::Unasked && self.observed.heed != Heed::Nothing;
+        let asked = if unasked {
+            now + POLL_PATIENCE
+        } else {
+            UnixTime::default()
+        };
+        self.renew_at = match self.observed.due() {
+            Ok(due) => due
+                .at
+                .max(open)
+                .max(asked)
+                .max(retry_at.unwrap_or_default()),
             Err(_) => UnixTime::NEVER,
         };
         // A Secret that is itself due for an issue is not rolled onto: what it holds is on its way out,
@@ -471,8 +534,11 @@ mod tests {
                 at: UnixTime(60),
                 reason: Reason::Lifetime,
             }),
+            heed: Heed::Any,
+            suggestion: Suggestion::None,
             window: None,
             account: 1,
+            wish: None,
             rollout_blocked: false,
             halted: false,
             problems: 0,
@@ -538,6 +604,35 @@ mod tests {
         index.finished(UnixTime(61), &key, later, SETTLE, None);
         assert_eq!(index.next_due(), Some(UnixTime(120)));
         assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn the_ca_is_asked_before_our_own_rule_counts_and_its_word_moves_the_instant() {
+        let mut index = Index::default();
+        let mut unasked = observed("1", Ok(leaf(1)), Some(rolled(1)));
+        unasked.suggestion = Suggestion::Unasked;
+        let key = apply(&mut index, 60, unasked);
+        let patience = i64::try_from(POLL_PATIENCE.as_secs()).unwrap();
+        assert_eq!(index.next_due(), Some(UnixTime(60 + patience)));
+        let mut suggest = |about: u8, suggestion| {
+            let about = Fingerprint([about; 32]);
+            let before = index.suggest(UnixTime(60), &key, about, suggestion, SETTLE, None);
+            (before, index.next_due())
+        };
+        let at = |second| Some(UnixTime(second));
+        assert_eq!(suggest(2, Suggestion::None).0, None, "another leaf");
+        assert_eq!(
+            suggest(1, Suggestion::None),
+            (Some(Suggestion::Unasked), at(60))
+        );
+        let moved = Suggestion::At(UnixTime(30));
+        assert_eq!(suggest(1, moved), (Some(Suggestion::None), at(30)));
+        let end = Suggestion::At(UnixTime(90));
+        assert_eq!(
+            suggest(1, end),
+            (Some(moved), at(75)),
+            "a sixth of the lifetime is kept"
+        );
     }
 
     #[test]

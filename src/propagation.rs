@@ -149,7 +149,9 @@ async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
         Err(cluster::Error::NotFound { .. }) => return Look::Later(now + AGAIN, None),
         Err(error) => return Look::Later(now + AGAIN, Some(error.to_string().into())),
     };
-    let Some(assessment) = assess::of_full(now, key, &secret, &context.config()) else {
+    let Some(assessment) = assess::of_full(now, key, &secret, &context.config(), |leaf| {
+        context.renewal_info.instant(key, leaf)
+    }) else {
         return Look::Later(now + AGAIN, None);
     };
     judge(context, key, &entry, &secret, &assessment, now)

@@ -2,6 +2,7 @@
 
 mod acme;
 mod acme_faults;
+mod acme_operator;
 mod alerts;
 mod bench_smoke;
 mod command;

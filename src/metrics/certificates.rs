@@ -263,7 +263,7 @@ fn moves(entry: &Entry, now: UnixTime) -> bool {
 
 /// When a renewal falls due by what the Secret says; back-off and budgets, which only delay it, aside.
 fn renew_at(entry: &Entry) -> Option<UnixTime> {
-    let due = entry.observed.renewal.ok()?;
+    let due = entry.observed.due().ok()?;
     Some(due.at.max(entry.observed.window.unwrap_or_default()))
 }
 
@@ -355,7 +355,7 @@ pub(super) mod fixture {
     use super::*;
     use crate::certificate::Fingerprint;
     use crate::index::{Finished, LeafFacts, Observed, Source};
-    use crate::schedule::due::{AT_ONCE, Due, Reason};
+    use crate::schedule::due::{AT_ONCE, Due, Heed, Reason, Suggestion};
 
     pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
     const OLD: Fingerprint = Fingerprint([1; 32]);
@@ -373,7 +373,10 @@ pub(super) mod fixture {
                 at: NOW + DAY * 30,
                 reason: Reason::Lifetime,
             }),
+            heed: Heed::Any,
+            suggestion: Suggestion::None,
             window: None,
+            wish: None,
             account: 0,
             rollout_blocked: false,
             halted: false,

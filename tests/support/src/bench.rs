@@ -3,40 +3,20 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use futures::future::try_join_all;
-use http::Request;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::PostParams;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
-use serde_json::json;
+use kube::Client;
 use tokio::sync::OnceCell;
 
 use crate::control_plane::{self, ControlPlane};
 use crate::edge::Edge;
 use crate::group::Group;
+use crate::kubernetes::Kubernetes;
 use crate::pebble::{Dns, Ground, Pebble, PebbleOptions};
-use crate::pki::{Authority, Pair};
-use crate::process::Process;
+use crate::pki::Authority;
 use crate::{ports, runtime};
-
-/// Generous: it is a few seconds unless the machine is overloaded.
-const START_DEADLINE: Duration = Duration::from_secs(90);
-
-/// Every request of a service account, except the controllers' own; the administrator's (the tests') too. Bodies are
-/// not kept.
-const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
-    {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
-    {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
-    {"level": "Metadata", "users": ["admin"]}
-]}"#;
 
 /// What can be chosen about a bench.
 #[derive(Clone, Debug)]
@@ -58,7 +38,7 @@ impl Default for Options {
 
 /// A running bench. Everything ends when it is dropped, or with this process.
 pub struct Bench {
-    // The fields before `group` only kill what the group would kill too, but orderly.
+    // `group` comes last: what stands before it ends orderly, each program waited for.
     edge: Edge,
     pebble: Pebble,
     dns: Dns,
@@ -68,14 +48,6 @@ pub struct Bench {
     control_plane: ControlPlane,
     group: Arc<Group>,
     started_in: Duration,
-}
-
-struct Kubernetes {
-    /// Kept for their destructors, in this order.
-    _processes: Vec<Arc<Process>>,
-    server: SocketAddr,
-    kubeconfig: PathBuf,
-    config: Config,
 }
 
 impl Bench {
@@ -220,6 +192,11 @@ impl Bench {
         self.group.directory()
     }
 
+    /// One JSON object a line for each request of a service account or of the tests.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.directory().join("audit.log")
+    }
+
     /// How long the start took, building aside.
     #[must_use]
     pub fn started_in(&self) -> Duration {
@@ -231,265 +208,17 @@ impl Bench {
     ///
     /// # Errors
     /// When the edge cannot be handed over.
-    pub async fn keep(mut self) -> Result<String> {
-        self.edge.hand_over(&self.group).await?;
-        self.group.keep()
+    pub async fn keep(&self) -> Result<String> {
+        // First, since until then a program ends when its handle is dropped, the new edge too.
+        let stop = self.group.keep()?;
+        self.edge
+            .hand_over(&self.group)
+            .await
+            .with_context(|| format!("the rest runs on; to end it: {stop}"))?;
+        Ok(stop)
     }
 
     pub(crate) fn group(&self) -> &Group {
         &self.group
     }
-}
-
-impl Kubernetes {
-    async fn start(
-        group: &Group,
-        control_plane: &ControlPlane,
-        authority: &Authority,
-        nodes: usize,
-    ) -> Result<Self> {
-        let file = |name: &str| group.directory().join(name);
-        let (etcd, etcd_peer, server) = (ports::free()?, ports::free()?, ports::free()?);
-        let admin = kubeconfig(server, authority, "admin", Some("system:masters"))?;
-        fs::write(file("kubeconfig"), &admin)?;
-        // kwok has every right as well, but a name of its own keeps its requests out of the audit log.
-        fs::write(
-            file("kwok.kubeconfig"),
-            kubeconfig(server, authority, "kwok", Some("system:masters"))?,
-        )?;
-        let manager = kubeconfig(server, authority, "system:kube-controller-manager", None)?;
-        fs::write(file("kube-controller-manager.kubeconfig"), manager)?;
-        fs::write(file("audit-policy.json"), AUDIT_POLICY)?;
-        let scheduler = kubeconfig(server, authority, "system:kube-scheduler", None)?;
-        fs::write(file("kube-scheduler.kubeconfig"), scheduler)?;
-        let Pair { certificate, key } = authority.server("kube-apiserver")?;
-        fs::write(file("kube-apiserver.crt"), certificate)?;
-        fs::write(file("kube-apiserver.key"), key)?;
-        let signer = rcgen::KeyPair::generate()?;
-        fs::write(file("service-account.pub"), signer.public_key_pem())?;
-        fs::write(file("service-account.key"), signer.serialize_pem())?;
-
-        let etcd_process = Process::spawn(
-            group,
-            "etcd",
-            etcd_command(control_plane, group.directory(), etcd, etcd_peer),
-        )?;
-        let command = api_server_command(control_plane, group.directory(), server, etcd);
-        let api_server = Process::spawn(group, "kube-apiserver", command)?;
-        let config = Config::from_custom_kubeconfig(
-            Kubeconfig::from_yaml(&admin)?,
-            &KubeConfigOptions::default(),
-        )
-        .await?;
-        let client = Client::try_from(config.clone())?;
-        let ready = api_server
-            .ready(START_DEADLINE, async || {
-                client
-                    .request_text(Request::get("/readyz").body(Vec::new())?)
-                    .await?;
-                Ok(())
-            })
-            .await;
-        // The API server ends when it does not find etcd: the cause comes first.
-        ready.map_err(|error| etcd_process.death().map_or(error, anyhow::Error::msg))?;
-
-        let manager = Process::spawn(
-            group,
-            "kube-controller-manager",
-            controller_manager_command(control_plane, group.directory()),
-        )?;
-        let mut command = Command::new(control_plane.program("kube-scheduler"));
-        command
-            .arg("--kubeconfig")
-            .arg(file("kube-scheduler.kubeconfig"));
-        command.args([
-            "--leader-elect=false",
-            "--secure-port=0",
-            "--kube-api-qps=2000",
-            "--kube-api-burst=4000",
-        ]);
-        let scheduler = Process::spawn(group, "kube-scheduler", command)?;
-        let mut command = Command::new(control_plane.program("kwok"));
-        command
-            .arg("--kubeconfig")
-            .arg(file("kwok.kubeconfig"))
-            .args([
-                "--manage-all-nodes=true",
-                "--cidr=10.0.0.0/16",
-                "--node-ip=10.255.0.1",
-            ]);
-        for stage in control_plane.stages()? {
-            command.arg("--config").arg(stage);
-        }
-        let kwok = Process::spawn(group, "kwok", command)?;
-        make_nodes(&client, nodes, &kwok).await?;
-        manager_ready(&client, &manager).await?;
-        let _processes = vec![manager, scheduler, kwok, api_server, etcd_process];
-        Ok(Self {
-            _processes,
-            server,
-            kubeconfig: file("kubeconfig"),
-            config,
-        })
-    }
-}
-
-fn etcd_command(
-    control_plane: &ControlPlane,
-    directory: &Path,
-    client: SocketAddr,
-    peer: SocketAddr,
-) -> Command {
-    let mut command = Command::new(control_plane.program("etcd"));
-    command.arg("--data-dir").arg(directory.join("etcd"));
-    command.arg(format!("--listen-client-urls=http://{client}"));
-    command.arg(format!("--advertise-client-urls=http://{client}"));
-    command.arg(format!("--listen-peer-urls=http://{peer}"));
-    command.arg(format!("--initial-advertise-peer-urls=http://{peer}"));
-    command.arg(format!("--initial-cluster=default=http://{peer}"));
-    // The data need not survive a power cut, and a lone member need not wait for others to stand for election.
-    command.args([
-        "--unsafe-no-fsync=true",
-        "--heartbeat-interval=50",
-        "--election-timeout=250",
-        "--log-level=warn",
-    ]);
-    command
-}
-
-fn api_server_command(
-    control_plane: &ControlPlane,
-    directory: &Path,
-    server: SocketAddr,
-    etcd: SocketAddr,
-) -> Command {
-    let file = |flag: &str, name: &str| format!("--{flag}={}", directory.join(name).display());
-    let mut command = Command::new(control_plane.program("kube-apiserver"));
-    command.arg(format!("--etcd-servers=http://{etcd}"));
-    command.arg(format!("--bind-address={}", server.ip()));
-    command.arg(format!("--secure-port={}", server.port()));
-    // Nothing looks for the API server by its Service, and on a machine without a network it would find no address.
-    command.args([
-        "--endpoint-reconciler-type=none",
-        "--advertise-address=127.0.0.1",
-    ]);
-    command.args([
-        file("cert-dir", "kube-apiserver"),
-        file("tls-cert-file", "kube-apiserver.crt"),
-        file("tls-private-key-file", "kube-apiserver.key"),
-        file("client-ca-file", "ca.pem"),
-        file("service-account-key-file", "service-account.pub"),
-        file("service-account-signing-key-file", "service-account.key"),
-        file("audit-policy-file", "audit-policy.json"),
-        file("audit-log-path", "audit.log"),
-    ]);
-    command.args([
-        "--service-account-issuer=https://kubernetes.default.svc",
-        "--service-cluster-ip-range=10.254.0.0/16",
-        "--authorization-mode=RBAC",
-        "--allow-privileged=true",
-        // One file, so that nothing that a test counts is rotated away.
-        "--audit-log-maxsize=0",
-        // Many operators and many tests share the server.
-        "--max-requests-inflight=4000",
-        "--max-mutating-requests-inflight=2000",
-    ]);
-    command
-}
-
-fn controller_manager_command(control_plane: &ControlPlane, directory: &Path) -> Command {
-    let file = |flag: &str, name: &str| format!("--{flag}={}", directory.join(name).display());
-    let mut command = Command::new(control_plane.program("kube-controller-manager"));
-    command.args([
-        file("kubeconfig", "kube-controller-manager.kubeconfig"),
-        file("service-account-private-key-file", "service-account.key"),
-        file("root-ca-file", "ca.pem"),
-    ]);
-    command.args([
-        "--use-service-account-credentials=true",
-        "--leader-elect=false",
-        "--secure-port=0",
-        // The default of 20 requests a second would make every rollout of a parallel test run wait.
-        "--kube-api-qps=2000",
-        "--kube-api-burst=4000",
-    ]);
-    command
-}
-
-/// A kubeconfig with everything inside, so that it can be copied.
-fn kubeconfig(
-    server: SocketAddr,
-    authority: &Authority,
-    user: &str,
-    group: Option<&str>,
-) -> Result<String> {
-    let Pair { certificate, key } = authority.client(user, group)?;
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "bench", "cluster": {
-            "server": format!("https://{server}"),
-            "certificate-authority-data": STANDARD.encode(authority.pem()),
-        }}],
-        "users": [{"name": user, "user": {
-            "client-certificate-data": STANDARD.encode(certificate),
-            "client-key-data": STANDARD.encode(key),
-        }}],
-        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": user}}],
-        "current-context": "bench",
-    });
-    Ok(format!("{config:#}\n"))
-}
-
-async fn make_nodes(client: &Client, count: usize, kwok: &Process) -> Result<()> {
-    let nodes: Api<Node> = Api::all(client.clone());
-    let names: Vec<String> = (0..count).map(|i| format!("node-{i}")).collect();
-    let make = async |name: &String| {
-        let node = serde_json::from_value(json!({
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {
-                "name": name,
-                "annotations": {"kwok.x-k8s.io/node": "fake"},
-                "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"},
-            },
-        }))?;
-        nodes
-            .create(&PostParams::default(), &node)
-            .await
-            .with_context(|| format!("making {name}"))?;
-        Ok::<_, anyhow::Error>(())
-    };
-    try_join_all(names.iter().map(make)).await?;
-    kwok.ready(START_DEADLINE, async || {
-        for name in &names {
-            let conditions = nodes
-                .get_status(name)
-                .await?
-                .status
-                .and_then(|status| status.conditions);
-            let ready = conditions
-                .into_iter()
-                .flatten()
-                .any(|c| c.type_ == "Ready" && c.status == "True");
-            anyhow::ensure!(ready, "{name} is not Ready");
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// The controllers run once the ServiceAccount of the first namespace is there, without which no pod starts.
-async fn manager_ready(client: &Client, manager: &Process) -> Result<()> {
-    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
-        Api::default_namespaced(client.clone());
-    manager
-        .ready(START_DEADLINE, async || {
-            accounts
-                .get("default")
-                .await
-                .context("no ServiceAccount in the namespace default")?;
-            Ok(())
-        })
-        .await
 }

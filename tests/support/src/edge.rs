@@ -51,7 +51,8 @@ pub struct Hit {
 pub struct Edge {
     address: SocketAddr,
     shared: Arc<Shared>,
-    server: JoinHandle<()>,
+    /// `None` once handed over.
+    server: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -69,7 +70,7 @@ struct Routes {
 impl Edge {
     /// Listens on a free port.
     pub(crate) async fn start() -> Result<Self> {
-        Self::listen(ports::free()?, Vec::new()).await
+        ports::retry(async || Self::listen(ports::free()?, Vec::new()).await).await
     }
 
     async fn listen(address: SocketAddr, operators: Vec<SocketAddr>) -> Result<Self> {
@@ -95,16 +96,18 @@ impl Edge {
         Ok(Self {
             address,
             shared,
-            server,
+            server: Mutex::new(Some(server)),
         })
     }
 
     /// Hands the port over to a process of the group that outlives this one: this very program, which has to call
     /// [`serve_edge_if_asked`].
-    pub(crate) async fn hand_over(&mut self, group: &Group) -> Result<()> {
-        self.server.abort();
-        // An error is the cancellation that was asked for.
-        let _ = (&mut self.server).await;
+    pub(crate) async fn hand_over(&self, group: &Group) -> Result<()> {
+        if let Some(server) = self.take_server() {
+            server.abort();
+            // An error is the cancellation that was asked for.
+            let _ = server.await;
+        }
         let operators = self.shared.state().operators.clone();
         let role: Vec<_> = [self.address]
             .iter()
@@ -121,6 +124,13 @@ impl Edge {
                 Ok(())
             })
             .await
+    }
+
+    fn take_server(&self) -> Option<JoinHandle<()>> {
+        self.server
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Where the CA connects.
@@ -168,14 +178,19 @@ pub fn serve_edge_if_asked() -> Result<()> {
     }
     let address = addresses.remove(0);
     runtime().block_on(async {
-        let mut edge = Edge::listen(address, addresses).await?;
-        (&mut edge.server).await.context("the edge has ended")
+        let edge = Edge::listen(address, addresses).await?;
+        edge.take_server()
+            .context("the edge runs")?
+            .await
+            .context("the edge has ended")
     })
 }
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        self.server.abort();
+        if let Some(server) = self.take_server() {
+            server.abort();
+        }
     }
 }
 

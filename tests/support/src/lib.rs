@@ -8,10 +8,13 @@
 //! returns `Result` prints.
 
 mod bench;
+pub mod certificates;
 pub mod control_plane;
 mod edge;
 mod eventually;
 mod group;
+mod install;
+mod kubernetes;
 pub mod objects;
 mod operator;
 mod pebble;

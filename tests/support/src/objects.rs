@@ -3,36 +3,26 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
-use time::{Duration, OffsetDateTime};
+
+pub use crate::certificates::Pair;
+use crate::certificates::{DAY, Template, TestCa};
+use crate::eventually;
+
+/// Controllers and kwok need a few hundred milliseconds; a machine that compiles beside the tests needs more.
+const AVAILABLE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A CA that no client trusts: whoever issued what the tests begin with.
-static AUTHORITY: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(|| {
-    let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Some other CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key can be generated");
-    CertifiedIssuer::self_signed(params, key).expect("a CA signs itself")
-});
-
-/// A certificate and its key, PEM.
-#[derive(Clone, Debug)]
-pub struct Pair {
-    /// `tls.crt`.
-    pub certificate: String,
-    /// `tls.key`.
-    pub key: String,
-}
+static AUTHORITY: LazyLock<TestCa> =
+    LazyLock::new(|| TestCa::new("Some other CA").expect("a CA signs itself"));
 
 /// How old a certificate is, and how long it still lives.
 #[derive(Clone, Copy, Debug)]
@@ -53,21 +43,14 @@ pub const EXPIRED: Age = Age {
     left: -1,
 };
 
-/// A certificate for these names.
+/// A certificate for these names; [`Template`] makes others.
 ///
 /// # Errors
 /// When a name is none.
 pub fn pair(names: &[&str], age: Age) -> Result<Pair> {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let mut params = CertificateParams::new(names)?;
-    params.not_before = OffsetDateTime::now_utc() - Duration::days(age.since);
-    params.not_after = OffsetDateTime::now_utc() + Duration::days(age.left);
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, &*AUTHORITY)?;
-    Ok(Pair {
-        certificate: certificate.pem() + &AUTHORITY.pem(),
-        key: key.serialize_pem(),
-    })
+    Template::new(names)
+        .between(-age.since * DAY, age.left * DAY)
+        .signed_by(&AUTHORITY)
 }
 
 /// A namespace of a test's own.
@@ -241,6 +224,55 @@ impl Space {
         )
     }
 
+    /// Waits until every pod of a workload is of its newest template and available.
+    ///
+    /// # Errors
+    /// When that does not come.
+    pub async fn available(&self, kind: &str, name: &str) -> Result<()> {
+        let what = format!("{kind} {}/{name} is available", self.name);
+        eventually(AVAILABLE_DEADLINE, &what, async || {
+            let workload = self.workloads(kind).get(name).await?;
+            let generation = workload.metadata.generation.unwrap_or_default();
+            let status = |field: &str| workload.data["status"][field].as_i64().unwrap_or_default();
+            let (wanted, counts): (_, &[&str]) = match kind {
+                "DaemonSet" => (
+                    status("desiredNumberScheduled"),
+                    &["updatedNumberScheduled", "numberAvailable"],
+                ),
+                "ReplicationController" => {
+                    (replicas(&workload), &["replicas", "availableReplicas"])
+                }
+                _ => (
+                    replicas(&workload),
+                    &["replicas", "updatedReplicas", "availableReplicas"],
+                ),
+            };
+            let available = wanted > 0 && counts.iter().all(|count| status(count) == wanted);
+            ensure!(
+                available && status("observedGeneration") == generation,
+                "{}",
+                workload.data["status"]
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// The pods of a workload that are not on their way out, by name.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn pods(&self, workload: &str) -> Result<Vec<Pod>> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
+        let mut pods = api
+            .list(&ListParams::default().labels(&format!("app={workload}")))
+            .await?
+            .items;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        Ok(pods)
+    }
+
     /// The template annotation that says which leaf a workload was rolled for.
     ///
     /// # Errors
@@ -295,6 +327,10 @@ impl Space {
     }
 }
 
+fn replicas(workload: &DynamicObject) -> i64 {
+    workload.data["spec"]["replicas"].as_i64().unwrap_or(1)
+}
+
 /// How a pod template refers to a Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
@@ -302,24 +338,30 @@ pub enum Reference {
     Volume,
     /// A source of a projected volume.
     Projected,
+    /// The secret that a CSI driver is given.
+    Csi,
     /// One variable.
     Env,
     /// All keys as variables.
     EnvFrom,
     /// A variable of an init container.
     InitEnv,
+    /// All keys as variables of an init container.
+    InitEnvFrom,
     /// Not at all.
     None,
 }
 
 impl Reference {
     /// All ways there are.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Volume,
         Self::Projected,
+        Self::Csi,
         Self::Env,
         Self::EnvFrom,
         Self::InitEnv,
+        Self::InitEnvFrom,
     ];
 }
 
@@ -336,6 +378,7 @@ pub fn workload(
     let mut container = json!({"name": "main", "image": "none"});
     let mut spec = json!({"terminationGracePeriodSeconds": 0});
     let variable = json!([{"name": "CERTIFICATE", "valueFrom": {"secretKeyRef": {"name": secret, "key": "tls.crt"}}}]);
+    let all = json!([{"secretRef": {"name": secret}}]);
     match reference {
         Reference::Volume => {
             spec["volumes"] = json!([{"name": "tls", "secret": {"secretName": secret}}]);
@@ -344,10 +387,17 @@ pub fn workload(
             spec["volumes"] =
                 json!([{"name": "tls", "projected": {"sources": [{"secret": {"name": secret}}]}}]);
         }
+        Reference::Csi => {
+            let csi = json!({"driver": "csi.example", "nodePublishSecretRef": {"name": secret}});
+            spec["volumes"] = json!([{"name": "tls", "csi": csi}]);
+        }
         Reference::Env => container["env"] = variable,
-        Reference::EnvFrom => container["envFrom"] = json!([{"secretRef": {"name": secret}}]),
+        Reference::EnvFrom => container["envFrom"] = all,
         Reference::InitEnv => {
             spec["initContainers"] = json!([{"name": "init", "image": "none", "env": variable}]);
+        }
+        Reference::InitEnvFrom => {
+            spec["initContainers"] = json!([{"name": "init", "image": "none", "envFrom": all}]);
         }
         Reference::None => {}
     }

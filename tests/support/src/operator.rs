@@ -4,6 +4,7 @@
 //! from the audit log, by its service account.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,22 +13,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::api::{DynamicObject, ObjectMeta, PostParams};
-use kube::{Api, Client};
-use serde_json::{Value, json};
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use serde_json::Value;
 
+use crate::install::{install, kubeconfig_of, token, user};
 use crate::process::Process;
 use crate::{Bench, ports};
 
 /// Generous: it is ready in a fraction of a second unless the machine is overloaded.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
-/// A token that outlives the longest benchmark.
-const TOKEN_SECONDS: i64 = 24 * 3_600;
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -144,11 +141,7 @@ impl<'a> Operator<'a> {
                 .iter()
                 .map(|addon| Path::new(ROOT).join(addon)),
         );
-        for file in files {
-            apply(&client, &file, &namespace)
-                .await
-                .with_context(|| format!("applying {}", file.display()))?;
-        }
+        install(&client, &files, &namespace).await?;
         let file = |suffix: &str| bench.directory().join(format!("{namespace}.{suffix}"));
         let (kubeconfig, config) = (file("kubeconfig"), file("config.yaml"));
         let token = token(&client, &namespace).await?;
@@ -192,7 +185,10 @@ impl<'a> Operator<'a> {
             allow = self.options.allow,
             extra = self.options.config,
         );
-        fs::write(&self.config, text).context("writing the config file")
+        // At once and whole, as a mounted ConfigMap changes.
+        let unfinished = self.config.with_extension("unfinished");
+        fs::write(&unfinished, text).context("writing the config file")?;
+        fs::rename(&unfinished, &self.config).context("replacing the config file")
     }
 
     /// What is added to the config file from the next start on.
@@ -227,18 +223,11 @@ impl<'a> Operator<'a> {
             .args(["--metrics-address", &self.metrics.to_string()])
             .args(["--challenge-address", &self.challenges.to_string()])
             .args(["--log-format", "json", "--log-level", "debug"])
+            // Neither a proxy nor a certificate store of the machine reaches it.
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("RUST_BACKTRACE", "1")
             .env("KUBECONFIG", &self.kubeconfig);
-        for proxy in [
-            "HTTP_PROXY",
-            "HTTPS_PROXY",
-            "NO_PROXY",
-            "http_proxy",
-            "https_proxy",
-            "no_proxy",
-            "ALL_PROXY",
-        ] {
-            command.env_remove(proxy);
-        }
         self.process = Some(Process::spawn(
             self.bench.group(),
             &self.namespace,
@@ -291,6 +280,23 @@ impl<'a> Operator<'a> {
         Ok(())
     }
 
+    /// Ends it orderly, starts it again and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not end, start or become ready.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.terminate().await?;
+        self.run().await
+    }
+
+    /// Freezes it, or lets it go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        self.process()?.signal(if frozen { "STOP" } else { "CONT" })
+    }
+
     /// The running process.
     ///
     /// # Errors
@@ -303,6 +309,12 @@ impl<'a> Operator<'a> {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The kubeconfig of its ServiceAccount.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// Where its metrics port listens.
@@ -344,8 +356,8 @@ impl<'a> Operator<'a> {
     /// # Errors
     /// When the audit log cannot be read.
     pub fn requests(&self) -> Result<Vec<Request>> {
-        let user = format!("system:serviceaccount:{}:cert-renew", self.namespace);
-        let file = self.bench.directory().join("audit.log");
+        let user = user(&self.namespace);
+        let file = self.bench.audit_log();
         let text =
             fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let mut requests = Vec::new();
@@ -420,96 +432,6 @@ impl Drop for Operator<'_> {
         }
         self.bench.edge().remove(self.challenges);
     }
-}
-
-/// Applies a manifest of ours with its names and namespaces made the operator's own.
-async fn apply(client: &Client, file: &Path, namespace: &str) -> Result<()> {
-    let text = fs::read_to_string(file)?;
-    for mut document in serde_saphyr::from_multiple::<Value>(&text)? {
-        let kind = document["kind"].as_str().unwrap_or_default().to_owned();
-        let cluster_wide = kind.starts_with("Cluster");
-        let rename = |name: &Value| {
-            json!(
-                name.as_str()
-                    .unwrap_or_default()
-                    .replacen("cert-renew", namespace, 1)
-            )
-        };
-        if cluster_wide {
-            let name = rename(&document["metadata"]["name"]);
-            document["metadata"]["name"] = name;
-            if document.get("roleRef").is_some() {
-                let name = rename(&document["roleRef"]["name"]);
-                document["roleRef"]["name"] = name;
-            }
-        } else {
-            document["metadata"]["namespace"] = json!(namespace);
-        }
-        for subject in document
-            .get_mut("subjects")
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            subject["namespace"] = json!(namespace);
-        }
-        let (group, version) = match document["apiVersion"]
-            .as_str()
-            .unwrap_or_default()
-            .split_once('/')
-        {
-            Some((group, version)) => (group.to_owned(), version.to_owned()),
-            None => (String::new(), "v1".to_owned()),
-        };
-        let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind {
-            group,
-            version,
-            kind: kind.clone(),
-        });
-        let api: Api<DynamicObject> = if cluster_wide {
-            Api::all_with(client.clone(), &resource)
-        } else {
-            Api::namespaced_with(client.clone(), namespace, &resource)
-        };
-        let object: DynamicObject = serde_json::from_value(document)?;
-        api.create(&PostParams::default(), &object)
-            .await
-            .with_context(|| format!("making the {kind}"))?;
-    }
-    Ok(())
-}
-
-async fn token(client: &Client, namespace: &str) -> Result<String> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    let request = TokenRequest {
-        spec: TokenRequestSpec {
-            expiration_seconds: Some(TOKEN_SECONDS),
-            ..TokenRequestSpec::default()
-        },
-        ..TokenRequest::default()
-    };
-    let made = accounts
-        .create_token_request("cert-renew", &PostParams::default(), &request)
-        .await?;
-    match made.status {
-        Some(status) => Ok(status.token),
-        None => bail!("a TokenRequest without a token"),
-    }
-}
-
-fn kubeconfig_of(server: &str, ca: &Path, token: &str, namespace: &str) -> Result<String> {
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "bench", "cluster": {
-            "server": server,
-            "certificate-authority-data": STANDARD.encode(fs::read(ca)?),
-        }}],
-        "users": [{"name": namespace, "user": {"token": token}}],
-        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": namespace, "namespace": namespace}}],
-        "current-context": "bench",
-    });
-    Ok(format!("{config:#}\n"))
 }
 
 /// Requests by verb and resource, for printing.

@@ -22,7 +22,7 @@ use crate::{ports, runtime};
 /// Generous: it takes well under a second unless the machine is overloaded.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Far more than any request to the management port takes.
-const HANG_TIMEOUT: Duration = Duration::from_secs(10);
+const HANG_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often its health is looked at.
 const WATCH_PAUSE: Duration = Duration::from_secs(5);

@@ -43,7 +43,11 @@ pub(crate) async fn retry<T>(start: impl AsyncFn() -> Result<T>) -> Result<T> {
     let mut attempt = 1;
     loop {
         match start().await {
-            Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains(LOST) => attempt += 1,
+            Err(error)
+                if attempt < ATTEMPTS && format!("{error:#}").to_lowercase().contains(LOST) =>
+            {
+                attempt += 1;
+            }
             result => return result,
         }
     }

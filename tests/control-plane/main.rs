@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> test_bench::Result<()> {
     let control_plane = test_bench::control_plane::ensure()?;
     writeln!(
         io::stdout(),

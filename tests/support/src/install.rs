@@ -1,0 +1,176 @@
+//! Installing an operator: the shipped manifests, put into the namespace of one instance; nothing else about them is
+//! changed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{DynamicObject, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use crate::eventually;
+
+/// What the shipped manifests call the ServiceAccount, its namespace and, with a suffix or without, the cluster roles.
+const SHIPPED_NAME: &str = "cert-renew";
+/// The authorizer of the API server learns new roles by its own watch.
+const RIGHTS_DEADLINE: Duration = Duration::from_secs(30);
+/// A token that outlives the longest benchmark.
+const TOKEN_SECONDS: i64 = 24 * 3_600;
+
+/// Creates what the files hold for the instance of this namespace, and waits until the API server goes by the rights
+/// that they give: an operator that starts sooner would be refused at random.
+pub(crate) async fn install(client: &Client, files: &[PathBuf], namespace: &str) -> Result<()> {
+    let mut roles = Vec::new();
+    for file in files {
+        let text =
+            fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+        for mut manifest in serde_saphyr::from_multiple::<Value>(&text)? {
+            adopt(&mut manifest, namespace);
+            create(client, &manifest)
+                .await
+                .with_context(|| format!("applying {}", file.display()))?;
+            if manifest["kind"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with("Role"))
+            {
+                roles.push(manifest);
+            }
+        }
+    }
+    for rule in roles
+        .iter()
+        .filter_map(|role| role["rules"].as_array())
+        .flatten()
+    {
+        eventually(
+            RIGHTS_DEADLINE,
+            "the API server goes by a new role",
+            async || {
+                ensure!(
+                    is_allowed(client, namespace, rule).await?,
+                    "not allowed: {rule}"
+                );
+                Ok(())
+            },
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// The Kubernetes user that the operator in this namespace is.
+pub(crate) fn user(namespace: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{SHIPPED_NAME}")
+}
+
+/// Puts a manifest into the namespace, and names what belongs to the whole cluster after it.
+fn adopt(manifest: &mut Value, namespace: &str) {
+    let rename = |name: &mut Value| {
+        if let Some(suffix) = name
+            .as_str()
+            .and_then(|name| name.strip_prefix(SHIPPED_NAME))
+        {
+            *name = format!("{namespace}{suffix}").into();
+        }
+    };
+    match manifest.pointer_mut("/metadata/namespace") {
+        Some(own) => *own = namespace.into(),
+        None => rename(&mut manifest["metadata"]["name"]),
+    }
+    if manifest["roleRef"]["kind"] == "ClusterRole" {
+        rename(&mut manifest["roleRef"]["name"]);
+    }
+    if let Some(subjects) = manifest.get_mut("subjects").and_then(Value::as_array_mut) {
+        for subject in subjects {
+            subject["namespace"] = namespace.into();
+        }
+    }
+}
+
+async fn create(client: &Client, manifest: &Value) -> Result<()> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let api_version = text(&manifest["apiVersion"]);
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(
+        group,
+        version,
+        &text(&manifest["kind"]),
+    ));
+    let api: Api<DynamicObject> = match manifest["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let object = serde_json::from_value(manifest.clone())?;
+    api.create(&PostParams::default(), &object)
+        .await
+        .with_context(|| format!("making the {}", resource.kind))?;
+    Ok(())
+}
+
+/// Whether the first verb on the first resource of a rule is granted in the operator's own namespace.
+async fn is_allowed(client: &Client, namespace: &str, rule: &Value) -> Result<bool> {
+    let resource = rule["resources"][0].as_str().unwrap_or_default();
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let review = serde_json::from_value(json!({"spec": {
+        "user": user(namespace),
+        "resourceAttributes": {
+            "namespace": namespace,
+            "group": rule["apiGroups"][0],
+            "resource": resource,
+            "subresource": subresource,
+            "name": rule["resourceNames"][0],
+            "verb": rule["verbs"][0],
+        },
+    }}))?;
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await?;
+    Ok(answer.status.is_some_and(|status| status.allowed))
+}
+
+/// A token of the operator's ServiceAccount.
+pub(crate) async fn token(client: &Client, namespace: &str) -> Result<String> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..TokenRequestSpec::default()
+        },
+        ..TokenRequest::default()
+    };
+    let made = accounts
+        .create_token_request("cert-renew", &PostParams::default(), &request)
+        .await?;
+    match made.status {
+        Some(status) => Ok(status.token),
+        None => bail!("a TokenRequest without a token"),
+    }
+}
+
+/// A kubeconfig that holds the token.
+pub(crate) fn kubeconfig_of(
+    server: &str,
+    ca: &Path,
+    token: &str,
+    namespace: &str,
+) -> Result<String> {
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "bench", "cluster": {
+            "server": server,
+            "certificate-authority-data": STANDARD.encode(fs::read(ca)?),
+        }}],
+        "users": [{"name": namespace, "user": {"token": token}}],
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": namespace, "namespace": namespace}}],
+        "current-context": "bench",
+    });
+    Ok(format!("{config:#}\n"))
+}

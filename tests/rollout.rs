@@ -863,3 +863,84 @@ async fn a_named_workload_rolls_although_it_refers_to_nothing() -> Result<()> {
     assert!(came.done("tls"), "{came:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn cut_off_again_and_again_each_workload_rolls_once() -> Result<()> {
+    let space = Space::new(Bench::shared().await?.client()?, "cut-off", "").await?;
+    one_of_each(&space, "tls").await?;
+    for number in 0..4 {
+        make(&space, "Deployment", &format!("web-{number}"), "tls", &[]).await?;
+        ready(&space, &format!("web-{number}"), 2).await?;
+    }
+    let mut cuts = 0;
+    let came = loop {
+        // A little longer each time, so that it ends, and is cut off at many different points before.
+        let patience = Duration::from_millis(40 + 30 * cuts);
+        if let Ok(came) = tokio::time::timeout(patience, roll(&space, due("tls", "new"))).await {
+            break came?;
+        }
+        cuts += 1;
+    };
+    assert!(came.done("tls") && cuts > 2, "after {cuts} cuts: {came:?}");
+    let names = (0..4).map(|number| ("Deployment", format!("web-{number}")));
+    for (kind, name) in names.chain(KINDS.map(|kind| (kind, kind.to_lowercase()))) {
+        assert_eq!(space.generation(kind, &name).await?, 2, "{kind} {name}");
+        for pod in pods_of(&space, &name).await? {
+            assert!(
+                is_ready(&pod) && pod.annotations().contains_key(&leaf_annotation("tls")),
+                "{}",
+                pod.name_any()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_workload_that_goes_is_not_waited_for() -> Result<()> {
+    let space = Space::new(Bench::shared().await?.client()?, "gone", "").await?;
+    let nowhere = json!({"no-such": "node"});
+    make(
+        &space,
+        "Deployment",
+        "web",
+        "tls",
+        &[("/spec/template/spec/nodeSelector", nowhere)],
+    )
+    .await?;
+    eventually(SOON, "its controller has seen it", async || {
+        let object = space.workloads("Deployment").get("web").await?;
+        ensure!(
+            object.data["status"]["observedGeneration"] == 1,
+            "{}",
+            object.data["status"]
+        );
+        Ok(())
+    })
+    .await?;
+    let delete = async {
+        eventually(SOON, "it is patched", async || {
+            ensure!(
+                space.leaf_of("Deployment", "web", "tls").await?.is_some(),
+                "not yet"
+            );
+            Ok(())
+        })
+        .await?;
+        space
+            .workloads("Deployment")
+            .delete("web", &kube::api::DeleteParams::default())
+            .await?;
+        Ok::<_, test_bench::Error>(())
+    };
+    let started = std::time::Instant::now();
+    let (came, deleted) = tokio::join!(roll(&space, due("tls", "new")), delete);
+    deleted?;
+    let came = came?;
+    assert_eq!(came.happened, ["unchanged deployment/web"]);
+    assert!(
+        came.done("tls") && started.elapsed() < config().progress_timeout,
+        "{came:?}"
+    );
+    Ok(())
+}

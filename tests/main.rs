@@ -9,4 +9,5 @@ mod command;
 mod install;
 mod propagation;
 mod renewal;
+mod rollout;
 mod secrecy;

@@ -8,6 +8,7 @@
 //! It believes only what it reads itself, and looks again before it finalizes and before it writes:
 //! the user may have changed his mind. It never touches a workload.
 
+mod copies;
 mod failure;
 pub mod info;
 pub mod issuers;
@@ -130,6 +131,9 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     };
     if let Some(opens) = fresh.assessment.opens {
         return Ok(Outcome::Later(opens, None));
+    }
+    if let Some(again) = copies::follows(context, key, &fresh, now) {
+        return Ok(Outcome::Later(again, None));
     }
     let fresh = fresh.at_hand(context, key, now);
     let account = context.ledger.get(fresh.assessment.account);
@@ -492,6 +496,9 @@ async fn write(
     });
     if let Err(error) = issued.and(home.await) {
         tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+    }
+    if let Some(old) = old {
+        copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
     let leaf = chain.leaf;
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);

@@ -555,11 +555,20 @@ fn changes<'a>(
         annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
     }
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
-    let Rendered { data, left_out } =
-        render(&fresh.secret.kind, &settings.outputs, chain, &new_key)?;
+    let password = settings.pkcs12_password_key.as_deref();
+    let password = password.and_then(|name| fresh.secret.data.get(name));
+    let password = password.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let Rendered { data, left_out } = render(
+        &fresh.secret.kind,
+        &settings.outputs,
+        chain,
+        &new_key,
+        password,
+    )?;
     if !left_out.is_empty() {
         let note = format!(
-            "outputs {} are left as they are: this version writes no PKCS#12",
+            "outputs {} are left as they are: PKCS#12 takes a password, from the key of this Secret that \
+             cert-renew.io/pkcs12-password-key names",
             left_out.join(", ")
         );
         context

@@ -518,3 +518,40 @@ async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn twenty_copies_of_one_wildcard_share_one_order() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::install(bench, options()).await?;
+    let old = pair(&["shop.copies.example", "www.copies.example"], OLD)?;
+    let mut spaces = Vec::new();
+    for _ in 0..20 {
+        let space = Space::new(bench.client()?, "copies", operator.namespace()).await?;
+        space
+            .tls_secret("wild", Some(&old), &[("issuer", "pebble")])
+            .await?;
+        spaces.push(space);
+    }
+    // The same certificate, but somebody else's key: it is not given the new one.
+    let stranger = Space::new(bench.client()?, "zz-stranger", operator.namespace()).await?;
+    let forged = Pair {
+        key: pair(&["x.example"], OLD)?.key,
+        ..old.clone()
+    };
+    stranger
+        .tls_secret("wild", Some(&forged), &[("issuer", "pebble")])
+        .await?;
+    operator.run().await?;
+    let first = renewed(&spaces[0], "wild", &old.certificate).await?;
+    let shared = leaf(&first)?.fingerprint;
+    for space in &spaces {
+        let secret = renewed(space, "wild", &old.certificate).await?;
+        assert_eq!(leaf(&secret)?.fingerprint, shared);
+        rolled_out(space, "wild").await?;
+    }
+    let own = renewed(&stranger, "wild", &old.certificate).await?;
+    assert_ne!(leaf(&own)?.fingerprint, shared);
+    let orders = operator.log()?.matches("\"message\":\"ordered\"").count();
+    assert_eq!(orders, 2, "one for the copies, one for the stranger");
+    Ok(())
+}

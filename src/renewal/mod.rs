@@ -8,6 +8,7 @@
 //! It believes only what it reads itself, and looks again before it finalizes and before it writes:
 //! the user may have changed his mind. It never touches a workload.
 
+mod copies;
 mod failure;
 pub mod info;
 pub mod issuers;
@@ -130,6 +131,9 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     };
     if let Some(opens) = fresh.assessment.opens {
         return Ok(Outcome::Later(opens, None));
+    }
+    if let Some(again) = copies::follows(context, key, &fresh, now) {
+        return Ok(Outcome::Later(again, None));
     }
     let fresh = fresh.at_hand(context, key, now);
     let account = context.ledger.get(fresh.assessment.account);
@@ -494,6 +498,9 @@ async fn write(
     if let Err(error) = issued.and(home.await) {
         tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
     }
+    if let Some(old) = old {
+        copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
+    }
     let leaf = chain.leaf;
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     context
@@ -550,11 +557,20 @@ fn changes<'a>(
         annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
     }
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
-    let Rendered { data, left_out } =
-        render(&fresh.secret.kind, &settings.outputs, chain, &new_key)?;
+    let password = settings.pkcs12_password_key.as_deref();
+    let password = password.and_then(|name| fresh.secret.data.get(name));
+    let password = password.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let Rendered { data, left_out } = render(
+        &fresh.secret.kind,
+        &settings.outputs,
+        chain,
+        &new_key,
+        password,
+    )?;
     if !left_out.is_empty() {
         let note = format!(
-            "outputs {} are left as they are: this version writes no PKCS#12",
+            "outputs {} are left as they are: PKCS#12 takes a password, from the key of this Secret that \
+             cert-renew.io/pkcs12-password-key names",
             left_out.join(", ")
         );
         context

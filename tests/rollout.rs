@@ -198,6 +198,24 @@ async fn ready(space: &Space, name: &str, count: usize) -> Result<BTreeSet<Strin
     .await
 }
 
+/// Waits until the controllers have counted these workloads' pods as available, a moment after the pods are ready.
+async fn counted(space: &Space, names: &[&str]) -> Result<()> {
+    eventually(SOON, "the workloads are available", async || {
+        let workloads = list(&space.client, &space.name).await?;
+        for name in names {
+            let found = workloads
+                .iter()
+                .find(|workload| &*workload.id.name == *name);
+            ensure!(
+                found.is_some_and(|workload| workload.is_available()),
+                "{name} is not"
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// Ready workloads of every kind, as `kind` in lower case.
 async fn one_of_each(space: &Space, secret: &str) -> Result<()> {
     for kind in KINDS {
@@ -311,6 +329,7 @@ async fn what_was_broken_before_stops_nobody() -> Result<()> {
     make(&space, "StatefulSet", "d", "tls", &[]).await?;
     ready(&space, "b", 2).await?;
     ready(&space, "d", 2).await?;
+    counted(&space, &["b", "d"]).await?;
     let config = RolloutConfig {
         progress_timeout: Duration::from_secs(3),
         ..config()

@@ -46,6 +46,8 @@ pub struct OperatorOptions {
     pub api_server: Option<String>,
     /// The ACME directory as the operator sees it.
     pub directory: Option<String>,
+    /// How much it logs: benchmarks take what users have.
+    pub log_level: String,
 }
 
 impl OperatorOptions {
@@ -59,6 +61,7 @@ impl OperatorOptions {
             addons: Vec::new(),
             api_server: None,
             directory: None,
+            log_level: "debug".into(),
         }
     }
 }
@@ -226,7 +229,8 @@ impl<'a> Operator<'a> {
             .args(["--namespace", &self.namespace])
             .args(["--metrics-address", &self.metrics.to_string()])
             .args(["--challenge-address", &self.challenges.to_string()])
-            .args(["--log-format", "json", "--log-level", "debug"])
+            .args(["--log-format", "json"])
+            .args(["--log-level", &self.options.log_level])
             .env("KUBECONFIG", &self.kubeconfig);
         for proxy in [
             "HTTP_PROXY",

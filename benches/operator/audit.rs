@@ -24,7 +24,9 @@ pub(crate) struct Counts {
 
 /// The end of the log as it is now.
 pub(crate) fn mark(bench: &Bench) -> Result<Mark> {
-    Ok(Mark(std::fs::metadata(bench.directory().join("audit.log"))?.len()))
+    Ok(Mark(
+        std::fs::metadata(bench.directory().join("audit.log"))?.len(),
+    ))
 }
 
 /// What the operator has asked for since.

@@ -102,7 +102,10 @@ impl Set {
             ("cert-renew.io/issuer".to_owned(), self.issuer.to_owned()),
         ]);
         if let Some(value) = rolled_out {
-            all.insert("state.cert-renew.io/rolled-out".to_owned(), value.to_owned());
+            all.insert(
+                "state.cert-renew.io/rolled-out".to_owned(),
+                value.to_owned(),
+            );
         }
         all
     }
@@ -123,7 +126,11 @@ impl Set {
     }
 
     /// Makes namespaces and Secrets; returns what [`Self::annotate`] needs.
-    pub(crate) async fn fill(self: &Arc<Self>, bench: &Bench, maker: &Arc<Maker>) -> Result<Vec<Option<String>>> {
+    pub(crate) async fn fill(
+        self: &Arc<Self>,
+        bench: &Bench,
+        maker: &Arc<Maker>,
+    ) -> Result<Vec<Option<String>>> {
         let client = bench.client()?;
         for number in 0..self.namespaces {
             let metadata = ObjectMeta {
@@ -131,39 +138,56 @@ impl Set {
                 ..ObjectMeta::default()
             };
             Api::<Namespace>::all(client.clone())
-                .create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() })
+                .create(
+                    &PostParams::default(),
+                    &Namespace {
+                        metadata,
+                        ..Namespace::default()
+                    },
+                )
                 .await?;
         }
         let (set, maker) = (Arc::clone(self), Arc::clone(maker));
-        let made = in_parallel("making Secrets", self.count, &client, move |client, number| {
-            let (set, maker) = (Arc::clone(&set), Arc::clone(&maker));
-            async move {
-                let (pair, rolled_out) = set.pair(&maker, number)?;
-                let ours = number % set.annotated == 0;
-                let secret = Secret {
-                    metadata: ObjectMeta {
-                        name: Some(Self::name(number)),
-                        labels: Some(BTreeMap::from([
-                            ("app.kubernetes.io/name".to_owned(), "shop-frontend".to_owned()),
-                            ("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned()),
+        let made = in_parallel(
+            "making Secrets",
+            self.count,
+            &client,
+            move |client, number| {
+                let (set, maker) = (Arc::clone(&set), Arc::clone(&maker));
+                async move {
+                    let (pair, rolled_out) = set.pair(&maker, number)?;
+                    let ours = number % set.annotated == 0;
+                    let secret = Secret {
+                        metadata: ObjectMeta {
+                            name: Some(Self::name(number)),
+                            labels: Some(BTreeMap::from([
+                                (
+                                    "app.kubernetes.io/name".to_owned(),
+                                    "shop-frontend".to_owned(),
+                                ),
+                                ("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned()),
+                            ])),
+                            annotations: ours.then(|| set.annotations(rolled_out.as_deref())),
+                            ..ObjectMeta::default()
+                        },
+                        type_: Some("kubernetes.io/tls".to_owned()),
+                        data: Some(BTreeMap::from([
+                            (
+                                "tls.crt".to_owned(),
+                                ByteString(pair.certificate.into_bytes()),
+                            ),
+                            ("tls.key".to_owned(), ByteString(pair.key.into_bytes())),
                         ])),
-                        annotations: ours.then(|| set.annotations(rolled_out.as_deref())),
-                        ..ObjectMeta::default()
-                    },
-                    type_: Some("kubernetes.io/tls".to_owned()),
-                    data: Some(BTreeMap::from([
-                        ("tls.crt".to_owned(), ByteString(pair.certificate.into_bytes())),
-                        ("tls.key".to_owned(), ByteString(pair.key.into_bytes())),
-                    ])),
-                    ..Secret::default()
-                };
-                let api: Api<Secret> = Api::namespaced(client, &set.namespace(number));
-                api.create(&PostParams::default(), &secret)
-                    .await
-                    .with_context(|| format!("making Secret {}", Self::name(number)))?;
-                Ok((number, rolled_out))
-            }
-        })
+                        ..Secret::default()
+                    };
+                    let api: Api<Secret> = Api::namespaced(client, &set.namespace(number));
+                    api.create(&PostParams::default(), &secret)
+                        .await
+                        .with_context(|| format!("making Secret {}", Self::name(number)))?;
+                    Ok((number, rolled_out))
+                }
+            },
+        )
         .await?;
         let mut values = vec![None; self.count];
         for (number, value) in made {
@@ -173,22 +197,35 @@ impl Set {
     }
 
     /// Annotates those that [`Self::fill`] has left unannotated.
-    pub(crate) async fn annotate(self: &Arc<Self>, bench: &Bench, rolled_out: Vec<Option<String>>) -> Result<()> {
+    pub(crate) async fn annotate(
+        self: &Arc<Self>,
+        bench: &Bench,
+        rolled_out: Vec<Option<String>>,
+    ) -> Result<()> {
         let (set, rolled_out) = (Arc::clone(self), Arc::new(rolled_out));
-        in_parallel("annotating", self.count, &bench.client()?, move |client, number| {
-            let (set, rolled_out) = (Arc::clone(&set), Arc::clone(&rolled_out));
-            async move {
-                if number % set.annotated == 0 {
-                    return Ok(());
-                }
-                let annotations = set.annotations(rolled_out[number].as_deref());
-                let patch = json!({"metadata": {"annotations": annotations}});
-                let api: Api<Secret> = Api::namespaced(client, &set.namespace(number));
-                api.patch_metadata(&Self::name(number), &PatchParams::default(), &Patch::Merge(patch))
+        in_parallel(
+            "annotating",
+            self.count,
+            &bench.client()?,
+            move |client, number| {
+                let (set, rolled_out) = (Arc::clone(&set), Arc::clone(&rolled_out));
+                async move {
+                    if number % set.annotated == 0 {
+                        return Ok(());
+                    }
+                    let annotations = set.annotations(rolled_out[number].as_deref());
+                    let patch = json!({"metadata": {"annotations": annotations}});
+                    let api: Api<Secret> = Api::namespaced(client, &set.namespace(number));
+                    api.patch_metadata(
+                        &Self::name(number),
+                        &PatchParams::default(),
+                        &Patch::Merge(patch),
+                    )
                     .await?;
-                Ok(())
-            }
-        })
+                    Ok(())
+                }
+            },
+        )
         .await?;
         Ok(())
     }

@@ -21,7 +21,13 @@ use report::{Report, say};
 use test_bench::{Context as _, OperatorOptions, Result, bail};
 
 /// What runs without an argument; the large ones are asked for by name.
-const USUAL: [&str; 5] = ["start-10k", "steady", "propagation", "wave-200", "wave-1000"];
+const USUAL: [&str; 5] = [
+    "start-10k",
+    "steady",
+    "propagation",
+    "wave-200",
+    "wave-1000",
+];
 
 fn main() -> ExitCode {
     // `cargo bench` adds arguments for its own harness.
@@ -37,17 +43,15 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
-    let result = runtime
-        .context("starting the runtime")
-        .and_then(|runtime| {
-            for name in &names {
-                say(name);
-                runtime
-                    .block_on(run(name))
-                    .with_context(|| format!("bench {name}"))?;
-            }
-            Ok(())
-        });
+    let result = runtime.context("starting the runtime").and_then(|runtime| {
+        for name in &names {
+            say(name);
+            runtime
+                .block_on(run(name))
+                .with_context(|| format!("bench {name}"))?;
+        }
+        Ok(())
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -10,6 +10,8 @@ const TICKS: f64 = 100.0;
 pub(crate) struct Usage {
     /// Resident now, bytes.
     pub(crate) rss: f64,
+    /// The part of it that is the program itself, as on its disk, bytes.
+    pub(crate) file: f64,
     /// Most that was ever resident, bytes.
     pub(crate) peak: f64,
     /// CPU time, user and system, seconds.
@@ -37,6 +39,7 @@ pub(crate) fn usage(pid: u32) -> Result<Usage> {
         .sum();
     Ok(Usage {
         rss: bytes("VmRSS:")?,
+        file: bytes("RssFile:")?,
         peak: bytes("VmHWM:")?,
         cpu: ticks / TICKS,
     })

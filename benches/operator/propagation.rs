@@ -22,6 +22,8 @@ use crate::{audit, options};
 /// Secrets, each with one Deployment.
 const COUNT: usize = 200;
 const NAMESPACES: usize = 20;
+/// A node takes 110 pods, and while they roll there are two of each.
+const NODES: usize = 8;
 /// Five changes a second, each Secret once.
 const PACE: Duration = Duration::from_millis(200);
 /// Nothing of this takes longer on a machine that works at all.
@@ -41,7 +43,11 @@ type Seen = Arc<Mutex<HashMap<String, (i64, Instant)>>>;
 
 /// See the module's documentation.
 pub(crate) async fn run(report: &mut Report) -> Result<()> {
-    let bench = Bench::start(Options::default()).await?;
+    let with = Options {
+        nodes: NODES,
+        ..Options::default()
+    };
+    let bench = Bench::start(with).await?;
     let mut wanted = options();
     wanted.config = CONFIG.into();
     let mut operator = Operator::install(&bench, wanted).await?;
@@ -61,16 +67,21 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     let seen = Seen::default();
     let follower = tokio::spawn(follow(client.clone(), Arc::clone(&seen)));
     let owned = Arc::clone(&set);
-    in_parallel("making Deployments", COUNT, &client, move |client, number| {
-        let api: Api<Deployment> = Api::namespaced(client, &owned.namespace(number));
-        async move {
-            let name = Set::name(number);
-            let body = workload("Deployment", &name, 1, Reference::Volume, &name);
-            api.create(&PostParams::default(), &serde_json::from_value(body)?)
-                .await?;
-            Ok(())
-        }
-    })
+    in_parallel(
+        "making Deployments",
+        COUNT,
+        &client,
+        move |client, number| {
+            let api: Api<Deployment> = Api::namespaced(client, &owned.namespace(number));
+            async move {
+                let name = Set::name(number);
+                let body = workload("Deployment", &name, 1, Reference::Volume, &name);
+                api.create(&PostParams::default(), &serde_json::from_value(body)?)
+                    .await?;
+                Ok(())
+            }
+        },
+    )
     .await?;
     settled(&client).await?;
     operator.run().await?;
@@ -102,8 +113,16 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     let after = usage(operator.process()?.id())?;
     report.add("propagation.p50_ms", percentile(&mut took, 0.5), "ms");
     report.add("propagation.p99_ms", percentile(&mut took, 0.99), "ms");
-    report.add("propagation.from_request_p50_ms", percentile(&mut from_request, 0.5), "ms");
-    report.add("propagation.cpu_ms_per_change", (after.cpu - before.cpu) * 1e3 / COUNT as f64, "ms");
+    report.add(
+        "propagation.from_request_p50_ms",
+        percentile(&mut from_request, 0.5),
+        "ms",
+    );
+    report.add(
+        "propagation.cpu_ms_per_change",
+        (after.cpu - before.cpu) * 1e3 / COUNT as f64,
+        "ms",
+    );
     settled(&world.client).await?;
     tokio::time::sleep(QUIET).await;
 
@@ -120,13 +139,25 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     let last = (0..COUNT).map(|number| world.seen_at(number)).max();
     let burst = last.map_or(f64::NAN, |last| last.duration_since(began).as_secs_f64());
     report.add("propagation.burst_200_seconds", burst, "s");
-    report.add("propagation.burst_200_written_seconds", changed.as_secs_f64(), "s");
+    report.add(
+        "propagation.burst_200_written_seconds",
+        changed.as_secs_f64(),
+        "s",
+    );
     settled(&world.client).await?;
     tokio::time::sleep(QUIET).await;
     let counts = audit::since(&bench, &operator, &mark)?;
     let each = |count: usize| count as f64 / COUNT as f64;
-    report.add("propagation.lists_per_change.burst_200", each(counts.lists), "requests");
-    report.add("propagation.requests_per_change.burst_200", each(counts.requests), "requests");
+    report.add(
+        "propagation.lists_per_change.burst_200",
+        each(counts.lists),
+        "requests",
+    );
+    report.add(
+        "propagation.requests_per_change.burst_200",
+        each(counts.requests),
+        "requests",
+    );
 
     say("nothing that matters changes");
     let generations = world.generations();
@@ -139,7 +170,9 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
             .and_then(|data| data.get("tls.crt").cloned())
             .unwrap_or_default();
         let text = String::from_utf8(text.0)?.replace('\n', "\r\n");
-        world.patch(number, json!({"stringData": {"tls.crt": text}})).await?;
+        world
+            .patch(number, json!({"stringData": {"tls.crt": text}}))
+            .await?;
     }
     tokio::time::sleep(QUIET).await;
     let needless: i64 = world.generations() - generations;
@@ -176,7 +209,11 @@ impl World {
 
     async fn patch(&self, number: usize, patch: Value) -> Result<()> {
         self.secrets(number)
-            .patch_metadata(&Set::name(number), &PatchParams::default(), &Patch::Merge(patch))
+            .patch_metadata(
+                &Set::name(number),
+                &PatchParams::default(),
+                &Patch::Merge(patch),
+            )
             .await?;
         Ok(())
     }
@@ -221,7 +258,7 @@ impl World {
 }
 
 /// Every pod is there, so that nothing of an earlier step still runs.
-async fn settled(client: &Client) -> Result<()> {
+pub(crate) async fn settled(client: &Client) -> Result<()> {
     let api: Api<Deployment> = Api::all(client.clone());
     eventually(DEADLINE, "every Deployment is available", async || {
         for deployment in api.list(&kube::api::ListParams::default()).await? {

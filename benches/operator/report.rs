@@ -100,7 +100,10 @@ impl Progress {
         let seconds = self.began.elapsed().as_secs();
         let turn = usize::try_from(seconds / PROGRESS.as_secs()).unwrap_or_default();
         if self.told.fetch_max(turn, Ordering::Relaxed) < turn {
-            eprintln!("  {}: {next} of {} after {seconds} s", self.what, self.total);
+            eprintln!(
+                "  {}: {next} of {} after {seconds} s",
+                self.what, self.total
+            );
         }
         (next < self.total).then_some(next)
     }

@@ -38,8 +38,16 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     tokio::time::sleep(QUIET).await;
     let (after, counts) = (usage(pid)?, audit::since(&bench, &operator, &mark)?);
     let hour = 3_600.0 / QUIET.as_secs_f64();
-    report.add("steady.requests_per_hour.10k", counts.requests as f64 * hour, "requests");
-    report.add("steady.cpu_seconds_per_hour.10k", (after.cpu - before.cpu) * hour, "s");
+    report.add(
+        "steady.requests_per_hour.10k",
+        counts.requests as f64 * hour,
+        "requests",
+    );
+    report.add(
+        "steady.cpu_seconds_per_hour.10k",
+        (after.cpu - before.cpu) * hour,
+        "s",
+    );
     say("scrapes");
     let (mut took, mut bytes) = (Vec::new(), 0);
     for _ in 0..SCRAPES {
@@ -50,6 +58,10 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     let scraped = usage(pid)?;
     report.add("metrics.scrape_ms.10k", percentile(&mut took, 0.5), "ms");
     report.add("metrics.scrape_bytes.10k", bytes as f64, "bytes");
-    report.add("metrics.scrape_rss_growth_bytes.10k", scraped.rss - after.rss, "bytes");
+    report.add(
+        "metrics.scrape_rss_growth_bytes.10k",
+        scraped.rss - after.rss,
+        "bytes",
+    );
     Ok(())
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::certificate::Fingerprint;
+use crate::compact::{Uid, Version};
 use crate::schedule::due::{Due, Heed, Never, Suggestion};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
@@ -60,9 +61,9 @@ pub struct LeafFacts {
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Which object of that name.
-    pub uid: Arc<str>,
+    pub uid: Uid,
     /// Which version of it.
-    pub resource_version: Arc<str>,
+    pub resource_version: Version,
     /// The issuer's name; `external` too.
     pub issuer: Arc<str>,
     /// The leaf, or why there is none.
@@ -128,14 +129,14 @@ pub enum Task {
 pub struct Entry {
     /// What the watch said last.
     pub observed: Observed,
-    /// What the workloads have: by the annotation, or remembered from before it was lost.
-    pub rolled_out: Option<RolledOut>,
+    /// What the workloads had before the annotation was lost.
+    remembered: Option<Box<RolledOut>>,
     /// When the next renewal starts.
     pub renew_at: UnixTime,
     /// When the next rollout starts.
     pub roll_at: UnixTime,
     /// A task that runs, and the version it started from.
-    pub running: Option<(Task, Arc<str>)>,
+    pub running: Option<Box<(Task, Version)>>,
     /// Why the last task failed; for metrics and the status page.
     pub last_error: Option<Box<str>>,
     generation: u32,
@@ -165,9 +166,11 @@ pub enum Finished {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Index {
-    entries: HashMap<Key, Entry>,
+    /// Boxed: half of a hash table is empty, and an entry is large.
+    entries: HashMap<Key, Box<Entry>>,
     queue: BTreeSet<(UnixTime, Task, Key)>,
-    namespaces: HashMap<Arc<str>, ()>,
+    /// Namespaces and issuers, each once.
+    interned: HashMap<Arc<str>, ()>,
     generations: Vec<u32>,
     gone: HashMap<Key, RolledOut>,
     gone_order: VecDeque<Key>,
@@ -189,12 +192,12 @@ impl Index {
     /// One Secret.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key)
+        self.entries.get(key).map(|entry| &**entry)
     }
 
     /// All Secrets, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.entries.iter()
+        self.entries.iter().map(|(key, entry)| (key, &**entry))
     }
 
     /// How many tasks wait for their instant.
@@ -205,17 +208,19 @@ impl Index {
 
     /// The key of a Secret, with the namespace's one allocation.
     pub fn key(&mut self, namespace: &str, name: &str) -> Key {
-        let namespace = if let Some((known, ())) = self.namespaces.get_key_value(namespace) {
-            Arc::clone(known)
-        } else {
-            let new: Arc<str> = namespace.into();
-            self.namespaces.insert(Arc::clone(&new), ());
-            new
-        };
         Key {
-            namespace,
+            namespace: self.intern(namespace),
             name: name.into(),
         }
+    }
+
+    fn intern(&mut self, text: &str) -> Arc<str> {
+        if let Some((known, ())) = self.interned.get_key_value(text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = text.into();
+        self.interned.insert(Arc::clone(&new), ());
+        new
     }
 
     /// A relist of `source` begins.
@@ -246,7 +251,7 @@ impl Index {
     pub fn touch(&mut self, key: &Key, resource_version: &str, source: Source) -> bool {
         let generation = self.generation(source);
         match self.entries.get_mut(key) {
-            Some(entry) if *entry.observed.resource_version == *resource_version => {
+            Some(entry) if entry.observed.resource_version == Version::from(resource_version) => {
                 entry.generation = generation;
                 entry.source = source;
                 true
@@ -260,7 +265,7 @@ impl Index {
         &mut self,
         now: UnixTime,
         key: &Key,
-        observed: Observed,
+        mut observed: Observed,
         source: Source,
         settle: Duration,
         retry_at: Option<UnixTime>,
@@ -275,15 +280,17 @@ impl Index {
         if let Some(old) = &previous {
             self.unqueue(key, old);
         }
-        let remembered = previous
-            .as_ref()
-            .and_then(|old| old.rolled_out)
-            .or_else(|| self.gone.remove(key));
-        let rolled_out = observed.rolled_out.or(remembered);
+        let gone = self.gone.remove(key);
+        let remembered = match (observed.rolled_out, &previous) {
+            (Some(_), _) => None,
+            (None, Some(old)) => old.rolled_out().or(gone),
+            (None, None) => gone,
+        };
+        observed.issuer = self.intern(&observed.issuer);
         let running = previous.as_ref().and_then(|old| old.running.clone());
         let last_error = previous.and_then(|old| old.last_error);
-        let mut entry = Entry {
-            rolled_out,
+        let mut entry = Box::new(Entry {
+            remembered: remembered.map(Box::new),
             renew_at: UnixTime::NEVER,
             roll_at: UnixTime::NEVER,
             running,
@@ -291,7 +298,7 @@ impl Index {
             generation,
             source,
             observed,
-        };
+        });
         entry.schedule(now, settle, retry_at);
         self.enqueue(key, &entry);
         self.entries.insert(key.clone(), entry);
@@ -304,7 +311,7 @@ impl Index {
             return false;
         };
         self.unqueue(key, &entry);
-        if let Some(had) = entry.rolled_out.filter(|had| *had != RolledOut::None) {
+        if let Some(had) = entry.rolled_out().filter(|had| *had != RolledOut::None) {
             if self.gone.insert(key.clone(), had).is_none() {
                 self.gone_order.push_back(key.clone());
             }
@@ -332,7 +339,7 @@ impl Index {
         self.queue
             .remove(&(entry.renew_at, Task::Renew, key.clone()));
         self.queue.remove(&(entry.roll_at, Task::Roll, key.clone()));
-        entry.running = Some((task, Arc::clone(&entry.observed.resource_version)));
+        entry.running = Some(Box::new((task, entry.observed.resource_version.clone())));
         Some((task, key))
     }
 
@@ -390,7 +397,7 @@ impl Index {
         let Some(mut entry) = self.entries.remove(key) else {
             return;
         };
-        let Some((task, started_from)) = entry.running.take() else {
+        let Some((task, started_from)) = entry.running.take().map(|running| *running) else {
             self.entries.insert(key.clone(), entry);
             return;
         };
@@ -443,6 +450,14 @@ impl Index {
 }
 
 impl Entry {
+    /// What the workloads have: by the annotation, or remembered from before it was lost.
+    #[must_use]
+    pub fn rolled_out(&self) -> Option<RolledOut> {
+        self.observed
+            .rolled_out
+            .or_else(|| self.remembered.as_deref().copied())
+    }
+
     /// Whether the workloads have another leaf than the Secret.
     #[must_use]
     pub fn rollout_due(&self) -> bool {
@@ -482,7 +497,7 @@ impl Entry {
         };
         // A Secret that is itself due for an issue is not rolled onto: what it holds is on its way out,
         // unless what the workloads have has already expired and the issue keeps failing.
-        let served_expired = matches!(self.rolled_out,
+        let served_expired = matches!(self.rolled_out(),
             Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
         let waits_for_issue =
             self.renewal_due(now) && (self.observed.leaf.is_err() || !served_expired);
@@ -642,7 +657,7 @@ mod tests {
         assert!(index.remove(&key));
         assert_eq!(index.next_due(), None);
         apply(&mut index, 1, observed("9", Ok(leaf(2)), None));
-        assert_eq!(index.get(&key).unwrap().rolled_out, Some(rolled(1)));
+        assert_eq!(index.get(&key).unwrap().rolled_out(), Some(rolled(1)));
         assert_eq!(index.pop_due(UnixTime(11)), Some((Task::Roll, key)));
     }
 
@@ -651,7 +666,7 @@ mod tests {
         let mut index = Index::default();
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         apply(&mut index, 1, observed("2", Ok(leaf(2)), None));
-        assert_eq!(index.get(&key).unwrap().rolled_out, Some(rolled(1)));
+        assert_eq!(index.get(&key).unwrap().rolled_out(), Some(rolled(1)));
     }
 
     #[test]

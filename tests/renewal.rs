@@ -129,7 +129,7 @@ async fn what_is_due_is_renewed_and_its_workloads_roll() -> Result<()> {
         Ok(events)
     })
     .await?;
-    for reason in ["Ordered", "Renewed", "RollingOut"] {
+    for reason in ["Renewed", "RolledOut"] {
         assert!(
             events.iter().any(|event| event.starts_with(reason)),
             "{reason} in {events:?}"

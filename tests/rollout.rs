@@ -201,7 +201,7 @@ async fn ready(space: &Space, name: &str, count: usize) -> Result<BTreeSet<Strin
 /// Waits until the controllers have counted these workloads' pods as available, a moment after the pods are ready.
 async fn counted(space: &Space, names: &[&str]) -> Result<()> {
     eventually(SOON, "the workloads are available", async || {
-        let workloads = list(&space.client, &space.name).await?;
+        let workloads = rollout::list(&space.client, &space.name).await?;
         for name in names {
             let found = workloads
                 .iter()

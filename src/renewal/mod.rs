@@ -303,14 +303,6 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let record = made?;
     context.known.insert(key);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
-    let note = format!(
-        "{} ordered from {}",
-        texts(&record.order.names).join(", "),
-        fresh.issuer_name
-    );
-    context
-        .events
-        .secret(key, fresh.uid(), Severity::Normal, "Ordered", &note);
     proceed(context, key, fresh, record, order, due.reason).await
 }
 
@@ -544,7 +536,7 @@ fn changes<'a>(
                 .index
                 .read()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            index.get(key).and_then(|entry| entry.rolled_out)
+            index.get(key).and_then(crate::index::Entry::rolled_out)
         };
         let held = match leaf {
             Ok(leaf) => RolledOut::Leaf {

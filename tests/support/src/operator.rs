@@ -45,6 +45,8 @@ pub struct OperatorOptions {
     pub api_server: Option<String>,
     /// The ACME directory as the operator sees it.
     pub directory: Option<String>,
+    /// How much it logs: benchmarks take what users have.
+    pub log_level: String,
 }
 
 impl OperatorOptions {
@@ -58,6 +60,7 @@ impl OperatorOptions {
             addons: Vec::new(),
             api_server: None,
             directory: None,
+            log_level: "debug".into(),
         }
     }
 }
@@ -224,7 +227,8 @@ impl<'a> Operator<'a> {
             .args(["--namespace", &self.namespace])
             .args(["--metrics-address", &self.metrics.to_string()])
             .args(["--challenge-address", &self.challenges.to_string()])
-            .args(["--log-format", "json", "--log-level", "debug"])
+            .args(["--log-format", "json"])
+            .args(["--log-level", &self.options.log_level])
             // Neither a proxy nor a certificate store of the machine reaches it.
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())

@@ -9,5 +9,6 @@ mod command;
 mod install;
 mod propagation;
 mod renewal;
+mod rights;
 mod rollout;
 mod secrecy;

@@ -5,6 +5,7 @@ mod acme_faults;
 mod alerts;
 mod bench_smoke;
 mod install;
+mod kill_points;
 mod propagation;
 mod renewal;
 mod secrecy;

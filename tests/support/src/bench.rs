@@ -236,6 +236,10 @@ impl Bench {
         self.group.keep()
     }
 
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     pub(crate) fn group(&self) -> &Group {
         &self.group
     }

@@ -4,7 +4,6 @@
 //! on but not counted, since their number depends on the time. A rule decides what becomes of each counted request.
 //! Nothing of it decides what is right: it only delays, breaks and counts.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,10 +18,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
+use crate::pki::Pair;
 use crate::{Bench, runtime};
 
 /// Far more than any request of the operator holds.
@@ -173,8 +177,10 @@ impl Proxies {
             .strip_suffix("/dir")
             .context("the directory ends in /dir")?;
         let api = format!("https://{}", bench.api_server());
-        let (api, api_server) = listen(&shared, Server::Api, api).await?;
-        let (ca, ca_server) = listen(&shared, Server::Ca, pebble.to_owned()).await?;
+        let (api, api_server) = listen(&shared, Server::Api, api, None).await?;
+        // Pebble insists that its clients came by https.
+        let tls = Some(acceptor(&bench.authority().server("fault proxy")?)?);
+        let (ca, ca_server) = listen(&shared, Server::Ca, pebble.to_owned(), tls).await?;
         Ok(Self {
             shared,
             api,
@@ -192,7 +198,7 @@ impl Proxies {
     /// The ACME directory as the operator should see it.
     #[must_use]
     pub fn directory(&self) -> String {
-        format!("http://{}/dir", self.ca)
+        format!("https://{}/dir", self.ca)
     }
 
     /// What becomes of requests from now on.
@@ -239,6 +245,7 @@ async fn listen(
     shared: &Arc<Shared>,
     server: Server,
     upstream: String,
+    tls: Option<TlsAcceptor>,
 ) -> Result<(SocketAddr, JoinHandle<()>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?.into_std()?;
     let address = listener.local_addr()?;
@@ -252,18 +259,42 @@ async fn listen(
                 shared.aside.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            tokio::spawn(connection(
-                Arc::clone(&shared),
-                server,
-                Arc::clone(&upstream),
-                stream,
-            ));
+            let (shared, upstream) = (Arc::clone(&shared), Arc::clone(&upstream));
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                match tls {
+                    None => serve(shared, server, upstream, stream).await,
+                    Some(tls) => {
+                        // A client that does not finish its handshake was killed in it.
+                        if let Ok(stream) = tls.accept(stream).await {
+                            serve(shared, server, upstream, stream).await;
+                        }
+                    }
+                }
+            });
         }
     };
     Ok((address, runtime().spawn(accept)))
 }
 
-async fn connection(shared: Arc<Shared>, server: Server, upstream: Arc<str>, stream: TcpStream) {
+fn acceptor(pair: &Pair) -> Result<TlsAcceptor> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?,
+        )?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    server: Server,
+    upstream: Arc<str>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+) {
     let mut cut = shared.cut.subscribe();
     let service = service_fn(|request| {
         let (shared, upstream) = (Arc::clone(&shared), Arc::clone(&upstream));
@@ -377,10 +408,8 @@ async fn forward(
         .map_err(|_| Closed)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut headers = end_to_end(&head.headers);
-    if server == Server::Ca {
-        // Pebble builds its URLs from the Host header, which is the proxy's, and this.
-        headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
-    } else {
+    // Pebble builds its URLs from the Host header: they lead back to the proxy.
+    if server == Server::Api {
         headers.remove(header::HOST);
     }
     let answer = shared
@@ -421,12 +450,6 @@ impl fmt::Display for Closed {
 }
 
 impl std::error::Error for Closed {}
-
-impl From<Infallible> for Closed {
-    fn from(never: Infallible) -> Self {
-        match never {}
-    }
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -80,7 +80,7 @@ pub struct Row {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
     let rows = block_on(async {
-        let client = cluster::connect()
+        let client = cluster::connect(None)
             .await
             .map_err(|error| Failure::new("finding the way to the API server", &*error))?;
         let namespace = args

@@ -89,7 +89,7 @@ async fn every(stride: usize) -> Result<()> {
     results.sort_by_key(|((number, moment), _)| (*number, matches!(moment, Moment::After)));
 
     let mut bad = 0;
-    println!("killed at | request                                            | orders | ended");
+    eprintln!("killed at | request                                            | orders | ended");
     for ((number, moment), result) in &results {
         let moment = format!("{moment:?}");
         let (what, orders, ended) = match result {
@@ -109,10 +109,10 @@ async fn every(stride: usize) -> Result<()> {
                 (String::new(), "?".into(), format!("{error:#}"))
             }
         };
-        println!("{number:>2} {moment:<6} | {what:<50.50} | {orders:>6} | {ended}");
+        eprintln!("{number:>2} {moment:<6} | {what:<50.50} | {orders:>6} | {ended}");
     }
     let runs = results.len();
-    println!(
+    eprintln!(
         "{runs} kill points of {} tried in {:.0} s, {bad} ended otherwise; the undisturbed run takes {:.1} s",
         2 * count,
         started.elapsed().as_secs_f64(),

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::certificate::{self, Leaf, Unreadable};
+use crate::certificate::{self, Fingerprint, Leaf, Unreadable};
 use crate::config::Config;
 use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
 use crate::rollout::HaltNote;
 use crate::schedule::budget::{account_of, hash};
-use crate::schedule::due::{self, Due, Inputs, Never};
+use crate::schedule::due::{self, Due, Heed, Inputs, Never, Reason, Suggestion};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
@@ -43,6 +43,8 @@ pub struct Assessment {
     pub issued_by: Option<IssuedBy>,
     /// When to renew and why, or why never.
     pub renewal: Result<Due, Never>,
+    /// What the CA's renewal information may change about that.
+    pub heed: Heed,
     /// The ledger's account.
     pub account: u64,
     /// The earliest instant at which anything may change.
@@ -61,23 +63,31 @@ pub fn of_thin(
     secret: &ThinSecret,
     config: &Config,
 ) -> Option<Assessment> {
-    assess(now, key, &secret.head, || secret.certificate(), config)
+    assess(
+        now,
+        key,
+        &secret.head,
+        || secret.certificate(),
+        config,
+        |_| None,
+    )
 }
 
-/// Assesses what was read afresh.
+/// Assesses what was read afresh; `suggested` is the instant that the CA suggests for a leaf.
 #[must_use]
 pub fn of_full(
     now: UnixTime,
     key: &Key,
     secret: &FullSecret,
     config: &Config,
+    suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
 ) -> Option<Assessment> {
     let (certificate, _) = secret.pair();
     let certificate = || match certificate::leaf(certificate) {
         Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
         Err(reason) => CertificateState::Unreadable(reason),
     };
-    assess(now, key, &secret.head, certificate, config)
+    assess(now, key, &secret.head, certificate, config, suggested)
 }
 
 fn assess(
@@ -86,6 +96,7 @@ fn assess(
     head: &Head,
     certificate: impl FnOnce() -> CertificateState,
     config: &Config,
+    suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
 ) -> Option<Assessment> {
     if !head.concerns_us() || head.deleting {
         return None;
@@ -114,7 +125,10 @@ fn assess(
         blocked,
         issued_by: issued_by.as_ref(),
         renewed_for: annotations.get(keys::RENEWED_FOR).map(String::as_str),
-        renewal_info: None,
+        renewal_info: leaf
+            .as_ref()
+            .ok()
+            .and_then(|leaf| suggested(leaf.fingerprint)),
         seed: hash(&key.to_string()),
     });
     let renewal = match (renewal, may_issue(key, &settings, &names, config)) {
@@ -146,13 +160,14 @@ fn assess(
         settings.paused || problems.iter().any(|problem| problem.blocks.rollout());
     Some(Assessment {
         account: account_of(issuer_name(&settings.issuer), &names),
-        settings,
         problems,
         leaf,
         names,
         rolled_out,
         issued_by,
+        heed: due::heed(renewal, &settings, blocked),
         renewal,
+        settings,
         opens,
         rollout_blocked,
         halted: annotations
@@ -245,6 +260,17 @@ fn opens(
 }
 
 impl Assessment {
+    /// The `renew-now` value, hashed, that was not served yet.
+    #[must_use]
+    pub fn wish(&self) -> Option<u64> {
+        let wanted = self.renewal.is_ok_and(|due| due.reason == Reason::RenewNow);
+        self.settings
+            .renew_now
+            .as_deref()
+            .filter(|_| wanted)
+            .map(hash)
+    }
+
     /// What the index keeps of it.
     #[must_use]
     pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
@@ -268,8 +294,11 @@ impl Assessment {
             leaf,
             rolled_out: self.rolled_out,
             renewal: self.renewal,
+            heed: self.heed,
+            suggestion: Suggestion::Unasked,
             window: self.opens,
             account: self.account,
+            wish: self.wish(),
             rollout_blocked: self.rollout_blocked,
             halted: self.halted.is_some(),
             problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),

@@ -11,6 +11,7 @@ use crate::cluster::ledger::Ledger;
 use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::Known;
 use crate::rollout::Roller;
@@ -34,6 +35,8 @@ pub struct Context {
     pub challenges: ChallengeStore,
     /// ACME clients, one an issuer, made when first needed.
     pub issuers: Issuers,
+    /// What the CAs suggest about when to renew.
+    pub renewal_info: RenewalInfo,
     /// Order records that are known to exist.
     pub known: Known,
     /// What rollouts share: concurrency and the like.

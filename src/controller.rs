@@ -21,6 +21,7 @@ use crate::cluster::events::Severity;
 use crate::cluster::{chain, watch};
 use crate::context::Context;
 use crate::index::{Change, Finished, Index, Key, Source, Task};
+use crate::renewal::info::{self, Suggested};
 use crate::secret::thin::ThinSecret;
 use crate::time::UnixTime;
 use crate::{propagation, renewal};
@@ -117,6 +118,8 @@ pub async fn run(
     watches: watch::Secrets,
     shutdown: impl Future<Output = ()>,
 ) {
+    let (suggest, mut suggested) = mpsc::unbounded_channel();
+    let polls = info::follow(Arc::clone(&context), suggest);
     let (sender, mut done) = mpsc::unbounded_channel();
     let sources = 0..u16::try_from(watches.count).unwrap_or(u16::MAX);
     let mut controller = Controller {
@@ -130,7 +133,7 @@ pub async fn run(
         down: HashSet::new(),
     };
     let mut events = watches.events;
-    tokio::pin!(shutdown);
+    tokio::pin!(shutdown, polls);
     loop {
         let now = UnixTime::now();
         controller.context.beat.store(now.0, Ordering::Relaxed);
@@ -144,6 +147,8 @@ pub async fn run(
                 None => return,
             },
             Some(done) = done.recv() => controller.on_done(done),
+            Some(suggested) = suggested.recv() => controller.on_suggested(suggested),
+            () = &mut polls => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -177,9 +182,11 @@ impl Controller {
                 let mut index = self.index();
                 let key = index.key(secret.head.namespace(), secret.head.name());
                 index.remove(&key);
+                self.context.renewal_info.forget(&key);
             }
             Ok(watcher::Event::InitDone) => {
                 for key in self.index().finish(source) {
+                    self.context.renewal_info.forget(&key);
                     tracing::info!(secret = %key, "gone since the last list");
                 }
                 if self.unlisted.remove(&source) && self.unlisted.is_empty() {
@@ -204,6 +211,7 @@ impl Controller {
             }
         }
         self.context.ready.store(true, Ordering::Relaxed);
+        self.context.renewal_info.begin();
     }
 
     fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
@@ -220,13 +228,18 @@ impl Controller {
         let config = self.context.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
             if self.index().remove(&key) {
+                self.context.renewal_info.forget(&key);
                 tracing::info!(secret = %key, "no longer annotated");
             }
             return;
         };
         let uid = head.uid();
-        let observed = assessment.observed(uid, head.resource_version());
-        let retry_at = self.context.ledger.retry_at(observed.account);
+        let mut observed = assessment.observed(uid, head.resource_version());
+        observed.suggestion = self.context.renewal_info.note(&key, uid, &assessment);
+        let retry_at = self
+            .context
+            .ledger
+            .retry_at(observed.account, observed.wish);
         let problems = observed.problem_texts;
         let known = self
             .index()
@@ -277,10 +290,34 @@ impl Controller {
                 if task == Task::Renew {
                     self.renewing -= 1;
                 }
-                let account = self.index().get(&key).map(|entry| entry.observed.account);
-                let retry_at = account.and_then(|account| self.context.ledger.retry_at(account));
+                let drawn = self
+                    .index()
+                    .get(&key)
+                    .map(|entry| (entry.observed.account, entry.observed.wish));
+                let retry_at =
+                    drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
                 self.index().finished(now, &key, finished, settle, retry_at);
             }
+        }
+    }
+
+    /// A CA was asked, or cannot be asked, about these.
+    fn on_suggested(&self, suggested: Vec<Suggested>) {
+        let now = UnixTime::now();
+        let settle = self.context.config().rollout.settle;
+        for Suggested {
+            key,
+            about,
+            suggestion,
+        } in suggested
+        {
+            let mut index = self.index();
+            let drawn = index
+                .get(&key)
+                .map(|entry| (entry.observed.account, entry.observed.wish));
+            let retry_at =
+                drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
+            index.suggest(now, &key, about, suggestion, settle, retry_at);
         }
     }
 

@@ -15,12 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::certificate::Fingerprint;
-use crate::schedule::due::{Due, Never};
+use crate::compact::{Uid, Version};
+use crate::schedule::due::{Due, Heed, Never, Suggestion};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
+/// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
+const POLL_PATIENCE: Duration = Duration::from_secs(300);
 /// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.
 const ECHO_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,21 +61,27 @@ pub struct LeafFacts {
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Which object of that name.
-    pub uid: Arc<str>,
+    pub uid: Uid,
     /// Which version of it.
-    pub resource_version: Arc<str>,
+    pub resource_version: Version,
     /// The issuer's name; `external` too.
     pub issuer: Arc<str>,
     /// The leaf, or why there is none.
     pub leaf: Result<LeafFacts, Fault>,
     /// What the workloads have, by the Secret's own word.
     pub rolled_out: Option<RolledOut>,
-    /// When to renew.
+    /// When to renew by our own rule; see [`Observed::due`].
     pub renewal: Result<Due, Never>,
+    /// What the CA's word may change about it.
+    pub heed: Heed,
+    /// The CA's word.
+    pub suggestion: Suggestion,
     /// When what is due may be done at the earliest: the next change window, or the instant that overrules it.
     pub window: Option<UnixTime>,
     /// Which account of the ledger the renewal draws on.
     pub account: u64,
+    /// The `renew-now` value, hashed, that was not served yet.
+    pub wish: Option<u64>,
     /// The Secret is paused, or an annotation that governs rollouts does not parse.
     pub rollout_blocked: bool,
     /// A rollout was halted.
@@ -81,6 +90,20 @@ pub struct Observed {
     pub problems: u16,
     /// A hash of what they are, so that each is told once.
     pub problem_texts: u64,
+}
+
+impl Observed {
+    /// When to renew and why, the CA's word included.
+    ///
+    /// # Errors
+    /// [`Never`] when there is nothing to wait for.
+    pub fn due(&self) -> Result<Due, Never> {
+        let own = self.renewal?;
+        let suggested = self.suggestion.instant().zip(self.leaf.ok());
+        let taken =
+            suggested.and_then(|(at, leaf)| self.heed.takes(at, leaf.not_before, leaf.not_after));
+        Ok(taken.unwrap_or(own))
+    }
 }
 
 /// Why there is no leaf.
@@ -106,14 +129,14 @@ pub enum Task {
 pub struct Entry {
     /// What the watch said last.
     pub observed: Observed,
-    /// What the workloads have: by the annotation, or remembered from before it was lost.
-    pub rolled_out: Option<RolledOut>,
+    /// What the workloads had before the annotation was lost.
+    remembered: Option<Box<RolledOut>>,
     /// When the next renewal starts.
     pub renew_at: UnixTime,
     /// When the next rollout starts.
     pub roll_at: UnixTime,
     /// A task that runs, and the version it started from.
-    pub running: Option<(Task, Arc<str>)>,
+    pub running: Option<Box<(Task, Version)>>,
     /// Why the last task failed; for metrics and the status page.
     pub last_error: Option<Box<str>>,
     generation: u32,
@@ -143,9 +166,11 @@ pub enum Finished {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Index {
-    entries: HashMap<Key, Entry>,
+    /// Boxed: half of a hash table is empty, and an entry is large.
+    entries: HashMap<Key, Box<Entry>>,
     queue: BTreeSet<(UnixTime, Task, Key)>,
-    namespaces: HashMap<Arc<str>, ()>,
+    /// Namespaces and issuers, each once.
+    interned: HashMap<Arc<str>, ()>,
     generations: Vec<u32>,
     gone: HashMap<Key, RolledOut>,
     gone_order: VecDeque<Key>,
@@ -167,12 +192,12 @@ impl Index {
     /// One Secret.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key)
+        self.entries.get(key).map(|entry| &**entry)
     }
 
     /// All Secrets, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.entries.iter()
+        self.entries.iter().map(|(key, entry)| (key, &**entry))
     }
 
     /// How many tasks wait for their instant.
@@ -183,17 +208,19 @@ impl Index {
 
     /// The key of a Secret, with the namespace's one allocation.
     pub fn key(&mut self, namespace: &str, name: &str) -> Key {
-        let namespace = if let Some((known, ())) = self.namespaces.get_key_value(namespace) {
-            Arc::clone(known)
-        } else {
-            let new: Arc<str> = namespace.into();
-            self.namespaces.insert(Arc::clone(&new), ());
-            new
-        };
         Key {
-            namespace,
+            namespace: self.intern(namespace),
             name: name.into(),
         }
+    }
+
+    fn intern(&mut self, text: &str) -> Arc<str> {
+        if let Some((known, ())) = self.interned.get_key_value(text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = text.into();
+        self.interned.insert(Arc::clone(&new), ());
+        new
     }
 
     /// A relist of `source` begins.
@@ -224,7 +251,7 @@ impl Index {
     pub fn touch(&mut self, key: &Key, resource_version: &str, source: Source) -> bool {
         let generation = self.generation(source);
         match self.entries.get_mut(key) {
-            Some(entry) if *entry.observed.resource_version == *resource_version => {
+            Some(entry) if entry.observed.resource_version == Version::from(resource_version) => {
                 entry.generation = generation;
                 entry.source = source;
                 true
@@ -238,7 +265,7 @@ impl Index {
         &mut self,
         now: UnixTime,
         key: &Key,
-        observed: Observed,
+        mut observed: Observed,
         source: Source,
         settle: Duration,
         retry_at: Option<UnixTime>,
@@ -253,15 +280,17 @@ impl Index {
         if let Some(old) = &previous {
             self.unqueue(key, old);
         }
-        let remembered = previous
-            .as_ref()
-            .and_then(|old| old.rolled_out)
-            .or_else(|| self.gone.remove(key));
-        let rolled_out = observed.rolled_out.or(remembered);
+        let gone = self.gone.remove(key);
+        let remembered = match (observed.rolled_out, &previous) {
+            (Some(_), _) => None,
+            (None, Some(old)) => old.rolled_out().or(gone),
+            (None, None) => gone,
+        };
+        observed.issuer = self.intern(&observed.issuer);
         let running = previous.as_ref().and_then(|old| old.running.clone());
         let last_error = previous.and_then(|old| old.last_error);
-        let mut entry = Entry {
-            rolled_out,
+        let mut entry = Box::new(Entry {
+            remembered: remembered.map(Box::new),
             renew_at: UnixTime::NEVER,
             roll_at: UnixTime::NEVER,
             running,
@@ -269,7 +298,7 @@ impl Index {
             generation,
             source,
             observed,
-        };
+        });
         entry.schedule(now, settle, retry_at);
         self.enqueue(key, &entry);
         self.entries.insert(key.clone(), entry);
@@ -282,7 +311,7 @@ impl Index {
             return false;
         };
         self.unqueue(key, &entry);
-        if let Some(had) = entry.rolled_out.filter(|had| *had != RolledOut::None) {
+        if let Some(had) = entry.rolled_out().filter(|had| *had != RolledOut::None) {
             if self.gone.insert(key.clone(), had).is_none() {
                 self.gone_order.push_back(key.clone());
             }
@@ -310,7 +339,7 @@ impl Index {
         self.queue
             .remove(&(entry.renew_at, Task::Renew, key.clone()));
         self.queue.remove(&(entry.roll_at, Task::Roll, key.clone()));
-        entry.running = Some((task, Arc::clone(&entry.observed.resource_version)));
+        entry.running = Some(Box::new((task, entry.observed.resource_version.clone())));
         Some((task, key))
     }
 
@@ -326,6 +355,36 @@ impl Index {
         true
     }
 
+    /// The CA was asked about the leaf `about` of a Secret. Says what it had said before, if the Secret holds that leaf.
+    pub fn suggest(
+        &mut self,
+        now: UnixTime,
+        key: &Key,
+        about: Fingerprint,
+        suggestion: Suggestion,
+        settle: Duration,
+        retry_at: Option<UnixTime>,
+    ) -> Option<Suggestion> {
+        let holds = |entry: &Entry| {
+            entry
+                .observed
+                .leaf
+                .is_ok_and(|leaf| leaf.fingerprint == about)
+        };
+        let mut entry = self.entries.get(key).filter(|entry| holds(entry))?.clone();
+        self.unqueue(key, &entry);
+        let before = std::mem::replace(&mut entry.observed.suggestion, suggestion);
+        let roll_at = entry.roll_at;
+        entry.schedule(now, settle, retry_at);
+        // What is settling goes on settling.
+        if entry.roll_at != UnixTime::NEVER && roll_at != UnixTime::NEVER {
+            entry.roll_at = roll_at;
+        }
+        self.enqueue(key, &entry);
+        self.entries.insert(key.clone(), entry);
+        Some(before)
+    }
+
     /// A task ended. Releases the entry and queues what is due next.
     pub fn finished(
         &mut self,
@@ -338,7 +397,7 @@ impl Index {
         let Some(mut entry) = self.entries.remove(key) else {
             return;
         };
-        let Some((task, started_from)) = entry.running.take() else {
+        let Some((task, started_from)) = entry.running.take().map(|running| *running) else {
             self.entries.insert(key.clone(), entry);
             return;
         };
@@ -391,6 +450,14 @@ impl Index {
 }
 
 impl Entry {
+    /// What the workloads have: by the annotation, or remembered from before it was lost.
+    #[must_use]
+    pub fn rolled_out(&self) -> Option<RolledOut> {
+        self.observed
+            .rolled_out
+            .or_else(|| self.remembered.as_deref().copied())
+    }
+
     /// Whether the workloads have another leaf than the Secret.
     #[must_use]
     pub fn rollout_due(&self) -> bool {
@@ -408,18 +475,29 @@ impl Entry {
     /// Whether the Secret waits for a renewal at `now`.
     #[must_use]
     pub fn renewal_due(&self, now: UnixTime) -> bool {
-        self.observed.renewal.is_ok_and(|due| due.at <= now)
+        self.observed.due().is_ok_and(|due| due.at <= now)
     }
 
     fn schedule(&mut self, now: UnixTime, settle: Duration, retry_at: Option<UnixTime>) {
         let open = self.observed.window.unwrap_or_default();
-        self.renew_at = match self.observed.renewal {
-            Ok(due) => due.at.max(open).max(retry_at.unwrap_or_default()),
+        let unasked =
+            self.observed.suggestion == Suggestion::Unasked && self.observed.heed != Heed::Nothing;
+        let asked = if unasked {
+            now + POLL_PATIENCE
+        } else {
+            UnixTime::default()
+        };
+        self.renew_at = match self.observed.due() {
+            Ok(due) => due
+                .at
+                .max(open)
+                .max(asked)
+                .max(retry_at.unwrap_or_default()),
             Err(_) => UnixTime::NEVER,
         };
         // A Secret that is itself due for an issue is not rolled onto: what it holds is on its way out,
         // unless what the workloads have has already expired and the issue keeps failing.
-        let served_expired = matches!(self.rolled_out,
+        let served_expired = matches!(self.rolled_out(),
             Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
         let waits_for_issue =
             self.renewal_due(now) && (self.observed.leaf.is_err() || !served_expired);
@@ -471,8 +549,11 @@ mod tests {
                 at: UnixTime(60),
                 reason: Reason::Lifetime,
             }),
+            heed: Heed::Any,
+            suggestion: Suggestion::None,
             window: None,
             account: 1,
+            wish: None,
             rollout_blocked: false,
             halted: false,
             problems: 0,
@@ -541,13 +622,42 @@ mod tests {
     }
 
     #[test]
+    fn the_ca_is_asked_before_our_own_rule_counts_and_its_word_moves_the_instant() {
+        let mut index = Index::default();
+        let mut unasked = observed("1", Ok(leaf(1)), Some(rolled(1)));
+        unasked.suggestion = Suggestion::Unasked;
+        let key = apply(&mut index, 60, unasked);
+        let patience = i64::try_from(POLL_PATIENCE.as_secs()).unwrap();
+        assert_eq!(index.next_due(), Some(UnixTime(60 + patience)));
+        let mut suggest = |about: u8, suggestion| {
+            let about = Fingerprint([about; 32]);
+            let before = index.suggest(UnixTime(60), &key, about, suggestion, SETTLE, None);
+            (before, index.next_due())
+        };
+        let at = |second| Some(UnixTime(second));
+        assert_eq!(suggest(2, Suggestion::None).0, None, "another leaf");
+        assert_eq!(
+            suggest(1, Suggestion::None),
+            (Some(Suggestion::Unasked), at(60))
+        );
+        let moved = Suggestion::At(UnixTime(30));
+        assert_eq!(suggest(1, moved), (Some(Suggestion::None), at(30)));
+        let end = Suggestion::At(UnixTime(90));
+        assert_eq!(
+            suggest(1, end),
+            (Some(moved), at(75)),
+            "a sixth of the lifetime is kept"
+        );
+    }
+
+    #[test]
     fn a_secret_that_comes_back_with_another_certificate_rolls() {
         let mut index = Index::default();
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         assert!(index.remove(&key));
         assert_eq!(index.next_due(), None);
         apply(&mut index, 1, observed("9", Ok(leaf(2)), None));
-        assert_eq!(index.get(&key).unwrap().rolled_out, Some(rolled(1)));
+        assert_eq!(index.get(&key).unwrap().rolled_out(), Some(rolled(1)));
         assert_eq!(index.pop_due(UnixTime(11)), Some((Task::Roll, key)));
     }
 
@@ -556,7 +666,7 @@ mod tests {
         let mut index = Index::default();
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         apply(&mut index, 1, observed("2", Ok(leaf(2)), None));
-        assert_eq!(index.get(&key).unwrap().rolled_out, Some(rolled(1)));
+        assert_eq!(index.get(&key).unwrap().rolled_out(), Some(rolled(1)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod assess;
 pub mod certificate;
 pub mod cli;
 pub mod cluster;
+pub mod compact;
 pub mod config;
 pub mod context;
 pub mod controller;

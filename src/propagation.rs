@@ -149,7 +149,9 @@ async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
         Err(cluster::Error::NotFound { .. }) => return Look::Later(now + AGAIN, None),
         Err(error) => return Look::Later(now + AGAIN, Some(error.to_string().into())),
     };
-    let Some(assessment) = assess::of_full(now, key, &secret, &context.config()) else {
+    let Some(assessment) = assess::of_full(now, key, &secret, &context.config(), |leaf| {
+        context.renewal_info.instant(key, leaf)
+    }) else {
         return Look::Later(now + AGAIN, None);
     };
     judge(context, key, &entry, &secret, &assessment, now)
@@ -162,10 +164,10 @@ fn is_first_sight(entry: &Entry, workloads: &[Workload], secret: &str) -> bool {
         workload.leaf_of(secret).is_some()
             && !leaf.is_some_and(|leaf| workload.carries(secret, leaf))
     };
-    let had = entry.rolled_out.and_then(RolledOut::fingerprint);
+    let had = entry.rolled_out().and_then(RolledOut::fingerprint);
     entry.observed.rolled_out.is_none()
         && entry
-            .rolled_out
+            .rolled_out()
             .is_none_or(|_| had.is_some() && had == leaf)
         && !workloads.iter().any(another)
 }
@@ -176,8 +178,8 @@ fn first_sight(key: &Key, entry: &Entry) -> Look {
     let head = Head::of(
         &key.namespace,
         &key.name,
-        &observed.uid,
-        &observed.resource_version,
+        &observed.uid.to_string(),
+        &observed.resource_version.to_string(),
     );
     let none = LeafFacts {
         fingerprint: crate::certificate::Fingerprint([0; 32]),
@@ -187,7 +189,7 @@ fn first_sight(key: &Key, entry: &Entry) -> Look {
     let leaf = observed.leaf.unwrap_or(none);
     let request = Request {
         secret: (*key.name).into(),
-        uid: (*observed.uid).into(),
+        uid: observed.uid.to_string().into(),
         leaf: leaf.fingerprint,
         not_after: leaf.not_after,
         rolled_out: None,
@@ -217,7 +219,7 @@ fn judge(
         return Look::Later(UnixTime::NEVER, None);
     }
     let served_expired =
-        matches!(entry.rolled_out, Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
+        matches!(entry.rolled_out(), Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
     if assessment.renewal.is_ok_and(|due| due.at <= now) && !served_expired {
         return Look::Later(
             now + LOOK_AGAIN,
@@ -249,7 +251,7 @@ fn judge(
         leaf: leaf.fingerprint,
         not_after: leaf.not_after,
         rolled_out: assessment.rolled_out,
-        remembered: entry.rolled_out.and_then(RolledOut::fingerprint),
+        remembered: entry.rolled_out().and_then(RolledOut::fingerprint),
         halted: assessment.halted.clone(),
         mode: assessment.settings.rollout.clone(),
         workloads: assessment.settings.workloads.clone(),
@@ -317,28 +319,13 @@ async fn carry_out(
     mut open: Open,
 ) {
     for secret in &secrets {
-        if let Some((ticket, head)) = open.get(secret) {
+        if let Some((ticket, _)) = open.get(secret) {
             let names: Vec<String> = steps
                 .iter()
                 .filter(|step| step.serves(secret))
                 .map(|step| step.workload.id.to_string())
                 .collect();
-            let note = format!(
-                "rolling {}",
-                if names.is_empty() {
-                    "nothing more".into()
-                } else {
-                    names.join(", ")
-                }
-            );
             tracing::info!(secret = %ticket.key(), workloads = ?names, "rolling");
-            context.events.secret(
-                ticket.key(),
-                head.uid(),
-                Severity::Normal,
-                "RollingOut",
-                &note,
-            );
         }
     }
     let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();

@@ -2,10 +2,12 @@
 
 mod acme;
 mod acme_faults;
+mod acme_operator;
 mod alerts;
 mod bench_smoke;
 mod command;
 mod install;
 mod propagation;
 mod renewal;
+mod rollout;
 mod secrecy;

@@ -181,6 +181,15 @@ fn interpret_error(error: Error, failures: u32, now: UnixTime) -> Poll {
     }
 }
 
+impl Poll {
+    /// Whether the CA could not be reached at all, which says nothing of this one certificate.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(&self.trouble, Some(Trouble::NoAnswer(error))
+            if error.status().is_none_or(|status| status >= 500 || status == 429))
+    }
+}
+
 fn clamped(retry_after: Option<Duration>) -> Duration {
     retry_after.map_or(LONG_TERM, |wait| wait.clamp(SOONEST, LATEST))
 }

@@ -2,10 +2,13 @@
 //!
 //! The only module that prints. Exit codes: 0 all well, 1 it failed or found something wrong, 2 wrong usage.
 
+mod account;
 mod check;
 mod config;
 pub mod findings;
+mod plan;
 mod run;
+mod secret;
 pub mod status;
 mod telemetry;
 
@@ -30,6 +33,17 @@ enum Command {
     Status(status::Args),
     /// Read certificates or manifests and say what is wrong with them
     Check(check::Args),
+    /// Show what would be renewed when, and which workloads would roll; change nothing
+    Plan(plan::Args),
+    /// Renew a certificate at once, within the budgets
+    Renew(secret::Renew),
+    /// Let a halted rollout go on
+    Resume(secret::Resume),
+    /// Make an annotated Secret that waits for its first certificate
+    Create(secret::Create),
+    /// Look at the account at a CA
+    #[command(subcommand)]
+    Account(account::Command),
     /// Look at a config file
     #[command(subcommand)]
     Config(config::Command),
@@ -43,6 +57,11 @@ impl Cli {
             Command::Run(args) => run::run(args),
             Command::Status(args) => status::run(args),
             Command::Check(args) => check::run(args),
+            Command::Plan(args) => plan::run(args),
+            Command::Renew(args) => secret::renew(args),
+            Command::Resume(args) => secret::resume(args),
+            Command::Create(args) => secret::create(args),
+            Command::Account(command) => account::run(command),
             Command::Config(command) => config::run(command),
         };
         match result {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
-use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -20,6 +19,7 @@ use crate::cluster::watch as cluster_watch;
 use crate::config::Config;
 use crate::context::Context;
 use crate::metrics::Metrics;
+use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::Known;
 use crate::rollout::Roller;
@@ -63,9 +63,9 @@ pub(super) fn run(args: Args) -> CommandResult {
 }
 
 async fn operate(args: Args, config: Config) -> CommandResult {
-    let client = Client::try_default()
+    let client = crate::cluster::connect()
         .await
-        .map_err(|error| Failure::new("finding the way to the API server", &error))?;
+        .map_err(|error| Failure::new("finding the way to the API server", &*error))?;
     let bind = |address: SocketAddr| async move {
         TcpListener::bind(address)
             .await
@@ -95,6 +95,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         ledger,
         roller,
         issuers,
+        renewal_info: RenewalInfo::default(),
         config,
         events,
         known,

@@ -68,13 +68,12 @@ impl Ledger {
         self.lock().get(&account).cloned().unwrap_or_default()
     }
 
-    /// No try before this instant.
+    /// No try before this instant; see [`Account::retry_at`].
     #[must_use]
-    pub fn retry_at(&self, account: u64) -> Option<UnixTime> {
+    pub fn retry_at(&self, account: u64, wish: Option<u64>) -> Option<UnixTime> {
         self.lock()
             .get(&account)
-            .and_then(|account| account.retry_at)
-            .map(UnixTime)
+            .and_then(|account| account.retry_at(wish))
     }
 
     /// Changes an account, in memory at once and then in the ConfigMap; writes nothing when nothing changed.

@@ -13,10 +13,32 @@ pub mod watch;
 use std::future::Future;
 use std::time::Duration;
 
+use kube::Client;
 use thiserror::Error;
 
 /// The API server answers in milliseconds, or the answer will not come: kube sets no read timeout of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The client that everything here is given: by kubeconfig, else by the pod's service account.
+///
+/// `HTTPS_PROXY` is the way to the CAs. kube takes it for the way to the API server too, and refuses to start, as it is
+/// built without proxies; one that the kubeconfig itself names is still refused with kube's words.
+///
+/// # Errors
+/// When neither says where the API server is.
+pub async fn connect() -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+    let mut config = kube::Config::infer().await?;
+    let of_environment = |proxy: &http::Uri| {
+        let values = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).ok());
+        let mut parsed = values
+            .into_iter()
+            .flatten()
+            .filter_map(|value| value.parse::<http::Uri>().ok());
+        parsed.any(|value| value == *proxy)
+    };
+    config.proxy_url = config.proxy_url.filter(|proxy| !of_environment(proxy));
+    Ok(Client::try_from(config)?)
+}
 
 /// Why a call on the API server failed.
 #[derive(Debug, Error)]

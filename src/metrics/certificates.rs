@@ -226,7 +226,7 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
         "End of the certificate that the workloads have while it is another than the Secret's";
     family(out, name, "gauge", help);
     for (key, entry) in &unrolled {
-        if let Some(RolledOut::Leaf { not_after, .. }) = entry.rolled_out {
+        if let Some(RolledOut::Leaf { not_after, .. }) = entry.rolled_out() {
             sample(out, name, &labels(key, entry)[..2], not_after.0);
         }
     }
@@ -246,7 +246,7 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
 
 /// Whether the workloads are known to have another leaf than the Secret. First sight is not that.
 fn unrolled(entry: &Entry) -> bool {
-    match (&entry.observed.leaf, entry.rolled_out) {
+    match (&entry.observed.leaf, entry.rolled_out()) {
         (Ok(leaf), Some(RolledOut::Leaf { fingerprint, .. })) => leaf.fingerprint != fingerprint,
         (Ok(_), Some(RolledOut::None)) => true,
         _ => false,
@@ -256,14 +256,14 @@ fn unrolled(entry: &Entry) -> bool {
 /// Whether a rollout waits for nothing but itself.
 fn moves(entry: &Entry, now: UnixTime) -> bool {
     let queued = entry.roll_at != UnixTime::NEVER;
-    let running = matches!(entry.running, Some((Task::Roll, _)));
+    let running = entry.running.as_ref().is_some_and(|it| it.0 == Task::Roll);
     let open = entry.observed.window.is_none_or(|window| window <= now);
     (queued || running) && open && !entry.observed.rollout_blocked && !entry.observed.halted
 }
 
 /// When a renewal falls due by what the Secret says; back-off and budgets, which only delay it, aside.
 fn renew_at(entry: &Entry) -> Option<UnixTime> {
-    let due = entry.observed.renewal.ok()?;
+    let due = entry.observed.due().ok()?;
     Some(due.at.max(entry.observed.window.unwrap_or_default()))
 }
 
@@ -355,7 +355,7 @@ pub(super) mod fixture {
     use super::*;
     use crate::certificate::Fingerprint;
     use crate::index::{Finished, LeafFacts, Observed, Source};
-    use crate::schedule::due::{AT_ONCE, Due, Reason};
+    use crate::schedule::due::{AT_ONCE, Due, Heed, Reason, Suggestion};
 
     pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
     const OLD: Fingerprint = Fingerprint([1; 32]);
@@ -373,7 +373,10 @@ pub(super) mod fixture {
                 at: NOW + DAY * 30,
                 reason: Reason::Lifetime,
             }),
+            heed: Heed::Any,
+            suggestion: Suggestion::None,
             window: None,
+            wish: None,
             account: 0,
             rollout_blocked: false,
             halted: false,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::issuers;
+use super::venue::{OUT_OF_REACH, REHEARSALS};
 use super::{Fresh, last_error};
 use crate::acme::{self, Class, OrderStatus, Scope};
 use crate::cluster;
@@ -15,13 +16,15 @@ use crate::index::{Finished, Key};
 use crate::key::KeyError;
 use crate::metrics::RenewalResult;
 use crate::pair::Rejected;
+use crate::schedule::budget;
 use crate::secret::keys;
 use crate::time::UnixTime;
 
 /// The watch will bring what has changed; should it not, this is soon enough.
 const AFTER_CONFLICT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Longest error text that is written on the Secret.
-const LONGEST: usize = 500;
+/// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
+/// which the reader ends a pause of the CA is some hundred characters long.
+const LONGEST: usize = 900;
 
 /// Why a renewal failed.
 #[derive(Debug, Error)]
@@ -46,6 +49,9 @@ pub(super) enum Failure {
         "the CA offers no HTTP-01 for {0}, and there is no other solver: a wildcard needs DNS-01"
     )]
     NoSolver(String),
+    /// The names could not be proven to the staging CA.
+    #[error("the rehearsal at the staging CA failed: {}", .0.detail())]
+    Rehearsal(#[source] acme::Error),
     /// The Secret asks for something else by now.
     #[error("the Secret has changed and asks for something else")]
     Unwanted,
@@ -68,7 +74,10 @@ pub(super) struct Of {
     uid: String,
     account: u64,
     issuer: Arc<str>,
+    wish: Option<u64>,
     leaf: Option<crate::certificate::Leaf>,
+    has_staging: bool,
+    has_fallback: bool,
 }
 
 impl From<issuers::Error> for Failure {
@@ -90,8 +99,11 @@ impl Failure {
         let of = Of {
             uid: fresh.uid().to_owned(),
             account: fresh.assessment.account,
+            wish: fresh.assessment.wish(),
             issuer: Arc::clone(&fresh.issuer_name),
             leaf: fresh.assessment.leaf.as_ref().ok().cloned(),
+            has_staging: fresh.issuer.staging.is_some(),
+            has_fallback: fresh.issuer.fallback.is_some(),
         };
         Self::About {
             what: Box::new(self),
@@ -111,7 +123,7 @@ impl Failure {
                     )
             }
             Self::Rejected(_) | Self::NoSolver(_) | Self::Unwanted | Self::Key(_) => true,
-            Self::Issuer(_) | Self::Cluster(_) | Self::Stopped => false,
+            Self::Issuer(_) | Self::Cluster(_) | Self::Stopped | Self::Rehearsal(_) => false,
             Self::About { what, .. } => what.ends_order(order),
         }
     }
@@ -125,6 +137,7 @@ impl Failure {
             Self::Rejected(_) => "Rejected",
             Self::Key(_) => "Key",
             Self::NoSolver(_) => "NoSolver",
+            Self::Rehearsal(error) => error.reason(),
             Self::Unwanted => "Unwanted",
             Self::Stopped => "Stopped",
             Self::About { what, .. } => what.reason(),
@@ -154,11 +167,13 @@ impl Failure {
             tracing::info!(secret = %key, reason, "the Secret has changed meanwhile: looked at again");
             return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
         }
-        let mut until = None;
-        let mut validation = false;
+        let (mut until, mut validation) = (None, false);
+        let (mut limited, mut outage) = (false, false);
         if let Self::Acme(error) = &what {
             until = error.retry_after();
+            limited = matches!(error.class(), Class::RateLimited { .. });
             match error.class() {
+                Class::Transient => outage = true,
                 Class::RateLimited {
                     until: limit,
                     scope: Scope::Issuer,
@@ -177,16 +192,42 @@ impl Failure {
                 _ => {}
             }
         }
+        let short_at = of.leaf.as_ref().map_or(now, budget::runs_short_at);
         if let Self::Issuer(issuers::Error::Limited(limit)) = &what {
             // The CA was not asked: this is no failure of the certificate.
-            return Finished::Later(*limit, Some(what.to_string().into()));
+            let mut at = *limit;
+            if of.has_fallback {
+                out_of_reach(context, of.account, *limit).await;
+                at = at.min(short_at.max(now + AFTER_CONFLICT));
+            }
+            return Finished::Later(at, Some(what.to_string().into()));
         }
+        let rehearsal = matches!(what, Self::Rehearsal(_));
         let backoff = context.config().retry;
         let mut retry_at = now;
         let counted = context
             .ledger
             .update(of.account, |account| {
-                retry_at = account.failed(now, &backoff, of.leaf.as_ref(), validation, until);
+                retry_at = account.failed(
+                    now,
+                    &backoff,
+                    of.leaf.as_ref(),
+                    validation && !rehearsal,
+                    until,
+                    of.wish,
+                );
+                if rehearsal {
+                    account.rehearsals = account.rehearsals.saturating_sub(1);
+                } else if validation && of.has_staging {
+                    account.rehearsals = REHEARSALS;
+                }
+                // One answer that fails is no outage; a limit is one at once.
+                if of.has_fallback && (limited || outage && account.failures > 1) {
+                    let until = retry_at.max(now + OUT_OF_REACH);
+                    account.unavailable_until = Some(until.0);
+                    retry_at = retry_at.min(short_at.max(now));
+                    account.retry_at = Some(retry_at.0);
+                }
             })
             .await;
         if let Err(error) = counted {
@@ -197,12 +238,29 @@ impl Failure {
         context
             .metrics
             .renewal(&of.issuer, RenewalResult::Failed, reason);
+        // Events of one reason are one series, with the first one's note.
+        let event = if rehearsal {
+            "RehearsalFailed"
+        } else {
+            "RenewalFailed"
+        };
         let note = format!("{reason}: {text}; next try at {retry_at}");
         context
             .events
-            .secret(key, &of.uid, Severity::Warning, "RenewalFailed", &note);
+            .secret(key, &of.uid, Severity::Warning, event, &note);
         inscribe(context, key, &of.uid, &text, retry_at).await;
         Finished::Later(retry_at, Some(text.into()))
+    }
+}
+
+/// The issuer is not asked for these names before `until` where there is a fallback and life runs short.
+async fn out_of_reach(context: &Context, account: u64, until: UnixTime) {
+    let noted = context
+        .ledger
+        .update(account, |account| account.unavailable_until = Some(until.0))
+        .await;
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the ledger could not be written; it is right in memory");
     }
 }
 

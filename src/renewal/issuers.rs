@@ -16,6 +16,7 @@ use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo};
 use crate::cluster::{self, accounts};
 use crate::config;
 use crate::metrics::Metrics;
+use crate::schedule::quota::Quota;
 use crate::time::UnixTime;
 
 /// See the module's documentation.
@@ -32,6 +33,8 @@ struct Slot {
     client: tokio::sync::Mutex<Option<Client>>,
     /// The CA asked to be left alone until then.
     limited_until: Mutex<UnixTime>,
+    /// New orders of the last hours.
+    quota: Mutex<Quota>,
 }
 
 /// Why an issuer cannot be used now.
@@ -112,6 +115,19 @@ impl Issuers {
         let slot = self.slot(name);
         let mut limited = lock(&slot.limited_until);
         *limited = until.max(*limited);
+    }
+
+    /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.
+    ///
+    /// # Errors
+    /// With the instant at which to ask again.
+    pub fn take_order(
+        &self,
+        name: &str,
+        namespace: &Arc<str>,
+        per_3h: u32,
+    ) -> Result<(), UnixTime> {
+        lock(&self.slot(name).quota).take(UnixTime::now(), namespace, per_3h)
     }
 
     /// The CA has forgotten the account: the same key is registered again when the issuer is next used.

@@ -8,9 +8,12 @@
 //! It believes only what it reads itself, and looks again before it finalizes and before it writes:
 //! the user may have changed his mind. It never touches a workload.
 
+mod copies;
 mod failure;
+pub mod info;
 pub mod issuers;
 pub mod known;
+mod venue;
 
 use std::time::Duration;
 
@@ -22,7 +25,7 @@ use crate::certificate::{KeyType, Leaf};
 use crate::cluster::events::Severity;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets::{self, Changes};
-use crate::config::Issuer;
+use crate::config::{self, Issuer};
 use crate::context::Context;
 use crate::controller::Ticket;
 use crate::index::{Finished, Key};
@@ -59,6 +62,9 @@ enum Outcome {
 struct Fresh {
     secret: FullSecret,
     assessment: Assessment,
+    /// The issuer that the Secret names.
+    home: std::sync::Arc<str>,
+    /// The issuer that is asked: that one, or a fallback.
     issuer_name: std::sync::Arc<str>,
     issuer: Issuer,
 }
@@ -126,10 +132,15 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     if let Some(opens) = fresh.assessment.opens {
         return Ok(Outcome::Later(opens, None));
     }
+    if let Some(again) = copies::follows(context, key, &fresh, now) {
+        return Ok(Outcome::Later(again, None));
+    }
+    let fresh = fresh.at_hand(context, key, now);
     let account = context.ledger.get(fresh.assessment.account);
     if let Some(hold) = budget::hold(
         now,
         due.reason,
+        fresh.assessment.wish(),
         fresh.assessment.leaf.as_ref().ok(),
         &account,
     ) {
@@ -141,7 +152,9 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
 async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fresh>, Failure> {
     let secret = secrets::get(&context.client, key).await?;
     let config = context.config();
-    let Some(assessment) = assess::of_full(now, key, &secret, &config) else {
+    let Some(assessment) = assess::of_full(now, key, &secret, &config, |leaf| {
+        context.renewal_info.instant(key, leaf)
+    }) else {
         return Ok(None);
     };
     let IssuerRef::Named(issuer_name) = assessment.settings.issuer.clone() else {
@@ -153,6 +166,7 @@ async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fres
     Ok(Some(Fresh {
         secret,
         assessment,
+        home: std::sync::Arc::clone(&issuer_name),
         issuer_name,
         issuer,
     }))
@@ -222,13 +236,37 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         .ready(&fresh.issuer_name, &fresh.issuer)
         .await
         .map_err(ours)?;
-    let profile = fresh
-        .assessment
-        .settings
-        .profile
-        .as_deref()
-        .or(fresh.issuer.profile.as_deref());
-    let order = client.new_order(&names, profile, None).await;
+    venue::rehearse(context, key, &fresh, &names)
+        .await
+        .map_err(|failure| failure.about(&fresh))?;
+    let profile = match &fresh.assessment.settings.profile {
+        Some(profile) => Some(&**profile),
+        // The issuer's own profile is a preference: a CA that has none of that name is not refused for it.
+        None => {
+            let offered = &client
+                .directory()
+                .await
+                .map_err(|error| ours(error.into()))?
+                .meta
+                .profiles;
+            let wanted = fresh.issuer.profile.as_deref();
+            wanted.filter(|profile| offered.contains_key(*profile))
+        }
+    };
+    let quota = fresh.issuer.orders_per_3h;
+    if let Err(until) = context
+        .issuers
+        .take_order(&fresh.issuer_name, &key.namespace, quota)
+    {
+        let note = format!(
+            "issuer {}: its ordersPer3h ({quota}) are used up; this one's turn is at {until}",
+            fresh.issuer_name
+        );
+        tracing::info!(secret = %key, %until, note, "the renewal waits");
+        return Ok(Outcome::Later(until, Some(note.into())));
+    }
+    let replaced = replaced(&fresh);
+    let order = client.new_order(&names, profile, replaced.as_ref()).await;
     let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
         let challenges = proofs(&order.authorizations().await?)?;
@@ -265,14 +303,6 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let record = made?;
     context.known.insert(key);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
-    let note = format!(
-        "{} ordered from {}",
-        texts(&record.order.names).join(", "),
-        fresh.issuer_name
-    );
-    context
-        .events
-        .secret(key, fresh.uid(), Severity::Normal, "Ordered", &note);
     proceed(context, key, fresh, record, order, due.reason).await
 }
 
@@ -283,6 +313,7 @@ async fn resume(
     fresh: Fresh,
     record: Record,
 ) -> Result<Outcome, Failure> {
+    let fresh = fresh.at(context, &record.order.issuer);
     let new_key = PrivateKey::from_pem(record.key.as_bytes());
     let written = match (&new_key, &fresh.assessment.leaf) {
         (Ok(new_key), Ok(leaf)) => *leaf.public_key == *new_key.public_key(),
@@ -320,6 +351,14 @@ async fn resume(
     proceed(context, key, fresh, record, order, reason).await
 }
 
+/// What the new certificate replaces, in the words of RFC 9773: only what the same issuer's account was given.
+fn replaced(fresh: &Fresh) -> Option<acme::CertId> {
+    let issued_by = fresh.assessment.issued_by.as_ref()?;
+    let leaf = fresh.assessment.leaf.as_ref().ok()?;
+    let authority = leaf.authority_key_id.as_ref()?;
+    (*issued_by.issuer == *fresh.issuer_name).then(|| acme::CertId::new(authority, &leaf.serial))
+}
+
 /// From the record to the written Secret. When it cannot succeed any more, the record goes; else it stays for a retry.
 async fn proceed(
     context: &Context,
@@ -344,6 +383,26 @@ async fn proceed(
     }
 }
 
+/// Puts the proofs in place and waits until the CA has seen them.
+async fn prove(
+    context: &Context,
+    key: &Key,
+    record: &Record,
+    order: &mut acme::Order,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    known::answer(
+        context,
+        &records::record_name(key),
+        record.challenges.clone(),
+    );
+    for authorization in order.authorizations().await? {
+        let challenge = http01(&authorization)?;
+        order.set_ready(challenge).await?;
+    }
+    Ok(order.wait_validated(deadline).await?)
+}
+
 async fn finish(
     context: &Context,
     key: &Key,
@@ -352,23 +411,14 @@ async fn finish(
     reason: Reason,
 ) -> Result<Outcome, Failure> {
     if order.status() == OrderStatus::Pending {
-        known::answer(
-            context,
-            &records::record_name(key),
-            record.challenges.clone(),
-        );
-        for authorization in order.authorizations().await? {
-            let challenge = http01(&authorization)?;
-            order.set_ready(challenge).await?;
-        }
-        order.wait_validated(Instant::now() + VALIDATION).await?;
+        prove(context, key, record, order, Instant::now() + VALIDATION).await?;
         tracing::info!(secret = %key, order = record.order.url, "validated");
     }
     if order.status() == OrderStatus::Ready {
         let now = UnixTime::now();
         let wanted = read(context, key, now)
             .await?
-            .is_some_and(|fresh| still_wanted(&fresh, record));
+            .is_some_and(|fresh| still_wanted(&fresh.at(context, &record.order.issuer), record));
         if !wanted {
             return Err(Failure::Unwanted);
         }
@@ -376,7 +426,15 @@ async fn finish(
         order.finalize(&new_key.csr(&record.order.names)?).await?;
     }
     order.wait_issued(Instant::now() + ISSUE).await?;
-    let preference = Preference::default();
+    let config = context.config();
+    let chain = config
+        .issuer(&record.order.issuer)
+        .and_then(|issuer| issuer.chain.as_ref());
+    let preference = match chain {
+        None => Preference::Default,
+        Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
+        Some(config::Chain::Shortest) => Preference::Shortest,
+    };
     let pem = order.certificate(&preference).await?;
     write(context, key, record, &pem, reason).await
 }
@@ -392,6 +450,7 @@ async fn write(
     let now = UnixTime::now();
     let Some(fresh) = read(context, key, now)
         .await?
+        .map(|fresh| fresh.at(context, &record.order.issuer))
         .filter(|fresh| still_wanted(fresh, record))
     else {
         return Err(Failure::Unwanted);
@@ -401,7 +460,8 @@ async fn write(
     let asked = Asked {
         key: &new_key,
         names: &record.order.names,
-        not_sooner_than: old.filter(|_| reason == Reason::Lifetime),
+        not_sooner_than: old
+            .filter(|_| reason == Reason::Lifetime && fresh.issuer_name == fresh.home),
         staging: fresh.issuer.directory.contains("staging"),
     };
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
@@ -417,11 +477,21 @@ async fn write(
     let issued = context
         .ledger
         .update(fresh.assessment.account, |account| {
-            account.issued(now, reason);
+            account.issued(now, reason, old);
         })
         .await;
-    if let Err(error) = issued {
+    let home = budget::account_of(&fresh.home, &fresh.assessment.names);
+    // The fallback has done it: the next renewal begins with the Secret's own issuer again.
+    let home = context.ledger.update(home, |account| {
+        if fresh.issuer_name != fresh.home {
+            account.issued(now, Reason::Lifetime, None);
+        }
+    });
+    if let Err(error) = issued.and(home.await) {
         tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+    }
+    if let Some(old) = old {
+        copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
     let leaf = chain.leaf;
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
@@ -466,7 +536,7 @@ fn changes<'a>(
                 .index
                 .read()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            index.get(key).and_then(|entry| entry.rolled_out)
+            index.get(key).and_then(crate::index::Entry::rolled_out)
         };
         let held = match leaf {
             Ok(leaf) => RolledOut::Leaf {
@@ -479,11 +549,20 @@ fn changes<'a>(
         annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
     }
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
-    let Rendered { data, left_out } =
-        render(&fresh.secret.kind, &settings.outputs, chain, &new_key)?;
+    let password = settings.pkcs12_password_key.as_deref();
+    let password = password.and_then(|name| fresh.secret.data.get(name));
+    let password = password.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let Rendered { data, left_out } = render(
+        &fresh.secret.kind,
+        &settings.outputs,
+        chain,
+        &new_key,
+        password,
+    )?;
     if !left_out.is_empty() {
         let note = format!(
-            "outputs {} are left as they are: this version writes no PKCS#12",
+            "outputs {} are left as they are: PKCS#12 takes a password, from the key of this Secret that \
+             cert-renew.io/pkcs12-password-key names",
             left_out.join(", ")
         );
         context

@@ -8,6 +8,7 @@
 //! The one thing written is `state.cert-renew.io/leaf.<secret>` on pod templates, by guarded patches; the truth of how
 //! far a rollout has come stands there, so that it may be cut off at any instant and planned again.
 
+mod budget;
 mod error;
 mod evict;
 mod plan;
@@ -15,13 +16,16 @@ mod progress;
 mod references;
 mod run;
 mod state;
+mod step;
+mod steps;
 mod wait;
 mod workload;
 
 pub use error::{CALL_DEADLINE, Error};
-pub use plan::{Due, Phase, Plan, Remark, Request, Step, Verdict, Why, plan};
+pub use plan::plan;
 pub use progress::{Numbers, Progress, is_rolling, progress};
 pub use references::{Reference, Via};
 pub use run::{Happening, Outcome, Roller};
 pub use state::{HaltNote, NotAHaltNote};
+pub use steps::{Due, Phase, Plan, Remark, Request, Step, Verdict, Why};
 pub use workload::{Status, Strategy, Workload, leaf_annotation, list};

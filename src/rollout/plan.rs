@@ -3,185 +3,19 @@
 //! Inputs: the due Secrets of one namespace, its workloads, the clock. Output: a verdict for each Secret and the steps
 //! that serve all of them. Pure; whether a pair is fit to be rolled onto was decided before.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use super::progress::{Progress, numbers, progress};
 use super::references::Reference;
 use super::state::HaltNote;
+use super::steps::{Due, Phase, Plan, Remark, Request, Step, Verdict, Why};
 use super::workload::{Strategy, Workload, says};
 use crate::certificate::Fingerprint;
 use crate::config::RolloutConfig;
 use crate::secret::state::RolledOut;
 use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
-
-/// A Secret for which a rollout is due, just read and its pair found good.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// Name in the namespace of the batch.
-    pub secret: Box<str>,
-    /// The Secret's uid, for whoever writes about it afterwards.
-    pub uid: Box<str>,
-    /// The leaf that it holds.
-    pub leaf: Fingerprint,
-    /// When that leaf ends.
-    pub not_after: UnixTime,
-    /// What its workloads have, by its annotation.
-    pub rolled_out: Option<RolledOut>,
-    /// What they have, where the annotation was lost but the index remembers.
-    pub remembered: Option<Fingerprint>,
-    /// A halt that an earlier rollout ended in.
-    pub halted: Option<HaltNote>,
-    /// How its workloads take a new leaf up. `Post` is rolled like `Restart`: nothing may be left behind.
-    pub mode: RolloutMode,
-    /// Workloads that it names.
-    pub workloads: Vec<WorkloadRef>,
-    /// The data keys that change with the leaf: references to none of them do not count. Empty: any key may have.
-    pub keys: Vec<Box<str>>,
-    /// When its data was last written ([`crate::secret::full::FullSecret::written`]).
-    pub written: Option<UnixTime>,
-}
-
-/// What is to be done for a batch.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// For each request, in their order.
-    pub verdicts: Vec<(Box<str>, Verdict)>,
-    /// In the order in which they start.
-    pub steps: Vec<Step>,
-    /// What a user should hear of besides.
-    pub remarks: Vec<Remark>,
-}
-
-/// What is to be done for one Secret.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// Its workloads have its leaf, by its own annotation.
-    UpToDate,
-    /// Nothing is known to have another leaf: record the present one, restart nothing.
-    FirstSight,
-    /// No workload is to be restarted for it: record the leaf.
-    NothingRefers,
-    /// An earlier halt stands.
-    Halted(HaltNote),
-    /// The steps that serve it, all of them, then record the leaf. None left means that all were done before.
-    Roll,
-}
-
-/// One workload to roll, for every due Secret that it uses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Step {
-    /// As it was listed.
-    pub workload: Workload,
-    /// When it starts.
-    pub phase: Phase,
-    /// Whether its failure stops what has not started yet of the Secrets that it serves.
-    pub halts: bool,
-    /// What it is rolled for: one patch carries all of it.
-    pub leaves: Vec<Due>,
-    /// The nearest end of a leaf that it still serves; the earliest possible where that is unknown.
-    pub urgency: UnixTime,
-    /// Not patched before this instant: it was rolled a short while ago.
-    pub not_before: UnixTime,
-}
-
-/// The order of steps. A step starts when no step of an earlier phase that serves one of its Secrets is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// The first for its Secrets, or one that an earlier run has already started.
-    Canary,
-    /// Once the canaries are available again.
-    Rest,
-    /// What was unavailable before, or is paused: it proves nothing and stops nobody.
-    Last,
-}
-
-/// A leaf that a workload is to have.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Due {
-    /// The Secret.
-    pub secret: Box<str>,
-    /// Its leaf.
-    pub leaf: Fingerprint,
-    /// When the Secret's data was written.
-    pub written: Option<UnixTime>,
-    /// Why the workload is concerned.
-    pub why: Why,
-}
-
-/// Why a workload is rolled for a Secret.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Why {
-    /// Its template refers to the Secret, in these places.
-    Refers(Vec<Reference>),
-    /// The Secret names it.
-    Named,
-}
-
-/// Something that is no step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remark {
-    /// The Secret names a workload that does not exist.
-    Missing {
-        /// The Secret.
-        secret: Box<str>,
-        /// What it names.
-        workload: WorkloadRef,
-    },
-    /// The workload is left out by its own annotation.
-    OptedOut {
-        /// The Secret.
-        secret: Box<str>,
-        /// The workload.
-        workload: WorkloadRef,
-    },
-    /// The workload was created after the Secret was written: its pods have never seen another leaf.
-    Newer {
-        /// The Secret.
-        secret: Box<str>,
-        /// The workload.
-        workload: WorkloadRef,
-    },
-}
-
-impl Step {
-    /// Whether the template already says all of it, so that only the pods are still to come.
-    #[must_use]
-    pub fn is_carried_by(&self, workload: &Workload) -> bool {
-        self.leaves
-            .iter()
-            .all(|due| workload.carries(&due.secret, due.leaf))
-    }
-
-    /// Whether it serves this Secret.
-    #[must_use]
-    pub fn serves(&self, secret: &str) -> bool {
-        self.leaves.iter().any(|due| &*due.secret == secret)
-    }
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Named => f.write_str("named by the Secret"),
-            Self::Refers(references) => {
-                let places: Vec<String> = references.iter().map(ToString::to_string).collect();
-                f.write_str(&places.join(", "))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Remark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing { workload, .. } => write!(f, "{workload} does not exist"),
-            Self::OptedOut { workload, .. } => write!(f, "{workload} has opted out of rollouts"),
-            Self::Newer { workload, .. } => write!(f, "{workload} is newer than the certificate"),
-        }
-    }
-}
 
 /// Plans a batch. `workloads` is the whole namespace, `now` the wall clock.
 #[must_use]
@@ -194,7 +28,7 @@ pub fn plan(
     let mut plan = Plan::default();
     let mut steps: BTreeMap<&WorkloadRef, Step> = BTreeMap::new();
     // How many canaries each Secret has already had: workloads that an earlier run rolled.
-    let mut proven: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut proven: BTreeMap<Box<str>, usize> = BTreeMap::new();
     for request in requests {
         let concerned = concerned(request, workloads, &mut plan.remarks);
         let verdict = verdict(now, request, &concerned, workloads);
@@ -206,7 +40,7 @@ pub fn plan(
         for (workload, why) in concerned {
             let carries = workload.carries(&request.secret, request.leaf);
             if carries {
-                *proven.entry(&request.secret).or_default() += 1;
+                *proven.entry(request.secret.clone()).or_default() += 1;
             }
             if carries
                 && workload.strategy != Strategy::OnDelete
@@ -311,7 +145,7 @@ fn concerned<'a>(
 ///
 /// A StatefulSet proves nothing by it: most of its fields can only be changed by deleting it with `--cascade=orphan`
 /// and creating it anew, and then it adopts the old pods.
-fn is_newer(workload: &Workload, written: Option<UnixTime>) -> bool {
+pub(super) fn is_newer(workload: &Workload, written: Option<UnixTime>) -> bool {
     workload.id.kind != Kind::StatefulSet
         && written.is_some_and(|written| workload.created.is_some_and(|created| created > written))
 }
@@ -349,18 +183,22 @@ fn verdict(
 }
 
 /// A halt ends with a newer leaf, when it is resumed, when what the others serve has expired, and when the workload that
-/// failed has recovered or is gone.
+/// failed has recovered or is gone. Of a ReplicationController nobody can tell: it does not know which pods are old.
 fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &[Workload]) -> bool {
     let recovered = match all.iter().find(|workload| workload.id == note.workload) {
         Some(failed) => {
-            failed.carries(&request.secret, request.leaf) && progress(failed, 0) == Progress::Done
+            failed.id.kind != Kind::ReplicationController
+                && failed.carries(&request.secret, request.leaf)
+                && progress(failed, 0) == Progress::Done
         }
         None => true,
     };
-    note.leaf == request.leaf && !note.resumed && served_until(request) > now && !recovered
+    let expired =
+        matches!(request.rolled_out, Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
+    note.leaf == request.leaf && !note.resumed && !expired && !recovered
 }
 
-/// When what the workloads serve ends; what is unknown may have ended long ago, but halts nothing by that.
+/// When what the workloads serve ends. Where that is unknown, or there was no certificate, nothing is more urgent.
 fn served_until(request: &Request) -> UnixTime {
     match request.rolled_out {
         Some(RolledOut::Leaf { not_after, .. }) => not_after,
@@ -368,18 +206,14 @@ fn served_until(request: &Request) -> UnixTime {
     }
 }
 
-/// Moves steps to the front until each Secret has as many canaries as it should: those that serve the most Secrets
+/// Moves steps to the front until each Secret has had as many canaries as it should: those that serve the most Secrets
 /// first. A canary must be able to prove something: it has pods, was available, and its own controller rolls it.
-fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<&str, usize>, wanted: usize) {
+fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wanted: usize) {
     let mut order: Vec<&mut Step> = steps
         .iter_mut()
         .filter(|step| step.phase == Phase::Rest)
         .collect();
-    order.sort_by_key(|step| (std::cmp::Reverse(step.leaves.len()), step.urgency));
-    let mut counts: BTreeMap<Box<str>, usize> = { std::mem::take(&mut proven) }
-        .into_iter()
-        .map(|(secret, count)| (secret.into(), count))
-        .collect();
+    order.sort_by_key(|step| (Reverse(step.leaves.len()), step.urgency));
     for step in order {
         if step.is_carried_by(&step.workload) {
             step.phase = Phase::Canary;
@@ -390,12 +224,471 @@ fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<&str, usize>, wanted
         let lacking = step
             .leaves
             .iter()
-            .any(|due| counts.get(&due.secret).is_none_or(|count| *count < wanted));
+            .any(|due| proven.get(&due.secret).is_none_or(|count| *count < wanted));
         if proves && lacking {
             step.phase = Phase::Canary;
             for due in &step.leaves {
-                *counts.entry(due.secret.clone()).or_default() += 1;
+                *proven.entry(due.secret.clone()).or_default() += 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::rollout::workload::leaf_annotation;
+    use crate::rollout::workload::tests::workload;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    fn leaf(text: &str) -> Fingerprint {
+        Fingerprint::of(text.as_bytes())
+    }
+
+    fn served(text: &str, hours_left: i64) -> Option<RolledOut> {
+        Some(RolledOut::Leaf {
+            fingerprint: leaf(text),
+            not_after: UnixTime(NOW.0 + 3_600 * hours_left),
+        })
+    }
+
+    fn request(secret: &str, new: &str, rolled_out: Option<RolledOut>) -> Request {
+        Request {
+            secret: secret.into(),
+            uid: "uid".into(),
+            leaf: leaf(new),
+            not_after: UnixTime(NOW.0 + 1_000_000),
+            rolled_out,
+            remembered: None,
+            halted: None,
+            mode: RolloutMode::Restart,
+            workloads: Vec::new(),
+            keys: Vec::new(),
+            written: Some(NOW),
+        }
+    }
+
+    /// A healthy Deployment of two that mounts these Secrets, with these template annotations.
+    fn web(name: &str, secrets: &[&str], carried: &[(&str, &str)]) -> Value {
+        let volumes: Vec<Value> = secrets
+            .iter()
+            .map(|secret| json!({"name": secret, "secret": {"secretName": secret}}))
+            .collect();
+        let annotations: BTreeMap<String, String> = carried
+            .iter()
+            .map(|(secret, text)| (leaf_annotation(secret), leaf(text).to_string()))
+            .collect();
+        json!({
+            "metadata": {"name": name, "uid": name, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"replicas": 2, "template": {"metadata": {"annotations": annotations}, "spec": {"volumes": volumes}}},
+            "status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}})
+    }
+
+    fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
+        for (pointer, value) in changes {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            object.pointer_mut(parent).unwrap()[key] = value.clone();
+        }
+        object
+    }
+
+    fn broken(object: Value) -> Value {
+        with(object, &[("/status/availableReplicas", json!(1))])
+    }
+
+    fn planned(requests: &[Request], objects: Vec<Value>) -> Plan {
+        let workloads: Vec<Workload> = objects
+            .into_iter()
+            .map(|object| workload(Kind::Deployment, object))
+            .collect();
+        plan(NOW, requests, &workloads, &RolloutConfig::default())
+    }
+
+    fn verdict_of(request: Request, objects: Vec<Value>) -> Verdict {
+        planned(&[request], objects).verdicts.remove(0).1
+    }
+
+    fn names(plan: &Plan) -> Vec<(&str, Phase)> {
+        plan.steps
+            .iter()
+            .map(|step| (&*step.workload.id.name, step.phase))
+            .collect()
+    }
+
+    #[test]
+    fn what_the_workloads_have_decides() {
+        let carrying = |text: &str| web("a", &["tls"], &[("tls", text)]);
+        let plain = || web("a", &["tls"], &[]);
+        let remembers = |text: &str| Request {
+            remembered: Some(leaf(text)),
+            ..request("tls", "new", None)
+        };
+        let mode = |mode| Request {
+            mode,
+            ..request("tls", "new", served("old", 9))
+        };
+        for (why, request, object, expected) in [
+            (
+                "recorded",
+                request("tls", "new", served("new", 9)),
+                plain(),
+                Verdict::UpToDate,
+            ),
+            (
+                "another leaf",
+                request("tls", "new", served("old", 9)),
+                plain(),
+                Verdict::Roll,
+            ),
+            (
+                "first certificate",
+                request("tls", "new", Some(RolledOut::None)),
+                plain(),
+                Verdict::Roll,
+            ),
+            (
+                "first sight",
+                request("tls", "new", None),
+                plain(),
+                Verdict::FirstSight,
+            ),
+            (
+                "first sight, remembered",
+                remembers("new"),
+                plain(),
+                Verdict::FirstSight,
+            ),
+            (
+                "recreated with another",
+                remembers("old"),
+                plain(),
+                Verdict::Roll,
+            ),
+            (
+                "template knows another",
+                request("tls", "new", None),
+                carrying("old"),
+                Verdict::Roll,
+            ),
+            (
+                "template knows this one",
+                request("tls", "new", None),
+                carrying("new"),
+                Verdict::FirstSight,
+            ),
+            (
+                "nobody uses it",
+                request("tls", "new", served("old", 9)),
+                web("a", &["x"], &[]),
+                Verdict::NothingRefers,
+            ),
+            (
+                "nobody uses it at first sight",
+                request("tls", "new", None),
+                web("a", &["x"], &[]),
+                Verdict::NothingRefers,
+            ),
+            (
+                "rollout: none",
+                mode(RolloutMode::None),
+                plain(),
+                Verdict::NothingRefers,
+            ),
+            (
+                "rollout: post",
+                mode(RolloutMode::Post {
+                    port: 80,
+                    path: "/r".into(),
+                }),
+                plain(),
+                Verdict::Roll,
+            ),
+        ] {
+            assert_eq!(verdict_of(request, vec![object]), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn one_canary_then_the_rest_then_the_broken() {
+        let objects = vec![
+            broken(web("a-broken", &["tls"], &[])),
+            with(
+                web("b-empty", &["tls"], &[]),
+                &[
+                    ("/spec/replicas", json!(0)),
+                    ("/status", json!({"observedGeneration": 1})),
+                ],
+            ),
+            web("c", &["tls"], &[]),
+            web("d", &["tls"], &[]),
+            with(
+                web("e-paused", &["tls"], &[]),
+                &[("/spec/paused", json!(true))],
+            ),
+            web("f-other", &["x"], &[]),
+        ];
+        let plan = planned(&[request("tls", "new", served("old", 9))], objects);
+        let expected = [
+            ("c", Phase::Canary),
+            ("b-empty", Phase::Rest),
+            ("d", Phase::Rest),
+            ("a-broken", Phase::Last),
+            ("e-paused", Phase::Last),
+        ];
+        assert_eq!(names(&plan), expected);
+        let halting: Vec<bool> = plan.steps.iter().map(|step| step.halts).collect();
+        assert_eq!(halting, [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn one_restart_serves_all_its_secrets() {
+        let requests = [
+            request("one", "n1", served("o1", 9)),
+            request("two", "n2", served("o2", 3)),
+        ];
+        let objects = vec![
+            web("a", &["one"], &[]),
+            web("b", &["one", "two"], &[]),
+            web("c", &["two"], &[]),
+        ];
+        let plan = planned(&requests, objects);
+        // The one that serves both is the canary of both; then the nearer expiry goes first.
+        assert_eq!(
+            names(&plan),
+            [("b", Phase::Canary), ("c", Phase::Rest), ("a", Phase::Rest)]
+        );
+        let served: Vec<&str> = plan.steps[0]
+            .leaves
+            .iter()
+            .map(|due| &*due.secret)
+            .collect();
+        assert_eq!(served, ["one", "two"]);
+        assert_eq!(plan.steps[0].urgency, UnixTime(NOW.0 + 3 * 3_600));
+    }
+
+    #[test]
+    fn what_was_rolled_before_a_crash_is_awaited_not_repeated() {
+        let rolling = with(
+            web("b", &["tls"], &[("tls", "new")]),
+            &[("/status/updatedReplicas", json!(1))],
+        );
+        let objects = vec![
+            web("a", &["tls"], &[]),
+            rolling.clone(),
+            web("c", &["tls"], &[("tls", "new")]),
+        ];
+        let due = || request("tls", "new", served("old", 9));
+        let plan = planned(&[due()], objects);
+        assert_eq!(names(&plan), [("b", Phase::Canary), ("a", Phase::Rest)]);
+        assert!(plan.steps[0].is_carried_by(&plan.steps[0].workload) && plan.steps[0].halts);
+        // It was unavailable before the Secret was written: known even after a crash, by its condition.
+        for (since, phase) in [
+            ("2026-01-01T00:00:00Z", Phase::Last),
+            ("2029-01-01T00:00:00Z", Phase::Canary),
+        ] {
+            let condition =
+                json!([{"type": "Available", "status": "False", "lastTransitionTime": since}]);
+            let plan = planned(
+                &[due()],
+                vec![with(rolling.clone(), &[("/status/conditions", condition)])],
+            );
+            assert_eq!(names(&plan), [("b", phase)]);
+        }
+        // Everything was done before the crash: nothing is left but the record.
+        let plan = planned(&[due()], vec![web("c", &["tls"], &[("tls", "new")])]);
+        assert_eq!((plan.steps.len(), &plan.verdicts[0].1), (0, &Verdict::Roll));
+    }
+
+    #[test]
+    fn named_workloads_roll_and_missing_ones_are_told() {
+        let named = |names: &[&str]| Request {
+            workloads: names.iter().map(|name| name.parse().unwrap()).collect(),
+            ..request("tls", "new", served("old", 9))
+        };
+        let plan = planned(
+            &[named(&[
+                "deployment/reads-api",
+                "deployment/gone",
+                "statefulset/reads-api",
+            ])],
+            vec![web("reads-api", &[], &[]), web("other", &[], &[])],
+        );
+        assert_eq!(names(&plan), [("reads-api", Phase::Canary)]);
+        assert_eq!(
+            plan.steps[0].leaves[0].why.to_string(),
+            "named by the Secret"
+        );
+        let told: Vec<String> = plan.remarks.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "deployment/gone does not exist",
+                "statefulset/reads-api does not exist"
+            ]
+        );
+    }
+
+    #[test]
+    fn some_workloads_are_left_alone() {
+        let of = |changes: &[(&str, Value)]| {
+            let plan = planned(
+                &[request("tls", "new", served("old", 9))],
+                vec![with(web("a", &["tls"], &[]), changes)],
+            );
+            (
+                plan.steps.len(),
+                plan.remarks.first().map(ToString::to_string),
+                plan.verdicts[0].1.clone(),
+            )
+        };
+        let opted_out = json!({"cert-renew.io/rollout": "none"});
+        for (changes, remark) in [
+            (
+                [("/metadata/annotations", opted_out)],
+                Some("deployment/a has opted out of rollouts"),
+            ),
+            (
+                [("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))],
+                Some("deployment/a is newer than the certificate"),
+            ),
+            (
+                [("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))],
+                None,
+            ),
+        ] {
+            assert_eq!(
+                of(&changes),
+                (0, remark.map(str::to_owned), Verdict::NothingRefers),
+                "{changes:?}"
+            );
+        }
+        // A StatefulSet that was deleted with --cascade=orphan and created anew has adopted the old pods.
+        let object = with(
+            web("a", &["tls"], &[]),
+            &[("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))],
+        );
+        let adopted = workload(Kind::StatefulSet, object);
+        let due = [request("tls", "new", served("old", 9))];
+        assert_eq!(
+            plan(NOW, &due, &[adopted], &RolloutConfig::default())
+                .steps
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn references_to_other_keys_do_not_count() {
+        let items = |key: &str| json!([{"name": "v", "secret": {"secretName": "tls", "items": [{"key": key, "path": "p"}]}}]);
+        for (key, steps) in [("ca.crt", 0), ("tls.crt", 1)] {
+            let object = with(
+                web("a", &[], &[]),
+                &[("/spec/template/spec/volumes", items(key))],
+            );
+            let due = Request {
+                keys: vec!["tls.crt".into(), "tls.key".into()],
+                ..request("tls", "new", served("old", 9))
+            };
+            assert_eq!(planned(&[due], vec![object]).steps.len(), steps, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_halt_stands_until_one_of_its_ends() {
+        let note = |resumed: bool, text: &str| {
+            Some(HaltNote {
+                workload: "deployment/a".parse().unwrap(),
+                leaf: leaf(text),
+                resumed,
+            })
+        };
+        let failed = || broken(web("a", &["tls"], &[("tls", "new")]));
+        let recovered = || web("a", &["tls"], &[("tls", "new")]);
+        let other = || web("b", &["tls"], &[]);
+        for (why, halted, rolled_out, objects, stands) in [
+            (
+                "as it was",
+                note(false, "new"),
+                served("old", 9),
+                vec![failed(), other()],
+                true,
+            ),
+            (
+                "what is served is unknown",
+                note(false, "new"),
+                Some(RolledOut::None),
+                vec![failed(), other()],
+                true,
+            ),
+            (
+                "resumed",
+                note(true, "new"),
+                served("old", 9),
+                vec![failed(), other()],
+                false,
+            ),
+            (
+                "a newer leaf",
+                note(false, "newer"),
+                served("old", 9),
+                vec![failed(), other()],
+                false,
+            ),
+            (
+                "the others serve an expired one",
+                note(false, "new"),
+                served("old", 0),
+                vec![failed(), other()],
+                false,
+            ),
+            (
+                "recovered",
+                note(false, "new"),
+                served("old", 9),
+                vec![recovered(), other()],
+                false,
+            ),
+            (
+                "gone",
+                note(false, "new"),
+                served("old", 9),
+                vec![other()],
+                false,
+            ),
+        ] {
+            let due = Request {
+                halted: halted.clone(),
+                ..request("tls", "new", rolled_out)
+            };
+            let expected = if stands {
+                Verdict::Halted(halted.unwrap())
+            } else {
+                Verdict::Roll
+            };
+            assert_eq!(verdict_of(due, objects), expected, "{why}");
+        }
+        // Once overruled, the one that failed is tried last and stops nobody.
+        let due = Request {
+            halted: note(true, "new"),
+            ..request("tls", "new", served("old", 9))
+        };
+        let plan = planned(&[due], vec![failed(), other()]);
+        assert_eq!(names(&plan), [("b", Phase::Rest), ("a", Phase::Last)]);
+        assert!(!plan.steps[1].halts);
+    }
+
+    #[test]
+    fn a_workload_rests_between_two_rollouts() {
+        let managed = json!([{"time": "2026-01-03T00:00:00Z", "fieldsV1": {"f:spec": {"f:template": {
+            "f:metadata": {"f:annotations": {"f:state.cert-renew.io/leaf.tls": {}}}}}}}]);
+        let object = with(
+            web("a", &["tls"], &[("tls", "old")]),
+            &[("/metadata/managedFields", managed)],
+        );
+        let plan = planned(&[request("tls", "new", served("old", 9))], vec![object]);
+        assert_eq!(plan.steps[0].not_before.to_string(), "2026-01-03T00:05:00Z");
     }
 }

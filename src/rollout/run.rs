@@ -1,42 +1,40 @@
 //! Carries a plan out: canaries first, then the rest, each workload awaited until it is really available.
 //!
-//! The only thing written is the `leaf.…` annotations of pod templates, by guarded patches. Everything may be cut off at
-//! any instant: what was done stands on the templates, and the next plan goes on from there.
+//! What is done to one workload stands in `step.rs`; here is who starts when, and what a failure means for the others.
+//! Everything may be cut off at any instant: what was done stands on the templates, and the next plan goes on from there.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kube::Client;
-use kube::api::{Patch, PatchParams};
-use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
-use super::error::{Error, call};
-use super::plan::Step;
-use super::progress::is_rolling;
-use super::workload::{Strategy, Workload, api, get, leaf_annotation};
-use super::{evict, wait};
+use super::budget::Budget;
+use super::error::Error;
+use super::steps::Step;
+use crate::cluster::chain;
 use crate::config::RolloutConfig;
-use crate::secret::keys::FIELD_MANAGER;
 use crate::secret::workload::WorkloadRef;
-use crate::time::UnixTime;
 
-/// Somebody who changes a workload faster than this many times in a row is not to be raced with.
-const CONFLICTS: usize = 10;
-/// A workload that has not moved for so long gives its place to others; it is awaited all the same.
-const STALLED: Duration = Duration::from_secs(60);
+/// A workload that was patched so often within [`LOOP_WINDOW`] is fought over: somebody takes the annotation away again,
+/// or two owners write the Secret in turn. With the default interval of five minutes between two rollouts no honest
+/// renewal comes near it.
+const LOOP_LIMIT: usize = 10;
+const LOOP_WINDOW: Duration = Duration::from_secs(3_600);
 
 /// What all rollouts of a process share.
 pub struct Roller {
-    client: Client,
-    everywhere: Arc<Semaphore>,
-    namespaces: Mutex<HashMap<Box<str>, Arc<Semaphore>>>,
-    per_namespace: usize,
-    progress_timeout: Duration,
+    pub(super) client: Client,
+    pub(super) budget: Arc<Budget>,
+    pub(super) progress_timeout: Duration,
+    history: Mutex<History>,
 }
+
+/// When each workload was patched, by namespace, within [`LOOP_WINDOW`].
+type History = HashMap<(Box<str>, WorkloadRef), VecDeque<Instant>>;
 
 /// How the rollout of one Secret ended.
 #[derive(Debug)]
@@ -54,31 +52,46 @@ pub enum Outcome {
 pub enum Happening<'a> {
     /// It has the leaf and is available.
     Rolled(&'a Step, Duration),
-    /// It had it already.
+    /// It had it already, or is gone.
     Unchanged(&'a Step),
     /// It did not become available.
     Failed(&'a Step, &'a str),
 }
 
 /// How a step ended.
-enum Ended {
+#[derive(Debug)]
+pub(super) enum Ended {
     Rolled(Duration),
     Unchanged,
-    Failed(String),
+    /// It did not become available, and what that means.
+    Failed(String, Weight),
+    /// It is paused.
     Deferred(String),
+    /// It was not begun: one of its Secrets was stopped while it waited for its turn.
+    Skipped,
 }
 
-/// The places that a rolling workload takes: in its namespace until it ends, in the cluster while it moves.
-pub(super) struct Places {
-    everywhere: Option<OwnedSemaphorePermit>,
-    _namespace: Option<OwnedSemaphorePermit>,
+/// What a workload's failure means for the Secrets that it was rolled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// Nothing: it was unavailable before.
+    None,
+    /// The Secret is halted in the end, but the failure says nothing about the certificate: the others go on.
+    Alone,
+    /// The Secret is halted at once.
+    Stops,
 }
 
-impl Places {
-    /// The workload does not move: others may.
-    pub(super) fn stalled(&mut self) {
-        self.everywhere = None;
-    }
+/// How it stands with the Secrets of a batch while their steps run.
+pub(super) type Standings = Mutex<BTreeMap<Box<str>, Standing>>;
+
+/// How it stands with one of them.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// What it will come to, unless it is `Done`.
+    outcome: Option<Outcome>,
+    /// No further step is started for it.
+    stopped: bool,
 }
 
 impl Roller {
@@ -87,10 +100,12 @@ impl Roller {
     pub fn new(client: Client, config: &RolloutConfig) -> Self {
         Self {
             client,
-            everywhere: Arc::new(Semaphore::new(count(config.concurrency))),
-            namespaces: Mutex::default(),
-            per_namespace: count(config.per_namespace),
+            budget: Arc::new(Budget::new(
+                count(config.concurrency),
+                count(config.per_namespace),
+            )),
             progress_timeout: config.progress_timeout,
+            history: Mutex::default(),
         }
     }
 
@@ -103,223 +118,264 @@ impl Roller {
         mut tell: impl FnMut(Happening<'_>),
         mut ended: impl FnMut(&str, Outcome),
     ) {
-        let mut open: BTreeMap<Box<str>, Option<Outcome>> = secrets
-            .iter()
-            .map(|secret| (secret.clone(), None))
-            .collect();
+        let standings: Standings = Mutex::new(
+            secrets
+                .iter()
+                .map(|secret| (secret.clone(), Standing::default()))
+                .collect(),
+        );
+        let standings = &standings;
         let mut waiting = steps;
         let mut running: Vec<Step> = Vec::new();
         let mut futures = FuturesUnordered::new();
         loop {
-            // A Secret that has failed starts nothing more.
-            for step in &mut waiting {
-                step.leaves
-                    .retain(|due| open.get(&due.secret).is_some_and(Option::is_none));
-            }
-            waiting.retain(|step| !step.leaves.is_empty());
+            waiting.retain(|step| !is_stopped(step, standings));
             let unfinished: Vec<Step> = waiting.iter().chain(&running).cloned().collect();
-            let (held, ready): (Vec<Step>, Vec<Step>) =
-                std::mem::take(&mut waiting).into_iter().partition(|step| {
-                    unfinished
-                        .iter()
-                        .any(|other| other.phase < step.phase && shares(other, step))
-                });
-            waiting = held;
-            for step in ready {
+            let blocked = |step: &Step| {
+                unfinished
+                    .iter()
+                    .any(|other| other.phase < step.phase && share(other, step))
+            };
+            for step in waiting.extract_if(.., |step| !blocked(step)) {
                 running.push(step.clone());
                 futures.push(async move {
-                    let result = self.step(namespace, &step).await;
+                    let result = self.step(namespace, &step, standings).await;
                     (step, result)
                 });
             }
-            let settled: Vec<Box<str>> = open
-                .keys()
-                .filter(|secret| {
-                    !waiting
-                        .iter()
-                        .chain(&running)
-                        .any(|step| step.serves(secret))
-                })
-                .cloned()
-                .collect();
-            for secret in settled {
-                let outcome = open.remove(&secret).flatten().unwrap_or(Outcome::Done);
-                ended(&secret, outcome);
-            }
+            lock(standings).retain(|secret, standing| {
+                let open = waiting
+                    .iter()
+                    .chain(&running)
+                    .any(|step| step.serves(secret));
+                if !open {
+                    ended(secret, standing.outcome.take().unwrap_or(Outcome::Done));
+                }
+                open
+            });
             let Some((step, result)) = futures.next().await else {
                 return;
             };
             running.retain(|other| other.workload.id != step.workload.id);
-            let verdict: Option<fn(&Step, String) -> Outcome> = match &result {
-                Ok(Ended::Failed(_)) if step.halts => {
-                    Some(|step, why| Outcome::Halted(step.workload.id.clone(), why))
-                }
-                Ok(Ended::Deferred(_)) | Err(_) => Some(|_, why| Outcome::Deferred(why)),
-                _ => None,
-            };
-            let why = match &result {
-                Ok(Ended::Failed(why)) => {
-                    tell(Happening::Failed(&step, why));
-                    why.clone()
-                }
-                Ok(Ended::Deferred(why)) => why.clone(),
-                Ok(Ended::Rolled(took)) => {
-                    tell(Happening::Rolled(&step, *took));
-                    String::new()
-                }
-                Ok(Ended::Unchanged) => {
-                    tell(Happening::Unchanged(&step));
-                    String::new()
-                }
-                Err(error) => crate::cluster::chain(error),
-            };
-            if let Some(verdict) = verdict {
-                for due in &step.leaves {
-                    if let Some(outcome) = open.get_mut(&due.secret) {
-                        outcome.get_or_insert_with(|| verdict(&step, why.clone()));
-                    }
-                }
+            match &result {
+                Ok(Ended::Rolled(took)) => tell(Happening::Rolled(&step, *took)),
+                Ok(Ended::Unchanged) => tell(Happening::Unchanged(&step)),
+                Ok(Ended::Failed(why, _)) => tell(Happening::Failed(&step, why)),
+                Ok(Ended::Deferred(_) | Ended::Skipped) | Err(_) => {}
             }
+            conclude(&step, &result, standings);
         }
     }
 
-    async fn step(&self, namespace: &str, step: &Step) -> Result<Ended, Error> {
-        let now = UnixTime::now();
-        tokio::time::sleep(step.not_before.since(now)).await;
-        let mut places = self.places(namespace).await;
-        let Some(current) = get(&self.client, namespace, &step.workload.id).await? else {
-            return Ok(Ended::Unchanged);
-        };
-        if current.paused {
-            return Ok(Ended::Deferred(format!("{} is paused", current.id)));
-        }
-        let missing_before = missing(&current);
-        // A rollout that somebody else has started is let finish, so that its pods are not replaced twice over.
-        if !step.is_carried_by(&current) && is_rolling(&current) {
-            let settled = wait::until(
-                &self.client,
-                namespace,
-                &current,
-                self.progress_timeout,
-                &mut places,
-                STALLED,
-                |it| !is_rolling(it),
-            );
-            settled.await?;
-        }
-        let started = tokio::time::Instant::now();
-        let Some(patched) = self.patch(namespace, step, current).await? else {
-            return Ok(Ended::Unchanged);
-        };
-        let waited = match patched.strategy {
-            Strategy::Rolling { .. } => {
-                wait::available(
-                    &self.client,
-                    namespace,
-                    &patched,
-                    missing_before,
-                    self.progress_timeout,
-                    &mut places,
-                    STALLED,
-                )
-                .await?
-            }
-            Strategy::OnDelete => {
-                evict::replace(
-                    &self.client,
-                    namespace,
-                    &patched,
-                    step,
-                    self.progress_timeout,
-                    &mut places,
-                    STALLED,
-                )
-                .await?
-            }
-        };
-        Ok(match waited {
-            wait::Waited::Done => Ended::Rolled(started.elapsed()),
-            wait::Waited::Gone => Ended::Unchanged,
-            wait::Waited::Failed(why) => Ended::Failed(why),
-        })
-    }
-
-    /// Writes the leaves onto the template, unless they are there; None when the workload is gone.
-    async fn patch(
-        &self,
-        namespace: &str,
-        step: &Step,
-        mut current: Workload,
-    ) -> Result<Option<Workload>, Error> {
-        let annotations: BTreeMap<String, String> = step
-            .leaves
-            .iter()
-            .map(|due| (leaf_annotation(&due.secret), due.leaf.to_string()))
-            .collect();
-        let api = api(&self.client, namespace, current.id.kind);
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.into()),
-            ..PatchParams::default()
-        };
-        for attempt in 1.. {
-            if step.is_carried_by(&current) {
-                return Ok(Some(current));
-            }
-            let body = Patch::Merge(json!({
-                "metadata": {"uid": &*current.uid, "resourceVersion": &*current.resource_version},
-                "spec": {"template": {"metadata": {"annotations": &annotations}}},
-            }));
-            let id = step.workload.id.clone();
-            match call("patch", &id, namespace, || {
-                api.patch(&id.name, &params, &body)
-            })
-            .await
+    /// Notes that a workload is about to be patched; false where that has happened too often of late.
+    pub(super) fn may_patch(&self, namespace: &str, workload: &WorkloadRef) -> bool {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        history.retain(|_, times| {
+            while times
+                .front()
+                .is_some_and(|at| now.duration_since(*at) >= LOOP_WINDOW)
             {
-                Ok(object) => return Ok(Some(object.read(id.kind))),
-                Err(error) if error.code() == Some(404) => return Ok(None),
-                // Its controller writes the status all the time; what was read is looked at again.
-                Err(error) if matches!(error.code(), Some(409 | 422)) && attempt < CONFLICTS => {}
-                Err(error) => return Err(error),
+                times.pop_front();
             }
-            match get(&self.client, namespace, &id).await? {
-                Some(again) => current = again,
-                None => return Ok(None),
-            }
+            !times.is_empty()
+        });
+        let times = history
+            .entry((namespace.into(), workload.clone()))
+            .or_default();
+        let may = times.len() < LOOP_LIMIT;
+        if may {
+            times.push_back(now);
         }
-        Ok(None)
+        may
     }
+}
 
-    async fn places(&self, namespace: &str) -> Places {
-        let own = {
-            let mut namespaces = self
-                .namespaces
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let own = namespaces
-                .entry(namespace.into())
-                .or_insert_with(|| Arc::new(Semaphore::new(self.per_namespace)));
-            Arc::clone(own)
+/// Why [`Roller::may_patch`] says no.
+pub(super) fn fought_over() -> String {
+    format!(
+        "rolled {LOOP_LIMIT} times within {}: somebody takes its annotation away or writes the Secret again and again",
+        crate::duration::human(LOOP_WINDOW)
+    )
+}
+
+/// Whether a step may not start any more, because one of its Secrets is stopped. A restart would bring that Secret's leaf
+/// too, so that the step's other Secrets stay without it as well, and end the same way.
+pub(super) fn is_stopped(step: &Step, standings: &Standings) -> bool {
+    let mut standing = lock(standings);
+    let stopped = step
+        .leaves
+        .iter()
+        .filter_map(|due| standing.get(&due.secret))
+        .find(|it| it.stopped);
+    let Some(outcome) = stopped.and_then(|it| it.outcome.as_ref()).map(again) else {
+        return false;
+    };
+    for due in &step.leaves {
+        if let Some(other) = standing.get_mut(&due.secret) {
+            other.outcome.get_or_insert_with(|| again(&outcome));
+        }
+    }
+    true
+}
+
+fn again(outcome: &Outcome) -> Outcome {
+    match outcome {
+        Outcome::Done => Outcome::Done,
+        Outcome::Halted(workload, why) => Outcome::Halted(workload.clone(), why.clone()),
+        Outcome::Deferred(why) => Outcome::Deferred(why.clone()),
+    }
+}
+
+/// What the end of a step means for its Secrets. A halt outweighs what is merely put off.
+fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) {
+    let id = &step.workload.id;
+    let (outcome, stops) = match result {
+        Ok(
+            Ended::Rolled(_) | Ended::Unchanged | Ended::Skipped | Ended::Failed(_, Weight::None),
+        ) => return,
+        Ok(Ended::Failed(why, weight)) => (
+            Outcome::Halted(id.clone(), why.clone()),
+            *weight == Weight::Stops,
+        ),
+        Ok(Ended::Deferred(why)) => (Outcome::Deferred(why.clone()), false),
+        // Nothing is known of the workload: as long as that is so, no other follows it.
+        Err(error) => (Outcome::Deferred(format!("{id}: {}", chain(error))), true),
+    };
+    let mut standing = lock(standings);
+    for due in &step.leaves {
+        let Some(it) = standing.get_mut(&due.secret) else {
+            continue;
         };
-        // The namespace's place first: who waits for it must hold no place that others could use.
-        let namespace = own.acquire_owned().await.ok();
-        let everywhere = Arc::clone(&self.everywhere).acquire_owned().await.ok();
-        Places {
-            everywhere,
-            _namespace: namespace,
+        it.stopped |= stops;
+        if !matches!(it.outcome, Some(Outcome::Halted(..))) {
+            it.outcome = Some(again(&outcome));
         }
     }
 }
 
-/// Pods of a DaemonSet that were unavailable before: those of dead nodes, which nobody can replace.
-fn missing(workload: &Workload) -> i64 {
-    (workload.status.wanted - workload.status.available).max(0)
+fn lock(standings: &Standings) -> MutexGuard<'_, BTreeMap<Box<str>, Standing>> {
+    standings.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn shares(one: &Step, other: &Step) -> bool {
+fn share(one: &Step, other: &Step) -> bool {
     one.leaves.iter().any(|due| other.serves(&due.secret))
 }
 
 /// A count from the config file.
 pub(super) fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::certificate::Fingerprint;
+    use crate::rollout::workload::tests::workload;
+    use crate::rollout::{Due, Phase, Why};
+    use crate::secret::workload::Kind;
+    use crate::time::UnixTime;
+
+    fn step(name: &str, secrets: &[&str]) -> Step {
+        let due = |secret: &&str| Due {
+            secret: (*secret).into(),
+            leaf: Fingerprint([0; 32]),
+            written: None,
+            why: Why::Named,
+        };
+        Step {
+            workload: workload(Kind::Deployment, json!({"metadata": {"name": name}})),
+            phase: Phase::Rest,
+            halts: true,
+            leaves: secrets.iter().map(due).collect(),
+            urgency: UnixTime(0),
+            not_before: UnixTime(0),
+        }
+    }
+
+    /// How it stands with Secrets a, b and c: `-` open, `h` halted, `d` put off; upper case when stopped.
+    fn stands(standings: &Standings) -> String {
+        let letter = |it: &Standing| {
+            let letter = match it.outcome {
+                None | Some(Outcome::Done) => '-',
+                Some(Outcome::Halted(..)) => 'h',
+                Some(Outcome::Deferred(_)) => 'd',
+            };
+            if it.stopped {
+                letter.to_ascii_uppercase()
+            } else {
+                letter
+            }
+        };
+        lock(standings).values().map(letter).collect()
+    }
+
+    fn standings() -> Standings {
+        Mutex::new(
+            ["a", "b", "c"]
+                .map(|secret| (secret.into(), Standing::default()))
+                .into(),
+        )
+    }
+
+    #[test]
+    fn a_failure_stops_the_secrets_that_it_concerns_and_no_others() {
+        let why = || String::from("why");
+        for (ended, expected) in [
+            (Ok(Ended::Rolled(Duration::ZERO)), "---"),
+            (Ok(Ended::Unchanged), "---"),
+            (Ok(Ended::Failed(why(), Weight::None)), "---"),
+            (Ok(Ended::Failed(why(), Weight::Alone)), "hh-"),
+            (Ok(Ended::Failed(why(), Weight::Stops)), "HH-"),
+            (Ok(Ended::Deferred(why())), "dd-"),
+            (
+                Err(Error::NoAnswer {
+                    verb: "get",
+                    what: why(),
+                    namespace: "n".into(),
+                    deadline: Duration::ZERO,
+                }),
+                "DD-",
+            ),
+        ] {
+            let standings = standings();
+            conclude(&step("web", &["a", "b"]), &ended, &standings);
+            assert_eq!(stands(&standings), expected, "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_halt_outweighs_what_is_put_off() {
+        let standings = standings();
+        let halted = Ok(Ended::Failed("first".into(), Weight::Alone));
+        conclude(
+            &step("web", &["a"]),
+            &Ok(Ended::Deferred("paused".into())),
+            &standings,
+        );
+        conclude(&step("web", &["a"]), &halted, &standings);
+        conclude(
+            &step("web", &["a"]),
+            &Ok(Ended::Deferred("paused".into())),
+            &standings,
+        );
+        assert_eq!(stands(&standings), "h--");
+    }
+
+    #[test]
+    fn a_workload_is_not_restarted_for_one_secret_while_another_of_its_is_stopped() {
+        let standings = standings();
+        conclude(
+            &step("web", &["a"]),
+            &Ok(Ended::Failed("why".into(), Weight::Stops)),
+            &standings,
+        );
+        assert!(!is_stopped(&step("other", &["b", "c"]), &standings));
+        assert!(is_stopped(&step("shared", &["a", "b"]), &standings));
+        // b's other workloads may go on, yet it is not done.
+        assert_eq!(stands(&standings), "Hh-");
+        assert!(!is_stopped(&step("other", &["b"]), &standings));
+    }
 }

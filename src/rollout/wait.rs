@@ -8,160 +8,166 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use tokio::time::{Instant, timeout_at};
 
+use super::budget::Place;
 use super::error::Error;
-use super::progress::{Best, Progress, progress};
-use super::run::Places;
-use super::workload::{Workload, api};
+use super::progress::{Best, Progress, is_rolling, progress};
+use super::steps::Step;
+use super::workload::{Workload, api, get};
+use crate::cluster::chain;
+use crate::duration::human;
+
+/// A workload that has not moved for so long gives its place to others; it is awaited all the same.
+///
+/// Shorter than any patience, so that what is stuck keeps nobody waiting; longer than nearly every pod takes to become
+/// ready, so that the concurrency is exceeded by next to nothing that truly rolls.
+pub(super) const STALLED: Duration = Duration::from_secs(120);
 
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Waited {
     /// What was waited for is so.
     Done,
-    /// The workload is gone.
+    /// The workload is gone, or another one of its name is there.
     Gone,
-    /// It will not be so.
+    /// Somebody took the annotation off the template again.
+    Reverted,
+    /// It will not be so, in words.
     Failed(String),
+    /// A right is missing, in words.
+    Forbidden(String),
+}
+
+/// What a wait needs, whatever it waits for.
+pub(super) struct Wait<'a> {
+    pub(super) client: &'a Client,
+    pub(super) namespace: &'a str,
+    /// As it was patched.
+    pub(super) workload: &'a Workload,
+    /// Longest time without progress.
+    pub(super) patience: Duration,
+    /// What is given back when nothing moves.
+    pub(super) place: &'a mut Place,
+}
+
+/// What one observation says.
+enum Judged {
+    Ended(Waited),
+    /// Not yet; whether this is better than all before, and how it stands.
+    Waits(bool, String),
 }
 
 /// Waits until every pod has the template and is available.
+///
+/// # Errors
+/// When the API server does not say how it stands.
 pub(super) async fn available(
-    client: &Client,
-    namespace: &str,
-    workload: &Workload,
+    wait: Wait<'_>,
+    step: &Step,
     missing_before: i64,
-    patience: Duration,
-    places: &mut Places,
-    stalled: Duration,
 ) -> Result<Waited, Error> {
     let mut best = Best::default();
-    observe(
-        client,
-        namespace,
-        workload,
-        patience,
-        places,
-        stalled,
-        |seen| match progress(seen, missing_before) {
-            Progress::Done => Verdict::Done,
+    observe(wait, |seen| {
+        if !step.is_carried_by(seen) {
+            return Judged::Ended(Waited::Reverted);
+        }
+        match progress(seen, missing_before) {
+            Progress::Done => Judged::Ended(Waited::Done),
             Progress::Stuck(numbers) => {
-                Verdict::Failed(format!("its progress deadline is exceeded: {numbers}"))
+                let why = format!("its progress deadline is exceeded: {numbers}");
+                Judged::Ended(Waited::Failed(why))
             }
-            Progress::Moving(numbers) => Verdict::Wait {
-                moved: best.surpassed_by(numbers),
-                now: numbers.to_string(),
-            },
-        },
-    )
+            Progress::Moving(numbers) => {
+                Judged::Waits(best.surpassed_by(numbers), numbers.to_string())
+            }
+        }
+    })
     .await
 }
 
-/// Waits until a condition holds; that it does not in time is no failure.
-pub(super) async fn until(
-    client: &Client,
-    namespace: &str,
-    workload: &Workload,
-    patience: Duration,
-    places: &mut Places,
-    stalled: Duration,
-    holds: impl Fn(&Workload) -> bool,
-) -> Result<Waited, Error> {
-    observe(
-        client,
-        namespace,
-        workload,
-        patience,
-        places,
-        stalled,
-        |seen| {
-            if holds(seen) {
-                Verdict::Done
-            } else {
-                Verdict::Wait {
-                    moved: false,
-                    now: String::new(),
-                }
+/// Waits until nobody replaces the workload's pods any more.
+///
+/// # Errors
+/// When the API server does not say how it stands.
+pub(super) async fn settled(wait: Wait<'_>) -> Result<Waited, Error> {
+    let mut best = Best::default();
+    observe(wait, |seen| {
+        if !is_rolling(seen) {
+            return Judged::Ended(Waited::Done);
+        }
+        match progress(seen, 0) {
+            Progress::Moving(numbers) => {
+                Judged::Waits(best.surpassed_by(numbers), numbers.to_string())
             }
-        },
-    )
+            Progress::Done | Progress::Stuck(_) => Judged::Ended(Waited::Done),
+        }
+    })
     .await
-}
-
-enum Verdict {
-    Done,
-    Failed(String),
-    Wait { moved: bool, now: String },
 }
 
 async fn observe(
-    client: &Client,
-    namespace: &str,
-    workload: &Workload,
-    patience: Duration,
-    places: &mut Places,
-    stalled: Duration,
-    mut judge: impl FnMut(&Workload) -> Verdict,
+    wait: Wait<'_>,
+    mut judge: impl FnMut(&Workload) -> Judged,
 ) -> Result<Waited, Error> {
+    let Wait {
+        client,
+        namespace,
+        workload,
+        patience,
+        place,
+    } = wait;
     let id = &workload.id;
     let config = watcher::Config::default().fields(&format!("metadata.name={}", id.name));
-    let events = watcher_of(client, namespace, workload, config);
+    let events = watcher(api(client, namespace, id.kind), config);
     let mut events = std::pin::pin!(events.default_backoff());
     let mut last = Instant::now();
-    let mut now = String::from("nothing was heard of it");
-    let mut gave_way = false;
+    let mut present = false;
     loop {
-        let deadline = if gave_way {
-            last + patience
+        let limit = if last.elapsed() < STALLED {
+            STALLED.min(patience)
         } else {
-            last + patience.min(stalled)
+            patience
         };
-        let event = match timeout_at(deadline, events.next()).await {
-            Ok(event) => event,
-            Err(_) if last.elapsed() >= patience => {
-                let why = format!(
-                    "no progress for {}: {now}",
-                    crate::duration::human(patience)
-                );
-                return Ok(Waited::Failed(why));
-            }
-            Err(_) => {
-                places.stalled();
-                gave_way = true;
-                continue;
-            }
-        };
-        let seen = match event {
-            Some(Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
+        let seen = match timeout_at(last + limit, events.next()).await {
+            Ok(Some(Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)))) => {
+                present = true;
                 object.read(id.kind)
             }
-            Some(Ok(watcher::Event::Delete(_))) | None => return Ok(Waited::Gone),
-            Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => continue,
-            Some(Err(error)) => {
-                tracing::debug!(workload = %id, namespace, error = %crate::cluster::chain(&error), "its watch is interrupted");
+            Ok(Some(Ok(watcher::Event::Delete(_))) | None) => return Ok(Waited::Gone),
+            Ok(Some(Ok(watcher::Event::Init))) => {
+                present = false;
                 continue;
             }
+            Ok(Some(Ok(watcher::Event::InitDone))) if present => continue,
+            Ok(Some(Ok(watcher::Event::InitDone))) => return Ok(Waited::Gone),
+            Ok(Some(Err(error))) => {
+                tracing::debug!(namespace, workload = %id, error = %chain(&error), "its watch is interrupted");
+                continue;
+            }
+            Err(_) if last.elapsed() < patience => {
+                place.give_back();
+                continue;
+            }
+            // Before it is called stuck it is asked: the watch may have been silent for another reason.
+            Err(_) => match get(client, namespace, id).await? {
+                Some(seen) => seen,
+                None => return Ok(Waited::Gone),
+            },
         };
         if seen.uid != workload.uid {
             return Ok(Waited::Gone);
         }
-        match judge(&seen) {
-            Verdict::Done => return Ok(Waited::Done),
-            Verdict::Failed(why) => return Ok(Waited::Failed(why)),
-            Verdict::Wait { moved, now: heard } => {
-                if moved {
-                    last = Instant::now();
-                }
-                now = heard;
-            }
+        let (moved, stands) = match judge(&seen) {
+            Judged::Ended(how) => return Ok(how),
+            Judged::Waits(moved, stands) => (moved, stands),
+        };
+        if moved {
+            tracing::debug!(namespace, workload = %id, "{stands}");
+            last = Instant::now();
+        } else if last.elapsed() >= patience {
+            return Ok(Waited::Failed(format!(
+                "no progress for {}: {stands}",
+                human(patience)
+            )));
         }
     }
-}
-
-fn watcher_of(
-    client: &Client,
-    namespace: &str,
-    workload: &Workload,
-    config: watcher::Config,
-) -> impl futures::Stream<Item = watcher::Result<watcher::Event<super::workload::Object>>> + use<> {
-    watcher(api(client, namespace, workload.id.kind), config)
 }

@@ -93,9 +93,18 @@ pub struct Account {
     /// No try before this instant (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<i64>,
+    /// The last `renew-now` value, hashed, that was tried in vain: it forgets no further back-off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tried: Option<u64>,
     /// Instants of issues that no clock asked for, oldest first, at most a week old.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unscheduled: Vec<i64>,
+    /// How often the next tries go to staging first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rehearsals: u32,
+    /// Until when the CA counts as out of reach (unix seconds), so that a fallback may be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unavailable_until: Option<i64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -137,19 +146,24 @@ impl Hold {
 
 /// Whether a renewal for `reason` may start now. `leaf` is the readable certificate that is there.
 #[must_use]
-pub fn hold(now: UnixTime, reason: Reason, leaf: Option<&Leaf>, account: &Account) -> Option<Hold> {
-    // `renew-now` forgets the back-off, never the budgets.
-    if reason != Reason::RenewNow
-        && let Some(until) = account.retry_at.map(UnixTime).filter(|until| *until > now)
-    {
+pub fn hold(
+    now: UnixTime,
+    reason: Reason,
+    wish: Option<u64>,
+    leaf: Option<&Leaf>,
+    account: &Account,
+) -> Option<Hold> {
+    if let Some(until) = account.retry_at(wish).filter(|until| *until > now) {
         return Some(Hold::BackOff { until });
     }
-    if reason.is_scheduled() {
+    if is_expected(now, reason, leaf) {
         return None;
     }
-    if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now)) {
+    if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now))
+        && !matches!(reason, Reason::MissingName | Reason::RenewalInfo)
+    {
         let until = leaf.not_before + leaf.lifetime() / 10;
-        if until > now && reason != Reason::MissingName {
+        if until > now {
             return Some(Hold::TooYoung { until });
         }
     }
@@ -167,6 +181,24 @@ pub fn hold(now: UnixTime, reason: Reason, leaf: Option<&Leaf>, account: &Accoun
         .map(|oldest| Hold::KeepsComingBack {
             until: recent[oldest] + window,
         })
+}
+
+/// Whether so little is left that a fallback is asked: no certificate, or the last sixth of one's life.
+#[must_use]
+pub fn runs_short(now: UnixTime, leaf: Option<&Leaf>) -> bool {
+    leaf.is_none_or(|leaf| leaf.self_signed || runs_short_at(leaf) <= now)
+}
+
+/// When the last sixth of a certificate's life begins.
+#[must_use]
+pub fn runs_short_at(leaf: &Leaf) -> UnixTime {
+    leaf.not_after - leaf.lifetime() / URGENT_SHARE
+}
+
+/// Whether the clock asked for it; a CA that wants a certificate back at once, again and again, is held like anybody.
+fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
+    let young = leaf.is_some_and(|leaf| now < leaf.not_before + leaf.lifetime() / 10);
+    reason == Reason::Lifetime || reason == Reason::RenewalInfo && !young
 }
 
 fn recent(now: UnixTime, window: Duration, issues: &[i64]) -> Vec<UnixTime> {
@@ -192,6 +224,14 @@ impl Account {
         *self == Self::default()
     }
 
+    /// No try before this instant. A `renew-now` value that was not tried yet (`wish`, hashed) forgets the back-off;
+    /// the budgets are never forgotten.
+    #[must_use]
+    pub fn retry_at(&self, wish: Option<u64>) -> Option<UnixTime> {
+        let forgotten = wish.is_some() && wish != self.tried;
+        self.retry_at.filter(|_| !forgotten).map(UnixTime)
+    }
+
     /// Counts a failure and says when to try again.
     ///
     /// `at_least` is the CA's own word (Retry-After); `validation` means that the CA counted a failed validation.
@@ -202,7 +242,9 @@ impl Account {
         leaf: Option<&Leaf>,
         validation: bool,
         at_least: Option<UnixTime>,
+        wish: Option<u64>,
     ) -> UnixTime {
+        self.tried = wish.or(self.tried);
         self.failures = self.failures.saturating_add(1);
         let delay = backoff.wait(self.failures);
         let urgent =
@@ -223,15 +265,19 @@ impl Account {
         until
     }
 
-    /// Counts an issue. Failures are forgotten; an issue that no clock asked for is remembered for a week.
-    pub fn issued(&mut self, now: UnixTime, reason: Reason) {
+    /// Counts an issue that replaces `leaf`. Failures are forgotten; an issue that no clock asked for is remembered for
+    /// a week.
+    pub fn issued(&mut self, now: UnixTime, reason: Reason, leaf: Option<&Leaf>) {
         self.failures = 0;
         self.retry_at = None;
+        self.tried = None;
+        self.rehearsals = 0;
+        self.unavailable_until = None;
         self.unscheduled = recent(now, WEEK, &self.unscheduled)
             .into_iter()
             .map(|at| at.0)
             .collect();
-        if !reason.is_scheduled() {
+        if !is_expected(now, reason, leaf) {
             self.unscheduled.push(now.0);
         }
     }
@@ -262,12 +308,12 @@ mod tests {
         let delays: Vec<i64> = (0..5)
             .map(|_| {
                 account
-                    .failed(UnixTime(0), &Backoff::default(), None, false, None)
+                    .failed(UnixTime(0), &Backoff::default(), None, false, None, None)
                     .0
             })
             .collect();
         assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
-        account.issued(UnixTime(0), Reason::Lifetime);
+        account.issued(UnixTime(0), Reason::Lifetime, None);
         assert!(account.is_empty());
     }
 
@@ -280,7 +326,7 @@ mod tests {
         let mut tries = Vec::new();
         for _ in 0..20 {
             tries.push(now.0);
-            now = account.failed(now, &Backoff::default(), Some(&leaf), true, None);
+            now = account.failed(now, &Backoff::default(), Some(&leaf), true, None, None);
         }
         for window in tries.windows(6) {
             assert!(window[5] - window[0] > 3_600, "{window:?}");
@@ -296,18 +342,24 @@ mod tests {
             None,
             false,
             Some(UnixTime(7_200)),
+            Some(6),
         );
         assert_eq!(until, UnixTime(7_200));
-        let held = hold(UnixTime(7_199), Reason::Lifetime, None, &account);
+        let held = hold(UnixTime(7_199), Reason::Lifetime, None, None, &account);
         assert_eq!(held, Some(Hold::BackOff { until }));
         assert_eq!(
-            hold(UnixTime(7_200), Reason::Lifetime, None, &account),
+            hold(UnixTime(7_200), Reason::Lifetime, None, None, &account),
             None
         );
         assert_eq!(
-            hold(UnixTime(1), Reason::RenewNow, None, &account),
+            hold(UnixTime(1), Reason::RenewNow, Some(7), None, &account),
             None,
             "renew-now forgets the back-off"
+        );
+        assert_eq!(
+            hold(UnixTime(1), Reason::RenewNow, Some(6), None, &account),
+            Some(Hold::BackOff { until }),
+            "but once for each value"
         );
     }
 
@@ -316,8 +368,8 @@ mod tests {
         let mut account = Account::default();
         let (mut now, mut issued) = (UnixTime(0), 0);
         while now.0 < 7 * 86_400 {
-            if hold(now, Reason::NoCertificate, None, &account).is_none() {
-                account.issued(now, Reason::NoCertificate);
+            if hold(now, Reason::NoCertificate, None, None, &account).is_none() {
+                account.issued(now, Reason::NoCertificate, None);
                 issued += 1;
             }
             now = now + Duration::from_secs(60);
@@ -326,11 +378,38 @@ mod tests {
     }
 
     #[test]
+    fn a_ca_that_wants_each_new_certificate_back_gets_three() {
+        let mut account = Account::default();
+        let mut issued = 0;
+        for hour in 0..24 {
+            let now = UnixTime(hour * 3_600);
+            let leaf = leaf(now.0 - 60, now.0 + 90 * 86_400);
+            if hold(now, Reason::RenewalInfo, None, Some(&leaf), &account).is_none() {
+                account.issued(now, Reason::RenewalInfo, Some(&leaf));
+                issued += 1;
+            }
+        }
+        assert_eq!(issued, UNSCHEDULED_A_WEEK);
+        let old = leaf(-80 * 86_400, 10 * 86_400);
+        assert_eq!(
+            hold(
+                UnixTime(86_400),
+                Reason::RenewalInfo,
+                None,
+                Some(&old),
+                &account
+            ),
+            None
+        );
+    }
+
+    #[test]
     fn renew_now_in_a_loop_gets_no_second_certificate_within_a_tenth_of_the_lifetime() {
         let leaf = leaf(0, 90 * 86_400);
         let held = hold(
             UnixTime(86_400),
             Reason::RenewNow,
+            Some(7),
             Some(&leaf),
             &Account::default(),
         );
@@ -344,6 +423,7 @@ mod tests {
             hold(
                 UnixTime(9 * 86_400),
                 Reason::RenewNow,
+                Some(7),
                 Some(&leaf),
                 &Account::default()
             ),

@@ -91,6 +91,72 @@ pub enum Never {
     NotAllowed,
 }
 
+/// What a CA's renewal information may change about an instant of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Heed {
+    /// Nothing: something else than the clock decides.
+    #[default]
+    Nothing,
+    /// `renew-before` replaces the ordinary instant only: a window in the past still means now.
+    Past,
+    /// All of it.
+    Any,
+}
+
+/// What a CA's renewal information says of a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Suggestion {
+    /// Not asked yet: nothing is renewed by our own rule alone before it was.
+    #[default]
+    Unasked,
+    /// Asked, with no answer that counts: our own rule stands.
+    None,
+    /// The instant chosen in its window.
+    At(UnixTime),
+}
+
+impl Suggestion {
+    /// The instant, if there is one.
+    #[must_use]
+    pub fn instant(self) -> Option<UnixTime> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Unasked | Self::None => None,
+        }
+    }
+}
+
+impl Heed {
+    /// The instant that a suggestion gives to a certificate of this validity, where it counts.
+    #[must_use]
+    pub fn takes(self, at: UnixTime, not_before: UnixTime, not_after: UnixTime) -> Option<Due> {
+        let lifetime = not_after.since(not_before);
+        let counts = match self {
+            Self::Nothing => false,
+            Self::Past => at < not_before + lifetime / 10,
+            Self::Any => true,
+        };
+        // A window that reaches to the end leaves no time for a second try.
+        let latest = not_after - lifetime / EMERGENCY_SHARE;
+        counts.then(|| Due {
+            at: at.min(latest),
+            reason: Reason::RenewalInfo,
+        })
+    }
+}
+
+/// How far the clock decides about a Secret, and with it the CA's renewal information.
+#[must_use]
+pub fn heed(due: Result<Due, Never>, settings: &Settings, blocked: bool) -> Heed {
+    match due {
+        Ok(due) if due.reason.is_scheduled() && !blocked => match settings.renew_before {
+            None => Heed::Any,
+            Some(_) => Heed::Past,
+        },
+        _ => Heed::Nothing,
+    }
+}
+
 /// The instant of what waits for no time.
 pub const AT_ONCE: UnixTime = UnixTime(0);
 
@@ -197,14 +263,15 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
 
 fn by_time(leaf: &Leaf, inputs: &Inputs<'_>) -> Due {
     let lifetime = leaf.lifetime();
-    if let Some(at) = inputs.renewal_info
-        // `renew-before` replaces the ordinary instant only: a window in the past still means now.
-        && (inputs.settings.renew_before.is_none() || at < leaf.not_before + lifetime / 10)
+    let heed = match inputs.settings.renew_before {
+        None => Heed::Any,
+        Some(_) => Heed::Past,
+    };
+    if let Some(due) = inputs
+        .renewal_info
+        .and_then(|at| heed.takes(at, leaf.not_before, leaf.not_after))
     {
-        return Due {
-            at: at.min(leaf.not_after),
-            reason: Reason::RenewalInfo,
-        };
+        return due;
     }
     let before = renew_before(inputs.settings.renew_before, lifetime);
     let spread = (lifetime.as_secs() / JITTER_SHARE).min(MAX_JITTER.as_secs());

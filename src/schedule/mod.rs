@@ -2,4 +2,5 @@
 
 pub mod budget;
 pub mod due;
+pub mod quota;
 pub mod window;

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::full::Data;
 use super::outputs::{Output, Part};
 use super::place::TLS_TYPE;
+use crate::certificate;
 use crate::key::{KeyError, PrivateKey};
 use crate::pair::Chain;
 
@@ -15,12 +16,15 @@ use crate::pair::Chain;
 /// It is public and made for sharing: a group of one's own would be no better and takes minutes.
 const FFDHE2048: &str = include_str!("ffdhe2048.pem");
 
+/// Name of the entry in a PKCS#12 file; keytool wants one.
+const ALIAS: &str = "certificate";
+
 /// What a pair fills in, and what it could not.
 #[derive(Default)]
 pub struct Rendered {
     /// By key of the Secret's data.
     pub data: Data,
-    /// Names of outputs that are left as they are, since PKCS#12 cannot be written yet.
+    /// Names of outputs that are left as they are: PKCS#12 without a password.
     /// They are said in an Event and stop nothing else.
     pub left_out: Vec<Box<str>>,
 }
@@ -34,19 +38,20 @@ pub fn render(
     outputs: &[Output],
     chain: &Chain,
     key: &PrivateKey,
+    password: Option<&str>,
 ) -> Result<Rendered, KeyError> {
     let mut rendered = Rendered::default();
     // Outputs of another type say where the pair stands; without them it stands where TLS has it.
     if kind == TLS_TYPE || outputs.is_empty() {
         let usual = [("tls.crt", Part::Fullchain), ("tls.key", Part::Key)];
         for (name, part) in usual {
-            rendered
-                .data
-                .extend(value(&[part], chain, key)?.map(|value| (name.to_owned(), value)));
+            rendered.data.extend(
+                value(&[part], chain, key, password)?.map(|value| (name.to_owned(), value)),
+            );
         }
     }
     for Output { name, parts } in outputs {
-        match value(parts, chain, key)? {
+        match value(parts, chain, key, password)? {
             Some(value) => drop(rendered.data.insert(name.to_string(), value)),
             None => rendered.left_out.push(name.clone()),
         }
@@ -59,6 +64,7 @@ fn value(
     parts: &[Part],
     chain: &Chain,
     key: &PrivateKey,
+    password: Option<&str>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
     let mut pieces = Vec::with_capacity(parts.len());
     for part in parts {
@@ -70,7 +76,10 @@ fn value(
             Part::DerKey => key.to_der()?,
             Part::DerLeaf => Zeroizing::new(chain.leaf_der().to_vec()),
             Part::Ffdhe2048 => Zeroizing::new(FFDHE2048.as_bytes().to_vec()),
-            Part::Pkcs12 => return Ok(None),
+            Part::Pkcs12 => match password {
+                Some(password) => return Ok(pkcs12(chain, &key.to_der()?, password)),
+                None => return Ok(None),
+            },
         });
     }
     let size = pieces.iter().map(|piece| piece.len()).sum();
@@ -79,6 +88,21 @@ fn value(
         .iter()
         .for_each(|piece| joined.extend_from_slice(piece));
     Ok(Some(joined))
+}
+
+/// Key and chain as PKCS#12 (RFC 7292), encrypted by AES-256 and with an HMAC by SHA-256, as Java 8u301 and later read.
+fn pkcs12(chain: &Chain, key: &[u8], password: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let ders = certificate::certificates(chain.to_pem().as_bytes()).ok()?;
+    let certificates: Result<Vec<_>, _> = ders
+        .iter()
+        .map(|der| p12_keystore::Certificate::from_der(der))
+        .collect();
+    let key = p12_keystore::PrivateKey::from_der(key).ok()?;
+    let id = certificate::Fingerprint::of(chain.leaf_der()).0.to_vec();
+    let pair = p12_keystore::PrivateKeyChain::new(id, key, certificates.ok()?);
+    let mut store = p12_keystore::KeyStore::new();
+    store.add_entry(ALIAS, p12_keystore::KeyStoreEntry::PrivateKeyChain(pair));
+    store.writer(password).write().ok().map(Zeroizing::new)
 }
 
 #[cfg(test)]
@@ -108,6 +132,7 @@ mod tests {
             &outputs,
             &chain,
             &PrivateKey::from_pem(&file("good.key")).unwrap(),
+            None,
         )
         .unwrap()
     }
@@ -149,6 +174,28 @@ mod tests {
             assert_eq!(all.data[name].as_slice(), expected, "{name}");
         }
         assert_eq!((all.data.len(), &*all.left_out), (10, &["p12".into()][..]));
+    }
+
+    #[test]
+    fn a_pkcs12_file_opens_with_its_password_and_holds_key_and_chain() {
+        let key = PrivateKey::from_pem(&file("good.key")).unwrap();
+        let chain = Chain::read(&file("good.pem")).unwrap();
+        let outputs = [Output {
+            name: "keystore.p12".into(),
+            parts: vec![Part::Pkcs12],
+        }];
+        let written = render(TLS_TYPE, &outputs, &chain, &key, Some("changeit")).unwrap();
+        let file = &written.data["keystore.p12"];
+        let open = |password| {
+            let policy = p12_keystore::Pkcs12ImportPolicy::Strict;
+            p12_keystore::KeyStore::from_pkcs12(file, password, policy)
+        };
+        let store = open("changeit").unwrap();
+        let (_, pair) = store.private_key_chain().unwrap();
+        assert_eq!(pair.key().as_der(), key.to_der().unwrap().as_slice());
+        assert_eq!(pair.certs()[0].as_der(), chain.leaf_der());
+        assert_eq!(pair.certs().len(), 2);
+        assert!(open("another").is_err());
     }
 
     #[test]

@@ -25,6 +25,8 @@ use crate::{Bench, ports};
 
 /// Generous: it is ready in a fraction of a second unless the machine is overloaded.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// Requests of one operator in flight at Pebble: with several operators on it, more make version 2.10.1 deadlock.
+const CONCURRENCY: u32 = 1;
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -43,6 +45,8 @@ pub struct OperatorOptions {
     pub api_server: Option<String>,
     /// The ACME directory as the operator sees it.
     pub directory: Option<String>,
+    /// How much it logs: benchmarks take what users have.
+    pub log_level: String,
 }
 
 impl OperatorOptions {
@@ -56,6 +60,7 @@ impl OperatorOptions {
             addons: Vec::new(),
             api_server: None,
             directory: None,
+            log_level: "debug".into(),
         }
     }
 }
@@ -179,7 +184,7 @@ impl<'a> Operator<'a> {
             .unwrap_or_else(|| self.bench.pebble().directory());
         let text = format!(
             "class: {class}\nissuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
-             caBundle: {bundle}\n    profile: default\n    allow: {allow}\n{extra}",
+             caBundle: {bundle}\n    profile: default\n    concurrency: {CONCURRENCY}\n    allow: {allow}\n{extra}",
             class = self.namespace,
             bundle = self.bench.ca_bundle().display(),
             allow = self.options.allow,
@@ -222,7 +227,8 @@ impl<'a> Operator<'a> {
             .args(["--namespace", &self.namespace])
             .args(["--metrics-address", &self.metrics.to_string()])
             .args(["--challenge-address", &self.challenges.to_string()])
-            .args(["--log-format", "json", "--log-level", "debug"])
+            .args(["--log-format", "json"])
+            .args(["--log-level", &self.options.log_level])
             // Neither a proxy nor a certificate store of the machine reaches it.
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())

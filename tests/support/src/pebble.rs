@@ -47,6 +47,8 @@ pub struct PebbleOptions {
     pub external_accounts: BTreeMap<String, String>,
     /// Where it connects for HTTP-01 instead of the edge of the bench.
     pub http_port: Option<u16>,
+    /// Retry-After of what is not ready yet, seconds; none where 0.
+    pub retry_after: u64,
 }
 
 impl Default for PebbleOptions {
@@ -67,6 +69,7 @@ impl Default for PebbleOptions {
                 .into(),
             external_accounts: BTreeMap::new(),
             http_port: None,
+            retry_after: 1,
         }
     }
 }
@@ -124,7 +127,7 @@ impl Pebble {
             "externalAccountMACKeys": options.external_accounts,
             "keyAlgorithm": "ecdsa",
             "profiles": profiles,
-            "retryAfter": {"authz": 1, "order": 1},
+            "retryAfter": {"authz": options.retry_after, "order": options.retry_after},
         }});
         fs::write(file(".json"), config.to_string())?;
         let mut command = Command::new(ground.control_plane.program("pebble"));

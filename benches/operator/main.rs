@@ -1,0 +1,88 @@
+//! `make bench`: what the operator costs, on a real API server and a real CA.
+//!
+//! Each argument is one benchmark with a bench of its own; `target/bench/<name>.json` holds its figures. Nothing here
+//! asserts a time: machines differ, so what is compared is measured in the same run.
+
+#![expect(clippy::print_stdout, reason = "the table is for the reader")]
+
+mod audit;
+mod bare;
+mod data;
+mod process;
+mod propagation;
+mod report;
+mod start;
+mod steady;
+mod wave;
+
+use std::process::ExitCode;
+
+use report::{Report, say};
+use test_bench::{Context as _, OperatorOptions, Result, bail};
+
+/// What runs without an argument; the large ones are asked for by name.
+const USUAL: [&str; 5] = [
+    "start-10k",
+    "steady",
+    "propagation",
+    "wave-200",
+    "wave-1000",
+];
+
+fn main() -> ExitCode {
+    // `cargo bench` adds arguments for its own harness.
+    let asked: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let names = if asked.is_empty() {
+        USUAL.map(ToOwned::to_owned).to_vec()
+    } else {
+        asked
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = runtime.context("starting the runtime").and_then(|runtime| {
+        for name in &names {
+            say(name);
+            runtime
+                .block_on(run(name))
+                .with_context(|| format!("bench {name}"))?;
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(name: &str) -> Result<()> {
+    let mut report = Report::new(name);
+    match name {
+        "start-10k" => start::ten_thousand(&mut report).await?,
+        "start-100k" => start::hundred_thousand(&mut report).await?,
+        "install-10k" => start::install(&mut report).await?,
+        "steady" => steady::run(&mut report).await?,
+        "propagation" => propagation::run(&mut report).await?,
+        "wave-200" => wave::run(&mut report, 200).await?,
+        "wave-1000" => wave::run(&mut report, 1_000).await?,
+        "wave-5000" => wave::run(&mut report, 5_000).await?,
+        _ => bail!(
+            "there are {}, install-10k, start-100k and wave-5000; not {name:?}",
+            USUAL.join(", ")
+        ),
+    }
+    report.finish()
+}
+
+/// The operator as users run it.
+fn options() -> OperatorOptions {
+    let mut options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
+    options.log_level = "info".into();
+    options
+}

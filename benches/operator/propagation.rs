@@ -1,0 +1,298 @@
+//! From a changed Secret to its patched workload, as a client sees both: it writes the one and watches the other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use test_bench::objects::{FRESH, Reference, workload};
+use test_bench::{Bench, Operator, Options, Result, ensure, eventually};
+
+use crate::data::{Maker, Set, in_parallel};
+use crate::process::usage;
+use crate::report::{Report, percentile, say};
+use crate::{audit, options};
+
+/// Secrets, each with one Deployment.
+const COUNT: usize = 200;
+const NAMESPACES: usize = 20;
+/// A node takes 110 pods, and while they roll there are two of each.
+const NODES: usize = 8;
+/// Five changes a second, each Secret once.
+const PACE: Duration = Duration::from_millis(200);
+/// Nothing of this takes longer on a machine that works at all.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// A needless restart would have come by then.
+const QUIET: Duration = Duration::from_secs(3);
+/// Label edits, and as many certificates that are written in another way.
+const EDITS: usize = 50;
+/// Secrets that change while nobody looks.
+const MISSED: usize = 20;
+
+/// Rolls at once and all at once: what is measured is the operator, not its caution.
+const CONFIG: &str = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, concurrency: 1000, perNamespace: 1000, canaryWorkloads: 0}\n";
+
+/// When each Deployment was last seen with a new template, and how often.
+type Seen = Arc<Mutex<HashMap<String, (i64, Instant)>>>;
+
+/// See the module's documentation.
+pub(crate) async fn run(report: &mut Report) -> Result<()> {
+    let with = Options {
+        nodes: NODES,
+        ..Options::default()
+    };
+    let bench = Bench::start(with).await?;
+    let mut wanted = options();
+    wanted.config = CONFIG.into();
+    let mut operator = Operator::install(&bench, wanted).await?;
+    let set = Arc::new(Set {
+        prefix: "roll",
+        count: COUNT,
+        namespaces: NAMESPACES,
+        class: operator.namespace().to_owned(),
+        issuer: "external",
+        annotated: 1,
+        settled: true,
+        age: None,
+    });
+    let maker = Arc::new(Maker::new()?);
+    set.fill(&bench, &maker).await?;
+    let client = bench.client()?;
+    let seen = Seen::default();
+    let follower = tokio::spawn(follow(client.clone(), Arc::clone(&seen)));
+    let owned = Arc::clone(&set);
+    in_parallel(
+        "making Deployments",
+        COUNT,
+        &client,
+        move |client, number| {
+            let api: Api<Deployment> = Api::namespaced(client, &owned.namespace(number));
+            async move {
+                let name = Set::name(number);
+                let body = workload("Deployment", &name, 1, Reference::Volume, &name);
+                api.create(&PostParams::default(), &serde_json::from_value(body)?)
+                    .await?;
+                Ok(())
+            }
+        },
+    )
+    .await?;
+    settled(&client).await?;
+    operator.run().await?;
+    let world = World {
+        client,
+        set,
+        maker,
+        seen,
+    };
+
+    say("five changes a second");
+    let before = usage(operator.process()?.id())?;
+    let mut took = Vec::new();
+    let mut written = Vec::new();
+    let mut turn = tokio::time::interval(PACE);
+    for number in 0..COUNT {
+        turn.tick().await;
+        written.push(world.change(number).await?);
+    }
+    world.rolled(0..COUNT, 2).await?;
+    for (number, (_, answered)) in written.iter().enumerate() {
+        took.push(world.seen_at(number).saturating_duration_since(*answered));
+    }
+    let mut from_request: Vec<Duration> = written
+        .iter()
+        .enumerate()
+        .map(|(number, (began, _))| world.seen_at(number).saturating_duration_since(*began))
+        .collect();
+    let after = usage(operator.process()?.id())?;
+    report.add("propagation.p50_ms", percentile(&mut took, 0.5), "ms");
+    report.add("propagation.p99_ms", percentile(&mut took, 0.99), "ms");
+    report.add(
+        "propagation.from_request_p50_ms",
+        percentile(&mut from_request, 0.5),
+        "ms",
+    );
+    report.add(
+        "propagation.cpu_ms_per_change",
+        (after.cpu - before.cpu) * 1e3 / COUNT as f64,
+        "ms",
+    );
+    settled(&world.client).await?;
+    tokio::time::sleep(QUIET).await;
+
+    say("all at once");
+    let (mark, began) = (audit::mark(&bench)?, Instant::now());
+    let all = world.clone();
+    in_parallel("changing", COUNT, &world.client, move |_, number| {
+        let world = all.clone();
+        async move { world.change(number).await }
+    })
+    .await?;
+    let changed = began.elapsed();
+    world.rolled(0..COUNT, 3).await?;
+    let last = (0..COUNT).map(|number| world.seen_at(number)).max();
+    let burst = last.map_or(f64::NAN, |last| last.duration_since(began).as_secs_f64());
+    report.add("propagation.burst_200_seconds", burst, "s");
+    report.add(
+        "propagation.burst_200_written_seconds",
+        changed.as_secs_f64(),
+        "s",
+    );
+    settled(&world.client).await?;
+    tokio::time::sleep(QUIET).await;
+    let counts = audit::since(&bench, &operator, &mark)?;
+    let each = |count: usize| count as f64 / COUNT as f64;
+    report.add(
+        "propagation.lists_per_change.burst_200",
+        each(counts.lists),
+        "requests",
+    );
+    report.add(
+        "propagation.requests_per_change.burst_200",
+        each(counts.requests),
+        "requests",
+    );
+
+    say("nothing that matters changes");
+    let generations = world.generations();
+    for number in 0..EDITS {
+        let label = json!({"metadata": {"labels": {"edited": "yes"}}});
+        world.patch(number, label).await?;
+        let current = world.secrets(number).get(&Set::name(number)).await?;
+        let text = current
+            .data
+            .and_then(|data| data.get("tls.crt").cloned())
+            .unwrap_or_default();
+        let text = String::from_utf8(text.0)?.replace('\n', "\r\n");
+        world
+            .patch(number, json!({"stringData": {"tls.crt": text}}))
+            .await?;
+    }
+    tokio::time::sleep(QUIET).await;
+    let needless: i64 = world.generations() - generations;
+    report.add("propagation.needless_restarts", needless as f64, "restarts");
+
+    say("changes while it is down");
+    operator.kill();
+    for number in 0..MISSED {
+        world.change(number).await?;
+    }
+    operator.run().await?;
+    // Whoever is not caught up by then never will be.
+    let _ = world.rolled(0..MISSED, 4).await;
+    let caught = (0..MISSED)
+        .filter(|number| world.generation(*number) >= 4)
+        .count();
+    report.add("propagation.caught_up_of_20", caught as f64, "Secrets");
+    follower.abort();
+    Ok(())
+}
+
+#[derive(Clone)]
+struct World {
+    client: Client,
+    set: Arc<Set>,
+    maker: Arc<Maker>,
+    seen: Seen,
+}
+
+impl World {
+    fn secrets(&self, number: usize) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.set.namespace(number))
+    }
+
+    async fn patch(&self, number: usize, patch: Value) -> Result<()> {
+        self.secrets(number)
+            .patch_metadata(
+                &Set::name(number),
+                &PatchParams::default(),
+                &Patch::Merge(patch),
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Puts another certificate in; says when that was asked for and when it was answered.
+    async fn change(&self, number: usize) -> Result<(Instant, Instant)> {
+        let pair = self.maker.pair(&self.set.host(number), number, FRESH)?;
+        let data = json!({"stringData": {"tls.crt": pair.certificate, "tls.key": pair.key}});
+        let began = Instant::now();
+        self.patch(number, data).await?;
+        Ok((began, Instant::now()))
+    }
+
+    fn last(&self, number: usize) -> Option<(i64, Instant)> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = format!("{}/{}", self.set.namespace(number), Set::name(number));
+        seen.get(&key).copied()
+    }
+
+    fn generation(&self, number: usize) -> i64 {
+        self.last(number).map_or(0, |(generation, _)| generation)
+    }
+
+    fn generations(&self) -> i64 {
+        (0..COUNT).map(|number| self.generation(number)).sum()
+    }
+
+    fn seen_at(&self, number: usize) -> Instant {
+        self.last(number).map_or_else(Instant::now, |(_, at)| at)
+    }
+
+    async fn rolled(&self, numbers: std::ops::Range<usize>, generation: i64) -> Result<()> {
+        eventually(DEADLINE, "every workload is patched", async || {
+            for number in numbers.clone() {
+                let at = self.generation(number);
+                ensure!(at >= generation, "{} is at {at}", Set::name(number));
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Every pod is there, so that nothing of an earlier step still runs.
+pub(crate) async fn settled(client: &Client) -> Result<()> {
+    let api: Api<Deployment> = Api::all(client.clone());
+    eventually(DEADLINE, "every Deployment is available", async || {
+        for deployment in api.list(&kube::api::ListParams::default()).await? {
+            let status = deployment.status.unwrap_or_default();
+            let at_rest = status.observed_generation == deployment.metadata.generation
+                && status.updated_replicas == Some(1)
+                && status.available_replicas == Some(1)
+                && status.replicas == Some(1);
+            ensure!(at_rest, "{:?} is not", deployment.metadata.name);
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn follow(client: Client, seen: Seen) {
+    let config = watcher::Config::default();
+    let mut events = std::pin::pin!(watcher(Api::<Deployment>::all(client), config));
+    while let Some(event) = events.next().await {
+        let Ok(Event::Apply(deployment) | Event::InitApply(deployment)) = event else {
+            continue;
+        };
+        let now = Instant::now();
+        let metadata = deployment.metadata;
+        let key = format!(
+            "{}/{}",
+            metadata.namespace.unwrap_or_default(),
+            metadata.name.unwrap_or_default()
+        );
+        let generation = metadata.generation.unwrap_or_default();
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = seen.entry(key).or_insert((0, now));
+        if known.0 != generation {
+            *known = (generation, now);
+        }
+    }
+}

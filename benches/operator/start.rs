@@ -1,0 +1,183 @@
+//! From exec to ready, and the memory that is held then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use test_bench::{Bench, Operator, Options, Result, ensure, eventually};
+
+use crate::data::{Maker, Set, in_parallel};
+use crate::process::{Usage, usage};
+use crate::report::{Report, say};
+use crate::{audit, bare, options};
+
+/// After the start: what was needed for it only has been given back by then.
+const CALM: Duration = Duration::from_secs(10);
+
+/// 10,000 Secrets, all annotated and long known; and after each of them has changed.
+pub(crate) async fn ten_thousand(report: &mut Report) -> Result<()> {
+    let bench = Bench::start(Options::default()).await?;
+    let mut operator = Operator::install(&bench, options()).await?;
+    let set = Arc::new(set(10_000, 100, operator.namespace(), 1));
+    set.fill(&bench, &Arc::new(Maker::new()?)).await?;
+    start(&bench, &mut operator, report, "10k_annotated").await?;
+    say("every Secret changes");
+    let churned = Arc::clone(&set);
+    in_parallel(
+        "changing",
+        set.count,
+        &bench.client()?,
+        move |client, number| {
+            let api: Api<Secret> = Api::namespaced(client, &churned.namespace(number));
+            async move {
+                let patch = json!({"metadata": {"labels": {"round": "1"}}});
+                let name = Set::name(number);
+                api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(patch))
+                    .await?;
+                Ok(())
+            }
+        },
+    )
+    .await?;
+    tokio::time::sleep(CALM).await;
+    let after = usage(operator.process()?.id())?;
+    report.add(
+        "memory.rss_after_churn_bytes.10k_annotated",
+        after.rss,
+        "bytes",
+    );
+    Ok(())
+}
+
+/// 100,000 Secrets: first one in a hundred is annotated, then all.
+pub(crate) async fn hundred_thousand(report: &mut Report) -> Result<()> {
+    let bench = Bench::start(Options::default()).await?;
+    let mut operator = Operator::install(&bench, options()).await?;
+    let set = Arc::new(set(100_000, 500, operator.namespace(), 100));
+    let rolled_out = set.fill(&bench, &Arc::new(Maker::new()?)).await?;
+    start(&bench, &mut operator, report, "100k_one_percent").await?;
+    operator.terminate().await?;
+    set.annotate(&bench, rolled_out).await?;
+    start(&bench, &mut operator, report, "100k_annotated").await?;
+    let began = Instant::now();
+    let text = operator.metrics().await?;
+    report.add(
+        "metrics.scrape_ms.100k",
+        began.elapsed().as_secs_f64() * 1e3,
+        "ms",
+    );
+    report.add("metrics.scrape_bytes.100k", text.len() as f64, "bytes");
+    let after = usage(operator.process()?.id())?;
+    report.add(
+        "memory.rss_after_scrape_bytes.100k_annotated",
+        after.rss,
+        "bytes",
+    );
+    Ok(())
+}
+
+/// 10,000 annotated Secrets that were never seen: each is recorded by one patch.
+pub(crate) async fn install(report: &mut Report) -> Result<()> {
+    const RECORDED: &str = "cert_renew_rollouts_first_sight";
+    let bench = Bench::start(Options::default()).await?;
+    let mut operator = Operator::install(&bench, options()).await?;
+    let mut set = set(10_000, 100, operator.namespace(), 1);
+    set.settled = false;
+    let set = Arc::new(set);
+    set.fill(&bench, &Arc::new(Maker::new()?)).await?;
+    let mark = audit::mark(&bench)?;
+    let began = Instant::now();
+    operator.run().await?;
+    report.add(
+        "install.ready_seconds.10k",
+        began.elapsed().as_secs_f64(),
+        "s",
+    );
+    eventually(Duration::from_secs(600), RECORDED, async || {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let writes = audit::since(&bench, &operator, &mark)?.writes;
+        ensure!(writes >= set.count, "{writes} are recorded");
+        Ok(())
+    })
+    .await?;
+    let after = usage(operator.process()?.id())?;
+    let counts = audit::since(&bench, &operator, &mark)?;
+    report.add(
+        "install.recorded_seconds.10k",
+        began.elapsed().as_secs_f64(),
+        "s",
+    );
+    report.add("install.cpu_seconds.10k", after.cpu, "s");
+    report.add(
+        "install.api_writes_per_secret.10k",
+        counts.writes as f64 / set.count as f64,
+        "requests",
+    );
+    report.add("install.api_lists.10k", counts.lists as f64, "requests");
+    report.add("memory.rss_peak_bytes.10k_install", after.peak, "bytes");
+    Ok(())
+}
+
+fn set(count: usize, namespaces: usize, class: &str, annotated: usize) -> Set {
+    Set {
+        prefix: "shop",
+        count,
+        namespaces,
+        class: class.to_owned(),
+        issuer: "pebble",
+        annotated,
+        settled: true,
+        age: None,
+    }
+}
+
+async fn start(
+    bench: &Bench,
+    operator: &mut Operator<'_>,
+    report: &mut Report,
+    case: &str,
+) -> Result<()> {
+    say(&format!("starting with {case}"));
+    let (before, bytes) = bare::list(bench).await?;
+    let began = Instant::now();
+    operator.run().await?;
+    let took = began.elapsed();
+    let pid = operator.process()?.id();
+    let Usage { cpu, .. } = usage(pid)?;
+    let (after, _) = bare::list(bench).await?;
+    tokio::time::sleep(CALM).await;
+    let calm = usage(pid)?;
+    let list = (before + after) / 2;
+    report.add(
+        format!("start.ready_seconds.{case}"),
+        took.as_secs_f64(),
+        "s",
+    );
+    report.add(format!("start.cpu_seconds.{case}"), cpu, "s");
+    report.add(
+        format!("start.bare_list_seconds.{case}"),
+        list.as_secs_f64(),
+        "s",
+    );
+    report.add(
+        format!("start.ratio_to_bare_list.{case}"),
+        took.as_secs_f64() / list.as_secs_f64(),
+        "ratio",
+    );
+    report.add(
+        format!("start.bytes_on_the_wire.{case}"),
+        bytes as f64,
+        "bytes",
+    );
+    report.add(format!("memory.rss_steady_bytes.{case}"), calm.rss, "bytes");
+    report.add(
+        format!("memory.rss_of_program_file_bytes.{case}"),
+        calm.file,
+        "bytes",
+    );
+    report.add(format!("memory.rss_peak_bytes.{case}"), calm.peak, "bytes");
+    Ok(())
+}

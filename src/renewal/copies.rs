@@ -1,0 +1,136 @@
+//! Copies: Secrets with the same names and issuer that hold the same leaf share one order.
+//!
+//! ```text
+//! twenty due ──lowest key──► one order ──► its Secret, then every other that held the same leaf with its key
+//! ```
+//! A key goes only where the one that it replaces was, proven by the pair in the Secret itself, and only where `allow`,
+//! pause and change window let it. Whatever is left out orders for itself.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::{Fresh, changes, read, without_covered};
+use crate::certificate::Fingerprint;
+use crate::cluster::events::Severity;
+use crate::cluster::records::Record;
+use crate::cluster::secrets;
+use crate::context::Context;
+use crate::index::{Entry, Key};
+use crate::pair::{self, Chain};
+use crate::time::UnixTime;
+
+/// A copy looks again after this whether the one that orders for it has come to an end.
+const FOLLOW: Duration = Duration::from_secs(30);
+
+/// Other Secrets that draw on the same account of the ledger and hold this leaf.
+fn others(
+    context: &Context,
+    key: &Key,
+    account: u64,
+    leaf: Fingerprint,
+    wanted: impl Fn(&Key, &Entry) -> bool,
+) -> Vec<Key> {
+    let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
+    let same = |(other, entry): &(&Key, &Entry)| {
+        let observed = &entry.observed;
+        observed.account == account
+            && observed.leaf.is_ok_and(|facts| facts.fingerprint == leaf)
+            && *other != key
+            && wanted(other, entry)
+    };
+    index
+        .iter()
+        .filter(same)
+        .map(|(key, _)| key.clone())
+        .collect()
+}
+
+/// When to look again, if another Secret orders for this one: of those that are due the one with the lowest key.
+pub(super) fn follows(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    now: UnixTime,
+) -> Option<UnixTime> {
+    let leaf = fresh.assessment.leaf.as_ref().ok()?.fingerprint;
+    let leads = |other: &Key, entry: &Entry| {
+        let open = entry.observed.window.is_none_or(|window| window <= now);
+        other < key && open && entry.renewal_due(now)
+    };
+    let leaders = others(context, key, fresh.assessment.account, leaf, leads);
+    (!leaders.is_empty()).then(|| now + FOLLOW)
+}
+
+/// Writes the new pair into every copy of the Secret that was renewed; `had` is the leaf that it
+/// held, and `fresh` the Secret before the write.
+pub(super) async fn share(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    had: Fingerprint,
+    record: &Record,
+    chain: &Chain,
+) {
+    let account = crate::schedule::budget::account_of(&fresh.home, &fresh.assessment.names);
+    // Whoever shows another's certificate without its key shares nothing: the others would get a key that he knows.
+    if !holds(fresh, had, UnixTime::now()) {
+        return;
+    }
+    for copy in others(context, key, account, had, |_, _| true) {
+        match write(context, &copy, fresh, had, record, chain).await {
+            Ok(true) => tracing::info!(secret = %copy, from = %key, "a copy is renewed with it"),
+            Ok(false) => {
+                tracing::debug!(secret = %copy, from = %key, "no copy: it orders for itself");
+            }
+            Err(error) => {
+                tracing::info!(secret = %copy, from = %key, %error, "the copy is not written: it orders for itself");
+            }
+        }
+    }
+}
+
+/// Whether the Secret holds this leaf and its key. A pair that has expired proves possession as well as any.
+fn holds(fresh: &Fresh, had: Fingerprint, now: UnixTime) -> bool {
+    let (certificate, private_key) = fresh.secret.pair();
+    fresh.assessment.leaf.as_ref().is_ok_and(|leaf| {
+        let then = now.min(leaf.not_after);
+        leaf.fingerprint == had && pair::check_pair(certificate, private_key, then).is_ok()
+    })
+}
+
+async fn write(
+    context: &Context,
+    copy: &Key,
+    of: &Fresh,
+    had: Fingerprint,
+    record: &Record,
+    chain: &Chain,
+) -> Result<bool, super::Failure> {
+    let now = UnixTime::now();
+    let Some(fresh) = read(context, copy, now).await? else {
+        return Ok(false);
+    };
+    let (mine, theirs) = (&fresh.assessment, &of.assessment);
+    let alike = fresh.home == of.home
+        && without_covered(&mine.names) == record.order.names
+        && mine.settings.profile == theirs.settings.profile
+        && mine.settings.key_type == theirs.settings.key_type
+        && mine.settings.key_rotation == theirs.settings.key_rotation;
+    let may = mine.renewal.is_ok() && mine.opens.is_none();
+    let held = holds(&fresh, had, now);
+    if !(alike && may && held) {
+        return Ok(false);
+    }
+    let fresh = fresh.at(context, &record.order.issuer);
+    let changes = changes(context, copy, &fresh, record, chain)?;
+    secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
+    let note = format!(
+        "valid until {}, one order with {}",
+        chain.leaf.not_after,
+        record.order.subject()
+    );
+    context
+        .events
+        .secret(copy, fresh.uid(), Severity::Normal, "Renewed", &note);
+    Ok(true)
+}

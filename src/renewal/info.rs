@@ -1,0 +1,471 @@
+//! Renewal information (RFC 9773): asks each CA, when it wants to be asked, when it would like to see a certificate replaced.
+//!
+//! ```text
+//! watch ──note──► certificates, soonest due first ──poll──► CA ──Suggested──► index
+//! ```
+//! Kept in memory only: the instant chosen in a window is the same after a restart, so nothing is written for a poll.
+//! It renews nothing, and it never stands in the way: a CA that does not answer in time counts as one that has no opinion.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::acme::CertId;
+use crate::acme::ari::{Poll, Window, choose_instant};
+use crate::assess::{self, Assessment};
+use crate::certificate::Fingerprint;
+use crate::cluster::events::Severity;
+use crate::context::Context;
+use crate::index::Key;
+use crate::schedule::due::{Heed, Suggestion};
+use crate::time::UnixTime;
+
+/// Polls in flight, whatever the issuer.
+const CONCURRENCY: usize = 8;
+/// Between the starts of two polls: fifty a second is a twentieth of what Let's Encrypt allows an address.
+const SPACING: Duration = Duration::from_millis(20);
+/// Longer than the two requests of a poll may take; after it nothing waits for the CA's word any more.
+const DEADLINE: Duration = Duration::from_secs(40);
+/// A CA without renewal information is asked for its directory this often, should it learn it.
+const NO_RENEWAL_INFO: Duration = Duration::from_secs(86_400);
+/// An issuer that cannot be used now is asked again after this.
+const UNUSABLE: Duration = Duration::from_secs(300);
+/// Longest sleep: timers do not count the time that a machine was suspended, the clock does.
+const BEAT: Duration = Duration::from_secs(30);
+
+/// What the controller tells the index.
+#[derive(Clone, Debug)]
+pub struct Suggested {
+    /// The Secret.
+    pub key: Key,
+    /// The leaf that was asked about.
+    pub about: Fingerprint,
+    /// The CA's word.
+    pub suggestion: Suggestion,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct RenewalInfo {
+    state: Mutex<State>,
+    changed: Notify,
+    /// Everything was listed once, so that the soonest due can be told.
+    begun: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    certificates: HashMap<Key, Certificate>,
+    /// When to ask, and of those the soonest due first. What is being asked is not in it.
+    queue: BTreeSet<(UnixTime, UnixTime, Key)>,
+}
+
+/// A certificate that is asked about.
+#[derive(Debug)]
+struct Certificate {
+    leaf: Fingerprint,
+    id: Box<str>,
+    uid: Arc<str>,
+    issuer: Arc<str>,
+    due: UnixTime,
+    again: UnixTime,
+    window: Option<Window>,
+    suggestion: Suggestion,
+    failures: u32,
+}
+
+/// One certificate to ask about.
+struct Question {
+    key: Key,
+    leaf: Fingerprint,
+    id: Box<str>,
+    issuer: Arc<str>,
+    failures: u32,
+}
+
+/// What asking has brought.
+enum Answer {
+    /// The CA's answer, or its failure to give one.
+    Poll(Poll),
+    /// Nothing can be asked of this issuer before then; it is no matter of this certificate alone.
+    Issuer(UnixTime),
+}
+
+impl RenewalInfo {
+    /// Takes over what the watch says of a Secret, and returns what is known about its leaf.
+    pub fn note(&self, key: &Key, uid: &str, assessment: &Assessment) -> Suggestion {
+        let leaf = assessment.leaf.as_ref().ok();
+        let authority = leaf.and_then(|leaf| leaf.authority_key_id.as_ref());
+        let (Some(leaf), Some(authority), Ok(due)) = (leaf, authority, assessment.renewal) else {
+            self.forget(key);
+            return Suggestion::None;
+        };
+        if assessment.heed == Heed::Nothing || leaf.self_signed {
+            self.forget(key);
+            return Suggestion::None;
+        }
+        // Who issued it is asked: a fallback perhaps.
+        let issued_by = assessment.issued_by.as_ref().map(|by| &*by.issuer);
+        let named = assess::issuer_name(&assessment.settings.issuer);
+        let issuer: Arc<str> = issued_by.unwrap_or(named).into();
+        let mut state = self.lock();
+        if let Some(known) = state.certificates.get(key)
+            && (known.leaf, &known.issuer) == (leaf.fingerprint, &issuer)
+        {
+            return known.suggestion;
+        }
+        state.remove(key);
+        let certificate = Certificate {
+            leaf: leaf.fingerprint,
+            id: CertId::new(authority, &leaf.serial).to_string().into(),
+            uid: uid.into(),
+            issuer,
+            due: due.at,
+            again: UnixTime::default(),
+            window: None,
+            suggestion: Suggestion::Unasked,
+            failures: 0,
+        };
+        state.insert(key, certificate);
+        drop(state);
+        self.changed.notify_one();
+        Suggestion::Unasked
+    }
+
+    /// The Secret is gone, or the clock no longer decides about it.
+    pub fn forget(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    /// Everything was listed once.
+    pub fn begin(&self) {
+        self.begun.notify_one();
+    }
+
+    /// The instant that the CA suggests for this leaf of a Secret.
+    #[must_use]
+    pub fn instant(&self, key: &Key, leaf: Fingerprint) -> Option<UnixTime> {
+        let state = self.lock();
+        let known = state.certificates.get(key)?;
+        (known.leaf == leaf)
+            .then(|| known.suggestion.instant())
+            .flatten()
+    }
+
+    /// The next question if it is time for it, else how long to wait.
+    fn next(&self, now: UnixTime) -> Result<Question, Duration> {
+        let mut state = self.lock();
+        match state.queue.first() {
+            None => return Err(BEAT),
+            Some((at, ..)) if *at > now => return Err(at.since(now).min(BEAT)),
+            Some(_) => {}
+        }
+        let question = state.queue.pop_first().and_then(|(_, _, key)| {
+            let known = state.certificates.get(&key)?;
+            Some(Question {
+                leaf: known.leaf,
+                id: known.id.clone(),
+                issuer: Arc::clone(&known.issuer),
+                failures: known.failures,
+                key,
+            })
+        });
+        question.ok_or(Duration::ZERO)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn insert(&mut self, key: &Key, certificate: Certificate) {
+        self.queue
+            .insert((certificate.again, certificate.due, key.clone()));
+        self.certificates.insert(key.clone(), certificate);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(known) = self.certificates.remove(key) {
+            self.queue.remove(&(known.again, known.due, key.clone()));
+        }
+    }
+
+    /// Takes over an answer; what is to be told the reader comes with it.
+    fn answered(
+        &mut self,
+        question: &Question,
+        poll: &Poll,
+    ) -> Option<(Suggested, Option<String>)> {
+        let known = self
+            .certificates
+            .get_mut(&question.key)
+            .filter(|known| known.leaf == question.leaf)?;
+        let queued = (known.again, known.due, question.key.clone());
+        known.failures = match poll.window {
+            Some(_) => 0,
+            None => known.failures.saturating_add(1),
+        };
+        let mut note = None;
+        if let (Some(window), Ok(id)) = (poll.window, known.id.parse::<CertId>()) {
+            let at = choose_instant(window, &id);
+            note = moved(known.window, window, at, poll.explanation.as_deref());
+            known.window = Some(window);
+            known.suggestion = Suggestion::At(at);
+        } else if known.suggestion == Suggestion::Unasked {
+            // A window that was known before stands.
+            known.suggestion = Suggestion::None;
+        }
+        known.again = poll.again;
+        let requeued = (known.again, known.due, question.key.clone());
+        let suggested = Suggested {
+            key: question.key.clone(),
+            about: question.leaf,
+            suggestion: known.suggestion,
+        };
+        self.queue.remove(&queued);
+        self.queue.insert(requeued);
+        Some((suggested, note))
+    }
+
+    /// Nothing can be asked of an issuer before `again`: none of its certificates waits for its word.
+    fn put_off(&mut self, issuer: &str, again: UnixTime) -> Vec<Suggested> {
+        let mut suggested = Vec::new();
+        for (key, known) in &mut self.certificates {
+            if *known.issuer != *issuer || known.again >= again {
+                continue;
+            }
+            self.queue.remove(&(known.again, known.due, key.clone()));
+            known.again = again;
+            self.queue.insert((again, known.due, key.clone()));
+            if known.suggestion == Suggestion::Unasked {
+                known.suggestion = Suggestion::None;
+                suggested.push(Suggested {
+                    key: key.clone(),
+                    about: known.leaf,
+                    suggestion: Suggestion::None,
+                });
+            }
+        }
+        suggested
+    }
+}
+
+/// What the reader is told when a CA changes its mind, or wants a certificate replaced at once.
+fn moved(
+    before: Option<Window>,
+    window: Window,
+    at: UnixTime,
+    explanation: Option<&str>,
+) -> Option<String> {
+    let how = match before {
+        Some(before) if before != window => format!("moved its window from {}", before.start),
+        None if window.end <= UnixTime::now() => "suggests a window in the past,".to_owned(),
+        _ => return None,
+    };
+    let why = explanation.map_or_else(String::new, |url| format!("; see {url}"));
+    Some(format!(
+        "the CA {how} to {}..{}: to be renewed at {at}{why}",
+        window.start, window.end
+    ))
+}
+
+/// Asks for as long as it is polled, and tells `suggest` what came of it.
+pub async fn follow(context: Arc<Context>, suggest: mpsc::UnboundedSender<Vec<Suggested>>) {
+    let info = &context.renewal_info;
+    info.begun.notified().await;
+    let mut polls = FuturesUnordered::new();
+    let mut free_at = Instant::now();
+    loop {
+        let now = UnixTime::now();
+        let mut wait = BEAT;
+        if polls.len() < CONCURRENCY {
+            wait = free_at.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                match info.next(now) {
+                    Ok(question) => {
+                        free_at = Instant::now() + SPACING;
+                        polls.push(ask(&context, question));
+                        continue;
+                    }
+                    Err(later) => wait = later,
+                }
+            }
+        }
+        tokio::select! {
+            Some((question, answer)) = polls.next() => settle(&context, &question, answer, &suggest),
+            () = info.changed.notified() => {}
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+async fn ask(context: &Context, question: Question) -> (Question, Answer) {
+    let now = UnixTime::now();
+    let Question { issuer, id, .. } = &question;
+    let answer = async {
+        let config = context.config();
+        let (Some(settings), Ok(id)) = (config.issuer(issuer), id.parse()) else {
+            return Answer::Issuer(now + UNUSABLE);
+        };
+        let client = match context.issuers.ready(issuer, settings).await {
+            Ok(client) => client,
+            Err(super::issuers::Error::Limited(until)) => return Answer::Issuer(until),
+            Err(_) => return Answer::Issuer(now + UNUSABLE),
+        };
+        match client.renewal_info(&id, question.failures, now).await {
+            Ok(Some(poll)) if poll.is_unreachable() => Answer::Issuer(poll.again),
+            Ok(Some(poll)) => Answer::Poll(poll),
+            Ok(None) => Answer::Issuer(now + NO_RENEWAL_INFO),
+            Err(_) => Answer::Issuer(now + UNUSABLE),
+        }
+    };
+    let answer = timeout(DEADLINE, answer)
+        .await
+        .unwrap_or(Answer::Issuer(now + UNUSABLE));
+    (question, answer)
+}
+
+fn settle(
+    context: &Context,
+    question: &Question,
+    answer: Answer,
+    suggest: &mpsc::UnboundedSender<Vec<Suggested>>,
+) {
+    let mut state = context.renewal_info.lock();
+    let suggested = match answer {
+        Answer::Issuer(again) => {
+            tracing::debug!(issuer = %question.issuer, %again, "no renewal information for now");
+            state.put_off(&question.issuer, again)
+        }
+        Answer::Poll(poll) => {
+            if let Some(trouble) = &poll.trouble {
+                let trouble = crate::cluster::chain(trouble);
+                tracing::debug!(secret = %question.key, trouble, again = %poll.again, "renewal information");
+            }
+            let Some((suggested, note)) = state.answered(question, &poll) else {
+                return;
+            };
+            if let Some(note) = note {
+                tracing::info!(secret = %question.key, note, "renewal information");
+                let uid = state.certificates.get(&question.key);
+                let uid = uid.map(|known| Arc::clone(&known.uid)).unwrap_or_default();
+                let reason = "RenewalWindowMoved";
+                context
+                    .events
+                    .secret(&question.key, &uid, Severity::Normal, reason, &note);
+            }
+            vec![suggested]
+        }
+    };
+    // The controller is gone only when this is.
+    let _ = suggest.send(suggested);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(due: i64, issuer: &str) -> Certificate {
+        Certificate {
+            leaf: Fingerprint([1; 32]),
+            id: "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE".into(),
+            uid: "uid".into(),
+            issuer: issuer.into(),
+            due: UnixTime(due),
+            again: UnixTime(0),
+            window: None,
+            suggestion: Suggestion::Unasked,
+            failures: 0,
+        }
+    }
+
+    fn key(name: &str) -> Key {
+        Key {
+            namespace: "shop".into(),
+            name: name.into(),
+        }
+    }
+
+    fn poll(window: Option<(i64, i64)>, again: i64) -> Poll {
+        Poll {
+            window: window.map(|(start, end)| Window {
+                start: UnixTime(start),
+                end: UnixTime(end),
+            }),
+            explanation: Some("https://ca.example/incident".into()),
+            again: UnixTime(again),
+            trouble: None,
+        }
+    }
+
+    #[test]
+    fn the_soonest_due_is_asked_about_first_and_each_when_the_ca_wants_it() {
+        let info = RenewalInfo::default();
+        for (name, due) in [("late", 300), ("soon", 100), ("middle", 200)] {
+            info.lock().insert(&key(name), certificate(due, "le"));
+        }
+        let mut order = Vec::new();
+        while let Ok(question) = info.next(UnixTime(1)) {
+            order.push(question.key.name.to_string());
+            let answered = info.lock().answered(&question, &poll(Some((500, 501)), 60));
+            let (suggested, _) = answered.unwrap();
+            assert_eq!(suggested.suggestion, Suggestion::At(UnixTime(500)));
+        }
+        assert_eq!(order, ["soon", "middle", "late"]);
+        assert_eq!(info.next(UnixTime(40)).err(), Some(Duration::from_secs(20)));
+        assert!(info.next(UnixTime(60)).is_ok());
+    }
+
+    #[test]
+    fn a_window_stands_until_another_is_heard_of_and_a_move_is_told() {
+        let info = RenewalInfo::default();
+        info.lock().insert(&key("a"), certificate(100, "le"));
+        let far = 40_000_000_000;
+        let heard = |poll: Poll| {
+            let question = info.next(UnixTime(i64::MAX - 1)).ok().unwrap();
+            let (suggested, note) = info.lock().answered(&question, &poll).unwrap();
+            (suggested.suggestion, note)
+        };
+        assert_eq!(heard(poll(None, 10)), (Suggestion::None, None));
+        let first = Suggestion::At(UnixTime(far));
+        assert_eq!(heard(poll(Some((far, far + 1)), 20)), (first, None));
+        assert_eq!(heard(poll(None, 30)), (first, None));
+        let (second, note) = heard(poll(Some((50, 51)), 40));
+        assert_eq!(second, Suggestion::At(UnixTime(50)));
+        assert!(note.unwrap().contains("https://ca.example/incident"));
+    }
+
+    #[test]
+    fn an_issuer_that_cannot_be_asked_keeps_nothing_waiting() {
+        let info = RenewalInfo::default();
+        for name in ["a", "b"] {
+            info.lock().insert(&key(name), certificate(100, "down"));
+        }
+        info.lock().insert(&key("c"), certificate(100, "up"));
+        assert_eq!(info.lock().put_off("down", UnixTime(50)).len(), 2);
+        assert_eq!(info.next(UnixTime(1)).ok().unwrap().key, key("c"));
+        assert!(info.next(UnixTime(1)).is_err());
+        assert!(info.next(UnixTime(50)).is_ok());
+    }
+
+    #[test]
+    fn another_leaf_is_not_taken_for_the_one_that_was_asked_about() {
+        let info = RenewalInfo::default();
+        info.lock().insert(&key("a"), certificate(100, "le"));
+        let question = info.next(UnixTime(1)).ok().unwrap();
+        let renewed = Certificate {
+            leaf: Fingerprint([2; 32]),
+            ..certificate(900, "le")
+        };
+        info.lock().remove(&key("a"));
+        info.lock().insert(&key("a"), renewed);
+        assert!(info.lock().answered(&question, &poll(None, 60)).is_none());
+        assert!(info.instant(&key("a"), Fingerprint([1; 32])).is_none());
+    }
+}

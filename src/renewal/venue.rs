@@ -1,0 +1,177 @@
+//! Where an order goes: to the Secret's issuer; to its fallback while that one is out of reach and life runs short;
+//! and after a failed validation first to its staging, so that the real CA's limits are not spent on a broken route.
+//!
+//! What a staging CA issues is never asked for: a rehearsal ends when the names are proven.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use super::{Fresh, VALIDATION, drop_record, give_back, proofs, prove};
+use crate::acme::Class;
+use crate::certificate::KeyType;
+use crate::cluster::records;
+use crate::config::{Config, Issuer, Staging};
+use crate::context::Context;
+use crate::index::Key;
+use crate::key::PrivateKey;
+use crate::name::Name;
+use crate::schedule::budget;
+use crate::time::UnixTime;
+
+/// Rehearsals after a failed validation; then the real CA is asked again whatever they said.
+pub(super) const REHEARSALS: u32 = 3;
+/// An issuer that was out of reach is not asked again before this while its fallback is at work.
+pub(super) const OUT_OF_REACH: Duration = Duration::from_secs(3_600);
+
+/// An issuer's fallbacks, in order.
+fn fallbacks<'a>(config: &'a Config, issuer: &str) -> impl Iterator<Item = (&'a str, &'a Issuer)> {
+    let next = |name: &str| {
+        let name = config.issuer(name)?.fallback.as_deref()?;
+        Some((name, config.issuer(name)?))
+    };
+    std::iter::successors(next(issuer), move |(name, _)| next(name))
+}
+
+impl Fresh {
+    /// Turns to the issuer that an order runs at, if it is in the line of the Secret's fallbacks.
+    pub(super) fn at(self, context: &Context, issuer: &str) -> Self {
+        let config = context.config();
+        let found = fallbacks(&config, &self.issuer_name).find(|(name, _)| *name == issuer);
+        match found {
+            Some((name, issuer)) => self.turned(name, issuer),
+            None => self,
+        }
+    }
+
+    /// Turns to the first issuer that is not known to be out of reach, if life runs short.
+    pub(super) fn at_hand(self, context: &Context, key: &Key, now: UnixTime) -> Self {
+        let out_of_reach = |account| {
+            let until = context.ledger.get(account).unavailable_until;
+            until.is_some_and(|until| until > now.0)
+        };
+        let leaf = self.assessment.leaf.as_ref().ok();
+        if !budget::runs_short(now, leaf) || !out_of_reach(self.assessment.account) {
+            return self;
+        }
+        let config = context.config();
+        let names = &self.assessment.names;
+        let found = fallbacks(&config, &self.issuer_name).find(|(name, issuer)| {
+            names.iter().all(|name| issuer.allows(&key.namespace, name))
+                && !out_of_reach(budget::account_of(name, names))
+        });
+        match found {
+            Some((name, issuer)) => {
+                tracing::info!(secret = %key, issuer = %self.issuer_name, fallback = name, "out of reach: the fallback is asked");
+                self.turned(name, issuer)
+            }
+            None => self,
+        }
+    }
+
+    fn turned(mut self, name: &str, issuer: &Issuer) -> Self {
+        self.assessment.account = budget::account_of(name, &self.assessment.names);
+        self.issuer_name = name.into();
+        self.issuer = issuer.clone();
+        self
+    }
+}
+
+/// After a failed validation: proves the names to the staging CA first, as often as is left of [`REHEARSALS`].
+///
+/// # Errors
+/// When the proof fails there too; an outage of staging is none.
+pub(super) async fn rehearse(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    names: &[Name],
+) -> Result<(), Failure> {
+    let account = fresh.assessment.account;
+    let leaf = fresh.assessment.leaf.as_ref().ok();
+    let urgent = leaf.is_some() && budget::runs_short(UnixTime::now(), leaf);
+    if context.ledger.get(account).rehearsals == 0 || urgent {
+        return Ok(());
+    }
+    let (name, issuer) = match &fresh.issuer.staging {
+        None => return Ok(()),
+        Some(Staging::Directory(directory)) => {
+            let issuer = Issuer {
+                directory: directory.clone(),
+                eab: None,
+                ..fresh.issuer.clone()
+            };
+            // No issuer's name has a dot.
+            (format!("{}.staging", fresh.issuer_name), issuer)
+        }
+        Some(Staging::Issuer(name)) => match context.config().issuer(name) {
+            Some(issuer) => (name.clone(), issuer.clone()),
+            None => return Ok(()),
+        },
+    };
+    match proven(context, key, fresh, (&name, &issuer), names).await {
+        Ok(()) => {
+            tracing::info!(secret = %key, staging = name, "the rehearsal has passed");
+            let passed = context
+                .ledger
+                .update(account, |account| account.rehearsals = 0);
+            Ok(passed.await?)
+        }
+        Err(Failure::Acme(error)) if error.class() == Class::FixIt => {
+            Err(Failure::Rehearsal(error))
+        }
+        Err(error @ (Failure::Cluster(_) | Failure::NoSolver(_))) => Err(error),
+        Err(error) => {
+            tracing::info!(secret = %key, staging = name, %error, "staging cannot be used: no rehearsal");
+            Ok(())
+        }
+    }
+}
+
+async fn proven(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    (name, issuer): (&str, &Issuer),
+    names: &[Name],
+) -> Result<(), Failure> {
+    let client = context.issuers.ready(name, issuer).await?;
+    let mut order = client.new_order(names, None, None).await?;
+    let authorizations = order.authorizations().await?;
+    let challenges: BTreeMap<String, String> = proofs(&authorizations)?;
+    let stored = records::Order {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        uid: fresh.uid().to_owned(),
+        issuer: name.to_owned(),
+        url: order.url().to_owned(),
+        names: names.to_vec(),
+        profile: None,
+        reason: "Rehearsal".to_owned(),
+        created: UnixTime::now().0,
+    };
+    // The record lets every replica answer; a restart drops it, as its issuer is not the Secret's.
+    let unused = PrivateKey::generate(KeyType::EcdsaP256)?.to_pem()?;
+    let record = records::create(
+        &context.client,
+        &context.namespace,
+        stored,
+        unused,
+        challenges,
+    );
+    let record = record.await?;
+    context.known.insert(key);
+    let result = prove(
+        context,
+        key,
+        &record,
+        &mut order,
+        Instant::now() + VALIDATION,
+    )
+    .await;
+    give_back(&order).await;
+    drop_record(context, &record).await?;
+    result
+}

@@ -1,0 +1,237 @@
+//! Rolls one workload: waits for its turn, patches its template, awaits its pods.
+//!
+//! The only thing written is the `leaf.…` annotations of the pod template, by patches guarded with uid and
+//! resourceVersion. What was listed may be old by the time it is a step's turn, so that the workload is read first.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::budget::Place;
+use super::error::{Error, call};
+use super::evict;
+use super::plan::is_newer;
+use super::progress::is_rolling;
+use super::run::{Ended, Roller, Standings, Weight, fought_over, is_stopped};
+use super::steps::Step;
+use super::wait::{self, Wait, Waited};
+use super::workload::{Strategy, Workload, api, get, leaf_annotation};
+use crate::cluster::chain;
+use crate::secret::keys::FIELD_MANAGER;
+use crate::secret::workload::Kind;
+use crate::time::UnixTime;
+
+/// Somebody who changes a workload faster than this many times in a row is not to be raced with.
+const CONFLICTS: usize = 10;
+/// How often the annotation is put back when somebody takes it away while the workload rolls: an apply that crossed ours
+/// does so once, a controller that insists does it always.
+const REVERTS: usize = 3;
+
+const REVERTED: &str = "somebody takes its annotation away whenever it is set";
+
+/// What came of a patch.
+enum Patched {
+    Yes(Box<Workload>),
+    Gone,
+    /// For good, in words.
+    Refused(String),
+}
+
+impl Roller {
+    /// Rolls one workload; `standings` may say meanwhile that it is not to be begun.
+    pub(super) async fn step(
+        &self,
+        namespace: &str,
+        step: &Step,
+        standings: &Standings,
+    ) -> Result<Ended, Error> {
+        if !step.is_carried_by(&step.workload) {
+            tokio::time::sleep(step.not_before.since(UnixTime::now())).await;
+        }
+        let mut place = self.budget.place(namespace, step.urgency).await;
+        if is_stopped(step, standings) {
+            return Ok(Ended::Skipped);
+        }
+        let Some(mut current) = get(&self.client, namespace, &step.workload.id).await? else {
+            return Ok(Ended::Unchanged);
+        };
+        let started = Instant::now();
+        let mut halts = step.halts;
+        let mut missing_before = 0;
+        for attempt in 0.. {
+            if current.paused {
+                return Ok(Ended::Deferred(format!("{} is paused", current.id)));
+            }
+            if !step.is_carried_by(&current) {
+                current = match self.settle(namespace, current, &mut place).await? {
+                    Some(current) => current,
+                    None => return Ok(Ended::Unchanged),
+                };
+                if current.opted_out || self.is_left_alone(namespace, step, &current).await {
+                    return Ok(Ended::Unchanged);
+                }
+                if attempt == 0 {
+                    halts &= current.is_available();
+                    missing_before = missing(&current);
+                }
+            }
+            let patched = match self.patch(namespace, step, current).await? {
+                Patched::Yes(patched) => patched,
+                Patched::Gone => return Ok(Ended::Unchanged),
+                Patched::Refused(why) => return Ok(Ended::Failed(why, Weight::Alone)),
+            };
+            let wait = self.wait(namespace, &patched, &mut place);
+            let waited = match patched.strategy {
+                Strategy::Rolling { .. } => wait::available(wait, step, missing_before).await?,
+                Strategy::OnDelete => evict::replace(wait, step).await?,
+            };
+            match waited {
+                Waited::Done => return Ok(Ended::Rolled(started.elapsed())),
+                Waited::Gone => return Ok(Ended::Unchanged),
+                Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
+                Waited::Failed(why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
+                Waited::Failed(why) => return Ok(Ended::Failed(why, Weight::None)),
+                Waited::Reverted if attempt < REVERTS => {}
+                Waited::Reverted => return Ok(Ended::Failed(REVERTED.into(), Weight::Alone)),
+            }
+            current = match get(&self.client, namespace, &step.workload.id).await? {
+                Some(current) => current,
+                None => return Ok(Ended::Unchanged),
+            };
+        }
+        Ok(Ended::Unchanged)
+    }
+
+    /// Lets a rollout that somebody else has started finish, so that the pods are not replaced twice over, and says how
+    /// the workload stands then. What was broken already is not waited for.
+    async fn settle(
+        &self,
+        namespace: &str,
+        current: Workload,
+        place: &mut Place,
+    ) -> Result<Option<Workload>, Error> {
+        if !is_rolling(&current) || !current.is_available() {
+            return Ok(Some(current));
+        }
+        wait::settled(self.wait(namespace, &current, place)).await?;
+        get(&self.client, namespace, &current.id).await
+    }
+
+    /// Whether every pod was started after all of the step's Secrets were written, by the API server's clock: then it
+    /// has seen no other leaf, whoever restarted it. Pods may be listed only with rbac/addons/eviction.yaml; whatever is
+    /// not known for certain means that the workload is rolled.
+    async fn is_left_alone(&self, namespace: &str, step: &Step, current: &Workload) -> bool {
+        let written: Option<Vec<UnixTime>> = step.leaves.iter().map(|due| due.written).collect();
+        let Some(written) = written.and_then(|all| all.into_iter().max()) else {
+            return false;
+        };
+        if is_newer(current, Some(written)) {
+            return true;
+        }
+        // An older template means older pods, or such as replaced single ones: not worth a question.
+        if current
+            .template_touched
+            .is_none_or(|touched| touched <= written)
+            || current.status.wanted == 0
+        {
+            return false;
+        }
+        let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(self.client.clone(), namespace);
+        let params = ListParams::default().labels(&current.selector);
+        let Ok(pods) = call("list", &"pods", namespace, || pods.list(&params)).await else {
+            return false;
+        };
+        let later = |pod: &PartialObjectMeta<Pod>| {
+            let created = pod.metadata.creation_timestamp.as_ref();
+            created.is_some_and(|created| UnixTime(created.0.as_second()) > written)
+        };
+        let staying: Vec<_> = pods
+            .items
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .collect();
+        !current.selector.is_empty() && !staying.is_empty() && staying.into_iter().all(later)
+    }
+
+    /// Writes the leaves onto the template, unless they are there.
+    async fn patch(
+        &self,
+        namespace: &str,
+        step: &Step,
+        mut current: Workload,
+    ) -> Result<Patched, Error> {
+        let leaves = step.leaves.iter();
+        let annotations: BTreeMap<String, String> = leaves
+            .map(|due| (leaf_annotation(&due.secret), due.leaf.to_string()))
+            .collect();
+        let id = &step.workload.id;
+        let api = api(&self.client, namespace, id.kind);
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let mut noted = false;
+        for attempt in 1.. {
+            if step.is_carried_by(&current) {
+                return Ok(Patched::Yes(current.into()));
+            }
+            if !noted && !self.may_patch(namespace, id) {
+                return Ok(Patched::Refused(fought_over()));
+            }
+            noted = true;
+            let body = Patch::Merge(json!({
+                "metadata": {"uid": &*current.uid, "resourceVersion": &*current.resource_version},
+                "spec": {"template": {"metadata": {"annotations": &annotations}}},
+            }));
+            match call("patch", id, namespace, || {
+                api.patch(&id.name, &params, &body)
+            })
+            .await
+            {
+                Ok(object) => return Ok(Patched::Yes(object.read(id.kind).into())),
+                Err(error) => match error.code() {
+                    Some(404) => return Ok(Patched::Gone),
+                    // Its controller writes the status all the time, and a recreated one has another uid (422): what was
+                    // read is looked at again.
+                    Some(409 | 422) if attempt < CONFLICTS => {}
+                    // An admission policy, a webhook, a missing right: it will say the same the next time.
+                    Some(400 | 403 | 422) => return Ok(Patched::Refused(chain(&error))),
+                    _ => return Err(error),
+                },
+            }
+            match get(&self.client, namespace, id).await? {
+                Some(again) => current = again,
+                None => break,
+            }
+        }
+        Ok(Patched::Gone)
+    }
+
+    fn wait<'a>(
+        &'a self,
+        namespace: &'a str,
+        workload: &'a Workload,
+        place: &'a mut Place,
+    ) -> Wait<'a> {
+        Wait {
+            client: &self.client,
+            namespace,
+            workload,
+            patience: self.progress_timeout,
+            place,
+        }
+    }
+}
+
+/// Pods of a DaemonSet that were unavailable before: those of dead nodes, which nobody can replace.
+fn missing(workload: &Workload) -> i64 {
+    if workload.id.kind == Kind::DaemonSet {
+        (workload.status.wanted - workload.status.available).max(0)
+    } else {
+        0
+    }
+}

@@ -1,0 +1,178 @@
+//! The words of a plan: what is asked for, what is to be done, and why.
+
+use std::fmt;
+
+use super::references::Reference;
+use super::state::HaltNote;
+use super::workload::Workload;
+use crate::certificate::Fingerprint;
+use crate::secret::state::RolledOut;
+use crate::secret::workload::{RolloutMode, WorkloadRef};
+use crate::time::UnixTime;
+
+/// A Secret for which a rollout is due, just read and its pair found good.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Name in the namespace of the batch.
+    pub secret: Box<str>,
+    /// The Secret's uid, for whoever writes about it afterwards.
+    pub uid: Box<str>,
+    /// The leaf that it holds.
+    pub leaf: Fingerprint,
+    /// When that leaf ends.
+    pub not_after: UnixTime,
+    /// What its workloads have, by its annotation.
+    pub rolled_out: Option<RolledOut>,
+    /// What they have, where the annotation was lost but the index remembers.
+    pub remembered: Option<Fingerprint>,
+    /// A halt that an earlier rollout ended in.
+    pub halted: Option<HaltNote>,
+    /// How its workloads take a new leaf up. `Post` is rolled like `Restart`: nothing may be left behind.
+    pub mode: RolloutMode,
+    /// Workloads that it names.
+    pub workloads: Vec<WorkloadRef>,
+    /// The data keys that change with the leaf: references to none of them do not count. Empty: any key may have.
+    pub keys: Vec<Box<str>>,
+    /// When its data was last written ([`crate::secret::full::FullSecret::written`]).
+    pub written: Option<UnixTime>,
+}
+
+/// What is to be done for a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// For each request, in their order.
+    pub verdicts: Vec<(Box<str>, Verdict)>,
+    /// In the order in which they start.
+    pub steps: Vec<Step>,
+    /// What a user should hear of besides.
+    pub remarks: Vec<Remark>,
+}
+
+/// What is to be done for one Secret.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Its workloads have its leaf, by its own annotation.
+    UpToDate,
+    /// Nothing is known to have another leaf: record the present one, restart nothing.
+    FirstSight,
+    /// No workload is to be restarted for it: record the leaf.
+    NothingRefers,
+    /// An earlier halt stands.
+    Halted(HaltNote),
+    /// The steps that serve it, all of them, then record the leaf. None left means that all were done before.
+    Roll,
+}
+
+/// One workload to roll, for every due Secret that it uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// As it was listed.
+    pub workload: Workload,
+    /// When it starts.
+    pub phase: Phase,
+    /// Whether its failure stops what has not started yet of the Secrets that it serves.
+    pub halts: bool,
+    /// What it is rolled for: one patch carries all of it.
+    pub leaves: Vec<Due>,
+    /// The nearest end of a leaf that it still serves; the earliest possible where that is unknown.
+    pub urgency: UnixTime,
+    /// Not patched before this instant: it was rolled a short while ago.
+    pub not_before: UnixTime,
+}
+
+/// The order of steps. A step starts when no step of an earlier phase that serves one of its Secrets is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The first for its Secrets, or one that an earlier run has already started.
+    Canary,
+    /// Once the canaries are available again.
+    Rest,
+    /// What was unavailable before, or is paused: it proves nothing and stops nobody.
+    Last,
+}
+
+/// A leaf that a workload is to have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Due {
+    /// The Secret.
+    pub secret: Box<str>,
+    /// Its leaf.
+    pub leaf: Fingerprint,
+    /// When the Secret's data was written.
+    pub written: Option<UnixTime>,
+    /// Why the workload is concerned.
+    pub why: Why,
+}
+
+/// Why a workload is rolled for a Secret.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Why {
+    /// Its template refers to the Secret, in these places.
+    Refers(Vec<Reference>),
+    /// The Secret names it.
+    Named,
+}
+
+/// Something that is no step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// The Secret names a workload that does not exist.
+    Missing {
+        /// The Secret.
+        secret: Box<str>,
+        /// What it names.
+        workload: WorkloadRef,
+    },
+    /// The workload is left out by its own annotation.
+    OptedOut {
+        /// The Secret.
+        secret: Box<str>,
+        /// The workload.
+        workload: WorkloadRef,
+    },
+    /// The workload was created after the Secret was written: its pods have never seen another leaf.
+    Newer {
+        /// The Secret.
+        secret: Box<str>,
+        /// The workload.
+        workload: WorkloadRef,
+    },
+}
+
+impl Step {
+    /// Whether the template already says all of it, so that only the pods are still to come.
+    #[must_use]
+    pub fn is_carried_by(&self, workload: &Workload) -> bool {
+        self.leaves
+            .iter()
+            .all(|due| workload.carries(&due.secret, due.leaf))
+    }
+
+    /// Whether it serves this Secret.
+    #[must_use]
+    pub fn serves(&self, secret: &str) -> bool {
+        self.leaves.iter().any(|due| &*due.secret == secret)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named => f.write_str("named by the Secret"),
+            Self::Refers(references) => {
+                let places: Vec<String> = references.iter().map(ToString::to_string).collect();
+                f.write_str(&places.join(", "))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { workload, .. } => write!(f, "{workload} does not exist"),
+            Self::OptedOut { workload, .. } => write!(f, "{workload} has opted out of rollouts"),
+            Self::Newer { workload, .. } => write!(f, "{workload} is newer than the certificate"),
+        }
+    }
+}

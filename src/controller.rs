@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::runtime::watcher;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::assess::{self, Assessment};
 use crate::cluster::events::Severity;
@@ -134,10 +135,15 @@ pub async fn run(
     };
     let mut events = watches.events;
     tokio::pin!(shutdown, polls);
+    let mut planned = Instant::now();
     loop {
+        let turn = Instant::now();
+        let lag = turn.saturating_duration_since(planned);
+        controller.context.metrics.loop_lag(lag);
         let now = UnixTime::now();
         controller.context.beat.store(now.0, Ordering::Relaxed);
         let wait = controller.dispatch(now);
+        planned = turn + wait;
         tokio::select! {
             // What is believed comes before what is due.
             biased;

@@ -36,8 +36,6 @@ pub enum RenewalResult {
     Renewed,
     /// It is not, and will be tried again.
     Failed,
-    /// A budget or a back-off does not let it start yet.
-    Held,
 }
 
 /// How the rollout of one workload ended.
@@ -139,7 +137,7 @@ impl Metrics {
                 into,
                 Gauge::new(
                     "cert_renew_loop_lag_seconds",
-                    "How late the latest task was started after it fell due",
+                    "How much later than it had planned the controller's loop turned last",
                 )?,
             )?,
             config_rejected: gauge(
@@ -174,7 +172,6 @@ impl Metrics {
         let result = match result {
             RenewalResult::Renewed => "renewed",
             RenewalResult::Failed => "failed",
-            RenewalResult::Held => "held",
         };
         self.renewals
             .with_label_values(&[issuer, result, class])
@@ -235,7 +232,7 @@ impl Metrics {
         self.watch_restarts.inc();
     }
 
-    /// How late a task was started.
+    /// How much later than planned the controller's loop turned.
     pub fn loop_lag(&self, lag: Duration) {
         self.loop_lag_seconds.set(lag.as_secs_f64());
     }
@@ -371,7 +368,6 @@ mod tests {
         let seconds = Duration::from_secs;
         metrics.renewal("letsencrypt", RenewalResult::Renewed, "");
         metrics.renewal("letsencrypt", RenewalResult::Failed, "RateLimited");
-        metrics.renewal("letsencrypt", RenewalResult::Held, "KeepsComingBack");
         metrics.renewal_took("letsencrypt", seconds(7));
         metrics.rollout(Kind::Deployment, RolloutResult::Rolled);
         metrics.rollout(Kind::DaemonSet, RolloutResult::Unchanged);

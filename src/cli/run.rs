@@ -63,7 +63,9 @@ pub(super) fn run(args: Args) -> CommandResult {
 }
 
 async fn operate(args: Args, config: Config) -> CommandResult {
-    let client = crate::cluster::connect()
+    let metrics = Metrics::new().map_err(|error| Failure::new("registering metrics", &error))?;
+    let metrics = Arc::new(metrics);
+    let client = crate::cluster::connect(Some(Arc::clone(&metrics)))
         .await
         .map_err(|error| Failure::new("finding the way to the API server", &*error))?;
     let bind = |address: SocketAddr| async move {
@@ -81,8 +83,6 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         .await
         .map_err(|error| Failure::new("starting", &error))?;
     let started = UnixTime::now();
-    let metrics = Metrics::new().map_err(|error| Failure::new("registering metrics", &error))?;
-    let metrics = Arc::new(metrics);
     let events = Events::start(client.clone(), std::env::var("POD_NAME").ok());
     let watches = cluster_watch::secrets(&client, &config.watch)
         .await

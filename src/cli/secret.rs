@@ -170,7 +170,7 @@ pub(super) fn create(args: Create) -> CommandResult {
 }
 
 pub(super) async fn connect() -> Result<Client, Failure> {
-    crate::cluster::connect()
+    crate::cluster::connect(None)
         .await
         .map_err(|error| Failure::new("finding the way to the API server", &*error))
 }

@@ -6,15 +6,20 @@
 pub mod accounts;
 pub mod events;
 pub mod ledger;
+mod observe;
 pub mod records;
 pub mod secrets;
 pub mod watch;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use kube::client::ClientBuilder;
 use thiserror::Error;
+
+use crate::metrics::Metrics;
 
 /// The API server answers in milliseconds, or the answer will not come: kube sets no read timeout of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,9 +29,13 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// `HTTPS_PROXY` is the way to the CAs. kube takes it for the way to the API server too, and refuses to start, as it is
 /// built without proxies; one that the kubeconfig itself names is still refused with kube's words.
 ///
+/// Its requests are counted where there are `metrics`.
+///
 /// # Errors
 /// When neither says where the API server is.
-pub async fn connect() -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+pub async fn connect(
+    metrics: Option<Arc<Metrics>>,
+) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
     let mut config = kube::Config::infer().await?;
     let of_environment = |proxy: &http::Uri| {
         let values = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).ok());
@@ -37,7 +46,11 @@ pub async fn connect() -> Result<Client, Box<dyn std::error::Error + Send + Sync
         parsed.any(|value| value == *proxy)
     };
     config.proxy_url = config.proxy_url.filter(|proxy| !of_environment(proxy));
-    Ok(Client::try_from(config)?)
+    let builder = ClientBuilder::try_from(config)?;
+    Ok(match metrics {
+        Some(metrics) => builder.with_layer(&observe::Counting(metrics)).build(),
+        None => builder.build(),
+    })
 }
 
 /// Why a call on the API server failed.

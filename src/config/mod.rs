@@ -230,17 +230,6 @@ impl Config {
 
     /// Settings that stand in the file and change nothing yet, by their path.
     fn idle(&self) -> impl Iterator<Item = String> {
-        let issuers = self.issuers.iter().flat_map(|(name, issuer)| {
-            let idle = [
-                ("staging", issuer.staging.is_some()),
-                ("fallback", issuer.fallback.is_some()),
-                ("chain", issuer.chain.is_some()),
-                ("ordersPer3h", issuer.orders_per_3h != issuer::ORDERS_PER_3H),
-            ];
-            idle.into_iter()
-                .filter(|(_, set)| *set)
-                .map(move |(key, _)| format!("issuers.{name}.{key}"))
-        });
         let shared = |solver: &Solver| matches!(&solver.challenge, Challenge::Http01(http01) if http01.route == Route::Shared);
         let solvers = self
             .solvers
@@ -255,9 +244,7 @@ impl Config {
             .into_iter()
             .filter(|(_, set)| *set)
             .map(|(path, _)| path.to_string());
-        issuers
-            .chain(solvers.map(|(i, _)| format!("solvers[{i}]")))
-            .chain(others)
+        solvers.map(|(i, _)| format!("solvers[{i}]")).chain(others)
     }
 }
 

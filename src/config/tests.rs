@@ -260,7 +260,6 @@ fn what_is_hardly_meant_is_a_warning() {
         [
             "issuers.a: it has no allow, so that it issues for nobody",
             "solvers[0]: the DNS provider hetzner is untested",
-            "issuers.a.chain: this version checks it and does not use it",
             "solvers[0]: this version checks it and does not use it",
         ]
     );

@@ -1,0 +1,127 @@
+//! The shipped roles are what is used and no more: the operator's own count of its requests is held against them.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
+
+use crate::renewal::{SOON, options, renewed, rolled_out};
+
+const ADDON: &str = "rbac/addons/eviction.yaml";
+
+/// Verb and resource.
+type Rights = BTreeSet<(String, String)>;
+
+#[tokio::test]
+async fn every_right_is_used_and_none_is_missing() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.addons = vec![ADDON.into()];
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
+    for kind in [
+        "Deployment",
+        "StatefulSet",
+        "DaemonSet",
+        "ReplicationController",
+    ] {
+        let name = kind.to_lowercase();
+        space
+            .workload(kind, &name, Reference::Volume, "used")
+            .await?;
+    }
+    let old = pair(&["rights.example"], OLD)?;
+    space
+        .tls_secret("used", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    renewed(&space, "used", &old.certificate).await?;
+    rolled_out(&space, "used").await?;
+    // Two issues that no clock asked for are two entries of the ledger: it is made, then changed.
+    for name in ["first", "second"] {
+        let asked = format!("{name}.rights.example");
+        let annotations = [("issuer", "pebble"), ("names", &asked)];
+        space.tls_secret(name, None, &annotations).await?;
+        rolled_out(&space, name).await?;
+    }
+    let before = eventually(SOON, "an Event is published", async || {
+        let used = used(&operator.metrics().await?)?;
+        ensure!(
+            used.iter().any(|(_, resource)| resource == "events"),
+            "{used:?}"
+        );
+        Ok(used)
+    })
+    .await?;
+    // The next start reads the account that this one has made.
+    operator.restart().await?;
+    space
+        .secrets()
+        .delete("second", &Default::default())
+        .await?;
+    let again = pair(&["again.rights.example"], OLD)?;
+    space
+        .tls_secret("again", Some(&again), &[("issuer", "pebble")])
+        .await?;
+    renewed(&space, "again", &again.certificate).await?;
+    rolled_out(&space, "again").await?;
+
+    let mut used = used(&operator.metrics().await?)?;
+    used.extend(before);
+    let mut granted = Rights::new();
+    for file in ["rbac/clusterrole.yaml", "rbac/role.yaml", ADDON] {
+        granted.extend(rights_of(file)?);
+    }
+    let (missing, idle): (Vec<_>, Vec<_>) = (
+        used.difference(&granted).collect(),
+        granted.difference(&used).collect(),
+    );
+    assert!(
+        missing.is_empty() && idle.is_empty(),
+        "used, not granted: {missing:?}; granted, not used: {idle:?}"
+    );
+    Ok(())
+}
+
+/// What a file's roles grant.
+fn rights_of(file: &str) -> Result<Rights> {
+    let text = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR")))?;
+    let mut rights = Rights::new();
+    for role in serde_saphyr::from_multiple::<Value>(&text)? {
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            let texts = |key: &str| -> Result<Vec<String>> {
+                serde_json::from_value(rule[key].clone()).context("a rule")
+            };
+            for resource in texts("resources")? {
+                rights.extend(
+                    texts("verbs")?
+                        .into_iter()
+                        .map(|verb| (verb, resource.clone())),
+                );
+            }
+        }
+    }
+    Ok(rights)
+}
+
+/// What the operator has asked for, by its own metrics; `/version` is nobody's right.
+fn used(metrics: &str) -> Result<Rights> {
+    let mut rights = Rights::new();
+    for line in metrics.lines() {
+        let Some(labels) = line.strip_prefix("cert_renew_api_requests_total{") else {
+            continue;
+        };
+        let label = |name: &str| -> Result<String> {
+            let (_, rest) = labels
+                .split_once(&format!("{name}=\""))
+                .context(name.to_owned())?;
+            Ok(rest.split('"').next().unwrap_or_default().to_owned())
+        };
+        ensure!(label("status")? != "403", "refused: {line}");
+        if !label("resource")?.is_empty() {
+            rights.insert((label("verb")?, label("resource")?));
+        }
+    }
+    Ok(rights)
+}

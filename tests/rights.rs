@@ -69,6 +69,8 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
 
     let mut used = used(&operator.metrics().await?)?;
     used.extend(before);
+    // An Event that is told again within minutes is patched; that comes by chance here.
+    used.insert(("patch".to_owned(), "events".to_owned()));
     let mut granted = Rights::new();
     for file in ["rbac/clusterrole.yaml", "rbac/role.yaml", ADDON] {
         granted.extend(rights_of(file)?);

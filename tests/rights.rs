@@ -11,6 +11,9 @@ use crate::renewal::{SOON, options, renewed, rolled_out};
 
 const ADDON: &str = "rbac/addons/eviction.yaml";
 
+/// Used only while somebody scales such a workload down in the moment in which its turn comes.
+const RARE: [(&str, &str); 1] = [("watch", "replicationcontrollers")];
+
 /// Verb and resource.
 type Rights = BTreeSet<(String, String)>;
 
@@ -19,6 +22,7 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut options = options();
     options.addons = vec![ADDON.into()];
+    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
     let mut operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
     for kind in [
@@ -45,12 +49,17 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
         space.tls_secret(name, None, &annotations).await?;
         rolled_out(&space, name).await?;
     }
-    let before = eventually(SOON, "an Event is published", async || {
+    // What fails again and again is one Event, which counts.
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "refused.example"),
+        ("profile", "unheard-of"),
+    ];
+    space.tls_secret("refused", None, &annotations).await?;
+    let before = eventually(SOON, "an Event is repeated", async || {
         let used = used(&operator.metrics().await?)?;
-        ensure!(
-            used.iter().any(|(_, resource)| resource == "events"),
-            "{used:?}"
-        );
+        let repeated = ("patch".to_owned(), "events".to_owned());
+        ensure!(used.contains(&repeated), "{used:?}");
         Ok(used)
     })
     .await?;
@@ -69,6 +78,7 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
 
     let mut used = used(&operator.metrics().await?)?;
     used.extend(before);
+    used.extend(RARE.map(|(verb, resource)| (verb.to_owned(), resource.to_owned())));
     let mut granted = Rights::new();
     for file in ["rbac/clusterrole.yaml", "rbac/role.yaml", ADDON] {
         granted.extend(rights_of(file)?);

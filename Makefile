@@ -47,3 +47,5 @@ control-plane: ## Build the API server, the controllers and the CA into a cache:
 .PHONY: build
 build: ## The release binary
 	$(CARGO) build --release --locked
+
+include benches/bench.mk

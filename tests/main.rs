@@ -7,6 +7,7 @@ mod alerts;
 mod bench_smoke;
 mod command;
 mod install;
+mod kill_points;
 mod propagation;
 mod renewal;
 mod rights;

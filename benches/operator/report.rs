@@ -62,11 +62,6 @@ impl Report {
 /// The part of sorted `values` that lies at `share`, in milliseconds.
 pub(crate) fn percentile(values: &mut [Duration], share: f64) -> f64 {
     values.sort_unstable();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a length is an index"
-    )]
     let at = ((values.len() as f64 * share) as usize).min(values.len().saturating_sub(1));
     values
         .get(at)

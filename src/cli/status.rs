@@ -10,11 +10,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use kube::api::{Api, ListParams};
-use kube::{Client, Config};
 use serde::Serialize;
 
 use super::{CommandResult, Failure, block_on};
 use crate::certificate::{Leaf, Unreadable};
+use crate::cluster;
 use crate::duration;
 use crate::schedule::budget::hash;
 use crate::schedule::due::{self, Inputs, Never};
@@ -80,15 +80,13 @@ pub struct Row {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
     let rows = block_on(async {
-        let config = Config::infer()
+        let client = cluster::connect(None)
             .await
-            .map_err(|error| Failure::new("finding the way to the API server", &error))?;
+            .map_err(|error| Failure::new("finding the way to the API server", &*error))?;
         let namespace = args
             .namespace
             .clone()
-            .unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config)
-            .map_err(|error| Failure::new("connecting to the API server", &error))?;
+            .unwrap_or_else(|| client.default_namespace().to_owned());
         let api: Api<ThinSecret> = if args.all_namespaces {
             Api::all(client)
         } else {

@@ -218,6 +218,10 @@ impl Bench {
         Ok(stop)
     }
 
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     pub(crate) fn group(&self) -> &Group {
         &self.group
     }

@@ -21,6 +21,7 @@ mod pebble;
 mod pki;
 pub mod ports;
 mod process;
+mod proxy;
 
 use std::sync::OnceLock;
 
@@ -33,6 +34,7 @@ pub use eventually::{eventually, throughout};
 pub use operator::{Operator, OperatorOptions, Request, tally};
 pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
+pub use proxy::{Action, Fault, Passed, Proxies, Rule, Server};
 
 /// The runtime of what must outlive the runtime of a single test.
 pub(crate) fn runtime() -> Handle {

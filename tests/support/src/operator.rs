@@ -311,6 +311,15 @@ impl<'a> Operator<'a> {
         self.process.as_deref().context("the operator does not run")
     }
 
+    /// What kills the running process, whoever holds it: for an [`crate::Action`] of a fault proxy.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn killer(&self) -> Result<crate::Action> {
+        let process = self.process.clone().context("the operator does not run")?;
+        Ok(Arc::new(move || process.kill()))
+    }
+
     /// Its own namespace, which is its class too.
     #[must_use]
     pub fn namespace(&self) -> &str {

@@ -1,0 +1,456 @@
+//! The fault proxies: what stands between the operator and its API server and CA.
+//!
+//! Both count into one [`Proxies`], in the order in which the requests arrive; watches, the lease and Events are passed
+//! on but not counted, since their number depends on the time. A rule decides what becomes of each counted request.
+//! Nothing of it decides what is right: it only delays, breaks and counts.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::body::Body;
+use futures::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::pki::Pair;
+use crate::{Bench, runtime};
+
+/// Far more than any request of the operator holds.
+const LARGEST: usize = 16 << 20;
+/// Headers that belong to one connection (RFC 9110, 7.6.1), and the length, which a cut body contradicts.
+const HOP: [HeaderName; 4] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+    header::UPGRADE,
+];
+
+/// Which server a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Server {
+    /// kube-apiserver.
+    Api,
+    /// Pebble.
+    Ca,
+}
+
+/// A counted request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// The first is 1.
+    pub number: usize,
+    /// Whom it asks.
+    pub server: Server,
+    /// HTTP method.
+    pub method: String,
+    /// Path, without the query.
+    pub path: String,
+    /// What the server answered; None when it was not passed on, or has not answered yet.
+    pub status: Option<u16>,
+}
+
+impl fmt::Display for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            server,
+            method,
+            path,
+            ..
+        } = self;
+        write!(f, "{server:?} {method} {path}")
+    }
+}
+
+/// What to do at a request.
+pub type Action = Arc<dyn Fn() + Send + Sync>;
+/// Decides what becomes of each counted request.
+pub type Rule = Arc<dyn Fn(&Passed) -> Fault + Send + Sync>;
+
+/// What becomes of a request.
+#[derive(Clone)]
+pub enum Fault {
+    /// It is passed on.
+    Pass,
+    /// The action is done and the connection closed; the server never sees the request.
+    Before(Action),
+    /// The server answers, then the action is done and the connection closed.
+    After(Action),
+    /// The action is done, for example an edit by somebody else, then the request is passed on.
+    Meanwhile(Action),
+    /// The connection is closed.
+    Refuse,
+    /// It is passed on later.
+    Delay(Duration),
+    /// It is never answered.
+    Hang,
+    /// Half of the server's answer arrives.
+    Cut,
+    /// The proxy answers in the server's place: status, headers, content type and body.
+    Answer(u16, Option<(&'static str, String)>, &'static str, String),
+}
+
+impl Fault {
+    /// A `Status` as the API server writes it, for example 409 `Conflict`.
+    #[must_use]
+    pub fn status(code: u16, reason: &str) -> Self {
+        let body = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": format!("{reason}, says the fault proxy"), "reason": reason, "code": code,
+        });
+        Self::Answer(code, None, "application/json", body.to_string())
+    }
+
+    /// 429 with Retry-After.
+    #[must_use]
+    pub fn too_many(seconds: u32) -> Self {
+        let Self::Answer(code, _, kind, body) = Self::status(429, "TooManyRequests") else {
+            return Self::Refuse;
+        };
+        Self::Answer(code, Some(("retry-after", seconds.to_string())), kind, body)
+    }
+
+    /// 503 with a page of HTML, as a load balancer says it.
+    #[must_use]
+    pub fn html() -> Self {
+        let page = "<html><body><h1>503 Service Unavailable</h1></body></html>";
+        Self::Answer(503, None, "text/html", page.into())
+    }
+}
+
+/// A proxy before the API server and one before the CA.
+pub struct Proxies {
+    shared: Arc<Shared>,
+    api: SocketAddr,
+    ca: SocketAddr,
+    servers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    http: reqwest::Client,
+    count: AtomicUsize,
+    passed: Mutex<Vec<Passed>>,
+    /// Requests that are not counted: watches, the lease, Events.
+    aside: AtomicUsize,
+    rule: Mutex<Rule>,
+    /// Whether the API server cannot be reached at all, watches included.
+    gone: AtomicBool,
+    /// Every connection ends when it changes.
+    cut: watch::Sender<usize>,
+}
+
+impl Proxies {
+    /// Starts both, passing everything on.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start(bench: &Bench) -> Result<Self> {
+        let ca = reqwest::Certificate::from_pem(&std::fs::read(bench.ca_bundle())?)?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([ca])
+            .build()?;
+        let shared = Arc::new(Shared {
+            http,
+            count: AtomicUsize::new(0),
+            passed: Mutex::default(),
+            aside: AtomicUsize::new(0),
+            rule: Mutex::new(Arc::new(|_| Fault::Pass)),
+            gone: AtomicBool::new(false),
+            cut: watch::Sender::new(0),
+        });
+        let pebble = bench.pebble().directory();
+        let pebble = pebble
+            .strip_suffix("/dir")
+            .context("the directory ends in /dir")?;
+        let api = format!("https://{}", bench.api_server());
+        let (api, api_server) = listen(&shared, Server::Api, api, None).await?;
+        // Pebble insists that its clients came by https.
+        let tls = Some(acceptor(&bench.authority().server("fault proxy")?)?);
+        let (ca, ca_server) = listen(&shared, Server::Ca, pebble.to_owned(), tls).await?;
+        Ok(Self {
+            shared,
+            api,
+            ca,
+            servers: vec![api_server, ca_server],
+        })
+    }
+
+    /// The API server's URL as the operator should see it.
+    #[must_use]
+    pub fn api_server(&self) -> String {
+        format!("http://{}", self.api)
+    }
+
+    /// The ACME directory as the operator should see it.
+    #[must_use]
+    pub fn directory(&self) -> String {
+        format!("https://{}/dir", self.ca)
+    }
+
+    /// What becomes of requests from now on.
+    pub fn rule(&self, rule: impl Fn(&Passed) -> Fault + Send + Sync + 'static) {
+        *lock(&self.shared.rule) = Arc::new(rule);
+    }
+
+    /// All counted requests until now.
+    #[must_use]
+    pub fn passed(&self) -> Vec<Passed> {
+        lock(&self.shared.passed).clone()
+    }
+
+    /// How many requests were made beside those: watches, the lease, Events; refused connections too.
+    #[must_use]
+    pub fn aside(&self) -> usize {
+        self.shared.aside.load(Ordering::Relaxed)
+    }
+
+    /// Makes the API server unreachable, or reachable again. Running watches are cut.
+    pub fn gone(&self, gone: bool) {
+        self.shared.gone.store(gone, Ordering::Relaxed);
+        if gone {
+            self.cut();
+        }
+    }
+
+    /// Closes every connection that is open, watches included.
+    pub fn cut(&self) {
+        self.shared.cut.send_modify(|epoch| *epoch += 1);
+    }
+}
+
+impl Drop for Proxies {
+    fn drop(&mut self) {
+        for server in &self.servers {
+            server.abort();
+        }
+        self.cut();
+    }
+}
+
+async fn listen(
+    shared: &Arc<Shared>,
+    server: Server,
+    upstream: String,
+    tls: Option<TlsAcceptor>,
+) -> Result<(SocketAddr, JoinHandle<()>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?.into_std()?;
+    let address = listener.local_addr()?;
+    let (shared, upstream) = (Arc::clone(shared), Arc::<str>::from(upstream));
+    let accept = async move {
+        let Ok(listener) = TcpListener::from_std(listener) else {
+            return;
+        };
+        while let Ok((stream, _)) = listener.accept().await {
+            if server == Server::Api && shared.gone.load(Ordering::Relaxed) {
+                shared.aside.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let (shared, upstream) = (Arc::clone(&shared), Arc::clone(&upstream));
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                match tls {
+                    None => serve(shared, server, upstream, stream).await,
+                    Some(tls) => {
+                        // A client that does not finish its handshake was killed in it.
+                        if let Ok(stream) = tls.accept(stream).await {
+                            serve(shared, server, upstream, stream).await;
+                        }
+                    }
+                }
+            });
+        }
+    };
+    Ok((address, runtime().spawn(accept)))
+}
+
+fn acceptor(pair: &Pair) -> Result<TlsAcceptor> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?,
+        )?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    server: Server,
+    upstream: Arc<str>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    let mut cut = shared.cut.subscribe();
+    let service = service_fn(|request| {
+        let (shared, upstream) = (Arc::clone(&shared), Arc::clone(&upstream));
+        async move { handle(&shared, server, &upstream, request).await }
+    });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // An error is a connection that one of the two has closed, which is what this is for.
+        _ = connection => {}
+        _ = cut.changed() => {}
+    }
+}
+
+/// An error closes the connection without an answer.
+async fn handle(
+    shared: &Shared,
+    server: Server,
+    upstream: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Closed> {
+    let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default();
+    if path.contains("/leases") || path.contains("/events") || query.contains("watch=true") {
+        shared.aside.fetch_add(1, Ordering::Relaxed);
+        return forward(shared, server, upstream, request).await;
+    }
+    let seen = {
+        let mut passed = lock(&shared.passed);
+        let number = shared.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let seen = Passed {
+            number,
+            server,
+            method: request.method().to_string(),
+            path,
+            status: None,
+        };
+        passed.push(seen.clone());
+        seen
+    };
+    let rule = Arc::clone(&lock(&shared.rule));
+    // Actions may block: they kill a process and wait for it.
+    let fault = rule(&seen);
+    let number = seen.number;
+    let pass = async |request| {
+        let answer = forward(shared, server, upstream, request).await?;
+        lock(&shared.passed)[number - 1].status = Some(answer.status().as_u16());
+        Ok(answer)
+    };
+    let act = async |action: Action| {
+        // A panic of the action is the test's; its thread has told.
+        let _ = tokio::task::spawn_blocking(move || action()).await;
+    };
+    match fault {
+        Fault::Pass => pass(request).await,
+        Fault::Before(action) => {
+            act(action).await;
+            Err(Closed)
+        }
+        Fault::After(action) => {
+            let answer = pass(request).await?;
+            // The server is done with it when all of its answer is here.
+            let _ = axum::body::to_bytes(answer.into_body(), LARGEST).await;
+            act(action).await;
+            Err(Closed)
+        }
+        Fault::Meanwhile(action) => {
+            act(action).await;
+            pass(request).await
+        }
+        Fault::Refuse => Err(Closed),
+        Fault::Delay(duration) => {
+            tokio::time::sleep(duration).await;
+            pass(request).await
+        }
+        Fault::Hang => std::future::pending().await,
+        Fault::Cut => {
+            let (mut head, body) = pass(request).await?.into_parts();
+            let body = axum::body::to_bytes(body, LARGEST)
+                .await
+                .map_err(|_| Closed)?;
+            head.headers
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            let half = body.slice(..body.len() / 2);
+            let pieces = stream::iter([Ok(half), Err(Closed)]);
+            Ok(Response::from_parts(head, Body::from_stream(pieces)))
+        }
+        Fault::Answer(status, extra, kind, body) => {
+            let mut answer = Response::new(Body::from(body));
+            *answer.status_mut() = StatusCode::from_u16(status).map_err(|_| Closed)?;
+            let headers = answer.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            if let Some((name, value)) = extra {
+                let value = HeaderValue::from_str(&value).map_err(|_| Closed)?;
+                headers.insert(name, value);
+            }
+            Ok(answer)
+        }
+    }
+}
+
+/// Passes a request on; the answer streams, so that watches do.
+async fn forward(
+    shared: &Shared,
+    server: Server,
+    upstream: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Closed> {
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(Body::new(body), LARGEST)
+        .await
+        .map_err(|_| Closed)?;
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut headers = end_to_end(&head.headers);
+    // Pebble builds its URLs from the Host header: they lead back to the proxy.
+    if server == Server::Api {
+        headers.remove(header::HOST);
+    }
+    let answer = shared
+        .http
+        .request(head.method, format!("{upstream}{path}"))
+        .headers(headers)
+        .body(body)
+        .send()
+        .await
+        .map_err(|_| Closed)?;
+    let (status, headers) = (answer.status(), end_to_end(answer.headers()));
+    let chunks = stream::unfold(answer, async |mut answer| {
+        let chunk = answer.chunk().await.transpose()?;
+        Some((chunk.map_err(|_| Closed), answer))
+    });
+    let mut response = Response::new(Body::from_stream(chunks));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    for name in HOP {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// The connection is closed on purpose.
+#[derive(Debug)]
+struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("closed by the fault proxy")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

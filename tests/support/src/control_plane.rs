@@ -115,9 +115,21 @@ fn build(module: &Path, control_plane: &ControlPlane) -> Result<()> {
         missing.len(),
         cache.display()
     ));
+    for entry in fs::read_dir(cache)? {
+        let left_over = entry?.path();
+        if left_over.is_file()
+            && left_over
+                .extension()
+                .is_some_and(|extension| extension == "unfinished")
+        {
+            fs::remove_file(&left_over)
+                .with_context(|| format!("removing {}", left_over.display()))?;
+        }
+    }
     let started = Instant::now();
     for (i, (name, package)) in missing.iter().enumerate() {
-        let unfinished = cache.join(format!("{name}.unfinished"));
+        // The process id, because the `go build` of a killed process may still be writing.
+        let unfinished = cache.join(format!("{name}.{}.unfinished", std::process::id()));
         let of = format!("{} of {}", i + 1, missing.len());
         say(&format!("control plane: {of}: {name} …"));
         let built = Instant::now();

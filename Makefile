@@ -40,6 +40,10 @@ integration: control-plane ## The tests on a real control plane and CA
 	promtool="$$(tests/tools.sh promtool)" && PATH="$$(dirname "$$promtool"):$$PATH" \
 	  $(CARGO) test --test integration -- --test-threads 4
 
+.PHONY: chaos
+chaos: control-plane ## Kill a renewal at each of its requests: minutes
+	$(CARGO) test --test integration kill_points::a_renewal_killed_at_each -- --ignored
+
 .PHONY: control-plane
 control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes
 	@$(CARGO) run --quiet --example control-plane

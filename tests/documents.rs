@@ -1,0 +1,108 @@
+//! The documents say what is: links lead somewhere, tests that are named exist, configs that are shown are valid.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cert_renew::config::Config;
+use test_bench::{Context as _, Result};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The files below a directory of the repository.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn documents() -> Result<Vec<(PathBuf, String)>> {
+    let root = fs::read_dir(ROOT)?.map(|entry| Ok(entry?.path()));
+    let mut paths = root.collect::<Result<Vec<_>>>()?;
+    paths.extend(files(&Path::new(ROOT).join("docs"))?);
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let read = |path: PathBuf| Ok((path.clone(), fs::read_to_string(path)?));
+    paths.into_iter().map(read).collect()
+}
+
+/// What GitHub makes of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars()
+        .filter(kept)
+        .collect::<String>()
+        .replace(' ', "-")
+}
+
+#[test]
+fn every_link_leads_somewhere() -> Result<()> {
+    let mut broken = Vec::new();
+    for (path, text) in documents()? {
+        for part in text.split("](").skip(1) {
+            let link = part.split(')').next().unwrap_or_default();
+            if link.contains("://") {
+                continue;
+            }
+            let (file, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => path.clone(),
+                file => path.parent().context("no directory")?.join(file),
+            };
+            let headings = fs::read_to_string(&target).unwrap_or_default();
+            let mut headings = headings.lines().filter(|line| line.starts_with('#'));
+            if !target.exists()
+                || !fragment.is_empty() && !headings.any(|heading| anchor(heading) == fragment)
+            {
+                broken.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    Ok(())
+}
+
+#[test]
+fn every_test_that_the_architecture_names_exists() -> Result<()> {
+    let mut sources = String::new();
+    for directory in ["src", "tests"] {
+        for path in files(&Path::new(ROOT).join(directory))? {
+            sources += &fs::read_to_string(path).unwrap_or_default();
+        }
+    }
+    let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md"))?;
+    let mut named = 0;
+    for quoted in text.split('`').skip(1).step_by(2) {
+        let is_path = quoted
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b"_:".contains(&b));
+        let Some((_, name)) = quoted.rsplit_once("::").filter(|_| is_path) else {
+            continue;
+        };
+        named += 1;
+        assert!(sources.contains(&format!("fn {name}(")), "{quoted}");
+    }
+    assert!(named >= 7, "only {named} tests are named");
+    Ok(())
+}
+
+#[test]
+fn the_config_of_the_installation_is_valid() -> Result<()> {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/install.md"))?;
+    let configs: Vec<&str> = text
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .filter(|yaml| yaml.starts_with("issuers:"))
+        .collect();
+    assert_eq!(configs.len(), 1);
+    let config = Config::parse(configs[0])?;
+    assert_eq!(config.warnings(), [""; 0]);
+    Ok(())
+}

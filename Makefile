@@ -53,7 +53,3 @@ build: ## The release binary
 	$(CARGO) build --release --locked
 
 include benches/bench.mk
-
-.PHONY: chaos
-chaos: control-plane ## Kill a renewal at each of its requests and compare where it ends: minutes
-	$(CARGO) test --test integration kill_points::a_renewal_killed_at_each -- --ignored --nocapture

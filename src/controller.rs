@@ -371,6 +371,10 @@ impl Controller {
             let context = Arc::clone(&self.context);
             tokio::spawn(async move { propagation::run(context, planning, tickets).await });
         }
+        if !self.context.ready.load(Ordering::Relaxed) {
+            // What is overdue already waits for the list, and the list is an event: no need to turn before it comes.
+            return BEAT;
+        }
         self.index()
             .next_due()
             .map_or(BEAT, |at| at.since(now).min(BEAT))

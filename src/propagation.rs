@@ -391,6 +391,10 @@ async fn conclude(context: &Context, key: &Key, request: &Request, outcome: Outc
             tracing::info!(secret = %key, why, "the rollout is put off");
             return Finished::Later(now + LOOK_AGAIN, Some(why.into()));
         }
+        Outcome::Interrupted(why) => {
+            tracing::warn!(secret = %key, why, "the rollout is interrupted: it goes on soon");
+            return Finished::Later(now + AGAIN, Some(why.into()));
+        }
     };
     let halted = severity == Severity::Warning;
     match write(context, key, request, annotations).await {

@@ -211,7 +211,7 @@ impl Controller {
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
         for key in self.context.known.subjects() {
-            if !self.index().hasten(&key, now) {
+            if !self.index().order_open(now, &key, true) {
                 let context = Arc::clone(&self.context);
                 tokio::spawn(async move { renewal::abandon(&context, &key).await });
             }
@@ -295,6 +295,8 @@ impl Controller {
                 let settle = self.context.config().rollout.settle;
                 if task == Task::Renew {
                     self.renewing -= 1;
+                    let open = self.context.known.contains(&key);
+                    self.index().order_open(now, &key, open);
                 }
                 let drawn = self
                     .index()

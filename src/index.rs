@@ -139,6 +139,8 @@ pub struct Entry {
     pub running: Option<Box<(Task, Version)>>,
     /// Why the last task failed; for metrics and the status page.
     pub last_error: Option<Box<str>>,
+    /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
+    order_open: bool,
     generation: u32,
     source: Source,
 }
@@ -288,6 +290,7 @@ impl Index {
         };
         observed.issuer = self.intern(&observed.issuer);
         let running = previous.as_ref().and_then(|old| old.running.clone());
+        let order_open = previous.as_ref().is_some_and(|old| old.order_open);
         let last_error = previous.and_then(|old| old.last_error);
         let mut entry = Box::new(Entry {
             remembered: remembered.map(Box::new),
@@ -295,6 +298,7 @@ impl Index {
             roll_at: UnixTime::NEVER,
             running,
             last_error,
+            order_open,
             generation,
             source,
             observed,
@@ -343,13 +347,18 @@ impl Index {
         Some((task, key))
     }
 
-    /// Brings a renewal forward to `now`; false when the Secret is not known.
-    pub fn hasten(&mut self, key: &Key, now: UnixTime) -> bool {
+    /// Says whether an order is on record for a Secret; false when the Secret is not known.
+    ///
+    /// It counts from the next [`Index::finished`] on where a task runs.
+    pub fn order_open(&mut self, now: UnixTime, key: &Key, open: bool) -> bool {
         let Some(mut entry) = self.entries.remove(key) else {
             return false;
         };
         self.unqueue(key, &entry);
-        entry.renew_at = entry.renew_at.min(now);
+        entry.order_open = open;
+        if open {
+            entry.renew_at = entry.renew_at.min(now);
+        }
         self.enqueue(key, &entry);
         self.entries.insert(key.clone(), entry);
         true
@@ -487,12 +496,10 @@ impl Entry {
         } else {
             UnixTime::default()
         };
+        let retry_at = retry_at.unwrap_or_default();
         self.renew_at = match self.observed.due() {
-            Ok(due) => due
-                .at
-                .max(open)
-                .max(asked)
-                .max(retry_at.unwrap_or_default()),
+            _ if self.order_open => now.max(retry_at),
+            Ok(due) => due.at.max(open).max(asked).max(retry_at),
             Err(_) => UnixTime::NEVER,
         };
         // A Secret that is itself due for an issue is not rolled onto: what it holds is on its way out,
@@ -619,6 +626,40 @@ mod tests {
         index.finished(UnixTime(61), &key, later, SETTLE, None);
         assert_eq!(index.next_due(), Some(UnixTime(120)));
         assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn an_order_that_is_on_record_is_looked_after_whatever_comes_before() {
+        let mut index = Index::default();
+        let mut written = observed("1", Ok(leaf(2)), Some(rolled(1)));
+        written.renewal = Ok(Due {
+            at: UnixTime(600),
+            reason: Reason::Lifetime,
+        });
+        let key = apply(&mut index, 0, written.clone());
+        assert!(index.order_open(UnixTime(20), &key, true));
+        let roll = Some((Task::Roll, key.clone()));
+        assert_eq!(index.pop_due(UnixTime(20)), roll, "due for longer");
+        let mut echo = written.clone();
+        (echo.resource_version, echo.rolled_out) = ("2".into(), Some(rolled(2)));
+        apply(&mut index, 21, echo);
+        index.finished(UnixTime(21), &key, Finished::Wrote, SETTLE, None);
+        let renew = Some((Task::Renew, key.clone()));
+        assert_eq!(index.pop_due(UnixTime(21)), renew);
+        // The API server did not answer: the order is still there.
+        let later = Finished::Later(UnixTime(50), None);
+        index.finished(UnixTime(22), &key, later, SETTLE, None);
+        assert_eq!(index.pop_due(UnixTime(49)), None);
+        assert_eq!(index.pop_due(UnixTime(50)), renew);
+        index.order_open(UnixTime(51), &key, false);
+        index.finished(
+            UnixTime(51),
+            &key,
+            Finished::Later(UnixTime(51), None),
+            SETTLE,
+            None,
+        );
+        assert_eq!(index.next_due(), Some(UnixTime(600)));
     }
 
     #[test]

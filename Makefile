@@ -42,7 +42,7 @@ integration: control-plane ## The tests on a real control plane and CA
 
 .PHONY: chaos
 chaos: control-plane ## Kill a renewal at each of its requests: minutes
-	$(CARGO) test --test integration kill_points::a_renewal_killed_at_each -- --ignored
+	$(CARGO) test --test integration kill_points::a_renewal_killed_at_each -- --ignored --nocapture
 
 .PHONY: control-plane
 control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::ListParams;
 use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::report::Report;
 use test_bench::{
     Action, Bench, Fault, Operator, Passed, Proxies, Result, Server, ensure, eventually,
 };
@@ -118,8 +119,18 @@ async fn every(stride: usize) -> Result<()> {
         started.elapsed().as_secs_f64(),
         undisturbed.took.as_secs_f64()
     );
+    if stride == 1 {
+        let mut report = Report::new("chaos", "make chaos");
+        report.add("chaos.kill_points", number(runs)?, "points");
+        report.add("chaos.kill_points_failed", number(bad)?, "points");
+        eprintln!("{}", report.finish()?);
+    }
     ensure!(bad == 0, "{bad} of {runs} kill points end otherwise");
     Ok(())
+}
+
+fn number(count: usize) -> Result<f64> {
+    Ok(f64::from(u32::try_from(count)?))
 }
 
 /// Installs an operator of its own, kills it at `point`, starts it again and says where that ends.

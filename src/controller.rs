@@ -187,12 +187,13 @@ impl Controller {
             Ok(watcher::Event::Delete(secret)) => {
                 let mut index = self.index();
                 let key = index.key(secret.head.namespace(), secret.head.name());
-                index.remove(&key);
-                self.context.renewal_info.forget(&key);
+                drop(index);
+                self.forget(&key);
             }
             Ok(watcher::Event::InitDone) => {
-                for key in self.index().finish(source) {
-                    self.context.renewal_info.forget(&key);
+                let gone = self.index().finish(source);
+                for key in gone {
+                    self.forget(&key);
                     tracing::info!(secret = %key, "gone since the last list");
                 }
                 if self.unlisted.remove(&source) && self.unlisted.is_empty() {
@@ -212,12 +213,33 @@ impl Controller {
         tracing::info!(secrets = count, "all Secrets are listed");
         for key in self.context.known.subjects() {
             if !self.index().order_open(now, &key, true) {
-                let context = Arc::clone(&self.context);
-                tokio::spawn(async move { renewal::abandon(&context, &key).await });
+                self.abandon(&key);
             }
         }
         self.context.ready.store(true, Ordering::Relaxed);
         self.context.renewal_info.begin();
+    }
+
+    /// The Secret is gone, or nobody annotates it any more; true when it was known.
+    fn forget(&self, key: &Key) -> bool {
+        self.context.renewal_info.forget(key);
+        let running = self
+            .index()
+            .get(key)
+            .is_some_and(|entry| entry.running.is_some());
+        // A task that runs sees it by itself; what it leaves is looked after when it ends.
+        if !running {
+            self.abandon(key);
+        }
+        self.index().remove(key)
+    }
+
+    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more.
+    fn abandon(&self, key: &Key) {
+        if self.context.known.contains(key) {
+            let (context, key) = (Arc::clone(&self.context), key.clone());
+            tokio::spawn(async move { renewal::abandon(&context, &key).await });
+        }
     }
 
     fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
@@ -233,8 +255,7 @@ impl Controller {
         let now = UnixTime::now();
         let config = self.context.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
-            if self.index().remove(&key) {
-                self.context.renewal_info.forget(&key);
+            if self.forget(&key) {
                 tracing::info!(secret = %key, "no longer annotated");
             }
             return;
@@ -296,7 +317,9 @@ impl Controller {
                 if task == Task::Renew {
                     self.renewing -= 1;
                     let open = self.context.known.contains(&key);
-                    self.index().order_open(now, &key, open);
+                    if !self.index().order_open(now, &key, open) {
+                        self.abandon(&key);
+                    }
                 }
                 let drawn = self
                     .index()

@@ -47,6 +47,8 @@ use failure::Failure;
 const VALIDATION: Duration = Duration::from_secs(5 * 60);
 /// Some CAs take a minute from finalize to the certificate.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
+/// A Secret that another program writes is looked at again after this; the watch brings it sooner when it changes.
+const OWNED: Duration = Duration::from_secs(3_600);
 
 /// How a renewal ended that did not fail.
 enum Outcome {
@@ -121,6 +123,12 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         }
         return Ok(Outcome::Later(UnixTime::NEVER, None));
     };
+    if let Some(keeper) = fresh.secret.kept_for() {
+        if let Some(record) = record {
+            drop_record(context, &record).await?;
+        }
+        return Ok(left_to(context, key, &fresh, &keeper));
+    }
     if let Some(record) = record {
         return resume(context, key, fresh, record).await;
     }
@@ -195,11 +203,35 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
             )
         }
     };
+    not_now(context, key, fresh, until, "RenewalHeld", note)
+}
+
+/// Another program writes this Secret: it is not ours to renew.
+fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome {
+    let note = format!(
+        "not renewed: the Secret is written for {keeper}. Annotate it with {}: {} to have only its workloads rolled, or \
+         end what writes it first",
+        keys::ISSUER,
+        assess::EXTERNAL
+    );
+    let until = UnixTime::now() + OWNED;
+    not_now(context, key, fresh, until, "OwnedByAnother", note)
+}
+
+/// The Secret is left alone until then, and the reader is told once why.
+fn not_now(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    until: UnixTime,
+    reason: &'static str,
+    note: String,
+) -> Outcome {
     if last_error(context, key).as_deref() != Some(&*note) {
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
         context
             .events
-            .secret(key, fresh.uid(), Severity::Warning, "RenewalHeld", &note);
+            .secret(key, fresh.uid(), Severity::Warning, reason, &note);
     }
     Outcome::Later(until, Some(note.into()))
 }

@@ -136,7 +136,7 @@ async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
     let now = UnixTime::now();
     let entry = {
         let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.get(key).cloned()
+        index.get(key)
     };
     let Some(entry) = entry else {
         return Look::Later(now, None);

@@ -34,6 +34,10 @@ const OUTAGE: Duration = Duration::from_secs(15);
 /// Connections in that time, all watches and calls together; a loop without a pause makes thousands.
 const PATIENT: usize = 80;
 
+/// Of the secrets that an operator makes in its own namespace from its first start on, the order record is this one:
+/// before it comes the account's key, twice.
+const LAST_MADE: usize = 2;
+
 /// What is done by somebody else while a request is on its way.
 fn action<F>(bench: &'static Bench, what: F) -> Action
 where
@@ -140,6 +144,28 @@ async fn each_request_that_fails_once_changes_nothing_in_the_end() -> Result<()>
     let count = requests(bench).await?;
     let ways = |number| (0..WAYS.len()).map(move |way| (number, way));
     each_fails(bench, (1..=count).flat_map(ways).collect()).await
+}
+
+/// The record was made, but nobody heard of it: the order is gone on with, not made again.
+#[tokio::test]
+async fn an_order_whose_record_was_made_without_an_answer_is_gone_on_with() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut scene = Scene::set(bench, SOONER).await?;
+    // The secrets that are made in the operator's own namespace: the account's key, and then the order record.
+    let own = format!("/namespaces/{}/secrets", scene.operator.namespace());
+    let made = AtomicUsize::new(0);
+    scene.proxies.rule(move |passed| {
+        let makes = passed.method == "POST" && passed.path.ends_with(&own);
+        if makes && made.fetch_add(1, Ordering::SeqCst) == LAST_MADE {
+            Fault::Cut
+        } else {
+            Fault::Pass
+        }
+    });
+    scene.operator.run().await?;
+    assert_eq!(scene.end().await?, End::undisturbed());
+    assert_eq!(answered(&scene.proxies, "/order-plz", 201), 1, "orders");
+    Ok(())
 }
 
 #[tokio::test]

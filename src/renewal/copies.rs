@@ -31,18 +31,12 @@ fn others(
     wanted: impl Fn(&Key, &Entry) -> bool,
 ) -> Vec<Key> {
     let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
-    let same = |(other, entry): &(&Key, &Entry)| {
-        let observed = &entry.observed;
-        observed.account == account
-            && observed.leaf.is_ok_and(|facts| facts.fingerprint == leaf)
-            && *other != key
-            && wanted(other, entry)
+    let same = |(other, entry): &(Key, Entry)| {
+        let held = entry.observed.leaf.ok().map(|facts| facts.fingerprint);
+        held == Some(leaf) && other != key && wanted(other, entry)
     };
-    index
-        .iter()
-        .filter(same)
-        .map(|(key, _)| key.clone())
-        .collect()
+    let drawing = index.drawing_on(account).filter(same);
+    drawing.map(|(other, _)| other).collect()
 }
 
 /// When to look again, if another Secret orders for this one: of those that are due the one with the lowest key.

@@ -27,8 +27,6 @@ use crate::secret::thin::ThinSecret;
 use crate::time::UnixTime;
 use crate::{propagation, renewal};
 
-/// Renewals in flight, whatever the issuer. An order mostly waits, and holds no more than its key and two URLs.
-const RENEWALS: usize = 64;
 /// Namespaces whose workloads are listed at the same time.
 const PLANNERS: usize = 8;
 /// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
@@ -369,7 +367,9 @@ impl Controller {
                 }
             }
         }
-        while self.renewing < RENEWALS
+        let places = self.context.config().renewals.concurrency;
+        let places = usize::try_from(places).unwrap_or(usize::MAX);
+        while self.renewing < places
             && let Some((_, _, key)) = self.ready.pop_first()
         {
             self.renewing += 1;

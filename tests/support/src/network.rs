@@ -1,0 +1,43 @@
+//! A network in which pods have addresses: kwok names some for its pods, and no machine has them.
+//!
+//! In a network namespace of its own all of them are local, so that a test's servers answer on them and nothing leaves the
+//! machine. A process cannot be moved into one, so a test program runs some of its tests there by starting itself anew,
+//! with a bench of their own.
+
+use std::env;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Root needs no user namespace, which some machines forbid to others. `setpriv` lets nothing outlive the test.
+const OUTSIDE: &str = r#"
+flags=--net
+[ "$(id -u)" = 0 ] || flags="--map-root-user --net"
+exec unshare $flags -- setpriv --pdeathsig KILL -- "$@"
+"#;
+
+/// The network that kwok takes addresses from.
+const INSIDE: &str = r#"ip link set lo up && ip route add local 10.0.0.0/16 dev lo && exec "$@""#;
+
+/// Runs the ignored tests of this program whose names begin with `tests`, in such a network.
+///
+/// # Errors
+/// When one fails, or none is found: with all that they said.
+pub async fn run_where_pods_have_addresses(tests: &'static str) -> Result<()> {
+    // One thread for all of it: the tests are killed when the thread that started them ends.
+    tokio::task::spawn_blocking(move || run(tests)).await?
+}
+
+fn run(tests: &str) -> Result<()> {
+    let output = Command::new("sh")
+        .args(["-c", OUTSIDE, "sh", "sh", "-c", INSIDE, "sh"])
+        .arg(env::current_exe()?)
+        .args([tests, "--ignored", "--test-threads", "2"])
+        .output()
+        .context("a network namespace needs unshare and setpriv (util-linux) and ip (iproute2)")?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (told, errors) = (said(&output.stdout), said(&output.stderr));
+    let passed = output.status.success() && !told.contains("ok. 0 passed");
+    ensure!(passed, "{}: {told}\n{errors}", output.status);
+    Ok(())
+}

@@ -19,7 +19,6 @@ use crate::secret::keys;
 use crate::secret::settings::{Blocks, IssuerRef, Problem, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::thin::{CertificateState, ThinSecret};
-use crate::secret::workload::RolloutMode;
 use crate::time::UnixTime;
 
 /// A rollout takes its time: a window is overruled when less than this share of the lifetime would be left in it.
@@ -156,7 +155,6 @@ fn assess(
             blocks: Blocks::Issue,
         });
     }
-    problems.extend(not_yet(&settings));
     let opens = opens(now, &settings, &leaf, rolled_out);
     let rollout_blocked =
         settings.paused || problems.iter().any(|problem| problem.blocks.rollout());
@@ -176,26 +174,6 @@ fn assess(
             .get(keys::ROLLOUT_HALTED)
             .and_then(|note| note.parse().ok()),
     })
-}
-
-/// What the user asks for and this version does not do: said, so that nobody relies on it.
-fn not_yet(settings: &Settings) -> Vec<Problem> {
-    let problem = |key: &str, expected: &str| Problem {
-        key: key.into(),
-        value: "a setting that this version only reads".into(),
-        expected: expected.into(),
-        blocks: Blocks::Nothing,
-    };
-    let mut problems = Vec::new();
-    if settings.verify.is_some() {
-        let expected = "expected a later version: nothing is verified over TLS yet";
-        problems.push(problem(keys::VERIFY, expected));
-    }
-    if matches!(settings.rollout, RolloutMode::Post { .. }) {
-        let expected = "expected a later version: the workloads are restarted instead";
-        problems.push(problem(keys::ROLLOUT, expected));
-    }
-    problems
 }
 
 /// The issuer as the annotation names it.

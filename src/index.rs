@@ -142,6 +142,8 @@ pub struct Entry {
     pub running: Option<(Task, Version)>,
     /// Why the last task failed; for metrics and the status page.
     pub last_error: Option<Box<str>>,
+    /// Pods that serve an earlier leaf than the one in the Secret, by the last rollout that asked them.
+    pub stale_pods: u32,
     /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
     order_open: bool,
     generation: u32,
@@ -170,6 +172,8 @@ pub enum Finished {
     Wrote,
     /// Nothing was written; look again then.
     Later(UnixTime, Option<Box<str>>),
+    /// So many pods serve an earlier leaf, in words: looked at again then.
+    Stale(UnixTime, usize, Box<str>),
 }
 
 /// See the module's documentation.
@@ -291,6 +295,10 @@ impl Index {
         };
         let running = previous.as_ref().and_then(|old| old.running.clone());
         let order_open = previous.as_ref().is_some_and(|old| old.order_open);
+        let same_leaf = |old: &Entry| old.observed.leaf == observed.leaf;
+        let stale_pods = { previous.as_ref() }
+            .filter(|old| same_leaf(old))
+            .map_or(0, |old| old.stale_pods);
         let last_error = previous.and_then(|old| old.last_error);
         let mut entry = Entry {
             remembered,
@@ -298,6 +306,7 @@ impl Index {
             roll_at: UnixTime::NEVER,
             running,
             last_error,
+            stale_pods,
             order_open,
             generation,
             source,
@@ -412,12 +421,18 @@ impl Index {
         let not_before = match finished {
             Finished::Wrote => {
                 entry.last_error = None;
+                entry.stale_pods = 0;
                 // What the watch has not yet echoed is not to be done again.
                 let echoed = started_from != entry.observed.resource_version;
                 (!echoed).then(|| now + ECHO_PATIENCE)
             }
             Finished::Later(at, error) => {
                 entry.last_error = error;
+                Some(at)
+            }
+            Finished::Stale(at, pods, error) => {
+                entry.last_error = Some(error);
+                entry.stale_pods = u32::try_from(pods).unwrap_or(u32::MAX);
                 Some(at)
             }
         };

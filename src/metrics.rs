@@ -43,6 +43,8 @@ pub enum RenewalResult {
 pub enum RolloutResult {
     /// All its pods have the new leaf.
     Rolled,
+    /// All its pods were asked to reload, and did.
+    Reloaded,
     /// It had the new leaf already.
     Unchanged,
     /// It did not become available in time, or serves another leaf.
@@ -57,6 +59,7 @@ pub struct Metrics {
     renewal_seconds: HistogramVec,
     rollouts: IntCounterVec,
     rollout_seconds: HistogramVec,
+    verified: IntCounterVec,
     acme_requests: IntCounterVec,
     acme_request_seconds: HistogramVec,
     api_requests: IntCounterVec,
@@ -101,6 +104,12 @@ impl Metrics {
                 "From the restart of a workload to the availability of all its pods",
                 &["kind"],
                 ROLLOUT_SECONDS,
+            )?,
+            verified: counters(
+                into,
+                "cert_renew_verified_pods_total",
+                "Pods that were asked over TLS what they serve after a rollout, by what came of it",
+                &["result"],
             )?,
             acme_requests: counters(
                 into,
@@ -189,12 +198,22 @@ impl Metrics {
     pub fn rollout(&self, kind: Kind, result: RolloutResult) {
         let result = match result {
             RolloutResult::Rolled => "rolled",
+            RolloutResult::Reloaded => "reloaded",
             RolloutResult::Unchanged => "unchanged",
             RolloutResult::Failed => "failed",
         };
         self.rollouts
             .with_label_values(&[kind.as_str(), result])
             .inc();
+    }
+
+    /// A rollout was verified: so many pods serve the leaf, so many an earlier one, and of so many nothing is known.
+    pub fn verified(&self, served: usize, stale: usize, unknown: usize) {
+        for (result, pods) in [("served", served), ("stale", stale), ("unknown", unknown)] {
+            self.verified
+                .with_label_values(&[result])
+                .inc_by(u64::try_from(pods).unwrap_or(u64::MAX));
+        }
     }
 
     /// How long a workload that was restarted took to become available.
@@ -371,6 +390,8 @@ mod tests {
         metrics.renewal_took("letsencrypt", seconds(7));
         metrics.rollout(Kind::Deployment, RolloutResult::Rolled);
         metrics.rollout(Kind::DaemonSet, RolloutResult::Unchanged);
+        metrics.rollout(Kind::DaemonSet, RolloutResult::Reloaded);
+        metrics.verified(3, 1, 2);
         metrics.rollout(Kind::StatefulSet, RolloutResult::Failed);
         metrics.rollout_took(Kind::Deployment, seconds(42));
         metrics.acme_request("ca.example", "newOrder", Some(201), seconds(1));

@@ -4,6 +4,8 @@
 //! others are read afresh, and nothing is rolled onto a pair that is empty, does not match, is not valid now, or is
 //! itself due for an issue. `rolled-out` is written last: until then the rollout stays due.
 
+mod confirm;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use futures::StreamExt as _;
 use futures::stream;
 use k8s_openapi::api::core::v1::ObjectReference;
 
+use self::confirm::{Conclusion, Rolled};
 use crate::assess::{self, Assessment};
 use crate::cluster::events::Severity;
 use crate::cluster::secrets::{self, Changes};
@@ -22,7 +25,7 @@ use crate::index::{Entry, Finished, Key, LeafFacts};
 use crate::metrics::RolloutResult;
 use crate::pair;
 use crate::rollout::{
-    self, HaltNote, Happening, Outcome, Remark, Request, Step, Verdict, Workload,
+    self, HaltNote, Happening, Outcome, Proof, Remark, Request, Step, Verdict, Workload,
 };
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
@@ -41,10 +44,17 @@ const AT_ONCE: usize = 8;
 /// Somebody who changes a Secret faster than this many times in a row is not to be raced with.
 const CONFLICTS: usize = 5;
 
+/// A Secret that is being planned, beside its request.
+struct Held {
+    head: Head,
+    /// What is to be proven after the rollout.
+    proof: Option<Proof>,
+}
+
 /// What a look at a Secret says.
 enum Look {
     /// To be planned.
-    Due(Box<(Request, Head)>),
+    Due(Box<(Request, Held)>),
     /// Not now.
     Later(UnixTime, Option<Box<str>>),
 }
@@ -77,6 +87,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
     for remark in &plan.remarks {
         tell_remark(&context, &open, remark);
     }
+    tell_restarted(&context, &open, &plan.remarks);
     let mut rolling: Vec<Box<str>> = Vec::new();
     for (request, (secret, verdict)) in requests.iter().zip(plan.verdicts) {
         let finished = match verdict {
@@ -102,7 +113,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
     carry_out(&context, &namespace, &requests, rolling, plan.steps, open).await;
 }
 
-type Open = BTreeMap<Box<str>, (Ticket, Head)>;
+type Open = BTreeMap<Box<str>, (Ticket, Held)>;
 
 /// Records first sights; reads the other Secrets afresh and says which of them are to be planned.
 async fn look_at_all(
@@ -122,8 +133,8 @@ async fn look_at_all(
     for (ticket, look) in looked {
         match look {
             Look::Due(due) => {
-                let (request, head) = *due;
-                open.insert(request.secret.clone(), (ticket, head));
+                let (request, held) = *due;
+                open.insert(request.secret.clone(), (ticket, held));
                 requests.push(request);
             }
             Look::Later(at, why) => ticket.finish(Finished::Later(at, why)),
@@ -200,7 +211,7 @@ fn first_sight(key: &Key, entry: &Entry) -> Look {
         keys: Vec::new(),
         written: None,
     };
-    Look::Due(Box::new((request, head)))
+    Look::Due(Box::new((request, Held { head, proof: None })))
 }
 
 /// Whether the Secret as it is now may be rolled onto.
@@ -245,6 +256,12 @@ fn judge(
         }
     };
     let changed = rendered_keys(secret, assessment);
+    let had = assessment.rolled_out.or_else(|| entry.rolled_out());
+    let proof = assessment.settings.verify.clone().map(|service| Proof {
+        service,
+        previous: had.and_then(RolledOut::fingerprint),
+        leaf: leaf.clone(),
+    });
     let request = Request {
         secret: (*key.name).into(),
         uid: secret.head.uid().into(),
@@ -258,7 +275,8 @@ fn judge(
         keys: changed,
         written: secret.written(),
     };
-    Look::Due(Box::new((request, secret.head.clone())))
+    let head = secret.head.clone();
+    Look::Due(Box::new((request, Held { head, proof })))
 }
 
 /// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.
@@ -277,7 +295,7 @@ fn rendered_keys(secret: &FullSecret, assessment: &Assessment) -> Vec<Box<str>> 
 
 /// Writes `rolled-out` where nothing is to be rolled.
 async fn record(context: &Context, open: &Open, request: &Request) -> Finished {
-    let Some((ticket, head)) = open.get(&request.secret) else {
+    let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
         return Finished::Later(UnixTime::now() + AGAIN, None);
     };
     let value = value_of(request);
@@ -328,6 +346,7 @@ async fn carry_out(
             tracing::info!(secret = %ticket.key(), workloads = ?names, "rolling");
         }
     }
+    let done = steps.clone();
     let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let rolled = context.roller.roll(
         namespace,
@@ -345,11 +364,20 @@ async fn carry_out(
                 .iter()
                 .find(|request| request.secret == secret)
                 .cloned();
-            if let (Some((ticket, _)), Some(request)) = (open.remove(&secret), request) {
+            if let (Some((ticket, held)), Some(request)) = (open.remove(&secret), request) {
                 let context = Arc::clone(context);
+                let steps = done.iter().filter(|step| step.serves(&secret));
+                let steps: Vec<Step> = steps.cloned().collect();
                 // A Secret whose workloads are well does not wait for those of another.
                 tokio::spawn(async move {
-                    let finished = conclude(&context, ticket.key(), &request, outcome).await;
+                    let rolled = Rolled {
+                        context: &context,
+                        key: ticket.key(),
+                        request: &request,
+                        proof: held.proof.as_ref(),
+                        steps: &steps,
+                    };
+                    let finished = conclude(&rolled, outcome).await;
                     ticket.finish(finished);
                 });
             }
@@ -359,39 +387,55 @@ async fn carry_out(
 }
 
 /// Writes down how the rollout of a Secret ended.
-async fn conclude(context: &Context, key: &Key, request: &Request, outcome: Outcome) -> Finished {
+async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
+    let Rolled {
+        context,
+        key,
+        request,
+        ..
+    } = rolled;
+    let conclusion = rolled.conclusion(outcome).await;
     let now = UnixTime::now();
     let halt = |workload| HaltNote {
         workload,
         leaf: request.leaf,
         resumed: false,
     };
-    let (annotations, severity, reason, note) = match outcome {
-        Outcome::Done => {
+    let (annotations, severity, reason, note) = match conclusion {
+        Conclusion::Stale(pods, note) => {
+            tracing::warn!(secret = %key, note, "an earlier certificate is served");
+            let severity = Severity::Warning;
+            context
+                .events
+                .secret(key, &request.uid, severity, "ServedCertificateStale", &note);
+            return Finished::Stale(now + LOOK_AGAIN, pods, note.into());
+        }
+        Conclusion::Done(more) => {
             // What the workloads have by now, whatever the Secret holds by now.
             let value = value_of(request).to_string();
             let written = vec![
                 (keys::ROLLED_OUT, Some(value)),
                 (keys::ROLLOUT_HALTED, None),
             ];
+            let more = more.map(|more| format!("; {more}")).unwrap_or_default();
             let note = format!(
-                "the workloads have the certificate that is valid until {}",
+                "the workloads have the certificate that is valid until {}{more}",
                 request.not_after
             );
             (written, Severity::Normal, "RolledOut", note)
         }
-        Outcome::Halted(workload, why) => {
+        Conclusion::Halted(workload, why) => {
             let note = format!(
                 "{workload} did not take the new certificate up ({why}); the others keep what they have"
             );
             let written = vec![(keys::ROLLOUT_HALTED, Some(halt(workload).to_string()))];
             (written, Severity::Warning, "RolloutHalted", note)
         }
-        Outcome::Deferred(why) => {
+        Conclusion::Deferred(why) => {
             tracing::info!(secret = %key, why, "the rollout is put off");
             return Finished::Later(now + LOOK_AGAIN, Some(why.into()));
         }
-        Outcome::Interrupted(why) => {
+        Conclusion::Interrupted(why) => {
             tracing::warn!(secret = %key, why, "the rollout is interrupted: it goes on soon");
             return Finished::Later(now + AGAIN, Some(why.into()));
         }
@@ -455,6 +499,13 @@ fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
                 format!("available with the new certificate after {seconds} s"),
             )
         }
+        Happening::Reloaded(step, pods) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Reloaded);
+            let note = format!("{pods} pods were asked to reload, and did");
+            (step, Severity::Normal, "Reloaded", note)
+        }
         Happening::Unchanged(step) => {
             context
                 .metrics
@@ -498,8 +549,9 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
 fn tell_remark(context: &Context, open: &Open, remark: &Remark) {
     let (Remark::Missing { secret, .. }
     | Remark::OptedOut { secret, .. }
+    | Remark::Restarted { secret, .. }
     | Remark::Newer { secret, .. }) = remark;
-    let Some((ticket, head)) = open.get(secret) else {
+    let Some((ticket, Held { head, .. })) = open.get(secret) else {
         return;
     };
     tracing::info!(secret = %ticket.key(), "{remark}");
@@ -515,5 +567,27 @@ fn tell_remark(context: &Context, open: &Open, remark: &Remark) {
             "WorkloadMissing",
             &note,
         );
+    }
+}
+
+/// Says which workloads are restarted although their Secret says `post:`. One Event for all of a Secret: a second one of
+/// the same reason would only be counted.
+fn tell_restarted(context: &Context, open: &Open, remarks: &[Remark]) {
+    let mut restarted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for remark in remarks {
+        if let Remark::Restarted { secret, .. } = remark {
+            restarted
+                .entry(secret)
+                .or_default()
+                .push(remark.to_string());
+        }
+    }
+    for (secret, texts) in restarted {
+        if let Some((ticket, held)) = open.get(secret) {
+            let (key, uid, note) = (ticket.key(), held.head.uid(), texts.join("; "));
+            context
+                .events
+                .secret(key, uid, Severity::Warning, "CannotReload", &note);
+        }
     }
 }

@@ -16,3 +16,4 @@ mod rights;
 mod rollout;
 mod scene;
 mod secrecy;
+mod verify;

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use serde_json::Value;
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
-const ADDON: &str = "rbac/addons/eviction.yaml";
+const ADDONS: [&str; 2] = ["rbac/addons/eviction.yaml", "rbac/addons/verify.yaml"];
 
 /// Used only while somebody scales such a workload down in the moment in which its turn comes.
 const RARE: [(&str, &str); 1] = [("watch", "replicationcontrollers")];
@@ -21,8 +24,8 @@ type Rights = BTreeSet<(String, String)>;
 async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut options = options();
-    options.addons = vec![ADDON.into()];
-    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
+    options.addons = ADDONS.map(Into::into).into();
+    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 1s}\nretry: {base: 1s, factor: 1, max: 1s}\n".into();
     let mut operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
     for kind in [
@@ -37,9 +40,14 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
             .await?;
     }
     let old = pair(&["rights.example"], OLD)?;
-    space
-        .tls_secret("used", Some(&old), &[("issuer", "pebble")])
+    // No pod is behind it: nothing here has the addresses that they say they have.
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "none"}, "ports": [{"port": 443}]}});
+    let services: Api<Service> = Api::namespaced(bench.client()?, &space.name);
+    services
+        .create(&PostParams::default(), &serde_json::from_value(service)?)
         .await?;
+    let annotations = [("issuer", "pebble"), ("verify", "web:443")];
+    space.tls_secret("used", Some(&old), &annotations).await?;
     renewed(&space, "used", &old.certificate).await?;
     rolled_out(&space, "used").await?;
     // Two issues that no clock asked for are two entries of the ledger: it is made, then changed.
@@ -80,7 +88,10 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     used.extend(before);
     used.extend(RARE.map(|(verb, resource)| (verb.to_owned(), resource.to_owned())));
     let mut granted = Rights::new();
-    for file in ["rbac/clusterrole.yaml", "rbac/role.yaml", ADDON] {
+    for file in ["rbac/clusterrole.yaml", "rbac/role.yaml"]
+        .iter()
+        .chain(&ADDONS)
+    {
         granted.extend(rights_of(file)?);
     }
     let (missing, idle): (Vec<_>, Vec<_>) = (

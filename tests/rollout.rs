@@ -40,6 +40,7 @@ fn config() -> RolloutConfig {
         settle: Duration::ZERO,
         canary_workloads: 1,
         progress_timeout: Duration::from_secs(20),
+        ..RolloutConfig::default()
     }
 }
 
@@ -113,6 +114,7 @@ async fn roll_by(
     let tell = |happening: Happening<'_>| {
         let (what, step) = match happening {
             Happening::Rolled(step, _) => ("rolled", step),
+            Happening::Reloaded(step, _) => ("reloaded", step),
             Happening::Unchanged(step) => ("unchanged", step),
             Happening::Failed(step, _) => ("failed", step),
         };

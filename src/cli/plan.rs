@@ -13,12 +13,13 @@ use serde_json::json;
 
 use super::secret::connect;
 use super::{CommandResult, Failure, block_on};
-use crate::assess;
+use crate::assess::{self, Assessment};
+use crate::certificate::Fingerprint;
 use crate::config::Config;
 use crate::index::Key;
-use crate::rollout;
+use crate::rollout::{self, How, Request, Step, Workload};
+use crate::secret::state::RolledOut;
 use crate::secret::thin::ThinSecret;
-use crate::secret::workload::RolloutMode;
 use crate::time::UnixTime;
 
 /// Secrets in a page of the list.
@@ -49,7 +50,10 @@ struct Row {
     secret: Key,
     why: String,
     names: Vec<String>,
-    workloads: Vec<String>,
+    /// In the order of the rollout.
+    steps: Vec<Step>,
+    /// What is asked over TLS afterwards.
+    verify: Option<String>,
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -69,27 +73,97 @@ pub(super) fn run(args: Args) -> CommandResult {
         let rows = rows.iter().map(|row| {
             json!({
                 "namespace": &*row.secret.namespace, "name": &*row.secret.name, "renews": when(row.at),
-                "why": row.why, "names": row.names, "workloads": row.workloads,
+                "why": row.why, "names": row.names, "verify": row.verify,
+                "workloads": row.steps.iter().map(name).collect::<Vec<_>>(),
+                "rollout": row.steps.iter().map(step_as_json).collect::<Vec<_>>(),
             })
         });
         println!("{:#}", json!(rows.collect::<Vec<_>>()));
         return Ok(ExitCode::SUCCESS);
     }
     for row in rows {
-        let workloads = if row.workloads.is_empty() {
-            "nothing rolls".to_owned()
-        } else {
-            format!("rolls {}", row.workloads.join(", "))
-        };
         println!(
-            "{}  {}  {} ({}); {workloads}",
+            "{}  {}  {} ({}); {}",
             when(row.at),
             row.secret,
             row.names.join(","),
-            row.why
+            row.why,
+            rollout_in_words(&row)
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn name(step: &Step) -> String {
+    step.workload.id.to_string()
+}
+
+fn why(step: &Step) -> String {
+    let whys: Vec<String> = step.leaves.iter().map(|due| due.why.to_string()).collect();
+    whys.join(", ")
+}
+
+fn step_as_json(step: &Step) -> serde_json::Value {
+    let how = match &step.how {
+        How::Restart => "restart".to_owned(),
+        How::Reload(_) => "reload".to_owned(),
+    };
+    json!({"workload": name(step), "how": how, "why": why(step)})
+}
+
+fn rollout_in_words(row: &Row) -> String {
+    let those = |wanted: fn(&How) -> bool| {
+        let steps = row.steps.iter().filter(|step| wanted(&step.how));
+        let texts = steps.map(|step| format!("{} ({})", name(step), why(step)));
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    let restarts = those(|how| *how == How::Restart);
+    let reloads = those(|how| *how != How::Restart);
+    let parts = [
+        ("rolls ", restarts),
+        ("asks to reload ", reloads),
+        ("verifies ", row.verify.clone().unwrap_or_default()),
+    ];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, what)| !what.is_empty())
+        .map(|(verb, what)| format!("{verb}{what}"))
+        .collect();
+    if row.steps.is_empty() {
+        "nothing rolls".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
+/// What the rollout of a new leaf would be, by the operator's own plan.
+fn steps_of(
+    now: UnixTime,
+    key: &Key,
+    assessment: &Assessment,
+    workloads: &[Workload],
+    config: &Config,
+) -> Vec<Step> {
+    let settings = &assessment.settings;
+    let had = assessment.leaf.as_ref().ok();
+    let request = Request {
+        secret: (*key.name).into(),
+        uid: "".into(),
+        // Of the new leaf nothing is known but that it is another one.
+        leaf: Fingerprint([0; 32]),
+        not_after: UnixTime::NEVER,
+        rolled_out: Some(had.map_or(RolledOut::None, |leaf| RolledOut::Leaf {
+            fingerprint: leaf.fingerprint,
+            not_after: leaf.not_after,
+        })),
+        remembered: None,
+        halted: None,
+        mode: settings.rollout.clone(),
+        workloads: settings.workloads.clone(),
+        keys: Vec::new(),
+        written: None,
+    };
+    rollout::plan(now, &[request], workloads, &config.rollout).steps
 }
 
 async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
@@ -105,7 +179,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
     };
     let now = UnixTime::now();
     let mut params = ListParams::default().limit(PAGE);
-    let mut workloads: BTreeMap<String, Vec<rollout::Workload>> = BTreeMap::new();
+    let mut workloads: BTreeMap<String, Vec<Workload>> = BTreeMap::new();
     let mut rows = Vec::new();
     loop {
         let page = api.list(&params).await;
@@ -131,19 +205,13 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
                 let listed = listed.map_err(|error| Failure::new("listing workloads", &error))?;
                 workloads.insert(namespace.clone(), listed);
             }
-            let settings = &assessment.settings;
-            let concerned = |workload: &&rollout::Workload| {
-                settings.rollout == RolloutMode::Restart
-                    && !workload.opted_out
-                    && (settings.workloads.contains(&workload.id)
-                        || workload.references.iter().any(|it| *it.secret == *key.name))
-            };
-            let concerned = workloads[&namespace].iter().filter(concerned);
+            let steps = steps_of(now, &key, &assessment, &workloads[&namespace], config);
             rows.push(Row {
                 at,
                 why,
                 names: assessment.names.iter().map(ToString::to_string).collect(),
-                workloads: concerned.map(|workload| workload.id.to_string()).collect(),
+                steps,
+                verify: assessment.settings.verify.as_ref().map(ToString::to_string),
                 secret: key,
             });
         }

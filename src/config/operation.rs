@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::reader::Place;
 use crate::schedule::budget::Backoff;
+use crate::secret::keys::FIELD_MANAGER;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -29,8 +30,18 @@ pub struct RolloutConfig {
     pub settle: Duration,
     /// Workloads of a Secret that go first, alone; 0 for none.
     pub canary_workloads: u32,
+    /// How long canaries are watched before the others follow.
+    pub canary_bake: Duration,
     /// Time without progress after which a rollout has failed.
     pub progress_timeout: Duration,
+    /// How long `verify` asks before a pod counts as one that serves the old leaf.
+    pub verify_grace: Duration,
+    /// When the kubelet has written a changed Secret into every pod, counted from the change.
+    pub reload_wait: Duration,
+    /// When pods are asked to reload once more where nothing verifies that they did.
+    pub reload_again: Duration,
+    /// Field manager of the writes to workloads.
+    pub field_manager: Box<str>,
 }
 
 /// Which DNS servers are asked.
@@ -86,7 +97,14 @@ impl Default for RolloutConfig {
             per_workload_min_interval: 5 * MINUTE,
             settle: 10 * SECOND,
             canary_workloads: 1,
+            canary_bake: Duration::ZERO,
             progress_timeout: 10 * MINUTE,
+            verify_grace: 30 * SECOND,
+            // It looks at each pod every 60 to 90 s; a change reaches the kubelet at once by its watch.
+            reload_wait: 90 * SECOND,
+            // Where it does not watch but caches, the change reaches it a minute later.
+            reload_again: 150 * SECOND,
+            field_manager: FIELD_MANAGER.into(),
         }
     }
 }
@@ -157,9 +175,25 @@ impl RolloutConfig {
             canary_workloads: fields
                 .get("canaryWorkloads")
                 .count(0..=MAX_COUNT, default.canary_workloads),
+            canary_bake: fields
+                .get("canaryBake")
+                .duration(Duration::ZERO..=DAY, default.canary_bake),
             progress_timeout: fields
                 .get("progressTimeout")
                 .duration(SECOND..=7 * DAY, default.progress_timeout),
+            verify_grace: fields
+                .get("verifyGrace")
+                .duration(SECOND..=10 * MINUTE, default.verify_grace),
+            reload_wait: fields
+                .get("reloadWait")
+                .duration(Duration::ZERO..=10 * MINUTE, default.reload_wait),
+            reload_again: fields
+                .get("reloadAgain")
+                .duration(Duration::ZERO..=10 * MINUTE, default.reload_again),
+            field_manager: fields
+                .get("fieldManager")
+                .parse(field_manager)
+                .unwrap_or(default.field_manager),
         })
     }
 }
@@ -199,6 +233,14 @@ impl MetricsConfig {
             per_certificate: fields.get("perCertificate").flag(default.per_certificate),
         })
     }
+}
+
+/// As the API server has it: at most 128 bytes that can be printed.
+fn field_manager(text: &str) -> Result<Box<str>, &'static str> {
+    let sound = (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    sound
+        .then(|| text.into())
+        .ok_or("expected 1 to 128 printable characters, such as flux-client-side-apply")
 }
 
 fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {

@@ -166,6 +166,17 @@ fn every_setting_arrives() {
         (config.rollout.settle, config.rollout.canary_workloads),
         (Duration::ZERO, 0)
     );
+    let rollout = &config.rollout;
+    assert_eq!(
+        [
+            rollout.canary_bake,
+            rollout.verify_grace,
+            rollout.reload_wait,
+            rollout.reload_again
+        ],
+        [300, 60, 0, 120].map(Duration::from_secs)
+    );
+    assert_eq!(&*rollout.field_manager, "flux-client-side-apply");
     assert_eq!(config.dns.nameservers.len(), 2);
     assert_eq!(config.watch.namespaces, ["shop", "web"]);
     assert_eq!(

@@ -95,6 +95,7 @@ struct Rare {
     problem_texts: u64,
     running: Option<(Task, Version)>,
     last_error: Option<Box<str>>,
+    stale_pods: u32,
 }
 
 impl Words {
@@ -277,6 +278,7 @@ impl Packed {
             problem_texts: observed.problem_texts,
             running: entry.running.clone(),
             last_error: entry.last_error.clone(),
+            stale_pods: entry.stale_pods,
         };
         Self {
             leaf,
@@ -346,6 +348,7 @@ impl Packed {
             roll_at: self.roll_at,
             running: rare.and_then(|rare| rare.running.clone()),
             last_error: rare.and_then(|rare| rare.last_error.clone()),
+            stale_pods: rare.map_or(0, |rare| rare.stale_pods),
             order_open: self.order_open,
             generation: self.generation,
             source: self.source,
@@ -420,6 +423,7 @@ mod tests {
             roll_at: UnixTime::NEVER,
             running: None,
             last_error: None,
+            stale_pods: 0,
             order_open: false,
             generation: 3,
             source: Source(1),
@@ -429,7 +433,7 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was() {
         let usual = entry();
-        let changes: [fn(&mut Entry); 12] = [
+        let changes: [fn(&mut Entry); 13] = [
             |_| {},
             |it| it.observed.uid = "odd".into(),
             |it| it.observed.resource_version = "odd".into(),
@@ -440,6 +444,7 @@ mod tests {
             |it| it.observed.suggestion = Suggestion::None,
             |it| it.observed.window = Some(UnixTime(0)),
             |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
+            |it| it.stale_pods = 7,
             |it| it.running = Some((Task::Roll, "odd".into())),
             |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
         ];
@@ -464,7 +469,7 @@ mod tests {
             assert!(!table.touch(&key, &"124".into(), listed));
             assert!(!table.touch(&key, &"odder".into(), listed));
         }
-        assert_eq!(table.len(), 12);
+        assert_eq!(table.len(), 13);
     }
 
     #[test]

@@ -243,6 +243,12 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
     for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.observed.halted) {
         sample(out, name, &labels(&key, &entry)[..2], 1);
     }
+    let name = "cert_renew_rollout_stale_pods";
+    let help = "Pods that serve an earlier leaf although all was done to bring them the new one";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.stale_pods > 0) {
+        sample(out, name, &labels(&key, &entry)[..2], entry.stale_pods);
+    }
     let name = "cert_renew_annotation_problems";
     let help = "Annotations of the Secret that are unknown or do not parse";
     family(out, name, "gauge", help);
@@ -457,6 +463,15 @@ pub(super) mod fixture {
         };
         fails(&mut index, "failing", due());
         fails(&mut index, "failing-rollout", unrolled());
+        let stale = add(&mut index, "stale", unrolled());
+        while let Some((_, taken)) = index.pop_due(NOW) {
+            let finished = if taken == stale {
+                Finished::Stale(NOW + DAY, 2, "no".into())
+            } else {
+                Finished::Later(NOW + DAY, None)
+            };
+            index.finished(NOW, &taken, finished, Duration::ZERO, None);
+        }
         add(&mut index, "healthy", healthy());
         add(&mut index, "due", due());
         add(&mut index, "absent", without_leaf(Fault::Absent));

@@ -16,7 +16,7 @@ use kube::runtime::watcher::{self, watcher};
 use tokio::time::{Instant, timeout};
 
 use super::error::{Error, once};
-use super::steps::Step;
+use super::steps::{Due, Step};
 use super::wait::{STALLED, Wait, Waited};
 use super::workload::{Workload, get, leaf_annotation};
 use crate::duration::human;
@@ -178,11 +178,10 @@ fn belongs(pod: &Pod, workload: &Workload) -> bool {
 
 fn see(pod: &Pod, step: &Step) -> Seen {
     let annotations = pod.annotations();
-    let has = |(key, leaf): (String, String)| annotations.get(&key) == Some(&leaf);
-    let leaves = step
-        .leaves
-        .iter()
-        .map(|due| (leaf_annotation(&due.secret), due.leaf.to_string()));
+    let has = |due: &Due| {
+        let value = annotations.get(&leaf_annotation(&due.secret));
+        value.is_some_and(|value| due.is_said_by(value))
+    };
     let conditions = pod
         .status
         .iter()
@@ -190,7 +189,7 @@ fn see(pod: &Pod, step: &Step) -> Seen {
         .flatten();
     Seen {
         uid: pod.uid().unwrap_or_default().into(),
-        old: !{ leaves }.all(has),
+        old: !step.leaves.iter().all(has),
         ready: { conditions }
             .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
         leaving: pod.metadata.deletion_timestamp.is_some(),

@@ -5,27 +5,35 @@
 //!                            └─ step: patch the template ─► watch until available (pods evicted where nobody replaces them)
 //! ```
 //! Inputs: the due Secrets of one namespace whose pairs were just found good ([`Request`]).
+//! `verify` asks the pods behind a Service what they serve once all that is done; `reload` asks pods instead of replacing them.
+//!
 //! The one thing written is `state.cert-renew.io/leaf.<secret>` on pod templates, by guarded patches; the truth of how
 //! far a rollout has come stands there, so that it may be cut off at any instant and planned again.
 
 mod budget;
 mod error;
 mod evict;
+mod handshake;
 mod plan;
+mod pods;
 mod progress;
 mod references;
+mod reload;
 mod run;
 mod state;
 mod step;
 mod steps;
+mod verify;
 mod wait;
 mod workload;
 
 pub use error::{CALL_DEADLINE, Error};
-pub use plan::plan;
+pub use plan::{plan, using};
 pub use progress::{Numbers, Progress, is_rolling, progress};
 pub use references::{Reference, Via};
+pub use reload::Asked;
 pub use run::{Happening, Outcome, Roller};
 pub use state::{HaltNote, NotAHaltNote};
-pub use steps::{Due, Phase, Plan, Remark, Request, Step, Verdict, Why};
+pub use steps::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
+pub use verify::{Pod, Proof, Verified};
 pub use workload::{Status, Strategy, Workload, leaf_annotation, list};

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::progress::{Progress, numbers, progress};
 use super::references::Reference;
 use super::state::HaltNote;
-use super::steps::{Due, Phase, Plan, Remark, Request, Step, Verdict, Why};
+use super::steps::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
 use super::workload::{Strategy, Workload, says};
 use crate::certificate::Fingerprint;
 use crate::config::RolloutConfig;
@@ -29,6 +29,8 @@ pub fn plan(
     let mut steps: BTreeMap<&WorkloadRef, Step> = BTreeMap::new();
     // How many canaries each Secret has already had: workloads that an earlier run rolled.
     let mut proven: BTreeMap<Box<str>, usize> = BTreeMap::new();
+    // Until when what an earlier run rolled is watched before others follow.
+    let mut baked: BTreeMap<Box<str>, UnixTime> = BTreeMap::new();
     for request in requests {
         let concerned = concerned(request, workloads, &mut plan.remarks);
         let verdict = verdict(now, request, &concerned, workloads);
@@ -38,9 +40,14 @@ pub fn plan(
             continue;
         }
         for (workload, why) in concerned {
+            let how = how(request, workload, &why, &mut plan.remarks);
             let carries = workload.carries(&request.secret, request.leaf);
             if carries {
                 *proven.entry(request.secret.clone()).or_default() += 1;
+            }
+            if carries && let Some(at) = workload.rolled_at {
+                let until = baked.entry(request.secret.clone()).or_insert(at);
+                *until = (at + config.canary_bake).max(*until);
             }
             if carries
                 && workload.strategy != Strategy::OnDelete
@@ -50,6 +57,7 @@ pub fn plan(
             }
             let step = steps.entry(&workload.id).or_insert_with(|| Step {
                 workload: workload.clone(),
+                how: how.clone(),
                 phase: Phase::Rest,
                 halts: true,
                 leaves: Vec::new(),
@@ -58,7 +66,8 @@ pub fn plan(
                     .rolled_at
                     .map_or(now, |at| at + config.per_workload_min_interval),
             });
-            step.urgency = step.urgency.min(served_until(request));
+            step.how = both(&step.how, &how);
+            step.urgency = step.urgency.min(request.served_until());
             // The earlier halt was overruled: what failed then may fail again, and stops nobody.
             let tolerated = request
                 .halted
@@ -79,10 +88,15 @@ pub fn plan(
                 leaf: request.leaf,
                 written: request.written,
                 why,
+                again: false,
             });
         }
     }
     plan.steps = steps.into_values().collect();
+    for step in &mut plan.steps {
+        let until = step.leaves.iter().filter_map(|due| baked.get(&due.secret));
+        step.not_before = until.fold(step.not_before, |latest, until| latest.max(*until));
+    }
     choose_canaries(
         &mut plan.steps,
         proven,
@@ -90,6 +104,52 @@ pub fn plan(
     );
     plan.steps.sort_by_key(|step| (step.phase, step.urgency));
     plan
+}
+
+/// The workloads that use a Secret and are not left alone.
+#[must_use]
+pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
+    let concerned = concerned(request, workloads, &mut Vec::new());
+    concerned
+        .into_iter()
+        .map(|(workload, _)| workload.clone())
+        .collect()
+}
+
+/// What is to be done to a workload for one Secret.
+fn how(request: &Request, workload: &Workload, why: &Why, remarks: &mut Vec<Remark>) -> How {
+    let RolloutMode::Post { port, path } = &request.mode else {
+        return How::Restart;
+    };
+    let frozen = match why {
+        Why::Refers(references) => references.iter().find(|reference| !reference.live),
+        Why::Named => None,
+    };
+    let why = match frozen {
+        _ if workload.host_network => "its pods are on the host's network".to_owned(),
+        Some(reference) => format!("{reference} never changes in a running pod"),
+        None => {
+            return How::Reload(vec![Ask {
+                port: *port,
+                path: path.clone(),
+            }]);
+        }
+    };
+    remarks.push(Remark::Restarted {
+        secret: request.secret.clone(),
+        workload: workload.id.clone(),
+        why,
+    });
+    How::Restart
+}
+
+/// What serves two Secrets: a restart serves all, and where there is none each has to be asked for.
+fn both(one: &How, other: &How) -> How {
+    let (How::Reload(one), How::Reload(other)) = (one, other) else {
+        return How::Restart;
+    };
+    let more = other.iter().filter(|ask| !one.contains(ask));
+    How::Reload(one.iter().chain(more).cloned().collect())
 }
 
 /// The workloads that use a Secret, and why.
@@ -198,14 +258,6 @@ fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &[Workload]) -
     note.leaf == request.leaf && !note.resumed && !expired && !recovered
 }
 
-/// When what the workloads serve ends. Where that is unknown, or there was no certificate, nothing is more urgent.
-fn served_until(request: &Request) -> UnixTime {
-    match request.rolled_out {
-        Some(RolledOut::Leaf { not_after, .. }) => not_after,
-        Some(RolledOut::None) | None => UnixTime(i64::MIN),
-    }
-}
-
 /// Moves steps to the front until each Secret has had as many canaries as it should: those that serve the most Secrets
 /// first. A canary must be able to prove something: it has pods, was available, and its own controller rolls it.
 fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wanted: usize) {
@@ -219,8 +271,7 @@ fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wa
             step.phase = Phase::Canary;
             continue;
         }
-        let proves =
-            step.workload.strategy != Strategy::OnDelete && numbers(&step.workload).target > 0;
+        let proves = !replaced_by_us(step) && numbers(&step.workload).target > 0;
         let lacking = step
             .leaves
             .iter()
@@ -234,8 +285,15 @@ fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wa
     }
 }
 
+/// Whether we would evict its pods one by one, for as long as that takes.
+fn replaced_by_us(step: &Step) -> bool {
+    step.how == How::Restart && step.workload.strategy == Strategy::OnDelete
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -409,6 +467,102 @@ mod tests {
         ] {
             assert_eq!(verdict_of(request, vec![object]), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn who_cannot_reload_is_restarted_and_said() {
+        let post = |secret: &str, port| Request {
+            mode: RolloutMode::Post {
+                port,
+                path: "/r".into(),
+            },
+            ..request(secret, "new", served("old", 9))
+        };
+        let spec = |pointer: &str| format!("/spec/template/spec/{pointer}");
+        let sub_path = json!([{"name": "c", "volumeMounts": [{"name": "tls", "subPath": "x"}]}]);
+        let env = json!([{"name": "c", "envFrom": [{"secretRef": {"name": "tls"}}]}]);
+        let objects = vec![
+            web("a", &["tls"], &[]),
+            with(web("b", &["tls"], &[]), &[(&spec("containers"), sub_path)]),
+            with(web("c", &["tls"], &[]), &[(&spec("containers"), env)]),
+            with(
+                web("d", &["tls"], &[]),
+                &[(&spec("hostNetwork"), json!(true))],
+            ),
+            web("e", &["tls", "other"], &[]),
+            web("f", &["tls", "restarts"], &[]),
+        ];
+        let restarts = request("restarts", "new", served("old", 9));
+        let plan = planned(&[post("tls", 80), post("other", 81), restarts], objects);
+        let mut done: Vec<(&str, String)> = plan
+            .steps
+            .iter()
+            .map(|step| {
+                let how = match &step.how {
+                    How::Restart => "restart".to_owned(),
+                    How::Reload(asks) => asks.iter().map(|ask| ask.port.to_string()).collect(),
+                };
+                (&*step.workload.id.name, how)
+            })
+            .collect();
+        done.sort();
+        let expected = [
+            ("a", "80"),
+            ("b", "restart"),
+            ("c", "restart"),
+            ("d", "restart"),
+            ("e", "8081"),
+            ("f", "restart"),
+        ];
+        assert_eq!(done, expected.map(|(name, how)| (name, how.to_owned())));
+        let said: Vec<String> = plan.remarks.iter().map(ToString::to_string).collect();
+        let expected = [
+            "deployment/b is restarted, not asked to reload: volume tls (subPath) never changes in a running pod",
+            "deployment/c is restarted, not asked to reload: envFrom of container c never changes in a running pod",
+            "deployment/d is restarted, not asked to reload: its pods are on the host's network",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn what_verify_asks_for_once_more_is_another_value_of_the_same_leaf() {
+        let request = request("tls", "new", served("old", 9));
+        let carrying = |value: String| {
+            let mut object = web("a", &["tls"], &[]);
+            object["spec"]["template"]["metadata"]["annotations"] =
+                json!({leaf_annotation("tls"): value});
+            workload(Kind::Deployment, object)
+        };
+        let once = carrying(leaf("new").to_string());
+        let twice = carrying(format!("{}.2", leaf("new")));
+        let again = Step::again(once.clone(), &request, NOW);
+        assert!(!again.is_carried_by(&once) && again.is_carried_by(&twice));
+        // The plan of a later run takes both for rolled.
+        for workload in [once, twice] {
+            let plan = plan(
+                NOW,
+                std::slice::from_ref(&request),
+                &[workload],
+                &RolloutConfig::default(),
+            );
+            assert_eq!(plan.steps, []);
+        }
+    }
+
+    #[test]
+    fn a_canary_goes_on_baking_after_a_restart_of_the_operator() {
+        let bake = Duration::from_secs(300);
+        let config = RolloutConfig {
+            canary_bake: bake,
+            ..RolloutConfig::default()
+        };
+        let mut canary = workload(Kind::Deployment, web("a", &["tls"], &[("tls", "new")]));
+        canary.rolled_at = Some(NOW);
+        let rest = workload(Kind::Deployment, web("b", &["tls"], &[]));
+        let request = request("tls", "new", served("old", 9));
+        let plan = plan(NOW, &[request], &[canary, rest], &config);
+        let waits: Vec<UnixTime> = plan.steps.iter().map(|step| step.not_before).collect();
+        assert_eq!(waits, [NOW + bake]);
     }
 
     #[test]

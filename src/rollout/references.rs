@@ -72,6 +72,7 @@ pub(super) struct PodSpec {
     containers: Option<Vec<Container>>,
     init_containers: Option<Vec<Container>>,
     ephemeral_containers: Option<Vec<Container>>,
+    pub(super) host_network: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

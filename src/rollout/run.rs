@@ -10,11 +10,13 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kube::Client;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::error::Error;
-use super::steps::Step;
+use super::steps::{Phase, Step};
+use super::workload::get;
 use crate::cluster::chain;
 use crate::config::RolloutConfig;
 use crate::secret::workload::WorkloadRef;
@@ -24,12 +26,20 @@ use crate::secret::workload::WorkloadRef;
 /// renewal comes near it.
 const LOOP_LIMIT: usize = 10;
 const LOOP_WINDOW: Duration = Duration::from_secs(3_600);
+/// Connections to pods at the same time, in the whole cluster.
+const CONNECTIONS: usize = 64;
 
 /// What all rollouts of a process share.
 pub struct Roller {
     pub(super) client: Client,
     pub(super) budget: Arc<Budget>,
     pub(super) progress_timeout: Duration,
+    pub(super) verify_grace: Duration,
+    pub(super) reload_wait: Duration,
+    pub(super) field_manager: Box<str>,
+    /// Connections to pods: so many Secrets at once do not take all sockets.
+    pub(super) connections: Semaphore,
+    canary_bake: Duration,
     history: Mutex<History>,
 }
 
@@ -54,6 +64,8 @@ pub enum Outcome {
 pub enum Happening<'a> {
     /// It has the leaf and is available.
     Rolled(&'a Step, Duration),
+    /// So many of its pods were asked to reload, and all did.
+    Reloaded(&'a Step, usize),
     /// It had it already, or is gone.
     Unchanged(&'a Step),
     /// It did not become available.
@@ -64,6 +76,7 @@ pub enum Happening<'a> {
 #[derive(Debug)]
 pub(super) enum Ended {
     Rolled(Duration),
+    Reloaded(usize),
     Unchanged,
     /// It did not become available, and what that means.
     Failed(String, Weight),
@@ -107,6 +120,11 @@ impl Roller {
                 count(config.per_namespace),
             )),
             progress_timeout: config.progress_timeout,
+            verify_grace: config.verify_grace,
+            reload_wait: config.reload_wait,
+            field_manager: config.field_manager.clone(),
+            connections: Semaphore::new(CONNECTIONS),
+            canary_bake: config.canary_bake,
             history: Mutex::default(),
         }
     }
@@ -140,8 +158,16 @@ impl Roller {
             };
             for step in waiting.extract_if(.., |step| !blocked(step)) {
                 running.push(step.clone());
+                // Where nobody follows there is nobody to be spared.
+                let bakes = step.phase == Phase::Canary
+                    && unfinished
+                        .iter()
+                        .any(|other| other.phase > step.phase && share(other, &step));
                 futures.push(async move {
-                    let result = self.step(namespace, &step, standings).await;
+                    let result = match self.step(namespace, &step, standings).await {
+                        Ok(Ended::Rolled(took)) if bakes => self.bake(namespace, &step, took).await,
+                        result => result,
+                    };
                     (step, result)
                 });
             }
@@ -161,12 +187,34 @@ impl Roller {
             running.retain(|other| other.workload.id != step.workload.id);
             match &result {
                 Ok(Ended::Rolled(took)) => tell(Happening::Rolled(&step, *took)),
+                Ok(Ended::Reloaded(pods)) => tell(Happening::Reloaded(&step, *pods)),
                 Ok(Ended::Unchanged) => tell(Happening::Unchanged(&step)),
                 Ok(Ended::Failed(why, _)) => tell(Happening::Failed(&step, why)),
                 Ok(Ended::Deferred(_) | Ended::Skipped) | Err(_) => {}
             }
             conclude(&step, &result, standings);
         }
+    }
+
+    /// Watches a canary that has just come up: whoever fails a little later spares the others all the same.
+    async fn bake(&self, namespace: &str, step: &Step, took: Duration) -> Result<Ended, Error> {
+        if self.canary_bake.is_zero() {
+            return Ok(Ended::Rolled(took));
+        }
+        tokio::time::sleep(self.canary_bake).await;
+        let current = get(&self.client, namespace, &step.workload.id).await?;
+        let well = current.is_none_or(|current| {
+            !step.is_carried_by(&current) || !step.halts || current.is_available()
+        });
+        Ok(if well {
+            Ended::Rolled(took)
+        } else {
+            let bake = crate::duration::human(self.canary_bake);
+            let why = format!(
+                "it came up with the new certificate, and {bake} later it is not available"
+            );
+            Ended::Failed(why, Weight::Stops)
+        })
     }
 
     /// Notes that a workload is about to be patched; false where that has happened too often of late.
@@ -235,7 +283,11 @@ fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) {
     let id = &step.workload.id;
     let (outcome, stops) = match result {
         Ok(
-            Ended::Rolled(_) | Ended::Unchanged | Ended::Skipped | Ended::Failed(_, Weight::None),
+            Ended::Rolled(_)
+            | Ended::Reloaded(_)
+            | Ended::Unchanged
+            | Ended::Skipped
+            | Ended::Failed(_, Weight::None),
         ) => return,
         Ok(Ended::Failed(why, weight)) => (
             Outcome::Halted(id.clone(), why.clone()),
@@ -280,7 +332,7 @@ mod tests {
     use super::*;
     use crate::certificate::Fingerprint;
     use crate::rollout::workload::tests::workload;
-    use crate::rollout::{Due, Phase, Why};
+    use crate::rollout::{Due, How, Phase, Why};
     use crate::secret::workload::Kind;
     use crate::time::UnixTime;
 
@@ -290,9 +342,11 @@ mod tests {
             leaf: Fingerprint([0; 32]),
             written: None,
             why: Why::Named,
+            again: false,
         };
         Step {
             workload: workload(Kind::Deployment, json!({"metadata": {"name": name}})),
+            how: How::Restart,
             phase: Phase::Rest,
             halts: true,
             leaves: secrets.iter().map(due).collect(),
@@ -332,6 +386,7 @@ mod tests {
         let why = || String::from("why");
         for (ended, expected) in [
             (Ok(Ended::Rolled(Duration::ZERO)), "---"),
+            (Ok(Ended::Reloaded(2)), "---"),
             (Ok(Ended::Unchanged), "---"),
             (Ok(Ended::Failed(why(), Weight::None)), "---"),
             (Ok(Ended::Failed(why(), Weight::Alone)), "hh-"),

@@ -17,11 +17,10 @@ use super::evict;
 use super::plan::is_newer;
 use super::progress::is_rolling;
 use super::run::{Ended, Roller, Standings, Weight, fought_over, is_stopped};
-use super::steps::Step;
+use super::steps::{How, Step};
 use super::wait::{self, Wait, Waited};
 use super::workload::{Strategy, Workload, api, get, leaf_annotation};
 use crate::cluster::chain;
-use crate::secret::keys::FIELD_MANAGER;
 use crate::secret::workload::Kind;
 use crate::time::UnixTime;
 
@@ -49,6 +48,9 @@ impl Roller {
         step: &Step,
         standings: &Standings,
     ) -> Result<Ended, Error> {
+        if let How::Reload(asks) = &step.how {
+            return self.reload(namespace, step, asks, standings).await;
+        }
         if !step.is_carried_by(&step.workload) {
             tokio::time::sleep(step.not_before.since(UnixTime::now())).await;
         }
@@ -125,6 +127,10 @@ impl Roller {
     /// has seen no other leaf, whoever restarted it. Pods may be listed only with rbac/addons/eviction.yaml; whatever is
     /// not known for certain means that the workload is rolled.
     async fn is_left_alone(&self, namespace: &str, step: &Step, current: &Workload) -> bool {
+        // Whoever is rolled once more has pods that are young and serve an earlier leaf.
+        if step.leaves.iter().any(|due| due.again) {
+            return false;
+        }
         let written: Option<Vec<UnixTime>> = step.leaves.iter().map(|due| due.written).collect();
         let Some(written) = written.and_then(|all| all.into_iter().max()) else {
             return false;
@@ -166,12 +172,12 @@ impl Roller {
     ) -> Result<Patched, Error> {
         let leaves = step.leaves.iter();
         let annotations: BTreeMap<String, String> = leaves
-            .map(|due| (leaf_annotation(&due.secret), due.leaf.to_string()))
+            .map(|due| (leaf_annotation(&due.secret), due.value()))
             .collect();
         let id = &step.workload.id;
         let api = api(&self.client, namespace, id.kind);
         let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.into()),
+            field_manager: Some(self.field_manager.to_string()),
             ..PatchParams::default()
         };
         let mut noted = false;

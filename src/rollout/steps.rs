@@ -4,11 +4,14 @@ use std::fmt;
 
 use super::references::Reference;
 use super::state::HaltNote;
-use super::workload::Workload;
+use super::workload::{Workload, says};
 use crate::certificate::Fingerprint;
 use crate::secret::state::RolledOut;
 use crate::secret::workload::{RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
+
+/// Ends the value of the one repeat that `verify` may ask for.
+const REPEAT: &str = ".2";
 
 /// A Secret for which a rollout is due, just read and its pair found good.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +30,7 @@ pub struct Request {
     pub remembered: Option<Fingerprint>,
     /// A halt that an earlier rollout ended in.
     pub halted: Option<HaltNote>,
-    /// How its workloads take a new leaf up. `Post` is rolled like `Restart`: nothing may be left behind.
+    /// How its workloads take a new leaf up. Whoever cannot reload is restarted: nothing may be left behind.
     pub mode: RolloutMode,
     /// Workloads that it names.
     pub workloads: Vec<WorkloadRef>,
@@ -68,6 +71,8 @@ pub enum Verdict {
 pub struct Step {
     /// As it was listed.
     pub workload: Workload,
+    /// What is done to it.
+    pub how: How,
     /// When it starts.
     pub phase: Phase,
     /// Whether its failure stops what has not started yet of the Secrets that it serves.
@@ -78,6 +83,24 @@ pub struct Step {
     pub urgency: UnixTime,
     /// Not patched before this instant: it was rolled a short while ago.
     pub not_before: UnixTime,
+}
+
+/// What is done to a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Its pods are replaced.
+    Restart,
+    /// Its pods are asked to reload, by each of these.
+    Reload(Vec<Ask>),
+}
+
+/// `POST http://<pod>:<port><path>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The pod's port.
+    pub port: u16,
+    /// Path with its leading slash.
+    pub path: Box<str>,
 }
 
 /// The order of steps. A step starts when no step of an earlier phase that serves one of its Secrets is left.
@@ -102,6 +125,8 @@ pub struct Due {
     pub written: Option<UnixTime>,
     /// Why the workload is concerned.
     pub why: Why,
+    /// Its pods had it already, and one served an earlier one all the same: they are replaced once more.
+    pub again: bool,
 }
 
 /// Why a workload is rolled for a Secret.
@@ -130,6 +155,15 @@ pub enum Remark {
         /// The workload.
         workload: WorkloadRef,
     },
+    /// The pods are replaced although the Secret says `post:`.
+    Restarted {
+        /// The Secret.
+        secret: Box<str>,
+        /// The workload.
+        workload: WorkloadRef,
+        /// Why they cannot reload.
+        why: String,
+    },
     /// The workload was created after the Secret was written: its pods have never seen another leaf.
     Newer {
         /// The Secret.
@@ -143,15 +177,67 @@ impl Step {
     /// Whether the template already says all of it, so that only the pods are still to come.
     #[must_use]
     pub fn is_carried_by(&self, workload: &Workload) -> bool {
-        self.leaves
-            .iter()
-            .all(|due| workload.carries(&due.secret, due.leaf))
+        self.leaves.iter().all(|due| {
+            workload
+                .leaf_of(&due.secret)
+                .is_some_and(|value| due.is_said_by(value))
+        })
+    }
+
+    /// The pods of a workload replaced once more, because one of them serves an earlier leaf.
+    #[must_use]
+    pub fn again(workload: Workload, request: &Request, now: UnixTime) -> Self {
+        Self {
+            workload,
+            how: How::Restart,
+            phase: Phase::Rest,
+            halts: true,
+            leaves: vec![Due {
+                secret: request.secret.clone(),
+                leaf: request.leaf,
+                written: request.written,
+                why: Why::Named,
+                again: true,
+            }],
+            urgency: request.served_until(),
+            not_before: now,
+        }
     }
 
     /// Whether it serves this Secret.
     #[must_use]
     pub fn serves(&self, secret: &str) -> bool {
         self.leaves.iter().any(|due| &*due.secret == secret)
+    }
+}
+
+impl Due {
+    /// What the template says once the workload was rolled for it.
+    #[must_use]
+    pub fn value(&self) -> String {
+        let repeat = if self.again { REPEAT } else { "" };
+        format!("{}{repeat}", self.leaf)
+    }
+
+    /// Whether an annotation's value says that the workload was rolled for it.
+    #[must_use]
+    pub fn is_said_by(&self, value: &str) -> bool {
+        if self.again {
+            value == self.value()
+        } else {
+            says(value, self.leaf)
+        }
+    }
+}
+
+impl Request {
+    /// When what the workloads serve ends. Where that is unknown, or there was no certificate, nothing is more urgent.
+    #[must_use]
+    pub fn served_until(&self) -> UnixTime {
+        match self.rolled_out {
+            Some(RolledOut::Leaf { not_after, .. }) => not_after,
+            Some(RolledOut::None) | None => UnixTime(i64::MIN),
+        }
     }
 }
 
@@ -172,6 +258,9 @@ impl fmt::Display for Remark {
         match self {
             Self::Missing { workload, .. } => write!(f, "{workload} does not exist"),
             Self::OptedOut { workload, .. } => write!(f, "{workload} has opted out of rollouts"),
+            Self::Restarted { workload, why, .. } => {
+                write!(f, "{workload} is restarted, not asked to reload: {why}")
+            }
             Self::Newer { workload, .. } => write!(f, "{workload} is newer than the certificate"),
         }
     }

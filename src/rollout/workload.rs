@@ -48,6 +48,8 @@ pub struct Workload {
     pub leaves: BTreeMap<Box<str>, Box<str>>,
     /// Where the pod template names Secrets.
     pub references: Vec<Reference>,
+    /// Its pods share the network of their node.
+    pub host_network: bool,
     /// Label selector of its pods.
     pub selector: Box<str>,
     /// How its controller replaces pods.
@@ -388,6 +390,7 @@ impl Object {
             status,
         } = self.wire;
         let template = spec.template.unwrap_or_default();
+        let pod_spec = template.spec.unwrap_or_default();
         let status = status.read(kind, metadata.generation, spec.replicas);
         let annotations = template
             .metadata
@@ -424,7 +427,8 @@ impl Object {
                 .into_iter()
                 .filter(|(key, _)| key.starts_with(keys::LEAF_PREFIX))
                 .collect(),
-            references: template.spec.unwrap_or_default().references(),
+            host_network: pod_spec.host_network,
+            references: pod_spec.references(),
             selector: selector(kind, spec.selector.unwrap_or_default()),
             strategy: if on_delete {
                 Strategy::OnDelete

@@ -1,0 +1,249 @@
+//! The pods that a new leaf has to reach: which of them can be asked, and where.
+//!
+//! Input: a namespace, a label selector or a Service. Output: the pods that are Ready, each with its own address or the
+//! reason why nobody connects to it. Endpoints are never read: whoever may write them could point us anywhere.
+//! It needs the rights of rbac/addons/verify.yaml.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort as OfferedPort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt as _};
+
+use super::error::{Error, call};
+use crate::secret::settings::ServicePort;
+
+/// Pods asked for at a time: some 10 KB of JSON each.
+const PAGE: u32 = 100;
+
+/// What nobody may have us connect to.
+const NOT_A_POD_ADDRESS: &str = "its address is a loopback or link-local one, which is no pod's";
+const HOST_NETWORK: &str = "it is on the host's network, which is not asked";
+const NO_ADDRESS: &str = "it has no address";
+
+/// A pod that is Ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ReadyPod {
+    pub(super) name: Box<str>,
+    pub(super) uid: Box<str>,
+    /// Where it can be asked, or why it is not.
+    pub(super) address: Result<IpAddr, &'static str>,
+    /// The ports that its containers name.
+    ports: BTreeMap<Box<str>, u16>,
+}
+
+/// What stands behind a port of a Service.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// The pods, and the port of each of them where it can be told.
+    Pods(Vec<(ReadyPod, Option<u16>)>),
+    /// Nothing that can be asked, in words.
+    Nothing(String),
+}
+
+/// The Ready pods that a selector finds.
+///
+/// # Errors
+/// When they cannot be listed.
+pub(super) async fn ready(
+    client: &Client,
+    namespace: &str,
+    selector: &str,
+) -> Result<Vec<ReadyPod>, Error> {
+    // No selector would select every pod of the namespace.
+    if selector.is_empty() {
+        return Ok(Vec::new());
+    }
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let mut params = ListParams::default().labels(selector).limit(PAGE);
+    let mut found = Vec::new();
+    loop {
+        let page = call("list", &"pods", namespace, || api.list(&params)).await?;
+        found.extend(page.items.iter().filter_map(see));
+        match page.metadata.continue_ {
+            Some(token) if !token.is_empty() => params.continue_token = Some(token),
+            _ => return Ok(found),
+        }
+    }
+}
+
+/// The Ready pods behind a port of a Service.
+///
+/// # Errors
+/// When the API server does not say.
+pub(super) async fn behind(
+    client: &Client,
+    namespace: &str,
+    to: &ServicePort,
+) -> Result<Behind, Error> {
+    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let what = format!("service/{}", to.service);
+    let service = call("get", &what, namespace, || api.get_opt(&to.service)).await?;
+    let spec = service.and_then(|service| service.spec);
+    let Some(spec) = spec else {
+        return Ok(Behind::Nothing(format!(
+            "there is no Service {}",
+            to.service
+        )));
+    };
+    let Some(port) = spec
+        .ports
+        .iter()
+        .flatten()
+        .find(|offered| offered.port == i32::from(to.port))
+    else {
+        let why = format!("Service {} has no port {}", to.service, to.port);
+        return Ok(Behind::Nothing(why));
+    };
+    let selector: Vec<String> = spec
+        .selector
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    if selector.is_empty() {
+        let why = format!("Service {} selects no pods", to.service);
+        return Ok(Behind::Nothing(why));
+    }
+    let pods = ready(client, namespace, &selector.join(",")).await?;
+    let with_port = |pod: ReadyPod| {
+        let port = pod.port(port);
+        (pod, port)
+    };
+    Ok(Behind::Pods(pods.into_iter().map(with_port).collect()))
+}
+
+impl ReadyPod {
+    /// The container port that a port of a Service leads to.
+    fn port(&self, offered: &OfferedPort) -> Option<u16> {
+        match &offered.target_port {
+            None => u16::try_from(offered.port).ok(),
+            Some(IntOrString::Int(number)) => u16::try_from(*number).ok(),
+            Some(IntOrString::String(name)) => self.ports.get(name.as_str()).copied(),
+        }
+    }
+}
+
+/// The pod, if it is Ready and stays.
+fn see(pod: &Pod) -> Option<ReadyPod> {
+    let status = pod.status.as_ref()?;
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    if !ready || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let spec = pod.spec.as_ref()?;
+    let address = match status
+        .pod_ip
+        .as_deref()
+        .unwrap_or_default()
+        .parse::<IpAddr>()
+    {
+        _ if spec.host_network == Some(true) => Err(HOST_NETWORK),
+        Err(_) => Err(NO_ADDRESS),
+        Ok(address) if is_asked(address) => Ok(address),
+        Ok(_) => Err(NOT_A_POD_ADDRESS),
+    };
+    let ports = spec
+        .containers
+        .iter()
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let number = u16::try_from(port.container_port).ok()?;
+            Some((port.name.as_deref()?.into(), number))
+        });
+    Some(ReadyPod {
+        name: pod.name_any().into(),
+        uid: pod.uid().unwrap_or_default().into(),
+        address,
+        ports: ports.collect(),
+    })
+}
+
+/// Whether an address can be a pod's. A forged one must lead neither to ourselves nor to a cloud's metadata server.
+fn is_asked(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_multicast()
+                || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_unspecified()
+                || v6.is_multicast())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(spec: Value, status: Value) -> Option<ReadyPod> {
+        let pod =
+            json!({"metadata": {"name": "web-1", "uid": "u"}, "spec": spec, "status": status});
+        see(&serde_json::from_value(pod).unwrap())
+    }
+
+    fn ready_at(address: &str) -> Value {
+        json!({"podIP": address, "conditions": [{"type": "Ready", "status": "True"}]})
+    }
+
+    #[test]
+    fn only_a_pod_of_its_own_address_is_asked() {
+        let plain = json!({"containers": []});
+        for address in ["10.0.0.7", "192.168.1.1", "fd00::7", "100.64.0.1"] {
+            let seen = pod(plain.clone(), ready_at(address)).unwrap();
+            assert_eq!(seen.address, Ok(address.parse().unwrap()));
+        }
+        for address in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+        ] {
+            let seen = pod(plain.clone(), ready_at(address)).unwrap();
+            assert_eq!(seen.address, Err(NOT_A_POD_ADDRESS), "{address}");
+        }
+        let seen = pod(plain.clone(), ready_at("")).unwrap();
+        assert_eq!(seen.address, Err(NO_ADDRESS));
+        let host = json!({"containers": [], "hostNetwork": true});
+        let seen = pod(host, ready_at("10.0.0.7")).unwrap();
+        assert_eq!(seen.address, Err(HOST_NETWORK));
+        assert_eq!(pod(plain, json!({"podIP": "10.0.0.7"})), None);
+    }
+
+    #[test]
+    fn a_port_is_found_by_number_and_by_name() {
+        let spec = json!({"containers": [{"name": "a", "ports": [{"name": "tls", "containerPort": 8443}]}]});
+        let seen = pod(spec, ready_at("10.0.0.7")).unwrap();
+        for (offered, port) in [
+            (json!({"port": 443}), Some(443)),
+            (json!({"port": 443, "targetPort": 9443}), Some(9443)),
+            (json!({"port": 443, "targetPort": "tls"}), Some(8443)),
+            (json!({"port": 443, "targetPort": "http"}), None),
+        ] {
+            let offered: OfferedPort = serde_json::from_value(offered).unwrap();
+            assert_eq!(seen.port(&offered), port);
+        }
+    }
+}

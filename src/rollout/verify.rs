@@ -1,0 +1,269 @@
+//! Whether the pods behind a Service serve the leaf that they should.
+//!
+//! Each Ready pod is asked over TLS at its own address, until all serve the leaf or the grace is over. The judgement is
+//! pure and has three outcomes: *served*, *stale*, and *unknown*, which proves nothing either way.
+
+use std::net::SocketAddr;
+
+use futures::StreamExt as _;
+use futures::stream;
+use tokio::time::{Duration, Instant, sleep};
+
+use super::error::Error;
+use super::handshake::{leaf_of, server_name};
+use super::pods::{self, Behind, ReadyPod};
+use super::run::Roller;
+use crate::certificate::{Fingerprint, Leaf};
+use crate::secret::settings::ServicePort;
+
+/// Pods of one Service that are asked at the same time.
+const AT_ONCE: usize = 16;
+/// Pause between two looks at pods that do not serve the leaf yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Pods that a text names; it says how many there are besides.
+const NAMED: usize = 3;
+
+/// What a Service is to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The Service and its port.
+    pub service: ServicePort,
+    /// The leaf that the Secret holds.
+    pub leaf: Leaf,
+    /// The leaf that the workloads had before, where that is known.
+    pub previous: Option<Fingerprint>,
+}
+
+/// What was found behind a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// How many pods serve the leaf.
+    pub served: usize,
+    /// Those that serve an earlier one.
+    pub stale: Vec<Pod>,
+    /// Of which nothing is known, and why; the Service itself where it leads to no pod.
+    pub unknown: Vec<String>,
+}
+
+/// A pod that was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub name: Box<str>,
+    /// Distinguishes it from a later one of its name.
+    pub uid: Box<str>,
+}
+
+/// What one pod serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Served {
+    New,
+    Old,
+    Unknown(String),
+}
+
+impl Verified {
+    /// Whether every pod serves the leaf.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.stale.is_empty() && self.unknown.is_empty()
+    }
+
+    /// The pods that serve an earlier leaf, in words.
+    #[must_use]
+    pub fn stale_text(&self) -> String {
+        let names: Vec<String> = self.stale.iter().map(|pod| pod.name.to_string()).collect();
+        some_of(&names)
+    }
+
+    /// Of which pods nothing is known and why, in words.
+    #[must_use]
+    pub fn unknown_text(&self) -> String {
+        some_of(&self.unknown)
+    }
+}
+
+/// The first of a list, and how many follow.
+pub(super) fn some_of(items: &[String]) -> String {
+    let first = items.iter().take(NAMED).cloned().collect::<Vec<_>>();
+    match items.len().saturating_sub(NAMED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+impl Roller {
+    /// Asks every pod behind a Service what it serves, again and again until all serve the leaf or the grace is over.
+    ///
+    /// # Errors
+    /// When the API server does not say which pods there are.
+    pub async fn verify(&self, namespace: &str, proof: &Proof) -> Result<Verified, Error> {
+        let until = Instant::now() + self.verify_grace;
+        loop {
+            let verified = self.look(namespace, proof).await?;
+            if verified.is_proven() || Instant::now() >= until {
+                return Ok(verified);
+            }
+            sleep(LOOK_AGAIN.min(self.verify_grace)).await;
+        }
+    }
+
+    async fn look(&self, namespace: &str, proof: &Proof) -> Result<Verified, Error> {
+        let mut verified = Verified::default();
+        let found = match pods::behind(&self.client, namespace, &proof.service).await? {
+            Behind::Pods(found) => found,
+            Behind::Nothing(why) => {
+                verified.unknown.push(why);
+                return Ok(verified);
+            }
+        };
+        if found.is_empty() {
+            let why = format!("no pod behind Service {} is Ready", proof.service.service);
+            verified.unknown.push(why);
+        }
+        let asked = stream::iter(found)
+            .map(|(pod, port)| async move {
+                let served = self.served_by(&pod, port, proof).await;
+                (pod, served)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect::<Vec<_>>()
+            .await;
+        for (pod, served) in asked {
+            let ReadyPod { name, uid, .. } = pod;
+            match served {
+                Served::New => verified.served += 1,
+                Served::Old => verified.stale.push(Pod { name, uid }),
+                Served::Unknown(why) => verified.unknown.push(format!("{name}: {why}")),
+            }
+        }
+        verified
+            .stale
+            .sort_by(|one, other| one.name.cmp(&other.name));
+        verified.unknown.sort();
+        Ok(verified)
+    }
+
+    async fn served_by(&self, pod: &ReadyPod, port: Option<u16>, proof: &Proof) -> Served {
+        let address = match pod.address {
+            Ok(address) => address,
+            Err(why) => return Served::Unknown(why.into()),
+        };
+        let Some(port) = port else {
+            return Served::Unknown("no container has a port of that name".into());
+        };
+        // It is never closed.
+        let _permit = self.connections.acquire().await;
+        let name = server_name(&proof.leaf.names, address);
+        judge(leaf_of(SocketAddr::new(address, port), name).await, proof)
+    }
+}
+
+/// What a leaf, or the lack of one, says.
+///
+/// A certificate of somebody else (a mesh's own, an ingress controller's placeholder) says nothing about ours. An earlier
+/// one of ours is told by being the one before, or by issuer, name and age.
+fn judge(read: Result<Leaf, String>, proof: &Proof) -> Served {
+    let Proof { leaf, previous, .. } = proof;
+    let read = match read {
+        Ok(read) => read,
+        Err(why) => return Served::Unknown(why),
+    };
+    let same_owner = || {
+        let shares_name = read.names.iter().any(|name| {
+            leaf.names
+                .iter()
+                .any(|own| own.covers(name) || name.covers(own))
+        });
+        read.issuer == leaf.issuer && shares_name
+    };
+    if read.fingerprint == leaf.fingerprint {
+        Served::New
+    } else if *previous == Some(read.fingerprint)
+        || (same_owner() && read.not_before < leaf.not_before)
+    {
+        Served::Old
+    } else if same_owner() {
+        Served::Unknown("it serves a certificate that is newer than the Secret's".into())
+    } else {
+        Served::Unknown("it serves a certificate of somebody else".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::UnixTime;
+
+    fn leaf(of: &str, issuer: &str, name: &str, not_before: i64) -> Leaf {
+        Leaf {
+            fingerprint: Fingerprint::of(of.as_bytes()),
+            not_before: UnixTime(not_before),
+            not_after: UnixTime(not_before + 1_000),
+            names: vec![name.parse().unwrap()],
+            self_signed: false,
+            key_type: None,
+            public_key: Box::default(),
+            issuer: issuer.into(),
+            serial: Box::default(),
+            authority_key_id: None,
+        }
+    }
+
+    #[test]
+    fn served_stale_and_unknown_are_told_apart() {
+        let proof = Proof {
+            service: "web:443".parse().unwrap(),
+            leaf: leaf("new", "CN=R11", "*.a.example", 500),
+            previous: Some(Fingerprint::of(b"old")),
+        };
+        for (why, read, expected) in [
+            (
+                "the leaf itself",
+                leaf("new", "CN=R11", "*.a.example", 500),
+                "new",
+            ),
+            (
+                "the one before, although the CA has changed its intermediate and the names",
+                leaf("old", "CN=R10", "b.example", 100),
+                "old",
+            ),
+            (
+                "one of long ago",
+                leaf("older", "CN=R11", "www.a.example", 50),
+                "old",
+            ),
+            (
+                "one that came meanwhile",
+                leaf("newer", "CN=R11", "*.a.example", 600),
+                "unknown",
+            ),
+            (
+                "the same CA, for somebody else",
+                leaf("x", "CN=R11", "c.example", 100),
+                "unknown",
+            ),
+            (
+                "a mesh's own",
+                leaf("mesh", "O=cluster.local", "www.a.example", 100),
+                "unknown",
+            ),
+        ] {
+            let said = match judge(Ok(read), &proof) {
+                Served::New => "new",
+                Served::Old => "old",
+                Served::Unknown(_) => "unknown",
+            };
+            assert_eq!(said, expected, "{why}");
+        }
+        let refused = judge(Err("connection refused".into()), &proof);
+        assert_eq!(refused, Served::Unknown("connection refused".into()));
+    }
+
+    #[test]
+    fn a_text_names_a_few() {
+        let items = |count: usize| (1..=count).map(|it| it.to_string()).collect::<Vec<_>>();
+        assert_eq!(some_of(&items(3)), "1, 2, 3");
+        assert_eq!(some_of(&items(5)), "1, 2, 3 and 2 more");
+    }
+}

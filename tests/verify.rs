@@ -1,0 +1,492 @@
+//! What pods serve after a rollout, and pods that are asked to reload: real servers on the pods' own addresses.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::{DynamicObject, ListParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use test_bench::certificates::Template;
+use test_bench::objects::{FRESH, Pair, Reference, Space, pair, workload};
+use test_bench::{
+    Bench, Context as _, Operator, Result, ensure, eventually, run_where_pods_have_addresses,
+    throughout,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::renewal::{SOON, annotation, leaf, options, rolled_out};
+
+/// Long enough for a restart that should not be to show itself.
+const QUIET: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn pods_are_asked_at_their_own_addresses() -> Result<()> {
+    run_where_pods_have_addresses("verify::inside::").await
+}
+
+/// What a server presents to whoever connects to this pod.
+type Choice = Box<dyn Fn(&Pod) -> Option<Pair> + Send + Sync>;
+
+/// The pod of a space that has this address.
+async fn pod_at(space: &Space, address: IpAddr) -> Result<Pod> {
+    let api: Api<Pod> = Api::namespaced(space.client.clone(), &space.name);
+    let at = ListParams::default().fields(&format!("status.podIP={address}"));
+    let mut pods = api.list(&at).await?.items;
+    pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+    pods.pop().context("no pod has this address")
+}
+
+/// Listens on every pod's address; says at which port.
+async fn listen() -> Result<(TcpListener, u16)> {
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).await?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, port))
+}
+
+/// A TLS server in every pod of the space; without a pair it hangs up.
+async fn serve_tls(space: &Arc<Space>, choice: Choice) -> Result<u16> {
+    let (listener, port) = listen().await?;
+    let (space, choice) = (Arc::clone(space), Arc::new(choice));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (space, choice) = (Arc::clone(&space), Arc::clone(&choice));
+            tokio::spawn(async move {
+                let pod = pod_at(&space, stream.local_addr()?.ip()).await?;
+                if let Some(pair) = choice(&pod) {
+                    // The client only looks, and leaves.
+                    let _ = acceptor(&pair)?.accept(stream).await;
+                }
+                Ok::<_, test_bench::Error>(())
+            });
+        }
+    });
+    Ok(port)
+}
+
+fn acceptor(pair: &Pair) -> Result<TlsAcceptor> {
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes());
+    let chain = chain.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// What reload endpoints were asked: the pod's address and the path, in order.
+type Hits = Arc<Mutex<Vec<(IpAddr, String)>>>;
+
+/// A reload endpoint in every pod, which answers with this status line and headers.
+async fn serve_reload(answer: &'static str) -> Result<(u16, Hits)> {
+    let (listener, port) = listen().await?;
+    let hits = Hits::default();
+    let noted = Arc::clone(&hits);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Who hangs up has not asked.
+            let _ = answer_one(stream, answer, &noted).await;
+        }
+    });
+    Ok((port, hits))
+}
+
+async fn answer_one(mut stream: TcpStream, answer: &str, hits: &Hits) -> Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await?);
+    }
+    let request = String::from_utf8(request)?;
+    let line = request.lines().next().context("no request line")?;
+    let path = line
+        .strip_prefix("POST ")
+        .and_then(|rest| rest.strip_suffix(" HTTP/1.1"))
+        .context("not a POST")?;
+    let address = stream.local_addr()?.ip();
+    hits.lock()
+        .expect("nobody panics")
+        .push((address, path.to_owned()));
+    let answer = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    Ok(stream.write_all(answer.as_bytes()).await?)
+}
+
+/// The leaf that a pod was started for, by its template.
+fn started_for(pod: &Pod) -> Option<&str> {
+    let annotation = pod.annotations().get("state.cert-renew.io/leaf.tls");
+    annotation.map(String::as_str)
+}
+
+async fn service(space: &Space, name: &str, app: &str, target: u16) -> Result<()> {
+    let api: Api<Service> = Api::namespaced(space.client.clone(), &space.name);
+    let service = json!({
+        "metadata": {"name": name},
+        "spec": {"selector": {"app": app}, "ports": [{"port": 443, "targetPort": target}]},
+    });
+    api.create(&PostParams::default(), &serde_json::from_value(service)?)
+        .await?;
+    Ok(())
+}
+
+async fn told(space: &Space, name: &str, said: &str) -> Result<String> {
+    let what = format!("an Event on {name} says {said}");
+    eventually(SOON, &what, async || {
+        let events = space.events(name).await?;
+        let found = events.iter().find(|event| event.contains(said));
+        found.cloned().with_context(|| format!("{events:?}"))
+    })
+    .await
+}
+
+async fn operator(bench: &Bench) -> Result<Operator<'_>> {
+    let mut options = options();
+    options.addons.push("rbac/addons/verify.yaml".into());
+    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 2s, reloadWait: 1s, reloadAgain: 1s}\n".into();
+    Operator::start(bench, options).await
+}
+
+/// A Deployment `web` whose workloads have `old` of the Secret `tls`.
+struct Scene {
+    space: Arc<Space>,
+    old: Pair,
+    new: Pair,
+}
+
+impl Scene {
+    async fn new(bench: &Bench, operator: &Operator<'_>) -> Result<Self> {
+        let space = Space::new(bench.client()?, "verify", operator.namespace()).await?;
+        Ok(Self {
+            space: Arc::new(space),
+            old: pair(&["web.example"], FRESH)?,
+            new: pair(&["web.example"], FRESH)?,
+        })
+    }
+
+    /// Makes the Secret with these annotations, and waits until it is known.
+    async fn begin(&self, annotations: &[(&str, &str)]) -> Result<()> {
+        let mut all = vec![("issuer", "external")];
+        all.extend(annotations);
+        self.space.tls_secret("tls", Some(&self.old), &all).await?;
+        rolled_out(&self.space, "tls").await?;
+        Ok(())
+    }
+
+    async fn web(&self) -> Result<()> {
+        let space = &self.space;
+        space
+            .workload("Deployment", "web", Reference::Volume, "tls")
+            .await?;
+        space.available("Deployment", "web").await
+    }
+
+    async fn put_new(&self) -> Result<()> {
+        self.space.put("tls", &self.new).await?;
+        Ok(())
+    }
+
+    async fn generation(&self) -> Result<i64> {
+        self.space.generation("Deployment", "web").await
+    }
+
+    /// The operator's series of this Secret with this name.
+    async fn series(&self, operator: &Operator<'_>, name: &str) -> Result<Option<String>> {
+        let metrics = operator.metrics().await?;
+        let labels = format!(
+            "{name}{{namespace=\"{}\",secret=\"tls\"}} ",
+            self.space.name
+        );
+        let value = |line: &str| line.strip_prefix(&labels).map(ToOwned::to_owned);
+        Ok(metrics.lines().find_map(value))
+    }
+}
+
+mod inside {
+    use super::*;
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn what_every_pod_serves_is_proven() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        scene.web().await?;
+        let (old, new) = (scene.old.clone(), scene.new.clone());
+        let choice = move |pod: &Pod| {
+            let pair = if started_for(pod).is_some() {
+                &new
+            } else {
+                &old
+            };
+            Some(pair.clone())
+        };
+        let port = serve_tls(&scene.space, Box::new(choice)).await?;
+        service(&scene.space, "web", "web", port).await?;
+        scene.begin(&[("verify", "web:443")]).await?;
+        scene.put_new().await?;
+        rolled_out(&scene.space, "tls").await?;
+        told(
+            &scene.space,
+            "tls",
+            "all 2 pods behind Service web:443 serve it",
+        )
+        .await?;
+        assert_eq!(scene.generation().await?, 2);
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn pods_that_serve_the_old_leaf_are_restarted_once_more_and_then_reported() -> Result<()>
+    {
+        let bench = Bench::shared().await?;
+        let mut operator = operator(bench).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        scene.web().await?;
+        let mended = Arc::new(AtomicBool::new(false));
+        let (old, new) = (scene.old.clone(), scene.new.clone());
+        let well = Arc::clone(&mended);
+        let choice = move |_: &Pod| {
+            let pair = if well.load(Ordering::Relaxed) {
+                &new
+            } else {
+                &old
+            };
+            Some(pair.clone())
+        };
+        let port = serve_tls(&scene.space, Box::new(choice)).await?;
+        service(&scene.space, "web", "web", port).await?;
+        scene.begin(&[("verify", "web:443")]).await?;
+        scene.put_new().await?;
+        told(&scene.space, "tls", "RestartedAgain").await?;
+        told(&scene.space, "tls", "ServedCertificateStale").await?;
+        let secret = scene.space.secrets().get("tls").await?;
+        let fingerprint = leaf(&secret)?.fingerprint.to_string();
+        let carried = scene.space.leaf_of("Deployment", "web", "tls").await?;
+        assert_eq!(carried, Some(format!("{fingerprint}.2")));
+        let had = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or_default();
+        assert!(!had.starts_with(&fingerprint), "{had}");
+        let stale = "cert_renew_rollout_stale_pods";
+        let shown = async |expected: Option<&str>| {
+            eventually(SOON, "the metric says so", async || {
+                let value = scene.series(&operator, stale).await?;
+                ensure!(value.as_deref() == expected, "{value:?}");
+                Ok(())
+            })
+            .await
+        };
+        shown(Some("2")).await?;
+        // A third restart would come with a fail-over, if it came at all.
+        operator.restart().await?;
+        eventually(SOON, "the metric is back", async || {
+            let value = scene.series(&operator, stale).await?;
+            ensure!(value.as_deref() == Some("2"), "{value:?}");
+            Ok(())
+        })
+        .await?;
+        throughout(QUIET, "web is not restarted again", async || {
+            let generation = scene.generation().await?;
+            ensure!(generation == 3, "{generation}");
+            Ok(())
+        })
+        .await?;
+        mended.store(true, Ordering::Relaxed);
+        operator.restart().await?;
+        rolled_out(&scene.space, "tls").await?;
+        eventually(SOON, "the metric is gone", async || {
+            let value = scene.series(&operator, stale).await?;
+            ensure!(value.is_none(), "{value:?}");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(scene.generation().await?, 3);
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn one_more_restart_is_enough_where_a_pod_was_given_the_old_secret() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        scene.web().await?;
+        scene
+            .space
+            .workload("Deployment", "other", Reference::Volume, "tls")
+            .await?;
+        let (old, new) = (scene.old.clone(), scene.new.clone());
+        let choice = move |pod: &Pod| {
+            let again = started_for(pod).is_some_and(|leaf| leaf.ends_with(".2"));
+            Some(if again { new.clone() } else { old.clone() })
+        };
+        let port = serve_tls(&scene.space, Box::new(choice)).await?;
+        service(&scene.space, "web", "web", port).await?;
+        scene.begin(&[("verify", "web:443")]).await?;
+        scene.put_new().await?;
+        rolled_out(&scene.space, "tls").await?;
+        assert_eq!(scene.generation().await?, 3);
+        let other = scene.space.generation("Deployment", "other").await?;
+        assert_eq!(other, 2, "nothing is known against it");
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn what_is_unknown_neither_restarts_nor_halts() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let foreign = Template::new(&["web.example"]).self_signed()?;
+        for (verify, serves, said) in [
+            ("web:443", Some(foreign), "a certificate of somebody else"),
+            ("web:443", None, "web-"),
+            ("web:444", None, "Service web has no port 444"),
+            ("gone:443", None, "there is no Service gone"),
+        ] {
+            let scene = Scene::new(bench, &operator).await?;
+            scene.web().await?;
+            let choice = move |_: &Pod| serves.clone();
+            let port = serve_tls(&scene.space, Box::new(choice)).await?;
+            service(&scene.space, "web", "web", port).await?;
+            scene.begin(&[("verify", verify)]).await?;
+            scene.put_new().await?;
+            rolled_out(&scene.space, "tls").await?;
+            let event = told(&scene.space, "tls", "NotVerified").await?;
+            assert!(event.contains(said), "{event}");
+            assert_eq!(scene.generation().await?, 2);
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn pods_are_asked_to_reload_instead_of_restarted() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        scene.web().await?;
+        // A file that is mounted by subPath never changes.
+        let mut frozen = workload("Deployment", "frozen", 2, Reference::Volume, "tls");
+        let mount = json!([{"name": "tls", "mountPath": "/tls.crt", "subPath": "tls.crt"}]);
+        frozen["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = mount;
+        let volume = frozen["spec"]["template"]["spec"]["volumes"][0]["name"].clone();
+        frozen["spec"]["template"]["spec"]["containers"][0]["volumeMounts"][0]["name"] = volume;
+        let frozen: DynamicObject = serde_json::from_value(frozen)?;
+        let deployments = scene.space.workloads("Deployment");
+        deployments.create(&PostParams::default(), &frozen).await?;
+        scene
+            .space
+            .workload("StatefulSet", "env", Reference::Env, "tls")
+            .await?;
+        scene.space.available("Deployment", "frozen").await?;
+        let (port, hits) = serve_reload("204 No Content").await?;
+        scene
+            .begin(&[("rollout", &format!("post:{port}/-/reload?now=1"))])
+            .await?;
+        scene.put_new().await?;
+        rolled_out(&scene.space, "tls").await?;
+        assert_eq!(scene.generation().await?, 1, "it is not restarted");
+        let mut times: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for (address, path) in hits.lock().unwrap().iter() {
+            assert_eq!(path, "/-/reload?now=1");
+            *times.entry(*address).or_default() += 1;
+        }
+        let mut expected = BTreeMap::new();
+        for pod in scene.space.pods("web").await? {
+            let address = pod.status.and_then(|status| status.pod_ip);
+            expected.insert(address.context("no address")?.parse()?, 2);
+        }
+        assert_eq!(times, expected, "each pod is asked twice");
+        for (kind, name) in [("Deployment", "frozen"), ("StatefulSet", "env")] {
+            assert_eq!(scene.space.generation(kind, name).await?, 2, "{name}");
+            told(&scene.space, "tls", &format!("/{name} is restarted")).await?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn a_reload_that_fails_halts_and_no_redirect_is_followed() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let (elsewhere, followed) = serve_reload("200 OK").await?;
+        let away: &'static str = Box::leak(
+            format!("307 Temporary Redirect\r\nlocation: http://10.0.0.1:{elsewhere}/x")
+                .into_boxed_str(),
+        );
+        for (answer, said) in [("500 Oh", "answered 500"), (away, "answered 307")] {
+            let scene = Scene::new(bench, &operator).await?;
+            scene.web().await?;
+            scene
+                .space
+                .workload("Deployment", "later", Reference::Volume, "tls")
+                .await?;
+            scene.space.available("Deployment", "later").await?;
+            let (port, _) = serve_reload(answer).await?;
+            scene
+                .begin(&[("rollout", &format!("post:{port}/r"))])
+                .await?;
+            scene.put_new().await?;
+            let event = told(&scene.space, "tls", "RolloutHalted").await?;
+            assert!(event.contains(said), "{event}");
+            for name in ["web", "later"] {
+                assert_eq!(scene.space.generation("Deployment", name).await?, 1);
+            }
+        }
+        assert_eq!(followed.lock().unwrap().as_slice(), []);
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn a_reload_that_came_too_early_is_repeated_where_it_is_verified() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        scene.web().await?;
+        let (reload, hits) = serve_reload("200 OK").await?;
+        let (old, new) = (scene.old.clone(), scene.new.clone());
+        let asked = Arc::clone(&hits);
+        // The kubelet brought the file only after the first request.
+        let choice = move |pod: &Pod| {
+            let status = pod.status.as_ref()?;
+            let address: IpAddr = status.pod_ip.as_deref()?.parse().ok()?;
+            let asked = asked.lock().unwrap();
+            let times = asked.iter().filter(|(at, _)| *at == address).count();
+            Some(if times > 1 { new.clone() } else { old.clone() })
+        };
+        let port = serve_tls(&scene.space, Box::new(choice)).await?;
+        service(&scene.space, "web", "web", port).await?;
+        let rollout = format!("post:{reload}/r");
+        scene
+            .begin(&[("rollout", &rollout), ("verify", "web:443")])
+            .await?;
+        scene.put_new().await?;
+        rolled_out(&scene.space, "tls").await?;
+        assert_eq!(scene.generation().await?, 1);
+        assert_eq!(hits.lock().unwrap().len(), 4, "two pods, twice each");
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn without_the_right_it_says_which_add_on_is_missing() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let scene = Scene::new(bench, &operator).await?;
+    scene.web().await?;
+    scene.begin(&[("verify", "web:443")]).await?;
+    scene.put_new().await?;
+    rolled_out(&scene.space, "tls").await?;
+    told(&scene.space, "tls", "rbac/addons/verify.yaml").await?;
+    assert_eq!(scene.generation().await?, 2);
+    Ok(())
+}

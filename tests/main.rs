@@ -5,6 +5,7 @@ mod acme_faults;
 mod acme_operator;
 mod alerts;
 mod bench_smoke;
+mod chaos;
 mod command;
 mod documents;
 mod faults;

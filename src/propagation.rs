@@ -103,7 +103,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
                     "halted at {}: cert-renew resume {namespace}/{secret}",
                     note.workload
                 );
-                Finished::Later(UnixTime::now() + LOOK_AGAIN, Some(why.into()))
+                Finished::Later(look_again(UnixTime::now(), request), Some(why.into()))
             }
         };
         if let Some((ticket, _)) = open.remove(&secret) {
@@ -454,10 +454,21 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
         .secret(key, &request.uid, severity, reason, &note);
     if halted {
         tracing::warn!(secret = %key, note, "the rollout is halted");
-        return Finished::Later(now + LOOK_AGAIN, Some(note.into()));
+        return Finished::Later(look_again(now, request), Some(note.into()));
     }
     tracing::info!(secret = %key, leaf = %request.leaf, "rolled out");
     Finished::Wrote
+}
+
+/// When a halt is looked at again: it ends at the latest with what the others serve.
+fn look_again(now: UnixTime, request: &Request) -> UnixTime {
+    match request.rolled_out {
+        // The last second of a leaf is still one of its own.
+        Some(RolledOut::Leaf { not_after, .. }) if not_after >= now => {
+            (now + LOOK_AGAIN).min(not_after + Duration::from_secs(1))
+        }
+        _ => now + LOOK_AGAIN,
+    }
 }
 
 async fn write(

@@ -9,6 +9,7 @@ mod chaos;
 mod command;
 mod documents;
 mod faults;
+mod fleet;
 mod install;
 mod kill_points;
 mod propagation;

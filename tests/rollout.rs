@@ -24,7 +24,7 @@ use test_bench::objects::{Reference, Space, workload};
 use test_bench::{Bench, Result, ensure, eventually};
 
 /// Far more than a rollout of some fake pods takes.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 const KINDS: [&str; 4] = [
     "Deployment",
     "StatefulSet",
@@ -32,7 +32,7 @@ const KINDS: [&str; 4] = [
     "ReplicationController",
 ];
 
-fn config() -> RolloutConfig {
+pub(crate) fn config() -> RolloutConfig {
     RolloutConfig {
         concurrency: 8,
         per_namespace: 4,
@@ -45,7 +45,7 @@ fn config() -> RolloutConfig {
 }
 
 /// A due rollout: the workloads have one leaf, the Secret holds another.
-fn due(secret: &str, leaf: &str) -> Request {
+pub(crate) fn due(secret: &str, leaf: &str) -> Request {
     let not_after = UnixTime(UnixTime::now().0 + 86_400);
     Request {
         secret: secret.into(),
@@ -67,18 +67,18 @@ fn due(secret: &str, leaf: &str) -> Request {
 
 /// What a rollout came to.
 #[derive(Debug, Default)]
-struct Came {
-    outcomes: BTreeMap<String, Outcome>,
+pub(crate) struct Came {
+    pub(crate) outcomes: BTreeMap<String, Outcome>,
     /// In their order, as `rolled deployment/web`.
-    happened: Vec<String>,
+    pub(crate) happened: Vec<String>,
 }
 
 impl Came {
-    fn done(&self, secret: &str) -> bool {
+    pub(crate) fn done(&self, secret: &str) -> bool {
         matches!(self.outcomes[secret], Outcome::Done)
     }
 
-    fn halted(&self, secret: &str) -> (String, &str) {
+    pub(crate) fn halted(&self, secret: &str) -> (String, &str) {
         match &self.outcomes[secret] {
             Outcome::Halted(workload, why) => (workload.to_string(), why),
             other => panic!("expected a halt, was {other:?}"),
@@ -86,7 +86,7 @@ impl Came {
     }
 }
 
-async fn roll_with(
+pub(crate) async fn roll_with(
     client: Client,
     namespace: &str,
     config: &RolloutConfig,
@@ -96,7 +96,7 @@ async fn roll_with(
     roll_by(&roller, client, namespace, config, requests).await
 }
 
-async fn roll_by(
+pub(crate) async fn roll_by(
     roller: &Roller,
     client: Client,
     namespace: &str,
@@ -135,7 +135,7 @@ async fn roll(space: &Space, request: Request) -> Result<Came> {
 }
 
 /// Makes a workload with changes at these JSON pointers.
-async fn make(
+pub(crate) async fn make(
     space: &Space,
     kind: &str,
     name: &str,
@@ -177,7 +177,7 @@ fn is_ready(pod: &Pod) -> bool {
         .any(|it| it.type_ == "Ready" && it.status == "True")
 }
 
-async fn ready(space: &Space, name: &str, count: usize) -> Result<BTreeSet<String>> {
+pub(crate) async fn ready(space: &Space, name: &str, count: usize) -> Result<BTreeSet<String>> {
     eventually(
         SOON,
         &format!("{count} pods of {name} are ready"),
@@ -201,7 +201,7 @@ async fn ready(space: &Space, name: &str, count: usize) -> Result<BTreeSet<Strin
 }
 
 /// Waits until the controllers have counted these workloads' pods as available, a moment after the pods are ready.
-async fn counted(space: &Space, names: &[&str]) -> Result<()> {
+pub(crate) async fn counted(space: &Space, names: &[&str]) -> Result<()> {
     eventually(SOON, "the workloads are available", async || {
         let workloads = rollout::list(&space.client, &space.name).await?;
         for name in names {
@@ -234,7 +234,7 @@ async fn one_of_each(space: &Space, secret: &str) -> Result<()> {
     Ok(())
 }
 
-async fn merge(space: &Space, kind: &str, name: &str, patch: Value) -> Result<()> {
+pub(crate) async fn merge(space: &Space, kind: &str, name: &str, patch: Value) -> Result<()> {
     space
         .workloads(kind)
         .patch(name, &PatchParams::default(), &Patch::Merge(patch))

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{Error, once};
 use super::steps::{Due, Step};
-use super::wait::{STALLED, Wait, Waited};
+use super::wait::{Wait, Waited, stalled};
 use super::workload::{Workload, get, leaf_annotation};
 use crate::duration::human;
 
@@ -111,7 +111,7 @@ pub(super) async fn replace(wait: Wait<'_>, step: &Step) -> Result<Waited, Error
                     )));
                 }
             }
-        } else if last.elapsed() >= STALLED {
+        } else if last.elapsed() >= stalled(patience) {
             place.give_back();
         }
         match timeout(ASK_AGAIN.min(patience), events.next()).await {

@@ -18,9 +18,12 @@ use crate::duration::human;
 
 /// A workload that has not moved for so long gives its place to others; it is awaited all the same.
 ///
-/// Shorter than any patience, so that what is stuck keeps nobody waiting; longer than nearly every pod takes to become
+/// Shorter than the patience, so that what is stuck keeps nobody waiting; longer than nearly every pod takes to become
 /// ready, so that the concurrency is exceeded by next to nothing that truly rolls.
-pub(super) const STALLED: Duration = Duration::from_secs(120);
+pub(super) fn stalled(patience: Duration) -> Duration {
+    const STALLED: Duration = Duration::from_secs(120);
+    STALLED.min(patience / 2)
+}
 
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,8 +125,8 @@ async fn observe(
     let mut last = Instant::now();
     let mut present = false;
     loop {
-        let limit = if last.elapsed() < STALLED {
-            STALLED.min(patience)
+        let limit = if last.elapsed() < stalled(patience) {
+            stalled(patience)
         } else {
             patience
         };

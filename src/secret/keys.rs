@@ -4,7 +4,7 @@
 pub const PREFIX: &str = "cert-renew.io/";
 /// Prefix of the annotations that cert-renew writes; never read as settings.
 pub const STATE_PREFIX: &str = "state.cert-renew.io/";
-/// Field manager of every write.
+/// Field manager of every write; of those to workloads the config may say another.
 pub const FIELD_MANAGER: &str = "cert-renew";
 
 /// Label that lets a Secret of another type than `kubernetes.io/tls` in.

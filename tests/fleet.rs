@@ -27,13 +27,13 @@ const QUIET: Duration = Duration::from_secs(3);
 #[tokio::test]
 async fn a_daemon_set_that_is_slow_but_moves_is_no_failure() -> Result<()> {
     let space = Space::new(Bench::shared().await?.client()?, "slow", "").await?;
-    // Three nodes, one pod at a time, each available four seconds after it is ready: twice the patience in all.
-    let slow = [("/spec/minReadySeconds", json!(4))];
+    // Three nodes, one pod at a time, each available six seconds after it is ready: more than the patience in all.
+    let slow = [("/spec/minReadySeconds", json!(6))];
     make(&space, "DaemonSet", "agent", "tls", &slow).await?;
     ready(&space, "agent", 3).await?;
     counted(&space, &["agent"]).await?;
     let config = RolloutConfig {
-        progress_timeout: Duration::from_secs(7),
+        progress_timeout: Duration::from_secs(15),
         ..config()
     };
     let client = space.client.clone();

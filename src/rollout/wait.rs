@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::Place;
 use super::error::Error;
-use super::progress::{Best, Progress, is_rolling, progress};
+use super::progress::{Best, Numbers, Progress, is_rolling, progress};
 use super::steps::Step;
 use super::workload::{Workload, api, get};
 use crate::cluster::chain;
@@ -80,7 +80,7 @@ pub(super) async fn available(
                 Judged::Ended(Waited::Failed(why))
             }
             Progress::Moving(numbers) => {
-                Judged::Waits(best.surpassed_by(numbers), numbers.to_string())
+                Judged::Waits(moved(&mut best, seen, numbers), numbers.to_string())
             }
         }
     })
@@ -99,12 +99,18 @@ pub(super) async fn settled(wait: Wait<'_>) -> Result<Waited, Error> {
         }
         match progress(seen, 0) {
             Progress::Moving(numbers) => {
-                Judged::Waits(best.surpassed_by(numbers), numbers.to_string())
+                Judged::Waits(moved(&mut best, seen, numbers), numbers.to_string())
             }
             Progress::Done | Progress::Stuck(_) => Judged::Ended(Waited::Done),
         }
     })
     .await
+}
+
+/// Whether an observation is better than all before. Until its controller has seen the new template, a workload reports
+/// the pods of the old one as updated: nothing would ever surpass that.
+fn moved(best: &mut Best, seen: &Workload, numbers: Numbers) -> bool {
+    seen.status.observed && best.surpassed_by(numbers)
 }
 
 async fn observe(

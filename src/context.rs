@@ -1,7 +1,7 @@
 //! What every task of a running operator shares.
 
 use std::sync::atomic::{AtomicBool, AtomicI64};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use kube::Client;
 use tokio::sync::watch;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::cluster::events::Events;
 use crate::cluster::ledger::Ledger;
 use crate::config::Config;
-use crate::index::Index;
+use crate::index::{Index, Key};
 use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
@@ -54,5 +54,14 @@ impl Context {
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.borrow())
+    }
+
+    /// Whether the last task of a Secret ended with this error.
+    #[must_use]
+    pub fn last_said(&self, key: &Key, error: &str) -> bool {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index
+            .get(key)
+            .is_some_and(|entry| entry.last_error.as_deref() == Some(error))
     }
 }

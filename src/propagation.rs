@@ -403,11 +403,14 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
     };
     let (annotations, severity, reason, note) = match conclusion {
         Conclusion::Stale(pods, note) => {
-            tracing::warn!(secret = %key, note, "an earlier certificate is served");
-            let severity = Severity::Warning;
-            context
-                .events
-                .secret(key, &request.uid, severity, "ServedCertificateStale", &note);
+            // It is looked at again and again, and told once.
+            if !context.last_said(key, &note) {
+                tracing::warn!(secret = %key, note, "an earlier certificate is served");
+                let (severity, reason) = (Severity::Warning, "ServedCertificateStale");
+                context
+                    .events
+                    .secret(key, &request.uid, severity, reason, &note);
+            }
             return Finished::Stale(now + LOOK_AGAIN, pods, note.into());
         }
         Conclusion::Done(more) => {

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use test_bench::objects::{FRESH, Space, pair};
+use test_bench::objects::{FRESH, Reference, Space, pair};
 use test_bench::{Bench, Result, ensure};
 
 fn cert_renew(arguments: &[&str], kubeconfig: Option<&std::path::Path>) -> Result<Output> {
@@ -113,5 +113,55 @@ async fn status_shows_the_annotated_secrets() -> Result<()> {
         rows[0]["name"] == "shop" && rows[0]["names"][0] == "shop.example",
         "{rows}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn plan_says_what_would_roll_in_which_order_and_why() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "plan", "planned").await?;
+    let old = pair(&["plan.example"], FRESH)?;
+    for (secret, annotations) in [
+        (
+            "restarts",
+            vec![("issuer", "external"), ("verify", "web:443")],
+        ),
+        (
+            "reloads",
+            vec![("issuer", "external"), ("rollout", "post:8080/r")],
+        ),
+    ] {
+        space.tls_secret(secret, Some(&old), &annotations).await?;
+        for (name, reference) in [("a-env", Reference::Env), ("b", Reference::Volume)] {
+            let name = format!("{secret}-{name}");
+            space
+                .workload("Deployment", &name, reference, secret)
+                .await?;
+            space.available("Deployment", &name).await?;
+        }
+    }
+    let config = bench.directory().join("plan.yaml");
+    let text = "class: planned\nissuers: {internal: {directory: \"https://ca.example/directory\", contact: ops@example.com}}\n";
+    std::fs::write(&config, text)?;
+    let config = config.display().to_string();
+    let arguments = ["plan", "--config", &config, "-n", &space.name];
+    let lines = said(&cert_renew(&arguments, Some(bench.kubeconfig()))?);
+    for expected in [
+        "rolls deployment/restarts-a-env (env CERTIFICATE of container main), deployment/restarts-b (volume tls), verifies web:443",
+        "rolls deployment/reloads-a-env (env CERTIFICATE of container main), asks to reload deployment/reloads-b (volume tls)",
+    ] {
+        ensure!(lines.contains(expected), "{lines}");
+    }
+    let output = cert_renew(
+        &[arguments.as_slice(), &["--json"]].concat(),
+        Some(bench.kubeconfig()),
+    )?;
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let reloads = rows
+        .as_array()
+        .and_then(|rows| rows.iter().find(|row| row["name"] == "reloads"));
+    let how = reloads.map(|row| (&row["rollout"][0]["how"], &row["rollout"][1]["how"]));
+    let (restart, reload) = ("restart".into(), "reload".into());
+    ensure!(how == Some((&restart, &reload)), "{rows}");
     Ok(())
 }

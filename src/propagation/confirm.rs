@@ -80,10 +80,13 @@ impl Rolled<'_> {
         let mut verified = context.roller.verify(&key.namespace, proof).await?;
         if !verified.stale.is_empty() {
             match self.help(&verified).await? {
-                Outcome::Done => {}
-                other => return Ok(other.into()),
+                // There was nothing left to do, and nothing new to see.
+                None => {}
+                Some(Outcome::Done) => {
+                    verified = context.roller.verify(&key.namespace, proof).await?;
+                }
+                Some(other) => return Ok(other.into()),
             }
-            verified = context.roller.verify(&key.namespace, proof).await?;
         }
         let Verified {
             served,
@@ -120,15 +123,16 @@ impl Rolled<'_> {
         events.secret(self.key, &self.request.uid, Severity::Warning, reason, note);
     }
 
-    /// The one thing that is done for pods that serve an earlier leaf.
-    async fn help(&self, verified: &Verified) -> Result<Outcome, Error> {
+    /// The one thing that is done for pods that serve an earlier leaf; none where it was done before.
+    async fn help(&self, verified: &Verified) -> Result<Option<Outcome>, Error> {
         let (namespace, roller) = (&*self.key.namespace, &self.context.roller);
         let stale = &verified.stale;
         let workloads = rollout::list(&self.context.client, namespace).await?;
-        let mut steps = Vec::new();
+        let (mut steps, mut asked) = (Vec::new(), false);
         for workload in rollout::using(self.request, &workloads) {
             if let Some((_, asks)) = self.asked().find(|(asked, _)| asked.id == workload.id) {
-                roller.ask_some(namespace, &workload, asks, stale).await?;
+                let again = roller.ask_some(namespace, &workload, asks, stale).await?;
+                asked |= again.reloaded > 0;
                 continue;
             }
             let step = Step::again(workload, self.request, UnixTime::now());
@@ -138,7 +142,7 @@ impl Rolled<'_> {
             }
         }
         if steps.is_empty() {
-            return Ok(Outcome::Done);
+            return Ok(asked.then_some(Outcome::Done));
         }
         let names: Vec<String> = steps
             .iter()
@@ -150,7 +154,7 @@ impl Rolled<'_> {
             names.join(", ")
         );
         self.warn("RestartedAgain", &note);
-        Ok(self.restart(steps).await)
+        Ok(Some(self.restart(steps).await))
     }
 
     async fn restart(&self, steps: Vec<Step>) -> Outcome {

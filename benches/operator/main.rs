@@ -8,6 +8,7 @@
 mod audit;
 mod bare;
 mod data;
+mod growth;
 mod process;
 mod propagation;
 mod report;
@@ -64,7 +65,9 @@ fn main() -> ExitCode {
 async fn run(name: &str) -> Result<()> {
     let mut report = Report::new(name, &format!("make bench BENCH={name}"));
     match name {
-        "start-10k" => start::ten_thousand(&mut report).await?,
+        "start-1k" => start::thousands(&mut report, 1).await?,
+        "start-10k" => start::thousands(&mut report, 10).await?,
+        "growth" => return growth::draw(),
         "start-100k" => start::hundred_thousand(&mut report).await?,
         "install-10k" => start::install(&mut report).await?,
         "steady" => steady::run(&mut report).await?,
@@ -73,7 +76,7 @@ async fn run(name: &str) -> Result<()> {
         "wave-1000" => wave::run(&mut report, 1_000).await?,
         "wave-5000" => wave::run(&mut report, 5_000).await?,
         _ => bail!(
-            "there are {}, install-10k, start-100k and wave-5000; not {name:?}",
+            "there are {}, start-1k, start-100k, install-10k, wave-5000, and growth, which draws; not {name:?}",
             USUAL.join(", ")
         ),
     }

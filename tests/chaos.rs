@@ -129,6 +129,8 @@ async fn run(size: Size) -> Result<()> {
     options.api_server = Some(proxies.api_server());
     options.directory = Some(proxies.directory());
     let operator = Operator::start(bench, options.clone()).await?;
+    let mut other = operator.replica(options).await?;
+    other.run().await?;
     let space = Space::new(bench.client()?, "chaos", operator.namespace()).await?;
     let names: Vec<String> = (0..size.secrets)
         .map(|number| format!("tls-{number}"))
@@ -149,7 +151,7 @@ async fn run(size: Size) -> Result<()> {
     }
 
     proxies.rule(move |passed| fault(seed, passed));
-    let mut operators = vec![operator];
+    let mut operators = vec![operator, other];
     let mut random = Random(seed);
     let mut done: BTreeMap<&str, usize> = BTreeMap::new();
     let began = Instant::now();

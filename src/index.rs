@@ -363,6 +363,27 @@ impl Index {
         true
     }
 
+    /// A term begins: no task runs, and everything is due by what is known now.
+    pub fn restart(
+        &mut self,
+        now: UnixTime,
+        settle: Duration,
+        retry_at: impl Fn(&Observed) -> Option<UnixTime>,
+    ) {
+        self.queue.clear();
+        let all: Vec<Id> = self.table.ids(|_| true).collect();
+        for id in all {
+            let Some(mut entry) = self.table.get(id) else {
+                continue;
+            };
+            entry.running = None;
+            entry.order_open = false;
+            entry.schedule(now, settle, retry_at(&entry.observed));
+            self.enqueue(id, &entry);
+            self.table.set(id, &entry);
+        }
+    }
+
     /// The CA was asked about the leaf `about` of a Secret. Says what it had said before, if the Secret holds that leaf.
     pub fn suggest(
         &mut self,

@@ -11,6 +11,7 @@ mod documents;
 mod faults;
 mod install;
 mod kill_points;
+mod leadership;
 mod propagation;
 mod renewal;
 mod rights;

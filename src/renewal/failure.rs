@@ -55,8 +55,8 @@ pub(super) enum Failure {
     /// The Secret asks for something else by now.
     #[error("the Secret has changed and asks for something else")]
     Unwanted,
-    /// The process is stopping.
-    #[error("cert-renew is stopping")]
+    /// The term is over, or about to end.
+    #[error("this replica is handing over")]
     Stopped,
     /// Any of these, with the Secret that it is about.
     #[error("{what}")]
@@ -147,6 +147,11 @@ impl Failure {
     /// Counts the failure, tells the reader, and says when the next try is.
     pub(super) async fn settle(self, context: &Context, key: &Key) -> Finished {
         let now = UnixTime::now();
+        if !context.gate.is_open() {
+            // The term is over: this says nothing about the certificate, and the next leader begins anew.
+            tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
+            return Finished::Later(now, last_error(context, key));
+        }
         let reason = self.reason();
         let (what, of) = match self {
             Self::About { what, of } => (*what, of),

@@ -650,6 +650,22 @@ mod tests {
     }
 
     #[test]
+    fn a_new_term_begins_what_a_former_one_left_running_and_heeds_what_it_has_read() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        index.pop_due(UnixTime(60)).unwrap();
+        index.restart(UnixTime(70), SETTLE, |_| None);
+        assert_eq!(
+            index.pop_due(UnixTime(70)),
+            Some((Task::Renew, key.clone()))
+        );
+        // The ledger says that it has failed.
+        index.restart(UnixTime(80), SETTLE, |_| Some(UnixTime(500)));
+        assert_eq!(index.pop_due(UnixTime(499)), None);
+        assert_eq!(index.pop_due(UnixTime(500)), Some((Task::Renew, key)));
+    }
+
+    #[test]
     fn an_order_that_is_on_record_is_looked_after_whatever_comes_before() {
         let mut index = Index::default();
         let mut written = observed("1", Ok(leaf(2)), Some(rolled(1)));

@@ -442,6 +442,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_being_asked_when_a_term_ended_is_asked_in_the_next() {
+        let info = RenewalInfo::default();
+        info.lock().insert(&key("a"), certificate(100, "le"));
+        assert!(info.next(UnixTime(1)).is_ok());
+        assert!(info.next(UnixTime(1)).is_err());
+        info.lock().requeue();
+        assert_eq!(info.next(UnixTime(1)).ok().unwrap().key, key("a"));
+    }
+
+    #[test]
     fn an_issuer_that_cannot_be_asked_keeps_nothing_waiting() {
         let info = RenewalInfo::default();
         for name in ["a", "b"] {

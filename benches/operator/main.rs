@@ -8,6 +8,7 @@
 mod audit;
 mod bare;
 mod data;
+mod failover;
 mod growth;
 mod process;
 mod propagation;
@@ -22,10 +23,11 @@ use report::{Report, say};
 use test_bench::{Context as _, OperatorOptions, Result, bail};
 
 /// What runs without an argument; the large ones are asked for by name.
-const USUAL: [&str; 5] = [
+const USUAL: [&str; 6] = [
     "start-10k",
     "steady",
     "propagation",
+    "failover",
     "wave-200",
     "wave-1000",
 ];
@@ -72,6 +74,7 @@ async fn run(name: &str) -> Result<()> {
         "install-10k" => start::install(&mut report).await?,
         "steady" => steady::run(&mut report).await?,
         "propagation" => propagation::run(&mut report).await?,
+        "failover" => failover::run(&mut report).await?,
         "wave-200" => wave::run(&mut report, 200).await?,
         "wave-1000" => wave::run(&mut report, 1_000).await?,
         "wave-5000" => wave::run(&mut report, 5_000).await?,

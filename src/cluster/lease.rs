@@ -343,7 +343,7 @@ impl Calls {
             uid: lease.metadata.uid.unwrap_or_default(),
             version: lease.metadata.resource_version.unwrap_or_default(),
             holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
-            lasts: seconds.map_or(self.times.lease(), Duration::from_secs),
+            lasts: seconds.map_or_else(|| self.times.lease(), Duration::from_secs),
             transitions: spec.lease_transitions.unwrap_or_default(),
         }
     }

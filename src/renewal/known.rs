@@ -123,7 +123,7 @@ pub fn lookup(context: &Arc<Context>) -> OnMiss {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a token that is not known was not looked for")
+                    tracing::debug!(%error, "a token that is not known was not looked for");
                 }
             }
         })

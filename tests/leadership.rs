@@ -21,6 +21,8 @@ use crate::renewal::{SOON, annotation, leaf, options, renewed, rolled_out};
 const LONG: [&str; 3] = ["600s", "400s", "1s"];
 /// A lease whose end is waited for.
 const SHORT: [&str; 3] = ["3s", "2s", "400ms"];
+/// Secrets that are renewed when the leader is stopped.
+const STOPPED: usize = 5;
 /// Longer than a needless request takes to come.
 const QUIET: Duration = Duration::from_secs(4);
 
@@ -249,23 +251,42 @@ async fn a_leader_that_is_killed_is_followed_when_its_lease_ends() -> Result<()>
 #[tokio::test]
 async fn a_leader_that_was_stopped_starts_no_write_when_it_continues() -> Result<()> {
     let bench = Bench::shared().await?;
+    // What would come next: writing the order down, and asking for other orders; finalizing it.
+    for path in ["/order-plz", "/chalZ/"] {
+        stopped_at(bench, path)
+            .await
+            .with_context(|| format!("stopped at {path}"))?;
+    }
+    Ok(())
+}
+
+/// Stops the leader while the CA answers a request for `path`, and lets it continue when another one has done all.
+async fn stopped_at(bench: &Bench, path: &'static str) -> Result<()> {
     let proxies = Proxies::start(bench).await?;
     let mut options = options().lease(SHORT);
     options.directory = Some(proxies.directory());
     let Two { leader, standby } = Two::alike(bench, options).await?;
     let space = Space::new(bench.client()?, "stopped", leader.namespace()).await?;
-    // In the midst of an order: what comes next is to finalize it.
-    once_at(&proxies, "/chalZ/", leader.freezer()?);
-    let old = pair(&["stopped.example"], OLD)?;
-    space
-        .workload("Deployment", "web", Reference::Volume, "web")
-        .await?;
-    space
-        .tls_secret("web", Some(&old), &[("issuer", "pebble")])
-        .await?;
-    let secret = renewed(&space, "web", &old.certificate).await?;
-    rolled_out(&space, "web").await?;
-    leading(&standby).await?;
+    once_at(&proxies, path, leader.freezer()?);
+    // Several, so that there is much to go on with at once.
+    let names: Vec<String> = (0..STOPPED).map(|number| format!("web-{number}")).collect();
+    let mut old = Vec::new();
+    for name in &names {
+        let pair = pair(&[&format!("{name}.{}.example", space.name)], OLD)?;
+        space
+            .workload("Deployment", name, Reference::Volume, name)
+            .await?;
+        space
+            .tls_secret(name, Some(&pair), &[("issuer", "pebble")])
+            .await?;
+        old.push(pair);
+    }
+    let mut fingerprints = Vec::new();
+    for (name, old) in names.iter().zip(&old) {
+        renewed(&space, name, &old.certificate).await?;
+        fingerprints.push(leaf(&rolled_out(&space, name).await?)?.fingerprint);
+    }
+    ensure!(standby.leads().await?, "the other one does not lead");
 
     let (before, asked) = (leader.writes()?, posts(&proxies));
     leader.freeze(false)?;
@@ -278,15 +299,21 @@ async fn a_leader_that_was_stopped_starts_no_write_when_it_continues() -> Result
         Ok(())
     })
     .await?;
-    assert_eq!(answered(&proxies, "/finalize-order/", 200), 1);
-    let now = space.secrets().get("web").await?;
-    assert_eq!(leaf(&secret)?.fingerprint, leaf(&now)?.fingerprint);
-    assert_eq!(
-        space.generation("Deployment", "web").await?,
-        2,
-        "rolled once"
+    let certificates = answered(&proxies, "/finalize-order/", 200);
+    ensure!(
+        certificates == STOPPED,
+        "{certificates} certificates were issued"
     );
-    assert!(standby.leads().await?);
+    for (name, fingerprint) in names.iter().zip(fingerprints) {
+        let now = leaf(&space.secrets().get(name).await?)?.fingerprint;
+        ensure!(now == fingerprint, "{name} has another certificate");
+        let generation = space.generation("Deployment", name).await?;
+        ensure!(
+            generation == 2,
+            "{name} was rolled {} times",
+            generation - 1
+        );
+    }
     Ok(())
 }
 

@@ -119,6 +119,8 @@ pub enum Move {
     Claim(Claim),
     /// Nothing for so long, unless it changes.
     Wait(Duration),
+    /// Nothing for so long: the last request failed.
+    Rest(Duration),
 }
 
 /// See the module's documentation.
@@ -190,7 +192,7 @@ impl Election {
     #[must_use]
     pub fn next(&self, now: BootTime) -> Move {
         if now < self.not_before {
-            return Move::Wait(self.not_before.since(now));
+            return Move::Rest(self.not_before.since(now));
         }
         if self.stale {
             return Move::Look;
@@ -341,7 +343,8 @@ mod tests {
         let mut election = leader();
         for sent in [102, 104, 106, 108] {
             election.failed(at(sent));
-            assert_eq!(election.next(at(sent)), wait(2));
+            let rest = Move::Rest(Duration::from_secs(2));
+            assert_eq!(election.next(at(sent)), rest);
             assert_eq!(election.next(at(sent + 2)), Move::Look);
         }
         assert!(election.leads_until(at(109)).is_some());

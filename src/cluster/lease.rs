@@ -182,11 +182,11 @@ impl Candidate {
 
     async fn carry_out(&mut self, next: Move, leads: bool) -> Outcome {
         match next {
-            Move::Wait(time) if leads => {
+            Move::Wait(time) if !leads => self.wait(time).await,
+            Move::Wait(time) | Move::Rest(time) => {
                 sleep(time).await;
                 Outcome::Nothing
             }
-            Move::Wait(time) => self.wait(time).await,
             Move::Look => match self.calls.look().await {
                 Ok(record) => Outcome::Saw(record),
                 Err(error) => Outcome::Failed(error),

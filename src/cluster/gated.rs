@@ -56,3 +56,48 @@ where
         Box::pin(async move { gate.pass(answer).await? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, ready};
+
+    use tower::Service as _;
+
+    use super::*;
+
+    /// Answers everything.
+    struct Server;
+
+    impl Service<Request<()>> for Server {
+        type Response = ();
+        type Error = BoxError;
+        type Future = Ready<Result<(), BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_standby_reads_and_changes_nothing() {
+        for (gate, leads) in [(Gate::open(), true), (Gate::default(), false)] {
+            let mut service = Gating(gate).layer(Server);
+            for (method, reads) in [
+                (Method::GET, true),
+                (Method::HEAD, true),
+                (Method::POST, false),
+                (Method::PATCH, false),
+                (Method::PUT, false),
+                (Method::DELETE, false),
+            ] {
+                let request = Request::builder().method(&method).body(()).unwrap();
+                let answer = service.call(request).await;
+                assert_eq!(answer.is_ok(), reads || leads, "{method} {leads}");
+            }
+        }
+    }
+}

@@ -128,6 +128,14 @@ impl Failure {
         }
     }
 
+    fn is_handing_over(&self) -> bool {
+        match self {
+            Self::Stopped => true,
+            Self::About { what, .. } => what.is_handing_over(),
+            _ => false,
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Acme(error) => error.reason(),
@@ -147,10 +155,10 @@ impl Failure {
     /// Counts the failure, tells the reader, and says when the next try is.
     pub(super) async fn settle(self, context: &Context, key: &Key) -> Finished {
         let now = UnixTime::now();
-        if !context.gate.is_open() {
+        if !context.gate.is_open() || self.is_handing_over() {
             // The term is over: this says nothing about the certificate, and the next leader begins anew.
             tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
-            return Finished::Later(now, last_error(context, key));
+            return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
         }
         let reason = self.reason();
         let (what, of) = match self {
@@ -161,7 +169,7 @@ impl Failure {
                 return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
             }
         };
-        if matches!(what, Self::Unwanted | Self::Stopped)
+        if matches!(what, Self::Unwanted)
             || matches!(
                 what,
                 Self::Cluster(

@@ -24,6 +24,8 @@ use crate::time::UnixTime;
 
 /// A rollout takes its time: a window is overruled when less than this share of the lifetime would be left in it.
 const WINDOW_MARGIN_SHARE: u32 = 10;
+/// Bytes of names that the status page shows of one certificate: some may have a hundred.
+const MOST_NAMES: usize = 160;
 /// The name that stands for an issuer outside.
 pub const EXTERNAL: &str = "external";
 
@@ -293,6 +295,27 @@ impl Assessment {
             .map(hash)
     }
 
+    /// The names for the status page, comma-separated: those in the certificate, or else those that are asked for.
+    #[must_use]
+    pub fn listed_names(&self) -> Box<str> {
+        let names = match &self.leaf {
+            Ok(leaf) => &leaf.names,
+            Err(_) => &self.names,
+        };
+        let mut list = String::new();
+        for (number, name) in names.iter().enumerate() {
+            if list.len() >= MOST_NAMES {
+                list += &format!(" and {} more", names.len() - number);
+                break;
+            }
+            if number > 0 {
+                list.push_str(", ");
+            }
+            list += &name.to_string();
+        }
+        list.into()
+    }
+
     /// What the index keeps of it.
     #[must_use]
     pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
@@ -314,6 +337,7 @@ impl Assessment {
                 IssuerRef::Named(name) => Arc::clone(name),
             },
             leaf,
+            names: None,
             rolled_out: self.rolled_out,
             renewal: self.renewal,
             heed: self.heed,

@@ -23,6 +23,7 @@ use crate::cluster::{chain, watch};
 use crate::context::Context;
 use crate::index::{Change, Finished, Index, Key, Source, Task};
 use crate::renewal::info::{self, Suggested};
+use crate::secret::keys;
 use crate::secret::thin::ThinSecret;
 use crate::time::UnixTime;
 use crate::{propagation, renewal};
@@ -242,6 +243,7 @@ impl Controller {
         let uid = head.uid();
         let mut observed = assessment.observed(uid, head.resource_version());
         observed.suggestion = self.context.renewal_info.note(&key, uid, &assessment);
+        observed.names = config.metrics.page.then(|| assessment.listed_names());
         let retry_at = self
             .context
             .ledger
@@ -254,6 +256,11 @@ impl Controller {
         let change =
             self.index()
                 .apply(now, &key, observed, source, config.rollout.settle, retry_at);
+        if change == Change::New
+            && let Some(error) = head.annotation(keys::LAST_ERROR)
+        {
+            self.index().recall(&key, error);
+        }
         self.narrate(&key, uid, change, &assessment);
         if problems != known {
             self.report(&key, uid, &assessment);

@@ -68,6 +68,8 @@ pub struct Observed {
     pub issuer: Arc<str>,
     /// The leaf, or why there is none.
     pub leaf: Result<LeafFacts, Fault>,
+    /// Its names for the status page, comma-separated; none where there is no page.
+    pub names: Option<Box<str>>,
     /// What the workloads have, by the Secret's own word.
     pub rolled_out: Option<RolledOut>,
     /// When to renew by our own rule; see [`Observed::due`].
@@ -343,6 +345,13 @@ impl Index {
         Some((task, key))
     }
 
+    /// Takes over an error that a former run, or another replica, has written onto the Secret.
+    pub fn recall(&mut self, key: &Key, error: &str) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.last_error = Some(error.into());
+        }
+    }
+
     /// Brings a renewal forward to `now`; false when the Secret is not known.
     pub fn hasten(&mut self, key: &Key, now: UnixTime) -> bool {
         let Some(mut entry) = self.entries.remove(key) else {
@@ -544,6 +553,7 @@ mod tests {
             resource_version: version.into(),
             issuer: "le".into(),
             leaf,
+            names: None,
             rolled_out,
             renewal: Ok(Due {
                 at: UnixTime(60),

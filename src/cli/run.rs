@@ -88,6 +88,9 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         .await
         .map_err(|error| Failure::new("starting", &error))?;
     let per_certificate = config.metrics.per_certificate;
+    let page = config.metrics.page;
+    let ledger = Arc::new(ledger);
+    let accounts = Arc::clone(&ledger);
     let roller = Roller::new(client.clone(), &config.rollout);
     let issuers = Issuers::new(client.clone(), Arc::clone(&namespace), Arc::clone(&metrics));
     let (_config_sender, config) = watch::channel(Arc::new(config));
@@ -124,6 +127,11 @@ async fn operate(args: Args, config: Config) -> CommandResult {
             beat: Arc::clone(&context.beat),
             ready: Arc::clone(&context.ready),
             per_certificate: Arc::new(AtomicBool::new(per_certificate)),
+            page: Arc::new(AtomicBool::new(page)),
+            failures: Arc::new(move |account| accounts.failures(account)),
+            replica: std::env::var("POD_NAME")
+                .unwrap_or_else(|_| "cert-renew".into())
+                .into(),
             started,
         },
         until_stop(),

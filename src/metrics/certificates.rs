@@ -106,6 +106,7 @@ struct Found<'a> {
     troubled: Vec<(&'a Key, &'a Entry)>,
     unrolled: Vec<(&'a Key, &'a Entry)>,
     misread: Vec<(&'a Key, &'a Entry)>,
+    failed: Vec<(&'a Key, &'a Entry)>,
 }
 
 impl<'a> Found<'a> {
@@ -135,11 +136,20 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Appends what the index says at `now`.
-pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certificate: bool) {
+/// Appends what the index says at `now`; `failures` knows the failures in a row of an account.
+pub(super) fn write(
+    out: &mut String,
+    now: UnixTime,
+    index: &Index,
+    failures: &dyn Fn(u64) -> u32,
+    per_certificate: bool,
+) {
     let mut found = Found::default();
     for (key, entry) in index.iter() {
         found.take(key, entry, now, per_certificate);
+        if failures(entry.observed.account) > 0 {
+            found.failed.push((key, entry));
+        }
     }
     let Found {
         states,
@@ -149,9 +159,11 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
         mut troubled,
         mut unrolled,
         mut misread,
+        mut failed,
     } = found;
     let left_out = [
         ("certificate", keep(&mut readable, MOST_CERTIFICATES)),
+        ("failures", keep(&mut failed, MOST_TROUBLED)),
         ("problems", keep(&mut misread, MOST_TROUBLED)),
         ("rollout", keep(&mut unrolled, MOST_TROUBLED)),
         ("trouble", keep(&mut troubled, MOST_TROUBLED)),
@@ -214,6 +226,13 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
         let [namespace, secret, issuer] = labels(key, entry);
         sample(out, name, &[namespace, secret, issuer, ("state", state)], 1);
     }
+    let name = "cert_renew_certificate_failures";
+    let help = "Renewals that failed in a row, for each Secret whose last one did";
+    family(out, name, "gauge", help);
+    for (key, entry) in &failed {
+        let count = failures(entry.observed.account);
+        sample(out, name, &labels(key, entry), count);
+    }
     let name = "cert_renew_rollout_pending";
     let help = "The workloads have another leaf than the Secret: 1 = being brought to them, 0 = waits for its window, a renewal or a person";
     family(out, name, "gauge", help);
@@ -245,7 +264,7 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
 }
 
 /// Whether the workloads are known to have another leaf than the Secret. First sight is not that.
-fn unrolled(entry: &Entry) -> bool {
+pub(crate) fn unrolled(entry: &Entry) -> bool {
     match (&entry.observed.leaf, entry.rolled_out()) {
         (Ok(leaf), Some(RolledOut::Leaf { fingerprint, .. })) => leaf.fingerprint != fingerprint,
         (Ok(_), Some(RolledOut::None)) => true,
@@ -254,7 +273,7 @@ fn unrolled(entry: &Entry) -> bool {
 }
 
 /// Whether a rollout waits for nothing but itself.
-fn moves(entry: &Entry, now: UnixTime) -> bool {
+pub(crate) fn moves(entry: &Entry, now: UnixTime) -> bool {
     let queued = entry.roll_at != UnixTime::NEVER;
     let running = entry.running.as_ref().is_some_and(|it| it.0 == Task::Roll);
     let open = entry.observed.window.is_none_or(|window| window <= now);
@@ -262,7 +281,7 @@ fn moves(entry: &Entry, now: UnixTime) -> bool {
 }
 
 /// When a renewal falls due by what the Secret says; back-off and budgets, which only delay it, aside.
-fn renew_at(entry: &Entry) -> Option<UnixTime> {
+pub(crate) fn renew_at(entry: &Entry) -> Option<UnixTime> {
     let due = entry.observed.due().ok()?;
     Some(due.at.max(entry.observed.window.unwrap_or_default()))
 }
@@ -349,7 +368,7 @@ pub(super) fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], valu
 }
 
 #[cfg(test)]
-pub(super) mod fixture {
+pub(crate) mod fixture {
     //! An index with one Secret in each state.
 
     use super::*;
@@ -358,6 +377,8 @@ pub(super) mod fixture {
     use crate::schedule::due::{AT_ONCE, Due, Heed, Reason, Suggestion};
 
     pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
+    /// The account of those that are due.
+    pub(crate) const FAILING: u64 = 1;
     const OLD: Fingerprint = Fingerprint([1; 32]);
 
     /// A certificate of ninety days, thirty of them gone, renewed at sixty, with the workloads.
@@ -368,6 +389,7 @@ pub(super) mod fixture {
             resource_version: "1".into(),
             issuer: "letsencrypt".into(),
             leaf: Ok(leaf),
+            names: Some("shop.example, www.shop.example".into()),
             rolled_out: Some(has(leaf.fingerprint)),
             renewal: Ok(Due {
                 at: NOW + DAY * 30,
@@ -407,6 +429,7 @@ pub(super) mod fixture {
                 at: NOW - DAY,
                 reason: Reason::Lifetime,
             }),
+            account: FAILING,
             ..healthy()
         }
     }
@@ -533,7 +556,7 @@ pub(super) mod fixture {
     #[test]
     fn a_switch_takes_the_series_of_healthy_certificates_away() {
         let mut out = String::new();
-        write(&mut out, NOW, &index(), false);
+        write(&mut out, NOW, &index(), &|_| 0, false);
         assert!(!out.contains("secret=\"healthy\""), "{out}");
         let expired = "cert_renew_certificate_trouble{namespace=\"shop\",secret=\"expired\",issuer=\"letsencrypt\",state=\"expired\"} 1\n";
         assert!(out.contains(expired), "{out}");

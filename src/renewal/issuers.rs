@@ -115,6 +115,7 @@ impl Issuers {
         let slot = self.slot(name);
         let mut limited = lock(&slot.limited_until);
         *limited = until.max(*limited);
+        self.metrics.limited_until(name, *limited);
     }
 
     /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.

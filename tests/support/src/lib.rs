@@ -8,6 +8,7 @@
 //! returns `Result` prints.
 
 mod bench;
+pub mod browser;
 pub mod certificates;
 pub mod control_plane;
 mod edge;

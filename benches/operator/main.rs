@@ -8,6 +8,7 @@
 mod audit;
 mod bare;
 mod data;
+mod page;
 mod process;
 mod propagation;
 mod report;
@@ -21,9 +22,10 @@ use report::{Report, say};
 use test_bench::{Context as _, OperatorOptions, Result, bail};
 
 /// What runs without an argument; the large ones are asked for by name.
-const USUAL: [&str; 5] = [
+const USUAL: [&str; 6] = [
     "start-10k",
     "steady",
+    "page",
     "propagation",
     "wave-200",
     "wave-1000",
@@ -68,6 +70,7 @@ async fn run(name: &str) -> Result<()> {
         "start-100k" => start::hundred_thousand(&mut report).await?,
         "install-10k" => start::install(&mut report).await?,
         "steady" => steady::run(&mut report).await?,
+        "page" => page::run(&mut report).await?,
         "propagation" => propagation::run(&mut report).await?,
         "wave-200" => wave::run(&mut report, 200).await?,
         "wave-1000" => wave::run(&mut report, 1_000).await?,

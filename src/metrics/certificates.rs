@@ -31,7 +31,7 @@ pub enum State {
     Unreadable,
     /// The last try to bring it to the workloads failed.
     RolloutFailing,
-    /// Nobody said what names to ask for.
+    /// Nobody said what names to ask for, or the config does not let it have them.
     Blocked,
     /// It is to be renewed and waits for its turn, its window or its CA.
     Due,
@@ -66,7 +66,14 @@ impl State {
             Err(Fault::Absent) => Self::Absent,
             Err(Fault::Unreadable) => Self::Unreadable,
             Ok(_) if failed && entry.rollout_due() => Self::RolloutFailing,
-            Ok(_) if seen.renewal == Err(Never::NoNames) => Self::Blocked,
+            Ok(_)
+                if matches!(
+                    seen.renewal,
+                    Err(Never::NoNames | Never::UnknownIssuer | Never::NotAllowed)
+                ) =>
+            {
+                Self::Blocked
+            }
             Ok(_) if entry.renewal_due(now) => Self::Due,
             Ok(_) if seen.renewal == Err(Never::Paused) => Self::Paused,
             Ok(_) => Self::Ok,

@@ -224,7 +224,7 @@ fn heading(out: &mut String, sort: Sort, query: &Query) {
     let (class, title) = match sort {
         Sort::Secret => ("n", "Secret"),
         Sort::State => ("s", "State"),
-        Sort::From => ("d", "Valid from"),
+        Sort::From => ("f", "Valid from"),
         Sort::Renews => ("d", "Renews"),
         Sort::Ends => ("d", "Ends"),
         Sort::Issuer => ("i", "Issuer"),
@@ -268,7 +268,7 @@ fn write_row(out: &mut String, now: UnixTime, row: &Row, scale: Scale, places: &
     }
     let _ = write!(out, "<td>{}<td>", row.state.as_str());
     if let Some(from) = row.not_before {
-        out.push_str(&minute(from));
+        out.push_str(&day(from));
     }
     out.push_str("<td class=\"t");
     places.bar(scale, row, out);
@@ -304,7 +304,8 @@ fn trouble(out: &mut String, now: UnixTime, row: &Row) {
     }
     out.push_str("<small>");
     if row.failures > 0 {
-        let _ = write!(out, "failed {} times in a row. ", row.failures);
+        let s = if row.failures == 1 { "" } else { "s" };
+        let _ = write!(out, "{} failure{s} in a row. ", row.failures);
     }
     if let Some(at) = row.next_try {
         let _ = write!(out, "next try {}, {}. ", minute(at), relative(now, at));
@@ -312,7 +313,7 @@ fn trouble(out: &mut String, now: UnixTime, row: &Row) {
     if row.annotation_problems > 0 {
         let _ = write!(
             out,
-            "{} of its annotations are unknown or do not parse: see its Events.",
+            "{} of its annotations cannot be followed: see its Events.",
             row.annotation_problems
         );
     }
@@ -399,8 +400,8 @@ mod tests {
         for part in [
             "<th scope=row>shop/expired",
             "<td>renewal_failing<td>",
-            "no<small>failed 3 times in a row. next try 2023-11-15 22:13, in 1d. </small>",
-            "2 of its annotations are unknown",
+            "no<small>3 failures in a row. next try 2023-11-15 22:13, in 1d. </small>",
+            "2 of its annotations cannot",
             ">in trouble 6</a>",
             "a&quot;b\\c\nd",
         ] {

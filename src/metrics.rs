@@ -279,6 +279,8 @@ impl Metrics {
     pub fn renewal_info(&self, issuer: &str, answered: Option<UnixTime>) {
         let result = if answered.is_some() { "window" } else { "none" };
         self.info_polls.with_label_values(&[issuer, result]).inc();
+        // That none has moved is worth a series too.
+        self.info_moved.with_label_values(&[issuer]).inc_by(0);
         if let Some(at) = answered {
             self.info_answered.with_label_values(&[issuer]).set(at.0);
         }

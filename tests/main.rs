@@ -9,6 +9,7 @@ mod command;
 mod documents;
 mod install;
 mod kill_points;
+mod monitoring;
 mod page;
 mod propagation;
 mod renewal;

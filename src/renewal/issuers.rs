@@ -265,7 +265,12 @@ impl Issuers {
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {
-        Arc::clone(lock(&self.slots).entry(name.to_owned()).or_default())
+        let mut slots = lock(&self.slots);
+        let slot = slots.entry(name.to_owned()).or_insert_with(|| {
+            self.metrics.limited_until(name, UnixTime::default());
+            Arc::default()
+        });
+        Arc::clone(slot)
     }
 }
 

@@ -22,6 +22,7 @@ mod pebble;
 mod pki;
 pub mod ports;
 mod process;
+mod prometheus;
 mod proxy;
 
 use std::sync::OnceLock;
@@ -35,6 +36,7 @@ pub use eventually::{eventually, throughout};
 pub use operator::{Operator, OperatorOptions, Request, tally};
 pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
+pub use prometheus::Prometheus;
 pub use proxy::{Action, Fault, Passed, Proxies, Rule, Server};
 
 /// The runtime of what must outlive the runtime of a single test.

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::assess::{self, Assessment};
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
 use crate::context::Context;
 use crate::index::{Change, Finished, Index, Key, Source, Task};
@@ -282,13 +282,11 @@ impl Controller {
             let text = problem.to_string();
             tracing::warn!(secret = %key, problem = %text, "not as it should be");
             let reason = if problem.key.contains('/') {
-                "InvalidAnnotation"
+                Reason::InvalidAnnotation
             } else {
-                "UnreadableCertificate"
+                Reason::UnreadableCertificate
             };
-            self.context
-                .events
-                .secret(key, uid, Severity::Warning, reason, &text);
+            self.context.events.secret(key, uid, reason, &text);
         }
     }
 

@@ -11,11 +11,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::telemetry::{self, LogFormat};
+use super::telemetry::{self, LogFormat, Verbosity};
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::ledger::Ledger;
-use crate::cluster::watch as cluster_watch;
+use crate::cluster::{Way, watch as cluster_watch};
 use crate::config::Config;
 use crate::context::Context;
 use crate::metrics::Metrics;
@@ -54,18 +54,21 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> CommandResult {
-    telemetry::start(args.log_format, args.log_level);
+    let verbosity = telemetry::start(args.log_format, args.log_level);
     let config = Config::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
     for warning in config.warnings() {
         tracing::warn!(%warning, "config");
     }
-    block_on(operate(args, config))
+    block_on(async {
+        tokio::spawn(follow_hangups(verbosity));
+        operate(args, config).await
+    })
 }
 
 async fn operate(args: Args, config: Config) -> CommandResult {
     let metrics = Metrics::new().map_err(|error| Failure::new("registering metrics", &error))?;
     let metrics = Arc::new(metrics);
-    let client = crate::cluster::connect(Some(Arc::clone(&metrics)))
+    let client = crate::cluster::connect(&Way::default(), Some(Arc::clone(&metrics)))
         .await
         .map_err(|error| Failure::new("finding the way to the API server", &*error))?;
     let bind = |address: SocketAddr| async move {
@@ -158,6 +161,16 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let _ = tokio::join!(challenge_server, metrics_server);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// SIGHUP turns the log level to debug, and the next one back.
+async fn follow_hangups(mut verbosity: Verbosity) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangups.recv().await.is_some() {
+        verbosity.turn();
+    }
 }
 
 /// Ends at SIGTERM or Ctrl-C.

@@ -12,17 +12,55 @@ pub mod secrets;
 pub mod watch;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
 use kube::client::ClientBuilder;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 
 use crate::metrics::Metrics;
 
 /// The API server answers in milliseconds, or the answer will not come: kube sets no read timeout of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Which kubeconfig and which context of it is taken, and as whom; without any of it what kubectl would take.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// The kubeconfig file.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context.
+    pub context: Option<String>,
+    /// The user to impersonate.
+    pub user: Option<String>,
+    /// The groups to impersonate.
+    pub groups: Vec<String>,
+}
+
+impl Way {
+    async fn config(&self) -> Result<kube::Config, Box<dyn std::error::Error + Send + Sync>> {
+        let options = KubeConfigOptions {
+            context: self.context.clone(),
+            ..KubeConfigOptions::default()
+        };
+        let mut config = match &self.kubeconfig {
+            Some(file) => {
+                let file = Kubeconfig::read_from(file)?;
+                kube::Config::from_custom_kubeconfig(file, &options).await?
+            }
+            None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
+            None => kube::Config::infer().await?,
+        };
+        if self.user.is_some() {
+            config.auth_info.impersonate.clone_from(&self.user);
+            config.auth_info.impersonate_groups =
+                Some(self.groups.clone()).filter(|groups| !groups.is_empty());
+        }
+        Ok(config)
+    }
+}
 
 /// The client that everything here is given: by kubeconfig, else by the pod's service account.
 ///
@@ -34,9 +72,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// # Errors
 /// When neither says where the API server is.
 pub async fn connect(
+    way: &Way,
     metrics: Option<Arc<Metrics>>,
 ) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
-    let mut config = kube::Config::infer().await?;
+    let mut config = way.config().await?;
     let of_environment = |proxy: &http::Uri| {
         let values = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).ok());
         let mut parsed = values

@@ -19,7 +19,7 @@ use crate::acme::CertId;
 use crate::acme::ari::{Poll, Window, choose_instant};
 use crate::assess::{self, Assessment};
 use crate::certificate::Fingerprint;
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::schedule::due::{Heed, Suggestion};
@@ -365,10 +365,8 @@ fn settle(
                 tracing::info!(secret = %question.key, note, "renewal information");
                 let uid = state.certificates.get(&question.key);
                 let uid = uid.map(|known| Arc::clone(&known.uid)).unwrap_or_default();
-                let reason = "RenewalWindowMoved";
-                context
-                    .events
-                    .secret(&question.key, &uid, Severity::Normal, reason, &note);
+                let reason = Reason::RenewalWindowMoved;
+                context.events.secret(&question.key, &uid, reason, &note);
             }
             vec![suggested]
         }

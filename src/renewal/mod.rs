@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::acme::{self, Authorization, ChallengeType, OrderStatus, Preference};
 use crate::assess::{self, Assessment};
 use crate::certificate::{KeyType, Leaf};
-use crate::cluster::events::Severity;
+use crate::cluster::events;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets::{self, Changes};
 use crate::config::{self, Issuer};
@@ -199,7 +199,7 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
         context
             .events
-            .secret(key, fresh.uid(), Severity::Warning, "RenewalHeld", &note);
+            .secret(key, fresh.uid(), events::Reason::RenewalHeld, &note);
     }
     Outcome::Later(until, Some(note.into()))
 }
@@ -497,7 +497,7 @@ async fn write(
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     context
         .events
-        .secret(key, fresh.uid(), Severity::Normal, "Renewed", &note);
+        .secret(key, fresh.uid(), events::Reason::Renewed, &note);
     Ok(Outcome::Renewed(Box::new(leaf)))
 }
 
@@ -567,7 +567,7 @@ fn changes<'a>(
         );
         context
             .events
-            .secret(key, fresh.uid(), Severity::Warning, "OutputLeftOut", &note);
+            .secret(key, fresh.uid(), events::Reason::OutputLeftOut, &note);
     }
     Ok(Changes { annotations, data })
 }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::assess::{self, Assessment};
 use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
+use crate::config::Observe;
 use crate::context::Context;
 use crate::index::{Change, Finished, Index, Key, Source, Task};
 use crate::renewal::info::{self, Suggested};
@@ -234,6 +235,16 @@ impl Controller {
         let now = UnixTime::now();
         let config = self.context.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
+            if config.watch.observe == Observe::All
+                && let Some((mut observed, leaf)) = assess::bystander(secret)
+            {
+                observed.names = config.metrics.page.then(|| assess::listed(&leaf.names));
+                let settle = config.rollout.settle;
+                self.context.renewal_info.forget(&key);
+                self.index()
+                    .apply(now, &key, observed, source, settle, None);
+                return;
+            }
             if self.index().remove(&key) {
                 self.context.renewal_info.forget(&key);
                 tracing::info!(secret = %key, "no longer annotated");

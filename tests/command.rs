@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use serde_json::Value;
-use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
+use test_bench::objects::{Age, FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 
 fn cert_renew(arguments: &[&str], kubeconfig: Option<&std::path::Path>) -> Result<Output> {
@@ -256,7 +256,12 @@ async fn renew_waits_and_tells_how_far_it_is() -> Result<()> {
     let operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "awaited", operator.namespace()).await?;
     let ours = [("issuer", "pebble")];
-    let fresh = pair(&["awaited.example"], FRESH)?;
+    // Old enough that the budget allows another, and not yet due.
+    let age = Age {
+        since: 41,
+        left: 49,
+    };
+    let fresh = pair(&["awaited.example"], age)?;
     space.tls_secret("shop", Some(&fresh), &ours).await?;
     space
         .workload("Deployment", "web", Reference::Volume, "shop")
@@ -358,7 +363,7 @@ async fn a_hangup_turns_the_log_level_and_the_next_one_back() -> Result<()> {
     options.log_level = "info".into();
     let operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "hangup", operator.namespace()).await?;
-    let external = [("issuer", "external")];
+    let ours = ("issuer", "pebble");
     let turned = |times: usize| {
         let log = operator.log()?;
         let lines = log.matches("the log level is another").count();
@@ -371,7 +376,7 @@ async fn a_hangup_turns_the_log_level_and_the_next_one_back() -> Result<()> {
         eventually(soon, "the level is another", async || turned(times)).await?;
         // A debug line tells of each Secret that is watched, and an Event follows an annotation that is none.
         let fresh = pair(&["hangup.example"], FRESH)?;
-        let odd = [external[0], ("nonsense", "x")];
+        let odd = [ours, ("nonsense", "x")];
         space.tls_secret(name, Some(&fresh), &odd).await?;
         eventually(soon, "the Secret is noticed", async || {
             let log = operator.log()?;

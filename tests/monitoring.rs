@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
+use test_bench::objects::{EXPIRED, FRESH, OLD, Reference, Space, pair};
 use test_bench::{
     Bench, Context as _, Fault, Operator, OperatorOptions, Prometheus, Proxies, Result, Server,
     ensure, eventually,
@@ -159,5 +159,93 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
         }
     }
     ensure!(empty.is_empty(), "empty: {empty:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_tls_secret_is_observed_and_nothing_is_done_to_it() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
+    options.config += "watch: {observe: all}\n";
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "observed", operator.namespace()).await?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "old")
+        .await?;
+    space.available("Deployment", "web").await?;
+    let generation = space.generation("Deployment", "web").await?;
+    space
+        .tls_secret("old", Some(&pair(&["old.example"], OLD)?), &[])
+        .await?;
+    space
+        .tls_secret("gone", Some(&pair(&["gone.example"], EXPIRED)?), &[])
+        .await?;
+    space.tls_secret("empty", None, &[]).await?;
+    let labels = |name: &str| format!("namespace=\"{}\",secret=\"{name}\",issuer=\"\"", space.name);
+    let end = async |name: &str| -> Result<Option<String>> {
+        let metrics = operator.metrics().await?;
+        let series = format!(
+            "cert_renew_certificate_not_after_timestamp_seconds{{{}}} ",
+            labels(name)
+        );
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
+        Ok(line.map(ToOwned::to_owned))
+    };
+    let before = eventually(SOON, "both are observed", async || {
+        let metrics = operator.metrics().await?;
+        let trouble = format!(
+            "cert_renew_certificate_trouble{{{},state=\"expired\"}} 1",
+            labels("gone")
+        );
+        ensure!(metrics.contains(&trouble), "not yet");
+        end("old").await?.context("not yet")
+    })
+    .await?;
+    let put = space.put("old", &pair(&["old.example"], FRESH)?).await?;
+    eventually(SOON, "another certificate is observed", async || {
+        ensure!(
+            end("old").await?.is_some_and(|now| now != before),
+            "not yet"
+        );
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        end("empty").await?.is_none(),
+        "a Secret without a certificate"
+    );
+    // One that is annotated by then has been handled after all that came before it.
+    let external = [("issuer", "external")];
+    space
+        .tls_secret("last", Some(&pair(&["last.example"], FRESH)?), &external)
+        .await?;
+    eventually(SOON, "the last one is settled", async || {
+        let last = space.secrets().get("last").await?;
+        let annotations = last.metadata.annotations.unwrap_or_default();
+        ensure!(
+            annotations.contains_key("state.cert-renew.io/rolled-out"),
+            "not yet"
+        );
+        Ok(())
+    })
+    .await?;
+    let writes = operator.writes()?;
+    let touched = writes
+        .iter()
+        .filter(|it| it.namespace == space.name && it.name != "last");
+    ensure!(
+        touched.clone().count() == 0,
+        "{:?}",
+        touched.collect::<Vec<_>>()
+    );
+    let after = space.secrets().get("old").await?;
+    ensure!(
+        after.metadata.resource_version == put.metadata.resource_version,
+        "it was written"
+    );
+    ensure!(
+        space.generation("Deployment", "web").await? == generation,
+        "it was rolled"
+    );
     Ok(())
 }

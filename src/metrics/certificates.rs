@@ -272,6 +272,9 @@ pub(super) fn write(
 
 /// Whether the workloads are known to have another leaf than the Secret. First sight is not that.
 pub(crate) fn unrolled(entry: &Entry) -> bool {
+    if entry.observed.renewal == Err(Never::NotAnnotated) {
+        return false;
+    }
     match (&entry.observed.leaf, entry.rolled_out()) {
         (Ok(leaf), Some(RolledOut::Leaf { fingerprint, .. })) => leaf.fingerprint != fingerprint,
         (Ok(_), Some(RolledOut::None)) => true,

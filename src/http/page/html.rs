@@ -17,6 +17,8 @@ use crate::time::UnixTime;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
+/// Rows that a browser lays out together, or not at all while nobody sees them.
+const GROUP: usize = 100;
 /// Positions on the time line: finer than a pixel on most screens.
 const STEPS: i64 = 400;
 const DAY: i64 = 86_400;
@@ -176,9 +178,19 @@ fn link(out: &mut String, which: Which, query: &Query, text: &str, count: usize)
 
 fn table(out: &mut String, answer: &Answer, query: &Query, scale: Scale, places: &mut Places) {
     let shown = answer.certificates.len();
+    let part = if query.takes_all() {
+        ""
+    } else {
+        " data-part=1"
+    };
+    let cut = if answer.left_out > 0 {
+        " data-cut=1"
+    } else {
+        ""
+    };
     let _ = write!(
         out,
-        "<table><caption>{shown} of {} that match",
+        "<table{part}{cut}><caption>{shown} of {} that match",
         answer.matching
     );
     if answer.left_out > 0 {
@@ -199,21 +211,14 @@ fn table(out: &mut String, answer: &Answer, query: &Query, scale: Scale, places:
             );
         }
     }
-    let part = if query.takes_all() {
-        ""
-    } else {
-        " data-part=1"
-    };
-    let cut = if answer.left_out > 0 {
-        " data-cut=1"
-    } else {
-        ""
-    };
-    let _ = write!(out, "</thead>\n<tbody{part}{cut}>\n");
-    for row in &answer.certificates {
-        write_row(out, answer.as_of, row, scale, places);
+    out.push_str("</thead>\n");
+    for group in answer.certificates.chunks(GROUP) {
+        out.push_str("<tbody>\n");
+        for row in group {
+            write_row(out, answer.as_of, row, scale, places);
+        }
     }
-    out.push_str("</tbody></table>\n");
+    out.push_str("</table>\n");
     if shown == 0 {
         out.push_str("<p>Nothing matches. Annotate a Secret with cert-renew.io/issuer, or find something else.</p>\n");
     }
@@ -221,14 +226,14 @@ fn table(out: &mut String, answer: &Answer, query: &Query, scale: Scale, places:
 }
 
 fn heading(out: &mut String, sort: Sort, query: &Query) {
-    let (class, title) = match sort {
-        Sort::Secret => ("n", "Secret"),
-        Sort::State => ("s", "State"),
-        Sort::From => ("f", "Valid from"),
-        Sort::Renews => ("d", "Renews"),
-        Sort::Ends => ("d", "Ends"),
-        Sort::Issuer => ("i", "Issuer"),
-        Sort::Rollout => ("r", "Rollout"),
+    let title = match sort {
+        Sort::Secret => "Secret",
+        Sort::State => "State",
+        Sort::From => "Valid from",
+        Sort::Renews => "Renews",
+        Sort::Ends => "Ends",
+        Sort::Issuer => "Issuer",
+        Sort::Rollout => "Rollout",
     };
     let current = sort == query.sort;
     let order = match (current, query.descending) {
@@ -244,7 +249,7 @@ fn heading(out: &mut String, sort: Sort, query: &Query) {
     let name = sort.as_str();
     let _ = write!(
         out,
-        "<th scope=col class={class} data-sort={name}{order}><a href=\"?sort={minus}{name}&amp;state={}&amp;q=",
+        "<th scope=col data-sort={name}{order}><a href=\"?sort={minus}{name}&amp;state={}&amp;q=",
         query.which.as_str()
     );
     out.extend(form_urlencoded::byte_serialize(query.text.as_bytes()));

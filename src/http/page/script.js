@@ -1,10 +1,11 @@
 // What the server does for a link or a form, done in the page where all rows are here: nothing needs this script.
 (() => {
   "use strict";
-  const body = document.querySelector("tbody"), form = document.forms[0], told = document.querySelector("output");
-  if (!body || body.dataset.cut) return;
+  const table = document.querySelector("table"), form = document.forms[0], told = document.querySelector("output");
+  if (table.dataset.cut) return;
   const words = [...form.state.options].map((option) => option.value);
-  const all = [...body.rows];
+  const groups = [...table.tBodies], size = groups[0]?.rows.length;
+  const all = groups.flatMap((group) => [...group.rows]);
   const text = new WeakMap();
   const textOf = (row) => text.get(row) ?? (text.set(row, row.textContent.toLowerCase()), text.get(row));
   const stateOf = (row) => row.cells[1].firstChild.data;
@@ -25,7 +26,7 @@
     told.value = `${shown} of ${all.length} shown`;
     address({ q: form.q.value.trim(), state });
   };
-  if (!body.dataset.part) {
+  if (!table.dataset.part) {
     let soon;
     form.q.addEventListener("input", () => { clearTimeout(soon); soon = setTimeout(filter, 80); });
     form.state.addEventListener("change", filter);
@@ -45,9 +46,9 @@
     const head = link.closest("th"), down = head.ariaSort === "ascending", column = head.cellIndex;
     for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
     head.ariaSort = down ? "descending" : "ascending";
-    const rows = [...body.rows].map((row) => [key(row, column), row]);
+    const rows = all.map((row) => [key(row, column), row]);
     rows.sort(([one], [other]) => (one < other ? -1 : one > other ? 1 : 0) * (down ? -1 : 1));
-    body.append(...rows.map(([, row]) => row));
+    groups.forEach((group, at) => group.append(...rows.slice(at * size, (at + 1) * size).map(([, row]) => row)));
     address({ sort: (down ? "-" : "") + head.dataset.sort });
   });
 })();

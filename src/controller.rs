@@ -18,19 +18,18 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::assess::{self, Assessment};
+use crate::certificate::Leaf;
 use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
 use crate::config::Observe;
 use crate::context::Context;
-use crate::index::{Change, Finished, Index, Key, Source, Task};
+use crate::index::{Change, Finished, Index, Key, Observed, Source, Task};
 use crate::renewal::info::{self, Suggested};
 use crate::secret::keys;
 use crate::secret::thin::ThinSecret;
 use crate::time::UnixTime;
 use crate::{propagation, renewal};
 
-/// Renewals in flight, whatever the issuer. An order mostly waits, and holds no more than its key and two URLs.
-const RENEWALS: usize = 64;
 /// Namespaces whose workloads are listed at the same time.
 const PLANNERS: usize = 8;
 /// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
@@ -189,12 +188,13 @@ impl Controller {
             Ok(watcher::Event::Delete(secret)) => {
                 let mut index = self.index();
                 let key = index.key(secret.head.namespace(), secret.head.name());
-                index.remove(&key);
-                self.context.renewal_info.forget(&key);
+                drop(index);
+                self.forget(&key);
             }
             Ok(watcher::Event::InitDone) => {
-                for key in self.index().finish(source) {
-                    self.context.renewal_info.forget(&key);
+                let gone = self.index().finish(source);
+                for key in gone {
+                    self.forget(&key);
                     tracing::info!(secret = %key, "gone since the last list");
                 }
                 if self.unlisted.remove(&source) && self.unlisted.is_empty() {
@@ -213,13 +213,34 @@ impl Controller {
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
         for key in self.context.known.subjects() {
-            if !self.index().hasten(&key, now) {
-                let context = Arc::clone(&self.context);
-                tokio::spawn(async move { renewal::abandon(&context, &key).await });
+            if !self.index().order_open(now, &key, true) {
+                self.abandon(&key);
             }
         }
         self.context.ready.store(true, Ordering::Relaxed);
         self.context.renewal_info.begin();
+    }
+
+    /// The Secret is gone, or nobody annotates it any more; true when it was known.
+    fn forget(&self, key: &Key) -> bool {
+        self.context.renewal_info.forget(key);
+        let running = self
+            .index()
+            .get(key)
+            .is_some_and(|entry| entry.running.is_some());
+        // A task that runs sees it by itself; what it leaves is looked after when it ends.
+        if !running {
+            self.abandon(key);
+        }
+        self.index().remove(key)
+    }
+
+    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more.
+    fn abandon(&self, key: &Key) {
+        if self.context.known.contains(key) {
+            let (context, key) = (Arc::clone(&self.context), key.clone());
+            tokio::spawn(async move { renewal::abandon(&context, &key).await });
+        }
     }
 
     fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
@@ -236,17 +257,12 @@ impl Controller {
         let config = self.context.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
             if config.watch.observe == Observe::All
-                && let Some((mut observed, leaf)) = assess::bystander(secret)
+                && let Some((observed, leaf)) = assess::bystander(secret)
             {
-                observed.names = config.metrics.page.then(|| assess::listed(&leaf.names));
-                let settle = config.rollout.settle;
-                self.context.renewal_info.forget(&key);
-                self.index()
-                    .apply(now, &key, observed, source, settle, None);
+                self.on_bystander(source, &key, observed, &leaf);
                 return;
             }
-            if self.index().remove(&key) {
-                self.context.renewal_info.forget(&key);
+            if self.forget(&key) {
                 tracing::info!(secret = %key, "no longer annotated");
             }
             return;
@@ -254,7 +270,6 @@ impl Controller {
         let uid = head.uid();
         let mut observed = assessment.observed(uid, head.resource_version());
         observed.suggestion = self.context.renewal_info.note(&key, uid, &assessment);
-        observed.names = config.metrics.page.then(|| assessment.listed_names());
         let retry_at = self
             .context
             .ledger
@@ -272,9 +287,31 @@ impl Controller {
         {
             self.index().recall(&key, error);
         }
+        if config.metrics.page {
+            self.index().name(&key, assessment.listed_names());
+        }
         self.narrate(&key, uid, change, &assessment);
         if problems != known {
             self.report(&key, uid, &assessment);
+        }
+    }
+
+    /// A Secret that nobody annotated is looked at, and nothing else.
+    fn on_bystander(&self, source: Source, key: &Key, observed: Observed, leaf: &Leaf) {
+        let config = self.context.config();
+        let annotated = self
+            .index()
+            .get(key)
+            .is_some_and(|entry| entry.observed.renewal != observed.renewal);
+        if annotated {
+            self.forget(key);
+            tracing::info!(secret = %key, "no longer annotated");
+        }
+        let (now, settle) = (UnixTime::now(), config.rollout.settle);
+        let mut index = self.index();
+        index.apply(now, key, observed, source, settle, None);
+        if config.metrics.page {
+            index.name(key, assess::listed(&leaf.names));
         }
     }
 
@@ -311,6 +348,10 @@ impl Controller {
                 let settle = self.context.config().rollout.settle;
                 if task == Task::Renew {
                     self.renewing -= 1;
+                    let open = self.context.known.contains(&key);
+                    if !self.index().order_open(now, &key, open) {
+                        self.abandon(&key);
+                    }
                 }
                 let drawn = self
                     .index()
@@ -360,7 +401,9 @@ impl Controller {
                 }
             }
         }
-        while self.renewing < RENEWALS
+        let places = self.context.config().renewals.concurrency;
+        let places = usize::try_from(places).unwrap_or(usize::MAX);
+        while self.renewing < places
             && let Some((_, _, key)) = self.ready.pop_first()
         {
             self.renewing += 1;

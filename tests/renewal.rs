@@ -59,7 +59,7 @@ pub(crate) async fn renewed(space: &Space, name: &str, old: &str) -> Result<Secr
 
 /// Waits until the Secret says that its workloads have what it holds.
 pub(crate) async fn rolled_out(space: &Space, name: &str) -> Result<Secret> {
-    eventually(SOON, &format!("{name} is rolled out"), async || {
+    let rolled = eventually(SOON, &format!("{name} is rolled out"), async || {
         let secret = space.secrets().get(name).await?;
         let fingerprint = leaf(&secret)?.fingerprint.to_string();
         let said = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or("nothing");
@@ -69,7 +69,11 @@ pub(crate) async fn rolled_out(space: &Space, name: &str) -> Result<Secret> {
         );
         Ok(secret)
     })
-    .await
+    .await;
+    match rolled {
+        Err(error) => Err(error.context(space.situation().await)),
+        rolled => rolled,
+    }
 }
 
 #[tokio::test]

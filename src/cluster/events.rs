@@ -37,6 +37,8 @@ pub enum Reason {
     RehearsalFailed,
     /// A budget keeps the CA from being asked.
     RenewalHeld,
+    /// Another program writes the Secret, so that it is left to that.
+    OwnedByAnother,
     /// The CA wants the certificate replaced at another time.
     RenewalWindowMoved,
     /// The workloads have the certificate; on a workload: it has.
@@ -59,11 +61,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
         Self::RenewalHeld,
+        Self::OwnedByAnother,
         Self::RenewalWindowMoved,
         Self::RolledOut,
         Self::NotRolledOut,
@@ -83,6 +86,7 @@ impl Reason {
             Self::RenewalFailed => "RenewalFailed",
             Self::RehearsalFailed => "RehearsalFailed",
             Self::RenewalHeld => "RenewalHeld",
+            Self::OwnedByAnother => "OwnedByAnother",
             Self::RenewalWindowMoved => "RenewalWindowMoved",
             Self::RolledOut => "RolledOut",
             Self::NotRolledOut => "NotRolledOut",

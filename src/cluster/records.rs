@@ -51,6 +51,9 @@ pub struct Order {
     pub profile: Option<String>,
     /// Why the renewal was due.
     pub reason: String,
+    /// Whether the clock asked for it; anything else counts against a budget.
+    #[serde(default)]
+    pub expected: bool,
     /// When the order was made, unix seconds.
     pub created: i64,
 }

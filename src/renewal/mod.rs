@@ -47,6 +47,8 @@ use failure::Failure;
 const VALIDATION: Duration = Duration::from_secs(5 * 60);
 /// Some CAs take a minute from finalize to the certificate.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
+/// A Secret that another program writes is looked at again after this; the watch brings it sooner when it changes.
+const OWNED: Duration = Duration::from_secs(3_600);
 
 /// How a renewal ended that did not fail.
 enum Outcome {
@@ -121,6 +123,12 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         }
         return Ok(Outcome::Later(UnixTime::NEVER, None));
     };
+    if let Some(keeper) = fresh.secret.kept_for() {
+        if let Some(record) = record {
+            drop_record(context, &record).await?;
+        }
+        return Ok(left_to(context, key, &fresh, &keeper));
+    }
     if let Some(record) = record {
         return resume(context, key, fresh, record).await;
     }
@@ -195,11 +203,47 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
             )
         }
     };
+    not_now(
+        context,
+        key,
+        fresh,
+        until,
+        events::Reason::RenewalHeld,
+        note,
+    )
+}
+
+/// Another program writes this Secret: it is not ours to renew.
+fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome {
+    let note = format!(
+        "not renewed: the Secret is written for {keeper}. Annotate it with {}: {} to have only its workloads rolled, or \
+         end what writes it first",
+        keys::ISSUER,
+        assess::EXTERNAL
+    );
+    let until = UnixTime::now() + OWNED;
+    not_now(
+        context,
+        key,
+        fresh,
+        until,
+        events::Reason::OwnedByAnother,
+        note,
+    )
+}
+
+/// The Secret is left alone until then, and the reader is told once why.
+fn not_now(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    until: UnixTime,
+    reason: events::Reason,
+    note: String,
+) -> Outcome {
     if last_error(context, key).as_deref() != Some(&*note) {
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
-        context
-            .events
-            .secret(key, fresh.uid(), events::Reason::RenewalHeld, &note);
+        context.events.secret(key, fresh.uid(), reason, &note);
     }
     Outcome::Later(until, Some(note.into()))
 }
@@ -221,7 +265,7 @@ fn last_error(context: &Context, key: &Key) -> Option<Box<str>> {
         .index
         .read()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    index.get(key).and_then(|entry| entry.last_error.clone())
+    index.get(key).and_then(|entry| entry.last_error)
 }
 
 /// Makes the order and its record, then goes on as after a restart.
@@ -289,13 +333,23 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         names,
         profile: profile.map(ToOwned::to_owned),
         reason: due.reason.as_str().to_owned(),
+        expected: budget::is_expected(
+            UnixTime::now(),
+            due.reason,
+            fresh.assessment.leaf.as_ref().ok(),
+        ),
         created: UnixTime::now().0,
     };
     let made = records::create(&context.client, &context.namespace, stored, pem, challenges).await;
     if let Err(error) = &made {
-        // Ours is not the order that runs, or nobody would remember it.
-        tracing::debug!(secret = %key, %error, "the order is dropped");
-        give_back(&order).await;
+        if error.is_uncertain() {
+            // It may be there although nobody said so: the next attempt looks, and goes on with it or makes another.
+            context.known.insert(key);
+        } else {
+            // Ours is not the order that runs, or nobody would remember it.
+            tracing::debug!(secret = %key, %error, "the order is dropped");
+            give_back(&order).await;
+        }
     }
     if matches!(made, Err(crate::cluster::Error::AlreadyExists { .. })) {
         context.known.insert(key);
@@ -320,6 +374,7 @@ async fn resume(
         _ => false,
     };
     if written && fresh.assessment.settings.key_rotation == KeyRotation::Always {
+        count_issue(context, key, &fresh, &record).await;
         drop_record(context, &record).await?;
         return Ok(Outcome::Tidied);
     }
@@ -474,22 +529,7 @@ async fn write(
         &fresh.issuer_name,
         now.since(UnixTime(record.order.created)),
     );
-    let issued = context
-        .ledger
-        .update(fresh.assessment.account, |account| {
-            account.issued(now, reason, old);
-        })
-        .await;
-    let home = budget::account_of(&fresh.home, &fresh.assessment.names);
-    // The fallback has done it: the next renewal begins with the Secret's own issuer again.
-    let home = context.ledger.update(home, |account| {
-        if fresh.issuer_name != fresh.home {
-            account.issued(now, Reason::Lifetime, None);
-        }
-    });
-    if let Err(error) = issued.and(home.await) {
-        tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
-    }
+    count_issue(context, key, &fresh, record).await;
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
@@ -499,6 +539,27 @@ async fn write(
         .events
         .secret(key, fresh.uid(), events::Reason::Renewed, &note);
     Ok(Outcome::Renewed(Box::new(leaf)))
+}
+
+/// Notes in the ledger that a certificate was issued and written.
+async fn count_issue(context: &Context, key: &Key, fresh: &Fresh, record: &Record) {
+    let (now, ordered) = (UnixTime::now(), UnixTime(record.order.created));
+    let issued = context
+        .ledger
+        .update(fresh.assessment.account, |account| {
+            account.issued(now, ordered, record.order.expected);
+        })
+        .await;
+    let home = budget::account_of(&fresh.home, &fresh.assessment.names);
+    // The fallback has done it: the next renewal begins with the Secret's own issuer again.
+    let home = context.ledger.update(home, |account| {
+        if fresh.issuer_name != fresh.home {
+            account.issued(now, ordered, true);
+        }
+    });
+    if let Err(error) = issued.and(home.await) {
+        tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+    }
 }
 
 fn changes<'a>(
@@ -536,7 +597,7 @@ fn changes<'a>(
                 .index
                 .read()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            index.get(key).and_then(crate::index::Entry::rolled_out)
+            index.get(key).and_then(|entry| entry.rolled_out())
         };
         let held = match leaf {
             Ok(leaf) => RolledOut::Leaf {

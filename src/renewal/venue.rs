@@ -149,6 +149,7 @@ async fn proven(
         url: order.url().to_owned(),
         names: names.to_vec(),
         profile: None,
+        expected: true,
         reason: "Rehearsal".to_owned(),
         created: UnixTime::now().0,
     };

@@ -196,7 +196,8 @@ pub fn runs_short_at(leaf: &Leaf) -> UnixTime {
 }
 
 /// Whether the clock asked for it; a CA that wants a certificate back at once, again and again, is held like anybody.
-fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
+#[must_use]
+pub fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
     let young = leaf.is_some_and(|leaf| now < leaf.not_before + leaf.lifetime() / 10);
     reason == Reason::Lifetime || reason == Reason::RenewalInfo && !young
 }
@@ -265,9 +266,9 @@ impl Account {
         until
     }
 
-    /// Counts an issue that replaces `leaf`. Failures are forgotten; an issue that no clock asked for is remembered for
-    /// a week.
-    pub fn issued(&mut self, now: UnixTime, reason: Reason, leaf: Option<&Leaf>) {
+    /// Counts an issue, which was ordered at that instant. Failures are forgotten; an issue that is not expected is
+    /// remembered for a week. Told twice, as after a restart, it counts once.
+    pub fn issued(&mut self, now: UnixTime, ordered: UnixTime, expected: bool) {
         self.failures = 0;
         self.retry_at = None;
         self.tried = None;
@@ -277,8 +278,8 @@ impl Account {
             .into_iter()
             .map(|at| at.0)
             .collect();
-        if !is_expected(now, reason, leaf) {
-            self.unscheduled.push(now.0);
+        if !expected && !self.unscheduled.contains(&ordered.0) {
+            self.unscheduled.push(ordered.0);
         }
     }
 }
@@ -313,7 +314,7 @@ mod tests {
             })
             .collect();
         assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
-        account.issued(UnixTime(0), Reason::Lifetime, None);
+        account.issued(UnixTime(0), UnixTime(0), true);
         assert!(account.is_empty());
     }
 
@@ -369,7 +370,8 @@ mod tests {
         let (mut now, mut issued) = (UnixTime(0), 0);
         while now.0 < 7 * 86_400 {
             if hold(now, Reason::NoCertificate, None, None, &account).is_none() {
-                account.issued(now, Reason::NoCertificate, None);
+                account.issued(now, now, is_expected(now, Reason::NoCertificate, None));
+                account.issued(now + Duration::from_secs(1), now, false);
                 issued += 1;
             }
             now = now + Duration::from_secs(60);
@@ -385,7 +387,7 @@ mod tests {
             let now = UnixTime(hour * 3_600);
             let leaf = leaf(now.0 - 60, now.0 + 90 * 86_400);
             if hold(now, Reason::RenewalInfo, None, Some(&leaf), &account).is_none() {
-                account.issued(now, Reason::RenewalInfo, Some(&leaf));
+                account.issued(now, now, is_expected(now, Reason::RenewalInfo, Some(&leaf)));
                 issued += 1;
             }
         }

@@ -266,35 +266,38 @@ pub(super) struct Answer {
 pub(super) fn copy(now: UnixTime, index: &Index, failures: &dyn Fn(u64) -> u32) -> Vec<Row> {
     index
         .iter()
-        .map(|(key, entry)| row(now, key, entry, failures))
+        .filter_map(|(at, entry)| {
+            let (key, names) = (index.key_of(at)?, index.names(at));
+            Some(row(now, key, names, entry, failures))
+        })
         .collect()
 }
 
-fn row(now: UnixTime, key: &Key, entry: &Entry, failures: &dyn Fn(u64) -> u32) -> Row {
+fn row(now: UnixTime, key: Key, names: &str, entry: Entry, failures: &dyn Fn(u64) -> u32) -> Row {
     let leaf = entry.observed.leaf.ok();
-    let state = State::of(entry, now);
-    let served = entry.rolled_out().filter(|_| unrolled(entry));
+    let state = State::of(&entry, now);
+    let served = entry.rolled_out().filter(|_| unrolled(&entry));
     let tries = match state {
         State::RolloutFailing => Some(entry.roll_at),
         _ => Some(entry.renew_at).filter(|_| entry.last_error.is_some()),
     };
     Row {
-        namespace: Arc::clone(&key.namespace),
-        name: Arc::clone(&key.name),
+        namespace: key.namespace,
+        name: key.name,
         state,
         issuer: Arc::clone(&entry.observed.issuer),
-        names: entry.observed.names.clone().unwrap_or_default(),
+        names: names.into(),
         not_before: leaf.map(|leaf| leaf.not_before),
         not_after: leaf.map(|leaf| leaf.not_after),
-        renews: renew_at(entry),
-        rollout: Rollout::of(entry, now),
+        renews: renew_at(&entry),
+        rollout: Rollout::of(&entry, now),
         served_until: match served {
             Some(RolledOut::Leaf { not_after, .. }) => Some(not_after),
             _ => None,
         },
         failures: failures(entry.observed.account),
         next_try: tries.filter(|at| *at != UnixTime::NEVER),
-        last_error: entry.last_error.clone(),
+        last_error: entry.last_error,
         annotation_problems: entry.observed.problems,
     }
 }

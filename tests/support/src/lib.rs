@@ -24,6 +24,7 @@ pub mod ports;
 mod process;
 mod prometheus;
 mod proxy;
+pub mod report;
 
 use std::sync::OnceLock;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use kube::api::{DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 pub use crate::certificates::Pair;
@@ -273,6 +273,63 @@ impl Space {
         Ok(pods)
     }
 
+    /// How its workloads, its pods and the nodes stand, a line each, for the error of a wait that was in vain: whether the
+    /// operator or the cluster below it hangs.
+    pub async fn situation(&self) -> String {
+        let mut lines = Vec::new();
+        for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
+            for workload in listed(&self.workloads(kind)).await {
+                let status = &workload.data["status"];
+                let text = |field: &str| status[field].as_i64().unwrap_or_default();
+                lines.push(format!(
+                    "{kind} {}: generation {:?}, observed {}, replicas {}, updated {}, available {}, conditions {}",
+                    workload.name_any(),
+                    workload.metadata.generation,
+                    text("observedGeneration"),
+                    text("replicas") + text("currentNumberScheduled"),
+                    text("updatedReplicas") + text("updatedNumberScheduled"),
+                    text("availableReplicas") + text("numberAvailable"),
+                    status["conditions"],
+                ));
+            }
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
+        for pod in listed(&pods).await {
+            let status = pod.status.unwrap_or_default();
+            let conditions: Vec<String> = status
+                .conditions
+                .unwrap_or_default()
+                .into_iter()
+                .map(|it| format!("{}={}", it.type_, it.status))
+                .collect();
+            lines.push(format!(
+                "Pod {}: node {:?}, phase {:?}, made {:?}, deleted {:?}, {conditions:?}",
+                pod.metadata.name.unwrap_or_default(),
+                pod.spec.and_then(|spec| spec.node_name),
+                status.phase,
+                pod.metadata.creation_timestamp.map(|at| at.0),
+                pod.metadata.deletion_timestamp.map(|at| at.0),
+            ));
+        }
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        for node in listed(&nodes).await {
+            let spec = node.spec.unwrap_or_default();
+            let conditions = node.status.and_then(|status| status.conditions);
+            let ready = conditions
+                .into_iter()
+                .flatten()
+                .find(|it| it.type_ == "Ready");
+            lines.push(format!(
+                "Node {}: ready {:?}, unschedulable {:?}, taints {:?}",
+                node.metadata.name.unwrap_or_default(),
+                ready.map(|it| it.status),
+                spec.unschedulable,
+                spec.taints.map_or(0, |taints| taints.len()),
+            ));
+        }
+        lines.join("\n  ")
+    }
+
     /// The template annotation that says which leaf a workload was rolled for.
     ///
     /// # Errors
@@ -325,6 +382,16 @@ impl Space {
         };
         Ok(events.items.into_iter().filter(about).map(text).collect())
     }
+}
+
+async fn listed<K>(api: &Api<K>) -> Vec<K>
+where
+    K: Clone + std::fmt::Debug + k8s_openapi::serde::de::DeserializeOwned,
+{
+    api.list(&ListParams::default())
+        .await
+        .map(|list| list.items)
+        .unwrap_or_default()
 }
 
 fn replicas(workload: &DynamicObject) -> i64 {

@@ -69,6 +69,7 @@ pub struct Metrics {
     info_polls: IntCounterVec,
     info_answered: IntGaugeVec,
     info_moved: IntCounterVec,
+    leader_terms: IntCounter,
 }
 
 impl Metrics {
@@ -178,6 +179,13 @@ impl Metrics {
                 "Renewal windows that a CA moved after it had named them",
                 &["issuer"],
             )?,
+            leader_terms: registered(
+                into,
+                IntCounter::new(
+                    "cert_renew_leader_terms_total",
+                    "Times that this replica has become the leader",
+                )?,
+            )?,
             registry: registry.clone(),
         };
         registered(
@@ -191,7 +199,6 @@ impl Metrics {
             )?,
         )?
         .set(1);
-        metrics.leader.set(1);
         Ok(metrics)
     }
 
@@ -294,6 +301,9 @@ impl Metrics {
     /// Whether this replica is the one that acts.
     pub fn leader(&self, leads: bool) {
         self.leader.set(leads.into());
+        if leads {
+            self.leader_terms.inc();
+        }
     }
 
     /// All series in Prometheus' text format, each family sorted by its labels.

@@ -115,10 +115,15 @@ impl<'a> Scene<'a> {
 
     /// How many order records there are.
     pub(crate) async fn records(&self) -> Result<usize> {
-        let secrets: Api<Secret> = Api::namespaced(self.bench.client()?, self.operator.namespace());
-        let labels = ListParams::default().labels("cert-renew.io/order-record");
-        Ok(secrets.list(&labels).await?.items.len())
+        records(self.bench, &self.operator).await
     }
+}
+
+/// How many order records an operator has.
+pub(crate) async fn records(bench: &Bench, operator: &Operator<'_>) -> Result<usize> {
+    let secrets: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
+    let labels = ListParams::default().labels("cert-renew.io/order-record");
+    Ok(secrets.list(&labels).await?.items.len())
 }
 
 /// How many requests to the CA were answered so.

@@ -12,6 +12,8 @@ mod faults;
 mod install;
 mod kill_points;
 mod leadership;
+mod monitoring;
+mod page;
 mod propagation;
 mod renewal;
 mod rights;

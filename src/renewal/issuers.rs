@@ -126,6 +126,7 @@ impl Issuers {
         let slot = self.slot(name);
         let mut limited = lock(&slot.limited_until);
         *limited = until.max(*limited);
+        self.metrics.limited_until(name, *limited);
     }
 
     /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.
@@ -276,7 +277,12 @@ impl Issuers {
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {
-        Arc::clone(lock(&self.slots).entry(name.to_owned()).or_default())
+        let mut slots = lock(&self.slots);
+        let slot = slots.entry(name.to_owned()).or_insert_with(|| {
+            self.metrics.limited_until(name, UnixTime::default());
+            Arc::default()
+        });
+        Arc::clone(slot)
     }
 }
 

@@ -25,6 +25,8 @@ use table::{Id, Table};
 
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
+/// So many Secrets have the names in their certificates kept: more than the status page shows at a time.
+const NAMED: usize = 20_000;
 /// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
 const POLL_PATIENCE: Duration = Duration::from_secs(300);
 /// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.
@@ -184,6 +186,8 @@ pub struct Index {
     generations: Vec<u32>,
     gone: HashMap<Key, RolledOut>,
     gone_order: VecDeque<Key>,
+    /// Apart from the entries: they are for people only, and not kept of all.
+    named: HashMap<Id, Box<str>>,
 }
 
 impl Index {
@@ -215,6 +219,12 @@ impl Index {
     #[must_use]
     pub fn row(&self, row: Row) -> Option<(Key, Entry)> {
         Some((self.table.key(row.0)?, self.table.get(row.0)?))
+    }
+
+    /// Which Secret a row of [`Index::iter`] is for.
+    #[must_use]
+    pub fn key_of(&self, row: Row) -> Option<Key> {
+        self.table.key(row.0)
     }
 
     /// The Secrets that draw on one account of the ledger, in no order.
@@ -324,6 +334,7 @@ impl Index {
             return false;
         };
         self.unqueue(id, &entry);
+        self.named.remove(&id);
         if let Some(had) = entry.rolled_out().filter(|had| *had != RolledOut::None) {
             if self.gone.insert(key.clone(), had).is_none() {
                 self.gone_order.push_back(key.clone());
@@ -355,6 +366,29 @@ impl Index {
         Some((task, key))
     }
 
+    /// Takes over an error that a former run, or another replica, has written onto the Secret.
+    pub fn recall(&mut self, key: &Key, error: &str) {
+        if let Some((id, mut entry)) = self.known(key) {
+            entry.last_error = Some(error.into());
+            self.table.set(id, &entry);
+        }
+    }
+
+    /// Keeps the names in the certificate for the status page, if there is room for them.
+    pub fn name(&mut self, key: &Key, names: Box<str>) {
+        if let Some(id) = self.table.find(key)
+            && (self.named.len() < NAMED || self.named.contains_key(&id))
+        {
+            self.named.insert(id, names);
+        }
+    }
+
+    /// The names that were kept for a Secret; empty where there are none.
+    #[must_use]
+    pub fn names(&self, row: Row) -> &str {
+        self.named.get(&row.0).map_or("", |names| names)
+    }
+
     /// Says whether an order is on record for a Secret; false when the Secret is not known.
     ///
     /// It counts from the next [`Index::finished`] on where a task runs.
@@ -370,6 +404,27 @@ impl Index {
         self.enqueue(id, &entry);
         self.table.set(id, &entry);
         true
+    }
+
+    /// A term begins: no task runs, and everything is due by what is known now.
+    pub fn restart(
+        &mut self,
+        now: UnixTime,
+        settle: Duration,
+        retry_at: impl Fn(&Observed) -> Option<UnixTime>,
+    ) {
+        self.queue.clear();
+        let all: Vec<Id> = self.table.ids(|_| true).collect();
+        for id in all {
+            let Some(mut entry) = self.table.get(id) else {
+                continue;
+            };
+            entry.running = None;
+            entry.order_open = false;
+            entry.schedule(now, settle, retry_at(&entry.observed));
+            self.enqueue(id, &entry);
+            self.table.set(id, &entry);
+        }
     }
 
     /// The CA was asked about the leaf `about` of a Secret. Says what it had said before, if the Secret holds that leaf.
@@ -644,6 +699,22 @@ mod tests {
     }
 
     #[test]
+    fn a_new_term_begins_what_a_former_one_left_running_and_heeds_what_it_has_read() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        index.pop_due(UnixTime(60)).unwrap();
+        index.restart(UnixTime(70), SETTLE, |_| None);
+        assert_eq!(
+            index.pop_due(UnixTime(70)),
+            Some((Task::Renew, key.clone()))
+        );
+        // The ledger says that it has failed.
+        index.restart(UnixTime(80), SETTLE, |_| Some(UnixTime(500)));
+        assert_eq!(index.pop_due(UnixTime(499)), None);
+        assert_eq!(index.pop_due(UnixTime(500)), Some((Task::Renew, key)));
+    }
+
+    #[test]
     fn an_order_that_is_on_record_is_looked_after_whatever_comes_before() {
         let mut index = Index::default();
         let mut written = observed("1", Ok(leaf(2)), Some(rolled(1)));
@@ -715,6 +786,26 @@ mod tests {
         apply(&mut index, 1, observed("9", Ok(leaf(2)), None));
         assert_eq!(index.get(&key).unwrap().rolled_out(), Some(rolled(1)));
         assert_eq!(index.pop_due(UnixTime(11)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn names_go_with_their_secret() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        let names = |index: &Index| {
+            let (row, _) = index.iter().next()?;
+            Some(index.names(row).to_owned())
+        };
+        assert_eq!(names(&index).as_deref(), Some(""));
+        index.name(&key, "shop.example".into());
+        assert_eq!(names(&index).as_deref(), Some("shop.example"));
+        index.remove(&key);
+        apply(&mut index, 1, observed("2", Ok(leaf(1)), Some(rolled(1))));
+        assert_eq!(
+            names(&index).as_deref(),
+            Some(""),
+            "another Secret's number"
+        );
     }
 
     #[test]

@@ -11,16 +11,15 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::stream;
+use futures::stream::{self, FuturesUnordered};
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use self::confirm::{Conclusion, Rolled};
 use crate::assess::{self, Assessment};
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{self, chain};
 use crate::context::Context;
-use crate::controller::{Planning, Ticket};
 use crate::index::{Entry, Finished, Key, LeafFacts};
 use crate::metrics::RolloutResult;
 use crate::pair;
@@ -32,6 +31,7 @@ use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
 use crate::secret::workload::{Kind, RolloutMode};
+use crate::ticket::{Planning, Ticket};
 use crate::time::UnixTime;
 
 /// What the API server refused is tried again after this.
@@ -244,13 +244,9 @@ fn judge(
             let note = format!("workloads keep what they have: {}", chain(&fault));
             if entry.last_error.as_deref() != Some(&*note) {
                 tracing::warn!(secret = %key, note, "not rolled");
-                context.events.secret(
-                    key,
-                    secret.head.uid(),
-                    Severity::Warning,
-                    "NotRolledOut",
-                    &note,
-                );
+                context
+                    .events
+                    .secret(key, secret.head.uid(), Reason::NotRolledOut, &note);
             }
             return Look::Later(now + LOOK_AGAIN, Some(note.into()));
         }
@@ -359,29 +355,33 @@ async fn carry_out(
         },
     );
     let settle = async {
-        while let Some((secret, outcome)) = ended.recv().await {
-            let request = requests
-                .iter()
-                .find(|request| request.secret == secret)
-                .cloned();
-            if let (Some((ticket, held)), Some(request)) = (open.remove(&secret), request) {
-                let context = Arc::clone(context);
-                let steps = done.iter().filter(|step| step.serves(&secret));
-                let steps: Vec<Step> = steps.cloned().collect();
-                // A Secret whose workloads are well does not wait for those of another.
-                tokio::spawn(async move {
-                    let rolled = Rolled {
-                        context: &context,
-                        key: ticket.key(),
-                        request: &request,
-                        proof: held.proof.as_ref(),
-                        steps: &steps,
-                    };
-                    let finished = conclude(&rolled, outcome).await;
-                    ticket.finish(finished);
-                });
+        // A Secret whose workloads are well does not wait for those of another.
+        let mut concluding = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                next = ended.recv() => {
+                    let Some((secret, outcome)) = next else { break };
+                    let request = requests.iter().find(|request| request.secret == secret);
+                    if let (Some((ticket, held)), Some(request)) = (open.remove(&secret), request) {
+                        let steps = done.iter().filter(|step| step.serves(&secret));
+                        let steps: Vec<Step> = steps.cloned().collect();
+                        concluding.push(async move {
+                            let rolled = Rolled {
+                                context,
+                                key: ticket.key(),
+                                request,
+                                proof: held.proof.as_ref(),
+                                steps: &steps,
+                            };
+                            let finished = conclude(&rolled, outcome).await;
+                            ticket.finish(finished);
+                        });
+                    }
+                }
+                Some(()) = concluding.next() => {}
             }
         }
+        while concluding.next().await.is_some() {}
     };
     futures::join!(rolled, settle);
 }
@@ -401,15 +401,13 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
         leaf: request.leaf,
         resumed: false,
     };
-    let (annotations, severity, reason, note) = match conclusion {
+    let (annotations, reason, note) = match conclusion {
         Conclusion::Stale(pods, note) => {
             // It is looked at again and again, and told once.
             if !context.last_said(key, &note) {
                 tracing::warn!(secret = %key, note, "an earlier certificate is served");
-                let (severity, reason) = (Severity::Warning, "ServedCertificateStale");
-                context
-                    .events
-                    .secret(key, &request.uid, severity, reason, &note);
+                let reason = Reason::ServedCertificateStale;
+                context.events.secret(key, &request.uid, reason, &note);
             }
             return Finished::Stale(now + LOOK_AGAIN, pods, note.into());
         }
@@ -425,14 +423,14 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
                 "the workloads have the certificate that is valid until {}{more}",
                 request.not_after
             );
-            (written, Severity::Normal, "RolledOut", note)
+            (written, Reason::RolledOut, note)
         }
         Conclusion::Halted(workload, why) => {
             let note = format!(
                 "{workload} did not take the new certificate up ({why}); the others keep what they have"
             );
             let written = vec![(keys::ROLLOUT_HALTED, Some(halt(workload).to_string()))];
-            (written, Severity::Warning, "RolloutHalted", note)
+            (written, Reason::RolloutHalted, note)
         }
         Conclusion::Deferred(why) => {
             tracing::info!(secret = %key, why, "the rollout is put off");
@@ -443,7 +441,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
             return Finished::Later(now + AGAIN, Some(why.into()));
         }
     };
-    let halted = severity == Severity::Warning;
+    let halted = reason == Reason::RolloutHalted;
     match write(context, key, request, annotations).await {
         Ok(()) => {}
         Err(cluster::Error::NotFound { .. }) => return Finished::Wrote,
@@ -452,9 +450,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
             return Finished::Later(now + AGAIN, Some(error.to_string().into()));
         }
     }
-    context
-        .events
-        .secret(key, &request.uid, severity, reason, &note);
+    context.events.secret(key, &request.uid, reason, &note);
     if halted {
         tracing::warn!(secret = %key, note, "the rollout is halted");
         return Finished::Later(look_again(now, request), Some(note.into()));
@@ -499,7 +495,7 @@ async fn write(
 }
 
 fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
-    let (step, severity, reason, note) = match happening {
+    let (step, reason, note) = match happening {
         Happening::Rolled(step, took) => {
             context
                 .metrics
@@ -508,8 +504,7 @@ fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
             let seconds = took.as_secs();
             (
                 step,
-                Severity::Normal,
-                "RolledOut",
+                Reason::RolledOut,
                 format!("available with the new certificate after {seconds} s"),
             )
         }
@@ -518,7 +513,7 @@ fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Reloaded);
             let note = format!("{pods} pods were asked to reload, and did");
-            (step, Severity::Normal, "Reloaded", note)
+            (step, Reason::Reloaded, note)
         }
         Happening::Unchanged(step) => {
             context
@@ -530,15 +525,13 @@ fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
             context
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Failed);
-            (step, Severity::Warning, "RolloutFailed", (*why).to_owned())
+            (step, Reason::RolloutFailed, (*why).to_owned())
         }
     };
     let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
     tracing::info!(namespace, workload = %step.workload.id, ?secrets, note, "{reason}");
     let note = format!("{note} (Secret {})", secrets.join(", "));
-    context
-        .events
-        .on(reference(namespace, step), severity, reason, &note);
+    context.events.on(reference(namespace, step), reason, &note);
 }
 
 fn reference(namespace: &str, step: &Step) -> ObjectReference {
@@ -574,13 +567,9 @@ fn tell_remark(context: &Context, open: &Open, remark: &Remark) {
             "{remark}, although the annotation {} names it",
             keys::WORKLOADS
         );
-        context.events.secret(
-            ticket.key(),
-            head.uid(),
-            Severity::Warning,
-            "WorkloadMissing",
-            &note,
-        );
+        context
+            .events
+            .secret(ticket.key(), head.uid(), Reason::WorkloadMissing, &note);
     }
 }
 
@@ -599,9 +588,7 @@ fn tell_restarted(context: &Context, open: &Open, remarks: &[Remark]) {
     for (secret, texts) in restarted {
         if let Some((ticket, held)) = open.get(secret) {
             let (key, uid, note) = (ticket.key(), held.head.uid(), texts.join("; "));
-            context
-                .events
-                .secret(key, uid, Severity::Warning, "CannotReload", &note);
+            context.events.secret(key, uid, Reason::CannotReload, &note);
         }
     }
 }

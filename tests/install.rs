@@ -79,7 +79,7 @@ async fn every_object_is_accepted_without_a_warning() -> Result<()> {
         .collect();
     kinds.sort_unstable();
     let expected = "ClusterRole ClusterRoleBinding ConfigMap Deployment Namespace NetworkPolicy \
-                    Role RoleBinding Service Service ServiceAccount";
+                    PodDisruptionBudget Role RoleBinding Service Service ServiceAccount";
     assert_eq!(kinds.join(" "), expected);
 
     // Deployments are only warned about; what Pod Security enforces, it enforces on pods.
@@ -110,6 +110,7 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
     let namespace = "install-elsewhere";
     let rendered = render(bench, namespace, "components: [../../deploy/monitoring]")?;
     assert!(rendered.contains("kind: PodMonitor"));
+    assert!(rendered.contains("grafana_dashboard: \"1\""));
     for line in rendered.lines().filter(|line| line.contains("namespace:")) {
         let value = line.split_once(':').map_or("", |(_, value)| value.trim());
         assert_ne!(value, "cert-renew", "{line}");

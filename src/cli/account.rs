@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::secret::connect;
+use super::way::Way;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::Credentials;
 use crate::cluster::accounts;
@@ -18,14 +18,20 @@ pub(super) enum Command {
         /// The operator's namespace
         #[arg(short, long, env = "POD_NAMESPACE", default_value = "cert-renew")]
         namespace: String,
+        #[command(flatten)]
+        way: Way,
     },
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(command: Command) -> CommandResult {
-    let Command::Show { issuer, namespace } = command;
+    let Command::Show {
+        issuer,
+        namespace,
+        way,
+    } = command;
     block_on(async {
-        let client = connect().await?;
+        let client = way.client().await?;
         let stored = accounts::load(&client, &namespace, &issuer).await;
         let stored = stored.map_err(|error| Failure::new("reading the account", &error))?;
         let Some(stored) = stored else {

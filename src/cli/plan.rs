@@ -9,9 +9,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kube::api::{Api, ListParams};
-use serde_json::json;
+use serde::Serialize;
 
-use super::secret::connect;
+use super::output::{Output, Table};
+use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
 use crate::assess::{self, Assessment};
 use crate::certificate::Fingerprint;
@@ -34,34 +35,57 @@ pub(super) struct Args {
         default_value = "/etc/cert-renew/config.yaml"
     )]
     config: PathBuf,
-    /// Namespace; that of the context otherwise
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// All namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
-    /// One JSON list instead of lines
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    scope: Scope,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
+/// One Secret and what is to happen to it.
 struct Row {
     at: UnixTime,
     secret: Key,
     why: String,
     names: Vec<String>,
     /// In the order of the rollout.
-    steps: Vec<Step>,
-    /// What is asked over TLS afterwards.
+    rollout: Vec<Rolled>,
+    /// The Service that is asked what it serves afterwards.
     verify: Option<String>,
+}
+
+/// What is done to one workload, and why.
+#[derive(Clone, Serialize)]
+struct Rolled {
+    workload: String,
+    how: &'static str,
+    why: String,
+}
+
+/// The same for programs.
+#[derive(Serialize)]
+struct Planned<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    renews: String,
+    why: &'a str,
+    names: &'a [String],
+    workloads: Vec<&'a str>,
+    rollout: &'a [Rolled],
+    verify: Option<&'a str>,
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
     let config = Config::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
-    let mut rows = block_on(rows(&args, &config))?;
+    let rows = block_on(rows(&args, &config))?;
+    print!("{}", text(UnixTime::now(), rows, args.output)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is printed: the nearest renewal first.
+fn text(now: UnixTime, mut rows: Vec<Row>, output: Output) -> Result<String, Failure> {
     rows.sort_by(|one, other| (one.at, &one.secret).cmp(&(other.at, &other.secret)));
-    let now = UnixTime::now();
     let when = |at: UnixTime| {
         if at <= now {
             "now".to_owned()
@@ -69,70 +93,61 @@ pub(super) fn run(args: Args) -> CommandResult {
             at.to_string()
         }
     };
-    if args.json {
-        let rows = rows.iter().map(|row| {
-            json!({
-                "namespace": &*row.secret.namespace, "name": &*row.secret.name, "renews": when(row.at),
-                "why": row.why, "names": row.names, "verify": row.verify,
-                "workloads": row.steps.iter().map(name).collect::<Vec<_>>(),
-                "rollout": row.steps.iter().map(step_as_json).collect::<Vec<_>>(),
-            })
-        });
-        println!("{:#}", json!(rows.collect::<Vec<_>>()));
-        return Ok(ExitCode::SUCCESS);
+    let planned = rows.iter().map(|row| Planned {
+        namespace: &row.secret.namespace,
+        name: &row.secret.name,
+        renews: when(row.at),
+        why: &row.why,
+        names: &row.names,
+        workloads: row.rollout.iter().map(|it| &*it.workload).collect(),
+        rollout: &row.rollout,
+        verify: row.verify.as_deref(),
+    });
+    if let Some(text) = output.of_program(&planned.collect::<Vec<_>>())? {
+        return Ok(text);
     }
-    for row in rows {
-        println!(
-            "{}  {}  {} ({}); {}",
-            when(row.at),
-            row.secret,
-            row.names.join(","),
-            row.why,
-            rollout_in_words(&row)
-        );
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn name(step: &Step) -> String {
-    step.workload.id.to_string()
-}
-
-fn why(step: &Step) -> String {
-    let whys: Vec<String> = step.leaves.iter().map(|due| due.why.to_string()).collect();
-    whys.join(", ")
-}
-
-fn step_as_json(step: &Step) -> serde_json::Value {
-    let how = match &step.how {
-        How::Restart => "restart".to_owned(),
-        How::Reload(_) => "reload".to_owned(),
+    let list = |texts: &[String]| {
+        if texts.is_empty() {
+            "-".to_owned()
+        } else {
+            texts.join(",")
+        }
     };
-    json!({"workload": name(step), "how": how, "why": why(step)})
-}
-
-fn rollout_in_words(row: &Row) -> String {
-    let those = |wanted: fn(&How) -> bool| {
-        let steps = row.steps.iter().filter(|step| wanted(&step.how));
-        let texts = steps.map(|step| format!("{} ({})", name(step), why(step)));
-        texts.collect::<Vec<_>>().join(", ")
-    };
-    let restarts = those(|how| *how == How::Restart);
-    let reloads = those(|how| *how != How::Restart);
-    let parts = [
-        ("rolls ", restarts),
-        ("asks to reload ", reloads),
-        ("verifies ", row.verify.clone().unwrap_or_default()),
-    ];
-    let parts: Vec<String> = parts
-        .into_iter()
-        .filter(|(_, what)| !what.is_empty())
-        .map(|(verb, what)| format!("{verb}{what}"))
+    let lines: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            [
+                row.secret.to_string(),
+                when(row.at),
+                row.why.clone(),
+                list(&row.names),
+                list(&row.rollout.iter().map(in_words).collect::<Vec<_>>()),
+                list(row.verify.as_slice()),
+            ]
+        })
         .collect();
-    if row.steps.is_empty() {
-        "nothing rolls".to_owned()
-    } else {
-        parts.join(", ")
+    let titles = ["SECRET", "RENEWS", "WHY", "NAMES", "ROLLS", "VERIFIES"];
+    let table = Table::new(titles, &lines, None);
+    let lines = lines.iter().map(|cells| table.line(cells));
+    Ok(table.head() + &lines.collect::<String>())
+}
+
+fn in_words(rolled: &Rolled) -> String {
+    let Rolled { workload, how, why } = rolled;
+    format!("{workload}({how}: {why})")
+}
+
+impl Rolled {
+    fn of(step: &Step) -> Self {
+        let whys: Vec<String> = step.leaves.iter().map(|due| due.why.to_string()).collect();
+        Self {
+            workload: step.workload.id.to_string(),
+            how: match step.how {
+                How::Restart => "restart",
+                How::Reload(_) => "reload",
+            },
+            why: whys.join(", "),
+        }
     }
 }
 
@@ -167,16 +182,8 @@ fn steps_of(
 }
 
 async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
-    let client = connect().await?;
-    let api: Api<ThinSecret> = if args.all_namespaces {
-        Api::all(client.clone())
-    } else {
-        let namespace = args.namespace.as_deref();
-        Api::namespaced(
-            client.clone(),
-            namespace.unwrap_or_else(|| client.default_namespace()),
-        )
-    };
+    let client = args.scope.client().await?;
+    let api: Api<ThinSecret> = args.scope.api(&client);
     let now = UnixTime::now();
     let mut params = ListParams::default().limit(PAGE);
     let mut workloads: BTreeMap<String, Vec<Workload>> = BTreeMap::new();
@@ -210,7 +217,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
                 at,
                 why,
                 names: assessment.names.iter().map(ToString::to_string).collect(),
-                steps,
+                rollout: steps.iter().map(Rolled::of).collect(),
                 verify: assessment.settings.verify.as_ref().map(ToString::to_string),
                 secret: key,
             });
@@ -219,5 +226,61 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(rows),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_says_when_why_and_what_rolls() {
+        let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
+        let row = |name: &str, at: &str, why: &str, workloads: &[&str]| Row {
+            at: at.parse().unwrap_or(UnixTime::NEVER),
+            secret: Key {
+                namespace: "shop".into(),
+                name: name.into(),
+            },
+            why: why.into(),
+            names: vec![format!("{name}.example")],
+            rollout: workloads
+                .iter()
+                .map(|workload| Rolled {
+                    workload: (*workload).into(),
+                    how: "restart",
+                    why: "volume tls".into(),
+                })
+                .collect(),
+            verify: Some("web:443".into()).filter(|_| name == "due"),
+        };
+        let rows = || {
+            vec![
+                row("paused", "never", "Paused", &[]),
+                row(
+                    "later",
+                    "2026-03-01T00:00:00Z",
+                    "lifetime",
+                    &["deployment/web"],
+                ),
+                row(
+                    "due",
+                    "2026-01-01T00:00:00Z",
+                    "names",
+                    &["deployment/a", "daemonset/b"],
+                ),
+            ]
+        };
+        let expected = "\
+SECRET       RENEWS                WHY       NAMES           ROLLS                                                                      VERIFIES
+shop/due     now                   names     due.example     deployment/a(restart: volume tls),daemonset/b(restart: volume tls)  web:443
+shop/later   2026-03-01T00:00:00Z  lifetime  later.example   deployment/web(restart: volume tls)  -
+shop/paused  never                 Paused    paused.example  -  -
+";
+        assert_eq!(text(now, rows(), Output::Table).unwrap(), expected);
+        let json = text(now, rows(), Output::Json).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json[0]["renews"], "now");
+        assert_eq!(json[1]["workloads"][0], "deployment/web");
     }
 }

@@ -226,6 +226,12 @@ impl Config {
                 ));
             }
         }
+        if self.watch.observe == Observe::All && self.watch.select == Select::Label {
+            warnings.push(
+                "watch.observe: with select: label only Secrets with the label are seen, annotated or not"
+                    .to_string(),
+            );
+        }
         warnings.extend(
             self.idle()
                 .map(|path| format!("{path}: this version checks it and does not use it")),
@@ -241,10 +247,7 @@ impl Config {
             .iter()
             .enumerate()
             .filter(move |(_, solver)| !shared(solver));
-        let others = [
-            ("dns.nameservers", !self.dns.nameservers.is_empty()),
-            ("watch.observe", self.watch.observe != Observe::default()),
-        ];
+        let others = [("dns.nameservers", !self.dns.nameservers.is_empty())];
         let others = others
             .into_iter()
             .filter(|(_, set)| *set)

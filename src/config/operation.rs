@@ -87,6 +87,8 @@ pub enum Observe {
 pub struct MetricsConfig {
     /// Whether each certificate has series of its own.
     pub per_certificate: bool,
+    /// Whether the port shows the status page.
+    pub page: bool,
 }
 
 impl Default for RolloutConfig {
@@ -113,6 +115,7 @@ impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
             per_certificate: true,
+            page: true,
         }
     }
 }
@@ -231,6 +234,7 @@ impl MetricsConfig {
         let default = Self::default();
         place.fields(|fields| Self {
             per_certificate: fields.get("perCertificate").flag(default.per_certificate),
+            page: fields.get("page").flag(default.page),
         })
     }
 }

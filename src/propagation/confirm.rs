@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::tell;
 use crate::cluster::chain;
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::rollout::{self, Ask, Error, How, Outcome, Proof, Request, Step, Verified, Workload};
@@ -113,14 +113,14 @@ impl Rolled<'_> {
 
     fn not_verified(&self, note: &str) -> Conclusion {
         let note = format!("whether every pod serves the new certificate is not known: {note}");
-        self.warn("NotVerified", &note);
+        self.warn(Reason::NotVerified, &note);
         Conclusion::Done(None)
     }
 
-    fn warn(&self, reason: &'static str, note: &str) {
+    fn warn(&self, reason: Reason, note: &str) {
         tracing::warn!(secret = %self.key, note, "{reason}");
         let events = &self.context.events;
-        events.secret(self.key, &self.request.uid, Severity::Warning, reason, note);
+        events.secret(self.key, &self.request.uid, reason, note);
     }
 
     /// The one thing that is done for pods that serve an earlier leaf; none where it was done before.
@@ -153,7 +153,7 @@ impl Rolled<'_> {
             verified.stale_text(),
             names.join(", ")
         );
-        self.warn("RestartedAgain", &note);
+        self.warn(Reason::RestartedAgain, &note);
         Ok(Some(self.restart(steps).await))
     }
 

@@ -9,7 +9,7 @@ use super::venue::{OUT_OF_REACH, REHEARSALS};
 use super::{Fresh, last_error};
 use crate::acme::{self, Class, OrderStatus, Scope};
 use crate::cluster;
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 use crate::index::{Finished, Key};
@@ -55,8 +55,8 @@ pub(super) enum Failure {
     /// The Secret asks for something else by now.
     #[error("the Secret has changed and asks for something else")]
     Unwanted,
-    /// The process is stopping.
-    #[error("cert-renew is stopping")]
+    /// The term is over, or about to end.
+    #[error("this replica is handing over")]
     Stopped,
     /// Any of these, with the Secret that it is about.
     #[error("{what}")]
@@ -128,6 +128,14 @@ impl Failure {
         }
     }
 
+    fn is_handing_over(&self) -> bool {
+        match self {
+            Self::Stopped => true,
+            Self::About { what, .. } => what.is_handing_over(),
+            _ => false,
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Acme(error) => error.reason(),
@@ -147,6 +155,11 @@ impl Failure {
     /// Counts the failure, tells the reader, and says when the next try is.
     pub(super) async fn settle(self, context: &Context, key: &Key) -> Finished {
         let now = UnixTime::now();
+        if !context.gate.is_open() || self.is_handing_over() {
+            // The term is over: this says nothing about the certificate, and the next leader begins anew.
+            tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
+            return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
+        }
         let reason = self.reason();
         let (what, of) = match self {
             Self::About { what, of } => (*what, of),
@@ -156,7 +169,7 @@ impl Failure {
                 return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
             }
         };
-        if matches!(what, Self::Unwanted | Self::Stopped)
+        if matches!(what, Self::Unwanted)
             || matches!(
                 what,
                 Self::Cluster(
@@ -240,14 +253,12 @@ impl Failure {
             .renewal(&of.issuer, RenewalResult::Failed, reason);
         // Events of one reason are one series, with the first one's note.
         let event = if rehearsal {
-            "RehearsalFailed"
+            Reason::RehearsalFailed
         } else {
-            "RenewalFailed"
+            Reason::RenewalFailed
         };
         let note = format!("{reason}: {text}; next try at {retry_at}");
-        context
-            .events
-            .secret(key, &of.uid, Severity::Warning, event, &note);
+        context.events.secret(key, &of.uid, event, &note);
         inscribe(context, key, &of.uid, &text, retry_at).await;
         Finished::Later(retry_at, Some(text.into()))
     }

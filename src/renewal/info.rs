@@ -19,7 +19,7 @@ use crate::acme::CertId;
 use crate::acme::ari::{Poll, Window, choose_instant};
 use crate::assess::{self, Assessment};
 use crate::certificate::Fingerprint;
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::schedule::due::{Heed, Suggestion};
@@ -54,8 +54,6 @@ pub struct Suggested {
 pub struct RenewalInfo {
     state: Mutex<State>,
     changed: Notify,
-    /// Everything was listed once, so that the soonest due can be told.
-    begun: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -142,11 +140,6 @@ impl RenewalInfo {
         self.lock().remove(key);
     }
 
-    /// Everything was listed once.
-    pub fn begin(&self) {
-        self.begun.notify_one();
-    }
-
     /// The instant that the CA suggests for this leaf of a Secret.
     #[must_use]
     pub fn instant(&self, key: &Key, leaf: Fingerprint) -> Option<UnixTime> {
@@ -188,6 +181,12 @@ impl State {
         self.queue
             .insert((certificate.again, certificate.due, key.clone()));
         self.certificates.insert(key.clone(), certificate);
+    }
+
+    /// What a former term was asking when it ended is asked again.
+    fn requeue(&mut self) {
+        let queued = |(key, known): (&Key, &Certificate)| (known.again, known.due, key.clone());
+        self.queue = self.certificates.iter().map(queued).collect();
     }
 
     fn remove(&mut self, key: &Key) {
@@ -275,10 +274,11 @@ fn moved(
     ))
 }
 
-/// Asks for as long as it is polled, and tells `suggest` what came of it.
+/// Asks for as long as it is polled, and tells `suggest` what came of it. Everything was listed once by then, so that
+/// the soonest due can be told.
 pub async fn follow(context: Arc<Context>, suggest: mpsc::UnboundedSender<Vec<Suggested>>) {
     let info = &context.renewal_info;
-    info.begun.notified().await;
+    info.lock().requeue();
     let mut polls = FuturesUnordered::new();
     let mut free_at = Instant::now();
     loop {
@@ -340,6 +340,7 @@ fn settle(
     let mut state = context.renewal_info.lock();
     let suggested = match answer {
         Answer::Issuer(again) => {
+            context.metrics.renewal_info(&question.issuer, None);
             tracing::debug!(issuer = %question.issuer, %again, "no renewal information for now");
             state.put_off(&question.issuer, again)
         }
@@ -348,17 +349,24 @@ fn settle(
                 let trouble = crate::cluster::chain(trouble);
                 tracing::debug!(secret = %question.key, trouble, again = %poll.again, "renewal information");
             }
+            let answered = poll.window.map(|_| UnixTime::now());
+            context.metrics.renewal_info(&question.issuer, answered);
+            let had_window = state
+                .certificates
+                .get(&question.key)
+                .is_some_and(|known| known.window.is_some());
             let Some((suggested, note)) = state.answered(question, &poll) else {
                 return;
             };
+            if note.is_some() && had_window {
+                context.metrics.renewal_window_moved(&question.issuer);
+            }
             if let Some(note) = note {
                 tracing::info!(secret = %question.key, note, "renewal information");
                 let uid = state.certificates.get(&question.key);
                 let uid = uid.map(|known| Arc::clone(&known.uid)).unwrap_or_default();
-                let reason = "RenewalWindowMoved";
-                context
-                    .events
-                    .secret(&question.key, &uid, Severity::Normal, reason, &note);
+                let reason = Reason::RenewalWindowMoved;
+                context.events.secret(&question.key, &uid, reason, &note);
             }
             vec![suggested]
         }
@@ -439,6 +447,16 @@ mod tests {
         let (second, note) = heard(poll(Some((50, 51)), 40));
         assert_eq!(second, Suggestion::At(UnixTime(50)));
         assert!(note.unwrap().contains("https://ca.example/incident"));
+    }
+
+    #[test]
+    fn what_was_being_asked_when_a_term_ended_is_asked_in_the_next() {
+        let info = RenewalInfo::default();
+        info.lock().insert(&key("a"), certificate(100, "le"));
+        assert!(info.next(UnixTime(1)).is_ok());
+        assert!(info.next(UnixTime(1)).is_err());
+        info.lock().requeue();
+        assert_eq!(info.next(UnixTime(1)).ok().unwrap().key, key("a"));
     }
 
     #[test]

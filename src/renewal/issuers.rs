@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo};
 use crate::cluster::{self, accounts};
 use crate::config;
+use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::schedule::quota::Quota;
 use crate::time::UnixTime;
@@ -24,6 +25,7 @@ pub struct Issuers {
     kube: Kube,
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
+    gate: Gate,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
 }
 
@@ -82,11 +84,12 @@ pub enum Error {
 impl Issuers {
     /// No issuer is asked for anything yet.
     #[must_use]
-    pub fn new(kube: Kube, namespace: Arc<str>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(kube: Kube, namespace: Arc<str>, metrics: Arc<Metrics>, gate: Gate) -> Self {
         Self {
             kube,
             namespace,
             metrics,
+            gate,
             slots: Mutex::default(),
         }
     }
@@ -110,11 +113,20 @@ impl Issuers {
         Ok(ready)
     }
 
+    /// Accounts are read anew when they are next needed: another leader may have made them anew.
+    pub async fn forget_accounts(&self) {
+        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
+        for slot in slots {
+            slot.client.lock().await.take();
+        }
+    }
+
     /// The CA asked for nothing before `until`.
     pub fn limit(&self, name: &str, until: UnixTime) {
         let slot = self.slot(name);
         let mut limited = lock(&slot.limited_until);
         *limited = until.max(*limited);
+        self.metrics.limited_until(name, *limited);
     }
 
     /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.
@@ -183,6 +195,7 @@ impl Issuers {
                 } = *request;
                 metrics.acme_request(host, action.as_str(), status, duration);
             }),
+            self.gate.clone(),
         )?;
         let stored = self.stored(name).await?;
         let credentials = match stored {
@@ -264,7 +277,12 @@ impl Issuers {
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {
-        Arc::clone(lock(&self.slots).entry(name.to_owned()).or_default())
+        let mut slots = lock(&self.slots);
+        let slot = slots.entry(name.to_owned()).or_insert_with(|| {
+            self.metrics.limited_until(name, UnixTime::default());
+            Arc::default()
+        });
+        Arc::clone(slot)
     }
 }
 

@@ -22,12 +22,11 @@ use tokio::time::Instant;
 use crate::acme::{self, Authorization, ChallengeType, OrderStatus, Preference};
 use crate::assess::{self, Assessment};
 use crate::certificate::{KeyType, Leaf};
-use crate::cluster::events::Severity;
+use crate::cluster::events;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets::{self, Changes};
 use crate::config::{self, Issuer};
 use crate::context::Context;
-use crate::controller::Ticket;
 use crate::index::{Finished, Key};
 use crate::key::PrivateKey;
 use crate::metrics::RenewalResult;
@@ -40,6 +39,7 @@ use crate::secret::keys;
 use crate::secret::render::{Rendered, render};
 use crate::secret::settings::{IssuerRef, KeyRotation};
 use crate::secret::state::{IssuedBy, RolledOut};
+use crate::ticket::Ticket;
 use crate::time::UnixTime;
 use failure::Failure;
 
@@ -203,7 +203,14 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
             )
         }
     };
-    not_now(context, key, fresh, until, "RenewalHeld", note)
+    not_now(
+        context,
+        key,
+        fresh,
+        until,
+        events::Reason::RenewalHeld,
+        note,
+    )
 }
 
 /// Another program writes this Secret: it is not ours to renew.
@@ -215,7 +222,14 @@ fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome
         assess::EXTERNAL
     );
     let until = UnixTime::now() + OWNED;
-    not_now(context, key, fresh, until, "OwnedByAnother", note)
+    not_now(
+        context,
+        key,
+        fresh,
+        until,
+        events::Reason::OwnedByAnother,
+        note,
+    )
 }
 
 /// The Secret is left alone until then, and the reader is told once why.
@@ -224,14 +238,12 @@ fn not_now(
     key: &Key,
     fresh: &Fresh,
     until: UnixTime,
-    reason: &'static str,
+    reason: events::Reason,
     note: String,
 ) -> Outcome {
     if last_error(context, key).as_deref() != Some(&*note) {
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
-        context
-            .events
-            .secret(key, fresh.uid(), Severity::Warning, reason, &note);
+        context.events.secret(key, fresh.uid(), reason, &note);
     }
     Outcome::Later(until, Some(note.into()))
 }
@@ -297,6 +309,8 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         tracing::info!(secret = %key, %until, note, "the renewal waits");
         return Ok(Outcome::Later(until, Some(note.into())));
     }
+    // An order that is made and not written down would be lost.
+    let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = replaced(&fresh);
     let order = client.new_order(&names, profile, replaced.as_ref()).await;
     let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
@@ -343,6 +357,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         context.known.insert(key);
     }
     let record = made?;
+    drop(step);
     context.known.insert(key);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
@@ -509,6 +524,8 @@ async fn write(
     };
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
     let changes = changes(context, key, &fresh, record, &chain)?;
+    // What was issued is to be in the ledger too.
+    let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
     context
         .metrics
@@ -518,6 +535,7 @@ async fn write(
         now.since(UnixTime(record.order.created)),
     );
     count_issue(context, key, &fresh, record).await;
+    drop(step);
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
@@ -525,7 +543,7 @@ async fn write(
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     context
         .events
-        .secret(key, fresh.uid(), Severity::Normal, "Renewed", &note);
+        .secret(key, fresh.uid(), events::Reason::Renewed, &note);
     Ok(Outcome::Renewed(Box::new(leaf)))
 }
 
@@ -616,7 +634,7 @@ fn changes<'a>(
         );
         context
             .events
-            .secret(key, fresh.uid(), Severity::Warning, "OutputLeftOut", &note);
+            .secret(key, fresh.uid(), events::Reason::OutputLeftOut, &note);
     }
     Ok(Changes { annotations, data })
 }

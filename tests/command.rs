@@ -429,8 +429,9 @@ async fn plan_says_what_would_roll_in_which_order_and_why() -> Result<()> {
     let arguments = ["plan", "--config", &config, "-n", &space.name];
     let lines = said(&cert_renew(&arguments, Some(bench.kubeconfig()))?);
     for expected in [
-        "deployment/restarts-a-env(restart: env CERTIFICATE of container main),deployment/restarts-b(restart: volume tls)  web:443",
-        "deployment/reloads-a-env(restart: env CERTIFICATE of container main),deployment/reloads-b(reload: volume tls)  -",
+        "deployment/restarts-a-env(restart: env CERTIFICATE of container main),deployment/restarts-b(restart: volume tls) ",
+        " web:443\n",
+        "deployment/reloads-a-env(restart: env CERTIFICATE of container main),deployment/reloads-b(reload: volume tls) ",
     ] {
         ensure!(lines.contains(expected), "{lines}");
     }

@@ -272,10 +272,10 @@ mod tests {
             ]
         };
         let expected = "\
-SECRET       RENEWS                WHY       NAMES           ROLLS                                                                      VERIFIES
+SECRET       RENEWS                WHY       NAMES           ROLLS                                                               VERIFIES
 shop/due     now                   names     due.example     deployment/a(restart: volume tls),daemonset/b(restart: volume tls)  web:443
-shop/later   2026-03-01T00:00:00Z  lifetime  later.example   deployment/web(restart: volume tls)  -
-shop/paused  never                 Paused    paused.example  -  -
+shop/later   2026-03-01T00:00:00Z  lifetime  later.example   deployment/web(restart: volume tls)                                 -
+shop/paused  never                 Paused    paused.example  -                                                                   -
 ";
         assert_eq!(text(now, rows(), Output::Table).unwrap(), expected);
         let json = text(now, rows(), Output::Json).unwrap();

@@ -490,22 +490,16 @@ pub(crate) mod fixture {
         let fails = |index: &mut Index, name: &str, observed: Observed| {
             let key = add(index, name, observed);
             while let Some((_, taken)) = index.pop_due(NOW) {
-                let error = Some("no".into()).filter(|_| taken == key);
-                let later = Finished::Later(NOW + DAY, error);
-                index.finished(NOW, &taken, later, Duration::ZERO, None);
+                let finished = match name {
+                    _ if taken != key => Finished::Later(NOW + DAY, None),
+                    "failing-rollout" => Finished::Stale(NOW + DAY, 2, "no".into()),
+                    _ => Finished::Later(NOW + DAY, Some("no".into())),
+                };
+                index.finished(NOW, &taken, finished, Duration::ZERO, None);
             }
         };
         fails(&mut index, "failing", due());
         fails(&mut index, "failing-rollout", unrolled());
-        let stale = add(&mut index, "stale", unrolled());
-        while let Some((_, taken)) = index.pop_due(NOW) {
-            let finished = if taken == stale {
-                Finished::Stale(NOW + DAY, 2, "no".into())
-            } else {
-                Finished::Later(NOW + DAY, None)
-            };
-            index.finished(NOW, &taken, finished, Duration::ZERO, None);
-        }
         add(&mut index, "healthy", healthy());
         add(&mut index, "due", due());
         add(&mut index, "absent", without_leaf(Fault::Absent));

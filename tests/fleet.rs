@@ -13,7 +13,7 @@ use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use test_bench::certificates::{DAY, Template, TestCa};
 use test_bench::objects::{FRESH, Reference, Space, pair, workload};
 use test_bench::{Bench, Operator, Result, ensure, eventually, tally, throughout};
@@ -506,7 +506,7 @@ async fn renewed_at_once(secrets: usize) -> Result<()> {
     }
     let (everywhere, in_one) = *most.lock().expect("nobody panics");
     let requests = operator.requests()?.split_off(before);
-    println!(
+    eprintln!(
         "{secrets} Secrets, {} workloads rolled in {took:.1?}, at most {everywhere} at once and {in_one} in a namespace; \
          {} requests to the API server: {:?}",
         4 * secrets,
@@ -568,7 +568,7 @@ fn is_rolling(object: &DynamicObject) -> bool {
     let whole = status["observedGeneration"] == json!(object.metadata.generation)
         && ["replicas", "updatedReplicas", "availableReplicas"]
             .iter()
-            .all(|count| status[*count] == Value::from(1))
+            .all(|count| status[*count] == 1)
         && status["currentRevision"] == status["updateRevision"];
     rolled && !whole
 }

@@ -15,6 +15,7 @@ use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::Known;
 use crate::rollout::Roller;
+use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
 
 /// See the module's documentation. Cheap to share, nothing in it is decided here.
@@ -33,6 +34,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Key authorizations that the challenge port answers with.
     pub challenges: ChallengeStore,
+    /// Sets and removes TXT records.
+    pub dns01: dns01::Solver,
     /// ACME clients, one an issuer, made when first needed.
     pub issuers: Issuers,
     /// What the CAs suggest about when to renew.

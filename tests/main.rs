@@ -6,6 +6,7 @@ mod acme_operator;
 mod alerts;
 mod bench_smoke;
 mod command;
+mod dns01;
 mod documents;
 mod install;
 mod kill_points;

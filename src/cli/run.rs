@@ -23,6 +23,7 @@ use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::Known;
 use crate::rollout::Roller;
+use crate::solver::dns01;
 use crate::solver::http01::{self, ChallengeStore};
 use crate::time::UnixTime;
 use crate::{controller, http};
@@ -101,6 +102,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         known,
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
+        dns01: dns01::Solver::new(client.clone(), Arc::clone(&namespace)),
         index: Arc::default(),
         beat: Arc::default(),
         ready: Arc::default(),

@@ -27,7 +27,7 @@ pub use operation::{DnsConfig, MetricsConfig, Observe, RolloutConfig, Select, Wa
 use reader::Place;
 pub use selector::LabelSelector;
 pub use solver::{
-    Challenge, Dns01, Http01, ParentRef, PathType, Route, SUPPORTED_PROVIDERS, Solver,
+    Challenge, Dns01, Http01, ParentRef, PathType, Propagation, Route, SUPPORTED_PROVIDERS, Solver,
     UNTESTED_PROVIDERS,
 };
 
@@ -230,21 +230,11 @@ impl Config {
 
     /// Settings that stand in the file and change nothing yet, by their path.
     fn idle(&self) -> impl Iterator<Item = String> {
-        let shared = |solver: &Solver| matches!(&solver.challenge, Challenge::Http01(http01) if http01.route == Route::Shared);
-        let solvers = self
-            .solvers
-            .iter()
-            .enumerate()
-            .filter(move |(_, solver)| !shared(solver));
-        let others = [
-            ("dns.nameservers", !self.dns.nameservers.is_empty()),
-            ("watch.observe", self.watch.observe != Observe::default()),
-        ];
-        let others = others
+        let others = [("watch.observe", self.watch.observe != Observe::default())];
+        others
             .into_iter()
             .filter(|(_, set)| *set)
-            .map(|(path, _)| path.to_string());
-        solvers.map(|(i, _)| format!("solvers[{i}]")).chain(others)
+            .map(|(path, _)| path.to_string())
     }
 }
 

@@ -177,7 +177,7 @@ impl MetricsConfig {
     }
 }
 
-fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
+pub(super) fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
     let address = text
         .parse::<IpAddr>()
         .map(|ip| SocketAddr::new(ip, DNS_PORT));

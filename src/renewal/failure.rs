@@ -18,10 +18,13 @@ use crate::metrics::RenewalResult;
 use crate::pair::Rejected;
 use crate::schedule::budget;
 use crate::secret::keys;
+use crate::solver::dns01;
 use crate::time::UnixTime;
 
 /// The watch will bring what has changed; should it not, this is soon enough.
 const AFTER_CONFLICT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Until the zone's servers are looked at again.
+const WAITING: std::time::Duration = std::time::Duration::from_secs(10);
 /// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
 /// which the reader ends a pause of the CA is some hundred characters long.
 const LONGEST: usize = 900;
@@ -45,10 +48,14 @@ pub(super) enum Failure {
     #[error("{}", cluster::chain(.0))]
     Key(#[from] KeyError),
     /// No way to prove control of a name.
-    #[error(
-        "the CA offers no HTTP-01 for {0}, and there is no other solver: a wildcard needs DNS-01"
-    )]
+    #[error("{0}")]
     NoSolver(String),
+    /// A TXT record could not be set or was not seen in time.
+    #[error(transparent)]
+    Dns01(#[from] dns01::Error),
+    /// A TXT record is not seen everywhere yet: the order goes on from its record.
+    #[error(transparent)]
+    Waiting(dns01::Error),
     /// The names could not be proven to the staging CA.
     #[error("the rehearsal at the staging CA failed: {}", .0.detail())]
     Rehearsal(#[source] acme::Error),
@@ -123,7 +130,12 @@ impl Failure {
                     )
             }
             Self::Rejected(_) | Self::NoSolver(_) | Self::Unwanted | Self::Key(_) => true,
-            Self::Issuer(_) | Self::Cluster(_) | Self::Stopped | Self::Rehearsal(_) => false,
+            Self::Issuer(_)
+            | Self::Cluster(_)
+            | Self::Dns01(_)
+            | Self::Waiting(_)
+            | Self::Stopped
+            | Self::Rehearsal(_) => false,
             Self::About { what, .. } => what.ends_order(order),
         }
     }
@@ -137,6 +149,7 @@ impl Failure {
             Self::Rejected(_) => "Rejected",
             Self::Key(_) => "Key",
             Self::NoSolver(_) => "NoSolver",
+            Self::Dns01(error) | Self::Waiting(error) => error.reason(),
             Self::Rehearsal(error) => error.reason(),
             Self::Unwanted => "Unwanted",
             Self::Stopped => "Stopped",
@@ -166,6 +179,10 @@ impl Failure {
         {
             tracing::info!(secret = %key, reason, "the Secret has changed meanwhile: looked at again");
             return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
+        }
+        if let Self::Waiting(error) = &what {
+            tracing::info!(secret = %key, %error, "the order waits for DNS");
+            return Finished::Later(now + WAITING, Some(error.to_string().into()));
         }
         let (mut until, mut validation) = (None, false);
         let (mut limited, mut outage) = (false, false);

@@ -13,13 +13,14 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
+mod proof;
 mod venue;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::acme::{self, Authorization, ChallengeType, OrderStatus, Preference};
+use crate::acme::{self, OrderStatus, Preference};
 use crate::assess::{self, Assessment};
 use crate::certificate::{KeyType, Leaf};
 use crate::cluster::events::Severity;
@@ -42,9 +43,8 @@ use crate::secret::settings::{IssuerRef, KeyRotation};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::time::UnixTime;
 use failure::Failure;
+use proof::Wait;
 
-/// A CA validates in seconds; one that has not after this is asked again later, and the order stays.
-const VALIDATION: Duration = Duration::from_secs(5 * 60);
 /// Some CAs take a minute from finalize to the certificate.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
 
@@ -269,11 +269,11 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let order = client.new_order(&names, profile, replaced.as_ref()).await;
     let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
-        let challenges = proofs(&order.authorizations().await?)?;
+        let proofs = proof::plan(context, &order.authorizations().await?).await?;
         let new_key = new_key(&fresh).await?;
-        Ok::<_, Failure>((challenges, new_key.to_pem()?))
+        Ok::<_, Failure>((proofs, new_key.to_pem()?))
     };
-    let (challenges, pem) = match begun.await {
+    let (proofs, pem) = match begun.await {
         Ok(begun) => begun,
         Err(failure) => {
             give_back(&order).await;
@@ -290,7 +290,9 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         profile: profile.map(ToOwned::to_owned),
         reason: due.reason.as_str().to_owned(),
         created: UnixTime::now().0,
+        txt: proofs.txt,
     };
+    let challenges = proofs.challenges;
     let made = records::create(&context.client, &context.namespace, stored, pem, challenges).await;
     if let Err(error) = &made {
         // Ours is not the order that runs, or nobody would remember it.
@@ -383,26 +385,6 @@ async fn proceed(
     }
 }
 
-/// Puts the proofs in place and waits until the CA has seen them.
-async fn prove(
-    context: &Context,
-    key: &Key,
-    record: &Record,
-    order: &mut acme::Order,
-    deadline: Instant,
-) -> Result<(), Failure> {
-    known::answer(
-        context,
-        &records::record_name(key),
-        record.challenges.clone(),
-    );
-    for authorization in order.authorizations().await? {
-        let challenge = http01(&authorization)?;
-        order.set_ready(challenge).await?;
-    }
-    Ok(order.wait_validated(deadline).await?)
-}
-
 async fn finish(
     context: &Context,
     key: &Key,
@@ -411,7 +393,7 @@ async fn finish(
     reason: Reason,
 ) -> Result<Outcome, Failure> {
     if order.status() == OrderStatus::Pending {
-        prove(context, key, record, order, Instant::now() + VALIDATION).await?;
+        proof::prove(context, key, record, order, Wait::Briefly).await?;
         tracing::info!(secret = %key, order = record.order.url, "validated");
     }
     if order.status() == OrderStatus::Ready {
@@ -605,23 +587,6 @@ fn texts(names: &[Name]) -> Vec<String> {
     names.iter().map(Name::to_string).collect()
 }
 
-fn http01(authorization: &Authorization) -> Result<&acme::Challenge, Failure> {
-    let mut offered = authorization.challenges.iter();
-    offered
-        .find(|challenge| challenge.kind == ChallengeType::Http01)
-        .ok_or_else(|| Failure::NoSolver(authorization.name.clone()))
-}
-
-/// Key authorizations by token.
-fn proofs(
-    authorizations: &[Authorization],
-) -> Result<std::collections::BTreeMap<String, String>, Failure> {
-    let proof = |authorization| {
-        http01(authorization).map(|it| (it.token.clone(), it.key_authorization.clone()))
-    };
-    authorizations.iter().map(proof).collect()
-}
-
 /// The key to ask for: a new one, or with `key-rotation: never` the one that is there.
 async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
     let settings = &fresh.assessment.settings;
@@ -650,6 +615,7 @@ async fn give_back(order: &acme::Order) {
 }
 
 async fn drop_record(context: &Context, record: &Record) -> Result<(), crate::cluster::Error> {
+    proof::clear(context, record).await;
     let subject = record.order.subject();
     let name = records::record_name(&subject);
     records::delete(&context.client, &context.namespace, &name, &record.uid).await?;

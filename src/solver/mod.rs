@@ -1,3 +1,4 @@
 //! Ways to prove control of a name to a CA.
 
+pub mod dns01;
 pub mod http01;

@@ -47,6 +47,8 @@ pub struct PebbleOptions {
     pub external_accounts: BTreeMap<String, String>,
     /// Where it connects for HTTP-01 instead of the edge of the bench.
     pub http_port: Option<u16>,
+    /// The DNS server that it asks instead of the bench's own.
+    pub dns: Option<SocketAddr>,
     /// Retry-After of what is not ready yet, seconds; none where 0.
     pub retry_after: u64,
 }
@@ -69,6 +71,7 @@ impl Default for PebbleOptions {
                 .into(),
             external_accounts: BTreeMap::new(),
             http_port: None,
+            dns: None,
             retry_after: 1,
         }
     }
@@ -130,12 +133,13 @@ impl Pebble {
             "retryAfter": {"authz": options.retry_after, "order": options.retry_after},
         }});
         fs::write(file(".json"), config.to_string())?;
+        let dns = options.dns.unwrap_or(ground.dns);
         let mut command = Command::new(ground.control_plane.program("pebble"));
         command
             .arg("-strict")
             .arg("-config")
             .arg(file(".json"))
-            .args(["-dnsserver", &ground.dns.to_string()])
+            .args(["-dnsserver", &dns.to_string()])
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_WFE_NONCEREJECT", options.nonce_reject.to_string())
             .env("PEBBLE_AUTHZREUSE", options.authorization_reuse.to_string())
@@ -157,7 +161,7 @@ impl Pebble {
             directory: format!("https://{acme}/dir"),
             management: format!("https://{management}"),
             ca_bundle: ground.ca_bundle.to_owned(),
-            dns: ground.dns,
+            dns,
             http,
         };
         let directory = pebble.directory.clone();

@@ -17,6 +17,7 @@ use crate::renewal::known::Known;
 use crate::rollout::Roller;
 use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
+use crate::solver::route::Held;
 
 /// See the module's documentation. Cheap to share, nothing in it is decided here.
 pub struct Context {
@@ -36,6 +37,8 @@ pub struct Context {
     pub challenges: ChallengeStore,
     /// Sets and removes TXT records.
     pub dns01: dns01::Solver,
+    /// Who needs which Ingress or HTTPRoute of ours.
+    pub routes: Held,
     /// ACME clients, one an issuer, made when first needed.
     pub issuers: Issuers,
     /// What the CAs suggest about when to renew.

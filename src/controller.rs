@@ -216,6 +216,8 @@ impl Controller {
                 tokio::spawn(async move { renewal::abandon(&context, &key).await });
             }
         }
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move { renewal::proof::sweep(&context).await });
         self.context.ready.store(true, Ordering::Relaxed);
         self.context.renewal_info.begin();
     }

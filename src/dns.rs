@@ -159,6 +159,24 @@ impl Resolver {
         Err(Error::NoZone(text(name)))
     }
 
+    /// The addresses of a host, at the end of its CNAMEs.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn addresses(&self, name: &Name) -> Result<Vec<IpAddr>, Error> {
+        let mut addresses = Vec::new();
+        for kind in [RecordType::A, RecordType::AAAA] {
+            for record in self.ask(name, kind).await?.answers {
+                match record.data {
+                    RData::A(address) => addresses.push(IpAddr::V4(address.0)),
+                    RData::AAAA(address) => addresses.push(IpAddr::V6(address.0)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(addresses)
+    }
+
     /// The servers of a zone by their names, each with its addresses.
     ///
     /// # Errors
@@ -167,17 +185,7 @@ impl Resolver {
         let mut authorities = Vec::new();
         for data in self.records(zone, RecordType::NS).await? {
             let RData::NS(name) = data else { continue };
-            let mut addresses = Vec::new();
-            for kind in [RecordType::A, RecordType::AAAA] {
-                // By the answer's last name: servers are aliases at some hosts, although they should not be.
-                for record in self.ask(&name.0, kind).await?.answers {
-                    match record.data {
-                        RData::A(address) => addresses.push(IpAddr::V4(address.0)),
-                        RData::AAAA(address) => addresses.push(IpAddr::V6(address.0)),
-                        _ => {}
-                    }
-                }
-            }
+            let addresses = self.addresses(&name.0).await?;
             authorities.push(Authority {
                 name: text(&name.0),
                 addresses: addresses

@@ -14,4 +14,5 @@ mod propagation;
 mod renewal;
 mod rights;
 mod rollout;
+mod routes;
 mod secrecy;

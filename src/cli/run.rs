@@ -102,6 +102,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         known,
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
+        routes: Default::default(),
         dns01: dns01::Solver::new(client.clone(), Arc::clone(&namespace)),
         index: Arc::default(),
         beat: Arc::default(),

@@ -8,6 +8,7 @@ pub mod events;
 pub mod ledger;
 mod observe;
 pub mod records;
+pub mod routes;
 pub mod secrets;
 pub mod watch;
 

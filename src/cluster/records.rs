@@ -16,6 +16,7 @@ use kube::runtime::watcher::{self, watcher};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::routes::Routed;
 use super::{Error, call};
 use crate::config::Dns01;
 use crate::index::Key;
@@ -57,6 +58,9 @@ pub struct Order {
     /// TXT records that prove names; they may stand in DNS for as long as this record exists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub txt: Vec<Txt>,
+    /// Ingresses and HTTPRoutes, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Routed>,
 }
 
 /// A TXT record for DNS-01, with all that it takes to remove it.

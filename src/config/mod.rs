@@ -23,6 +23,7 @@ use std::str::FromStr;
 pub use allow::{Allow, Glob, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
 pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
+pub(crate) use operation::nameserver;
 pub use operation::{DnsConfig, MetricsConfig, Observe, RolloutConfig, Select, WatchConfig};
 use reader::Place;
 pub use selector::LabelSelector;

@@ -90,7 +90,7 @@ pub enum Challenge {
 }
 
 /// HTTP-01: how the CA's request reaches us.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Http01 {
     /// The route.
     pub route: Route,
@@ -99,7 +99,7 @@ pub struct Http01 {
 }
 
 /// What sends `/.well-known/acme-challenge/` of a host to us.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Route {
     /// The user has arranged it.
     Shared,
@@ -120,7 +120,7 @@ pub enum Route {
 }
 
 /// How an Ingress compares paths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PathType {
     /// By path elements.
     #[default]
@@ -132,7 +132,7 @@ pub enum PathType {
 }
 
 /// `parentRefs` entry of `gateway.networking.k8s.io/v1` HTTPRoute.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ParentRef {
     /// The Gateway.
     pub name: String,

@@ -18,12 +18,12 @@ use crate::metrics::RenewalResult;
 use crate::pair::Rejected;
 use crate::schedule::budget;
 use crate::secret::keys;
-use crate::solver::dns01;
+use crate::solver::{dns01, route};
 use crate::time::UnixTime;
 
 /// The watch will bring what has changed; should it not, this is soon enough.
 const AFTER_CONFLICT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Until the zone's servers are looked at again.
+/// Until the zone's servers, or the route, are looked at again.
 const WAITING: std::time::Duration = std::time::Duration::from_secs(10);
 /// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
 /// which the reader ends a pause of the CA is some hundred characters long.
@@ -53,9 +53,15 @@ pub(super) enum Failure {
     /// A TXT record could not be set or was not seen in time.
     #[error(transparent)]
     Dns01(#[from] dns01::Error),
-    /// A TXT record is not seen everywhere yet: the order goes on from its record.
-    #[error(transparent)]
-    Waiting(dns01::Error),
+    /// A request of the CA would not reach us.
+    #[error("HTTP-01: {0}; where only we cannot reach it, selfCheck: false in the config")]
+    Route(#[from] route::Error),
+    /// A controller refuses our route.
+    #[error("HTTP-01: the HTTPRoute of {0} is refused: {1}")]
+    RouteRefused(String, String),
+    /// What was put in place is not in force yet: the order goes on from its record.
+    #[error("{0}")]
+    Waiting(Box<Self>),
     /// The names could not be proven to the staging CA.
     #[error("the rehearsal at the staging CA failed: {}", .0.detail())]
     Rehearsal(#[source] acme::Error),
@@ -133,6 +139,8 @@ impl Failure {
             Self::Issuer(_)
             | Self::Cluster(_)
             | Self::Dns01(_)
+            | Self::Route(_)
+            | Self::RouteRefused(..)
             | Self::Waiting(_)
             | Self::Stopped
             | Self::Rehearsal(_) => false,
@@ -149,7 +157,10 @@ impl Failure {
             Self::Rejected(_) => "Rejected",
             Self::Key(_) => "Key",
             Self::NoSolver(_) => "NoSolver",
-            Self::Dns01(error) | Self::Waiting(error) => error.reason(),
+            Self::Dns01(error) => error.reason(),
+            Self::Route(_) => "Unrouted",
+            Self::RouteRefused(..) => "RouteRefused",
+            Self::Waiting(what) => what.reason(),
             Self::Rehearsal(error) => error.reason(),
             Self::Unwanted => "Unwanted",
             Self::Stopped => "Stopped",
@@ -180,9 +191,10 @@ impl Failure {
             tracing::info!(secret = %key, reason, "the Secret has changed meanwhile: looked at again");
             return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
         }
-        if let Self::Waiting(error) = &what {
-            tracing::info!(secret = %key, %error, "the order waits for DNS");
-            return Finished::Later(now + WAITING, Some(error.to_string().into()));
+        if let Self::Waiting(what) = &what {
+            let text = what.to_string();
+            tracing::info!(secret = %key, what = text, "the order waits");
+            return Finished::Later(now + WAITING, Some(text.into()));
         }
         let (mut until, mut validation) = (None, false);
         let (mut limited, mut outage) = (false, false);

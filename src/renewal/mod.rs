@@ -13,7 +13,7 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
-mod proof;
+pub mod proof;
 mod venue;
 
 use std::time::Duration;
@@ -291,6 +291,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         reason: due.reason.as_str().to_owned(),
         created: UnixTime::now().0,
         txt: proofs.txt,
+        routes: proofs.routes,
     };
     let challenges = proofs.challenges;
     let made = records::create(&context.client, &context.namespace, stored, pem, challenges).await;

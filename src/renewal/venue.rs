@@ -120,7 +120,13 @@ pub(super) async fn rehearse(
         Err(Failure::Acme(error)) if error.class() == Class::FixIt => {
             Err(Failure::Rehearsal(error))
         }
-        Err(error @ (Failure::Cluster(_) | Failure::NoSolver(_) | Failure::Dns01(_))) => Err(error),
+        Err(
+            error @ (Failure::Cluster(_)
+            | Failure::NoSolver(_)
+            | Failure::Dns01(_)
+            | Failure::Route(_)
+            | Failure::RouteRefused(..)),
+        ) => Err(error),
         Err(error) => {
             tracing::info!(secret = %key, staging = name, %error, "staging cannot be used: no rehearsal");
             Ok(())
@@ -150,6 +156,7 @@ async fn proven(
         reason: "Rehearsal".to_owned(),
         created: UnixTime::now().0,
         txt: proofs.txt,
+        routes: proofs.routes,
     };
     // The record lets every replica answer; a restart drops it, as its issuer is not the Secret's.
     let unused = PrivateKey::generate(KeyType::EcdsaP256)?.to_pem()?;

@@ -10,6 +10,7 @@
 mod bench;
 pub mod certificates;
 pub mod control_plane;
+mod data_path;
 mod edge;
 mod eventually;
 mod group;
@@ -30,6 +31,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use bench::{Bench, Options};
+pub use data_path::DataPath;
 pub use edge::{Edge, Hit, serve_edge_if_asked};
 pub use eventually::{eventually, throughout};
 pub use nameserver::{Nameserver, TSIG_KEY, TSIG_NAME, Zone};

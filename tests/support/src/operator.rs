@@ -366,6 +366,12 @@ impl<'a> Operator<'a> {
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
     }
 
+    /// Where it answers challenges.
+    #[must_use]
+    pub fn challenge_address(&self) -> SocketAddr {
+        self.challenges
+    }
+
     /// All its requests to the API server until now, watches and Events aside.
     ///
     /// # Errors

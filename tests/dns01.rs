@@ -3,17 +3,25 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use cert_renew::dns::{self, RData, RecordType, Resolver};
 use cert_renew::solver::dns01;
+use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use serde_json::Value;
 use test_bench::objects::Space;
 use test_bench::{
     Bench, Context as _, Nameserver, Operator, OperatorOptions, Pebble, PebbleOptions, Result,
     TSIG_KEY, TSIG_NAME, Zone, ensure, eventually, throughout,
 };
+use tokio::net::TcpListener;
 
 use crate::renewal::{SOON, annotation, leaf, options, renewed};
 
@@ -37,11 +45,25 @@ async fn operator<'a>(
     servers: &[SocketAddr],
     key: &str,
 ) -> Result<Operator<'a>> {
+    let provider = format!(
+        "provider: rfc2136, settings: {{server: \"{}\", keyName: {TSIG_NAME}}}",
+        servers[0]
+    );
+    operator_by(bench, pebble, servers, &provider, ("secret", key)).await
+}
+
+/// The same by any provider, with one entry in the Secret of its credentials.
+async fn operator_by<'a>(
+    bench: &'a Bench,
+    pebble: &Pebble,
+    servers: &[SocketAddr],
+    provider: &str,
+    (entry, key): (&str, &str),
+) -> Result<Operator<'a>> {
     let propagation = Nameserver::propagation(servers);
     let server = servers[0];
     let config = format!(
-        "solvers:\n  - dns01:\n      provider: rfc2136\n      credentials: {{secret: tsig}}\n      \
-         settings: {{server: \"{server}\", keyName: {TSIG_NAME}}}\n      propagation: {{{propagation}}}\n\
+        "solvers:\n  - dns01: {{{provider}, credentials: {{secret: dns}}, propagation: {{{propagation}}}}}\n\
          dns: {{nameservers: [\"{server}\"]}}\n"
     );
     let options = OperatorOptions {
@@ -52,11 +74,11 @@ async fn operator<'a>(
     let mut operator = Operator::install(bench, options).await?;
     let secret = Secret {
         metadata: ObjectMeta {
-            name: Some("tsig".into()),
+            name: Some("dns".into()),
             ..ObjectMeta::default()
         },
         data: Some(BTreeMap::from([(
-            "secret".into(),
+            entry.into(),
             ByteString(key.as_bytes().to_vec()),
         )])),
         ..Secret::default()
@@ -275,5 +297,69 @@ async fn a_host_that_refuses_is_quoted_and_the_key_is_not() -> Result<()> {
         "DNS-01 by rfc2136: adding TXT _acme-challenge.refused.example in zone refused.example";
     ensure!(said.starts_with(expected), "{said}");
     assert!(!operator.log()?.contains(wrong), "the key is in the log");
+    Ok(())
+}
+
+/// A service of a user that changes records, as the documents describe it.
+async fn webhook(server: SocketAddr, token: &'static str) -> Result<SocketAddr> {
+    let key = BASE64_STANDARD.decode(TSIG_KEY)?;
+    let address = format!("tcp://{server}");
+    let algorithm = TsigAlgorithm::HmacSha256;
+    let updater = DnsUpdater::new_rfc2136_tsig(address, TSIG_NAME, key, algorithm)?;
+    let change = move |headers: HeaderMap, body: String| async move {
+        let authorized = headers.get("authorization").and_then(|it| it.to_str().ok());
+        if authorized != Some(&format!("Bearer {token}")) {
+            return (StatusCode::UNAUTHORIZED, "who are you?");
+        }
+        let body: Value = serde_json::from_str(&body).unwrap_or_default();
+        let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+        let records = vec![DnsRecord::TXT(text("value"))];
+        let (name, zone, kind) = (text("name"), text("zone"), DnsRecordType::TXT);
+        let changed = match body["action"].as_str() {
+            Some("present") => updater.add_to_rrset(name, kind, 60, records, zone).await,
+            Some("cleanup") => updater.remove_from_rrset(name, kind, records, zone).await,
+            _ => return (StatusCode::BAD_REQUEST, "what?"),
+        };
+        match changed {
+            Ok(()) => (StatusCode::OK, ""),
+            Err(_) => (StatusCode::BAD_GATEWAY, "the server refuses"),
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let router = Router::new().route("/txt", post(change));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok(address)
+}
+
+#[tokio::test]
+async fn a_webhook_sets_and_removes_and_its_refusal_is_quoted_without_the_token() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let address = Nameserver::address_of_its_own()?;
+    let zones = [Zone::new("hook.example")];
+    let _server = Nameserver::start(bench, "knot-hook", address, &zones).await?;
+    let pebble = pebble(bench, "pebble-hook", address).await?;
+    let hook = webhook(address, "the-right-token").await?;
+    let provider = format!("provider: webhook, settings: {{url: \"http://{hook}/txt\"}}");
+    let annotations = [("issuer", "pebble"), ("names", "*.hook.example")];
+    for (token, name) in [("the-right-token", "good"), ("a-wrong-token", "bad")] {
+        let operator = operator_by(bench, &pebble, &[address], &provider, ("token", token)).await?;
+        let space = Space::new(bench.client()?, "hook", operator.namespace()).await?;
+        space.tls_secret(name, None, &annotations).await?;
+        if name == "good" {
+            renewed(&space, name, "").await?;
+            await_values(address, "_acme-challenge.hook.example", 0).await?;
+            continue;
+        }
+        eventually(SOON, "the refusal is told", async || {
+            let secret = space.secrets().get(name).await?;
+            let said = annotation(&secret, "state.cert-renew.io/last-error");
+            let said = said.context("no error yet")?;
+            ensure!(said.contains("401 Unauthorized: who are you?"), "{said}");
+            Ok(())
+        })
+        .await?;
+        assert!(!operator.log()?.contains(token), "the token is in the log");
+    }
     Ok(())
 }

@@ -94,10 +94,13 @@ async fn routed(kind: &str, route: &str) -> Result<()> {
     );
     let routes = objects(bench, &operator, kind)?;
     // What a former run has left is swept; what somebody else has made is not ours.
-    let gone = json!({"metadata": {"name": "left", "labels": {"cert-renew.io/challenge-route": "true"}},
+    let api_version = match kind {
+        "Ingress" => "networking.k8s.io/v1",
+        _ => "gateway.networking.k8s.io/v1",
+    };
+    let gone = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "left", "labels": {"cert-renew.io/challenge-route": "true"}},
         "spec": {"hostnames": ["left.example"], "defaultBackend": {"service": {"name": "x", "port": {"number": 1}}}}});
-    let mut gone: DynamicObject = serde_json::from_value(gone)?;
-    gone.types = None;
+    let gone: DynamicObject = serde_json::from_value(gone)?;
     routes.create(&PostParams::default(), &gone).await?;
     operator.run().await?;
     none_is_left(&routes).await?;
@@ -193,7 +196,9 @@ async fn the_ca_is_not_told_before_a_request_would_reach_us() -> Result<()> {
         output.status.success() && said.contains("reach cert-renew"),
         "{said}"
     );
-    path.process().kill();
+    // Not killed: its workers would go on without it.
+    path.process().signal("TERM")?;
+    path.process().ended(SOON).await?;
     let output = check(host)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(!output.status.success() && said.contains(host), "{said}");

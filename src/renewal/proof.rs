@@ -269,18 +269,18 @@ async fn open<'a>(
         Wait::ToTheEnd => ROUTE,
     };
     loop {
-        let looks = stream::iter(checks.iter().map(Ok));
-        let looked = looks.try_for_each_concurrent(LOOKS, |(host, challenge)| {
-            let (token, proof) = (&challenge.token, &challenge.key_authorization);
-            route::reaches_us(&config.dns.nameservers, host, token, proof)
-        });
-        let Err(error) = looked.await else { break };
         for routed in &record.order.routes {
             let standing = routes::standing(&context.client, &context.namespace, routed);
             if let Standing::Refused(why) = standing.await? {
                 return Err(Failure::RouteRefused(routed.host.clone(), why));
             }
         }
+        let looks = stream::iter(checks.iter().map(Ok));
+        let looked = looks.try_for_each_concurrent(LOOKS, |(host, challenge)| {
+            let (token, proof) = (&challenge.token, &challenge.key_authorization);
+            route::reaches_us(&config.dns.nameservers, host, token, proof)
+        });
+        let Err(error) = looked.await else { break };
         if started.elapsed() + LOOK > patience {
             let failure = Failure::Route(error);
             return match wait {

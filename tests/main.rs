@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that one bench serves them all. A module per behaviour.
 
+mod accounts;
 mod acme;
 mod acme_faults;
 mod acme_operator;

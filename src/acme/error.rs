@@ -35,6 +35,8 @@ pub enum Action {
     Finalize,
     Certificate,
     RenewalInfo,
+    RevokeCert,
+    KeyChange,
 }
 
 impl Action {
@@ -53,6 +55,8 @@ impl Action {
             Self::Finalize => "finalize",
             Self::Certificate => "certificate",
             Self::RenewalInfo => "renewalInfo",
+            Self::RevokeCert => "revokeCert",
+            Self::KeyChange => "keyChange",
         }
     }
 
@@ -262,6 +266,13 @@ impl Error {
             Kind::Status(404 | 410) => self.action == Action::Order,
             _ => false,
         }
+    }
+
+    /// Whether a request would be refused like this whose signature is by a key that the account no longer has.
+    #[must_use]
+    pub fn may_be_the_key(&self) -> bool {
+        let kinds = ["malformed", "unauthorized", "accountDoesNotExist"];
+        matches!(self.kind, Kind::Refused(..)) && kinds.iter().any(|kind| self.is(kind))
     }
 
     pub(crate) fn is(&self, problem: &str) -> bool {

@@ -176,7 +176,7 @@ pub(super) async fn connect() -> Result<Client, Failure> {
 }
 
 /// Namespace and name.
-fn place(client: &Client, text: &str) -> (String, String) {
+pub(super) fn place(client: &Client, text: &str) -> (String, String) {
     match text.split_once('/') {
         Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
         None => (client.default_namespace().to_owned(), text.to_owned()),
@@ -206,7 +206,7 @@ async fn selected(
         .collect())
 }
 
-async fn annotate(
+pub(super) async fn annotate(
     client: &Client,
     namespace: &str,
     name: &str,

@@ -196,6 +196,17 @@ impl Failure {
             tracing::info!(secret = %key, what = text, "the order waits");
             return Finished::Later(now + WAITING, Some(text.into()));
         }
+        if let Self::Acme(error) = &what
+            && error.may_be_the_key()
+            && context
+                .issuers
+                .key_changed(&of.issuer)
+                .await
+                .unwrap_or(false)
+        {
+            tracing::info!(secret = %key, issuer = %of.issuer, "the account has another key now: tried again with it");
+            return Finished::Later(now, None);
+        }
         let (mut until, mut validation) = (None, false);
         let (mut limited, mut outage) = (false, false);
         if let Self::Acme(error) = &what {

@@ -147,6 +147,24 @@ impl Issuers {
         Ok(())
     }
 
+    /// Whether somebody has taken the account to another key; that one is then used from now on.
+    ///
+    /// # Errors
+    /// When the account Secret cannot be read.
+    pub async fn key_changed(&self, name: &str) -> Result<bool, Error> {
+        let slot = self.slot(name);
+        let mut client = slot.client.lock().await;
+        let Some(current) = &*client else {
+            return Ok(false);
+        };
+        let stored = self.stored(name).await?;
+        let changed = stored.is_some_and(|stored| !current.signs_with(&stored));
+        if changed {
+            *client = None;
+        }
+        Ok(changed)
+    }
+
     async fn prepare(&self, name: &str, issuer: &config::Issuer) -> Result<Client, Error> {
         let ca_bundle = match &issuer.ca_bundle {
             None => None,

@@ -180,6 +180,11 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
         Hold::TooYoung { .. } => format!(
             "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until}"
         ),
+        Hold::TooMany { .. } => format!(
+            "{} certificates for these names were issued within 7 days, and CAs count them; the next one is asked for \
+             after {until}",
+            budget::ISSUES_A_WEEK
+        ),
         Hold::KeepsComingBack { .. } => {
             let owners = other_writers(&fresh.secret).join(", ");
             let owners = if owners.is_empty() {
@@ -419,7 +424,8 @@ async fn finish(
         Some(config::Chain::Shortest) => Preference::Shortest,
     };
     let pem = order.certificate(&preference).await?;
-    write(context, key, record, &pem, reason).await
+    let replaced = order.replaces_accepted();
+    write(context, key, record, &pem, (reason, replaced)).await
 }
 
 /// Checks what the CA gave and puts it into the Secret, in one patch.
@@ -428,7 +434,7 @@ async fn write(
     key: &Key,
     record: &Record,
     pem: &str,
-    reason: Reason,
+    (reason, replaced): (Reason, bool),
 ) -> Result<Outcome, Failure> {
     let now = UnixTime::now();
     let Some(fresh) = read(context, key, now)
@@ -460,14 +466,14 @@ async fn write(
     let issued = context
         .ledger
         .update(fresh.assessment.account, |account| {
-            account.issued(now, reason, old);
+            account.issued(now, reason, old, replaced);
         })
         .await;
     let home = budget::account_of(&fresh.home, &fresh.assessment.names);
     // The fallback has done it: the next renewal begins with the Secret's own issuer again.
     let home = context.ledger.update(home, |account| {
         if fresh.issuer_name != fresh.home {
-            account.issued(now, Reason::Lifetime, None);
+            account.issued(now, Reason::Lifetime, None, true);
         }
     });
     if let Err(error) = issued.and(home.await) {
@@ -596,7 +602,12 @@ async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
         .key_type
         .or_else(|| leaf.and_then(|leaf| leaf.key_type));
     let kind = wanted.unwrap_or(KeyType::EcdsaP256);
+    let compromised = fresh
+        .assessment
+        .renewal
+        .is_ok_and(|due| due.reason == Reason::Revoked);
     if settings.key_rotation == KeyRotation::Never
+        && !compromised
         && let Ok(key) = PrivateKey::from_pem(fresh.secret.pair().1)
         && key.key_type() == Some(kind)
     {

@@ -243,6 +243,15 @@ impl Pebble {
             .map(drop)
     }
 
+    /// What it says of a certificate, by its serial number in hexadecimal.
+    ///
+    /// # Errors
+    /// When Pebble does not answer, or has not issued the certificate.
+    pub async fn certificate_status(&self, serial: &str) -> Result<String> {
+        self.manage(Method::GET, &format!("/cert-status-by-serial/{serial}"), "")
+            .await
+    }
+
     /// Whether it is alive and well.
     ///
     /// # Errors

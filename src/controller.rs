@@ -23,6 +23,7 @@ use crate::cluster::{chain, watch};
 use crate::context::Context;
 use crate::index::{Change, Finished, Index, Key, Source, Task};
 use crate::renewal::info::{self, Suggested};
+use crate::schedule::quota;
 use crate::secret::thin::ThinSecret;
 use crate::time::UnixTime;
 use crate::{propagation, renewal};
@@ -216,10 +217,30 @@ impl Controller {
                 tokio::spawn(async move { renewal::abandon(&context, &key).await });
             }
         }
+        self.recall_orders();
         let context = Arc::clone(&self.context);
         tokio::spawn(async move { renewal::proof::sweep(&context).await });
         self.context.ready.store(true, Ordering::Relaxed);
         self.context.renewal_info.begin();
+    }
+
+    /// What was ordered before this process was in charge, by the certificates that are there; copies count once.
+    fn recall_orders(&self) {
+        let mut issued: HashMap<Arc<str>, Vec<(UnixTime, Arc<str>)>> = HashMap::new();
+        let (now, mut seen) = (UnixTime::now(), HashSet::new());
+        for (key, entry) in self.index().iter() {
+            let observed = &entry.observed;
+            if let Ok(leaf) = observed.leaf
+                && quota::is_recent(now, leaf.not_before)
+                && seen.insert(leaf.fingerprint)
+            {
+                let of_issuer = issued.entry(Arc::clone(&observed.issuer)).or_default();
+                of_issuer.push((leaf.not_before, Arc::clone(&key.namespace)));
+            }
+        }
+        for (issuer, issued) in issued {
+            self.context.issuers.recall_orders(&issuer, issued);
+        }
     }
 
     fn on_secret(&mut self, source: Source, secret: &ThinSecret) {

@@ -117,6 +117,11 @@ impl Issuers {
         *limited = until.max(*limited);
     }
 
+    /// Counts the orders of a former run; see [`Quota::recall`].
+    pub fn recall_orders(&self, name: &str, issued: Vec<(UnixTime, Arc<str>)>) {
+        lock(&self.slot(name).quota).recall(UnixTime::now(), issued);
+    }
+
     /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.
     ///
     /// # Errors

@@ -88,10 +88,20 @@ pub(crate) struct Ground<'a> {
     pub(crate) http_port: u16,
 }
 
+/// Starts the program with what it was configured with.
+struct Spawn(Box<dyn Fn() -> Result<Arc<Process>> + Send + Sync>);
+
+impl std::fmt::Debug for Spawn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Spawn(..)")
+    }
+}
+
 /// A running Pebble.
 #[derive(Debug)]
 pub struct Pebble {
     process: Arc<Process>,
+    spawn: Spawn,
     directory: String,
     management: String,
     ca_bundle: PathBuf,
@@ -134,20 +144,27 @@ impl Pebble {
         }});
         fs::write(file(".json"), config.to_string())?;
         let dns = options.dns.unwrap_or(ground.dns);
-        let mut command = Command::new(ground.control_plane.program("pebble"));
-        command
-            .arg("-strict")
-            .arg("-config")
-            .arg(file(".json"))
-            .args(["-dnsserver", &dns.to_string()])
-            .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_WFE_NONCEREJECT", options.nonce_reject.to_string())
-            .env("PEBBLE_AUTHZREUSE", options.authorization_reuse.to_string())
-            .env(
-                "PEBBLE_ALTERNATE_ROOTS",
-                options.alternate_roots.to_string(),
-            );
-        let process = Process::spawn(ground.group, name, command)?;
+        let program = ground.control_plane.program("pebble");
+        let (nonce_reject, reuse, roots) = (
+            options.nonce_reject.to_string(),
+            options.authorization_reuse.to_string(),
+            options.alternate_roots.to_string(),
+        );
+        let (group, name, config) = (Arc::clone(ground.group), name.clone(), file(".json"));
+        let spawn = Box::new(move || {
+            let mut command = Command::new(&program);
+            command
+                .arg("-strict")
+                .arg("-config")
+                .arg(&config)
+                .args(["-dnsserver", &dns.to_string()])
+                .env("PEBBLE_VA_NOSLEEP", "1")
+                .env("PEBBLE_WFE_NONCEREJECT", &nonce_reject)
+                .env("PEBBLE_AUTHZREUSE", &reuse)
+                .env("PEBBLE_ALTERNATE_ROOTS", &roots);
+            Process::spawn(&group, &name, command)
+        });
+        let process = spawn()?;
         let certificate = reqwest::Certificate::from_pem(ground.authority.pem().as_bytes())?;
         // Pebble refuses requests without a User-Agent (RFC 8555, 6.1).
         let http = reqwest::Client::builder()
@@ -158,28 +175,39 @@ impl Pebble {
             .build()?;
         let pebble = Self {
             process,
+            spawn: Spawn(spawn),
             directory: format!("https://{acme}/dir"),
             management: format!("https://{management}"),
             ca_bundle: ground.ca_bundle.to_owned(),
             dns,
             http,
         };
-        let directory = pebble.directory.clone();
-        pebble
-            .process
-            .ready(START_DEADLINE, async || {
-                pebble
-                    .http
-                    .get(&directory)
-                    .send()
-                    .await?
-                    .error_for_status()?;
-                pebble.manage(Method::GET, "/roots/0", "").await?;
-                Ok(())
-            })
-            .await?;
+        pebble.ready().await?;
         pebble.watch();
         Ok(pebble)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.process
+            .ready(START_DEADLINE, async || {
+                let answer = self.http.get(&self.directory).send().await?;
+                answer.error_for_status()?;
+                self.manage(Method::GET, "/roots/0", "").await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Ends it and starts it anew at the same address, with all its state lost: accounts, orders, roots.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = (self.spawn.0)()?;
+        self.ready().await?;
+        self.watch();
+        Ok(())
     }
 
     /// Looks after it in the background, so that a test that waits in vain says why.

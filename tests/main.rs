@@ -11,6 +11,7 @@ mod dns01;
 mod documents;
 mod install;
 mod kill_points;
+mod preflight;
 mod propagation;
 mod renewal;
 mod rights;

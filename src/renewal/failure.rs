@@ -50,6 +50,9 @@ pub(super) enum Failure {
     /// No way to prove control of a name.
     #[error("{0}")]
     NoSolver(String),
+    /// The CA would refuse, and is not asked.
+    #[error("{0}")]
+    Forbidden(String),
     /// A TXT record could not be set or was not seen in time.
     #[error(transparent)]
     Dns01(#[from] dns01::Error),
@@ -135,7 +138,11 @@ impl Failure {
                         Class::FixIt | Class::Permanent | Class::Paused | Class::AccountGone
                     )
             }
-            Self::Rejected(_) | Self::NoSolver(_) | Self::Unwanted | Self::Key(_) => true,
+            Self::Rejected(_)
+            | Self::Forbidden(_)
+            | Self::NoSolver(_)
+            | Self::Unwanted
+            | Self::Key(_) => true,
             Self::Issuer(_)
             | Self::Cluster(_)
             | Self::Dns01(_)
@@ -157,6 +164,7 @@ impl Failure {
             Self::Rejected(_) => "Rejected",
             Self::Key(_) => "Key",
             Self::NoSolver(_) => "NoSolver",
+            Self::Forbidden(_) => "Caa",
             Self::Dns01(error) => error.reason(),
             Self::Route(_) => "Unrouted",
             Self::RouteRefused(..) => "RouteRefused",

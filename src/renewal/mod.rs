@@ -13,6 +13,7 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
+pub mod preflight;
 pub mod proof;
 mod venue;
 
@@ -258,6 +259,9 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
             wanted.filter(|profile| offered.contains_key(*profile))
         }
     };
+    preflight(context, &fresh, &client, &names)
+        .await
+        .map_err(|failure| failure.about(&fresh))?;
     let quota = fresh.issuer.orders_per_3h;
     if let Err(until) = context
         .issuers
@@ -312,6 +316,31 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     context.known.insert(key);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
+}
+
+/// Finds out what the CA will refuse, unless life runs short.
+async fn preflight(
+    context: &Context,
+    fresh: &Fresh,
+    client: &acme::Client,
+    names: &[Name],
+) -> Result<(), Failure> {
+    let leaf = fresh.assessment.leaf.as_ref().ok();
+    if leaf.is_some() && budget::runs_short(UnixTime::now(), leaf) {
+        return Ok(());
+    }
+    let directory = client.directory().await?;
+    let account = client.account_url();
+    let asked = preflight::Asked {
+        names,
+        profile: fresh.assessment.settings.profile.as_deref(),
+        issuer: &fresh.issuer,
+        account: account.as_deref(),
+    };
+    match preflight::by_caa(&asked, &directory, &context.config()).await {
+        found if found.is_empty() => Ok(()),
+        found => Err(Failure::Forbidden(found.join("; "))),
+    }
 }
 
 /// Goes on with an order that a former run, or a former attempt, has begun.

@@ -366,6 +366,12 @@ impl<'a> Operator<'a> {
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
     }
 
+    /// Its config file.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Where it answers challenges.
     #[must_use]
     pub fn challenge_address(&self) -> SocketAddr {

@@ -49,6 +49,8 @@ pub struct PebbleOptions {
     pub http_port: Option<u16>,
     /// The DNS server that it asks instead of the bench's own.
     pub dns: Option<SocketAddr>,
+    /// What it calls itself in CAA records.
+    pub caa_identities: Vec<String>,
     /// Retry-After of what is not ready yet, seconds; none where 0.
     pub retry_after: u64,
 }
@@ -72,6 +74,7 @@ impl Default for PebbleOptions {
             external_accounts: BTreeMap::new(),
             http_port: None,
             dns: None,
+            caa_identities: Vec::new(),
             retry_after: 1,
         }
     }
@@ -138,6 +141,7 @@ impl Pebble {
             "tlsPort": 1,
             "externalAccountBindingRequired": !options.external_accounts.is_empty(),
             "externalAccountMACKeys": options.external_accounts,
+            "caaIdentities": options.caa_identities,
             "keyAlgorithm": "ecdsa",
             "profiles": profiles,
             "retryAfter": {"authz": options.retry_after, "order": options.retry_after},

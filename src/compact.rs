@@ -38,6 +38,40 @@ impl From<&str> for Version {
     }
 }
 
+impl Uid {
+    /// The bytes, where it has the usual form.
+    #[must_use]
+    pub fn short(&self) -> Option<[u8; 16]> {
+        match self.0 {
+            Form::Uuid(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
+impl From<[u8; 16]> for Uid {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(Form::Uuid(bytes))
+    }
+}
+
+impl Version {
+    /// The number, where it has the usual form.
+    #[must_use]
+    pub fn short(&self) -> Option<u64> {
+        match self.0 {
+            Form::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+}
+
+impl From<u64> for Version {
+    fn from(number: u64) -> Self {
+        Self(Form::Number(number))
+    }
+}
+
 impl Form {
     /// `short` where it says exactly the same.
     fn of(short: Self, text: &str) -> Self {

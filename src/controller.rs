@@ -28,8 +28,6 @@ use crate::secret::thin::ThinSecret;
 use crate::time::UnixTime;
 use crate::{propagation, renewal};
 
-/// Renewals in flight, whatever the issuer. An order mostly waits, and holds no more than its key and two URLs.
-const RENEWALS: usize = 64;
 /// Namespaces whose workloads are listed at the same time.
 const PLANNERS: usize = 8;
 /// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
@@ -188,12 +186,13 @@ impl Controller {
             Ok(watcher::Event::Delete(secret)) => {
                 let mut index = self.index();
                 let key = index.key(secret.head.namespace(), secret.head.name());
-                index.remove(&key);
-                self.context.renewal_info.forget(&key);
+                drop(index);
+                self.forget(&key);
             }
             Ok(watcher::Event::InitDone) => {
-                for key in self.index().finish(source) {
-                    self.context.renewal_info.forget(&key);
+                let gone = self.index().finish(source);
+                for key in gone {
+                    self.forget(&key);
                     tracing::info!(secret = %key, "gone since the last list");
                 }
                 if self.unlisted.remove(&source) && self.unlisted.is_empty() {
@@ -212,9 +211,8 @@ impl Controller {
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
         for key in self.context.known.subjects() {
-            if !self.index().hasten(&key, now) {
-                let context = Arc::clone(&self.context);
-                tokio::spawn(async move { renewal::abandon(&context, &key).await });
+            if !self.index().order_open(now, &key, true) {
+                self.abandon(&key);
             }
         }
         self.recall_orders();
@@ -228,18 +226,43 @@ impl Controller {
     fn recall_orders(&self) {
         let mut issued: HashMap<Arc<str>, Vec<(UnixTime, Arc<str>)>> = HashMap::new();
         let (now, mut seen) = (UnixTime::now(), HashSet::new());
-        for (key, entry) in self.index().iter() {
-            let observed = &entry.observed;
+        let index = self.index();
+        for (row, entry) in index.iter() {
+            let observed = entry.observed;
             if let Ok(leaf) = observed.leaf
                 && quota::is_recent(now, leaf.not_before)
                 && seen.insert(leaf.fingerprint)
+                && let Some((key, _)) = index.row(row)
             {
-                let of_issuer = issued.entry(Arc::clone(&observed.issuer)).or_default();
-                of_issuer.push((leaf.not_before, Arc::clone(&key.namespace)));
+                let of_issuer = issued.entry(observed.issuer).or_default();
+                of_issuer.push((leaf.not_before, key.namespace));
             }
         }
+        drop(index);
         for (issuer, issued) in issued {
             self.context.issuers.recall_orders(&issuer, issued);
+        }
+    }
+
+    /// The Secret is gone, or nobody annotates it any more; true when it was known.
+    fn forget(&self, key: &Key) -> bool {
+        self.context.renewal_info.forget(key);
+        let running = self
+            .index()
+            .get(key)
+            .is_some_and(|entry| entry.running.is_some());
+        // A task that runs sees it by itself; what it leaves is looked after when it ends.
+        if !running {
+            self.abandon(key);
+        }
+        self.index().remove(key)
+    }
+
+    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more.
+    fn abandon(&self, key: &Key) {
+        if self.context.known.contains(key) {
+            let (context, key) = (Arc::clone(&self.context), key.clone());
+            tokio::spawn(async move { renewal::abandon(&context, &key).await });
         }
     }
 
@@ -256,8 +279,7 @@ impl Controller {
         let now = UnixTime::now();
         let config = self.context.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
-            if self.index().remove(&key) {
-                self.context.renewal_info.forget(&key);
+            if self.forget(&key) {
                 tracing::info!(secret = %key, "no longer annotated");
             }
             return;
@@ -318,6 +340,10 @@ impl Controller {
                 let settle = self.context.config().rollout.settle;
                 if task == Task::Renew {
                     self.renewing -= 1;
+                    let open = self.context.known.contains(&key);
+                    if !self.index().order_open(now, &key, open) {
+                        self.abandon(&key);
+                    }
                 }
                 let drawn = self
                     .index()
@@ -367,7 +393,9 @@ impl Controller {
                 }
             }
         }
-        while self.renewing < RENEWALS
+        let places = self.context.config().renewals.concurrency;
+        let places = usize::try_from(places).unwrap_or(usize::MAX);
+        while self.renewing < places
             && let Some((_, _, key)) = self.ready.pop_first()
         {
             self.renewing += 1;

@@ -5,9 +5,11 @@
 //! ```
 //! Pure and synchronous; owned by one task. It believes what the watch says and nothing else:
 //! a finished task only releases its entry, and what the task wrote is seen when the watch echoes it.
-//! It holds no certificate and no key, some 300 bytes a Secret.
+//! It holds no certificate and no key, some 220 bytes a Secret.
 //!
 //! A relist is handled by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
+
+mod table;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -19,6 +21,7 @@ use crate::compact::{Uid, Version};
 use crate::schedule::due::{Due, Heed, Never, Suggestion};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
+use table::{Id, Table};
 
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
@@ -130,18 +133,24 @@ pub struct Entry {
     /// What the watch said last.
     pub observed: Observed,
     /// What the workloads had before the annotation was lost.
-    remembered: Option<Box<RolledOut>>,
+    remembered: Option<RolledOut>,
     /// When the next renewal starts.
     pub renew_at: UnixTime,
     /// When the next rollout starts.
     pub roll_at: UnixTime,
     /// A task that runs, and the version it started from.
-    pub running: Option<Box<(Task, Version)>>,
+    pub running: Option<(Task, Version)>,
     /// Why the last task failed; for metrics and the status page.
     pub last_error: Option<Box<str>>,
+    /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
+    order_open: bool,
     generation: u32,
     source: Source,
 }
+
+/// A Secret of the index, for as long as the index is not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row(Id);
 
 /// What [`Index::apply`] changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,11 +175,8 @@ pub enum Finished {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// Boxed: half of a hash table is empty, and an entry is large.
-    entries: HashMap<Key, Box<Entry>>,
-    queue: BTreeSet<(UnixTime, Task, Key)>,
-    /// Namespaces and issuers, each once.
-    interned: HashMap<Arc<str>, ()>,
+    table: Table,
+    queue: BTreeSet<(UnixTime, Task, Id)>,
     generations: Vec<u32>,
     gone: HashMap<Key, RolledOut>,
     gone_order: VecDeque<Key>,
@@ -180,24 +186,37 @@ impl Index {
     /// How many Secrets are annotated.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.table.len()
     }
 
     /// Whether no Secret is annotated.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.table.len() == 0
     }
 
     /// One Secret.
     #[must_use]
-    pub fn get(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key).map(|entry| &**entry)
+    pub fn get(&self, key: &Key) -> Option<Entry> {
+        self.table.get(self.table.find(key)?)
     }
 
-    /// All Secrets, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.entries.iter().map(|(key, entry)| (key, &**entry))
+    /// All Secrets, in no order. An entry is made from fewer bytes as it is asked for: keep the row, not the entry.
+    pub fn iter(&self) -> impl Iterator<Item = (Row, Entry)> {
+        let all = self.table.ids(|_| true);
+        all.filter_map(|id| Some((Row(id), self.table.get(id)?)))
+    }
+
+    /// The Secret of a row of [`Index::iter`].
+    #[must_use]
+    pub fn row(&self, row: Row) -> Option<(Key, Entry)> {
+        Some((self.table.key(row.0)?, self.table.get(row.0)?))
+    }
+
+    /// The Secrets that draw on one account of the ledger, in no order.
+    pub fn drawing_on(&self, account: u64) -> impl Iterator<Item = (Key, Entry)> {
+        let drawing = self.table.ids(move |short| short.account == account);
+        drawing.filter_map(|id| self.row(Row(id)))
     }
 
     /// How many tasks wait for their instant.
@@ -209,18 +228,9 @@ impl Index {
     /// The key of a Secret, with the namespace's one allocation.
     pub fn key(&mut self, namespace: &str, name: &str) -> Key {
         Key {
-            namespace: self.intern(namespace),
+            namespace: self.table.intern(namespace),
             name: name.into(),
         }
-    }
-
-    fn intern(&mut self, text: &str) -> Arc<str> {
-        if let Some((known, ())) = self.interned.get_key_value(text) {
-            return Arc::clone(known);
-        }
-        let new: Arc<str> = text.into();
-        self.interned.insert(Arc::clone(&new), ());
-        new
     }
 
     /// A relist of `source` begins.
@@ -235,12 +245,10 @@ impl Index {
     /// A relist of `source` is complete: what it did not name is gone.
     pub fn finish(&mut self, source: Source) -> Vec<Key> {
         let generation = self.generation(source);
-        let gone: Vec<Key> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.source == source && entry.generation != generation)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let unnamed = self
+            .table
+            .ids(|short| short.listed.0 == source && short.listed.1 != generation);
+        let gone: Vec<Key> = unnamed.filter_map(|id| self.table.key(id)).collect();
         for key in &gone {
             self.remove(key);
         }
@@ -249,15 +257,9 @@ impl Index {
 
     /// Marks a known version as listed, without looking into it; false when it has to be looked into.
     pub fn touch(&mut self, key: &Key, resource_version: &str, source: Source) -> bool {
-        let generation = self.generation(source);
-        match self.entries.get_mut(key) {
-            Some(entry) if entry.observed.resource_version == Version::from(resource_version) => {
-                entry.generation = generation;
-                entry.source = source;
-                true
-            }
-            _ => false,
-        }
+        let listed = (source, self.generation(source));
+        let version = Version::from(resource_version);
+        self.table.touch(key, &version, listed)
     }
 
     /// Takes over what the watch says of an annotated Secret.
@@ -265,20 +267,21 @@ impl Index {
         &mut self,
         now: UnixTime,
         key: &Key,
-        mut observed: Observed,
+        observed: Observed,
         source: Source,
         settle: Duration,
         retry_at: Option<UnixTime>,
     ) -> Change {
         let generation = self.generation(source);
-        let previous = self.entries.remove(key);
+        let known = self.table.find(key);
+        let previous = known.and_then(|id| self.table.get(id));
         let change = match &previous {
             None => Change::New,
             Some(old) if old.observed.resource_version == observed.resource_version => Change::Same,
             Some(_) => Change::Changed,
         };
-        if let Some(old) = &previous {
-            self.unqueue(key, old);
+        if let (Some(id), Some(old)) = (known, &previous) {
+            self.unqueue(id, old);
         }
         let gone = self.gone.remove(key);
         let remembered = match (observed.rolled_out, &previous) {
@@ -286,31 +289,32 @@ impl Index {
             (None, Some(old)) => old.rolled_out().or(gone),
             (None, None) => gone,
         };
-        observed.issuer = self.intern(&observed.issuer);
         let running = previous.as_ref().and_then(|old| old.running.clone());
+        let order_open = previous.as_ref().is_some_and(|old| old.order_open);
         let last_error = previous.and_then(|old| old.last_error);
-        let mut entry = Box::new(Entry {
-            remembered: remembered.map(Box::new),
+        let mut entry = Entry {
+            remembered,
             renew_at: UnixTime::NEVER,
             roll_at: UnixTime::NEVER,
             running,
             last_error,
+            order_open,
             generation,
             source,
             observed,
-        });
+        };
         entry.schedule(now, settle, retry_at);
-        self.enqueue(key, &entry);
-        self.entries.insert(key.clone(), entry);
+        let id = self.table.put(key, &entry);
+        self.enqueue(id, &entry);
         change
     }
 
     /// The Secret is gone, or nobody annotates it any more.
     pub fn remove(&mut self, key: &Key) -> bool {
-        let Some(entry) = self.entries.remove(key) else {
+        let Some((id, entry)) = self.table.remove(key) else {
             return false;
         };
-        self.unqueue(key, &entry);
+        self.unqueue(id, &entry);
         if let Some(had) = entry.rolled_out().filter(|had| *had != RolledOut::None) {
             if self.gone.insert(key.clone(), had).is_none() {
                 self.gone_order.push_back(key.clone());
@@ -332,26 +336,30 @@ impl Index {
 
     /// Takes what is due out of the queue and marks it as running, earliest first.
     pub fn pop_due(&mut self, now: UnixTime) -> Option<(Task, Key)> {
-        let first = self.queue.first().filter(|(at, _, _)| *at <= now)?.clone();
+        let first = *self.queue.first().filter(|(at, _, _)| *at <= now)?;
         self.queue.remove(&first);
-        let (_, task, key) = first;
-        let entry = self.entries.get_mut(&key)?;
-        self.queue
-            .remove(&(entry.renew_at, Task::Renew, key.clone()));
-        self.queue.remove(&(entry.roll_at, Task::Roll, key.clone()));
-        entry.running = Some(Box::new((task, entry.observed.resource_version.clone())));
+        let (_, task, id) = first;
+        let (key, mut entry) = self.row(Row(id))?;
+        self.unqueue(id, &entry);
+        entry.running = Some((task, entry.observed.resource_version.clone()));
+        self.table.set(id, &entry);
         Some((task, key))
     }
 
-    /// Brings a renewal forward to `now`; false when the Secret is not known.
-    pub fn hasten(&mut self, key: &Key, now: UnixTime) -> bool {
-        let Some(mut entry) = self.entries.remove(key) else {
+    /// Says whether an order is on record for a Secret; false when the Secret is not known.
+    ///
+    /// It counts from the next [`Index::finished`] on where a task runs.
+    pub fn order_open(&mut self, now: UnixTime, key: &Key, open: bool) -> bool {
+        let Some((id, mut entry)) = self.known(key) else {
             return false;
         };
-        self.unqueue(key, &entry);
-        entry.renew_at = entry.renew_at.min(now);
-        self.enqueue(key, &entry);
-        self.entries.insert(key.clone(), entry);
+        self.unqueue(id, &entry);
+        entry.order_open = open;
+        if open {
+            entry.renew_at = entry.renew_at.min(now);
+        }
+        self.enqueue(id, &entry);
+        self.table.set(id, &entry);
         true
     }
 
@@ -371,8 +379,8 @@ impl Index {
                 .leaf
                 .is_ok_and(|leaf| leaf.fingerprint == about)
         };
-        let mut entry = self.entries.get(key).filter(|entry| holds(entry))?.clone();
-        self.unqueue(key, &entry);
+        let (id, mut entry) = self.known(key).filter(|(_, entry)| holds(entry))?;
+        self.unqueue(id, &entry);
         let before = std::mem::replace(&mut entry.observed.suggestion, suggestion);
         let roll_at = entry.roll_at;
         entry.schedule(now, settle, retry_at);
@@ -380,8 +388,8 @@ impl Index {
         if entry.roll_at != UnixTime::NEVER && roll_at != UnixTime::NEVER {
             entry.roll_at = roll_at;
         }
-        self.enqueue(key, &entry);
-        self.entries.insert(key.clone(), entry);
+        self.enqueue(id, &entry);
+        self.table.set(id, &entry);
         Some(before)
     }
 
@@ -394,11 +402,10 @@ impl Index {
         settle: Duration,
         retry_at: Option<UnixTime>,
     ) {
-        let Some(mut entry) = self.entries.remove(key) else {
+        let Some((id, mut entry)) = self.known(key) else {
             return;
         };
-        let Some((task, started_from)) = entry.running.take().map(|running| *running) else {
-            self.entries.insert(key.clone(), entry);
+        let Some((task, started_from)) = entry.running.take() else {
             return;
         };
         entry.schedule(now, settle, retry_at);
@@ -420,8 +427,13 @@ impl Index {
                 Task::Roll => entry.roll_at = entry.roll_at.max(not_before),
             }
         }
-        self.enqueue(key, &entry);
-        self.entries.insert(key.clone(), entry);
+        self.enqueue(id, &entry);
+        self.table.set(id, &entry);
+    }
+
+    fn known(&self, key: &Key) -> Option<(Id, Entry)> {
+        let id = self.table.find(key)?;
+        Some((id, self.table.get(id)?))
     }
 
     fn generation(&self, source: Source) -> u32 {
@@ -431,21 +443,20 @@ impl Index {
             .unwrap_or(0)
     }
 
-    fn enqueue(&mut self, key: &Key, entry: &Entry) {
+    fn enqueue(&mut self, id: Id, entry: &Entry) {
         if entry.running.is_some() {
             return;
         }
         for (at, task) in [(entry.renew_at, Task::Renew), (entry.roll_at, Task::Roll)] {
             if at != UnixTime::NEVER {
-                self.queue.insert((at, task, key.clone()));
+                self.queue.insert((at, task, id));
             }
         }
     }
 
-    fn unqueue(&mut self, key: &Key, entry: &Entry) {
-        self.queue
-            .remove(&(entry.renew_at, Task::Renew, key.clone()));
-        self.queue.remove(&(entry.roll_at, Task::Roll, key.clone()));
+    fn unqueue(&mut self, id: Id, entry: &Entry) {
+        self.queue.remove(&(entry.renew_at, Task::Renew, id));
+        self.queue.remove(&(entry.roll_at, Task::Roll, id));
     }
 }
 
@@ -453,9 +464,7 @@ impl Entry {
     /// What the workloads have: by the annotation, or remembered from before it was lost.
     #[must_use]
     pub fn rolled_out(&self) -> Option<RolledOut> {
-        self.observed
-            .rolled_out
-            .or_else(|| self.remembered.as_deref().copied())
+        self.observed.rolled_out.or(self.remembered)
     }
 
     /// Whether the workloads have another leaf than the Secret.
@@ -487,12 +496,10 @@ impl Entry {
         } else {
             UnixTime::default()
         };
+        let retry_at = retry_at.unwrap_or_default();
         self.renew_at = match self.observed.due() {
-            Ok(due) => due
-                .at
-                .max(open)
-                .max(asked)
-                .max(retry_at.unwrap_or_default()),
+            _ if self.order_open => now.max(retry_at),
+            Ok(due) => due.at.max(open).max(asked).max(retry_at),
             Err(_) => UnixTime::NEVER,
         };
         // A Secret that is itself due for an issue is not rolled onto: what it holds is on its way out,
@@ -619,6 +626,40 @@ mod tests {
         index.finished(UnixTime(61), &key, later, SETTLE, None);
         assert_eq!(index.next_due(), Some(UnixTime(120)));
         assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn an_order_that_is_on_record_is_looked_after_whatever_comes_before() {
+        let mut index = Index::default();
+        let mut written = observed("1", Ok(leaf(2)), Some(rolled(1)));
+        written.renewal = Ok(Due {
+            at: UnixTime(600),
+            reason: Reason::Lifetime,
+        });
+        let key = apply(&mut index, 0, written.clone());
+        assert!(index.order_open(UnixTime(20), &key, true));
+        let roll = Some((Task::Roll, key.clone()));
+        assert_eq!(index.pop_due(UnixTime(20)), roll, "due for longer");
+        let mut echo = written.clone();
+        (echo.resource_version, echo.rolled_out) = ("2".into(), Some(rolled(2)));
+        apply(&mut index, 21, echo);
+        index.finished(UnixTime(21), &key, Finished::Wrote, SETTLE, None);
+        let renew = Some((Task::Renew, key.clone()));
+        assert_eq!(index.pop_due(UnixTime(21)), renew);
+        // The API server did not answer: the order is still there.
+        let later = Finished::Later(UnixTime(50), None);
+        index.finished(UnixTime(22), &key, later, SETTLE, None);
+        assert_eq!(index.pop_due(UnixTime(49)), None);
+        assert_eq!(index.pop_due(UnixTime(50)), renew);
+        index.order_open(UnixTime(51), &key, false);
+        index.finished(
+            UnixTime(51),
+            &key,
+            Finished::Later(UnixTime(51), None),
+            SETTLE,
+            None,
+        );
+        assert_eq!(index.next_due(), Some(UnixTime(600)));
     }
 
     #[test]

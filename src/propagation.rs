@@ -136,7 +136,7 @@ async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
     let now = UnixTime::now();
     let entry = {
         let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.get(key).cloned()
+        index.get(key)
     };
     let Some(entry) = entry else {
         return Look::Later(now, None);
@@ -390,6 +390,10 @@ async fn conclude(context: &Context, key: &Key, request: &Request, outcome: Outc
         Outcome::Deferred(why) => {
             tracing::info!(secret = %key, why, "the rollout is put off");
             return Finished::Later(now + LOOK_AGAIN, Some(why.into()));
+        }
+        Outcome::Interrupted(why) => {
+            tracing::warn!(secret = %key, why, "the rollout is interrupted: it goes on soon");
+            return Finished::Later(now + AGAIN, Some(why.into()));
         }
     };
     let halted = severity == Severity::Warning;

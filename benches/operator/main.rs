@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(name: &str) -> Result<()> {
-    let mut report = Report::new(name);
+    let mut report = Report::new(name, &format!("make bench BENCH={name}"));
     match name {
         "start-10k" => start::ten_thousand(&mut report).await?,
         "start-100k" => start::hundred_thousand(&mut report).await?,
@@ -77,7 +77,8 @@ async fn run(name: &str) -> Result<()> {
             USUAL.join(", ")
         ),
     }
-    report.finish()
+    println!("{}", report.finish()?);
+    Ok(())
 }
 
 /// The operator as users run it; `CERT_RENEW_PROGRAM` names another build of it, for a comparison.

@@ -1,63 +1,12 @@
-//! Figures: collected, printed as a table, written as JSON.
+//! Progress and percentiles; the figures themselves are the bench's [`Report`].
 
-use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-use test_bench::{Context as _, Result};
+pub(crate) use test_bench::report::Report;
 
 /// How often a line tells how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
-
-/// The figures of one benchmark.
-pub(crate) struct Report {
-    name: String,
-    figures: Vec<(String, f64, &'static str)>,
-}
-
-impl Report {
-    /// Nothing is measured yet; `name` is the benchmark's argument.
-    pub(crate) fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            figures: Vec::new(),
-        }
-    }
-
-    /// Takes a figure.
-    pub(crate) fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
-        self.figures.push((name.into(), value, unit));
-    }
-
-    /// Prints the table and writes `target/bench/<name>.json`.
-    pub(crate) fn finish(self) -> Result<()> {
-        let command = format!("make bench BENCH={}", self.name);
-        let mut table = String::new();
-        for (name, value, unit) in &self.figures {
-            let shown = if *unit == "bytes" && *value >= 1e6 {
-                format!("{:.1} MiB", value / f64::from(1 << 20))
-            } else {
-                format!("{:.3} {unit}", value)
-            };
-            writeln!(table, "{name:<52} {shown:>18}")?;
-        }
-        println!("{table}");
-        let list: Vec<Value> = self
-            .figures
-            .iter()
-            .map(|(name, value, unit)| {
-                json!({"name": name, "value": value, "unit": unit, "command": command})
-            })
-            .collect();
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-        std::fs::create_dir_all(&directory)?;
-        let file = directory.join(format!("{}.json", self.name));
-        std::fs::write(&file, format!("{:#}\n", Value::from(list)))
-            .with_context(|| format!("writing {}", file.display()))
-    }
-}
 
 /// The part of sorted `values` that lies at `share`, in milliseconds.
 pub(crate) fn percentile(values: &mut [Duration], share: f64) -> f64 {

@@ -123,6 +123,12 @@ impl Error {
         }
     }
 
+    /// Whether it may have been done all the same: nobody said that it was not.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Deadline { .. } | Self::Unavailable { .. })
+    }
+
     fn from_kube(what: String, error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => {

@@ -53,6 +53,12 @@ pub struct Order {
     pub profile: Option<String>,
     /// Why the renewal was due.
     pub reason: String,
+    /// Whether the clock asked for it; anything else counts against a budget.
+    #[serde(default)]
+    pub expected: bool,
+    /// Whether the CA counts the order as the replacement of a certificate, which no limit holds back.
+    #[serde(default)]
+    pub replaced: bool,
     /// When the order was made, unix seconds.
     pub created: i64,
     /// TXT records that prove names; they may stand in DNS for as long as this record exists.

@@ -24,7 +24,9 @@ pub use allow::{Allow, Glob, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
 pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
 pub(crate) use operation::nameserver;
-pub use operation::{DnsConfig, MetricsConfig, Observe, RolloutConfig, Select, WatchConfig};
+pub use operation::{
+    DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, WatchConfig,
+};
 use reader::Place;
 pub use selector::LabelSelector;
 pub use solver::{
@@ -54,6 +56,8 @@ pub struct Config {
     pub solvers: Vec<Solver>,
     /// Back-off after failures.
     pub retry: Backoff,
+    /// How many renewals run at the same time.
+    pub renewals: RenewalConfig,
     /// How workloads are rolled.
     pub rollout: RolloutConfig,
     /// Which DNS servers are asked.
@@ -161,6 +165,7 @@ impl Config {
                 issuers,
                 solvers: fields.get("solvers").list(Solver::read),
                 retry: Backoff::read(&fields.get("retry")),
+                renewals: RenewalConfig::read(&fields.get("renewals")),
                 rollout: RolloutConfig::read(&fields.get("rollout")),
                 dns: DnsConfig::read(&fields.get("dns")),
                 watch: WatchConfig::read(&fields.get("watch")),

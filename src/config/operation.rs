@@ -114,6 +114,30 @@ impl Backoff {
     }
 }
 
+/// How renewals are spread, whatever the issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RenewalConfig {
+    /// Orders in flight. One mostly waits, and holds no more than its key and two URLs.
+    pub concurrency: u32,
+}
+
+impl Default for RenewalConfig {
+    fn default() -> Self {
+        Self { concurrency: 64 }
+    }
+}
+
+impl RenewalConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| Self {
+            concurrency: fields
+                .get("concurrency")
+                .count(1..=MAX_COUNT, default.concurrency),
+        })
+    }
+}
+
 impl RolloutConfig {
     pub(super) fn read(place: &Place<'_>) -> Self {
         let default = Self::default();

@@ -6,7 +6,7 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use crate::index::{Entry, Fault, Index, Key, Task};
+use crate::index::{Entry, Fault, Index, Key, Row, Task};
 use crate::schedule::due::Never;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
@@ -98,28 +98,35 @@ impl State {
 
 /// What one pass over the index finds.
 #[derive(Default)]
-struct Found<'a> {
+struct Found {
     states: [usize; State::ALL.len()],
     within: [usize; WITHIN.len()],
     earliest: Option<UnixTime>,
-    readable: Vec<(&'a Key, &'a Entry)>,
-    troubled: Vec<(&'a Key, &'a Entry)>,
-    unrolled: Vec<(&'a Key, &'a Entry)>,
-    misread: Vec<(&'a Key, &'a Entry)>,
+    readable: Rows,
+    troubled: Rows,
+    unrolled: Rows,
+    misread: Rows,
 }
 
-impl<'a> Found<'a> {
-    fn take(&mut self, key: &'a Key, entry: &'a Entry, now: UnixTime, per_certificate: bool) {
+/// Secrets with the end of their certificates.
+type Rows = Vec<(UnixTime, Row)>;
+
+impl Found {
+    fn take(&mut self, row: Row, entry: &Entry, now: UnixTime, per_certificate: bool) {
+        let ends = entry
+            .observed
+            .leaf
+            .map_or(UnixTime(0), |leaf| leaf.not_after);
         let state = State::of(entry, now);
         self.states[state as usize] += 1;
         if state.is_trouble() {
-            self.troubled.push((key, entry));
+            self.troubled.push((ends, row));
         }
         if unrolled(entry) {
-            self.unrolled.push((key, entry));
+            self.unrolled.push((ends, row));
         }
         if entry.observed.problems > 0 {
-            self.misread.push((key, entry));
+            self.misread.push((ends, row));
         }
         let Ok(leaf) = entry.observed.leaf else {
             return;
@@ -130,7 +137,7 @@ impl<'a> Found<'a> {
             *count += usize::from(now <= leaf.not_after && leaf.not_after <= now + DAY * days);
         }
         if per_certificate {
-            self.readable.push((key, entry));
+            self.readable.push((ends, row));
         }
     }
 }
@@ -138,8 +145,8 @@ impl<'a> Found<'a> {
 /// Appends what the index says at `now`.
 pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certificate: bool) {
     let mut found = Found::default();
-    for (key, entry) in index.iter() {
-        found.take(key, entry, now, per_certificate);
+    for (row, entry) in index.iter() {
+        found.take(row, &entry, now, per_certificate);
     }
     let Found {
         states,
@@ -151,10 +158,10 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
         mut misread,
     } = found;
     let left_out = [
-        ("certificate", keep(&mut readable, MOST_CERTIFICATES)),
-        ("problems", keep(&mut misread, MOST_TROUBLED)),
-        ("rollout", keep(&mut unrolled, MOST_TROUBLED)),
-        ("trouble", keep(&mut troubled, MOST_TROUBLED)),
+        ("certificate", keep(index, &mut readable, MOST_CERTIFICATES)),
+        ("problems", keep(index, &mut misread, MOST_TROUBLED)),
+        ("rollout", keep(index, &mut unrolled, MOST_TROUBLED)),
+        ("trouble", keep(index, &mut troubled, MOST_TROUBLED)),
     ];
 
     let name = "cert_renew_certificates";
@@ -188,59 +195,64 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
         out,
         "cert_renew_certificate_not_after_timestamp_seconds",
         "End of the certificate in the Secret",
-        &readable,
+        entries(index, &readable),
         |entry| leaf(entry).map(|leaf| leaf.not_after.0),
     );
     certificates(
         out,
         "cert_renew_certificate_not_before_timestamp_seconds",
         "Beginning of the certificate in the Secret",
-        &readable,
+        entries(index, &readable),
         |entry| leaf(entry).map(|leaf| leaf.not_before.0),
     );
     certificates(
         out,
         "cert_renew_certificate_renew_at_timestamp_seconds",
         "When the renewal falls due, 0 = at once; missing where cert-renew does not renew",
-        &readable,
+        entries(index, &readable),
         |entry| renew_at(entry).map(|at| at.0),
     );
 
     let name = "cert_renew_certificate_trouble";
     let help = "1 for each Secret whose state somebody should look at";
     family(out, name, "gauge", help);
-    for (key, entry) in &troubled {
-        let state = State::of(entry, now).as_str();
-        let [namespace, secret, issuer] = labels(key, entry);
+    for (key, entry) in entries(index, &troubled) {
+        let state = State::of(&entry, now).as_str();
+        let [namespace, secret, issuer] = labels(&key, &entry);
         sample(out, name, &[namespace, secret, issuer, ("state", state)], 1);
     }
     let name = "cert_renew_rollout_pending";
     let help = "The workloads have another leaf than the Secret: 1 = being brought to them, 0 = waits for its window, a renewal or a person";
     family(out, name, "gauge", help);
-    for (key, entry) in &unrolled {
-        let moving = u8::from(moves(entry, now));
-        sample(out, name, &labels(key, entry)[..2], moving);
+    for (key, entry) in entries(index, &unrolled) {
+        let moving = u8::from(moves(&entry, now));
+        sample(out, name, &labels(&key, &entry)[..2], moving);
     }
     let name = "cert_renew_rollout_served_not_after_timestamp_seconds";
     let help =
         "End of the certificate that the workloads have while it is another than the Secret's";
     family(out, name, "gauge", help);
-    for (key, entry) in &unrolled {
+    for (key, entry) in entries(index, &unrolled) {
         if let Some(RolledOut::Leaf { not_after, .. }) = entry.rolled_out() {
-            sample(out, name, &labels(key, entry)[..2], not_after.0);
+            sample(out, name, &labels(&key, &entry)[..2], not_after.0);
         }
     }
     let name = "cert_renew_rollout_halted";
     let help = "1 for each rollout that goes on only after somebody looked at it";
     family(out, name, "gauge", help);
-    for (key, entry) in unrolled.iter().filter(|(_, e)| e.observed.halted) {
-        sample(out, name, &labels(key, entry)[..2], 1);
+    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.observed.halted) {
+        sample(out, name, &labels(&key, &entry)[..2], 1);
     }
     let name = "cert_renew_annotation_problems";
     let help = "Annotations of the Secret that are unknown or do not parse";
     family(out, name, "gauge", help);
-    for (key, entry) in &misread {
-        sample(out, name, &labels(key, entry)[..2], entry.observed.problems);
+    for (key, entry) in entries(index, &misread) {
+        sample(
+            out,
+            name,
+            &labels(&key, &entry)[..2],
+            entry.observed.problems,
+        );
     }
 }
 
@@ -268,19 +280,18 @@ fn renew_at(entry: &Entry) -> Option<UnixTime> {
 }
 
 /// Keeps the `most` that end soonest, sorted by name, and says how many were left out.
-fn keep(rows: &mut Vec<(&Key, &Entry)>, most: usize) -> usize {
+fn keep(index: &Index, rows: &mut Rows, most: usize) -> usize {
     let left_out = rows.len().saturating_sub(most);
     if left_out > 0 {
-        rows.select_nth_unstable_by_key(most, |(_, entry)| {
-            entry
-                .observed
-                .leaf
-                .map_or(UnixTime(0), |leaf| leaf.not_after)
-        });
+        rows.select_nth_unstable_by_key(most, |(ends, _)| *ends);
         rows.truncate(most);
     }
-    rows.sort_unstable_by_key(|(key, _)| *key);
+    rows.sort_by_cached_key(|(_, row)| index.row(*row).map(|(key, _)| key));
     left_out
+}
+
+fn entries(index: &Index, rows: &Rows) -> impl Iterator<Item = (Key, Entry)> {
+    rows.iter().filter_map(|(_, row)| index.row(*row))
 }
 
 fn labels<'a>(key: &'a Key, entry: &'a Entry) -> [(&'static str, &'a str); 3] {
@@ -295,13 +306,13 @@ fn certificates(
     out: &mut String,
     name: &str,
     help: &str,
-    rows: &[(&Key, &Entry)],
+    rows: impl Iterator<Item = (Key, Entry)>,
     value: impl Fn(&Entry) -> Option<i64>,
 ) {
     family(out, name, "gauge", help);
     for (key, entry) in rows {
-        if let Some(value) = value(entry) {
-            sample(out, name, &labels(key, entry), value);
+        if let Some(value) = value(&entry) {
+            sample(out, name, &labels(&key, &entry), value);
         }
     }
 }
@@ -511,8 +522,11 @@ pub(super) mod fixture {
     fn each_state_is_recognised() {
         let index = index();
         let state = |name: &str| {
-            let (_, entry) = index.iter().find(|(key, _)| *key.name == *name).unwrap();
-            State::of(entry, NOW)
+            let key = Key {
+                namespace: "shop".into(),
+                name: name.into(),
+            };
+            State::of(&index.get(&key).unwrap(), NOW)
         };
         for (name, expected) in [
             ("expired", State::Expired),
@@ -549,10 +563,14 @@ pub(super) mod fixture {
             };
             add(&mut index, &format!("ends-in-{days}"), observed);
         }
-        let mut rows: Vec<_> = index.iter().collect();
-        assert_eq!(keep(&mut rows, 2), 3);
-        let names: Vec<&str> = rows.iter().map(|(key, _)| &*key.name).collect();
+        let ends = |entry: &Entry| entry.observed.leaf.unwrap().not_after;
+        let all = index.iter().map(|(row, entry)| (ends(&entry), row));
+        let mut rows: Rows = all.collect();
+        assert_eq!(keep(&index, &mut rows, 2), 3);
+        let names: Vec<String> = entries(&index, &rows)
+            .map(|(key, _)| key.name.to_string())
+            .collect();
         assert_eq!(names, ["ends-in-1", "ends-in-2"]);
-        assert_eq!(keep(&mut rows, 2), 0);
+        assert_eq!(keep(&index, &mut rows, 2), 0);
     }
 }

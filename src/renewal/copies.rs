@@ -31,18 +31,12 @@ fn others(
     wanted: impl Fn(&Key, &Entry) -> bool,
 ) -> Vec<Key> {
     let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
-    let same = |(other, entry): &(&Key, &Entry)| {
-        let observed = &entry.observed;
-        observed.account == account
-            && observed.leaf.is_ok_and(|facts| facts.fingerprint == leaf)
-            && *other != key
-            && wanted(other, entry)
+    let same = |(other, entry): &(Key, Entry)| {
+        let held = entry.observed.leaf.ok().map(|facts| facts.fingerprint);
+        held == Some(leaf) && other != key && wanted(other, entry)
     };
-    index
-        .iter()
-        .filter(same)
-        .map(|(key, _)| key.clone())
-        .collect()
+    let drawing = index.drawing_on(account).filter(same);
+    drawing.map(|(other, _)| other).collect()
 }
 
 /// When to look again, if another Secret orders for this one: of those that are due the one with the lowest key.
@@ -55,7 +49,9 @@ pub(super) fn follows(
     let leaf = fresh.assessment.leaf.as_ref().ok()?.fingerprint;
     let leads = |other: &Key, entry: &Entry| {
         let open = entry.observed.window.is_none_or(|window| window <= now);
-        other < key && open && entry.renewal_due(now)
+        // One that is put off, for whatever reason, leads nobody.
+        let soon = entry.running.is_some() || entry.renew_at <= now + FOLLOW;
+        other < key && open && soon && entry.renewal_due(now)
     };
     let leaders = others(context, key, fresh.assessment.account, leaf, leads);
     (!leaders.is_empty()).then(|| now + FOLLOW)
@@ -116,7 +112,7 @@ async fn write(
         && mine.settings.profile == theirs.settings.profile
         && mine.settings.key_type == theirs.settings.key_type
         && mine.settings.key_rotation == theirs.settings.key_rotation;
-    let may = mine.renewal.is_ok() && mine.opens.is_none();
+    let may = mine.renewal.is_ok() && mine.opens.is_none() && fresh.secret.kept_for().is_none();
     let held = holds(&fresh, had, now);
     if !(alike && may && held) {
         return Ok(false);

@@ -48,6 +48,8 @@ use proof::Wait;
 
 /// Some CAs take a minute from finalize to the certificate.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
+/// A Secret that another program writes is looked at again after this; the watch brings it sooner when it changes.
+const OWNED: Duration = Duration::from_secs(3_600);
 
 /// How a renewal ended that did not fail.
 enum Outcome {
@@ -122,6 +124,12 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         }
         return Ok(Outcome::Later(UnixTime::NEVER, None));
     };
+    if let Some(keeper) = fresh.secret.kept_for() {
+        if let Some(record) = record {
+            drop_record(context, &record).await?;
+        }
+        return Ok(left_to(context, key, &fresh, &keeper));
+    }
     if let Some(record) = record {
         return resume(context, key, fresh, record).await;
     }
@@ -201,11 +209,35 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
             )
         }
     };
+    not_now(context, key, fresh, until, "RenewalHeld", note)
+}
+
+/// Another program writes this Secret: it is not ours to renew.
+fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome {
+    let note = format!(
+        "not renewed: the Secret is written for {keeper}. Annotate it with {}: {} to have only its workloads rolled, or \
+         end what writes it first",
+        keys::ISSUER,
+        assess::EXTERNAL
+    );
+    let until = UnixTime::now() + OWNED;
+    not_now(context, key, fresh, until, "OwnedByAnother", note)
+}
+
+/// The Secret is left alone until then, and the reader is told once why.
+fn not_now(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    until: UnixTime,
+    reason: &'static str,
+    note: String,
+) -> Outcome {
     if last_error(context, key).as_deref() != Some(&*note) {
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
         context
             .events
-            .secret(key, fresh.uid(), Severity::Warning, "RenewalHeld", &note);
+            .secret(key, fresh.uid(), Severity::Warning, reason, &note);
     }
     Outcome::Later(until, Some(note.into()))
 }
@@ -227,7 +259,7 @@ fn last_error(context: &Context, key: &Key) -> Option<Box<str>> {
         .index
         .read()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    index.get(key).and_then(|entry| entry.last_error.clone())
+    index.get(key).and_then(|entry| entry.last_error)
 }
 
 /// Makes the order and its record, then goes on as after a restart.
@@ -298,6 +330,12 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         names,
         profile: profile.map(ToOwned::to_owned),
         reason: due.reason.as_str().to_owned(),
+        expected: budget::is_expected(
+            UnixTime::now(),
+            due.reason,
+            fresh.assessment.leaf.as_ref().ok(),
+        ),
+        replaced: order.replaces_accepted(),
         created: UnixTime::now().0,
         txt: proofs.txt,
         routes: proofs.routes,
@@ -305,9 +343,14 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let challenges = proofs.challenges;
     let made = records::create(&context.client, &context.namespace, stored, pem, challenges).await;
     if let Err(error) = &made {
-        // Ours is not the order that runs, or nobody would remember it.
-        tracing::debug!(secret = %key, %error, "the order is dropped");
-        give_back(&order).await;
+        if error.is_uncertain() {
+            // It may be there although nobody said so: the next attempt looks, and goes on with it or makes another.
+            context.known.insert(key);
+        } else {
+            // Ours is not the order that runs, or nobody would remember it.
+            tracing::debug!(secret = %key, %error, "the order is dropped");
+            give_back(&order).await;
+        }
     }
     if matches!(made, Err(crate::cluster::Error::AlreadyExists { .. })) {
         context.known.insert(key);
@@ -357,6 +400,7 @@ async fn resume(
         _ => false,
     };
     if written && fresh.assessment.settings.key_rotation == KeyRotation::Always {
+        count_issue(context, key, &fresh, &record).await;
         drop_record(context, &record).await?;
         return Ok(Outcome::Tidied);
     }
@@ -453,8 +497,7 @@ async fn finish(
         Some(config::Chain::Shortest) => Preference::Shortest,
     };
     let pem = order.certificate(&preference).await?;
-    let replaced = order.replaces_accepted();
-    write(context, key, record, &pem, (reason, replaced)).await
+    write(context, key, record, &pem, reason).await
 }
 
 /// Checks what the CA gave and puts it into the Secret, in one patch.
@@ -463,7 +506,7 @@ async fn write(
     key: &Key,
     record: &Record,
     pem: &str,
-    (reason, replaced): (Reason, bool),
+    reason: Reason,
 ) -> Result<Outcome, Failure> {
     let now = UnixTime::now();
     let Some(fresh) = read(context, key, now)
@@ -492,22 +535,7 @@ async fn write(
         &fresh.issuer_name,
         now.since(UnixTime(record.order.created)),
     );
-    let issued = context
-        .ledger
-        .update(fresh.assessment.account, |account| {
-            account.issued(now, reason, old, replaced);
-        })
-        .await;
-    let home = budget::account_of(&fresh.home, &fresh.assessment.names);
-    // The fallback has done it: the next renewal begins with the Secret's own issuer again.
-    let home = context.ledger.update(home, |account| {
-        if fresh.issuer_name != fresh.home {
-            account.issued(now, Reason::Lifetime, None, true);
-        }
-    });
-    if let Err(error) = issued.and(home.await) {
-        tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
-    }
+    count_issue(context, key, &fresh, record).await;
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
@@ -517,6 +545,27 @@ async fn write(
         .events
         .secret(key, fresh.uid(), Severity::Normal, "Renewed", &note);
     Ok(Outcome::Renewed(Box::new(leaf)))
+}
+
+/// Notes in the ledger that a certificate was issued and written.
+async fn count_issue(context: &Context, key: &Key, fresh: &Fresh, record: &Record) {
+    let (now, ordered) = (UnixTime::now(), UnixTime(record.order.created));
+    let issued = context
+        .ledger
+        .update(fresh.assessment.account, |account| {
+            account.issued(now, ordered, record.order.expected, record.order.replaced);
+        })
+        .await;
+    let home = budget::account_of(&fresh.home, &fresh.assessment.names);
+    // The fallback has done it: the next renewal begins with the Secret's own issuer again.
+    let home = context.ledger.update(home, |account| {
+        if fresh.issuer_name != fresh.home {
+            account.issued(now, ordered, true, true);
+        }
+    });
+    if let Err(error) = issued.and(home.await) {
+        tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+    }
 }
 
 fn changes<'a>(
@@ -554,7 +603,7 @@ fn changes<'a>(
                 .index
                 .read()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            index.get(key).and_then(crate::index::Entry::rolled_out)
+            index.get(key).and_then(|entry| entry.rolled_out())
         };
         let held = match leaf {
             Ok(leaf) => RolledOut::Leaf {

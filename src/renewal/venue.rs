@@ -153,6 +153,8 @@ async fn proven(
         url: order.url().to_owned(),
         names: names.to_vec(),
         profile: None,
+        expected: true,
+        replaced: true,
         reason: "Rehearsal".to_owned(),
         created: UnixTime::now().0,
         txt: proofs.txt,

@@ -43,8 +43,10 @@ pub enum Outcome {
     Done,
     /// A workload failed; those that had not begun keep their pods.
     Halted(WorkloadRef, String),
-    /// Something is paused or out of reach: to be planned again, later.
+    /// Something is paused: to be planned again, later.
     Deferred(String),
+    /// The API server did not say how something stands: to be planned again, soon.
+    Interrupted(String),
 }
 
 /// What happens, for logs, Events and metrics.
@@ -224,6 +226,7 @@ fn again(outcome: &Outcome) -> Outcome {
         Outcome::Done => Outcome::Done,
         Outcome::Halted(workload, why) => Outcome::Halted(workload.clone(), why.clone()),
         Outcome::Deferred(why) => Outcome::Deferred(why.clone()),
+        Outcome::Interrupted(why) => Outcome::Interrupted(why.clone()),
     }
 }
 
@@ -240,7 +243,10 @@ fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) {
         ),
         Ok(Ended::Deferred(why)) => (Outcome::Deferred(why.clone()), false),
         // Nothing is known of the workload: as long as that is so, no other follows it.
-        Err(error) => (Outcome::Deferred(format!("{id}: {}", chain(error))), true),
+        Err(error) => (
+            Outcome::Interrupted(format!("{id}: {}", chain(error))),
+            true,
+        ),
     };
     let mut standing = lock(standings);
     for due in &step.leaves {
@@ -295,13 +301,14 @@ mod tests {
         }
     }
 
-    /// How it stands with Secrets a, b and c: `-` open, `h` halted, `d` put off; upper case when stopped.
+    /// How it stands with Secrets a, b and c: `-` open, `h` halted, `d` put off, `i` interrupted; upper case when stopped.
     fn stands(standings: &Standings) -> String {
         let letter = |it: &Standing| {
             let letter = match it.outcome {
                 None | Some(Outcome::Done) => '-',
                 Some(Outcome::Halted(..)) => 'h',
                 Some(Outcome::Deferred(_)) => 'd',
+                Some(Outcome::Interrupted(_)) => 'i',
             };
             if it.stopped {
                 letter.to_ascii_uppercase()
@@ -337,7 +344,7 @@ mod tests {
                     namespace: "n".into(),
                     deadline: Duration::ZERO,
                 }),
-                "DD-",
+                "II-",
             ),
         ] {
             let standings = standings();

@@ -216,7 +216,8 @@ pub fn runs_short_at(leaf: &Leaf) -> UnixTime {
 }
 
 /// Whether the clock asked for it; a CA that wants a certificate back at once, again and again, is held like anybody.
-fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
+#[must_use]
+pub fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
     let young = leaf.is_some_and(|leaf| now < leaf.not_before + leaf.lifetime() / 10);
     reason == Reason::Lifetime || reason == Reason::RenewalInfo && !young
 }
@@ -295,9 +296,10 @@ impl Account {
         kept
     }
 
-    /// Counts an issue that replaces `leaf`, `replaced` where the CA counts it as that. Failures are forgotten; the
-    /// issue is remembered for a week where a limit of CAs counts it.
-    pub fn issued(&mut self, now: UnixTime, reason: Reason, leaf: Option<&Leaf>, replaced: bool) {
+    /// Counts an issue, which was ordered at that instant; `replaced` where the CA counts it as a replacement. Failures
+    /// are forgotten; an issue that a limit of CAs counts is remembered for a week. Told twice, as after a restart, it
+    /// counts once.
+    pub fn issued(&mut self, now: UnixTime, ordered: UnixTime, expected: bool, replaced: bool) {
         self.failures = 0;
         self.retry_at = None;
         self.tried = None;
@@ -309,10 +311,13 @@ impl Account {
                 .map(|at| at.0)
                 .collect();
         }
-        if !is_expected(now, reason, leaf) {
-            self.unscheduled.push(now.0);
-        } else if !replaced {
-            self.scheduled.push(now.0);
+        let counted = match (expected, replaced) {
+            (false, _) => &mut self.unscheduled,
+            (true, false) => &mut self.scheduled,
+            (true, true) => return,
+        };
+        if !counted.contains(&ordered.0) {
+            counted.push(ordered.0);
         }
     }
 }
@@ -347,7 +352,7 @@ mod tests {
             })
             .collect();
         assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
-        account.issued(UnixTime(0), Reason::Lifetime, None, true);
+        account.issued(UnixTime(0), UnixTime(0), true, true);
         assert!(account.is_empty());
     }
 
@@ -360,17 +365,23 @@ mod tests {
                 hold(UnixTime(now), Reason::Lifetime, None, Some(&leaf), account).map(Hold::until)
             };
             let mut account = Account::default();
-            account.issued(UnixTime(0), Reason::RenewNow, Some(&leaf), false);
+            let issued = |account: &mut Account, hour: i64, expected: bool, replaced: bool| {
+                let at = UnixTime(hour * 3_600);
+                account.issued(at, at, expected, replaced);
+                // The same, told again after a restart.
+                account.issued(at + Duration::from_secs(1), at, expected, replaced);
+            };
+            issued(&mut account, 0, false, false);
             for hour in 1..=3 {
                 assert_eq!(held(&account, hour * 3_600), None);
-                account.issued(UnixTime(hour * 3_600), Reason::Lifetime, Some(&leaf), false);
+                issued(&mut account, hour, true, false);
             }
             assert_eq!(held(&account, 4 * 3_600), Some(UnixTime(week)));
             assert_eq!(held(&account, week), None);
             let mut account = Account::default();
             for hour in 0..9 {
                 assert_eq!(held(&account, hour * 3_600), None);
-                account.issued(UnixTime(hour * 3_600), Reason::Lifetime, Some(&leaf), true);
+                issued(&mut account, hour, true, true);
             }
             assert!(account.is_empty());
         }
@@ -379,9 +390,9 @@ mod tests {
     #[test]
     fn one_scheduled_issue_is_no_entry_of_the_ledger() {
         let mut account = Account::default();
-        account.issued(UnixTime(0), Reason::Lifetime, None, false);
+        account.issued(UnixTime(0), UnixTime(0), true, false);
         assert!(account.kept().is_empty() && !account.is_empty());
-        account.issued(UnixTime(1), Reason::Lifetime, None, false);
+        account.issued(UnixTime(1), UnixTime(1), true, false);
         assert_eq!(account.kept(), account);
     }
 
@@ -437,7 +448,13 @@ mod tests {
         let (mut now, mut issued) = (UnixTime(0), 0);
         while now.0 < 7 * 86_400 {
             if hold(now, Reason::NoCertificate, None, None, &account).is_none() {
-                account.issued(now, Reason::NoCertificate, None, false);
+                account.issued(
+                    now,
+                    now,
+                    is_expected(now, Reason::NoCertificate, None),
+                    false,
+                );
+                account.issued(now + Duration::from_secs(1), now, false, false);
                 issued += 1;
             }
             now = now + Duration::from_secs(60);
@@ -453,7 +470,12 @@ mod tests {
             let now = UnixTime(hour * 3_600);
             let leaf = leaf(now.0 - 60, now.0 + 90 * 86_400);
             if hold(now, Reason::RenewalInfo, None, Some(&leaf), &account).is_none() {
-                account.issued(now, Reason::RenewalInfo, Some(&leaf), false);
+                account.issued(
+                    now,
+                    now,
+                    is_expected(now, Reason::RenewalInfo, Some(&leaf)),
+                    false,
+                );
                 issued += 1;
             }
         }

@@ -54,7 +54,14 @@ pub struct Manager {
     pub time: Option<UnixTime>,
     /// Whether any key of the data is among it.
     pub owns_data: bool,
+    /// Whether the annotation is among it by which cert-manager names its Certificate.
+    pub names_certificate: bool,
 }
+
+/// Kinds whose controllers write the Secrets that they own.
+const KEEPERS: [&str; 3] = ["Certificate", "ExternalSecret", "SealedSecret"];
+/// The annotation by which cert-manager names its Certificate, as fieldsV1 spells it.
+const CERTIFICATE_NAME: &str = "f:cert-manager.io/certificate-name";
 
 /// One of the ownerReferences.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +77,26 @@ impl FullSecret {
     #[must_use]
     pub fn place(&self) -> Place {
         Place::of(&self.kind, self.head.annotation(keys::OUTPUTS))
+    }
+
+    /// The object that another program keeps this Secret for: what that program writes, we would only fight over.
+    ///
+    /// An owner reference says so for External Secrets, Sealed Secrets and cert-manager. cert-manager sets none by
+    /// default: there its own field manager has data and the Certificate's name. That annotation alone, left over on a
+    /// Secret that was handed over, means nothing.
+    #[must_use]
+    pub fn kept_for(&self) -> Option<String> {
+        let owner = self
+            .owners
+            .iter()
+            .find(|owner| KEEPERS.contains(&&*owner.kind))
+            .map(|owner| format!("{} {}", owner.kind, owner.name));
+        let applied = self.managers.iter().any(|manager| {
+            manager.name.starts_with("cert-manager")
+                && manager.owns_data
+                && manager.names_certificate
+        });
+        owner.or_else(|| applied.then(|| "a Certificate of cert-manager".to_owned()))
     }
 
     /// When its data was last written, by the API server's clock; `None` where managedFields do not tell.
@@ -201,7 +228,7 @@ impl Shape for Manager {
             "manager" => map.next_value_seed(Fill(&mut self.name)),
             "operation" => map.next_value_seed(Fill(&mut self.operation)),
             "time" => map.next_value_seed(Fill(&mut self.time)),
-            "fieldsV1" => map.next_value_seed(Fill(&mut OwnsData(&mut self.owns_data))),
+            "fieldsV1" => map.next_value_seed(Fill(&mut Fields(self))),
             _ => ().member(key, map),
         }
     }
@@ -213,11 +240,17 @@ impl Shape for Option<UnixTime> {
     }
 }
 
-struct OwnsData<'a>(&'a mut bool);
+/// The levels of fieldsV1 that matter: `f:data`, and `f:metadata`, `f:annotations` down to one annotation.
+struct Fields<'a>(&'a mut Manager);
 
-impl Shape for OwnsData<'_> {
+impl Shape for Fields<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        *self.0 |= key == "f:data";
+        match key {
+            "f:metadata" | "f:annotations" => return map.next_value_seed(Fill(self)),
+            "f:data" => self.0.owns_data = true,
+            CERTIFICATE_NAME => self.0.names_certificate = true,
+            _ => {}
+        }
         ().member(key, map)
     }
 }
@@ -228,6 +261,50 @@ impl Shape for Owner {
             "kind" => map.next_value_seed(Fill(&mut self.kind)),
             "name" => map.next_value_seed(Fill(&mut self.name)),
             _ => ().member(key, map),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn who_really_keeps_a_secret_is_known_from_what_is_left_over() {
+        let entry = |manager: &str, fields: Value| json!([{"manager": manager, "operation": "Apply", "fieldsV1": fields}]);
+        let named = json!({"f:annotations": {"f:cert-manager.io/certificate-name": {}}});
+        let both = json!({"f:data": {"f:tls.crt": {}}, "f:metadata": named});
+        let issuing = "cert-manager-certificates-issuing";
+        for (metadata, expected) in [
+            (json!({}), None),
+            (
+                json!({"ownerReferences": [{"kind": "SealedSecret", "name": "shop"}]}),
+                Some("SealedSecret shop"),
+            ),
+            (
+                json!({"ownerReferences": [{"kind": "Release", "name": "shop"}]}),
+                None,
+            ),
+            (
+                json!({"managedFields": entry(issuing, both.clone())}),
+                Some("a Certificate of cert-manager"),
+            ),
+            // Handed over: the data is as cert-manager left it, the annotation is gone.
+            (
+                json!({"managedFields": entry(issuing, json!({"f:data": {}}))}),
+                None,
+            ),
+            // Copied with its annotations by somebody else.
+            (json!({"managedFields": entry("kubectl", both)}), None),
+            (
+                json!({"managedFields": entry(issuing, json!({"f:metadata": named}))}),
+                None,
+            ),
+        ] {
+            let secret: FullSecret = from_value(json!({"metadata": metadata.clone()})).unwrap();
+            assert_eq!(secret.kept_for().as_deref(), expected, "{metadata}");
         }
     }
 }

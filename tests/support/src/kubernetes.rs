@@ -215,6 +215,9 @@ fn controller_manager_command(control_plane: &ControlPlane, directory: &Path) ->
         "--use-service-account-credentials=true",
         "--leader-elect=false",
         "--secure-port=0",
+        // kwok's nodes have no lease and tell of themselves every ten minutes. After the default of 50 seconds they would
+        // all be lost for a moment, and no pod that was running then would ever be Ready again.
+        "--node-monitor-grace-period=1h",
         // The default of 20 requests a second would make every rollout of a parallel test run wait.
         "--kube-api-qps=2000",
         "--kube-api-burst=4000",

@@ -24,6 +24,7 @@ mod pki;
 pub mod ports;
 mod process;
 mod proxy;
+pub mod report;
 
 use std::sync::OnceLock;
 

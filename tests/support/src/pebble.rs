@@ -62,6 +62,7 @@ impl Default for PebbleOptions {
             ("default", 90 * DAY),
             ("shortlived", 6 * DAY),
             ("minute", Duration::from_secs(90)),
+            ("minutes", Duration::from_secs(300)),
         ];
         Self {
             name: "pebble".to_owned(),

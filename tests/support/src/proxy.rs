@@ -123,6 +123,22 @@ impl Fault {
         Self::Answer(code, Some(("retry-after", seconds.to_string())), kind, body)
     }
 
+    /// The answer in the server's place; of anything else none.
+    fn answer(self) -> Result<Response<Body>, Closed> {
+        let Self::Answer(status, extra, kind, body) = self else {
+            return Err(Closed);
+        };
+        let mut answer = Response::new(Body::from(body));
+        *answer.status_mut() = StatusCode::from_u16(status).map_err(|_| Closed)?;
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Some((name, value)) = extra {
+            let value = HeaderValue::from_str(&value).map_err(|_| Closed)?;
+            headers.insert(name, value);
+        }
+        Ok(answer)
+    }
+
     /// 503 with a page of HTML, as a load balancer says it.
     #[must_use]
     pub fn html() -> Self {
@@ -148,6 +164,8 @@ struct Shared {
     rule: Mutex<Rule>,
     /// Whether the API server cannot be reached at all, watches included.
     gone: AtomicBool,
+    /// So many watches are still to be told that what they go on from is too old.
+    expired: AtomicUsize,
     /// Every connection ends when it changes.
     cut: watch::Sender<usize>,
 }
@@ -172,6 +190,7 @@ impl Proxies {
             aside: AtomicUsize::new(0),
             rule: Mutex::new(Arc::new(|_| Fault::Pass)),
             gone: AtomicBool::new(false),
+            expired: AtomicUsize::new(0),
             cut: watch::Sender::new(0),
         });
         let pebble = bench.pebble().directory();
@@ -230,7 +249,48 @@ impl Proxies {
 
     /// Closes every connection that is open, watches included.
     pub fn cut(&self) {
-        self.shared.cut.send_modify(|epoch| *epoch += 1);
+        self.shared.cut();
+    }
+
+    /// Makes the API server unreachable at a request.
+    #[must_use]
+    pub fn vanish(&self) -> Action {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move || {
+            shared.gone.store(true, Ordering::Relaxed);
+            shared.cut();
+        })
+    }
+
+    /// Cuts every connection at a request; the next `watches` that go on from a version are told that it is too old
+    /// (410, as after a compaction), so that everything is listed anew.
+    #[must_use]
+    pub fn expire(&self, watches: usize) -> Action {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move || {
+            shared.expired.store(watches, Ordering::Relaxed);
+            shared.cut();
+        })
+    }
+
+    /// How many watches are still to be told so.
+    #[must_use]
+    pub fn unexpired(&self) -> usize {
+        self.shared.expired.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn cut(&self) {
+        self.cut.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// Whether a watch is to be told that the version it goes on from is too old.
+    fn expires(&self, query: &str) -> bool {
+        let goes_on = !query.contains("sendInitialEvents=true");
+        let left = |count: usize| count.checked_sub(1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        goes_on && self.expired.fetch_update(set, fetch, left).is_ok()
     }
 }
 
@@ -321,6 +381,9 @@ async fn handle(
     let query = request.uri().query().unwrap_or_default();
     if path.contains("/leases") || path.contains("/events") || query.contains("watch=true") {
         shared.aside.fetch_add(1, Ordering::Relaxed);
+        if query.contains("watch=true") && shared.expires(query) {
+            return Fault::status(410, "Expired").answer();
+        }
         return forward(shared, server, upstream, request).await;
     }
     let seen = {
@@ -383,17 +446,7 @@ async fn handle(
             let pieces = stream::iter([Ok(half), Err(Closed)]);
             Ok(Response::from_parts(head, Body::from_stream(pieces)))
         }
-        Fault::Answer(status, extra, kind, body) => {
-            let mut answer = Response::new(Body::from(body));
-            *answer.status_mut() = StatusCode::from_u16(status).map_err(|_| Closed)?;
-            let headers = answer.headers_mut();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-            if let Some((name, value)) = extra {
-                let value = HeaderValue::from_str(&value).map_err(|_| Closed)?;
-                headers.insert(name, value);
-            }
-            Ok(answer)
-        }
+        answer @ Fault::Answer(..) => answer.answer(),
     }
 }
 

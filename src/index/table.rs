@@ -1,0 +1,500 @@
+//! The entries of the index in few bytes: what a hundred thousand Secrets cost is decided here.
+//!
+//! Outside, an entry is a plain struct. Here each has a number and one fixed form: names that repeat are numbers, a
+//! rollout that is done is one byte instead of a second fingerprint, and what few have stands in a box of its own.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Task};
+use crate::certificate::Fingerprint;
+use crate::compact::{Uid, Version};
+use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
+use crate::secret::state::RolledOut;
+use crate::time::UnixTime;
+
+/// The number of an entry, for as long as its Secret is known.
+pub(super) type Id = u32;
+
+/// All entries, by number and by name.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Vec<Option<Packed>>,
+    free: Vec<Id>,
+    by_key: HashTable<Id>,
+    hasher: RandomState,
+    words: Words,
+}
+
+/// Namespaces and issuers, each once.
+#[derive(Debug, Default)]
+struct Words {
+    all: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, u32>,
+}
+
+/// An [`Entry`] and the name of its Secret. Fields by size: nothing is lost between them.
+#[derive(Debug)]
+struct Packed {
+    leaf: LeafFacts,
+    uid: [u8; 16],
+    name: Box<str>,
+    rare: Option<Box<Rare>>,
+    version: u64,
+    account: u64,
+    due_at: UnixTime,
+    suggested_at: UnixTime,
+    renew_at: UnixTime,
+    roll_at: UnixTime,
+    namespace: u32,
+    issuer: u32,
+    generation: u32,
+    source: Source,
+    fault: Option<Fault>,
+    renewal: Result<Reason, Never>,
+    heed: Heed,
+    asked: Asked,
+    rolled: Rolled,
+    rollout_blocked: bool,
+    halted: bool,
+    order_open: bool,
+}
+
+/// [`Suggestion`] without its instant.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Not,
+    None,
+    At,
+}
+
+/// What the workloads have.
+#[derive(Clone, Copy, Debug)]
+enum Rolled {
+    /// Nothing is on record.
+    Unknown,
+    /// The leaf in the Secret.
+    Same,
+    /// It stands among what is rare.
+    Other,
+}
+
+/// What few entries have.
+#[derive(Debug, Default, PartialEq)]
+struct Rare {
+    uid: Option<Uid>,
+    version: Option<Version>,
+    rolled_out: Option<RolledOut>,
+    remembered: Option<RolledOut>,
+    window: Option<UnixTime>,
+    wish: Option<u64>,
+    problems: u16,
+    problem_texts: u64,
+    running: Option<(Task, Version)>,
+    last_error: Option<Box<str>>,
+}
+
+impl Words {
+    fn number(&mut self, word: &str) -> u32 {
+        if let Some(number) = self.numbers.get(word) {
+            return *number;
+        }
+        let new: Arc<str> = word.into();
+        // As many namespaces as that fit into no API server.
+        let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        self.all.push(Arc::clone(&new));
+        self.numbers.insert(new, number);
+        number
+    }
+
+    fn word(&self, number: u32) -> Arc<str> {
+        let at = usize::try_from(number).unwrap_or(usize::MAX);
+        self.all.get(at).map_or_else(|| "".into(), Arc::clone)
+    }
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// The one allocation of a word that repeats.
+    pub(super) fn intern(&mut self, word: &str) -> Arc<str> {
+        let number = self.words.number(word);
+        self.words.word(number)
+    }
+
+    pub(super) fn find(&self, key: &Key) -> Option<Id> {
+        let number = self.words.numbers.get(&*key.namespace)?;
+        let hash = self.hasher.hash_one((number, &*key.name));
+        let is = |id: &Id| {
+            self.packed(*id)
+                .is_some_and(|packed| packed.namespace == *number && *packed.name == *key.name)
+        };
+        self.by_key.find(hash, is).copied()
+    }
+
+    /// An entry; `None` for a number that was given back.
+    pub(super) fn get(&self, id: Id) -> Option<Entry> {
+        self.packed(id).map(|packed| packed.unpack(&self.words))
+    }
+
+    /// Which Secret an entry is for.
+    pub(super) fn key(&self, id: Id) -> Option<Key> {
+        let packed = self.packed(id)?;
+        Some(Key {
+            namespace: self.words.word(packed.namespace),
+            name: (*packed.name).into(),
+        })
+    }
+
+    /// The numbers of all entries of which `which` is true, in no order.
+    pub(super) fn ids(&self, which: impl Fn(Short) -> bool) -> impl Iterator<Item = Id> {
+        (0..).zip(&self.slots).filter_map(move |(id, slot)| {
+            let packed = slot.as_ref()?;
+            which(packed.short()).then_some(id)
+        })
+    }
+
+    /// Takes an entry in, in place of the one that the Secret had, and says its number.
+    pub(super) fn put(&mut self, key: &Key, entry: &Entry) -> Id {
+        let known = self.find(key);
+        let namespace = self.words.number(&key.namespace);
+        let issuer = self.words.number(&entry.observed.issuer);
+        let packed = Packed::of((namespace, &key.name), issuer, entry);
+        let id = known.or_else(|| self.free.pop());
+        let id = id.unwrap_or_else(|| {
+            self.slots.push(None);
+            // Entries of a hundred bytes: memory ends before the numbers do.
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(slot) = self.slots.get_mut(place(id)) {
+            *slot = Some(packed);
+        }
+        if known.is_none() {
+            let Self {
+                slots,
+                hasher,
+                by_key,
+                ..
+            } = self;
+            let hash = |id: &Id| {
+                let packed = slots.get(place(*id)).and_then(Option::as_ref);
+                packed.map_or(0, |it| hasher.hash_one((it.namespace, &*it.name)))
+            };
+            by_key.insert_unique(hash(&id), id, hash);
+        }
+        id
+    }
+
+    /// Changes an entry; nothing happens with a number that was given back.
+    pub(super) fn set(&mut self, id: Id, entry: &Entry) {
+        let issuer = self.words.number(&entry.observed.issuer);
+        if let Some(Some(packed)) = self.slots.get_mut(place(id)) {
+            let name = std::mem::take(&mut packed.name);
+            *packed = Packed::of((packed.namespace, &name), issuer, entry);
+            packed.name = name;
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) -> Option<(Id, Entry)> {
+        let id = self.find(key)?;
+        let entry = self.get(id)?;
+        let hash = self
+            .hasher
+            .hash_one((self.packed(id)?.namespace, &*key.name));
+        if let Ok(found) = self.by_key.find_entry(hash, |other| *other == id) {
+            found.remove();
+        }
+        self.slots[place(id)] = None;
+        self.free.push(id);
+        Some((id, entry))
+    }
+
+    /// Marks an entry as listed, if it is of this version.
+    pub(super) fn touch(&mut self, key: &Key, version: &Version, listed: (Source, u32)) -> bool {
+        let Some(id) = self.find(key) else {
+            return false;
+        };
+        match self.slots.get_mut(place(id)) {
+            Some(Some(packed)) if packed.is_of(version) => {
+                (packed.source, packed.generation) = listed;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn packed(&self, id: Id) -> Option<&Packed> {
+        self.slots.get(place(id))?.as_ref()
+    }
+}
+
+/// What can be asked of an entry without unpacking it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Short {
+    pub(super) account: u64,
+    pub(super) listed: (Source, u32),
+}
+
+fn place(id: Id) -> usize {
+    usize::try_from(id).unwrap_or(usize::MAX)
+}
+
+impl Packed {
+    fn of((namespace, name): (u32, &str), issuer: u32, entry: &Entry) -> Self {
+        let observed = &entry.observed;
+        let (leaf, fault) = match observed.leaf {
+            Ok(leaf) => (leaf, None),
+            Err(fault) => (NO_LEAF, Some(fault)),
+        };
+        let same = RolledOut::Leaf {
+            fingerprint: leaf.fingerprint,
+            not_after: leaf.not_after,
+        };
+        let (rolled, rolled_out) = match observed.rolled_out {
+            None => (Rolled::Unknown, None),
+            Some(had) if fault.is_none() && had == same => (Rolled::Same, None),
+            other => (Rolled::Other, other),
+        };
+        let (asked, suggested_at) = match observed.suggestion {
+            Suggestion::Unasked => (Asked::Not, UnixTime(0)),
+            Suggestion::None => (Asked::None, UnixTime(0)),
+            Suggestion::At(at) => (Asked::At, at),
+        };
+        let (uid, version) = (observed.uid.short(), observed.resource_version.short());
+        let rare = Rare {
+            uid: uid.is_none().then(|| observed.uid.clone()),
+            version: version.is_none().then(|| observed.resource_version.clone()),
+            rolled_out,
+            remembered: entry.remembered,
+            window: observed.window,
+            wish: observed.wish,
+            problems: observed.problems,
+            problem_texts: observed.problem_texts,
+            running: entry.running.clone(),
+            last_error: entry.last_error.clone(),
+        };
+        Self {
+            leaf,
+            uid: uid.unwrap_or_default(),
+            name: name.into(),
+            rare: (rare != Rare::default()).then(|| Box::new(rare)),
+            version: version.unwrap_or_default(),
+            account: observed.account,
+            due_at: observed.renewal.map_or(UnixTime(0), |due| due.at),
+            suggested_at,
+            renew_at: entry.renew_at,
+            roll_at: entry.roll_at,
+            namespace,
+            issuer,
+            generation: entry.generation,
+            source: entry.source,
+            fault,
+            renewal: observed.renewal.map(|due| due.reason),
+            heed: observed.heed,
+            asked,
+            rolled,
+            rollout_blocked: observed.rollout_blocked,
+            halted: observed.halted,
+            order_open: entry.order_open,
+        }
+    }
+
+    fn unpack(&self, words: &Words) -> Entry {
+        let rare = self.rare.as_deref();
+        let rolled_out = match self.rolled {
+            Rolled::Unknown => None,
+            Rolled::Same => Some(RolledOut::Leaf {
+                fingerprint: self.leaf.fingerprint,
+                not_after: self.leaf.not_after,
+            }),
+            Rolled::Other => rare.and_then(|rare| rare.rolled_out),
+        };
+        let suggestion = match self.asked {
+            Asked::Not => Suggestion::Unasked,
+            Asked::None => Suggestion::None,
+            Asked::At => Suggestion::At(self.suggested_at),
+        };
+        let uid = rare.and_then(|rare| rare.uid.clone());
+        Entry {
+            observed: Observed {
+                uid: uid.unwrap_or_else(|| Uid::from(self.uid)),
+                resource_version: self.version(),
+                issuer: words.word(self.issuer),
+                leaf: self.fault.map_or(Ok(self.leaf), Err),
+                rolled_out,
+                renewal: self.renewal.map(|reason| Due {
+                    at: self.due_at,
+                    reason,
+                }),
+                heed: self.heed,
+                suggestion,
+                window: rare.and_then(|rare| rare.window),
+                account: self.account,
+                wish: rare.and_then(|rare| rare.wish),
+                rollout_blocked: self.rollout_blocked,
+                halted: self.halted,
+                problems: rare.map_or(0, |rare| rare.problems),
+                problem_texts: rare.map_or(0, |rare| rare.problem_texts),
+            },
+            remembered: rare.and_then(|rare| rare.remembered),
+            renew_at: self.renew_at,
+            roll_at: self.roll_at,
+            running: rare.and_then(|rare| rare.running.clone()),
+            last_error: rare.and_then(|rare| rare.last_error.clone()),
+            order_open: self.order_open,
+            generation: self.generation,
+            source: self.source,
+        }
+    }
+
+    fn version(&self) -> Version {
+        let odd = self.rare.as_deref().and_then(|rare| rare.version.clone());
+        odd.unwrap_or_else(|| Version::from(self.version))
+    }
+
+    fn is_of(&self, version: &Version) -> bool {
+        let odd = self.rare.as_deref().and_then(|rare| rare.version.as_ref());
+        match (odd, version.short()) {
+            (None, Some(number)) => number == self.version,
+            (Some(odd), None) => odd == version,
+            _ => false,
+        }
+    }
+
+    fn short(&self) -> Short {
+        Short {
+            account: self.account,
+            listed: (self.source, self.generation),
+        }
+    }
+}
+
+/// Stands where there is none.
+const NO_LEAF: LeafFacts = LeafFacts {
+    fingerprint: Fingerprint([0; 32]),
+    not_before: UnixTime(0),
+    not_after: UnixTime(0),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        let leaf = LeafFacts {
+            fingerprint: Fingerprint([7; 32]),
+            not_before: UnixTime(1),
+            not_after: UnixTime(90),
+        };
+        Entry {
+            observed: Observed {
+                uid: "0f9d6a3e-1b2c-4d5e-8f70-a1b2c3d4e5f6".into(),
+                resource_version: "123".into(),
+                issuer: "letsencrypt".into(),
+                leaf: Ok(leaf),
+                rolled_out: Some(RolledOut::Leaf {
+                    fingerprint: leaf.fingerprint,
+                    not_after: leaf.not_after,
+                }),
+                renewal: Ok(Due {
+                    at: UnixTime(60),
+                    reason: Reason::Lifetime,
+                }),
+                heed: Heed::Any,
+                suggestion: Suggestion::At(UnixTime(55)),
+                window: None,
+                account: 42,
+                wish: None,
+                rollout_blocked: false,
+                halted: false,
+                problems: 0,
+                problem_texts: 0,
+            },
+            remembered: None,
+            renew_at: UnixTime(55),
+            roll_at: UnixTime::NEVER,
+            running: None,
+            last_error: None,
+            order_open: false,
+            generation: 3,
+            source: Source(1),
+        }
+    }
+
+    #[test]
+    fn an_entry_comes_back_as_it_was() {
+        let usual = entry();
+        let changes: [fn(&mut Entry); 12] = [
+            |_| {},
+            |it| it.observed.uid = "odd".into(),
+            |it| it.observed.resource_version = "odd".into(),
+            |it| it.observed.leaf = Err(Fault::Unreadable),
+            |it| it.observed.rolled_out = None,
+            |it| it.observed.rolled_out = Some(RolledOut::None),
+            |it| it.observed.renewal = Err(Never::Paused),
+            |it| it.observed.suggestion = Suggestion::None,
+            |it| it.observed.window = Some(UnixTime(0)),
+            |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
+            |it| it.running = Some((Task::Roll, "odd".into())),
+            |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
+        ];
+        let mut table = Table::default();
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut changed = usual.clone();
+            change(&mut changed);
+            let key = Key {
+                namespace: "shop".into(),
+                name: format!("tls-{number}").into(),
+            };
+            let id = table.put(&key, &usual);
+            assert_eq!(table.put(&key, &changed), id);
+            let found = table.get(id).unwrap();
+            assert_eq!(format!("{found:?}"), format!("{changed:?}"));
+            assert_eq!(
+                (table.find(&key), table.key(id)),
+                (Some(id), Some(key.clone()))
+            );
+            let listed = (Source(2), 9);
+            assert!(table.touch(&key, &changed.observed.resource_version, listed));
+            assert!(!table.touch(&key, &"124".into(), listed));
+            assert!(!table.touch(&key, &"odder".into(), listed));
+        }
+        assert_eq!(table.len(), 12);
+    }
+
+    #[test]
+    fn a_number_that_was_given_back_is_used_again() {
+        let mut table = Table::default();
+        let key = |name: &str| Key {
+            namespace: "shop".into(),
+            name: name.into(),
+        };
+        let (a, b) = (
+            table.put(&key("a"), &entry()),
+            table.put(&key("b"), &entry()),
+        );
+        assert_eq!(table.remove(&key("a")).unwrap().0, a);
+        assert!(table.get(a).is_none() && table.find(&key("a")).is_none());
+        assert!(table.remove(&key("a")).is_none());
+        assert_eq!(table.put(&key("c"), &entry()), a);
+        assert_eq!(
+            (table.find(&key("b")), table.find(&key("c"))),
+            (Some(b), Some(a))
+        );
+    }
+
+    /// What a hundred thousand entries cost is a hundred thousand times this.
+    #[test]
+    fn an_entry_is_small() {
+        assert!(
+            size_of::<Option<Packed>>() <= 160,
+            "{}",
+            size_of::<Option<Packed>>()
+        );
+    }
+}

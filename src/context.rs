@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, RwLock};
 
 use kube::Client;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::cluster::events::Events;
 use crate::cluster::ledger::Ledger;
 use crate::config::Config;
+use crate::gate::Gate;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
@@ -21,8 +22,10 @@ use crate::solver::route::Held;
 
 /// See the module's documentation. Cheap to share, nothing in it is decided here.
 pub struct Context {
-    /// The API server.
+    /// The API server, behind the gate.
     pub client: Client,
+    /// Open while this replica leads.
+    pub gate: Gate,
     /// The operator's own namespace.
     pub namespace: Arc<str>,
     /// The config that is in force.
@@ -53,6 +56,8 @@ pub struct Context {
     pub beat: Arc<AtomicI64>,
     /// Whether every watch has been listed once.
     pub ready: Arc<AtomicBool>,
+    /// Wakes the one who waits for that.
+    pub listed: Arc<Notify>,
 }
 
 impl Context {

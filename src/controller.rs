@@ -1,12 +1,12 @@
 //! The one loop that owns the index: watch events in, due tasks out.
 //!
 //! ```text
-//! watch event ──► assess ──► index ──due──► renewal or rollout task ──► finished ──► index
+//! watch event ──► assess ──► index ──due──► the term's tasks ──► finished ──► index
 //! ```
-//! It waits for nothing but the next event, the next due instant and the end of a task;
-//! everything that talks to anybody runs in a task of its own.
+//! It waits for nothing but the next event, the next due instant, the end of a task and the lease;
+//! everything that talks to anybody runs in a task of its own. On a standby it only keeps the index.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
@@ -14,126 +14,54 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::runtime::watcher;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::assess::{self, Assessment};
 use crate::cluster::events::Severity;
 use crate::cluster::{chain, watch};
 use crate::context::Context;
-use crate::index::{Change, Finished, Index, Key, Source, Task};
-use crate::renewal::info::{self, Suggested};
-use crate::schedule::quota;
+use crate::index::{Change, Index, Key, Source, Task};
+use crate::renewal::info::Suggested;
+use crate::secret::settings::Problem;
 use crate::secret::thin::ThinSecret;
+use crate::term::{Heard, Term};
+use crate::ticket::Done;
 use crate::time::UnixTime;
-use crate::{propagation, renewal};
 
-/// Namespaces whose workloads are listed at the same time.
-const PLANNERS: usize = 8;
 /// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
 const BEAT: Duration = Duration::from_secs(30);
-/// A task that died without a word is tried again after this.
-const AFTER_PANIC: Duration = Duration::from_secs(300);
 
-/// A running task's promise to say how it ended; a task that is dropped or panics says so by dropping it.
-pub struct Ticket {
-    task: Task,
-    key: Key,
-    sender: mpsc::UnboundedSender<Done>,
-    sent: bool,
-}
-
-enum Done {
-    /// The workloads of a namespace were listed; the next batch may start.
-    Planned(Arc<str>),
-    /// The task of a Secret ended.
-    Task(Task, Key, Finished),
-}
-
-/// Says that a namespace's batch is planned, when dropped.
-pub struct Planning {
-    namespace: Arc<str>,
-    sender: mpsc::UnboundedSender<Done>,
-}
-
-impl Ticket {
-    /// The Secret that the task is for.
-    #[must_use]
-    pub fn key(&self) -> &Key {
-        &self.key
-    }
-
-    /// The task ended.
-    pub fn finish(mut self, finished: Finished) {
-        self.sent = true;
-        // The receiver goes only when the controller does, and then nobody asks.
-        let _ = self
-            .sender
-            .send(Done::Task(self.task, self.key.clone(), finished));
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.sent {
-            let error = Some("the task ended without a result; this is a bug".into());
-            let later = Finished::Later(UnixTime::now() + AFTER_PANIC, error);
-            let _ = self
-                .sender
-                .send(Done::Task(self.task, self.key.clone(), later));
-        }
-    }
-}
-
-impl Planning {
-    /// Whose workloads are planned.
-    #[must_use]
-    pub fn namespace(&self) -> &Arc<str> {
-        &self.namespace
-    }
-}
-
-impl Drop for Planning {
-    fn drop(&mut self) {
-        let _ = self.sender.send(Done::Planned(Arc::clone(&self.namespace)));
-    }
-}
+/// What is wrong with a Secret's annotations: each reason and text.
+type Complaints = Vec<(&'static str, String)>;
 
 struct Controller {
     context: Arc<Context>,
-    sender: mpsc::UnboundedSender<Done>,
-    /// Due renewals that wait for a place, those that failed least first.
-    ready: BTreeSet<(u32, UnixTime, Key)>,
-    renewing: usize,
-    /// Due rollouts by namespace; all that wait are planned in one go.
-    due: HashMap<Arc<str>, Vec<Key>>,
-    planning: HashSet<Arc<str>>,
+    /// While this replica leads.
+    term: Option<Term>,
     unlisted: HashSet<Source>,
     down: HashSet<Source>,
+    /// What a leader would have told.
+    untold: HashMap<Key, (Box<str>, Complaints)>,
 }
 
-/// Runs until `shutdown`, or until the watch ends for ever.
+/// Runs until `shutdown`, or until the watch or the lease ends for ever. `leads` says as whose term's leader it acts.
 pub async fn run(
     context: Arc<Context>,
     watches: watch::Secrets,
+    mut leads: tokio::sync::watch::Receiver<Option<u64>>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let (suggest, mut suggested) = mpsc::unbounded_channel();
-    let polls = info::follow(Arc::clone(&context), suggest);
-    let (sender, mut done) = mpsc::unbounded_channel();
     let sources = 0..u16::try_from(watches.count).unwrap_or(u16::MAX);
     let mut controller = Controller {
         context,
-        sender,
-        ready: BTreeSet::new(),
-        renewing: 0,
-        due: HashMap::new(),
-        planning: HashSet::new(),
+        term: None,
         unlisted: sources.map(Source).collect(),
         down: HashSet::new(),
+        untold: HashMap::new(),
     };
+    leads.mark_changed();
     let mut events = watches.events;
-    tokio::pin!(shutdown, polls);
+    tokio::pin!(shutdown);
     let mut planned = Instant::now();
     loop {
         let turn = Instant::now();
@@ -141,21 +69,41 @@ pub async fn run(
         controller.context.metrics.loop_lag(lag);
         let now = UnixTime::now();
         controller.context.beat.store(now.0, Ordering::Relaxed);
-        let wait = controller.dispatch(now);
+        let next = controller.term.as_mut().and_then(|term| term.dispatch(now));
+        let wait = next.map_or(BEAT, |at| at.since(now).min(BEAT));
         planned = turn + wait;
         tokio::select! {
-            // What is believed comes before what is due.
+            // Whether to act comes before what is believed, and that before what is due.
             biased;
-            () = &mut shutdown => return,
+            () = &mut shutdown => break,
+            changed = leads.changed() => {
+                if changed.is_err() {
+                    tracing::error!("nobody looks after the lease any more; this is a bug");
+                    break;
+                }
+                let number = *leads.borrow_and_update();
+                controller.on_lease(number).await;
+            }
             event = events.next() => match event {
                 Some((source, event)) => controller.on_event(source, event),
-                None => return,
+                None => break,
             },
-            Some(done) = done.recv() => controller.on_done(done),
-            Some(suggested) = suggested.recv() => controller.on_suggested(suggested),
-            () = &mut polls => {}
+            heard = heard(&mut controller.term) => match heard {
+                Heard::Done(done) => controller.on_done(done),
+                Heard::Suggested(suggested) => controller.on_suggested(suggested),
+            },
             () = tokio::time::sleep(wait) => {}
         }
+    }
+    if let Some(term) = controller.term.take() {
+        term.hand_over().await;
+    }
+}
+
+async fn heard(term: &mut Option<Term>) -> Heard {
+    match term {
+        Some(term) => term.heard().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -205,48 +153,37 @@ impl Controller {
         }
     }
 
-    /// Everything has been listed once: orders that a former run left are looked after first.
-    fn on_ready(&mut self) {
-        let now = UnixTime::now();
-        let count = self.index().len();
-        tracing::info!(secrets = count, "all Secrets are listed");
-        for key in self.context.known.subjects() {
-            if !self.index().order_open(now, &key, true) {
-                self.abandon(&key);
-            }
+    /// The lease was won or lost. Nothing of the former term is left when this returns.
+    async fn on_lease(&mut self, number: Option<u64>) {
+        if let Some(term) = self.term.take_if(|term| Some(term.number()) != number) {
+            term.end().await;
         }
-        self.recall_orders();
-        let context = Arc::clone(&self.context);
-        tokio::spawn(async move { renewal::proof::sweep(&context).await });
-        self.context.ready.store(true, Ordering::Relaxed);
-        self.context.renewal_info.begin();
+        if let (None, Some(number)) = (&self.term, number) {
+            self.term = Some(Term::open(&self.context, number));
+        }
     }
 
-    /// What was ordered before this process was in charge, by the certificates that are there; copies count once.
-    fn recall_orders(&self) {
-        let mut issued: HashMap<Arc<str>, Vec<(UnixTime, Arc<str>)>> = HashMap::new();
-        let (now, mut seen) = (UnixTime::now(), HashSet::new());
-        let index = self.index();
-        for (row, entry) in index.iter() {
-            let observed = entry.observed;
-            if let Ok(leaf) = observed.leaf
-                && quota::is_recent(now, leaf.not_before)
-                && seen.insert(leaf.fingerprint)
-                && let Some((key, _)) = index.row(row)
-            {
-                let of_issuer = issued.entry(observed.issuer).or_default();
-                of_issuer.push((leaf.not_before, key.namespace));
-            }
+    fn on_ready(&mut self) {
+        let count = self.index().len();
+        tracing::info!(secrets = count, "all Secrets are listed");
+        self.context.ready.store(true, Ordering::Relaxed);
+        self.context.listed.notify_one();
+    }
+
+    /// Former leaders' ledger and order records are read.
+    fn on_opened(&mut self) {
+        for (key, (uid, complaints)) in std::mem::take(&mut self.untold) {
+            self.tell(&key, &uid, &complaints);
         }
-        drop(index);
-        for (issuer, issued) in issued {
-            self.context.issuers.recall_orders(&issuer, issued);
+        if let Some(term) = &mut self.term {
+            term.work(UnixTime::now());
         }
     }
 
     /// The Secret is gone, or nobody annotates it any more; true when it was known.
-    fn forget(&self, key: &Key) -> bool {
+    fn forget(&mut self, key: &Key) -> bool {
         self.context.renewal_info.forget(key);
+        self.untold.remove(key);
         let running = self
             .index()
             .get(key)
@@ -258,11 +195,11 @@ impl Controller {
         self.index().remove(key)
     }
 
-    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more.
-    fn abandon(&self, key: &Key) {
-        if self.context.known.contains(key) {
-            let (context, key) = (Arc::clone(&self.context), key.clone());
-            tokio::spawn(async move { renewal::abandon(&context, &key).await });
+    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more. A standby leaves that to the
+    /// leader.
+    fn abandon(&mut self, key: &Key) {
+        if let Some(term) = &mut self.term {
+            term.abandon(key);
         }
     }
 
@@ -314,32 +251,46 @@ impl Controller {
         tracing::debug!(secret = %key, uid, issuer, renews = %due.at, reason = due.reason.as_str(), "watched");
     }
 
-    /// Tells once what is wrong with the annotations.
-    fn report(&self, key: &Key, uid: &str, assessment: &Assessment) {
-        for problem in &assessment.problems {
-            let text = problem.to_string();
-            tracing::warn!(secret = %key, problem = %text, "not as it should be");
+    /// Tells once what is wrong with the annotations; while another replica leads, it does.
+    fn report(&mut self, key: &Key, uid: &str, assessment: &Assessment) {
+        let complaint = |problem: &Problem| {
             let reason = if problem.key.contains('/') {
                 "InvalidAnnotation"
             } else {
                 "UnreadableCertificate"
             };
+            (reason, problem.to_string())
+        };
+        let complaints: Complaints = assessment.problems.iter().map(complaint).collect();
+        if complaints.is_empty() {
+            self.untold.remove(key);
+        } else if self.term.is_some() {
+            self.tell(key, uid, &complaints);
+        } else {
+            self.untold.insert(key.clone(), (uid.into(), complaints));
+        }
+    }
+
+    fn tell(&self, key: &Key, uid: &str, complaints: &Complaints) {
+        for (reason, problem) in complaints {
+            tracing::warn!(secret = %key, problem, "not as it should be");
             self.context
                 .events
-                .secret(key, uid, Severity::Warning, reason, &text);
+                .secret(key, uid, Severity::Warning, reason, problem);
         }
     }
 
     fn on_done(&mut self, done: Done) {
+        if let Some(term) = &mut self.term {
+            term.on_done(&done);
+        }
         match done {
-            Done::Planned(namespace) => {
-                self.planning.remove(&namespace);
-            }
+            Done::Opened => self.on_opened(),
+            Done::Planned(_) => {}
             Done::Task(task, key, finished) => {
                 let now = UnixTime::now();
                 let settle = self.context.config().rollout.settle;
                 if task == Task::Renew {
-                    self.renewing -= 1;
                     let open = self.context.known.contains(&key);
                     if !self.index().order_open(now, &key, open) {
                         self.abandon(&key);
@@ -374,85 +325,5 @@ impl Controller {
                 drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
             index.suggest(now, &key, about, suggestion, settle, retry_at);
         }
-    }
-
-    /// Starts what is due and has a place; says how long nothing else will be due.
-    fn dispatch(&mut self, now: UnixTime) -> Duration {
-        if self.context.ready.load(Ordering::Relaxed) {
-            while let Some((task, key)) = { self.index().pop_due(now) } {
-                match task {
-                    Task::Renew => {
-                        let (failures, expires) = self.priority(&key);
-                        self.ready.insert((failures, expires, key));
-                    }
-                    Task::Roll => self
-                        .due
-                        .entry(Arc::clone(&key.namespace))
-                        .or_default()
-                        .push(key),
-                }
-            }
-        }
-        let places = self.context.config().renewals.concurrency;
-        let places = usize::try_from(places).unwrap_or(usize::MAX);
-        while self.renewing < places
-            && let Some((_, _, key)) = self.ready.pop_first()
-        {
-            self.renewing += 1;
-            let (context, ticket) = (Arc::clone(&self.context), self.ticket(Task::Renew, key));
-            tokio::spawn(async move { renewal::run(&context, ticket).await });
-        }
-        while self.planning.len() < PLANNERS
-            && let Some(namespace) = self
-                .due
-                .keys()
-                .find(|key| !self.planning.contains(*key))
-                .cloned()
-        {
-            let keys = self.due.remove(&namespace).unwrap_or_default();
-            let tickets: Vec<Ticket> = keys
-                .into_iter()
-                .map(|key| self.ticket(Task::Roll, key))
-                .collect();
-            self.planning.insert(Arc::clone(&namespace));
-            let planning = Planning {
-                namespace,
-                sender: self.sender.clone(),
-            };
-            let context = Arc::clone(&self.context);
-            tokio::spawn(async move { propagation::run(context, planning, tickets).await });
-        }
-        if !self.context.ready.load(Ordering::Relaxed) {
-            // What is overdue already waits for the list, and the list is an event: no need to turn before it comes.
-            return BEAT;
-        }
-        self.index()
-            .next_due()
-            .map_or(BEAT, |at| at.since(now).min(BEAT))
-    }
-
-    fn ticket(&self, task: Task, key: Key) -> Ticket {
-        Ticket {
-            task,
-            key,
-            sender: self.sender.clone(),
-            sent: false,
-        }
-    }
-
-    /// Hopeless certificates wait behind those that never failed, and then the nearest expiry goes first.
-    fn priority(&self, key: &Key) -> (u32, UnixTime) {
-        let index = self.index();
-        let Some(entry) = index.get(key) else {
-            return (0, UnixTime::NEVER);
-        };
-        let failures = self.context.ledger.get(entry.observed.account).failures;
-        (
-            failures,
-            entry
-                .observed
-                .leaf
-                .map_or(UnixTime(0), |leaf| leaf.not_after),
-        )
     }
 }

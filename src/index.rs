@@ -363,6 +363,27 @@ impl Index {
         true
     }
 
+    /// A term begins: no task runs, and everything is due by what is known now.
+    pub fn restart(
+        &mut self,
+        now: UnixTime,
+        settle: Duration,
+        retry_at: impl Fn(&Observed) -> Option<UnixTime>,
+    ) {
+        self.queue.clear();
+        let all: Vec<Id> = self.table.ids(|_| true).collect();
+        for id in all {
+            let Some(mut entry) = self.table.get(id) else {
+                continue;
+            };
+            entry.running = None;
+            entry.order_open = false;
+            entry.schedule(now, settle, retry_at(&entry.observed));
+            self.enqueue(id, &entry);
+            self.table.set(id, &entry);
+        }
+    }
+
     /// The CA was asked about the leaf `about` of a Secret. Says what it had said before, if the Secret holds that leaf.
     pub fn suggest(
         &mut self,
@@ -626,6 +647,22 @@ mod tests {
         index.finished(UnixTime(61), &key, later, SETTLE, None);
         assert_eq!(index.next_due(), Some(UnixTime(120)));
         assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn a_new_term_begins_what_a_former_one_left_running_and_heeds_what_it_has_read() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        index.pop_due(UnixTime(60)).unwrap();
+        index.restart(UnixTime(70), SETTLE, |_| None);
+        assert_eq!(
+            index.pop_due(UnixTime(70)),
+            Some((Task::Renew, key.clone()))
+        );
+        // The ledger says that it has failed.
+        index.restart(UnixTime(80), SETTLE, |_| Some(UnixTime(500)));
+        assert_eq!(index.pop_due(UnixTime(499)), None);
+        assert_eq!(index.pop_due(UnixTime(500)), Some((Task::Renew, key)));
     }
 
     #[test]

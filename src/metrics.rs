@@ -65,6 +65,7 @@ pub struct Metrics {
     loop_lag_seconds: Gauge,
     config_rejected: IntGauge,
     leader: IntGauge,
+    leader_terms: IntCounter,
 }
 
 impl Metrics {
@@ -150,6 +151,13 @@ impl Metrics {
                 "cert_renew_leader",
                 "1 on the replica that renews and rolls",
             )?,
+            leader_terms: registered(
+                into,
+                IntCounter::new(
+                    "cert_renew_leader_terms_total",
+                    "Times that this replica has become the leader",
+                )?,
+            )?,
             registry: registry.clone(),
         };
         registered(
@@ -163,7 +171,6 @@ impl Metrics {
             )?,
         )?
         .set(1);
-        metrics.leader.set(1);
         Ok(metrics)
     }
 
@@ -245,6 +252,9 @@ impl Metrics {
     /// Whether this replica is the one that acts.
     pub fn leader(&self, leads: bool) {
         self.leader.set(leads.into());
+        if leads {
+            self.leader_terms.inc();
+        }
     }
 
     /// All series in Prometheus' text format, each family sorted by its labels.

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::stream;
+use futures::stream::{self, FuturesUnordered};
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use crate::assess::{self, Assessment};
@@ -17,7 +17,6 @@ use crate::cluster::events::Severity;
 use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{self, chain};
 use crate::context::Context;
-use crate::controller::{Planning, Ticket};
 use crate::index::{Entry, Finished, Key, LeafFacts};
 use crate::metrics::RolloutResult;
 use crate::pair;
@@ -29,6 +28,7 @@ use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
 use crate::secret::workload::{Kind, RolloutMode};
+use crate::ticket::{Planning, Ticket};
 use crate::time::UnixTime;
 
 /// What the API server refused is tried again after this.
@@ -340,20 +340,24 @@ async fn carry_out(
         },
     );
     let settle = async {
-        while let Some((secret, outcome)) = ended.recv().await {
-            let request = requests
-                .iter()
-                .find(|request| request.secret == secret)
-                .cloned();
-            if let (Some((ticket, _)), Some(request)) = (open.remove(&secret), request) {
-                let context = Arc::clone(context);
-                // A Secret whose workloads are well does not wait for those of another.
-                tokio::spawn(async move {
-                    let finished = conclude(&context, ticket.key(), &request, outcome).await;
-                    ticket.finish(finished);
-                });
+        // A Secret whose workloads are well does not wait for those of another.
+        let mut concluding = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                next = ended.recv() => {
+                    let Some((secret, outcome)) = next else { break };
+                    let request = requests.iter().find(|request| request.secret == secret);
+                    if let (Some((ticket, _)), Some(request)) = (open.remove(&secret), request) {
+                        concluding.push(async move {
+                            let finished = conclude(context, ticket.key(), request, outcome).await;
+                            ticket.finish(finished);
+                        });
+                    }
+                }
+                Some(()) = concluding.next() => {}
             }
         }
+        while concluding.next().await.is_some() {}
     };
     futures::join!(rolled, settle);
 }

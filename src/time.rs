@@ -1,8 +1,8 @@
-//! Instants as this program counts them: whole seconds of the wall clock.
+//! Instants as this program counts them: whole seconds of the wall clock, and for the lease the time since the boot.
 //!
 //! X.509 validity has second resolution (RFC 5280, 4.1.2.5), annotations and metrics carry seconds,
 //! and a renewal that is a second early or late is neither.
-//! Pure code takes `now` as an argument; only the edge calls [`UnixTime::now`].
+//! Pure code takes `now` as an argument; only the edge calls [`UnixTime::now`] and [`BootTime::now`].
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -43,6 +43,39 @@ impl UnixTime {
             Timestamp::MAX.as_second().saturating_sub(1),
         );
         Timestamp::from_second(clamped).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}
+
+/// Time since the machine booted, the time in which it was suspended included (CLOCK_BOOTTIME): for deadlines that pass
+/// whatever stops the process or the machine, and that no change of the wall clock moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(pub Duration);
+
+impl BootTime {
+    /// Later than every deadline.
+    pub const NEVER: Self = Self(Duration::MAX);
+
+    /// The present instant. Only outer modules call this.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+        let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or_default();
+        Self(Duration::new(seconds, nanoseconds))
+    }
+
+    /// From `earlier` to `self`; zero when `earlier` is the later one.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for BootTime {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
     }
 }
 

@@ -9,6 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::routing::{get, post};
 use cert_renew::acme::{CertId, Class, Client, Credentials, IssuerSettings, OrderStatus, Scope};
+use cert_renew::gate::Gate;
 use cert_renew::time::UnixTime;
 use futures::StreamExt as _;
 use test_bench::Result;
@@ -33,7 +34,7 @@ async fn client(routes: Router) -> Result<Client> {
         eab: None,
         concurrency: 2,
     };
-    Ok(Client::new(settings, Arc::new(|_| {}))?)
+    Ok(Client::new(settings, Arc::new(|_| {}), Gate::open())?)
 }
 
 fn certificate() -> CertId {

@@ -79,7 +79,7 @@ async fn every_object_is_accepted_without_a_warning() -> Result<()> {
         .collect();
     kinds.sort_unstable();
     let expected = "ClusterRole ClusterRoleBinding ConfigMap Deployment Namespace NetworkPolicy \
-                    Role RoleBinding Service Service ServiceAccount";
+                    PodDisruptionBudget Role RoleBinding Service Service ServiceAccount";
     assert_eq!(kinds.join(" "), expected);
 
     // Deployments are only warned about; what Pod Security enforces, it enforces on pods.

@@ -13,6 +13,7 @@ mod documents;
 mod faults;
 mod install;
 mod kill_points;
+mod leadership;
 mod preflight;
 mod propagation;
 mod renewal;

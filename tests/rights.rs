@@ -38,7 +38,7 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     options.addons = ADDONS.map(Into::into).into();
     options.config += SOLVERS;
     options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
-    let mut operator = Operator::start(bench, options).await?;
+    let mut operator = Operator::start(bench, options.clone()).await?;
     let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
     for kind in [
         "Deployment",
@@ -97,8 +97,19 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     renewed(&space, "again", &again.certificate).await?;
     rolled_out(&space, "again").await?;
 
+    let mut standby = operator.replica(options).await?;
+    standby.run().await?;
+    let watched = eventually(SOON, "the standby watches the lease", async || {
+        let used = used(&standby.metrics().await?)?;
+        let watches = ("watch".to_owned(), "leases".to_owned());
+        ensure!(used.contains(&watches), "{used:?}");
+        Ok(used)
+    })
+    .await?;
+
     let mut used = used(&operator.metrics().await?)?;
     used.extend(before);
+    used.extend(watched);
     used.extend(RARE.map(|(verb, resource)| (verb.to_owned(), resource.to_owned())));
     let mut granted = Rights::new();
     for file in ["rbac/clusterrole.yaml", "rbac/role.yaml"]

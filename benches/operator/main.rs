@@ -8,6 +8,8 @@
 mod audit;
 mod bare;
 mod data;
+mod failover;
+mod growth;
 mod process;
 mod propagation;
 mod report;
@@ -21,10 +23,11 @@ use report::{Report, say};
 use test_bench::{Context as _, OperatorOptions, Result, bail};
 
 /// What runs without an argument; the large ones are asked for by name.
-const USUAL: [&str; 5] = [
+const USUAL: [&str; 6] = [
     "start-10k",
     "steady",
     "propagation",
+    "failover",
     "wave-200",
     "wave-1000",
 ];
@@ -64,16 +67,19 @@ fn main() -> ExitCode {
 async fn run(name: &str) -> Result<()> {
     let mut report = Report::new(name, &format!("make bench BENCH={name}"));
     match name {
-        "start-10k" => start::ten_thousand(&mut report).await?,
+        "start-1k" => start::thousands(&mut report, 1).await?,
+        "start-10k" => start::thousands(&mut report, 10).await?,
+        "growth" => return growth::draw(),
         "start-100k" => start::hundred_thousand(&mut report).await?,
         "install-10k" => start::install(&mut report).await?,
         "steady" => steady::run(&mut report).await?,
         "propagation" => propagation::run(&mut report).await?,
+        "failover" => failover::run(&mut report).await?,
         "wave-200" => wave::run(&mut report, 200).await?,
         "wave-1000" => wave::run(&mut report, 1_000).await?,
         "wave-5000" => wave::run(&mut report, 5_000).await?,
         _ => bail!(
-            "there are {}, install-10k, start-100k and wave-5000; not {name:?}",
+            "there are {}, start-1k, start-100k, install-10k, wave-5000, and growth, which draws; not {name:?}",
             USUAL.join(", ")
         ),
     }

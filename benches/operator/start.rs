@@ -11,19 +11,28 @@ use test_bench::{Bench, Operator, Options, Result, ensure, eventually};
 
 use crate::data::{Maker, Set, in_parallel};
 use crate::process::{Usage, usage};
-use crate::report::{Report, say};
+use crate::report::{Report, percentile, say};
 use crate::{audit, bare, options};
 
+/// Scrapes, of which the median counts.
+const SCRAPES: usize = 11;
 /// After the start: what was needed for it only has been given back by then.
 const CALM: Duration = Duration::from_secs(10);
 
-/// 10,000 Secrets, all annotated and long known; and after each of them has changed.
-pub(crate) async fn ten_thousand(report: &mut Report) -> Result<()> {
+/// So many thousand Secrets, all annotated and long known; a scrape of them; and after each of them has changed.
+pub(crate) async fn thousands(report: &mut Report, count: usize) -> Result<()> {
     let bench = Bench::start(Options::default()).await?;
     let mut operator = Operator::install(&bench, options()).await?;
-    let set = Arc::new(set(10_000, 100, operator.namespace(), 1));
+    let set = Arc::new(set(count * 1_000, 100, operator.namespace(), 1));
     set.fill(&bench, &Arc::new(Maker::new()?)).await?;
-    start(&bench, &mut operator, report, "10k_annotated").await?;
+    start(
+        &bench,
+        &mut operator,
+        report,
+        &format!("{count}k_annotated"),
+    )
+    .await?;
+    scrape(&operator, report, &format!("{count}k")).await?;
     say("every Secret changes");
     let churned = Arc::clone(&set);
     in_parallel(
@@ -45,7 +54,7 @@ pub(crate) async fn ten_thousand(report: &mut Report) -> Result<()> {
     tokio::time::sleep(CALM).await;
     let after = usage(operator.process()?.id())?;
     report.add(
-        "memory.rss_after_churn_bytes.10k_annotated",
+        format!("memory.rss_after_churn_bytes.{count}k_annotated"),
         after.rss,
         "bytes",
     );
@@ -62,18 +71,30 @@ pub(crate) async fn hundred_thousand(report: &mut Report) -> Result<()> {
     operator.terminate().await?;
     set.annotate(&bench, rolled_out).await?;
     start(&bench, &mut operator, report, "100k_annotated").await?;
-    let began = Instant::now();
-    let text = operator.metrics().await?;
+    scrape(&operator, report, "100k").await
+}
+
+/// Scrapes of `/metrics`: the median, and what the first ones leave in memory.
+async fn scrape(operator: &Operator<'_>, report: &mut Report, case: &str) -> Result<()> {
+    say("scrapes");
+    let before = usage(operator.process()?.id())?;
+    let (mut took, mut bytes) = (Vec::new(), 0);
+    for _ in 0..SCRAPES {
+        let began = Instant::now();
+        bytes = operator.metrics().await?.len();
+        took.push(began.elapsed());
+    }
+    let median = percentile(&mut took, 0.5);
+    report.add(format!("metrics.scrape_ms.{case}"), median, "ms");
     report.add(
-        "metrics.scrape_ms.100k",
-        began.elapsed().as_secs_f64() * 1e3,
-        "ms",
+        format!("metrics.scrape_bytes.{case}"),
+        bytes as f64,
+        "bytes",
     );
-    report.add("metrics.scrape_bytes.100k", text.len() as f64, "bytes");
     let after = usage(operator.process()?.id())?;
     report.add(
-        "memory.rss_after_scrape_bytes.100k_annotated",
-        after.rss,
+        format!("metrics.scrape_rss_growth_bytes.{case}"),
+        after.rss - before.rss,
         "bytes",
     );
     Ok(())

@@ -1,19 +1,17 @@
-//! 10,000 certificates and nothing due: what a quiet hour costs, and a scrape.
+//! 10,000 certificates and nothing due: what a quiet hour costs.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use test_bench::{Bench, Operator, Options, Result};
 
 use crate::data::{Maker, Set};
 use crate::process::usage;
-use crate::report::{Report, percentile, say};
+use crate::report::{Report, say};
 use crate::{audit, options};
 
 /// Looked at for so long; long enough that a tick of the CPU clock is no matter.
 const QUIET: Duration = Duration::from_secs(90);
-/// Scrapes of which the median counts.
-const SCRAPES: usize = 11;
 
 /// See the module's documentation.
 pub(crate) async fn run(report: &mut Report) -> Result<()> {
@@ -47,21 +45,6 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
         "steady.cpu_seconds_per_hour.10k",
         (after.cpu - before.cpu) * hour,
         "s",
-    );
-    say("scrapes");
-    let (mut took, mut bytes) = (Vec::new(), 0);
-    for _ in 0..SCRAPES {
-        let began = Instant::now();
-        bytes = operator.metrics().await?.len();
-        took.push(began.elapsed());
-    }
-    let scraped = usage(pid)?;
-    report.add("metrics.scrape_ms.10k", percentile(&mut took, 0.5), "ms");
-    report.add("metrics.scrape_bytes.10k", bytes as f64, "bytes");
-    report.add(
-        "metrics.scrape_rss_growth_bytes.10k",
-        scraped.rss - after.rss,
-        "bytes",
     );
     Ok(())
 }

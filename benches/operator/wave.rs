@@ -14,6 +14,7 @@ use cert_renew::acme::{
     self, ChallengeType, Client as Acme, Credentials, IssuerSettings, Preference,
 };
 use cert_renew::certificate::KeyType;
+use cert_renew::gate::Gate;
 use cert_renew::key::PrivateKey;
 use cert_renew::name::Name;
 use k8s_openapi::ByteString;
@@ -262,7 +263,7 @@ async fn bare_wave(bench: &Bench, set: &Arc<Set>, count: usize, in_flight: usize
         eab: None,
         concurrency: REQUESTS,
     };
-    let acme = Acme::new(settings, Arc::new(|_| {}))?;
+    let acme = Acme::new(settings, Arc::new(|_| {}), Gate::open())?;
     acme.register(&Credentials::generate(directory)?).await?;
     let client = bench.client()?;
     let began = Instant::now();

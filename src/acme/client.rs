@@ -17,6 +17,7 @@ use super::error::{Action, Error, Kind};
 use super::http::{Answer, Http, Observer};
 use super::jws::AccountKey;
 use super::nonce::Nonces;
+use crate::gate::Gate;
 
 /// A directory is asked for again after this long: profiles and terms change in months, URLs hardly ever.
 const DIRECTORY_AGE: Duration = Duration::from_secs(86_400);
@@ -74,16 +75,17 @@ struct Inner {
 }
 
 impl Client {
-    /// Prepares an issuer; asks it nothing.
+    /// Prepares an issuer; asks it nothing. Later requests go through the gate.
     ///
     /// # Errors
     /// When the CA bundle or the proxy settings cannot be used.
-    pub fn new(settings: IssuerSettings, observer: Observer) -> Result<Self, Error> {
+    pub fn new(settings: IssuerSettings, observer: Observer, gate: Gate) -> Result<Self, Error> {
         let http = Http::new(
             &settings.directory,
             settings.ca_bundle.as_deref(),
             settings.concurrency,
             observer,
+            gate,
         )?;
         Ok(Self(Arc::new(Inner {
             settings,

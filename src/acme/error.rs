@@ -10,6 +10,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::problem::{Class, Problem, Scope};
+use crate::gate::Closed;
 use crate::time::UnixTime;
 
 /// How long a limit is taken to last when the CA names no time: the shortest window of the public CAs' limits.
@@ -105,6 +106,8 @@ pub(crate) enum Kind {
     Unfinished,
     /// No account has been registered or restored.
     NoAccount,
+    /// This replica does not lead: nothing was sent, or nothing more.
+    Closed(Closed),
     /// Refused by ourselves before anything was sent.
     Settings(Box<str>),
 }
@@ -201,6 +204,7 @@ impl Error {
             | Kind::TimedOut
             | Kind::Status(_)
             | Kind::Unexpected(..)
+            | Kind::Closed(_)
             | Kind::Unfinished => Class::Transient,
         }
     }
@@ -222,6 +226,7 @@ impl Error {
             Kind::Status(_) | Kind::Unexpected(..) => "UnexpectedAnswer",
             Kind::Unfinished => "Unfinished",
             Kind::NoAccount => "NoAccount",
+            Kind::Closed(_) => "NotLeading",
             Kind::Settings(_) => "Settings",
         }
     }
@@ -323,6 +328,7 @@ impl fmt::Display for Error {
                 "{action}: {host} was still at work when our deadline came"
             ),
             Kind::NoAccount => write!(f, "{action}: no account is registered with this issuer"),
+            Kind::Closed(closed) => write!(f, "{action}: {closed}"),
             Kind::Settings(why) => write!(f, "{action}: {why}"),
         }?;
         match until {

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::error::{Action, Error, Kind};
+use crate::gate::Gate;
 use crate::time::UnixTime;
 
 /// A CA that does not accept a connection by then is down, or a firewall drops our packets.
@@ -107,6 +108,7 @@ pub(crate) struct Http {
     /// The directory is on this machine (tests, side-cars): only then may others be asked without TLS.
     plain: bool,
     observer: Observer,
+    gate: Gate,
 }
 
 impl Http {
@@ -116,6 +118,7 @@ impl Http {
         ca_bundle: Option<&[u8]>,
         concurrency: usize,
         observer: Observer,
+        gate: Gate,
     ) -> Result<Self, Error> {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -162,6 +165,7 @@ impl Http {
             slots: Semaphore::new(concurrency.max(1)),
             plain: directory.starts_with("http:"),
             observer,
+            gate,
         })
     }
 
@@ -241,9 +245,14 @@ impl Http {
         } else {
             REQUEST
         };
-        let result = timeout(deadline, self.exchange(action, &host, request)).await;
+        let exchange = self.gate.pass(self.exchange(action, &host, request));
+        let result = timeout(deadline, exchange).await;
         drop(slot);
-        let result = result.unwrap_or_else(|_| Err(timed_out()));
+        let result = match result {
+            Ok(Ok(result)) => result,
+            Ok(Err(closed)) => return Err(Error::new(action, &host, Kind::Closed(closed))),
+            Err(_) => Err(timed_out()),
+        };
         let status = result.as_ref().ok().map(|answer| answer.status);
         (self.observer)(&RequestInfo {
             host: &host,

@@ -12,6 +12,7 @@ use super::secret::connect;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::{Client, Credentials, IssuerSettings};
 use crate::cluster::accounts;
+use crate::gate::Gate;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -156,7 +157,7 @@ pub(super) fn acme(
         eab: None,
         concurrency: 1,
     };
-    Client::new(settings, Arc::new(|_| {}))
+    Client::new(settings, Arc::new(|_| {}), Gate::open())
         .map_err(|error| Failure::new("preparing the way to the CA", &error))
 }
 

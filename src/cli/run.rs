@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,19 +16,26 @@ use tokio::sync::watch;
 use super::telemetry::{self, LogFormat};
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
+use crate::cluster::lease::Candidate;
 use crate::cluster::ledger::Ledger;
-use crate::cluster::watch as cluster_watch;
+use crate::cluster::{NoWay, watch as cluster_watch};
 use crate::config::Config;
 use crate::context::Context;
+use crate::duration::NotADuration;
+use crate::election::{Election, Times};
+use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
-use crate::renewal::known::Known;
+use crate::renewal::known::{self, Known};
 use crate::rollout::Roller;
 use crate::solver::dns01;
 use crate::solver::http01::{self, ChallengeStore};
-use crate::time::UnixTime;
-use crate::{controller, http};
+use crate::time::{BootTime, UnixTime};
+use crate::{cluster, controller, duration, http};
+
+/// The one term of a replica that needs no lease.
+const ALONE: u64 = 1;
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
@@ -46,6 +55,18 @@ pub(super) struct Args {
     /// Where the CA's HTTP-01 requests are answered, and nothing else
     #[arg(long, default_value = "0.0.0.0:8402")]
     challenge_address: SocketAddr,
+    /// Lead only while holding the Lease `cert-renew` of the own namespace; with false there must be one replica only
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    leader_election: bool,
+    /// How long a leader that has died is waited for, in whole seconds
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    lease_duration: Duration,
+    /// A leader that could not renew for so long stops acting
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    lease_renew_deadline: Duration,
+    /// How often the leader renews
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    lease_retry_period: Duration,
     /// How a log line looks
     #[arg(long, value_enum, default_value_t = LogFormat::Auto)]
     log_format: LogFormat,
@@ -64,11 +85,22 @@ pub(super) fn run(args: Args) -> CommandResult {
 }
 
 async fn operate(args: Args, config: Config) -> CommandResult {
+    let times = Times::new(
+        args.lease_duration,
+        args.lease_renew_deadline,
+        args.lease_retry_period,
+    )
+    .map_err(|error| Failure(error.to_string()))?;
     let metrics = Metrics::new().map_err(|error| Failure::new("registering metrics", &error))?;
     let metrics = Arc::new(metrics);
-    let client = crate::cluster::connect(Some(Arc::clone(&metrics)))
+    let no_way = |error: NoWay| Failure::new("finding the way to the API server", &*error);
+    let gate = Gate::default();
+    let client = cluster::connect_behind(gate.clone(), Arc::clone(&metrics))
         .await
-        .map_err(|error| Failure::new("finding the way to the API server", &*error))?;
+        .map_err(no_way)?;
+    let lease_client = cluster::connect(Some(Arc::clone(&metrics)))
+        .await
+        .map_err(no_way)?;
     let bind = |address: SocketAddr| async move {
         TcpListener::bind(address)
             .await
@@ -77,42 +109,43 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let metrics_listener = bind(args.metrics_address).await?;
     let challenge_listener = bind(args.challenge_address).await?;
     let namespace: Arc<str> = args.namespace.into();
-    let ledger = Ledger::load(&client, &namespace)
-        .await
-        .map_err(|error| Failure::new("starting", &error))?;
-    let known = Known::load(&client, &namespace)
-        .await
-        .map_err(|error| Failure::new("starting", &error))?;
     let started = UnixTime::now();
-    let events = Events::start(client.clone(), std::env::var("POD_NAME").ok());
+    let pod = std::env::var("POD_NAME").ok();
+    let events = Events::start(client.clone(), pod.clone());
     let watches = cluster_watch::secrets(&client, &config.watch)
         .await
         .map_err(|error| Failure::new("starting", &error))?;
     let per_certificate = config.metrics.per_certificate;
-    let roller = Roller::new(client.clone(), &config.rollout);
-    let issuers = Issuers::new(client.clone(), Arc::clone(&namespace), Arc::clone(&metrics));
-    let (_config_sender, config) = watch::channel(Arc::new(config));
+    let (_config_sender, config_receiver) = watch::channel(Arc::new(config));
+    let rollout = &config_receiver.borrow().rollout.clone();
     let context = Arc::new(Context {
-        ledger,
-        roller,
-        issuers,
+        ledger: Ledger::new(&client, &namespace),
+        roller: Roller::new(client.clone(), rollout),
+        issuers: Issuers::new(
+            client.clone(),
+            Arc::clone(&namespace),
+            Arc::clone(&metrics),
+            gate.clone(),
+        ),
         renewal_info: RenewalInfo::default(),
-        config,
+        config: config_receiver,
         events,
-        known,
+        known: Known::default(),
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
         routes: Default::default(),
-        dns01: dns01::Solver::new(client.clone(), Arc::clone(&namespace)),
+        dns01: dns01::Solver::new(client.clone(), Arc::clone(&namespace), gate.clone()),
         index: Arc::default(),
         beat: Arc::default(),
         ready: Arc::default(),
+        listed: Arc::default(),
         namespace,
+        gate,
         client,
     });
 
     let (stop, stopped) = watch::channel(false);
-    let until_stop = move || {
+    let until = |stopped: &watch::Receiver<bool>| {
         let mut stopped = stopped.clone();
         async move {
             // An error means that the sender is gone, which is a stop too.
@@ -129,16 +162,37 @@ async fn operate(args: Args, config: Config) -> CommandResult {
             per_certificate: Arc::new(AtomicBool::new(per_certificate)),
             started,
         },
-        until_stop(),
+        until(&stopped),
     );
     let serve_challenges = http::bounded::serve(
         challenge_listener,
-        http01::router(context.challenges.clone(), http01::no_lookup()),
-        until_stop(),
+        http01::router(context.challenges.clone(), known::lookup(&context)),
+        until(&stopped),
     );
     let metrics_server = tokio::spawn(serve_metrics);
     let challenge_server = tokio::spawn(serve_challenges);
     let follower = tokio::spawn(Known::follow(Arc::clone(&context)));
+    let (release, released) = watch::channel(false);
+    let (leads, term) = watch::channel(None);
+    let candidate = tokio::spawn({
+        let (context, released) = (Arc::clone(&context), until(&released));
+        let election = Election::new(identity(pod), times);
+        async move {
+            if args.leader_election {
+                let gate = context.gate.clone();
+                let candidate =
+                    Candidate::new(lease_client, &context.namespace, election, gate, leads);
+                // Whoever does not know what there is to do would keep one who does from doing it.
+                context.listed.notified().await;
+                candidate.run(released).await;
+            } else {
+                context.gate.grant(ALONE, BootTime::NEVER);
+                context.listed.notified().await;
+                leads.send_replace(Some(ALONE));
+                released.await;
+            }
+        }
+    });
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         namespace = %context.namespace,
@@ -146,13 +200,34 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         challenges = %args.challenge_address,
         "started"
     );
-    controller::run(Arc::clone(&context), watches, terminated()).await;
+    controller::run(Arc::clone(&context), watches, term, terminated()).await;
+    let _ = release.send(true);
+    context.listed.notify_one();
+    // What panicked has said so already.
+    let _ = candidate.await;
     let _ = stop.send(true);
     follower.abort();
-    // A server that panicked has said so already.
     let _ = tokio::join!(challenge_server, metrics_server);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the Lease calls this process: the pod, and something that the same pod's next container does not have.
+fn identity(pod: Option<String>) -> String {
+    let mut random = [0; 8];
+    // It fails on no machine that has a kernel; the pod's name is unique by itself then.
+    let _ = SystemRandom::new().fill(&mut random);
+    let pod = pod.unwrap_or_else(|| "cert-renew".into());
+    format!("{pod}_{:016x}", u64::from_be_bytes(random))
+}
+
+/// `10s`, as everywhere, or `500ms`.
+fn duration(text: &str) -> Result<Duration, NotADuration> {
+    match text.strip_suffix("ms").map(str::parse) {
+        Some(Ok(milliseconds)) => Ok(Duration::from_millis(milliseconds)),
+        Some(Err(_)) => Err(NotADuration),
+        None => duration::parse(text),
+    }
 }
 
 /// Ends at SIGTERM or Ctrl-C.

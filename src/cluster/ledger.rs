@@ -1,7 +1,7 @@
 //! The ledger: failures and unscheduled issues by set of names, in one ConfigMap of the operator's namespace.
 //!
 //! Secrets that share issuer and names share an account, and deleting or replacing a Secret resets nothing.
-//! The copy in memory is the leader's; each change is one merge patch of one key, so changes never clash.
+//! The copy in memory is the leader's, read at the beginning of its term; each change is one merge patch of one key, so changes never clash.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -26,17 +26,21 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the ledger. What cannot be read of it is logged and counts as never written.
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(client: &Client, namespace: &str) -> Self {
+        Self {
+            api: Api::namespaced(client.clone(), namespace),
+            accounts: Mutex::default(),
+        }
+    }
+
+    /// Reads the ledger anew. What cannot be read of it is logged and counts as never written.
     ///
     /// # Errors
     /// What every call may end in, but not [`Error::NotFound`]: that is an empty ledger.
-    pub async fn load(client: &Client, namespace: &str) -> Result<Self, Error> {
-        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-        let found = call(
-            || format!("reading ConfigMap {namespace}/{NAME}"),
-            api.get(NAME),
-        )
-        .await;
+    pub async fn reload(&self) -> Result<(), Error> {
+        let found = call(|| format!("reading ConfigMap {NAME}"), self.api.get(NAME)).await;
         let data = match found {
             Ok(map) => map.data.unwrap_or_default(),
             Err(Error::NotFound { .. }) => BTreeMap::new(),
@@ -56,10 +60,8 @@ impl Ledger {
                 );
             }
         }
-        Ok(Self {
-            api,
-            accounts: Mutex::new(accounts),
-        })
+        *self.lock() = accounts;
+        Ok(())
     }
 
     /// What is remembered of an account.

@@ -1,10 +1,12 @@
-//! The Kubernetes side: watches, guarded writes, Events, the ledger, order records, account keys.
+//! The Kubernetes side: watches, guarded writes, Events, the lease, the ledger, order records, account keys.
 //!
 //! Every call has a deadline and ends in an [`Error`] that names what was attempted.
 //! It decides nothing; what it reads and writes is decided elsewhere.
 
 pub mod accounts;
 pub mod events;
+mod gated;
+pub mod lease;
 pub mod ledger;
 mod observe;
 pub mod records;
@@ -20,12 +22,13 @@ use kube::Client;
 use kube::client::ClientBuilder;
 use thiserror::Error;
 
+use crate::gate::{Closed, Gate};
 use crate::metrics::Metrics;
 
 /// The API server answers in milliseconds, or the answer will not come: kube sets no read timeout of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The client that everything here is given: by kubeconfig, else by the pod's service account.
+/// The client of what only reads, and of the lease: by kubeconfig, else by the pod's service account.
 ///
 /// `HTTPS_PROXY` is the way to the CAs. kube takes it for the way to the API server too, and refuses to start, as it is
 /// built without proxies; one that the kubeconfig itself names is still refused with kube's words.
@@ -34,9 +37,30 @@ const DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When neither says where the API server is.
-pub async fn connect(
-    metrics: Option<Arc<Metrics>>,
-) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+pub async fn connect(metrics: Option<Arc<Metrics>>) -> Result<Client, NoWay> {
+    let builder = ClientBuilder::try_from(config().await?)?;
+    Ok(match metrics {
+        Some(metrics) => builder.with_layer(&observe::Counting(metrics)).build(),
+        None => builder.build(),
+    })
+}
+
+/// The client of everything else: as [`connect`], and what changes something goes through the gate.
+///
+/// # Errors
+/// When neither kubeconfig nor pod says where the API server is.
+pub async fn connect_behind(gate: Gate, metrics: Arc<Metrics>) -> Result<Client, NoWay> {
+    let builder = ClientBuilder::try_from(config().await?)?
+        .with_layer(&observe::Counting(metrics))
+        // Outermost: kube's own retries are inside.
+        .with_layer(&gated::Gating(gate));
+    Ok(builder.build())
+}
+
+/// Why there is no way to the API server.
+pub type NoWay = Box<dyn std::error::Error + Send + Sync>;
+
+async fn config() -> Result<kube::Config, NoWay> {
     let mut config = kube::Config::infer().await?;
     let of_environment = |proxy: &http::Uri| {
         let values = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).ok());
@@ -47,11 +71,7 @@ pub async fn connect(
         parsed.any(|value| value == *proxy)
     };
     config.proxy_url = config.proxy_url.filter(|proxy| !of_environment(proxy));
-    let builder = ClientBuilder::try_from(config)?;
-    Ok(match metrics {
-        Some(metrics) => builder.with_layer(&observe::Counting(metrics)).build(),
-        None => builder.build(),
-    })
+    Ok(config)
 }
 
 /// Why a call on the API server failed.
@@ -92,8 +112,14 @@ pub enum Error {
         /// The API server's words.
         message: String,
     },
+    /// This replica does not lead: nothing was sent, or nothing more.
+    #[error("{what}: {}", Closed)]
+    NotLeading {
+        /// What was attempted, on what.
+        what: String,
+    },
     /// No answer in time.
-    #[error("{what}: no answer from the API server within {} s", DEADLINE.as_secs())]
+    #[error("{what}: no answer from the API server in time")]
     Deadline {
         /// What was attempted, on what.
         what: String,
@@ -118,6 +144,7 @@ impl Error {
             Self::NotFound { .. } => "NotFound",
             Self::Forbidden { .. } => "Forbidden",
             Self::Refused { .. } => "Refused",
+            Self::NotLeading { .. } => "NotLeading",
             Self::Deadline { .. } => "ApiDeadline",
             Self::Unavailable { .. } => "ApiUnavailable",
         }
@@ -149,6 +176,7 @@ impl Error {
                 what,
                 message: "its answer is not what was asked for".into(),
             },
+            kube::Error::Service(error) if error.is::<Closed>() => Self::NotLeading { what },
             other => Self::Unavailable {
                 what,
                 message: chain(&other),

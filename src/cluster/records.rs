@@ -311,6 +311,30 @@ impl kube::Resource for ThinRecord {
     }
 }
 
+impl ThinRecord {
+    /// The record's name, and its key authorizations by token.
+    fn read(self) -> (String, BTreeMap<String, String>) {
+        let name = self.metadata.name.unwrap_or_default();
+        let challenges = self.data.challenges.map(|bytes| bytes.0);
+        let challenges = serde_json::from_slice(&challenges.unwrap_or_default());
+        (name, challenges.unwrap_or_default())
+    }
+}
+
+/// The key authorizations of all records, each with the record's name.
+///
+/// # Errors
+/// What every call may end in.
+pub async fn challenges_now(
+    client: &Client,
+    namespace: &str,
+) -> Result<Vec<(String, BTreeMap<String, String>)>, Error> {
+    let api: Api<ThinRecord> = Api::namespaced(client.clone(), namespace);
+    let params = ListParams::default().labels(LABEL);
+    let listed = call(|| "listing order records".into(), api.list(&params)).await?;
+    Ok(listed.items.into_iter().map(ThinRecord::read).collect())
+}
+
 /// Follows the key authorizations of all records: every replica answers the CA.
 pub fn challenges(
     client: &Client,
@@ -322,13 +346,7 @@ pub fn challenges(
         .default_backoff()
         .filter_map(|event| async move {
             let present = |record: ThinRecord| {
-                let name = record.metadata.name.unwrap_or_default();
-                let challenges = record
-                    .data
-                    .challenges
-                    .map(|bytes| bytes.0)
-                    .unwrap_or_default();
-                let challenges = serde_json::from_slice(&challenges).unwrap_or_default();
+                let (name, challenges) = record.read();
                 ChallengesChanged::Present(name, challenges)
             };
             match event {

@@ -71,8 +71,8 @@ pub(super) enum Failure {
     /// The Secret asks for something else by now.
     #[error("the Secret has changed and asks for something else")]
     Unwanted,
-    /// The process is stopping.
-    #[error("cert-renew is stopping")]
+    /// The term is over, or about to end.
+    #[error("this replica is handing over")]
     Stopped,
     /// Any of these, with the Secret that it is about.
     #[error("{what}")]
@@ -155,6 +155,14 @@ impl Failure {
         }
     }
 
+    fn is_handing_over(&self) -> bool {
+        match self {
+            Self::Stopped => true,
+            Self::About { what, .. } => what.is_handing_over(),
+            _ => false,
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Acme(error) => error.reason(),
@@ -179,6 +187,11 @@ impl Failure {
     /// Counts the failure, tells the reader, and says when the next try is.
     pub(super) async fn settle(self, context: &Context, key: &Key) -> Finished {
         let now = UnixTime::now();
+        if !context.gate.is_open() || self.is_handing_over() {
+            // The term is over: this says nothing about the certificate, and the next leader begins anew.
+            tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
+            return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
+        }
         let reason = self.reason();
         let (what, of) = match self {
             Self::About { what, of } => (*what, of),
@@ -188,7 +201,7 @@ impl Failure {
                 return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
             }
         };
-        if matches!(what, Self::Unwanted | Self::Stopped)
+        if matches!(what, Self::Unwanted)
             || matches!(
                 what,
                 Self::Cluster(

@@ -54,8 +54,6 @@ pub struct Suggested {
 pub struct RenewalInfo {
     state: Mutex<State>,
     changed: Notify,
-    /// Everything was listed once, so that the soonest due can be told.
-    begun: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -142,11 +140,6 @@ impl RenewalInfo {
         self.lock().remove(key);
     }
 
-    /// Everything was listed once.
-    pub fn begin(&self) {
-        self.begun.notify_one();
-    }
-
     /// The instant that the CA suggests for this leaf of a Secret.
     #[must_use]
     pub fn instant(&self, key: &Key, leaf: Fingerprint) -> Option<UnixTime> {
@@ -188,6 +181,12 @@ impl State {
         self.queue
             .insert((certificate.again, certificate.due, key.clone()));
         self.certificates.insert(key.clone(), certificate);
+    }
+
+    /// What a former term was asking when it ended is asked again.
+    fn requeue(&mut self) {
+        let queued = |(key, known): (&Key, &Certificate)| (known.again, known.due, key.clone());
+        self.queue = self.certificates.iter().map(queued).collect();
     }
 
     fn remove(&mut self, key: &Key) {
@@ -275,10 +274,11 @@ fn moved(
     ))
 }
 
-/// Asks for as long as it is polled, and tells `suggest` what came of it.
+/// Asks for as long as it is polled, and tells `suggest` what came of it. Everything was listed once by then, so that
+/// the soonest due can be told.
 pub async fn follow(context: Arc<Context>, suggest: mpsc::UnboundedSender<Vec<Suggested>>) {
     let info = &context.renewal_info;
-    info.begun.notified().await;
+    info.lock().requeue();
     let mut polls = FuturesUnordered::new();
     let mut free_at = Instant::now();
     loop {
@@ -439,6 +439,16 @@ mod tests {
         let (second, note) = heard(poll(Some((50, 51)), 40));
         assert_eq!(second, Suggestion::At(UnixTime(50)));
         assert!(note.unwrap().contains("https://ca.example/incident"));
+    }
+
+    #[test]
+    fn what_was_being_asked_when_a_term_ended_is_asked_in_the_next() {
+        let info = RenewalInfo::default();
+        info.lock().insert(&key("a"), certificate(100, "le"));
+        assert!(info.next(UnixTime(1)).is_ok());
+        assert!(info.next(UnixTime(1)).is_err());
+        info.lock().requeue();
+        assert_eq!(info.next(UnixTime(1)).ok().unwrap().key, key("a"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo};
 use crate::cluster::{self, accounts};
 use crate::config;
+use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::schedule::quota::Quota;
 use crate::time::UnixTime;
@@ -24,6 +25,7 @@ pub struct Issuers {
     kube: Kube,
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
+    gate: Gate,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
 }
 
@@ -82,11 +84,12 @@ pub enum Error {
 impl Issuers {
     /// No issuer is asked for anything yet.
     #[must_use]
-    pub fn new(kube: Kube, namespace: Arc<str>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(kube: Kube, namespace: Arc<str>, metrics: Arc<Metrics>, gate: Gate) -> Self {
         Self {
             kube,
             namespace,
             metrics,
+            gate,
             slots: Mutex::default(),
         }
     }
@@ -108,6 +111,14 @@ impl Issuers {
         let ready = self.prepare(name, issuer).await?;
         *client = Some(ready.clone());
         Ok(ready)
+    }
+
+    /// Accounts are read anew when they are next needed: another leader may have made them anew.
+    pub async fn forget_accounts(&self) {
+        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
+        for slot in slots {
+            slot.client.lock().await.take();
+        }
     }
 
     /// The CA asked for nothing before `until`.
@@ -206,6 +217,7 @@ impl Issuers {
                 } = *request;
                 metrics.acme_request(host, action.as_str(), status, duration);
             }),
+            self.gate.clone(),
         )?;
         let stored = self.stored(name).await?;
         let credentials = match stored {

@@ -2,25 +2,31 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use kube::Client;
+use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::records::{self, ChallengesChanged};
 use crate::cluster::{Error, chain};
 use crate::context::Context;
 use crate::index::Key;
+use crate::solver::http01::OnMiss;
+
+/// Between two looks for tokens that are not known: anybody on the internet can cause them.
+const LOOKUPS: Duration = Duration::from_secs(1);
 
 /// Which Secrets have an order that runs; saves a read before each renewal.
 #[derive(Debug, Default)]
 pub struct Known(Mutex<HashSet<Key>>);
 
 impl Known {
-    /// Lists the records that a former run left.
+    /// Lists the records that former leaders left.
     ///
     /// # Errors
     /// What every call on the API server may end in.
-    pub async fn load(client: &Client, namespace: &str) -> Result<Self, Error> {
+    pub async fn reload(&self, client: &Client, namespace: &str) -> Result<(), Error> {
         let (found, corrupt) = records::list(client, namespace).await?;
         for name in corrupt {
             tracing::warn!(
@@ -29,7 +35,8 @@ impl Known {
             );
         }
         let key = |record: records::Record| record.order.subject();
-        Ok(Self(Mutex::new(found.into_iter().map(key).collect())))
+        *self.lock() = found.into_iter().map(key).collect();
+        Ok(())
     }
 
     /// The Secrets whose orders run.
@@ -89,6 +96,38 @@ impl Known {
             }
         }
     }
+}
+
+/// Looks for a token that is not known: the CA may ask this replica before its watch has brought the record.
+///
+/// Whoever asks while a look is awaited shares it, and there is one a second at most.
+pub fn lookup(context: &Arc<Context>) -> OnMiss {
+    let context = Arc::clone(context);
+    let began: Arc<tokio::sync::Mutex<Option<Instant>>> = Arc::default();
+    Arc::new(move || {
+        let (context, began) = (Arc::clone(&context), Arc::clone(&began));
+        let asked = Instant::now();
+        Box::pin(async move {
+            let mut began = began.lock().await;
+            if began.is_some_and(|at| at >= asked) {
+                return;
+            }
+            if let Some(at) = *began {
+                sleep_until(at + LOOKUPS).await;
+            }
+            *began = Some(Instant::now());
+            match records::challenges_now(&context.client, &context.namespace).await {
+                Ok(found) => {
+                    for (record, challenges) in found {
+                        answer(&context, &record, challenges);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a token that is not known was not looked for");
+                }
+            }
+        })
+    })
 }
 
 /// Answers the CA with these key authorizations from now on.

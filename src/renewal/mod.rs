@@ -29,7 +29,6 @@ use crate::cluster::records::{self, Record};
 use crate::cluster::secrets::{self, Changes};
 use crate::config::{self, Issuer};
 use crate::context::Context;
-use crate::controller::Ticket;
 use crate::index::{Finished, Key};
 use crate::key::PrivateKey;
 use crate::metrics::RenewalResult;
@@ -42,6 +41,7 @@ use crate::secret::keys;
 use crate::secret::render::{Rendered, render};
 use crate::secret::settings::{IssuerRef, KeyRotation};
 use crate::secret::state::{IssuedBy, RolledOut};
+use crate::ticket::Ticket;
 use crate::time::UnixTime;
 use failure::Failure;
 use proof::Wait;
@@ -306,6 +306,8 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         tracing::info!(secret = %key, %until, note, "the renewal waits");
         return Ok(Outcome::Later(until, Some(note.into())));
     }
+    // An order that is made and not written down would be lost.
+    let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = replaced(&fresh);
     let order = client.new_order(&names, profile, replaced.as_ref()).await;
     let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
@@ -356,6 +358,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         context.known.insert(key);
     }
     let record = made?;
+    drop(step);
     context.known.insert(key);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
@@ -527,6 +530,8 @@ async fn write(
     };
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
     let changes = changes(context, key, &fresh, record, &chain)?;
+    // What was issued is to be in the ledger too.
+    let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
     context
         .metrics
@@ -536,6 +541,7 @@ async fn write(
         now.since(UnixTime(record.order.created)),
     );
     count_issue(context, key, &fresh, record).await;
+    drop(step);
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }

@@ -8,6 +8,7 @@ use kube::Client as Kube;
 use crate::acme::Directory;
 use crate::config::{Challenge, Config, Issuer};
 use crate::dns::Resolver;
+use crate::gate::Gate;
 use crate::name::Name;
 use crate::solver::caa::{self, Asker};
 use crate::solver::dns01;
@@ -98,7 +99,7 @@ pub async fn by_credentials(
     names: &[Name],
     config: &Config,
 ) -> Vec<String> {
-    let solver = dns01::Solver::new(kube.clone(), namespace.into());
+    let solver = dns01::Solver::new(kube.clone(), namespace.into(), Gate::open());
     let mut wanted = Vec::new();
     for name in names {
         if let Some(Challenge::Dns01(dns01)) = config.solver(name).map(|it| &it.challenge)

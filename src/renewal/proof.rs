@@ -351,8 +351,10 @@ pub(super) async fn clear(context: &Context, record: &Record) {
         .for_each_concurrent(CHANGES, |txt| {
             let subject = &subject;
             async move {
-                let Err(error) = context.dns01.remove(txt).await else {
-                    return;
+                let error = match context.dns01.remove(txt).await {
+                    // The record stays too, and with it the next leader removes it.
+                    Ok(()) | Err(dns01::Error::Closed(_)) => return,
+                    Err(error) => error,
                 };
                 let note = format!("{error}; remove it by hand: TXT {} {}", txt.at, txt.value);
                 tracing::warn!(secret = %subject, note, "a TXT record is left behind");

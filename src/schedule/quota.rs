@@ -36,16 +36,13 @@ pub fn is_recent(now: UnixTime, from: UnixTime) -> bool {
 }
 
 impl Quota {
-    /// Counts orders of a former run, by the instant from which each certificate is valid and its namespace. Where
-    /// orders were counted already, they are the truth.
+    /// Counts orders of a former leader, by the instant from which each certificate is valid and its namespace. Where
+    /// more were counted here, those are the truth.
     pub fn recall(
         &mut self,
         now: UnixTime,
         issued: impl IntoIterator<Item = (UnixTime, Arc<str>)>,
     ) {
-        if !self.taken.is_empty() {
-            return;
-        }
         let ordered = issued.into_iter().map(|(from, namespace)| {
             // The latest that it may have been: rather too few orders than too many.
             ((from + BACKDATED).min(now), namespace)
@@ -53,7 +50,10 @@ impl Quota {
         let mut ordered: Vec<_> = ordered.collect();
         ordered.retain(|(at, _)| *at + PERIOD > now);
         ordered.sort_unstable();
-        self.taken = ordered.into();
+        self.taken.retain(|(at, _)| *at + PERIOD > now);
+        if ordered.len() > self.taken.len() {
+            self.taken = ordered.into();
+        }
     }
 
     /// Counts an order for `namespace`, if `limit` allows for it.

@@ -29,6 +29,7 @@ use crate::cluster::records::Txt;
 use crate::cluster::{self, secrets};
 use crate::config::Dns01;
 use crate::dns::{self, Authority, Resolver};
+use crate::gate::{Closed, Gate};
 use crate::index::Key;
 use crate::name::Name;
 use crate::text::shown;
@@ -104,6 +105,9 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// This replica does not lead any more.
+    #[error(transparent)]
+    Closed(#[from] Closed),
     /// No server that could be asked.
     #[error(
         "DNS-01: zone {0} has no NS record whose address is known; name its servers in propagation.servers"
@@ -122,6 +126,7 @@ impl Error {
             Self::Settings { .. } => "DnsSettings",
             Self::Host { .. } => "DnsHost",
             Self::NotSeen { .. } => "DnsPropagation",
+            Self::Closed(_) => "NotLeading",
         }
     }
 }
@@ -130,6 +135,7 @@ impl Error {
 pub struct Solver {
     kube: Client,
     namespace: Arc<str>,
+    gate: Gate,
     /// Names that are being changed.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -157,10 +163,11 @@ pub async fn site(resolver: &Resolver, name: &Name) -> Result<(String, String), 
 impl Solver {
     /// Nothing is asked yet.
     #[must_use]
-    pub fn new(kube: Client, namespace: Arc<str>) -> Self {
+    pub fn new(kube: Client, namespace: Arc<str>, gate: Gate) -> Self {
         Self {
             kube,
             namespace,
+            gate,
             turns: Mutex::default(),
         }
     }
@@ -196,7 +203,7 @@ impl Solver {
                 Ok(provider) => self.change(txt, "removing", provider.remove(txt)).await,
                 Err(error) => Err(error),
             };
-            if result.is_ok() {
+            if matches!(result, Ok(()) | Err(Error::Closed(_))) {
                 break;
             }
         }
@@ -220,7 +227,7 @@ impl Solver {
         let held = timeout(TURN, turn.lock())
             .await
             .map_err(|_| host("other changes of this name take too long".to_owned()))?;
-        let result = timeout(CHANGE, change).await;
+        let result = self.gate.pass(timeout(CHANGE, change)).await?;
         drop(held);
         match result {
             Ok(result) => result.map_err(host),

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
@@ -27,6 +29,8 @@ use crate::{Bench, ports};
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// Requests of one operator in flight at Pebble: with several operators on it, more make version 2.10.1 deadlock.
 const CONCURRENCY: u32 = 1;
+/// Short, for whoever starts after a kill waits for its end; long enough for a machine that is busy with something else.
+const LEASE: [&str; 3] = ["5s", "4s", "500ms"];
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -47,6 +51,8 @@ pub struct OperatorOptions {
     pub directory: Option<String>,
     /// How much it logs: benchmarks take what users have.
     pub log_level: String,
+    /// More arguments of `run`.
+    pub arguments: Vec<String>,
 }
 
 impl OperatorOptions {
@@ -61,15 +67,33 @@ impl OperatorOptions {
             api_server: None,
             directory: None,
             log_level: "debug".into(),
+            arguments: Vec::new(),
         }
+        .lease(LEASE)
+    }
+
+    /// Duration, renew deadline and retry period of its lease.
+    #[must_use]
+    pub fn lease(mut self, times: [&str; 3]) -> Self {
+        let flags = ["duration", "renew-deadline", "retry-period"];
+        let arguments = flags
+            .iter()
+            .zip(times)
+            .map(|(flag, time)| format!("--lease-{flag}={time}"));
+        self.arguments = arguments.collect();
+        self
     }
 }
 
-/// An installed operator; stopped when dropped.
+/// An installed operator, or one replica of it; stopped when dropped.
 pub struct Operator<'a> {
     bench: &'a Bench,
     options: OperatorOptions,
     namespace: String,
+    /// Of its process and its files: the namespace, and a number where it is a further replica.
+    name: String,
+    /// The id of its token, by which the audit log tells replicas apart.
+    credential: String,
     kubeconfig: PathBuf,
     config: PathBuf,
     metrics: SocketAddr,
@@ -147,20 +171,46 @@ impl<'a> Operator<'a> {
                 .map(|addon| Path::new(ROOT).join(addon)),
         );
         install(&client, &files, &namespace).await?;
-        let file = |suffix: &str| bench.directory().join(format!("{namespace}.{suffix}"));
+        Self::one(bench, options, &namespace, namespace.clone()).await
+    }
+
+    /// One more replica of this operator, not started: own process, own token, own ports and config file. What
+    /// `options` says of roles is not heeded.
+    ///
+    /// # Errors
+    /// When it gets no token.
+    pub async fn replica(&self, options: OperatorOptions) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(2);
+        let name = format!(
+            "{}-{}",
+            self.namespace,
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        Self::one(self.bench, options, &self.namespace, name).await
+    }
+
+    async fn one(
+        bench: &'a Bench,
+        options: OperatorOptions,
+        namespace: &str,
+        name: String,
+    ) -> Result<Self> {
+        let file = |suffix: &str| bench.directory().join(format!("{name}.{suffix}"));
         let (kubeconfig, config) = (file("kubeconfig"), file("config.yaml"));
-        let token = token(&client, &namespace).await?;
+        let token = token(&bench.client()?, namespace).await?;
         let server = options
             .api_server
             .clone()
             .unwrap_or_else(|| format!("https://{}", bench.api_server()));
         fs::write(
             &kubeconfig,
-            kubeconfig_of(&server, bench.ca_bundle(), &token, &namespace)?,
+            kubeconfig_of(&server, bench.ca_bundle(), &token, namespace)?,
         )?;
         let operator = Self {
             bench,
-            namespace,
+            namespace: namespace.to_owned(),
+            name,
+            credential: credential_id(&token)?,
             kubeconfig,
             config,
             metrics: ports::free()?,
@@ -219,7 +269,7 @@ impl<'a> Operator<'a> {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&mut self) -> Result<()> {
-        ensure!(self.process.is_none(), "{} runs already", self.namespace);
+        ensure!(self.process.is_none(), "{} runs already", self.name);
         let mut command = Command::new(&self.options.program);
         command
             .arg("run")
@@ -229,16 +279,14 @@ impl<'a> Operator<'a> {
             .args(["--challenge-address", &self.challenges.to_string()])
             .args(["--log-format", "json"])
             .args(["--log-level", &self.options.log_level])
+            .args(&self.options.arguments)
             // Neither a proxy nor a certificate store of the machine reaches it.
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("POD_NAME", &self.name)
             .env("RUST_BACKTRACE", "1")
             .env("KUBECONFIG", &self.kubeconfig);
-        self.process = Some(Process::spawn(
-            self.bench.group(),
-            &self.namespace,
-            command,
-        )?);
+        self.process = Some(Process::spawn(self.bench.group(), &self.name, command)?);
         self.bench.edge().add(self.challenges);
         Ok(())
     }
@@ -320,6 +368,19 @@ impl<'a> Operator<'a> {
         Ok(Arc::new(move || process.kill()))
     }
 
+    /// What stops the running process as a SIGSTOP does, whoever holds it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freezer(&self) -> Result<crate::Action> {
+        let process = self.process.clone().context("the operator does not run")?;
+        Ok(Arc::new(move || {
+            if let Err(error) = process.signal("STOP") {
+                eprintln!("{error:#}");
+            }
+        }))
+    }
+
     /// Its own namespace, which is its class too.
     #[must_use]
     pub fn namespace(&self) -> &str {
@@ -336,6 +397,15 @@ impl<'a> Operator<'a> {
     #[must_use]
     pub fn metrics_address(&self) -> SocketAddr {
         self.metrics
+    }
+
+    /// Whether it leads, by its own metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn leads(&self) -> Result<bool> {
+        let metrics = self.metrics().await?;
+        Ok(metrics.lines().any(|line| line == "cert_renew_leader 1"))
     }
 
     /// What `/metrics` says.
@@ -359,10 +429,7 @@ impl<'a> Operator<'a> {
     /// # Errors
     /// When there is no log yet.
     pub fn log(&self) -> Result<String> {
-        let file = self
-            .bench
-            .directory()
-            .join(format!("{}.log", self.namespace));
+        let file = self.bench.directory().join(format!("{}.log", self.name));
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
     }
 
@@ -378,7 +445,7 @@ impl<'a> Operator<'a> {
         self.challenges
     }
 
-    /// All its requests to the API server until now, watches and Events aside.
+    /// All its requests to the API server until now, watches, the lease and Events aside; not those of other replicas.
     ///
     /// # Errors
     /// When the audit log cannot be read.
@@ -388,7 +455,7 @@ impl<'a> Operator<'a> {
         let text =
             fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let mut requests = Vec::new();
-        for line in text.lines().filter(|line| line.contains(&user)) {
+        for line in text.lines().filter(|line| line.contains(&self.credential)) {
             // The last line may be half written.
             let Ok(event) = serde_json::from_str::<Value>(line) else {
                 continue;
@@ -459,6 +526,14 @@ impl Drop for Operator<'_> {
         }
         self.bench.edge().remove(self.challenges);
     }
+}
+
+/// The id of a ServiceAccount's token, as the audit log has it.
+fn credential_id(token: &str) -> Result<String> {
+    let payload = token.split('.').nth(1).context("a token is no JWT")?;
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload)?)?;
+    let id = claims["jti"].as_str().context("a token without an id")?;
+    Ok(format!("JTI={id}"))
 }
 
 /// Requests by verb and resource, for printing.

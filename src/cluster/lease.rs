@@ -1,0 +1,364 @@
+//! The Lease by which one replica leads: reads it, watches it, claims it, gives it back.
+//!
+//! Every write is a merge patch with uid and resourceVersion, or a create: of two replicas one succeeds.
+//! What to do next is decided in [`crate::election`]; its clock is the time since the boot. The times in the object are for
+//! people who read it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::Error;
+use crate::election::{Claim, Election, Move, Record, Times};
+use crate::gate::Gate;
+use crate::secret::keys::FIELD_MANAGER;
+use crate::time::BootTime;
+
+/// Name of the Lease.
+pub const NAME: &str = "cert-renew";
+/// A process that ends waits so long for the release; after it the lease ends by itself.
+const RELEASE: Duration = Duration::from_secs(3);
+
+type Changes = BoxStream<'static, kube::Result<WatchEvent<Lease>>>;
+
+/// One replica that leads when it may.
+pub struct Candidate {
+    calls: Calls,
+    election: Election,
+    gate: Gate,
+    /// The term as whose leader this replica acts.
+    leads: watch::Sender<Option<u64>>,
+    terms: u64,
+    /// The Lease's changes, while another one holds it.
+    changes: Option<Changes>,
+    /// Whether the last request failed: told once.
+    in_trouble: bool,
+}
+
+/// The requests that are made.
+struct Calls {
+    api: Api<Lease>,
+    identity: String,
+    times: Times,
+}
+
+/// What came of a move.
+enum Outcome {
+    Saw(Option<Record>),
+    Claimed(Record),
+    Refused,
+    Failed(Error),
+    /// The watch ended; that is no trouble.
+    Ended,
+    /// Time has passed.
+    Nothing,
+}
+
+impl Candidate {
+    /// Nothing is asked before [`Self::run`]. The client must not stand behind the gate.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        election: Election,
+        gate: Gate,
+        leads: watch::Sender<Option<u64>>,
+    ) -> Self {
+        let calls = Calls {
+            api: Api::namespaced(client, namespace),
+            identity: election.identity().to_owned(),
+            times: *election.times(),
+        };
+        Self {
+            calls,
+            election,
+            gate,
+            leads,
+            terms: 0,
+            changes: None,
+            in_trouble: false,
+        }
+    }
+
+    /// Takes part until `released`, and then gives the lease back if it is ours.
+    pub async fn run(mut self, released: impl Future<Output = ()>) {
+        let mut released = std::pin::pin!(released);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut released => break,
+                () = self.turn() => {}
+            }
+        }
+        self.gate.withdraw();
+        let release = timeout(RELEASE, self.calls.release()).await;
+        match release.unwrap_or_else(|_| {
+            Err(Error::Deadline {
+                what: "releasing the lease".into(),
+            })
+        }) {
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, "the lease is not given back: it ends by itself"),
+        }
+    }
+
+    /// One move. It may be dropped at any time: what it has sent is found out by looking.
+    async fn turn(&mut self) {
+        let sent = BootTime::now();
+        self.publish(sent);
+        let next = self.election.next(sent);
+        let leads_until = self.election.leads_until(sent);
+        if !matches!(next, Move::Wait(_)) {
+            self.changes = None;
+        }
+        let outcome = match (next, leads_until) {
+            // Never past the instant at which it has to stop.
+            (next, Some(until)) => {
+                let rest = until.since(sent);
+                timeout(rest, self.carry_out(next, true))
+                    .await
+                    .unwrap_or(Outcome::Nothing)
+            }
+            (next, None) => self.carry_out(next, false).await,
+        };
+        if !matches!(outcome, Outcome::Failed(_) | Outcome::Nothing) && self.in_trouble {
+            self.in_trouble = false;
+            tracing::info!("the lease can be used again");
+        }
+        match outcome {
+            Outcome::Saw(record) => self.election.saw(BootTime::now(), record),
+            Outcome::Claimed(record) => self.election.claimed(sent, record),
+            Outcome::Refused => self.election.refused(sent),
+            Outcome::Ended => self.election.failed(sent),
+            Outcome::Failed(error) => {
+                self.election.failed(sent);
+                if !self.in_trouble {
+                    self.in_trouble = true;
+                    tracing::warn!(%error, "the lease cannot be used now");
+                }
+            }
+            Outcome::Nothing => {}
+        }
+    }
+
+    /// Tells gate and controller how it stands.
+    fn publish(&mut self, now: BootTime) {
+        let leads = *self.leads.borrow();
+        match (self.election.leads_until(now), leads) {
+            (Some(until), Some(term)) => self.gate.grant(term, until),
+            (Some(until), None) => {
+                self.terms += 1;
+                tracing::info!(
+                    identity = self.election.identity(),
+                    term = self.terms,
+                    "leading"
+                );
+                self.gate.grant(self.terms, until);
+                self.leads.send_replace(Some(self.terms));
+            }
+            (None, Some(term)) => {
+                self.gate.withdraw();
+                let holder = self.election.holder();
+                tracing::warn!(
+                    term,
+                    holder,
+                    "no longer leading: the lease could not be renewed in time"
+                );
+                self.leads.send_replace(None);
+            }
+            (None, None) => {}
+        }
+    }
+
+    async fn carry_out(&mut self, next: Move, leads: bool) -> Outcome {
+        match next {
+            Move::Wait(time) if !leads => self.wait(time).await,
+            Move::Wait(time) | Move::Rest(time) => {
+                sleep(time).await;
+                Outcome::Nothing
+            }
+            Move::Look => match self.calls.look().await {
+                Ok(record) => Outcome::Saw(record),
+                Err(error) => Outcome::Failed(error),
+            },
+            Move::Create => outcome(self.calls.create().await),
+            Move::Claim(claim) => outcome(self.calls.claim(&claim).await),
+        }
+    }
+
+    /// Waits for `time`, or until the Lease changes.
+    async fn wait(&mut self, time: Duration) -> Outcome {
+        let Some(version) = self.election.version().map(ToOwned::to_owned) else {
+            sleep(time).await;
+            return Outcome::Nothing;
+        };
+        if self.changes.is_none() {
+            match self.calls.watch(&version).await {
+                Ok(changes) => self.changes = Some(changes),
+                Err(error) => return Outcome::Failed(error),
+            }
+        }
+        let Some(changes) = &mut self.changes else {
+            return Outcome::Ended;
+        };
+        let outcome = match timeout(time, changes.next()).await {
+            Err(_) | Ok(Some(Ok(WatchEvent::Bookmark(_)))) => return Outcome::Nothing,
+            Ok(Some(Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)))) => {
+                return Outcome::Saw(Some(self.calls.read(lease)));
+            }
+            Ok(Some(Ok(WatchEvent::Deleted(_)))) => Outcome::Saw(None),
+            // Its answer is an Error when the version is too old, and it ends by itself after some minutes.
+            Ok(Some(Ok(WatchEvent::Error(_)) | Err(_)) | None) => Outcome::Ended,
+        };
+        self.changes = None;
+        outcome
+    }
+}
+
+impl Calls {
+    async fn watch(&self, version: &str) -> Result<Changes, Error> {
+        let params = WatchParams::default().fields(&format!("metadata.name={NAME}"));
+        let opening = self.api.watch(&params, version);
+        Ok(self.call("watching", opening).await?.boxed())
+    }
+
+    async fn look(&self) -> Result<Option<Record>, Error> {
+        let found = self.call("reading", self.api.get_opt(NAME)).await?;
+        Ok(found.map(|lease| self.read(lease)))
+    }
+
+    async fn create(&self) -> Result<Record, Error> {
+        let now = MicroTime(Timestamp::now());
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(NAME.into()),
+                labels: Some([("app.kubernetes.io/name".into(), "cert-renew".into())].into()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: Some(self.seconds()),
+                acquire_time: Some(now.clone()),
+                renew_time: Some(now),
+                lease_transitions: Some(0),
+                ..LeaseSpec::default()
+            }),
+        };
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PostParams::default()
+        };
+        let made = self
+            .call("making", self.api.create(&params, &lease))
+            .await?;
+        Ok(self.read(made))
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Record, Error> {
+        let now = MicroTime(Timestamp::now());
+        let mut spec = json!({
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": self.seconds(),
+            "renewTime": now,
+            "leaseTransitions": claim.transitions,
+        });
+        if claim.takes_over {
+            spec["acquireTime"] = json!(now);
+        }
+        self.patch("renewing", &claim.uid, &claim.version, spec)
+            .await
+    }
+
+    /// Lets another one begin at once.
+    async fn release(&self) -> Result<(), Error> {
+        let ours = |record: &Record| record.holder.as_deref() == Some(self.identity.as_str());
+        // A claim may be on its way still: then the first try comes too late.
+        loop {
+            let Some(record) = self.look().await?.filter(ours) else {
+                return Ok(());
+            };
+            let nobody = json!({"holderIdentity": null, "renewTime": MicroTime(Timestamp::now())});
+            match self
+                .patch("releasing", &record.uid, &record.version, nobody)
+                .await
+            {
+                Err(Error::Conflict { .. }) => {}
+                other => {
+                    other?;
+                    tracing::info!("the lease is given back");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn patch(
+        &self,
+        doing: &'static str,
+        uid: &str,
+        version: &str,
+        spec: serde_json::Value,
+    ) -> Result<Record, Error> {
+        let body = json!({"metadata": {"uid": uid, "resourceVersion": version}, "spec": spec});
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(&body);
+        let patched = self
+            .call(doing, self.api.patch(NAME, &params, &patch))
+            .await?;
+        Ok(self.read(patched))
+    }
+
+    async fn call<T>(
+        &self,
+        doing: &'static str,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        let what = format!("{doing} Lease {NAME}");
+        match timeout(self.times.request(), request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Error::from_kube(what, error)),
+            Err(_) => Err(Error::Deadline { what }),
+        }
+    }
+
+    fn read(&self, lease: Lease) -> Record {
+        let spec = lease.spec.unwrap_or_default();
+        let seconds = spec
+            .lease_duration_seconds
+            .and_then(|it| u64::try_from(it).ok());
+        Record {
+            uid: lease.metadata.uid.unwrap_or_default(),
+            version: lease.metadata.resource_version.unwrap_or_default(),
+            holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
+            lasts: seconds.map_or_else(|| self.times.lease(), Duration::from_secs),
+            transitions: spec.lease_transitions.unwrap_or_default(),
+        }
+    }
+
+    fn seconds(&self) -> i32 {
+        i32::try_from(self.times.lease().as_secs()).unwrap_or(i32::MAX)
+    }
+}
+
+fn outcome(claimed: Result<Record, Error>) -> Outcome {
+    match claimed {
+        Ok(record) => Outcome::Claimed(record),
+        Err(Error::Conflict { .. } | Error::AlreadyExists { .. } | Error::NotFound { .. }) => {
+            Outcome::Refused
+        }
+        Err(error) => Outcome::Failed(error),
+    }
+}

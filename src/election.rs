@@ -1,0 +1,408 @@
+//! Who leads: decides what to do about the Lease next, from what the API server has said of it.
+//!
+//! ```text
+//!             saw free, or silent for its whole duration        answered
+//! standby ──────────────────────────────────────────► claim ─────────────► leader ──every retry period──► claim
+//!    ▲                                                  │ somebody was faster      │ renew deadline without an answer,
+//!    └──────────────────────────────────────────────────┴──────────────────────────┘ or another holder is seen
+//! ```
+//! Pure. No clock is ever compared with another machine's: a standby counts from when it saw the holder's last renewal, the
+//! holder from when it sent it, which was earlier; and the holder stops sooner than the standby's wait ends.
+//! Every claim carries the version that it is based on, so that of two only one succeeds.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::time::BootTime;
+
+/// The three durations of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    lease: Duration,
+    renew_deadline: Duration,
+    retry_period: Duration,
+}
+
+/// Why durations do not fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BadTimes {
+    /// The Lease counts in seconds.
+    #[error("the lease duration: expected whole seconds, one at least")]
+    Duration,
+    /// Whoever cannot renew has to stop before another one begins.
+    #[error("the renew deadline: expected less than the lease duration")]
+    Deadline,
+    /// One lost answer is not the end.
+    #[error("the retry period: expected more than zero, and half of the renew deadline at most")]
+    Retry,
+}
+
+impl Times {
+    /// The durations, if they fit together.
+    ///
+    /// # Errors
+    /// Says which does not.
+    pub fn new(
+        lease: Duration,
+        renew_deadline: Duration,
+        retry_period: Duration,
+    ) -> Result<Self, BadTimes> {
+        if lease.as_secs() == 0
+            || lease.subsec_nanos() != 0
+            || i32::try_from(lease.as_secs()).is_err()
+        {
+            return Err(BadTimes::Duration);
+        }
+        if renew_deadline >= lease {
+            return Err(BadTimes::Deadline);
+        }
+        if retry_period.is_zero() || retry_period * 2 > renew_deadline {
+            return Err(BadTimes::Retry);
+        }
+        Ok(Self {
+            lease,
+            renew_deadline,
+            retry_period,
+        })
+    }
+
+    /// How long the lease holds after each renewal.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// How long one request is waited for: a second one fits in before the deadline.
+    #[must_use]
+    pub fn request(&self) -> Duration {
+        self.renew_deadline / 2
+    }
+}
+
+/// What a Lease says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Which object.
+    pub uid: String,
+    /// Which version of it.
+    pub version: String,
+    /// Who holds it; nobody when it was released.
+    pub holder: Option<String>,
+    /// How long it holds after a renewal, by its holder's word.
+    pub lasts: Duration,
+    /// How often it has changed hands.
+    pub transitions: i32,
+}
+
+/// A guarded write of the Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The object that it changes.
+    pub uid: String,
+    /// The version that it is based on.
+    pub version: String,
+    /// What it says of the changes of hands.
+    pub transitions: i32,
+    /// Whether it is another one's until now.
+    pub takes_over: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Read the Lease.
+    Look,
+    /// Make it: there is none.
+    Create,
+    /// Write it.
+    Claim(Claim),
+    /// Nothing for so long, unless it changes.
+    Wait(Duration),
+    /// Nothing for so long: the last request failed.
+    Rest(Duration),
+}
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Election {
+    identity: String,
+    times: Times,
+    /// What the Lease says, and since when it has been seen to say so; None: there is no Lease.
+    seen: Option<(Record, BootTime)>,
+    /// What was seen may be outdated.
+    stale: bool,
+    /// When the last renewal that was answered had been sent.
+    renewed: Option<BootTime>,
+    /// Nothing is asked before.
+    not_before: BootTime,
+    /// Nothing is claimed before.
+    claim_not_before: BootTime,
+}
+
+impl Election {
+    /// Nothing is known of the Lease yet.
+    #[must_use]
+    pub fn new(identity: String, times: Times) -> Self {
+        Self {
+            identity,
+            times,
+            seen: None,
+            stale: true,
+            renewed: None,
+            not_before: BootTime::default(),
+            claim_not_before: BootTime::default(),
+        }
+    }
+
+    /// What is written as the holder.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// The durations.
+    #[must_use]
+    pub fn times(&self) -> &Times {
+        &self.times
+    }
+
+    /// Who holds the lease, as far as is known.
+    #[must_use]
+    pub fn holder(&self) -> Option<&str> {
+        self.seen.as_ref()?.0.holder.as_deref()
+    }
+
+    /// Which version of the Lease was seen.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.seen
+            .as_ref()
+            .map(|(record, _)| record.version.as_str())
+    }
+
+    /// Until when this replica may act; None when it may not.
+    #[must_use]
+    pub fn leads_until(&self, now: BootTime) -> Option<BootTime> {
+        let until = self.renewed? + self.times.renew_deadline;
+        (now < until).then_some(until)
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn next(&self, now: BootTime) -> Move {
+        if now < self.not_before {
+            return Move::Rest(self.not_before.since(now));
+        }
+        if self.stale {
+            return Move::Look;
+        }
+        let due = match &self.seen {
+            None => now,
+            Some((record, since)) => match record.holder.as_deref() {
+                None => now,
+                Some(holder) if holder == self.identity => self
+                    .renewed
+                    .map_or(now, |sent| sent + self.times.retry_period),
+                Some(_) => *since + record.lasts,
+            },
+        };
+        let due = due.max(self.claim_not_before);
+        if now < due {
+            return Move::Wait(due.since(now));
+        }
+        let Some((record, _)) = &self.seen else {
+            return Move::Create;
+        };
+        let takes_over = record.holder.as_ref() != Some(&self.identity);
+        Move::Claim(Claim {
+            uid: record.uid.clone(),
+            version: record.version.clone(),
+            transitions: record.transitions.saturating_add(takes_over.into()),
+            takes_over,
+        })
+    }
+
+    /// The Lease was read, or the watch brought it. None: there is none.
+    pub fn saw(&mut self, now: BootTime, record: Option<Record>) {
+        self.stale = false;
+        let holder = record.as_ref().and_then(|it| it.holder.as_ref());
+        if holder != Some(&self.identity) {
+            self.renewed = None;
+        }
+        let known = self.seen.as_ref().map(|(known, _)| known);
+        if known != record.as_ref() {
+            self.seen = record.map(|record| (record, now));
+        }
+    }
+
+    /// A claim that was sent at `sent` is answered: this is the Lease now.
+    pub fn claimed(&mut self, sent: BootTime, record: Record) {
+        self.stale = false;
+        self.renewed = Some(sent);
+        self.seen = Some((record, sent));
+    }
+
+    /// A claim came too late: the Lease has changed meanwhile.
+    pub fn refused(&mut self, sent: BootTime) {
+        self.stale = true;
+        self.claim_not_before = sent + self.times.retry_period;
+    }
+
+    /// A request of then brought no answer that is of use; what it asked for may have been done.
+    pub fn failed(&mut self, sent: BootTime) {
+        self.stale = true;
+        self.not_before = sent + self.times.retry_period;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime(Duration::from_secs(seconds))
+    }
+
+    fn times() -> Times {
+        let seconds = Duration::from_secs;
+        Times::new(seconds(15), seconds(10), seconds(2)).unwrap()
+    }
+
+    fn record(version: u32, holder: Option<&str>) -> Record {
+        Record {
+            uid: "uid".into(),
+            version: version.to_string(),
+            holder: holder.map(Into::into),
+            lasts: Duration::from_secs(15),
+            transitions: 3,
+        }
+    }
+
+    fn claim(version: u32, transitions: i32) -> Move {
+        Move::Claim(Claim {
+            uid: "uid".into(),
+            version: version.to_string(),
+            transitions,
+            takes_over: transitions > 3,
+        })
+    }
+
+    fn wait(seconds: u64) -> Move {
+        Move::Wait(Duration::from_secs(seconds))
+    }
+
+    /// One that leads since its claim of second 100.
+    fn leader() -> Election {
+        let mut election = Election::new("us".into(), times());
+        election.saw(at(100), Some(record(1, None)));
+        election.claimed(at(100), record(2, Some("us")));
+        election
+    }
+
+    #[test]
+    fn a_lease_is_made_where_there_is_none_and_taken_where_it_is_free() {
+        let mut election = Election::new("us".into(), times());
+        assert_eq!(election.next(at(100)), Move::Look);
+        election.saw(at(100), None);
+        assert_eq!(election.next(at(100)), Move::Create);
+        election.saw(at(101), Some(record(1, None)));
+        assert_eq!(election.next(at(101)), claim(1, 4));
+        assert_eq!(election.leads_until(at(101)), None);
+    }
+
+    #[test]
+    fn another_ones_lease_is_taken_when_it_was_silent_for_its_whole_duration() {
+        let mut election = Election::new("us".into(), times());
+        election.saw(at(100), Some(record(1, Some("other"))));
+        assert_eq!(election.next(at(100)), wait(15));
+        election.saw(at(110), Some(record(2, Some("other"))));
+        // Reading the same again is no sign of life.
+        election.saw(at(120), Some(record(2, Some("other"))));
+        assert_eq!(election.next(at(124)), wait(1));
+        assert_eq!(election.next(at(125)), claim(2, 4));
+        // Released: at once.
+        election.saw(at(111), Some(record(3, None)));
+        assert_eq!(election.next(at(111)), claim(3, 4));
+    }
+
+    #[test]
+    fn a_leader_renews_and_counts_from_when_it_sent() {
+        let mut election = leader();
+        assert_eq!(election.leads_until(at(100)), Some(at(110)));
+        assert_eq!(election.next(at(101)), wait(1));
+        assert_eq!(election.next(at(102)), claim(2, 3));
+        // Answered late: the deadline is that of the sending.
+        election.claimed(at(102), record(3, Some("us")));
+        assert_eq!(election.leads_until(at(111)), Some(at(112)));
+        assert_eq!(election.leads_until(at(112)), None);
+    }
+
+    #[test]
+    fn a_leader_without_answers_stops_before_another_one_may_begin() {
+        let mut election = leader();
+        for sent in [102, 104, 106, 108] {
+            election.failed(at(sent));
+            let rest = Move::Rest(Duration::from_secs(2));
+            assert_eq!(election.next(at(sent)), rest);
+            assert_eq!(election.next(at(sent + 2)), Move::Look);
+        }
+        assert!(election.leads_until(at(109)).is_some());
+        assert_eq!(election.leads_until(at(110)), None);
+        // A standby has seen the renewal of second 100 at second 100 at the earliest.
+        let mut standby = Election::new("them".into(), times());
+        standby.saw(at(100), Some(record(2, Some("us"))));
+        assert_eq!(standby.next(at(114)), wait(1));
+    }
+
+    #[test]
+    fn whoever_was_stopped_believes_nothing_that_was_before() {
+        let mut election = leader();
+        assert_eq!(election.leads_until(at(4_000)), None);
+        // Its claim is guarded by the version that it knows.
+        assert_eq!(election.next(at(4_000)), claim(2, 3));
+        election.refused(at(4_000));
+        assert_eq!(election.next(at(4_000)), Move::Look);
+        election.saw(at(4_000), Some(record(9, Some("other"))));
+        assert_eq!(election.next(at(4_000)), wait(15));
+        assert_eq!(election.leads_until(at(4_000)), None);
+    }
+
+    #[test]
+    fn a_leader_that_sees_another_holder_stops_at_once() {
+        let mut election = leader();
+        election.saw(at(101), Some(record(3, Some("other"))));
+        assert_eq!(election.leads_until(at(101)), None);
+        let mut election = leader();
+        election.saw(at(101), None);
+        assert_eq!(election.leads_until(at(101)), None);
+    }
+
+    #[test]
+    fn an_edit_by_somebody_else_costs_nothing_and_refusals_make_no_hot_loop() {
+        let mut election = leader();
+        election.refused(at(102));
+        assert_eq!(election.next(at(102)), Move::Look);
+        election.saw(at(102), Some(record(7, Some("us"))));
+        assert_eq!(election.leads_until(at(102)), Some(at(110)));
+        assert_eq!(election.next(at(102)), wait(2));
+        assert_eq!(election.next(at(104)), claim(7, 3));
+    }
+
+    #[test]
+    fn durations_have_to_fit_together() {
+        let millis = Duration::from_millis;
+        for (lease, deadline, retry, expected) in [
+            (15_000, 10_000, 2_000, None),
+            (2_000, 1_500, 500, None),
+            (1_500, 1_000, 100, Some(BadTimes::Duration)),
+            (0, 0, 0, Some(BadTimes::Duration)),
+            (10_000, 10_000, 2_000, Some(BadTimes::Deadline)),
+            (15_000, 10_000, 5_001, Some(BadTimes::Retry)),
+            (15_000, 10_000, 0, Some(BadTimes::Retry)),
+        ] {
+            let times = Times::new(millis(lease), millis(deadline), millis(retry));
+            assert_eq!(times.err(), expected, "{lease} {deadline} {retry}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! One term as the leader: begins what is due, and ends with all that it has begun.
+//!
+//! ```text
+//! lease ──► opens: ledger and order records are read ──► works: due ──► renewal or rollout task ──► done ──► index
+//! ```
+//! Whatever a term knows dies with it, but for the index: the next one, here or elsewhere, takes over what the API server
+//! says. Its tasks live in one set; none of them outlives it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::cluster::chain;
+use crate::context::Context;
+use crate::index::{Index, Key, Observed, Task};
+use crate::renewal::info::{self, Suggested};
+use crate::schedule::quota;
+use crate::ticket::{Done, Planning, Ticket};
+use crate::time::UnixTime;
+use crate::{propagation, renewal};
+
+/// Namespaces whose workloads are listed at the same time.
+const PLANNERS: usize = 8;
+/// Ledger or order records that cannot be read are tried again after this; nothing is done without them.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Handing over waits so long for the steps that are under way, and then for the requests: a CA takes a second or two to
+/// make an order, and an order that nobody has written down is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// See the module's documentation.
+pub struct Term {
+    context: Arc<Context>,
+    number: u64,
+    tasks: JoinSet<()>,
+    sender: mpsc::UnboundedSender<Done>,
+    done: mpsc::UnboundedReceiver<Done>,
+    suggest: mpsc::UnboundedSender<Vec<Suggested>>,
+    suggested: mpsc::UnboundedReceiver<Vec<Suggested>>,
+    works: bool,
+    /// Due renewals that wait for a place, those that failed least first.
+    ready: BTreeSet<(u32, UnixTime, Key)>,
+    renewing: usize,
+    /// Due rollouts by namespace; all that wait are planned in one go.
+    due: HashMap<Arc<str>, Vec<Key>>,
+    planning: HashSet<Arc<str>>,
+}
+
+/// What a term has to tell.
+#[derive(Debug)]
+pub enum Heard {
+    /// A task has ended, or got so far.
+    Done(Done),
+    /// A CA was asked, or cannot be asked, about these.
+    Suggested(Vec<Suggested>),
+}
+
+impl Term {
+    /// Opens the gate for the term's tasks and reads what former leaders left; then [`Done::Opened`] is heard.
+    #[must_use]
+    pub fn open(context: &Arc<Context>, number: u64) -> Self {
+        let (sender, done) = mpsc::unbounded_channel();
+        let (suggest, suggested) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        context.gate.adopt(number);
+        context.metrics.leader(true);
+        tasks.spawn(read(Arc::clone(context), sender.clone()));
+        Self {
+            context: Arc::clone(context),
+            number,
+            tasks,
+            sender,
+            done,
+            suggest,
+            suggested,
+            works: false,
+            ready: BTreeSet::new(),
+            renewing: 0,
+            due: HashMap::new(),
+            planning: HashSet::new(),
+        }
+    }
+
+    /// Which term of this process it is.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Waits for what its tasks tell. May be dropped at any time.
+    pub async fn heard(&mut self) -> Heard {
+        loop {
+            tokio::select! {
+                Some(done) = self.done.recv() => return Heard::Done(done),
+                Some(suggested) = self.suggested.recv() => return Heard::Suggested(suggested),
+                // A panic has been told, and the ticket says that the task is over.
+                Some(_) = self.tasks.join_next() => {}
+            }
+        }
+    }
+
+    /// Begins to work: what is due is what the index says now; orders that a former leader left come first.
+    pub fn work(&mut self, now: UnixTime) {
+        self.works = true;
+        let settle = self.context.config().rollout.settle;
+        let ledger = &self.context.ledger;
+        self.index().restart(now, settle, |observed: &Observed| {
+            ledger.retry_at(observed.account, observed.wish)
+        });
+        for key in self.context.known.subjects() {
+            let known = self.index().order_open(now, &key, true);
+            if !known {
+                self.abandon(&key);
+            }
+        }
+        self.recall_orders();
+        let context = Arc::clone(&self.context);
+        self.tasks
+            .spawn(async move { renewal::proof::sweep(&context).await });
+        let polls = info::follow(Arc::clone(&self.context), self.suggest.clone());
+        self.tasks.spawn(polls);
+    }
+
+    /// What was ordered before this term, by the certificates that are there; copies count once.
+    fn recall_orders(&self) {
+        let mut issued: HashMap<Arc<str>, Vec<(UnixTime, Arc<str>)>> = HashMap::new();
+        let (now, mut seen) = (UnixTime::now(), HashSet::new());
+        let index = self.index();
+        for (row, entry) in index.iter() {
+            let observed = entry.observed;
+            if let Ok(leaf) = observed.leaf
+                && quota::is_recent(now, leaf.not_before)
+                && seen.insert(leaf.fingerprint)
+                && let Some((key, _)) = index.row(row)
+            {
+                let of_issuer = issued.entry(observed.issuer).or_default();
+                of_issuer.push((leaf.not_before, key.namespace));
+            }
+        }
+        drop(index);
+        for (issuer, issued) in issued {
+            self.context.issuers.recall_orders(&issuer, issued);
+        }
+    }
+
+    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more.
+    pub fn abandon(&mut self, key: &Key) {
+        if self.works && self.context.known.contains(key) {
+            let (context, key) = (Arc::clone(&self.context), key.clone());
+            self.tasks
+                .spawn(async move { renewal::abandon(&context, &key).await });
+        }
+    }
+
+    /// A task has ended; the index is told by the caller.
+    pub fn on_done(&mut self, done: &Done) {
+        match done {
+            Done::Planned(namespace) => _ = self.planning.remove(namespace),
+            Done::Task(Task::Renew, ..) => self.renewing -= 1,
+            Done::Task(Task::Roll, ..) | Done::Opened => {}
+        }
+    }
+
+    /// Starts what is due and has a place; says when something else is due.
+    pub fn dispatch(&mut self, now: UnixTime) -> Option<UnixTime> {
+        if !self.works {
+            return None;
+        }
+        while let Some((task, key)) = { self.index().pop_due(now) } {
+            match task {
+                Task::Renew => {
+                    let (failures, expires) = self.priority(&key);
+                    self.ready.insert((failures, expires, key));
+                }
+                Task::Roll => self
+                    .due
+                    .entry(Arc::clone(&key.namespace))
+                    .or_default()
+                    .push(key),
+            }
+        }
+        let places = self.context.config().renewals.concurrency;
+        let places = usize::try_from(places).unwrap_or(usize::MAX);
+        while self.renewing < places
+            && let Some((_, _, key)) = self.ready.pop_first()
+        {
+            self.renewing += 1;
+            let (context, ticket) = (Arc::clone(&self.context), self.ticket(Task::Renew, key));
+            self.tasks
+                .spawn(async move { renewal::run(&context, ticket).await });
+        }
+        while self.planning.len() < PLANNERS
+            && let Some(namespace) = self
+                .due
+                .keys()
+                .find(|key| !self.planning.contains(*key))
+                .cloned()
+        {
+            let keys = self.due.remove(&namespace).unwrap_or_default();
+            let tickets: Vec<Ticket> = keys
+                .into_iter()
+                .map(|key| self.ticket(Task::Roll, key))
+                .collect();
+            self.planning.insert(Arc::clone(&namespace));
+            let planning = Planning::new(namespace, self.sender.clone());
+            let context = Arc::clone(&self.context);
+            self.tasks
+                .spawn(async move { propagation::run(context, planning, tickets).await });
+        }
+        self.index().next_due()
+    }
+
+    /// Ends it: the lease is lost, and nothing more can be sent anyway.
+    pub async fn end(mut self) {
+        self.context.gate.leave();
+        self.tasks.shutdown().await;
+        self.context.metrics.leader(false);
+    }
+
+    /// Ends it while the lease is still ours: what is under way comes to a known state first.
+    pub async fn hand_over(self) {
+        self.context.gate.park(PATIENCE).await;
+        self.end().await;
+    }
+
+    fn index(&self) -> RwLockWriteGuard<'_, Index> {
+        self.context
+            .index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ticket(&self, task: Task, key: Key) -> Ticket {
+        Ticket::new(task, key, self.sender.clone())
+    }
+
+    /// Hopeless certificates wait behind those that never failed, and then the nearest expiry goes first.
+    fn priority(&self, key: &Key) -> (u32, UnixTime) {
+        let index = self.index();
+        let Some(entry) = index.get(key) else {
+            return (0, UnixTime::NEVER);
+        };
+        let failures = self.context.ledger.get(entry.observed.account).failures;
+        (
+            failures,
+            entry
+                .observed
+                .leaf
+                .map_or(UnixTime(0), |leaf| leaf.not_after),
+        )
+    }
+}
+
+/// Reads what former leaders left.
+async fn read(context: Arc<Context>, sender: mpsc::UnboundedSender<Done>) {
+    context.issuers.forget_accounts().await;
+    let mut told = false;
+    loop {
+        let read = async {
+            context.ledger.reload().await?;
+            context
+                .known
+                .reload(&context.client, &context.namespace)
+                .await
+        };
+        match read.await {
+            Ok(()) => break,
+            Err(error) => {
+                if !told {
+                    let error = chain(&error);
+                    tracing::warn!(
+                        error,
+                        "nothing is renewed or rolled before this can be read"
+                    );
+                }
+                told = true;
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+    // The receiver goes only when the term does.
+    let _ = sender.send(Done::Opened);
+}

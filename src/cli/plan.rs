@@ -111,13 +111,16 @@ pub(super) fn run(args: Args) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A CA's directory, and the URL of our account there.
+type Ca = (Arc<Directory>, Option<String>);
+
 /// Asks each CA for its directory once.
 struct Looker<'a> {
     kube: kube::Client,
     namespace: &'a str,
     config: &'a Config,
     /// Directory and account by issuer, or why there is none.
-    cas: BTreeMap<String, Result<(Arc<Directory>, Option<String>), String>>,
+    cas: BTreeMap<String, Result<Ca, String>>,
 }
 
 impl Looker<'_> {
@@ -146,11 +149,7 @@ impl Looker<'_> {
         found
     }
 
-    async fn ca(
-        &self,
-        name: &str,
-        issuer: &Issuer,
-    ) -> Result<(Arc<Directory>, Option<String>), String> {
+    async fn ca(&self, name: &str, issuer: &Issuer) -> Result<Ca, String> {
         let unused = Credentials::generate(&issuer.directory).map_err(|error| error.to_string())?;
         let client = acme(name, &unused, issuer.ca_bundle.as_deref()).map_err(|it| it.0)?;
         let directory = client.directory().await.map_err(|error| error.detail())?;

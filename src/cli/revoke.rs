@@ -75,7 +75,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         let der = certificate::certificates(pem).map_err(|error| unreadable(&error))?;
         let der = der.first().cloned().unwrap_or_default();
         let issued_by = secret.head.annotations().and_then(IssuedBy::read);
-        let issuer = args.issuer.or(issued_by.map(|it| it.issuer.into()));
+        let issuer = args.issuer.or_else(|| issued_by.map(|it| it.issuer.into()));
         let issuer = issuer.ok_or_else(|| {
             Failure(format!(
                 "{namespace}/{name} does not say who issued its certificate: name the issuer with --issuer"

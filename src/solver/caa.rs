@@ -113,6 +113,9 @@ fn permits(value: &str, asker: Asker<'_>) -> bool {
 mod tests {
     use super::*;
 
+    /// Tag and value of each; a tag with `!` is critical.
+    type Records = &'static [(&'static str, &'static str)];
+
     #[test]
     fn what_is_plainly_forbidden_is_told() {
         let identities = ["ca.example".to_owned()];
@@ -128,7 +131,7 @@ mod tests {
             caa.value = value.as_bytes().to_vec();
             caa
         };
-        let cases: [(&[(&str, &str)], bool, bool); 13] = [
+        let cases: [(Records, bool, bool); 13] = [
             (&[("issue", "ca.example")], false, true),
             (&[("issue", "CA.example.")], true, true),
             (&[("issue", "other.example")], false, false),

@@ -298,7 +298,9 @@ fn google(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
             )
         })?;
     let of_json = members.get("project_id").and_then(|it| it.as_str());
-    let project = needs.setting("project").or(of_json.map(str::to_owned));
+    let project = needs
+        .setting("project")
+        .or_else(|| of_json.map(str::to_owned));
     let made = DnsUpdater::new_google_cloud_dns(GoogleCloudDnsConfig {
         project_id: project
             .ok_or_else(|| needs.settings("expected settings.project, the key names none"))?,

@@ -37,7 +37,8 @@ unit: ## The tests that need nothing but this repository
 
 .PHONY: integration
 integration: control-plane ## The tests on a real control plane and CA
-	promtool="$$(tests/tools.sh promtool)" && PATH="$$(dirname "$$promtool"):$$PATH" \
+	promtool="$$(tests/tools.sh promtool)" && chromium="$$(tests/tools.sh chromium)" \
+	  && PATH="$$(dirname "$$promtool"):$$(dirname "$$chromium"):$$PATH" \
 	  $(CARGO) test --test integration -- --test-threads 4
 
 .PHONY: chaos

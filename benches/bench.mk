@@ -3,6 +3,7 @@
 BENCH ?=
 .PHONY: bench bench-pure
 bench:
-	cargo bench --bench operator -- $(BENCH)
+	chromium="$$(tests/tools.sh chromium)" && PATH="$$(dirname "$$chromium"):$$PATH" \
+	  cargo bench --bench operator -- $(BENCH)
 bench-pure:
 	cargo bench --bench pure

@@ -16,6 +16,7 @@ use crate::schedule::due::{self, Due, Heed, Inputs, Never, Reason, Suggestion};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
+use crate::secret::place::TLS_TYPE;
 use crate::secret::settings::{Blocks, IssuerRef, Problem, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::thin::{CertificateState, ThinSecret};
@@ -24,6 +25,8 @@ use crate::time::UnixTime;
 
 /// A rollout takes its time: a window is overruled when less than this share of the lifetime would be left in it.
 const WINDOW_MARGIN_SHARE: u32 = 10;
+/// Bytes of names that the status page shows of one certificate: some may have a hundred.
+const MOST_NAMES: usize = 160;
 /// The name that stands for an issuer outside.
 pub const EXTERNAL: &str = "external";
 
@@ -72,6 +75,62 @@ pub fn of_thin(
         config,
         |_| None,
     )
+}
+
+/// What the index keeps of a Secret that nobody annotated, for `watch.observe: all`: validity and names.
+/// Nothing is ever due for it, neither a renewal nor a rollout.
+#[must_use]
+pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
+    let head = &secret.head;
+    let CertificateState::Leaf(leaf) = secret.certificate() else {
+        return None;
+    };
+    if head.deleting || secret.kind != TLS_TYPE {
+        return None;
+    }
+    let observed = Observed {
+        uid: head.uid().into(),
+        resource_version: head.resource_version().into(),
+        issuer: "".into(),
+        leaf: Ok(facts(&leaf)),
+        rolled_out: None,
+        renewal: Err(Never::NotAnnotated),
+        heed: Heed::Nothing,
+        suggestion: Suggestion::None,
+        window: None,
+        account: 0,
+        wish: None,
+        rollout_blocked: true,
+        halted: false,
+        problems: 0,
+        problem_texts: 0,
+    };
+    Some((observed, *leaf))
+}
+
+fn facts(leaf: &Leaf) -> LeafFacts {
+    LeafFacts {
+        fingerprint: leaf.fingerprint,
+        not_before: leaf.not_before,
+        not_after: leaf.not_after,
+    }
+}
+
+/// Names for the status page, comma-separated and cut where there are very many.
+#[must_use]
+pub fn listed(names: &[Name]) -> Box<str> {
+    let mut list = String::new();
+    for (number, name) in names.iter().enumerate() {
+        if list.len() >= MOST_NAMES {
+            list += &format!(" and {} more", names.len() - number);
+            break;
+        }
+        if number > 0 {
+            list.push_str(", ");
+        }
+        list += &name.to_string();
+    }
+    list.into()
 }
 
 /// Assesses what was read afresh; `suggested` is the instant that the CA suggests for a leaf.
@@ -301,15 +360,21 @@ impl Assessment {
             .map(hash)
     }
 
+    /// The names for the status page, comma-separated: those in the certificate, or else those that are asked for.
+    #[must_use]
+    pub fn listed_names(&self) -> Box<str> {
+        let names = match &self.leaf {
+            Ok(leaf) => &leaf.names,
+            Err(_) => &self.names,
+        };
+        listed(names)
+    }
+
     /// What the index keeps of it.
     #[must_use]
     pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
         let leaf = match &self.leaf {
-            Ok(leaf) => Ok(LeafFacts {
-                fingerprint: leaf.fingerprint,
-                not_before: leaf.not_before,
-                not_after: leaf.not_after,
-            }),
+            Ok(leaf) => Ok(facts(leaf)),
             Err(Unreadable::Empty) => Err(Fault::Absent),
             Err(_) => Err(Fault::Unreadable),
         };

@@ -33,7 +33,7 @@ pub struct Context {
     /// Where Events go.
     pub events: Events,
     /// Failures and budgets.
-    pub ledger: Ledger,
+    pub ledger: Arc<Ledger>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Key authorizations that the challenge port answers with.

@@ -17,11 +17,14 @@ use kube::runtime::watcher;
 use tokio::time::Instant;
 
 use crate::assess::{self, Assessment};
-use crate::cluster::events::Severity;
+use crate::certificate::Leaf;
+use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
+use crate::config::Observe;
 use crate::context::Context;
-use crate::index::{Change, Index, Key, Source, Task};
+use crate::index::{Change, Index, Key, Observed, Source, Task};
 use crate::renewal::info::Suggested;
+use crate::secret::keys;
 use crate::secret::settings::Problem;
 use crate::secret::thin::ThinSecret;
 use crate::term::{Heard, Term};
@@ -32,7 +35,7 @@ use crate::time::UnixTime;
 const BEAT: Duration = Duration::from_secs(30);
 
 /// What is wrong with a Secret's annotations: each reason and text.
-type Complaints = Vec<(&'static str, String)>;
+type Complaints = Vec<(Reason, String)>;
 
 struct Controller {
     context: Arc<Context>,
@@ -216,6 +219,12 @@ impl Controller {
         let now = UnixTime::now();
         let config = self.context.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
+            if config.watch.observe == Observe::All
+                && let Some((observed, leaf)) = assess::bystander(secret)
+            {
+                self.on_bystander(source, &key, observed, &leaf);
+                return;
+            }
             if self.forget(&key) {
                 tracing::info!(secret = %key, "no longer annotated");
             }
@@ -236,9 +245,36 @@ impl Controller {
         let change =
             self.index()
                 .apply(now, &key, observed, source, config.rollout.settle, retry_at);
+        if change == Change::New
+            && let Some(error) = head.annotation(keys::LAST_ERROR)
+        {
+            self.index().recall(&key, error);
+        }
+        if config.metrics.page {
+            self.index().name(&key, assessment.listed_names());
+        }
         self.narrate(&key, uid, change, &assessment);
         if problems != known {
             self.report(&key, uid, &assessment);
+        }
+    }
+
+    /// A Secret that nobody annotated is looked at, and nothing else.
+    fn on_bystander(&mut self, source: Source, key: &Key, observed: Observed, leaf: &Leaf) {
+        let config = self.context.config();
+        let annotated = self
+            .index()
+            .get(key)
+            .is_some_and(|entry| entry.observed.renewal != observed.renewal);
+        if annotated {
+            self.forget(key);
+            tracing::info!(secret = %key, "no longer annotated");
+        }
+        let (now, settle) = (UnixTime::now(), config.rollout.settle);
+        let mut index = self.index();
+        index.apply(now, key, observed, source, settle, None);
+        if config.metrics.page {
+            index.name(key, assess::listed(&leaf.names));
         }
     }
 
@@ -255,9 +291,9 @@ impl Controller {
     fn report(&mut self, key: &Key, uid: &str, assessment: &Assessment) {
         let complaint = |problem: &Problem| {
             let reason = if problem.key.contains('/') {
-                "InvalidAnnotation"
+                Reason::InvalidAnnotation
             } else {
-                "UnreadableCertificate"
+                Reason::UnreadableCertificate
             };
             (reason, problem.to_string())
         };
@@ -274,9 +310,7 @@ impl Controller {
     fn tell(&self, key: &Key, uid: &str, complaints: &Complaints) {
         for (reason, problem) in complaints {
             tracing::warn!(secret = %key, problem, "not as it should be");
-            self.context
-                .events
-                .secret(key, uid, Severity::Warning, reason, problem);
+            self.context.events.secret(key, uid, *reason, problem);
         }
     }
 

@@ -25,6 +25,8 @@ use table::{Id, Table};
 
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
+/// So many Secrets have the names in their certificates kept: more than the status page shows at a time.
+const NAMED: usize = 20_000;
 /// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
 const POLL_PATIENCE: Duration = Duration::from_secs(300);
 /// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.
@@ -180,6 +182,8 @@ pub struct Index {
     generations: Vec<u32>,
     gone: HashMap<Key, RolledOut>,
     gone_order: VecDeque<Key>,
+    /// Apart from the entries: they are for people only, and not kept of all.
+    named: HashMap<Id, Box<str>>,
 }
 
 impl Index {
@@ -211,6 +215,12 @@ impl Index {
     #[must_use]
     pub fn row(&self, row: Row) -> Option<(Key, Entry)> {
         Some((self.table.key(row.0)?, self.table.get(row.0)?))
+    }
+
+    /// Which Secret a row of [`Index::iter`] is for.
+    #[must_use]
+    pub fn key_of(&self, row: Row) -> Option<Key> {
+        self.table.key(row.0)
     }
 
     /// The Secrets that draw on one account of the ledger, in no order.
@@ -315,6 +325,7 @@ impl Index {
             return false;
         };
         self.unqueue(id, &entry);
+        self.named.remove(&id);
         if let Some(had) = entry.rolled_out().filter(|had| *had != RolledOut::None) {
             if self.gone.insert(key.clone(), had).is_none() {
                 self.gone_order.push_back(key.clone());
@@ -344,6 +355,29 @@ impl Index {
         entry.running = Some((task, entry.observed.resource_version.clone()));
         self.table.set(id, &entry);
         Some((task, key))
+    }
+
+    /// Takes over an error that a former run, or another replica, has written onto the Secret.
+    pub fn recall(&mut self, key: &Key, error: &str) {
+        if let Some((id, mut entry)) = self.known(key) {
+            entry.last_error = Some(error.into());
+            self.table.set(id, &entry);
+        }
+    }
+
+    /// Keeps the names in the certificate for the status page, if there is room for them.
+    pub fn name(&mut self, key: &Key, names: Box<str>) {
+        if let Some(id) = self.table.find(key)
+            && (self.named.len() < NAMED || self.named.contains_key(&id))
+        {
+            self.named.insert(id, names);
+        }
+    }
+
+    /// The names that were kept for a Secret; empty where there are none.
+    #[must_use]
+    pub fn names(&self, row: Row) -> &str {
+        self.named.get(&row.0).map_or("", |names| names)
     }
 
     /// Says whether an order is on record for a Secret; false when the Secret is not known.
@@ -737,6 +771,26 @@ mod tests {
         apply(&mut index, 1, observed("9", Ok(leaf(2)), None));
         assert_eq!(index.get(&key).unwrap().rolled_out(), Some(rolled(1)));
         assert_eq!(index.pop_due(UnixTime(11)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn names_go_with_their_secret() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        let names = |index: &Index| {
+            let (row, _) = index.iter().next()?;
+            Some(index.names(row).to_owned())
+        };
+        assert_eq!(names(&index).as_deref(), Some(""));
+        index.name(&key, "shop.example".into());
+        assert_eq!(names(&index).as_deref(), Some("shop.example"));
+        index.remove(&key);
+        apply(&mut index, 1, observed("2", Ok(leaf(1)), Some(rolled(1))));
+        assert_eq!(
+            names(&index).as_deref(),
+            Some(""),
+            "another Secret's number"
+        );
     }
 
     #[test]

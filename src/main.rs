@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
     // Two providers in one process would make rustls refuse to choose; this one is ours.
     if rustls::crypto::aws_lc_rs::default_provider()
@@ -12,5 +10,5 @@ fn main() -> ExitCode {
     {
         return ExitCode::FAILURE;
     }
-    cert_renew::cli::Cli::parse().run()
+    cert_renew::cli::Cli::from_command_line().run()
 }

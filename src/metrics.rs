@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::index::Index;
@@ -65,6 +65,10 @@ pub struct Metrics {
     loop_lag_seconds: Gauge,
     config_rejected: IntGauge,
     leader: IntGauge,
+    limited_until: IntGaugeVec,
+    info_polls: IntCounterVec,
+    info_answered: IntGaugeVec,
+    info_moved: IntCounterVec,
     leader_terms: IntCounter,
 }
 
@@ -150,6 +154,30 @@ impl Metrics {
                 into,
                 "cert_renew_leader",
                 "1 on the replica that renews and rolls",
+            )?,
+            limited_until: gauges(
+                into,
+                "cert_renew_issuer_limited_until_timestamp_seconds",
+                "Until when the CA asked for no request; the past means that it may be asked",
+                &["issuer"],
+            )?,
+            info_polls: counters(
+                into,
+                "cert_renew_renewal_info_polls_total",
+                "Questions for renewal information (ARI) by issuer and result",
+                &["issuer", "result"],
+            )?,
+            info_answered: gauges(
+                into,
+                "cert_renew_renewal_info_answered_timestamp_seconds",
+                "When the CA last answered with a renewal window",
+                &["issuer"],
+            )?,
+            info_moved: counters(
+                into,
+                "cert_renew_renewal_info_windows_moved_total",
+                "Renewal windows that a CA moved after it had named them",
+                &["issuer"],
             )?,
             leader_terms: registered(
                 into,
@@ -249,6 +277,27 @@ impl Metrics {
         self.config_rejected.set(rejected.into());
     }
 
+    /// The CA asked for no request before `until`.
+    pub fn limited_until(&self, issuer: &str, until: UnixTime) {
+        self.limited_until.with_label_values(&[issuer]).set(until.0);
+    }
+
+    /// A CA was asked for renewal information; `answered` is when it named a window, if it did.
+    pub fn renewal_info(&self, issuer: &str, answered: Option<UnixTime>) {
+        let result = if answered.is_some() { "window" } else { "none" };
+        self.info_polls.with_label_values(&[issuer, result]).inc();
+        // That none has moved is worth a series too.
+        self.info_moved.with_label_values(&[issuer]).inc_by(0);
+        if let Some(at) = answered {
+            self.info_answered.with_label_values(&[issuer]).set(at.0);
+        }
+    }
+
+    /// A CA moved the renewal window of a certificate.
+    pub fn renewal_window_moved(&self, issuer: &str) {
+        self.info_moved.with_label_values(&[issuer]).inc();
+    }
+
     /// Whether this replica is the one that acts.
     pub fn leader(&self, leads: bool) {
         self.leader.set(leads.into());
@@ -259,15 +308,22 @@ impl Metrics {
 
     /// All series in Prometheus' text format, each family sorted by its labels.
     ///
+    /// `failures` knows the failures in a row of an account of the ledger.
     /// Without `per_certificate`, only what is in trouble has a series of its own.
     #[must_use]
-    pub fn render(&self, now: UnixTime, index: &Index, per_certificate: bool) -> String {
+    pub fn render(
+        &self,
+        now: UnixTime,
+        index: &Index,
+        failures: &dyn Fn(u64) -> u32,
+        per_certificate: bool,
+    ) -> String {
         let mut out = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut out) {
             // It fails only on a family without a name or a sample; what the index says is still worth telling.
             tracing::error!(%error, "the counters could not be rendered");
         }
-        certificates::write(&mut out, now, index, per_certificate);
+        certificates::write(&mut out, now, index, failures, per_certificate);
         out
     }
 }
@@ -283,6 +339,10 @@ fn registered<C: Collector + Clone + 'static>(into: &Registry, made: C) -> Resul
 
 fn gauge(into: &Registry, name: &str, help: &str) -> Result<IntGauge, Error> {
     registered(into, IntGauge::new(name, help)?)
+}
+
+fn gauges(into: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
+    registered(into, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 
 fn counters(
@@ -314,6 +374,7 @@ mod tests {
         let rendered = eventful().render(
             certificates::fixture::NOW,
             &certificates::fixture::index(),
+            &|account| u32::from(account == certificates::fixture::FAILING) * 2,
             true,
         );
         let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
@@ -331,6 +392,7 @@ mod tests {
         let mut rendered = eventful().render(
             certificates::fixture::NOW,
             &certificates::fixture::index(),
+            &|account| u32::from(account == certificates::fixture::FAILING) * 2,
             true,
         );
         process::write(&mut rendered, certificates::fixture::NOW);
@@ -392,6 +454,10 @@ mod tests {
         metrics.loop_lag(Duration::from_millis(250));
         metrics.config_rejected(true);
         metrics.leader(true);
+        metrics.limited_until("letsencrypt", certificates::fixture::NOW);
+        metrics.renewal_info("letsencrypt", Some(certificates::fixture::NOW));
+        metrics.renewal_info("letsencrypt", None);
+        metrics.renewal_window_moved("letsencrypt");
         metrics
     }
 }

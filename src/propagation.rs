@@ -13,7 +13,7 @@ use futures::stream::{self, FuturesUnordered};
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use crate::assess::{self, Assessment};
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{self, chain};
 use crate::context::Context;
@@ -233,13 +233,9 @@ fn judge(
             let note = format!("workloads keep what they have: {}", chain(&fault));
             if entry.last_error.as_deref() != Some(&*note) {
                 tracing::warn!(secret = %key, note, "not rolled");
-                context.events.secret(
-                    key,
-                    secret.head.uid(),
-                    Severity::Warning,
-                    "NotRolledOut",
-                    &note,
-                );
+                context
+                    .events
+                    .secret(key, secret.head.uid(), Reason::NotRolledOut, &note);
             }
             return Look::Later(now + LOOK_AGAIN, Some(note.into()));
         }
@@ -370,7 +366,7 @@ async fn conclude(context: &Context, key: &Key, request: &Request, outcome: Outc
         leaf: request.leaf,
         resumed: false,
     };
-    let (annotations, severity, reason, note) = match outcome {
+    let (annotations, reason, note) = match outcome {
         Outcome::Done => {
             // What the workloads have by now, whatever the Secret holds by now.
             let value = value_of(request).to_string();
@@ -382,14 +378,14 @@ async fn conclude(context: &Context, key: &Key, request: &Request, outcome: Outc
                 "the workloads have the certificate that is valid until {}",
                 request.not_after
             );
-            (written, Severity::Normal, "RolledOut", note)
+            (written, Reason::RolledOut, note)
         }
         Outcome::Halted(workload, why) => {
             let note = format!(
                 "{workload} did not take the new certificate up ({why}); the others keep what they have"
             );
             let written = vec![(keys::ROLLOUT_HALTED, Some(halt(workload).to_string()))];
-            (written, Severity::Warning, "RolloutHalted", note)
+            (written, Reason::RolloutHalted, note)
         }
         Outcome::Deferred(why) => {
             tracing::info!(secret = %key, why, "the rollout is put off");
@@ -400,7 +396,7 @@ async fn conclude(context: &Context, key: &Key, request: &Request, outcome: Outc
             return Finished::Later(now + AGAIN, Some(why.into()));
         }
     };
-    let halted = severity == Severity::Warning;
+    let halted = reason == Reason::RolloutHalted;
     match write(context, key, request, annotations).await {
         Ok(()) => {}
         Err(cluster::Error::NotFound { .. }) => return Finished::Wrote,
@@ -409,9 +405,7 @@ async fn conclude(context: &Context, key: &Key, request: &Request, outcome: Outc
             return Finished::Later(now + AGAIN, Some(error.to_string().into()));
         }
     }
-    context
-        .events
-        .secret(key, &request.uid, severity, reason, &note);
+    context.events.secret(key, &request.uid, reason, &note);
     if halted {
         tracing::warn!(secret = %key, note, "the rollout is halted");
         return Finished::Later(now + LOOK_AGAIN, Some(note.into()));
@@ -445,7 +439,7 @@ async fn write(
 }
 
 fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
-    let (step, severity, reason, note) = match happening {
+    let (step, reason, note) = match happening {
         Happening::Rolled(step, took) => {
             context
                 .metrics
@@ -454,8 +448,7 @@ fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
             let seconds = took.as_secs();
             (
                 step,
-                Severity::Normal,
-                "RolledOut",
+                Reason::RolledOut,
                 format!("available with the new certificate after {seconds} s"),
             )
         }
@@ -469,15 +462,13 @@ fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
             context
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Failed);
-            (step, Severity::Warning, "RolloutFailed", (*why).to_owned())
+            (step, Reason::RolloutFailed, (*why).to_owned())
         }
     };
     let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
     tracing::info!(namespace, workload = %step.workload.id, ?secrets, note, "{reason}");
     let note = format!("{note} (Secret {})", secrets.join(", "));
-    context
-        .events
-        .on(reference(namespace, step), severity, reason, &note);
+    context.events.on(reference(namespace, step), reason, &note);
 }
 
 fn reference(namespace: &str, step: &Step) -> ObjectReference {
@@ -512,12 +503,8 @@ fn tell_remark(context: &Context, open: &Open, remark: &Remark) {
             "{remark}, although the annotation {} names it",
             keys::WORKLOADS
         );
-        context.events.secret(
-            ticket.key(),
-            head.uid(),
-            Severity::Warning,
-            "WorkloadMissing",
-            &note,
-        );
+        context
+            .events
+            .secret(ticket.key(), head.uid(), Reason::WorkloadMissing, &note);
     }
 }

@@ -58,7 +58,7 @@ impl<'a> Certificate<'a> {
     /// # Errors
     /// The name of the first field that is missing or broken.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
-        const FRAME: &str = "the outer SEQUENCE";
+        const FRAME: &str = "outer SEQUENCE";
         let mut reader = SliceReader::new(bytes).map_err(|_| FRAME)?;
         let der = reader.tlv_bytes().map_err(|_| FRAME)?;
         let mut outer = inside(der, Tag::Sequence).ok_or(FRAME)?;

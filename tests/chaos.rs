@@ -1,4 +1,4 @@
-//! Everything at once, at random: kills, stops, cuts and errors while certificates of minutes are renewed and rolled.
+//! Everything at once, at random: kills, stops, cuts and errors of two replicas while certificates of minutes are renewed and rolled.
 //! Then peace, and somebody who has watched all the time compares Secrets, workloads and the CA.
 //!
 //! `CHAOS_SEED` repeats a run's choices; how the machine interleaves them is another matter.
@@ -25,6 +25,8 @@ use crate::scene::{answered, records};
 
 /// After failures it waits at most twenty seconds: peace is longer than that.
 const CONFIG: &str = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, perNamespace: 4}\nretry: {base: 2s, factor: 2, max: 20s}\n";
+/// Short, so that it changes hands often.
+const LEASE: [&str; 3] = ["2s", "1500ms", "500ms"];
 /// One request in so many fails.
 const FAILING: u64 = 25;
 /// From the end of the chaos until all is as it should be.
@@ -124,11 +126,13 @@ async fn run(size: Size) -> Result<()> {
     eprintln!("chaos: CHAOS_SEED={seed}");
     let bench = Bench::shared().await?;
     let proxies = Proxies::start(bench).await?;
-    let mut options = options();
+    let mut options = options().lease(LEASE);
     options.config = CONFIG.into();
     options.api_server = Some(proxies.api_server());
     options.directory = Some(proxies.directory());
     let operator = Operator::start(bench, options.clone()).await?;
+    let mut second = operator.replica(options).await?;
+    second.run().await?;
     let space = Space::new(bench.client()?, "chaos", operator.namespace()).await?;
     let names: Vec<String> = (0..size.secrets)
         .map(|number| format!("tls-{number}"))
@@ -149,7 +153,7 @@ async fn run(size: Size) -> Result<()> {
     }
 
     proxies.rule(move |passed| fault(seed, passed));
-    let mut operators = vec![operator];
+    let mut operators = vec![operator, second];
     let mut random = Random(seed);
     let mut done: BTreeMap<&str, usize> = BTreeMap::new();
     let began = Instant::now();

@@ -1,9 +1,15 @@
 //! The command line as a person meets it: exit codes, and what it says where.
 
-use std::process::{Command, Output};
+use std::env;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
-use test_bench::objects::{FRESH, Space, pair};
-use test_bench::{Bench, Result, ensure};
+use serde_json::Value;
+use test_bench::objects::{Age, FRESH, OLD, Reference, Space, pair};
+use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 
 fn cert_renew(arguments: &[&str], kubeconfig: Option<&std::path::Path>) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cert-renew"));
@@ -108,10 +114,286 @@ async fn status_shows_the_annotated_secrets() -> Result<()> {
         &["status", "-n", &space.name, "-o", "json"],
         Some(bench.kubeconfig()),
     )?;
-    let rows: serde_json::Value = serde_json::from_slice(&json.stdout)?;
+    let rows: Value = serde_json::from_slice(&json.stdout)?;
     ensure!(
         rows[0]["name"] == "shop" && rows[0]["names"][0] == "shop.example",
         "{rows}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_facts_are_in_every_output() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "outputs", "nobody").await?;
+    let external = [("issuer", "external")];
+    let old = pair(&["old.example"], OLD)?;
+    space.tls_secret("old", Some(&old), &external).await?;
+    space.tls_secret("empty", None, &external).await?;
+    let ask = |output: &str| {
+        let arguments = ["status", "-n", &space.name, "-o", output];
+        cert_renew(&arguments, Some(bench.kubeconfig()))
+    };
+    let json: Value = serde_json::from_slice(&ask("json")?.stdout)?;
+    let yaml: Value = serde_saphyr::from_slice(&ask("yaml")?.stdout)?;
+    ensure!(json == yaml, "{json:#} {yaml:#}");
+    let wide = said(&ask("wide")?);
+    for row in json.as_array().context("a list")? {
+        let name = row["name"].as_str().unwrap_or_default();
+        let line = wide.lines().find(|line| line.contains(name));
+        let line = line.with_context(|| wide.clone())?;
+        for fact in ["namespace", "state", "issuer", "rollout", "validFrom"] {
+            let fact = row[fact].as_str().unwrap_or("-");
+            ensure!(line.contains(fact), "{fact}: {line}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubectl_runs_it_as_a_plugin_with_its_own_flags() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "plugin", "nobody").await?;
+    let external = [("issuer", "external")];
+    let fresh = pair(&["plugin.example"], FRESH)?;
+    space.tls_secret("shop", Some(&fresh), &external).await?;
+    let directory = bench.directory().join("plugins");
+    std::fs::create_dir_all(&directory)?;
+    let plugin = directory.join("kubectl-cert_renew");
+    symlink(env!("CARGO_BIN_EXE_cert-renew"), &plugin)?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths([directory].into_iter().chain(env::split_paths(&path)))?;
+    let config = bench.kubeconfig().to_string_lossy().into_owned();
+    let kubectl = |arguments: &[&str]| -> Result<Output> {
+        let mut command = Command::new(bench.program("kubectl"));
+        command.arg("cert-renew").args(arguments).env("PATH", &path);
+        Ok(command.env_remove("KUBECONFIG").output()?)
+    };
+    let status = |more: &[&str]| {
+        let scope = ["status", "--kubeconfig", &config, "-n", &space.name];
+        kubectl(&[&scope, more].concat())
+    };
+    let shown = status(&[])?;
+    ensure!(
+        shown.status.success() && said(&shown).contains("shop"),
+        "{}",
+        said(&shown)
+    );
+    let nowhere = status(&["--context", "no-such-context"])?;
+    ensure!(
+        nowhere.status.code() == Some(1) && said(&nowhere).contains("no-such-context"),
+        "{}",
+        said(&nowhere)
+    );
+    let nobody = status(&["--as", "nobody", "--as-group", "nothing"])?;
+    ensure!(
+        nobody.status.code() == Some(1) && said(&nobody).contains("\"nobody\""),
+        "{}",
+        said(&nobody)
+    );
+    let both = status(&["-A"])?;
+    ensure!(both.status.code() == Some(2), "-n and -A: {}", said(&both));
+    let help = kubectl(&["status", "--help"])?;
+    ensure!(
+        said(&help).contains("Usage: kubectl cert-renew status"),
+        "{}",
+        said(&help)
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_watch_prints_what_changes() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "watched", "nobody").await?;
+    let external = [("issuer", "external")];
+    let fresh = pair(&["watched.example"], FRESH)?;
+    space.tls_secret("first", Some(&fresh), &external).await?;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cert-renew"))
+        .args(["status", "--watch", "-o", "json", "-n", &space.name])
+        .env("KUBECONFIG", bench.kubeconfig())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let (sender, lines) = channel();
+    let out = BufReader::new(child.stdout.take().context("no output")?);
+    std::thread::spawn(move || {
+        let parse = |line: String| serde_json::from_str::<Value>(&line).ok();
+        let rows = out.lines().map_while(|line| line.ok()).filter_map(parse);
+        rows.for_each(|row| drop(sender.send(row)));
+    });
+    let next = || {
+        lines
+            .recv_timeout(Duration::from_secs(60))
+            .context("no line")
+    };
+    let check = async || {
+        let row = next()?;
+        ensure!(row["name"] == "first" && row["state"] == "ok", "{row}");
+        space.tls_secret("second", None, &external).await?;
+        let row = next()?;
+        ensure!(row["name"] == "second" && row["state"] == "absent", "{row}");
+        space.put("second", &fresh).await?;
+        let row = next()?;
+        ensure!(row["name"] == "second" && row["state"] == "ok", "{row}");
+        space
+            .secrets()
+            .delete("first", &kube::api::DeleteParams::default())
+            .await?;
+        let row = next()?;
+        ensure!(row["name"] == "first" && row["state"] == "deleted", "{row}");
+        Ok(())
+    };
+    let checked = check().await;
+    child.kill()?;
+    child.wait()?;
+    checked
+}
+
+#[tokio::test]
+async fn renew_waits_and_tells_how_far_it_is() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "awaited", operator.namespace()).await?;
+    let ours = [("issuer", "pebble")];
+    // Old enough that the budget allows another, and not yet due.
+    let age = Age {
+        since: 41,
+        left: 49,
+    };
+    let fresh = pair(&["awaited.example"], age)?;
+    space.tls_secret("shop", Some(&fresh), &ours).await?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "shop")
+        .await?;
+    space.available("Deployment", "web").await?;
+    let arguments = [
+        "renew",
+        "shop",
+        "-n",
+        &space.name,
+        "--wait",
+        "--timeout",
+        "60",
+    ];
+    let (arguments, kubeconfig) = (
+        arguments.map(ToOwned::to_owned),
+        bench.kubeconfig().to_owned(),
+    );
+    let asked = tokio::task::spawn_blocking(move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        cert_renew(&arguments, Some(&kubeconfig))
+    });
+    let asked = asked.await??;
+    let text = said(&asked);
+    ensure!(asked.status.success(), "{text}");
+    ensure!(
+        text.contains("shop: asked for") && text.contains("and the workloads have it"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn completions_and_manual_come_from_the_command_itself() -> Result<()> {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = cert_renew(&["completions", shell], None)?;
+        let text = said(&output);
+        ensure!(
+            output.status.success() && text.contains("all-namespaces"),
+            "{shell}: {text}"
+        );
+    }
+    let page = said(&cert_renew(&["man", "account", "show"], None)?);
+    ensure!(page.contains(".TH") && page.contains("ISSUER"), "{page}");
+    let unknown = cert_renew(&["man", "nothing"], None)?;
+    ensure!(
+        unknown.status.code() == Some(1) && said(&unknown).contains("status"),
+        "{}",
+        said(&unknown)
+    );
+    Ok(())
+}
+
+#[test]
+fn every_command_is_documented() -> Result<()> {
+    let page = include_str!("../docs/command.md");
+    let help = said(&cert_renew(&["--help"], None)?);
+    let commands = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1);
+    let commands = commands.take_while(|line| !line.is_empty());
+    let names: Vec<&str> = commands
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    ensure!(names.len() > 10, "{help}");
+    for name in names.iter().filter(|name| **name != "help") {
+        ensure!(
+            page.contains(&format!("| `{name}")),
+            "{name} is not in docs/command.md"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_manifest_for_krew_names_the_plugin_as_kubectl_looks_for_it() -> Result<()> {
+    let manifest: Value = serde_saphyr::from_str(include_str!("../deploy/krew.yaml"))?;
+    ensure!(manifest["metadata"]["name"] == "cert-renew", "{manifest}");
+    let version = manifest["spec"]["version"].as_str().unwrap_or_default();
+    ensure!(
+        version == concat!("v", env!("CARGO_PKG_VERSION")),
+        "{version}"
+    );
+    for platform in manifest["spec"]["platforms"]
+        .as_array()
+        .context("no platforms")?
+    {
+        ensure!(platform["bin"] == "kubectl-cert_renew", "{platform}");
+        ensure!(platform["files"][0]["to"] == platform["bin"], "{platform}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hangup_turns_the_log_level_and_the_next_one_back() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
+    options.log_level = "info".into();
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "hangup", operator.namespace()).await?;
+    let ours = ("issuer", "pebble");
+    let turned = |times: usize| {
+        let log = operator.log()?;
+        let lines = log.matches("the log level is another").count();
+        ensure!(lines == times, "{lines} times");
+        Ok(log)
+    };
+    let soon = Duration::from_secs(60);
+    for (times, name) in [(1, "seen"), (2, "unseen")] {
+        operator.process()?.signal("HUP")?;
+        eventually(soon, "the level is another", async || turned(times)).await?;
+        // A debug line tells of each Secret that is watched, and an Event follows an annotation that is none.
+        let fresh = pair(&["hangup.example"], FRESH)?;
+        let odd = [ours, ("nonsense", "x")];
+        space.tls_secret(name, Some(&fresh), &odd).await?;
+        eventually(soon, "the Secret is noticed", async || {
+            let log = operator.log()?;
+            let place = format!("{}/{name}", space.name);
+            let noticed =
+                |line: &&str| line.contains(&place) && line.contains("not as it should be");
+            ensure!(log.lines().any(|line| noticed(&line)), "not yet");
+            Ok(())
+        })
+        .await?;
+    }
+    let log = operator.log()?;
+    let watched = |name: &str| {
+        let place = format!("{}/{name}", space.name);
+        log.lines()
+            .any(|line| line.contains(&place) && line.contains("\"DEBUG\""))
+    };
+    ensure!(watched("seen") && !watched("unseen"), "{log}");
     Ok(())
 }

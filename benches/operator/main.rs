@@ -10,6 +10,7 @@ mod bare;
 mod data;
 mod failover;
 mod growth;
+mod page;
 mod process;
 mod propagation;
 mod report;
@@ -23,9 +24,10 @@ use report::{Report, say};
 use test_bench::{Context as _, OperatorOptions, Result, bail};
 
 /// What runs without an argument; the large ones are asked for by name.
-const USUAL: [&str; 6] = [
+const USUAL: [&str; 7] = [
     "start-10k",
     "steady",
+    "page",
     "propagation",
     "failover",
     "wave-200",
@@ -73,6 +75,7 @@ async fn run(name: &str) -> Result<()> {
         "start-100k" => start::hundred_thousand(&mut report).await?,
         "install-10k" => start::install(&mut report).await?,
         "steady" => steady::run(&mut report).await?,
+        "page" => page::run(&mut report).await?,
         "propagation" => propagation::run(&mut report).await?,
         "failover" => failover::run(&mut report).await?,
         "wave-200" => wave::run(&mut report, 200).await?,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use kube::Client as Kube;
 
-use super::secret::connect;
+use super::way::Way;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::{Client, Credentials, IssuerSettings};
 use crate::cluster::accounts;
@@ -29,6 +29,8 @@ pub(super) struct Place {
     /// The operator's namespace
     #[arg(short, long, env = "POD_NAMESPACE", default_value = "cert-renew")]
     namespace: String,
+    #[command(flatten)]
+    way: Way,
 }
 
 #[derive(Debug, Args)]
@@ -57,7 +59,7 @@ pub(super) fn run(command: Command) -> CommandResult {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 fn show(place: &Place) -> CommandResult {
     block_on(async {
-        let client = connect().await?;
+        let client = place.way.client().await?;
         let (credentials, _) = load(&client, &place.namespace, &place.issuer).await?;
         let url = credentials.account_url();
         println!("account: {}", url.unwrap_or("not registered yet"));
@@ -70,9 +72,13 @@ fn show(place: &Place) -> CommandResult {
 /// a crash, the next run finds out and ends what was begun.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 fn rollover(args: &Rollover) -> CommandResult {
-    let Place { issuer, namespace } = &args.place;
+    let Place {
+        issuer,
+        namespace,
+        way,
+    } = &args.place;
     block_on(async {
-        let kube = connect().await?;
+        let kube = way.client().await?;
         let (old, begun) = load(&kube, namespace, issuer).await?;
         let client = acme(issuer, &old, args.trust.ca_bundle.as_deref())?;
         let told = |doing: &'static str| {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use super::findings::{self, Finding, Severity};
+use super::output::Output;
 use super::{CommandResult, Failure, block_on};
 use crate::solver::route;
 use crate::time::UnixTime;
@@ -18,6 +20,9 @@ pub(super) struct Args {
     /// PEM, DER, YAML or JSON; - is standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -34,6 +39,14 @@ enum Command {
     },
 }
 
+/// A finding and where it was made.
+#[derive(Serialize)]
+struct Found {
+    file: String,
+    #[serde(flatten)]
+    finding: Finding,
+}
+
 /// Exit code: 0 nothing is wrong, 1 it works for now, 2 it does not.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
@@ -41,17 +54,25 @@ pub(super) fn run(args: Args) -> CommandResult {
         return route(host, nameservers);
     }
     let colours = std::io::stdout().is_terminal();
-    let mut worst = 0;
+    let mut all = Vec::new();
     for file in &args.files {
         let bytes = read(file)
             .map_err(|error| Failure::new(&format!("reading {}", file.display()), &error))?;
         let found = findings::check(&bytes, UnixTime::now());
-        for finding in &found {
-            println!("{}: {}", file.display(), line(finding, colours));
-        }
-        worst = worst.max(findings::exit_code(&found));
+        all.extend(found.into_iter().map(|finding| Found {
+            file: file.display().to_string(),
+            finding,
+        }));
     }
-    Ok(ExitCode::from(worst))
+    if let Some(text) = args.output.of_program(&all)? {
+        print!("{text}");
+    } else {
+        for Found { file, finding } in &all {
+            println!("{file}: {}", line(finding, colours));
+        }
+    }
+    let worst = all.iter().map(|found| found.finding.severity).max();
+    Ok(ExitCode::from(findings::exit_code(worst)))
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -104,4 +125,34 @@ fn line(finding: &Finding, colours: bool) -> String {
         format!(" ({remedy})")
     };
     format!("{place}: {word}: {message}{remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every certificate and key of `testdata/certificates`, as `check` sees it at one instant.
+    #[test]
+    fn what_is_said_of_each_file_is_as_the_golden_file_has_it() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
+        let files = std::fs::read_dir(root.join("certificates")).unwrap();
+        let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+        files.retain(|file| file.extension().is_some_and(|it| it != "tsv"));
+        files.sort();
+        let mut said = String::new();
+        for file in files {
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            for finding in findings::check(&std::fs::read(&file).unwrap(), now) {
+                said += &format!("{name}: {}\n", line(&finding, false));
+            }
+        }
+        let path = root.join("cli/check.txt");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(root.join("cli")).unwrap();
+            std::fs::write(&path, &said).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(said, golden, "UPDATE_GOLDEN=1 writes {}", path.display());
+    }
 }

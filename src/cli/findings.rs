@@ -10,7 +10,7 @@ use std::error::Error;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{DeserializeSeed as _, MapAccess};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 use crate::certificate::{Leaf, Unreadable};
@@ -27,7 +27,8 @@ use crate::{duration, pem, x509};
 const LATE: u32 = 3;
 
 /// How bad a finding is; the worst one makes the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing is wrong.
     Note,
@@ -38,7 +39,7 @@ pub enum Severity {
 }
 
 /// One thing that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -95,10 +96,10 @@ pub fn check(bytes: &[u8], now: UnixTime) -> Vec<Finding> {
     }
 }
 
-/// Exit code for all findings: 0 for notes, 1 for warnings, 2 for errors.
+/// Exit code for the worst of all findings: 0 for notes, 1 for warnings, 2 for errors.
 #[must_use]
-pub fn exit_code(findings: &[Finding]) -> u8 {
-    match findings.iter().map(|finding| finding.severity).max() {
+pub fn exit_code(worst: Option<Severity>) -> u8 {
+    match worst {
         Some(Severity::Error) => 2,
         Some(Severity::Warning) => 1,
         Some(Severity::Note) | None => 0,
@@ -440,7 +441,8 @@ mod tests {
             } = finding;
             format!("{place}: {message}: {remedy}\n")
         };
-        (exit_code(&findings), findings.iter().map(line).collect())
+        let worst = findings.iter().map(|finding| finding.severity).max();
+        (exit_code(worst), findings.iter().map(line).collect())
     }
 
     #[test]

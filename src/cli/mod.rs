@@ -1,22 +1,26 @@
 //! The command line: `cert-renew run`, and what a person asks at a terminal.
 //!
-//! The only module that prints. Exit codes: 0 all well, 1 it failed or found something wrong, 2 wrong usage.
+//! The only module that prints. Exit codes are in `docs/command.md`: 0 all well, 1 it failed or found something wrong,
+//! 2 wrong usage, or a certificate that `check` found broken.
 
 mod account;
 mod check;
 mod config;
 pub mod findings;
+mod output;
+mod pages;
 mod plan;
 mod revoke;
 mod run;
 mod secret;
 pub mod status;
 mod telemetry;
+mod way;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Renews the TLS certificates in annotated Secrets by ACME and rolls the workloads that use them.
 #[derive(Debug, Parser)]
@@ -50,9 +54,26 @@ enum Command {
     /// Look at a config file
     #[command(subcommand)]
     Config(config::Command),
+    /// Print what a shell needs to complete this command
+    Completions(pages::Completions),
+    /// Print the manual page of this command, or of one below it
+    Man(pages::Man),
 }
 
 impl Cli {
+    /// The command line of this process; ends it where the line is wrong or asks for help.
+    ///
+    /// As `kubectl-cert_renew` it is a plugin of kubectl, and its help says so.
+    #[must_use]
+    pub fn from_command_line() -> Self {
+        let invoked = std::env::args_os().next().unwrap_or_default();
+        let invoked = std::path::Path::new(&invoked).file_name();
+        let plugin = invoked.is_some_and(|name| name == "kubectl-cert_renew");
+        let name = if plugin { "kubectl cert-renew" } else { NAME };
+        let matches = Self::command().bin_name(name).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Does what the command line says.
     #[must_use]
     pub fn run(self) -> ExitCode {
@@ -67,6 +88,8 @@ impl Cli {
             Command::Create(args) => secret::create(args),
             Command::Account(command) => account::run(command),
             Command::Config(command) => config::run(command),
+            Command::Completions(args) => pages::completions(&args),
+            Command::Man(args) => pages::man(&args),
         };
         match result {
             Ok(code) => code,
@@ -78,6 +101,9 @@ impl Cli {
         }
     }
 }
+
+/// The command's name.
+const NAME: &str = "cert-renew";
 
 /// Why a command ended early: a sentence for the person who typed it.
 #[derive(Debug)]

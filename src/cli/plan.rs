@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use clap::Parser;
 use kube::api::{Api, ListParams};
-use serde_json::json;
+use serde::Serialize;
 
 use super::account::acme;
-use super::secret::connect;
+use super::output::{Output, Table};
+use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::{Credentials, Directory};
 use crate::assess;
@@ -41,23 +42,20 @@ pub(super) struct Args {
         default_value = "/etc/cert-renew/config.yaml"
     )]
     config: PathBuf,
-    /// Namespace; that of the context otherwise
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// All namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    #[command(flatten)]
+    scope: Scope,
     /// Ask CA, DNS and cluster what speaks against each renewal; nothing is ordered
     #[arg(long)]
     preflight: bool,
     /// The operator's namespace, where accounts and credentials are
     #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
     operator_namespace: String,
-    /// One JSON list instead of lines
-    #[arg(long)]
-    json: bool,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
+/// One Secret and what is to happen to it.
 struct Row {
     at: UnixTime,
     secret: Key,
@@ -68,12 +66,30 @@ struct Row {
     against: Vec<String>,
 }
 
+/// The same for programs.
+#[derive(Serialize)]
+struct Planned<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    renews: String,
+    why: &'a str,
+    names: &'a [String],
+    workloads: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    against: &'a [String],
+}
+
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
     let config = Config::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
-    let mut rows = block_on(rows(&args, &config))?;
+    let rows = block_on(rows(&args, &config))?;
+    print!("{}", text(UnixTime::now(), rows, args.output)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is printed: the nearest renewal first.
+fn text(now: UnixTime, mut rows: Vec<Row>, output: Output) -> Result<String, Failure> {
     rows.sort_by(|one, other| (one.at, &one.secret).cmp(&(other.at, &other.secret)));
-    let now = UnixTime::now();
     let when = |at: UnixTime| {
         if at <= now {
             "now".to_owned()
@@ -81,34 +97,47 @@ pub(super) fn run(args: Args) -> CommandResult {
             at.to_string()
         }
     };
-    if args.json {
-        let rows = rows.iter().map(|row| {
-            json!({
-                "namespace": &*row.secret.namespace, "name": &*row.secret.name, "renews": when(row.at),
-                "why": row.why, "names": row.names, "workloads": row.workloads, "against": row.against,
-            })
-        });
-        println!("{:#}", json!(rows.collect::<Vec<_>>()));
-        return Ok(ExitCode::SUCCESS);
+    let planned = rows.iter().map(|row| Planned {
+        namespace: &row.secret.namespace,
+        name: &row.secret.name,
+        renews: when(row.at),
+        why: &row.why,
+        names: &row.names,
+        workloads: &row.workloads,
+        against: &row.against,
+    });
+    if let Some(text) = output.of_program(&planned.collect::<Vec<_>>())? {
+        return Ok(text);
     }
-    for row in rows {
-        let workloads = if row.workloads.is_empty() {
-            "nothing rolls".to_owned()
+    let list = |texts: &[String]| {
+        if texts.is_empty() {
+            "-".to_owned()
         } else {
-            format!("rolls {}", row.workloads.join(", "))
-        };
-        println!(
-            "{}  {}  {} ({}); {workloads}",
-            when(row.at),
-            row.secret,
-            row.names.join(","),
-            row.why
-        );
-        for against in row.against {
-            println!("    will fail: {against}");
+            texts.join(",")
+        }
+    };
+    let lines: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            [
+                row.secret.to_string(),
+                when(row.at),
+                row.why.clone(),
+                list(&row.names),
+                list(&row.workloads),
+            ]
+        })
+        .collect();
+    let titles = ["SECRET", "RENEWS", "WHY", "NAMES", "ROLLS"];
+    let table = Table::new(titles, &lines, None);
+    let lines = lines.iter().map(|cells| table.line(cells));
+    let mut text = table.head() + &lines.collect::<String>();
+    for row in &rows {
+        for against in &row.against {
+            text += &format!("{} will fail: {against}\n", row.secret);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(text)
 }
 
 /// A CA's directory, and the URL of our account there.
@@ -164,16 +193,8 @@ impl Looker<'_> {
 }
 
 async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
-    let client = connect().await?;
-    let api: Api<ThinSecret> = if args.all_namespaces {
-        Api::all(client.clone())
-    } else {
-        let namespace = args.namespace.as_deref();
-        Api::namespaced(
-            client.clone(),
-            namespace.unwrap_or_else(|| client.default_namespace()),
-        )
-    };
+    let client = args.scope.client().await?;
+    let api: Api<ThinSecret> = args.scope.api(&client);
     let now = UnixTime::now();
     let mut params = ListParams::default().limit(PAGE);
     let mut workloads: BTreeMap<String, Vec<rollout::Workload>> = BTreeMap::new();
@@ -237,5 +258,54 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(rows),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_says_when_why_and_what_rolls() {
+        let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
+        let row = |name: &str, at: &str, why: &str, workloads: &[&str]| Row {
+            at: at.parse().unwrap_or(UnixTime::NEVER),
+            secret: Key {
+                namespace: "shop".into(),
+                name: name.into(),
+            },
+            why: why.into(),
+            names: vec![format!("{name}.example")],
+            workloads: workloads.iter().map(ToString::to_string).collect(),
+            against: Vec::new(),
+        };
+        let rows = || {
+            vec![
+                row("paused", "never", "Paused", &[]),
+                row(
+                    "later",
+                    "2026-03-01T00:00:00Z",
+                    "lifetime",
+                    &["deployment/web"],
+                ),
+                row(
+                    "due",
+                    "2026-01-01T00:00:00Z",
+                    "names",
+                    &["deployment/a", "daemonset/b"],
+                ),
+            ]
+        };
+        let expected = "\
+SECRET       RENEWS                WHY       NAMES           ROLLS
+shop/due     now                   names     due.example     deployment/a,daemonset/b
+shop/later   2026-03-01T00:00:00Z  lifetime  later.example   deployment/web
+shop/paused  never                 Paused    paused.example  -
+";
+        assert_eq!(text(now, rows(), Output::Table).unwrap(), expected);
+        let json = text(now, rows(), Output::Json).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json[0]["renews"], "now");
+        assert_eq!(json[1]["workloads"][0], "deployment/web");
     }
 }

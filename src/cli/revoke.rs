@@ -10,7 +10,8 @@ use kube::api::Api;
 use serde_json::json;
 
 use super::account::{Trust, acme, load};
-use super::secret::{annotate, connect, place};
+use super::secret::annotate;
+use super::way::Place;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::RevocationReason;
 use crate::certificate;
@@ -20,8 +21,10 @@ use crate::secret::state::IssuedBy;
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
-    /// The Secret, as NAMESPACE/NAME or as NAME in the context's namespace
+    /// The Secret, as NAMESPACE/NAME or NAME
     secret: String,
+    #[command(flatten)]
+    place: Place,
     /// Why, in the words of RFC 5280
     #[arg(long, value_enum, default_value_t = Reason::Unspecified)]
     reason: Reason,
@@ -60,8 +63,8 @@ impl From<Reason> for RevocationReason {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
     block_on(async {
-        let client = connect().await?;
-        let (namespace, name) = place(&client, &args.secret);
+        let client = args.place.client().await?;
+        let (namespace, name) = args.place.of(&client, &args.secret);
         let api: Api<FullSecret> = Api::namespaced(client.clone(), &namespace);
         let secret = api
             .get(&name)

@@ -13,12 +13,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::telemetry::{self, LogFormat};
+use super::telemetry::{self, LogFormat, Verbosity};
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::lease::Candidate;
 use crate::cluster::ledger::Ledger;
-use crate::cluster::{NoWay, watch as cluster_watch};
+use crate::cluster::{NoWay, Way, watch as cluster_watch};
 use crate::config::Config;
 use crate::context::Context;
 use crate::duration::NotADuration;
@@ -76,12 +76,15 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> CommandResult {
-    telemetry::start(args.log_format, args.log_level);
+    let verbosity = telemetry::start(args.log_format, args.log_level);
     let config = Config::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
     for warning in config.warnings() {
         tracing::warn!(%warning, "config");
     }
-    block_on(operate(args, config))
+    block_on(async {
+        tokio::spawn(follow_hangups(verbosity));
+        operate(args, config).await
+    })
 }
 
 async fn operate(args: Args, config: Config) -> CommandResult {
@@ -98,7 +101,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let client = cluster::connect_behind(gate.clone(), Arc::clone(&metrics))
         .await
         .map_err(no_way)?;
-    let lease_client = cluster::connect(Some(Arc::clone(&metrics)))
+    let lease_client = cluster::connect(&Way::default(), Some(Arc::clone(&metrics)))
         .await
         .map_err(no_way)?;
     let bind = |address: SocketAddr| async move {
@@ -116,10 +119,13 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         .await
         .map_err(|error| Failure::new("starting", &error))?;
     let per_certificate = config.metrics.per_certificate;
+    let page = config.metrics.page;
+    let ledger = Arc::new(Ledger::new(&client, &namespace));
+    let accounts = Arc::clone(&ledger);
     let (_config_sender, config_receiver) = watch::channel(Arc::new(config));
     let rollout = &config_receiver.borrow().rollout.clone();
     let context = Arc::new(Context {
-        ledger: Ledger::new(&client, &namespace),
+        ledger,
         roller: Roller::new(client.clone(), rollout),
         issuers: Issuers::new(
             client.clone(),
@@ -160,6 +166,11 @@ async fn operate(args: Args, config: Config) -> CommandResult {
             beat: Arc::clone(&context.beat),
             ready: Arc::clone(&context.ready),
             per_certificate: Arc::new(AtomicBool::new(per_certificate)),
+            page: Arc::new(AtomicBool::new(page)),
+            failures: Arc::new(move |account| accounts.failures(account)),
+            replica: std::env::var("POD_NAME")
+                .unwrap_or_else(|_| "cert-renew".into())
+                .into(),
             started,
         },
         until(&stopped),
@@ -210,6 +221,16 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let _ = tokio::join!(challenge_server, metrics_server);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// SIGHUP turns the log level to debug, and the next one back.
+async fn follow_hangups(mut verbosity: Verbosity) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangups.recv().await.is_some() {
+        verbosity.turn();
+    }
 }
 
 /// What the Lease calls this process: the pod, and something that the same pod's next container does not have.

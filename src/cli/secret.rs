@@ -2,11 +2,12 @@
 //!
 //! The operator does the work; what is written here is what a person could write with kubectl.
 
-use std::io::Write as _;
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use futures::future::join_all;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::Ingress;
@@ -15,11 +16,13 @@ use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::way::Place;
 use super::{CommandResult, Failure, block_on};
 use crate::name::Name;
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
 use crate::secret::thin::{CertificateState, ThinSecret};
+use crate::text::shown;
 use crate::time::UnixTime;
 
 /// Between two looks at a Secret that is waited for.
@@ -35,9 +38,8 @@ pub(super) struct Renew {
     /// Instead of one Secret: all annotated ones that match this label selector
     #[arg(short = 'l', long, conflicts_with = "secret")]
     selector: Option<String>,
-    /// With -l: the namespace
-    #[arg(short, long)]
-    namespace: Option<String>,
+    #[command(flatten)]
+    place: Place,
     /// Wait until the workloads have the new certificate
     #[arg(long)]
     wait: bool,
@@ -50,6 +52,8 @@ pub(super) struct Renew {
 pub(super) struct Resume {
     /// The Secret whose rollout was halted, as NAMESPACE/NAME or NAME
     secret: String,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Debug, Parser)]
@@ -63,18 +67,23 @@ pub(super) struct Create {
     #[arg(long, required_unless_present = "from")]
     names: Option<String>,
     /// Take the names from ingress/NAME of the same namespace
-    #[arg(long, conflicts_with = "names")]
+    #[arg(long, conflicts_with = "names", value_name = "ingress/NAME")]
     from: Option<String>,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Asks for a new certificate, and waits for it with `--wait`.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn renew(args: Renew) -> CommandResult {
     block_on(async {
-        let client = connect().await?;
+        let client = args.place.client().await?;
         let secrets: Vec<(String, String)> = match &args.selector {
-            None => vec![place(&client, args.secret.as_deref().unwrap_or_default())],
-            Some(selector) => selected(&client, args.namespace.as_deref(), selector).await?,
+            None => {
+                let named = args.secret.as_deref().unwrap_or_default();
+                vec![args.place.of(&client, named)]
+            }
+            Some(selector) => selected(&client, args.place.namespace(&client), selector).await?,
         };
         if secrets.is_empty() {
             return Err(Failure("no annotated Secret matches the selector".into()));
@@ -86,17 +95,17 @@ pub(super) fn renew(args: Renew) -> CommandResult {
             println!("{namespace}/{name}: asked for");
         }
         let deadline = Instant::now() + Duration::from_secs(args.timeout);
+        let waits = secrets.iter().filter(|_| args.wait);
+        let waits = waits.map(|secret| wait(&client, secret, &value, deadline));
         let mut code = ExitCode::SUCCESS;
-        for (namespace, name) in secrets.iter().filter(|_| args.wait) {
-            match wait(&client, namespace, name, &value, deadline).await? {
-                Ok(done) => println!("{namespace}/{name}: {done}"),
-                Err(at_last) => {
-                    code = ExitCode::FAILURE;
-                    println!(
-                        "{namespace}/{name}: not within {} s; {at_last}",
-                        args.timeout
-                    );
-                }
+        for (secret, ended) in secrets.iter().zip(join_all(waits).await) {
+            if let Err(at_last) = ended? {
+                let (namespace, name) = secret;
+                code = ExitCode::FAILURE;
+                println!(
+                    "{namespace}/{name}: not within {} s; {at_last}",
+                    args.timeout
+                );
             }
         }
         Ok(code)
@@ -107,8 +116,8 @@ pub(super) fn renew(args: Renew) -> CommandResult {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn resume(args: Resume) -> CommandResult {
     block_on(async {
-        let client = connect().await?;
-        let (namespace, name) = place(&client, &args.secret);
+        let client = args.place.client().await?;
+        let (namespace, name) = args.place.of(&client, &args.secret);
         let secret = get(&client, &namespace, &name).await?;
         let Some(halted) = secret.head.annotation(keys::ROLLOUT_HALTED) else {
             println!("{namespace}/{name}: its rollout is not halted");
@@ -125,8 +134,8 @@ pub(super) fn resume(args: Resume) -> CommandResult {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn create(args: Create) -> CommandResult {
     block_on(async {
-        let client = connect().await?;
-        let (namespace, name) = place(&client, &args.secret);
+        let client = args.place.client().await?;
+        let (namespace, name) = args.place.of(&client, &args.secret);
         let names = match (&args.names, &args.from) {
             (Some(names), _) => names.clone(),
             (None, from) => hosts(&client, &namespace, from.as_deref().unwrap_or_default()).await?,
@@ -169,20 +178,6 @@ pub(super) fn create(args: Create) -> CommandResult {
     })
 }
 
-pub(super) async fn connect() -> Result<Client, Failure> {
-    crate::cluster::connect(None)
-        .await
-        .map_err(|error| Failure::new("finding the way to the API server", &*error))
-}
-
-/// Namespace and name.
-pub(super) fn place(client: &Client, text: &str) -> (String, String) {
-    match text.split_once('/') {
-        Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
-        None => (client.default_namespace().to_owned(), text.to_owned()),
-    }
-}
-
 async fn get(client: &Client, namespace: &str, name: &str) -> Result<ThinSecret, Failure> {
     let api: Api<ThinSecret> = Api::namespaced(client.clone(), namespace);
     api.get(name)
@@ -192,10 +187,9 @@ async fn get(client: &Client, namespace: &str, name: &str) -> Result<ThinSecret,
 
 async fn selected(
     client: &Client,
-    namespace: Option<&str>,
+    namespace: &str,
     selector: &str,
 ) -> Result<Vec<(String, String)>, Failure> {
-    let namespace = namespace.unwrap_or_else(|| client.default_namespace());
     let api: Api<ThinSecret> = Api::namespaced(client.clone(), namespace);
     let list = api.list(&ListParams::default().labels(selector)).await;
     let list = list.map_err(|error| Failure::new("listing Secrets", &error))?;
@@ -223,49 +217,84 @@ pub(super) async fn annotate(
         .map_err(|error| Failure::new(&format!("annotating Secret {namespace}/{name}"), &error))
 }
 
-/// Waits for the answer to a `renew-now` value; what was the matter at last where it does not come.
+/// Waits for the answer to a `renew-now` value, and says how far it is; what was the matter at last where it does not come.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn wait(
     client: &Client,
-    namespace: &str,
-    name: &str,
+    (namespace, name): &(String, String),
     value: &str,
     deadline: Instant,
-) -> Result<Result<String, String>, Failure> {
-    let mut told = None;
+) -> Result<Result<(), String>, Failure> {
+    let mut told = Progress::Asked;
     loop {
         let secret = get(client, namespace, name).await?;
-        let head = &secret.head;
-        let renewed = head.annotation(keys::RENEWED_FOR) == Some(value);
-        let rolled_out: Option<RolledOut> = head
-            .annotation(keys::ROLLED_OUT)
-            .and_then(|text| text.parse().ok());
-        match (renewed, secret.certificate()) {
-            (true, CertificateState::Leaf(leaf))
-                if rolled_out.and_then(RolledOut::fingerprint) == Some(leaf.fingerprint) =>
-            {
-                let until = leaf.not_after;
-                return Ok(Ok(format!(
-                    "renewed until {until}, and the workloads have it"
-                )));
-            }
-            _ => {}
+        let progress = Progress::of(&secret, value);
+        if progress != told {
+            println!("{namespace}/{name}: {progress}");
+            told = progress;
         }
-        let error = head.annotation(keys::LAST_ERROR).map(ToOwned::to_owned);
-        if error.is_some() && error != told {
-            let text = error.as_deref().unwrap_or_default();
-            // Where standard error is closed there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{namespace}/{name}: {text}");
-            told.clone_from(&error);
+        if let Progress::Done(_) = told {
+            return Ok(Ok(()));
         }
         if Instant::now() >= deadline {
-            let state = match (renewed, error) {
-                (_, Some(error)) => error,
-                (true, None) => "renewed, and the rollout goes on".to_owned(),
-                (false, None) => "not renewed yet; its Events say why".to_owned(),
-            };
-            return Ok(Err(state));
+            return Ok(Err(told.to_string()));
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// How far a renewal is, by what stands on the Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nothing has happened yet.
+    Asked,
+    /// The last try failed.
+    Failing(String),
+    /// The new certificate, which ends then, is in the Secret.
+    Renewed(UnixTime),
+    /// A workload did not come up with it.
+    Halted(String),
+    /// The workloads have it.
+    Done(UnixTime),
+}
+
+impl Progress {
+    fn of(secret: &ThinSecret, value: &str) -> Self {
+        let head = &secret.head;
+        let error = head.annotation(keys::LAST_ERROR);
+        let CertificateState::Leaf(leaf) = secret.certificate() else {
+            return error.map_or(Self::Asked, |error| Self::Failing(shown(error)));
+        };
+        if head.annotation(keys::RENEWED_FOR) != Some(value) {
+            return error.map_or(Self::Asked, |error| Self::Failing(shown(error)));
+        }
+        let had: Option<RolledOut> = head
+            .annotation(keys::ROLLED_OUT)
+            .and_then(|text| text.parse().ok());
+        match (had, head.annotation(keys::ROLLOUT_HALTED)) {
+            (Some(had), _) if had.fingerprint() == Some(leaf.fingerprint) => {
+                Self::Done(leaf.not_after)
+            }
+            (_, Some(halted)) => Self::Halted(shown(halted)),
+            _ => Self::Renewed(leaf.not_after),
+        }
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked => f.write_str("not renewed yet; its Events say why"),
+            Self::Failing(error) => write!(f, "the last try failed: {error}"),
+            Self::Renewed(until) => {
+                write!(f, "renewed until {until}; its workloads are being rolled")
+            }
+            Self::Halted(at) => write!(
+                f,
+                "renewed, and the rollout is halted at {at}: cert-renew resume lets it go on"
+            ),
+            Self::Done(until) => write!(f, "renewed until {until}, and the workloads have it"),
+        }
     }
 }
 

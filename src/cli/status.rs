@@ -8,13 +8,18 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use futures::{StreamExt as _, stream};
 use kube::api::{Api, ListParams};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use serde::Serialize;
 
+use super::output::{Output, Paint, Table};
+use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
 use crate::certificate::{Leaf, Unreadable};
-use crate::cluster;
+use crate::cluster::chain;
 use crate::duration;
 use crate::schedule::budget::hash;
 use crate::schedule::due::{self, Inputs, Never};
@@ -30,23 +35,14 @@ const PAGE: u32 = 250;
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
-    /// Namespace; that of the kubeconfig's context otherwise
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// All namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    #[command(flatten)]
+    scope: Scope,
     /// How it is printed
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people
-    Table,
-    /// One JSON list
-    Json,
+    /// Go on, and print what changes, until interrupted
+    #[arg(short, long)]
+    watch: bool,
 }
 
 /// One annotated Secret.
@@ -57,18 +53,22 @@ pub struct Row {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// In one word: ok, due, failing, expired, absent, unreadable, paused.
+    /// In one word: ok, due, failing, expired, absent, unreadable, paused; in a watch also deleted.
     pub state: &'static str,
     /// Who renews it.
     pub issuer: String,
     /// Names in the certificate.
     pub names: Vec<String>,
+    /// Beginning of the certificate.
+    pub valid_from: Option<String>,
     /// End of the certificate.
     pub expires: Option<String>,
     /// When it is renewed, `now` where it is due; none where cert-renew does not renew it.
     pub renews: Option<String>,
     /// In one word: done, pending, halted, none yet.
     pub rollout: &'static str,
+    /// When a renewal that failed is tried again.
+    pub retry_at: Option<String>,
     /// What went wrong last.
     pub last_error: Option<String>,
     #[serde(skip)]
@@ -79,40 +79,106 @@ pub struct Row {
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
-    let rows = block_on(async {
-        let client = cluster::connect(None)
-            .await
-            .map_err(|error| Failure::new("finding the way to the API server", &*error))?;
-        let namespace = args
-            .namespace
-            .clone()
-            .unwrap_or_else(|| client.default_namespace().to_owned());
-        let api: Api<ThinSecret> = if args.all_namespaces {
-            Api::all(client)
-        } else {
-            Api::namespaced(client, &namespace)
-        };
-        list(&api).await
-    })?;
+    block_on(async {
+        let client = args.scope.client().await?;
+        let api: Api<ThinSecret> = args.scope.api(&client);
+        let secrets = list(&api).await?;
+        let now = UnixTime::now();
+        let rows: Vec<Row> = secrets
+            .iter()
+            .filter_map(|secret| row(now, secret))
+            .collect();
+        if args.watch {
+            return follow(&api, &args, rows).await;
+        }
+        match args.output.of_program(&rows)? {
+            Some(text) => print!("{text}"),
+            None if rows.is_empty() => nothing(),
+            None => {
+                let colours = std::io::stdout().is_terminal();
+                print!("{}", table(now, &rows, args.output, colours));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Nothing on standard output: whoever pipes it on gets an empty list.
+fn nothing() {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(
+        std::io::stderr(),
+        "no Secret is annotated here; annotate one with {}=<issuer>, or look everywhere with -A",
+        keys::ISSUER
+    );
+}
+
+/// Prints the rows, and then each one that has become another, as `kubectl get --watch` does.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn follow(api: &Api<ThinSecret>, args: &Args, rows: Vec<Row>) -> CommandResult {
+    let colours = std::io::stdout().is_terminal();
     let now = UnixTime::now();
-    let rows: Vec<Row> = rows.iter().filter_map(|secret| row(now, secret)).collect();
-    match args.output {
-        Output::Json => {
-            let text = serde_json::to_string_pretty(&rows);
-            println!(
-                "{}",
-                text.map_err(|error| Failure::new("printing", &error))?
-            );
+    let lines: Vec<_> = rows.iter().map(|row| cells(now, row)).collect();
+    let layout = Layout::new(&lines, args.output, colours);
+    let print = |row: &Row| {
+        match args.output {
+            Output::Json => println!("{}", serde_json::to_string(row).unwrap_or_default()),
+            Output::Yaml => {
+                let text = args.output.of_program(row);
+                print!("---\n{}", text.ok().flatten().unwrap_or_default());
+            }
+            Output::Table | Output::Wide => {
+                print!("{}", layout.line(cells(UnixTime::now(), row)));
+            }
         }
-        Output::Table if rows.is_empty() => {
-            // Nothing on standard output: whoever pipes it on gets an empty list.
-            let _ = writeln!(
-                std::io::stderr(),
-                "no Secret is annotated here; annotate one with {}=<issuer>, or look everywhere with -A",
-                keys::ISSUER
-            );
+        // A pipe that nobody reads ends the command with the next line.
+        let _ = std::io::stdout().flush();
+    };
+    if matches!(args.output, Output::Table | Output::Wide) {
+        print!("{}", layout.head());
+    }
+    rows.iter().for_each(&print);
+    let mut known: BTreeMap<(String, String), Row> =
+        rows.into_iter().map(|row| (row.place(), row)).collect();
+    let selected = |config: watcher::Config| watch(api.clone(), config).default_backoff().boxed();
+    let mut events = stream::select_all([
+        selected(watcher::Config::default().fields("type=kubernetes.io/tls")),
+        selected(
+            watcher::Config::default()
+                .labels(&format!("{}=true", keys::MANAGED_LABEL))
+                .fields("type!=kubernetes.io/tls"),
+        ),
+    ]);
+    while let Some(event) = events.next().await {
+        let now = UnixTime::now();
+        let (secret, deleted) = match event {
+            Ok(Event::Apply(secret) | Event::InitApply(secret)) => (secret, false),
+            Ok(Event::Delete(secret)) => (secret, true),
+            Ok(Event::Init | Event::InitDone) => continue,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "watching Secrets: {}", chain(&error));
+                continue;
+            }
+        };
+        let place = (
+            secret.head.namespace().to_owned(),
+            secret.head.name().to_owned(),
+        );
+        match row(now, &secret).filter(|_| !deleted) {
+            Some(row) if known.get(&place) == Some(&row) => {}
+            Some(row) => {
+                print(&row);
+                known.insert(place, row);
+            }
+            None => {
+                if let Some(row) = known.remove(&place) {
+                    print(&Row {
+                        state: "deleted",
+                        ..row
+                    });
+                }
+            }
         }
-        Output::Table => print!("{}", table(now, &rows, std::io::stdout().is_terminal())),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -185,6 +251,7 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
             .flat_map(|leaf| &leaf.names)
             .map(ToString::to_string)
             .collect(),
+        valid_from: leaf.as_ref().ok().map(|leaf| leaf.not_before.to_string()),
         expires: leaf.as_ref().ok().map(|leaf| leaf.not_after.to_string()),
         renews: renews.map(|at| {
             if at <= now {
@@ -194,6 +261,7 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
             }
         }),
         rollout: rollout(&leaf, annotations),
+        retry_at: head.annotation(keys::RETRY_AT).map(ToOwned::to_owned),
         last_error: last_error.map(ToOwned::to_owned),
         ends: leaf.as_ref().ok().map(|leaf| leaf.not_after),
         due: renews,
@@ -233,82 +301,120 @@ fn rollout(
     }
 }
 
-/// Columns as wide as they need to be; what is in trouble stands out on a terminal.
-fn table(now: UnixTime, rows: &[Row], colours: bool) -> String {
-    const TITLES: [&str; 8] = [
-        "NAMESPACE",
-        "NAME",
-        "STATE",
-        "EXPIRES",
-        "RENEWS",
-        "ISSUER",
-        "ROLLOUT",
-        "LAST ERROR",
-    ];
-    let lines: Vec<[String; 8]> = rows
-        .iter()
-        .map(|row| {
-            [
-                row.namespace.clone(),
-                row.name.clone(),
-                row.state.to_owned(),
-                row.ends.map_or_else(|| "-".into(), |at| relative(now, at)),
-                row.due.map_or_else(
-                    || "-".into(),
-                    |at| {
-                        if at <= now {
-                            "now".into()
-                        } else {
-                            relative(now, at)
-                        }
-                    },
-                ),
-                row.issuer.clone(),
-                row.rollout.to_owned(),
-                // An error may hold what somebody else wrote: it goes to a terminal only quoted.
-                row.last_error.as_deref().map_or_else(|| "-".into(), shown),
-            ]
-        })
-        .collect();
-    let widths: Vec<usize> = TITLES
-        .iter()
-        .enumerate()
-        .map(|(column, title)| {
-            let cells = lines.iter().map(|line| line[column].chars().count());
-            cells.max().unwrap_or(0).max(title.len())
-        })
-        .collect();
-    let mut out = String::new();
-    let titles = TITLES.map(str::to_owned);
-    for (number, line) in std::iter::once(&titles).chain(&lines).enumerate() {
-        let state = line[2].as_str();
-        let colour = match state {
-            "expired" | "failing" | "unreadable" => Some("31"),
-            "absent" | "due" => Some("33"),
-            _ => None,
-        };
-        let cells: Vec<String> = line
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(column, (cell, width))| {
-                let padded = if column == TITLES.len() - 1 {
-                    cell.clone()
-                } else {
-                    format!("{cell:width$}")
-                };
-                match colour {
-                    Some(colour) if colours && number > 0 && column == 2 => {
-                        format!("\u{1b}[{colour}m{padded}\u{1b}[0m")
-                    }
-                    _ => padded,
-                }
-            })
-            .collect();
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
+impl Row {
+    fn place(&self) -> (String, String) {
+        (self.namespace.clone(), self.name.clone())
     }
-    out
+}
+
+const TITLES: [&str; 11] = [
+    "NAMESPACE",
+    "NAME",
+    "STATE",
+    "EXPIRES",
+    "RENEWS",
+    "ISSUER",
+    "ROLLOUT",
+    "VALID FROM",
+    "RETRY AT",
+    "NAMES",
+    "LAST ERROR",
+];
+/// Those that only the wide table has.
+const WIDE: std::ops::Range<usize> = 7..10;
+const NARROW: usize = TITLES.len() - 3;
+
+/// The table, or the wide one.
+enum Layout {
+    Narrow(Table<NARROW>),
+    Wide(Table<{ TITLES.len() }>),
+}
+
+impl Layout {
+    fn new(lines: &[[String; TITLES.len()]], output: Output, colours: bool) -> Self {
+        let paint = colours.then_some((2, colour as Paint));
+        if output == Output::Wide {
+            return Self::Wide(Table::new(TITLES, lines, paint));
+        }
+        let mut titles = TITLES.into_iter().enumerate();
+        let titles = std::array::from_fn(|_| {
+            let next = titles.find(|(column, _)| !WIDE.contains(column));
+            next.map_or("", |(_, title)| title)
+        });
+        let lines: Vec<_> = lines.iter().cloned().map(narrow).collect();
+        Self::Narrow(Table::new(titles, &lines, paint))
+    }
+
+    fn head(&self) -> String {
+        match self {
+            Self::Narrow(table) => table.head(),
+            Self::Wide(table) => table.head(),
+        }
+    }
+
+    fn line(&self, cells: [String; TITLES.len()]) -> String {
+        match self {
+            Self::Narrow(table) => table.line(&narrow(cells)),
+            Self::Wide(table) => table.line(&cells),
+        }
+    }
+}
+
+fn cells(now: UnixTime, row: &Row) -> [String; TITLES.len()] {
+    let none = || "-".to_owned();
+    let text = |text: &Option<String>| text.as_deref().map_or_else(none, shown_plain);
+    [
+        row.namespace.clone(),
+        row.name.clone(),
+        row.state.to_owned(),
+        row.ends.map_or_else(none, |at| relative(now, at)),
+        row.due.map_or_else(none, |at| {
+            if at <= now {
+                "now".into()
+            } else {
+                relative(now, at)
+            }
+        }),
+        row.issuer.clone(),
+        row.rollout.to_owned(),
+        text(&row.valid_from),
+        text(&row.retry_at),
+        if row.names.is_empty() {
+            none()
+        } else {
+            row.names.join(",")
+        },
+        // An error may hold what somebody else wrote: it goes to a terminal only quoted.
+        row.last_error.as_deref().map_or_else(none, shown),
+    ]
+}
+
+/// Instants and the like, which need no quotes unless somebody has put something else there.
+fn shown_plain(text: &str) -> String {
+    let plain = text.parse::<UnixTime>().is_ok();
+    if plain { text.to_owned() } else { shown(text) }
+}
+/// Takes the columns of the wide table away.
+fn narrow(cells: [String; TITLES.len()]) -> [String; NARROW] {
+    let kept = cells.into_iter().enumerate();
+    let mut kept = kept.filter_map(|(column, cell)| (!WIDE.contains(&column)).then_some(cell));
+    std::array::from_fn(|_| kept.next().unwrap_or_default())
+}
+
+/// What is in trouble stands out on a terminal.
+fn colour(state: &str) -> Option<&'static str> {
+    match state {
+        "expired" | "failing" | "unreadable" => Some("31"),
+        "absent" | "due" => Some("33"),
+        _ => None,
+    }
+}
+
+fn table(now: UnixTime, rows: &[Row], output: Output, colours: bool) -> String {
+    let lines: Vec<_> = rows.iter().map(|row| cells(now, row)).collect();
+    let layout = Layout::new(&lines, output, colours);
+    let lines = lines.into_iter().map(|cells| layout.line(cells));
+    layout.head() + &lines.collect::<String>()
 }
 
 fn relative(now: UnixTime, at: UnixTime) -> String {
@@ -388,7 +494,26 @@ shop       failing  failing  in 59d   in 28d 17h  letsencrypt  pending   \"no\\u
 shop       watched  ok       in 59d   -           external     none yet  -
 shop       other    absent   -        -           letsencrypt  none yet  -
 ";
-        assert_eq!(table(now, &rows, false), expected);
+        assert_eq!(table(now, &rows, Output::Table, false), expected);
+        let wide = table(now, &rows, Output::Wide, false);
+        let lines: Vec<&str> = wide.lines().collect();
+        assert_eq!(
+            lines[2].split_whitespace().collect::<Vec<_>>()[9..],
+            [
+                "done",
+                "2026-01-01T00:00:00Z",
+                "-",
+                "shop.example.com,*.shop.example.com,10.0.0.1,2001:db8::1",
+                "-"
+            ]
+        );
+        let yaml = Output::Yaml.of_program(&rows).unwrap().unwrap();
+        assert!(yaml.contains("state: ok\n"), "{yaml}");
+        let coloured = table(now, &rows, Output::Table, true);
+        assert!(
+            coloured.contains("\u{1b}[31mfailing\u{1b}[0m"),
+            "{coloured}"
+        );
         let json = serde_json::to_value(&rows).unwrap();
         assert_eq!(json[1]["state"], "ok");
         assert_eq!(json[1]["rollout"], "done");

@@ -8,7 +8,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{Layer as _, fmt};
+use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,15 +21,41 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// Starts logging at `level`.
-///
+/// Turns the level up and down again while the process runs.
+pub(super) struct Verbosity {
+    filter: reload::Handle<Targets, Registry>,
+    configured: Level,
+    now: Level,
+}
+
+impl Verbosity {
+    /// From the configured level to `debug`, and from there back.
+    pub(super) fn turn(&mut self) {
+        let next = if self.now == self.configured {
+            self.configured.max(Level::DEBUG)
+        } else {
+            self.configured
+        };
+        // It fails only when nothing logs any more.
+        if self.filter.reload(filter(next)).is_ok() {
+            self.now = next;
+            tracing::info!(level = %next, "the log level is another");
+        }
+    }
+}
+
 /// kube logs whole response bodies when it cannot decode them; whatever the level, it is kept from that.
-pub(super) fn start(format: LogFormat, level: Level) {
-    let filter = Targets::new()
+fn filter(level: Level) -> Targets {
+    Targets::new()
         .with_default(LevelFilter::WARN.min(LevelFilter::from_level(level)))
         .with_target("cert_renew", level)
         .with_target("kube_client", LevelFilter::ERROR)
-        .with_target("kube_runtime", LevelFilter::ERROR);
+        .with_target("kube_runtime", LevelFilter::ERROR)
+}
+
+/// Starts logging at `level`.
+pub(super) fn start(format: LogFormat, level: Level) -> Verbosity {
+    let (filter, handle) = reload::Layer::new(filter(level));
     let terminal = std::io::stderr().is_terminal();
     let layer = match format {
         LogFormat::Json => json(),
@@ -44,6 +70,11 @@ pub(super) fn start(format: LogFormat, level: Level) {
     let _ = tracing_subscriber::registry()
         .with(layer.with_filter(filter))
         .try_init();
+    Verbosity {
+        filter: handle,
+        configured: level,
+        now: level,
+    }
 }
 
 fn json<S>() -> Box<dyn tracing_subscriber::Layer<S> + Send + Sync>

@@ -2,6 +2,8 @@
 //!
 //! Publishing goes through a bounded queue and one task; when the API server is slow, Events are lost, renewals are not.
 
+use std::fmt;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -22,6 +24,95 @@ pub enum Severity {
     Normal,
     /// What somebody should look at.
     Warning,
+}
+
+/// Why there is an Event: the whole list, as `docs/events.md` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The new pair is in the Secret.
+    Renewed,
+    /// It is not, and will be tried again.
+    RenewalFailed,
+    /// The names could not be proven to the staging CA.
+    RehearsalFailed,
+    /// A budget keeps the CA from being asked.
+    RenewalHeld,
+    /// Another program writes the Secret, so that it is left to that.
+    OwnedByAnother,
+    /// The CA wants the certificate replaced at another time.
+    RenewalWindowMoved,
+    /// The workloads have the certificate; on a workload: it has.
+    RolledOut,
+    /// The pair in the Secret is none to roll onto.
+    NotRolledOut,
+    /// A workload did not come up with the certificate.
+    RolloutFailed,
+    /// The others are left alone until somebody has looked.
+    RolloutHalted,
+    /// `workloads` names one that does not exist.
+    WorkloadMissing,
+    /// An annotation is unknown or cannot be followed.
+    InvalidAnnotation,
+    /// What is in the Secret is no certificate.
+    UnreadableCertificate,
+    /// One of `outputs` could not be written.
+    OutputLeftOut,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Renewed,
+        Self::RenewalFailed,
+        Self::RehearsalFailed,
+        Self::RenewalHeld,
+        Self::OwnedByAnother,
+        Self::RenewalWindowMoved,
+        Self::RolledOut,
+        Self::NotRolledOut,
+        Self::RolloutFailed,
+        Self::RolloutHalted,
+        Self::WorkloadMissing,
+        Self::InvalidAnnotation,
+        Self::UnreadableCertificate,
+        Self::OutputLeftOut,
+    ];
+
+    /// As the Event has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Renewed => "Renewed",
+            Self::RenewalFailed => "RenewalFailed",
+            Self::RehearsalFailed => "RehearsalFailed",
+            Self::RenewalHeld => "RenewalHeld",
+            Self::OwnedByAnother => "OwnedByAnother",
+            Self::RenewalWindowMoved => "RenewalWindowMoved",
+            Self::RolledOut => "RolledOut",
+            Self::NotRolledOut => "NotRolledOut",
+            Self::RolloutFailed => "RolloutFailed",
+            Self::RolloutHalted => "RolloutHalted",
+            Self::WorkloadMissing => "WorkloadMissing",
+            Self::InvalidAnnotation => "InvalidAnnotation",
+            Self::UnreadableCertificate => "UnreadableCertificate",
+            Self::OutputLeftOut => "OutputLeftOut",
+        }
+    }
+
+    /// Whether somebody should look.
+    #[must_use]
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::Renewed | Self::RenewalWindowMoved | Self::RolledOut => Severity::Normal,
+            _ => Severity::Warning,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Hands Events to the task that publishes them; cheap to clone.
@@ -58,14 +149,7 @@ impl Events {
     }
 
     /// Publishes an Event on a Secret.
-    pub fn secret(
-        &self,
-        key: &Key,
-        uid: &str,
-        severity: Severity,
-        reason: &'static str,
-        note: &str,
-    ) {
+    pub fn secret(&self, key: &Key, uid: &str, reason: Reason, note: &str) {
         let on = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Secret".into()),
@@ -74,23 +158,26 @@ impl Events {
             uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };
-        self.on(on, severity, reason, note);
+        self.on(on, reason, note);
     }
 
     /// Publishes an Event on any object.
-    pub fn on(&self, on: ObjectReference, severity: Severity, reason: &'static str, note: &str) {
+    pub fn on(&self, on: ObjectReference, reason: Reason, note: &str) {
         let event = Event {
-            type_: match severity {
+            type_: match reason.severity() {
                 Severity::Normal => EventType::Normal,
                 Severity::Warning => EventType::Warning,
             },
-            reason: reason.into(),
+            reason: reason.as_str().into(),
             note: Some(cut(note, LONGEST_NOTE).to_owned()),
-            action: reason.into(),
+            action: reason.as_str().into(),
             secondary: None,
         };
         if self.0.try_send((on, event)).is_err() {
-            tracing::debug!(reason, "an Event was dropped: too many wait");
+            tracing::debug!(
+                reason = reason.as_str(),
+                "an Event was dropped: too many wait"
+            );
         }
     }
 }
@@ -105,4 +192,33 @@ fn cut(text: &str, bytes: usize) -> &str {
         .find(|end| text.is_char_boundary(*end))
         .unwrap_or(0);
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_every_reason() {
+        let page = include_str!("../../docs/events.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+        let rows = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`')));
+        let documented: Vec<(&str, &str)> = rows
+            .filter_map(|mut cells| Some((cells.next()?, cells.next()?)))
+            .collect();
+        let known = Reason::ALL.map(|reason| {
+            let severity = match reason.severity() {
+                Severity::Normal => "Normal",
+                Severity::Warning => "Warning",
+            };
+            (reason.as_str(), severity)
+        });
+        assert_eq!(documented, known);
+    }
+
+    #[test]
+    fn a_note_is_cut_between_characters() {
+        assert_eq!(cut("aä", 2), "a");
+        assert_eq!(cut("aä", 3), "aä");
+    }
 }

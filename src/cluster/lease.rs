@@ -172,7 +172,7 @@ impl Candidate {
                 tracing::warn!(
                     term,
                     holder,
-                    "no longer leading: the lease could not be renewed in time"
+                    "no longer leading: the lease was not renewed in time, or is another one's"
                 );
                 self.leads.send_replace(None);
             }

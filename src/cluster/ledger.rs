@@ -70,6 +70,14 @@ impl Ledger {
         self.lock().get(&account).cloned().unwrap_or_default()
     }
 
+    /// Failures in a row of an account.
+    #[must_use]
+    pub fn failures(&self, account: u64) -> u32 {
+        self.lock()
+            .get(&account)
+            .map_or(0, |account| account.failures)
+    }
+
     /// No try before this instant; see [`Account::retry_at`].
     #[must_use]
     pub fn retry_at(&self, account: u64, wish: Option<u64>) -> Option<UnixTime> {

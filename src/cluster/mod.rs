@@ -15,11 +15,13 @@ pub mod secrets;
 pub mod watch;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
 use kube::client::ClientBuilder;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 
 use crate::gate::{Closed, Gate};
@@ -27,6 +29,42 @@ use crate::metrics::Metrics;
 
 /// The API server answers in milliseconds, or the answer will not come: kube sets no read timeout of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Which kubeconfig and which context of it is taken, and as whom; without any of it what kubectl would take.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// The kubeconfig file.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context.
+    pub context: Option<String>,
+    /// The user to impersonate.
+    pub user: Option<String>,
+    /// The groups to impersonate.
+    pub groups: Vec<String>,
+}
+
+impl Way {
+    async fn config(&self) -> Result<kube::Config, NoWay> {
+        let options = KubeConfigOptions {
+            context: self.context.clone(),
+            ..KubeConfigOptions::default()
+        };
+        let mut config = match &self.kubeconfig {
+            Some(file) => {
+                let file = Kubeconfig::read_from(file)?;
+                kube::Config::from_custom_kubeconfig(file, &options).await?
+            }
+            None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
+            None => kube::Config::infer().await?,
+        };
+        if self.user.is_some() {
+            config.auth_info.impersonate.clone_from(&self.user);
+            config.auth_info.impersonate_groups =
+                Some(self.groups.clone()).filter(|groups| !groups.is_empty());
+        }
+        Ok(config)
+    }
+}
 
 /// The client of what only reads, and of the lease: by kubeconfig, else by the pod's service account.
 ///
@@ -37,8 +75,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When neither says where the API server is.
-pub async fn connect(metrics: Option<Arc<Metrics>>) -> Result<Client, NoWay> {
-    let builder = ClientBuilder::try_from(config().await?)?;
+pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client, NoWay> {
+    let builder = ClientBuilder::try_from(config(way).await?)?;
     Ok(match metrics {
         Some(metrics) => builder.with_layer(&observe::Counting(metrics)).build(),
         None => builder.build(),
@@ -50,7 +88,7 @@ pub async fn connect(metrics: Option<Arc<Metrics>>) -> Result<Client, NoWay> {
 /// # Errors
 /// When neither kubeconfig nor pod says where the API server is.
 pub async fn connect_behind(gate: Gate, metrics: Arc<Metrics>) -> Result<Client, NoWay> {
-    let builder = ClientBuilder::try_from(config().await?)?
+    let builder = ClientBuilder::try_from(config(&Way::default()).await?)?
         .with_layer(&observe::Counting(metrics))
         // Outermost: kube's own retries are inside.
         .with_layer(&gated::Gating(gate));
@@ -60,8 +98,8 @@ pub async fn connect_behind(gate: Gate, metrics: Arc<Metrics>) -> Result<Client,
 /// Why there is no way to the API server.
 pub type NoWay = Box<dyn std::error::Error + Send + Sync>;
 
-async fn config() -> Result<kube::Config, NoWay> {
-    let mut config = kube::Config::infer().await?;
+async fn config(way: &Way) -> Result<kube::Config, NoWay> {
+    let mut config = way.config().await?;
     let of_environment = |proxy: &http::Uri| {
         let values = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).ok());
         let mut parsed = values

@@ -2,16 +2,20 @@
 //!
 //! One object at a time goes from the wire to the index; nothing is stored here.
 
+use std::fmt::Debug;
+
 use futures::stream::{self, BoxStream, StreamExt};
-use kube::Client;
 use kube::api::Api;
+use kube::core::NamespaceResourceScope;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
 
-use crate::config::{Select, WatchConfig};
+use crate::config::{Observe, Select, WatchConfig};
 use crate::index::Source;
 use crate::secret::keys::MANAGED_LABEL;
-use crate::secret::thin::ThinSecret;
+use crate::secret::thin::{ObservedSecret, ThinSecret};
 
 /// Objects in a page where the server does not stream lists: a page of thin Secrets peaks at a few megabytes.
 const PAGE: u32 = 250;
@@ -22,6 +26,39 @@ pub struct Secrets {
     pub count: usize,
     /// Their events, each with the watch it came by. Errors are reported and retried with back-off.
     pub events: BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>,
+}
+
+/// What a watch brings, whatever it is decoded as.
+fn thin<K: Into<ThinSecret>>(event: watcher::Event<K>) -> watcher::Event<ThinSecret> {
+    match event {
+        watcher::Event::Apply(secret) => watcher::Event::Apply(secret.into()),
+        watcher::Event::Delete(secret) => watcher::Event::Delete(secret.into()),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(secret) => watcher::Event::InitApply(secret.into()),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    }
+}
+
+fn open<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    config: watcher::Config,
+) -> BoxStream<'static, Result<watcher::Event<ThinSecret>, watcher::Error>>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Into<ThinSecret>
+        + Send
+        + 'static,
+{
+    let api: Api<K> = match namespace {
+        None => Api::all(client.clone()),
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+    };
+    let events = watcher(api, config).default_backoff();
+    events.map(|event| event.map(thin)).boxed()
 }
 
 /// Opens the watches that the config asks for.
@@ -44,11 +81,11 @@ pub async fn secrets(client: &Client, watch: &WatchConfig) -> Result<Secrets, su
         Select::Label => vec![labelled],
     };
     // One watch a namespace where only some are watched: a Role cannot give more.
-    let scopes: Vec<Api<ThinSecret>> = if watch.namespaces.is_empty() {
-        vec![Api::all(client.clone())]
+    let scopes: Vec<Option<&str>> = if watch.namespaces.is_empty() {
+        vec![None]
     } else {
-        let scoped = |namespace: &String| Api::namespaced(client.clone(), namespace);
-        watch.namespaces.iter().map(scoped).collect()
+        let named = watch.namespaces.iter();
+        named.map(|namespace| Some(namespace.as_str())).collect()
     };
     let mut streams = Vec::new();
     for config in configs {
@@ -57,9 +94,12 @@ pub async fn secrets(client: &Client, watch: &WatchConfig) -> Result<Secrets, su
         } else {
             config.page_size(PAGE)
         };
-        for api in &scopes {
+        for scope in &scopes {
             let source = Source(u16::try_from(streams.len()).unwrap_or(u16::MAX));
-            let events = watcher(api.clone(), config.clone()).default_backoff();
+            let events = match watch.observe {
+                Observe::Annotated => open::<ThinSecret>(client, *scope, config.clone()),
+                Observe::All => open::<ObservedSecret>(client, *scope, config.clone()),
+            };
             streams.push(events.map(move |event| (source, event)).boxed());
         }
     }

@@ -227,20 +227,13 @@ impl Config {
                 ));
             }
         }
-        warnings.extend(
-            self.idle()
-                .map(|path| format!("{path}: this version checks it and does not use it")),
-        );
+        if self.watch.observe == Observe::All && self.watch.select == Select::Label {
+            warnings.push(
+                "watch.observe: with select: label only Secrets with the label are seen, annotated or not"
+                    .to_string(),
+            );
+        }
         warnings
-    }
-
-    /// Settings that stand in the file and change nothing yet, by their path.
-    fn idle(&self) -> impl Iterator<Item = String> {
-        let others = [("watch.observe", self.watch.observe != Observe::default())];
-        others
-            .into_iter()
-            .filter(|(_, set)| *set)
-            .map(|(path, _)| path.to_string())
     }
 }
 

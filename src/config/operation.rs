@@ -76,6 +76,8 @@ pub enum Observe {
 pub struct MetricsConfig {
     /// Whether each certificate has series of its own.
     pub per_certificate: bool,
+    /// Whether the port shows the status page.
+    pub page: bool,
 }
 
 impl Default for RolloutConfig {
@@ -95,6 +97,7 @@ impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
             per_certificate: true,
+            page: true,
         }
     }
 }
@@ -197,6 +200,7 @@ impl MetricsConfig {
         let default = Self::default();
         place.fields(|fields| Self {
             per_certificate: fields.get("perCertificate").flag(default.per_certificate),
+            page: fields.get("page").flag(default.page),
         })
     }
 }

@@ -176,7 +176,7 @@ fn every_setting_arrives() {
         (config.watch.select, config.watch.observe),
         (Select::Label, Observe::All)
     );
-    assert!(!config.metrics.per_certificate);
+    assert!(!config.metrics.per_certificate && !config.metrics.page);
     assert_eq!(config.class, "edge");
     // The rehearsal needs no allow of its own.
     assert!(

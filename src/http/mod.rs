@@ -1,9 +1,10 @@
-//! The metrics port: `/metrics`, `/healthz`, `/readyz`, and nothing else.
+//! The metrics port: `/metrics`, `/healthz`, `/readyz`, the status page, and nothing else.
 //!
-//! Read only, without credentials, for Prometheus and the kubelet; it holds nothing that is secret.
+//! Read only, without credentials, for Prometheus, the kubelet and people; it holds nothing that is secret.
 //! Whoever connects cannot slow the controller down: connections are few and short, and one scrape is rendered at a time.
 
 pub mod bounded;
+mod page;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -30,7 +31,7 @@ const EXPOSITION: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// What the port tells about.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct State {
     /// All annotated Secrets.
     pub index: Arc<RwLock<Index>>,
@@ -42,6 +43,12 @@ pub struct State {
     pub ready: Arc<AtomicBool>,
     /// `metrics.perCertificate` of the config.
     pub per_certificate: Arc<AtomicBool>,
+    /// `metrics.page` of the config.
+    pub page: Arc<AtomicBool>,
+    /// The failures in a row of an account of the ledger.
+    pub failures: Arc<dyn Fn(u64) -> u32 + Send + Sync>,
+    /// Whose view it is: the pod's name.
+    pub replica: Arc<str>,
     /// When the process began.
     pub started: UnixTime,
 }
@@ -49,6 +56,8 @@ pub struct State {
 struct Served {
     state: State,
     scraping: Mutex<()>,
+    /// Apart from `scraping`: nobody who looks at the page delays Prometheus.
+    paging: Mutex<()>,
 }
 
 /// Serves until `shutdown` resolves.
@@ -61,13 +70,16 @@ fn router(state: State) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/", get(page::page))
+        .route("/api/certificates", get(page::json))
         .fallback((
             StatusCode::NOT_FOUND,
-            "there are /metrics, /healthz and /readyz\n",
+            "there are /, /api/certificates, /metrics, /healthz and /readyz\n",
         ))
         .with_state(Arc::new(Served {
             state,
             scraping: Mutex::default(),
+            paging: Mutex::default(),
         }))
 }
 
@@ -98,9 +110,10 @@ async fn metrics(Shared(served): Shared<Arc<Served>>) -> Response {
     let rendered = tokio::task::spawn_blocking(move || {
         let per_certificate = state.per_certificate.load(Ordering::Relaxed);
         let index = state.index.read().unwrap_or_else(PoisonError::into_inner);
-        let mut out = state
-            .metrics
-            .render(UnixTime::now(), &index, per_certificate);
+        let mut out =
+            state
+                .metrics
+                .render(UnixTime::now(), &index, &*state.failures, per_certificate);
         drop(index);
         process::write(&mut out, state.started);
         out
@@ -144,6 +157,9 @@ mod tests {
             beat: Arc::new(AtomicI64::new(UnixTime::now().0)),
             ready: Arc::default(),
             per_certificate: Arc::new(AtomicBool::new(true)),
+            page: Arc::new(AtomicBool::new(true)),
+            failures: Arc::new(|_| 0),
+            replica: "pod".into(),
             started: UnixTime(1),
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -162,7 +178,11 @@ mod tests {
             ("GET /metrics", 200, "process_start_time_seconds 1"),
             ("HEAD /metrics", 200, ""),
             ("POST /metrics", 405, ""),
-            ("GET /", 404, "/metrics"),
+            ("GET /", 200, "content-security-policy: default-src 'none'"),
+            ("GET /?state=due&q=x", 200, "Nothing matches"),
+            ("POST /", 405, ""),
+            ("GET /api/certificates", 200, "\"certificates\":[]"),
+            ("GET /index.html", 404, "/metrics"),
             ("GET /metrics/x", 404, "/metrics"),
             ("GET /%2e%2e/metrics", 404, "/metrics"),
         ] {
@@ -183,6 +203,12 @@ mod tests {
                 .await
                 .contains("has not turned for")
         );
+
+        state.page.store(false, Ordering::Relaxed);
+        for path in ["GET /", "GET /api/certificates"] {
+            let answer = ask(address, path).await;
+            assert!(answer.contains(" 404 ") && answer.contains("metrics.page"));
+        }
 
         stop.send(()).unwrap();
         server.await.unwrap();

@@ -31,7 +31,7 @@ pub enum State {
     Unreadable,
     /// The last try to bring it to the workloads failed.
     RolloutFailing,
-    /// Nobody said what names to ask for.
+    /// Nobody said what names to ask for, or the config does not let it have them.
     Blocked,
     /// It is to be renewed and waits for its turn, its window or its CA.
     Due,
@@ -66,7 +66,14 @@ impl State {
             Err(Fault::Absent) => Self::Absent,
             Err(Fault::Unreadable) => Self::Unreadable,
             Ok(_) if failed && entry.rollout_due() => Self::RolloutFailing,
-            Ok(_) if seen.renewal == Err(Never::NoNames) => Self::Blocked,
+            Ok(_)
+                if matches!(
+                    seen.renewal,
+                    Err(Never::NoNames | Never::UnknownIssuer | Never::NotAllowed)
+                ) =>
+            {
+                Self::Blocked
+            }
             Ok(_) if entry.renewal_due(now) => Self::Due,
             Ok(_) if seen.renewal == Err(Never::Paused) => Self::Paused,
             Ok(_) => Self::Ok,
@@ -106,6 +113,7 @@ struct Found {
     troubled: Rows,
     unrolled: Rows,
     misread: Rows,
+    failed: Rows,
 }
 
 /// Secrets with the end of their certificates.
@@ -142,11 +150,22 @@ impl Found {
     }
 }
 
-/// Appends what the index says at `now`.
-pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certificate: bool) {
+/// Appends what the index says at `now`; `failures` knows the failures in a row of an account.
+pub(super) fn write(
+    out: &mut String,
+    now: UnixTime,
+    index: &Index,
+    failures: &dyn Fn(u64) -> u32,
+    per_certificate: bool,
+) {
     let mut found = Found::default();
     for (row, entry) in index.iter() {
         found.take(row, &entry, now, per_certificate);
+        if failures(entry.observed.account) > 0 {
+            let leaf = entry.observed.leaf;
+            let ends = leaf.map_or(UnixTime(0), |leaf| leaf.not_after);
+            found.failed.push((ends, row));
+        }
     }
     let Found {
         states,
@@ -156,9 +175,11 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
         mut troubled,
         mut unrolled,
         mut misread,
+        mut failed,
     } = found;
     let left_out = [
         ("certificate", keep(index, &mut readable, MOST_CERTIFICATES)),
+        ("failures", keep(index, &mut failed, MOST_TROUBLED)),
         ("problems", keep(index, &mut misread, MOST_TROUBLED)),
         ("rollout", keep(index, &mut unrolled, MOST_TROUBLED)),
         ("trouble", keep(index, &mut troubled, MOST_TROUBLED)),
@@ -221,6 +242,13 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
         let [namespace, secret, issuer] = labels(&key, &entry);
         sample(out, name, &[namespace, secret, issuer, ("state", state)], 1);
     }
+    let name = "cert_renew_certificate_failures";
+    let help = "Renewals that failed in a row, for each Secret whose last one did";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &failed) {
+        let count = failures(entry.observed.account);
+        sample(out, name, &labels(&key, &entry), count);
+    }
     let name = "cert_renew_rollout_pending";
     let help = "The workloads have another leaf than the Secret: 1 = being brought to them, 0 = waits for its window, a renewal or a person";
     family(out, name, "gauge", help);
@@ -257,7 +285,10 @@ pub(super) fn write(out: &mut String, now: UnixTime, index: &Index, per_certific
 }
 
 /// Whether the workloads are known to have another leaf than the Secret. First sight is not that.
-fn unrolled(entry: &Entry) -> bool {
+pub(crate) fn unrolled(entry: &Entry) -> bool {
+    if entry.observed.renewal == Err(Never::NotAnnotated) {
+        return false;
+    }
     match (&entry.observed.leaf, entry.rolled_out()) {
         (Ok(leaf), Some(RolledOut::Leaf { fingerprint, .. })) => leaf.fingerprint != fingerprint,
         (Ok(_), Some(RolledOut::None)) => true,
@@ -266,7 +297,7 @@ fn unrolled(entry: &Entry) -> bool {
 }
 
 /// Whether a rollout waits for nothing but itself.
-fn moves(entry: &Entry, now: UnixTime) -> bool {
+pub(crate) fn moves(entry: &Entry, now: UnixTime) -> bool {
     let queued = entry.roll_at != UnixTime::NEVER;
     let running = entry.running.as_ref().is_some_and(|it| it.0 == Task::Roll);
     let open = entry.observed.window.is_none_or(|window| window <= now);
@@ -274,7 +305,7 @@ fn moves(entry: &Entry, now: UnixTime) -> bool {
 }
 
 /// When a renewal falls due by what the Secret says; back-off and budgets, which only delay it, aside.
-fn renew_at(entry: &Entry) -> Option<UnixTime> {
+pub(crate) fn renew_at(entry: &Entry) -> Option<UnixTime> {
     let due = entry.observed.due().ok()?;
     Some(due.at.max(entry.observed.window.unwrap_or_default()))
 }
@@ -360,7 +391,7 @@ pub(super) fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], valu
 }
 
 #[cfg(test)]
-pub(super) mod fixture {
+pub(crate) mod fixture {
     //! An index with one Secret in each state.
 
     use super::*;
@@ -369,6 +400,8 @@ pub(super) mod fixture {
     use crate::schedule::due::{AT_ONCE, Due, Heed, Reason, Suggestion};
 
     pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
+    /// The account of those that are due.
+    pub(crate) const FAILING: u64 = 1;
     const OLD: Fingerprint = Fingerprint([1; 32]);
 
     /// A certificate of ninety days, thirty of them gone, renewed at sixty, with the workloads.
@@ -418,6 +451,7 @@ pub(super) mod fixture {
                 at: NOW - DAY,
                 reason: Reason::Lifetime,
             }),
+            account: FAILING,
             ..healthy()
         }
     }
@@ -547,7 +581,7 @@ pub(super) mod fixture {
     #[test]
     fn a_switch_takes_the_series_of_healthy_certificates_away() {
         let mut out = String::new();
-        write(&mut out, NOW, &index(), false);
+        write(&mut out, NOW, &index(), &|_| 0, false);
         assert!(!out.contains("secret=\"healthy\""), "{out}");
         let expired = "cert_renew_certificate_trouble{namespace=\"shop\",secret=\"expired\",issuer=\"letsencrypt\",state=\"expired\"} 1\n";
         assert!(out.contains(expired), "{out}");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{Fresh, changes, read, without_covered};
 use crate::certificate::Fingerprint;
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::cluster::records::Record;
 use crate::cluster::secrets;
 use crate::context::Context;
@@ -127,6 +127,6 @@ async fn write(
     );
     context
         .events
-        .secret(copy, fresh.uid(), Severity::Normal, "Renewed", &note);
+        .secret(copy, fresh.uid(), Reason::Renewed, &note);
     Ok(true)
 }

@@ -9,7 +9,7 @@ use super::venue::{OUT_OF_REACH, REHEARSALS};
 use super::{Fresh, last_error};
 use crate::acme::{self, Class, OrderStatus, Scope};
 use crate::cluster;
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 use crate::index::{Finished, Key};
@@ -301,14 +301,12 @@ impl Failure {
             .renewal(&of.issuer, RenewalResult::Failed, reason);
         // Events of one reason are one series, with the first one's note.
         let event = if rehearsal {
-            "RehearsalFailed"
+            Reason::RehearsalFailed
         } else {
-            "RenewalFailed"
+            Reason::RenewalFailed
         };
         let note = format!("{reason}: {text}; next try at {retry_at}");
-        context
-            .events
-            .secret(key, &of.uid, Severity::Warning, event, &note);
+        context.events.secret(key, &of.uid, event, &note);
         inscribe(context, key, &of.uid, &text, retry_at).await;
         Finished::Later(retry_at, Some(text.into()))
     }

@@ -19,7 +19,7 @@ use crate::acme::CertId;
 use crate::acme::ari::{Poll, Window, choose_instant};
 use crate::assess::{self, Assessment};
 use crate::certificate::Fingerprint;
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::schedule::due::{Heed, Suggestion};
@@ -340,6 +340,7 @@ fn settle(
     let mut state = context.renewal_info.lock();
     let suggested = match answer {
         Answer::Issuer(again) => {
+            context.metrics.renewal_info(&question.issuer, None);
             tracing::debug!(issuer = %question.issuer, %again, "no renewal information for now");
             state.put_off(&question.issuer, again)
         }
@@ -348,17 +349,24 @@ fn settle(
                 let trouble = crate::cluster::chain(trouble);
                 tracing::debug!(secret = %question.key, trouble, again = %poll.again, "renewal information");
             }
+            let answered = poll.window.map(|_| UnixTime::now());
+            context.metrics.renewal_info(&question.issuer, answered);
+            let had_window = state
+                .certificates
+                .get(&question.key)
+                .is_some_and(|known| known.window.is_some());
             let Some((suggested, note)) = state.answered(question, &poll) else {
                 return;
             };
+            if note.is_some() && had_window {
+                context.metrics.renewal_window_moved(&question.issuer);
+            }
             if let Some(note) = note {
                 tracing::info!(secret = %question.key, note, "renewal information");
                 let uid = state.certificates.get(&question.key);
                 let uid = uid.map(|known| Arc::clone(&known.uid)).unwrap_or_default();
-                let reason = "RenewalWindowMoved";
-                context
-                    .events
-                    .secret(&question.key, &uid, Severity::Normal, reason, &note);
+                let reason = Reason::RenewalWindowMoved;
+                context.events.secret(&question.key, &uid, reason, &note);
             }
             vec![suggested]
         }

@@ -126,6 +126,7 @@ impl Issuers {
         let slot = self.slot(name);
         let mut limited = lock(&slot.limited_until);
         *limited = until.max(*limited);
+        self.metrics.limited_until(name, *limited);
     }
 
     /// Counts the orders of a former run; see [`Quota::recall`].
@@ -299,7 +300,12 @@ impl Issuers {
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {
-        Arc::clone(lock(&self.slots).entry(name.to_owned()).or_default())
+        let mut slots = lock(&self.slots);
+        let slot = slots.entry(name.to_owned()).or_insert_with(|| {
+            self.metrics.limited_until(name, UnixTime::default());
+            Arc::default()
+        });
+        Arc::clone(slot)
     }
 }
 

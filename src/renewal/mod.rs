@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::acme::{self, OrderStatus, Preference};
 use crate::assess::{self, Assessment};
 use crate::certificate::{KeyType, Leaf};
-use crate::cluster::events::Severity;
+use crate::cluster::events;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets::{self, Changes};
 use crate::config::{self, Issuer};
@@ -209,7 +209,14 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
             )
         }
     };
-    not_now(context, key, fresh, until, "RenewalHeld", note)
+    not_now(
+        context,
+        key,
+        fresh,
+        until,
+        events::Reason::RenewalHeld,
+        note,
+    )
 }
 
 /// Another program writes this Secret: it is not ours to renew.
@@ -221,7 +228,14 @@ fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome
         assess::EXTERNAL
     );
     let until = UnixTime::now() + OWNED;
-    not_now(context, key, fresh, until, "OwnedByAnother", note)
+    not_now(
+        context,
+        key,
+        fresh,
+        until,
+        events::Reason::OwnedByAnother,
+        note,
+    )
 }
 
 /// The Secret is left alone until then, and the reader is told once why.
@@ -230,14 +244,12 @@ fn not_now(
     key: &Key,
     fresh: &Fresh,
     until: UnixTime,
-    reason: &'static str,
+    reason: events::Reason,
     note: String,
 ) -> Outcome {
     if last_error(context, key).as_deref() != Some(&*note) {
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
-        context
-            .events
-            .secret(key, fresh.uid(), Severity::Warning, reason, &note);
+        context.events.secret(key, fresh.uid(), reason, &note);
     }
     Outcome::Later(until, Some(note.into()))
 }
@@ -549,7 +561,7 @@ async fn write(
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     context
         .events
-        .secret(key, fresh.uid(), Severity::Normal, "Renewed", &note);
+        .secret(key, fresh.uid(), events::Reason::Renewed, &note);
     Ok(Outcome::Renewed(Box::new(leaf)))
 }
 
@@ -640,7 +652,7 @@ fn changes<'a>(
         );
         context
             .events
-            .secret(key, fresh.uid(), Severity::Warning, "OutputLeftOut", &note);
+            .secret(key, fresh.uid(), events::Reason::OutputLeftOut, &note);
     }
     Ok(Changes { annotations, data })
 }

@@ -84,6 +84,8 @@ pub struct Due {
 pub enum Never {
     /// `issuer: external`: somebody else renews.
     External,
+    /// Nobody annotated it: it is looked at, by `watch.observe: all`, and nothing else.
+    NotAnnotated,
     /// `paused: true`.
     Paused,
     /// No certificate and no `names`: nobody said what to ask for.

@@ -98,18 +98,73 @@ impl Resource for ThinSecret {
 
 impl<'de> Deserialize<'de> for ThinSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut parts = Parts::default();
+        Self::read(deserializer, false)
+    }
+}
+
+/// The same with the certificate of every Secret, whoever it concerns: for `watch.observe: all`.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedSecret(pub ThinSecret);
+
+impl<'de> Deserialize<'de> for ObservedSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ThinSecret::read(deserializer, true).map(Self)
+    }
+}
+
+impl From<ObservedSecret> for ThinSecret {
+    fn from(secret: ObservedSecret) -> Self {
+        secret.0
+    }
+}
+
+impl Resource for ObservedSecret {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        ThinSecret::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        ThinSecret::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        ThinSecret::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        ThinSecret::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.0.meta()
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.0.meta_mut()
+    }
+}
+
+impl ThinSecret {
+    fn read<'de, D: Deserializer<'de>>(deserializer: D, all: bool) -> Result<Self, D::Error> {
+        let mut parts = Parts {
+            all,
+            ..Parts::default()
+        };
         Fill(&mut parts).deserialize(deserializer)?;
         let Parts {
             head,
             seen: _,
+            all: _,
             kind,
             data,
         } = parts;
         let kind = kind.unwrap_or_default();
         let named = data.named.filter(|_| kind != place::TLS_TYPE);
         let value = named.map_or(data.tls_crt, |(_, value)| value);
-        let certificate = value.filter(|_| head.concerns_us());
+        let certificate = value.filter(|_| all || head.concerns_us());
         Ok(Self {
             head,
             kind,
@@ -124,6 +179,8 @@ struct Parts {
     head: Head,
     /// Whether the metadata came already; an API server sends it before the data.
     seen: bool,
+    /// Whether the certificate is kept of those too that say nothing to us.
+    all: bool,
     kind: Option<String>,
     data: Data,
 }
@@ -148,7 +205,7 @@ impl Shape for Parts {
                 Ok(())
             }
             "type" => map.next_value_seed(Fill(&mut self.kind)),
-            "data" if !self.seen || self.head.concerns_us() => {
+            "data" if !self.seen || self.all || self.head.concerns_us() => {
                 map.next_value_seed(Fill(&mut self.data))
             }
             _ => ().member(key, map),
@@ -309,6 +366,26 @@ mod tests {
             value["data"]["all.pem"] = text.clone();
             assert_eq!(thin(&value).certificate(), state, "{text}");
         }
+    }
+
+    #[test]
+    fn who_observes_all_keeps_every_certificate_and_no_key() {
+        let value = json!({
+            "metadata": {"namespace": "shop", "name": "tls"},
+            "data": {"tls.crt": base64("good.pem"), "tls.key": base64("good.key")},
+            "type": "kubernetes.io/tls",
+        });
+        let observed: ObservedSecret = from_str(&wire(&value)).unwrap();
+        let certificate = observed.0.certificate();
+        assert!(matches!(certificate, CertificateState::Leaf(_)));
+        assert!(!observed.0.head.concerns_us());
+        assert!(
+            from_str::<ThinSecret>(&wire(&value))
+                .unwrap()
+                .certificate
+                .is_none()
+        );
+        assert!(!format!("{observed:?}").contains(&base64("good.key")));
     }
 
     #[test]

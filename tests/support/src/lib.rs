@@ -8,6 +8,7 @@
 //! returns `Result` prints.
 
 mod bench;
+pub mod browser;
 pub mod certificates;
 pub mod control_plane;
 mod data_path;
@@ -23,6 +24,7 @@ mod pebble;
 mod pki;
 pub mod ports;
 mod process;
+mod prometheus;
 mod proxy;
 pub mod report;
 
@@ -39,6 +41,7 @@ pub use nameserver::{Nameserver, TSIG_KEY, TSIG_NAME, Zone};
 pub use operator::{Operator, OperatorOptions, Request, tally};
 pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
+pub use prometheus::Prometheus;
 pub use proxy::{Action, Fault, Passed, Proxies, Rule, Server};
 
 /// The runtime of what must outlive the runtime of a single test.

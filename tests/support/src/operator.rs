@@ -413,15 +413,17 @@ impl<'a> Operator<'a> {
     /// # Errors
     /// When it does not answer.
     pub async fn metrics(&self) -> Result<String> {
-        let url = format!("http://{}/metrics", self.metrics);
-        Ok(self
-            .http
-            .get(url)
-            .send()
-            .await?
-            .error_for_status()?
-            .text()
-            .await?)
+        self.ask("/metrics").await
+    }
+
+    /// What a path of the metrics port says.
+    ///
+    /// # Errors
+    /// When it does not answer, or not with success.
+    pub async fn ask(&self, path: &str) -> Result<String> {
+        let url = format!("http://{}{path}", self.metrics);
+        let answer = self.http.get(url).send().await?;
+        Ok(answer.error_for_status()?.text().await?)
     }
 
     /// All that it has logged, former runs included.

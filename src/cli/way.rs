@@ -1,0 +1,102 @@
+//! kubectl's own flags: which cluster, as whom, and where in it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+
+use super::Failure;
+use crate::cluster;
+
+/// Which cluster is asked, and as whom. Without any of it: as kubectl would.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Way to the cluster")]
+pub(super) struct Way {
+    /// The kubeconfig file; otherwise $KUBECONFIG, ~/.kube/config, or the pod's own account
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig; otherwise the current one
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Act as this user; needs the right to impersonate
+    #[arg(long = "as", value_name = "USER")]
+    user: Option<String>,
+    /// Act as a member of this group; may be repeated
+    #[arg(long = "as-group", value_name = "GROUP", requires = "user")]
+    groups: Vec<String>,
+}
+
+impl Way {
+    /// A client that goes that way.
+    pub(super) async fn client(&self) -> Result<Client, Failure> {
+        let way = cluster::Way {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            user: self.user.clone(),
+            groups: self.groups.clone(),
+        };
+        cluster::connect(&way, None)
+            .await
+            .map_err(|error| Failure::new("finding the way to the API server", &*error))
+    }
+}
+
+/// A way, and one namespace at its end.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Place {
+    /// Namespace; that of the context otherwise
+    #[arg(short, long)]
+    namespace: Option<String>,
+    #[command(flatten)]
+    way: Way,
+}
+
+impl Place {
+    pub(super) async fn client(&self) -> Result<Client, Failure> {
+        self.way.client().await
+    }
+
+    /// The namespace that is meant.
+    pub(super) fn namespace<'a>(&'a self, client: &'a Client) -> &'a str {
+        let named = self.namespace.as_deref();
+        named.unwrap_or_else(|| client.default_namespace())
+    }
+
+    /// Namespace and name of `NAMESPACE/NAME`, or of a name in the namespace that is meant.
+    pub(super) fn of(&self, client: &Client, text: &str) -> (String, String) {
+        match text.split_once('/') {
+            Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
+            None => (self.namespace(client).to_owned(), text.to_owned()),
+        }
+    }
+}
+
+/// A place, or everywhere.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Scope {
+    /// All namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Scope {
+    pub(super) async fn client(&self) -> Result<Client, Failure> {
+        self.place.client().await
+    }
+
+    /// The objects of that scope.
+    pub(super) fn api<K>(&self, client: &Client) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        if self.all_namespaces {
+            Api::all(client.clone())
+        } else {
+            Api::namespaced(client.clone(), self.place.namespace(client))
+        }
+    }
+}

@@ -1,0 +1,54 @@
+// What the server does for a link or a form, done in the page where all rows are here: nothing needs this script.
+(() => {
+  "use strict";
+  const table = document.querySelector("table"), form = document.forms[0], told = document.querySelector("output");
+  if (table.dataset.cut) return;
+  const words = [...form.state.options].map((option) => option.value);
+  const groups = [...table.tBodies], size = groups[0]?.rows.length;
+  const all = groups.flatMap((group) => [...group.rows]);
+  const text = new WeakMap();
+  const textOf = (row) => text.get(row) ?? (text.set(row, row.textContent.toLowerCase()), text.get(row));
+  const stateOf = (row) => row.cells[1].firstChild.data;
+  const address = (change) => {
+    const url = new URL(location);
+    for (const [key, value] of Object.entries(change)) value ? url.searchParams.set(key, value) : url.searchParams.delete(key);
+    history.replaceState(null, "", url);
+  };
+
+  const filter = () => {
+    const asked = form.q.value.trim().toLowerCase(), state = form.state.value;
+    let shown = 0;
+    for (const row of all) {
+      const fits = (!state || (state === "trouble" ? row.className === "x" : stateOf(row) === state)) && (!asked || textOf(row).includes(asked));
+      row.hidden = !fits;
+      shown += fits;
+    }
+    told.value = `${shown} of ${all.length} shown`;
+    address({ q: form.q.value.trim(), state });
+  };
+  if (!table.dataset.part) {
+    let soon;
+    form.q.addEventListener("input", () => { clearTimeout(soon); soon = setTimeout(filter, 80); });
+    form.state.addEventListener("change", filter);
+    form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
+  }
+
+  const key = (row, column) => {
+    const cell = row.cells[column];
+    // Dates sort as they are written; what has none comes last.
+    if (column === 1) return String(words.indexOf(stateOf(row))).padStart(2, "0");
+    return cell.firstChild ? cell.firstChild.textContent : "~";
+  };
+  document.querySelector("thead").addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    const head = link.closest("th"), down = head.ariaSort === "ascending", column = head.cellIndex;
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.ariaSort = down ? "descending" : "ascending";
+    const rows = all.map((row) => [key(row, column), row]);
+    rows.sort(([one], [other]) => (one < other ? -1 : one > other ? 1 : 0) * (down ? -1 : 1));
+    groups.forEach((group, at) => group.append(...rows.slice(at * size, (at + 1) * size).map(([, row]) => row)));
+    address({ sort: (down ? "-" : "") + head.dataset.sort });
+  });
+})();

@@ -1,0 +1,326 @@
+//! The status page as a person meets it: in a real Chromium, with and without script, in light and in dark.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use test_bench::browser::Browser;
+use test_bench::objects::{Age, EXPIRED, FRESH, OLD, Space, pair};
+use test_bench::{Bench, Operator, OperatorOptions, Result, ensure, eventually};
+
+/// Written by whoever may annotate a Secret.
+const HOSTILE: &str = "</p></table><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\u{202e}\" ' &amp;";
+/// Every piece of text with the colour that is behind it, and the least contrast (WCAG 2.1, 1.4.3).
+const CONTRAST: &str = r"(() => {
+  const parts = (text) => text.match(/[\d.]+/g).map(Number);
+  const light = (text) => { const [r, g, b] = parts(text).map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (parts(c)[3] !== 0) return c; } };
+  let worst = [99, ''];
+  for (const e of document.querySelectorAll('body *')) {
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || e.tagName === 'SCRIPT' || !e.checkVisibility()) continue;
+    const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+    const ratio = (a + .05) / (b + .05);
+    if (ratio < worst[0]) worst = [ratio, e.tagName + ' ' + e.textContent.slice(0, 40)];
+  }
+  return worst;
+})()";
+const SHOWN: &str = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).map((row) => row.cells[0].firstChild.data.split('/')[1])";
+
+/// Secrets in many states; the CA cannot be reached.
+async fn scene(space: &Space) -> Result<()> {
+    let aged = |since, left| Age { since, left };
+    let ours: &[(&str, &str)] = &[("issuer", "pebble")];
+    for (name, names, age, annotations) in [
+        (
+            "web-tls",
+            &["shop.example", "www.shop.example"][..],
+            FRESH,
+            ours,
+        ),
+        ("api-tls", &["api.shop.example"], aged(41, 49), ours),
+        ("search-tls", &["search.shop.example"], aged(22, 68), ours),
+        ("edge-tls", &["edge.shop.example"], aged(2, 4), ours),
+        ("cart-tls", &["cart.shop.example"], aged(55, 35), ours),
+        ("checkout-tls", &["pay.shop.example"], aged(65, 25), ours),
+        (
+            "legacy-tls",
+            &["old.shop.example"],
+            EXPIRED,
+            &[("issuer", "external")],
+        ),
+        (
+            "partner-tls",
+            &["partner.example"],
+            OLD,
+            &[("issuer", "external")],
+        ),
+        ("mail-tls", &["mail.elsewhere.test"], aged(30, 60), ours),
+        (
+            "blog-tls",
+            &["blog.shop.example"],
+            aged(50, 40),
+            &[("issuer", "pebble"), ("paused", "true")],
+        ),
+    ] {
+        space
+            .tls_secret(name, Some(&pair(names, age)?), annotations)
+            .await?;
+    }
+    let waiting = [
+        ("issuer", "pebble"),
+        ("names", "new.shop.example"),
+        ("paused", "true"),
+    ];
+    space.tls_secret("new-tls", None, &waiting).await?;
+    Ok(())
+}
+
+/// An operator whose CA cannot be reached, and the scene once its one due Secret has failed.
+async fn started<'a>(bench: &'a Bench, prefix: &str) -> Result<(Operator<'a>, Space)> {
+    let mut options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
+    options.directory = Some("https://127.0.0.1:1/directory".into());
+    let mut operator = Operator::install(bench, options).await?;
+    let space = Space::new(bench.client()?, prefix, operator.namespace()).await?;
+    scene(&space).await?;
+    operator.run().await?;
+    eventually(
+        Duration::from_secs(60),
+        "the due Secret has failed",
+        async || {
+            let metrics = operator.metrics().await?;
+            ensure!(
+                metrics.contains("state=\"renewal_failing\"} 1")
+                    && !metrics.contains("cert_renew_certificate_failures{namespace=\"\""),
+                "not yet"
+            );
+            Ok(())
+        },
+    )
+    .await?;
+    Ok((operator, space))
+}
+
+async fn certificates(operator: &Operator<'_>) -> Result<Value> {
+    Ok(serde_json::from_str(
+        &operator.ask("/api/certificates").await?,
+    )?)
+}
+
+fn names(value: &Value) -> Vec<&str> {
+    let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(Value::as_str).collect()
+}
+
+#[tokio::test]
+async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let (operator, space) = started(bench, "shop").await?;
+    let page = format!("http://{}/", operator.metrics_address());
+    let mut browser = Browser::start(bench.directory())?;
+    browser.open(&page)?;
+
+    let json = certificates(&operator).await?;
+    let facts = json["certificates"].as_array().expect("a list");
+    ensure!(facts.len() == 11, "{json:#}");
+    let rows = browser.evaluate(SHOWN)?;
+    let told: Vec<&str> = facts.iter().filter_map(|it| it["name"].as_str()).collect();
+    ensure!(names(&rows) == told, "page {rows}, JSON {told:?}");
+    ensure!(
+        told[0] == "legacy-tls" && told[1] == "checkout-tls",
+        "{told:?}"
+    );
+    let failing = &facts[1];
+    ensure!(
+        failing["state"] == "renewal_failing" && failing["failures"].as_u64() >= Some(1),
+        "{failing}"
+    );
+    let error = failing["lastError"].as_str().unwrap_or_default();
+    let text = browser.evaluate("document.querySelectorAll('tbody tr')[1].textContent")?;
+    let text = text.as_str().unwrap_or_default();
+    ensure!(
+        !error.is_empty() && text.contains(error) && text.contains("next try"),
+        "{error:?} in {text:?}"
+    );
+    // The bar of a healthy certificate begins, is renewed and ends in this order.
+    let bar = "[...document.querySelectorAll('tbody tr')].find((row) => row.textContent.includes('/web-tls'))\
+               .querySelector('.t')";
+    let ends = browser.evaluate(&format!(
+        "['--a','--b','--c'].map((it) => Number(getComputedStyle({bar}).getPropertyValue(it)))"
+    ))?;
+    let ends: Vec<i64> = serde_json::from_value(ends)?;
+    ensure!(ends[0] < ends[1] && ends[1] < ends[2], "{ends:?}");
+
+    filters(&mut browser)?;
+    sorts(&mut browser)?;
+    without_script(&mut browser, &page)?;
+    accessible(&mut browser, &page)?;
+    ensure!(
+        browser.complaints().is_empty(),
+        "{:#?}",
+        browser.complaints()
+    );
+    if let Some(directory) = env::var_os("CERT_RENEW_PICTURES").map(PathBuf::from) {
+        browser.prefer("light")?;
+        browser.open(&page)?;
+        browser.picture(&directory.join("status-page.png"), 1280, 640)?;
+        browser.prefer("dark")?;
+        browser.picture(&directory.join("status-page-dark.png"), 1280, 700)?;
+    }
+    drop(space);
+    Ok(())
+}
+
+/// As somebody types.
+fn filters(browser: &mut Browser) -> Result<()> {
+    browser.evaluate("document.querySelector('#q').focus()")?;
+    browser.ask("Input.insertText", json!({"text": "PAY.shop"}))?;
+    browser.until("document.querySelector('output').value === '1 of 11 shown'")?;
+    let shown = browser.evaluate(SHOWN)?;
+    ensure!(
+        names(&shown) == ["checkout-tls"],
+        "found by a host: {shown}"
+    );
+    ensure!(
+        browser.evaluate("location.search")? == "?q=PAY.shop",
+        "the address says what is shown"
+    );
+    browser.evaluate(
+        "const f = document.forms[0]; f.q.value = ''; f.state.value = 'paused'; \
+         f.state.dispatchEvent(new Event('change', {bubbles: true}))",
+    )?;
+    browser.until("document.querySelector('output').value === '1 of 11 shown'")?;
+    let shown = browser.evaluate(SHOWN)?;
+    ensure!(names(&shown) == ["blog-tls"], "{shown}");
+    browser.evaluate("f.state.value = ''; f.state.dispatchEvent(new Event('change'))")?;
+    Ok(())
+}
+
+/// As somebody clicks.
+fn sorts(browser: &mut Browser) -> Result<()> {
+    let click = "document.querySelector('th[data-sort=ends] a').click()";
+    let sorted = "document.querySelector('th[data-sort=ends]').ariaSort";
+    browser.evaluate(click)?;
+    ensure!(browser.evaluate(sorted)? == "ascending", "not told");
+    let rows = browser.evaluate(SHOWN)?;
+    ensure!(names(&rows)[..2] == ["legacy-tls", "edge-tls"], "{rows}");
+    browser.evaluate(click)?;
+    ensure!(browser.evaluate(sorted)? == "descending", "not told");
+    let rows = browser.evaluate(SHOWN)?;
+    ensure!(names(&rows).last() == Some(&"legacy-tls"), "{rows}");
+    Ok(())
+}
+
+/// The same by the server.
+fn without_script(browser: &mut Browser, page: &str) -> Result<()> {
+    let disabled = |value: bool| json!({ "value": value });
+    browser.ask("Emulation.setScriptExecutionDisabled", disabled(true))?;
+    browser.open(&format!("{page}?q=shop.example&state=trouble&sort=-ends"))?;
+    let rows = browser.evaluate(SHOWN)?;
+    ensure!(
+        names(&rows) == ["new-tls", "checkout-tls", "legacy-tls"],
+        "{rows}"
+    );
+    // The form and the headings ask on from what was asked.
+    let asked = browser
+        .evaluate("document.querySelector('#q').value + document.querySelector('#state').value")?;
+    ensure!(asked == "shop.exampletrouble", "{asked}");
+    browser.evaluate("document.querySelector('button').click()")?;
+    browser.loaded()?;
+    let rows = browser.evaluate(SHOWN)?;
+    ensure!(
+        names(&rows)[0] == "legacy-tls",
+        "the form sorts as the page begins: {rows}"
+    );
+    browser.ask("Emulation.setScriptExecutionDisabled", disabled(false))?;
+    Ok(())
+}
+
+/// What a screen reader is told, and whether everybody can read the colours.
+fn accessible(browser: &mut Browser, page: &str) -> Result<()> {
+    for scheme in ["light", "dark"] {
+        browser.prefer(scheme)?;
+        browser.open(page)?;
+        let worst = browser.evaluate(CONTRAST)?;
+        ensure!(worst[0].as_f64() >= Some(4.5), "{scheme}: {worst}");
+    }
+    let background = browser.evaluate("getComputedStyle(document.body).backgroundColor")?;
+    ensure!(background == "rgb(20, 24, 29)", "dark is {background}");
+    let tree = browser.ask("Accessibility.getFullAXTree", json!({}))?;
+    let nodes = tree["nodes"].as_array().expect("a list");
+    let of = |role: &str| {
+        let nodes = nodes.iter().filter(|node| node["role"]["value"] == role);
+        nodes
+            .map(|node| {
+                node["name"]["value"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            })
+            .collect::<Vec<_>>()
+    };
+    ensure!(of("rowheader").len() == 11, "{:?}", of("rowheader"));
+    ensure!(of("columnheader").len() == 8, "{:?}", of("columnheader"));
+    ensure!(of("searchbox") == ["Find"], "{:?}", of("searchbox"));
+    ensure!(of("combobox") == ["State"], "{:?}", of("combobox"));
+    for role in ["main", "navigation", "table", "heading"] {
+        ensure!(of(role).len() == 1, "{role}: {:?}", of(role));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_others_write_is_shown_and_does_nothing() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
+    let mut operator = Operator::install(bench, options).await?;
+    let space = Space::new(bench.client()?, "hostile", operator.namespace()).await?;
+    let waiting = [
+        ("issuer", "pebble"),
+        ("names", "a.example"),
+        ("paused", "true"),
+    ];
+    space.tls_secret("hostile", None, &waiting).await?;
+    let error = json!({"metadata": {"annotations": {"state.cert-renew.io/last-error": HOSTILE}}});
+    space
+        .secrets()
+        .patch("hostile", &PatchParams::default(), &Patch::Merge(error))
+        .await?;
+    operator.run().await?;
+    let mut browser = Browser::start(&bench.directory().join("hostile"))?;
+    browser.open(&format!(
+        "http://{}/?q=%22%3E%3Cscript%3Ewindow.hacked=3%3C/script%3E",
+        operator.metrics_address()
+    ))?;
+    ensure!(
+        browser.evaluate("document.querySelector('#q').value.length")? == 34,
+        "the query"
+    );
+    browser.open(&format!("http://{}/", operator.metrics_address()))?;
+    let text = browser.evaluate("document.querySelector('.e').textContent")?;
+    let expected = HOSTILE.replace('\u{202e}', "\\u{202e}");
+    ensure!(text == expected, "{text}");
+    ensure!(
+        browser.evaluate("typeof window.hacked")? == "undefined",
+        "it ran"
+    );
+    ensure!(
+        browser.evaluate("document.querySelectorAll('img').length")? == 0,
+        "an image"
+    );
+    ensure!(
+        browser.complaints().is_empty(),
+        "{:?}",
+        browser.complaints()
+    );
+    // Should markup ever come through, the policy keeps it from running.
+    browser.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=window.hacked=4>'); \
+                      const s = document.createElement('script'); s.textContent = 'window.hacked=5'; document.body.append(s)")?;
+    ensure!(
+        browser.evaluate("typeof window.hacked")? == "undefined",
+        "the policy let it run"
+    );
+    Ok(())
+}

@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::known;
 use crate::acme::{self, Authorization, ChallengeType};
 use crate::cluster;
-use crate::cluster::events::Severity;
+use crate::cluster::events::Reason;
 use crate::cluster::records::{self, Record, Txt};
 use crate::cluster::routes::{self, Routed, Standing};
 use crate::config::{self, Config, Http01, PathType, Route};
@@ -359,8 +359,9 @@ pub(super) async fn clear(context: &Context, record: &Record) {
                 let note = format!("{error}; remove it by hand: TXT {} {}", txt.at, txt.value);
                 tracing::warn!(secret = %subject, note, "a TXT record is left behind");
                 let uid = &record.order.uid;
-                let (severity, reason) = (Severity::Warning, "TxtRecordLeft");
-                context.events.secret(subject, uid, severity, reason, &note);
+                context
+                    .events
+                    .secret(subject, uid, Reason::TxtRecordLeft, &note);
             }
         })
         .await;

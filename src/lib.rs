@@ -16,6 +16,7 @@ pub mod compact;
 pub mod config;
 pub mod context;
 pub mod controller;
+pub mod dns;
 pub mod duration;
 pub mod election;
 pub mod gate;

@@ -9,7 +9,20 @@ use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
-const ADDON: &str = "rbac/addons/eviction.yaml";
+const ADDONS: [&str; 3] = [
+    "rbac/addons/eviction.yaml",
+    "rbac/addons/route-gateway.yaml",
+    "rbac/addons/route-ingress.yaml",
+];
+
+/// Two names whose routes are made, and all others.
+const SOLVERS: &str = "solvers:
+  - zones: [ingress.rights.example]
+    http01: {route: ingress, ingress: {class: none}, selfCheck: false}
+  - zones: [gateway.rights.example]
+    http01: {route: gateway, gateway: {parentRefs: [{name: none}]}, selfCheck: false}
+  - http01: {route: shared, selfCheck: false}
+";
 
 /// Used only while somebody scales such a workload down in the moment in which its turn comes.
 const RARE: [(&str, &str); 1] = [("watch", "replicationcontrollers")];
@@ -21,7 +34,9 @@ type Rights = BTreeSet<(String, String)>;
 async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut options = options();
-    options.addons = vec![ADDON.into()];
+    bench.install_gateway_api().await?;
+    options.addons = ADDONS.map(Into::into).into();
+    options.config += SOLVERS;
     options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
     let mut operator = Operator::start(bench, options.clone()).await?;
     let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
@@ -42,6 +57,12 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
         .await?;
     renewed(&space, "used", &old.certificate).await?;
     rolled_out(&space, "used").await?;
+    for name in ["ingress", "gateway"] {
+        let asked = format!("{name}.rights.example");
+        let annotations = [("issuer", "pebble"), ("names", &asked)];
+        space.tls_secret(name, None, &annotations).await?;
+        rolled_out(&space, name).await?;
+    }
     // Two issues that no clock asked for are two entries of the ledger: it is made, then changed.
     for name in ["first", "second"] {
         let asked = format!("{name}.rights.example");
@@ -91,7 +112,10 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     used.extend(watched);
     used.extend(RARE.map(|(verb, resource)| (verb.to_owned(), resource.to_owned())));
     let mut granted = Rights::new();
-    for file in ["rbac/clusterrole.yaml", "rbac/role.yaml", ADDON] {
+    for file in ["rbac/clusterrole.yaml", "rbac/role.yaml"]
+        .iter()
+        .chain(&ADDONS)
+    {
         granted.extend(rights_of(file)?);
     }
     let (missing, idle): (Vec<_>, Vec<_>) = (

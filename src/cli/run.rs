@@ -29,6 +29,7 @@ use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::{self, Known};
 use crate::rollout::Roller;
+use crate::solver::dns01;
 use crate::solver::http01::{self, ChallengeStore};
 use crate::time::{BootTime, UnixTime};
 use crate::{cluster, controller, duration, http};
@@ -138,6 +139,8 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         known: Known::default(),
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
+        routes: Default::default(),
+        dns01: dns01::Solver::new(client.clone(), Arc::clone(&namespace), gate.clone()),
         index: Arc::default(),
         beat: Arc::default(),
         ready: Arc::default(),

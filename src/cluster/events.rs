@@ -57,11 +57,13 @@ pub enum Reason {
     UnreadableCertificate,
     /// One of `outputs` could not be written.
     OutputLeftOut,
+    /// A TXT record of a challenge could not be removed.
+    TxtRecordLeft,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
@@ -76,6 +78,7 @@ impl Reason {
         Self::InvalidAnnotation,
         Self::UnreadableCertificate,
         Self::OutputLeftOut,
+        Self::TxtRecordLeft,
     ];
 
     /// As the Event has it.
@@ -96,6 +99,7 @@ impl Reason {
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::UnreadableCertificate => "UnreadableCertificate",
             Self::OutputLeftOut => "OutputLeftOut",
+            Self::TxtRecordLeft => "TxtRecordLeft",
         }
     }
 

@@ -205,7 +205,8 @@ impl MetricsConfig {
     }
 }
 
-fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
+/// A DNS server's address, with a port or without.
+pub(crate) fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
     let address = text
         .parse::<IpAddr>()
         .map(|ip| SocketAddr::new(ip, DNS_PORT));

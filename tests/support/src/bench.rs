@@ -222,7 +222,7 @@ impl Bench {
         &self.authority
     }
 
-    pub(crate) fn group(&self) -> &Group {
+    pub(crate) fn group(&self) -> &Arc<Group> {
         &self.group
     }
 }

@@ -399,12 +399,6 @@ impl<'a> Operator<'a> {
         self.metrics
     }
 
-    /// Where it answers challenges.
-    #[must_use]
-    pub fn challenge_address(&self) -> SocketAddr {
-        self.challenges
-    }
-
     /// Whether it leads, by its own metrics.
     ///
     /// # Errors
@@ -439,6 +433,18 @@ impl<'a> Operator<'a> {
     pub fn log(&self) -> Result<String> {
         let file = self.bench.directory().join(format!("{}.log", self.name));
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
+    }
+
+    /// Its config file.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Where it answers challenges.
+    #[must_use]
+    pub fn challenge_address(&self) -> SocketAddr {
+        self.challenges
     }
 
     /// All its requests to the API server until now, watches, the lease and Events aside; not those of other replicas.

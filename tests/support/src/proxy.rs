@@ -180,6 +180,8 @@ impl Proxies {
         let http = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([ca])
+            // By HTTP/2 the Host header, from which Pebble builds its URLs, would be lost on the way.
+            .http1_only()
             .build()?;
         let shared = Arc::new(Shared {
             http,

@@ -3,6 +3,7 @@
 mod acme;
 mod acme_faults;
 mod acme_operator;
+mod admission;
 mod alerts;
 mod bench_smoke;
 mod chaos;

@@ -66,6 +66,17 @@ pub(crate) async fn install(client: &Client, files: &[PathBuf], namespace: &str)
     Ok(())
 }
 
+/// Installs the admission policy that every operator of the bench works under, as it is shipped.
+pub(crate) async fn confine(client: &Client, file: &Path) -> Result<()> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    for manifest in serde_saphyr::from_multiple::<Value>(&text)? {
+        create(client, &manifest)
+            .await
+            .with_context(|| format!("applying {}", file.display()))?;
+    }
+    Ok(())
+}
+
 /// The Kubernetes user that the operator in this namespace is.
 pub(crate) fn user(namespace: &str) -> String {
     format!("system:serviceaccount:{namespace}:{SHIPPED_NAME}")

@@ -37,6 +37,7 @@ unit: ## The tests that need nothing but this repository
 
 .PHONY: integration
 integration: control-plane ## The tests on a real control plane and CA
+	tests/tools.sh helm >/dev/null
 	promtool="$$(tests/tools.sh promtool)" && chromium="$$(tests/tools.sh chromium)" \
 	  && PATH="$$(dirname "$$promtool"):$$(dirname "$$chromium"):$$PATH" \
 	  $(CARGO) test --test integration -- --test-threads 4

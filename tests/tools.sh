@@ -2,10 +2,11 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium
+#   tests/tools.sh cargo-deny|promtool|chromium|helm
 set -eu
 
 cargo_deny=0.20.2
+helm=4.3.1
 cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tools
 
 say() { echo "tools: $*" >&2; }
@@ -87,6 +88,16 @@ get_cargo_deny() {
     cargo install --quiet --locked --version "$cargo_deny" --root "$into" cargo-deny >&2
 }
 
+# Go builds it as it builds the control plane: from the module proxy, checked against the public checksum database.
+get_helm() {
+    into=$1
+    say "building helm $helm from its Go module: a minute or two"
+    mkdir -p "$into"
+    CGO_ENABLED=0 GOFLAGS=-trimpath GOBIN="$into/unfinished" go install -ldflags "-s -w" "helm.sh/helm/v4/cmd/helm@v$helm" >&2
+    mv "$into/unfinished/helm" "$into/helm"
+    rmdir "$into/unfinished"
+}
+
 case ${1-} in
 cargo-deny)
     tool=$cache/cargo-deny-$cargo_deny/bin/cargo-deny
@@ -107,6 +118,10 @@ chromium)
     fi
     tool=$cache/chromium/chromium
     [ -x "$tool" ] || get_chromium "$cache/chromium"
+    ;;
+helm)
+    tool=$cache/helm-$helm/helm
+    [ -x "$tool" ] || get_helm "$cache/helm-$helm"
     ;;
 *)
     sed -n 's/^#   /usage: /p' "$0" >&2

@@ -55,4 +55,15 @@ control-plane: ## Build the API server, the controllers and the CA into a cache:
 build: ## The release binary
 	$(CARGO) build --release --locked
 
+ARCH ?= amd64
+.PHONY: image
+image: ## The image as an OCI archive in target/image, and its size (ARCH=arm64 cross-compiles; needs buildah)
+	deploy/image.sh $(ARCH)
+
+.PHONY: image-check
+image-check: image control-plane ## Run the image's own binary, by itself, against the test bench
+	chroot --userspec=65532:65532 target/image/root-amd64 /cert-renew --version
+	CERT_RENEW_PROGRAM=$(CURDIR)/target/image/root-amd64/cert-renew \
+	  $(CARGO) test --test integration image:: -- --ignored
+
 include benches/bench.mk

@@ -35,6 +35,11 @@ audit: ## Known vulnerabilities of all dependencies; needs the internet
 unit: ## The tests that need nothing but this repository
 	$(CARGO) test --quiet --workspace --lib --bins
 
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## Feed every reader of foreign bytes with hostile ones, each for FUZZ_SECONDS
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --lib fuzz:: -- --nocapture --test-threads 2
+
 .PHONY: integration
 integration: control-plane ## The tests on a real control plane and CA
 	tests/tools.sh helm >/dev/null

@@ -19,6 +19,8 @@ pub mod controller;
 pub mod duration;
 pub mod election;
 pub mod gate;
+#[cfg(test)]
+mod fuzz;
 pub mod http;
 pub mod index;
 pub mod key;

@@ -23,3 +23,4 @@ mod rights;
 mod rollout;
 mod scene;
 mod secrecy;
+mod tenancy;

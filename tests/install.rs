@@ -9,7 +9,9 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
+use cert_renew::config::Config;
 use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, throughout};
@@ -126,9 +128,25 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
 /// Everything that is opt-in.
 const ALL_IN: &str = "addons.eviction=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,admission.enabled=true";
 
-/// What the chart gives in a namespace; `values` as `--set` takes them.
+/// Where helm stands; built first where it is not there yet.
+fn helm_program() -> Result<&'static str> {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let tools = Path::new(ROOT).join("tests/tools.sh");
+        let output = Command::new(tools).arg("helm").output();
+        let said = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        said.unwrap_or_default()
+    });
+    ensure!(
+        !program.is_empty(),
+        "`tests/tools.sh helm` does not say where helm is"
+    );
+    Ok(program)
+}
+
+/// What the chart gives in a namespace; `values` as `--set` takes them, then more arguments.
 fn helm(namespace: &str, values: &str) -> Result<String> {
-    let output = Command::new("helm")
+    let output = Command::new(helm_program()?)
         .args([
             "template",
             "cert-renew",
@@ -136,10 +154,10 @@ fn helm(namespace: &str, values: &str) -> Result<String> {
             "--namespace",
             namespace,
         ])
-        .args(["--set", values])
+        .arg("--set")
+        .args(values.split(' '))
         .current_dir(ROOT)
-        .output()
-        .context("helm: `tests/tools.sh helm` says where it is")?;
+        .output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "helm template: {said}");
     Ok(String::from_utf8(output.stdout)?)
@@ -239,6 +257,32 @@ async fn what_the_chart_gives_is_accepted_without_a_warning() -> Result<()> {
         assert!(!warnings.contains("Warning"), "{warnings}");
         assert_eq!(rendered.contains("kind: ClusterRole"), scope.is_empty());
     }
+    Ok(())
+}
+
+/// The values that docs/install.md shows, and what becomes of their config.
+#[test]
+fn the_values_of_the_documentation_give_a_config_without_a_fault() -> Result<()> {
+    let text = include_str!("../docs/install.md");
+    let values = text
+        .split("```yaml\n")
+        .find(|block| block.starts_with("# my-values.yaml"))
+        .and_then(|block| block.split("```").next())
+        .context("no values in docs/install.md")?;
+    let file = Path::new(ROOT).join("target/my-values.yaml");
+    fs::write(&file, values)?;
+    let chart = |scope: &str| -> Result<Config> {
+        let values = format!("{scope} --values target/my-values.yaml");
+        let objects = objects(&helm("cert-renew", &values)?)?;
+        let config = &objects["ConfigMap cert-renew cert-renew"]["data"]["config.yaml"];
+        Ok(Config::parse(config.as_str().context("no config")?)?)
+    };
+    let config = chart("replicas=1")?;
+    assert_eq!(config.warnings(), [""; 0]);
+    assert!(config.watch.namespaces.is_empty());
+    let scoped = chart("scope.namespaces={shop,blog}")?;
+    assert_eq!(scoped.watch.namespaces, ["shop", "blog"]);
+    fs::remove_file(file)?;
     Ok(())
 }
 

@@ -286,10 +286,9 @@ async fn the_policy_is_never_stricter_than_the_operator() -> Result<()> {
             }
         }
     }
-    println!(
-        "{tried} values; {} that cert-renew alone refuses: {laxer:#?}",
-        laxer.len()
-    );
+    // What CEL cannot know: the zones that there are, and an IPv4 address within an IPv6 one.
+    let known = |it: &String| it.starts_with("change-window") || it.contains("::ffff:");
+    ensure!(laxer.iter().all(known), "of {tried} values: {laxer:#?}");
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep};
 use self::plan::{Certificate, Issuers, annotations, theirs};
 use super::secret::connect;
 use super::{CommandResult, Failure, block_on};
+use crate::certificate::leaf;
 use crate::secret::full::FullSecret;
 use crate::secret::keys;
 
@@ -164,17 +165,10 @@ async fn look_at(
     let Some(found) = found else {
         return Ok(Err(format!("there is no Secret {secret}")));
     };
-    let leaf = match found
-        .data
-        .get("tls.crt")
-        .map(|bytes| crate::certificate::leaf(bytes))
-    {
-        Some(Ok(leaf)) => leaf,
-        _ => {
-            return Ok(Err(format!(
-                "Secret {secret} holds no readable certificate"
-            )));
-        }
+    let leaf = found.data.get("tls.crt").map(|it| leaf(it));
+    let Some(Ok(leaf)) = leaf else {
+        let reason = format!("Secret {secret} holds no readable certificate");
+        return Ok(Err(reason));
     };
     let makers = certificate
         .metadata

@@ -157,7 +157,7 @@ pub(super) fn annotations(
     // The names stay those of the certificate, and so does the key's type: neither needs to be written down.
     match (renew_before_percentage, renew_before) {
         (Some(percent @ 1..=99), _) => {
-            _ = annotations.insert(keys::RENEW_BEFORE, format!("{percent}%"))
+            annotations.insert(keys::RENEW_BEFORE, format!("{percent}%"));
         }
         // Go writes 360h0m0s, which we read as well.
         (_, Some(text)) if duration::parse(text).is_ok_and(|before| !before.is_zero()) => {

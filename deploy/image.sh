@@ -4,7 +4,7 @@
 #   deploy/image.sh [amd64|arm64]
 #
 # The binary is static (musl, by cargo-zigbuild), so it is cross-compiled as easily as it is built. buildah needs no
-# daemon, and no privilege but root's: nothing is run inside the image. The same sources give the same image.
+# daemon, and no privilege but root's: nothing is run inside the image. The same binary gives the same image.
 set -eu
 cd "$(dirname "$0")/.."
 

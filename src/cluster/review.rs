@@ -29,6 +29,9 @@ pub struct Need {
     api_groups: Vec<String>,
     resources: Vec<String>,
     verbs: Vec<String>,
+    /// These objects only; all where empty.
+    #[serde(default)]
+    resource_names: Vec<String>,
     /// Its comment.
     #[serde(skip)]
     reason: String,
@@ -68,8 +71,13 @@ fn needs(manifest: &str) -> Vec<Need> {
             None => comment.clear(),
         }
     }
+    let mut last = String::new();
     for (rule, reason) in rules.iter_mut().zip(reasons) {
-        rule.reason = reason;
+        // A rule that says nothing goes on with what the one before is for.
+        if !reason.is_empty() {
+            last = reason;
+        }
+        rule.reason.clone_from(&last);
     }
     rules
 }
@@ -83,7 +91,7 @@ fn missing(needs: &[Need], granted: &[ResourceRule], namespace: Option<&str>) ->
                 let in_one = |group: &String| {
                     !granted
                         .iter()
-                        .any(|rule| grants(rule, group, resource, verb))
+                        .any(|rule| grants(rule, need, group, resource, verb))
                 };
                 need.api_groups.iter().any(in_one)
             };
@@ -101,14 +109,17 @@ fn missing(needs: &[Need], granted: &[ResourceRule], namespace: Option<&str>) ->
     found
 }
 
-/// Whether a rule grants it for all names.
-fn grants(rule: &ResourceRule, group: &str, resource: &str, verb: &str) -> bool {
+/// Whether a rule grants it, for all objects or those that are needed.
+fn grants(rule: &ResourceRule, need: &Need, group: &str, resource: &str, verb: &str) -> bool {
     let has = |list: &[String], wanted: &str| list.iter().any(|item| item == wanted || item == "*");
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let only = list(&rule.resource_names);
+    let named = &need.resource_names;
+    let enough = !named.is_empty() && named.iter().all(|name| only.contains(name));
     has(&list(&rule.api_groups), group)
         && has(&list(&rule.resources), resource)
         && has(&rule.verbs, verb)
-        && list(&rule.resource_names).is_empty()
+        && (only.is_empty() || enough)
 }
 
 /// Asks the API server what it lets us do: in our own namespace, and in the watched ones (none: in all).
@@ -215,6 +226,9 @@ mod tests {
         let mut by_name = all.clone();
         by_name.resource_names = Some(vec!["web".into()]);
         assert_eq!(missing(&needs, &[get.clone(), all], None), []);
+        let mut one = needs.clone();
+        one[0].resource_names = vec!["web".into()];
+        assert_eq!(missing(&one, &[by_name.clone()], None), []);
         let found = missing(&needs, &[get, by_name], Some("shop"));
         let shown: Vec<String> = found
             .iter()

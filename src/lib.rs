@@ -18,9 +18,9 @@ pub mod context;
 pub mod controller;
 pub mod duration;
 pub mod election;
-pub mod gate;
 #[cfg(test)]
 mod fuzz;
+pub mod gate;
 pub mod http;
 pub mod index;
 pub mod key;

@@ -125,6 +125,9 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
     Ok(())
 }
 
+/// The ConfigMap of the config file; kustomize puts a hash behind it.
+const CONFIG: &str = "cert-renew-config";
+
 /// Everything that is opt-in.
 const ALL_IN: &str = "addons.eviction=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,admission.enabled=true";
 
@@ -187,13 +190,11 @@ fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
         }
         let metadata = &mut object["metadata"];
         let name = metadata["name"].as_str().unwrap_or_default();
-        if let Some(hash) = name.strip_prefix("cert-renew-").map(ToOwned::to_owned)
-            && object["kind"] == "ConfigMap"
-        {
-            object = serde_json::from_str(&object.to_string().replace(&format!("-{hash}"), ""))?;
+        if name.starts_with(CONFIG) && object["kind"] == "ConfigMap" {
+            object["metadata"]["name"] = CONFIG.into();
         }
         if let Some(volume) = object.pointer_mut("/spec/template/spec/volumes/0/configMap/name") {
-            *volume = "cert-renew".into();
+            *volume = CONFIG.into();
         }
         let metadata = &object["metadata"];
         let key = [&object["kind"], &metadata["namespace"], &metadata["name"]];
@@ -274,7 +275,7 @@ fn the_values_of_the_documentation_give_a_config_without_a_fault() -> Result<()>
     let chart = |scope: &str| -> Result<Config> {
         let values = format!("{scope} --values target/my-values.yaml");
         let objects = objects(&helm("cert-renew", &values)?)?;
-        let config = &objects["ConfigMap cert-renew cert-renew"]["data"]["config.yaml"];
+        let config = &objects["ConfigMap cert-renew cert-renew-config"]["data"]["config.yaml"];
         Ok(Config::parse(config.as_str().context("no config")?)?)
     };
     let config = chart("replicas=1")?;

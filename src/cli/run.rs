@@ -112,9 +112,9 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let challenge_listener = bind(args.challenge_address).await?;
     let namespace: Arc<str> = args.namespace.into();
     let started = UnixTime::now();
-    // Beside the start, not before it: it only tells.
+    // Beside the start, not before it: it only tells. A standby asks as well, so it does not go through the gate.
     tokio::spawn(review::report(
-        client.clone(),
+        lease_client.clone(),
         namespace.to_string(),
         config.watch.namespaces.clone(),
     ));

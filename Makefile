@@ -71,4 +71,13 @@ image-check: image control-plane ## Run the image's own binary, by itself, again
 	CERT_RENEW_PROGRAM=$(CURDIR)/target/image/root-amd64/cert-renew \
 	  $(CARGO) test --test integration image:: -- --ignored
 
+.PHONY: sbom
+sbom: ## What the binary is made of, as CycloneDX: target/image/cert-renew.cdx.json
+	mkdir -p target/image
+	"$$(tests/tools.sh cargo-cyclonedx)" cyclonedx --format json --no-build-deps --target x86_64-unknown-linux-musl \
+	  --override-filename cert-renew.cdx
+	rm -f tests/support/cert-renew.cdx.json
+	mv cert-renew.cdx.json target/image/
+	@echo "$$(grep -c '"bom-ref"' target/image/cert-renew.cdx.json) components in target/image/cert-renew.cdx.json"
+
 include benches/bench.mk

@@ -2,12 +2,13 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|helm|cargo-zigbuild|buildah
+#   tests/tools.sh cargo-deny|promtool|chromium|helm|cargo-zigbuild|cargo-cyclonedx|buildah
 set -eu
 
 cargo_deny=0.20.2
 helm=4.3.1
 zigbuild=0.24.1
+cyclonedx=0.5.9
 cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tools
 
 say() { echo "tools: $*" >&2; }
@@ -144,6 +145,13 @@ helm)
 cargo-zigbuild)
     tool=$cache/zigbuild-$zigbuild/bin/cargo-zigbuild
     [ -x "$tool" ] || get_zigbuild "$cache/zigbuild-$zigbuild"
+    ;;
+cargo-cyclonedx)
+    tool=$cache/cyclonedx-$cyclonedx/bin/cargo-cyclonedx
+    if ! [ -x "$tool" ]; then
+        say "compiling cargo-cyclonedx $cyclonedx, which takes minutes"
+        cargo install --quiet --locked --version "$cyclonedx" --root "$cache/cyclonedx-$cyclonedx" cargo-cyclonedx >&2
+    fi
     ;;
 buildah)
     # The one tool that has to be installed: it is a dozen packages that look for each other in their places.

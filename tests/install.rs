@@ -129,7 +129,7 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
 const CONFIG: &str = "cert-renew-config";
 
 /// Everything that is opt-in.
-const ALL_IN: &str = "addons.eviction=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,admission.enabled=true";
+const ALL_IN: &str = "addons.eviction=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
 fn helm_program() -> Result<&'static str> {

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use self::plan::{Certificate, Issuers, annotations, theirs};
-use super::secret::connect;
+use super::way::Way;
 use super::{CommandResult, Failure, block_on};
 use crate::certificate::leaf;
 use crate::secret::full::FullSecret;
@@ -58,6 +58,8 @@ pub(super) struct Args {
     /// Do it; without it, it is only said what would be done
     #[arg(long)]
     apply: bool,
+    #[command(flatten)]
+    way: Way,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -82,7 +84,7 @@ pub(super) fn adopt(args: Args) -> CommandResult {
     let From::CertManager = args.from;
     let issuers = Issuers::read(&args.issuer).map_err(Failure)?;
     block_on(async {
-        let client = connect().await?;
+        let client = args.way.client().await?;
         let (mut adoptions, stay) = survey(&client, args.namespace.as_deref(), &issuers).await?;
         for adoption in adoptions.iter_mut().filter(|it| it.certificate.is_some()) {
             let class = args.class.clone().map(|class| (keys::CLASS, class));

@@ -19,6 +19,8 @@ pub mod controller;
 pub mod dns;
 pub mod duration;
 pub mod election;
+#[cfg(test)]
+mod fuzz;
 pub mod gate;
 pub mod http;
 pub mod index;

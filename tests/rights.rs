@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::Api;
 use serde_json::Value;
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
@@ -129,6 +131,62 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
+    for (cluster, namespaced) in [
+        ("rbac/clusterrole.yaml", "rbac/namespaced/role.yaml"),
+        (ADDONS[0], "rbac/namespaced/addons/eviction.yaml"),
+    ] {
+        assert_eq!(rights_of(cluster)?, rights_of(namespaced)?, "{namespaced}");
+    }
+    Ok(())
+}
+
+/// One right is taken away: the log names it and what it is for, and the operator goes on.
+#[tokio::test]
+async fn a_missing_right_is_named_at_the_start() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::install(bench, options()).await?;
+    let roles: Api<ClusterRole> = Api::all(bench.client()?);
+    let mut role = roles.get(operator.namespace()).await?;
+    for rule in role.rules.iter_mut().flatten() {
+        if rule.resources.iter().flatten().any(|it| it == "daemonsets") {
+            rule.verbs.retain(|verb| verb != "patch");
+        }
+    }
+    roles
+        .replace(operator.namespace(), &Default::default(), &role)
+        .await?;
+    let space = Space::new(bench.client()?, "lacking", operator.namespace()).await?;
+    let old = pair(&["lacking.example"], OLD)?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    eventually(SOON, "the right is gone and missed", async || {
+        operator.run().await?;
+        let log = operator.log()?;
+        let missed: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("a right is missing"))
+            .collect();
+        if missed.is_empty() {
+            operator.kill();
+        }
+        ensure!(missed.len() >= 3, "{missed:?}");
+        for (line, kind) in missed
+            .iter()
+            .zip(["deployments", "statefulsets", "daemonsets"])
+        {
+            ensure!(line.contains(kind) && line.contains("patch"), "{line}");
+            ensure!(line.contains("roll them by one annotation"), "{line}");
+        }
+        Ok(())
+    })
+    .await?;
+    renewed(&space, "tls", &old.certificate).await?;
+    Ok(())
+}
+
 /// What a file's roles grant.
 fn rights_of(file: &str) -> Result<Rights> {
     let text = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR")))?;
@@ -150,7 +208,7 @@ fn rights_of(file: &str) -> Result<Rights> {
     Ok(rights)
 }
 
-/// What the operator has asked for, by its own metrics; `/version` is nobody's right.
+/// What the operator has asked for, by its own metrics; `/version` and the look at one's own rights are everybody's.
 fn used(metrics: &str) -> Result<Rights> {
     let mut rights = Rights::new();
     for line in metrics.lines() {
@@ -164,7 +222,7 @@ fn used(metrics: &str) -> Result<Rights> {
             Ok(rest.split('"').next().unwrap_or_default().to_owned())
         };
         ensure!(label("status")? != "403", "refused: {line}");
-        if !label("resource")?.is_empty() {
+        if !["", "selfsubjectrulesreviews"].contains(&&*label("resource")?) {
             rights.insert((label("verb")?, label("resource")?));
         }
     }

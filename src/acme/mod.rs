@@ -17,6 +17,8 @@ mod chain;
 mod client;
 mod directory;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod jws;
 mod nonce;

@@ -4,6 +4,7 @@
 //! 2 wrong usage, or a certificate that `check` found broken.
 
 mod account;
+mod adopt;
 mod check;
 mod config;
 pub mod findings;
@@ -48,6 +49,8 @@ enum Command {
     Resume(secret::Resume),
     /// Make an annotated Secret that waits for its first certificate
     Create(secret::Create),
+    /// Take over what another tool renews, without issuing or restarting anything
+    Adopt(adopt::Args),
     /// Look at the account at a CA, or change its key
     #[command(subcommand)]
     Account(account::Command),
@@ -86,6 +89,7 @@ impl Cli {
             Command::Revoke(args) => revoke::run(args),
             Command::Resume(args) => secret::resume(args),
             Command::Create(args) => secret::create(args),
+            Command::Adopt(args) => adopt::adopt(args),
             Command::Account(command) => account::run(command),
             Command::Config(command) => config::run(command),
             Command::Completions(args) => pages::completions(&args),

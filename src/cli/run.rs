@@ -18,7 +18,7 @@ use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::lease::Candidate;
 use crate::cluster::ledger::Ledger;
-use crate::cluster::{NoWay, Way, watch as cluster_watch};
+use crate::cluster::{NoWay, Way, review, watch as cluster_watch};
 use crate::config::Config;
 use crate::context::Context;
 use crate::duration::NotADuration;
@@ -113,6 +113,12 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let challenge_listener = bind(args.challenge_address).await?;
     let namespace: Arc<str> = args.namespace.into();
     let started = UnixTime::now();
+    // Beside the start, not before it: it only tells. A standby asks as well, so it does not go through the gate.
+    tokio::spawn(review::report(
+        lease_client.clone(),
+        namespace.to_string(),
+        config.watch.namespaces.clone(),
+    ));
     let pod = std::env::var("POD_NAME").ok();
     let events = Events::start(client.clone(), pod.clone());
     let watches = cluster_watch::secrets(&client, &config.watch)

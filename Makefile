@@ -35,8 +35,14 @@ audit: ## Known vulnerabilities of all dependencies; needs the internet
 unit: ## The tests that need nothing but this repository
 	$(CARGO) test --quiet --workspace --lib --bins
 
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## Feed every reader of foreign bytes with hostile ones, each for FUZZ_SECONDS
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --lib fuzz:: -- --nocapture --test-threads 2
+
 .PHONY: integration
 integration: control-plane ## The tests on a real control plane and CA
+	tests/tools.sh helm >/dev/null
 	promtool="$$(tests/tools.sh promtool)" && chromium="$$(tests/tools.sh chromium)" \
 	  && PATH="$$(dirname "$$promtool"):$$(dirname "$$chromium"):$$PATH" \
 	  $(CARGO) test --test integration -- --test-threads 4
@@ -53,5 +59,25 @@ control-plane: ## Build the API server, the controllers and the CA into a cache:
 .PHONY: build
 build: ## The release binary
 	$(CARGO) build --release --locked
+
+ARCH ?= amd64
+.PHONY: image
+image: ## The image as an OCI archive in target/image, and its size (ARCH=arm64 cross-compiles; needs buildah)
+	deploy/image.sh $(ARCH)
+
+.PHONY: image-check
+image-check: image control-plane ## Run the image's own binary, by itself, against the test bench
+	chroot --userspec=65532:65532 target/image/root-amd64 /cert-renew --version
+	CERT_RENEW_PROGRAM=$(CURDIR)/target/image/root-amd64/cert-renew \
+	  $(CARGO) test --test integration image:: -- --ignored
+
+.PHONY: sbom
+sbom: ## What the binary is made of, as CycloneDX: target/image/cert-renew.cdx.json
+	mkdir -p target/image
+	"$$(tests/tools.sh cargo-cyclonedx)" cyclonedx --format json --no-build-deps --target x86_64-unknown-linux-musl \
+	  --override-filename cert-renew.cdx
+	rm -f tests/support/cert-renew.cdx.json
+	mv cert-renew.cdx.json target/image/
+	@echo "$$(grep -c '"bom-ref"' target/image/cert-renew.cdx.json) components in target/image/cert-renew.cdx.json"
 
 include benches/bench.mk

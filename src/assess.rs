@@ -310,6 +310,14 @@ fn opens(
     let window = settings.change_window.as_ref()?;
     let opens = window.next_open(now);
     let leaf = leaf.as_ref().ok()?;
+    let served = rolled_out.and_then(RolledOut::fingerprint);
+    // What is revoked is worth nothing, in the Secret as in the workloads.
+    if settings
+        .revoked
+        .is_some_and(|it| it == leaf.fingerprint || Some(it) == served)
+    {
+        return None;
+    }
     let served_until = match rolled_out {
         Some(RolledOut::Leaf { not_after, .. }) => not_after.min(leaf.not_after),
         _ => leaf.not_after,

@@ -16,7 +16,9 @@ use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::Known;
 use crate::rollout::Roller;
+use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
+use crate::solver::route::Held;
 
 /// See the module's documentation. Cheap to share, nothing in it is decided here.
 pub struct Context {
@@ -36,6 +38,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Key authorizations that the challenge port answers with.
     pub challenges: ChallengeStore,
+    /// Sets and removes TXT records.
+    pub dns01: dns01::Solver,
+    /// Who needs which Ingress or HTTPRoute of ours.
+    pub routes: Held,
     /// ACME clients, one an issuer, made when first needed.
     pub issuers: Issuers,
     /// What the CAs suggest about when to renew.

@@ -16,8 +16,11 @@ pub mod compact;
 pub mod config;
 pub mod context;
 pub mod controller;
+pub mod dns;
 pub mod duration;
 pub mod election;
+#[cfg(test)]
+mod fuzz;
 pub mod gate;
 pub mod http;
 pub mod index;

@@ -17,6 +17,7 @@ use crate::cluster::chain;
 use crate::context::Context;
 use crate::index::{Index, Key, Observed, Task};
 use crate::renewal::info::{self, Suggested};
+use crate::schedule::quota;
 use crate::ticket::{Done, Planning, Ticket};
 use crate::time::UnixTime;
 use crate::{propagation, renewal};
@@ -114,8 +115,34 @@ impl Term {
                 self.abandon(&key);
             }
         }
+        self.recall_orders();
+        let context = Arc::clone(&self.context);
+        self.tasks
+            .spawn(async move { renewal::proof::sweep(&context).await });
         let polls = info::follow(Arc::clone(&self.context), self.suggest.clone());
         self.tasks.spawn(polls);
+    }
+
+    /// What was ordered before this term, by the certificates that are there; copies count once.
+    fn recall_orders(&self) {
+        let mut issued: HashMap<Arc<str>, Vec<(UnixTime, Arc<str>)>> = HashMap::new();
+        let (now, mut seen) = (UnixTime::now(), HashSet::new());
+        let index = self.index();
+        for (row, entry) in index.iter() {
+            let observed = entry.observed;
+            if let Ok(leaf) = observed.leaf
+                && quota::is_recent(now, leaf.not_before)
+                && seen.insert(leaf.fingerprint)
+                && let Some((key, _)) = index.row(row)
+            {
+                let of_issuer = issued.entry(observed.issuer).or_default();
+                of_issuer.push((leaf.not_before, key.namespace));
+            }
+        }
+        drop(index);
+        for (issuer, issued) in issued {
+            self.context.issuers.recall_orders(&issuer, issued);
+        }
     }
 
     /// Gives up the order that a Secret has, if it has one: nobody waits for it any more.

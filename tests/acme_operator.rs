@@ -9,7 +9,8 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{OLD, Pair, Reference, Space, pair};
 use test_bench::{
-    Bench, Context as _, Operator, OperatorOptions, PebbleOptions, Result, ensure, eventually,
+    Bench, Context as _, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, ensure,
+    eventually,
 };
 
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
@@ -123,6 +124,11 @@ async fn a_window_in_the_past_means_now_and_says_why() -> Result<()> {
     let inverted = end("inverted").await?;
     let third = inverted.not_after.0 - i64::try_from(inverted.lifetime().as_secs() / 3)?;
     assert!(at("inverted")? as i64 <= third);
+    // The window that was far off has moved.
+    operator.kill();
+    pebble.set_renewal_info(&first[2], &past).await?;
+    operator.run().await?;
+    renewed(&space, "later", &first[2]).await?;
     Ok(())
 }
 
@@ -187,9 +193,18 @@ fn renewals(operator: &Operator<'_>) -> Result<usize> {
 #[tokio::test]
 async fn no_more_orders_than_the_config_allows() -> Result<()> {
     let bench = Bench::shared().await?;
-    let operator = Operator::start(bench, configured("    ordersPer3h: 4\n", "")).await?;
+    let mut operator = Operator::start(bench, configured("    ordersPer3h: 4\n", "")).await?;
     let space = Space::new(bench.client()?, "quota", operator.namespace()).await?;
     for number in 0..6 {
+        if number == 3 {
+            // What was ordered before a restart counts.
+            eventually(SOON, "three are issued", async || {
+                ensure!(renewals(&operator)? == 3, "{} are", renewals(&operator)?);
+                Ok(())
+            })
+            .await?;
+            operator.restart().await?;
+        }
         let (name, host) = (format!("tls-{number}"), format!("n{number}.quota.example"));
         space
             .tls_secret(&name, None, &[("issuer", "pebble"), ("names", &host)])
@@ -436,6 +451,79 @@ async fn a_ca_that_is_down_is_replaced_by_its_fallback_while_life_is_short() -> 
     let issued_by = annotation(&second, "state.cert-renew.io/issued-by").unwrap_or_default();
     assert!(issued_by.contains("\"home\""), "{issued_by}");
     renewed(&space, "long", &long.certificate).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_ca_that_has_forgotten_everything_gets_the_account_again() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut ca = bench
+        .start_pebble(&another_pebble("pebble-amnesia"))
+        .await?;
+    let mut options = configured("", "");
+    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
+    options.directory = Some(ca.directory().to_owned());
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "amnesia", operator.namespace()).await?;
+    let before = issued(&space, "before", "before.amnesia.example").await?;
+    let root = ca.root(0).await?;
+    ca.restart().await?;
+    assert_ne!(ca.root(0).await?, root, "the roots are others too");
+    issued(&space, "after", "after.amnesia.example").await?;
+    // It says of itself that this CA has issued it, and the CA knows nothing of what it is to replace.
+    let old = pair(&["old.amnesia.example"], OLD)?;
+    let issued_by = annotation(&before, "state.cert-renew.io/issued-by").unwrap_or_default();
+    let annotations = [
+        ("issuer", "pebble"),
+        ("state.cert-renew.io/issued-by", issued_by),
+    ];
+    space.tls_secret("old", Some(&old), &annotations).await?;
+    renewed(&space, "old", &old.certificate).await?;
+    let registered = operator.log()?.matches("account registered").count();
+    assert_eq!(registered, 2, "once at each life of the CA");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_link_that_ends_a_pause_reaches_the_user() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let mut options = options();
+    options.directory = Some(proxies.directory());
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "paused-ca", operator.namespace()).await?;
+    let link = format!(
+        "https://portal.letsencrypt.org/sfe/v1/unpause?jwt={}.b.c",
+        "a".repeat(400)
+    );
+    let problem = json!({
+        "type": "urn:ietf:params:acme:error:rateLimited", "status": 429,
+        "detail": format!(
+            "Your account is temporarily prevented from requesting certificates for pause.example and possibly \
+             others. Please visit: {link}"
+        ),
+    })
+    .to_string();
+    proxies.rule(move |passed| {
+        if passed.path.ends_with("/order-plz") {
+            Fault::Answer(429, None, "application/problem+json", problem.clone())
+        } else {
+            Fault::Pass
+        }
+    });
+    let annotations = [("issuer", "pebble"), ("names", "pause.example")];
+    space.tls_secret("pause", None, &annotations).await?;
+    let said = event(&space, "pause", "Paused").await?;
+    ensure!(said.contains(&link), "{said}");
+    let secret = space.secrets().get("pause").await?;
+    let said = annotation(&secret, "state.cert-renew.io/last-error").unwrap_or_default();
+    ensure!(said.contains(&link), "{said}");
+    let orders = proxies.passed().into_iter();
+    let orders = orders.filter(|it| it.path.ends_with("/order-plz")).count();
+    assert_eq!(
+        orders, 1,
+        "a CA that has paused us is not asked again at once"
+    );
     Ok(())
 }
 

@@ -11,7 +11,10 @@ use serde_json::Value;
 use test_bench::objects::{Age, FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 
-fn cert_renew(arguments: &[&str], kubeconfig: Option<&std::path::Path>) -> Result<Output> {
+pub(crate) fn cert_renew(
+    arguments: &[&str],
+    kubeconfig: Option<&std::path::Path>,
+) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cert-renew"));
     command
         .args(arguments)
@@ -22,7 +25,7 @@ fn cert_renew(arguments: &[&str], kubeconfig: Option<&std::path::Path>) -> Resul
     Ok(command.output()?)
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cert_renew::config::Config;
+use cert_renew::secret::settings::Settings;
 use test_bench::{Context as _, Result};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -91,6 +92,37 @@ fn every_test_that_a_document_names_exists() -> Result<()> {
         }
     }
     assert!(named >= 40, "only {named} tests are named");
+    Ok(())
+}
+
+/// What a reader would paste: `cert-renew.io/key=value` in the commands of the guides.
+#[test]
+fn every_annotation_in_a_command_parses() -> Result<()> {
+    let mut checked = 0;
+    for (path, text) in documents()? {
+        for block in text.split("```sh\n").skip(1) {
+            let block = block.split("```").next().unwrap_or_default();
+            for part in block.split("cert-renew.io/").skip(1) {
+                let Some((key, rest)) = part.split_once('=') else {
+                    continue;
+                };
+                let value = match rest.strip_prefix('\'') {
+                    Some(quoted) => quoted.split('\'').next(),
+                    None => rest.split_whitespace().next(),
+                };
+                if key.contains(char::is_whitespace) || key == "managed" {
+                    continue;
+                }
+                let annotations = [("issuer", "x"), (key, value.unwrap_or_default())];
+                let annotations = annotations
+                    .map(|(key, value)| (format!("cert-renew.io/{key}"), value.to_owned()));
+                let (_, problems) = Settings::read(&annotations.into(), false, &Default::default());
+                assert_eq!(problems, [], "{}", path.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 8, "only {checked} annotations are shown");
     Ok(())
 }
 

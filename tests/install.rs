@@ -1,15 +1,22 @@
-//! What `kubectl apply -k deploy/` installs: every object is accepted by a real API server, the pod by Pod Security too.
+//! What `kubectl apply -k deploy/` and the chart install: the same objects, each accepted by a real API server, the pod by
+//! Pod Security too; and the operator works with what they give it, in the whole cluster and in a list of namespaces.
 //!
 //! The objects are not kept (server-side dry run): the bench is shared, and their names are fixed.
 //! The Prometheus operator's own kinds are not known to the bench and are rendered only.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
+use cert_renew::config::Config;
 use serde_json::{Value, json};
-use test_bench::{Bench, Context as _, Result, ensure};
+use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::{Bench, Context as _, Operator, Result, ensure, throughout};
+
+use crate::renewal::{options, renewed, rolled_out};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -115,5 +122,291 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
         let value = line.split_once(':').map_or("", |(_, value)| value.trim());
         assert_ne!(value, "cert-renew", "{line}");
     }
+    Ok(())
+}
+
+/// The ConfigMap of the config file; kustomize puts a hash behind it.
+const CONFIG: &str = "cert-renew-config";
+
+/// Everything that is opt-in.
+const ALL_IN: &str = "addons.eviction=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
+
+/// Where helm stands; built first where it is not there yet.
+fn helm_program() -> Result<&'static str> {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let tools = Path::new(ROOT).join("tests/tools.sh");
+        let output = Command::new(tools).arg("helm").output();
+        let said = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        said.unwrap_or_default()
+    });
+    ensure!(
+        !program.is_empty(),
+        "`tests/tools.sh helm` does not say where helm is"
+    );
+    Ok(program)
+}
+
+/// What the chart gives in a namespace; `values` as `--set` takes them, then more arguments.
+fn helm(namespace: &str, values: &str) -> Result<String> {
+    let output = Command::new(helm_program()?)
+        .args([
+            "template",
+            "cert-renew",
+            "deploy/helm",
+            "--namespace",
+            namespace,
+        ])
+        .arg("--set")
+        .args(values.split(' '))
+        .current_dir(ROOT)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "helm template: {said}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Objects by kind, namespace and name.
+fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
+    let mut found = BTreeMap::new();
+    for mut object in serde_saphyr::from_multiple::<Value>(yaml)? {
+        if object.is_null() {
+            continue;
+        }
+        // The chart marks the pod with a hash of the config, kustomize puts one into the ConfigMap's name.
+        if let Some(annotations) = object.pointer_mut("/spec/template/metadata/annotations") {
+            annotations
+                .as_object_mut()
+                .context("no map")?
+                .remove("checksum/config");
+        }
+        let metadata = object.pointer_mut("/spec/template/metadata");
+        if let Some(metadata) = metadata.and_then(Value::as_object_mut)
+            && metadata
+                .get("annotations")
+                .is_some_and(|it| it == &json!({}))
+        {
+            metadata.remove("annotations");
+        }
+        let metadata = &mut object["metadata"];
+        let name = metadata["name"].as_str().unwrap_or_default();
+        if name.starts_with(CONFIG) && object["kind"] == "ConfigMap" {
+            object["metadata"]["name"] = CONFIG.into();
+        }
+        if let Some(volume) = object.pointer_mut("/spec/template/spec/volumes/0/configMap/name") {
+            *volume = CONFIG.into();
+        }
+        let metadata = &object["metadata"];
+        let key = [&object["kind"], &metadata["namespace"], &metadata["name"]];
+        let key = key.map(|part| part.as_str().unwrap_or("-")).join(" ");
+        ensure!(found.insert(key.clone(), object).is_none(), "{key} twice");
+    }
+    Ok(found)
+}
+
+#[tokio::test]
+async fn the_chart_gives_the_same_objects_as_the_kustomization() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let extra = "components: [../../deploy/monitoring]";
+    let mut kustomized = objects(&render(bench, "cert-renew", extra)?)?;
+    // Helm makes the namespace itself, without labels.
+    kustomized.remove("Namespace - cert-renew");
+    let admission = kubectl(bench, "kustomize deploy/admission", "")?;
+    kustomized.extend(objects(&String::from_utf8(admission.stdout)?)?);
+    kustomized.extend(objects(&fs::read_to_string(
+        Path::new(ROOT).join("rbac/addons/eviction.yaml"),
+    )?)?);
+    let mut charted = objects(&helm("cert-renew", ALL_IN)?)?;
+    for object in charted.values_mut().chain(kustomized.values_mut()) {
+        // kustomize labels what has no label of its own in its file.
+        if object["kind"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("Validating"))
+        {
+            object["metadata"]["labels"] = Value::Null;
+        }
+    }
+    let keys = |objects: &BTreeMap<String, Value>| objects.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        keys(&charted),
+        keys(&kustomized),
+        "a new file of deploy/ is linked from deploy/helm/manifests/"
+    );
+    for (key, object) in &kustomized {
+        assert_eq!(&charted[key], object, "{key}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_chart_gives_is_accepted_without_a_warning() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let namespace = "install-chart";
+    let labels = "labels: {pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}";
+    let home =
+        format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  {labels}\n");
+    kubectl(bench, "apply -f -", &home)?;
+    let values = "addons.eviction=true,admission.enabled=true,admission.names.shop=shop.example,replicas=3,\
+                  priorityClassName=system-cluster-critical,podLabels.a=b,args[0]=--log-level=debug,\
+                  env[0].name=HTTPS_PROXY,env[0].value=http://proxy:3128,nodeSelector.disk=ssd,\
+                  image.repository=registry.example/cert-renew,serviceAccount.annotations.a=b";
+    for scope in ["", ",scope.namespaces={default}"] {
+        let rendered = helm(namespace, &format!("{values}{scope}"))?;
+        let dry_run = "apply --validate=strict --dry-run=server -f -";
+        let applied = kubectl(bench, dry_run, &rendered)?;
+        let warnings = String::from_utf8(applied.stderr)?;
+        assert!(!warnings.contains("Warning"), "{warnings}");
+        assert_eq!(rendered.contains("kind: ClusterRole"), scope.is_empty());
+    }
+    Ok(())
+}
+
+/// The values that docs/install.md shows, and what becomes of their config.
+#[test]
+fn the_values_of_the_documentation_give_a_config_without_a_fault() -> Result<()> {
+    let text = include_str!("../docs/install.md");
+    let values = text
+        .split("```yaml\n")
+        .find(|block| block.starts_with("# my-values.yaml"))
+        .and_then(|block| block.split("```").next())
+        .context("no values in docs/install.md")?;
+    let file = Path::new(ROOT).join("target/my-values.yaml");
+    fs::write(&file, values)?;
+    let chart = |scope: &str| -> Result<Config> {
+        let values = format!("{scope} --values target/my-values.yaml");
+        let objects = objects(&helm("cert-renew", &values)?)?;
+        let config = &objects["ConfigMap cert-renew cert-renew-config"]["data"]["config.yaml"];
+        Ok(Config::parse(config.as_str().context("no config")?)?)
+    };
+    let config = chart("replicas=1")?;
+    assert_eq!(config.warnings(), [""; 0]);
+    assert!(config.watch.namespaces.is_empty());
+    let scoped = chart("scope.namespaces={shop,blog}")?;
+    assert_eq!(scoped.watch.namespaces, ["shop", "blog"]);
+    fs::remove_file(file)?;
+    Ok(())
+}
+
+#[test]
+fn the_schema_of_the_values_refuses_what_it_does_not_know() -> Result<()> {
+    for (values, part) in [
+        ("replica=2", "replica"),
+        ("replicas=many", "replicas"),
+        ("image.digest=sha256:12", "digest"),
+        ("scope.namespaces={Shop}", "namespaces"),
+        ("addons.argo=true", "addons.argo: there is no such add-on"),
+    ] {
+        let said = format!("{:#}", helm("cert-renew", values).expect_err(values));
+        ensure!(said.contains(part), "{values}: {said}");
+    }
+    Ok(())
+}
+
+/// Renews and rolls in `space` as ever, with the rights that the chart gives.
+async fn works(space: &Space) -> Result<()> {
+    let old = pair(&["chart.example"], OLD)?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "tls")
+        .await?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    renewed(space, "tls", &old.certificate).await?;
+    rolled_out(space, "tls").await?;
+    assert_eq!(space.generation("Deployment", "web").await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_operator_works_with_the_chart_in_the_whole_cluster() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator =
+        Operator::install_rendered(bench, options(), |namespace| helm(namespace, "replicas=0"))
+            .await?;
+    operator.run().await?;
+    let space = Space::new(bench.client()?, "charted", operator.namespace()).await?;
+    works(&space).await?;
+    ensure!(!operator.log()?.contains("a right is missing"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_list_of_namespaces_needs_no_cluster_role() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let client = bench.client()?;
+    let mut listed = Vec::new();
+    for _ in 0..2 {
+        listed.push(Space::new(client.clone(), "listed", "later").await?);
+    }
+    let names = listed.iter().map(|space| &*space.name).collect::<Vec<_>>();
+    let names = names.join(",");
+    let values = format!("replicas=0,addons.eviction=true,scope.namespaces={{{names}}}");
+    let mut options = options();
+    options.config += &format!("watch: {{namespaces: [{names}]}}\n");
+    let mut operator =
+        Operator::install_rendered(bench, options, |namespace| helm(namespace, &values)).await?;
+    operator.run().await?;
+    for space in &mut listed {
+        space.class = operator.namespace().to_owned();
+        works(space).await?;
+    }
+    // A namespace that is not on the list is none of its business.
+    let other = Space::new(client, "unlisted", operator.namespace()).await?;
+    let old = pair(&["unlisted.example"], OLD)?;
+    let made = other
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    throughout(
+        std::time::Duration::from_secs(2),
+        "it is left alone",
+        async || {
+            let now = other.secrets().get("tls").await?;
+            ensure!(now.metadata.resource_version == made.metadata.resource_version);
+            Ok(())
+        },
+    )
+    .await?;
+    let log = operator.log()?;
+    ensure!(
+        !log.contains("a right is missing") && !log.contains("forbidden"),
+        "{log}"
+    );
+    Ok(())
+}
+
+/// The same by kustomize: the component takes the ClusterRole away, `rbac/namespaced` puts a Role in its place.
+#[tokio::test]
+async fn the_kustomization_has_both_scopes_too() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let rendered = render(
+        bench,
+        "install-scoped",
+        "components: [../../deploy/namespaced]",
+    )?;
+    ensure!(rendered.contains("kind: Deployment") && !rendered.contains("kind: ClusterRole"));
+    let namespaced = kubectl(bench, "kustomize rbac/namespaced", "")?;
+    let charted = objects(&helm(
+        "cert-renew",
+        "scope.namespaces={shop},addons.eviction=true",
+    )?)?;
+    let addon = fs::read_to_string(Path::new(ROOT).join("rbac/namespaced/addons/eviction.yaml"))?;
+    let mut kustomized = objects(&String::from_utf8(namespaced.stdout)?)?;
+    kustomized.extend(objects(&addon)?);
+    assert_eq!(kustomized.len(), 4);
+    for (key, object) in kustomized {
+        assert_eq!(charted.get(&key), Some(&object), "{key}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_admission_policies_are_accepted_without_a_warning() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let dry_run = "apply -k deploy/admission --validate=strict --dry-run=server";
+    let warnings = String::from_utf8(kubectl(bench, dry_run, "")?.stderr)?;
+    // The bench has made those of the operator without kubectl.
+    let warned =
+        |line: &&str| line.contains("Warning") && !line.contains("last-applied-configuration");
+    assert_eq!(warnings.lines().find(warned), None);
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
@@ -12,7 +13,21 @@ use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
-const ADDONS: [&str; 2] = ["rbac/addons/eviction.yaml", "rbac/addons/verify.yaml"];
+const ADDONS: [&str; 4] = [
+    "rbac/addons/eviction.yaml",
+    "rbac/addons/route-gateway.yaml",
+    "rbac/addons/route-ingress.yaml",
+    "rbac/addons/verify.yaml",
+];
+
+/// Two names whose routes are made, and all others.
+const SOLVERS: &str = "solvers:
+  - zones: [ingress.rights.example]
+    http01: {route: ingress, ingress: {class: none}, selfCheck: false}
+  - zones: [gateway.rights.example]
+    http01: {route: gateway, gateway: {parentRefs: [{name: none}]}, selfCheck: false}
+  - http01: {route: shared, selfCheck: false}
+";
 
 /// Used only while somebody scales such a workload down in the moment in which its turn comes.
 const RARE: [(&str, &str); 1] = [("watch", "replicationcontrollers")];
@@ -24,8 +39,11 @@ type Rights = BTreeSet<(String, String)>;
 async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut options = options();
+    bench.install_gateway_api().await?;
     options.addons = ADDONS.map(Into::into).into();
-    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 1s}\nretry: {base: 1s, factor: 1, max: 1s}\n".into();
+    options.config =
+        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 1s}\n".to_owned() + SOLVERS;
+    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
     let mut operator = Operator::start(bench, options.clone()).await?;
     let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
     for kind in [
@@ -50,6 +68,12 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     space.tls_secret("used", Some(&old), &annotations).await?;
     renewed(&space, "used", &old.certificate).await?;
     rolled_out(&space, "used").await?;
+    for name in ["ingress", "gateway"] {
+        let asked = format!("{name}.rights.example");
+        let annotations = [("issuer", "pebble"), ("names", &asked)];
+        space.tls_secret(name, None, &annotations).await?;
+        rolled_out(&space, name).await?;
+    }
     // Two issues that no clock asked for are two entries of the ledger: it is made, then changed.
     for name in ["first", "second"] {
         let asked = format!("{name}.rights.example");
@@ -116,6 +140,62 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
+    for (cluster, namespaced) in [
+        ("rbac/clusterrole.yaml", "rbac/namespaced/role.yaml"),
+        (ADDONS[0], "rbac/namespaced/addons/eviction.yaml"),
+    ] {
+        assert_eq!(rights_of(cluster)?, rights_of(namespaced)?, "{namespaced}");
+    }
+    Ok(())
+}
+
+/// One right is taken away: the log names it and what it is for, and the operator goes on.
+#[tokio::test]
+async fn a_missing_right_is_named_at_the_start() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::install(bench, options()).await?;
+    let roles: Api<ClusterRole> = Api::all(bench.client()?);
+    let mut role = roles.get(operator.namespace()).await?;
+    for rule in role.rules.iter_mut().flatten() {
+        if rule.resources.iter().flatten().any(|it| it == "daemonsets") {
+            rule.verbs.retain(|verb| verb != "patch");
+        }
+    }
+    roles
+        .replace(operator.namespace(), &Default::default(), &role)
+        .await?;
+    let space = Space::new(bench.client()?, "lacking", operator.namespace()).await?;
+    let old = pair(&["lacking.example"], OLD)?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    eventually(SOON, "the right is gone and missed", async || {
+        operator.run().await?;
+        let log = operator.log()?;
+        let missed: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("a right is missing"))
+            .collect();
+        if missed.is_empty() {
+            operator.kill();
+        }
+        ensure!(missed.len() >= 3, "{missed:?}");
+        for (line, kind) in missed
+            .iter()
+            .zip(["deployments", "statefulsets", "daemonsets"])
+        {
+            ensure!(line.contains(kind) && line.contains("patch"), "{line}");
+            ensure!(line.contains("roll them by one annotation"), "{line}");
+        }
+        Ok(())
+    })
+    .await?;
+    renewed(&space, "tls", &old.certificate).await?;
+    Ok(())
+}
+
 /// What a file's roles grant.
 fn rights_of(file: &str) -> Result<Rights> {
     let text = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR")))?;
@@ -137,7 +217,7 @@ fn rights_of(file: &str) -> Result<Rights> {
     Ok(rights)
 }
 
-/// What the operator has asked for, by its own metrics; `/version` is nobody's right.
+/// What the operator has asked for, by its own metrics; `/version` and the look at one's own rights are everybody's.
 fn used(metrics: &str) -> Result<Rights> {
     let mut rights = Rights::new();
     for line in metrics.lines() {
@@ -151,7 +231,7 @@ fn used(metrics: &str) -> Result<Rights> {
             Ok(rest.split('"').next().unwrap_or_default().to_owned())
         };
         ensure!(label("status")? != "403", "refused: {line}");
-        if !label("resource")?.is_empty() {
+        if !["", "selfsubjectrulesreviews"].contains(&&*label("resource")?) {
             rights.insert((label("verb")?, label("resource")?));
         }
     }

@@ -2,10 +2,13 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|helm|cargo-zigbuild|cargo-cyclonedx|buildah
 set -eu
 
 cargo_deny=0.20.2
+helm=4.3.1
+zigbuild=0.24.1
+cyclonedx=0.5.9
 cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tools
 
 say() { echo "tools: $*" >&2; }
@@ -24,14 +27,37 @@ from_debian() {
     chmod 755 "$work"
     (
         cd "$work"
-        apt-get -qq download "$package" 2>/dev/null || {
+        packages=$(needed "$package")
+        # shellcheck disable=SC2086 # They are several words.
+        apt-get -qq download $packages 2>/dev/null || {
             apt-get -qq update >&2
-            apt-get -qq download "$package" >&2
+            packages=$(needed "$package")
+            apt-get -qq download $packages >&2
         }
-        dpkg-deb -x ./*.deb unpacked
+        for archive in ./*.deb; do
+            dpkg-deb -x "$archive" unpacked
+        done
     )
     mkdir -p "$(dirname "$into")"
     mv "$work/unpacked" "$into"
+}
+
+# A package and those libraries of its that this machine does not have.
+needed() {
+    echo "$1"
+    apt-get -s install --no-install-recommends "$1" 2>/dev/null | sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p'
+}
+
+# A server that stands outside of the system's directories finds its libraries by this.
+runner() {
+    program=$1
+    root=${program%%/usr/*}
+    cat >"$root/run.new" <<-EOF
+	#!/bin/sh
+	LD_LIBRARY_PATH=\$(echo "$root"/usr/lib/*-linux-gnu "$root"/lib/*-linux-gnu | tr ' ' :) exec "$program" "\$@"
+	EOF
+    chmod 755 "$root/run.new"
+    mv "$root/run.new" "$root/run"
 }
 
 # Chromium, with those of its libraries that this machine does not have, and a script that lets it find them.
@@ -87,6 +113,33 @@ get_cargo_deny() {
     cargo install --quiet --locked --version "$cargo_deny" --root "$into" cargo-deny >&2
 }
 
+# Go builds it as it builds the control plane: from the module proxy, checked against the public checksum database.
+get_helm() {
+    into=$1
+    say "building helm $helm from its Go module: a minute or two"
+    mkdir -p "$into"
+    CGO_ENABLED=0 GOFLAGS=-trimpath GOBIN="$into/unfinished" go install -ldflags "-s -w" "helm.sh/helm/v4/cmd/helm@v$helm" >&2
+    mv "$into/unfinished/helm" "$into/helm"
+    rmdir "$into/unfinished"
+}
+
+# With the C compiler and the linker that it needs for any target.
+get_zigbuild() {
+    into=$1
+    say "getting cargo-zigbuild $zigbuild and zig"
+    rm -rf "$into.unfinished"
+    python3 -m pip --quiet install --target "$into.unfinished" --no-deps --only-binary :all: --require-hashes \
+        --requirement /dev/stdin >&2 <<-EOF
+	cargo-zigbuild==$zigbuild \
+	  --hash=sha256:238a1ab54a95053a4eadc34775c81f795a8ad75f80bfed63f3f445f518102375 \
+	  --hash=sha256:07c5e3dcddf208500462ec927c556bb306cca2b533b0abe29446bffb63767b85
+	ziglang==0.17.1 \
+	  --hash=sha256:ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54 \
+	  --hash=sha256:b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e
+	EOF
+    mv "$into.unfinished" "$into"
+}
+
 case ${1-} in
 cargo-deny)
     tool=$cache/cargo-deny-$cargo_deny/bin/cargo-deny
@@ -100,6 +153,18 @@ promtool)
     tool=$cache/prometheus/usr/bin/promtool
     [ -x "$tool" ] || from_debian prometheus "$cache/prometheus"
     ;;
+knotd | nginx)
+    if tool=$(PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1"); then
+        echo "$tool"
+        exit
+    fi
+    package=${1%d}
+    tool=$cache/$package/run
+    if [ ! -x "$tool" ]; then
+        [ -x "$cache/$package/usr/sbin/$1" ] || from_debian "$package" "$cache/$package"
+        runner "$cache/$package/usr/sbin/$1"
+    fi
+    ;;
 chromium)
     if tool=$(command -v chromium); then
         echo "$tool"
@@ -107,6 +172,28 @@ chromium)
     fi
     tool=$cache/chromium/chromium
     [ -x "$tool" ] || get_chromium "$cache/chromium"
+    ;;
+helm)
+    tool=$cache/helm-$helm/helm
+    [ -x "$tool" ] || get_helm "$cache/helm-$helm"
+    ;;
+cargo-zigbuild)
+    tool=$cache/zigbuild-$zigbuild/bin/cargo-zigbuild
+    [ -x "$tool" ] || get_zigbuild "$cache/zigbuild-$zigbuild"
+    ;;
+cargo-cyclonedx)
+    tool=$cache/cyclonedx-$cyclonedx/bin/cargo-cyclonedx
+    if ! [ -x "$tool" ]; then
+        say "compiling cargo-cyclonedx $cyclonedx, which takes minutes"
+        cargo install --quiet --locked --version "$cyclonedx" --root "$cache/cyclonedx-$cyclonedx" cargo-cyclonedx >&2
+    fi
+    ;;
+buildah)
+    # The one tool that has to be installed: it is a dozen packages that look for each other in their places.
+    if ! tool=$(command -v buildah); then
+        say "buildah is missing: apt-get install --no-install-recommends buildah"
+        exit 1
+    fi
     ;;
 *)
     sed -n 's/^#   /usage: /p' "$0" >&2

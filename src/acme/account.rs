@@ -133,6 +133,32 @@ impl Credentials {
         &self.contact
     }
 
+    /// The same key with this account.
+    pub(super) fn registered_as(&self, account: String) -> Self {
+        Self {
+            account: Some(account),
+            ..self.clone()
+        }
+    }
+
+    /// A fresh key for the account that these are of, to be stored before the CA is told.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn successor(&self) -> Result<Self, Unusable> {
+        let fresh = Self::generate(&self.directory)?;
+        Ok(Self {
+            contact: self.contact.clone(),
+            ..fresh
+        })
+    }
+
+    /// The CA's directory.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
     /// The same key without its account, for a CA that has forgotten it.
     #[must_use]
     pub fn unregistered(&self) -> Self {
@@ -239,6 +265,13 @@ impl Client {
         Ok(registered)
     }
 
+    /// Whether it signs with the key of these credentials.
+    #[must_use]
+    pub fn signs_with(&self, credentials: &Credentials) -> bool {
+        self.account(Action::Account)
+            .is_ok_and(|account| account.key.pkcs8() == credentials.key.as_slice())
+    }
+
     /// Signs with a registered account from now on; asks the CA nothing.
     ///
     /// # Errors
@@ -283,7 +316,7 @@ impl Client {
         }))
     }
 
-    fn key_of(&self, credentials: &Credentials) -> Result<AccountKey, Error> {
+    pub(super) fn key_of(&self, credentials: &Credentials) -> Result<AccountKey, Error> {
         let expected = &self.settings().directory;
         if credentials.directory != *expected {
             let other = Unusable::OtherCa {

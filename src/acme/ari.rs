@@ -136,7 +136,7 @@ pub fn choose_instant(window: Window, certificate: &CertId) -> UnixTime {
 }
 
 /// What an answer with status 200 means.
-fn interpret(body: &[u8], retry_after: Option<Duration>, now: UnixTime) -> Poll {
+pub(super) fn interpret(body: &[u8], retry_after: Option<Duration>, now: UnixTime) -> Poll {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let instant = |member: &str| {
         json["suggestedWindow"][member]

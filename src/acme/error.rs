@@ -36,6 +36,8 @@ pub enum Action {
     Finalize,
     Certificate,
     RenewalInfo,
+    RevokeCert,
+    KeyChange,
 }
 
 impl Action {
@@ -54,6 +56,8 @@ impl Action {
             Self::Finalize => "finalize",
             Self::Certificate => "certificate",
             Self::RenewalInfo => "renewalInfo",
+            Self::RevokeCert => "revokeCert",
+            Self::KeyChange => "keyChange",
         }
     }
 
@@ -267,6 +271,13 @@ impl Error {
             Kind::Status(404 | 410) => self.action == Action::Order,
             _ => false,
         }
+    }
+
+    /// Whether a request would be refused like this whose signature is by a key that the account no longer has.
+    #[must_use]
+    pub fn may_be_the_key(&self) -> bool {
+        let kinds = ["malformed", "unauthorized", "accountDoesNotExist"];
+        matches!(self.kind, Kind::Refused(..)) && kinds.iter().any(|kind| self.is(kind))
     }
 
     pub(crate) fn is(&self, problem: &str) -> bool {

@@ -315,7 +315,7 @@ fn permitted(url: &str, plain: bool) -> Option<Url> {
 }
 
 /// `Retry-After` as seconds or as an HTTP-date (RFC 9110, section 10.2.3); nonsense counts as absent.
-fn retry_after(value: &str, now: UnixTime) -> Option<Duration> {
+pub(super) fn retry_after(value: &str, now: UnixTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
@@ -325,7 +325,7 @@ fn retry_after(value: &str, now: UnixTime) -> Option<Duration> {
 }
 
 /// The targets with `rel="alternate"` (RFC 8288; RFC 8555, section 7.4.2) of however many headers, each once.
-fn alternates(headers: &HeaderMap, base: &Url) -> Vec<String> {
+pub(super) fn alternates(headers: &HeaderMap, base: &Url) -> Vec<String> {
     let mut found = Vec::new();
     for value in headers
         .get_all(LINK)

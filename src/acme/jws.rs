@@ -89,6 +89,21 @@ impl AccountKey {
         .map(|jws| jws.to_string())
     }
 
+    /// A request to take an account over from another key (RFC 8555, section 7.3.5), signed by this one.
+    pub(crate) fn succeed(
+        &self,
+        old: &Self,
+        account: &str,
+        url: &str,
+    ) -> Result<Value, Unspecified> {
+        let protected = json!({"alg": "ES256", "jwk": self.jwk, "url": url});
+        let payload = json!({"account": account, "oldKey": old.jwk}).to_string();
+        let rng = SystemRandom::new();
+        jws(&protected, payload.as_bytes(), |input| {
+            self.pair.sign(&rng, input).map(|it| it.as_ref().to_vec())
+        })
+    }
+
     /// An external account binding (RFC 8555, section 7.3.4): HS256 over this key's public half.
     pub(crate) fn bind(&self, kid: &str, hmac_key: &[u8], url: &str) -> Result<Value, Unspecified> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, hmac_key);

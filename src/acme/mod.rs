@@ -17,11 +17,14 @@ mod chain;
 mod client;
 mod directory;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod jws;
 mod nonce;
 mod order;
 mod problem;
+mod revocation;
 
 pub use account::{Credentials, Unusable};
 pub use ari::CertId;
@@ -34,3 +37,4 @@ pub use http::{Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
 pub use order::Order;
 pub use problem::{Class, Problem, Scope, Subproblem};
+pub use revocation::RevocationReason;

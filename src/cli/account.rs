@@ -1,48 +1,172 @@
 //! `cert-renew account show ISSUER`: the account's URL, for a CAA record with `accounturi` (RFC 8657).
+//! `cert-renew account rollover ISSUER`: another key for the account.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use kube::Client as Kube;
 
 use super::way::Way;
 use super::{CommandResult, Failure, block_on};
-use crate::acme::Credentials;
+use crate::acme::{Client, Credentials, IssuerSettings};
 use crate::cluster::accounts;
+use crate::gate::Gate;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Show an issuer's account; its key is not shown
-    Show {
-        /// The issuer, as the config file names it
-        issuer: String,
-        /// The operator's namespace
-        #[arg(short, long, env = "POD_NAMESPACE", default_value = "cert-renew")]
-        namespace: String,
-        #[command(flatten)]
-        way: Way,
-    },
+    Show(Place),
+    /// Take an issuer's account to a new key; a running operator goes on with it
+    Rollover(Rollover),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The issuer, as the config file names it
+    issuer: String,
+    /// The operator's namespace
+    #[arg(short, long, env = "POD_NAMESPACE", default_value = "cert-renew")]
+    namespace: String,
+    #[command(flatten)]
+    way: Way,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rollover {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+/// How a CA is reached from here.
+#[derive(Debug, Args)]
+pub(super) struct Trust {
+    /// PEM file with roots for the CA's endpoint, beside the public ones
+    #[arg(long)]
+    pub(super) ca_bundle: Option<PathBuf>,
+}
+
+pub(super) fn run(command: Command) -> CommandResult {
+    match command {
+        Command::Show(place) => show(&place),
+        Command::Rollover(args) => rollover(&args),
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-pub(super) fn run(command: Command) -> CommandResult {
-    let Command::Show {
-        issuer,
-        namespace,
-        way,
-    } = command;
+fn show(place: &Place) -> CommandResult {
     block_on(async {
-        let client = way.client().await?;
-        let stored = accounts::load(&client, &namespace, &issuer).await;
-        let stored = stored.map_err(|error| Failure::new("reading the account", &error))?;
-        let Some(stored) = stored else {
-            return Err(Failure(format!("issuer {issuer} has no account yet")));
-        };
-        let credentials = Credentials::from_json(&stored);
-        let credentials =
-            credentials.map_err(|error| Failure::new("reading the account", &error))?;
+        let client = place.way.client().await?;
+        let (credentials, _) = load(&client, &place.namespace, &place.issuer).await?;
         let url = credentials.account_url();
         println!("account: {}", url.unwrap_or("not registered yet"));
         println!("contact: {}", credentials.contact().join(", "));
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The new key is stored before the CA is told of it, and the old one until the CA has agreed: whichever it knows after
+/// a crash, the next run finds out and ends what was begun.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn rollover(args: &Rollover) -> CommandResult {
+    let Place {
+        issuer,
+        namespace,
+        way,
+    } = &args.place;
+    block_on(async {
+        let kube = way.client().await?;
+        let (old, begun) = load(&kube, namespace, issuer).await?;
+        let client = acme(issuer, &old, args.trust.ca_bundle.as_deref())?;
+        let told = |doing: &'static str| {
+            move |error: crate::acme::Error| Failure(format!("{doing}: {}", error.detail()))
+        };
+        let taken = match &begun {
+            None => None,
+            Some(next) => client
+                .find_account(next)
+                .await
+                .map_err(told("asking for the account"))?,
+        };
+        let new = match taken {
+            Some(new) => new,
+            None => {
+                let next = match begun {
+                    Some(next) => next,
+                    None => unusable(old.successor())?,
+                };
+                let (was, will_be) = (unusable(old.to_json())?, unusable(next.to_json())?);
+                store(&kube, namespace, issuer, &was, Some(&will_be)).await?;
+                client
+                    .restore(&old)
+                    .map_err(told("signing with the old key"))?;
+                client
+                    .change_key(&next)
+                    .await
+                    .map_err(told("changing the key"))?
+            }
+        };
+        store(&kube, namespace, issuer, &unusable(new.to_json())?, None).await?;
+        println!("issuer {issuer}: its account has a new key");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn store(
+    kube: &Kube,
+    namespace: &str,
+    issuer: &str,
+    credentials: &[u8],
+    next: Option<&[u8]>,
+) -> Result<(), Failure> {
+    accounts::change(kube, namespace, issuer, credentials, next)
+        .await
+        .map_err(|error| Failure::new("storing the account", &error))
+}
+
+/// An issuer's credentials, and those that a rollover has begun with.
+pub(super) async fn load(
+    kube: &Kube,
+    namespace: &str,
+    issuer: &str,
+) -> Result<(Credentials, Option<Credentials>), Failure> {
+    let stored = accounts::load_with_next(kube, namespace, issuer).await;
+    let stored = stored.map_err(|error| Failure::new("reading the account", &error))?;
+    let Some((credentials, next)) = stored else {
+        return Err(Failure(format!("issuer {issuer} has no account yet")));
+    };
+    let next = next.map(|json| unusable(Credentials::from_json(&json)));
+    Ok((
+        unusable(Credentials::from_json(&credentials))?,
+        next.transpose()?,
+    ))
+}
+
+/// A client for the CA of these credentials; nothing is asked yet.
+pub(super) fn acme(
+    issuer: &str,
+    credentials: &Credentials,
+    ca_bundle: Option<&Path>,
+) -> Result<Client, Failure> {
+    let read = |path: &Path| {
+        std::fs::read(path)
+            .map_err(|error| Failure::new(&format!("reading {}", path.display()), &error))
+    };
+    let settings = IssuerSettings {
+        name: issuer.into(),
+        directory: credentials.directory().to_owned(),
+        contact: Vec::new(),
+        ca_bundle: ca_bundle.map(read).transpose()?,
+        eab: None,
+        concurrency: 1,
+    };
+    Client::new(settings, Arc::new(|_| {}), Gate::open())
+        .map_err(|error| Failure::new("preparing the way to the CA", &error))
+}
+
+fn unusable<T>(result: Result<T, crate::acme::Unusable>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::new("reading the account", &error))
 }

@@ -1,18 +1,21 @@
 //! `cert-renew check FILE…`: prints what is wrong with certificate files and manifests.
+//! `cert-renew check route HOST`: whether HTTP-01 requests for a host reach an operator.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use super::findings::{self, Finding, Severity};
 use super::output::Output;
-use super::{CommandResult, Failure};
+use super::{CommandResult, Failure, block_on};
+use crate::solver::route;
 use crate::time::UnixTime;
 
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
     /// PEM, DER, YAML or JSON; - is standard input
     #[arg(required = true)]
@@ -20,6 +23,20 @@ pub(super) struct Args {
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask a host for `/.well-known/acme-challenge/health`, as a CA would
+    Route {
+        /// The host, as it stands in the certificate
+        host: String,
+        /// The DNS server to ask, with a port or without; the system's resolver where there is none
+        #[arg(long = "nameserver")]
+        nameservers: Vec<String>,
+    },
 }
 
 /// A finding and where it was made.
@@ -33,6 +50,9 @@ struct Found {
 /// Exit code: 0 nothing is wrong, 1 it works for now, 2 it does not.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
+    if let Some(Command::Route { host, nameservers }) = &args.command {
+        return route(host, nameservers);
+    }
     let colours = std::io::stdout().is_terminal();
     let mut all = Vec::new();
     for file in &args.files {
@@ -53,6 +73,24 @@ pub(super) fn run(args: Args) -> CommandResult {
     }
     let worst = all.iter().map(|found| found.finding.severity).max();
     Ok(ExitCode::from(findings::exit_code(worst)))
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn route(host: &str, nameservers: &[String]) -> CommandResult {
+    let parse = |text: &String| {
+        crate::config::nameserver(text).map_err(|error| Failure(format!("{text}: {error}")))
+    };
+    let nameservers = nameservers
+        .iter()
+        .map(parse)
+        .collect::<Result<Vec<_>, _>>()?;
+    block_on(async {
+        route::check(&nameservers, host)
+            .await
+            .map_err(|error| Failure(error.to_string()))?;
+        println!("{host}: requests of a CA reach cert-renew");
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {

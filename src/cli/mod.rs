@@ -4,12 +4,14 @@
 //! 2 wrong usage, or a certificate that `check` found broken.
 
 mod account;
+mod adopt;
 mod check;
 mod config;
 pub mod findings;
 mod output;
 mod pages;
 mod plan;
+mod revoke;
 mod run;
 mod secret;
 pub mod status;
@@ -41,11 +43,15 @@ enum Command {
     Plan(plan::Args),
     /// Renew a certificate at once, within the budgets
     Renew(secret::Renew),
+    /// Revoke a certificate at its CA, then have a new key and certificate made
+    Revoke(revoke::Args),
     /// Let a halted rollout go on
     Resume(secret::Resume),
     /// Make an annotated Secret that waits for its first certificate
     Create(secret::Create),
-    /// Look at the account at a CA
+    /// Take over what another tool renews, without issuing or restarting anything
+    Adopt(adopt::Args),
+    /// Look at the account at a CA, or change its key
     #[command(subcommand)]
     Account(account::Command),
     /// Look at a config file
@@ -80,8 +86,10 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Plan(args) => plan::run(args),
             Command::Renew(args) => secret::renew(args),
+            Command::Revoke(args) => revoke::run(args),
             Command::Resume(args) => secret::resume(args),
             Command::Create(args) => secret::create(args),
+            Command::Adopt(args) => adopt::adopt(args),
             Command::Account(command) => account::run(command),
             Command::Config(command) => config::run(command),
             Command::Completions(args) => pages::completions(&args),

@@ -1,24 +1,32 @@
 //! `cert-renew plan`: what would be renewed when, and which workloads would roll then. Changes nothing, asks no CA.
 //!
 //! With the operator's config file it knows what the config allows and its defaults; the CA's own suggestion (ARI) and
-//! failures are known to the operator alone.
+//! failures are known to the operator alone. `--preflight` asks CA (its directory only), DNS and cluster what speaks
+//! against each renewal.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
+use super::account::acme;
 use super::output::{Output, Table};
 use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
+use crate::acme::{Credentials, Directory};
 use crate::assess::{self, Assessment};
 use crate::certificate::Fingerprint;
-use crate::config::Config;
+use crate::cluster::accounts;
+use crate::config::{Config, Issuer};
 use crate::index::Key;
+use crate::name::Name;
+use crate::renewal::preflight::{self, Asked};
 use crate::rollout::{self, How, Request, Step, Workload};
+use crate::secret::settings::IssuerRef;
 use crate::secret::state::RolledOut;
 use crate::secret::thin::ThinSecret;
 use crate::time::UnixTime;
@@ -37,6 +45,12 @@ pub(super) struct Args {
     config: PathBuf,
     #[command(flatten)]
     scope: Scope,
+    /// Ask CA, DNS and cluster what speaks against each renewal; nothing is ordered
+    #[arg(long)]
+    preflight: bool,
+    /// The operator's namespace, where accounts and credentials are
+    #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
+    operator_namespace: String,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -52,6 +66,8 @@ struct Row {
     rollout: Vec<Rolled>,
     /// The Service that is asked what it serves afterwards.
     verify: Option<String>,
+    /// What speaks against it; nothing is looked for without `--preflight`.
+    against: Vec<String>,
 }
 
 /// What is done to one workload, and why.
@@ -73,6 +89,8 @@ struct Planned<'a> {
     workloads: Vec<&'a str>,
     rollout: &'a [Rolled],
     verify: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    against: &'a [String],
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -102,6 +120,7 @@ fn text(now: UnixTime, mut rows: Vec<Row>, output: Output) -> Result<String, Fai
         workloads: row.rollout.iter().map(|it| &*it.workload).collect(),
         rollout: &row.rollout,
         verify: row.verify.as_deref(),
+        against: &row.against,
     });
     if let Some(text) = output.of_program(&planned.collect::<Vec<_>>())? {
         return Ok(text);
@@ -129,7 +148,65 @@ fn text(now: UnixTime, mut rows: Vec<Row>, output: Output) -> Result<String, Fai
     let titles = ["SECRET", "RENEWS", "WHY", "NAMES", "ROLLS", "VERIFIES"];
     let table = Table::new(titles, &lines, None);
     let lines = lines.iter().map(|cells| table.line(cells));
-    Ok(table.head() + &lines.collect::<String>())
+    let mut text = table.head() + &lines.collect::<String>();
+    for row in &rows {
+        for against in &row.against {
+            text += &format!("{} will fail: {against}\n", row.secret);
+        }
+    }
+    Ok(text)
+}
+
+/// A CA's directory, and the URL of our account there.
+type Ca = (Arc<Directory>, Option<String>);
+
+/// Asks each CA for its directory once.
+struct Looker<'a> {
+    kube: kube::Client,
+    namespace: &'a str,
+    config: &'a Config,
+    /// Directory and account by issuer, or why there is none.
+    cas: BTreeMap<String, Result<Ca, String>>,
+}
+
+impl Looker<'_> {
+    async fn against(&mut self, name: &str, names: &[Name], profile: Option<&str>) -> Vec<String> {
+        let Some(issuer) = self.config.issuer(name) else {
+            return Vec::new();
+        };
+        if !self.cas.contains_key(name) {
+            let ca = self.ca(name, issuer).await;
+            self.cas.insert(name.to_owned(), ca);
+        }
+        let (directory, account) = match &self.cas[name] {
+            Ok((directory, account)) => (directory, account.as_deref()),
+            Err(why) => return vec![why.clone()],
+        };
+        let asked = Asked {
+            names,
+            profile,
+            issuer,
+            account,
+        };
+        let mut found = preflight::on_paper(&asked, directory, self.config);
+        found.extend(preflight::by_caa(&asked, directory, self.config).await);
+        let credentials = preflight::by_credentials(&self.kube, self.namespace, names, self.config);
+        found.extend(credentials.await);
+        found
+    }
+
+    async fn ca(&self, name: &str, issuer: &Issuer) -> Result<Ca, String> {
+        let unused = Credentials::generate(&issuer.directory).map_err(|error| error.to_string())?;
+        let client = acme(name, &unused, issuer.ca_bundle.as_deref()).map_err(|it| it.0)?;
+        let directory = client.directory().await.map_err(|error| error.detail())?;
+        let stored = accounts::load(&self.kube, self.namespace, name).await;
+        let stored = stored.map_err(|error| error.to_string())?;
+        let account = stored.and_then(|json| {
+            let credentials = Credentials::from_json(&json).ok()?;
+            credentials.account_url().map(ToOwned::to_owned)
+        });
+        Ok((directory, account))
+    }
 }
 
 fn in_words(rolled: &Rolled) -> String {
@@ -188,6 +265,12 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
     let mut params = ListParams::default().limit(PAGE);
     let mut workloads: BTreeMap<String, Vec<Workload>> = BTreeMap::new();
     let mut rows = Vec::new();
+    let mut looker = Looker {
+        kube: client.clone(),
+        namespace: &args.operator_namespace,
+        config,
+        cas: BTreeMap::new(),
+    };
     loop {
         let page = api.list(&params).await;
         let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
@@ -213,7 +296,17 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
                 workloads.insert(namespace.clone(), listed);
             }
             let steps = steps_of(now, &key, &assessment, &workloads[&namespace], config);
+            let settings = &assessment.settings;
+            let against = match (&settings.issuer, assessment.renewal) {
+                (IssuerRef::Named(issuer), Ok(_)) if args.preflight => {
+                    let names = &assessment.names;
+                    let profile = settings.profile.as_deref();
+                    looker.against(issuer, names, profile).await
+                }
+                _ => Vec::new(),
+            };
             rows.push(Row {
+                against,
                 at,
                 why,
                 names: assessment.names.iter().map(ToString::to_string).collect(),
@@ -253,6 +346,7 @@ mod tests {
                 })
                 .collect(),
             verify: Some("web:443".into()).filter(|_| name == "due"),
+            against: Vec::new(),
         };
         let rows = || {
             vec![

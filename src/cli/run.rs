@@ -18,7 +18,7 @@ use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::lease::Candidate;
 use crate::cluster::ledger::Ledger;
-use crate::cluster::{NoWay, Way, watch as cluster_watch};
+use crate::cluster::{NoWay, Way, review, watch as cluster_watch};
 use crate::config::Config;
 use crate::context::Context;
 use crate::duration::NotADuration;
@@ -29,6 +29,7 @@ use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::{self, Known};
 use crate::rollout::Roller;
+use crate::solver::dns01;
 use crate::solver::http01::{self, ChallengeStore};
 use crate::time::{BootTime, UnixTime};
 use crate::{cluster, controller, duration, http};
@@ -112,6 +113,12 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let challenge_listener = bind(args.challenge_address).await?;
     let namespace: Arc<str> = args.namespace.into();
     let started = UnixTime::now();
+    // Beside the start, not before it: it only tells. A standby asks as well, so it does not go through the gate.
+    tokio::spawn(review::report(
+        lease_client.clone(),
+        namespace.to_string(),
+        config.watch.namespaces.clone(),
+    ));
     let pod = std::env::var("POD_NAME").ok();
     let events = Events::start(client.clone(), pod.clone());
     let watches = cluster_watch::secrets(&client, &config.watch)
@@ -138,6 +145,8 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         known: Known::default(),
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
+        routes: Default::default(),
+        dns01: dns01::Solver::new(client.clone(), Arc::clone(&namespace), gate.clone()),
         index: Arc::default(),
         beat: Arc::default(),
         ready: Arc::default(),

@@ -200,7 +200,7 @@ async fn selected(
         .collect())
 }
 
-async fn annotate(
+pub(super) async fn annotate(
     client: &Client,
     namespace: &str,
     name: &str,

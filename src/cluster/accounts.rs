@@ -14,6 +14,8 @@ use super::{Error, call};
 use crate::secret::keys::FIELD_MANAGER;
 
 const FIELD: &str = "credentials";
+/// The key that an account is being taken to.
+const NEXT: &str = "next";
 
 /// Name of the Secret that holds an issuer's account.
 #[must_use]
@@ -30,6 +32,20 @@ pub async fn load(
     namespace: &str,
     issuer: &str,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    Ok(load_with_next(client, namespace, issuer)
+        .await?
+        .map(|(credentials, _)| credentials))
+}
+
+/// The same, with the key that the account is being taken to, if any.
+///
+/// # Errors
+/// What every call may end in.
+pub async fn load_with_next(
+    client: &Client,
+    namespace: &str,
+    issuer: &str,
+) -> Result<Option<Stored>, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let name = secret_name(issuer);
     let found = call(
@@ -38,13 +54,39 @@ pub async fn load(
     )
     .await;
     match found {
-        Ok(secret) => Ok(secret
-            .data
-            .and_then(|mut data| data.remove(FIELD))
-            .map(|bytes| Zeroizing::new(bytes.0))),
+        Ok(secret) => {
+            let mut data = secret.data.unwrap_or_default();
+            let mut take = |field| data.remove(field).map(|bytes| Zeroizing::new(bytes.0));
+            let next = take(NEXT);
+            Ok(take(FIELD).map(|credentials| (credentials, next)))
+        }
         Err(Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Credentials, and those that are to follow.
+pub type Stored = (Zeroizing<Vec<u8>>, Option<Zeroizing<Vec<u8>>>);
+
+/// Writes what an account is being taken to beside what it has, or that it has arrived: `next` of `None` is removed.
+///
+/// # Errors
+/// What every call may end in; [`Error::NotFound`] where there is no account.
+pub async fn change(
+    client: &Client,
+    namespace: &str,
+    issuer: &str,
+    credentials: &[u8],
+    next: Option<&[u8]>,
+) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let name = secret_name(issuer);
+    let what = || format!("writing account Secret {namespace}/{name}");
+    let bytes = |bytes: &[u8]| ByteString(bytes.to_vec());
+    let data = serde_json::json!({FIELD: bytes(credentials), NEXT: next.map(bytes)});
+    let body = Patch::Merge(serde_json::json!({ "data": data }));
+    call(what, api.patch(&name, &PatchParams::default(), &body)).await?;
+    Ok(())
 }
 
 /// Writes an issuer's credentials; makes the Secret when it is not there.

@@ -67,11 +67,13 @@ pub enum Reason {
     UnreadableCertificate,
     /// One of `outputs` could not be written.
     OutputLeftOut,
+    /// A TXT record of a challenge could not be removed.
+    TxtRecordLeft,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
@@ -91,6 +93,7 @@ impl Reason {
         Self::InvalidAnnotation,
         Self::UnreadableCertificate,
         Self::OutputLeftOut,
+        Self::TxtRecordLeft,
     ];
 
     /// As the Event has it.
@@ -116,6 +119,7 @@ impl Reason {
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::UnreadableCertificate => "UnreadableCertificate",
             Self::OutputLeftOut => "OutputLeftOut",
+            Self::TxtRecordLeft => "TxtRecordLeft",
         }
     }
 

@@ -104,7 +104,8 @@ impl Ledger {
             if after.is_empty() {
                 accounts.remove(&account);
             }
-            if after == before {
+            let after = after.kept();
+            if after == before.kept() {
                 return Ok(());
             }
             (!after.is_empty()).then(|| serde_json::to_string(&after).unwrap_or_default())

@@ -10,6 +10,8 @@ pub mod lease;
 pub mod ledger;
 mod observe;
 pub mod records;
+pub mod review;
+pub mod routes;
 pub mod secrets;
 pub mod watch;
 

@@ -16,7 +16,9 @@ use kube::runtime::watcher::{self, watcher};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::routes::Routed;
 use super::{Error, call};
+use crate::config::Dns01;
 use crate::index::Key;
 use crate::name::Name;
 use crate::schedule::budget::hash;
@@ -54,8 +56,33 @@ pub struct Order {
     /// Whether the clock asked for it; anything else counts against a budget.
     #[serde(default)]
     pub expected: bool,
+    /// Whether the CA counts the order as the replacement of a certificate, which no limit holds back.
+    #[serde(default)]
+    pub replaced: bool,
     /// When the order was made, unix seconds.
     pub created: i64,
+    /// TXT records that prove names; they may stand in DNS for as long as this record exists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub txt: Vec<Txt>,
+    /// Ingresses and HTTPRoutes, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Routed>,
+}
+
+/// A TXT record for DNS-01, with all that it takes to remove it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Txt {
+    /// The name that it proves, with `*.` in front where the wildcard is meant.
+    pub of: String,
+    /// Where it stands, CNAMEs followed.
+    pub at: String,
+    /// The zone that holds it.
+    pub zone: String,
+    /// What it says: a hash, which is no secret.
+    pub value: String,
+    /// The solver as it was configured then.
+    pub solver: Dns01,
 }
 
 /// An order with its secrets.

@@ -23,13 +23,14 @@ use std::str::FromStr;
 pub use allow::{Allow, Glob, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
 pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
+pub(crate) use operation::nameserver;
 pub use operation::{
     DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, WatchConfig,
 };
 use reader::Place;
 pub use selector::LabelSelector;
 pub use solver::{
-    Challenge, Dns01, Http01, ParentRef, PathType, Route, SUPPORTED_PROVIDERS, Solver,
+    Challenge, Dns01, Http01, ParentRef, PathType, Propagation, Route, SUPPORTED_PROVIDERS, Solver,
     UNTESTED_PROVIDERS,
 };
 
@@ -232,27 +233,7 @@ impl Config {
                     .to_string(),
             );
         }
-        warnings.extend(
-            self.idle()
-                .map(|path| format!("{path}: this version checks it and does not use it")),
-        );
         warnings
-    }
-
-    /// Settings that stand in the file and change nothing yet, by their path.
-    fn idle(&self) -> impl Iterator<Item = String> {
-        let shared = |solver: &Solver| matches!(&solver.challenge, Challenge::Http01(http01) if http01.route == Route::Shared);
-        let solvers = self
-            .solvers
-            .iter()
-            .enumerate()
-            .filter(move |(_, solver)| !shared(solver));
-        let others = [("dns.nameservers", !self.dns.nameservers.is_empty())];
-        let others = others
-            .into_iter()
-            .filter(|(_, set)| *set)
-            .map(|(path, _)| path.to_string());
-        solvers.map(|(i, _)| format!("solvers[{i}]")).chain(others)
     }
 }
 

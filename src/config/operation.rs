@@ -247,7 +247,8 @@ fn field_manager(text: &str) -> Result<Box<str>, &'static str> {
         .ok_or("expected 1 to 128 printable characters, such as flux-client-side-apply")
 }
 
-fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
+/// A DNS server's address, with a port or without.
+pub(crate) fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
     let address = text
         .parse::<IpAddr>()
         .map(|ip| SocketAddr::new(ip, DNS_PORT));

@@ -1,8 +1,13 @@
 //! How challenges are answered, by zone.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::issuer::{object_name, text};
+use super::operation::nameserver;
 use super::reader::{Fields, Place};
 use crate::name::Name;
 
@@ -19,16 +24,11 @@ pub const SUPPORTED_PROVIDERS: [&str; 8] = [
 ];
 
 /// DNS providers that dns-update has and that nobody here has tried.
-pub const UNTESTED_PROVIDERS: [&str; 67] = [
-    "alidns",
+pub const UNTESTED_PROVIDERS: [&str; 44] = [
     "arvancloud",
-    "autodns",
     "baiducloud",
-    "bluecat",
     "bunny",
-    "cloudns",
     "constellix",
-    "cpanel",
     "ddnss",
     "desec",
     "dnsimple",
@@ -38,7 +38,6 @@ pub const UNTESTED_PROVIDERS: [&str; 67] = [
     "duckdns",
     "dynu",
     "easydns",
-    "edgedns",
     "exoscale",
     "freemyip",
     "gandi",
@@ -48,44 +47,27 @@ pub const UNTESTED_PROVIDERS: [&str; 67] = [
     "hetzner",
     "hostingde",
     "hostinger",
-    "huaweicloud",
-    "hurricane",
     "ibmcloud",
-    "infoblox",
     "infomaniak",
-    "inwx",
     "ionos",
     "ipv64",
-    "joker",
-    "lightsail",
     "linode",
     "luadns",
     "mythicbeasts",
-    "namecheap",
     "namedotcom",
     "namesilo",
-    "netcup",
     "netlify",
     "nifcloud",
     "ns1",
-    "oraclecloud",
-    "ovh",
     "plesk",
     "porkbun",
     "powerdns",
     "safedns",
     "scaleway",
-    "selectel",
     "simplycom",
     "spaceship",
-    "tencentcloud",
-    "transip",
-    "ultradns",
-    "vercel",
-    "volcengine",
     "vultr",
     "websupport",
-    "yandexcloud",
     "zoneeu",
 ];
 
@@ -108,7 +90,7 @@ pub enum Challenge {
 }
 
 /// HTTP-01: how the CA's request reaches us.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Http01 {
     /// The route.
     pub route: Route,
@@ -117,7 +99,7 @@ pub struct Http01 {
 }
 
 /// What sends `/.well-known/acme-challenge/` of a host to us.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Route {
     /// The user has arranged it.
     Shared,
@@ -138,7 +120,7 @@ pub enum Route {
 }
 
 /// How an Ingress compares paths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PathType {
     /// By path elements.
     #[default]
@@ -150,7 +132,7 @@ pub enum PathType {
 }
 
 /// `parentRefs` entry of `gateway.networking.k8s.io/v1` HTTPRoute.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ParentRef {
     /// The Gateway.
     pub name: String,
@@ -160,8 +142,8 @@ pub struct ParentRef {
     pub section_name: Option<String>,
 }
 
-/// DNS-01: who hosts the zone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// DNS-01: who hosts the zone. It is serialised into order records, so that what was set there can be removed as it was set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns01 {
     /// One of [`SUPPORTED_PROVIDERS`] or of the untested ones.
     pub provider: String,
@@ -169,6 +151,50 @@ pub struct Dns01 {
     pub credentials: Option<String>,
     /// What else the provider needs and is no secret, such as a server's address.
     pub settings: BTreeMap<String, String>,
+    /// When the CA is told to look.
+    pub propagation: Propagation,
+}
+
+/// When a TXT record counts as seen everywhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Propagation {
+    /// Whether the zone's servers are asked at all; off where they cannot be reached from here.
+    pub check: bool,
+    /// Asked instead of those that the zone's NS records name.
+    pub servers: Vec<SocketAddr>,
+    /// After this the attempt has failed.
+    pub timeout: Duration,
+    /// A pause after all have it, for what stands behind the servers that we see.
+    pub wait: Duration,
+}
+
+impl Default for Propagation {
+    fn default() -> Self {
+        Self {
+            check: true,
+            servers: Vec::new(),
+            timeout: 10 * MINUTE,
+            wait: Duration::ZERO,
+        }
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What `settings` may and must hold, by provider.
+fn settings_of(provider: &str) -> (&'static [&'static str], &'static [&'static str]) {
+    match provider {
+        "rfc2136" => (&["server", "keyName"], &["algorithm"]),
+        "route53" => (&[], &["region", "hostedZoneId"]),
+        "google" => (&[], &["project", "managedZone", "impersonate"]),
+        "azure" => (
+            &["tenantId", "clientId", "subscriptionId", "resourceGroup"],
+            &["environment"],
+        ),
+        "acme-dns" | "plesk" | "powerdns" => (&["server"], &[]),
+        "webhook" => (&["url"], &[]),
+        _ => (&[], &[]),
+    }
 }
 
 impl Solver {
@@ -287,11 +313,31 @@ impl Dns01 {
             let credentials = fields.get("credentials");
             let credentials = (!credentials.is_absent())
                 .then(|| credentials.fields(|fields| object_name(fields, "secret")));
-            let settings = texts(&fields.get("settings"));
+            let place = fields.get("settings");
+            let settings = texts(&place);
+            let propagation = Propagation::read(&fields.get("propagation"));
+            let provider = provider?;
+            let (required, optional) = settings_of(&provider);
+            for (key, value) in place.entries() {
+                if !required.contains(&key) && !optional.contains(&key) {
+                    let known = [required, optional].concat().join(", ");
+                    value.fault_unseen(if known.is_empty() {
+                        format!("unknown, {provider} has no settings")
+                    } else {
+                        format!("unknown, expected one of {known}")
+                    });
+                }
+            }
+            for key in required.iter().filter(|key| !settings.contains_key(**key)) {
+                place
+                    .child(key)
+                    .fault_unseen(format_args!("missing, {provider} needs it"));
+            }
             Some(Self {
-                provider: provider?,
+                provider,
                 credentials,
                 settings,
+                propagation,
             })
         })
     }
@@ -300,6 +346,22 @@ impl Dns01 {
     #[must_use]
     pub fn is_supported(&self) -> bool {
         SUPPORTED_PROVIDERS.contains(&self.provider.as_str())
+    }
+}
+
+impl Propagation {
+    fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| Self {
+            check: fields.get("check").flag(default.check),
+            servers: fields.get("servers").list(|item| item.parse(nameserver)),
+            timeout: fields
+                .get("timeout")
+                .duration(Duration::from_secs(1)..=120 * MINUTE, default.timeout),
+            wait: fields
+                .get("wait")
+                .duration(Duration::ZERO..=10 * MINUTE, default.wait),
+        })
     }
 }
 
@@ -338,6 +400,7 @@ mod tests {
                 provider: "rfc2136".into(),
                 credentials: None,
                 settings: BTreeMap::new(),
+                propagation: Propagation::default(),
             })
         } else {
             Challenge::Http01(Http01 {

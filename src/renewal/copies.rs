@@ -17,6 +17,7 @@ use crate::cluster::secrets;
 use crate::context::Context;
 use crate::index::{Entry, Key};
 use crate::pair::{self, Chain};
+use crate::schedule::due::Suggestion;
 use crate::time::UnixTime;
 
 /// A copy looks again after this whether the one that orders for it has come to an end.
@@ -49,8 +50,9 @@ pub(super) fn follows(
     let leaf = fresh.assessment.leaf.as_ref().ok()?.fingerprint;
     let leads = |other: &Key, entry: &Entry| {
         let open = entry.observed.window.is_none_or(|window| window <= now);
-        // One that is put off, for whatever reason, leads nobody.
-        let soon = entry.running.is_some() || entry.renew_at <= now + FOLLOW;
+        // One that is put off leads nobody; one that waits for the CA's word alone has it in a moment.
+        let asking = entry.observed.suggestion == Suggestion::Unasked;
+        let soon = asking || entry.running.is_some() || entry.renew_at <= now + FOLLOW;
         other < key && open && soon && entry.renewal_due(now)
     };
     let leaders = others(context, key, fresh.assessment.account, leaf, leads);

@@ -18,10 +18,13 @@ use crate::metrics::RenewalResult;
 use crate::pair::Rejected;
 use crate::schedule::budget;
 use crate::secret::keys;
+use crate::solver::{dns01, route};
 use crate::time::UnixTime;
 
 /// The watch will bring what has changed; should it not, this is soon enough.
 const AFTER_CONFLICT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Until the zone's servers, or the route, are looked at again.
+const WAITING: std::time::Duration = std::time::Duration::from_secs(10);
 /// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
 /// which the reader ends a pause of the CA is some hundred characters long.
 const LONGEST: usize = 900;
@@ -45,10 +48,23 @@ pub(super) enum Failure {
     #[error("{}", cluster::chain(.0))]
     Key(#[from] KeyError),
     /// No way to prove control of a name.
-    #[error(
-        "the CA offers no HTTP-01 for {0}, and there is no other solver: a wildcard needs DNS-01"
-    )]
+    #[error("{0}")]
     NoSolver(String),
+    /// The CA would refuse, and is not asked.
+    #[error("{0}")]
+    Forbidden(String),
+    /// A TXT record could not be set or was not seen in time.
+    #[error(transparent)]
+    Dns01(#[from] dns01::Error),
+    /// A request of the CA would not reach us.
+    #[error("HTTP-01: {0}; where only we cannot reach it, selfCheck: false in the config")]
+    Route(#[from] route::Error),
+    /// A controller refuses our route.
+    #[error("HTTP-01: the HTTPRoute of {0} is refused: {1}")]
+    RouteRefused(String, String),
+    /// What was put in place is not in force yet: the order goes on from its record.
+    #[error("{0}")]
+    Waiting(Box<Self>),
     /// The names could not be proven to the staging CA.
     #[error("the rehearsal at the staging CA failed: {}", .0.detail())]
     Rehearsal(#[source] acme::Error),
@@ -122,8 +138,19 @@ impl Failure {
                         Class::FixIt | Class::Permanent | Class::Paused | Class::AccountGone
                     )
             }
-            Self::Rejected(_) | Self::NoSolver(_) | Self::Unwanted | Self::Key(_) => true,
-            Self::Issuer(_) | Self::Cluster(_) | Self::Stopped | Self::Rehearsal(_) => false,
+            Self::Rejected(_)
+            | Self::Forbidden(_)
+            | Self::NoSolver(_)
+            | Self::Unwanted
+            | Self::Key(_) => true,
+            Self::Issuer(_)
+            | Self::Cluster(_)
+            | Self::Dns01(_)
+            | Self::Route(_)
+            | Self::RouteRefused(..)
+            | Self::Waiting(_)
+            | Self::Stopped
+            | Self::Rehearsal(_) => false,
             Self::About { what, .. } => what.ends_order(order),
         }
     }
@@ -145,6 +172,11 @@ impl Failure {
             Self::Rejected(_) => "Rejected",
             Self::Key(_) => "Key",
             Self::NoSolver(_) => "NoSolver",
+            Self::Forbidden(_) => "Caa",
+            Self::Dns01(error) => error.reason(),
+            Self::Route(_) => "Unrouted",
+            Self::RouteRefused(..) => "RouteRefused",
+            Self::Waiting(what) => what.reason(),
             Self::Rehearsal(error) => error.reason(),
             Self::Unwanted => "Unwanted",
             Self::Stopped => "Stopped",
@@ -179,6 +211,22 @@ impl Failure {
         {
             tracing::info!(secret = %key, reason, "the Secret has changed meanwhile: looked at again");
             return Finished::Later(now + AFTER_CONFLICT, last_error(context, key));
+        }
+        if let Self::Waiting(what) = &what {
+            let text = what.to_string();
+            tracing::info!(secret = %key, what = text, "the order waits");
+            return Finished::Later(now + WAITING, Some(text.into()));
+        }
+        if let Self::Acme(error) = &what
+            && error.may_be_the_key()
+            && context
+                .issuers
+                .key_changed(&of.issuer)
+                .await
+                .unwrap_or(false)
+        {
+            tracing::info!(secret = %key, issuer = %of.issuer, "the account has another key now: tried again with it");
+            return Finished::Later(now, None);
         }
         let (mut until, mut validation) = (None, false);
         let (mut limited, mut outage) = (false, false);

@@ -129,6 +129,11 @@ impl Issuers {
         self.metrics.limited_until(name, *limited);
     }
 
+    /// Counts the orders of a former run; see [`Quota::recall`].
+    pub fn recall_orders(&self, name: &str, issued: Vec<(UnixTime, Arc<str>)>) {
+        lock(&self.slot(name).quota).recall(UnixTime::now(), issued);
+    }
+
     /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.
     ///
     /// # Errors
@@ -157,6 +162,24 @@ impl Issuers {
             self.store(name, &credentials.unregistered()).await?;
         }
         Ok(())
+    }
+
+    /// Whether somebody has taken the account to another key; that one is then used from now on.
+    ///
+    /// # Errors
+    /// When the account Secret cannot be read.
+    pub async fn key_changed(&self, name: &str) -> Result<bool, Error> {
+        let slot = self.slot(name);
+        let mut client = slot.client.lock().await;
+        let Some(current) = &*client else {
+            return Ok(false);
+        };
+        let stored = self.stored(name).await?;
+        let changed = stored.is_some_and(|stored| !current.signs_with(&stored));
+        if changed {
+            *client = None;
+        }
+        Ok(changed)
     }
 
     async fn prepare(&self, name: &str, issuer: &config::Issuer) -> Result<Client, Error> {

@@ -13,13 +13,15 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
+pub mod preflight;
+pub mod proof;
 mod venue;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::acme::{self, Authorization, ChallengeType, OrderStatus, Preference};
+use crate::acme::{self, OrderStatus, Preference};
 use crate::assess::{self, Assessment};
 use crate::certificate::{KeyType, Leaf};
 use crate::cluster::events;
@@ -42,9 +44,8 @@ use crate::secret::state::{IssuedBy, RolledOut};
 use crate::ticket::Ticket;
 use crate::time::UnixTime;
 use failure::Failure;
+use proof::Wait;
 
-/// A CA validates in seconds; one that has not after this is asked again later, and the order stays.
-const VALIDATION: Duration = Duration::from_secs(5 * 60);
 /// Some CAs take a minute from finalize to the certificate.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
 /// A Secret that another program writes is looked at again after this; the watch brings it sooner when it changes.
@@ -188,6 +189,11 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
         Hold::TooYoung { .. } => format!(
             "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until}"
         ),
+        Hold::TooMany { .. } => format!(
+            "{} certificates for these names were issued within 7 days, and CAs count them; the next one is asked for \
+             after {until}",
+            budget::ISSUES_A_WEEK
+        ),
         Hold::KeepsComingBack { .. } => {
             let owners = other_writers(&fresh.secret).join(", ");
             let owners = if owners.is_empty() {
@@ -297,6 +303,9 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
             wanted.filter(|profile| offered.contains_key(*profile))
         }
     };
+    preflight(context, &fresh, &client, &names)
+        .await
+        .map_err(|failure| failure.about(&fresh))?;
     let quota = fresh.issuer.orders_per_3h;
     if let Err(until) = context
         .issuers
@@ -315,11 +324,11 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let order = client.new_order(&names, profile, replaced.as_ref()).await;
     let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
-        let challenges = proofs(&order.authorizations().await?)?;
+        let proofs = proof::plan(context, &order.authorizations().await?).await?;
         let new_key = new_key(&fresh).await?;
-        Ok::<_, Failure>((challenges, new_key.to_pem()?))
+        Ok::<_, Failure>((proofs, new_key.to_pem()?))
     };
-    let (challenges, pem) = match begun.await {
+    let (proofs, pem) = match begun.await {
         Ok(begun) => begun,
         Err(failure) => {
             give_back(&order).await;
@@ -340,8 +349,12 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
             due.reason,
             fresh.assessment.leaf.as_ref().ok(),
         ),
+        replaced: order.replaces_accepted(),
         created: UnixTime::now().0,
+        txt: proofs.txt,
+        routes: proofs.routes,
     };
+    let challenges = proofs.challenges;
     let made = records::create(&context.client, &context.namespace, stored, pem, challenges).await;
     if let Err(error) = &made {
         if error.is_uncertain() {
@@ -361,6 +374,31 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     context.known.insert(key);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
+}
+
+/// Finds out what the CA will refuse, unless life runs short.
+async fn preflight(
+    context: &Context,
+    fresh: &Fresh,
+    client: &acme::Client,
+    names: &[Name],
+) -> Result<(), Failure> {
+    let leaf = fresh.assessment.leaf.as_ref().ok();
+    if leaf.is_some() && budget::runs_short(UnixTime::now(), leaf) {
+        return Ok(());
+    }
+    let directory = client.directory().await?;
+    let account = client.account_url();
+    let asked = preflight::Asked {
+        names,
+        profile: fresh.assessment.settings.profile.as_deref(),
+        issuer: &fresh.issuer,
+        account: account.as_deref(),
+    };
+    match preflight::by_caa(&asked, &directory, &context.config()).await {
+        found if found.is_empty() => Ok(()),
+        found => Err(Failure::Forbidden(found.join("; "))),
+    }
 }
 
 /// Goes on with an order that a former run, or a former attempt, has begun.
@@ -441,26 +479,6 @@ async fn proceed(
     }
 }
 
-/// Puts the proofs in place and waits until the CA has seen them.
-async fn prove(
-    context: &Context,
-    key: &Key,
-    record: &Record,
-    order: &mut acme::Order,
-    deadline: Instant,
-) -> Result<(), Failure> {
-    known::answer(
-        context,
-        &records::record_name(key),
-        record.challenges.clone(),
-    );
-    for authorization in order.authorizations().await? {
-        let challenge = http01(&authorization)?;
-        order.set_ready(challenge).await?;
-    }
-    Ok(order.wait_validated(deadline).await?)
-}
-
 async fn finish(
     context: &Context,
     key: &Key,
@@ -469,7 +487,7 @@ async fn finish(
     reason: Reason,
 ) -> Result<Outcome, Failure> {
     if order.status() == OrderStatus::Pending {
-        prove(context, key, record, order, Instant::now() + VALIDATION).await?;
+        proof::prove(context, key, record, order, Wait::Briefly).await?;
         tracing::info!(secret = %key, order = record.order.url, "validated");
     }
     if order.status() == OrderStatus::Ready {
@@ -553,14 +571,14 @@ async fn count_issue(context: &Context, key: &Key, fresh: &Fresh, record: &Recor
     let issued = context
         .ledger
         .update(fresh.assessment.account, |account| {
-            account.issued(now, ordered, record.order.expected);
+            account.issued(now, ordered, record.order.expected, record.order.replaced);
         })
         .await;
     let home = budget::account_of(&fresh.home, &fresh.assessment.names);
     // The fallback has done it: the next renewal begins with the Secret's own issuer again.
     let home = context.ledger.update(home, |account| {
         if fresh.issuer_name != fresh.home {
-            account.issued(now, ordered, true);
+            account.issued(now, ordered, true, true);
         }
     });
     if let Err(error) = issued.and(home.await) {
@@ -672,23 +690,6 @@ fn texts(names: &[Name]) -> Vec<String> {
     names.iter().map(Name::to_string).collect()
 }
 
-fn http01(authorization: &Authorization) -> Result<&acme::Challenge, Failure> {
-    let mut offered = authorization.challenges.iter();
-    offered
-        .find(|challenge| challenge.kind == ChallengeType::Http01)
-        .ok_or_else(|| Failure::NoSolver(authorization.name.clone()))
-}
-
-/// Key authorizations by token.
-fn proofs(
-    authorizations: &[Authorization],
-) -> Result<std::collections::BTreeMap<String, String>, Failure> {
-    let proof = |authorization| {
-        http01(authorization).map(|it| (it.token.clone(), it.key_authorization.clone()))
-    };
-    authorizations.iter().map(proof).collect()
-}
-
 /// The key to ask for: a new one, or with `key-rotation: never` the one that is there.
 async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
     let settings = &fresh.assessment.settings;
@@ -697,7 +698,12 @@ async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
         .key_type
         .or_else(|| leaf.and_then(|leaf| leaf.key_type));
     let kind = wanted.unwrap_or(KeyType::EcdsaP256);
+    let compromised = fresh
+        .assessment
+        .renewal
+        .is_ok_and(|due| due.reason == Reason::Revoked);
     if settings.key_rotation == KeyRotation::Never
+        && !compromised
         && let Ok(key) = PrivateKey::from_pem(fresh.secret.pair().1)
         && key.key_type() == Some(kind)
     {
@@ -717,6 +723,7 @@ async fn give_back(order: &acme::Order) {
 }
 
 async fn drop_record(context: &Context, record: &Record) -> Result<(), crate::cluster::Error> {
+    proof::clear(context, record).await;
     let subject = record.order.subject();
     let name = records::record_name(&subject);
     records::delete(&context.client, &context.namespace, &name, &record.uid).await?;

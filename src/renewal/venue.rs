@@ -3,13 +3,11 @@
 //!
 //! What a staging CA issues is never asked for: a rehearsal ends when the names are proven.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::failure::Failure;
-use super::{Fresh, VALIDATION, drop_record, give_back, proofs, prove};
+use super::proof::{self, Wait};
+use super::{Fresh, drop_record, give_back};
 use crate::acme::Class;
 use crate::certificate::KeyType;
 use crate::cluster::records;
@@ -122,7 +120,13 @@ pub(super) async fn rehearse(
         Err(Failure::Acme(error)) if error.class() == Class::FixIt => {
             Err(Failure::Rehearsal(error))
         }
-        Err(error @ (Failure::Cluster(_) | Failure::NoSolver(_))) => Err(error),
+        Err(
+            error @ (Failure::Cluster(_)
+            | Failure::NoSolver(_)
+            | Failure::Dns01(_)
+            | Failure::Route(_)
+            | Failure::RouteRefused(..)),
+        ) => Err(error),
         Err(error) => {
             tracing::info!(secret = %key, staging = name, %error, "staging cannot be used: no rehearsal");
             Ok(())
@@ -140,7 +144,7 @@ async fn proven(
     let client = context.issuers.ready(name, issuer).await?;
     let mut order = client.new_order(names, None, None).await?;
     let authorizations = order.authorizations().await?;
-    let challenges: BTreeMap<String, String> = proofs(&authorizations)?;
+    let proofs = proof::plan(context, &authorizations).await?;
     let stored = records::Order {
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),
@@ -150,8 +154,11 @@ async fn proven(
         names: names.to_vec(),
         profile: None,
         expected: true,
+        replaced: true,
         reason: "Rehearsal".to_owned(),
         created: UnixTime::now().0,
+        txt: proofs.txt,
+        routes: proofs.routes,
     };
     // The record lets every replica answer; a restart drops it, as its issuer is not the Secret's.
     let unused = PrivateKey::generate(KeyType::EcdsaP256)?.to_pem()?;
@@ -160,18 +167,11 @@ async fn proven(
         &context.namespace,
         stored,
         unused,
-        challenges,
+        proofs.challenges,
     );
     let record = record.await?;
     context.known.insert(key);
-    let result = prove(
-        context,
-        key,
-        &record,
-        &mut order,
-        Instant::now() + VALIDATION,
-    )
-    .await;
+    let result = proof::prove(context, key, &record, &mut order, Wait::ToTheEnd).await;
     give_back(&order).await;
     drop_record(context, &record).await?;
     result

@@ -15,7 +15,7 @@ use crate::time::UnixTime;
 /// Let's Encrypt counts issues of one set of names over a week; so do we.
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 /// The fifth certificate in a week for one set of names is the one that is not asked for.
-const ISSUES_A_WEEK: usize = 4;
+pub const ISSUES_A_WEEK: usize = 4;
 /// Issues that no clock asked for, for one set of names in a week: more means that somebody undoes our work.
 pub const UNSCHEDULED_A_WEEK: usize = 3;
 /// A CA's limit of failed validations is five an hour for a name: one in twelve minutes keeps to it for ever.
@@ -99,6 +99,10 @@ pub struct Account {
     /// Instants of issues that no clock asked for, oldest first, at most a week old.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unscheduled: Vec<i64>,
+    /// Instants of issues that the clock asked for and that the CA did not count as a replacement, likewise. One alone
+    /// is not worth an entry: it is kept in memory only, and the CA's own limit is one higher than ours.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scheduled: Vec<i64>,
     /// How often the next tries go to staging first.
     #[serde(skip_serializing_if = "is_zero")]
     pub rehearsals: u32,
@@ -130,6 +134,11 @@ pub enum Hold {
         /// Until then.
         until: UnixTime,
     },
+    /// There were [`ISSUES_A_WEEK`] certificates for these names, and CAs count them.
+    TooMany {
+        /// Until then.
+        until: UnixTime,
+    },
 }
 
 impl Hold {
@@ -139,7 +148,8 @@ impl Hold {
         match self {
             Self::BackOff { until }
             | Self::TooYoung { until }
-            | Self::KeepsComingBack { until } => until,
+            | Self::KeepsComingBack { until }
+            | Self::TooMany { until } => until,
         }
     }
 }
@@ -156,20 +166,30 @@ pub fn hold(
     if let Some(until) = account.retry_at(wish).filter(|until| *until > now) {
         return Some(Hold::BackOff { until });
     }
+    let window = leaf.map_or(WEEK, |leaf| scaled_week(leaf.lifetime()));
     if is_expected(now, reason, leaf) {
-        return None;
+        let all = [&*account.unscheduled, &*account.scheduled].concat();
+        let mut all = recent(now, window, &all);
+        all.sort_unstable();
+        // The oldest of the last four has to leave the window first.
+        let oldest = all.len().checked_sub(ISSUES_A_WEEK)?;
+        return Some(Hold::TooMany {
+            until: all[oldest] + window,
+        });
     }
     if let Some(leaf) = leaf.filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now))
-        && !matches!(reason, Reason::MissingName | Reason::RenewalInfo)
+        && !matches!(
+            reason,
+            Reason::MissingName | Reason::RenewalInfo | Reason::Revoked
+        )
     {
         let until = leaf.not_before + leaf.lifetime() / 10;
         if until > now {
             return Some(Hold::TooYoung { until });
         }
     }
-    let window = leaf.map_or(WEEK, |leaf| scaled_week(leaf.lifetime()));
     let recent: Vec<UnixTime> = recent(now, window, &account.unscheduled);
-    let limit = if reason == Reason::RenewNow {
+    let limit = if matches!(reason, Reason::RenewNow | Reason::Revoked) {
         ISSUES_A_WEEK
     } else {
         UNSCHEDULED_A_WEEK
@@ -266,20 +286,38 @@ impl Account {
         until
     }
 
-    /// Counts an issue, which was ordered at that instant. Failures are forgotten; an issue that is not expected is
-    /// remembered for a week. Told twice, as after a restart, it counts once.
-    pub fn issued(&mut self, now: UnixTime, ordered: UnixTime, expected: bool) {
+    /// What is to be remembered across restarts.
+    #[must_use]
+    pub fn kept(&self) -> Self {
+        let mut kept = self.clone();
+        if kept.scheduled.len() < 2 {
+            kept.scheduled.clear();
+        }
+        kept
+    }
+
+    /// Counts an issue, which was ordered at that instant; `replaced` where the CA counts it as a replacement. Failures
+    /// are forgotten; an issue that a limit of CAs counts is remembered for a week. Told twice, as after a restart, it
+    /// counts once.
+    pub fn issued(&mut self, now: UnixTime, ordered: UnixTime, expected: bool, replaced: bool) {
         self.failures = 0;
         self.retry_at = None;
         self.tried = None;
         self.rehearsals = 0;
         self.unavailable_until = None;
-        self.unscheduled = recent(now, WEEK, &self.unscheduled)
-            .into_iter()
-            .map(|at| at.0)
-            .collect();
-        if !expected && !self.unscheduled.contains(&ordered.0) {
-            self.unscheduled.push(ordered.0);
+        for issues in [&mut self.unscheduled, &mut self.scheduled] {
+            *issues = recent(now, WEEK, issues)
+                .into_iter()
+                .map(|at| at.0)
+                .collect();
+        }
+        let counted = match (expected, replaced) {
+            (false, _) => &mut self.unscheduled,
+            (true, false) => &mut self.scheduled,
+            (true, true) => return,
+        };
+        if !counted.contains(&ordered.0) {
+            counted.push(ordered.0);
         }
     }
 }
@@ -314,8 +352,48 @@ mod tests {
             })
             .collect();
         assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
-        account.issued(UnixTime(0), UnixTime(0), true);
+        account.issued(UnixTime(0), UnixTime(0), true, true);
         assert!(account.is_empty());
+    }
+
+    #[test]
+    fn there_is_no_fifth_certificate_in_a_week_unless_it_is_a_replacement() {
+        let day = 86_400;
+        for (lifetime, week) in [(90 * day, 7 * day), (5 * day, 5 * day * 7 / 10)] {
+            let leaf = leaf(-lifetime, 0);
+            let held = |account: &Account, now: i64| {
+                hold(UnixTime(now), Reason::Lifetime, None, Some(&leaf), account).map(Hold::until)
+            };
+            let mut account = Account::default();
+            let issued = |account: &mut Account, hour: i64, expected: bool, replaced: bool| {
+                let at = UnixTime(hour * 3_600);
+                account.issued(at, at, expected, replaced);
+                // The same, told again after a restart.
+                account.issued(at + Duration::from_secs(1), at, expected, replaced);
+            };
+            issued(&mut account, 0, false, false);
+            for hour in 1..=3 {
+                assert_eq!(held(&account, hour * 3_600), None);
+                issued(&mut account, hour, true, false);
+            }
+            assert_eq!(held(&account, 4 * 3_600), Some(UnixTime(week)));
+            assert_eq!(held(&account, week), None);
+            let mut account = Account::default();
+            for hour in 0..9 {
+                assert_eq!(held(&account, hour * 3_600), None);
+                issued(&mut account, hour, true, true);
+            }
+            assert!(account.is_empty());
+        }
+    }
+
+    #[test]
+    fn one_scheduled_issue_is_no_entry_of_the_ledger() {
+        let mut account = Account::default();
+        account.issued(UnixTime(0), UnixTime(0), true, false);
+        assert!(account.kept().is_empty() && !account.is_empty());
+        account.issued(UnixTime(1), UnixTime(1), true, false);
+        assert_eq!(account.kept(), account);
     }
 
     #[test]
@@ -370,8 +448,13 @@ mod tests {
         let (mut now, mut issued) = (UnixTime(0), 0);
         while now.0 < 7 * 86_400 {
             if hold(now, Reason::NoCertificate, None, None, &account).is_none() {
-                account.issued(now, now, is_expected(now, Reason::NoCertificate, None));
-                account.issued(now + Duration::from_secs(1), now, false);
+                account.issued(
+                    now,
+                    now,
+                    is_expected(now, Reason::NoCertificate, None),
+                    false,
+                );
+                account.issued(now + Duration::from_secs(1), now, false, false);
                 issued += 1;
             }
             now = now + Duration::from_secs(60);
@@ -387,7 +470,12 @@ mod tests {
             let now = UnixTime(hour * 3_600);
             let leaf = leaf(now.0 - 60, now.0 + 90 * 86_400);
             if hold(now, Reason::RenewalInfo, None, Some(&leaf), &account).is_none() {
-                account.issued(now, now, is_expected(now, Reason::RenewalInfo, Some(&leaf)));
+                account.issued(
+                    now,
+                    now,
+                    is_expected(now, Reason::RenewalInfo, Some(&leaf)),
+                    false,
+                );
                 issued += 1;
             }
         }

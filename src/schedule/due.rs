@@ -35,6 +35,8 @@ pub enum Reason {
     ProfileChanged,
     /// The `key-type` annotation differs from the key that is there.
     KeyTypeChanged,
+    /// `revoked` names the leaf that is there.
+    Revoked,
     /// `renew-now` carries a value that was not served yet.
     RenewNow,
     /// The CA's renewal information (RFC 9773) says so.
@@ -54,6 +56,7 @@ impl Reason {
             Self::MissingName => "MissingName",
             Self::ProfileChanged => "ProfileChanged",
             Self::KeyTypeChanged => "KeyTypeChanged",
+            Self::Revoked => "Revoked",
             Self::RenewNow => "RenewNow",
             Self::RenewalInfo => "RenewalInfo",
             Self::Lifetime => "Lifetime",
@@ -232,6 +235,9 @@ pub fn due(inputs: &Inputs<'_>) -> Result<Due, Never> {
 /// What makes a renewal due at once whatever the clock says.
 fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
     let settings = inputs.settings;
+    if settings.revoked == Some(leaf.fingerprint) {
+        return Some(Reason::Revoked);
+    }
     if settings.renew_now.is_some() && settings.renew_now.as_deref() != inputs.renewed_for {
         return Some(Reason::RenewNow);
     }

@@ -1,7 +1,8 @@
 //! How the new orders that an issuer allows in three hours are shared among namespaces.
 //!
 //! Input: who asks, when, and the limit. Output: yes, or an instant to ask again, a different one for each who waits,
-//! so that ten thousand do not come back together. Pure, and in memory only: after a restart the CA's own limit counts.
+//! so that ten thousand do not come back together. Pure, and in memory only: after a restart the certificates that are
+//! there say what was ordered lately.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use crate::time::UnixTime;
 const PERIOD: Duration = Duration::from_secs(3 * 3_600);
 /// No namespace takes more than this share while others wait.
 const SHARE: usize = 4;
+/// Let's Encrypt dates certificates so far back, that clocks which are slow take them.
+const BACKDATED: Duration = Duration::from_secs(3_600);
 /// One who was told to come back and has not after this no longer waits.
 const GRACE: Duration = Duration::from_secs(120);
 
@@ -26,7 +29,33 @@ pub struct Quota {
     count: u64,
 }
 
+/// Whether a certificate that is valid from then on may have been ordered within the period.
+#[must_use]
+pub fn is_recent(now: UnixTime, from: UnixTime) -> bool {
+    from + BACKDATED + PERIOD > now
+}
+
 impl Quota {
+    /// Counts orders of a former leader, by the instant from which each certificate is valid and its namespace. Where
+    /// more were counted here, those are the truth.
+    pub fn recall(
+        &mut self,
+        now: UnixTime,
+        issued: impl IntoIterator<Item = (UnixTime, Arc<str>)>,
+    ) {
+        let ordered = issued.into_iter().map(|(from, namespace)| {
+            // The latest that it may have been: rather too few orders than too many.
+            ((from + BACKDATED).min(now), namespace)
+        });
+        let mut ordered: Vec<_> = ordered.collect();
+        ordered.retain(|(at, _)| *at + PERIOD > now);
+        ordered.sort_unstable();
+        self.taken.retain(|(at, _)| *at + PERIOD > now);
+        if ordered.len() > self.taken.len() {
+            self.taken = ordered.into();
+        }
+    }
+
     /// Counts an order for `namespace`, if `limit` allows for it.
     ///
     /// # Errors
@@ -105,6 +134,23 @@ mod tests {
         assert_eq!(told, [10_800, 10_801, 10_802, 10_803, 21_600]);
         assert_eq!(quota.take(UnixTime(10_800), &a, 4), Ok(()));
         assert!(quota.take(UnixTime(10_800), &a, 4).is_err());
+    }
+
+    #[test]
+    fn certificates_of_the_last_hours_count_after_a_restart() {
+        let now = UnixTime(100_000);
+        let (a, b) = (name("a"), name("b"));
+        let mut quota = Quota::default();
+        let young = [now - Duration::from_secs(60), now - 2 * BACKDATED];
+        let old = now - PERIOD - BACKDATED;
+        quota.recall(now, young.map(|at| (at, a.clone())));
+        quota.recall(now, [(old, a.clone())]);
+        assert_eq!(quota.take(now, &b, 3), Ok(()));
+        // The older of the two was ordered an hour ago at the latest.
+        assert_eq!(quota.take(now, &b, 3), Err(now - BACKDATED + PERIOD));
+        let mut quota = Quota::default();
+        quota.recall(now, [(old, a)]);
+        assert_eq!(quota.take(now, &b, 1), Ok(()));
     }
 
     #[test]

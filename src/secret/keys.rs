@@ -38,6 +38,8 @@ pub const VERIFY: &str = "cert-renew.io/verify";
 pub const PAUSED: &str = "cert-renew.io/paused";
 /// Renew at once for each new value.
 pub const RENEW_NOW: &str = "cert-renew.io/renew-now";
+/// Fingerprint of a leaf that is no longer to be trusted: a new key and certificate at once.
+pub const REVOKED: &str = "cert-renew.io/revoked";
 /// Which installation is meant.
 pub const CLASS: &str = "cert-renew.io/class";
 

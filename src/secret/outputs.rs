@@ -43,6 +43,10 @@ pub enum Part {
     Pkcs12,
     /// The group ffdhe2048 of RFC 7919 as PEM `DH PARAMETERS`, for servers that want a `dhparam` file.
     Ffdhe2048,
+    /// The group ffdhe3072, likewise.
+    Ffdhe3072,
+    /// The group ffdhe4096, likewise.
+    Ffdhe4096,
 }
 
 /// Why a text is not an [`Output`].
@@ -56,7 +60,8 @@ pub enum NotAnOutput {
     Name(String),
     /// No such part.
     #[error(
-        "expected a part leaf, chain, fullchain, key, der-key, der-leaf, pkcs12 or ffdhe2048, found {0}"
+        "expected a part leaf, chain, fullchain, key, der-key, der-leaf, pkcs12, ffdhe2048, ffdhe3072 or ffdhe4096, \
+         found {0}"
     )]
     Part(String),
     /// Binary content cannot be joined with anything.
@@ -69,7 +74,7 @@ pub enum NotAnOutput {
 
 impl Part {
     /// All parts, in the order in which they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Leaf,
         Self::Chain,
         Self::Fullchain,
@@ -78,6 +83,8 @@ impl Part {
         Self::DerLeaf,
         Self::Pkcs12,
         Self::Ffdhe2048,
+        Self::Ffdhe3072,
+        Self::Ffdhe4096,
     ];
 
     /// As the annotation writes it.
@@ -92,6 +99,8 @@ impl Part {
             Self::DerLeaf => "der-leaf",
             Self::Pkcs12 => "pkcs12",
             Self::Ffdhe2048 => "ffdhe2048",
+            Self::Ffdhe3072 => "ffdhe3072",
+            Self::Ffdhe4096 => "ffdhe4096",
         }
     }
 

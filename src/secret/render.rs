@@ -12,9 +12,11 @@ use crate::certificate;
 use crate::key::{KeyError, PrivateKey};
 use crate::pair::Chain;
 
-/// The group ffdhe2048 of RFC 7919, A.1, as OpenSSL prints it (`genpkey -genparam -algorithm DH`).
-/// It is public and made for sharing: a group of one's own would be no better and takes minutes.
+/// The groups of RFC 7919, A.1 to A.3, as OpenSSL prints them (`genpkey -genparam -algorithm DH`).
+/// They are public and made for sharing: a group of one's own would be no better and takes minutes.
 const FFDHE2048: &str = include_str!("ffdhe2048.pem");
+const FFDHE3072: &str = include_str!("ffdhe3072.pem");
+const FFDHE4096: &str = include_str!("ffdhe4096.pem");
 
 /// Name of the entry in a PKCS#12 file; keytool wants one.
 const ALIAS: &str = "certificate";
@@ -76,6 +78,8 @@ fn value(
             Part::DerKey => key.to_der()?,
             Part::DerLeaf => Zeroizing::new(chain.leaf_der().to_vec()),
             Part::Ffdhe2048 => Zeroizing::new(FFDHE2048.as_bytes().to_vec()),
+            Part::Ffdhe3072 => Zeroizing::new(FFDHE3072.as_bytes().to_vec()),
+            Part::Ffdhe4096 => Zeroizing::new(FFDHE4096.as_bytes().to_vec()),
             Part::Pkcs12 => match password {
                 Some(password) => return Ok(pkcs12(chain, &key.to_der()?, password)),
                 None => return Ok(None),
@@ -174,6 +178,21 @@ mod tests {
             assert_eq!(all.data[name].as_slice(), expected, "{name}");
         }
         assert_eq!((all.data.len(), &*all.left_out), (10, &["p12".into()][..]));
+    }
+
+    #[test]
+    fn the_groups_are_primes_of_their_length_with_generator_2() {
+        use base64::Engine as _;
+        for (pem, bits) in [(FFDHE2048, 2_048), (FFDHE3072, 3_072), (FFDHE4096, 4_096)] {
+            let lines = pem.lines().filter(|line| !line.starts_with("-----"));
+            let der = base64::prelude::BASE64_STANDARD.decode(lines.collect::<String>());
+            let der = der.unwrap();
+            // RFC 7919, A: the prime begins and ends with 64 ones. Then come the generator and, from OpenSSL, a length.
+            let start = der.windows(8).position(|bytes| bytes == [0xff; 8]).unwrap();
+            let (prime, rest) = der[start..].split_at(bits / 8);
+            assert!(prime.ends_with(&[0xff; 8]), "{bits}");
+            assert_eq!(rest[..3], [2, 1, 2], "{bits}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::certificate::KeyType;
+use crate::certificate::{Fingerprint, KeyType};
 use crate::name::Name;
 use crate::schedule::window::ChangeWindow;
 use crate::secret::annotations::Reader;
@@ -56,6 +56,8 @@ pub struct Settings {
     pub paused: bool,
     /// Renew at once when this differs from what was served last.
     pub renew_now: Option<Box<str>>,
+    /// This leaf is replaced at once, and its key with it.
+    pub revoked: Option<Fingerprint>,
     /// Which installation is meant; see [`Settings::is_for`].
     pub class: Option<Box<str>>,
 }
@@ -123,6 +125,7 @@ impl Settings {
                 let fits = |text: &str| (1..=MAX_RENEW_NOW).contains(&text.len());
                 check(text, fits, "expected 1 to 256 bytes, such as the date")
             }),
+            revoked: reader.one(keys::REVOKED, Nothing, Fingerprint::from_str),
             class: reader.one(keys::CLASS, Both, |text| {
                 check(text, is_label, "expected the class of an installation")
             }),
@@ -228,6 +231,7 @@ mod tests {
             ("verify", "web:443"),
             ("paused", "true"),
             ("renew-now", "2026-11-23"),
+            ("revoked", &"0a".repeat(32)),
             ("class", "edge"),
         ]);
         let settings = settings.unwrap();
@@ -267,6 +271,7 @@ mod tests {
         assert_eq!(settings.key_rotation, KeyRotation::Never);
         assert_eq!(settings.pkcs12_password_key.as_deref(), Some("password"));
         assert_eq!(settings.renew_now.as_deref(), Some("2026-11-23"));
+        assert_eq!(settings.revoked.unwrap().to_string(), "0a".repeat(32));
         assert!(settings.paused && settings.is_for("edge") && !settings.is_for(DEFAULT_CLASS));
     }
 

@@ -1,3 +1,6 @@
 //! Ways to prove control of a name to a CA.
 
+pub mod caa;
+pub mod dns01;
 pub mod http01;
+pub mod route;

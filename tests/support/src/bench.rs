@@ -13,10 +13,17 @@ use tokio::sync::OnceCell;
 use crate::control_plane::{self, ControlPlane};
 use crate::edge::Edge;
 use crate::group::Group;
+use crate::install::confine;
 use crate::kubernetes::Kubernetes;
 use crate::pebble::{Dns, Ground, Pebble, PebbleOptions};
 use crate::pki::Authority;
 use crate::{ports, runtime};
+
+/// What holds the operator to what it does: installed always, so that every test shows that it stands in nobody's way.
+const POLICY: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/admission/operator.yaml"
+);
 
 /// What can be chosen about a bench.
 #[derive(Clone, Debug)]
@@ -105,6 +112,8 @@ impl Bench {
             Kubernetes::start(&group, &control_plane, &authority, options.nodes).await
         });
         let ((edge, dns, pebble), kubernetes) = tokio::try_join!(ca, kubernetes)?;
+        let client = Client::try_from(kubernetes.config.clone())?;
+        confine(&client, Path::new(POLICY)).await?;
         let started_in = started.elapsed();
         Ok(Self {
             edge,
@@ -222,7 +231,7 @@ impl Bench {
         &self.authority
     }
 
-    pub(crate) fn group(&self) -> &Group {
+    pub(crate) fn group(&self) -> &Arc<Group> {
         &self.group
     }
 }

@@ -45,23 +45,65 @@ pub(crate) async fn install(client: &Client, files: &[PathBuf], namespace: &str)
             }
         }
     }
-    for rule in roles
-        .iter()
-        .filter_map(|role| role["rules"].as_array())
-        .flatten()
-    {
+    let here = roles.iter().map(|role| (role, namespace));
+    in_force(client, here, namespace).await
+}
+
+/// Creates what a renderer has made for this namespace, as it stands, and waits as [`install`] does.
+pub(crate) async fn apply(client: &Client, manifests: &str, namespace: &str) -> Result<()> {
+    let manifests = serde_saphyr::from_multiple::<Value>(manifests)?;
+    let manifests: Vec<Value> = manifests.into_iter().filter(|it| !it.is_null()).collect();
+    for manifest in &manifests {
+        create(client, manifest)
+            .await
+            .with_context(|| format!("applying {}", manifest["metadata"]))?;
+    }
+    let roles = manifests.iter().filter(|manifest| {
+        manifest["kind"]
+            .as_str()
+            .is_some_and(|kind| kind.ends_with("Role"))
+    });
+    let here = roles.map(|role| {
+        let own = role["metadata"]["namespace"].as_str();
+        (role, own.unwrap_or(namespace))
+    });
+    in_force(client, here, namespace).await
+}
+
+/// Waits until the API server goes by these roles, each in a namespace.
+async fn in_force<'a>(
+    client: &Client,
+    roles: impl Iterator<Item = (&'a Value, &'a str)>,
+    namespace: &str,
+) -> Result<()> {
+    let rules = roles.flat_map(|(role, place)| {
+        let rules = role["rules"].as_array().into_iter().flatten();
+        rules.map(move |rule| (rule, place))
+    });
+    for (rule, place) in rules {
         eventually(
             RIGHTS_DEADLINE,
             "the API server goes by a new role",
             async || {
                 ensure!(
-                    is_allowed(client, namespace, rule).await?,
-                    "not allowed: {rule}"
+                    is_allowed(client, namespace, place, rule).await?,
+                    "not allowed in {place}: {rule}"
                 );
                 Ok(())
             },
         )
         .await?;
+    }
+    Ok(())
+}
+
+/// Installs the admission policy that every operator of the bench works under, as it is shipped.
+pub(crate) async fn confine(client: &Client, file: &Path) -> Result<()> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    for manifest in serde_saphyr::from_multiple::<Value>(&text)? {
+        create(client, &manifest)
+            .await
+            .with_context(|| format!("applying {}", file.display()))?;
     }
     Ok(())
 }
@@ -115,14 +157,14 @@ async fn create(client: &Client, manifest: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether the first verb on the first resource of a rule is granted in the operator's own namespace.
-async fn is_allowed(client: &Client, namespace: &str, rule: &Value) -> Result<bool> {
+/// Whether the first verb on the first resource of a rule is granted to the operator of `namespace` in `place`.
+async fn is_allowed(client: &Client, namespace: &str, place: &str, rule: &Value) -> Result<bool> {
     let resource = rule["resources"][0].as_str().unwrap_or_default();
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let review = serde_json::from_value(json!({"spec": {
         "user": user(namespace),
         "resourceAttributes": {
-            "namespace": namespace,
+            "namespace": place,
             "group": rule["apiGroups"][0],
             "resource": resource,
             "subresource": subresource,

@@ -21,7 +21,7 @@ use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use serde_json::Value;
 
-use crate::install::{install, kubeconfig_of, token, user};
+use crate::install::{apply, install, kubeconfig_of, token, user};
 use crate::process::Process;
 use crate::{Bench, ports};
 
@@ -133,6 +133,26 @@ impl<'a> Operator<'a> {
     /// # Errors
     /// When the manifests are refused.
     pub async fn install(bench: &'a Bench, options: OperatorOptions) -> Result<Self> {
+        Self::install_from(bench, options, |_| Ok(None)).await
+    }
+
+    /// Installs an operator from YAML that is given its namespace, such as a rendered chart, instead of from `rbac/`.
+    ///
+    /// # Errors
+    /// When the manifests cannot be made or are refused.
+    pub async fn install_rendered(
+        bench: &'a Bench,
+        options: OperatorOptions,
+        render: impl FnOnce(&str) -> Result<String>,
+    ) -> Result<Self> {
+        Self::install_from(bench, options, |namespace| render(namespace).map(Some)).await
+    }
+
+    async fn install_from(
+        bench: &'a Bench,
+        options: OperatorOptions,
+        render: impl FnOnce(&str) -> Result<Option<String>>,
+    ) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let namespace = format!("cert-renew-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let client = bench.client()?;
@@ -150,27 +170,10 @@ impl<'a> Operator<'a> {
                 },
             )
             .await?;
-        let mut files = vec![];
-        for entry in fs::read_dir(Path::new(ROOT).join("rbac"))? {
-            let path = entry?.path();
-            let yaml = path
-                .extension()
-                .is_some_and(|extension| extension == "yaml");
-            if yaml
-                && path
-                    .file_name()
-                    .is_some_and(|name| name != "kustomization.yaml")
-            {
-                files.push(path);
-            }
+        match render(&namespace)? {
+            Some(manifests) => apply(&client, &manifests, &namespace).await?,
+            None => install(&client, &role_files(&options.addons)?, &namespace).await?,
         }
-        files.extend(
-            options
-                .addons
-                .iter()
-                .map(|addon| Path::new(ROOT).join(addon)),
-        );
-        install(&client, &files, &namespace).await?;
         Self::one(bench, options, &namespace, namespace.clone()).await
     }
 
@@ -399,12 +402,6 @@ impl<'a> Operator<'a> {
         self.metrics
     }
 
-    /// Where it answers challenges.
-    #[must_use]
-    pub fn challenge_address(&self) -> SocketAddr {
-        self.challenges
-    }
-
     /// Whether it leads, by its own metrics.
     ///
     /// # Errors
@@ -441,6 +438,18 @@ impl<'a> Operator<'a> {
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
     }
 
+    /// Its config file.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Where it answers challenges.
+    #[must_use]
+    pub fn challenge_address(&self) -> SocketAddr {
+        self.challenges
+    }
+
     /// All its requests to the API server until now, watches, the lease and Events aside; not those of other replicas.
     ///
     /// # Errors
@@ -472,6 +481,7 @@ impl<'a> Operator<'a> {
                 || verb == "watch"
                 || resource == "events"
                 || resource == "leases"
+                || resource == "selfsubjectrulesreviews"
             {
                 continue;
             }
@@ -530,6 +540,26 @@ fn credential_id(token: &str) -> Result<String> {
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload)?)?;
     let id = claims["jti"].as_str().context("a token without an id")?;
     Ok(format!("JTI={id}"))
+}
+
+/// `rbac/`, and the add-ons.
+fn role_files(addons: &[String]) -> Result<Vec<PathBuf>> {
+    let mut files = vec![];
+    for entry in fs::read_dir(Path::new(ROOT).join("rbac"))? {
+        let path = entry?.path();
+        let yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml");
+        if yaml
+            && path
+                .file_name()
+                .is_some_and(|name| name != "kustomization.yaml")
+        {
+            files.push(path);
+        }
+    }
+    files.extend(addons.iter().map(|addon| Path::new(ROOT).join(addon)));
+    Ok(files)
 }
 
 /// Requests by verb and resource, for printing.

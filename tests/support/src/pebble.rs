@@ -47,6 +47,10 @@ pub struct PebbleOptions {
     pub external_accounts: BTreeMap<String, String>,
     /// Where it connects for HTTP-01 instead of the edge of the bench.
     pub http_port: Option<u16>,
+    /// The DNS server that it asks instead of the bench's own.
+    pub dns: Option<SocketAddr>,
+    /// What it calls itself in CAA records.
+    pub caa_identities: Vec<String>,
     /// Retry-After of what is not ready yet, seconds; none where 0.
     pub retry_after: u64,
 }
@@ -70,6 +74,8 @@ impl Default for PebbleOptions {
                 .into(),
             external_accounts: BTreeMap::new(),
             http_port: None,
+            dns: None,
+            caa_identities: Vec::new(),
             retry_after: 1,
         }
     }
@@ -86,10 +92,20 @@ pub(crate) struct Ground<'a> {
     pub(crate) http_port: u16,
 }
 
+/// Starts the program with what it was configured with.
+struct Spawn(Box<dyn Fn() -> Result<Arc<Process>> + Send + Sync>);
+
+impl std::fmt::Debug for Spawn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Spawn(..)")
+    }
+}
+
 /// A running Pebble.
 #[derive(Debug)]
 pub struct Pebble {
     process: Arc<Process>,
+    spawn: Spawn,
     directory: String,
     management: String,
     ca_bundle: PathBuf,
@@ -126,25 +142,34 @@ impl Pebble {
             "tlsPort": 1,
             "externalAccountBindingRequired": !options.external_accounts.is_empty(),
             "externalAccountMACKeys": options.external_accounts,
+            "caaIdentities": options.caa_identities,
             "keyAlgorithm": "ecdsa",
             "profiles": profiles,
             "retryAfter": {"authz": options.retry_after, "order": options.retry_after},
         }});
         fs::write(file(".json"), config.to_string())?;
-        let mut command = Command::new(ground.control_plane.program("pebble"));
-        command
-            .arg("-strict")
-            .arg("-config")
-            .arg(file(".json"))
-            .args(["-dnsserver", &ground.dns.to_string()])
-            .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_WFE_NONCEREJECT", options.nonce_reject.to_string())
-            .env("PEBBLE_AUTHZREUSE", options.authorization_reuse.to_string())
-            .env(
-                "PEBBLE_ALTERNATE_ROOTS",
-                options.alternate_roots.to_string(),
-            );
-        let process = Process::spawn(ground.group, name, command)?;
+        let dns = options.dns.unwrap_or(ground.dns);
+        let program = ground.control_plane.program("pebble");
+        let (nonce_reject, reuse, roots) = (
+            options.nonce_reject.to_string(),
+            options.authorization_reuse.to_string(),
+            options.alternate_roots.to_string(),
+        );
+        let (group, name, config) = (Arc::clone(ground.group), name.clone(), file(".json"));
+        let spawn = Box::new(move || {
+            let mut command = Command::new(&program);
+            command
+                .arg("-strict")
+                .arg("-config")
+                .arg(&config)
+                .args(["-dnsserver", &dns.to_string()])
+                .env("PEBBLE_VA_NOSLEEP", "1")
+                .env("PEBBLE_WFE_NONCEREJECT", &nonce_reject)
+                .env("PEBBLE_AUTHZREUSE", &reuse)
+                .env("PEBBLE_ALTERNATE_ROOTS", &roots);
+            Process::spawn(&group, &name, command)
+        });
+        let process = spawn()?;
         let certificate = reqwest::Certificate::from_pem(ground.authority.pem().as_bytes())?;
         // Pebble refuses requests without a User-Agent (RFC 8555, 6.1).
         let http = reqwest::Client::builder()
@@ -155,28 +180,39 @@ impl Pebble {
             .build()?;
         let pebble = Self {
             process,
+            spawn: Spawn(spawn),
             directory: format!("https://{acme}/dir"),
             management: format!("https://{management}"),
             ca_bundle: ground.ca_bundle.to_owned(),
-            dns: ground.dns,
+            dns,
             http,
         };
-        let directory = pebble.directory.clone();
-        pebble
-            .process
-            .ready(START_DEADLINE, async || {
-                pebble
-                    .http
-                    .get(&directory)
-                    .send()
-                    .await?
-                    .error_for_status()?;
-                pebble.manage(Method::GET, "/roots/0", "").await?;
-                Ok(())
-            })
-            .await?;
+        pebble.ready().await?;
         pebble.watch();
         Ok(pebble)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.process
+            .ready(START_DEADLINE, async || {
+                let answer = self.http.get(&self.directory).send().await?;
+                answer.error_for_status()?;
+                self.manage(Method::GET, "/roots/0", "").await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Ends it and starts it anew at the same address, with all its state lost: accounts, orders, roots.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = (self.spawn.0)()?;
+        self.ready().await?;
+        self.watch();
+        Ok(())
     }
 
     /// Looks after it in the background, so that a test that waits in vain says why.
@@ -238,6 +274,15 @@ impl Pebble {
         self.manage(Method::POST, "/set-renewal-info/", &body)
             .await
             .map(drop)
+    }
+
+    /// What it says of a certificate, by its serial number in hexadecimal.
+    ///
+    /// # Errors
+    /// When Pebble does not answer, or has not issued the certificate.
+    pub async fn certificate_status(&self, serial: &str) -> Result<String> {
+        self.manage(Method::GET, &format!("/cert-status-by-serial/{serial}"), "")
+            .await
     }
 
     /// Whether it is alive and well.

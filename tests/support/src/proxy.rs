@@ -159,7 +159,7 @@ struct Shared {
     http: reqwest::Client,
     count: AtomicUsize,
     passed: Mutex<Vec<Passed>>,
-    /// Requests that are not counted: watches, the lease, Events.
+    /// Requests that are not counted: watches, the lease, Events, the look at the own rights.
     aside: AtomicUsize,
     rule: Mutex<Rule>,
     /// Whether the API server cannot be reached at all, watches included.
@@ -180,6 +180,8 @@ impl Proxies {
         let http = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([ca])
+            // By HTTP/2 the Host header, from which Pebble builds its URLs, would be lost on the way.
+            .http1_only()
             .build()?;
         let shared = Arc::new(Shared {
             http,
@@ -377,7 +379,11 @@ async fn handle(
 ) -> Result<Response<Body>, Closed> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default();
-    if path.contains("/leases") || path.contains("/events") || query.contains("watch=true") {
+    if ["/leases", "/events", "/selfsubject"]
+        .iter()
+        .any(|it| path.contains(it))
+        || query.contains("watch=true")
+    {
         shared.aside.fetch_add(1, Ordering::Relaxed);
         if query.contains("watch=true") && shared.expires(query) {
             return Fault::status(410, "Expired").answer();

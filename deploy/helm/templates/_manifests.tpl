@@ -1,0 +1,113 @@
+{{/*
+The chart has no manifests of its own: it takes those that kustomize takes (manifests/ is links to them) and changes
+what an installation by Helm changes. So the two cannot drift apart, and a role is written down once.
+
+Each definition is given a dict of root (the context of the chart) and what it works on.
+*/}}
+
+{{/* Objects of the whole cluster are named after the namespace where that is another one than ours, so that two
+     installations live side by side. */}}
+{{- define "cert-renew.clusterName" -}}
+{{- if eq .root.Release.Namespace "cert-renew" }}{{ .name }}{{ else }}{{ .name }}-{{ .root.Release.Namespace }}{{ end }}
+{{- end }}
+
+{{/* All objects of a file. */}}
+{{- define "cert-renew.file" -}}
+{{- $root := .root }}
+{{- range splitList "\n---\n" ($root.Files.Get .path) }}
+{{- $object := fromYaml . }}
+{{- if and $object.kind (not (has $object.kind (list "Kustomization" "Component"))) }}
+{{- include "cert-renew.object" (dict "root" $root "object" $object) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "cert-renew.object" -}}
+{{- $root := .root }}
+{{- $object := .object }}
+{{- $namespaces := $root.Values.scope.namespaces }}
+{{- range $object.subjects }}
+{{- $_ := set . "namespace" $root.Release.Namespace }}
+{{- end }}
+{{- if and $namespaces (has $object.kind (list "ClusterRole" "ClusterRoleBinding")) }}
+{{- /* The same rights, in each namespace. */ -}}
+{{- $_ := set $object "kind" (trimPrefix "Cluster" $object.kind) }}
+{{- $name := $object.metadata.name | replace "cert-renew" "cert-renew-watched" }}
+{{- $_ := set $object.metadata "name" (include "cert-renew.clusterName" (dict "root" $root "name" $name)) }}
+{{- if $object.roleRef }}
+{{- $_ := set $object.roleRef "kind" "Role" }}
+{{- $_ := set $object.roleRef "name" $object.metadata.name }}
+{{- end }}
+{{- range $namespaces }}
+{{- $_ := set $object.metadata "namespace" . }}
+---
+{{ toYaml $object }}
+{{- end }}
+{{- else }}
+{{- if $object.metadata.namespace }}
+{{- $_ := set $object.metadata "namespace" $root.Release.Namespace }}
+{{- else }}
+{{- $_ := set $object.metadata "name" (include "cert-renew.clusterName" (dict "root" $root "name" $object.metadata.name)) }}
+{{- end }}
+{{- if eq (dig "roleRef" "kind" "" $object) "ClusterRole" }}
+{{- $_ := set $object.roleRef "name" $object.metadata.name }}
+{{- end }}
+{{- if eq $object.kind "ValidatingAdmissionPolicyBinding" }}
+{{- $_ := set $object.spec "policyName" $object.metadata.name }}
+{{- if $object.spec.paramRef }}
+{{- $_ := set $object.spec.paramRef "namespace" $root.Release.Namespace }}
+{{- end }}
+{{- end }}
+{{- if and (eq $object.kind "ServiceAccount") $root.Values.serviceAccount.annotations }}
+{{- $_ := set $object.metadata "annotations" $root.Values.serviceAccount.annotations }}
+{{- end }}
+{{- if eq $object.kind "Deployment" }}
+{{- include "cert-renew.deployment" (dict "root" $root "spec" $object.spec) }}
+{{- end }}
+---
+{{ toYaml $object }}
+{{ end }}
+{{- end }}
+
+{{/* Changes the Deployment in place; prints nothing. */}}
+{{- define "cert-renew.deployment" -}}
+{{- $values := .root.Values }}
+{{- $template := .spec.template }}
+{{- $pod := $template.spec }}
+{{- $container := first $pod.containers }}
+{{- if not (kindIs "invalid" $values.replicas) }}
+{{- $_ := set .spec "replicas" $values.replicas }}
+{{- end }}
+{{- $tag := printf ":%s" ($values.image.tag | default .root.Chart.AppVersion) }}
+{{- with $values.image.digest }}{{ $tag = printf "@%s" . }}{{ end }}
+{{- $_ := set $container "image" (print $values.image.repository $tag) }}
+{{- with $values.image.pullPolicy }}{{ $_ := set $container "imagePullPolicy" . }}{{ end }}
+{{- with $values.resources }}{{ $_ := set $container "resources" . }}{{ end }}
+{{- with $values.args }}{{ $_ := set $container "args" (concat $container.args .) }}{{ end }}
+{{- with $values.env }}{{ $_ := set $container "env" (concat $container.env .) }}{{ end }}
+{{- with $values.volumeMounts }}{{ $_ := set $container "volumeMounts" (concat $container.volumeMounts .) }}{{ end }}
+{{- with $values.volumes }}{{ $_ := set $pod "volumes" (concat $pod.volumes .) }}{{ end }}
+{{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
+{{- with get $values $key }}{{ $_ := set $pod $key . }}{{ end }}
+{{- end }}
+{{- with $values.podLabels }}{{ $_ := set $template.metadata "labels" (merge $template.metadata.labels .) }}{{ end }}
+{{- /* A changed file restarts the operator, as the hash in the name does with kustomize. */ -}}
+{{- $sum := dict "checksum/config" (include "cert-renew.config" .root | sha256sum) }}
+{{- $_ := set $template.metadata "annotations" (merge $sum $values.podAnnotations) }}
+{{- end }}
+
+{{/* The config file. */}}
+{{- define "cert-renew.config" -}}
+{{- $namespaces := .Values.scope.namespaces }}
+{{- if or .Values.config $namespaces }}
+{{- $config := deepCopy .Values.config }}
+{{- if not $config }}{{ $config = .Files.Get "config.yaml" | fromYaml }}{{ end }}
+{{- if $namespaces }}
+{{- $watch := merge (dict "namespaces" $namespaces) (get $config "watch" | default dict) }}
+{{- $_ := set $config "watch" $watch }}
+{{- end }}
+{{- toYaml $config }}
+{{ else }}
+{{- .Files.Get "config.yaml" }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,65 @@
+#!/bin/sh
+# Builds the image as an OCI archive, target/image/cert-renew-<arch>.tar, and says how large it is.
+#
+#   deploy/image.sh [amd64|arm64]
+#
+# The binary is static (musl, by cargo-zigbuild), so it is cross-compiled as easily as it is built. buildah needs no
+# daemon, and no privilege but root's: nothing is run inside the image. The same binary gives the same image.
+set -eu
+cd "$(dirname "$0")/.."
+
+architecture=${1:-amd64}
+case $architecture in
+amd64) target=x86_64-unknown-linux-musl ;;
+arm64) target=aarch64-unknown-linux-musl ;;
+*)
+    sed -n 's/^#   /usage: /p' "$0" >&2
+    exit 2
+    ;;
+esac
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+name=cert-renew:$version
+out=target/image
+archive=$out/cert-renew-$architecture.tar
+buildah=$(tests/tools.sh buildah)
+zigbuild=$(tests/tools.sh cargo-zigbuild)
+
+rustup target add "$target" >&2 || echo "image: no rustup here; the toolchain has to have $target" >&2
+CARGO_ZIGBUILD_ZIG_PATH=$(dirname "$zigbuild")/../ziglang/zig \
+    "$zigbuild" zigbuild --release --locked --bin cert-renew --target "$target"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out" "$work/context"
+cp "target/$target/release/cert-renew" "$work/context/"
+chmod 755 "$work/context/cert-renew"
+# A store of our own, as plain directories: nothing is mounted, and nothing is left on the machine.
+store="--storage-driver vfs --root $work/store --runroot $work/run"
+# shellcheck disable=SC2086 # several arguments
+"$buildah" $store build --quiet --isolation chroot --timestamp 0 --arch "$architecture" \
+    --file deploy/Containerfile --tag "$name" "$work/context" >/dev/null
+rm -f "$archive"
+# shellcheck disable=SC2086
+"$buildah" $store push --quiet "$name" "oci-archive:$archive:$name"
+
+# What is inside, as it comes out of the archive: for `make image-check`, and to be measured.
+rm -rf "$out/root-$architecture"
+mkdir -p "$out/root-$architecture" "$work/layout"
+tar -xf "$archive" -C "$work/layout"
+find "$work/layout/blobs" -type f | while read -r blob; do
+    if gzip -t "$blob" 2>/dev/null; then
+        tar -xzf "$blob" -C "$out/root-$architecture"
+    fi
+done
+files=$(find "$out/root-$architecture" -type f | sort)
+if [ "$files" != "$out/root-$architecture/cert-renew" ]; then
+    echo "image: expected one file, found: $files" >&2
+    exit 1
+fi
+size=$(stat -c %s "$files")
+compressed=$(stat -c %s "$archive")
+echo "$archive: $name for $architecture, $size bytes uncompressed ($compressed as an archive)"
+if [ "$architecture" = amd64 ]; then
+    mkdir -p target/bench
+    printf '[{"name": "image.bytes", "value": %s, "unit": "bytes", "command": "make image"}]\n' "$size" >target/bench/image.json
+fi

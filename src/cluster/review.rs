@@ -1,0 +1,246 @@
+//! A look at the operator's own rights at its start: which right is missing, and what it is needed for.
+//!
+//! What should be there is read from the shipped roles themselves, which are compiled in: each rule's comment says what
+//! it is for. Nothing depends on the answer; whatever is missing, the operator goes on with what it may do.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
+};
+use kube::Client;
+use kube::api::{Api, PostParams};
+use serde::Deserialize;
+
+use super::{Error, call};
+
+/// What is needed wherever Secrets are watched.
+const EVERYWHERE: &str = include_str!("../../rbac/clusterrole.yaml");
+/// What is needed in the operator's own namespace.
+const AT_HOME: &str = include_str!("../../rbac/role.yaml");
+/// No namespace can have this name (it is no DNS label), so what is granted in it is granted in all.
+const NOWHERE: &str = "Every.Namespace";
+
+/// A rule of a shipped role.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Need {
+    api_groups: Vec<String>,
+    resources: Vec<String>,
+    verbs: Vec<String>,
+    /// These objects only; all where empty.
+    #[serde(default)]
+    resource_names: Vec<String>,
+    /// Its comment.
+    #[serde(skip)]
+    reason: String,
+}
+
+/// Rights of one rule that are not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Verbs, in the order of the role.
+    pub verbs: Vec<String>,
+    /// The resource.
+    pub resource: String,
+    /// Where; `None` for all namespaces.
+    pub namespace: Option<String>,
+    /// What they are needed for.
+    pub reason: String,
+}
+
+#[derive(Deserialize)]
+struct Role {
+    rules: Vec<Need>,
+}
+
+static NEEDS: LazyLock<[Vec<Need>; 2]> = LazyLock::new(|| [needs(EVERYWHERE), needs(AT_HOME)]);
+
+/// The rules of a role's manifest, each with the comment above it.
+fn needs(manifest: &str) -> Vec<Need> {
+    let Ok(Role { mut rules }) = serde_saphyr::from_str(manifest) else {
+        return Vec::new();
+    };
+    let mut comment = Vec::new();
+    let mut reasons = Vec::new();
+    for line in manifest.lines().map(str::trim) {
+        match line.strip_prefix('#') {
+            Some(text) => comment.push(text.trim()),
+            None if line.starts_with("- ") => reasons.push(std::mem::take(&mut comment).join(" ")),
+            None => comment.clear(),
+        }
+    }
+    let mut last = String::new();
+    for (rule, reason) in rules.iter_mut().zip(reasons) {
+        // A rule that says nothing goes on with what the one before is for.
+        if !reason.is_empty() {
+            last = reason;
+        }
+        rule.reason.clone_from(&last);
+    }
+    rules
+}
+
+/// What of `needs` the rules do not grant.
+fn missing(needs: &[Need], granted: &[ResourceRule], namespace: Option<&str>) -> Vec<Missing> {
+    let mut found: Vec<Missing> = Vec::new();
+    for need in needs {
+        for resource in &need.resources {
+            let lacks = |verb: &&String| {
+                let in_one = |group: &String| {
+                    !granted
+                        .iter()
+                        .any(|rule| grants(rule, need, group, resource, verb))
+                };
+                need.api_groups.iter().any(in_one)
+            };
+            let verbs: Vec<String> = need.verbs.iter().filter(lacks).cloned().collect();
+            if !verbs.is_empty() {
+                found.push(Missing {
+                    verbs,
+                    resource: resource.clone(),
+                    namespace: namespace.map(ToOwned::to_owned),
+                    reason: need.reason.clone(),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// Whether a rule grants it, for all objects or those that are needed.
+fn grants(rule: &ResourceRule, need: &Need, group: &str, resource: &str, verb: &str) -> bool {
+    let has = |list: &[String], wanted: &str| list.iter().any(|item| item == wanted || item == "*");
+    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let only = list(&rule.resource_names);
+    let named = &need.resource_names;
+    let enough = !named.is_empty() && named.iter().all(|name| only.contains(name));
+    has(&list(&rule.api_groups), group)
+        && has(&list(&rule.resources), resource)
+        && has(&rule.verbs, verb)
+        && (only.is_empty() || enough)
+}
+
+/// Asks the API server what it lets us do: in our own namespace, and in the watched ones (none: in all).
+///
+/// Where its answer is incomplete, as with an authorizer other than RBAC, nothing is known to be missing.
+///
+/// # Errors
+/// What every call may end in.
+pub async fn review(
+    client: &Client,
+    home: &str,
+    watched: &[String],
+) -> Result<Vec<Missing>, Error> {
+    let [everywhere, at_home] = &*NEEDS;
+    let mut places = vec![(home, Some(home), at_home)];
+    match watched {
+        [] => places.push((NOWHERE, None, everywhere)),
+        watched => {
+            let distinct: BTreeSet<&str> = watched.iter().map(String::as_str).collect();
+            places.extend(distinct.into_iter().map(|it| (it, Some(it), everywhere)));
+        }
+    }
+    let mut found = Vec::new();
+    for (asked, named, needs) in places {
+        if let Some(granted) = rules(client, asked).await? {
+            found.extend(missing(needs, &granted, named));
+        }
+    }
+    Ok(found)
+}
+
+/// What is granted in a namespace; `None` where the answer is incomplete.
+async fn rules(client: &Client, namespace: &str) -> Result<Option<Vec<ResourceRule>>, Error> {
+    let api: Api<SelfSubjectRulesReview> = Api::all(client.clone());
+    let question = SelfSubjectRulesReview {
+        spec: SelfSubjectRulesReviewSpec {
+            namespace: Some(namespace.to_owned()),
+        },
+        ..SelfSubjectRulesReview::default()
+    };
+    let params = PostParams::default();
+    let answer = call(
+        || "asking for our own rights".into(),
+        api.create(&params, &question),
+    )
+    .await?;
+    Ok(answer
+        .status
+        .filter(|status| !status.incomplete)
+        .map(|status| status.resource_rules))
+}
+
+/// Says in the log what is missing.
+pub async fn report(client: Client, home: String, watched: Vec<String>) {
+    match review(&client, &home, &watched).await {
+        Ok(missing) if missing.is_empty() => tracing::debug!("every right is granted"),
+        Ok(missing) => {
+            for it in missing {
+                tracing::warn!(
+                    verbs = it.verbs.join(","),
+                    resource = it.resource,
+                    namespace = it.namespace.as_deref().unwrap_or("(all)"),
+                    needed_for = it.reason,
+                    "a right is missing: compare the installed role with rbac/"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the operator's own rights cannot be looked at"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> ResourceRule {
+        let texts = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect();
+        ResourceRule {
+            api_groups: Some(texts(groups)),
+            resources: Some(texts(resources)),
+            verbs: texts(verbs),
+            ..ResourceRule::default()
+        }
+    }
+
+    #[test]
+    fn every_rule_of_the_shipped_roles_says_what_it_is_for() {
+        for manifest in [EVERYWHERE, AT_HOME] {
+            let needs = needs(manifest);
+            assert_eq!(needs.len(), manifest.matches("- apiGroups:").count());
+            for need in &needs {
+                assert!(need.reason.ends_with('.'), "{need:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason() {
+        let needs = needs(
+            "rules:\n  # Roll them.\n  # Wait.\n  - apiGroups: [apps]\n    resources: [deployments, daemonsets]\n    verbs: [get, patch]\n",
+        );
+        let get = rule(&["apps"], &["deployments"], &["get"]);
+        let all = rule(&["*"], &["*"], &["*"]);
+        let mut by_name = all.clone();
+        by_name.resource_names = Some(vec!["web".into()]);
+        assert_eq!(missing(&needs, &[get.clone(), all], None), []);
+        let mut one = needs.clone();
+        one[0].resource_names = vec!["web".into()];
+        assert_eq!(missing(&one, &[by_name.clone()], None), []);
+        let found = missing(&needs, &[get, by_name], Some("shop"));
+        let shown: Vec<String> = found
+            .iter()
+            .map(|it| format!("{} {} {}", it.verbs.join(","), it.resource, it.reason))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "patch deployments Roll them. Wait.",
+                "get,patch daemonsets Roll them. Wait."
+            ]
+        );
+        assert_eq!(found[0].namespace.as_deref(), Some("shop"));
+    }
+}

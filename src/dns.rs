@@ -1,0 +1,394 @@
+//! Questions to DNS servers: which zone a name is in, where a CNAME leads, what every server of the zone says.
+//!
+//! Input: the servers of the config, else the system's. Each question has a deadline; nothing is cached here, because a
+//! record that was just set is what is looked for. It changes nothing: that is for the solvers.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures::future::join_all;
+use hickory_net::NetError;
+use hickory_net::client::{Client, ClientHandle as _};
+use hickory_net::runtime::TokioRuntimeProvider;
+use hickory_net::tcp::TcpClientStream;
+use hickory_net::udp::UdpClientStream;
+use hickory_net::xfer::DnsMultiplexer;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{DNSClass, Record};
+pub use hickory_proto::rr::{Name, RData, RecordType};
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// For one question to one server: resolvers answer in milliseconds, or walk the tree within two or three seconds.
+const QUESTION: Duration = Duration::from_secs(5);
+/// A datagram may be lost.
+const TRIES: usize = 2;
+/// Delegations of delegations; more is a mistake.
+const CNAMES: usize = 8;
+/// Where DNS servers listen.
+const PORT: u16 = 53;
+/// The system's resolver.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Why DNS does not say what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// No server is known.
+    #[error("no DNS server: dns.nameservers is empty and {RESOLV_CONF} names none")]
+    NoServer,
+    /// Not a name that DNS knows.
+    #[error("{0}: not a name that DNS can hold")]
+    Name(String),
+    /// No server answered.
+    #[error("{kind} {name}: no answer from {server}: {why}")]
+    Unanswered {
+        /// What was asked for.
+        name: String,
+        /// The type of record.
+        kind: RecordType,
+        /// Who was asked last.
+        server: SocketAddr,
+        /// What came instead.
+        why: String,
+    },
+    /// The server says that it cannot tell.
+    #[error("{kind} {name}: {server} answers {code}{}", if *code == ResponseCode::ServFail { " (broken DNSSEC looks like this)" } else { "" })]
+    Failed {
+        /// What was asked for.
+        name: String,
+        /// The type of record.
+        kind: RecordType,
+        /// Who was asked.
+        server: SocketAddr,
+        /// Its answer.
+        code: ResponseCode,
+    },
+    /// CNAMEs that lead in a circle, or too far.
+    #[error("{0}: its CNAME records lead in a circle, or over more than {CNAMES} names")]
+    Circle(String),
+    /// No zone holds the name.
+    #[error("{0}: no zone was found for it (no SOA record at or above it)")]
+    NoZone(String),
+}
+
+/// Who is asked first: servers that look things up for us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolver {
+    servers: Vec<SocketAddr>,
+}
+
+impl Resolver {
+    /// The configured servers, else those of the system as they are now.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn new(configured: &[SocketAddr]) -> Result<Self, Error> {
+        let servers = if configured.is_empty() {
+            nameservers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default())
+        } else {
+            configured.to_vec()
+        };
+        if servers.is_empty() {
+            return Err(Error::NoServer);
+        }
+        Ok(Self { servers })
+    }
+
+    /// The answer of the first server that has one; that there is no such name is an answer too.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, Error> {
+        let mut last = Error::NoServer;
+        for server in &self.servers {
+            match ask(*server, name, kind).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The records of this type at exactly this name, CNAMEs not followed.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn records(&self, name: &Name, kind: RecordType) -> Result<Vec<RData>, Error> {
+        let answer = self.ask(name, kind).await?;
+        let found = answer.answers.into_iter();
+        Ok(found
+            .filter(|record| record.record_type() == kind && same(&record.name, name))
+            .map(|record| record.data)
+            .collect())
+    }
+
+    /// Where the CNAMEs from this name end; the name itself where it has none.
+    ///
+    /// # Errors
+    /// When they lead in a circle, or no server answers.
+    pub async fn follow(&self, name: &Name) -> Result<Name, Error> {
+        let mut seen = HashSet::from([name.to_lowercase()]);
+        let mut at = name.clone();
+        loop {
+            let next = self.records(&at, RecordType::CNAME).await?;
+            let Some(RData::CNAME(next)) = next.into_iter().next() else {
+                return Ok(at);
+            };
+            at = next.0;
+            if seen.len() > CNAMES || !seen.insert(at.to_lowercase()) {
+                return Err(Error::Circle(text(name)));
+            }
+        }
+    }
+
+    /// The zone that holds a name: the nearest SOA record at or above it.
+    ///
+    /// # Errors
+    /// When there is none, or no server answers.
+    pub async fn zone(&self, name: &Name) -> Result<Name, Error> {
+        let mut at = name.clone();
+        while !at.is_root() {
+            let answer = self.ask(&at, RecordType::SOA).await?;
+            if let Some(zone) = soa_owner(&answer, &at) {
+                return Ok(zone);
+            }
+            at = at.base_name();
+        }
+        Err(Error::NoZone(text(name)))
+    }
+
+    /// The addresses of a host, at the end of its CNAMEs.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn addresses(&self, name: &Name) -> Result<Vec<IpAddr>, Error> {
+        let mut addresses = Vec::new();
+        for kind in [RecordType::A, RecordType::AAAA] {
+            for record in self.ask(name, kind).await?.answers {
+                match record.data {
+                    RData::A(address) => addresses.push(IpAddr::V4(address.0)),
+                    RData::AAAA(address) => addresses.push(IpAddr::V6(address.0)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// The servers of a zone by their names, each with its addresses.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn authorities(&self, zone: &Name) -> Result<Vec<Authority>, Error> {
+        let mut authorities = Vec::new();
+        for data in self.records(zone, RecordType::NS).await? {
+            let RData::NS(name) = data else { continue };
+            let addresses = self.addresses(&name.0).await?;
+            authorities.push(Authority {
+                name: text(&name.0),
+                addresses: addresses
+                    .into_iter()
+                    .map(|ip| SocketAddr::new(ip, PORT))
+                    .collect(),
+            });
+        }
+        Ok(authorities)
+    }
+}
+
+/// A server that a zone's NS records name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Its name.
+    pub name: String,
+    /// One that answers is enough.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Authority {
+    /// One that is known by its address.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            name: address.to_string(),
+            addresses: vec![address],
+        }
+    }
+
+    /// Whether it has this TXT record; no answer counts as no.
+    async fn has(&self, name: &Name, value: &str) -> bool {
+        for address in &self.addresses {
+            if let Ok(answer) = ask(*address, name, RecordType::TXT).await {
+                return answer.answers.iter().any(|record| is_txt(record, value));
+            }
+        }
+        false
+    }
+}
+
+/// Those of `authorities` that do not have the TXT record yet, by name.
+pub async fn lacking(authorities: &[Authority], name: &Name, value: &str) -> Vec<String> {
+    let asked = authorities
+        .iter()
+        .map(|it| async { (!it.has(name, value).await).then(|| it.name.clone()) });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// A name as DNS has it.
+///
+/// # Errors
+/// When DNS cannot hold it.
+pub fn name(text: &str) -> Result<Name, Error> {
+    let wrong = |_| Error::Name(text.to_owned());
+    let mut name = Name::from_ascii(text).map_err(wrong)?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+/// The name as people write it: no dot at the end.
+#[must_use]
+pub fn text(name: &Name) -> String {
+    name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn same(one: &Name, other: &Name) -> bool {
+    one.eq_ignore_root(other)
+}
+
+fn is_txt(record: &Record, value: &str) -> bool {
+    let RData::TXT(txt) = &record.data else {
+        return false;
+    };
+    txt.txt_data.concat() == value.as_bytes()
+}
+
+/// The zone that an answer to a SOA question names: in the answer for a zone's own name, else among the authorities.
+fn soa_owner(answer: &Message, asked: &Name) -> Option<Name> {
+    let soa = |record: &&Record| record.record_type() == RecordType::SOA;
+    let own = answer
+        .answers
+        .iter()
+        .filter(soa)
+        .find(|it| same(&it.name, asked));
+    // That of a CNAME's target is not above what was asked for; the root's says only that there is no such name.
+    let above = answer.authorities.iter().filter(soa);
+    let above = above
+        .filter(|it| !it.name.is_root() && it.name.zone_of(asked))
+        .max_by_key(|it| it.name.num_labels());
+    own.or(above).map(|it| it.name.clone())
+}
+
+fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
+    let lines = resolv_conf.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next())?
+    });
+    lines
+        .filter_map(|address| address.parse().ok())
+        .map(|ip: IpAddr| SocketAddr::new(ip, PORT))
+        .collect()
+}
+
+/// One question to one server, by UDP, and by TCP where the answer did not fit.
+async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, Error> {
+    let mut last = Err(NetError::Timeout);
+    for _ in 0..TRIES {
+        last = timeout(QUESTION, by_udp(server, name, kind))
+            .await
+            .unwrap_or(Err(NetError::Timeout));
+        if last.is_ok() {
+            break;
+        }
+    }
+    if last.as_ref().is_ok_and(|answer| answer.metadata.truncation) {
+        last = timeout(QUESTION, by_tcp(server, name, kind))
+            .await
+            .unwrap_or(Err(NetError::Timeout));
+    }
+    let answer = last.map_err(|error| Error::Unanswered {
+        name: text(name),
+        kind,
+        server,
+        why: error.to_string(),
+    })?;
+    match answer.metadata.response_code {
+        ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
+        code => Err(Error::Failed {
+            name: text(name),
+            kind,
+            server,
+            code,
+        }),
+    }
+}
+
+async fn by_udp(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, NetError> {
+    let stream = UdpClientStream::builder(server, TokioRuntimeProvider::new())
+        .with_timeout(Some(QUESTION))
+        .build();
+    let (mut client, background) = Client::<TokioRuntimeProvider>::from_sender(stream);
+    // Ends with this question, however that ends.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(background);
+    let answer = client.query(name.clone(), DNSClass::IN, kind).await?;
+    Ok(answer.into())
+}
+
+async fn by_tcp(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, NetError> {
+    let (stream, sender) =
+        TcpClientStream::new(server, None, Some(QUESTION), TokioRuntimeProvider::new());
+    let sender = DnsMultiplexer::new(stream.await?, sender);
+    let (mut client, background) = Client::<TokioRuntimeProvider>::from_sender(sender);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(background);
+    let answer = client.query(name.clone(), DNSClass::IN, kind).await?;
+    Ok(answer.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::SOA;
+
+    use super::*;
+
+    fn soa(owner: &str) -> Record {
+        let name = |text| name(text).unwrap();
+        let soa = SOA::new(name("ns.example"), name("ops.example"), 1, 2, 3, 4, 5);
+        Record::from_rdata(name(owner), 60, RData::SOA(soa))
+    }
+
+    #[test]
+    fn the_zone_is_what_the_soa_above_the_name_says() {
+        let asked = name("_acme-challenge.www.example.com").unwrap();
+        for (answers, authorities, zone) in [
+            (
+                vec![soa("_acme-challenge.WWW.example.com")],
+                vec![],
+                Some("_acme-challenge.www.example.com"),
+            ),
+            (vec![], vec![soa("example.com")], Some("example.com")),
+            // A CNAME's target, in its zone.
+            (vec![soa("other.example")], vec![soa("example.org")], None),
+            (vec![], vec![soa(".")], None),
+            (vec![], vec![], None),
+        ] {
+            let mut answer = Message::query();
+            answer.answers = answers;
+            answer.authorities = authorities;
+            let found = soa_owner(&answer, &asked).map(|name| text(&name));
+            assert_eq!(found.as_deref(), zone);
+        }
+    }
+
+    #[test]
+    fn the_systems_servers_are_read() {
+        let text = "# made by nobody\nsearch a.example\nnameserver 10.0.0.10\n nameserver fd00::a\nnameserver x\n";
+        let found: Vec<_> = nameservers(text)
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect();
+        assert_eq!(found, ["10.0.0.10:53", "[fd00::a]:53"]);
+    }
+}

@@ -1,0 +1,195 @@
+//! What a CA will refuse, found out before it is asked: an order that cannot succeed costs a failed validation.
+//!
+//! Only what is plain is told. It is left out while life runs short, as a wrong guess must not be what lets a
+//! certificate run out.
+
+use kube::Client as Kube;
+
+use crate::acme::Directory;
+use crate::config::{Challenge, Config, Issuer};
+use crate::dns::Resolver;
+use crate::gate::Gate;
+use crate::name::Name;
+use crate::solver::caa::{self, Asker};
+use crate::solver::dns01;
+
+/// Names in a certificate of Let's Encrypt's short profiles.
+const SHORT_PROFILE_NAMES: usize = 25;
+/// Those of its classic one, and of most other CAs.
+const NAMES: usize = 100;
+
+/// What is asked for.
+pub struct Asked<'a> {
+    /// The names, those that a wildcard covers left out.
+    pub names: &'a [Name],
+    /// The profile that the Secret names.
+    pub profile: Option<&'a str>,
+    /// The issuer in the config.
+    pub issuer: &'a Issuer,
+    /// The account's URL, where there is one.
+    pub account: Option<&'a str>,
+}
+
+/// What speaks against it by the CA's directory and the config alone, a sentence each. Pure.
+#[must_use]
+pub fn on_paper(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    let meta = &directory.meta;
+    if meta.external_account_required && asked.issuer.eab.is_none() && asked.account.is_none() {
+        found.push("the CA wants an external account binding: the issuer has no eab".to_owned());
+    }
+    if let Some(profile) = asked.profile
+        && !meta.profiles.contains_key(profile)
+    {
+        let offered: Vec<&str> = meta.profiles.keys().map(String::as_str).collect();
+        found.push(format!(
+            "the CA has no profile {profile}, expected one of: {}",
+            offered.join(", ")
+        ));
+    }
+    let profile = asked.profile.or(asked.issuer.profile.as_deref());
+    let lets_encrypt = asked.issuer.directory.contains(".letsencrypt.org/");
+    let short = lets_encrypt && matches!(profile, Some("tlsserver" | "shortlived"));
+    let most = if short { SHORT_PROFILE_NAMES } else { NAMES };
+    if asked.names.len() > most {
+        found.push(format!(
+            "{} names, the CA takes at most {most}",
+            asked.names.len()
+        ));
+    }
+    let has_address = asked.names.iter().any(|name| matches!(name, Name::Ip(_)));
+    if lets_encrypt && has_address && profile != Some("shortlived") {
+        found.push("Let's Encrypt issues for addresses by the profile shortlived only".to_owned());
+    }
+    for name in asked.names {
+        if !config.solvers.is_empty() && config.solver(name).is_none() {
+            found.push(format!("no solver of the config can prove {name}"));
+        }
+    }
+    found
+}
+
+/// What the CAA records of the names forbid.
+pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    if directory.meta.caa_identities.is_empty() {
+        return found;
+    }
+    let Ok(resolver) = Resolver::new(&config.dns.nameservers) else {
+        return found;
+    };
+    for name in asked.names {
+        let by_dns = config
+            .solver(name)
+            .is_some_and(|solver| matches!(solver.challenge, Challenge::Dns01(_)));
+        let asker = Asker {
+            identities: &directory.meta.caa_identities,
+            account: asked.account,
+            method: if by_dns { "dns-01" } else { "http-01" },
+        };
+        found.extend(caa::forbids(&resolver, name, asker).await);
+    }
+    found
+}
+
+/// Whether the credentials of the names' DNS-01 solvers are there and of the right form.
+pub async fn by_credentials(
+    kube: &Kube,
+    namespace: &str,
+    names: &[Name],
+    config: &Config,
+) -> Vec<String> {
+    let solver = dns01::Solver::new(kube.clone(), namespace.into(), Gate::open());
+    let mut wanted = Vec::new();
+    for name in names {
+        if let Some(Challenge::Dns01(dns01)) = config.solver(name).map(|it| &it.challenge)
+            && !wanted.contains(&dns01)
+        {
+            wanted.push(dns01);
+        }
+    }
+    let mut found = Vec::new();
+    for dns01 in wanted {
+        if let Err(error) = solver.check(dns01).await {
+            found.push(error.to_string());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_succeed_is_told() {
+        let directory = |profiles: &str, eab: bool| -> Directory {
+            let json = format!(
+                r#"{{"newNonce": "", "newAccount": "", "newOrder": "",
+                    "meta": {{"profiles": {profiles}, "externalAccountRequired": {eab}}}}}"#
+            );
+            serde_json::from_str(&json).unwrap()
+        };
+        let config = "issuers: {}\nsolvers: [{zones: [a.example], http01: {route: shared}}]";
+        let config = Config::parse(config).unwrap();
+        let issuer = Issuer {
+            directory: "https://acme-v02.api.letsencrypt.org/directory".into(),
+            ..Issuer::default()
+        };
+        let many: Vec<Name> = (0..26)
+            .map(|n| format!("n{n}.a.example").parse().unwrap())
+            .collect();
+        let (offered, none) = (r#"{"tlsserver": "", "shortlived": ""}"#, "{}");
+        let name = |text: &str| vec![text.parse::<Name>().unwrap()];
+        for (names, profile, profiles, eab, account, told) in [
+            (many.clone(), None, offered, false, None, ""),
+            (many, Some("tlsserver"), offered, false, None, "at most 25"),
+            (
+                name("a.example"),
+                Some("x"),
+                offered,
+                false,
+                None,
+                "no profile x",
+            ),
+            (
+                name("a.example"),
+                Some("x"),
+                none,
+                false,
+                None,
+                "no profile x",
+            ),
+            (name("a.example"), None, none, true, None, "no eab"),
+            (
+                name("a.example"),
+                None,
+                none,
+                true,
+                Some("https://ca/1"),
+                "",
+            ),
+            (name("b.example"), None, none, false, None, "no solver"),
+            (
+                name("10.0.0.1"),
+                None,
+                offered,
+                false,
+                None,
+                "shortlived only",
+            ),
+        ] {
+            let asked = Asked {
+                names: &names,
+                profile,
+                issuer: &issuer,
+                account,
+            };
+            let found = on_paper(&asked, &directory(profiles, eab), &config).join("; ");
+            assert!(
+                found.contains(told) && (found.is_empty() == told.is_empty()),
+                "{found}"
+            );
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Requests of the two providers that are ours: JSON by POST, with deadlines and without redirects.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, Url};
+use rustls::RootCertStore;
+use serde_json::Value;
+
+const CONNECT: Duration = Duration::from_secs(10);
+const REQUEST: Duration = Duration::from_secs(20);
+/// More of an answer is never shown.
+const BODY: usize = 4_096;
+
+/// One endpoint.
+pub(super) struct Endpoint {
+    client: Client,
+    url: Url,
+}
+
+impl Endpoint {
+    /// `url` is https, or http to anywhere: such services stand inside the cluster, where many have no TLS.
+    pub(super) fn new(url: &str) -> Result<Self, String> {
+        let url = Url::parse(url).ok();
+        let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+        let url = url.ok_or("expected an http or https URL")?;
+        let roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|_| "no TLS version is enabled in this build")?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .connect_timeout(CONNECT)
+            .timeout(REQUEST)
+            .redirect(Policy::none())
+            .build()
+            .map_err(|_| "the proxy settings in the environment cannot be used")?;
+        Ok(Self { client, url })
+    }
+
+    /// POSTs to the URL with `path` at its end; anything but a success is an error in the server's words.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: &Value,
+    ) -> Result<(), String> {
+        let mut url = self.url.clone();
+        if !path.is_empty() {
+            url.set_path(&format!("{}{path}", url.path().trim_end_matches('/')));
+        }
+        let mut request = self
+            .client
+            .post(url)
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let wrong = |error: reqwest::Error| crate::cluster::chain(&error.without_url());
+        let mut response = request.send().await.map_err(wrong)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let mut text = Vec::new();
+        while text.len() < BODY
+            && let Some(chunk) = response.chunk().await.map_err(wrong)?
+        {
+            text.extend_from_slice(&chunk);
+        }
+        text.truncate(BODY);
+        Err(format!("{status}: {}", String::from_utf8_lossy(&text)))
+    }
+}

@@ -1,0 +1,333 @@
+//! DNS-01 (RFC 8555, section 8.4): TXT records at the host of a zone.
+//!
+//! ```text
+//! name ─► _acme-challenge.name ─CNAMEs─► where it stands ─SOA─► zone      (before the order record is made)
+//!      ─► added by value ─► seen on every server of the zone ─► the CA is told ─► removed by value
+//! ```
+//! A record is added to what is there and removed by its value: the apex and the wildcard of a domain share one name,
+//! and so do two orders. Some hosts' APIs replace a whole set, so that changes to one name wait for each other.
+//! Everything has a deadline. Credentials are read when they are needed, from the operator's namespace, are not kept,
+//! and never stand in an error.
+
+mod acme_dns;
+mod http;
+mod provider;
+mod webhook;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use kube::Client;
+use thiserror::Error;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cluster::records::Txt;
+use crate::cluster::{self, secrets};
+use crate::config::Dns01;
+use crate::dns::{self, Authority, Resolver};
+use crate::gate::{Closed, Gate};
+use crate::index::Key;
+use crate::name::Name;
+use crate::text::shown;
+use provider::{Credentials, Provider};
+
+/// Where the CA looks, below the name (RFC 8555, section 8.4).
+const LABEL: &str = "_acme-challenge";
+/// One change at one host: some take several requests, and wait for a limit between them.
+const CHANGE: Duration = Duration::from_secs(60);
+/// A change that waits for others of the same name.
+const TURN: Duration = Duration::from_secs(180);
+/// Seen by the CA's resolvers for no longer than this: hosts refuse less.
+const TTL: u32 = 60;
+/// Between two looks at the zone's servers: the first soon, for those that are quick.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A record that cannot be removed is tried so often.
+const REMOVALS: usize = 3;
+
+/// Why a TXT record cannot be set, seen or removed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// DNS itself.
+    #[error("DNS-01: {0}")]
+    Dns(#[from] dns::Error),
+    /// The Secret with the credentials cannot be read.
+    #[error("DNS-01 by {provider}: {source}")]
+    Cluster {
+        /// The provider.
+        provider: String,
+        /// Why.
+        source: cluster::Error,
+    },
+    /// The credentials are not what the provider takes.
+    #[error("DNS-01 by {provider}: Secret {secret}: {expected}")]
+    Credentials {
+        /// The provider.
+        provider: String,
+        /// The Secret, with its namespace.
+        secret: String,
+        /// What was expected, and where.
+        expected: String,
+    },
+    /// What stands in the config is not what the provider takes.
+    #[error("DNS-01 by {provider}: {expected}")]
+    Settings {
+        /// The provider.
+        provider: String,
+        /// What was expected, and where.
+        expected: String,
+    },
+    /// The host of the zone refused, or did not answer.
+    #[error("DNS-01 by {provider}: {what} TXT {at} in zone {zone}: {why}")]
+    Host {
+        /// The provider.
+        provider: String,
+        /// What was attempted.
+        what: &'static str,
+        /// Where.
+        at: String,
+        /// In which zone.
+        zone: String,
+        /// In the host's words.
+        why: String,
+    },
+    /// Not all servers of the zone have the record.
+    #[error("DNS-01: TXT {at} is not seen on {} after {} s", .servers.join(", "), .after.as_secs())]
+    NotSeen {
+        /// Where the record stands.
+        at: String,
+        /// Who does not have it.
+        servers: Vec<String>,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// This replica does not lead any more.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// No server that could be asked.
+    #[error(
+        "DNS-01: zone {0} has no NS record whose address is known; name its servers in propagation.servers"
+    )]
+    NoAuthority(String),
+}
+
+impl Error {
+    /// Stable name for Events, logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Dns(_) | Self::NoAuthority(_) => "DnsLookup",
+            Self::Cluster { source, .. } => source.reason(),
+            Self::Credentials { .. } => "DnsCredentials",
+            Self::Settings { .. } => "DnsSettings",
+            Self::Host { .. } => "DnsHost",
+            Self::NotSeen { .. } => "DnsPropagation",
+            Self::Closed(_) => "NotLeading",
+        }
+    }
+}
+
+/// See the module's documentation.
+pub struct Solver {
+    kube: Client,
+    namespace: Arc<str>,
+    gate: Gate,
+    /// Names that are being changed.
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What a key authorization is in DNS (RFC 8555, section 8.4).
+#[must_use]
+pub fn value(key_authorization: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, key_authorization.as_bytes()))
+}
+
+/// Where the proof for a name stands, and in which zone.
+///
+/// # Errors
+/// When DNS does not say.
+pub async fn site(resolver: &Resolver, name: &Name) -> Result<(String, String), dns::Error> {
+    let bare = name.to_string();
+    let bare = bare.strip_prefix("*.").unwrap_or(&bare);
+    let at = resolver
+        .follow(&dns::name(&format!("{LABEL}.{bare}"))?)
+        .await?;
+    let zone = resolver.zone(&at).await?;
+    Ok((dns::text(&at), dns::text(&zone)))
+}
+
+impl Solver {
+    /// Nothing is asked yet.
+    #[must_use]
+    pub fn new(kube: Client, namespace: Arc<str>, gate: Gate) -> Self {
+        Self {
+            kube,
+            namespace,
+            gate,
+            turns: Mutex::default(),
+        }
+    }
+
+    /// Whether a solver's settings and credentials are such that it could begin; nothing is changed.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub async fn check(&self, solver: &Dns01) -> Result<(), Error> {
+        self.provider(solver).await.map(drop)
+    }
+
+    /// Sets a TXT record beside those that are there; that it is there already is no error.
+    ///
+    /// # Errors
+    /// When the host refuses or does not answer.
+    pub async fn add(&self, txt: &Txt) -> Result<(), Error> {
+        let provider = self.provider(&txt.solver).await?;
+        self.change(txt, "adding", provider.add(txt, TTL)).await
+    }
+
+    /// Removes a TXT record and no other of its name; that it is gone already is no error.
+    ///
+    /// # Errors
+    /// When the host refuses or does not answer, several times.
+    pub async fn remove(&self, txt: &Txt) -> Result<(), Error> {
+        let mut result = Ok(());
+        for attempt in 0..REMOVALS {
+            if attempt > 0 {
+                sleep(LONGEST_PAUSE).await;
+            }
+            result = match self.provider(&txt.solver).await {
+                Ok(provider) => self.change(txt, "removing", provider.remove(txt)).await,
+                Err(error) => Err(error),
+            };
+            if matches!(result, Ok(()) | Err(Error::Closed(_))) {
+                break;
+            }
+        }
+        result
+    }
+
+    async fn change(
+        &self,
+        txt: &Txt,
+        what: &'static str,
+        change: impl Future<Output = Result<(), String>>,
+    ) -> Result<(), Error> {
+        let host = |why: String| Error::Host {
+            provider: txt.solver.provider.clone(),
+            what,
+            at: txt.at.clone(),
+            zone: txt.zone.clone(),
+            why,
+        };
+        let turn = self.turn(&txt.at);
+        let held = timeout(TURN, turn.lock())
+            .await
+            .map_err(|_| host("other changes of this name take too long".to_owned()))?;
+        let result = self.gate.pass(timeout(CHANGE, change)).await?;
+        drop(held);
+        match result {
+            Ok(result) => result.map_err(host),
+            Err(_) => Err(host(format!("no answer within {} s", CHANGE.as_secs()))),
+        }
+    }
+
+    fn turn(&self, at: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only the map still holds those that nobody waits for.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(at.to_owned()).or_default())
+    }
+
+    async fn provider(&self, solver: &Dns01) -> Result<Provider, Error> {
+        let Some(secret) = &solver.credentials else {
+            return Provider::new(solver, &Credentials::default());
+        };
+        let key = Key {
+            namespace: Arc::clone(&self.namespace),
+            name: secret.as_str().into(),
+        };
+        let found = secrets::get(&self.kube, &key).await;
+        let found = found.map_err(|source| Error::Cluster {
+            provider: solver.provider.clone(),
+            source,
+        })?;
+        Provider::new(solver, &Credentials::new(key.to_string(), found.data))
+    }
+}
+
+/// Waits until every server of the zone has the record, until `deadline`.
+///
+/// # Errors
+/// When some do not have it by then, or the servers cannot be found.
+pub async fn seen(resolver: &Resolver, txt: &Txt, deadline: Instant) -> Result<(), Error> {
+    let propagation = &txt.solver.propagation;
+    if propagation.check {
+        let started = Instant::now();
+        let mut authorities = authorities(resolver, txt).await?;
+        let at = dns::name(&txt.at)?;
+        let mut pause = FIRST_LOOK;
+        loop {
+            let lacking = dns::lacking(&authorities, &at, &txt.value).await;
+            if lacking.is_empty() {
+                break;
+            }
+            if Instant::now() + pause > deadline {
+                return Err(Error::NotSeen {
+                    at: txt.at.clone(),
+                    servers: lacking,
+                    after: started.elapsed(),
+                });
+            }
+            authorities.retain(|authority| lacking.contains(&authority.name));
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+    sleep(propagation.wait).await;
+    Ok(())
+}
+
+async fn authorities(resolver: &Resolver, txt: &Txt) -> Result<Vec<Authority>, Error> {
+    let named = &txt.solver.propagation.servers;
+    if !named.is_empty() {
+        return Ok(named.iter().copied().map(Authority::at).collect());
+    }
+    let found = resolver.authorities(&dns::name(&txt.zone)?).await?;
+    if found.iter().all(|authority| authority.addresses.is_empty()) {
+        return Err(Error::NoAuthority(txt.zone.clone()));
+    }
+    Ok(found)
+}
+
+/// A host's words without what is secret, short and on one line.
+fn cleaned(words: &str, secrets: &[&str]) -> String {
+    let mut words = words.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        words = words.replace(secret, "***");
+    }
+    shown(&words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_value_is_the_hash_of_the_key_authorization() {
+        // sha256("") in base64url.
+        assert_eq!(value(""), "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU");
+    }
+
+    #[test]
+    fn a_hosts_words_hold_no_secret() {
+        let words = "GET https://a.example/?token=t0ken failed\nbecause of t0ken";
+        let cleaned = cleaned(words, &["t0ken", ""]);
+        assert!(
+            !cleaned.contains("t0ken") && cleaned.contains("token=***") && !cleaned.contains('\n')
+        );
+    }
+}

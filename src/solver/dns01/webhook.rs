@@ -1,0 +1,34 @@
+//! The way out where no provider fits: a service of the user's own that changes the record.
+//!
+//! It is sent `{"action": "present" | "cleanup", "name", "zone", "value"}` by POST, with the token as bearer where there
+//! is one. Both actions may come several times, and are about this one value and no other of the name.
+
+use serde_json::json;
+
+use super::http::Endpoint;
+use crate::cluster::records::Txt;
+
+pub(super) struct Webhook {
+    endpoint: Endpoint,
+    authorization: Option<String>,
+}
+
+impl Webhook {
+    pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, String> {
+        let endpoint = Endpoint::new(url);
+        Ok(Self {
+            endpoint: endpoint.map_err(|expected| format!("settings.url: {expected}"))?,
+            authorization: token.map(|token| format!("Bearer {token}")),
+        })
+    }
+
+    pub(super) async fn call(&self, action: &str, txt: &Txt) -> Result<(), String> {
+        let body = json!({"action": action, "name": txt.at, "zone": txt.zone, "value": txt.value});
+        let authorization = self.authorization.as_deref();
+        let headers: Vec<_> = authorization
+            .map(|it| ("authorization", it))
+            .into_iter()
+            .collect();
+        self.endpoint.post("", &headers, &body).await
+    }
+}

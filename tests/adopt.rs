@@ -1,0 +1,298 @@
+//! `cert-renew adopt`: Certificates of cert-manager become annotated Secrets; nothing is issued again, nothing restarts.
+
+use std::process::Output;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::{Value, json};
+use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
+use test_bench::{Bench, Operator, Result, ensure, eventually};
+
+use crate::command::{cert_renew, said};
+use crate::renewal::{SOON, annotation, options, renewed, rolled_out};
+
+fn api(space: &Space, group: &str, kind: &str) -> Api<DynamicObject> {
+    let gvk = GroupVersionKind::gvk(group, "v1", kind);
+    Api::namespaced_with(
+        space.client.clone(),
+        &space.name,
+        &ApiResource::from_gvk(&gvk),
+    )
+}
+
+async fn make(space: &Space, group: &str, object: Value) -> Result<DynamicObject> {
+    let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+    let object = serde_json::from_value(object)?;
+    Ok(api(space, group, &kind)
+        .create(&PostParams::default(), &object)
+        .await?)
+}
+
+/// cert-manager's kinds, once for the bench.
+async fn kinds(space: &Space) -> Result<()> {
+    let gvk = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let api: Api<DynamicObject> = Api::all_with(space.client.clone(), &ApiResource::from_gvk(&gvk));
+    let manifests = include_str!("../testdata/cert-manager/crds.yaml");
+    for manifest in serde_saphyr::from_multiple::<Value>(manifests)? {
+        let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
+        let apply = PatchParams::apply("test").force();
+        api.patch(name, &apply, &Patch::Apply(&manifest)).await?;
+    }
+    eventually(SOON, "cert-manager's kind is served", async || {
+        let certificates = crate::adopt::api(space, "cert-manager.io", "Certificate");
+        certificates.list(&Default::default()).await?;
+        Ok(())
+    })
+    .await
+}
+
+fn owner(object: &DynamicObject, kind: &str, version: &str) -> Value {
+    json!([{
+        "apiVersion": version, "kind": kind, "name": object.metadata.name, "uid": object.metadata.uid,
+        "controller": true, "blockOwnerDeletion": true,
+    }])
+}
+
+/// A Certificate, the Secret that cert-manager has made for it and owns, and a Deployment that uses it.
+async fn issued(
+    space: &Space,
+    name: &str,
+    spec: Value,
+    age: test_bench::objects::Age,
+) -> Result<()> {
+    let host = format!("{name}.example");
+    let mut full = json!({"secretName": name, "dnsNames": [host], "issuerRef": {"name": "prod", "kind": "ClusterIssuer"}});
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        full[key] = value.clone();
+    }
+    let certificate = json!({
+        "apiVersion": "cert-manager.io/v1", "kind": "Certificate", "metadata": {"name": name}, "spec": full,
+    });
+    let certificate = make(space, "cert-manager.io", certificate).await?;
+    let old = pair(&[&host], age)?;
+    space
+        .tls_secret(
+            name,
+            Some(&old),
+            &[
+                ("cert-manager.io/certificate-name", name),
+                ("cert-manager.io/issuer-name", "prod"),
+                ("cert-manager.io/alt-names", &host),
+                ("example.com/note", "keep me"),
+                // The Space adds its class, which is taken away again: nothing of ours stands there yet.
+                ("cert-renew.io/class", &space.class),
+            ],
+        )
+        .await?;
+    let owned = json!({"metadata": {
+        "labels": {"controller.cert-manager.io/fao": "true", "team": "shop"},
+        "annotations": {"cert-renew.io/class": null},
+        "ownerReferences": owner(&certificate, "Certificate", "cert-manager.io/v1"),
+    }});
+    space
+        .secrets()
+        .patch(name, &PatchParams::default(), &Patch::Merge(owned))
+        .await?;
+    space
+        .workload("Deployment", name, Reference::Volume, name)
+        .await
+}
+
+async fn adopt(bench: &Bench, space: &Space, more: &[&str]) -> Result<Output> {
+    let fixed = [
+        "adopt",
+        "--from=cert-manager",
+        "--issuer=prod=pebble",
+        "--class",
+        &space.class,
+        "--namespace",
+        &space.name,
+    ];
+    let arguments: Vec<String> = fixed
+        .iter()
+        .chain(more)
+        .map(|it| (*it).to_owned())
+        .collect();
+    let kubeconfig = bench.kubeconfig().to_owned();
+    let run = move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        cert_renew(&arguments, Some(&kubeconfig))
+    };
+    tokio::task::spawn_blocking(run).await?
+}
+
+/// What is left of cert-manager on an adopted Secret: nothing.
+fn is_ours(secret: &Secret) -> Result<()> {
+    let metadata = serde_json::to_value(&secret.metadata)?;
+    ensure!(metadata.get("ownerReferences").is_none(), "{metadata}");
+    for map in ["annotations", "labels"] {
+        let text = metadata[map].to_string();
+        ensure!(!text.contains("cert-manager.io"), "{text}");
+    }
+    ensure!(
+        annotation(secret, "cert-renew.io/issuer") == Some("pebble"),
+        "{metadata}"
+    );
+    ensure!(
+        annotation(secret, "cert-renew.io/paused").is_none(),
+        "{metadata}"
+    );
+    ensure!(
+        annotation(secret, "example.com/note") == Some("keep me"),
+        "{metadata}"
+    );
+    ensure!(metadata["labels"]["team"] == "shop", "{metadata}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn certificates_become_annotated_secrets_and_nothing_is_issued_or_restarted() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "adopt", operator.namespace()).await?;
+    kinds(&space).await?;
+    let ingress = make(
+        &space,
+        "networking.k8s.io",
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": "web", "annotations": {
+                "cert-manager.io/cluster-issuer": "prod", "kubernetes.io/tls-acme": "true", "example.com/note": "keep me",
+            }},
+            "spec": {"tls": [{"hosts": ["shop.example"], "secretName": "shop"}], "rules": [{"host": "shop.example"}]},
+        }),
+    )
+    .await?;
+    issued(&space, "shop", json!({"renewBefore": "360h0m0s"}), FRESH).await?;
+    let certificates = api(&space, "cert-manager.io", "Certificate");
+    let by_ingress = json!({"metadata": {"ownerReferences": owner(&ingress, "Ingress", "networking.k8s.io/v1")}});
+    certificates
+        .patch("shop", &PatchParams::default(), &Patch::Merge(by_ingress))
+        .await?;
+    issued(
+        &space,
+        "api",
+        json!({"privateKey": {"rotationPolicy": "Never"}}),
+        FRESH,
+    )
+    .await?;
+    issued(
+        &space,
+        "java",
+        json!({"keystores": {"jks": {"create": true}}}),
+        FRESH,
+    )
+    .await?;
+    for name in ["shop", "api", "java"] {
+        space.available("Deployment", name).await?;
+    }
+    let get = async |name: &str| space.secrets().get(name).await;
+    let before = [get("shop").await?, get("api").await?, get("java").await?];
+
+    // Asked only, it changes nothing.
+    let asked = adopt(bench, &space, &[]).await?;
+    let text = said(&asked);
+    ensure!(
+        text.contains("Ingress web: drop") && text.contains("--apply"),
+        "{text}"
+    );
+    ensure!(
+        text.contains("java: stays with cert-manager: it makes a JKS"),
+        "{text}"
+    );
+    ensure!(asked.status.code() == Some(1), "one has to stay: {text}");
+    for secret in &before {
+        let name = secret.metadata.name.as_deref().unwrap_or_default();
+        let now = get(name).await?;
+        assert_eq!(
+            now.metadata.resource_version,
+            secret.metadata.resource_version
+        );
+    }
+
+    let done = said(&adopt(bench, &space, &["--apply"]).await?);
+    ensure!(done.contains("2 adopted"), "{done}");
+    for (name, before) in [("shop", &before[0]), ("api", &before[1])] {
+        let secret = rolled_out(&space, name).await?;
+        is_ours(&secret)?;
+        assert_eq!(
+            secret.data, before.data,
+            "{name}: the certificate is the same"
+        );
+        ensure!(certificates.get_opt(name).await?.is_none(), "{name}");
+        assert_eq!(space.generation("Deployment", name).await?, 1, "{name}");
+    }
+    assert_eq!(
+        annotation(&get("shop").await?, "cert-renew.io/renew-before"),
+        Some("360h0m0s")
+    );
+    assert_eq!(
+        annotation(&get("api").await?, "cert-renew.io/key-rotation"),
+        Some("never")
+    );
+    let java = get("java").await?;
+    assert_eq!(
+        java.metadata.resource_version,
+        before[2].metadata.resource_version
+    );
+    let ingress = api(&space, "networking.k8s.io", "Ingress")
+        .get("web")
+        .await?;
+    let notes = ingress.metadata.annotations.unwrap_or_default();
+    assert_eq!(notes.keys().collect::<Vec<_>>(), ["example.com/note"]);
+    let orders = operator
+        .writes()?
+        .into_iter()
+        .filter(|it| it.name.contains("order"));
+    assert_eq!(orders.count(), 0, "nothing was asked of the CA");
+    let again = said(&adopt(bench, &space, &["--apply"]).await?);
+    ensure!(again.contains("Nothing to adopt"), "{again}");
+
+    // What comes due is renewed from now on, once.
+    issued(&space, "due", json!({}), OLD).await?;
+    space.available("Deployment", "due").await?;
+    let old = crate::renewal::data(&get("due").await?, "tls.crt");
+    adopt(bench, &space, &["--apply"]).await?;
+    renewed(&space, "due", &old).await?;
+    rolled_out(&space, "due").await?;
+    assert_eq!(space.generation("Deployment", "due").await?, 2);
+    Ok(())
+}
+
+/// Cut off between two steps, the next run ends where an undisturbed one does.
+#[tokio::test]
+async fn an_adoption_that_was_cut_off_goes_on() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "adopt-again", "nobody").await?;
+    kinds(&space).await?;
+    for name in ["before", "after"] {
+        issued(&space, name, json!({}), FRESH).await?;
+        let marked = json!({"metadata": {
+            "annotations": {"cert-renew.io/issuer": "pebble", "cert-renew.io/class": "nobody", "cert-renew.io/paused": "true"},
+            "ownerReferences": null,
+        }});
+        space
+            .secrets()
+            .patch(name, &PatchParams::default(), &Patch::Merge(marked))
+            .await?;
+    }
+    // Of one the Certificate is gone already.
+    let certificates = api(&space, "cert-manager.io", "Certificate");
+    certificates
+        .delete("after", &kube::api::DeleteParams::default())
+        .await?;
+    eventually(SOON, "it is gone", async || {
+        ensure!(certificates.get_opt("after").await?.is_none());
+        Ok(())
+    })
+    .await?;
+    let done = said(&adopt(bench, &space, &["--apply"]).await?);
+    ensure!(done.contains("2 adopted"), "{done}");
+    for name in ["before", "after"] {
+        is_ours(&space.secrets().get(name).await?)?;
+        ensure!(certificates.get_opt(name).await?.is_none(), "{name}");
+    }
+    Ok(())
+}

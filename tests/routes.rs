@@ -1,0 +1,206 @@
+//! HTTP-01 through a real data path: nginx, configured from the Ingresses and HTTPRoutes that the operator makes.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use kube::api::{Api, DynamicObject, ListParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::json;
+use test_bench::objects::Space;
+use test_bench::{
+    Bench, DataPath, Operator, OperatorOptions, Pebble, PebbleOptions, Result, ensure, eventually,
+    throughout,
+};
+
+use crate::renewal::{SOON, options, renewed};
+
+/// Time enough for a CA to be told too early.
+const A_WHILE: std::time::Duration = std::time::Duration::from_secs(4);
+
+/// A CA and an operator whose requests go through the data path at `address`.
+async fn start<'a>(
+    bench: &'a Bench,
+    name: &str,
+    address: SocketAddr,
+    hosts: &[&str],
+    route: &str,
+) -> Result<(Pebble, Operator<'a>)> {
+    for host in hosts {
+        let ip = address.ip().to_string();
+        let arguments = json!({"host": host, "addresses": [ip]});
+        bench.dns().set("add-a", &arguments).await?;
+    }
+    let pebble = PebbleOptions {
+        name: name.to_owned(),
+        http_port: Some(address.port()),
+        ..PebbleOptions::default()
+    };
+    let pebble = bench.start_pebble(&pebble).await?;
+    // A self-check comes to port 80, as CAs do, which not every user may listen on.
+    let check = address.port() == 80;
+    let dns = bench.dns().address();
+    let config = format!(
+        "solvers:\n  - http01: {{{route}, selfCheck: {check}}}\ndns: {{nameservers: [\"{dns}\"]}}\n"
+    );
+    let options = OperatorOptions {
+        config: options().config + &config,
+        directory: Some(pebble.directory().to_owned()),
+        addons: ["ingress", "gateway"]
+            .map(|kind| format!("rbac/addons/route-{kind}.yaml"))
+            .into(),
+        ..options()
+    };
+    let operator = Operator::install(bench, options).await?;
+    Ok((pebble, operator))
+}
+
+fn objects(bench: &Bench, operator: &Operator<'_>, kind: &str) -> Result<Api<DynamicObject>> {
+    let (group, plural) = match kind {
+        "Ingress" => ("networking.k8s.io", "ingresses"),
+        _ => ("gateway.networking.k8s.io", "httproutes"),
+    };
+    let gvk = GroupVersionKind::gvk(group, "v1", kind);
+    let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
+    let client = bench.client()?;
+    Ok(Api::namespaced_with(
+        client,
+        operator.namespace(),
+        &resource,
+    ))
+}
+
+async fn none_is_left(routes: &Api<DynamicObject>) -> Result<()> {
+    eventually(SOON, "no route is left", async || {
+        let left = routes.list(&ListParams::default()).await?.items.len();
+        ensure!(left == 0, "{left} are left");
+        Ok(())
+    })
+    .await
+}
+
+/// Two names, one order, through routes of this kind.
+async fn routed(kind: &str, route: &str) -> Result<()> {
+    let bench = Bench::shared().await?;
+    bench.install_gateway_api().await?;
+    let address = DataPath::address_of_its_own()?;
+    let tag = kind.to_lowercase();
+    let hosts = [format!("a.{tag}.example"), format!("b.{tag}.example")];
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let (_pebble, mut operator) =
+        start(bench, &format!("pebble-{tag}"), address, &hosts, route).await?;
+    let (namespace, backend) = (
+        operator.namespace().to_owned(),
+        operator.challenge_address(),
+    );
+    let routes = objects(bench, &operator, kind)?;
+    // What a former run has left is swept; what somebody else has made is not ours.
+    let api_version = match kind {
+        "Ingress" => "networking.k8s.io/v1",
+        _ => "gateway.networking.k8s.io/v1",
+    };
+    let gone = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "left", "labels": {"cert-renew.io/challenge-route": "true"}},
+        "spec": {"hostnames": ["left.example"], "defaultBackend": {"service": {"name": "x", "port": {"number": 1}}}}});
+    let gone: DynamicObject = serde_json::from_value(gone)?;
+    routes.create(&PostParams::default(), &gone).await?;
+    operator.run().await?;
+    none_is_left(&routes).await?;
+
+    let path = DataPath::start(bench, address, &namespace, backend, "").await?;
+    let space = Space::new(bench.client()?, &tag, operator.namespace()).await?;
+    let names = hosts.join(", ");
+    let annotations = [("issuer", "pebble"), ("names", &names)];
+    space.tls_secret("routed", None, &annotations).await?;
+    renewed(&space, "routed", "").await?;
+    none_is_left(&routes).await?;
+    let requests = path.requests()?;
+    let served = requests.matches("acme-challenge/").count();
+    ensure!(
+        served >= hosts.len(),
+        "the data path served {served}: {requests}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_ingress_for_each_host_leads_the_ca_to_us_and_goes() -> Result<()> {
+    routed("Ingress", "route: ingress, ingress: {class: nginx}").await
+}
+
+#[tokio::test]
+async fn an_http_route_for_each_host_leads_the_ca_to_us_and_goes() -> Result<()> {
+    routed(
+        "HTTPRoute",
+        "route: gateway, gateway: {parentRefs: [{name: public}]}",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn the_ca_is_not_told_before_a_request_would_reach_us() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let address = DataPath::address_of_its_own()?;
+    if address.port() != 80 {
+        eprintln!("not run: a self-check comes to port 80, which this user may not listen on");
+        return Ok(());
+    }
+    let host = "moved.shared.example";
+    let (_pebble, mut operator) = start(
+        bench,
+        "pebble-shared",
+        address,
+        &[host, "acme.shared.example"],
+        "route: shared",
+    )
+    .await?;
+    operator.run().await?;
+    let space = Space::new(bench.client()?, "shared", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", host)];
+    space.tls_secret("shared", None, &annotations).await?;
+    eventually(SOON, "it waits for its route", async || {
+        let log = operator.log()?;
+        ensure!(log.contains("\"ordered\""), "no order yet");
+        Ok(())
+    })
+    .await?;
+    throughout(A_WHILE, "the CA is not told", async || {
+        ensure!(!operator.log()?.contains("validated"), "it was");
+        Ok(())
+    })
+    .await?;
+    // The way of `route: shared` that works everywhere: a redirect at the edge to a host of the operator's.
+    let backend = operator.challenge_address();
+    let servers = format!(
+        "server {{ listen {address}; server_name {host}; location /.well-known/acme-challenge/ {{ \
+         return 302 http://acme.shared.example$request_uri; }} }}\n\
+         server {{ listen {address}; server_name acme.shared.example; location /.well-known/acme-challenge/ {{ \
+         proxy_pass http://{backend}; }} }}\n"
+    );
+    let namespace = operator.namespace().to_owned();
+    let path = DataPath::start(bench, address, &namespace, backend, &servers).await?;
+    renewed(&space, "shared", "").await?;
+    let requests = path.requests()?;
+    ensure!(
+        requests.contains("self-check"),
+        "no self-check came: {requests}"
+    );
+
+    let dns = bench.dns().address().to_string();
+    let check = |host: &str| {
+        let program = env!("CARGO_BIN_EXE_cert-renew");
+        let arguments = ["check", "route", host, "--nameserver", &dns];
+        Command::new(program).args(arguments).output()
+    };
+    let output = check(host)?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success() && said.contains("reach cert-renew"),
+        "{said}"
+    );
+    // Not killed: its workers would go on without it.
+    path.process().signal("TERM")?;
+    path.process().ended(SOON).await?;
+    let output = check(host)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success() && said.contains(host), "{said}");
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! A real DNS server, Knot from Debian, with zones of the test's own.
+//!
+//! It listens on port 53 of a loopback address of its own where this user may, so that it is found as every DNS server
+//! is: by the NS records of its zones. Elsewhere it takes a free port, which [`Nameserver::propagation`] then says.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+
+use crate::group::Group;
+use crate::process::Process;
+use crate::{Bench, ports};
+
+/// It takes a fraction of a second.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// The name of the only TSIG key, HMAC-SHA256.
+pub const TSIG_NAME: &str = "cert-renew-key";
+/// The key, as its owner writes it.
+pub const TSIG_KEY: &str = "c2l4dGVlbi1ieXRlcy1vZi1ub3RoaW5nLXNlY3JldC0=";
+const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools.sh");
+
+/// A zone of a server.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    /// Its name, without a dot at the end.
+    pub name: String,
+    /// Lines of the zone file beside SOA, NS and the addresses of its servers.
+    pub records: String,
+    /// Whether the TSIG key may change TXT records.
+    pub updates: bool,
+    /// Whom it is copied from, when it starts and then hardly ever: nobody tells it of changes.
+    pub primary: Option<SocketAddr>,
+    /// Its servers beside this one.
+    pub others: Vec<SocketAddr>,
+}
+
+impl Zone {
+    /// A zone that the TSIG key may change.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            records: String::new(),
+            updates: true,
+            primary: None,
+            others: Vec::new(),
+        }
+    }
+
+    fn file(&self, address: SocketAddr) -> String {
+        let mut text = format!(
+            "$TTL 5\n@ SOA ns1 ops.{name}. 1 86400 86400 864000 1\n{records}\n",
+            name = self.name,
+            records = self.records
+        );
+        let servers = std::iter::once(&address).chain(&self.others);
+        for (number, server) in servers.enumerate() {
+            let _ = writeln!(text, "@ NS ns{n}\nns{n} A {}", server.ip(), n = number + 1);
+        }
+        text
+    }
+
+    fn clause(&self) -> String {
+        let name = &self.name;
+        let kind = match self.primary {
+            // Nothing is kept, so that each start copies the zone.
+            Some(_) => format!(
+                "master: primary-{name}\n    zonefile-load: none\n    journal-content: none"
+            ),
+            None if self.updates => "acl: [update, transfer]".to_owned(),
+            None => "acl: transfer".to_owned(),
+        };
+        format!("  - domain: {name}\n    file: {name}.zone\n    zonefile-sync: -1\n    {kind}\n")
+    }
+
+    fn remote(&self) -> String {
+        let Some(primary) = self.primary else {
+            return String::new();
+        };
+        let (ip, port) = (primary.ip(), primary.port());
+        format!("  - id: primary-{}\n    address: {ip}@{port}\n", self.name)
+    }
+}
+
+/// A running Knot.
+#[derive(Debug)]
+pub struct Nameserver {
+    process: Arc<Process>,
+    address: SocketAddr,
+    name: String,
+    config: PathBuf,
+    group: Arc<Group>,
+}
+
+impl Nameserver {
+    /// An address for a server that is started later.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn address_of_its_own() -> Result<SocketAddr> {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let process = (std::process::id() % 100) as u8;
+        let host = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from((Ipv4Addr::new(127, 100 + process, 53, host), 53));
+        let free = TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
+        if free { Ok(address) } else { ports::free() }
+    }
+
+    /// Starts a server with these zones. Give it a name of its own.
+    ///
+    /// # Errors
+    /// When Knot cannot be had or does not start.
+    pub async fn start(
+        bench: &Bench,
+        name: &str,
+        address: SocketAddr,
+        zones: &[Zone],
+    ) -> Result<Self> {
+        let group = bench.group();
+        let directory = group.directory().join(name);
+        fs::create_dir(&directory)?;
+        let mut config = format!(
+            "server:\n  rundir: \"{directory}\"\n  listen: {ip}@{port}\n  udp-workers: 1\n  tcp-workers: 1\n  \
+             background-workers: 1\nlog:\n  - target: stderr\n    any: info\ndatabase:\n  storage: \"{directory}\"\n\
+             key:\n  - id: {TSIG_NAME}\n    algorithm: hmac-sha256\n    secret: {TSIG_KEY}\n\
+             acl:\n  - id: update\n    key: {TSIG_NAME}\n    action: update\n    update-type: [TXT]\n  \
+             - id: transfer\n    address: 127.0.0.0/8\n    action: transfer\n",
+            directory = directory.display(),
+            port = address.port(),
+            ip = address.ip(),
+        );
+        let remotes: String = zones.iter().map(Zone::remote).collect();
+        if !remotes.is_empty() {
+            config += &format!("remote:\n{remotes}");
+        }
+        config += &format!(
+            "template:\n  - id: default\n    storage: \"{}\"\nzone:\n",
+            directory.display()
+        );
+        for zone in zones {
+            if zone.primary.is_none() {
+                let file = directory.join(format!("{}.zone", zone.name));
+                fs::write(file, zone.file(address))?;
+            }
+            config += &zone.clause();
+        }
+        let file = directory.join("knot.conf");
+        fs::write(&file, config)?;
+        let process = run(group, name, &file, address).await?;
+        Ok(Self {
+            process,
+            address,
+            name: name.to_owned(),
+            config: file,
+            group: Arc::clone(group),
+        })
+    }
+
+    /// Stops it and starts it anew: a secondary asks its primary then.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = run(&self.group, &self.name, &self.config, self.address).await?;
+        Ok(())
+    }
+
+    /// Where it answers, for UDP and TCP.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Members of a solver's `propagation` with which it is found, where it does not listen on port 53.
+    #[must_use]
+    pub fn propagation(servers: &[SocketAddr]) -> String {
+        if servers.iter().all(|server| server.port() == 53) {
+            return String::new();
+        }
+        let servers: Vec<String> = servers.iter().map(|it| format!("\"{it}\"")).collect();
+        format!("servers: [{}]", servers.join(", "))
+    }
+}
+
+async fn run(
+    group: &Arc<Group>,
+    name: &str,
+    config: &Path,
+    address: SocketAddr,
+) -> Result<Arc<Process>> {
+    let mut command = Command::new(program("knotd").await?);
+    command.arg("-c").arg(config);
+    let process = Process::spawn(group, name, command)?;
+    process
+        .ready(START_DEADLINE, async || {
+            TcpStream::connect(address).await?;
+            Ok(())
+        })
+        .await?;
+    Ok(process)
+}
+
+/// The file of a program that `tests/tools.sh` gets.
+pub(crate) async fn program(name: &'static str) -> Result<PathBuf> {
+    // One at a time: two that get the same package would be in each other's way.
+    static KNOT: OnceCell<PathBuf> = OnceCell::const_new();
+    static NGINX: OnceCell<PathBuf> = OnceCell::const_new();
+    let cell = if name == "knotd" { &KNOT } else { &NGINX };
+    let get = async || {
+        let output = tokio::process::Command::new(TOOLS)
+            .arg(name)
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{TOOLS} {name}: {said}");
+        let path = String::from_utf8(output.stdout).context("a path")?;
+        Ok(PathBuf::from(path.trim()))
+    };
+    cell.get_or_try_init(get).await.cloned()
+}

@@ -515,9 +515,13 @@ async fn the_link_that_ends_a_pause_reaches_the_user() -> Result<()> {
     space.tls_secret("pause", None, &annotations).await?;
     let said = event(&space, "pause", "Paused").await?;
     ensure!(said.contains(&link), "{said}");
-    let secret = space.secrets().get("pause").await?;
-    let said = annotation(&secret, "state.cert-renew.io/last-error").unwrap_or_default();
-    ensure!(said.contains(&link), "{said}");
+    eventually(SOON, "the Secret has the link", async || {
+        let secret = space.secrets().get("pause").await?;
+        let said = annotation(&secret, "state.cert-renew.io/last-error").unwrap_or_default();
+        ensure!(said.contains(&link), "{said}");
+        Ok(())
+    })
+    .await?;
     let orders = proxies.passed().into_iter();
     let orders = orders.filter(|it| it.path.ends_with("/order-plz")).count();
     assert_eq!(

@@ -81,6 +81,26 @@ pub(crate) struct Set {
 }
 
 impl Set {
+    /// Secrets that are long known and not due, of which one in `annotated` is ours.
+    pub(crate) fn known(
+        prefix: &'static str,
+        count: usize,
+        namespaces: usize,
+        class: &str,
+        annotated: usize,
+    ) -> Self {
+        Self {
+            prefix,
+            count,
+            namespaces,
+            class: class.to_owned(),
+            issuer: "pebble",
+            annotated,
+            settled: true,
+            age: None,
+        }
+    }
+
     /// The namespace of a Secret.
     pub(crate) fn namespace(&self, number: usize) -> String {
         format!("{}-{}", self.prefix, number % self.namespaces)

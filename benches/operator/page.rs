@@ -31,16 +31,7 @@ const SORT: &str = "new Promise((done) => { const began = performance.now(); \
 pub(crate) async fn run(report: &mut Report) -> Result<()> {
     let bench = Bench::start(Options::default()).await?;
     let mut operator = Operator::install(&bench, options()).await?;
-    let set = Arc::new(Set {
-        prefix: "page",
-        count: 10_000,
-        namespaces: 100,
-        class: operator.namespace().to_owned(),
-        issuer: "pebble",
-        annotated: 1,
-        settled: true,
-        age: None,
-    });
+    let set = Arc::new(Set::known("page", 10_000, 100, operator.namespace(), 1));
     set.fill(&bench, &Arc::new(Maker::new()?)).await?;
     operator.run().await?;
     let pid = operator.process()?.id();

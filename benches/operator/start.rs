@@ -23,7 +23,13 @@ const CALM: Duration = Duration::from_secs(10);
 pub(crate) async fn thousands(report: &mut Report, count: usize) -> Result<()> {
     let bench = Bench::start(Options::default()).await?;
     let mut operator = Operator::install(&bench, options()).await?;
-    let set = Arc::new(set(count * 1_000, 100, operator.namespace(), 1));
+    let set = Arc::new(Set::known(
+        "shop",
+        count * 1_000,
+        100,
+        operator.namespace(),
+        1,
+    ));
     set.fill(&bench, &Arc::new(Maker::new()?)).await?;
     start(
         &bench,
@@ -65,7 +71,7 @@ pub(crate) async fn thousands(report: &mut Report, count: usize) -> Result<()> {
 pub(crate) async fn hundred_thousand(report: &mut Report) -> Result<()> {
     let bench = Bench::start(Options::default()).await?;
     let mut operator = Operator::install(&bench, options()).await?;
-    let set = Arc::new(set(100_000, 500, operator.namespace(), 100));
+    let set = Arc::new(Set::known("shop", 100_000, 500, operator.namespace(), 100));
     let rolled_out = set.fill(&bench, &Arc::new(Maker::new()?)).await?;
     start(&bench, &mut operator, report, "100k_one_percent").await?;
     operator.terminate().await?;
@@ -105,7 +111,7 @@ pub(crate) async fn install(report: &mut Report) -> Result<()> {
     const RECORDED: &str = "cert_renew_rollouts_first_sight";
     let bench = Bench::start(Options::default()).await?;
     let mut operator = Operator::install(&bench, options()).await?;
-    let mut set = set(10_000, 100, operator.namespace(), 1);
+    let mut set = Set::known("shop", 10_000, 100, operator.namespace(), 1);
     set.settled = false;
     let set = Arc::new(set);
     set.fill(&bench, &Arc::new(Maker::new()?)).await?;
@@ -140,19 +146,6 @@ pub(crate) async fn install(report: &mut Report) -> Result<()> {
     report.add("install.api_lists.10k", counts.lists as f64, "requests");
     report.add("memory.rss_peak_bytes.10k_install", after.peak, "bytes");
     Ok(())
-}
-
-fn set(count: usize, namespaces: usize, class: &str, annotated: usize) -> Set {
-    Set {
-        prefix: "shop",
-        count,
-        namespaces,
-        class: class.to_owned(),
-        issuer: "pebble",
-        annotated,
-        settled: true,
-        age: None,
-    }
 }
 
 async fn start(

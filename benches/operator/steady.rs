@@ -17,16 +17,7 @@ const QUIET: Duration = Duration::from_secs(90);
 pub(crate) async fn run(report: &mut Report) -> Result<()> {
     let bench = Bench::start(Options::default()).await?;
     let mut operator = Operator::install(&bench, options()).await?;
-    let set = Arc::new(Set {
-        prefix: "quiet",
-        count: 10_000,
-        namespaces: 100,
-        class: operator.namespace().to_owned(),
-        issuer: "pebble",
-        annotated: 1,
-        settled: true,
-        age: None,
-    });
+    let set = Arc::new(Set::known("quiet", 10_000, 100, operator.namespace(), 1));
     set.fill(&bench, &Arc::new(Maker::new()?)).await?;
     operator.run().await?;
     let pid = operator.process()?.id();

@@ -26,14 +26,15 @@ where
         match timeout(left, check()).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => last = Some(error),
-            Err(_) => {
-                let last =
-                    last.map_or_else(|| "no answer".to_owned(), |error| format!("{error:#}"));
-                bail!(
-                    "not within {deadline:?}: {what}\n  at last: {last}{}",
-                    process::diagnosis()
-                );
-            }
+            Err(_) => {}
+        }
+        // A check that answers at once is never cut off by its timeout.
+        if started.elapsed() >= deadline {
+            let last = last.map_or_else(|| "no answer".to_owned(), |error| format!("{error:#}"));
+            bail!(
+                "not within {deadline:?}: {what}\n  at last: {last}{}",
+                process::diagnosis()
+            );
         }
         sleep(PAUSE.min(left)).await;
     }
@@ -59,4 +60,26 @@ where
         sleep(PAUSE).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that answers at once each time is no exception.
+    #[tokio::test]
+    async fn what_never_comes_is_given_up_at_the_deadline() {
+        let waits = eventually(Duration::from_millis(100), "the end of days", async || {
+            bail!("not today");
+            #[expect(unreachable_code, reason = "it gives the closure its type")]
+            Ok(())
+        });
+        let given_up = timeout(Duration::from_secs(30), waits).await;
+        let error = given_up.expect("it keeps to its deadline").unwrap_err();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("the end of days") && text.contains("not today"),
+            "{text}"
+        );
+    }
 }

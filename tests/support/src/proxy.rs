@@ -372,9 +372,9 @@ async fn serve(
 
 /// An error closes the connection without an answer.
 async fn handle(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     server: Server,
-    upstream: &str,
+    upstream: &Arc<str>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Closed> {
     let path = request.uri().path().to_owned();
@@ -408,9 +408,14 @@ async fn handle(
     let fault = rule(&seen);
     let number = seen.number;
     let pass = async |request| {
-        let answer = forward(shared, server, upstream, request).await?;
-        lock(&shared.passed)[number - 1].status = Some(answer.status().as_u16());
-        Ok(answer)
+        let (shared, upstream) = (Arc::clone(shared), Arc::clone(upstream));
+        // A task of its own: what the server does is counted although the connection is cut meanwhile.
+        let passed = tokio::spawn(async move {
+            let answer = forward(&shared, server, &upstream, request).await?;
+            lock(&shared.passed)[number - 1].status = Some(answer.status().as_u16());
+            Ok(answer)
+        });
+        passed.await.unwrap_or(Err(Closed))
     };
     let act = async |action: Action| {
         // A panic of the action is the test's; its thread has told.

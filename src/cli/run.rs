@@ -121,9 +121,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     ));
     let pod = std::env::var("POD_NAME").ok();
     let events = Events::start(client.clone(), pod.clone());
-    let watches = cluster_watch::secrets(&client, &config.watch)
-        .await
-        .map_err(|error| Failure::new("starting", &error))?;
+    let watches = cluster_watch::secrets(&client, &config.watch);
     let per_certificate = config.metrics.per_certificate;
     let page = config.metrics.page;
     let ledger = Arc::new(Ledger::new(&client, &namespace));

@@ -67,6 +67,7 @@ pub struct Metrics {
     watch_restarts: IntCounter,
     loop_lag_seconds: Gauge,
     config_rejected: IntGauge,
+    config_taken_over: IntGauge,
     leader: IntGauge,
     limited_until: IntGaugeVec,
     info_polls: IntCounterVec,
@@ -158,6 +159,11 @@ impl Metrics {
                 into,
                 "cert_renew_config_rejected",
                 "1 while the config file on disk is invalid and the one before it is in use",
+            )?,
+            config_taken_over: gauge(
+                into,
+                "cert_renew_config_taken_over_timestamp_seconds",
+                "When the config that is in force was taken over",
             )?,
             leader: gauge(
                 into,
@@ -294,6 +300,11 @@ impl Metrics {
     /// Whether the config file on disk is invalid.
     pub fn config_rejected(&self, rejected: bool) {
         self.config_rejected.set(rejected.into());
+    }
+
+    /// A config is in force from then on.
+    pub fn config_taken_over(&self, at: UnixTime) {
+        self.config_taken_over.set(at.0);
     }
 
     /// The CA asked for no request before `until`.
@@ -474,6 +485,7 @@ mod tests {
         metrics.watch_restarted();
         metrics.loop_lag(Duration::from_millis(250));
         metrics.config_rejected(true);
+        metrics.config_taken_over(certificates::fixture::NOW);
         metrics.leader(true);
         metrics.limited_until("letsencrypt", certificates::fixture::NOW);
         metrics.renewal_info("letsencrypt", Some(certificates::fixture::NOW));

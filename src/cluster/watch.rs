@@ -25,12 +25,22 @@ const PAGE: u32 = 250;
 /// An API server that does not answer at the start is asked again after this.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// Opens watches, and opens others in their place when the config asks for it.
+pub struct Opener {
+    client: Client,
+    /// Seconds after which a watch is opened anew.
+    timeout: u32,
+}
+
+/// What the watches say, each with the one it came by. Errors are reported and retried with back-off.
+pub type Events = BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>;
+
 /// All watches as one stream.
 pub struct Secrets {
     /// How many watches there are.
     pub count: usize,
-    /// Their events, each with the watch it came by. Errors are reported and retried with back-off.
-    pub events: BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>,
+    /// Their events.
+    pub events: Events,
 }
 
 /// What a watch brings, whatever it is decoded as.
@@ -66,48 +76,61 @@ where
     events.map(|event| event.map(thin)).boxed()
 }
 
-/// The watches that the config asks for. They open once the API server has told its version, however long that takes.
-#[must_use]
-pub fn secrets(client: &Client, watch: &WatchConfig) -> Secrets {
-    let tls = watcher::Config::default().fields("type=kubernetes.io/tls");
-    let labelled = watcher::Config::default().labels(&format!("{MANAGED_LABEL}=true"));
-    let configs = match watch.select {
-        // A TLS Secret with the label comes by the first watch alone.
-        Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
-        Select::Label => vec![labelled],
-    };
-    // One watch a namespace where only some are watched: a Role cannot give more.
-    let scopes: Vec<Option<String>> = if watch.namespaces.is_empty() {
-        vec![None]
-    } else {
-        watch.namespaces.iter().cloned().map(Some).collect()
-    };
-    let (client, observe) = (client.clone(), watch.observe);
-    Secrets {
-        count: configs.len() * scopes.len(),
-        events: async move {
-            let streaming = streams_lists(&client).await;
-            let of = |config: &watcher::Config, scope: Option<&str>| match observe {
-                Observe::Annotated => open::<ThinSecret>(&client, scope, config.clone()),
-                Observe::All => open::<ObservedSecret>(&client, scope, config.clone()),
-            };
-            let mut streams = Vec::new();
-            for config in configs {
-                let config = if streaming {
-                    config.streaming_lists()
-                } else {
-                    config.page_size(PAGE)
-                };
-                for scope in &scopes {
-                    let source = Source(u16::try_from(streams.len()).unwrap_or(u16::MAX));
-                    let events = of(&config, scope.as_deref());
-                    streams.push(events.map(move |event| (source, event)).boxed());
-                }
-            }
-            stream::select_all(streams)
+impl Opener {
+    /// A watch is opened anew after `timeout`, and taken for dead when it brings nothing for five seconds more: a live
+    /// one brings a bookmark each minute.
+    #[must_use]
+    pub fn new(client: &Client, timeout: Duration) -> Self {
+        Self {
+            client: client.clone(),
+            timeout: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
         }
-        .flatten_stream()
-        .boxed(),
+    }
+
+    /// The watches that the config asks for. They open once the API server has told its version, however long that takes.
+    #[must_use]
+    pub fn open(&self, watch: &WatchConfig) -> Secrets {
+        let tls = watcher::Config::default().fields("type=kubernetes.io/tls");
+        let labelled = watcher::Config::default().labels(&format!("{MANAGED_LABEL}=true"));
+        let configs = match watch.select {
+            // A TLS Secret with the label comes by the first watch alone.
+            Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
+            Select::Label => vec![labelled],
+        };
+        // One watch a namespace where only some are watched: a Role cannot give more.
+        let scopes: Vec<Option<String>> = if watch.namespaces.is_empty() {
+            vec![None]
+        } else {
+            watch.namespaces.iter().cloned().map(Some).collect()
+        };
+        let (client, timeout, observe) = (self.client.clone(), self.timeout, watch.observe);
+        Secrets {
+            count: configs.len() * scopes.len(),
+            events: async move {
+                let streaming = streams_lists(&client).await;
+                let mut streams = Vec::new();
+                for config in configs {
+                    let config = config.timeout(timeout);
+                    let config = if streaming {
+                        config.streaming_lists()
+                    } else {
+                        config.page_size(PAGE)
+                    };
+                    for scope in scopes.iter().map(Option::as_deref) {
+                        let source = Source(u16::try_from(streams.len()).unwrap_or(u16::MAX));
+                        let config = config.clone();
+                        let events = match observe {
+                            Observe::Annotated => open::<ThinSecret>(&client, scope, config),
+                            Observe::All => open::<ObservedSecret>(&client, scope, config),
+                        };
+                        streams.push(events.map(move |event| (source, event)).boxed());
+                    }
+                }
+                stream::select_all(streams)
+            }
+            .flatten_stream()
+            .boxed(),
+        }
     }
 }
 

@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
+use crate::argo::Argo;
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
-const ADDONS: [&str; 4] = [
+const ADDONS: [&str; 5] = [
+    "rbac/addons/argo-rollouts.yaml",
     "rbac/addons/eviction.yaml",
     "rbac/addons/route-gateway.yaml",
     "rbac/addons/route-ingress.yaml",
@@ -51,12 +53,14 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
         "StatefulSet",
         "DaemonSet",
         "ReplicationController",
+        "ReplicaSet",
     ] {
         let name = kind.to_lowercase();
         space
             .workload(kind, &name, Reference::Volume, "used")
             .await?;
     }
+    let _argo = Argo::start(bench, &space, "used").await?;
     let old = pair(&["rights.example"], OLD)?;
     // No pod is behind it: nothing here has the addresses that they say they have.
     let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "none"}, "ports": [{"port": 443}]}});
@@ -144,7 +148,8 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
 fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
     for (cluster, namespaced) in [
         ("rbac/clusterrole.yaml", "rbac/namespaced/role.yaml"),
-        (ADDONS[0], "rbac/namespaced/addons/eviction.yaml"),
+        (ADDONS[0], "rbac/namespaced/addons/argo-rollouts.yaml"),
+        (ADDONS[1], "rbac/namespaced/addons/eviction.yaml"),
     ] {
         assert_eq!(rights_of(cluster)?, rights_of(namespaced)?, "{namespaced}");
     }

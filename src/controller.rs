@@ -307,7 +307,7 @@ impl Controller {
         let retry_at = self
             .context
             .ledger
-            .retry_at(observed.account, observed.wish);
+            .retry_at(now, observed.account, observed.wish);
         let problems = observed.problem_texts;
         let known = self
             .index()
@@ -405,8 +405,8 @@ impl Controller {
                     .index()
                     .get(&key)
                     .map(|entry| (entry.observed.account, entry.observed.wish));
-                let retry_at =
-                    drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
+                let retry_at = drawn
+                    .and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
                 self.index().finished(now, &key, finished, settle, retry_at);
             }
         }
@@ -427,7 +427,7 @@ impl Controller {
                 .get(&key)
                 .map(|entry| (entry.observed.account, entry.observed.wish));
             let retry_at =
-                drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
+                drawn.and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
             index.suggest(now, &key, about, suggestion, settle, retry_at);
         }
     }

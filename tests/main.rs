@@ -13,6 +13,7 @@ mod clock;
 mod command;
 mod dns01;
 mod documents;
+mod fairness;
 mod faults;
 mod fleet;
 mod image;

@@ -30,6 +30,7 @@ pub mod name;
 pub mod pair;
 pub mod pem;
 pub mod propagation;
+pub mod reach;
 pub mod renewal;
 pub mod rollout;
 pub mod schedule;

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::dns::Resolver;
 use crate::index::Key;
 use crate::name::Name;
+use crate::reach::Nearby;
 use crate::solver::http01::PATH;
 use crate::solver::{dns01, route};
 use crate::time::UnixTime;
@@ -180,7 +181,7 @@ pub(super) async fn prove(
     let by_http = authorizations
         .iter()
         .filter(|it| !pending.iter().any(|txt| txt.of == it.name));
-    open(context, key, record, by_http, wait).await?;
+    open(context, key, record, by_http, (order.nearby(), wait)).await?;
     for authorization in &authorizations {
         let by_dns = pending.iter().any(|txt| txt.of == authorization.name);
         let kind = if by_dns {
@@ -243,7 +244,7 @@ async fn open<'a>(
     key: &Key,
     record: &Record,
     authorizations: impl Iterator<Item = &'a Authorization>,
-    wait: Wait,
+    (nearby, wait): (Nearby, Wait),
 ) -> Result<(), Failure> {
     let config = context.config();
     for routed in &record.order.routes {
@@ -278,7 +279,7 @@ async fn open<'a>(
         let looks = stream::iter(checks.iter().map(Ok));
         let looked = looks.try_for_each_concurrent(LOOKS, |(host, challenge)| {
             let (token, proof) = (&challenge.token, &challenge.key_authorization);
-            route::reaches_us(&config.dns.nameservers, host, token, proof)
+            route::reaches_us(nearby, &config.dns.nameservers, host, token, proof)
         });
         let Err(error) = looked.await else { break };
         if started.elapsed() + LOOK > patience {

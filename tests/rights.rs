@@ -13,8 +13,9 @@ use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
-const ADDONS: [&str; 4] = [
+const ADDONS: [&str; 5] = [
     "rbac/addons/eviction.yaml",
+    "rbac/addons/namespace-labels.yaml",
     "rbac/addons/route-gateway.yaml",
     "rbac/addons/route-ingress.yaml",
     "rbac/addons/verify.yaml",
@@ -41,6 +42,9 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let mut options = options();
     bench.install_gateway_api().await?;
     options.addons = ADDONS.map(Into::into).into();
+    // With a rule that goes by labels.
+    options.allow =
+        "[{namespaces: [\"*\"], names: [\"**.example\"]}, {namespaceSelector: {}, names: [a.test]}]".into();
     options.config =
         "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 1s}\n".to_owned() + SOLVERS;
     options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
@@ -145,6 +149,8 @@ fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
     for (cluster, namespaced) in [
         ("rbac/clusterrole.yaml", "rbac/namespaced/role.yaml"),
         (ADDONS[0], "rbac/namespaced/addons/eviction.yaml"),
+        (ADDONS[1], "rbac/namespaced/addons/namespace-labels.yaml"),
+        (ADDONS[4], "rbac/namespaced/addons/verify.yaml"),
     ] {
         assert_eq!(rights_of(cluster)?, rights_of(namespaced)?, "{namespaced}");
     }

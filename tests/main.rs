@@ -29,4 +29,5 @@ mod routes;
 mod scene;
 mod secrecy;
 mod tenancy;
+mod upgrade;
 mod verify;

@@ -130,6 +130,10 @@ impl Ledger {
         let new = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(NAME.into()),
+                labels: Some(BTreeMap::from([(
+                    "app.kubernetes.io/name".into(),
+                    "cert-renew".into(),
+                )])),
                 ..ObjectMeta::default()
             },
             data: value.map(|value| BTreeMap::from([(key, value)])),

@@ -75,6 +75,9 @@ pub(super) struct Args {
     log_level: tracing::Level,
 }
 
+/// Between two times at which it is said what the log leaves out.
+const LEFT_OUT: Duration = Duration::from_secs(60);
+
 pub(super) fn run(args: Args) -> CommandResult {
     let verbosity = telemetry::start(args.log_format, args.log_level);
     let config = Config::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
@@ -82,7 +85,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         tracing::warn!(%warning, "config");
     }
     block_on(async {
-        tokio::spawn(follow_hangups(verbosity));
+        tokio::spawn(look_after_log(verbosity));
         operate(args, config).await
     })
 }
@@ -229,13 +232,20 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// SIGHUP turns the log level to debug, and the next one back.
-async fn follow_hangups(mut verbosity: Verbosity) {
+/// SIGHUP turns the log level to debug, and the next one back. Every minute it is said what was left out.
+async fn look_after_log(mut verbosity: Verbosity) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else {
         return;
     };
-    while hangups.recv().await.is_some() {
-        verbosity.turn();
+    let mut minutes = tokio::time::interval(LEFT_OUT);
+    loop {
+        tokio::select! {
+            hangup = hangups.recv() => match hangup {
+                Some(()) => verbosity.turn(),
+                None => return,
+            },
+            _ = minutes.tick() => verbosity.tell_left_out(),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::reach;
+use crate::reach::Nearby;
 
 /// For one question to one server: resolvers answer in milliseconds, or walk the tree within two or three seconds.
 const QUESTION: Duration = Duration::from_secs(5);
@@ -180,11 +180,11 @@ impl Resolver {
     }
 
     /// The servers of a zone by their names, each with its addresses. Who holds the zone names them, and whose CNAME
-    /// leads to a zone may be a user's: those on this machine and the like are left out.
+    /// leads to a zone may be a user's: those that `nearby` does not allow are left out.
     ///
     /// # Errors
     /// When no server answers.
-    pub async fn authorities(&self, zone: &Name) -> Result<Vec<Authority>, Error> {
+    pub async fn authorities(&self, nearby: Nearby, zone: &Name) -> Result<Vec<Authority>, Error> {
         let mut authorities = Vec::new();
         for data in self.records(zone, RecordType::NS).await? {
             let RData::NS(name) = data else { continue };
@@ -193,7 +193,7 @@ impl Resolver {
                 name: text(&name.0),
                 addresses: addresses
                     .into_iter()
-                    .filter(|ip| reach::is_elsewhere(*ip))
+                    .filter(|ip| nearby.allows(*ip))
                     .map(|ip| SocketAddr::new(ip, PORT))
                     .collect(),
             });
@@ -408,12 +408,17 @@ pub(crate) mod tests {
         ];
         let resolver = Resolver::new(&[serving(records).await]).unwrap();
         let zone = name("zone.example").unwrap();
-        let found = resolver.authorities(&zone).await.unwrap();
-        let addresses: Vec<String> = found
-            .iter()
-            .flat_map(|authority| authority.addresses.iter().map(ToString::to_string))
-            .collect();
-        assert_eq!(addresses, ["10.0.0.53:53"]);
+        for (nearby, expected) in [
+            (Nearby::Closed, &["10.0.0.53:53"][..]),
+            (Nearby::Open, &["127.0.0.1:53", "10.0.0.53:53"]),
+        ] {
+            let found = resolver.authorities(nearby, &zone).await.unwrap();
+            let addresses: Vec<String> = found
+                .iter()
+                .flat_map(|authority| authority.addresses.iter().map(ToString::to_string))
+                .collect();
+            assert_eq!(addresses, expected);
+        }
     }
 
     fn soa(owner: &str) -> Record {

@@ -177,11 +177,12 @@ pub(super) async fn prove(
     let is_pending = |txt: &&Txt| authorizations.iter().any(|it| it.name == txt.of);
     let pending: Vec<&Txt> = record.order.txt.iter().filter(is_pending).collect();
     let since = UnixTime(record.order.created);
-    place(context, key, &pending, since, wait).await?;
+    let manner = (order.nearby(), wait);
+    place(context, key, &pending, since, manner).await?;
     let by_http = authorizations
         .iter()
         .filter(|it| !pending.iter().any(|txt| txt.of == it.name));
-    open(context, key, record, by_http, (order.nearby(), wait)).await?;
+    open(context, key, record, by_http, manner).await?;
     for authorization in &authorizations {
         let by_dns = pending.iter().any(|txt| txt.of == authorization.name);
         let kind = if by_dns {
@@ -200,7 +201,7 @@ async fn place(
     key: &Key,
     records: &[&Txt],
     since: UnixTime,
-    wait: Wait,
+    (nearby, wait): (Nearby, Wait),
 ) -> Result<(), Failure> {
     if records.is_empty() {
         return Ok(());
@@ -215,7 +216,7 @@ async fn place(
             Wait::Briefly => PATIENCE.min(txt.solver.propagation.timeout),
             Wait::ToTheEnd => txt.solver.propagation.timeout,
         };
-        dns01::seen(&resolver, txt, started + patience)
+        dns01::seen(nearby, &resolver, txt, started + patience)
     });
     match try_join_all(seen).await {
         Ok(_) => {

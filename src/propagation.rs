@@ -19,6 +19,7 @@ use crate::assess::{self, Assessment};
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{self, chain};
+use crate::config::Labels;
 use crate::context::Context;
 use crate::index::{Entry, Finished, Key, LeafFacts};
 use crate::metrics::RolloutResult;
@@ -200,7 +201,10 @@ async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
         Err(cluster::Error::NotFound { .. }) => return Look::Later(now + AGAIN, None),
         Err(error) => return Look::Later(now + AGAIN, Some(error.to_string().into())),
     };
-    let Some(assessment) = assess::of_full(now, key, &secret, &context.config(), |leaf| {
+    let config = context.config();
+    // No CA is asked from here, so that nobody need look at labels.
+    let view = (&*config, Labels::NotAsked);
+    let Some(assessment) = assess::of_full(now, key, &secret, view, |leaf| {
         context.renewal_info.instant(key, leaf)
     }) else {
         return Look::Later(now + AGAIN, None);

@@ -35,4 +35,5 @@ mod routes;
 mod scene;
 mod secrecy;
 mod tenancy;
+mod upgrade;
 mod verify;

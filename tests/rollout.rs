@@ -559,6 +559,28 @@ async fn who_restarted_it_after_the_write_has_done_our_work() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_workload_that_was_made_after_the_write_is_not_restarted() -> Result<()> {
+    let space = Space::new(Bench::shared().await?.client()?, "newer", "").await?;
+    make(&space, "Deployment", "before", "tls", &[]).await?;
+    ready(&space, "before", 2).await?;
+    // The API server's clock has whole seconds: only a later one is certainly after the write.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let written = UnixTime::now();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    make(&space, "Deployment", "after", "tls", &[]).await?;
+    ready(&space, "after", 2).await?;
+    let request = Request {
+        written: Some(written),
+        ..due("tls", "new")
+    };
+    let came = roll(&space, request).await?;
+    assert!(came.done("tls"), "{came:?}");
+    assert_eq!(came.happened, ["rolled deployment/before"]);
+    assert_eq!(space.generation("Deployment", "after").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_controller_that_takes_the_annotation_away_is_not_raced_with() -> Result<()> {
     let space = Space::new(Bench::shared().await?.client()?, "revert", "").await?;
     make(&space, "Deployment", "owned", "tls", &[]).await?;

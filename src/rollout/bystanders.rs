@@ -15,7 +15,7 @@ use super::error::{Error, call};
 use super::references::{PodSpec, Reference};
 use super::run::Roller;
 use super::steps::{Request as Wanted, Verdict};
-use super::workload::{Condition, Meta, Template};
+use super::wire::{Condition, Meta, Template};
 use crate::secret::workload::RolloutMode;
 use crate::time::UnixTime;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::rollout::wire::tests::workload;
 use crate::rollout::workload::leaf_annotation;
-use crate::rollout::workload::tests::workload;
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 

@@ -26,6 +26,7 @@ mod preflight;
 mod propagation;
 mod renewal;
 mod rights;
+mod rolling;
 mod rollout;
 mod routes;
 mod scene;

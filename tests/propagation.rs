@@ -11,7 +11,7 @@ use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
 use crate::acme_operator::command;
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
-use crate::rollout::{counted, full, make, ready};
+use crate::rolling::{counted, full, make, ready};
 
 const KINDS: [&str; 5] = [
     "Deployment",

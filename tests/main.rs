@@ -24,6 +24,7 @@ mod monitoring;
 mod page;
 mod preflight;
 mod propagation;
+mod reload;
 mod renewal;
 mod rights;
 mod rolling;

@@ -6,9 +6,9 @@ use std::fs;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
 use crate::argo::Argo;
@@ -43,8 +43,9 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let mut options = options();
     bench.install_gateway_api().await?;
     options.addons = ADDONS.map(Into::into).into();
-    options.config =
-        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 1s}\n".to_owned() + SOLVERS;
+    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 10s, verifyGrace: 1s}\n"
+        .to_owned()
+        + SOLVERS;
     options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
     let mut operator = Operator::start(bench, options.clone()).await?;
     let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
@@ -71,6 +72,16 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let annotations = [("issuer", "pebble"), ("verify", "web:443")];
     space.tls_secret("used", Some(&old), &annotations).await?;
     renewed(&space, "used", &old.certificate).await?;
+    rolled_out(&space, "used").await?;
+    // Whoever was rolled a moment ago waits, and is read again when its turn comes.
+    let pair_of_somebody = pair(&["rights.example"], FRESH)?;
+    let written = json!({"stringData": {
+        "tls.crt": pair_of_somebody.certificate,
+        "tls.key": pair_of_somebody.key,
+    }});
+    { space.secrets() }
+        .patch("used", &PatchParams::default(), &Patch::Merge(written))
+        .await?;
     rolled_out(&space, "used").await?;
     for name in ["ingress", "gateway"] {
         let asked = format!("{name}.rights.example");

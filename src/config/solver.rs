@@ -185,7 +185,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn settings_of(provider: &str) -> (&'static [&'static str], &'static [&'static str]) {
     match provider {
         "rfc2136" => (&["server", "keyName"], &["algorithm"]),
-        "route53" => (&[], &["region", "hostedZoneId"]),
+        "route53" => (
+            &[],
+            &["region", "hostedZoneId", "role", "endpoint", "stsEndpoint"],
+        ),
         "google" => (&[], &["project", "managedZone", "impersonate"]),
         "azure" => (
             &["tenantId", "clientId", "subscriptionId", "resourceGroup"],

@@ -10,6 +10,7 @@
 //! and never stand in an error.
 
 mod acme_dns;
+mod aws;
 mod http;
 mod provider;
 mod webhook;
@@ -244,7 +245,8 @@ impl Solver {
 
     async fn provider(&self, solver: &Dns01) -> Result<Provider, Error> {
         let Some(secret) = &solver.credentials else {
-            return Provider::new(solver, &Credentials::default());
+            let identity = identity(solver).await?;
+            return Provider::new(solver, &identity.unwrap_or_default());
         };
         let key = Key {
             namespace: Arc::clone(&self.namespace),
@@ -257,6 +259,31 @@ impl Solver {
         })?;
         Provider::new(solver, &Credentials::new(key.to_string(), found.data))
     }
+}
+
+/// What the cloud gives the pod, where the provider is one that takes it.
+async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
+    if solver.provider != "route53" {
+        return Ok(None);
+    }
+    let setting = |key: &str| solver.settings.get(key).map(String::as_str);
+    let environment = aws::Environment::of_process();
+    let found = aws::credentials(&environment, setting("role"), setting("stsEndpoint")).await;
+    let found = found.map_err(|expected| Error::Settings {
+        provider: solver.provider.clone(),
+        expected,
+    })?;
+    let aws::Temporary {
+        access_key_id,
+        secret_access_key,
+        session_token,
+    } = found;
+    let data = [
+        (provider::ACCESS_KEY_ID, access_key_id),
+        (provider::SECRET_ACCESS_KEY, secret_access_key),
+        (provider::SESSION_TOKEN, session_token),
+    ];
+    Ok(Some(Credentials::of_identity(data)))
 }
 
 /// Waits until every server of the zone has the record, until `deadline`.

@@ -20,6 +20,11 @@ use crate::secret::full::Data;
 /// One request to a host; a change takes several at some.
 const REQUEST: Option<Duration> = Some(Duration::from_secs(20));
 
+/// Keys of the Secret for Route 53.
+pub(super) const ACCESS_KEY_ID: &str = "access-key-id";
+pub(super) const SECRET_ACCESS_KEY: &str = "secret-access-key";
+pub(super) const SESSION_TOKEN: &str = "session-token";
+
 /// What a Secret holds for a provider. Debug and errors never show it.
 #[derive(Default)]
 pub(super) struct Credentials {
@@ -51,6 +56,15 @@ impl Credentials {
         Self {
             secret: Some(secret),
             data,
+        }
+    }
+
+    /// What stands in no Secret.
+    pub(super) fn of_identity<const N: usize>(data: [(&str, String); N]) -> Self {
+        let data = data.map(|(key, text)| (key.to_owned(), text.into_bytes().into()));
+        Self {
+            secret: None,
+            data: data.into(),
         }
     }
 }
@@ -179,13 +193,13 @@ fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     let made = match needs.solver.provider.as_str() {
         "rfc2136" => return rfc2136(needs),
         "route53" => DnsUpdater::new_route53(Route53Config {
-            access_key_id: needs.secret("access-key-id")?,
-            secret_access_key: needs.secret("secret-access-key")?,
-            session_token: needs.optional("session-token"),
+            access_key_id: needs.secret(ACCESS_KEY_ID)?,
+            secret_access_key: needs.secret(SECRET_ACCESS_KEY)?,
+            session_token: needs.optional(SESSION_TOKEN),
             region: needs.setting("region"),
             hosted_zone_id: needs.setting("hostedZoneId"),
             private_zone_only: None,
-            endpoint: None,
+            endpoint: needs.setting("endpoint"),
         }),
         "google" => return google(needs),
         "azure" => return azure(needs),

@@ -95,29 +95,51 @@ impl Ledger {
         account: u64,
         change: impl FnOnce(&mut Account),
     ) -> Result<(), Error> {
-        let value = {
+        let mut change = Some(change);
+        self.update_all([account], |_, account| {
+            if let Some(change) = change.take() {
+                change(account);
+            }
+        })
+        .await
+    }
+
+    /// The same with several accounts, in one write.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub async fn update_all(
+        &self,
+        ids: impl IntoIterator<Item = u64>,
+        mut change: impl FnMut(u64, &mut Account),
+    ) -> Result<(), Error> {
+        let mut values = BTreeMap::new();
+        {
             let mut accounts = self.lock();
-            let entry = accounts.entry(account).or_default();
-            let before = entry.clone();
-            change(entry);
-            let after = entry.clone();
-            if after.is_empty() {
-                accounts.remove(&account);
+            for id in ids {
+                let entry = accounts.entry(id).or_default();
+                let before = entry.kept();
+                change(id, entry);
+                let (after, forgotten) = (entry.kept(), entry.is_empty());
+                if forgotten {
+                    accounts.remove(&id);
+                }
+                if after != before {
+                    let text = || serde_json::to_string(&after).unwrap_or_default();
+                    values.insert(format!("{id:016x}"), (!after.is_empty()).then(text));
+                }
             }
-            let after = after.kept();
-            if after == before.kept() {
-                return Ok(());
-            }
-            (!after.is_empty()).then(|| serde_json::to_string(&after).unwrap_or_default())
-        };
-        let key = format!("{account:016x}");
+        }
+        if values.is_empty() {
+            return Ok(());
+        }
         let what = || format!("writing ConfigMap {NAME}");
         let manager = Some(FIELD_MANAGER.to_owned());
         let params = PatchParams {
             field_manager: manager.clone(),
             ..PatchParams::default()
         };
-        let body = serde_json::json!({ "data": { key.clone(): value } });
+        let body = serde_json::json!({ "data": values });
         match call(
             what,
             self.api.patch(NAME, &params, &Patch::Merge(body.clone())),
@@ -127,12 +149,16 @@ impl Ledger {
             Err(Error::NotFound { .. }) => {}
             other => return other.map(|_| ()),
         }
+        let data = values.into_iter();
         let new = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(NAME.into()),
                 ..ObjectMeta::default()
             },
-            data: value.map(|value| BTreeMap::from([(key, value)])),
+            data: Some(
+                data.filter_map(|(key, value)| Some((key, value?)))
+                    .collect(),
+            ),
             ..ConfigMap::default()
         };
         let post = PostParams {

@@ -39,7 +39,7 @@ const PATIENT: usize = 80;
 const LAST_MADE: usize = 2;
 
 /// What is done by somebody else while a request is on its way.
-fn action<F>(bench: &'static Bench, what: F) -> Action
+pub(crate) fn action<F>(bench: &'static Bench, what: F) -> Action
 where
     F: AsyncFn(Client) -> Result<()> + Send + Sync + 'static,
 {

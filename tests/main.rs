@@ -3,6 +3,8 @@
 mod accounts;
 mod acme;
 mod acme_faults;
+mod acme_issue;
+mod acme_limits;
 mod acme_operator;
 mod admission;
 mod adopt;
@@ -11,6 +13,7 @@ mod bench_smoke;
 mod chaos;
 mod command;
 mod dns01;
+mod dns01_ways;
 mod documents;
 mod faults;
 mod fleet;

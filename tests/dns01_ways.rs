@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
-use axum::routing::{get, post};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::routing::{any, get, post};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
+use serde_json::{Value, json};
 use test_bench::objects::Space;
 use test_bench::{
     Bench, Nameserver, Operator, OperatorOptions, Recursor, Result, TSIG_KEY, TSIG_NAME, Zone,
@@ -64,9 +65,9 @@ const TOKEN: &str = "the-token-of-the-service-account";
 const SESSION: &str = "a+session/token==";
 const ROLE: &str = "arn:aws:iam::123456789012:role/dns";
 
-/// AWS, as far as it is asked: STS and the agent on the node give credentials, and Route 53 takes them; its one zone is
-/// served by Knot.
-struct Aws {
+/// A cloud, as far as it is asked: it gives credentials to whoever has the pod's token, and its DNS takes them; the one
+/// zone is served by Knot.
+struct Cloud {
     server: SocketAddr,
     zone: &'static str,
     updater: DnsUpdater,
@@ -115,18 +116,18 @@ async fn agent(headers: HeaderMap) -> (StatusCode, String) {
     if headers.get("authorization").is_none_or(|it| it != TOKEN) {
         return (StatusCode::UNAUTHORIZED, "who are you?".into());
     }
-    let answer = serde_json::json!({
+    let answer = json!({
         "AccessKeyId": "AKIDPOD", "SecretAccessKey": "sEcReT/key", "Token": SESSION,
         "Expiration": "2036-01-01T00:00:00Z",
     });
     (StatusCode::OK, answer.to_string())
 }
 
-async fn hosted_zones(State(aws): State<Arc<Aws>>, headers: HeaderMap) -> (StatusCode, String) {
+async fn hosted_zones(State(cloud): State<Arc<Cloud>>, headers: HeaderMap) -> (StatusCode, String) {
     if !signed(&headers) {
         return (StatusCode::FORBIDDEN, "signed by another".into());
     }
-    let zone = aws.zone;
+    let zone = cloud.zone;
     let answer = format!(
         "<ListHostedZonesByNameResponse><HostedZones><HostedZone><Id>/hostedzone/Z1</Id><Name>{zone}.</Name>\
          <CallerReference>x</CallerReference><Config><PrivateZone>false</PrivateZone></Config>\
@@ -137,7 +138,7 @@ async fn hosted_zones(State(aws): State<Arc<Aws>>, headers: HeaderMap) -> (Statu
 }
 
 async fn records(
-    State(aws): State<Arc<Aws>>,
+    State(cloud): State<Arc<Cloud>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> (StatusCode, String) {
@@ -150,7 +151,7 @@ async fn records(
     let name = name
         .map(|(_, value)| value.into_owned())
         .unwrap_or_default();
-    let found = values(aws.server, name.trim_end_matches('.'))
+    let found = values(cloud.server, name.trim_end_matches('.'))
         .await
         .unwrap_or_default();
     let values: String = found
@@ -173,7 +174,7 @@ async fn records(
 }
 
 async fn change(
-    State(aws): State<Arc<Aws>>,
+    State(cloud): State<Arc<Cloud>>,
     headers: HeaderMap,
     body: String,
 ) -> (StatusCode, String) {
@@ -192,19 +193,163 @@ async fn change(
         records
     };
     let kind = DnsRecordType::TXT;
-    let set = aws.updater.set_rrset(name, kind, 60, records, aws.zone);
+    let set = cloud.updater.set_rrset(name, kind, 60, records, cloud.zone);
     match set.await {
         Ok(()) => (StatusCode::OK, "<ChangeResourceRecordSetsResponse/>".into()),
         Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()),
     }
 }
 
-async fn aws(server: SocketAddr, zone: &'static str) -> Result<SocketAddr> {
+/// The values that a request leaves at a name.
+async fn set(cloud: &Cloud, name: &str, values: Vec<String>) -> StatusCode {
+    let records = values.into_iter().map(DnsRecord::TXT).collect();
+    let kind = DnsRecordType::TXT;
+    let set = cloud.updater.set_rrset(name, kind, 60, records, cloud.zone);
+    set.await
+        .map_or(StatusCode::BAD_GATEWAY, |()| StatusCode::OK)
+}
+
+fn bears(headers: &HeaderMap) -> bool {
+    headers
+        .get("authorization")
+        .is_some_and(|it| *it == format!("Bearer {SESSION}"))
+}
+
+async fn azure_login(body: String) -> (StatusCode, String) {
+    let form: BTreeMap<String, String> = form_urlencoded::parse(body.as_bytes())
+        .into_owned()
+        .collect();
+    let is = |key: &str, value: &str| form.get(key).is_some_and(|found| found == value);
+    let jwt = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    if is("client_assertion", TOKEN)
+        && is("client_assertion_type", jwt)
+        && is("client_id", "client")
+    {
+        return (StatusCode::OK, json!({"access_token": SESSION}).to_string());
+    }
+    (StatusCode::BAD_REQUEST, format!("not you: {body}"))
+}
+
+fn etag(values: &[String]) -> String {
+    format!("{values:?}")
+}
+
+async fn azure_set(
+    State(cloud): State<Arc<Cloud>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: String,
+) -> (StatusCode, String) {
+    if !bears(&headers) || uri.query() != Some("api-version=2018-05-01") {
+        let said = json!({"error": {"message": "not you"}});
+        return (StatusCode::UNAUTHORIZED, said.to_string());
+    }
+    let relative = uri.path().rsplit('/').next().unwrap_or_default();
+    let name = format!("{relative}.{}", cloud.zone);
+    let found = values(cloud.server, &name).await.unwrap_or_default();
+    if method == Method::GET {
+        if found.is_empty() {
+            return (StatusCode::NOT_FOUND, "{}".into());
+        }
+        let records: Vec<_> = found
+            .iter()
+            .map(|value| json!({"value": [value]}))
+            .collect();
+        let set = json!({"etag": etag(&found), "properties": {"TTL": 60, "TXTRecords": records}});
+        return (StatusCode::OK, set.to_string());
+    }
+    let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok());
+    let as_read = match text("if-match") {
+        Some(version) => version == etag(&found),
+        None => text("if-none-match") == Some("*") && found.is_empty(),
+    };
+    if !as_read {
+        return (StatusCode::PRECONDITION_FAILED, "{}".into());
+    }
+    let body: Value = serde_json::from_str(&body).unwrap_or_default();
+    let records = body["properties"]["TXTRecords"].as_array().cloned();
+    let wanted = records.unwrap_or_default().into_iter();
+    let wanted = wanted.filter_map(|it| Some(it["value"][0].as_str()?.to_owned()));
+    (set(&cloud, &name, wanted.collect()).await, "{}".into())
+}
+
+async fn google_metadata(uri: Uri, headers: HeaderMap) -> (StatusCode, String) {
+    if headers
+        .get("metadata-flavor")
+        .is_none_or(|it| it != "Google")
+    {
+        return (StatusCode::FORBIDDEN, "not you".into());
+    }
+    let said = match uri.path() {
+        "/computeMetadata/v1/project/project-id" => "shop".to_owned(),
+        _ => json!({"access_token": SESSION}).to_string(),
+    };
+    (StatusCode::OK, said)
+}
+
+fn google_rrset(name: &str, values: &[String]) -> Value {
+    let values: Vec<_> = values.iter().map(|value| format!("\"{value}\"")).collect();
+    json!({"name": name, "type": "TXT", "ttl": 60, "rrdatas": values})
+}
+
+async fn google_dns(
+    State(cloud): State<Arc<Cloud>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: String,
+) -> (StatusCode, String) {
+    if !bears(&headers) {
+        let said = json!({"error": {"message": "not you"}});
+        return (StatusCode::UNAUTHORIZED, said.to_string());
+    }
+    let query = uri.query().unwrap_or_default();
+    let path = uri.path();
+    if path == "/dns/v1/projects/shop/managedZones" && query == format!("dnsName={}.", cloud.zone) {
+        let zones = json!({"managedZones": [{"name": "z", "visibility": "public"}]});
+        return (StatusCode::OK, zones.to_string());
+    }
+    let body: Value = serde_json::from_str(&body).unwrap_or_default();
+    let changed = [&body["additions"][0], &body["deletions"][0]];
+    let changed = changed.iter().find_map(|it| it["name"].as_str());
+    let name = changed
+        .or_else(|| between(query, "name=", "&"))
+        .unwrap_or_default();
+    let found = values(cloud.server, name.trim_end_matches('.'))
+        .await
+        .unwrap_or_default();
+    let present = google_rrset(name, &found);
+    if path == "/dns/v1/projects/shop/managedZones/z/rrsets" {
+        let sets = if found.is_empty() {
+            json!([])
+        } else {
+            json!([present])
+        };
+        return (StatusCode::OK, json!({"rrsets": sets}).to_string());
+    }
+    let expected = if found.is_empty() {
+        Value::Null
+    } else {
+        present
+    };
+    if path != "/dns/v1/projects/shop/managedZones/z/changes" || body["deletions"][0] != expected {
+        return (StatusCode::PRECONDITION_FAILED, "{}".into());
+    }
+    let wanted = body["additions"][0]["rrdatas"].as_array().cloned();
+    let wanted = wanted.unwrap_or_default().into_iter();
+    let wanted = wanted.filter_map(|it| Some(it.as_str()?.trim_matches('"').to_owned()));
+    (
+        set(&cloud, name.trim_end_matches('.'), wanted.collect()).await,
+        "{}".into(),
+    )
+}
+
+async fn cloud(server: SocketAddr, zone: &'static str) -> Result<SocketAddr> {
     let key = BASE64_STANDARD.decode(TSIG_KEY)?;
     let algorithm = TsigAlgorithm::HmacSha256;
     let address = format!("tcp://{server}");
     let updater = DnsUpdater::new_rfc2136_tsig(address, TSIG_NAME, key, algorithm)?;
-    let aws = Aws {
+    let cloud = Cloud {
         server,
         zone,
         updater,
@@ -214,14 +359,18 @@ async fn aws(server: SocketAddr, zone: &'static str) -> Result<SocketAddr> {
         .route("/agent", get(agent))
         .route("/2013-04-01/hostedzonesbyname", get(hosted_zones))
         .route("/2013-04-01/hostedzone/Z1/rrset", get(records).post(change))
-        .with_state(Arc::new(aws));
+        .route("/tenant/oauth2/v2.0/token", post(azure_login))
+        .route("/subscriptions/{*path}", any(azure_set))
+        .route("/computeMetadata/v1/{*path}", get(google_metadata))
+        .route("/dns/v1/{*path}", any(google_dns))
+        .with_state(Arc::new(cloud));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(address)
 }
 
-/// The operator in an environment as EKS makes it.
+/// The operator in an environment as a cloud makes it.
 fn within(bench: &Bench, name: &str, environment: &[(&str, &str)]) -> Result<OperatorOptions> {
     let script = bench.directory().join(name);
     let set: String = environment
@@ -237,43 +386,104 @@ fn within(bench: &Bench, name: &str, environment: &[(&str, &str)]) -> Result<Ope
     })
 }
 
+/// A pod's surroundings, and the provider that is to find its identity there.
+struct Pod<'a> {
+    name: &'static str,
+    environment: &'a [(&'a str, &'a str)],
+    provider: String,
+    /// What the cloud says, where it refuses.
+    refused: Option<&'static str>,
+}
+
 #[tokio::test]
-async fn route_53_takes_the_identity_of_the_pod() -> Result<()> {
+async fn the_identity_of_the_pod_is_taken_by_each_cloud() -> Result<()> {
     let bench = Bench::shared().await?;
     let server = Nameserver::address_of_its_own()?;
     let zones = [Zone::new("cloud.example")];
     let _server = Nameserver::start(bench, "knot-cloud", server, &zones).await?;
     let pebble = pebble(bench, "pebble-cloud", server).await?;
-    let aws = aws(server, "cloud.example").await?;
-    let token = bench.directory().join("aws-token");
+    let cloud = cloud(server, "cloud.example").await?;
+    let token = bench.directory().join("pod-token");
     fs::write(&token, format!("{TOKEN}\n"))?;
     let token = token.display().to_string();
-    let agent = format!("http://{aws}/agent");
-    let by_role = [
-        ("AWS_ROLE_ARN", ROLE),
-        ("AWS_WEB_IDENTITY_TOKEN_FILE", &token),
-        ("AWS_REGION", "eu-central-1"),
+    let (agent, authority, metadata) = (
+        format!("http://{cloud}/agent"),
+        format!("http://{cloud}/"),
+        cloud.to_string(),
+    );
+    let route53 = format!(
+        "provider: route53, settings: {{endpoint: \"http://{cloud}\", stsEndpoint: \"http://{cloud}/sts\"}}"
+    );
+    let azure = format!(
+        "provider: azure, settings: {{endpoint: \"http://{cloud}\", subscriptionId: s, resourceGroup: g}}"
+    );
+    let pods = [
+        Pod {
+            name: "role",
+            environment: &[
+                ("AWS_ROLE_ARN", ROLE),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", &token),
+                ("AWS_REGION", "eu-central-1"),
+            ],
+            provider: route53.clone(),
+            refused: None,
+        },
+        Pod {
+            name: "agent",
+            environment: &[
+                ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &agent),
+                ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token),
+            ],
+            provider: route53.clone(),
+            refused: None,
+        },
+        Pod {
+            name: "other-role",
+            environment: &[
+                ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/other"),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", &token),
+            ],
+            provider: route53,
+            refused: Some("role/other"),
+        },
+        Pod {
+            name: "azure",
+            environment: &[
+                ("AZURE_AUTHORITY_HOST", &authority),
+                ("AZURE_TENANT_ID", "tenant"),
+                ("AZURE_CLIENT_ID", "client"),
+                ("AZURE_FEDERATED_TOKEN_FILE", &token),
+            ],
+            provider: azure.clone(),
+            refused: None,
+        },
+        Pod {
+            name: "other-client",
+            environment: &[
+                ("AZURE_AUTHORITY_HOST", &authority),
+                ("AZURE_TENANT_ID", "tenant"),
+                ("AZURE_CLIENT_ID", "another"),
+                ("AZURE_FEDERATED_TOKEN_FILE", &token),
+            ],
+            provider: azure,
+            refused: Some("logging in at"),
+        },
+        Pod {
+            name: "google",
+            environment: &[("GCE_METADATA_HOST", &metadata)],
+            provider: format!("provider: google, settings: {{endpoint: \"http://{cloud}\"}}"),
+            refused: None,
+        },
     ];
-    let by_agent = [
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.as_str()),
-        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token),
-    ];
-    let refused = [
-        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/other"),
-        ("AWS_WEB_IDENTITY_TOKEN_FILE", &token),
-    ];
-    let environments: [(&str, &[(&str, &str)]); 3] = [
-        ("role", &by_role),
-        ("agent", &by_agent),
-        ("refused", &refused),
-    ];
-    for (name, environment) in environments {
+    for pod in &pods {
+        let name = pod.name;
         let config = format!(
-            "solvers:\n  - dns01: {{provider: route53, settings: {{endpoint: \"http://{aws}\", stsEndpoint: \
-             \"http://{aws}/sts\"}}, propagation: {{{propagation}}}}}\ndns: {{nameservers: [\"{server}\"]}}\n",
+            "solvers:\n  - dns01: {{{provider}, propagation: {{{propagation}}}}}\n\
+             dns: {{nameservers: [\"{server}\"]}}\n",
+            provider = pod.provider,
             propagation = Nameserver::propagation(&[server]),
         );
-        let mut options = within(bench, &format!("in-eks-{name}"), environment)?;
+        let mut options = within(bench, &format!("in-cloud-{name}"), pod.environment)?;
         options.config += &config;
         options.directory = Some(pebble.directory().to_owned());
         let operator = Operator::start(bench, options).await?;
@@ -282,9 +492,9 @@ async fn route_53_takes_the_identity_of_the_pod() -> Result<()> {
         let names = format!("{host}, *.{host}");
         let annotations = [("issuer", "pebble"), ("names", &*names)];
         space.tls_secret(name, None, &annotations).await?;
-        if name == "refused" {
-            let said = event(&space, name, "not you").await?;
-            ensure!(said.contains("role/other"), "{said}");
+        if let Some(said) = pod.refused {
+            let event = event(&space, name, "not you").await?;
+            ensure!(event.contains(said), "{event}");
         } else {
             renewed(&space, name, "").await?;
             await_values(server, &format!("_acme-challenge.{host}"), 0).await?;

@@ -189,10 +189,10 @@ fn settings_of(provider: &str) -> (&'static [&'static str], &'static [&'static s
             &[],
             &["region", "hostedZoneId", "role", "endpoint", "stsEndpoint"],
         ),
-        "google" => (&[], &["project", "managedZone", "impersonate"]),
+        "google" => (&[], &["project", "managedZone", "impersonate", "endpoint"]),
         "azure" => (
-            &["tenantId", "clientId", "subscriptionId", "resourceGroup"],
-            &["environment"],
+            &["subscriptionId", "resourceGroup"],
+            &["tenantId", "clientId", "environment", "endpoint"],
         ),
         "acme-dns" | "plesk" | "powerdns" => (&["server"], &[]),
         "webhook" => (&["url"], &[]),

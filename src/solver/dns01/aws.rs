@@ -7,14 +7,12 @@
 //! Where they stand is in the environment, put there by EKS. They are asked for anew for each change of a record, and
 //! not kept; no error repeats a token.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
 use reqwest::ClientBuilder;
 use serde::Deserialize;
 
 use super::cleaned;
 use super::http::Endpoint;
+use super::identity::{Environment, is_loopback, token};
 
 /// Version of the STS API.
 const VERSION: &str = "2011-06-15";
@@ -23,33 +21,11 @@ const SESSION: &str = "cert-renew";
 /// The hosts at which an agent answers without TLS, on every node (AWS SDKs: "container credential provider").
 const AGENTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 
-/// The environment, as EKS sets it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Environment(BTreeMap<String, String>);
-
 /// Credentials with an end. Debug is left out on purpose.
 pub(super) struct Temporary {
     pub(super) access_key_id: String,
     pub(super) secret_access_key: String,
     pub(super) session_token: String,
-}
-
-impl Environment {
-    /// That of this process.
-    pub(super) fn of_process() -> Self {
-        Self(
-            std::env::vars()
-                .filter(|(key, _)| key.starts_with("AWS_"))
-                .collect(),
-        )
-    }
-
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .get(key)
-            .map(String::as_str)
-            .filter(|it| !it.is_empty())
-    }
 }
 
 /// Asks for credentials. `role` and `endpoint` of the settings stand above what the environment says.
@@ -130,7 +106,10 @@ async fn pod_identity(url: &str, file: Option<&str>) -> Result<Temporary, String
     }
     let token = file.map(token).transpose()?;
     let endpoint = Endpoint::nearby(url, is_agent, ClientBuilder::no_proxy)?;
-    let answer = endpoint.get(token.as_deref()).await.map_err(|error| {
+    let headers: Vec<_> = { token.iter() }
+        .map(|token| ("authorization", token.as_str()))
+        .collect();
+    let answer = endpoint.get(&headers).await.map_err(|error| {
         let secrets = token.iter().map(String::as_str).collect::<Vec<_>>();
         cleaned(
             &format!("the pod identity agent at {url}: {error}"),
@@ -152,21 +131,6 @@ fn is_agent(host: &str) -> bool {
     AGENTS.contains(&host) || is_loopback(host)
 }
 
-fn is_loopback(host: &str) -> bool {
-    host.parse().is_ok_and(|it: IpAddr| it.is_loopback())
-}
-
-fn token(file: &str) -> Result<String, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(format!(
-            "{file}: expected the token of a service account, it is empty"
-        ));
-    }
-    Ok(text.to_owned())
-}
-
 /// The text of the first element of that name: what STS answers has each once, and no entities in what is looked for.
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
@@ -178,17 +142,8 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    fn environment(pairs: &[(&str, &str)]) -> Environment {
-        let pairs = pairs.iter();
-        Environment(
-            pairs
-                .map(|(key, value)| ((*key).into(), (*value).into()))
-                .collect(),
-        )
-    }
-
     async fn refused(pairs: &[(&str, &str)], endpoint: Option<&str>) -> String {
-        let found = credentials(&environment(pairs), None, endpoint).await;
+        let found = credentials(&Environment::of(pairs), None, endpoint).await;
         found.err().expect("there is no such identity")
     }
 

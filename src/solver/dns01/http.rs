@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, StatusCode, Url};
 use rustls::RootCertStore;
 use serde_json::Value;
 
@@ -98,17 +98,48 @@ impl Endpoint {
     }
 
     /// GETs the URL, and gives the answer back.
-    pub(super) async fn get(&self, authorization: Option<&str>) -> Result<String, String> {
+    pub(super) async fn get(&self, headers: &[(&'static str, &str)]) -> Result<String, String> {
         let mut request = self.client.get(self.url.clone());
-        if let Some(authorization) = authorization {
-            request = request.header("authorization", authorization);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         answered(request).await
+    }
+
+    /// Asks for a path and query of the same host; the answer is JSON, `null` where it is none.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), String> {
+        let url = self.url.join(path).map_err(|error| error.to_string())?;
+        let mut request = self.client.request(method, url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body.to_string());
+        }
+        let (status, text) = sent(request).await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or_default()))
     }
 }
 
 /// The answer to a request; anything but a success is an error in the server's words.
 async fn answered(request: RequestBuilder) -> Result<String, String> {
+    let (status, text) = sent(request).await?;
+    if status.is_success() {
+        return Ok(text);
+    }
+    Err(format!("{status}: {text}"))
+}
+
+/// Whatever the answer is.
+async fn sent(request: RequestBuilder) -> Result<(StatusCode, String), String> {
     let wrong = |error: reqwest::Error| crate::cluster::chain(&error.without_url());
     let mut response = request.send().await.map_err(wrong)?;
     let status = response.status();
@@ -119,9 +150,5 @@ async fn answered(request: RequestBuilder) -> Result<String, String> {
         text.extend_from_slice(&chunk);
     }
     text.truncate(BODY);
-    let text = String::from_utf8_lossy(&text);
-    if status.is_success() {
-        return Ok(text.into_owned());
-    }
-    Err(format!("{status}: {text}"))
+    Ok((status, String::from_utf8_lossy(&text).into_owned()))
 }

@@ -11,7 +11,10 @@
 
 mod acme_dns;
 mod aws;
+mod azure;
+mod google;
 mod http;
+mod identity;
 mod provider;
 mod webhook;
 
@@ -34,6 +37,7 @@ use crate::gate::{Closed, Gate};
 use crate::index::Key;
 use crate::name::Name;
 use crate::text::shown;
+use identity::Environment;
 use provider::{Credentials, Provider};
 
 /// Where the CA looks, below the name (RFC 8555, section 8.4).
@@ -267,7 +271,7 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
         return Ok(None);
     }
     let setting = |key: &str| solver.settings.get(key).map(String::as_str);
-    let environment = aws::Environment::of_process();
+    let environment = Environment::of_process();
     let found = aws::credentials(&environment, setting("role"), setting("stsEndpoint")).await;
     let found = found.map_err(|expected| Error::Settings {
         provider: solver.provider.clone(),

@@ -11,6 +11,9 @@ use dns_update::providers::route53::Route53Config;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
 
 use super::acme_dns::AcmeDns;
+use super::azure::Azure;
+use super::google::Google;
+use super::identity::Environment;
 use super::webhook::Webhook;
 use super::{Error, cleaned};
 use crate::cluster::records::Txt;
@@ -43,6 +46,9 @@ enum Kind {
     Updater(DnsUpdater),
     AcmeDns(AcmeDns),
     Webhook(Webhook),
+    /// By the identity of the pod.
+    Azure(Azure),
+    Google(Google),
 }
 
 /// Reads what one provider needs, and says what is missing.
@@ -129,6 +135,14 @@ impl Provider {
                 Webhook::new(&needs.required("url")?, needs.optional("token"))
                     .map_err(|expected| needs.settings(expected))?,
             ),
+            "azure" if solver.credentials.is_none() => Kind::Azure(
+                Azure::new(&Environment::of_process(), |key| needs.setting(key))
+                    .map_err(|expected| needs.settings(expected))?,
+            ),
+            "google" if solver.credentials.is_none() => {
+                let environment = Environment::of_process();
+                Kind::Google(Google::new(&environment, |key| needs.setting(key)))
+            }
             _ => Kind::Updater(updater(&needs)?),
         };
         let secrets = credentials.data.values();
@@ -149,6 +163,8 @@ impl Provider {
             }
             Kind::AcmeDns(acme_dns) => self.told(acme_dns.add(txt).await),
             Kind::Webhook(webhook) => self.told(webhook.call("present", txt).await),
+            Kind::Azure(azure) => self.told(azure.add(txt, ttl).await),
+            Kind::Google(google) => self.told(google.add(txt, ttl).await),
         }
     }
 
@@ -166,6 +182,8 @@ impl Provider {
             // It keeps the last two and forgets older ones by itself.
             Kind::AcmeDns(_) => Ok(()),
             Kind::Webhook(webhook) => self.told(webhook.call("cleanup", txt).await),
+            Kind::Azure(azure) => self.told(azure.remove(txt).await),
+            Kind::Google(google) => self.told(google.remove(txt).await),
         }
     }
 

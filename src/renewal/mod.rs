@@ -629,12 +629,13 @@ async fn count_unwanted(context: &Context, key: &Key, record: &Record) {
         issuer,
         names,
         created,
+        expected,
         replaced,
         ..
     } = &record.order;
     let account = budget::account_of(issuer, names);
     let counted = context.ledger.update(account, |account| {
-        account.issued(UnixTime::now(), UnixTime(*created), false, *replaced);
+        account.issued(UnixTime::now(), UnixTime(*created), *expected, *replaced);
     });
     if let Err(error) = counted.await {
         tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");

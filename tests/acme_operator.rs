@@ -398,9 +398,10 @@ async fn after_a_failed_validation_staging_is_tried_until_it_passes() -> Result<
 #[tokio::test]
 async fn a_ca_that_is_down_is_replaced_by_its_fallback_while_life_is_short() -> Result<()> {
     let bench = Bench::shared().await?;
-    let fallback = bench
-        .start_pebble(&another_pebble("pebble-fallback"))
-        .await?;
+    let mut fallback = another_pebble("pebble-fallback");
+    fallback.profiles.remove("minutes");
+    fallback.profiles.remove("minute");
+    let fallback = bench.start_pebble(&fallback).await?;
     let config = |home: &str| {
         let allow = "[{namespaces: [\"*\"], names: [\"**.example\"]}]";
         let bundle = bench.ca_bundle().display();
@@ -419,7 +420,12 @@ async fn a_ca_that_is_down_is_replaced_by_its_fallback_while_life_is_short() -> 
     };
     let mut operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "fallback", operator.namespace()).await?;
-    let annotations = [("issuer", "home"), ("names", "short.fallback.example")];
+    // The profile is one of the CA that is down; the other one has none of that name.
+    let annotations = [
+        ("issuer", "home"),
+        ("names", "short.fallback.example"),
+        ("profile", "minutes"),
+    ];
     space.tls_secret("short", None, &annotations).await?;
     let age = test_bench::objects::Age {
         since: 65,

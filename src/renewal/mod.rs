@@ -33,7 +33,7 @@ use crate::config::{self, Issuer};
 use crate::context::Context;
 use crate::index::{Finished, Key};
 use crate::key::PrivateKey;
-use crate::metrics::RenewalResult;
+use crate::metrics::{RenewalResult, RenewalStep};
 use crate::name::Name;
 use crate::pair::{self, Asked, Chain};
 use crate::schedule::budget::{self, Hold};
@@ -296,18 +296,20 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     venue::rehearse(context, key, &fresh, &names)
         .await
         .map_err(|failure| failure.about(&fresh))?;
-    let profile = match &fresh.assessment.settings.profile {
-        Some(profile) => Some(&**profile),
-        // The issuer's own profile is a preference: a CA that has none of that name is not refused for it.
-        None => {
+    let named = fresh.assessment.settings.profile.as_deref();
+    let profile = match named {
+        Some(profile) if fresh.is_at_home() => Some(profile),
+        // The issuer's own profile is a preference, and a fallback's are others: a CA that has none of that name is not
+        // refused for it.
+        _ => {
             let offered = &client
                 .directory()
                 .await
                 .map_err(|error| ours(error.into()))?
                 .meta
                 .profiles;
-            let wanted = fresh.issuer.profile.as_deref();
-            wanted.filter(|profile| offered.contains_key(*profile))
+            let mut wanted = named.into_iter().chain(fresh.issuer.profile.as_deref());
+            wanted.find(|profile| offered.contains_key(*profile))
         }
     };
     preflight(context, &fresh, &client, &names)
@@ -336,6 +338,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         tracing::info!(secret = %key, %until, note, "the renewal waits");
         return Ok(Outcome::Later(until, Some(note.into())));
     }
+    let started = Instant::now();
     // An order that is made and not written down would be lost.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = replaced(&fresh);
@@ -390,6 +393,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let record = made?;
     drop(step);
     context.known.insert(key);
+    took(context, &record, RenewalStep::Order, started);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
 }
@@ -435,7 +439,7 @@ async fn preflight(
     let account = client.account_url();
     let asked = preflight::Asked {
         names,
-        profile: fresh.assessment.settings.profile.as_deref(),
+        profile: { fresh.assessment.settings.profile.as_deref() }.filter(|_| fresh.is_at_home()),
         issuer: &fresh.issuer,
         account: account.as_deref(),
         key_type: fresh.assessment.key_type(),
@@ -539,8 +543,10 @@ async fn finish(
     order: &mut acme::Order,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
+    let mut started = Instant::now();
     if order.status() == OrderStatus::Pending {
         proof::prove(context, key, record, order, Wait::Briefly).await?;
+        took(context, record, RenewalStep::Prove, started);
         tracing::info!(secret = %key, order = record.order.url, "validated");
     }
     if order.status() == OrderStatus::Ready {
@@ -552,9 +558,13 @@ async fn finish(
             return Err(Failure::Unwanted);
         }
         let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+        started = Instant::now();
         order.finalize(&new_key.csr(&record.order.names)?).await?;
     }
-    order.wait_issued(Instant::now() + ISSUE).await?;
+    if order.status() != OrderStatus::Valid {
+        order.wait_issued(Instant::now() + ISSUE).await?;
+        took(context, record, RenewalStep::Finalize, started);
+    }
     let config = context.config();
     let chain = config
         .issuer(&record.order.issuer)
@@ -564,7 +574,9 @@ async fn finish(
         Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
         Some(config::Chain::Shortest) => Preference::Shortest,
     };
+    started = Instant::now();
     let pem = order.certificate(&preference).await?;
+    took(context, record, RenewalStep::Download, started);
     let written = write(context, key, record, &pem, reason).await;
     if matches!(written, Err(Failure::Unwanted)) {
         // The CA counts what nobody wants any more.
@@ -581,7 +593,7 @@ async fn write(
     pem: &str,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
-    let now = UnixTime::now();
+    let (started, now) = (Instant::now(), UnixTime::now());
     let Some(fresh) = read(context, key, now)
         .await?
         .map(|fresh| fresh.at(context, &record.order.issuer))
@@ -612,6 +624,7 @@ async fn write(
     );
     count_issue(context, key, &fresh, record).await;
     drop(step);
+    took(context, record, RenewalStep::Write, started);
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
@@ -640,6 +653,19 @@ async fn count_unwanted(context: &Context, key: &Key, record: &Record) {
     if let Err(error) = counted.await {
         tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
     }
+}
+
+/// Notes how long a step took. A proof that takes several attempts counts from the order on: DNS may take an hour.
+fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
+    let mut took = started.elapsed();
+    if step == RenewalStep::Prove {
+        // The record knows whole seconds: the one that may be too much is taken off.
+        let since = UnixTime::now().since(UnixTime(record.order.created));
+        took = took.max(since.saturating_sub(Duration::from_secs(1)));
+    }
+    context
+        .metrics
+        .renewal_step_took(&record.order.issuer, step, took);
 }
 
 /// Notes in the ledger that a certificate was issued and written.
@@ -814,6 +840,11 @@ async fn drop_record(context: &Context, record: &Record) -> Result<(), crate::cl
 }
 
 impl Fresh {
+    /// Whether it is the Secret's own issuer that is asked.
+    fn is_at_home(&self) -> bool {
+        self.issuer_name == self.home
+    }
+
     fn uid(&self) -> &str {
         self.secret.head.uid()
     }

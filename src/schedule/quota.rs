@@ -6,7 +6,7 @@
 //! goes to the namespace that had least. Pure, and in memory only: after a restart the certificates that are there say
 //! what was ordered lately, and what is due says who waits.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ const STAND_BACK: Duration = Duration::from_secs(10);
 pub struct Quota {
     /// Within the period, oldest first.
     taken: VecDeque<(UnixTime, Arc<str>)>,
+    /// How many of those each namespace has.
+    had: HashMap<Arc<str>, usize>,
     /// By namespace.
     waiting: BTreeMap<Arc<str>, Waiting>,
     count: u64,
@@ -106,6 +108,10 @@ impl Quota {
         if ordered.len() > self.taken.len() {
             self.taken = ordered.into();
         }
+        self.had.clear();
+        for (_, namespace) in &self.taken {
+            *self.had.entry(Arc::clone(namespace)).or_default() += 1;
+        }
     }
 
     /// A renewal of `namespace` is due and will ask soon.
@@ -142,6 +148,7 @@ impl Quota {
         let ahead = less().map(|(other, waiting)| waiting.ready(now).min(own - self.had(other)));
         if !greedy && free > ahead.sum() {
             self.taken.push_back((now, Arc::clone(namespace)));
+            *self.had.entry(Arc::clone(namespace)).or_default() += 1;
             return Ok(());
         }
         let until = if free > 0 {
@@ -168,8 +175,15 @@ impl Quota {
     }
 
     fn forget(&mut self, now: UnixTime) {
-        while { self.taken.front() }.is_some_and(|(at, _)| *at + PERIOD <= now) {
-            self.taken.pop_front();
+        while { self.taken.front() }.is_some_and(|(at, _)| *at + PERIOD <= now)
+            && let Some((_, namespace)) = self.taken.pop_front()
+        {
+            if let Some(count) = self.had.get_mut(&namespace) {
+                *count -= 1;
+                if *count == 0 {
+                    self.had.remove(&namespace);
+                }
+            }
         }
         self.waiting.retain(|_, waiting| {
             waiting.forget(now);
@@ -179,8 +193,7 @@ impl Quota {
 
     /// Orders of a namespace in the period.
     fn had(&self, namespace: &str) -> usize {
-        let taken = self.taken.iter();
-        taken.filter(|(_, other)| **other == *namespace).count()
+        self.had.get(namespace).copied().unwrap_or(0)
     }
 }
 

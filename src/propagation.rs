@@ -7,14 +7,14 @@
 mod confirm;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use self::confirm::{Conclusion, Rolled};
+use self::confirm::{Conclusion, Rolled, Standing};
 use crate::assess::{self, Assessment};
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
@@ -30,7 +30,8 @@ use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
-use crate::secret::workload::{Kind, RolloutMode};
+use crate::secret::used_by::{Has, UsedBy};
+use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use crate::ticket::{Planning, Ticket};
 use crate::time::UnixTime;
 
@@ -88,6 +89,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
         tell_remark(&context, &open, remark);
     }
     tell_restarted(&context, &open, &plan.remarks);
+    let users: Users = plan.users.into_iter().collect();
     let mut rolling: Vec<Box<str>> = Vec::new();
     for (request, (secret, verdict)) in requests.iter().zip(plan.verdicts) {
         let finished = match verdict {
@@ -96,7 +98,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
                 continue;
             }
             Verdict::UpToDate | Verdict::FirstSight | Verdict::NothingRefers => {
-                record(&context, &open, request).await
+                record(&context, &open, request, &users).await
             }
             Verdict::Halted(note) => {
                 let why = format!(
@@ -110,10 +112,24 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
             ticket.finish(finished);
         }
     }
-    carry_out(&context, &namespace, &requests, rolling, plan.steps, open).await;
+    let batch = Batch {
+        requests: &requests,
+        users: &users,
+    };
+    carry_out(&context, &namespace, batch, rolling, plan.steps, open).await;
 }
 
 type Open = BTreeMap<Box<str>, (Ticket, Held)>;
+
+/// The workloads that use each Secret.
+type Users = BTreeMap<Box<str>, Vec<WorkloadRef>>;
+
+/// What was planned for.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    requests: &'a [Request],
+    users: &'a Users,
+}
 
 /// Records first sights; reads the other Secrets afresh and says which of them are to be planned.
 async fn look_at_all(
@@ -290,14 +306,18 @@ fn rendered_keys(secret: &FullSecret, assessment: &Assessment) -> Vec<Box<str>> 
 }
 
 /// Writes `rolled-out` where nothing is to be rolled.
-async fn record(context: &Context, open: &Open, request: &Request) -> Finished {
+async fn record(context: &Context, open: &Open, request: &Request, users: &Users) -> Finished {
     let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
         return Finished::Later(UnixTime::now() + AGAIN, None);
     };
     let value = value_of(request);
+    let users = users.get(&request.secret).into_iter().flatten();
+    let users = users.map(|workload| (workload.clone(), Has::It)).collect();
+    let used_by = UsedBy::new(UnixTime::now(), users, None);
     let changes = Changes {
         annotations: vec![
             (keys::ROLLED_OUT, Some(value.to_string())),
+            (keys::USED_BY, used_by.map(|used_by| used_by.to_string())),
             (keys::ROLLOUT_HALTED, None),
         ],
         ..Changes::default()
@@ -327,7 +347,7 @@ fn value_of(request: &Request) -> RolledOut {
 async fn carry_out(
     context: &Arc<Context>,
     namespace: &Arc<str>,
-    requests: &[Request],
+    Batch { requests, users }: Batch<'_>,
     secrets: Vec<Box<str>>,
     steps: Vec<Step>,
     mut open: Open,
@@ -342,13 +362,21 @@ async fn carry_out(
             tracing::info!(secret = %ticket.key(), workloads = ?names, "rolling");
         }
     }
+    let standing = steps
+        .iter()
+        .map(|step| (step.workload.id.clone(), Has::Kept));
+    let standing: Standing = Mutex::new(standing.collect());
+    let standing = &standing;
     let done = steps.clone();
     let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let rolled = context.roller.roll(
         namespace,
         &secrets,
         steps,
-        |happening| tell(context, namespace, &happening),
+        |happening| {
+            note(standing, &happening);
+            tell(context, namespace, &happening);
+        },
         move |secret, outcome| {
             // The receiver lives as long as this call.
             let _ = sender.send((Box::<str>::from(secret), outcome));
@@ -372,6 +400,8 @@ async fn carry_out(
                                 request,
                                 proof: held.proof.as_ref(),
                                 steps: &steps,
+                                users: users.get(&secret).map_or(&[], Vec::as_slice),
+                                standing,
                             };
                             let finished = conclude(&rolled, outcome).await;
                             ticket.finish(finished);
@@ -411,11 +441,12 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
             }
             return Finished::Stale(now + LOOK_AGAIN, pods, note.into());
         }
-        Conclusion::Done(more) => {
+        Conclusion::Done(more, proven) => {
             // What the workloads have by now, whatever the Secret holds by now.
             let value = value_of(request).to_string();
             let written = vec![
                 (keys::ROLLED_OUT, Some(value)),
+                (keys::USED_BY, rolled.used_by(now, None, proven)),
                 (keys::ROLLOUT_HALTED, None),
             ];
             let more = more.map(|more| format!("; {more}")).unwrap_or_default();
@@ -429,7 +460,10 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
             let note = format!(
                 "{workload} did not take the new certificate up ({why}); the others keep what they have"
             );
-            let written = vec![(keys::ROLLOUT_HALTED, Some(halt(workload).to_string()))];
+            let written = vec![
+                (keys::USED_BY, rolled.used_by(now, Some(&workload), None)),
+                (keys::ROLLOUT_HALTED, Some(halt(workload).to_string())),
+            ];
             (written, Reason::RolloutHalted, note)
         }
         Conclusion::Deferred(why) => {
@@ -492,6 +526,18 @@ async fn write(
             other => return other.map(drop),
         }
     }
+}
+
+/// What a workload has by now.
+fn note(standing: &Standing, happening: &Happening<'_>) {
+    let (step, has) = match happening {
+        Happening::Rolled(step, _) | Happening::Reloaded(step, _) | Happening::Unchanged(step) => {
+            (step, Has::It)
+        }
+        Happening::Failed(step, _) => (step, Has::Failed),
+    };
+    let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+    standing.insert(step.workload.id.clone(), has);
 }
 
 fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {

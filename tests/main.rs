@@ -22,6 +22,7 @@ mod monitoring;
 mod page;
 mod preflight;
 mod propagation;
+mod reader;
 mod renewal;
 mod rights;
 mod rollout;

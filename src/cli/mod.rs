@@ -119,6 +119,18 @@ impl Failure {
     }
 }
 
+/// Compares what a command says with a file of `testdata/cli`; `UPDATE_GOLDEN=1` writes it.
+#[cfg(test)]
+fn golden(name: &str, said: &str) {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/cli");
+    let path = directory.join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, said).expect("it can be written");
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(said, golden, "UPDATE_GOLDEN=1 writes {}", path.display());
+}
+
 type CommandResult = Result<ExitCode, Failure>;
 
 /// Runs async code on a runtime of its own.

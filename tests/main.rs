@@ -19,6 +19,7 @@ mod install;
 mod kill_points;
 mod leadership;
 mod monitoring;
+mod newcomer;
 mod page;
 mod preflight;
 mod propagation;

@@ -3,8 +3,11 @@
 //! ```text
 //! watch event ──► assess ──► index ──due──► the term's tasks ──► finished ──► index
 //! ```
-//! It waits for nothing but the next event, the next due instant, the end of a task and the lease;
+//! It waits for nothing but the next event, the next due instant, the end of a task, the lease and the config file;
 //! everything that talks to anybody runs in a task of its own. On a standby it only keeps the index.
+//!
+//! Another config is taken over between two terms of the same lease: what runs comes to a known state and ends, all Secrets
+//! are listed and judged anew, and then the work begins as it does after a start.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -20,7 +23,7 @@ use crate::assess::{self, Assessment};
 use crate::certificate::Leaf;
 use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
-use crate::config::Observe;
+use crate::config::{Config, Observe};
 use crate::context::Context;
 use crate::index::{Change, Index, Key, Observed, Shown, Source, Task};
 use crate::renewal::info::Suggested;
@@ -38,33 +41,47 @@ const BEAT: Duration = Duration::from_secs(30);
 /// What is wrong with a Secret's annotations: each reason and text.
 type Complaints = Vec<(Reason, String)>;
 
+/// The config, and what is made from it here.
+pub struct Configs {
+    /// What the file says.
+    pub wanted: tokio::sync::watch::Receiver<Arc<Config>>,
+    /// What is in force; all read it in the context.
+    pub in_force: tokio::sync::watch::Sender<Arc<Config>>,
+    /// Opens the watches.
+    pub opener: watch::Opener,
+}
+
 struct Controller {
     context: Arc<Context>,
-    /// While this replica leads.
+    /// The number of the lease's term, while the lease is ours.
+    lease: Option<u64>,
+    /// While this replica leads and all Secrets are listed.
     term: Option<Term>,
+    /// Watches whose list under the config that is in force is not complete.
     unlisted: HashSet<Source>,
     down: HashSet<Source>,
     /// What a leader would have told.
     untold: HashMap<Key, (Box<str>, Complaints)>,
 }
 
-/// Runs until `shutdown`, or until the watch or the lease ends for ever. `leads` says as whose term's leader it acts.
+/// Runs until `shutdown`, or until the watch, the lease or the config file is looked after no more. `leads` says as whose
+/// term's leader it acts.
 pub async fn run(
     context: Arc<Context>,
-    watches: watch::Secrets,
+    mut configs: Configs,
     mut leads: tokio::sync::watch::Receiver<Option<u64>>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let sources = 0..u16::try_from(watches.count).unwrap_or(u16::MAX);
     let mut controller = Controller {
         context,
+        lease: None,
         term: None,
-        unlisted: sources.map(Source).collect(),
+        unlisted: HashSet::new(),
         down: HashSet::new(),
         untold: HashMap::new(),
     };
     leads.mark_changed();
-    let mut events = watches.events;
+    let mut events = controller.listen(&configs);
     tokio::pin!(shutdown);
     let mut planned = Instant::now();
     loop {
@@ -88,6 +105,14 @@ pub async fn run(
                 let number = *leads.borrow_and_update();
                 controller.on_lease(number).await;
             }
+            changed = configs.wanted.changed() => {
+                if changed.is_err() {
+                    tracing::error!("nobody looks after the config file any more; this is a bug");
+                    break;
+                }
+                controller.take_over(&mut configs).await;
+                events = controller.listen(&configs);
+            }
             event = events.next() => match event {
                 Some((source, event)) => controller.on_event(source, event),
                 None => break,
@@ -102,6 +127,7 @@ pub async fn run(
     if let Some(term) = controller.term.take() {
         term.hand_over().await;
     }
+    controller.context.metrics.leader(false);
 }
 
 async fn heard(term: &mut Option<Term>) -> Heard {
@@ -148,7 +174,7 @@ impl Controller {
                     tracing::info!(secret = %key, "gone since the last list");
                 }
                 if self.unlisted.remove(&source) && self.unlisted.is_empty() {
-                    self.on_ready();
+                    self.on_listed();
                 }
             }
             Err(error) => {
@@ -162,16 +188,61 @@ impl Controller {
         if let Some(term) = self.term.take_if(|term| Some(term.number()) != number) {
             term.end().await;
         }
-        if let (None, Some(number)) = (&self.term, number) {
+        if number != self.lease {
+            self.lease = number;
+            self.context.metrics.leader(number.is_some());
+        }
+        self.open_term();
+    }
+
+    /// Begins to work where this replica leads and has seen all Secrets.
+    fn open_term(&mut self) {
+        if let (None, Some(number)) = (&self.term, self.lease)
+            && self.unlisted.is_empty()
+        {
             self.term = Some(Term::open(&self.context, number));
         }
     }
 
-    fn on_ready(&mut self) {
+    /// Another config is in force when this returns. What ran under the former one has ended as it does when the lease is
+    /// handed over; the lease stays.
+    async fn take_over(&mut self, configs: &mut Configs) {
+        if let Some(term) = self.term.take() {
+            term.hand_over().await;
+        }
+        let config = Arc::clone(&configs.wanted.borrow_and_update());
+        let roller = Arc::new(self.context.roller().under(&config.rollout));
+        *self
+            .context
+            .roller
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = roller;
+        configs.in_force.send_replace(config);
+        self.context.metrics.config_taken_over(UnixTime::now());
+        self.index().doubt();
+        tracing::info!("a changed config is in force: all Secrets are listed anew");
+    }
+
+    /// Opens the watches that the config asks for. All Secrets are to be listed by them before anything is done.
+    fn listen(&mut self, configs: &Configs) -> watch::Events {
+        let watch::Secrets { count, events } = configs.opener.open(&self.context.config().watch);
+        let sources = 0..u16::try_from(count).unwrap_or(u16::MAX);
+        self.unlisted = sources.map(Source).collect();
+        self.down.clear();
+        events
+    }
+
+    fn on_listed(&mut self) {
+        let gone = self.index().drop_unnamed();
+        for key in gone {
+            self.forget(&key);
+            tracing::info!(secret = %key, "not among those that the config has watched any more");
+        }
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
         self.context.ready.store(true, Ordering::Relaxed);
         self.context.listed.notify_one();
+        self.open_term();
     }
 
     /// Former leaders' ledger and order records are read.

@@ -369,7 +369,8 @@ async fn carry_out(
     let standing = &standing;
     let done = steps.clone();
     let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
-    let rolled = context.roller.roll(
+    let roller = context.roller();
+    let rolled = roller.roll(
         namespace,
         &secrets,
         steps,

@@ -65,7 +65,6 @@ impl Term {
         let (suggest, suggested) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         context.gate.adopt(number);
-        context.metrics.leader(true);
         tasks.spawn(read(Arc::clone(context), sender.clone()));
         Self {
             context: Arc::clone(context),
@@ -216,7 +215,6 @@ impl Term {
     pub async fn end(mut self) {
         self.context.gate.leave();
         self.tasks.shutdown().await;
-        self.context.metrics.leader(false);
     }
 
     /// Ends it while the lease is still ours: what is under way comes to a known state first.

@@ -125,9 +125,6 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
     Ok(())
 }
 
-/// The ConfigMap of the config file; kustomize puts a hash behind it.
-const CONFIG: &str = "cert-renew-config";
-
 /// Everything that is opt-in.
 const ALL_IN: &str = "addons.eviction=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
@@ -169,32 +166,9 @@ fn helm(namespace: &str, values: &str) -> Result<String> {
 /// Objects by kind, namespace and name.
 fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
     let mut found = BTreeMap::new();
-    for mut object in serde_saphyr::from_multiple::<Value>(yaml)? {
+    for object in serde_saphyr::from_multiple::<Value>(yaml)? {
         if object.is_null() {
             continue;
-        }
-        // The chart marks the pod with a hash of the config, kustomize puts one into the ConfigMap's name.
-        if let Some(annotations) = object.pointer_mut("/spec/template/metadata/annotations") {
-            annotations
-                .as_object_mut()
-                .context("no map")?
-                .remove("checksum/config");
-        }
-        let metadata = object.pointer_mut("/spec/template/metadata");
-        if let Some(metadata) = metadata.and_then(Value::as_object_mut)
-            && metadata
-                .get("annotations")
-                .is_some_and(|it| it == &json!({}))
-        {
-            metadata.remove("annotations");
-        }
-        let metadata = &mut object["metadata"];
-        let name = metadata["name"].as_str().unwrap_or_default();
-        if name.starts_with(CONFIG) && object["kind"] == "ConfigMap" {
-            object["metadata"]["name"] = CONFIG.into();
-        }
-        if let Some(volume) = object.pointer_mut("/spec/template/spec/volumes/0/configMap/name") {
-            *volume = CONFIG.into();
         }
         let metadata = &object["metadata"];
         let key = [&object["kind"], &metadata["namespace"], &metadata["name"]];

@@ -24,6 +24,7 @@ mod page;
 mod preflight;
 mod propagation;
 mod reader;
+mod reload;
 mod renewal;
 mod rights;
 mod rollout;

@@ -3,6 +3,7 @@
 //! One object at a time goes from the wire to the index; nothing is stored here.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use kube::api::Api;
@@ -20,12 +21,24 @@ use crate::secret::thin::{ObservedSecret, ThinSecret};
 /// Objects in a page where the server does not stream lists: a page of thin Secrets peaks at a few megabytes.
 const PAGE: u32 = 250;
 
+/// Opens watches, and opens others in their place when the config asks for it.
+pub struct Opener {
+    client: Client,
+    /// Whether the server streams lists.
+    streaming: bool,
+    /// Seconds after which a watch is opened anew.
+    timeout: u32,
+}
+
+/// What the watches say, each with the one it came by. Errors are reported and retried with back-off.
+pub type Events = BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>;
+
 /// All watches as one stream.
 pub struct Secrets {
     /// How many watches there are.
     pub count: usize,
-    /// Their events, each with the watch it came by. Errors are reported and retried with back-off.
-    pub events: BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>,
+    /// Their events.
+    pub events: Events,
 }
 
 /// What a watch brings, whatever it is decoded as.
@@ -61,52 +74,67 @@ where
     events.map(|event| event.map(thin)).boxed()
 }
 
-/// Opens the watches that the config asks for.
-///
-/// # Errors
-/// When the API server does not tell its version: then it is not there.
-pub async fn secrets(client: &Client, watch: &WatchConfig) -> Result<Secrets, super::Error> {
-    let version = super::call(
-        || "asking for the version".into(),
-        client.apiserver_version(),
-    )
-    .await?;
-    let streaming = streams_lists(&version.major, &version.minor);
-    tracing::debug!(server = %version.git_version, streaming, "opening the watches");
-    let tls = watcher::Config::default().fields("type=kubernetes.io/tls");
-    let labelled = watcher::Config::default().labels(&format!("{MANAGED_LABEL}=true"));
-    let configs = match watch.select {
-        // A TLS Secret with the label comes by the first watch alone.
-        Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
-        Select::Label => vec![labelled],
-    };
-    // One watch a namespace where only some are watched: a Role cannot give more.
-    let scopes: Vec<Option<&str>> = if watch.namespaces.is_empty() {
-        vec![None]
-    } else {
-        let named = watch.namespaces.iter();
-        named.map(|namespace| Some(namespace.as_str())).collect()
-    };
-    let mut streams = Vec::new();
-    for config in configs {
-        let config = if streaming {
-            config.streaming_lists()
-        } else {
-            config.page_size(PAGE)
+impl Opener {
+    /// Finds out how the API server wants to be asked. A watch is opened anew after `timeout`, and taken for dead when it
+    /// brings nothing for five seconds more: a live one brings a bookmark each minute.
+    ///
+    /// # Errors
+    /// When the API server does not tell its version: then it is not there.
+    pub async fn new(client: &Client, timeout: Duration) -> Result<Self, super::Error> {
+        let version = super::call(
+            || "asking for the version".into(),
+            client.apiserver_version(),
+        )
+        .await?;
+        let streaming = streams_lists(&version.major, &version.minor);
+        tracing::debug!(server = %version.git_version, streaming, "the API server is there");
+        Ok(Self {
+            client: client.clone(),
+            streaming,
+            timeout: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Opens the watches that the config asks for.
+    #[must_use]
+    pub fn open(&self, watch: &WatchConfig) -> Secrets {
+        let tls = watcher::Config::default().fields("type=kubernetes.io/tls");
+        let labelled = watcher::Config::default().labels(&format!("{MANAGED_LABEL}=true"));
+        let configs = match watch.select {
+            // A TLS Secret with the label comes by the first watch alone.
+            Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
+            Select::Label => vec![labelled],
         };
-        for scope in &scopes {
-            let source = Source(u16::try_from(streams.len()).unwrap_or(u16::MAX));
-            let events = match watch.observe {
-                Observe::Annotated => open::<ThinSecret>(client, *scope, config.clone()),
-                Observe::All => open::<ObservedSecret>(client, *scope, config.clone()),
+        // One watch a namespace where only some are watched: a Role cannot give more.
+        let scopes: Vec<Option<&str>> = if watch.namespaces.is_empty() {
+            vec![None]
+        } else {
+            let named = watch.namespaces.iter();
+            named.map(|namespace| Some(namespace.as_str())).collect()
+        };
+        let mut streams = Vec::new();
+        for config in configs {
+            let config = config.timeout(self.timeout);
+            let config = if self.streaming {
+                config.streaming_lists()
+            } else {
+                config.page_size(PAGE)
             };
-            streams.push(events.map(move |event| (source, event)).boxed());
+            for scope in &scopes {
+                let source = Source(u16::try_from(streams.len()).unwrap_or(u16::MAX));
+                let (client, config) = (&self.client, config.clone());
+                let events = match watch.observe {
+                    Observe::Annotated => open::<ThinSecret>(client, *scope, config),
+                    Observe::All => open::<ObservedSecret>(client, *scope, config),
+                };
+                streams.push(events.map(move |event| (source, event)).boxed());
+            }
+        }
+        Secrets {
+            count: streams.len(),
+            events: stream::select_all(streams).boxed(),
         }
     }
-    Ok(Secrets {
-        count: streams.len(),
-        events: stream::select_all(streams).boxed(),
-    })
 }
 
 /// Streaming lists are on by default from Kubernetes 1.34; kube does not fall back where they are off.

@@ -31,7 +31,7 @@ use crate::config::{self, Issuer};
 use crate::context::Context;
 use crate::index::{Finished, Key};
 use crate::key::PrivateKey;
-use crate::metrics::RenewalResult;
+use crate::metrics::{RenewalResult, RenewalStep};
 use crate::name::Name;
 use crate::pair::{self, Asked, Chain};
 use crate::schedule::budget::{self, Hold};
@@ -318,6 +318,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         tracing::info!(secret = %key, %until, note, "the renewal waits");
         return Ok(Outcome::Later(until, Some(note.into())));
     }
+    let started = Instant::now();
     // An order that is made and not written down would be lost.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = replaced(&fresh);
@@ -372,6 +373,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let record = made?;
     drop(step);
     context.known.insert(key);
+    took(context, &record, RenewalStep::Order, started);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
 }
@@ -486,8 +488,10 @@ async fn finish(
     order: &mut acme::Order,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
+    let mut started = Instant::now();
     if order.status() == OrderStatus::Pending {
         proof::prove(context, key, record, order, Wait::Briefly).await?;
+        took(context, record, RenewalStep::Prove, started);
         tracing::info!(secret = %key, order = record.order.url, "validated");
     }
     if order.status() == OrderStatus::Ready {
@@ -499,9 +503,13 @@ async fn finish(
             return Err(Failure::Unwanted);
         }
         let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+        started = Instant::now();
         order.finalize(&new_key.csr(&record.order.names)?).await?;
     }
-    order.wait_issued(Instant::now() + ISSUE).await?;
+    if order.status() != OrderStatus::Valid {
+        order.wait_issued(Instant::now() + ISSUE).await?;
+        took(context, record, RenewalStep::Finalize, started);
+    }
     let config = context.config();
     let chain = config
         .issuer(&record.order.issuer)
@@ -511,7 +519,9 @@ async fn finish(
         Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
         Some(config::Chain::Shortest) => Preference::Shortest,
     };
+    started = Instant::now();
     let pem = order.certificate(&preference).await?;
+    took(context, record, RenewalStep::Download, started);
     write(context, key, record, &pem, reason).await
 }
 
@@ -523,7 +533,7 @@ async fn write(
     pem: &str,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
-    let now = UnixTime::now();
+    let (started, now) = (Instant::now(), UnixTime::now());
     let Some(fresh) = read(context, key, now)
         .await?
         .map(|fresh| fresh.at(context, &record.order.issuer))
@@ -554,6 +564,7 @@ async fn write(
     );
     count_issue(context, key, &fresh, record).await;
     drop(step);
+    took(context, record, RenewalStep::Write, started);
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
@@ -563,6 +574,19 @@ async fn write(
         .events
         .secret(key, fresh.uid(), events::Reason::Renewed, &note);
     Ok(Outcome::Renewed(Box::new(leaf)))
+}
+
+/// Notes how long a step took. A proof that takes several attempts counts from the order on: DNS may take an hour.
+fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
+    let mut took = started.elapsed();
+    if step == RenewalStep::Prove {
+        // The record knows whole seconds: the one that may be too much is taken off.
+        let since = UnixTime::now().since(UnixTime(record.order.created));
+        took = took.max(since.saturating_sub(Duration::from_secs(1)));
+    }
+    context
+        .metrics
+        .renewal_step_took(&record.order.issuer, step, took);
 }
 
 /// Notes in the ledger that a certificate was issued and written.

@@ -38,9 +38,9 @@ pub struct Roller {
     pub(super) reload_wait: Duration,
     pub(super) field_manager: Box<str>,
     /// Connections to pods: so many Secrets at once do not take all sockets.
-    pub(super) connections: Semaphore,
+    pub(super) connections: Arc<Semaphore>,
     canary_bake: Duration,
-    history: Mutex<History>,
+    history: Arc<Mutex<History>>,
 }
 
 /// When each workload was patched, by namespace, within [`LOOP_WINDOW`].
@@ -113,6 +113,23 @@ impl Roller {
     /// Nothing rolls yet.
     #[must_use]
     pub fn new(client: Client, config: &RolloutConfig) -> Self {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        Self::with(client, config, connections, Arc::default())
+    }
+
+    /// The same under another config, for the time after all that rolls has ended: it remembers who fights over what.
+    #[must_use]
+    pub fn under(&self, config: &RolloutConfig) -> Self {
+        let (connections, history) = (Arc::clone(&self.connections), Arc::clone(&self.history));
+        Self::with(self.client.clone(), config, connections, history)
+    }
+
+    fn with(
+        client: Client,
+        config: &RolloutConfig,
+        connections: Arc<Semaphore>,
+        history: Arc<Mutex<History>>,
+    ) -> Self {
         Self {
             client,
             budget: Arc::new(Budget::new(
@@ -123,9 +140,9 @@ impl Roller {
             verify_grace: config.verify_grace,
             reload_wait: config.reload_wait,
             field_manager: config.field_manager.clone(),
-            connections: Semaphore::new(CONNECTIONS),
+            connections,
             canary_bake: config.canary_bake,
-            history: Mutex::default(),
+            history,
         }
     }
 

@@ -324,7 +324,7 @@ async fn record(context: &Context, open: &Open, request: &Request, users: &Users
     };
     match secrets::patch(&context.client, head, &changes).await {
         Ok(_) => {
-            tracing::info!(secret = %ticket.key(), leaf = %value, "recorded: nothing to roll");
+            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
             Finished::Wrote
         }
         Err(cluster::Error::Conflict { .. } | cluster::Error::NotFound { .. }) => {
@@ -359,7 +359,7 @@ async fn carry_out(
                 .filter(|step| step.serves(secret))
                 .map(|step| step.workload.id.to_string())
                 .collect();
-            tracing::info!(secret = %ticket.key(), workloads = ?names, "rolling");
+            tracing::info!(secret = %ticket.key(), step = "roll", workloads = ?names, "rolling");
         }
     }
     let standing = steps
@@ -487,10 +487,10 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
     }
     context.events.secret(key, &request.uid, reason, &note);
     if halted {
-        tracing::warn!(secret = %key, note, "the rollout is halted");
+        tracing::warn!(secret = %key, step = "halted", note, "the rollout is halted");
         return Finished::Later(look_again(now, request), Some(note.into()));
     }
-    tracing::info!(secret = %key, leaf = %request.leaf, "rolled out");
+    tracing::info!(secret = %key, step = "done", leaf = %request.leaf, "rolled out");
     Finished::Wrote
 }
 
@@ -576,7 +576,14 @@ fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
         }
     };
     let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
-    tracing::info!(namespace, workload = %step.workload.id, ?secrets, note, "{reason}");
+    let (took, error) = match happening {
+        Happening::Rolled(_, took) => (u64::try_from(took.as_millis()).ok(), None),
+        Happening::Failed(_, why) => (None, Some(*why)),
+        _ => (None, None),
+    };
+    tracing::info!(
+        namespace, workload = %step.workload.id, step = "workload", ?secrets, note, took_ms = took, error, "{reason}"
+    );
     let note = format!("{note} (Secret {})", secrets.join(", "));
     context.events.on(reference(namespace, step), reason, &note);
 }

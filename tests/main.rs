@@ -32,4 +32,5 @@ mod routes;
 mod scene;
 mod secrecy;
 mod tenancy;
+mod traces;
 mod verify;

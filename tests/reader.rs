@@ -91,7 +91,10 @@ async fn a_table_fits_the_terminal_and_a_pipe_gets_all_of_it() -> Result<()> {
     let wide = on_terminal(100, &wide, bench.kubeconfig())?;
     ensure!(whole(&wide), "wide is never cut: {wide:#?}");
     let piped = said(&cert_renew(&arguments, Some(bench.kubeconfig()))?);
-    ensure!(whole(&[piped.clone()]), "a pipe gets all of it: {piped}");
+    ensure!(
+        whole(std::slice::from_ref(&piped)),
+        "a pipe gets all of it: {piped}"
+    );
     Ok(())
 }
 

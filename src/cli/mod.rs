@@ -8,6 +8,7 @@ mod adopt;
 mod check;
 mod config;
 pub mod findings;
+mod otlp;
 mod output;
 mod pages;
 mod plan;
@@ -16,6 +17,7 @@ mod run;
 mod secret;
 pub mod status;
 mod telemetry;
+mod trace;
 mod way;
 
 use std::io::Write as _;

@@ -540,7 +540,7 @@ shop       other    absent   -        -           letsencrypt  none yet  -
             for fact in facts.chain(proven["service"].as_str()) {
                 assert!(line.contains(fact), "{fact}: {line}");
             }
-            let error = of("lastError").map_or("-".into(), shown);
+            let error = of("lastError").map_or_else(|| "-".into(), shown);
             assert!(line.ends_with(&error), "{error}: {line}");
             assert_eq!(
                 of("renews") == Some("now"),

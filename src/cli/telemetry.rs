@@ -1,4 +1,4 @@
-//! Logs: human on a terminal, JSON otherwise, to standard error.
+//! Logs: human on a terminal, JSON otherwise, to standard error; and what reads along, if anything does.
 
 use std::io::IsTerminal as _;
 
@@ -9,6 +9,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, Registry, fmt, reload};
+
+use super::trace::Traces;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,8 +55,8 @@ fn filter(level: Level) -> Targets {
         .with_target("kube_runtime", LevelFilter::ERROR)
 }
 
-/// Starts logging at `level`.
-pub(super) fn start(format: LogFormat, level: Level) -> Verbosity {
+/// Starts logging at `level`; `traces` reads along whatever the level is.
+pub(super) fn start(format: LogFormat, level: Level, traces: Option<Traces>) -> Verbosity {
     let (filter, handle) = reload::Layer::new(filter(level));
     let terminal = std::io::stderr().is_terminal();
     let layer = match format {
@@ -66,10 +68,13 @@ pub(super) fn start(format: LogFormat, level: Level) -> Verbosity {
             .with_target(false)
             .boxed(),
     };
+    let log = tracing_subscriber::registry().with(layer.with_filter(filter));
+    let steps = Targets::new().with_target("cert_renew", Level::INFO);
     // Started once, from main; where a test has started its own, that one stays.
-    let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
-        .try_init();
+    let _ = match traces {
+        Some(traces) => log.with(traces.with_filter(steps)).try_init(),
+        None => log.try_init(),
+    };
     Verbosity {
         filter: handle,
         configured: level,

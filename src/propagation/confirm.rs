@@ -124,6 +124,10 @@ impl Rolled<'_> {
         context
             .metrics
             .verified(*served, stale.len(), unknown.len());
+        tracing::info!(
+            secret = %key, step = "verify", served, stale = stale.len(), unknown = unknown.len(),
+            "the pods have been asked what they serve"
+        );
         let service = &proof.service;
         if !stale.is_empty() {
             let pods = verified.stale_text();

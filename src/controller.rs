@@ -400,7 +400,7 @@ impl Controller {
         }
         match done {
             Done::Opened => self.on_opened(),
-            Done::Planned(_) => {}
+            Done::Planned(_) | Done::Gathered(_) => {}
             Done::Task(task, key, finished) => {
                 let now = UnixTime::now();
                 let settle = self.context.config().rollout.settle;

@@ -149,9 +149,7 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
     ));
     let pod = std::env::var("POD_NAME").ok();
     let events = Events::start(client.clone(), pod.clone());
-    let opener = Opener::new(&client, args.watch_timeout)
-        .await
-        .map_err(|error| Failure::new("starting", &error))?;
+    let opener = Opener::new(&client, args.watch_timeout);
     let ledger = Arc::new(Ledger::new(&client, &namespace));
     let accounts = Arc::clone(&ledger);
     let config = Arc::new(config);

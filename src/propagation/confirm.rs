@@ -16,6 +16,7 @@ use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::rollout::{self, Ask, Error, How, Outcome, Proof, Request, Step, Verified, Workload};
+use crate::secret::head::Head;
 use crate::secret::used_by::{Has, Proven, UsedBy};
 use crate::secret::workload::WorkloadRef;
 use crate::time::UnixTime;
@@ -45,6 +46,8 @@ pub(super) struct Rolled<'a> {
     pub(super) context: &'a Context,
     pub(super) key: &'a Key,
     pub(super) request: &'a Request,
+    /// The Secret as it was planned.
+    pub(super) head: &'a Head,
     /// What is to be proven, where the Secret asks for it.
     pub(super) proof: Option<&'a Proof>,
     /// What was done for it just now.

@@ -162,6 +162,7 @@ impl Roller {
                 .collect(),
         );
         let standings = &standings;
+        let listed = Instant::now();
         let mut waiting = steps;
         let mut running: Vec<Step> = Vec::new();
         let mut futures = FuturesUnordered::new();
@@ -181,7 +182,7 @@ impl Roller {
                         .iter()
                         .any(|other| other.phase > step.phase && share(other, &step));
                 futures.push(async move {
-                    let result = match self.step(namespace, &step, standings).await {
+                    let result = match self.step(namespace, &step, listed, standings).await {
                         Ok(Ended::Rolled(took)) if bakes => self.bake(namespace, &step, took).await,
                         result => result,
                     };

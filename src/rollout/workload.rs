@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use futures::future::try_join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::ListParams;
 use kube::core::{DynamicResourceScope, Selector};
@@ -156,19 +157,20 @@ pub(super) fn says(value: &str, leaf: Fingerprint) -> bool {
 /// # Errors
 /// When a list is forbidden or fails; nothing was changed.
 pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Workload>, Error> {
-    let mut workloads = Vec::new();
-    for kind in Kind::ALL {
-        let api = api(client, namespace, kind);
-        let mut objects = pages(&api, namespace, kind).await;
-        for _ in 0..RESTARTS {
-            if objects.as_ref().err().and_then(Error::code) != Some(410) {
-                break;
-            }
-            objects = pages(&api, namespace, kind).await;
+    let kinds = Kind::ALL.map(|kind| list_kind(client, namespace, kind));
+    Ok(try_join_all(kinds).await?.into_iter().flatten().collect())
+}
+
+async fn list_kind(client: &Client, namespace: &str, kind: Kind) -> Result<Vec<Workload>, Error> {
+    let api = api(client, namespace, kind);
+    let mut objects = pages(&api, namespace, kind).await;
+    for _ in 0..RESTARTS {
+        if objects.as_ref().err().and_then(Error::code) != Some(410) {
+            break;
         }
-        workloads.extend(objects?);
+        objects = pages(&api, namespace, kind).await;
     }
-    Ok(workloads)
+    objects
 }
 
 async fn pages(api: &Api<Object>, namespace: &str, kind: Kind) -> Result<Vec<Workload>, Error> {

@@ -43,6 +43,8 @@ pub struct OperatorOptions {
     pub config: String,
     /// What the issuer `pebble` may issue: YAML of `allow`.
     pub allow: String,
+    /// More settings of that issuer: YAML lines.
+    pub issuer: String,
     /// Role files beside `rbac/`, for example `rbac/addons/eviction.yaml`.
     pub addons: Vec<String>,
     /// The API server's address as the operator sees it; a proxy may stand there.
@@ -63,6 +65,7 @@ impl OperatorOptions {
             program: program.into(),
             config: "rollout: {settle: 0s, perWorkloadMinInterval: 0s}\n".into(),
             allow: "[{namespaces: [\"*\"], names: [\"**.example\"]}]".into(),
+            issuer: String::new(),
             addons: Vec::new(),
             api_server: None,
             directory: None,
@@ -237,10 +240,11 @@ impl<'a> Operator<'a> {
             .unwrap_or_else(|| self.bench.pebble().directory());
         let text = format!(
             "class: {class}\nissuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
-             caBundle: {bundle}\n    profile: default\n    concurrency: {CONCURRENCY}\n    allow: {allow}\n{extra}",
+             caBundle: {bundle}\n    profile: default\n    concurrency: {CONCURRENCY}\n    allow: {allow}\n{issuer}{extra}",
             class = self.namespace,
             bundle = self.bench.ca_bundle().display(),
             allow = self.options.allow,
+            issuer = self.options.issuer,
             extra = self.options.config,
         );
         // At once and whole, as a mounted ConfigMap changes.

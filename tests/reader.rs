@@ -1,11 +1,10 @@
-//! The command as somebody with few rights meets it, and on a terminal that is narrow.
+//! The command as a reader meets it, with few rights and on a narrow terminal, and as whoever asks for something.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -14,13 +13,12 @@ use kube::api::{Patch, PatchParams, PostParams};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
-use test_bench::objects::{FRESH, Reference, Space, pair};
-use test_bench::{Bench, Result, ensure, eventually};
+use test_bench::objects::{Age, FRESH, Pair, Reference, Space, pair};
+use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
 use crate::command::{cert_renew, said};
-use crate::renewal::{annotation, data};
+use crate::renewal::{SOON, annotation, data, options, rolled_out};
 
-const SOON: Duration = Duration::from_secs(60);
 /// What a CA may well say; longer than any terminal.
 const ERROR: &str = "the CA refuses shop.example: no A or AAAA record was found, and what it says about that goes on \
                      and on, as the problem documents of CAs do, until nobody reads to its end";
@@ -258,5 +256,126 @@ async fn status_tells_which_workloads_use_a_secret() -> Result<()> {
     let words = "deployment/api (failed), deployment/web; 2 of 3 pods behind web:443 serve it";
     ensure!(wide.contains(words), "{wide}");
     ensure!(wide.lines().count() == 2, "{wide}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_that_a_selector_matches_are_renewed_and_no_others() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "selected", operator.namespace()).await?;
+    // Old enough that the budget allows another, and not yet due.
+    let age = Age {
+        since: 41,
+        left: 49,
+    };
+    let mut old = Vec::new();
+    for (name, team) in [("a", "shop"), ("b", "shop"), ("c", "blog")] {
+        let host = format!("{name}.selected.example");
+        let aged = pair(&[&host], age)?;
+        let ours = [("issuer", "pebble")];
+        space.tls_secret(name, Some(&aged), &ours).await?;
+        let label = json!({"metadata": {"labels": {"team": team}}});
+        let secrets = space.secrets();
+        secrets
+            .patch(name, &PatchParams::default(), &Patch::Merge(label))
+            .await?;
+        rolled_out(&space, name).await?;
+        old.push(aged.certificate);
+    }
+    let arguments = [
+        "renew",
+        "-l",
+        "team=shop",
+        "-n",
+        &space.name,
+        "--wait",
+        "--timeout",
+        "60",
+    ];
+    let arguments = arguments.map(ToOwned::to_owned);
+    let kubeconfig = bench.kubeconfig().to_owned();
+    let asked = tokio::task::spawn_blocking(move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        cert_renew(&arguments, Some(&kubeconfig))
+    });
+    let asked = asked.await??;
+    let text = said(&asked);
+    ensure!(asked.status.success(), "{text}");
+    for (name, had) in ["a", "b", "c"].into_iter().zip(&old) {
+        let now = data(&space.secrets().get(name).await?, "tls.crt");
+        ensure!((now != *had) == (name != "c"), "{name}: {text}");
+    }
+    let none = ["renew", "-l", "team=nobody", "-n", &space.name];
+    let none = cert_renew(&none, Some(bench.kubeconfig()))?;
+    ensure!(none.status.code() == Some(1), "{}", said(&none));
+    Ok(())
+}
+
+#[tokio::test]
+async fn resume_lets_a_halted_rollout_go_on() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::install(bench, options()).await?;
+    let space = Space::new(bench.client()?, "resumed", operator.namespace()).await?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "tls")
+        .await?;
+    space.available("Deployment", "web").await?;
+    // As a rollout leaves it that was halted.
+    let (old, new) = (
+        pair(&["resumed.example"], FRESH)?,
+        pair(&["resumed.example"], FRESH)?,
+    );
+    let of = |pair: &Pair| {
+        let leaf = cert_renew::certificate::leaf(pair.certificate.as_bytes());
+        leaf.context("a leaf")
+    };
+    let (had, has) = (of(&old)?, of(&new)?);
+    let rolled = format!("{} {}", had.fingerprint, had.not_after);
+    let halted = format!("deployment/web {}", has.fingerprint);
+    let annotations = [
+        ("issuer", "external"),
+        ("state.cert-renew.io/rolled-out", &*rolled),
+        ("state.cert-renew.io/rollout-halted", &*halted),
+    ];
+    space.tls_secret("tls", Some(&new), &annotations).await?;
+    operator.run().await?;
+    let series = format!(
+        "cert_renew_rollout_halted{{namespace=\"{}\",secret=\"tls\"}} 1",
+        space.name
+    );
+    eventually(SOON, "it is known as halted", async || {
+        ensure!(operator.metrics().await?.contains(&series), "not yet");
+        Ok(())
+    })
+    .await?;
+    let ask = |command: &str, name: &str| {
+        let arguments = [command, name, "-n", &space.name];
+        cert_renew(&arguments, Some(bench.kubeconfig()))
+    };
+    let status = said(&cert_renew(
+        &["status", "-n", &space.name],
+        Some(bench.kubeconfig()),
+    )?);
+    ensure!(status.contains("halted"), "{status}");
+    ensure!(
+        space.generation("Deployment", "web").await? == 1,
+        "it was rolled"
+    );
+    let resumed = ask("resume", "tls")?;
+    ensure!(
+        resumed.status.success() && said(&resumed).contains("goes on"),
+        "{}",
+        said(&resumed)
+    );
+    rolled_out(&space, "tls").await?;
+    ensure!(
+        space.generation("Deployment", "web").await? == 2,
+        "it was not rolled"
+    );
+    let again = said(&ask("resume", "tls")?);
+    ensure!(again.contains("not halted"), "{again}");
+    let missing = ask("resume", "nothing")?;
+    ensure!(missing.status.code() == Some(1), "{}", said(&missing));
     Ok(())
 }

@@ -11,7 +11,7 @@ use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 use tokio::net::TcpListener;
 
-use crate::renewal::{SOON, options};
+use crate::renewal::{SOON, options, renewed, rolled_out};
 
 type Received = Arc<Mutex<Vec<String>>>;
 
@@ -118,5 +118,32 @@ async fn a_renewal_is_one_trace_from_due_to_served() -> Result<()> {
     ];
     let expected = expected.map(|(name, above)| (name.to_owned(), above.to_owned()));
     ensure!(told == expected, "{told:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_costs_its_traces_and_nothing_else() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    let nowhere = ["--otlp-endpoint".into(), "http://127.0.0.1:1".into()];
+    options.arguments.extend(nowhere);
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "untraced", operator.namespace()).await?;
+    for name in ["one", "two"] {
+        let host = format!("{name}.untraced.example");
+        let old = pair(&[&host], OLD)?;
+        let ours = [("issuer", "pebble")];
+        space.tls_secret(name, Some(&old), &ours).await?;
+        renewed(&space, name, &old.certificate).await?;
+        rolled_out(&space, name).await?;
+    }
+    let said = "the trace collector does not take what is sent";
+    let log = eventually(SOON, "the log says so", async || {
+        let log = operator.log()?;
+        ensure!(log.contains(said), "not yet");
+        Ok(log)
+    })
+    .await?;
+    ensure!(log.matches(said).count() == 1, "once for a while: {log}");
     Ok(())
 }

@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn words_of_a_later_version_are_passed_over_and_a_foreign_value_is_absent() {
-        let newer = "2023-11-14T22:13:20Z deployment/web=warm rollout/web <b> rev:7";
+        let newer = "2023-11-14T22:13:20Z deployment/web=warm fleet/web <b> rev:7";
         let used: UsedBy = newer.parse().unwrap();
         assert_eq!(used.to_string(), "2023-11-14T22:13:20Z deployment/web");
         for foreign in ["", "deployment/web", "now", "2023-11-14T22:13:20Z +x"] {

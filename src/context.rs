@@ -58,6 +58,8 @@ pub struct Context {
     pub ready: Arc<AtomicBool>,
     /// Wakes the one who waits for that.
     pub listed: Arc<Notify>,
+    /// Tells those who watch that they have to list anew: a watch would not bring what has happened.
+    pub anew: watch::Sender<()>,
 }
 
 impl Context {

@@ -6,8 +6,9 @@
 //! It waits for nothing but the next event, the next due instant, the end of a task, the lease and the config file;
 //! everything that talks to anybody runs in a task of its own. On a standby it only keeps the index.
 //!
-//! Another config is taken over between two terms of the same lease: what runs comes to a known state and ends, all Secrets
-//! are listed and judged anew, and then the work begins as it does after a start.
+//! Another config is taken over between two sets of tasks of the same term: what runs comes to a known state and ends, all
+//! Secrets are listed and judged anew, and then the work begins as it does after a start. So it is when the wall clock has
+//! jumped, and when a past of the cluster has come back.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -33,7 +34,7 @@ use crate::secret::thin::ThinSecret;
 use crate::secret::used_by::UsedBy;
 use crate::term::{Heard, Term};
 use crate::ticket::Done;
-use crate::time::UnixTime;
+use crate::time::{BootTime, UnixTime, jump};
 
 /// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
 const BEAT: Duration = Duration::from_secs(30);
@@ -81,7 +82,9 @@ pub async fn run(
         untold: HashMap::new(),
     };
     leads.mark_changed();
+    let mut anew = controller.context.anew.subscribe();
     let mut events = controller.listen(&configs);
+    let mut clocks = (UnixTime::now(), BootTime::now());
     tokio::pin!(shutdown);
     let mut planned = Instant::now();
     loop {
@@ -90,6 +93,14 @@ pub async fn run(
         controller.context.metrics.loop_lag(lag);
         let now = UnixTime::now();
         controller.context.beat.store(now.0, Ordering::Relaxed);
+        let before = std::mem::replace(&mut clocks, (now, BootTime::now()));
+        if let Some(seconds) = jump(before, clocks) {
+            tracing::warn!(seconds, "the wall clock has jumped: all is judged anew");
+            controller.rest().await;
+            controller.context.renewal_info.forget_all();
+            controller.context.issuers.forget_limits();
+            events = controller.listen(&configs);
+        }
         let next = controller.term.as_mut().and_then(|term| term.dispatch(now));
         let wait = next.map_or(BEAT, |at| at.since(now).min(BEAT));
         planned = turn + wait;
@@ -113,6 +124,11 @@ pub async fn run(
                 controller.take_over(&mut configs).await;
                 events = controller.listen(&configs);
             }
+            // Its sender lives as long as the context.
+            Ok(()) = anew.changed() => {
+                controller.rest().await;
+                events = controller.listen(&configs);
+            }
             event = events.next() => match event {
                 Some((source, event)) => controller.on_event(source, event),
                 None => break,
@@ -124,9 +140,7 @@ pub async fn run(
             () = tokio::time::sleep(wait) => {}
         }
     }
-    if let Some(term) = controller.term.take() {
-        term.hand_over().await;
-    }
+    controller.rest().await;
     controller.context.metrics.leader(false);
 }
 
@@ -204,12 +218,16 @@ impl Controller {
         }
     }
 
-    /// Another config is in force when this returns. What ran under the former one has ended as it does when the lease is
-    /// handed over; the lease stays.
-    async fn take_over(&mut self, configs: &mut Configs) {
+    /// Ends what runs, as when the lease is handed over; the lease stays.
+    async fn rest(&mut self) {
         if let Some(term) = self.term.take() {
             term.hand_over().await;
         }
+    }
+
+    /// Another config is in force when this returns, and nothing runs that began under the former one.
+    async fn take_over(&mut self, configs: &mut Configs) {
+        self.rest().await;
         let config = Arc::clone(&configs.wanted.borrow_and_update());
         let roller = Arc::new(self.context.roller().under(&config.rollout));
         *self
@@ -219,12 +237,13 @@ impl Controller {
             .unwrap_or_else(PoisonError::into_inner) = roller;
         configs.in_force.send_replace(config);
         self.context.metrics.config_taken_over(UnixTime::now());
-        self.index().doubt();
         tracing::info!("a changed config is in force: all Secrets are listed anew");
     }
 
-    /// Opens the watches that the config asks for. All Secrets are to be listed by them before anything is done.
+    /// Opens the watches that the config asks for, in place of those before. Nothing is done before they have listed all
+    /// Secrets.
     fn listen(&mut self, configs: &Configs) -> watch::Events {
+        self.index().doubt();
         let watch::Secrets { count, events } = configs.opener.open(&self.context.config().watch);
         let sources = 0..u16::try_from(count).unwrap_or(u16::MAX);
         self.unlisted = sources.map(Source).collect();
@@ -308,7 +327,7 @@ impl Controller {
         let retry_at = self
             .context
             .ledger
-            .retry_at(observed.account, observed.wish);
+            .retry_at(now, observed.account, observed.wish);
         let problems = observed.problem_texts;
         let known = self
             .index()
@@ -414,8 +433,8 @@ impl Controller {
                     .index()
                     .get(&key)
                     .map(|entry| (entry.observed.account, entry.observed.wish));
-                let retry_at =
-                    drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
+                let retry_at = drawn
+                    .and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
                 self.index().finished(now, &key, finished, settle, retry_at);
             }
         }
@@ -436,7 +455,7 @@ impl Controller {
                 .get(&key)
                 .map(|entry| (entry.observed.account, entry.observed.wish));
             let retry_at =
-                drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
+                drawn.and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
             index.suggest(now, &key, about, suggestion, settle, retry_at);
         }
     }

@@ -118,7 +118,7 @@ impl Term {
         let settle = self.context.config().rollout.settle;
         let ledger = &self.context.ledger;
         self.index().restart(now, settle, |observed: &Observed| {
-            ledger.retry_at(observed.account, observed.wish)
+            ledger.retry_at(now, observed.account, observed.wish)
         });
         for key in self.context.known.subjects() {
             let known = self.index().order_open(now, &key, true);

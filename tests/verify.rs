@@ -121,6 +121,18 @@ async fn answer_one(mut stream: TcpStream, answer: &str, hits: &Hits) -> Result<
     Ok(stream.write_all(answer.as_bytes()).await?)
 }
 
+/// A server in every pod that takes connections, and never says anything.
+async fn serve_nothing() -> Result<u16> {
+    let (listener, port) = listen().await?;
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    Ok(port)
+}
+
 /// The leaf that a pod was started for, by its template.
 fn started_for(pod: &Pod) -> Option<&str> {
     let annotation = pod.annotations().get("state.cert-renew.io/leaf.tls");
@@ -503,6 +515,39 @@ mod inside {
             }
         }
         assert_eq!(followed.lock().unwrap().as_slice(), []);
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn pods_that_never_answer_delay_only_their_own_secret() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let port = serve_nothing().await?;
+        let asked = Scene::new(bench, &operator).await?;
+        let reloaded = Scene::new(bench, &operator).await?;
+        let well = Scene::new(bench, &operator).await?;
+        for scene in [&asked, &reloaded, &well] {
+            scene.web().await?;
+        }
+        service(&asked.space, "web", "web", port).await?;
+        asked.begin(&[("verify", "web:443")]).await?;
+        let reload = format!("post:{port}/r");
+        reloaded.begin(&[("rollout", &reload)]).await?;
+        let new = well.new.clone();
+        let serves = serve_tls(&well.space, Box::new(move |_| Some(new.clone()))).await?;
+        service(&well.space, "web", "web", serves).await?;
+        well.begin(&[("verify", "web:443")]).await?;
+        for scene in [&asked, &reloaded, &well] {
+            scene.put_new().await?;
+        }
+        rolled_out(&well.space, "tls").await?;
+        // What the pods have is not known: nothing is done to them for it.
+        told(&asked.space, "tls", "NotVerified").await?;
+        rolled_out(&asked.space, "tls").await?;
+        assert_eq!(asked.generation().await?, 2);
+        told(&reloaded.space, "tls", "RolloutHalted").await?;
+        assert_eq!(reloaded.generation().await?, 1);
         Ok(())
     }
 

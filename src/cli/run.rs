@@ -178,6 +178,7 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
         beat: Arc::default(),
         ready: Arc::default(),
         listed: Arc::default(),
+        anew: watch::Sender::new(()),
         namespace,
         gate,
         client,
@@ -221,9 +222,10 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
         let election = Election::new(identity(pod), times);
         async move {
             if args.leader_election {
-                let gate = context.gate.clone();
+                let (gate, anew) = (context.gate.clone(), context.anew.clone());
+                let namespace = &context.namespace;
                 let candidate =
-                    Candidate::new(lease_client, &context.namespace, election, gate, leads);
+                    Candidate::new(lease_client, namespace, election, gate, leads, anew);
                 // Whoever does not know what there is to do would keep one who does from doing it.
                 context.listed.notified().await;
                 candidate.run(released).await;

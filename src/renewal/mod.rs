@@ -151,9 +151,10 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         due.reason,
         fresh.assessment.wish(),
         fresh.assessment.leaf.as_ref().ok(),
+        fresh.written(),
         &account,
     ) {
-        return Ok(held(context, key, &fresh, hold));
+        return Ok(held(context, key, &fresh, due.reason, hold));
     }
     order(context, key, fresh, due).await
 }
@@ -182,7 +183,7 @@ async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fres
 }
 
 /// A budget says no: the Secret is left alone until then, and the reader is told once.
-fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
+fn held(context: &Context, key: &Key, fresh: &Fresh, reason: Reason, hold: Hold) -> Outcome {
     let until = hold.until();
     let note = match hold {
         Hold::BackOff { .. } => return Outcome::Later(until, last_error(context, key)),
@@ -193,6 +194,11 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
             "{} certificates for these names were issued within 7 days, and CAs count them; the next one is asked for \
              after {until}",
             budget::ISSUES_A_WEEK
+        ),
+        Hold::KeepsComingBack { .. } if reason == Reason::RenewalInfo => format!(
+            "the CA's renewal window says that each new certificate is to be replaced at once: {} were issued within 7 \
+             days and no more is asked for before {until}. Is this machine's clock right?",
+            budget::UNSCHEDULED_A_WEEK
         ),
         Hold::KeepsComingBack { .. } => {
             let owners = other_writers(&fresh.secret).join(", ");
@@ -349,6 +355,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
             UnixTime::now(),
             due.reason,
             fresh.assessment.leaf.as_ref().ok(),
+            fresh.written(),
         ),
         replaced: order.replaces_accepted(),
         created: UnixTime::now().0,
@@ -628,6 +635,7 @@ fn changes<'a>(
         names: record.order.names.clone(),
         profile: settings.profile.clone(),
         key_type: settings.key_type,
+        written: Some((chain.leaf.fingerprint, UnixTime::now())),
     };
     let mut annotations = vec![
         (keys::ISSUED_BY, Some(issued_by.to_string())),
@@ -759,5 +767,11 @@ async fn drop_record(context: &Context, record: &Record) -> Result<(), crate::cl
 impl Fresh {
     fn uid(&self) -> &str {
         self.secret.head.uid()
+    }
+
+    /// When the leaf that is there was written, if we wrote it.
+    fn written(&self) -> Option<UnixTime> {
+        let leaf = self.assessment.leaf.as_ref().ok()?;
+        self.assessment.issued_by.as_ref()?.wrote(leaf.fingerprint)
     }
 }

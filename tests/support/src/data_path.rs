@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::nameserver::program;
+use crate::nameserver::tool;
 use crate::process::Process;
 use crate::{Bench, eventually, ports, runtime};
 
@@ -105,7 +105,7 @@ impl DataPath {
             }
         };
         fs::write(&file, text(&Routes::new()))?;
-        let mut command = Command::new(program("nginx").await?);
+        let mut command = Command::new(tool("nginx").await?);
         command
             .args(["-e", "stderr", "-p"])
             .arg(&directory)

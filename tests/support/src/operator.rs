@@ -55,6 +55,8 @@ pub struct OperatorOptions {
     pub log_level: String,
     /// More arguments of `run`.
     pub arguments: Vec<String>,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl OperatorOptions {
@@ -71,6 +73,7 @@ impl OperatorOptions {
             directory: None,
             log_level: "debug".into(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
         .lease(LEASE)
     }
@@ -253,7 +256,7 @@ impl<'a> Operator<'a> {
         fs::rename(&unfinished, &self.config).context("replacing the config file")
     }
 
-    /// What is added to the config file from the next start on.
+    /// What is added to the config file from now on.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -290,6 +293,7 @@ impl<'a> Operator<'a> {
             // Neither a proxy nor a certificate store of the machine reaches it.
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .envs(self.options.environment.iter().cloned())
             .env("POD_NAME", &self.name)
             .env("RUST_BACKTRACE", "1")
             .env("KUBECONFIG", &self.kubeconfig);

@@ -26,11 +26,12 @@ use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
 use crate::config::{Config, Observe};
 use crate::context::Context;
-use crate::index::{Change, Index, Key, Observed, Source, Task};
+use crate::index::{Change, Index, Key, Observed, Shown, Source, Task};
 use crate::renewal::info::Suggested;
 use crate::secret::keys;
 use crate::secret::settings::Problem;
 use crate::secret::thin::ThinSecret;
+use crate::secret::used_by::UsedBy;
 use crate::term::{Heard, Term};
 use crate::ticket::Done;
 use crate::time::{BootTime, UnixTime, jump};
@@ -344,7 +345,13 @@ impl Controller {
             self.index().recall(&key, error);
         }
         if config.metrics.page {
-            self.index().name(&key, assessment.listed_names());
+            let used_by = head.annotation(keys::USED_BY);
+            let used_by = used_by.and_then(|text| text.parse::<UsedBy>().ok());
+            let shown = Shown {
+                names: assessment.listed_names(),
+                used_by: used_by.map(|used_by| used_by.to_string().into()),
+            };
+            self.index().show(&key, shown);
         }
         self.narrate(&key, uid, change, &assessment);
         if problems != known {
@@ -367,7 +374,9 @@ impl Controller {
         let mut index = self.index();
         index.apply(now, key, observed, source, settle, None);
         if config.metrics.page {
-            index.name(key, assess::listed(&leaf.names));
+            let names = assess::listed(&leaf.names);
+            let used_by = None;
+            index.show(key, Shown { names, used_by });
         }
     }
 

@@ -25,7 +25,7 @@ use table::{Id, Table};
 
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
-/// So many Secrets have the names in their certificates kept: more than the status page shows at a time.
+/// Of so many Secrets the names and the workloads are kept: more than the status page shows at a time.
 const NAMED: usize = 20_000;
 /// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
 const POLL_PATIENCE: Duration = Duration::from_secs(300);
@@ -192,7 +192,16 @@ pub struct Index {
     gone: HashMap<Key, RolledOut>,
     gone_order: VecDeque<Key>,
     /// Apart from the entries: they are for people only, and not kept of all.
-    named: HashMap<Id, Box<str>>,
+    named: HashMap<Id, Shown>,
+}
+
+/// What is kept of a Secret for the status page only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Names in the certificate, comma-separated.
+    pub names: Box<str>,
+    /// A [`crate::secret::used_by::UsedBy`] as it is written.
+    pub used_by: Option<Box<str>>,
 }
 
 impl Index {
@@ -404,19 +413,19 @@ impl Index {
         }
     }
 
-    /// Keeps the names in the certificate for the status page, if there is room for them.
-    pub fn name(&mut self, key: &Key, names: Box<str>) {
+    /// Keeps what the status page shows of a Secret, if there is room for it.
+    pub fn show(&mut self, key: &Key, shown: Shown) {
         if let Some(id) = self.table.find(key)
             && (self.named.len() < NAMED || self.named.contains_key(&id))
         {
-            self.named.insert(id, names);
+            self.named.insert(id, shown);
         }
     }
 
-    /// The names that were kept for a Secret; empty where there are none.
+    /// What was kept of a Secret for the status page.
     #[must_use]
-    pub fn names(&self, row: Row) -> &str {
-        self.named.get(&row.0).map_or("", |names| names)
+    pub fn shown(&self, row: Row) -> Option<&Shown> {
+        self.named.get(&row.0)
     }
 
     /// Says whether an order is on record for a Secret; false when the Secret is not known.
@@ -859,10 +868,15 @@ mod tests {
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         let names = |index: &Index| {
             let (row, _) = index.iter().next()?;
-            Some(index.names(row).to_owned())
+            let shown = index.shown(row).cloned().unwrap_or_default();
+            Some(shown.names.into_string())
         };
         assert_eq!(names(&index).as_deref(), Some(""));
-        index.name(&key, "shop.example".into());
+        let shown = Shown {
+            names: "shop.example".into(),
+            used_by: None,
+        };
+        index.show(&key, shown);
         assert_eq!(names(&index).as_deref(), Some("shop.example"));
         index.remove(&key);
         apply(&mut index, 1, observed("2", Ok(leaf(1)), Some(rolled(1))));

@@ -8,13 +8,13 @@ mod confirm;
 mod tell;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
 
-use self::confirm::{Conclusion, Rolled};
+use self::confirm::{Conclusion, Rolled, Standing};
 use crate::assess::{self, Assessment};
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
@@ -23,12 +23,13 @@ use crate::config::Labels;
 use crate::context::Context;
 use crate::index::{Entry, Finished, Key, LeafFacts};
 use crate::pair;
-use crate::rollout::{self, HaltNote, Outcome, Proof, Request, Step, Verdict, Workload};
+use crate::rollout::{self, HaltNote, Happening, Outcome, Proof, Request, Step, Verdict, Workload};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
-use crate::secret::workload::RolloutMode;
+use crate::secret::used_by::{Has, UsedBy};
+use crate::secret::workload::{RolloutMode, WorkloadRef};
 use crate::ticket::{Planning, Ticket};
 use crate::time::UnixTime;
 
@@ -96,6 +97,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
         tell::remark(&context, &open, remark);
     }
     tell::restarted(&context, &open, &plan.remarks);
+    let users: Users = plan.users.into_iter().collect();
     let mut rolling: Vec<Box<str>> = Vec::new();
     let mut behind: Vec<&Request> = Vec::new();
     for (request, (secret, verdict)) in requests.iter().zip(plan.verdicts) {
@@ -108,7 +110,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
                 continue;
             }
             Verdict::UpToDate | Verdict::FirstSight | Verdict::NothingRefers => {
-                record(&context, &open, request).await
+                record(&context, &open, request, &users).await
             }
             Verdict::Halted(note) => {
                 let why = format!(
@@ -122,13 +124,27 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
             ticket.finish(finished);
         }
     }
+    let batch = Batch {
+        requests: &requests,
+        users: &users,
+    };
     futures::join!(
         tell::left_behind(&context, &namespace, &behind),
-        carry_out(&context, &namespace, &requests, rolling, plan.steps, open)
+        carry_out(&context, &namespace, batch, rolling, plan.steps, open)
     );
 }
 
 type Open = BTreeMap<Box<str>, (Ticket, Held)>;
+
+/// The workloads that use each Secret.
+type Users = BTreeMap<Box<str>, Vec<WorkloadRef>>;
+
+/// What was planned for.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    requests: &'a [Request],
+    users: &'a Users,
+}
 
 /// Looks at all Secrets of a batch; those of which something is on record are read afresh.
 async fn look_at_all(context: &Context, tickets: Vec<Ticket>) -> Vec<(Ticket, Glance)> {
@@ -335,21 +351,25 @@ fn rendered_keys(secret: &FullSecret, assessment: &Assessment) -> Vec<Box<str>> 
 }
 
 /// Writes `rolled-out` where nothing is to be rolled.
-async fn record(context: &Context, open: &Open, request: &Request) -> Finished {
+async fn record(context: &Context, open: &Open, request: &Request, users: &Users) -> Finished {
     let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
         return Finished::Later(UnixTime::now() + AGAIN, None);
     };
     let value = value_of(request);
+    let users = users.get(&request.secret).into_iter().flatten();
+    let users = users.map(|workload| (workload.clone(), Has::It)).collect();
+    let used_by = UsedBy::new(UnixTime::now(), users, None);
     let changes = Changes {
         annotations: vec![
             (keys::ROLLED_OUT, Some(value.to_string())),
+            (keys::USED_BY, used_by.map(|used_by| used_by.to_string())),
             (keys::ROLLOUT_HALTED, None),
         ],
         ..Changes::default()
     };
     match secrets::patch(&context.client, head, &changes).await {
         Ok(_) => {
-            tracing::info!(secret = %ticket.key(), leaf = %value, "recorded: nothing to roll");
+            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
             Finished::Wrote
         }
         Err(cluster::Error::Conflict { .. } | cluster::Error::NotFound { .. }) => {
@@ -372,7 +392,7 @@ fn value_of(request: &Request) -> RolledOut {
 async fn carry_out(
     context: &Arc<Context>,
     namespace: &Arc<str>,
-    requests: &[Request],
+    Batch { requests, users }: Batch<'_>,
     secrets: Vec<Box<str>>,
     steps: Vec<Step>,
     mut open: Open,
@@ -384,9 +404,14 @@ async fn carry_out(
                 .filter(|step| step.serves(secret))
                 .map(|step| step.workload.id.to_string())
                 .collect();
-            tracing::info!(secret = %ticket.key(), workloads = ?names, "rolling");
+            tracing::info!(secret = %ticket.key(), step = "roll", workloads = ?names, "rolling");
         }
     }
+    let standing = steps
+        .iter()
+        .map(|step| (step.workload.id.clone(), Has::Kept));
+    let standing: Standing = Mutex::new(standing.collect());
+    let standing = &standing;
     let done = steps.clone();
     let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let roller = context.roller();
@@ -394,7 +419,10 @@ async fn carry_out(
         namespace,
         &secrets,
         steps,
-        |happening| tell::happening(context, namespace, &happening),
+        |happening| {
+            note(standing, &happening);
+            tell::happening(context, namespace, &happening);
+        },
         move |secret, outcome| {
             // The receiver lives as long as this call.
             let _ = sender.send((Box::<str>::from(secret), outcome));
@@ -419,6 +447,8 @@ async fn carry_out(
                                 head: &held.head,
                                 proof: held.proof.as_ref(),
                                 steps: &steps,
+                                users: users.get(&secret).map_or(&[], Vec::as_slice),
+                                standing,
                             };
                             let finished = conclude(&rolled, outcome).await;
                             ticket.finish(finished);
@@ -458,11 +488,12 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
             }
             return Finished::Stale(now + LOOK_AGAIN, pods, note.into());
         }
-        Conclusion::Done(more) => {
+        Conclusion::Done(more, proven) => {
             // What the workloads have by now, whatever the Secret holds by now.
             let value = value_of(request).to_string();
             let written = vec![
                 (keys::ROLLED_OUT, Some(value)),
+                (keys::USED_BY, rolled.used_by(now, None, proven)),
                 (keys::ROLLOUT_HALTED, None),
             ];
             let more = more.map(|more| format!("; {more}")).unwrap_or_default();
@@ -476,7 +507,10 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
             let note = format!(
                 "{workload} did not take the new certificate up ({why}); the others keep what they have"
             );
-            let written = vec![(keys::ROLLOUT_HALTED, Some(halt(workload).to_string()))];
+            let written = vec![
+                (keys::USED_BY, rolled.used_by(now, Some(&workload), None)),
+                (keys::ROLLOUT_HALTED, Some(halt(workload).to_string())),
+            ];
             (written, Reason::RolloutHalted, note)
         }
         Conclusion::Deferred(why) => {
@@ -499,10 +533,10 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
     }
     context.events.secret(key, &request.uid, reason, &note);
     if halted {
-        tracing::warn!(secret = %key, note, "the rollout is halted");
+        tracing::warn!(secret = %key, step = "halted", note, "the rollout is halted");
         return Finished::Later(look_again(now, request), Some(note.into()));
     }
-    tracing::info!(secret = %key, leaf = %request.leaf, "rolled out");
+    tracing::info!(secret = %key, step = "done", leaf = %request.leaf, "rolled out");
     Finished::Wrote
 }
 
@@ -539,4 +573,16 @@ async fn write(
         }
     }
     secrets::patch(client, &head, &changes).await.map(drop)
+}
+
+/// What a workload has by now.
+fn note(standing: &Standing, happening: &Happening<'_>) {
+    let (step, has) = match happening {
+        Happening::Rolled(step, _) | Happening::Reloaded(step, _) | Happening::Unchanged(step) => {
+            (step, Has::It)
+        }
+        Happening::Failed(step, _) => (step, Has::Failed),
+    };
+    let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+    standing.insert(step.workload.id.clone(), has);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use test_bench::browser::Browser;
-use test_bench::objects::{Age, EXPIRED, FRESH, OLD, Space, pair};
+use test_bench::objects::{Age, EXPIRED, FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Operator, OperatorOptions, Result, ensure, eventually};
 
 /// Written by whoever may annotate a Secret.
@@ -32,6 +32,18 @@ const SHOWN: &str = "[...document.querySelectorAll('tbody tr')].filter((row) => 
 /// Secrets in many states; the CA cannot be reached.
 async fn scene(space: &Space) -> Result<()> {
     let aged = |since, left| Age { since, left };
+    for (kind, name, secret) in [
+        ("Deployment", "web", "web-tls"),
+        ("DaemonSet", "cache", "web-tls"),
+        ("StatefulSet", "search", "search-tls"),
+        ("Deployment", "cart", "cart-tls"),
+        ("Deployment", "legacy", "legacy-tls"),
+        ("DaemonSet", "gateway", "partner-tls"),
+    ] {
+        space
+            .workload(kind, name, Reference::Volume, secret)
+            .await?;
+    }
     let ours: &[(&str, &str)] = &[("issuer", "pebble")];
     for (name, names, age, annotations) in [
         (
@@ -144,6 +156,7 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
         !error.is_empty() && text.contains(error) && text.contains("next try"),
         "{error:?} in {text:?}"
     );
+    used_by(&operator, &mut browser, &page).await?;
     // The bar of a healthy certificate begins, is renewed and ends in this order.
     let bar = "[...document.querySelectorAll('tbody tr')].find((row) => row.textContent.includes('/web-tls'))\
                .querySelector('.t')";
@@ -171,6 +184,41 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
     }
     drop(space);
     Ok(())
+}
+
+/// Who uses a certificate stands in its row and in the JSON, and can be searched for.
+async fn used_by(operator: &Operator<'_>, browser: &mut Browser, page: &str) -> Result<()> {
+    let row = eventually(
+        Duration::from_secs(60),
+        "the workloads are known",
+        async || {
+            let json = certificates(operator).await?;
+            let rows = json["certificates"].as_array().expect("a list");
+            let row = rows.iter().find(|row| row["name"] == "web-tls");
+            let row = row.expect("it is there").clone();
+            ensure!(row["usedBy"] != Value::Null, "{row}");
+            Ok(row)
+        },
+    )
+    .await?;
+    let users = json!([
+        {"workload": "deployment/web", "state": "has"},
+        {"workload": "daemonset/cache", "state": "has"},
+    ]);
+    ensure!(row["usedBy"]["workloads"] == users, "{row}");
+    browser.open(&format!("{page}?q=daemonset/cache"))?;
+    ensure!(
+        names(&browser.evaluate(SHOWN)?) == ["web-tls"],
+        "found by a workload"
+    );
+    let cell =
+        browser.evaluate("document.querySelector('tbody tr').lastElementChild.textContent")?;
+    let cell = cell.as_str().unwrap_or_default();
+    ensure!(
+        cell.starts_with("donedeployment/web, daemonset/cacheas of 20"),
+        "{cell}"
+    );
+    browser.open(page)
 }
 
 /// As somebody types.

@@ -430,6 +430,14 @@ async fn a_failing_canary_halts_and_a_mended_one_goes_on() -> Result<()> {
     full(&space, 6).await?;
     space.put("halt", &pair(&["halt.example"], FRESH)?).await?;
     told(&space, "halt", "RolloutHalted").await?;
+    let secret = space.secrets().get("halt").await?;
+    let used_by = annotation(&secret, "state.cert-renew.io/used-by").unwrap_or_default();
+    let of = |state: &str| used_by.matches(state).count();
+    assert_eq!(
+        (of("=failed"), of("=kept"), of("deployment/")),
+        (1, 2, 3),
+        "{used_by}"
+    );
     let generations = async || {
         let mut all = BTreeMap::new();
         for name in ["a", "b", "c"] {
@@ -460,6 +468,11 @@ async fn a_failing_canary_halts_and_a_mended_one_goes_on() -> Result<()> {
     assert_eq!(
         annotation(&secret, "state.cert-renew.io/rollout-halted"),
         None
+    );
+    let used_by = annotation(&secret, "state.cert-renew.io/used-by").unwrap_or_default();
+    assert!(
+        used_by.ends_with("Z deployment/a deployment/b deployment/c"),
+        "{used_by}"
     );
     Ok(())
 }

@@ -246,7 +246,12 @@ mod inside {
         service(&scene.space, "web", "web", port).await?;
         scene.begin(&[("verify", "web:443")]).await?;
         scene.put_new().await?;
-        rolled_out(&scene.space, "tls").await?;
+        let secret = rolled_out(&scene.space, "tls").await?;
+        let used_by = annotation(&secret, "state.cert-renew.io/used-by").unwrap_or_default();
+        assert!(
+            used_by.ends_with(" deployment/web web:443=2/2"),
+            "{used_by}"
+        );
         told(
             &scene.space,
             "tls",

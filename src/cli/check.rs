@@ -129,6 +129,7 @@ fn line(finding: &Finding, colours: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::golden;
     use super::*;
 
     /// Every certificate and key of `testdata/certificates`, as `check` sees it at one instant.
@@ -140,19 +141,27 @@ mod tests {
         let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
         files.retain(|file| file.extension().is_some_and(|it| it != "tsv"));
         files.sort();
-        let mut said = String::new();
+        let (mut said, mut all) = (String::new(), Vec::new());
         for file in files {
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
             for finding in findings::check(&std::fs::read(&file).unwrap(), now) {
                 said += &format!("{name}: {}\n", line(&finding, false));
+                let file = name.clone();
+                all.push(Found { file, finding });
             }
         }
-        let path = root.join("cli/check.txt");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::create_dir_all(root.join("cli")).unwrap();
-            std::fs::write(&path, &said).unwrap();
+        golden("check.txt", &said);
+        let json = Output::Json.of_program(&all).unwrap().unwrap();
+        golden("check.json", &json);
+        // The same facts under names.
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let json = json.as_array().unwrap();
+        assert_eq!(said.lines().count(), json.len());
+        for (line, found) in said.lines().zip(json) {
+            for field in ["file", "place", "message", "remedy"] {
+                let fact = found[field].as_str().unwrap_or_default();
+                assert!(line.contains(fact), "{field} {fact}: {line}");
+            }
         }
-        let golden = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(said, golden, "UPDATE_GOLDEN=1 writes {}", path.display());
     }
 }

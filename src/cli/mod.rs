@@ -8,6 +8,7 @@ mod adopt;
 mod check;
 mod config;
 pub mod findings;
+mod otlp;
 mod output;
 mod pages;
 mod plan;
@@ -16,6 +17,7 @@ mod run;
 mod secret;
 pub mod status;
 mod telemetry;
+mod trace;
 mod way;
 
 use std::io::Write as _;
@@ -117,6 +119,18 @@ impl Failure {
     fn new(doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         Self(format!("{doing}: {}", crate::cluster::chain(error)))
     }
+}
+
+/// Compares what a command says with a file of `testdata/cli`; `UPDATE_GOLDEN=1` writes it.
+#[cfg(test)]
+fn golden(name: &str, said: &str) {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/cli");
+    let path = directory.join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, said).expect("it can be written");
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(said, golden, "UPDATE_GOLDEN=1 writes {}", path.display());
 }
 
 type CommandResult = Result<ExitCode, Failure>;

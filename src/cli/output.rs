@@ -1,4 +1,9 @@
-//! How commands print: tables for people, JSON and YAML for programs. Pure; the commands print.
+//! How commands print: tables for people, JSON and YAML for programs. The commands print.
+//!
+//! On a terminal, columns that may be long are cut so that a line fits; whoever reads a pipe gets all of it.
+
+use std::borrow::Cow;
+use std::io::{IsTerminal as _, stdout};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -34,6 +39,41 @@ impl Output {
     }
 }
 
+/// Blanks between two columns.
+const GAP: usize = 2;
+/// A column is not cut below this, however narrow the terminal is: the line wraps instead.
+const LEAST: usize = 12;
+
+/// What standard output can show; the default is a pipe.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Screen {
+    /// Whether it takes colours.
+    pub(super) colours: bool,
+    /// Characters of a line; `None` where nothing needs to be cut.
+    pub(super) columns: Option<usize>,
+}
+
+impl Screen {
+    /// Standard output as it is now.
+    pub(super) fn of_stdout() -> Self {
+        let size = rustix::termios::tcgetwinsize(stdout());
+        let columns = size.ok().map(|size| usize::from(size.ws_col));
+        Self {
+            colours: stdout().is_terminal(),
+            // A terminal that does not know says 0.
+            columns: columns.filter(|columns| *columns > 0),
+        }
+    }
+
+    /// The same for a table that is never cut.
+    pub(super) fn uncut(self) -> Self {
+        Self {
+            columns: None,
+            ..self
+        }
+    }
+}
+
 /// Which escape sequence colours a word, if any.
 pub(super) type Paint = fn(&str) -> Option<&'static str>;
 
@@ -42,6 +82,8 @@ pub(super) type Paint = fn(&str) -> Option<&'static str>;
 pub(super) struct Table<const N: usize> {
     titles: [&'static str; N],
     widths: [usize; N],
+    /// Longer cells are cut.
+    most: [usize; N],
     painted: Option<(usize, Paint)>,
 }
 
@@ -59,8 +101,31 @@ impl<const N: usize> Table<N> {
         Self {
             titles,
             widths: std::array::from_fn(width),
+            most: [usize::MAX; N],
             painted,
         }
+    }
+
+    /// Narrows the columns that may be cut, the widest first, until a line fits the screen.
+    pub(super) fn fit(mut self, screen: Screen, may_be_cut: &[usize]) -> Self {
+        let Some(columns) = screen.columns else {
+            return self;
+        };
+        let all = |widths: &[usize; N]| widths.iter().sum::<usize>() + GAP * (N - 1);
+        while all(&self.widths) > columns {
+            let long = may_be_cut.iter().filter(|it| self.widths[**it] > LEAST);
+            let Some(widest) = long.max_by_key(|it| self.widths[**it]) else {
+                break;
+            };
+            self.widths[*widest] -= 1;
+        }
+        let left = columns.saturating_sub(all(&self.widths));
+        for column in may_be_cut {
+            // Lines that come later may be longer, and nothing stands behind the last column.
+            let more = if column + 1 == N { left } else { 0 };
+            self.most[*column] = (self.widths[*column] + more).max(LEAST);
+        }
+        self
     }
 
     /// The line of titles.
@@ -85,6 +150,7 @@ impl<const N: usize> Table<N> {
             } else {
                 self.widths[column]
             };
+            let cell = cut(cell, self.most[column]);
             let padded = format!("{cell:width$}");
             match colour {
                 Some((painted, colour)) if painted == column => {
@@ -92,10 +158,88 @@ impl<const N: usize> Table<N> {
                 }
                 _ => out.push_str(&padded),
             }
-            out.push_str("  ");
+            out.push_str(&" ".repeat(GAP));
         }
         out.truncate(out.trim_end().len());
         out.push('\n');
         out
+    }
+}
+
+/// A cell of so many characters at most, the last one an ellipsis where it was longer.
+fn cut(cell: &str, most: usize) -> Cow<'_, str> {
+    if cell.chars().count() <= most {
+        return cell.into();
+    }
+    let kept = cell.chars().take(most.saturating_sub(1));
+    kept.chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(columns: Option<usize>) -> Vec<String> {
+        let line = |name: &str, names: &str, error: &str| [name, names, error].map(str::to_owned);
+        let lines = [
+            line("shop/a", "www.shop.example,shop.example", "-"),
+            line(
+                "shop/b",
+                "ü.example",
+                "the CA says no, and why in many words",
+            ),
+        ];
+        let screen = Screen {
+            columns,
+            ..Screen::default()
+        };
+        let table = Table::new(["SECRET", "NAMES", "LAST ERROR"], &lines, None);
+        let table = table.fit(screen, &[1, 2]);
+        let lines = lines.iter().map(|cells| table.line(cells));
+        let lines = [table.head()].into_iter().chain(lines);
+        lines.map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_table_is_cut_to_the_terminal_and_to_nothing_else() {
+        let wide = [
+            "SECRET  NAMES                          LAST ERROR",
+            "shop/a  www.shop.example,shop.example  -",
+            "shop/b  ü.example                      the CA says no, and why in many words",
+        ];
+        assert_eq!(table(None), wide);
+        assert_eq!(table(Some(76)), wide, "it fits to the character");
+        assert_eq!(
+            table(Some(48)),
+            [
+                "SECRET  NAMES                LAST ERROR",
+                "shop/a  www.shop.example,s…  -",
+                "shop/b  ü.example            the CA says no, an…",
+            ]
+        );
+        // What a person copies is whole on the narrowest one.
+        for line in table(Some(1)) {
+            assert!(line.starts_with("shop/") || line.starts_with("SECRET"));
+            assert!(line.chars().count() <= 6 + 2 * GAP + 2 * LEAST, "{line}");
+        }
+        for columns in 34..90 {
+            let longest = table(Some(columns))
+                .into_iter()
+                .map(|it| it.chars().count());
+            assert!(longest.max() <= Some(columns), "{columns}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_comes_later_is_cut_too() {
+        let titles = ["NAME", "LAST ERROR"];
+        let screen = Screen {
+            columns: Some(30),
+            ..Screen::default()
+        };
+        let first = [["a".to_owned(), "-".to_owned()]];
+        let table = Table::new(titles, &first, None).fit(screen, &[1]);
+        let later = table.line(&["b".into(), "x".repeat(100)]);
+        assert_eq!(later.trim_end().chars().count(), 30, "{later}");
     }
 }

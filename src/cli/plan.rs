@@ -14,7 +14,7 @@ use kube::api::{Api, ListParams};
 use serde::Serialize;
 
 use super::account::acme;
-use super::output::{Output, Table};
+use super::output::{Output, Screen, Table};
 use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::{Credentials, Directory};
@@ -96,12 +96,18 @@ struct Planned<'a> {
 pub(super) fn run(args: Args) -> CommandResult {
     let config = Config::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
     let rows = block_on(rows(&args, &config))?;
-    print!("{}", text(UnixTime::now(), rows, args.output)?);
+    let screen = Screen::of_stdout();
+    print!("{}", text(UnixTime::now(), rows, args.output, screen)?);
     Ok(ExitCode::SUCCESS)
 }
 
 /// What is printed: the nearest renewal first.
-fn text(now: UnixTime, mut rows: Vec<Row>, output: Output) -> Result<String, Failure> {
+fn text(
+    now: UnixTime,
+    mut rows: Vec<Row>,
+    output: Output,
+    screen: Screen,
+) -> Result<String, Failure> {
     rows.sort_by(|one, other| (one.at, &one.secret).cmp(&(other.at, &other.secret)));
     let when = |at: UnixTime| {
         if at <= now {
@@ -145,7 +151,11 @@ fn text(now: UnixTime, mut rows: Vec<Row>, output: Output) -> Result<String, Fai
         })
         .collect();
     let titles = ["SECRET", "RENEWS", "WHY", "NAMES", "ROLLS", "VERIFIES"];
-    let table = Table::new(titles, &lines, None);
+    let screen = match output {
+        Output::Wide => screen.uncut(),
+        _ => screen,
+    };
+    let table = Table::new(titles, &lines, None).fit(screen, &[3, 4]);
     let lines = lines.iter().map(|cells| table.line(cells));
     let mut text = table.head() + &lines.collect::<String>();
     for row in &rows {
@@ -324,6 +334,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::golden;
     use super::*;
 
     #[test]
@@ -371,10 +382,35 @@ shop/due     now                   names     due.example     deployment/a(restar
 shop/later   2026-03-01T00:00:00Z  lifetime  later.example   deployment/web(restart: volume tls)                                 -
 shop/paused  never                 Paused    paused.example  -                                                                   -
 ";
-        assert_eq!(text(now, rows(), Output::Table).unwrap(), expected);
-        let json = text(now, rows(), Output::Json).unwrap();
+        let pipe = Screen::default();
+        let printed = text(now, rows(), Output::Table, pipe).unwrap();
+        assert_eq!(printed, expected);
+        let json = text(now, rows(), Output::Json, pipe).unwrap();
+        golden("plan.json", &json);
+        // The same facts under names.
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json[0]["renews"], "now");
-        assert_eq!(json[1]["workloads"][0], "deployment/web");
+        for (line, row) in printed.lines().skip(1).zip(json.as_array().unwrap()) {
+            let of = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
+            let (namespace, name) = (of(&row["namespace"]), of(&row["name"]));
+            let mut facts = vec![format!("{namespace}/{name}")];
+            facts.extend(["renews", "why", "verify"].map(|field| of(&row[field])));
+            facts.extend(row["names"].as_array().unwrap().iter().map(of));
+            for step in row["rollout"].as_array().unwrap() {
+                let [workload, how, why] = ["workload", "how", "why"].map(|it| of(&step[it]));
+                facts.push(format!("{workload}({how}: {why})"));
+            }
+            for fact in facts {
+                assert!(line.contains(&fact), "{fact}: {line}");
+            }
+        }
+        let terminal = Screen {
+            columns: Some(100),
+            ..pipe
+        };
+        let cut = text(now, rows(), Output::Table, terminal).unwrap();
+        assert!(cut.contains("deployment/a(r") && cut.contains('…'), "{cut}");
+        assert!(cut.lines().all(|line| line.chars().count() <= 100), "{cut}");
+        let wide = text(now, rows(), Output::Wide, terminal).unwrap();
+        assert_eq!(wide, expected, "wide is never cut");
     }
 }

@@ -10,9 +10,11 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::otlp::{self, Endpoint};
 use super::telemetry::{self, LogFormat, Verbosity};
+use super::trace::Traces;
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::lease::Candidate;
@@ -43,6 +45,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const SHORTEST_WATCH: Duration = Duration::from_secs(10);
 /// kube takes no longer one: proxies on the way close what is silent for five minutes.
 const LONGEST_WATCH: Duration = Duration::from_secs(290);
+/// Traces that wait for the collector; more are lost.
+const TRACES: usize = 200;
 /// The one term of a replica that needs no lease.
 const ALONE: u64 = 1;
 
@@ -86,18 +90,31 @@ pub(super) struct Args {
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: tracing::Level,
+    /// Send a trace of each renewal to this collector (OTLP over HTTP, JSON), for example http://collector:4318
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<Endpoint>,
 }
 
 /// Between two times at which it is said what the log leaves out.
 const LEFT_OUT: Duration = Duration::from_secs(60);
 
 pub(super) fn run(args: Args) -> CommandResult {
-    let verbosity = telemetry::start(args.log_format, args.log_level);
+    let (traces, exported) = match args.otlp_endpoint.clone() {
+        Some(endpoint) => {
+            let (sender, receiver) = mpsc::channel(TRACES);
+            (Some(Traces::new(sender)), Some((endpoint, receiver)))
+        }
+        None => (None, None),
+    };
+    let verbosity = telemetry::start(args.log_format, args.log_level, traces);
     let opened = ConfigFile::open(&args.config);
     let (file, config) = opened.map_err(|faults| Failure(faults.to_string()))?;
     warn(&config);
     block_on(async {
         tokio::spawn(look_after_log(verbosity));
+        if let Some((endpoint, receiver)) = exported {
+            tokio::spawn(otlp::export(endpoint, replica(), receiver));
+        }
         operate(args, file, config).await
     })
 }
@@ -189,9 +206,7 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
             ready: Arc::clone(&context.ready),
             config: context.config.clone(),
             failures: Arc::new(move |account| accounts.failures(account)),
-            replica: std::env::var("POD_NAME")
-                .unwrap_or_else(|_| "cert-renew".into())
-                .into(),
+            replica: replica().into(),
             started,
         },
         until(&stopped),
@@ -285,6 +300,11 @@ async fn follow_file(
             ),
         }
     }
+}
+
+/// What this replica is called to whoever looks at it.
+fn replica() -> String {
+    std::env::var("POD_NAME").unwrap_or_else(|_| "cert-renew".into())
 }
 
 /// SIGHUP turns the log level to debug, and the next one back. Every minute it is said what was left out.

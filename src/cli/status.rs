@@ -5,7 +5,7 @@
 //! beyond the answer's buffer: the Secrets are decoded by the thin type.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,7 +15,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use serde::Serialize;
 
-use super::output::{Output, Paint, Table};
+use super::output::{Output, Paint, Screen, Table};
 use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
 use crate::certificate::{Leaf, Unreadable};
@@ -28,6 +28,7 @@ use crate::secret::keys;
 use crate::secret::settings::{NamespaceDefaults, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::thin::{CertificateState, ThinSecret};
+use crate::secret::used_by::UsedBy;
 use crate::text::shown;
 use crate::time::UnixTime;
 
@@ -68,6 +69,8 @@ pub struct Row {
     pub renews: Option<String>,
     /// In one word: done, pending, halted, none yet.
     pub rollout: &'static str,
+    /// The workloads that use it, and what they serve, as the last rollout left them.
+    pub used_by: Option<UsedBy>,
     /// When a renewal that failed is tried again.
     pub retry_at: Option<String>,
     /// What went wrong last.
@@ -96,8 +99,7 @@ pub(super) fn run(args: Args) -> CommandResult {
             Some(text) => print!("{text}"),
             None if rows.is_empty() => nothing(),
             None => {
-                let colours = std::io::stdout().is_terminal();
-                print!("{}", table(now, &rows, args.output, colours));
+                print!("{}", table(now, &rows, args.output, Screen::of_stdout()));
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -117,10 +119,9 @@ fn nothing() {
 /// Prints the rows, and then each one that has become another, as `kubectl get --watch` does.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn follow(api: &Api<ThinSecret>, args: &Args, rows: Vec<Row>) -> CommandResult {
-    let colours = std::io::stdout().is_terminal();
     let now = UnixTime::now();
     let lines: Vec<_> = rows.iter().map(|row| cells(now, row)).collect();
-    let layout = Layout::new(&lines, args.output, colours);
+    let layout = Layout::new(&lines, args.output, Screen::of_stdout());
     let print = |row: &Row| {
         match args.output {
             Output::Json => println!("{}", serde_json::to_string(row).unwrap_or_default()),
@@ -262,6 +263,9 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
             }
         }),
         rollout: rollout(&leaf, annotations),
+        used_by: head
+            .annotation(keys::USED_BY)
+            .and_then(|it| it.parse().ok()),
         retry_at: head.annotation(keys::RETRY_AT).map(ToOwned::to_owned),
         last_error: last_error.map(ToOwned::to_owned),
         ends: leaf.as_ref().ok().map(|leaf| leaf.not_after),
@@ -309,7 +313,7 @@ impl Row {
     }
 }
 
-const TITLES: [&str; 11] = [
+const TITLES: [&str; 12] = [
     "NAMESPACE",
     "NAME",
     "STATE",
@@ -320,11 +324,12 @@ const TITLES: [&str; 11] = [
     "VALID FROM",
     "RETRY AT",
     "NAMES",
+    "WORKLOADS",
     "LAST ERROR",
 ];
 /// Those that only the wide table has.
-const WIDE: std::ops::Range<usize> = 7..10;
-const NARROW: usize = TITLES.len() - 3;
+const WIDE: std::ops::Range<usize> = 7..11;
+const NARROW: usize = TITLES.len() - 4;
 
 /// The table, or the wide one.
 enum Layout {
@@ -333,8 +338,8 @@ enum Layout {
 }
 
 impl Layout {
-    fn new(lines: &[[String; TITLES.len()]], output: Output, colours: bool) -> Self {
-        let paint = colours.then_some((2, colour as Paint));
+    fn new(lines: &[[String; TITLES.len()]], output: Output, screen: Screen) -> Self {
+        let paint = screen.colours.then_some((2, colour as Paint));
         if output == Output::Wide {
             return Self::Wide(Table::new(TITLES, lines, paint));
         }
@@ -344,7 +349,7 @@ impl Layout {
             next.map_or("", |(_, title)| title)
         });
         let lines: Vec<_> = lines.iter().cloned().map(narrow).collect();
-        Self::Narrow(Table::new(titles, &lines, paint))
+        Self::Narrow(Table::new(titles, &lines, paint).fit(screen, &[NARROW - 1]))
     }
 
     fn head(&self) -> String {
@@ -386,9 +391,16 @@ fn cells(now: UnixTime, row: &Row) -> [String; TITLES.len()] {
         } else {
             row.names.join(",")
         },
+        row.used_by.as_ref().map_or_else(none, workloads),
         // An error may hold what somebody else wrote: it goes to a terminal only quoted.
         row.last_error.as_deref().map_or_else(none, shown),
     ]
+}
+
+fn workloads(used_by: &UsedBy) -> String {
+    let proven = used_by.proven.as_ref().map(|it| it.in_words());
+    let parts = [used_by.in_words()].into_iter().chain(proven);
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 /// Instants and the like, which need no quotes unless somebody has put something else there.
@@ -412,9 +424,9 @@ fn colour(state: &str) -> Option<&'static str> {
     }
 }
 
-fn table(now: UnixTime, rows: &[Row], output: Output, colours: bool) -> String {
+fn table(now: UnixTime, rows: &[Row], output: Output, screen: Screen) -> String {
     let lines: Vec<_> = rows.iter().map(|row| cells(now, row)).collect();
-    let layout = Layout::new(&lines, output, colours);
+    let layout = Layout::new(&lines, output, screen);
     let lines = lines.into_iter().map(|cells| layout.line(cells));
     layout.head() + &lines.collect::<String>()
 }
@@ -432,6 +444,7 @@ mod tests {
     use base64::Engine as _;
     use serde_json::json;
 
+    use super::super::golden;
     use super::*;
 
     fn secret(name: &str, certificate: &str, annotations: &serde_json::Value) -> ThinSecret {
@@ -466,6 +479,7 @@ mod tests {
                 &json!({
                     "cert-renew.io/issuer": "letsencrypt",
                     "state.cert-renew.io/rolled-out": format!("{good} 2026-04-01T00:00:00Z"),
+                    "state.cert-renew.io/used-by": "2026-01-01T00:00:10Z deployment/web statefulset/db +2 web:443=3/4",
                 }),
             ),
             secret(
@@ -474,6 +488,7 @@ mod tests {
                 &json!({
                     "cert-renew.io/issuer": "letsencrypt",
                     "state.cert-renew.io/last-error": "no\u{1b}[2J way",
+                    "state.cert-renew.io/retry-at": "2026-02-01T00:10:00Z",
                     "state.cert-renew.io/rolled-out": "none",
                 }),
             ),
@@ -496,30 +511,79 @@ shop       failing  failing  in 59d   in 28d 17h  letsencrypt  pending   \"no\\u
 shop       watched  ok       in 59d   -           external     none yet  -
 shop       other    absent   -        -           letsencrypt  none yet  -
 ";
-        assert_eq!(table(now, &rows, Output::Table, false), expected);
-        let wide = table(now, &rows, Output::Wide, false);
-        let lines: Vec<&str> = wide.lines().collect();
-        assert_eq!(
-            lines[2].split_whitespace().collect::<Vec<_>>()[9..],
-            [
-                "done",
-                "2026-01-01T00:00:00Z",
-                "-",
-                "shop.example.com,*.shop.example.com,10.0.0.1,2001:db8::1",
-                "-"
-            ]
-        );
+        let pipe = Screen::default();
+        assert_eq!(table(now, &rows, Output::Table, pipe), expected);
+        let wide = table(now, &rows, Output::Wide, pipe);
+        golden("status-wide.txt", &wide);
+        let json = Output::Json.of_program(&rows).unwrap().unwrap();
+        golden("status.json", &json);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         let yaml = Output::Yaml.of_program(&rows).unwrap().unwrap();
-        assert!(yaml.contains("state: ok\n"), "{yaml}");
-        let coloured = table(now, &rows, Output::Table, true);
+        let yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+        assert_eq!(json, yaml);
+        // The same facts, in words and under names.
+        for (line, row) in wide.lines().skip(1).zip(json.as_array().unwrap()) {
+            let names = row["names"].as_array().unwrap().iter();
+            let users = row["usedBy"]["workloads"].as_array().into_iter().flatten();
+            let users = users.map(|it| &it["workload"]);
+            let proven = &row["usedBy"]["proven"];
+            let of = |field: &str| row[field].as_str();
+            let facts = [
+                "namespace",
+                "name",
+                "state",
+                "issuer",
+                "rollout",
+                "validFrom",
+                "retryAt",
+            ];
+            let facts = facts.into_iter().filter_map(of);
+            let facts = facts.chain(names.chain(users).filter_map(|it| it.as_str()));
+            for fact in facts.chain(proven["service"].as_str()) {
+                assert!(line.contains(fact), "{fact}: {line}");
+            }
+            let error = of("lastError").map_or_else(|| "-".into(), shown);
+            assert!(line.ends_with(&error), "{error}: {line}");
+            assert_eq!(
+                of("renews") == Some("now"),
+                line.contains("  now  "),
+                "{line}"
+            );
+        }
+        let terminal = Screen {
+            colours: true,
+            columns: Some(80),
+        };
+        for line in table(
+            now,
+            &rows,
+            Output::Table,
+            Screen {
+                colours: false,
+                ..terminal
+            },
+        )
+        .lines()
+        {
+            assert!(line.chars().count() <= 80 + 8, "{line}");
+        }
+        assert_eq!(
+            table(
+                now,
+                &rows,
+                Output::Wide,
+                Screen {
+                    colours: false,
+                    ..terminal
+                }
+            ),
+            wide
+        );
+        let coloured = table(now, &rows, Output::Table, terminal);
         assert!(
             coloured.contains("\u{1b}[31mfailing\u{1b}[0m"),
             "{coloured}"
         );
-        let json = serde_json::to_value(&rows).unwrap();
-        assert_eq!(json[1]["state"], "ok");
-        assert_eq!(json[1]["rollout"], "done");
-        assert_eq!(json[0]["renews"], "now");
     }
 
     fn certificate_fingerprint() -> String {

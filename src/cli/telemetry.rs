@@ -1,4 +1,4 @@
-//! Logs: human on a terminal, JSON otherwise, to standard error.
+//! Logs: human on a terminal, JSON otherwise, to standard error; and what reads along, if anything does.
 //!
 //! Much of what is said answers to what users write, so that each namespace has an allowance of lines.
 
@@ -17,6 +17,7 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 
+use super::trace::Traces;
 use crate::allowance::Allowance;
 
 /// Lines about one namespace at once; a renewal with its rollout makes some ten. Then one a second: some 30 MB a day.
@@ -133,8 +134,8 @@ fn filter(level: Level) -> Targets {
         .with_target("kube_runtime", LevelFilter::ERROR)
 }
 
-/// Starts logging at `level`.
-pub(super) fn start(format: LogFormat, level: Level) -> Verbosity {
+/// Starts logging at `level`; `traces` reads along whatever the level is.
+pub(super) fn start(format: LogFormat, level: Level, traces: Option<Traces>) -> Verbosity {
     let (filter, handle) = reload::Layer::new(filter(level));
     let sparing = Sparing::new();
     let terminal = std::io::stderr().is_terminal();
@@ -147,10 +148,13 @@ pub(super) fn start(format: LogFormat, level: Level) -> Verbosity {
             .with_target(false)
             .boxed(),
     };
+    let log = tracing_subscriber::registry().with(layer.with_filter(filter.and(sparing.clone())));
+    let steps = Targets::new().with_target("cert_renew", Level::INFO);
     // Started once, from main; where a test has started its own, that one stays.
-    let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(filter.and(sparing.clone())))
-        .try_init();
+    let _ = match traces {
+        Some(traces) => log.with(traces.with_filter(steps)).try_init(),
+        None => log.try_init(),
+    };
     Verbosity {
         filter: handle,
         sparing,

@@ -402,7 +402,7 @@ pub(crate) mod fixture {
 
     use super::*;
     use crate::certificate::Fingerprint;
-    use crate::index::{Finished, LeafFacts, Observed, Source};
+    use crate::index::{Finished, LeafFacts, Observed, Shown, Source};
     use crate::schedule::due::{AT_ONCE, Due, Heed, Reason, Suggestion};
 
     pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
@@ -500,7 +500,14 @@ pub(crate) mod fixture {
         };
         fails(&mut index, "failing", due());
         fails(&mut index, "failing-rollout", unrolled());
-        add(&mut index, "healthy", healthy());
+        let key = add(&mut index, "healthy", healthy());
+        let shown = Shown {
+            names: "shop.example".into(),
+            used_by: Some(
+                "2023-11-14T22:13:20Z deployment/api=failed statefulset/db +2 web:443=2/3".into(),
+            ),
+        };
+        index.show(&key, shown);
         add(&mut index, "due", due());
         add(&mut index, "absent", without_leaf(Fault::Absent));
         add(&mut index, "garbled", without_leaf(Fault::Unreadable));

@@ -5,6 +5,7 @@
 //! reported. What is unknown neither restarts nor halts. Without `verify`, pods that were asked to reload are asked again
 //! once the slowest kubelet has had its time.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::time::sleep;
@@ -16,6 +17,7 @@ use crate::context::Context;
 use crate::index::Key;
 use crate::rollout::{self, Ask, Error, How, Outcome, Proof, Request, Step, Verified, Workload};
 use crate::secret::head::Head;
+use crate::secret::used_by::{Has, Proven, UsedBy};
 use crate::secret::workload::WorkloadRef;
 use crate::time::UnixTime;
 
@@ -24,8 +26,8 @@ const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
 
 /// What a rollout came to in the end.
 pub(super) enum Conclusion {
-    /// The workloads have the leaf, as far as can be told; what is known beyond that, in words.
-    Done(Option<String>),
+    /// The workloads have the leaf, as far as can be told; what is known beyond that, in words and in numbers.
+    Done(Option<String>, Option<Proven>),
     /// So many pods serve an earlier leaf, in words, although all was done that is done.
     Stale(usize, String),
     /// As [`Outcome::Halted`].
@@ -35,6 +37,9 @@ pub(super) enum Conclusion {
     /// As [`Outcome::Interrupted`].
     Interrupted(String),
 }
+
+/// What the workloads have that are rolled at the moment; what is not among them had the leaf before.
+pub(super) type Standing = Mutex<BTreeMap<WorkloadRef, Has>>;
 
 /// A Secret whose workloads were just rolled.
 pub(super) struct Rolled<'a> {
@@ -47,12 +52,16 @@ pub(super) struct Rolled<'a> {
     pub(super) proof: Option<&'a Proof>,
     /// What was done for it just now.
     pub(super) steps: &'a [Step],
+    /// The workloads that use it.
+    pub(super) users: &'a [WorkloadRef],
+    /// What they have.
+    pub(super) standing: &'a Standing,
 }
 
 impl From<Outcome> for Conclusion {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Done => Self::Done(None),
+            Outcome::Done => Self::Done(None, None),
             Outcome::Halted(workload, why) => Self::Halted(workload, why),
             Outcome::Deferred(why) => Self::Deferred(why),
             Outcome::Interrupted(why) => Self::Interrupted(why),
@@ -61,6 +70,25 @@ impl From<Outcome> for Conclusion {
 }
 
 impl Rolled<'_> {
+    /// The value of `used-by` for the reader, after a rollout that `halted` may have ended.
+    pub(super) fn used_by(
+        &self,
+        now: UnixTime,
+        halted: Option<&WorkloadRef>,
+        proven: Option<Proven>,
+    ) -> Option<String> {
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |workload: &WorkloadRef| match standing.get(workload) {
+            _ if halted == Some(workload) => Has::Failed,
+            Some(has) => *has,
+            None => Has::It,
+        };
+        let users = self.users.iter();
+        let users = users.map(|workload| (workload.clone(), has(workload)));
+        let used_by = UsedBy::new(now, users.collect(), proven);
+        used_by.map(|used_by| used_by.to_string())
+    }
+
     /// What the rollout came to, once the pods were asked where they can be.
     pub(super) async fn conclusion(&self, outcome: Outcome) -> Conclusion {
         if !matches!(outcome, Outcome::Done) {
@@ -72,7 +100,7 @@ impl Rolled<'_> {
         match self.prove(proof).await {
             Ok(conclusion) => conclusion,
             Err(Error::Forbidden { .. }) => {
-                self.not_verified(&format!("Services or pods may not be read: {ADD_ON}"))
+                self.not_verified(&format!("Services or pods may not be read: {ADD_ON}"), None)
             }
             Err(error) => Conclusion::Interrupted(chain(&error)),
         }
@@ -99,6 +127,10 @@ impl Rolled<'_> {
         context
             .metrics
             .verified(*served, stale.len(), unknown.len());
+        tracing::info!(
+            secret = %key, step = "verify", served, stale = stale.len(), unknown = unknown.len(),
+            "the pods have been asked what they serve"
+        );
         let service = &proof.service;
         if !stale.is_empty() {
             let pods = verified.stale_text();
@@ -106,18 +138,23 @@ impl Rolled<'_> {
                 format!("behind Service {service} {pods} still serve an earlier certificate");
             return Ok(Conclusion::Stale(stale.len(), note));
         }
+        let proven = Proven {
+            service: service.clone(),
+            served: *served,
+            asked: served + unknown.len(),
+        };
         if !unknown.is_empty() {
             let note = format!("{served} pods do; {}", verified.unknown_text());
-            return Ok(self.not_verified(&note));
+            return Ok(self.not_verified(&note, Some(proven)));
         }
         let note = format!("all {served} pods behind Service {service} serve it");
-        Ok(Conclusion::Done(Some(note)))
+        Ok(Conclusion::Done(Some(note), Some(proven)))
     }
 
-    fn not_verified(&self, note: &str) -> Conclusion {
+    fn not_verified(&self, note: &str, proven: Option<Proven>) -> Conclusion {
         let note = format!("whether every pod serves the new certificate is not known: {note}");
         self.warn(Reason::NotVerified, &note);
-        Conclusion::Done(None)
+        Conclusion::Done(None, proven)
     }
 
     fn warn(&self, reason: Reason, note: &str) {
@@ -186,7 +223,7 @@ impl Rolled<'_> {
     /// Where nothing verifies that a reload came late enough, a second one does.
     async fn ask_once_more(&self) -> Conclusion {
         if self.asked().next().is_none() {
-            return Conclusion::Done(None);
+            return Conclusion::Done(None, None);
         }
         let Self { context, key, .. } = self;
         sleep(context.config().rollout.reload_again).await;
@@ -204,6 +241,6 @@ impl Rolled<'_> {
                 Err(error) => return Conclusion::Interrupted(chain(&error)),
             }
         }
-        Conclusion::Done(Some("its pods were asked twice to reload".into()))
+        Conclusion::Done(Some("its pods were asked twice to reload".into()), None)
     }
 }

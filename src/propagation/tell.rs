@@ -50,7 +50,14 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
         }
     };
     let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
-    tracing::info!(namespace, workload = %step.workload.id, ?secrets, note, "{reason}");
+    let (took, error) = match happening {
+        Happening::Rolled(_, took) => (u64::try_from(took.as_millis()).ok(), None),
+        Happening::Failed(_, why) => (None, Some(*why)),
+        _ => (None, None),
+    };
+    tracing::info!(
+        namespace, workload = %step.workload.id, step = "workload", ?secrets, note, took_ms = took, error, "{reason}"
+    );
     let note = format!("{note} (Secret {})", secrets.join(", "));
     context.events.on(reference(namespace, step), reason, &note);
 }

@@ -217,7 +217,7 @@ impl Failure {
             Self::About { what, of } => (*what, of),
             // Only reading the Secret or the record can fail before it is known what it asks for.
             other => {
-                tracing::warn!(secret = %key, reason, error = %other, "the renewal could not begin");
+                tracing::warn!(secret = %key, step = "failed", reason, error = %other, "the renewal could not begin");
                 return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
             }
         };
@@ -326,7 +326,7 @@ impl Failure {
             tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
         }
         let text = cut(&what.to_string()).to_owned();
-        tracing::warn!(secret = %key, issuer = %of.issuer, reason, error = text, %retry_at, "the renewal failed");
+        tracing::warn!(secret = %key, step = "failed", issuer = %of.issuer, reason, error = text, %retry_at, "the renewal failed");
         context
             .metrics
             .renewal(&of.issuer, RenewalResult::Failed, reason);

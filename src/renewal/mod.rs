@@ -85,7 +85,7 @@ pub async fn run(context: &Context, ticket: Ticket) {
     let finished = match attempt(context, &key).await {
         Ok(Outcome::Renewed(leaf)) => {
             tracing::info!(
-                secret = %key, not_after = %leaf.not_after, leaf = %leaf.fingerprint,
+                secret = %key, step = "write", not_after = %leaf.not_after, leaf = %leaf.fingerprint,
                 seconds = started.elapsed().as_secs_f64(), "renewed"
             );
             Finished::Wrote
@@ -314,7 +314,7 @@ fn last_error(context: &Context, key: &Key) -> Option<Box<str>> {
 async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<Outcome, Failure> {
     let names = without_covered(&fresh.assessment.names);
     tracing::info!(
-        secret = %key, issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
+        secret = %key, step = "due", issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
     );
     let ours = |error| Failure::from(error).about(&fresh);
     let client = context
@@ -424,7 +424,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     drop(step);
     context.known.insert(key);
     took(context, &record, RenewalStep::Order, started);
-    tracing::info!(secret = %key, order = record.order.url, "ordered");
+    tracing::info!(secret = %key, step = "order", order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
 }
 
@@ -526,7 +526,7 @@ async fn resume(
     let _proving = context
         .validations
         .join(&fresh.issuer_name, &record.order.names);
-    tracing::info!(secret = %key, order = record.order.url, status = ?order.status(), "the order is taken up again");
+    tracing::info!(secret = %key, step = "wait", order = record.order.url, status = ?order.status(), "the order is taken up again");
     let reason = fresh
         .assessment
         .renewal
@@ -577,7 +577,7 @@ async fn finish(
     if order.status() == OrderStatus::Pending {
         proof::prove(context, key, record, order, Wait::Briefly).await?;
         took(context, record, RenewalStep::Prove, started);
-        tracing::info!(secret = %key, order = record.order.url, "validated");
+        tracing::info!(secret = %key, step = "prove", order = record.order.url, "validated");
     }
     if order.status() == OrderStatus::Ready {
         let now = UnixTime::now();

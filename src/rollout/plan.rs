@@ -32,7 +32,17 @@ pub fn plan(
     // Until when what an earlier run rolled is watched before others follow.
     let mut baked: BTreeMap<Box<str>, UnixTime> = BTreeMap::new();
     for request in requests {
+        let told = plan.remarks.len();
         let concerned = concerned(request, workloads, &mut plan.remarks);
+        let newer = plan.remarks[told..]
+            .iter()
+            .filter_map(|remark| match remark {
+                Remark::Newer { workload, .. } => Some(workload),
+                _ => None,
+            });
+        let users = concerned.iter().map(|(workload, _)| &workload.id);
+        let users = users.chain(newer).cloned().collect();
+        plan.users.push((request.secret.clone(), users));
         let verdict = verdict(now, request, &concerned, workloads);
         plan.verdicts
             .push((request.secret.clone(), verdict.clone()));

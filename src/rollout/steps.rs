@@ -45,6 +45,8 @@ pub struct Request {
 pub struct Plan {
     /// For each request, in their order.
     pub verdicts: Vec<(Box<str>, Verdict)>,
+    /// The workloads that use each, whatever is to be done to them.
+    pub users: Vec<(Box<str>, Vec<WorkloadRef>)>,
     /// In the order in which they start.
     pub steps: Vec<Step>,
     /// What a user should hear of besides.

@@ -45,6 +45,8 @@ pub const CLASS: &str = "cert-renew.io/class";
 
 /// Fingerprint and notAfter of the leaf that the workloads have.
 pub const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
+/// Which workloads use it and whether they have that leaf, for the reader.
+pub const USED_BY: &str = "state.cert-renew.io/used-by";
 /// Issuer and settings of the last renewal.
 pub const ISSUED_BY: &str = "state.cert-renew.io/issued-by";
 /// Last error, for the reader.

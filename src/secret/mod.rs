@@ -12,5 +12,6 @@ pub mod settings;
 pub mod state;
 pub mod thin;
 pub mod total;
+pub mod used_by;
 pub(crate) mod values;
 pub mod workload;

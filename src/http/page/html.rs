@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::rows::{Answer, Query, Row, Sort, Which};
+use super::rows::{Answer, Query, Rollout, Row, Sort, Which};
 use crate::duration;
 use crate::metrics::certificates::State;
 use crate::time::UnixTime;
@@ -145,7 +145,7 @@ fn head(out: &mut String, answer: &Answer, query: &Query, replica: &str) {
     );
     escape(out, &query.text);
     out.push_str(
-        "\" placeholder=\"namespace, name, host, issuer, error\"> <label for=state>State</label> \
+        "\" placeholder=\"namespace, name, host, issuer, workload, error\"> <label for=state>State</label> \
          <select id=state name=state><option value=\"\">all",
     );
     let states = State::ALL.into_iter().map(Which::One);
@@ -292,10 +292,35 @@ fn write_row(out: &mut String, now: UnixTime, row: &Row, scale: Scale, places: &
     out.push_str("<td>");
     escape(out, &row.issuer);
     let _ = write!(out, "<td>{}", row.rollout.as_str());
+    workloads(out, row);
+    out.push('\n');
+}
+
+/// Who uses the certificate, and what they serve.
+fn workloads(out: &mut String, row: &Row) {
+    if let Some(used_by) = &row.used_by {
+        out.push_str("<small>");
+        escape(out, &used_by.in_words());
+        let _ = write!(out, "</small><small>as of {}</small>", day(used_by.at));
+    }
+    // What was proven was proven of the certificate that was there then.
+    let proven = row.used_by.as_ref().and_then(|it| it.proven.as_ref());
+    if let Some(proven) = proven.filter(|_| row.rollout == Rollout::Done) {
+        out.push_str("<small>");
+        escape(out, &proven.in_words());
+        out.push_str("</small>");
+    }
     if let Some(at) = row.served_until {
         let _ = write!(out, "<small>they serve one until {}</small>", minute(at));
     }
-    out.push('\n');
+    if row.stale_pods > 0 {
+        let s = if row.stale_pods == 1 { "" } else { "s" };
+        let _ = write!(
+            out,
+            "<small>{} pod{s} known to serve an earlier one</small>",
+            row.stale_pods
+        );
+    }
 }
 
 /// What went wrong, below the bar.
@@ -407,6 +432,9 @@ mod tests {
             "<td>renewal_failing<td>",
             "no<small>3 failures in a row. next try 2023-11-15 22:13, in 1d. </small>",
             "2 of its annotations cannot",
+            "<td>done<small>deployment/api (failed), statefulset/db and 2 more</small><small>as of 2023-11-14</small>\
+             <small>2 of 3 pods behind web:443 serve it</small>",
+            "<small>2 pods known to serve an earlier one</small>",
             ">in trouble 6</a>",
             "a&quot;b\\c\nd",
         ] {

@@ -144,6 +144,35 @@ fn gzip(text: &str) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::certificates::fixture;
+
+    /// As many as one page shows, no two alike, each with workloads.
+    #[test]
+    fn a_full_page_is_less_than_a_megabyte_on_the_wire() {
+        let now = fixture::NOW;
+        let row = rows::copy(now, &fixture::index(), &|_| 0).remove(0);
+        let random = |number: i64| number.wrapping_mul(6_364_136_223_846_793_005) >> 40;
+        let rows = (0..10_000).map(|number| {
+            let any = random(number);
+            let used_by = format!(
+                "2023-11-14T22:13:20Z deployment/web-{any} statefulset/db-{any} web-{any}:443=2/3"
+            );
+            rows::Row {
+                name: format!("shop-{any}-tls").into(),
+                names: format!("www.shop-{any}.example, shop-{any}.example").into(),
+                not_before: Some(UnixTime(now.0 - any.abs() % 5_000_000)),
+                not_after: Some(UnixTime(now.0 + any.abs() % 7_000_000)),
+                used_by: used_by.parse().ok(),
+                ..row.clone()
+            }
+        });
+        let query = Query::default();
+        let answer = rows::answer(now, rows.collect(), &query);
+        let page = html::render(&answer, &query, "pod");
+        assert_eq!(page.html.matches("<small>deployment/web-").count(), 10_000);
+        let packed = gzip(&page.html).unwrap().len();
+        assert!(packed < 1_000_000, "{packed}");
+    }
 
     #[test]
     fn gzip_is_sent_to_who_takes_it() {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::index::{Entry, Index, Key};
+use crate::index::{Entry, Index, Key, Shown};
 use crate::metrics::certificates::{State, moves, renew_at, unrolled};
 use crate::secret::state::RolledOut;
+use crate::secret::used_by::UsedBy;
 use crate::time::UnixTime;
 
 /// Rows of one answer: more would be read by nobody, and a filter reaches all of them.
@@ -84,6 +85,10 @@ pub(super) struct Row {
     /// End of what the workloads have while that is another certificate.
     #[serde(serialize_with = "as_text")]
     pub(super) served_until: Option<UnixTime>,
+    /// The workloads that use it, as the last rollout left them.
+    pub(super) used_by: Option<UsedBy>,
+    /// Pods that serve an earlier certificate although all was done.
+    pub(super) stale_pods: u32,
     pub(super) failures: u32,
     /// Where the last try failed.
     #[serde(serialize_with = "as_text")]
@@ -168,7 +173,7 @@ impl Sort {
 /// What was asked for, from the query string. What it does not know it ignores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
-    /// In lower case; found in namespace, name, names, issuer and error.
+    /// In lower case; found in namespace, name, names, issuer, workloads and error.
     pub(super) text: String,
     pub(super) which: Which,
     pub(super) sort: Sort,
@@ -242,6 +247,7 @@ impl Query {
                 || holds(&format!("{}/{}", row.namespace, row.name))
                 || holds(&row.names)
                 || holds(&row.issuer)
+                || row.used_by.as_ref().is_some_and(|it| holds(&it.in_words()))
                 || row.last_error.as_deref().is_some_and(holds))
     }
 }
@@ -267,13 +273,19 @@ pub(super) fn copy(now: UnixTime, index: &Index, failures: &dyn Fn(u64) -> u32) 
     index
         .iter()
         .filter_map(|(at, entry)| {
-            let (key, names) = (index.key_of(at)?, index.names(at));
-            Some(row(now, key, names, entry, failures))
+            let (key, shown) = (index.key_of(at)?, index.shown(at));
+            Some(row(now, key, shown, entry, failures))
         })
         .collect()
 }
 
-fn row(now: UnixTime, key: Key, names: &str, entry: Entry, failures: &dyn Fn(u64) -> u32) -> Row {
+fn row(
+    now: UnixTime,
+    key: Key,
+    shown: Option<&Shown>,
+    entry: Entry,
+    failures: &dyn Fn(u64) -> u32,
+) -> Row {
     let leaf = entry.observed.leaf.ok();
     let state = State::of(&entry, now);
     let served = entry.rolled_out().filter(|_| unrolled(&entry));
@@ -286,7 +298,7 @@ fn row(now: UnixTime, key: Key, names: &str, entry: Entry, failures: &dyn Fn(u64
         name: key.name,
         state,
         issuer: Arc::clone(&entry.observed.issuer),
-        names: names.into(),
+        names: shown.map(|it| it.names.clone()).unwrap_or_default(),
         not_before: leaf.map(|leaf| leaf.not_before),
         not_after: leaf.map(|leaf| leaf.not_after),
         renews: renew_at(&entry),
@@ -295,6 +307,8 @@ fn row(now: UnixTime, key: Key, names: &str, entry: Entry, failures: &dyn Fn(u64
             Some(RolledOut::Leaf { not_after, .. }) => Some(not_after),
             _ => None,
         },
+        used_by: shown.and_then(|it| it.used_by.as_deref()?.parse().ok()),
+        stale_pods: entry.stale_pods,
         failures: failures(entry.observed.account),
         next_try: tries.filter(|at| *at != UnixTime::NEVER),
         last_error: entry.last_error,
@@ -357,6 +371,7 @@ mod tests {
         );
         assert_eq!(names("q=SHOP%2Fpau"), ["paused"]);
         assert_eq!(names("q=c%0Ad"), ["odd"], "the issuer is searched too");
+        assert_eq!(names("q=statefulset/DB"), ["healthy"], "and who uses it");
         assert_eq!(names("state=due"), ["due"]);
         assert_eq!(names("state=trouble").len(), 6);
         assert_eq!(names("state=nonsense&x=y&sort=what").len(), all.len());

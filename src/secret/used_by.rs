@@ -1,0 +1,261 @@
+//! Which workloads use a Secret and whether they have its certificate, as the last rollout left it.
+//!
+//! Written beside `rolled-out`, in the same patch, and read by people only: by whoever describes the Secret, by the
+//! status page and by `cert-renew status`. No decision is made from it, so that a forged one misleads its reader only.
+//! Pure; what cannot be read counts as absent.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
+
+use crate::secret::settings::ServicePort;
+use crate::secret::state::Foreign;
+use crate::secret::workload::WorkloadRef;
+use crate::time::UnixTime;
+
+/// Workloads that are named; of more it is said how many there are.
+const NAMED: usize = 8;
+
+/// Value of [`crate::secret::keys::USED_BY`], words with blanks between: an instant, the workloads (`deployment/web`, or
+/// `deployment/web=failed`), how many more there are (`+3`), what was proven behind a Service (`web:443=2/3`). Words of a
+/// later version are passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedBy {
+    /// When that was so.
+    pub at: UnixTime,
+    /// The first few, those in trouble first.
+    pub workloads: Vec<(WorkloadRef, Has)>,
+    /// How many there are besides.
+    pub more: usize,
+    /// What pods were seen to serve, where the Secret asks for it.
+    pub proven: Option<Proven>,
+}
+
+/// What a workload has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Has {
+    /// It did not take the certificate up.
+    Failed,
+    /// What it had before: the rollout was halted before its turn.
+    Kept,
+    /// The certificate.
+    It,
+}
+
+/// What the pods behind a Service were seen to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// The Service and its port.
+    pub service: ServicePort,
+    /// Pods that serve the certificate.
+    pub served: usize,
+    /// Pods that were asked. Of the others it is not known what they serve.
+    pub asked: usize,
+}
+
+impl Has {
+    /// In a word, as JSON and people have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Kept => "kept",
+            Self::It => "has",
+        }
+    }
+}
+
+impl UsedBy {
+    /// Of these workloads; `None` where there are none.
+    #[must_use]
+    pub fn new(
+        at: UnixTime,
+        mut workloads: Vec<(WorkloadRef, Has)>,
+        proven: Option<Proven>,
+    ) -> Option<Self> {
+        if workloads.is_empty() {
+            return None;
+        }
+        workloads.sort_by(|(one, had), (other, has)| (had, one).cmp(&(has, other)));
+        let more = workloads.len().saturating_sub(NAMED);
+        workloads.truncate(NAMED);
+        Some(Self {
+            at,
+            workloads,
+            more,
+            proven,
+        })
+    }
+
+    /// The workloads in words: `deployment/web, deployment/api (failed) and 3 more`.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let named = self.workloads.iter().map(|(workload, has)| match has {
+            Has::It => workload.to_string(),
+            has => format!("{workload} ({})", has.as_str()),
+        });
+        let named = named.collect::<Vec<_>>().join(", ");
+        match self.more {
+            0 => named,
+            more => format!("{named} and {more} more"),
+        }
+    }
+}
+
+impl Proven {
+    /// For example `2 of 3 pods behind web:443 serve it`.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let Self {
+            service,
+            served,
+            asked,
+        } = self;
+        format!("{served} of {asked} pods behind {service} serve it")
+    }
+}
+
+impl fmt::Display for UsedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.at)?;
+        for (workload, has) in &self.workloads {
+            match has {
+                Has::It => write!(f, " {workload}")?,
+                has => write!(f, " {workload}={}", has.as_str())?,
+            }
+        }
+        if self.more > 0 {
+            write!(f, " +{}", self.more)?;
+        }
+        if let Some(Proven {
+            service,
+            served,
+            asked,
+        }) = &self.proven
+        {
+            write!(f, " {service}={served}/{asked}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for UsedBy {
+    type Err = Foreign;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let mut words = s.split(' ');
+        let at = words.next().and_then(|at| at.parse().ok()).ok_or(Foreign)?;
+        let mut used = Self {
+            at,
+            workloads: Vec::new(),
+            more: 0,
+            proven: None,
+        };
+        // Who writes by hand may write much.
+        for word in words.take(NAMED + 2) {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            let has = [Has::Failed, Has::Kept].into_iter();
+            let has = has.chain([Has::It]).find(|has| has.as_str() == value);
+            if let Some(more) = word.strip_prefix('+') {
+                used.more = more.parse().map_err(|_| Foreign)?;
+            } else if let Ok(workload) = name.parse() {
+                used.workloads.push((workload, has.unwrap_or(Has::It)));
+            } else if let Ok(service) = name.parse()
+                && let Some((served, asked)) = value.split_once('/')
+            {
+                used.proven = Some(Proven {
+                    service,
+                    served: served.parse().map_err(|_| Foreign)?,
+                    asked: asked.parse().map_err(|_| Foreign)?,
+                });
+            }
+        }
+        Ok(used)
+    }
+}
+
+/// The same facts as in the annotation, under names.
+impl Serialize for UsedBy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct One {
+            workload: String,
+            state: &'static str,
+        }
+        #[derive(Serialize)]
+        struct Behind {
+            service: String,
+            served: usize,
+            asked: usize,
+        }
+        let one = |(workload, has): &(WorkloadRef, Has)| One {
+            workload: workload.to_string(),
+            state: has.as_str(),
+        };
+        let behind = |proven: &Proven| Behind {
+            service: proven.service.to_string(),
+            served: proven.served,
+            asked: proven.asked,
+        };
+        let mut fields = serializer.serialize_struct("UsedBy", 4)?;
+        fields.serialize_field("asOf", &self.at.to_string())?;
+        let workloads: Vec<One> = self.workloads.iter().map(one).collect();
+        fields.serialize_field("workloads", &workloads)?;
+        fields.serialize_field("more", &self.more)?;
+        fields.serialize_field("proven", &self.proven.as_ref().map(behind))?;
+        fields.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_700_000_000);
+
+    fn workload(name: &str) -> WorkloadRef {
+        format!("deployment/{name}").parse().unwrap()
+    }
+
+    #[test]
+    fn it_comes_back_as_it_was_written() {
+        for text in [
+            "2023-11-14T22:13:20Z deployment/web",
+            "2023-11-14T22:13:20Z deployment/api=failed statefulset/db=kept deployment/web",
+            "2023-11-14T22:13:20Z deployment/web +3 web:443=2/3",
+        ] {
+            assert_eq!(text.parse::<UsedBy>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn those_in_trouble_are_named_and_the_others_counted() {
+        let mut workloads: Vec<_> = (0..12)
+            .map(|number| (workload(&format!("w{number:02}")), Has::It))
+            .collect();
+        workloads[11].1 = Has::Failed;
+        let used = UsedBy::new(NOW, workloads, None).unwrap();
+        assert_eq!((used.workloads.len(), used.more), (8, 4));
+        let words = used.in_words();
+        assert!(
+            words.starts_with("deployment/w11 (failed), deployment/w00, ")
+                && words.ends_with(" and 4 more"),
+            "{words}"
+        );
+        assert_eq!(UsedBy::new(NOW, Vec::new(), None), None);
+    }
+
+    #[test]
+    fn words_of_a_later_version_are_passed_over_and_a_foreign_value_is_absent() {
+        let newer = "2023-11-14T22:13:20Z deployment/web=warm fleet/web <b> rev:7";
+        let used: UsedBy = newer.parse().unwrap();
+        assert_eq!(used.to_string(), "2023-11-14T22:13:20Z deployment/web");
+        for foreign in ["", "deployment/web", "now", "2023-11-14T22:13:20Z +x"] {
+            assert_eq!(foreign.parse::<UsedBy>(), Err(Foreign), "{foreign}");
+        }
+        let many = format!("2023-11-14T22:13:20Z{}", " deployment/web".repeat(1_000));
+        assert!(many.parse::<UsedBy>().unwrap().workloads.len() <= NAMED + 2);
+    }
+}

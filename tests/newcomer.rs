@@ -1,0 +1,252 @@
+//! docs/install.md as somebody reads it who has a cluster and a certificate that runs out: its five steps, run as they
+//! stand there, lead to a renewed Secret and a rolled workload.
+//!
+//! What is not run as it stands, and why:
+//! * step 1, which builds the image and pushes it: `make image-check` builds it and runs its binary, a registry there is none;
+//! * of step 2, the CA: the bench's own stands in for Let's Encrypt, and takes a profile and a root of its own;
+//! * the pods of step 3: no kubelet of the bench runs a container, so that the test starts the binary in their place, with
+//!   the arguments of the Deployment, the config of the ConfigMap and a token of the ServiceAccount that were installed;
+//! * the host of step 4: `curl` is told that it is at the bench's edge.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::{Bench, Context as _, Result, ensure, eventually, ports};
+
+use crate::command::said;
+use crate::renewal::{SOON, renewed, rolled_out};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PAGE: &str = include_str!("../docs/install.md");
+/// What the page calls the CA, and the image.
+const CA: &str = "directory: https://acme-v02.api.letsencrypt.org/directory";
+const IMAGE: &str = "registry.example.com/cert-renew";
+
+/// The commands and files that stand in the five steps, in their order: the language and the text.
+fn blocks() -> Result<Vec<(&'static str, &'static str)>> {
+    let steps = PAGE.split("\n## Five steps\n").nth(1);
+    let steps = steps.and_then(|rest| rest.split("\n## ").next());
+    let fences = steps.context("no section \"Five steps\"")?.split("```");
+    let inside = fences.skip(1).step_by(2);
+    inside
+        .map(|block| block.split_once('\n').context("a fence without a language"))
+        .collect()
+}
+
+/// Somebody's shell in a copy of the repository, with rights on the cluster.
+struct Newcomer<'a> {
+    bench: &'a Bench,
+    home: PathBuf,
+}
+
+impl<'a> Newcomer<'a> {
+    fn arrive(bench: &'a Bench) -> Result<Self> {
+        let home = bench.directory().join("newcomer");
+        let programs = home.join("bin");
+        fs::create_dir_all(&programs)?;
+        symlink(bench.program("kubectl"), programs.join("kubectl"))?;
+        symlink(
+            env!("CARGO_BIN_EXE_cert-renew"),
+            programs.join("cert-renew"),
+        )?;
+        let mut copy = Command::new("cp");
+        copy.args(["-r", "deploy", "rbac"]).arg(&home);
+        ensure!(copy.current_dir(ROOT).status()?.success(), "cp");
+        let edge = bench.edge().address();
+        let rule = format!("connect-to = \"shop.example.com:80:{edge}\"\n");
+        fs::write(home.join(".curlrc"), rule)?;
+        Ok(Self { bench, home })
+    }
+
+    /// Types a block of the page.
+    fn types(&self, block: &str) -> Result<Output> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", block])
+            .current_dir(&self.home)
+            .env_clear()
+            .env(
+                "PATH",
+                format!("{}:{path}", self.home.join("bin").display()),
+            )
+            .env("HOME", &self.home)
+            .env("KUBECONFIG", self.bench.kubeconfig())
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(output.status.success(), "{block}\n{}", said(&output));
+        Ok(output)
+    }
+
+    /// An object as the cluster has it.
+    fn object(&self, what: &str) -> Result<Value> {
+        let command = format!("kubectl -n cert-renew get {what} -o json");
+        Ok(serde_json::from_slice(&self.types(&command)?.stdout)?)
+    }
+
+    /// What the kubelet would do with a pod of the Deployment.
+    fn start_operator(&self) -> Result<Running<'_>> {
+        let deployment = self.object("deployment cert-renew")?;
+        let pod = &deployment["spec"]["template"]["spec"];
+        let image = pod["containers"][0]["image"].as_str().unwrap_or_default();
+        ensure!(image.starts_with(&format!("{IMAGE}:")), "image: {image}");
+        let volume = pod["volumes"][0]["configMap"]["name"].as_str();
+        let map = self.object(&format!("configmap {}", volume.context("no config")?))?;
+        let config = self.home.join("config.yaml");
+        let text = map["data"]["config.yaml"]
+            .as_str()
+            .context("no config.yaml")?;
+        fs::write(&config, text)?;
+        let token = self.types("kubectl -n cert-renew create token cert-renew --duration=1h")?;
+        let token = String::from_utf8(token.stdout)?;
+        let kubeconfig = self.home.join("pod.kubeconfig");
+        let server = format!("https://{}", self.bench.api_server());
+        let access = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "pod",
+            "clusters": [{"name": "bench", "cluster": {"server": server, "certificate-authority": self.bench.ca_bundle()}}],
+            "users": [{"name": "pod", "user": {"token": token.trim()}}],
+            "contexts": [{"name": "pod", "context": {"cluster": "bench", "user": "pod", "namespace": "cert-renew"}}],
+        });
+        fs::write(&kubeconfig, access.to_string())?;
+        let (metrics, challenges) = (ports::free()?, ports::free()?);
+        let place = |argument: &Value| {
+            let argument = argument.as_str().unwrap_or_default();
+            argument
+                .replace("$(POD_NAMESPACE)", "cert-renew")
+                .replace("/etc/cert-renew/config.yaml", &config.display().to_string())
+                .replace("0.0.0.0:9402", &metrics.to_string())
+                .replace("0.0.0.0:8402", &challenges.to_string())
+        };
+        let arguments = pod["containers"][0]["args"].as_array();
+        let log = self.home.join("operator.log");
+        let child = Command::new(env!("CARGO_BIN_EXE_cert-renew"))
+            .args(arguments.context("no arguments")?.iter().map(place))
+            .env_clear()
+            .env("POD_NAME", "cert-renew-0")
+            .env("POD_NAMESPACE", "cert-renew")
+            .env("KUBECONFIG", kubeconfig)
+            .stderr(fs::File::create(&log)?)
+            .spawn()?;
+        self.bench.edge().add(challenges);
+        Ok(Running {
+            bench: self.bench.edge(),
+            child,
+            challenges,
+            log,
+        })
+    }
+}
+
+/// The operator; it ends with the test.
+struct Running<'a> {
+    bench: &'a test_bench::Edge,
+    child: Child,
+    challenges: SocketAddr,
+    log: PathBuf,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.bench.remove(self.challenges);
+        // It may have ended by itself, which the test says.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_five_steps_of_the_page_lead_to_a_renewed_secret() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let blocks = blocks()?;
+    let begins: Vec<&str> = blocks
+        .iter()
+        .map(|(_, text)| text.split([' ', '\n']).next().unwrap_or_default())
+        .collect();
+    // A step that is added is not passed over in silence. Helm is another way of the third one.
+    assert_eq!(
+        begins,
+        [
+            "make",
+            "issuers:",
+            "cert-renew",
+            "cd",
+            "helm",
+            "curl",
+            "kubectl"
+        ]
+    );
+    let [build, config, check, install, _helm, route, annotate] = blocks[..] else {
+        unreachable!("seven were just counted");
+    };
+    let newcomer = Newcomer::arrive(bench)?;
+
+    // Before: a cluster with a certificate that runs out, and a Deployment that serves it.
+    newcomer.types("kubectl create namespace shop")?;
+    let space = Space {
+        client: bench.client()?,
+        name: "shop".into(),
+        class: "default".into(),
+    };
+    let old = pair(&["shop.example.com"], OLD)?;
+    space.tls_secret("shop-tls", Some(&old), &[]).await?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "shop-tls")
+        .await?;
+    space.available("Deployment", "web").await?;
+
+    // 1
+    ensure!(
+        build.1.contains(&format!("docker://{IMAGE}:")),
+        "{}",
+        build.1
+    );
+    let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile"))?;
+    ensure!(makefile.contains("\nimage:"), "make image");
+    // 2
+    ensure!(config.0 == "yaml" && config.1.contains(CA), "{}", config.1);
+    let bench_ca = format!(
+        "directory: {}\n    caBundle: {}\n    profile: default\n    concurrency: 1",
+        bench.pebble().directory(),
+        bench.ca_bundle().display()
+    );
+    let config = config.1.replace(CA, &bench_ca);
+    fs::write(newcomer.home.join("deploy/config.yaml"), config)?;
+    newcomer.types(check.1)?;
+    // 3
+    newcomer.types(install.1)?;
+    let operator = newcomer.start_operator()?;
+    // 4
+    eventually(SOON, "the challenges are routed", async || {
+        let output = newcomer.types(route.1)?;
+        ensure!(said(&output).contains("404 Not Found"), "{}", said(&output));
+        Ok(())
+    })
+    .await?;
+    // 5
+    let described = said(&newcomer.types(annotate.1)?);
+    ensure!(
+        described.contains("cert-renew.io/issuer: letsencrypt"),
+        "{described}"
+    );
+
+    let done = async {
+        renewed(&space, "shop-tls", &old.certificate).await?;
+        rolled_out(&space, "shop-tls").await
+    };
+    let log = || fs::read_to_string(&operator.log).unwrap_or_default();
+    done.await.with_context(log)?;
+    ensure!(
+        space.generation("Deployment", "web").await? == 2,
+        "web was not rolled once"
+    );
+    let status = said(&newcomer.types("cert-renew status -n shop")?);
+    ensure!(
+        status.contains("shop-tls") && status.contains(" ok "),
+        "{status}"
+    );
+    Ok(())
+}

@@ -94,6 +94,9 @@ pub(super) struct Args {
     otlp_endpoint: Option<Endpoint>,
 }
 
+/// Between two times at which it is said what the log leaves out.
+const LEFT_OUT: Duration = Duration::from_secs(60);
+
 pub(super) fn run(args: Args) -> CommandResult {
     let (traces, exported) = match args.otlp_endpoint.clone() {
         Some(endpoint) => {
@@ -107,7 +110,7 @@ pub(super) fn run(args: Args) -> CommandResult {
     let (file, config) = opened.map_err(|faults| Failure(faults.to_string()))?;
     warn(&config);
     block_on(async {
-        tokio::spawn(follow_hangups(verbosity));
+        tokio::spawn(look_after_log(verbosity));
         if let Some((endpoint, receiver)) = exported {
             tokio::spawn(otlp::export(endpoint, replica(), receiver));
         }
@@ -302,13 +305,20 @@ fn replica() -> String {
     std::env::var("POD_NAME").unwrap_or_else(|_| "cert-renew".into())
 }
 
-/// SIGHUP turns the log level to debug, and the next one back.
-async fn follow_hangups(mut verbosity: Verbosity) {
+/// SIGHUP turns the log level to debug, and the next one back. Every minute it is said what was left out.
+async fn look_after_log(mut verbosity: Verbosity) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else {
         return;
     };
-    while hangups.recv().await.is_some() {
-        verbosity.turn();
+    let mut minutes = tokio::time::interval(LEFT_OUT);
+    loop {
+        tokio::select! {
+            hangup = hangups.recv() => match hangup {
+                Some(()) => verbosity.turn(),
+                None => return,
+            },
+            _ = minutes.tick() => verbosity.tell_left_out(),
+        }
     }
 }
 

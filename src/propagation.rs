@@ -69,10 +69,9 @@ enum Glance {
 /// Plans and carries out the rollouts of one namespace.
 pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>) {
     let namespace = Arc::clone(planning.namespace());
-    let (workloads, looks) = futures::join!(
-        rollout::list(&context.client, &namespace),
-        look_at_all(&context, tickets)
-    );
+    let roller = context.roller();
+    let (workloads, looks) =
+        futures::join!(roller.list(&namespace), look_at_all(&context, tickets));
     let workloads = match workloads {
         Ok(workloads) => workloads,
         Err(error) => {
@@ -100,7 +99,11 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
     }
     tell_restarted(&context, &open, &plan.remarks);
     let mut rolling: Vec<Box<str>> = Vec::new();
+    let mut behind: Vec<&Request> = Vec::new();
     for (request, (secret, verdict)) in requests.iter().zip(plan.verdicts) {
+        if rollout::leaves_behind(request, &verdict) {
+            behind.push(request);
+        }
         let finished = match verdict {
             Verdict::Roll => {
                 rolling.push(secret);
@@ -121,7 +124,10 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
             ticket.finish(finished);
         }
     }
-    carry_out(&context, &namespace, &requests, rolling, plan.steps, open).await;
+    futures::join!(
+        tell_left_behind(&context, &namespace, &behind),
+        carry_out(&context, &namespace, &requests, rolling, plan.steps, open)
+    );
 }
 
 type Open = BTreeMap<Box<str>, (Ticket, Held)>;
@@ -581,6 +587,8 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
         Kind::StatefulSet => ("apps/v1", "StatefulSet"),
         Kind::DaemonSet => ("apps/v1", "DaemonSet"),
         Kind::ReplicationController => ("v1", "ReplicationController"),
+        Kind::ReplicaSet => ("apps/v1", "ReplicaSet"),
+        Kind::Rollout => ("argoproj.io/v1alpha1", "Rollout"),
     };
     ObjectReference {
         api_version: Some(api_version.into()),
@@ -630,5 +638,37 @@ fn tell_restarted(context: &Context, open: &Open, remarks: &[Remark]) {
             let (key, uid, note) = (ticket.key(), held.head.uid(), texts.join("; "));
             context.events.secret(key, uid, Reason::CannotReload, &note);
         }
+    }
+}
+
+/// Says which pods and Jobs have an earlier leaf and keep it. Nothing waits for it, and nothing depends on it.
+async fn tell_left_behind(context: &Context, namespace: &Arc<str>, requests: &[&Request]) {
+    if requests.is_empty() {
+        return;
+    }
+    let all = match context.roller().bystanders(namespace).await {
+        Ok(all) => all,
+        Err(error) => {
+            let text = chain(&error);
+            tracing::info!(%namespace, error = text, "not known which pods and Jobs nobody can restart");
+            return;
+        }
+    };
+    for request in requests {
+        let names = rollout::left_behind(request, &all);
+        if names.is_empty() {
+            continue;
+        }
+        let key = Key {
+            namespace: Arc::clone(namespace),
+            name: (*request.secret).into(),
+        };
+        let note = format!(
+            "nobody restarts {}: they have an earlier certificate until they are started anew",
+            names.join(", ")
+        );
+        tracing::info!(secret = %key, note, "left behind");
+        let events = &context.events;
+        events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
     }
 }

@@ -51,7 +51,7 @@ fn try_kubectl(bench: &Bench, arguments: &str, input: &str) -> Result<Output> {
     Ok(child.wait_with_output()?)
 }
 
-fn kubectl(bench: &Bench, arguments: &str, input: &str) -> Result<Output> {
+pub(crate) fn kubectl(bench: &Bench, arguments: &str, input: &str) -> Result<Output> {
     let output = try_kubectl(bench, arguments, input)?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "kubectl {arguments}: {said}");

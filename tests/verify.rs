@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -321,6 +321,62 @@ mod inside {
         })
         .await?;
         assert_eq!(scene.generation().await?, 3);
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn killed_while_it_verifies_it_goes_on_and_restarts_nothing_again() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let mut options = options();
+        options.addons.push("rbac/addons/verify.yaml".into());
+        // Nothing but a pod that serves the new leaf ends the verification.
+        options.config =
+            "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 10m}\n".into();
+        let mut operator = Operator::start(bench, options).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        scene.web().await?;
+        let reloaded = Arc::new(AtomicBool::new(false));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (old, new) = (scene.old.clone(), scene.new.clone());
+        let (well, count) = (Arc::clone(&reloaded), Arc::clone(&asked));
+        let choice = move |_: &Pod| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let pair = if well.load(Ordering::Relaxed) {
+                &new
+            } else {
+                &old
+            };
+            Some(pair.clone())
+        };
+        let port = serve_tls(&scene.space, Box::new(choice)).await?;
+        service(&scene.space, "web", "web", port).await?;
+        scene.begin(&[("verify", "web:443")]).await?;
+        scene.put_new().await?;
+        for _ in 0..2 {
+            let before = asked.load(Ordering::Relaxed);
+            eventually(SOON, "the pods are asked again and again", async || {
+                let now = asked.load(Ordering::Relaxed) - before;
+                ensure!(now >= 4, "{now} times");
+                Ok(())
+            })
+            .await?;
+            assert_eq!(scene.generation().await?, 2);
+            operator.kill();
+            let secret = scene.space.secrets().get("tls").await?;
+            let fingerprint = leaf(&secret)?.fingerprint.to_string();
+            let had = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or_default();
+            assert!(!had.starts_with(&fingerprint), "it was not done: {had}");
+            operator.run().await?;
+        }
+        reloaded.store(true, Ordering::Relaxed);
+        rolled_out(&scene.space, "tls").await?;
+        let said = "all 2 pods behind Service web:443 serve it";
+        told(&scene.space, "tls", said).await?;
+        assert_eq!(scene.generation().await?, 2);
+        let events = scene.space.events("tls").await?;
+        let again = |event: &String| event.contains("RestartedAgain");
+        assert!(!events.iter().any(again), "{events:?}");
         Ok(())
     }
 

@@ -130,7 +130,7 @@ impl Rolled<'_> {
     async fn help(&self, verified: &Verified) -> Result<Option<Outcome>, Error> {
         let (namespace, roller) = (&*self.key.namespace, self.context.roller());
         let stale = &verified.stale;
-        let workloads = rollout::list(&self.context.client, namespace).await?;
+        let workloads = roller.list(namespace).await?;
         let (mut steps, mut asked) = (Vec::new(), false);
         for workload in rollout::using(self.request, &workloads) {
             if let Some((_, asks)) = self.asked().find(|(asked, _)| asked.id == workload.id) {

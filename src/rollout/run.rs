@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::error::Error;
+use super::listing::Absent;
 use super::steps::{Phase, Step};
 use super::workload::get;
 use crate::cluster::chain;
@@ -39,6 +40,8 @@ pub struct Roller {
     pub(super) field_manager: Box<str>,
     /// Connections to pods: so many Secrets at once do not take all sockets.
     pub(super) connections: Arc<Semaphore>,
+    /// What the cluster or our rights do not have.
+    pub(super) absent: Absent,
     canary_bake: Duration,
     history: Arc<Mutex<History>>,
 }
@@ -141,6 +144,7 @@ impl Roller {
             reload_wait: config.reload_wait,
             field_manager: config.field_manager.clone(),
             connections,
+            absent: Absent::default(),
             canary_bake: config.canary_bake,
             history,
         }

@@ -1,8 +1,8 @@
 //! Rolls one workload: waits for its turn, patches its template, awaits its pods.
 //!
-//! The only thing written is the `leaf.…` annotations of the pod template, by patches guarded with uid and
-//! resourceVersion. So what was listed a moment ago is good enough to begin with: where it has changed meanwhile, the
-//! patch is refused, and the workload is read and looked at anew.
+//! The only thing written is the `leaf.…` annotations of the pod template, of a Rollout its own with `spec.restartAt`, by
+//! patches guarded with uid and resourceVersion. So what was listed a moment ago is good enough to begin with: where it
+//! has changed meanwhile, the patch is refused, and the workload is read and looked at anew.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::budget::Place;
@@ -184,27 +184,20 @@ impl Roller {
         !current.selector.is_empty() && !staying.is_empty() && staying.into_iter().all(later)
     }
 
-    /// Writes the leaves onto the template.
+    /// Writes the leaves onto the template, or onto a Rollout.
     async fn patch(
         &self,
         namespace: &str,
         step: &Step,
         current: &Workload,
     ) -> Result<Patched, Error> {
-        let leaves = step.leaves.iter();
-        let annotations: BTreeMap<String, String> = leaves
-            .map(|due| (leaf_annotation(&due.secret), due.value()))
-            .collect();
         let id = &step.workload.id;
         let api = api(&self.client, namespace, id.kind);
         let params = PatchParams {
             field_manager: Some(self.field_manager.to_string()),
             ..PatchParams::default()
         };
-        let body = Patch::Merge(json!({
-            "metadata": {"uid": &*current.uid, "resourceVersion": &*current.resource_version},
-            "spec": {"template": {"metadata": {"annotations": &annotations}}},
-        }));
+        let body = Patch::Merge(body(step, current, UnixTime::now()));
         let patched = call("patch", id, namespace, || {
             api.patch(&id.name, &params, &body)
         });
@@ -237,11 +230,80 @@ impl Roller {
     }
 }
 
+/// The patch that makes a workload's controller replace its pods.
+fn body(step: &Step, current: &Workload, now: UnixTime) -> Value {
+    let leaves = step.leaves.iter();
+    let annotations: BTreeMap<String, String> = leaves
+        .map(|due| (leaf_annotation(&due.secret), due.value()))
+        .collect();
+    let mut metadata = json!({"uid": &*current.uid, "resourceVersion": &*current.resource_version});
+    if current.id.kind != Kind::Rollout {
+        let template = json!({"metadata": {"annotations": annotations}});
+        return json!({"metadata": metadata, "spec": {"template": template}});
+    }
+    // Pods that are older than this go: also those of the very second in which the Secret was written.
+    let written = step.leaves.iter().filter_map(|due| due.written).max();
+    let later = written.map_or(now, |written| now.max(written + Duration::from_secs(1)));
+    metadata["annotations"] = json!(annotations);
+    json!({"metadata": metadata, "spec": {"restartAt": later.to_string()}})
+}
+
 /// Pods of a DaemonSet that were unavailable before: those of dead nodes, which nobody can replace.
 fn missing(workload: &Workload) -> i64 {
     if workload.id.kind == Kind::DaemonSet {
         (workload.status.wanted - workload.status.available).max(0)
     } else {
         0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::Fingerprint;
+    use crate::rollout::workload::tests::workload;
+    use crate::rollout::{Due, Phase, Why};
+
+    #[test]
+    fn a_rollout_is_restarted_and_all_others_get_a_new_template() {
+        let leaf = Fingerprint::of(b"leaf");
+        let said = |kind: Kind, now: i64, written: Option<i64>| {
+            let due = Due {
+                secret: "tls".into(),
+                leaf,
+                written: written.map(UnixTime),
+                why: Why::Named,
+                again: false,
+            };
+            let object = json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "7"}});
+            let step = Step {
+                workload: workload(kind, object),
+                how: How::Restart,
+                phase: Phase::Rest,
+                halts: true,
+                leaves: vec![due],
+                urgency: UnixTime(0),
+                not_before: UnixTime(0),
+            };
+            body(&step, &step.workload, UnixTime(now))
+        };
+        let annotations = json!({"state.cert-renew.io/leaf.tls": leaf.to_string()});
+        let guarded = json!({"uid": "u", "resourceVersion": "7"});
+        assert_eq!(
+            said(Kind::ReplicaSet, 9, Some(5)),
+            json!({"metadata": guarded, "spec": {"template": {"metadata": {"annotations": annotations}}}})
+        );
+        for (now, written, restart_at) in [
+            (9, None, "1970-01-01T00:00:09Z"),
+            (9, Some(5), "1970-01-01T00:00:09Z"),
+            (9, Some(9), "1970-01-01T00:00:10Z"),
+            (9, Some(12), "1970-01-01T00:00:13Z"),
+        ] {
+            let metadata = json!({"uid": "u", "resourceVersion": "7", "annotations": annotations});
+            assert_eq!(
+                said(Kind::Rollout, now, written),
+                json!({"metadata": metadata, "spec": {"restartAt": restart_at}})
+            );
+        }
     }
 }

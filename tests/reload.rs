@@ -57,7 +57,7 @@ async fn rejected(operator: &Operator<'_>, value: &str) -> Result<()> {
 /// One more issuer at the same CA, as it stands in the config file behind the first.
 fn second_issuer(bench: &Bench, directory: &str) -> String {
     format!(
-        "  second:\n    directory: {directory}\n    caBundle: {}\n    concurrency: 1\n    \
+        "  second:\n    directory: {directory}\n    caBundle: {}\n    concurrency: 1\n    profile: default\n    \
          allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n",
         bench.ca_bundle().display()
     )

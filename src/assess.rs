@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::certificate::{self, Fingerprint, Leaf, Unreadable};
-use crate::config::Config;
+use crate::config::{Config, Labels};
 use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
 use crate::rollout::HaltNote;
@@ -71,7 +71,7 @@ pub fn of_thin(
         key,
         &secret.head,
         || secret.certificate(),
-        config,
+        (config, Labels::NotAsked),
         |_| None,
     )
 }
@@ -132,13 +132,14 @@ pub fn listed(names: &[Name]) -> Box<str> {
     list.into()
 }
 
-/// Assesses what was read afresh; `suggested` is the instant that the CA suggests for a leaf.
+/// Assesses what was read afresh; `suggested` is the instant that the CA suggests for a leaf. Whoever goes on to ask a
+/// CA knows the namespace's labels.
 #[must_use]
 pub fn of_full(
     now: UnixTime,
     key: &Key,
     secret: &FullSecret,
-    config: &Config,
+    (config, labels): (&Config, Labels<'_>),
     suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
 ) -> Option<Assessment> {
     let (certificate, _) = secret.pair();
@@ -146,7 +147,14 @@ pub fn of_full(
         Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
         Err(reason) => CertificateState::Unreadable(reason),
     };
-    assess(now, key, &secret.head, certificate, config, suggested)
+    assess(
+        now,
+        key,
+        &secret.head,
+        certificate,
+        (config, labels),
+        suggested,
+    )
 }
 
 fn assess(
@@ -154,7 +162,7 @@ fn assess(
     key: &Key,
     head: &Head,
     certificate: impl FnOnce() -> CertificateState,
-    config: &Config,
+    (config, labels): (&Config, Labels<'_>),
     suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
 ) -> Option<Assessment> {
     if !head.concerns_us() || head.deleting {
@@ -190,7 +198,7 @@ fn assess(
             .and_then(|leaf| suggested(leaf.fingerprint)),
         seed: hash(&key.to_string()),
     });
-    let renewal = match (renewal, may_issue(key, &settings, &names, config)) {
+    let renewal = match (renewal, may_issue(key, &settings, &names, config, labels)) {
         (Ok(_), Err((never, problem))) => {
             problems.push(problem);
             Err(never)
@@ -250,6 +258,7 @@ fn may_issue(
     settings: &Settings,
     names: &[Name],
     config: &Config,
+    labels: Labels<'_>,
 ) -> Result<(), (Never, Problem)> {
     let IssuerRef::Named(name) = &settings.issuer else {
         return Ok(());
@@ -281,7 +290,7 @@ fn may_issue(
     };
     match names
         .iter()
-        .find(|name| !issuer.allows(&key.namespace, name))
+        .find(|name| !issuer.allows(&key.namespace, labels, name))
     {
         None => Ok(()),
         Some(name) => {
@@ -373,7 +382,7 @@ impl Assessment {
             account: self.account,
             wish: self.wish(),
             rollout_blocked: self.rollout_blocked,
-            halted: self.halted.is_some(),
+            halted: self.halted.as_ref().is_some_and(|note| !note.resumed),
             problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),
             problem_texts: if texts.is_empty() {
                 0

@@ -38,6 +38,9 @@ use crate::time::{BootTime, UnixTime, jump};
 /// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
 const BEAT: Duration = Duration::from_secs(30);
 
+/// A standby remembers what is wrong with so many Secrets, some kilobytes each; the metrics count all of them.
+const MOST_UNTOLD: usize = 1_000;
+
 /// What is wrong with a Secret's annotations: each reason and text.
 type Complaints = Vec<(Reason, String)>;
 
@@ -396,7 +399,7 @@ impl Controller {
             self.untold.remove(key);
         } else if self.term.is_some() {
             self.tell(key, uid, &complaints);
-        } else {
+        } else if self.untold.len() < MOST_UNTOLD || self.untold.contains_key(key) {
             self.untold.insert(key.clone(), (uid.into(), complaints));
         }
     }

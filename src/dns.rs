@@ -21,6 +21,8 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::reach::Nearby;
+
 /// For one question to one server: resolvers answer in milliseconds, or walk the tree within two or three seconds.
 const QUESTION: Duration = Duration::from_secs(5);
 /// A datagram may be lost.
@@ -177,11 +179,12 @@ impl Resolver {
         Ok(addresses)
     }
 
-    /// The servers of a zone by their names, each with its addresses.
+    /// The servers of a zone by their names, each with its addresses. Who holds the zone names them, and whose CNAME
+    /// leads to a zone may be a user's: those that `nearby` does not allow are left out.
     ///
     /// # Errors
     /// When no server answers.
-    pub async fn authorities(&self, zone: &Name) -> Result<Vec<Authority>, Error> {
+    pub async fn authorities(&self, nearby: Nearby, zone: &Name) -> Result<Vec<Authority>, Error> {
         let mut authorities = Vec::new();
         for data in self.records(zone, RecordType::NS).await? {
             let RData::NS(name) = data else { continue };
@@ -190,6 +193,7 @@ impl Resolver {
                 name: text(&name.0),
                 addresses: addresses
                     .into_iter()
+                    .filter(|ip| nearby.allows(*ip))
                     .map(|ip| SocketAddr::new(ip, PORT))
                     .collect(),
             });
@@ -348,10 +352,74 @@ async fn by_tcp(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Mes
 }
 
 #[cfg(test)]
-mod tests {
-    use hickory_proto::rr::rdata::SOA;
+pub(crate) mod tests {
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::rdata::{A, NS, SOA};
+    use tokio::net::UdpSocket;
 
     use super::*;
+
+    /// A server on this machine that knows these records and no others.
+    pub(crate) async fn serving(records: Vec<Record>) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let asked = Message::from_vec(&buffer[..length]).unwrap();
+                let mut answer = Message::response(asked.metadata.id, OpCode::Query);
+                let query = asked.queries[0].clone();
+                let fits = |record: &&Record| {
+                    record.record_type() == query.query_type() && same(&record.name, query.name())
+                };
+                answer.answers = records.iter().filter(fits).cloned().collect();
+                answer.queries = vec![query];
+                socket
+                    .send_to(&answer.to_vec().unwrap(), from)
+                    .await
+                    .unwrap();
+            }
+        });
+        address
+    }
+
+    /// An A record.
+    pub(crate) fn address(owner: &str, ip: &str) -> Record {
+        let IpAddr::V4(ip) = ip.parse().unwrap() else {
+            panic!("expected IPv4")
+        };
+        Record::from_rdata(name(owner).unwrap(), 60, RData::A(A(ip)))
+    }
+
+    /// Whoever may write a zone's NS records sends our questions where he likes, but not to this machine.
+    #[tokio::test]
+    async fn no_server_of_a_zone_is_asked_on_this_machine_or_for_metadata() {
+        let ns = |host: &str| {
+            let host = RData::NS(NS(name(host).unwrap()));
+            Record::from_rdata(name("zone.example").unwrap(), 60, host)
+        };
+        let records = vec![
+            ns("here.example"),
+            ns("metadata.example"),
+            ns("there.example"),
+            address("here.example", "127.0.0.1"),
+            address("metadata.example", "169.254.169.254"),
+            address("there.example", "10.0.0.53"),
+        ];
+        let resolver = Resolver::new(&[serving(records).await]).unwrap();
+        let zone = name("zone.example").unwrap();
+        for (nearby, expected) in [
+            (Nearby::Closed, &["10.0.0.53:53"][..]),
+            (Nearby::Open, &["127.0.0.1:53", "10.0.0.53:53"]),
+        ] {
+            let found = resolver.authorities(nearby, &zone).await.unwrap();
+            let addresses: Vec<String> = found
+                .iter()
+                .flat_map(|authority| authority.addresses.iter().map(ToString::to_string))
+                .collect();
+            assert_eq!(addresses, expected);
+        }
+    }
 
     fn soa(owner: &str) -> Record {
         let name = |text| name(text).unwrap();

@@ -8,6 +8,7 @@
 //! Data flows one way, and the way back is through the API server; ARCHITECTURE.md tells the rest.
 
 pub mod acme;
+pub mod allowance;
 pub mod assess;
 pub mod certificate;
 pub mod cli;
@@ -30,6 +31,7 @@ pub mod name;
 pub mod pair;
 pub mod pem;
 pub mod propagation;
+pub mod reach;
 pub mod renewal;
 pub mod rollout;
 pub mod schedule;

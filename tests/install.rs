@@ -126,7 +126,8 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
 }
 
 /// Everything that is opt-in.
-const ALL_IN: &str = "addons.eviction=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
+const ALL_IN: &str = "addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
+                      addons.namespace-labels=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
 fn helm_program() -> Result<&'static str> {
@@ -145,7 +146,7 @@ fn helm_program() -> Result<&'static str> {
 }
 
 /// What the chart gives in a namespace; `values` as `--set` takes them, then more arguments.
-fn helm(namespace: &str, values: &str) -> Result<String> {
+pub(crate) fn helm(namespace: &str, values: &str) -> Result<String> {
     let output = Command::new(helm_program()?)
         .args([
             "template",
@@ -181,15 +182,15 @@ fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
 #[tokio::test]
 async fn the_chart_gives_the_same_objects_as_the_kustomization() -> Result<()> {
     let bench = Bench::shared().await?;
-    let extra = "components: [../../deploy/monitoring]";
+    let extra = "components: [../../deploy/monitoring, ../../deploy/verify]";
     let mut kustomized = objects(&render(bench, "cert-renew", extra)?)?;
     // Helm makes the namespace itself, without labels.
     kustomized.remove("Namespace - cert-renew");
     let admission = kubectl(bench, "kustomize deploy/admission", "")?;
     kustomized.extend(objects(&String::from_utf8(admission.stdout)?)?);
-    kustomized.extend(objects(&fs::read_to_string(
-        Path::new(ROOT).join("rbac/addons/eviction.yaml"),
-    )?)?);
+    for addon in fs::read_dir(Path::new(ROOT).join("rbac/addons"))? {
+        kustomized.extend(objects(&fs::read_to_string(addon?.path())?)?);
+    }
     let mut charted = objects(&helm("cert-renew", ALL_IN)?)?;
     for object in charted.values_mut().chain(kustomized.values_mut()) {
         // kustomize labels what has no label of its own in its file.
@@ -212,6 +213,68 @@ async fn the_chart_gives_the_same_objects_as_the_kustomization() -> Result<()> {
     Ok(())
 }
 
+/// A ServiceMonitor instead of the PodMonitor, by either way.
+#[tokio::test]
+async fn a_service_monitor_takes_the_place_of_the_pod_monitor() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let extra = "components: [../../deploy/monitoring, ../../deploy/monitoring/service]";
+    let kustomized = objects(&render(bench, "cert-renew", extra)?)?;
+    let values = "monitoring.serviceMonitor=true,monitoring.prometheusRule=true";
+    let charted = objects(&helm("cert-renew", values)?)?;
+    let key = "ServiceMonitor cert-renew cert-renew";
+    let monitor = charted.get(key).context("no ServiceMonitor")?;
+    assert_eq!(kustomized.get(key), Some(monitor));
+    // Without it Prometheus renames the namespace of every series.
+    assert_eq!(monitor["spec"]["endpoints"][0]["honorLabels"], true);
+    for objects in [kustomized, charted] {
+        let other = objects.keys().find(|key| key.starts_with("PodMonitor"));
+        assert_eq!(other, None);
+    }
+    Ok(())
+}
+
+/// What may be reached: DNS, the web's ports and the API server anywhere; pods on any port only where that is opted into.
+#[test]
+fn the_network_policy_opens_pods_only_with_the_add_on() -> Result<()> {
+    let egress = |values: &str| -> Result<Vec<String>> {
+        let objects = objects(&helm("cert-renew", values)?)?;
+        let policies = objects
+            .iter()
+            .filter(|(key, _)| key.starts_with("NetworkPolicy"));
+        let rules = policies.flat_map(|(_, policy)| policy["spec"]["egress"].as_array().cloned());
+        let shown = |rule: &Value| match rule.get("ports") {
+            Some(ports) => {
+                let ports = ports.as_array().into_iter().flatten();
+                let port = |port: &Value| format!("{}/{}", port["port"], port["protocol"]);
+                ports.map(port).collect::<Vec<_>>().join(" ")
+            }
+            None => rule["to"].to_string(),
+        };
+        let mut shown: Vec<String> = rules.flatten().map(|rule| shown(&rule)).collect();
+        shown.sort_unstable();
+        Ok(shown)
+    };
+    let always = [
+        r#"53/"UDP" 53/"TCP" 5353/"UDP" 5353/"TCP""#,
+        r#"6443/"TCP""#,
+        r#"80/"TCP" 443/"TCP""#,
+    ];
+    assert_eq!(egress("addons.eviction=true")?, always);
+    let pods = r#"[{"namespaceSelector":{}}]"#;
+    assert_eq!(
+        egress("addons.verify=true")?,
+        [&always[..], &[pods]].concat()
+    );
+    assert_eq!(
+        egress("addons.verify=true,networkPolicy.enabled=false")?,
+        [""; 0]
+    );
+    let more =
+        "networkPolicy.egress[0].ports[0].port=9000,networkPolicy.egress[0].ports[0].protocol=TCP";
+    ensure!(egress(more)?.contains(&r#"9000/"TCP""#.to_owned()));
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_the_chart_gives_is_accepted_without_a_warning() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -220,7 +283,8 @@ async fn what_the_chart_gives_is_accepted_without_a_warning() -> Result<()> {
     let home =
         format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  {labels}\n");
     kubectl(bench, "apply -f -", &home)?;
-    let values = "addons.eviction=true,admission.enabled=true,admission.names.shop=shop.example,replicas=3,\
+    let values = "addons.eviction=true,addons.verify=true,addons.namespace-labels=true,admission.enabled=true,\
+                  networkPolicy.egress[0].ports[0].port=9000,admission.names.shop=shop.example,replicas=3,\
                   priorityClassName=system-cluster-critical,podLabels.a=b,args[0]=--log-level=debug,\
                   env[0].name=HTTPS_PROXY,env[0].value=http://proxy:3128,nodeSelector.disk=ssd,\
                   image.repository=registry.example/cert-renew,serviceAccount.annotations.a=b";
@@ -269,6 +333,10 @@ fn the_schema_of_the_values_refuses_what_it_does_not_know() -> Result<()> {
         ("image.digest=sha256:12", "digest"),
         ("scope.namespaces={Shop}", "namespaces"),
         ("addons.argo=true", "addons.argo: there is no such add-on"),
+        (
+            "monitoring.podMonitor=true,monitoring.serviceMonitor=true",
+            "expected podMonitor or serviceMonitor",
+        ),
     ] {
         let said = format!("{:#}", helm("cert-renew", values).expect_err(values));
         ensure!(said.contains(part), "{values}: {said}");
@@ -361,12 +429,13 @@ async fn the_kustomization_has_both_scopes_too() -> Result<()> {
     let namespaced = kubectl(bench, "kustomize rbac/namespaced", "")?;
     let charted = objects(&helm(
         "cert-renew",
-        "scope.namespaces={shop},addons.eviction=true",
+        "scope.namespaces={shop},addons.eviction=true,addons.verify=true,addons.namespace-labels=true",
     )?)?;
-    let addon = fs::read_to_string(Path::new(ROOT).join("rbac/namespaced/addons/eviction.yaml"))?;
     let mut kustomized = objects(&String::from_utf8(namespaced.stdout)?)?;
-    kustomized.extend(objects(&addon)?);
-    assert_eq!(kustomized.len(), 4);
+    for addon in fs::read_dir(Path::new(ROOT).join("rbac/namespaced/addons"))? {
+        kustomized.extend(objects(&fs::read_to_string(addon?.path())?)?);
+    }
+    assert_eq!(kustomized.len(), 8);
     for (key, object) in kustomized {
         assert_eq!(charted.get(&key), Some(&object), "{key}");
     }

@@ -14,9 +14,10 @@ use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 use crate::argo::Argo;
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
-const ADDONS: [&str; 5] = [
+const ADDONS: [&str; 6] = [
     "rbac/addons/argo-rollouts.yaml",
     "rbac/addons/eviction.yaml",
+    "rbac/addons/namespace-labels.yaml",
     "rbac/addons/route-gateway.yaml",
     "rbac/addons/route-ingress.yaml",
     "rbac/addons/verify.yaml",
@@ -43,6 +44,9 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let mut options = options();
     bench.install_gateway_api().await?;
     options.addons = ADDONS.map(Into::into).into();
+    // With a rule that goes by labels.
+    options.allow =
+        "[{namespaces: [\"*\"], names: [\"**.example\"]}, {namespaceSelector: {}, names: [a.test]}]".into();
     options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 10s, verifyGrace: 1s}\n"
         .to_owned()
         + SOLVERS;
@@ -161,6 +165,8 @@ fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
         ("rbac/clusterrole.yaml", "rbac/namespaced/role.yaml"),
         (ADDONS[0], "rbac/namespaced/addons/argo-rollouts.yaml"),
         (ADDONS[1], "rbac/namespaced/addons/eviction.yaml"),
+        (ADDONS[2], "rbac/namespaced/addons/namespace-labels.yaml"),
+        (ADDONS[5], "rbac/namespaced/addons/verify.yaml"),
     ] {
         assert_eq!(rights_of(cluster)?, rights_of(namespaced)?, "{namespaced}");
     }

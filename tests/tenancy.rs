@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{OLD, Reference, Space, pair};
@@ -124,4 +126,92 @@ async fn a_huge_annotation_makes_a_short_line() -> Result<()> {
     ensure!(longest < Some(8_000), "a line of {longest:?} bytes");
     ensure!(!operator.metrics().await?.contains('\u{1b}'));
     Ok(())
+}
+
+/// Who may make namespaces may name them as he likes; labels are for those with a right of their own.
+#[tokio::test]
+async fn names_go_by_the_labels_of_a_namespace() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.allow =
+        "[{namespaceSelector: {matchLabels: {example.com/may-issue: \"true\"}}, names: [\"**.example\"]}]"
+            .into();
+    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
+    let mut rightless = Operator::start(bench, options.clone()).await?;
+    let space = Space::new(bench.client()?, "labelled", rightless.namespace()).await?;
+    let old = pair(&["labelled.example"], OLD)?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    let told = async |space: &Space, said: &str| {
+        eventually(SOON, said, async || {
+            let events = space.events("tls").await?.join("\n");
+            ensure!(events.contains(said), "{events}");
+            Ok(())
+        })
+        .await
+    };
+    // Without the right nobody has anything, and it is said which one it is.
+    told(&space, "rbac/addons/namespace-labels.yaml").await?;
+    rightless.kill();
+
+    options
+        .addons
+        .push("rbac/addons/namespace-labels.yaml".into());
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "labelled", operator.namespace()).await?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    told(&space, "NotAllowed").await?;
+    ensure!(!operator.log()?.contains("\"message\":\"ordered\""));
+    let namespaces: Api<Namespace> = Api::all(bench.client()?);
+    let label = async |value: Option<&str>| {
+        let labels = json!({"metadata": {"labels": {"example.com/may-issue": value}}});
+        let patch = Patch::Merge(labels);
+        namespaces
+            .patch(&space.name, &PatchParams::default(), &patch)
+            .await
+    };
+    label(Some("true")).await?;
+    renewed(&space, "tls", &old.certificate).await?;
+    rolled_out(&space, "tls").await?;
+    // Taken back, it holds for the next one.
+    label(None).await?;
+    space
+        .tls_secret("later", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    eventually(SOON, "the next one is refused", async || {
+        let events = space.events("later").await?.join("\n");
+        ensure!(events.contains("whose labels count too"), "{events}");
+        Ok(())
+    })
+    .await?;
+    let orders = operator.log()?.matches("\"message\":\"ordered\"").count();
+    assert_eq!(orders, 1);
+    Ok(())
+}
+
+/// A user holds the DNS of the names that he asks for; it leads the self-check no further than it would lead the CA.
+#[tokio::test]
+async fn dns_leads_the_self_check_to_no_metadata_server() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    let dns = bench.dns().address();
+    options.config +=
+        &format!("solvers: [{{http01: {{route: shared}}}}]\ndns: {{nameservers: [\"{dns}\"]}}\n");
+    let host = "metadata.tenancy.example";
+    let arguments = json!({"host": host, "addresses": ["169.254.169.254"]});
+    bench.dns().set("add-a", &arguments).await?;
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "led", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", host)];
+    space.tls_secret("tls", None, &annotations).await?;
+    eventually(SOON, "it is said", async || {
+        let log = operator.log()?;
+        let said = "is, or stands for, a loopback, link-local or metadata address";
+        ensure!(log.contains(said), "{log}");
+        Ok(())
+    })
+    .await
 }

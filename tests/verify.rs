@@ -24,6 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::install::kubectl;
 use crate::renewal::{SOON, annotation, leaf, options, rolled_out};
 
 /// Long enough for a restart that should not be to show itself.
@@ -404,6 +405,65 @@ mod inside {
         assert_eq!(scene.generation().await?, 3);
         let other = scene.space.generation("Deployment", "other").await?;
         assert_eq!(other, 2, "nothing is known against it");
+        Ok(())
+    }
+
+    /// Services that lead elsewhere: by Endpoints that somebody has written, by a name, to another namespace's pods.
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn nobody_is_asked_but_pods_that_the_service_selects() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        scene.web().await?;
+        let victim = Space::new(bench.client()?, "victim", operator.namespace()).await?;
+        victim
+            .workload("Deployment", "victim", Reference::None, "-")
+            .await?;
+        victim.available("Deployment", "victim").await?;
+        let address = victim
+            .pods("victim")
+            .await?
+            .into_iter()
+            .find_map(|pod| pod.status?.pod_ip)
+            .context("no pod has an address")?;
+        // At every pod's address; the operator has none of its own to come from.
+        let (listener, port) = listen().await?;
+        let (space, name) = (&scene.space, &scene.space.name);
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "forged"},
+                "spec": {"ports": [{"port": 443, "targetPort": port}]}},
+            {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {"name": "forged", "labels": {"kubernetes.io/service-name": "forged"}},
+                "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+                "ports": [{"port": port, "protocol": "TCP"}]},
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "named"},
+                "spec": {"type": "ExternalName", "externalName": "metadata.example", "ports": [{"port": 443}]}},
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "foreign"},
+                "spec": {"selector": {"app": "victim"}, "ports": [{"port": 443, "targetPort": port}]}},
+        ]});
+        kubectl(bench, &format!("create -n {name} -f -"), &list.to_string())?;
+        for (name, said) in [
+            ("forged", "Service forged selects no pods"),
+            ("named", "Service named selects no pods"),
+            ("foreign", "no pod behind Service foreign is Ready"),
+        ] {
+            let verify = format!("{name}:443");
+            let annotations = [
+                ("issuer", "external"),
+                ("workloads", "deployment/web"),
+                ("verify", &verify),
+            ];
+            space
+                .tls_secret(name, Some(&scene.old), &annotations)
+                .await?;
+            rolled_out(space, name).await?;
+            space.put(name, &pair(&["web.example"], FRESH)?).await?;
+            rolled_out(space, name).await?;
+            told(space, name, said).await?;
+        }
+        let nobody = tokio::time::timeout(QUIET, listener.accept()).await;
+        ensure!(nobody.is_err(), "{nobody:?} was asked");
         Ok(())
     }
 

@@ -5,7 +5,6 @@
 //! in flight to one issuer than that issuer's `concurrency`.
 //! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use tokio::time::timeout;
 
 use super::error::{Action, Error, Kind};
 use crate::gate::Gate;
+use crate::reach::{Nearby, System};
 use crate::time::UnixTime;
 
 /// A CA that does not accept a connection by then is down, or a firewall drops our packets.
@@ -105,7 +105,9 @@ pub(crate) struct Http {
     client: reqwest::Client,
     /// Held while a request is in flight, never while an order waits.
     slots: Semaphore,
-    /// The directory is on this machine (tests, side-cars): only then may others be asked without TLS.
+    /// The directory is on this machine (tests, side-cars): only then may what it names be there too.
+    nearby: Nearby,
+    /// The directory is asked without TLS: only then may others on this machine be.
     plain: bool,
     observer: Observer,
     gate: Gate,
@@ -147,8 +149,10 @@ impl Http {
             })?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        let nearby = Nearby::of(directory);
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
+            .dns_resolver(Arc::new(System(nearby)))
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT)
             .redirect(Policy::none())
@@ -163,6 +167,7 @@ impl Http {
         Ok(Self {
             client,
             slots: Semaphore::new(concurrency.max(1)),
+            nearby,
             plain: directory.starts_with("http:"),
             observer,
             gate,
@@ -227,9 +232,10 @@ impl Http {
     }
 
     fn permitted(&self, action: Action, url: &str) -> Result<Url, Error> {
-        permitted(url, self.plain).ok_or_else(|| {
+        permitted(url, self.nearby, self.plain).ok_or_else(|| {
             let found: String = url.chars().take(200).collect();
-            Error::settings(action, format!("expected an https URL, found {found:?}"))
+            let expected = "expected an https URL of another machine";
+            Error::settings(action, format!("{expected}, found {found:?}"))
         })
     }
 
@@ -307,13 +313,12 @@ impl Http {
     }
 }
 
-/// The URL parsed, if it may be asked: by https, or on this machine where `plain` is allowed.
-fn permitted(url: &str, plain: bool) -> Option<Url> {
+/// The URL parsed, if it may be asked: by https elsewhere, and on this machine where the directory is there.
+fn permitted(url: &str, nearby: Nearby, plain: bool) -> Option<Url> {
+    let here = Nearby::of(url) == Nearby::Open;
     let url = Url::parse(url).ok()?;
-    let host = url.host_str()?;
-    let address = host.trim_matches(['[', ']']).parse();
-    let loopback = host == "localhost" || address.is_ok_and(|it: IpAddr| it.is_loopback());
-    (url.scheme() == "https" || plain && url.scheme() == "http" && loopback).then_some(url)
+    nearby.check(&url).ok()?;
+    (url.scheme() == "https" || plain && here && url.scheme() == "http").then_some(url)
 }
 
 /// An HTTP-date (RFC 9110, section 5.6.7).
@@ -416,19 +421,31 @@ mod tests {
 
     #[test]
     fn only_https_or_loopback_is_permitted() {
+        // Of a CA elsewhere, of one on this machine, and of one there without TLS.
         let cases = [
-            ("https://ca.example/directory", true, true),
-            ("http://127.0.0.1:14000/dir", false, true),
-            ("http://[::1]:14000/dir", false, true),
-            ("http://localhost/dir", false, true),
-            ("http://ca.example/directory", false, false),
-            ("http://localhost.example/dir", false, false),
-            ("ftp://127.0.0.1/", false, false),
-            ("directory", false, false),
+            ("https://ca.example/directory", [true, true, true]),
+            ("https://10.0.0.7:9000/dir", [true, true, true]),
+            ("https://127.0.0.1:14000/dir", [false, true, true]),
+            ("https://localhost/dir", [false, true, true]),
+            ("https://169.254.169.254/", [false, false, false]),
+            ("https://[fe80::1]/", [false, false, false]),
+            ("http://127.0.0.1:14000/dir", [false, false, true]),
+            ("http://[::1]:14000/dir", [false, false, true]),
+            ("http://localhost/dir", [false, false, true]),
+            ("http://ca.example/directory", [false, false, false]),
+            ("http://localhost.example/dir", [false, false, false]),
+            ("http://169.254.169.254/", [false, false, false]),
+            ("ftp://127.0.0.1/", [false, false, false]),
+            ("directory", [false, false, false]),
         ];
-        for (url, always, on_this_machine) in cases {
-            assert_eq!(permitted(url, false).is_some(), always, "{url}");
-            assert_eq!(permitted(url, true).is_some(), on_this_machine, "{url}");
+        for (url, expected) in cases {
+            let found = [
+                (Nearby::Closed, false),
+                (Nearby::Open, false),
+                (Nearby::Open, true),
+            ]
+            .map(|(nearby, plain)| permitted(url, nearby, plain).is_some());
+            assert_eq!(found, expected, "{url}");
         }
     }
 }

@@ -24,6 +24,7 @@ use super::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
 use super::http::Answer;
 use super::problem::{Class, Problem};
 use crate::name::Name;
+use crate::reach::Nearby;
 use crate::time::UnixTime;
 
 /// Before the first poll: a CA without validation delay is done by then, and Pebble deadlocks when polled faster.
@@ -170,6 +171,12 @@ impl Order {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Whether the CA is on this machine, and so connects to what is on it.
+    #[must_use]
+    pub fn nearby(&self) -> Nearby {
+        Nearby::of(&self.client.settings().directory)
     }
 
     /// As last heard of.

@@ -87,13 +87,16 @@ pub(super) struct Args {
     log_level: tracing::Level,
 }
 
+/// Between two times at which it is said what the log leaves out.
+const LEFT_OUT: Duration = Duration::from_secs(60);
+
 pub(super) fn run(args: Args) -> CommandResult {
     let verbosity = telemetry::start(args.log_format, args.log_level);
     let opened = ConfigFile::open(&args.config);
     let (file, config) = opened.map_err(|faults| Failure(faults.to_string()))?;
     warn(&config);
     block_on(async {
-        tokio::spawn(follow_hangups(verbosity));
+        tokio::spawn(look_after_log(verbosity));
         operate(args, file, config).await
     })
 }
@@ -282,13 +285,20 @@ async fn follow_file(
     }
 }
 
-/// SIGHUP turns the log level to debug, and the next one back.
-async fn follow_hangups(mut verbosity: Verbosity) {
+/// SIGHUP turns the log level to debug, and the next one back. Every minute it is said what was left out.
+async fn look_after_log(mut verbosity: Verbosity) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else {
         return;
     };
-    while hangups.recv().await.is_some() {
-        verbosity.turn();
+    let mut minutes = tokio::time::interval(LEFT_OUT);
+    loop {
+        tokio::select! {
+            hangup = hangups.recv() => match hangup {
+                Some(()) => verbosity.turn(),
+                None => return,
+            },
+            _ = minutes.tick() => verbosity.tell_left_out(),
+        }
     }
 }
 

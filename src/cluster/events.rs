@@ -1,8 +1,11 @@
 //! Kubernetes Events on Secrets and workloads: on transitions only, never in the way of the work.
 //!
 //! Publishing goes through a bounded queue and one task; when the API server is slow, Events are lost, renewals are not.
+//! Each namespace has an allowance, so that nobody takes the queue, and the API server's time, from all others.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
@@ -10,10 +13,13 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 use super::{Error, chain};
+use crate::allowance::Allowance;
 use crate::index::Key;
 
 /// Events that wait to be published; more than a burst of renewals makes.
 const QUEUE: usize = 4_096;
+/// Events in one namespace at once; a renewal with its rollout makes three or four. Then one a second.
+const AT_ONCE: u32 = 2_000;
 /// The API server refuses a longer note.
 const LONGEST_NOTE: usize = 1_000;
 
@@ -147,7 +153,10 @@ impl fmt::Display for Reason {
 
 /// Hands Events to the task that publishes them; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Events(mpsc::Sender<(ObjectReference, Event)>);
+pub struct Events {
+    queue: mpsc::Sender<(ObjectReference, Event)>,
+    allowance: Arc<Mutex<Allowance>>,
+}
 
 impl Events {
     /// Starts the publishing task; it ends when the last handle is dropped.
@@ -175,7 +184,10 @@ impl Events {
                 tracing::debug!(%reason, error = %trouble, "an Event was not published");
             }
         });
-        Self(sender)
+        Self {
+            queue: sender,
+            allowance: Arc::new(Mutex::new(Allowance::new(AT_ONCE))),
+        }
     }
 
     /// Publishes an Event on a Secret.
@@ -193,6 +205,15 @@ impl Events {
 
     /// Publishes an Event on any object.
     pub fn on(&self, on: ObjectReference, reason: Reason, note: &str) {
+        let namespace = on.namespace.as_deref().unwrap_or_default();
+        if !self.may(namespace) {
+            tracing::debug!(
+                namespace,
+                reason = reason.as_str(),
+                "an Event was dropped: the namespace has too many"
+            );
+            return;
+        }
         let event = Event {
             type_: match reason.severity() {
                 Severity::Normal => EventType::Normal,
@@ -203,12 +224,20 @@ impl Events {
             action: reason.as_str().into(),
             secondary: None,
         };
-        if self.0.try_send((on, event)).is_err() {
+        if self.queue.try_send((on, event)).is_err() {
             tracing::debug!(
                 reason = reason.as_str(),
                 "an Event was dropped: too many wait"
             );
         }
+    }
+}
+
+impl Events {
+    fn may(&self, namespace: &str) -> bool {
+        let allowance = self.allowance.lock();
+        let mut allowance = allowance.unwrap_or_else(PoisonError::into_inner);
+        allowance.take(Instant::now(), namespace)
     }
 }
 

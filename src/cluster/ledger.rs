@@ -1,6 +1,7 @@
 //! The ledger: failures and unscheduled issues by set of names, in one ConfigMap of the operator's namespace.
 //!
 //! Secrets that share issuer and names share an account, and deleting or replacing a Secret resets nothing.
+//! What no budget counts any more goes with the next change, so that names that nobody asks for do not fill the ConfigMap.
 //! The copy in memory is the leader's, read at the beginning of its term; each change is one merge patch of one key, so changes never clash.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +15,9 @@ use super::{Error, call};
 use crate::schedule::budget::Account;
 use crate::secret::keys::FIELD_MANAGER;
 use crate::time::UnixTime;
+
+/// Entries that go with one change: enough to shrink, few enough for a patch.
+const SWEPT: usize = 100;
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "cert-renew-ledger";
@@ -95,7 +99,7 @@ impl Ledger {
         account: u64,
         change: impl FnOnce(&mut Account),
     ) -> Result<(), Error> {
-        let value = {
+        let (value, over) = {
             let mut accounts = self.lock();
             let entry = accounts.entry(account).or_default();
             let before = entry.clone();
@@ -108,16 +112,21 @@ impl Ledger {
             if after == before.kept() {
                 return Ok(());
             }
-            (!after.is_empty()).then(|| serde_json::to_string(&after).unwrap_or_default())
+            let value =
+                (!after.is_empty()).then(|| serde_json::to_string(&after).unwrap_or_default());
+            (value, sweep(&mut accounts, account, UnixTime::now()))
         };
-        let key = format!("{account:016x}");
+        let key = key_of(account);
         let what = || format!("writing ConfigMap {NAME}");
         let manager = Some(FIELD_MANAGER.to_owned());
         let params = PatchParams {
             field_manager: manager.clone(),
             ..PatchParams::default()
         };
-        let body = serde_json::json!({ "data": { key.clone(): value } });
+        let mut changed: BTreeMap<String, Option<String>> =
+            over.into_iter().map(|over| (over, None)).collect();
+        changed.insert(key.clone(), value.clone());
+        let body = serde_json::json!({ "data": changed });
         match call(
             what,
             self.api.patch(NAME, &params, &Patch::Merge(body.clone())),
@@ -130,6 +139,10 @@ impl Ledger {
         let new = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(NAME.into()),
+                labels: Some(BTreeMap::from([(
+                    "app.kubernetes.io/name".into(),
+                    "cert-renew".into(),
+                )])),
                 ..ObjectMeta::default()
             },
             data: value.map(|value| BTreeMap::from([(key, value)])),
@@ -152,5 +165,53 @@ impl Ledger {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Account>> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes out some of what is over, but for the account that is being changed; gives their keys in the ConfigMap.
+fn sweep(accounts: &mut HashMap<u64, Account>, but: u64, now: UnixTime) -> Vec<String> {
+    let over = accounts
+        .iter()
+        .filter(|(account, it)| **account != but && it.is_over(now));
+    let over: Vec<u64> = over.map(|(account, _)| *account).take(SWEPT).collect();
+    for account in &over {
+        accounts.remove(account);
+    }
+    over.into_iter().map(key_of).collect()
+}
+
+/// An account's key in the ConfigMap.
+fn key_of(account: u64) -> String {
+    format!("{account:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_over_is_swept_and_nothing_else() {
+        let now = UnixTime(1_800_000_000);
+        let failed = |ago: u64| Account {
+            failures: 1,
+            retry_at: Some((now - Duration::from_secs(ago)).0),
+            ..Account::default()
+        };
+        let week = 7 * 86_400;
+        let mut accounts = HashMap::from([
+            (1, failed(0)),
+            (2, failed(week - 1)),
+            (3, failed(week)),
+            (4, failed(10 * week)),
+        ]);
+        assert_eq!(sweep(&mut accounts, 4, now), ["0000000000000003"]);
+        assert_eq!(sweep(&mut accounts, 1, now), ["0000000000000004"]);
+        let mut left: Vec<u64> = accounts.into_keys().collect();
+        left.sort_unstable();
+        assert_eq!(left, [1, 2]);
+        let mut many = (0..1_000).map(|it| (it, failed(week))).collect();
+        assert_eq!(sweep(&mut many, 0, now).len(), SWEPT);
     }
 }

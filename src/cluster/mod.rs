@@ -8,6 +8,7 @@ pub mod events;
 mod gated;
 pub mod lease;
 pub mod ledger;
+pub mod namespaces;
 mod observe;
 pub mod records;
 pub mod review;

@@ -27,6 +27,15 @@ pub struct Allow {
     pub names: Vec<NamePattern>,
 }
 
+/// What is known of a namespace's labels.
+#[derive(Clone, Copy, Debug)]
+pub enum Labels<'a> {
+    /// Nothing yet, so that any selector may match: enough to say what is worth asking for, never to ask a CA.
+    NotAsked,
+    /// These, as they are now.
+    Are(&'a BTreeMap<String, String>),
+}
+
 /// A namespace's name in which `*` stands for any characters, none included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob(Box<str>);
@@ -82,15 +91,18 @@ impl Allow {
         })
     }
 
-    /// Whether the rule is for this namespace. Unknown labels match no selector.
+    /// Whether the rule is for this namespace.
     #[must_use]
-    pub fn concerns(&self, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
+    pub fn concerns(&self, namespace: &str, labels: Labels<'_>) -> bool {
         let by_name = self.namespaces.iter().any(|glob| glob.matches(namespace));
         match &self.selector {
             None => by_name,
             Some(selector) => {
                 (by_name || self.namespaces.is_empty())
-                    && labels.is_some_and(|labels| selector.matches(labels))
+                    && match labels {
+                        Labels::NotAsked => true,
+                        Labels::Are(labels) => selector.matches(labels),
+                    }
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use http::Uri;
 
-use super::allow::Allow;
+use super::allow::{Allow, Labels};
 use super::reader::{Fields, Place};
 use crate::name::Name;
 use crate::secret::settings::IssuerRef;
@@ -119,30 +119,13 @@ impl Issuer {
         })
     }
 
-    /// Whether `namespace` may ask for `name`, as far as that can be said without the namespace's labels.
+    /// Whether the namespace may ask for `name`.
     #[must_use]
-    pub fn allows(&self, namespace: &str, name: &Name) -> bool {
-        self.allows_labelled(namespace, None, name)
-    }
-
-    /// Whether the namespace with these labels may ask for `name`; `None` (unknown) satisfies no selector.
-    #[must_use]
-    pub fn allows_labelled(
-        &self,
-        namespace: &str,
-        labels: Option<&BTreeMap<String, String>>,
-        name: &Name,
-    ) -> bool {
+    pub fn allows(&self, namespace: &str, labels: Labels<'_>, name: &Name) -> bool {
         self.allow.iter().any(|allow| {
             allow.names.iter().any(|pattern| pattern.matches(name))
                 && allow.concerns(namespace, labels)
         })
-    }
-
-    /// Whether the labels of namespaces matter, which takes a right to read them.
-    #[must_use]
-    pub fn needs_namespace_labels(&self) -> bool {
-        self.allow.iter().any(|allow| allow.selector.is_some())
     }
 }
 

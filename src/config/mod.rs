@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::str::FromStr;
 
-pub use allow::{Allow, Glob, NamePattern, NotAPattern};
+pub use allow::{Allow, Glob, Labels, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
 pub use file::ConfigFile;
 pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
@@ -171,6 +171,14 @@ impl Config {
         self.namespaces.get(namespace).unwrap_or(&self.defaults)
     }
 
+    /// Whether the labels of namespaces matter, which takes a right to read them.
+    #[must_use]
+    pub fn needs_namespace_labels(&self) -> bool {
+        self.issuers
+            .values()
+            .any(|issuer| issuer.allow.iter().any(|allow| allow.selector.is_some()))
+    }
+
     /// Who answers challenges for `name`: of those who can, the solver with the longest zone, the first of equals.
     #[must_use]
     pub fn solver(&self, name: &Name) -> Option<&Solver> {
@@ -192,11 +200,6 @@ impl Config {
             if issuer.allow.is_empty() && !self.issuers.values().any(rehearsal) {
                 warnings.push(format!(
                     "issuers.{name}: it has no allow, so that it issues for nobody"
-                ));
-            }
-            if issuer.needs_namespace_labels() {
-                warnings.push(format!(
-                    "issuers.{name}.allow: a rule with namespaceSelector grants nothing in this version"
                 ));
             }
         }

@@ -202,6 +202,7 @@ fn every_setting_arrives() {
 fn only_what_is_allowed_is_allowed() {
     let config = full_example();
     let labels = BTreeMap::from([("example.com/may-issue".to_string(), "true".to_string())]);
+    let none = BTreeMap::new();
     for (issuer, namespace, labels, name, allowed) in [
         ("letsencrypt", "shop-eu", None, "www.shop.example.com", true),
         ("letsencrypt", "shop-eu", None, "*.shop.example.com", true),
@@ -238,19 +239,24 @@ fn only_what_is_allowed_is_allowed() {
         ("internal", "any", None, "10.1.2.3", true),
         ("internal", "any", None, "11.1.2.3", false),
     ] {
-        let found = config.issuer(issuer).unwrap().allows_labelled(
+        let labels = labels.unwrap_or(&none);
+        let found = config.issuer(issuer).unwrap().allows(
             namespace,
-            labels,
+            Labels::Are(labels),
             &name.parse().unwrap(),
         );
         assert_eq!(found, allowed, "{issuer} for {name} in {namespace}");
     }
-    assert!(
-        config
-            .issuer("letsencrypt")
-            .unwrap()
-            .needs_namespace_labels()
-    );
+    assert!(config.needs_namespace_labels());
+    // Where the labels are not known yet, what they may allow is worth a look, and nothing else is.
+    let letsencrypt = config.issuer("letsencrypt").unwrap();
+    for (name, worth) in [
+        ("a.b.apps.example.com", true),
+        ("www.shop.example.com", false),
+    ] {
+        let found = letsencrypt.allows("any", Labels::NotAsked, &name.parse().unwrap());
+        assert_eq!(found, worth, "{name}");
+    }
     // Where both are given, both must match.
     let config = load("testdata/config/good-all.yaml");
     let (main, name) = (
@@ -258,10 +264,10 @@ fn only_what_is_allowed_is_allowed() {
         "shop.example.com".parse().unwrap(),
     );
     let team = |team: &str| BTreeMap::from([("team".to_string(), team.to_string())]);
-    assert!(main.allows_labelled("shop", Some(&team("web")), &name));
-    assert!(!main.allows_labelled("shop", Some(&team("other")), &name));
-    assert!(!main.allows_labelled("web", Some(&team("web")), &name));
-    assert!(!main.allows("shop", &name));
+    assert!(main.allows("shop", Labels::Are(&team("web")), &name));
+    assert!(!main.allows("shop", Labels::Are(&team("other")), &name));
+    assert!(!main.allows("web", Labels::Are(&team("web")), &name));
+    assert!(!main.allows("web", Labels::NotAsked, &name));
 }
 
 #[test]

@@ -53,6 +53,14 @@ pub(super) enum Failure {
     /// The CA would refuse, and is not asked.
     #[error("{0}")]
     Forbidden(String),
+    /// No rule of the issuer's `allow` is for the namespace as it is labelled now.
+    #[error("{0}, whose labels count too")]
+    NotAllowed(String),
+    /// Those labels cannot be read.
+    #[error(
+        "the labels of the namespace decide here and cannot be read (is rbac/addons/namespace-labels.yaml installed?): {0}"
+    )]
+    Labels(cluster::Error),
     /// A TXT record could not be set or was not seen in time.
     #[error(transparent)]
     Dns01(#[from] dns01::Error),
@@ -140,11 +148,13 @@ impl Failure {
             }
             Self::Rejected(_)
             | Self::Forbidden(_)
+            | Self::NotAllowed(_)
             | Self::NoSolver(_)
             | Self::Unwanted
             | Self::Key(_) => true,
             Self::Issuer(_)
             | Self::Cluster(_)
+            | Self::Labels(_)
             | Self::Dns01(_)
             | Self::Route(_)
             | Self::RouteRefused(..)
@@ -168,11 +178,12 @@ impl Failure {
             Self::Acme(error) => error.reason(),
             Self::Issuer(issuers::Error::Limited(_)) => "RateLimited",
             Self::Issuer(_) => "IssuerUnusable",
-            Self::Cluster(error) => error.reason(),
+            Self::Cluster(error) | Self::Labels(error) => error.reason(),
             Self::Rejected(_) => "Rejected",
             Self::Key(_) => "Key",
             Self::NoSolver(_) => "NoSolver",
             Self::Forbidden(_) => "Caa",
+            Self::NotAllowed(_) => "NotAllowed",
             Self::Dns01(error) => error.reason(),
             Self::Route(_) => "Unrouted",
             Self::RouteRefused(..) => "RouteRefused",

@@ -17,6 +17,7 @@ pub mod preflight;
 pub mod proof;
 mod venue;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,10 +25,10 @@ use tokio::time::Instant;
 use crate::acme::{self, OrderStatus, Preference};
 use crate::assess::{self, Assessment};
 use crate::certificate::{KeyType, Leaf};
-use crate::cluster::events;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets::{self, Changes};
-use crate::config::{self, Issuer};
+use crate::cluster::{events, namespaces};
+use crate::config::{self, Issuer, Labels};
 use crate::context::Context;
 use crate::index::{Finished, Key};
 use crate::key::PrivateKey;
@@ -35,7 +36,7 @@ use crate::metrics::{RenewalResult, RenewalStep};
 use crate::name::Name;
 use crate::pair::{self, Asked, Chain};
 use crate::schedule::budget::{self, Hold};
-use crate::schedule::due::{Due, Reason};
+use crate::schedule::due::{Due, Never, Reason};
 use crate::secret::full::FullSecret;
 use crate::secret::keys;
 use crate::secret::render::{Rendered, render};
@@ -67,6 +68,8 @@ struct Fresh {
     assessment: Assessment,
     /// The issuer that the Secret names.
     home: std::sync::Arc<str>,
+    /// The namespace's labels, where they matter.
+    labels: Option<BTreeMap<String, String>>,
     /// The issuer that is asked: that one, or a fallback.
     issuer_name: std::sync::Arc<str>,
     issuer: Issuer,
@@ -136,6 +139,10 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     let due = match fresh.assessment.renewal {
         Ok(due) if due.at <= now => due,
         Ok(due) => return Ok(Outcome::Later(due.at, None)),
+        // The watch, which knows no labels, had let it pass.
+        Err(Never::NotAllowed) if fresh.labels.is_some() => {
+            return Err(Failure::NotAllowed(fresh.refusal()).about(&fresh));
+        }
         Err(_) => return Ok(Outcome::Later(UnixTime::NEVER, None)),
     };
     if let Some(opens) = fresh.assessment.opens {
@@ -162,7 +169,14 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
 async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fresh>, Failure> {
     let secret = secrets::get(&context.client, key).await?;
     let config = context.config();
-    let Some(assessment) = assess::of_full(now, key, &secret, &config, |leaf| {
+    let labels = if config.needs_namespace_labels() {
+        let read = namespaces::labels(&context.client, &key.namespace).await;
+        read.map(Some)
+    } else {
+        Ok(None)
+    };
+    let view = (&*config, view_of(labels.as_ref().unwrap_or(&None)));
+    let Some(assessment) = assess::of_full(now, key, &secret, view, |leaf| {
         context.renewal_info.instant(key, leaf)
     }) else {
         return Ok(None);
@@ -173,13 +187,22 @@ async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fres
     let Some(issuer) = config.issuer(&issuer_name).cloned() else {
         return Ok(None);
     };
-    Ok(Some(Fresh {
+    let (labels, unread) = match labels {
+        Ok(labels) => (labels, None),
+        Err(error) => (None, Some(error)),
+    };
+    let fresh = Fresh {
         secret,
         assessment,
         home: std::sync::Arc::clone(&issuer_name),
+        labels,
         issuer_name,
         issuer,
-    }))
+    };
+    match unread {
+        None => Ok(Some(fresh)),
+        Some(error) => Err(Failure::Labels(error).about(&fresh)),
+    }
 }
 
 /// A budget says no: the Secret is left alone until then, and the reader is told once.
@@ -769,6 +792,10 @@ async fn drop_record(context: &Context, record: &Record) -> Result<(), crate::cl
     Ok(())
 }
 
+fn view_of(labels: &Option<BTreeMap<String, String>>) -> Labels<'_> {
+    labels.as_ref().map_or(Labels::NotAsked, Labels::Are)
+}
+
 impl Fresh {
     fn uid(&self) -> &str {
         self.secret.head.uid()
@@ -778,5 +805,12 @@ impl Fresh {
     fn written(&self) -> Option<UnixTime> {
         let leaf = self.assessment.leaf.as_ref().ok()?;
         self.assessment.issued_by.as_ref()?.wrote(leaf.fingerprint)
+    }
+
+    /// What the assessment says of names that are not allowed.
+    fn refusal(&self) -> String {
+        let problems = self.assessment.problems.iter();
+        let names = problems.filter(|problem| &*problem.key == keys::NAMES);
+        names.map(ToString::to_string).collect()
     }
 }

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::dns::Resolver;
 use crate::index::Key;
 use crate::name::Name;
+use crate::reach::Nearby;
 use crate::solver::http01::PATH;
 use crate::solver::{dns01, route};
 use crate::time::UnixTime;
@@ -176,11 +177,12 @@ pub(super) async fn prove(
     let is_pending = |txt: &&Txt| authorizations.iter().any(|it| it.name == txt.of);
     let pending: Vec<&Txt> = record.order.txt.iter().filter(is_pending).collect();
     let since = UnixTime(record.order.created);
-    place(context, key, &pending, since, wait).await?;
+    let manner = (order.nearby(), wait);
+    place(context, key, &pending, since, manner).await?;
     let by_http = authorizations
         .iter()
         .filter(|it| !pending.iter().any(|txt| txt.of == it.name));
-    open(context, key, record, by_http, wait).await?;
+    open(context, key, record, by_http, manner).await?;
     for authorization in &authorizations {
         let by_dns = pending.iter().any(|txt| txt.of == authorization.name);
         let kind = if by_dns {
@@ -199,7 +201,7 @@ async fn place(
     key: &Key,
     records: &[&Txt],
     since: UnixTime,
-    wait: Wait,
+    (nearby, wait): (Nearby, Wait),
 ) -> Result<(), Failure> {
     if records.is_empty() {
         return Ok(());
@@ -214,7 +216,7 @@ async fn place(
             Wait::Briefly => PATIENCE.min(txt.solver.propagation.timeout),
             Wait::ToTheEnd => txt.solver.propagation.timeout,
         };
-        dns01::seen(&resolver, txt, started + patience)
+        dns01::seen(nearby, &resolver, txt, started + patience)
     });
     match try_join_all(seen).await {
         Ok(_) => {
@@ -243,7 +245,7 @@ async fn open<'a>(
     key: &Key,
     record: &Record,
     authorizations: impl Iterator<Item = &'a Authorization>,
-    wait: Wait,
+    (nearby, wait): (Nearby, Wait),
 ) -> Result<(), Failure> {
     let config = context.config();
     for routed in &record.order.routes {
@@ -278,7 +280,7 @@ async fn open<'a>(
         let looks = stream::iter(checks.iter().map(Ok));
         let looked = looks.try_for_each_concurrent(LOOKS, |(host, challenge)| {
             let (token, proof) = (&challenge.token, &challenge.key_authorization);
-            route::reaches_us(&config.dns.nameservers, host, token, proof)
+            route::reaches_us(nearby, &config.dns.nameservers, host, token, proof)
         });
         let Err(error) = looked.await else { break };
         if started.elapsed() + LOOK > patience {

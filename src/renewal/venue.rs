@@ -57,8 +57,9 @@ impl Fresh {
         let config = context.config();
         let names = &self.assessment.names;
         let found = fallbacks(&config, &self.issuer_name).find(|(name, issuer)| {
-            names.iter().all(|name| issuer.allows(&key.namespace, name))
-                && !out_of_reach(budget::account_of(name, names))
+            let labels = super::view_of(&self.labels);
+            let may = |name| issuer.allows(&key.namespace, labels, name);
+            names.iter().all(may) && !out_of_reach(budget::account_of(name, names))
         });
         match found {
             Some((name, issuer)) => {

@@ -13,13 +13,15 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
 use super::error::{Error, call};
+use crate::reach;
 use crate::secret::settings::ServicePort;
 
 /// Pods asked for at a time: some 10 KB of JSON each.
 const PAGE: u32 = 100;
 
 /// What nobody may have us connect to.
-const NOT_A_POD_ADDRESS: &str = "its address is a loopback or link-local one, which is no pod's";
+const NOT_A_POD_ADDRESS: &str =
+    "its address is a loopback, link-local or metadata one, which is no pod's";
 const HOST_NETWORK: &str = "it is on the host's network, which is not asked";
 const NO_ADDRESS: &str = "it has no address";
 
@@ -146,7 +148,7 @@ fn see(pod: &Pod) -> Option<ReadyPod> {
     {
         _ if spec.host_network == Some(true) => Err(HOST_NETWORK),
         Err(_) => Err(NO_ADDRESS),
-        Ok(address) if is_asked(address) => Ok(address),
+        Ok(address) if reach::is_elsewhere(address) => Ok(address),
         Ok(_) => Err(NOT_A_POD_ADDRESS),
     };
     let ports = spec
@@ -163,25 +165,6 @@ fn see(pod: &Pod) -> Option<ReadyPod> {
         address,
         ports: ports.collect(),
     })
-}
-
-/// Whether an address can be a pod's. A forged one must lead neither to ourselves nor to a cloud's metadata server.
-fn is_asked(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            !(v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_multicast()
-                || v4.is_broadcast())
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_unspecified()
-                || v6.is_multicast())
-        }
-    }
 }
 
 #[cfg(test)]

@@ -268,6 +268,14 @@ impl Account {
         *self == Self::default()
     }
 
+    /// Whether nothing of it counts any more: every back-off has passed for longer than any lasts, every issue too.
+    #[must_use]
+    pub fn is_over(&self, now: UnixTime) -> bool {
+        let instants = self.retry_at.iter().chain(&self.unavailable_until);
+        let mut instants = instants.chain(&self.unscheduled).chain(&self.scheduled);
+        instants.all(|at| UnixTime(*at) + WEEK <= now)
+    }
+
     /// No try before this instant. A `renew-now` value that was not tried yet (`wish`, hashed) forgets the back-off;
     /// the budgets are never forgotten. One that began in the future did so by a clock that was wrong.
     #[must_use]
@@ -419,6 +427,18 @@ mod tests {
             }
             assert!(account.is_empty());
         }
+    }
+
+    #[test]
+    fn what_nobody_tries_any_more_is_over_in_a_week() {
+        let week = 7 * 86_400;
+        let mut account = Account::default();
+        let until = account.failed(UnixTime(0), &Backoff::default(), None, true, None, None);
+        assert!(!account.is_over(until) && !account.is_over(UnixTime(week)));
+        assert!(account.is_over(until + WEEK));
+        let mut account = Account::default();
+        account.issued(UnixTime(100), UnixTime(100), false, false);
+        assert!(!account.is_over(UnixTime(week + 99)) && account.is_over(UnixTime(week + 100)));
     }
 
     #[test]

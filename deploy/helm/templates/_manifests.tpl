@@ -61,6 +61,9 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- if and (eq $object.kind "ServiceAccount") $root.Values.serviceAccount.annotations }}
 {{- $_ := set $object.metadata "annotations" $root.Values.serviceAccount.annotations }}
 {{- end }}
+{{- if and (eq $object.kind "NetworkPolicy") $object.spec.ingress }}
+{{- $_ := set $object.spec "egress" (concat $object.spec.egress $root.Values.networkPolicy.egress) }}
+{{- end }}
 {{- if eq $object.kind "Deployment" }}
 {{- include "cert-renew.deployment" (dict "root" $root "spec" $object.spec) }}
 {{- end }}

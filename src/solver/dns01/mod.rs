@@ -32,6 +32,7 @@ use crate::dns::{self, Authority, Resolver};
 use crate::gate::{Closed, Gate};
 use crate::index::Key;
 use crate::name::Name;
+use crate::reach::Nearby;
 use crate::text::shown;
 use provider::{Credentials, Provider};
 
@@ -259,15 +260,21 @@ impl Solver {
     }
 }
 
-/// Waits until every server of the zone has the record, until `deadline`.
+/// Waits until every server of the zone has the record, until `deadline`; `nearby` is where the CA is, which asks the
+/// same servers.
 ///
 /// # Errors
 /// When some do not have it by then, or the servers cannot be found.
-pub async fn seen(resolver: &Resolver, txt: &Txt, deadline: Instant) -> Result<(), Error> {
+pub async fn seen(
+    nearby: Nearby,
+    resolver: &Resolver,
+    txt: &Txt,
+    deadline: Instant,
+) -> Result<(), Error> {
     let propagation = &txt.solver.propagation;
     if propagation.check {
         let started = Instant::now();
-        let mut authorities = authorities(resolver, txt).await?;
+        let mut authorities = authorities(nearby, resolver, txt).await?;
         let at = dns::name(&txt.at)?;
         let mut pause = FIRST_LOOK;
         loop {
@@ -291,12 +298,16 @@ pub async fn seen(resolver: &Resolver, txt: &Txt, deadline: Instant) -> Result<(
     Ok(())
 }
 
-async fn authorities(resolver: &Resolver, txt: &Txt) -> Result<Vec<Authority>, Error> {
+async fn authorities(
+    nearby: Nearby,
+    resolver: &Resolver,
+    txt: &Txt,
+) -> Result<Vec<Authority>, Error> {
     let named = &txt.solver.propagation.servers;
     if !named.is_empty() {
         return Ok(named.iter().copied().map(Authority::at).collect());
     }
-    let found = resolver.authorities(&dns::name(&txt.zone)?).await?;
+    let found = resolver.authorities(nearby, &dns::name(&txt.zone)?).await?;
     if found.iter().all(|authority| authority.addresses.is_empty()) {
         return Err(Error::NoAuthority(txt.zone.clone()));
     }

@@ -101,7 +101,7 @@ pub async fn run(
             tracing::warn!(seconds, "the wall clock has jumped: all is judged anew");
             controller.rest().await;
             controller.context.renewal_info.forget_all();
-            controller.context.issuers.forget_limits();
+            controller.context.issuers.forget_limits(|_| true);
             events = controller.listen(&configs);
         }
         let next = controller.term.as_mut().and_then(|term| term.dispatch(now));
@@ -231,7 +231,11 @@ impl Controller {
     /// Another config is in force when this returns, and nothing runs that began under the former one.
     async fn take_over(&mut self, configs: &mut Configs) {
         self.rest().await;
+        let before = self.context.config();
         let config = Arc::clone(&configs.wanted.borrow_and_update());
+        let directory = |config: &Config, name: &str| Some(config.issuer(name)?.directory.clone());
+        let moved = |name: &str| directory(&before, name) != directory(&config, name);
+        self.context.issuers.forget_limits(moved);
         let roller = Arc::new(self.context.roller().under(&config.rollout));
         *self
             .context

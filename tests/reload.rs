@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{
-    Action, Bench, Context as _, Fault, Operator, Passed, Proxies, Result, ensure, eventually,
-    throughout,
+    Action, Bench, Context as _, Fault, Operator, Passed, PebbleOptions, Proxies, Result, ensure,
+    eventually, throughout,
 };
 
 use crate::renewal::{SOON, annotation, data, options, renewed, rolled_out};
-use crate::scene::{End, Scene, answered};
+use crate::scene::{End, Scene, answered, records};
 
 /// Long enough for a write that should not be to show itself, and for more than one look at the file.
 const QUIET: Duration = Duration::from_secs(12);
@@ -57,7 +57,7 @@ async fn rejected(operator: &Operator<'_>, value: &str) -> Result<()> {
 /// One more issuer at the same CA, as it stands in the config file behind the first.
 fn second_issuer(bench: &Bench, directory: &str) -> String {
     format!(
-        "  second:\n    directory: {directory}\n    caBundle: {}\n    concurrency: 1\n    \
+        "  second:\n    directory: {directory}\n    caBundle: {}\n    concurrency: 1\n    profile: default\n    \
          allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n",
         bench.ca_bundle().display()
     )
@@ -340,4 +340,47 @@ async fn a_standby_whose_config_changes_first_does_not_act() -> Result<()> {
     assert!(standby.writes()?.is_empty(), "{:?}", standby.writes()?);
     assert!(leader.leads().await? && !standby.leads().await?);
     Ok(())
+}
+
+#[tokio::test]
+async fn an_issuer_that_moves_to_another_ca_leaves_the_order_there_and_makes_one_here() -> Result<()>
+{
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let there = PebbleOptions {
+        name: "pebble-moved".to_owned(),
+        ..PebbleOptions::default()
+    };
+    let there = bench.start_pebble(&there).await?;
+    let mut options = options();
+    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
+    let common = options.config.clone();
+    options.config = second_issuer(bench, &proxies.directory()) + &common;
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "moved", operator.namespace()).await?;
+    proxies.rule(|passed| {
+        if passed.path.starts_with("/chalZ/") {
+            Fault::Hang
+        } else {
+            Fault::Pass
+        }
+    });
+    let old = pair(&["moved.example"], OLD)?;
+    space
+        .tls_secret("web", Some(&old), &[("issuer", "second")])
+        .await?;
+    eventually(SOON, "its order is made", async || {
+        ensure!(operator.log()?.contains("\"ordered\""), "not yet");
+        Ok(())
+    })
+    .await?;
+    operator.configure(&(second_issuer(bench, there.directory()) + &common))?;
+    renewed(&space, "web", &old.certificate).await?;
+    assert_eq!(answered(&proxies, "/finalize-order/", 200), 0);
+    eventually(SOON, "no order record is left", async || {
+        let left = records(bench, &operator).await?;
+        ensure!(left == 0, "{left} are");
+        Ok(())
+    })
+    .await
 }

@@ -13,25 +13,27 @@ cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tool
 
 say() { echo "tools: $*" >&2; }
 
-# The Debian package is unpacked rather than installed: that needs no root, and no Prometheus starts as a service.
+# Debian packages are unpacked rather than installed: that needs no root, and no Prometheus starts as a service.
+# Of what they need comes what this machine does not have and whose name begins as the second word says.
 from_debian() {
-    package=$1
-    into=$2
+    into=$1
+    with=$2
+    shift 2
     command -v apt-get >/dev/null || {
-        say "$package is missing and this is no Debian: install it so that its programs are in PATH"
+        say "$1 is missing and this is no Debian: install it so that its programs are in PATH"
         exit 1
     }
-    say "getting Debian's package $package"
+    say "getting Debian's package $1"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     chmod 755 "$work"
     (
         cd "$work"
-        packages=$(needed "$package")
+        packages=$(needed "$with" "$@")
         # shellcheck disable=SC2086 # They are several words.
         apt-get -qq download $packages 2>/dev/null || {
             apt-get -qq update >&2
-            packages=$(needed "$package")
+            packages=$(needed "$with" "$@")
             apt-get -qq download $packages >&2
         }
         for archive in ./*.deb; do
@@ -42,10 +44,13 @@ from_debian() {
     mv "$work/unpacked" "$into"
 }
 
-# A package and those libraries of its that this machine does not have.
 needed() {
-    echo "$1"
-    apt-get -s install --no-install-recommends "$1" 2>/dev/null | sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p'
+    with=$1
+    shift
+    {
+        printf '%s\n' "$@"
+        apt-get -s install --no-install-recommends "$@" 2>/dev/null | sed -n "s/^Inst \($with[^ ]*\) .*/\1/p"
+    } | sort -u
 }
 
 # A server that stands outside of the system's directories finds its libraries by this.
@@ -60,42 +65,16 @@ runner() {
     mv "$root/run.new" "$root/run"
 }
 
-# Chromium, with those of its libraries that this machine does not have, and a script that lets it find them.
-get_chromium() {
-    into=$1
-    command -v apt-get >/dev/null || {
-        say "chromium is missing and this is no Debian: install it so that it is in PATH"
-        exit 1
-    }
-    say "getting Debian's package chromium-headless-shell"
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
-    chmod 755 "$work"
-    (
-        cd "$work"
-        wanted() {
-            apt-get install --simulate --no-install-recommends chromium-headless-shell fonts-dejavu-core 2>/dev/null |
-                sed -n 's/^Inst \([^ ]*\) .*/\1/p'
-        }
-        packages=$(wanted)
-        # shellcheck disable=SC2086
-        [ -n "$packages" ] && apt-get -qq download $packages 2>/dev/null || {
-            apt-get -qq update >&2
-            apt-get -qq download $(wanted) >&2
-        }
-        for package in ./*.deb; do
-            dpkg-deb -x "$package" unpacked
-        done
-        cat >unpacked/chromium <<-'EOF'
+# Chromium's libraries stand in several directories, and what starts it is called as where it is installed.
+browser() {
+    cat >"$1/chromium.new" <<-'EOF'
 	#!/bin/sh
 	here=$(dirname "$(readlink -f "$0")")
 	libraries=$(find "$here/usr/lib" -name '*.so*' -exec dirname {} + | sort -u | tr '\n' ':')
 	LD_LIBRARY_PATH=$libraries exec "$here/usr/lib/chromium/chromium-headless-shell" "$@"
 	EOF
-        chmod +x unpacked/chromium
-    )
-    mkdir -p "$(dirname "$into")"
-    mv "$work/unpacked" "$into"
+    chmod 755 "$1/chromium.new"
+    mv "$1/chromium.new" "$1/chromium"
 }
 
 # A prebuilt one, where pip can have it: compiling it takes minutes.
@@ -151,7 +130,7 @@ promtool)
         exit
     fi
     tool=$cache/prometheus/usr/bin/promtool
-    [ -x "$tool" ] || from_debian prometheus "$cache/prometheus"
+    [ -x "$tool" ] || from_debian "$cache/prometheus" lib prometheus
     ;;
 knotd | nginx | unbound)
     if tool=$(PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1"); then
@@ -161,7 +140,7 @@ knotd | nginx | unbound)
     case $1 in knotd) package=knot ;; *) package=$1 ;; esac
     tool=$cache/$package/run
     if [ ! -x "$tool" ]; then
-        [ -x "$cache/$package/usr/sbin/$1" ] || from_debian "$package" "$cache/$package"
+        [ -x "$cache/$package/usr/sbin/$1" ] || from_debian "$cache/$package" lib "$package"
         runner "$cache/$package/usr/sbin/$1"
     fi
     ;;
@@ -169,7 +148,7 @@ libfaketime)
     # Loaded into a program, it gives it another wall clock.
     tool=$(echo "$cache"/libfaketime/usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1)
     if [ ! -e "$tool" ]; then
-        from_debian libfaketime "$cache/libfaketime"
+        from_debian "$cache/libfaketime" lib libfaketime
         tool=$(echo "$cache"/libfaketime/usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1)
     fi
     ;;
@@ -179,7 +158,10 @@ chromium)
         exit
     fi
     tool=$cache/chromium/chromium
-    [ -x "$tool" ] || get_chromium "$cache/chromium"
+    if [ ! -x "$tool" ]; then
+        [ -d "$cache/chromium" ] || from_debian "$cache/chromium" "" chromium-headless-shell fonts-dejavu-core
+        browser "$cache/chromium"
+    fi
     ;;
 helm)
     tool=$cache/helm-$helm/helm

@@ -43,6 +43,9 @@ pub struct Order {
     pub uid: String,
     /// The issuer whose account made the order.
     pub issuer: String,
+    /// The directory that the issuer had then; missing in the record of a former version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
     /// The order's URL.
     pub url: String,
     /// The names that were asked for.

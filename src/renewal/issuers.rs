@@ -129,9 +129,9 @@ impl Issuers {
         self.metrics.limited_until(name, *limited);
     }
 
-    /// What the CAs asked for is forgotten: it was noted by another clock, and they will say it again.
-    pub fn forget_limits(&self) {
-        for (name, slot) in &*lock(&self.slots) {
+    /// What the CAs of these issuers asked for is forgotten: it was noted by another clock, or by another CA's word.
+    pub fn forget_limits(&self, of: impl Fn(&str) -> bool) {
+        for (name, slot) in lock(&self.slots).iter().filter(|(name, _)| of(name)) {
             *lock(&slot.limited_until) = UnixTime::default();
             self.metrics.limited_until(name, UnixTime::default());
         }

@@ -390,6 +390,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         name: key.name.to_string(),
         uid: fresh.uid().to_owned(),
         issuer: fresh.issuer_name.to_string(),
+        directory: Some(fresh.issuer.directory.clone()),
         url: order.url().to_owned(),
         names,
         profile: profile.map(ToOwned::to_owned),
@@ -804,11 +805,15 @@ fn still_wanted(fresh: &Fresh, record: &Record) -> bool {
     let Fresh {
         assessment,
         issuer_name,
+        issuer,
         ..
     } = fresh;
+    // Another CA knows nothing of the order, and the one that does would refuse our account with the other.
+    let moved = { record.order.directory.as_ref() }.is_some_and(|it| *it != issuer.directory);
     let same_names = without_covered(&assessment.names) == record.order.names;
     fresh.uid() == record.order.uid
         && **issuer_name == *record.order.issuer
+        && !moved
         && assessment.renewal.is_ok()
         // Without `names` they are read from the certificate, which somebody may have emptied meanwhile.
         && (same_names || assessment.names.is_empty())

@@ -151,6 +151,7 @@ async fn proven(
         name: key.name.to_string(),
         uid: fresh.uid().to_owned(),
         issuer: name.to_owned(),
+        directory: Some(issuer.directory.clone()),
         url: order.url().to_owned(),
         names: names.to_vec(),
         profile: None,

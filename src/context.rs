@@ -49,7 +49,7 @@ pub struct Context {
     /// Order records that are known to exist.
     pub known: Known,
     /// What rollouts share: concurrency and the like.
-    pub roller: Roller,
+    pub roller: RwLock<Arc<Roller>>,
     /// All annotated Secrets; only the controller writes.
     pub index: Arc<RwLock<Index>>,
     /// When the controller's loop last turned, unix seconds.
@@ -58,6 +58,8 @@ pub struct Context {
     pub ready: Arc<AtomicBool>,
     /// Wakes the one who waits for that.
     pub listed: Arc<Notify>,
+    /// Tells those who watch that they have to list anew: a watch would not bring what has happened.
+    pub anew: watch::Sender<()>,
 }
 
 impl Context {
@@ -65,6 +67,13 @@ impl Context {
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.borrow())
+    }
+
+    /// What rolls, as the config has it now.
+    #[must_use]
+    pub fn roller(&self) -> Arc<Roller> {
+        let roller = self.roller.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&roller)
     }
 
     /// Whether the last task of a Secret ended with this error.

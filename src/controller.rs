@@ -3,8 +3,12 @@
 //! ```text
 //! watch event ──► assess ──► index ──due──► the term's tasks ──► finished ──► index
 //! ```
-//! It waits for nothing but the next event, the next due instant, the end of a task and the lease;
+//! It waits for nothing but the next event, the next due instant, the end of a task, the lease and the config file;
 //! everything that talks to anybody runs in a task of its own. On a standby it only keeps the index.
+//!
+//! Another config is taken over between two sets of tasks of the same term: what runs comes to a known state and ends, all
+//! Secrets are listed and judged anew, and then the work begins as it does after a start. So it is when the wall clock has
+//! jumped, and when a past of the cluster has come back.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -20,7 +24,7 @@ use crate::assess::{self, Assessment};
 use crate::certificate::Leaf;
 use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
-use crate::config::Observe;
+use crate::config::{Config, Observe};
 use crate::context::Context;
 use crate::index::{Change, Index, Key, Observed, Source, Task};
 use crate::renewal::info::Suggested;
@@ -29,7 +33,7 @@ use crate::secret::settings::Problem;
 use crate::secret::thin::ThinSecret;
 use crate::term::{Heard, Term};
 use crate::ticket::Done;
-use crate::time::UnixTime;
+use crate::time::{BootTime, UnixTime, jump};
 
 /// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
 const BEAT: Duration = Duration::from_secs(30);
@@ -40,33 +44,49 @@ const MOST_UNTOLD: usize = 1_000;
 /// What is wrong with a Secret's annotations: each reason and text.
 type Complaints = Vec<(Reason, String)>;
 
+/// The config, and what is made from it here.
+pub struct Configs {
+    /// What the file says.
+    pub wanted: tokio::sync::watch::Receiver<Arc<Config>>,
+    /// What is in force; all read it in the context.
+    pub in_force: tokio::sync::watch::Sender<Arc<Config>>,
+    /// Opens the watches.
+    pub opener: watch::Opener,
+}
+
 struct Controller {
     context: Arc<Context>,
-    /// While this replica leads.
+    /// The number of the lease's term, while the lease is ours.
+    lease: Option<u64>,
+    /// While this replica leads and all Secrets are listed.
     term: Option<Term>,
+    /// Watches whose list under the config that is in force is not complete.
     unlisted: HashSet<Source>,
     down: HashSet<Source>,
     /// What a leader would have told.
     untold: HashMap<Key, (Box<str>, Complaints)>,
 }
 
-/// Runs until `shutdown`, or until the watch or the lease ends for ever. `leads` says as whose term's leader it acts.
+/// Runs until `shutdown`, or until the watch, the lease or the config file is looked after no more. `leads` says as whose
+/// term's leader it acts.
 pub async fn run(
     context: Arc<Context>,
-    watches: watch::Secrets,
+    mut configs: Configs,
     mut leads: tokio::sync::watch::Receiver<Option<u64>>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let sources = 0..u16::try_from(watches.count).unwrap_or(u16::MAX);
     let mut controller = Controller {
         context,
+        lease: None,
         term: None,
-        unlisted: sources.map(Source).collect(),
+        unlisted: HashSet::new(),
         down: HashSet::new(),
         untold: HashMap::new(),
     };
     leads.mark_changed();
-    let mut events = watches.events;
+    let mut anew = controller.context.anew.subscribe();
+    let mut events = controller.listen(&configs);
+    let mut clocks = (UnixTime::now(), BootTime::now());
     tokio::pin!(shutdown);
     let mut planned = Instant::now();
     loop {
@@ -75,6 +95,14 @@ pub async fn run(
         controller.context.metrics.loop_lag(lag);
         let now = UnixTime::now();
         controller.context.beat.store(now.0, Ordering::Relaxed);
+        let before = std::mem::replace(&mut clocks, (now, BootTime::now()));
+        if let Some(seconds) = jump(before, clocks) {
+            tracing::warn!(seconds, "the wall clock has jumped: all is judged anew");
+            controller.rest().await;
+            controller.context.renewal_info.forget_all();
+            controller.context.issuers.forget_limits();
+            events = controller.listen(&configs);
+        }
         let next = controller.term.as_mut().and_then(|term| term.dispatch(now));
         let wait = next.map_or(BEAT, |at| at.since(now).min(BEAT));
         planned = turn + wait;
@@ -90,6 +118,19 @@ pub async fn run(
                 let number = *leads.borrow_and_update();
                 controller.on_lease(number).await;
             }
+            changed = configs.wanted.changed() => {
+                if changed.is_err() {
+                    tracing::error!("nobody looks after the config file any more; this is a bug");
+                    break;
+                }
+                controller.take_over(&mut configs).await;
+                events = controller.listen(&configs);
+            }
+            // Its sender lives as long as the context.
+            Ok(()) = anew.changed() => {
+                controller.rest().await;
+                events = controller.listen(&configs);
+            }
             event = events.next() => match event {
                 Some((source, event)) => controller.on_event(source, event),
                 None => break,
@@ -101,9 +142,8 @@ pub async fn run(
             () = tokio::time::sleep(wait) => {}
         }
     }
-    if let Some(term) = controller.term.take() {
-        term.hand_over().await;
-    }
+    controller.rest().await;
+    controller.context.metrics.leader(false);
 }
 
 async fn heard(term: &mut Option<Term>) -> Heard {
@@ -150,7 +190,7 @@ impl Controller {
                     tracing::info!(secret = %key, "gone since the last list");
                 }
                 if self.unlisted.remove(&source) && self.unlisted.is_empty() {
-                    self.on_ready();
+                    self.on_listed();
                 }
             }
             Err(error) => {
@@ -164,16 +204,66 @@ impl Controller {
         if let Some(term) = self.term.take_if(|term| Some(term.number()) != number) {
             term.end().await;
         }
-        if let (None, Some(number)) = (&self.term, number) {
+        if number != self.lease {
+            self.lease = number;
+            self.context.metrics.leader(number.is_some());
+        }
+        self.open_term();
+    }
+
+    /// Begins to work where this replica leads and has seen all Secrets.
+    fn open_term(&mut self) {
+        if let (None, Some(number)) = (&self.term, self.lease)
+            && self.unlisted.is_empty()
+        {
             self.term = Some(Term::open(&self.context, number));
         }
     }
 
-    fn on_ready(&mut self) {
+    /// Ends what runs, as when the lease is handed over; the lease stays.
+    async fn rest(&mut self) {
+        if let Some(term) = self.term.take() {
+            term.hand_over().await;
+        }
+    }
+
+    /// Another config is in force when this returns, and nothing runs that began under the former one.
+    async fn take_over(&mut self, configs: &mut Configs) {
+        self.rest().await;
+        let config = Arc::clone(&configs.wanted.borrow_and_update());
+        let roller = Arc::new(self.context.roller().under(&config.rollout));
+        *self
+            .context
+            .roller
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = roller;
+        configs.in_force.send_replace(config);
+        self.context.metrics.config_taken_over(UnixTime::now());
+        tracing::info!("a changed config is in force: all Secrets are listed anew");
+    }
+
+    /// Opens the watches that the config asks for, in place of those before. Nothing is done before they have listed all
+    /// Secrets.
+    fn listen(&mut self, configs: &Configs) -> watch::Events {
+        self.index().doubt();
+        let watch::Secrets { count, events } = configs.opener.open(&self.context.config().watch);
+        let sources = 0..u16::try_from(count).unwrap_or(u16::MAX);
+        self.unlisted = sources.map(Source).collect();
+        self.down.clear();
+        events
+    }
+
+    fn on_listed(&mut self) {
+        let gone = self.index().drop_unnamed();
+        for key in gone {
+            self.forget(&key);
+            tracing::info!(secret = %key, "not among those that the config has watched any more");
+        }
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
         self.context.ready.store(true, Ordering::Relaxed);
         self.context.listed.notify_one();
+        self.open_term();
     }
 
     /// Former leaders' ledger and order records are read.
@@ -239,7 +329,7 @@ impl Controller {
         let retry_at = self
             .context
             .ledger
-            .retry_at(observed.account, observed.wish);
+            .retry_at(now, observed.account, observed.wish);
         let problems = observed.problem_texts;
         let known = self
             .index()
@@ -323,7 +413,7 @@ impl Controller {
         }
         match done {
             Done::Opened => self.on_opened(),
-            Done::Planned(_) => {}
+            Done::Planned(_) | Done::Gathered(_) => {}
             Done::Task(task, key, finished) => {
                 let now = UnixTime::now();
                 let settle = self.context.config().rollout.settle;
@@ -337,8 +427,8 @@ impl Controller {
                     .index()
                     .get(&key)
                     .map(|entry| (entry.observed.account, entry.observed.wish));
-                let retry_at =
-                    drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
+                let retry_at = drawn
+                    .and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
                 self.index().finished(now, &key, finished, settle, retry_at);
             }
         }
@@ -359,7 +449,7 @@ impl Controller {
                 .get(&key)
                 .map(|entry| (entry.observed.account, entry.observed.wish));
             let retry_at =
-                drawn.and_then(|(account, wish)| self.context.ledger.retry_at(account, wish));
+                drawn.and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
             index.suggest(now, &key, about, suggestion, settle, retry_at);
         }
     }

@@ -132,6 +132,8 @@ pub struct Election {
     seen: Option<(Record, BootTime)>,
     /// What was seen may be outdated.
     stale: bool,
+    /// The latest version of the Lease that was ever seen: versions count what has happened in the whole cluster.
+    latest: u64,
     /// When the last renewal that was answered had been sent.
     renewed: Option<BootTime>,
     /// Nothing is asked before.
@@ -149,6 +151,7 @@ impl Election {
             times,
             seen: None,
             stale: true,
+            latest: 0,
             renewed: None,
             not_before: BootTime::default(),
             claim_not_before: BootTime::default(),
@@ -221,6 +224,18 @@ impl Election {
             transitions: record.transitions.saturating_add(takes_over.into()),
             takes_over,
         })
+    }
+
+    /// Takes note of a version of the Lease. True when a later one was seen before: a past of the cluster has come back, as
+    /// after a restore of etcd, and a watch that goes on from where it was would see nothing for as long as that past is
+    /// shorter.
+    pub fn is_past(&mut self, version: &str) -> bool {
+        // Opaque by the book, and a number since the first etcd; of anything else nothing can be said.
+        let Ok(version) = version.parse() else {
+            return false;
+        };
+        let before = std::mem::replace(&mut self.latest, version);
+        version < before
     }
 
     /// The Lease was read, or the watch brought it. None: there is none.
@@ -387,6 +402,21 @@ mod tests {
         assert_eq!(election.leads_until(at(102)), Some(at(110)));
         assert_eq!(election.next(at(102)), wait(2));
         assert_eq!(election.next(at(104)), claim(7, 3));
+    }
+
+    #[test]
+    fn a_past_that_comes_back_is_noticed_once() {
+        let mut election = Election::new("us".into(), times());
+        for (version, past) in [
+            ("7", false),
+            ("7", false),
+            ("900", false),
+            ("x", false),
+            ("300", true),
+            ("301", false),
+        ] {
+            assert_eq!(election.is_past(version), past, "{version}");
+        }
     }
 
     #[test]

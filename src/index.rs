@@ -51,6 +51,11 @@ impl fmt::Display for Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(pub u16);
 
+impl Source {
+    /// Of what no watch has named since the watches were opened anew.
+    const NONE: Self = Self(u16::MAX);
+}
+
 /// Validity and identity of a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafFacts {
@@ -262,7 +267,27 @@ impl Index {
         let unnamed = self
             .table
             .ids(|short| short.listed.0 == source && short.listed.1 != generation);
-        let gone: Vec<Key> = unnamed.filter_map(|id| self.table.key(id)).collect();
+        let gone = unnamed.collect();
+        self.remove_all(gone)
+    }
+
+    /// The watches are opened anew, for other eyes: every Secret is looked into again, known version or not. When all are
+    /// listed, [`Index::drop_unnamed`] drops those that no watch brings any more.
+    pub fn doubt(&mut self) {
+        self.table.doubt();
+        self.named.clear();
+    }
+
+    /// Drops what no watch has named since [`Index::doubt`].
+    pub fn drop_unnamed(&mut self) -> Vec<Key> {
+        let unnamed = self.table.ids(|short| short.listed.0 == Source::NONE);
+        let gone = unnamed.collect();
+        self.remove_all(gone)
+    }
+
+    fn remove_all(&mut self, ids: Vec<Id>) -> Vec<Key> {
+        let gone = ids.into_iter().filter_map(|id| self.table.key(id));
+        let gone: Vec<Key> = gone.collect();
         for key in &gone {
             self.remove(key);
         }
@@ -827,6 +852,26 @@ mod tests {
         let key = apply(&mut index, 1, emptied);
         assert_eq!(index.pop_due(UnixTime(1)), Some((Task::Renew, key)));
         assert_eq!(index.pop_due(UnixTime(50)), None);
+    }
+
+    #[test]
+    fn other_eyes_look_into_every_secret_and_drop_what_no_watch_brings_any_more() {
+        let mut index = Index::default();
+        index.begin(TLS);
+        let stays = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        let goes = index.key("ns", "goes");
+        let seen = observed("1", Ok(leaf(1)), Some(rolled(1)));
+        index.apply(UnixTime(0), &goes, seen.clone(), TLS, SETTLE, None);
+        assert!(index.touch(&stays, "1", TLS));
+        index.doubt();
+        index.begin(TLS);
+        assert!(!index.touch(&stays, "1", TLS), "it is to be looked into");
+        index.apply(UnixTime(1), &stays, seen, TLS, SETTLE, None);
+        assert!(index.touch(&stays, "1", TLS));
+        assert_eq!(index.len(), 2, "nothing is forgotten before all is listed");
+        assert!(index.finish(TLS).is_empty());
+        assert_eq!(index.drop_unnamed(), [goes]);
+        assert_eq!(index.len(), 1);
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::time::UnixTime;
 const RENEWAL_SECONDS: &[f64] = &[
     1., 2., 5., 10., 20., 30., 60., 120., 300., 600., 1_800., 3_600.,
 ];
+/// A step of a renewal is one answer of the CA, or the patience that DNS takes.
+const STEP_SECONDS: &[f64] = &[0.1, 0.5, 1., 2.5, 5., 15., 60., 300., 1_800.];
 /// A rollout takes as long as its pods need to become ready.
 const ROLLOUT_SECONDS: &[f64] = &[1., 5., 15., 30., 60., 120., 300., 600., 1_800., 3_600.];
 /// A CA answers within a second; past ten seconds our own deadline is near.
@@ -36,6 +38,33 @@ pub enum RenewalResult {
     Renewed,
     /// It is not, and will be tried again.
     Failed,
+}
+
+/// The steps of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewalStep {
+    /// From the account to the order record: newOrder and its authorizations.
+    Order,
+    /// From the order record to names that the CA has seen proof of.
+    Prove,
+    /// From the certificate request to an order that the CA has issued.
+    Finalize,
+    /// The chain, or the chains to choose from.
+    Download,
+    /// The checks, the patch on the Secret, and the ledger.
+    Write,
+}
+
+impl RenewalStep {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Prove => "prove",
+            Self::Finalize => "finalize",
+            Self::Download => "download",
+            Self::Write => "write",
+        }
+    }
 }
 
 /// How the rollout of one workload ended.
@@ -57,6 +86,7 @@ pub struct Metrics {
     registry: Registry,
     renewals: IntCounterVec,
     renewal_seconds: HistogramVec,
+    step_seconds: HistogramVec,
     rollouts: IntCounterVec,
     rollout_seconds: HistogramVec,
     verified: IntCounterVec,
@@ -67,6 +97,7 @@ pub struct Metrics {
     watch_restarts: IntCounter,
     loop_lag_seconds: Gauge,
     config_rejected: IntGauge,
+    config_taken_over: IntGauge,
     leader: IntGauge,
     limited_until: IntGaugeVec,
     info_polls: IntCounterVec,
@@ -96,6 +127,13 @@ impl Metrics {
                 "From the start of a renewal to the new pair in the Secret",
                 &["issuer"],
                 RENEWAL_SECONDS,
+            )?,
+            step_seconds: histograms(
+                into,
+                "cert_renew_renewal_step_duration_seconds",
+                "How long each step of a renewal took that succeeded",
+                &["issuer", "step"],
+                STEP_SECONDS,
             )?,
             rollouts: counters(
                 into,
@@ -158,6 +196,11 @@ impl Metrics {
                 into,
                 "cert_renew_config_rejected",
                 "1 while the config file on disk is invalid and the one before it is in use",
+            )?,
+            config_taken_over: gauge(
+                into,
+                "cert_renew_config_taken_over_timestamp_seconds",
+                "When the config that is in force was taken over",
             )?,
             leader: gauge(
                 into,
@@ -229,6 +272,13 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// How long a step of a renewal took.
+    pub fn renewal_step_took(&self, issuer: &str, step: RenewalStep, took: Duration) {
+        self.step_seconds
+            .with_label_values(&[issuer, step.as_str()])
+            .observe(took.as_secs_f64());
+    }
+
     /// A rollout was done with one workload.
     pub fn rollout(&self, kind: Kind, result: RolloutResult) {
         let result = match result {
@@ -294,6 +344,11 @@ impl Metrics {
     /// Whether the config file on disk is invalid.
     pub fn config_rejected(&self, rejected: bool) {
         self.config_rejected.set(rejected.into());
+    }
+
+    /// A config is in force from then on.
+    pub fn config_taken_over(&self, at: UnixTime) {
+        self.config_taken_over.set(at.0);
     }
 
     /// The CA asked for no request before `until`.
@@ -460,6 +515,7 @@ mod tests {
         metrics.renewal("letsencrypt", RenewalResult::Renewed, "");
         metrics.renewal("letsencrypt", RenewalResult::Failed, "RateLimited");
         metrics.renewal_took("letsencrypt", seconds(7));
+        metrics.renewal_step_took("letsencrypt", RenewalStep::Prove, seconds(3));
         metrics.rollout(Kind::Deployment, RolloutResult::Rolled);
         metrics.rollout(Kind::DaemonSet, RolloutResult::Unchanged);
         metrics.rollout(Kind::DaemonSet, RolloutResult::Reloaded);
@@ -474,6 +530,7 @@ mod tests {
         metrics.watch_restarted();
         metrics.loop_lag(Duration::from_millis(250));
         metrics.config_rejected(true);
+        metrics.config_taken_over(certificates::fixture::NOW);
         metrics.leader(true);
         metrics.limited_until("letsencrypt", certificates::fixture::NOW);
         metrics.renewal_info("letsencrypt", Some(certificates::fixture::NOW));

@@ -1,8 +1,8 @@
 //! From a new leaf in a Secret to workloads that have it: the rollouts of one namespace that fall due together.
 //!
 //! The workloads are listed once for the whole batch. Secrets that are seen for the first time are only recorded; the
-//! others are read afresh, and nothing is rolled onto a pair that is empty, does not match, is not valid now, or is
-//! itself due for an issue. `rolled-out` is written last: until then the rollout stays due.
+//! others are read afresh, beside the lists, and nothing is rolled onto a pair that is empty, does not match, is not
+//! valid now, or is itself due for an issue. `rolled-out` is written last: until then the rollout stays due.
 
 mod confirm;
 
@@ -60,15 +60,25 @@ enum Look {
     Later(UnixTime, Option<Box<str>>),
 }
 
+/// What can be said of a Secret before the workloads are listed.
+enum Glance {
+    Judged(Look),
+    /// Nothing is on record: what the workloads carry says whether it is new.
+    Unrecorded(Box<Entry>),
+}
+
 /// Plans and carries out the rollouts of one namespace.
 pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>) {
     let namespace = Arc::clone(planning.namespace());
-    let workloads = match rollout::list(&context.client, &namespace).await {
+    let roller = context.roller();
+    let (workloads, looks) =
+        futures::join!(roller.list(&namespace), look_at_all(&context, tickets));
+    let workloads = match workloads {
         Ok(workloads) => workloads,
         Err(error) => {
             let text = chain(&error);
             tracing::warn!(%namespace, error = text, "the workloads cannot be listed: nothing is rolled");
-            for ticket in tickets {
+            for (ticket, _) in looks {
                 ticket.finish(Finished::Later(
                     UnixTime::now() + AGAIN,
                     Some(text.as_str().into()),
@@ -77,7 +87,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
             return;
         }
     };
-    let (requests, mut open) = look_at_all(&context, &workloads, tickets).await;
+    let (requests, mut open) = ask(&context, &workloads, looks).await;
     let plan = rollout::plan(
         UnixTime::now(),
         &requests,
@@ -90,7 +100,11 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
     }
     tell_restarted(&context, &open, &plan.remarks);
     let mut rolling: Vec<Box<str>> = Vec::new();
+    let mut behind: Vec<&Request> = Vec::new();
     for (request, (secret, verdict)) in requests.iter().zip(plan.verdicts) {
+        if rollout::leaves_behind(request, &verdict) {
+            behind.push(request);
+        }
         let finished = match verdict {
             Verdict::Roll => {
                 rolling.push(secret);
@@ -111,20 +125,43 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
             ticket.finish(finished);
         }
     }
-    carry_out(&context, &namespace, &requests, rolling, plan.steps, open).await;
+    futures::join!(
+        tell_left_behind(&context, &namespace, &behind),
+        carry_out(&context, &namespace, &requests, rolling, plan.steps, open)
+    );
 }
 
 type Open = BTreeMap<Box<str>, (Ticket, Held)>;
 
-/// Records first sights; reads the other Secrets afresh and says which of them are to be planned.
-async fn look_at_all(
-    context: &Arc<Context>,
-    workloads: &[Workload],
-    tickets: Vec<Ticket>,
-) -> (Vec<Request>, Open) {
-    let looked: Vec<(Ticket, Look)> = stream::iter(tickets)
+/// Looks at all Secrets of a batch; those of which something is on record are read afresh.
+async fn look_at_all(context: &Context, tickets: Vec<Ticket>) -> Vec<(Ticket, Glance)> {
+    stream::iter(tickets)
         .map(|ticket| async move {
-            let look = look(context, workloads, ticket.key()).await;
+            let look = look(context, ticket.key()).await;
+            (ticket, look)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await
+}
+
+/// Turns looks into requests: first sights are only recorded, what is not due now ends here.
+async fn ask(
+    context: &Context,
+    workloads: &[Workload],
+    looks: Vec<(Ticket, Glance)>,
+) -> (Vec<Request>, Open) {
+    let looked: Vec<(Ticket, Look)> = stream::iter(looks)
+        .map(|(ticket, look)| async move {
+            let look = match look {
+                Glance::Judged(look) => look,
+                Glance::Unrecorded(entry)
+                    if carry_another(workloads, &ticket.key().name, &entry) =>
+                {
+                    read(context, ticket.key(), &entry).await
+                }
+                Glance::Unrecorded(entry) => first_sight(ticket.key(), &entry),
+            };
             (ticket, look)
         })
         .buffer_unordered(AT_ONCE)
@@ -144,18 +181,21 @@ async fn look_at_all(
     (requests, open)
 }
 
-async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
-    let now = UnixTime::now();
+async fn look(context: &Context, key: &Key) -> Glance {
     let entry = {
         let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
         index.get(key)
     };
-    let Some(entry) = entry else {
-        return Look::Later(now, None);
-    };
-    if is_first_sight(&entry, workloads, &key.name) {
-        return first_sight(key, &entry);
+    match entry {
+        None => Glance::Judged(Look::Later(UnixTime::now(), None)),
+        Some(entry) if is_unrecorded(&entry) => Glance::Unrecorded(entry.into()),
+        Some(entry) => Glance::Judged(read(context, key, &entry).await),
     }
+}
+
+/// Reads a Secret and judges it.
+async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
+    let now = UnixTime::now();
     let secret = match secrets::get(&context.client, key).await {
         Ok(secret) => secret,
         Err(cluster::Error::NotFound { .. }) => return Look::Later(now + AGAIN, None),
@@ -169,22 +209,26 @@ async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
     }) else {
         return Look::Later(now + AGAIN, None);
     };
-    judge(context, key, &entry, &secret, &assessment, now)
+    judge(context, key, entry, &secret, &assessment, now)
 }
 
-/// Whether nothing at all is known to have another leaf: then the Secret need not even be read.
-fn is_first_sight(entry: &Entry, workloads: &[Workload], secret: &str) -> bool {
+/// Whether neither the Secret nor the index says that its workloads ever had another leaf.
+fn is_unrecorded(entry: &Entry) -> bool {
     let leaf = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
-    let another = |workload: &Workload| {
-        workload.leaf_of(secret).is_some()
-            && !leaf.is_some_and(|leaf| workload.carries(secret, leaf))
-    };
     let had = entry.rolled_out().and_then(RolledOut::fingerprint);
     entry.observed.rolled_out.is_none()
         && entry
             .rolled_out()
             .is_none_or(|_| had.is_some() && had == leaf)
-        && !workloads.iter().any(another)
+}
+
+/// Whether a workload says that it has another leaf of the Secret.
+fn carry_another(workloads: &[Workload], secret: &str, entry: &Entry) -> bool {
+    let leaf = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
+    workloads.iter().any(|workload| {
+        workload.leaf_of(secret).is_some()
+            && !leaf.is_some_and(|leaf| workload.carries(secret, leaf))
+    })
 }
 
 /// A request that the plan answers with a record, made from what the watch said.
@@ -348,7 +392,8 @@ async fn carry_out(
     }
     let done = steps.clone();
     let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
-    let rolled = context.roller.roll(
+    let roller = context.roller();
+    let rolled = roller.roll(
         namespace,
         &secrets,
         steps,
@@ -374,6 +419,7 @@ async fn carry_out(
                                 context,
                                 key: ticket.key(),
                                 request,
+                                head: &held.head,
                                 proof: held.proof.as_ref(),
                                 steps: &steps,
                             };
@@ -446,7 +492,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
         }
     };
     let halted = reason == Reason::RolloutHalted;
-    match write(context, key, request, annotations).await {
+    match write(rolled, annotations).await {
         Ok(()) => {}
         Err(cluster::Error::NotFound { .. }) => return Finished::Wrote,
         Err(error) => {
@@ -474,28 +520,28 @@ fn look_again(now: UnixTime, request: &Request) -> UnixTime {
     }
 }
 
+/// Writes onto the Secret, as it was planned or as it is by now.
 async fn write(
-    context: &Context,
-    key: &Key,
-    request: &Request,
+    rolled: &Rolled<'_>,
     annotations: Vec<(&'static str, Option<String>)>,
 ) -> Result<(), cluster::Error> {
+    let client = &rolled.context.client;
     let changes = Changes {
         annotations,
         ..Changes::default()
     };
-    let mut attempts = 0;
-    loop {
-        let secret = secrets::get(&context.client, key).await?;
-        if secret.head.uid() != &*request.uid {
-            return Ok(());
-        }
-        attempts += 1;
-        match secrets::patch(&context.client, &secret.head, &changes).await {
-            Err(cluster::Error::Conflict { .. }) if attempts < CONFLICTS => {}
+    let mut head = rolled.head.clone();
+    for _ in 0..CONFLICTS {
+        match secrets::patch(client, &head, &changes).await {
+            Err(cluster::Error::Conflict { .. }) => {}
             other => return other.map(drop),
         }
+        head = secrets::get(client, rolled.key).await?.head;
+        if head.uid() != &*rolled.request.uid {
+            return Ok(());
+        }
     }
+    secrets::patch(client, &head, &changes).await.map(drop)
 }
 
 fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
@@ -545,6 +591,8 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
         Kind::StatefulSet => ("apps/v1", "StatefulSet"),
         Kind::DaemonSet => ("apps/v1", "DaemonSet"),
         Kind::ReplicationController => ("v1", "ReplicationController"),
+        Kind::ReplicaSet => ("apps/v1", "ReplicaSet"),
+        Kind::Rollout => ("argoproj.io/v1alpha1", "Rollout"),
     };
     ObjectReference {
         api_version: Some(api_version.into()),
@@ -594,5 +642,37 @@ fn tell_restarted(context: &Context, open: &Open, remarks: &[Remark]) {
             let (key, uid, note) = (ticket.key(), held.head.uid(), texts.join("; "));
             context.events.secret(key, uid, Reason::CannotReload, &note);
         }
+    }
+}
+
+/// Says which pods and Jobs have an earlier leaf and keep it. Nothing waits for it, and nothing depends on it.
+async fn tell_left_behind(context: &Context, namespace: &Arc<str>, requests: &[&Request]) {
+    if requests.is_empty() {
+        return;
+    }
+    let all = match context.roller().bystanders(namespace).await {
+        Ok(all) => all,
+        Err(error) => {
+            let text = chain(&error);
+            tracing::info!(%namespace, error = text, "not known which pods and Jobs nobody can restart");
+            return;
+        }
+    };
+    for request in requests {
+        let names = rollout::left_behind(request, &all);
+        if names.is_empty() {
+            continue;
+        }
+        let key = Key {
+            namespace: Arc::clone(namespace),
+            name: (*request.secret).into(),
+        };
+        let note = format!(
+            "nobody restarts {}: they have an earlier certificate until they are started anew",
+            names.join(", ")
+        );
+        tracing::info!(secret = %key, note, "left behind");
+        let events = &context.events;
+        events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
     }
 }

@@ -6,12 +6,13 @@
 //! Whatever a term knows dies with it, but for the index: the next one, here or elsewhere, takes over what the API server
 //! says. Its tasks live in one set; none of them outlives it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::cluster::chain;
 use crate::context::Context;
@@ -24,6 +25,10 @@ use crate::{propagation, renewal};
 
 /// Namespaces whose workloads are listed at the same time.
 const PLANNERS: usize = 8;
+/// Plans that start at once within [`GATHER`], in the whole cluster. Beyond that it is a burst: lists cost the same for one
+/// Secret as for all of a namespace, so that the others wait for their neighbours.
+const AT_ONCE: usize = 4;
+const GATHER: Duration = Duration::from_millis(500);
 /// Ledger or order records that cannot be read are tried again after this; nothing is done without them.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Handing over waits so long for the steps that are under way, and then for the requests: a CA takes a second or two to
@@ -45,6 +50,10 @@ pub struct Term {
     renewing: usize,
     /// Due rollouts by namespace; all that wait are planned in one go.
     due: HashMap<Arc<str>, Vec<Key>>,
+    pace: Pace,
+    /// Namespaces whose rollouts wait for others to join them, and those that have waited.
+    gathering: HashSet<Arc<str>>,
+    gathered: HashSet<Arc<str>>,
     planning: HashSet<Arc<str>>,
 }
 
@@ -65,7 +74,6 @@ impl Term {
         let (suggest, suggested) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         context.gate.adopt(number);
-        context.metrics.leader(true);
         tasks.spawn(read(Arc::clone(context), sender.clone()));
         Self {
             context: Arc::clone(context),
@@ -79,6 +87,9 @@ impl Term {
             ready: BTreeSet::new(),
             renewing: 0,
             due: HashMap::new(),
+            pace: Pace::default(),
+            gathering: HashSet::new(),
+            gathered: HashSet::new(),
             planning: HashSet::new(),
         }
     }
@@ -107,7 +118,7 @@ impl Term {
         let settle = self.context.config().rollout.settle;
         let ledger = &self.context.ledger;
         self.index().restart(now, settle, |observed: &Observed| {
-            ledger.retry_at(observed.account, observed.wish)
+            ledger.retry_at(now, observed.account, observed.wish)
         });
         for key in self.context.known.subjects() {
             let known = self.index().order_open(now, &key, true);
@@ -158,6 +169,10 @@ impl Term {
     pub fn on_done(&mut self, done: &Done) {
         match done {
             Done::Planned(namespace) => _ = self.planning.remove(namespace),
+            Done::Gathered(namespace) => {
+                self.gathering.remove(namespace);
+                self.gathered.insert(Arc::clone(namespace));
+            }
             Done::Task(Task::Renew, ..) => self.renewing -= 1,
             Done::Task(Task::Roll, ..) | Done::Opened => {}
         }
@@ -191,13 +206,28 @@ impl Term {
             self.tasks
                 .spawn(async move { renewal::run(&context, ticket).await });
         }
+        self.plan();
+        self.index().next_due()
+    }
+
+    /// Starts the plans of namespaces that have gathered enough, as far as there are places.
+    fn plan(&mut self) {
+        let waits = |it: &Self, namespace: &Arc<str>| {
+            !it.planning.contains(namespace) && !it.gathering.contains(namespace)
+        };
         while self.planning.len() < PLANNERS
-            && let Some(namespace) = self
-                .due
-                .keys()
-                .find(|key| !self.planning.contains(*key))
-                .cloned()
+            && let Some(namespace) = self.due.keys().find(|key| waits(self, key)).cloned()
         {
+            if !self.gathered.remove(&namespace) && !self.pace.may_start(Instant::now()) {
+                self.gathering.insert(Arc::clone(&namespace));
+                let sender = self.sender.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(GATHER).await;
+                    // The receiver goes only when the term does.
+                    let _ = sender.send(Done::Gathered(namespace));
+                });
+                continue;
+            }
             let keys = self.due.remove(&namespace).unwrap_or_default();
             let tickets: Vec<Ticket> = keys
                 .into_iter()
@@ -209,14 +239,12 @@ impl Term {
             self.tasks
                 .spawn(async move { propagation::run(context, planning, tickets).await });
         }
-        self.index().next_due()
     }
 
     /// Ends it: the lease is lost, and nothing more can be sent anyway.
     pub async fn end(mut self) {
         self.context.gate.leave();
         self.tasks.shutdown().await;
-        self.context.metrics.leader(false);
     }
 
     /// Ends it while the lease is still ours: what is under way comes to a known state first.
@@ -253,6 +281,28 @@ impl Term {
     }
 }
 
+/// When the last plans were started that did not gather first.
+#[derive(Debug, Default)]
+struct Pace(VecDeque<Instant>);
+
+impl Pace {
+    /// Whether a plan may start now; then it counts.
+    fn may_start(&mut self, now: Instant) -> bool {
+        while self
+            .0
+            .front()
+            .is_some_and(|at| now.duration_since(*at) >= GATHER)
+        {
+            self.0.pop_front();
+        }
+        let may = self.0.len() < AT_ONCE;
+        if may {
+            self.0.push_back(now);
+        }
+        may
+    }
+}
+
 /// Reads what former leaders left.
 async fn read(context: Arc<Context>, sender: mpsc::UnboundedSender<Done>) {
     context.issuers.forget_accounts().await;
@@ -282,4 +332,23 @@ async fn read(context: Arc<Context>, sender: mpsc::UnboundedSender<Done>) {
     }
     // The receiver goes only when the term does.
     let _ = sender.send(Done::Opened);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_plans_start_at_once_and_a_burst_gathers() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let started = |pace: &mut Pace, after| {
+            let now = start + Duration::from_millis(after);
+            (0..10).filter(|_| pace.may_start(now)).count()
+        };
+        assert_eq!(started(&mut pace, 0), AT_ONCE);
+        assert_eq!(started(&mut pace, 499), 0);
+        assert_eq!(started(&mut pace, 500), AT_ONCE);
+        // One every fifth of a second never waits.
+        assert!((5..50).all(|turn| pace.may_start(start + Duration::from_millis(200) * turn)));
+    }
 }

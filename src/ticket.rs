@@ -18,6 +18,8 @@ pub enum Done {
     Opened,
     /// The workloads of a namespace were listed; the next batch may start.
     Planned(Arc<str>),
+    /// The rollouts of a namespace have waited for others to join them.
+    Gathered(Arc<str>),
     /// The task of a Secret ended.
     Task(Task, Key, Finished),
 }

@@ -11,6 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
+/// In seconds: less is a clock that is being set right, or a loop that was slow.
+const LEAST_JUMP: u64 = 60;
+
 /// Seconds since 1970-01-01T00:00:00Z, negative before; printed and parsed as RFC 3339 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(pub i64);
@@ -71,6 +74,15 @@ impl BootTime {
     }
 }
 
+/// By how many seconds the wall clock has jumped between two instants, forward or back, if it is more than a minute: beyond
+/// what passed since the boot, so that a suspended machine makes no jump.
+#[must_use]
+pub fn jump(from: (UnixTime, BootTime), to: (UnixTime, BootTime)) -> Option<i64> {
+    let passed = i64::try_from(to.1.since(from.1).as_secs()).unwrap_or(i64::MAX);
+    let jump = to.0.0.saturating_sub(from.0.0).saturating_sub(passed);
+    (jump.unsigned_abs() > LEAST_JUMP).then_some(jump)
+}
+
 impl Add<Duration> for BootTime {
     type Output = Self;
 
@@ -117,6 +129,23 @@ impl Sub<Duration> for UnixTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_jumps_and_a_machine_that_was_suspended_does_not() {
+        let at = |wall, boot| (UnixTime(wall), BootTime(Duration::from_secs(boot)));
+        for (to, expected) in [
+            (at(1_030, 30), None),
+            // Suspended for an hour, or set right by a minute.
+            (at(4_600, 3_600), None),
+            (at(1_090, 30), None),
+            (at(1_091, 30), Some(61)),
+            (at(1_000 + 86_400, 1), Some(86_399)),
+            (at(400, 30), Some(-630)),
+            (at(i64::MIN, 0), Some(i64::MIN)),
+        ] {
+            assert_eq!(jump(at(1_000, 0), to), expected, "{to:?}");
+        }
+    }
 
     #[test]
     fn prints_and_parses_rfc3339() {

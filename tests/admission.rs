@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, bail, ensure, eventually};
 
+use crate::argo::Argo;
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
 /// Installs the policies of a file, bound to the namespace of `space` alone.
@@ -146,6 +147,7 @@ const EXAMPLES: [(&str, &[&str], &[&str]); 15] = [
         "workloads",
         &[
             "deployment/web, replicationcontroller/legacy",
+            "replicaset/a, RS/b, rollout/c, rollouts/d, ro/e",
             "RC/a\nsts/b",
             "Deployments/a.b",
         ],
@@ -534,7 +536,11 @@ async fn a_stolen_token_can_change_no_more_than_the_operator_does() -> Result<()
 #[tokio::test]
 async fn a_stolen_token_runs_nothing_in_a_workload() -> Result<()> {
     let bench = Bench::shared().await?;
-    let operator = Operator::install(bench, options()).await?;
+    let mut options = options();
+    for addon in ["eviction", "argo-rollouts"] {
+        options.addons.push(format!("rbac/addons/{addon}.yaml"));
+    }
+    let operator = Operator::install(bench, options).await?;
     let space = Space::new(bench.client()?, "thief-workloads", operator.namespace()).await?;
     let thief = Space {
         client: thief(&operator).await?,
@@ -545,6 +551,7 @@ async fn a_stolen_token_runs_nothing_in_a_workload() -> Result<()> {
         dry_run: true,
         ..PatchParams::default()
     };
+    let leaf = || json!({"state.cert-renew.io/leaf.tls": "00"});
     let template = |body: Value| json!({"spec": {"template": body}});
     let image = template(json!({"spec": {"containers": [{"name": "main", "image": "evil"}]}}));
     for kind in [
@@ -552,6 +559,7 @@ async fn a_stolen_token_runs_nothing_in_a_workload() -> Result<()> {
         "StatefulSet",
         "DaemonSet",
         "ReplicationController",
+        "ReplicaSet",
     ] {
         space.workload(kind, "web", Reference::Env, "tls").await?;
         let patch = async |body: &Value| {
@@ -563,8 +571,7 @@ async fn a_stolen_token_runs_nothing_in_a_workload() -> Result<()> {
             Ok(())
         })
         .await?;
-        let leaf = json!({"state.cert-renew.io/leaf.tls": "00"});
-        let annotated = template(json!({"metadata": {"annotations": leaf}}));
+        let annotated = template(json!({"metadata": {"annotations": leaf()}}));
         assert_eq!(patch(&annotated).await?, Ok(()), "{kind}");
         for (body, part) in [
             (image.clone(), "annotations only"),
@@ -596,6 +603,35 @@ async fn a_stolen_token_runs_nothing_in_a_workload() -> Result<()> {
                 .expect_err(&format!("{kind} {body} passed"));
             ensure!(said.contains(part), "{kind} {body}: {said}");
         }
+    }
+    // An Argo Rollout may be told to restart, and nothing else.
+    let _argo = Argo::start(bench, &space, "tls").await?;
+    let rollouts = Argo::rollouts(&thief);
+    for (body, refusal) in [
+        (image, Some("restartAt only")),
+        (json!({"spec": {"paused": true}}), Some("restartAt only")),
+        (
+            json!({"metadata": {"labels": {"x": "y"}}}),
+            Some("own metadata"),
+        ),
+        (
+            json!({"metadata": {"annotations": {"x": "y"}}}),
+            Some("own metadata"),
+        ),
+        (
+            json!({"metadata": {"annotations": leaf()}, "spec": {"restartAt": "2026-01-01T00:00:00Z"}}),
+            None,
+        ),
+    ] {
+        let patch = async || verdict(rollouts.patch("shop", &dry, &Patch::Merge(&body)).await);
+        eventually(SOON, "the policy is in force", async || {
+            match (patch().await?, refusal) {
+                (Ok(()), None) => Ok(()),
+                (Err(said), Some(part)) if said.contains(part) => Ok(()),
+                other => bail!("{body}: {other:?}"),
+            }
+        })
+        .await?;
     }
     Ok(())
 }

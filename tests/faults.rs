@@ -253,6 +253,24 @@ async fn an_api_server_that_is_away_is_waited_for_and_not_hammered() -> Result<(
 }
 
 #[tokio::test]
+async fn an_api_server_that_is_not_there_at_the_start_is_waited_for() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut scene = Scene::set(bench, SOONER).await?;
+    scene.proxies.gone(true);
+    scene.operator.spawn()?;
+    eventually(SOON, "it says what it waits for", async || {
+        let log = scene.operator.log()?;
+        ensure!(log.contains("the API server does not answer"), "{log}");
+        Ok(())
+    })
+    .await?;
+    scene.proxies.gone(false);
+    scene.operator.wait_ready().await?;
+    assert_eq!(scene.end().await?, End::undisturbed());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_relist_in_the_middle_of_a_renewal_changes_nothing() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut scene = Scene::set(bench, SOONER).await?;

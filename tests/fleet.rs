@@ -7,9 +7,9 @@ use std::time::Duration;
 use cert_renew::config::RolloutConfig;
 use cert_renew::rollout::{Request, Roller};
 use cert_renew::time::UnixTime;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt as _};
@@ -18,8 +18,9 @@ use test_bench::certificates::{DAY, Template, TestCa};
 use test_bench::objects::{FRESH, Reference, Space, pair, workload};
 use test_bench::{Bench, Operator, Result, ensure, eventually, tally, throughout};
 
+use crate::install::kubectl;
 use crate::renewal::{annotation, leaf, options, rolled_out};
-use crate::rollout::{SOON, config, counted, due, make, ready, roll_by, roll_with};
+use crate::rollout::{SOON, config, counted, due, full, make, ready, roll_by, roll_with};
 
 /// Long enough for what should not be to show itself.
 const QUIET: Duration = Duration::from_secs(3);
@@ -57,16 +58,11 @@ async fn a_namespace_of_broken_workloads_delays_no_other() -> Result<()> {
         "/spec/template/spec/nodeSelector",
         json!({"no-such": "node"}),
     )];
-    for number in 0..20 {
-        make(
-            &broken,
-            "Deployment",
-            &format!("web-{number}"),
-            "tls",
-            &nowhere,
-        )
-        .await?;
-    }
+    let (sick, nowhere) = (&broken, &nowhere);
+    let made = futures::stream::iter(0..100).map(|number| async move {
+        make(sick, "Deployment", &format!("web-{number}"), "tls", nowhere).await
+    });
+    made.buffer_unordered(8).try_collect::<()>().await?;
     for number in 0..3 {
         let name = format!("web-{number}");
         make(&well, "Deployment", &name, "tls", &[]).await?;
@@ -202,14 +198,24 @@ async fn who_applies_the_manifest_again_neither_reverts_nor_repeats_the_rollout(
     let operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "gitops", operator.namespace()).await?;
     let deployments = space.workloads("Deployment");
-    // As Flux and Argo CD's server-side apply do, and as `kubectl apply` does.
+    // As Flux and Argo CD's server-side apply do.
     let flux = PatchParams::apply("kustomize-controller").force();
     let argo = PatchParams::apply("argocd-controller").force();
     let manifest = |name: &str| {
         let mut manifest = workload("Deployment", name, 2, Reference::Volume, "tls");
         manifest["metadata"]["labels"] = json!({"applied": "yes"});
+        manifest["spec"]["template"]["metadata"]["annotations"] = json!({"team": "shop"});
         manifest
     };
+    // As `kubectl apply` does, and Argo CD without server-side apply: by what was applied before, of which a copy is kept.
+    let by_kubectl = |annotations: &serde_json::Value| {
+        let mut manifest = manifest("kubectl");
+        manifest["spec"]["template"]["metadata"]["annotations"] = annotations.clone();
+        let arguments = format!("apply --namespace {} -f -", space.name);
+        kubectl(bench, &arguments, &manifest.to_string())
+    };
+    let team = json!({"team": "shop"});
+    by_kubectl(&team)?;
     let apply = async |name: &str, by: &PatchParams| {
         deployments
             .patch(name, by, &Patch::Apply(manifest(name)))
@@ -221,7 +227,8 @@ async fn who_applies_the_manifest_again_neither_reverts_nor_repeats_the_rollout(
     space
         .tls_secret("tls", Some(&old), &[("issuer", "external")])
         .await?;
-    for name in ["flux", "argo"] {
+    let all = ["flux", "argo", "kubectl"];
+    for name in all {
         space.available("Deployment", name).await?;
     }
     rolled_out(&space, "tls").await?;
@@ -238,8 +245,12 @@ async fn who_applies_the_manifest_again_neither_reverts_nor_repeats_the_rollout(
             "{managers:?}"
         );
     }
-    throughout(QUIET, "both stay as they were rolled", async || {
-        for name in ["flux", "argo"] {
+    by_kubectl(&team)?;
+    let applied = deployments.get("kubectl").await?;
+    let copy = "kubectl.kubernetes.io/last-applied-configuration";
+    assert!(applied.annotations().contains_key(copy), "{applied:?}");
+    throughout(QUIET, "all stay as they were rolled", async || {
+        for name in all {
             let leaf = space.leaf_of("Deployment", name, "tls").await?;
             let generation = space.generation("Deployment", name).await?;
             ensure!(
@@ -247,6 +258,18 @@ async fn who_applies_the_manifest_again_neither_reverts_nor_repeats_the_rollout(
                 "{name}: {generation} {leaf:?}"
             );
         }
+        Ok(())
+    })
+    .await?;
+    // A new version of the manifest takes away what it had, and not what is ours.
+    by_kubectl(&json!({"release": "2"}))?;
+    let changed = deployments.get("kubectl").await?;
+    let annotations = &changed.data["spec"]["template"]["metadata"]["annotations"];
+    let expected = json!({"release": "2", "state.cert-renew.io/leaf.tls": fingerprint});
+    assert_eq!(annotations, &expected);
+    throughout(QUIET, "nothing is rolled again", async || {
+        let generation = space.generation("Deployment", "kubectl").await?;
+        ensure!(generation == 3, "{generation}");
         Ok(())
     })
     .await
@@ -289,9 +312,13 @@ async fn two_owners_of_a_secret_restart_its_workloads_so_often_and_no_more() -> 
     }
     let halted = halted.unwrap_or_default();
     assert!(halted.starts_with("deployment/web "), "{halted}");
-    let events = space.events("tls").await?;
-    let named = |event: &String| event.contains("writes the Secret again and again");
-    assert!(events.iter().any(named), "{events:?}");
+    eventually(SOON, "an Event says why", async || {
+        let events = space.events("tls").await?;
+        let named = |event: &String| event.contains("writes the Secret again and again");
+        ensure!(events.iter().any(named), "{events:?}");
+        Ok(())
+    })
+    .await?;
     // Ten patches within an hour.
     assert_eq!(space.generation("Deployment", "web").await?, 11);
     Ok(())
@@ -318,23 +345,8 @@ async fn a_halt_ends_with_what_the_others_serve() -> Result<()> {
         .tls_secret("tls", Some(&ending), &[("issuer", "external")])
         .await?;
     rolled_out(&space, "tls").await?;
-    // What is restarted from now on finds no node.
-    let nodes = json!({"spec": {"hard": {"pods": "4"}}, "metadata": {"name": "full"}});
-    let quotas: Api<k8s_openapi::api::core::v1::ResourceQuota> =
-        Api::namespaced(space.client.clone(), &space.name);
-    quotas
-        .create(&PostParams::default(), &serde_json::from_value(nodes)?)
-        .await?;
-    eventually(SOON, "the quota counts", async || {
-        let status = quotas.get("full").await?.status.unwrap_or_default();
-        let used = status.used.unwrap_or_default();
-        ensure!(
-            used.get("pods").is_some_and(|used| used.0 == "4"),
-            "{used:?}"
-        );
-        Ok(())
-    })
-    .await?;
+    // What is restarted from now on gets no pod.
+    full(&space, 4).await?;
     space.put("tls", &pair(&["ends.example"], FRESH)?).await?;
     let touched = async || {
         let mut touched = 0;

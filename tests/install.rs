@@ -125,12 +125,9 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
     Ok(())
 }
 
-/// The ConfigMap of the config file; kustomize puts a hash behind it.
-const CONFIG: &str = "cert-renew-config";
-
 /// Everything that is opt-in.
 const ALL_IN: &str = "addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
-                      addons.namespace-labels=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
+                      addons.namespace-labels=true,addons.argo-rollouts=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
 fn helm_program() -> Result<&'static str> {
@@ -170,32 +167,9 @@ pub(crate) fn helm(namespace: &str, values: &str) -> Result<String> {
 /// Objects by kind, namespace and name.
 fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
     let mut found = BTreeMap::new();
-    for mut object in serde_saphyr::from_multiple::<Value>(yaml)? {
+    for object in serde_saphyr::from_multiple::<Value>(yaml)? {
         if object.is_null() {
             continue;
-        }
-        // The chart marks the pod with a hash of the config, kustomize puts one into the ConfigMap's name.
-        if let Some(annotations) = object.pointer_mut("/spec/template/metadata/annotations") {
-            annotations
-                .as_object_mut()
-                .context("no map")?
-                .remove("checksum/config");
-        }
-        let metadata = object.pointer_mut("/spec/template/metadata");
-        if let Some(metadata) = metadata.and_then(Value::as_object_mut)
-            && metadata
-                .get("annotations")
-                .is_some_and(|it| it == &json!({}))
-        {
-            metadata.remove("annotations");
-        }
-        let metadata = &mut object["metadata"];
-        let name = metadata["name"].as_str().unwrap_or_default();
-        if name.starts_with(CONFIG) && object["kind"] == "ConfigMap" {
-            object["metadata"]["name"] = CONFIG.into();
-        }
-        if let Some(volume) = object.pointer_mut("/spec/template/spec/volumes/0/configMap/name") {
-            *volume = CONFIG.into();
         }
         let metadata = &object["metadata"];
         let key = [&object["kind"], &metadata["namespace"], &metadata["name"]];
@@ -455,13 +429,13 @@ async fn the_kustomization_has_both_scopes_too() -> Result<()> {
     let namespaced = kubectl(bench, "kustomize rbac/namespaced", "")?;
     let charted = objects(&helm(
         "cert-renew",
-        "scope.namespaces={shop},addons.eviction=true,addons.verify=true,addons.namespace-labels=true",
+        "scope.namespaces={shop},addons.eviction=true,addons.verify=true,addons.namespace-labels=true,addons.argo-rollouts=true",
     )?)?;
     let mut kustomized = objects(&String::from_utf8(namespaced.stdout)?)?;
     for addon in fs::read_dir(Path::new(ROOT).join("rbac/namespaced/addons"))? {
         kustomized.extend(objects(&fs::read_to_string(addon?.path())?)?);
     }
-    assert_eq!(kustomized.len(), 8);
+    assert_eq!(kustomized.len(), 10);
     for (key, object) in kustomized {
         assert_eq!(charted.get(&key), Some(&object), "{key}");
     }

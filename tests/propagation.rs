@@ -11,11 +11,12 @@ use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
 
-const KINDS: [&str; 4] = [
+const KINDS: [&str; 5] = [
     "Deployment",
     "StatefulSet",
     "DaemonSet",
     "ReplicationController",
+    "ReplicaSet",
 ];
 /// Long enough for a rollout that should not be to show itself: one takes less than a second.
 const QUIET: Duration = Duration::from_secs(3);

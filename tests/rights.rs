@@ -6,14 +6,16 @@ use std::fs;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
+use crate::argo::Argo;
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
-const ADDONS: [&str; 5] = [
+const ADDONS: [&str; 6] = [
+    "rbac/addons/argo-rollouts.yaml",
     "rbac/addons/eviction.yaml",
     "rbac/addons/namespace-labels.yaml",
     "rbac/addons/route-gateway.yaml",
@@ -45,8 +47,9 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     // With a rule that goes by labels.
     options.allow =
         "[{namespaces: [\"*\"], names: [\"**.example\"]}, {namespaceSelector: {}, names: [a.test]}]".into();
-    options.config =
-        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 1s}\n".to_owned() + SOLVERS;
+    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 10s, verifyGrace: 1s}\n"
+        .to_owned()
+        + SOLVERS;
     options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
     let mut operator = Operator::start(bench, options.clone()).await?;
     let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
@@ -55,12 +58,14 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
         "StatefulSet",
         "DaemonSet",
         "ReplicationController",
+        "ReplicaSet",
     ] {
         let name = kind.to_lowercase();
         space
             .workload(kind, &name, Reference::Volume, "used")
             .await?;
     }
+    let _argo = Argo::start(bench, &space, "used").await?;
     let old = pair(&["rights.example"], OLD)?;
     // No pod is behind it: nothing here has the addresses that they say they have.
     let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "none"}, "ports": [{"port": 443}]}});
@@ -71,6 +76,16 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     let annotations = [("issuer", "pebble"), ("verify", "web:443")];
     space.tls_secret("used", Some(&old), &annotations).await?;
     renewed(&space, "used", &old.certificate).await?;
+    rolled_out(&space, "used").await?;
+    // Whoever was rolled a moment ago waits, and is read again when its turn comes.
+    let pair_of_somebody = pair(&["rights.example"], FRESH)?;
+    let written = json!({"stringData": {
+        "tls.crt": pair_of_somebody.certificate,
+        "tls.key": pair_of_somebody.key,
+    }});
+    { space.secrets() }
+        .patch("used", &PatchParams::default(), &Patch::Merge(written))
+        .await?;
     rolled_out(&space, "used").await?;
     for name in ["ingress", "gateway"] {
         let asked = format!("{name}.rights.example");
@@ -148,9 +163,10 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
 fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
     for (cluster, namespaced) in [
         ("rbac/clusterrole.yaml", "rbac/namespaced/role.yaml"),
-        (ADDONS[0], "rbac/namespaced/addons/eviction.yaml"),
-        (ADDONS[1], "rbac/namespaced/addons/namespace-labels.yaml"),
-        (ADDONS[4], "rbac/namespaced/addons/verify.yaml"),
+        (ADDONS[0], "rbac/namespaced/addons/argo-rollouts.yaml"),
+        (ADDONS[1], "rbac/namespaced/addons/eviction.yaml"),
+        (ADDONS[2], "rbac/namespaced/addons/namespace-labels.yaml"),
+        (ADDONS[5], "rbac/namespaced/addons/verify.yaml"),
     ] {
         assert_eq!(rights_of(cluster)?, rights_of(namespaced)?, "{namespaced}");
     }

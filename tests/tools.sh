@@ -2,7 +2,7 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|helm|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|libfaketime|helm|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah
 set -eu
 
 cargo_deny=0.20.2
@@ -164,6 +164,14 @@ knotd | nginx)
     if [ ! -x "$tool" ]; then
         [ -x "$cache/$package/usr/sbin/$1" ] || from_debian "$package" "$cache/$package"
         runner "$cache/$package/usr/sbin/$1"
+    fi
+    ;;
+libfaketime)
+    # Loaded into a program, it gives it another wall clock.
+    tool=$(echo "$cache"/libfaketime/usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1)
+    if [ ! -e "$tool" ]; then
+        from_debian libfaketime "$cache/libfaketime"
+        tool=$(echo "$cache"/libfaketime/usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1)
     fi
     ;;
 chromium)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -120,6 +120,18 @@ async fn answer_one(mut stream: TcpStream, answer: &str, hits: &Hits) -> Result<
         .push((address, path.to_owned()));
     let answer = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     Ok(stream.write_all(answer.as_bytes()).await?)
+}
+
+/// A server in every pod that takes connections, and never says anything.
+async fn serve_nothing() -> Result<u16> {
+    let (listener, port) = listen().await?;
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    Ok(port)
 }
 
 /// The leaf that a pod was started for, by its template.
@@ -315,6 +327,62 @@ mod inside {
 
     #[tokio::test]
     #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn killed_while_it_verifies_it_goes_on_and_restarts_nothing_again() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let mut options = options();
+        options.addons.push("rbac/addons/verify.yaml".into());
+        // Nothing but a pod that serves the new leaf ends the verification.
+        options.config =
+            "rollout: {settle: 0s, perWorkloadMinInterval: 0s, verifyGrace: 10m}\n".into();
+        let mut operator = Operator::start(bench, options).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        scene.web().await?;
+        let reloaded = Arc::new(AtomicBool::new(false));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (old, new) = (scene.old.clone(), scene.new.clone());
+        let (well, count) = (Arc::clone(&reloaded), Arc::clone(&asked));
+        let choice = move |_: &Pod| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let pair = if well.load(Ordering::Relaxed) {
+                &new
+            } else {
+                &old
+            };
+            Some(pair.clone())
+        };
+        let port = serve_tls(&scene.space, Box::new(choice)).await?;
+        service(&scene.space, "web", "web", port).await?;
+        scene.begin(&[("verify", "web:443")]).await?;
+        scene.put_new().await?;
+        for _ in 0..2 {
+            let before = asked.load(Ordering::Relaxed);
+            eventually(SOON, "the pods are asked again and again", async || {
+                let now = asked.load(Ordering::Relaxed) - before;
+                ensure!(now >= 4, "{now} times");
+                Ok(())
+            })
+            .await?;
+            assert_eq!(scene.generation().await?, 2);
+            operator.kill();
+            let secret = scene.space.secrets().get("tls").await?;
+            let fingerprint = leaf(&secret)?.fingerprint.to_string();
+            let had = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or_default();
+            assert!(!had.starts_with(&fingerprint), "it was not done: {had}");
+            operator.run().await?;
+        }
+        reloaded.store(true, Ordering::Relaxed);
+        rolled_out(&scene.space, "tls").await?;
+        let said = "all 2 pods behind Service web:443 serve it";
+        told(&scene.space, "tls", said).await?;
+        assert_eq!(scene.generation().await?, 2);
+        let events = scene.space.events("tls").await?;
+        let again = |event: &String| event.contains("RestartedAgain");
+        assert!(!events.iter().any(again), "{events:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
     async fn one_more_restart_is_enough_where_a_pod_was_given_the_old_secret() -> Result<()> {
         let bench = Bench::shared().await?;
         let operator = operator(bench).await?;
@@ -502,6 +570,39 @@ mod inside {
             }
         }
         assert_eq!(followed.lock().unwrap().as_slice(), []);
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn pods_that_never_answer_delay_only_their_own_secret() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let operator = operator(bench).await?;
+        let port = serve_nothing().await?;
+        let asked = Scene::new(bench, &operator).await?;
+        let reloaded = Scene::new(bench, &operator).await?;
+        let well = Scene::new(bench, &operator).await?;
+        for scene in [&asked, &reloaded, &well] {
+            scene.web().await?;
+        }
+        service(&asked.space, "web", "web", port).await?;
+        asked.begin(&[("verify", "web:443")]).await?;
+        let reload = format!("post:{port}/r");
+        reloaded.begin(&[("rollout", &reload)]).await?;
+        let new = well.new.clone();
+        let serves = serve_tls(&well.space, Box::new(move |_| Some(new.clone()))).await?;
+        service(&well.space, "web", "web", serves).await?;
+        well.begin(&[("verify", "web:443")]).await?;
+        for scene in [&asked, &reloaded, &well] {
+            scene.put_new().await?;
+        }
+        rolled_out(&well.space, "tls").await?;
+        // What the pods have is not known: nothing is done to them for it.
+        told(&asked.space, "tls", "NotVerified").await?;
+        rolled_out(&asked.space, "tls").await?;
+        assert_eq!(asked.generation().await?, 2);
+        told(&reloaded.space, "tls", "RolloutHalted").await?;
+        assert_eq!(reloaded.generation().await?, 1);
         Ok(())
     }
 

@@ -36,7 +36,8 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     operator.run().await?;
     let pid = operator.process()?.id();
     let page = format!("http://{}/", operator.metrics_address());
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    // What crosses the wire is counted, so nothing may be unpacked on the way.
+    let client = reqwest::Client::builder().no_proxy().no_gzip().build()?;
     let before = usage(pid)?;
     say("pages");
     for (what, packed) in [("", true), ("_plain", false)] {

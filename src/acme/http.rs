@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use jiff::fmt::rfc2822;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, LINK, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Method, Request, Url};
 use rustls::RootCertStore;
@@ -294,10 +294,12 @@ impl Http {
                 .get(name)
                 .and_then(|value: &http::HeaderValue| value.to_str().ok())
         };
+        // A date is one by the clock of whoever says it, which may be right where ours is wrong.
+        let said = text(DATE).and_then(date).unwrap_or_else(UnixTime::now);
         Ok(Answer {
             host: host.into(),
             status: response.status().as_u16(),
-            retry_after: text(RETRY_AFTER).and_then(|value| retry_after(value, UnixTime::now())),
+            retry_after: text(RETRY_AFTER).and_then(|value| retry_after(value, said)),
             location: text(LOCATION)
                 .and_then(|target| url.join(target).ok())
                 .map(String::from),
@@ -319,14 +321,19 @@ fn permitted(url: &str, nearby: Nearby, plain: bool) -> Option<Url> {
     (url.scheme() == "https" || plain && here && url.scheme() == "http").then_some(url)
 }
 
+/// An HTTP-date (RFC 9110, section 5.6.7).
+fn date(value: &str) -> Option<UnixTime> {
+    let date = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+    Some(UnixTime(date.as_second()))
+}
+
 /// `Retry-After` as seconds or as an HTTP-date (RFC 9110, section 10.2.3); nonsense counts as absent.
 pub(super) fn retry_after(value: &str, now: UnixTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
-    Some(UnixTime(date.as_second()).since(now))
+    Some(date(value)?.since(now))
 }
 
 /// The targets with `rel="alternate"` (RFC 8288; RFC 8555, section 7.4.2) of however many headers, each once.

@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
@@ -18,9 +17,11 @@ use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::lease::Candidate;
 use crate::cluster::ledger::Ledger;
-use crate::cluster::{NoWay, Way, review, watch as cluster_watch};
-use crate::config::Config;
+use crate::cluster::watch::Opener;
+use crate::cluster::{NoWay, Way, review};
+use crate::config::{Config, ConfigFile};
 use crate::context::Context;
+use crate::controller::Configs;
 use crate::duration::NotADuration;
 use crate::election::{Election, Times};
 use crate::gate::Gate;
@@ -34,6 +35,13 @@ use crate::solver::http01::{self, ChallengeStore};
 use crate::time::{BootTime, UnixTime};
 use crate::{cluster, controller, duration, http};
 
+/// Between two looks at the config file. The kubelet takes a minute to bring a changed ConfigMap, and brings it by
+/// changing a link, which is not seen at the file.
+const LOOK: Duration = Duration::from_secs(5);
+/// A shorter watch would cost more than it brings.
+const SHORTEST_WATCH: Duration = Duration::from_secs(10);
+/// kube takes no longer one: proxies on the way close what is silent for five minutes.
+const LONGEST_WATCH: Duration = Duration::from_secs(290);
 /// The one term of a replica that needs no lease.
 const ALONE: u64 = 1;
 
@@ -67,6 +75,10 @@ pub(super) struct Args {
     /// How often the leader renews
     #[arg(long, default_value = "2s", value_parser = duration)]
     lease_retry_period: Duration,
+    /// A watch is opened anew after so long, and taken for dead when it is silent for 5 s more; 10s to 290s, and longer
+    /// than a list of all Secrets takes
+    #[arg(long, default_value = "290s", value_parser = watch_timeout)]
+    watch_timeout: Duration,
     /// How a log line looks
     #[arg(long, value_enum, default_value_t = LogFormat::Auto)]
     log_format: LogFormat,
@@ -80,17 +92,16 @@ const LEFT_OUT: Duration = Duration::from_secs(60);
 
 pub(super) fn run(args: Args) -> CommandResult {
     let verbosity = telemetry::start(args.log_format, args.log_level);
-    let config = Config::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
-    for warning in config.warnings() {
-        tracing::warn!(%warning, "config");
-    }
+    let opened = ConfigFile::open(&args.config);
+    let (file, config) = opened.map_err(|faults| Failure(faults.to_string()))?;
+    warn(&config);
     block_on(async {
         tokio::spawn(look_after_log(verbosity));
-        operate(args, config).await
+        operate(args, file, config).await
     })
 }
 
-async fn operate(args: Args, config: Config) -> CommandResult {
+async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult {
     let times = Times::new(
         args.lease_duration,
         args.lease_renew_deadline,
@@ -124,18 +135,17 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     ));
     let pod = std::env::var("POD_NAME").ok();
     let events = Events::start(client.clone(), pod.clone());
-    let watches = cluster_watch::secrets(&client, &config.watch)
-        .await
-        .map_err(|error| Failure::new("starting", &error))?;
-    let per_certificate = config.metrics.per_certificate;
-    let page = config.metrics.page;
+    let opener = Opener::new(&client, args.watch_timeout);
     let ledger = Arc::new(Ledger::new(&client, &namespace));
     let accounts = Arc::clone(&ledger);
-    let (_config_sender, config_receiver) = watch::channel(Arc::new(config));
-    let rollout = &config_receiver.borrow().rollout.clone();
+    let config = Arc::new(config);
+    let roller = Roller::new(client.clone(), &config.rollout);
+    let (want, wanted) = watch::channel(Arc::clone(&config));
+    let (in_force, config) = watch::channel(config);
+    metrics.config_taken_over(started);
     let context = Arc::new(Context {
         ledger,
-        roller: Roller::new(client.clone(), rollout),
+        roller: RwLock::new(Arc::new(roller)),
         issuers: Issuers::new(
             client.clone(),
             Arc::clone(&namespace),
@@ -143,7 +153,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
             gate.clone(),
         ),
         renewal_info: RenewalInfo::default(),
-        config: config_receiver,
+        config,
         events,
         known: Known::default(),
         metrics: Arc::clone(&metrics),
@@ -154,6 +164,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         beat: Arc::default(),
         ready: Arc::default(),
         listed: Arc::default(),
+        anew: watch::Sender::new(()),
         namespace,
         gate,
         client,
@@ -171,11 +182,10 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         metrics_listener,
         http::State {
             index: Arc::clone(&context.index),
-            metrics,
+            metrics: Arc::clone(&metrics),
             beat: Arc::clone(&context.beat),
             ready: Arc::clone(&context.ready),
-            per_certificate: Arc::new(AtomicBool::new(per_certificate)),
-            page: Arc::new(AtomicBool::new(page)),
+            config: context.config.clone(),
             failures: Arc::new(move |account| accounts.failures(account)),
             replica: std::env::var("POD_NAME")
                 .unwrap_or_else(|_| "cert-renew".into())
@@ -192,6 +202,7 @@ async fn operate(args: Args, config: Config) -> CommandResult {
     let metrics_server = tokio::spawn(serve_metrics);
     let challenge_server = tokio::spawn(serve_challenges);
     let follower = tokio::spawn(Known::follow(Arc::clone(&context)));
+    let reader = tokio::spawn(follow_file(file, want, metrics));
     let (release, released) = watch::channel(false);
     let (leads, term) = watch::channel(None);
     let candidate = tokio::spawn({
@@ -199,9 +210,10 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         let election = Election::new(identity(pod), times);
         async move {
             if args.leader_election {
-                let gate = context.gate.clone();
+                let (gate, anew) = (context.gate.clone(), context.anew.clone());
+                let namespace = &context.namespace;
                 let candidate =
-                    Candidate::new(lease_client, &context.namespace, election, gate, leads);
+                    Candidate::new(lease_client, namespace, election, gate, leads, anew);
                 // Whoever does not know what there is to do would keep one who does from doing it.
                 context.listed.notified().await;
                 candidate.run(released).await;
@@ -220,16 +232,57 @@ async fn operate(args: Args, config: Config) -> CommandResult {
         challenges = %args.challenge_address,
         "started"
     );
-    controller::run(Arc::clone(&context), watches, term, terminated()).await;
+    let configs = Configs {
+        wanted,
+        in_force,
+        opener,
+    };
+    controller::run(Arc::clone(&context), configs, term, terminated()).await;
     let _ = release.send(true);
     context.listed.notify_one();
     // What panicked has said so already.
     let _ = candidate.await;
     let _ = stop.send(true);
     follower.abort();
+    reader.abort();
     let _ = tokio::join!(challenge_server, metrics_server);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+fn warn(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!(%warning, "config");
+    }
+}
+
+/// Looks at the config file again and again, and wants what is valid of it to be in force.
+async fn follow_file(
+    mut file: ConfigFile,
+    want: watch::Sender<Arc<Config>>,
+    metrics: Arc<Metrics>,
+) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(judged) = file.look() else { continue };
+        metrics.config_rejected(judged.is_err());
+        match judged {
+            Ok(config) => {
+                warn(&config);
+                let config = Arc::new(config);
+                let another = want.send_if_modified(|wanted| {
+                    let another = *wanted != config;
+                    *wanted = config;
+                    another
+                });
+                tracing::info!(another, "the config file has changed and is valid");
+            }
+            Err(faults) => tracing::error!(
+                %faults,
+                "the config file has changed and is refused: the config before it stays in force"
+            ),
+        }
+    }
 }
 
 /// SIGHUP turns the log level to debug, and the next one back. Every minute it is said what was left out.
@@ -264,6 +317,16 @@ fn duration(text: &str) -> Result<Duration, NotADuration> {
         Some(Ok(milliseconds)) => Ok(Duration::from_millis(milliseconds)),
         Some(Err(_)) => Err(NotADuration),
         None => duration::parse(text),
+    }
+}
+
+/// Whole seconds are what the API server is told.
+fn watch_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text).map_err(|error| error.to_string())?;
+    if (SHORTEST_WATCH..=LONGEST_WATCH).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("expected 10s to 290s".into())
     }
 }
 

@@ -65,6 +65,8 @@ pub enum Reason {
     Reloaded,
     /// Workloads are restarted although their Secret asks for a reload.
     CannotReload,
+    /// Pods and Jobs use the certificate that nobody can restart.
+    NobodyRestarts,
     /// `workloads` names one that does not exist.
     WorkloadMissing,
     /// An annotation is unknown or cannot be followed.
@@ -79,7 +81,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
@@ -95,6 +97,7 @@ impl Reason {
         Self::ServedCertificateStale,
         Self::Reloaded,
         Self::CannotReload,
+        Self::NobodyRestarts,
         Self::WorkloadMissing,
         Self::InvalidAnnotation,
         Self::UnreadableCertificate,
@@ -121,6 +124,7 @@ impl Reason {
             Self::ServedCertificateStale => "ServedCertificateStale",
             Self::Reloaded => "Reloaded",
             Self::CannotReload => "CannotReload",
+            Self::NobodyRestarts => "NobodyRestarts",
             Self::WorkloadMissing => "WorkloadMissing",
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::UnreadableCertificate => "UnreadableCertificate",

@@ -38,6 +38,8 @@ pub struct Candidate {
     gate: Gate,
     /// The term as whose leader this replica acts.
     leads: watch::Sender<Option<u64>>,
+    /// Told when a past of the cluster has come back.
+    anew: watch::Sender<()>,
     terms: u64,
     /// The Lease's changes, while another one holds it.
     changes: Option<Changes>,
@@ -73,6 +75,7 @@ impl Candidate {
         election: Election,
         gate: Gate,
         leads: watch::Sender<Option<u64>>,
+        anew: watch::Sender<()>,
     ) -> Self {
         let calls = Calls {
             api: Api::namespaced(client, namespace),
@@ -84,6 +87,7 @@ impl Candidate {
             election,
             gate,
             leads,
+            anew,
             terms: 0,
             changes: None,
             in_trouble: false,
@@ -134,6 +138,15 @@ impl Candidate {
         if !matches!(outcome, Outcome::Failed(_) | Outcome::Nothing) && self.in_trouble {
             self.in_trouble = false;
             tracing::info!("the lease can be used again");
+        }
+        if let Outcome::Saw(Some(record)) | Outcome::Claimed(record) = &outcome
+            && self.election.is_past(&record.version)
+        {
+            tracing::warn!(
+                version = record.version,
+                "a past of the cluster has come back, as after a restore of etcd: all is listed anew"
+            );
+            self.anew.send_replace(());
         }
         match outcome {
             Outcome::Saw(record) => self.election.saw(BootTime::now(), record),

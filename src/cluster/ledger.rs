@@ -84,10 +84,10 @@ impl Ledger {
 
     /// No try before this instant; see [`Account::retry_at`].
     #[must_use]
-    pub fn retry_at(&self, account: u64, wish: Option<u64>) -> Option<UnixTime> {
+    pub fn retry_at(&self, now: UnixTime, account: u64, wish: Option<u64>) -> Option<UnixTime> {
         self.lock()
             .get(&account)
-            .and_then(|account| account.retry_at(wish))
+            .and_then(|account| account.retry_at(now, wish))
     }
 
     /// Changes an account, in memory at once and then in the ConfigMap; writes nothing when nothing changed.

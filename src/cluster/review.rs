@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::{
     ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
@@ -28,6 +29,9 @@ const BY_INGRESS: &str = include_str!("../../rbac/addons/route-ingress.yaml");
 const BY_GATEWAY: &str = include_str!("../../rbac/addons/route-gateway.yaml");
 /// No namespace can have this name (it is no DNS label), so what is granted in it is granted in all.
 const NOWHERE: &str = "Every.Namespace";
+
+/// An API server that does not answer is asked again after this.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// A rule of a shipped role.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -198,22 +202,31 @@ async fn rules(client: &Client, namespace: &str) -> Result<Option<Vec<ResourceRu
         .map(|status| status.resource_rules))
 }
 
-/// Says in the log what is missing.
+/// Says in the log what is missing, as soon as the API server answers.
 pub async fn report(client: Client, home: String, config: Config) {
-    match review(&client, &home, &config).await {
-        Ok(missing) if missing.is_empty() => tracing::debug!("every right is granted"),
-        Ok(missing) => {
-            for it in missing {
-                tracing::warn!(
-                    verbs = it.verbs.join(","),
-                    resource = it.resource,
-                    namespace = it.namespace.as_deref().unwrap_or("(all)"),
-                    needed_for = it.reason,
-                    "a right is missing: compare the installed role with rbac/"
-                );
+    let mut told = false;
+    let missing = loop {
+        match review(&client, &home, &config).await {
+            Ok(missing) => break missing,
+            Err(error) if !told => {
+                told = true;
+                tracing::warn!(%error, "the operator's own rights cannot be looked at yet");
             }
+            Err(_) => {}
         }
-        Err(error) => tracing::warn!(%error, "the operator's own rights cannot be looked at"),
+        tokio::time::sleep(AGAIN).await;
+    };
+    if missing.is_empty() {
+        tracing::debug!("every right is granted");
+    }
+    for it in missing {
+        tracing::warn!(
+            verbs = it.verbs.join(","),
+            resource = it.resource,
+            namespace = it.namespace.as_deref().unwrap_or("(all)"),
+            needed_for = it.reason,
+            "a right is missing: compare the installed role with rbac/"
+        );
     }
 }
 

@@ -3,8 +3,10 @@
 //! One object at a time goes from the wire to the index; nothing is stored here.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::FutureExt as _;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::WatchStreamExt;
@@ -12,6 +14,7 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 
+use super::chain;
 use crate::config::{Observe, Select, WatchConfig};
 use crate::index::Source;
 use crate::secret::keys::MANAGED_LABEL;
@@ -19,13 +22,25 @@ use crate::secret::thin::{ObservedSecret, ThinSecret};
 
 /// Objects in a page where the server does not stream lists: a page of thin Secrets peaks at a few megabytes.
 const PAGE: u32 = 250;
+/// An API server that does not answer at the start is asked again after this.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Opens watches, and opens others in their place when the config asks for it.
+pub struct Opener {
+    client: Client,
+    /// Seconds after which a watch is opened anew.
+    timeout: u32,
+}
+
+/// What the watches say, each with the one it came by. Errors are reported and retried with back-off.
+pub type Events = BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>;
 
 /// All watches as one stream.
 pub struct Secrets {
     /// How many watches there are.
     pub count: usize,
-    /// Their events, each with the watch it came by. Errors are reported and retried with back-off.
-    pub events: BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>,
+    /// Their events.
+    pub events: Events,
 }
 
 /// What a watch brings, whatever it is decoded as.
@@ -61,56 +76,91 @@ where
     events.map(|event| event.map(thin)).boxed()
 }
 
-/// Opens the watches that the config asks for.
-///
-/// # Errors
-/// When the API server does not tell its version: then it is not there.
-pub async fn secrets(client: &Client, watch: &WatchConfig) -> Result<Secrets, super::Error> {
-    let version = super::call(
-        || "asking for the version".into(),
-        client.apiserver_version(),
-    )
-    .await?;
-    let streaming = streams_lists(&version.major, &version.minor);
-    tracing::debug!(server = %version.git_version, streaming, "opening the watches");
-    let tls = watcher::Config::default().fields("type=kubernetes.io/tls");
-    let labelled = watcher::Config::default().labels(&format!("{MANAGED_LABEL}=true"));
-    let configs = match watch.select {
-        // A TLS Secret with the label comes by the first watch alone.
-        Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
-        Select::Label => vec![labelled],
-    };
-    // One watch a namespace where only some are watched: a Role cannot give more.
-    let scopes: Vec<Option<&str>> = if watch.namespaces.is_empty() {
-        vec![None]
-    } else {
-        let named = watch.namespaces.iter();
-        named.map(|namespace| Some(namespace.as_str())).collect()
-    };
-    let mut streams = Vec::new();
-    for config in configs {
-        let config = if streaming {
-            config.streaming_lists()
-        } else {
-            config.page_size(PAGE)
-        };
-        for scope in &scopes {
-            let source = Source(u16::try_from(streams.len()).unwrap_or(u16::MAX));
-            let events = match watch.observe {
-                Observe::Annotated => open::<ThinSecret>(client, *scope, config.clone()),
-                Observe::All => open::<ObservedSecret>(client, *scope, config.clone()),
-            };
-            streams.push(events.map(move |event| (source, event)).boxed());
+impl Opener {
+    /// A watch is opened anew after `timeout`, and taken for dead when it brings nothing for five seconds more: a live
+    /// one brings a bookmark each minute.
+    #[must_use]
+    pub fn new(client: &Client, timeout: Duration) -> Self {
+        Self {
+            client: client.clone(),
+            timeout: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
         }
     }
-    Ok(Secrets {
-        count: streams.len(),
-        events: stream::select_all(streams).boxed(),
-    })
+
+    /// The watches that the config asks for. They open once the API server has told its version, however long that takes.
+    #[must_use]
+    pub fn open(&self, watch: &WatchConfig) -> Secrets {
+        let tls = watcher::Config::default().fields("type=kubernetes.io/tls");
+        let labelled = watcher::Config::default().labels(&format!("{MANAGED_LABEL}=true"));
+        let configs = match watch.select {
+            // A TLS Secret with the label comes by the first watch alone.
+            Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
+            Select::Label => vec![labelled],
+        };
+        // One watch a namespace where only some are watched: a Role cannot give more.
+        let scopes: Vec<Option<String>> = if watch.namespaces.is_empty() {
+            vec![None]
+        } else {
+            watch.namespaces.iter().cloned().map(Some).collect()
+        };
+        let (client, timeout, observe) = (self.client.clone(), self.timeout, watch.observe);
+        Secrets {
+            count: configs.len() * scopes.len(),
+            events: async move {
+                let streaming = streams_lists(&client).await;
+                let mut streams = Vec::new();
+                for config in configs {
+                    let config = config.timeout(timeout);
+                    let config = if streaming {
+                        config.streaming_lists()
+                    } else {
+                        config.page_size(PAGE)
+                    };
+                    for scope in scopes.iter().map(Option::as_deref) {
+                        let source = Source(u16::try_from(streams.len()).unwrap_or(u16::MAX));
+                        let config = config.clone();
+                        let events = match observe {
+                            Observe::Annotated => open::<ThinSecret>(&client, scope, config),
+                            Observe::All => open::<ObservedSecret>(&client, scope, config),
+                        };
+                        streams.push(events.map(move |event| (source, event)).boxed());
+                    }
+                }
+                stream::select_all(streams)
+            }
+            .flatten_stream()
+            .boxed(),
+        }
+    }
+}
+
+/// Whether the API server streams lists; it is asked until it answers.
+async fn streams_lists(client: &Client) -> bool {
+    let mut told = false;
+    loop {
+        let asked = super::call(
+            || "asking for the version".into(),
+            client.apiserver_version(),
+        );
+        match asked.await {
+            Ok(version) => {
+                let streaming = has_streaming_lists(&version.major, &version.minor);
+                tracing::debug!(server = %version.git_version, streaming, "opening the watches");
+                return streaming;
+            }
+            Err(error) if !told => {
+                told = true;
+                let error = chain(&error);
+                tracing::warn!(error, "the API server does not answer: it is waited for");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// Streaming lists are on by default from Kubernetes 1.34; kube does not fall back where they are off.
-fn streams_lists(major: &str, minor: &str) -> bool {
+fn has_streaming_lists(major: &str, minor: &str) -> bool {
     let number = |text: &str| {
         text.trim_end_matches(|c: char| !c.is_ascii_digit())
             .parse::<u32>()
@@ -132,7 +182,11 @@ mod tests {
             ("", "", false),
             ("2", "0", true),
         ] {
-            assert_eq!(streams_lists(major, minor), streams, "{major}.{minor}");
+            assert_eq!(
+                has_streaming_lists(major, minor),
+                streams,
+                "{major}.{minor}"
+            );
         }
     }
 }

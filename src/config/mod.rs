@@ -6,6 +6,7 @@
 
 mod allow;
 mod faults;
+mod file;
 mod issuer;
 mod operation;
 mod reader;
@@ -15,13 +16,12 @@ mod tree;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 
 pub use allow::{Allow, Glob, Labels, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
+pub use file::ConfigFile;
 pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
 pub(crate) use operation::nameserver;
 pub use operation::{
@@ -41,9 +41,6 @@ use crate::secret::settings::{DEFAULT_CLASS, IssuerRef, NamespaceDefaults, Renew
 use crate::secret::values::is_label;
 use crate::secret::workload::RolloutMode;
 use crate::text::{holds_private_key, shown};
-
-/// Largest file that is read, in bytes: a ConfigMap holds at most 1 MiB.
-const MAX_FILE: u64 = 1 << 20;
 
 /// A config file without faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,21 +75,7 @@ impl Config {
     /// # Errors
     /// Where it cannot be read or has faults; all of them are in the error.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        let mut text = String::new();
-        let read =
-            File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
-        let result = match read {
-            Err(error) => Err(Faults::whole(format!("cannot be read: {error}"), None)),
-            Ok(_) if text.len() as u64 > MAX_FILE => Err(Faults::whole(
-                format!("expected at most {MAX_FILE} bytes"),
-                None,
-            )),
-            Ok(_) => Self::parse(&text),
-        };
-        result.map_err(|faults| Faults {
-            file: Some(path.to_path_buf()),
-            ..faults
-        })
+        ConfigFile::open(path).map(|(_, config)| config)
     }
 
     /// Checks the text of a config file.

@@ -18,8 +18,9 @@ use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
+use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::{Metrics, process};
 use crate::time::UnixTime;
@@ -41,10 +42,8 @@ pub struct State {
     pub beat: Arc<AtomicI64>,
     /// Whether the first list is done.
     pub ready: Arc<AtomicBool>,
-    /// `metrics.perCertificate` of the config.
-    pub per_certificate: Arc<AtomicBool>,
-    /// `metrics.page` of the config.
-    pub page: Arc<AtomicBool>,
+    /// The config that is in force.
+    pub config: watch::Receiver<Arc<Config>>,
     /// The failures in a row of an account of the ledger.
     pub failures: Arc<dyn Fn(u64) -> u32 + Send + Sync>,
     /// Whose view it is: the pod's name.
@@ -108,7 +107,7 @@ async fn metrics(Shared(served): Shared<Arc<Served>>) -> Response {
     let turn = served.scraping.lock().await;
     let state = served.state.clone();
     let rendered = tokio::task::spawn_blocking(move || {
-        let per_certificate = state.per_certificate.load(Ordering::Relaxed);
+        let per_certificate = state.config.borrow().metrics.per_certificate;
         let index = state.index.read().unwrap_or_else(PoisonError::into_inner);
         let mut out =
             state
@@ -151,13 +150,14 @@ mod tests {
     async fn tells_what_the_state_says_and_nothing_else() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let config = |text| Arc::new(Config::parse(text).unwrap());
+        let (configs, config_in_force) = watch::channel(config("issuers: {}"));
         let state = State {
             index: Arc::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
             beat: Arc::new(AtomicI64::new(UnixTime::now().0)),
             ready: Arc::default(),
-            per_certificate: Arc::new(AtomicBool::new(true)),
-            page: Arc::new(AtomicBool::new(true)),
+            config: config_in_force,
             failures: Arc::new(|_| 0),
             replica: "pod".into(),
             started: UnixTime(1),
@@ -204,7 +204,7 @@ mod tests {
                 .contains("has not turned for")
         );
 
-        state.page.store(false, Ordering::Relaxed);
+        configs.send_replace(config("{issuers: {}, metrics: {page: false}}"));
         for path in ["GET /", "GET /api/certificates"] {
             let answer = ask(address, path).await;
             assert!(answer.contains(" 404 ") && answer.contains("metrics.page"));

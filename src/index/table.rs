@@ -215,13 +215,20 @@ impl Table {
         Some((id, entry))
     }
 
-    /// Marks an entry as listed, if it is of this version.
+    /// Marks every entry as listed by no watch.
+    pub(super) fn doubt(&mut self) {
+        for packed in self.slots.iter_mut().flatten() {
+            packed.source = Source::NONE;
+        }
+    }
+
+    /// Marks an entry as listed, if it is of this version and was listed before.
     pub(super) fn touch(&mut self, key: &Key, version: &Version, listed: (Source, u32)) -> bool {
         let Some(id) = self.find(key) else {
             return false;
         };
         match self.slots.get_mut(place(id)) {
-            Some(Some(packed)) if packed.is_of(version) => {
+            Some(Some(packed)) if packed.is_of(version) && packed.source != Source::NONE => {
                 (packed.source, packed.generation) = listed;
                 true
             }

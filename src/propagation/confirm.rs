@@ -15,6 +15,7 @@ use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::rollout::{self, Ask, Error, How, Outcome, Proof, Request, Step, Verified, Workload};
+use crate::secret::head::Head;
 use crate::secret::workload::WorkloadRef;
 use crate::time::UnixTime;
 
@@ -40,6 +41,8 @@ pub(super) struct Rolled<'a> {
     pub(super) context: &'a Context,
     pub(super) key: &'a Key,
     pub(super) request: &'a Request,
+    /// The Secret as it was planned.
+    pub(super) head: &'a Head,
     /// What is to be proven, where the Secret asks for it.
     pub(super) proof: Option<&'a Proof>,
     /// What was done for it just now.
@@ -77,13 +80,13 @@ impl Rolled<'_> {
 
     async fn prove(&self, proof: &Proof) -> Result<Conclusion, Error> {
         let Self { context, key, .. } = self;
-        let mut verified = context.roller.verify(&key.namespace, proof).await?;
+        let mut verified = context.roller().verify(&key.namespace, proof).await?;
         if !verified.stale.is_empty() {
             match self.help(&verified).await? {
                 // There was nothing left to do, and nothing new to see.
                 None => {}
                 Some(Outcome::Done) => {
-                    verified = context.roller.verify(&key.namespace, proof).await?;
+                    verified = context.roller().verify(&key.namespace, proof).await?;
                 }
                 Some(other) => return Ok(other.into()),
             }
@@ -125,9 +128,9 @@ impl Rolled<'_> {
 
     /// The one thing that is done for pods that serve an earlier leaf; none where it was done before.
     async fn help(&self, verified: &Verified) -> Result<Option<Outcome>, Error> {
-        let (namespace, roller) = (&*self.key.namespace, &self.context.roller);
+        let (namespace, roller) = (&*self.key.namespace, self.context.roller());
         let stale = &verified.stale;
-        let workloads = rollout::list(&self.context.client, namespace).await?;
+        let workloads = roller.list(namespace).await?;
         let (mut steps, mut asked) = (Vec::new(), false);
         for workload in rollout::using(self.request, &workloads) {
             if let Some((_, asks)) = self.asked().find(|(asked, _)| asked.id == workload.id) {
@@ -163,7 +166,7 @@ impl Rolled<'_> {
         let set = |ended| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = ended;
         let secrets = std::slice::from_ref(&self.request.secret);
         let told = |happening: rollout::Happening<'_>| tell(context, &key.namespace, &happening);
-        let roller = &context.roller;
+        let roller = context.roller();
         roller
             .roll(&key.namespace, secrets, steps, told, |_, ended| set(ended))
             .await;
@@ -186,7 +189,11 @@ impl Rolled<'_> {
         let Self { context, key, .. } = self;
         sleep(context.config().rollout.reload_again).await;
         for (workload, asks) in self.asked() {
-            match context.roller.ask_all(&key.namespace, workload, asks).await {
+            match context
+                .roller()
+                .ask_all(&key.namespace, workload, asks)
+                .await
+            {
                 Ok(asked) if asked.failed.is_empty() => {}
                 Ok(asked) => {
                     let why = format!("not reloaded: {}", asked.failed_text());

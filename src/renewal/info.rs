@@ -140,6 +140,11 @@ impl RenewalInfo {
         self.lock().remove(key);
     }
 
+    /// Everything is asked again when the watch brings it: what was put off was so by another clock.
+    pub fn forget_all(&self) {
+        *self.lock() = State::default();
+    }
+
     /// The instant that the CA suggests for this leaf of a Secret.
     #[must_use]
     pub fn instant(&self, key: &Key, leaf: Fingerprint) -> Option<UnixTime> {

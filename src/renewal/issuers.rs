@@ -129,6 +129,14 @@ impl Issuers {
         self.metrics.limited_until(name, *limited);
     }
 
+    /// What the CAs asked for is forgotten: it was noted by another clock, and they will say it again.
+    pub fn forget_limits(&self) {
+        for (name, slot) in &*lock(&self.slots) {
+            *lock(&slot.limited_until) = UnixTime::default();
+            self.metrics.limited_until(name, UnixTime::default());
+        }
+    }
+
     /// Counts the orders of a former run; see [`Quota::recall`].
     pub fn recall_orders(&self, name: &str, issued: Vec<(UnixTime, Arc<str>)>) {
         lock(&self.slot(name).quota).recall(UnixTime::now(), issued);

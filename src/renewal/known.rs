@@ -67,10 +67,19 @@ impl Known {
 
     /// Keeps the challenge store equal to the records, for as long as the future is polled.
     pub async fn follow(context: Arc<Context>) {
-        let mut changes = std::pin::pin!(records::challenges(&context.client, &context.namespace));
+        let watch = || Box::pin(records::challenges(&context.client, &context.namespace));
+        let (mut changes, mut anew) = (watch(), context.anew.subscribe());
         let mut unseen: HashSet<String> = HashSet::new();
         let mut present: HashSet<String> = HashSet::new();
-        while let Some(change) = changes.next().await {
+        loop {
+            let change = tokio::select! {
+                Ok(()) = anew.changed() => {
+                    changes = watch();
+                    continue;
+                }
+                Some(change) = changes.next() => change,
+                else => return,
+            };
             match change {
                 Ok(ChallengesChanged::Present(record, challenges)) => {
                     unseen.remove(&record);

@@ -32,7 +32,7 @@ use crate::config::{self, Issuer, Labels};
 use crate::context::Context;
 use crate::index::{Finished, Key};
 use crate::key::PrivateKey;
-use crate::metrics::RenewalResult;
+use crate::metrics::{RenewalResult, RenewalStep};
 use crate::name::Name;
 use crate::pair::{self, Asked, Chain};
 use crate::schedule::budget::{self, Hold};
@@ -158,9 +158,10 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         due.reason,
         fresh.assessment.wish(),
         fresh.assessment.leaf.as_ref().ok(),
+        fresh.written(),
         &account,
     ) {
-        return Ok(held(context, key, &fresh, hold));
+        return Ok(held(context, key, &fresh, due.reason, hold));
     }
     order(context, key, fresh, due).await
 }
@@ -205,7 +206,7 @@ async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fres
 }
 
 /// A budget says no: the Secret is left alone until then, and the reader is told once.
-fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
+fn held(context: &Context, key: &Key, fresh: &Fresh, reason: Reason, hold: Hold) -> Outcome {
     let until = hold.until();
     let note = match hold {
         Hold::BackOff { .. } => return Outcome::Later(until, last_error(context, key)),
@@ -216,6 +217,11 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, hold: Hold) -> Outcome {
             "{} certificates for these names were issued within 7 days, and CAs count them; the next one is asked for \
              after {until}",
             budget::ISSUES_A_WEEK
+        ),
+        Hold::KeepsComingBack { .. } if reason == Reason::RenewalInfo => format!(
+            "the CA's renewal window says that each new certificate is to be replaced at once: {} were issued within 7 \
+             days and no more is asked for before {until}. Is this machine's clock right?",
+            budget::UNSCHEDULED_A_WEEK
         ),
         Hold::KeepsComingBack { .. } => {
             let owners = other_writers(&fresh.secret).join(", ");
@@ -341,6 +347,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         tracing::info!(secret = %key, %until, note, "the renewal waits");
         return Ok(Outcome::Later(until, Some(note.into())));
     }
+    let started = Instant::now();
     // An order that is made and not written down would be lost.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = replaced(&fresh);
@@ -371,6 +378,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
             UnixTime::now(),
             due.reason,
             fresh.assessment.leaf.as_ref().ok(),
+            fresh.written(),
         ),
         replaced: order.replaces_accepted(),
         created: UnixTime::now().0,
@@ -395,6 +403,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let record = made?;
     drop(step);
     context.known.insert(key);
+    took(context, &record, RenewalStep::Order, started);
     tracing::info!(secret = %key, order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
 }
@@ -509,8 +518,10 @@ async fn finish(
     order: &mut acme::Order,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
+    let mut started = Instant::now();
     if order.status() == OrderStatus::Pending {
         proof::prove(context, key, record, order, Wait::Briefly).await?;
+        took(context, record, RenewalStep::Prove, started);
         tracing::info!(secret = %key, order = record.order.url, "validated");
     }
     if order.status() == OrderStatus::Ready {
@@ -522,9 +533,13 @@ async fn finish(
             return Err(Failure::Unwanted);
         }
         let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+        started = Instant::now();
         order.finalize(&new_key.csr(&record.order.names)?).await?;
     }
-    order.wait_issued(Instant::now() + ISSUE).await?;
+    if order.status() != OrderStatus::Valid {
+        order.wait_issued(Instant::now() + ISSUE).await?;
+        took(context, record, RenewalStep::Finalize, started);
+    }
     let config = context.config();
     let chain = config
         .issuer(&record.order.issuer)
@@ -534,7 +549,9 @@ async fn finish(
         Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
         Some(config::Chain::Shortest) => Preference::Shortest,
     };
+    started = Instant::now();
     let pem = order.certificate(&preference).await?;
+    took(context, record, RenewalStep::Download, started);
     write(context, key, record, &pem, reason).await
 }
 
@@ -546,7 +563,7 @@ async fn write(
     pem: &str,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
-    let now = UnixTime::now();
+    let (started, now) = (Instant::now(), UnixTime::now());
     let Some(fresh) = read(context, key, now)
         .await?
         .map(|fresh| fresh.at(context, &record.order.issuer))
@@ -577,6 +594,7 @@ async fn write(
     );
     count_issue(context, key, &fresh, record).await;
     drop(step);
+    took(context, record, RenewalStep::Write, started);
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
@@ -586,6 +604,19 @@ async fn write(
         .events
         .secret(key, fresh.uid(), events::Reason::Renewed, &note);
     Ok(Outcome::Renewed(Box::new(leaf)))
+}
+
+/// Notes how long a step took. A proof that takes several attempts counts from the order on: DNS may take an hour.
+fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
+    let mut took = started.elapsed();
+    if step == RenewalStep::Prove {
+        // The record knows whole seconds: the one that may be too much is taken off.
+        let since = UnixTime::now().since(UnixTime(record.order.created));
+        took = took.max(since.saturating_sub(Duration::from_secs(1)));
+    }
+    context
+        .metrics
+        .renewal_step_took(&record.order.issuer, step, took);
 }
 
 /// Notes in the ledger that a certificate was issued and written.
@@ -627,6 +658,7 @@ fn changes<'a>(
         names: record.order.names.clone(),
         profile: settings.profile.clone(),
         key_type: settings.key_type,
+        written: Some((chain.leaf.fingerprint, UnixTime::now())),
     };
     let mut annotations = vec![
         (keys::ISSUED_BY, Some(issued_by.to_string())),
@@ -769,5 +801,11 @@ impl Fresh {
         let problems = self.assessment.problems.iter();
         let names = problems.filter(|problem| &*problem.key == keys::NAMES);
         names.map(ToString::to_string).collect()
+    }
+
+    /// When the leaf that is there was written, if we wrote it.
+    fn written(&self) -> Option<UnixTime> {
+        let leaf = self.assessment.leaf.as_ref().ok()?;
+        self.assessment.issued_by.as_ref()?.wrote(leaf.fingerprint)
     }
 }

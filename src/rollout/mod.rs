@@ -5,15 +5,19 @@
 //!                            └─ step: patch the template ─► watch until available (pods evicted where nobody replaces them)
 //! ```
 //! Inputs: the due Secrets of one namespace whose pairs were just found good ([`Request`]).
+//! Pods and Jobs that nobody can roll are named by `bystanders`.
 //! `verify` asks the pods behind a Service what they serve once all that is done; `reload` asks pods instead of replacing them.
 //!
-//! The one thing written is `state.cert-renew.io/leaf.<secret>` on pod templates, by guarded patches; the truth of how
-//! far a rollout has come stands there, so that it may be cut off at any instant and planned again.
+//! The one thing written is `state.cert-renew.io/leaf.<secret>` on pod templates (on an Argo Rollout: on itself, with
+//! `spec.restartAt`), by guarded patches; the truth of how far a rollout has come stands there, so that it may be cut off
+//! at any instant and planned again.
 
 mod budget;
+mod bystanders;
 mod error;
 mod evict;
 mod handshake;
+mod listing;
 mod plan;
 mod pods;
 mod progress;
@@ -27,7 +31,9 @@ mod verify;
 mod wait;
 mod workload;
 
+pub use bystanders::{Bystander, leaves_behind, left_behind};
 pub use error::{CALL_DEADLINE, Error};
+pub use listing::list;
 pub use plan::{plan, using};
 pub use progress::{Numbers, Progress, is_rolling, progress};
 pub use references::{Reference, Via};
@@ -36,4 +42,4 @@ pub use run::{Happening, Outcome, Roller};
 pub use state::{HaltNote, NotAHaltNote};
 pub use steps::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
 pub use verify::{Pod, Proof, Verified};
-pub use workload::{Status, Strategy, Workload, leaf_annotation, list};
+pub use workload::{Status, Strategy, Workload, leaf_annotation};

@@ -243,12 +243,15 @@ fn verdict(
 }
 
 /// A halt ends with a newer leaf, when it is resumed, when what the others serve has expired, and when the workload that
-/// failed has recovered or is gone. Of a ReplicationController nobody can tell: it does not know which pods are old.
+/// failed has recovered or is gone. Of a ReplicationController or ReplicaSet nobody can tell: it does not know which pods
+/// are old.
 fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &[Workload]) -> bool {
     let recovered = match all.iter().find(|workload| workload.id == note.workload) {
         Some(failed) => {
-            failed.id.kind != Kind::ReplicationController
-                && failed.carries(&request.secret, request.leaf)
+            !matches!(
+                failed.id.kind,
+                Kind::ReplicationController | Kind::ReplicaSet
+            ) && failed.carries(&request.secret, request.leaf)
                 && progress(failed, 0) == Progress::Done
         }
         None => true,

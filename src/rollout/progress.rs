@@ -79,7 +79,8 @@ pub fn progress(workload: &Workload, missing_before: i64) -> Progress {
         Kind::DaemonSet => {
             updated >= target - missing_before && available >= wanted - missing_before
         }
-        Kind::ReplicationController => total == wanted && available >= wanted,
+        Kind::ReplicationController | Kind::ReplicaSet => total == wanted && available >= wanted,
+        Kind::Rollout => revision_reached && available >= wanted,
     };
     match (observed, done, deadline_exceeded) {
         (true, true, _) => Progress::Done,
@@ -88,7 +89,8 @@ pub fn progress(workload: &Workload, missing_before: i64) -> Progress {
     }
 }
 
-/// Whether the workload's controller is replacing pods at the moment, whoever made it.
+/// Whether the workload's controller is replacing pods at the moment, whoever made it. Of a Rollout only a restart counts:
+/// a new version may wait for somebody's approval for days.
 #[must_use]
 pub fn is_rolling(workload: &Workload) -> bool {
     if workload.strategy == Strategy::OnDelete || workload.paused {
@@ -158,6 +160,11 @@ impl Best {
             target: seen.target,
             ..best
         }
+    }
+
+    /// Whether an observation is another than the last one.
+    pub(super) fn changed_by(&mut self, seen: Numbers) -> bool {
+        self.0.replace(seen) != Some(seen)
     }
 }
 
@@ -289,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn replication_controllers() {
+    fn replication_controllers_and_replica_sets() {
         for (total, available, expected) in [
             (2, 2, "done"),
             (1, 1, "moving"),
@@ -298,15 +305,36 @@ mod tests {
         ] {
             let status =
                 json!({"observedGeneration": 2, "replicas": total, "availableReplicas": available});
-            assert_eq!(
-                judged(
-                    Kind::ReplicationController,
-                    json!({"replicas": 2}),
-                    status,
-                    0
-                ),
-                expected
-            );
+            for kind in [Kind::ReplicationController, Kind::ReplicaSet] {
+                let judged = judged(kind, json!({"replicas": 2}), status.clone(), 0);
+                assert_eq!(judged, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn rollouts_of_argo() {
+        let at = |minute: u8| format!("2026-01-01T00:0{minute}:00Z");
+        let spec = |asked: u8| json!({"replicas": 3, "restartAt": at(asked), "paused": true});
+        let status = |observed: &str, available: i64, restarted: u8| {
+            json!({"observedGeneration": observed, "replicas": 4, "updatedReplicas": 1, "availableReplicas": available,
+                "restartedAt": at(restarted)})
+        };
+        for (spec, status, expected) in [
+            (spec(2), status("2", 3, 1), "moving"),
+            (spec(2), status("1", 3, 2), "moving"),
+            (spec(2), status("8c4f", 3, 2), "moving"),
+            (spec(2), status("2", 2, 2), "moving"),
+            (spec(2), status("2", 3, 2), "done"),
+            // Never restarted; a new version that waits for its next step is none of our business.
+            (
+                json!({"replicas": 3}),
+                json!({"observedGeneration": "2", "availableReplicas": 3}),
+                "done",
+            ),
+        ] {
+            let judged = judged(Kind::Rollout, spec.clone(), status.clone(), 0);
+            assert_eq!(judged, expected, "{spec} {status}");
         }
     }
 
@@ -357,6 +385,18 @@ mod tests {
             (numbers(2, 2, 2), false),
         ] {
             assert_eq!(best.surpassed_by(seen), expected, "{seen:?}");
+        }
+        // A Rollout that restarts: one pod after another is missing and back.
+        let mut best = Best::default();
+        for (available, expected) in [
+            (3, true),
+            (3, false),
+            (2, true),
+            (3, true),
+            (2, true),
+            (2, false),
+        ] {
+            assert_eq!(best.changed_by(numbers(0, available, 0)), expected);
         }
     }
 }

@@ -73,7 +73,8 @@ impl Roller {
         } else {
             Weight::None
         };
-        Ok(match self.ask_all(namespace, &current, asks).await {
+        // As it was listed: what a Rollout takes from elsewhere does not stand on itself.
+        Ok(match self.ask_all(namespace, &step.workload, asks).await {
             Ok(asked) if asked.failed.is_empty() => Ended::Reloaded(asked.reloaded),
             Ok(asked) => Ended::Failed(format!("not reloaded: {}", asked.failed_text()), weight),
             Err(Error::Forbidden { .. }) => Ended::Failed(

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::error::Error;
+use super::listing::Absent;
 use super::steps::{Phase, Step};
 use super::workload::get;
 use crate::cluster::chain;
@@ -38,9 +39,11 @@ pub struct Roller {
     pub(super) reload_wait: Duration,
     pub(super) field_manager: Box<str>,
     /// Connections to pods: so many Secrets at once do not take all sockets.
-    pub(super) connections: Semaphore,
+    pub(super) connections: Arc<Semaphore>,
+    /// What the cluster or our rights do not have.
+    pub(super) absent: Absent,
     canary_bake: Duration,
-    history: Mutex<History>,
+    history: Arc<Mutex<History>>,
 }
 
 /// When each workload was patched, by namespace, within [`LOOP_WINDOW`].
@@ -113,6 +116,23 @@ impl Roller {
     /// Nothing rolls yet.
     #[must_use]
     pub fn new(client: Client, config: &RolloutConfig) -> Self {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        Self::with(client, config, connections, Arc::default())
+    }
+
+    /// The same under another config, for the time after all that rolls has ended: it remembers who fights over what.
+    #[must_use]
+    pub fn under(&self, config: &RolloutConfig) -> Self {
+        let (connections, history) = (Arc::clone(&self.connections), Arc::clone(&self.history));
+        Self::with(self.client.clone(), config, connections, history)
+    }
+
+    fn with(
+        client: Client,
+        config: &RolloutConfig,
+        connections: Arc<Semaphore>,
+        history: Arc<Mutex<History>>,
+    ) -> Self {
         Self {
             client,
             budget: Arc::new(Budget::new(
@@ -123,9 +143,10 @@ impl Roller {
             verify_grace: config.verify_grace,
             reload_wait: config.reload_wait,
             field_manager: config.field_manager.clone(),
-            connections: Semaphore::new(CONNECTIONS),
+            connections,
+            absent: Absent::default(),
             canary_bake: config.canary_bake,
-            history: Mutex::default(),
+            history,
         }
     }
 
@@ -145,6 +166,7 @@ impl Roller {
                 .collect(),
         );
         let standings = &standings;
+        let listed = Instant::now();
         let mut waiting = steps;
         let mut running: Vec<Step> = Vec::new();
         let mut futures = FuturesUnordered::new();
@@ -164,7 +186,7 @@ impl Roller {
                         .iter()
                         .any(|other| other.phase > step.phase && share(other, &step));
                 futures.push(async move {
-                    let result = match self.step(namespace, &step, standings).await {
+                    let result = match self.step(namespace, &step, listed, standings).await {
                         Ok(Ended::Rolled(took)) if bakes => self.bake(namespace, &step, took).await,
                         result => result,
                     };

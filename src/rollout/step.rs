@@ -1,14 +1,16 @@
 //! Rolls one workload: waits for its turn, patches its template, awaits its pods.
 //!
-//! The only thing written is the `leaf.…` annotations of the pod template, by patches guarded with uid and
-//! resourceVersion. What was listed may be old by the time it is a step's turn, so that the workload is read first.
+//! The only thing written is the `leaf.…` annotations of the pod template, of a Rollout its own with `spec.restartAt`, by
+//! patches guarded with uid and resourceVersion. So what was listed a moment ago is good enough to begin with: where it
+//! has changed meanwhile, the patch is refused, and the workload is read and looked at anew.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::budget::Place;
@@ -32,20 +34,26 @@ const REVERTS: usize = 3;
 
 const REVERTED: &str = "somebody takes its annotation away whenever it is set";
 
+/// A workload that was listed longer ago than this has probably changed: it is read instead of losing a patch.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// What came of a patch.
 enum Patched {
     Yes(Box<Workload>),
     Gone,
+    /// It is not what it was.
+    Raced(Error),
     /// For good, in words.
     Refused(String),
 }
 
 impl Roller {
-    /// Rolls one workload; `standings` may say meanwhile that it is not to be begun.
+    /// Rolls one workload, which was listed at that instant; `standings` may say meanwhile that it is not to be begun.
     pub(super) async fn step(
         &self,
         namespace: &str,
         step: &Step,
+        listed: Instant,
         standings: &Standings,
     ) -> Result<Ended, Error> {
         if let How::Reload(asks) = &step.how {
@@ -58,52 +66,65 @@ impl Roller {
         if is_stopped(step, standings) {
             return Ok(Ended::Skipped);
         }
-        let Some(mut current) = get(&self.client, namespace, &step.workload.id).await? else {
-            return Ok(Ended::Unchanged);
-        };
+        let id = &step.workload.id;
         let started = Instant::now();
-        let mut halts = step.halts;
-        let mut missing_before = 0;
-        for attempt in 0.. {
+        let mut next = if listed.elapsed() < FRESH {
+            Some(step.workload.clone())
+        } else {
+            get(&self.client, namespace, id).await?
+        };
+        let (mut halts, mut missing_before) = (step.halts, 0);
+        let (mut conflicts, mut reverts) = (0, 0);
+        while let Some(mut current) = next {
             if current.paused {
-                return Ok(Ended::Deferred(format!("{} is paused", current.id)));
+                return Ok(Ended::Deferred(format!("{id} is paused")));
             }
             if !step.is_carried_by(&current) {
-                current = match self.settle(namespace, current, &mut place).await? {
-                    Some(current) => current,
-                    None => return Ok(Ended::Unchanged),
+                let Some(settled) = self.settle(namespace, current, &mut place).await? else {
+                    break;
                 };
-                if current.opted_out || self.is_left_alone(namespace, step, &current).await {
-                    return Ok(Ended::Unchanged);
+                if settled.opted_out || self.is_left_alone(namespace, step, &settled).await {
+                    break;
                 }
-                if attempt == 0 {
-                    halts &= current.is_available();
-                    missing_before = missing(&current);
+                if reverts == 0 {
+                    halts = step.halts && settled.is_available();
+                    missing_before = missing(&settled);
                 }
+                if conflicts == 0 && !self.may_patch(namespace, id) {
+                    return Ok(Ended::Failed(fought_over(), Weight::Alone));
+                }
+                current = match self.patch(namespace, step, &settled).await? {
+                    Patched::Yes(patched) => *patched,
+                    Patched::Gone => break,
+                    Patched::Refused(why) => return Ok(Ended::Failed(why, Weight::Alone)),
+                    Patched::Raced(_) if conflicts < CONFLICTS => {
+                        conflicts += 1;
+                        next = get(&self.client, namespace, id).await?;
+                        continue;
+                    }
+                    // An admission policy, perhaps.
+                    Patched::Raced(error) if error.code() == Some(422) => {
+                        return Ok(Ended::Failed(chain(&error), Weight::Alone));
+                    }
+                    Patched::Raced(error) => return Err(error),
+                };
             }
-            let patched = match self.patch(namespace, step, current).await? {
-                Patched::Yes(patched) => patched,
-                Patched::Gone => return Ok(Ended::Unchanged),
-                Patched::Refused(why) => return Ok(Ended::Failed(why, Weight::Alone)),
-            };
-            let wait = self.wait(namespace, &patched, &mut place);
-            let waited = match patched.strategy {
+            conflicts = 0;
+            let wait = self.wait(namespace, &current, &mut place);
+            let waited = match current.strategy {
                 Strategy::Rolling { .. } => wait::available(wait, step, missing_before).await?,
                 Strategy::OnDelete => evict::replace(wait, step).await?,
             };
             match waited {
                 Waited::Done => return Ok(Ended::Rolled(started.elapsed())),
-                Waited::Gone => return Ok(Ended::Unchanged),
+                Waited::Gone => break,
                 Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
                 Waited::Failed(why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
                 Waited::Failed(why) => return Ok(Ended::Failed(why, Weight::None)),
-                Waited::Reverted if attempt < REVERTS => {}
+                Waited::Reverted if reverts < REVERTS => reverts += 1,
                 Waited::Reverted => return Ok(Ended::Failed(REVERTED.into(), Weight::Alone)),
             }
-            current = match get(&self.client, namespace, &step.workload.id).await? {
-                Some(current) => current,
-                None => return Ok(Ended::Unchanged),
-            };
+            next = get(&self.client, namespace, id).await?;
         }
         Ok(Ended::Unchanged)
     }
@@ -163,58 +184,34 @@ impl Roller {
         !current.selector.is_empty() && !staying.is_empty() && staying.into_iter().all(later)
     }
 
-    /// Writes the leaves onto the template, unless they are there.
+    /// Writes the leaves onto the template, or onto a Rollout.
     async fn patch(
         &self,
         namespace: &str,
         step: &Step,
-        mut current: Workload,
+        current: &Workload,
     ) -> Result<Patched, Error> {
-        let leaves = step.leaves.iter();
-        let annotations: BTreeMap<String, String> = leaves
-            .map(|due| (leaf_annotation(&due.secret), due.value()))
-            .collect();
         let id = &step.workload.id;
         let api = api(&self.client, namespace, id.kind);
         let params = PatchParams {
             field_manager: Some(self.field_manager.to_string()),
             ..PatchParams::default()
         };
-        let mut noted = false;
-        for attempt in 1.. {
-            if step.is_carried_by(&current) {
-                return Ok(Patched::Yes(current.into()));
-            }
-            if !noted && !self.may_patch(namespace, id) {
-                return Ok(Patched::Refused(fought_over()));
-            }
-            noted = true;
-            let body = Patch::Merge(json!({
-                "metadata": {"uid": &*current.uid, "resourceVersion": &*current.resource_version},
-                "spec": {"template": {"metadata": {"annotations": &annotations}}},
-            }));
-            match call("patch", id, namespace, || {
-                api.patch(&id.name, &params, &body)
-            })
-            .await
-            {
-                Ok(object) => return Ok(Patched::Yes(object.read(id.kind).into())),
-                Err(error) => match error.code() {
-                    Some(404) => return Ok(Patched::Gone),
-                    // Its controller writes the status all the time, and a recreated one has another uid (422): what was
-                    // read is looked at again.
-                    Some(409 | 422) if attempt < CONFLICTS => {}
-                    // An admission policy, a webhook, a missing right: it will say the same the next time.
-                    Some(400 | 403 | 422) => return Ok(Patched::Refused(chain(&error))),
-                    _ => return Err(error),
-                },
-            }
-            match get(&self.client, namespace, id).await? {
-                Some(again) => current = again,
-                None => break,
-            }
-        }
-        Ok(Patched::Gone)
+        let body = Patch::Merge(body(step, current, UnixTime::now()));
+        let patched = call("patch", id, namespace, || {
+            api.patch(&id.name, &params, &body)
+        });
+        Ok(match patched.await {
+            Ok(object) => Patched::Yes(object.read(id.kind).into()),
+            Err(error) => match error.code() {
+                Some(404) => Patched::Gone,
+                // Its controller writes the status all the time, and a recreated one has another uid (422).
+                Some(409 | 422) => Patched::Raced(error),
+                // An admission policy, a webhook, a missing right: it will say the same the next time.
+                Some(400 | 403) => Patched::Refused(chain(&error)),
+                _ => return Err(error),
+            },
+        })
     }
 
     fn wait<'a>(
@@ -233,11 +230,80 @@ impl Roller {
     }
 }
 
+/// The patch that makes a workload's controller replace its pods.
+fn body(step: &Step, current: &Workload, now: UnixTime) -> Value {
+    let leaves = step.leaves.iter();
+    let annotations: BTreeMap<String, String> = leaves
+        .map(|due| (leaf_annotation(&due.secret), due.value()))
+        .collect();
+    let mut metadata = json!({"uid": &*current.uid, "resourceVersion": &*current.resource_version});
+    if current.id.kind != Kind::Rollout {
+        let template = json!({"metadata": {"annotations": annotations}});
+        return json!({"metadata": metadata, "spec": {"template": template}});
+    }
+    // Pods that are older than this go: also those of the very second in which the Secret was written.
+    let written = step.leaves.iter().filter_map(|due| due.written).max();
+    let later = written.map_or(now, |written| now.max(written + Duration::from_secs(1)));
+    metadata["annotations"] = json!(annotations);
+    json!({"metadata": metadata, "spec": {"restartAt": later.to_string()}})
+}
+
 /// Pods of a DaemonSet that were unavailable before: those of dead nodes, which nobody can replace.
 fn missing(workload: &Workload) -> i64 {
     if workload.id.kind == Kind::DaemonSet {
         (workload.status.wanted - workload.status.available).max(0)
     } else {
         0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::Fingerprint;
+    use crate::rollout::workload::tests::workload;
+    use crate::rollout::{Due, Phase, Why};
+
+    #[test]
+    fn a_rollout_is_restarted_and_all_others_get_a_new_template() {
+        let leaf = Fingerprint::of(b"leaf");
+        let said = |kind: Kind, now: i64, written: Option<i64>| {
+            let due = Due {
+                secret: "tls".into(),
+                leaf,
+                written: written.map(UnixTime),
+                why: Why::Named,
+                again: false,
+            };
+            let object = json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "7"}});
+            let step = Step {
+                workload: workload(kind, object),
+                how: How::Restart,
+                phase: Phase::Rest,
+                halts: true,
+                leaves: vec![due],
+                urgency: UnixTime(0),
+                not_before: UnixTime(0),
+            };
+            body(&step, &step.workload, UnixTime(now))
+        };
+        let annotations = json!({"state.cert-renew.io/leaf.tls": leaf.to_string()});
+        let guarded = json!({"uid": "u", "resourceVersion": "7"});
+        assert_eq!(
+            said(Kind::ReplicaSet, 9, Some(5)),
+            json!({"metadata": guarded, "spec": {"template": {"metadata": {"annotations": annotations}}}})
+        );
+        for (now, written, restart_at) in [
+            (9, None, "1970-01-01T00:00:09Z"),
+            (9, Some(5), "1970-01-01T00:00:09Z"),
+            (9, Some(9), "1970-01-01T00:00:10Z"),
+            (9, Some(12), "1970-01-01T00:00:13Z"),
+        ] {
+            let metadata = json!({"uid": "u", "resourceVersion": "7", "annotations": annotations});
+            assert_eq!(
+                said(Kind::Rollout, now, written),
+                json!({"metadata": metadata, "spec": {"restartAt": restart_at}})
+            );
+        }
     }
 }

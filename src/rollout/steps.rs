@@ -7,7 +7,7 @@ use super::state::HaltNote;
 use super::workload::{Workload, says};
 use crate::certificate::Fingerprint;
 use crate::secret::state::RolledOut;
-use crate::secret::workload::{RolloutMode, WorkloadRef};
+use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
 
 /// Ends the value of the one repeat that `verify` may ask for.
@@ -256,7 +256,17 @@ impl fmt::Display for Why {
 impl fmt::Display for Remark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing { workload, .. } => write!(f, "{workload} does not exist"),
+            Self::Missing { workload, .. } => match workload.kind {
+                Kind::ReplicaSet => write!(
+                    f,
+                    "{workload} does not exist, belongs to another workload, or may not be listed (rbac/addons/eviction.yaml)"
+                ),
+                Kind::Rollout => write!(
+                    f,
+                    "{workload} does not exist or may not be listed (rbac/addons/argo-rollouts.yaml)"
+                ),
+                _ => write!(f, "{workload} does not exist"),
+            },
             Self::OptedOut { workload, .. } => write!(f, "{workload} has opted out of rollouts"),
             Self::Restarted { workload, why, .. } => {
                 write!(f, "{workload} is restarted, not asked to reload: {why}")

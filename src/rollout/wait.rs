@@ -15,6 +15,7 @@ use super::steps::Step;
 use super::workload::{Workload, api, get};
 use crate::cluster::chain;
 use crate::duration::human;
+use crate::secret::workload::Kind;
 
 /// A workload that has not moved for so long gives its place to others; it is awaited all the same.
 ///
@@ -109,8 +110,15 @@ pub(super) async fn settled(wait: Wait<'_>) -> Result<Waited, Error> {
 
 /// Whether an observation is better than all before. Until its controller has seen the new template, a workload reports
 /// the pods of the old one as updated: nothing would ever surpass that.
+///
+/// A Rollout that restarts does not say how many pods it has still to take, only that one is missing and then back. There
+/// each change counts: its controller takes the next pod once all are available, so that this has an end.
 fn moved(best: &mut Best, seen: &Workload, numbers: Numbers) -> bool {
-    seen.status.observed && best.surpassed_by(numbers)
+    let restarting = seen.id.kind == Kind::Rollout && !seen.status.revision_reached;
+    match seen.status.observed {
+        true if restarting => best.changed_by(numbers),
+        observed => observed && best.surpassed_by(numbers),
+    }
 }
 
 async fn observe(

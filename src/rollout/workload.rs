@@ -2,16 +2,19 @@
 //!
 //! Of the object on the wire only named fields are decoded; the pod spec beyond its references to Secrets, and
 //! managedFields beyond who touched the template when, are skipped. Nothing here writes.
+//!
+//! An Argo Rollout is told to restart by `spec.restartAt`: a changed template would send it through its canary steps. Its
+//! `leaf.…` annotations therefore stand on itself, and count only together with that field.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use kube::api::ListParams;
 use kube::core::{DynamicResourceScope, Selector};
 use kube::{Api, Client, Resource};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::error::{Error, call};
 use super::references::{PodSpec, Reference};
@@ -19,11 +22,6 @@ use crate::certificate::Fingerprint;
 use crate::secret::keys;
 use crate::secret::workload::{Kind, WorkloadRef};
 use crate::time::UnixTime;
-
-/// Objects asked for at a time. A Deployment is some 5 to 10 KB of JSON, so that a page stays under 1 MB.
-const PAGE: u32 = 100;
-/// Lists started over because their continue token had expired (410), which takes a list of more than five minutes.
-const RESTARTS: usize = 3;
 
 /// One workload, as far as a rollout needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,10 +42,12 @@ pub struct Workload {
     pub deleting: bool,
     /// Its own annotation `cert-renew.io/rollout: none`.
     pub opted_out: bool,
-    /// `leaf.…` annotations of the pod template, by their whole key.
+    /// `leaf.…` annotations of the pod template (of a Rollout: its own), by their whole key.
     pub leaves: BTreeMap<Box<str>, Box<str>>,
     /// Where the pod template names Secrets.
     pub references: Vec<Reference>,
+    /// A Rollout's `spec.workloadRef`: the Deployment that its pods are made after.
+    pub template_of: Option<WorkloadRef>,
     /// Its pods share the network of their node.
     pub host_network: bool,
     /// Label selector of its pods.
@@ -68,7 +68,7 @@ pub enum Strategy {
         /// Ordinals that keep the old template; 0 but for a StatefulSet that says otherwise.
         partition: i64,
     },
-    /// Nobody: `OnDelete`, and every ReplicationController.
+    /// Nobody: `OnDelete`, every ReplicationController and bare ReplicaSet.
     OnDelete,
 }
 
@@ -81,11 +81,13 @@ pub struct Status {
     pub wanted: i64,
     /// Pods that there are.
     pub total: i64,
-    /// Pods of the present template. A ReplicationController does not know: its count of all pods.
+    /// Pods of the present template. A ReplicationController and a ReplicaSet do not know: their count of all pods. Of a
+    /// Rollout only the end of its restart is known: none before, all after.
     pub updated: i64,
     /// Pods that have been ready for `minReadySeconds`.
     pub available: i64,
-    /// A StatefulSet's current revision is its update revision; true for all others.
+    /// A StatefulSet's current revision is its update revision, a Rollout's last restart the one that was asked for; true
+    /// for all others.
     pub revision_reached: bool,
     /// `Progressing` is false with `ProgressDeadlineExceeded`.
     pub deadline_exceeded: bool,
@@ -148,43 +150,6 @@ pub(super) fn says(value: &str, leaf: Fingerprint) -> bool {
         .is_some_and(|first| first == leaf.to_string())
 }
 
-/// All workloads of a namespace, in the order of [`Kind::ALL`].
-///
-/// The lists are consistent (no resourceVersion, so never from a cache that lags behind): a workload that is missed is
-/// a rollout that is lost. For the same reason one kind that cannot be listed fails the whole.
-///
-/// # Errors
-/// When a list is forbidden or fails; nothing was changed.
-pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Workload>, Error> {
-    let mut workloads = Vec::new();
-    for kind in Kind::ALL {
-        let api = api(client, namespace, kind);
-        let mut objects = pages(&api, namespace, kind).await;
-        for _ in 0..RESTARTS {
-            if objects.as_ref().err().and_then(Error::code) != Some(410) {
-                break;
-            }
-            objects = pages(&api, namespace, kind).await;
-        }
-        workloads.extend(objects?);
-    }
-    Ok(workloads)
-}
-
-async fn pages(api: &Api<Object>, namespace: &str, kind: Kind) -> Result<Vec<Workload>, Error> {
-    let mut params = ListParams::default().limit(PAGE);
-    let mut workloads = Vec::new();
-    loop {
-        let what = Object::plural(&kind);
-        let page = call("list", &what, namespace, || api.list(&params)).await?;
-        workloads.extend(page.items.into_iter().map(|object| object.read(kind)));
-        match page.metadata.continue_ {
-            Some(token) if !token.is_empty() => params.continue_token = Some(token),
-            _ => return Ok(workloads),
-        }
-    }
-}
-
 /// One workload as it is now; `None` when it is gone.
 pub(super) async fn get(
     client: &Client,
@@ -219,21 +184,27 @@ impl Resource for Object {
             Kind::StatefulSet => "StatefulSet",
             Kind::DaemonSet => "DaemonSet",
             Kind::ReplicationController => "ReplicationController",
+            Kind::ReplicaSet => "ReplicaSet",
+            Kind::Rollout => "Rollout",
         }
         .into()
     }
 
     fn group(kind: &Kind) -> Cow<'_, str> {
-        if *kind == Kind::ReplicationController {
-            ""
-        } else {
-            "apps"
+        match kind {
+            Kind::ReplicationController => "",
+            Kind::Rollout => "argoproj.io",
+            _ => "apps",
         }
         .into()
     }
 
-    fn version(_: &Kind) -> Cow<'_, str> {
-        "v1".into()
+    fn version(kind: &Kind) -> Cow<'_, str> {
+        match kind {
+            Kind::Rollout => "v1alpha1",
+            _ => "v1",
+        }
+        .into()
     }
 
     fn plural(kind: &Kind) -> Cow<'_, str> {
@@ -242,6 +213,8 @@ impl Resource for Object {
             Kind::StatefulSet => "statefulsets",
             Kind::DaemonSet => "daemonsets",
             Kind::ReplicationController => "replicationcontrollers",
+            Kind::ReplicaSet => "replicasets",
+            Kind::Rollout => "rollouts",
         }
         .into()
     }
@@ -267,7 +240,7 @@ impl From<Wire> for Object {
     }
 }
 
-/// The fields of the four kinds that are read, all of them in one type: where kinds differ, names differ.
+/// The fields of all kinds that are read, all of them in one type: where kinds differ, names differ.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Wire {
@@ -278,23 +251,54 @@ struct Wire {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Meta {
-    name: Box<str>,
+pub(super) struct Meta {
+    pub(super) name: Box<str>,
     uid: Box<str>,
     resource_version: Box<str>,
     generation: Option<i64>,
     creation_timestamp: Option<Box<str>>,
     deletion_timestamp: Option<IgnoredAny>,
     annotations: Option<OwnAnnotations>,
+    owner_references: Option<Vec<Owner>>,
     managed_fields: Option<Vec<ManagedFields>>,
 }
 
-/// The one annotation of a workload itself that is ours.
+/// The annotations of a workload itself that are ours; all others are skipped, `last-applied-configuration` above all.
+#[derive(Clone, Debug, Default)]
+struct OwnAnnotations(BTreeMap<Box<str>, Box<str>>);
+
+impl<'de> Deserialize<'de> for OwnAnnotations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ours;
+
+        impl<'de> Visitor<'de> for Ours {
+            type Value = OwnAnnotations;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("annotations")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut ours = BTreeMap::new();
+                while let Some(key) = map.next_key::<Box<str>>()? {
+                    if &*key == keys::ROLLOUT || key.starts_with(keys::LEAF_PREFIX) {
+                        ours.insert(key, map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(OwnAnnotations(ours))
+            }
+        }
+
+        deserializer.deserialize_map(Ours)
+    }
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct OwnAnnotations {
-    #[serde(rename = "cert-renew.io/rollout")]
-    rollout: Option<Box<str>>,
+struct Owner {
+    controller: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -317,6 +321,8 @@ struct Fields {
     metadata: Option<Box<Self>>,
     #[serde(rename = "f:annotations")]
     annotations: Option<BTreeMap<Box<str>, IgnoredAny>>,
+    #[serde(rename = "f:restartAt")]
+    restart_at: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -328,13 +334,24 @@ struct Spec {
     template: Option<Template>,
     /// StatefulSet and DaemonSet; a Deployment's `strategy` is always one that replaces pods.
     update_strategy: Option<UpdateStrategy>,
+    /// Rollout.
+    restart_at: Option<Box<str>>,
+    /// Rollout: the Deployment whose template it takes.
+    workload_ref: Option<WorkloadTemplate>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Template {
+struct WorkloadTemplate {
+    kind: Box<str>,
+    name: Box<str>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Template {
     metadata: Option<TemplateMeta>,
-    spec: Option<PodSpec>,
+    pub(super) spec: Option<PodSpec>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -359,7 +376,7 @@ struct RollingUpdate {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct StatusWire {
-    observed_generation: Option<i64>,
+    observed_generation: Option<Generation>,
     replicas: i64,
     updated_replicas: i64,
     available_replicas: i64,
@@ -369,12 +386,21 @@ struct StatusWire {
     current_number_scheduled: i64,
     updated_number_scheduled: i64,
     number_available: i64,
+    restarted_at: Option<Box<str>>,
     conditions: Option<Vec<Condition>>,
+}
+
+/// A Rollout says it as a text.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Generation {
+    Number(i64),
+    Text(Box<str>),
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Condition {
+pub(super) struct Condition {
     r#type: Box<str>,
     status: Box<str>,
     reason: Option<Box<str>>,
@@ -382,6 +408,11 @@ struct Condition {
 }
 
 impl Object {
+    /// Whether it belongs to another object, which decides over it.
+    pub(super) fn is_controlled(&self) -> bool {
+        self.wire.metadata.is_controlled()
+    }
+
     /// The workload that this object of `kind` is.
     pub(super) fn read(self, kind: Kind) -> Workload {
         let Wire {
@@ -391,15 +422,25 @@ impl Object {
         } = self.wire;
         let template = spec.template.unwrap_or_default();
         let pod_spec = template.spec.unwrap_or_default();
-        let status = status.read(kind, metadata.generation, spec.replicas);
-        let annotations = template
-            .metadata
-            .unwrap_or_default()
-            .annotations
-            .unwrap_or_default();
+        let reached = kind != Kind::Rollout
+            || instant(spec.restart_at.as_deref()) == instant(status.restarted_at.as_deref());
+        let status = status.read(kind, metadata.generation, spec.replicas, reached);
+        let (created, deleting) = (metadata.created(), metadata.is_leaving());
+        let opted_out = metadata.has_opted_out();
+        let OwnAnnotations(own) = metadata.annotations.unwrap_or_default();
+        let annotations = match kind {
+            Kind::Rollout if spec.restart_at.is_some() => own,
+            // Without the restart that they were written with, they prove nothing.
+            Kind::Rollout => BTreeMap::new(),
+            _ => template
+                .metadata
+                .unwrap_or_default()
+                .annotations
+                .unwrap_or_default(),
+        };
         let update = spec.update_strategy.unwrap_or_default();
-        let on_delete =
-            kind == Kind::ReplicationController || update.r#type.as_deref() == Some("OnDelete");
+        let on_delete = matches!(kind, Kind::ReplicationController | Kind::ReplicaSet)
+            || update.r#type.as_deref() == Some("OnDelete");
         let partition = update
             .rolling_update
             .and_then(|rolling| rolling.partition)
@@ -411,6 +452,7 @@ impl Object {
                 .filter_map(|manager| instant(manager.time.as_deref()))
                 .max()
         };
+        let template_of = spec.workload_ref.filter(|of| &*of.kind == "Deployment");
         Workload {
             id: WorkloadRef {
                 kind,
@@ -418,31 +460,73 @@ impl Object {
             },
             uid: metadata.uid,
             resource_version: metadata.resource_version,
-            created: instant(metadata.creation_timestamp.as_deref()),
+            created,
             template_touched: latest(Fields::has_template),
             rolled_at: latest(Fields::has_leaf),
-            deleting: metadata.deletion_timestamp.is_some(),
-            opted_out: metadata.annotations.and_then(|own| own.rollout).as_deref() == Some("none"),
+            deleting,
+            opted_out,
             leaves: annotations
                 .into_iter()
                 .filter(|(key, _)| key.starts_with(keys::LEAF_PREFIX))
                 .collect(),
             host_network: pod_spec.host_network,
             references: pod_spec.references(),
+            template_of: template_of.map(|of| WorkloadRef {
+                kind: Kind::Deployment,
+                name: of.name,
+            }),
             selector: selector(kind, spec.selector.unwrap_or_default()),
             strategy: if on_delete {
                 Strategy::OnDelete
             } else {
                 Strategy::Rolling { partition }
             },
-            paused: spec.paused.unwrap_or(false),
+            // A Rollout that is paused takes no new version, and restarts all the same.
+            paused: kind != Kind::Rollout && spec.paused.unwrap_or(false),
             status,
         }
     }
 }
 
+impl Meta {
+    /// When it was created, by the API server's clock.
+    pub(super) fn created(&self) -> Option<UnixTime> {
+        instant(self.creation_timestamp.as_deref())
+    }
+
+    /// Whether it is being deleted.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.deletion_timestamp.is_some()
+    }
+
+    /// Whether it belongs to another object, which decides over it.
+    pub(super) fn is_controlled(&self) -> bool {
+        let owners = self.owner_references.iter().flatten();
+        { owners }.any(|owner| owner.controller == Some(true))
+    }
+
+    /// Its own annotation `cert-renew.io/rollout: none`.
+    pub(super) fn has_opted_out(&self) -> bool {
+        let own = self.annotations.as_ref();
+        own.and_then(|OwnAnnotations(own)| own.get(keys::ROLLOUT))
+            .is_some_and(|mode| &**mode == "none")
+    }
+}
+
+impl Condition {
+    pub(super) fn is_true(&self, r#type: &str) -> bool {
+        &*self.r#type == r#type && &*self.status == "True"
+    }
+}
+
 impl StatusWire {
-    fn read(self, kind: Kind, generation: Option<i64>, replicas: Option<i64>) -> Status {
+    fn read(
+        self,
+        kind: Kind,
+        generation: Option<i64>,
+        replicas: Option<i64>,
+        revision_reached: bool,
+    ) -> Status {
         let conditions = self.conditions.unwrap_or_default();
         let condition = |r#type: &str| {
             conditions
@@ -457,12 +541,17 @@ impl StatusWire {
                 self.number_available,
             ),
             // `spec.replicas` is defaulted to 1 by the API server.
-            Kind::ReplicationController => (
+            Kind::ReplicationController | Kind::ReplicaSet => (
                 replicas.unwrap_or(1),
                 self.replicas,
                 self.replicas,
                 self.available_replicas,
             ),
+            Kind::Rollout => {
+                let wanted = replicas.unwrap_or(1);
+                let restarted = if revision_reached { wanted } else { 0 };
+                (wanted, self.replicas, restarted, self.available_replicas)
+            }
             Kind::Deployment | Kind::StatefulSet => (
                 replicas.unwrap_or(1),
                 self.replicas,
@@ -470,13 +559,18 @@ impl StatusWire {
                 self.available_replicas,
             ),
         };
+        let observed = match self.observed_generation {
+            Some(Generation::Number(number)) => Some(number),
+            Some(Generation::Text(text)) => text.parse().ok(),
+            None => None,
+        };
         Status {
-            observed: self.observed_generation >= generation,
+            observed: observed >= generation,
             wanted,
             total,
             updated,
             available,
-            revision_reached: self.current_revision == self.update_revision,
+            revision_reached: revision_reached && self.current_revision == self.update_revision,
             deadline_exceeded: condition("Progressing").is_some_and(|condition| {
                 condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
             }),
@@ -492,7 +586,11 @@ impl Fields {
     }
 
     fn has_template(&self) -> bool {
-        self.template().is_some()
+        let restarted = self
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.restart_at.is_some());
+        restarted || self.template().is_some()
     }
 
     fn has_leaf(&self) -> bool {
@@ -500,11 +598,11 @@ impl Fields {
             key.strip_prefix("f:")
                 .is_some_and(|key| key.starts_with(keys::LEAF_PREFIX))
         };
-        let metadata = self
-            .template()
-            .and_then(|template| template.metadata.as_ref());
-        let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
-        annotations.is_some_and(|annotations| annotations.keys().any(|key| ours(key)))
+        let places = [Some(self), self.template()].into_iter().flatten();
+        let annotations = places
+            .filter_map(|place| place.metadata.as_ref()?.annotations.as_ref())
+            .flat_map(BTreeMap::keys);
+        { annotations }.any(|key| ours(key))
     }
 }
 
@@ -600,6 +698,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_rollout_carries_its_leaves_itself_and_only_with_a_restart() {
+        let leaf = Fingerprint::of(b"leaf");
+        let rollout = |spec: Value| {
+            let annotations = json!({"other": "x", "cert-renew.io/rollout": "none", "state.cert-renew.io/leaf.tls": leaf.to_string()});
+            let ours = json!({"f:metadata": {"f:annotations": {"f:state.cert-renew.io/leaf.tls": {}}}, "f:spec": {"f:restartAt": {}}});
+            let managers = json!([{"manager": "cert-renew", "time": "2026-01-03T00:00:00Z", "fieldsV1": ours}]);
+            let metadata =
+                json!({"name": "shop", "annotations": annotations, "managedFields": managers});
+            workload(Kind::Rollout, json!({"metadata": metadata, "spec": spec}))
+        };
+        let restarted = rollout(json!({"paused": true, "restartAt": "2026-01-03T00:00:00Z"}));
+        assert!(restarted.carries("tls", leaf) && restarted.opted_out && !restarted.paused);
+        let at = "2026-01-03T00:00:00Z".parse().ok();
+        assert_eq!((restarted.template_touched, restarted.rolled_at), (at, at));
+        assert!(!rollout(json!({})).carries("tls", leaf));
+    }
+
+    #[test]
     fn nobody_replaces_the_pods_of_some() {
         let on_delete = json!({"spec": {"updateStrategy": {"type": "OnDelete"}}});
         let legacy = workload(
@@ -609,6 +725,14 @@ pub(super) mod tests {
         assert_eq!(
             (legacy.strategy, &*legacy.selector),
             (Strategy::OnDelete, "app=legacy")
+        );
+        let bare = workload(
+            Kind::ReplicaSet,
+            json!({"spec": {"selector": {"matchLabels": {"app": "bare"}}}}),
+        );
+        assert_eq!(
+            (bare.strategy, &*bare.selector),
+            (Strategy::OnDelete, "app=bare")
         );
         assert_eq!(
             workload(Kind::DaemonSet, on_delete.clone()).strategy,

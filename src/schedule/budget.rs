@@ -24,6 +24,9 @@ const FAILED_VALIDATION_SPACING: Duration = Duration::from_secs(12 * 60);
 const URGENT_SHARE: u32 = 6;
 /// Back-off when little life is left, still within the CA's limit of failed validations.
 const URGENT_RETRY: Duration = Duration::from_secs(20 * 60);
+/// What was written so long after now was written by a clock that was wrong, and is not believed; replicas may differ by
+/// less.
+const AHEAD: Duration = Duration::from_secs(3_600);
 /// Lifetimes under ten days scale the week down, as a week would starve six-day certificates.
 const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
 
@@ -93,6 +96,9 @@ pub struct Account {
     /// No try before this instant (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<i64>,
+    /// When the last of them was (unix seconds).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<i64>,
     /// The last `renew-now` value, hashed, that was tried in vain: it forgets no further back-off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tried: Option<u64>,
@@ -154,20 +160,22 @@ impl Hold {
     }
 }
 
-/// Whether a renewal for `reason` may start now. `leaf` is the readable certificate that is there.
+/// Whether a renewal for `reason` may start now. `leaf` is the readable certificate that is there, `written` when we wrote
+/// it, if we did.
 #[must_use]
 pub fn hold(
     now: UnixTime,
     reason: Reason,
     wish: Option<u64>,
     leaf: Option<&Leaf>,
+    written: Option<UnixTime>,
     account: &Account,
 ) -> Option<Hold> {
-    if let Some(until) = account.retry_at(wish).filter(|until| *until > now) {
+    if let Some(until) = account.retry_at(now, wish).filter(|until| *until > now) {
         return Some(Hold::BackOff { until });
     }
     let window = leaf.map_or(WEEK, |leaf| scaled_week(leaf.lifetime()));
-    if is_expected(now, reason, leaf) {
+    if is_expected(now, reason, leaf, written) {
         let all = [&*account.unscheduled, &*account.scheduled].concat();
         let mut all = recent(now, window, &all);
         all.sort_unstable();
@@ -183,8 +191,9 @@ pub fn hold(
             Reason::MissingName | Reason::RenewalInfo | Reason::Revoked
         )
     {
-        let until = leaf.not_before + leaf.lifetime() / 10;
-        if until > now {
+        let since = written.map_or(leaf.not_before, |at| at.max(leaf.not_before));
+        let until = since + leaf.lifetime() / 10;
+        if until > now && since <= now + AHEAD {
             return Some(Hold::TooYoung { until });
         }
     }
@@ -215,18 +224,32 @@ pub fn runs_short_at(leaf: &Leaf) -> UnixTime {
     leaf.not_after - leaf.lifetime() / URGENT_SHARE
 }
 
-/// Whether the clock asked for it; a CA that wants a certificate back at once, again and again, is held like anybody.
+/// Whether the clock asked for it. A CA that wants a certificate back at once, again and again, is held like anybody, and
+/// so is a clock by which what the CA gives is old already.
 #[must_use]
-pub fn is_expected(now: UnixTime, reason: Reason, leaf: Option<&Leaf>) -> bool {
-    let young = leaf.is_some_and(|leaf| now < leaf.not_before + leaf.lifetime() / 10);
-    reason == Reason::Lifetime || reason == Reason::RenewalInfo && !young
+pub fn is_expected(
+    now: UnixTime,
+    reason: Reason,
+    leaf: Option<&Leaf>,
+    written: Option<UnixTime>,
+) -> bool {
+    let young = |since: UnixTime| {
+        let within = |leaf: &Leaf| now < since + leaf.lifetime() / 10;
+        since <= now + AHEAD && leaf.is_some_and(within)
+    };
+    let just_written = written.is_some_and(young);
+    match reason {
+        Reason::Lifetime => !just_written,
+        Reason::RenewalInfo => !just_written && !leaf.is_some_and(|leaf| young(leaf.not_before)),
+        _ => false,
+    }
 }
 
 fn recent(now: UnixTime, window: Duration, issues: &[i64]) -> Vec<UnixTime> {
     issues
         .iter()
         .map(|at| UnixTime(*at))
-        .filter(|at| *at + window > now)
+        .filter(|at| *at + window > now && *at <= now + AHEAD)
         .collect()
 }
 
@@ -254,11 +277,12 @@ impl Account {
     }
 
     /// No try before this instant. A `renew-now` value that was not tried yet (`wish`, hashed) forgets the back-off;
-    /// the budgets are never forgotten.
+    /// the budgets are never forgotten. One that began in the future did so by a clock that was wrong.
     #[must_use]
-    pub fn retry_at(&self, wish: Option<u64>) -> Option<UnixTime> {
+    pub fn retry_at(&self, now: UnixTime, wish: Option<u64>) -> Option<UnixTime> {
         let forgotten = wish.is_some() && wish != self.tried;
-        self.retry_at.filter(|_| !forgotten).map(UnixTime)
+        let ahead = self.failed_at.is_some_and(|at| UnixTime(at) > now + AHEAD);
+        self.retry_at.filter(|_| !forgotten && !ahead).map(UnixTime)
     }
 
     /// Counts a failure and says when to try again.
@@ -275,6 +299,7 @@ impl Account {
     ) -> UnixTime {
         self.tried = wish.or(self.tried);
         self.failures = self.failures.saturating_add(1);
+        self.failed_at = Some(now.0);
         let delay = backoff.wait(self.failures);
         let urgent =
             leaf.is_some_and(|leaf| leaf.not_after.since(now) < leaf.lifetime() / URGENT_SHARE);
@@ -309,6 +334,7 @@ impl Account {
     /// counts once.
     pub fn issued(&mut self, now: UnixTime, ordered: UnixTime, expected: bool, replaced: bool) {
         self.failures = 0;
+        self.failed_at = None;
         self.retry_at = None;
         self.tried = None;
         self.rehearsals = 0;
@@ -370,7 +396,15 @@ mod tests {
         for (lifetime, week) in [(90 * day, 7 * day), (5 * day, 5 * day * 7 / 10)] {
             let leaf = leaf(-lifetime, 0);
             let held = |account: &Account, now: i64| {
-                hold(UnixTime(now), Reason::Lifetime, None, Some(&leaf), account).map(Hold::until)
+                hold(
+                    UnixTime(now),
+                    Reason::Lifetime,
+                    None,
+                    Some(&leaf),
+                    None,
+                    account,
+                )
+                .map(Hold::until)
             };
             let mut account = Account::default();
             let issued = |account: &mut Account, hour: i64, expected: bool, replaced: bool| {
@@ -444,19 +478,33 @@ mod tests {
             Some(6),
         );
         assert_eq!(until, UnixTime(7_200));
-        let held = hold(UnixTime(7_199), Reason::Lifetime, None, None, &account);
+        let held = hold(
+            UnixTime(7_199),
+            Reason::Lifetime,
+            None,
+            None,
+            None,
+            &account,
+        );
         assert_eq!(held, Some(Hold::BackOff { until }));
         assert_eq!(
-            hold(UnixTime(7_200), Reason::Lifetime, None, None, &account),
+            hold(
+                UnixTime(7_200),
+                Reason::Lifetime,
+                None,
+                None,
+                None,
+                &account
+            ),
             None
         );
         assert_eq!(
-            hold(UnixTime(1), Reason::RenewNow, Some(7), None, &account),
+            hold(UnixTime(1), Reason::RenewNow, Some(7), None, None, &account),
             None,
             "renew-now forgets the back-off"
         );
         assert_eq!(
-            hold(UnixTime(1), Reason::RenewNow, Some(6), None, &account),
+            hold(UnixTime(1), Reason::RenewNow, Some(6), None, None, &account),
             Some(Hold::BackOff { until }),
             "but once for each value"
         );
@@ -467,11 +515,11 @@ mod tests {
         let mut account = Account::default();
         let (mut now, mut issued) = (UnixTime(0), 0);
         while now.0 < 7 * 86_400 {
-            if hold(now, Reason::NoCertificate, None, None, &account).is_none() {
+            if hold(now, Reason::NoCertificate, None, None, None, &account).is_none() {
                 account.issued(
                     now,
                     now,
-                    is_expected(now, Reason::NoCertificate, None),
+                    is_expected(now, Reason::NoCertificate, None, None),
                     false,
                 );
                 account.issued(now + Duration::from_secs(1), now, false, false);
@@ -489,11 +537,11 @@ mod tests {
         for hour in 0..24 {
             let now = UnixTime(hour * 3_600);
             let leaf = leaf(now.0 - 60, now.0 + 90 * 86_400);
-            if hold(now, Reason::RenewalInfo, None, Some(&leaf), &account).is_none() {
+            if hold(now, Reason::RenewalInfo, None, Some(&leaf), None, &account).is_none() {
                 account.issued(
                     now,
                     now,
-                    is_expected(now, Reason::RenewalInfo, Some(&leaf)),
+                    is_expected(now, Reason::RenewalInfo, Some(&leaf), None),
                     false,
                 );
                 issued += 1;
@@ -507,10 +555,53 @@ mod tests {
                 Reason::RenewalInfo,
                 None,
                 Some(&old),
+                None,
                 &account
             ),
             None
         );
+    }
+
+    #[test]
+    fn by_a_clock_that_is_ahead_no_new_certificate_is_old_already() {
+        let (day, lifetime) = (86_400, 90 * 86_400);
+        for (reason, most) in [
+            (Reason::Lifetime, 1),
+            (Reason::RenewalInfo, 1 + UNSCHEDULED_A_WEEK),
+        ] {
+            let mut account = Account::default();
+            let (mut written, mut issued) = (None, 0);
+            for minute in 0..24 * 60 {
+                // The CA's clock is right, ours is seventy days ahead.
+                let right = UnixTime(minute * 60);
+                let now = right + Duration::from_secs(70 * 86_400);
+                let leaf = match written {
+                    None => leaf(right.0 - 10 * day, right.0 - 10 * day + lifetime),
+                    Some(at) => leaf(at, at + lifetime),
+                };
+                let at = written.map(|at: i64| UnixTime(at) + Duration::from_secs(70 * 86_400));
+                if hold(now, reason, None, Some(&leaf), at, &account).is_none() {
+                    let expected = is_expected(now, reason, Some(&leaf), at);
+                    account.issued(now, now, expected, true);
+                    (written, issued) = (Some(right.0), issued + 1);
+                }
+            }
+            assert_eq!(issued, most, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_clock_noted_that_was_ahead_is_not_believed() {
+        let (now, ahead) = (UnixTime(0), UnixTime(70 * 86_400));
+        let mut account = Account {
+            unscheduled: vec![ahead.0; UNSCHEDULED_A_WEEK],
+            ..Account::default()
+        };
+        account.failed(ahead, &Backoff::default(), None, false, None, None);
+        let held = |now| hold(now, Reason::NoCertificate, None, None, None, &account);
+        assert!(matches!(held(ahead), Some(Hold::BackOff { .. })));
+        assert_eq!(account.retry_at(now, None), None);
+        assert_eq!(held(now), None);
     }
 
     #[test]
@@ -521,6 +612,7 @@ mod tests {
             Reason::RenewNow,
             Some(7),
             Some(&leaf),
+            None,
             &Account::default(),
         );
         assert_eq!(
@@ -535,6 +627,7 @@ mod tests {
                 Reason::RenewNow,
                 Some(7),
                 Some(&leaf),
+                None,
                 &Account::default()
             ),
             None

@@ -40,6 +40,8 @@ pub struct IssuedBy {
     pub profile: Option<Box<str>>,
     /// The key type that the Secret asked for; `None` where it named none.
     pub key_type: Option<KeyType>,
+    /// The leaf that was written, and when by our own clock; missing where a former version wrote it.
+    pub written: Option<(Fingerprint, UnixTime)>,
 }
 
 /// The text is not a state value of this version.
@@ -69,6 +71,14 @@ impl IssuedBy {
     #[must_use]
     pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
         annotations.get(keys::ISSUED_BY)?.parse().ok()
+    }
+
+    /// When this leaf was written, if it was.
+    #[must_use]
+    pub fn wrote(&self, leaf: Fingerprint) -> Option<UnixTime> {
+        self.written
+            .filter(|(written, _)| *written == leaf)
+            .map(|(_, at)| at)
     }
 }
 
@@ -109,6 +119,10 @@ struct Wire {
     profile: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leaf: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
 }
 
 impl fmt::Display for IssuedBy {
@@ -118,6 +132,8 @@ impl fmt::Display for IssuedBy {
             names: self.names.iter().map(Name::to_string).collect(),
             profile: self.profile.as_ref().map(ToString::to_string),
             key_type: self.key_type.map(|key_type| key_type.to_string()),
+            leaf: self.written.map(|(leaf, _)| leaf.to_string()),
+            at: self.written.map(|(_, at)| at.to_string()),
         };
         f.write_str(&serde_json::to_string(&wire).map_err(|_| fmt::Error)?)
     }
@@ -134,11 +150,13 @@ impl FromStr for IssuedBy {
             .map(|name| name.parse())
             .collect::<Result<_, _>>();
         let key_type = wire.key_type.map(|key_type| key_type.parse()).transpose();
+        let written = wire.leaf.zip(wire.at);
         Ok(Self {
             issuer: wire.issuer.into(),
             names: names.map_err(|_| Foreign)?,
             profile: wire.profile.map(Into::into),
             key_type: key_type.map_err(|_| Foreign)?,
+            written: written.and_then(|(leaf, at)| Some((leaf.parse().ok()?, at.parse().ok()?))),
         })
     }
 }
@@ -159,12 +177,21 @@ mod tests {
 
     #[test]
     fn issued_by_comes_back() {
+        let hex = "01".repeat(32);
+        let written = format!(
+            r#"{{"issuer":"internal","names":[],"leaf":"{hex}","at":"1970-01-01T00:00:00Z"}}"#
+        );
         for text in [
             r#"{"issuer":"internal","names":[]}"#,
             r#"{"issuer":"letsencrypt","names":["shop.example.com","*.example.com","10.0.0.1"],"profile":"tlsserver","keyType":"rsa-2048"}"#,
+            &written,
         ] {
             assert_eq!(text.parse::<IssuedBy>().unwrap().to_string(), text);
         }
+        let leaf = Fingerprint([1; 32]);
+        let read: IssuedBy = written.parse().unwrap();
+        assert_eq!(read.wrote(leaf), Some(UnixTime(0)));
+        assert_eq!(read.wrote(Fingerprint([2; 32])), None);
         let newer = r#"{"issuer":"a","names":["a.example"],"account":"https://ca/1"}"#;
         assert_eq!(&*newer.parse::<IssuedBy>().unwrap().issuer, "a");
     }

@@ -16,6 +16,10 @@ pub enum Kind {
     DaemonSet,
     /// `v1` ReplicationController: its controller never replaces pods, so we do, one at a time.
     ReplicationController,
+    /// `apps/v1` ReplicaSet that belongs to nobody; its pods are replaced by us too.
+    ReplicaSet,
+    /// `argoproj.io/v1alpha1` Rollout, where the cluster has them: restarted by `spec.restartAt`.
+    Rollout,
 }
 
 /// A workload in the Secret's own namespace, written `deployment/web`.
@@ -47,17 +51,19 @@ pub enum RolloutMode {
 /// Why a text names no workload.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "expected kind/name with kind one of deployment, statefulset, daemonset, replicationcontroller"
+    "expected kind/name with kind one of deployment, statefulset, daemonset, replicationcontroller, replicaset, rollout"
 )]
 pub struct NotAWorkload;
 
 impl Kind {
     /// All kinds, in the order in which they are listed.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::Deployment,
         Self::StatefulSet,
         Self::DaemonSet,
         Self::ReplicationController,
+        Self::ReplicaSet,
+        Self::Rollout,
     ];
 
     /// Lower-case singular, as kubectl takes it.
@@ -68,6 +74,8 @@ impl Kind {
             Self::StatefulSet => "statefulset",
             Self::DaemonSet => "daemonset",
             Self::ReplicationController => "replicationcontroller",
+            Self::ReplicaSet => "replicaset",
+            Self::Rollout => "rollout",
         }
     }
 }
@@ -96,6 +104,8 @@ impl FromStr for WorkloadRef {
             "replicationcontroller" | "replicationcontrollers" | "rc" => {
                 Kind::ReplicationController
             }
+            "replicaset" | "replicasets" | "rs" => Kind::ReplicaSet,
+            "rollout" | "rollouts" | "ro" => Kind::Rollout,
             _ => return Err(NotAWorkload),
         };
         // RFC 1123 subdomain, as the API server demands of object names.

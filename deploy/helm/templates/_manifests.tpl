@@ -94,9 +94,7 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- with get $values $key }}{{ $_ := set $pod $key . }}{{ end }}
 {{- end }}
 {{- with $values.podLabels }}{{ $_ := set $template.metadata "labels" (merge $template.metadata.labels .) }}{{ end }}
-{{- /* A changed file restarts the operator, as the hash in the name does with kustomize. */ -}}
-{{- $sum := dict "checksum/config" (include "cert-renew.config" .root | sha256sum) }}
-{{- $_ := set $template.metadata "annotations" (merge $sum $values.podAnnotations) }}
+{{- with $values.podAnnotations }}{{ $_ := set $template.metadata "annotations" . }}{{ end }}
 {{- end }}
 
 {{/* The config file. */}}

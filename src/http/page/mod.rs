@@ -8,7 +8,6 @@ mod html;
 mod rows;
 
 use std::io::Write as _;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use axum::extract::{RawQuery, State as Shared};
@@ -65,7 +64,7 @@ async fn answered<R>(
 where
     R: FnOnce(&Answer, &Query) -> (&'static str, String, String) + Send + 'static,
 {
-    if !served.state.page.load(Ordering::Relaxed) {
+    if !served.state.config.borrow().metrics.page {
         let note = "the status page is switched off: metrics.page in the config\n";
         return (StatusCode::NOT_FOUND, note).into_response();
     }

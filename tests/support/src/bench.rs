@@ -144,6 +144,16 @@ impl Bench {
         Pebble::start(&ground, options).await
     }
 
+    /// Stops etcd and the API server, does something with etcd's data, and starts both again. For a bench of one's own.
+    ///
+    /// # Errors
+    /// When that fails, or they are not ready in time.
+    pub async fn restart(&self, meanwhile: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.kubernetes
+            .restart(&self.group, &self.control_plane, meanwhile)
+            .await
+    }
+
     /// A new client with every right (user `admin`, group `system:masters`). It belongs to the runtime of the caller,
     /// so that each test takes one of its own.
     ///

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::nameserver::program;
+use crate::nameserver::tool;
 use crate::process::Process;
 use crate::{Bench, eventually, ports, runtime};
 
@@ -105,7 +105,7 @@ impl DataPath {
             }
         };
         fs::write(&file, text(&Routes::new()))?;
-        let mut command = Command::new(program("nginx").await?);
+        let mut command = Command::new(tool("nginx").await?);
         command
             .args(["-e", "stderr", "-p"])
             .arg(&directory)
@@ -228,25 +228,42 @@ impl Bench {
     /// # Errors
     /// When the API server refuses.
     pub async fn install_gateway_api(&self) -> Result<()> {
+        let approved = "https://github.com/kubernetes-sigs/gateway-api/pull/3328";
+        self.define(&resource("HTTPRoute"), Some(approved)).await
+    }
+
+    /// Makes the API server know a kind with any spec and status, each with a subresource of its own.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn define(&self, resource: &ApiResource, approved: Option<&str>) -> Result<()> {
         let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-        let definition = json!({
+        let ApiResource {
+            group,
+            version,
+            kind,
+            plural,
+            ..
+        } = resource;
+        let mut definition = json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
-            "metadata": {
-                "name": "httproutes.gateway.networking.k8s.io",
-                "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/3328"},
-            },
+            "metadata": {"name": format!("{plural}.{group}")},
             "spec": {
-                "group": "gateway.networking.k8s.io",
+                "group": group,
                 "scope": "Namespaced",
-                "names": {"kind": "HTTPRoute", "plural": "httproutes", "singular": "httproute"},
+                "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
                 "versions": [{
-                    "name": "v1", "served": true, "storage": true,
+                    "name": version, "served": true, "storage": true,
                     "subresources": {"status": {}},
                     "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": open, "status": open}}},
                 }],
             },
         });
+        if let Some(approved) = approved {
+            let annotations = json!({"api-approved.kubernetes.io": approved});
+            definition["metadata"]["annotations"] = annotations;
+        }
         let gvk = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
         let api: Api<DynamicObject> = Api::all_with(self.client()?, &ApiResource::from_gvk(&gvk));
         let definition = serde_json::from_value(definition)?;
@@ -254,9 +271,9 @@ impl Bench {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             other => drop(other?),
         }
-        let routes: Api<DynamicObject> = Api::all_with(self.client()?, &resource("HTTPRoute"));
-        eventually(START_DEADLINE, "HTTPRoutes are known", async || {
-            routes.list(&ListParams::default()).await?;
+        let objects: Api<DynamicObject> = Api::all_with(self.client()?, resource);
+        eventually(START_DEADLINE, "the kind is known", async || {
+            objects.list(&ListParams::default()).await?;
             Ok(())
         })
         .await

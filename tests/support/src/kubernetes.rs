@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -38,11 +38,17 @@ const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy"
 
 /// The running programs and how to reach them.
 pub(crate) struct Kubernetes {
-    /// Kept for their destructors, in this order.
-    _processes: Vec<Arc<Process>>,
+    processes: Mutex<Processes>,
+    etcd: [SocketAddr; 2],
     pub(crate) server: SocketAddr,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) config: Config,
+}
+
+/// Kept for their destructors, in this order.
+struct Processes {
+    controllers: Vec<Arc<Process>>,
+    servers: [Arc<Process>; 2],
 }
 
 impl Kubernetes {
@@ -53,7 +59,7 @@ impl Kubernetes {
         nodes: usize,
     ) -> Result<Self> {
         let file = |name: &str| group.directory().join(name);
-        let (etcd, etcd_peer, server) = (ports::free()?, ports::free()?, ports::free()?);
+        let (etcd, server) = ([ports::free()?, ports::free()?], ports::free()?);
         let admin = kubeconfig(server, authority, "admin", Some("system:masters"))?;
         fs::write(file("kubeconfig"), &admin)?;
         // kwok has every right as well, but a name of its own keeps its requests out of the audit log.
@@ -75,69 +81,116 @@ impl Kubernetes {
 
         // A first attempt that has lost a port leaves data for other addresses.
         let _ = fs::remove_dir_all(file("etcd"));
-        let etcd_process = Process::spawn(
-            group,
-            "etcd",
-            etcd_command(control_plane, group.directory(), etcd, etcd_peer),
-        )?;
-        let command = api_server_command(control_plane, group.directory(), server, etcd);
-        let api_server = Process::spawn(group, "kube-apiserver", command)?;
         let config = Config::from_custom_kubeconfig(
             Kubeconfig::from_yaml(&admin)?,
             &KubeConfigOptions::default(),
         )
         .await?;
         let client = Client::try_from(config.clone())?;
-        let ready = api_server
-            .ready(START_DEADLINE, async || {
-                client
-                    .request_text(Request::get("/readyz").body(Vec::new())?)
-                    .await?;
-                Ok(())
-            })
-            .await;
-        // The API server ends when it does not find etcd: the cause comes first.
-        ready.map_err(|error| etcd_process.death().map_or(error, anyhow::Error::msg))?;
-
-        let manager = Process::spawn(
-            group,
-            "kube-controller-manager",
-            controller_manager_command(control_plane, group.directory()),
-        )?;
-        let mut command = Command::new(control_plane.program("kube-scheduler"));
-        command
-            .arg("--kubeconfig")
-            .arg(file("kube-scheduler.kubeconfig"));
-        command.args([
-            "--leader-elect=false",
-            "--secure-port=0",
-            "--kube-api-qps=2000",
-            "--kube-api-burst=4000",
-        ]);
-        let scheduler = Process::spawn(group, "kube-scheduler", command)?;
-        let mut command = Command::new(control_plane.program("kwok"));
-        command
-            .arg("--kubeconfig")
-            .arg(file("kwok.kubeconfig"))
-            .args([
-                "--manage-all-nodes=true",
-                "--cidr=10.0.0.0/16",
-                "--node-ip=10.255.0.1",
-            ]);
-        for stage in control_plane.stages()? {
-            command.arg("--config").arg(stage);
-        }
-        let kwok = Process::spawn(group, "kwok", command)?;
-        make_nodes(&client, nodes, &kwok).await?;
-        manager_ready(&client, &manager).await?;
-        let _processes = vec![manager, scheduler, kwok, api_server, etcd_process];
+        let servers = start_servers(group, control_plane, &client, server, etcd).await?;
+        let controllers = startcontrollers(group, control_plane)?;
+        make_nodes(&client, nodes, &controllers[2]).await?;
+        manager_ready(&client, &controllers[0]).await?;
         Ok(Self {
-            _processes,
+            processes: Mutex::new(Processes {
+                controllers: controllers.into(),
+                servers,
+            }),
+            etcd,
             server,
             kubeconfig: file("kubeconfig"),
             config,
         })
     }
+
+    /// Stops etcd and the API server, does something with etcd's data, and starts both again, and the controllers anew:
+    /// they do not notice when the past comes back.
+    pub(crate) async fn restart(
+        &self,
+        group: &Group,
+        control_plane: &ControlPlane,
+        meanwhile: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        {
+            let processes = lock(&self.processes);
+            for process in processes.servers.iter().chain(&processes.controllers) {
+                process.kill();
+            }
+        }
+        meanwhile(&group.directory().join("etcd"))?;
+        let client = Client::try_from(self.config.clone())?;
+        let servers = start_servers(group, control_plane, &client, self.server, self.etcd).await?;
+        let controllers = startcontrollers(group, control_plane)?;
+        *lock(&self.processes) = Processes {
+            controllers: controllers.into(),
+            servers,
+        };
+        Ok(())
+    }
+}
+
+/// The API server and etcd; ready when this returns.
+async fn start_servers(
+    group: &Group,
+    control_plane: &ControlPlane,
+    client: &Client,
+    server: SocketAddr,
+    [etcd, peer]: [SocketAddr; 2],
+) -> Result<[Arc<Process>; 2]> {
+    let command = etcd_command(control_plane, group.directory(), etcd, peer);
+    let etcd_process = Process::spawn(group, "etcd", command)?;
+    let command = api_server_command(control_plane, group.directory(), server, etcd);
+    let api_server = Process::spawn(group, "kube-apiserver", command)?;
+    let ready = api_server
+        .ready(START_DEADLINE, async || {
+            client
+                .request_text(Request::get("/readyz").body(Vec::new())?)
+                .await?;
+            Ok(())
+        })
+        .await;
+    // The API server ends when it does not find etcd: the cause comes first.
+    ready.map_err(|error| etcd_process.death().map_or(error, anyhow::Error::msg))?;
+    Ok([api_server, etcd_process])
+}
+
+/// The controller manager, the scheduler and kwok.
+fn startcontrollers(group: &Group, control_plane: &ControlPlane) -> Result<[Arc<Process>; 3]> {
+    let file = |name: &str| group.directory().join(name);
+    let manager = Process::spawn(
+        group,
+        "kube-controller-manager",
+        controller_manager_command(control_plane, group.directory()),
+    )?;
+    let mut command = Command::new(control_plane.program("kube-scheduler"));
+    command
+        .arg("--kubeconfig")
+        .arg(file("kube-scheduler.kubeconfig"));
+    command.args([
+        "--leader-elect=false",
+        "--secure-port=0",
+        "--kube-api-qps=2000",
+        "--kube-api-burst=4000",
+    ]);
+    let scheduler = Process::spawn(group, "kube-scheduler", command)?;
+    let mut command = Command::new(control_plane.program("kwok"));
+    command
+        .arg("--kubeconfig")
+        .arg(file("kwok.kubeconfig"))
+        .args([
+            "--manage-all-nodes=true",
+            "--cidr=10.0.0.0/16",
+            "--node-ip=10.255.0.1",
+        ]);
+    for stage in control_plane.stages()? {
+        command.arg("--config").arg(stage);
+    }
+    let kwok = Process::spawn(group, "kwok", command)?;
+    Ok([manager, scheduler, kwok])
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn etcd_command(

@@ -3,6 +3,7 @@
 //! It listens on port 53 of a loopback address of its own where this user may, so that it is found as every DNS server
 //! is: by the NS records of its zones. Elsewhere it takes a free port, which [`Nameserver::propagation`] then says.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::group::Group;
 use crate::process::Process;
@@ -26,6 +27,7 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 pub const TSIG_NAME: &str = "cert-renew-key";
 /// The key, as its owner writes it.
 pub const TSIG_KEY: &str = "c2l4dGVlbi1ieXRlcy1vZi1ub3RoaW5nLXNlY3JldC0=";
+/// What gets tools from Debian.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools.sh");
 
 /// A zone of a server.
@@ -198,7 +200,7 @@ async fn run(
     config: &Path,
     address: SocketAddr,
 ) -> Result<Arc<Process>> {
-    let mut command = Command::new(program("knotd").await?);
+    let mut command = Command::new(tool("knotd").await?);
     command.arg("-c").arg(config);
     let process = Process::spawn(group, name, command)?;
     process
@@ -210,21 +212,24 @@ async fn run(
     Ok(process)
 }
 
-/// The file of a program that `tests/tools.sh` gets.
-pub(crate) async fn program(name: &'static str) -> Result<PathBuf> {
+/// The file of a program or library that `tests/tools.sh` gets.
+///
+/// # Errors
+/// When it cannot be had: with what the script says.
+pub async fn tool(name: &'static str) -> Result<PathBuf> {
     // One at a time: two that get the same package would be in each other's way.
-    static KNOT: OnceCell<PathBuf> = OnceCell::const_new();
-    static NGINX: OnceCell<PathBuf> = OnceCell::const_new();
-    let cell = if name == "knotd" { &KNOT } else { &NGINX };
-    let get = async || {
-        let output = tokio::process::Command::new(TOOLS)
-            .arg(name)
-            .output()
-            .await?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "{TOOLS} {name}: {said}");
-        let path = String::from_utf8(output.stdout).context("a path")?;
-        Ok(PathBuf::from(path.trim()))
-    };
-    cell.get_or_try_init(get).await.cloned()
+    static FOUND: Mutex<BTreeMap<&str, PathBuf>> = Mutex::const_new(BTreeMap::new());
+    let mut found = FOUND.lock().await;
+    if let Some(path) = found.get(name) {
+        return Ok(path.clone());
+    }
+    let output = tokio::process::Command::new(TOOLS)
+        .arg(name)
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{TOOLS} {name}: {said}");
+    let path = PathBuf::from(String::from_utf8(output.stdout).context("a path")?.trim());
+    found.insert(name, path.clone());
+    Ok(path)
 }

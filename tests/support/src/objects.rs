@@ -239,7 +239,7 @@ impl Space {
                     status("desiredNumberScheduled"),
                     &["updatedNumberScheduled", "numberAvailable"],
                 ),
-                "ReplicationController" => {
+                "ReplicationController" | "ReplicaSet" => {
                     (replicas(&workload), &["replicas", "availableReplicas"])
                 }
                 _ => (

@@ -43,6 +43,8 @@ pub struct OperatorOptions {
     pub config: String,
     /// What the issuer `pebble` may issue: YAML of `allow`.
     pub allow: String,
+    /// More settings of that issuer: YAML lines.
+    pub issuer: String,
     /// Role files beside `rbac/`, for example `rbac/addons/eviction.yaml`.
     pub addons: Vec<String>,
     /// The API server's address as the operator sees it; a proxy may stand there.
@@ -53,6 +55,8 @@ pub struct OperatorOptions {
     pub log_level: String,
     /// More arguments of `run`.
     pub arguments: Vec<String>,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl OperatorOptions {
@@ -63,11 +67,13 @@ impl OperatorOptions {
             program: program.into(),
             config: "rollout: {settle: 0s, perWorkloadMinInterval: 0s}\n".into(),
             allow: "[{namespaces: [\"*\"], names: [\"**.example\"]}]".into(),
+            issuer: String::new(),
             addons: Vec::new(),
             api_server: None,
             directory: None,
             log_level: "debug".into(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
         .lease(LEASE)
     }
@@ -237,10 +243,11 @@ impl<'a> Operator<'a> {
             .unwrap_or_else(|| self.bench.pebble().directory());
         let text = format!(
             "class: {class}\nissuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
-             caBundle: {bundle}\n    profile: default\n    concurrency: {CONCURRENCY}\n    allow: {allow}\n{extra}",
+             caBundle: {bundle}\n    profile: default\n    concurrency: {CONCURRENCY}\n    allow: {allow}\n{issuer}{extra}",
             class = self.namespace,
             bundle = self.bench.ca_bundle().display(),
             allow = self.options.allow,
+            issuer = self.options.issuer,
             extra = self.options.config,
         );
         // At once and whole, as a mounted ConfigMap changes.
@@ -249,7 +256,7 @@ impl<'a> Operator<'a> {
         fs::rename(&unfinished, &self.config).context("replacing the config file")
     }
 
-    /// What is added to the config file from the next start on.
+    /// What is added to the config file from now on.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -286,6 +293,7 @@ impl<'a> Operator<'a> {
             // Neither a proxy nor a certificate store of the machine reaches it.
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .envs(self.options.environment.iter().cloned())
             .env("POD_NAME", &self.name)
             .env("RUST_BACKTRACE", "1")
             .env("KUBECONFIG", &self.kubeconfig);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::body::Body;
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -166,6 +166,10 @@ struct Shared {
     gone: AtomicBool,
     /// So many watches are still to be told that what they go on from is too old.
     expired: AtomicUsize,
+    /// How often the watches fell silent: those that were opened before the last time bring nothing more.
+    silences: AtomicUsize,
+    /// Watches from which something was withheld.
+    withheld: AtomicUsize,
     /// Every connection ends when it changes.
     cut: watch::Sender<usize>,
 }
@@ -191,6 +195,8 @@ impl Proxies {
             rule: Mutex::new(Arc::new(|_| Fault::Pass)),
             gone: AtomicBool::new(false),
             expired: AtomicUsize::new(0),
+            silences: AtomicUsize::new(0),
+            withheld: AtomicUsize::new(0),
             cut: watch::Sender::new(0),
         });
         let pebble = bench.pebble().directory();
@@ -252,6 +258,17 @@ impl Proxies {
         self.shared.cut();
     }
 
+    /// Lets all watches that are open stand and bring nothing more, as behind a device that has forgotten them.
+    pub fn silence(&self) {
+        self.shared.silences.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// From how many watches something was withheld by that.
+    #[must_use]
+    pub fn withheld(&self) -> usize {
+        self.shared.withheld.load(Ordering::SeqCst)
+    }
+
     /// Makes the API server unreachable at a request.
     #[must_use]
     pub fn vanish(&self) -> Action {
@@ -283,6 +300,24 @@ impl Proxies {
 impl Shared {
     fn cut(&self) {
         self.cut.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// A watch's answer, of which nothing more arrives once the watches have fallen silent.
+    fn until_silence(self: &Arc<Self>, answer: Response<Body>) -> Response<Body> {
+        let (shared, opened) = (Arc::clone(self), self.silences.load(Ordering::SeqCst));
+        answer.map(|body| {
+            let chunks = body.into_data_stream().then(move |chunk| {
+                let shared = Arc::clone(&shared);
+                async move {
+                    if shared.silences.load(Ordering::SeqCst) != opened {
+                        shared.withheld.fetch_add(1, Ordering::SeqCst);
+                        return std::future::pending().await;
+                    }
+                    chunk
+                }
+            });
+            Body::from_stream(chunks)
+        })
     }
 
     /// Whether a watch is to be told that the version it goes on from is too old.
@@ -379,16 +414,22 @@ async fn handle(
 ) -> Result<Response<Body>, Closed> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default();
+    let watches = query.contains("watch=true");
     if ["/leases", "/events", "/selfsubject"]
         .iter()
         .any(|it| path.contains(it))
-        || query.contains("watch=true")
+        || watches
     {
         shared.aside.fetch_add(1, Ordering::Relaxed);
-        if query.contains("watch=true") && shared.expires(query) {
+        if watches && shared.expires(query) {
             return Fault::status(410, "Expired").answer();
         }
-        return forward(shared, server, upstream, request).await;
+        let answer = forward(shared, server, upstream, request).await?;
+        return Ok(if watches {
+            shared.until_silence(answer)
+        } else {
+            answer
+        });
     }
     let seen = {
         let mut passed = lock(&shared.passed);

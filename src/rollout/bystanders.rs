@@ -1,0 +1,238 @@
+//! Pods and Jobs that use a Secret and that nobody can roll. They are named, never touched.
+//!
+//! A pod without a controller and a Job keep their template for life. What a CronJob starts is left out: its next run has
+//! the new leaf. It needs the rights of rbac/addons/eviction.yaml; without them nobody is named.
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube::api::ListParams;
+use kube::core::Request;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{Error, call};
+use super::references::{PodSpec, Reference};
+use super::run::Roller;
+use super::steps::{Request as Wanted, Verdict};
+use super::workload::{Condition, Meta, Template};
+use crate::secret::workload::RolloutMode;
+use crate::time::UnixTime;
+
+/// Objects asked for at a time: a pod is some 10 KB of JSON.
+const PAGE: u32 = 100;
+/// Pods that have ended use nothing any more, and those that have not begun will have the new leaf.
+const ALIVE: &str = "status.phase=Running";
+
+/// A pod or a Job that nobody replaces.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bystander {
+    kind: &'static str,
+    name: Box<str>,
+    created: Option<UnixTime>,
+    references: Vec<Reference>,
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    metadata: ListMeta,
+    items: Option<Vec<T>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodWire {
+    metadata: Meta,
+    spec: PodSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct JobWire {
+    metadata: Meta,
+    spec: JobSpec,
+    status: JobStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct JobSpec {
+    suspend: Option<bool>,
+    template: Template,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct JobStatus {
+    conditions: Option<Vec<Condition>>,
+}
+
+impl Roller {
+    /// The pods and Jobs of a namespace that nobody replaces; none of a kind that we may not list.
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub async fn bystanders(&self, namespace: &str) -> Result<Vec<Bystander>, Error> {
+        let pods = self.pages::<PodWire>("/api/v1", "pods", namespace, ALIVE);
+        let pods = self.absent.unless("pods", namespace, pods).await?;
+        let jobs = self.pages::<JobWire>("/apis/batch/v1", "jobs", namespace, "");
+        let jobs = self.absent.unless("jobs", namespace, jobs).await?;
+        let pods = pods.into_iter().filter_map(PodWire::read);
+        Ok(pods
+            .chain(jobs.into_iter().filter_map(JobWire::read))
+            .collect())
+    }
+
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        group: &str,
+        plural: &'static str,
+        namespace: &str,
+        fields: &str,
+    ) -> Result<Vec<T>, Error> {
+        let mut params = ListParams::default().limit(PAGE).fields(fields);
+        let mut found = Vec::new();
+        loop {
+            let path = format!("{group}/namespaces/{namespace}/{plural}");
+            let list = || async {
+                let request = Request::new(&path).list(&params);
+                let request = request.map_err(kube::Error::BuildRequest)?;
+                self.client.request::<Page<T>>(request).await
+            };
+            let page = call("list", &plural, namespace, list).await?;
+            found.extend(page.items.into_iter().flatten());
+            match page.metadata.continue_ {
+                Some(token) if !token.is_empty() => params.continue_token = Some(token),
+                _ => return Ok(found),
+            }
+        }
+    }
+}
+
+impl PodWire {
+    fn read(self) -> Option<Bystander> {
+        self.metadata.bystander("pod", &self.spec)
+    }
+}
+
+impl JobWire {
+    fn read(self) -> Option<Bystander> {
+        let mut conditions = self.status.conditions.iter().flatten();
+        let ended = conditions.any(|it| it.is_true("Complete") || it.is_true("Failed"));
+        if ended || self.spec.suspend == Some(true) {
+            return None;
+        }
+        let spec = self.spec.template.spec.unwrap_or_default();
+        self.metadata.bystander("job", &spec)
+    }
+}
+
+impl Meta {
+    fn bystander(self, kind: &'static str, spec: &PodSpec) -> Option<Bystander> {
+        let references = spec.references();
+        let concerned = !references.is_empty()
+            && !self.is_controlled()
+            && !self.is_leaving()
+            && !self.has_opted_out();
+        concerned.then(|| Bystander {
+            kind,
+            created: self.created(),
+            name: self.name,
+            references,
+        })
+    }
+}
+
+impl Bystander {
+    /// Whether it uses the Secret, and has an earlier leaf of it.
+    fn uses(&self, request: &Wanted) -> bool {
+        let newer = |written| self.created.is_some_and(|created| created > written);
+        let takes = |it: &Reference| it.secret == request.secret && it.takes(&request.keys);
+        !request.written.is_some_and(newer) && self.references.iter().any(takes)
+    }
+}
+
+impl fmt::Display for Bystander {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind, self.name)
+    }
+}
+
+/// Whether there may be anybody to be named: the leaf is another one, and its users do not look after themselves.
+#[must_use]
+pub fn leaves_behind(request: &Wanted, verdict: &Verdict) -> bool {
+    let changed = || {
+        let had = request.rolled_out?.fingerprint();
+        Some(had != Some(request.leaf))
+    };
+    request.mode != RolloutMode::None
+        && match verdict {
+            Verdict::Roll => true,
+            Verdict::NothingRefers => changed() == Some(true),
+            Verdict::UpToDate | Verdict::FirstSight | Verdict::Halted(_) => false,
+        }
+}
+
+/// Those that keep an earlier leaf of this Secret.
+#[must_use]
+pub fn left_behind(request: &Wanted, all: &[Bystander]) -> Vec<String> {
+    let using = all.iter().filter(|it| it.uses(request));
+    using.map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(metadata: Value) -> Option<Bystander> {
+        let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": "tls"}}]});
+        let pod = json!({"metadata": metadata, "spec": spec});
+        serde_json::from_value::<PodWire>(pod).unwrap().read()
+    }
+
+    fn job(owners: Value, suspend: bool, condition: &str) -> Option<Bystander> {
+        let env = json!([{"secretRef": {"name": "tls"}}]);
+        let template = json!({"spec": {"containers": [{"name": "c", "envFrom": env}]}});
+        let job = json!({
+            "metadata": {"name": "import", "ownerReferences": owners},
+            "spec": {"suspend": suspend, "template": template},
+            "status": {"conditions": [{"type": condition, "status": "True"}]}});
+        serde_json::from_value::<JobWire>(job).unwrap().read()
+    }
+
+    #[test]
+    fn nobody_replaces_a_bare_pod_or_a_job() {
+        let named = |found: Option<Bystander>| found.map(|it| it.to_string());
+        assert_eq!(
+            named(pod(json!({"name": "debug"}))).as_deref(),
+            Some("pod/debug")
+        );
+        assert_eq!(
+            named(job(json!(null), false, "SuccessCriteriaMet")).as_deref(),
+            Some("job/import")
+        );
+        let owned = json!([{"kind": "X", "name": "x", "controller": true}]);
+        for (why, found) in [
+            (
+                "owned",
+                pod(json!({"name": "web", "ownerReferences": owned})),
+            ),
+            (
+                "leaving",
+                pod(json!({"name": "web", "deletionTimestamp": "2026-01-01T00:00:00Z"})),
+            ),
+            (
+                "opted out",
+                pod(json!({"name": "web", "annotations": {"cert-renew.io/rollout": "none"}})),
+            ),
+            ("of a CronJob", job(owned, false, "")),
+            ("suspended", job(json!(null), true, "")),
+            ("ended well", job(json!(null), false, "Complete")),
+            ("ended badly", job(json!(null), false, "Failed")),
+        ] {
+            assert_eq!(found, None, "{why}");
+        }
+    }
+}

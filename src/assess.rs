@@ -382,7 +382,7 @@ impl Assessment {
             account: self.account,
             wish: self.wish(),
             rollout_blocked: self.rollout_blocked,
-            halted: self.halted.is_some(),
+            halted: self.halted.as_ref().is_some_and(|note| !note.resumed),
             problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),
             problem_texts: if texts.is_empty() {
                 0

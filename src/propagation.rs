@@ -5,6 +5,7 @@
 //! valid now, or is itself due for an issue. `rolled-out` is written last: until then the rollout stays due.
 
 mod confirm;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -12,7 +13,6 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
-use k8s_openapi::api::core::v1::ObjectReference;
 
 use self::confirm::{Conclusion, Rolled};
 use crate::assess::{self, Assessment};
@@ -22,16 +22,13 @@ use crate::cluster::{self, chain};
 use crate::config::Labels;
 use crate::context::Context;
 use crate::index::{Entry, Finished, Key, LeafFacts};
-use crate::metrics::RolloutResult;
 use crate::pair;
-use crate::rollout::{
-    self, HaltNote, Happening, Outcome, Proof, Remark, Request, Step, Verdict, Workload,
-};
+use crate::rollout::{self, HaltNote, Outcome, Proof, Request, Step, Verdict, Workload};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
-use crate::secret::workload::{Kind, RolloutMode};
+use crate::secret::workload::RolloutMode;
 use crate::ticket::{Planning, Ticket};
 use crate::time::UnixTime;
 
@@ -96,9 +93,9 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
     );
     drop(planning);
     for remark in &plan.remarks {
-        tell_remark(&context, &open, remark);
+        tell::remark(&context, &open, remark);
     }
-    tell_restarted(&context, &open, &plan.remarks);
+    tell::restarted(&context, &open, &plan.remarks);
     let mut rolling: Vec<Box<str>> = Vec::new();
     let mut behind: Vec<&Request> = Vec::new();
     for (request, (secret, verdict)) in requests.iter().zip(plan.verdicts) {
@@ -126,7 +123,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
         }
     }
     futures::join!(
-        tell_left_behind(&context, &namespace, &behind),
+        tell::left_behind(&context, &namespace, &behind),
         carry_out(&context, &namespace, &requests, rolling, plan.steps, open)
     );
 }
@@ -397,7 +394,7 @@ async fn carry_out(
         namespace,
         &secrets,
         steps,
-        |happening| tell(context, namespace, &happening),
+        |happening| tell::happening(context, namespace, &happening),
         move |secret, outcome| {
             // The receiver lives as long as this call.
             let _ = sender.send((Box::<str>::from(secret), outcome));
@@ -542,137 +539,4 @@ async fn write(
         }
     }
     secrets::patch(client, &head, &changes).await.map(drop)
-}
-
-fn tell(context: &Context, namespace: &str, happening: &Happening<'_>) {
-    let (step, reason, note) = match happening {
-        Happening::Rolled(step, took) => {
-            context
-                .metrics
-                .rollout(step.workload.id.kind, RolloutResult::Rolled);
-            context.metrics.rollout_took(step.workload.id.kind, *took);
-            let seconds = took.as_secs();
-            (
-                step,
-                Reason::RolledOut,
-                format!("available with the new certificate after {seconds} s"),
-            )
-        }
-        Happening::Reloaded(step, pods) => {
-            context
-                .metrics
-                .rollout(step.workload.id.kind, RolloutResult::Reloaded);
-            let note = format!("{pods} pods were asked to reload, and did");
-            (step, Reason::Reloaded, note)
-        }
-        Happening::Unchanged(step) => {
-            context
-                .metrics
-                .rollout(step.workload.id.kind, RolloutResult::Unchanged);
-            return;
-        }
-        Happening::Failed(step, why) => {
-            context
-                .metrics
-                .rollout(step.workload.id.kind, RolloutResult::Failed);
-            (step, Reason::RolloutFailed, (*why).to_owned())
-        }
-    };
-    let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
-    tracing::info!(namespace, workload = %step.workload.id, ?secrets, note, "{reason}");
-    let note = format!("{note} (Secret {})", secrets.join(", "));
-    context.events.on(reference(namespace, step), reason, &note);
-}
-
-fn reference(namespace: &str, step: &Step) -> ObjectReference {
-    let id = &step.workload.id;
-    let (api_version, kind) = match id.kind {
-        Kind::Deployment => ("apps/v1", "Deployment"),
-        Kind::StatefulSet => ("apps/v1", "StatefulSet"),
-        Kind::DaemonSet => ("apps/v1", "DaemonSet"),
-        Kind::ReplicationController => ("v1", "ReplicationController"),
-        Kind::ReplicaSet => ("apps/v1", "ReplicaSet"),
-        Kind::Rollout => ("argoproj.io/v1alpha1", "Rollout"),
-    };
-    ObjectReference {
-        api_version: Some(api_version.into()),
-        kind: Some(kind.into()),
-        namespace: Some(namespace.to_owned()),
-        name: Some(id.name.to_string()),
-        uid: Some(step.workload.uid.to_string()),
-        ..ObjectReference::default()
-    }
-}
-
-/// What a user should hear of although no workload is rolled for it.
-fn tell_remark(context: &Context, open: &Open, remark: &Remark) {
-    let (Remark::Missing { secret, .. }
-    | Remark::OptedOut { secret, .. }
-    | Remark::Restarted { secret, .. }
-    | Remark::Newer { secret, .. }) = remark;
-    let Some((ticket, Held { head, .. })) = open.get(secret) else {
-        return;
-    };
-    tracing::info!(secret = %ticket.key(), "{remark}");
-    if matches!(remark, Remark::Missing { .. }) {
-        let note = format!(
-            "{remark}, although the annotation {} names it",
-            keys::WORKLOADS
-        );
-        context
-            .events
-            .secret(ticket.key(), head.uid(), Reason::WorkloadMissing, &note);
-    }
-}
-
-/// Says which workloads are restarted although their Secret says `post:`. One Event for all of a Secret: a second one of
-/// the same reason would only be counted.
-fn tell_restarted(context: &Context, open: &Open, remarks: &[Remark]) {
-    let mut restarted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for remark in remarks {
-        if let Remark::Restarted { secret, .. } = remark {
-            restarted
-                .entry(secret)
-                .or_default()
-                .push(remark.to_string());
-        }
-    }
-    for (secret, texts) in restarted {
-        if let Some((ticket, held)) = open.get(secret) {
-            let (key, uid, note) = (ticket.key(), held.head.uid(), texts.join("; "));
-            context.events.secret(key, uid, Reason::CannotReload, &note);
-        }
-    }
-}
-
-/// Says which pods and Jobs have an earlier leaf and keep it. Nothing waits for it, and nothing depends on it.
-async fn tell_left_behind(context: &Context, namespace: &Arc<str>, requests: &[&Request]) {
-    if requests.is_empty() {
-        return;
-    }
-    let all = match context.roller().bystanders(namespace).await {
-        Ok(all) => all,
-        Err(error) => {
-            let text = chain(&error);
-            tracing::info!(%namespace, error = text, "not known which pods and Jobs nobody can restart");
-            return;
-        }
-    };
-    for request in requests {
-        let names = rollout::left_behind(request, &all);
-        if names.is_empty() {
-            continue;
-        }
-        let key = Key {
-            namespace: Arc::clone(namespace),
-            name: (*request.secret).into(),
-        };
-        let note = format!(
-            "nobody restarts {}: they have an earlier certificate until they are started anew",
-            names.join(", ")
-        );
-        tracing::info!(secret = %key, note, "left behind");
-        let events = &context.events;
-        events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
-    }
 }

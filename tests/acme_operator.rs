@@ -532,7 +532,7 @@ async fn the_link_that_ends_a_pause_reaches_the_user() -> Result<()> {
 }
 
 /// Runs a command with the administrator's rights; what it prints, and whether all was well.
-fn command(bench: &Bench, arguments: &[&str]) -> Result<(String, bool)> {
+pub(crate) fn command(bench: &Bench, arguments: &[&str]) -> Result<(String, bool)> {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_cert-renew"))
         .args(arguments)
         .env("KUBECONFIG", bench.kubeconfig())

@@ -19,7 +19,7 @@ use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, thro
 use tokio::task::JoinHandle;
 
 use crate::renewal::{leaf, options, rolled_out};
-use crate::rollout::{SOON, config, due, pods_of, ready, roll_with};
+use crate::rolling::{SOON, config, due, pods_of, ready, roll_with};
 
 /// Long enough for a restart that should not be to show itself.
 const QUIET: Duration = Duration::from_secs(3);

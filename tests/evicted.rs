@@ -15,7 +15,7 @@ use test_bench::objects::{FRESH, Reference, Space, pair, workload};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, tally, throughout};
 
 use crate::renewal::{options, rolled_out};
-use crate::rollout::{
+use crate::rolling::{
     SOON, config, counted, due, is_ready, make, merge, pods_of, ready, roll, roll_with,
 };
 

@@ -20,7 +20,7 @@ use test_bench::{Bench, Operator, Result, ensure, eventually, tally, throughout}
 
 use crate::install::kubectl;
 use crate::renewal::{annotation, leaf, options, rolled_out};
-use crate::rollout::{SOON, config, counted, due, full, make, ready, roll_by, roll_with};
+use crate::rolling::{SOON, config, counted, due, full, make, ready, roll_by, roll_with};
 
 /// Long enough for what should not be to show itself.
 const QUIET: Duration = Duration::from_secs(3);

@@ -30,6 +30,7 @@ mod propagation;
 mod reload;
 mod renewal;
 mod rights;
+mod rolling;
 mod rollout;
 mod routes;
 mod scene;

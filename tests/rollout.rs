@@ -4,218 +4,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cert_renew::certificate::Fingerprint;
 use cert_renew::config::RolloutConfig;
-use cert_renew::rollout::{self, Happening, Outcome, Request, Roller, leaf_annotation};
-use cert_renew::secret::state::RolledOut;
-use cert_renew::secret::workload::{RolloutMode, WorkloadRef};
+use cert_renew::rollout::{self, Outcome, Request, Roller, leaf_annotation};
+use cert_renew::secret::workload::WorkloadRef;
 use cert_renew::time::UnixTime;
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Config, ResourceExt as _};
 use serde_json::{Value, json};
-use test_bench::objects::{Reference, Space, workload};
+use test_bench::objects::Space;
 use test_bench::{Bench, Result, ensure, eventually};
 
-/// Far more than a rollout of some fake pods takes.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+use crate::rolling::{
+    SOON, config, counted, due, full, is_ready, make, merge, pods_of, ready, roll, roll_by,
+    roll_with,
+};
+
 const KINDS: [&str; 4] = [
     "Deployment",
     "StatefulSet",
     "DaemonSet",
     "ReplicationController",
 ];
-
-pub(crate) fn config() -> RolloutConfig {
-    RolloutConfig {
-        concurrency: 8,
-        per_namespace: 4,
-        per_workload_min_interval: Duration::ZERO,
-        settle: Duration::ZERO,
-        canary_workloads: 1,
-        progress_timeout: Duration::from_secs(20),
-        ..RolloutConfig::default()
-    }
-}
-
-/// A due rollout: the workloads have one leaf, the Secret holds another.
-pub(crate) fn due(secret: &str, leaf: &str) -> Request {
-    let not_after = UnixTime(UnixTime::now().0 + 86_400);
-    Request {
-        secret: secret.into(),
-        uid: "".into(),
-        leaf: Fingerprint::of(leaf.as_bytes()),
-        not_after,
-        rolled_out: Some(RolledOut::Leaf {
-            fingerprint: Fingerprint::of(b"the old one"),
-            not_after,
-        }),
-        remembered: None,
-        halted: None,
-        mode: RolloutMode::Restart,
-        workloads: Vec::new(),
-        keys: Vec::new(),
-        written: None,
-    }
-}
-
-/// What a rollout came to.
-#[derive(Debug, Default)]
-pub(crate) struct Came {
-    pub(crate) outcomes: BTreeMap<String, Outcome>,
-    /// In their order, as `rolled deployment/web`.
-    pub(crate) happened: Vec<String>,
-}
-
-impl Came {
-    pub(crate) fn done(&self, secret: &str) -> bool {
-        matches!(self.outcomes[secret], Outcome::Done)
-    }
-
-    pub(crate) fn halted(&self, secret: &str) -> (String, &str) {
-        match &self.outcomes[secret] {
-            Outcome::Halted(workload, why) => (workload.to_string(), why),
-            other => panic!("expected a halt, was {other:?}"),
-        }
-    }
-}
-
-pub(crate) async fn roll_with(
-    client: Client,
-    namespace: &str,
-    config: &RolloutConfig,
-    requests: &[Request],
-) -> Result<Came> {
-    let roller = Roller::new(client.clone(), config);
-    roll_by(&roller, client, namespace, config, requests).await
-}
-
-pub(crate) async fn roll_by(
-    roller: &Roller,
-    client: Client,
-    namespace: &str,
-    config: &RolloutConfig,
-    requests: &[Request],
-) -> Result<Came> {
-    let workloads = rollout::list(&client, namespace).await?;
-    let plan = rollout::plan(UnixTime::now(), requests, &workloads, config);
-    let secrets: Vec<Box<str>> = requests
-        .iter()
-        .map(|request| request.secret.clone())
-        .collect();
-    let mut came = Came::default();
-    let mut happened = Vec::new();
-    let tell = |happening: Happening<'_>| {
-        let (what, step) = match happening {
-            Happening::Rolled(step, _) => ("rolled", step),
-            Happening::Reloaded(step, _) => ("reloaded", step),
-            Happening::Unchanged(step) => ("unchanged", step),
-            Happening::Failed(step, _) => ("failed", step),
-        };
-        happened.push(format!("{what} {}", step.workload.id));
-    };
-    let ended = |secret: &str, outcome: Outcome| {
-        came.outcomes.insert(secret.to_owned(), outcome);
-    };
-    roller
-        .roll(namespace, &secrets, plan.steps, tell, ended)
-        .await;
-    came.happened = happened;
-    Ok(came)
-}
-
-pub(crate) async fn roll(space: &Space, request: Request) -> Result<Came> {
-    roll_with(space.client.clone(), &space.name, &config(), &[request]).await
-}
-
-/// Makes a workload with changes at these JSON pointers.
-pub(crate) async fn make(
-    space: &Space,
-    kind: &str,
-    name: &str,
-    secret: &str,
-    changes: &[(&str, Value)],
-) -> Result<()> {
-    let mut object = workload(kind, name, 2, Reference::Volume, secret);
-    for (pointer, value) in changes {
-        let (parent, key) = pointer.rsplit_once('/').expect("a JSON pointer");
-        object.pointer_mut(parent).expect("its parent")[key] = value.clone();
-    }
-    let object: DynamicObject = serde_json::from_value(object)?;
-    space
-        .workloads(kind)
-        .create(&PostParams::default(), &object)
-        .await?;
-    Ok(())
-}
-
-pub(crate) async fn pods_of(space: &Space, name: &str) -> Result<Vec<Pod>> {
-    let api: Api<Pod> = Api::namespaced(space.client.clone(), &space.name);
-    let list = api
-        .list(&ListParams::default().labels(&format!("app={name}")))
-        .await?;
-    Ok(list
-        .items
-        .into_iter()
-        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-        .collect())
-}
-
-pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .any(|it| it.type_ == "Ready" && it.status == "True")
-}
-
-pub(crate) async fn ready(space: &Space, name: &str, count: usize) -> Result<BTreeSet<String>> {
-    eventually(
-        SOON,
-        &format!("{count} pods of {name} are ready"),
-        async || {
-            let pods = pods_of(space, name).await?;
-            let ready: BTreeSet<String> = pods
-                .iter()
-                .filter(|pod| is_ready(pod))
-                .filter_map(|pod| pod.uid())
-                .collect();
-            ensure!(
-                ready.len() == count && pods.len() == count,
-                "{} of {} are",
-                ready.len(),
-                pods.len()
-            );
-            Ok(ready)
-        },
-    )
-    .await
-}
-
-/// Waits until the controllers have counted these workloads' pods as available, a moment after the pods are ready.
-pub(crate) async fn counted(space: &Space, names: &[&str]) -> Result<()> {
-    eventually(SOON, "the workloads are available", async || {
-        let workloads = rollout::list(&space.client, &space.name).await?;
-        for name in names {
-            let found = workloads
-                .iter()
-                .find(|workload| &*workload.id.name == *name);
-            ensure!(
-                found.is_some_and(|workload| workload.is_available()),
-                "{name} is not"
-            );
-        }
-        Ok(())
-    })
-    .await
-}
 
 /// Ready workloads of every kind, as `kind` in lower case.
 async fn one_of_each(space: &Space, secret: &str) -> Result<()> {
@@ -230,14 +45,6 @@ async fn one_of_each(space: &Space, secret: &str) -> Result<()> {
         )
         .await?;
     }
-    Ok(())
-}
-
-pub(crate) async fn merge(space: &Space, kind: &str, name: &str, patch: Value) -> Result<()> {
-    space
-        .workloads(kind)
-        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-        .await?;
     Ok(())
 }
 
@@ -414,7 +221,7 @@ async fn pods_that_a_partition_holds_back_are_not_waited_for() -> Result<()> {
 }
 
 /// A client that may do in this namespace what these rules say.
-pub(crate) async fn restricted(bench: &Bench, space: &Space, rules: Value) -> Result<Client> {
+async fn restricted(bench: &Bench, space: &Space, rules: Value) -> Result<Client> {
     let metadata = json!({"name": "restricted"});
     let role: Role = serde_json::from_value(json!({"metadata": metadata, "rules": rules}))?;
     Api::namespaced(space.client.clone(), &space.name)
@@ -559,6 +366,28 @@ async fn who_restarted_it_after_the_write_has_done_our_work() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_workload_that_was_made_after_the_write_is_not_restarted() -> Result<()> {
+    let space = Space::new(Bench::shared().await?.client()?, "newer", "").await?;
+    make(&space, "Deployment", "before", "tls", &[]).await?;
+    ready(&space, "before", 2).await?;
+    // The API server's clock has whole seconds: only a later one is certainly after the write.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let written = UnixTime::now();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    make(&space, "Deployment", "after", "tls", &[]).await?;
+    ready(&space, "after", 2).await?;
+    let request = Request {
+        written: Some(written),
+        ..due("tls", "new")
+    };
+    let came = roll(&space, request).await?;
+    assert!(came.done("tls"), "{came:?}");
+    assert_eq!(came.happened, ["rolled deployment/before"]);
+    assert_eq!(space.generation("Deployment", "after").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_controller_that_takes_the_annotation_away_is_not_raced_with() -> Result<()> {
     let space = Space::new(Bench::shared().await?.client()?, "revert", "").await?;
     make(&space, "Deployment", "owned", "tls", &[]).await?;
@@ -631,26 +460,6 @@ async fn a_controller_that_takes_the_annotation_away_is_not_raced_with() -> Resu
     let generation = space.generation("Deployment", "owned").await?;
     assert!((20..=21).contains(&generation), "{generation}");
     Ok(())
-}
-
-/// Allows no more pods than there are.
-pub(crate) async fn full(space: &Space, pods: usize) -> Result<()> {
-    let quota = json!({"metadata": {"name": "full"}, "spec": {"hard": {"pods": pods.to_string()}}});
-    let quotas: Api<ResourceQuota> = Api::namespaced(space.client.clone(), &space.name);
-    quotas
-        .create(&PostParams::default(), &serde_json::from_value(quota)?)
-        .await?;
-    eventually(SOON, "the quota counts", async || {
-        let status = quotas.get("full").await?.status.unwrap_or_default();
-        let used = status.used.unwrap_or_default();
-        ensure!(
-            used.get("pods")
-                .is_some_and(|used| used.0 == pods.to_string()),
-            "{used:?}"
-        );
-        Ok(())
-    })
-    .await
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::way::Place;
 use super::{CommandResult, Failure, block_on};
 use crate::name::Name;
+use crate::rollout::HaltNote;
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
 use crate::secret::thin::{CertificateState, ThinSecret};
@@ -119,11 +120,20 @@ pub(super) fn resume(args: Resume) -> CommandResult {
         let client = args.place.client().await?;
         let (namespace, name) = args.place.of(&client, &args.secret);
         let secret = get(&client, &namespace, &name).await?;
-        let Some(halted) = secret.head.annotation(keys::ROLLOUT_HALTED) else {
+        let halted = secret.head.annotation(keys::ROLLOUT_HALTED);
+        let Some(halted) = halted.filter(|halted| HaltNote::holds(halted)) else {
             println!("{namespace}/{name}: its rollout is not halted");
             return Ok(ExitCode::SUCCESS);
         };
-        let patch = json!({"metadata": {"annotations": {keys::ROLLOUT_HALTED: null}}});
+        // Without the note the workload that failed would be the first again, and hold the others back again.
+        let resumed = halted.parse().ok().map(|note: HaltNote| {
+            let note = HaltNote {
+                resumed: true,
+                ..note
+            };
+            note.to_string()
+        });
+        let patch = json!({"metadata": {"annotations": {keys::ROLLOUT_HALTED: resumed}}});
         annotate(&client, &namespace, &name, &patch).await?;
         println!("{namespace}/{name}: goes on; it was halted at {halted}");
         Ok(ExitCode::SUCCESS)
@@ -275,7 +285,7 @@ impl Progress {
             (Some(had), _) if had.fingerprint() == Some(leaf.fingerprint) => {
                 Self::Done(leaf.not_after)
             }
-            (_, Some(halted)) => Self::Halted(shown(halted)),
+            (_, Some(halted)) if HaltNote::holds(halted) => Self::Halted(shown(halted)),
             _ => Self::Renewed(leaf.not_after),
         }
     }

@@ -21,6 +21,7 @@ use super::{CommandResult, Failure, block_on};
 use crate::certificate::{Leaf, Unreadable};
 use crate::cluster::chain;
 use crate::duration;
+use crate::rollout::HaltNote;
 use crate::schedule::budget::hash;
 use crate::schedule::due::{self, Inputs, Never};
 use crate::secret::keys;
@@ -290,7 +291,8 @@ fn rollout(
     leaf: &Result<Leaf, Unreadable>,
     annotations: &BTreeMap<String, String>,
 ) -> &'static str {
-    if annotations.contains_key(keys::ROLLOUT_HALTED) {
+    let halted = annotations.get(keys::ROLLOUT_HALTED);
+    if halted.is_some_and(|note| HaltNote::holds(note)) {
         return "halted";
     }
     match (leaf, RolledOut::read(annotations)) {

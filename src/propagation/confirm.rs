@@ -165,7 +165,9 @@ impl Rolled<'_> {
         let outcome = Mutex::new(Outcome::Done);
         let set = |ended| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = ended;
         let secrets = std::slice::from_ref(&self.request.secret);
-        let told = |happening: rollout::Happening<'_>| tell(context, &key.namespace, &happening);
+        let told = |happening: rollout::Happening<'_>| {
+            tell::happening(context, &key.namespace, &happening)
+        };
         let roller = context.roller();
         roller
             .roll(&key.namespace, secrets, steps, told, |_, ended| set(ended))

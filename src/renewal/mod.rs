@@ -796,16 +796,16 @@ impl Fresh {
         self.secret.head.uid()
     }
 
+    /// When the leaf that is there was written, if we wrote it.
+    fn written(&self) -> Option<UnixTime> {
+        let leaf = self.assessment.leaf.as_ref().ok()?;
+        self.assessment.issued_by.as_ref()?.wrote(leaf.fingerprint)
+    }
+
     /// What the assessment says of names that are not allowed.
     fn refusal(&self) -> String {
         let problems = self.assessment.problems.iter();
         let names = problems.filter(|problem| &*problem.key == keys::NAMES);
         names.map(ToString::to_string).collect()
-    }
-
-    /// When the leaf that is there was written, if we wrote it.
-    fn written(&self) -> Option<UnixTime> {
-        let leaf = self.assessment.leaf.as_ref().ok()?;
-        self.assessment.issued_by.as_ref()?.wrote(leaf.fingerprint)
     }
 }

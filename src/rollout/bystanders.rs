@@ -15,7 +15,7 @@ use super::error::{Error, call};
 use super::references::{PodSpec, Reference};
 use super::run::Roller;
 use super::steps::{Request as Wanted, Verdict};
-use super::workload::{Condition, Meta, Template};
+use super::wire::{Condition, Meta, Template};
 use crate::secret::workload::RolloutMode;
 use crate::time::UnixTime;
 
@@ -73,14 +73,11 @@ impl Roller {
     /// # Errors
     /// When the API server does not say.
     pub async fn bystanders(&self, namespace: &str) -> Result<Vec<Bystander>, Error> {
-        let pods = self.pages::<PodWire>("/api/v1", "pods", namespace, ALIVE);
+        let pods = self.pages("/api/v1", "pods", namespace, ALIVE, PodWire::read);
         let pods = self.absent.unless("pods", namespace, pods).await?;
-        let jobs = self.pages::<JobWire>("/apis/batch/v1", "jobs", namespace, "");
+        let jobs = self.pages("/apis/batch/v1", "jobs", namespace, "", JobWire::read);
         let jobs = self.absent.unless("jobs", namespace, jobs).await?;
-        let pods = pods.into_iter().filter_map(PodWire::read);
-        Ok(pods
-            .chain(jobs.into_iter().filter_map(JobWire::read))
-            .collect())
+        Ok(pods.into_iter().chain(jobs).collect())
     }
 
     async fn pages<T: DeserializeOwned>(
@@ -89,7 +86,8 @@ impl Roller {
         plural: &'static str,
         namespace: &str,
         fields: &str,
-    ) -> Result<Vec<T>, Error> {
+        read: fn(T) -> Option<Bystander>,
+    ) -> Result<Vec<Bystander>, Error> {
         let mut params = ListParams::default().limit(PAGE).fields(fields);
         let mut found = Vec::new();
         loop {
@@ -100,7 +98,7 @@ impl Roller {
                 self.client.request::<Page<T>>(request).await
             };
             let page = call("list", &plural, namespace, list).await?;
-            found.extend(page.items.into_iter().flatten());
+            found.extend(page.items.into_iter().flatten().filter_map(read));
             match page.metadata.continue_ {
                 Some(token) if !token.is_empty() => params.continue_token = Some(token),
                 _ => return Ok(found),

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use super::error::{Error, call};
 use super::run::Roller;
-use super::workload::{Object, Workload, api};
+use super::wire::Object;
+use super::workload::{Workload, api};
 use crate::secret::workload::Kind;
 
 /// Objects asked for at a time. A Deployment is some 5 to 10 KB of JSON, so that a page stays under 1 MB.
@@ -159,7 +160,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::rollout::workload::tests::workload;
+    use crate::rollout::wire::tests::workload;
 
     #[test]
     fn a_rollout_may_take_the_template_of_a_deployment() {

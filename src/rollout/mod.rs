@@ -29,6 +29,7 @@ mod step;
 mod steps;
 mod verify;
 mod wait;
+mod wire;
 mod workload;
 
 pub use bystanders::{Bystander, leaves_behind, left_behind};

@@ -173,7 +173,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::rollout::workload::tests::workload;
+    use crate::rollout::wire::tests::workload;
 
     /// `done`, `moving` or `stuck` for an object with this spec and status.
     fn judged(kind: Kind, spec: Value, status: Value, missing: i64) -> &'static str {

@@ -353,7 +353,7 @@ mod tests {
 
     use super::*;
     use crate::certificate::Fingerprint;
-    use crate::rollout::workload::tests::workload;
+    use crate::rollout::wire::tests::workload;
     use crate::rollout::{Due, How, Phase, Why};
     use crate::secret::workload::Kind;
     use crate::time::UnixTime;

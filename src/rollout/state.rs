@@ -10,6 +10,9 @@ use thiserror::Error;
 use crate::certificate::Fingerprint;
 use crate::secret::workload::WorkloadRef;
 
+/// Ends the value once a user wants to go on.
+const RESUMED: &str = " resumed";
+
 /// Value of [`crate::secret::keys::ROLLOUT_HALTED`]: `<workload> <leaf>`, with ` resumed` once a user wants to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HaltNote {
@@ -26,11 +29,19 @@ pub struct HaltNote {
 #[error("expected a workload such as deployment/web and a fingerprint")]
 pub struct NotAHaltNote;
 
+impl HaltNote {
+    /// Whether a value of the annotation holds the rollout back: not once it was resumed.
+    #[must_use]
+    pub fn holds(value: &str) -> bool {
+        !value.ends_with(RESUMED)
+    }
+}
+
 impl fmt::Display for HaltNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.workload, self.leaf)?;
         if self.resumed {
-            f.write_str(" resumed")
+            f.write_str(RESUMED)
         } else {
             Ok(())
         }
@@ -42,7 +53,7 @@ impl FromStr for HaltNote {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let (rest, resumed) = s
-            .strip_suffix(" resumed")
+            .strip_suffix(RESUMED)
             .map_or((s, false), |rest| (rest, true));
         let parts = rest.split_once(' ').and_then(|(workload, leaf)| {
             Some(Self {
@@ -68,6 +79,7 @@ mod tests {
                 leaf,
                 resumed,
             };
+            assert_eq!(HaltNote::holds(&note.to_string()), !resumed);
             assert_eq!(note.to_string().parse(), Ok(note));
         }
         for bad in ["", "deployment/web", "pod/x 00", " resumed"] {

@@ -261,7 +261,7 @@ fn missing(workload: &Workload) -> i64 {
 mod tests {
     use super::*;
     use crate::certificate::Fingerprint;
-    use crate::rollout::workload::tests::workload;
+    use crate::rollout::wire::tests::workload;
     use crate::rollout::{Due, Phase, Why};
 
     #[test]

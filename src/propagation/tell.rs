@@ -1,0 +1,149 @@
+//! What a rollout tells the user: Events on workloads and Secrets, log lines, metrics. Nothing waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+
+use super::{Held, Open};
+use crate::cluster::chain;
+use crate::cluster::events::Reason;
+use crate::context::Context;
+use crate::index::Key;
+use crate::metrics::RolloutResult;
+use crate::rollout::{self, Happening, Remark, Request, Step};
+use crate::secret::keys;
+use crate::secret::workload::Kind;
+
+pub(super) fn happening(context: &Context, namespace: &str, happening: &Happening<'_>) {
+    let (step, reason, note) = match happening {
+        Happening::Rolled(step, took) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Rolled);
+            context.metrics.rollout_took(step.workload.id.kind, *took);
+            let seconds = took.as_secs();
+            (
+                step,
+                Reason::RolledOut,
+                format!("available with the new certificate after {seconds} s"),
+            )
+        }
+        Happening::Reloaded(step, pods) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Reloaded);
+            let note = format!("{pods} pods were asked to reload, and did");
+            (step, Reason::Reloaded, note)
+        }
+        Happening::Unchanged(step) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Unchanged);
+            return;
+        }
+        Happening::Failed(step, why) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Failed);
+            (step, Reason::RolloutFailed, (*why).to_owned())
+        }
+    };
+    let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
+    tracing::info!(namespace, workload = %step.workload.id, ?secrets, note, "{reason}");
+    let note = format!("{note} (Secret {})", secrets.join(", "));
+    context.events.on(reference(namespace, step), reason, &note);
+}
+
+fn reference(namespace: &str, step: &Step) -> ObjectReference {
+    let id = &step.workload.id;
+    let (api_version, kind) = match id.kind {
+        Kind::Deployment => ("apps/v1", "Deployment"),
+        Kind::StatefulSet => ("apps/v1", "StatefulSet"),
+        Kind::DaemonSet => ("apps/v1", "DaemonSet"),
+        Kind::ReplicationController => ("v1", "ReplicationController"),
+        Kind::ReplicaSet => ("apps/v1", "ReplicaSet"),
+        Kind::Rollout => ("argoproj.io/v1alpha1", "Rollout"),
+    };
+    ObjectReference {
+        api_version: Some(api_version.into()),
+        kind: Some(kind.into()),
+        namespace: Some(namespace.to_owned()),
+        name: Some(id.name.to_string()),
+        uid: Some(step.workload.uid.to_string()),
+        ..ObjectReference::default()
+    }
+}
+
+/// What a user should hear of although no workload is rolled for it.
+pub(super) fn remark(context: &Context, open: &Open, remark: &Remark) {
+    let (Remark::Missing { secret, .. }
+    | Remark::OptedOut { secret, .. }
+    | Remark::Restarted { secret, .. }
+    | Remark::Newer { secret, .. }) = remark;
+    let Some((ticket, Held { head, .. })) = open.get(secret) else {
+        return;
+    };
+    tracing::info!(secret = %ticket.key(), "{remark}");
+    if matches!(remark, Remark::Missing { .. }) {
+        let note = format!(
+            "{remark}, although the annotation {} names it",
+            keys::WORKLOADS
+        );
+        context
+            .events
+            .secret(ticket.key(), head.uid(), Reason::WorkloadMissing, &note);
+    }
+}
+
+/// Says which workloads are restarted although their Secret says `post:`. One Event for all of a Secret: a second one of
+/// the same reason would only be counted.
+pub(super) fn restarted(context: &Context, open: &Open, remarks: &[Remark]) {
+    let mut restarted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for remark in remarks {
+        if let Remark::Restarted { secret, .. } = remark {
+            restarted
+                .entry(secret)
+                .or_default()
+                .push(remark.to_string());
+        }
+    }
+    for (secret, texts) in restarted {
+        if let Some((ticket, held)) = open.get(secret) {
+            let (key, uid, note) = (ticket.key(), held.head.uid(), texts.join("; "));
+            context.events.secret(key, uid, Reason::CannotReload, &note);
+        }
+    }
+}
+
+/// Says which pods and Jobs have an earlier leaf and keep it. Nothing waits for it, and nothing depends on it.
+pub(super) async fn left_behind(context: &Context, namespace: &Arc<str>, requests: &[&Request]) {
+    if requests.is_empty() {
+        return;
+    }
+    let all = match context.roller().bystanders(namespace).await {
+        Ok(all) => all,
+        Err(error) => {
+            let text = chain(&error);
+            tracing::info!(%namespace, error = text, "not known which pods and Jobs nobody can restart");
+            return;
+        }
+    };
+    for request in requests {
+        let names = rollout::left_behind(request, &all);
+        if names.is_empty() {
+            continue;
+        }
+        let key = Key {
+            namespace: Arc::clone(namespace),
+            name: (*request.secret).into(),
+        };
+        let note = format!(
+            "nobody restarts {}: they have an earlier certificate until they are started anew",
+            names.join(", ")
+        );
+        tracing::info!(secret = %key, note, "left behind");
+        let events = &context.events;
+        events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
+    }
+}

@@ -1,0 +1,555 @@
+//! Plans of small batches, and why they are so.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::rollout::wire::tests::workload;
+use crate::rollout::workload::leaf_annotation;
+
+const NOW: UnixTime = UnixTime(1_800_000_000);
+
+fn leaf(text: &str) -> Fingerprint {
+    Fingerprint::of(text.as_bytes())
+}
+
+fn served(text: &str, hours_left: i64) -> Option<RolledOut> {
+    Some(RolledOut::Leaf {
+        fingerprint: leaf(text),
+        not_after: UnixTime(NOW.0 + 3_600 * hours_left),
+    })
+}
+
+fn request(secret: &str, new: &str, rolled_out: Option<RolledOut>) -> Request {
+    Request {
+        secret: secret.into(),
+        uid: "uid".into(),
+        leaf: leaf(new),
+        not_after: UnixTime(NOW.0 + 1_000_000),
+        rolled_out,
+        remembered: None,
+        halted: None,
+        mode: RolloutMode::Restart,
+        workloads: Vec::new(),
+        keys: Vec::new(),
+        written: Some(NOW),
+    }
+}
+
+/// A healthy Deployment of two that mounts these Secrets, with these template annotations.
+fn web(name: &str, secrets: &[&str], carried: &[(&str, &str)]) -> Value {
+    let volumes: Vec<Value> = secrets
+        .iter()
+        .map(|secret| json!({"name": secret, "secret": {"secretName": secret}}))
+        .collect();
+    let annotations: BTreeMap<String, String> = carried
+        .iter()
+        .map(|(secret, text)| (leaf_annotation(secret), leaf(text).to_string()))
+        .collect();
+    json!({
+        "metadata": {"name": name, "uid": name, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"replicas": 2, "template": {"metadata": {"annotations": annotations}, "spec": {"volumes": volumes}}},
+        "status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}})
+}
+
+fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
+    for (pointer, value) in changes {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        object.pointer_mut(parent).unwrap()[key] = value.clone();
+    }
+    object
+}
+
+fn broken(object: Value) -> Value {
+    with(object, &[("/status/availableReplicas", json!(1))])
+}
+
+fn planned(requests: &[Request], objects: Vec<Value>) -> Plan {
+    let workloads: Vec<Workload> = objects
+        .into_iter()
+        .map(|object| workload(Kind::Deployment, object))
+        .collect();
+    plan(NOW, requests, &workloads, &RolloutConfig::default())
+}
+
+fn verdict_of(request: Request, objects: Vec<Value>) -> Verdict {
+    planned(&[request], objects).verdicts.remove(0).1
+}
+
+fn names(plan: &Plan) -> Vec<(&str, Phase)> {
+    plan.steps
+        .iter()
+        .map(|step| (&*step.workload.id.name, step.phase))
+        .collect()
+}
+
+#[test]
+fn what_the_workloads_have_decides() {
+    let carrying = |text: &str| web("a", &["tls"], &[("tls", text)]);
+    let plain = || web("a", &["tls"], &[]);
+    let remembers = |text: &str| Request {
+        remembered: Some(leaf(text)),
+        ..request("tls", "new", None)
+    };
+    let mode = |mode| Request {
+        mode,
+        ..request("tls", "new", served("old", 9))
+    };
+    for (why, request, object, expected) in [
+        (
+            "recorded",
+            request("tls", "new", served("new", 9)),
+            plain(),
+            Verdict::UpToDate,
+        ),
+        (
+            "another leaf",
+            request("tls", "new", served("old", 9)),
+            plain(),
+            Verdict::Roll,
+        ),
+        (
+            "first certificate",
+            request("tls", "new", Some(RolledOut::None)),
+            plain(),
+            Verdict::Roll,
+        ),
+        (
+            "first sight",
+            request("tls", "new", None),
+            plain(),
+            Verdict::FirstSight,
+        ),
+        (
+            "first sight, remembered",
+            remembers("new"),
+            plain(),
+            Verdict::FirstSight,
+        ),
+        (
+            "recreated with another",
+            remembers("old"),
+            plain(),
+            Verdict::Roll,
+        ),
+        (
+            "template knows another",
+            request("tls", "new", None),
+            carrying("old"),
+            Verdict::Roll,
+        ),
+        (
+            "template knows this one",
+            request("tls", "new", None),
+            carrying("new"),
+            Verdict::FirstSight,
+        ),
+        (
+            "nobody uses it",
+            request("tls", "new", served("old", 9)),
+            web("a", &["x"], &[]),
+            Verdict::NothingRefers,
+        ),
+        (
+            "nobody uses it at first sight",
+            request("tls", "new", None),
+            web("a", &["x"], &[]),
+            Verdict::NothingRefers,
+        ),
+        (
+            "rollout: none",
+            mode(RolloutMode::None),
+            plain(),
+            Verdict::NothingRefers,
+        ),
+        (
+            "rollout: post",
+            mode(RolloutMode::Post {
+                port: 80,
+                path: "/r".into(),
+            }),
+            plain(),
+            Verdict::Roll,
+        ),
+    ] {
+        assert_eq!(verdict_of(request, vec![object]), expected, "{why}");
+    }
+}
+
+#[test]
+fn who_cannot_reload_is_restarted_and_said() {
+    let post = |secret: &str, port| Request {
+        mode: RolloutMode::Post {
+            port,
+            path: "/r".into(),
+        },
+        ..request(secret, "new", served("old", 9))
+    };
+    let spec = |pointer: &str| format!("/spec/template/spec/{pointer}");
+    let sub_path = json!([{"name": "c", "volumeMounts": [{"name": "tls", "subPath": "x"}]}]);
+    let env = json!([{"name": "c", "envFrom": [{"secretRef": {"name": "tls"}}]}]);
+    let objects = vec![
+        web("a", &["tls"], &[]),
+        with(web("b", &["tls"], &[]), &[(&spec("containers"), sub_path)]),
+        with(web("c", &["tls"], &[]), &[(&spec("containers"), env)]),
+        with(
+            web("d", &["tls"], &[]),
+            &[(&spec("hostNetwork"), json!(true))],
+        ),
+        web("e", &["tls", "other"], &[]),
+        web("f", &["tls", "restarts"], &[]),
+    ];
+    let restarts = request("restarts", "new", served("old", 9));
+    let plan = planned(&[post("tls", 80), post("other", 81), restarts], objects);
+    let mut done: Vec<(&str, String)> = plan
+        .steps
+        .iter()
+        .map(|step| {
+            let how = match &step.how {
+                How::Restart => "restart".to_owned(),
+                How::Reload(asks) => asks.iter().map(|ask| ask.port.to_string()).collect(),
+            };
+            (&*step.workload.id.name, how)
+        })
+        .collect();
+    done.sort();
+    let expected = [
+        ("a", "80"),
+        ("b", "restart"),
+        ("c", "restart"),
+        ("d", "restart"),
+        ("e", "8081"),
+        ("f", "restart"),
+    ];
+    assert_eq!(done, expected.map(|(name, how)| (name, how.to_owned())));
+    let said: Vec<String> = plan.remarks.iter().map(ToString::to_string).collect();
+    let expected = [
+        "deployment/b is restarted, not asked to reload: volume tls (subPath) never changes in a running pod",
+        "deployment/c is restarted, not asked to reload: envFrom of container c never changes in a running pod",
+        "deployment/d is restarted, not asked to reload: its pods are on the host's network",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn what_verify_asks_for_once_more_is_another_value_of_the_same_leaf() {
+    let request = request("tls", "new", served("old", 9));
+    let carrying = |value: String| {
+        let mut object = web("a", &["tls"], &[]);
+        object["spec"]["template"]["metadata"]["annotations"] =
+            json!({leaf_annotation("tls"): value});
+        workload(Kind::Deployment, object)
+    };
+    let once = carrying(leaf("new").to_string());
+    let twice = carrying(format!("{}.2", leaf("new")));
+    let again = Step::again(once.clone(), &request, NOW);
+    assert!(!again.is_carried_by(&once) && again.is_carried_by(&twice));
+    // The plan of a later run takes both for rolled.
+    for workload in [once, twice] {
+        let plan = plan(
+            NOW,
+            std::slice::from_ref(&request),
+            &[workload],
+            &RolloutConfig::default(),
+        );
+        assert_eq!(plan.steps, []);
+    }
+}
+
+#[test]
+fn a_canary_goes_on_baking_after_a_restart_of_the_operator() {
+    let bake = Duration::from_secs(300);
+    let config = RolloutConfig {
+        canary_bake: bake,
+        ..RolloutConfig::default()
+    };
+    let mut canary = workload(Kind::Deployment, web("a", &["tls"], &[("tls", "new")]));
+    canary.rolled_at = Some(NOW);
+    let rest = workload(Kind::Deployment, web("b", &["tls"], &[]));
+    let request = request("tls", "new", served("old", 9));
+    let plan = plan(NOW, &[request], &[canary, rest], &config);
+    let waits: Vec<UnixTime> = plan.steps.iter().map(|step| step.not_before).collect();
+    assert_eq!(waits, [NOW + bake]);
+}
+
+#[test]
+fn one_canary_then_the_rest_then_the_broken() {
+    let objects = vec![
+        broken(web("a-broken", &["tls"], &[])),
+        with(
+            web("b-empty", &["tls"], &[]),
+            &[
+                ("/spec/replicas", json!(0)),
+                ("/status", json!({"observedGeneration": 1})),
+            ],
+        ),
+        web("c", &["tls"], &[]),
+        web("d", &["tls"], &[]),
+        with(
+            web("e-paused", &["tls"], &[]),
+            &[("/spec/paused", json!(true))],
+        ),
+        web("f-other", &["x"], &[]),
+    ];
+    let plan = planned(&[request("tls", "new", served("old", 9))], objects);
+    let expected = [
+        ("c", Phase::Canary),
+        ("b-empty", Phase::Rest),
+        ("d", Phase::Rest),
+        ("a-broken", Phase::Last),
+        ("e-paused", Phase::Last),
+    ];
+    assert_eq!(names(&plan), expected);
+    let halting: Vec<bool> = plan.steps.iter().map(|step| step.halts).collect();
+    assert_eq!(halting, [true, true, true, false, false]);
+}
+
+#[test]
+fn one_restart_serves_all_its_secrets() {
+    let requests = [
+        request("one", "n1", served("o1", 9)),
+        request("two", "n2", served("o2", 3)),
+    ];
+    let objects = vec![
+        web("a", &["one"], &[]),
+        web("b", &["one", "two"], &[]),
+        web("c", &["two"], &[]),
+    ];
+    let plan = planned(&requests, objects);
+    // The one that serves both is the canary of both; then the nearer expiry goes first.
+    assert_eq!(
+        names(&plan),
+        [("b", Phase::Canary), ("c", Phase::Rest), ("a", Phase::Rest)]
+    );
+    let served: Vec<&str> = plan.steps[0]
+        .leaves
+        .iter()
+        .map(|due| &*due.secret)
+        .collect();
+    assert_eq!(served, ["one", "two"]);
+    assert_eq!(plan.steps[0].urgency, UnixTime(NOW.0 + 3 * 3_600));
+}
+
+#[test]
+fn what_was_rolled_before_a_crash_is_awaited_not_repeated() {
+    let rolling = with(
+        web("b", &["tls"], &[("tls", "new")]),
+        &[("/status/updatedReplicas", json!(1))],
+    );
+    let objects = vec![
+        web("a", &["tls"], &[]),
+        rolling.clone(),
+        web("c", &["tls"], &[("tls", "new")]),
+    ];
+    let due = || request("tls", "new", served("old", 9));
+    let plan = planned(&[due()], objects);
+    assert_eq!(names(&plan), [("b", Phase::Canary), ("a", Phase::Rest)]);
+    assert!(plan.steps[0].is_carried_by(&plan.steps[0].workload) && plan.steps[0].halts);
+    // It was unavailable before the Secret was written: known even after a crash, by its condition.
+    for (since, phase) in [
+        ("2026-01-01T00:00:00Z", Phase::Last),
+        ("2029-01-01T00:00:00Z", Phase::Canary),
+    ] {
+        let condition =
+            json!([{"type": "Available", "status": "False", "lastTransitionTime": since}]);
+        let plan = planned(
+            &[due()],
+            vec![with(rolling.clone(), &[("/status/conditions", condition)])],
+        );
+        assert_eq!(names(&plan), [("b", phase)]);
+    }
+    // Everything was done before the crash: nothing is left but the record.
+    let plan = planned(&[due()], vec![web("c", &["tls"], &[("tls", "new")])]);
+    assert_eq!((plan.steps.len(), &plan.verdicts[0].1), (0, &Verdict::Roll));
+}
+
+#[test]
+fn named_workloads_roll_and_missing_ones_are_told() {
+    let named = |names: &[&str]| Request {
+        workloads: names.iter().map(|name| name.parse().unwrap()).collect(),
+        ..request("tls", "new", served("old", 9))
+    };
+    let plan = planned(
+        &[named(&[
+            "deployment/reads-api",
+            "deployment/gone",
+            "statefulset/reads-api",
+        ])],
+        vec![web("reads-api", &[], &[]), web("other", &[], &[])],
+    );
+    assert_eq!(names(&plan), [("reads-api", Phase::Canary)]);
+    assert_eq!(
+        plan.steps[0].leaves[0].why.to_string(),
+        "named by the Secret"
+    );
+    let told: Vec<String> = plan.remarks.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "deployment/gone does not exist",
+            "statefulset/reads-api does not exist"
+        ]
+    );
+}
+
+#[test]
+fn some_workloads_are_left_alone() {
+    let of = |changes: &[(&str, Value)]| {
+        let plan = planned(
+            &[request("tls", "new", served("old", 9))],
+            vec![with(web("a", &["tls"], &[]), changes)],
+        );
+        (
+            plan.steps.len(),
+            plan.remarks.first().map(ToString::to_string),
+            plan.verdicts[0].1.clone(),
+        )
+    };
+    let opted_out = json!({"cert-renew.io/rollout": "none"});
+    for (changes, remark) in [
+        (
+            [("/metadata/annotations", opted_out)],
+            Some("deployment/a has opted out of rollouts"),
+        ),
+        (
+            [("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))],
+            Some("deployment/a is newer than the certificate"),
+        ),
+        (
+            [("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))],
+            None,
+        ),
+    ] {
+        assert_eq!(
+            of(&changes),
+            (0, remark.map(str::to_owned), Verdict::NothingRefers),
+            "{changes:?}"
+        );
+    }
+    // A StatefulSet that was deleted with --cascade=orphan and created anew has adopted the old pods.
+    let object = with(
+        web("a", &["tls"], &[]),
+        &[("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))],
+    );
+    let adopted = workload(Kind::StatefulSet, object);
+    let due = [request("tls", "new", served("old", 9))];
+    assert_eq!(
+        plan(NOW, &due, &[adopted], &RolloutConfig::default())
+            .steps
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn references_to_other_keys_do_not_count() {
+    let items = |key: &str| json!([{"name": "v", "secret": {"secretName": "tls", "items": [{"key": key, "path": "p"}]}}]);
+    for (key, steps) in [("ca.crt", 0), ("tls.crt", 1)] {
+        let object = with(
+            web("a", &[], &[]),
+            &[("/spec/template/spec/volumes", items(key))],
+        );
+        let due = Request {
+            keys: vec!["tls.crt".into(), "tls.key".into()],
+            ..request("tls", "new", served("old", 9))
+        };
+        assert_eq!(planned(&[due], vec![object]).steps.len(), steps, "{key}");
+    }
+}
+
+#[test]
+fn a_halt_stands_until_one_of_its_ends() {
+    let note = |resumed: bool, text: &str| {
+        Some(HaltNote {
+            workload: "deployment/a".parse().unwrap(),
+            leaf: leaf(text),
+            resumed,
+        })
+    };
+    let failed = || broken(web("a", &["tls"], &[("tls", "new")]));
+    let recovered = || web("a", &["tls"], &[("tls", "new")]);
+    let other = || web("b", &["tls"], &[]);
+    for (why, halted, rolled_out, objects, stands) in [
+        (
+            "as it was",
+            note(false, "new"),
+            served("old", 9),
+            vec![failed(), other()],
+            true,
+        ),
+        (
+            "what is served is unknown",
+            note(false, "new"),
+            Some(RolledOut::None),
+            vec![failed(), other()],
+            true,
+        ),
+        (
+            "resumed",
+            note(true, "new"),
+            served("old", 9),
+            vec![failed(), other()],
+            false,
+        ),
+        (
+            "a newer leaf",
+            note(false, "newer"),
+            served("old", 9),
+            vec![failed(), other()],
+            false,
+        ),
+        (
+            "the others serve an expired one",
+            note(false, "new"),
+            served("old", 0),
+            vec![failed(), other()],
+            false,
+        ),
+        (
+            "recovered",
+            note(false, "new"),
+            served("old", 9),
+            vec![recovered(), other()],
+            false,
+        ),
+        (
+            "gone",
+            note(false, "new"),
+            served("old", 9),
+            vec![other()],
+            false,
+        ),
+    ] {
+        let due = Request {
+            halted: halted.clone(),
+            ..request("tls", "new", rolled_out)
+        };
+        let expected = if stands {
+            Verdict::Halted(halted.unwrap())
+        } else {
+            Verdict::Roll
+        };
+        assert_eq!(verdict_of(due, objects), expected, "{why}");
+    }
+    // Once overruled, the one that failed is tried last and stops nobody.
+    let due = Request {
+        halted: note(true, "new"),
+        ..request("tls", "new", served("old", 9))
+    };
+    let plan = planned(&[due], vec![failed(), other()]);
+    assert_eq!(names(&plan), [("b", Phase::Rest), ("a", Phase::Last)]);
+    assert!(!plan.steps[1].halts);
+}
+
+#[test]
+fn a_workload_rests_between_two_rollouts() {
+    let managed = json!([{"time": "2026-01-03T00:00:00Z", "fieldsV1": {"f:spec": {"f:template": {
+        "f:metadata": {"f:annotations": {"f:state.cert-renew.io/leaf.tls": {}}}}}}}]);
+    let object = with(
+        web("a", &["tls"], &[("tls", "old")]),
+        &[("/metadata/managedFields", managed)],
+    );
+    let plan = planned(&[request("tls", "new", served("old", 9))], vec![object]);
+    assert_eq!(plan.steps[0].not_before.to_string(), "2026-01-03T00:05:00Z");
+}

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::certificate::{self, Fingerprint, Leaf, Unreadable};
+use crate::certificate::{self, Fingerprint, KeyType, Leaf, Unreadable};
 use crate::config::{Config, Labels};
 use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
 use crate::rollout::HaltNote;
 use crate::schedule::budget::{account_of, hash};
-use crate::schedule::due::{self, Due, Heed, Inputs, Never, Reason, Suggestion};
+use crate::schedule::due::{self, Due, Heed, Inputs, Never, Suggestion};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
@@ -56,6 +56,8 @@ pub struct Assessment {
     pub rollout_blocked: bool,
     /// A halt that an earlier rollout ended in.
     pub halted: Option<HaltNote>,
+    /// See [`Self::wish`].
+    unserved: Option<u64>,
 }
 
 /// Assesses what the watch brought; None where the Secret has not opted in or means another installation.
@@ -223,10 +225,15 @@ fn assess(
         });
     }
     let opens = opens(now, &settings, &leaf, rolled_out);
+    // Whatever else makes it due: a first certificate may be wished for too.
+    let renewed_for = annotations.get(keys::RENEWED_FOR).map(String::as_str);
+    let wished = settings.renew_now.as_deref();
+    let unserved = wished.filter(|it| renewed_for != Some(it)).map(hash);
     let rollout_blocked =
         settings.paused || problems.iter().any(|problem| problem.blocks.rollout());
     Some(Assessment {
         account: account_of(issuer_name(&settings.issuer), &names),
+        unserved,
         problems,
         leaf,
         names,
@@ -339,12 +346,14 @@ impl Assessment {
     /// The `renew-now` value, hashed, that was not served yet.
     #[must_use]
     pub fn wish(&self) -> Option<u64> {
-        let wanted = self.renewal.is_ok_and(|due| due.reason == Reason::RenewNow);
-        self.settings
-            .renew_now
-            .as_deref()
-            .filter(|_| wanted)
-            .map(hash)
+        self.unserved.filter(|_| self.renewal.is_ok())
+    }
+
+    /// The key that is asked for: that of the settings, else as the one that is there.
+    #[must_use]
+    pub fn key_type(&self) -> Option<KeyType> {
+        let present = self.leaf.as_ref().ok().and_then(|leaf| leaf.key_type);
+        self.settings.key_type.or(present)
     }
 
     /// The names for the status page, comma-separated: those in the certificate, or else those that are asked for.

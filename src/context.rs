@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::Known;
+use crate::renewal::validations::Validations;
 use crate::rollout::Roller;
 use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
@@ -48,6 +49,8 @@ pub struct Context {
     pub renewal_info: RenewalInfo,
     /// Order records that are known to exist.
     pub known: Known,
+    /// Names that are being proven.
+    pub validations: Validations,
     /// What rollouts share: concurrency and the like.
     pub roller: RwLock<Arc<Roller>>,
     /// All annotated Secrets; only the controller writes.

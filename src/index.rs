@@ -145,8 +145,8 @@ pub struct Entry {
     pub renew_at: UnixTime,
     /// When the next rollout starts.
     pub roll_at: UnixTime,
-    /// A task that runs, and the version it started from.
-    pub running: Option<(Task, Version)>,
+    /// A task that runs, the version it started from, and what was wished for then.
+    pub running: Option<(Task, Version, Option<u64>)>,
     /// Why the last task failed; for metrics and the status page.
     pub last_error: Option<Box<str>>,
     /// Pods that serve an earlier leaf than the one in the Secret, by the last rollout that asked them.
@@ -386,7 +386,12 @@ impl Index {
         let (_, task, id) = first;
         let (key, mut entry) = self.row(Row(id))?;
         self.unqueue(id, &entry);
-        entry.running = Some((task, entry.observed.resource_version.clone()));
+        let Observed {
+            resource_version,
+            wish,
+            ..
+        } = &entry.observed;
+        entry.running = Some((task, resource_version.clone(), *wish));
         self.table.set(id, &entry);
         Some((task, key))
     }
@@ -494,7 +499,7 @@ impl Index {
         let Some((id, mut entry)) = self.known(key) else {
             return;
         };
-        let Some((task, started_from)) = entry.running.take() else {
+        let Some((task, started_from, wished)) = entry.running.take() else {
             return;
         };
         entry.schedule(now, settle, retry_at);
@@ -516,6 +521,9 @@ impl Index {
                 Some(at)
             }
         };
+        // What has been wished for since knows nothing of how this ended.
+        let wish = entry.observed.wish.filter(|wish| Some(*wish) != wished);
+        let not_before = not_before.filter(|_| task == Task::Roll || wish.is_none());
         if let Some(not_before) = not_before {
             match task {
                 Task::Renew => entry.renew_at = entry.renew_at.max(not_before),
@@ -710,6 +718,38 @@ mod tests {
         assert_eq!(index.pop_due(UnixTime(90)), None, "the task still runs");
         index.finished(UnixTime(62), &key, Finished::Wrote, SETTLE, None);
         assert_eq!(index.pop_due(UnixTime(72)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn what_is_wished_for_while_a_renewal_fails_does_not_wait_for_its_instant() {
+        let mut index = Index::default();
+        let key = index.key("shop", "tls");
+        // The third one has been wished for before the renewal began.
+        for (version, wish, waits) in [
+            ("1", None, true),
+            ("2", Some(7), false),
+            ("3", Some(7), true),
+        ] {
+            let mut observed = observed(version, Ok(leaf(1)), Some(rolled(1)));
+            let before = index.get(&key).and_then(|entry| entry.observed.wish);
+            observed.wish = before;
+            index.apply(UnixTime(60), &key, observed.clone(), TLS, SETTLE, None);
+            assert_eq!(
+                index.pop_due(UnixTime(61)),
+                Some((Task::Renew, key.clone()))
+            );
+            observed.wish = wish;
+            observed.resource_version = format!("{version}-edited").as_str().into();
+            index.apply(UnixTime(61), &key, observed, TLS, SETTLE, None);
+            let later = Finished::Later(UnixTime(500), None);
+            index.finished(UnixTime(61), &key, later, SETTLE, None);
+            let renew_at = index.get(&key).map(|entry| entry.renew_at);
+            assert_eq!(
+                renew_at.map(|at| at == UnixTime(500)),
+                Some(waits),
+                "{version}"
+            );
+        }
     }
 
     #[test]

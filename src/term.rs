@@ -187,6 +187,9 @@ impl Term {
             match task {
                 Task::Renew => {
                     let (failures, expires) = self.priority(&key);
+                    if let Some(issuer) = self.issuer(&key) {
+                        self.context.issuers.expect_order(&issuer, &key.namespace);
+                    }
                     self.ready.insert((failures, expires, key));
                 }
                 Task::Roll => self
@@ -262,6 +265,11 @@ impl Term {
 
     fn ticket(&self, task: Task, key: Key) -> Ticket {
         Ticket::new(task, key, self.sender.clone())
+    }
+
+    /// Whom a Secret's order is for.
+    fn issuer(&self, key: &Key) -> Option<Arc<str>> {
+        Some(self.index().get(key)?.observed.issuer)
     }
 
     /// Hopeless certificates wait behind those that never failed, and then the nearest expiry goes first.

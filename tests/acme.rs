@@ -403,7 +403,7 @@ async fn a_failed_validation_names_the_name_and_the_reason() -> Result<()> {
     );
 
     // An order that is given up leaves no pending authorization behind.
-    let order = issuer
+    let mut order = issuer
         .client
         .new_order(&names, Some("default"), None)
         .await?;

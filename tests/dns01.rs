@@ -29,7 +29,7 @@ use crate::renewal::{SOON, annotation, leaf, options, renewed};
 const A_WHILE: std::time::Duration = std::time::Duration::from_secs(4);
 
 /// A CA that asks this server.
-async fn pebble(bench: &Bench, name: &str, dns: SocketAddr) -> Result<Pebble> {
+pub(crate) async fn pebble(bench: &Bench, name: &str, dns: SocketAddr) -> Result<Pebble> {
     let options = PebbleOptions {
         name: name.to_owned(),
         dns: Some(dns),
@@ -49,22 +49,30 @@ async fn operator<'a>(
         "provider: rfc2136, settings: {{server: \"{}\", keyName: {TSIG_NAME}}}",
         servers[0]
     );
-    operator_by(bench, pebble, servers, &provider, ("secret", key)).await
+    operator_by(
+        bench,
+        pebble,
+        servers,
+        servers[0],
+        &provider,
+        ("secret", key),
+    )
+    .await
 }
 
-/// The same by any provider, with one entry in the Secret of its credentials.
-async fn operator_by<'a>(
+/// The same by any provider, with one entry in the Secret of its credentials; `asks` is the operator's own resolver.
+pub(crate) async fn operator_by<'a>(
     bench: &'a Bench,
     pebble: &Pebble,
     servers: &[SocketAddr],
+    asks: SocketAddr,
     provider: &str,
     (entry, key): (&str, &str),
 ) -> Result<Operator<'a>> {
     let propagation = Nameserver::propagation(servers);
-    let server = servers[0];
     let config = format!(
         "solvers:\n  - dns01: {{{provider}, credentials: {{secret: dns}}, propagation: {{{propagation}}}}}\n\
-         dns: {{nameservers: [\"{server}\"]}}\n"
+         dns: {{nameservers: [\"{asks}\"]}}\n"
     );
     let options = OperatorOptions {
         config: options().config + &config,
@@ -90,7 +98,7 @@ async fn operator_by<'a>(
 }
 
 /// The TXT values at a name, as this server has them.
-async fn values(server: SocketAddr, name: &str) -> Result<Vec<String>> {
+pub(crate) async fn values(server: SocketAddr, name: &str) -> Result<Vec<String>> {
     let resolver = Resolver::new(&[server])?;
     let found = resolver.records(&dns::name(name)?, RecordType::TXT).await?;
     let text = |data| match data {
@@ -100,7 +108,11 @@ async fn values(server: SocketAddr, name: &str) -> Result<Vec<String>> {
     Ok(found.into_iter().filter_map(text).collect())
 }
 
-async fn await_values(server: SocketAddr, name: &str, count: usize) -> Result<Vec<String>> {
+pub(crate) async fn await_values(
+    server: SocketAddr,
+    name: &str,
+    count: usize,
+) -> Result<Vec<String>> {
     eventually(SOON, &format!("{name} has {count} values"), async || {
         let found = values(server, name).await?;
         ensure!(found.len() == count, "it has {found:?}");
@@ -109,7 +121,7 @@ async fn await_values(server: SocketAddr, name: &str, count: usize) -> Result<Ve
     .await
 }
 
-async fn no_record_is_left(bench: &Bench, operator: &Operator<'_>) -> Result<()> {
+pub(crate) async fn no_record_is_left(bench: &Bench, operator: &Operator<'_>) -> Result<()> {
     let secrets: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
     let labels = ListParams::default().labels("cert-renew.io/order-record");
     eventually(SOON, "no order record is left", async || {
@@ -171,8 +183,7 @@ async fn a_delegated_challenge_is_set_where_the_cname_leads_and_a_circle_is_name
         .await?;
     renewed(&space, "delegated", "").await?;
     await_values(address, "shop.delegated.example", 0).await?;
-    // Knot follows no CNAME into another zone for a CA that asks it directly, as no real one does: only the way there
-    // is looked at.
+    // Knot follows no CNAME into another zone for a CA that asks it directly: `dns01_ways` has a resolver for that.
     let away = "away.delegated.example".parse()?;
     let site = dns01::site(&Resolver::new(&[address])?, &away).await?;
     let expected = ("away.challenges.example", "challenges.example");
@@ -343,7 +354,9 @@ async fn a_webhook_sets_and_removes_and_its_refusal_is_quoted_without_the_token(
     let provider = format!("provider: webhook, settings: {{url: \"http://{hook}/txt\"}}");
     let annotations = [("issuer", "pebble"), ("names", "*.hook.example")];
     for (token, name) in [("the-right-token", "good"), ("a-wrong-token", "bad")] {
-        let operator = operator_by(bench, &pebble, &[address], &provider, ("token", token)).await?;
+        let credentials = ("token", token);
+        let operator =
+            operator_by(bench, &pebble, &[address], address, &provider, credentials).await?;
         let space = Space::new(bench.client()?, "hook", operator.namespace()).await?;
         space.tls_secret(name, None, &annotations).await?;
         if name == "good" {

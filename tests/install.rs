@@ -126,8 +126,8 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
 }
 
 /// Everything that is opt-in.
-const ALL_IN: &str = "addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
-                      addons.namespace-labels=true,addons.argo-rollouts=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
+const ALL_IN: &str = "addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
+                      addons.namespace-labels=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
 fn helm_program() -> Result<&'static str> {
@@ -429,7 +429,7 @@ async fn the_kustomization_has_both_scopes_too() -> Result<()> {
     let namespaced = kubectl(bench, "kustomize rbac/namespaced", "")?;
     let charted = objects(&helm(
         "cert-renew",
-        "scope.namespaces={shop},addons.eviction=true,addons.verify=true,addons.namespace-labels=true,addons.argo-rollouts=true",
+        "scope.namespaces={shop},addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.namespace-labels=true",
     )?)?;
     let mut kustomized = objects(&String::from_utf8(namespaced.stdout)?)?;
     for addon in fs::read_dir(Path::new(ROOT).join("rbac/namespaced/addons"))? {

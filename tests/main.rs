@@ -3,6 +3,8 @@
 mod accounts;
 mod acme;
 mod acme_faults;
+mod acme_issue;
+mod acme_limits;
 mod acme_operator;
 mod admission;
 mod adopt;
@@ -13,6 +15,7 @@ mod chaos;
 mod clock;
 mod command;
 mod dns01;
+mod dns01_ways;
 mod documents;
 mod evicted;
 mod fairness;

@@ -2,7 +2,7 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|libfaketime|helm|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|unbound|libfaketime|helm|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah
 set -eu
 
 cargo_deny=0.20.2
@@ -154,12 +154,12 @@ promtool)
     tool=$cache/prometheus/usr/bin/promtool
     [ -x "$tool" ] || from_debian prometheus "$cache/prometheus"
     ;;
-knotd | nginx)
+knotd | nginx | unbound)
     if tool=$(PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1"); then
         echo "$tool"
         exit
     fi
-    package=${1%d}
+    case $1 in knotd) package=knot ;; *) package=$1 ;; esac
     tool=$cache/$package/run
     if [ ! -x "$tool" ]; then
         [ -x "$cache/$package/usr/sbin/$1" ] || from_debian "$package" "$cache/$package"

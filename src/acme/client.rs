@@ -14,9 +14,10 @@ use zeroize::Zeroizing;
 use super::account::Account;
 use super::directory::Directory;
 use super::error::{Action, Error, Kind};
-use super::http::{Answer, Http, Observer};
+use super::http::{Answer, Http, Observer, Slot};
 use super::jws::AccountKey;
 use super::nonce::Nonces;
+use super::pace::Pace;
 use crate::gate::Gate;
 
 /// A directory is asked for again after this long: profiles and terms change in months, URLs hardly ever.
@@ -72,6 +73,10 @@ struct Inner {
     /// Locked across the fetch, so that a hundred orders ask once.
     directory: Mutex<Option<(Instant, Arc<Directory>)>>,
     account: RwLock<Option<Arc<Account>>>,
+    /// Of validations.
+    validation: Pace,
+    /// From finalize to the certificate.
+    issue: Pace,
 }
 
 impl Client {
@@ -93,6 +98,8 @@ impl Client {
             nonces: Nonces::default(),
             directory: Mutex::default(),
             account: RwLock::default(),
+            validation: Pace::default(),
+            issue: Pace::default(),
         })))
     }
 
@@ -132,6 +139,14 @@ impl Client {
             .map(|account| account.url.clone())
     }
 
+    /// What was learned of how long the CA needs.
+    pub(super) fn pace(&self, action: Action) -> &Pace {
+        match action {
+            Action::Finalize => &self.0.issue,
+            _ => &self.0.validation,
+        }
+    }
+
     pub(super) fn account(&self, action: Action) -> Result<Arc<Account>, Error> {
         let account = self
             .0
@@ -153,7 +168,8 @@ impl Client {
 
     /// An unsigned GET, whatever the answer.
     pub(super) async fn get(&self, action: Action, url: &str) -> Result<Answer, Error> {
-        let answer = self.0.http.get(action, url).await?;
+        let slot = self.0.http.slot(action, url).await?;
+        let answer = self.0.http.get(&slot, action, url).await?;
         self.keep_nonce(&answer);
         Ok(answer)
     }
@@ -179,12 +195,16 @@ impl Client {
         url: &str,
         payload: &[u8],
     ) -> Result<Answer, Error> {
+        let directory = self.directory().await?;
         let mut attempt = 1;
         loop {
-            let nonce = self.nonce().await?;
+            // The place first: whoever waits for one takes no nonce, and those that are under way bring theirs back. So
+            // no more nonces are ever asked for than requests are in flight at once.
+            let slot = self.0.http.slot(action, url).await?;
+            let nonce = self.nonce(&slot, &directory.new_nonce).await?;
             let jws = key.sign(kid, &nonce, url, payload);
             let jws = jws.map_err(|_| Error::settings(action, "the account key does not sign"))?;
-            let answer = self.0.http.post(action, url, jws).await?;
+            let answer = self.0.http.post(&slot, action, url, jws).await?;
             if answer.is_success() {
                 self.keep_nonce(&answer);
                 return Ok(answer);
@@ -203,20 +223,11 @@ impl Client {
         }
     }
 
-    async fn nonce(&self) -> Result<String, Error> {
+    async fn nonce(&self, slot: &Slot<'_>, new_nonce: &str) -> Result<String, Error> {
         if let Some(nonce) = self.0.nonces.take(Instant::now()) {
             return Ok(nonce);
         }
-        let directory = self.directory().await?;
-        // The directory's own answer may have brought one.
-        if let Some(nonce) = self.0.nonces.take(Instant::now()) {
-            return Ok(nonce);
-        }
-        let answer = self
-            .0
-            .http
-            .get(Action::NewNonce, &directory.new_nonce)
-            .await?;
+        let answer = self.0.http.get(slot, Action::NewNonce, new_nonce).await?;
         if !answer.is_success() {
             return Err(answer.error(Action::NewNonce));
         }

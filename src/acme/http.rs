@@ -16,7 +16,7 @@ use reqwest::{Method, Request, Url};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::error::{Action, Error, Kind};
@@ -100,6 +100,9 @@ impl Answer {
     }
 }
 
+/// A place among the requests that may be in flight; it is free again once this is dropped.
+pub(crate) struct Slot<'a>(#[expect(dead_code, reason = "held")] SemaphorePermit<'a>);
+
 /// One issuer's connections.
 pub(crate) struct Http {
     client: reqwest::Client,
@@ -174,8 +177,25 @@ impl Http {
         })
     }
 
+    /// A place for one request after the other, never held while an order waits.
+    pub(crate) async fn slot(&self, action: Action, url: &str) -> Result<Slot<'_>, Error> {
+        let slot = timeout(SLOT, self.slots.acquire()).await;
+        // Nobody closes the semaphore.
+        let slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
+            let host = Url::parse(url).ok();
+            let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
+            Error::new(action, host, Kind::TimedOut)
+        })?;
+        Ok(Slot(slot))
+    }
+
     /// A GET, or a HEAD for newNonce; redirects are followed as long as they keep the scheme.
-    pub(crate) async fn get(&self, action: Action, url: &str) -> Result<Answer, Error> {
+    pub(crate) async fn get(
+        &self,
+        slot: &Slot<'_>,
+        action: Action,
+        url: &str,
+    ) -> Result<Answer, Error> {
         let method = if action == Action::NewNonce {
             Method::HEAD
         } else {
@@ -184,7 +204,7 @@ impl Http {
         let mut url = self.permitted(action, url)?;
         for _ in 0..REDIRECTS {
             let answer = self
-                .send(action, Request::new(method.clone(), url.clone()))
+                .send(slot, action, Request::new(method.clone(), url.clone()))
                 .await?;
             match &answer.location {
                 Some(location) if (300..400).contains(&answer.status) => {
@@ -211,6 +231,7 @@ impl Http {
     /// A POST of a JWS.
     pub(crate) async fn post(
         &self,
+        slot: &Slot<'_>,
         action: Action,
         url: &str,
         jws: String,
@@ -228,7 +249,7 @@ impl Http {
             );
         }
         *request.body_mut() = Some(jws.into());
-        self.send(action, request).await
+        self.send(slot, action, request).await
     }
 
     fn permitted(&self, action: Action, url: &str) -> Result<Url, Error> {
@@ -239,12 +260,14 @@ impl Http {
         })
     }
 
-    async fn send(&self, action: Action, request: Request) -> Result<Answer, Error> {
+    async fn send(
+        &self,
+        _slot: &Slot<'_>,
+        action: Action,
+        request: Request,
+    ) -> Result<Answer, Error> {
         let host: Box<str> = request.url().host_str().unwrap_or_default().into();
         let timed_out = || Error::new(action, &host, Kind::TimedOut);
-        let slot = timeout(SLOT, self.slots.acquire())
-            .await
-            .map_err(|_| timed_out())?;
         let started = Instant::now();
         let deadline = if action == Action::Finalize {
             FINALIZE
@@ -252,9 +275,7 @@ impl Http {
             REQUEST
         };
         let exchange = self.gate.pass(self.exchange(action, &host, request));
-        let result = timeout(deadline, exchange).await;
-        drop(slot);
-        let result = match result {
+        let result = match timeout(deadline, exchange).await {
             Ok(Ok(result)) => result,
             Ok(Err(closed)) => return Err(Error::new(action, &host, Kind::Closed(closed))),
             Err(_) => Err(timed_out()),

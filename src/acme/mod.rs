@@ -23,6 +23,7 @@ mod http;
 mod jws;
 mod nonce;
 mod order;
+mod pace;
 mod problem;
 mod revocation;
 

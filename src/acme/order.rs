@@ -22,15 +22,12 @@ use super::chain::Preference;
 use super::client::Client;
 use super::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
 use super::http::Answer;
+use super::pace;
 use super::problem::{Class, Problem};
 use crate::name::Name;
 use crate::reach::Nearby;
 use crate::time::UnixTime;
 
-/// Before the first poll: a CA without validation delay is done by then, and Pebble deadlocks when polled faster.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Each pause is twice the one before it, up to this: a validation from several places takes some seconds.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// More alternates than any CA has roots; each costs a request.
 const ALTERNATES: usize = 5;
 
@@ -42,6 +39,8 @@ pub struct Order {
     host: Box<str>,
     state: State,
     replaces_accepted: bool,
+    /// What was left to prove when it was last asked; forgotten when that may have changed.
+    pending: Option<Vec<Authorization>>,
     /// The CA's Retry-After.
     not_before: Option<Instant>,
 }
@@ -161,6 +160,7 @@ impl Order {
             host,
             state,
             replaces_accepted: false,
+            pending: None,
             not_before: None,
         };
         order.note_retry_after(answer);
@@ -205,14 +205,24 @@ impl Order {
         let answer = self.client.post(Action::Order, &self.url, b"").await?;
         self.note_retry_after(&answer);
         self.state = answer.json(Action::Order)?;
+        self.pending = None;
         Ok(())
     }
 
-    /// What is left to prove; names that the CA has seen proof of already are not among them.
+    /// What is left to prove; names that the CA has seen proof of already are not among them. It is asked once, as long
+    /// as nothing is done about it.
     ///
     /// # Errors
     /// When an authorization has failed or cannot be had.
-    pub async fn authorizations(&self) -> Result<Vec<Authorization>, Error> {
+    pub async fn authorizations(&mut self) -> Result<Vec<Authorization>, Error> {
+        // RFC 8555, 7.1.6: such an order has all its authorizations.
+        use OrderStatus::{Processing, Ready, Valid};
+        if matches!(self.state.status, Ready | Processing | Valid) {
+            return Ok(Vec::new());
+        }
+        if let Some(pending) = &self.pending {
+            return Ok(pending.clone());
+        }
         let account = self.client.account(Action::Authorization)?;
         let mut pending = Vec::new();
         // One after the other: each answer brings the nonce for the next request.
@@ -224,6 +234,7 @@ impl Order {
                 _ => return Err(self.why_invalid(Action::Authorization).await),
             }
         }
+        self.pending = Some(pending.clone());
         Ok(pending)
     }
 
@@ -232,6 +243,7 @@ impl Order {
     /// # Errors
     /// When the CA refuses.
     pub async fn set_ready(&mut self, challenge: &Challenge) -> Result<(), Error> {
+        self.pending = None;
         if challenge.status == ChallengeStatus::Pending {
             let answer = self
                 .client
@@ -352,12 +364,24 @@ impl Order {
         deadline: Instant,
         done: impl Fn(OrderStatus) -> bool,
     ) -> Result<(), Error> {
-        let mut pause = FIRST_PAUSE;
+        let client = self.client.clone();
+        let pace = client.pace(action);
+        let started = Instant::now();
+        let (mut pause, mut next_pause) = (pace.first(), pace::SECOND);
+        // How often it was asked, until it is the CA that says when.
+        let mut polls = Some(0);
         let mut trouble = None;
         loop {
             match self.state.status {
                 OrderStatus::Invalid => return Err(self.why_invalid(action).await),
-                status if done(status) => return Ok(()),
+                status if done(status) => {
+                    match polls {
+                        Some(1) => pace.in_time(),
+                        Some(2..) => pace.too_early(started.elapsed()),
+                        _ => {}
+                    }
+                    return Ok(());
+                }
                 _ => {}
             }
             let now = Instant::now();
@@ -370,7 +394,11 @@ impl Order {
                 return Err(trouble.unwrap_or_else(unfinished));
             }
             sleep_until(not_before.unwrap_or_else(|| (now + pause).min(deadline))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            polls = polls
+                .filter(|_| not_before.is_none())
+                .map(|polls| polls + 1);
+            pause = next_pause;
+            next_pause = (next_pause * 2).min(pace::LONGEST);
             trouble = match self.refresh().await {
                 // A poll that fails costs nothing but time, and there is a deadline for that.
                 Err(error) if error.class() == Class::Transient && !error.is_gone() => Some(error),
@@ -430,7 +458,7 @@ impl Order {
     fn note_retry_after(&mut self, answer: &Answer) {
         let wait = answer
             .retry_after
-            .map(|wait| wait.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER));
+            .map(|wait| wait.clamp(pace::SHORTEST, LONGEST_RETRY_AFTER));
         self.not_before = wait.map(|wait| Instant::now() + wait);
     }
 }

@@ -23,7 +23,6 @@ use crate::certificate::Fingerprint;
 use crate::cluster::accounts;
 use crate::config::{Config, Issuer};
 use crate::index::Key;
-use crate::name::Name;
 use crate::renewal::preflight::{self, Asked};
 use crate::rollout::{self, How, Request, Step, Workload};
 use crate::secret::settings::IssuerRef;
@@ -170,7 +169,9 @@ struct Looker<'a> {
 }
 
 impl Looker<'_> {
-    async fn against(&mut self, name: &str, names: &[Name], profile: Option<&str>) -> Vec<String> {
+    async fn against(&mut self, name: &str, assessment: &Assessment) -> Vec<String> {
+        let (names, key_type) = (&assessment.names, assessment.key_type());
+        let profile = assessment.settings.profile.as_deref();
         let Some(issuer) = self.config.issuer(name) else {
             return Vec::new();
         };
@@ -187,6 +188,7 @@ impl Looker<'_> {
             profile,
             issuer,
             account,
+            key_type,
         };
         let mut found = preflight::on_paper(&asked, directory, self.config);
         found.extend(preflight::by_caa(&asked, directory, self.config).await);
@@ -299,9 +301,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
             let settings = &assessment.settings;
             let against = match (&settings.issuer, assessment.renewal) {
                 (IssuerRef::Named(issuer), Ok(_)) if args.preflight => {
-                    let names = &assessment.names;
-                    let profile = settings.profile.as_deref();
-                    looker.against(issuer, names, profile).await
+                    looker.against(issuer, &assessment).await
                 }
                 _ => Vec::new(),
             };

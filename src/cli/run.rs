@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::{self, Known};
+use crate::renewal::validations::Validations;
 use crate::rollout::Roller;
 use crate::solver::dns01;
 use crate::solver::http01::{self, ChallengeStore};
@@ -156,6 +157,7 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
         config,
         events,
         known: Known::default(),
+        validations: Validations::default(),
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
         routes: Default::default(),

@@ -99,34 +99,55 @@ impl Ledger {
         account: u64,
         change: impl FnOnce(&mut Account),
     ) -> Result<(), Error> {
-        let (value, over) = {
-            let mut accounts = self.lock();
-            let entry = accounts.entry(account).or_default();
-            let before = entry.clone();
-            change(entry);
-            let after = entry.clone();
-            if after.is_empty() {
-                accounts.remove(&account);
+        let mut change = Some(change);
+        self.update_all([account], |_, account| {
+            if let Some(change) = change.take() {
+                change(account);
             }
-            let after = after.kept();
-            if after == before.kept() {
+        })
+        .await
+    }
+
+    /// The same with several accounts, in one write.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub async fn update_all(
+        &self,
+        ids: impl IntoIterator<Item = u64>,
+        mut change: impl FnMut(u64, &mut Account),
+    ) -> Result<(), Error> {
+        let ids: Vec<u64> = ids.into_iter().collect();
+        let mut values = BTreeMap::new();
+        {
+            let mut accounts = self.lock();
+            for &id in &ids {
+                let entry = accounts.entry(id).or_default();
+                let before = entry.kept();
+                change(id, entry);
+                let (after, forgotten) = (entry.kept(), entry.is_empty());
+                if forgotten {
+                    accounts.remove(&id);
+                }
+                if after != before {
+                    let text = || serde_json::to_string(&after).unwrap_or_default();
+                    values.insert(key_of(id), (!after.is_empty()).then(text));
+                }
+            }
+            if values.is_empty() {
                 return Ok(());
             }
-            let value =
-                (!after.is_empty()).then(|| serde_json::to_string(&after).unwrap_or_default());
-            (value, sweep(&mut accounts, account, UnixTime::now()))
-        };
-        let key = key_of(account);
+            for over in sweep(&mut accounts, &ids, UnixTime::now()) {
+                values.insert(over, None);
+            }
+        }
         let what = || format!("writing ConfigMap {NAME}");
         let manager = Some(FIELD_MANAGER.to_owned());
         let params = PatchParams {
             field_manager: manager.clone(),
             ..PatchParams::default()
         };
-        let mut changed: BTreeMap<String, Option<String>> =
-            over.into_iter().map(|over| (over, None)).collect();
-        changed.insert(key.clone(), value.clone());
-        let body = serde_json::json!({ "data": changed });
+        let body = serde_json::json!({ "data": values });
         match call(
             what,
             self.api.patch(NAME, &params, &Patch::Merge(body.clone())),
@@ -136,6 +157,7 @@ impl Ledger {
             Err(Error::NotFound { .. }) => {}
             other => return other.map(|_| ()),
         }
+        let data = values.into_iter();
         let new = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(NAME.into()),
@@ -145,7 +167,10 @@ impl Ledger {
                 )])),
                 ..ObjectMeta::default()
             },
-            data: value.map(|value| BTreeMap::from([(key, value)])),
+            data: Some(
+                data.filter_map(|(key, value)| Some((key, value?)))
+                    .collect(),
+            ),
             ..ConfigMap::default()
         };
         let post = PostParams {
@@ -168,11 +193,11 @@ impl Ledger {
     }
 }
 
-/// Takes out some of what is over, but for the account that is being changed; gives their keys in the ConfigMap.
-fn sweep(accounts: &mut HashMap<u64, Account>, but: u64, now: UnixTime) -> Vec<String> {
+/// Takes out some of what is over, but for the accounts that are being changed; gives their keys in the ConfigMap.
+fn sweep(accounts: &mut HashMap<u64, Account>, but: &[u64], now: UnixTime) -> Vec<String> {
     let over = accounts
         .iter()
-        .filter(|(account, it)| **account != but && it.is_over(now));
+        .filter(|(account, it)| !but.contains(account) && it.is_over(now));
     let over: Vec<u64> = over.map(|(account, _)| *account).take(SWEPT).collect();
     for account in &over {
         accounts.remove(account);
@@ -206,12 +231,12 @@ mod tests {
             (3, failed(week)),
             (4, failed(10 * week)),
         ]);
-        assert_eq!(sweep(&mut accounts, 4, now), ["0000000000000003"]);
-        assert_eq!(sweep(&mut accounts, 1, now), ["0000000000000004"]);
+        assert_eq!(sweep(&mut accounts, &[4], now), ["0000000000000003"]);
+        assert_eq!(sweep(&mut accounts, &[1], now), ["0000000000000004"]);
         let mut left: Vec<u64> = accounts.into_keys().collect();
         left.sort_unstable();
         assert_eq!(left, [1, 2]);
         let mut many = (0..1_000).map(|it| (it, failed(week))).collect();
-        assert_eq!(sweep(&mut many, 0, now).len(), SWEPT);
+        assert_eq!(sweep(&mut many, &[0], now).len(), SWEPT);
     }
 }

@@ -185,11 +185,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn settings_of(provider: &str) -> (&'static [&'static str], &'static [&'static str]) {
     match provider {
         "rfc2136" => (&["server", "keyName"], &["algorithm"]),
-        "route53" => (&[], &["region", "hostedZoneId"]),
-        "google" => (&[], &["project", "managedZone", "impersonate"]),
+        "route53" => (
+            &[],
+            &["region", "hostedZoneId", "role", "endpoint", "stsEndpoint"],
+        ),
+        "google" => (&[], &["project", "managedZone", "impersonate", "endpoint"]),
         "azure" => (
-            &["tenantId", "clientId", "subscriptionId", "resourceGroup"],
-            &["environment"],
+            &["subscriptionId", "resourceGroup"],
+            &["tenantId", "clientId", "environment", "endpoint"],
         ),
         "acme-dns" | "plesk" | "powerdns" => (&["server"], &[]),
         "webhook" => (&["url"], &[]),

@@ -93,7 +93,7 @@ struct Rare {
     wish: Option<u64>,
     problems: u16,
     problem_texts: u64,
-    running: Option<(Task, Version)>,
+    running: Option<(Task, Version, Option<u64>)>,
     last_error: Option<Box<str>>,
     stale_pods: u32,
 }
@@ -452,7 +452,7 @@ mod tests {
             |it| it.observed.window = Some(UnixTime(0)),
             |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
             |it| it.stale_pods = 7,
-            |it| it.running = Some((Task::Roll, "odd".into())),
+            |it| it.running = Some((Task::Roll, "odd".into(), Some(7))),
             |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
         ];
         let mut table = Table::default();

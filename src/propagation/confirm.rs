@@ -166,7 +166,7 @@ impl Rolled<'_> {
         let set = |ended| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = ended;
         let secrets = std::slice::from_ref(&self.request.secret);
         let told = |happening: rollout::Happening<'_>| {
-            tell::happening(context, &key.namespace, &happening)
+            tell::happening(context, &key.namespace, &happening);
         };
         let roller = context.roller();
         roller

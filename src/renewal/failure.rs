@@ -1,12 +1,13 @@
 //! A renewal that failed: what it means for the next try, and who is told.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::issuers;
 use super::venue::{OUT_OF_REACH, REHEARSALS};
-use super::{Fresh, last_error};
+use super::{Fresh, last_error, validations, without_covered};
 use crate::acme::{self, Class, OrderStatus, Scope};
 use crate::cluster;
 use crate::cluster::events::Reason;
@@ -15,6 +16,7 @@ use crate::context::Context;
 use crate::index::{Finished, Key};
 use crate::key::KeyError;
 use crate::metrics::RenewalResult;
+use crate::name::Name;
 use crate::pair::Rejected;
 use crate::schedule::budget;
 use crate::secret::keys;
@@ -61,6 +63,9 @@ pub(super) enum Failure {
         "the labels of the namespace decide here and cannot be read (is rbac/addons/namespace-labels.yaml installed?): {0}"
     )]
     Labels(cluster::Error),
+    /// This CA is known to refuse that, whatever is put right elsewhere.
+    #[error("the CA is not asked: {0}")]
+    Hopeless(String),
     /// A TXT record could not be set or was not seen in time.
     #[error(transparent)]
     Dns01(#[from] dns01::Error),
@@ -100,6 +105,7 @@ pub(super) struct Of {
     issuer: Arc<str>,
     wish: Option<u64>,
     leaf: Option<crate::certificate::Leaf>,
+    names: Vec<Name>,
     has_staging: bool,
     has_fallback: bool,
 }
@@ -126,6 +132,7 @@ impl Failure {
             wish: fresh.assessment.wish(),
             issuer: Arc::clone(&fresh.issuer_name),
             leaf: fresh.assessment.leaf.as_ref().ok().cloned(),
+            names: without_covered(&fresh.assessment.names),
             has_staging: fresh.issuer.staging.is_some(),
             has_fallback: fresh.issuer.fallback.is_some(),
         };
@@ -149,6 +156,7 @@ impl Failure {
             Self::Rejected(_)
             | Self::Forbidden(_)
             | Self::NotAllowed(_)
+            | Self::Hopeless(_)
             | Self::NoSolver(_)
             | Self::Unwanted
             | Self::Key(_) => true,
@@ -184,6 +192,7 @@ impl Failure {
             Self::NoSolver(_) => "NoSolver",
             Self::Forbidden(_) => "Caa",
             Self::NotAllowed(_) => "NotAllowed",
+            Self::Hopeless(_) => "Hopeless",
             Self::Dns01(error) => error.reason(),
             Self::Route(_) => "Unrouted",
             Self::RouteRefused(..) => "RouteRefused",
@@ -277,17 +286,28 @@ impl Failure {
         let rehearsal = matches!(what, Self::Rehearsal(_));
         let backoff = context.config().retry;
         let mut retry_at = now;
+        let mut accounts = BTreeSet::from([of.account]);
+        let invalid = match &what {
+            Self::Acme(error) if validation => invalid(error, &of),
+            _ => BTreeSet::new(),
+        };
+        accounts.extend(&invalid);
         let counted = context
             .ledger
-            .update(of.account, |account| {
-                retry_at = account.failed(
-                    now,
-                    &backoff,
-                    of.leaf.as_ref(),
-                    validation && !rehearsal,
-                    until,
-                    of.wish,
-                );
+            .update_all(accounts, |id, account| {
+                if invalid.contains(&id) {
+                    account.invalid(now, &backoff);
+                }
+                if id != of.account {
+                    return;
+                }
+                if let Some(until) = until.filter(|_| limited) {
+                    account.limited(until, of.wish);
+                    retry_at = until;
+                } else {
+                    let leaf = of.leaf.as_ref();
+                    retry_at = account.failed(now, &backoff, leaf, validation, until, of.wish);
+                }
                 if rehearsal {
                     account.rehearsals = account.rehearsals.saturating_sub(1);
                 } else if validation && of.has_staging {
@@ -321,6 +341,16 @@ impl Failure {
         inscribe(context, key, &of.uid, &text, retry_at).await;
         Finished::Later(retry_at, Some(text.into()))
     }
+}
+
+/// The accounts of the names that could not be proven: those that the CA names, else all.
+fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<u64> {
+    let named = error.problem().map_or(&[][..], |it| &it.subproblems);
+    let named: Vec<Name> = named.iter().filter_map(|it| it.name.parse().ok()).collect();
+    let names = if named.is_empty() { &of.names } else { &named };
+    validations::accounts(&of.issuer, names)
+        .into_keys()
+        .collect()
 }
 
 /// The issuer is not asked for these names before `until` where there is a fallback and life runs short.

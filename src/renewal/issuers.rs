@@ -142,6 +142,11 @@ impl Issuers {
         lock(&self.slot(name).quota).recall(UnixTime::now(), issued);
     }
 
+    /// A Secret of `namespace` is due: its order is to have a share of the issuer's.
+    pub fn expect_order(&self, name: &str, namespace: &Arc<str>) {
+        lock(&self.slot(name).quota).expect(UnixTime::now(), namespace);
+    }
+
     /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.
     ///
     /// # Errors

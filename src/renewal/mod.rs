@@ -15,6 +15,8 @@ pub mod issuers;
 pub mod known;
 pub mod preflight;
 pub mod proof;
+mod public_ca;
+pub mod validations;
 mod venue;
 
 use std::collections::BTreeMap;
@@ -46,6 +48,7 @@ use crate::ticket::Ticket;
 use crate::time::UnixTime;
 use failure::Failure;
 use proof::Wait;
+use validations::Held;
 
 /// Some CAs take a minute from finalize to the certificate.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
@@ -166,8 +169,12 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     order(context, key, fresh, due).await
 }
 
+/// The Secret as it is now; None where it is gone, or asks for nothing.
 async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fresh>, Failure> {
-    let secret = secrets::get(&context.client, key).await?;
+    let secret = match secrets::get(&context.client, key).await {
+        Err(crate::cluster::Error::NotFound { .. }) => return Ok(None),
+        secret => secret?,
+    };
     let config = context.config();
     let labels = if config.needs_namespace_labels() {
         let read = namespaces::labels(&context.client, &key.namespace).await;
@@ -318,23 +325,36 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     venue::rehearse(context, key, &fresh, &names)
         .await
         .map_err(|failure| failure.about(&fresh))?;
-    let profile = match &fresh.assessment.settings.profile {
-        Some(profile) => Some(&**profile),
-        // The issuer's own profile is a preference: a CA that has none of that name is not refused for it.
-        None => {
+    let named = fresh.assessment.settings.profile.as_deref();
+    let profile = match named {
+        Some(profile) if fresh.is_at_home() => Some(profile),
+        // The issuer's own profile is a preference, and a fallback's are others: a CA that has none of that name is not
+        // refused for it.
+        _ => {
             let offered = &client
                 .directory()
                 .await
                 .map_err(|error| ours(error.into()))?
                 .meta
                 .profiles;
-            let wanted = fresh.issuer.profile.as_deref();
-            wanted.filter(|profile| offered.contains_key(*profile))
+            let mut wanted = named.into_iter().chain(fresh.issuer.profile.as_deref());
+            wanted.find(|profile| offered.contains_key(*profile))
         }
     };
     preflight(context, &fresh, &client, &names)
         .await
         .map_err(|failure| failure.about(&fresh))?;
+    let proving = context.validations.begin(
+        &context.ledger,
+        &fresh.issuer_name,
+        &names,
+        &context.config().retry,
+        UnixTime::now(),
+    );
+    let _proving = match proving {
+        Ok(proving) => proving,
+        Err(held) => return Ok(unproven(context, key, &fresh, held)),
+    };
     let quota = fresh.issuer.orders_per_3h;
     if let Err(until) = context
         .issuers
@@ -352,7 +372,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = replaced(&fresh);
     let order = client.new_order(&names, profile, replaced.as_ref()).await;
-    let order = order.map_err(|error| Failure::from(error).about(&fresh))?;
+    let mut order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
         let proofs = proof::plan(context, &order.authorizations().await?).await?;
         let new_key = new_key(&fresh).await?;
@@ -408,6 +428,32 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     proceed(context, key, fresh, record, order, due.reason).await
 }
 
+/// A name must not fail validation once more now.
+fn unproven(context: &Context, key: &Key, fresh: &Fresh, held: Held) -> Outcome {
+    match held {
+        Held::UnderWay(name, until) => {
+            let note = format!("waits until other orders have proven {name}");
+            tracing::debug!(secret = %key, %until, note, "the renewal waits");
+            Outcome::Later(until, Some(note.into()))
+        }
+        Held::Failed(name, until) => {
+            let note = format!(
+                "{} validations of {name} have failed within an hour, as many as CAs let pass; the next try is after \
+                 {until}",
+                budget::FAILED_VALIDATIONS
+            );
+            not_now(
+                context,
+                key,
+                fresh,
+                until,
+                events::Reason::RenewalHeld,
+                note,
+            )
+        }
+    }
+}
+
 /// Finds out what the CA will refuse, unless life runs short.
 async fn preflight(
     context: &Context,
@@ -423,10 +469,16 @@ async fn preflight(
     let account = client.account_url();
     let asked = preflight::Asked {
         names,
-        profile: fresh.assessment.settings.profile.as_deref(),
+        profile: { fresh.assessment.settings.profile.as_deref() }.filter(|_| fresh.is_at_home()),
         issuer: &fresh.issuer,
         account: account.as_deref(),
+        key_type: fresh.assessment.key_type(),
     };
+    let mut refused = preflight::by_the_ca(&asked);
+    refused.extend(preflight::by_profile(&asked, &directory));
+    if !refused.is_empty() {
+        return Err(Failure::Hopeless(refused.join("; ")));
+    }
     match preflight::by_caa(&asked, &directory, &context.config()).await {
         found if found.is_empty() => Ok(()),
         found => Err(Failure::Forbidden(found.join("; "))),
@@ -471,6 +523,9 @@ async fn resume(
             return Err(Failure::from(error).about(&fresh));
         }
     };
+    let _proving = context
+        .validations
+        .join(&fresh.issuer_name, &record.order.names);
     tracing::info!(secret = %key, order = record.order.url, status = ?order.status(), "the order is taken up again");
     let reason = fresh
         .assessment
@@ -552,7 +607,12 @@ async fn finish(
     started = Instant::now();
     let pem = order.certificate(&preference).await?;
     took(context, record, RenewalStep::Download, started);
-    write(context, key, record, &pem, reason).await
+    let written = write(context, key, record, &pem, reason).await;
+    if matches!(written, Err(Failure::Unwanted)) {
+        // The CA counts what nobody wants any more.
+        count_unwanted(context, key, record).await;
+    }
+    written
 }
 
 /// Checks what the CA gave and puts it into the Secret, in one patch.
@@ -606,6 +666,25 @@ async fn write(
     Ok(Outcome::Renewed(Box::new(leaf)))
 }
 
+/// Notes in the ledger that a certificate was issued and not written.
+async fn count_unwanted(context: &Context, key: &Key, record: &Record) {
+    let records::Order {
+        issuer,
+        names,
+        created,
+        expected,
+        replaced,
+        ..
+    } = &record.order;
+    let account = budget::account_of(issuer, names);
+    let counted = context.ledger.update(account, |account| {
+        account.issued(UnixTime::now(), UnixTime(*created), *expected, *replaced);
+    });
+    if let Err(error) = counted.await {
+        tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+    }
+}
+
 /// Notes how long a step took. A proof that takes several attempts counts from the order on: DNS may take an hour.
 fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
     let mut took = started.elapsed();
@@ -622,10 +701,18 @@ fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant)
 /// Notes in the ledger that a certificate was issued and written.
 async fn count_issue(context: &Context, key: &Key, fresh: &Fresh, record: &Record) {
     let (now, ordered) = (UnixTime::now(), UnixTime(record.order.created));
+    let (backoff, own) = (context.config().retry, fresh.assessment.account);
+    // Few names have ever failed.
+    let names = validations::accounts(&fresh.issuer_name, &record.order.names).into_keys();
+    let failed = names.filter(|id| *id != own && !context.ledger.get(*id).invalid.is_empty());
+    let accounts: Vec<u64> = failed.chain([own]).collect();
     let issued = context
         .ledger
-        .update(fresh.assessment.account, |account| {
-            account.issued(now, ordered, record.order.expected, record.order.replaced);
+        .update_all(accounts, |id, account| {
+            if id == own {
+                account.issued(now, ordered, record.order.expected, record.order.replaced);
+            }
+            account.proven(now, &backoff);
         })
         .await;
     let home = budget::account_of(&fresh.home, &fresh.assessment.names);
@@ -748,11 +835,7 @@ fn texts(names: &[Name]) -> Vec<String> {
 /// The key to ask for: a new one, or with `key-rotation: never` the one that is there.
 async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
     let settings = &fresh.assessment.settings;
-    let leaf = fresh.assessment.leaf.as_ref().ok();
-    let wanted = settings
-        .key_type
-        .or_else(|| leaf.and_then(|leaf| leaf.key_type));
-    let kind = wanted.unwrap_or(KeyType::EcdsaP256);
+    let kind = fresh.assessment.key_type().unwrap_or(KeyType::EcdsaP256);
     let compromised = fresh
         .assessment
         .renewal
@@ -792,6 +875,11 @@ fn view_of(labels: &Option<BTreeMap<String, String>>) -> Labels<'_> {
 }
 
 impl Fresh {
+    /// Whether it is the Secret's own issuer that is asked.
+    fn is_at_home(&self) -> bool {
+        self.issuer_name == self.home
+    }
+
     fn uid(&self) -> &str {
         self.secret.head.uid()
     }

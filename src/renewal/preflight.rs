@@ -5,18 +5,15 @@
 
 use kube::Client as Kube;
 
+use super::public_ca;
 use crate::acme::Directory;
+use crate::certificate::KeyType;
 use crate::config::{Challenge, Config, Issuer};
 use crate::dns::Resolver;
 use crate::gate::Gate;
 use crate::name::Name;
 use crate::solver::caa::{self, Asker};
 use crate::solver::dns01;
-
-/// Names in a certificate of Let's Encrypt's short profiles.
-const SHORT_PROFILE_NAMES: usize = 25;
-/// Those of its classic one, and of most other CAs.
-const NAMES: usize = 100;
 
 /// What is asked for.
 pub struct Asked<'a> {
@@ -28,6 +25,8 @@ pub struct Asked<'a> {
     pub issuer: &'a Issuer,
     /// The account's URL, where there is one.
     pub account: Option<&'a str>,
+    /// Of the certificate's key.
+    pub key_type: Option<KeyType>,
 }
 
 /// What speaks against it by the CA's directory and the config alone, a sentence each. Pure.
@@ -38,35 +37,44 @@ pub fn on_paper(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Ve
     if meta.external_account_required && asked.issuer.eab.is_none() && asked.account.is_none() {
         found.push("the CA wants an external account binding: the issuer has no eab".to_owned());
     }
-    if let Some(profile) = asked.profile
-        && !meta.profiles.contains_key(profile)
-    {
-        let offered: Vec<&str> = meta.profiles.keys().map(String::as_str).collect();
-        found.push(format!(
-            "the CA has no profile {profile}, expected one of: {}",
-            offered.join(", ")
-        ));
-    }
-    let profile = asked.profile.or(asked.issuer.profile.as_deref());
-    let lets_encrypt = asked.issuer.directory.contains(".letsencrypt.org/");
-    let short = lets_encrypt && matches!(profile, Some("tlsserver" | "shortlived"));
-    let most = if short { SHORT_PROFILE_NAMES } else { NAMES };
-    if asked.names.len() > most {
-        found.push(format!(
-            "{} names, the CA takes at most {most}",
-            asked.names.len()
-        ));
-    }
-    let has_address = asked.names.iter().any(|name| matches!(name, Name::Ip(_)));
-    if lets_encrypt && has_address && profile != Some("shortlived") {
-        found.push("Let's Encrypt issues for addresses by the profile shortlived only".to_owned());
-    }
+    found.extend(by_profile(asked, directory));
+    found.extend(by_the_ca(asked));
     for name in asked.names {
         if !config.solvers.is_empty() && config.solver(name).is_none() {
             found.push(format!("no solver of the config can prove {name}"));
         }
+        let by_http = config.solvers.is_empty() && public_ca::is_public_ca(&asked.issuer.directory);
+        if by_http && name.is_wildcard() {
+            found.push(format!("{name}: a wildcard needs a dns01 solver"));
+        }
     }
     found
+}
+
+/// Whether the CA lacks the profile that the Secret names. Pure.
+#[must_use]
+pub fn by_profile(asked: &Asked<'_>, directory: &Directory) -> Option<String> {
+    let profiles = &directory.meta.profiles;
+    let profile = asked.profile.filter(|it| !profiles.contains_key(*it))?;
+    let offered: Vec<&str> = profiles.keys().map(String::as_str).collect();
+    let offered = offered.join(", ");
+    Some(format!(
+        "the CA has no profile {profile}, expected one of: {offered}"
+    ))
+}
+
+/// What the CA is known to refuse, whatever the config says of solvers. Pure.
+#[must_use]
+pub fn by_the_ca(asked: &Asked<'_>) -> Vec<String> {
+    let Asked {
+        names,
+        profile,
+        issuer,
+        key_type,
+        ..
+    } = *asked;
+    let profile = profile.or(issuer.profile.as_deref());
+    public_ca::refuses(&issuer.directory, names, profile, key_type)
 }
 
 /// What the CAA records of the names forbid.
@@ -130,14 +138,14 @@ mod tests {
             );
             serde_json::from_str(&json).unwrap()
         };
-        let config = "issuers: {}\nsolvers: [{zones: [a.example], http01: {route: shared}}]";
+        let config = "issuers: {}\nsolvers: [{zones: [a.org], http01: {route: shared}}]";
         let config = Config::parse(config).unwrap();
         let issuer = Issuer {
             directory: "https://acme-v02.api.letsencrypt.org/directory".into(),
             ..Issuer::default()
         };
         let many: Vec<Name> = (0..26)
-            .map(|n| format!("n{n}.a.example").parse().unwrap())
+            .map(|n| format!("n{n}.a.org").parse().unwrap())
             .collect();
         let (offered, none) = (r#"{"tlsserver": "", "shortlived": ""}"#, "{}");
         let name = |text: &str| vec![text.parse::<Name>().unwrap()];
@@ -145,45 +153,25 @@ mod tests {
             (many.clone(), None, offered, false, None, ""),
             (many, Some("tlsserver"), offered, false, None, "at most 25"),
             (
-                name("a.example"),
+                name("a.org"),
                 Some("x"),
                 offered,
                 false,
                 None,
                 "no profile x",
             ),
-            (
-                name("a.example"),
-                Some("x"),
-                none,
-                false,
-                None,
-                "no profile x",
-            ),
-            (name("a.example"), None, none, true, None, "no eab"),
-            (
-                name("a.example"),
-                None,
-                none,
-                true,
-                Some("https://ca/1"),
-                "",
-            ),
-            (name("b.example"), None, none, false, None, "no solver"),
-            (
-                name("10.0.0.1"),
-                None,
-                offered,
-                false,
-                None,
-                "shortlived only",
-            ),
+            (name("a.org"), Some("x"), none, false, None, "no profile x"),
+            (name("a.org"), None, none, true, None, "no eab"),
+            (name("a.org"), None, none, true, Some("https://ca/1"), ""),
+            (name("b.org"), None, none, false, None, "no solver"),
+            (name("*.a.org"), None, offered, false, None, "no solver"),
         ] {
             let asked = Asked {
                 names: &names,
                 profile,
                 issuer: &issuer,
                 account,
+                key_type: None,
             };
             let found = on_paper(&asked, &directory(profiles, eab), &config).join("; ");
             assert!(

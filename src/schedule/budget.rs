@@ -20,6 +20,10 @@ pub const ISSUES_A_WEEK: usize = 4;
 pub const UNSCHEDULED_A_WEEK: usize = 3;
 /// A CA's limit of failed validations is five an hour for a name: one in twelve minutes keeps to it for ever.
 const FAILED_VALIDATION_SPACING: Duration = Duration::from_secs(12 * 60);
+/// So many may follow each other faster, for example where sets of names share a name that cannot be validated.
+pub const FAILED_VALIDATIONS: usize = 5;
+/// One that may fail and be the one too many is awaited so long.
+const UNDER_WAY: Duration = Duration::from_secs(30);
 /// With less than this share of the lifetime left, a failure waits no longer than [`URGENT_RETRY`].
 const URGENT_SHARE: u32 = 6;
 /// Back-off when little life is left, still within the CA's limit of failed validations.
@@ -37,6 +41,15 @@ pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -
     names.sort_unstable();
     names.dedup();
     hash(&format!("{issuer}\n{}", names.join("\n")))
+}
+
+/// The account of one name at an issuer, which failed validations are counted on whatever else was asked for with it.
+/// A wildcard is counted on the name that it stands under: both are proven there.
+#[must_use]
+pub fn account_of_name(issuer: &str, name: &Name) -> u64 {
+    let text = name.to_string();
+    let bare = text.strip_prefix("*.").unwrap_or(&text);
+    hash(&format!("{issuer}\n{bare}"))
 }
 
 /// The first 64 bits of the SHA-256 of a text.
@@ -84,6 +97,16 @@ impl Backoff {
             .and_then(|scale| self.base.checked_mul(scale))
             .map_or(self.max, |wait| wait.min(self.max))
     }
+
+    /// Back-off that a private CA's config has scaled down says that there is no such limit.
+    fn validation_spacing(&self) -> Duration {
+        FAILED_VALIDATION_SPACING.min(self.max)
+    }
+
+    /// The span in which [`FAILED_VALIDATIONS`] of one name may fail: an hour, unless scaled down likewise.
+    fn hour(&self) -> Duration {
+        self.validation_spacing() * 5
+    }
 }
 
 /// What the ledger remembers of one set of names at one issuer.
@@ -115,6 +138,13 @@ pub struct Account {
     /// Until when the CA counts as out of reach (unix seconds), so that a fallback may be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unavailable_until: Option<i64>,
+    /// Instants of failed validations of a name, oldest first, at most an hour old. Only the account of the one name
+    /// has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub invalid: Vec<i64>,
+    /// The name was proven after those: the CA counts them all the same, but they are worth no entry.
+    #[serde(skip)]
+    pub proven: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -308,9 +338,8 @@ impl Account {
         } else {
             delay
         };
-        // Back-off that a private CA's config has scaled down says that there is no such limit.
         let delay = if validation && self.failures > 1 {
-            delay.max(FAILED_VALIDATION_SPACING.min(backoff.max))
+            delay.max(backoff.validation_spacing())
         } else {
             delay
         };
@@ -319,10 +348,54 @@ impl Account {
         until
     }
 
+    /// The CA asks for nothing before `until`: that says nothing of the certificate, and is neither a failure nor longer
+    /// than the CA said.
+    pub fn limited(&mut self, until: UnixTime, wish: Option<u64>) {
+        self.tried = wish.or(self.tried);
+        self.retry_at = Some(until.0);
+    }
+
+    /// Counts a failed validation of the name that this is the account of.
+    pub fn invalid(&mut self, now: UnixTime, backoff: &Backoff) {
+        self.prune_invalid(now, backoff);
+        self.invalid.push(now.0);
+        self.proven = false;
+    }
+
+    /// The name was proven.
+    pub fn proven(&mut self, now: UnixTime, backoff: &Backoff) {
+        self.prune_invalid(now, backoff);
+        self.proven = !self.invalid.is_empty();
+    }
+
+    fn prune_invalid(&mut self, now: UnixTime, backoff: &Backoff) {
+        let hour = backoff.hour();
+        self.invalid.retain(|at| UnixTime(*at) + hour > now);
+    }
+
+    /// When the name may be validated again, with so many validations under way that may yet fail; `None` is now.
+    #[must_use]
+    pub fn validates_at(
+        &self,
+        now: UnixTime,
+        backoff: &Backoff,
+        under_way: usize,
+    ) -> Option<UnixTime> {
+        let hour = backoff.hour();
+        let failed = recent(now, hour, &self.invalid);
+        // The oldest of those that are too many has to leave the hour first.
+        let oldest = (failed.len() + under_way).checked_sub(FAILED_VALIDATIONS)?;
+        let leaves = failed.get(oldest).map(|at| *at + hour);
+        Some(leaves.unwrap_or(now + UNDER_WAY))
+    }
+
     /// What is to be remembered across restarts.
     #[must_use]
     pub fn kept(&self) -> Self {
         let mut kept = self.clone();
+        if std::mem::take(&mut kept.proven) {
+            kept.invalid.clear();
+        }
         if kept.scheduled.len() < 2 {
             kept.scheduled.clear();
         }
@@ -464,6 +537,48 @@ mod tests {
         for window in tries.windows(6) {
             assert!(window[5] - window[0] > 3_600, "{window:?}");
         }
+    }
+
+    #[test]
+    fn a_name_fails_five_times_an_hour_whoever_asks_and_however_eagerly() {
+        let backoff = Backoff::default();
+        let (mut account, mut failed) = (Account::default(), Vec::new());
+        for minute in 0..180 {
+            let now = UnixTime(minute * 60);
+            if account.validates_at(now, &backoff, 0).is_none() {
+                account.invalid(now, &backoff);
+                failed.push(minute);
+            }
+            // As after a restart.
+            let kept = serde_json::to_string(&account.kept()).unwrap();
+            account = serde_json::from_str(&kept).unwrap();
+        }
+        assert_eq!(
+            failed,
+            [0, 1, 2, 3, 4, 60, 61, 62, 63, 64, 120, 121, 122, 123, 124]
+        );
+        let now = UnixTime(200 * 60);
+        assert_eq!(account.validates_at(now, &backoff, 4), None);
+        assert!(
+            account
+                .validates_at(now, &backoff, 5)
+                .is_some_and(|at| at > now)
+        );
+        account.invalid(now, &backoff);
+        assert!(account.validates_at(now, &backoff, 4).is_some());
+        // What a proof is about is no entry any more, but it counts in this process.
+        account.proven(now, &backoff);
+        assert!(account.kept().is_empty() && account.validates_at(now, &backoff, 4).is_some());
+        let scaled = Backoff {
+            max: Duration::from_secs(1),
+            ..backoff
+        };
+        let later = now + Duration::from_secs(5);
+        assert_eq!(account.validates_at(later, &scaled, 4), None);
+        let names = ["*.a.example", "a.example"].map(|name| name.parse().unwrap());
+        let [wild, bare] = names.map(|name: Name| account_of_name("le", &name));
+        assert_eq!(wild, bare);
+        assert_eq!(bare, account_of("le", &["a.example".parse().unwrap()]));
     }
 
     #[test]

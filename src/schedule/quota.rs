@@ -1,10 +1,12 @@
 //! How the new orders that an issuer allows in three hours are shared among namespaces.
 //!
-//! Input: who asks, when, and the limit. Output: yes, or an instant to ask again, a different one for each who waits,
-//! so that ten thousand do not come back together. Pure, and in memory only: after a restart the certificates that are
-//! there say what was ordered lately.
+//! Input: who wants one, who asks, when, and the limit. Output: yes, or an instant to ask again, a different one for each
+//! who waits, so that ten thousand do not come back together.
+//! Who asks late waits no longer for that: instants are given by turns among the namespaces that wait, and what is free
+//! goes to the namespace that had least. Pure, and in memory only: after a restart the certificates that are there say
+//! what was ordered lately, and what is due says who waits.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +20,67 @@ const SHARE: usize = 4;
 const BACKDATED: Duration = Duration::from_secs(3_600);
 /// One who was told to come back and has not after this no longer waits.
 const GRACE: Duration = Duration::from_secs(120);
+/// One who stands back for others that are about to ask looks again after this.
+const STAND_BACK: Duration = Duration::from_secs(10);
 
 /// The orders of one issuer.
 #[derive(Debug, Default)]
 pub struct Quota {
     /// Within the period, oldest first.
     taken: VecDeque<(UnixTime, Arc<str>)>,
-    /// Who was told to come back when; the number tells those of one second apart.
-    promised: BTreeSet<(UnixTime, u64, Arc<str>)>,
+    /// How many of those each namespace has.
+    had: HashMap<Arc<str>, usize>,
+    /// By namespace.
+    waiting: BTreeMap<Arc<str>, Waiting>,
     count: u64,
+}
+
+/// Who waits of one namespace.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// When they were told to come back; the number tells those of one second apart.
+    told: BTreeSet<(UnixTime, u64)>,
+    /// Since when they are about to ask.
+    asking: VecDeque<UnixTime>,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.told.len() + self.asking.len()
+    }
+
+    /// How many may ask at this moment.
+    fn ready(&self, now: UnixTime) -> usize {
+        self.asking.len() + self.come(now)
+    }
+
+    /// How many were told to come by now.
+    fn come(&self, now: UnixTime) -> usize {
+        self.told.iter().take_while(|(at, _)| *at <= now).count()
+    }
+
+    /// When the first one asks.
+    fn soonest(&self) -> Option<UnixTime> {
+        let told = self.told.first().map(|(at, _)| *at);
+        self.asking.front().copied().or(told)
+    }
+
+    /// One of them who was told to come back does.
+    fn comes(&mut self, now: UnixTime) {
+        if { self.told.first() }.is_some_and(|(at, _)| *at <= now) {
+            self.told.pop_first();
+        }
+    }
+
+    /// Whoever has not come in time does not any more.
+    fn forget(&mut self, now: UnixTime) {
+        while { self.told.first() }.is_some_and(|(at, _)| *at + GRACE <= now) {
+            self.told.pop_first();
+        }
+        while { self.asking.front() }.is_some_and(|at| *at + GRACE <= now) {
+            self.asking.pop_front();
+        }
+    }
 }
 
 /// Whether a certificate that is valid from then on may have been ordered within the period.
@@ -54,6 +108,18 @@ impl Quota {
         if ordered.len() > self.taken.len() {
             self.taken = ordered.into();
         }
+        self.had.clear();
+        for (_, namespace) in &self.taken {
+            *self.had.entry(Arc::clone(namespace)).or_default() += 1;
+        }
+    }
+
+    /// A renewal of `namespace` is due and will ask soon.
+    pub fn expect(&mut self, now: UnixTime, namespace: &Arc<str>) {
+        self.forget(now);
+        let waiting = self.waiting.entry(Arc::clone(namespace)).or_default();
+        waiting.comes(now);
+        waiting.asking.push_back(now);
     }
 
     /// Counts an order for `namespace`, if `limit` allows for it.
@@ -67,49 +133,67 @@ impl Quota {
         limit: u32,
     ) -> Result<(), UnixTime> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
-        while self
-            .taken
-            .front()
-            .is_some_and(|(at, _)| *at + PERIOD <= now)
+        if let Some(waiting) = self.waiting.get_mut(namespace)
+            && waiting.asking.pop_front().is_none()
         {
-            self.taken.pop_front();
+            waiting.comes(now);
         }
-        while self
-            .promised
-            .first()
-            .is_some_and(|(at, ..)| *at + GRACE <= now)
-        {
-            self.promised.pop_first();
-        }
-        let own = self
-            .taken
-            .iter()
-            .filter(|(_, other)| other == namespace)
-            .count();
-        let others_wait = self.promised.iter().any(|(_, _, other)| other != namespace);
-        let greedy = own >= (limit / SHARE).max(1) && others_wait;
-        if self.taken.len() < limit && !greedy {
+        self.forget(now);
+        let own = self.had(namespace);
+        let others = || self.waiting.iter().filter(|(it, _)| *it != namespace);
+        // Two that have had the same do not wait for each other.
+        let less = || others().filter(|(other, _)| self.had(other) < own);
+        let free = limit.saturating_sub(self.taken.len());
+        let greedy = own >= (limit / SHARE).max(1) && less().next().is_some();
+        let ahead = less().map(|(other, waiting)| waiting.ready(now).min(own - self.had(other)));
+        if !greedy && free > ahead.sum() {
             self.taken.push_back((now, Arc::clone(namespace)));
-            let kept = self
-                .promised
-                .iter()
-                .find(|(at, _, other)| *at <= now && other == namespace);
-            if let Some(kept) = kept.cloned() {
-                self.promised.remove(&kept);
-            }
+            *self.had.entry(Arc::clone(namespace)).or_default() += 1;
             return Ok(());
         }
-        // The one after all who wait already gets the place that comes free after theirs.
-        let place = self.promised.len();
-        let frees = self.taken.get(place % self.taken.len().max(1));
-        let turns = u32::try_from(place / self.taken.len().max(1)).unwrap_or(u32::MAX);
-        let until =
-            frees.map_or(now, |(at, _)| *at) + PERIOD.saturating_mul(turns.saturating_add(1));
-        let until = until.max(now + Duration::from_secs(1));
+        let until = if free > 0 {
+            let soonest = less().filter_map(|(_, waiting)| waiting.soonest()).min();
+            match soonest {
+                Some(at) if at > now => at + Duration::from_secs(1),
+                _ => now + STAND_BACK,
+            }
+        } else {
+            // By turns: the second of one namespace comes after the first of each other.
+            let mine = self.waiting.get(namespace);
+            let mine = mine.map_or(0, |waiting| waiting.told.len() - waiting.come(now));
+            let theirs = others().map(|(_, waiting)| waiting.len().min(mine + 1));
+            let place = mine + theirs.sum::<usize>();
+            let frees = self.taken[place % self.taken.len()].0;
+            let turns = u32::try_from(place / self.taken.len()).unwrap_or(u32::MAX);
+            let until = frees + PERIOD.saturating_mul(turns.saturating_add(1));
+            until.max(now + Duration::from_secs(1))
+        };
         self.count += 1;
-        self.promised
-            .insert((until, self.count, Arc::clone(namespace)));
+        let waiting = self.waiting.entry(Arc::clone(namespace)).or_default();
+        waiting.told.insert((until, self.count));
         Err(until)
+    }
+
+    fn forget(&mut self, now: UnixTime) {
+        while { self.taken.front() }.is_some_and(|(at, _)| *at + PERIOD <= now)
+            && let Some((_, namespace)) = self.taken.pop_front()
+        {
+            if let Some(count) = self.had.get_mut(&namespace) {
+                *count -= 1;
+                if *count == 0 {
+                    self.had.remove(&namespace);
+                }
+            }
+        }
+        self.waiting.retain(|_, waiting| {
+            waiting.forget(now);
+            waiting.len() > 0
+        });
+    }
+
+    /// Orders of a namespace in the period.
+    fn had(&self, namespace: &str) -> usize {
+        self.had.get(namespace).copied().unwrap_or(0)
     }
 }
 
@@ -164,8 +248,99 @@ mod tests {
         let now = UnixTime(10_800);
         quota.take(now, &greedy, 8).unwrap();
         quota.take(now, &greedy, 8).unwrap();
-        assert!(quota.take(now, &greedy, 8).is_err(), "a quarter of 8 is 2");
+        let soon = quota.take(now, &greedy, 8).unwrap_err();
+        assert_eq!(soon, now + STAND_BACK, "a quarter of 8 is 2");
         assert_eq!(quota.take(now, &modest, 8), Ok(()));
-        assert_eq!(quota.take(now, &greedy, 8), Ok(()), "nobody waits any more");
+        assert_eq!(
+            quota.take(now, &greedy, 8),
+            Ok(()),
+            "nobody else waits any more"
+        );
+    }
+
+    /// Lets all of `wants` ask for their orders from a second on, each again when it was told to; when each namespace had
+    /// its last one, and how many were ordered in all.
+    fn run(quota: &mut Quota, wants: &[(i64, &str, usize)], limit: u32) -> BTreeMap<String, i64> {
+        let mut queue = BTreeSet::new();
+        let mut number = 0;
+        for (at, namespace, count) in wants {
+            for _ in 0..*count {
+                number += 1;
+                queue.insert((UnixTime(*at), number, name(namespace)));
+                quota.expect(UnixTime(*at), &name(namespace));
+            }
+        }
+        let (mut last, mut ordered) = (BTreeMap::new(), Vec::new());
+        while let Some((now, number, namespace)) = queue.pop_first() {
+            match quota.take(now, &namespace, limit) {
+                Ok(()) => {
+                    ordered.push(now);
+                    last.insert(namespace.to_string(), now.0);
+                }
+                Err(until) => {
+                    assert!(until > now);
+                    queue.insert((until, number, namespace));
+                }
+            }
+        }
+        let limit = usize::try_from(limit).unwrap();
+        for window in ordered.windows(limit + 1) {
+            assert!(window[0] + PERIOD <= window[limit], "the limit is kept to");
+        }
+        last
+    }
+
+    #[test]
+    fn who_asks_last_does_not_wait_for_all_that_another_namespace_wants() {
+        let mut quota = Quota::default();
+        // Due at the same time: whoever is asked first has no more than its share.
+        let last = run(&mut quota, &[(0, "a", 1_000), (0, "b", 20)], 100);
+        assert!(last["b"] < 60, "{last:?}");
+        assert!(
+            last["a"] <= 10_800 * 10 + 600,
+            "no place is left free: {last:?}"
+        );
+        let mut quota = Quota::default();
+        let last = run(&mut quota, &[(0, "a", 500), (0, "b", 500)], 100);
+        let end = last.values().max().unwrap();
+        // Ten periods would be the least.
+        assert!(*end <= 10_800 * 11 + 600, "nor many by courtesy: {last:?}");
+        // Due when all places are taken: in the first turn that comes free.
+        let mut quota = Quota::default();
+        for _ in 0..100 {
+            quota.take(UnixTime(0), &name("a"), 100).unwrap();
+        }
+        for _ in 0..900 {
+            quota.take(UnixTime(1), &name("a"), 100).unwrap_err();
+        }
+        assert_eq!(
+            quota.take(UnixTime(2), &name("b"), 100),
+            Err(UnixTime(10_800))
+        );
+    }
+
+    #[test]
+    fn many_that_want_much_have_the_same() {
+        let mut quota = Quota::default();
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let wants = names.map(|name| (0, name, 200));
+        run(&mut quota, &wants[..5], 100);
+        // As after a fail-over: what was ordered is counted by its certificates, and all ask anew.
+        let mut other = Quota::default();
+        let now = UnixTime(10_000_000);
+        other.recall(now, (0..50).map(|_| (now, name("a"))));
+        for (_, namespace, count) in wants {
+            for _ in 0..count {
+                other.expect(now, &name(namespace));
+            }
+        }
+        let mut had = BTreeMap::<_, usize>::new();
+        for namespace in names.iter().cycle().take(1_200) {
+            if other.take(now, &name(namespace), 100).is_ok() {
+                *had.entry(*namespace).or_default() += 1;
+            }
+        }
+        let had: Vec<_> = had.into_iter().collect();
+        assert_eq!(had, [("b", 10), ("c", 10), ("d", 10), ("e", 10), ("f", 10)]);
     }
 }

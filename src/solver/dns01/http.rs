@@ -1,17 +1,17 @@
-//! Requests of the two providers that are ours: JSON by POST, with deadlines and without redirects.
+//! Requests of the providers that are ours, and for identities: with deadlines, bounded, and without redirects.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, Url};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, StatusCode, Url};
 use rustls::RootCertStore;
 use serde_json::Value;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(20);
-/// More of an answer is never shown.
-const BODY: usize = 4_096;
+/// More of an answer is never read: credentials with their session token have some 2 kB.
+const BODY: usize = 16_384;
 
 /// One endpoint.
 pub(super) struct Endpoint {
@@ -25,6 +25,23 @@ impl Endpoint {
         let url = Url::parse(url).ok();
         let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
         let url = url.ok_or("expected an http or https URL")?;
+        Self::with(url, |client| client)
+    }
+
+    /// `url` is https, or http where `is_near` says that nobody can listen in; `change` is for the client.
+    pub(super) fn nearby(
+        url: &str,
+        is_near: fn(&str) -> bool,
+        change: fn(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Self, String> {
+        let url = Url::parse(url).ok();
+        let near = |url: &Url| url.host_str().is_some_and(is_near);
+        let url = url.filter(|it| it.scheme() == "https" || it.scheme() == "http" && near(it));
+        let url = url.ok_or("expected an https URL, or one of the node itself")?;
+        Self::with(url, change)
+    }
+
+    fn with(url: Url, change: fn(ClientBuilder) -> ClientBuilder) -> Result<Self, String> {
         let roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
@@ -38,7 +55,8 @@ impl Endpoint {
             .tls_backend_preconfigured(tls)
             .connect_timeout(CONNECT)
             .timeout(REQUEST)
-            .redirect(Policy::none())
+            .redirect(Policy::none());
+        let client = change(client)
             .build()
             .map_err(|_| "the proxy settings in the environment cannot be used")?;
         Ok(Self { client, url })
@@ -63,19 +81,74 @@ impl Endpoint {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let wrong = |error: reqwest::Error| crate::cluster::chain(&error.without_url());
-        let mut response = request.send().await.map_err(wrong)?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let mut text = Vec::new();
-        while text.len() < BODY
-            && let Some(chunk) = response.chunk().await.map_err(wrong)?
-        {
-            text.extend_from_slice(&chunk);
-        }
-        text.truncate(BODY);
-        Err(format!("{status}: {}", String::from_utf8_lossy(&text)))
+        answered(request).await.map(drop)
     }
+
+    /// POSTs a form to the URL, and gives the answer back.
+    pub(super) async fn form(&self, fields: &[(&str, &str)]) -> Result<String, String> {
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish();
+        let request = self
+            .client
+            .post(self.url.clone())
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body);
+        answered(request).await
+    }
+
+    /// GETs the URL, and gives the answer back.
+    pub(super) async fn get(&self, headers: &[(&'static str, &str)]) -> Result<String, String> {
+        let mut request = self.client.get(self.url.clone());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answered(request).await
+    }
+
+    /// Asks for a path and query of the same host; the answer is JSON, `null` where it is none.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), String> {
+        let url = self.url.join(path).map_err(|error| error.to_string())?;
+        let mut request = self.client.request(method, url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body.to_string());
+        }
+        let (status, text) = sent(request).await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or_default()))
+    }
+}
+
+/// The answer to a request; anything but a success is an error in the server's words.
+async fn answered(request: RequestBuilder) -> Result<String, String> {
+    let (status, text) = sent(request).await?;
+    if status.is_success() {
+        return Ok(text);
+    }
+    Err(format!("{status}: {text}"))
+}
+
+/// Whatever the answer is.
+async fn sent(request: RequestBuilder) -> Result<(StatusCode, String), String> {
+    let wrong = |error: reqwest::Error| crate::cluster::chain(&error.without_url());
+    let mut response = request.send().await.map_err(wrong)?;
+    let status = response.status();
+    let mut text = Vec::new();
+    while text.len() < BODY
+        && let Some(chunk) = response.chunk().await.map_err(wrong)?
+    {
+        text.extend_from_slice(&chunk);
+    }
+    text.truncate(BODY);
+    Ok((status, String::from_utf8_lossy(&text).into_owned()))
 }

@@ -10,7 +10,11 @@
 //! and never stand in an error.
 
 mod acme_dns;
+mod aws;
+mod azure;
+mod google;
 mod http;
+mod identity;
 mod provider;
 mod webhook;
 
@@ -34,6 +38,7 @@ use crate::index::Key;
 use crate::name::Name;
 use crate::reach::Nearby;
 use crate::text::shown;
+use identity::Environment;
 use provider::{Credentials, Provider};
 
 /// Where the CA looks, below the name (RFC 8555, section 8.4).
@@ -245,7 +250,8 @@ impl Solver {
 
     async fn provider(&self, solver: &Dns01) -> Result<Provider, Error> {
         let Some(secret) = &solver.credentials else {
-            return Provider::new(solver, &Credentials::default());
+            let identity = identity(solver).await?;
+            return Provider::new(solver, &identity.unwrap_or_default());
         };
         let key = Key {
             namespace: Arc::clone(&self.namespace),
@@ -258,6 +264,31 @@ impl Solver {
         })?;
         Provider::new(solver, &Credentials::new(key.to_string(), found.data))
     }
+}
+
+/// What the cloud gives the pod, where the provider is one that takes it.
+async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
+    if solver.provider != "route53" {
+        return Ok(None);
+    }
+    let setting = |key: &str| solver.settings.get(key).map(String::as_str);
+    let environment = Environment::of_process();
+    let found = aws::credentials(&environment, setting("role"), setting("stsEndpoint")).await;
+    let found = found.map_err(|expected| Error::Settings {
+        provider: solver.provider.clone(),
+        expected,
+    })?;
+    let aws::Temporary {
+        access_key_id,
+        secret_access_key,
+        session_token,
+    } = found;
+    let data = [
+        (provider::ACCESS_KEY_ID, access_key_id),
+        (provider::SECRET_ACCESS_KEY, secret_access_key),
+        (provider::SESSION_TOKEN, session_token),
+    ];
+    Ok(Some(Credentials::of_identity(data)))
 }
 
 /// Waits until every server of the zone has the record, until `deadline`; `nearby` is where the CA is, which asks the

@@ -11,6 +11,9 @@ use dns_update::providers::route53::Route53Config;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
 
 use super::acme_dns::AcmeDns;
+use super::azure::Azure;
+use super::google::Google;
+use super::identity::Environment;
 use super::webhook::Webhook;
 use super::{Error, cleaned};
 use crate::cluster::records::Txt;
@@ -19,6 +22,11 @@ use crate::secret::full::Data;
 
 /// One request to a host; a change takes several at some.
 const REQUEST: Option<Duration> = Some(Duration::from_secs(20));
+
+/// Keys of the Secret for Route 53.
+pub(super) const ACCESS_KEY_ID: &str = "access-key-id";
+pub(super) const SECRET_ACCESS_KEY: &str = "secret-access-key";
+pub(super) const SESSION_TOKEN: &str = "session-token";
 
 /// What a Secret holds for a provider. Debug and errors never show it.
 #[derive(Default)]
@@ -38,6 +46,9 @@ enum Kind {
     Updater(DnsUpdater),
     AcmeDns(AcmeDns),
     Webhook(Webhook),
+    /// By the identity of the pod.
+    Azure(Azure),
+    Google(Google),
 }
 
 /// Reads what one provider needs, and says what is missing.
@@ -51,6 +62,15 @@ impl Credentials {
         Self {
             secret: Some(secret),
             data,
+        }
+    }
+
+    /// What stands in no Secret.
+    pub(super) fn of_identity<const N: usize>(data: [(&str, String); N]) -> Self {
+        let data = data.map(|(key, text)| (key.to_owned(), text.into_bytes().into()));
+        Self {
+            secret: None,
+            data: data.into(),
         }
     }
 }
@@ -115,6 +135,14 @@ impl Provider {
                 Webhook::new(&needs.required("url")?, needs.optional("token"))
                     .map_err(|expected| needs.settings(expected))?,
             ),
+            "azure" if solver.credentials.is_none() => Kind::Azure(
+                Azure::new(&Environment::of_process(), |key| needs.setting(key))
+                    .map_err(|expected| needs.settings(expected))?,
+            ),
+            "google" if solver.credentials.is_none() => {
+                let environment = Environment::of_process();
+                Kind::Google(Google::new(&environment, |key| needs.setting(key)))
+            }
             _ => Kind::Updater(updater(&needs)?),
         };
         let secrets = credentials.data.values();
@@ -135,6 +163,8 @@ impl Provider {
             }
             Kind::AcmeDns(acme_dns) => self.told(acme_dns.add(txt).await),
             Kind::Webhook(webhook) => self.told(webhook.call("present", txt).await),
+            Kind::Azure(azure) => self.told(azure.add(txt, ttl).await),
+            Kind::Google(google) => self.told(google.add(txt, ttl).await),
         }
     }
 
@@ -152,6 +182,8 @@ impl Provider {
             // It keeps the last two and forgets older ones by itself.
             Kind::AcmeDns(_) => Ok(()),
             Kind::Webhook(webhook) => self.told(webhook.call("cleanup", txt).await),
+            Kind::Azure(azure) => self.told(azure.remove(txt).await),
+            Kind::Google(google) => self.told(google.remove(txt).await),
         }
     }
 
@@ -179,13 +211,13 @@ fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     let made = match needs.solver.provider.as_str() {
         "rfc2136" => return rfc2136(needs),
         "route53" => DnsUpdater::new_route53(Route53Config {
-            access_key_id: needs.secret("access-key-id")?,
-            secret_access_key: needs.secret("secret-access-key")?,
-            session_token: needs.optional("session-token"),
+            access_key_id: needs.secret(ACCESS_KEY_ID)?,
+            secret_access_key: needs.secret(SECRET_ACCESS_KEY)?,
+            session_token: needs.optional(SESSION_TOKEN),
             region: needs.setting("region"),
             hosted_zone_id: needs.setting("hostedZoneId"),
             private_zone_only: None,
-            endpoint: None,
+            endpoint: needs.setting("endpoint"),
         }),
         "google" => return google(needs),
         "azure" => return azure(needs),

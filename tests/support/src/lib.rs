@@ -38,7 +38,7 @@ pub use bench::{Bench, Options};
 pub use data_path::DataPath;
 pub use edge::{Edge, Hit, serve_edge_if_asked};
 pub use eventually::{eventually, throughout};
-pub use nameserver::{Nameserver, TSIG_KEY, TSIG_NAME, Zone, tool};
+pub use nameserver::{Nameserver, Recursor, TSIG_KEY, TSIG_NAME, Zone, tool};
 pub use network::run_where_pods_have_addresses;
 pub use operator::{Operator, OperatorOptions, Request, tally};
 pub use pebble::{Dns, Pebble, PebbleOptions};

@@ -194,6 +194,64 @@ impl Nameserver {
     }
 }
 
+/// A resolver, Unbound from Debian, that looks the names of some zones up at their servers, over CNAMEs from one zone
+/// into another: what a CA asks.
+#[derive(Debug)]
+pub struct Recursor {
+    _process: Arc<Process>,
+    address: SocketAddr,
+}
+
+impl Recursor {
+    /// Starts it, for zones and who serves each. Give it a name of its own.
+    ///
+    /// # Errors
+    /// When Unbound cannot be had or does not start.
+    pub async fn start(bench: &Bench, name: &str, zones: &[(&str, SocketAddr)]) -> Result<Self> {
+        let group = bench.group();
+        let directory = group.directory().join(name);
+        fs::create_dir(&directory)?;
+        let address = ports::free()?;
+        let mut config = format!(
+            "server:\n  interface: {ip}@{port}\n  do-not-query-localhost: no\n  username: \"\"\n  chroot: \"\"\n  \
+             directory: \"{directory}\"\n  pidfile: \"\"\n  use-syslog: no\n  do-daemonize: no\n  num-threads: 1\n  \
+             module-config: \"iterator\"\n  cache-max-ttl: 0\n  cache-max-negative-ttl: 0\n  \
+             access-control: 127.0.0.0/8 allow\n  local-zone: \"example.\" nodefault\nremote-control:\n  \
+             control-enable: no\n",
+            ip = address.ip(),
+            port = address.port(),
+            directory = directory.display(),
+        );
+        for (zone, server) in zones {
+            let (ip, port) = (server.ip(), server.port());
+            let _ = write!(
+                config,
+                "stub-zone:\n  name: \"{zone}\"\n  stub-addr: {ip}@{port}\n"
+            );
+        }
+        let file = directory.join("unbound.conf");
+        fs::write(&file, config)?;
+        let mut command = Command::new(tool("unbound").await?);
+        command.arg("-d").arg("-c").arg(&file);
+        let process = Process::spawn(group, name, command)?;
+        let up = async || {
+            TcpStream::connect(address).await?;
+            Ok(())
+        };
+        process.ready(START_DEADLINE, up).await?;
+        Ok(Self {
+            _process: process,
+            address,
+        })
+    }
+
+    /// Where it answers, for UDP and TCP.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 async fn run(
     group: &Arc<Group>,
     name: &str,

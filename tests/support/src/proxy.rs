@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::pki::Pair;
-use crate::{Bench, runtime};
+use crate::{Bench, Pebble, runtime};
 
 /// Far more than any request of the operator holds.
 const LARGEST: usize = 16 << 20;
@@ -180,6 +180,14 @@ impl Proxies {
     /// # Errors
     /// When no port is free.
     pub async fn start(bench: &Bench) -> Result<Self> {
+        Self::before(bench, bench.pebble()).await
+    }
+
+    /// The same before another CA.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn before(bench: &Bench, pebble: &Pebble) -> Result<Self> {
         let ca = reqwest::Certificate::from_pem(&std::fs::read(bench.ca_bundle())?)?;
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -199,8 +207,8 @@ impl Proxies {
             withheld: AtomicUsize::new(0),
             cut: watch::Sender::new(0),
         });
-        let pebble = bench.pebble().directory();
         let pebble = pebble
+            .directory()
             .strip_suffix("/dir")
             .context("the directory ends in /dir")?;
         let api = format!("https://{}", bench.api_server());

@@ -31,6 +31,11 @@ deny: ## Licences, duplicates and sources of all dependencies
 audit: ## Known vulnerabilities of all dependencies; needs the internet
 	"$$(tests/tools.sh cargo-deny)" check advisories
 
+.PHONY: msrv
+msrv: ## Whether the oldest Rust that Cargo.toml names still compiles it; needs rustup
+	rust="$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)" && rustup toolchain install "$$rust" --profile minimal --no-self-update \
+	  && CARGO_TARGET_DIR=target/msrv $(CARGO) "+$$rust" check --locked --lib --bins
+
 .PHONY: unit
 unit: ## The tests that need nothing but this repository
 	$(CARGO) test --quiet --workspace --lib --bins
@@ -65,6 +70,13 @@ ARCH ?= amd64
 .PHONY: image
 image: ## The image as an OCI archive in target/image, and its size (ARCH=arm64 cross-compiles; needs buildah)
 	deploy/image.sh $(ARCH)
+
+.PHONY: image-again
+image-again: image ## Build the image once more, somewhere else, and compare: it has to be the same to the byte
+	elsewhere="$$(mktemp -d)" && trap 'rm -rf "$$elsewhere"' EXIT \
+	  && git archive HEAD | tar -x -C "$$elsewhere" && "$$elsewhere/deploy/image.sh" $(ARCH) \
+	  && cmp target/image/cert-renew-$(ARCH).tar "$$elsewhere/target/image/cert-renew-$(ARCH).tar" \
+	  && echo "the same: $$(sha256sum <target/image/cert-renew-$(ARCH).tar)"
 
 .PHONY: image-check
 image-check: image control-plane ## Run the image's own binary, by itself, against the test bench

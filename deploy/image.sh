@@ -3,8 +3,9 @@
 #
 #   deploy/image.sh [amd64|arm64]
 #
-# The binary is static (musl, by cargo-zigbuild), so it is cross-compiled as easily as it is built. buildah needs no
-# daemon, and no privilege but root's: nothing is run inside the image. The same binary gives the same image.
+# The binary is static (musl, by cargo-zigbuild), so it is cross-compiled as easily as it is built, and lists what it is
+# made of (cargo-auditable). buildah needs no daemon, and no privilege but root's: nothing is run inside the image. The same
+# source and tools give the same image to the byte, wherever they stand: `make image-again` compares.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,14 +20,21 @@ arm64) target=aarch64-unknown-linux-musl ;;
 esac
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 name=cert-renew:$version
+largest=20000000
 out=target/image
 archive=$out/cert-renew-$architecture.tar
 buildah=$(tests/tools.sh buildah)
 zigbuild=$(tests/tools.sh cargo-zigbuild)
+auditable=$(tests/tools.sh cargo-auditable)
 
 rustup target add "$target" >&2 || echo "image: no rustup here; the toolchain has to have $target" >&2
-CARGO_ZIGBUILD_ZIG_PATH=$(dirname "$zigbuild")/../ziglang/zig \
-    "$zigbuild" zigbuild --release --locked --bin cert-renew --target "$target"
+# No path of this machine and no time of day is in what it makes.
+cargo_home=${CARGO_HOME:-$HOME/.cargo}
+export SOURCE_DATE_EPOCH=0
+export RUSTFLAGS="--remap-path-prefix=$PWD=/cert-renew --remap-path-prefix=$cargo_home=/cargo"
+export CFLAGS="-ffile-prefix-map=$PWD=/cert-renew -ffile-prefix-map=$cargo_home=/cargo"
+CARGO_ZIGBUILD_ZIG_PATH=$(dirname "$zigbuild")/../ziglang/zig PATH=$(dirname "$zigbuild"):$PATH \
+    "$auditable" auditable zigbuild --release --locked --bin cert-renew --target "$target"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -59,7 +67,14 @@ fi
 size=$(stat -c %s "$files")
 compressed=$(stat -c %s "$archive")
 echo "$archive: $name for $architecture, $size bytes uncompressed ($compressed as an archive)"
-if [ "$architecture" = amd64 ]; then
-    mkdir -p target/bench
-    printf '[{"name": "image.bytes", "value": %s, "unit": "bytes", "command": "make image"}]\n' "$size" >target/bench/image.json
+mkdir -p target/bench
+case $architecture in
+amd64) figure=image command="make image" ;;
+*) figure=image-$architecture command="make image ARCH=$architecture" ;;
+esac
+printf '[{"name": "%s.bytes", "value": %s, "unit": "bytes", "command": "%s"}]\n' "$figure" "$size" "$command" \
+    >"target/bench/$figure.json"
+if [ "$size" -ge "$largest" ]; then
+    echo "image: expected less than $largest bytes" >&2
+    exit 1
 fi

@@ -23,7 +23,7 @@ use crate::schedule::window::ChangeWindow;
 use crate::secret::full::FullSecret;
 use crate::secret::settings::{NamespaceDefaults, Settings};
 use crate::secret::state::RolledOut;
-use crate::secret::thin::ThinSecret;
+use crate::secret::thin::{CertificateState, ThinSecret};
 use crate::text::shown;
 use crate::time::UnixTime;
 
@@ -531,6 +531,35 @@ mod shapes {
         assert_eq!(why, Err(certificate::Unreadable::TooLarge(full.len())));
         let begins = b"-----BEGIN CERTIFICATE-----".repeat(certificate::MAX_BYTES / 28);
         assert!(timed("blocks without an end", || certificate::leaf(&begins)).is_err());
+    }
+
+    /// As the API server sends it: JSON, and all that a Secret may hold in data, annotations and managed fields.
+    #[test]
+    fn a_secret_of_a_mebibyte_is_decoded_in_time_whoever_it_concerns() {
+        let base64 = "QUJD".repeat(128 * 1024);
+        let many: Vec<String> = (0..8_000).map(|it| format!(r#""k{it}":"QUJD""#)).collect();
+        let fields: Vec<String> = (0..8_000).map(|it| format!(r#""f:k{it}":{{}}"#)).collect();
+        let long = "x".repeat(200 * 1024);
+        for issuer in ["cert-renew.io/issuer", "example.com/nobody"] {
+            let json = format!(
+                r#"{{"metadata":{{"name":"a","namespace":"b","annotations":{{"{issuer}":"x","example.com/long":"{long}",
+                "cert-renew.io/names":"{long}"}},"managedFields":[{{"manager":"m","operation":"Update",
+                "fieldsV1":{{"f:data":{{{}}}}}}}]}},"type":"kubernetes.io/tls",
+                "data":{{{},"tls.crt":"{base64}","tls.key":"{base64}"}}}}"#,
+                fields.join(","),
+                many.join(","),
+            );
+            assert!(json.len() > 1024 * 1024);
+            let thin = timed("a thin Secret", || {
+                serde_json::from_str::<ThinSecret>(&json).unwrap()
+            });
+            let certificate = timed("its certificate", || thin.certificate());
+            assert!(!matches!(certificate, CertificateState::Leaf(_)));
+            let full = timed("a full Secret", || {
+                serde_json::from_str::<FullSecret>(&json).unwrap()
+            });
+            assert_eq!(full.data.len(), 8_002);
+        }
     }
 
     #[test]

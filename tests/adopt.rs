@@ -40,12 +40,37 @@ async fn kinds(space: &Space) -> Result<()> {
         let apply = PatchParams::apply("test").force();
         api.patch(name, &apply, &Patch::Apply(&manifest)).await?;
     }
-    eventually(SOON, "cert-manager's kind is served", async || {
-        let certificates = crate::adopt::api(space, "cert-manager.io", "Certificate");
-        certificates.list(&Default::default()).await?;
-        Ok(())
-    })
-    .await
+    // Of the Gateway API as much as has annotations.
+    let gateways = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": "gateways.gateway.networking.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/3328"},
+        },
+        "spec": {
+            "group": "gateway.networking.k8s.io", "scope": "Namespaced",
+            "names": {"kind": "Gateway", "plural": "gateways", "singular": "gateway"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                "type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }}}],
+        },
+    });
+    let apply = PatchParams::apply("test").force();
+    let gateways = Patch::Apply(&gateways);
+    api.patch("gateways.gateway.networking.k8s.io", &apply, &gateways)
+        .await?;
+    for (group, kind) in [
+        ("cert-manager.io", "Certificate"),
+        ("gateway.networking.k8s.io", "Gateway"),
+    ] {
+        eventually(SOON, &format!("{kind}s are served"), async || {
+            let served = crate::adopt::api(space, group, kind);
+            served.list(&Default::default()).await?;
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 fn owner(object: &DynamicObject, kind: &str, version: &str) -> Value {
@@ -171,6 +196,25 @@ async fn certificates_become_annotated_secrets_and_nothing_is_issued_or_restarte
     certificates
         .patch("shop", &PatchParams::default(), &Patch::Merge(by_ingress))
         .await?;
+    // What a Gateway asks for by annotation is owned by it, as what an Ingress asks for is.
+    let gateway = make(
+        &space,
+        "gateway.networking.k8s.io",
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "edge", "annotations": {
+                "cert-manager.io/cluster-issuer": "prod", "example.com/note": "keep me",
+            }},
+            "spec": {"listeners": [{"name": "https", "hostname": "gate.example", "port": 443, "protocol": "HTTPS",
+                "tls": {"certificateRefs": [{"name": "gate"}]}}]},
+        }),
+    )
+    .await?;
+    issued(&space, "gate", json!({}), FRESH).await?;
+    let by_gateway = json!({"metadata": {"ownerReferences": owner(&gateway, "Gateway", "gateway.networking.k8s.io/v1")}});
+    certificates
+        .patch("gate", &PatchParams::default(), &Patch::Merge(by_gateway))
+        .await?;
     issued(
         &space,
         "api",
@@ -185,17 +229,22 @@ async fn certificates_become_annotated_secrets_and_nothing_is_issued_or_restarte
         FRESH,
     )
     .await?;
-    for name in ["shop", "api", "java"] {
+    for name in ["shop", "gate", "api", "java"] {
         space.available("Deployment", name).await?;
     }
     let get = async |name: &str| space.secrets().get(name).await;
-    let before = [get("shop").await?, get("api").await?, get("java").await?];
+    let before = [
+        get("shop").await?,
+        get("api").await?,
+        get("java").await?,
+        get("gate").await?,
+    ];
 
     // Asked only, it changes nothing.
     let asked = adopt(bench, &space, &[]).await?;
     let text = said(&asked);
     ensure!(
-        text.contains("Ingress web: drop") && text.contains("--apply"),
+        text.contains("Ingress web: drop") && text.contains("Gateway edge: drop"),
         "{text}"
     );
     ensure!(
@@ -213,8 +262,13 @@ async fn certificates_become_annotated_secrets_and_nothing_is_issued_or_restarte
     }
 
     let done = said(&adopt(bench, &space, &["--apply"]).await?);
-    ensure!(done.contains("2 adopted"), "{done}");
-    for (name, before) in [("shop", &before[0]), ("api", &before[1])] {
+    ensure!(done.contains("3 adopted"), "{done}");
+    let adopted = [
+        ("shop", &before[0]),
+        ("api", &before[1]),
+        ("gate", &before[3]),
+    ];
+    for (name, before) in adopted {
         let secret = rolled_out(&space, name).await?;
         is_ours(&secret)?;
         assert_eq!(
@@ -237,11 +291,14 @@ async fn certificates_become_annotated_secrets_and_nothing_is_issued_or_restarte
         java.metadata.resource_version,
         before[2].metadata.resource_version
     );
-    let ingress = api(&space, "networking.k8s.io", "Ingress")
-        .get("web")
-        .await?;
-    let notes = ingress.metadata.annotations.unwrap_or_default();
-    assert_eq!(notes.keys().collect::<Vec<_>>(), ["example.com/note"]);
+    for (group, kind, name) in [
+        ("networking.k8s.io", "Ingress", "web"),
+        ("gateway.networking.k8s.io", "Gateway", "edge"),
+    ] {
+        let maker = api(&space, group, kind).get(name).await?;
+        let notes = maker.metadata.annotations.unwrap_or_default();
+        assert_eq!(notes.keys().collect::<Vec<_>>(), ["example.com/note"]);
+    }
     let orders = operator
         .writes()?
         .into_iter()

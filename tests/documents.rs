@@ -140,3 +140,34 @@ fn the_config_of_the_installation_is_valid() -> Result<()> {
     assert_eq!(config.warnings(), [""; 0]);
     Ok(())
 }
+
+/// A dependency is a change of architecture: each has its reason, and no reason outlives its dependency.
+#[test]
+fn every_dependency_has_its_reason() -> Result<()> {
+    let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml"))?;
+    let listed = manifest
+        .split("\n[dependencies]\n")
+        .nth(1)
+        .and_then(|rest| rest.split("\n[").next())
+        .context("no [dependencies]")?;
+    let mut used: Vec<&str> = listed
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once('=')?.0.trim()))
+        .collect();
+    used.sort_unstable();
+    let architecture = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md"))?;
+    let table = architecture
+        .split("\n## Dependencies\n")
+        .nth(1)
+        .context("no table")?;
+    let mut reasoned = Vec::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        assert!(cells.len() == 2 && cells[1].len() > 5, "{row}");
+        reasoned.extend(cells[0].split('`').skip(1).step_by(2));
+    }
+    reasoned.sort_unstable();
+    assert_eq!(used, reasoned);
+    Ok(())
+}

@@ -153,6 +153,12 @@ async fn names_go_by_the_labels_of_a_namespace() -> Result<()> {
     };
     // Without the right nobody has anything, and it is said which one it is.
     told(&space, "rbac/addons/namespace-labels.yaml").await?;
+    let log = rightless.log()?;
+    let missed = log.lines().find(|line| line.contains("a right is missing"));
+    ensure!(
+        missed.is_some_and(|line| line.contains("namespaces")),
+        "{log}"
+    );
     rightless.kill();
 
     options

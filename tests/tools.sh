@@ -2,13 +2,14 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|unbound|libfaketime|helm|cargo-zigbuild|cargo-cyclonedx|buildah
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|unbound|libfaketime|helm|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah
 set -eu
 
 cargo_deny=0.20.2
 helm=4.3.1
 zigbuild=0.24.1
 cyclonedx=0.5.9
+auditable=0.7.7
 cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tools
 
 say() { echo "tools: $*" >&2; }
@@ -170,6 +171,13 @@ helm)
 cargo-zigbuild)
     tool=$cache/zigbuild-$zigbuild/bin/cargo-zigbuild
     [ -x "$tool" ] || get_zigbuild "$cache/zigbuild-$zigbuild"
+    ;;
+cargo-auditable)
+    tool=$cache/auditable-$auditable/bin/cargo-auditable
+    if ! [ -x "$tool" ]; then
+        say "compiling cargo-auditable $auditable, which takes a minute"
+        cargo install --quiet --locked --version "$auditable" --root "$cache/auditable-$auditable" cargo-auditable >&2
+    fi
     ;;
 cargo-cyclonedx)
     tool=$cache/cyclonedx-$cyclonedx/bin/cargo-cyclonedx

@@ -149,7 +149,7 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
     tokio::spawn(review::report(
         lease_client.clone(),
         namespace.to_string(),
-        config.watch.namespaces.clone(),
+        config.clone(),
     ));
     let pod = std::env::var("POD_NAME").ok();
     let events = Events::start(client.clone(), pod.clone());

@@ -1,7 +1,7 @@
 //! A look at the operator's own rights at its start: which right is missing, and what it is needed for.
 //!
 //! What should be there is read from the shipped roles themselves, which are compiled in: each rule's comment says what
-//! it is for. Nothing depends on the answer; whatever is missing, the operator goes on with what it may do.
+//! it is for. The add-ons count too that the config makes necessary. Nothing depends on the answer; whatever is missing, the operator goes on with what it may do.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -15,11 +15,18 @@ use kube::api::{Api, PostParams};
 use serde::Deserialize;
 
 use super::{Error, call};
+use crate::config::{Challenge, Config, Route};
 
 /// What is needed wherever Secrets are watched.
 const EVERYWHERE: &str = include_str!("../../rbac/clusterrole.yaml");
 /// What is needed in the operator's own namespace.
 const AT_HOME: &str = include_str!("../../rbac/role.yaml");
+/// What is needed wherever Secrets are watched, with a namespaceSelector in the config.
+const BY_LABELS: &str = include_str!("../../rbac/addons/namespace-labels.yaml");
+/// What is needed in the operator's own namespace, with a solver of this route in the config.
+const BY_INGRESS: &str = include_str!("../../rbac/addons/route-ingress.yaml");
+/// The same.
+const BY_GATEWAY: &str = include_str!("../../rbac/addons/route-gateway.yaml");
 /// No namespace can have this name (it is no DNS label), so what is granted in it is granted in all.
 const NOWHERE: &str = "Every.Namespace";
 
@@ -61,8 +68,30 @@ struct Role {
 
 static NEEDS: LazyLock<[Vec<Need>; 2]> = LazyLock::new(|| [needs(EVERYWHERE), needs(AT_HOME)]);
 
-/// The rules of a role's manifest, each with the comment above it.
+/// What this config needs, wherever Secrets are watched and in the operator's own namespace.
+fn needs_of(config: &Config) -> [Vec<Need>; 2] {
+    let [mut everywhere, mut at_home] = NEEDS.clone();
+    if config.needs_namespace_labels() {
+        everywhere.extend(needs(BY_LABELS));
+    }
+    let routes = |wanted: fn(&Route) -> bool| {
+        config.solvers.iter().any(|solver| match &solver.challenge {
+            Challenge::Http01(http01) => wanted(&http01.route),
+            Challenge::Dns01(_) => false,
+        })
+    };
+    if routes(|route| matches!(route, Route::Ingress { .. })) {
+        at_home.extend(needs(BY_INGRESS));
+    }
+    if routes(|route| matches!(route, Route::Gateway { .. })) {
+        at_home.extend(needs(BY_GATEWAY));
+    }
+    [everywhere, at_home]
+}
+
+/// The rules of a role's manifest, each with the comment above it; a binding may follow.
 fn needs(manifest: &str) -> Vec<Need> {
+    let manifest = manifest.split("\n---\n").next().unwrap_or_default();
     let Ok(Role { mut rules }) = serde_saphyr::from_str(manifest) else {
         return Vec::new();
     };
@@ -126,20 +155,17 @@ fn grants(rule: &ResourceRule, need: &Need, group: &str, resource: &str, verb: &
         && (only.is_empty() || enough)
 }
 
-/// Asks the API server what it lets us do: in our own namespace, and in the watched ones (none: in all).
+/// Asks the API server what it lets us do of what the config needs: in our own namespace, and in the watched ones (none:
+/// in all).
 ///
 /// Where its answer is incomplete, as with an authorizer other than RBAC, nothing is known to be missing.
 ///
 /// # Errors
 /// What every call may end in.
-pub async fn review(
-    client: &Client,
-    home: &str,
-    watched: &[String],
-) -> Result<Vec<Missing>, Error> {
-    let [everywhere, at_home] = &*NEEDS;
+pub async fn review(client: &Client, home: &str, config: &Config) -> Result<Vec<Missing>, Error> {
+    let [everywhere, at_home] = &needs_of(config);
     let mut places = vec![(home, Some(home), at_home)];
-    match watched {
+    match &*config.watch.namespaces {
         [] => places.push((NOWHERE, None, everywhere)),
         watched => {
             let distinct: BTreeSet<&str> = watched.iter().map(String::as_str).collect();
@@ -177,10 +203,10 @@ async fn rules(client: &Client, namespace: &str) -> Result<Option<Vec<ResourceRu
 }
 
 /// Says in the log what is missing, as soon as the API server answers.
-pub async fn report(client: Client, home: String, watched: Vec<String>) {
+pub async fn report(client: Client, home: String, config: Config) {
     let mut told = false;
     let missing = loop {
-        match review(&client, &home, &watched).await {
+        match review(&client, &home, &config).await {
             Ok(missing) => break missing,
             Err(error) if !told => {
                 told = true;
@@ -220,13 +246,31 @@ mod tests {
 
     #[test]
     fn every_rule_of_the_shipped_roles_says_what_it_is_for() {
-        for manifest in [EVERYWHERE, AT_HOME] {
+        for manifest in [EVERYWHERE, AT_HOME, BY_LABELS, BY_INGRESS, BY_GATEWAY] {
             let needs = needs(manifest);
             assert_eq!(needs.len(), manifest.matches("- apiGroups:").count());
             for need in &needs {
                 assert!(need.reason.ends_with('.'), "{need:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_the_config_makes_necessary_is_looked_for() {
+        let resources = |config: &str| {
+            let config = Config::parse(config).unwrap();
+            let [everywhere, at_home] = needs_of(&config);
+            let extra = |needs: Vec<Need>, usual: &[Need]| -> Vec<String> {
+                let extra = needs.into_iter().skip(usual.len());
+                extra.flat_map(|need| need.resources).collect()
+            };
+            [extra(everywhere, &NEEDS[0]), extra(at_home, &NEEDS[1])].map(|it| it.join(" "))
+        };
+        assert_eq!(resources("issuers: {}"), ["", ""]);
+        let all = "issuers: {a: {directory: https://a.example/, allow: [{namespaceSelector: {}, names: [a.example]}]}}
+solvers: [{zones: [a.example], http01: {route: ingress, ingress: {class: none}}},
+  {http01: {route: gateway, gateway: {parentRefs: [{name: none}]}}}]";
+        assert_eq!(resources(all), ["namespaces", "ingresses httproutes"]);
     }
 
     #[test]

@@ -48,7 +48,7 @@ fuzz: ## Feed every reader of foreign bytes with hostile ones, each for FUZZ_SEC
 .PHONY: integration
 integration: control-plane ## The tests on a real control plane and CA
 	@# Before the tests, which ask for them again: building one beside them would eat into their deadlines.
-	@for tool in helm knotd nginx libfaketime; do tests/tools.sh $$tool >/dev/null || exit; done
+	@for tool in helm knotd nginx unbound libfaketime; do tests/tools.sh $$tool >/dev/null || exit; done
 	promtool="$$(tests/tools.sh promtool)" && chromium="$$(tests/tools.sh chromium)" \
 	  && PATH="$$(dirname "$$promtool"):$$(dirname "$$chromium"):$$PATH" \
 	  $(CARGO) test --test integration -- --test-threads 4

@@ -152,6 +152,13 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
         .await?;
     space.available("Deployment", "third").await?;
     space.tls_secret("third", Some(&other), &ours).await?;
+    // A CA that is limited is no failure; a profile that it does not know is.
+    let unheard_of = [
+        ("issuer", "pebble"),
+        ("names", "refused.example"),
+        ("profile", "unheard-of"),
+    ];
+    space.tls_secret("refused", None, &unheard_of).await?;
     let dashboard: Value = serde_json::from_str(DASHBOARD)?;
     let panels = panels(&dashboard);
     ensure!(panels.len() > 35, "{} queries", panels.len());

@@ -4,8 +4,8 @@
 #   deploy/image.sh [amd64|arm64]
 #
 # The binary is static (musl, by cargo-zigbuild), so it is cross-compiled as easily as it is built, and lists what it is
-# made of (cargo-auditable). buildah needs no daemon, and no privilege but root's: nothing is run inside the image. The same
-# source and tools give the same image to the byte, wherever they stand: `make image-again` compares.
+# made of (cargo-auditable). buildah needs no daemon, and no privilege but root's: nothing is run inside the image. Neither a
+# path of this machine nor the time is in what it makes; `make image-again` compares a second one to the byte.
 set -eu
 cd "$(dirname "$0")/.."
 

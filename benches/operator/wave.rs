@@ -86,7 +86,13 @@ pub(crate) async fn run(report: &mut Report, count: usize) -> Result<()> {
     report.add(format!("wave.rss_peak_bytes.{count}"), used.peak, "bytes");
     let metrics = operator.metrics().await?;
     let asked = |label| each(sum(&metrics, "cert_renew_acme_requests_total", label));
-    report.add("wave.ca_requests_per_renewal", asked(""), "requests");
+    let polls = asked("action=\"renewalInfo\"");
+    report.add(
+        "wave.ca_requests_per_renewal",
+        asked("") - polls,
+        "requests",
+    );
+    report.add("wave.ca_renewal_info_per_renewal", polls, "requests");
     report.add(
         "wave.ca_polls_per_renewal",
         asked("action=\"order\""),

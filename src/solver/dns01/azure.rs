@@ -9,9 +9,9 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::cleaned;
 use super::http::Endpoint;
 use super::identity::{Environment, is_loopback, token};
+use super::{cleaned, put, take};
 use crate::cluster::records::Txt;
 
 const API_VERSION: &str = "2018-05-01";
@@ -74,23 +74,12 @@ impl Azure {
     }
 
     pub(super) async fn add(&self, txt: &Txt, ttl: u32) -> Result<(), String> {
-        self.change(txt, ttl, |values| {
-            let there = values.contains(&txt.value);
-            if !there {
-                values.push(txt.value.clone());
-            }
-            !there
-        })
-        .await
+        self.change(txt, ttl, |values| put(values, &txt.value))
+            .await
     }
 
     pub(super) async fn remove(&self, txt: &Txt) -> Result<(), String> {
-        self.change(txt, 0, |values| {
-            let before = values.len();
-            values.retain(|value| *value != txt.value);
-            values.len() < before
-        })
-        .await
+        self.change(txt, 0, |values| take(values, &txt.value)).await
     }
 
     async fn change(

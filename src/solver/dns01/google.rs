@@ -7,9 +7,9 @@
 use reqwest::{ClientBuilder, Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::cleaned;
 use super::http::Endpoint;
 use super::identity::{Environment, is_loopback};
+use super::{cleaned, put, take};
 use crate::cluster::records::Txt;
 
 /// The metadata server, by its name and by its address.
@@ -41,24 +41,12 @@ impl Google {
 
     pub(super) async fn add(&self, txt: &Txt, ttl: u32) -> Result<(), String> {
         let value = quoted(&txt.value);
-        self.change(txt, ttl, |values| {
-            let there = values.contains(&value);
-            if !there {
-                values.push(value.clone());
-            }
-            !there
-        })
-        .await
+        self.change(txt, ttl, |values| put(values, &value)).await
     }
 
     pub(super) async fn remove(&self, txt: &Txt) -> Result<(), String> {
         let value = quoted(&txt.value);
-        self.change(txt, 0, |values| {
-            let before = values.len();
-            values.retain(|it| *it != value);
-            values.len() < before
-        })
-        .await
+        self.change(txt, 0, |values| take(values, &value)).await
     }
 
     async fn change(

@@ -266,6 +266,22 @@ impl Solver {
     }
 }
 
+/// Adds a value to a record set that others may use too; whether that changes it.
+fn put(values: &mut Vec<String>, value: &str) -> bool {
+    let there = values.iter().any(|it| it == value);
+    if !there {
+        values.push(value.to_owned());
+    }
+    !there
+}
+
+/// Takes a value out of such a record set; whether that changes it.
+fn take(values: &mut Vec<String>, value: &str) -> bool {
+    let before = values.len();
+    values.retain(|it| it != value);
+    values.len() < before
+}
+
 /// What the cloud gives the pod, where the provider is one that takes it.
 async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
     if solver.provider != "route53" {

@@ -14,7 +14,7 @@ use test_bench::{
 };
 
 use crate::acme_operator::{configured, event, issued, renewals};
-use crate::faults::action;
+use crate::faults::{action, finalizes, once};
 use crate::renewal::{SOON, annotation, options, renewed};
 use crate::scene::{End, Scene, answered, records};
 
@@ -136,15 +136,7 @@ async fn an_answer_to_finalize_that_is_lost_or_late_costs_no_second_certificate(
         Fault::Delay(Duration::from_secs(8)),
     ] {
         let mut scene = Scene::set(bench, SOONER).await?;
-        let done = std::sync::atomic::AtomicBool::new(false);
-        scene.proxies.rule(move |passed| {
-            let finalizes = passed.path.contains("/finalize-order/");
-            if finalizes && !done.swap(true, std::sync::atomic::Ordering::SeqCst) {
-                fault.clone()
-            } else {
-                Fault::Pass
-            }
-        });
+        once(&scene, finalizes, fault);
         scene.operator.run().await?;
         assert_eq!(scene.end().await?, End::undisturbed());
         assert_eq!(answered(&scene.proxies, "/order-plz", 201), 1, "orders");

@@ -54,7 +54,7 @@ where
 }
 
 /// Does it at the first request of which `when` is true.
-fn once(scene: &Scene<'_>, when: fn(&Passed) -> bool, fault: Fault) -> Arc<AtomicBool> {
+pub(crate) fn once(scene: &Scene<'_>, when: fn(&Passed) -> bool, fault: Fault) -> Arc<AtomicBool> {
     let done = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&done);
     scene.proxies.rule(move |passed| {
@@ -67,7 +67,7 @@ fn once(scene: &Scene<'_>, when: fn(&Passed) -> bool, fault: Fault) -> Arc<Atomi
     done
 }
 
-fn finalizes(passed: &Passed) -> bool {
+pub(crate) fn finalizes(passed: &Passed) -> bool {
     passed.path.contains("/finalize-order/")
 }
 

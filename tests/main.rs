@@ -16,6 +16,7 @@ mod clock;
 mod command;
 mod dns01;
 mod dns01_ways;
+mod dns_persist;
 mod documents;
 mod evicted;
 mod fairness;

@@ -13,6 +13,7 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
+pub mod persist;
 pub mod preflight;
 pub mod proof;
 mod public_ca;

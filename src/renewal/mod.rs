@@ -391,6 +391,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         uid: fresh.uid().to_owned(),
         issuer: fresh.issuer_name.to_string(),
         directory: Some(fresh.issuer.directory.clone()),
+        account: client.account_url(),
         url: order.url().to_owned(),
         names,
         profile: profile.map(ToOwned::to_owned),
@@ -747,6 +748,7 @@ fn changes<'a>(
         profile: settings.profile.clone(),
         key_type: settings.key_type,
         written: Some((chain.leaf.fingerprint, UnixTime::now())),
+        account: record.order.account.as_deref().map(Into::into),
     };
     let mut annotations = vec![
         (keys::ISSUED_BY, Some(issued_by.to_string())),

@@ -26,6 +26,7 @@ mod order;
 mod pace;
 mod problem;
 mod revocation;
+mod turns;
 
 pub use account::{Credentials, Unusable};
 pub use ari::CertId;
@@ -39,3 +40,4 @@ pub use instant_acme::{ChallengeType, OrderStatus};
 pub use order::Order;
 pub use problem::{Class, Problem, Scope, Subproblem};
 pub use revocation::RevocationReason;
+pub use turns::Turns;

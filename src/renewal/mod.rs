@@ -13,6 +13,7 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
+mod limits;
 pub mod preflight;
 pub mod proof;
 mod public_ca;
@@ -322,6 +323,9 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         .ready(&fresh.issuer_name, &fresh.issuer)
         .await
         .map_err(ours)?;
+    if let Some(held) = limits::held(context, key, &fresh, &client, &names).await {
+        return Ok(held);
+    }
     venue::rehearse(context, key, &fresh, &names)
         .await
         .map_err(|failure| failure.about(&fresh))?;

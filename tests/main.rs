@@ -5,6 +5,7 @@ mod acme;
 mod acme_faults;
 mod acme_issue;
 mod acme_limits;
+mod acme_named_limits;
 mod acme_operator;
 mod admission;
 mod adopt;

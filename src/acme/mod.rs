@@ -26,6 +26,7 @@ mod order;
 mod pace;
 mod problem;
 mod revocation;
+mod turns;
 
 pub use account::{Credentials, Unusable};
 pub use ari::CertId;
@@ -37,5 +38,6 @@ pub use error::{Action, Error};
 pub use http::{Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
 pub use order::Order;
-pub use problem::{Class, Problem, Scope, Subproblem};
+pub use problem::{Class, Limited, Problem, Scope, Subproblem};
 pub use revocation::RevocationReason;
+pub use turns::Turns;

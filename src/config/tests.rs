@@ -95,7 +95,14 @@ fn the_example_means_what_it_says() {
     assert_eq!(parts(&config), parts(&least));
     let issuer = config.issuer("letsencrypt").unwrap();
     assert_eq!(issuer.contact, ["mailto:ops@example.com"]);
-    assert_eq!((issuer.concurrency, issuer.orders_per_3h), (8, 250));
+    assert_eq!(
+        (
+            issuer.concurrency,
+            issuer.requests_per_second,
+            issuer.orders_per_3h
+        ),
+        (8, 20, 250)
+    );
     assert_eq!(issuer.chain, Some(Chain::Root("ISRG Root X1".into())));
     assert_eq!(issuer.fallback.as_deref(), Some("zerossl"));
     assert!(matches!(&issuer.staging, Some(Staging::Directory(url)) if url.contains("staging")));

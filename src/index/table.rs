@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Task};
+use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Stuck, Task};
 use crate::certificate::Fingerprint;
 use crate::compact::{Uid, Version};
 use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
@@ -51,7 +51,8 @@ struct Packed {
     roll_at: UnixTime,
     namespace: u32,
     issuer: u32,
-    generation: u32,
+    renewed: u32,
+    generation: u16,
     source: Source,
     fault: Option<Fault>,
     renewal: Result<Reason, Never>,
@@ -59,8 +60,6 @@ struct Packed {
     asked: Asked,
     rolled: Rolled,
     rollout_blocked: bool,
-    halted: bool,
-    order_open: bool,
 }
 
 /// [`Suggestion`] without its instant.
@@ -95,7 +94,10 @@ struct Rare {
     problem_texts: u64,
     running: Option<(Task, Version, Option<u64>)>,
     last_error: Option<Box<str>>,
+    stuck: Option<Stuck>,
     stale_pods: u32,
+    halted: bool,
+    order_open: bool,
 }
 
 impl Words {
@@ -223,7 +225,7 @@ impl Table {
     }
 
     /// Marks an entry as listed, if it is of this version and was listed before.
-    pub(super) fn touch(&mut self, key: &Key, version: &Version, listed: (Source, u32)) -> bool {
+    pub(super) fn touch(&mut self, key: &Key, version: &Version, listed: (Source, u16)) -> bool {
         let Some(id) = self.find(key) else {
             return false;
         };
@@ -245,7 +247,7 @@ impl Table {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Short {
     pub(super) account: u64,
-    pub(super) listed: (Source, u32),
+    pub(super) listed: (Source, u16),
 }
 
 fn place(id: Id) -> usize {
@@ -285,8 +287,12 @@ impl Packed {
             problem_texts: observed.problem_texts,
             running: entry.running.clone(),
             last_error: entry.last_error.clone(),
+            stuck: entry.stuck,
             stale_pods: entry.stale_pods,
+            halted: observed.halted,
+            order_open: entry.order_open,
         };
+        let renewed = observed.renewed.map(|at| u32::try_from(at.0));
         Self {
             leaf,
             uid: uid.unwrap_or_default(),
@@ -300,6 +306,7 @@ impl Packed {
             roll_at: entry.roll_at,
             namespace,
             issuer,
+            renewed: renewed.and_then(Result::ok).unwrap_or(NOT_RENEWED),
             generation: entry.generation,
             source: entry.source,
             fault,
@@ -308,8 +315,6 @@ impl Packed {
             asked,
             rolled,
             rollout_blocked: observed.rollout_blocked,
-            halted: observed.halted,
-            order_open: entry.order_open,
         }
     }
 
@@ -346,7 +351,8 @@ impl Packed {
                 account: self.account,
                 wish: rare.and_then(|rare| rare.wish),
                 rollout_blocked: self.rollout_blocked,
-                halted: self.halted,
+                halted: rare.is_some_and(|rare| rare.halted),
+                renewed: (self.renewed != NOT_RENEWED).then(|| UnixTime(self.renewed.into())),
                 problems: rare.map_or(0, |rare| rare.problems),
                 problem_texts: rare.map_or(0, |rare| rare.problem_texts),
             },
@@ -355,8 +361,9 @@ impl Packed {
             roll_at: self.roll_at,
             running: rare.and_then(|rare| rare.running.clone()),
             last_error: rare.and_then(|rare| rare.last_error.clone()),
+            stuck: rare.and_then(|rare| rare.stuck),
             stale_pods: rare.map_or(0, |rare| rare.stale_pods),
-            order_open: self.order_open,
+            order_open: rare.is_some_and(|rare| rare.order_open),
             generation: self.generation,
             source: self.source,
         }
@@ -384,6 +391,8 @@ impl Packed {
     }
 }
 
+/// Stands where it was not renewed: nothing was in 1970.
+const NOT_RENEWED: u32 = 0;
 /// Stands where there is none.
 const NO_LEAF: LeafFacts = LeafFacts {
     fingerprint: Fingerprint([0; 32]),
@@ -422,6 +431,7 @@ mod tests {
                 wish: None,
                 rollout_blocked: false,
                 halted: false,
+                renewed: Some(UnixTime(2)),
                 problems: 0,
                 problem_texts: 0,
             },
@@ -430,6 +440,7 @@ mod tests {
             roll_at: UnixTime::NEVER,
             running: None,
             last_error: None,
+            stuck: None,
             stale_pods: 0,
             order_open: false,
             generation: 3,
@@ -440,7 +451,7 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was() {
         let usual = entry();
-        let changes: [fn(&mut Entry); 13] = [
+        let changes: [fn(&mut Entry); 15] = [
             |_| {},
             |it| it.observed.uid = "odd".into(),
             |it| it.observed.resource_version = "odd".into(),
@@ -452,6 +463,8 @@ mod tests {
             |it| it.observed.window = Some(UnixTime(0)),
             |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
             |it| it.stale_pods = 7,
+            |it| (it.stuck, it.order_open) = (Some(Stuck::Paused), true),
+            |it| it.observed.renewed = None,
             |it| it.running = Some((Task::Roll, "odd".into(), Some(7))),
             |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
         ];
@@ -476,7 +489,7 @@ mod tests {
             assert!(!table.touch(&key, &"124".into(), listed));
             assert!(!table.touch(&key, &"odder".into(), listed));
         }
-        assert_eq!(table.len(), 13);
+        assert_eq!(table.len(), 15);
     }
 
     #[test]

@@ -633,6 +633,13 @@ async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
         well && text.contains("/my-account/") && !text.contains("key"),
         "{text}"
     );
+    let (json, well) = command(bench, &[show.as_slice(), &["-o", "json"]].concat())?;
+    let shown: serde_json::Value = serde_json::from_str(&json)?;
+    let url = shown["account"].as_str().context("no account")?;
+    assert!(
+        well && text.contains(url) && !json.contains("key"),
+        "{json}"
+    );
     Ok(())
 }
 

@@ -72,7 +72,7 @@ fn used_by(number: usize) -> UsedBy {
         name: format!("shop-frontend-{number}{suffix}").into(),
     };
     let mut workloads = vec![(named(Kind::Deployment, ""), Has::It)];
-    if number % 10 == 0 {
+    if number.is_multiple_of(10) {
         workloads.push((named(Kind::StatefulSet, "-sessions"), Has::It));
     }
     let pods = 2 + number % 3;

@@ -14,6 +14,8 @@ use crate::config::{Issuer, Labels};
 use crate::context::Context;
 use crate::index::Key;
 use crate::name::Name;
+use crate::schedule::budget::Claim;
+use crate::schedule::due::Reason;
 use crate::secret::full::FullSecret;
 use crate::secret::keys;
 use crate::secret::settings::IssuerRef;
@@ -100,10 +102,16 @@ impl Fresh {
         self.assessment.leaf.as_ref().ok()
     }
 
-    /// When the leaf that is there was written, if we wrote it.
-    pub(super) fn written(&self) -> Option<UnixTime> {
-        let leaf = self.leaf()?;
-        self.assessment.issued_by.as_ref()?.wrote(leaf.fingerprint)
+    /// What the budgets look at, where it is due for this reason.
+    pub(super) fn claim(&self, reason: Reason) -> Claim<'_> {
+        let leaf = self.leaf();
+        let issued_by = self.assessment.issued_by.as_ref();
+        Claim {
+            reason,
+            wish: self.assessment.wish(),
+            leaf,
+            written: leaf.and_then(|leaf| issued_by?.wrote(leaf.fingerprint)),
+        }
     }
 
     /// The names to ask for: those without the ones that a wildcard among them covers, as CAs refuse the redundant.

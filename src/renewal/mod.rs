@@ -36,7 +36,6 @@ use crate::cluster;
 use crate::cluster::records::{self, Record};
 use crate::context::Context;
 use crate::index::{Finished, Key};
-use crate::schedule::budget;
 use crate::schedule::due::Never;
 use crate::ticket::Ticket;
 use crate::time::UnixTime;
@@ -115,14 +114,7 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     }
     let fresh = fresh.at_hand(context, key, now);
     let account = context.ledger.get(fresh.assessment.account);
-    if let Some(hold) = budget::hold(
-        now,
-        due.reason,
-        fresh.assessment.wish(),
-        fresh.leaf(),
-        fresh.written(),
-        &account,
-    ) {
+    if let Some(hold) = fresh.claim(due.reason).hold(now, &account) {
         return Ok(held(context, key, &fresh, due.reason, hold));
     }
     order::order(context, key, fresh, due).await

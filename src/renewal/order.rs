@@ -83,7 +83,7 @@ pub(super) async fn order(
         names,
         profile: profile.map(ToOwned::to_owned),
         reason: due.reason.as_str().to_owned(),
-        expected: budget::is_expected(UnixTime::now(), due.reason, fresh.leaf(), fresh.written()),
+        expected: fresh.claim(due.reason).is_expected(UnixTime::now()),
         replaced: order.replaces_accepted(),
         created: UnixTime::now().0,
         txt: proofs.txt,

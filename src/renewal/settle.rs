@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::index::{Finished, Key};
 use crate::metrics::RenewalResult;
 use crate::name::Name;
-use crate::schedule::budget::{self, Account, Backoff};
+use crate::schedule::budget::{self, Account, Backoff, Failed};
 use crate::secret::keys;
 use crate::time::UnixTime;
 
@@ -188,8 +188,13 @@ impl Verdict {
                 until
             }
             until => {
-                let leaf = of.leaf.as_ref();
-                account.failed(now, backoff, leaf, self.is_validation, until, of.wish)
+                let failed = Failed {
+                    leaf: of.leaf.as_ref(),
+                    validation: self.is_validation,
+                    at_least: until,
+                    wish: of.wish,
+                };
+                account.failed(now, backoff, failed)
             }
         };
         if self.is_rehearsal {

@@ -25,6 +25,7 @@ mod image;
 mod install;
 mod kill_points;
 mod leadership;
+mod logs;
 mod monitoring;
 mod newcomer;
 mod outages;

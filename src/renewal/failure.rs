@@ -104,6 +104,8 @@ pub(super) struct Of {
     account: u64,
     issuer: Arc<str>,
     wish: Option<u64>,
+    /// The order's URL, where there was one by then.
+    order: Option<Box<str>>,
     leaf: Option<crate::certificate::Leaf>,
     names: Vec<Name>,
     has_staging: bool,
@@ -131,6 +133,7 @@ impl Failure {
             account: fresh.assessment.account,
             wish: fresh.assessment.wish(),
             issuer: Arc::clone(&fresh.issuer_name),
+            order: None,
             leaf: fresh.assessment.leaf.as_ref().ok().cloned(),
             names: without_covered(&fresh.assessment.names),
             has_staging: fresh.issuer.staging.is_some(),
@@ -140,6 +143,14 @@ impl Failure {
             what: Box::new(self),
             of: Box::new(of),
         }
+    }
+
+    /// Says in which order it happened, for whoever asks the CA about it.
+    pub(super) fn in_order(mut self, url: &str) -> Self {
+        if let Self::About { of, .. } = &mut self {
+            of.order = Some(url.into());
+        }
+        self
     }
 
     /// Whether the order can bring nothing any more.
@@ -326,7 +337,10 @@ impl Failure {
             tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
         }
         let text = cut(&what.to_string()).to_owned();
-        tracing::warn!(secret = %key, step = "failed", issuer = %of.issuer, reason, error = text, %retry_at, "the renewal failed");
+        tracing::warn!(
+            secret = %key, step = "failed", issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
+            "the renewal failed"
+        );
         context
             .metrics
             .renewal(&of.issuer, RenewalResult::Failed, reason);

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::acme::{self, OrderStatus, Preference};
 use crate::assess::{self, Assessment};
-use crate::certificate::{KeyType, Leaf};
+use crate::certificate::KeyType;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{events, namespaces};
@@ -58,7 +58,7 @@ const OWNED: Duration = Duration::from_secs(3_600);
 /// How a renewal ended that did not fail.
 enum Outcome {
     /// The new pair is in the Secret.
-    Renewed(Box<Leaf>),
+    Renewed,
     /// A former run had written it already; only the record was left.
     Tidied,
     /// Not to be renewed before then.
@@ -83,16 +83,8 @@ struct Fresh {
 /// Renews a Secret if it is due, and reports to the ticket.
 pub async fn run(context: &Context, ticket: Ticket) {
     let key = ticket.key().clone();
-    let started = Instant::now();
     let finished = match attempt(context, &key).await {
-        Ok(Outcome::Renewed(leaf)) => {
-            tracing::info!(
-                secret = %key, step = "write", not_after = %leaf.not_after, leaf = %leaf.fingerprint,
-                seconds = started.elapsed().as_secs_f64(), "renewed"
-            );
-            Finished::Wrote
-        }
-        Ok(Outcome::Tidied) => Finished::Wrote,
+        Ok(Outcome::Renewed | Outcome::Tidied) => Finished::Wrote,
         Ok(Outcome::Later(at, why)) => Finished::Later(at, why),
         Ok(Outcome::Stuck(at, stuck, why)) => Finished::Stuck(at, stuck, why),
         Err(failure) => failure.settle(context, &key).await,
@@ -432,7 +424,8 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
     drop(step);
     context.known.insert(key);
     took(context, &record, RenewalStep::Order, started);
-    tracing::info!(secret = %key, step = "order", order = record.order.url, "ordered");
+    let issuer = &fresh.issuer_name;
+    tracing::info!(secret = %key, step = "order", %issuer, order = record.order.url, "ordered");
     proceed(context, key, fresh, record, order, due.reason).await
 }
 
@@ -534,7 +527,10 @@ async fn resume(
     let _proving = context
         .validations
         .join(&fresh.issuer_name, &record.order.names);
-    tracing::info!(secret = %key, step = "wait", order = record.order.url, status = ?order.status(), "the order is taken up again");
+    let (issuer, url) = (&fresh.issuer_name, &record.order.url);
+    tracing::info!(
+        secret = %key, step = "wait", %issuer, order = url, status = ?order.status(), "the order is taken up again"
+    );
     let reason = fresh
         .assessment
         .renewal
@@ -569,7 +565,7 @@ async fn proceed(
                 give_back(&order).await;
                 drop_record(context, &record).await?;
             }
-            Err(failure.about(&fresh))
+            Err(failure.about(&fresh).in_order(&record.order.url))
         }
     }
 }
@@ -581,11 +577,12 @@ async fn finish(
     order: &mut acme::Order,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
+    let (issuer, url) = (&record.order.issuer, &record.order.url);
     let mut started = Instant::now();
     if order.status() == OrderStatus::Pending {
         proof::prove(context, key, record, order, Wait::Briefly).await?;
         took(context, record, RenewalStep::Prove, started);
-        tracing::info!(secret = %key, step = "prove", order = record.order.url, "validated");
+        tracing::info!(secret = %key, step = "prove", %issuer, order = url, "validated");
     }
     if order.status() == OrderStatus::Ready {
         let now = UnixTime::now();
@@ -602,6 +599,7 @@ async fn finish(
     if order.status() != OrderStatus::Valid {
         order.wait_issued(Instant::now() + ISSUE).await?;
         took(context, record, RenewalStep::Finalize, started);
+        tracing::info!(secret = %key, step = "finalize", %issuer, order = url, "issued");
     }
     let config = context.config();
     let chain = config
@@ -656,22 +654,24 @@ async fn write(
     context
         .metrics
         .renewal(&fresh.issuer_name, RenewalResult::Renewed, "");
-    context.metrics.renewal_took(
-        &fresh.issuer_name,
-        now.since(UnixTime(record.order.created)),
-    );
+    let lasted = now.since(UnixTime(record.order.created));
+    context.metrics.renewal_took(&fresh.issuer_name, lasted);
     count_issue(context, key, &fresh, record).await;
     drop(step);
     took(context, record, RenewalStep::Write, started);
+    let leaf = &chain.leaf;
+    tracing::info!(
+        secret = %key, step = "write", issuer = %fresh.issuer_name, order = record.order.url,
+        not_after = %leaf.not_after, leaf = %leaf.fingerprint, seconds = lasted.as_secs(), "renewed"
+    );
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
-    let leaf = chain.leaf;
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     context
         .events
         .secret(key, fresh.uid(), events::Reason::Renewed, &note);
-    Ok(Outcome::Renewed(Box::new(leaf)))
+    Ok(Outcome::Renewed)
 }
 
 /// Notes in the ledger that a certificate was issued and not written.

@@ -17,6 +17,7 @@ mod command;
 mod dns01;
 mod dns01_ways;
 mod documents;
+mod events;
 mod evicted;
 mod fairness;
 mod faults;

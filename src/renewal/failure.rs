@@ -344,7 +344,6 @@ impl Failure {
         context
             .metrics
             .renewal(&of.issuer, RenewalResult::Failed, reason);
-        // Events of one reason are one series, with the first one's note.
         let event = if rehearsal {
             Reason::RehearsalFailed
         } else {

@@ -5,7 +5,7 @@
 //! ```
 //! Pure and synchronous; owned by one task. It believes what the watch says and nothing else:
 //! a finished task only releases its entry, and what the task wrote is seen when the watch echoes it.
-//! It holds no certificate and no key, some 220 bytes a Secret.
+//! It holds no certificate and no key, some 200 bytes a Secret.
 //!
 //! A relist is handled by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
 
@@ -26,7 +26,7 @@ use table::{Id, Table};
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
 /// Of so many Secrets the names and the workloads are kept: more than the status page shows at a time.
-const NAMED: usize = 20_000;
+const NAMED: usize = 10_000;
 /// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
 const POLL_PATIENCE: Duration = Duration::from_secs(300);
 /// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::output::Output;
 use super::way::Way;
 use super::{CommandResult, Failure, block_on};
-use crate::acme::{Client, Credentials, IssuerSettings};
+use crate::acme::{Client, Credentials, IssuerSettings, Turns};
 use crate::cluster::accounts;
 use crate::gate::Gate;
 
@@ -191,6 +191,7 @@ pub(super) fn acme(
         ca_bundle: ca_bundle.map(read).transpose()?,
         eab: None,
         concurrency: 1,
+        turns: Turns::default(),
     };
     Client::new(settings, Arc::new(|_| {}), Gate::open())
         .map_err(|error| Failure::new("preparing the way to the CA", &error))

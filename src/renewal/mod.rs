@@ -13,6 +13,8 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
+mod limits;
+pub mod persist;
 pub mod preflight;
 pub mod proof;
 mod public_ca;
@@ -321,6 +323,9 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         .ready(&fresh.issuer_name, &fresh.issuer)
         .await
         .map_err(ours)?;
+    if let Some(held) = limits::held(context, key, &fresh, &client, &names).await {
+        return Ok(held);
+    }
     venue::rehearse(context, key, &fresh, &names)
         .await
         .map_err(|failure| failure.about(&fresh))?;
@@ -390,6 +395,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         uid: fresh.uid().to_owned(),
         issuer: fresh.issuer_name.to_string(),
         directory: Some(fresh.issuer.directory.clone()),
+        account: client.account_url(),
         url: order.url().to_owned(),
         names,
         profile: profile.map(ToOwned::to_owned),
@@ -754,6 +760,7 @@ fn changes<'a>(
         profile: settings.profile.clone(),
         key_type: settings.key_type,
         written: Some((chain.leaf.fingerprint, UnixTime::now())),
+        account: record.order.account.as_deref().map(Into::into),
     };
     let mut annotations = vec![
         (keys::ISSUED_BY, Some(issued_by.to_string())),

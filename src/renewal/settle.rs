@@ -236,11 +236,13 @@ async fn tell(
     retry_at: UnixTime,
 ) {
     let reason = what.reason();
-    tracing::warn!(secret = %key, step = "failed", issuer = %of.issuer, reason, error = text, %retry_at, "the renewal failed");
+    tracing::warn!(
+        secret = %key, step = "failed", issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
+        "the renewal failed"
+    );
     context
         .metrics
         .renewal(&of.issuer, RenewalResult::Failed, reason);
-    // Events of one reason are one series, with the first one's note.
     let event = match what {
         Failure::Rehearsal(_) => Reason::RehearsalFailed,
         _ => Reason::RenewalFailed,

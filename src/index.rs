@@ -5,7 +5,7 @@
 //! ```
 //! Pure and synchronous; owned by one task. It believes what the watch says and nothing else:
 //! a finished task only releases its entry, and what the task wrote is seen when the watch echoes it.
-//! It holds no certificate and no key, some 220 bytes a Secret.
+//! It holds no certificate and no key, some 200 bytes a Secret.
 //!
 //! A relist is handled by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
 
@@ -26,7 +26,7 @@ use table::{Id, Table};
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
 /// Of so many Secrets the names and the workloads are kept: more than the status page shows at a time.
-const NAMED: usize = 20_000;
+const NAMED: usize = 10_000;
 /// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
 const POLL_PATIENCE: Duration = Duration::from_secs(300);
 /// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.
@@ -153,7 +153,7 @@ pub struct Entry {
     pub stale_pods: u32,
     /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
     order_open: bool,
-    generation: u32,
+    generation: u16,
     source: Source,
 }
 
@@ -188,7 +188,7 @@ pub enum Finished {
 pub struct Index {
     table: Table,
     queue: BTreeSet<(UnixTime, Task, Id)>,
-    generations: Vec<u32>,
+    generations: Vec<u16>,
     gone: HashMap<Key, RolledOut>,
     gone_order: VecDeque<Key>,
     /// Apart from the entries: they are for people only, and not kept of all.
@@ -267,7 +267,8 @@ impl Index {
         if self.generations.len() <= slot {
             self.generations.resize(slot + 1, 0);
         }
-        self.generations[slot] += 1;
+        // No entry is left of the generation that had this number before: each relist drops what it does not name.
+        self.generations[slot] = self.generations[slot].wrapping_add(1);
     }
 
     /// A relist of `source` is complete: what it did not name is gone.
@@ -548,7 +549,7 @@ impl Index {
         Some((id, self.table.get(id)?))
     }
 
-    fn generation(&self, source: Source) -> u32 {
+    fn generation(&self, source: Source) -> u16 {
         self.generations
             .get(usize::from(source.0))
             .copied()

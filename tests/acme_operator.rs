@@ -151,7 +151,9 @@ async fn the_chain_is_the_one_that_the_config_asks_for() -> Result<()> {
     let bench = Bench::shared().await?;
     for chain in [0, 1] {
         let root = bench.pebble().root(chain).await?;
-        let root = cert_renew::certificate::leaf(root.as_bytes())?.issuer;
+        let root = cert_renew::certificate::leaf(root.as_bytes())?
+            .issuer
+            .to_string();
         let root = root.trim_start_matches("CN=").to_owned();
         let chosen = format!("    chain: {{root: \"{root}\"}}\n");
         let operator = Operator::start(bench, configured(&chosen, "")).await?;
@@ -160,7 +162,8 @@ async fn the_chain_is_the_one_that_the_config_asks_for() -> Result<()> {
         let chain = cert_renew::certificate::certificates(data(&secret, "tls.crt").as_bytes())?;
         let top = chain.last().context("an empty chain")?;
         let top = cert_renew::certificate::leaf(top)?;
-        assert!(top.issuer.contains(&root), "{} is not {root}", top.issuer);
+        let issuer = top.issuer.to_string();
+        assert!(issuer.contains(&root), "{issuer} is not {root}");
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ mod command;
 mod dns01;
 mod dns01_acme_dns;
 mod dns01_ways;
+mod dns_persist;
 mod documents;
 mod evicted;
 mod fairness;

@@ -30,7 +30,7 @@ mod turns;
 
 pub use account::{Credentials, Unusable};
 pub use ari::CertId;
-pub use authorization::{Authorization, Challenge};
+pub use authorization::{Authorization, Challenge, dns_persist_01};
 pub use chain::Preference;
 pub use client::{Client, Eab, IssuerSettings};
 pub use directory::{Directory, Meta};

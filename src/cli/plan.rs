@@ -23,6 +23,7 @@ use crate::certificate::Fingerprint;
 use crate::cluster::accounts;
 use crate::config::{Config, Issuer};
 use crate::index::Key;
+use crate::renewal::persist;
 use crate::renewal::preflight::{self, Asked};
 use crate::rollout::{self, How, Request, Step, Workload};
 use crate::secret::settings::IssuerRef;
@@ -202,6 +203,7 @@ impl Looker<'_> {
         };
         let mut found = preflight::on_paper(&asked, directory, self.config);
         found.extend(preflight::by_caa(&asked, directory, self.config).await);
+        found.extend(persist::against(&asked, directory, self.config).await);
         let credentials = preflight::by_credentials(&self.kube, self.namespace, names, self.config);
         found.extend(credentials.await);
         found

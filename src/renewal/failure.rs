@@ -20,7 +20,7 @@ use crate::name::Name;
 use crate::pair::Rejected;
 use crate::schedule::budget;
 use crate::secret::keys;
-use crate::solver::{dns01, route};
+use crate::solver::{dns_persist01, dns01, route};
 use crate::time::UnixTime;
 
 /// The watch will bring what has changed; should it not, this is soon enough.
@@ -71,6 +71,9 @@ pub(super) enum Failure {
     /// A TXT record could not be set or was not seen in time.
     #[error(transparent)]
     Dns01(#[from] dns01::Error),
+    /// The record that the user sets is not there, or says something else.
+    #[error(transparent)]
+    DnsPersist01(#[from] dns_persist01::Error),
     /// A request of the CA would not reach us.
     #[error("HTTP-01: {0}; where only we cannot reach it, selfCheck: false in the config")]
     Route(#[from] route::Error),
@@ -168,6 +171,7 @@ impl Failure {
             | Self::Cluster(_)
             | Self::Labels(_)
             | Self::Dns01(_)
+            | Self::DnsPersist01(_)
             | Self::Route(_)
             | Self::RouteRefused(..)
             | Self::Waiting(_)
@@ -198,6 +202,7 @@ impl Failure {
             Self::NotAllowed(_) => "NotAllowed",
             Self::Hopeless(_) => "Hopeless",
             Self::Dns01(error) => error.reason(),
+            Self::DnsPersist01(error) => error.reason(),
             Self::Route(_) => "Unrouted",
             Self::RouteRefused(..) => "RouteRefused",
             Self::Waiting(what) => what.reason(),

@@ -14,6 +14,7 @@ pub mod info;
 pub mod issuers;
 pub mod known;
 mod limits;
+pub mod persist;
 pub mod preflight;
 pub mod proof;
 mod public_ca;

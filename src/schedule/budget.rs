@@ -458,7 +458,7 @@ mod tests {
             self_signed: false,
             key_type: None,
             public_key: Box::default(),
-            issuer: String::new(),
+            issuer: b"CA".as_slice().into(),
             serial: Box::default(),
             authority_key_id: None,
         }

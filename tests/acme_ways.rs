@@ -1,20 +1,24 @@
 //! Ways around: a proxy for the CAs, a fallback where one has limited us, a staging CA that is down, a name that needs
-//! no solver.
+//! no solver. And what a poll for renewal information does not do.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 use test_bench::objects::Space;
 use test_bench::{
     Bench, Context as _, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server,
-    ensure,
+    ensure, eventually, throughout,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::acme_operator::{another_pebble, configured, event, issued};
-use crate::renewal::{annotation, options, renewed};
+use crate::renewal::{SOON, annotation, options, renewed};
+use crate::scene::answered;
 
+/// Long enough for a write to show itself.
+const A_WHILE: Duration = Duration::from_secs(3);
 /// Tests have no hours; the limits of the CA are none of these.
 const AT_ONCE: &str = "retry: {base: 1s, factor: 1, max: 1s}\n";
 
@@ -180,4 +184,37 @@ async fn a_name_that_the_ca_has_seen_proven_needs_no_solver() -> Result<()> {
     space.tls_secret("third", None, &annotations).await?;
     event(&space, "third", "NoSolver").await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_poll_for_renewal_information_writes_nothing() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let options = OperatorOptions {
+        directory: Some(proxies.directory()),
+        ..options()
+    };
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "polled", operator.namespace()).await?;
+    issued(&space, "polled", "polled.example").await?;
+    let polls = || answered(&proxies, "-ari", 200);
+    eventually(SOON, "its window is asked for", async || {
+        ensure!(polls() > 0, "it is not");
+        Ok(())
+    })
+    .await?;
+    operator.kill();
+    let (before, asked) = (operator.writes()?, polls());
+    operator.run().await?;
+    eventually(SOON, "it is asked for again", async || {
+        ensure!(polls() > asked, "it is not");
+        Ok(())
+    })
+    .await?;
+    throughout(A_WHILE, "nothing is written", async || {
+        let now = operator.writes()?;
+        ensure!(now == before, "{:?}", &now[before.len().min(now.len())..]);
+        Ok(())
+    })
+    .await
 }

@@ -27,6 +27,7 @@ mod faults;
 mod fleet;
 mod image;
 mod install;
+mod keys_and_outputs;
 mod kill_points;
 mod leadership;
 mod monitoring;

@@ -90,19 +90,22 @@ impl From<[u8; 16]> for Uid {
 }
 
 impl Version {
-    /// The number, where it has the usual form.
+    /// The number, where it has the usual form and etcd has not changed a million times a second for a fortnight.
     #[must_use]
-    pub fn short(&self) -> Option<u64> {
+    pub fn short(&self) -> Option<[u8; 5]> {
         match self.0 {
-            Form::Number(number) => Some(number),
+            Form::Number(number) => match number.to_le_bytes() {
+                [bytes @ .., 0, 0, 0] => Some(bytes),
+                _ => None,
+            },
             _ => None,
         }
     }
 }
 
-impl From<u64> for Version {
-    fn from(number: u64) -> Self {
-        Self(Form::Number(number))
+impl From<[u8; 5]> for Version {
+    fn from([a, b, c, d, e]: [u8; 5]) -> Self {
+        Self(Form::Number(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])))
     }
 }
 

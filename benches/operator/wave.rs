@@ -182,6 +182,7 @@ fn due(prefix: &'static str, count: usize, class: &str) -> Set {
         issuer: "pebble",
         annotated: 1,
         settled: true,
+        used: false,
         age: Some(OLD),
     }
 }

@@ -38,6 +38,6 @@ pub use error::{Action, Error};
 pub use http::{Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
 pub use order::Order;
-pub use problem::{Class, Limited, Problem, Scope, Subproblem};
+pub use problem::{Class, Limited, Problem, Scope, Subproblem, tells_of_pause};
 pub use revocation::RevocationReason;
 pub use turns::Turns;

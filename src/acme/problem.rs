@@ -191,13 +191,17 @@ impl Problem {
         }
     }
 
-    /// Let's Encrypt pauses names that fail for months; its type is `rateLimited`, and only the text tells
-    /// (Boulder, `wfe2/wfe.go`, `probs.Paused`).
     fn is_paused(&self) -> bool {
-        self.detail
-            .contains("temporarily prevented from requesting certificates")
-            || self.detail.contains("/unpause?")
+        tells_of_pause(&self.detail)
     }
+}
+
+/// Whether these are the words of a CA that has paused names. Let's Encrypt does so with names that fail for months; its
+/// type is `rateLimited`, and only the text tells (Boulder, `wfe2/wfe.go`, `probs.Paused`).
+#[must_use]
+pub fn tells_of_pause(words: &str) -> bool {
+    words.contains("temporarily prevented from requesting certificates")
+        || words.contains("/unpause?")
 }
 
 impl fmt::Display for Problem {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Task};
+use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Stuck, Task};
 use crate::certificate::Fingerprint;
 use crate::compact::{Instant, Uid, Version};
 use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
@@ -42,12 +42,13 @@ struct Packed {
     uid: [u8; 16],
     name: Box<str>,
     rare: Option<Box<Rare>>,
-    version: u64,
     account: u64,
     namespace: u32,
     issuer: u32,
+    renewed: u32,
     generation: u16,
     source: Source,
+    version: [u8; 5],
     fingerprint: [u8; 32],
     not_before: Instant,
     not_after: Instant,
@@ -55,7 +56,6 @@ struct Packed {
     suggested_at: Instant,
     renew_at: Instant,
     roll_at: Instant,
-    fault: Option<Fault>,
     renewal: Result<Reason, Never>,
     heed: Heed,
     rolled: Rolled,
@@ -72,6 +72,10 @@ mod marks {
     pub(super) const ASKED: u8 = 8;
     /// And said it.
     pub(super) const SUGGESTED: u8 = 16;
+    /// There is no certificate.
+    pub(super) const ABSENT: u8 = 32;
+    /// There is something else than a certificate.
+    pub(super) const UNREADABLE: u8 = 64;
 }
 
 /// What the workloads have.
@@ -98,6 +102,7 @@ struct Rare {
     problem_texts: u64,
     running: Option<(Task, Version, Option<u64>)>,
     last_error: Option<Box<str>>,
+    stuck: Option<Stuck>,
     stale_pods: u32,
 }
 
@@ -282,6 +287,8 @@ impl Packed {
             (entry.order_open, marks::ORDER_OPEN),
             (asked, marks::ASKED),
             (suggested, marks::SUGGESTED),
+            (fault == Some(Fault::Absent), marks::ABSENT),
+            (fault == Some(Fault::Unreadable), marks::UNREADABLE),
         ];
         let marks = { marks.iter() }.filter(|(is_so, _)| *is_so);
         let marks = marks.fold(0, |all, (_, mark)| all | mark);
@@ -297,8 +304,10 @@ impl Packed {
             problem_texts: observed.problem_texts,
             running: entry.running.clone(),
             last_error: entry.last_error.clone(),
+            stuck: entry.stuck,
             stale_pods: entry.stale_pods,
         };
+        let renewed = observed.renewed.map(|at| u32::try_from(at.0));
         Self {
             fingerprint: leaf.fingerprint.0,
             not_before: leaf.not_before.into(),
@@ -314,9 +323,9 @@ impl Packed {
             roll_at: entry.roll_at.into(),
             namespace,
             issuer,
+            renewed: renewed.and_then(Result::ok).unwrap_or(NOT_RENEWED),
             generation: entry.generation,
             source: entry.source,
-            fault,
             renewal: observed.renewal.map(|due| due.reason),
             heed: observed.heed,
             rolled,
@@ -340,6 +349,11 @@ impl Packed {
             Rolled::Other => rare.and_then(|rare| rare.rolled_out),
         };
         let is = |mark| self.marks & mark != 0;
+        let leaf = match (is(marks::ABSENT), is(marks::UNREADABLE)) {
+            (true, _) => Err(Fault::Absent),
+            (_, true) => Err(Fault::Unreadable),
+            _ => Ok(leaf),
+        };
         let suggestion = match (is(marks::ASKED), is(marks::SUGGESTED)) {
             (false, _) => Suggestion::Unasked,
             (true, false) => Suggestion::None,
@@ -351,7 +365,7 @@ impl Packed {
                 uid: uid.unwrap_or_else(|| Uid::from(self.uid)),
                 resource_version: self.version(),
                 issuer: words.word(self.issuer),
-                leaf: self.fault.map_or(Ok(leaf), Err),
+                leaf,
                 rolled_out,
                 renewal: self.renewal.map(|reason| Due {
                     at: self.due_at.into(),
@@ -364,6 +378,7 @@ impl Packed {
                 wish: rare.and_then(|rare| rare.wish),
                 rollout_blocked: is(marks::ROLLOUT_BLOCKED),
                 halted: is(marks::HALTED),
+                renewed: (self.renewed != NOT_RENEWED).then(|| UnixTime(self.renewed.into())),
                 problems: rare.map_or(0, |rare| rare.problems),
                 problem_texts: rare.map_or(0, |rare| rare.problem_texts),
             },
@@ -372,6 +387,7 @@ impl Packed {
             roll_at: self.roll_at.into(),
             running: rare.and_then(|rare| rare.running.clone()),
             last_error: rare.and_then(|rare| rare.last_error.clone()),
+            stuck: rare.and_then(|rare| rare.stuck),
             stale_pods: rare.map_or(0, |rare| rare.stale_pods),
             order_open: is(marks::ORDER_OPEN),
             generation: self.generation,
@@ -401,6 +417,8 @@ impl Packed {
     }
 }
 
+/// Stands where it was not renewed: nothing was in 1970.
+const NOT_RENEWED: u32 = 0;
 /// Stands where there is none.
 const NO_LEAF: LeafFacts = LeafFacts {
     fingerprint: Fingerprint([0; 32]),
@@ -439,6 +457,7 @@ mod tests {
                 wish: None,
                 rollout_blocked: false,
                 halted: false,
+                renewed: Some(UnixTime(2)),
                 problems: 0,
                 problem_texts: 0,
             },
@@ -447,6 +466,7 @@ mod tests {
             roll_at: UnixTime::NEVER,
             running: None,
             last_error: None,
+            stuck: None,
             stale_pods: 0,
             order_open: false,
             generation: 3,
@@ -457,10 +477,11 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was() {
         let usual = entry();
-        let changes: [fn(&mut Entry); 13] = [
+        let changes: [fn(&mut Entry); 16] = [
             |_| {},
             |it| it.observed.uid = "odd".into(),
             |it| it.observed.resource_version = "odd".into(),
+            |it| it.observed.resource_version = "1099511627776".into(),
             |it| it.observed.leaf = Err(Fault::Unreadable),
             |it| it.observed.rolled_out = None,
             |it| it.observed.rolled_out = Some(RolledOut::None),
@@ -469,6 +490,8 @@ mod tests {
             |it| it.observed.window = Some(UnixTime(0)),
             |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
             |it| it.stale_pods = 7,
+            |it| (it.stuck, it.order_open) = (Some(Stuck::Paused), true),
+            |it| it.observed.renewed = None,
             |it| it.running = Some((Task::Roll, "odd".into(), Some(7))),
             |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
         ];
@@ -493,7 +516,7 @@ mod tests {
             assert!(!table.touch(&key, &"124".into(), listed));
             assert!(!table.touch(&key, &"odder".into(), listed));
         }
-        assert_eq!(table.len(), 13);
+        assert_eq!(table.len(), 16);
     }
 
     #[test]

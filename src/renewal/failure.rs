@@ -13,7 +13,7 @@ use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
-use crate::index::{Finished, Key};
+use crate::index::{Finished, Key, Stuck};
 use crate::key::KeyError;
 use crate::metrics::RenewalResult;
 use crate::name::Name;
@@ -354,7 +354,12 @@ impl Failure {
         let note = format!("{reason}: {text}; next try at {retry_at}");
         context.events.secret(key, &of.uid, event, &note);
         inscribe(context, key, &of.uid, &text, retry_at).await;
-        Finished::Later(retry_at, Some(text.into()))
+        match &what {
+            Self::Acme(error) if error.class() == Class::Paused => {
+                Finished::Stuck(retry_at, Stuck::Paused, text.into())
+            }
+            _ => Finished::Later(retry_at, Some(text.into())),
+        }
     }
 }
 

@@ -68,7 +68,14 @@ pub(super) async fn held(
     let leaf = fresh.assessment.leaf.as_ref().ok();
     let fallback = fresh.issuer.fallback.is_some();
     let at = failure::after_limit(context, fresh.assessment.account, leaf, fallback, until).await;
-    Some(not_now(context, key, fresh, at, Reason::RenewalHeld, note))
+    Some(not_now(
+        context,
+        key,
+        fresh,
+        (at, None),
+        Reason::RenewalHeld,
+        note,
+    ))
 }
 
 #[cfg(test)]

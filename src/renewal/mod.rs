@@ -34,7 +34,7 @@ use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{events, namespaces};
 use crate::config::{self, Issuer, Labels};
 use crate::context::Context;
-use crate::index::{Finished, Key};
+use crate::index::{Finished, Key, Stuck};
 use crate::key::PrivateKey;
 use crate::metrics::{RenewalResult, RenewalStep};
 use crate::name::Name;
@@ -65,6 +65,8 @@ enum Outcome {
     Tidied,
     /// Not to be renewed before then.
     Later(UnixTime, Option<Box<str>>),
+    /// Nor then, unless a person does something.
+    Stuck(UnixTime, Stuck, Box<str>),
 }
 
 /// A Secret as it is now, and what it asks for.
@@ -94,6 +96,7 @@ pub async fn run(context: &Context, ticket: Ticket) {
         }
         Ok(Outcome::Tidied) => Finished::Wrote,
         Ok(Outcome::Later(at, why)) => Finished::Later(at, why),
+        Ok(Outcome::Stuck(at, stuck, why)) => Finished::Stuck(at, stuck, why),
         Err(failure) => failure.settle(context, &key).await,
     };
     ticket.finish(finished);
@@ -217,6 +220,7 @@ async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fres
 /// A budget says no: the Secret is left alone until then, and the reader is told once.
 fn held(context: &Context, key: &Key, fresh: &Fresh, reason: Reason, hold: Hold) -> Outcome {
     let until = hold.until();
+    let undone = matches!(hold, Hold::KeepsComingBack { .. }) && reason != Reason::RenewalInfo;
     let note = match hold {
         Hold::BackOff { .. } => return Outcome::Later(until, last_error(context, key)),
         Hold::TooYoung { .. } => format!(
@@ -251,7 +255,7 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, reason: Reason, hold: Hold)
         context,
         key,
         fresh,
-        until,
+        (until, undone.then_some(Stuck::OtherOwner)),
         events::Reason::RenewalHeld,
         note,
     )
@@ -270,7 +274,7 @@ fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome
         context,
         key,
         fresh,
-        until,
+        (until, Some(Stuck::OtherOwner)),
         events::Reason::OwnedByAnother,
         note,
     )
@@ -281,7 +285,7 @@ fn not_now(
     context: &Context,
     key: &Key,
     fresh: &Fresh,
-    until: UnixTime,
+    (until, stuck): (UnixTime, Option<Stuck>),
     reason: events::Reason,
     note: String,
 ) -> Outcome {
@@ -289,7 +293,10 @@ fn not_now(
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
         context.events.secret(key, fresh.uid(), reason, &note);
     }
-    Outcome::Later(until, Some(note.into()))
+    match stuck {
+        Some(stuck) => Outcome::Stuck(until, stuck, note.into()),
+        None => Outcome::Later(until, Some(note.into())),
+    }
 }
 
 /// The field managers beside us that write the data.
@@ -453,7 +460,7 @@ fn unproven(context: &Context, key: &Key, fresh: &Fresh, held: Held) -> Outcome 
                 context,
                 key,
                 fresh,
-                until,
+                (until, None),
                 events::Reason::RenewalHeld,
                 note,
             )

@@ -23,6 +23,7 @@ mod faults;
 mod fleet;
 mod image;
 mod install;
+mod installations;
 mod kill_points;
 mod leadership;
 mod monitoring;

@@ -79,9 +79,13 @@ image-again: image ## Build the image once more, somewhere else, and compare: it
 	  && echo "the same: $$(sha256sum <target/image/cert-renew-$(ARCH).tar)"
 
 .PHONY: image-check
-image-check: image control-plane ## Run the image's own binary, by itself, against the test bench
+image-check: image control-plane ## Run the image's own binary, by itself, against the test bench (ARCH=arm64 is emulated)
+ifeq ($(ARCH),amd64)
 	chroot --userspec=65532:65532 target/image/root-amd64 /cert-renew --version
-	CERT_RENEW_PROGRAM=$(CURDIR)/target/image/root-amd64/cert-renew \
+else
+	"$$(tests/tools.sh qemu-aarch64)" target/image/root-$(ARCH)/cert-renew --version
+endif
+	CERT_RENEW_PROGRAM=$(CURDIR)/target/image/root-$(ARCH)/cert-renew ARCH=$(ARCH) \
 	  $(CARGO) test --test integration image:: -- --ignored
 
 .PHONY: sbom

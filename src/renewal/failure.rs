@@ -7,26 +7,28 @@ use thiserror::Error;
 
 use super::issuers;
 use super::venue::{OUT_OF_REACH, REHEARSALS};
-use super::{Fresh, last_error, validations, without_covered};
+use super::{Fresh, last_error, limits, validations, without_covered};
 use crate::acme::{self, Class, OrderStatus, Scope};
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
-use crate::index::{Finished, Key};
+use crate::index::{Finished, Key, Stuck};
 use crate::key::KeyError;
 use crate::metrics::RenewalResult;
 use crate::name::Name;
 use crate::pair::Rejected;
 use crate::schedule::budget;
 use crate::secret::keys;
-use crate::solver::{dns01, route};
+use crate::solver::{dns_persist01, dns01, route};
 use crate::time::UnixTime;
 
 /// The watch will bring what has changed; should it not, this is soon enough.
 const AFTER_CONFLICT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Until the zone's servers, or the route, are looked at again.
 const WAITING: std::time::Duration = std::time::Duration::from_secs(10);
+/// Until a fallback is looked for again that could not help out.
+const NO_FALLBACK: std::time::Duration = std::time::Duration::from_secs(5 * 60);
 /// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
 /// which the reader ends a pause of the CA is some hundred characters long.
 const LONGEST: usize = 900;
@@ -69,6 +71,9 @@ pub(super) enum Failure {
     /// A TXT record could not be set or was not seen in time.
     #[error(transparent)]
     Dns01(#[from] dns01::Error),
+    /// The record that the user sets is not there, or says something else.
+    #[error(transparent)]
+    DnsPersist01(#[from] dns_persist01::Error),
     /// A request of the CA would not reach us.
     #[error("HTTP-01: {0}; where only we cannot reach it, selfCheck: false in the config")]
     Route(#[from] route::Error),
@@ -103,6 +108,7 @@ pub(super) struct Of {
     uid: String,
     account: u64,
     issuer: Arc<str>,
+    directory: String,
     wish: Option<u64>,
     leaf: Option<crate::certificate::Leaf>,
     names: Vec<Name>,
@@ -131,6 +137,7 @@ impl Failure {
             account: fresh.assessment.account,
             wish: fresh.assessment.wish(),
             issuer: Arc::clone(&fresh.issuer_name),
+            directory: fresh.issuer.directory.clone(),
             leaf: fresh.assessment.leaf.as_ref().ok().cloned(),
             names: without_covered(&fresh.assessment.names),
             has_staging: fresh.issuer.staging.is_some(),
@@ -164,6 +171,7 @@ impl Failure {
             | Self::Cluster(_)
             | Self::Labels(_)
             | Self::Dns01(_)
+            | Self::DnsPersist01(_)
             | Self::Route(_)
             | Self::RouteRefused(..)
             | Self::Waiting(_)
@@ -194,6 +202,7 @@ impl Failure {
             Self::NotAllowed(_) => "NotAllowed",
             Self::Hopeless(_) => "Hopeless",
             Self::Dns01(error) => error.reason(),
+            Self::DnsPersist01(error) => error.reason(),
             Self::Route(_) => "Unrouted",
             Self::RouteRefused(..) => "RouteRefused",
             Self::Waiting(what) => what.reason(),
@@ -276,11 +285,8 @@ impl Failure {
         let short_at = of.leaf.as_ref().map_or(now, budget::runs_short_at);
         if let Self::Issuer(issuers::Error::Limited(limit)) = &what {
             // The CA was not asked: this is no failure of the certificate.
-            let mut at = *limit;
-            if of.has_fallback {
-                out_of_reach(context, of.account, *limit).await;
-                at = at.min(short_at.max(now + AFTER_CONFLICT));
-            }
+            let leaf = of.leaf.as_ref();
+            let at = after_limit(context, of.account, leaf, of.has_fallback, *limit).await;
             return Finished::Later(at, Some(what.to_string().into()));
         }
         let rehearsal = matches!(what, Self::Rehearsal(_));
@@ -292,11 +298,20 @@ impl Failure {
             _ => BTreeSet::new(),
         };
         accounts.extend(&invalid);
+        let named = match &what {
+            Self::Acme(error) if limited => error.problem().and_then(acme::Problem::limited),
+            _ => None,
+        };
+        let named = named.map(|it| limits::account(&of.issuer, &of.directory, &it));
+        accounts.extend(named);
         let counted = context
             .ledger
             .update_all(accounts, |id, account| {
                 if invalid.contains(&id) {
                     account.invalid(now, &backoff);
+                }
+                if named == Some(id) {
+                    account.limited_until = until.map(|until| until.0);
                 }
                 if id != of.account {
                     return;
@@ -339,7 +354,12 @@ impl Failure {
         let note = format!("{reason}: {text}; next try at {retry_at}");
         context.events.secret(key, &of.uid, event, &note);
         inscribe(context, key, &of.uid, &text, retry_at).await;
-        Finished::Later(retry_at, Some(text.into()))
+        match &what {
+            Self::Acme(error) if error.class() == Class::Paused => {
+                Finished::Stuck(retry_at, Stuck::Paused, text.into())
+            }
+            _ => Finished::Later(retry_at, Some(text.into())),
+        }
     }
 }
 
@@ -353,8 +373,23 @@ fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<u64> {
         .collect()
 }
 
-/// The issuer is not asked for these names before `until` where there is a fallback and life runs short.
-async fn out_of_reach(context: &Context, account: u64, until: UnixTime) {
+/// When to look again at a renewal that the CA has not been asked for, since it is limited until then: where there is a
+/// fallback, as soon as life runs short.
+pub(super) async fn after_limit(
+    context: &Context,
+    account: u64,
+    leaf: Option<&crate::certificate::Leaf>,
+    has_fallback: bool,
+    until: UnixTime,
+) -> UnixTime {
+    if !has_fallback {
+        return until;
+    }
+    let now = UnixTime::now();
+    let short_at = leaf.map_or(now, budget::runs_short_at);
+    let known = context.ledger.get(account).unavailable_until >= Some(until.0);
+    // Whoever was looked for already, and is not what the CA is asked instead, does not help out now.
+    let again = if known { NO_FALLBACK } else { AFTER_CONFLICT };
     let noted = context
         .ledger
         .update(account, |account| account.unavailable_until = Some(until.0))
@@ -362,6 +397,7 @@ async fn out_of_reach(context: &Context, account: u64, until: UnixTime) {
     if let Err(error) = noted {
         tracing::warn!(%error, "the ledger could not be written; it is right in memory");
     }
+    until.min(short_at.max(now + again))
 }
 
 /// Writes the error onto the Secret for the reader; where it cannot be written, Event and log have it.

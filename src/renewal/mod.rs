@@ -13,6 +13,8 @@ mod failure;
 pub mod info;
 pub mod issuers;
 pub mod known;
+mod limits;
+pub mod persist;
 pub mod preflight;
 pub mod proof;
 mod public_ca;
@@ -32,7 +34,7 @@ use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{events, namespaces};
 use crate::config::{self, Issuer, Labels};
 use crate::context::Context;
-use crate::index::{Finished, Key};
+use crate::index::{Finished, Key, Stuck};
 use crate::key::PrivateKey;
 use crate::metrics::{RenewalResult, RenewalStep};
 use crate::name::Name;
@@ -63,6 +65,8 @@ enum Outcome {
     Tidied,
     /// Not to be renewed before then.
     Later(UnixTime, Option<Box<str>>),
+    /// Nor then, unless a person does something.
+    Stuck(UnixTime, Stuck, Box<str>),
 }
 
 /// A Secret as it is now, and what it asks for.
@@ -92,6 +96,7 @@ pub async fn run(context: &Context, ticket: Ticket) {
         }
         Ok(Outcome::Tidied) => Finished::Wrote,
         Ok(Outcome::Later(at, why)) => Finished::Later(at, why),
+        Ok(Outcome::Stuck(at, stuck, why)) => Finished::Stuck(at, stuck, why),
         Err(failure) => failure.settle(context, &key).await,
     };
     ticket.finish(finished);
@@ -215,6 +220,7 @@ async fn read(context: &Context, key: &Key, now: UnixTime) -> Result<Option<Fres
 /// A budget says no: the Secret is left alone until then, and the reader is told once.
 fn held(context: &Context, key: &Key, fresh: &Fresh, reason: Reason, hold: Hold) -> Outcome {
     let until = hold.until();
+    let undone = matches!(hold, Hold::KeepsComingBack { .. }) && reason != Reason::RenewalInfo;
     let note = match hold {
         Hold::BackOff { .. } => return Outcome::Later(until, last_error(context, key)),
         Hold::TooYoung { .. } => format!(
@@ -249,7 +255,7 @@ fn held(context: &Context, key: &Key, fresh: &Fresh, reason: Reason, hold: Hold)
         context,
         key,
         fresh,
-        until,
+        (until, undone.then_some(Stuck::OtherOwner)),
         events::Reason::RenewalHeld,
         note,
     )
@@ -268,7 +274,7 @@ fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome
         context,
         key,
         fresh,
-        until,
+        (until, Some(Stuck::OtherOwner)),
         events::Reason::OwnedByAnother,
         note,
     )
@@ -279,7 +285,7 @@ fn not_now(
     context: &Context,
     key: &Key,
     fresh: &Fresh,
-    until: UnixTime,
+    (until, stuck): (UnixTime, Option<Stuck>),
     reason: events::Reason,
     note: String,
 ) -> Outcome {
@@ -287,7 +293,10 @@ fn not_now(
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
         context.events.secret(key, fresh.uid(), reason, &note);
     }
-    Outcome::Later(until, Some(note.into()))
+    match stuck {
+        Some(stuck) => Outcome::Stuck(until, stuck, note.into()),
+        None => Outcome::Later(until, Some(note.into())),
+    }
 }
 
 /// The field managers beside us that write the data.
@@ -322,6 +331,9 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         .ready(&fresh.issuer_name, &fresh.issuer)
         .await
         .map_err(ours)?;
+    if let Some(held) = limits::held(context, key, &fresh, &client, &names).await {
+        return Ok(held);
+    }
     venue::rehearse(context, key, &fresh, &names)
         .await
         .map_err(|failure| failure.about(&fresh))?;
@@ -391,6 +403,7 @@ async fn order(context: &Context, key: &Key, fresh: Fresh, due: Due) -> Result<O
         uid: fresh.uid().to_owned(),
         issuer: fresh.issuer_name.to_string(),
         directory: Some(fresh.issuer.directory.clone()),
+        account: client.account_url(),
         url: order.url().to_owned(),
         names,
         profile: profile.map(ToOwned::to_owned),
@@ -447,7 +460,7 @@ fn unproven(context: &Context, key: &Key, fresh: &Fresh, held: Held) -> Outcome 
                 context,
                 key,
                 fresh,
-                until,
+                (until, None),
                 events::Reason::RenewalHeld,
                 note,
             )
@@ -747,6 +760,7 @@ fn changes<'a>(
         profile: settings.profile.clone(),
         key_type: settings.key_type,
         written: Some((chain.leaf.fingerprint, UnixTime::now())),
+        account: record.order.account.as_deref().map(Into::into),
     };
     let mut annotations = vec![
         (keys::ISSUED_BY, Some(issued_by.to_string())),

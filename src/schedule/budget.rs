@@ -119,6 +119,10 @@ pub struct Account {
     /// No try before this instant (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<i64>,
+    /// The CA named this instant as the end of a limit (unix seconds): no wish forgets that. The account of a limit that is
+    /// about a domain or a name has nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limited_until: Option<i64>,
     /// When the last of them was (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<i64>,
@@ -201,7 +205,8 @@ pub fn hold(
     written: Option<UnixTime>,
     account: &Account,
 ) -> Option<Hold> {
-    if let Some(until) = account.retry_at(now, wish).filter(|until| *until > now) {
+    let retry_at = account.retry_at(now, wish).filter(|until| *until > now);
+    if let Some(until) = account.limited_until(now).or(retry_at) {
         return Some(Hold::BackOff { until });
     }
     let window = leaf.map_or(WEEK, |leaf| scaled_week(leaf.lifetime()));
@@ -302,6 +307,7 @@ impl Account {
     #[must_use]
     pub fn is_over(&self, now: UnixTime) -> bool {
         let instants = self.retry_at.iter().chain(&self.unavailable_until);
+        let instants = instants.chain(&self.limited_until);
         let mut instants = instants.chain(&self.unscheduled).chain(&self.scheduled);
         instants.all(|at| UnixTime(*at) + WEEK <= now)
     }
@@ -313,6 +319,14 @@ impl Account {
         let forgotten = wish.is_some() && wish != self.tried;
         let ahead = self.failed_at.is_some_and(|at| UnixTime(at) > now + AHEAD);
         self.retry_at.filter(|_| !forgotten && !ahead).map(UnixTime)
+    }
+
+    /// Until when the CA has limited what this is the account of, if it has. No limit lasts longer than a week: what
+    /// seems to was noted by a clock that was wrong.
+    #[must_use]
+    pub fn limited_until(&self, now: UnixTime) -> Option<UnixTime> {
+        let until = self.limited_until.map(UnixTime);
+        until.filter(|until| *until > now && *until <= now + WEEK + AHEAD)
     }
 
     /// Counts a failure and says when to try again.
@@ -353,6 +367,7 @@ impl Account {
     pub fn limited(&mut self, until: UnixTime, wish: Option<u64>) {
         self.tried = wish.or(self.tried);
         self.retry_at = Some(until.0);
+        self.limited_until = Some(until.0);
     }
 
     /// Counts a failed validation of the name that this is the account of.
@@ -409,6 +424,7 @@ impl Account {
         self.failures = 0;
         self.failed_at = None;
         self.retry_at = None;
+        self.limited_until = None;
         self.tried = None;
         self.rehearsals = 0;
         self.unavailable_until = None;
@@ -442,7 +458,7 @@ mod tests {
             self_signed: false,
             key_type: None,
             public_key: Box::default(),
-            issuer: String::new(),
+            issuer: b"CA".as_slice().into(),
             serial: Box::default(),
             authority_key_id: None,
         }
@@ -623,6 +639,22 @@ mod tests {
             Some(Hold::BackOff { until }),
             "but once for each value"
         );
+    }
+
+    #[test]
+    fn no_wish_forgets_a_limit_of_the_ca_and_it_lasts_no_longer_than_it_said() {
+        let mut account = Account::default();
+        account.limited(UnixTime(100), Some(6));
+        let held = |now, wish| hold(UnixTime(now), Reason::RenewNow, wish, None, None, &account);
+        let until = UnixTime(100);
+        for wish in [None, Some(6), Some(7)] {
+            assert_eq!(held(99, wish), Some(Hold::BackOff { until }));
+            assert_eq!(held(100, wish), None);
+        }
+        let week = i64::try_from(WEEK.as_secs()).unwrap();
+        assert!(!account.is_over(UnixTime(99 + week)) && account.is_over(UnixTime(100 + week)));
+        // By a clock that was ahead.
+        assert_eq!(account.limited_until(UnixTime(-2 * week)), None);
     }
 
     #[test]

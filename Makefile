@@ -91,10 +91,11 @@ endif
 .PHONY: sbom
 sbom: ## What the binary is made of, as CycloneDX: target/image/cert-renew.cdx.json
 	mkdir -p target/image
-	"$$(tests/tools.sh cargo-cyclonedx)" cyclonedx --format json --no-build-deps --target x86_64-unknown-linux-musl \
-	  --override-filename cert-renew.cdx
-	rm -f tests/support/cert-renew.cdx.json
-	mv cert-renew.cdx.json target/image/
+	@# As the image, it holds neither a path of this machine nor the time.
+	SOURCE_DATE_EPOCH=0 "$$(tests/tools.sh cargo-cyclonedx)" cyclonedx --format json --no-build-deps \
+	  --target x86_64-unknown-linux-musl --override-filename cert-renew.cdx
+	sed 's#file://$(CURDIR)#file:///cert-renew#g' cert-renew.cdx.json >target/image/cert-renew.cdx.json
+	rm -f cert-renew.cdx.json tests/support/cert-renew.cdx.json
 	@echo "$$(grep -c '"bom-ref"' target/image/cert-renew.cdx.json) components in target/image/cert-renew.cdx.json"
 
 include benches/bench.mk

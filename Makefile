@@ -79,18 +79,23 @@ image-again: image ## Build the image once more, somewhere else, and compare: it
 	  && echo "the same: $$(sha256sum <target/image/cert-renew-$(ARCH).tar)"
 
 .PHONY: image-check
-image-check: image control-plane ## Run the image's own binary, by itself, against the test bench
+image-check: image control-plane ## Run the image's own binary, by itself, against the test bench (ARCH=arm64 is emulated)
+ifeq ($(ARCH),amd64)
 	chroot --userspec=65532:65532 target/image/root-amd64 /cert-renew --version
-	CERT_RENEW_PROGRAM=$(CURDIR)/target/image/root-amd64/cert-renew \
+else
+	"$$(tests/tools.sh qemu-aarch64)" target/image/root-$(ARCH)/cert-renew --version
+endif
+	CERT_RENEW_PROGRAM=$(CURDIR)/target/image/root-$(ARCH)/cert-renew ARCH=$(ARCH) \
 	  $(CARGO) test --test integration image:: -- --ignored
 
 .PHONY: sbom
 sbom: ## What the binary is made of, as CycloneDX: target/image/cert-renew.cdx.json
 	mkdir -p target/image
-	"$$(tests/tools.sh cargo-cyclonedx)" cyclonedx --format json --no-build-deps --target x86_64-unknown-linux-musl \
-	  --override-filename cert-renew.cdx
-	rm -f tests/support/cert-renew.cdx.json
-	mv cert-renew.cdx.json target/image/
+	@# As the image, it holds neither a path of this machine nor the time.
+	SOURCE_DATE_EPOCH=0 "$$(tests/tools.sh cargo-cyclonedx)" cyclonedx --format json --no-build-deps \
+	  --target x86_64-unknown-linux-musl --override-filename cert-renew.cdx
+	sed 's#file://$(CURDIR)#file:///cert-renew#g' cert-renew.cdx.json >target/image/cert-renew.cdx.json
+	rm -f cert-renew.cdx.json tests/support/cert-renew.cdx.json
 	@echo "$$(grep -c '"bom-ref"' target/image/cert-renew.cdx.json) components in target/image/cert-renew.cdx.json"
 
 include benches/bench.mk

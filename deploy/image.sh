@@ -46,14 +46,15 @@ store="--storage-driver vfs --root $work/store --runroot $work/run"
 # shellcheck disable=SC2086 # several arguments
 "$buildah" $store build --quiet --isolation chroot --timestamp 0 --arch "$architecture" \
     --file deploy/Containerfile --tag "$name" "$work/context" >/dev/null
-rm -f "$archive"
+# As a directory first: in an archive of buildah's the time of day stands beside each file.
 # shellcheck disable=SC2086
-"$buildah" $store push --quiet "$name" "oci-archive:$archive:$name"
+"$buildah" $store push --quiet "$name" "oci:$work/layout:$name"
+tar -cf "$archive" -C "$work/layout" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+    --mtime=@0 blobs index.json oci-layout
 
-# What is inside, as it comes out of the archive: for `make image-check`, and to be measured.
+# What is inside, as it is in the layers: for `make image-check`, and to be measured.
 rm -rf "$out/root-$architecture"
-mkdir -p "$out/root-$architecture" "$work/layout"
-tar -xf "$archive" -C "$work/layout"
+mkdir -p "$out/root-$architecture"
 find "$work/layout/blobs" -type f | while read -r blob; do
     if gzip -t "$blob" 2>/dev/null; then
         tar -xzf "$blob" -C "$out/root-$architecture"

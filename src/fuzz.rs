@@ -29,6 +29,8 @@ use crate::time::UnixTime;
 
 /// How long each target runs in `cargo test`.
 const SECONDS: f64 = 1.0;
+/// So many inputs are tried at least, however slow the machine is.
+const LEAST: u64 = 200;
 /// One input that takes longer is a finding of its own, on the slowest machine and without optimisation.
 const SLOW: Duration = Duration::from_secs(5);
 /// Inputs grow no longer than this, so that many are tried.
@@ -117,7 +119,7 @@ pub(crate) fn feed(target: &str, seeds: &[Vec<u8>], dictionary: &[&[u8]], check:
         0_u64,
     );
     let until = Instant::now() + Duration::from_secs_f64(seconds);
-    while Instant::now() < until {
+    while Instant::now() < until || executions < LEAST {
         once(&changed(&mut chance, seeds, dictionary));
         executions += 1;
     }
@@ -467,7 +469,9 @@ fn windows_durations_and_names() {
 
 /// What is hostile by its size or its shape rather than by broken bytes.
 mod shapes {
-    use rcgen::{CertificateParams, CustomExtension, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair,
+    };
 
     use super::*;
 
@@ -505,6 +509,42 @@ mod shapes {
         let endless = leaf + &loop_.repeat(300);
         let chain = pair::Chain::read(endless.as_bytes()).unwrap();
         assert_eq!(timed("the order of a loop", || chain.check_order()), Ok(()));
+    }
+
+    /// One authority, known by its own root's certificate and by one that an older root has signed, as "ISRG Root X1" was:
+    /// whichever of the two a chain goes by, and with both of them, it is in order.
+    #[test]
+    fn a_cross_signed_chain_is_in_order_by_either_root() {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new([]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            (params, KeyPair::generate().unwrap())
+        };
+        let (old, new, lower) = (authority("Old"), authority("New"), authority("Lower"));
+        let by_old = Issuer::from_params(&old.0, &old.1);
+        let by_new = Issuer::from_params(&new.0, &new.1);
+        let by_lower = Issuer::from_params(&lower.0, &lower.1);
+        let crossed = new.0.signed_by(&new.1, &by_old).unwrap().pem();
+        let own = new.0.self_signed(&new.1).unwrap().pem();
+        let lower = lower.0.signed_by(&lower.1, &by_new).unwrap().pem();
+        let leaf = CertificateParams::new(vec!["crossed.example".into()]).unwrap();
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &by_lower);
+        let leaf = leaf.unwrap().pem();
+        let old = old.0.self_signed(&old.1).unwrap().pem();
+        for roots in [
+            vec![&crossed],
+            vec![&own],
+            vec![&crossed, &old],
+            vec![&own, &crossed, &old],
+        ] {
+            let issuers: String = roots.into_iter().cloned().collect();
+            let chain = pair::Chain::read(format!("{leaf}{lower}{issuers}").as_bytes()).unwrap();
+            assert_eq!(chain.check_order(), Ok(()));
+        }
+        // The other way round nothing certifies the one before it.
+        let chain = pair::Chain::read(format!("{leaf}{lower}{old}{crossed}").as_bytes()).unwrap();
+        assert!(chain.check_order().is_err());
     }
 
     #[test]

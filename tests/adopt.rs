@@ -1,6 +1,9 @@
 //! `cert-renew adopt`: Certificates of cert-manager become annotated Secrets; nothing is issued again, nothing restarts.
 
+use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -8,9 +11,10 @@ use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
-use test_bench::{Bench, Operator, Result, ensure, eventually};
+use test_bench::{Bench, Fault, Operator, Proxies, Result, ensure, eventually};
 
 use crate::command::{cert_renew, said};
+use crate::install::kubectl;
 use crate::renewal::{SOON, annotation, options, renewed, rolled_out};
 
 fn api(space: &Space, group: &str, kind: &str) -> Api<DynamicObject> {
@@ -126,6 +130,10 @@ async fn issued(
 }
 
 async fn adopt(bench: &Bench, space: &Space, more: &[&str]) -> Result<Output> {
+    adopt_by(bench.kubeconfig(), space, more).await
+}
+
+async fn adopt_by(kubeconfig: &Path, space: &Space, more: &[&str]) -> Result<Output> {
     let fixed = [
         "adopt",
         "--from=cert-manager",
@@ -140,7 +148,7 @@ async fn adopt(bench: &Bench, space: &Space, more: &[&str]) -> Result<Output> {
         .chain(more)
         .map(|it| (*it).to_owned())
         .collect();
-    let kubeconfig = bench.kubeconfig().to_owned();
+    let kubeconfig = kubeconfig.to_owned();
     let run = move || {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         cert_renew(&arguments, Some(&kubeconfig))
@@ -351,5 +359,96 @@ async fn an_adoption_that_was_cut_off_goes_on() -> Result<()> {
         is_ours(&space.secrets().get(name).await?)?;
         ensure!(certificates.get_opt(name).await?.is_none(), "{name}");
     }
+    Ok(())
+}
+
+/// The administrator's rights, by a token, through the proxy.
+fn kubeconfig_through(proxies: &Proxies, bench: &Bench, space: &Space) -> Result<String> {
+    let name = &space.name;
+    let account = format!("create serviceaccount admin --namespace={name}");
+    kubectl(bench, &account, "")?;
+    let binding = format!(
+        "create clusterrolebinding {name} --clusterrole=cluster-admin --serviceaccount={name}:admin"
+    );
+    kubectl(bench, &binding, "")?;
+    let token = kubectl(bench, &format!("create token admin --namespace={name}"), "")?;
+    let token = String::from_utf8(token.stdout)?;
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "cut",
+        "clusters": [{"name": "cut", "cluster": {"server": proxies.api_server()}}],
+        "users": [{"name": "cut", "user": {"token": token.trim()}}],
+        "contexts": [{"name": "cut", "context": {"cluster": "cut", "user": "cut"}}],
+    });
+    Ok(config.to_string())
+}
+
+/// Cut off after each of its writes in turn, whose answer is lost too, the next run ends where an undisturbed one does.
+#[tokio::test]
+async fn an_adoption_cut_off_after_any_write_goes_on() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "adopt-cut", "nobody").await?;
+    kinds(&space).await?;
+    let proxies = Proxies::start(bench).await?;
+    let kubeconfig = bench.directory().join("adopt-cut.kubeconfig");
+    std::fs::write(&kubeconfig, kubeconfig_through(&proxies, bench, &space)?)?;
+    eventually(SOON, "the token is let in", async || {
+        let looked = adopt_by(&kubeconfig, &space, &[]).await?;
+        ensure!(looked.status.success(), "{}", said(&looked));
+        Ok(())
+    })
+    .await?;
+    let certificates = api(&space, "cert-manager.io", "Certificate");
+    let ingresses = api(&space, "networking.k8s.io", "Ingress");
+    let mut cuts = 0;
+    loop {
+        let name = format!("cut-{}", cuts + 1);
+        let ingress = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": name, "annotations": {"cert-manager.io/cluster-issuer": "prod"}},
+            "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}},
+        });
+        let ingress = make(&space, "networking.k8s.io", ingress).await?;
+        issued(&space, &name, json!({}), FRESH).await?;
+        let by_ingress = json!({"metadata": {"ownerReferences": owner(&ingress, "Ingress", "networking.k8s.io/v1")}});
+        certificates
+            .patch(&name, &PatchParams::default(), &Patch::Merge(by_ingress))
+            .await?;
+        let before = space.secrets().get(&name).await?;
+
+        let (writes, last) = (AtomicUsize::new(0), cuts + 1);
+        proxies.rule(move |passed| {
+            let nth = writes.fetch_add(usize::from(passed.method != "GET"), Ordering::SeqCst);
+            match nth {
+                nth if nth >= last => Fault::Refuse,
+                nth if nth + 1 == last && passed.method != "GET" => Fault::After(Arc::new(|| {})),
+                _ => Fault::Pass,
+            }
+        });
+        let run = adopt_by(&kubeconfig, &space, &["--apply"]).await?;
+        if run.status.success() {
+            break;
+        }
+        cuts += 1;
+        // Whoever looks now finds one that renews, or none, never two.
+        let secret = space.secrets().get(&name).await?;
+        let is_theirs = certificates.get_opt(&name).await?.is_some();
+        let is_ours_now = annotation(&secret, "cert-renew.io/issuer").is_some()
+            && annotation(&secret, "cert-renew.io/paused") != Some("true");
+        ensure!(!(is_theirs && is_ours_now), "both renew {name}");
+
+        let again = adopt(bench, &space, &["--apply"]).await?;
+        ensure!(again.status.success(), "{}", said(&again));
+        let secret = space.secrets().get(&name).await?;
+        is_ours(&secret)?;
+        assert_eq!(secret.data, before.data, "{name}");
+        ensure!(certificates.get_opt(&name).await?.is_none(), "{name}");
+        let notes = ingresses.get(&name).await?.metadata.annotations;
+        ensure!(notes.is_none_or(|notes| notes.is_empty()), "{name}");
+        assert_eq!(space.generation("Deployment", &name).await?, 1, "{name}");
+    }
+    assert_eq!(
+        cuts, 4,
+        "a write for each step of docs/migrate-from-cert-manager.md"
+    );
     Ok(())
 }

@@ -96,6 +96,55 @@ fn every_test_that_a_document_names_exists() -> Result<()> {
     Ok(())
 }
 
+/// The functions marked as tests in the file of a module, by the whole path by which a document names them.
+fn is_test(path: &str) -> bool {
+    let parts: Vec<&str> = path.split("::").collect();
+    let Some((name, modules)) = parts.split_last() else {
+        return false;
+    };
+    // The innermost modules may stand in the file of an outer one.
+    let files = (1..=modules.len()).rev().flat_map(|depth| {
+        let path = modules[..depth].join("/");
+        ["src", "tests"].into_iter().flat_map(move |directory| {
+            ["", "/mod"].map(|suffix| format!("{ROOT}/{directory}/{path}{suffix}.rs"))
+        })
+    });
+    for file in files {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let Some((before, _)) = text.split_once(&format!("fn {name}(")) else {
+            continue;
+        };
+        // Attributes stand between the last blank line or brace and the function.
+        let attributes = before.rsplit(['}', '{', ';']).next().unwrap_or_default();
+        return attributes.contains("#[test]") || attributes.contains("#[tokio::test");
+    }
+    false
+}
+
+/// A line of the threat model that nothing shows is a hope.
+#[test]
+fn each_line_of_the_threat_model_has_its_test() -> Result<()> {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/threat-model.md"))?;
+    let mut lines = 0;
+    let mut in_table = false;
+    for row in text.lines() {
+        in_table = row.starts_with('|') && (in_table || row == "| wants | what stops it | test |");
+        if !in_table || row.starts_with("|---") || row.starts_with("| wants ") {
+            continue;
+        }
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        assert_eq!(cells.len(), 3, "{row}");
+        let tests: Vec<&str> = cells[2].split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            assert!(is_test(test), "no such test: {test}");
+        }
+        lines += 1;
+    }
+    assert!(lines > 30, "only {lines} lines");
+    Ok(())
+}
+
 /// What a reader would paste: `cert-renew.io/key=value` in the commands of the guides.
 /// The steps that log lines name are those of docs/command.md.
 #[test]

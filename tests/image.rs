@@ -1,6 +1,9 @@
 //! The binary of the image, as `make image-check` takes it out of the archive.
 
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 use flate2::read::ZlibDecoder;
@@ -14,11 +17,34 @@ fn program() -> Result<String> {
     env::var("CERT_RENEW_PROGRAM").context("CERT_RENEW_PROGRAM names the binary")
 }
 
+fn architecture() -> String {
+    env::var("ARCH").unwrap_or_else(|_| "amd64".into())
+}
+
+/// What runs the binary: itself, or a script that runs it by an emulator, which becomes the very process that is started.
+fn runnable() -> Result<PathBuf> {
+    let program = program()?;
+    if architecture() == "amd64" {
+        return Ok(program.into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = Command::new(root.join("tests/tools.sh"))
+        .arg("qemu-aarch64")
+        .output()?;
+    ensure!(found.status.success(), "no qemu-aarch64");
+    let emulator = String::from_utf8(found.stdout)?;
+    let script = root.join("target/image/emulated");
+    let text = format!("#!/bin/sh\nexec {} {program} \"$@\"\n", emulator.trim());
+    fs::write(&script, text)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    Ok(script)
+}
+
 #[tokio::test]
 #[ignore = "make image-check runs it"]
 async fn the_binary_of_the_image_renews_and_rolls() -> Result<()> {
     let bench = Bench::shared().await?;
-    let operator = Operator::start(bench, OperatorOptions::new(program()?)).await?;
+    let operator = Operator::start(bench, OperatorOptions::new(runnable()?)).await?;
     let space = Space::new(bench.client()?, "image", operator.namespace()).await?;
     let old = pair(&["image.example"], OLD)?;
     space
@@ -74,8 +100,7 @@ fn the_binary_of_the_image_says_what_it_is_made_of() -> Result<()> {
         0xb7 => "arm64",
         other => panic!("machine {other}"),
     };
-    let wanted = env::var("ARCH").unwrap_or_else(|_| "amd64".into());
-    assert_eq!(machine, wanted);
+    assert_eq!(machine, architecture());
     let (headers, size) = (number(&file, 0x20, 8)?, number(&file, 0x36, 2)?);
     for index in 0..number(&file, 0x38, 2)? {
         let kind = number(&file, headers + index * size, 4)?;

@@ -165,7 +165,7 @@ pub(crate) fn helm(namespace: &str, values: &str) -> Result<String> {
 }
 
 /// Objects by kind, namespace and name.
-fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
+pub(crate) fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
     let mut found = BTreeMap::new();
     for object in serde_saphyr::from_multiple::<Value>(yaml)? {
         if object.is_null() {

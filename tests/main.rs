@@ -28,6 +28,7 @@ mod faults;
 mod fleet;
 mod image;
 mod install;
+mod installations;
 mod keys_and_outputs;
 mod kill_points;
 mod leadership;

@@ -1,4 +1,4 @@
-//! The shipped roles are what is used and no more: the operator's own count of its requests is held against them.
+//! The shipped roles are what is used and no more: the audit log of the API server is held against them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
-use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
+use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, eventually};
 
 use crate::argo::Argo;
 use crate::renewal::{SOON, options, renewed, rolled_out};
@@ -33,10 +33,23 @@ const SOLVERS: &str = "solvers:
 ";
 
 /// Used only while somebody scales such a workload down in the moment in which its turn comes.
-const RARE: [(&str, &str); 1] = [("watch", "replicationcontrollers")];
+const RARE: [(Place, &str, &str); 1] = [(Place::Elsewhere, "watch", "replicationcontrollers")];
+/// Of two add-ons, each of which may be installed without the other.
+const SHARED: [(Place, &str, &str); 1] = [(Place::Elsewhere, "list", "pods")];
 
-/// Verb and resource.
-type Rights = BTreeSet<(String, String)>;
+/// The operator's own namespace has a Role of its own; in a list of namespaces nothing else holds there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Home,
+    Elsewhere,
+}
+
+/// Where, verb and resource.
+type Right = (Place, String, String);
+
+fn right((place, verb, resource): (Place, &str, &str)) -> Right {
+    (place, verb.to_owned(), resource.to_owned())
+}
 
 #[tokio::test]
 async fn every_right_is_used_and_none_is_missing() -> Result<()> {
@@ -107,11 +120,11 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
         ("profile", "unheard-of"),
     ];
     space.tls_secret("refused", None, &annotations).await?;
-    let before = eventually(SOON, "an Event is repeated", async || {
-        let used = used(&operator.metrics().await?)?;
-        let repeated = ("patch".to_owned(), "events".to_owned());
+    eventually(SOON, "an Event is repeated", async || {
+        let used = used(&operator)?;
+        let repeated = right((Place::Elsewhere, "patch", "events"));
         ensure!(used.contains(&repeated), "{used:?}");
-        Ok(used)
+        Ok(())
     })
     .await?;
     // The next start reads the account that this one has made.
@@ -127,27 +140,41 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     renewed(&space, "again", &again.certificate).await?;
     rolled_out(&space, "again").await?;
 
+    let proxies = of_1_33(bench).await?;
+    options.api_server = Some(proxies.api_server());
     let mut standby = operator.replica(options).await?;
     standby.run().await?;
-    let watched = eventually(SOON, "the standby watches the lease", async || {
-        let used = used(&standby.metrics().await?)?;
-        let watches = ("watch".to_owned(), "leases".to_owned());
-        ensure!(used.contains(&watches), "{used:?}");
-        Ok(used)
-    })
+    eventually(
+        SOON,
+        "the standby lists Secrets and watches the lease",
+        async || {
+            let used = used(&operator)?;
+            for needed in [
+                (Place::Elsewhere, "list", "secrets"),
+                (Place::Home, "watch", "leases"),
+            ] {
+                ensure!(used.contains(&right(needed)), "{needed:?} of {used:?}");
+            }
+            Ok(())
+        },
+    )
     .await?;
 
-    let mut used = used(&operator.metrics().await?)?;
-    used.extend(before);
-    used.extend(watched);
-    used.extend(RARE.map(|(verb, resource)| (verb.to_owned(), resource.to_owned())));
-    let mut granted = Rights::new();
+    let mut used = used(&operator)?;
+    used.extend(RARE.map(right));
+    let (mut granted, mut twice) = (BTreeSet::new(), BTreeSet::new());
     for file in ["rbac/clusterrole.yaml", "rbac/role.yaml"]
         .iter()
         .chain(&ADDONS)
     {
-        granted.extend(rights_of(file)?);
+        for right in rights_of(file)? {
+            if let Some(again) = granted.replace(right) {
+                twice.insert(again);
+            }
+        }
     }
+    // What is granted once and used is missed when it is taken away.
+    assert_eq!(twice, SHARED.map(right).into());
     let (missing, idle): (Vec<_>, Vec<_>) = (
         used.difference(&granted).collect(),
         granted.difference(&used).collect(),
@@ -156,6 +183,53 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
         missing.is_empty() && idle.is_empty(),
         "used, not granted: {missing:?}; granted, not used: {idle:?}"
     );
+    Ok(())
+}
+
+/// A proxy that makes of the bench's API server one of the oldest supported version, which streams no lists.
+async fn of_1_33(bench: &Bench) -> Result<Proxies> {
+    let proxies = Proxies::start(bench).await?;
+    let version = json!({
+        "major": "1", "minor": "33", "gitVersion": "v1.33.0", "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "", "goVersion": "", "compiler": "gc", "platform": "linux/amd64",
+    });
+    proxies.rule(move |passed| match &*passed.path {
+        "/version" => Fault::Answer(200, None, "application/json", version.to_string()),
+        _ => Fault::Pass,
+    });
+    Ok(proxies)
+}
+
+#[tokio::test]
+async fn an_api_server_of_1_33_is_listed_before_it_is_watched() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = of_1_33(bench).await?;
+    let mut options = options();
+    options.api_server = Some(proxies.api_server());
+    let mut operator = Operator::install(bench, options).await?;
+    let space = Space::new(bench.client()?, "older", operator.namespace()).await?;
+    // One is there before the start, and comes by the list; the other comes by the watch that goes on from it.
+    for start in [true, false] {
+        let name = if start { "listed" } else { "watched" };
+        let old = pair(&[&format!("{name}.older.example")], OLD)?;
+        space
+            .workload("Deployment", name, Reference::Volume, name)
+            .await?;
+        space
+            .tls_secret(name, Some(&old), &[("issuer", "pebble")])
+            .await?;
+        if start {
+            operator.run().await?;
+        }
+        renewed(&space, name, &old.certificate).await?;
+        rolled_out(&space, name).await?;
+        assert_eq!(space.generation("Deployment", name).await?, 2);
+    }
+    let has_listed = operator
+        .requests()?
+        .into_iter()
+        .any(|it| it.verb == "list" && it.resource == "secrets" && it.namespace.is_empty());
+    ensure!(has_listed, "it has listed no Secrets");
     Ok(())
 }
 
@@ -168,7 +242,12 @@ fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
         (ADDONS[2], "rbac/namespaced/addons/namespace-labels.yaml"),
         (ADDONS[5], "rbac/namespaced/addons/verify.yaml"),
     ] {
-        assert_eq!(rights_of(cluster)?, rights_of(namespaced)?, "{namespaced}");
+        let sorted = |file: &str| -> Result<Vec<Right>> {
+            let mut rights = rights_of(file)?;
+            rights.sort_unstable();
+            Ok(rights)
+        };
+        assert_eq!(sorted(cluster)?, sorted(namespaced)?, "{namespaced}");
     }
     Ok(())
 }
@@ -218,43 +297,41 @@ async fn a_missing_right_is_named_at_the_start() -> Result<()> {
     Ok(())
 }
 
-/// What a file's roles grant.
-fn rights_of(file: &str) -> Result<Rights> {
+/// What a file's roles grant, each as often as it does.
+fn rights_of(file: &str) -> Result<Vec<Right>> {
     let text = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR")))?;
-    let mut rights = Rights::new();
+    let mut rights = Vec::new();
     for role in serde_saphyr::from_multiple::<Value>(&text)? {
+        let place = match role["metadata"]["namespace"].as_str() {
+            Some("cert-renew") => Place::Home,
+            _ => Place::Elsewhere,
+        };
         for rule in role["rules"].as_array().into_iter().flatten() {
             let texts = |key: &str| -> Result<Vec<String>> {
                 serde_json::from_value(rule[key].clone()).context("a rule")
             };
             for resource in texts("resources")? {
-                rights.extend(
-                    texts("verbs")?
-                        .into_iter()
-                        .map(|verb| (verb, resource.clone())),
-                );
+                for verb in texts("verbs")? {
+                    rights.push((place, verb, resource.clone()));
+                }
             }
         }
     }
     Ok(rights)
 }
 
-/// What the operator has asked for, by its own metrics; `/version` and the look at one's own rights are everybody's.
-fn used(metrics: &str) -> Result<Rights> {
-    let mut rights = Rights::new();
-    for line in metrics.lines() {
-        let Some(labels) = line.strip_prefix("cert_renew_api_requests_total{") else {
-            continue;
+/// What the operator has asked for; `/version` and the look at one's own rights are everybody's.
+fn used(operator: &Operator<'_>) -> Result<BTreeSet<Right>> {
+    let mut rights = BTreeSet::new();
+    for request in operator.requests_of_all_replicas()? {
+        ensure!(request.status != 403, "refused: {request:?}");
+        let place = if request.namespace == operator.namespace() {
+            Place::Home
+        } else {
+            Place::Elsewhere
         };
-        let label = |name: &str| -> Result<String> {
-            let (_, rest) = labels
-                .split_once(&format!("{name}=\""))
-                .context(name.to_owned())?;
-            Ok(rest.split('"').next().unwrap_or_default().to_owned())
-        };
-        ensure!(label("status")? != "403", "refused: {line}");
-        if !["", "selfsubjectrulesreviews"].contains(&&*label("resource")?) {
-            rights.insert((label("verb")?, label("resource")?));
+        if !["", "selfsubjectrulesreviews"].contains(&&*request.resource) {
+            rights.insert((place, request.verb, request.resource));
         }
     }
     Ok(rights)

@@ -2,7 +2,7 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|unbound|libfaketime|helm|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|unbound|libfaketime|helm|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
 set -eu
 
 cargo_deny=0.20.2
@@ -185,6 +185,15 @@ cargo-cyclonedx)
         say "compiling cargo-cyclonedx $cyclonedx, which takes minutes"
         cargo install --quiet --locked --version "$cyclonedx" --root "$cache/cyclonedx-$cyclonedx" cargo-cyclonedx >&2
     fi
+    ;;
+qemu-aarch64)
+    # Runs a program of another processor; a static one needs nothing else of it.
+    if tool=$(command -v qemu-aarch64-static || command -v qemu-aarch64); then
+        echo "$tool"
+        exit
+    fi
+    tool=$cache/qemu/usr/bin/qemu-aarch64-static
+    [ -x "$tool" ] || from_debian "$cache/qemu" lib qemu-user-static
     ;;
 buildah)
     # The one tool that has to be installed: it is a dozen packages that look for each other in their places.

@@ -469,12 +469,28 @@ impl<'a> Operator<'a> {
     /// # Errors
     /// When the audit log cannot be read.
     pub fn requests(&self) -> Result<Vec<Request>> {
+        let mut requests = self.audited(&self.credential)?;
+        let aside = ["events", "leases", "selfsubjectrulesreviews"];
+        requests.retain(|it| it.verb != "watch" && !aside.contains(&&*it.resource));
+        Ok(requests)
+    }
+
+    /// All requests of this installation until now, whichever replica made them and whatever for.
+    ///
+    /// # Errors
+    /// When the audit log cannot be read.
+    pub fn requests_of_all_replicas(&self) -> Result<Vec<Request>> {
+        self.audited(&user(&self.namespace))
+    }
+
+    /// This installation's requests in the lines of the audit log that hold `mark`.
+    fn audited(&self, mark: &str) -> Result<Vec<Request>> {
         let user = user(&self.namespace);
         let file = self.bench.audit_log();
         let text =
             fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let mut requests = Vec::new();
-        for line in text.lines().filter(|line| line.contains(&self.credential)) {
+        for line in text.lines().filter(|line| line.contains(mark)) {
             // The last line may be half written.
             let Ok(event) = serde_json::from_str::<Value>(line) else {
                 continue;
@@ -491,12 +507,7 @@ impl<'a> Operator<'a> {
             if !subresource.is_empty() {
                 resource = format!("{resource}/{subresource}");
             }
-            if at("/user/username") != user
-                || verb == "watch"
-                || resource == "events"
-                || resource == "leases"
-                || resource == "selfsubjectrulesreviews"
-            {
+            if at("/user/username") != user {
                 continue;
             }
             let status = event

@@ -103,6 +103,7 @@ pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
         wish: None,
         rollout_blocked: true,
         halted: false,
+        renewed: None,
         problems: 0,
         problem_texts: 0,
     };
@@ -392,6 +393,7 @@ impl Assessment {
             wish: self.wish(),
             rollout_blocked: self.rollout_blocked,
             halted: self.halted.as_ref().is_some_and(|note| !note.resumed),
+            renewed: self.issued_by.as_ref().and_then(|by| Some(by.written?.1)),
             problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),
             problem_texts: if texts.is_empty() {
                 0

@@ -17,6 +17,8 @@ use crate::pem::{self, Block};
 use crate::time::UnixTime;
 use crate::x509::{self, Certificate};
 
+pub use crate::x509::DistinguishedName;
+
 /// Largest input that is looked at: a Secret holds at most 1 MiB (`MaxSecretSize` of Kubernetes).
 pub const MAX_BYTES: usize = 1 << 20;
 
@@ -56,8 +58,8 @@ pub struct Leaf {
     pub key_type: Option<KeyType>,
     /// `subjectPublicKeyInfo`, DER.
     pub public_key: Box<[u8]>,
-    /// Distinguished name of the issuer, after RFC 4514; for people and for comparison.
-    pub issuer: String,
+    /// Who signed it, by the certificate's word; for people and for comparison.
+    pub issuer: DistinguishedName,
     /// Content octets of the serial number as encoded, a leading zero kept (RFC 9773, 4.1 wants them).
     pub serial: Box<[u8]>,
     /// Key identifier of the issuer, when the certificate says it.
@@ -151,7 +153,7 @@ fn visit(bytes: &[u8], mut each: impl FnMut(&Certificate<'_>) -> bool) -> Result
         if is_certificate(&block) {
             number += 1;
             let der = block
-                .decode()
+                .decode_public()
                 .map_err(|fault| Unreadable::Pem { number, fault })?;
             let parsed = Certificate::parse(&der);
             let certificate = parsed.map_err(|field| Unreadable::X509 { number, field })?;
@@ -195,7 +197,7 @@ impl Leaf {
             self_signed: same_name && certificate.is_signed_by(certificate) != Some(false),
             key_type: KeyType::of_spki(certificate.public_key),
             public_key: certificate.public_key.into(),
-            issuer: x509::distinguished_name(certificate.issuer),
+            issuer: certificate.issuer.into(),
             serial: certificate.serial.into(),
             authority_key_id: certificate.authority_key_id().map(Into::into),
         }
@@ -474,7 +476,7 @@ mod tests {
             );
         }
         let good = leaf(&file("good.pem")).unwrap();
-        assert_eq!(good.issuer, "CN=Test Intermediate,O=Test");
+        assert_eq!(good.issuer.to_string(), "CN=Test Intermediate,O=Test");
         assert_eq!(good.authority_key_id.map(|id| id.len()), Some(20));
         assert_eq!(
             good.not_after.since(good.not_before),
@@ -497,7 +499,7 @@ mod tests {
                 x509_cert::Certificate::from_der(&certificates(&bytes).unwrap()[0]).unwrap();
             let own = leaf(&bytes).unwrap();
             assert_eq!(
-                own.issuer,
+                own.issuer.to_string(),
                 other.tbs_certificate().issuer().to_string(),
                 "{name}"
             );

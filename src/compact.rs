@@ -1,8 +1,11 @@
-//! Texts of the API server in few bytes: a hundred thousand Secrets have a uid and a version each.
+//! Texts of the API server and instants in few bytes: a hundred thousand Secrets have a uid, a version and six
+//! instants each.
 //!
-//! What has the usual form is held in place; anything else, since both are opaque, as it came.
+//! A text that has the usual form is held in place; anything else, since both are opaque, as it came.
 
 use std::fmt;
+
+use crate::time::UnixTime;
 
 /// The uid of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,37 @@ enum Form {
     /// A decimal number without leading zeros.
     Number(u64),
     Other(Box<str>),
+}
+
+/// An instant in five bytes: exact for 17,000 years before and after 1970, which is more than a certificate can say
+/// (RFC 5280, 4.1.2.5); what lies beyond is held at the bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Instant([u8; 5]);
+
+impl Instant {
+    /// Means [`UnixTime::NEVER`].
+    const NEVER: i64 = (1 << 39) - 1;
+}
+
+impl From<UnixTime> for Instant {
+    fn from(time: UnixTime) -> Self {
+        let seconds = match time {
+            UnixTime::NEVER => Self::NEVER,
+            UnixTime(seconds) => seconds.clamp(-Self::NEVER, Self::NEVER - 1),
+        };
+        let [bytes @ .., _, _, _] = seconds.to_le_bytes();
+        Self(bytes)
+    }
+}
+
+impl From<Instant> for UnixTime {
+    fn from(Instant([a, b, c, d, e]): Instant) -> Self {
+        // The sign comes along when the highest byte does.
+        match i64::from_le_bytes([0, 0, 0, a, b, c, d, e]) >> 24 {
+            Instant::NEVER => Self::NEVER,
+            seconds => Self(seconds),
+        }
+    }
 }
 
 impl From<&str> for Uid {
@@ -56,19 +90,22 @@ impl From<[u8; 16]> for Uid {
 }
 
 impl Version {
-    /// The number, where it has the usual form.
+    /// The number, where it has the usual form and etcd has not changed a million times a second for a fortnight.
     #[must_use]
-    pub fn short(&self) -> Option<u64> {
+    pub fn short(&self) -> Option<[u8; 5]> {
         match self.0 {
-            Form::Number(number) => Some(number),
+            Form::Number(number) => match number.to_le_bytes() {
+                [bytes @ .., 0, 0, 0] => Some(bytes),
+                _ => None,
+            },
             _ => None,
         }
     }
 }
 
-impl From<u64> for Version {
-    fn from(number: u64) -> Self {
-        Self(Form::Number(number))
+impl From<[u8; 5]> for Version {
+    fn from([a, b, c, d, e]: [u8; 5]) -> Self {
+        Self(Form::Number(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])))
     }
 }
 
@@ -116,6 +153,23 @@ impl fmt::Display for Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instant_comes_back_as_it_was() {
+        const FIRST: i64 = -62_135_596_800;
+        const LAST: i64 = 253_402_300_799;
+        for seconds in [FIRST, -1, 0, 1, 1_764_000_000, LAST, i64::MAX] {
+            let time = UnixTime(seconds);
+            assert_eq!(UnixTime::from(Instant::from(time)), time);
+        }
+        for far in [i64::MIN, i64::MAX - 1] {
+            let held = UnixTime::from(Instant::from(UnixTime(far)));
+            assert!(
+                held != UnixTime::NEVER && (held.0 < 0) == (far < 0),
+                "{held:?}"
+            );
+        }
+    }
 
     #[test]
     fn every_text_comes_back_as_it_was() {

@@ -20,13 +20,14 @@ use futures::StreamExt;
 use kube::runtime::watcher;
 use tokio::time::Instant;
 
+use crate::acme;
 use crate::assess::{self, Assessment};
 use crate::certificate::Leaf;
 use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
 use crate::config::{Config, Observe};
 use crate::context::Context;
-use crate::index::{Change, Index, Key, Observed, Shown, Source, Task};
+use crate::index::{Change, Index, Key, Observed, Shown, Source, Stuck, Task};
 use crate::renewal::info::Suggested;
 use crate::secret::keys;
 use crate::secret::settings::Problem;
@@ -343,10 +344,13 @@ impl Controller {
         let change =
             self.index()
                 .apply(now, &key, observed, source, config.rollout.settle, retry_at);
-        if change == Change::New
-            && let Some(error) = head.annotation(keys::LAST_ERROR)
-        {
-            self.index().recall(&key, error);
+        // Whoever leads knows more of what it has tried itself.
+        let others = change == Change::Changed && self.term.is_none();
+        if change == Change::New || others {
+            let error = head.annotation(keys::LAST_ERROR);
+            let paused = error.is_some_and(acme::tells_of_pause);
+            let stuck = paused.then_some(Stuck::Paused);
+            self.index().recall(&key, error, stuck);
         }
         if config.metrics.page {
             let used_by = head.annotation(keys::USED_BY);

@@ -221,14 +221,20 @@ impl Authority {
         }
     }
 
-    /// Whether it has this TXT record; no answer counts as no.
-    async fn has(&self, name: &Name, value: &str) -> bool {
+    /// The TXT values that it has at this name; `None` where it does not answer.
+    pub async fn texts(&self, name: &Name) -> Option<Vec<String>> {
         for address in &self.addresses {
             if let Ok(answer) = ask(*address, name, RecordType::TXT).await {
-                return answer.answers.iter().any(|record| is_txt(record, value));
+                return Some(answer.answers.iter().filter_map(txt).collect());
             }
         }
-        false
+        None
+    }
+
+    /// Whether it has this TXT record; no answer counts as no.
+    async fn has(&self, name: &Name, value: &str) -> bool {
+        let texts = self.texts(name).await;
+        texts.is_some_and(|texts| texts.iter().any(|text| text == value))
     }
 }
 
@@ -261,11 +267,12 @@ fn same(one: &Name, other: &Name) -> bool {
     one.eq_ignore_root(other)
 }
 
-fn is_txt(record: &Record, value: &str) -> bool {
+/// What a TXT record says: its strings are one text.
+fn txt(record: &Record) -> Option<String> {
     let RData::TXT(txt) = &record.data else {
-        return false;
+        return None;
     };
-    txt.txt_data.concat() == value.as_bytes()
+    Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned())
 }
 
 /// The zone that an answer to a SOA question names: in the answer for a zone's own name, else among the authorities.

@@ -5,7 +5,7 @@
 //! ```
 //! Pure and synchronous; owned by one task. It believes what the watch says and nothing else:
 //! a finished task only releases its entry, and what the task wrote is seen when the watch echoes it.
-//! It holds no certificate and no key, some 220 bytes a Secret.
+//! It holds no certificate and no key, some 200 bytes a Secret.
 //!
 //! A relist is handled by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
 
@@ -26,7 +26,7 @@ use table::{Id, Table};
 /// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
 const REMEMBERED: usize = 10_000;
 /// Of so many Secrets the names and the workloads are kept: more than the status page shows at a time.
-const NAMED: usize = 20_000;
+const NAMED: usize = 10_000;
 /// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
 const POLL_PATIENCE: Duration = Duration::from_secs(300);
 /// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.
@@ -96,6 +96,9 @@ pub struct Observed {
     pub rollout_blocked: bool,
     /// A rollout was halted.
     pub halted: bool,
+    /// When cert-renew last wrote a certificate into it, by the Secret's own word. To the second until 2106; whatever lies
+    /// outside of 1970 to then is passed over.
+    pub renewed: Option<UnixTime>,
     /// How many things are wrong with its annotations.
     pub problems: u16,
     /// A hash of what they are, so that each is told once.
@@ -134,6 +137,15 @@ pub enum Task {
     Roll,
 }
 
+/// Why a renewal waits for a person. No later try mends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stuck {
+    /// The CA has paused the names for our account.
+    Paused,
+    /// Another program writes the Secret, or keeps putting its certificate back.
+    OtherOwner,
+}
+
 /// One annotated Secret.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -149,11 +161,13 @@ pub struct Entry {
     pub running: Option<(Task, Version, Option<u64>)>,
     /// Why the last task failed; for metrics and the status page.
     pub last_error: Option<Box<str>>,
+    /// That error, where it ends only when a person does something.
+    pub stuck: Option<Stuck>,
     /// Pods that serve an earlier leaf than the one in the Secret, by the last rollout that asked them.
     pub stale_pods: u32,
     /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
     order_open: bool,
-    generation: u32,
+    generation: u16,
     source: Source,
 }
 
@@ -179,6 +193,8 @@ pub enum Finished {
     Wrote,
     /// Nothing was written; look again then.
     Later(UnixTime, Option<Box<str>>),
+    /// Nothing was written, for a reason that a person has to end; look again then.
+    Stuck(UnixTime, Stuck, Box<str>),
     /// So many pods serve an earlier leaf, in words: looked at again then.
     Stale(UnixTime, usize, Box<str>),
 }
@@ -188,7 +204,7 @@ pub enum Finished {
 pub struct Index {
     table: Table,
     queue: BTreeSet<(UnixTime, Task, Id)>,
-    generations: Vec<u32>,
+    generations: Vec<u16>,
     gone: HashMap<Key, RolledOut>,
     gone_order: VecDeque<Key>,
     /// Apart from the entries: they are for people only, and not kept of all.
@@ -267,7 +283,8 @@ impl Index {
         if self.generations.len() <= slot {
             self.generations.resize(slot + 1, 0);
         }
-        self.generations[slot] += 1;
+        // Only the present one is ever compared with: that numbers come again does no harm.
+        self.generations[slot] = self.generations[slot].wrapping_add(1);
     }
 
     /// A relist of `source` is complete: what it did not name is gone.
@@ -343,6 +360,7 @@ impl Index {
         let stale_pods = { previous.as_ref() }
             .filter(|old| same_leaf(old))
             .map_or(0, |old| old.stale_pods);
+        let stuck = previous.as_ref().and_then(|old| old.stuck);
         let last_error = previous.and_then(|old| old.last_error);
         let mut entry = Entry {
             remembered,
@@ -350,6 +368,7 @@ impl Index {
             roll_at: UnixTime::NEVER,
             running,
             last_error,
+            stuck,
             stale_pods,
             order_open,
             generation,
@@ -405,10 +424,10 @@ impl Index {
         Some((task, key))
     }
 
-    /// Takes over an error that a former run, or another replica, has written onto the Secret.
-    pub fn recall(&mut self, key: &Key, error: &str) {
+    /// Takes over the error that a former run, or another replica, has written onto the Secret, or that there is none.
+    pub fn recall(&mut self, key: &Key, error: Option<&str>, stuck: Option<Stuck>) {
         if let Some((id, mut entry)) = self.known(key) {
-            entry.last_error = Some(error.into());
+            (entry.last_error, entry.stuck) = (error.map(Into::into), stuck);
             self.table.set(id, &entry);
         }
     }
@@ -514,18 +533,25 @@ impl Index {
         entry.schedule(now, settle, retry_at);
         let not_before = match finished {
             Finished::Wrote => {
-                entry.last_error = None;
+                (entry.last_error, entry.stuck) = (None, None);
                 entry.stale_pods = 0;
                 // What the watch has not yet echoed is not to be done again.
                 let echoed = started_from != entry.observed.resource_version;
                 (!echoed).then(|| now + ECHO_PATIENCE)
             }
             Finished::Later(at, error) => {
+                // While nothing new was tried, it is the same error.
+                let same = error.is_some() && error == entry.last_error;
+                entry.stuck = entry.stuck.filter(|_| same);
                 entry.last_error = error;
                 Some(at)
             }
+            Finished::Stuck(at, stuck, error) => {
+                (entry.last_error, entry.stuck) = (Some(error), Some(stuck));
+                Some(at)
+            }
             Finished::Stale(at, pods, error) => {
-                entry.last_error = Some(error);
+                (entry.last_error, entry.stuck) = (Some(error), None);
                 entry.stale_pods = u32::try_from(pods).unwrap_or(u32::MAX);
                 Some(at)
             }
@@ -548,7 +574,7 @@ impl Index {
         Some((id, self.table.get(id)?))
     }
 
-    fn generation(&self, source: Source) -> u32 {
+    fn generation(&self, source: Source) -> u16 {
         self.generations
             .get(usize::from(source.0))
             .copied()
@@ -675,6 +701,7 @@ mod tests {
             wish: None,
             rollout_blocked: false,
             halted: false,
+            renewed: None,
             problems: 0,
             problem_texts: 0,
         }
@@ -684,6 +711,24 @@ mod tests {
         let key = index.key("shop", "tls");
         index.apply(UnixTime(now), &key, observed, TLS, SETTLE, None);
         key
+    }
+
+    #[test]
+    fn what_only_a_person_ends_is_known_until_something_new_is_tried() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        let mut ends = |at: i64, finished: Finished| {
+            index.pop_due(UnixTime(at)).unwrap();
+            index.finished(UnixTime(at), &key, finished, SETTLE, None);
+            index.get(&key).unwrap().stuck
+        };
+        let later = |at, text: &str| Finished::Later(UnixTime(at), Some(text.into()));
+        let paused = Finished::Stuck(UnixTime(70), Stuck::Paused, "paused".into());
+        assert_eq!(ends(60, paused.clone()), Some(Stuck::Paused));
+        assert_eq!(ends(70, later(80, "paused")), Some(Stuck::Paused), "held");
+        assert_eq!(ends(80, later(90, "no DNS")), None);
+        assert_eq!(ends(90, paused), Some(Stuck::Paused));
+        assert_eq!(ends(100, Finished::Wrote), None);
     }
 
     #[test]

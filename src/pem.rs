@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use memchr::memmem::find;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -92,13 +93,27 @@ impl Block<'_> {
     /// # Errors
     /// When the block has no end, or holds something else than base64.
     pub fn decode(&self) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        let packed = Zeroizing::new(self.packed()?);
+        let bytes = FORGIVING.decode(packed.as_slice());
+        bytes.map(Zeroizing::new).map_err(|_| Fault::Base64)
+    }
+
+    /// [`Block::decode`] of what is no secret: clearing memory takes longer than all else that is done with a certificate.
+    ///
+    /// # Errors
+    /// As [`Block::decode`].
+    pub fn decode_public(&self) -> Result<Vec<u8>, Fault> {
+        FORGIVING.decode(self.packed()?).map_err(|_| Fault::Base64)
+    }
+
+    /// The base64 without what stands between; reserved in full, so that no part of it is left behind in memory.
+    fn packed(&self) -> Result<Vec<u8>, Fault> {
         let body = self.body.ok_or(Fault::Truncated)?;
-        let mut packed = Zeroizing::new(Vec::with_capacity(body.len()));
-        packed.extend(body.iter().filter(|byte| !is_blank(**byte)));
-        FORGIVING
-            .decode(packed.as_slice())
-            .map(Zeroizing::new)
-            .map_err(|_| Fault::Base64)
+        let mut packed = Vec::with_capacity(body.len());
+        for line in body.split(|byte| is_blank(*byte)) {
+            packed.extend_from_slice(line);
+        }
+        Ok(packed)
     }
 
     /// Whether a passphrase is needed, as PKCS#8 labels it or the headers of RFC 1421 say it.
@@ -169,12 +184,6 @@ fn label(after: &[u8]) -> Option<&str> {
     text.bytes()
         .all(|byte| byte == b' ' || byte.is_ascii_graphic())
         .then_some(text)
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
 }
 
 /// What may stand around and within base64: RFC 7468 `WSP` and `eol`, and form feeds.

@@ -1,8 +1,8 @@
 //! From a new leaf in a Secret to workloads that have it: the rollouts of one namespace that fall due together.
 //!
 //! The workloads are listed once for the whole batch. Secrets that are seen for the first time are only recorded; the
-//! others are read afresh, and nothing is rolled onto a pair that is empty, does not match, is not valid now, or is
-//! itself due for an issue. `rolled-out` is written last: until then the rollout stays due.
+//! others are read afresh, beside the lists, and nothing is rolled onto a pair that is empty, does not match, is not
+//! valid now, or is itself due for an issue. `rolled-out` is written last: until then the rollout stays due.
 
 mod confirm;
 mod tell;
@@ -58,16 +58,25 @@ enum Look {
     Later(UnixTime, Option<Box<str>>),
 }
 
+/// What can be said of a Secret before the workloads are listed.
+enum Glance {
+    Judged(Look),
+    /// Nothing is on record: what the workloads carry says whether it is new.
+    Unrecorded(Box<Entry>),
+}
+
 /// Plans and carries out the rollouts of one namespace.
 pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>) {
     let namespace = Arc::clone(planning.namespace());
     let roller = context.roller();
-    let workloads = match roller.list(&namespace).await {
+    let (workloads, looks) =
+        futures::join!(roller.list(&namespace), look_at_all(&context, tickets));
+    let workloads = match workloads {
         Ok(workloads) => workloads,
         Err(error) => {
             let text = chain(&error);
             tracing::warn!(%namespace, error = text, "the workloads cannot be listed: nothing is rolled");
-            for ticket in tickets {
+            for (ticket, _) in looks {
                 ticket.finish(Finished::Later(
                     UnixTime::now() + AGAIN,
                     Some(text.as_str().into()),
@@ -76,7 +85,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
             return;
         }
     };
-    let (requests, mut open) = look_at_all(&context, &workloads, tickets).await;
+    let (requests, mut open) = ask(&context, &workloads, looks).await;
     let plan = rollout::plan(
         UnixTime::now(),
         &requests,
@@ -120,8 +129,8 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
         users: &users,
     };
     futures::join!(
-        carry_out(&context, &namespace, batch, rolling, plan.steps, open),
-        tell::left_behind(&context, &namespace, &behind)
+        tell::left_behind(&context, &namespace, &behind),
+        carry_out(&context, &namespace, batch, rolling, plan.steps, open)
     );
 }
 
@@ -137,15 +146,35 @@ struct Batch<'a> {
     users: &'a Users,
 }
 
-/// Records first sights; reads the other Secrets afresh and says which of them are to be planned.
-async fn look_at_all(
-    context: &Arc<Context>,
-    workloads: &[Workload],
-    tickets: Vec<Ticket>,
-) -> (Vec<Request>, Open) {
-    let looked: Vec<(Ticket, Look)> = stream::iter(tickets)
+/// Looks at all Secrets of a batch; those of which something is on record are read afresh.
+async fn look_at_all(context: &Context, tickets: Vec<Ticket>) -> Vec<(Ticket, Glance)> {
+    stream::iter(tickets)
         .map(|ticket| async move {
-            let look = look(context, workloads, ticket.key()).await;
+            let look = look(context, ticket.key()).await;
+            (ticket, look)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await
+}
+
+/// Turns looks into requests: first sights are only recorded, what is not due now ends here.
+async fn ask(
+    context: &Context,
+    workloads: &[Workload],
+    looks: Vec<(Ticket, Glance)>,
+) -> (Vec<Request>, Open) {
+    let looked: Vec<(Ticket, Look)> = stream::iter(looks)
+        .map(|(ticket, look)| async move {
+            let look = match look {
+                Glance::Judged(look) => look,
+                Glance::Unrecorded(entry)
+                    if carry_another(workloads, &ticket.key().name, &entry) =>
+                {
+                    read(context, ticket.key(), &entry).await
+                }
+                Glance::Unrecorded(entry) => first_sight(ticket.key(), &entry),
+            };
             (ticket, look)
         })
         .buffer_unordered(AT_ONCE)
@@ -165,18 +194,21 @@ async fn look_at_all(
     (requests, open)
 }
 
-async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
-    let now = UnixTime::now();
+async fn look(context: &Context, key: &Key) -> Glance {
     let entry = {
         let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
         index.get(key)
     };
-    let Some(entry) = entry else {
-        return Look::Later(now, None);
-    };
-    if is_first_sight(&entry, workloads, &key.name) {
-        return first_sight(key, &entry);
+    match entry {
+        None => Glance::Judged(Look::Later(UnixTime::now(), None)),
+        Some(entry) if is_unrecorded(&entry) => Glance::Unrecorded(entry.into()),
+        Some(entry) => Glance::Judged(read(context, key, &entry).await),
     }
+}
+
+/// Reads a Secret and judges it.
+async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
+    let now = UnixTime::now();
     let secret = match secrets::get(&context.client, key).await {
         Ok(secret) => secret,
         Err(cluster::Error::NotFound { .. }) => return Look::Later(now + AGAIN, None),
@@ -190,22 +222,26 @@ async fn look(context: &Context, workloads: &[Workload], key: &Key) -> Look {
     }) else {
         return Look::Later(now + AGAIN, None);
     };
-    judge(context, key, &entry, &secret, &assessment, now)
+    judge(context, key, entry, &secret, &assessment, now)
 }
 
-/// Whether nothing at all is known to have another leaf: then the Secret need not even be read.
-fn is_first_sight(entry: &Entry, workloads: &[Workload], secret: &str) -> bool {
+/// Whether neither the Secret nor the index says that its workloads ever had another leaf.
+fn is_unrecorded(entry: &Entry) -> bool {
     let leaf = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
-    let another = |workload: &Workload| {
-        workload.leaf_of(secret).is_some()
-            && !leaf.is_some_and(|leaf| workload.carries(secret, leaf))
-    };
     let had = entry.rolled_out().and_then(RolledOut::fingerprint);
     entry.observed.rolled_out.is_none()
         && entry
             .rolled_out()
             .is_none_or(|_| had.is_some() && had == leaf)
-        && !workloads.iter().any(another)
+}
+
+/// Whether a workload says that it has another leaf of the Secret.
+fn carry_another(workloads: &[Workload], secret: &str, entry: &Entry) -> bool {
+    let leaf = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
+    workloads.iter().any(|workload| {
+        workload.leaf_of(secret).is_some()
+            && !leaf.is_some_and(|leaf| workload.carries(secret, leaf))
+    })
 }
 
 /// A request that the plan answers with a record, made from what the watch said.

@@ -7,6 +7,7 @@
 //! the key must be there, and all else may be missing or broken.
 //! It must never panic, and never reports success for what is not one complete certificate.
 
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -25,6 +26,11 @@ const MAX_DN: usize = 1_000;
 
 /// DNS names have at most 253 characters (RFC 1034, 3.1); a longer one names no host.
 const MAX_DNS_NAME: usize = 253;
+
+/// A distinguished name, DER. Written out after RFC 4514 when it is shown, which takes longer than to read the rest of a
+/// certificate: the name of every Secret's issuer is kept, and hardly ever asked for.
+#[derive(Clone)]
+pub struct DistinguishedName(Box<[u8]>);
 
 /// The fields of one certificate, as slices of its DER.
 #[derive(Clone)]
@@ -50,6 +56,51 @@ pub(crate) struct Certificate<'a> {
     /// The bits of `signatureValue`.
     signature: &'a [u8],
 }
+
+// === impl DistinguishedName ===
+
+impl From<&[u8]> for DistinguishedName {
+    fn from(der: &[u8]) -> Self {
+        Self(der.into())
+    }
+}
+
+impl DistinguishedName {
+    fn text(&self) -> Option<String> {
+        let name = x509_cert::name::Name::from_der(&self.0).ok()?;
+        let mut text = String::new();
+        write!(text, "{name}").ok()?;
+        Some(text)
+    }
+}
+
+/// Cut to [`MAX_DN`] characters.
+impl fmt::Display for DistinguishedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.text();
+        let text = text.as_deref().unwrap_or("(unreadable name)");
+        let end = text.char_indices().nth(MAX_DN);
+        f.write_str(&text[..end.map_or(text.len(), |(at, _)| at)])
+    }
+}
+
+impl fmt::Debug for DistinguishedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The same text may be encoded in two ways, and in capitals or not (RFC 5280, 7.1).
+impl PartialEq for DistinguishedName {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(text, other): (String, String)| text.eq_ignore_ascii_case(&other);
+        self.0 == other.0 || self.text().zip(other.text()).is_some_and(same)
+    }
+}
+
+impl Eq for DistinguishedName {}
+
+// === impl Certificate ===
 
 impl<'a> Certificate<'a> {
     /// Reads the certificate at the start of `bytes`; what follows it is ignored, as in a
@@ -108,8 +159,10 @@ impl<'a> Certificate<'a> {
                 .into_iter()
                 .collect(),
         };
-        let mut seen = std::collections::HashSet::new();
-        names.retain(|name| seen.insert(name.clone()));
+        if names.len() > 1 {
+            let mut seen = std::collections::HashSet::new();
+            names.retain(|name| seen.insert(name.clone()));
+        }
         names
     }
 
@@ -163,18 +216,6 @@ impl<'a> Certificate<'a> {
         }
         None
     }
-}
-
-/// A distinguished name by RFC 4514, cut to [`MAX_DN`] characters.
-pub(crate) fn distinguished_name(der: &[u8]) -> String {
-    let rendered = x509_cert::name::Name::from_der(der).ok().and_then(|name| {
-        use std::fmt::Write as _;
-        let mut text = String::new();
-        write!(text, "{name}").ok()?;
-        Some(text)
-    });
-    let text = rendered.unwrap_or_else(|| "(unreadable name)".to_owned());
-    text.chars().take(MAX_DN).collect()
 }
 
 /// Algorithm, its parameters and the key bits of a `subjectPublicKeyInfo`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cert_renew::acme::ari::choose_instant;
 use cert_renew::acme::{
     Action, CertId, ChallengeType, Class, Client, Credentials, Eab, IssuerSettings, Order,
-    OrderStatus, Preference, RequestInfo,
+    OrderStatus, Preference, RequestInfo, Turns,
 };
 use cert_renew::gate::Gate;
 use cert_renew::http::bounded::serve;
@@ -52,6 +52,7 @@ fn settings(pebble: &Pebble) -> Result<IssuerSettings> {
         ca_bundle: Some(fs::read(pebble.ca_bundle())?),
         eab: None,
         concurrency: 4,
+        turns: Turns::default(),
     })
 }
 

@@ -8,7 +8,9 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::routing::{get, post};
-use cert_renew::acme::{CertId, Class, Client, Credentials, IssuerSettings, OrderStatus, Scope};
+use cert_renew::acme::{
+    CertId, Class, Client, Credentials, IssuerSettings, OrderStatus, Scope, Turns,
+};
 use cert_renew::gate::Gate;
 use cert_renew::time::UnixTime;
 use futures::StreamExt as _;
@@ -33,6 +35,7 @@ async fn client(routes: Router) -> Result<Client> {
         ca_bundle: None,
         eab: None,
         concurrency: 2,
+        turns: Turns::default(),
     };
     Ok(Client::new(settings, Arc::new(|_| {}), Gate::open())?)
 }

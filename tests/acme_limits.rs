@@ -31,7 +31,7 @@ async fn delete(space: &Space, name: &str) -> Result<()> {
 }
 
 /// Sets one annotation of ours, as a user does.
-async fn annotate(space: &Space, name: &str, key: &str, value: &str) -> Result<()> {
+pub(crate) async fn annotate(space: &Space, name: &str, key: &str, value: &str) -> Result<()> {
     let patch = json!({"metadata": {"annotations": {format!("cert-renew.io/{key}"): value}}});
     let secrets = space.secrets();
     secrets

@@ -151,7 +151,9 @@ async fn the_chain_is_the_one_that_the_config_asks_for() -> Result<()> {
     let bench = Bench::shared().await?;
     for chain in [0, 1] {
         let root = bench.pebble().root(chain).await?;
-        let root = cert_renew::certificate::leaf(root.as_bytes())?.issuer;
+        let root = cert_renew::certificate::leaf(root.as_bytes())?
+            .issuer
+            .to_string();
         let root = root.trim_start_matches("CN=").to_owned();
         let chosen = format!("    chain: {{root: \"{root}\"}}\n");
         let operator = Operator::start(bench, configured(&chosen, "")).await?;
@@ -160,7 +162,8 @@ async fn the_chain_is_the_one_that_the_config_asks_for() -> Result<()> {
         let chain = cert_renew::certificate::certificates(data(&secret, "tls.crt").as_bytes())?;
         let top = chain.last().context("an empty chain")?;
         let top = cert_renew::certificate::leaf(top)?;
-        assert!(top.issuer.contains(&root), "{} is not {root}", top.issuer);
+        let issuer = top.issuer.to_string();
+        assert!(issuer.contains(&root), "{issuer} is not {root}");
     }
     Ok(())
 }
@@ -244,6 +247,7 @@ async fn a_secret_that_somebody_wipes_gets_three_certificates_and_the_culprit_is
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     event(&space, "wiped", "somebody-else keeps replacing").await?;
+    stuck(&operator, &space, "wiped", "other_owner").await?;
     assert_eq!(renewals(&operator)?, 3);
     Ok(())
 }
@@ -490,13 +494,26 @@ async fn a_ca_that_has_forgotten_everything_gets_the_account_again() -> Result<(
     Ok(())
 }
 
+/// Waits until the metrics say that the renewal waits for a person.
+async fn stuck(operator: &Operator<'_>, space: &Space, name: &str, why: &str) -> Result<()> {
+    let series = format!(
+        "cert_renew_certificate_stuck{{namespace=\"{}\",secret=\"{name}\",issuer=\"pebble\",why=\"{why}\"}} 1",
+        space.name
+    );
+    eventually(SOON, &series, async || {
+        ensure!(operator.metrics().await?.contains(&series), "not yet");
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn the_link_that_ends_a_pause_reaches_the_user() -> Result<()> {
     let bench = Bench::shared().await?;
     let proxies = Proxies::start(bench).await?;
     let mut options = options();
     options.directory = Some(proxies.directory());
-    let operator = Operator::start(bench, options).await?;
+    let mut operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "paused-ca", operator.namespace()).await?;
     let link = format!(
         "https://portal.letsencrypt.org/sfe/v1/unpause?jwt={}.b.c",
@@ -528,6 +545,11 @@ async fn the_link_that_ends_a_pause_reaches_the_user() -> Result<()> {
         Ok(())
     })
     .await?;
+    stuck(&operator, &space, "pause", "paused_by_ca").await?;
+    // Whoever comes after it reads that from the Secret, and does not ask to know.
+    operator.kill();
+    operator.run().await?;
+    stuck(&operator, &space, "pause", "paused_by_ca").await?;
     let orders = proxies.passed().into_iter();
     let orders = orders.filter(|it| it.path.ends_with("/order-plz")).count();
     assert_eq!(
@@ -613,6 +635,13 @@ async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
     assert!(
         well && text.contains("/my-account/") && !text.contains("key"),
         "{text}"
+    );
+    let (json, well) = command(bench, &[show.as_slice(), &["-o", "json"]].concat())?;
+    let shown: serde_json::Value = serde_json::from_str(&json)?;
+    let url = shown["account"].as_str().context("no account")?;
+    assert!(
+        well && text.contains(url) && !json.contains("key"),
+        "{json}"
     );
     Ok(())
 }

@@ -33,19 +33,86 @@ pub(crate) fn said(output: &Output) -> String {
     )
 }
 
+/// The commands that the help names below this one.
+fn below(command: &[&str]) -> Result<Vec<String>> {
+    let help = said(&cert_renew(&[command, &["--help"]].concat(), None)?);
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.split_whitespace().next());
+    Ok(names
+        .filter(|name| *name != "help")
+        .map(ToOwned::to_owned)
+        .collect())
+}
+
 #[test]
-fn every_command_explains_itself() -> Result<()> {
-    for command in [
-        vec!["run"],
-        vec!["status"],
-        vec!["check"],
-        vec!["config", "check"],
-    ] {
-        let output = cert_renew(&[command.as_slice(), &["--help"]].concat(), None)?;
+fn every_command_explains_itself_and_refuses_what_it_does_not_know() -> Result<()> {
+    let page = include_str!("../docs/command.md");
+    let mut all = Vec::new();
+    for name in below(&[])? {
         ensure!(
-            output.status.success() && said(&output).contains("Usage:"),
+            page.contains(&format!("| `{name}")),
+            "{name} is not in docs/command.md"
+        );
+        for under in below(&[&name])? {
+            all.push(vec![name.clone(), under]);
+        }
+        all.push(vec![name]);
+    }
+    ensure!(all.len() > 15, "{all:?}");
+    for command in &all {
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let help = cert_renew(&[command.as_slice(), &["--help"]].concat(), None)?;
+        ensure!(
+            help.status.success() && said(&help).contains("Usage:"),
             "{command:?}: {}",
-            said(&output)
+            said(&help)
+        );
+        let wrong = cert_renew(&[command.as_slice(), &["--no-such-flag"]].concat(), None)?;
+        ensure!(
+            wrong.status.code() == Some(2) && said(&wrong).contains("Usage:"),
+            "{command:?}: {}",
+            said(&wrong)
+        );
+    }
+    Ok(())
+}
+
+/// The exit code of docs/command.md for what cannot be done, and an answer that says what was in the way.
+#[test]
+fn what_cannot_be_reached_is_named_and_ends_with_one() -> Result<()> {
+    let config = "deploy/config.yaml";
+    for command in [
+        vec!["status"],
+        vec!["plan", "--config", config],
+        vec!["create", "a", "--issuer", "x", "--names", "a.example"],
+        vec!["adopt", "--from", "cert-manager", "--issuer", "x"],
+        vec!["renew", "a"],
+        vec!["renew", "-l", "app=a"],
+        vec!["revoke", "a"],
+        vec!["resume", "a"],
+        vec!["account", "show", "x"],
+        vec!["account", "rollover", "x"],
+    ] {
+        let way = ["--kubeconfig", "/no/such/kubeconfig"];
+        let output = cert_renew(&[command.as_slice(), &way].concat(), None)?;
+        let text = said(&output);
+        ensure!(
+            output.status.code() == Some(1) && text.contains("/no/such/kubeconfig"),
+            "{command:?}: {text}"
+        );
+        ensure!(output.stdout.is_empty(), "{command:?}: {text}");
+    }
+    for command in [
+        vec!["plan", "--config", "/no/such/config"],
+        vec!["config", "check", "/no/such/config"],
+        vec!["run", "--config", "/no/such/config"],
+    ] {
+        let output = cert_renew(&command, None)?;
+        let text = said(&output);
+        ensure!(
+            output.status.code() == Some(1) && text.contains("/no/such/config"),
+            "{command:?}: {text}"
         );
     }
     Ok(())
@@ -68,6 +135,37 @@ fn a_config_is_checked_whole() -> Result<()> {
         lines > 10,
         "every fault has a line of its own: {}",
         said(&bad)
+    );
+    // A program gets the same, and the same exit code.
+    let checked = |file: &str, output: &str, code: i32| -> Result<Value> {
+        let said = cert_renew(&["config", "check", file, "-o", output], None)?;
+        ensure!(said.status.code() == Some(code), "{file}: {said:?}");
+        Ok(match output {
+            "json" => serde_json::from_slice(&said.stdout)?,
+            _ => serde_saphyr::from_slice(&said.stdout)?,
+        })
+    };
+    let json = checked("testdata/config/bad-everything.yaml", "json", 1)?;
+    let yaml = checked("testdata/config/bad-everything.yaml", "yaml", 1)?;
+    ensure!(json == yaml && json["valid"] == false, "{json:#} {yaml:#}");
+    let faults = json["faults"].as_array().context("a list")?;
+    ensure!(faults.len() == lines, "{json:#}");
+    let table = said(&bad);
+    for fault in faults {
+        let line = fault["line"].as_u64().map(|line| format!(":{line}: "));
+        let path = fault["path"].as_str().context("a path")?;
+        let expected = fault["expected"].as_str().context("what was expected")?;
+        let told = |it: &&str| {
+            it.contains(path)
+                && it.ends_with(expected)
+                && line.as_ref().is_none_or(|line| it.contains(line))
+        };
+        ensure!(table.lines().any(|it| told(&it)), "{fault}: {table}");
+    }
+    let json = checked("deploy/config.yaml", "json", 0)?;
+    ensure!(
+        json["valid"] == true && json["issuers"][0] == "letsencrypt",
+        "{json:#}"
     );
     Ok(())
 }
@@ -315,28 +413,6 @@ fn completions_and_manual_come_from_the_command_itself() -> Result<()> {
         "{}",
         said(&unknown)
     );
-    Ok(())
-}
-
-#[test]
-fn every_command_is_documented() -> Result<()> {
-    let page = include_str!("../docs/command.md");
-    let help = said(&cert_renew(&["--help"], None)?);
-    let commands = help
-        .lines()
-        .skip_while(|line| !line.starts_with("Commands:"))
-        .skip(1);
-    let commands = commands.take_while(|line| !line.is_empty());
-    let names: Vec<&str> = commands
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
-    ensure!(names.len() > 10, "{help}");
-    for name in names.iter().filter(|name| **name != "help") {
-        ensure!(
-            page.contains(&format!("| `{name}")),
-            "{name} is not in docs/command.md"
-        );
-    }
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Reference, Space, pair, workload};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, tally, throughout};
 
+use crate::command::{cert_renew, said};
 use crate::renewal::{options, rolled_out};
 use crate::rolling::{
     SOON, config, counted, due, is_ready, make, merge, pods_of, ready, roll, roll_with,
@@ -214,6 +215,37 @@ async fn pods_and_jobs_that_nobody_restarts_are_named() -> Result<()> {
         .filter(|word| word.contains('/'))
         .collect();
     assert_eq!(names, BTreeSet::from(["pod/debug", "job/import"]), "{told}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_plan_names_whom_nobody_restarts() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = bystanders(bench, &operator).await?;
+    let config = bench.directory().join("bystanders.yaml");
+    let text = format!(
+        "class: {}\nissuers: {{a: {{directory: \"https://ca.example/directory\", contact: ops@example.com}}}}\n",
+        operator.namespace()
+    );
+    std::fs::write(&config, text)?;
+    let config = config.display().to_string();
+    let plan = ["plan", "--config", &config, "-n", &space.name];
+    let planned = || -> Result<String> { Ok(said(&cert_renew(&plan, Some(bench.kubeconfig()))?)) };
+    let printed = planned()?;
+    let line = format!(
+        "{}/tls: nobody restarts pod/debug, job/import\n",
+        space.name
+    );
+    ensure!(printed.ends_with(&line), "{printed}");
+    // Where nothing is to be rolled, nobody is left behind.
+    let rollout = json!({"metadata": {"annotations": {"cert-renew.io/rollout": "none"}}});
+    space
+        .secrets()
+        .patch("tls", &PatchParams::default(), &Patch::Merge(rollout))
+        .await?;
+    let printed = planned()?;
+    ensure!(!printed.contains("nobody restarts"), "{printed}");
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use test_bench::objects::{FRESH, OLD, Space, pair};
+use test_bench::objects::{FRESH, OLD, Pair, Space, pair};
 use test_bench::{
     Action, Bench, Fault, Operator, Passed, Result, Server, ensure, eventually, throughout,
 };
@@ -521,28 +521,34 @@ async fn a_namespace_that_goes_while_the_ca_issues_leaves_nothing_behind() -> Re
     Ok(())
 }
 
+/// A Secret as cert-manager's controller writes it.
+pub(crate) async fn of_cert_manager(space: &Space, name: &str, pair: &Pair) -> Result<Secret> {
+    let secret: Secret = serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {
+            "name": name,
+            "annotations": space.annotations(&[("issuer", "pebble"), ("cert-manager.io/certificate-name", "shop")]),
+        },
+        "data": {
+            "tls.crt": ByteString(pair.certificate.clone().into_bytes()),
+            "tls.key": ByteString(pair.key.clone().into_bytes()),
+        },
+    }))?;
+    let manager = PatchParams::apply("cert-manager-certificates-issuing").force();
+    space
+        .secrets()
+        .patch(name, &manager, &Patch::Apply(&secret))
+        .await?;
+    Ok(secret)
+}
+
 #[tokio::test]
 async fn a_secret_that_another_program_keeps_is_left_to_it() -> Result<()> {
     let bench = Bench::shared().await?;
     let operator = Operator::start(bench, options()).await?;
     let space = Space::new(bench.client()?, "kept", operator.namespace()).await?;
     let old = pair(&["kept.example"], OLD)?;
-    let mut secret: Secret = serde_json::from_value(json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {
-            "name": SECRET,
-            "annotations": space.annotations(&[("issuer", "pebble"), ("cert-manager.io/certificate-name", "shop")]),
-        },
-        "data": {
-            "tls.crt": ByteString(old.certificate.clone().into_bytes()),
-            "tls.key": ByteString(old.key.clone().into_bytes()),
-        },
-    }))?;
-    let manager = PatchParams::apply("cert-manager-certificates-issuing").force();
-    space
-        .secrets()
-        .patch(SECRET, &manager, &Patch::Apply(&secret))
-        .await?;
+    let mut secret = of_cert_manager(&space, SECRET, &old).await?;
     // A leftover of a copy, not of cert-manager.
     secret.metadata.name = Some("copied".into());
     secret.metadata.managed_fields = None;
@@ -559,6 +565,15 @@ async fn a_secret_that_another_program_keeps_is_left_to_it() -> Result<()> {
         Ok(())
     })
     .await?;
+    let stuck = format!(
+        "cert_renew_certificate_stuck{{namespace=\"{}\",secret=\"{SECRET}\",issuer=\"pebble\",why=\"other_owner\"}} 1",
+        space.name
+    );
+    eventually(SOON, "the metrics say so too", async || {
+        ensure!(operator.metrics().await?.contains(&stuck), "not yet");
+        Ok(())
+    })
+    .await?;
     throughout(QUIET, "it is not renewed", async || {
         let secret = space.secrets().get(SECRET).await?;
         ensure!(data(&secret, "tls.crt") == old.certificate, "it is");
@@ -569,6 +584,11 @@ async fn a_secret_that_another_program_keeps_is_left_to_it() -> Result<()> {
     let external = json!({"metadata": {"annotations": {"cert-renew.io/issuer": "external"}}});
     edit(bench.client()?, &space.name, external).await?;
     rolled_out(&space, SECRET).await?;
+    let metrics = operator.metrics().await?;
+    ensure!(
+        !metrics.contains(&stuck),
+        "it is nobody's to decide any more"
+    );
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{
     Action, Bench, Context as _, Fault, Operator, OperatorOptions, Passed, Proxies, Result, Server,
@@ -157,10 +157,55 @@ async fn a_standby_sees_and_answers_all_and_changes_nothing() -> Result<()> {
         metrics.contains("cert_renew_leader_terms_total 0"),
         "{metrics}"
     );
+    let renewed = space.secrets().get("web").await?;
+    let issued: Value = serde_json::from_str(
+        annotation(&renewed, "state.cert-renew.io/issued-by").context("no issued-by")?,
+    )?;
+    let at: jiff::Timestamp = issued["at"].as_str().context("no instant")?.parse()?;
+    let last_success = format!(
+        "cert_renew_certificate_last_success_timestamp_seconds{{namespace=\"{}\",secret=\"web\",issuer=\"pebble\"}} {}\n",
+        space.name,
+        at.as_second()
+    );
+    ensure!(metrics.contains(&last_success), "{last_success}{metrics}");
     let changes = changes(&standby).await?;
     assert!(changes.is_empty(), "{changes:?}");
     assert!(leader.leads().await?);
     Ok(())
+}
+
+/// An alert that waits for hours is not to begin anew with each leader.
+#[tokio::test]
+async fn that_a_renewal_fails_is_known_to_all_and_outlives_who_tried() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let Two {
+        mut leader,
+        standby,
+    } = Two::alike(bench, options().lease(LONG)).await?;
+    let space = Space::new(bench.client()?, "failing", leader.namespace()).await?;
+    let unheard_of = [
+        ("issuer", "pebble"),
+        ("names", "failing.example"),
+        ("profile", "unheard-of"),
+    ];
+    space.tls_secret("web", None, &unheard_of).await?;
+    let series = format!(
+        "cert_renew_certificate_trouble{{namespace=\"{}\",secret=\"web\",issuer=\"pebble\",state=\"renewal_failing\"}} 1",
+        space.name
+    );
+    let says = async |operator: &Operator<'_>| {
+        ensure!(operator.metrics().await?.contains(&series), "not yet");
+        Ok(())
+    };
+    eventually(SOON, "the standby says so", async || says(&standby).await).await?;
+    let tried = standby.metrics().await?;
+    ensure!(!tried.contains("result=\"failed\""), "it tried: {tried}");
+    leader.terminate().await?;
+    leading(&standby).await?;
+    throughout(QUIET, "the next one says so too", async || {
+        says(&standby).await
+    })
+    .await
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use test_bench::{
     ensure, eventually,
 };
 
+use crate::faults::of_cert_manager;
+
 const DASHBOARD: &str = include_str!("../deploy/monitoring/dashboard.json");
 const RULES: &str = include_str!("../deploy/alerts.yaml");
 const SOON: Duration = Duration::from_secs(90);
@@ -159,6 +161,8 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
         ("profile", "unheard-of"),
     ];
     space.tls_secret("refused", None, &unheard_of).await?;
+    of_cert_manager(&space, "fought", &other).await?;
+    alert(&prometheus, "TwoOwners", "fought", true).await?;
     let dashboard: Value = serde_json::from_str(DASHBOARD)?;
     let panels = panels(&dashboard);
     ensure!(panels.len() > 35, "{} queries", panels.len());

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use test_bench::objects::{Age, FRESH, Pair, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
+use crate::acme_operator::issued;
 use crate::command::{cert_renew, said};
 use crate::renewal::{SOON, annotation, data, options, rolled_out};
 
@@ -114,6 +115,34 @@ async fn reader(space: &Space) -> Result<()> {
     let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), &space.name);
     let binding = serde_json::from_value(binding)?;
     bindings.create(&post, &binding).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_account_for_a_caa_record_is_shown_to_whoever_may_list_the_secrets() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "account", operator.namespace()).await?;
+    issued(&space, "shop", "shop.account.example").await?;
+    reader(&space).await?;
+    let show = ["account", "show", "pebble", "-n", operator.namespace()];
+    let shown = said(&cert_renew(&show, Some(bench.kubeconfig()))?);
+    let account = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("account: "));
+    let account = account.filter(|it| it.starts_with("https://"));
+    let account = account.with_context(|| shown.clone())?;
+    let ask = |output: &str| {
+        let way = ["-n", &space.name, "--as", "reader", "-o", output];
+        cert_renew(&[&["status"][..], &way].concat(), Some(bench.kubeconfig()))
+    };
+    let rows: Value = serde_json::from_slice(&ask("json")?.stdout)?;
+    ensure!(rows[0]["account"] == account, "{rows}, not {account}");
+    let wide = said(&ask("wide")?);
+    ensure!(wide.contains(account), "{wide}");
+    let own = [&show[..], &["--as", "reader"]].concat();
+    let own = cert_renew(&own, Some(bench.kubeconfig()))?;
+    ensure!(!own.status.success(), "the reader reads the key too");
     Ok(())
 }
 

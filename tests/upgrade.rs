@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cert_renew::acme::{ChallengeType, Client, Credentials, IssuerSettings};
+use cert_renew::acme::{ChallengeType, Client, Credentials, IssuerSettings, Turns};
 use cert_renew::gate::Gate;
 use cert_renew::key::PrivateKey;
 use k8s_openapi::api::core::v1::Secret;
@@ -36,6 +36,7 @@ async fn of_the_ca(bench: &Bench, home: &str, uid: &str) -> Result<String> {
         ca_bundle: Some(fs::read(bench.ca_bundle())?),
         eab: None,
         concurrency: 1,
+        turns: Turns::default(),
     };
     let client = Client::new(settings, Arc::new(|_| {}), Gate::open())?;
     let home = home.replace("{directory}", directory);

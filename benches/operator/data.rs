@@ -6,7 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cert_renew::certificate;
+use cert_renew::secret::keys;
+use cert_renew::secret::settings::ServicePort;
 use cert_renew::secret::state::RolledOut;
+use cert_renew::secret::used_by::{Has, Proven, UsedBy};
+use cert_renew::secret::workload::{Kind, WorkloadRef};
+use cert_renew::time::UnixTime;
 use futures::future::try_join_all;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -60,6 +65,32 @@ impl Maker {
     }
 }
 
+/// As after a rollout: a Deployment each, a StatefulSet beside every tenth, and a Service behind which all serve it.
+fn used_by(number: usize) -> UsedBy {
+    let named = |kind, suffix: &str| WorkloadRef {
+        kind,
+        name: format!("shop-frontend-{number}{suffix}").into(),
+    };
+    let mut workloads = vec![(named(Kind::Deployment, ""), Has::It)];
+    if number.is_multiple_of(10) {
+        workloads.push((named(Kind::StatefulSet, "-sessions"), Has::It));
+    }
+    let pods = 2 + number % 3;
+    UsedBy {
+        at: UnixTime::now(),
+        workloads,
+        more: 0,
+        proven: Some(Proven {
+            service: ServicePort {
+                service: format!("shop-frontend-{number}").into(),
+                port: 443,
+            },
+            served: pods,
+            asked: pods,
+        }),
+    }
+}
+
 /// A data set.
 pub(crate) struct Set {
     /// First part of the names of its namespaces.
@@ -76,6 +107,8 @@ pub(crate) struct Set {
     pub(crate) annotated: usize,
     /// Whether they look as if cert-renew had long known them.
     pub(crate) settled: bool,
+    /// Whether the last rollout is on record with each of them: who uses it, and what they were seen to serve.
+    pub(crate) used: bool,
     /// `None`: issued at some time in the last 50 of 90 days, so that nothing is due.
     pub(crate) age: Option<Age>,
 }
@@ -97,6 +130,7 @@ impl Set {
             issuer: "pebble",
             annotated,
             settled: true,
+            used: false,
             age: None,
         }
     }
@@ -116,7 +150,7 @@ impl Set {
         format!("app-{number}.{}.example", self.namespace(number))
     }
 
-    fn annotations(&self, rolled_out: Option<&str>) -> BTreeMap<String, String> {
+    fn annotations(&self, number: usize, rolled_out: Option<&str>) -> BTreeMap<String, String> {
         let mut all = BTreeMap::from([
             ("cert-renew.io/class".to_owned(), self.class.clone()),
             ("cert-renew.io/issuer".to_owned(), self.issuer.to_owned()),
@@ -126,6 +160,10 @@ impl Set {
                 "state.cert-renew.io/rolled-out".to_owned(),
                 value.to_owned(),
             );
+        }
+        if self.used {
+            let value = used_by(number).to_string();
+            all.insert(keys::USED_BY.to_owned(), value);
         }
         all
     }
@@ -187,7 +225,8 @@ impl Set {
                                 ),
                                 ("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned()),
                             ])),
-                            annotations: ours.then(|| set.annotations(rolled_out.as_deref())),
+                            annotations: ours
+                                .then(|| set.annotations(number, rolled_out.as_deref())),
                             ..ObjectMeta::default()
                         },
                         type_: Some("kubernetes.io/tls".to_owned()),
@@ -233,7 +272,7 @@ impl Set {
                     if number % set.annotated == 0 {
                         return Ok(());
                     }
-                    let annotations = set.annotations(rolled_out[number].as_deref());
+                    let annotations = set.annotations(number, rolled_out[number].as_deref());
                     let patch = json!({"metadata": {"annotations": annotations}});
                     let api: Api<Secret> = Api::namespaced(client, &set.namespace(number));
                     api.patch_metadata(

@@ -59,6 +59,7 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
         issuer: "external",
         annotated: 1,
         settled: true,
+        used: false,
         age: None,
     });
     let maker = Arc::new(Maker::new()?);

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
 use cert_renew::acme::{
-    self, ChallengeType, Client as Acme, Credentials, IssuerSettings, Preference,
+    self, ChallengeType, Client as Acme, Credentials, IssuerSettings, Preference, Turns,
 };
 use cert_renew::certificate::KeyType;
 use cert_renew::gate::Gate;
@@ -182,6 +182,7 @@ fn due(prefix: &'static str, count: usize, class: &str) -> Set {
         issuer: "pebble",
         annotated: 1,
         settled: true,
+        used: false,
         age: Some(OLD),
     }
 }
@@ -270,6 +271,7 @@ async fn bare_wave(bench: &Bench, set: &Arc<Set>, count: usize, in_flight: usize
         ca_bundle: Some(std::fs::read(bench.ca_bundle())?),
         eab: None,
         concurrency: REQUESTS,
+        turns: Turns::default(),
     };
     let acme = Acme::new(settings, Arc::new(|_| {}), Gate::open())?;
     acme.register(&Credentials::generate(directory)?).await?;

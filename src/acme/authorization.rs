@@ -7,6 +7,12 @@ use serde_json::Value;
 use super::jws::AccountKey;
 use super::problem::{Problem, Subproblem};
 
+/// As the CA calls dns-persist-01, which instant-acme does not know.
+#[must_use]
+pub fn dns_persist_01() -> ChallengeType {
+    ChallengeType::Unknown("dns-persist-01".to_owned())
+}
+
 /// A name that the CA wants proof of control for.
 #[derive(Clone, Debug)]
 pub struct Authorization {
@@ -29,6 +35,10 @@ pub struct Challenge {
     pub url: String,
     /// What the proof consists of (RFC 8555, section 8.1).
     pub key_authorization: String,
+    /// Of dns-persist-01: what the CA calls itself in the record, as it says.
+    pub issuer_domain_names: Vec<String>,
+    /// Of dns-persist-01: the account that the record is to name, where the CA says so.
+    pub account_uri: Option<String>,
     /// Pending until the CA is told to look.
     pub(super) status: ChallengeStatus,
 }
@@ -57,6 +67,25 @@ struct ChallengeState {
     token: String,
     status: ChallengeStatus,
     error: Option<Value>,
+    #[serde(rename = "issuer-domain-names")]
+    issuer_domain_names: Option<Value>,
+    /// What the next draft calls them.
+    #[serde(rename = "issuerDomainNames")]
+    issuer_domain_names_too: Option<Value>,
+    accounturi: Option<Value>,
+}
+
+impl ChallengeState {
+    fn issuer_domain_names(&self) -> Vec<String> {
+        let named = self.issuer_domain_names.as_ref();
+        let named = named.or(self.issuer_domain_names_too.as_ref());
+        let named = named.and_then(Value::as_array).into_iter().flatten();
+        named.filter_map(text).collect()
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(ToOwned::to_owned)
 }
 
 impl State {
@@ -67,6 +96,8 @@ impl State {
             token: it.token.clone(),
             url: it.url.clone(),
             key_authorization: key.authorize(&it.token),
+            issuer_domain_names: it.issuer_domain_names(),
+            account_uri: it.accounturi.as_ref().and_then(text),
             status: it.status,
         };
         Authorization {
@@ -106,19 +137,28 @@ mod tests {
             "status": "pending",
             "wildcard": true,
             "challenges": [
-                {"type": "dns-persist-01", "url": "https://ca/1", "status": "pending", "issuer-domain-names": []},
+                {"type": "dns-persist-01", "url": "https://ca/1", "status": "pending", "accounturi": "https://ca/7",
+                    "issuer-domain-names": ["ca.example", 7]},
                 {"type": "dns-01", "url": "https://ca/2", "status": "invalid", "token": "t", "error": {"detail": "no"}},
                 {"type": "http-01", "url": "https://ca/3", "status": "invalid", "token": "t", "error": "odd"},
+                {"type": "dns-persist-01", "url": "https://ca/4", "status": "pending", "accounturi": 7,
+                    "issuerDomainNames": ["ca.example"]},
+                {"type": "dns-persist-01", "url": "https://ca/5", "status": "pending", "issuer-domain-names": {}},
             ],
         }))
         .unwrap();
         let key = AccountKey::generate().unwrap();
         let pending = state.pending("https://ca/authz", &key);
         assert_eq!(pending.name, "*.example.com");
-        assert_eq!(
-            pending.challenges[0].kind,
-            ChallengeType::Unknown("dns-persist-01".to_owned())
-        );
+        let persistent = |at: usize| {
+            let it = &pending.challenges[at];
+            assert_eq!(it.kind, dns_persist_01());
+            (it.issuer_domain_names.as_slice(), it.account_uri.as_deref())
+        };
+        let ca = &["ca.example".to_owned()][..];
+        assert_eq!(persistent(0), (ca, Some("https://ca/7")));
+        assert_eq!(persistent(3), (ca, None));
+        assert_eq!(persistent(4), (&[][..], None));
         assert_eq!(pending.challenges[1].key_authorization, key.authorize("t"));
         let problems: Vec<_> = state
             .problems()

@@ -18,6 +18,7 @@ use super::http::{Answer, Http, Observer, Slot};
 use super::jws::AccountKey;
 use super::nonce::Nonces;
 use super::pace::Pace;
+use super::turns::Turns;
 use crate::gate::Gate;
 
 /// A directory is asked for again after this long: profiles and terms change in months, URLs hardly ever.
@@ -42,6 +43,8 @@ pub struct IssuerSettings {
     pub eab: Option<Eab>,
     /// Requests in flight at once, one at least.
     pub concurrency: usize,
+    /// How requests follow each other, whoever else asks the same host.
+    pub turns: Turns,
 }
 
 /// An external account binding (RFC 8555, section 7.3.4).
@@ -89,6 +92,7 @@ impl Client {
             &settings.directory,
             settings.ca_bundle.as_deref(),
             settings.concurrency,
+            settings.turns.clone(),
             observer,
             gate,
         )?;

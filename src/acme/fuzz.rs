@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderValue};
 use reqwest::Url;
 
 use super::error::{Action, Error};
-use super::{Directory, Preference, ari, http as acme_http};
+use super::jws::AccountKey;
+use super::{Directory, Preference, ari, authorization, http as acme_http};
 use crate::fuzz::{feed, texts};
 use crate::time::UnixTime;
 
@@ -17,6 +18,7 @@ fn answers() {
         r#"{"suggestedWindow":{"start":"2026-01-03T00:00:00Z","end":"2026-01-05T00:00:00Z"},"explanationURL":"https://x"}"#,
         r#"{"newNonce":"https://ca/n","newAccount":"https://ca/a","newOrder":"https://ca/o","renewalInfo":"https://ca/r","meta":{"profiles":{"classic":"x"},"externalAccountRequired":true}}"#,
         r#"{"status":"invalid","expires":"2026-01-01T00:00:00Z","identifiers":[{"type":"dns","value":"a.example"}],"authorizations":["https://ca/z"],"finalize":"https://ca/f","error":{"detail":7}}"#,
+        r#"{"status":"pending","wildcard":true,"identifier":{"type":"dns","value":"a.example"},"challenges":[{"type":"dns-persist-01","url":"https://ca/1","status":"pending","accounturi":"https://ca/7","issuer-domain-names":["ca.example"]},{"type":"dns-01","url":"https://ca/2","status":"invalid","token":"t","error":{"detail":"no"}}]}"#,
         "<html><body>503 Service Unavailable</body></html>",
         "Wed, 21 Oct 2026 07:28:00 GMT",
         "<https://ca/1>;rel=\"alternate\", </2>; rel=alternate",
@@ -34,6 +36,7 @@ fn answers() {
         b"urn:ietf:params:acme:error:",
     ];
     let now = UnixTime(1_800_000_000);
+    let key = AccountKey::generate().unwrap();
     feed("acme", &seeds, &dictionary, |input| {
         for status in [200, 400, 403, 404, 409, 429, 500, 503] {
             let wait = (status == 429).then_some(Duration::from_secs(u64::MAX));
@@ -51,6 +54,12 @@ fn answers() {
         }
         let _ = ari::interpret(input, Some(Duration::MAX), now);
         let _ = serde_json::from_slice::<Directory>(input);
+        if let Ok(state) = serde_json::from_slice::<authorization::State>(input) {
+            let _ = (
+                state.pending("https://ca/z", &key),
+                state.problems().count(),
+            );
+        }
         let text = String::from_utf8_lossy(input);
         let _ = acme_http::retry_after(&text, now);
         if let (Ok(value), Ok(base)) = (

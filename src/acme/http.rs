@@ -2,7 +2,7 @@
 //!
 //! Input: a URL that the CA gave, and a signed body or none. Output: an [`Answer`], whatever its status.
 //! It never follows a redirect of a signed request, never leaves https (but for loopback), and never has more requests
-//! in flight to one issuer than that issuer's `concurrency`.
+//! in flight to one issuer than that issuer's `concurrency`, nor sends them faster than its turns come.
 //! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
 
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::error::{Action, Error, Kind};
+use super::turns::Turns;
 use crate::gate::Gate;
 use crate::reach::{Nearby, System};
 use crate::time::UnixTime;
@@ -30,7 +31,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(30);
 /// Some CAs issue within the finalize request and take more than 45 s (Sectigo).
 const FINALIZE: Duration = Duration::from_secs(120);
-/// For one of the `concurrency` slots; all of them may wait for a slow finalize.
+/// For one of the `concurrency` slots; all of them may wait for a slow finalize. The turns of those that came before are
+/// added.
 const SLOT: Duration = Duration::from_secs(180);
 /// A chain of ten certificates is 20 kB, a directory 2 kB.
 const BODY: usize = 1024 * 1024;
@@ -48,7 +50,7 @@ pub struct RequestInfo<'a> {
     pub action: Action,
     /// The status of the answer; `None` without a whole answer.
     pub status: Option<u16>,
-    /// From sending to the last byte, without the wait for a slot.
+    /// From sending to the last byte, without the wait for a slot and for the turn.
     pub duration: Duration,
 }
 
@@ -108,6 +110,9 @@ pub(crate) struct Http {
     client: reqwest::Client,
     /// Held while a request is in flight, never while an order waits.
     slots: Semaphore,
+    /// As many handles as there are requests that wait for one, and this.
+    waiting: Arc<()>,
+    turns: Turns,
     /// The directory is on this machine (tests, side-cars): only then may what it names be there too.
     nearby: Nearby,
     /// The directory is asked without TLS: only then may others on this machine be.
@@ -122,6 +127,7 @@ impl Http {
         directory: &str,
         ca_bundle: Option<&[u8]>,
         concurrency: usize,
+        turns: Turns,
         observer: Observer,
         gate: Gate,
     ) -> Result<Self, Error> {
@@ -170,6 +176,8 @@ impl Http {
         Ok(Self {
             client,
             slots: Semaphore::new(concurrency.max(1)),
+            waiting: Arc::default(),
+            turns,
             nearby,
             plain: directory.starts_with("http:"),
             observer,
@@ -179,7 +187,11 @@ impl Http {
 
     /// A place for one request after the other, never held while an order waits.
     pub(crate) async fn slot(&self, action: Action, url: &str) -> Result<Slot<'_>, Error> {
-        let slot = timeout(SLOT, self.slots.acquire()).await;
+        let waits = Arc::clone(&self.waiting);
+        // Each of those before it may need a nonce first.
+        let ahead = 2 * Arc::strong_count(&waits);
+        let deadline = SLOT + self.turns.taken_by(ahead);
+        let slot = timeout(deadline, self.slots.acquire()).await;
         // Nobody closes the semaphore.
         let slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
             let host = Url::parse(url).ok();
@@ -268,6 +280,8 @@ impl Http {
     ) -> Result<Answer, Error> {
         let host: Box<str> = request.url().host_str().unwrap_or_default().into();
         let timed_out = || Error::new(action, &host, Kind::TimedOut);
+        let closed = |closed| Error::new(action, &host, Kind::Closed(closed));
+        self.gate.pass(self.turns.wait()).await.map_err(closed)?;
         let started = Instant::now();
         let deadline = if action == Action::Finalize {
             FINALIZE
@@ -277,7 +291,7 @@ impl Http {
         let exchange = self.gate.pass(self.exchange(action, &host, request));
         let result = match timeout(deadline, exchange).await {
             Ok(Ok(result)) => result,
-            Ok(Err(closed)) => return Err(Error::new(action, &host, Kind::Closed(closed))),
+            Ok(Err(shut)) => return Err(closed(shut)),
             Err(_) => Err(timed_out()),
         };
         let status = result.as_ref().ok().map(|answer| answer.status);

@@ -179,6 +179,21 @@ impl Order {
         Nearby::of(&self.client.settings().directory)
     }
 
+    /// The directory of the CA.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        &self.client.settings().directory
+    }
+
+    /// The account that made the order.
+    ///
+    /// # Errors
+    /// When it was given up meanwhile.
+    pub fn account_url(&self) -> Result<String, Error> {
+        let account = self.client.account(Action::Authorization)?;
+        Ok(account.url.clone())
+    }
+
     /// As last heard of.
     #[must_use]
     pub fn status(&self) -> OrderStatus {

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::name::Name;
 use crate::time::UnixTime;
 
 /// Texts from the CA are cut to this many characters: Events hold 1,024 bytes, logs should stay readable.
@@ -43,6 +44,15 @@ pub enum Scope {
     Issuer,
     /// Orders with the names of this one.
     Names,
+}
+
+/// What a limit is about, where the CA names it: more than the one order, and less than all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Limited {
+    /// A domain and every name under it.
+    Under(String),
+    /// This name alone.
+    Only(String),
 }
 
 /// A problem document (RFC 7807) as ACME uses it (RFC 8555, section 6.7), cut to a bounded size.
@@ -165,13 +175,33 @@ impl Problem {
         format!("{}Z", time.replace(' ', "T")).parse().ok()
     }
 
-    /// Let's Encrypt pauses names that fail for months; its type is `rateLimited`, and only the text tells
-    /// (Boulder, `wfe2/wfe.go`, `probs.Paused`).
-    fn is_paused(&self) -> bool {
-        self.detail
-            .contains("temporarily prevented from requesting certificates")
-            || self.detail.contains("/unpause?")
+    /// What the text of a limit says that it is about, in the words of Boulder (`ratelimits/limiter.go`):
+    /// `too many certificates (50) already issued for "example.com" in the last 168h0m0s, …` and
+    /// `too many failed authorizations (5) for "www.example.com" in the last 1h0m0s, …`.
+    #[must_use]
+    pub fn limited(&self) -> Option<Limited> {
+        let (what, rest) = self.detail.split_once(" for \"")?;
+        let (name, _) = rest.split_once('"')?;
+        let name = name.parse::<Name>().ok()?.to_string();
+        match what {
+            _ if self.kind() != "rateLimited" => None,
+            _ if what.ends_with("already issued") => Some(Limited::Under(name)),
+            _ if what.contains("failed authorizations") => Some(Limited::Only(name)),
+            _ => None,
+        }
     }
+
+    fn is_paused(&self) -> bool {
+        tells_of_pause(&self.detail)
+    }
+}
+
+/// Whether these are the words of a CA that has paused names. Let's Encrypt does so with names that fail for months; its
+/// type is `rateLimited`, and only the text tells (Boulder, `wfe2/wfe.go`, `probs.Paused`).
+#[must_use]
+pub fn tells_of_pause(words: &str) -> bool {
+    words.contains("temporarily prevented from requesting certificates")
+        || words.contains("/unpause?")
 }
 
 impl fmt::Display for Problem {
@@ -265,6 +295,41 @@ mod tests {
         for none in ["[]", "{}", r#"{"type":"about:blank"}"#, r#""down""#] {
             let json = serde_json::from_str(none).unwrap();
             assert_eq!(Problem::from_json(&json), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_limit_says_what_it_is_about() {
+        let limited = |detail: &str| {
+            let problem = Problem {
+                kind: "rateLimited".into(),
+                detail: format!("{detail}, retry after 2026-09-18 09:13:16 UTC: see https://le/"),
+                subproblems: Vec::new(),
+            };
+            problem.limited()
+        };
+        let under = |name: &str| Some(Limited::Under(name.into()));
+        for (detail, expected) in [
+            (
+                r#"too many certificates (50) already issued for "Example.co.uk" in the last 168h0m0s"#,
+                under("example.co.uk"),
+            ),
+            (
+                r#"too many failed authorizations (5) for "www.example.com" in the last 1h0m0s"#,
+                Some(Limited::Only("www.example.com".into())),
+            ),
+            (
+                "too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s",
+                None,
+            ),
+            (
+                "too many new orders (300) from this account in the last 3h0m0s",
+                None,
+            ),
+            (r#"already issued for "not a name""#, None),
+            (r#"already issued for "open"#, None),
+        ] {
+            assert_eq!(limited(detail), expected, "{detail}");
         }
     }
 

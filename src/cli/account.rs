@@ -7,17 +7,19 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use kube::Client as Kube;
+use serde::Serialize;
 
+use super::output::Output;
 use super::way::Way;
 use super::{CommandResult, Failure, block_on};
-use crate::acme::{Client, Credentials, IssuerSettings};
+use crate::acme::{Client, Credentials, IssuerSettings, Turns};
 use crate::cluster::accounts;
 use crate::gate::Gate;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Show an issuer's account; its key is not shown
-    Show(Place),
+    Show(Show),
     /// Take an issuer's account to a new key; a running operator goes on with it
     Rollover(Rollover),
 }
@@ -31,6 +33,15 @@ pub(super) struct Place {
     namespace: String,
     #[command(flatten)]
     way: Way,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    place: Place,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -51,17 +62,35 @@ pub(super) struct Trust {
 
 pub(super) fn run(command: Command) -> CommandResult {
     match command {
-        Command::Show(place) => show(&place),
+        Command::Show(args) => show(&args),
         Command::Rollover(args) => rollover(&args),
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-fn show(place: &Place) -> CommandResult {
+fn show(args: &Show) -> CommandResult {
+    /// The same for programs.
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        issuer: &'a str,
+        /// Its URL at the CA; none before it is registered.
+        account: Option<&'a str>,
+        contact: &'a [String],
+    }
+    let place = &args.place;
     block_on(async {
         let client = place.way.client().await?;
         let (credentials, _) = load(&client, &place.namespace, &place.issuer).await?;
         let url = credentials.account_url();
+        let shown = Shown {
+            issuer: &place.issuer,
+            account: url,
+            contact: credentials.contact(),
+        };
+        if let Some(text) = args.output.of_program(&shown)? {
+            print!("{text}");
+            return Ok(ExitCode::SUCCESS);
+        }
         println!("account: {}", url.unwrap_or("not registered yet"));
         println!("contact: {}", credentials.contact().join(", "));
         Ok(ExitCode::SUCCESS)
@@ -162,6 +191,7 @@ pub(super) fn acme(
         ca_bundle: ca_bundle.map(read).transpose()?,
         eab: None,
         concurrency: 1,
+        turns: Turns::default(),
     };
     Client::new(settings, Arc::new(|_| {}), Gate::open())
         .map_err(|error| Failure::new("preparing the way to the CA", &error))

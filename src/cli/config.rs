@@ -1,12 +1,14 @@
 //! `cert-renew config check FILE`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use serde::Serialize;
 
+use super::output::Output;
 use super::{CommandResult, Failure};
-use crate::config::Config;
+use crate::config::{Config, Faults};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -14,26 +16,75 @@ pub(super) enum Command {
     Check {
         /// The file
         file: PathBuf,
+        /// How it is printed
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
+}
+
+/// What was found, for programs.
+#[derive(Serialize)]
+struct Checked<'a> {
+    file: String,
+    valid: bool,
+    issuers: Vec<&'a str>,
+    warnings: Vec<String>,
+    faults: Vec<Faulty<'a>>,
+}
+
+#[derive(Serialize)]
+struct Faulty<'a> {
+    line: Option<u64>,
+    path: &'a str,
+    found: Option<&'a str>,
+    expected: &'a str,
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(command: Command) -> CommandResult {
-    let Command::Check { file } = command;
-    let config = Config::load(&file).map_err(|faults| Failure(faults.to_string()))?;
+    let Command::Check { file, output } = command;
+    let loaded = Config::load(&file);
+    if let Some(text) = output.of_program(&Checked::of(&file, &loaded))? {
+        print!("{text}");
+        return Ok(match loaded {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        });
+    }
+    let config = loaded.map_err(|faults| Failure(faults.to_string()))?;
     for warning in config.warnings() {
         println!("warning: {warning}");
     }
+    let issuers: Vec<&str> = config.issuers.keys().map(String::as_str).collect();
     println!(
         "{}: ok, {} issuers: {}",
         file.display(),
-        config.issuers.len(),
-        config
-            .issuers
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
+        issuers.len(),
+        issuers.join(", ")
     );
     Ok(ExitCode::SUCCESS)
+}
+
+impl<'a> Checked<'a> {
+    fn of(file: &Path, loaded: &'a Result<Config, Faults>) -> Self {
+        let config = loaded.as_ref().ok();
+        let issuers = config.map(|config| config.issuers.keys().map(String::as_str));
+        let faults = loaded.as_ref().err().map(|faults| faults.list.iter());
+        Self {
+            file: file.display().to_string(),
+            valid: config.is_some(),
+            issuers: issuers.into_iter().flatten().collect(),
+            warnings: config.map(Config::warnings).unwrap_or_default(),
+            faults: faults
+                .into_iter()
+                .flatten()
+                .map(|fault| Faulty {
+                    line: fault.line,
+                    path: &fault.path,
+                    found: fault.found.as_deref(),
+                    expected: &fault.expected,
+                })
+                .collect(),
+        }
+    }
 }

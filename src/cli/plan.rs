@@ -23,11 +23,13 @@ use crate::certificate::Fingerprint;
 use crate::cluster::accounts;
 use crate::config::{Config, Issuer};
 use crate::index::Key;
+use crate::renewal::persist;
 use crate::renewal::preflight::{self, Asked};
-use crate::rollout::{self, How, Request, Step, Workload};
+use crate::rollout::{self, Bystander, How, Request, Step, Workload};
 use crate::secret::settings::IssuerRef;
 use crate::secret::state::RolledOut;
 use crate::secret::thin::ThinSecret;
+use crate::secret::workload::RolloutMode;
 use crate::time::UnixTime;
 
 /// Secrets in a page of the list.
@@ -63,6 +65,8 @@ struct Row {
     names: Vec<String>,
     /// In the order of the rollout.
     rollout: Vec<Rolled>,
+    /// Pods and Jobs that use it and that nobody restarts.
+    left_behind: Vec<String>,
     /// The Service that is asked what it serves afterwards.
     verify: Option<String>,
     /// What speaks against it; nothing is looked for without `--preflight`.
@@ -79,6 +83,7 @@ struct Rolled {
 
 /// The same for programs.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Planned<'a> {
     namespace: &'a str,
     name: &'a str,
@@ -87,6 +92,7 @@ struct Planned<'a> {
     names: &'a [String],
     workloads: Vec<&'a str>,
     rollout: &'a [Rolled],
+    nobody_restarts: &'a [String],
     verify: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     against: &'a [String],
@@ -124,6 +130,7 @@ fn text(
         names: &row.names,
         workloads: row.rollout.iter().map(|it| &*it.workload).collect(),
         rollout: &row.rollout,
+        nobody_restarts: &row.left_behind,
         verify: row.verify.as_deref(),
         against: &row.against,
     });
@@ -159,6 +166,10 @@ fn text(
     let lines = lines.iter().map(|cells| table.line(cells));
     let mut text = table.head() + &lines.collect::<String>();
     for row in &rows {
+        if !row.left_behind.is_empty() {
+            let (secret, names) = (&row.secret, row.left_behind.join(", "));
+            text += &format!("{secret}: nobody restarts {names}\n");
+        }
         for against in &row.against {
             text += &format!("{} will fail: {against}\n", row.secret);
         }
@@ -202,6 +213,7 @@ impl Looker<'_> {
         };
         let mut found = preflight::on_paper(&asked, directory, self.config);
         found.extend(preflight::by_caa(&asked, directory, self.config).await);
+        found.extend(persist::against(&asked, directory, self.config).await);
         let credentials = preflight::by_credentials(&self.kube, self.namespace, names, self.config);
         found.extend(credentials.await);
         found
@@ -240,14 +252,32 @@ impl Rolled {
     }
 }
 
-/// What the rollout of a new leaf would be, by the operator's own plan.
-fn steps_of(
+/// Who has pods in a namespace.
+struct Users {
+    workloads: Vec<Workload>,
+    bystanders: Vec<Bystander>,
+}
+
+impl Users {
+    async fn list(client: &kube::Client, namespace: &str) -> Result<Self, Failure> {
+        let workloads = rollout::list(client, namespace).await;
+        let bystanders = rollout::bystanders(client, namespace).await;
+        Ok(Self {
+            workloads: workloads.map_err(|error| Failure::new("listing workloads", &error))?,
+            bystanders: bystanders
+                .map_err(|error| Failure::new("listing Pods and Jobs", &error))?,
+        })
+    }
+}
+
+/// What the rollout of a new leaf would be, by the operator's own plan, and whom it would leave behind.
+fn rollout_of(
     now: UnixTime,
     key: &Key,
     assessment: &Assessment,
-    workloads: &[Workload],
+    users: &Users,
     config: &Config,
-) -> Vec<Step> {
+) -> (Vec<Step>, Vec<String>) {
     let settings = &assessment.settings;
     let had = assessment.leaf.as_ref().ok();
     let request = Request {
@@ -267,7 +297,12 @@ fn steps_of(
         keys: Vec::new(),
         written: None,
     };
-    rollout::plan(now, &[request], workloads, &config.rollout).steps
+    let left_behind = match request.mode {
+        RolloutMode::None => Vec::new(),
+        _ => rollout::left_behind(&request, &users.bystanders),
+    };
+    let plan = rollout::plan(now, &[request], &users.workloads, &config.rollout);
+    (plan.steps, left_behind)
 }
 
 async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
@@ -275,7 +310,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
     let api: Api<ThinSecret> = args.scope.api(&client);
     let now = UnixTime::now();
     let mut params = ListParams::default().limit(PAGE);
-    let mut workloads: BTreeMap<String, Vec<Workload>> = BTreeMap::new();
+    let mut users: BTreeMap<String, Users> = BTreeMap::new();
     let mut rows = Vec::new();
     let mut looker = Looker {
         kube: client.clone(),
@@ -302,12 +337,12 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
                 Err(never) => (UnixTime::NEVER, format!("{never:?}")),
             };
             let namespace = key.namespace.to_string();
-            if !workloads.contains_key(&namespace) {
-                let listed = rollout::list(&client, &namespace).await;
-                let listed = listed.map_err(|error| Failure::new("listing workloads", &error))?;
-                workloads.insert(namespace.clone(), listed);
+            if !users.contains_key(&namespace) {
+                let listed = Users::list(&client, &namespace).await?;
+                users.insert(namespace.clone(), listed);
             }
-            let steps = steps_of(now, &key, &assessment, &workloads[&namespace], config);
+            let (steps, left_behind) =
+                rollout_of(now, &key, &assessment, &users[&namespace], config);
             let settings = &assessment.settings;
             let against = match (&settings.issuer, assessment.renewal) {
                 (IssuerRef::Named(issuer), Ok(_)) if args.preflight => {
@@ -321,6 +356,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
                 why,
                 names: assessment.names.iter().map(ToString::to_string).collect(),
                 rollout: steps.iter().map(Rolled::of).collect(),
+                left_behind,
                 verify: assessment.settings.verify.as_ref().map(ToString::to_string),
                 secret: key,
             });
@@ -356,6 +392,11 @@ mod tests {
                     why: "volume tls".into(),
                 })
                 .collect(),
+            left_behind: if name == "due" {
+                vec!["pod/debug".into(), "job/import".into()]
+            } else {
+                Vec::new()
+            },
             verify: Some("web:443".into()).filter(|_| name == "due"),
             against: Vec::new(),
         };
@@ -381,6 +422,7 @@ SECRET       RENEWS                WHY       NAMES           ROLLS              
 shop/due     now                   names     due.example     deployment/a(restart: volume tls),daemonset/b(restart: volume tls)  web:443
 shop/later   2026-03-01T00:00:00Z  lifetime  later.example   deployment/web(restart: volume tls)                                 -
 shop/paused  never                 Paused    paused.example  -                                                                   -
+shop/due: nobody restarts pod/debug, job/import
 ";
         let pipe = Screen::default();
         let printed = text(now, rows(), Output::Table, pipe).unwrap();

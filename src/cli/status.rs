@@ -59,6 +59,8 @@ pub struct Row {
     pub state: &'static str,
     /// Who renews it.
     pub issuer: String,
+    /// URL of the CA's account that ordered the certificate, for a CAA record with `accounturi`.
+    pub account: Option<String>,
     /// Names in the certificate.
     pub names: Vec<String>,
     /// Beginning of the certificate.
@@ -232,11 +234,12 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
         CertificateState::Absent => Err(Unreadable::Empty),
         CertificateState::Unreadable(reason) => Err(reason),
     };
+    let issued_by = IssuedBy::read(annotations);
     let due = due::due(&Inputs {
         leaf: leaf.as_ref(),
         settings: &settings,
         blocked: false,
-        issued_by: IssuedBy::read(annotations).as_ref(),
+        issued_by: issued_by.as_ref(),
         renewed_for: head.annotation(keys::RENEWED_FOR),
         renewal_info: None,
         seed: hash(&head.place()),
@@ -248,6 +251,7 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
         name: head.name().to_owned(),
         state: state(now, &leaf, due.err(), renews, last_error),
         issuer: settings.issuer.to_string(),
+        account: issued_by.and_then(|by| by.account).map(Into::into),
         names: leaf
             .iter()
             .flat_map(|leaf| &leaf.names)
@@ -313,7 +317,7 @@ impl Row {
     }
 }
 
-const TITLES: [&str; 12] = [
+const TITLES: [&str; 13] = [
     "NAMESPACE",
     "NAME",
     "STATE",
@@ -325,11 +329,12 @@ const TITLES: [&str; 12] = [
     "RETRY AT",
     "NAMES",
     "WORKLOADS",
+    "ACCOUNT",
     "LAST ERROR",
 ];
 /// Those that only the wide table has.
-const WIDE: std::ops::Range<usize> = 7..11;
-const NARROW: usize = TITLES.len() - 4;
+const WIDE: std::ops::Range<usize> = 7..12;
+const NARROW: usize = TITLES.len() - 5;
 
 /// The table, or the wide one.
 enum Layout {
@@ -392,6 +397,7 @@ fn cells(now: UnixTime, row: &Row) -> [String; TITLES.len()] {
             row.names.join(",")
         },
         row.used_by.as_ref().map_or_else(none, workloads),
+        row.account.as_deref().map_or_else(none, shown_url),
         // An error may hold what somebody else wrote: it goes to a terminal only quoted.
         row.last_error.as_deref().map_or_else(none, shown),
     ]
@@ -408,6 +414,15 @@ fn shown_plain(text: &str) -> String {
     let plain = text.parse::<UnixTime>().is_ok();
     if plain { text.to_owned() } else { shown(text) }
 }
+
+/// A URL as it is; whatever else somebody has put in its place in quotes.
+fn shown_url(text: &str) -> String {
+    let plain = text
+        .parse::<http::Uri>()
+        .is_ok_and(|url| url.scheme().is_some());
+    if plain { text.to_owned() } else { shown(text) }
+}
+
 /// Takes the columns of the wide table away.
 fn narrow(cells: [String; TITLES.len()]) -> [String; NARROW] {
     let kept = cells.into_iter().enumerate();
@@ -479,6 +494,8 @@ mod tests {
                 &json!({
                     "cert-renew.io/issuer": "letsencrypt",
                     "state.cert-renew.io/rolled-out": format!("{good} 2026-04-01T00:00:00Z"),
+                    "state.cert-renew.io/issued-by":
+                        r#"{"issuer":"letsencrypt","names":[],"account":"https://ca.example/acct/7"}"#,
                     "state.cert-renew.io/used-by": "2026-01-01T00:00:10Z deployment/web statefulset/db +2 web:443=3/4",
                 }),
             ),
@@ -490,6 +507,8 @@ mod tests {
                     "state.cert-renew.io/last-error": "no\u{1b}[2J way",
                     "state.cert-renew.io/retry-at": "2026-02-01T00:10:00Z",
                     "state.cert-renew.io/rolled-out": "none",
+                    "state.cert-renew.io/issued-by":
+                        r#"{"issuer":"letsencrypt","names":[],"account":"an\u001b account"}"#,
                 }),
             ),
             secret(
@@ -537,6 +556,8 @@ shop       other    absent   -        -           letsencrypt  none yet  -
                 "validFrom",
                 "retryAt",
             ];
+            let account = of("account").map_or_else(|| "-".into(), shown_url);
+            assert!(line.contains(&account), "{account}: {line}");
             let facts = facts.into_iter().filter_map(of);
             let facts = facts.chain(names.chain(users).filter_map(|it| it.as_str()));
             for fact in facts.chain(proven["service"].as_str()) {

@@ -14,6 +14,7 @@ pub mod records;
 pub mod review;
 pub mod routes;
 pub mod secrets;
+mod transport;
 pub mod watch;
 
 use std::future::Future;
@@ -22,7 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 
@@ -70,15 +70,15 @@ impl Way {
 
 /// The client of what only reads, and of the lease: by kubeconfig, else by the pod's service account.
 ///
-/// `HTTPS_PROXY` is the way to the CAs. kube takes it for the way to the API server too, and refuses to start, as it is
-/// built without proxies; one that the kubeconfig itself names is still refused with kube's words.
+/// `HTTPS_PROXY` is the way to the CAs, though kube takes it for the way to the API server too; one that the kubeconfig
+/// itself names is refused.
 ///
 /// Its requests are counted where there are `metrics`.
 ///
 /// # Errors
 /// When neither says where the API server is.
 pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client, NoWay> {
-    let builder = ClientBuilder::try_from(config(way).await?)?;
+    let builder = transport::builder(config(way).await?)?;
     Ok(match metrics {
         Some(metrics) => builder.with_layer(&observe::Counting(metrics)).build(),
         None => builder.build(),
@@ -90,7 +90,7 @@ pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client,
 /// # Errors
 /// When neither kubeconfig nor pod says where the API server is.
 pub async fn connect_behind(gate: Gate, metrics: Arc<Metrics>) -> Result<Client, NoWay> {
-    let builder = ClientBuilder::try_from(config(&Way::default()).await?)?
+    let builder = transport::builder(config(&Way::default()).await?)?
         .with_layer(&observe::Counting(metrics))
         // Outermost: kube's own retries are inside.
         .with_layer(&gated::Gating(gate));
@@ -101,7 +101,7 @@ pub async fn connect_behind(gate: Gate, metrics: Arc<Metrics>) -> Result<Client,
 pub type NoWay = Box<dyn std::error::Error + Send + Sync>;
 
 async fn config(way: &Way) -> Result<kube::Config, NoWay> {
-    let mut config = way.config().await?;
+    let config = way.config().await?;
     let of_environment = |proxy: &http::Uri| {
         let values = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).ok());
         let mut parsed = values
@@ -110,7 +110,11 @@ async fn config(way: &Way) -> Result<kube::Config, NoWay> {
             .filter_map(|value| value.parse::<http::Uri>().ok());
         parsed.any(|value| value == *proxy)
     };
-    config.proxy_url = config.proxy_url.filter(|proxy| !of_environment(proxy));
+    let own = config.proxy_url.as_ref().filter(|url| !of_environment(url));
+    if let Some(proxy) = own {
+        let host = proxy.host().unwrap_or_default();
+        return Err(format!("the kubeconfig says proxy-url, {host}: cert-renew goes to the API server without a proxy, remove it").into());
+    }
     Ok(config)
 }
 

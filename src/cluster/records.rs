@@ -46,6 +46,9 @@ pub struct Order {
     /// The directory that the issuer had then; missing in the record of a former version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
+    /// URL of that account; missing likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// The order's URL.
     pub url: String,
     /// The names that were asked for.

@@ -77,7 +77,7 @@ fn needs_of(config: &Config) -> [Vec<Need>; 2] {
     let routes = |wanted: fn(&Route) -> bool| {
         config.solvers.iter().any(|solver| match &solver.challenge {
             Challenge::Http01(http01) => wanted(&http01.route),
-            Challenge::Dns01(_) => false,
+            Challenge::Dns01(_) | Challenge::DnsPersist01(_) => false,
         })
     };
     if routes(|route| matches!(route, Route::Ingress { .. })) {

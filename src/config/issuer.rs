@@ -19,9 +19,14 @@ const CONCURRENCY: u32 = 8;
 /// New orders in 3 hours: Let's Encrypt gives an account 300, the rest is for people.
 pub(super) const ORDERS_PER_3H: u32 = 250;
 
-/// Most that either of them can be set to.
+/// Requests a second: Let's Encrypt gives an address 20 new nonces, and more of what else a renewal asks. The orders that
+/// it gives an account make less than one.
+const REQUESTS_PER_SECOND: u32 = 20;
+
+/// Most that each of them can be set to.
 const MAX_ORDERS: u32 = 1_000_000;
 const MAX_CONCURRENCY: u32 = 256;
+const MAX_REQUESTS: u32 = 100_000;
 
 /// Longest text that is sent to a CA or compared with what one sends.
 const MAX_TEXT: usize = 256;
@@ -43,6 +48,8 @@ pub struct Issuer {
     pub eab: Option<Eab>,
     /// Requests in flight, 1 to 256; an order that waits for DNS holds none.
     pub concurrency: u32,
+    /// Requests in any second, 1 to 100,000; those of the other issuers at the same host are counted with them.
+    pub requests_per_second: u32,
     /// New orders in any 3 hours, at least 1.
     pub orders_per_3h: u32,
     /// Where a failed validation is rehearsed before this CA is asked again.
@@ -105,6 +112,9 @@ impl Issuer {
             concurrency: fields
                 .get("concurrency")
                 .count(1..=MAX_CONCURRENCY, CONCURRENCY),
+            requests_per_second: fields
+                .get("requestsPerSecond")
+                .count(1..=MAX_REQUESTS, REQUESTS_PER_SECOND),
             orders_per_3h: fields
                 .get("ordersPer3h")
                 .count(1..=MAX_ORDERS, ORDERS_PER_3H),

@@ -30,8 +30,8 @@ pub use operation::{
 use reader::Place;
 pub use selector::LabelSelector;
 pub use solver::{
-    Challenge, Dns01, Http01, ParentRef, PathType, Propagation, Route, SUPPORTED_PROVIDERS, Solver,
-    UNTESTED_PROVIDERS,
+    Challenge, Dns01, DnsPersist01, Http01, ParentRef, PathType, Propagation, Route,
+    SUPPORTED_PROVIDERS, Solver, UNTESTED_PROVIDERS,
 };
 
 use crate::name::Name;
@@ -204,13 +204,17 @@ impl Config {
             }
         }
         for (i, solver) in self.solvers.iter().enumerate() {
-            if let Challenge::Dns01(dns01) = &solver.challenge
-                && !dns01.is_supported()
-            {
-                let provider = &dns01.provider;
-                warnings.push(format!(
-                    "solvers[{i}]: the DNS provider {provider} is untested"
-                ));
+            match &solver.challenge {
+                Challenge::Dns01(dns01) if !dns01.is_supported() => {
+                    let provider = &dns01.provider;
+                    warnings.push(format!(
+                        "solvers[{i}]: the DNS provider {provider} is untested"
+                    ));
+                }
+                Challenge::DnsPersist01(_) => warnings.push(format!(
+                    "solvers[{i}]: dns-persist-01 is an experiment: its draft still changes"
+                )),
+                Challenge::Http01(_) | Challenge::Dns01(_) => {}
             }
         }
         if self.watch.observe == Observe::All && self.watch.select == Select::Label {

@@ -87,6 +87,8 @@ pub enum Challenge {
     Http01(Http01),
     /// RFC 8555, 8.4.
     Dns01(Dns01),
+    /// draft-ietf-acme-dns-persist: an experiment.
+    DnsPersist01(DnsPersist01),
 }
 
 /// HTTP-01: how the CA's request reaches us.
@@ -140,6 +142,16 @@ pub struct ParentRef {
     pub namespace: Option<String>,
     /// The listener; all where absent.
     pub section_name: Option<String>,
+}
+
+/// dns-persist-01: the user has set a TXT record, once for all renewals. Nothing is written to DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsPersist01 {
+    /// Whether the record is looked for before the CA is asked; off where the zone's servers cannot be reached from here,
+    /// or where the CA takes a record that we do not look for, such as one of a parent domain.
+    pub self_check: bool,
+    /// Asked instead of those that the zone's NS records name.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// DNS-01: who hosts the zone. It is serialised into order records, so that what was set there can be removed as it was set.
@@ -204,12 +216,15 @@ impl Solver {
     pub(super) fn read(place: &Place<'_>) -> Option<Self> {
         place.fields(|fields| {
             let zones = fields.get("zones").list(|item| item.parse(zone));
-            let (http01, dns01) = (fields.get("http01"), fields.get("dns01"));
-            let challenge = match (http01.is_absent(), dns01.is_absent()) {
-                (false, true) => Http01::read(&http01).map(Challenge::Http01),
-                (true, false) => Dns01::read(&dns01).map(Challenge::Dns01),
+            let ways = ["http01", "dns01", "dnsPersist01"].map(|way| fields.get(way));
+            let challenge = match (&ways, ways.each_ref().map(Place::is_absent)) {
+                ([way, ..], [false, true, true]) => Http01::read(way).map(Challenge::Http01),
+                ([_, way, _], [true, false, true]) => Dns01::read(way).map(Challenge::Dns01),
+                ([.., way], [true, true, false]) => {
+                    Some(Challenge::DnsPersist01(DnsPersist01::read(way)))
+                }
                 _ => {
-                    place.fault_unseen("expected either http01 or dns01");
+                    place.fault_unseen("expected one of http01, dns01 and dnsPersist01");
                     None
                 }
             };
@@ -221,13 +236,13 @@ impl Solver {
     }
 
     /// Labels of the longest zone that the name is in, 0 for a solver of every name; `None` where it cannot answer.
-    /// A wildcard takes DNS-01 (RFC 8555, 7.1.3 and 8.3), an address HTTP-01 (RFC 8738, 4).
+    /// A wildcard is proven by DNS (RFC 8555, 7.1.3 and 8.3), an address by HTTP-01 (RFC 8738, 4).
     fn fits(&self, name: &Name) -> Option<usize> {
-        let dns01 = matches!(self.challenge, Challenge::Dns01(_));
+        let by_dns = !matches!(self.challenge, Challenge::Http01(_));
         let Name::Dns(dns) = name else {
-            return (self.zones.is_empty() && !dns01).then_some(0);
+            return (self.zones.is_empty() && !by_dns).then_some(0);
         };
-        if name.is_wildcard() && !dns01 {
+        if name.is_wildcard() && !by_dns {
             return None;
         }
         if self.zones.is_empty() {
@@ -349,6 +364,23 @@ impl Dns01 {
     #[must_use]
     pub fn is_supported(&self) -> bool {
         SUPPORTED_PROVIDERS.contains(&self.provider.as_str())
+    }
+}
+
+impl DnsPersist01 {
+    fn read(place: &Place<'_>) -> Self {
+        place.fields(|fields| {
+            let experimental = fields.get("experimental");
+            if !experimental.flag(false) {
+                experimental.fault_unseen(
+                    "expected true: dns-persist-01 is a draft, and what this does may change with any release",
+                );
+            }
+            Self {
+                self_check: fields.get("selfCheck").flag(true),
+                servers: fields.get("servers").list(|item| item.parse(nameserver)),
+            }
+        })
     }
 }
 

@@ -95,7 +95,14 @@ fn the_example_means_what_it_says() {
     assert_eq!(parts(&config), parts(&least));
     let issuer = config.issuer("letsencrypt").unwrap();
     assert_eq!(issuer.contact, ["mailto:ops@example.com"]);
-    assert_eq!((issuer.concurrency, issuer.orders_per_3h), (8, 250));
+    assert_eq!(
+        (
+            issuer.concurrency,
+            issuer.requests_per_second,
+            issuer.orders_per_3h
+        ),
+        (8, 20, 250)
+    );
     assert_eq!(issuer.chain, Some(Chain::Root("ISRG Root X1".into())));
     assert_eq!(issuer.fallback.as_deref(), Some("zerossl"));
     assert!(matches!(&issuer.staging, Some(Staging::Directory(url)) if url.contains("staging")));
@@ -151,6 +158,11 @@ fn every_setting_arrives() {
     assert_eq!(propagation.servers, ["10.0.0.54:53".parse().unwrap()]);
     assert_eq!(propagation.timeout.as_secs(), 300);
     assert_eq!(propagation.wait.as_secs(), 10);
+    let Challenge::DnsPersist01(persistent) = challenge("f.example") else {
+        panic!()
+    };
+    assert!(!persistent.self_check);
+    assert_eq!(persistent.servers, ["10.0.0.54:53".parse().unwrap()]);
     let Challenge::Http01(http01) = challenge("d.example") else {
         panic!()
     };
@@ -273,7 +285,7 @@ fn only_what_is_allowed_is_allowed() {
 #[test]
 fn what_is_hardly_meant_is_a_warning() {
     let config = Config::parse(
-        "issuers: {a: {directory: https://a.example/, chain: {shortest: true}}}\nsolvers: [{dns01: {provider: hetzner}}]",
+        "issuers: {a: {directory: https://a.example/, chain: {shortest: true}}}\nsolvers: [{dns01: {provider: hetzner}}, {dnsPersist01: {experimental: true}}]",
     );
     let warnings = config.unwrap().warnings();
     assert_eq!(
@@ -281,6 +293,7 @@ fn what_is_hardly_meant_is_a_warning() {
         [
             "issuers.a: it has no allow, so that it issues for nobody",
             "solvers[0]: the DNS provider hetzner is untested",
+            "solvers[1]: dns-persist-01 is an experiment: its draft still changes",
         ]
     );
     let warnings = Config::parse("issuers: {}").unwrap().warnings();

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Task};
+use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Stuck, Task};
 use crate::certificate::Fingerprint;
-use crate::compact::{Uid, Version};
+use crate::compact::{Instant, Uid, Version};
 use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
@@ -39,36 +39,43 @@ struct Words {
 /// An [`Entry`] and the name of its Secret. Fields by size: nothing is lost between them.
 #[derive(Debug)]
 struct Packed {
-    leaf: LeafFacts,
     uid: [u8; 16],
     name: Box<str>,
     rare: Option<Box<Rare>>,
-    version: u64,
     account: u64,
-    due_at: UnixTime,
-    suggested_at: UnixTime,
-    renew_at: UnixTime,
-    roll_at: UnixTime,
     namespace: u32,
     issuer: u32,
-    generation: u32,
+    renewed: u32,
+    generation: u16,
     source: Source,
-    fault: Option<Fault>,
+    version: [u8; 5],
+    fingerprint: [u8; 32],
+    not_before: Instant,
+    not_after: Instant,
+    due_at: Instant,
+    suggested_at: Instant,
+    renew_at: Instant,
+    roll_at: Instant,
     renewal: Result<Reason, Never>,
     heed: Heed,
-    asked: Asked,
     rolled: Rolled,
-    rollout_blocked: bool,
-    halted: bool,
-    order_open: bool,
+    /// What is so, each a bit: see [`marks`].
+    marks: u8,
 }
 
-/// [`Suggestion`] without its instant.
-#[derive(Clone, Copy, Debug)]
-enum Asked {
-    Not,
-    None,
-    At,
+/// Bits of [`Packed::marks`].
+mod marks {
+    pub(super) const ROLLOUT_BLOCKED: u8 = 1;
+    pub(super) const HALTED: u8 = 2;
+    pub(super) const ORDER_OPEN: u8 = 4;
+    /// The CA was asked when to renew.
+    pub(super) const ASKED: u8 = 8;
+    /// And said it.
+    pub(super) const SUGGESTED: u8 = 16;
+    /// There is no certificate.
+    pub(super) const ABSENT: u8 = 32;
+    /// There is something else than a certificate.
+    pub(super) const UNREADABLE: u8 = 64;
 }
 
 /// What the workloads have.
@@ -95,6 +102,7 @@ struct Rare {
     problem_texts: u64,
     running: Option<(Task, Version, Option<u64>)>,
     last_error: Option<Box<str>>,
+    stuck: Option<Stuck>,
     stale_pods: u32,
 }
 
@@ -223,7 +231,7 @@ impl Table {
     }
 
     /// Marks an entry as listed, if it is of this version and was listed before.
-    pub(super) fn touch(&mut self, key: &Key, version: &Version, listed: (Source, u32)) -> bool {
+    pub(super) fn touch(&mut self, key: &Key, version: &Version, listed: (Source, u16)) -> bool {
         let Some(id) = self.find(key) else {
             return false;
         };
@@ -245,7 +253,7 @@ impl Table {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Short {
     pub(super) account: u64,
-    pub(super) listed: (Source, u32),
+    pub(super) listed: (Source, u16),
 }
 
 fn place(id: Id) -> usize {
@@ -268,11 +276,22 @@ impl Packed {
             Some(had) if fault.is_none() && had == same => (Rolled::Same, None),
             other => (Rolled::Other, other),
         };
-        let (asked, suggested_at) = match observed.suggestion {
-            Suggestion::Unasked => (Asked::Not, UnixTime(0)),
-            Suggestion::None => (Asked::None, UnixTime(0)),
-            Suggestion::At(at) => (Asked::At, at),
+        let (asked, suggested, suggested_at) = match observed.suggestion {
+            Suggestion::Unasked => (false, false, UnixTime(0)),
+            Suggestion::None => (true, false, UnixTime(0)),
+            Suggestion::At(at) => (true, true, at),
         };
+        let marks = [
+            (observed.rollout_blocked, marks::ROLLOUT_BLOCKED),
+            (observed.halted, marks::HALTED),
+            (entry.order_open, marks::ORDER_OPEN),
+            (asked, marks::ASKED),
+            (suggested, marks::SUGGESTED),
+            (fault == Some(Fault::Absent), marks::ABSENT),
+            (fault == Some(Fault::Unreadable), marks::UNREADABLE),
+        ];
+        let marks = { marks.iter() }.filter(|(is_so, _)| *is_so);
+        let marks = marks.fold(0, |all, (_, mark)| all | mark);
         let (uid, version) = (observed.uid.short(), observed.resource_version.short());
         let rare = Rare {
             uid: uid.is_none().then(|| observed.uid.clone()),
@@ -285,48 +304,60 @@ impl Packed {
             problem_texts: observed.problem_texts,
             running: entry.running.clone(),
             last_error: entry.last_error.clone(),
+            stuck: entry.stuck,
             stale_pods: entry.stale_pods,
         };
+        let renewed = observed.renewed.map(|at| u32::try_from(at.0));
         Self {
-            leaf,
+            fingerprint: leaf.fingerprint.0,
+            not_before: leaf.not_before.into(),
+            not_after: leaf.not_after.into(),
             uid: uid.unwrap_or_default(),
             name: name.into(),
             rare: (rare != Rare::default()).then(|| Box::new(rare)),
             version: version.unwrap_or_default(),
             account: observed.account,
-            due_at: observed.renewal.map_or(UnixTime(0), |due| due.at),
-            suggested_at,
-            renew_at: entry.renew_at,
-            roll_at: entry.roll_at,
+            due_at: observed.renewal.map_or(UnixTime(0), |due| due.at).into(),
+            suggested_at: suggested_at.into(),
+            renew_at: entry.renew_at.into(),
+            roll_at: entry.roll_at.into(),
             namespace,
             issuer,
+            renewed: renewed.and_then(Result::ok).unwrap_or(NOT_RENEWED),
             generation: entry.generation,
             source: entry.source,
-            fault,
             renewal: observed.renewal.map(|due| due.reason),
             heed: observed.heed,
-            asked,
             rolled,
-            rollout_blocked: observed.rollout_blocked,
-            halted: observed.halted,
-            order_open: entry.order_open,
+            marks,
         }
     }
 
     fn unpack(&self, words: &Words) -> Entry {
         let rare = self.rare.as_deref();
+        let leaf = LeafFacts {
+            fingerprint: Fingerprint(self.fingerprint),
+            not_before: self.not_before.into(),
+            not_after: self.not_after.into(),
+        };
         let rolled_out = match self.rolled {
             Rolled::Unknown => None,
             Rolled::Same => Some(RolledOut::Leaf {
-                fingerprint: self.leaf.fingerprint,
-                not_after: self.leaf.not_after,
+                fingerprint: leaf.fingerprint,
+                not_after: leaf.not_after,
             }),
             Rolled::Other => rare.and_then(|rare| rare.rolled_out),
         };
-        let suggestion = match self.asked {
-            Asked::Not => Suggestion::Unasked,
-            Asked::None => Suggestion::None,
-            Asked::At => Suggestion::At(self.suggested_at),
+        let is = |mark| self.marks & mark != 0;
+        let leaf = match (is(marks::ABSENT), is(marks::UNREADABLE)) {
+            (true, _) => Err(Fault::Absent),
+            (_, true) => Err(Fault::Unreadable),
+            _ => Ok(leaf),
+        };
+        let suggestion = match (is(marks::ASKED), is(marks::SUGGESTED)) {
+            (false, _) => Suggestion::Unasked,
+            (true, false) => Suggestion::None,
+            (true, true) => Suggestion::At(self.suggested_at.into()),
         };
         let uid = rare.and_then(|rare| rare.uid.clone());
         Entry {
@@ -334,10 +365,10 @@ impl Packed {
                 uid: uid.unwrap_or_else(|| Uid::from(self.uid)),
                 resource_version: self.version(),
                 issuer: words.word(self.issuer),
-                leaf: self.fault.map_or(Ok(self.leaf), Err),
+                leaf,
                 rolled_out,
                 renewal: self.renewal.map(|reason| Due {
-                    at: self.due_at,
+                    at: self.due_at.into(),
                     reason,
                 }),
                 heed: self.heed,
@@ -345,18 +376,20 @@ impl Packed {
                 window: rare.and_then(|rare| rare.window),
                 account: self.account,
                 wish: rare.and_then(|rare| rare.wish),
-                rollout_blocked: self.rollout_blocked,
-                halted: self.halted,
+                rollout_blocked: is(marks::ROLLOUT_BLOCKED),
+                halted: is(marks::HALTED),
+                renewed: (self.renewed != NOT_RENEWED).then(|| UnixTime(self.renewed.into())),
                 problems: rare.map_or(0, |rare| rare.problems),
                 problem_texts: rare.map_or(0, |rare| rare.problem_texts),
             },
             remembered: rare.and_then(|rare| rare.remembered),
-            renew_at: self.renew_at,
-            roll_at: self.roll_at,
+            renew_at: self.renew_at.into(),
+            roll_at: self.roll_at.into(),
             running: rare.and_then(|rare| rare.running.clone()),
             last_error: rare.and_then(|rare| rare.last_error.clone()),
+            stuck: rare.and_then(|rare| rare.stuck),
             stale_pods: rare.map_or(0, |rare| rare.stale_pods),
-            order_open: self.order_open,
+            order_open: is(marks::ORDER_OPEN),
             generation: self.generation,
             source: self.source,
         }
@@ -384,6 +417,8 @@ impl Packed {
     }
 }
 
+/// Stands where it was not renewed: nothing was in 1970.
+const NOT_RENEWED: u32 = 0;
 /// Stands where there is none.
 const NO_LEAF: LeafFacts = LeafFacts {
     fingerprint: Fingerprint([0; 32]),
@@ -422,6 +457,7 @@ mod tests {
                 wish: None,
                 rollout_blocked: false,
                 halted: false,
+                renewed: Some(UnixTime(2)),
                 problems: 0,
                 problem_texts: 0,
             },
@@ -430,6 +466,7 @@ mod tests {
             roll_at: UnixTime::NEVER,
             running: None,
             last_error: None,
+            stuck: None,
             stale_pods: 0,
             order_open: false,
             generation: 3,
@@ -440,10 +477,11 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was() {
         let usual = entry();
-        let changes: [fn(&mut Entry); 13] = [
+        let changes: [fn(&mut Entry); 16] = [
             |_| {},
             |it| it.observed.uid = "odd".into(),
             |it| it.observed.resource_version = "odd".into(),
+            |it| it.observed.resource_version = "1099511627776".into(),
             |it| it.observed.leaf = Err(Fault::Unreadable),
             |it| it.observed.rolled_out = None,
             |it| it.observed.rolled_out = Some(RolledOut::None),
@@ -452,6 +490,8 @@ mod tests {
             |it| it.observed.window = Some(UnixTime(0)),
             |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
             |it| it.stale_pods = 7,
+            |it| (it.stuck, it.order_open) = (Some(Stuck::Paused), true),
+            |it| it.observed.renewed = None,
             |it| it.running = Some((Task::Roll, "odd".into(), Some(7))),
             |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
         ];
@@ -476,7 +516,7 @@ mod tests {
             assert!(!table.touch(&key, &"124".into(), listed));
             assert!(!table.touch(&key, &"odder".into(), listed));
         }
-        assert_eq!(table.len(), 13);
+        assert_eq!(table.len(), 16);
     }
 
     #[test]
@@ -504,7 +544,7 @@ mod tests {
     #[test]
     fn an_entry_is_small() {
         assert!(
-            size_of::<Option<Packed>>() <= 160,
+            size_of::<Option<Packed>>() <= 136,
             "{}",
             size_of::<Option<Packed>>()
         );

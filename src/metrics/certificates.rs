@@ -6,12 +6,12 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use crate::index::{Entry, Fault, Index, Key, Row, Task};
+use crate::index::{Entry, Fault, Index, Key, Row, Stuck, Task};
 use crate::schedule::due::Never;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 
-/// So many Secrets have their timestamps shown: three series each, some 6 MB a scrape.
+/// So many Secrets have their timestamps shown: four series each, some 10 MB a scrape.
 const MOST_CERTIFICATES: usize = 20_000;
 /// So many Secrets are named by each kind of trouble: more are one common trouble, and the count says how many.
 const MOST_TROUBLED: usize = 1_000;
@@ -114,6 +114,7 @@ struct Found {
     unrolled: Rows,
     misread: Rows,
     failed: Rows,
+    stuck: Rows,
 }
 
 /// Secrets with the end of their certificates.
@@ -132,6 +133,9 @@ impl Found {
         }
         if unrolled(entry) {
             self.unrolled.push((ends, row));
+        }
+        if entry.stuck.is_some() && entry.renewal_due(now) {
+            self.stuck.push((ends, row));
         }
         if entry.observed.problems > 0 {
             self.misread.push((ends, row));
@@ -176,12 +180,14 @@ pub(super) fn write(
         mut unrolled,
         mut misread,
         mut failed,
+        mut stuck,
     } = found;
     let left_out = [
         ("certificate", keep(index, &mut readable, MOST_CERTIFICATES)),
         ("failures", keep(index, &mut failed, MOST_TROUBLED)),
         ("problems", keep(index, &mut misread, MOST_TROUBLED)),
         ("rollout", keep(index, &mut unrolled, MOST_TROUBLED)),
+        ("stuck", keep(index, &mut stuck, MOST_TROUBLED)),
         ("trouble", keep(index, &mut troubled, MOST_TROUBLED)),
     ];
 
@@ -233,6 +239,13 @@ pub(super) fn write(
         entries(index, &readable),
         |entry| renew_at(entry).map(|at| at.0),
     );
+    certificates(
+        out,
+        "cert_renew_certificate_last_success_timestamp_seconds",
+        "When cert-renew last renewed it; missing where it never has",
+        entries(index, &readable),
+        |entry| entry.observed.renewed.map(|at| at.0),
+    );
 
     let name = "cert_renew_certificate_trouble";
     let help = "1 for each Secret whose state somebody should look at";
@@ -241,6 +254,18 @@ pub(super) fn write(
         let state = State::of(&entry, now).as_str();
         let [namespace, secret, issuer] = labels(&key, &entry);
         sample(out, name, &[namespace, secret, issuer, ("state", state)], 1);
+    }
+    let name = "cert_renew_certificate_stuck";
+    let help = "1 for each Secret whose renewal waits for a person, by why";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &stuck) {
+        let why = match entry.stuck {
+            Some(Stuck::Paused) => "paused_by_ca",
+            Some(Stuck::OtherOwner) => "other_owner",
+            None => continue,
+        };
+        let [namespace, secret, issuer] = labels(&key, &entry);
+        sample(out, name, &[namespace, secret, issuer, ("why", why)], 1);
     }
     let name = "cert_renew_certificate_failures";
     let help = "Renewals that failed in a row, for each Secret whose last one did";
@@ -430,6 +455,7 @@ pub(crate) mod fixture {
             account: 0,
             rollout_blocked: false,
             halted: false,
+            renewed: Some(NOW - DAY * 30),
             problems: 0,
             problem_texts: 0,
         }
@@ -493,6 +519,7 @@ pub(crate) mod fixture {
                 let finished = match name {
                     _ if taken != key => Finished::Later(NOW + DAY, None),
                     "failing-rollout" => Finished::Stale(NOW + DAY, 2, "no".into()),
+                    "failing" => Finished::Stuck(NOW + DAY, Stuck::Paused, "no".into()),
                     _ => Finished::Later(NOW + DAY, Some("no".into())),
                 };
                 index.finished(NOW, &taken, finished, Duration::ZERO, None);
@@ -556,6 +583,7 @@ pub(crate) mod fixture {
             issuer: "a\"b\\c\nd".into(),
             renewal: Err(Never::External),
             problems: 2,
+            renewed: None,
             ..healthy()
         };
         add(&mut index, "odd", odd);

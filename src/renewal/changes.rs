@@ -34,6 +34,7 @@ pub(super) fn changes<'a>(
         profile: settings.profile.clone(),
         key_type: settings.key_type,
         written: Some((chain.leaf.fingerprint, UnixTime::now())),
+        account: record.order.account.as_deref().map(Into::into),
     };
     let mut annotations = vec![
         (keys::ISSUED_BY, Some(issued_by.to_string())),

@@ -11,7 +11,7 @@ use crate::cluster;
 use crate::key::KeyError;
 use crate::name::Name;
 use crate::pair::Rejected;
-use crate::solver::{dns01, route};
+use crate::solver::{dns_persist01, dns01, route};
 
 /// Why a renewal failed.
 #[derive(Debug, Error)]
@@ -51,6 +51,9 @@ pub(super) enum Failure {
     /// A TXT record could not be set or was not seen in time.
     #[error(transparent)]
     Dns01(#[from] dns01::Error),
+    /// The record that the user sets is not there, or says something else.
+    #[error(transparent)]
+    DnsPersist01(#[from] dns_persist01::Error),
     /// A request of the CA would not reach us.
     #[error("HTTP-01: {0}; where only we cannot reach it, selfCheck: false in the config")]
     Route(#[from] route::Error),
@@ -85,6 +88,7 @@ pub(super) struct Of {
     pub(super) uid: String,
     pub(super) account: u64,
     pub(super) issuer: Arc<str>,
+    pub(super) directory: String,
     pub(super) wish: Option<u64>,
     pub(super) leaf: Option<Leaf>,
     pub(super) names: Vec<Name>,
@@ -125,6 +129,7 @@ impl Failure {
             | Self::Cluster(_)
             | Self::Labels(_)
             | Self::Dns01(_)
+            | Self::DnsPersist01(_)
             | Self::Route(_)
             | Self::RouteRefused(..)
             | Self::Waiting(_)
@@ -157,6 +162,7 @@ impl Failure {
             Self::NotAllowed(_) => "NotAllowed",
             Self::Hopeless(_) => "Hopeless",
             Self::Dns01(error) => error.reason(),
+            Self::DnsPersist01(error) => error.reason(),
             Self::Route(_) => "Unrouted",
             Self::RouteRefused(..) => "RouteRefused",
             Self::Waiting(what) => what.reason(),

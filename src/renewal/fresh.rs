@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::failure::{Failure, Of};
+use crate::acme::CertId;
 use crate::assess::{self, Assessment};
 use crate::certificate::Leaf;
 use crate::cluster::records::{self, Record};
@@ -122,6 +123,14 @@ impl Fresh {
         needed.cloned().collect()
     }
 
+    /// What the new certificate replaces, in the words of RFC 9773: only what the same issuer's account was given.
+    pub(super) fn replaced(&self) -> Option<CertId> {
+        let issued_by = self.assessment.issued_by.as_ref()?;
+        let leaf = self.leaf()?;
+        let authority = leaf.authority_key_id.as_ref()?;
+        (*issued_by.issuer == *self.issuer_name).then(|| CertId::new(authority, &leaf.serial))
+    }
+
     /// Whether the Secret still asks for what the record's order will bring.
     pub(super) fn still_wants(&self, record: &Record) -> bool {
         let records::Order {
@@ -164,6 +173,7 @@ impl Failure {
             account: fresh.assessment.account,
             wish: fresh.assessment.wish(),
             issuer: Arc::clone(&fresh.issuer_name),
+            directory: fresh.issuer.directory.clone(),
             leaf: fresh.leaf().cloned(),
             names: fresh.names_to_order(),
             has_staging: fresh.issuer.staging.is_some(),

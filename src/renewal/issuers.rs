@@ -12,7 +12,7 @@ use kube::Client as Kube;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo};
+use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo, Turns};
 use crate::cluster::{self, accounts};
 use crate::config;
 use crate::gate::Gate;
@@ -27,6 +27,8 @@ pub struct Issuers {
     metrics: Arc<Metrics>,
     gate: Gate,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
+    /// By the host of the directory.
+    turns: Mutex<HashMap<String, Turns>>,
 }
 
 /// Locked while the account is made ready, so that a hundred orders register once.
@@ -91,6 +93,7 @@ impl Issuers {
             metrics,
             gate,
             slots: Mutex::default(),
+            turns: Mutex::default(),
         }
     }
 
@@ -217,6 +220,7 @@ impl Issuers {
             ca_bundle,
             eab,
             concurrency: count(issuer.concurrency),
+            turns: self.turns(issuer),
         };
         let metrics = Arc::clone(&self.metrics);
         let client = Client::new(
@@ -310,6 +314,16 @@ impl Issuers {
             name,
             source,
         }
+    }
+
+    /// The turns that all issuers of the same host take.
+    fn turns(&self, issuer: &config::Issuer) -> Turns {
+        let url = issuer.directory.parse::<http::Uri>().ok();
+        let host = url.as_ref().and_then(http::Uri::authority);
+        let host = host.map_or(&*issuer.directory, http::uri::Authority::as_str);
+        let mut turns = lock(&self.turns);
+        let turns = turns.entry(host.to_ascii_lowercase()).or_default();
+        turns.per_second(issuer.requests_per_second)
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {

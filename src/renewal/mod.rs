@@ -19,8 +19,10 @@ mod fresh;
 pub mod info;
 pub mod issuers;
 pub mod known;
+mod limits;
 mod order;
 mod outcome;
+pub mod persist;
 pub mod preflight;
 pub mod proof;
 mod public_ca;
@@ -57,6 +59,7 @@ pub async fn run(context: &Context, ticket: Ticket) {
         }
         Ok(Outcome::Tidied) => Finished::Wrote,
         Ok(Outcome::Later(at, why)) => Finished::Later(at, why),
+        Ok(Outcome::Stuck(at, stuck, why)) => Finished::Stuck(at, stuck, why),
         Err(failure) => failure.settle(context, &key).await,
     };
     ticket.finish(finished);

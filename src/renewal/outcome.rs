@@ -8,7 +8,7 @@ use crate::assess;
 use crate::certificate::Leaf;
 use crate::cluster::events;
 use crate::context::Context;
-use crate::index::Key;
+use crate::index::{Key, Stuck};
 use crate::schedule::budget::{self, Hold};
 use crate::schedule::due::Reason;
 use crate::secret::full::FullSecret;
@@ -26,6 +26,8 @@ pub(super) enum Outcome {
     Tidied,
     /// Not to be renewed before then.
     Later(UnixTime, Option<Box<str>>),
+    /// Nor then, unless a person does something.
+    Stuck(UnixTime, Stuck, Box<str>),
 }
 
 /// A budget says no: the Secret is left alone until then, and the reader is told once.
@@ -37,6 +39,7 @@ pub(super) fn held(
     hold: Hold,
 ) -> Outcome {
     let until = hold.until();
+    let undone = matches!(hold, Hold::KeepsComingBack { .. }) && reason != Reason::RenewalInfo;
     let note = match hold {
         Hold::BackOff { .. } => return Outcome::Later(until, context.last_error(key)),
         Hold::TooYoung { .. } => format!(
@@ -71,7 +74,7 @@ pub(super) fn held(
         context,
         key,
         fresh,
-        until,
+        (until, undone.then_some(Stuck::OtherOwner)),
         events::Reason::RenewalHeld,
         note,
     )
@@ -95,7 +98,7 @@ pub(super) fn unproven(context: &Context, key: &Key, fresh: &Fresh, held: Held) 
                 context,
                 key,
                 fresh,
-                until,
+                (until, None),
                 events::Reason::RenewalHeld,
                 note,
             )
@@ -116,18 +119,18 @@ pub(super) fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str)
         context,
         key,
         fresh,
-        until,
+        (until, Some(Stuck::OtherOwner)),
         events::Reason::OwnedByAnother,
         note,
     )
 }
 
 /// The Secret is left alone until then, and the reader is told once why.
-fn not_now(
+pub(super) fn not_now(
     context: &Context,
     key: &Key,
     fresh: &Fresh,
-    until: UnixTime,
+    (until, stuck): (UnixTime, Option<Stuck>),
     reason: events::Reason,
     note: String,
 ) -> Outcome {
@@ -135,7 +138,10 @@ fn not_now(
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
         context.events.secret(key, fresh.uid(), reason, &note);
     }
-    Outcome::Later(until, Some(note.into()))
+    match stuck {
+        Some(stuck) => Outcome::Stuck(until, stuck, note.into()),
+        None => Outcome::Later(until, Some(note.into())),
+    }
 }
 
 /// The field managers beside us that write the data.

@@ -87,13 +87,14 @@ pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -
         return found;
     };
     for name in asked.names {
-        let by_dns = config
-            .solver(name)
-            .is_some_and(|solver| matches!(solver.challenge, Challenge::Dns01(_)));
         let asker = Asker {
             identities: &directory.meta.caa_identities,
             account: asked.account,
-            method: if by_dns { "dns-01" } else { "http-01" },
+            method: match config.solver(name).map(|it| &it.challenge) {
+                Some(Challenge::Dns01(_)) => "dns-01",
+                Some(Challenge::DnsPersist01(_)) => "dns-persist-01",
+                Some(Challenge::Http01(_)) | None => "http-01",
+            },
         };
         found.extend(caa::forbids(&resolver, name, asker).await);
     }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::failure::Failure;
 use super::known;
+use super::persist;
 use crate::acme::{self, Authorization, ChallengeType};
 use crate::cluster;
 use crate::cluster::events::Reason;
@@ -57,6 +58,8 @@ enum Way<'a> {
     Http(Option<&'a Http01>),
     /// DNS-01.
     Dns(&'a config::Dns01),
+    /// dns-persist-01: the user has, once for all orders.
+    Persistent,
 }
 
 /// How long a wait for DNS may last.
@@ -102,12 +105,13 @@ pub(super) async fn plan(
                     solver: solver.clone(),
                 });
             }
+            Way::Persistent => drop(offered(authorization, &acme::dns_persist_01())?),
         }
     }
     Ok(proofs)
 }
 
-fn name_of(authorization: &Authorization) -> Result<Name, Failure> {
+pub(super) fn name_of(authorization: &Authorization) -> Result<Name, Failure> {
     let name = &authorization.name;
     let unknown = |_| Failure::NoSolver(format!("{name}: not a name that cert-renew can prove"));
     name.parse().map_err(unknown)
@@ -120,6 +124,7 @@ fn way<'a>(config: &'a Config, name: &Name) -> Result<Way<'a>, Failure> {
     match config.solver(name).map(|solver| &solver.challenge) {
         Some(config::Challenge::Http01(http01)) => Ok(Way::Http(Some(http01))),
         Some(config::Challenge::Dns01(dns01)) => Ok(Way::Dns(dns01)),
+        Some(config::Challenge::DnsPersist01(_)) => Ok(Way::Persistent),
         None => Err(Failure::NoSolver(format!(
             "no solver of the config can prove {name}: a wildcard needs dns01, an address http01 without zones"
         ))),
@@ -145,7 +150,7 @@ fn routed(name: &Name, token: &str, solver: &Http01) -> Option<Routed> {
     }
 }
 
-fn offered<'a>(
+pub(super) fn offered<'a>(
     authorization: &'a Authorization,
     kind: &ChallengeType,
 ) -> Result<&'a acme::Challenge, Failure> {
@@ -156,9 +161,10 @@ fn offered<'a>(
             let name = &authorization.name;
             Failure::NoSolver(match kind {
                 ChallengeType::Dns01 => format!("the CA offers no DNS-01 for {name}"),
-                _ => {
+                ChallengeType::Http01 => {
                     format!("the CA offers no HTTP-01 for {name}: a wildcard needs a dns01 solver")
                 }
+                _ => format!("the CA offers no dns-persist-01 for {name}: it is a draft"),
             })
         })
 }
@@ -174,25 +180,39 @@ pub(super) async fn prove(
     let name = records::record_name(key);
     known::answer(context, &name, record.challenges.clone());
     let authorizations = order.authorizations().await?;
+    let by = |kind: ChallengeType| {
+        let all = authorizations.iter();
+        all.filter(move |it| chosen(record, it) == kind)
+    };
+    // The user's part first: nothing is put in place before it is done.
+    persist::stand(context, order, by(acme::dns_persist_01())).await?;
     let is_pending = |txt: &&Txt| authorizations.iter().any(|it| it.name == txt.of);
     let pending: Vec<&Txt> = record.order.txt.iter().filter(is_pending).collect();
     let since = UnixTime(record.order.created);
     let manner = (order.nearby(), wait);
     place(context, key, &pending, since, manner).await?;
-    let by_http = authorizations
-        .iter()
-        .filter(|it| !pending.iter().any(|txt| txt.of == it.name));
-    open(context, key, record, by_http, manner).await?;
+    open(context, key, record, by(ChallengeType::Http01), manner).await?;
     for authorization in &authorizations {
-        let by_dns = pending.iter().any(|txt| txt.of == authorization.name);
-        let kind = if by_dns {
-            ChallengeType::Dns01
-        } else {
-            ChallengeType::Http01
-        };
-        order.set_ready(offered(authorization, &kind)?).await?;
+        let challenge = offered(authorization, &chosen(record, authorization))?;
+        order.set_ready(challenge).await?;
     }
     Ok(order.wait_validated(Instant::now() + VALIDATION).await?)
+}
+
+/// The challenge that the record was made for: what was put in place for it is in there, and for dns-persist-01 that is
+/// nothing.
+fn chosen(record: &Record, authorization: &Authorization) -> ChallengeType {
+    let is_answered = |it: &acme::Challenge| {
+        it.kind == ChallengeType::Http01 && record.challenges.contains_key(&it.token)
+    };
+    let mut records = record.order.txt.iter();
+    if records.any(|txt| txt.of == authorization.name) {
+        ChallengeType::Dns01
+    } else if authorization.challenges.iter().any(is_answered) {
+        ChallengeType::Http01
+    } else {
+        acme::dns_persist_01()
+    }
 }
 
 /// Sets the TXT records and waits until all servers of their zones have them.
@@ -306,7 +326,7 @@ pub async fn sweep(context: &Context) {
         .iter()
         .filter_map(|solver| match &solver.challenge {
             config::Challenge::Http01(http01) => Some(&http01.route),
-            config::Challenge::Dns01(_) => None,
+            config::Challenge::Dns01(_) | config::Challenge::DnsPersist01(_) => None,
         })
         .filter(|route| **route != Route::Shared)
         .collect();
@@ -375,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_config_chooses_the_challenge() {
-        let yaml = "issuers: {}\nsolvers: [{zones: [a.example], dns01: {provider: bunny}}, {zones: [b.example], http01: {route: shared}}]";
+        let yaml = "issuers: {}\nsolvers: [{zones: [a.example], dns01: {provider: bunny}}, {zones: [b.example], http01: {route: shared}}, {zones: [d.example], dnsPersist01: {experimental: true}}]";
         let config = Config::parse(yaml).unwrap();
         let by_dns = |config: &Config, name: &str| {
             way(config, &name.parse().unwrap()).map(|way| matches!(way, Way::Dns(_)))
@@ -386,6 +406,8 @@ mod tests {
             let error = by_dns(&config, name).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("dns01"), "{error}");
         }
+        let way_of = |name: &str| way(&config, &name.parse().unwrap());
+        assert!(matches!(way_of("*.d.example"), Ok(Way::Persistent)));
         let none = Config::parse("issuers: {}").unwrap();
         assert!(!by_dns(&none, "*.b.example").unwrap());
         let authorization = |name: &str| Authorization {
@@ -397,5 +419,7 @@ mod tests {
         let error = offered(&unoffered, &ChallengeType::Http01).unwrap_err();
         let error = error.to_string();
         assert!(error.contains("dns01"), "{error}");
+        let error = offered(&unoffered, &acme::dns_persist_01()).unwrap_err();
+        assert!(error.to_string().contains("no dns-persist-01"), "{error}");
     }
 }

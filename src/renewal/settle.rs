@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::failure::{Failure, Of};
+use super::limits::{self, after_limit};
 use super::{issuers, validations};
 use crate::acme::{self, Class, Scope};
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
-use crate::index::{Finished, Key};
+use crate::index::{Finished, Key, Stuck};
 use crate::metrics::RenewalResult;
 use crate::name::Name;
 use crate::schedule::budget::{self, Account, Backoff, Failed};
@@ -54,7 +55,12 @@ impl Failure {
         let retry_at = verdict.count(context, key, now, &of).await;
         let text = cut(&what.to_string()).to_owned();
         tell(context, key, &of, &what, &text, retry_at).await;
-        Finished::Later(retry_at, Some(text.into()))
+        match &what {
+            Self::Acme(error) if error.class() == Class::Paused => {
+                Finished::Stuck(retry_at, Stuck::Paused, text.into())
+            }
+            _ => Finished::Later(retry_at, Some(text.into())),
+        }
     }
 }
 
@@ -89,11 +95,8 @@ async fn excused(
         }
         // The CA was not asked.
         Failure::Issuer(issuers::Error::Limited(limit)) => {
-            let mut at = *limit;
-            if of.has_fallback {
-                out_of_reach(context, of.account, *limit).await;
-                at = at.min(short_at(of, now).max(now + AFTER_CONFLICT));
-            }
+            let leaf = of.leaf.as_ref();
+            let at = after_limit(context, of.account, leaf, of.has_fallback, *limit).await;
             Some(Finished::Later(at, Some(what.to_string().into())))
         }
         _ => None,
@@ -120,6 +123,8 @@ struct Verdict {
     is_rehearsal: bool,
     /// The accounts of the names that could not be proven.
     invalid: BTreeSet<u64>,
+    /// The account of the domain or the name that the limit is about.
+    limited: Option<u64>,
 }
 
 impl Verdict {
@@ -141,6 +146,8 @@ impl Verdict {
                 }
                 verdict.until = Some(until);
                 verdict.is_limit = true;
+                let about = error.problem().and_then(acme::Problem::limited);
+                verdict.limited = about.map(|it| limits::account(&of.issuer, &of.directory, &it));
             }
             Class::FixIt => {
                 verdict.is_validation = true;
@@ -163,11 +170,15 @@ impl Verdict {
         let mut retry_at = now;
         let mut accounts = self.invalid.clone();
         accounts.insert(of.account);
+        accounts.extend(self.limited);
         let counted = context
             .ledger
             .update_all(accounts, |id, account| {
                 if self.invalid.contains(&id) {
                     account.invalid(now, &backoff);
+                }
+                if self.limited == Some(id) {
+                    account.limited_until = self.until.map(|until| until.0);
                 }
                 if id == of.account {
                     retry_at = self.charge(account, now, &backoff, of);
@@ -245,17 +256,6 @@ fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<u64> {
     validations::accounts(&of.issuer, names)
         .into_keys()
         .collect()
-}
-
-/// The issuer is not asked for these names before `until` where there is a fallback and life runs short.
-async fn out_of_reach(context: &Context, account: u64, until: UnixTime) {
-    let noted = context
-        .ledger
-        .update(account, |account| account.unavailable_until = Some(until.0))
-        .await;
-    if let Err(error) = noted {
-        tracing::warn!(%error, "the ledger could not be written; it is right in memory");
-    }
 }
 
 /// Writes the error onto the Secret for the reader; where it cannot be written, Event and log have it.

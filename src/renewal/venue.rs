@@ -146,6 +146,7 @@ async fn proven(
         uid: fresh.uid().to_owned(),
         issuer: name.to_owned(),
         directory: Some(issuer.directory.clone()),
+        account: client.account_url(),
         url: order.url().to_owned(),
         names: names.to_vec(),
         profile: None,

@@ -6,12 +6,14 @@
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube::Client;
 use kube::api::ListParams;
 use kube::core::Request;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{Error, call};
+use super::listing::Absent;
 use super::references::{PodSpec, Reference};
 use super::run::Roller;
 use super::steps::{Request as Wanted, Verdict};
@@ -68,41 +70,60 @@ struct JobStatus {
 }
 
 impl Roller {
-    /// The pods and Jobs of a namespace that nobody replaces; none of a kind that we may not list.
+    /// [`bystanders`], but what cannot be listed is not asked for each time.
     ///
     /// # Errors
-    /// When the API server does not say.
+    /// As [`bystanders`].
     pub async fn bystanders(&self, namespace: &str) -> Result<Vec<Bystander>, Error> {
-        let pods = self.pages("/api/v1", "pods", namespace, ALIVE, PodWire::read);
-        let pods = self.absent.unless("pods", namespace, pods).await?;
-        let jobs = self.pages("/apis/batch/v1", "jobs", namespace, "", JobWire::read);
-        let jobs = self.absent.unless("jobs", namespace, jobs).await?;
-        Ok(pods.into_iter().chain(jobs).collect())
+        all(&self.absent, &self.client, namespace).await
     }
+}
 
-    async fn pages<T: DeserializeOwned>(
-        &self,
-        group: &str,
-        plural: &'static str,
-        namespace: &str,
-        fields: &str,
-        read: fn(T) -> Option<Bystander>,
-    ) -> Result<Vec<Bystander>, Error> {
-        let mut params = ListParams::default().limit(PAGE).fields(fields);
-        let mut found = Vec::new();
-        loop {
-            let path = format!("{group}/namespaces/{namespace}/{plural}");
-            let list = || async {
-                let request = Request::new(&path).list(&params);
-                let request = request.map_err(kube::Error::BuildRequest)?;
-                self.client.request::<Page<T>>(request).await
-            };
-            let page = call("list", &plural, namespace, list).await?;
-            found.extend(page.items.into_iter().flatten().filter_map(read));
-            match page.metadata.continue_ {
-                Some(token) if !token.is_empty() => params.continue_token = Some(token),
-                _ => return Ok(found),
-            }
+/// The pods and Jobs of a namespace that nobody replaces; none of a kind that we may not list.
+///
+/// # Errors
+/// When the API server does not say.
+pub async fn bystanders(client: &Client, namespace: &str) -> Result<Vec<Bystander>, Error> {
+    all(&Absent::default(), client, namespace).await
+}
+
+async fn all(absent: &Absent, client: &Client, namespace: &str) -> Result<Vec<Bystander>, Error> {
+    let pods = pages(client, "/api/v1", "pods", namespace, ALIVE, PodWire::read);
+    let pods = absent.unless("pods", namespace, pods).await?;
+    let jobs = pages(
+        client,
+        "/apis/batch/v1",
+        "jobs",
+        namespace,
+        "",
+        JobWire::read,
+    );
+    let jobs = absent.unless("jobs", namespace, jobs).await?;
+    Ok(pods.into_iter().chain(jobs).collect())
+}
+
+async fn pages<T: DeserializeOwned>(
+    client: &Client,
+    group: &str,
+    plural: &'static str,
+    namespace: &str,
+    fields: &str,
+    read: fn(T) -> Option<Bystander>,
+) -> Result<Vec<Bystander>, Error> {
+    let mut params = ListParams::default().limit(PAGE).fields(fields);
+    let mut found = Vec::new();
+    loop {
+        let path = format!("{group}/namespaces/{namespace}/{plural}");
+        let list = || async {
+            let request = Request::new(&path).list(&params);
+            let request = request.map_err(kube::Error::BuildRequest)?;
+            client.request::<Page<T>>(request).await
+        };
+        let page = call("list", &plural, namespace, list).await?;
+        found.extend(page.items.into_iter().flatten().filter_map(read));
+        match page.metadata.continue_ {
+            Some(token) if !token.is_empty() => params.continue_token = Some(token),
+            _ => return Ok(found),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use kube::Client;
 use kube::Resource as _;
 use kube::api::{Api, ListParams};
@@ -89,20 +90,16 @@ pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Workload>, Err
 }
 
 async fn all(absent: &Absent, client: &Client, namespace: &str) -> Result<Vec<Workload>, Error> {
-    // One after the other: kube's connection has no TCP_NODELAY, so that what goes out together waits 40 ms for the ACK
-    // of the first (Nagle's algorithm against delayed ACKs).
-    let mut workloads = Vec::new();
-    for kind in Kind::ALL {
+    let lists = Kind::ALL.map(async |kind| {
         let list = whole(client, namespace, kind);
-        workloads.extend(match kind {
+        match kind {
             Kind::ReplicaSet | Kind::Rollout => {
-                absent
-                    .unless(&Object::plural(&kind), namespace, list)
-                    .await?
+                absent.unless(&Object::plural(&kind), namespace, list).await
             }
-            _ => list.await?,
-        });
-    }
+            _ => list.await,
+        }
+    });
+    let workloads = try_join_all(lists).await?.into_iter().flatten().collect();
     Ok(resolved(workloads))
 }
 

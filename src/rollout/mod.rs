@@ -32,7 +32,7 @@ mod wait;
 mod wire;
 mod workload;
 
-pub use bystanders::{Bystander, leaves_behind, left_behind};
+pub use bystanders::{Bystander, bystanders, leaves_behind, left_behind};
 pub use error::{CALL_DEADLINE, Error};
 pub use listing::list;
 pub use plan::{plan, using};

@@ -204,7 +204,7 @@ mod tests {
             self_signed: false,
             key_type: None,
             public_key: Box::default(),
-            issuer: issuer.into(),
+            issuer: issuer.as_bytes().into(),
             serial: Box::default(),
             authority_key_id: None,
         }

@@ -324,7 +324,7 @@ mod tests {
             self_signed: false,
             key_type: Some(KeyType::EcdsaP256),
             public_key: Box::default(),
-            issuer: "CA".into(),
+            issuer: b"CA".as_slice().into(),
             serial: Box::default(),
             authority_key_id: None,
         }

@@ -42,6 +42,8 @@ pub struct IssuedBy {
     pub key_type: Option<KeyType>,
     /// The leaf that was written, and when by our own clock; missing where a former version wrote it.
     pub written: Option<(Fingerprint, UnixTime)>,
+    /// URL of the CA's account that ordered it, for a CAA record (RFC 8657); missing likewise.
+    pub account: Option<Box<str>>,
 }
 
 /// The text is not a state value of this version.
@@ -123,6 +125,8 @@ struct Wire {
     leaf: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
 }
 
 impl fmt::Display for IssuedBy {
@@ -134,6 +138,7 @@ impl fmt::Display for IssuedBy {
             key_type: self.key_type.map(|key_type| key_type.to_string()),
             leaf: self.written.map(|(leaf, _)| leaf.to_string()),
             at: self.written.map(|(_, at)| at.to_string()),
+            account: self.account.as_ref().map(ToString::to_string),
         };
         f.write_str(&serde_json::to_string(&wire).map_err(|_| fmt::Error)?)
     }
@@ -157,6 +162,7 @@ impl FromStr for IssuedBy {
             profile: wire.profile.map(Into::into),
             key_type: key_type.map_err(|_| Foreign)?,
             written: written.and_then(|(leaf, at)| Some((leaf.parse().ok()?, at.parse().ok()?))),
+            account: wire.account.map(Into::into),
         })
     }
 }
@@ -179,7 +185,7 @@ mod tests {
     fn issued_by_comes_back() {
         let hex = "01".repeat(32);
         let written = format!(
-            r#"{{"issuer":"internal","names":[],"leaf":"{hex}","at":"1970-01-01T00:00:00Z"}}"#
+            r#"{{"issuer":"internal","names":[],"leaf":"{hex}","at":"1970-01-01T00:00:00Z","account":"https://ca/1"}}"#
         );
         for text in [
             r#"{"issuer":"internal","names":[]}"#,
@@ -192,7 +198,7 @@ mod tests {
         let read: IssuedBy = written.parse().unwrap();
         assert_eq!(read.wrote(leaf), Some(UnixTime(0)));
         assert_eq!(read.wrote(Fingerprint([2; 32])), None);
-        let newer = r#"{"issuer":"a","names":["a.example"],"account":"https://ca/1"}"#;
+        let newer = r#"{"issuer":"a","names":["a.example"],"order":"https://ca/1"}"#;
         assert_eq!(&*newer.parse::<IssuedBy>().unwrap().issuer, "a");
     }
 

@@ -28,8 +28,16 @@ pub struct ThinSecret {
     pub head: Head,
     /// Its `type`; empty for the API server's default, which it always writes out.
     pub kind: String,
-    /// Base64 of what holds the certificate; cleared when dropped, since that may hold a key too.
-    certificate: Option<Zeroizing<String>>,
+    certificate: Option<Text>,
+}
+
+/// Base64 of what holds the certificate.
+#[derive(Clone)]
+enum Text {
+    /// `tls.crt`.
+    Public(String),
+    /// What `outputs` names, which may hold a key too: cleared when dropped.
+    Mixed(Zeroizing<String>),
 }
 
 /// What stands in the place of the certificate.
@@ -47,13 +55,14 @@ impl ThinSecret {
     /// Reads the certificate; takes some microseconds, so ask once for each resourceVersion.
     #[must_use]
     pub fn certificate(&self) -> CertificateState {
-        let Some(text) = &self.certificate else {
-            return CertificateState::Absent;
+        let leaf = match &self.certificate {
+            None => return CertificateState::Absent,
+            Some(Text::Public(text)) => STANDARD.decode(text).map(|it| certificate::leaf(&it)),
+            Some(Text::Mixed(text)) => STANDARD
+                .decode(text.as_str())
+                .map(|it| certificate::leaf(&Zeroizing::new(it))),
         };
-        let Ok(bytes) = STANDARD.decode(text.as_bytes()).map(Zeroizing::new) else {
-            return CertificateState::Unreadable(Unreadable::NotBase64);
-        };
-        match certificate::leaf(&bytes) {
+        match leaf.unwrap_or(Err(Unreadable::NotBase64)) {
             Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
             Err(Unreadable::Empty) => CertificateState::Absent,
             Err(reason) => CertificateState::Unreadable(reason),
@@ -163,7 +172,10 @@ impl ThinSecret {
         } = parts;
         let kind = kind.unwrap_or_default();
         let named = data.named.filter(|_| kind != place::TLS_TYPE);
-        let value = named.map_or(data.tls_crt, |(_, value)| value);
+        let value = match named {
+            None => data.tls_crt.map(Text::Public),
+            Some((_, value)) => value.map(Text::Mixed),
+        };
         let certificate = value.filter(|_| all || head.concerns_us());
         Ok(Self {
             head,
@@ -187,7 +199,7 @@ struct Parts {
 
 #[derive(Default)]
 struct Data {
-    tls_crt: Option<Zeroizing<String>>,
+    tls_crt: Option<String>,
     /// The key that `outputs` names for the certificate, with its value. Which of the two counts is
     /// known only with the type, which comes last. Data before metadata (no API server) leaves it out.
     named: Option<(String, Option<Zeroizing<String>>)>,
@@ -534,9 +546,9 @@ mod tests {
         let thin = thin(&value);
         let full: FullSecret = from_str(&text).unwrap();
         assert!(
-            thin.certificate
-                .as_ref()
-                .is_some_and(|kept| kept.contains(canaries[1]))
+            thin.certificate.as_ref().is_some_and(
+                |kept| matches!(kept, Text::Mixed(text) if text.contains(canaries[1]))
+            )
         );
         let mut printed = format!("{thin:?} {thin:#?} {full:?} {:?}", thin.certificate());
         // Cut anywhere, it is no JSON and may fail, but must not quote.

@@ -15,7 +15,7 @@ pub struct Asker<'a> {
     pub identities: &'a [String],
     /// The account's URL, where it is known.
     pub account: Option<&'a str>,
-    /// `http-01` or `dns-01`.
+    /// `http-01`, `dns-01` or `dns-persist-01`.
     pub method: &'a str,
 }
 

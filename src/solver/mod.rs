@@ -2,5 +2,6 @@
 
 pub mod caa;
 pub mod dns01;
+pub mod dns_persist01;
 pub mod http01;
 pub mod route;

@@ -197,7 +197,7 @@ fn table(out: &mut String, answer: &Answer, query: &Query, scale: Scale, places:
         let _ = write!(out, "; {} more are not shown: find fewer", answer.left_out);
     }
     out.push_str(
-        ".<span class=key> <i></i>valid, <i class=l></i>to be renewed, <i class=g></i>now</span></caption>\n<thead><tr>",
+        ".<span class=key> <i></i>valid, <i class=l></i>to be renewed, <i class=b></i>in trouble, <i class=g></i>now</span></caption>\n<thead><tr>",
     );
     for sort in Sort::ALL {
         heading(out, sort, query);

@@ -62,6 +62,10 @@ pub struct Account {
     /// No try before this instant (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<i64>,
+    /// The CA named this instant as the end of a limit (unix seconds): no wish forgets that. The account of a limit that is
+    /// about a domain or a name has nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limited_until: Option<i64>,
     /// When the last of them was (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<i64>,
@@ -119,6 +123,7 @@ impl Account {
     #[must_use]
     pub fn is_over(&self, now: UnixTime) -> bool {
         let instants = self.retry_at.iter().chain(&self.unavailable_until);
+        let instants = instants.chain(&self.limited_until);
         let mut instants = instants.chain(&self.unscheduled).chain(&self.scheduled);
         instants.all(|at| UnixTime(*at) + WEEK <= now)
     }
@@ -130,6 +135,14 @@ impl Account {
         let forgotten = wish.is_some() && wish != self.tried;
         let ahead = self.failed_at.is_some_and(|at| UnixTime(at) > now + AHEAD);
         self.retry_at.filter(|_| !forgotten && !ahead).map(UnixTime)
+    }
+
+    /// Until when the CA has limited what this is the account of, if it has. No limit lasts longer than a week: what
+    /// seems to was noted by a clock that was wrong.
+    #[must_use]
+    pub fn limited_until(&self, now: UnixTime) -> Option<UnixTime> {
+        let until = self.limited_until.map(UnixTime);
+        until.filter(|until| *until > now && *until <= now + WEEK + AHEAD)
     }
 
     /// Counts a failure and says when to try again.
@@ -160,6 +173,7 @@ impl Account {
     pub fn limited(&mut self, until: UnixTime, wish: Option<u64>) {
         self.tried = wish.or(self.tried);
         self.retry_at = Some(until.0);
+        self.limited_until = Some(until.0);
     }
 
     /// Counts a failed validation of the name that this is the account of.
@@ -216,6 +230,7 @@ impl Account {
         self.failures = 0;
         self.failed_at = None;
         self.retry_at = None;
+        self.limited_until = None;
         self.tried = None;
         self.rehearsals = 0;
         self.unavailable_until = None;

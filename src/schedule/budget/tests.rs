@@ -16,7 +16,7 @@ fn leaf(from: i64, until: i64) -> Leaf {
         self_signed: false,
         key_type: None,
         public_key: Box::default(),
-        issuer: String::new(),
+        issuer: b"CA".as_slice().into(),
         serial: Box::default(),
         authority_key_id: None,
     }
@@ -201,6 +201,28 @@ fn what_the_ca_asks_for_is_kept_to() {
         Some(Hold::BackOff { until }),
         "but once for each value"
     );
+}
+
+#[test]
+fn no_wish_forgets_a_limit_of_the_ca_and_it_lasts_no_longer_than_it_said() {
+    let mut account = Account::default();
+    account.limited(UnixTime(100), Some(6));
+    let held = |now, wish| {
+        let claim = Claim {
+            wish,
+            ..claim(Reason::RenewNow)
+        };
+        claim.hold(UnixTime(now), &account)
+    };
+    let until = UnixTime(100);
+    for wish in [None, Some(6), Some(7)] {
+        assert_eq!(held(99, wish), Some(Hold::BackOff { until }));
+        assert_eq!(held(100, wish), None);
+    }
+    let week = i64::try_from(WEEK.as_secs()).unwrap();
+    assert!(!account.is_over(UnixTime(99 + week)) && account.is_over(UnixTime(100 + week)));
+    // By a clock that was ahead.
+    assert_eq!(account.limited_until(UnixTime(-2 * week)), None);
 }
 
 #[test]

@@ -250,6 +250,12 @@ impl<'a> Operator<'a> {
             issuer = self.options.issuer,
             extra = self.options.config,
         );
+        // Pebble is on this machine, and answers in a millisecond.
+        let quick = "    requestsPerSecond: 100000\n";
+        let text = match text.contains("requestsPerSecond") {
+            true => text,
+            false => text.replacen("    allow:", &format!("{quick}    allow:"), 1),
+        };
         // At once and whole, as a mounted ConfigMap changes.
         let unfinished = self.config.with_extension("unfinished");
         fs::write(&unfinished, text).context("writing the config file")?;

@@ -1,0 +1,85 @@
+//! Requests to one host, spread over time: no two begin sooner after each other than the config lets them.
+//!
+//! Input: each request, when it is about to be sent. Output: nothing, but not before its turn, which comes in the order
+//! in which they ask. It refuses nothing and knows no deadline: how long a turn is waited for is what stands before it.
+//! Turns are not saved up, so that after a quiet hour no more requests go out in a second than in any other.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// The turns of one host; clones share them, each with a distance of its own. The default knows none: every turn is now.
+#[derive(Clone, Debug, Default)]
+pub struct Turns {
+    /// The first turn that is not taken yet.
+    next: Arc<Mutex<Option<Instant>>>,
+    apart: Duration,
+}
+
+impl Turns {
+    /// The same turns, but so many requests a second of those that wait here; 0 is as many as there are.
+    #[must_use]
+    pub fn per_second(&self, requests: u32) -> Self {
+        let apart = Duration::from_secs(1).checked_div(requests);
+        Self {
+            next: Arc::clone(&self.next),
+            apart: apart.unwrap_or_default(),
+        }
+    }
+
+    /// How long so many requests take at least.
+    pub(super) fn taken_by(&self, requests: usize) -> Duration {
+        self.apart * u32::try_from(requests).unwrap_or(u32::MAX)
+    }
+
+    /// Returns when the request may be sent. A turn that nobody comes for, since the wait for it was dropped, passes.
+    pub(super) async fn wait(&self) {
+        let now = Instant::now();
+        let at = {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = next.map_or(now, |next| next.max(now));
+            *next = Some(at + self.apart);
+            at
+        };
+        // A timer that is due already would cost a millisecond.
+        if at > now {
+            sleep_until(at).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_come_together_go_one_after_the_other_and_none_is_saved_up() {
+        let ten = Turns::default().per_second(10);
+        let two = ten.per_second(2);
+        let began = Instant::now();
+        let mut sent = Vec::new();
+        for _ in 0..3 {
+            ten.wait().await;
+            sent.push(began.elapsed().as_millis());
+        }
+        // Another issuer of the same host stands in the same line.
+        for _ in 0..2 {
+            two.wait().await;
+            sent.push(began.elapsed().as_millis());
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let quiet = Instant::now();
+        let together = futures::future::join_all((0..11).map(|_| ten.wait()));
+        together.await;
+        assert_eq!(sent, [0, 100, 200, 300, 800]);
+        assert_eq!(quiet.elapsed().as_millis(), 1_000);
+        // Where nothing is said, nobody waits.
+        let any = Turns::default();
+        for _ in 0..1_000 {
+            any.wait().await;
+        }
+        assert_eq!(quiet.elapsed().as_millis(), 1_000);
+        assert_eq!(ten.taken_by(25), Duration::from_millis(2_500));
+    }
+}

@@ -1,0 +1,87 @@
+//! dns-persist-01 in a renewal: which records the user has to have set, by what the challenges say, and by what the
+//! CA's directory says before there is an order.
+
+use super::failure::Failure;
+use super::preflight::Asked;
+use super::proof::{name_of, offered};
+use crate::acme::{self, Authorization, Directory};
+use crate::config::{Challenge, Config, DnsPersist01};
+use crate::context::Context;
+use crate::dns::Resolver;
+use crate::name::Name;
+use crate::reach::Nearby;
+use crate::solver::dns_persist01::{Ca, Error, Wanted, look};
+use crate::time::UnixTime;
+
+/// The solver of a name, if it is of this kind.
+fn solver<'a>(config: &'a Config, name: &Name) -> Option<&'a DnsPersist01> {
+    match &config.solver(name)?.challenge {
+        Challenge::DnsPersist01(solver) => Some(solver),
+        _ => None,
+    }
+}
+
+/// Looks whether the records stand that these authorizations take; the CA is not told to look before they do.
+///
+/// # Errors
+/// When one does not, or a challenge is not to be proven.
+pub(super) async fn stand(
+    context: &Context,
+    order: &acme::Order,
+    authorizations: impl Iterator<Item = &Authorization>,
+) -> Result<(), Failure> {
+    let config = context.config();
+    let mut wanted = Vec::new();
+    for authorization in authorizations {
+        let name = name_of(authorization)?;
+        let challenge = offered(authorization, &acme::dns_persist_01())?;
+        let ca = Ca {
+            issuers: &challenge.issuer_domain_names,
+            directory: order.directory(),
+            account: &order.account_url()?,
+            named: challenge.account_uri.as_deref(),
+        };
+        // Where the config has another solver by now, the order goes on with what it was made for.
+        let solver = solver(&config, &name);
+        let servers = solver.map_or(&[][..], |it| &it.servers);
+        let record = Wanted::new(&name, ca, servers)?;
+        if solver.is_none_or(|it| it.self_check) {
+            wanted.push(record);
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let resolver = Resolver::new(&config.dns.nameservers).map_err(Error::from)?;
+    Ok(look(order.nearby(), &resolver, wanted, UnixTime::now()).await?)
+}
+
+/// What speaks against it by the records that stand now. A challenge would say what the CA calls itself in them; before
+/// there is one its CAA identities stand for that, and where it has none, or we have no account, nothing is told.
+pub async fn against(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Vec<String> {
+    let issuers = &directory.meta.caa_identities;
+    let (Some(account), false) = (asked.account, issuers.is_empty()) else {
+        return Vec::new();
+    };
+    let ca = Ca {
+        issuers,
+        directory: &asked.issuer.directory,
+        account,
+        named: None,
+    };
+    let solved = { asked.names.iter() }.filter_map(|name| Some((name, solver(config, name)?)));
+    let wanted = solved
+        .filter(|(_, solver)| solver.self_check)
+        .map(|(name, solver)| Wanted::new(name, ca, &solver.servers));
+    let found = async {
+        let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let resolver = Resolver::new(&config.dns.nameservers)?;
+        let nearby = Nearby::of(&asked.issuer.directory);
+        look(nearby, &resolver, wanted, UnixTime::now()).await
+    };
+    let found: Result<(), Error> = found.await;
+    found.err().iter().map(ToString::to_string).collect()
+}

@@ -8,6 +8,7 @@ use test_bench::{
     Bench, Context as _, Operator, OperatorOptions, PebbleOptions, Result, ensure, eventually,
 };
 
+use crate::acme_operator::{command, event, issued};
 use crate::renewal::{SOON, annotation, options, renewed};
 
 #[tokio::test]
@@ -90,5 +91,49 @@ async fn a_forbidding_caa_record_costs_no_order_and_plan_tells_it() -> Result<()
     ]);
     bench.dns().set("add-caa", &named).await?;
     renewed(&space, "www", "").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_caa_record_with_the_account_that_status_shows_lets_this_account_through_and_no_other()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let pebble = PebbleOptions {
+        name: "pebble-pinned".to_owned(),
+        caa_identities: vec!["ca.bench.example".to_owned()],
+        ..PebbleOptions::default()
+    };
+    let pebble = bench.start_pebble(&pebble).await?;
+    let dns = bench.dns().address();
+    let options = OperatorOptions {
+        config: format!(
+            "{}retry: {{base: 1s, factor: 1, max: 1s}}\ndns: {{nameservers: [\"{dns}\"]}}\n",
+            options().config
+        ),
+        directory: Some(pebble.directory().to_owned()),
+        ..options()
+    };
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "pinned", operator.namespace()).await?;
+    issued(&space, "free", "free.example").await?;
+    let status = ["status", "-n", &space.name, "-o", "json"];
+    let (text, _) = command(bench, &status)?;
+    let rows: serde_json::Value = serde_json::from_str(&text)?;
+    let account = rows[0]["account"].as_str().context("no account")?;
+    let record = |account: &str| {
+        let value = format!("ca.bench.example; accounturi={account}");
+        json!({"host": "pinned.example", "policies": [{"tag": "issue", "value": value}]})
+    };
+    let other = record(&format!("{account}0"));
+    bench.dns().set("add-caa", &other).await?;
+    let annotations = [("issuer", "pebble"), ("names", "pinned.example")];
+    space.tls_secret("pinned", None, &annotations).await?;
+    event(&space, "pinned", "CAA of pinned.example forbids").await?;
+    let host = json!({"host": "pinned.example"});
+    bench.dns().set("clear-caa", &host).await?;
+    bench.dns().set("add-caa", &record(account)).await?;
+    renewed(&space, "pinned", "").await?;
+    let orders = operator.log()?.matches("\"message\":\"ordered\"").count();
+    assert_eq!(orders, 2, "none for another's record");
     Ok(())
 }

@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use kube::api::{Api, DynamicObject, ListParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind, ResourceExt as _};
 use serde_json::json;
 use test_bench::objects::Space;
 use test_bench::{
-    Bench, DataPath, Operator, OperatorOptions, Pebble, PebbleOptions, Result, ensure, eventually,
-    throughout,
+    Bench, Context as _, DataPath, Operator, OperatorOptions, Pebble, PebbleOptions, Result,
+    ensure, eventually, throughout,
 };
 
+use crate::acme_operator::event;
 use crate::renewal::{SOON, options, renewed};
 
 /// Time enough for a CA to be told too early.
@@ -133,6 +134,49 @@ async fn an_http_route_for_each_host_leads_the_ca_to_us_and_goes() -> Result<()>
         "route: gateway, gateway: {parentRefs: [{name: public}]}",
     )
     .await
+}
+
+#[tokio::test]
+async fn a_route_that_its_gateway_refuses_is_said_and_the_ca_is_not_told() -> Result<()> {
+    let bench = Bench::shared().await?;
+    bench.install_gateway_api().await?;
+    let address = DataPath::address_of_its_own()?;
+    if address.port() != 80 {
+        eprintln!("not run: a self-check comes to port 80, which this user may not listen on");
+        return Ok(());
+    }
+    let host = "refused.httproute.example";
+    let route = "route: gateway, gateway: {parentRefs: [{name: public}]}";
+    let (_pebble, mut operator) = start(bench, "pebble-refuses", address, &[host], route).await?;
+    operator.run().await?;
+    let space = Space::new(bench.client()?, "refuses", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", host)];
+    space.tls_secret("refused", None, &annotations).await?;
+    let routes = objects(bench, &operator, "HTTPRoute")?;
+    // Nothing answers at the address; the gateway's controller says why.
+    let made = eventually(SOON, "there is a route", async || {
+        let list = routes.list(&ListParams::default()).await?;
+        let made = list.items.into_iter().next();
+        made.context("there is none")
+    })
+    .await?;
+    let status = json!({"status": {"parents": [{
+        "parentRef": {"name": "public"}, "controllerName": "test.example/bench",
+        "conditions": [{"type": "Accepted", "status": "False", "reason": "NotAllowedByListeners",
+            "message": "no listener lets this namespace in", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+    }]}});
+    let (patch, params) = (Patch::Merge(&status), PatchParams::default());
+    routes
+        .patch_status(&made.name_any(), &params, &patch)
+        .await?;
+    let said = event(&space, "refused", "NotAllowedByListeners").await?;
+    ensure!(
+        said.contains("Gateway public") && said.contains("lets this namespace in"),
+        "{said}"
+    );
+    let log = operator.log()?;
+    ensure!(!log.contains("\"message\":\"validated\""), "{log}");
+    Ok(())
 }
 
 #[tokio::test]

@@ -90,6 +90,8 @@ pub(super) struct Of {
     pub(super) issuer: Arc<str>,
     pub(super) directory: String,
     pub(super) wish: Option<u64>,
+    /// The order's URL, where there was one by then.
+    pub(super) order: Option<Box<str>>,
     pub(super) leaf: Option<Leaf>,
     pub(super) names: Vec<Name>,
     pub(super) has_staging: bool,

@@ -65,7 +65,10 @@ pub(super) async fn resume(
     let _proving = context
         .validations
         .join(&fresh.issuer_name, &record.order.names);
-    tracing::info!(secret = %key, step = "wait", order = record.order.url, status = ?order.status(), "the order is taken up again");
+    let (issuer, url) = (&fresh.issuer_name, &record.order.url);
+    tracing::info!(
+        secret = %key, step = "wait", %issuer, order = url, status = ?order.status(), "the order is taken up again"
+    );
     let reason = fresh
         .assessment
         .renewal
@@ -92,7 +95,7 @@ pub(super) async fn proceed(
                 record::give_back(&order).await;
                 record::remove(context, &record).await?;
             }
-            Err(failure.about(&fresh))
+            Err(failure.about(&fresh).in_order(&record.order.url))
         }
     }
 }
@@ -104,11 +107,12 @@ async fn finish(
     order: &mut acme::Order,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
+    let (issuer, url) = (&record.order.issuer, &record.order.url);
     let mut started = Instant::now();
     if order.status() == OrderStatus::Pending {
         proof::prove(context, key, record, order, Wait::Briefly).await?;
         took(context, record, RenewalStep::Prove, started);
-        tracing::info!(secret = %key, step = "prove", order = record.order.url, "validated");
+        tracing::info!(secret = %key, step = "prove", %issuer, order = url, "validated");
     }
     if order.status() == OrderStatus::Ready {
         let now = UnixTime::now();
@@ -125,6 +129,7 @@ async fn finish(
     if order.status() != OrderStatus::Valid {
         order.wait_issued(Instant::now() + ISSUE).await?;
         took(context, record, RenewalStep::Finalize, started);
+        tracing::info!(secret = %key, step = "finalize", %issuer, order = url, "issued");
     }
     let config = context.config();
     let chain = config

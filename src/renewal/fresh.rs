@@ -172,6 +172,7 @@ impl Failure {
             uid: fresh.uid().to_owned(),
             account: fresh.assessment.account,
             wish: fresh.assessment.wish(),
+            order: None,
             issuer: Arc::clone(&fresh.issuer_name),
             directory: fresh.issuer.directory.clone(),
             leaf: fresh.leaf().cloned(),

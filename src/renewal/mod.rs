@@ -32,8 +32,6 @@ pub mod validations;
 mod venue;
 mod write;
 
-use tokio::time::Instant;
-
 use crate::cluster;
 use crate::cluster::records::{self, Record};
 use crate::context::Context;
@@ -48,16 +46,8 @@ use outcome::{Outcome, held, left_to};
 /// Renews a Secret if it is due, and reports to the ticket.
 pub async fn run(context: &Context, ticket: Ticket) {
     let key = ticket.key().clone();
-    let started = Instant::now();
     let finished = match attempt(context, &key).await {
-        Ok(Outcome::Renewed(leaf)) => {
-            tracing::info!(
-                secret = %key, step = "write", not_after = %leaf.not_after, leaf = %leaf.fingerprint,
-                seconds = started.elapsed().as_secs_f64(), "renewed"
-            );
-            Finished::Wrote
-        }
-        Ok(Outcome::Tidied) => Finished::Wrote,
+        Ok(Outcome::Renewed | Outcome::Tidied) => Finished::Wrote,
         Ok(Outcome::Later(at, why)) => Finished::Later(at, why),
         Ok(Outcome::Stuck(at, stuck, why)) => Finished::Stuck(at, stuck, why),
         Err(failure) => failure.settle(context, &key).await,

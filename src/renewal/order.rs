@@ -101,7 +101,8 @@ pub(super) async fn order(
     let record = remember(context, key, &order, made).await?;
     drop(step);
     took(context, &record, RenewalStep::Order, started);
-    tracing::info!(secret = %key, step = "order", order = record.order.url, "ordered");
+    let issuer = &fresh.issuer_name;
+    tracing::info!(secret = %key, step = "order", %issuer, order = record.order.url, "ordered");
     finish::proceed(context, key, fresh, record, order, due.reason).await
 }
 

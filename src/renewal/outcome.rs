@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::fresh::Fresh;
 use super::validations::Held;
 use crate::assess;
-use crate::certificate::Leaf;
 use crate::cluster::events;
 use crate::context::Context;
 use crate::index::{Key, Stuck};
@@ -21,7 +20,7 @@ const OWNED: Duration = Duration::from_secs(3_600);
 /// How a renewal ended that did not fail.
 pub(super) enum Outcome {
     /// The new pair is in the Secret.
-    Renewed(Box<Leaf>),
+    Renewed,
     /// A former run had written it already; only the record was left.
     Tidied,
     /// Not to be renewed before then.

@@ -52,22 +52,24 @@ pub(super) async fn write(
     context
         .metrics
         .renewal(&fresh.issuer_name, RenewalResult::Renewed, "");
-    context.metrics.renewal_took(
-        &fresh.issuer_name,
-        now.since(UnixTime(record.order.created)),
-    );
+    let lasted = now.since(UnixTime(record.order.created));
+    context.metrics.renewal_took(&fresh.issuer_name, lasted);
     count_issue(context, key, &fresh, record).await;
     drop(step);
     took(context, record, RenewalStep::Write, started);
+    let leaf = &chain.leaf;
+    tracing::info!(
+        secret = %key, step = "write", issuer = %fresh.issuer_name, order = record.order.url,
+        not_after = %leaf.not_after, leaf = %leaf.fingerprint, seconds = lasted.as_secs(), "renewed"
+    );
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
     }
-    let leaf = chain.leaf;
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     context
         .events
         .secret(key, fresh.uid(), events::Reason::Renewed, &note);
-    Ok(Outcome::Renewed(Box::new(leaf)))
+    Ok(Outcome::Renewed)
 }
 
 /// Notes in the ledger that a certificate was issued and not written.

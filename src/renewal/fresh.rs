@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::failure::{Failure, Of};
+use crate::acme::CertId;
 use crate::assess::{self, Assessment};
 use crate::certificate::Leaf;
 use crate::cluster::records::{self, Record};
@@ -120,6 +121,14 @@ impl Fresh {
         let is_covered = |name: &Name| all.iter().any(|it| it != name && it.covers(name));
         let needed = all.iter().filter(|name| !is_covered(name));
         needed.cloned().collect()
+    }
+
+    /// What the new certificate replaces, in the words of RFC 9773: only what the same issuer's account was given.
+    pub(super) fn replaced(&self) -> Option<CertId> {
+        let issued_by = self.assessment.issued_by.as_ref()?;
+        let leaf = self.leaf()?;
+        let authority = leaf.authority_key_id.as_ref()?;
+        (*issued_by.issuer == *self.issuer_name).then(|| CertId::new(authority, &leaf.serial))
     }
 
     /// Whether the Secret still asks for what the record's order will bring.

@@ -4,17 +4,23 @@
 //! What was said is in the ledger. No list of public suffixes is needed: the CA names the domain, and what ends in it is
 //! under it. A renewal that names what it replaces is not counted by CAs (RFC 9773, section 5) and goes on.
 
+use std::time::Duration;
+
 use super::fresh::Fresh;
-use super::order::replaced;
 use super::outcome::{Outcome, not_now};
-use super::settle::after_limit;
 use crate::acme::{Client, Limited};
+use crate::certificate::Leaf;
 use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::name::Name;
-use crate::schedule::budget::{Account, hash};
+use crate::schedule::budget::{self, Account, hash};
 use crate::time::UnixTime;
+
+/// Until a fallback is asked that was not looked for yet.
+const FALLBACK: Duration = Duration::from_secs(5);
+/// Until a fallback is looked for again that could not help out.
+const NO_FALLBACK: Duration = Duration::from_secs(5 * 60);
 
 /// The ledger's account of a limit. Its text is no name, so that no set of names has the same one.
 pub(super) fn account(issuer: &str, directory: &str, limited: &Limited) -> u64 {
@@ -60,7 +66,7 @@ pub(super) async fn held(
     let of = |limit: &Limited| context.ledger.get(account(issuer, directory, limit));
     stopped(now, names, false, of)?;
     let asked = client.directory().await;
-    let replaces = replaced(fresh).is_some() && asked.is_ok_and(|it| it.renewal_info.is_some());
+    let replaces = fresh.replaced().is_some() && asked.is_ok_and(|it| it.renewal_info.is_some());
     let (until, limit) = stopped(now, names, replaces, of)?;
     let whom = match limit {
         Limited::Under(domain) => format!("names under {domain}"),
@@ -68,7 +74,7 @@ pub(super) async fn held(
     };
     let note =
         format!("the CA has limited {whom}: issuer {issuer} is not asked for them before {until}");
-    let leaf = fresh.assessment.leaf.as_ref().ok();
+    let leaf = fresh.leaf();
     let fallback = fresh.issuer.fallback.is_some();
     let at = after_limit(context, fresh.assessment.account, leaf, fallback, until).await;
     Some(not_now(
@@ -81,10 +87,35 @@ pub(super) async fn held(
     ))
 }
 
+/// When to look again at a renewal that the CA has not been asked for, since it is limited until then: where there is a
+/// fallback, as soon as life runs short.
+pub(super) async fn after_limit(
+    context: &Context,
+    account: u64,
+    leaf: Option<&Leaf>,
+    has_fallback: bool,
+    until: UnixTime,
+) -> UnixTime {
+    if !has_fallback {
+        return until;
+    }
+    let now = UnixTime::now();
+    let short_at = leaf.map_or(now, budget::runs_short_at);
+    let known = context.ledger.get(account).unavailable_until >= Some(until.0);
+    // Whoever was looked for already, and is not what the CA is asked instead, does not help out now.
+    let again = if known { NO_FALLBACK } else { FALLBACK };
+    let noted = context
+        .ledger
+        .update(account, |account| account.unavailable_until = Some(until.0))
+        .await;
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the ledger could not be written; it is right in memory");
+    }
+    until.min(short_at.max(now + again))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

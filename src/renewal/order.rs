@@ -35,14 +35,14 @@ pub(super) async fn order(
     tracing::info!(
         secret = %key, step = "due", issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
     );
-    let issuers = &context.issuers;
-    let ready = issuers.ready(&fresh.issuer_name, &fresh.issuer).await;
-    let client = ready.map_err(|error| Failure::from(error).about(&fresh))?;
+    let ours = |failure: Failure| failure.about(&fresh);
+    let ready = { context.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
+    let client = ready.map_err(|error| ours(error.into()))?;
     if let Some(held) = limits::held(context, key, &fresh, &client, &names).await {
         return Ok(held);
     }
     let prepared = prepare(context, key, &fresh, &client, &names).await;
-    let profile = prepared.map_err(|failure| failure.about(&fresh))?;
+    let profile = prepared.map_err(ours)?;
     let proving = context.validations.begin(
         &context.ledger,
         &fresh.issuer_name,
@@ -64,7 +64,7 @@ pub(super) async fn order(
     let started = Instant::now();
     // An order that is made and not written down would be lost.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
-    let replaced = replaced(&fresh);
+    let replaced = fresh.replaced();
     let order = client.new_order(&names, profile, replaced.as_ref()).await;
     let mut order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
@@ -96,8 +96,8 @@ pub(super) async fn order(
         txt: proofs.txt,
         routes: proofs.routes,
     };
-    let (client, namespace) = (&context.client, &context.namespace);
-    let made = records::create(client, namespace, stored, pem, proofs.challenges).await;
+    let (api, namespace) = (&context.client, &context.namespace);
+    let made = records::create(api, namespace, stored, pem, proofs.challenges).await;
     let record = remember(context, key, &order, made).await?;
     drop(step);
     took(context, &record, RenewalStep::Order, started);
@@ -106,7 +106,7 @@ pub(super) async fn order(
     finish::proceed(context, key, fresh, record, order, due.reason).await
 }
 
-/// All that can be found out before the CA counts anything; the profile to ask for.
+/// All that can be found out before the CA counts anything; says which profile to ask for.
 async fn prepare<'a>(
     context: &Context,
     key: &Key,
@@ -194,14 +194,6 @@ async fn foresee(
         found if found.is_empty() => Ok(()),
         found => Err(Failure::Forbidden(found.join("; "))),
     }
-}
-
-/// What the new certificate replaces, in the words of RFC 9773: only what the same issuer's account was given.
-pub(super) fn replaced(fresh: &Fresh) -> Option<acme::CertId> {
-    let issued_by = fresh.assessment.issued_by.as_ref()?;
-    let leaf = fresh.leaf()?;
-    let authority = leaf.authority_key_id.as_ref()?;
-    (*issued_by.issuer == *fresh.issuer_name).then(|| acme::CertId::new(authority, &leaf.serial))
 }
 
 fn texts(names: &[Name]) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! dns-persist-01 in a renewal: which records the user has to have set, by what the challenges say, and by what the
 //! CA's directory says before there is an order.
 
-use super::Failure;
+use super::failure::Failure;
 use super::preflight::Asked;
 use super::proof::{name_of, offered};
 use crate::acme::{self, Authorization, Directory};

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::failure::{Failure, Of};
-use super::{issuers, limits, validations};
+use super::limits::{self, after_limit};
+use super::{issuers, validations};
 use crate::acme::{self, Class, Scope};
 use crate::cluster;
 use crate::cluster::events::Reason;
@@ -124,8 +125,8 @@ struct Verdict {
     is_rehearsal: bool,
     /// The accounts of the names that could not be proven.
     invalid: BTreeSet<u64>,
-    /// What the CA says that it has limited.
-    limited: Option<acme::Limited>,
+    /// The account of the domain or the name that the limit is about.
+    limited: Option<u64>,
 }
 
 impl Verdict {
@@ -147,7 +148,8 @@ impl Verdict {
                 }
                 verdict.until = Some(until);
                 verdict.is_limit = true;
-                verdict.limited = error.problem().and_then(acme::Problem::limited);
+                let about = error.problem().and_then(acme::Problem::limited);
+                verdict.limited = about.map(|it| limits::account(&of.issuer, &of.directory, &it));
             }
             Class::FixIt => {
                 verdict.is_validation = true;
@@ -170,16 +172,14 @@ impl Verdict {
         let mut retry_at = now;
         let mut accounts = self.invalid.clone();
         accounts.insert(of.account);
-        let limited = self.limited.as_ref();
-        let limited = limited.map(|it| limits::account(&of.issuer, &of.directory, it));
-        accounts.extend(limited);
+        accounts.extend(self.limited);
         let counted = context
             .ledger
             .update_all(accounts, |id, account| {
                 if self.invalid.contains(&id) {
                     account.invalid(now, &backoff);
                 }
-                if limited == Some(id) {
+                if self.limited == Some(id) {
                     account.limited_until = self.until.map(|until| until.0);
                 }
                 if id == of.account {
@@ -260,33 +260,6 @@ fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<u64> {
     validations::accounts(&of.issuer, names)
         .into_keys()
         .collect()
-}
-
-/// When to look again at a renewal that the CA has not been asked for, since it is limited until then: where there is a
-/// fallback, as soon as life runs short.
-pub(super) async fn after_limit(
-    context: &Context,
-    account: u64,
-    leaf: Option<&crate::certificate::Leaf>,
-    has_fallback: bool,
-    until: UnixTime,
-) -> UnixTime {
-    if !has_fallback {
-        return until;
-    }
-    let now = UnixTime::now();
-    let short_at = leaf.map_or(now, budget::runs_short_at);
-    let known = context.ledger.get(account).unavailable_until >= Some(until.0);
-    // Whoever was looked for already, and is not what the CA is asked instead, does not help out now.
-    let again = if known { NO_FALLBACK } else { AFTER_CONFLICT };
-    let noted = context
-        .ledger
-        .update(account, |account| account.unavailable_until = Some(until.0))
-        .await;
-    if let Err(error) = noted {
-        tracing::warn!(%error, "the ledger could not be written; it is right in memory");
-    }
-    until.min(short_at.max(now + again))
 }
 
 /// Writes the error onto the Secret for the reader; where it cannot be written, Event and log have it.

@@ -83,8 +83,7 @@ impl Claim<'_> {
     /// Why the renewal may not start now, if it may not.
     #[must_use]
     pub fn hold(&self, now: UnixTime, account: &Account) -> Option<Hold> {
-        let retry_at = account.retry_at(now, self.wish);
-        let retry_at = retry_at.filter(|until| *until > now);
+        let retry_at = { account.retry_at(now, self.wish) }.filter(|until| *until > now);
         if let Some(until) = account.limited_until(now).or(retry_at) {
             return Some(Hold::BackOff { until });
         }

@@ -22,8 +22,6 @@ use crate::time::UnixTime;
 const AFTER_CONFLICT: Duration = Duration::from_secs(5);
 /// Until the zone's servers, or the route, are looked at again.
 const WAITING: Duration = Duration::from_secs(10);
-/// Until a fallback is looked for again that could not help out.
-const NO_FALLBACK: Duration = Duration::from_secs(5 * 60);
 /// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
 /// which the reader ends a pause of the CA is some hundred characters long.
 const LONGEST: usize = 900;

@@ -163,6 +163,14 @@ fn view_of(labels: Option<&BTreeMap<String, String>>) -> Labels<'_> {
 }
 
 impl Failure {
+    /// Says in which order it happened, for whoever asks the CA about it.
+    pub(super) fn in_order(mut self, url: &str) -> Self {
+        if let Self::About { of, .. } = &mut self {
+            of.order = Some(url.into());
+        }
+        self
+    }
+
     /// Says which Secret it happened to.
     pub(super) fn about(self, fresh: &Fresh) -> Self {
         if matches!(self, Self::About { .. }) {

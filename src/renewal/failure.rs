@@ -109,14 +109,6 @@ impl From<issuers::Error> for Failure {
 }
 
 impl Failure {
-    /// Says in which order it happened, for whoever asks the CA about it.
-    pub(super) fn in_order(mut self, url: &str) -> Self {
-        if let Self::About { of, .. } = &mut self {
-            of.order = Some(url.into());
-        }
-        self
-    }
-
     /// Whether the order can bring nothing any more.
     pub(super) fn ends_order(&self, order: &acme::Order) -> bool {
         match self {

@@ -424,7 +424,8 @@ impl Account {
         self.failures = 0;
         self.failed_at = None;
         self.retry_at = None;
-        self.limited_until = None;
+        // What another CA has issued meanwhile is not this one's leave.
+        self.limited_until = self.limited_until(now).map(|until| until.0);
         self.tried = None;
         self.rehearsals = 0;
         self.unavailable_until = None;
@@ -655,6 +656,11 @@ mod tests {
         assert!(!account.is_over(UnixTime(99 + week)) && account.is_over(UnixTime(100 + week)));
         // By a clock that was ahead.
         assert_eq!(account.limited_until(UnixTime(-2 * week)), None);
+        // A fallback helps out; the limit stays.
+        account.issued(UnixTime(50), UnixTime(50), true, true);
+        assert_eq!(account.limited_until(UnixTime(99)), Some(until));
+        account.issued(UnixTime(100), UnixTime(100), true, true);
+        assert!(account.is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::cluster::events::Events;
 use crate::cluster::ledger::Ledger;
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::index::{Index, Key};
+use crate::index::{Entry, Index, Key};
 use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
@@ -79,12 +79,22 @@ impl Context {
         Arc::clone(&roller)
     }
 
+    /// What the index knows of a Secret.
+    #[must_use]
+    pub fn entry(&self, key: &Key) -> Option<Entry> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.get(key)
+    }
+
+    /// The error with which the last task of a Secret ended.
+    #[must_use]
+    pub fn last_error(&self, key: &Key) -> Option<Box<str>> {
+        self.entry(key)?.last_error
+    }
+
     /// Whether the last task of a Secret ended with this error.
     #[must_use]
     pub fn last_said(&self, key: &Key, error: &str) -> bool {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index
-            .get(key)
-            .is_some_and(|entry| entry.last_error.as_deref() == Some(error))
+        self.last_error(key).as_deref() == Some(error)
     }
 }

@@ -42,6 +42,8 @@ const BEAT: Duration = Duration::from_secs(30);
 
 /// A standby remembers what is wrong with so many Secrets, some kilobytes each; the metrics count all of them.
 const MOST_UNTOLD: usize = 1_000;
+/// So many faults of one Secret have an Event each; the log has all of them.
+const MOST_COMPLAINTS: usize = 10;
 
 /// What is wrong with a Secret's annotations: each reason and text.
 type Complaints = Vec<(Reason, String)>;
@@ -418,9 +420,11 @@ impl Controller {
     }
 
     fn tell(&self, key: &Key, uid: &str, complaints: &Complaints) {
-        for (reason, problem) in complaints {
+        for (number, (reason, problem)) in complaints.iter().enumerate() {
             tracing::warn!(secret = %key, problem, "not as it should be");
-            self.context.events.secret(key, uid, *reason, problem);
+            if number < MOST_COMPLAINTS {
+                self.context.events.secret(key, uid, *reason, problem);
+            }
         }
     }
 

@@ -6,6 +6,8 @@ use test_bench::{Context as _, Result, ensure};
 
 const RULES: &str = include_str!("../deploy/alerts.yaml");
 const OPERATOR_RULE: &str = include_str!("../deploy/monitoring/prometheusrule.yaml");
+const DASHBOARD: &str = include_str!("../deploy/monitoring/dashboard.json");
+const METRICS: &str = include_str!("../docs/metrics.md");
 const RUNBOOK: &str = include_str!("../docs/runbook.md");
 
 #[test]
@@ -30,6 +32,57 @@ fn every_alert_is_tested() {
     let tests = include_str!("../deploy/alerts_test.yaml");
     for alert in alerts() {
         assert!(tests.contains(&format!("alertname=\"{alert}\"")), "{alert}");
+    }
+}
+
+/// The tests of the rules make their own series: these are the ones that the operator has.
+#[test]
+fn rules_and_dashboard_ask_for_what_is_documented() {
+    let words = |text: &'static str| text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let mut asked = 0;
+    for name in words(RULES).chain(words(DASHBOARD)) {
+        let name = name.strip_suffix("_bucket").unwrap_or(name);
+        if name.starts_with("cert_renew_") {
+            asked += 1;
+            assert!(METRICS.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+    assert!(asked > 50, "{asked}");
+    // A state or a reason that is asked for.
+    for selector in RULES.split('{').skip(1) {
+        let Some((label, rest)) = selector.split_once('=') else {
+            continue;
+        };
+        if !["state", "why"].contains(&label) {
+            continue;
+        }
+        let values = rest.trim_start_matches('~').split('"').nth(1);
+        for value in values.expect("quoted").split('|') {
+            assert!(METRICS.contains(&format!("`{value}`")), "{label} {value}");
+        }
+    }
+}
+
+/// A label that an alert does not have would leave a hole in its text.
+#[test]
+fn an_alert_has_the_labels_that_its_text_names() {
+    let tests = include_str!("../deploy/alerts_test.yaml");
+    for rule in RULES.split("- alert: ").skip(1) {
+        let (alert, rule) = rule.split_once('\n').unwrap();
+        let has = tests
+            .lines()
+            .find(|line| line.contains(&format!("alertname=\"{alert}\"")));
+        for label in rule.split("$labels.").skip(1) {
+            let end = label.find(|c: char| !c.is_ascii_lowercase()).unwrap();
+            let label = format!("{}=\"", &label[..end]);
+            assert!(
+                has.is_some_and(|has| has.contains(&label)),
+                "{alert}: {label}"
+            );
+        }
+        for part in ["summary: ", "description: >-", "severity: "] {
+            assert!(rule.contains(part), "{alert} has no {part}");
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! The documents say what is: links lead somewhere, tests that are named exist, configs that are shown are valid.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use cert_renew::config::Config;
 use cert_renew::secret::settings::Settings;
-use test_bench::{Context as _, Result};
+use test_bench::{Context as _, Result, ensure};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -96,6 +97,24 @@ fn every_test_that_a_document_names_exists() -> Result<()> {
 }
 
 /// What a reader would paste: `cert-renew.io/key=value` in the commands of the guides.
+/// The steps that log lines name are those of docs/command.md.
+#[test]
+fn every_step_of_the_log_is_documented() -> Result<()> {
+    let mut told = BTreeSet::new();
+    for file in files(&Path::new(ROOT).join("src"))? {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let steps = text.split("step = \"").skip(1);
+        told.extend(steps.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+    }
+    let page = include_str!("../docs/command.md");
+    let line = page.lines().find(|it| it.contains("with the field `step`"));
+    let line = line.context("no line about steps")?;
+    let documented = line.split('`').skip(3).step_by(2);
+    let documented: BTreeSet<String> = documented.map(ToOwned::to_owned).collect();
+    ensure!(told == documented, "{told:?} {documented:?}");
+    Ok(())
+}
+
 #[test]
 fn every_annotation_in_a_command_parses() -> Result<()> {
     let mut checked = 0;

@@ -109,6 +109,7 @@ async fn a_renewal_is_one_trace_from_due_to_served() -> Result<()> {
     let expected = [
         ("deployment/api", "rollout"),
         ("deployment/web", "rollout"),
+        ("finalize", "renewal"),
         ("order", "renewal"),
         ("prove", "renewal"),
         ("renewal", ""),

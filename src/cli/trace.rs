@@ -4,8 +4,8 @@
 //! end of the step before to it. So there is one place that says what happens, and nothing in a renewal knows of traces.
 //!
 //! ```text
-//! due ─ order ─ prove ─ write ─ roll ─┬─ deployment/web ─┬─ verify ─ done
-//! └──────────────── renewal ──────────┴─ statefulset/db ─┘
+//! due ─ order ─ prove ─ finalize ─ write ─ roll ─┬─ deployment/web ─┬─ verify ─ done
+//! └──────────────────── renewal ─────────────────┴─ statefulset/db ─┘
 //! ```
 //! What is under way lies in memory only: where another process goes on, its part is a trace of its own.
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::{Error, chain};
 use crate::allowance::Allowance;
 use crate::index::Key;
+use crate::schedule::budget::hash;
 
 /// Events that wait to be published; more than a burst of renewals makes.
 const QUEUE: usize = 4_096;
@@ -190,7 +191,7 @@ impl Events {
         }
     }
 
-    /// Publishes an Event on a Secret.
+    /// Publishes an Event on a Secret. One with the same note within minutes is counted and is no Event of its own.
     pub fn secret(&self, key: &Key, uid: &str, reason: Reason, note: &str) {
         let on = ObjectReference {
             api_version: Some("v1".into()),
@@ -221,7 +222,9 @@ impl Events {
             },
             reason: reason.as_str().into(),
             note: Some(cut(note, LONGEST_NOTE).to_owned()),
-            action: reason.as_str().into(),
+            // Whoever publishes counts Events that are alike but for their notes as one, with the first one's note. What
+            // is new is to be read, so that the action, which nobody reads, differs with it.
+            action: format!("{reason}-{:x}", hash(note)),
             secondary: None,
         };
         if self.queue.try_send((on, event)).is_err() {

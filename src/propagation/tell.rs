@@ -103,8 +103,7 @@ pub(super) fn remark(context: &Context, open: &Open, remark: &Remark) {
     }
 }
 
-/// Says which workloads are restarted although their Secret says `post:`. One Event for all of a Secret: a second one of
-/// the same reason would only be counted.
+/// Says which workloads are restarted although their Secret says `post:`. One Event for all of a Secret.
 pub(super) fn restarted(context: &Context, open: &Open, remarks: &[Remark]) {
     let mut restarted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for remark in remarks {

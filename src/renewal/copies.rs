@@ -9,7 +9,9 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::{Fresh, changes, read, without_covered};
+use super::changes::changes;
+use super::failure::Failure;
+use super::fresh::Fresh;
 use crate::certificate::Fingerprint;
 use crate::cluster::events::Reason;
 use crate::cluster::records::Record;
@@ -47,7 +49,7 @@ pub(super) fn follows(
     fresh: &Fresh,
     now: UnixTime,
 ) -> Option<UnixTime> {
-    let leaf = fresh.assessment.leaf.as_ref().ok()?.fingerprint;
+    let leaf = fresh.leaf()?.fingerprint;
     let leads = |other: &Key, entry: &Entry| {
         let open = entry.observed.window.is_none_or(|window| window <= now);
         // One that is put off leads nobody; one that waits for the CA's word alone has it in a moment.
@@ -90,7 +92,7 @@ pub(super) async fn share(
 /// Whether the Secret holds this leaf and its key. A pair that has expired proves possession as well as any.
 fn holds(fresh: &Fresh, had: Fingerprint, now: UnixTime) -> bool {
     let (certificate, private_key) = fresh.secret.pair();
-    fresh.assessment.leaf.as_ref().is_ok_and(|leaf| {
+    fresh.leaf().is_some_and(|leaf| {
         let then = now.min(leaf.not_after);
         leaf.fingerprint == had && pair::check_pair(certificate, private_key, then).is_ok()
     })
@@ -103,14 +105,14 @@ async fn write(
     had: Fingerprint,
     record: &Record,
     chain: &Chain,
-) -> Result<bool, super::Failure> {
+) -> Result<bool, Failure> {
     let now = UnixTime::now();
-    let Some(fresh) = read(context, copy, now).await? else {
+    let Some(fresh) = Fresh::read(context, copy, now).await? else {
         return Ok(false);
     };
     let (mine, theirs) = (&fresh.assessment, &of.assessment);
     let alike = fresh.home == of.home
-        && without_covered(&mine.names) == record.order.names
+        && fresh.names_to_order() == record.order.names
         && mine.settings.profile == theirs.settings.profile
         && mine.settings.key_type == theirs.settings.key_type
         && mine.settings.key_rotation == theirs.settings.key_rotation;

@@ -4,7 +4,10 @@
 //! What was said is in the ledger. No list of public suffixes is needed: the CA names the domain, and what ends in it is
 //! under it. A renewal that names what it replaces is not counted by CAs (RFC 9773, section 5) and goes on.
 
-use super::{Fresh, Outcome, failure, not_now, replaced};
+use super::fresh::Fresh;
+use super::order::replaced;
+use super::outcome::{Outcome, not_now};
+use super::settle::after_limit;
 use crate::acme::{Client, Limited};
 use crate::cluster::events::Reason;
 use crate::context::Context;
@@ -67,7 +70,7 @@ pub(super) async fn held(
         format!("the CA has limited {whom}: issuer {issuer} is not asked for them before {until}");
     let leaf = fresh.assessment.leaf.as_ref().ok();
     let fallback = fresh.issuer.fallback.is_some();
-    let at = failure::after_limit(context, fresh.assessment.account, leaf, fallback, until).await;
+    let at = after_limit(context, fresh.assessment.account, leaf, fallback, until).await;
     Some(not_now(
         context,
         key,

@@ -3,11 +3,10 @@
 //!
 //! What a staging CA issues is never asked for: a rehearsal ends when the names are proven.
 
-use std::time::Duration;
-
 use super::failure::Failure;
+use super::fresh::Fresh;
 use super::proof::{self, Wait};
-use super::{Fresh, drop_record, give_back};
+use super::record;
 use crate::acme::Class;
 use crate::certificate::KeyType;
 use crate::cluster::records;
@@ -18,11 +17,6 @@ use crate::key::PrivateKey;
 use crate::name::Name;
 use crate::schedule::budget;
 use crate::time::UnixTime;
-
-/// Rehearsals after a failed validation; then the real CA is asked again whatever they said.
-pub(super) const REHEARSALS: u32 = 3;
-/// An issuer that was out of reach is not asked again before this while its fallback is at work.
-pub(super) const OUT_OF_REACH: Duration = Duration::from_secs(3_600);
 
 /// An issuer's fallbacks, in order.
 fn fallbacks<'a>(config: &'a Config, issuer: &str) -> impl Iterator<Item = (&'a str, &'a Issuer)> {
@@ -51,14 +45,14 @@ impl Fresh {
             let away = { account.unavailable_until }.is_some_and(|until| until > now.0);
             away || account.limited_until(now).is_some()
         };
-        let leaf = self.assessment.leaf.as_ref().ok();
+        let leaf = self.leaf();
         if !budget::runs_short(now, leaf) || !out_of_reach(self.assessment.account) {
             return self;
         }
         let config = context.config();
         let names = &self.assessment.names;
         let found = fallbacks(&config, &self.issuer_name).find(|(name, issuer)| {
-            let labels = super::view_of(&self.labels);
+            let labels = self.labels();
             let may = |name| issuer.allows(&key.namespace, labels, name);
             names.iter().all(may) && !out_of_reach(budget::account_of(name, names))
         });
@@ -79,7 +73,7 @@ impl Fresh {
     }
 }
 
-/// After a failed validation: proves the names to the staging CA first, as often as is left of [`REHEARSALS`].
+/// After a failed validation: proves the names to the staging CA first, as often as the ledger still asks for it.
 ///
 /// # Errors
 /// When the proof fails there too; an outage of staging is none.
@@ -90,7 +84,7 @@ pub(super) async fn rehearse(
     names: &[Name],
 ) -> Result<(), Failure> {
     let account = fresh.assessment.account;
-    let leaf = fresh.assessment.leaf.as_ref().ok();
+    let leaf = fresh.leaf();
     let urgent = leaf.is_some() && budget::runs_short(UnixTime::now(), leaf);
     if context.ledger.get(account).rehearsals == 0 || urgent {
         return Ok(());
@@ -176,7 +170,7 @@ async fn proven(
     let record = record.await?;
     context.known.insert(key);
     let result = proof::prove(context, key, &record, &mut order, Wait::ToTheEnd).await;
-    give_back(&order).await;
-    drop_record(context, &record).await?;
+    record::give_back(&order).await;
+    record::remove(context, &record).await?;
     result
 }

@@ -1,0 +1,83 @@
+//! What a renewal changes about a Secret: the pair, its outputs, and the annotations that say what was done.
+
+use super::failure::Failure;
+use super::fresh::Fresh;
+use crate::assess::Assessment;
+use crate::cluster::events;
+use crate::cluster::records::Record;
+use crate::cluster::secrets::Changes;
+use crate::context::Context;
+use crate::index::Key;
+use crate::key::PrivateKey;
+use crate::pair::Chain;
+use crate::secret::keys;
+use crate::secret::render::{Rendered, render};
+use crate::secret::state::{IssuedBy, RolledOut};
+use crate::time::UnixTime;
+
+pub(super) fn changes<'a>(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    record: &Record,
+    chain: &Chain,
+) -> Result<Changes<'a>, Failure> {
+    let Assessment {
+        settings,
+        rolled_out,
+        leaf,
+        ..
+    } = &fresh.assessment;
+    let issued_by = IssuedBy {
+        issuer: (*fresh.issuer_name).into(),
+        names: record.order.names.clone(),
+        profile: settings.profile.clone(),
+        key_type: settings.key_type,
+        written: Some((chain.leaf.fingerprint, UnixTime::now())),
+        account: record.order.account.as_deref().map(Into::into),
+    };
+    let mut annotations = vec![
+        (keys::ISSUED_BY, Some(issued_by.to_string())),
+        (keys::LAST_ERROR, None),
+        (keys::RETRY_AT, None),
+        (keys::ROLLOUT_HALTED, None),
+    ];
+    if let Some(value) = &settings.renew_now {
+        annotations.push((keys::RENEWED_FOR, Some(value.to_string())));
+    }
+    if rolled_out.is_none() {
+        // What the workloads have until they are rolled: the old leaf, or what the index remembers of it.
+        let remembered = context.entry(key).and_then(|entry| entry.rolled_out());
+        let held = match leaf {
+            Ok(leaf) => RolledOut::Leaf {
+                fingerprint: leaf.fingerprint,
+                not_after: leaf.not_after,
+            },
+            Err(_) => RolledOut::None,
+        };
+        let had = remembered.unwrap_or(held);
+        annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
+    }
+    let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+    let password = settings.pkcs12_password_key.as_deref();
+    let password = password.and_then(|name| fresh.secret.data.get(name));
+    let password = password.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let Rendered { data, left_out } = render(
+        &fresh.secret.kind,
+        &settings.outputs,
+        chain,
+        &new_key,
+        password,
+    )?;
+    if !left_out.is_empty() {
+        let note = format!(
+            "outputs {} are left as they are: PKCS#12 takes a password, from the key of this Secret that \
+             cert-renew.io/pkcs12-password-key names",
+            left_out.join(", ")
+        );
+        context
+            .events
+            .secret(key, fresh.uid(), events::Reason::OutputLeftOut, &note);
+    }
+    Ok(Changes { annotations, data })
+}

@@ -1,0 +1,179 @@
+//! A Secret as the API server has it now, and what it asks for: the one thing that a renewal believes.
+//!
+//! It is read anew before each step that cannot be taken back, as the user may have changed his mind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::failure::{Failure, Of};
+use crate::assess::{self, Assessment};
+use crate::certificate::Leaf;
+use crate::cluster::records::{self, Record};
+use crate::cluster::{self, namespaces, secrets};
+use crate::config::{Issuer, Labels};
+use crate::context::Context;
+use crate::index::Key;
+use crate::name::Name;
+use crate::schedule::budget::Claim;
+use crate::schedule::due::Reason;
+use crate::secret::full::FullSecret;
+use crate::secret::keys;
+use crate::secret::settings::IssuerRef;
+use crate::time::UnixTime;
+
+/// A Secret as it is now, and what it asks for.
+pub(super) struct Fresh {
+    pub(super) secret: FullSecret,
+    pub(super) assessment: Assessment,
+    /// The issuer that the Secret names.
+    pub(super) home: Arc<str>,
+    /// The namespace's labels, where they matter.
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// The issuer that is asked: that one, or a fallback.
+    pub(super) issuer_name: Arc<str>,
+    pub(super) issuer: Issuer,
+}
+
+impl Fresh {
+    /// The Secret as it is now; None where it is gone, or asks for nothing.
+    ///
+    /// # Errors
+    /// When it, or the labels of a namespace where they matter, cannot be read.
+    pub(super) async fn read(
+        context: &Context,
+        key: &Key,
+        now: UnixTime,
+    ) -> Result<Option<Self>, Failure> {
+        let secret = match secrets::get(&context.client, key).await {
+            Err(cluster::Error::NotFound { .. }) => return Ok(None),
+            secret => secret?,
+        };
+        let config = context.config();
+        let (labels, unread) = if config.needs_namespace_labels() {
+            match namespaces::labels(&context.client, &key.namespace).await {
+                Ok(labels) => (Some(labels), None),
+                Err(error) => (None, Some(error)),
+            }
+        } else {
+            (None, None)
+        };
+        let view = (&*config, view_of(labels.as_ref()));
+        let Some(assessment) = assess::of_full(now, key, &secret, view, |leaf| {
+            context.renewal_info.instant(key, leaf)
+        }) else {
+            return Ok(None);
+        };
+        let IssuerRef::Named(issuer_name) = assessment.settings.issuer.clone() else {
+            return Ok(None);
+        };
+        let Some(issuer) = config.issuer(&issuer_name).cloned() else {
+            return Ok(None);
+        };
+        let fresh = Self {
+            secret,
+            assessment,
+            home: Arc::clone(&issuer_name),
+            labels,
+            issuer_name,
+            issuer,
+        };
+        match unread {
+            None => Ok(Some(fresh)),
+            Some(error) => Err(Failure::Labels(error).about(&fresh)),
+        }
+    }
+
+    /// Whether it is the Secret's own issuer that is asked.
+    pub(super) fn is_at_home(&self) -> bool {
+        self.issuer_name == self.home
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        self.secret.head.uid()
+    }
+
+    /// The namespace's labels as the config looks at them.
+    pub(super) fn labels(&self) -> Labels<'_> {
+        view_of(self.labels.as_ref())
+    }
+
+    /// The leaf that is there, if it can be read.
+    pub(super) fn leaf(&self) -> Option<&Leaf> {
+        self.assessment.leaf.as_ref().ok()
+    }
+
+    /// What the budgets look at, where it is due for this reason.
+    pub(super) fn claim(&self, reason: Reason) -> Claim<'_> {
+        let leaf = self.leaf();
+        let issued_by = self.assessment.issued_by.as_ref();
+        Claim {
+            reason,
+            wish: self.assessment.wish(),
+            leaf,
+            written: leaf.and_then(|leaf| issued_by?.wrote(leaf.fingerprint)),
+        }
+    }
+
+    /// The names to ask for: those without the ones that a wildcard among them covers, as CAs refuse the redundant.
+    pub(super) fn names_to_order(&self) -> Vec<Name> {
+        let all = &self.assessment.names;
+        let is_covered = |name: &Name| all.iter().any(|it| it != name && it.covers(name));
+        let needed = all.iter().filter(|name| !is_covered(name));
+        needed.cloned().collect()
+    }
+
+    /// Whether the Secret still asks for what the record's order will bring.
+    pub(super) fn still_wants(&self, record: &Record) -> bool {
+        let records::Order {
+            uid,
+            issuer,
+            directory,
+            names,
+            ..
+        } = &record.order;
+        // Another CA knows nothing of the order, and the one that does would refuse our account with the other.
+        let moved = { directory.as_ref() }.is_some_and(|it| *it != self.issuer.directory);
+        self.uid() == *uid
+            && *self.issuer_name == **issuer
+            && !moved
+            && self.assessment.renewal.is_ok()
+            // Without `names` they are read from the certificate, which somebody may have emptied meanwhile.
+            && (self.assessment.names.is_empty() || self.names_to_order() == *names)
+    }
+
+    /// What the assessment says of names that are not allowed.
+    pub(super) fn refusal(&self) -> String {
+        let problems = self.assessment.problems.iter();
+        let names = problems.filter(|problem| &*problem.key == keys::NAMES);
+        names.map(ToString::to_string).collect()
+    }
+}
+
+fn view_of(labels: Option<&BTreeMap<String, String>>) -> Labels<'_> {
+    labels.map_or(Labels::NotAsked, Labels::Are)
+}
+
+impl Failure {
+    /// Says which Secret it happened to.
+    pub(super) fn about(self, fresh: &Fresh) -> Self {
+        if matches!(self, Self::About { .. }) {
+            return self;
+        }
+        let of = Of {
+            uid: fresh.uid().to_owned(),
+            account: fresh.assessment.account,
+            wish: fresh.assessment.wish(),
+            order: None,
+            issuer: Arc::clone(&fresh.issuer_name),
+            directory: fresh.issuer.directory.clone(),
+            leaf: fresh.leaf().cloned(),
+            names: fresh.names_to_order(),
+            has_staging: fresh.issuer.staging.is_some(),
+            has_fallback: fresh.issuer.fallback.is_some(),
+        };
+        Self::About {
+            what: Box::new(self),
+            of: Box::new(of),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! How a renewal ends that did not fail, and who is told when one that is due is held back.
+
+use std::time::Duration;
+
+use super::fresh::Fresh;
+use super::validations::Held;
+use crate::assess;
+use crate::cluster::events;
+use crate::context::Context;
+use crate::index::{Key, Stuck};
+use crate::schedule::budget::{self, Hold};
+use crate::schedule::due::Reason;
+use crate::secret::full::FullSecret;
+use crate::secret::keys;
+use crate::time::UnixTime;
+
+/// A Secret that another program writes is looked at again after this; the watch brings it sooner when it changes.
+const OWNED: Duration = Duration::from_secs(3_600);
+
+/// How a renewal ended that did not fail.
+pub(super) enum Outcome {
+    /// The new pair is in the Secret.
+    Renewed,
+    /// A former run had written it already; only the record was left.
+    Tidied,
+    /// Not to be renewed before then.
+    Later(UnixTime, Option<Box<str>>),
+    /// Nor then, unless a person does something.
+    Stuck(UnixTime, Stuck, Box<str>),
+}
+
+/// A budget says no: the Secret is left alone until then, and the reader is told once.
+pub(super) fn held(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    reason: Reason,
+    hold: Hold,
+) -> Outcome {
+    let until = hold.until();
+    let undone = matches!(hold, Hold::KeepsComingBack { .. }) && reason != Reason::RenewalInfo;
+    let note = match hold {
+        Hold::BackOff { .. } => return Outcome::Later(until, context.last_error(key)),
+        Hold::TooYoung { .. } => format!(
+            "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until}"
+        ),
+        Hold::TooMany { .. } => format!(
+            "{} certificates for these names were issued within 7 days, and CAs count them; the next one is asked for \
+             after {until}",
+            budget::ISSUES_A_WEEK
+        ),
+        Hold::KeepsComingBack { .. } if reason == Reason::RenewalInfo => format!(
+            "the CA's renewal window says that each new certificate is to be replaced at once: {} were issued within 7 \
+             days and no more is asked for before {until}. Is this machine's clock right?",
+            budget::UNSCHEDULED_A_WEEK
+        ),
+        Hold::KeepsComingBack { .. } => {
+            let owners = other_writers(&fresh.secret).join(", ");
+            let owners = if owners.is_empty() {
+                "somebody".to_owned()
+            } else {
+                owners
+            };
+            format!(
+                "{owners} keeps replacing the certificate: {} were issued within 7 days and no more is asked for \
+                 before {until}. Keep the data out of what {owners} applies (Flux: annotation \
+                 kustomize.toolkit.fluxcd.io/ssa: IfNotPresent; Argo CD: ignoreDifferences on /data)",
+                budget::UNSCHEDULED_A_WEEK
+            )
+        }
+    };
+    not_now(
+        context,
+        key,
+        fresh,
+        (until, undone.then_some(Stuck::OtherOwner)),
+        events::Reason::RenewalHeld,
+        note,
+    )
+}
+
+/// A name must not fail validation once more now.
+pub(super) fn unproven(context: &Context, key: &Key, fresh: &Fresh, held: Held) -> Outcome {
+    match held {
+        Held::UnderWay(name, until) => {
+            let note = format!("waits until other orders have proven {name}");
+            tracing::debug!(secret = %key, %until, note, "the renewal waits");
+            Outcome::Later(until, Some(note.into()))
+        }
+        Held::Failed(name, until) => {
+            let note = format!(
+                "{} validations of {name} have failed within an hour, as many as CAs let pass; the next try is after \
+                 {until}",
+                budget::FAILED_VALIDATIONS
+            );
+            not_now(
+                context,
+                key,
+                fresh,
+                (until, None),
+                events::Reason::RenewalHeld,
+                note,
+            )
+        }
+    }
+}
+
+/// Another program writes this Secret: it is not ours to renew.
+pub(super) fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome {
+    let note = format!(
+        "not renewed: the Secret is written for {keeper}. Annotate it with {}: {} to have only its workloads rolled, or \
+         end what writes it first",
+        keys::ISSUER,
+        assess::EXTERNAL
+    );
+    let until = UnixTime::now() + OWNED;
+    not_now(
+        context,
+        key,
+        fresh,
+        (until, Some(Stuck::OtherOwner)),
+        events::Reason::OwnedByAnother,
+        note,
+    )
+}
+
+/// The Secret is left alone until then, and the reader is told once why.
+pub(super) fn not_now(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    (until, stuck): (UnixTime, Option<Stuck>),
+    reason: events::Reason,
+    note: String,
+) -> Outcome {
+    if !context.last_said(key, &note) {
+        tracing::warn!(secret = %key, %until, note, "the renewal is held back");
+        context.events.secret(key, fresh.uid(), reason, &note);
+    }
+    match stuck {
+        Some(stuck) => Outcome::Stuck(until, stuck, note.into()),
+        None => Outcome::Later(until, Some(note.into())),
+    }
+}
+
+/// The field managers beside us that write the data.
+fn other_writers(secret: &FullSecret) -> Vec<&str> {
+    let mut names: Vec<&str> = secret
+        .managers
+        .iter()
+        .filter(|manager| manager.owns_data && manager.name != keys::FIELD_MANAGER)
+        .map(|manager| manager.name.as_str())
+        .collect();
+    names.dedup();
+    names
+}

@@ -1,0 +1,321 @@
+//! What a failed renewal means for the next try, and who is told.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::failure::{Failure, Of};
+use super::{issuers, limits, validations};
+use crate::acme::{self, Class, Scope};
+use crate::cluster;
+use crate::cluster::events::Reason;
+use crate::cluster::secrets::{self, Changes};
+use crate::context::Context;
+use crate::index::{Finished, Key, Stuck};
+use crate::metrics::RenewalResult;
+use crate::name::Name;
+use crate::schedule::budget::{self, Account, Backoff, Failed};
+use crate::secret::keys;
+use crate::time::UnixTime;
+
+/// The watch will bring what has changed; should it not, this is soon enough.
+const AFTER_CONFLICT: Duration = Duration::from_secs(5);
+/// Until the zone's servers, or the route, are looked at again.
+const WAITING: Duration = Duration::from_secs(10);
+/// Until a fallback is looked for again that could not help out.
+const NO_FALLBACK: Duration = Duration::from_secs(5 * 60);
+/// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
+/// which the reader ends a pause of the CA is some hundred characters long.
+const LONGEST: usize = 900;
+/// Rehearsals after a failed validation; then the real CA is asked again whatever they said.
+const REHEARSALS: u32 = 3;
+/// An issuer that was out of reach is not asked again before this while its fallback is at work.
+const OUT_OF_REACH: Duration = Duration::from_secs(3_600);
+
+impl Failure {
+    /// Counts the failure, tells the reader, and says when the next try is.
+    pub(super) async fn settle(self, context: &Context, key: &Key) -> Finished {
+        let now = UnixTime::now();
+        if !context.gate.is_open() || self.is_handing_over() {
+            // The term is over: this says nothing about the certificate, and the next leader begins anew.
+            tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
+            return Finished::Later(now + AFTER_CONFLICT, context.last_error(key));
+        }
+        let (what, of) = match self {
+            Self::About { what, of } => (*what, of),
+            // Only reading the Secret or the record can fail before it is known what it asks for.
+            other => {
+                let reason = other.reason();
+                tracing::warn!(secret = %key, step = "failed", reason, error = %other, "the renewal could not begin");
+                return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
+            }
+        };
+        if let Some(finished) = excused(context, key, now, &what, &of).await {
+            return finished;
+        }
+        let verdict = Verdict::of(context, &what, &of).await;
+        let retry_at = verdict.count(context, key, now, &of).await;
+        let text = cut(&what.to_string()).to_owned();
+        tell(context, key, &of, &what, &text, retry_at).await;
+        match &what {
+            Self::Acme(error) if error.class() == Class::Paused => {
+                Finished::Stuck(retry_at, Stuck::Paused, text.into())
+            }
+            _ => Finished::Later(retry_at, Some(text.into())),
+        }
+    }
+}
+
+/// What is no failure of the certificate, and counts for nothing: when to look again.
+async fn excused(
+    context: &Context,
+    key: &Key,
+    now: UnixTime,
+    what: &Failure,
+    of: &Of,
+) -> Option<Finished> {
+    match what {
+        Failure::Unwanted
+        | Failure::Cluster(
+            cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. },
+        ) => {
+            tracing::info!(secret = %key, reason = what.reason(), "the Secret has changed meanwhile: looked at again");
+            let said = context.last_error(key);
+            Some(Finished::Later(now + AFTER_CONFLICT, said))
+        }
+        Failure::Waiting(what) => {
+            let text = what.to_string();
+            tracing::info!(secret = %key, what = text, "the order waits");
+            Some(Finished::Later(now + WAITING, Some(text.into())))
+        }
+        Failure::Acme(error) if error.may_be_the_key() => {
+            let changed = context.issuers.key_changed(&of.issuer).await;
+            changed.unwrap_or(false).then(|| {
+                tracing::info!(secret = %key, issuer = %of.issuer, "the account has another key now: tried again with it");
+                Finished::Later(now, None)
+            })
+        }
+        // The CA was not asked.
+        Failure::Issuer(issuers::Error::Limited(limit)) => {
+            let leaf = of.leaf.as_ref();
+            let at = after_limit(context, of.account, leaf, of.has_fallback, *limit).await;
+            Some(Finished::Later(at, Some(what.to_string().into())))
+        }
+        _ => None,
+    }
+}
+
+/// When life runs short, so that a fallback is asked.
+fn short_at(of: &Of, now: UnixTime) -> UnixTime {
+    of.leaf.as_ref().map_or(now, budget::runs_short_at)
+}
+
+/// What a failure counts for.
+#[derive(Default)]
+struct Verdict {
+    /// The CA asks for nothing before this instant.
+    until: Option<UnixTime>,
+    /// It is a limit of the CA.
+    is_limit: bool,
+    /// The CA cannot be reached, or not now.
+    is_outage: bool,
+    /// The CA has counted a failed validation.
+    is_validation: bool,
+    /// It was but the rehearsal.
+    is_rehearsal: bool,
+    /// The accounts of the names that could not be proven.
+    invalid: BTreeSet<u64>,
+    /// What the CA says that it has limited.
+    limited: Option<acme::Limited>,
+}
+
+impl Verdict {
+    /// Judges a failure. What it says of the issuer is noted there.
+    async fn of(context: &Context, what: &Failure, of: &Of) -> Self {
+        let mut verdict = Self {
+            is_rehearsal: matches!(what, Failure::Rehearsal(_)),
+            ..Self::default()
+        };
+        let Failure::Acme(error) = what else {
+            return verdict;
+        };
+        verdict.until = error.retry_after();
+        match error.class() {
+            Class::Transient => verdict.is_outage = true,
+            Class::RateLimited { until, scope } => {
+                if scope == Scope::Issuer {
+                    context.issuers.limit(&of.issuer, until);
+                }
+                verdict.until = Some(until);
+                verdict.is_limit = true;
+                verdict.limited = error.problem().and_then(acme::Problem::limited);
+            }
+            Class::FixIt => {
+                verdict.is_validation = true;
+                verdict.invalid = invalid(error, of);
+            }
+            Class::AccountGone => {
+                if let Err(error) = context.issuers.account_gone(&of.issuer).await {
+                    let error = cluster::chain(&error);
+                    tracing::warn!(issuer = %of.issuer, error, "the account cannot be made anew now");
+                }
+            }
+            _ => {}
+        }
+        verdict
+    }
+
+    /// Counts it in the ledger, and says when the next try is.
+    async fn count(&self, context: &Context, key: &Key, now: UnixTime, of: &Of) -> UnixTime {
+        let backoff = context.config().retry;
+        let mut retry_at = now;
+        let mut accounts = self.invalid.clone();
+        accounts.insert(of.account);
+        let limited = self.limited.as_ref();
+        let limited = limited.map(|it| limits::account(&of.issuer, &of.directory, it));
+        accounts.extend(limited);
+        let counted = context
+            .ledger
+            .update_all(accounts, |id, account| {
+                if self.invalid.contains(&id) {
+                    account.invalid(now, &backoff);
+                }
+                if limited == Some(id) {
+                    account.limited_until = self.until.map(|until| until.0);
+                }
+                if id == of.account {
+                    retry_at = self.charge(account, now, &backoff, of);
+                }
+            })
+            .await;
+        if let Err(error) = counted {
+            tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+        }
+        retry_at
+    }
+
+    /// What it changes about the account of the Secret's names, and when they are tried again.
+    fn charge(&self, account: &mut Account, now: UnixTime, backoff: &Backoff, of: &Of) -> UnixTime {
+        let mut retry_at = match self.until {
+            Some(until) if self.is_limit => {
+                account.limited(until, of.wish);
+                until
+            }
+            until => {
+                let failed = Failed {
+                    leaf: of.leaf.as_ref(),
+                    validation: self.is_validation,
+                    at_least: until,
+                    wish: of.wish,
+                };
+                account.failed(now, backoff, failed)
+            }
+        };
+        if self.is_rehearsal {
+            account.rehearsals = account.rehearsals.saturating_sub(1);
+        } else if self.is_validation && of.has_staging {
+            account.rehearsals = REHEARSALS;
+        }
+        // One answer that fails is no outage; a limit is one at once.
+        if of.has_fallback && (self.is_limit || self.is_outage && account.failures > 1) {
+            let until = retry_at.max(now + OUT_OF_REACH);
+            account.unavailable_until = Some(until.0);
+            retry_at = retry_at.min(short_at(of, now).max(now));
+            account.retry_at = Some(retry_at.0);
+        }
+        retry_at
+    }
+}
+
+/// Log, metric, Event, and the Secret itself: where a reader may look for the error.
+async fn tell(
+    context: &Context,
+    key: &Key,
+    of: &Of,
+    what: &Failure,
+    text: &str,
+    retry_at: UnixTime,
+) {
+    let reason = what.reason();
+    tracing::warn!(
+        secret = %key, step = "failed", issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
+        "the renewal failed"
+    );
+    context
+        .metrics
+        .renewal(&of.issuer, RenewalResult::Failed, reason);
+    let event = match what {
+        Failure::Rehearsal(_) => Reason::RehearsalFailed,
+        _ => Reason::RenewalFailed,
+    };
+    let note = format!("{reason}: {text}; next try at {retry_at}");
+    context.events.secret(key, &of.uid, event, &note);
+    inscribe(context, key, &of.uid, text, retry_at).await;
+}
+
+/// The accounts of the names that could not be proven: those that the CA names, else all.
+fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<u64> {
+    let named = error.problem().map_or(&[][..], |it| &it.subproblems);
+    let named: Vec<Name> = named.iter().filter_map(|it| it.name.parse().ok()).collect();
+    let names = if named.is_empty() { &of.names } else { &named };
+    validations::accounts(&of.issuer, names)
+        .into_keys()
+        .collect()
+}
+
+/// When to look again at a renewal that the CA has not been asked for, since it is limited until then: where there is a
+/// fallback, as soon as life runs short.
+pub(super) async fn after_limit(
+    context: &Context,
+    account: u64,
+    leaf: Option<&crate::certificate::Leaf>,
+    has_fallback: bool,
+    until: UnixTime,
+) -> UnixTime {
+    if !has_fallback {
+        return until;
+    }
+    let now = UnixTime::now();
+    let short_at = leaf.map_or(now, budget::runs_short_at);
+    let known = context.ledger.get(account).unavailable_until >= Some(until.0);
+    // Whoever was looked for already, and is not what the CA is asked instead, does not help out now.
+    let again = if known { NO_FALLBACK } else { AFTER_CONFLICT };
+    let noted = context
+        .ledger
+        .update(account, |account| account.unavailable_until = Some(until.0))
+        .await;
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the ledger could not be written; it is right in memory");
+    }
+    until.min(short_at.max(now + again))
+}
+
+/// Writes the error onto the Secret for the reader; where it cannot be written, Event and log have it.
+async fn inscribe(context: &Context, key: &Key, uid: &str, text: &str, retry_at: UnixTime) {
+    let written = async {
+        let secret = secrets::get(&context.client, key).await?;
+        let changes = Changes {
+            annotations: vec![
+                (keys::LAST_ERROR, Some(text.to_owned())),
+                (keys::RETRY_AT, Some(retry_at.to_string())),
+            ],
+            ..Changes::default()
+        };
+        if secret.head.uid() != uid {
+            return Ok(());
+        }
+        secrets::patch(&context.client, &secret.head, &changes)
+            .await
+            .map(|_| ())
+    };
+    if let Err(error) = written.await {
+        tracing::debug!(secret = %key, %error, "the error could not be written onto the Secret");
+    }
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

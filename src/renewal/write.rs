@@ -1,0 +1,121 @@
+//! The one patch of a renewal: what the CA gave is checked, written, and counted.
+
+use tokio::time::Instant;
+
+use super::changes::changes;
+use super::failure::Failure;
+use super::fresh::Fresh;
+use super::outcome::Outcome;
+use super::record::took;
+use super::{copies, validations};
+use crate::cluster::events;
+use crate::cluster::records::{self, Record};
+use crate::cluster::secrets;
+use crate::context::Context;
+use crate::index::Key;
+use crate::key::PrivateKey;
+use crate::metrics::{RenewalResult, RenewalStep};
+use crate::pair::{self, Asked};
+use crate::schedule::budget;
+use crate::schedule::due::Reason;
+use crate::time::UnixTime;
+
+/// Checks what the CA gave and puts it into the Secret, in one patch.
+pub(super) async fn write(
+    context: &Context,
+    key: &Key,
+    record: &Record,
+    pem: &str,
+    reason: Reason,
+) -> Result<Outcome, Failure> {
+    let (started, now) = (Instant::now(), UnixTime::now());
+    let Some(fresh) = Fresh::read(context, key, now)
+        .await?
+        .map(|fresh| fresh.at(context, &record.order.issuer))
+        .filter(|fresh| fresh.still_wants(record))
+    else {
+        return Err(Failure::Unwanted);
+    };
+    let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+    let old = fresh.leaf();
+    let asked = Asked {
+        key: &new_key,
+        names: &record.order.names,
+        not_sooner_than: old.filter(|_| reason == Reason::Lifetime && fresh.is_at_home()),
+        staging: fresh.issuer.directory.contains("staging"),
+    };
+    let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
+    let changes = changes(context, key, &fresh, record, &chain)?;
+    // What was issued is to be in the ledger too.
+    let step = context.gate.step().map_err(|_| Failure::Stopped)?;
+    secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
+    context
+        .metrics
+        .renewal(&fresh.issuer_name, RenewalResult::Renewed, "");
+    let lasted = now.since(UnixTime(record.order.created));
+    context.metrics.renewal_took(&fresh.issuer_name, lasted);
+    count_issue(context, key, &fresh, record).await;
+    drop(step);
+    took(context, record, RenewalStep::Write, started);
+    let leaf = &chain.leaf;
+    tracing::info!(
+        secret = %key, step = "write", issuer = %fresh.issuer_name, order = record.order.url,
+        not_after = %leaf.not_after, leaf = %leaf.fingerprint, seconds = lasted.as_secs(), "renewed"
+    );
+    if let Some(old) = old {
+        copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
+    }
+    let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
+    context
+        .events
+        .secret(key, fresh.uid(), events::Reason::Renewed, &note);
+    Ok(Outcome::Renewed)
+}
+
+/// Notes in the ledger that a certificate was issued and not written.
+pub(super) async fn count_unwanted(context: &Context, key: &Key, record: &Record) {
+    let records::Order {
+        issuer,
+        names,
+        created,
+        expected,
+        replaced,
+        ..
+    } = &record.order;
+    let account = budget::account_of(issuer, names);
+    let counted = context.ledger.update(account, |account| {
+        account.issued(UnixTime::now(), UnixTime(*created), *expected, *replaced);
+    });
+    if let Err(error) = counted.await {
+        tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+    }
+}
+
+/// Notes in the ledger that a certificate was issued and written.
+pub(super) async fn count_issue(context: &Context, key: &Key, fresh: &Fresh, record: &Record) {
+    let (now, ordered) = (UnixTime::now(), UnixTime(record.order.created));
+    let (backoff, own) = (context.config().retry, fresh.assessment.account);
+    // Few names have ever failed.
+    let names = validations::accounts(&fresh.issuer_name, &record.order.names).into_keys();
+    let failed = names.filter(|id| *id != own && !context.ledger.get(*id).invalid.is_empty());
+    let accounts: Vec<u64> = failed.chain([own]).collect();
+    let issued = context
+        .ledger
+        .update_all(accounts, |id, account| {
+            if id == own {
+                account.issued(now, ordered, record.order.expected, record.order.replaced);
+            }
+            account.proven(now, &backoff);
+        })
+        .await;
+    let home = budget::account_of(&fresh.home, &fresh.assessment.names);
+    // The fallback has done it: the next renewal begins with the Secret's own issuer again.
+    let home = context.ledger.update(home, |account| {
+        if !fresh.is_at_home() {
+            account.issued(now, ordered, true, true);
+        }
+    });
+    if let Err(error) = issued.and(home.await) {
+        tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+    }
+}

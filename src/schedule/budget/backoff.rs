@@ -1,0 +1,52 @@
+//! How long to wait after failures, and how far apart validations that may fail are kept.
+
+use std::time::Duration;
+
+/// A CA's limit of failed validations is five an hour for a name: one in twelve minutes keeps to it for ever.
+const FAILED_VALIDATION_SPACING: Duration = Duration::from_secs(12 * 60);
+
+/// Delays after the first, second, third … failure; from the config, so that tests and private CAs may scale it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// Delay after the first failure.
+    pub base: Duration,
+    /// Each further failure multiplies by this.
+    pub factor: u32,
+    /// Never longer than this.
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    /// What Let's Encrypt asks of clients: 1, 10, 100 minutes, then once a day.
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(60),
+            factor: 10,
+            max: Duration::from_secs(86_400),
+        }
+    }
+}
+
+impl Backoff {
+    /// The wait after so many failures in a row; zero after none.
+    #[must_use]
+    pub fn wait(&self, failures: u32) -> Duration {
+        let Some(doublings) = failures.checked_sub(1) else {
+            return Duration::ZERO;
+        };
+        let scale = self.factor.checked_pow(doublings);
+        scale
+            .and_then(|scale| self.base.checked_mul(scale))
+            .map_or(self.max, |wait| wait.min(self.max))
+    }
+
+    /// Back-off that a private CA's config has scaled down says that there is no such limit.
+    pub(super) fn validation_spacing(&self) -> Duration {
+        FAILED_VALIDATION_SPACING.min(self.max)
+    }
+
+    /// The span in which [`FAILED_VALIDATIONS`](super::FAILED_VALIDATIONS) of one name may fail: an hour, unless scaled down likewise.
+    pub(super) fn hour(&self) -> Duration {
+        self.validation_spacing() * 5
+    }
+}

@@ -41,8 +41,9 @@ impl Fresh {
     /// Turns to the first issuer that is not known to be out of reach, if life runs short.
     pub(super) fn at_hand(self, context: &Context, key: &Key, now: UnixTime) -> Self {
         let out_of_reach = |account| {
-            let until = context.ledger.get(account).unavailable_until;
-            until.is_some_and(|until| until > now.0)
+            let account = context.ledger.get(account);
+            let away = { account.unavailable_until }.is_some_and(|until| until > now.0);
+            away || account.limited_until(now).is_some()
         };
         let leaf = self.leaf();
         if !budget::runs_short(now, leaf) || !out_of_reach(self.assessment.account) {

@@ -230,7 +230,8 @@ impl Account {
         self.failures = 0;
         self.failed_at = None;
         self.retry_at = None;
-        self.limited_until = None;
+        // What another CA has issued meanwhile is not this one's leave.
+        self.limited_until = self.limited_until(now).map(|until| until.0);
         self.tried = None;
         self.rehearsals = 0;
         self.unavailable_until = None;

@@ -223,6 +223,11 @@ fn no_wish_forgets_a_limit_of_the_ca_and_it_lasts_no_longer_than_it_said() {
     assert!(!account.is_over(UnixTime(99 + week)) && account.is_over(UnixTime(100 + week)));
     // By a clock that was ahead.
     assert_eq!(account.limited_until(UnixTime(-2 * week)), None);
+    // A fallback helps out; the limit stays.
+    account.issued(UnixTime(50), UnixTime(50), true, true);
+    assert_eq!(account.limited_until(UnixTime(99)), Some(until));
+    account.issued(UnixTime(100), UnixTime(100), true, true);
+    assert!(account.is_empty());
 }
 
 #[test]

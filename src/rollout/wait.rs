@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use kube::Client;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, watcher};
-use tokio::time::{Instant, timeout_at};
+use kube::api::{Api, WatchEvent, WatchParams};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::budget::Place;
 use super::error::Error;
 use super::progress::{Best, Numbers, Progress, is_rolling, progress};
 use super::steps::Step;
+use super::wire::Object;
 use super::workload::{Workload, api, get};
 use crate::cluster::chain;
 use crate::duration::human;
-use crate::secret::workload::Kind;
+use crate::secret::workload::{Kind, WorkloadRef};
+
+/// A watch that breaks is opened anew after this.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A workload that has not moved for so long gives its place to others; it is awaited all the same.
 ///
@@ -133,43 +137,10 @@ async fn observe(
         place,
     } = wait;
     let id = &workload.id;
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", id.name));
-    let events = watcher(api(client, namespace, id.kind), config);
-    let mut events = std::pin::pin!(events.default_backoff());
+    let mut versions = Versions::since(client, namespace, workload);
     let mut last = Instant::now();
-    let mut present = false;
+    let mut seen = workload.clone();
     loop {
-        let limit = if last.elapsed() < stalled(patience) {
-            stalled(patience)
-        } else {
-            patience
-        };
-        let seen = match timeout_at(last + limit, events.next()).await {
-            Ok(Some(Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)))) => {
-                present = true;
-                object.read(id.kind)
-            }
-            Ok(Some(Ok(watcher::Event::Delete(_))) | None) => return Ok(Waited::Gone),
-            Ok(Some(Ok(watcher::Event::Init))) => {
-                present = false;
-                continue;
-            }
-            Ok(Some(Ok(watcher::Event::InitDone))) if present => continue,
-            Ok(Some(Ok(watcher::Event::InitDone))) => return Ok(Waited::Gone),
-            Ok(Some(Err(error))) => {
-                tracing::debug!(namespace, workload = %id, error = %chain(&error), "its watch is interrupted");
-                continue;
-            }
-            Err(_) if last.elapsed() < patience => {
-                place.give_back();
-                continue;
-            }
-            // Before it is called stuck it is asked: the watch may have been silent for another reason.
-            Err(_) => match get(client, namespace, id).await? {
-                Some(seen) => seen,
-                None => return Ok(Waited::Gone),
-            },
-        };
         if seen.uid != workload.uid {
             return Ok(Waited::Gone);
         }
@@ -186,5 +157,98 @@ async fn observe(
                 human(patience)
             )));
         }
+        seen = loop {
+            let limit = if last.elapsed() < stalled(patience) {
+                stalled(patience)
+            } else {
+                patience
+            };
+            match timeout_at(last + limit, versions.next()).await {
+                Ok(Some(next)) => break next,
+                Ok(None) => return Ok(Waited::Gone),
+                Err(_) if last.elapsed() < patience => place.give_back(),
+                // Before it is called stuck it is asked: the watch may have been silent for another reason.
+                Err(_) => match get(client, namespace, id).await? {
+                    Some(next) => break next,
+                    None => return Ok(Waited::Gone),
+                },
+            }
+        };
+    }
+}
+
+/// The versions of one workload that follow one that is known: a watch that begins there, so that nothing is listed.
+struct Versions<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    id: &'a WorkloadRef,
+    api: Api<Object>,
+    /// The last version that is known.
+    version: Box<str>,
+    watch: Option<BoxStream<'static, kube::Result<WatchEvent<Object>>>>,
+}
+
+impl<'a> Versions<'a> {
+    fn since(client: &'a Client, namespace: &'a str, known: &'a Workload) -> Self {
+        Self {
+            client,
+            namespace,
+            id: &known.id,
+            api: api(client, namespace, known.id.kind),
+            version: known.resource_version.clone(),
+            watch: None,
+        }
+    }
+
+    /// The next version, however long that takes; none once the workload is gone. May be dropped and asked again.
+    async fn next(&mut self) -> Option<Workload> {
+        loop {
+            let error = match self.event().await {
+                Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                    let next = object.read(self.id.kind);
+                    self.version.clone_from(&next.resource_version);
+                    return Some(next);
+                }
+                Ok(Some(WatchEvent::Deleted(_))) => return None,
+                Ok(Some(WatchEvent::Bookmark(mark))) => {
+                    self.version = mark.metadata.resource_version.into();
+                    continue;
+                }
+                // It has lasted as long as a watch does.
+                Ok(None) => {
+                    self.watch = None;
+                    sleep(AGAIN).await;
+                    continue;
+                }
+                // The version is too old, as a rule.
+                Ok(Some(WatchEvent::Error(status))) => kube::Error::Api(status),
+                Err(error) => error,
+            };
+            let (namespace, workload) = (self.namespace, self.id);
+            tracing::debug!(namespace, %workload, error = %chain(&error), "its watch is interrupted");
+            self.watch = None;
+            sleep(AGAIN).await;
+            match get(self.client, self.namespace, self.id).await {
+                Ok(Some(next)) => {
+                    self.version.clone_from(&next.resource_version);
+                    return Some(next);
+                }
+                Ok(None) => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn event(&mut self) -> kube::Result<Option<WatchEvent<Object>>> {
+        let watch = match &mut self.watch {
+            Some(watch) => watch,
+            None => {
+                let only =
+                    WatchParams::default().fields(&format!("metadata.name={}", self.id.name));
+                let watch = self.api.watch(&only, &self.version).await?;
+                self.watch.insert(watch.boxed())
+            }
+        };
+        watch.next().await.transpose()
     }
 }

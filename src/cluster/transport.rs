@@ -1,12 +1,16 @@
-//! HTTP to the API server: what kube's own builder makes, but for `TCP_NODELAY`.
+//! HTTP to the API server: what kube's own builder makes, but for two things.
 //!
-//! kube sets none. A request that is two small segments, as the first on a new connection is after the handshake, then
-//! waits 40 ms for the delayed ACK of the first (Nagle's algorithm, RFC 9293, 3.7.4).
+//! * `TCP_NODELAY`. kube sets none; a request that is two small segments, as the first on a new connection is after the
+//!   handshake, then waits 40 ms for the delayed ACK of the first (Nagle's algorithm, RFC 9293, 3.7.4).
+//! * Watches have connections of their own. HTTP/1.1 can end a watch only with its connection, and a change that has to be
+//!   brought to its workloads would find one connection less each time, and wait for a handshake.
+
+use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
 use kube::Config;
 use kube::client::retry::RetryPolicy;
@@ -36,8 +40,12 @@ pub(super) fn builder(
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(config.connect_timeout);
-    let client = Client::builder(TokioExecutor::new())
-        .build(config.rustls_https_connector_with_connector(tcp)?);
+    let connector = config.rustls_https_connector_with_connector(tcp)?;
+    let client = || Client::builder(TokioExecutor::new()).build(connector.clone());
+    let pools = Pools {
+        requests: client(),
+        watches: client(),
+    };
     let retry = config.default_retry.then(RetryPolicy::server_retry);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
@@ -45,6 +53,33 @@ pub(super) fn builder(
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(client);
+        .service(pools);
     Ok(ClientBuilder::new(service, config.default_namespace))
+}
+
+/// Connections, by what becomes of them.
+#[derive(Clone)]
+struct Pools<C> {
+    requests: Client<C, Body>,
+    watches: Client<C, Body>,
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Pools<C> {
+    type Response = Response<Incoming>;
+    type Error = hyper_util::client::legacy::Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // A pool is always ready: it opens what it lacks.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut parameters = { request.uri().query() }.unwrap_or_default().split('&');
+        if parameters.any(|it| it.starts_with("watch=")) {
+            self.watches.request(request)
+        } else {
+            self.requests.request(request)
+        }
+    }
 }

@@ -33,6 +33,14 @@ const STARTS: &[(&str, f64)] = &[
 const SCRAPES: &[(&str, f64)] = &[("1k", 1e3), ("10k", 1e4), ("100k", 1e5)];
 const WAVES: &[(&str, f64)] = &[("200", 2e2), ("1000", 1e3), ("5000", 5e3)];
 
+/// By Deployments: 200 Secrets with one or four each, 2,000 with one or four.
+const BURSTS: &[(&str, f64)] = &[
+    ("200x1", 2e2),
+    ("200x4", 8e2),
+    ("2000x1", 2e3),
+    ("2000x4", 8e3),
+];
+
 const PANELS: &[Panel] = &[
     (
         "start.ready_seconds",
@@ -70,6 +78,27 @@ const PANELS: &[Panel] = &[
         1.0,
         WAVES,
     ),
+    (
+        "wave.ca_requests_per_renewal",
+        "Wave: requests to the CA each",
+        "",
+        1.0,
+        WAVES,
+    ),
+    (
+        "burst.patched_seconds",
+        "All at once: until all are patched",
+        "s",
+        1.0,
+        BURSTS,
+    ),
+    (
+        "burst.lists_per_change",
+        "All at once: lists for each",
+        "",
+        1.0,
+        BURSTS,
+    ),
 ];
 
 /// Reads `target/bench/*.json` and writes `docs/growth.svg`.
@@ -83,7 +112,8 @@ pub(crate) fn draw() -> Result<()> {
         );
         draw_panel(&mut body, at, panel, &figures)?;
     }
-    let (width, height) = (PANEL.0 * 3.0, PANEL.1 * 2.0);
+    let rows = u8::try_from(PANELS.len().div_ceil(3)).unwrap_or(u8::MAX);
+    let (width, height) = (PANEL.0 * 3.0, PANEL.1 * f64::from(rows));
     let svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"11\" role=\"img\">\n<title>How cost grows with the number of Secrets</title>\n\

@@ -7,6 +7,7 @@
 
 mod audit;
 mod bare;
+mod burst;
 mod data;
 mod failover;
 mod growth;
@@ -77,12 +78,13 @@ async fn run(name: &str) -> Result<()> {
         "steady" => steady::run(&mut report).await?,
         "page" => page::run(&mut report).await?,
         "propagation" => propagation::run(&mut report).await?,
+        "burst" => burst::run(&mut report).await?,
         "failover" => failover::run(&mut report).await?,
         "wave-200" => wave::run(&mut report, 200).await?,
         "wave-1000" => wave::run(&mut report, 1_000).await?,
         "wave-5000" => wave::run(&mut report, 5_000).await?,
         _ => bail!(
-            "there are {}, start-1k, start-100k, install-10k, wave-5000, and growth, which draws; not {name:?}",
+            "there are {}, burst, start-1k, start-100k, install-10k, wave-5000, and growth, which draws; not {name:?}",
             USUAL.join(", ")
         ),
     }

@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Reference, workload};
 use test_bench::{Bench, Operator, Options, Result, ensure, eventually};
+use tokio::task::JoinHandle;
 
 use crate::data::{Maker, Set, in_parallel};
 use crate::process::usage;
@@ -27,7 +28,7 @@ const NODES: usize = 8;
 /// Five changes a second, each Secret once.
 const PACE: Duration = Duration::from_millis(200);
 /// Nothing of this takes longer on a machine that works at all.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(300);
 /// A needless restart would have come by then.
 const QUIET: Duration = Duration::from_secs(3);
 /// Label edits, and as many certificates that are written in another way.
@@ -36,7 +37,7 @@ const EDITS: usize = 50;
 const MISSED: usize = 20;
 
 /// Rolls at once and all at once: what is measured is the operator, not its caution.
-const CONFIG: &str = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, concurrency: 1000, perNamespace: 1000, canaryWorkloads: 0}\n";
+pub(crate) const CONFIG: &str = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, concurrency: 1000, perNamespace: 1000, canaryWorkloads: 0}\n";
 
 /// When each Deployment was last seen with a new template, and how often.
 type Seen = Arc<Mutex<HashMap<String, (i64, Instant)>>>;
@@ -51,47 +52,15 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     let mut wanted = options();
     wanted.config = CONFIG.into();
     let mut operator = Operator::install(&bench, wanted).await?;
-    let set = Arc::new(Set {
-        prefix: "roll",
-        count: COUNT,
+    let scale = Scale {
+        secrets: COUNT,
         namespaces: NAMESPACES,
-        class: operator.namespace().to_owned(),
-        issuer: "external",
-        annotated: 1,
-        settled: true,
-        used: false,
-        age: None,
-    });
-    let maker = Arc::new(Maker::new()?);
-    set.fill(&bench, &maker).await?;
-    let client = bench.client()?;
-    let seen = Seen::default();
-    let follower = tokio::spawn(follow(client.clone(), Arc::clone(&seen)));
-    let owned = Arc::clone(&set);
-    in_parallel(
-        "making Deployments",
-        COUNT,
-        &client,
-        move |client, number| {
-            let api: Api<Deployment> = Api::namespaced(client, &owned.namespace(number));
-            async move {
-                let name = Set::name(number);
-                let body = workload("Deployment", &name, 1, Reference::Volume, &name);
-                api.create(&PostParams::default(), &serde_json::from_value(body)?)
-                    .await?;
-                Ok(())
-            }
-        },
-    )
-    .await?;
-    settled(&client).await?;
-    operator.run().await?;
-    let world = World {
-        client,
-        set,
-        maker,
-        seen,
+        workloads: 1,
+        replicas: 1,
     };
+    let (world, follower) = World::lay(&bench, &operator, scale).await?;
+    settled(&world.client).await?;
+    operator.run().await?;
 
     say("five changes a second");
     let before = usage(operator.process()?.id())?;
@@ -128,18 +97,9 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     tokio::time::sleep(QUIET).await;
 
     say("all at once");
-    let (mark, began) = (audit::mark(&bench)?, Instant::now());
-    let all = world.clone();
-    in_parallel("changing", COUNT, &world.client, move |_, number| {
-        let world = all.clone();
-        async move { world.change(number).await }
-    })
-    .await?;
-    let changed = began.elapsed();
-    world.rolled(0..COUNT, 3).await?;
-    let last = (0..COUNT).map(|number| world.seen_at(number)).max();
-    let burst = last.map_or(f64::NAN, |last| last.duration_since(began).as_secs_f64());
-    report.add("propagation.burst_200_seconds", burst, "s");
+    let mark = audit::mark(&bench)?;
+    let (changed, burst) = world.change_all(3).await?;
+    report.add("propagation.burst_200_seconds", burst.as_secs_f64(), "s");
     report.add(
         "propagation.burst_200_written_seconds",
         changed.as_secs_f64(),
@@ -198,15 +158,101 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// How much there is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    pub(crate) secrets: usize,
+    pub(crate) namespaces: usize,
+    /// Deployments of each Secret, and the pods of each of these.
+    pub(crate) workloads: usize,
+    pub(crate) replicas: i64,
+}
+
+/// Secrets, the Deployments that use them, and what was seen of these.
 #[derive(Clone)]
-struct World {
-    client: Client,
+pub(crate) struct World {
+    pub(crate) client: Client,
     set: Arc<Set>,
     maker: Arc<Maker>,
     seen: Seen,
+    scale: Scale,
 }
 
 impl World {
+    /// Makes all of it, and follows it until the task is aborted.
+    pub(crate) async fn lay(
+        bench: &Bench,
+        operator: &Operator<'_>,
+        scale: Scale,
+    ) -> Result<(Self, JoinHandle<()>)> {
+        let set = Arc::new(Set {
+            prefix: "roll",
+            count: scale.secrets,
+            namespaces: scale.namespaces,
+            class: operator.namespace().to_owned(),
+            issuer: "external",
+            annotated: 1,
+            settled: true,
+            used: false,
+            age: None,
+        });
+        let maker = Arc::new(Maker::new()?);
+        set.fill(bench, &maker).await?;
+        let client = bench.client()?;
+        let seen = Seen::default();
+        let follower = tokio::spawn(follow(client.clone(), Arc::clone(&seen)));
+        let owned = Arc::clone(&set);
+        let made = move |client, number: usize| {
+            let (secret, workload_of) = (number / scale.workloads, number % scale.workloads);
+            let api: Api<Deployment> = Api::namespaced(client, &owned.namespace(secret));
+            async move {
+                let (name, secret) = (name(secret, workload_of), Set::name(secret));
+                let body = workload(
+                    "Deployment",
+                    &name,
+                    scale.replicas,
+                    Reference::Volume,
+                    &secret,
+                );
+                api.create(&PostParams::default(), &serde_json::from_value(body)?)
+                    .await?;
+                Ok(())
+            }
+        };
+        let count = scale.secrets * scale.workloads;
+        in_parallel("making Deployments", count, &client, made).await?;
+        let world = Self {
+            client,
+            set,
+            maker,
+            seen,
+            scale,
+        };
+        Ok((world, follower))
+    }
+
+    /// Changes all Secrets as fast as it goes; says when that began, and how long until all Deployments were patched.
+    pub(crate) async fn change_all(&self, generation: i64) -> Result<(Duration, Duration)> {
+        let (all, began) = (self.clone(), Instant::now());
+        in_parallel(
+            "changing",
+            self.scale.secrets,
+            &self.client,
+            move |_, number| {
+                let world = all.clone();
+                async move { world.change(number).await }
+            },
+        )
+        .await?;
+        let changed = began.elapsed();
+        self.rolled(0..self.scale.secrets, generation).await?;
+        let last = (0..self.scale.secrets)
+            .map(|number| self.seen_at(number))
+            .max();
+        let patched = last.map_or(Duration::ZERO, |last| last.duration_since(began));
+        Ok((changed, patched))
+    }
+
     fn secrets(&self, number: usize) -> Api<Secret> {
         Api::namespaced(self.client.clone(), &self.set.namespace(number))
     }
@@ -231,10 +277,16 @@ impl World {
         Ok((began, Instant::now()))
     }
 
+    /// Generation of the Deployments of a Secret, the lowest, and when the last of them came there.
     fn last(&self, number: usize) -> Option<(i64, Instant)> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = format!("{}/{}", self.set.namespace(number), Set::name(number));
-        seen.get(&key).copied()
+        let namespace = self.set.namespace(number);
+        let each = (0..self.scale.workloads).map(|it| format!("{namespace}/{}", name(number, it)));
+        let each: Option<Vec<_>> = each.map(|key| seen.get(&key).copied()).collect();
+        let each = each?;
+        let lowest = each.iter().map(|(generation, _)| *generation).min()?;
+        let latest = each.iter().map(|(_, at)| *at).max()?;
+        Some((lowest, latest))
     }
 
     fn generation(&self, number: usize) -> i64 {
@@ -242,7 +294,9 @@ impl World {
     }
 
     fn generations(&self) -> i64 {
-        (0..COUNT).map(|number| self.generation(number)).sum()
+        (0..self.scale.secrets)
+            .map(|number| self.generation(number))
+            .sum()
     }
 
     fn seen_at(&self, number: usize) -> Instant {
@@ -259,6 +313,11 @@ impl World {
         })
         .await
     }
+}
+
+/// Of a Deployment of a Secret.
+fn name(secret: usize, workload: usize) -> String {
+    format!("{}-{workload}", Set::name(secret))
 }
 
 /// Every pod is there, so that nothing of an earlier step still runs.

@@ -34,7 +34,7 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
         let counts = audit::since(&bench, &operator, &mark)?;
         follower.abort();
         let mut add = |what: &str, value: f64, unit: &'static str| {
-            report.add(&format!("burst.{what}.{secrets}x{workloads}"), value, unit);
+            report.add(format!("burst.{what}.{secrets}x{workloads}"), value, unit);
         };
         let each = |count: usize| count as f64 / secrets as f64;
         add("written_seconds", changed.as_secs_f64(), "s");

@@ -79,8 +79,8 @@ const PANELS: &[Panel] = &[
         WAVES,
     ),
     (
-        "wave.ca_requests_per_renewal",
-        "Wave: requests to the CA each",
+        "wave.api_requests_per_renewal",
+        "Wave: requests to the API server each",
         "",
         1.0,
         WAVES,

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::objects::Space;
 use test_bench::{Bench, Operator, Result, ensure};
 
 use crate::install::{helm, objects};
-use crate::renewal::{options, renewed, rolled_out};
+use crate::renewal::{options, overdue, renewed, rolled_out};
 
 /// One namespace, Secrets of two classes and of a third that nobody has: each is the business of its own installation.
 #[tokio::test]
@@ -35,15 +35,9 @@ async fn two_installations_side_by_side_heed_their_own_class_only() -> Result<()
     let classes = operators.iter().map(|operator| operator.namespace());
     for (name, class) in ["one", "two", "none"].iter().zip(classes.chain(["nobody"])) {
         space.class = class.to_owned();
-        let old = pair(&[&format!("{name}.beside.example")], OLD)?;
-        space
-            .workload("Deployment", name, Reference::Volume, name)
-            .await?;
-        space
-            .tls_secret(name, Some(&old), &[("issuer", "pebble")])
-            .await?;
+        let old = overdue(&space, name, &format!("{name}.beside.example")).await?;
         if *name != "none" {
-            renewed(&space, name, &old.certificate).await?;
+            renewed(&space, name, &old).await?;
         }
     }
     for (operator, name) in operators.iter().zip(["one", "two"]) {

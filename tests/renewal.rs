@@ -40,6 +40,18 @@ pub(crate) fn leaf(secret: &Secret) -> Result<cert_renew::certificate::Leaf> {
     cert_renew::certificate::leaf(data(secret, "tls.crt").as_bytes()).context("reading tls.crt")
 }
 
+/// A Secret whose certificate is due, and a Deployment that mounts it; the old certificate.
+pub(crate) async fn overdue(space: &Space, name: &str, host: &str) -> Result<String> {
+    let old = pair(&[host], OLD)?;
+    space
+        .workload("Deployment", name, Reference::Volume, name)
+        .await?;
+    space
+        .tls_secret(name, Some(&old), &[("issuer", "pebble")])
+        .await?;
+    Ok(old.certificate)
+}
+
 /// Waits until the Secret holds another certificate than `old`, and that it is sound.
 pub(crate) async fn renewed(space: &Space, name: &str, old: &str) -> Result<Secret> {
     let secret = eventually(SOON, &format!("{name} is renewed"), async || {

@@ -12,7 +12,7 @@ use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, eventually};
 
 use crate::argo::Argo;
-use crate::renewal::{SOON, options, renewed, rolled_out};
+use crate::renewal::{SOON, options, overdue, renewed, rolled_out};
 
 const ADDONS: [&str; 6] = [
     "rbac/addons/argo-rollouts.yaml",
@@ -211,17 +211,11 @@ async fn an_api_server_of_1_33_is_listed_before_it_is_watched() -> Result<()> {
     // One is there before the start, and comes by the list; the other comes by the watch that goes on from it.
     for start in [true, false] {
         let name = if start { "listed" } else { "watched" };
-        let old = pair(&[&format!("{name}.older.example")], OLD)?;
-        space
-            .workload("Deployment", name, Reference::Volume, name)
-            .await?;
-        space
-            .tls_secret(name, Some(&old), &[("issuer", "pebble")])
-            .await?;
+        let old = overdue(&space, name, &format!("{name}.older.example")).await?;
         if start {
             operator.run().await?;
         }
-        renewed(&space, name, &old.certificate).await?;
+        renewed(&space, name, &old).await?;
         rolled_out(&space, name).await?;
         assert_eq!(space.generation("Deployment", name).await?, 2);
     }

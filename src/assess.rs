@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::certificate::{self, Fingerprint, KeyType, Leaf, Unreadable};
+use crate::compact::hash;
 use crate::config::{Config, Labels};
 use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
 use crate::rollout::HaltNote;
-use crate::schedule::budget::{account_of, hash};
+use crate::schedule::budget::account_of;
 use crate::schedule::due::{self, Due, Heed, Inputs, Never, Suggestion};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;

@@ -7,6 +7,17 @@ use std::fmt;
 
 use crate::time::UnixTime;
 
+/// The first 64 bits of the SHA-256 of a text.
+#[must_use]
+pub fn hash(text: &str) -> u64 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
 /// The uid of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uid(Form);

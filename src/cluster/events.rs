@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 
 use super::{Error, chain};
 use crate::allowance::Allowance;
+use crate::compact::hash;
 use crate::index::Key;
-use crate::schedule::budget::hash;
 
 /// Events that wait to be published; more than a burst of renewals makes.
 const QUEUE: usize = 4_096;

@@ -18,10 +18,10 @@ use zeroize::Zeroizing;
 
 use super::routes::Routed;
 use super::{Error, call};
+use crate::compact::hash;
 use crate::config::Dns01;
 use crate::index::Key;
 use crate::name::Name;
-use crate::schedule::budget::hash;
 use crate::secret::keys::FIELD_MANAGER;
 
 const LABEL: &str = "cert-renew.io/order-record";

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Error, call};
+use crate::compact::hash;
 use crate::config::{Http01, PathType, Route};
-use crate::schedule::budget::hash;
 use crate::secret::keys::FIELD_MANAGER;
 
 const LABEL: &str = "cert-renew.io/challenge-route";

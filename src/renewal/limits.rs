@@ -11,10 +11,11 @@ use super::outcome::{Outcome, not_now};
 use crate::acme::{Client, Limited};
 use crate::certificate::Leaf;
 use crate::cluster::events::Reason;
+use crate::compact::hash;
 use crate::context::Context;
 use crate::index::Key;
 use crate::name::Name;
-use crate::schedule::budget::{self, Account, hash};
+use crate::schedule::budget::{self, Account};
 use crate::time::UnixTime;
 
 /// Until a fallback is asked that was not looked for yet.

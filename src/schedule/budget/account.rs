@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::backoff::Backoff;
 use super::urgency::runs_short_at;
 use crate::certificate::Leaf;
+use crate::compact::hash;
 use crate::name::Name;
 use crate::time::UnixTime;
 
@@ -39,17 +40,6 @@ pub fn account_of_name(issuer: &str, name: &Name) -> u64 {
     let text = name.to_string();
     let bare = text.strip_prefix("*.").unwrap_or(&text);
     hash(&format!("{issuer}\n{bare}"))
-}
-
-/// The first 64 bits of the SHA-256 of a text.
-#[must_use]
-pub fn hash(text: &str) -> u64 {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest
-        .as_ref()
-        .iter()
-        .take(8)
-        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 /// What the ledger remembers of one set of names at one issuer.

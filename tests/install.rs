@@ -130,7 +130,7 @@ const ALL_IN: &str = "addons.argo-rollouts=true,addons.eviction=true,addons.veri
                       addons.namespace-labels=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
-fn helm_program() -> Result<&'static str> {
+pub(crate) fn helm_program() -> Result<&'static str> {
     static PROGRAM: OnceLock<String> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
         let tools = Path::new(ROOT).join("tests/tools.sh");

@@ -26,6 +26,7 @@ mod evicted;
 mod fairness;
 mod faults;
 mod fleet;
+mod gitops;
 mod image;
 mod install;
 mod installations;

@@ -1,0 +1,182 @@
+//! What Git declares: the manifest of docs/gitops.md keeps its certificate under every way to apply it, each kustomization of
+//! the documents renders as it is printed, and a chart without its manifests is refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use test_bench::objects::Space;
+use test_bench::{Bench, Context as _, Operator, Result, ensure};
+
+use crate::install::{helm_program, kubectl};
+use crate::renewal::{data, options, renewed};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PAGE: &str = include_str!("../docs/gitops.md");
+/// How often each tool applies the manifest.
+const SYNCS: usize = 10;
+
+/// A directory of a test's own below `target/`, gone with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Result<Self> {
+        let directory = Path::new(ROOT).join("target").join(name);
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(&directory)?;
+        Ok(Self(directory))
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.0.join(file);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        Ok(fs::write(path, text)?)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left lies below target/, where nobody minds.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The YAML blocks of a page.
+fn yaml(page: &str) -> impl Iterator<Item = &str> {
+    let blocks = page.split("```yaml\n").skip(1);
+    blocks.filter_map(|rest| rest.split("```").next())
+}
+
+/// Runs helm against the bench.
+fn helm(bench: &Bench, arguments: &str) -> Result<()> {
+    let output = Command::new(helm_program()?)
+        .args(arguments.split(' '))
+        .env("KUBECONFIG", bench.kubeconfig())
+        .current_dir(ROOT)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "helm {arguments}: {said}");
+    Ok(())
+}
+
+/// The declared Secret, under a name and for a host of its own.
+fn declared(name: &str, class: &str) -> Result<String> {
+    let block = yaml(PAGE).find(|block| block.starts_with("# declared.yaml"));
+    let block = block.context("no declared.yaml")?;
+    let ours = format!("issuer: pebble\n    cert-renew.io/class: {class}");
+    Ok(block
+        .replace("issuer: letsencrypt", &ours)
+        .replace("name: shop-tls", &format!("name: {name}"))
+        .replace("shop.example.com", &format!("{name}.gitops.example")))
+}
+
+#[tokio::test]
+async fn ten_syncs_lose_no_certificate_and_issue_none() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "gitops", operator.namespace()).await?;
+    let scratch = Scratch::new(&space.name)?;
+    let chart = "apiVersion: v2\nname: shop\nversion: 0.1.0\n";
+    scratch.write("chart/Chart.yaml", chart)?;
+    let template = declared("helmed", &space.class)?;
+    scratch.write("chart/templates/secret.yaml", &template)?;
+    let path = scratch.0.display();
+    let namespace = &space.name;
+    let sync = |tool: &str| -> Result<()> {
+        let apply = |arguments: &str| {
+            let input = declared(tool, &space.class)?;
+            kubectl(bench, &format!("-n {namespace} {arguments} -f -"), &input).map(drop)
+        };
+        match tool {
+            "applied" => apply("apply"),
+            "forced" => {
+                apply("apply --server-side --force-conflicts --field-manager=argocd-controller")
+            }
+            _ => helm(
+                bench,
+                &format!("upgrade --install shop {path}/chart --namespace {namespace}"),
+            ),
+        }
+    };
+    for tool in ["applied", "forced", "helmed"] {
+        sync(tool)?;
+        let issued = renewed(&space, tool, "").await?;
+        for _ in 0..SYNCS {
+            sync(tool)?;
+        }
+        // A renewal that a sync had caused would be over before this one, which is asked for after it.
+        let later = format!("{tool}-later");
+        let input = declared(&later, &space.class)?;
+        kubectl(bench, &format!("-n {namespace} apply -f -"), &input)?;
+        renewed(&space, &later, "").await?;
+        let now = space.secrets().get(tool).await?;
+        ensure!(
+            data(&now, "tls.crt") == data(&issued, "tls.crt"),
+            "{tool}: another certificate than before the syncs"
+        );
+        ensure!(
+            data(&now, "tls.key") == data(&issued, "tls.key"),
+            "{tool}: another key than before the syncs"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_kustomization_of_the_documents_renders_as_printed() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let scratch = Scratch::new("kustomizations")?;
+    let config = fs::read_to_string(Path::new(ROOT).join("deploy/config.yaml"))?;
+    let mut rendered = 0;
+    for page in fs::read_dir(Path::new(ROOT).join("docs"))? {
+        let page = page?.path();
+        if page.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = fs::read_to_string(&page)?;
+        for block in yaml(&text).filter(|block| block.contains("kustomize.config.k8s.io/")) {
+            let directory = format!("overlay-{rendered}");
+            // The reader's copy of the repository stands beside the overlay.
+            let ours = block.replace("../cert-renew/", "../../../");
+            scratch.write(&format!("{directory}/kustomization.yaml"), &ours)?;
+            scratch.write(&format!("{directory}/config.yaml"), &config)?;
+            let path = scratch.0.join(directory);
+            kubectl(bench, &format!("kustomize {}", path.display()), "")
+                .with_context(|| format!("{}:\n{block}", page.display()))?;
+            rendered += 1;
+        }
+    }
+    ensure!(rendered >= 3, "only {rendered} kustomizations are shown");
+    Ok(())
+}
+
+#[test]
+fn a_chart_without_its_manifests_says_so() -> Result<()> {
+    let scratch = Scratch::new("chart-without-links")?;
+    let source = Path::new(ROOT).join("deploy/helm");
+    for file in [
+        "Chart.yaml",
+        "values.yaml",
+        "values.schema.json",
+        "templates/_manifests.tpl",
+        "templates/configmaps.yaml",
+        "templates/manifests.yaml",
+        "templates/NOTES.txt",
+    ] {
+        scratch.write(file, &fs::read_to_string(source.join(file))?)?;
+    }
+    let output = Command::new(helm_program()?)
+        .args(["template", "cert-renew"])
+        .arg(&scratch.0)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success() && said.contains("the chart is incomplete"),
+        "{said}"
+    );
+    Ok(())
+}

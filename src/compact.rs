@@ -114,6 +114,14 @@ impl Version {
     }
 }
 
+impl Version {
+    /// Whether it is of an earlier write than `other`. All Secrets of a cluster share one sequence.
+    #[must_use]
+    pub fn is_before(&self, other: &Self) -> bool {
+        matches!((&self.0, &other.0), (Form::Number(this), Form::Number(other)) if this < other)
+    }
+}
+
 impl From<[u8; 5]> for Version {
     fn from([a, b, c, d, e]: [u8; 5]) -> Self {
         Self(Form::Number(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])))

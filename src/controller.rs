@@ -10,7 +10,7 @@
 //! Secrets are listed and judged anew, and then the work begins as it does after a start. So it is when the wall clock has
 //! jumped, and when a past of the cluster has come back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
@@ -33,6 +33,7 @@ use crate::secret::keys;
 use crate::secret::settings::Problem;
 use crate::secret::thin::ThinSecret;
 use crate::secret::used_by::UsedBy;
+use crate::sources::{Failed, Sources};
 use crate::term::{Heard, Term};
 use crate::ticket::Done;
 use crate::time::{BootTime, UnixTime, jump};
@@ -64,11 +65,21 @@ struct Controller {
     lease: Option<u64>,
     /// While this replica leads and all Secrets are listed.
     term: Option<Term>,
-    /// Watches whose list under the config that is in force is not complete.
-    unlisted: HashSet<Source>,
-    down: HashSet<Source>,
+    /// How the watches stand that the config asks for.
+    sources: Sources,
+    /// Where they were said to be passed over.
+    passed_over: BTreeSet<Option<Arc<str>>>,
     /// What a leader would have told.
     untold: HashMap<Key, (Box<str>, Complaints)>,
+}
+
+/// Why the loop has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// Nobody looks after the watches, the lease or the config file any more: only a new process can.
+    Unattended,
 }
 
 /// Runs until `shutdown`, or until the watch, the lease or the config file is looked after no more. `leads` says as whose
@@ -78,13 +89,13 @@ pub async fn run(
     mut configs: Configs,
     mut leads: tokio::sync::watch::Receiver<Option<u64>>,
     shutdown: impl Future<Output = ()>,
-) {
+) -> Ended {
     let mut controller = Controller {
         context,
         lease: None,
         term: None,
-        unlisted: HashSet::new(),
-        down: HashSet::new(),
+        sources: Sources::opened(Vec::new(), Instant::now()),
+        passed_over: BTreeSet::new(),
         untold: HashMap::new(),
     };
     leads.mark_changed();
@@ -93,8 +104,9 @@ pub async fn run(
     let mut clocks = (UnixTime::now(), BootTime::now());
     tokio::pin!(shutdown);
     let mut planned = Instant::now();
-    loop {
+    let ended = loop {
         let turn = Instant::now();
+        controller.begin(turn);
         let lag = turn.saturating_duration_since(planned);
         controller.context.metrics.loop_lag(lag);
         let now = UnixTime::now();
@@ -113,11 +125,11 @@ pub async fn run(
         tokio::select! {
             // Whether to act comes before what is believed, and that before what is due.
             biased;
-            () = &mut shutdown => break,
+            () = &mut shutdown => break Ended::Told,
             changed = leads.changed() => {
                 if changed.is_err() {
                     tracing::error!("nobody looks after the lease any more; this is a bug");
-                    break;
+                    break Ended::Unattended;
                 }
                 let number = *leads.borrow_and_update();
                 controller.on_lease(number).await;
@@ -125,7 +137,7 @@ pub async fn run(
             changed = configs.wanted.changed() => {
                 if changed.is_err() {
                     tracing::error!("nobody looks after the config file any more; this is a bug");
-                    break;
+                    break Ended::Unattended;
                 }
                 controller.take_over(&mut configs).await;
                 events = controller.listen(&configs);
@@ -137,7 +149,7 @@ pub async fn run(
             }
             event = events.next() => match event {
                 Some((source, event)) => controller.on_event(source, event),
-                None => break,
+                None => break Ended::Unattended,
             },
             heard = heard(&mut controller.term) => match heard {
                 Heard::Done(done) => controller.on_done(done),
@@ -145,9 +157,10 @@ pub async fn run(
             },
             () = tokio::time::sleep(wait) => {}
         }
-    }
+    };
     controller.rest().await;
     controller.context.metrics.leader(false);
+    ended
 }
 
 async fn heard(term: &mut Option<Term>) -> Heard {
@@ -166,40 +179,99 @@ impl Controller {
     }
 
     fn on_event(&mut self, source: Source, event: watcher::Result<watcher::Event<ThinSecret>>) {
-        let down = event.is_err();
-        if down != self.down.contains(&source) {
-            if down {
-                self.down.insert(source);
-                self.context.metrics.watch_restarted();
-            } else {
-                self.down.remove(&source);
-            }
-        }
-        self.context.metrics.watch_up(self.down.is_empty());
         match event {
             Ok(watcher::Event::Init) => self.index().begin(source),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
+                self.sources.works(source);
                 self.on_secret(source, &secret);
             }
             Ok(watcher::Event::Delete(secret)) => {
-                let mut index = self.index();
-                let key = index.key(secret.head.namespace(), secret.head.name());
-                drop(index);
-                self.forget(&key);
+                self.sources.works(source);
+                self.on_deleted(&secret);
             }
-            Ok(watcher::Event::InitDone) => {
-                let gone = self.index().finish(source);
-                for key in gone {
-                    self.forget(&key);
-                    tracing::info!(secret = %key, "gone since the last list");
-                }
-                if self.unlisted.remove(&source) && self.unlisted.is_empty() {
-                    self.on_listed();
-                }
+            Ok(watcher::Event::InitDone) => self.on_source_listed(source),
+            Err(error) => self.on_broken(source, &error),
+        }
+    }
+
+    fn on_broken(&mut self, source: Source, error: &watcher::Error) {
+        let refused = watch::is_refusal(error);
+        let failed = self.sources.failed(source, refused, Instant::now());
+        let error = chain(error);
+        match failed {
+            Failed::Broke => {
+                self.context.metrics.watch_restarted();
+                tracing::warn!(error, "the watch on Secrets is interrupted");
             }
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "the watch on Secrets is interrupted");
+            Failed::Refused => {
+                self.context.metrics.watch_restarted();
+                let namespace = self.sources.namespace(source);
+                tracing::warn!(
+                    namespace = namespace.as_deref().unwrap_or("(all)"),
+                    error,
+                    "Secrets cannot be listed or watched there: it is passed over until they can"
+                );
             }
+            Failed::Again => tracing::debug!(error, "the watch on Secrets is still interrupted"),
+        }
+        self.show_sources();
+    }
+
+    /// Begins the work when what can be listed is listed; says how the watches stand.
+    fn begin(&mut self, now: Instant) {
+        self.sources.settle(now);
+        if self.sources.begins(now) {
+            self.on_listed();
+        }
+        self.show_sources();
+    }
+
+    fn show_sources(&mut self) {
+        self.context.metrics.watch_up(self.sources.are_up());
+        let passed_over = self.sources.passed_over();
+        if passed_over == self.passed_over {
+            return;
+        }
+        self.context.metrics.passed_over(&passed_over);
+        let before = std::mem::replace(&mut self.passed_over, passed_over);
+        let again: BTreeSet<_> = before.difference(&self.passed_over).cloned().collect();
+        for namespace in &again {
+            tracing::info!(
+                namespace = namespace.as_deref().unwrap_or("(all)"),
+                "Secrets are listed and watched there again"
+            );
+        }
+        // Their orders were left alone while nobody could see what they are for.
+        let sources = &self.sources;
+        let seen = |namespace: &str| {
+            let is_it = |it: &Option<Arc<str>>| it.as_deref().is_none_or(|it| it == namespace);
+            again.iter().any(is_it) && !sources.is_blind(namespace)
+        };
+        if let Some(term) = &mut self.term {
+            term.take_up_orders(UnixTime::now(), seen);
+        }
+    }
+
+    /// A deletion counts for the object that is known: its name may be another one's by now.
+    fn on_deleted(&mut self, secret: &ThinSecret) {
+        let head = &secret.head;
+        let mut index = self.index();
+        let key = index.key(head.namespace(), head.name());
+        let of_another = index.get(&key).is_some() && !index.is_of(&key, head.uid());
+        drop(index);
+        if !of_another {
+            self.forget(&key);
+        }
+    }
+
+    fn on_source_listed(&mut self, source: Source) {
+        let gone = self.index().finish(source);
+        for key in gone {
+            self.forget(&key);
+            tracing::info!(secret = %key, "gone since the last list");
+        }
+        if self.sources.listed(source) {
+            self.drop_unnamed();
         }
     }
 
@@ -218,7 +290,7 @@ impl Controller {
     /// Begins to work where this replica leads and has seen all Secrets.
     fn open_term(&mut self) {
         if let (None, Some(number)) = (&self.term, self.lease)
-            && self.unlisted.is_empty()
+            && self.sources.begun()
         {
             self.term = Some(Term::open(&self.context, number));
         }
@@ -251,22 +323,30 @@ impl Controller {
     }
 
     /// Opens the watches that the config asks for, in place of those before. Nothing is done before they have listed all
-    /// Secrets.
+    /// Secrets that can be listed.
     fn listen(&mut self, configs: &Configs) -> watch::Events {
         self.index().doubt();
-        let watch::Secrets { count, events } = configs.opener.open(&self.context.config().watch);
-        let sources = 0..u16::try_from(count).unwrap_or(u16::MAX);
-        self.unlisted = sources.map(Source).collect();
-        self.down.clear();
+        let watch::Secrets { scopes, events } = configs.opener.open(&self.context.config().watch);
+        self.sources = Sources::opened(scopes, Instant::now());
         events
     }
 
-    fn on_listed(&mut self) {
-        let gone = self.index().drop_unnamed();
+    /// Drops what no watch brings any more. Of what cannot be listed, that which was known is kept.
+    fn drop_unnamed(&mut self) {
+        let gone = {
+            let sources = &self.sources;
+            let mut index = self.context.index.write();
+            let index = index.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut());
+            index.drop_unnamed(|namespace| sources.is_blind(namespace))
+        };
         for key in gone {
             self.forget(&key);
             tracing::info!(secret = %key, "not among those that the config has watched any more");
         }
+    }
+
+    fn on_listed(&mut self) {
+        self.drop_unnamed();
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
         self.context.ready.store(true, Ordering::Relaxed);
@@ -279,8 +359,9 @@ impl Controller {
         for (key, (uid, complaints)) in std::mem::take(&mut self.untold) {
             self.tell(&key, &uid, &complaints);
         }
+        let sources = &self.sources;
         if let Some(term) = &mut self.term {
-            term.work(UnixTime::now());
+            term.work(UnixTime::now(), |namespace| sources.is_blind(namespace));
         }
     }
 
@@ -312,7 +393,9 @@ impl Controller {
         let key = {
             let mut index = self.index();
             let key = index.key(head.namespace(), head.name());
-            if index.touch(&key, head.resource_version(), source) {
+            if index.touch(&key, head.resource_version(), source)
+                || index.is_former(&key, head.uid(), head.resource_version(), source)
+            {
                 return;
             }
             key

@@ -166,7 +166,7 @@ pub struct Entry {
     /// Pods that serve an earlier leaf than the one in the Secret, by the last rollout that asked them.
     pub stale_pods: u32,
     /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
-    order_open: bool,
+    pub order_open: bool,
     generation: u16,
     source: Source,
 }
@@ -304,11 +304,38 @@ impl Index {
         self.named.clear();
     }
 
-    /// Drops what no watch has named since [`Index::doubt`].
-    pub fn drop_unnamed(&mut self) -> Vec<Key> {
+    /// Drops what no watch has named since [`Index::doubt`], but for namespaces of which `blind` says that not all was
+    /// listed.
+    pub fn drop_unnamed(&mut self, blind: impl Fn(&str) -> bool) -> Vec<Key> {
         let unnamed = self.table.ids(|short| short.listed.0 == Source::NONE);
-        let gone = unnamed.collect();
+        let seen = |id: &Id| {
+            let key = self.table.key(*id);
+            key.is_some_and(|key| !blind(&key.namespace))
+        };
+        let gone = unnamed.filter(seen).collect();
         self.remove_all(gone)
+    }
+
+    /// Whether something that a watch says of a Secret is about an object that was there before the one that is known.
+    ///
+    /// An object that is replaced by one of another type comes by another watch, and the two may tell in any order.
+    #[must_use]
+    pub fn is_former(&self, key: &Key, uid: &str, version: &str, source: Source) -> bool {
+        let Some(entry) = self.get(key) else {
+            return false;
+        };
+        let known = &entry.observed;
+        let by_another = entry.source != source && entry.source != Source::NONE;
+        by_another
+            && known.uid != Uid::from(uid)
+            && Version::from(version).is_before(&known.resource_version)
+    }
+
+    /// Whether a deletion is of the object that is known, and not of another one that had its name.
+    #[must_use]
+    pub fn is_of(&self, key: &Key, uid: &str) -> bool {
+        self.get(key)
+            .is_some_and(|entry| entry.observed.uid == Uid::from(uid))
     }
 
     fn remove_all(&mut self, ids: Vec<Id>) -> Vec<Key> {
@@ -969,8 +996,35 @@ mod tests {
         assert!(index.touch(&stays, "1", TLS));
         assert_eq!(index.len(), 2, "nothing is forgotten before all is listed");
         assert!(index.finish(TLS).is_empty());
-        assert_eq!(index.drop_unnamed(), [goes]);
+        assert_eq!(index.drop_unnamed(|namespace| namespace == "ns"), []);
+        assert_eq!(index.drop_unnamed(|_| false), [goes]);
         assert_eq!(index.len(), 1);
+    }
+
+    #[test]
+    fn what_a_watch_says_of_a_former_object_is_told_from_what_is_known() {
+        let (mut index, opaque) = (Index::default(), Source(1));
+        // The one of type kubernetes.io/tls has taken the name over; the other watch still tells of the one before.
+        let mut new = observed("20", Ok(leaf(1)), None);
+        new.uid = "new".into();
+        let key = apply(&mut index, 0, new);
+        assert!(index.is_of(&key, "new") && !index.is_of(&key, "old"));
+        assert!(index.is_former(&key, "old", "19", opaque));
+        assert!(!index.is_former(&key, "old", "21", opaque), "it came later");
+        assert!(
+            !index.is_former(&key, "new", "19", opaque),
+            "it is the same"
+        );
+        assert!(
+            !index.is_former(&key, "old", "19", TLS),
+            "one watch tells in order"
+        );
+        assert!(!index.is_former(&key, "old", "odd", opaque));
+        index.doubt();
+        assert!(
+            !index.is_former(&key, "old", "19", opaque),
+            "a past may have come back"
+        );
     }
 
     #[test]

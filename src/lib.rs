@@ -37,6 +37,8 @@ pub mod rollout;
 pub mod schedule;
 pub mod secret;
 pub mod solver;
+pub mod sources;
+pub mod supervise;
 pub mod term;
 pub mod text;
 pub mod ticket;

@@ -8,6 +8,8 @@
 pub mod certificates;
 pub mod process;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -18,6 +20,7 @@ use prometheus::{
 
 use crate::index::Index;
 use crate::secret::workload::Kind;
+use crate::supervise::Part;
 use crate::time::UnixTime;
 
 /// A renewal takes seconds where the CA validates at once, and an hour where DNS is slow.
@@ -95,6 +98,8 @@ pub struct Metrics {
     api_requests: IntCounterVec,
     watch_up: IntGauge,
     watch_restarts: IntCounter,
+    passed_over: IntGaugeVec,
+    task_panics: IntCounterVec,
     loop_lag_seconds: Gauge,
     config_rejected: IntGauge,
     config_taken_over: IntGauge,
@@ -176,7 +181,7 @@ impl Metrics {
             watch_up: gauge(
                 into,
                 "cert_renew_watch_up",
-                "1 while every watch on Secrets is connected or caught up",
+                "1 while every watch on Secrets is connected or caught up, but for namespaces that are passed over",
             )?,
             watch_restarts: registered(
                 into,
@@ -184,6 +189,18 @@ impl Metrics {
                     "cert_renew_watch_restarts_total",
                     "Times that a watch on Secrets broke and began anew",
                 )?,
+            )?,
+            passed_over: gauges(
+                into,
+                "cert_renew_namespace_passed_over",
+                "1 for a namespace whose Secrets cannot be listed or watched, so that nothing is done there (empty: all)",
+                &["namespace"],
+            )?,
+            task_panics: counters(
+                into,
+                "cert_renew_task_panics_total",
+                "Tasks that panicked and were begun again",
+                &["task"],
             )?,
             loop_lag_seconds: registered(
                 into,
@@ -251,6 +268,12 @@ impl Metrics {
             )?,
         )?
         .set(1);
+        for part in Part::ALL {
+            metrics
+                .task_panics
+                .with_label_values(&[part.as_str()])
+                .inc_by(0);
+        }
         Ok(metrics)
     }
 
@@ -334,6 +357,20 @@ impl Metrics {
     /// A watch on Secrets broke and begins anew.
     pub fn watch_restarted(&self) {
         self.watch_restarts.inc();
+    }
+
+    /// The namespaces whose Secrets cannot be listed or watched now; `None` stands for all.
+    pub fn passed_over(&self, namespaces: &BTreeSet<Option<Arc<str>>>) {
+        self.passed_over.reset();
+        for namespace in namespaces {
+            let namespace = namespace.as_deref().unwrap_or_default();
+            self.passed_over.with_label_values(&[namespace]).set(1);
+        }
+    }
+
+    /// A task panicked.
+    pub fn task_panicked(&self, part: Part) {
+        self.task_panics.with_label_values(&[part.as_str()]).inc();
     }
 
     /// How much later than planned the controller's loop turned.
@@ -528,6 +565,8 @@ mod tests {
         metrics.api_request("patch", "secrets", None);
         metrics.watch_up(true);
         metrics.watch_restarted();
+        metrics.passed_over(&[Some("shop".into())].into());
+        metrics.task_panicked(Part::Events);
         metrics.loop_lag(Duration::from_millis(250));
         metrics.config_rejected(true);
         metrics.config_taken_over(certificates::fixture::NOW);

@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::index::{Index, Key, Observed, Task};
 use crate::renewal::info::{self, Suggested};
 use crate::schedule::quota;
+use crate::supervise::{Part, supervised};
 use crate::ticket::{Done, Planning, Ticket};
 use crate::time::UnixTime;
 use crate::{propagation, renewal};
@@ -74,7 +75,15 @@ impl Term {
         let (suggest, suggested) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         context.gate.adopt(number);
-        tasks.spawn(read(Arc::clone(context), sender.clone()));
+        let begin = {
+            let (context, sender) = (Arc::clone(context), sender.clone());
+            move || read(Arc::clone(&context), sender.clone())
+        };
+        tasks.spawn(supervised(
+            Part::Takeover,
+            Arc::clone(&context.metrics),
+            begin,
+        ));
         Self {
             context: Arc::clone(context),
             number,
@@ -106,32 +115,53 @@ impl Term {
             tokio::select! {
                 Some(done) = self.done.recv() => return Heard::Done(done),
                 Some(suggested) = self.suggested.recv() => return Heard::Suggested(suggested),
-                // A panic has been told, and the ticket says that the task is over.
-                Some(_) = self.tasks.join_next() => {}
+                // The ticket says that the task is over.
+                Some(ended) = self.tasks.join_next() => if ended.is_err_and(|error| error.is_panic()) {
+                    self.context.metrics.task_panicked(Part::Secret);
+                }
             }
         }
     }
 
-    /// Begins to work: what is due is what the index says now; orders that a former leader left come first.
-    pub fn work(&mut self, now: UnixTime) {
+    /// Begins to work: what is due is what the index says now; orders that a former leader left come first, but for those
+    /// of namespaces of which `blind` says that their Secrets cannot be seen.
+    pub fn work(&mut self, now: UnixTime, blind: impl Fn(&str) -> bool) {
         self.works = true;
         let settle = self.context.config().rollout.settle;
         let ledger = &self.context.ledger;
         self.index().restart(now, settle, |observed: &Observed| {
             ledger.retry_at(now, observed.account, observed.wish)
         });
-        for key in self.context.known.subjects() {
-            let known = self.index().order_open(now, &key, true);
-            if !known {
-                self.abandon(&key);
+        self.take_up_orders(now, |namespace| !blind(namespace));
+        self.recall_orders();
+        let metrics = || Arc::clone(&self.context.metrics);
+        let context = Arc::clone(&self.context);
+        let sweep = move || {
+            let context = Arc::clone(&context);
+            async move { renewal::proof::sweep(&context).await }
+        };
+        self.tasks.spawn(supervised(Part::Sweep, metrics(), sweep));
+        let (context, suggest) = (Arc::clone(&self.context), self.suggest.clone());
+        let polls = move || info::follow(Arc::clone(&context), suggest.clone());
+        self.tasks
+            .spawn(supervised(Part::RenewalInfo, metrics(), polls));
+    }
+
+    /// Goes on with the orders that a former leader left in namespaces whose Secrets have all been `seen`, and gives up those
+    /// whose Secrets are gone.
+    pub fn take_up_orders(&mut self, now: UnixTime, seen: impl Fn(&str) -> bool) {
+        if !self.works {
+            return;
+        }
+        let subjects = self.context.known.subjects().into_iter();
+        for key in subjects.filter(|key| seen(&key.namespace)) {
+            let entry = self.index().get(&key);
+            match entry {
+                Some(entry) if entry.order_open || entry.running.is_some() => {}
+                Some(_) => _ = self.index().order_open(now, &key, true),
+                None => self.abandon(&key),
             }
         }
-        self.recall_orders();
-        let context = Arc::clone(&self.context);
-        self.tasks
-            .spawn(async move { renewal::proof::sweep(&context).await });
-        let polls = info::follow(Arc::clone(&self.context), self.suggest.clone());
-        self.tasks.spawn(polls);
     }
 
     /// What was ordered before this term, by the certificates that are there; copies count once.

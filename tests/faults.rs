@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -589,6 +589,81 @@ async fn a_secret_that_another_program_keeps_is_left_to_it() -> Result<()> {
         !metrics.contains(&stuck),
         "it is nobody's to decide any more"
     );
+    Ok(())
+}
+
+/// `kubectl replace --force` of a Secret by one of another type: the two come by two watches, in any order.
+#[tokio::test]
+async fn a_secret_that_is_replaced_by_one_of_another_type_is_not_forgotten() -> Result<()> {
+    const SECRETS: usize = 60;
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "replaced", operator.namespace()).await?;
+    let fresh = pair(&["replaced.example"], FRESH)?;
+    let external = [("issuer", "external")];
+    let opaque = async |name: String| {
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(name),
+                annotations: Some(space.annotations(&external)),
+                labels: Some([("cert-renew.io/managed".into(), "true".into())].into()),
+                ..ObjectMeta::default()
+            },
+            data: Some(BTreeMap::from([
+                (
+                    "tls.crt".into(),
+                    ByteString(fresh.certificate.clone().into()),
+                ),
+                ("tls.key".into(), ByteString(fresh.key.clone().into())),
+            ])),
+            ..Secret::default()
+        };
+        space
+            .secrets()
+            .create(&PostParams::default(), &secret)
+            .await
+    };
+    let known = async |expected: usize| {
+        eventually(SOON, "all are known", async || {
+            let metrics = operator.metrics().await?;
+            let series = "cert_renew_certificate_not_after_timestamp_seconds{";
+            let of_space = format!("namespace=\"{}\"", space.name);
+            let count = metrics
+                .lines()
+                .filter(|line| line.starts_with(series) && line.contains(&of_space));
+            let count = count.count();
+            ensure!(count == expected, "{count} of {expected}");
+            Ok(())
+        })
+        .await
+    };
+    for number in 0..SECRETS {
+        opaque(format!("tls-{number}")).await?;
+    }
+    known(SECRETS).await?;
+    // There and back again: each watch is once the one that tells of the deletion.
+    for there in [true, false] {
+        for number in 0..SECRETS {
+            let name = format!("tls-{number}");
+            { space.secrets() }
+                .delete(&name, &DeleteParams::default())
+                .await?;
+            if there {
+                space.tls_secret(&name, Some(&fresh), &external).await?;
+            } else {
+                opaque(name).await?;
+            }
+        }
+        // A watch tells in order: with these, all before them has been told.
+        { space.tls_secret("last-tls", Some(&fresh), &external) }.await?;
+        opaque("last-opaque".into()).await?;
+        known(SECRETS + 2).await?;
+        for name in ["last-tls", "last-opaque"] {
+            { space.secrets() }
+                .delete(name, &DeleteParams::default())
+                .await?;
+        }
+    }
     Ok(())
 }
 

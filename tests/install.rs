@@ -12,11 +12,14 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use cert_renew::config::Config;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
 use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
-use test_bench::{Bench, Context as _, Operator, Result, ensure, throughout};
+use test_bench::{Bench, Context as _, Operator, Result, bail, ensure, eventually, throughout};
 
-use crate::renewal::{options, renewed, rolled_out};
+use crate::renewal::{SOON, options, renewed, rolled_out};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -413,6 +416,126 @@ async fn a_list_of_namespaces_needs_no_cluster_role() -> Result<()> {
         !log.contains("a right is missing") && !log.contains("forbidden"),
         "{log}"
     );
+    Ok(())
+}
+
+/// Takes the operator's rights in a namespace away, and gives them back.
+async fn withdrawn(space: &Space) -> Result<RoleBinding> {
+    let bindings: Api<RoleBinding> = Api::namespaced(space.client.clone(), &space.name);
+    let all = bindings.list(&Default::default()).await?;
+    let [binding] = &all.items[..] else {
+        bail!("one expected: {all:?}");
+    };
+    let name = binding.metadata.name.as_deref().context("no name")?;
+    bindings.delete(name, &Default::default()).await?;
+    let metadata = ObjectMeta {
+        name: binding.metadata.name.clone(),
+        ..ObjectMeta::default()
+    };
+    Ok(RoleBinding {
+        metadata,
+        ..binding.clone()
+    })
+}
+
+/// A tenant's admin may delete the RoleBinding of the own namespace, or the namespace itself.
+#[tokio::test]
+async fn a_namespace_that_cannot_be_listed_keeps_no_other_waiting() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let client = bench.client()?;
+    let mut listed = Vec::new();
+    for _ in 0..2 {
+        listed.push(Space::new(client.clone(), "barred", "later").await?);
+    }
+    let names = listed.iter().map(|space| &*space.name).collect::<Vec<_>>();
+    // The third was never made, so that no Role could be put there.
+    let names = format!("{},never-made", names.join(","));
+    let values = format!(
+        "replicas=0,scope.namespaces={{{}}}",
+        names.replace(",never-made", "")
+    );
+    let mut options = options();
+    options.config += &format!("watch: {{namespaces: [{names}]}}\n");
+    let mut operator =
+        Operator::install_rendered(bench, options.clone(), |namespace| helm(namespace, &values))
+            .await?;
+    for space in &mut listed {
+        space.class = operator.namespace().to_owned();
+    }
+    let [good, barred] = &listed[..] else {
+        bail!("two spaces");
+    };
+    let old = pair(&["barred.example"], OLD)?;
+    let annotations = [("issuer", "pebble")];
+    let series = |space: &Space| {
+        format!(
+            "cert_renew_namespace_passed_over{{namespace=\"{}\"}} 1",
+            space.name
+        )
+    };
+    let expected = async |operator: &Operator<'_>, passed_over: bool| {
+        eventually(
+            SOON,
+            "the metrics say which namespace is passed over",
+            async || {
+                let metrics = operator.metrics().await?;
+                ensure!(
+                    metrics.contains(&series(barred)) == passed_over,
+                    "{metrics}"
+                );
+                ensure!(!metrics.contains(&series(good)), "{metrics}");
+                ensure!(metrics.contains("cert_renew_watch_up 1"), "{metrics}");
+                Ok(())
+            },
+        )
+        .await
+    };
+    // It begins although one namespace is barred from the start, and sees to that one when it can.
+    let binding = withdrawn(barred).await?;
+    barred.tls_secret("tls", Some(&old), &annotations).await?;
+    operator.run().await?;
+    works(good).await?;
+    expected(&operator, true).await?;
+    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), &barred.name);
+    bindings.create(&PostParams::default(), &binding).await?;
+    renewed(barred, "tls", &old.certificate).await?;
+    expected(&operator, false).await?;
+
+    // Barred later, and the config is read anew: what is known of it is kept, and the others are looked after.
+    withdrawn(barred).await?;
+    let config = options.config.replace("settle: 0s", "settle: 1s");
+    ensure!(config != options.config);
+    operator.configure(&config)?;
+    good.tls_secret("later", Some(&old), &annotations).await?;
+    renewed(good, "later", &old.certificate).await?;
+    expected(&operator, true).await?;
+    eventually(SOON, "the changed config is in force", async || {
+        let log = operator.log()?;
+        let (_, since) = log
+            .split_once("a changed config is in force")
+            .context("not yet")?;
+        ensure!(since.contains("all Secrets are listed"), "not yet");
+        Ok(())
+    })
+    .await?;
+    expected(&operator, true).await?;
+    let known = format!(
+        "cert_renew_certificate_not_after_timestamp_seconds{{namespace=\"{}\"",
+        barred.name
+    );
+    let metrics = operator.metrics().await?;
+    ensure!(metrics.contains(&known), "its expiry is forgotten");
+    // What changes in the meantime is done when it can be seen again; what goes is gone.
+    barred.tls_secret("new", Some(&old), &annotations).await?;
+    { barred.secrets() }
+        .delete("tls", &Default::default())
+        .await?;
+    bindings.create(&PostParams::default(), &binding).await?;
+    renewed(barred, "new", &old.certificate).await?;
+    expected(&operator, false).await?;
+    let gone = format!("namespace=\"{}\",secret=\"tls\"", barred.name);
+    let metrics = operator.metrics().await?;
+    ensure!(!metrics.contains(&gone), "what is gone is still known");
     Ok(())
 }
 

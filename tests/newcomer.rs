@@ -236,14 +236,18 @@ async fn the_five_steps_of_the_page_lead_to_a_renewed_secret() -> Result<()> {
     let log = || fs::read_to_string(&operator.log).unwrap_or_default();
     done.await.with_context(log)?;
     let events = annotate.1.lines().last().context("no command")?;
-    eventually(SOON, "the documented command shows the Events", async || {
-        let shown = said(&newcomer.types(events)?);
-        ensure!(
-            shown.contains("Renewed") && shown.contains("RolledOut"),
-            "{shown}"
-        );
-        Ok(())
-    })
+    eventually(
+        SOON,
+        "the documented command shows the Events",
+        async || {
+            let shown = said(&newcomer.types(events)?);
+            ensure!(
+                shown.contains("Renewed") && shown.contains("RolledOut"),
+                "{shown}"
+            );
+            Ok(())
+        },
+    )
     .await?;
     ensure!(
         space.generation("Deployment", "web").await? == 2,

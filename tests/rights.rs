@@ -227,6 +227,35 @@ async fn an_api_server_of_1_33_is_listed_before_it_is_watched() -> Result<()> {
     Ok(())
 }
 
+/// The feature gate is off, as on a distribution that turns it off, or with a store that cannot do it.
+#[tokio::test]
+async fn an_api_server_that_streams_no_lists_is_listed_page_by_page() -> Result<()> {
+    let bench = Bench::start(test_bench::Options {
+        api_server: vec!["--feature-gates=WatchList=false".into()],
+        ..test_bench::Options::default()
+    })
+    .await?;
+    let mut operator = Operator::install(&bench, options()).await?;
+    let space = Space::new(bench.client()?, "pages", operator.namespace()).await?;
+    for start in [true, false] {
+        let name = if start { "listed" } else { "watched" };
+        let old = overdue(&space, name, &format!("{name}.pages.example")).await?;
+        if start {
+            operator.run().await?;
+        }
+        renewed(&space, name, &old).await?;
+        rolled_out(&space, name).await?;
+    }
+    let log = operator.log()?;
+    ensure!(log.contains("does not stream lists"), "{log}");
+    let metrics = operator.metrics().await?;
+    ensure!(
+        metrics.contains("cert_renew_watch_restarts_total 0"),
+        "{metrics}"
+    );
+    Ok(())
+}
+
 #[test]
 fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
     for (cluster, namespaced) in [

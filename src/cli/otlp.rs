@@ -4,12 +4,14 @@
 //! Written by hand, as it is one request of one form: the crates for it would be thirteen more.
 //! What a collector does not take is lost, and said in the log now and then.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use rustls::RootCertStore;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
@@ -45,7 +47,12 @@ impl std::str::FromStr for Endpoint {
 }
 
 /// Sends what comes, until nobody can send any more. `replica` is the pod's name.
-pub(super) async fn export(endpoint: Endpoint, replica: String, mut traces: Receiver<Trace>) {
+pub(super) async fn export(
+    endpoint: Endpoint,
+    replica: String,
+    traces: Arc<Mutex<Receiver<Trace>>>,
+) {
+    let mut traces = traces.lock().await;
     let client = match client() {
         Ok(client) => client,
         Err(error) => return tracing::error!(%error, "no traces are sent"),
@@ -73,7 +80,7 @@ fn client() -> Result<Client, String> {
     let roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| chain(&error))?

@@ -10,7 +10,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use super::otlp::{self, Endpoint};
 use super::telemetry::{self, LogFormat, Verbosity};
@@ -23,7 +23,7 @@ use crate::cluster::watch::Opener;
 use crate::cluster::{NoWay, Way, review};
 use crate::config::{Config, ConfigFile};
 use crate::context::Context;
-use crate::controller::Configs;
+use crate::controller::{Configs, Ended};
 use crate::duration::NotADuration;
 use crate::election::{Election, Times};
 use crate::gate::Gate;
@@ -35,6 +35,7 @@ use crate::renewal::validations::Validations;
 use crate::rollout::Roller;
 use crate::solver::dns01;
 use crate::solver::http01::{self, ChallengeStore};
+use crate::supervise::{self, Part};
 use crate::time::{BootTime, UnixTime};
 use crate::{cluster, controller, duration, http};
 
@@ -45,6 +46,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const SHORTEST_WATCH: Duration = Duration::from_secs(10);
 /// kube takes no longer one: proxies on the way close what is silent for five minutes.
 const LONGEST_WATCH: Duration = Duration::from_secs(290);
+/// A port that cannot be served, for want of descriptors, is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Traces that wait for the collector; more are lost.
 const TRACES: usize = 200;
 /// The one term of a replica that needs no lease.
@@ -110,24 +113,35 @@ pub(super) fn run(args: Args) -> CommandResult {
     let opened = ConfigFile::open(&args.config);
     let (file, config) = opened.map_err(|faults| Failure(faults.to_string()))?;
     warn(&config);
+    let metrics = Metrics::new().map_err(|error| Failure::new("registering metrics", &error))?;
+    let metrics = Arc::new(metrics);
     block_on(async {
-        tokio::spawn(look_after_log(verbosity));
+        let verbosity = Arc::new(Mutex::new(verbosity));
+        supervise::spawn(Part::Log, &metrics, move || {
+            look_after_log(Arc::clone(&verbosity))
+        });
         if let Some((endpoint, receiver)) = exported {
-            tokio::spawn(otlp::export(endpoint, replica(), receiver));
+            let receiver = Arc::new(Mutex::new(receiver));
+            supervise::spawn(Part::Traces, &metrics, move || {
+                otlp::export(endpoint.clone(), replica(), Arc::clone(&receiver))
+            });
         }
-        operate(args, file, config).await
+        operate(args, file, config, metrics).await
     })
 }
 
-async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult {
+async fn operate(
+    args: Args,
+    file: ConfigFile,
+    config: Config,
+    metrics: Arc<Metrics>,
+) -> CommandResult {
     let times = Times::new(
         args.lease_duration,
         args.lease_renew_deadline,
         args.lease_retry_period,
     )
     .map_err(|error| Failure(error.to_string()))?;
-    let metrics = Metrics::new().map_err(|error| Failure::new("registering metrics", &error))?;
-    let metrics = Arc::new(metrics);
     let no_way = |error: NoWay| Failure::new("finding the way to the API server", &*error);
     let gate = Gate::default();
     let client = cluster::connect_behind(gate.clone(), Arc::clone(&metrics))
@@ -136,23 +150,18 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
     let lease_client = cluster::connect(&Way::default(), Some(Arc::clone(&metrics)))
         .await
         .map_err(no_way)?;
-    let bind = |address: SocketAddr| async move {
-        TcpListener::bind(address)
-            .await
-            .map_err(|error| Failure::new(&format!("listening on {address}"), &error))
-    };
-    let metrics_listener = bind(args.metrics_address).await?;
-    let challenge_listener = bind(args.challenge_address).await?;
+    let metrics_listener = Arc::new(listen(args.metrics_address).await?);
+    let challenge_listener = Arc::new(listen(args.challenge_address).await?);
     let namespace: Arc<str> = args.namespace.into();
     let started = UnixTime::now();
     // Beside the start, not before it: it only tells. A standby asks as well, so it does not go through the gate.
-    tokio::spawn(review::report(
-        lease_client.clone(),
-        namespace.to_string(),
-        config.clone(),
-    ));
+    supervise::spawn(Part::Rights, &metrics, {
+        let (client, namespace, config) =
+            (lease_client.clone(), namespace.to_string(), config.clone());
+        move || review::report(client.clone(), namespace.clone(), config.clone())
+    });
     let pod = std::env::var("POD_NAME").ok();
-    let events = Events::start(client.clone(), pod.clone());
+    let events = Events::start(client.clone(), pod.clone(), &metrics);
     let opener = Opener::new(&client, args.watch_timeout);
     let ledger = Arc::new(Ledger::new(&client, &namespace));
     let accounts = Arc::clone(&ledger);
@@ -197,28 +206,44 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
-    let serve_metrics = http::serve(
-        metrics_listener,
-        http::State {
-            index: Arc::clone(&context.index),
-            metrics: Arc::clone(&metrics),
-            beat: Arc::clone(&context.beat),
-            ready: Arc::clone(&context.ready),
-            config: context.config.clone(),
-            failures: Arc::new(move |account| accounts.failures(account)),
-            replica: replica().into(),
-            started,
-        },
-        until(&stopped),
-    );
-    let serve_challenges = http::bounded::serve(
-        challenge_listener,
-        http01::router(context.challenges.clone(), known::lookup(&context)),
-        until(&stopped),
-    );
-    let metrics_server = tokio::spawn(serve_metrics);
-    let challenge_server = tokio::spawn(serve_challenges);
-    let follower = tokio::spawn(Known::follow(Arc::clone(&context)));
+    let state = http::State {
+        index: Arc::clone(&context.index),
+        metrics: Arc::clone(&metrics),
+        beat: Arc::clone(&context.beat),
+        ready: Arc::clone(&context.ready),
+        config: context.config.clone(),
+        failures: Arc::new(move |account| accounts.failures(account)),
+        replica: replica().into(),
+        started,
+    };
+    let metrics_server = supervise::spawn(Part::MetricsServer, &metrics, {
+        let stopped = stopped.clone();
+        move || {
+            let (listener, state, until) = (
+                again(Arc::clone(&metrics_listener)),
+                state.clone(),
+                until(&stopped),
+            );
+            async move { http::serve(listener.await, state, until).await }
+        }
+    });
+    let router = http01::router(context.challenges.clone(), known::lookup(&context));
+    let challenge_server = supervise::spawn(Part::ChallengeServer, &metrics, {
+        let stopped = stopped.clone();
+        move || {
+            let (listener, router, until) = (
+                again(Arc::clone(&challenge_listener)),
+                router.clone(),
+                until(&stopped),
+            );
+            async move { http::bounded::serve(listener.await, router, until).await }
+        }
+    });
+    let follower = supervise::spawn(Part::OrderRecords, &metrics, {
+        let context = Arc::clone(&context);
+        move || Known::follow(Arc::clone(&context))
+    });
+    // Whoever ends of these two ends the process: the controller sees it.
     let reader = tokio::spawn(follow_file(file, want, metrics));
     let (release, released) = watch::channel(false);
     let (leads, term) = watch::channel(None);
@@ -254,7 +279,7 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
         in_force,
         opener,
     };
-    controller::run(Arc::clone(&context), configs, term, terminated()).await;
+    let ended = controller::run(Arc::clone(&context), configs, term, terminated()).await;
     let _ = release.send(true);
     context.listed.notify_one();
     // What panicked has said so already.
@@ -264,7 +289,29 @@ async fn operate(args: Args, file: ConfigFile, config: Config) -> CommandResult 
     reader.abort();
     let _ = tokio::join!(challenge_server, metrics_server);
     tracing::info!("stopped");
-    Ok(ExitCode::SUCCESS)
+    match ended {
+        Ended::Told => Ok(ExitCode::SUCCESS),
+        Ended::Unattended => Err(Failure("a task that all others depend on has ended".into())),
+    }
+}
+
+/// A socket that listens; a server takes connections from it by [`again`].
+async fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
+    let listener = TcpListener::bind(address).await;
+    listener
+        .and_then(TcpListener::into_std)
+        .map_err(|error| Failure::new(&format!("listening on {address}"), &error))
+}
+
+/// The same socket once more: a server that begins again takes connections from where the one before it stopped.
+async fn again(listener: Arc<std::net::TcpListener>) -> TcpListener {
+    loop {
+        match listener.try_clone().and_then(TcpListener::from_std) {
+            Ok(copy) => return copy,
+            Err(error) => tracing::error!(%error, "a port cannot be served now"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 fn warn(config: &Config) {
@@ -308,7 +355,8 @@ fn replica() -> String {
 }
 
 /// SIGHUP turns the log level to debug, and the next one back. Every minute it is said what was left out.
-async fn look_after_log(mut verbosity: Verbosity) {
+async fn look_after_log(verbosity: Arc<Mutex<Verbosity>>) {
+    let mut verbosity = verbosity.lock().await;
     let Ok(mut hangups) = signal(SignalKind::hangup()) else {
         return;
     };

@@ -16,6 +16,8 @@ use super::{Error, chain};
 use crate::allowance::Allowance;
 use crate::compact::hash;
 use crate::index::Key;
+use crate::metrics::Metrics;
+use crate::supervise::{self, Part};
 
 /// Events that wait to be published; more than a burst of renewals makes.
 const QUEUE: usize = 4_096;
@@ -23,6 +25,9 @@ const QUEUE: usize = 4_096;
 const AT_ONCE: u32 = 2_000;
 /// The API server refuses a longer note.
 const LONGEST_NOTE: usize = 1_000;
+
+/// Who publishes them; the admission policy for the operator goes by it.
+const CONTROLLER: &str = "cert-renew.io/cert-renew";
 
 /// Whether an Event tells of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +157,26 @@ impl fmt::Display for Reason {
     }
 }
 
+type Queue = mpsc::Receiver<(ObjectReference, Event)>;
+
+/// Publishes what comes, for as long as something can come.
+async fn publish(recorder: Recorder, queue: Arc<tokio::sync::Mutex<Queue>>) {
+    let mut queue = queue.lock().await;
+    while let Some((on, event)) = queue.recv().await {
+        let reason = event.reason.clone();
+        let sent = tokio::time::timeout(super::DEADLINE, recorder.publish(&event, &on)).await;
+        let trouble = match sent {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => chain(&error),
+            Err(_) => Error::Deadline {
+                what: "publishing".into(),
+            }
+            .to_string(),
+        };
+        tracing::debug!(%reason, error = %trouble, "an Event was not published");
+    }
+}
+
 /// Hands Events to the task that publishes them; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Events {
@@ -162,28 +187,16 @@ pub struct Events {
 impl Events {
     /// Starts the publishing task; it ends when the last handle is dropped.
     #[must_use]
-    pub fn start(client: Client, instance: Option<String>) -> Self {
-        let (sender, mut receiver) = mpsc::channel::<(ObjectReference, Event)>(QUEUE);
+    pub fn start(client: Client, instance: Option<String>, metrics: &Arc<Metrics>) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
         let reporter = Reporter {
-            controller: "cert-renew.io/cert-renew".into(),
+            controller: CONTROLLER.into(),
             instance,
         };
         let recorder = Recorder::new(client, reporter);
-        tokio::spawn(async move {
-            while let Some((on, event)) = receiver.recv().await {
-                let reason = event.reason.clone();
-                let sent =
-                    tokio::time::timeout(super::DEADLINE, recorder.publish(&event, &on)).await;
-                let trouble = match sent {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => chain(&error),
-                    Err(_) => Error::Deadline {
-                        what: "publishing".into(),
-                    }
-                    .to_string(),
-                };
-                tracing::debug!(%reason, error = %trouble, "an Event was not published");
-            }
+        let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+        supervise::spawn(Part::Events, metrics, move || {
+            publish(recorder.clone(), Arc::clone(&receiver))
         });
         Self {
             queue: sender,

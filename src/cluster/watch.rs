@@ -1,14 +1,18 @@
 //! The watches on Secrets: all of type `kubernetes.io/tls`, and those of other types that carry the managed label.
 //!
-//! One object at a time goes from the wire to the index; nothing is stored here.
+//! One object at a time goes from the wire to the index; nothing is stored here. Lists are streamed where the server can,
+//! and asked for page by page where it cannot, or says that it will not.
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
+use kube::core::Status;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource};
@@ -37,8 +41,8 @@ pub type Events = BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>,
 
 /// All watches as one stream.
 pub struct Secrets {
-    /// How many watches there are.
-    pub count: usize,
+    /// Where each watches, by its number; `None` for all namespaces.
+    pub scopes: Vec<Option<Arc<str>>>,
     /// Their events.
     pub events: Events,
 }
@@ -54,11 +58,15 @@ fn thin<K: Into<ThinSecret>>(event: watcher::Event<K>) -> watcher::Event<ThinSec
     }
 }
 
+type Watched = BoxStream<'static, Result<watcher::Event<ThinSecret>, watcher::Error>>;
+
+/// Lists and watches; page by page where `streaming` is false, or the server refuses to stream.
 fn open<K>(
     client: &Client,
     namespace: Option<&str>,
     config: watcher::Config,
-) -> BoxStream<'static, Result<watcher::Event<ThinSecret>, watcher::Error>>
+    streaming: bool,
+) -> Watched
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -72,8 +80,62 @@ where
         None => Api::all(client.clone()),
         Some(namespace) => Api::namespaced(client.clone(), namespace),
     };
-    let events = watcher(api, config).default_backoff();
-    events.map(|event| event.map(thin)).boxed()
+    let start = move |config| -> Watched {
+        let events = watcher(api.clone(), config).default_backoff();
+        events.map(|event| event.map(thin)).boxed()
+    };
+    let pages = config.clone().page_size(PAGE);
+    if !streaming {
+        return start(pages);
+    }
+    let (mut events, mut pages) = (start(config.streaming_lists()), Some(pages));
+    stream::poll_fn(move |context| {
+        loop {
+            let event = ready!(events.poll_next_unpin(context));
+            if let Some(Err(error)) = &event
+                && refuses_to_stream(error)
+                && let Some(pages) = pages.take()
+            {
+                let error = chain(error);
+                tracing::info!(
+                    error,
+                    "the API server does not stream lists: Secrets are listed page by page"
+                );
+                events = start(pages);
+                continue;
+            }
+            return Poll::Ready(event);
+        }
+    })
+    .boxed()
+}
+
+/// The API server's answer to a list or to the opening of a watch, or what it says in a watch.
+fn status_of(error: &watcher::Error) -> Option<&Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// Whether the opening of a watch was refused for how it was asked: the feature gate `WatchList` is off (422), or
+/// something on the way does not know `sendInitialEvents`.
+fn refuses_to_stream(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(_))
+        && status_of(error)
+            .is_some_and(|status| matches!(status.code, 400 | 405 | 406 | 415 | 422 | 501))
+}
+
+/// Whether the API server has said that it will not list or watch there, rather than that it cannot do so now.
+#[must_use]
+pub fn is_refusal(error: &watcher::Error) -> bool {
+    // Who we are (401) is no matter of one namespace; the others pass by themselves.
+    status_of(error).is_some_and(|status| {
+        (400..500).contains(&status.code) && !matches!(status.code, 401 | 408 | 409 | 410 | 429)
+    })
 }
 
 impl Opener {
@@ -98,34 +160,29 @@ impl Opener {
             Select::Label => vec![labelled],
         };
         // One watch a namespace where only some are watched: a Role cannot give more.
-        let scopes: Vec<Option<String>> = if watch.namespaces.is_empty() {
+        let scopes: Vec<Option<Arc<str>>> = if watch.namespaces.is_empty() {
             vec![None]
         } else {
-            watch.namespaces.iter().cloned().map(Some).collect()
+            let namespaces = watch.namespaces.iter();
+            namespaces.map(|it| Some(it.as_str().into())).collect()
         };
+        let watches = configs
+            .iter()
+            .flat_map(|config| scopes.iter().map(|scope| (config.clone(), scope.clone())));
+        let watches: Vec<_> = watches.collect();
         let (client, timeout, observe) = (self.client.clone(), self.timeout, watch.observe);
         Secrets {
-            count: configs.len() * scopes.len(),
+            scopes: { watches.iter() }.map(|(_, scope)| scope.clone()).collect(),
             events: async move {
                 let streaming = streams_lists(&client).await;
-                let mut streams = Vec::new();
-                for config in configs {
-                    let config = config.timeout(timeout);
-                    let config = if streaming {
-                        config.streaming_lists()
-                    } else {
-                        config.page_size(PAGE)
+                let streams = (0..).zip(watches).map(|(number, (config, scope))| {
+                    let (config, scope) = (config.timeout(timeout), scope.as_deref());
+                    let events = match observe {
+                        Observe::Annotated => open::<ThinSecret>(&client, scope, config, streaming),
+                        Observe::All => open::<ObservedSecret>(&client, scope, config, streaming),
                     };
-                    for scope in scopes.iter().map(Option::as_deref) {
-                        let source = Source(u16::try_from(streams.len()).unwrap_or(u16::MAX));
-                        let config = config.clone();
-                        let events = match observe {
-                            Observe::Annotated => open::<ThinSecret>(&client, scope, config),
-                            Observe::All => open::<ObservedSecret>(&client, scope, config),
-                        };
-                        streams.push(events.map(move |event| (source, event)).boxed());
-                    }
-                }
+                    events.map(move |event| (Source(number), event)).boxed()
+                });
                 stream::select_all(streams)
             }
             .flatten_stream()
@@ -159,7 +216,7 @@ async fn streams_lists(client: &Client) -> bool {
     }
 }
 
-/// Streaming lists are on by default from Kubernetes 1.34; kube does not fall back where they are off.
+/// Streaming lists are on by default from Kubernetes 1.34.
 fn has_streaming_lists(major: &str, minor: &str) -> bool {
     let number = |text: &str| {
         text.trim_end_matches(|c: char| !c.is_ascii_digit())
@@ -172,6 +229,34 @@ fn has_streaming_lists(major: &str, minor: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_told_from_a_failure_and_from_a_wish_for_pages() {
+        let status = |code: u16| {
+            let status = Status::failure("no", "No");
+            kube::Error::Api(Box::new(Status { code, ..status }))
+        };
+        for (code, refused, pages) in [
+            (400, true, true),
+            (401, false, false),
+            (403, true, false),
+            (404, true, false),
+            (410, false, false),
+            (422, true, true),
+            (429, false, false),
+            (500, false, false),
+            (501, false, true),
+            (503, false, false),
+        ] {
+            let start = watcher::Error::WatchStartFailed(status(code));
+            let list = watcher::Error::InitialListFailed(status(code));
+            assert_eq!(is_refusal(&start), refused, "{code}");
+            assert_eq!(is_refusal(&list), refused, "{code}");
+            assert_eq!(refuses_to_stream(&start), pages, "{code}");
+            assert!(!refuses_to_stream(&list), "{code}");
+        }
+        assert!(!is_refusal(&watcher::Error::NoResourceVersion));
+    }
 
     #[test]
     fn lists_are_streamed_from_1_34_on() {

@@ -32,6 +32,8 @@ pub struct Options {
     pub nodes: usize,
     /// The Pebble that every bench has.
     pub pebble: PebbleOptions,
+    /// More flags of the API server.
+    pub api_server: Vec<String>,
 }
 
 impl Default for Options {
@@ -39,6 +41,7 @@ impl Default for Options {
         Self {
             nodes: 3,
             pebble: PebbleOptions::default(),
+            api_server: Vec::new(),
         }
     }
 }
@@ -109,7 +112,7 @@ impl Bench {
             Ok((edge, dns, pebble))
         };
         let kubernetes = ports::retry(async || {
-            Kubernetes::start(&group, &control_plane, &authority, options.nodes).await
+            Kubernetes::start(&group, &control_plane, &authority, options).await
         });
         let ((edge, dns, pebble), kubernetes) = tokio::try_join!(ca, kubernetes)?;
         let client = Client::try_from(kubernetes.config.clone())?;

@@ -19,6 +19,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
 
+use crate::bench::Options;
 use crate::control_plane::ControlPlane;
 use crate::group::Group;
 use crate::pki::{Authority, Pair};
@@ -41,6 +42,8 @@ pub(crate) struct Kubernetes {
     processes: Mutex<Processes>,
     etcd: [SocketAddr; 2],
     pub(crate) server: SocketAddr,
+    /// More flags of the API server.
+    flags: Vec<String>,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) config: Config,
 }
@@ -56,7 +59,7 @@ impl Kubernetes {
         group: &Group,
         control_plane: &ControlPlane,
         authority: &Authority,
-        nodes: usize,
+        options: &Options,
     ) -> Result<Self> {
         let file = |name: &str| group.directory().join(name);
         let (etcd, server) = ([ports::free()?, ports::free()?], ports::free()?);
@@ -87,9 +90,16 @@ impl Kubernetes {
         )
         .await?;
         let client = Client::try_from(config.clone())?;
-        let servers = start_servers(group, control_plane, &client, server, etcd).await?;
+        let servers = start_servers(
+            group,
+            control_plane,
+            &client,
+            (server, &options.api_server),
+            etcd,
+        )
+        .await?;
         let controllers = startcontrollers(group, control_plane)?;
-        make_nodes(&client, nodes, &controllers[2]).await?;
+        make_nodes(&client, options.nodes, &controllers[2]).await?;
         manager_ready(&client, &controllers[0]).await?;
         Ok(Self {
             processes: Mutex::new(Processes {
@@ -98,6 +108,7 @@ impl Kubernetes {
             }),
             etcd,
             server,
+            flags: options.api_server.clone(),
             kubeconfig: file("kubeconfig"),
             config,
         })
@@ -119,7 +130,14 @@ impl Kubernetes {
         }
         meanwhile(&group.directory().join("etcd"))?;
         let client = Client::try_from(self.config.clone())?;
-        let servers = start_servers(group, control_plane, &client, self.server, self.etcd).await?;
+        let servers = start_servers(
+            group,
+            control_plane,
+            &client,
+            (self.server, &self.flags),
+            self.etcd,
+        )
+        .await?;
         let controllers = startcontrollers(group, control_plane)?;
         *lock(&self.processes) = Processes {
             controllers: controllers.into(),
@@ -134,12 +152,13 @@ async fn start_servers(
     group: &Group,
     control_plane: &ControlPlane,
     client: &Client,
-    server: SocketAddr,
+    (server, flags): (SocketAddr, &[String]),
     [etcd, peer]: [SocketAddr; 2],
 ) -> Result<[Arc<Process>; 2]> {
     let command = etcd_command(control_plane, group.directory(), etcd, peer);
     let etcd_process = Process::spawn(group, "etcd", command)?;
-    let command = api_server_command(control_plane, group.directory(), server, etcd);
+    let mut command = api_server_command(control_plane, group.directory(), server, etcd);
+    command.args(flags);
     let api_server = Process::spawn(group, "kube-apiserver", command)?;
     let ready = api_server
         .ready(START_DEADLINE, async || {

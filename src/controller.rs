@@ -372,7 +372,8 @@ impl Controller {
         let running = self
             .index()
             .get(key)
-            .is_some_and(|entry| entry.running.is_some());
+            .is_some_and(|entry| entry.renewing.is_some());
+        self.changed(key);
         // A task that runs sees it by itself; what it leaves is looked after when it ends.
         if !running {
             self.abandon(key);
@@ -385,6 +386,13 @@ impl Controller {
     fn abandon(&mut self, key: &Key) {
         if let Some(term) = &mut self.term {
             term.abandon(key);
+        }
+    }
+
+    /// A Secret has another certificate than before, or is gone: its rollout hears of it.
+    fn changed(&self, key: &Key) {
+        if let Some(term) = &self.term {
+            term.changed(key);
         }
     }
 
@@ -422,13 +430,15 @@ impl Controller {
             .ledger
             .retry_at(now, observed.account, observed.wish);
         let problems = observed.problem_texts;
-        let known = self
-            .index()
-            .get(&key)
-            .map_or(0, |entry| entry.observed.problem_texts);
+        let before = self.index().get(&key);
+        let known = { before.as_ref() }.map_or(0, |entry| entry.observed.problem_texts);
+        let another = before.is_some_and(|entry| entry.observed.leaf != observed.leaf);
         let change =
             self.index()
                 .apply(now, &key, observed, source, config.rollout.settle, retry_at);
+        if another {
+            self.changed(&key);
+        }
         // Whoever leads knows more of what it has tried itself.
         let others = change == Change::Changed && self.term.is_none();
         if change == Change::New || others {
@@ -533,7 +543,9 @@ impl Controller {
                     .map(|entry| (entry.observed.account, entry.observed.wish));
                 let retry_at = drawn
                     .and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
-                self.index().finished(now, &key, finished, settle, retry_at);
+                let ended = (task, &key);
+                self.index()
+                    .finished(now, ended, finished, settle, retry_at);
             }
         }
     }

@@ -157,8 +157,10 @@ pub struct Entry {
     pub renew_at: UnixTime,
     /// When the next rollout starts.
     pub roll_at: UnixTime,
-    /// A task that runs, the version it started from, and what was wished for then.
-    pub running: Option<(Task, Version, Option<u64>)>,
+    /// The renewal that runs: the version it started from, and what was wished for then.
+    pub renewing: Option<(Version, Option<u64>)>,
+    /// The rollout that runs, and the version it started from. Neither waits for the other.
+    pub rolling: Option<Version>,
     /// Why the last task failed; for metrics and the status page.
     pub last_error: Option<Box<str>>,
     /// That error, where it ends only when a person does something.
@@ -205,8 +207,11 @@ pub struct Index {
     table: Table,
     queue: BTreeSet<(UnixTime, Task, Id)>,
     generations: Vec<u16>,
-    gone: HashMap<Key, RolledOut>,
-    gone_order: VecDeque<Key>,
+    /// What the workloads of deleted Secrets have, and the turn in which each was deleted.
+    gone: HashMap<Key, (RolledOut, u64)>,
+    /// In their order; those of an earlier turn than the map has are void.
+    gone_order: VecDeque<(Key, u64)>,
+    gone_turns: u64,
     /// Apart from the entries: they are for people only, and not kept of all.
     named: HashMap<Id, Shown>,
 }
@@ -375,25 +380,31 @@ impl Index {
         if let (Some(id), Some(old)) = (known, &previous) {
             self.unqueue(id, old);
         }
-        let gone = self.gone.remove(key);
+        let gone = self.gone.remove(key).map(|(had, _)| had);
         let remembered = match (observed.rolled_out, &previous) {
             (Some(_), _) => None,
             (None, Some(old)) => old.rolled_out().or(gone),
             (None, None) => gone,
         };
-        let running = previous.as_ref().and_then(|old| old.running.clone());
+        let renewing = previous.as_ref().and_then(|old| old.renewing.clone());
+        let rolling = previous.as_ref().and_then(|old| old.rolling.clone());
         let order_open = previous.as_ref().is_some_and(|old| old.order_open);
         let same_leaf = |old: &Entry| old.observed.leaf == observed.leaf;
         let stale_pods = { previous.as_ref() }
             .filter(|old| same_leaf(old))
             .map_or(0, |old| old.stale_pods);
+        // Whoever edits the Secret all the time does not put off what settles since its leaf has changed.
+        let settling = { previous.as_ref() }
+            .filter(|old| same_leaf(old) && old.observed.rolled_out == observed.rolled_out)
+            .map_or(UnixTime::NEVER, |old| old.roll_at);
         let stuck = previous.as_ref().and_then(|old| old.stuck);
         let last_error = previous.and_then(|old| old.last_error);
         let mut entry = Entry {
             remembered,
             renew_at: UnixTime::NEVER,
-            roll_at: UnixTime::NEVER,
-            running,
+            roll_at: settling,
+            renewing,
+            rolling,
             last_error,
             stuck,
             stale_pods,
@@ -416,12 +427,22 @@ impl Index {
         self.unqueue(id, &entry);
         self.named.remove(&id);
         if let Some(had) = entry.rolled_out().filter(|had| *had != RolledOut::None) {
-            if self.gone.insert(key.clone(), had).is_none() {
-                self.gone_order.push_back(key.clone());
+            self.gone_turns += 1;
+            let turn = self.gone_turns;
+            self.gone.insert(key.clone(), (had, turn));
+            self.gone_order.push_back((key.clone(), turn));
+            let gone = &mut self.gone;
+            let is_void = |(key, turn): &(Key, u64), gone: &HashMap<Key, (RolledOut, u64)>| {
+                gone.get(key).is_none_or(|(_, latest)| latest != turn)
+            };
+            if self.gone_order.len() > 2 * REMEMBERED {
+                self.gone_order.retain(|it| !is_void(it, gone));
             }
-            while self.gone_order.len() > REMEMBERED {
-                if let Some(oldest) = self.gone_order.pop_front() {
-                    self.gone.remove(&oldest);
+            while gone.len() > REMEMBERED {
+                match self.gone_order.pop_front() {
+                    Some(it) if is_void(&it, gone) => {}
+                    Some((oldest, _)) => _ = gone.remove(&oldest),
+                    None => break,
                 }
             }
         }
@@ -446,7 +467,12 @@ impl Index {
             wish,
             ..
         } = &entry.observed;
-        entry.running = Some((task, resource_version.clone(), *wish));
+        let version = resource_version.clone();
+        match task {
+            Task::Renew => entry.renewing = Some((version, *wish)),
+            Task::Roll => entry.rolling = Some(version),
+        }
+        self.enqueue(id, &entry);
         self.table.set(id, &entry);
         Some((task, key))
     }
@@ -504,8 +530,9 @@ impl Index {
             let Some(mut entry) = self.table.get(id) else {
                 continue;
             };
-            entry.running = None;
+            (entry.renewing, entry.rolling) = (None, None);
             entry.order_open = false;
+            entry.roll_at = UnixTime::NEVER;
             entry.schedule(now, settle, retry_at(&entry.observed));
             self.enqueue(id, &entry);
             self.table.set(id, &entry);
@@ -542,11 +569,11 @@ impl Index {
         Some(before)
     }
 
-    /// A task ended. Releases the entry and queues what is due next.
+    /// A task ended. Releases the entry and queues what is due next; when the other task is due stays as it is.
     pub fn finished(
         &mut self,
         now: UnixTime,
-        key: &Key,
+        (task, key): (Task, &Key),
         finished: Finished,
         settle: Duration,
         retry_at: Option<UnixTime>,
@@ -554,10 +581,24 @@ impl Index {
         let Some((id, mut entry)) = self.known(key) else {
             return;
         };
-        let Some((task, started_from, wished)) = entry.running.take() else {
-            return;
+        let (started_from, wished) = match task {
+            Task::Renew => match entry.renewing.take() {
+                Some(started) => started,
+                None => return,
+            },
+            Task::Roll => match entry.rolling.take() {
+                Some(version) => (version, None),
+                None => return,
+            },
         };
+        self.unqueue(id, &entry);
+        let before = (entry.renew_at, entry.roll_at);
         entry.schedule(now, settle, retry_at);
+        match task {
+            Task::Renew if before.1 != UnixTime::NEVER => entry.roll_at = before.1,
+            Task::Renew => {}
+            Task::Roll => entry.renew_at = before.0,
+        }
         let not_before = match finished {
             Finished::Wrote => {
                 (entry.last_error, entry.stuck) = (None, None);
@@ -609,11 +650,11 @@ impl Index {
     }
 
     fn enqueue(&mut self, id: Id, entry: &Entry) {
-        if entry.running.is_some() {
-            return;
-        }
-        for (at, task) in [(entry.renew_at, Task::Renew), (entry.roll_at, Task::Roll)] {
-            if at != UnixTime::NEVER {
+        for (at, task, runs) in [
+            (entry.renew_at, Task::Renew, entry.renewing.is_some()),
+            (entry.roll_at, Task::Roll, entry.rolling.is_some()),
+        ] {
+            if at != UnixTime::NEVER && !runs {
                 self.queue.insert((at, task, id));
             }
         }
@@ -676,7 +717,8 @@ impl Entry {
         self.roll_at = if self.rollout_due() && !self.observed.rollout_blocked && !waits_for_issue {
             let first_sight = self.observed.rolled_out.is_none();
             let settled = if first_sight { now } else { now + settle };
-            settled.max(open)
+            // What settles already goes on settling.
+            settled.min(self.roll_at).max(open)
         } else {
             UnixTime::NEVER
         };
@@ -746,7 +788,7 @@ mod tests {
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         let mut ends = |at: i64, finished: Finished| {
             index.pop_due(UnixTime(at)).unwrap();
-            index.finished(UnixTime(at), &key, finished, SETTLE, None);
+            index.finished(UnixTime(at), (Task::Renew, &key), finished, SETTLE, None);
             index.get(&key).unwrap().stuck
         };
         let later = |at, text: &str| Finished::Later(UnixTime(at), Some(text.into()));
@@ -769,7 +811,13 @@ mod tests {
             Some((Task::Renew, key.clone()))
         );
         assert_eq!(index.pop_due(UnixTime(70)), None, "it runs already");
-        index.finished(UnixTime(61), &key, Finished::Wrote, SETTLE, None);
+        index.finished(
+            UnixTime(61),
+            (Task::Renew, &key),
+            Finished::Wrote,
+            SETTLE,
+            None,
+        );
         assert_eq!(
             index.pop_due(UnixTime(62)),
             None,
@@ -796,9 +844,15 @@ mod tests {
             reason: Reason::Lifetime,
         });
         apply(&mut index, 61, renewed);
-        assert_eq!(index.pop_due(UnixTime(90)), None, "the task still runs");
-        index.finished(UnixTime(62), &key, Finished::Wrote, SETTLE, None);
-        assert_eq!(index.pop_due(UnixTime(72)), Some((Task::Roll, key)));
+        assert_eq!(index.pop_due(UnixTime(70)), None, "settling");
+        index.finished(
+            UnixTime(62),
+            (Task::Renew, &key),
+            Finished::Wrote,
+            SETTLE,
+            None,
+        );
+        assert_eq!(index.pop_due(UnixTime(71)), Some((Task::Roll, key)));
     }
 
     #[test]
@@ -823,7 +877,7 @@ mod tests {
             observed.resource_version = format!("{version}-edited").as_str().into();
             index.apply(UnixTime(61), &key, observed, TLS, SETTLE, None);
             let later = Finished::Later(UnixTime(500), None);
-            index.finished(UnixTime(61), &key, later, SETTLE, None);
+            index.finished(UnixTime(61), (Task::Renew, &key), later, SETTLE, None);
             let renew_at = index.get(&key).map(|entry| entry.renew_at);
             assert_eq!(
                 renew_at.map(|at| at == UnixTime(500)),
@@ -839,7 +893,7 @@ mod tests {
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         index.pop_due(UnixTime(60)).unwrap();
         let later = Finished::Later(UnixTime(120), Some("no".into()));
-        index.finished(UnixTime(61), &key, later, SETTLE, None);
+        index.finished(UnixTime(61), (Task::Renew, &key), later, SETTLE, None);
         assert_eq!(index.next_due(), Some(UnixTime(120)));
         assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
     }
@@ -872,26 +926,106 @@ mod tests {
         assert!(index.order_open(UnixTime(20), &key, true));
         let roll = Some((Task::Roll, key.clone()));
         assert_eq!(index.pop_due(UnixTime(20)), roll, "due for longer");
+        let renew = Some((Task::Renew, key.clone()));
+        assert_eq!(index.pop_due(UnixTime(20)), renew, "neither waits");
         let mut echo = written.clone();
         (echo.resource_version, echo.rolled_out) = ("2".into(), Some(rolled(2)));
         apply(&mut index, 21, echo);
-        index.finished(UnixTime(21), &key, Finished::Wrote, SETTLE, None);
-        let renew = Some((Task::Renew, key.clone()));
-        assert_eq!(index.pop_due(UnixTime(21)), renew);
+        let rolling = (Task::Roll, &key);
+        index.finished(UnixTime(21), rolling, Finished::Wrote, SETTLE, None);
+        assert_eq!(index.pop_due(UnixTime(21)), None, "it runs");
         // The API server did not answer: the order is still there.
         let later = Finished::Later(UnixTime(50), None);
-        index.finished(UnixTime(22), &key, later, SETTLE, None);
+        let renewing = (Task::Renew, &key);
+        index.finished(UnixTime(22), renewing, later, SETTLE, None);
         assert_eq!(index.pop_due(UnixTime(49)), None);
         assert_eq!(index.pop_due(UnixTime(50)), renew);
         index.order_open(UnixTime(51), &key, false);
-        index.finished(
-            UnixTime(51),
-            &key,
-            Finished::Later(UnixTime(51), None),
-            SETTLE,
-            None,
-        );
+        let over = Finished::Later(UnixTime(51), None);
+        index.finished(UnixTime(51), renewing, over, SETTLE, None);
         assert_eq!(index.next_due(), Some(UnixTime(600)));
+    }
+
+    #[test]
+    fn a_rollout_that_runs_keeps_no_renewal_waiting_and_a_renewal_no_rollout() {
+        let mut index = Index::default();
+        let mut written = observed("1", Ok(leaf(2)), Some(rolled(1)));
+        written.renewal = Ok(Due {
+            at: UnixTime(600),
+            reason: Reason::Lifetime,
+        });
+        let key = apply(&mut index, 0, written);
+        assert_eq!(index.pop_due(UnixTime(10)), Some((Task::Roll, key.clone())));
+        index.order_open(UnixTime(60), &key, true);
+        assert_eq!(
+            index.pop_due(UnixTime(60)),
+            Some((Task::Renew, key.clone()))
+        );
+        // The renewal is put off, and the end of the rollout does not bring it forward, nor the other way round.
+        let (later, roll) = (|at| Finished::Later(UnixTime(at), None), (Task::Roll, &key));
+        index.finished(UnixTime(61), (Task::Renew, &key), later(500), SETTLE, None);
+        index.finished(UnixTime(62), roll, later(300), SETTLE, None);
+        let entry = index.get(&key).unwrap();
+        assert_eq!((entry.renew_at.0, entry.roll_at.0), (500, 300));
+        let next = Some((Task::Roll, key.clone()));
+        assert_eq!(index.pop_due(UnixTime(300)), next);
+        assert_eq!(
+            index.pop_due(UnixTime(500)),
+            Some((Task::Renew, key.clone()))
+        );
+        // A newer certificate comes while both run: it is rolled once the rollout has ended.
+        let mut newer = observed("2", Ok(leaf(3)), Some(rolled(1)));
+        newer.renewal = Err(Never::External);
+        apply(&mut index, 501, newer);
+        assert_eq!(index.next_due(), None);
+        index.finished(UnixTime(502), roll, later(502), SETTLE, None);
+        assert_eq!(index.next_due(), Some(UnixTime(511)));
+    }
+
+    #[test]
+    fn a_secret_that_is_edited_all_the_time_rolls_when_its_leaf_has_settled() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        for second in 1..=10 {
+            let version = second.to_string();
+            apply(
+                &mut index,
+                second,
+                observed(&version, Ok(leaf(2)), Some(rolled(1))),
+            );
+            assert_eq!(index.next_due(), Some(UnixTime(11)), "{second}");
+        }
+        apply(&mut index, 10, observed("b", Ok(leaf(3)), Some(rolled(1))));
+        assert_eq!(index.next_due(), Some(UnixTime(20)), "another leaf");
+        // What is added to it holds all the same.
+        let mut shut = observed("c", Ok(leaf(3)), Some(rolled(1)));
+        shut.window = Some(UnixTime(40));
+        apply(&mut index, 11, shut);
+        assert_eq!(index.get(&key).unwrap().roll_at, UnixTime(40));
+    }
+
+    #[test]
+    fn what_a_deleted_secret_had_is_remembered_for_as_long_as_others_leave_room() {
+        let mut index = Index::default();
+        let seen = || observed("1", Ok(leaf(1)), Some(rolled(1)));
+        let one = apply(&mut index, 0, seen());
+        // It comes and goes: only the last time counts.
+        for _ in 0..5 {
+            index.remove(&one);
+            apply(&mut index, 0, seen());
+        }
+        index.remove(&one);
+        for number in 1..REMEMBERED {
+            let key = index.key("ns", &number.to_string());
+            index.apply(UnixTime(0), &key, seen(), TLS, SETTLE, None);
+            index.remove(&key);
+        }
+        assert_eq!(index.gone.len(), REMEMBERED);
+        assert!(index.gone.contains_key(&one), "it was forgotten too early");
+        let key = index.key("ns", "one more");
+        index.apply(UnixTime(0), &key, seen(), TLS, SETTLE, None);
+        index.remove(&key);
+        assert!(!index.gone.contains_key(&one) && index.gone.len() == REMEMBERED);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod name;
 pub mod pair;
 pub mod pem;
+pub mod permit;
 pub mod propagation;
 pub mod reach;
 pub mod renewal;

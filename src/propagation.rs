@@ -2,7 +2,8 @@
 //!
 //! The workloads are listed once for the whole batch. Secrets that are seen for the first time are only recorded; the
 //! others are read afresh, beside the lists, and nothing is rolled onto a pair that is empty, does not match, is not
-//! valid now, or is itself due for an issue. `rolled-out` is written last: until then the rollout stays due.
+//! valid now, or is itself due for an issue. The same judgement is asked again before each thing that is done to a
+//! workload. `rolled-out` is written last: until then the rollout stays due.
 
 mod confirm;
 mod tell;
@@ -11,8 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::{self, FuturesUnordered};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::confirm::{Conclusion, Rolled, Standing};
 use crate::assess::{self, Assessment};
@@ -23,7 +27,11 @@ use crate::config::Labels;
 use crate::context::Context;
 use crate::index::{Entry, Finished, Key, LeafFacts};
 use crate::pair;
-use crate::rollout::{self, HaltNote, Happening, Outcome, Proof, Request, Step, Verdict, Workload};
+use crate::permit;
+use crate::rollout::{
+    self, HaltNote, Happening, Judge, Outcome, Proof, Request, Rollout, Step, Verdict, Withdrawal,
+    Workload,
+};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
@@ -48,6 +56,8 @@ struct Held {
     head: Head,
     /// What is to be proven after the rollout.
     proof: Option<Proof>,
+    /// The look by which it is planned.
+    look: Option<permit::Look>,
 }
 
 /// What a look at a Secret says.
@@ -68,6 +78,7 @@ enum Glance {
 /// Plans and carries out the rollouts of one namespace.
 pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>) {
     let namespace = Arc::clone(planning.namespace());
+    let since = Instant::now();
     let roller = context.roller();
     let (workloads, looks) =
         futures::join!(roller.list(&namespace), look_at_all(&context, tickets));
@@ -127,6 +138,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
     let batch = Batch {
         requests: &requests,
         users: &users,
+        since,
     };
     futures::join!(
         tell::left_behind(&context, &namespace, &behind),
@@ -144,6 +156,8 @@ type Users = BTreeMap<Box<str>, Vec<WorkloadRef>>;
 struct Batch<'a> {
     requests: &'a [Request],
     users: &'a Users,
+    /// When the first look at its Secrets began.
+    since: Instant,
 }
 
 /// Looks at all Secrets of a batch; those of which something is on record are read afresh.
@@ -208,21 +222,92 @@ async fn look(context: &Context, key: &Key) -> Glance {
 
 /// Reads a Secret and judges it.
 async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
-    let now = UnixTime::now();
+    let looked = permit::Look::take(async {
+        let read = read_afresh(context, key, UnixTime::now()).await?;
+        judge(context, key, entry, &read, UnixTime::now())
+    });
+    match looked.await {
+        Ok((look, (request, head, proof))) => {
+            let look = Some(look);
+            Look::Due(Box::new((request, Held { head, proof, look })))
+        }
+        Err(Not(at, why)) => Look::Later(at, why),
+    }
+}
+
+/// Not to be rolled onto now: when to look again, and why.
+struct Not(UnixTime, Option<Box<str>>);
+
+/// A Secret as it is now, and what it asks for.
+async fn read_afresh(
+    context: &Context,
+    key: &Key,
+    now: UnixTime,
+) -> Result<(FullSecret, Assessment), Not> {
     let secret = match secrets::get(&context.client, key).await {
         Ok(secret) => secret,
-        Err(cluster::Error::NotFound { .. }) => return Look::Later(now + AGAIN, None),
-        Err(error) => return Look::Later(now + AGAIN, Some(error.to_string().into())),
+        Err(cluster::Error::NotFound { .. }) => return Err(Not(now + AGAIN, None)),
+        Err(error) => return Err(Not(now + AGAIN, Some(error.to_string().into()))),
     };
     let config = context.config();
     // No CA is asked from here, so that nobody need look at labels.
     let view = (&*config, Labels::NotAsked);
-    let Some(assessment) = assess::of_full(now, key, &secret, view, |leaf| {
-        context.renewal_info.instant(key, leaf)
-    }) else {
-        return Look::Later(now + AGAIN, None);
-    };
-    judge(context, key, entry, &secret, &assessment, now)
+    let suggested = |leaf| context.renewal_info.instant(key, leaf);
+    match assess::of_full(now, key, &secret, view, suggested) {
+        Some(assessment) => Ok((secret, assessment)),
+        None => Err(Not(now + AGAIN, None)),
+    }
+}
+
+/// The judgement that comes before each effect: the same as that by which the batch was planned.
+struct Again<'a> {
+    context: &'a Context,
+    namespace: &'a Arc<str>,
+    requests: &'a [Request],
+}
+
+impl Judge for Again<'_> {
+    fn judge<'a>(&'a self, secret: &'a str) -> BoxFuture<'a, Result<(), Withdrawal>> {
+        self.look(secret).boxed()
+    }
+}
+
+impl Again<'_> {
+    async fn look(&self, secret: &str) -> Result<(), Withdrawal> {
+        let Self {
+            context,
+            namespace,
+            requests,
+        } = self;
+        let now = UnixTime::now();
+        let withdrawn = |Not(at, why), superseded| Withdrawal {
+            at,
+            why,
+            superseded,
+        };
+        let key = Key {
+            namespace: Arc::clone(namespace),
+            name: secret.into(),
+        };
+        let planned = requests.iter().find(|request| *request.secret == *secret);
+        let (Some(planned), Some(entry)) = (planned, context.entry(&key)) else {
+            return Err(withdrawn(Not(now + AGAIN, None), true));
+        };
+        let read = read_afresh(context, &key, now).await;
+        let read = read.map_err(|not| {
+            let gone = not.1.is_none();
+            withdrawn(not, gone)
+        })?;
+        let (full, assessment) = &read;
+        let holds = assessment.leaf.as_ref().ok().map(|leaf| leaf.fingerprint);
+        let superseded = holds != Some(planned.leaf) || full.head.uid() != &*planned.uid;
+        let judged = judge(context, &key, &entry, &read, UnixTime::now());
+        let (request, ..) = judged.map_err(|not| withdrawn(not, superseded))?;
+        if superseded || request.mode != planned.mode {
+            return Err(withdrawn(Not(now, None), superseded));
+        }
+        Ok(())
+    }
 }
 
 /// Whether neither the Secret nor the index says that its workloads ever had another leaf.
@@ -272,7 +357,12 @@ fn first_sight(key: &Key, entry: &Entry) -> Look {
         keys: Vec::new(),
         written: None,
     };
-    Look::Due(Box::new((request, Held { head, proof: None })))
+    let held = Held {
+        head,
+        proof: None,
+        look: None,
+    };
+    Look::Due(Box::new((request, held)))
 }
 
 /// Whether the Secret as it is now may be rolled onto.
@@ -280,23 +370,22 @@ fn judge(
     context: &Context,
     key: &Key,
     entry: &Entry,
-    secret: &FullSecret,
-    assessment: &Assessment,
+    (secret, assessment): &(FullSecret, Assessment),
     now: UnixTime,
-) -> Look {
+) -> Result<(Request, Head, Option<Proof>), Not> {
     if let Some(opens) = assessment.opens {
-        return Look::Later(opens, None);
+        return Err(Not(opens, None));
     }
     if assessment.rollout_blocked {
-        return Look::Later(UnixTime::NEVER, None);
+        return Err(Not(UnixTime::NEVER, None));
     }
     let served_expired =
         matches!(entry.rolled_out(), Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
     if assessment.renewal.is_ok_and(|due| due.at <= now) && !served_expired {
-        return Look::Later(
+        return Err(Not(
             now + LOOK_AGAIN,
             Some("waits for the renewal that is due".into()),
-        );
+        ));
     }
     let (certificate, private_key) = secret.pair();
     let leaf = match pair::check_pair(certificate, private_key, now) {
@@ -309,7 +398,7 @@ fn judge(
                     .events
                     .secret(key, secret.head.uid(), Reason::NotRolledOut, &note);
             }
-            return Look::Later(now + LOOK_AGAIN, Some(note.into()));
+            return Err(Not(now + LOOK_AGAIN, Some(note.into())));
         }
     };
     let changed = rendered_keys(secret, assessment);
@@ -332,8 +421,7 @@ fn judge(
         keys: changed,
         written: secret.written(),
     };
-    let head = secret.head.clone();
-    Look::Due(Box::new((request, Held { head, proof })))
+    Ok((request, secret.head.clone(), proof))
 }
 
 /// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.
@@ -392,7 +480,11 @@ fn value_of(request: &Request) -> RolledOut {
 async fn carry_out(
     context: &Arc<Context>,
     namespace: &Arc<str>,
-    Batch { requests, users }: Batch<'_>,
+    Batch {
+        requests,
+        users,
+        since,
+    }: Batch<'_>,
     secrets: Vec<Box<str>>,
     steps: Vec<Step>,
     mut open: Open,
@@ -415,10 +507,24 @@ async fn carry_out(
     let done = steps.clone();
     let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let roller = context.roller();
-    let rolled = roller.roll(
+    let judge = &Again {
+        context,
         namespace,
-        &secrets,
+        requests,
+    };
+    let looks = open.iter_mut();
+    let looks = looks.filter_map(|(secret, (_, held))| Some((secret.clone(), held.look.take()?)));
+    let rollout = Rollout {
+        namespace,
+        secrets: &secrets,
         steps,
+        judge,
+        looks: looks.collect(),
+        since,
+        hints: changes(&open),
+    };
+    let rolled = roller.roll(
+        rollout,
         |happening| {
             note(standing, &happening);
             tell::happening(context, namespace, &happening);
@@ -449,8 +555,9 @@ async fn carry_out(
                                 steps: &steps,
                                 users: users.get(&secret).map_or(&[], Vec::as_slice),
                                 standing,
+                                judge,
                             };
-                            let finished = conclude(&rolled, outcome).await;
+                            let finished = conclude(&rolled, outcome, ticket.changed()).await;
                             ticket.finish(finished);
                         });
                     }
@@ -463,15 +570,43 @@ async fn carry_out(
     futures::join!(rolled, settle);
 }
 
+/// The Secrets of which the watch says that they hold another certificate, each as often as it does.
+fn changes(open: &Open) -> BoxStream<'static, Box<str>> {
+    let each = open.iter().map(|(secret, (ticket, _))| {
+        let state = (secret.clone(), ticket.changed());
+        let next = async |(secret, mut changed): (Box<str>, watch::Receiver<()>)| {
+            changed.changed().await.ok()?;
+            Some((secret.clone(), (secret, changed)))
+        };
+        stream::unfold(state, next).boxed()
+    });
+    stream::select_all(each.collect::<Vec<_>>()).boxed()
+}
+
+/// When a Secret is not to be rolled onto as it was planned any more, as far as the watch gives reason to look.
+async fn superseded(rolled: &Rolled<'_>, mut changed: watch::Receiver<()>) -> Withdrawal {
+    while changed.changed().await.is_ok() {
+        if let Err(withdrawal) = rolled.judge.judge(&rolled.request.secret).await
+            && withdrawal.superseded
+        {
+            return withdrawal;
+        }
+    }
+    std::future::pending().await
+}
+
 /// Writes down how the rollout of a Secret ended.
-async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
+async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receiver<()>) -> Finished {
     let Rolled {
         context,
         key,
         request,
         ..
     } = rolled;
-    let conclusion = rolled.conclusion(outcome).await;
+    let conclusion = tokio::select! {
+        conclusion = rolled.conclusion(outcome) => conclusion,
+        withdrawal = superseded(rolled, changed) => Conclusion::Withdrawn(withdrawal),
+    };
     let now = UnixTime::now();
     let halt = |workload| HaltNote {
         workload,
@@ -520,6 +655,16 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome) -> Finished {
         Conclusion::Interrupted(why) => {
             tracing::warn!(secret = %key, why, "the rollout is interrupted: it goes on soon");
             return Finished::Later(now + AGAIN, Some(why.into()));
+        }
+        Conclusion::Withdrawn(Withdrawal { at, why, .. }) => {
+            let said = why.as_deref().unwrap_or("it has changed meanwhile");
+            tracing::info!(secret = %key, step = "withdrawn", why = said, "the rollout does not go on as it was planned");
+            return Finished::Later(at, why);
+        }
+        Conclusion::Beside(why) => {
+            tracing::info!(secret = %key, step = "withdrawn", why, "the rollout is planned again");
+            let settled = now + context.config().rollout.settle.max(Duration::from_secs(1));
+            return Finished::Later(settled, Some(why.into()));
         }
     };
     let halted = reason == Reason::RolloutHalted;

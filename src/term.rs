@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -56,6 +56,8 @@ pub struct Term {
     gathering: HashSet<Arc<str>>,
     gathered: HashSet<Arc<str>>,
     planning: HashSet<Arc<str>>,
+    /// Rollouts that run: each hears when its Secret holds another certificate.
+    rolling: HashMap<Key, watch::Sender<()>>,
 }
 
 /// What a term has to tell.
@@ -100,6 +102,7 @@ impl Term {
             gathering: HashSet::new(),
             gathered: HashSet::new(),
             planning: HashSet::new(),
+            rolling: HashMap::new(),
         }
     }
 
@@ -204,7 +207,8 @@ impl Term {
                 self.gathered.insert(Arc::clone(namespace));
             }
             Done::Task(Task::Renew, ..) => self.renewing -= 1,
-            Done::Task(Task::Roll, ..) | Done::Opened => {}
+            Done::Task(Task::Roll, key, _) => _ = self.rolling.remove(key),
+            Done::Opened => {}
         }
     }
 
@@ -264,7 +268,7 @@ impl Term {
             let keys = self.due.remove(&namespace).unwrap_or_default();
             let tickets: Vec<Ticket> = keys
                 .into_iter()
-                .map(|key| self.ticket(Task::Roll, key))
+                .map(|key| self.rolling_ticket(key))
                 .collect();
             self.planning.insert(Arc::clone(&namespace));
             let planning = Planning::new(namespace, self.sender.clone());
@@ -295,6 +299,19 @@ impl Term {
 
     fn ticket(&self, task: Task, key: Key) -> Ticket {
         Ticket::new(task, key, self.sender.clone())
+    }
+
+    fn rolling_ticket(&mut self, key: Key) -> Ticket {
+        let (sender, changed) = watch::channel(());
+        self.rolling.insert(key.clone(), sender);
+        Ticket::watching(Task::Roll, key, self.sender.clone(), changed)
+    }
+
+    /// A Secret holds another certificate than before, or is gone.
+    pub fn changed(&self, key: &Key) {
+        if let Some(rolling) = self.rolling.get(key) {
+            rolling.send_replace(());
+        }
     }
 
     /// Whom a Secret's order is for.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::index::{Finished, Key, Task};
 use crate::time::UnixTime;
@@ -30,6 +30,7 @@ pub struct Ticket {
     task: Task,
     key: Key,
     sender: mpsc::UnboundedSender<Done>,
+    changed: watch::Receiver<()>,
     sent: bool,
 }
 
@@ -44,12 +45,30 @@ impl Ticket {
     /// For a task that is about to begin.
     #[must_use]
     pub fn new(task: Task, key: Key, sender: mpsc::UnboundedSender<Done>) -> Self {
+        Self::watching(task, key, sender, watch::channel(()).1)
+    }
+
+    /// For a task that is to hear when its Secret holds another certificate.
+    #[must_use]
+    pub fn watching(
+        task: Task,
+        key: Key,
+        sender: mpsc::UnboundedSender<Done>,
+        changed: watch::Receiver<()>,
+    ) -> Self {
         Self {
             task,
             key,
             sender,
+            changed,
             sent: false,
         }
+    }
+
+    /// Hears when the watch has brought the Secret with another certificate than before, or without any.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.changed.clone()
     }
 
     /// The Secret that the task is for.

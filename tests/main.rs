@@ -26,6 +26,7 @@ mod evicted;
 mod fairness;
 mod faults;
 mod fleet;
+mod fresh_look;
 mod gitops;
 mod image;
 mod install;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Stuck, Task};
+use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Stuck};
 use crate::certificate::Fingerprint;
 use crate::compact::{Instant, Uid, Version};
 use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
@@ -100,7 +100,8 @@ struct Rare {
     wish: Option<u64>,
     problems: u16,
     problem_texts: u64,
-    running: Option<(Task, Version, Option<u64>)>,
+    renewing: Option<(Version, Option<u64>)>,
+    rolling: Option<Version>,
     last_error: Option<Box<str>>,
     stuck: Option<Stuck>,
     stale_pods: u32,
@@ -302,7 +303,8 @@ impl Packed {
             wish: observed.wish,
             problems: observed.problems,
             problem_texts: observed.problem_texts,
-            running: entry.running.clone(),
+            renewing: entry.renewing.clone(),
+            rolling: entry.rolling.clone(),
             last_error: entry.last_error.clone(),
             stuck: entry.stuck,
             stale_pods: entry.stale_pods,
@@ -385,7 +387,8 @@ impl Packed {
             remembered: rare.and_then(|rare| rare.remembered),
             renew_at: self.renew_at.into(),
             roll_at: self.roll_at.into(),
-            running: rare.and_then(|rare| rare.running.clone()),
+            renewing: rare.and_then(|rare| rare.renewing.clone()),
+            rolling: rare.and_then(|rare| rare.rolling.clone()),
             last_error: rare.and_then(|rare| rare.last_error.clone()),
             stuck: rare.and_then(|rare| rare.stuck),
             stale_pods: rare.map_or(0, |rare| rare.stale_pods),
@@ -464,7 +467,8 @@ mod tests {
             remembered: None,
             renew_at: UnixTime(55),
             roll_at: UnixTime::NEVER,
-            running: None,
+            renewing: None,
+            rolling: None,
             last_error: None,
             stuck: None,
             stale_pods: 0,
@@ -492,7 +496,7 @@ mod tests {
             |it| it.stale_pods = 7,
             |it| (it.stuck, it.order_open) = (Some(Stuck::Paused), true),
             |it| it.observed.renewed = None,
-            |it| it.running = Some((Task::Roll, "odd".into(), Some(7))),
+            |it| (it.renewing, it.rolling) = (Some(("odd".into(), Some(7))), Some("7".into())),
             |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
         ];
         let mut table = Table::default();

@@ -6,7 +6,7 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use crate::index::{Entry, Fault, Index, Key, Row, Stuck, Task};
+use crate::index::{Entry, Fault, Index, Key, Row, Stuck};
 use crate::schedule::due::Never;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
@@ -330,7 +330,7 @@ pub(crate) fn unrolled(entry: &Entry) -> bool {
 /// Whether a rollout waits for nothing but itself.
 pub(crate) fn moves(entry: &Entry, now: UnixTime) -> bool {
     let queued = entry.roll_at != UnixTime::NEVER;
-    let running = entry.running.as_ref().is_some_and(|it| it.0 == Task::Roll);
+    let running = entry.rolling.is_some();
     let open = entry.observed.window.is_none_or(|window| window <= now);
     (queued || running) && open && !entry.observed.rollout_blocked && !entry.observed.halted
 }
@@ -515,14 +515,14 @@ pub(crate) mod fixture {
         };
         let fails = |index: &mut Index, name: &str, observed: Observed| {
             let key = add(index, name, observed);
-            while let Some((_, taken)) = index.pop_due(NOW) {
+            while let Some((task, taken)) = index.pop_due(NOW) {
                 let finished = match name {
                     _ if taken != key => Finished::Later(NOW + DAY, None),
                     "failing-rollout" => Finished::Stale(NOW + DAY, 2, "no".into()),
                     "failing" => Finished::Stuck(NOW + DAY, Stuck::Paused, "no".into()),
                     _ => Finished::Later(NOW + DAY, Some("no".into())),
                 };
-                index.finished(NOW, &taken, finished, Duration::ZERO, None);
+                index.finished(NOW, (task, &taken), finished, Duration::ZERO, None);
             }
         };
         fails(&mut index, "failing", due());

@@ -8,14 +8,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use tokio::time::sleep;
+use futures::{StreamExt as _, stream};
+use tokio::time::{Instant, sleep};
 
 use super::tell;
 use crate::cluster::chain;
 use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
-use crate::rollout::{self, Ask, Error, How, Outcome, Proof, Request, Step, Verified, Workload};
+use crate::rollout::{
+    self, Ask, Asked, Error, How, Judge, Outcome, Proof, Request, Rollout, Step, Verified,
+    Withdrawal,
+};
 use crate::secret::head::Head;
 use crate::secret::used_by::{Has, Proven, UsedBy};
 use crate::secret::workload::WorkloadRef;
@@ -36,6 +40,10 @@ pub(super) enum Conclusion {
     Deferred(String),
     /// As [`Outcome::Interrupted`].
     Interrupted(String),
+    /// As [`Outcome::Withdrawn`].
+    Withdrawn(Withdrawal),
+    /// As [`Outcome::Beside`].
+    Beside(String),
 }
 
 /// What the workloads have that are rolled at the moment; what is not among them had the leaf before.
@@ -56,6 +64,8 @@ pub(super) struct Rolled<'a> {
     pub(super) users: &'a [WorkloadRef],
     /// What they have.
     pub(super) standing: &'a Standing,
+    /// Judges the Secrets of the batch again.
+    pub(super) judge: &'a dyn Judge,
 }
 
 impl From<Outcome> for Conclusion {
@@ -65,6 +75,8 @@ impl From<Outcome> for Conclusion {
             Outcome::Halted(workload, why) => Self::Halted(workload, why),
             Outcome::Deferred(why) => Self::Deferred(why),
             Outcome::Interrupted(why) => Self::Interrupted(why),
+            Outcome::Withdrawn(withdrawal) => Self::Withdrawn(withdrawal),
+            Outcome::Beside(why) => Self::Beside(why),
         }
     }
 }
@@ -170,8 +182,13 @@ impl Rolled<'_> {
         let workloads = roller.list(namespace).await?;
         let (mut steps, mut asked) = (Vec::new(), false);
         for workload in rollout::using(self.request, &workloads) {
-            if let Some((_, asks)) = self.asked().find(|(asked, _)| asked.id == workload.id) {
-                let again = roller.ask_some(namespace, &workload, asks, stale).await?;
+            let mut before = self.asked();
+            if let Some((step, asks)) = before.find(|(step, _)| step.workload.id == workload.id) {
+                let again = roller.ask_again(namespace, step, asks, self.judge, Some(stale));
+                let again = again.await?;
+                if again.withdrawn.is_some() {
+                    return Ok(self.withdrawn(again));
+                }
                 asked |= again.reloaded > 0;
                 continue;
             }
@@ -206,17 +223,36 @@ impl Rolled<'_> {
             tell::happening(context, &key.namespace, &happening);
         };
         let roller = context.roller();
-        roller
-            .roll(&key.namespace, secrets, steps, told, |_, ended| set(ended))
-            .await;
+        let rollout = Rollout {
+            namespace: &key.namespace,
+            secrets,
+            steps,
+            judge: self.judge,
+            looks: BTreeMap::new(),
+            since: Instant::now(),
+            hints: stream::pending().boxed(),
+        };
+        roller.roll(rollout, told, |_, ended| set(ended)).await;
         outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The workloads whose pods were asked to reload, and how.
-    fn asked(&self) -> impl Iterator<Item = (&Workload, &[Ask])> {
+    /// The steps by which pods were asked to reload, and how.
+    fn asked(&self) -> impl Iterator<Item = (&Step, &[Ask])> {
         self.steps.iter().filter_map(|step| match &step.how {
-            How::Reload(asks) => Some((&step.workload, asks.as_slice())),
+            How::Reload(asks) => Some((step, asks.as_slice())),
             How::Restart => None,
+        })
+    }
+
+    /// What it comes to when a Secret was not to be reloaded any more.
+    fn withdrawn(&self, asked: Asked) -> Option<Outcome> {
+        let (secret, withdrawal) = asked.withdrawn?;
+        Some(if secret == self.request.secret {
+            Outcome::Withdrawn(withdrawal)
+        } else {
+            Outcome::Beside(format!(
+                "its pods use Secret {secret} too, which has changed"
+            ))
         })
     }
 
@@ -227,16 +263,17 @@ impl Rolled<'_> {
         }
         let Self { context, key, .. } = self;
         sleep(context.config().rollout.reload_again).await;
-        for (workload, asks) in self.asked() {
-            match context
-                .roller()
-                .ask_all(&key.namespace, workload, asks)
-                .await
-            {
+        for (step, asks) in self.asked() {
+            let again = context.roller();
+            let again = again.ask_again(&key.namespace, step, asks, self.judge, None);
+            match again.await {
+                Ok(asked) if asked.withdrawn.is_some() => {
+                    return { self.withdrawn(asked) }.unwrap_or(Outcome::Done).into();
+                }
                 Ok(asked) if asked.failed.is_empty() => {}
                 Ok(asked) => {
                     let why = format!("not reloaded: {}", asked.failed_text());
-                    return Conclusion::Halted(workload.id.clone(), why);
+                    return Conclusion::Halted(step.workload.id.clone(), why);
                 }
                 Err(error) => return Conclusion::Interrupted(chain(&error)),
             }

@@ -54,7 +54,7 @@ pub(super) fn follows(
         let open = entry.observed.window.is_none_or(|window| window <= now);
         // One that is put off leads nobody; one that waits for the CA's word alone has it in a moment.
         let asking = entry.observed.suggestion == Suggestion::Unasked;
-        let soon = asking || entry.running.is_some() || entry.renew_at <= now + FOLLOW;
+        let soon = asking || entry.renewing.is_some() || entry.renew_at <= now + FOLLOW;
         other < key && open && soon && entry.renewal_due(now)
     };
     let leaders = others(context, key, fresh.assessment.account, leaf, leads);

@@ -82,7 +82,7 @@ impl Error {
     }
 
     /// Whether the same call may succeed a moment later: no answer, a broken connection, or a server in trouble.
-    fn is_passing(&self) -> bool {
+    pub(super) fn is_passing(&self) -> bool {
         self.code().is_none_or(|code| code >= 500)
     }
 }

@@ -16,10 +16,12 @@ use kube::runtime::watcher::{self, watcher};
 use tokio::time::{Instant, timeout};
 
 use super::error::{Error, once};
+use super::looks::Looks;
 use super::steps::{Due, Step};
 use super::wait::{Wait, Waited, stalled};
 use super::workload::{Workload, get, leaf_annotation};
 use crate::duration::human;
+use crate::permit::Permit;
 
 /// How soon a budget that said no is asked again when no pod has changed meanwhile. Budgets cannot be watched with the
 /// rights that there are, and the eviction is the one question that tells.
@@ -56,7 +58,11 @@ enum Next<'a> {
 ///
 /// # Errors
 /// When the API server fails in another way than by forbidding it.
-pub(super) async fn replace(wait: Wait<'_>, step: &Step) -> Result<Waited, Error> {
+pub(super) async fn replace(
+    wait: Wait<'_>,
+    step: &Step,
+    looks: &Looks<'_>,
+) -> Result<Waited, Error> {
     let Wait {
         client,
         namespace,
@@ -81,14 +87,22 @@ pub(super) async fn replace(wait: Wait<'_>, step: &Step) -> Result<Waited, Error
             match next(&pods, wanted) {
                 Next::Done => return Ok(Waited::Done),
                 Next::Evict(..) if *left == 0 => return Ok(Waited::Reverted),
-                Next::Evict(name, pod) => match evict(&api, namespace, name, pod).await {
-                    Ok(true) => (refused, *left) = ("", *left - 1),
-                    Ok(false) => refused = REFUSED,
-                    Err(Error::Forbidden { .. }) => {
-                        return Ok(Waited::Forbidden(missing_right(workload)));
+                Next::Evict(name, pod) => {
+                    let permit = match looks.permit(step, Instant::now()).await {
+                        Ok(permit) => permit,
+                        Err((secret, withdrawal)) => {
+                            return Ok(Waited::Withdrawn(secret, withdrawal));
+                        }
+                    };
+                    match evict(permit, &api, namespace, name, pod).await {
+                        Ok(true) => (refused, *left) = ("", *left - 1),
+                        Ok(false) => refused = REFUSED,
+                        Err(Error::Forbidden { .. }) => {
+                            return Ok(Waited::Forbidden(missing_right(workload)));
+                        }
+                        Err(error) => return Err(error),
                     }
-                    Err(error) => return Err(error),
-                },
+                }
                 Next::Wait => {}
             }
         }
@@ -198,7 +212,16 @@ fn see(pod: &Pod, step: &Step) -> Seen {
 
 /// Asks for the eviction of exactly this pod; false where a budget says no. One that is gone or was replaced meanwhile
 /// is no error: the watch will tell.
-async fn evict(api: &Api<Pod>, namespace: &str, name: &str, pod: &Seen) -> Result<bool, Error> {
+async fn evict(
+    permit: Permit<&Step>,
+    api: &Api<Pod>,
+    namespace: &str,
+    name: &str,
+    pod: &Seen,
+) -> Result<bool, Error> {
+    if permit.spend().is_none() {
+        return Ok(false);
+    }
     let preconditions = Preconditions {
         uid: Some(pod.uid.to_string()),
         resource_version: None,

@@ -4,6 +4,7 @@
 //! asked once the kubelet has had the time to write the new leaf into it, at its own address, over plain HTTP and without
 //! following redirects. It needs the rights of rbac/addons/verify.yaml.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,15 +12,17 @@ use futures::StreamExt as _;
 use futures::stream;
 use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use super::error::Error;
+use super::looks::{Judge, Looks, Withdrawal};
 use super::pods::{self, ReadyPod};
-use super::run::{Ended, Roller, Standings, Weight, is_stopped};
+use super::run::{Batch, Ended, Roller, Weight, is_stopped};
 use super::steps::{Ask, Step};
 use super::verify::{Pod, some_of};
 use super::workload::{Workload, get};
 use crate::cluster::chain;
+use crate::permit::Permit;
 use crate::time::UnixTime;
 
 /// Pods of one workload that are asked at the same time: a reload may cost each of them a moment.
@@ -29,6 +32,8 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// How often one pod is asked before it counts as one that does not reload.
 const ATTEMPTS: usize = 3;
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a look at the Secret serves the next pods of the same workload: there may be hundreds of them.
+const SHARED: Duration = Duration::from_secs(1);
 
 /// How many reloaded, and which did not, with the reason.
 #[derive(Debug, Default)]
@@ -37,6 +42,23 @@ pub struct Asked {
     pub reloaded: usize,
     /// Pods that did not, each with the reason.
     pub failed: Vec<String>,
+    /// The Secret that was not to be reloaded any more when the next pod was to be asked.
+    pub withdrawn: Option<(Box<str>, Withdrawal)>,
+}
+
+/// Why a pod did not reload.
+enum NotAsked {
+    Failed(String),
+    Withdrawn(Box<str>, Withdrawal),
+}
+
+/// What asking the pods of one workload takes.
+struct Asking<'a, 'j> {
+    client: &'a reqwest::Client,
+    step: &'a Step,
+    looks: &'a Looks<'j>,
+    /// When the last wait of the step ended.
+    waited: Instant,
 }
 
 impl Asked {
@@ -51,17 +73,18 @@ impl Roller {
     /// Asks the pods of one workload, when its turn has come.
     pub(super) async fn reload(
         &self,
-        namespace: &str,
+        batch: &Batch<'_>,
         step: &Step,
         asks: &[Ask],
-        standings: &Standings,
+        released: Instant,
     ) -> Result<Ended, Error> {
+        let namespace = batch.namespace;
         let now = UnixTime::now();
         let written = step.leaves.iter().map(|due| due.written.unwrap_or(now));
         let reached = written.max().unwrap_or(now) + self.reload_wait;
-        sleep(reached.max(step.not_before).since(now)).await;
-        let _place = self.budget.place(namespace, step.urgency).await;
-        if is_stopped(step, standings) {
+        let (not_before, mut waited) = (reached.max(step.not_before), released);
+        let _place = self.turn(namespace, step, not_before, &mut waited).await;
+        if is_stopped(step, &batch.standings) {
             return Ok(Ended::Skipped);
         }
         let current = get(&self.client, namespace, &step.workload.id).await?;
@@ -74,7 +97,12 @@ impl Roller {
             Weight::None
         };
         // As it was listed: what a Rollout takes from elsewhere does not stand on itself.
-        Ok(match self.ask_all(namespace, &step.workload, asks).await {
+        let asked = self.ask_all(namespace, step, asks, &batch.looks, waited);
+        Ok(match asked.await {
+            Ok(Asked {
+                withdrawn: Some((secret, withdrawal)),
+                ..
+            }) => Ended::Withdrawn(secret, withdrawal),
             Ok(asked) if asked.failed.is_empty() => Ended::Reloaded(asked.reloaded),
             Ok(asked) => Ended::Failed(format!("not reloaded: {}", asked.failed_text()), weight),
             Err(Error::Forbidden { .. }) => Ended::Failed(
@@ -88,34 +116,34 @@ impl Roller {
         })
     }
 
-    /// Asks all Ready pods of a workload.
-    ///
-    /// # Errors
-    /// When they cannot be listed.
-    pub async fn ask_all(
+    async fn ask_all(
         &self,
         namespace: &str,
-        workload: &Workload,
+        step: &Step,
         asks: &[Ask],
+        looks: &Looks<'_>,
+        waited: Instant,
     ) -> Result<Asked, Error> {
-        let pods = pods::ready(&self.client, namespace, &workload.selector).await?;
-        Ok(self.ask(pods, asks).await)
+        let pods = pods::ready(&self.client, namespace, &step.workload.selector).await?;
+        Ok(self.ask(pods, step, asks, looks, waited).await)
     }
 
-    /// Asks those pods of a workload that are named.
+    /// Asks the Ready pods of a step's workload again, each after a look at its Secrets: all, or those that are named.
     ///
     /// # Errors
     /// When they cannot be listed.
-    pub async fn ask_some(
+    pub async fn ask_again(
         &self,
         namespace: &str,
-        workload: &Workload,
+        step: &Step,
         asks: &[Ask],
-        some: &[Pod],
+        judge: &dyn Judge,
+        some: Option<&[Pod]>,
     ) -> Result<Asked, Error> {
-        let mut pods = pods::ready(&self.client, namespace, &workload.selector).await?;
-        pods.retain(|pod| some.iter().any(|named| named.uid == pod.uid));
-        Ok(self.ask(pods, asks).await)
+        let (looks, waited) = (Looks::new(judge, BTreeMap::new()), Instant::now());
+        let mut pods = pods::ready(&self.client, namespace, &step.workload.selector).await?;
+        pods.retain(|pod| some.is_none_or(|some| some.iter().any(|named| named.uid == pod.uid)));
+        Ok(self.ask(pods, step, asks, &looks, waited).await)
     }
 
     /// Whether one of these pods is the workload's.
@@ -134,7 +162,14 @@ impl Roller {
             .any(|pod| some.iter().any(|named| named.uid == pod.uid)))
     }
 
-    async fn ask(&self, pods: Vec<ReadyPod>, asks: &[Ask]) -> Asked {
+    async fn ask(
+        &self,
+        pods: Vec<ReadyPod>,
+        step: &Step,
+        asks: &[Ask],
+        looks: &Looks<'_>,
+        waited: Instant,
+    ) -> Asked {
         let client = match client() {
             Ok(client) => client,
             Err(why) => {
@@ -147,20 +182,31 @@ impl Roller {
         let client = &client;
         let answers = stream::iter(pods)
             .map(|pod| async move {
+                let asking = Asking {
+                    client,
+                    step,
+                    looks,
+                    waited,
+                };
                 let mut answer = Ok(());
                 for ask in asks {
-                    answer = answer.and(self.ask_one(client, &pod, ask).await);
+                    if answer.is_ok() {
+                        answer = self.ask_one(&asking, &pod, ask).await;
+                    }
                 }
-                answer.map_err(|why| format!("{}: {why}", pod.name))
+                (pod, answer)
             })
             .buffer_unordered(AT_ONCE)
-            .collect::<Vec<Result<(), String>>>()
+            .collect::<Vec<(ReadyPod, Result<(), NotAsked>)>>()
             .await;
         let mut asked = Asked::default();
-        for answer in answers {
+        for (pod, answer) in answers {
             match answer {
                 Ok(()) => asked.reloaded += 1,
-                Err(why) => asked.failed.push(why),
+                Err(NotAsked::Failed(why)) => asked.failed.push(format!("{}: {why}", pod.name)),
+                Err(NotAsked::Withdrawn(secret, withdrawal)) => {
+                    asked.withdrawn = Some((secret, withdrawal));
+                }
             }
         }
         asked.failed.sort();
@@ -169,11 +215,13 @@ impl Roller {
 
     async fn ask_one(
         &self,
-        client: &reqwest::Client,
+        asking: &Asking<'_, '_>,
         pod: &ReadyPod,
         ask: &Ask,
-    ) -> Result<(), String> {
-        let address = pod.address.map_err(ToOwned::to_owned)?;
+    ) -> Result<(), NotAsked> {
+        let address = pod
+            .address
+            .map_err(|why| NotAsked::Failed(why.to_owned()))?;
         let url = format!("http://{}{}", SocketAddr::new(address, ask.port), ask.path);
         let mut why = String::new();
         for attempt in 0..ATTEMPTS {
@@ -181,15 +229,35 @@ impl Roller {
                 sleep(PAUSE).await;
             }
             // It is never closed.
-            let _permit = self.connections.acquire().await;
-            match client.post(&url).send().await {
-                Ok(answer) if answer.status().is_success() => return Ok(()),
-                Ok(answer) => why = format!("it answered {}", answer.status()),
-                Err(error) => why = chain(&error.without_url()),
+            let _connection = self.connections.acquire().await;
+            let permit = asking.permit().await?;
+            match post(permit, asking.client, &url).await {
+                None => why = "the API server is too slow".into(),
+                Some(Ok(answer)) if answer.status().is_success() => return Ok(()),
+                Some(Ok(answer)) => why = format!("it answered {}", answer.status()),
+                Some(Err(error)) => why = chain(&error.without_url()),
             }
         }
-        Err(why)
+        Err(NotAsked::Failed(why))
     }
+}
+
+impl Asking<'_, '_> {
+    /// Pods that are asked within a moment share a look.
+    async fn permit(&self) -> Result<Permit<&Step>, NotAsked> {
+        let shared = Instant::now().checked_sub(SHARED).unwrap_or(self.waited);
+        let permit = self.looks.permit(self.step, self.waited.max(shared)).await;
+        permit.map_err(|(secret, withdrawal)| NotAsked::Withdrawn(secret, withdrawal))
+    }
+}
+
+async fn post(
+    permit: Permit<&Step>,
+    client: &reqwest::Client,
+    url: &str,
+) -> Option<reqwest::Result<reqwest::Response>> {
+    permit.spend()?;
+    Some(client.post(url).send().await)
 }
 
 fn client() -> Result<reqwest::Client, String> {

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use futures::future::{AbortHandle, abortable};
+use futures::stream::{BoxStream, FuturesUnordered};
 use kube::Client;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -16,15 +17,19 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::error::Error;
 use super::listing::Absent;
+use super::looks::{Judge, Looks, Withdrawal};
+use super::queue::Queue;
 use super::steps::{Phase, Step};
 use super::workload::get;
 use crate::cluster::chain;
+use crate::compact::hash;
 use crate::config::RolloutConfig;
+use crate::permit::Look;
 use crate::secret::workload::WorkloadRef;
 
-/// A workload that was patched so often within [`LOOP_WINDOW`] is fought over: somebody takes the annotation away again,
-/// or two owners write the Secret in turn. With the default interval of five minutes between two rollouts no honest
-/// renewal comes near it.
+/// A workload that was patched so often within [`LOOP_WINDOW`] for leaves that it had been patched for before is fought
+/// over: somebody takes the annotation away again, or two owners write the Secret in turn. An honest renewal brings a leaf
+/// that is new, and never counts.
 const LOOP_LIMIT: usize = 10;
 const LOOP_WINDOW: Duration = Duration::from_secs(3_600);
 /// Connections to pods at the same time, in the whole cluster.
@@ -46,8 +51,18 @@ pub struct Roller {
     history: Arc<Mutex<History>>,
 }
 
-/// When each workload was patched, by namespace, within [`LOOP_WINDOW`].
-type History = HashMap<(Box<str>, WorkloadRef), VecDeque<Instant>>;
+/// How each workload was patched, by namespace, within [`LOOP_WINDOW`].
+type History = HashMap<(Box<str>, WorkloadRef), VecDeque<Patched>>;
+
+/// A patch of a workload.
+#[derive(Debug)]
+struct Patched {
+    at: Instant,
+    /// The leaves that it wrote, hashed with their Secrets.
+    leaves: Vec<u64>,
+    /// It wrote none that had not been written before.
+    repeats: bool,
+}
 
 /// How the rollout of one Secret ended.
 #[derive(Debug)]
@@ -60,6 +75,28 @@ pub enum Outcome {
     Deferred(String),
     /// The API server did not say how something stands: to be planned again, soon.
     Interrupted(String),
+    /// A look said that it is not to be rolled onto as it was planned; nothing has begun since.
+    Withdrawn(Withdrawal),
+    /// A workload was not begun for the sake of another Secret that it uses too: to be planned again, soon.
+    Beside(String),
+}
+
+/// What is to be rolled.
+pub struct Rollout<'a> {
+    /// Where.
+    pub namespace: &'a str,
+    /// The Secrets of the batch.
+    pub secrets: &'a [Box<str>],
+    /// The steps of their plan.
+    pub steps: Vec<Step>,
+    /// Judges a Secret of the batch again, before each effect.
+    pub judge: &'a dyn Judge,
+    /// The looks by which it was planned.
+    pub looks: BTreeMap<Box<str>, Look>,
+    /// When the first of them began.
+    pub since: Instant,
+    /// Secrets that may have changed: they are looked at without delay.
+    pub hints: BoxStream<'a, Box<str>>,
 }
 
 /// What happens, for logs, Events and metrics.
@@ -87,6 +124,17 @@ pub(super) enum Ended {
     Deferred(String),
     /// It was not begun: one of its Secrets was stopped while it waited for its turn.
     Skipped,
+    /// Nothing more was done to it: this Secret is not to be rolled onto any more.
+    Withdrawn(Box<str>, Withdrawal),
+}
+
+/// What the steps of a batch share.
+pub(super) struct Batch<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) standings: Standings,
+    pub(super) looks: Looks<'a>,
+    /// When the workloads were listed, as far as a rollout knows.
+    pub(super) listed: Instant,
 }
 
 /// What a workload's failure means for the Secrets that it was rolled for.
@@ -150,71 +198,107 @@ impl Roller {
         }
     }
 
-    /// Rolls the steps of a plan for these Secrets, and says for each of them how it ended, as soon as it is known.
+    /// Rolls the steps of a plan, and says for each Secret how it ended, as soon as it is known.
     pub async fn roll(
         &self,
-        namespace: &str,
-        secrets: &[Box<str>],
-        steps: Vec<Step>,
+        rollout: Rollout<'_>,
         mut tell: impl FnMut(Happening<'_>),
         mut ended: impl FnMut(&str, Outcome),
     ) {
-        let standings: Standings = Mutex::new(
-            secrets
-                .iter()
-                .map(|secret| (secret.clone(), Standing::default()))
-                .collect(),
-        );
-        let standings = &standings;
-        let listed = Instant::now();
-        let mut waiting = steps;
-        let mut running: Vec<Step> = Vec::new();
-        let mut futures = FuturesUnordered::new();
+        let Rollout {
+            namespace,
+            secrets,
+            steps,
+            judge,
+            looks,
+            since,
+            mut hints,
+        } = rollout;
+        let standings = secrets.iter();
+        let standings = standings.map(|secret| (secret.clone(), Standing::default()));
+        let batch = Batch {
+            namespace,
+            standings: Mutex::new(standings.collect()),
+            looks: Looks::new(judge, looks),
+            listed: Instant::now(),
+        };
+        let batch = &batch;
+        let mut queue = Queue::new(secrets, steps);
+        let mut released = since;
+        let mut running = FuturesUnordered::new();
+        let mut handles: BTreeMap<usize, AbortHandle> = BTreeMap::new();
+        let mut looking = FuturesUnordered::new();
         loop {
-            waiting.retain(|step| !is_stopped(step, standings));
-            let unfinished: Vec<Step> = waiting.iter().chain(&running).cloned().collect();
-            let blocked = |step: &Step| {
-                unfinished
-                    .iter()
-                    .any(|other| other.phase < step.phase && share(other, step))
-            };
-            for step in waiting.extract_if(.., |step| !blocked(step)) {
-                running.push(step.clone());
+            for number in queue.begin() {
+                let step = Arc::clone(queue.step(number));
                 // Where nobody follows there is nobody to be spared.
-                let bakes = step.phase == Phase::Canary
-                    && unfinished
-                        .iter()
-                        .any(|other| other.phase > step.phase && share(other, &step));
-                futures.push(async move {
-                    let result = match self.step(namespace, &step, listed, standings).await {
+                let bakes = step.phase == Phase::Canary && queue.is_followed(number);
+                let (rolled, handle) = abortable(async move {
+                    match self.step(batch, &step, released).await {
                         Ok(Ended::Rolled(took)) if bakes => self.bake(namespace, &step, took).await,
                         result => result,
-                    };
-                    (step, result)
+                    }
                 });
+                handles.insert(number, handle);
+                running.push(async move { (number, rolled.await) });
             }
-            lock(standings).retain(|secret, standing| {
-                let open = waiting
-                    .iter()
-                    .chain(&running)
-                    .any(|step| step.serves(secret));
-                if !open {
-                    ended(secret, standing.outcome.take().unwrap_or(Outcome::Done));
-                }
-                open
-            });
-            let Some((step, result)) = futures.next().await else {
+            for secret in queue.take_closed() {
+                let standing = lock(&batch.standings).remove(&secret);
+                let outcome = standing.and_then(|it| it.outcome);
+                ended(&secret, outcome.unwrap_or(Outcome::Done));
+            }
+            if running.is_empty() {
                 return;
-            };
-            running.retain(|other| other.workload.id != step.workload.id);
-            match &result {
-                Ok(Ended::Rolled(took)) => tell(Happening::Rolled(&step, *took)),
-                Ok(Ended::Reloaded(pods)) => tell(Happening::Reloaded(&step, *pods)),
-                Ok(Ended::Unchanged) => tell(Happening::Unchanged(&step)),
-                Ok(Ended::Failed(why, _)) => tell(Happening::Failed(&step, why)),
-                Ok(Ended::Deferred(_) | Ended::Skipped) | Err(_) => {}
             }
-            conclude(&step, &result, standings);
+            let stopped = tokio::select! {
+                Some((number, result)) = running.next() => {
+                    handles.remove(&number);
+                    let step = Arc::clone(queue.step(number));
+                    let stopped = match result {
+                        Ok(result) => {
+                            happened(&step, &result, &mut tell);
+                            conclude(&step, &result, &batch.standings)
+                        }
+                        // Nobody waits for it any more.
+                        Err(_) => Vec::new(),
+                    };
+                    queue.end(number);
+                    stopped
+                }
+                Some(secret) = hints.next() => {
+                    looking.push(async move {
+                        let looked = batch.looks.look(&secret).await;
+                        (secret, looked)
+                    });
+                    continue;
+                }
+                Some((secret, looked)) = looking.next() => match looked {
+                    Err(withdrawal) => {
+                        let superseded = withdrawal.superseded;
+                        withdraw(&secret, withdrawal, &batch.standings);
+                        if superseded {
+                            for number in queue.waiting_for(&secret) {
+                                is_stopped(queue.step(number), &batch.standings);
+                                queue.end(number);
+                            }
+                            for number in queue.close(&secret) {
+                                if let Some(handle) = handles.remove(&number) {
+                                    handle.abort();
+                                }
+                            }
+                        }
+                        vec![secret]
+                    }
+                    Ok(()) => continue,
+                },
+            };
+            for secret in stopped {
+                for number in queue.waiting_for(&secret) {
+                    is_stopped(queue.step(number), &batch.standings);
+                    queue.end(number);
+                }
+            }
+            released = Instant::now();
         }
     }
 
@@ -239,25 +323,36 @@ impl Roller {
         })
     }
 
-    /// Notes that a workload is about to be patched; false where that has happened too often of late.
-    pub(super) fn may_patch(&self, namespace: &str, workload: &WorkloadRef) -> bool {
+    /// Notes that a workload is about to be patched for these leaves; false where it was patched for them too often of
+    /// late. What is new to it never counts, so that certificates may live as short as they like.
+    pub(super) fn may_patch(&self, namespace: &str, step: &Step) -> bool {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        history.retain(|_, times| {
-            while times
+        history.retain(|_, patches| {
+            while patches
                 .front()
-                .is_some_and(|at| now.duration_since(*at) >= LOOP_WINDOW)
+                .is_some_and(|patch| now.duration_since(patch.at) >= LOOP_WINDOW)
             {
-                times.pop_front();
+                patches.pop_front();
             }
-            !times.is_empty()
+            !patches.is_empty()
         });
-        let times = history
-            .entry((namespace.into(), workload.clone()))
-            .or_default();
-        let may = times.len() < LOOP_LIMIT;
+        let id = step.workload.id.clone();
+        let patches = history.entry((namespace.into(), id)).or_default();
+        let leaves = step.leaves.iter();
+        let leaves: Vec<u64> = leaves
+            .map(|due| hash(&format!("{} {}", due.secret, due.value())))
+            .collect();
+        let repeats = leaves
+            .iter()
+            .all(|leaf| patches.iter().any(|patch| patch.leaves.contains(leaf)));
+        let may = !repeats || patches.iter().filter(|it| it.repeats).count() < LOOP_LIMIT;
         if may {
-            times.push_back(now);
+            patches.push_back(Patched {
+                at: now,
+                leaves,
+                repeats,
+            });
         }
         may
     }
@@ -266,7 +361,7 @@ impl Roller {
 /// Why [`Roller::may_patch`] says no.
 pub(super) fn fought_over() -> String {
     format!(
-        "rolled {LOOP_LIMIT} times within {}: somebody takes its annotation away or writes the Secret again and again",
+        "rolled {LOOP_LIMIT} times within {} for certificates that it had before: somebody takes its annotation away or writes the Secret again and again",
         crate::duration::human(LOOP_WINDOW)
     )
 }
@@ -275,13 +370,18 @@ pub(super) fn fought_over() -> String {
 /// too, so that the step's other Secrets stay without it as well, and end the same way.
 pub(super) fn is_stopped(step: &Step, standings: &Standings) -> bool {
     let mut standing = lock(standings);
-    let stopped = step
-        .leaves
-        .iter()
-        .filter_map(|due| standing.get(&due.secret))
-        .find(|it| it.stopped);
-    let Some(outcome) = stopped.and_then(|it| it.outcome.as_ref()).map(again) else {
+    let leaves = step.leaves.iter();
+    let mut secrets = leaves.filter_map(|due| Some((&due.secret, standing.get(&due.secret)?)));
+    let Some((secret, stopped)) = secrets.find(|(_, it)| it.stopped) else {
         return false;
+    };
+    let outcome = match &stopped.outcome {
+        None => return false,
+        Some(Outcome::Withdrawn(_)) => {
+            let id = &step.workload.id;
+            Outcome::Beside(format!("{id} uses Secret {secret} too, which has changed"))
+        }
+        Some(other) => again(other),
     };
     for due in &step.leaves {
         if let Some(other) = standing.get_mut(&due.secret) {
@@ -297,11 +397,31 @@ fn again(outcome: &Outcome) -> Outcome {
         Outcome::Halted(workload, why) => Outcome::Halted(workload.clone(), why.clone()),
         Outcome::Deferred(why) => Outcome::Deferred(why.clone()),
         Outcome::Interrupted(why) => Outcome::Interrupted(why.clone()),
+        Outcome::Withdrawn(withdrawal) => Outcome::Withdrawn(withdrawal.clone()),
+        Outcome::Beside(why) => Outcome::Beside(why.clone()),
     }
 }
 
-/// What the end of a step means for its Secrets. A halt outweighs what is merely put off.
-fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) {
+fn happened(step: &Step, result: &Result<Ended, Error>, tell: &mut impl FnMut(Happening<'_>)) {
+    match result {
+        Ok(Ended::Rolled(took)) => tell(Happening::Rolled(step, *took)),
+        Ok(Ended::Reloaded(pods)) => tell(Happening::Reloaded(step, *pods)),
+        Ok(Ended::Unchanged) => tell(Happening::Unchanged(step)),
+        Ok(Ended::Failed(why, _)) => tell(Happening::Failed(step, why)),
+        Ok(Ended::Deferred(_) | Ended::Skipped | Ended::Withdrawn(..)) | Err(_) => {}
+    }
+}
+
+/// Stops a Secret that is not to be rolled onto any more. What it holds says more than how the rollout went.
+fn withdraw(secret: &str, withdrawal: Withdrawal, standings: &Standings) {
+    if let Some(it) = lock(standings).get_mut(secret) {
+        it.stopped = true;
+        it.outcome = Some(Outcome::Withdrawn(withdrawal));
+    }
+}
+
+/// What the end of a step means for its Secrets; those that are stopped by it. A halt outweighs what is merely put off.
+fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) -> Vec<Box<str>> {
     let id = &step.workload.id;
     let (outcome, stops) = match result {
         Ok(
@@ -310,36 +430,44 @@ fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) {
             | Ended::Unchanged
             | Ended::Skipped
             | Ended::Failed(_, Weight::None),
-        ) => return,
+        ) => return Vec::new(),
         Ok(Ended::Failed(why, weight)) => (
             Outcome::Halted(id.clone(), why.clone()),
             *weight == Weight::Stops,
         ),
         Ok(Ended::Deferred(why)) => (Outcome::Deferred(why.clone()), false),
+        Ok(Ended::Withdrawn(secret, withdrawal)) => {
+            withdraw(secret, withdrawal.clone(), standings);
+            is_stopped(step, standings);
+            return vec![secret.clone()];
+        }
         // Nothing is known of the workload: as long as that is so, no other follows it.
         Err(error) => (
             Outcome::Interrupted(format!("{id}: {}", chain(error))),
             true,
         ),
     };
-    let mut standing = lock(standings);
+    let (mut standing, mut stopped) = (lock(standings), Vec::new());
     for due in &step.leaves {
         let Some(it) = standing.get_mut(&due.secret) else {
             continue;
         };
-        it.stopped |= stops;
-        if !matches!(it.outcome, Some(Outcome::Halted(..))) {
+        if stops {
+            it.stopped = true;
+            stopped.push(due.secret.clone());
+        }
+        if !matches!(
+            it.outcome,
+            Some(Outcome::Halted(..) | Outcome::Withdrawn(_))
+        ) {
             it.outcome = Some(again(&outcome));
         }
     }
+    stopped
 }
 
 fn lock(standings: &Standings) -> MutexGuard<'_, BTreeMap<Box<str>, Standing>> {
     standings.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn share(one: &Step, other: &Step) -> bool {
-    one.leaves.iter().any(|due| other.serves(&due.secret))
 }
 
 /// A count from the config file.
@@ -385,6 +513,8 @@ mod tests {
                 Some(Outcome::Halted(..)) => 'h',
                 Some(Outcome::Deferred(_)) => 'd',
                 Some(Outcome::Interrupted(_)) => 'i',
+                Some(Outcome::Withdrawn(_)) => 'w',
+                Some(Outcome::Beside(_)) => 'b',
             };
             if it.stopped {
                 letter.to_ascii_uppercase()
@@ -393,6 +523,14 @@ mod tests {
             }
         };
         lock(standings).values().map(letter).collect()
+    }
+
+    fn withdrawal() -> Withdrawal {
+        Withdrawal {
+            at: UnixTime(0),
+            why: None,
+            superseded: false,
+        }
     }
 
     fn standings() -> Standings {
@@ -423,6 +561,7 @@ mod tests {
                 }),
                 "II-",
             ),
+            (Ok(Ended::Withdrawn("a".into(), withdrawal())), "Wb-"),
         ] {
             let standings = standings();
             conclude(&step("web", &["a", "b"]), &ended, &standings);

@@ -2,9 +2,12 @@
 //!
 //! The only thing written is the `leaf.…` annotations of the pod template, of a Rollout its own with `spec.restartAt`, by
 //! patches guarded with uid and resourceVersion. So what was listed a moment ago is good enough to begin with: where it
-//! has changed meanwhile, the patch is refused, and the workload is read and looked at anew.
+//! has changed meanwhile, the patch is refused, and the workload is read and looked at anew. The Secrets are looked at again
+//! right before each patch, after the last wait; a patch takes the permit that only such a look gives.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -14,15 +17,16 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::budget::Place;
-use super::error::{Error, call};
+use super::error::{CALL_DEADLINE, Error, call, once};
 use super::evict;
 use super::plan::is_newer;
 use super::progress::is_rolling;
-use super::run::{Ended, Roller, Standings, Weight, fought_over, is_stopped};
-use super::steps::{How, Step};
+use super::run::{Batch, Ended, Roller, Weight, fought_over, is_stopped};
+use super::steps::{Due, How, Step};
 use super::wait::{self, Wait, Waited};
 use super::workload::{Strategy, Workload, api, get, leaf_annotation};
 use crate::cluster::chain;
+use crate::permit::Permit;
 use crate::secret::workload::Kind;
 use crate::time::UnixTime;
 
@@ -31,6 +35,9 @@ const CONFLICTS: usize = 10;
 /// How often the annotation is put back when somebody takes it away while the workload rolls: an apply that crossed ours
 /// does so once, a controller that insists does it always.
 const REVERTS: usize = 3;
+
+/// A patch without an answer is followed by a look at the workload after this.
+const AGAIN: Duration = Duration::from_secs(1);
 
 const REVERTED: &str = "somebody takes its annotation away whenever it is set";
 
@@ -41,29 +48,36 @@ const FRESH: Duration = Duration::from_secs(1);
 enum Patched {
     Yes(Box<Workload>),
     Gone,
-    /// It is not what it was.
+    /// The permit had become void.
+    Late,
+    /// It is not what it was, or may not be.
     Raced(Error),
     /// For good, in words.
     Refused(String),
 }
 
 impl Roller {
-    /// Rolls one workload, which was listed at that instant; `standings` may say meanwhile that it is not to be begun.
+    /// Rolls one workload, which may begin since `released`; the batch may say meanwhile that it is not to.
     pub(super) async fn step(
         &self,
-        namespace: &str,
+        batch: &Batch<'_>,
         step: &Step,
-        listed: Instant,
-        standings: &Standings,
+        released: Instant,
     ) -> Result<Ended, Error> {
         if let How::Reload(asks) = &step.how {
-            return self.reload(namespace, step, asks, standings).await;
+            return self.reload(batch, step, asks, released).await;
         }
-        if !step.is_carried_by(&step.workload) {
-            tokio::time::sleep(step.not_before.since(UnixTime::now())).await;
-        }
-        let mut place = self.budget.place(namespace, step.urgency).await;
-        if is_stopped(step, standings) {
+        let Batch {
+            namespace, listed, ..
+        } = *batch;
+        let not_before = if step.is_carried_by(&step.workload) {
+            UnixTime::now()
+        } else {
+            step.not_before
+        };
+        let mut waited = released;
+        let mut place = self.turn(namespace, step, not_before, &mut waited).await;
+        if is_stopped(step, &batch.standings) {
             return Ok(Ended::Skipped);
         }
         let id = &step.workload.id;
@@ -80,7 +94,8 @@ impl Roller {
                 return Ok(Ended::Deferred(format!("{id} is paused")));
             }
             if !step.is_carried_by(&current) {
-                let Some(settled) = self.settle(namespace, current, &mut place).await? else {
+                let settled = self.settle(namespace, step, current, &mut place, &mut waited);
+                let Some(settled) = settled.await? else {
                     break;
                 };
                 if settled.opted_out || self.is_left_alone(namespace, step, &settled).await {
@@ -90,15 +105,29 @@ impl Roller {
                     halts = step.halts && settled.is_available();
                     missing_before = missing(&settled);
                 }
-                if conflicts == 0 && !self.may_patch(namespace, id) {
+                let permit = match batch.looks.permit(step, waited).await {
+                    Ok(permit) => permit,
+                    Err((secret, withdrawal)) => {
+                        return Ok(Ended::Withdrawn(secret, withdrawal));
+                    }
+                };
+                if conflicts == 0 && !self.may_patch(namespace, step) {
                     return Ok(Ended::Failed(fought_over(), Weight::Alone));
                 }
-                current = match self.patch(namespace, step, &settled).await? {
+                current = match self.patch(namespace, permit, &settled).await? {
                     Patched::Yes(patched) => *patched,
                     Patched::Gone => break,
+                    Patched::Late => {
+                        next = get(&self.client, namespace, id).await?;
+                        continue;
+                    }
                     Patched::Refused(why) => return Ok(Ended::Failed(why, Weight::Alone)),
-                    Patched::Raced(_) if conflicts < CONFLICTS => {
+                    Patched::Raced(error) if conflicts < CONFLICTS => {
                         conflicts += 1;
+                        if error.is_passing() {
+                            tokio::time::sleep(AGAIN).await;
+                            waited = Instant::now();
+                        }
                         next = get(&self.client, namespace, id).await?;
                         continue;
                     }
@@ -111,36 +140,67 @@ impl Roller {
             }
             conflicts = 0;
             let wait = self.wait(namespace, &current, &mut place);
-            let waited = match current.strategy {
+            let came = match current.strategy {
                 Strategy::Rolling { .. } => wait::available(wait, step, missing_before).await?,
-                Strategy::OnDelete => evict::replace(wait, step).await?,
+                Strategy::OnDelete => evict::replace(wait, step, &batch.looks).await?,
             };
-            match waited {
+            match came {
                 Waited::Done => return Ok(Ended::Rolled(started.elapsed())),
                 Waited::Gone => break,
                 Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
                 Waited::Failed(why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
                 Waited::Failed(why) => return Ok(Ended::Failed(why, Weight::None)),
+                Waited::Withdrawn(secret, withdrawal) => {
+                    return Ok(Ended::Withdrawn(secret, withdrawal));
+                }
                 Waited::Reverted if reverts < REVERTS => reverts += 1,
                 Waited::Reverted => return Ok(Ended::Failed(REVERTED.into(), Weight::Alone)),
             }
+            waited = Instant::now();
             next = get(&self.client, namespace, id).await?;
         }
         Ok(Ended::Unchanged)
     }
 
+    /// Waits until the step may begin and has a place. `waited` says when a wait ended, if there was one.
+    pub(super) async fn turn(
+        &self,
+        namespace: &str,
+        step: &Step,
+        not_before: UnixTime,
+        waited: &mut Instant,
+    ) -> Place {
+        let pause = not_before.since(UnixTime::now());
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+            *waited = Instant::now();
+        }
+        let mut place = pin!(self.budget.place(namespace, step.urgency));
+        if let Poll::Ready(place) = futures::poll!(place.as_mut()) {
+            return place;
+        }
+        let place = place.await;
+        *waited = Instant::now();
+        place
+    }
+
     /// Lets a rollout that somebody else has started finish, so that the pods are not replaced twice over, and says how
-    /// the workload stands then. What was broken already is not waited for.
+    /// the workload stands then. What was broken already is not waited for, nor what we began for an earlier leaf: the
+    /// present one may be what mends it.
     async fn settle(
         &self,
         namespace: &str,
+        step: &Step,
         current: Workload,
         place: &mut Place,
+        waited: &mut Instant,
     ) -> Result<Option<Workload>, Error> {
-        if !is_rolling(&current) || !current.is_available() {
+        if !is_rolling(&current) || !current.is_available() || rolls_for_an_earlier(step, &current)
+        {
             return Ok(Some(current));
         }
         wait::settled(self.wait(namespace, &current, place)).await?;
+        *waited = Instant::now();
         get(&self.client, namespace, &current.id).await
     }
 
@@ -184,13 +244,16 @@ impl Roller {
         !current.selector.is_empty() && !staying.is_empty() && staying.into_iter().all(later)
     }
 
-    /// Writes the leaves onto the template, or onto a Rollout.
+    /// Writes the leaves onto the template, or onto a Rollout. Once: a repetition would be an effect of its own.
     async fn patch(
         &self,
         namespace: &str,
-        step: &Step,
+        permit: Permit<&Step>,
         current: &Workload,
     ) -> Result<Patched, Error> {
+        let Some(step) = permit.spend() else {
+            return Ok(Patched::Late);
+        };
         let id = &step.workload.id;
         let api = api(&self.client, namespace, id.kind);
         let params = PatchParams {
@@ -198,20 +261,22 @@ impl Roller {
             ..PatchParams::default()
         };
         let body = Patch::Merge(body(step, current, UnixTime::now()));
-        let patched = call("patch", id, namespace, || {
-            api.patch(&id.name, &params, &body)
-        });
-        Ok(match patched.await {
-            Ok(object) => Patched::Yes(object.read(id.kind).into()),
-            Err(error) => match error.code() {
-                Some(404) => Patched::Gone,
-                // Its controller writes the status all the time, and a recreated one has another uid (422).
-                Some(409 | 422) => Patched::Raced(error),
-                // An admission policy, a webhook, a missing right: it will say the same the next time.
-                Some(400 | 403) => Patched::Refused(chain(&error)),
-                _ => return Err(error),
+        let patched = api.patch(&id.name, &params, &body);
+        Ok(
+            match once("patch", id, namespace, CALL_DEADLINE, patched).await {
+                Ok(object) => Patched::Yes(object.read(id.kind).into()),
+                Err(error) => match error.code() {
+                    Some(404) => Patched::Gone,
+                    // Its controller writes the status all the time, and a recreated one has another uid (422).
+                    Some(409 | 422) => Patched::Raced(error),
+                    // An admission policy, a webhook, a missing right: it will say the same the next time.
+                    Some(400 | 403) => Patched::Refused(chain(&error)),
+                    // Nobody knows whether it was done: the workload says.
+                    _ if error.is_passing() => Patched::Raced(error),
+                    _ => return Err(error),
+                },
             },
-        })
+        )
     }
 
     fn wait<'a>(
@@ -228,6 +293,16 @@ impl Roller {
             place,
         }
     }
+}
+
+/// Whether what changed the template last was an earlier leaf of one of the step's Secrets.
+fn rolls_for_an_earlier(step: &Step, current: &Workload) -> bool {
+    let ours = current.rolled_at.is_some() && current.rolled_at >= current.template_touched;
+    let earlier = |due: &Due| {
+        let value = current.leaf_of(&due.secret);
+        value.is_some_and(|value| !due.is_said_by(value))
+    };
+    ours && step.leaves.iter().any(earlier)
 }
 
 /// The patch that makes a workload's controller replace its pods.
@@ -262,7 +337,7 @@ mod tests {
     use super::*;
     use crate::certificate::Fingerprint;
     use crate::rollout::wire::tests::workload;
-    use crate::rollout::{Due, Phase, Why};
+    use crate::rollout::{Phase, Why};
 
     #[test]
     fn a_rollout_is_restarted_and_all_others_get_a_new_template() {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::budget::Place;
 use super::error::Error;
+use super::looks::Withdrawal;
 use super::progress::{Best, Numbers, Progress, is_rolling, progress};
 use super::steps::Step;
 use super::wire::Object;
@@ -43,6 +44,8 @@ pub(super) enum Waited {
     Failed(String),
     /// A right is missing, in words.
     Forbidden(String),
+    /// This Secret is not to be rolled onto any more.
+    Withdrawn(Box<str>, Withdrawal),
 }
 
 /// What a wait needs, whatever it waits for.

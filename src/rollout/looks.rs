@@ -1,0 +1,101 @@
+//! The looks at the Secrets of a batch: each effect on a workload is preceded by one, after its last wait.
+//!
+//! How a Secret is judged is the caller's matter, by the same judgement as when the batch was planned. Steps that act at
+//! the same moment share a look.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::steps::Step;
+use crate::permit::{Look, Permit};
+use crate::time::UnixTime;
+
+/// How often all Secrets of one step are looked at before the API server counts as too slow for it.
+const TRIES: usize = 3;
+
+/// Judges the Secrets of a batch as they are now.
+pub trait Judge: Sync {
+    /// Whether a Secret, by its name, is still to be rolled onto as it was planned.
+    fn judge<'a>(&'a self, secret: &'a str) -> BoxFuture<'a, Result<(), Withdrawal>>;
+}
+
+/// Why a Secret is not to be rolled onto any more as it was planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// When it is to be looked at again.
+    pub at: UnixTime,
+    /// Why, in words, unless that is shown elsewhere.
+    pub why: Option<Box<str>>,
+    /// It holds another certificate, or is gone: what rolls for the one that was planned is not waited for either.
+    pub superseded: bool,
+}
+
+/// The looks of one batch.
+pub(super) struct Looks<'a> {
+    judge: &'a dyn Judge,
+    taken: Mutex<BTreeMap<Box<str>, Look>>,
+}
+
+impl<'a> Looks<'a> {
+    /// With the looks that the plan was made by.
+    pub(super) fn new(judge: &'a dyn Judge, taken: BTreeMap<Box<str>, Look>) -> Self {
+        let taken = Mutex::new(taken);
+        Self { judge, taken }
+    }
+
+    /// Permission for one effect on a workload, by looks at all of its step's Secrets that began after `waited`.
+    ///
+    /// # Errors
+    /// The first Secret that is not to be rolled onto, and why.
+    pub(super) async fn permit<'s>(
+        &self,
+        step: &'s Step,
+        waited: Instant,
+    ) -> Result<Permit<&'s Step>, (Box<str>, Withdrawal)> {
+        for _ in 0..TRIES {
+            for due in &step.leaves {
+                if !self.has(&due.secret, waited) {
+                    let looked = self.look(&due.secret).await;
+                    looked.map_err(|withdrawal| (due.secret.clone(), withdrawal))?;
+                }
+            }
+            let taken = self.taken();
+            let looks = step.leaves.iter().filter_map(|due| taken.get(&due.secret));
+            if looks.clone().count() == step.leaves.len()
+                && let Some(permit) = Look::permit(looks, waited, step)
+            {
+                return Ok(permit);
+            }
+        }
+        let secret = step.leaves.first().map(|due| due.secret.clone());
+        let slow = Withdrawal {
+            at: UnixTime::now(),
+            why: Some("the API server is too slow to say what the Secret holds".into()),
+            superseded: false,
+        };
+        Err((secret.unwrap_or_default(), slow))
+    }
+
+    /// Looks at one Secret.
+    ///
+    /// # Errors
+    /// Why it is not to be rolled onto.
+    pub(super) async fn look(&self, secret: &str) -> Result<(), Withdrawal> {
+        self.taken().remove(secret);
+        let (look, ()) = Look::take(self.judge.judge(secret)).await?;
+        self.taken().insert(secret.into(), look);
+        Ok(())
+    }
+
+    fn has(&self, secret: &str, waited: Instant) -> bool {
+        let taken = self.taken();
+        taken.get(secret).is_some_and(|look| look.is_fresh(waited))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Look>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

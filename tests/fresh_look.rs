@@ -1,0 +1,336 @@
+//! A rollout that waits looks again before it does anything: what is no longer as it was planned is not rolled.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use test_bench::objects::{EXPIRED, FRESH, OLD, Pair, Space, pair};
+use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
+
+use crate::renewal::{SOON, annotation, leaf, options, renewed, rolled_out};
+use crate::rolling::{counted, full, make, ready};
+
+/// Long enough for a restart that should not be to show itself: one takes less than a second.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// What is done to a Secret while its rollout waits.
+type Deed = for<'a> fn(&'a Space, &'a str, &'a Pair) -> BoxFuture<'a, Result<()>>;
+
+async fn merge(space: &Space, name: &str, patch: Value) -> Result<()> {
+    let (secrets, params) = (space.secrets(), PatchParams::default());
+    secrets.patch(name, &params, &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// Sets one annotation of ours; null takes it away.
+async fn annotate(space: &Space, name: &str, key: &str, value: Value) -> Result<()> {
+    let key = format!("cert-renew.io/{key}");
+    merge(
+        space,
+        name,
+        json!({"metadata": {"annotations": {key: value}}}),
+    )
+    .await
+}
+
+const EMPTY: &str = "an emptied one";
+
+/// By name: what is done, `had` being the certificate that the workload has.
+fn deeds() -> Vec<(&'static str, Deed)> {
+    vec![
+        ("foreign-key", |space, name, _| {
+            async move {
+                let other = pair(&["look.example"], FRESH)?;
+                merge(space, name, json!({"stringData": {"tls.key": other.key}})).await
+            }
+            .boxed()
+        }),
+        ("emptied", |space, name, _| {
+            merge_boxed(space, name, json!({"data": {"tls.crt": "", "tls.key": ""}}))
+        }),
+        ("expired", |space, name, _| {
+            async move {
+                space.put(name, &pair(&["look.example"], EXPIRED)?).await?;
+                Ok(())
+            }
+            .boxed()
+        }),
+        ("nonsense", |space, name, _| {
+            merge_boxed(space, name, json!({"stringData": {"tls.crt": "nonsense"}}))
+        }),
+        ("put-back", |space, name, had| {
+            async move {
+                space.put(name, had).await?;
+                Ok(())
+            }
+            .boxed()
+        }),
+        ("deleted", |space, name, _| {
+            async move {
+                let secrets = space.secrets();
+                secrets.delete(name, &DeleteParams::default()).await?;
+                Ok(())
+            }
+            .boxed()
+        }),
+        ("paused", |space, name, _| {
+            annotate(space, name, "paused", json!("true")).boxed()
+        }),
+        ("none", |space, name, _| {
+            annotate(space, name, "rollout", json!("none")).boxed()
+        }),
+        ("shut", |space, name, _| {
+            let window = closed_window();
+            async move { annotate(space, name, "change-window", json!(window)).await }.boxed()
+        }),
+        ("released", |space, name, _| {
+            annotate(space, name, "issuer", Value::Null).boxed()
+        }),
+    ]
+}
+
+fn merge_boxed<'a>(space: &'a Space, name: &'a str, patch: Value) -> BoxFuture<'a, Result<()>> {
+    merge(space, name, patch).boxed()
+}
+
+/// A window that opens in twelve hours.
+pub(crate) fn closed_window() -> String {
+    let now = cert_renew::time::UnixTime::now().0;
+    let hour = (now / 3_600 + 12) % 24;
+    let until = (hour + 1) % 24;
+    format!("Mon-Sun {hour:02}:00-{until:02}:00 UTC")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_as_it_was_planned_is_not_rolled_after_a_wait() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.log_level = "info".into();
+    // The interval makes the second rollout of each workload wait.
+    options.config =
+        "rollout: {settle: 0s, perWorkloadMinInterval: 15s, concurrency: 32, perNamespace: 32}\n"
+            .into();
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "looks", operator.namespace()).await?;
+    let (first, second) = (
+        pair(&["look.example"], FRESH)?,
+        pair(&["look.example"], FRESH)?,
+    );
+    let third = pair(&["look.example"], FRESH)?;
+    let deeds = deeds();
+    let names: Vec<&str> = deeds
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(["untouched"])
+        .collect();
+    for name in &names {
+        make(
+            &space,
+            "Deployment",
+            name,
+            name,
+            &[("/spec/replicas", json!(1))],
+        )
+        .await?;
+        let external = [("issuer", "external")];
+        space.tls_secret(name, Some(&first), &external).await?;
+    }
+    for name in &names {
+        rolled_out(&space, name).await?;
+        space.available("Deployment", name).await?;
+    }
+    for name in &names {
+        space.put(name, &second).await?;
+    }
+    for name in &names {
+        rolled_out(&space, name).await?;
+        assert_eq!(space.generation("Deployment", name).await?, 2, "{name}");
+    }
+    let planned = |log: &str, name: &str| {
+        let line = |line: &&str| line.contains("rolling") && line.contains(&format!("/{name}\""));
+        log.lines().filter(line).count()
+    };
+    for name in &names {
+        space.put(name, &third).await?;
+    }
+    eventually(SOON, "all wait for the interval", async || {
+        let log = operator.log()?;
+        for name in &names {
+            ensure!(planned(&log, name) == 2, "{name}: {}", planned(&log, name));
+        }
+        Ok(())
+    })
+    .await?;
+    for name in &names {
+        assert_eq!(
+            space.generation("Deployment", name).await?,
+            2,
+            "{name} waits"
+        );
+    }
+    for (name, deed) in &deeds {
+        deed(&space, name, &second).await?;
+    }
+    // The one that nobody touched has waited as long as all others.
+    rolled_out(&space, "untouched").await?;
+    assert_eq!(space.generation("Deployment", "untouched").await?, 3);
+    throughout(QUIET, "no other is restarted", async || {
+        for (name, _) in &deeds {
+            let generation = space.generation("Deployment", name).await?;
+            ensure!(generation == 2, "{name} was: {generation}");
+        }
+        Ok(())
+    })
+    .await?;
+    // None of them counts as rolled.
+    let planned = cert_renew::certificate::leaf(third.certificate.as_bytes())?;
+    for (name, _) in &deeds {
+        let Some(secret) = space.secrets().get_opt(name).await? else {
+            assert_eq!(*name, "deleted");
+            continue;
+        };
+        let said = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or_default();
+        // With `rollout: none` its owner looks after the workloads.
+        let counted = said.starts_with(&planned.fingerprint.to_string());
+        assert_eq!(counted, *name == "none", "{name}: {said}");
+    }
+    let events = space.events("foreign-key").await?;
+    let why = "the private key is not the one of the certificate";
+    assert!(events.iter().any(|it| it.contains(why)), "{events:?}");
+    // What is mended goes on.
+    space.put("emptied", &third).await?;
+    annotate(&space, "paused", "paused", Value::Null).await?;
+    annotate(&space, "shut", "change-window", Value::Null).await?;
+    for name in ["emptied", "paused", "shut"] {
+        rolled_out(&space, name).await?;
+        assert_eq!(space.generation("Deployment", name).await?, 3, "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emptied_after_the_canary_the_others_keep_what_they_have() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "canary", operator.namespace()).await?;
+    let fresh = pair(&["canary.example"], FRESH)?;
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        make(&space, "Deployment", name, "tls", &[]).await?;
+    }
+    space
+        .tls_secret("tls", Some(&fresh), &[("issuer", "external")])
+        .await?;
+    for name in names {
+        ready(&space, name, 2).await?;
+    }
+    counted(&space, &names).await?;
+    rolled_out(&space, "tls").await?;
+    // A canary that takes no less than this to become available.
+    let slow = json!({"spec": {"minReadySeconds": 4}});
+    for name in names {
+        let api = space.workloads("Deployment");
+        let params = PatchParams::default();
+        api.patch(name, &params, &Patch::Merge(&slow)).await?;
+        space.available("Deployment", name).await?;
+    }
+    space.put("tls", &pair(&["canary.example"], FRESH)?).await?;
+    let rolled = async || {
+        let mut rolled = Vec::new();
+        for name in names {
+            if space.leaf_of("Deployment", name, "tls").await?.is_some() {
+                rolled.push(name);
+            }
+        }
+        Ok::<_, test_bench::Error>(rolled)
+    };
+    eventually(SOON, "the canary is restarted", async || {
+        let rolled = rolled().await?;
+        ensure!(rolled.len() == 1, "{rolled:?}");
+        Ok(())
+    })
+    .await?;
+    let empty = json!({"data": {"tls.crt": "", "tls.key": ""}});
+    merge(&space, "tls", empty).await?;
+    let canary = rolled().await?;
+    space.available("Deployment", canary[0]).await?;
+    throughout(QUIET, EMPTY, async || {
+        let rolled = rolled().await?;
+        ensure!(rolled == canary, "{rolled:?}");
+        Ok(())
+    })
+    .await?;
+    let last = pair(&["canary.example"], FRESH)?;
+    space.put("tls", &last).await?;
+    rolled_out(&space, "tls").await?;
+    Ok(())
+}
+
+/// Two Deployments; the new pods of one are never made.
+async fn stuck(space: &Space, issuer: &str, age: test_bench::objects::Age) -> Result<Pair> {
+    make(space, "Deployment", "web", "tls", &[]).await?;
+    ready(space, "web", 2).await?;
+    counted(space, &["web"]).await?;
+    full(space, 2).await?;
+    let had = pair(&["stuck.example"], age)?;
+    space
+        .tls_secret("tls", Some(&had), &[("issuer", issuer)])
+        .await?;
+    Ok(had)
+}
+
+/// Waits until the Deployment is being rolled for what the Secret holds.
+async fn begun(space: &Space) -> Result<()> {
+    eventually(
+        SOON,
+        "web is rolled for what the Secret holds",
+        async || {
+            let secret = space.secrets().get("tls").await?;
+            let holds = leaf(&secret)?.fingerprint.to_string();
+            let has = space.leaf_of("Deployment", "web", "tls").await?;
+            ensure!(has == Some(holds), "{has:?}");
+            Ok(())
+        },
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_certificate_does_not_wait_for_the_rollout_of_the_one_before() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.config =
+        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 1h}\n".into();
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "newer", operator.namespace()).await?;
+    stuck(&space, "external", FRESH).await?;
+    rolled_out(&space, "tls").await?;
+    // Its pods cannot be made, and nothing gives up on it for an hour.
+    space.put("tls", &pair(&["stuck.example"], FRESH)?).await?;
+    begun(&space).await?;
+    space.put("tls", &pair(&["stuck.example"], FRESH)?).await?;
+    begun(&space).await?;
+    assert_eq!(space.generation("Deployment", "web").await?, 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_while_a_rollout_runs_is_done_at_once() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.config =
+        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 1h}\n".into();
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "asked", operator.namespace()).await?;
+    let had = stuck(&space, "pebble", OLD).await?;
+    let first = renewed(&space, "tls", &had.certificate).await?;
+    begun(&space).await?;
+    let revoked = leaf(&first)?.fingerprint.to_string();
+    annotate(&space, "tls", "revoked", json!(revoked)).await?;
+    let held = crate::renewal::data(&first, "tls.crt");
+    renewed(&space, "tls", &held).await?;
+    begun(&space).await?;
+    Ok(())
+}

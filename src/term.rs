@@ -160,7 +160,7 @@ impl Term {
         for key in subjects.filter(|key| seen(&key.namespace)) {
             let entry = self.index().get(&key);
             match entry {
-                Some(entry) if entry.order_open || entry.running.is_some() => {}
+                Some(entry) if entry.order_open || entry.renewing.is_some() => {}
                 Some(_) => _ = self.index().order_open(now, &key, true),
                 None => self.abandon(&key),
             }

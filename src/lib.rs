@@ -26,6 +26,7 @@ pub mod gate;
 pub mod http;
 pub mod index;
 pub mod key;
+pub mod memory;
 pub mod metrics;
 pub mod name;
 pub mod pair;

@@ -165,9 +165,13 @@ impl Sources {
         }
     }
 
-    /// Whether each watch works, but for those that are passed over.
+    /// Whether each watch works, but for those that are passed over, which cannot be all.
     #[must_use]
     pub fn are_up(&self) -> bool {
+        let fails = |standing: &Standing| standing.trouble.is_some();
+        if !self.all.is_empty() && self.all.iter().all(fails) {
+            return false;
+        }
         let works = |standing: &Standing| match standing.trouble {
             None => true,
             Some(_) => self.begun && (!standing.listed || standing.is_refused()),
@@ -253,6 +257,9 @@ mod tests {
         assert!(!sources.are_up());
         assert_eq!(sources.failed(PAY, true, now), Failed::Refused);
         assert!(sources.are_up() && sources.is_blind("pay"));
+        sources.failed(SHOP, true, now);
+        assert!(!sources.are_up(), "nothing is seen at all");
+        sources.works(SHOP);
         sources.settle(now + QUIET / 2);
         assert!(sources.is_blind("pay"));
         sources.settle(now + QUIET);

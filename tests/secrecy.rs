@@ -140,3 +140,22 @@ async fn no_private_key_leaves_its_secret() -> Result<()> {
     }
     Ok(())
 }
+
+/// What is on its way through HTTP and TLS cannot be wiped, so that a dump of the memory would hold keys.
+#[tokio::test]
+async fn the_operator_writes_no_core_dump() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let limits = format!("/proc/{}/limits", operator.process()?.id());
+    let limits = std::fs::read_to_string(limits)?;
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let core: Vec<&str> = core
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(4)
+        .collect();
+    assert_eq!(core[..2], ["0", "0"], "{limits}");
+    Ok(())
+}

@@ -10,6 +10,7 @@ use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use zeroize::Zeroizing;
 
+use super::secrets::Wiped;
 use super::{Error, call};
 use crate::secret::keys::FIELD_MANAGER;
 
@@ -102,7 +103,7 @@ pub async fn store(
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let name = secret_name(issuer);
     let what = || format!("writing account Secret {namespace}/{name}");
-    let secret = Secret {
+    let secret = Wiped(Secret {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             labels: Some(BTreeMap::from([(
@@ -117,19 +118,19 @@ pub async fn store(
             ByteString(credentials.to_vec()),
         )])),
         ..Secret::default()
-    };
+    });
     let manager = Some(FIELD_MANAGER.to_owned());
     let post = PostParams {
         field_manager: manager.clone(),
         ..PostParams::default()
     };
-    match call(what, api.create(&post, &secret)).await {
+    match call(what, api.create(&post, &secret.0)).await {
         Err(Error::AlreadyExists { .. }) => {
             let params = PatchParams {
                 field_manager: manager,
                 ..PatchParams::default()
             };
-            let body = serde_json::json!({ "data": secret.data });
+            let body = serde_json::json!({ "data": secret.0.data });
             call(what, api.patch(&name, &params, &Patch::Merge(body))).await?;
             Ok(())
         }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::routes::Routed;
+use super::secrets::Wiped;
 use super::{Error, call};
 use crate::compact::hash;
 use crate::config::Dns01;
@@ -150,7 +151,7 @@ pub async fn create(
         name: order.name.as_str().into(),
     };
     let json = |value: serde_json::Result<Vec<u8>>| ByteString(value.unwrap_or_default());
-    let secret = Secret {
+    let secret = Wiped(Secret {
         metadata: ObjectMeta {
             name: Some(record_name(&subject)),
             labels: Some(BTreeMap::from([
@@ -166,14 +167,14 @@ pub async fn create(
             (CHALLENGES.into(), json(serde_json::to_vec(&challenges))),
         ])),
         ..Secret::default()
-    };
+    });
     let post = PostParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PostParams::default()
     };
     let made = call(
         || format!("making the order record of {subject}"),
-        api.create(&post, &secret),
+        api.create(&post, &secret.0),
     )
     .await?;
     Ok(Record {

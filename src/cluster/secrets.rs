@@ -1,7 +1,12 @@
 //! Reading one Secret afresh, and the guarded patch.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
+use zeroize::Zeroize as _;
 
 use super::{Error, call};
 use crate::index::Key;
@@ -10,6 +15,17 @@ use crate::secret::head::Head;
 use crate::secret::keys::FIELD_MANAGER;
 use crate::secret::patch::guarded_patch;
 use crate::secret::thin::ThinSecret;
+
+/// A Secret with a key of ours in it; the data is wiped when it is dropped, whatever comes of it.
+pub(super) struct Wiped(pub(super) Secret);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        for ByteString(value) in self.0.data.iter_mut().flat_map(BTreeMap::values_mut) {
+            value.zeroize();
+        }
+    }
+}
 
 /// What a patch changes.
 #[derive(Default)]

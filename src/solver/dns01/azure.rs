@@ -8,6 +8,7 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::http::Endpoint;
 use super::identity::{Environment, is_loopback, token};
@@ -89,7 +90,7 @@ impl Azure {
         change: impl Fn(&mut Vec<String>) -> bool,
     ) -> Result<(), String> {
         let access = self.access_token().await?;
-        let bearer = format!("Bearer {access}");
+        let bearer = Zeroizing::new(format!("Bearer {access}"));
         let management = Endpoint::nearby(&self.management, is_loopback, |client| client)?;
         let relative = txt.at.strip_suffix(&format!(".{}", txt.zone));
         let path = format!(

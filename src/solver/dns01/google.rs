@@ -6,6 +6,7 @@
 
 use reqwest::{ClientBuilder, Method, StatusCode};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::http::Endpoint;
 use super::identity::{Environment, is_loopback};
@@ -64,7 +65,7 @@ impl Google {
             None => self.ask("/project/project-id").await?.trim().to_owned(),
         };
         let dns = Endpoint::nearby(&self.dns, is_loopback, |client| client)?;
-        let bearer = format!("Bearer {access}");
+        let bearer = Zeroizing::new(format!("Bearer {access}"));
         let headers = [("authorization", bearer.as_str())];
         let told = |(status, body): &(StatusCode, Value)| {
             let said = body["error"]["message"]

@@ -9,6 +9,7 @@ use dns_update::providers::azuredns::{AzureDnsConfig, AzureEnvironment};
 use dns_update::providers::google_cloud_dns::GoogleCloudDnsConfig;
 use dns_update::providers::route53::Route53Config;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
+use zeroize::Zeroizing;
 
 use super::acme_dns::AcmeDns;
 use super::azure::Azure;
@@ -39,7 +40,7 @@ pub(super) struct Credentials {
 pub(super) struct Provider {
     kind: Kind,
     /// What must not stand in an error.
-    secrets: Vec<String>,
+    secrets: Vec<Zeroizing<String>>,
 }
 
 enum Kind {
@@ -149,7 +150,7 @@ impl Provider {
         let secrets = secrets.filter_map(|bytes| std::str::from_utf8(bytes).ok());
         Ok(Self {
             kind,
-            secrets: secrets.map(|text| text.trim().to_owned()).collect(),
+            secrets: { secrets.map(|text| Zeroizing::new(text.trim().to_owned())) }.collect(),
         })
     }
 
@@ -188,7 +189,7 @@ impl Provider {
     }
 
     fn told(&self, result: Result<(), impl std::fmt::Display>) -> Result<(), String> {
-        let secrets: Vec<&str> = self.secrets.iter().map(String::as_str).collect();
+        let secrets: Vec<&str> = self.secrets.iter().map(|it| it.as_str()).collect();
         result.map_err(|error| cleaned(&error.to_string(), &secrets))
     }
 }

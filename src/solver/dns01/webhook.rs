@@ -4,29 +4,31 @@
 //! is one. Both actions may come several times, and are about this one value and no other of the name.
 
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::http::Endpoint;
 use crate::cluster::records::Txt;
 
 pub(super) struct Webhook {
     endpoint: Endpoint,
-    authorization: Option<String>,
+    authorization: Option<Zeroizing<String>>,
 }
 
 impl Webhook {
     pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, String> {
+        let token = token.map(Zeroizing::new);
         let endpoint = Endpoint::new(url);
         Ok(Self {
             endpoint: endpoint.map_err(|expected| format!("settings.url: {expected}"))?,
-            authorization: token.map(|token| format!("Bearer {token}")),
+            authorization: token.map(|token| Zeroizing::new(format!("Bearer {}", *token))),
         })
     }
 
     pub(super) async fn call(&self, action: &str, txt: &Txt) -> Result<(), String> {
         let body = json!({"action": action, "name": txt.at, "zone": txt.zone, "value": txt.value});
-        let authorization = self.authorization.as_deref();
+        let authorization = self.authorization.as_ref();
         let headers: Vec<_> = authorization
-            .map(|it| ("authorization", it))
+            .map(|it| ("authorization", it.as_str()))
             .into_iter()
             .collect();
         self.endpoint.post("", &headers, &body).await

@@ -54,7 +54,7 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- end }}
 {{- if eq $object.kind "ValidatingAdmissionPolicyBinding" }}
 {{- $_ := set $object.spec "policyName" $object.metadata.name }}
-{{- if $object.spec.paramRef }}
+{{- if dig "paramRef" "namespace" "" $object.spec }}
 {{- $_ := set $object.spec.paramRef "namespace" $root.Release.Namespace }}
 {{- end }}
 {{- end }}

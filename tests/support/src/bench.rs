@@ -20,10 +20,16 @@ use crate::pki::Authority;
 use crate::{ports, runtime};
 
 /// What holds the operator to what it does: installed always, so that every test shows that it stands in nobody's way.
-const POLICY: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../deploy/admission/operator.yaml"
-);
+const POLICIES: [&str; 2] = [
+    concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/admission/operator.yaml"
+    ),
+    concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/admission/operator-others.yaml"
+    ),
+];
 
 /// What can be chosen about a bench.
 #[derive(Clone, Debug)]
@@ -116,7 +122,9 @@ impl Bench {
         });
         let ((edge, dns, pebble), kubernetes) = tokio::try_join!(ca, kubernetes)?;
         let client = Client::try_from(kubernetes.config.clone())?;
-        confine(&client, Path::new(POLICY)).await?;
+        for policy in POLICIES {
+            confine(&client, Path::new(policy)).await?;
+        }
         let started_in = started.elapsed();
         Ok(Self {
             edge,

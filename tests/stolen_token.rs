@@ -1,0 +1,920 @@
+//! What somebody can do who has stolen the operator's token: each right of `rbac/` and each rule of
+//! `deploy/admission/operator*.yaml` is tried with it, and docs/threat-model.md lists what is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use http::{Method, Request};
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::{Bench, Context as _, Operator, Result, bail, ensure, eventually};
+
+use crate::argo::Argo;
+use crate::renewal::{SOON, options};
+
+/// All roles, in the order in which the threat model lists them; those of single namespaces are the same.
+const ROLES: [&str; 8] = [
+    "rbac/clusterrole.yaml",
+    "rbac/role.yaml",
+    "rbac/addons/argo-rollouts.yaml",
+    "rbac/addons/eviction.yaml",
+    "rbac/addons/namespace-labels.yaml",
+    "rbac/addons/route-gateway.yaml",
+    "rbac/addons/route-ingress.yaml",
+    "rbac/addons/verify.yaml",
+];
+
+/// Verbs that change something.
+const WRITES: [&str; 3] = ["create", "patch", "delete"];
+
+/// A client with the operator's own token.
+async fn thief(operator: &Operator<'_>) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(operator.kubeconfig())?;
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// A rule of a role.
+struct Rule {
+    file: &'static str,
+    resources: Vec<String>,
+    verbs: Vec<String>,
+    names: Vec<String>,
+}
+
+impl Rule {
+    /// Whether it holds in the operator's own namespace only.
+    fn at_home(&self) -> bool {
+        self.file == ROLES[1] || self.file.contains("/route-")
+    }
+}
+
+fn rules() -> Result<Vec<Rule>> {
+    let mut rules = Vec::new();
+    for file in ROLES {
+        let text = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR")))?;
+        for role in serde_saphyr::from_multiple::<Value>(&text)? {
+            for rule in role["rules"].as_array().into_iter().flatten() {
+                let texts = |key: &str| -> Result<Vec<String>> {
+                    match rule.get(key) {
+                        Some(list) => Ok(serde_json::from_value(list.clone())?),
+                        None => Ok(Vec::new()),
+                    }
+                };
+                rules.push(Rule {
+                    file,
+                    resources: texts("resources")?,
+                    verbs: texts("verbs")?,
+                    names: texts("resourceNames")?,
+                });
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// Where a resource stands.
+fn group(resource: &str) -> &'static str {
+    match resource {
+        "deployments" | "statefulsets" | "daemonsets" | "replicasets" => "apis/apps/v1",
+        "leases" => "apis/coordination.k8s.io/v1",
+        "events" => "apis/events.k8s.io/v1",
+        "ingresses" => "apis/networking.k8s.io/v1",
+        "httproutes" => "apis/gateway.networking.k8s.io/v1",
+        "rollouts" => "apis/argoproj.io/v1alpha1",
+        "jobs" => "apis/batch/v1",
+        "clusterroles" | "rolebindings" => "apis/rbac.authorization.k8s.io/v1",
+        _ => "api/v1",
+    }
+}
+
+/// What the API server says.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Done,
+    /// The role does not give it.
+    Forbidden,
+    /// A policy refuses it, and says why.
+    Refused(String),
+}
+
+/// Asks for something; what would be changed is not kept.
+async fn ask(client: &Client, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+    let reads = method == Method::GET;
+    let dry = if reads { "" } else { "?dryRun=All" };
+    let kind = match method {
+        Method::PATCH => "application/merge-patch+json",
+        _ => "application/json",
+    };
+    let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("/{path}{dry}"))
+        .header("content-type", kind)
+        .body(body)?;
+    match client.request_text(request).await {
+        Ok(_) => Ok(Answer::Done),
+        Err(kube::Error::Api(status)) if status.message.contains("ValidatingAdmissionPolicy") => {
+            Ok(Answer::Refused(status.message.clone()))
+        }
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(Answer::Forbidden),
+        // What does not exist may be asked for. Whether a pod exists is looked at after the policies.
+        Err(kube::Error::Api(status))
+            if status.code == 404 && (reads || path.ends_with("/eviction")) =>
+        {
+            Ok(Answer::Done)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A try to change something: the right, the object's name, the body, and what refuses it.
+type Try = (
+    &'static str,
+    &'static str,
+    &'static str,
+    Value,
+    Option<&'static str>,
+);
+
+fn named(name: &str, rest: Value) -> Value {
+    let mut object = json!({"metadata": {"name": name}});
+    merge(&mut object, rest);
+    object
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+fn labelled(name: &str, rest: Value) -> Value {
+    let labels =
+        json!({"app.kubernetes.io/name": "cert-renew", "cert-renew.io/challenge-route": "true"});
+    let mut object = named(name, json!({"metadata": {"labels": labels}}));
+    merge(&mut object, rest);
+    object
+}
+
+fn ingress(path: &str, service: &str) -> Value {
+    let backend = json!({"service": {"name": service, "port": {"number": 80}}});
+    let path = json!({"path": path, "pathType": "Exact", "backend": backend});
+    json!({"spec": {"rules": [{"host": "shop.example", "http": {"paths": [path]}}]}})
+}
+
+fn http_route(path: &str, service: &str) -> Value {
+    let rule = json!({
+        "matches": [{"path": {"type": "PathPrefix", "value": path}}],
+        "backendRefs": [{"name": service, "port": 80}],
+    });
+    json!({"spec": {"parentRefs": [{"name": "public"}], "hostnames": ["shop.example"], "rules": [rule]}})
+}
+
+const PATH: &str = "/.well-known/acme-challenge/abc-_123";
+const OURS: &str = "cert-renew-challenge";
+
+/// In the operator's own namespace.
+fn at_home() -> Vec<Try> {
+    let record = || json!({"type": "cert-renew.io/order-record", "data": {"x": "eA=="}});
+    let note = |key: &str| json!({"metadata": {"annotations": {key: "x"}}});
+    let label = |key: &str| json!({"metadata": {"labels": {key: "x"}}});
+    let only_its = Some("makes and changes only cert-renew-ledger and cert-renew");
+    let metadata = Some("sets the label app.kubernetes.io/name only");
+    let own_routes = Some("makes and deletes only routes of its own");
+    let bare = Some("has its two labels and no other metadata");
+    let an_ingress = Some("an Ingress of cert-renew leads the challenges");
+    let a_route = Some("an HTTPRoute of cert-renew leads the challenges");
+    let mut unlabelled = labelled("new", ingress(PATH, OURS));
+    unlabelled["metadata"]["labels"] = json!({});
+    let mut catch_all = ingress(PATH, OURS);
+    catch_all["spec"]["defaultBackend"] = json!({"service": {"name": "x", "port": {"number": 80}}});
+    let mut any_host = ingress(PATH, OURS);
+    any_host["spec"]["rules"][0]["host"] = Value::Null;
+    let mut elsewhere = http_route(PATH, OURS);
+    elsewhere["spec"]["rules"][0]["backendRefs"][0]["namespace"] = "shop".into();
+    let mut redirects = http_route(PATH, OURS);
+    redirects["spec"]["rules"][0]["filters"] =
+        json!([{"type": "RequestRedirect", "requestRedirect": {"hostname": "evil.example"}}]);
+    vec![
+        ("create", "secrets", "", named("new", record()), None),
+        (
+            "create",
+            "secrets",
+            "",
+            named("new", json!({"type": "Opaque"})),
+            Some("makes and deletes nothing but"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "record",
+            json!({"data": {"x": "eQ=="}}),
+            None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "foreign",
+            json!({"data": {"x": "eQ=="}}),
+            Some("have opted in"),
+        ),
+        ("delete", "secrets", "record", Value::Null, None),
+        (
+            "delete",
+            "secrets",
+            "foreign",
+            Value::Null,
+            Some("makes and deletes nothing but"),
+        ),
+        (
+            "create",
+            "configmaps",
+            "",
+            named("cert-renew-ledger", json!({"data": {"x": "y"}})),
+            None,
+        ),
+        (
+            "create",
+            "configmaps",
+            "",
+            named(
+                "cert-renew-config",
+                json!({"data": {"config.yaml": "issuers: {}"}}),
+            ),
+            only_its,
+        ),
+        (
+            "create",
+            "configmaps",
+            "",
+            named("cert-renew-names", json!({})),
+            only_its,
+        ),
+        (
+            "create",
+            "configmaps",
+            "",
+            named("cert-renew-ledger", label("grafana_dashboard")),
+            metadata,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "cert-renew-ledger",
+            json!({"data": {"x": "y"}}),
+            None,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "cert-renew-ledger",
+            label("grafana_dashboard"),
+            metadata,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "cert-renew-ledger",
+            note("example.com/x"),
+            metadata,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "cert-renew-ledger",
+            json!({"metadata": {"finalizers": ["a.b/c"]}}),
+            metadata,
+        ),
+        (
+            "create",
+            "leases",
+            "",
+            named("cert-renew", json!({"spec": {}})),
+            None,
+        ),
+        (
+            "create",
+            "leases",
+            "",
+            named("another", json!({"spec": {}})),
+            only_its,
+        ),
+        (
+            "patch",
+            "leases",
+            "cert-renew",
+            json!({"spec": {"holderIdentity": "thief"}}),
+            None,
+        ),
+        ("patch", "leases", "cert-renew", label("x"), metadata),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", ingress(PATH, OURS)),
+            None,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", ingress("/.well-known/acme-challenge", OURS)),
+            None,
+        ),
+        ("create", "ingresses", "", unlabelled, own_routes),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", {
+                let mut it = ingress(PATH, OURS);
+                merge(&mut it, label("x"));
+                it
+            }),
+            bare,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", ingress("/", OURS)),
+            an_ingress,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled(
+                "new",
+                ingress("/.well-known/acme-challenge/; deny all", OURS),
+            ),
+            an_ingress,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", ingress(PATH, "kubernetes")),
+            an_ingress,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", catch_all),
+            an_ingress,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", any_host),
+            an_ingress,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", {
+                let mut it = ingress(PATH, OURS);
+                merge(
+                    &mut it,
+                    note("nginx.ingress.kubernetes.io/configuration-snippet"),
+                );
+                it
+            }),
+            Some("only those that its config file names"),
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", {
+                let mut it = ingress(PATH, OURS);
+                it["metadata"] = json!({"annotations": {"example.com/named": "a value"}});
+                it
+            }),
+            None,
+        ),
+        ("delete", "ingresses", "route", Value::Null, None),
+        ("delete", "ingresses", "foreign", Value::Null, own_routes),
+        (
+            "create",
+            "httproutes",
+            "",
+            labelled("new", http_route(PATH, OURS)),
+            None,
+        ),
+        (
+            "create",
+            "httproutes",
+            "",
+            labelled("new", http_route("/", OURS)),
+            a_route,
+        ),
+        (
+            "create",
+            "httproutes",
+            "",
+            labelled("new", http_route(PATH, "kubernetes")),
+            a_route,
+        ),
+        (
+            "create",
+            "httproutes",
+            "",
+            labelled("new", elsewhere),
+            a_route,
+        ),
+        (
+            "create",
+            "httproutes",
+            "",
+            labelled("new", redirects),
+            a_route,
+        ),
+        (
+            "create",
+            "httproutes",
+            "",
+            labelled("new", {
+                let mut it = http_route(PATH, OURS);
+                merge(&mut it, note("example.com/x"));
+                it
+            }),
+            a_route,
+        ),
+        ("delete", "httproutes", "route", Value::Null, None),
+        ("delete", "httproutes", "foreign", Value::Null, own_routes),
+    ]
+}
+
+/// In any other namespace.
+fn elsewhere(namespace: &str) -> Vec<Try> {
+    let leaf = json!({"metadata": {"annotations": {"state.cert-renew.io/leaf.tls": "00"}}});
+    let template = |body: Value| json!({"spec": {"template": body}});
+    let note = |key: &str| json!({"metadata": {"annotations": {key: "x"}}});
+    let image = || template(json!({"spec": {"containers": [{"name": "main", "image": "evil"}]}}));
+    let event = |controller: &str, kind: &str| {
+        json!({
+            "metadata": {"name": "new"},
+            "eventTime": "2026-01-01T00:00:00.000000Z", "action": "x", "reason": "X", "type": "Normal",
+            "reportingController": controller, "reportingInstance": "x",
+            "regarding": {"apiVersion": "v1", "kind": kind, "name": "tls", "namespace": namespace},
+        })
+    };
+    let controller = "cert-renew.io/cert-renew";
+    let series =
+        || json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}});
+    let mut tries = vec![
+        (
+            "patch",
+            "secrets",
+            "tls",
+            json!({"data": {"tls.crt": "eA=="}}),
+            None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "tls",
+            json!({"data": {"other": "eA=="}}),
+            Some("of a Secret's data"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "tls",
+            note("cert-renew.io/names"),
+            Some("of a Secret's annotations"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "tls",
+            json!({"metadata": {"labels": {"x": "y"}}}),
+            Some("of a Secret's metadata"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "tls",
+            json!({"immutable": true}),
+            Some("whether it is immutable"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "foreign",
+            json!({"data": {"tls.crt": "eA=="}}),
+            Some("have opted in"),
+        ),
+        ("create", "events", "", event(controller, "Secret"), None),
+        (
+            "create",
+            "events",
+            "",
+            event("kubelet", "Secret"),
+            Some("reports its own Events only"),
+        ),
+        (
+            "create",
+            "events",
+            "",
+            event(controller, "Node"),
+            Some("on Secrets and workloads only"),
+        ),
+        ("patch", "events", "ours", series(), None),
+        (
+            "patch",
+            "events",
+            "theirs",
+            series(),
+            Some("reports its own Events only"),
+        ),
+        (
+            "patch",
+            "rollouts",
+            "shop",
+            json!({"spec": {"restartAt": "2026-01-01T00:00:00Z"}}),
+            None,
+        ),
+        (
+            "patch",
+            "rollouts",
+            "shop",
+            json!({"spec": {"paused": true}}),
+            Some("restartAt only"),
+        ),
+        (
+            "patch",
+            "rollouts",
+            "shop",
+            note("x"),
+            Some("of a Rollout's own metadata"),
+        ),
+        (
+            "create",
+            "pods/eviction",
+            "any",
+            named(
+                "any",
+                json!({"apiVersion": "policy/v1", "kind": "Eviction"}),
+            ),
+            None,
+        ),
+        (
+            "create",
+            "pods/eviction",
+            "any",
+            named(
+                "any",
+                json!({"apiVersion": "policy/v1", "kind": "Eviction", "deleteOptions": {"gracePeriodSeconds": 0}}),
+            ),
+            Some("the time that the pod's own spec gives it"),
+        ),
+    ];
+    for kind in [
+        "deployments",
+        "statefulsets",
+        "daemonsets",
+        "replicationcontrollers",
+        "replicasets",
+    ] {
+        tries.extend([
+            ("patch", kind, "web", template(leaf.clone()), None),
+            (
+                "patch",
+                kind,
+                "web",
+                image(),
+                Some("of a pod template, cert-renew changes annotations only"),
+            ),
+            (
+                "patch",
+                kind,
+                "web",
+                template(note("x")),
+                Some("state.cert-renew.io/leaf. only"),
+            ),
+            (
+                "patch",
+                kind,
+                "web",
+                json!({"spec": {"minReadySeconds": 9}}),
+                Some("annotations of the pod template only"),
+            ),
+            (
+                "patch",
+                kind,
+                "web",
+                note("x"),
+                Some("nothing of a workload's own metadata"),
+            ),
+        ]);
+    }
+    tries
+}
+
+/// What no role gives, in which namespace or in none, so that no policy is needed.
+const NEVER: [(&str, &str, &str, &str); 16] = [
+    ("GET", "home", "configmaps", "cert-renew-config"),
+    ("GET", "home", "configmaps", ""),
+    ("PATCH", "home", "configmaps", "cert-renew-config"),
+    ("PATCH", "home", "configmaps", "cert-renew-names"),
+    ("PATCH", "home", "leases", "another"),
+    ("PATCH", "home", "ingresses", "route"),
+    ("POST", "home", "pods", ""),
+    ("POST", "home", "serviceaccounts/token", "cert-renew"),
+    ("POST", "space", "secrets", ""),
+    ("DELETE", "space", "secrets", "tls"),
+    ("POST", "space", "ingresses", ""),
+    ("POST", "space", "pods", ""),
+    ("DELETE", "space", "pods", "any"),
+    ("GET", "space", "pods/exec", "any"),
+    ("GET", "space", "configmaps", ""),
+    ("POST", "space", "rolebindings", ""),
+];
+
+/// The path of a resource, or of one of its objects.
+fn path(namespace: &str, resource: &str, name: &str) -> String {
+    let (resource, sub) = match resource.split_once('/') {
+        Some((resource, sub)) => (resource, format!("/{sub}")),
+        None => (resource, String::new()),
+    };
+    let at = if resource == "namespaces" {
+        String::new()
+    } else {
+        format!("namespaces/{namespace}/")
+    };
+    let name = if name.is_empty() {
+        String::new()
+    } else {
+        format!("/{name}")
+    };
+    format!("{}/{at}{resource}{name}{sub}", group(resource))
+}
+
+/// What the tries are about.
+async fn set_up(operator: &Operator<'_>, space: &Space) -> Result<()> {
+    let home = operator.namespace();
+    let client = &space.client;
+    let old = pair(&["thief.example"], OLD)?;
+    space.tls_secret("foreign", Some(&old), &[]).await?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    for kind in [
+        "Deployment",
+        "StatefulSet",
+        "DaemonSet",
+        "ReplicationController",
+        "ReplicaSet",
+    ] {
+        space.workload(kind, "web", Reference::Env, "tls").await?;
+    }
+    let config = "solvers: [{http01: {route: ingress, ingress: {annotations: {example.com/named: a value}}}}]";
+    let event = |name: &str, controller: &str| {
+        named(
+            name,
+            json!({
+                "eventTime": "2026-01-01T00:00:00.000000Z", "action": "x", "reason": "X", "type": "Normal",
+                "reportingController": controller, "reportingInstance": "x",
+                "regarding": {"apiVersion": "v1", "kind": "Secret", "name": "tls", "namespace": space.name},
+            }),
+        )
+    };
+    for (namespace, resource, object) in [
+        (
+            home,
+            "secrets",
+            named("record", json!({"type": "cert-renew.io/order-record"})),
+        ),
+        (home, "secrets", named("foreign", json!({"type": "Opaque"}))),
+        (home, "configmaps", named("cert-renew-ledger", json!({}))),
+        (
+            home,
+            "configmaps",
+            named(
+                "cert-renew-config",
+                json!({"data": {"config.yaml": config}}),
+            ),
+        ),
+        (home, "leases", named("cert-renew", json!({"spec": {}}))),
+        (home, "ingresses", labelled("route", ingress(PATH, OURS))),
+        (home, "ingresses", named("foreign", ingress(PATH, OURS))),
+        (
+            home,
+            "httproutes",
+            labelled("route", http_route(PATH, OURS)),
+        ),
+        (home, "httproutes", named("foreign", http_route(PATH, OURS))),
+        (
+            &space.name,
+            "events",
+            event("ours", "cert-renew.io/cert-renew"),
+        ),
+        (&space.name, "events", event("theirs", "kubelet")),
+    ] {
+        let request = Request::post(format!("/{}", path(namespace, resource, "")))
+            .header("content-type", "application/json")
+            .body(typed(resource, object).to_string().into_bytes())?;
+        client
+            .request_text(request)
+            .await
+            .with_context(|| format!("making {resource} in {namespace}"))?;
+    }
+    Ok(())
+}
+
+/// With the kind that the API server asks for.
+fn typed(resource: &str, mut object: Value) -> Value {
+    let kind = match resource {
+        "secrets" => "Secret",
+        "configmaps" => "ConfigMap",
+        "leases" => "Lease",
+        "ingresses" => "Ingress",
+        "httproutes" => "HTTPRoute",
+        "events" => "Event",
+        _ => return object,
+    };
+    let group = group(resource);
+    let version = group
+        .strip_prefix("apis/")
+        .or_else(|| group.strip_prefix("api/"));
+    merge(&mut object, json!({"apiVersion": version, "kind": kind}));
+    object
+}
+
+#[tokio::test]
+async fn each_right_and_each_rule_is_tried() -> Result<()> {
+    let bench = Bench::shared().await?;
+    bench.install_gateway_api().await?;
+    let mut options = options();
+    options.addons = ROLES[2..].iter().map(|file| (*file).to_owned()).collect();
+    let operator = Operator::install(bench, options).await?;
+    let space = Space::new(bench.client()?, "stolen", operator.namespace()).await?;
+    set_up(&operator, &space).await?;
+    let _argo = Argo::start(bench, &space, "tls").await?;
+    let thief = thief(&operator).await?;
+    let home = operator.namespace();
+
+    // Reading is narrowed by the roles alone.
+    let rules = rules()?;
+    for rule in &rules {
+        let namespace = if rule.at_home() { home } else { &space.name };
+        let name = rule.names.first().map_or("any", |name| name);
+        for resource in &rule.resources {
+            for verb in &rule.verbs {
+                let asked = match verb.as_str() {
+                    "get" if resource == "namespaces" => path("", resource, &space.name),
+                    "get" => path(namespace, resource, name),
+                    "list" => path(namespace, resource, ""),
+                    "watch" if rule.names.is_empty() => {
+                        path(namespace, resource, "") + "?watch=1&timeoutSeconds=1"
+                    }
+                    "watch" => {
+                        let fields =
+                            format!("?watch=1&timeoutSeconds=1&fieldSelector=metadata.name={name}");
+                        path(namespace, resource, "") + &fields
+                    }
+                    _ => continue,
+                };
+                let answer = ask(&thief, Method::GET, &asked, None).await?;
+                ensure!(answer == Answer::Done, "{verb} {resource}: {answer:?}");
+            }
+        }
+    }
+    for (method, place, resource, name) in NEVER {
+        let namespace = if place == "home" { home } else { &space.name };
+        let asked = path(namespace, resource, name);
+        let body = typed(resource, named("new", json!({})));
+        let body = (method != "GET").then_some(&body);
+        let answer = ask(&thief, method.parse()?, &asked, body).await?;
+        ensure!(answer == Answer::Forbidden, "{method} {asked}: {answer:?}");
+    }
+
+    // Writing is narrowed by the policies: for each right something that the operator does, and something that it does not.
+    let mut outcomes: BTreeMap<(bool, &str, &str), BTreeSet<bool>> = BTreeMap::new();
+    let mut said = String::new();
+    let tries = at_home().into_iter().map(|it| (true, it));
+    let tries = tries.chain(elsewhere(&space.name).into_iter().map(|it| (false, it)));
+    for (is_home, (verb, resource, name, body, refusal)) in tries {
+        let namespace = if is_home { home } else { &space.name };
+        let method = match verb {
+            "create" => Method::POST,
+            "patch" => Method::PATCH,
+            _ => Method::DELETE,
+        };
+        let body = match (verb, body) {
+            (_, Value::Null) => None,
+            ("create", body) => Some(typed(resource, body)),
+            (_, body) => Some(body),
+        };
+        let asked = path(namespace, resource, name);
+        // A policy is in force a moment after it is made, and what it reads a moment after that.
+        eventually(SOON, "it is answered as it should be", async || {
+            let answer = match ask(&thief, method.clone(), &asked, body.as_ref()).await {
+                // What is there already was let through.
+                Err(error) if error.to_string().contains("already exists") => Answer::Done,
+                other => other?,
+            };
+            match (&answer, refusal) {
+                (Answer::Done, None) => Ok(()),
+                (Answer::Refused(why), Some(part)) if why.contains(part) => Ok(()),
+                _ => bail!("{verb} {asked} {body:?}: {answer:?}, expected {refusal:?}"),
+            }
+        })
+        .await?;
+        if let Some(part) = refusal {
+            said += part;
+            said += "\n";
+        }
+        outcomes
+            .entry((is_home, verb, resource))
+            .or_default()
+            .insert(refusal.is_none());
+    }
+    for rule in &rules {
+        for resource in &rule.resources {
+            for verb in rule
+                .verbs
+                .iter()
+                .filter(|verb| WRITES.contains(&verb.as_str()))
+            {
+                let tried = outcomes.get(&(rule.at_home(), verb.as_str(), resource.as_str()));
+                ensure!(
+                    tried.is_some_and(|tried| tried.len() == 2),
+                    "{verb} {resource} of {} is not tried both ways",
+                    rule.file
+                );
+            }
+        }
+    }
+    // Every rule has refused something.
+    let untried: Vec<String> = messages()?
+        .into_iter()
+        .filter(|message| !said.lines().any(|part| message.contains(part)))
+        .filter(|message| !message.contains("neither makes nor deletes workloads"))
+        .collect();
+    ensure!(untried.is_empty(), "{untried:#?}");
+    Ok(())
+}
+
+/// What the policies for the operator say when they refuse.
+fn messages() -> Result<Vec<String>> {
+    let mut messages = Vec::new();
+    for file in ["operator.yaml", "operator-others.yaml"] {
+        let path = format!("{}/deploy/admission/{file}", env!("CARGO_MANIFEST_DIR"));
+        for manifest in serde_saphyr::from_multiple::<Value>(&fs::read_to_string(path)?)? {
+            let validations = manifest["spec"]["validations"].as_array();
+            for validation in validations.into_iter().flatten() {
+                messages.push(
+                    validation["message"]
+                        .as_str()
+                        .context("no message")?
+                        .to_owned(),
+                );
+            }
+        }
+    }
+    Ok(messages)
+}
+
+/// The list of what is left is the roles, each rule once and in their order.
+#[test]
+fn the_threat_model_lists_every_right() -> Result<()> {
+    let text = include_str!("../docs/threat-model.md");
+    let (_, list) = text
+        .split_once("### What a stolen token can still do")
+        .context("no list")?;
+    let rows = list.lines().filter(|line| line.starts_with("| `rbac/"));
+    let listed: Vec<[String; 3]> = rows
+        .map(|row| {
+            let mut cells = row
+                .trim_matches('|')
+                .split('|')
+                .map(|cell| cell.trim().replace('`', ""));
+            [(); 3].map(|()| cells.next().unwrap_or_default())
+        })
+        .collect();
+    let rights: Vec<[String; 3]> = rules()?
+        .into_iter()
+        .map(|rule| {
+            let names = rule.names.iter().map(|name| format!(" {name}"));
+            let resources = rule.resources.join(", ") + &names.collect::<String>();
+            [rule.file.to_owned(), resources, rule.verbs.join(", ")]
+        })
+        .collect();
+    assert_eq!(listed, rights);
+    Ok(())
+}

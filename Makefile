@@ -54,9 +54,9 @@ integration: control-plane ## The tests on a real control plane and CA
 	  $(CARGO) test --test integration -- --test-threads 4
 
 .PHONY: chaos
-chaos: control-plane ## Kill a renewal at each request, fail each in each way, ten minutes of random faults: half an hour
+chaos: control-plane ## Kill a renewal at each request, fail each in each way, ten minutes of random faults, ten of a hostile tenant: forty minutes
 	$(CARGO) test --test integration -- --ignored --nocapture --test-threads 1 \
-	  kill_points::a_renewal_killed_at_each faults::each_request chaos::after_long_chaos fleet::five_hundred
+	  kill_points::a_renewal_killed_at_each faults::each_request chaos::after_long_chaos fleet::five_hundred hostile::
 
 .PHONY: control-plane
 control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes

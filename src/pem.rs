@@ -23,6 +23,7 @@ const FORGIVING: GeneralPurpose = GeneralPurpose::new(
 
 const BEGIN: &[u8] = b"-----BEGIN ";
 const DASHES: &[u8] = b"-----";
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Longest label that is looked for; the longest one in use, `ENCRYPTED PRIVATE KEY`, has 21 bytes.
 const MAX_LABEL: usize = 64;
@@ -170,11 +171,17 @@ impl<'a> Iterator for Blocks<'a> {
 }
 
 /// Whether only blanks stand between the last line end (or the last block) and this point.
+///
+/// It looks back no further than the blanks reach, since a line may be as long as the file and full of `BEGIN`.
 fn starts_line(before: &[u8]) -> bool {
-    let line = before.rsplit(|byte| matches!(byte, b'\n' | b'\r')).next();
-    let line = line.unwrap_or_default();
-    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-    line.iter().all(|byte| is_blank(*byte))
+    let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let is_text = |byte: &u8| is_end(byte) || !is_blank(*byte);
+    let Some(last) = before.iter().rposition(is_text) else {
+        return true;
+    };
+    let line = &before[..=last];
+    let marked = line.strip_suffix(BYTE_ORDER_MARK);
+    is_end(&line[last]) || marked.is_some_and(|line| line.last().is_none_or(is_end))
 }
 
 /// The label at the start of `after`, when its dashes follow on the same line.

@@ -1,0 +1,349 @@
+//! Time against size: what a reader of foreign bytes takes for an input and for one of four times the length.
+//!
+//! A reader that is slower than linear lets one Secret stall all others, so each has its row here. A new reader needs one
+//! line in [`READERS`], and a shape of its own only where its text is none of those below.
+//! The processor time of this thread is counted, which a busy machine does not lengthen; a ratio that is too large is
+//! measured again with longer inputs before it counts.
+//!
+//! `cargo test` tries the known shapes and a second of chance; `make fuzz` goes on growing random ones.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::*;
+use crate::cli::findings;
+use crate::secret::place::{Place, TLS_TYPE};
+use crate::secret::state::IssuedBy;
+use crate::secret::used_by::UsedBy;
+
+/// How much longer the second input is.
+const FACTOR: usize = 4;
+/// What the second may take as a multiple of the first: linear is 4, and quadratic 16.
+const MOST: f64 = 9.0;
+/// Lengths of the first input, tried in turn; the second of the last is all that a Secret holds.
+const LENGTHS: [usize; 5] = [1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18];
+/// What takes less is noise.
+const NOTICEABLE: Duration = Duration::from_millis(2);
+/// Enough is known without longer inputs.
+const HOPELESS: Duration = Duration::from_secs(1);
+/// A ratio that is too large at so many lengths is no accident.
+const ENOUGH: u32 = 3;
+
+/// A reader by its name.
+pub(crate) type Reader = (&'static str, fn(&[u8]));
+
+/// All that reads what a stranger may write.
+pub(crate) const READERS: &[Reader] = &[
+    ("pem::blocks", |input| {
+        for block in pem::blocks(input) {
+            let _ = (block.is_encrypted(), block.decode());
+        }
+    }),
+    ("certificate::leaf", |input| drop(certificate::leaf(input))),
+    ("certificate::certificates", |input| {
+        drop(certificate::certificates(input));
+    }),
+    ("Chain::check_order", |input| {
+        let _ = pair::Chain::read(input).map(|chain| chain.check_order());
+    }),
+    ("PrivateKey::from_pem", |input| {
+        drop(PrivateKey::from_pem(input));
+    }),
+    ("pair::check_pair", |input| {
+        drop(pair::check_pair(input, input, UnixTime(1_800_000_000)));
+    }),
+    ("findings::check", |input| {
+        drop(findings::check(input, UnixTime(1_800_000_000)));
+    }),
+    ("ThinSecret", |input| {
+        let secret = serde_json::from_slice::<ThinSecret>(input);
+        let _ = secret.map(|secret| secret.certificate());
+    }),
+    ("FullSecret", |input| {
+        let _ = serde_json::from_slice::<FullSecret>(input)
+            .map(|secret| (secret.kept_for(), secret.written()));
+    }),
+    ("Settings::read", |input| {
+        let text = String::from_utf8_lossy(input);
+        for key in ["names", "workloads", "outputs", "change-window", "unknown"] {
+            let annotations = BTreeMap::from([
+                ("cert-renew.io/issuer".to_owned(), "x".to_owned()),
+                (format!("cert-renew.io/{key}"), text.clone().into_owned()),
+            ]);
+            let _ = Settings::read(&annotations, false, &NamespaceDefaults::default());
+        }
+    }),
+    ("Place::of", |input| {
+        let text = String::from_utf8_lossy(input);
+        let _ = Place::of("Opaque", Some(&text));
+    }),
+    ("state annotations", |input| {
+        let text = String::from_utf8_lossy(input);
+        let _ = (text.parse::<RolledOut>(), text.parse::<UsedBy>());
+        let note = BTreeMap::from([(
+            "state.cert-renew.io/issued-by".to_owned(),
+            text.into_owned(),
+        )]);
+        let _ = IssuedBy::read(&note);
+    }),
+];
+
+/// An input of about the length that is asked for.
+type Shape = Box<dyn Fn(usize) -> Vec<u8>>;
+
+/// `head`, `token` as often as fits, `tail`.
+fn repeated(head: &[u8], token: &[u8], tail: &[u8]) -> Shape {
+    let (head, token, tail) = (head.to_vec(), token.to_vec(), tail.to_vec());
+    Box::new(move |length| {
+        let times = length.saturating_sub(head.len() + tail.len()) / token.len().max(1);
+        [&*head, &*token.repeat(times.max(1)), &*tail].concat()
+    })
+}
+
+/// In the shape of a Secret, as an API server sends it.
+fn secret(annotation: &str, certificate: &[u8]) -> Vec<u8> {
+    use base64::Engine as _;
+    let data = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let annotations =
+        serde_json::json!({"cert-renew.io/issuer": "x", "cert-renew.io/outputs": annotation});
+    format!(
+        r#"{{"kind":"Secret","metadata":{{"name":"a","namespace":"b","annotations":{annotations}}},"data":{{"tls.crt":"{data}"}},
+        "type":"{TLS_TYPE}"}}"#
+    )
+    .into_bytes()
+}
+
+fn shapes() -> Vec<(&'static str, Shape)> {
+    let plain = |head: &[u8], token: &[u8], tail: &[u8]| repeated(head, token, tail);
+    let block = forge::Forged::default().pem();
+    let begin = b"-----BEGIN CERTIFICATE-----\n".as_slice();
+    let mut all = vec![
+        ("begins on one line", plain(b"x", b"-----BEGIN ", b"")),
+        (
+            "labels that are none",
+            plain(b"", b"-----BEGIN \x01-----", b""),
+        ),
+        ("blanks before each", plain(b"x", b" -----BEGIN ", b"")),
+        ("begins without an end", plain(b"", begin, b"")),
+        ("dashes", plain(b"", b"-", b"")),
+        ("blanks", plain(b"", b" ", b"x")),
+        ("line ends", plain(b"", b"\r\n", b"x")),
+        ("order marks", plain(b"", b"\xef\xbb\xbf", begin)),
+        ("ends", plain(begin, b"-----END CERTIFICATE-----\n", b"")),
+        (
+            "long base64",
+            plain(begin, b"QUJD", b"\n-----END CERTIFICATE-----\n"),
+        ),
+        (
+            "headers",
+            plain(begin, b"a: b\n", b"\n-----END CERTIFICATE-----\n"),
+        ),
+        ("many blocks", plain(b"", block.as_bytes(), b"")),
+        (
+            "many glued blocks",
+            plain(b"", block.trim_end().as_bytes(), b""),
+        ),
+        ("deep DER", plain(b"", b"\x30\x80", b"")),
+        ("deep lists", plain(b"{\"data\":", b"[", b"")),
+        ("deep objects", plain(b"", b"{\"metadata\":", b"")),
+        (
+            "members",
+            plain(b"{\"metadata\":{", b"\"name\":\"a\",", b"\"name\":\"b\"}}"),
+        ),
+        (
+            "data",
+            plain(b"{\"data\":{", b"\"tls.crt\":\"QUJD\",", b"\"a\":\"b\"}}"),
+        ),
+        ("commas", plain(b"", b"a.example,", b"")),
+        ("outputs", plain(b"", b"a=key+key,", b"")),
+        ("windows", plain(b"", b"Mon-Sun 00:00-24:00 UTC;", b"")),
+        ("quotes", plain(b"{\"a\":\"", b"\\\"", b"\"}")),
+        ("YAML documents", plain(b"", b"---\nkind: Secret\n", b"")),
+        ("YAML lists", plain(b"kind: ", b"- ", b"x")),
+    ];
+    let names = |length: usize| {
+        let names: Vec<String> = (0..length / 20)
+            .map(|it| format!("n{it:09}.example"))
+            .collect();
+        let entries = names.iter().map(|name| (0x82, name.as_bytes()));
+        forge::Forged {
+            extensions: vec![forge::alternative_names(entries)],
+            ..forge::Forged::default()
+        }
+        .pem()
+        .into_bytes()
+    };
+    let odd = |length: usize| {
+        let mut extensions = vec![forge::extension(1, b"x"); length / 14];
+        extensions.push(forge::alternative_names([(0x82, b"a.example".as_slice())]));
+        let odd = forge::Forged {
+            extensions,
+            ..forge::Forged::default()
+        };
+        odd.pem().into_bytes()
+    };
+    let subject = |length: usize| {
+        let subject = forge::common_name(0x1e, &vec![0x30; length / 2 * 2]);
+        let long = forge::Forged {
+            issuer: subject.clone(),
+            subject,
+            ..forge::Forged::default()
+        };
+        long.pem().into_bytes()
+    };
+    let watched = move |length: usize| secret("", &names(length / 2));
+    let outputs = |length: usize| secret(&"a=key+leaf,".repeat(length / 11), b"x");
+    all.push(("many names", Box::new(names)));
+    all.push(("many extensions", Box::new(odd)));
+    all.push(("a long name", Box::new(subject)));
+    all.push(("a Secret with many names", Box::new(watched)));
+    all.push(("a Secret with many outputs", Box::new(outputs)));
+    all
+}
+
+/// Processor time of this thread, the shortest of three.
+fn taken(work: impl Fn()) -> Duration {
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+    };
+    let once = || {
+        let begun = now();
+        work();
+        now() - begun
+    };
+    let first = once();
+    if first > HOPELESS {
+        return first;
+    }
+    first.min(once()).min(once())
+}
+
+/// Why a reader is slower than linear for inputs of this shape; `None` where it is not.
+pub(crate) fn slower_than_linear(
+    shape: impl Fn(usize) -> Vec<u8>,
+    read: impl Fn(&[u8]),
+) -> Option<String> {
+    let (mut slow, mut times) = (None, 0);
+    for length in LENGTHS {
+        let (short, long) = (shape(length), shape(FACTOR * length));
+        let long_took = taken(|| read(&long));
+        if long_took < NOTICEABLE {
+            continue;
+        }
+        let short_took = taken(|| read(&short));
+        let ratio = long_took.as_secs_f64() / short_took.as_secs_f64().max(1e-6);
+        let grown = long.len() as f64 / short.len() as f64;
+        if ratio < MOST * grown / FACTOR as f64 {
+            return None;
+        }
+        slow = Some(format!(
+            "{} bytes took {short_took:?}, {} bytes {long_took:?}",
+            short.len(),
+            long.len()
+        ));
+        times += 1;
+        if long_took > HOPELESS || times == ENOUGH {
+            break;
+        }
+    }
+    slow
+}
+
+fn assert_linear(what: &str, shape: impl Fn(usize) -> Vec<u8>, read: impl Fn(&[u8])) {
+    if let Some(slow) = slower_than_linear(shape, read) {
+        panic!("{what}: slower than linear: {slow}");
+    }
+}
+
+#[test]
+fn no_reader_is_slower_than_linear_for_a_known_shape() {
+    for (name, shape) in shapes() {
+        // Made once for all readers: what is four times as long as one is the next.
+        let lengths = LENGTHS
+            .into_iter()
+            .chain([FACTOR * LENGTHS[LENGTHS.len() - 1]]);
+        let made: BTreeMap<usize, Vec<u8>> = lengths.map(|it| (it, shape(it))).collect();
+        for (reader, read) in READERS {
+            let shape = |length: usize| made[&length].clone();
+            assert_linear(&format!("{reader}, {name}"), shape, read);
+        }
+    }
+}
+
+/// The measure itself: what is quadratic is found, and what is linear is not.
+#[test]
+fn a_quadratic_reader_is_found() {
+    let quadratic = |input: &[u8]| {
+        let all = input
+            .iter()
+            .map(|byte| input.iter().filter(|it| *it > byte).count());
+        assert!(all.sum::<usize>() < usize::MAX);
+    };
+    let linear = |input: &[u8]| {
+        let all = input
+            .iter()
+            .map(|byte| (0..200).filter(|it| it > byte).count());
+        assert!(all.sum::<usize>() < usize::MAX);
+    };
+    let shape = |length| vec![b'a'; length];
+    assert!(slower_than_linear(shape, quadratic).is_some());
+    assert_eq!(slower_than_linear(shape, linear), None);
+}
+
+/// Random shapes: two or three tokens of the readers' own, the middle one repeated.
+#[test]
+fn inputs_grow_until_a_reader_is_slower_than_linear() {
+    const TOKENS: [&[u8]; 24] = [
+        b"-----BEGIN ",
+        b"-----END ",
+        b"-----",
+        b"CERTIFICATE-----\n",
+        b"PRIVATE KEY-----\n",
+        b"\x01",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\xef\xbb\xbf",
+        b"QUJD",
+        b"=",
+        b"\x30\x80",
+        b"\x30\x82\xff\xff",
+        b"{\"data\":",
+        b"\"metadata\":{",
+        b"[",
+        b"\"",
+        b",",
+        b"a=key+",
+        b"*.",
+        b"b\xc3\xbccher.",
+        b"---\n",
+        b": ",
+    ];
+    let seconds = std::env::var("FUZZ_SECONDS").ok();
+    let seconds: f64 = seconds.and_then(|it| it.parse().ok()).unwrap_or(SECONDS);
+    let until = Instant::now() + Duration::from_secs_f64(seconds);
+    let (mut chance, mut tried) = (Chance(7), 0_u64);
+    while Instant::now() < until || tried < 20 {
+        let mut token = || -> Vec<u8> {
+            let many = 1 + chance.below(3);
+            (0..many)
+                .flat_map(|_| chance.of(&TOKENS).to_vec())
+                .collect()
+        };
+        let (head, middle, tail) = (token(), token(), token());
+        let (name, read) = chance.of(READERS);
+        let what = format!(
+            "{name}, {} {} {}",
+            head.escape_ascii(),
+            middle.escape_ascii(),
+            tail.escape_ascii()
+        );
+        assert_linear(&what, repeated(&head, &middle, &tail), read);
+        tried += 1;
+    }
+    // Nobody reads it but with --nocapture.
+    eprintln!("fuzz time: {tried} shapes, none slower than linear");
+}

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use crate::cluster::events::Events;
 use crate::cluster::ledger::Ledger;
 use crate::config::Config;
+use crate::doubts::Doubts;
 use crate::gate::Gate;
 use crate::index::{Entry, Index, Key};
 use crate::metrics::Metrics;
@@ -51,6 +52,8 @@ pub struct Context {
     pub known: Known,
     /// Names that are being proven.
     pub validations: Validations,
+    /// Secrets whose pair is to be looked at.
+    pub doubts: Doubts,
     /// What rollouts share: concurrency and the like.
     pub roller: RwLock<Arc<Roller>>,
     /// All annotated Secrets; only the controller writes.

@@ -28,6 +28,7 @@ use crate::cluster::{chain, watch};
 use crate::config::{Config, Observe};
 use crate::context::Context;
 use crate::index::{Change, Index, Key, Observed, Shown, Source, Stuck, Task};
+use crate::pairs;
 use crate::renewal::info::Suggested;
 use crate::secret::keys;
 use crate::secret::settings::Problem;
@@ -432,7 +433,9 @@ impl Controller {
         let problems = observed.problem_texts;
         let before = self.index().get(&key);
         let known = { before.as_ref() }.map_or(0, |entry| entry.observed.problem_texts);
-        let another = before.is_some_and(|entry| entry.observed.leaf != observed.leaf);
+        let another = { before.as_ref() }.is_some_and(|entry| entry.observed.leaf != observed.leaf);
+        let hidden = { before.as_ref() }
+            .is_some_and(|entry| entry.pair_broken || pairs::is_hidden(&entry.observed, &observed));
         let change =
             self.index()
                 .apply(now, &key, observed, source, config.rollout.settle, retry_at);
@@ -446,6 +449,9 @@ impl Controller {
             let paused = error.is_some_and(acme::tells_of_pause);
             let stuck = paused.then_some(Stuck::Paused);
             self.index().recall(&key, error, stuck);
+        }
+        if change == Change::Changed && hidden && self.term.is_some() {
+            self.context.doubts.add(&key);
         }
         if config.metrics.page {
             let used_by = head.annotation(keys::USED_BY);
@@ -497,6 +503,8 @@ impl Controller {
         let complaint = |problem: &Problem| {
             let reason = if problem.key.contains('/') {
                 Reason::InvalidAnnotation
+            } else if assessment.leaf.is_ok() {
+                Reason::CertificateProblem
             } else {
                 Reason::UnreadableCertificate
             };
@@ -528,6 +536,7 @@ impl Controller {
         match done {
             Done::Opened => self.on_opened(),
             Done::Planned(_) | Done::Gathered(_) => {}
+            Done::Judged(key, fault) => self.index().judged(&key, fault),
             Done::Task(task, key, finished) => {
                 let now = UnixTime::now();
                 let settle = self.context.config().rollout.settle;

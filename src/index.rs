@@ -167,6 +167,8 @@ pub struct Entry {
     pub stuck: Option<Stuck>,
     /// Pods that serve an earlier leaf than the one in the Secret, by the last rollout that asked them.
     pub stale_pods: u32,
+    /// Key and certificate do not belong together, or no server loads them; why, is the last error.
+    pub pair_broken: bool,
     /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
     pub order_open: bool,
     generation: u16,
@@ -397,6 +399,8 @@ impl Index {
         let settling = { previous.as_ref() }
             .filter(|old| same_leaf(old) && old.observed.rolled_out == observed.rolled_out)
             .map_or(UnixTime::NEVER, |old| old.roll_at);
+        let pair_broken =
+            { previous.as_ref() }.is_some_and(|old| old.pair_broken && same_leaf(old));
         let stuck = previous.as_ref().and_then(|old| old.stuck);
         let last_error = previous.and_then(|old| old.last_error);
         let mut entry = Entry {
@@ -408,6 +412,7 @@ impl Index {
             last_error,
             stuck,
             stale_pods,
+            pair_broken,
             order_open,
             generation,
             source,
@@ -481,6 +486,18 @@ impl Index {
     pub fn recall(&mut self, key: &Key, error: Option<&str>, stuck: Option<Stuck>) {
         if let Some((id, mut entry)) = self.known(key) {
             (entry.last_error, entry.stuck) = (error.map(Into::into), stuck);
+            self.table.set(id, &entry);
+        }
+    }
+
+    /// The pair of a Secret was looked at: why it is broken, if it is.
+    pub fn judged(&mut self, key: &Key, fault: Option<Box<str>>) {
+        if let Some((id, mut entry)) = self.known(key) {
+            let broken = fault.is_some();
+            if broken || entry.pair_broken {
+                entry.last_error = fault;
+            }
+            entry.pair_broken = broken;
             self.table.set(id, &entry);
         }
     }

@@ -33,6 +33,8 @@ pub enum Part {
     Events,
     /// Asks the CAs when to renew.
     RenewalInfo,
+    /// Looks at pairs of which the watch shows no change.
+    Pairs,
     /// Reads what former leaders left, before anything is renewed.
     Takeover,
     /// Removes the routes of former orders.
@@ -49,12 +51,13 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MetricsServer,
         Self::ChallengeServer,
         Self::OrderRecords,
         Self::Events,
         Self::RenewalInfo,
+        Self::Pairs,
         Self::Takeover,
         Self::Sweep,
         Self::Rights,
@@ -72,6 +75,7 @@ impl Part {
             Self::OrderRecords => "order_records",
             Self::Events => "events",
             Self::RenewalInfo => "renewal_info",
+            Self::Pairs => "pairs",
             Self::Takeover => "takeover",
             Self::Sweep => "sweep",
             Self::Rights => "rights",

@@ -22,7 +22,7 @@ use crate::schedule::quota;
 use crate::supervise::{Part, supervised};
 use crate::ticket::{Done, Planning, Ticket};
 use crate::time::UnixTime;
-use crate::{propagation, renewal};
+use crate::{pairs, propagation, renewal};
 
 /// Namespaces whose workloads are listed at the same time.
 const PLANNERS: usize = 8;
@@ -144,6 +144,12 @@ impl Term {
             async move { renewal::proof::sweep(&context).await }
         };
         self.tasks.spawn(supervised(Part::Sweep, metrics(), sweep));
+        let (context, sender) = (Arc::clone(&self.context), self.sender.clone());
+        let looks = move || {
+            let (context, sender) = (Arc::clone(&context), sender.clone());
+            async move { pairs::follow(&context, &sender).await }
+        };
+        self.tasks.spawn(supervised(Part::Pairs, metrics(), looks));
         let (context, suggest) = (Arc::clone(&self.context), self.suggest.clone());
         let polls = move || info::follow(Arc::clone(&context), suggest.clone());
         self.tasks
@@ -208,7 +214,7 @@ impl Term {
             }
             Done::Task(Task::Renew, ..) => self.renewing -= 1,
             Done::Task(Task::Roll, key, _) => _ = self.rolling.remove(key),
-            Done::Opened => {}
+            Done::Opened | Done::Judged(..) => {}
         }
     }
 

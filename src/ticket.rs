@@ -22,6 +22,8 @@ pub enum Done {
     Gathered(Arc<str>),
     /// The task of a Secret ended.
     Task(Task, Key, Finished),
+    /// The pair of a Secret was looked at: why it is broken, if it is.
+    Judged(Key, Option<Box<str>>),
 }
 
 /// A running task's promise to say how it ended; a task that is dropped or panics says so by dropping it.

@@ -24,6 +24,7 @@ use crate::cluster::{NoWay, Way, review};
 use crate::config::{Config, ConfigFile};
 use crate::context::Context;
 use crate::controller::{Configs, Ended};
+use crate::doubts::Doubts;
 use crate::duration::NotADuration;
 use crate::election::{Election, Times};
 use crate::gate::Gate;
@@ -187,6 +188,7 @@ async fn operate(
         events,
         known: Known::default(),
         validations: Validations::default(),
+        doubts: Doubts::default(),
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
         routes: Default::default(),

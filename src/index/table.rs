@@ -76,6 +76,8 @@ mod marks {
     pub(super) const ABSENT: u8 = 32;
     /// There is something else than a certificate.
     pub(super) const UNREADABLE: u8 = 64;
+    /// Its key does not belong to it, or no server loads it.
+    pub(super) const PAIR_BROKEN: u8 = 128;
 }
 
 /// What the workloads have.
@@ -286,6 +288,7 @@ impl Packed {
             (observed.rollout_blocked, marks::ROLLOUT_BLOCKED),
             (observed.halted, marks::HALTED),
             (entry.order_open, marks::ORDER_OPEN),
+            (entry.pair_broken, marks::PAIR_BROKEN),
             (asked, marks::ASKED),
             (suggested, marks::SUGGESTED),
             (fault == Some(Fault::Absent), marks::ABSENT),
@@ -393,6 +396,7 @@ impl Packed {
             stuck: rare.and_then(|rare| rare.stuck),
             stale_pods: rare.map_or(0, |rare| rare.stale_pods),
             order_open: is(marks::ORDER_OPEN),
+            pair_broken: is(marks::PAIR_BROKEN),
             generation: self.generation,
             source: self.source,
         }
@@ -472,6 +476,7 @@ mod tests {
             last_error: None,
             stuck: None,
             stale_pods: 0,
+            pair_broken: false,
             order_open: false,
             generation: 3,
             source: Source(1),

@@ -29,6 +29,8 @@ pub enum State {
     Absent,
     /// What is in the Secret is no certificate.
     Unreadable,
+    /// The private key is not the certificate's, or no server loads the two.
+    PairBroken,
     /// The last try to bring it to the workloads failed.
     RolloutFailing,
     /// Nobody said what names to ask for, or the config does not let it have them.
@@ -43,11 +45,12 @@ pub enum State {
 
 impl State {
     /// All of them, the worst first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Expired,
         Self::RenewalFailing,
         Self::Absent,
         Self::Unreadable,
+        Self::PairBroken,
         Self::RolloutFailing,
         Self::Blocked,
         Self::Due,
@@ -65,6 +68,7 @@ impl State {
             _ if failed && entry.renewal_due(now) => Self::RenewalFailing,
             Err(Fault::Absent) => Self::Absent,
             Err(Fault::Unreadable) => Self::Unreadable,
+            Ok(_) if entry.pair_broken => Self::PairBroken,
             Ok(_) if failed && entry.rollout_due() => Self::RolloutFailing,
             Ok(_)
                 if matches!(
@@ -88,6 +92,7 @@ impl State {
             Self::RenewalFailing => "renewal_failing",
             Self::Absent => "absent",
             Self::Unreadable => "unreadable",
+            Self::PairBroken => "pair_broken",
             Self::RolloutFailing => "rollout_failing",
             Self::Blocked => "blocked",
             Self::Due => "due",

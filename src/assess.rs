@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::certificate::{self, Fingerprint, KeyType, Leaf, Unreadable};
+use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable};
 use crate::compact::hash;
 use crate::config::{Config, Labels};
 use crate::index::{Fault, Key, LeafFacts, Observed};
@@ -186,10 +186,11 @@ fn assess(
     let issued_by = IssuedBy::read(annotations);
     let names = match (&settings.names, &leaf) {
         (Some(names), _) => names.clone(),
-        (None, Ok(leaf)) => leaf.names.clone(),
-        (None, Err(_)) => Vec::new(),
+        (None, Ok(leaf)) if !has_too_many_names(leaf) => leaf.names.clone(),
+        (None, _) => Vec::new(),
     };
-    let blocked = problems.iter().any(|problem| problem.blocks.issue());
+    let odd = leaf.as_ref().is_ok_and(|leaf| loses_names(leaf, &settings));
+    let blocked = odd || problems.iter().any(|problem| problem.blocks.issue());
     let renewal = due::due(&Inputs {
         leaf: leaf.as_ref(),
         settings: &settings,
@@ -202,6 +203,14 @@ fn assess(
             .and_then(|leaf| suggested(leaf.fingerprint)),
         seed: hash(&key.to_string()),
     });
+    let renewal = renewal.and_then(|due| {
+        let nameless = names.is_empty() && leaf.is_ok();
+        if nameless {
+            Err(Never::NoNames)
+        } else {
+            Ok(due)
+        }
+    });
     let renewal = match (renewal, may_issue(key, &settings, &names, config, labels)) {
         (Ok(_), Err((never, problem))) => {
             problems.push(problem);
@@ -209,16 +218,9 @@ fn assess(
         }
         (renewal, _) => renewal,
     };
-    match &leaf {
-        Err(reason) if !matches!(reason, Unreadable::Empty) => problems.push(Problem {
-            key: "certificate".into(),
-            value: reason.to_string(),
-            expected: "expected one that can be read".into(),
-            blocks: Blocks::Nothing,
-        }),
-        _ => {}
-    }
-    if renewal == Err(Never::NoNames) {
+    problems.extend(of_certificate(&leaf, &settings));
+    let unread = matches!(&leaf, Err(reason) if !matches!(reason, Unreadable::Empty));
+    if renewal == Err(Never::NoNames) && leaf.is_err() && !unread {
         problems.push(Problem {
             key: keys::NAMES.into(),
             value: "no certificate to take them from".into(),
@@ -250,6 +252,63 @@ fn assess(
             .get(keys::ROLLOUT_HALTED)
             .and_then(|note| note.parse().ok()),
     })
+}
+
+/// Whether a renewal would ask for fewer names than the certificate has, since not all of them can be asked for.
+fn loses_names(leaf: &Leaf, settings: &Settings) -> bool {
+    let odd = |remark: &Remark| matches!(remark, Remark::OddNames { .. });
+    settings.names.is_none()
+        && settings.issuer != IssuerRef::External
+        && leaf.remarks.iter().any(odd)
+}
+
+/// Whether the certificate has more names than are taken from one.
+fn has_too_many_names(leaf: &Leaf) -> bool {
+    let many = |remark: &Remark| matches!(remark, Remark::ManyNames { .. });
+    leaf.remarks.iter().any(many)
+}
+
+/// What is wrong with the certificate itself, or with the file that it stands in.
+fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<Problem> {
+    let problem = |value: String, expected: &str| Problem {
+        key: "certificate".into(),
+        value,
+        expected: expected.into(),
+        blocks: Blocks::Nothing,
+    };
+    let leaf = match leaf {
+        Ok(leaf) => leaf,
+        Err(Unreadable::Empty) => return Vec::new(),
+        Err(reason) => {
+            return vec![problem(
+                reason.to_string(),
+                "put one there that can be read",
+            )];
+        }
+    };
+    let external = settings.issuer == IssuerRef::External;
+    let remarks = leaf.remarks.iter().filter_map(|remark| {
+        let expected = match remark {
+            Remark::NotFirst { .. } => "put the leaf first, then what certifies it",
+            Remark::EndsSooner { .. } => {
+                "clients refuse it from then on: take a chain that lasts as long, from the CA"
+            }
+            Remark::Unreadable(_) => "put the whole chain there",
+            // Nobody asks for the names of these.
+            Remark::OddNames { .. } | Remark::ManyNames { .. }
+                if external || settings.names.is_some() =>
+            {
+                return None;
+            }
+            Remark::OddNames { .. } => {
+                "they would be lost: it is renewed without them only when it would expire; name those to ask for in \
+                 cert-renew.io/names"
+            }
+            Remark::ManyNames { .. } => "it is not renewed: name those to ask for in cert-renew.io/names",
+        };
+        Some(problem(remark.to_string(), expected))
+    });
+    remarks.collect()
 }
 
 /// The issuer as the annotation names it.
@@ -349,6 +408,12 @@ impl Assessment {
     #[must_use]
     pub fn wish(&self) -> Option<u64> {
         self.unserved.filter(|_| self.renewal.is_ok())
+    }
+
+    /// Whether somebody else renews it.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.settings.issuer == IssuerRef::External
     }
 
     /// The key that is asked for: that of the settings, else as the one that is there.

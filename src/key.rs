@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::certificate::{KeyType, MAX_BYTES};
 use crate::name::Name;
-use crate::pem;
+use crate::{pem, x509};
 
 /// A private key for signatures. Debug shows its type only.
 pub struct PrivateKey(Pair);
@@ -50,12 +50,14 @@ pub enum KeyError {
     /// A passphrase would be needed.
     #[error("the private key is encrypted, one without a passphrase was expected")]
     Encrypted,
-    /// It decodes, and is none of the kinds that we know.
+    /// It decodes, and is of a kind that we cannot read.
     #[error(
-        "the private key is broken or of an unknown kind, RSA (2048 to 8192 bits), \
-             ECDSA (P-256, P-384, P-521) or Ed25519 in PKCS#8, PKCS#1 or SEC1 was expected"
+        "the private key is {0}, and cert-renew reads RSA (2048 to 8192 bits), ECDSA (P-256, P-384, P-521) and Ed25519"
     )]
-    Unknown,
+    Unsupported(String),
+    /// It decodes, and is no key.
+    #[error("the private key is broken: PKCS#8, PKCS#1 or SEC1 was expected")]
+    Broken,
     /// The crypto library failed.
     #[error("the crypto library could not make a key")]
     Generate,
@@ -115,7 +117,9 @@ impl PrivateKey {
             return Err(KeyError::Encrypted);
         }
         let der = block.decode().map_err(KeyError::Pem)?;
-        Self::from_der(&der).ok_or(KeyError::Unknown)
+        Self::from_der(&der).ok_or_else(|| {
+            x509::unsupported_key(&der).map_or(KeyError::Broken, KeyError::Unsupported)
+        })
     }
 
     /// Labels lie, so the content decides: each kind refuses what is not its own.
@@ -282,8 +286,8 @@ mod tests {
         for (name, error) in [
             ("encrypted.key", KeyError::Encrypted),
             ("encrypted-legacy.key", KeyError::Encrypted),
-            ("ed448.key", KeyError::Unknown),
-            ("rsa-pss.key", KeyError::Unknown),
+            ("ed448.key", KeyError::Unsupported("Ed448".to_owned())),
+            ("rsa-pss.key", KeyError::Unsupported("RSA-PSS".to_owned())),
         ] {
             assert_eq!(
                 PrivateKey::from_pem(&file(name)).err(),
@@ -338,7 +342,7 @@ mod tests {
             (legacy, KeyError::Encrypted),
             (
                 "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----",
-                KeyError::Unknown,
+                KeyError::Broken,
             ),
             (
                 "-----BEGIN PRIVATE KEY-----\nAAAA\n",

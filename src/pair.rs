@@ -4,10 +4,13 @@
 //! What passes here is what invariant 2 allows: the two match, and the leaf is valid now.
 //! Errors name certificates, names and times, never a key.
 
+use std::collections::{HashMap, HashSet, VecDeque};
+
 use thiserror::Error;
 
-use crate::certificate::{self, Leaf, Unreadable};
+use crate::certificate::{self, Fingerprint, Leaf, Unreadable};
 use crate::key::{KeyError, PrivateKey};
+use crate::loader::{self, Refusal};
 use crate::name::Name;
 use crate::pem;
 use crate::time::UnixTime;
@@ -37,6 +40,27 @@ pub enum PairFault {
     /// Its time is over.
     #[error("the certificate has expired at {0}")]
     Expired(UnixTime),
+    /// Servers cannot load it in the form that it has.
+    #[error("{0}")]
+    Unservable(Refusal),
+}
+
+/// A pair that workloads may be rolled onto.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rollable {
+    /// The facts about the leaf.
+    pub leaf: Leaf,
+    /// Why it is not known whether the key is the one of the certificate.
+    pub unproven: Option<KeyError>,
+}
+
+/// How strictly a pair is looked at before workloads are rolled onto it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    /// Somebody else makes the pair, perhaps with a key that only the workloads can read.
+    pub external: bool,
+    /// The Secret's own settings say that certificate and key are DER.
+    pub der: bool,
 }
 
 /// Why what a CA has issued must not be written.
@@ -117,6 +141,40 @@ pub fn check_pair(certificate: &[u8], key: &[u8], now: UnixTime) -> Result<Leaf,
     Ok(leaf)
 }
 
+/// Checks a pair that workloads are to be rolled onto: beside [`check_pair`], servers must be able to load it.
+///
+/// A leaf that does not stand first in its file is no fault here: a program that reads such files puts them in order, and
+/// goes on to do so when they are renewed.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn check_rollable(
+    certificate: &[u8],
+    key: &[u8],
+    now: UnixTime,
+    look: Look,
+) -> Result<Rollable, PairFault> {
+    if certificate.trim_ascii().is_empty() || key.trim_ascii().is_empty() {
+        return Err(PairFault::Empty);
+    }
+    let leaf = certificate::leaf(certificate).map_err(PairFault::Certificate)?;
+    let unproven = match PrivateKey::from_pem(key) {
+        Ok(key) => {
+            usable(&leaf, &key, now)?;
+            None
+        }
+        Err(error @ (KeyError::Encrypted | KeyError::Unsupported(_))) if look.external => {
+            valid(&leaf, now)?;
+            Some(error)
+        }
+        Err(error) => return Err(PairFault::Key(error)),
+    };
+    match loader::refusal(certificate, key).filter(|_| !look.der) {
+        Some(refusal) => Err(PairFault::Unservable(refusal)),
+        None => Ok(Rollable { leaf, unproven }),
+    }
+}
+
 /// Checks what a CA has issued, before it is written.
 ///
 /// # Errors
@@ -157,9 +215,15 @@ pub fn check_issued(pem: &[u8], asked: &Asked<'_>, now: UnixTime) -> Result<Chai
 
 /// What holds for every pair that may be used: the key is the leaf's, and the leaf is valid now.
 fn usable(leaf: &Leaf, key: &PrivateKey, now: UnixTime) -> Result<(), PairFault> {
-    if !x509::same_key(&leaf.public_key, &key.public_key()) {
+    if x509::same_key(&leaf.public_key, &key.public_key()) {
+        valid(leaf, now)
+    } else {
         Err(PairFault::Mismatch)
-    } else if now < leaf.not_before {
+    }
+}
+
+fn valid(leaf: &Leaf, now: UnixTime) -> Result<(), PairFault> {
+    if now < leaf.not_before {
         Err(PairFault::NotYetValid(leaf.not_before))
     } else if now > leaf.not_after {
         Err(PairFault::Expired(leaf.not_after))
@@ -179,16 +243,49 @@ fn list(names: &[Name]) -> String {
 // === impl Chain ===
 
 impl Chain {
-    /// Reads a chain without judging it, for example to write the outputs of a pair that is there already.
+    /// Reads a chain without judging it, for example to write the outputs of a pair that is there already. A leaf that
+    /// does not stand first is put there.
     ///
     /// # Errors
     /// When it holds no certificate, or one that cannot be read.
     pub fn read(pem: &[u8]) -> Result<Self, Unreadable> {
-        let certificates = certificate::certificates(pem)?;
-        Ok(Self {
+        let chain = Self {
             leaf: certificate::leaf(pem)?,
+            certificates: certificate::certificates(pem)?,
+        };
+        let first = Fingerprint::of(chain.leaf_der()) == chain.leaf.fingerprint;
+        Ok(if first { chain } else { chain.arranged() })
+    }
+
+    /// The same certificates, each once: the leaf, what certifies it, and so on by their names; what certifies none of
+    /// these comes last.
+    fn arranged(self) -> Self {
+        let parsed: Vec<_> = self.parsed().collect();
+        let mut by_subject = HashMap::<&[u8], VecDeque<usize>>::new();
+        let mut seen = HashSet::new();
+        for (at, certificate) in parsed.iter().enumerate() {
+            if seen.insert(certificate.der) {
+                let same = by_subject.entry(certificate.subject).or_default();
+                same.push_back(at);
+            }
+        }
+        let mut order = vec![certificate::leaf_of(&parsed)];
+        let mut used = HashSet::from([order[0]]);
+        while let Some(last) = order.last() {
+            let issuers = by_subject.entry(parsed[*last].issuer).or_default();
+            let next = std::iter::from_fn(|| issuers.pop_front()).find(|at| used.insert(*at));
+            let Some(next) = next else { break };
+            order.push(next);
+        }
+        let mut rest: Vec<usize> = by_subject.into_values().flatten().collect();
+        rest.retain(|at| used.insert(*at));
+        rest.sort_unstable();
+        order.extend(rest);
+        let certificates = order.iter().map(|at| parsed[*at].der.to_vec()).collect();
+        Self {
+            leaf: self.leaf,
             certificates,
-        })
+        }
     }
 
     /// RFC 8555, 9.1: each certificate certifies the one before it.
@@ -257,214 +354,4 @@ fn to_pem(certificates: &[Vec<u8>]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::certificate::KeyType;
-
-    /// Within the validity of the fixtures, 2026-01-01 to 2026-04-01.
-    fn now() -> UnixTime {
-        "2026-02-01T00:00:00Z".parse().unwrap()
-    }
-
-    fn file(name: &str) -> Vec<u8> {
-        let path = format!(
-            "{}/testdata/certificates/{name}",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
-    }
-
-    #[test]
-    fn a_pair_is_judged_by_its_first_fault() {
-        let at = |text: &str| text.parse::<UnixTime>().unwrap();
-        let check = |certificate: &str, key: &str, now| {
-            check_pair(&file(certificate), &file(key), now).err()
-        };
-        for (certificate, key, now, fault) in [
-            ("good.pem", "good.key", now(), None),
-            ("good.pem", "sec1.key", now(), None),
-            ("key-last.pem", "key-first.pem", now(), None),
-            ("rsa-2048.pem", "pkcs1.key", now(), None),
-            ("ed25519.pem", "ed25519.key", now(), None),
-            ("good.pem", "good.key", at("2026-04-01T00:00:00Z"), None),
-            (
-                "broken-empty.pem",
-                "good.key",
-                now(),
-                Some(PairFault::Empty),
-            ),
-            (
-                "good.pem",
-                "broken-blank.pem",
-                now(),
-                Some(PairFault::Empty),
-            ),
-            ("good.pem", "p384.key", now(), Some(PairFault::Mismatch)),
-            (
-                "broken-text.pem",
-                "good.key",
-                now(),
-                Some(PairFault::Certificate(Unreadable::NoCertificate)),
-            ),
-            (
-                "good.pem",
-                "good.pem",
-                now(),
-                Some(PairFault::Key(KeyError::NoKey)),
-            ),
-            (
-                "good.pem",
-                "good.key",
-                at("2025-12-31T23:59:59Z"),
-                Some(PairFault::NotYetValid(at("2026-01-01T00:00:00Z"))),
-            ),
-            (
-                "good.pem",
-                "good.key",
-                at("2026-04-01T00:00:01Z"),
-                Some(PairFault::Expired(at("2026-04-01T00:00:00Z"))),
-            ),
-        ] {
-            assert_eq!(
-                check(certificate, key, now),
-                fault,
-                "{certificate} {key} {now}"
-            );
-        }
-    }
-
-    fn issued(parts: &[&str], asked: Asked<'_>) -> Result<Chain, Rejected> {
-        let pem: Vec<u8> = parts.iter().flat_map(|name| file(name)).collect();
-        check_issued(&pem, &asked, now())
-    }
-
-    /// Runs a test with what was asked for the good pair.
-    fn with_asked(test: impl FnOnce(Asked<'_>)) {
-        let key = PrivateKey::from_pem(&file("good.key")).unwrap();
-        let names = ["shop.example.com".parse().unwrap()];
-        test(Asked {
-            key: &key,
-            names: &names,
-            not_sooner_than: None,
-            staging: false,
-        });
-    }
-
-    #[test]
-    fn a_good_chain_passes_and_comes_out_clean() {
-        with_asked(|asked| {
-            for name in [
-                "good",
-                "crlf",
-                "glued",
-                "with-text",
-                "key-first",
-                "unwrapped",
-                "indented",
-            ] {
-                let chain = issued(&[&format!("{name}.pem")], asked).unwrap();
-                assert_eq!(chain.to_pem().as_bytes(), file("good.pem"), "{name}");
-                assert_eq!(
-                    chain.issuers_pem().as_bytes(),
-                    file("intermediate.pem"),
-                    "{name}"
-                );
-                assert_eq!(chain.leaf_pem() + &chain.issuers_pem(), chain.to_pem());
-            }
-            assert_eq!(issued(&["bare.der"], asked).unwrap().issuers_pem(), "");
-            assert!(issued(&["good.pem", "root.pem"], asked).is_ok());
-        });
-    }
-
-    #[test]
-    fn what_the_ca_gave_is_refused_for_its_reason() {
-        let order = |number, issuer: &str| Rejected::Order {
-            number,
-            issuer: issuer.to_owned(),
-        };
-        with_asked(|asked| {
-            let names = ["other.example.com", "10.0.0.1"].map(|name| name.parse().unwrap());
-            assert_eq!(
-                issued(
-                    &["good.pem"],
-                    Asked {
-                        names: &names,
-                        ..asked
-                    }
-                ),
-                Err(Rejected::MissingNames(names[..1].to_vec()))
-            );
-            let fresh = PrivateKey::generate(KeyType::EcdsaP256).unwrap();
-            assert_eq!(
-                issued(
-                    &["good.pem"],
-                    Asked {
-                        key: &fresh,
-                        ..asked
-                    }
-                ),
-                Err(Rejected::Unusable(PairFault::Mismatch))
-            );
-            let twin = "other-intermediate-of-the-same-name.pem";
-            for (parts, error) in [
-                (
-                    ["good.pem", "intermediate.pem"],
-                    order(2, "CN=Test Root,O=Test"),
-                ),
-                (
-                    ["x509-label.pem", "root.pem"],
-                    order(1, "CN=Test Intermediate,O=Test"),
-                ),
-                (["x509-label.pem", twin], Rejected::Signature(1)),
-                (
-                    ["broken-text.pem", "broken-blank.pem"],
-                    Rejected::Unreadable(Unreadable::NoCertificate),
-                ),
-                (
-                    ["staging.pem", "root.pem"],
-                    Rejected::Staging("CN=(STAGING) Wannabe,O=(STAGING) Test".to_owned()),
-                ),
-            ] {
-                assert_eq!(issued(&parts, asked), Err(error), "{parts:?}");
-            }
-            assert!(
-                issued(
-                    &["staging.pem"],
-                    Asked {
-                        staging: true,
-                        ..asked
-                    }
-                )
-                .is_ok()
-            );
-        });
-    }
-
-    #[test]
-    fn a_leaf_in_use_is_not_given_up_for_a_shorter_one() {
-        let mut old = Chain::read(&file("good.pem")).unwrap().leaf;
-        with_asked(|asked| {
-            let check = |old: &Leaf| {
-                issued(
-                    &["good.pem"],
-                    Asked {
-                        not_sooner_than: Some(old),
-                        ..asked
-                    },
-                )
-            };
-            assert!(check(&old).is_ok());
-            let new = old.not_after;
-            old.not_after.0 += 1;
-            assert_eq!(
-                check(&old),
-                Err(Rejected::EndsSooner {
-                    new,
-                    old: old.not_after
-                })
-            );
-            old.issuer = b"CN=Another".as_slice().into();
-            assert!(check(&old).is_ok());
-        });
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! workload. `rolled-out` is written last: until then the rollout stays due.
 
 mod confirm;
+mod rewrite;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::confirm::{Conclusion, Rolled, Standing};
+pub(crate) use self::rewrite::rewrite;
 use crate::assess::{self, Assessment};
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
@@ -26,7 +28,7 @@ use crate::cluster::{self, chain};
 use crate::config::Labels;
 use crate::context::Context;
 use crate::index::{Entry, Finished, Key, LeafFacts};
-use crate::pair;
+use crate::pair::{self, PairFault, Rollable};
 use crate::permit;
 use crate::rollout::{
     self, HaltNote, Happening, Judge, Outcome, Proof, Request, Rollout, Step, Verdict, Withdrawal,
@@ -388,9 +390,22 @@ fn judge(
         ));
     }
     let (certificate, private_key) = secret.pair();
-    let leaf = match pair::check_pair(certificate, private_key, now) {
-        Ok(leaf) => leaf,
+    let strictness = pair::Look {
+        external: assessment.is_external(),
+        der: secret.place().der,
+    };
+    let leaf = match pair::check_rollable(certificate, private_key, now, strictness) {
+        Ok(Rollable { leaf, unproven }) => {
+            if let Some(error) = unproven {
+                tracing::info!(secret = %key, %error, "it is not known whether the key is the certificate's");
+            }
+            leaf
+        }
         Err(fault) => {
+            if matches!(fault, PairFault::Unservable(_)) {
+                // Where it is ours, it is written again in another form, and the watch brings that.
+                context.doubts.add(key);
+            }
             let note = format!("workloads keep what they have: {}", chain(&fault));
             if entry.last_error.as_deref() != Some(&*note) {
                 tracing::warn!(secret = %key, note, "not rolled");

@@ -21,10 +21,10 @@ const KINDS: [&str; 5] = [
     "ReplicaSet",
 ];
 /// Long enough for a rollout that should not be to show itself: one takes less than a second.
-const QUIET: Duration = Duration::from_secs(3);
+pub(crate) const QUIET: Duration = Duration::from_secs(3);
 
 /// Waits until the operator says in an Event on the Secret what `said` says.
-async fn told(space: &Space, name: &str, said: &str) -> Result<()> {
+pub(crate) async fn told(space: &Space, name: &str, said: &str) -> Result<()> {
     eventually(
         SOON,
         &format!("an Event on {name} says {said}"),

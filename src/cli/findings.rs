@@ -13,9 +13,10 @@ use serde::de::{DeserializeSeed as _, MapAccess};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-use crate::certificate::{Leaf, Unreadable};
+use crate::assess::listed;
+use crate::certificate::{Leaf, Remark, Unreadable};
 use crate::key::{KeyError, PrivateKey};
-use crate::name::Name;
+use crate::loader::{self, Refusal};
 use crate::pair::Chain;
 use crate::secret::full::FullSecret;
 use crate::secret::place::{Place, TLS_TYPE};
@@ -129,7 +130,9 @@ fn check_file(bytes: &[u8], now: UnixTime) -> Vec<Finding> {
         Ok(key) => match Chain::read(bytes) {
             Err(Unreadable::OnlyKey | Unreadable::NoCertificate) => {
                 let message = format!("a private key ({}) and no certificate", kind(&key));
-                vec![finding(Severity::Note, "private key", &message, "")]
+                let mut findings = vec![finding(Severity::Note, "private key", &message, "")];
+                findings.extend(refused("private key", loader::of_key(bytes)));
+                findings
             }
             _ => check_pair(("certificate", bytes), ("private key", bytes), now),
         },
@@ -174,7 +177,9 @@ fn check_secret(manifest: Manifest, now: UnixTime) -> Vec<Finding> {
             "add the label cert-renew.io/managed: \"true\", else it is not seen",
         ));
     }
-    let Place { certificate, key } = secret.place();
+    let Place {
+        certificate, key, ..
+    } = secret.place();
     let value = |key: &str| values.get(key).map_or(&[][..], |value| value.as_slice());
     let (chain, private) = (value(&certificate), value(&key));
     if chain.is_empty() && private.is_empty() {
@@ -208,18 +213,31 @@ fn check_pair(certificate: (&str, &[u8]), key: (&str, &[u8]), now: UnixTime) -> 
                 KeyError::Encrypted => {
                     "decrypt it, for example with openssl pkey -in FILE -out FILE"
                 }
+                KeyError::Unsupported(_) => {
+                    "servers may well take it; cert-renew cannot compare it with the certificate"
+                }
                 _ => "put the key here that the certificate was requested with, in PEM",
             };
             findings.push(finding(Severity::Error, key.0, &chain_of(&error), remedy));
         }
         (Ok(own), Some(chain)) if !x509::same_key(&chain.leaf.public_key, &own.public_key()) => {
-            let message = "the private key is not the one of the first certificate";
-            let remedy = "put the leaf first, or the key here that belongs to it";
+            let message = "the private key is not the one of the certificate";
+            let remedy = "put the key here that belongs to it";
             findings.push(finding(Severity::Error, key.0, message, remedy));
         }
         _ => {}
     }
+    if !key.1.trim_ascii().is_empty() {
+        findings.extend(refused(key.0, loader::of_key(key.1)));
+    }
     findings
+}
+
+/// What a library refuses, as a finding.
+fn refused(place: &str, refusal: Option<Refusal>) -> Option<Finding> {
+    let refusal = refusal?;
+    let (message, remedy) = (refusal.reason(), refusal.remedy());
+    Some(finding(Severity::Error, place, &message, &remedy))
 }
 
 /// A chain by itself.
@@ -227,7 +245,7 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
     let chain = match Chain::read(bytes) {
         Ok(chain) => chain,
         Err(reason) => {
-            let remedy = remedy(bytes);
+            let remedy = remedy(bytes, &reason);
             return (
                 None,
                 vec![finding(Severity::Error, place, &chain_of(&reason), remedy)],
@@ -240,6 +258,7 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
         ref names,
         self_signed,
         ref issuer,
+        ref remarks,
         ..
     } = chain.leaf;
     let mut findings = Vec::new();
@@ -267,21 +286,21 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
             .leaf
             .key_type
             .map_or("another key type", |kind| kind.as_str());
-        let message = format!(
-            "valid until {not_after} for {} ({kind}, issued by {issuer})",
-            names
-                .iter()
-                .map(Name::to_string)
-                .collect::<Vec<_>>()
-                .join(", "),
-        );
+        let names = match names.as_slice() {
+            [] => "no name".into(),
+            names => listed(names),
+        };
+        let message = format!("valid until {not_after} for {names} ({kind}, issued by {issuer})");
         add(Severity::Note, &message, "");
     }
     let leaf = x509::Certificate::parse(chain.leaf_der());
-    if leaf.as_ref().is_ok_and(x509::Certificate::is_ca) {
+    let disordered = remarks
+        .iter()
+        .any(|it| matches!(it, Remark::NotFirst { .. }));
+    if leaf.as_ref().is_ok_and(x509::Certificate::is_ca) && !self_signed {
         add(
             Severity::Error,
-            "the first certificate is one of a CA, servers show the first as their own",
+            "it is the certificate of a CA, and no leaf is in the file",
             "put the leaf first, then what certifies it",
         );
     } else if names.is_empty() {
@@ -312,7 +331,28 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
             "append them in the order in which each certifies the one before",
         );
     }
-    if let Err(fault) = chain.check_order() {
+    for remark in remarks {
+        let (severity, remedy) = match remark {
+            Remark::NotFirst { .. } => (
+                Severity::Error,
+                "put the leaf first, then what certifies it",
+            ),
+            Remark::EndsSooner { .. } => (
+                Severity::Warning,
+                "take a chain from the CA that lasts as long as the leaf",
+            ),
+            Remark::Unreadable(_) => (Severity::Error, "put the whole chain here"),
+            Remark::OddNames { .. } | Remark::ManyNames { .. } => (
+                Severity::Warning,
+                "name those to ask for in cert-renew.io/names: a renewal would lose them",
+            ),
+        };
+        add(severity, &remark.to_string(), remedy);
+    }
+    if let Some(refusal) = loader::of_certificate(bytes) {
+        add(Severity::Error, &refusal.reason(), &refusal.remedy());
+    }
+    if !disordered && let Err(fault) = chain.check_order() {
         add(
             Severity::Error,
             &chain_of(&fault),
@@ -323,7 +363,7 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
 }
 
 /// What to do about bytes that are no certificate, by the usual accidents.
-fn remedy(bytes: &[u8]) -> &'static str {
+fn remedy(bytes: &[u8], reason: &Unreadable) -> &'static str {
     let holds = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
     let packed: Vec<u8> = bytes
         .iter()
@@ -335,6 +375,14 @@ fn remedy(bytes: &[u8]) -> &'static str {
         "the line ends are the two characters \\n: write real line ends"
     } else if decoded.is_ok_and(|inner| holds(&inner, b"-----BEGIN ")) {
         "it is base64 of PEM, so it was encoded twice: encode it once"
+    } else if matches!(reason, Unreadable::X509 { .. }) {
+        "it is damaged, or no certificate: take it again from where it came from"
+    } else if matches!(reason, Unreadable::Other("PKCS#7")) {
+        "openssl pkcs7 -print_certs writes it as PEM (with -inform DER where it is DER)"
+    } else if matches!(reason, Unreadable::Other("a certificate request")) {
+        "send it to the CA, and put here what comes back"
+    } else if matches!(reason, Unreadable::Other("text in UTF-16")) {
+        "write it as ASCII: iconv -f UTF-16 -t ASCII"
     } else {
         "put PEM here: the leaf first, then what certifies it"
     }
@@ -414,258 +462,4 @@ impl Shape for Texts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(name: &str) -> Vec<u8> {
-        let path = format!(
-            "{}/testdata/certificates/{name}",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
-    }
-
-    fn at(text: &str) -> UnixTime {
-        text.parse().unwrap()
-    }
-
-    /// Exit code, and all that would be printed.
-    fn run(bytes: &[u8]) -> (u8, String) {
-        let findings = check(bytes, at("2026-02-01T00:00:00Z"));
-        let line = |finding: &Finding| {
-            let Finding {
-                place,
-                message,
-                remedy,
-                ..
-            } = finding;
-            format!("{place}: {message}: {remedy}\n")
-        };
-        let worst = findings.iter().map(|finding| finding.severity).max();
-        (exit_code(worst), findings.iter().map(line).collect())
-    }
-
-    #[test]
-    fn files_are_judged() {
-        for (name, code, said) in [
-            (
-                "good.pem",
-                0,
-                "valid until 2026-04-01T00:00:00Z for shop.example.com",
-            ),
-            ("key-first.pem", 0, "valid until"),
-            (
-                "good.key",
-                0,
-                "a private key (ecdsa-p256) and no certificate",
-            ),
-            (
-                "pkcs8.der",
-                0,
-                "a private key (ecdsa-p256) and no certificate",
-            ),
-            ("bare.der", 1, "the intermediate certificates are missing"),
-            ("common-name-only.pem", 1, "in the common name only"),
-            ("self-signed.pem", 1, "self-signed"),
-            ("empty-san.pem", 2, "it is for no name"),
-            (
-                "years-1950-1960.pem",
-                2,
-                "it expired at 1960-12-31T23:59:59Z",
-            ),
-            (
-                "years-2049-2049.pem",
-                2,
-                "it is not valid before 2049-01-01",
-            ),
-            ("broken-empty.pem", 2, "it is empty"),
-            ("broken-backslash-n.pem", 2, "write real line ends"),
-            ("broken-encoded-twice.pem", 2, "encoded twice"),
-            ("broken-line-lost.pem", 2, "certificate 1 is not X.509"),
-            ("second-broken.pem", 2, "certificate 2 is not X.509"),
-            ("encrypted.key", 2, "is encrypted"),
-        ] {
-            let (seen, printed) = run(&file(name));
-            assert_eq!(seen, code, "{name}: {printed}");
-            assert!(printed.contains(said), "{name}: {printed}");
-        }
-        let mixed = [file("good.pem"), file("p384.key")].concat();
-        assert_eq!(run(&mixed).0, 2);
-        let reversed = [file("intermediate.pem"), file("x509-label.pem")].concat();
-        assert!(
-            run(&reversed)
-                .1
-                .contains("first certificate is one of a CA")
-        );
-        let twice = [file("good.pem"), file("intermediate.pem")].concat();
-        assert!(
-            run(&twice)
-                .1
-                .contains("certificate 2 of the chain is issued by")
-        );
-        let late = check(&file("good.pem"), at("2026-03-20T00:00:00Z"));
-        assert_eq!(
-            late[0].message,
-            "it expires at 2026-04-01T00:00:00Z, in 12d"
-        );
-    }
-
-    fn manifest(
-        kind: &str,
-        metadata: &str,
-        data: &[(&str, &str)],
-        plain: &[(&str, &str)],
-    ) -> String {
-        let mut text = format!(
-            "apiVersion: v1\nkind: Secret\ntype: {kind}\nmetadata: {{name: a, namespace: b{metadata}}}\n"
-        );
-        for (key, file_name) in data {
-            text += if text.contains("\ndata:") {
-                ""
-            } else {
-                "data:\n"
-            };
-            text += &format!("  {key}: {}\n", STANDARD.encode(file(file_name)));
-        }
-        for (key, file_name) in plain {
-            text += if text.contains("\nstringData:") {
-                ""
-            } else {
-                "stringData:\n"
-            };
-            let body = String::from_utf8(file(file_name)).unwrap();
-            text += &format!(
-                "  {key}: |\n    {}\n",
-                body.trim_end().replace('\n', "\n    ")
-            );
-        }
-        text
-    }
-
-    #[test]
-    fn manifests_are_judged() {
-        let good = [("tls.crt", "good.pem"), ("tls.key", "good.key")];
-        let opaque = ", annotations: {cert-renew.io/outputs: all.pem=key+fullchain}";
-        let label = ", labels: {cert-renew.io/managed: \"true\"}, annotations: {cert-renew.io/outputs: a=leaf}";
-        let one = manifest(TLS_TYPE, "", &good, &[]);
-        let item = one.replace('\n', "\n  ");
-        for (text, code, said) in [
-            (one.clone(), 0, "Secret b/a, tls.crt: valid until"),
-            (manifest(TLS_TYPE, "", &[], &good), 0, "valid until"),
-            (
-                manifest(TLS_TYPE, "", &[("tls.crt", "broken-text.pem")], &good),
-                0,
-                "valid until",
-            ),
-            (
-                manifest(TLS_TYPE, "", &[], &[]),
-                0,
-                "holds no certificate yet",
-            ),
-            (
-                manifest(TLS_TYPE, "", &good[..1], &[]),
-                2,
-                "Secret b/a, tls.key: it is empty",
-            ),
-            (
-                manifest(
-                    TLS_TYPE,
-                    "",
-                    &[("tls.crt", "good.pem"), ("tls.key", "p384.key")],
-                    &[],
-                ),
-                2,
-                "not the one of the first certificate",
-            ),
-            (
-                manifest(
-                    TLS_TYPE,
-                    "",
-                    &[("tls.crt", "key-last.pem"), ("tls.key", "good.key")],
-                    &[],
-                ),
-                1,
-                "holds a private key beside",
-            ),
-            (
-                manifest("Opaque", opaque, &[("all.pem", "key-first.pem")], &[]),
-                1,
-                "add the label",
-            ),
-            (
-                manifest(
-                    "Opaque",
-                    label,
-                    &[("a", "good.pem"), ("tls.key", "good.key")],
-                    &[],
-                ),
-                0,
-                "valid",
-            ),
-            (
-                format!("{one}---\n{}", one.replace("name: a", "name: c")),
-                0,
-                "Secret b/c, tls.crt: valid",
-            ),
-            (
-                format!("kind: List\nitems:\n- {item}"),
-                0,
-                "Secret b/a, tls.crt: valid until",
-            ),
-            (
-                format!(
-                    "kind: SecretList\nitems:\n- {}",
-                    item.replace("kind: Secret", "x: y")
-                ),
-                0,
-                "valid",
-            ),
-            (one.replace("tls.crt: ", "tls.crt: '?"), 2, "at line"),
-            (
-                one.replace("tls.crt: ", "tls.crt: _"),
-                2,
-                "under data is not base64",
-            ),
-            ("kind: ConfigMap\n".to_owned(), 1, "no Secret"),
-            (
-                r#"{"kind":"Secret","metadata":{"name":"a"}}"#.to_owned(),
-                0,
-                "no certificate yet",
-            ),
-        ] {
-            let (seen, printed) = run(text.as_bytes());
-            assert_eq!(seen, code, "{text}\n{printed}");
-            assert!(printed.contains(said), "{text}\n{printed}");
-        }
-    }
-
-    /// Invariant 1: whatever is wrong with the file, what is printed does not hold the key.
-    #[test]
-    fn no_finding_quotes_a_key() {
-        let pair = [("tls.crt", "key-first.pem"), ("tls.key", "good.key")];
-        let canary = String::from_utf8(file("good.key"))
-            .unwrap()
-            .lines()
-            .nth(1)
-            .unwrap()
-            .to_owned();
-        for text in [
-            manifest(TLS_TYPE, "", &pair, &[]),
-            manifest(TLS_TYPE, "", &[], &pair),
-        ] {
-            let encoded = STANDARD.encode(file("good.key"))[60..100].to_owned();
-            for at in (0..text.len()).step_by(7) {
-                for broken in [
-                    &text[..at],
-                    &format!("{}\u{1}:{}", &text[..at], &text[at..]),
-                ] {
-                    let (_, printed) = run(broken.as_bytes());
-                    assert!(
-                        !printed.contains(&canary) && !printed.contains(&encoded),
-                        "{printed}"
-                    );
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -79,6 +79,8 @@ pub enum Reason {
     InvalidAnnotation,
     /// What is in the Secret is no certificate.
     UnreadableCertificate,
+    /// What is in the Secret can be read, and is not as it should be.
+    CertificateProblem,
     /// One of `outputs` could not be written.
     OutputLeftOut,
     /// A TXT record of a challenge could not be removed.
@@ -87,7 +89,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
@@ -107,6 +109,7 @@ impl Reason {
         Self::WorkloadMissing,
         Self::InvalidAnnotation,
         Self::UnreadableCertificate,
+        Self::CertificateProblem,
         Self::OutputLeftOut,
         Self::TxtRecordLeft,
     ];
@@ -134,6 +137,7 @@ impl Reason {
             Self::WorkloadMissing => "WorkloadMissing",
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::UnreadableCertificate => "UnreadableCertificate",
+            Self::CertificateProblem => "CertificateProblem",
             Self::OutputLeftOut => "OutputLeftOut",
             Self::TxtRecordLeft => "TxtRecordLeft",
         }

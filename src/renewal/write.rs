@@ -8,6 +8,7 @@ use super::fresh::Fresh;
 use super::outcome::Outcome;
 use super::record::took;
 use super::{copies, validations};
+use crate::certificate::Leaf;
 use crate::cluster::events;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets;
@@ -64,12 +65,27 @@ pub(super) async fn write(
     );
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
+        tell_lost(context, key, fresh.uid(), (old, leaf));
     }
     let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     context
         .events
         .secret(key, fresh.uid(), events::Reason::Renewed, &note);
     Ok(Outcome::Renewed)
+}
+
+/// Says what the certificate before could do and this one cannot: no CA is asked for it by ACME.
+fn tell_lost(context: &Context, key: &Key, uid: &str, (old, new): (&Leaf, &Leaf)) {
+    let lost = old.abilities.lost_in(new.abilities);
+    if lost.is_empty() || old.self_signed {
+        return;
+    }
+    let note = format!(
+        "the new certificate lacks what the one before had: {}; clients that rely on it will fail",
+        lost.join(", ")
+    );
+    let reason = events::Reason::CertificateProblem;
+    context.events.secret(key, uid, reason, &note);
 }
 
 /// Notes in the ledger that a certificate was issued and not written.

@@ -207,6 +207,8 @@ mod tests {
             issuer: issuer.as_bytes().into(),
             serial: Box::default(),
             authority_key_id: None,
+            abilities: Default::default(),
+            remarks: Box::default(),
         }
     }
 

@@ -327,6 +327,8 @@ mod tests {
             issuer: b"CA".as_slice().into(),
             serial: Box::default(),
             authority_key_id: None,
+            abilities: Default::default(),
+            remarks: Box::default(),
         }
     }
 

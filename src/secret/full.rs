@@ -115,7 +115,9 @@ impl FullSecret {
     /// Bytes of certificate and private key; empty where one is missing.
     #[must_use]
     pub fn pair(&self) -> (&[u8], &[u8]) {
-        let Place { certificate, key } = self.place();
+        let Place {
+            certificate, key, ..
+        } = self.place();
         let value = |key: &str| self.data.get(key).map_or(&[][..], |value| value.as_slice());
         (value(&certificate), value(&key))
     }

@@ -57,5 +57,7 @@ pub const RETRY_AT: &str = "state.cert-renew.io/retry-at";
 pub const RENEWED_FOR: &str = "state.cert-renew.io/renewed-for";
 /// The workload that halted a rollout, and the leaf.
 pub const ROLLOUT_HALTED: &str = "state.cert-renew.io/rollout-halted";
+/// Fingerprint of the leaf whose pair was written again in a form that servers load.
+pub const REWRITTEN: &str = "state.cert-renew.io/rewritten";
 /// On a pod template: `state.cert-renew.io/leaf.<secret-name>`, the leaf that the workload was rolled for.
 pub const LEAF_PREFIX: &str = "state.cert-renew.io/leaf.";

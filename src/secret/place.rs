@@ -14,6 +14,8 @@ pub struct Place {
     pub certificate: Box<str>,
     /// Holds the private key, possibly among other things.
     pub key: Box<str>,
+    /// Whether one of the two is DER by the Secret's own word.
+    pub der: bool,
 }
 
 impl Place {
@@ -21,9 +23,15 @@ impl Place {
     #[must_use]
     pub fn of(kind: &str, outputs: Option<&str>) -> Self {
         let stated = outputs.filter(|_| kind != TLS_TYPE);
+        let certificate = stated.and_then(certificate_key).unwrap_or("tls.crt");
+        let key = stated.and_then(private_key).unwrap_or("tls.key");
+        let is_der = |(name, parts): (&str, Vec<&str>)| {
+            [certificate, key].contains(&name) && parts.iter().any(|part| part.starts_with("der-"))
+        };
         Self {
-            certificate: stated.and_then(certificate_key).unwrap_or("tls.crt").into(),
-            key: stated.and_then(private_key).unwrap_or("tls.key").into(),
+            certificate: certificate.into(),
+            key: key.into(),
+            der: stated.is_some_and(|outputs| entries(outputs).any(is_der)),
         }
     }
 }
@@ -105,6 +113,7 @@ mod tests {
             let place = Place {
                 certificate: certificate.into(),
                 key: key.into(),
+                der: outputs.is_some_and(|outputs| outputs.contains("der-")),
             };
             assert_eq!(Place::of(kind, outputs), place, "{kind} {outputs:?}");
         }

@@ -19,6 +19,8 @@ fn leaf(from: i64, until: i64) -> Leaf {
         issuer: b"CA".as_slice().into(),
         serial: Box::default(),
         authority_key_id: None,
+        abilities: Default::default(),
+        remarks: Box::default(),
     }
 }
 

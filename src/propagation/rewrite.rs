@@ -1,0 +1,64 @@
+//! A pair of ours that servers cannot load is written again, as the same certificate and key in clean PEM.
+//!
+//! No CA is asked: what somebody has put there in another form is sound. It is done once for each certificate, so that we
+//! fight with nobody who puts his form back.
+
+use crate::assess::Assessment;
+use crate::cluster::events::Reason;
+use crate::cluster::secrets::{self, Changes};
+use crate::context::Context;
+use crate::index::Key;
+use crate::key::PrivateKey;
+use crate::pair::Chain;
+use crate::secret::full::FullSecret;
+use crate::secret::keys;
+use crate::secret::render::render;
+
+/// Whether the pair was written again.
+pub(crate) async fn rewrite(
+    context: &Context,
+    key: &Key,
+    secret: &FullSecret,
+    assessment: &Assessment,
+) -> bool {
+    let Some(changes) = changes(secret, assessment) else {
+        return false;
+    };
+    match secrets::patch(&context.client, &secret.head, &changes).await {
+        Ok(_) => {}
+        Err(error) => {
+            tracing::info!(secret = %key, %error, "the pair is not written in clean PEM");
+            return false;
+        }
+    }
+    let note = "servers could not load the pair in the form that it had: the same certificate and key are written in clean PEM";
+    tracing::info!(secret = %key, step = "rewritten", "{note}");
+    let uid = secret.head.uid();
+    context
+        .events
+        .secret(key, uid, Reason::CertificateProblem, note);
+    true
+}
+
+/// What is written; none where the Secret is somebody else's, or it was written already.
+fn changes(secret: &FullSecret, assessment: &Assessment) -> Option<Changes<'static>> {
+    let settings = &assessment.settings;
+    let fingerprint = assessment.leaf.as_ref().ok()?.fingerprint.to_string();
+    let done = secret.head.annotation(keys::REWRITTEN) == Some(&*fingerprint);
+    let ours = !assessment.is_external() && secret.kept_for().is_none();
+    if done || !ours || settings.paused || secret.immutable || assessment.opens.is_some() {
+        return None;
+    }
+    let (certificate, private_key) = secret.pair();
+    let chain = Chain::read(certificate).ok()?;
+    let private_key = PrivateKey::from_pem(private_key).ok()?;
+    let password = settings.pkcs12_password_key.as_deref();
+    let password = password.and_then(|name| secret.data.get(name));
+    let password = password.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let outputs = &settings.outputs;
+    let rendered = render(&secret.kind, outputs, &chain, &private_key, password).ok()?;
+    Some(Changes {
+        annotations: vec![(keys::REWRITTEN, Some(fingerprint))],
+        data: rendered.data,
+    })
+}

@@ -1,0 +1,202 @@
+//! Certificates and keys as people and tools put them there: in disorder, in odd forms, with a key that does not fit.
+
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use test_bench::certificates::Pair;
+use test_bench::objects::{FRESH, Reference, Space, pair};
+use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
+
+use crate::propagation::{QUIET, told};
+use crate::renewal::{SOON, data, leaf, options, rolled_out};
+
+const EXTERNAL: [(&str, &str); 1] = [("issuer", "external")];
+
+/// A Secret with this pair, and a Deployment that mounts it; first sight is over.
+async fn served(
+    space: &Space,
+    name: &str,
+    pair: &Pair,
+    annotations: &[(&str, &str)],
+) -> Result<()> {
+    space.tls_secret(name, Some(pair), annotations).await?;
+    space
+        .workload("Deployment", name, Reference::Volume, name)
+        .await?;
+    rolled_out(space, name).await?;
+    Ok(())
+}
+
+/// The intermediate before the leaf.
+fn disordered(pair: &Pair) -> Pair {
+    let second = pair.certificate.rfind("-----BEGIN").unwrap_or_default();
+    let (leaf, issuer) = pair.certificate.split_at(second);
+    Pair {
+        certificate: format!("{issuer}{leaf}"),
+        key: pair.key.clone(),
+    }
+}
+
+/// As `cat` makes it of files without a last line end.
+fn glued(pair: &Pair) -> Pair {
+    Pair {
+        certificate: pair.certificate.replace("-----\n-----", "----------"),
+        key: pair.key.clone(),
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_disorder_is_reported_and_its_renewal_is_rolled() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "disorder", operator.namespace()).await?;
+    let fresh = || Ok(disordered(&pair(&["disorder.example"], FRESH)?));
+    let first: Result<Pair> = fresh();
+    served(&space, "tls", &first?, &EXTERNAL).await?;
+    told(&space, "tls", "the leaf is certificate 2 of the file").await?;
+    let next: Result<Pair> = fresh();
+    let next = next?;
+    space.put("tls", &next).await?;
+    let secret = rolled_out(&space, "tls").await?;
+    assert_eq!(space.generation("Deployment", "tls").await?, 2);
+    // The leaf counts for all that is said of it, not the first block.
+    let held = leaf(&secret)?;
+    assert_eq!(held.names, ["disorder.example".parse()?]);
+    let metrics = operator.metrics().await?;
+    let ends = format!("secret=\"tls\",issuer=\"external\"}} {}", held.not_after.0);
+    assert!(metrics.contains(&ends), "{ends}: {metrics}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_no_server_loads_is_not_rolled_onto() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "unservable", operator.namespace()).await?;
+    let make = || pair(&["unservable.example"], FRESH);
+    served(&space, "foreign", &make()?, &EXTERNAL).await?;
+    served(&space, "ours", &make()?, &[("issuer", "pebble")]).await?;
+    space.put("foreign", &glued(&make()?)).await?;
+    let next = make()?;
+    space.put("ours", &glued(&next)).await?;
+    told(
+        &space,
+        "foreign",
+        "OpenSSL (nginx, HAProxy, Apache) and Go (Traefik, Caddy) cannot load the certificate",
+    )
+    .await?;
+    told(&space, "foreign", "sed -i").await?;
+    // Ours is written again as the same pair, no CA is asked, and the workload has it.
+    let secret = eventually(SOON, "the pair is written in clean PEM", async || {
+        let secret = space.secrets().get("ours").await?;
+        ensure!(data(&secret, "tls.crt") == next.certificate, "it is not");
+        Ok(secret)
+    })
+    .await?;
+    assert_eq!(data(&secret, "tls.key"), next.key);
+    rolled_out(&space, "ours").await?;
+    assert_eq!(space.generation("Deployment", "ours").await?, 2);
+    throughout(QUIET, "the other is not restarted", async || {
+        ensure!(
+            space.generation("Deployment", "foreign").await? == 1,
+            "it was"
+        );
+        Ok(())
+    })
+    .await?;
+    space.put("foreign", &make()?).await?;
+    rolled_out(&space, "foreign").await?;
+    assert_eq!(space.generation("Deployment", "foreign").await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_alone_is_reported() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "mismatch", operator.namespace()).await?;
+    let fresh = pair(&["mismatch.example"], FRESH)?;
+    served(&space, "tls", &fresh, &EXTERNAL).await?;
+    let broken = async || {
+        let metrics = operator.metrics().await?;
+        let series = metrics
+            .lines()
+            .filter(|line| line.contains("cert_renew_certificate_trouble{"));
+        let ours = format!("namespace=\"{}\"", space.name);
+        let found: Vec<&str> = series.filter(|line| line.contains(&ours)).collect();
+        Ok::<_, test_bench::Error>(
+            found
+                .iter()
+                .any(|line| line.contains("state=\"pair_broken\"")),
+        )
+    };
+    let key = |key: &str| json!({"stringData": {"tls.key": key}});
+    let patch = async |key: serde_json::Value| {
+        let params = PatchParams::default();
+        space
+            .secrets()
+            .patch("tls", &params, &Patch::Merge(key))
+            .await
+    };
+    let other = pair(&["mismatch.example"], FRESH)?;
+    patch(key(&other.key)).await?;
+    told(
+        &space,
+        "tls",
+        "the private key is not the one of the certificate",
+    )
+    .await?;
+    eventually(SOON, "it has a series", async || {
+        ensure!(broken().await?, "it has none");
+        Ok(())
+    })
+    .await?;
+    patch(key(&fresh.key)).await?;
+    eventually(SOON, "the series is gone", async || {
+        ensure!(!broken().await?, "it is still there");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(space.generation("Deployment", "tls").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_foreign_pair_with_a_key_that_we_cannot_read_is_rolled() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "unread", operator.namespace()).await?;
+    for (name, file) in [("encrypted", "encrypted.key"), ("pss", "rsa-pss.key")] {
+        let key = std::fs::read_to_string(format!("testdata/certificates/{file}"))?;
+        let make = || {
+            let made = pair(&["unread.example"], FRESH)?;
+            Ok::<_, test_bench::Error>(Pair {
+                key: key.clone(),
+                ..made
+            })
+        };
+        served(&space, name, &make()?, &EXTERNAL).await?;
+        space.put(name, &make()?).await?;
+        rolled_out(&space, name).await?;
+        assert_eq!(space.generation("Deployment", name).await?, 2, "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_with_more_names_than_any_profile_allows_is_left_alone() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "many", operator.namespace()).await?;
+    let names: Vec<String> = (0..1_100).map(|it| format!("n{it}.many.example")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let annotations = [("issuer", "pebble"), ("renew-now", "1")];
+    let many = pair(&names, test_bench::objects::OLD)?;
+    space.tls_secret("many", Some(&many), &annotations).await?;
+    told(&space, "many", "it is for 1100 names").await?;
+    throughout(QUIET, "it is not renewed", async || {
+        let secret = space.secrets().get("many").await?;
+        ensure!(data(&secret, "tls.crt") == many.certificate, "it was");
+        Ok(())
+    })
+    .await
+}

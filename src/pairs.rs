@@ -80,6 +80,10 @@ async fn look(context: &Context, key: &Key, done: &UnboundedSender<Done>) {
     {
         return;
     }
+    // Where a rollout is due, it has looked at the pair itself, and has told.
+    if context.entry(key).is_none_or(|entry| entry.rollout_due()) {
+        return;
+    }
     let note = fault.map(|fault| format!("the pair in the Secret: {}", chain(&fault)));
     if let Some(note) = &note
         && !context.last_said(key, note)

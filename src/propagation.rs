@@ -402,8 +402,8 @@ fn judge(
             leaf
         }
         Err(fault) => {
-            if matches!(fault, PairFault::Unservable(_)) {
-                // Where it is ours, it is written again in another form, and the watch brings that.
+            if matches!(fault, PairFault::Unservable(_)) && !assessment.is_external() {
+                // It is written again in another form, and the watch brings that.
                 context.doubts.add(key);
             }
             let note = format!("workloads keep what they have: {}", chain(&fault));

@@ -53,6 +53,9 @@ pub(crate) const READERS: &[Reader] = &[
     ("pair::check_pair", |input| {
         drop(pair::check_pair(input, input, UnixTime(1_800_000_000)));
     }),
+    ("loader::refusal", |input| {
+        let _ = (loader::of_certificate(input), loader::of_key(input));
+    }),
     ("findings::check", |input| {
         drop(findings::check(input, UnixTime(1_800_000_000)));
     }),

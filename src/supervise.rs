@@ -175,7 +175,7 @@ mod tests {
         ("src/http/bounded.rs", 1, "a connection's own"),
         (
             "src/term.rs",
-            7,
+            8,
             "three supervised, and four of one Secret or namespace, whose tickets tell",
         ),
     ];

@@ -176,7 +176,7 @@ mod tests {
         (
             "src/term.rs",
             8,
-            "three supervised, and four of one Secret or namespace, whose tickets tell",
+            "four supervised, and four of one Secret or namespace, whose tickets tell",
         ),
     ];
 

@@ -19,7 +19,8 @@ arm64) target=aarch64-unknown-linux-musl ;;
     ;;
 esac
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-name=cert-renew:$version
+# In full: containerd (`ctr images import`) keeps a short name as it is, and the kubelet does not find it then.
+name=docker.io/library/cert-renew:$version
 largest=20000000
 out=target/image
 archive=$out/cert-renew-$architecture.tar

@@ -239,6 +239,36 @@ async fn a_leader_that_ends_hands_over_at_once() -> Result<()> {
     leading(&leader).await
 }
 
+/// Proxies learn late that a pod ends: until then they send it their share of the challenges.
+#[tokio::test]
+async fn a_replica_that_ends_answers_challenges_while_another_one_leads() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options().lease(LONG);
+    options.shutdown_grace = "300s".into();
+    let Two {
+        mut leader,
+        standby,
+    } = Two::alike(bench, options).await?;
+    let space = Space::new(bench.client()?, "lingering", leader.namespace()).await?;
+    // The CA reaches the one that ends, and no other.
+    bench.edge().remove(standby.challenge_address());
+    leader.process()?.signal("TERM")?;
+    leading(&standby).await?;
+    let ready = leader.ask("/readyz").await;
+    ensure!(ready.is_err(), "it is ready: {ready:?}");
+    let old = pair(&["lingering.example"], OLD)?;
+    space
+        .tls_secret("web", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    renewed(&space, "web", &old.certificate).await?;
+    // Who asks a second time does not wait.
+    leader.process()?.signal("TERM")?;
+    let status = leader.process()?.ended(SOON).await?;
+    ensure!(status.success(), "it ended with {status}");
+    leader.kill();
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_order_in_hand_is_written_down_before_the_lease_is_given_back() -> Result<()> {
     let bench = Bench::shared().await?;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -88,6 +89,9 @@ pub(super) struct Args {
     /// than a list of all Secrets takes
     #[arg(long, default_value = "290s", value_parser = watch_timeout)]
     watch_timeout: Duration,
+    /// After SIGTERM, challenges are answered for so long still; the lease is given back before
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    shutdown_grace: Duration,
     /// How a log line looks
     #[arg(long, value_enum, default_value_t = LogFormat::Auto)]
     log_format: LogFormat,
@@ -284,11 +288,25 @@ async fn operate(
         in_force,
         opener,
     };
-    let ended = controller::run(Arc::clone(&context), configs, term, terminated()).await;
+    let ready = Arc::clone(&context.ready);
+    let shutdown = async move {
+        terminated().await;
+        ready.store(false, Ordering::Relaxed);
+        tracing::info!("stopping");
+    };
+    let ended = controller::run(Arc::clone(&context), configs, term, shutdown).await;
     let _ = release.send(true);
     context.listed.notify_one();
     // What panicked has said so already.
     let _ = candidate.await;
+    // Proxies learn from the API server that this pod ends, and send challenges here until they have. A second signal
+    // ends the wait.
+    if matches!(ended, Ended::Told) {
+        tokio::select! {
+            () = tokio::time::sleep(args.shutdown_grace) => {}
+            () = terminated() => {}
+        }
+    }
     let _ = stop.send(true);
     follower.abort();
     reader.abort();
@@ -415,5 +433,4 @@ async fn terminated() {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    tracing::info!("stopping");
 }

@@ -40,7 +40,7 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// When the controller's loop turned last, unix seconds.
     pub beat: Arc<AtomicI64>,
-    /// Whether the first list is done.
+    /// Whether the first list is done, and the replica is not about to end.
     pub ready: Arc<AtomicBool>,
     /// The config that is in force.
     pub config: watch::Receiver<Arc<Config>>,
@@ -97,7 +97,7 @@ async fn readyz(Shared(served): Shared<Arc<Served>>) -> (StatusCode, &'static st
     if served.state.ready.load(Ordering::Relaxed) {
         (StatusCode::OK, "ok\n")
     } else {
-        let note = "the first list of Secrets is not complete\n";
+        let note = "the first list of Secrets is not complete, or the replica is stopping\n";
         (StatusCode::SERVICE_UNAVAILABLE, note)
     }
 }

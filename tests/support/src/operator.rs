@@ -53,6 +53,8 @@ pub struct OperatorOptions {
     pub directory: Option<String>,
     /// How much it logs: benchmarks take what users have.
     pub log_level: String,
+    /// How long it answers challenges after SIGTERM: not at all, since the edge of the bench is told at once.
+    pub shutdown_grace: String,
     /// More arguments of `run`.
     pub arguments: Vec<String>,
     /// More of its environment.
@@ -72,6 +74,7 @@ impl OperatorOptions {
             api_server: None,
             directory: None,
             log_level: "debug".into(),
+            shutdown_grace: "0s".into(),
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -295,6 +298,7 @@ impl<'a> Operator<'a> {
             .args(["--challenge-address", &self.challenges.to_string()])
             .args(["--log-format", "json"])
             .args(["--log-level", &self.options.log_level])
+            .args(["--shutdown-grace", &self.options.shutdown_grace])
             .args(&self.options.arguments)
             // Neither a proxy nor a certificate store of the machine reaches it.
             .env_clear()

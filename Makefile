@@ -54,9 +54,22 @@ integration: control-plane ## The tests on a real control plane and CA
 	  $(CARGO) test --test integration -- --test-threads 4
 
 .PHONY: chaos
-chaos: control-plane ## Kill a renewal at each request, fail each in each way, ten minutes of random faults, ten of a hostile tenant: forty minutes
+chaos: control-plane node ## Kill a renewal at each request, fail each in each way, ten minutes of random faults, ten of a hostile tenant, a real node: an hour
 	$(CARGO) test --test integration -- --ignored --nocapture --test-threads 1 \
 	  kill_points::a_renewal_killed_at_each faults::each_request chaos::after_long_chaos fleet::five_hundred hostile::
+
+.PHONY: node
+node: image node-programs ## The image as deploy/ has it on a real node, with real servers: needs root (NODE_SCENES=deployment,upgrade)
+	CERT_RENEW_IMAGE=$(CURDIR)/target/image/cert-renew-$(ARCH).tar $(MAKE) node-scenes
+
+.PHONY: node-scenes
+node-scenes: node-programs
+	$(CARGO) test --test integration -- --ignored --nocapture --exact node::the_operator_as_shipped_on_a_real_node
+
+.PHONY: node-programs
+node-programs:
+	@$(CARGO) run --quiet --example control-plane -- node
+	@tests/tools.sh node >/dev/null
 
 .PHONY: control-plane
 control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes

@@ -39,6 +39,7 @@ mod loaders;
 mod logs;
 mod monitoring;
 mod newcomer;
+mod node;
 mod outages;
 mod page;
 mod preflight;

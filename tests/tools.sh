@@ -2,7 +2,7 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|unbound|libfaketime|helm|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|unbound|libfaketime|helm|node|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
 set -eu
 
 cargo_deny=0.20.2
@@ -163,6 +163,16 @@ chromium)
         [ -d "$cache/chromium" ] || from_debian "$cache/chromium" "" chromium-headless-shell fonts-dejavu-core
         browser "$cache/chromium"
     fi
+    ;;
+node)
+    # Below this directory: containerd, runc, the CNI plugins, nftables, and nginx, which runs in pods.
+    if (PATH=$PATH:/usr/sbin:/sbin && command -v containerd && command -v runc && command -v nft && command -v nginx &&
+        ls /usr/lib/cni/ptp) >/dev/null 2>&1; then
+        echo /
+        exit
+    fi
+    tool=$cache/node
+    [ -d "$tool" ] || from_debian "$tool" lib containerd runc containernetworking-plugins nftables nginx
     ;;
 helm)
     tool=$cache/helm-$helm/helm

@@ -34,7 +34,7 @@ const POLICIES: [&str; 2] = [
 /// What can be chosen about a bench.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many nodes kwok plays.
+    /// How many nodes kwok plays; with none it does not run, for a real node.
     pub nodes: usize,
     /// The Pebble that every bench has.
     pub pebble: PebbleOptions,

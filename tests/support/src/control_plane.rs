@@ -32,6 +32,15 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
 ];
 
+/// What a real node needs beside them. Compiling these takes minutes, so only `make node` does.
+const NODE_PROGRAMS: [(&str, &str); 2] = [
+    ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+    ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+];
+
+/// A program, and the package that it is built from.
+type Program = (&'static str, &'static str);
+
 /// What `KUBEBUILDER_ASSETS` holds by the convention of envtest.
 const KUBEBUILDER_PROGRAMS: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 
@@ -76,7 +85,20 @@ impl ControlPlane {
 /// # Errors
 /// When Go is missing or a build fails; when `KUBEBUILDER_ASSETS` is set and lacks a program.
 pub fn ensure() -> Result<ControlPlane> {
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-plane");
+    ensure_these(&PROGRAMS)
+}
+
+/// As [`ensure`], with the programs of a real node.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_with_node() -> Result<ControlPlane> {
+    ensure_these(&PROGRAMS)?;
+    ensure_these(&NODE_PROGRAMS)
+}
+
+fn ensure_these(programs: &[Program]) -> Result<ControlPlane> {
+    let module = module();
     let cache = cache_root()?.join(format!("control-plane-{}", fingerprint(&module)?));
     let assets = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     if let Some(assets) = &assets {
@@ -90,7 +112,7 @@ pub fn ensure() -> Result<ControlPlane> {
         }
     }
     let control_plane = ControlPlane { cache, assets };
-    if missing(&control_plane).is_empty() {
+    if missing(&control_plane, programs).is_empty() {
         return Ok(control_plane);
     }
     let cache = &control_plane.cache;
@@ -100,12 +122,17 @@ pub fn ensure() -> Result<ControlPlane> {
         say("control plane: another process builds it, waiting");
         lock.lock().context("waiting for the lock of the cache")?;
     }
-    build(&module, &control_plane)?;
+    build(&module, &control_plane, programs)?;
     Ok(control_plane)
 }
 
-fn build(module: &Path, control_plane: &ControlPlane) -> Result<()> {
-    let missing = missing(control_plane);
+/// The Go module that pins what is built.
+pub(crate) fn module() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-plane")
+}
+
+fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> Result<()> {
+    let missing = missing(control_plane, programs);
     if missing.is_empty() {
         return Ok(());
     }
@@ -149,7 +176,9 @@ fn build(module: &Path, control_plane: &ControlPlane) -> Result<()> {
             built.elapsed().as_secs()
         ));
     }
-    copy_stages(module, cache)?;
+    if missing.iter().any(|(name, _)| *name == "kwok") {
+        copy_stages(module, cache)?;
+    }
     say(&format!(
         "control plane: ready after {} s",
         started.elapsed().as_secs()
@@ -157,15 +186,12 @@ fn build(module: &Path, control_plane: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-fn missing(control_plane: &ControlPlane) -> Vec<(&'static str, &'static str)> {
-    let mut missing: Vec<_> = PROGRAMS
-        .into_iter()
-        .filter(|(name, _)| !control_plane.program(name).is_file())
-        .collect();
+fn missing(control_plane: &ControlPlane, programs: &[Program]) -> Vec<Program> {
     // The stages come with kwok, and last: an interruption before them builds kwok (from Go's own cache) again.
-    if missing.is_empty() && !control_plane.cache.join("stages").is_dir() {
-        missing.extend(PROGRAMS.into_iter().filter(|(name, _)| *name == "kwok"));
-    }
+    let stages = control_plane.cache.join("stages").is_dir();
+    let is_there = |name: &str| control_plane.program(name).is_file() && (name != "kwok" || stages);
+    let mut missing = programs.to_vec();
+    missing.retain(|(name, _)| !is_there(name));
     missing
 }
 
@@ -208,7 +234,7 @@ fn yaml_files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn go(module: &Path) -> Command {
+pub(crate) fn go(module: &Path) -> Command {
     let mut go = Command::new("go");
     // A vendor directory or a workspace around the repository must not change what is built.
     go.arg("-C")

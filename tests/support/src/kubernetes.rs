@@ -40,6 +40,7 @@ const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy"
 /// The running programs and how to reach them.
 pub(crate) struct Kubernetes {
     processes: Mutex<Processes>,
+    nodes: usize,
     etcd: [SocketAddr; 2],
     pub(crate) server: SocketAddr,
     /// More flags of the API server.
@@ -98,14 +99,17 @@ impl Kubernetes {
             etcd,
         )
         .await?;
-        let controllers = startcontrollers(group, control_plane)?;
-        make_nodes(&client, options.nodes, &controllers[2]).await?;
+        let controllers = startcontrollers(group, control_plane, options.nodes)?;
+        if let Some(kwok) = controllers.get(2) {
+            make_nodes(&client, options.nodes, kwok).await?;
+        }
         manager_ready(&client, &controllers[0]).await?;
         Ok(Self {
             processes: Mutex::new(Processes {
-                controllers: controllers.into(),
+                controllers,
                 servers,
             }),
+            nodes: options.nodes,
             etcd,
             server,
             flags: options.api_server.clone(),
@@ -138,9 +142,9 @@ impl Kubernetes {
             self.etcd,
         )
         .await?;
-        let controllers = startcontrollers(group, control_plane)?;
+        let controllers = startcontrollers(group, control_plane, self.nodes)?;
         *lock(&self.processes) = Processes {
-            controllers: controllers.into(),
+            controllers,
             servers,
         };
         Ok(())
@@ -173,8 +177,12 @@ async fn start_servers(
     Ok([api_server, etcd_process])
 }
 
-/// The controller manager, the scheduler and kwok.
-fn startcontrollers(group: &Group, control_plane: &ControlPlane) -> Result<[Arc<Process>; 3]> {
+/// The controller manager, the scheduler, and kwok where it plays nodes.
+fn startcontrollers(
+    group: &Group,
+    control_plane: &ControlPlane,
+    nodes: usize,
+) -> Result<Vec<Arc<Process>>> {
     let file = |name: &str| group.directory().join(name);
     let manager = Process::spawn(
         group,
@@ -192,6 +200,9 @@ fn startcontrollers(group: &Group, control_plane: &ControlPlane) -> Result<[Arc<
         "--kube-api-burst=4000",
     ]);
     let scheduler = Process::spawn(group, "kube-scheduler", command)?;
+    if nodes == 0 {
+        return Ok(vec![manager, scheduler]);
+    }
     let mut command = Command::new(control_plane.program("kwok"));
     command
         .arg("--kubeconfig")
@@ -205,7 +216,7 @@ fn startcontrollers(group: &Group, control_plane: &ControlPlane) -> Result<[Arc<
         command.arg("--config").arg(stage);
     }
     let kwok = Process::spawn(group, "kwok", command)?;
-    Ok([manager, scheduler, kwok])
+    Ok(vec![manager, scheduler, kwok])
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

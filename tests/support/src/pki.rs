@@ -8,6 +8,11 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
+use crate::ports;
+
+/// The address of the Service `kubernetes`: the first of the range that the API server is given.
+const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 1);
+
 /// The certificate authority that API server, Pebble and their clients trust.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -32,12 +37,14 @@ impl Authority {
         self.0.pem()
     }
 
-    /// For a server on loopback.
+    /// For a server of the bench, which pods of a real node reach as a Service too.
     pub(crate) fn server(&self, name: &str) -> Result<Pair> {
         let mut params = named(name, None)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.subject_alt_names = vec![
             SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            SanType::IpAddress(IpAddr::V4(ports::address())),
+            SanType::IpAddress(IpAddr::V4(FIRST_SERVICE)),
             SanType::DnsName("localhost".try_into()?),
             SanType::DnsName("kubernetes.default.svc".try_into()?),
         ];

@@ -1,5 +1,6 @@
-//! Free ports on loopback.
+//! Free ports on loopback, or on the address that pods of a real node reach.
 
+use std::env;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -15,7 +16,18 @@ const LOST: &str = "address already in use";
 /// Two benches that look for ports at once rarely meet, and never three times in a row.
 const ATTEMPTS: usize = 3;
 
-/// A port on 127.0.0.1 that is free for TCP and UDP now, and is not given twice by this process.
+/// Says where the bench listens instead of on loopback.
+pub(crate) const ADDRESS: &str = "CERT_RENEW_BENCH_ADDRESS";
+
+/// Where everything of the bench listens.
+pub(crate) fn address() -> Ipv4Addr {
+    let chosen = env::var(ADDRESS).ok();
+    chosen
+        .and_then(|address| address.parse().ok())
+        .unwrap_or(Ipv4Addr::LOCALHOST)
+}
+
+/// A port on [`address`] that is free for TCP and UDP now, and is not given twice by this process.
 ///
 /// # Errors
 /// When none is free.
@@ -23,16 +35,17 @@ pub fn free() -> Result<SocketAddr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Processes start at different places, so that two of them do not walk side by side.
     let start = (std::process::id().wrapping_mul(7919) % u32::from(COUNT)) as u16;
+    let address = address();
     (0..COUNT)
         .map(|_| {
             let offset = (u32::from(start) + u32::from(NEXT.fetch_add(1, Ordering::Relaxed)))
                 % u32::from(COUNT);
-            SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST + offset as u16))
+            SocketAddr::from((address, FIRST + offset as u16))
         })
         .find(|address| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok())
         .with_context(|| {
             format!(
-                "no free port on loopback from {FIRST} to {}",
+                "no free port on {address} from {FIRST} to {}",
                 FIRST + COUNT - 1
             )
         })

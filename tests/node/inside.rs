@@ -1,0 +1,672 @@
+//! The scenes, run where a real node is.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use futures::future::{FutureExt as _, LocalBoxFuture};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use test_bench::objects::{OLD, Space, pair};
+use test_bench::report::Report;
+use test_bench::{
+    Bench, Context as _, Node, Options, PebbleOptions, Probes, Result, Watched, bail, ensure,
+    eventually, leaf_of,
+};
+use tokio::time::sleep;
+
+use super::site::{LONG, Server, Site, WEB, annotate, some, workload};
+use crate::install::kubectl;
+
+/// The operator's namespace, as `deploy/` has it.
+const OWN: &str = "cert-renew";
+/// Secrets without workloads that are renewed while replicas come and go.
+const RENEWALS: usize = 5;
+/// The repository.
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A cluster of one real node, with the operator in it.
+struct Cluster {
+    node: Node,
+    bench: Bench,
+    client: Client,
+    challenges: IpAddr,
+}
+
+/// What counts beside whether a scene went as it should.
+#[derive(Default)]
+struct Figures {
+    failed_handshakes: usize,
+    stale_after_done: usize,
+    challenges_lost: usize,
+    /// By pods on their way out, which nobody waits for.
+    stale_while_leaving: usize,
+}
+
+impl Figures {
+    fn add(&mut self, other: &Self) {
+        let Self {
+            failed_handshakes,
+            stale_after_done,
+            challenges_lost,
+            stale_while_leaving,
+        } = other;
+        self.failed_handshakes += failed_handshakes;
+        self.stale_after_done += stale_after_done;
+        self.challenges_lost += challenges_lost;
+        self.stale_while_leaving += stale_while_leaving;
+    }
+
+    fn is_clean(&self) -> bool {
+        self.failed_handshakes + self.stale_after_done + self.challenges_lost == 0
+    }
+}
+
+/// What a scene found, in words, and what counts of it.
+type Found = Result<(String, Figures)>;
+type Scene = for<'a> fn(&'a Cluster) -> LocalBoxFuture<'a, Found>;
+
+/// Names by which to choose, and what each shows. Those that disturb the operator come last.
+const SCENES: [(&str, &str, Scene); 15] = [
+    (
+        "deployment",
+        "Deployment: renewed, restarted, served",
+        |c| unnoticed(c, "Deployment", Server::Nginx).boxed_local(),
+    ),
+    ("statefulset", "StatefulSet", |c| {
+        unnoticed(c, "StatefulSet", Server::Nginx).boxed_local()
+    }),
+    ("daemonset", "DaemonSet with maxSurge", |c| {
+        unnoticed(c, "DaemonSet", Server::Nginx).boxed_local()
+    }),
+    ("controller", "ReplicationController, by evictions", |c| {
+        controller(c).boxed_local()
+    }),
+    ("env", "the certificate in the environment", |c| {
+        unnoticed(c, "Deployment", Server::NginxEnv).boxed_local()
+    }),
+    ("subpath", "the certificate by subPath", |c| {
+        unnoticed(c, "Deployment", Server::NginxSubPath).boxed_local()
+    }),
+    (
+        "first",
+        "the first certificate, all applied together",
+        |c| first(c).boxed_local(),
+    ),
+    ("post", "post: and the kubelet's own delay", |c| {
+        post(c).boxed_local()
+    }),
+    ("unready", "post: with a pod that is not Ready (N1)", |c| {
+        unready(c).boxed_local()
+    }),
+    (
+        "liar",
+        "a server that goes on with the old certificate",
+        |c| liar(c).boxed_local(),
+    ),
+    (
+        "crash",
+        "a crash loop on a new key type, then mended",
+        |c| crash(c).boxed_local(),
+    ),
+    ("resume", "halted, mended by the user, resumed", |c| {
+        resume(c).boxed_local()
+    }),
+    ("killed", "SIGKILL of the leader in the middle", |c| {
+        killed(c).boxed_local()
+    }),
+    ("broken", "a replica that cannot start (N2)", |c| {
+        broken(c).boxed_local()
+    }),
+    (
+        "upgrade",
+        "a rolling update of the operator in the middle",
+        |c| upgrade(c).boxed_local(),
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "run_on_a_node runs it, in namespaces of its own"]
+async fn scenes() -> Result<()> {
+    let options = Options {
+        nodes: 0,
+        pebble: PebbleOptions {
+            http_port: Some(80),
+            ..PebbleOptions::default()
+        },
+        ..Options::default()
+    };
+    let bench = Bench::start(options).await?;
+    let archive = env::var_os("CERT_RENEW_IMAGE").map(PathBuf::from);
+    let program = Path::new(env!("CARGO_BIN_EXE_cert-renew"));
+    let started = Instant::now();
+    let node = Node::start(&bench, archive.as_deref(), program).await;
+    let node = node.inspect_err(|_| keep(&bench, None))?;
+    eprintln!("node: Ready after {:.0?}", started.elapsed());
+    let cluster = deploy(bench, node).await?;
+
+    let chosen = env::var("NODE_SCENES").unwrap_or_default();
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.split(',').any(|it| it == name);
+    let (mut table, mut total, mut all_well) = (String::new(), Figures::default(), true);
+    for (name, what, scene) in SCENES.into_iter().filter(|(name, ..)| is_chosen(name)) {
+        let began = Instant::now();
+        let found = scene(&cluster).await;
+        let took = began.elapsed().as_secs();
+        let (well, text) = match found {
+            Ok((text, figures)) => {
+                total.add(&figures);
+                (figures.is_clean(), text)
+            }
+            Err(error) => (false, format!("{error:#}")),
+        };
+        all_well &= well;
+        let verdict = if well { "ok" } else { "FAILED" };
+        eprintln!("{verdict:<6} {what}: {text} ({took} s)");
+        let text = text.lines().next().unwrap_or_default();
+        writeln!(
+            table,
+            "{verdict:<6} {name:<12} {took:>4} s  {what}: {text:.160}"
+        )?;
+    }
+    eprintln!("\n{table}");
+    let mut report = Report::new("node", "make node");
+    let figures = [
+        (
+            "node.failed_handshakes",
+            total.failed_handshakes,
+            "handshakes",
+        ),
+        (
+            "node.stale_after_done",
+            total.stale_after_done,
+            "handshakes",
+        ),
+        (
+            "node.stale_while_leaving",
+            total.stale_while_leaving,
+            "handshakes",
+        ),
+        ("node.challenges_lost", total.challenges_lost, "requests"),
+    ];
+    for (name, value, unit) in figures {
+        report.add(name, value as f64, unit);
+    }
+    eprintln!("{}", report.finish()?);
+    if !all_well {
+        keep(&cluster.bench, Some(&cluster.node));
+        bail!("not as it should be; logs are in target/node");
+    }
+    Ok(())
+}
+
+fn keep(bench: &Bench, node: Option<&Node>) {
+    let into = Path::new(ROOT).join("target/node");
+    let _ = fs::remove_dir_all(&into);
+    if let Err(error) = test_bench::keep_node_logs(bench, node, &into) {
+        eprintln!("node: the logs could not be kept: {error:#}");
+    }
+}
+
+/// Installs the operator as a user does, with an overlay that holds the config and nothing else.
+async fn deploy(bench: Bench, node: Node) -> Result<Cluster> {
+    let cluster = Cluster {
+        client: bench.client()?,
+        node,
+        bench,
+        challenges: IpAddr::from([0, 0, 0, 0]),
+    };
+    cluster.apply()?;
+    for addon in ["eviction", "verify"] {
+        kubectl(
+            &cluster.bench,
+            &format!("apply -f rbac/addons/{addon}.yaml"),
+            "",
+        )?;
+    }
+    let services: Api<Service> = Api::namespaced(cluster.client.clone(), OWN);
+    let service = services.get("cert-renew-challenge").await?;
+    let address = service.spec.and_then(|spec| spec.cluster_ip);
+    let challenges = address.context("no cluster IP")?.parse()?;
+    // The way of a challenge: any name leads to the Service, as by an edge that passes everything on.
+    cluster
+        .bench
+        .dns()
+        .set("set-default-ipv4", &json!({"ip": challenges}))
+        .await?;
+    let cluster = Cluster {
+        challenges,
+        ..cluster
+    };
+    if let Err(error) = cluster.operator_available().await {
+        keep(&cluster.bench, Some(&cluster.node));
+        return Err(error);
+    }
+    Ok(cluster)
+}
+
+impl Cluster {
+    fn apply(&self) -> Result<()> {
+        let overlay = Path::new(ROOT).join("target/node-overlay");
+        fs::create_dir_all(&overlay)?;
+        let config = format!(
+            "issuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
+             caBundle: /etc/cert-renew/ca.pem\n    profile: default\n    concurrency: 1\n    requestsPerSecond: 1000\n    \
+             allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n\
+             solvers: [{{http01: {{route: shared}}}}]\n\
+             dns: {{nameservers: [\"{dns}\"]}}\n\
+             rollout: {{settle: 1s, perWorkloadMinInterval: 0s, progressTimeout: 1m, verifyGrace: 10s}}\n",
+            directory = self.bench.pebble().directory(),
+            dns = self.bench.dns().address(),
+        );
+        fs::write(overlay.join("config.yaml"), config)?;
+        fs::copy(self.bench.ca_bundle(), overlay.join("ca.pem"))?;
+        let kustomization = json!({
+            "resources": ["../../deploy"],
+            "configMapGenerator": [{
+                "name": "cert-renew-config",
+                "namespace": OWN,
+                "behavior": "replace",
+                "files": ["config.yaml", "ca.pem"],
+                "options": {"disableNameSuffixHash": true},
+            }],
+        });
+        fs::write(
+            overlay.join("kustomization.yaml"),
+            kustomization.to_string(),
+        )?;
+        kubectl(&self.bench, "apply -k target/node-overlay", "")?;
+        Ok(fs::remove_dir_all(&overlay)?)
+    }
+
+    /// Waits until two pods of the newest template are ready, and no other is left.
+    async fn operator_available(&self) -> Result<()> {
+        let space = Space {
+            client: self.client.clone(),
+            name: OWN.into(),
+            class: "default".into(),
+        };
+        let available = space.available("Deployment", "cert-renew").await;
+        if available.is_err() {
+            let pods = self.operator_pods().await?;
+            let names = pods.iter().map(|pod| pod.name_any());
+            let logs = names.map(|name| format!("{name}:\n{}", self.node.logs(&name)));
+            eprintln!("{}\n{}", space.situation().await, logs.collect::<String>());
+        }
+        available
+    }
+
+    async fn operator_pods(&self) -> Result<Vec<Pod>> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), OWN);
+        let ours = ListParams::default().labels("app.kubernetes.io/name=cert-renew");
+        Ok(pods.list(&ours).await?.items)
+    }
+
+    /// The pod that leads.
+    async fn leader(&self) -> Result<String> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), OWN);
+        eventually(LONG, "somebody leads", async || {
+            let lease = leases.get("cert-renew").await?;
+            let holder = lease.spec.and_then(|spec| spec.holder_identity);
+            let holder = holder.unwrap_or_default();
+            let (pod, _) = holder.split_once('_').context("nobody leads")?;
+            Ok(pod.to_owned())
+        })
+        .await
+    }
+
+    /// A client of the Service that CAs are led to.
+    fn probe_challenges(&self) -> Result<Probes> {
+        let health = format!(
+            "http://{}/.well-known/acme-challenge/health",
+            self.challenges
+        );
+        Probes::start(health)
+    }
+
+    /// Due Secrets that nothing uses.
+    async fn renewals(&self, label: &str) -> Result<Renewals> {
+        let space = Space::new(self.client.clone(), label, "default").await?;
+        let mut before = BTreeMap::new();
+        for number in 0..RENEWALS {
+            let name = format!("tls-{number}");
+            let host = format!("{name}.{}.example", space.name);
+            let secret = space
+                .tls_secret(&name, Some(&pair(&[&host], OLD)?), &[])
+                .await?;
+            before.insert(name, leaf_of(&secret));
+        }
+        Ok(Renewals { space, before })
+    }
+}
+
+struct Renewals {
+    space: Space,
+    before: BTreeMap<String, Option<String>>,
+}
+
+impl Renewals {
+    async fn begin(&self) -> Result<()> {
+        for name in self.before.keys() {
+            annotate(&self.space, name, &[("issuer", "pebble")]).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all are renewed; how many tries have failed.
+    async fn end(&self) -> Result<usize> {
+        let mut failed = 0;
+        for (name, before) in &self.before {
+            eventually(LONG, &format!("{name} is renewed"), async || {
+                let secret = self.space.secrets().get(name).await?;
+                ensure!(
+                    leaf_of(&secret) != *before,
+                    "{:?}",
+                    self.space.events(name).await?
+                );
+                Ok(())
+            })
+            .await?;
+            let events = self.space.events(name).await?;
+            failed += events
+                .iter()
+                .filter(|it| it.starts_with("RenewalFailed"))
+                .count();
+        }
+        Ok(failed)
+    }
+}
+
+/// Of a scene in which clients must notice nothing.
+fn count(watched: &Watched) -> (String, Figures) {
+    let figures = Figures {
+        failed_handshakes: watched.failed.len(),
+        stale_after_done: watched.stale.len(),
+        challenges_lost: 0,
+        stale_while_leaving: watched.leaving,
+    };
+    let text = format!(
+        "{} of {} handshakes failed {:?}, {} stale {:?}",
+        watched.failed.len(),
+        watched.tried,
+        some(&watched.failed),
+        watched.stale.len(),
+        some(&watched.stale),
+    );
+    (text, figures)
+}
+
+/// Of a scene in which they may.
+fn count_stale(watched: &Watched) -> (String, Figures) {
+    let (text, figures) = count(watched);
+    (
+        text,
+        Figures {
+            failed_handshakes: 0,
+            ..figures
+        },
+    )
+}
+
+async fn unnoticed(cluster: &Cluster, kind: &'static str, server: Server) -> Found {
+    let site = Site::start(&cluster.bench, "unnoticed", kind, server).await?;
+    site.annotate(&[("issuer", "pebble")]).await?;
+    site.done(&[&site.first]).await?;
+    Ok(count(&site.end_changed_once().await?))
+}
+
+async fn controller(cluster: &Cluster) -> Found {
+    let site = Site::start(
+        &cluster.bench,
+        "controller",
+        "ReplicationController",
+        Server::Nginx,
+    )
+    .await?;
+    let before = site.space.pods(WEB).await?;
+    site.annotate(&[("issuer", "pebble")]).await?;
+    site.done(&[&site.first]).await?;
+    let after = site.space.pods(WEB).await?;
+    let kept = after
+        .iter()
+        .filter(|pod| before.iter().any(|it| it.uid() == pod.uid()))
+        .count();
+    ensure!(
+        kept == 0 && after.len() == 2,
+        "{kept} pods were kept, there are {}",
+        after.len()
+    );
+    Ok(count(&site.end().await?))
+}
+
+async fn first(cluster: &Cluster) -> Found {
+    let began = Instant::now();
+    let site = Site::from_nothing(&cluster.bench, "first", Server::Nginx).await?;
+    site.done(&[""]).await?;
+    let took = began.elapsed();
+    let (text, figures) = count_stale(&site.end().await?);
+    Ok((
+        format!("served everywhere after {took:.0?}; {text}"),
+        figures,
+    ))
+}
+
+const RELOAD: (&str, &str) = ("rollout", "post:9000/reload");
+
+async fn post(cluster: &Cluster) -> Found {
+    let site = Site::start(&cluster.bench, "post", "Deployment", Server::Pod(&[])).await?;
+    let began = Instant::now();
+    site.annotate(&[("issuer", "pebble"), RELOAD, ("verify", "web:443")])
+        .await?;
+    site.done(&[&site.first]).await?;
+    let took = began.elapsed();
+    let generation = site.space.generation("Deployment", WEB).await?;
+    ensure!(generation == 1, "the workload was restarted");
+    let (text, figures) = count(&site.end().await?);
+    Ok((format!("reloaded after {took:.0?}; {text}"), figures))
+}
+
+/// One pod is not Ready when the others are asked, and comes back with the certificate that it has.
+async fn unready(cluster: &Cluster) -> Found {
+    let site = Site::start(&cluster.bench, "unready", "Deployment", Server::Pod(&[])).await?;
+    let pod = site.space.pods(WEB).await?.pop().context("no pod")?;
+    let address = pod
+        .status
+        .and_then(|status| status.pod_ip)
+        .context("no address")?;
+    let say = async |what: &str| {
+        let url = format!("http://{address}:9000/{what}");
+        let said = Command::new("curl")
+            .args(["-sf", "-X", "POST", &url])
+            .status()?;
+        ensure!(said.success(), "POST {url}: {said}");
+        Ok(())
+    };
+    say("unready").await?;
+    site.annotate(&[("issuer", "pebble"), RELOAD, ("verify", "web:443")])
+        .await?;
+    site.renewed(&[&site.first]).await?;
+    // By then the others were asked.
+    sleep(Duration::from_secs(110)).await;
+    say("ready").await?;
+    site.done(&[&site.first]).await?;
+    Ok(count_stale(&site.end().await?))
+}
+
+async fn liar(cluster: &Cluster) -> Found {
+    let site = Site::start(&cluster.bench, "liar", "Deployment", Server::Liar).await?;
+    site.annotate(&[("issuer", "pebble"), ("verify", "web:443")])
+        .await?;
+    let leaf = site.renewed(&[&site.first]).await?;
+    let said = site.event("ServedCertificateStale").await?;
+    let secret = site.secret().await?;
+    let done = secret.annotations().get("state.cert-renew.io/rolled-out");
+    ensure!(
+        !done.is_some_and(|done| done.starts_with(&leaf)),
+        "it is called done: {done:?}"
+    );
+    let (_, figures) = count_stale(&site.end().await?);
+    Ok((said, figures))
+}
+
+async fn crash(cluster: &Cluster) -> Found {
+    let site = Site::start(
+        &cluster.bench,
+        "crash",
+        "Deployment",
+        Server::Pod(&["-only", "P-256"]),
+    )
+    .await?;
+    site.annotate(&[("issuer", "pebble"), ("key-type", "ecdsa-p384")])
+        .await?;
+    let bad = site.renewed(&[&site.first]).await?;
+    let said = site.event("RolloutHalted").await?;
+    let served = site.watched();
+    ensure!(
+        served.presented == [site.first.clone()],
+        "while halted: {:?}",
+        served.presented
+    );
+    let began = Instant::now();
+    site.annotate(&[("key-type", "ecdsa-p256")]).await?;
+    site.done(&[&site.first, &bad]).await?;
+    let took = began.elapsed();
+    let (text, figures) = count(&site.end().await?);
+    Ok((
+        format!("{said:.60}…, mended after {took:.0?}; {text}"),
+        figures,
+    ))
+}
+
+async fn resume(cluster: &Cluster) -> Found {
+    let site = Site::start(
+        &cluster.bench,
+        "resume",
+        "Deployment",
+        Server::Pod(&["-only", "P-256"]),
+    )
+    .await?;
+    site.annotate(&[("issuer", "pebble"), ("key-type", "ecdsa-p384")])
+        .await?;
+    site.event("RolloutHalted").await?;
+    // The user takes the flag away, and says that it may go on.
+    let fixed = workload("Deployment", Server::Pod(&[]));
+    let containers = &fixed["spec"]["template"]["spec"]["containers"];
+    let patch = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+    let workloads = site.space.workloads("Deployment");
+    workloads
+        .patch(WEB, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    let output = Command::new(env!("CARGO_BIN_EXE_cert-renew"))
+        .args(["resume", &format!("{}/{WEB}", site.space.name)])
+        .env("KUBECONFIG", cluster.bench.kubeconfig())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "cert-renew resume: {said}");
+    site.done(&[&site.first]).await?;
+    Ok(count(&site.end().await?))
+}
+
+async fn killed(cluster: &Cluster) -> Found {
+    let site = Site::start(&cluster.bench, "killed", "Deployment", Server::Nginx).await?;
+    let leader = cluster.leader().await?;
+    site.annotate(&[("issuer", "pebble")]).await?;
+    site.renewed(&[&site.first]).await?;
+    cluster.node.kill_in_pod(&leader, "cert-renew")?;
+    site.done(&[&site.first]).await?;
+    let watched = site.end_changed_once().await?;
+    cluster.operator_available().await?;
+    Ok(count(&watched))
+}
+
+/// What the CA would have lost: requests without an answer, and renewals that failed.
+async fn lost(probes: &Probes, renewals: &Renewals) -> Found {
+    let failed = renewals.end().await?;
+    let watched = probes.watched();
+    let text = format!(
+        "{} of {} requests lost {:?}, {failed} tries of {RENEWALS} renewals failed",
+        watched.failed.len(),
+        watched.tried,
+        some(&watched.failed),
+    );
+    let figures = Figures {
+        challenges_lost: watched.failed.len() + failed,
+        ..Figures::default()
+    };
+    Ok((text, figures))
+}
+
+async fn broken(cluster: &Cluster) -> Found {
+    // A third replica whose program does not come up: it listens nowhere.
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), OWN);
+    let pod = serde_json::from_value(json!({
+        "metadata": {"name": "broken", "labels": {"app.kubernetes.io/name": "cert-renew"}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": "cert-renew",
+                "image": "node.test/pod:1",
+                "args": ["pause"],
+                "ports": [{"name": "challenge", "containerPort": 8402}],
+                "readinessProbe": {"httpGet": {"path": "/readyz", "port": 9402}, "periodSeconds": 1},
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    }))?;
+    pods.create(&PostParams::default(), &pod).await?;
+    eventually(LONG, "it runs", async || {
+        let status = pods.get("broken").await?.status.context("no status")?;
+        ensure!(
+            status.phase.as_deref() == Some("Running"),
+            "{:?}",
+            status.phase
+        );
+        Ok(())
+    })
+    .await?;
+    // What follows the pod's address would be there by now.
+    sleep(Duration::from_secs(3)).await;
+    let renewals = cluster.renewals("broken").await?;
+    let probes = cluster.probe_challenges()?;
+    renewals.begin().await?;
+    let found = lost(&probes, &renewals).await;
+    pods.delete("broken", &Default::default()).await?;
+    found
+}
+
+async fn upgrade(cluster: &Cluster) -> Found {
+    let site = Site::start(&cluster.bench, "upgrade", "Deployment", Server::Nginx).await?;
+    let renewals = cluster.renewals("upgrade").await?;
+    let probes = cluster.probe_challenges()?;
+    site.annotate(&[("issuer", "pebble")]).await?;
+    renewals.begin().await?;
+    let restart = format!("-n {OWN} rollout restart deployment/cert-renew");
+    kubectl(&cluster.bench, &restart, "")?;
+    sleep(Duration::from_secs(2)).await;
+    cluster.operator_available().await?;
+    eventually(LONG, "the former replicas are gone", async || {
+        let pods = cluster.operator_pods().await?;
+        ensure!(pods.len() == 2, "there are {} pods", pods.len());
+        Ok(())
+    })
+    .await?;
+    site.done(&[&site.first]).await?;
+    let (text, figures) = lost(&probes, &renewals).await?;
+    let (handshakes, of_site) = count(&site.end_changed_once().await?);
+    let figures = Figures {
+        challenges_lost: figures.challenges_lost,
+        ..of_site
+    };
+    Ok((format!("{text}; {handshakes}"), figures))
+}

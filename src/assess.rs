@@ -187,7 +187,11 @@ fn assess(
     let names = match (&settings.names, &leaf) {
         (Some(names), _) => names.clone(),
         (None, Ok(leaf)) if !has_too_many_names(leaf) => leaf.names.clone(),
-        (None, _) => Vec::new(),
+        (None, Ok(_)) => Vec::new(),
+        // What was emptied is asked for again as it was issued.
+        (None, Err(_)) => issued_by
+            .as_ref()
+            .map_or_else(Vec::new, |it| it.names.clone()),
     };
     let odd = leaf.as_ref().is_ok_and(|leaf| loses_names(leaf, &settings));
     let blocked = odd || problems.iter().any(|problem| problem.blocks.issue());

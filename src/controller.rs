@@ -426,6 +426,9 @@ impl Controller {
         let uid = head.uid();
         let mut observed = assessment.observed(uid, head.resource_version());
         observed.suggestion = self.context.renewal_info.note(&key, uid, &assessment);
+        let settings = || head.digest();
+        let ledger = &self.context.ledger;
+        ledger.mend_by_settings(observed.account, &key, settings);
         let retry_at = self
             .context
             .ledger

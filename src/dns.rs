@@ -179,6 +179,23 @@ impl Resolver {
         Ok(addresses)
     }
 
+    /// Why a host cannot be reached, in the words of DNS, where that is the reason: there is no such name, or it has no
+    /// address.
+    pub async fn why_unreachable(&self, host: &str) -> Option<String> {
+        let name = name(host).ok()?;
+        let server = self.servers.first()?;
+        let answer = match self.ask(&name, RecordType::A).await {
+            Ok(answer) => answer,
+            Err(error) => return Some(error.to_string()),
+        };
+        if answer.metadata.response_code == ResponseCode::NXDomain {
+            return Some(format!("{host} does not exist (NXDOMAIN, asked {server})"));
+        }
+        let addresses = self.addresses(&name).await.ok()?;
+        let none = addresses.is_empty();
+        none.then(|| format!("{host} has no address (no A or AAAA record, asked {server})"))
+    }
+
     /// The servers of a zone by their names, each with its addresses. Who holds the zone names them, and whose CNAME
     /// leads to a zone may be a user's: those that `nearby` does not allow are left out.
     ///
@@ -188,11 +205,11 @@ impl Resolver {
         let mut authorities = Vec::new();
         for data in self.records(zone, RecordType::NS).await? {
             let RData::NS(name) = data else { continue };
-            let addresses = self.addresses(&name.0).await?;
+            // One whose name does not resolve is one that does not answer.
+            let addresses = self.addresses(&name.0).await;
             authorities.push(Authority {
                 name: text(&name.0),
-                addresses: addresses
-                    .into_iter()
+                addresses: { addresses.into_iter().flatten() }
                     .filter(|ip| nearby.allows(*ip))
                     .map(|ip| SocketAddr::new(ip, PORT))
                     .collect(),
@@ -231,19 +248,31 @@ impl Authority {
         None
     }
 
-    /// Whether it has this TXT record; no answer counts as no.
-    async fn has(&self, name: &Name, value: &str) -> bool {
-        let texts = self.texts(name).await;
-        texts.is_some_and(|texts| texts.iter().any(|text| text == value))
+    async fn sight(&self, name: &Name, value: &str) -> Sight {
+        match self.texts(name).await {
+            Some(texts) if texts.iter().any(|text| text == value) => Sight::Has,
+            Some(_) => Sight::Lacks,
+            None => Sight::Silent,
+        }
     }
 }
 
-/// Those of `authorities` that do not have the TXT record yet, by name.
-pub async fn lacking(authorities: &[Authority], name: &Name, value: &str) -> Vec<String> {
-    let asked = authorities
-        .iter()
-        .map(|it| async { (!it.has(name, value).await).then(|| it.name.clone()) });
-    join_all(asked).await.into_iter().flatten().collect()
+/// What a server shows of a TXT record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It has it.
+    Has,
+    /// It answers, and does not.
+    Lacks,
+    /// It does not answer, or will not.
+    Silent,
+}
+
+/// What each of `authorities`, by name, shows of the TXT record.
+pub async fn look(authorities: &[Authority], name: &Name, value: &str) -> Vec<(String, Sight)> {
+    let asked = { authorities.iter() }
+        .map(|it| async move { (it.name.clone(), it.sight(name, value).await) });
+    join_all(asked).await
 }
 
 /// A name as DNS has it.

@@ -721,7 +721,7 @@ impl Entry {
         };
         let retry_at = retry_at.unwrap_or_default();
         self.renew_at = match self.observed.due() {
-            _ if self.order_open => now.max(retry_at),
+            _ if self.order_open => now.max(open).max(retry_at),
             Ok(due) => due.at.max(open).max(asked).max(retry_at),
             Err(_) => UnixTime::NEVER,
         };

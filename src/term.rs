@@ -141,7 +141,7 @@ impl Term {
         let context = Arc::clone(&self.context);
         let sweep = move || {
             let context = Arc::clone(&context);
-            async move { renewal::proof::sweep(&context).await }
+            async move { renewal::cleanup::sweep(&context).await }
         };
         self.tasks.spawn(supervised(Part::Sweep, metrics(), sweep));
         let (context, sender) = (Arc::clone(&self.context), self.sender.clone());
@@ -371,6 +371,8 @@ async fn read(context: Arc<Context>, sender: mpsc::UnboundedSender<Done>) {
     loop {
         let read = async {
             context.ledger.reload().await?;
+            let config = context.config().digest();
+            context.ledger.mend_by_config(config);
             context
                 .known
                 .reload(&context.client, &context.namespace)

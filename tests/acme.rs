@@ -276,7 +276,7 @@ async fn an_order_is_taken_up_at_every_state() -> Result<()> {
     let client = Client::new(settings(bench.pebble())?, Arc::new(|_| {}), Gate::open())?;
     client.restore(&Credentials::from_json(&issuer.credentials.to_json()?)?)?;
 
-    let mut order = client.resume(&url).await?;
+    let mut order = client.resume(&url, &[]).await?;
     assert_eq!(order.status(), OrderStatus::Pending);
     assert!(
         order
@@ -286,11 +286,11 @@ async fn an_order_is_taken_up_at_every_state() -> Result<()> {
     issuer.prove(&mut order).await?;
 
     // Told twice that the proof is there, as after a crash in between.
-    let mut order = client.resume(&url).await?;
+    let mut order = client.resume(&url, &[]).await?;
     issuer.prove(&mut order).await?;
     order.wait_validated(deadline).await?;
 
-    let mut order = client.resume(&url).await?;
+    let mut order = client.resume(&url, &[]).await?;
     assert_eq!(order.status(), OrderStatus::Ready);
     assert!(
         order.authorizations().await?.is_empty(),
@@ -301,15 +301,15 @@ async fn an_order_is_taken_up_at_every_state() -> Result<()> {
 
     // The answer to finalize was lost.
     order.finalize(&csr).await?;
-    let mut order = client.resume(&url).await?;
+    let mut order = client.resume(&url, &[]).await?;
     order.wait_issued(deadline).await?;
     let chain = order.certificate(&Preference::Default).await?;
 
-    let order = client.resume(&url).await?;
+    let order = client.resume(&url, &[]).await?;
     assert_eq!(order.status(), OrderStatus::Valid);
     assert_eq!(order.certificate(&Preference::Default).await?, chain);
 
-    let error = client.resume(&format!("{url}x")).await.unwrap_err();
+    let error = client.resume(&format!("{url}x"), &[]).await.unwrap_err();
     assert!(error.is_gone(), "{error}");
     Ok(())
 }
@@ -439,7 +439,7 @@ async fn a_deadline_is_kept_and_the_order_stays() -> Result<()> {
         "{error}"
     );
     assert_eq!(
-        issuer.client.resume(order.url()).await?.status(),
+        issuer.client.resume(order.url(), &[]).await?.status(),
         OrderStatus::Pending
     );
     Ok(())
@@ -512,7 +512,7 @@ async fn a_chain_is_chosen_by_its_root() -> Result<()> {
         issuer.finish(order, &names, &Preference::Default).await?;
         url
     };
-    let order = issuer.client.resume(&url).await?;
+    let order = issuer.client.resume(&url, &[]).await?;
     for n in [0, 1] {
         let root = leaf(&bench.pebble().root(n).await?)?;
         let subject = root

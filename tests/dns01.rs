@@ -187,7 +187,7 @@ async fn a_delegated_challenge_is_set_where_the_cname_leads_and_a_circle_is_name
     let away = "away.delegated.example".parse()?;
     let site = dns01::site(&Resolver::new(&[address])?, &away).await?;
     let expected = ("away.challenges.example", "challenges.example");
-    assert_eq!((site.0.as_str(), site.1.as_str()), expected);
+    assert_eq!((site.at.as_str(), site.zone.as_str()), expected);
 
     let names = ("names", "circle.delegated.example");
     space

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod acme;
+mod acme_answers;
 mod acme_faults;
 mod acme_issue;
 mod acme_limits;
@@ -40,6 +41,7 @@ mod logs;
 mod monitoring;
 mod newcomer;
 mod node;
+mod open_orders;
 mod outages;
 mod page;
 mod preflight;

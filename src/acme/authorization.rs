@@ -1,9 +1,11 @@
 //! What a CA wants proven for one name, and how (RFC 8555, sections 7.1.4 and 7.1.5).
 
 use instant_acme::{AuthorizationStatus, ChallengeStatus, ChallengeType};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::body;
 use super::jws::AccountKey;
 use super::problem::{Problem, Subproblem};
 
@@ -43,61 +45,90 @@ pub struct Challenge {
     pub(super) status: ChallengeStatus,
 }
 
-/// The authorization object; members that are not needed may be missing or strange.
-#[derive(Deserialize)]
-pub(super) struct State {
-    identifier: Identifier,
-    pub(super) status: AuthorizationStatus,
-    #[serde(default)]
-    wildcard: bool,
-    #[serde(default)]
-    challenges: Vec<ChallengeState>,
-}
+/// A longer token is of no use: nothing that routes takes a path of any length.
+const LONGEST_TOKEN: usize = 256;
 
-#[derive(Deserialize)]
-struct Identifier {
-    value: String,
-}
-
-#[derive(Deserialize)]
-struct ChallengeState {
-    r#type: ChallengeType,
-    url: String,
-    #[serde(default)]
-    token: String,
-    status: ChallengeStatus,
-    error: Option<Value>,
-    #[serde(rename = "issuer-domain-names")]
-    issuer_domain_names: Option<Value>,
-    /// What the next draft calls them.
-    #[serde(rename = "issuerDomainNames")]
-    issuer_domain_names_too: Option<Value>,
-    accounturi: Option<Value>,
-}
-
-impl ChallengeState {
-    fn issuer_domain_names(&self) -> Vec<String> {
-        let named = self.issuer_domain_names.as_ref();
-        let named = named.or(self.issuer_domain_names_too.as_ref());
-        let named = named.and_then(Value::as_array).into_iter().flatten();
-        named.filter_map(text).collect()
+impl Challenge {
+    /// Whether the token is what RFC 8555, section 8.3 promises: it becomes a part of paths, and of objects that route
+    /// them.
+    #[must_use]
+    pub fn has_sound_token(&self) -> bool {
+        let is_base64url = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        let shortest = usize::from(self.kind != dns_persist_01());
+        (shortest..=LONGEST_TOKEN).contains(&self.token.len())
+            && self.token.bytes().all(is_base64url)
     }
 }
 
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(ToOwned::to_owned)
+/// The authorization object; members that are not needed may be missing or strange.
+pub(super) struct State {
+    /// The name; empty where the CA names none.
+    identifier: String,
+    pub(super) status: AuthorizationStatus,
+    wildcard: bool,
+    challenges: Vec<ChallengeState>,
+}
+
+struct ChallengeState {
+    kind: ChallengeType,
+    url: String,
+    token: String,
+    status: ChallengeStatus,
+    error: Option<Value>,
+    issuer_domain_names: Vec<String>,
+    account_uri: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Value::deserialize(deserializer)?;
+        let status = body::word(&json, "status").ok_or_else(|| {
+            D::Error::custom("an authorization without a status that RFC 8555 knows")
+        })?;
+        let identifier = json.get("identifier");
+        let challenges = json.get("challenges").and_then(Value::as_array);
+        let challenges = challenges.into_iter().flatten();
+        Ok(Self {
+            identifier: { identifier.and_then(|it| body::text(it, "value")) }.unwrap_or_default(),
+            status,
+            wildcard: body::flag(&json, "wildcard"),
+            challenges: challenges.filter_map(ChallengeState::read).collect(),
+        })
+    }
+}
+
+impl ChallengeState {
+    /// One without a type or a URL is none that could be answered.
+    fn read(json: &Value) -> Option<Self> {
+        // The next draft of dns-persist-01 spells it in another way.
+        let issuers = ["issuer-domain-names", "issuerDomainNames"];
+        let issuers = issuers.map(|member| body::texts(json, member));
+        Some(Self {
+            kind: body::word(json, "type")?,
+            url: body::text(json, "url")?,
+            token: body::text(json, "token").unwrap_or_default(),
+            // What is not known is not being looked at.
+            status: body::word(json, "status").unwrap_or(ChallengeStatus::Pending),
+            error: body::any(json, "error"),
+            issuer_domain_names: issuers
+                .into_iter()
+                .find(|it| !it.is_empty())
+                .unwrap_or_default(),
+            account_uri: body::text(json, "accounturi"),
+        })
+    }
 }
 
 impl State {
     /// What is left to prove, for the holder of `key`.
     pub(super) fn pending(&self, url: &str, key: &AccountKey) -> Authorization {
         let challenge = |it: &ChallengeState| Challenge {
-            kind: it.r#type.clone(),
+            kind: it.kind.clone(),
             token: it.token.clone(),
             url: it.url.clone(),
             key_authorization: key.authorize(&it.token),
-            issuer_domain_names: it.issuer_domain_names(),
-            account_uri: it.accounturi.as_ref().and_then(text),
+            issuer_domain_names: it.issuer_domain_names.clone(),
+            account_uri: it.account_uri.clone(),
             status: it.status,
         };
         Authorization {
@@ -116,8 +147,31 @@ impl State {
         })
     }
 
+    /// That it has failed, where the CA does not say why.
+    pub(super) fn failure(&self) -> Option<Subproblem> {
+        use AuthorizationStatus::{Pending, Valid};
+        let failed = !matches!(self.status, Pending | Valid);
+        failed.then(|| Subproblem {
+            name: self.name(),
+            kind: String::new(),
+            detail: format!(
+                "its authorization is {:?}, and the CA does not say why",
+                self.status
+            )
+            .to_lowercase(),
+        })
+    }
+
+    /// Those of the challenges that wait for us to say once more that the proof is in place: the CA has looked, found it
+    /// wanting, and would look again (RFC 8555, section 8.2).
+    pub(super) fn retryable(&self) -> impl Iterator<Item = &str> {
+        let waits =
+            |it: &&ChallengeState| it.status == ChallengeStatus::Pending && it.error.is_some();
+        self.challenges.iter().filter(waits).map(|it| &*it.url)
+    }
+
     fn name(&self) -> String {
-        let value = &self.identifier.value;
+        let value = &self.identifier;
         if self.wildcard {
             format!("*.{value}")
         } else {

@@ -5,7 +5,8 @@
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_cert::Certificate;
-use x509_cert::der::Decode;
+use x509_cert::der::pem::LineEnding;
+use x509_cert::der::{Decode, Encode, EncodePem};
 
 /// What the config file wants of a chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +62,36 @@ fn certificates(chain: &str) -> Option<Vec<Certificate>> {
     (!chain.is_empty()).then_some(chain)
 }
 
+/// The chain with each certificate once and followed by the one that has issued it, from the one with this public key
+/// (`subjectPublicKeyInfo`, DER) on; as it came where that cannot be told.
+#[must_use]
+pub fn in_order(chain: &str, public_key: &[u8]) -> String {
+    ordered(chain, public_key).unwrap_or_else(|| chain.to_owned())
+}
+
+fn ordered(chain: &str, public_key: &[u8]) -> Option<String> {
+    let mut left: Vec<Certificate> = certificates(chain)?;
+    let is_leaf = |it: &Certificate| {
+        let key = it.tbs_certificate().subject_public_key_info().to_der();
+        key.is_ok_and(|key| key == public_key)
+    };
+    let position = left.iter().position(is_leaf)?;
+    let mut ordered = vec![left.remove(position)];
+    while let Some(last) = ordered.last() {
+        let issuer = last.tbs_certificate().issuer();
+        let is_issuer = |it: &Certificate| it.tbs_certificate().subject() == issuer;
+        let Some(position) = left.iter().position(is_issuer) else {
+            break;
+        };
+        let next = left.remove(position);
+        if !ordered.contains(&next) {
+            ordered.push(next);
+        }
+    }
+    let pem = ordered.iter().map(|it| it.to_pem(LineEnding::LF).ok());
+    pem.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -92,6 +123,25 @@ mod tests {
             pems.len() - 1
         });
         pems.concat()
+    }
+
+    #[test]
+    fn a_chain_is_put_in_order_and_each_certificate_stands_in_it_once() {
+        let right = chain(&["leaf", "R1", "ISRG Root X1"], true);
+        let end = "-----END CERTIFICATE-----\n";
+        let parts: Vec<String> = right.split_inclusive(end).map(ToOwned::to_owned).collect();
+        let leaf = certificates(&right).unwrap().swap_remove(0);
+        let key = leaf.tbs_certificate().subject_public_key_info().to_der();
+        let key = key.unwrap();
+        for order in [&[0, 1, 2][..], &[0, 2, 1], &[1, 0, 2], &[0, 1, 1, 2, 0]] {
+            let sent: String = order.iter().map(|at| &*parts[*at]).collect();
+            let again = certificates(&in_order(&sent, &key)).unwrap();
+            assert_eq!(again, certificates(&right).unwrap(), "{order:?}");
+        }
+        for other in ["no certificate", ""] {
+            assert_eq!(in_order(other, &key), other);
+        }
+        assert_eq!(in_order(&right, b"another key"), right);
     }
 
     #[test]

@@ -131,6 +131,16 @@ impl Client {
             return Err(answer.error(Action::Directory));
         }
         let directory = Arc::new(answer.json::<Directory>(Action::Directory)?);
+        // It is kept for a while, and nothing works without these.
+        let needed = [
+            &directory.new_nonce,
+            &directory.new_account,
+            &directory.new_order,
+        ];
+        if needed.iter().any(|url| reqwest::Url::parse(url).is_err()) {
+            let what = "a directory whose newNonce, newAccount or newOrder is no URL";
+            return Err(Error::unexpected(Action::Directory, &answer.host, what));
+        }
         *cached = Some((Instant::now(), Arc::clone(&directory)));
         Ok(directory)
     }

@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::body;
 
 /// The directory object of a CA.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     /// Where nonces come from.
     pub new_nonce: String,
@@ -23,13 +26,11 @@ pub struct Directory {
     /// Where renewal windows are asked for (RFC 9773, section 4.1); `None`: this CA has none.
     pub renewal_info: Option<String>,
     /// About the CA.
-    #[serde(default)]
     pub meta: Meta,
 }
 
 /// The `meta` member of a directory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Registering means to agree to these.
     pub terms_of_service: Option<String>,
@@ -41,6 +42,43 @@ pub struct Meta {
     pub external_account_required: bool,
     /// Name and description (draft-ietf-acme-profiles).
     pub profiles: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for Directory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Value::deserialize(deserializer)?;
+        let needed = |member| {
+            let missing = || D::Error::custom(format_args!("a directory without {member}"));
+            body::text(&json, member).ok_or_else(missing)
+        };
+        Ok(Self {
+            new_nonce: needed("newNonce")?,
+            new_account: needed("newAccount")?,
+            new_order: needed("newOrder")?,
+            revoke_cert: body::text(&json, "revokeCert"),
+            key_change: body::text(&json, "keyChange"),
+            renewal_info: body::text(&json, "renewalInfo"),
+            meta: json.get("meta").map(Meta::read).unwrap_or_default(),
+        })
+    }
+}
+
+impl Meta {
+    fn read(json: &Value) -> Self {
+        let profiles = json.get("profiles").and_then(Value::as_object);
+        let profiles = profiles.into_iter().flatten();
+        let profiles = profiles.map(|(name, about)| {
+            let about = about.as_str().unwrap_or_default();
+            (name.clone(), about.to_owned())
+        });
+        Self {
+            terms_of_service: body::text(json, "termsOfService"),
+            website: body::text(json, "website"),
+            caa_identities: body::texts(json, "caaIdentities"),
+            external_account_required: body::flag(json, "externalAccountRequired"),
+            profiles: profiles.collect(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -273,11 +273,47 @@ impl Error {
         }
     }
 
-    /// Whether a request would be refused like this whose signature is by a key that the account no longer has.
+    /// Whether an answer came that cannot be read.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self.kind, Kind::Unexpected(..))
+    }
+
+    /// Whether the CA will not, whatever is asked a moment later: no outage and no limit.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let status = self.status().unwrap_or_default();
+        (400..500).contains(&status) && status != 429
+    }
+
+    /// Whether the CA has said that it will never do this: it has no way to, or refuses.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        let unsupported = matches!(self.status(), Some(404 | 405 | 501));
+        unsupported || self.class() == Class::Permanent
+    }
+
+    /// Whether the CA has tried to validate a name and could not: that is what it counts.
+    #[must_use]
+    pub fn is_failed_validation(&self) -> bool {
+        matches!(self.kind, Kind::Invalid(_)) && self.action == Action::Authorization
+    }
+
+    /// Whether a request in the name of an account would be refused like this whose signature is by a key that the account
+    /// no longer has, or that is for an account that the CA has lost. CAs have words of their own for that.
     #[must_use]
     pub fn may_be_the_key(&self) -> bool {
+        use Action::{Directory, NewAccount, NewNonce, RenewalInfo};
         let kinds = ["malformed", "unauthorized", "accountDoesNotExist"];
-        matches!(self.kind, Kind::Refused(..)) && kinds.iter().any(|kind| self.is(kind))
+        let signed = !matches!(self.action, Directory | NewAccount | NewNonce | RenewalInfo);
+        let unclear = match &self.kind {
+            Kind::Refused(400 | 401 | 403, problem) => {
+                problem.reason().is_none() || kinds.iter().any(|kind| self.is(kind))
+            }
+            Kind::Refused(..) => kinds.iter().any(|kind| self.is(kind)),
+            Kind::Status(status) => [400, 401, 403].contains(status),
+            _ => false,
+        };
+        signed && unclear
     }
 
     pub(crate) fn is(&self, problem: &str) -> bool {
@@ -317,8 +353,15 @@ impl fmt::Display for Error {
                 f,
                 "{action}: {host} answered {status} without a problem document"
             ),
-            Kind::Unexpected(what, _) => {
-                write!(f, "{action}: unexpected answer from {host}: {what}")
+            Kind::Unexpected(what, why) => {
+                write!(f, "{action}: unexpected answer from {host}: {what}")?;
+                match why {
+                    // It may quote what the CA has sent.
+                    Some(why) => {
+                        write!(f, " ({:.200})", why.to_string().escape_debug().to_string())
+                    }
+                    None => Ok(()),
+                }
             }
             Kind::Invalid(problem) => {
                 write!(f, "{action}: {host} made the order invalid: {problem}")

@@ -13,6 +13,7 @@
 mod account;
 pub mod ari;
 mod authorization;
+mod body;
 mod chain;
 mod client;
 mod directory;
@@ -31,7 +32,7 @@ mod turns;
 pub use account::{Credentials, Unusable};
 pub use ari::CertId;
 pub use authorization::{Authorization, Challenge, dns_persist_01};
-pub use chain::Preference;
+pub use chain::{Preference, in_order};
 pub use client::{Client, Eab, IssuerSettings};
 pub use directory::{Directory, Meta};
 pub use error::{Action, Error};

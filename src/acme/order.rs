@@ -12,12 +12,14 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use instant_acme::{AuthorizationStatus, ChallengeStatus, Identifier, NewOrder, OrderStatus};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::ari::CertId;
 use super::authorization::{self, Authorization, Challenge};
+use super::body;
 use super::chain::Preference;
 use super::client::Client;
 use super::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
@@ -30,6 +32,13 @@ use crate::time::UnixTime;
 
 /// More alternates than any CA has roots; each costs a request.
 const ALTERNATES: usize = 5;
+/// An order that is pending for longer than this is looked at more closely: CAs validate in seconds.
+const UNUSUAL: Duration = Duration::from_secs(10);
+/// Each further look comes after twice the time, up to this.
+const LONGEST_UNUSUAL: Duration = Duration::from_secs(60);
+/// A CA that has found a proof wanting and would look again is asked to so often: with the first time no more failed
+/// validations than CAs let pass in an hour.
+const REPEATS: u32 = 3;
 
 /// An order at the CA, as last heard of.
 #[derive(Debug)]
@@ -45,17 +54,48 @@ pub struct Order {
     not_before: Option<Instant>,
 }
 
-/// The order object. `authorizations` is missing at some CAs once the order is valid.
-#[derive(Debug, Deserialize)]
+/// The order object. `authorizations` is missing or null at some CAs once the order is valid or invalid.
+#[derive(Debug)]
 struct State {
     status: OrderStatus,
     expires: Option<String>,
-    #[serde(default)]
     authorizations: Vec<String>,
     finalize: Option<String>,
     certificate: Option<String>,
     replaces: Option<String>,
     error: Option<Value>,
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Value::deserialize(deserializer)?;
+        let status = body::word(&json, "status")
+            .ok_or_else(|| D::Error::custom("an order without a status that RFC 8555 knows"))?;
+        Ok(Self {
+            status,
+            expires: body::text(&json, "expires"),
+            authorizations: body::texts(&json, "authorizations"),
+            finalize: body::text(&json, "finalize"),
+            certificate: body::text(&json, "certificate"),
+            replaces: body::text(&json, "replaces"),
+            error: body::any(&json, "error"),
+        })
+    }
+}
+
+impl State {
+    /// The order as it is now. Authorizations that the CA no longer names are kept: some name only the valid ones in an
+    /// order that has failed, and what has failed is worth knowing.
+    fn follow(&mut self, mut now: Self) {
+        for url in std::mem::take(&mut self.authorizations) {
+            if !now.authorizations.contains(&url) {
+                now.authorizations.push(url);
+            }
+        }
+        // An answer to finalize may leave out what was known.
+        now.finalize = now.finalize.or_else(|| self.finalize.take());
+        *self = now;
+    }
 }
 
 // === impl Client ===
@@ -120,13 +160,18 @@ impl Client {
         Ok(order)
     }
 
-    /// Takes an order up again, at whatever state it is.
+    /// Takes an order up again, at whatever state it is; `authorizations` are those that it had when it was made.
     ///
     /// # Errors
     /// When the CA does not answer or no longer knows the order ([`Error::is_gone`]).
-    pub async fn resume(&self, url: &str) -> Result<Order, Error> {
+    pub async fn resume(&self, url: &str, authorizations: &[String]) -> Result<Order, Error> {
         let answer = self.post(Action::Order, url, b"").await?;
         let mut order = Order::read(self, url.to_owned(), Action::Order, &answer)?;
+        for url in authorizations {
+            if !order.state.authorizations.contains(url) {
+                order.state.authorizations.push(url.clone());
+            }
+        }
         order.replaces_accepted = order.state.replaces.is_some();
         Ok(order)
     }
@@ -145,6 +190,28 @@ fn identifier(name: &Name) -> Identifier {
     match name {
         Name::Dns(name) => Identifier::Dns(name.to_string()),
         Name::Ip(address) => Identifier::Ip(*address),
+    }
+}
+
+/// How a wait goes on from poll to poll.
+struct Rhythm {
+    action: Action,
+    started: Instant,
+    pause: Duration,
+    next_pause: Duration,
+    /// How often it was asked, until it is the CA that says when.
+    polls: Option<u32>,
+}
+
+impl Rhythm {
+    fn of(client: &Client, action: Action) -> Self {
+        Self {
+            action,
+            started: Instant::now(),
+            pause: client.pace(action).first(),
+            next_pause: pace::SECOND,
+            polls: Some(0),
+        }
     }
 }
 
@@ -171,6 +238,12 @@ impl Order {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Who has made it.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Whether the CA is on this machine, and so connects to what is on it.
@@ -200,6 +273,12 @@ impl Order {
         self.state.status
     }
 
+    /// The URLs of what is, or was, to be proven.
+    #[must_use]
+    pub fn authorization_urls(&self) -> &[String] {
+        &self.state.authorizations
+    }
+
     /// When the CA gives the order up, if it says so.
     #[must_use]
     pub fn expires(&self) -> Option<UnixTime> {
@@ -219,7 +298,7 @@ impl Order {
     pub async fn refresh(&mut self) -> Result<(), Error> {
         let answer = self.client.post(Action::Order, &self.url, b"").await?;
         self.note_retry_after(&answer);
-        self.state = answer.json(Action::Order)?;
+        self.state.follow(answer.json(Action::Order)?);
         self.pending = None;
         Ok(())
     }
@@ -269,13 +348,84 @@ impl Order {
         Ok(())
     }
 
-    /// Waits until all names are proven.
+    /// Waits until all names are proven. Where that takes longer than usual, it is found out what the CA says of each
+    /// name; a challenge that it would look at again is posted again, a few times.
     ///
     /// # Errors
     /// With what the CA found for each name when a proof has failed; when `deadline` comes first.
     pub async fn wait_validated(&mut self, deadline: Instant) -> Result<(), Error> {
         let done = |status| status != OrderStatus::Pending;
-        self.wait(Action::Authorization, deadline, done).await
+        let (mut rhythm, mut pause) = (Rhythm::of(&self.client, Action::Authorization), UNUSUAL);
+        for look in 0.. {
+            let now = Instant::now();
+            // What the CA has asked for goes before any look of ours.
+            let next = self
+                .not_before
+                .map_or(now + pause, |at| at.max(now + pause));
+            let until = deadline.min(next);
+            let waited = self.wait(&mut rhythm, until, done).await;
+            let Err(error) = waited else { return Ok(()) };
+            let is_pending = self.state.status == OrderStatus::Pending && !error.is_gone();
+            if !is_pending || error.class() != Class::Transient {
+                return Err(error);
+            }
+            if until == deadline {
+                let asked = error.retry_after().is_none();
+                let found = if asked { self.found().await } else { None };
+                return Err(found.unwrap_or(error));
+            }
+            self.look_closely(look).await?;
+            pause = (pause * 2).min(LONGEST_UNUSUAL);
+        }
+        Ok(())
+    }
+
+    /// Finds out what the CA says of each name of an order that is still pending.
+    ///
+    /// # Errors
+    /// When a name has failed for good, or as often as is worth trying.
+    async fn look_closely(&mut self, look: u32) -> Result<(), Error> {
+        let mut again = Vec::new();
+        for url in self.state.authorizations.clone() {
+            let state = match self.authorization(&url).await {
+                Ok(state) => state,
+                Err(error) => {
+                    tracing::debug!(order = self.url, %error, "an authorization cannot be looked at");
+                    continue;
+                }
+            };
+            if state.failure().is_some() {
+                return Err(self.why_invalid(Action::Authorization).await);
+            }
+            if state.status == AuthorizationStatus::Pending {
+                again.extend(state.retryable().map(ToOwned::to_owned));
+            }
+        }
+        if again.is_empty() {
+            return Ok(());
+        }
+        if look >= REPEATS {
+            return Err(self.why_invalid(Action::Authorization).await);
+        }
+        for url in again {
+            tracing::debug!(
+                order = self.url,
+                challenge = url,
+                "the CA is asked to look again"
+            );
+            match self.client.post(Action::Challenge, &url, b"{}").await {
+                Ok(answer) => self.note_retry_after(&answer),
+                Err(error) => tracing::debug!(order = self.url, %error, "it will not"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the CA has said of the names of an order that is still pending, if it has said anything.
+    async fn found(&mut self) -> Option<Error> {
+        let error = self.why_invalid(Action::Authorization).await;
+        let said = error.problem().is_some_and(|it| !it.subproblems.is_empty());
+        said.then_some(error)
     }
 
     /// Hands in the certificate request. After a lost answer this may be the second time: then the order has moved on,
@@ -300,7 +450,7 @@ impl Order {
         {
             Ok(answer) => {
                 self.note_retry_after(&answer);
-                self.state = answer.json(Action::Finalize)?;
+                self.state.follow(answer.json(Action::Finalize)?);
                 Ok(())
             }
             Err(error) if error.is("orderNotReady") => {
@@ -321,7 +471,8 @@ impl Order {
     /// When the order becomes invalid; when `deadline` comes first.
     pub async fn wait_issued(&mut self, deadline: Instant) -> Result<(), Error> {
         let done = |status| status == OrderStatus::Valid;
-        self.wait(Action::Finalize, deadline, done).await
+        let mut rhythm = Rhythm::of(&self.client, Action::Finalize);
+        self.wait(&mut rhythm, deadline, done).await
     }
 
     /// The chain as PEM, leaf first; it can be fetched any number of times.
@@ -346,7 +497,14 @@ impl Order {
             {
                 break;
             }
-            chains.push(self.chain(alternate).await?.0);
+            match self.chain(alternate).await {
+                Ok((chain, _)) => chains.push(chain),
+                // The chain in hand is good; one that the CA names and does not have is not waited for.
+                Err(error) if error.is_refusal() => {
+                    tracing::warn!(order = self.url, %error, "an alternate chain cannot be had and is passed over");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(chains.swap_remove(preference.choose(&chains)))
     }
@@ -375,24 +533,20 @@ impl Order {
 
     async fn wait(
         &mut self,
-        action: Action,
+        rhythm: &mut Rhythm,
         deadline: Instant,
         done: impl Fn(OrderStatus) -> bool,
     ) -> Result<(), Error> {
         let client = self.client.clone();
-        let pace = client.pace(action);
-        let started = Instant::now();
-        let (mut pause, mut next_pause) = (pace.first(), pace::SECOND);
-        // How often it was asked, until it is the CA that says when.
-        let mut polls = Some(0);
+        let pace = client.pace(rhythm.action);
         let mut trouble = None;
         loop {
             match self.state.status {
-                OrderStatus::Invalid => return Err(self.why_invalid(action).await),
+                OrderStatus::Invalid => return Err(self.why_invalid(rhythm.action).await),
                 status if done(status) => {
-                    match polls {
+                    match rhythm.polls {
                         Some(1) => pace.in_time(),
-                        Some(2..) => pace.too_early(started.elapsed()),
+                        Some(2..) => pace.too_early(rhythm.started.elapsed()),
                         _ => {}
                     }
                     return Ok(());
@@ -400,20 +554,21 @@ impl Order {
                 _ => {}
             }
             let now = Instant::now();
-            let not_before = self.not_before.take().filter(|it| *it > now);
+            let not_before = self.not_before.filter(|it| *it > now);
             if now >= deadline || not_before.is_some_and(|it| it > deadline) {
                 let until =
                     not_before.map(|it| UnixTime::now() + (it - now) + Duration::from_secs(1));
                 let unfinished =
-                    || Error::new(action, &self.host, Kind::Unfinished).retry_at(until);
+                    || Error::new(rhythm.action, &self.host, Kind::Unfinished).retry_at(until);
                 return Err(trouble.unwrap_or_else(unfinished));
             }
-            sleep_until(not_before.unwrap_or_else(|| (now + pause).min(deadline))).await;
-            polls = polls
+            self.not_before = None;
+            sleep_until(not_before.unwrap_or_else(|| (now + rhythm.pause).min(deadline))).await;
+            rhythm.polls = { rhythm.polls }
                 .filter(|_| not_before.is_none())
                 .map(|polls| polls + 1);
-            pause = next_pause;
-            next_pause = (next_pause * 2).min(pace::LONGEST);
+            rhythm.pause = rhythm.next_pause;
+            rhythm.next_pause = (rhythm.next_pause * 2).min(pace::LONGEST);
             trouble = match self.refresh().await {
                 // A poll that fails costs nothing but time, and there is a deadline for that.
                 Err(error) if error.class() == Class::Transient && !error.is_gone() => Some(error),
@@ -430,7 +585,8 @@ impl Order {
             let Ok(state) = self.authorization(url).await else {
                 continue;
             };
-            for found in state.problems() {
+            let told = state.problems().chain(state.failure());
+            for found in told {
                 // Pebble repeats the words of the one authorization, without its name.
                 if problem.detail == found.detail {
                     problem.detail.clear();
@@ -439,6 +595,9 @@ impl Order {
                     problem.subproblems.push(found);
                 }
             }
+        }
+        if problem == Problem::default() {
+            "the CA gives no reason".clone_into(&mut problem.detail);
         }
         if problem.kind.is_empty() {
             problem.kind = problem

@@ -118,7 +118,15 @@ impl Problem {
     /// Reads what a CA sent, forgiving about every member: a strange one must not hide the others.
     /// `None` when neither type nor detail is there.
     pub(crate) fn from_json(json: &Value) -> Option<Self> {
-        let (kind, detail) = type_and_detail(json);
+        let (kind, mut detail) = type_and_detail(json);
+        // RFC 8555, 6.2: which algorithms it would take.
+        if kind == "badSignatureAlgorithm" {
+            let algorithms = super::body::texts(json, "algorithms").join(", ");
+            let algorithms = text(Some(&algorithms.into()));
+            detail = format!(
+                "{detail} (the CA takes {algorithms}; the accounts of cert-renew sign by ES256 only)"
+            );
+        }
         let subproblems = json.get("subproblems").and_then(Value::as_array);
         let subproblems = subproblems
             .into_iter()

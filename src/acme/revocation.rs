@@ -20,7 +20,8 @@ pub enum RevocationReason {
 }
 
 impl Client {
-    /// Revokes a certificate (DER); that it is revoked already is no error.
+    /// Revokes a certificate (DER); that it is revoked already is no error. A CA that does not take the reason is asked
+    /// without one.
     ///
     /// # Errors
     /// When the CA refuses, or has no way to revoke.
@@ -32,7 +33,12 @@ impl Client {
         };
         let payload = json!({"certificate": BASE64.encode(certificate), "reason": reason as u8});
         let payload = payload.to_string();
-        match self.post(Action::RevokeCert, url, payload.as_bytes()).await {
+        let mut result = self.post(Action::RevokeCert, url, payload.as_bytes()).await;
+        if { result.as_ref().err() }.is_some_and(|error| error.is("badRevocationReason")) {
+            let payload = json!({"certificate": BASE64.encode(certificate)}).to_string();
+            result = self.post(Action::RevokeCert, url, payload.as_bytes()).await;
+        }
+        match result {
             Err(error) if error.is("alreadyRevoked") => Ok(()),
             result => result.map(drop),
         }

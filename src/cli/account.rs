@@ -132,10 +132,16 @@ fn rollover(args: &Rollover) -> CommandResult {
                 client
                     .restore(&old)
                     .map_err(told("signing with the old key"))?;
-                client
-                    .change_key(&next)
-                    .await
-                    .map_err(told("changing the key"))?
+                match client.change_key(&next).await {
+                    Ok(new) => new,
+                    Err(error) => {
+                        // Where the CA has plainly refused, the key that it will never know is not kept.
+                        if error.is_final() {
+                            store(&kube, namespace, issuer, &was, None).await?;
+                        }
+                        return Err(told("changing the key")(error));
+                    }
+                }
             }
         };
         store(&kube, namespace, issuer, &unusable(new.to_json())?, None).await?;

@@ -90,17 +90,21 @@ pub(super) fn run(args: Args) -> CommandResult {
             ca.restore(&credentials)?;
             ca.revoke(&der, args.reason.into()).await
         };
-        revoked.await.map_err(|error| {
-            Failure(format!(
-                "{namespace}/{name} is not revoked: {}",
-                error.detail()
-            ))
-        })?;
+        let revoked = revoked.await;
         let fingerprint = leaf.fingerprint.to_string();
-        println!("{namespace}/{name}: revoked, certificate {fingerprint}");
+        if revoked.is_ok() {
+            println!("{namespace}/{name}: revoked, certificate {fingerprint}");
+        }
+        // Whatever the CA says of the revocation, the key is not to be used any longer.
         let patch = json!({"metadata": {"annotations": {keys::REVOKED: fingerprint}}});
         annotate(&client, &namespace, &name, &patch).await?;
         println!("{namespace}/{name}: a new key and certificate are asked for");
+        revoked.map_err(|error| {
+            Failure(format!(
+                "{namespace}/{name} is not revoked at its CA: {}",
+                error.detail()
+            ))
+        })?;
         Ok(ExitCode::SUCCESS)
     })
 }

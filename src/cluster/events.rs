@@ -49,6 +49,8 @@ pub enum Reason {
     RehearsalFailed,
     /// A budget keeps the CA from being asked.
     RenewalHeld,
+    /// What was put in place to prove a name is not in force yet, or the way to it is not open.
+    RenewalWaits,
     /// Another program writes the Secret, so that it is left to that.
     OwnedByAnother,
     /// The CA wants the certificate replaced at another time.
@@ -94,6 +96,7 @@ impl Reason {
         Self::RenewalFailed,
         Self::RehearsalFailed,
         Self::RenewalHeld,
+        Self::RenewalWaits,
         Self::OwnedByAnother,
         Self::RenewalWindowMoved,
         Self::RolledOut,
@@ -122,6 +125,7 @@ impl Reason {
             Self::RenewalFailed => "RenewalFailed",
             Self::RehearsalFailed => "RehearsalFailed",
             Self::RenewalHeld => "RenewalHeld",
+            Self::RenewalWaits => "RenewalWaits",
             Self::OwnedByAnother => "OwnedByAnother",
             Self::RenewalWindowMoved => "RenewalWindowMoved",
             Self::RolledOut => "RolledOut",

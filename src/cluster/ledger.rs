@@ -12,6 +12,8 @@ use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 
 use super::{Error, call};
+use crate::compact::hash;
+use crate::index::Key;
 use crate::schedule::budget::Account;
 use crate::secret::keys::FIELD_MANAGER;
 use crate::time::UnixTime;
@@ -88,6 +90,27 @@ impl Ledger {
         self.lock()
             .get(&account)
             .and_then(|account| account.retry_at(now, wish))
+    }
+
+    /// Forgets, in memory, the back-off of all failures that the config of now may have mended.
+    pub fn mend_by_config(&self, config: u64) {
+        for account in self.lock().values_mut() {
+            account.mend(|tried| tried.config != config);
+        }
+    }
+
+    /// Forgets, in memory, the back-off of an account whose last failure was this Secret's, under other annotations;
+    /// `settings` says what they are now.
+    pub fn mend_by_settings(&self, account: u64, subject: &Key, settings: impl FnOnce() -> u64) {
+        let mut accounts = self.lock();
+        let Some(account) = accounts.get_mut(&account) else {
+            return;
+        };
+        if account.retry_at.is_none() || account.tried_with.is_none() {
+            return;
+        }
+        let (subject, settings) = (hash(&subject.to_string()), settings());
+        account.mend(|tried| tried.subject == subject && tried.settings != settings);
     }
 
     /// Changes an account, in memory at once and then in the ConfigMap; writes nothing when nothing changed.

@@ -10,10 +10,13 @@ use futures::{Stream, StreamExt as _};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
+use kube::api::{
+    Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 use super::routes::Routed;
@@ -24,6 +27,7 @@ use crate::config::Dns01;
 use crate::index::Key;
 use crate::name::Name;
 use crate::secret::keys::FIELD_MANAGER;
+use crate::time::UnixTime;
 
 const LABEL: &str = "cert-renew.io/order-record";
 const ORDER: &str = "order.json";
@@ -68,15 +72,45 @@ pub struct Order {
     pub replaced: bool,
     /// When the order was made, unix seconds.
     pub created: i64,
-    /// TXT records that prove names; they may stand in DNS for as long as this record exists.
+    /// The URLs of its authorizations: some CAs leave those out of an order that have failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authorizations: Vec<String>,
+    /// When the CA gives it up, unix seconds, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+    /// TXT records that may stand in DNS for as long as this record exists, and are removed before it is.
+    /// One that cannot be read, as a later version may have written it, is left out: it does not keep the order from going on.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "readable"
+    )]
     pub txt: Vec<Txt>,
     /// Ingresses and HTTPRoutes, likewise.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "readable"
+    )]
     pub routes: Vec<Routed>,
 }
 
-/// A TXT record for DNS-01, with all that it takes to remove it.
+/// The entries of a list that this version can read.
+fn readable<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let all = Option::<Vec<serde_json::Value>>::deserialize(deserializer)?;
+    let all = all.unwrap_or_default().into_iter();
+    Ok(all
+        .filter_map(|entry| serde_json::from_value(entry).ok())
+        .collect())
+}
+
+/// A TXT record for DNS-01, with all that it takes to set it and to remove it.
+///
+/// In a record it says only what may have to be removed: what is set is judged by the config of that moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Txt {
@@ -88,8 +122,28 @@ pub struct Txt {
     pub zone: String,
     /// What it says: a hash, which is no secret.
     pub value: String,
-    /// The solver as it was configured then.
+    /// The solver as it was configured when this was set.
     pub solver: Dns01,
+}
+
+impl Txt {
+    /// Whether both are one record, set through the same host with the same settings.
+    #[must_use]
+    pub fn is_placed_as(&self, other: &Self) -> bool {
+        let host = |it: &Self| {
+            let Dns01 {
+                provider,
+                credentials,
+                settings,
+                propagation: _,
+            } = it.solver.clone();
+            (provider, credentials, settings)
+        };
+        self.at == other.at
+            && self.zone == other.zone
+            && self.value == other.value
+            && host(self) == host(other)
+    }
 }
 
 /// An order with its secrets.
@@ -117,7 +171,17 @@ pub enum ChallengesChanged {
     Listed,
 }
 
+/// An order that no CA has said the end of is over after this: Let's Encrypt keeps one for a week.
+const ORDER_LIFE: i64 = 8 * 86_400;
+
 impl Order {
+    /// Whether the CA has given it up by its own word.
+    #[must_use]
+    pub fn is_over(&self, now: UnixTime) -> bool {
+        let end = self.expires.unwrap_or(self.created + ORDER_LIFE);
+        now.0 > end
+    }
+
     /// The Secret that is renewed.
     #[must_use]
     pub fn subject(&self) -> Key {
@@ -185,6 +249,33 @@ pub async fn create(
     })
 }
 
+/// Writes what is to be removed with the order, and its key authorizations, into exactly this record.
+///
+/// # Errors
+/// What every call may end in; [`Error::NotFound`] and [`Error::Conflict`] where the record is another one by now.
+pub async fn update(client: &Client, namespace: &str, record: &Record) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let subject = record.order.subject();
+    let json = |value: serde_json::Result<Vec<u8>>| ByteString(value.unwrap_or_default());
+    let body = serde_json::json!({
+        "metadata": {"uid": record.uid},
+        "data": {
+            ORDER: json(serde_json::to_vec(&record.order)),
+            CHALLENGES: json(serde_json::to_vec(&record.challenges)),
+        },
+    });
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
+    call(
+        || format!("writing the order record of {subject}"),
+        api.patch(&record_name(&subject), &params, &Patch::Merge(body)),
+    )
+    .await
+    .map(drop)
+}
+
 /// Deletes exactly this record; that it is gone already is no error.
 ///
 /// # Errors
@@ -209,21 +300,24 @@ pub async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> 
     }
 }
 
-/// All records, and the names of those that cannot be read.
+/// All records, and of those that cannot be read whose they are, where they say it.
 ///
 /// # Errors
 /// What every call may end in.
-pub async fn list(client: &Client, namespace: &str) -> Result<(Vec<Record>, Vec<String>), Error> {
+pub async fn list(
+    client: &Client,
+    namespace: &str,
+) -> Result<(Vec<Record>, Vec<Option<Key>>), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let mut params = ListParams::default().labels(LABEL).limit(PAGE);
     let (mut records, mut corrupt) = (Vec::new(), Vec::new());
     loop {
         let page = call(|| "listing order records".into(), api.list(&params)).await?;
         for secret in page.items {
-            let name = secret.metadata.name.clone().unwrap_or_default();
+            let subject = subject_of(&secret);
             match read(secret) {
                 Some(record) => records.push(record),
-                None => corrupt.push(name),
+                None => corrupt.push(subject),
             }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -233,25 +327,50 @@ pub async fn list(client: &Client, namespace: &str) -> Result<(Vec<Record>, Vec<
     }
 }
 
+/// What stands under the name of a Secret's record.
+pub enum Found {
+    /// The record.
+    Record(Box<Record>),
+    /// One that this version cannot read, with its uid.
+    Unreadable(String),
+    /// Nothing.
+    Nothing,
+}
+
 /// The record of one Secret.
 ///
 /// # Errors
-/// What every call may end in; a record that cannot be read is [`Error::Refused`].
-pub async fn get(client: &Client, namespace: &str, subject: &Key) -> Result<Option<Record>, Error> {
+/// What every call may end in; a record of another Secret is [`Error::Refused`].
+pub async fn get(client: &Client, namespace: &str, subject: &Key) -> Result<Found, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let name = record_name(subject);
     let what = || format!("reading order record {name}");
-    match call(what, api.get(&name)).await {
-        Ok(secret) => match read(secret) {
-            Some(record) => Ok(Some(record)),
-            None => Err(Error::Refused {
-                what: what(),
-                message: "it is not one of ours".into(),
-            }),
-        },
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
+    let secret = match call(what, api.get(&name)).await {
+        Ok(secret) => secret,
+        Err(Error::NotFound { .. }) => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    if subject_of(&secret).is_some_and(|found| found != *subject) {
+        return Err(Error::Refused {
+            what: what(),
+            message: "it is the record of another Secret".into(),
+        });
     }
+    let uid = secret.metadata.uid.clone().unwrap_or_default();
+    Ok(match read(secret) {
+        Some(record) => Found::Record(Box::new(record)),
+        None => Found::Unreadable(uid),
+    })
+}
+
+/// Whose record it says that it is, whatever else can be read of it.
+fn subject_of(secret: &Secret) -> Option<Key> {
+    let order = secret.data.as_ref()?.get(ORDER)?;
+    let order: serde_json::Value = serde_json::from_slice(&order.0).ok()?;
+    Some(Key {
+        namespace: order.get("namespace")?.as_str()?.into(),
+        name: order.get("name")?.as_str()?.into(),
+    })
 }
 
 fn read(secret: Secret) -> Option<Record> {
@@ -261,12 +380,8 @@ fn read(secret: Secret) -> Option<Record> {
     let key = Zeroizing::new(String::from_utf8(data.remove(KEY)?.0).ok()?);
     let challenges = data.remove(CHALLENGES)?;
     let challenges = serde_json::from_slice(&challenges.0).ok()?;
-    let subject = Key {
-        namespace: order.namespace.as_str().into(),
-        name: order.name.as_str().into(),
-    };
     // A record under another name than its own would let two orders run.
-    (name == record_name(&subject)).then(|| Record {
+    (name == record_name(&order.subject())).then(|| Record {
         order,
         key,
         challenges,

@@ -43,12 +43,14 @@ pub enum Standing {
 }
 
 impl Routed {
-    /// The object's name.
+    /// The object's name. One that is made under other settings is another object.
     #[must_use]
     pub fn name(&self) -> String {
+        let Self { host, path, solver } = self;
+        let route = format!("{:?}", solver.route);
         format!(
             "cert-renew-challenge-{:016x}",
-            hash(&format!("{}{}", self.host, self.path))
+            hash(&format!("{host}{path} {route}"))
         )
     }
 
@@ -316,7 +318,7 @@ mod tests {
         let parents = json!([{"name": "public", "namespace": "gateways"}]);
         assert_eq!(object["spec"]["parentRefs"], parents);
         assert_eq!(object["spec"]["hostnames"], json!(["shop.example"]));
-        assert_eq!(ingress.name(), gateway.name());
+        assert_ne!(ingress.name(), gateway.name());
         assert_eq!(routed(Route::Shared).object(), None);
     }
 

@@ -34,6 +34,7 @@ pub use solver::{
     SUPPORTED_PROVIDERS, Solver, UNTESTED_PROVIDERS,
 };
 
+use crate::compact::hash;
 use crate::name::Name;
 use crate::schedule::budget::Backoff;
 use crate::schedule::window::ChangeWindow;
@@ -70,6 +71,26 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether an issuer is meant to give certificates that clients trust, as far as the config says it: one that has a
+    /// staging CA of its own to rehearse at. What such a one gives from a staging CA is a mistake; from any other issuer
+    /// it is what was asked for.
+    #[must_use]
+    pub fn is_production(&self, issuer: &str) -> bool {
+        self.issuer(issuer).is_some_and(|it| it.staging.is_some())
+    }
+
+    /// What it says of issuers, solvers and DNS, hashed: whether what failed under a former one may fare better.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let Self {
+            issuers,
+            solvers,
+            dns,
+            ..
+        } = self;
+        hash(&format!("{issuers:?}{solvers:?}{dns:?}"))
+    }
+
     /// Reads and checks the file at `path`.
     ///
     /// # Errors

@@ -15,11 +15,12 @@ use crate::secret::render::{Rendered, render};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::time::UnixTime;
 
+/// `is_as_asked` says whether the order's profile is the one that the Secret asks for now.
 pub(super) fn changes<'a>(
     context: &Context,
     key: &Key,
     fresh: &Fresh,
-    record: &Record,
+    (record, is_as_asked): (&Record, bool),
     chain: &Chain,
 ) -> Result<Changes<'a>, Failure> {
     let Assessment {
@@ -28,11 +29,18 @@ pub(super) fn changes<'a>(
         leaf,
         ..
     } = &fresh.assessment;
+    let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+    // What was issued, not what is asked for by now: the difference is what makes the Secret due once more.
+    let profile = if is_as_asked {
+        settings.profile.clone()
+    } else {
+        record.order.profile.as_deref().map(Into::into)
+    };
     let issued_by = IssuedBy {
         issuer: (*fresh.issuer_name).into(),
         names: record.order.names.clone(),
-        profile: settings.profile.clone(),
-        key_type: settings.key_type,
+        profile,
+        key_type: settings.key_type.and_then(|_| new_key.key_type()),
         written: Some((chain.leaf.fingerprint, UnixTime::now())),
         account: record.order.account.as_deref().map(Into::into),
     };
@@ -58,7 +66,6 @@ pub(super) fn changes<'a>(
         let had = remembered.unwrap_or(held);
         annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
     }
-    let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
     let password = settings.pkcs12_password_key.as_deref();
     let password = password.and_then(|name| fresh.secret.data.get(name));
     let password = password.and_then(|bytes| std::str::from_utf8(bytes).ok());

@@ -122,7 +122,7 @@ async fn write(
         return Ok(false);
     }
     let fresh = fresh.at(context, &record.order.issuer);
-    let changes = changes(context, copy, &fresh, record, chain)?;
+    let changes = changes(context, copy, &fresh, (record, true), chain)?;
     secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
     let note = format!(
         "valid until {}, one order with {}",

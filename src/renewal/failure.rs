@@ -11,6 +11,7 @@ use crate::cluster;
 use crate::key::KeyError;
 use crate::name::Name;
 use crate::pair::Rejected;
+use crate::schedule::budget::TriedWith;
 use crate::solver::{dns_persist01, dns01, route};
 
 /// Why a renewal failed.
@@ -31,6 +32,12 @@ pub(super) enum Failure {
     /// No key could be made or read.
     #[error("{}", cluster::chain(.0))]
     Key(#[from] KeyError),
+    /// The key that is to be kept cannot be read; it stays.
+    #[error(
+        "nothing is ordered: cert-renew.io/key-rotation is never, and the key that is there cannot be used ({0}); put a \
+         readable one there, or take the annotation away to have a new one made"
+    )]
+    KeptKey(KeyError),
     /// No way to prove control of a name.
     #[error("{0}")]
     NoSolver(String),
@@ -96,6 +103,8 @@ pub(super) struct Of {
     pub(super) names: Vec<Name>,
     pub(super) has_staging: bool,
     pub(super) has_fallback: bool,
+    /// Under which settings it was tried.
+    pub(super) tried_with: TriedWith,
 }
 
 impl From<issuers::Error> for Failure {
@@ -126,7 +135,8 @@ impl Failure {
             | Self::Hopeless(_)
             | Self::NoSolver(_)
             | Self::Unwanted
-            | Self::Key(_) => true,
+            | Self::Key(_)
+            | Self::KeptKey(_) => true,
             Self::Issuer(_)
             | Self::Cluster(_)
             | Self::Labels(_)
@@ -138,6 +148,19 @@ impl Failure {
             | Self::Stopped
             | Self::Rehearsal(_) => false,
             Self::About { what, .. } => what.ends_order(order),
+        }
+    }
+
+    /// Whether it may fare better under another config or other annotations: then it is tried again at once.
+    pub(super) fn may_be_the_settings(&self) -> bool {
+        match self {
+            Self::Acme(error) | Self::Rehearsal(error) => {
+                matches!(error.class(), Class::FixIt | Class::Permanent)
+            }
+            // Each try is a certificate.
+            Self::Rejected(_) | Self::Stopped | Self::Unwanted => false,
+            Self::About { what, .. } | Self::Waiting(what) => what.may_be_the_settings(),
+            _ => true,
         }
     }
 
@@ -158,7 +181,7 @@ impl Failure {
             Self::Issuer(_) => "IssuerUnusable",
             Self::Cluster(error) | Self::Labels(error) => error.reason(),
             Self::Rejected(_) => "Rejected",
-            Self::Key(_) => "Key",
+            Self::Key(_) | Self::KeptKey(_) => "Key",
             Self::NoSolver(_) => "NoSolver",
             Self::Forbidden(_) => "Caa",
             Self::NotAllowed(_) => "NotAllowed",

@@ -1,14 +1,18 @@
 //! From the record of an order to the written Secret, whether the order was made a moment ago or by a former run.
+//!
+//! The record says which order it is. What is asked for, how the names are proven and whether the Secret may change now
+//! are judged afresh at each try, and again after the last wait before each step that cannot be taken back.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::fresh::Fresh;
+use super::fresh::{Fresh, Look};
 use super::outcome::Outcome;
 use super::proof::{self, Wait};
 use super::record::{self, took};
+use super::ways::Plan;
 use super::write;
 use crate::acme::{self, OrderStatus, Preference};
 use crate::cluster::records::Record;
@@ -17,12 +21,32 @@ use crate::context::Context;
 use crate::index::Key;
 use crate::key::PrivateKey;
 use crate::metrics::RenewalStep;
-use crate::schedule::due::Reason;
+use crate::schedule::due::{Never, Reason};
 use crate::secret::settings::KeyRotation;
 use crate::time::UnixTime;
 
 /// Some CAs take a minute from finalize to the certificate.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
+/// An order that cannot be read is asked for so often before it is given up.
+const UNREADABLE_TRIES: u32 = 2;
+
+/// An order that runs.
+pub(super) struct Begun {
+    /// What a restart needs of it.
+    pub(super) record: Record,
+    /// As the CA has it.
+    pub(super) order: acme::Order,
+    /// How its names are proven, where that was found out a moment ago.
+    pub(super) plan: Option<Plan>,
+}
+
+/// How far an order came.
+pub(super) enum Progress {
+    /// It is done with.
+    Ended(Outcome),
+    /// It goes on then.
+    Waits(UnixTime),
+}
 
 /// Goes on with an order that a former run, or a former attempt, has begun.
 pub(super) async fn resume(
@@ -32,20 +56,23 @@ pub(super) async fn resume(
     record: Record,
 ) -> Result<Outcome, Failure> {
     let fresh = fresh.at(context, &record.order.issuer);
-    let new_key = PrivateKey::from_pem(record.key.as_bytes());
-    let written = match (&new_key, &fresh.assessment.leaf) {
-        (Ok(new_key), Ok(leaf)) => *leaf.public_key == *new_key.public_key(),
-        _ => false,
-    };
-    if written && fresh.assessment.settings.key_rotation == KeyRotation::Always {
+    let new_key = PrivateKey::from_pem(record.key.as_bytes()).ok();
+    if new_key
+        .as_ref()
+        .is_some_and(|key| is_written(&fresh, &record, key))
+    {
         write::count_issue(context, key, &fresh, &record).await;
         record::remove(context, &record).await?;
         return Ok(Outcome::Tidied);
     }
-    if new_key.is_err() || !fresh.still_wants(&record) {
-        tracing::info!(secret = %key, order = record.order.url, "the order is given up: the Secret asks for something else");
-        record::remove(context, &record).await?;
-        return Ok(Outcome::Later(UnixTime::now(), None));
+    if fresh.assessment.renewal == Err(Never::Paused) {
+        return Ok(Outcome::Later(UnixTime::NEVER, None));
+    }
+    let Some(new_key) = new_key.filter(|_| fresh.still_wants(&record)) else {
+        return give_up(context, key, &record).await;
+    };
+    if let Some(opens) = fresh.assessment.opens {
+        return Ok(Outcome::Later(opens, None));
     }
     let ours = |error| Failure::from(error).about(&fresh);
     let client = context
@@ -53,15 +80,29 @@ pub(super) async fn resume(
         .ready(&fresh.issuer_name, &fresh.issuer)
         .await
         .map_err(ours)?;
-    let order = match client.resume(&record.order.url).await {
+    let order = match client
+        .resume(&record.order.url, &record.order.authorizations)
+        .await
+    {
         Ok(order) => order,
         Err(error) => {
-            if error.is_gone() {
+            let failures = context.ledger.failures(fresh.assessment.account);
+            let is_over = record.order.is_over(UnixTime::now());
+            let is_lost = error.is_unreadable() && failures >= UNREADABLE_TRIES;
+            if error.is_gone() || is_over || is_lost {
                 record::remove(context, &record).await?;
             }
             return Err(Failure::from(error).about(&fresh));
         }
     };
+    if matches!(order.status(), OrderStatus::Pending | OrderStatus::Ready) {
+        let profile = fresh.profile(&client).await;
+        let profile = profile.map_err(|error| Failure::from(error).about(&fresh))?;
+        if profile != record.order.profile.as_deref() || !fresh.asks_for(&new_key) {
+            record::give_back(&order).await;
+            return give_up(context, key, &record).await;
+        }
+    }
     let _proving = context
         .validations
         .join(&fresh.issuer_name, &record.order.names);
@@ -73,7 +114,33 @@ pub(super) async fn resume(
         .assessment
         .renewal
         .map_or(Reason::Lifetime, |due| due.reason);
-    proceed(context, key, fresh, record, order, reason).await
+    let begun = Begun {
+        record,
+        order,
+        plan: None,
+    };
+    proceed(context, key, fresh, begun, reason).await
+}
+
+/// Whether the Secret holds what the order has brought already.
+fn is_written(fresh: &Fresh, record: &Record, key: &PrivateKey) -> bool {
+    let Some(leaf) = fresh.leaf() else {
+        return false;
+    };
+    let issued_by = fresh.assessment.issued_by.as_ref();
+    let written = issued_by.and_then(|it| it.wrote(leaf.fingerprint));
+    let since = written.is_some_and(|at| at.0 >= record.order.created);
+    let is_ours = *leaf.public_key == *key.public_key();
+    is_ours && (since || fresh.assessment.settings.key_rotation == KeyRotation::Always)
+}
+
+/// The Secret asks for something else: its order is given up, and it is looked at again at once.
+async fn give_up(context: &Context, key: &Key, record: &Record) -> Result<Outcome, Failure> {
+    tracing::info!(
+        secret = %key, order = record.order.url, "the order is given up: the Secret, or the config, asks for something else"
+    );
+    record::give_up(context, record).await?;
+    Ok(Outcome::Later(UnixTime::now(), None))
 }
 
 /// From the record to the written Secret. When it cannot succeed any more, the record goes; else it stays for a retry.
@@ -81,19 +148,20 @@ pub(super) async fn proceed(
     context: &Context,
     key: &Key,
     fresh: Fresh,
-    record: Record,
-    mut order: acme::Order,
+    mut begun: Begun,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
-    match finish(context, key, &record, &mut order, reason).await {
-        Ok(outcome) => {
-            record::remove(context, &record).await?;
+    match finish(context, key, &mut begun, reason).await {
+        Ok(Progress::Ended(outcome)) => {
+            record::remove(context, &begun.record).await?;
             Ok(outcome)
         }
+        Ok(Progress::Waits(until)) => Ok(Outcome::Later(until, None)),
         Err(failure) => {
-            if failure.ends_order(&order) {
-                record::give_back(&order).await;
-                record::remove(context, &record).await?;
+            let Begun { record, order, .. } = &begun;
+            if failure.ends_order(order) {
+                record::give_back(order).await;
+                record::remove(context, record).await?;
             }
             Err(failure.about(&fresh).in_order(&record.order.url))
         }
@@ -103,26 +171,36 @@ pub(super) async fn proceed(
 async fn finish(
     context: &Context,
     key: &Key,
-    record: &Record,
-    order: &mut acme::Order,
+    begun: &mut Begun,
     reason: Reason,
-) -> Result<Outcome, Failure> {
-    let (issuer, url) = (&record.order.issuer, &record.order.url);
+) -> Result<Progress, Failure> {
+    let Begun {
+        record,
+        order,
+        plan,
+    } = begun;
     let mut started = Instant::now();
     if order.status() == OrderStatus::Pending {
-        proof::prove(context, key, record, order, Wait::Briefly).await?;
+        let manner = (plan.take(), Wait::Briefly);
+        proof::prove(context, key, record, order, manner).await?;
         took(context, record, RenewalStep::Prove, started);
-        tracing::info!(secret = %key, step = "prove", %issuer, order = url, "validated");
+        tracing::info!(
+            secret = %key, step = "prove", issuer = record.order.issuer, order = record.order.url, "validated"
+        );
     }
+    let record = &*record;
+    let (issuer, url) = (&record.order.issuer, &record.order.url);
     if order.status() == OrderStatus::Ready {
-        let now = UnixTime::now();
-        let wanted = Fresh::read(context, key, now)
-            .await?
-            .is_some_and(|fresh| fresh.at(context, &record.order.issuer).still_wants(record));
-        if !wanted {
+        let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+        let fresh = match Fresh::look(context, key, record).await? {
+            Look::Go(fresh) => fresh,
+            Look::Waits(until) => return Ok(Progress::Waits(until)),
+            Look::Unwanted => return Err(Failure::Unwanted),
+        };
+        let profile = fresh.profile(order.client()).await?;
+        if profile != record.order.profile.as_deref() || !fresh.asks_for(&new_key) {
             return Err(Failure::Unwanted);
         }
-        let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
         started = Instant::now();
         order.finalize(&new_key.csr(&record.order.names)?).await?;
     }
@@ -143,7 +221,7 @@ async fn finish(
     started = Instant::now();
     let pem = order.certificate(&preference).await?;
     took(context, record, RenewalStep::Download, started);
-    let written = write::write(context, key, record, &pem, reason).await;
+    let written = write::write(context, key, (record, order.client()), &pem, reason).await;
     if matches!(written, Err(Failure::Unwanted)) {
         // The CA counts what nobody wants any more.
         write::count_unwanted(context, key, record).await;

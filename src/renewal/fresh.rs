@@ -11,12 +11,13 @@ use crate::assess::{self, Assessment};
 use crate::certificate::Leaf;
 use crate::cluster::records::{self, Record};
 use crate::cluster::{self, namespaces, secrets};
-use crate::config::{Issuer, Labels};
+use crate::compact::hash;
+use crate::config::{Config, Issuer, Labels};
 use crate::context::Context;
 use crate::index::Key;
 use crate::name::Name;
-use crate::schedule::budget::Claim;
-use crate::schedule::due::Reason;
+use crate::schedule::budget::{Claim, TriedWith};
+use crate::schedule::due::{Never, Reason};
 use crate::secret::full::FullSecret;
 use crate::secret::keys;
 use crate::secret::settings::IssuerRef;
@@ -33,9 +34,47 @@ pub(super) struct Fresh {
     /// The issuer that is asked: that one, or a fallback.
     pub(super) issuer_name: Arc<str>,
     pub(super) issuer: Issuer,
+    /// The config by which it was judged.
+    config: Arc<Config>,
+}
+
+/// What a Secret says of an order that runs for it, at the moment when something is about to be done.
+pub(super) enum Look {
+    /// It wants what the order brings, and may change now.
+    Go(Box<Fresh>),
+    /// It wants that, and may not change before then.
+    Waits(UnixTime),
+    /// It does not any more.
+    Unwanted,
 }
 
 impl Fresh {
+    /// Looks at the Secret of an order, by the config and the clock of now.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) async fn look(
+        context: &Context,
+        key: &Key,
+        record: &Record,
+    ) -> Result<Look, Failure> {
+        let Some(fresh) = Self::read(context, key, UnixTime::now()).await? else {
+            return Ok(Look::Unwanted);
+        };
+        let fresh = fresh.at(context, &record.order.issuer);
+        if fresh.assessment.renewal == Err(Never::Paused) {
+            return Ok(Look::Waits(UnixTime::NEVER));
+        }
+        let is_ours = fresh.secret.kept_for().is_none() && !fresh.secret.immutable;
+        if !is_ours || !fresh.still_wants(record) {
+            return Ok(Look::Unwanted);
+        }
+        Ok(match fresh.assessment.opens {
+            Some(opens) => Look::Waits(opens),
+            None => Look::Go(Box::new(fresh)),
+        })
+    }
+
     /// The Secret as it is now; None where it is gone, or asks for nothing.
     ///
     /// # Errors
@@ -77,6 +116,7 @@ impl Fresh {
             labels,
             issuer_name,
             issuer,
+            config,
         };
         match unread {
             None => Ok(Some(fresh)),
@@ -202,6 +242,11 @@ impl Failure {
             names: fresh.names_to_order(),
             has_staging: fresh.issuer.staging.is_some(),
             has_fallback: fresh.issuer.fallback.is_some(),
+            tried_with: TriedWith {
+                config: fresh.config.digest(),
+                subject: hash(&fresh.secret.head.place().to_string()),
+                settings: fresh.secret.head.digest(),
+            },
         };
         Self::About {
             what: Box::new(self),

@@ -180,22 +180,42 @@ impl Issuers {
         Ok(())
     }
 
-    /// Whether somebody has taken the account to another key; that one is then used from now on.
+    /// The CA has refused what was signed in the name of the account, and may mean the account: finds out whether somebody
+    /// has taken it to another key, and whether the CA still has it. True where it is worth trying again.
     ///
     /// # Errors
-    /// When the account Secret cannot be read.
-    pub async fn key_changed(&self, name: &str) -> Result<bool, Error> {
+    /// When the account Secret cannot be read or written.
+    pub async fn account_is_new(&self, name: &str) -> Result<bool, Error> {
         let slot = self.slot(name);
         let mut client = slot.client.lock().await;
-        let Some(current) = &*client else {
-            return Ok(false);
+        // Whoever came first has found out.
+        let Some(current) = client.clone() else {
+            return Ok(true);
         };
         let stored = self.stored(name).await?;
-        let changed = stored.is_some_and(|stored| !current.signs_with(&stored));
-        if changed {
+        let Some(stored) = stored.filter(|stored| current.signs_with(stored)) else {
+            tracing::info!(issuer = name, "the account has another key now");
             *client = None;
-        }
-        Ok(changed)
+            return Ok(true);
+        };
+        let found = match current.find_account(&stored).await {
+            Ok(Some(found)) if found.account_url() == stored.account_url() => return Ok(false),
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                tracing::warn!(
+                    issuer = name,
+                    "the CA has lost the account: it is registered again"
+                );
+                stored.unregistered()
+            }
+            Err(error) => {
+                tracing::debug!(issuer = name, %error, "the CA does not say whether it has the account");
+                return Ok(false);
+            }
+        };
+        self.store(name, &found).await?;
+        *client = None;
+        Ok(true)
     }
 
     async fn prepare(&self, name: &str, issuer: &config::Issuer) -> Result<Client, Error> {
@@ -255,8 +275,14 @@ impl Issuers {
         };
         if credentials.account_url().is_some() {
             client.restore(&credentials)?;
-            if let Some(updated) = client.update_contact(&credentials).await? {
-                self.store(name, &updated).await?;
+            match client.update_contact(&credentials).await {
+                Ok(Some(updated)) => self.store(name, &updated).await?,
+                Ok(None) => {}
+                // Whether the account is gone shows at the order; contacts are worth no certificate.
+                Err(error) if error.may_be_the_key() => {
+                    tracing::warn!(issuer = name, %error, "the CA is not told of the new contacts");
+                }
+                Err(error) => return Err(error.into()),
             }
         } else {
             let registered = client.register(&credentials).await?;

@@ -28,14 +28,10 @@ impl Known {
     /// What every call on the API server may end in.
     pub async fn reload(&self, client: &Client, namespace: &str) -> Result<(), Error> {
         let (found, corrupt) = records::list(client, namespace).await?;
-        for name in corrupt {
-            tracing::warn!(
-                record = name,
-                "an order record cannot be read and is put aside; delete it by hand"
-            );
-        }
         let key = |record: records::Record| record.order.subject();
-        *self.lock() = found.into_iter().map(key).collect();
+        // One that cannot be read is replaced when its Secret is looked at.
+        let all = found.into_iter().map(key);
+        *self.lock() = all.chain(corrupt.into_iter().flatten()).collect();
         Ok(())
     }
 

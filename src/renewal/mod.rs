@@ -12,28 +12,31 @@
 //! Where it asks is decided in `venue`, and what a renewal that fails means for the next one in `settle`.
 
 mod changes;
+pub mod cleanup;
 mod copies;
 mod failure;
 mod finish;
 mod fresh;
 pub mod info;
 pub mod issuers;
+mod key_choice;
 pub mod known;
 mod limits;
 mod order;
 mod outcome;
 pub mod persist;
 pub mod preflight;
-pub mod proof;
+mod proof;
 mod public_ca;
 mod record;
 mod settle;
 pub mod validations;
 mod venue;
+mod ways;
 mod write;
 
 use crate::cluster;
-use crate::cluster::records::{self, Record};
+use crate::cluster::records::{self, Found, Record};
 use crate::context::Context;
 use crate::index::{Finished, Key};
 use crate::schedule::due::Never;
@@ -41,7 +44,7 @@ use crate::ticket::Ticket;
 use crate::time::UnixTime;
 use failure::Failure;
 use fresh::Fresh;
-use outcome::{Outcome, held, left_to};
+use outcome::{Outcome, held, immutable, left_to};
 
 /// Renews a Secret if it is due, and reports to the ticket.
 pub async fn run(context: &Context, ticket: Ticket) {
@@ -57,16 +60,16 @@ pub async fn run(context: &Context, ticket: Ticket) {
 
 /// Gives up the order of a Secret that is gone or no longer annotated.
 pub async fn abandon(context: &Context, key: &Key) {
-    let record = match records::get(&context.client, &context.namespace, key).await {
+    let record = match running(context, key).await {
         Ok(Some(record)) => record,
-        Ok(None) => return context.known.remove(key),
+        Ok(None) => return,
         Err(error) => {
             tracing::warn!(secret = %key, %error, "an order that nobody waits for cannot be given up now");
             return;
         }
     };
     tracing::info!(secret = %key, order = record.order.url, "the order is given up: nobody waits for it");
-    if let Err(error) = record::remove(context, &record).await {
+    if let Err(error) = record::give_up(context, &record).await {
         tracing::warn!(secret = %key, %error, "the order record stays until the next start");
     }
 }
@@ -77,15 +80,20 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     let record = running(context, key).await?;
     let Some(fresh) = Fresh::read(context, key, now).await? else {
         if let Some(record) = record {
-            record::remove(context, &record).await?;
+            record::give_up(context, &record).await?;
         }
         return Ok(Outcome::Later(UnixTime::NEVER, None));
     };
-    if let Some(keeper) = fresh.secret.kept_for() {
+    let left_alone = match fresh.secret.kept_for() {
+        Some(keeper) => Some(left_to(context, key, &fresh, &keeper)),
+        None if fresh.secret.immutable => Some(immutable(context, key, &fresh)),
+        None => None,
+    };
+    if let Some(outcome) = left_alone {
         if let Some(record) = record {
-            record::remove(context, &record).await?;
+            record::give_up(context, &record).await?;
         }
-        return Ok(left_to(context, key, &fresh, &keeper));
+        return Ok(outcome);
     }
     if let Some(record) = record {
         return finish::resume(context, key, fresh, record).await;
@@ -118,9 +126,10 @@ async fn running(context: &Context, key: &Key) -> Result<Option<Record>, cluster
     if !context.known.contains(key) {
         return Ok(None);
     }
-    let record = records::get(&context.client, &context.namespace, key).await?;
-    if record.is_none() {
-        context.known.remove(key);
+    match records::get(&context.client, &context.namespace, key).await? {
+        Found::Record(record) => return Ok(Some(*record)),
+        Found::Unreadable(uid) => record::replace(context, key, &uid).await?,
+        Found::Nothing => context.known.remove(key),
     }
-    Ok(record)
+    Ok(None)
 }

@@ -6,19 +6,17 @@ use super::failure::Failure;
 use super::fresh::Fresh;
 use super::outcome::{Outcome, unproven};
 use super::record::{give_back, took};
-use super::{finish, limits, preflight, proof, venue};
+use super::ways::Plan;
+use super::{finish, limits, preflight, venue, ways};
 use crate::acme;
-use crate::certificate::KeyType;
 use crate::cluster;
 use crate::cluster::records::{self, Record};
 use crate::context::Context;
 use crate::index::Key;
-use crate::key::PrivateKey;
 use crate::metrics::RenewalStep;
 use crate::name::Name;
 use crate::schedule::budget;
-use crate::schedule::due::{Due, Reason};
-use crate::secret::settings::KeyRotation;
+use crate::schedule::due::Due;
 use crate::time::UnixTime;
 
 /// Makes the order and its record, then goes on as after a restart.
@@ -36,8 +34,10 @@ pub(super) async fn order(
         secret = %key, step = "due", issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
     );
     let ours = |failure: Failure| failure.about(&fresh);
+    let key_choice = fresh.key_choice().map_err(ours)?;
+    ways::check(&context.config(), &names).map_err(ours)?;
     let ready = { context.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
-    let client = ready.map_err(|error| ours(error.into()))?;
+    let mut client = ready.map_err(|error| ours(error.into()))?;
     if let Some(held) = limits::held(context, key, &fresh, &client, &names).await {
         return Ok(held);
     }
@@ -65,14 +65,24 @@ pub(super) async fn order(
     // An order that is made and not written down would be lost.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = fresh.replaced();
-    let order = client.new_order(&names, profile, replaced.as_ref()).await;
+    let mut order = client.new_order(&names, profile, replaced.as_ref()).await;
+    if { order.as_ref().err() }.is_some_and(acme::Error::may_be_the_key)
+        && matches!(
+            context.issuers.account_is_new(&fresh.issuer_name).await,
+            Ok(true)
+        )
+    {
+        let ready = { context.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
+        client = ready.map_err(|error| Failure::from(error).about(&fresh))?;
+        order = client.new_order(&names, profile, replaced.as_ref()).await;
+    }
     let mut order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
-        let proofs = proof::plan(context, &order.authorizations().await?).await?;
-        let new_key = new_key(&fresh).await?;
-        Ok::<_, Failure>((proofs, new_key.to_pem()?))
+        let plan = Plan::make(context, order.authorizations().await?).await?;
+        let challenges = plan.challenges()?;
+        Ok::<_, Failure>((plan, challenges, key_choice.key().await?.to_pem()?))
     };
-    let (proofs, pem) = match begun.await {
+    let (plan, challenges, pem) = match begun.await {
         Ok(begun) => begun,
         Err(failure) => {
             give_back(&order).await;
@@ -93,17 +103,24 @@ pub(super) async fn order(
         expected: fresh.claim(due.reason).is_expected(UnixTime::now()),
         replaced: order.replaces_accepted(),
         created: UnixTime::now().0,
-        txt: proofs.txt,
-        routes: proofs.routes,
+        authorizations: order.authorization_urls().to_vec(),
+        expires: order.expires().map(|at| at.0),
+        txt: plan.txt().cloned().collect(),
+        routes: plan.routes().cloned().collect(),
     };
     let (api, namespace) = (&context.client, &context.namespace);
-    let made = records::create(api, namespace, stored, pem, proofs.challenges).await;
+    let made = records::create(api, namespace, stored, pem, challenges).await;
     let record = remember(context, key, &order, made).await?;
     drop(step);
     took(context, &record, RenewalStep::Order, started);
     let issuer = &fresh.issuer_name;
     tracing::info!(secret = %key, step = "order", %issuer, order = record.order.url, "ordered");
-    finish::proceed(context, key, fresh, record, order, due.reason).await
+    let begun = finish::Begun {
+        record,
+        order,
+        plan: Some(plan),
+    };
+    finish::proceed(context, key, fresh, begun, due.reason).await
 }
 
 /// All that can be found out before the CA counts anything; says which profile to ask for.
@@ -115,21 +132,26 @@ async fn prepare<'a>(
     names: &[Name],
 ) -> Result<Option<&'a str>, Failure> {
     venue::rehearse(context, key, fresh, names).await?;
-    let profile = profile(fresh, client).await?;
+    let profile = fresh.profile(client).await?;
     foresee(context, fresh, client, names).await?;
     Ok(profile)
 }
 
-/// The profile to ask for. The issuer's own is a preference, and a fallback's are others: a CA that has none of that name
-/// is not refused for it.
-async fn profile<'a>(fresh: &'a Fresh, client: &acme::Client) -> Result<Option<&'a str>, Failure> {
-    let named = fresh.assessment.settings.profile.as_deref();
-    if named.is_some() && fresh.is_at_home() {
-        return Ok(named);
+impl Fresh {
+    /// The profile to ask for. The issuer's own is a preference, and a fallback's are others: a CA that has none of that
+    /// name is not refused for it.
+    ///
+    /// # Errors
+    /// When the CA's directory cannot be had.
+    pub(super) async fn profile(&self, client: &acme::Client) -> Result<Option<&str>, acme::Error> {
+        let named = self.assessment.settings.profile.as_deref();
+        if named.is_some() && self.is_at_home() {
+            return Ok(named);
+        }
+        let offered = &client.directory().await?.meta.profiles;
+        let mut wanted = named.into_iter().chain(self.issuer.profile.as_deref());
+        Ok(wanted.find(|profile| offered.contains_key(*profile)))
     }
-    let offered = &client.directory().await?.meta.profiles;
-    let mut wanted = named.into_iter().chain(fresh.issuer.profile.as_deref());
-    Ok(wanted.find(|profile| offered.contains_key(*profile)))
 }
 
 /// The issuer's `ordersPer3h` are used up.
@@ -198,24 +220,4 @@ async fn foresee(
 
 fn texts(names: &[Name]) -> Vec<String> {
     names.iter().map(Name::to_string).collect()
-}
-
-/// The key to ask for: a new one, or with `key-rotation: never` the one that is there.
-async fn new_key(fresh: &Fresh) -> Result<PrivateKey, Failure> {
-    let settings = &fresh.assessment.settings;
-    let kind = fresh.assessment.key_type().unwrap_or(KeyType::EcdsaP256);
-    let compromised = fresh
-        .assessment
-        .renewal
-        .is_ok_and(|due| due.reason == Reason::Revoked);
-    if settings.key_rotation == KeyRotation::Never
-        && !compromised
-        && let Ok(key) = PrivateKey::from_pem(fresh.secret.pair().1)
-        && key.key_type() == Some(kind)
-    {
-        return Ok(key);
-    }
-    // An RSA key takes up to seconds of CPU.
-    let generated = tokio::task::spawn_blocking(move || PrivateKey::generate(kind)).await;
-    Ok(generated.map_err(|_| Failure::Stopped)??)
 }

@@ -124,6 +124,16 @@ pub(super) fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str)
     )
 }
 
+/// The API server refuses every change of this Secret's data: nothing is ordered for it.
+pub(super) fn immutable(context: &Context, key: &Key, fresh: &Fresh) -> Outcome {
+    let note = "not renewed: the Secret is immutable, so that no new certificate can be written into it. Delete it and \
+                create it again without immutable: true";
+    let until = UnixTime::now() + OWNED;
+    let stuck = (until, Some(Stuck::OtherOwner));
+    let reason = events::Reason::RenewalHeld;
+    not_now(context, key, fresh, stuck, reason, note.to_owned())
+}
+
 /// The Secret is left alone until then, and the reader is told once why.
 pub(super) fn not_now(
     context: &Context,

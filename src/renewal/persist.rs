@@ -3,7 +3,7 @@
 
 use super::failure::Failure;
 use super::preflight::Asked;
-use super::proof::{name_of, offered};
+use super::ways::{name_of, offered};
 use crate::acme::{self, Authorization, Directory};
 use crate::config::{Challenge, Config, DnsPersist01};
 use crate::context::Context;

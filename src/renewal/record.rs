@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::proof;
+use super::cleanup;
 use crate::acme::{self, OrderStatus};
 use crate::cluster;
 use crate::cluster::records::{self, Record};
 use crate::context::Context;
+use crate::index::Key;
 use crate::metrics::RenewalStep;
 use crate::time::UnixTime;
+
+/// A CA is told of what nobody wants any more for no longer than this: what it is not told expires by itself.
+const GIVE_BACK: Duration = Duration::from_secs(30);
 
 /// Notes how long a step took. A proof that takes several attempts counts from the order on: DNS may take an hour.
 pub(super) fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
@@ -34,13 +38,59 @@ pub(super) async fn give_back(order: &acme::Order) {
     }
 }
 
+/// Gives up an order that nobody wants any more: what is left to prove is given back to its CA where that can be asked,
+/// and the record goes with all that was put in place.
+pub(super) async fn give_up(context: &Context, record: &Record) -> Result<(), cluster::Error> {
+    let given_back = async {
+        let config = context.config();
+        let issuer = config.issuer(&record.order.issuer)?;
+        if { record.order.directory.as_ref() }.is_some_and(|it| *it != issuer.directory) {
+            return None;
+        }
+        let client = context.issuers.ready(&record.order.issuer, issuer).await;
+        let order = client.ok()?.resume(&record.order.url, &[]).await;
+        give_back(&order.ok()?).await;
+        Some(())
+    };
+    if timeout(GIVE_BACK, given_back)
+        .await
+        .ok()
+        .flatten()
+        .is_none()
+    {
+        tracing::debug!(
+            order = record.order.url,
+            "its authorizations are left to expire"
+        );
+    }
+    remove(context, record).await
+}
+
 /// Takes away what was put in place for the order, then its record.
 pub(super) async fn remove(context: &Context, record: &Record) -> Result<(), cluster::Error> {
-    proof::clear(context, record).await;
+    cleanup::clear(context, record).await;
     let subject = record.order.subject();
     let name = records::record_name(&subject);
     records::delete(&context.client, &context.namespace, &name, &record.uid).await?;
     context.challenges.remove(&name);
     context.known.remove(&subject);
+    Ok(())
+}
+
+/// Removes a record that this version cannot read: the next order is made anew.
+pub(super) async fn replace(
+    context: &Context,
+    key: &Key,
+    record_uid: &str,
+) -> Result<(), cluster::Error> {
+    let name = records::record_name(key);
+    tracing::warn!(
+        secret = %key, record = name,
+        "the record of an order cannot be read, as if another version had written it; it is removed and the order made \
+         again. What it has put into DNS is left there"
+    );
+    records::delete(&context.client, &context.namespace, &name, record_uid).await?;
+    context.challenges.remove(&name);
+    context.known.remove(key);
     Ok(())
 }

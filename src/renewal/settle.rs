@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::index::{Finished, Key, Stuck};
 use crate::metrics::RenewalResult;
 use crate::name::Name;
-use crate::schedule::budget::{self, Account, Backoff, Failed};
+use crate::schedule::budget::{self, Account, Backoff, Failed, TriedWith};
 use crate::secret::keys;
 use crate::time::UnixTime;
 
@@ -82,14 +82,21 @@ async fn excused(
             Some(Finished::Later(now + AFTER_CONFLICT, said))
         }
         Failure::Waiting(what) => {
-            let text = what.to_string();
+            let text = cut(&what.to_string()).to_owned();
             tracing::info!(secret = %key, what = text, "the order waits");
+            if !context.last_said(key, &text) {
+                let note = format!("{}: {text}; looked at again and again", what.reason());
+                context
+                    .events
+                    .secret(key, &of.uid, Reason::RenewalWaits, &note);
+                inscribe(context, key, &of.uid, &text, now + WAITING).await;
+            }
             Some(Finished::Later(now + WAITING, Some(text.into())))
         }
         Failure::Acme(error) if error.may_be_the_key() => {
-            let changed = context.issuers.key_changed(&of.issuer).await;
+            let changed = context.issuers.account_is_new(&of.issuer).await;
             changed.unwrap_or(false).then(|| {
-                tracing::info!(secret = %key, issuer = %of.issuer, "the account has another key now: tried again with it");
+                tracing::info!(secret = %key, issuer = %of.issuer, "the account is another one now: tried again with it");
                 Finished::Later(now, None)
             })
         }
@@ -121,6 +128,8 @@ struct Verdict {
     is_validation: bool,
     /// It was but the rehearsal.
     is_rehearsal: bool,
+    /// The settings, where other ones may fare better.
+    tried_with: Option<TriedWith>,
     /// The accounts of the names that could not be proven.
     invalid: BTreeSet<u64>,
     /// The account of the domain or the name that the limit is about.
@@ -131,6 +140,7 @@ impl Verdict {
     /// Judges a failure. What it says of the issuer is noted there.
     async fn of(context: &Context, what: &Failure, of: &Of) -> Self {
         let mut verdict = Self {
+            tried_with: what.may_be_the_settings().then_some(of.tried_with),
             is_rehearsal: matches!(what, Failure::Rehearsal(_)),
             ..Self::default()
         };
@@ -149,7 +159,7 @@ impl Verdict {
                 let about = error.problem().and_then(acme::Problem::limited);
                 verdict.limited = about.map(|it| limits::account(&of.issuer, &of.directory, &it));
             }
-            Class::FixIt => {
+            Class::FixIt if error.is_failed_validation() => {
                 verdict.is_validation = true;
                 verdict.invalid = invalid(error, of);
             }
@@ -204,6 +214,7 @@ impl Verdict {
                     validation: self.is_validation,
                     at_least: until,
                     wish: of.wish,
+                    tried_with: self.tried_with,
                 };
                 account.failed(now, backoff, failed)
             }

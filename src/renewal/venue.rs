@@ -7,6 +7,7 @@ use super::failure::Failure;
 use super::fresh::Fresh;
 use super::proof::{self, Wait};
 use super::record;
+use super::ways::Plan;
 use crate::acme::Class;
 use crate::certificate::KeyType;
 use crate::cluster::records;
@@ -139,8 +140,7 @@ async fn proven(
 ) -> Result<(), Failure> {
     let client = context.issuers.ready(name, issuer).await?;
     let mut order = client.new_order(names, None, None).await?;
-    let authorizations = order.authorizations().await?;
-    let proofs = proof::plan(context, &authorizations).await?;
+    let plan = Plan::make(context, order.authorizations().await?).await?;
     let stored = records::Order {
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),
@@ -155,8 +155,10 @@ async fn proven(
         replaced: true,
         reason: "Rehearsal".to_owned(),
         created: UnixTime::now().0,
-        txt: proofs.txt,
-        routes: proofs.routes,
+        authorizations: order.authorization_urls().to_vec(),
+        expires: order.expires().map(|at| at.0),
+        txt: plan.txt().cloned().collect(),
+        routes: plan.routes().cloned().collect(),
     };
     // The record lets every replica answer; a restart drops it, as its issuer is not the Secret's.
     let unused = PrivateKey::generate(KeyType::EcdsaP256)?.to_pem()?;
@@ -165,11 +167,12 @@ async fn proven(
         &context.namespace,
         stored,
         unused,
-        proofs.challenges,
+        plan.challenges()?,
     );
-    let record = record.await?;
+    let mut record = record.await?;
     context.known.insert(key);
-    let result = proof::prove(context, key, &record, &mut order, Wait::ToTheEnd).await;
+    let manner = (Some(plan), Wait::ToTheEnd);
+    let result = proof::prove(context, key, &mut record, &mut order, manner).await;
     record::give_back(&order).await;
     record::remove(context, &record).await?;
     result

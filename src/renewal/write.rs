@@ -4,10 +4,12 @@ use tokio::time::Instant;
 
 use super::changes::changes;
 use super::failure::Failure;
-use super::fresh::Fresh;
+use super::finish::Progress;
+use super::fresh::{Fresh, Look};
 use super::outcome::Outcome;
 use super::record::took;
 use super::{copies, validations};
+use crate::acme;
 use crate::certificate::Leaf;
 use crate::cluster::events;
 use crate::cluster::records::{self, Record};
@@ -25,28 +27,32 @@ use crate::time::UnixTime;
 pub(super) async fn write(
     context: &Context,
     key: &Key,
-    record: &Record,
+    (record, client): (&Record, &acme::Client),
     pem: &str,
     reason: Reason,
-) -> Result<Outcome, Failure> {
+) -> Result<Progress, Failure> {
     let (started, now) = (Instant::now(), UnixTime::now());
-    let Some(fresh) = Fresh::read(context, key, now)
-        .await?
-        .map(|fresh| fresh.at(context, &record.order.issuer))
-        .filter(|fresh| fresh.still_wants(record))
-    else {
-        return Err(Failure::Unwanted);
+    let fresh = match Fresh::look(context, key, record).await? {
+        Look::Go(fresh) => fresh,
+        Look::Waits(until) => return Ok(Progress::Waits(until)),
+        Look::Unwanted => return Err(Failure::Unwanted),
     };
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+    if !fresh.may_take(&new_key) {
+        return Err(Failure::Unwanted);
+    }
     let old = fresh.leaf();
     let asked = Asked {
         key: &new_key,
         names: &record.order.names,
         not_sooner_than: old.filter(|_| reason == Reason::Lifetime && fresh.is_at_home()),
-        staging: fresh.issuer.directory.contains("staging"),
+        staging: !context.config().is_production(&fresh.issuer_name),
     };
+    let pem = acme::in_order(pem, &new_key.public_key());
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
-    let changes = changes(context, key, &fresh, record, &chain)?;
+    let profile = fresh.profile(client).await.ok();
+    let is_as_asked = profile.is_none_or(|it| it == record.order.profile.as_deref());
+    let changes = changes(context, key, &fresh, (record, is_as_asked), &chain)?;
     // What was issued is to be in the ledger too.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
@@ -67,11 +73,20 @@ pub(super) async fn write(
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
         tell_lost(context, key, fresh.uid(), (old, leaf));
     }
-    let note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
+    let mut note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
+    let window = fresh.assessment.settings.change_window.as_ref();
+    if let Some(opens) = window
+        .map(|window| window.next_open(now))
+        .filter(|it| *it > now)
+    {
+        note += &format!(
+            "; written outside of the change window, since what was there would have run out before it opens at {opens}"
+        );
+    }
     context
         .events
         .secret(key, fresh.uid(), events::Reason::Renewed, &note);
-    Ok(Outcome::Renewed)
+    Ok(Progress::Ended(Outcome::Renewed))
 }
 
 /// Says what the certificate before could do and this one cannot: no CA is asked for it by ACME.

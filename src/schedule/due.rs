@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::certificate::{Leaf, Unreadable};
-use crate::secret::settings::{IssuerRef, RenewBefore, Settings};
+use crate::secret::settings::{IssuerRef, KeyRotation, RenewBefore, Settings};
 use crate::secret::state::IssuedBy;
 use crate::time::UnixTime;
 
@@ -204,7 +204,8 @@ pub fn due(inputs: &Inputs<'_>) -> Result<Due, Never> {
             } else {
                 Reason::Unreadable
             };
-            return if settings.names.is_some() {
+            let issued = inputs.issued_by.is_some_and(|it| !it.names.is_empty());
+            return if settings.names.is_some() || issued {
                 Ok(Due {
                     at: AT_ONCE,
                     reason,
@@ -259,7 +260,9 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
     {
         return Some(Reason::ProfileChanged);
     }
-    if settings.key_type.is_some()
+    // A key that is to be kept is kept, whatever type new ones are to have.
+    if settings.key_rotation == KeyRotation::Always
+        && settings.key_type.is_some()
         && settings.key_type != leaf.key_type
         // A CA or an older version that made another type of it is not asked again for the same.
         && inputs.issued_by.is_none_or(|issued| issued.key_type != settings.key_type)

@@ -10,6 +10,7 @@ use serde::de::MapAccess;
 
 use super::keys;
 use super::total::{Fill, Shape};
+use crate::compact::hash;
 
 /// Identity, annotations and opt-in label of a Secret.
 #[derive(Clone, Default)]
@@ -77,6 +78,14 @@ impl Head {
     #[must_use]
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations()?.get(key).map(String::as_str)
+    }
+
+    /// What its settings say, hashed; what we write there ourselves is left out.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let all = self.annotations().into_iter().flatten();
+        let settings = all.filter(|(key, _)| key.starts_with(keys::PREFIX));
+        hash(&format!("{:?}", settings.collect::<Vec<_>>()))
     }
 
     /// Whether it says anything to us: an annotation of ours, or the opt-in label. Others are dropped.

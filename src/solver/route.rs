@@ -36,7 +36,7 @@ const HEALTHY: &str = "OK";
 
 /// Why a request would not reach us.
 #[derive(Debug, Error)]
-#[error("{url}: {what}")]
+#[error("{what} ({url})")]
 pub struct Error {
     url: String,
     what: String,
@@ -146,7 +146,18 @@ pub async fn reaches_us(
     let client = builder.build();
     let client = client.map_err(|error| wrong(crate::cluster::chain(&error)))?;
     let told = |error: reqwest::Error| wrong(crate::cluster::chain(&error.without_url()));
-    let mut response = client.get(&url).send().await.map_err(told)?;
+    let mut response = match client.get(&url).send().await {
+        Ok(response) => response,
+        Err(error) => {
+            let resolver = Resolver::new(nameservers).ok();
+            let is_name = host.parse::<std::net::IpAddr>().is_err();
+            let why = match resolver.filter(|_| is_name && error.is_connect()) {
+                Some(resolver) => resolver.why_unreachable(host).await,
+                None => None,
+            };
+            return Err(why.map_or_else(|| told(error), wrong));
+        }
+    };
     let status = response.status();
     let last = response.url().to_string();
     let by = if last == url {

@@ -62,6 +62,9 @@ pub struct Account {
     /// The last `renew-now` value, hashed, that was tried in vain: it forgets no further back-off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tried: Option<u64>,
+    /// What the last failure was tried with, where other settings may fare better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tried_with: Option<TriedWith>,
     /// Instants of issues that no clock asked for, oldest first, at most a week old.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unscheduled: Vec<i64>,
@@ -89,6 +92,17 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
+/// The settings under which a renewal was tried: once they are others, it is tried again at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriedWith {
+    /// What the config said of issuers, solvers and DNS, hashed.
+    pub config: u64,
+    /// Which Secret it was, hashed: others with the same names have settings of their own.
+    pub subject: u64,
+    /// What its annotations said, hashed.
+    pub settings: u64,
+}
+
 /// A renewal that failed, as its account counts it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Failed<'a> {
@@ -100,6 +114,8 @@ pub struct Failed<'a> {
     pub at_least: Option<UnixTime>,
     /// The `renew-now` value, hashed, with which it was tried.
     pub wish: Option<u64>,
+    /// The settings, where other ones may fare better.
+    pub tried_with: Option<TriedWith>,
 }
 
 impl Account {
@@ -142,8 +158,10 @@ impl Account {
             validation,
             at_least,
             wish,
+            tried_with,
         } = failed;
         self.tried = wish.or(self.tried);
+        self.tried_with = tried_with;
         self.failures = self.failures.saturating_add(1);
         self.failed_at = Some(now.0);
         let mut delay = backoff.wait(self.failures);
@@ -162,6 +180,7 @@ impl Account {
     /// than the CA said.
     pub fn limited(&mut self, until: UnixTime, wish: Option<u64>) {
         self.tried = wish.or(self.tried);
+        self.tried_with = None;
         self.retry_at = Some(until.0);
         self.limited_until = Some(until.0);
     }
@@ -213,6 +232,14 @@ impl Account {
         kept
     }
 
+    /// Forgets the back-off of a failure where `is_mended` says that what it was tried with is not what holds now. What
+    /// the CA has asked for stays.
+    pub fn mend(&mut self, is_mended: impl Fn(&TriedWith) -> bool) {
+        if self.tried_with.as_ref().is_some_and(is_mended) {
+            self.retry_at = None;
+        }
+    }
+
     /// Counts an issue, which was ordered at that instant; `replaced` where the CA counts it as a replacement. Failures
     /// are forgotten; an issue that a limit of CAs counts is remembered for a week. Told twice, as after a restart, it
     /// counts once.
@@ -220,6 +247,7 @@ impl Account {
         self.failures = 0;
         self.failed_at = None;
         self.retry_at = None;
+        self.tried_with = None;
         // What another CA has issued meanwhile is not this one's leave.
         self.limited_until = self.limited_until(now).map(|until| until.0);
         self.tried = None;

@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::cluster::records::Txt;
 use crate::cluster::{self, secrets};
 use crate::config::Dns01;
-use crate::dns::{self, Authority, Resolver};
+use crate::dns::{self, Authority, RecordType, Resolver, Sight};
 use crate::gate::{Closed, Gate};
 use crate::index::Key;
 use crate::name::Name;
@@ -43,6 +43,8 @@ use provider::{Credentials, Provider};
 
 /// Where the CA looks, below the name (RFC 8555, section 8.4).
 const LABEL: &str = "_acme-challenge";
+/// Beside where the CA looks; nobody has a record there of this name alone.
+const NOBODY: &str = "_cert-renew-sees-a-wildcard";
 /// One change at one host: some take several requests, and wait for a limit between them.
 const CHANGE: Duration = Duration::from_secs(60);
 /// A change that waits for others of the same name.
@@ -54,6 +56,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A record that cannot be removed is tried so often.
 const REMOVALS: usize = 3;
+/// Servers that do not answer are waited for so long when all others have the record: one that is dead for good must not
+/// hold everything up, and one that is slow may answer yet.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Why a TXT record cannot be set, seen or removed.
 #[derive(Debug, Error)]
@@ -102,14 +107,27 @@ pub enum Error {
         why: String,
     },
     /// Not all servers of the zone have the record.
-    #[error("DNS-01: TXT {at} is not seen on {} after {} s", .servers.join(", "), .after.as_secs())]
+    #[error("DNS-01: TXT {at} is not seen: {}", unseen(.lacking, .silent))]
     NotSeen {
         /// Where the record stands.
         at: String,
-        /// Who does not have it.
-        servers: Vec<String>,
-        /// How long was waited.
-        after: Duration,
+        /// Who answers and does not have it.
+        lacking: Vec<String>,
+        /// Who does not answer.
+        silent: Vec<String>,
+    },
+    /// A CNAME leads out of the zones that the solver is for.
+    #[error(
+        "DNS-01: the CNAME of {asked} leads to {at}, which is in none of the solver's zones ({zones}): add its zone there \
+         if that is meant"
+    )]
+    Outside {
+        /// Where the CA looks.
+        asked: String,
+        /// Where that leads.
+        at: String,
+        /// The solver's zones.
+        zones: String,
     },
     /// This replica does not lead any more.
     #[error(transparent)]
@@ -129,7 +147,7 @@ impl Error {
             Self::Dns(_) | Self::NoAuthority(_) => "DnsLookup",
             Self::Cluster { source, .. } => source.reason(),
             Self::Credentials { .. } => "DnsCredentials",
-            Self::Settings { .. } => "DnsSettings",
+            Self::Settings { .. } | Self::Outside { .. } => "DnsSettings",
             Self::Host { .. } => "DnsHost",
             Self::NotSeen { .. } => "DnsPropagation",
             Self::Closed(_) => "NotLeading",
@@ -152,18 +170,66 @@ pub fn value(key_authorization: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, key_authorization.as_bytes()))
 }
 
+/// Where the proof for a name stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Where the CA looks first.
+    pub asked: String,
+    /// Where the record is: there, or where CNAMEs lead from there.
+    pub at: String,
+    /// The zone that holds it.
+    pub zone: String,
+}
+
 /// Where the proof for a name stands, and in which zone.
+///
+/// A CNAME at the place where the CA looks is followed: the zone delegates its challenges. One that stands there for a
+/// wildcard alone (`*.example.com`) is not meant for that, and a record of our own hides it.
 ///
 /// # Errors
 /// When DNS does not say.
-pub async fn site(resolver: &Resolver, name: &Name) -> Result<(String, String), dns::Error> {
+pub async fn site(resolver: &Resolver, name: &Name) -> Result<Site, dns::Error> {
     let bare = name.to_string();
     let bare = bare.strip_prefix("*.").unwrap_or(&bare);
-    let at = resolver
-        .follow(&dns::name(&format!("{LABEL}.{bare}"))?)
-        .await?;
+    let asked = dns::name(&format!("{LABEL}.{bare}"))?;
+    let mut at = resolver.follow(&asked).await?;
+    if at != asked {
+        let neighbour = dns::name(&format!("{NOBODY}.{bare}"))?;
+        let first = |name| resolver.records(name, RecordType::CNAME);
+        if first(&neighbour).await? == first(&asked).await? {
+            at = asked.clone();
+        }
+    }
     let zone = resolver.zone(&at).await?;
-    Ok((dns::text(&at), dns::text(&zone)))
+    Ok(Site {
+        asked: dns::text(&asked),
+        at: dns::text(&at),
+        zone: dns::text(&zone),
+    })
+}
+
+impl Site {
+    /// Whoever holds a name's zone says where its CNAMEs lead, and the credentials may be good for more zones than they
+    /// are meant for: where a solver names its zones, no record is set outside of them.
+    ///
+    /// # Errors
+    /// When the CNAMEs lead out of them.
+    pub fn is_within(&self, zones: &[Box<str>], solver: &Dns01) -> Result<(), Error> {
+        let within = |zone: &str| {
+            let rest = self.at.strip_suffix(zone);
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        // acme-dns writes nowhere but below the names that it has given to us.
+        let is_bound = solver.provider != "acme-dns" && self.at != self.asked;
+        if !is_bound || zones.is_empty() || zones.iter().any(|zone| within(zone)) {
+            return Ok(());
+        }
+        Err(Error::Outside {
+            asked: self.asked.clone(),
+            at: self.at.clone(),
+            zones: zones.join(", "),
+        })
+    }
 }
 
 impl Solver {
@@ -195,11 +261,16 @@ impl Solver {
         self.change(txt, "adding", provider.add(txt, TTL)).await
     }
 
-    /// Removes a TXT record and no other of its name; that it is gone already is no error.
+    /// Removes a TXT record and no other of its name; that it is gone already is no error. Where the host refuses, the
+    /// zone's servers are asked by way of `resolver`: what was never set needs no removing.
     ///
     /// # Errors
     /// When the host refuses or does not answer, several times.
-    pub async fn remove(&self, txt: &Txt) -> Result<(), Error> {
+    pub async fn remove(
+        &self,
+        txt: &Txt,
+        (resolver, nearby): (Option<&Resolver>, Nearby),
+    ) -> Result<(), Error> {
         let mut result = Ok(());
         for attempt in 0..REMOVALS {
             if attempt > 0 {
@@ -211,6 +282,11 @@ impl Solver {
             };
             if matches!(result, Ok(()) | Err(Error::Closed(_))) {
                 break;
+            }
+            if let Some(resolver) = resolver
+                && matches!(stands(nearby, resolver, txt).await, Ok(false))
+            {
+                return Ok(());
             }
         }
         result
@@ -308,7 +384,7 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
 }
 
 /// Waits until every server of the zone has the record, until `deadline`; `nearby` is where the CA is, which asks the
-/// same servers.
+/// same servers. Servers that do not answer are passed over after a while, as long as another one has it.
 ///
 /// # Errors
 /// When some do not have it by then, or the servers cannot be found.
@@ -321,28 +397,59 @@ pub async fn seen(
     let propagation = &txt.solver.propagation;
     if propagation.check {
         let started = Instant::now();
+        let silence = SILENCE.min(deadline.duration_since(started) / 2);
         let mut authorities = authorities(nearby, resolver, txt).await?;
         let at = dns::name(&txt.at)?;
         let mut pause = FIRST_LOOK;
+        let mut has_any = false;
         loop {
-            let lacking = dns::lacking(&authorities, &at, &txt.value).await;
-            if lacking.is_empty() {
+            let found = dns::look(&authorities, &at, &txt.value).await;
+            let of = |wanted: Sight| {
+                let those = found.iter().filter(move |(_, sight)| *sight == wanted);
+                those.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+            };
+            let (lacking, silent) = (of(Sight::Lacks), of(Sight::Silent));
+            has_any |= lacking.len() + silent.len() < found.len();
+            if lacking.is_empty() && silent.is_empty() {
+                break;
+            }
+            if lacking.is_empty() && has_any && started.elapsed() >= silence {
+                let servers = silent.join(", ");
+                tracing::warn!(
+                    at = txt.at,
+                    zone = txt.zone,
+                    servers,
+                    "servers of the zone do not answer and are passed over: all others have the TXT record"
+                );
                 break;
             }
             if Instant::now() + pause > deadline {
                 return Err(Error::NotSeen {
                     at: txt.at.clone(),
-                    servers: lacking,
-                    after: started.elapsed(),
+                    lacking,
+                    silent,
                 });
             }
-            authorities.retain(|authority| lacking.contains(&authority.name));
+            authorities.retain(|it| lacking.contains(&it.name) || silent.contains(&it.name));
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
     sleep(propagation.wait).await;
     Ok(())
+}
+
+/// Whether any server of the zone has the record.
+///
+/// # Errors
+/// When none of them answers, or they cannot be found.
+pub async fn stands(nearby: Nearby, resolver: &Resolver, txt: &Txt) -> Result<bool, Error> {
+    let authorities = authorities(nearby, resolver, txt).await?;
+    let found = dns::look(&authorities, &dns::name(&txt.at)?, &txt.value).await;
+    if found.iter().all(|(_, sight)| *sight == Sight::Silent) {
+        return Err(Error::NoAuthority(txt.zone.clone()));
+    }
+    Ok(found.iter().any(|(_, sight)| *sight == Sight::Has))
 }
 
 async fn authorities(
@@ -359,6 +466,16 @@ async fn authorities(
         return Err(Error::NoAuthority(txt.zone.clone()));
     }
     Ok(found)
+}
+
+fn unseen(lacking: &[String], silent: &[String]) -> String {
+    let sentences = [
+        (lacking, "does not have it"),
+        (silent, "does not answer, or refuses to"),
+    ];
+    let told = sentences.iter().filter(|(servers, _)| !servers.is_empty());
+    let told = told.map(|(servers, what)| format!("{} {what}", servers.join(", ")));
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// A host's words without what is secret, short and on one line.

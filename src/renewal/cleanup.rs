@@ -1,0 +1,99 @@
+//! What was put in place for an order is taken away again: after it, with it, and what a former run has left.
+
+use std::collections::BTreeSet;
+
+use futures::stream::{self, StreamExt as _};
+
+use super::proof::CHANGES;
+use crate::cluster;
+use crate::cluster::events::Reason;
+use crate::cluster::records::{self, Record};
+use crate::cluster::routes::{self, Routed};
+use crate::config::{self, Route};
+use crate::context::Context;
+use crate::dns::Resolver;
+use crate::reach::Nearby;
+use crate::solver::dns01;
+
+/// Deletes the routes of orders that nobody knows any more.
+pub async fn sweep(context: &Context) {
+    let config = context.config();
+    let kinds: Vec<&Route> = config
+        .solvers
+        .iter()
+        .filter_map(|solver| match &solver.challenge {
+            config::Challenge::Http01(http01) => Some(&http01.route),
+            config::Challenge::Dns01(_) | config::Challenge::DnsPersist01(_) => None,
+        })
+        .filter(|route| **route != Route::Shared)
+        .collect();
+    if kinds.is_empty() {
+        return;
+    }
+    let swept = async {
+        // The routes first: each is made after its record.
+        let (client, namespace) = (&context.client, &context.namespace);
+        let standing = routes::list(client, namespace, &kinds).await?;
+        let (records, _) = records::list(client, namespace).await?;
+        let needed = records.iter().flat_map(|record| &record.order.routes);
+        let needed: BTreeSet<String> = needed.map(Routed::name).collect();
+        let mut swept = 0;
+        for route in standing.iter().filter(|it| !needed.contains(it.name())) {
+            route.delete(client, namespace).await?;
+            swept += 1;
+        }
+        Ok::<_, cluster::Error>(swept)
+    };
+    match swept.await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "routes of former orders are removed"),
+        Err(error) => tracing::warn!(
+            error = %cluster::chain(&error),
+            "routes of former orders are not looked for; is the add-on role of the route installed?"
+        ),
+    }
+}
+
+/// Takes a route away, unless another order needs it.
+pub(super) async fn close(
+    context: &Context,
+    record: &Record,
+    routed: &Routed,
+) -> Result<(), cluster::Error> {
+    if !context.routes.release(&record.uid, &routed.name()) {
+        return Ok(());
+    }
+    routes::delete(&context.client, &context.namespace, routed).await
+}
+
+/// Takes away what was put in place for an order outside of its record. What cannot be taken away is told to the reader.
+pub(super) async fn clear(context: &Context, record: &Record) {
+    let subject = record.order.subject();
+    for routed in &record.order.routes {
+        if let Err(error) = close(context, record, routed).await {
+            let error = cluster::chain(&error);
+            tracing::warn!(secret = %subject, error, "a route is left until the next start");
+        }
+    }
+    let directory = record.order.directory.as_deref().unwrap_or_default();
+    let resolver = Resolver::new(&context.config().dns.nameservers).ok();
+    let asked = (resolver.as_ref(), Nearby::of(directory));
+    stream::iter(&record.order.txt)
+        .for_each_concurrent(CHANGES, |txt| {
+            let subject = &subject;
+            async move {
+                let error = match context.dns01.remove(txt, asked).await {
+                    // The record stays too, and with it the next leader removes it.
+                    Ok(()) | Err(dns01::Error::Closed(_)) => return,
+                    Err(error) => error,
+                };
+                let note = format!("{error}; remove it by hand: TXT {} {}", txt.at, txt.value);
+                tracing::warn!(secret = %subject, note, "a TXT record is left behind");
+                let uid = &record.order.uid;
+                context
+                    .events
+                    .secret(subject, uid, Reason::TxtRecordLeft, &note);
+            }
+        })
+        .await;
+}

@@ -1,0 +1,78 @@
+//! Which key a certificate is asked for with: a new one, or with `key-rotation: never` the one that is there.
+//!
+//! A key that is to be kept is used whatever its kind, or nothing is ordered: it is never replaced in silence.
+
+use super::failure::Failure;
+use super::fresh::Fresh;
+use crate::certificate::KeyType;
+use crate::key::{KeyError, PrivateKey};
+use crate::schedule::due::Reason;
+use crate::secret::settings::KeyRotation;
+
+/// See the module's documentation.
+pub(super) enum KeyChoice {
+    /// The one that is there.
+    Keep(PrivateKey),
+    /// A new one of this type.
+    Make(KeyType),
+}
+
+impl Fresh {
+    /// The key that the Secret asks for now.
+    ///
+    /// # Errors
+    /// [`Failure::KeptKey`] where the one that is to be kept cannot be read.
+    pub(super) fn key_choice(&self) -> Result<KeyChoice, Failure> {
+        let kind = self.assessment.key_type().unwrap_or(KeyType::EcdsaP256);
+        let due = self.assessment.renewal;
+        let is_compromised = due.is_ok_and(|due| due.reason == Reason::Revoked);
+        if self.assessment.settings.key_rotation == KeyRotation::Always || is_compromised {
+            return Ok(KeyChoice::Make(kind));
+        }
+        match PrivateKey::from_pem(self.secret.pair().1) {
+            Ok(key) => Ok(KeyChoice::Keep(key)),
+            Err(KeyError::Empty) => Ok(KeyChoice::Make(kind)),
+            Err(error) => Err(Failure::KeptKey(error)),
+        }
+    }
+
+    /// Whether an order that was made with this key brings what the Secret asks for now.
+    pub(super) fn asks_for(&self, key: &PrivateKey) -> bool {
+        match self.key_choice() {
+            Ok(KeyChoice::Keep(kept)) => kept.public_key() == key.public_key(),
+            Ok(KeyChoice::Make(kind)) => key.key_type() == Some(kind) && !self.holds(key),
+            Err(_) => false,
+        }
+    }
+
+    /// Whether a certificate for this key may be written: no other key is lost by it that is to be kept.
+    pub(super) fn may_take(&self, key: &PrivateKey) -> bool {
+        match self.key_choice() {
+            Ok(KeyChoice::Keep(kept)) => kept.public_key() == key.public_key(),
+            Ok(KeyChoice::Make(_)) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn holds(&self, key: &PrivateKey) -> bool {
+        let present = PrivateKey::from_pem(self.secret.pair().1);
+        present.is_ok_and(|present| present.public_key() == key.public_key())
+    }
+}
+
+impl KeyChoice {
+    /// The key itself. An RSA key takes up to seconds of CPU.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub(super) async fn key(self) -> Result<PrivateKey, Failure> {
+        match self {
+            Self::Keep(key) => Ok(key),
+            Self::Make(kind) => {
+                let generated = tokio::task::spawn_blocking(move || PrivateKey::generate(kind));
+                let generated = generated.await.map_err(|_| Failure::Stopped)?;
+                Ok(generated?)
+            }
+        }
+    }
+}

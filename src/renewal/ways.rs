@@ -1,0 +1,283 @@
+//! By which solver each name of an order is proven, and what is put in place for it.
+//!
+//! A [`Plan`] is made by the config and DNS of the moment, each time that an order is begun or gone on with, and is not
+//! kept: what an order record holds of an earlier one says only what may have to be removed.
+
+use std::collections::BTreeMap;
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use super::failure::Failure;
+use crate::acme::{self, Authorization, Challenge, ChallengeType};
+use crate::cluster::records::Txt;
+use crate::cluster::routes::Routed;
+use crate::config::{self, Config, Http01, PathType, Route};
+use crate::context::Context;
+use crate::dns::Resolver;
+use crate::name::Name;
+use crate::solver::dns01;
+use crate::solver::http01::PATH;
+
+/// Names of one order whose place in DNS is looked up at the same time.
+const LOOKUPS: usize = 8;
+
+/// How the names that are left to prove are proven.
+pub(super) struct Plan {
+    /// One for each of them.
+    pub(super) steps: Vec<Step>,
+}
+
+/// How one name is proven.
+pub(super) struct Step {
+    /// What the CA says of it.
+    pub(super) authorization: Authorization,
+    /// The way.
+    pub(super) way: Way,
+}
+
+/// What is put in place for a name.
+pub(super) enum Way {
+    /// HTTP-01: an answer on our port.
+    Http {
+        /// Whether a request is tried before the CA is told.
+        self_check: bool,
+        /// What sends the requests to us; none where the user has arranged that.
+        routed: Option<Routed>,
+    },
+    /// DNS-01: a TXT record.
+    Dns(Txt),
+    /// dns-persist-01: nothing, the user has set it once for all orders.
+    Persistent,
+}
+
+/// Who proves a name.
+enum Solver<'a> {
+    /// HTTP-01; without any solver in the config the route is the user's affair alone.
+    Http(Option<&'a Http01>),
+    /// DNS-01, within these zones where there are any.
+    Dns(&'a config::Dns01, &'a [Box<str>]),
+    /// dns-persist-01.
+    Persistent,
+}
+
+impl Plan {
+    /// Chooses a solver for each name that is left to prove. Nothing is put in place yet.
+    ///
+    /// # Errors
+    /// When there is none, or DNS does not say where a record belongs.
+    pub(super) async fn make(
+        context: &Context,
+        authorizations: Vec<Authorization>,
+    ) -> Result<Self, Failure> {
+        let config = context.config();
+        let steps = authorizations.into_iter().map(|authorization| {
+            let config = &config;
+            async move {
+                let way = way(config, &authorization).await?;
+                Ok::<_, Failure>(Step { authorization, way })
+            }
+        });
+        let steps = stream::iter(steps).buffered(LOOKUPS).try_collect();
+        Ok(Self {
+            steps: steps.await?,
+        })
+    }
+
+    /// The TXT records.
+    pub(super) fn txt(&self) -> impl Iterator<Item = &Txt> {
+        self.steps.iter().filter_map(|step| match &step.way {
+            Way::Dns(txt) => Some(txt),
+            _ => None,
+        })
+    }
+
+    /// The Ingresses and HTTPRoutes.
+    pub(super) fn routes(&self) -> impl Iterator<Item = &Routed> {
+        self.steps.iter().filter_map(|step| match &step.way {
+            Way::Http { routed, .. } => routed.as_ref(),
+            _ => None,
+        })
+    }
+
+    /// Key authorizations by HTTP-01 token.
+    ///
+    /// # Errors
+    /// None in practice: what is not offered makes no plan.
+    pub(super) fn challenges(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let by_http = { self.steps.iter() }.filter(|it| matches!(it.way, Way::Http { .. }));
+        let answer = |step: &Step| {
+            let Challenge {
+                token,
+                key_authorization,
+                ..
+            } = step.challenge()?;
+            Ok((token.clone(), key_authorization.clone()))
+        };
+        by_http.map(answer).collect()
+    }
+}
+
+impl Step {
+    /// The challenge that the CA is told to look at.
+    ///
+    /// # Errors
+    /// When it is not offered.
+    pub(super) fn challenge(&self) -> Result<&Challenge, Failure> {
+        let kind = match self.way {
+            Way::Http { .. } => ChallengeType::Http01,
+            Way::Dns(_) => ChallengeType::Dns01,
+            Way::Persistent => acme::dns_persist_01(),
+        };
+        offered(&self.authorization, &kind)
+    }
+}
+
+/// Whether the config has a way to prove each of these names, before a CA is asked for anything.
+///
+/// # Errors
+/// Where it has none.
+pub(super) fn check(config: &Config, names: &[Name]) -> Result<(), Failure> {
+    for name in names {
+        if name.to_string().contains('_') {
+            return Err(Failure::NoSolver(format!(
+                "{name}: CAs give no certificate for a name with an underscore; leave it out by cert-renew.io/names"
+            )));
+        }
+        solver(config, name)?;
+    }
+    Ok(())
+}
+
+async fn way(config: &Config, authorization: &Authorization) -> Result<Way, Failure> {
+    let name = name_of(authorization)?;
+    Ok(match solver(config, &name)? {
+        Solver::Http(http01) => {
+            let challenge = offered(authorization, &ChallengeType::Http01)?;
+            Way::Http {
+                self_check: http01.is_some_and(|it| it.self_check),
+                routed: http01.and_then(|http01| routed(&name, &challenge.token, http01)),
+            }
+        }
+        Solver::Dns(dns01, zones) => {
+            let challenge = offered(authorization, &ChallengeType::Dns01)?;
+            let resolver = Resolver::new(&config.dns.nameservers).map_err(dns01::Error::from)?;
+            let site = dns01::site(&resolver, &name).await;
+            let site = site.map_err(dns01::Error::from)?;
+            site.is_within(zones, dns01)?;
+            Way::Dns(Txt {
+                of: authorization.name.clone(),
+                at: site.at,
+                zone: site.zone,
+                value: dns01::value(&challenge.key_authorization),
+                solver: dns01.clone(),
+            })
+        }
+        Solver::Persistent => {
+            offered(authorization, &acme::dns_persist_01())?;
+            Way::Persistent
+        }
+    })
+}
+
+pub(super) fn name_of(authorization: &Authorization) -> Result<Name, Failure> {
+    let name = &authorization.name;
+    let unknown = |_| {
+        let name = crate::text::shown(name);
+        Failure::NoSolver(format!("{name}: not a name that cert-renew can prove"))
+    };
+    name.parse().map_err(unknown)
+}
+
+fn solver<'a>(config: &'a Config, name: &Name) -> Result<Solver<'a>, Failure> {
+    if config.solvers.is_empty() {
+        return Ok(Solver::Http(None));
+    }
+    let found = config.solver(name);
+    match found.map(|solver| (&solver.challenge, &*solver.zones)) {
+        Some((config::Challenge::Http01(http01), _)) => Ok(Solver::Http(Some(http01))),
+        Some((config::Challenge::Dns01(dns01), zones)) => Ok(Solver::Dns(dns01, zones)),
+        Some((config::Challenge::DnsPersist01(_), _)) => Ok(Solver::Persistent),
+        None => Err(Failure::NoSolver(format!(
+            "no solver of the config can prove {name}: a wildcard needs dns01, an address http01 without zones"
+        ))),
+    }
+}
+
+/// The object that sends a host's challenges to us. There is none for an address: routes go by host names.
+fn routed(name: &Name, token: &str, solver: &Http01) -> Option<Routed> {
+    let path = match &solver.route {
+        Route::Shared => return None,
+        Route::Ingress { path_type, .. } if *path_type != PathType::Prefix => {
+            format!("{PATH}{token}")
+        }
+        _ => PATH.trim_end_matches('/').to_owned(),
+    };
+    match name {
+        Name::Dns(host) => Some(Routed {
+            host: host.to_string(),
+            path,
+            solver: solver.clone(),
+        }),
+        Name::Ip(_) => None,
+    }
+}
+
+pub(super) fn offered<'a>(
+    authorization: &'a Authorization,
+    kind: &ChallengeType,
+) -> Result<&'a Challenge, Failure> {
+    let mut offered = authorization.challenges.iter();
+    let found = offered.find(|challenge| challenge.kind == *kind);
+    let name = &authorization.name;
+    let found = found.ok_or_else(|| {
+        Failure::NoSolver(match kind {
+            ChallengeType::Dns01 => format!("the CA offers no DNS-01 for {name}"),
+            ChallengeType::Http01 => {
+                format!("the CA offers no HTTP-01 for {name}: a wildcard needs a dns01 solver")
+            }
+            _ => format!("the CA offers no dns-persist-01 for {name}: it is a draft"),
+        })
+    })?;
+    if found.has_sound_token() {
+        Ok(found)
+    } else {
+        Err(Failure::NoSolver(format!(
+            "the CA's token for {name} is not base64url, as RFC 8555 has it"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_config_chooses_the_challenge() {
+        let yaml = "issuers: {}\nsolvers: [{zones: [a.example], dns01: {provider: bunny}}, {zones: [b.example], http01: {route: shared}}, {zones: [d.example], dnsPersist01: {experimental: true}}]";
+        let config = Config::parse(yaml).unwrap();
+        let by_dns = |config: &Config, name: &str| {
+            solver(config, &name.parse().unwrap()).map(|it| matches!(it, Solver::Dns(..)))
+        };
+        assert!(by_dns(&config, "*.a.example").unwrap());
+        assert!(!by_dns(&config, "b.example").unwrap());
+        for name in ["*.b.example", "c.example", "10.0.0.1"] {
+            let error = by_dns(&config, name).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("dns01"), "{error}");
+        }
+        let of = |name: &str| solver(&config, &name.parse().unwrap());
+        assert!(matches!(of("*.d.example"), Ok(Solver::Persistent)));
+        let none = Config::parse("issuers: {}").unwrap();
+        assert!(!by_dns(&none, "*.b.example").unwrap());
+        let authorization = |name: &str| Authorization {
+            url: String::new(),
+            name: name.to_owned(),
+            challenges: Vec::new(),
+        };
+        let unoffered = authorization("*.b.example");
+        let error = offered(&unoffered, &ChallengeType::Http01).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("dns01"), "{error}");
+        let error = offered(&unoffered, &acme::dns_persist_01()).unwrap_err();
+        assert!(error.to_string().contains("no dns-persist-01"), "{error}");
+    }
+}

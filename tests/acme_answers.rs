@@ -1,0 +1,496 @@
+//! Every answer that a CA may give, at every point of an order: RFC 8555 with 8738, 9773 and 9799, and the profiles draft.
+//!
+//! A scripted CA gives one strange answer and then goes on as it should. Whatever that was, the next try succeeds, and it
+//! counts as a failed validation only where the CA has said so of a name.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use cert_renew::acme::{
+    ChallengeType, Class, Client, Credentials, Error, IssuerSettings, OrderStatus, Preference,
+    Turns,
+};
+use cert_renew::gate::Gate;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use test_bench::{Result, ensure};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+/// Enough for a poll or two of a CA that answers at once.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// Tries after the one with the strange answer: one may be spent on finding out that an order cannot be read.
+const TRIES: usize = 4;
+/// Rows that run at the same time.
+const ROWS: usize = 16;
+
+/// Where in an order an answer is given.
+const POINTS: [&str; 9] = [
+    "directory",
+    "account",
+    "new-order",
+    "authz",
+    "challenge",
+    "order-pending",
+    "order-ready",
+    "finalize",
+    "certificate",
+];
+
+/// What stands in the place of the right answer, once.
+#[derive(Clone, Debug)]
+enum Strange {
+    /// A member is left out, at this JSON pointer's end.
+    Without(&'static str),
+    /// A member has another value.
+    With(&'static str, Value),
+    /// An error of this status and type.
+    Problem(u16, String),
+    /// Another body altogether.
+    Body(&'static str),
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    point: &'static str,
+    strange: Strange,
+    /// Whether the CA says by it that a name was not proven.
+    is_failed_validation: bool,
+}
+
+struct Ca {
+    base: String,
+    row: Row,
+    given: AtomicUsize,
+    orders: AtomicUsize,
+    polls: AtomicUsize,
+    finalized: AtomicUsize,
+}
+
+impl Ca {
+    fn right(&self, path: &str) -> (&'static str, u16, Value) {
+        let base = &self.base;
+        let number = self.orders.load(Ordering::SeqCst);
+        let order = |status: &str| {
+            json!({
+                "status": status, "expires": "2099-01-01T00:00:00Z",
+                "identifiers": [{"type": "dns", "value": "a.example"}],
+                "authorizations": [format!("{base}/authz")], "finalize": format!("{base}/finalize"),
+                "certificate": format!("{base}/certificate"), "profile": "default",
+            })
+        };
+        match path {
+            "/directory" => (
+                "directory",
+                200,
+                json!({
+                    "newNonce": format!("{base}/nonce"), "newAccount": format!("{base}/account"),
+                    "newOrder": format!("{base}/new-order"), "revokeCert": format!("{base}/revoke"),
+                    "keyChange": format!("{base}/key"), "renewalInfo": format!("{base}/ari"),
+                    "meta": {"termsOfService": "https://ca.example/tos", "website": "https://ca.example",
+                        "caaIdentities": ["ca.example"], "externalAccountRequired": false,
+                        "profiles": {"default": "as usual"}},
+                }),
+            ),
+            "/account" => (
+                "account",
+                201,
+                json!({"status": "valid", "orders": format!("{base}/orders")}),
+            ),
+            "/new-order" => {
+                self.orders.fetch_add(1, Ordering::SeqCst);
+                self.polls.store(0, Ordering::SeqCst);
+                self.finalized.store(0, Ordering::SeqCst);
+                ("new-order", 201, order("pending"))
+            }
+            "/authz" => (
+                "authz",
+                200,
+                json!({
+                    "status": "pending", "expires": "2099-01-01T00:00:00Z",
+                    "identifier": {"type": "dns", "value": "a.example"}, "wildcard": false,
+                    "challenges": [
+                        {"type": "http-01", "url": format!("{base}/challenge"), "status": "pending",
+                            "token": format!("token-{number}")},
+                        {"type": "onion-csr-01", "url": format!("{base}/onion"), "status": "pending",
+                            "nonce": "x", "authKey": {}},
+                    ],
+                }),
+            ),
+            "/challenge" => (
+                "challenge",
+                200,
+                json!({"type": "http-01", "url": format!("{base}/challenge"), "status": "processing",
+                    "token": "token"}),
+            ),
+            "/finalize" => {
+                self.finalized.fetch_add(1, Ordering::SeqCst);
+                ("finalize", 200, order("valid"))
+            }
+            "/certificate" => ("certificate", 200, json!("chain")),
+            _ if self.finalized.load(Ordering::SeqCst) > 0 => ("order-valid", 200, order("valid")),
+            _ if self.polls.fetch_add(1, Ordering::SeqCst) == 0 => {
+                ("order-pending", 200, order("pending"))
+            }
+            _ => ("order-ready", 200, order("ready")),
+        }
+    }
+
+    fn answer(&self, path: &str) -> (u16, String) {
+        let (point, status, mut body) = self.right(path);
+        let is_here = point == self.row.point;
+        if !is_here || self.given.fetch_add(1, Ordering::SeqCst) > 0 {
+            return (status, body.to_string());
+        }
+        match &self.row.strange {
+            Strange::Without(pointer) => {
+                let (parent, member) = pointer.rsplit_once('/').unwrap_or_default();
+                if let Some(parent) = body.pointer_mut(parent).and_then(Value::as_object_mut) {
+                    parent.remove(member);
+                }
+            }
+            Strange::With(pointer, value) => {
+                if let Some(place) = body.pointer_mut(pointer) {
+                    value.clone_into(place);
+                } else if let (Some(object), Some(member)) =
+                    (body.as_object_mut(), pointer.strip_prefix('/'))
+                {
+                    object.insert(member.to_owned(), value.clone());
+                }
+            }
+            Strange::Problem(status, kind) => {
+                let body = json!({"type": kind, "detail": "said by the script", "status": status});
+                return (*status, body.to_string());
+            }
+            Strange::Body(body) => return (status, (*body).to_owned()),
+        }
+        (status, body.to_string())
+    }
+}
+
+async fn respond(State(ca): State<Arc<Ca>>, uri: Uri) -> Response {
+    let (status, body) = match uri.path() {
+        "/nonce" => (200, String::new()),
+        path => ca.answer(path),
+    };
+    let mut headers = HeaderMap::new();
+    let location = match uri.path() {
+        "/account" => format!("{}/account/1", ca.base),
+        _ => format!("{}/order", ca.base),
+    };
+    for (name, value) in [("replay-nonce", "nonce"), ("location", &*location)] {
+        if let Ok(value) = value.parse() {
+            headers.insert(name, value);
+        }
+    }
+    let status = StatusCode::from_u16(status).unwrap_or_default();
+    (status, headers, body).into_response()
+}
+
+/// One try, as a renewal makes it: a new order, or the one that is there.
+async fn attempt(client: &Client, open: &mut Option<String>) -> std::result::Result<(), Error> {
+    if client.account_url().is_none() {
+        let fresh = Credentials::generate(&client.settings().directory);
+        client.register(&fresh.expect("randomness")).await?;
+    }
+    let mut order = match open {
+        Some(url) => client.resume(url, &[]).await?,
+        None => {
+            let names = ["a.example".parse().expect("a name")];
+            let directory = client.directory().await?;
+            let profile = { directory.meta.profiles.contains_key("default") }.then_some("default");
+            client.new_order(&names, profile, None).await?
+        }
+    };
+    *open = Some(order.url().to_owned());
+    let proven = async {
+        for authorization in order.authorizations().await? {
+            let by_http = |it: &&cert_renew::acme::Challenge| it.kind == ChallengeType::Http01;
+            if let Some(challenge) = authorization.challenges.iter().find(by_http) {
+                order.set_ready(challenge).await?;
+            }
+        }
+        order.wait_validated(Instant::now() + PATIENCE).await?;
+        if order.status() == OrderStatus::Ready {
+            order.finalize(b"request").await?;
+        }
+        order.wait_issued(Instant::now() + PATIENCE).await?;
+        order.certificate(&Preference::Default).await.map(drop)
+    };
+    let result = proven.await;
+    if let Err(error) = &result {
+        use Class::{AccountGone, FixIt, Paused, Permanent};
+        let is_lasting = matches!(error.class(), FixIt | Permanent | Paused | AccountGone);
+        if is_lasting || error.is_gone() || order.status() == OrderStatus::Invalid {
+            *open = None;
+        }
+    }
+    result
+}
+
+async fn walk(row: Row) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let base = format!("http://{}", listener.local_addr()?);
+    let ca = Arc::new(Ca {
+        base: base.clone(),
+        row: row.clone(),
+        given: AtomicUsize::new(0),
+        orders: AtomicUsize::new(0),
+        polls: AtomicUsize::new(0),
+        finalized: AtomicUsize::new(0),
+    });
+    let router = Router::new().fallback(respond).with_state(Arc::clone(&ca));
+    let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    let settings = IssuerSettings {
+        name: "scripted".into(),
+        directory: format!("{base}/directory"),
+        contact: Vec::new(),
+        ca_bundle: None,
+        eab: None,
+        concurrency: 2,
+        turns: Turns::default(),
+    };
+    let client = Client::new(settings, Arc::new(|_| {}), Gate::open())?;
+    let (mut open, mut said) = (None, Vec::new());
+    for number in 0..TRIES {
+        let error = match attempt(&client, &mut open).await {
+            Ok(()) => break,
+            Err(error) => error,
+        };
+        ensure!(
+            !error.is_failed_validation() || row.is_failed_validation,
+            "it counts as a failed validation: {error}"
+        );
+        said.push(error.detail());
+        // As a renewal does with an order that cannot be resumed for a while.
+        if number + 2 >= TRIES {
+            open = None;
+        }
+        ensure!(number + 1 < TRIES, "no try succeeds: {said:?}");
+    }
+    ensure!(ca.given.load(Ordering::SeqCst) > 0, "it was never asked");
+    server.abort();
+    Ok(())
+}
+
+fn row(point: &'static str, strange: Strange) -> Row {
+    Row {
+        point,
+        strange,
+        is_failed_validation: false,
+    }
+}
+
+/// Each member missing, null, of another type and unknown; each state at each point; each error at each request.
+fn rows() -> Vec<Row> {
+    let order = [
+        "/status",
+        "/expires",
+        "/identifiers",
+        "/identifiers/0/type",
+        "/identifiers/0/value",
+        "/authorizations",
+        "/finalize",
+        "/certificate",
+        "/profile",
+        "/error",
+        "/replaces",
+        "/notBefore",
+    ];
+    let members: [(&str, &[&'static str]); 8] = [
+        (
+            "directory",
+            &[
+                "/newNonce",
+                "/newAccount",
+                "/newOrder",
+                "/revokeCert",
+                "/keyChange",
+                "/renewalInfo",
+                "/meta",
+                "/meta/termsOfService",
+                "/meta/website",
+                "/meta/caaIdentities",
+                "/meta/externalAccountRequired",
+                "/meta/profiles",
+                "/meta/profiles/default",
+            ],
+        ),
+        ("account", &["/status", "/orders", "/contact"]),
+        ("new-order", &order),
+        (
+            "authz",
+            &[
+                "/status",
+                "/expires",
+                "/identifier",
+                "/identifier/type",
+                "/identifier/value",
+                "/wildcard",
+                "/challenges",
+                "/challenges/0/type",
+                "/challenges/0/url",
+                "/challenges/0/status",
+                "/challenges/0/token",
+                "/challenges/0/error",
+                "/challenges/0/validated",
+                "/challenges/1/type",
+            ],
+        ),
+        (
+            "challenge",
+            &["/type", "/url", "/status", "/token", "/error"],
+        ),
+        ("order-pending", &order),
+        ("order-ready", &order),
+        ("finalize", &order),
+    ];
+    let others = [
+        Value::Null,
+        json!(7),
+        json!(true),
+        json!("something else"),
+        json!([]),
+        json!({}),
+        json!([null, 7]),
+    ];
+    let mut rows = Vec::new();
+    for (point, members) in members {
+        for member in members {
+            rows.push(row(point, Strange::Without(member)));
+            let with = |value: &Value| row(point, Strange::With(member, value.clone()));
+            rows.extend(others.iter().map(with));
+        }
+    }
+    let states: [(&str, &[&str], bool); 5] = [
+        (
+            "new-order",
+            &["pending", "ready", "processing", "valid", "invalid"],
+            true,
+        ),
+        (
+            "order-pending",
+            &["pending", "ready", "processing", "valid", "invalid"],
+            true,
+        ),
+        (
+            "order-ready",
+            &["pending", "ready", "processing", "valid", "invalid"],
+            true,
+        ),
+        (
+            "finalize",
+            &["pending", "ready", "processing", "valid", "invalid"],
+            false,
+        ),
+        (
+            "authz",
+            &[
+                "pending",
+                "valid",
+                "invalid",
+                "deactivated",
+                "expired",
+                "revoked",
+            ],
+            true,
+        ),
+    ];
+    for (point, states, is_of_validation) in states {
+        for state in states {
+            let failed = !matches!(*state, "pending" | "ready" | "processing" | "valid");
+            rows.push(Row {
+                is_failed_validation: is_of_validation && failed,
+                ..row(point, Strange::With("/status", json!(state)))
+            });
+        }
+    }
+    for state in ["pending", "processing", "valid", "invalid"] {
+        rows.push(row(
+            "authz",
+            Strange::With("/challenges/0/status", json!(state)),
+        ));
+        rows.push(row("challenge", Strange::With("/status", json!(state))));
+    }
+    let kinds = [
+        "accountDoesNotExist",
+        "alreadyReplaced",
+        "alreadyRevoked",
+        "badCSR",
+        "badNonce",
+        "badPublicKey",
+        "badRevocationReason",
+        "badSignatureAlgorithm",
+        "caa",
+        "compound",
+        "conflict",
+        "connection",
+        "dns",
+        "externalAccountRequired",
+        "incorrectResponse",
+        "invalidContact",
+        "invalidProfile",
+        "malformed",
+        "onionCAARequired",
+        "orderNotReady",
+        "rejectedIdentifier",
+        "serverInternal",
+        "tls",
+        "unauthorized",
+        "unsupportedContact",
+        "unsupportedIdentifier",
+        "userActionRequired",
+        "aNewOne",
+    ];
+    for point in POINTS {
+        for status in [400, 401, 403, 404, 409, 500, 503] {
+            let full = |kind: &str| format!("urn:ietf:params:acme:error:{kind}");
+            for kind in kinds {
+                if status == 400 || status == 403 {
+                    rows.push(row(point, Strange::Problem(status, full(kind))));
+                }
+            }
+            for kind in ["about:blank", "Verification failed: account key", ""] {
+                rows.push(row(point, Strange::Problem(status, kind.to_owned())));
+            }
+        }
+        if point != "certificate" {
+            for body in ["", "null", "[]", "\"pending\"", "<html>", "{", "{}"] {
+                rows.push(row(point, Strange::Body(body)));
+            }
+        }
+    }
+    rows
+}
+
+#[tokio::test]
+async fn after_any_answer_the_next_try_succeeds_and_none_counts_as_a_validation_that_was_none()
+-> Result<()> {
+    let rows = rows();
+    let count = rows.len();
+    let walked = futures::stream::iter(rows).map(|row| async move {
+        let told = format!("{row:?}");
+        walk(row)
+            .await
+            .err()
+            .map(|error| format!("{told}: {error}"))
+    });
+    let wrong: Vec<String> = walked
+        .buffer_unordered(ROWS)
+        .filter_map(|it| async { it })
+        .collect()
+        .await;
+    println!("acme answers: {count} rows");
+    ensure!(
+        wrong.is_empty(),
+        "{} of {count}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    Ok(())
+}

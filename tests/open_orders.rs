@@ -1,0 +1,606 @@
+//! An order under way is carried on with what is set now: whatever is mended while it waits is seen at once, and what it
+//! cannot be carried on with makes it begin again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::DynamicObject;
+use serde_json::{Value, json};
+use test_bench::objects::Space;
+use test_bench::{
+    Bench, Context as _, Nameserver, Operator, OperatorOptions, Pebble, PebbleOptions, Result,
+    TSIG_KEY, TSIG_NAME, Zone, ensure, eventually,
+};
+
+use crate::acme_operator::event;
+use crate::dns01::{await_values, no_record_is_left, pebble};
+use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
+
+/// Longer than any of these tests: who succeeds has not waited for it.
+const LONG: &str = "retry: {base: 1h, factor: 1, max: 1h}\n";
+/// For what nobody tells us of, such as a change in DNS.
+const SHORT: &str = "retry: {base: 2s, factor: 1, max: 2s}\n";
+/// A try that finds nobody at a DNS server goes on for a while.
+const PATIENTLY: Duration = Duration::from_secs(150);
+
+fn base() -> String {
+    options().config
+}
+
+fn rfc2136(server: &str, key_name: &str, propagation: &str) -> String {
+    format!(
+        "dns01: {{provider: rfc2136, settings: {{server: \"{server}\", keyName: {key_name}}}, \
+         credentials: {{secret: dns}}, propagation: {{{propagation}}}}}"
+    )
+}
+
+fn solved(solver: &str, asks: SocketAddr) -> String {
+    format!("solvers:\n  - {solver}\ndns: {{nameservers: [\"{asks}\"]}}\n")
+}
+
+/// An operator with this config and the right TSIG key in Secret `dns`.
+async fn operator<'a>(bench: &'a Bench, ca: Option<&Pebble>, config: &str) -> Result<Operator<'a>> {
+    let options = OperatorOptions {
+        config: base() + config,
+        directory: ca.map(|ca| ca.directory().to_owned()),
+        addons: vec!["rbac/addons/route-ingress.yaml".to_owned()],
+        ..options()
+    };
+    let mut operator = Operator::install(bench, options).await?;
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some("dns".into()),
+            ..ObjectMeta::default()
+        },
+        data: Some(BTreeMap::from([(
+            "secret".into(),
+            ByteString(TSIG_KEY.as_bytes().to_vec()),
+        )])),
+        ..Secret::default()
+    };
+    let secrets: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
+    secrets.create(&PostParams::default(), &secret).await?;
+    operator.run().await?;
+    Ok(operator)
+}
+
+/// Waits until the Secret's order is on record and cannot go on, for the reason that `said` is a part of.
+async fn stuck(
+    bench: &Bench,
+    operator: &Operator<'_>,
+    space: &Space,
+    name: &str,
+    said: &str,
+) -> Result<()> {
+    eventually(PATIENTLY, &format!("{name} says {said}"), async || {
+        let secret = space.secrets().get(name).await?;
+        let error = annotation(&secret, "state.cert-renew.io/last-error");
+        let error = error.context("no error yet")?;
+        ensure!(error.contains(said), "{error}");
+        Ok(())
+    })
+    .await?;
+    let records: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
+    let labels = ListParams::default().labels("cert-renew.io/order-record");
+    let count = records.list(&labels).await?.items.len();
+    ensure!(count > 0, "no order is open");
+    Ok(())
+}
+
+async fn patch(space: &Space, name: &str, patch: Value) -> Result<()> {
+    let params = PatchParams::default();
+    space
+        .secrets()
+        .patch(name, &params, &Patch::Merge(patch))
+        .await?;
+    Ok(())
+}
+
+async fn annotate(space: &Space, name: &str, key: &str, value: Option<&str>) -> Result<()> {
+    let key = format!("cert-renew.io/{key}");
+    patch(
+        space,
+        name,
+        json!({"metadata": {"annotations": {key: value}}}),
+    )
+    .await
+}
+
+/// No validation has failed at the CA.
+async fn nothing_was_spent(space: &Space, name: &str) -> Result<()> {
+    let events = space.events(name).await?;
+    let kinds = [
+        "Unauthorized",
+        "Connection",
+        "IncorrectResponse",
+        "Dns",
+        "OrderInvalid",
+    ];
+    let spent = kinds.map(|kind| format!("RenewalFailed: {kind}:"));
+    let found = { events.iter() }.find(|event| spent.iter().any(|it| event.starts_with(it)));
+    ensure!(found.is_none(), "{found:?}");
+    Ok(())
+}
+
+/// One name by DNS-01, stuck under one solver and mended by another.
+async fn mended(tag: &str, said: &str, solvers: impl Fn(SocketAddr) -> [String; 2]) -> Result<()> {
+    let bench = Bench::shared().await?;
+    let address = Nameserver::address_of_its_own()?;
+    let zone = format!("{tag}.example");
+    let mut served = Zone::new(&zone);
+    served.records = "@ A 127.0.0.1\n".into();
+    let _server = Nameserver::start(bench, &format!("knot-{tag}"), address, &[served]).await?;
+    let ca = pebble(bench, &format!("pebble-{tag}"), address).await?;
+    let [wrong, right] = solvers(address);
+    let mut operator = operator(
+        bench,
+        Some(&ca),
+        &(LONG.to_owned() + &solved(&wrong, address)),
+    )
+    .await?;
+    let space = Space::new(bench.client()?, tag, operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", &*zone)];
+    space.tls_secret("waits", None, &annotations).await?;
+    stuck(bench, &operator, &space, "waits", said).await?;
+    operator.configure(&(base() + LONG + &solved(&right, address)))?;
+    renewed(&space, "waits", "").await?;
+    nothing_was_spent(&space, "waits").await?;
+    await_values(address, &format!("_acme-challenge.{zone}"), 0).await?;
+    no_record_is_left(bench, &operator).await?;
+    let left = space.events("waits").await?;
+    ensure!(
+        !left.iter().any(|it| it.contains("TxtRecordLeft")),
+        "{left:?}"
+    );
+    Ok(())
+}
+
+fn right(address: SocketAddr) -> String {
+    rfc2136(
+        &address.to_string(),
+        TSIG_NAME,
+        &Nameserver::propagation(&[address]),
+    )
+}
+
+#[tokio::test]
+async fn a_key_name_that_is_corrected_is_taken_by_the_order_that_waits() -> Result<()> {
+    mended("keyname", "DNS-01 by rfc2136: adding", |address| {
+        let propagation = Nameserver::propagation(&[address]);
+        [
+            rfc2136(&address.to_string(), "another-key", &propagation),
+            right(address),
+        ]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_dns_server_that_is_corrected_is_taken_by_the_order_that_waits() -> Result<()> {
+    mended("server", "DNS-01 by rfc2136: adding", |address| {
+        [
+            rfc2136(
+                "127.0.0.1:9",
+                TSIG_NAME,
+                &Nameserver::propagation(&[address]),
+            ),
+            right(address),
+        ]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_propagation_check_that_is_turned_off_is_left_out_by_the_order_that_waits() -> Result<()>
+{
+    mended("unchecked", "is not seen", |address| {
+        let server = address.to_string();
+        [
+            rfc2136(&server, TSIG_NAME, "servers: [\"127.0.0.1:9\"]"),
+            rfc2136(&server, TSIG_NAME, "check: false"),
+        ]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn propagation_servers_that_are_corrected_are_asked_by_the_order_that_waits() -> Result<()> {
+    mended("servers", "is not seen", |address| {
+        let server = address.to_string();
+        [
+            rfc2136(&server, TSIG_NAME, "servers: [\"127.0.0.1:9\"]"),
+            rfc2136(&server, TSIG_NAME, &format!("servers: [\"{server}\"]")),
+        ]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_order_that_waits_for_a_route_goes_on_by_dns_and_the_ca_is_told_of_no_other_way()
+-> Result<()> {
+    mended("todns", "HTTP-01", |address| {
+        ["http01: {route: shared}".to_owned(), right(address)]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_order_that_waits_for_dns_goes_on_by_a_route() -> Result<()> {
+    mended("tohttp", "DNS-01 by rfc2136: adding", |address| {
+        let propagation = Nameserver::propagation(&[address]);
+        [
+            rfc2136(&address.to_string(), "another-key", &propagation),
+            "http01: {route: shared, selfCheck: false}".to_owned(),
+        ]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_cname_that_is_corrected_is_followed_by_the_order_that_waits() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let address = Nameserver::address_of_its_own()?;
+    let zones = |target: &str| {
+        let mut zone = Zone::new("cname.example");
+        zone.records = format!("_acme-challenge CNAME {target}.\n");
+        let mut locked = Zone::new("locked.example");
+        locked.updates = false;
+        [zone, locked]
+    };
+    let wrong =
+        Nameserver::start(bench, "knot-cname-1", address, &zones("x.locked.example")).await?;
+    let ca = pebble(bench, "pebble-cname", address).await?;
+    let config = SHORT.to_owned() + &solved(&right(address), address);
+    let operator = operator(bench, Some(&ca), &config).await?;
+    let space = Space::new(bench.client()?, "cname", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "cname.example")];
+    space.tls_secret("waits", None, &annotations).await?;
+    stuck(bench, &operator, &space, "waits", "x.locked.example").await?;
+    drop(wrong);
+    let _mended =
+        Nameserver::start(bench, "knot-cname-2", address, &zones("x.cname.example")).await?;
+    renewed(&space, "waits", "").await?;
+    nothing_was_spent(&space, "waits").await?;
+    await_values(address, "x.cname.example", 0).await?;
+    no_record_is_left(bench, &operator).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wildcard_cname_does_not_carry_the_proof_away_and_a_dead_server_of_the_zone_holds_nothing_up()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let address = Nameserver::address_of_its_own()?;
+    let mut zone = Zone::new("starred.example");
+    zone.records = "* CNAME lb.elsewhere.example.\n@ NS ns9.nowhere.example.\n".into();
+    let mut elsewhere = Zone::new("elsewhere.example");
+    elsewhere.updates = false;
+    let zones = [zone, elsewhere];
+    let _server = Nameserver::start(bench, "knot-starred", address, &zones).await?;
+    let ca = pebble(bench, "pebble-starred", address).await?;
+    let operator = operator(
+        bench,
+        Some(&ca),
+        &(LONG.to_owned() + &solved(&right(address), address)),
+    )
+    .await?;
+    let space = Space::new(bench.client()?, "starred", operator.namespace()).await?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "starred.example, *.starred.example"),
+    ];
+    space.tls_secret("starred", None, &annotations).await?;
+    renewed(&space, "starred", "").await?;
+    await_values(address, "_acme-challenge.starred.example", 0).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cname_leads_no_proof_out_of_the_zones_of_its_solver() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let address = Nameserver::address_of_its_own()?;
+    let mut zone = Zone::new("tenant.example");
+    zone.records = "_acme-challenge CNAME mail.other.example.\n".into();
+    let zones = [zone, Zone::new("other.example")];
+    let _server = Nameserver::start(bench, "knot-tenant", address, &zones).await?;
+    let ca = pebble(bench, "pebble-tenant", address).await?;
+    let solver = |zones: &str| format!("{{zones: [{zones}], {}}}", right(address));
+    let config = LONG.to_owned() + &solved(&solver("tenant.example"), address);
+    let mut operator = operator(bench, Some(&ca), &config).await?;
+    let space = Space::new(bench.client()?, "tenant", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "tenant.example")];
+    space.tls_secret("tenant", None, &annotations).await?;
+    event(
+        &space,
+        "tenant",
+        "in none of the solver's zones (tenant.example)",
+    )
+    .await?;
+    await_values(address, "mail.other.example", 0).await?;
+    let allowed = solver("tenant.example, other.example");
+    operator.configure(&(base() + LONG + &solved(&allowed, address)))?;
+    await_values(address, "mail.other.example", 1).await?;
+    Ok(())
+}
+
+/// A name that does not resolve and whose route is tried first: nothing is put in place anywhere else.
+fn unreachable(bench: &Bench) -> String {
+    solved("http01: {route: shared}", bench.dns().address())
+}
+
+fn open(bench: &Bench) -> String {
+    solved(
+        "http01: {route: shared, selfCheck: false}",
+        bench.dns().address(),
+    )
+}
+
+#[tokio::test]
+async fn a_self_check_that_is_turned_off_is_left_out_and_what_was_waited_for_is_told_before()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let address = Nameserver::address_of_its_own()?;
+    let _server = Nameserver::start(
+        bench,
+        "knot-nobody",
+        address,
+        &[Zone::new("nobody.example")],
+    )
+    .await?;
+    let config = LONG.to_owned() + &solved("http01: {route: shared}", address);
+    let mut operator = operator(bench, None, &config).await?;
+    let space = Space::new(bench.client()?, "selfcheck", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "gone.nobody.example")];
+    space.tls_secret("waits", None, &annotations).await?;
+    let said = "gone.nobody.example does not exist (NXDOMAIN, asked";
+    stuck(bench, &operator, &space, "waits", said).await?;
+    event(&space, "waits", said).await?;
+    operator.configure(&(base() + LONG + &open(bench)))?;
+    renewed(&space, "waits", "").await?;
+    nothing_was_spent(&space, "waits").await?;
+    Ok(())
+}
+
+/// What the Secret asks for changes while its order waits; then the way is opened.
+#[tokio::test]
+async fn what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let rows = [
+        ("key-type", "rsa-2048"),
+        ("profile", "shortlived"),
+        ("names", "other.changed.example"),
+        ("issuer", "second"),
+    ];
+    let second = format!(
+        "  second: {{directory: \"{}\", caBundle: \"{}\", profile: default, allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]}}\n",
+        bench.pebble().directory(),
+        bench.ca_bundle().display(),
+    );
+    let config = |way: &str| second.clone() + &base() + LONG + way;
+    let nobody = unreachable(bench).replace("route: shared", "route: shared, selfCheck: true");
+    let mut options = options();
+    options.config = config(&nobody);
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "changed", operator.namespace()).await?;
+    // Nobody listens on port 80 of what these names resolve to.
+    for (key, _) in rows {
+        let host = format!("{key}.changed.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret(key, None, &annotations).await?;
+    }
+    for (key, value) in rows {
+        stuck(bench, &operator, &space, key, "HTTP-01").await?;
+        annotate(&space, key, key, Some(value)).await?;
+    }
+    eventually(SOON, "each of the orders is given up", async || {
+        let given_up = operator.log()?.matches("the order is given up").count();
+        ensure!(given_up >= rows.len(), "{given_up} are");
+        Ok(())
+    })
+    .await?;
+    operator.configure(&config(&open(bench)))?;
+    for (key, value) in rows {
+        let secret = renewed(&space, key, "").await?;
+        let issued_by = annotation(&secret, "state.cert-renew.io/issued-by").unwrap_or_default();
+        ensure!(issued_by.contains(value), "{key}: {issued_by}");
+        let (leaf, names) = (leaf(&secret)?, |leaf: &cert_renew::certificate::Leaf| {
+            leaf.names
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
+        });
+        match key {
+            "key-type" => ensure!(
+                leaf.key_type.is_some_and(|it| it.as_str() == value),
+                "{leaf:?}"
+            ),
+            "names" => ensure!(names(&leaf) == value, "{leaf:?}"),
+            _ => {}
+        }
+        nothing_was_spent(&space, key).await?;
+    }
+    no_record_is_left(bench, &operator).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_is_put_there_to_be_kept_while_an_order_waits_is_used() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
+    let space = Space::new(bench.client()?, "kept", operator.namespace()).await?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "kept.example"),
+        ("key-rotation", "never"),
+    ];
+    space.tls_secret("waits", None, &annotations).await?;
+    stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/testdata/certificates/rsa-3072.key"
+    );
+    let key = std::fs::read(path)?;
+    let own = cert_renew::key::PrivateKey::from_pem(&key)?.public_key();
+    patch(
+        &space,
+        "waits",
+        json!({"data": {"tls.key": ByteString(key)}}),
+    )
+    .await?;
+    operator.configure(&(base() + LONG + &open(bench)))?;
+    let secret = renewed(&space, "waits", "").await?;
+    assert_eq!(*leaf(&secret)?.public_key, *own);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
+    let space = Space::new(bench.client()?, "shut", operator.namespace()).await?;
+    let valid = test_bench::objects::Age {
+        since: 60,
+        left: 60,
+    };
+    for (name, key, value) in [
+        ("paused", "paused", "true"),
+        ("window", "change-window", "Mon 00:00-00:01 UTC"),
+    ] {
+        let host = format!("{name}.shut.example");
+        let pair = test_bench::objects::pair(&[&host], valid)?;
+        let annotations = [("issuer", "pebble"), ("renew-now", "1")];
+        space.tls_secret(name, Some(&pair), &annotations).await?;
+        stuck(bench, &operator, &space, name, "HTTP-01").await?;
+        annotate(&space, name, key, Some(value)).await?;
+    }
+    operator.configure(&(base() + LONG + &open(bench)))?;
+    let before = space.secrets().get("paused").await?;
+    // Something else is renewed meanwhile, so that the config is in force and has been acted on.
+    let annotations = [("issuer", "pebble"), ("names", "free.shut.example")];
+    space.tls_secret("free", None, &annotations).await?;
+    renewed(&space, "free", "").await?;
+    for name in ["paused", "window"] {
+        let now = space.secrets().get(name).await?;
+        let host = format!("{name}.shut.example");
+        let is_old = leaf(&now)?.names.iter().any(|it| it.to_string() == host)
+            && annotation(&now, "state.cert-renew.io/issued-by").is_none();
+        ensure!(is_old, "{name} was written");
+    }
+    let old = data(&before, "tls.crt");
+    annotate(&space, "paused", "paused", None).await?;
+    renewed(&space, "paused", &old).await?;
+    let old = data(&space.secrets().get("window").await?, "tls.crt");
+    annotate(&space, "window", "change-window", None).await?;
+    renewed(&space, "window", &old).await?;
+    Ok(())
+}
+
+/// A policy that refuses Ingresses with `pathType: Prefix`, as an ingress controller's webhook may.
+async fn refuse_prefix(bench: &Bench, namespace: &str) -> Result<()> {
+    let name = format!("no-prefix-{namespace}");
+    let client = bench.client()?;
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {"failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{"apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"],
+                "operations": ["CREATE"], "resources": ["ingresses"]}]},
+            "validations": [{"expression": "object.spec.rules.all(r, r.http.paths.all(p, p.pathType != 'Prefix'))",
+                "message": "no dots with Prefix here"}]},
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": {"namespaceSelector":
+            {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}},
+    });
+    for (object, plural) in [
+        (policy, "validatingadmissionpolicies"),
+        (binding, "validatingadmissionpolicybindings"),
+    ] {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        let kind = kube::core::GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+        let resource = kube::core::ApiResource::from_gvk_with_plural(&kind, plural);
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        let object: DynamicObject = serde_json::from_value(object)?;
+        api.create(&PostParams::default(), &object).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_path_type_and_a_kind_of_route_that_are_corrected_are_taken_by_orders_that_wait()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let ingress = |path_type: &str| {
+        let route = format!(
+            "http01: {{route: ingress, ingress: {{pathType: {path_type}}}, selfCheck: false}}"
+        );
+        solved(&route, bench.dns().address())
+    };
+    for (tag, after) in [
+        ("pathtype", ingress("ImplementationSpecific")),
+        ("kind", open(bench)),
+    ] {
+        let options = OperatorOptions {
+            config: base() + LONG + &ingress("Prefix"),
+            addons: vec!["rbac/addons/route-ingress.yaml".to_owned()],
+            ..options()
+        };
+        let mut operator = Operator::install(bench, options).await?;
+        refuse_prefix(bench, operator.namespace()).await?;
+        operator.run().await?;
+        let space = Space::new(bench.client()?, tag, operator.namespace()).await?;
+        let mut waits = None;
+        // A policy is in force some time after it is made: until then orders pass.
+        for number in 0..20 {
+            let (name, host) = (format!("waits-{number}"), format!("{number}.{tag}.example"));
+            let annotations = [("issuer", "pebble"), ("names", &*host)];
+            space.tls_secret(&name, None, &annotations).await?;
+            let refused = eventually(SOON, "it is issued or refused", async || {
+                let secret = space.secrets().get(&name).await?;
+                let error = annotation(&secret, "state.cert-renew.io/last-error");
+                let refused = error.is_some_and(|it| it.contains("no dots with Prefix here"));
+                ensure!(refused || !data(&secret, "tls.crt").is_empty(), "neither");
+                Ok(refused)
+            });
+            if refused.await? {
+                waits = Some(name);
+                break;
+            }
+        }
+        let waits = waits.context("the policy is never in force")?;
+        operator.configure(&(base() + LONG + &after))?;
+        renewed(&space, &waits, "").await?;
+        no_record_is_left(bench, &operator).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_ca_has_refused_for_good_is_not_tried_until_a_setting_changes() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let options = PebbleOptions {
+        name: "pebble-settings".into(),
+        ..PebbleOptions::default()
+    };
+    let ca = bench.start_pebble(&options).await?;
+    let operator = operator(bench, Some(&ca), &(LONG.to_owned() + &open(bench))).await?;
+    let space = Space::new(bench.client()?, "woken", operator.namespace()).await?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "woken.example"),
+        ("profile", "nobody-has-this"),
+    ];
+    space.tls_secret("woken", None, &annotations).await?;
+    event(&space, "woken", "nobody-has-this").await?;
+    annotate(&space, "woken", "profile", Some("default")).await?;
+    renewed(&space, "woken", "").await?;
+    Ok(())
+}

@@ -11,7 +11,7 @@ use serde_json::json;
 use test_bench::objects::{Pair, Space};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually};
 
-use crate::renewal::{SOON, data, leaf, options, renewed};
+use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
 
 /// A key file that OpenSSL has written, with a certificate by that key.
 fn found(file: &str, name: &str) -> Result<Pair> {
@@ -47,6 +47,68 @@ async fn a_key_that_is_kept_is_taken_in_whatever_file_it_is_found() -> Result<()
         let new = renewed(&space, name, &old).await?;
         let before = cert_renew::certificate::leaf(old.as_bytes())?;
         assert_eq!(leaf(&new)?.public_key, before.public_key, "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_is_to_be_kept_is_used_whatever_its_kind_or_nothing_is_ordered() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "tokeep", operator.namespace()).await?;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/certificates/");
+    // A key without a certificate, beside what new keys would be; kinds that no new key is made of; one that is encrypted.
+    let rows = [
+        ("alone", "rsa-3072.key", true, None),
+        ("other", "rsa-3072.key", false, Some("ecdsa-p256")),
+        ("ed25519", "ed25519.key", true, None),
+        ("encrypted", "encrypted.key", true, None),
+    ];
+    let mut made = Vec::new();
+    for (name, file, alone, kind) in rows {
+        let host = format!("{name}.tokeep.example");
+        let key = std::fs::read_to_string(format!("{path}{file}"))?;
+        let pair = if alone {
+            Pair {
+                certificate: String::new(),
+                key: key.clone(),
+            }
+        } else {
+            found(file, &host)?
+        };
+        let mut annotations = vec![
+            ("issuer", "pebble"),
+            ("names", &*host),
+            ("key-rotation", "never"),
+        ];
+        annotations.extend(kind.map(|kind| ("key-type", kind)));
+        space.tls_secret(name, Some(&pair), &annotations).await?;
+        made.push((name, pair));
+    }
+    for (name, pair) in made {
+        let (secret, said) =
+            eventually(SOON, &format!("{name} is renewed or refused"), async || {
+                let secret = space.secrets().get(name).await?;
+                let said =
+                    annotation(&secret, "state.cert-renew.io/last-error").map(ToOwned::to_owned);
+                let is_new = data(&secret, "tls.crt") != pair.certificate;
+                ensure!(is_new || said.is_some(), "neither");
+                Ok((secret, said))
+            })
+            .await?;
+        match PrivateKey::from_pem(pair.key.as_bytes()) {
+            Ok(own) => {
+                let key = PrivateKey::from_pem(data(&secret, "tls.key").as_bytes())?;
+                assert_eq!(key.public_key(), own.public_key(), "{name}: {said:?}");
+                // Pebble gives no certificate for Ed25519.
+                ensure!(said.is_none() || name == "ed25519", "{name}: {said:?}");
+            }
+            Err(_) => {
+                assert_eq!(data(&secret, "tls.key"), pair.key, "{name}");
+                let said = said.context("it is not told")?;
+                ensure!(said.contains("key-rotation is never"), "{said}");
+            }
+        }
     }
     Ok(())
 }
@@ -104,5 +166,50 @@ async fn an_opaque_secret_has_every_file_that_the_systems_before_wrote() -> Resu
         store.private_key_chain().is_some(),
         "no key in the keystore"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn outputs_that_are_asked_for_later_are_written_from_the_pair_that_is_there() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "outputs", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "later.outputs.example")];
+    space.tls_secret("later", None, &annotations).await?;
+    let issued = renewed(&space, "later", "").await?;
+    let ask = |outputs: &str| {
+        let outputs = json!({"cert-renew.io/outputs": outputs, "cert-renew.io/pkcs12-password-key": "password"});
+        Patch::Merge(
+            json!({"metadata": {"annotations": outputs}, "data": {"password": "Y2hhbmdlaXQ="}}),
+        )
+    };
+    for outputs in [
+        "tls.pem=key+fullchain",
+        "tls.pem=key+fullchain, keystore.p12=pkcs12",
+    ] {
+        let (params, patch) = (PatchParams::default(), ask(outputs));
+        space.secrets().patch("later", &params, &patch).await?;
+        eventually(SOON, outputs, async || {
+            let secret = space.secrets().get("later").await?;
+            let names = outputs.split(", ").filter_map(|it| it.split('=').next());
+            for name in names {
+                let data = secret.data.as_ref().and_then(|data| data.get(name));
+                ensure!(data.is_some(), "{name} is not there");
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    let secret = space.secrets().get("later").await?;
+    assert_eq!(
+        data(&secret, "tls.crt"),
+        data(&issued, "tls.crt"),
+        "the same certificate"
+    );
+    assert_eq!(
+        data(&secret, "tls.pem"),
+        data(&issued, "tls.key") + &data(&issued, "tls.crt")
+    );
+    assert_eq!(operator.log()?.matches("\"ordered\"").count(), 1);
     Ok(())
 }

@@ -8,6 +8,7 @@ mod acme_issue;
 mod acme_limits;
 mod acme_named_limits;
 mod acme_operator;
+mod acme_strange;
 mod acme_ways;
 mod admission;
 mod adopt;

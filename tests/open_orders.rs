@@ -604,3 +604,155 @@ async fn what_a_ca_has_refused_for_good_is_not_tried_until_a_setting_changes() -
     renewed(&space, "woken", "").await?;
     Ok(())
 }
+
+/// Changes the record of the only order that is open.
+async fn tamper(bench: &Bench, operator: &Operator<'_>, change: impl Fn(&mut Value)) -> Result<()> {
+    let records: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
+    let labels = ListParams::default().labels("cert-renew.io/order-record");
+    let found = records.list(&labels).await?.items;
+    let record = found.first().context("no order is open")?;
+    let mut order: Value = serde_json::from_str(&data(record, "order.json"))?;
+    change(&mut order);
+    let name = record.metadata.name.as_deref().unwrap_or_default();
+    let order = ByteString(order.to_string().into_bytes());
+    let body = Patch::Merge(json!({"data": {"order.json": order}}));
+    records.patch(name, &PatchParams::default(), &body).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_read_is_given_up_after_a_few_tries() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = operator(bench, None, &(SHORT.to_owned() + &unreachable(bench))).await?;
+    let space = Space::new(bench.client()?, "unread", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "unread.example")];
+    space.tls_secret("unread", None, &annotations).await?;
+    stuck(bench, &operator, &space, "unread", "HTTP-01").await?;
+    // An account is valid too, and has no certificate.
+    tamper(bench, &operator, |order| {
+        order["url"] = order["account"].clone()
+    })
+    .await?;
+    operator.configure(&(base() + SHORT + &open(bench)))?;
+    renewed(&space, "unread", "").await?;
+    no_record_is_left(bench, &operator).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_record_of_a_later_version_does_not_block_its_secret() -> Result<()> {
+    let bench = Bench::shared().await?;
+    for (name, change) in [
+        ("later", json!({"version": 2, "names": {"dns": ["x"]}})),
+        (
+            "newer",
+            json!({"txt": [{"solver": {"quantum": true}}], "routes": [7]}),
+        ),
+    ] {
+        let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
+        let space = Space::new(bench.client()?, name, operator.namespace()).await?;
+        let host = format!("{name}.version.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret(name, None, &annotations).await?;
+        stuck(bench, &operator, &space, name, "HTTP-01").await?;
+        tamper(bench, &operator, |order| {
+            for (key, value) in change.as_object().into_iter().flatten() {
+                order[key] = value.clone();
+            }
+        })
+        .await?;
+        operator.configure(&(base() + LONG + &open(bench)))?;
+        renewed(&space, name, "").await?;
+        no_record_is_left(bench, &operator).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_account_that_the_ca_has_lost_is_registered_again_in_the_same_try() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let options = PebbleOptions {
+        name: "pebble-lost".into(),
+        ..PebbleOptions::default()
+    };
+    let mut ca = bench.start_pebble(&options).await?;
+    let operator = operator(bench, Some(&ca), &(LONG.to_owned() + &open(bench))).await?;
+    let space = Space::new(bench.client()?, "lost", operator.namespace()).await?;
+    for name in ["before", "after"] {
+        let host = format!("{name}.lost.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret(name, None, &annotations).await?;
+        renewed(&space, name, "").await?;
+        ca.restart().await?;
+    }
+    let failed = space.events("after").await?;
+    ensure!(
+        !failed.iter().any(|it| it.contains("RenewalFailed")),
+        "{failed:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_or_proven_costs_no_order() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let solver = "{zones: [proven.example], http01: {route: shared, selfCheck: false}}";
+    let config = LONG.to_owned() + &solved(solver, bench.dns().address());
+    let operator = operator(bench, None, &config).await?;
+    let space = Space::new(bench.client()?, "noorder", operator.namespace()).await?;
+    let issuer = [("issuer", "pebble")];
+    let old = |name: &str| test_bench::objects::pair(&[name], test_bench::objects::OLD);
+    space
+        .tls_secret("fixed", Some(&old("fixed.proven.example")?), &[])
+        .await?;
+    patch(&space, "fixed", json!({"immutable": true})).await?;
+    annotate(&space, "fixed", "issuer", Some("pebble")).await?;
+    let class = operator.namespace();
+    annotate(&space, "fixed", "class", Some(class)).await?;
+    space
+        .tls_secret("score", Some(&old("a_b.proven.example")?), &issuer)
+        .await?;
+    space
+        .tls_secret("astray", Some(&old("other.example")?), &issuer)
+        .await?;
+    for (name, said) in [
+        ("fixed", "immutable"),
+        ("score", "underscore"),
+        ("astray", "no solver of the config can prove other.example"),
+    ] {
+        event(&space, name, said).await?;
+    }
+    ensure!(
+        !operator.log()?.contains("\"ordered\""),
+        "an order was made"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_that_is_emptied_is_renewed_for_the_names_that_it_had() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = operator(bench, None, &(LONG.to_owned() + &open(bench))).await?;
+    let space = Space::new(bench.client()?, "emptied", operator.namespace()).await?;
+    let old = test_bench::objects::pair(&["emptied.example"], test_bench::objects::OLD)?;
+    space
+        .tls_secret("emptied", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    renewed(&space, "emptied", &old.certificate).await?;
+    patch(
+        &space,
+        "emptied",
+        json!({"data": {"tls.crt": "", "tls.key": ""}}),
+    )
+    .await?;
+    eventually(SOON, "it has a certificate again", async || {
+        let secret = space.secrets().get("emptied").await?;
+        ensure!(!data(&secret, "tls.crt").is_empty(), "it is empty");
+        Ok(())
+    })
+    .await?;
+    let names = leaf(&space.secrets().get("emptied").await?)?.names;
+    assert_eq!(names.len(), 1);
+    assert_eq!(names[0].to_string(), "emptied.example");
+    Ok(())
+}

@@ -1,19 +1,26 @@
 //! What a renewal changes about a Secret: the pair, its outputs, and the annotations that say what was done.
 
+use std::time::Duration;
+
 use super::failure::Failure;
 use super::fresh::Fresh;
+use super::outcome::Outcome;
 use crate::assess::Assessment;
-use crate::cluster::events;
 use crate::cluster::records::Record;
-use crate::cluster::secrets::Changes;
+use crate::cluster::secrets::{self, Changes};
+use crate::cluster::{chain, events};
 use crate::context::Context;
 use crate::index::Key;
 use crate::key::PrivateKey;
-use crate::pair::Chain;
+use crate::pair::{self, Chain, Rejected};
+use crate::secret::full::Data;
 use crate::secret::keys;
 use crate::secret::render::{Rendered, render};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::time::UnixTime;
+
+/// A pair that is broken is looked at again after this; the watch brings it sooner when it changes.
+const AGAIN: Duration = Duration::from_secs(3_600);
 
 /// `is_as_asked` says whether the order's profile is the one that the Secret asks for now.
 pub(super) fn changes<'a>(
@@ -43,6 +50,7 @@ pub(super) fn changes<'a>(
         key_type: settings.key_type.and_then(|_| new_key.key_type()),
         written: Some((chain.leaf.fingerprint, UnixTime::now())),
         account: record.order.account.as_deref().map(Into::into),
+        outputs: settings.outputs_digest(),
     };
     let mut annotations = vec![
         (keys::ISSUED_BY, Some(issued_by.to_string())),
@@ -66,6 +74,19 @@ pub(super) fn changes<'a>(
         let had = remembered.unwrap_or(held);
         annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
     }
+    let data = outputs(context, key, fresh, chain, &new_key)?;
+    Ok(Changes { annotations, data })
+}
+
+/// What stands in the Secret for this pair.
+fn outputs(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    chain: &Chain,
+    new_key: &PrivateKey,
+) -> Result<Data, Failure> {
+    let settings = &fresh.assessment.settings;
     let password = settings.pkcs12_password_key.as_deref();
     let password = password.and_then(|name| fresh.secret.data.get(name));
     let password = password.and_then(|bytes| std::str::from_utf8(bytes).ok());
@@ -73,7 +94,7 @@ pub(super) fn changes<'a>(
         &fresh.secret.kind,
         &settings.outputs,
         chain,
-        &new_key,
+        new_key,
         password,
     )?;
     if !left_out.is_empty() {
@@ -86,5 +107,47 @@ pub(super) fn changes<'a>(
             .events
             .secret(key, fresh.uid(), events::Reason::OutputLeftOut, &note);
     }
-    Ok(Changes { annotations, data })
+    Ok(data)
+}
+
+/// Writes the outputs that are asked for by now, from the pair that is there; no CA is asked and no workload restarted, as
+/// the certificate is the same.
+///
+/// # Errors
+/// See [`Failure`].
+pub(super) async fn write_outputs(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+) -> Result<Outcome, Failure> {
+    let (certificate, private_key) = fresh.secret.pair();
+    let Some(issued_by) = &fresh.assessment.issued_by else {
+        return Ok(Outcome::Later(UnixTime::NEVER, None));
+    };
+    let now = UnixTime::now();
+    if let Err(fault) = pair::check_pair(certificate, private_key, now) {
+        let note = format!(
+            "outputs are not written from the pair that is there: {}",
+            chain(&fault)
+        );
+        return Ok(Outcome::Later(now + AGAIN, Some(note.into())));
+    }
+    let unreadable = |fault| Failure::Rejected(Rejected::Unreadable(fault));
+    let pair = Chain::read(certificate).map_err(unreadable)?;
+    let new_key = PrivateKey::from_pem(private_key)?;
+    let mut data = outputs(context, key, fresh, &pair, &new_key)?;
+    // The pair itself stays as it is, byte for byte.
+    let place = fresh.secret.place();
+    data.retain(|name, _| **name != *place.certificate && **name != *place.key);
+    data.retain(|name, value| fresh.secret.data.get(name) != Some(value));
+    let issued_by = IssuedBy {
+        outputs: fresh.assessment.settings.outputs_digest(),
+        ..issued_by.clone()
+    };
+    let annotations = vec![(keys::ISSUED_BY, Some(issued_by.to_string()))];
+    let written: Vec<String> = data.keys().cloned().collect();
+    let changes = Changes { annotations, data };
+    secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
+    tracing::info!(secret = %key, step = "outputs", ?written, "the outputs are written from the pair that is there");
+    Ok(Outcome::Renewed)
 }

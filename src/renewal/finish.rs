@@ -86,19 +86,19 @@ pub(super) async fn resume(
     {
         Ok(order) => order,
         Err(error) => {
-            let failures = context.ledger.failures(fresh.assessment.account);
-            let is_over = record.order.is_over(UnixTime::now());
-            let is_lost = error.is_unreadable() && failures >= UNREADABLE_TRIES;
-            if error.is_gone() || is_over || is_lost {
+            let is_gone = error.is_gone();
+            let failure = Failure::from(error);
+            if is_gone || is_lost(context, &fresh, &record, &failure) {
                 record::remove(context, &record).await?;
             }
-            return Err(Failure::from(error).about(&fresh));
+            return Err(failure.about(&fresh));
         }
     };
     if matches!(order.status(), OrderStatus::Pending | OrderStatus::Ready) {
-        let profile = fresh.profile(&client).await;
-        let profile = profile.map_err(|error| Failure::from(error).about(&fresh))?;
-        if profile != record.order.profile.as_deref() || !fresh.asks_for(&new_key) {
+        let ordered = record.order.profile.as_deref();
+        let fits = fresh.takes_profile(&client, ordered).await;
+        let fits = fits.map_err(|error| Failure::from(error).about(&fresh))?;
+        if !fits || !fresh.asks_for(&new_key) {
             record::give_back(&order).await;
             return give_up(context, key, &record).await;
         }
@@ -120,6 +120,14 @@ pub(super) async fn resume(
         plan: None,
     };
     proceed(context, key, fresh, begun, reason).await
+}
+
+/// Whether nothing is to be hoped for from an order any more, whatever the reason is: it is past its end, or has been
+/// tried a few times and cannot be read.
+fn is_lost(context: &Context, fresh: &Fresh, record: &Record, failure: &Failure) -> bool {
+    let failures = context.ledger.failures(fresh.assessment.account);
+    let is_unreadable = matches!(failure, Failure::Acme(error) if error.is_unreadable());
+    record.order.is_over(UnixTime::now()) || is_unreadable && failures >= UNREADABLE_TRIES
 }
 
 /// Whether the Secret holds what the order has brought already.
@@ -159,7 +167,7 @@ pub(super) async fn proceed(
         Ok(Progress::Waits(until)) => Ok(Outcome::Later(until, None)),
         Err(failure) => {
             let Begun { record, order, .. } = &begun;
-            if failure.ends_order(order) {
+            if failure.ends_order(order) || is_lost(context, &fresh, record, &failure) {
                 record::give_back(order).await;
                 record::remove(context, record).await?;
             }
@@ -197,8 +205,9 @@ async fn finish(
             Look::Waits(until) => return Ok(Progress::Waits(until)),
             Look::Unwanted => return Err(Failure::Unwanted),
         };
-        let profile = fresh.profile(order.client()).await?;
-        if profile != record.order.profile.as_deref() || !fresh.asks_for(&new_key) {
+        let ordered = record.order.profile.as_deref();
+        let fits = fresh.takes_profile(order.client(), ordered).await?;
+        if !fits || !fresh.asks_for(&new_key) {
             return Err(Failure::Unwanted);
         }
         started = Instant::now();

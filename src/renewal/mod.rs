@@ -39,7 +39,7 @@ use crate::cluster;
 use crate::cluster::records::{self, Found, Record};
 use crate::context::Context;
 use crate::index::{Finished, Key};
-use crate::schedule::due::Never;
+use crate::schedule::due::{Never, Reason};
 use crate::ticket::Ticket;
 use crate::time::UnixTime;
 use failure::Failure;
@@ -109,6 +109,10 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     };
     if let Some(opens) = fresh.assessment.opens {
         return Ok(Outcome::Later(opens, None));
+    }
+    if due.reason == Reason::OutputsChanged {
+        let written = changes::write_outputs(context, key, &fresh).await;
+        return written.map_err(|failure| failure.about(&fresh));
     }
     if let Some(again) = copies::follows(context, key, &fresh, now) {
         return Ok(Outcome::Later(again, None));

@@ -143,7 +143,7 @@ impl Fresh {
     ///
     /// # Errors
     /// When the CA's directory cannot be had.
-    pub(super) async fn profile(&self, client: &acme::Client) -> Result<Option<&str>, acme::Error> {
+    async fn profile(&self, client: &acme::Client) -> Result<Option<&str>, acme::Error> {
         let named = self.assessment.settings.profile.as_deref();
         if named.is_some() && self.is_at_home() {
             return Ok(named);
@@ -151,6 +151,23 @@ impl Fresh {
         let offered = &client.directory().await?.meta.profiles;
         let mut wanted = named.into_iter().chain(self.issuer.profile.as_deref());
         Ok(wanted.find(|profile| offered.contains_key(*profile)))
+    }
+}
+
+impl Fresh {
+    /// Whether an order for this profile is what the Secret asks for now. One that names none is content with an order
+    /// for none: what the issuer prefers by now is for the next one.
+    ///
+    /// # Errors
+    /// When the CA's directory cannot be had.
+    pub(super) async fn takes_profile(
+        &self,
+        client: &acme::Client,
+        ordered: Option<&str>,
+    ) -> Result<bool, acme::Error> {
+        let is_named = self.assessment.settings.profile.is_some();
+        let wanted = self.profile(client).await?;
+        Ok(wanted == ordered || (!is_named && ordered.is_none()))
     }
 }
 

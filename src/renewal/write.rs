@@ -50,8 +50,8 @@ pub(super) async fn write(
     };
     let pem = acme::in_order(pem, &new_key.public_key());
     let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
-    let profile = fresh.profile(client).await.ok();
-    let is_as_asked = profile.is_none_or(|it| it == record.order.profile.as_deref());
+    let ordered = record.order.profile.as_deref();
+    let is_as_asked = fresh.takes_profile(client, ordered).await.unwrap_or(true);
     let changes = changes(context, key, &fresh, (record, is_as_asked), &chain)?;
     // What was issued is to be in the ledger too.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;

@@ -35,6 +35,8 @@ pub enum Reason {
     ProfileChanged,
     /// The `key-type` annotation differs from the key that is there.
     KeyTypeChanged,
+    /// `outputs` changed since the pair was written: that is enough for them, and no CA is asked.
+    OutputsChanged,
     /// `revoked` names the leaf that is there.
     Revoked,
     /// `renew-now` carries a value that was not served yet.
@@ -56,6 +58,7 @@ impl Reason {
             Self::MissingName => "MissingName",
             Self::ProfileChanged => "ProfileChanged",
             Self::KeyTypeChanged => "KeyTypeChanged",
+            Self::OutputsChanged => "OutputsChanged",
             Self::Revoked => "Revoked",
             Self::RenewNow => "RenewNow",
             Self::RenewalInfo => "RenewalInfo",
@@ -268,6 +271,12 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
         && inputs.issued_by.is_none_or(|issued| issued.key_type != settings.key_type)
     {
         return Some(Reason::KeyTypeChanged);
+    }
+    if let Some(issued) = inputs.issued_by
+        && issued.wrote(leaf.fingerprint).is_some()
+        && issued.outputs != settings.outputs_digest()
+    {
+        return Some(Reason::OutputsChanged);
     }
     None
 }

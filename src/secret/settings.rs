@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::certificate::{Fingerprint, KeyType};
+use crate::compact::hash;
 use crate::name::Name;
 use crate::schedule::window::ChangeWindow;
 use crate::secret::annotations::Reader;
@@ -76,6 +77,17 @@ pub struct NamespaceDefaults {
 }
 
 impl Settings {
+    /// Which outputs are asked for, hashed; `None` where there are none.
+    #[must_use]
+    pub fn outputs_digest(&self) -> Option<u64> {
+        let Self {
+            outputs,
+            pkcs12_password_key,
+            ..
+        } = self;
+        (!outputs.is_empty()).then(|| hash(&format!("{outputs:?}{pkcs12_password_key:?}")))
+    }
+
     /// Reads the annotations of a Secret; `managed` says whether it carries the label [`keys::MANAGED_LABEL`].
     ///
     /// `None` where it has not opted in: it names no issuer, and either its namespace has no default issuer or

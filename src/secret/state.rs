@@ -44,6 +44,8 @@ pub struct IssuedBy {
     pub written: Option<(Fingerprint, UnixTime)>,
     /// URL of the CA's account that ordered it, for a CAA record (RFC 8657); missing likewise.
     pub account: Option<Box<str>>,
+    /// Which outputs were written with it; see [`Settings::outputs_digest`](super::settings::Settings::outputs_digest).
+    pub outputs: Option<u64>,
 }
 
 /// The text is not a state value of this version.
@@ -127,6 +129,8 @@ struct Wire {
     at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     account: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outputs: Option<String>,
 }
 
 impl fmt::Display for IssuedBy {
@@ -139,6 +143,7 @@ impl fmt::Display for IssuedBy {
             leaf: self.written.map(|(leaf, _)| leaf.to_string()),
             at: self.written.map(|(_, at)| at.to_string()),
             account: self.account.as_ref().map(ToString::to_string),
+            outputs: self.outputs.map(|outputs| format!("{outputs:016x}")),
         };
         f.write_str(&serde_json::to_string(&wire).map_err(|_| fmt::Error)?)
     }
@@ -163,6 +168,7 @@ impl FromStr for IssuedBy {
             key_type: key_type.map_err(|_| Foreign)?,
             written: written.and_then(|(leaf, at)| Some((leaf.parse().ok()?, at.parse().ok()?))),
             account: wire.account.map(Into::into),
+            outputs: { wire.outputs }.and_then(|it| u64::from_str_radix(&it, 16).ok()),
         })
     }
 }
@@ -185,7 +191,7 @@ mod tests {
     fn issued_by_comes_back() {
         let hex = "01".repeat(32);
         let written = format!(
-            r#"{{"issuer":"internal","names":[],"leaf":"{hex}","at":"1970-01-01T00:00:00Z","account":"https://ca/1"}}"#
+            r#"{{"issuer":"internal","names":[],"leaf":"{hex}","at":"1970-01-01T00:00:00Z","account":"https://ca/1","outputs":"00000000000000ff"}}"#
         );
         for text in [
             r#"{"issuer":"internal","names":[]}"#,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
@@ -641,9 +641,10 @@ async fn a_secret_that_is_replaced_by_one_of_another_type_is_not_forgotten() -> 
         opaque(format!("tls-{number}")).await?;
     }
     known(SECRETS).await?;
-    // There and back again: each watch is once the one that tells of the deletion.
+    // There and back again, many at once: each watch is once the one that tells of the deletion, and now and then it is
+    // the later one to tell.
     for there in [true, false] {
-        for number in 0..SECRETS {
+        let replaced = stream::iter(0..SECRETS).map(async |number| {
             let name = format!("tls-{number}");
             { space.secrets() }
                 .delete(&name, &DeleteParams::default())
@@ -653,7 +654,12 @@ async fn a_secret_that_is_replaced_by_one_of_another_type_is_not_forgotten() -> 
             } else {
                 opaque(name).await?;
             }
-        }
+            Ok::<_, test_bench::Error>(())
+        });
+        replaced
+            .buffer_unordered(SECRETS)
+            .try_collect::<()>()
+            .await?;
         // A watch tells in order: with these, all before them has been told.
         { space.tls_secret("last-tls", Some(&fresh), &external) }.await?;
         opaque("last-opaque".into()).await?;

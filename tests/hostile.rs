@@ -456,6 +456,10 @@ async fn one_hostile_tenant_makes_nobody_else_late() -> Result<()> {
     }
     drop(attacking);
     let log = operator.log()?;
+    // The bench's own files go with it.
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench");
+    fs::create_dir_all(kept)?;
+    fs::write(format!("{kept}/hostile.log"), &log)?;
     let lost = log.matches("no longer leading").count();
 
     let mut report = Report::new("hostile", "make chaos");

@@ -91,7 +91,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,

@@ -22,12 +22,13 @@ use tokio::time::Instant;
 use self::confirm::{Conclusion, Rolled, Standing};
 pub(crate) use self::rewrite::rewrite;
 use crate::assess::{self, Assessment};
+use crate::certificate::Fingerprint;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{self, chain};
 use crate::config::Labels;
 use crate::context::Context;
-use crate::index::{Entry, Finished, Key, LeafFacts};
+use crate::index::{self, Entry, Finished, Key, LeafFacts};
 use crate::pair::{self, PairFault, Rollable};
 use crate::permit;
 use crate::rollout::{
@@ -180,12 +181,13 @@ async fn ask(
     workloads: &[Workload],
     looks: Vec<(Ticket, Glance)>,
 ) -> (Vec<Request>, Open) {
+    let carried = &rollout::Carried::by(workloads);
     let looked: Vec<(Ticket, Look)> = stream::iter(looks)
         .map(|(ticket, look)| async move {
             let look = match look {
                 Glance::Judged(look) => look,
                 Glance::Unrecorded(entry)
-                    if carry_another(workloads, &ticket.key().name, &entry) =>
+                    if carried.another(&ticket.key().name, leaf_of(&entry)) =>
                 {
                     read(context, ticket.key(), &entry).await
                 }
@@ -312,23 +314,18 @@ impl Again<'_> {
     }
 }
 
+fn leaf_of(entry: &Entry) -> Option<Fingerprint> {
+    entry.observed.leaf.ok().map(|leaf| leaf.fingerprint)
+}
+
 /// Whether neither the Secret nor the index says that its workloads ever had another leaf.
 fn is_unrecorded(entry: &Entry) -> bool {
-    let leaf = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
+    let leaf = leaf_of(entry);
     let had = entry.rolled_out().and_then(RolledOut::fingerprint);
     entry.observed.rolled_out.is_none()
         && entry
             .rolled_out()
             .is_none_or(|_| had.is_some() && had == leaf)
-}
-
-/// Whether a workload says that it has another leaf of the Secret.
-fn carry_another(workloads: &[Workload], secret: &str, entry: &Entry) -> bool {
-    let leaf = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
-    workloads.iter().any(|workload| {
-        workload.leaf_of(secret).is_some()
-            && !leaf.is_some_and(|leaf| workload.carries(secret, leaf))
-    })
 }
 
 /// A request that the plan answers with a record, made from what the watch said.
@@ -341,7 +338,7 @@ fn first_sight(key: &Key, entry: &Entry) -> Look {
         &observed.resource_version.to_string(),
     );
     let none = LeafFacts {
-        fingerprint: crate::certificate::Fingerprint([0; 32]),
+        fingerprint: Fingerprint([0; 32]),
         not_before: UnixTime(0),
         not_after: UnixTime(0),
     };
@@ -407,7 +404,7 @@ fn judge(
                 context.doubts.add(key);
             }
             let note = format!("workloads keep what they have: {}", chain(&fault));
-            if entry.last_error.as_deref() != Some(&*note) {
+            if entry.last_error.as_deref() != Some(index::kept(&note)) {
                 tracing::warn!(secret = %key, note, "not rolled");
                 context
                     .events
@@ -483,7 +480,7 @@ async fn record(context: &Context, open: &Open, request: &Request, users: &Users
 }
 
 fn value_of(request: &Request) -> RolledOut {
-    if request.leaf == crate::certificate::Fingerprint([0; 32]) {
+    if request.leaf == Fingerprint([0; 32]) {
         return RolledOut::None;
     }
     RolledOut::Leaf {

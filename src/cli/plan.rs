@@ -21,6 +21,7 @@ use crate::acme::{Credentials, Directory};
 use crate::assess::{self, Assessment};
 use crate::certificate::Fingerprint;
 use crate::cluster::accounts;
+use crate::cluster::pages::Pages;
 use crate::config::{Config, Issuer};
 use crate::index::Key;
 use crate::renewal::persist;
@@ -299,7 +300,7 @@ fn rollout_of(
     };
     let left_behind = match request.mode {
         RolloutMode::None => Vec::new(),
-        _ => rollout::left_behind(&request, &users.bystanders),
+        _ => rollout::left_behind(&request, &rollout::by_secret(&users.bystanders)),
     };
     let plan = rollout::plan(now, &[request], &users.workloads, &config.rollout);
     (plan.steps, left_behind)
@@ -309,7 +310,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
     let client = args.scope.client().await?;
     let api: Api<ThinSecret> = args.scope.api(&client);
     let now = UnixTime::now();
-    let mut params = ListParams::default().limit(PAGE);
+    let mut pages = Pages::of(ListParams::default(), PAGE);
     let mut users: BTreeMap<String, Users> = BTreeMap::new();
     let mut rows = Vec::new();
     let mut looker = Looker {
@@ -318,8 +319,8 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
         config,
         cas: BTreeMap::new(),
     };
-    loop {
-        let page = api.list(&params).await;
+    while let Some(params) = pages.next() {
+        let page = api.list(params).await;
         let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
         for secret in &page.items {
             let key = Key {
@@ -361,11 +362,9 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
                 secret: key,
             });
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(rows),
-        }
+        pages.came(&page.metadata);
     }
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::way::Place;
 use super::{CommandResult, Failure, block_on};
+use crate::cluster::pages::Pages;
 use crate::name::Name;
 use crate::rollout::HaltNote;
 use crate::secret::keys;
@@ -30,6 +31,8 @@ use crate::time::UnixTime;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Who wrote, in managedFields.
 const MANAGER: &str = "cert-renew-cli";
+/// Secrets asked for at a time.
+const PAGE: u32 = 250;
 
 #[derive(Debug, Parser)]
 pub(super) struct Renew {
@@ -201,13 +204,17 @@ async fn selected(
     selector: &str,
 ) -> Result<Vec<(String, String)>, Failure> {
     let api: Api<ThinSecret> = Api::namespaced(client.clone(), namespace);
-    let list = api.list(&ListParams::default().labels(selector)).await;
-    let list = list.map_err(|error| Failure::new("listing Secrets", &error))?;
-    let heads = list.items.iter().map(|secret| &secret.head);
-    let ours = heads.filter(|head| head.concerns_us());
-    Ok(ours
-        .map(|head| (head.namespace().to_owned(), head.name().to_owned()))
-        .collect())
+    let mut found = Vec::new();
+    let mut pages = Pages::of(ListParams::default().labels(selector), PAGE);
+    while let Some(params) = pages.next() {
+        let page = api.list(params).await;
+        let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
+        let heads = page.items.iter().map(|secret| &secret.head);
+        let ours = heads.filter(|head| head.concerns_us());
+        found.extend(ours.map(|head| (head.namespace().to_owned(), head.name().to_owned())));
+        pages.came(&page.metadata);
+    }
+    Ok(found)
 }
 
 pub(super) async fn annotate(

@@ -20,6 +20,7 @@ use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
 use crate::certificate::{Leaf, Unreadable};
 use crate::cluster::chain;
+use crate::cluster::pages::Pages;
 use crate::compact::hash;
 use crate::duration;
 use crate::rollout::HaltNote;
@@ -188,25 +189,18 @@ async fn follow(api: &Api<ThinSecret>, args: &Args, rows: Vec<Row>) -> CommandRe
 }
 
 async fn list(api: &Api<ThinSecret>) -> Result<Vec<ThinSecret>, Failure> {
-    let tls = ListParams::default()
-        .fields("type=kubernetes.io/tls")
-        .limit(PAGE);
+    let tls = ListParams::default().fields("type=kubernetes.io/tls");
     let labelled = ListParams::default()
         .labels(&format!("{}=true", keys::MANAGED_LABEL))
-        .fields("type!=kubernetes.io/tls")
-        .limit(PAGE);
+        .fields("type!=kubernetes.io/tls");
     let mut secrets = Vec::new();
-    for mut params in [tls, labelled] {
-        loop {
-            let page = api
-                .list(&params)
-                .await
-                .map_err(|error| Failure::new("listing Secrets", &error))?;
+    for params in [tls, labelled] {
+        let mut pages = Pages::of(params, PAGE);
+        while let Some(params) = pages.next() {
+            let page = api.list(params).await;
+            let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
             secrets.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break,
-            }
+            pages.came(&page.metadata);
         }
     }
     secrets.sort_by(|one, other| {

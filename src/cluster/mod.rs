@@ -4,12 +4,14 @@
 //! It decides nothing; what it reads and writes is decided elsewhere.
 
 pub mod accounts;
+mod bounded;
 pub mod events;
 mod gated;
 pub mod lease;
 pub mod ledger;
 pub mod namespaces;
 mod observe;
+pub(crate) mod pages;
 pub mod records;
 pub mod review;
 pub mod routes;
@@ -25,6 +27,8 @@ use std::time::Duration;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
+
+pub(crate) use bounded::is_too_large;
 
 use crate::gate::{Closed, Gate};
 use crate::metrics::Metrics;
@@ -168,6 +172,12 @@ pub enum Error {
         /// What was attempted, on what.
         what: String,
     },
+    /// The answer has more bytes than are read.
+    #[error("{what}: the answer is too large and was not read")]
+    TooLarge {
+        /// What was attempted, on what.
+        what: String,
+    },
     /// The API server, or the way to it, is in trouble.
     #[error("{what}: the API server cannot be used now ({message})")]
     Unavailable {
@@ -190,6 +200,7 @@ impl Error {
             Self::Refused { .. } => "Refused",
             Self::NotLeading { .. } => "NotLeading",
             Self::Deadline { .. } => "ApiDeadline",
+            Self::TooLarge { .. } => "AnswerTooLarge",
             Self::Unavailable { .. } => "ApiUnavailable",
         }
     }
@@ -197,7 +208,10 @@ impl Error {
     /// Whether it may have been done all the same: nobody said that it was not.
     #[must_use]
     pub fn is_uncertain(&self) -> bool {
-        matches!(self, Self::Deadline { .. } | Self::Unavailable { .. })
+        matches!(
+            self,
+            Self::Deadline { .. } | Self::TooLarge { .. } | Self::Unavailable { .. }
+        )
     }
 
     fn from_kube(what: String, error: kube::Error) -> Self {
@@ -221,6 +235,7 @@ impl Error {
                 message: "its answer is not what was asked for".into(),
             },
             kube::Error::Service(error) if error.is::<Closed>() => Self::NotLeading { what },
+            error if is_too_large(&error) => Self::TooLarge { what },
             other => Self::Unavailable {
                 what,
                 message: chain(&other),

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
+use super::pages::Pages;
 use super::routes::Routed;
 use super::secrets::Wiped;
 use super::{Error, call};
@@ -309,10 +310,10 @@ pub async fn list(
     namespace: &str,
 ) -> Result<(Vec<Record>, Vec<Option<Key>>), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let mut params = ListParams::default().labels(LABEL).limit(PAGE);
     let (mut records, mut corrupt) = (Vec::new(), Vec::new());
-    loop {
-        let page = call(|| "listing order records".into(), api.list(&params)).await?;
+    let mut pages = Pages::of(ListParams::default().labels(LABEL), PAGE);
+    while let Some(params) = pages.next() {
+        let page = call(|| "listing order records".into(), api.list(params)).await?;
         for secret in page.items {
             let subject = subject_of(&secret);
             match read(secret) {
@@ -320,11 +321,9 @@ pub async fn list(
                 None => corrupt.push(subject),
             }
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok((records, corrupt)),
-        }
+        pages.came(&page.metadata);
     }
+    Ok((records, corrupt))
 }
 
 /// What stands under the name of a Secret's record.
@@ -443,18 +442,25 @@ impl ThinRecord {
     }
 }
 
-/// The key authorizations of all records, each with the record's name.
+/// The key authorizations of all records, each with the record's name, page by page.
 ///
 /// # Errors
 /// What every call may end in.
 pub async fn challenges_now(
     client: &Client,
     namespace: &str,
-) -> Result<Vec<(String, BTreeMap<String, String>)>, Error> {
+    mut each: impl FnMut(String, BTreeMap<String, String>),
+) -> Result<(), Error> {
     let api: Api<ThinRecord> = Api::namespaced(client.clone(), namespace);
-    let params = ListParams::default().labels(LABEL);
-    let listed = call(|| "listing order records".into(), api.list(&params)).await?;
-    Ok(listed.items.into_iter().map(ThinRecord::read).collect())
+    let mut pages = Pages::of(ListParams::default().labels(LABEL), PAGE);
+    while let Some(params) = pages.next() {
+        let page = call(|| "listing order records".into(), api.list(params)).await?;
+        for (record, challenges) in page.items.into_iter().map(ThinRecord::read) {
+            each(record, challenges);
+        }
+        pages.came(&page.metadata);
+    }
+    Ok(())
 }
 
 /// Follows the key authorizations of all records: every replica answers the CA.

@@ -11,6 +11,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::pages::Pages;
 use super::{Error, call};
 use crate::compact::hash;
 use crate::config::{Http01, PathType, Route};
@@ -20,6 +21,8 @@ const LABEL: &str = "cert-renew.io/challenge-route";
 /// The Service that `deploy/` puts before the challenge port.
 const SERVICE: &str = "cert-renew-challenge";
 const PORT: u16 = 80;
+/// Objects asked for at a time: each has a name that counts and nothing else.
+const PAGE: u32 = 200;
 
 /// What sends a host's challenges to us, with all that it takes to remove it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -266,12 +269,14 @@ pub async fn list(client: &Client, namespace: &str, routes: &[&Route]) -> Result
     for kind in kinds {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
         let what = || format!("listing the {} of challenges", kind.plural);
-        let labels = ListParams::default().labels(LABEL);
-        for object in call(what, api.list(&labels)).await?.items {
-            found.push(Left {
+        let mut pages = Pages::of(ListParams::default().labels(LABEL), PAGE);
+        while let Some(params) = pages.next() {
+            let page = call(what, api.list_metadata(params)).await?;
+            found.extend(page.items.into_iter().map(|object| Left {
                 kind: kind.clone(),
                 name: object.metadata.name.unwrap_or_default(),
-            });
+            }));
+            pages.came(&page.metadata);
         }
     }
     Ok(found)

@@ -1,9 +1,10 @@
-//! HTTP to the API server: what kube's own builder makes, but for two things.
+//! HTTP to the API server: what kube's own builder makes, but for three things.
 //!
 //! * `TCP_NODELAY`. kube sets none; a request that is two small segments, as the first on a new connection is after the
 //!   handshake, then waits 40 ms for the delayed ACK of the first (Nagle's algorithm, RFC 9293, 3.7.4).
 //! * Watches have connections of their own. HTTP/1.1 can end a watch only with its connection, and a change that has to be
 //!   brought to its workloads would find one connection less each time, and wait for a handshake.
+//! * Answers are bounded by bytes ([`super::bounded`]).
 
 use std::task::{Context, Poll};
 
@@ -18,6 +19,8 @@ use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use tower::retry::RetryLayer;
 use tower::{BoxError, Service, ServiceBuilder};
 
+use super::bounded::{Answer, Bounded};
+
 /// A builder as [`ClientBuilder::try_from`] makes it.
 ///
 /// # Errors
@@ -26,12 +29,8 @@ pub(super) fn builder(
     config: Config,
 ) -> Result<
     ClientBuilder<
-        impl Service<
-            Request<Body>,
-            Response = Response<Incoming>,
-            Error = BoxError,
-            Future: Send + 'static,
-        > + Send
+        impl Service<Request<Body>, Response = Answered, Error = BoxError, Future: Send + 'static>
+        + Send
         + 'static,
     >,
     kube::Error,
@@ -52,10 +51,12 @@ pub(super) fn builder(
         .option_layer(retry.map(RetryLayer::new))
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .map_err(BoxError::from)
-        .service(pools);
+        .service(Bounded::new(pools));
     Ok(ClientBuilder::new(service, config.default_namespace))
 }
+
+/// What the API server answers, within bounds.
+type Answered = Response<Answer<Incoming>>;
 
 /// Connections, by what becomes of them.
 #[derive(Clone)]

@@ -135,6 +135,7 @@ pub(super) async fn left_behind(context: &Context, namespace: &Arc<str>, request
             return;
         }
     };
+    let all = rollout::by_secret(&all);
     for request in requests {
         let names = rollout::left_behind(request, &all);
         if names.is_empty() {

@@ -84,7 +84,7 @@ impl Fresh {
         key: &Key,
         now: UnixTime,
     ) -> Result<Option<Self>, Failure> {
-        let secret = match secrets::get(&context.client, key).await {
+        let mut secret = match secrets::get(&context.client, key).await {
             Err(cluster::Error::NotFound { .. }) => return Ok(None),
             secret => secret?,
         };
@@ -109,6 +109,7 @@ impl Fresh {
         let Some(issuer) = config.issuer(&issuer_name).cloned() else {
             return Ok(None);
         };
+        secret.lighten(assessment.settings.pkcs12_password_key.as_deref());
         let fresh = Self {
             secret,
             assessment,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use kube::Client;
 use tokio::time::{Instant, sleep_until};
 
@@ -104,32 +105,51 @@ impl Known {
 }
 
 /// Looks for a token that is not known: the CA may ask this replica before its watch has brought the record.
-///
-/// Whoever asks while a look is awaited shares it, and there is one a second at most.
 pub fn lookup(context: &Arc<Context>) -> OnMiss {
     let context = Arc::clone(context);
-    let began: Arc<tokio::sync::Mutex<Option<Instant>>> = Arc::default();
+    coalesced(move || {
+        let context = Arc::clone(&context);
+        Box::pin(async move {
+            let each = |record: String, challenges| answer(&context, &record, challenges);
+            let (client, namespace) = (&context.client, &context.namespace);
+            let looked = records::challenges_now(client, namespace, each).await;
+            if let Err(error) = &looked {
+                tracing::debug!(%error, "a token that is not known was not looked for");
+            }
+            looked.is_ok()
+        })
+    })
+}
+
+/// When somebody looked.
+#[derive(Default)]
+struct Looks {
+    /// When the last look began.
+    began: Option<Instant>,
+    /// When the last look began that came to its end.
+    ended: Option<Instant>,
+}
+
+/// Whoever asks while a look is awaited shares it, and there is one each [`LOOKUPS`] at most. A look whose caller goes
+/// away, or that fails, is no answer to those who wait: the next of them looks.
+fn coalesced(look: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) -> OnMiss {
+    let look = Arc::new(look);
+    let looks: Arc<tokio::sync::Mutex<Looks>> = Arc::default();
     Arc::new(move || {
-        let (context, began) = (Arc::clone(&context), Arc::clone(&began));
+        let (look, looks) = (Arc::clone(&look), Arc::clone(&looks));
         let asked = Instant::now();
         Box::pin(async move {
-            let mut began = began.lock().await;
-            if began.is_some_and(|at| at >= asked) {
+            let mut looks = looks.lock().await;
+            if looks.ended.is_some_and(|began| began >= asked) {
                 return;
             }
-            if let Some(at) = *began {
+            if let Some(at) = looks.began {
                 sleep_until(at + LOOKUPS).await;
             }
-            *began = Some(Instant::now());
-            match records::challenges_now(&context.client, &context.namespace).await {
-                Ok(found) => {
-                    for (record, challenges) in found {
-                        answer(&context, &record, challenges);
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a token that is not known was not looked for");
-                }
+            let began = Instant::now();
+            looks.began = Some(began);
+            if look().await {
+                looks.ended = Some(began);
             }
         })
     })
@@ -139,5 +159,58 @@ pub fn lookup(context: &Arc<Context>) -> OnMiss {
 pub(super) fn answer(context: &Context, record: &str, challenges: BTreeMap<String, String>) {
     if let Err(full) = context.challenges.set(record, challenges) {
         tracing::error!(record, error = %full, "the CA will not find the proof");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::join_all;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Looks that take as long as a permit, and how many were begun.
+    fn looks() -> (OnMiss, Arc<Semaphore>, Arc<AtomicUsize>) {
+        let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (gate, count) = (Arc::clone(&permits), Arc::clone(&begun));
+        let on_miss = coalesced(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            let gate = Arc::clone(&gate);
+            Box::pin(async move {
+                gate.acquire().await.unwrap().forget();
+                true
+            })
+        });
+        (on_miss, permits, begun)
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_share_a_look() {
+        let (on_miss, permits, begun) = looks();
+        permits.add_permits(100);
+        join_all((0..500).map(|_| on_miss())).await;
+        assert!(begun.load(Ordering::Relaxed) <= 2);
+    }
+
+    #[tokio::test]
+    async fn a_look_whose_caller_went_away_does_not_count_for_those_who_wait() {
+        let (on_miss, permits, begun) = looks();
+        let (first, second) = (on_miss(), on_miss());
+        let mut first = tokio::spawn(first);
+        let second = tokio::spawn(second);
+        while begun.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        first.abort();
+        assert!((&mut first).await.unwrap_err().is_cancelled());
+        permits.add_permits(1);
+        second.await.unwrap();
+        assert_eq!(
+            begun.load(Ordering::Relaxed),
+            2,
+            "the second one looked itself"
+        );
     }
 }

@@ -3,17 +3,17 @@
 //! A pod without a controller and a Job keep their template for life. What a CronJob starts is left out: its next run has
 //! the new leaf. It needs the rights of rbac/addons/eviction.yaml; without them nobody is named.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Client;
 use kube::api::ListParams;
-use kube::core::Request;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{Error, call};
-use super::listing::Absent;
+use super::error::Error;
+use super::lean::Kept;
+use super::listing::{Absent, List, Weight};
 use super::references::{PodSpec, Reference};
 use super::run::Roller;
 use super::steps::{Request as Wanted, Verdict};
@@ -33,12 +33,6 @@ pub struct Bystander {
     name: Box<str>,
     created: Option<UnixTime>,
     references: Vec<Reference>,
-}
-
-#[derive(Deserialize)]
-struct Page<T> {
-    metadata: ListMeta,
-    items: Option<Vec<T>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -66,7 +60,7 @@ struct JobSpec {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct JobStatus {
-    conditions: Option<Vec<Condition>>,
+    conditions: Kept<Condition>,
 }
 
 impl Roller {
@@ -88,44 +82,37 @@ pub async fn bystanders(client: &Client, namespace: &str) -> Result<Vec<Bystande
 }
 
 async fn all(absent: &Absent, client: &Client, namespace: &str) -> Result<Vec<Bystander>, Error> {
-    let pods = pages(client, "/api/v1", "pods", namespace, ALIVE, PodWire::read);
-    let pods = absent.unless("pods", namespace, pods).await?;
-    let jobs = pages(
+    let weight = Weight::default();
+    let of = |group, plural, fields| List {
         client,
-        "/apis/batch/v1",
-        "jobs",
+        group,
+        plural,
         namespace,
-        "",
-        JobWire::read,
-    );
+        params: ListParams::default().fields(fields),
+        limit: PAGE,
+    };
+    let pods = read(of("/api/v1", "pods", ALIVE), &weight, PodWire::read);
+    let pods = absent.unless("pods", namespace, pods).await?;
+    let jobs = read(of("/apis/batch/v1", "jobs", ""), &weight, JobWire::read);
     let jobs = absent.unless("jobs", namespace, jobs).await?;
     Ok(pods.into_iter().chain(jobs).collect())
 }
 
-async fn pages<T: DeserializeOwned>(
-    client: &Client,
-    group: &str,
-    plural: &'static str,
-    namespace: &str,
-    fields: &str,
+async fn read<T: DeserializeOwned>(
+    list: List<'_>,
+    weight: &Weight,
     read: fn(T) -> Option<Bystander>,
 ) -> Result<Vec<Bystander>, Error> {
-    let mut params = ListParams::default().limit(PAGE).fields(fields);
     let mut found = Vec::new();
-    loop {
-        let path = format!("{group}/namespaces/{namespace}/{plural}");
-        let list = || async {
-            let request = Request::new(&path).list(&params);
-            let request = request.map_err(kube::Error::BuildRequest)?;
-            client.request::<Page<T>>(request).await
-        };
-        let page = call("list", &plural, namespace, list).await?;
-        found.extend(page.items.into_iter().flatten().filter_map(read));
-        match page.metadata.continue_ {
-            Some(token) if !token.is_empty() => params.continue_token = Some(token),
-            _ => return Ok(found),
-        }
-    }
+    let each = |object: T| {
+        let bystander = read(object);
+        let references = bystander.iter().flat_map(|it| &it.references);
+        weight.add(list.namespace, references.map(Reference::weight).sum())?;
+        found.extend(bystander);
+        Ok(())
+    };
+    list.each(each).await?;
+    Ok(found)
 }
 
 impl PodWire {
@@ -136,7 +123,7 @@ impl PodWire {
 
 impl JobWire {
     fn read(self) -> Option<Bystander> {
-        let mut conditions = self.status.conditions.iter().flatten();
+        let mut conditions = self.status.conditions.iter();
         let ended = conditions.any(|it| it.is_true("Complete") || it.is_true("Failed"));
         if ended || self.spec.suspend == Some(true) {
             return None;
@@ -192,10 +179,24 @@ pub fn leaves_behind(request: &Wanted, verdict: &Verdict) -> bool {
         }
 }
 
+/// Pods and Jobs by the Secrets that they refer to.
+#[must_use]
+pub fn by_secret(all: &[Bystander]) -> HashMap<&str, Vec<&Bystander>> {
+    let mut found: HashMap<&str, Vec<&Bystander>> = HashMap::new();
+    for bystander in all {
+        let secrets = bystander.references.iter().map(|it| &*it.secret);
+        for secret in secrets.collect::<BTreeSet<_>>() {
+            found.entry(secret).or_default().push(bystander);
+        }
+    }
+    found
+}
+
 /// Those that keep an earlier leaf of this Secret.
 #[must_use]
-pub fn left_behind(request: &Wanted, all: &[Bystander]) -> Vec<String> {
-    let using = all.iter().filter(|it| it.uses(request));
+pub fn left_behind(request: &Wanted, all: &HashMap<&str, Vec<&Bystander>>) -> Vec<String> {
+    let using = all.get(&*request.secret).into_iter().flatten();
+    let using = using.filter(|it| it.uses(request));
     using.map(ToString::to_string).collect()
 }
 

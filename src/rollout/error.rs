@@ -9,6 +9,8 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use thiserror::Error;
 
+use crate::cluster::is_too_large;
+
 /// Longest wait for one answer. The client itself has no read timeout, so that a hung server would hold us for ever;
 /// the biggest answer here is a page of workloads, which a loaded server gives within seconds.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -48,6 +50,16 @@ pub enum Error {
         /// How long was waited.
         deadline: Duration,
     },
+    /// The objects of the namespace refer to more than is kept in memory.
+    #[error(
+        "what pods of namespace {namespace} refer to takes more than {most} bytes: too much to plan its rollouts"
+    )]
+    TooMuch {
+        /// Where.
+        namespace: Box<str>,
+        /// The most that is kept.
+        most: usize,
+    },
     /// Anything else.
     #[error("cannot {verb} {what} in namespace {namespace}")]
     Api {
@@ -69,6 +81,7 @@ impl Error {
         match self {
             Self::Forbidden { .. } => "Forbidden",
             Self::NoAnswer { .. } => "ApiServerSilent",
+            Self::TooMuch { .. } => "TooMuch",
             Self::Api { .. } => "ApiServerError",
         }
     }
@@ -77,13 +90,16 @@ impl Error {
     pub(super) fn code(&self) -> Option<u16> {
         match self {
             Self::Forbidden { source, .. } | Self::Api { source, .. } => code(source),
-            Self::NoAnswer { .. } => None,
+            Self::NoAnswer { .. } | Self::TooMuch { .. } => None,
         }
     }
 
     /// Whether the same call may succeed a moment later: no answer, a broken connection, or a server in trouble.
     pub(super) fn is_passing(&self) -> bool {
-        self.code().is_none_or(|code| code >= 500)
+        match self {
+            Self::Api { source, .. } if is_too_large(source) => false,
+            _ => self.code().is_none_or(|code| code >= 500),
+        }
     }
 }
 

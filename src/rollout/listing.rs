@@ -4,24 +4,34 @@
 //! that is lost. For the same reason one kind that cannot be listed fails the whole; but for the kinds that a cluster
 //! need not have or that take an add-on role, which are then left out. Nothing here writes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Client;
 use kube::Resource as _;
-use kube::api::{Api, ListParams};
+use kube::api::ListParams;
+use kube::core::Request;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::error::{Error, call};
 use super::run::Roller;
 use super::wire::Object;
-use super::workload::{Workload, api};
-use crate::secret::workload::Kind;
+use super::workload::Workload;
+use crate::cluster::pages::Pages;
+use crate::secret::workload::{Kind, WorkloadRef};
 
-/// Objects asked for at a time. A Deployment is some 5 to 10 KB of JSON, so that a page stays under 1 MB.
+/// Objects asked for at a time. A Deployment is some 5 to 10 KB of JSON: a page stays under 1 MB, and where it does not
+/// the client asks for smaller ones.
 const PAGE: u32 = 100;
+/// What is kept of the objects of one namespace while its rollouts are planned: some ten thousand workloads. Up to eight
+/// namespaces are planned at a time.
+const MOST_KEPT: usize = 8 * 1024 * 1024;
 /// Lists started over because their continue token had expired (410), which takes a list of more than five minutes.
 const RESTARTS: usize = 3;
 /// How long it is believed that something cannot be listed. Short, since what is installed meanwhile is missed for so long;
@@ -90,8 +100,9 @@ pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Workload>, Err
 }
 
 async fn all(absent: &Absent, client: &Client, namespace: &str) -> Result<Vec<Workload>, Error> {
+    let weight = Weight::default();
     let lists = Kind::ALL.map(async |kind| {
-        let list = whole(client, namespace, kind);
+        let list = whole(client, namespace, kind, &weight);
         match kind {
             Kind::ReplicaSet | Kind::Rollout => {
                 absent.unless(&Object::plural(&kind), namespace, list).await
@@ -103,34 +114,129 @@ async fn all(absent: &Absent, client: &Client, namespace: &str) -> Result<Vec<Wo
     Ok(resolved(workloads))
 }
 
-async fn whole(client: &Client, namespace: &str, kind: Kind) -> Result<Vec<Workload>, Error> {
-    let api = api(client, namespace, kind);
-    let mut objects = pages(&api, namespace, kind).await;
+async fn whole(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    weight: &Weight,
+) -> Result<Vec<Workload>, Error> {
+    let mut objects = pages(client, namespace, kind, weight).await;
     for _ in 0..RESTARTS {
         if objects.as_ref().err().and_then(Error::code) != Some(410) {
             break;
         }
-        objects = pages(&api, namespace, kind).await;
+        objects = pages(client, namespace, kind, weight).await;
     }
     objects
 }
 
-async fn pages(api: &Api<Object>, namespace: &str, kind: Kind) -> Result<Vec<Workload>, Error> {
-    let mut params = ListParams::default().limit(PAGE);
+async fn pages(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    weight: &Weight,
+) -> Result<Vec<Workload>, Error> {
+    let mut params = ListParams::default();
     if kind == Kind::ReplicaSet {
         params = params.labels(BARE);
     }
+    let group = match &*Object::api_version(&kind) {
+        "v1" => "/api/v1".to_owned(),
+        group => format!("/apis/{group}"),
+    };
+    let list = List {
+        client,
+        group: &group,
+        plural: &Object::plural(&kind),
+        namespace,
+        params,
+        limit: PAGE,
+    };
     let mut workloads = Vec::new();
-    loop {
-        let what = Object::plural(&kind);
-        let page = call("list", &what, namespace, || api.list(&params)).await?;
-        let ours = |object: &Object| kind != Kind::ReplicaSet || !object.is_controlled();
-        let ours = page.items.into_iter().filter(ours);
-        workloads.extend(ours.map(|object| object.read(kind)));
-        match page.metadata.continue_ {
-            Some(token) if !token.is_empty() => params.continue_token = Some(token),
-            _ => return Ok(workloads),
+    let each = |object: Object| {
+        if kind == Kind::ReplicaSet && object.is_controlled() {
+            return Ok(());
         }
+        let workload = object.read(kind);
+        weight.add(namespace, workload.weight())?;
+        workloads.push(workload);
+        Ok(())
+    };
+    let listed = list.each(each).await;
+    if let Err(error) = listed {
+        // The list may be begun once more.
+        weight.less(workloads.iter().map(Workload::weight).sum());
+        return Err(error);
+    }
+    Ok(workloads)
+}
+
+/// A list of what stands in a namespace, each object decoded as the thin type that its reader asks for.
+pub(super) struct List<'a> {
+    pub(super) client: &'a Client,
+    /// Its path up to the version, for example `/apis/apps/v1`.
+    pub(super) group: &'a str,
+    pub(super) plural: &'a str,
+    pub(super) namespace: &'a str,
+    pub(super) params: ListParams,
+    /// Objects a page.
+    pub(super) limit: u32,
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    metadata: ListMeta,
+    items: Option<Vec<T>>,
+}
+
+impl List<'_> {
+    /// Hands over object by object.
+    ///
+    /// # Errors
+    /// When a page does not come, and what `each` says.
+    pub(super) async fn each<T: DeserializeOwned>(
+        &self,
+        mut each: impl FnMut(T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (group, plural, namespace) = (self.group, self.plural, self.namespace);
+        let path = format!("{group}/namespaces/{namespace}/{plural}");
+        let mut pages = Pages::of(self.params.clone(), self.limit);
+        while let Some(params) = pages.next() {
+            let list = || async {
+                let request = Request::new(&path).list(params);
+                let request = request.map_err(kube::Error::BuildRequest)?;
+                self.client.request::<Page<T>>(request).await
+            };
+            let page = call("list", &plural, namespace, list).await?;
+            page.items.into_iter().flatten().try_for_each(&mut each)?;
+            pages.came(&page.metadata);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of what is kept of a namespace's objects, all kinds together.
+#[derive(Debug, Default)]
+pub(super) struct Weight(AtomicUsize);
+
+impl Weight {
+    /// Counts what is to be kept.
+    ///
+    /// # Errors
+    /// When it is more than is kept of one namespace.
+    pub(super) fn add(&self, namespace: &str, bytes: usize) -> Result<(), Error> {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > MOST_KEPT {
+            return Err(Error::TooMuch {
+                namespace: namespace.into(),
+                most: MOST_KEPT,
+            });
+        }
+        Ok(())
+    }
+
+    fn less(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -138,20 +244,19 @@ async fn pages(api: &Api<Object>, namespace: &str, kind: Kind) -> Result<Vec<Wor
 /// a Rollout is left out: it has no pods, and a change of its template would be a new version to the Rollout.
 fn resolved(mut workloads: Vec<Workload>) -> Vec<Workload> {
     let named = workloads.iter().filter_map(|it| it.template_of.as_ref());
-    let templates: Vec<Workload> = named
-        .filter_map(|id| workloads.iter().find(|it| it.id == *id))
-        .cloned()
-        .collect();
+    let named: BTreeSet<&WorkloadRef> = named.collect();
+    let templates = workloads.iter().filter(|it| named.contains(&it.id));
+    let templates: BTreeMap<WorkloadRef, Workload> =
+        templates.map(|it| (it.id.clone(), it.clone())).collect();
     for workload in &mut workloads {
-        let of = { templates.iter() }.find(|it| workload.template_of.as_ref() == Some(&it.id));
-        if let Some(of) = of {
+        let of = workload.template_of.as_ref();
+        if let Some(of) = of.and_then(|of| templates.get(of)) {
             workload.references.clone_from(&of.references);
             workload.selector.clone_from(&of.selector);
             workload.host_network = of.host_network;
         }
     }
-    let is_template = |it: &Workload| templates.iter().any(|template| template.id == it.id);
-    workloads.retain(|it| it.status.wanted > 0 || !is_template(it));
+    workloads.retain(|it| it.status.wanted > 0 || !templates.contains_key(&it.id));
     workloads
 }
 
@@ -229,5 +334,16 @@ mod tests {
             assert_eq!(list(plural, namespace, code).await, expected, "{row}");
             assert_eq!(asked.get(), times, "{row}");
         }
+    }
+
+    #[test]
+    fn more_than_is_kept_of_a_namespace_is_an_error_of_its_own() {
+        let weight = Weight::default();
+        assert!(weight.add("shop", MOST_KEPT).is_ok());
+        weight.less(1);
+        assert!(weight.add("shop", 1).is_ok());
+        let error = weight.add("shop", 1).unwrap_err();
+        assert_eq!(error.reason(), "TooMuch");
+        assert!(error.to_string().contains("namespace shop"), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 //! that serve all of them. Pure; whether a pair is fit to be rolled onto was decided before.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::progress::{Progress, numbers, progress};
 use super::references::Reference;
@@ -25,6 +25,7 @@ pub fn plan(
     workloads: &[Workload],
     config: &RolloutConfig,
 ) -> Plan {
+    let workloads = &Lookup::of(workloads);
     let mut plan = Plan::default();
     let mut steps: BTreeMap<&WorkloadRef, Step> = BTreeMap::new();
     // How many canaries each Secret has already had: workloads that an earlier run rolled.
@@ -119,7 +120,7 @@ pub fn plan(
 /// The workloads that use a Secret and are not left alone.
 #[must_use]
 pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
-    let concerned = concerned(request, workloads, &mut Vec::new());
+    let concerned = concerned(request, &Lookup::of(workloads), &mut Vec::new());
     concerned
         .into_iter()
         .map(|(workload, _)| workload.clone())
@@ -162,17 +163,57 @@ fn both(one: &How, other: &How) -> How {
     How::Reload(one.iter().chain(more).cloned().collect())
 }
 
+/// The workloads of a namespace by name, and by the Secrets that they refer to: for each Secret those that use it are
+/// looked up, so that a namespace of many costs no more than all that its workloads say.
+struct Lookup<'a> {
+    all: &'a [Workload],
+    by_id: BTreeMap<&'a WorkloadRef, usize>,
+    by_secret: HashMap<&'a str, BTreeSet<usize>>,
+}
+
+impl<'a> Lookup<'a> {
+    fn of(all: &'a [Workload]) -> Self {
+        let mut by_secret: HashMap<&str, BTreeSet<usize>> = HashMap::new();
+        for (at, workload) in all.iter().enumerate() {
+            for reference in &workload.references {
+                by_secret.entry(&reference.secret).or_default().insert(at);
+            }
+        }
+        let by_id = all.iter().enumerate().map(|(at, it)| (&it.id, at));
+        Self {
+            all,
+            by_id: by_id.collect(),
+            by_secret,
+        }
+    }
+
+    fn get(&self, id: &WorkloadRef) -> Option<&'a Workload> {
+        self.all.get(*self.by_id.get(id)?)
+    }
+
+    /// Those that refer to the Secret or that it names, in their order.
+    fn of_request(&self, request: &Request) -> impl Iterator<Item = &'a Workload> {
+        let named = request.workloads.iter();
+        let named = named.filter_map(|id| self.by_id.get(id).copied());
+        let mut at: BTreeSet<usize> = named.collect();
+        at.extend(self.by_secret.get(&*request.secret).into_iter().flatten());
+        let all = self.all;
+        at.into_iter().filter_map(move |at| all.get(at))
+    }
+}
+
 /// The workloads that use a Secret, and why.
 fn concerned<'a>(
     request: &Request,
-    workloads: &'a [Workload],
+    workloads: &Lookup<'a>,
     remarks: &mut Vec<Remark>,
 ) -> Vec<(&'a Workload, Why)> {
     let mut concerned = Vec::new();
     if request.mode == RolloutMode::None {
         return concerned;
     }
-    let present = workloads.iter().filter(|workload| !workload.deleting);
+    let present = workloads.of_request(request);
+    let present = present.filter(|workload| !workload.deleting);
     let mut named: BTreeSet<&WorkloadRef> = request.workloads.iter().collect();
     for workload in present {
         let mentions = workload
@@ -224,7 +265,7 @@ fn verdict(
     now: UnixTime,
     request: &Request,
     concerned: &[(&Workload, Why)],
-    all: &[Workload],
+    all: &Lookup<'_>,
 ) -> Verdict {
     let others = |leaf: Fingerprint| leaf != request.leaf;
     let due = match request.rolled_out {
@@ -255,8 +296,8 @@ fn verdict(
 /// A halt ends with a newer leaf, when it is resumed, when what the others serve has expired, and when the workload that
 /// failed has recovered or is gone. Of a ReplicationController or ReplicaSet nobody can tell: it does not know which pods
 /// are old.
-fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &[Workload]) -> bool {
-    let recovered = match all.iter().find(|workload| workload.id == note.workload) {
+fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &Lookup<'_>) -> bool {
+    let recovered = match all.get(&note.workload) {
         Some(failed) => {
             !matches!(
                 failed.id.kind,

@@ -7,12 +7,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort as OfferedPort};
+use k8s_openapi::api::core::v1::{Service, ServicePort as OfferedPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Client;
 use kube::api::{Api, ListParams};
-use kube::{Client, ResourceExt as _};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::error::{Error, call};
+use super::lean::{Kept, Matters};
+use super::listing::{List, Weight};
+use super::wire::Condition;
 use crate::reach;
 use crate::secret::settings::ServicePort;
 
@@ -58,17 +63,23 @@ pub(super) async fn ready(
     if selector.is_empty() {
         return Ok(Vec::new());
     }
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let mut params = ListParams::default().labels(selector).limit(PAGE);
-    let mut found = Vec::new();
-    loop {
-        let page = call("list", &"pods", namespace, || api.list(&params)).await?;
-        found.extend(page.items.iter().filter_map(see));
-        match page.metadata.continue_ {
-            Some(token) if !token.is_empty() => params.continue_token = Some(token),
-            _ => return Ok(found),
-        }
-    }
+    let list = List {
+        client,
+        group: "/api/v1",
+        plural: "pods",
+        namespace,
+        params: ListParams::default().labels(selector),
+        limit: PAGE,
+    };
+    let (mut found, weight) = (Vec::new(), Weight::default());
+    let each = |pod: PodWire| {
+        let pod = pod.see();
+        weight.add(namespace, pod.as_ref().map_or(0, ReadyPod::weight))?;
+        found.extend(pod);
+        Ok(())
+    };
+    list.each(each).await?;
+    Ok(found)
 }
 
 /// The Ready pods behind a port of a Service.
@@ -118,6 +129,13 @@ pub(super) async fn behind(
 }
 
 impl ReadyPod {
+    /// Bytes that it takes in memory, the allocator's own left aside.
+    fn weight(&self) -> usize {
+        let ports = self.ports.keys();
+        let ports = ports.map(|name| name.len() + size_of::<(Box<str>, u16)>());
+        size_of::<Self>() + self.name.len() + self.uid.len() + ports.sum::<usize>()
+    }
+
     /// The container port that a port of a Service leads to.
     fn port(&self, offered: &OfferedPort) -> Option<u16> {
         match &offered.target_port {
@@ -128,43 +146,93 @@ impl ReadyPod {
     }
 }
 
-/// The pod, if it is Ready and stays.
-fn see(pod: &Pod) -> Option<ReadyPod> {
-    let status = pod.status.as_ref()?;
-    let ready = status
-        .conditions
-        .iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    if !ready || pod.metadata.deletion_timestamp.is_some() {
-        return None;
+/// A pod on the wire: what is asked of it and where, and nothing else.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodWire {
+    metadata: PodMeta,
+    spec: PodSpec,
+    status: PodStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PodMeta {
+    name: Box<str>,
+    uid: Box<str>,
+    deletion_timestamp: Option<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PodSpec {
+    host_network: bool,
+    containers: Kept<Container>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    ports: Kept<Port>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Port {
+    name: Option<Box<str>>,
+    container_port: i64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodStatus {
+    #[serde(rename = "podIP")]
+    address: Box<str>,
+    conditions: Kept<Condition>,
+}
+
+impl Matters for Container {
+    fn matters(&self) -> bool {
+        !self.ports.is_empty()
     }
-    let spec = pod.spec.as_ref()?;
-    let address = match status
-        .pod_ip
-        .as_deref()
-        .unwrap_or_default()
-        .parse::<IpAddr>()
-    {
-        _ if spec.host_network == Some(true) => Err(HOST_NETWORK),
-        Err(_) => Err(NO_ADDRESS),
-        Ok(address) if reach::is_elsewhere(address) => Ok(address),
-        Ok(_) => Err(NOT_A_POD_ADDRESS),
-    };
-    let ports = spec
-        .containers
-        .iter()
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| {
+}
+
+impl Matters for Port {
+    fn matters(&self) -> bool {
+        self.name.is_some()
+    }
+}
+
+impl PodWire {
+    /// The pod, if it is Ready and stays.
+    fn see(self) -> Option<ReadyPod> {
+        let Self {
+            metadata,
+            spec,
+            status,
+        } = self;
+        let is_ready = status.conditions.iter().any(|it| it.is_true("Ready"));
+        if !is_ready || metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let address = match status.address.parse::<IpAddr>() {
+            _ if spec.host_network => Err(HOST_NETWORK),
+            Err(_) => Err(NO_ADDRESS),
+            Ok(address) if reach::is_elsewhere(address) => Ok(address),
+            Ok(_) => Err(NOT_A_POD_ADDRESS),
+        };
+        let ports = spec.containers.iter().flat_map(|it| it.ports.iter());
+        let ports = ports.filter_map(|port| {
             let number = u16::try_from(port.container_port).ok()?;
-            Some((port.name.as_deref()?.into(), number))
+            Some((port.name.clone()?, number))
         });
-    Some(ReadyPod {
-        name: pod.name_any().into(),
-        uid: pod.uid().unwrap_or_default().into(),
-        address,
-        ports: ports.collect(),
-    })
+        Some(ReadyPod {
+            name: metadata.name,
+            uid: metadata.uid,
+            address,
+            ports: ports.collect(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +244,7 @@ mod tests {
     fn pod(spec: Value, status: Value) -> Option<ReadyPod> {
         let pod =
             json!({"metadata": {"name": "web-1", "uid": "u"}, "spec": spec, "status": status});
-        see(&serde_json::from_value(pod).unwrap())
+        serde_json::from_value::<PodWire>(pod).unwrap().see()
     }
 
     fn ready_at(address: &str) -> Value {

@@ -4,9 +4,12 @@
 //! environment values above all. `imagePullSecrets` is left out on purpose: the kubelet reads it at each pull, a new
 //! pod does not help. Pure; never looks at a Secret's data.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Deserialize;
+
+use super::lean::{Kept, Matters};
 
 /// How a reference reaches the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +48,13 @@ impl Reference {
         let Some(keys) = &self.keys else { return true };
         changed.is_empty() || keys.iter().any(|key| changed.contains(key))
     }
+
+    /// Bytes that it takes in memory, the allocator's own left aside.
+    pub(super) fn weight(&self) -> usize {
+        let keys = self.keys.iter().flatten();
+        let keys = keys.map(|key| size_of::<Box<str>>() + key.len());
+        size_of::<Self>() + self.secret.len() + self.place.len() + keys.sum::<usize>()
+    }
 }
 
 impl fmt::Display for Reference {
@@ -68,10 +78,10 @@ impl fmt::Display for Reference {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct PodSpec {
-    volumes: Option<Vec<Volume>>,
-    containers: Option<Vec<Container>>,
-    init_containers: Option<Vec<Container>>,
-    ephemeral_containers: Option<Vec<Container>>,
+    volumes: Kept<Volume>,
+    containers: Kept<Container>,
+    init_containers: Kept<Container>,
+    ephemeral_containers: Kept<Container>,
     pub(super) host_network: bool,
 }
 
@@ -94,7 +104,7 @@ struct SecretVolume {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Projected {
-    sources: Option<Vec<Source>>,
+    sources: Kept<Source>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -128,9 +138,9 @@ struct Csi {
 #[serde(default, rename_all = "camelCase")]
 struct Container {
     name: Box<str>,
-    env: Option<Vec<Variable>>,
-    env_from: Option<Vec<EnvFrom>>,
-    volume_mounts: Option<Vec<Mount>>,
+    env: Kept<Variable>,
+    env_from: Kept<EnvFrom>,
+    volume_mounts: Kept<Mount>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -160,12 +170,66 @@ struct Mount {
     sub_path_expr: Option<Box<str>>,
 }
 
+impl Matters for Volume {
+    fn matters(&self) -> bool {
+        let secret = self
+            .secret
+            .as_ref()
+            .is_some_and(|it| it.secret_name.is_some());
+        let projected = self
+            .projected
+            .as_ref()
+            .is_some_and(|it| !it.sources.is_empty());
+        let csi = self.csi.as_ref();
+        secret || projected || csi.is_some_and(|it| it.node_publish_secret_ref.is_some())
+    }
+}
+
+impl Matters for Source {
+    fn matters(&self) -> bool {
+        self.secret.is_some()
+    }
+}
+
+impl Matters for Container {
+    fn matters(&self) -> bool {
+        !self.env.is_empty() || !self.env_from.is_empty() || !self.volume_mounts.is_empty()
+    }
+}
+
+impl Matters for Variable {
+    fn matters(&self) -> bool {
+        self.value_from
+            .as_ref()
+            .is_some_and(|it| it.secret_key_ref.is_some())
+    }
+}
+
+impl Matters for EnvFrom {
+    fn matters(&self) -> bool {
+        self.secret_ref.is_some()
+    }
+}
+
+/// The kubelet never updates a file that is mounted by `subPath`.
+impl Matters for Mount {
+    fn matters(&self) -> bool {
+        let some = |path: &Option<Box<str>>| path.as_ref().is_some_and(|path| !path.is_empty());
+        some(&self.sub_path) || some(&self.sub_path_expr)
+    }
+}
+
 impl PodSpec {
     /// Every reference to a Secret, volumes first, then the containers in their order.
     pub(super) fn references(&self) -> Vec<Reference> {
         let mut found = Vec::new();
-        for volume in self.volumes.iter().flatten() {
-            let live = !self.mounted_by_sub_path(&volume.name);
+        let by_sub_path: BTreeSet<&str> = self
+            .containers_by_sort()
+            .flat_map(|(_, container)| container.volume_mounts.iter())
+            .map(|mount| &*mount.name)
+            .collect();
+        for volume in self.volumes.iter() {
+            let live = !by_sub_path.contains(&*volume.name);
             let mut add = |via, secret: &str, items: &Option<Vec<Item>>, live| {
                 found.push(Reference {
                     secret: secret.into(),
@@ -185,14 +249,8 @@ impl PodSpec {
             {
                 add(Via::Volume, name, items, live);
             }
-            let sources = volume
-                .projected
-                .iter()
-                .flat_map(|projected| &projected.sources);
-            for selected in sources
-                .flatten()
-                .filter_map(|source| source.secret.as_ref())
-            {
+            let sources = { volume.projected.iter() }.flat_map(|it| it.sources.iter());
+            for selected in sources.filter_map(|source| source.secret.as_ref()) {
                 add(Via::Projected, &selected.name, &selected.items, live);
             }
             let csi = volume.csi.as_ref();
@@ -202,7 +260,7 @@ impl PodSpec {
         }
         for (what, container) in self.containers_by_sort() {
             let place = format!("{what} {}", container.name);
-            for variable in container.env.iter().flatten() {
+            for variable in container.env.iter() {
                 let source = variable.value_from.as_ref();
                 if let Some(selected) = source.and_then(|source| source.secret_key_ref.as_ref()) {
                     found.push(Reference {
@@ -214,7 +272,7 @@ impl PodSpec {
                     });
                 }
             }
-            let sources = container.env_from.iter().flatten();
+            let sources = container.env_from.iter();
             for selected in sources.filter_map(|source| source.secret_ref.as_ref()) {
                 found.push(Reference {
                     secret: selected.name.clone(),
@@ -229,6 +287,11 @@ impl PodSpec {
         found
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.volumes.is_empty() && self.containers_by_sort().next().is_none()
+    }
+
     fn containers_by_sort(&self) -> impl Iterator<Item = (&'static str, &Container)> {
         let sorts = [
             ("init container", &self.init_containers),
@@ -236,21 +299,8 @@ impl PodSpec {
             ("ephemeral container", &self.ephemeral_containers),
         ];
         sorts.into_iter().flat_map(|(what, containers)| {
-            containers
-                .iter()
-                .flatten()
-                .map(move |container| (what, container))
+            { containers.iter() }.map(move |container| (what, container))
         })
-    }
-
-    /// The kubelet never updates a file that is mounted by `subPath`.
-    fn mounted_by_sub_path(&self, volume: &str) -> bool {
-        let some = |path: &Option<Box<str>>| path.as_ref().is_some_and(|path| !path.is_empty());
-        self.containers_by_sort()
-            .flat_map(|(_, container)| container.volume_mounts.iter().flatten())
-            .any(|mount| {
-                &*mount.name == volume && (some(&mount.sub_path) || some(&mount.sub_path_expr))
-            })
     }
 }
 

@@ -26,12 +26,15 @@ use super::steps::{Due, How, Step};
 use super::wait::{self, Wait, Waited};
 use super::workload::{Strategy, Workload, api, get, leaf_annotation};
 use crate::cluster::chain;
+use crate::cluster::pages::Pages;
 use crate::permit::Permit;
 use crate::secret::workload::Kind;
 use crate::time::UnixTime;
 
 /// Somebody who changes a workload faster than this many times in a row is not to be raced with.
 const CONFLICTS: usize = 10;
+/// Pods asked for at a time, of which only the metadata is sent.
+const PAGE: u32 = 100;
 /// How often the annotation is put back when somebody takes it away while the workload rolls: an apply that crossed ours
 /// does so once, a controller that insists does it always.
 const REVERTS: usize = 3;
@@ -227,21 +230,30 @@ impl Roller {
         {
             return false;
         }
-        let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(self.client.clone(), namespace);
-        let params = ListParams::default().labels(&current.selector);
-        let Ok(pods) = call("list", &"pods", namespace, || pods.list(&params)).await else {
+        if current.selector.is_empty() {
             return false;
-        };
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let later = |pod: &PartialObjectMeta<Pod>| {
             let created = pod.metadata.creation_timestamp.as_ref();
             created.is_some_and(|created| UnixTime(created.0.as_second()) > written)
         };
-        let staying: Vec<_> = pods
-            .items
-            .iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-            .collect();
-        !current.selector.is_empty() && !staying.is_empty() && staying.into_iter().all(later)
+        let mut stays = false;
+        let mut pages = Pages::of(ListParams::default().labels(&current.selector), PAGE);
+        while let Some(params) = pages.next() {
+            let list = || pods.list_metadata(params);
+            let Ok(page) = call("list", &"pods", namespace, list).await else {
+                return false;
+            };
+            let mut staying =
+                { page.items.iter() }.filter(|pod| pod.metadata.deletion_timestamp.is_none());
+            stays |= staying.clone().next().is_some();
+            if !staying.all(later) {
+                return false;
+            }
+            pages.came(&page.metadata);
+        }
+        stays
     }
 
     /// Writes the leaves onto the template, or onto a Rollout. Once: a repetition would be an effect of its own.

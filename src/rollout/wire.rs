@@ -16,6 +16,7 @@ use kube::core::{DynamicResourceScope, Selector};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::lean::{Kept, Matters, Small};
 use super::references::PodSpec;
 use super::workload::{Status, Strategy, Workload};
 use crate::secret::keys;
@@ -116,8 +117,8 @@ pub(super) struct Meta {
     creation_timestamp: Option<Box<str>>,
     deletion_timestamp: Option<IgnoredAny>,
     annotations: Option<OwnAnnotations>,
-    owner_references: Option<Vec<Owner>>,
-    managed_fields: Option<Vec<ManagedFields>>,
+    owner_references: Kept<Owner>,
+    managed_fields: Kept<ManagedFields>,
 }
 
 /// The annotations of a workload itself that are ours; all others are skipped, `last-applied-configuration` above all.
@@ -177,9 +178,58 @@ struct Fields {
     #[serde(rename = "f:metadata")]
     metadata: Option<Box<Self>>,
     #[serde(rename = "f:annotations")]
-    annotations: Option<BTreeMap<Box<str>, IgnoredAny>>,
+    annotations: Option<OwnFields>,
     #[serde(rename = "f:restartAt")]
     restart_at: Option<IgnoredAny>,
+}
+
+/// Whether a `leaf.…` annotation is among what a manager owns.
+#[derive(Clone, Copy, Debug, Default)]
+struct OwnFields(bool);
+
+impl<'de> Deserialize<'de> for OwnFields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Leaf;
+
+        impl<'de> Visitor<'de> for Leaf {
+            type Value = OwnFields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("fields")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut found = false;
+                while let Some(key) = map.next_key::<Box<str>>()? {
+                    map.next_value::<IgnoredAny>()?;
+                    let field = key.strip_prefix("f:");
+                    found |= field.is_some_and(|it| it.starts_with(keys::LEAF_PREFIX));
+                }
+                Ok(OwnFields(found))
+            }
+        }
+
+        deserializer.deserialize_map(Leaf)
+    }
+}
+
+impl Matters for Owner {
+    fn matters(&self) -> bool {
+        self.controller == Some(true)
+    }
+}
+
+impl Matters for ManagedFields {
+    fn matters(&self) -> bool {
+        self.fields.has_template() || self.fields.has_leaf()
+    }
+}
+
+impl Matters for Condition {
+    fn matters(&self) -> bool {
+        let read = ["Available", "Complete", "Failed", "Progressing", "Ready"];
+        read.contains(&&*self.r#type)
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -187,7 +237,7 @@ struct Fields {
 struct Spec {
     replicas: Option<i64>,
     paused: Option<bool>,
-    selector: Option<serde_json::Value>,
+    selector: Small,
     template: Option<Template>,
     /// StatefulSet and DaemonSet; a Deployment's `strategy` is always one that replaces pods.
     update_strategy: Option<UpdateStrategy>,
@@ -214,7 +264,7 @@ pub(super) struct Template {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct TemplateMeta {
-    annotations: Option<BTreeMap<Box<str>, Box<str>>>,
+    annotations: Option<OwnAnnotations>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -244,7 +294,7 @@ struct StatusWire {
     updated_number_scheduled: i64,
     number_available: i64,
     restarted_at: Option<Box<str>>,
-    conditions: Option<Vec<Condition>>,
+    conditions: Kept<Condition>,
 }
 
 /// A Rollout says it as a text.
@@ -289,11 +339,12 @@ impl Object {
             Kind::Rollout if spec.restart_at.is_some() => own,
             // Without the restart that they were written with, they prove nothing.
             Kind::Rollout => BTreeMap::new(),
-            _ => template
-                .metadata
-                .unwrap_or_default()
-                .annotations
-                .unwrap_or_default(),
+            _ => {
+                let OwnAnnotations(own) = { template.metadata }
+                    .and_then(|it| it.annotations)
+                    .unwrap_or_default();
+                own
+            }
         };
         let update = spec.update_strategy.unwrap_or_default();
         let on_delete = matches!(kind, Kind::ReplicationController | Kind::ReplicaSet)
@@ -302,7 +353,7 @@ impl Object {
             .rolling_update
             .and_then(|rolling| rolling.partition)
             .unwrap_or(0);
-        let managers = metadata.managed_fields.unwrap_or_default();
+        let managers = &metadata.managed_fields;
         let latest = |of: fn(&Fields) -> bool| {
             let concerned = managers.iter().filter(|manager| of(&manager.fields));
             concerned
@@ -332,7 +383,7 @@ impl Object {
                 kind: Kind::Deployment,
                 name: of.name,
             }),
-            selector: selector(kind, spec.selector.unwrap_or_default()),
+            selector: selector(kind, spec.selector.0.unwrap_or_default()),
             strategy: if on_delete {
                 Strategy::OnDelete
             } else {
@@ -358,8 +409,7 @@ impl Meta {
 
     /// Whether it belongs to another object, which decides over it.
     pub(super) fn is_controlled(&self) -> bool {
-        let owners = self.owner_references.iter().flatten();
-        { owners }.any(|owner| owner.controller == Some(true))
+        !self.owner_references.is_empty()
     }
 
     /// Its own annotation `cert-renew.io/rollout: none`.
@@ -384,7 +434,7 @@ impl StatusWire {
         replicas: Option<i64>,
         revision_reached: bool,
     ) -> Status {
-        let conditions = self.conditions.unwrap_or_default();
+        let conditions = &self.conditions;
         let condition = |r#type: &str| {
             conditions
                 .iter()
@@ -451,15 +501,9 @@ impl Fields {
     }
 
     fn has_leaf(&self) -> bool {
-        let ours = |key: &str| {
-            key.strip_prefix("f:")
-                .is_some_and(|key| key.starts_with(keys::LEAF_PREFIX))
-        };
         let places = [Some(self), self.template()].into_iter().flatten();
-        let annotations = places
-            .filter_map(|place| place.metadata.as_ref()?.annotations.as_ref())
-            .flat_map(BTreeMap::keys);
-        { annotations }.any(|key| ours(key))
+        let annotations = places.filter_map(|place| place.metadata.as_ref()?.annotations);
+        { annotations }.any(|OwnFields(leaf)| leaf)
     }
 }
 
@@ -604,5 +648,32 @@ pub(super) mod tests {
             workload(Kind::StatefulSet, json!({})).strategy,
             Strategy::Rolling { partition: 0 }
         );
+    }
+
+    #[test]
+    fn what_a_large_object_leaves_in_memory_is_small() {
+        let many = || 0..50_000;
+        let env: Vec<Value> = many().map(|_| json!({"name": "A", "value": "b"})).collect();
+        let labels: BTreeMap<String, String> =
+            many().map(|it| (it.to_string(), String::new())).collect();
+        let volumes: Vec<Value> = many().map(|it| json!({"name": it.to_string()})).collect();
+        let managers: Vec<Value> = many()
+            .map(|_| json!({"fieldsV1": {"f:status": {}}}))
+            .collect();
+        let mounts: Vec<Value> = many().map(|_| json!({"name": "v"})).collect();
+        let mut containers: Vec<Value> = many().map(|_| json!({"name": "c"})).collect();
+        containers.push(json!({"name": "main", "env": env, "volumeMounts": mounts}));
+        let template = json!({
+            "metadata": {"annotations": labels},
+            "spec": {"containers": containers, "volumes": volumes}});
+        let object = json!({
+            "metadata": {"name": "web", "managedFields": managers, "annotations": labels},
+            "spec": {"selector": {"matchLabels": labels}, "template": template}});
+        let object: Object = serde_json::from_value(object).unwrap();
+        let pod = object.wire.spec.template.as_ref().unwrap();
+        assert!(pod.spec.as_ref().unwrap().is_empty());
+        assert!(object.wire.metadata.managed_fields.is_empty());
+        let weight = object.read(Kind::Deployment).weight();
+        assert!(weight < 1024, "{weight}");
     }
 }

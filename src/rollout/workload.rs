@@ -1,6 +1,6 @@
 //! Workloads as the planner sees them: a thin type. Nothing here writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kube::{Api, Client};
 
@@ -117,6 +117,21 @@ impl Workload {
             .map(|value| &**value)
     }
 
+    /// Bytes that it takes in memory, the allocator's own left aside.
+    pub(super) fn weight(&self) -> usize {
+        let texts = [
+            &self.id.name,
+            &self.uid,
+            &self.resource_version,
+            &self.selector,
+        ];
+        let texts = texts.map(|text| text.len()).into_iter().sum::<usize>();
+        let leaves = { self.leaves.iter() }
+            .map(|(key, value)| 2 * size_of::<Box<str>>() + key.len() + value.len());
+        let references = self.references.iter().map(Reference::weight);
+        size_of::<Self>() + texts + leaves.sum::<usize>() + references.sum::<usize>()
+    }
+
     /// Whether all pods that there should be are available.
     #[must_use]
     pub fn is_available(&self) -> bool {
@@ -128,6 +143,29 @@ impl Workload {
             ..
         } = self.status;
         observed && available >= wanted && !deadline_exceeded
+    }
+}
+
+/// The `leaf.…` annotations of all workloads of a namespace, by key.
+pub struct Carried<'a>(HashMap<&'a str, BTreeSet<&'a str>>);
+
+impl<'a> Carried<'a> {
+    /// Those of these workloads.
+    #[must_use]
+    pub fn by(workloads: &'a [Workload]) -> Self {
+        let mut carried: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+        for (key, value) in workloads.iter().flat_map(|it| &it.leaves) {
+            carried.entry(key).or_default().insert(value);
+        }
+        Self(carried)
+    }
+
+    /// Whether a workload says that it has another leaf of the Secret than this one.
+    #[must_use]
+    pub fn another(&self, secret: &str, leaf: Option<Fingerprint>) -> bool {
+        let values = self.0.get(leaf_annotation(secret).as_str());
+        let mut values = values.into_iter().flatten();
+        values.any(|value| !leaf.is_some_and(|leaf| says(value, leaf)))
     }
 }
 

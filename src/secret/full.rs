@@ -58,6 +58,11 @@ pub struct Manager {
     pub names_certificate: bool,
 }
 
+/// A value that a renewal keeps: a chain of some dozen certificates, or a bundle.
+const LARGEST_VALUE: usize = 128 * 1024;
+/// Field managers that a renewal keeps.
+const MOST_MANAGERS: usize = 100;
+
 /// Kinds whose controllers write the Secrets that they own.
 const KEEPERS: [&str; 3] = ["Certificate", "ExternalSecret", "SealedSecret"];
 /// The annotation by which cert-manager names its Certificate, as fieldsV1 spells it.
@@ -97,6 +102,18 @@ impl FullSecret {
                 && manager.names_certificate
         });
         owner.or_else(|| applied.then(|| "a Certificate of cert-manager".to_owned()))
+    }
+
+    /// Forgets what a renewal does not look at: it holds the Secret for as long as the CA takes, and dozens run at a time.
+    /// `password` is the data key that is needed beside certificate and key.
+    pub fn lighten(&mut self, password: Option<&str>) {
+        let Place { certificate, key } = self.place();
+        self.data.retain(|name, value| {
+            let is_needed = **name == *certificate || **name == *key || Some(&**name) == password;
+            is_needed && value.len() <= LARGEST_VALUE
+        });
+        { &mut self.managers }.retain(|manager| manager.owns_data || manager.names_certificate);
+        self.managers.truncate(MOST_MANAGERS);
     }
 
     /// When its data was last written, by the API server's clock; `None` where managedFields do not tell.

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::future::BoxFuture;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// Where the CA looks (RFC 8555, section 8.3).
@@ -26,6 +27,9 @@ const TOKENS: usize = 100_000;
 const TOKEN: usize = 256;
 /// CAs wait 10 s for the whole answer.
 const MISS: Duration = Duration::from_secs(4);
+/// Tokens that are not known and wait for a look, at a time: half of the connections that the port takes. One more is
+/// answered at once, so that all others are left for tokens that are known.
+const MISSES: usize = 256;
 
 /// The key authorizations that are answered, by order record; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -127,13 +131,26 @@ pub fn router(store: ChallengeStore, on_miss: OnMiss) -> Router {
         .route(&format!("{PATH}{{token}}"), get(answer))
         .fallback(nothing)
         .method_not_allowed_fallback(nothing)
-        .with_state((store, on_miss))
+        .with_state(Answering {
+            store,
+            on_miss,
+            misses: Arc::new(Semaphore::new(MISSES)),
+        })
 }
 
-async fn answer(
-    State((store, on_miss)): State<(ChallengeStore, OnMiss)>,
-    Path(token): Path<String>,
-) -> Response {
+#[derive(Clone)]
+struct Answering {
+    store: ChallengeStore,
+    on_miss: OnMiss,
+    misses: Arc<Semaphore>,
+}
+
+async fn answer(State(answering): State<Answering>, Path(token): Path<String>) -> Response {
+    let Answering {
+        store,
+        on_miss,
+        misses,
+    } = answering;
     // RFC 8555, 8.3: tokens are base64url; nothing else is worth a look.
     let plausible = token.len() <= TOKEN
         && token
@@ -143,7 +160,9 @@ async fn answer(
         return StatusCode::NOT_FOUND.into_response();
     }
     let mut found = store.get(&token);
-    if found.is_none() {
+    if found.is_none()
+        && let Ok(_waits) = misses.try_acquire()
+    {
         // The deadline passing is a miss like any other.
         let _ = timeout(MISS, on_miss()).await;
         found = store.get(&token);
@@ -206,6 +225,42 @@ mod tests {
         // A refused request may end in a reset.
         let _ = stream.read_to_string(&mut answer).await;
         answer
+    }
+
+    #[tokio::test]
+    async fn a_known_token_is_answered_however_many_unknown_ones_wait() {
+        let store = ChallengeStore::default();
+        store.set("a", [challenge("known")]).unwrap();
+        let waiting = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = Arc::clone(&waiting);
+        let on_miss: OnMiss = Arc::new(move || {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Box::pin(std::future::pending())
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = router(store, on_miss);
+        let server = tokio::spawn(serve(listener, router, std::future::pending()));
+        let get = |token: &str| format!("GET {PATH}{token} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut held = Vec::new();
+        for number in 0..MISSES {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = get(&format!("unknown-{number}"));
+            stream.write_all(request.as_bytes()).await.unwrap();
+            held.push(stream);
+        }
+        while waiting.load(std::sync::atomic::Ordering::Relaxed) < MISSES {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..MISSES {
+            assert!(ask(address, &get("one-more")).await.contains(" 404 "));
+        }
+        assert!(
+            ask(address, &get("known"))
+                .await
+                .ends_with("known.thumbprint")
+        );
+        server.abort();
     }
 
     #[tokio::test]

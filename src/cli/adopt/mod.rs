@@ -27,6 +27,7 @@ use self::plan::{Certificate, Issuers, annotations, theirs};
 use super::way::Way;
 use super::{CommandResult, Failure, block_on};
 use crate::certificate::leaf;
+use crate::cluster::pages::Pages;
 use crate::secret::full::FullSecret;
 use crate::secret::keys;
 
@@ -357,9 +358,9 @@ async fn certificates(
         None => Api::all_with(client.clone(), &resource),
     };
     let mut found = Vec::new();
-    let mut page = ListParams::default().limit(PAGE);
-    loop {
-        let list = match api.list(&page).await {
+    let mut pages = Pages::of(ListParams::default(), PAGE);
+    while let Some(params) = pages.next() {
+        let list = match api.list(params).await {
             // Their CRDs are gone already; the Secrets may still have to be finished.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(found),
             other => other.map_err(|error| Failure::new("listing Certificates", &error))?,
@@ -369,11 +370,9 @@ async fn certificates(
             let read = serde_json::to_value(item).and_then(serde_json::from_value);
             found.push(read.map_err(|error| Failure::new(&format!("Certificate {name}"), &error))?);
         }
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(found),
-        }
+        pages.came(&list.metadata);
     }
+    Ok(found)
 }
 
 /// Metadata of Secrets, and nothing of their data.
@@ -383,16 +382,14 @@ async fn secrets(client: &Client, namespace: Option<&str>) -> Result<Vec<ObjectM
         None => Api::all(client.clone()),
     };
     let mut found = Vec::new();
-    let mut page = ListParams::default().limit(PAGE);
-    loop {
-        let list = api.list_metadata(&page).await;
+    let mut pages = Pages::of(ListParams::default(), PAGE);
+    while let Some(params) = pages.next() {
+        let list = api.list_metadata(params).await;
         let list = list.map_err(|error| Failure::new("listing Secrets", &error))?;
         found.extend(list.items.into_iter().map(|item| item.metadata));
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(found),
-        }
+        pages.came(&list.metadata);
     }
+    Ok(found)
 }
 
 fn certificate_resource() -> ApiResource {

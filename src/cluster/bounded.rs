@@ -1,0 +1,573 @@
+//! Answers of the API server within bounds of bytes: a layer directly above the connections.
+//!
+//! kube collects an answer whole, however large it is, and `limit` bounds a page of a list by the number of its objects:
+//! a hundred Deployments of one tenant may be 130 MB. Here an answer is read first, and given up where it is too large.
+//! A page is then asked for again with half the `limit`, which a continue token allows. An object that is too large by
+//! itself is passed over: its page is empty, and the log names it. Callers see pages that are smaller, and nothing else.
+//!
+//! Watches are passed on as they are: they bring one object at a time.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, request};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use kube::client::Body;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::{BoxError, Service, ServiceExt as _};
+
+/// Nearly every answer is smaller. It is read without a place: a few dozen requests are under way at a time.
+const SMALL: usize = 256 * 1024;
+/// The most of a page of a list. A page of a hundred ordinary workloads is 1 MB.
+const PAGE: usize = 3 * 1024 * 1024;
+/// The most of an answer that cannot be divided. etcd takes objects of 1.5 MiB (`--max-request-bytes`), and JSON writes
+/// `<` and control characters as six bytes each.
+const OBJECT: usize = 12 * 1024 * 1024;
+/// Pages that are in memory at a time; an answer of more than a page takes all places. kube makes two copies of an answer
+/// before it is decoded, one thread at a time: 36 MiB in all with the two threads that there are.
+const PLACES: u32 = 4;
+/// Lists whose smaller `limit` is remembered: one a kind and namespace that is listed just then.
+const REMEMBERED: usize = 256;
+/// An object's name and version without the object itself (Kubernetes API concepts, "Metadata-only fetches").
+const METADATA_ONLY: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+
+/// An answer that is larger than anything that is read.
+#[derive(Debug, Error)]
+#[error("the answer to {method} {path} has more than {OBJECT} bytes and is not read")]
+pub(super) struct TooLarge {
+    method: Method,
+    path: String,
+}
+
+/// Whether the answer was given up for its size. Asking again brings the same.
+pub(crate) fn is_too_large(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(error) if error.is::<TooLarge>())
+}
+
+/// Bounds the answers of a service.
+#[derive(Clone)]
+pub(super) struct Bounded<S> {
+    service: S,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    places: Arc<Semaphore>,
+    /// The `limit` with which a list came within its bound, by its path and selectors: the next page begins with it.
+    limits: Mutex<HashMap<String, u32>>,
+}
+
+/// The body of an answer.
+pub(super) enum Answer<B> {
+    /// As it comes.
+    Stream(B),
+    /// Read already, with the place that it takes.
+    Whole(VecDeque<Bytes>, Option<OwnedSemaphorePermit>),
+}
+
+impl<S> Bounded<S> {
+    pub(super) fn new(service: S) -> Self {
+        let places = usize::try_from(PLACES).unwrap_or(1);
+        Self {
+            service,
+            shared: Arc::new(Shared {
+                places: Arc::new(Semaphore::new(places)),
+                limits: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl<S, B> Service<Request<Body>> for Bounded<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Answer<B>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.service.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let bounded = self.clone();
+        Box::pin(async move { bounded.answer(request).await })
+    }
+}
+
+impl<S, B> Bounded<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Answer<B>>, BoxError> {
+        if parameters(request.uri()).any(|it| it.starts_with("watch=")) {
+            return Ok(self.ask(request).await?.map(Answer::Stream));
+        }
+        if request.method() != Method::GET {
+            // What was done is not done twice for the sake of its answer.
+            let too_large = too_large(request.method(), request.uri());
+            let answer = self.ask(request).await?;
+            return self.read(answer, OBJECT).await?.ok_or(too_large);
+        }
+        let (parts, _) = request.into_parts();
+        let asked = limit(&parts.uri);
+        let list = list_of(&parts.uri);
+        let remembered = self.shared.limits().get(&list).copied();
+        let mut limit = asked.map(|asked| remembered.map_or(asked, |it| it.min(asked)));
+        loop {
+            let answer = self.ask(get(&parts, limit)?).await?;
+            if let Some(answer) = self.read(answer, PAGE).await? {
+                self.shared.fits(list, asked, limit, size(&answer));
+                return Ok(answer);
+            }
+            match limit {
+                Some(number) if number > 1 => limit = Some(number / 2),
+                _ => break,
+            }
+            self.shared.remember(&list, limit);
+        }
+        let answer = self.ask(get(&parts, limit)?).await?;
+        match self.read(answer, OBJECT).await? {
+            Some(answer) => Ok(answer),
+            None if limit.is_some() => self.pass_over(&parts).await,
+            None => Err(too_large(&parts.method, &parts.uri)),
+        }
+    }
+
+    async fn ask(&self, request: Request<Body>) -> Result<Response<B>, BoxError> {
+        let answer = self.service.clone().oneshot(request).await;
+        answer.map_err(Into::into)
+    }
+
+    /// The whole answer; `None` where it has more bytes than `most`.
+    async fn read(
+        &self,
+        answer: Response<B>,
+        most: usize,
+    ) -> Result<Option<Response<Answer<B>>>, BoxError> {
+        let (parts, mut body) = answer.into_parts();
+        let said = parts.headers.get(CONTENT_LENGTH);
+        let said = said.and_then(|it| it.to_str().ok()?.parse::<usize>().ok());
+        if said.is_some_and(|length| length > most) {
+            return Ok(None);
+        }
+        let (mut chunks, mut size, mut place) = (VecDeque::new(), 0_usize, None);
+        loop {
+            let next = |context: &mut Context<'_>| {
+                let frame = Pin::new(&mut body).poll_frame(context);
+                frame.map(|it| it.transpose().map_err(Into::into))
+            };
+            let frame: Result<_, BoxError> = poll_fn(next).await;
+            let Some(frame) = frame? else {
+                break;
+            };
+            let Ok(chunk) = frame.into_data() else {
+                continue;
+            };
+            size = size.saturating_add(chunk.len());
+            if size > most {
+                return Ok(None);
+            }
+            chunks.push_back(chunk);
+            if size > SMALL && place.is_none() {
+                // Meanwhile nothing more is read of this one. There is one wait an answer, so that none waits in a circle.
+                let places = if most > PAGE { PLACES } else { 1 };
+                let free = Arc::clone(&self.shared.places).acquire_many_owned(places);
+                place = free.await.ok();
+            }
+        }
+        let body = Answer::Whole(chunks, place);
+        Ok(Some(Response::from_parts(parts, body)))
+    }
+
+    /// An empty page in place of one object, which the log names.
+    async fn pass_over(&self, parts: &request::Parts) -> Result<Response<Answer<B>>, BoxError> {
+        let too_large = || too_large(&parts.method, &parts.uri);
+        let mut request = get(parts, Some(1))?;
+        request.headers_mut().insert(ACCEPT, METADATA_ONLY);
+        let answer = self.ask(request).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(too_large());
+        }
+        let answer = self.read(answer, OBJECT).await?.ok_or_else(too_large)?;
+        let Answer::Whole(chunks, place) = answer.into_body() else {
+            return Err(too_large());
+        };
+        let text: Vec<u8> = chunks.into_iter().flatten().collect();
+        let page: Page = serde_json::from_slice(&text).map_err(|_| too_large())?;
+        drop((text, place));
+        // A server that leaves `limit` aside would be believed to have nothing else.
+        if page.items.len() > 1 {
+            return Err(too_large());
+        }
+        for Item { metadata: it } in &page.items {
+            tracing::warn!(
+                list = parts.uri.path(),
+                namespace = it.namespace,
+                name = it.name,
+                "an object of more than {OBJECT} bytes is passed over"
+            );
+        }
+        let metadata = serde_json::json!({
+            "continue": page.metadata.r#continue, "resourceVersion": page.metadata.resource_version,
+        });
+        let page = serde_json::json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": []});
+        let body = Answer::Whole(VecDeque::from([Bytes::from(page.to_string())]), None);
+        let mut answer = Response::new(body);
+        let json = HeaderValue::from_static("application/json");
+        answer.headers_mut().insert(CONTENT_TYPE, json);
+        Ok(answer)
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    metadata: PageMeta,
+    items: Vec<Item>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PageMeta {
+    r#continue: String,
+    resource_version: String,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    metadata: Place,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Place {
+    namespace: String,
+    name: String,
+}
+
+impl Shared {
+    fn limits(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, list: &str, limit: Option<u32>) {
+        let mut limits = self.limits();
+        if limits.len() >= REMEMBERED {
+            limits.clear();
+        }
+        limits.extend(limit.map(|limit| (list.to_owned(), limit)));
+    }
+
+    /// A page came within its bound: where there was much room, the next one may have more.
+    fn fits(&self, list: String, asked: Option<u32>, limit: Option<u32>, size: usize) {
+        let (Some(asked), Some(limit)) = (asked, limit) else {
+            return;
+        };
+        if limit >= asked || size > PAGE / 4 {
+            return;
+        }
+        let more = limit.saturating_mul(2);
+        if more >= asked {
+            self.limits().remove(&list);
+        } else {
+            self.limits().insert(list, more);
+        }
+    }
+}
+
+fn too_large(method: &Method, uri: &Uri) -> BoxError {
+    let (method, path) = (method.clone(), uri.path().to_owned());
+    TooLarge { method, path }.into()
+}
+
+fn size<B>(answer: &Response<Answer<B>>) -> usize {
+    match answer.body() {
+        Answer::Stream(_) => 0,
+        Answer::Whole(chunks, _) => chunks.iter().map(Bytes::len).sum(),
+    }
+}
+
+fn parameters(uri: &Uri) -> impl Iterator<Item = &str> {
+    let parameters = uri.query().unwrap_or_default().split('&');
+    parameters.filter(|it| !it.is_empty())
+}
+
+fn limit(uri: &Uri) -> Option<u32> {
+    let mut limits = parameters(uri).filter_map(|it| it.strip_prefix("limit="));
+    limits.next()?.parse().ok()
+}
+
+/// What all pages of a list have in common.
+fn list_of(uri: &Uri) -> String {
+    let paging = |it: &&str| it.starts_with("limit=") || it.starts_with("continue=");
+    let others = parameters(uri).filter(|it| !paging(it));
+    let others: Vec<&str> = others.collect();
+    format!("{}?{}", uri.path(), others.join("&"))
+}
+
+/// The request again; a GET has no body.
+fn get(parts: &request::Parts, limit: Option<u32>) -> Result<Request<Body>, BoxError> {
+    let mut parts = parts.clone();
+    if let Some(limit) = limit {
+        let others = parameters(&parts.uri).filter(|it| !it.starts_with("limit="));
+        let query = others.map(|it| format!("{it}&")).collect::<String>();
+        let target = format!("{}?{query}limit={limit}", parts.uri.path());
+        let mut uri = parts.uri.into_parts();
+        uri.path_and_query = Some(target.parse()?);
+        parts.uri = Uri::from_parts(uri)?;
+    }
+    Ok(Request::from_parts(parts, Body::empty()))
+}
+
+impl<B> HttpBody for Answer<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Stream(body) => {
+                let frame = Pin::new(body).poll_frame(context);
+                frame.map(|it| it.map(|it| it.map_err(Into::into)))
+            }
+            Self::Whole(chunks, _) => {
+                Poll::Ready(chunks.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Whole(chunks, _) => chunks.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Stream(body) => body.size_hint(),
+            Self::Whole(chunks, _) => {
+                let size = chunks.iter().map(Bytes::len).sum::<usize>();
+                SizeHint::with_exact(u64::try_from(size).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_of_tests::Chunked;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::Client;
+    use kube::api::{Api, ListParams};
+    use kube::core::params::PostParams;
+    use tower::service_fn;
+
+    use super::*;
+
+    mod http_body_of_tests {
+        use super::*;
+
+        /// A body of chunks, as from a connection.
+        pub(super) struct Chunked(pub(super) VecDeque<Bytes>);
+
+        impl HttpBody for Chunked {
+            type Data = Bytes;
+            type Error = Infallible;
+
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                Poll::Ready(self.0.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+            }
+        }
+    }
+
+    /// An API server with ConfigMaps of these sizes, and what it was asked for: limit and first object of each page.
+    #[derive(Clone, Default)]
+    struct Server {
+        sizes: Arc<Vec<usize>>,
+        asked: Arc<Mutex<Vec<(usize, usize)>>>,
+    }
+
+    impl Server {
+        fn new(sizes: &[usize]) -> Self {
+            Self {
+                sizes: Arc::new(sizes.to_vec()),
+                ..Self::default()
+            }
+        }
+
+        fn answer(&self, request: &Request<Body>) -> Response<Chunked> {
+            let uri = request.uri();
+            let number = |name: &str| {
+                let mut found = parameters(uri).filter_map(|it| it.strip_prefix(name));
+                found.next().and_then(|it| it.parse::<usize>().ok())
+            };
+            let object = |at: usize, size: usize| {
+                let metadata =
+                    serde_json::json!({"name": format!("map-{at}"), "namespace": "shop"});
+                serde_json::json!({"metadata": metadata, "data": {"text": "x".repeat(size)}})
+            };
+            let body = if uri.path().ends_with("/configmaps") && request.method() == Method::GET {
+                let metadata_only = request.headers().get(ACCEPT) == Some(&METADATA_ONLY);
+                let first = number("continue=").unwrap_or(0);
+                let limit = number("limit=").unwrap_or(usize::MAX);
+                self.asked.lock().unwrap().push((limit, first));
+                let last = first.saturating_add(limit).min(self.sizes.len());
+                let size = |at: usize| if metadata_only { 0 } else { self.sizes[at] };
+                let items: Vec<_> = (first..last).map(|at| object(at, size(at))).collect();
+                let next = if last < self.sizes.len() {
+                    last.to_string()
+                } else {
+                    String::new()
+                };
+                let metadata = serde_json::json!({"resourceVersion": "7", "continue": next});
+                serde_json::json!({"metadata": metadata, "items": items})
+            } else {
+                object(0, self.sizes[0])
+            };
+            let body = Bytes::from(body.to_string());
+            let chunks = (0..body.len()).step_by(64 * 1024);
+            let chunks = chunks.map(|at| body.slice(at..body.len().min(at + 64 * 1024)));
+            Response::new(Chunked(chunks.collect()))
+        }
+
+        fn client(&self) -> Client {
+            let server = self.clone();
+            let service = service_fn(move |request: Request<Body>| {
+                let answer = server.answer(&request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            Client::new(Bounded::new(service), "shop")
+        }
+
+        /// The names that a list brings, page by page.
+        async fn list(&self, client: &Client, limit: u32) -> kube::Result<Vec<String>> {
+            let api: Api<ConfigMap> = Api::namespaced(client.clone(), "shop");
+            let mut params = ListParams::default().limit(limit);
+            let mut names = Vec::new();
+            loop {
+                let page = api.list(&params).await?;
+                names.extend(page.items.into_iter().filter_map(|it| it.metadata.name));
+                match page.metadata.continue_ {
+                    Some(token) if !token.is_empty() => params.continue_token = Some(token),
+                    _ => return Ok(names),
+                }
+            }
+        }
+
+        fn asked(&self) -> Vec<(usize, usize)> {
+            std::mem::take(&mut *self.asked.lock().unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_that_is_too_large_is_asked_for_again_with_half_the_limit() {
+        let server = Server::new(&[PAGE / 3; 20]);
+        let client = server.client();
+        let names = server.list(&client, 10).await.unwrap();
+        assert_eq!(names.len(), 20);
+        let asked = server.asked();
+        assert_eq!(&asked[..4], [(10, 0), (5, 0), (2, 0), (2, 2)], "{asked:?}");
+        assert_eq!(
+            asked.len(),
+            12,
+            "the next pages begin with what came: {asked:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_small_again_is_asked_for_in_large_pages_again() {
+        let mut sizes = vec![PAGE / 3; 10];
+        sizes.extend([10; 40]);
+        let server = Server::new(&sizes);
+        let client = server.client();
+        assert_eq!(server.list(&client, 10).await.unwrap().len(), 50);
+        let last = server.asked().last().copied();
+        assert_eq!(last.map(|(limit, _)| limit), Some(10));
+        assert!(server.asked().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_object_that_is_too_large_is_passed_over_and_stops_no_other() {
+        let server = Server::new(&[10, OBJECT + 1, 10, PAGE + 1]);
+        let client = server.client();
+        let names = server.list(&client, 100).await.unwrap();
+        assert_eq!(names, ["map-0", "map-2", "map-3"]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_divided_is_an_error_of_its_own() {
+        for (size, fits) in [(PAGE + 1, true), (OBJECT + 1, false)] {
+            let server = Server::new(&[size]);
+            let client = server.client();
+            let api: Api<ConfigMap> = Api::namespaced(client.clone(), "shop");
+            let made = ConfigMap::default();
+            let answers = [
+                api.get("map-0").await.map(drop),
+                api.list(&ListParams::default()).await.map(drop),
+                api.create(&PostParams::default(), &made).await.map(drop),
+            ];
+            for answer in answers {
+                assert_eq!(answer.is_ok(), fits);
+                if let Err(error) = answer {
+                    assert!(is_too_large(&error), "{error}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn large_answers_take_places_and_give_them_back() {
+        let server = Server::new(&[PAGE - 1024]);
+        let answer = server.clone();
+        let service = service_fn(move |request: Request<Body>| {
+            let answer = answer.answer(&request);
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let bounded = Bounded::new(service);
+        let request = || {
+            let uri = "/api/v1/namespaces/shop/configmaps/map-0";
+            Request::get(uri).body(Body::empty()).unwrap()
+        };
+        let mut held = Vec::new();
+        for _ in 0..PLACES {
+            held.push(bounded.answer(request()).await.unwrap());
+        }
+        let further = bounded.answer(request());
+        tokio::pin!(further);
+        assert!(
+            futures::poll!(&mut further).is_pending(),
+            "all places are taken"
+        );
+        held.pop();
+        assert!(further.await.is_ok());
+    }
+}

@@ -1,19 +1,25 @@
 //! Serving HTTP where strangers can connect: headers, connections and times are bounded.
 //!
 //! axum sets no deadline of its own; a client that sends one byte a minute would hold a connection for ever.
+//! Where all connections are taken the oldest is closed, first of those that have not asked for anything: a probe, or a
+//! CA, that connects and asks at once is answered however many others hold connections open.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
+use tower::ServiceExt as _;
 
 /// What a CA, an ingress or Prometheus sends fits many times; hyper allows no less than 8 KiB.
 pub(crate) const HEADERS: usize = 16 * 1024;
@@ -33,14 +39,82 @@ const LIMITS: Limits = Limits {
 
 #[derive(Clone, Copy)]
 struct Limits {
-    /// Open at a time; the kernel's backlog holds the others.
+    /// Open at a time.
     connections: usize,
     /// Longest life of a connection, whatever moves on it; each serves one request.
     time: Duration,
 }
 
+/// The connections that are open, the oldest first.
+#[derive(Debug, Default)]
+struct Open {
+    count: u64,
+    /// Whose request has not come whole.
+    idle: BTreeMap<u64, Arc<Notify>>,
+    /// Whose request is being answered.
+    asked: BTreeMap<u64, Arc<Notify>>,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    number: u64,
+    open: Arc<Mutex<Open>>,
+    end: Arc<Notify>,
+}
+
+impl Connection {
+    fn new(open: &Arc<Mutex<Open>>) -> Self {
+        let end: Arc<Notify> = Arc::default();
+        let mut all = lock(open);
+        all.count += 1;
+        let number = all.count;
+        all.idle.insert(number, Arc::clone(&end));
+        Self {
+            number,
+            open: Arc::clone(open),
+            end,
+        }
+    }
+
+    /// Its request has come.
+    fn asks(&self) {
+        let mut all = lock(&self.open);
+        if let Some(end) = all.idle.remove(&self.number) {
+            all.asked.insert(self.number, end);
+        }
+    }
+
+    /// Is closed, whatever is still to be sent.
+    pub(crate) fn close(&self) {
+        self.end.notify_one();
+    }
+
+    fn closed(&self) {
+        let mut all = lock(&self.open);
+        all.idle.remove(&self.number);
+        all.asked.remove(&self.number);
+    }
+}
+
+impl Open {
+    /// Closes the oldest: one that has not asked for anything, where there is one.
+    fn close_oldest(&mut self) {
+        let oldest = self.idle.pop_first().or_else(|| self.asked.pop_first());
+        if let Some((_, end)) = oldest {
+            end.notify_one();
+        }
+    }
+}
+
+fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Serves `router` until `shutdown` resolves.
 /// Connections that are open by then end on their own within 15 seconds.
+///
+/// A request carries its [`Connection`] among its extensions.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
     serve_within(LIMITS, listener, router, shutdown).await;
 }
@@ -52,6 +126,7 @@ async fn serve_within(
     shutdown: impl Future<Output = ()>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let open: Arc<Mutex<Open>> = Arc::default();
     let mut http = http1::Builder::new();
     http.max_buf_size(HEADERS)
         .max_headers(HEADER_COUNT)
@@ -61,25 +136,42 @@ async fn serve_within(
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
+            let (stream, _) = listener.accept().await?;
+            // Never left in the kernel's backlog, where the kubelet's probes would stand behind everybody else.
+            if slots.available_permits() == 0 {
+                lock(&open).close_oldest();
+            }
+            Ok((stream, Arc::clone(&slots).acquire_owned().await))
         };
-        let (slot, stream) = tokio::select! {
+        let (stream, slot) = tokio::select! {
             () = &mut shutdown => return,
-            (slot, accepted) = accepted => match accepted {
-                Ok((stream, _)) => (slot, stream),
+            accepted = accepted => match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
+                    let error: std::io::Error = error;
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },
         };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let connection = Connection::new(&open);
+        let asking = connection.clone();
+        let router = router
+            .clone()
+            .map_request(move |mut request: Request<Incoming>| {
+                asking.asks();
+                request.extensions_mut().insert(asking.clone());
+                request
+            });
+        let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         tokio::spawn(async move {
-            // What goes wrong on a stranger's connection is the stranger's business.
-            let _ = timeout(limits.time, connection).await;
+            tokio::select! {
+                // What goes wrong on a stranger's connection is the stranger's business.
+                _ = timeout(limits.time, served) => {}
+                () = connection.end.notified() => {}
+            }
+            connection.closed();
             drop(slot);
         });
     }
@@ -136,18 +228,61 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_finds_no_place_waits_for_one() {
-        let time = Duration::from_millis(300);
+    async fn who_asks_is_answered_however_many_connect_and_ask_for_nothing() {
         let address = started(Limits {
-            connections: 1,
-            time,
+            connections: 8,
+            ..LIMITS
         })
         .await;
-        let _idle = TcpStream::connect(address).await.unwrap();
-        let mut second = TcpStream::connect(address).await.unwrap();
-        let early = timeout(Duration::from_millis(50), second.readable()).await;
-        assert!(early.is_err());
-        let answer = timeout(HEADER_TIME, ask(&mut second)).await.unwrap();
-        assert!(answer.ends_with("here"), "{answer}");
+        let mut idle = Vec::new();
+        for _ in 0..300 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        for _ in 0..20 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let answer = timeout(HEADER_TIME, ask(&mut client)).await.unwrap();
+            assert!(answer.ends_with("here"), "{answer}");
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        // Those that were open longest are closed.
+        let mut byte = [0];
+        assert_eq!(idle[0].read(&mut byte).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_is_closed_last() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let go: Arc<Notify> = Arc::default();
+        let (asked, answer) = (Arc::new(Notify::new()), Arc::clone(&go));
+        let begun = Arc::clone(&asked);
+        let slow = get(async move || {
+            begun.notify_one();
+            answer.notified().await;
+            "late"
+        });
+        let limits = Limits {
+            connections: 2,
+            ..LIMITS
+        };
+        let router = Router::new().route("/", slow);
+        tokio::spawn(serve_within(
+            limits,
+            listener,
+            router,
+            std::future::pending(),
+        ));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let waiting = tokio::spawn(async move { ask(&mut client).await });
+        asked.notified().await;
+        let mut idle = Vec::new();
+        for _ in 0..50 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        // The last but one is closed when the last is taken.
+        let mut byte = [0];
+        assert_eq!(idle[48].read(&mut byte).await.unwrap_or(0), 0);
+        go.notify_one();
+        assert!(waiting.await.unwrap().ends_with("late"));
     }
 }

@@ -1,16 +1,19 @@
 //! The metrics port: `/metrics`, `/healthz`, `/readyz`, the status page, and nothing else.
 //!
 //! Read only, without credentials, for Prometheus, the kubelet and people; it holds nothing that is secret.
-//! Whoever connects cannot slow the controller down: connections are few and short, and one scrape is rendered at a time.
+//! Whoever connects cannot slow the controller down: connections are few and short, one scrape is rendered at a time, and
+//! few that are rendered are held for clients that read slowly.
 
 pub mod bounded;
 mod page;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
@@ -19,6 +22,9 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
+use tokio::task::{JoinError, spawn_blocking};
+
+use bounded::Connection;
 
 use crate::config::Config;
 use crate::index::Index;
@@ -27,6 +33,9 @@ use crate::time::UnixTime;
 
 /// A loop that has not turned for so long is stuck: it turns at least once a minute when nothing is due.
 const STUCK: Duration = Duration::from_secs(180);
+/// Answers that are rendered and still read, of each kind: two Prometheus servers. One more closes the connection of the
+/// one that has been read for longest.
+const SENT: usize = 2;
 /// Of the text format that `metrics` renders.
 const EXPOSITION: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -54,9 +63,46 @@ pub struct State {
 
 struct Served {
     state: State,
-    scraping: Mutex<()>,
+    scraping: Renderer,
     /// Apart from `scraping`: nobody who looks at the page delays Prometheus.
-    paging: Mutex<()>,
+    paging: Renderer,
+}
+
+/// Renders one answer at a time, and bounds how many are in memory. An answer may have megabytes.
+#[derive(Default)]
+struct Renderer {
+    turn: Arc<Mutex<()>>,
+    /// To whom the last ones are being sent, or were.
+    latest: std::sync::Mutex<VecDeque<Connection>>,
+}
+
+impl Renderer {
+    /// Renders where that stops nobody. Whoever asks at the same time waits, and their connection's deadline holds.
+    ///
+    /// # Errors
+    /// When `render` panics.
+    async fn render<T: Send + 'static>(
+        &self,
+        connection: Option<Connection>,
+        render: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let rendered = spawn_blocking(move || {
+            let rendered = render();
+            // Held here, since the rendering goes on when its client is gone.
+            drop(turn);
+            rendered
+        });
+        let rendered = rendered.await?;
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.extend(connection);
+        if latest.len() > SENT
+            && let Some(slowest) = latest.pop_front()
+        {
+            slowest.close();
+        }
+        Ok(rendered)
+    }
 }
 
 /// Serves until `shutdown` resolves.
@@ -77,8 +123,8 @@ fn router(state: State) -> Router {
         ))
         .with_state(Arc::new(Served {
             state,
-            scraping: Mutex::default(),
-            paging: Mutex::default(),
+            scraping: Renderer::default(),
+            paging: Renderer::default(),
         }))
 }
 
@@ -102,11 +148,12 @@ async fn readyz(Shared(served): Shared<Arc<Served>>) -> (StatusCode, &'static st
     }
 }
 
-async fn metrics(Shared(served): Shared<Arc<Served>>) -> Response {
-    // Each scrape may take megabytes: several at once wait for each other, and their connection's deadline holds.
-    let turn = served.scraping.lock().await;
+async fn metrics(
+    Shared(served): Shared<Arc<Served>>,
+    connection: Option<Extension<Connection>>,
+) -> Response {
     let state = served.state.clone();
-    let rendered = tokio::task::spawn_blocking(move || {
+    let render = move || {
         let per_certificate = state.config.borrow().metrics.per_certificate;
         let index = state.index.read().unwrap_or_else(PoisonError::into_inner);
         let mut out =
@@ -116,10 +163,9 @@ async fn metrics(Shared(served): Shared<Arc<Served>>) -> Response {
         drop(index);
         process::write(&mut out, state.started);
         out
-    })
-    .await;
-    drop(turn);
-    match rendered {
+    };
+    let connection = connection.map(|Extension(it)| it);
+    match served.scraping.render(connection, render).await {
         Ok(body) => ([(CONTENT_TYPE, EXPOSITION)], body).into_response(),
         Err(error) => {
             tracing::error!(%error, "a scrape could not be rendered");
@@ -144,6 +190,62 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
+    }
+
+    #[tokio::test]
+    async fn one_is_rendered_at_a_time_although_its_client_has_gone() {
+        let renderer = Arc::new(Renderer::default());
+        let (running, most) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
+        let work = || {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            move || {
+                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(5));
+                running.fetch_sub(1, Ordering::SeqCst);
+            }
+        };
+        for _ in 0..24 {
+            let (renderer, work) = (Arc::clone(&renderer), work());
+            let load = tokio::spawn(async move { renderer.render(None, work).await });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            load.abort();
+        }
+        renderer.render(None, work()).await.unwrap();
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn few_answers_are_held_for_clients_that_read_slowly() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let renderer = Arc::new(Renderer::default());
+        let large = get(async move |connection: Option<Extension<Connection>>| {
+            let connection = connection.map(|Extension(it)| it);
+            assert!(connection.is_some());
+            renderer
+                .render(connection, || vec![b'x'; 64 << 20])
+                .await
+                .unwrap()
+        });
+        let router = Router::new().route("/", large);
+        tokio::spawn(bounded::serve(listener, router, std::future::pending()));
+        let mut clients = Vec::new();
+        for _ in 0..=SENT {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client
+                .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
+            // It reads no further than the first byte.
+            client.read_u8().await.unwrap();
+            clients.push(client);
+        }
+        let mut rest = Vec::new();
+        let _ = clients[0].read_to_end(&mut rest).await;
+        assert!(rest.len() < 64 << 20, "the first one is cut off");
+        let _ = clients[SENT].read_to_end(&mut rest).await;
+        assert!(rest.len() > 64 << 20, "the last one is not");
     }
 
     #[tokio::test]

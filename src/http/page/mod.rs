@@ -10,6 +10,7 @@ mod rows;
 use std::io::Write as _;
 use std::sync::{Arc, PoisonError};
 
+use axum::Extension;
 use axum::extract::{RawQuery, State as Shared};
 use axum::response::{IntoResponse, Response};
 use flate2::Compression;
@@ -21,6 +22,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Served;
+use super::bounded::Connection;
 use crate::time::UnixTime;
 use rows::{Answer, Query};
 
@@ -31,6 +33,7 @@ const NOTHING: &str = "default-src 'none'; frame-ancestors 'none'";
 pub(super) async fn page(
     Shared(served): Shared<Arc<Served>>,
     RawQuery(query): RawQuery,
+    connection: Option<Extension<Connection>>,
     headers: HeaderMap,
 ) -> Response {
     let replica = served.state.replica.clone();
@@ -38,13 +41,14 @@ pub(super) async fn page(
         let page = html::render(answer, query, &replica);
         ("text/html; charset=utf-8", page.policy, page.html)
     };
-    answered(&served, query, &headers, render).await
+    answered(&served, (query, connection), &headers, render).await
 }
 
 /// `/api/certificates`
 pub(super) async fn json(
     Shared(served): Shared<Arc<Served>>,
     RawQuery(query): RawQuery,
+    connection: Option<Extension<Connection>>,
     headers: HeaderMap,
 ) -> Response {
     let render = |answer: &Answer, _: &Query| {
@@ -52,12 +56,12 @@ pub(super) async fn json(
         let text = serde_json::to_string(answer).unwrap_or_default() + "\n";
         ("application/json", NOTHING.to_owned(), text)
     };
-    answered(&served, query, &headers, render).await
+    answered(&served, (query, connection), &headers, render).await
 }
 
 async fn answered<R>(
     served: &Served,
-    query: Option<String>,
+    (query, connection): (Option<String>, Option<Extension<Connection>>),
     headers: &HeaderMap,
     render: R,
 ) -> Response
@@ -69,9 +73,9 @@ where
         return (StatusCode::NOT_FOUND, note).into_response();
     }
     let packed = takes_gzip(headers);
-    let turn = served.paging.lock().await;
+    let connection = connection.map(|Extension(it)| it);
     let state = served.state.clone();
-    let rendered = tokio::task::spawn_blocking(move || {
+    let render = move || {
         let now = UnixTime::now();
         let query = Query::parse(&query.unwrap_or_default());
         let index = state.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -84,10 +88,8 @@ where
             Ok(text.into_bytes())
         };
         body.map(|body| (kind, policy, body))
-    })
-    .await;
-    drop(turn);
-    match rendered {
+    };
+    match served.paging.render(connection, render).await {
         Ok(Ok((kind, policy, body))) => response(kind, &policy, packed, body),
         Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),

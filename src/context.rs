@@ -11,7 +11,7 @@ use crate::cluster::ledger::Ledger;
 use crate::config::Config;
 use crate::doubts::Doubts;
 use crate::gate::Gate;
-use crate::index::{Entry, Index, Key};
+use crate::index::{self, Entry, Index, Key};
 use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
@@ -98,6 +98,6 @@ impl Context {
     /// Whether the last task of a Secret ended with this error.
     #[must_use]
     pub fn last_said(&self, key: &Key, error: &str) -> bool {
-        self.last_error(key).as_deref() == Some(error)
+        self.last_error(key).as_deref() == Some(index::kept(error))
     }
 }

@@ -44,7 +44,8 @@ const BEAT: Duration = Duration::from_secs(30);
 
 /// A standby remembers what is wrong with so many Secrets, some kilobytes each; the metrics count all of them.
 const MOST_UNTOLD: usize = 1_000;
-/// So many faults of one Secret have an Event each; the log has all of them.
+/// Faults of one Secret that are told, each in the log and by an Event: a Secret may have thousands of annotations. The
+/// metrics count all of them.
 const MOST_COMPLAINTS: usize = 10;
 
 /// What is wrong with a Secret's annotations: each reason and text.
@@ -425,7 +426,7 @@ impl Controller {
         };
         let uid = head.uid();
         let mut observed = assessment.observed(uid, head.resource_version());
-        observed.suggestion = self.context.renewal_info.note(&key, uid, &assessment);
+        observed.suggestion = { &self.context.renewal_info }.note(&key, uid, &assessment, &config);
         let settings = || head.digest();
         let ledger = &self.context.ledger;
         ledger.mend_by_settings(observed.account, &key, settings);
@@ -513,7 +514,8 @@ impl Controller {
             };
             (reason, problem.to_string())
         };
-        let complaints: Complaints = assessment.problems.iter().map(complaint).collect();
+        let told = assessment.problems.iter().take(MOST_COMPLAINTS);
+        let complaints: Complaints = told.map(complaint).collect();
         if complaints.is_empty() {
             self.untold.remove(key);
         } else if self.term.is_some() {
@@ -524,11 +526,9 @@ impl Controller {
     }
 
     fn tell(&self, key: &Key, uid: &str, complaints: &Complaints) {
-        for (number, (reason, problem)) in complaints.iter().enumerate() {
+        for (reason, problem) in complaints {
             tracing::warn!(secret = %key, problem, "not as it should be");
-            if number < MOST_COMPLAINTS {
-                self.context.events.secret(key, uid, *reason, problem);
-            }
+            self.context.events.secret(key, uid, *reason, problem);
         }
     }
 

@@ -227,6 +227,22 @@ pub struct Shown {
     pub used_by: Option<Box<str>>,
 }
 
+/// Bytes that are kept of an error: what a CA, an API server or a field manager says stands in it.
+const LONGEST_ERROR: usize = 1024;
+
+/// What the index keeps of an error's text: the beginning of one that is long.
+#[must_use]
+pub fn kept(error: &str) -> &str {
+    &error[..error.floor_char_boundary(LONGEST_ERROR)]
+}
+
+fn shortened(error: Box<str>) -> Box<str> {
+    match kept(&error) {
+        short if short.len() < error.len() => short.into(),
+        _ => error,
+    }
+}
+
 impl Index {
     /// How many Secrets are annotated.
     #[must_use]
@@ -485,7 +501,7 @@ impl Index {
     /// Takes over the error that a former run, or another replica, has written onto the Secret, or that there is none.
     pub fn recall(&mut self, key: &Key, error: Option<&str>, stuck: Option<Stuck>) {
         if let Some((id, mut entry)) = self.known(key) {
-            (entry.last_error, entry.stuck) = (error.map(Into::into), stuck);
+            (entry.last_error, entry.stuck) = (error.map(kept).map(Into::into), stuck);
             self.table.set(id, &entry);
         }
     }
@@ -625,6 +641,7 @@ impl Index {
                 (!echoed).then(|| now + ECHO_PATIENCE)
             }
             Finished::Later(at, error) => {
+                let error = error.map(shortened);
                 // While nothing new was tried, it is the same error.
                 let same = error.is_some() && error == entry.last_error;
                 entry.stuck = entry.stuck.filter(|_| same);
@@ -632,11 +649,11 @@ impl Index {
                 Some(at)
             }
             Finished::Stuck(at, stuck, error) => {
-                (entry.last_error, entry.stuck) = (Some(error), Some(stuck));
+                (entry.last_error, entry.stuck) = (Some(shortened(error)), Some(stuck));
                 Some(at)
             }
             Finished::Stale(at, pods, error) => {
-                (entry.last_error, entry.stuck) = (Some(error), None);
+                (entry.last_error, entry.stuck) = (Some(shortened(error)), None);
                 entry.stale_pods = u32::try_from(pods).unwrap_or(u32::MAX);
                 Some(at)
             }
@@ -913,6 +930,32 @@ mod tests {
         index.finished(UnixTime(61), (Task::Renew, &key), later, SETTLE, None);
         assert_eq!(index.next_due(), Some(UnixTime(120)));
         assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn of_a_long_error_the_beginning_is_kept() {
+        let long: Box<str> = "ä".repeat(100_000).into();
+        let finishes: [fn(Box<str>) -> Finished; 3] = [
+            |error| Finished::Later(UnixTime(120), Some(error)),
+            |error| Finished::Stuck(UnixTime(120), Stuck::Paused, error),
+            |error| Finished::Stale(UnixTime(120), 1, error),
+        ];
+        for finish in finishes {
+            let mut index = Index::default();
+            let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+            index.pop_due(UnixTime(60)).unwrap();
+            index.finished(UnixTime(61), &key, finish(long.clone()), SETTLE, None);
+            let error = index.get(&key).unwrap().last_error.unwrap();
+            assert_eq!(&*error, kept(&long));
+            assert_eq!(error.len(), LONGEST_ERROR);
+        }
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+        index.recall(&key, Some(&long), None);
+        assert_eq!(
+            index.get(&key).unwrap().last_error.unwrap().len(),
+            LONGEST_ERROR
+        );
     }
 
     #[test]

@@ -332,7 +332,7 @@ impl Metrics {
     }
 
     /// A request to a CA ended; without `status` no answer came.
-    /// Each `host` makes series: only those of configured CAs are ever asked.
+    /// Each `host` makes series: it is that of a directory of the config, or `other`.
     pub fn acme_request(&self, host: &str, action: &str, status: Option<u16>, took: Duration) {
         self.acme_requests
             .with_label_values(&[host, action, &status_text(status)])

@@ -190,6 +190,9 @@ impl Term {
             }
         }
         drop(index);
+        // The index knows what Secrets say; a series and a quota have only the issuers that there are.
+        let config = self.context.config();
+        issued.retain(|issuer, _| config.issuer(issuer).is_some());
         for (issuer, issued) in issued {
             self.context.issuers.recall_orders(&issuer, issued);
         }

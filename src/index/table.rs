@@ -29,11 +29,20 @@ pub(super) struct Table {
     words: Words,
 }
 
-/// Namespaces and issuers, each once.
+/// Namespaces and issuers, each once, for as long as an entry has them: anybody who may edit a Secret writes an issuer's
+/// name, and another one the next moment.
 #[derive(Debug, Default)]
 struct Words {
-    all: Vec<Arc<str>>,
+    all: Vec<Word>,
     numbers: HashMap<Arc<str>, u32>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Word {
+    text: Arc<str>,
+    /// How often entries have it.
+    uses: u32,
 }
 
 /// An [`Entry`] and the name of its Secret. Fields by size: nothing is lost between them.
@@ -110,21 +119,44 @@ struct Rare {
 }
 
 impl Words {
-    fn number(&mut self, word: &str) -> u32 {
+    /// The number of a word that an entry has from now on.
+    fn take(&mut self, word: &Arc<str>) -> u32 {
         if let Some(number) = self.numbers.get(word) {
+            if let Some(word) = self.all.get_mut(place(*number)) {
+                word.uses += 1;
+            }
             return *number;
         }
-        let new: Arc<str> = word.into();
+        let new = Word {
+            text: Arc::clone(word),
+            uses: 1,
+        };
         // As many namespaces as that fit into no API server.
-        let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
-        self.all.push(Arc::clone(&new));
-        self.numbers.insert(new, number);
+        let next = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        let number = self.free.pop().unwrap_or(next);
+        match self.all.get_mut(place(number)) {
+            Some(free) => *free = new,
+            None => self.all.push(new),
+        }
+        self.numbers.insert(Arc::clone(word), number);
         number
     }
 
+    /// An entry no longer has this word.
+    fn give_back(&mut self, number: u32) {
+        let Some(word) = self.all.get_mut(place(number)) else {
+            return;
+        };
+        word.uses -= 1;
+        if word.uses == 0 {
+            self.numbers.remove(&word.text);
+            word.text = Arc::default();
+            self.free.push(number);
+        }
+    }
+
     fn word(&self, number: u32) -> Arc<str> {
-        let at = usize::try_from(number).unwrap_or(usize::MAX);
-        self.all.get(at).map_or_else(|| "".into(), Arc::clone)
+        { self.all.get(place(number)) }.map_or_else(Arc::default, |word| Arc::clone(&word.text))
     }
 }
 
@@ -133,10 +165,10 @@ impl Table {
         self.by_key.len()
     }
 
-    /// The one allocation of a word that repeats.
-    pub(super) fn intern(&mut self, word: &str) -> Arc<str> {
-        let number = self.words.number(word);
-        self.words.word(number)
+    /// The one allocation of a word that entries have, or a new one.
+    pub(super) fn intern(&self, word: &str) -> Arc<str> {
+        let known = self.words.numbers.get_key_value(word);
+        known.map_or_else(|| word.into(), |(known, _)| Arc::clone(known))
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<Id> {
@@ -174,8 +206,8 @@ impl Table {
     /// Takes an entry in, in place of the one that the Secret had, and says its number.
     pub(super) fn put(&mut self, key: &Key, entry: &Entry) -> Id {
         let known = self.find(key);
-        let namespace = self.words.number(&key.namespace);
-        let issuer = self.words.number(&entry.observed.issuer);
+        let namespace = self.words.take(&key.namespace);
+        let issuer = self.words.take(&entry.observed.issuer);
         let packed = Packed::of((namespace, &key.name), issuer, entry);
         let id = known.or_else(|| self.free.pop());
         let id = id.unwrap_or_else(|| {
@@ -183,8 +215,11 @@ impl Table {
             // Entries of a hundred bytes: memory ends before the numbers do.
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
-        if let Some(slot) = self.slots.get_mut(place(id)) {
-            *slot = Some(packed);
+        if let Some(slot) = self.slots.get_mut(place(id))
+            && let Some(former) = slot.replace(packed)
+        {
+            self.words.give_back(former.namespace);
+            self.words.give_back(former.issuer);
         }
         if known.is_none() {
             let Self {
@@ -204,8 +239,9 @@ impl Table {
 
     /// Changes an entry; nothing happens with a number that was given back.
     pub(super) fn set(&mut self, id: Id, entry: &Entry) {
-        let issuer = self.words.number(&entry.observed.issuer);
         if let Some(Some(packed)) = self.slots.get_mut(place(id)) {
+            let issuer = self.words.take(&entry.observed.issuer);
+            self.words.give_back(packed.issuer);
             let name = std::mem::take(&mut packed.name);
             *packed = Packed::of((packed.namespace, &name), issuer, entry);
             packed.name = name;
@@ -221,7 +257,10 @@ impl Table {
         if let Ok(found) = self.by_key.find_entry(hash, |other| *other == id) {
             found.remove();
         }
-        self.slots[place(id)] = None;
+        if let Some(former) = self.slots.get_mut(place(id)).and_then(Option::take) {
+            self.words.give_back(former.namespace);
+            self.words.give_back(former.issuer);
+        }
         self.free.push(id);
         Some((id, entry))
     }
@@ -557,5 +596,28 @@ mod tests {
             "{}",
             size_of::<Option<Packed>>()
         );
+    }
+
+    #[test]
+    fn words_that_no_entry_has_any_more_are_forgotten() {
+        let mut table = Table::default();
+        let key = |namespace: &str| Key {
+            namespace: namespace.into(),
+            name: "tls".into(),
+        };
+        let id = table.put(&key("shop"), &entry());
+        for number in 0..1_000 {
+            let mut entry = entry();
+            entry.observed.issuer = format!("issuer-{number}").into();
+            table.set(id, &entry);
+            table.put(&key("shop"), &entry);
+            table.put(&key(&format!("namespace-{number}")), &entry);
+            table.remove(&key(&format!("namespace-{number}")));
+        }
+        let entry = table.get(id).unwrap();
+        assert_eq!(&*entry.observed.issuer, "issuer-999");
+        assert_eq!(table.key(id), Some(key("shop")));
+        assert_eq!(table.words.numbers.len(), 2);
+        assert!(table.words.all.len() <= 4, "{:?}", table.words.all);
     }
 }

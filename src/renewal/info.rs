@@ -20,6 +20,7 @@ use crate::acme::ari::{Poll, Window, choose_instant};
 use crate::assess::{self, Assessment};
 use crate::certificate::Fingerprint;
 use crate::cluster::events::Reason;
+use crate::config::Config;
 use crate::context::Context;
 use crate::index::Key;
 use crate::schedule::due::{Heed, Suggestion};
@@ -96,7 +97,15 @@ enum Answer {
 
 impl RenewalInfo {
     /// Takes over what the watch says of a Secret, and returns what is known about its leaf.
-    pub fn note(&self, key: &Key, uid: &str, assessment: &Assessment) -> Suggestion {
+    ///
+    /// Only an issuer of the config is asked: anybody who may edit the Secret writes who is to have issued its leaf.
+    pub fn note(
+        &self,
+        key: &Key,
+        uid: &str,
+        assessment: &Assessment,
+        config: &Config,
+    ) -> Suggestion {
         let leaf = assessment.leaf.as_ref().ok();
         let authority = leaf.and_then(|leaf| leaf.authority_key_id.as_ref());
         let (Some(leaf), Some(authority), Ok(due)) = (leaf, authority, assessment.renewal) else {
@@ -110,7 +119,12 @@ impl RenewalInfo {
         // Who issued it is asked: a fallback perhaps.
         let issued_by = assessment.issued_by.as_ref().map(|by| &*by.issuer);
         let named = assess::issuer_name(&assessment.settings.issuer);
-        let issuer: Arc<str> = issued_by.unwrap_or(named).into();
+        let mut asked = issued_by.into_iter().chain([named]);
+        let Some(issuer) = asked.find(|name| config.issuer(name).is_some()) else {
+            self.forget(key);
+            return Suggestion::None;
+        };
+        let issuer: Arc<str> = issuer.into();
         let mut state = self.lock();
         if let Some(known) = state.certificates.get(key)
             && (known.leaf, &known.issuer) == (leaf.fingerprint, &issuer)
@@ -345,7 +359,10 @@ fn settle(
     let mut state = context.renewal_info.lock();
     let suggested = match answer {
         Answer::Issuer(again) => {
-            context.metrics.renewal_info(&question.issuer, None);
+            // The config may have lost it meanwhile.
+            if context.config().issuer(&question.issuer).is_some() {
+                context.metrics.renewal_info(&question.issuer, None);
+            }
             tracing::debug!(issuer = %question.issuer, %again, "no renewal information for now");
             state.put_off(&question.issuer, again)
         }

@@ -243,6 +243,7 @@ impl Issuers {
             turns: self.turns(issuer),
         };
         let metrics = Arc::clone(&self.metrics);
+        let directory = host(&issuer.directory);
         let client = Client::new(
             settings,
             Arc::new(move |request| {
@@ -253,6 +254,7 @@ impl Issuers {
                     duration,
                     ..
                 } = *request;
+                let host = shown_host(directory.as_deref(), host);
                 metrics.acme_request(host, action.as_str(), status, duration);
             }),
             self.gate.clone(),
@@ -362,11 +364,44 @@ impl Issuers {
     }
 }
 
+/// The host of a request as metrics have it: a CA says itself where else it is to be asked, and each would make series.
+fn shown_host<'a>(directory: Option<&str>, asked: &'a str) -> &'a str {
+    if directory == Some(asked) {
+        asked
+    } else {
+        "other"
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The host of a URL, as a request has it.
+fn host(url: &str) -> Option<String> {
+    let url = reqwest::Url::parse(url).ok()?;
+    url.host_str().map(str::to_owned)
 }
 
 /// A count from the config file.
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_a_request_is_that_of_the_directory_or_another() {
+        let directory = host("https://CA.example:14000/dir");
+        for (asked, expected) in [
+            ("https://ca.example:14000/new-order", "ca.example"),
+            ("https://one-of-many.ca.example/order/7", "other"),
+            ("https://other.example/", "other"),
+        ] {
+            let asked = host(asked).unwrap();
+            assert_eq!(shown_host(directory.as_deref(), &asked), expected);
+        }
+    }
 }

@@ -39,6 +39,7 @@ mod kill_points;
 mod leadership;
 mod loaders;
 mod logs;
+mod memory;
 mod monitoring;
 mod newcomer;
 mod node;

@@ -107,7 +107,9 @@ impl FullSecret {
     /// Forgets what a renewal does not look at: it holds the Secret for as long as the CA takes, and dozens run at a time.
     /// `password` is the data key that is needed beside certificate and key.
     pub fn lighten(&mut self, password: Option<&str>) {
-        let Place { certificate, key } = self.place();
+        let Place {
+            certificate, key, ..
+        } = self.place();
         self.data.retain(|name, value| {
             let is_needed = **name == *certificate || **name == *key || Some(&**name) == password;
             is_needed && value.len() <= LARGEST_VALUE

@@ -109,7 +109,10 @@ impl Fresh {
         let Some(issuer) = config.issuer(&issuer_name).cloned() else {
             return Ok(None);
         };
-        secret.lighten(assessment.settings.pkcs12_password_key.as_deref());
+        let settings = &assessment.settings;
+        let outputs = settings.outputs.iter().map(|output| &*output.name);
+        let needed = { settings.pkcs12_password_key.as_deref() }.into_iter().chain(outputs);
+        secret.lighten(&needed.collect::<Vec<&str>>());
         let fresh = Self {
             secret,
             assessment,

@@ -58,8 +58,8 @@ pub struct Manager {
     pub names_certificate: bool,
 }
 
-/// A value that a renewal keeps: a chain of some dozen certificates, or a bundle.
-const LARGEST_VALUE: usize = 128 * 1024;
+/// Bytes of data that a renewal keeps: a chain of some dozen certificates, or a bundle, and its other forms.
+const MOST_DATA: usize = 256 * 1024;
 /// Field managers that a renewal keeps.
 const MOST_MANAGERS: usize = 100;
 
@@ -105,15 +105,23 @@ impl FullSecret {
     }
 
     /// Forgets what a renewal does not look at: it holds the Secret for as long as the CA takes, and dozens run at a time.
-    /// `password` is the data key that is needed beside certificate and key.
-    pub fn lighten(&mut self, password: Option<&str>) {
+    /// Certificate and key are kept, then the data keys that are `needed` beside them, in this order.
+    pub fn lighten(&mut self, needed: &[&str]) {
         let Place {
             certificate, key, ..
         } = self.place();
-        self.data.retain(|name, value| {
-            let is_needed = **name == *certificate || **name == *key || Some(&**name) == password;
-            is_needed && value.len() <= LARGEST_VALUE
-        });
+        let mut names: Vec<&str> = vec![&*certificate, &*key];
+        names.extend_from_slice(needed);
+        let (mut kept, mut room) = (Data::new(), MOST_DATA);
+        for name in names {
+            if let Some((name, value)) = self.data.remove_entry(name)
+                && value.len() <= room
+            {
+                room -= value.len();
+                kept.insert(name, value);
+            }
+        }
+        self.data = kept;
         { &mut self.managers }.retain(|manager| manager.owns_data || manager.names_certificate);
         self.managers.truncate(MOST_MANAGERS);
     }

@@ -944,7 +944,13 @@ mod tests {
             let mut index = Index::default();
             let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
             index.pop_due(UnixTime(60)).unwrap();
-            index.finished(UnixTime(61), (Task::Renew, &key), finish(long.clone()), SETTLE, None);
+            index.finished(
+                UnixTime(61),
+                (Task::Renew, &key),
+                finish(long.clone()),
+                SETTLE,
+                None,
+            );
             let error = index.get(&key).unwrap().last_error.unwrap();
             assert_eq!(&*error, kept(&long));
             assert_eq!(error.len(), LONGEST_ERROR);

@@ -111,7 +111,9 @@ impl Fresh {
         };
         let settings = &assessment.settings;
         let outputs = settings.outputs.iter().map(|output| &*output.name);
-        let needed = { settings.pkcs12_password_key.as_deref() }.into_iter().chain(outputs);
+        let needed = { settings.pkcs12_password_key.as_deref() }
+            .into_iter()
+            .chain(outputs);
         secret.lighten(&needed.collect::<Vec<&str>>());
         let fresh = Self {
             secret,

@@ -104,7 +104,7 @@ const SCENES: [(&str, &str, Scene); 15] = [
     ("post", "post: and the kubelet's own delay", |c| {
         post(c).boxed_local()
     }),
-    ("unready", "post: with a pod that is not Ready (N1)", |c| {
+    ("unready", "post: with a pod that is not Ready", |c| {
         unready(c).boxed_local()
     }),
     (
@@ -123,7 +123,7 @@ const SCENES: [(&str, &str, Scene); 15] = [
     ("killed", "SIGKILL of the leader in the middle", |c| {
         killed(c).boxed_local()
     }),
-    ("broken", "a replica that cannot start (N2)", |c| {
+    ("broken", "a replica that cannot start", |c| {
         broken(c).boxed_local()
     }),
     (

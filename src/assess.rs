@@ -11,6 +11,7 @@ use crate::compact::hash;
 use crate::config::{Config, Labels};
 use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
+use crate::pair;
 use crate::rollout::HaltNote;
 use crate::schedule::budget::account_of;
 use crate::schedule::due::{self, Due, Heed, Inputs, Never, Suggestion};
@@ -199,6 +200,7 @@ fn assess(
         leaf: leaf.as_ref(),
         settings: &settings,
         blocked,
+        staged: is_staged(&settings, &leaf, issued_by.as_ref(), config),
         issued_by: issued_by.as_ref(),
         renewed_for: annotations.get(keys::RENEWED_FOR).map(String::as_str),
         renewal_info: leaf
@@ -324,6 +326,26 @@ pub fn issuer_name(issuer: &IssuerRef) -> &str {
     }
 }
 
+/// Whether the leaf is from a staging CA although the Secret's issuer is none: by the leaf's own word, or because we got
+/// it from an issuer that is one.
+fn is_staged(
+    settings: &Settings,
+    leaf: &Result<Leaf, Unreadable>,
+    issued_by: Option<&IssuedBy>,
+    config: &Config,
+) -> bool {
+    let (IssuerRef::Named(issuer), Ok(leaf)) = (&settings.issuer, leaf) else {
+        return false;
+    };
+    let written = issued_by.filter(|by| by.wrote(leaf.fingerprint).is_some());
+    // What the issuer itself gave is what was asked for.
+    if config.is_staging(issuer) || written.is_some_and(|by| *by.issuer == **issuer) {
+        return false;
+    }
+    leaf.issuer.to_string().contains(pair::STAGING)
+        || written.is_some_and(|by| config.is_staging(&by.issuer))
+}
+
 /// Whether the config lets this Secret have these names from its issuer: asked here, before the CA is.
 fn may_issue(
     key: &Key,
@@ -408,6 +430,12 @@ fn opens(
 }
 
 impl Assessment {
+    /// The same, whether the renewal may be or not: a failure is counted with the value that the watch has seen.
+    #[must_use]
+    pub fn unserved(&self) -> Option<u64> {
+        self.unserved
+    }
+
     /// The `renew-now` value, hashed, that was not served yet.
     #[must_use]
     pub fn wish(&self) -> Option<u64> {

@@ -19,14 +19,14 @@ pub fn hash(text: &str) -> u64 {
 }
 
 /// The uid of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Uid(Form);
 
 /// The resourceVersion of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version(Form);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Form {
     /// 32 lower-case hexadecimal digits, with hyphens as RFC 9562 has them.
     Uuid([u8; 16]),

@@ -11,16 +11,18 @@ use crate::cluster::ledger::Ledger;
 use crate::config::Config;
 use crate::doubts::Doubts;
 use crate::gate::Gate;
-use crate::index::{self, Entry, Index, Key};
+use crate::index::{self, Entry, Index, Key, Observed};
 use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::Known;
+use crate::renewal::secret_failures::SecretFailures;
 use crate::renewal::validations::Validations;
 use crate::rollout::Roller;
 use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
 use crate::solver::route::Held;
+use crate::time::UnixTime;
 
 /// See the module's documentation. Cheap to share, nothing in it is decided here.
 pub struct Context {
@@ -36,6 +38,8 @@ pub struct Context {
     pub events: Events,
     /// Failures and budgets.
     pub ledger: Arc<Ledger>,
+    /// Failures that are of one Secret alone.
+    pub secret_failures: SecretFailures,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Key authorizations that the challenge port answers with.
@@ -80,6 +84,23 @@ impl Context {
     pub fn roller(&self) -> Arc<Roller> {
         let roller = self.roller.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&roller)
+    }
+
+    /// No renewal is tried before this instant, since one has failed: for these names, or by this Secret alone.
+    #[must_use]
+    pub fn retry_at(&self, now: UnixTime, observed: &Observed) -> Option<UnixTime> {
+        let Observed {
+            uid, account, wish, ..
+        } = observed;
+        let of_names = self.ledger.retry_at(now, *account, *wish);
+        of_names.max(self.secret_failures.retry_at(now, uid, *wish))
+    }
+
+    /// Renewals of a Secret that failed in a row.
+    #[must_use]
+    pub fn failures(&self, observed: &Observed) -> u32 {
+        let of_names = self.ledger.failures(observed.account);
+        of_names.max(self.secret_failures.count(&observed.uid))
     }
 
     /// What the index knows of a Secret.

@@ -371,10 +371,11 @@ impl Controller {
     fn forget(&mut self, key: &Key) -> bool {
         self.context.renewal_info.forget(key);
         self.untold.remove(key);
-        let running = self
-            .index()
-            .get(key)
-            .is_some_and(|entry| entry.renewing.is_some());
+        let entry = self.index().get(key);
+        if let Some(entry) = &entry {
+            self.context.secret_failures.forget(&entry.observed.uid);
+        }
+        let running = entry.is_some_and(|entry| entry.renewing.is_some());
         self.changed(key);
         // A task that runs sees it by itself; what it leaves is looked after when it ends.
         if !running {
@@ -430,10 +431,9 @@ impl Controller {
         let settings = || head.digest();
         let ledger = &self.context.ledger;
         ledger.mend_by_settings(observed.account, &key, settings);
-        let retry_at = self
-            .context
-            .ledger
-            .retry_at(now, observed.account, observed.wish);
+        let failures = &self.context.secret_failures;
+        failures.mend_by_settings(&observed.uid, settings);
+        let retry_at = self.context.retry_at(now, &observed);
         let problems = observed.problem_texts;
         let before = self.index().get(&key);
         let known = { before.as_ref() }.map_or(0, |entry| entry.observed.problem_texts);
@@ -549,12 +549,8 @@ impl Controller {
                         self.abandon(&key);
                     }
                 }
-                let drawn = self
-                    .index()
-                    .get(&key)
-                    .map(|entry| (entry.observed.account, entry.observed.wish));
-                let retry_at = drawn
-                    .and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
+                let entry = self.index().get(&key);
+                let retry_at = entry.and_then(|entry| self.context.retry_at(now, &entry.observed));
                 let ended = (task, &key);
                 self.index()
                     .finished(now, ended, finished, settle, retry_at);
@@ -573,11 +569,8 @@ impl Controller {
         } in suggested
         {
             let mut index = self.index();
-            let drawn = index
-                .get(&key)
-                .map(|entry| (entry.observed.account, entry.observed.wish));
-            let retry_at =
-                drawn.and_then(|(account, wish)| self.context.ledger.retry_at(now, account, wish));
+            let entry = index.get(&key);
+            let retry_at = entry.and_then(|entry| self.context.retry_at(now, &entry.observed));
             index.suggest(now, &key, about, suggestion, settle, retry_at);
         }
     }

@@ -732,7 +732,12 @@ impl Entry {
         let unasked =
             self.observed.suggestion == Suggestion::Unasked && self.observed.heed != Heed::Nothing;
         let asked = if unasked {
-            now + POLL_PATIENCE
+            let lifetime = |leaf: LeafFacts| leaf.not_after.since(leaf.not_before);
+            let tenth = self
+                .observed
+                .leaf
+                .map_or(POLL_PATIENCE, |leaf| lifetime(leaf) / 10);
+            now + POLL_PATIENCE.min(tenth)
         } else {
             UnixTime::default()
         };
@@ -1100,8 +1105,8 @@ mod tests {
         let mut unasked = observed("1", Ok(leaf(1)), Some(rolled(1)));
         unasked.suggestion = Suggestion::Unasked;
         let key = apply(&mut index, 60, unasked);
-        let patience = i64::try_from(POLL_PATIENCE.as_secs()).unwrap();
-        assert_eq!(index.next_due(), Some(UnixTime(60 + patience)));
+        // A tenth of its ninety seconds.
+        assert_eq!(index.next_due(), Some(UnixTime(69)));
         let mut suggest = |about: u8, suggestion| {
             let about = Fingerprint([about; 32]);
             let before = index.suggest(UnixTime(60), &key, about, suggestion, SETTLE, None);

@@ -18,7 +18,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::index::Index;
+use crate::index::{Index, Observed};
 use crate::secret::workload::Kind;
 use crate::supervise::Part;
 use crate::time::UnixTime;
@@ -419,14 +419,14 @@ impl Metrics {
 
     /// All series in Prometheus' text format, each family sorted by its labels.
     ///
-    /// `failures` knows the failures in a row of an account of the ledger.
+    /// `failures` knows the failures in a row of a Secret.
     /// Without `per_certificate`, only what is in trouble has a series of its own.
     #[must_use]
     pub fn render(
         &self,
         now: UnixTime,
         index: &Index,
-        failures: &dyn Fn(u64) -> u32,
+        failures: &dyn Fn(&Observed) -> u32,
         per_certificate: bool,
     ) -> String {
         let mut out = String::new();
@@ -485,7 +485,7 @@ mod tests {
         let rendered = eventful().render(
             certificates::fixture::NOW,
             &certificates::fixture::index(),
-            &|account| u32::from(account == certificates::fixture::FAILING) * 2,
+            &|observed| u32::from(observed.account == certificates::fixture::FAILING) * 2,
             true,
         );
         let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
@@ -503,7 +503,7 @@ mod tests {
         let mut rendered = eventful().render(
             certificates::fixture::NOW,
             &certificates::fixture::index(),
-            &|account| u32::from(account == certificates::fixture::FAILING) * 2,
+            &|observed| u32::from(observed.account == certificates::fixture::FAILING) * 2,
             true,
         );
         process::write(&mut rendered, certificates::fixture::NOW);

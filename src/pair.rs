@@ -17,7 +17,7 @@ use crate::time::UnixTime;
 use crate::x509::{self, Certificate, DistinguishedName};
 
 /// Mark in the issuer names of Let's Encrypt's staging CA, which no client trusts.
-const STAGING: &str = "(STAGING)";
+pub(crate) const STAGING: &str = "(STAGING)";
 
 /// Why workloads must not be rolled onto a pair.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

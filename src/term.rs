@@ -6,7 +6,9 @@
 //! Whatever a term knows dies with it, but for the index: the next one, here or elsewhere, takes over what the API server
 //! says. Its tasks live in one set; none of them outlives it.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+mod places;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::supervise::{Part, supervised};
 use crate::ticket::{Done, Planning, Ticket};
 use crate::time::UnixTime;
 use crate::{pairs, propagation, renewal};
+use places::Places;
 
 /// Namespaces whose workloads are listed at the same time.
 const PLANNERS: usize = 8;
@@ -46,9 +49,8 @@ pub struct Term {
     suggest: mpsc::UnboundedSender<Vec<Suggested>>,
     suggested: mpsc::UnboundedReceiver<Vec<Suggested>>,
     works: bool,
-    /// Due renewals that wait for a place, those that failed least first.
-    ready: BTreeSet<(u32, UnixTime, Key)>,
-    renewing: usize,
+    /// Due renewals that wait for a place, and those that have one.
+    renewals: Places,
     /// Due rollouts by namespace; all that wait are planned in one go.
     due: HashMap<Arc<str>, Vec<Key>>,
     pace: Pace,
@@ -95,8 +97,7 @@ impl Term {
             suggest,
             suggested,
             works: false,
-            ready: BTreeSet::new(),
-            renewing: 0,
+            renewals: Places::default(),
             due: HashMap::new(),
             pace: Pace::default(),
             gathering: HashSet::new(),
@@ -131,9 +132,9 @@ impl Term {
     pub fn work(&mut self, now: UnixTime, blind: impl Fn(&str) -> bool) {
         self.works = true;
         let settle = self.context.config().rollout.settle;
-        let ledger = &self.context.ledger;
+        let context = Arc::clone(&self.context);
         self.index().restart(now, settle, |observed: &Observed| {
-            ledger.retry_at(now, observed.account, observed.wish)
+            context.retry_at(now, observed)
         });
         self.take_up_orders(now, |namespace| !blind(namespace));
         self.recall_orders();
@@ -215,7 +216,7 @@ impl Term {
                 self.gathering.remove(namespace);
                 self.gathered.insert(Arc::clone(namespace));
             }
-            Done::Task(Task::Renew, ..) => self.renewing -= 1,
+            Done::Task(Task::Renew, key, _) => self.renewals.free(key),
             Done::Task(Task::Roll, key, _) => _ = self.rolling.remove(key),
             Done::Opened | Done::Judged(..) => {}
         }
@@ -229,11 +230,13 @@ impl Term {
         while let Some((task, key)) = { self.index().pop_due(now) } {
             match task {
                 Task::Renew => {
-                    let (failures, expires) = self.priority(&key);
-                    if let Some(issuer) = self.issuer(&key) {
-                        self.context.issuers.expect_order(&issuer, &key.namespace);
+                    let priority = self.priority(&key);
+                    let issuer = self.issuer(&key);
+                    if let Some(issuer) = &issuer {
+                        self.context.issuers.expect_order(issuer, &key.namespace);
                     }
-                    self.ready.insert((failures, expires, key));
+                    self.renewals
+                        .wait(priority, key, issuer.unwrap_or_default());
                 }
                 Task::Roll => self
                     .due
@@ -244,10 +247,7 @@ impl Term {
         }
         let places = self.context.config().renewals.concurrency;
         let places = usize::try_from(places).unwrap_or(usize::MAX);
-        while self.renewing < places
-            && let Some((_, _, key)) = self.ready.pop_first()
-        {
-            self.renewing += 1;
+        while let Some(key) = self.renewals.next(places) {
             let (context, ticket) = (Arc::clone(&self.context), self.ticket(Task::Renew, key));
             self.tasks
                 .spawn(async move { renewal::run(&context, ticket).await });
@@ -334,7 +334,7 @@ impl Term {
         let Some(entry) = index.get(key) else {
             return (0, UnixTime::NEVER);
         };
-        let failures = self.context.ledger.get(entry.observed.account).failures;
+        let failures = self.context.failures(&entry.observed);
         (
             failures,
             entry
@@ -370,6 +370,7 @@ impl Pace {
 /// Reads what former leaders left.
 async fn read(context: Arc<Context>, sender: mpsc::UnboundedSender<Done>) {
     context.issuers.forget_accounts().await;
+    context.secret_failures.forget_all();
     let mut told = false;
     loop {
         let read = async {

@@ -10,6 +10,7 @@ use cert_renew::time::UnixTime;
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Operator, Proxies, Result, ensure, eventually, throughout, tool};
 
+use crate::acme_operator::event;
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
 use crate::scene::answered;
 
@@ -172,5 +173,26 @@ async fn by_a_clock_that_is_behind_nothing_is_written_that_is_not_valid_yet() ->
         leaf(&renewed)?.not_before <= UnixTime::now(),
         "not yet valid"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn by_a_clock_that_is_a_little_behind_what_was_issued_is_written_when_it_is_valid()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let wrong = Wrong::start(bench, "little", "-45s").await?;
+    let space = &wrong.space;
+    let old = pair(&["little.example"], OLD)?;
+    space
+        .tls_secret("web", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    event(space, "web", "is not valid before").await?;
+    eventually(BEAT, "it is written by then", async || {
+        let secret = space.secrets().get("web").await?;
+        ensure!(data(&secret, "tls.crt") != old.certificate, "it is not");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(wrong.issued(), 1, "none is thrown away");
     Ok(())
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use test_bench::objects::{OLD, Reference, Space, pair};
+use test_bench::objects::{OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
+use crate::acme_limits::annotate;
 use crate::renewal::{SOON, options, renewed, rolled_out};
 
 /// Names are given by the config alone: not by the certificate that somebody puts into a Secret, nor by an annotation.
@@ -195,6 +196,79 @@ async fn names_go_by_the_labels_of_a_namespace() -> Result<()> {
     .await?;
     let orders = operator.log()?.matches("\"message\":\"ordered\"").count();
     assert_eq!(orders, 1);
+    Ok(())
+}
+
+/// A namespace without the label asks for somebody else's names, by annotation and by showing the certificate, again and
+/// again: it is refused, and the owner's renewal neither waits for it nor follows it.
+#[tokio::test]
+async fn what_is_refused_to_one_namespace_delays_no_other_that_has_the_name() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.allow =
+        "[{namespaceSelector: {matchLabels: {example.com/may-issue: \"true\"}}, names: [\"**.example\"]}]"
+            .into();
+    options
+        .addons
+        .push("rbac/addons/namespace-labels.yaml".into());
+    let operator = Operator::start(bench, options).await?;
+    // The other one comes first in every order.
+    let other = Space::new(bench.client()?, "aaa-other", operator.namespace()).await?;
+    let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
+    let namespaces: Api<Namespace> = Api::all(bench.client()?);
+    let label = json!({"metadata": {"labels": {"example.com/may-issue": "true"}}});
+    namespaces
+        .patch(&owner.name, &PatchParams::default(), &Patch::Merge(label))
+        .await?;
+    let old = pair(&["www.charged.example"], OLD)?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "www.charged.example"),
+        ("renew-now", "0"),
+    ];
+    other.tls_secret("asks", None, &annotations).await?;
+    let refused = || -> Result<usize> {
+        let failed = "\"message\":\"the renewal failed\"";
+        Ok(operator.log()?.matches(failed).count())
+    };
+    for time in 1..=3 {
+        eventually(SOON, &format!("it is refused {time} times"), async || {
+            let refused = refused()?;
+            ensure!(refused == time, "{refused} times");
+            Ok(())
+        })
+        .await?;
+        if time < 3 {
+            annotate(&other, "asks", "renew-now", &time.to_string()).await?;
+        }
+    }
+    let shown = Pair {
+        key: pair(&["x.example"], OLD)?.key,
+        ..old.clone()
+    };
+    other
+        .tls_secret("shows", Some(&shown), &[("issuer", "pebble")])
+        .await?;
+    let since = std::time::Instant::now();
+    owner
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    renewed(&owner, "tls", &old.certificate).await?;
+    let took = since.elapsed();
+    ensure!(took < Duration::from_secs(25), "it followed for {took:?}");
+    // Our own writes of the error brought no further try, and nothing of it is in the ledger.
+    assert_eq!(
+        refused()?,
+        4,
+        "one for each value, and one for the certificate"
+    );
+    let maps: Api<ConfigMap> = Api::namespaced(bench.client()?, operator.namespace());
+    let ledger = maps.get_opt("cert-renew-ledger").await?;
+    let entries = ledger.and_then(|map| map.data).unwrap_or_default();
+    ensure!(
+        entries.values().all(|entry| !entry.contains("failures")),
+        "{entries:?}"
+    );
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use thiserror::Error as ThisError;
 
 use super::client::Client;
 use super::error::{Action, Error};
+use super::problem::Class;
 use crate::time::UnixTime;
 
 /// RFC 9773, 4.3.2: a Retry-After is kept within reason; a minute spares the CA.
@@ -182,7 +183,14 @@ fn interpret_error(error: Error, failures: u32, now: UnixTime) -> Poll {
 }
 
 impl Poll {
-    /// Whether the CA could not be reached at all, which says nothing of this one certificate.
+    /// Whether the CA wants no such question for a while, whatever the certificate.
+    #[must_use]
+    pub fn is_limit(&self) -> bool {
+        matches!(&self.trouble, Some(Trouble::NoAnswer(error))
+            if matches!(error.class(), Class::RateLimited { .. }))
+    }
+
+    /// Whether the CA could not be reached, or failed: one certificate alone may be the cause.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(&self.trouble, Some(Trouble::NoAnswer(error))

@@ -149,7 +149,8 @@ impl Error {
         let until = retry_after
             // `now` is a floored second: one more, so that nobody comes too early.
             .map(|wait| now + wait.min(LONGEST_RETRY_AFTER) + Duration::from_secs(1))
-            .or_else(|| problem.as_ref().and_then(|it| it.named_time()))
+            // One in the past is by another clock, and says nothing.
+            .or_else(|| problem.as_ref()?.named_time().filter(|until| *until > now))
             .or_else(|| limited.then(|| now + UNNAMED_LIMIT))
             .map(|until| until.min(now + LONGEST_RETRY_AFTER));
         let kind = problem.map_or(Kind::Status(status), |it| {
@@ -314,6 +315,13 @@ impl Error {
             _ => false,
         };
         signed && unclear
+    }
+
+    /// Whether the CA refuses what one Secret's settings say: its profile or its key.
+    #[must_use]
+    pub fn is_about_settings(&self) -> bool {
+        let kinds = ["invalidProfile", "badCSR", "badPublicKey"];
+        kinds.iter().any(|kind| self.is(kind))
     }
 
     pub(crate) fn is(&self, problem: &str) -> bool {
@@ -528,6 +536,21 @@ mod tests {
             let error = Error::answer(Action::NewOrder, "ca", status, page, wait, NOW);
             assert_eq!(error.class(), class, "{status} {wait:?}");
         }
+    }
+
+    #[test]
+    fn the_end_of_a_limit_in_the_past_says_nothing() {
+        let limit = |time| {
+            let detail = format!("too many new orders, retry after {time} UTC: see the docs");
+            let kind = "urn:ietf:params:acme:error:rateLimited";
+            let body = serde_json::json!({"type": kind, "detail": detail}).to_string();
+            let error = Error::answer(Action::NewOrder, "ca", 429, body.as_bytes(), None, NOW);
+            error.retry_after().unwrap()
+        };
+        // NOW is 2027-01-15 08:00:00.
+        assert_eq!(limit("2027-01-15 07:59:59"), NOW + UNNAMED_LIMIT);
+        assert_eq!(limit("2027-01-15 08:00:00"), NOW + UNNAMED_LIMIT);
+        assert_eq!(limit("2027-01-15 08:00:10"), NOW + Duration::from_secs(10));
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::renewal::info::RenewalInfo;
 use crate::renewal::issuers::Issuers;
 use crate::renewal::known::{self, Known};
+use crate::renewal::secret_failures::SecretFailures;
 use crate::renewal::validations::Validations;
 use crate::rollout::Roller;
 use crate::solver::dns01;
@@ -172,7 +173,6 @@ async fn operate(
     let events = Events::start(client.clone(), pod.clone(), &metrics);
     let opener = Opener::new(&client, args.watch_timeout);
     let ledger = Arc::new(Ledger::new(&client, &namespace));
-    let accounts = Arc::clone(&ledger);
     let config = Arc::new(config);
     let roller = Roller::new(client.clone(), &config.rollout);
     let (want, wanted) = watch::channel(Arc::clone(&config));
@@ -191,6 +191,7 @@ async fn operate(
         config,
         events,
         known: Known::default(),
+        secret_failures: SecretFailures::default(),
         validations: Validations::default(),
         doubts: Doubts::default(),
         metrics: Arc::clone(&metrics),
@@ -215,13 +216,14 @@ async fn operate(
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
+    let counting = Arc::clone(&context);
     let state = http::State {
         index: Arc::clone(&context.index),
         metrics: Arc::clone(&metrics),
         beat: Arc::clone(&context.beat),
         ready: Arc::clone(&context.ready),
         config: context.config.clone(),
-        failures: Arc::new(move |account| accounts.failures(account)),
+        failures: Arc::new(move |observed| counting.failures(observed)),
         replica: replica().into(),
         started,
     };

@@ -22,6 +22,7 @@ use crate::cluster::pages::Pages;
 use crate::name::Name;
 use crate::rollout::HaltNote;
 use crate::secret::keys;
+use crate::secret::settings::FORCE;
 use crate::secret::state::RolledOut;
 use crate::secret::thin::{CertificateState, ThinSecret};
 use crate::text::shown;
@@ -44,6 +45,9 @@ pub(super) struct Renew {
     selector: Option<String>,
     #[command(flatten)]
     place: Place,
+    /// Ask although the certificate is younger than a tenth of its lifetime
+    #[arg(long)]
+    force: bool,
     /// Wait until the workloads have the new certificate
     #[arg(long)]
     wait: bool,
@@ -92,7 +96,12 @@ pub(super) fn renew(args: Renew) -> CommandResult {
         if secrets.is_empty() {
             return Err(Failure("no annotated Secret matches the selector".into()));
         }
-        let value = UnixTime::now().to_string();
+        let now = UnixTime::now();
+        let value = if args.force {
+            format!("{FORCE} {now}")
+        } else {
+            now.to_string()
+        };
         for (namespace, name) in &secrets {
             let patch = json!({"metadata": {"annotations": {keys::RENEW_NOW: value}}});
             annotate(&client, namespace, name, &patch).await?;

@@ -230,6 +230,7 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
     };
     let issued_by = IssuedBy::read(annotations);
     let due = due::due(&Inputs {
+        staged: false,
         leaf: leaf.as_ref(),
         settings: &settings,
         blocked: false,

@@ -51,6 +51,8 @@ pub enum Reason {
     RenewalHeld,
     /// What was put in place to prove a name is not in force yet, or the way to it is not open.
     RenewalWaits,
+    /// The new certificate ends sooner than the one that it replaces.
+    EndsSooner,
     /// Another program writes the Secret, so that it is left to that.
     OwnedByAnother,
     /// The CA wants the certificate replaced at another time.
@@ -91,12 +93,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
         Self::RenewalHeld,
         Self::RenewalWaits,
+        Self::EndsSooner,
         Self::OwnedByAnother,
         Self::RenewalWindowMoved,
         Self::RolledOut,
@@ -126,6 +129,7 @@ impl Reason {
             Self::RehearsalFailed => "RehearsalFailed",
             Self::RenewalHeld => "RenewalHeld",
             Self::RenewalWaits => "RenewalWaits",
+            Self::EndsSooner => "EndsSooner",
             Self::OwnedByAnother => "OwnedByAnother",
             Self::RenewalWindowMoved => "RenewalWindowMoved",
             Self::RolledOut => "RolledOut",

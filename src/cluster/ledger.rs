@@ -1,11 +1,16 @@
 //! The ledger: failures and unscheduled issues by set of names, in one ConfigMap of the operator's namespace.
 //!
+//! ```text
+//! change ──► memory, at once ──► unwritten ──one writer at a time──► ConfigMap, one merge patch of what memory says then
+//! ```
 //! Secrets that share issuer and names share an account, and deleting or replacing a Secret resets nothing.
-//! What no budget counts any more goes with the next change, so that names that nobody asks for do not fill the ConfigMap.
-//! The copy in memory is the leader's, read at the beginning of its term; each change is one merge patch of one key, so changes never clash.
+//! The copy in memory is the leader's, read at the beginning of its term. One write at a time, each of what memory holds
+//! when it begins, so that an earlier state never lands after a later one.
+//! What no budget counts any more goes with the next change; should the ConfigMap be full all the same, the namespace
+//! that fills it loses its oldest entries.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
@@ -20,6 +25,8 @@ use crate::time::UnixTime;
 
 /// Entries that go with one change: enough to shrink, few enough for a patch.
 const SWEPT: usize = 100;
+/// Bytes of all entries: an API server takes a megabyte of a ConfigMap, and a patch has to fit too.
+const MOST_BYTES: usize = 768 << 10;
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "cert-renew-ledger";
@@ -28,7 +35,31 @@ pub const NAME: &str = "cert-renew-ledger";
 #[derive(Debug)]
 pub struct Ledger {
     api: Api<ConfigMap>,
-    accounts: Mutex<HashMap<u64, Account>>,
+    state: Mutex<State>,
+    /// Held by the one that writes.
+    writer: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    accounts: HashMap<u64, Account>,
+    /// Bytes that each entry takes in the ConfigMap.
+    sizes: HashMap<u64, usize>,
+    bytes: usize,
+    /// Accounts whose entry is another one by now than in the ConfigMap.
+    unwritten: BTreeSet<u64>,
+}
+
+/// What one write takes to the ConfigMap; what it did not get there is unwritten again.
+struct Taken<'a> {
+    ledger: &'a Ledger,
+    ids: BTreeSet<u64>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.ledger.lock().unwritten.append(&mut self.ids);
+    }
 }
 
 impl Ledger {
@@ -37,7 +68,8 @@ impl Ledger {
     pub fn new(client: &Client, namespace: &str) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
-            accounts: Mutex::default(),
+            state: Mutex::default(),
+            writer: tokio::sync::Mutex::default(),
         }
     }
 
@@ -46,19 +78,21 @@ impl Ledger {
     /// # Errors
     /// What every call may end in, but not [`Error::NotFound`]: that is an empty ledger.
     pub async fn reload(&self) -> Result<(), Error> {
+        let _writer = self.writer.lock().await;
         let found = call(|| format!("reading ConfigMap {NAME}"), self.api.get(NAME)).await;
         let data = match found {
             Ok(map) => map.data.unwrap_or_default(),
             Err(Error::NotFound { .. }) => BTreeMap::new(),
             Err(error) => return Err(error),
         };
-        let mut accounts = HashMap::new();
+        let mut state = State::default();
         for (key, value) in data {
             let account = u64::from_str_radix(&key, 16)
                 .ok()
                 .zip(serde_json::from_str(&value).ok());
-            if let Some((key, account)) = account {
-                accounts.insert(key, account);
+            if let Some((id, account)) = account {
+                state.accounts.insert(id, account);
+                state.sized(id, Some(&value));
             } else {
                 tracing::warn!(
                     key,
@@ -66,20 +100,25 @@ impl Ledger {
                 );
             }
         }
-        *self.lock() = accounts;
+        *self.lock() = state;
         Ok(())
     }
 
     /// What is remembered of an account.
     #[must_use]
     pub fn get(&self, account: u64) -> Account {
-        self.lock().get(&account).cloned().unwrap_or_default()
+        self.lock()
+            .accounts
+            .get(&account)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Failures in a row of an account.
     #[must_use]
     pub fn failures(&self, account: u64) -> u32 {
         self.lock()
+            .accounts
             .get(&account)
             .map_or(0, |account| account.failures)
     }
@@ -88,13 +127,14 @@ impl Ledger {
     #[must_use]
     pub fn retry_at(&self, now: UnixTime, account: u64, wish: Option<u64>) -> Option<UnixTime> {
         self.lock()
+            .accounts
             .get(&account)
             .and_then(|account| account.retry_at(now, wish))
     }
 
     /// Forgets, in memory, the back-off of all failures that the config of now may have mended.
     pub fn mend_by_config(&self, config: u64) {
-        for account in self.lock().values_mut() {
+        for account in self.lock().accounts.values_mut() {
             account.mend(|tried| tried.config != config);
         }
     }
@@ -102,8 +142,8 @@ impl Ledger {
     /// Forgets, in memory, the back-off of an account whose last failure was this Secret's, under other annotations;
     /// `settings` says what they are now.
     pub fn mend_by_settings(&self, account: u64, subject: &Key, settings: impl FnOnce() -> u64) {
-        let mut accounts = self.lock();
-        let Some(account) = accounts.get_mut(&account) else {
+        let mut state = self.lock();
+        let Some(account) = state.accounts.get_mut(&account) else {
             return;
         };
         if account.retry_at.is_none() || account.tried_with.is_none() {
@@ -113,17 +153,19 @@ impl Ledger {
         account.mend(|tried| tried.subject == subject && tried.settings != settings);
     }
 
-    /// Changes an account, in memory at once and then in the ConfigMap; writes nothing when nothing changed.
+    /// Changes an account for a Secret of `namespace`, in memory at once and then in the ConfigMap; writes nothing when
+    /// nothing changed.
     ///
     /// # Errors
     /// What every call may end in; the change holds in memory all the same.
     pub async fn update(
         &self,
+        namespace: &str,
         account: u64,
         change: impl FnOnce(&mut Account),
     ) -> Result<(), Error> {
         let mut change = Some(change);
-        self.update_all([account], |_, account| {
+        self.update_all(namespace, [account], |_, account| {
             if let Some(change) = change.take() {
                 change(account);
             }
@@ -137,33 +179,27 @@ impl Ledger {
     /// As [`Self::update`].
     pub async fn update_all(
         &self,
+        namespace: &str,
         ids: impl IntoIterator<Item = u64>,
-        mut change: impl FnMut(u64, &mut Account),
+        change: impl FnMut(u64, &mut Account),
     ) -> Result<(), Error> {
-        let ids: Vec<u64> = ids.into_iter().collect();
-        let mut values = BTreeMap::new();
-        {
-            let mut accounts = self.lock();
-            for &id in &ids {
-                let entry = accounts.entry(id).or_default();
-                let before = entry.kept();
-                change(id, entry);
-                let (after, forgotten) = (entry.kept(), entry.is_empty());
-                if forgotten {
-                    accounts.remove(&id);
-                }
-                if after != before {
-                    let text = || serde_json::to_string(&after).unwrap_or_default();
-                    values.insert(key_of(id), (!after.is_empty()).then(text));
-                }
-            }
-            if values.is_empty() {
-                return Ok(());
-            }
-            for over in sweep(&mut accounts, &ids, UnixTime::now()) {
-                values.insert(over, None);
-            }
+        if !self.lock().change(namespace, ids, change) {
+            return Ok(());
         }
+        let _writer = self.writer.lock().await;
+        let ids = std::mem::take(&mut self.lock().unwritten);
+        if ids.is_empty() {
+            // The one before has written it too.
+            return Ok(());
+        }
+        let mut taken = Taken { ledger: self, ids };
+        let values = self.lock().values(&taken.ids);
+        self.write(values).await?;
+        taken.ids.clear();
+        Ok(())
+    }
+
+    async fn write(&self, values: BTreeMap<String, Option<String>>) -> Result<(), Error> {
         let what = || format!("writing ConfigMap {NAME}");
         let manager = Some(FIELD_MANAGER.to_owned());
         let params = PatchParams {
@@ -201,7 +237,7 @@ impl Ledger {
             ..PostParams::default()
         };
         match call(what, self.api.create(&post, &new)).await {
-            // Another renewal made it in this very moment.
+            // A former leader made it in this very moment.
             Err(Error::AlreadyExists { .. }) => {
                 call(what, self.api.patch(NAME, &params, &Patch::Merge(body)))
                     .await
@@ -211,21 +247,118 @@ impl Ledger {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Account>> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes out some of what is over, but for the accounts that are being changed; gives their keys in the ConfigMap.
-fn sweep(accounts: &mut HashMap<u64, Account>, but: &[u64], now: UnixTime) -> Vec<String> {
-    let over = accounts
-        .iter()
-        .filter(|(account, it)| !but.contains(account) && it.is_over(now));
-    let over: Vec<u64> = over.map(|(account, _)| *account).take(SWEPT).collect();
-    for account in &over {
-        accounts.remove(account);
+// === impl State ===
+
+impl State {
+    /// Changes accounts; whether there is anything to write.
+    fn change(
+        &mut self,
+        namespace: &str,
+        ids: impl IntoIterator<Item = u64>,
+        mut change: impl FnMut(u64, &mut Account),
+    ) -> bool {
+        let ids: BTreeSet<u64> = ids.into_iter().collect();
+        let mut changed = false;
+        for &id in &ids {
+            let entry = self.accounts.entry(id).or_default();
+            let before = entry.kept();
+            change(id, entry);
+            entry.namespace = Some(namespace.into());
+            let (mut after, forgotten) = (entry.kept(), entry.is_empty());
+            if forgotten {
+                self.accounts.remove(&id);
+            }
+            // Who has changed it is no change by itself.
+            after.namespace.clone_from(&before.namespace);
+            if after != before {
+                changed = true;
+                self.unwritten.insert(id);
+                let text = self.text(id);
+                self.sized(id, text.as_deref());
+            }
+        }
+        if changed {
+            let now = UnixTime::now();
+            self.sweep(&ids, now);
+            self.make_room(&ids, now);
+        }
+        changed
     }
-    over.into_iter().map(key_of).collect()
+
+    /// An entry as the ConfigMap has it, if it is worth one.
+    fn text(&self, id: u64) -> Option<String> {
+        let kept = self.accounts.get(&id)?.kept();
+        (!kept.is_empty()).then(|| serde_json::to_string(&kept).unwrap_or_default())
+    }
+
+    /// What the ConfigMap is to say of these accounts.
+    fn values(&self, ids: &BTreeSet<u64>) -> BTreeMap<String, Option<String>> {
+        ids.iter().map(|id| (key_of(*id), self.text(*id))).collect()
+    }
+
+    /// Notes what an entry takes.
+    fn sized(&mut self, id: u64, text: Option<&str>) {
+        let size = text.map(|text| key_of(id).len() + text.len());
+        let before = match size {
+            Some(size) => self.sizes.insert(id, size),
+            None => self.sizes.remove(&id),
+        };
+        self.bytes += size.unwrap_or(0);
+        self.bytes -= before.unwrap_or(0);
+    }
+
+    fn forget(&mut self, id: u64) {
+        self.accounts.remove(&id);
+        self.sized(id, None);
+        self.unwritten.insert(id);
+    }
+
+    /// Takes out some of what is over, but for the accounts that are being changed.
+    fn sweep(&mut self, but: &BTreeSet<u64>, now: UnixTime) {
+        let over = self.accounts.iter();
+        let over = over.filter(|(account, it)| !but.contains(account) && it.is_over(now));
+        let over: Vec<u64> = over.map(|(account, _)| *account).take(SWEPT).collect();
+        for account in over {
+            self.forget(account);
+        }
+    }
+
+    /// Where the ConfigMap would be full: the namespace with the most in it loses the entries that were changed longest
+    /// ago.
+    fn make_room(&mut self, but: &BTreeSet<u64>, now: UnixTime) {
+        if self.bytes <= MOST_BYTES {
+            return;
+        }
+        let mut of: HashMap<&str, (usize, Vec<u64>)> = HashMap::new();
+        for (id, size) in &self.sizes {
+            let namespace = self.accounts.get(id).and_then(|it| it.namespace.as_deref());
+            let (bytes, ids) = of.entry(namespace.unwrap_or_default()).or_default();
+            *bytes += size;
+            ids.push(*id);
+        }
+        let Some((namespace, (_, mut ids))) = of.into_iter().max_by_key(|(_, (bytes, _))| *bytes)
+        else {
+            return;
+        };
+        let namespace = namespace.to_owned();
+        ids.retain(|id| !but.contains(id));
+        ids.sort_by_cached_key(|id| self.accounts.get(id).map(|it| it.changed_at(now)));
+        ids.truncate(SWEPT);
+        tracing::warn!(
+            namespace,
+            entries = ids.len(),
+            "the ledger is full: the oldest entries of the namespace that fills it are forgotten, and with them how often \
+             its renewals have failed"
+        );
+        for id in ids {
+            self.forget(id);
+        }
+    }
 }
 
 /// An account's key in the ConfigMap.
@@ -239,27 +372,92 @@ mod tests {
 
     use super::*;
 
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    fn failed(ago: u64, namespace: &str) -> Account {
+        let at = Some((NOW - Duration::from_secs(ago)).0);
+        Account {
+            failures: 1,
+            retry_at: at,
+            failed_at: at,
+            namespace: Some(namespace.into()),
+            ..Account::default()
+        }
+    }
+
+    fn state(accounts: impl IntoIterator<Item = (u64, Account)>) -> State {
+        let mut state = State {
+            accounts: accounts.into_iter().collect(),
+            ..State::default()
+        };
+        let ids: Vec<u64> = state.accounts.keys().copied().collect();
+        for id in ids {
+            let text = state.text(id);
+            state.sized(id, text.as_deref());
+        }
+        state
+    }
+
     #[test]
     fn what_is_over_is_swept_and_nothing_else() {
-        let now = UnixTime(1_800_000_000);
-        let failed = |ago: u64| Account {
-            failures: 1,
-            retry_at: Some((now - Duration::from_secs(ago)).0),
-            ..Account::default()
-        };
         let week = 7 * 86_400;
-        let mut accounts = HashMap::from([
-            (1, failed(0)),
-            (2, failed(week - 1)),
-            (3, failed(week)),
-            (4, failed(10 * week)),
-        ]);
-        assert_eq!(sweep(&mut accounts, &[4], now), ["0000000000000003"]);
-        assert_eq!(sweep(&mut accounts, &[1], now), ["0000000000000004"]);
-        let mut left: Vec<u64> = accounts.into_keys().collect();
-        left.sort_unstable();
-        assert_eq!(left, [1, 2]);
-        let mut many = (0..1_000).map(|it| (it, failed(week))).collect();
-        assert_eq!(sweep(&mut many, &[0], now).len(), SWEPT);
+        let ages = [0, week - 1, week, 10 * week];
+        let mut state = state((1..).zip(ages.map(|age| failed(age, "shop"))));
+        state.sweep(&BTreeSet::from([4]), NOW);
+        assert_eq!(state.unwritten, BTreeSet::from([3]));
+        state.sweep(&BTreeSet::from([1]), NOW);
+        assert_eq!(state.unwritten, BTreeSet::from([3, 4]));
+        let left: BTreeSet<u64> = state.accounts.into_keys().collect();
+        assert_eq!(left, BTreeSet::from([1, 2]));
+        let mut many = self::state((0..1_000).map(|id| (id, failed(week, "shop"))));
+        many.sweep(&BTreeSet::from([0]), NOW);
+        assert_eq!(many.unwritten.len(), SWEPT);
+    }
+
+    #[test]
+    fn a_namespace_that_fills_the_ledger_loses_its_own_oldest_entries_and_nobody_elses() {
+        let few = (0..50).map(|id| (id, failed(1_000_000 - id, "few")));
+        let mut state = state(few);
+        let mut id = 1_000;
+        while state.bytes <= MOST_BYTES {
+            state.accounts.insert(id, failed(600_000 - id, "many"));
+            let text = state.text(id);
+            state.sized(id, text.as_deref());
+            id += 1;
+        }
+        let before = state.sizes.len();
+        state.make_room(&BTreeSet::from([1_000]), NOW);
+        assert_eq!(state.sizes.len(), before - SWEPT);
+        assert!(state.bytes <= MOST_BYTES);
+        let gone: Vec<u64> = state.unwritten.iter().copied().collect();
+        let oldest: Vec<u64> = (1_001..).take(SWEPT).collect();
+        assert_eq!(gone, oldest, "but for the one that is being changed");
+        let sum: usize = state.sizes.values().sum();
+        assert_eq!(state.bytes, sum);
+    }
+
+    #[test]
+    fn what_is_written_is_what_memory_holds_when_the_write_begins() {
+        let mut state = State::default();
+        let failures = |count| {
+            move |_: u64, account: &mut Account| {
+                account.failures = count;
+                account.retry_at = (count > 0).then_some(NOW.0 * 2);
+            }
+        };
+        assert!(state.change("shop", [1], failures(1)));
+        assert!(state.change("shop", [1, 2], failures(2)));
+        let ids = std::mem::take(&mut state.unwritten);
+        let values = state.values(&ids);
+        assert_eq!(values.len(), 2);
+        for value in values.into_values() {
+            assert!(value.unwrap().contains(r#""failures":2"#));
+        }
+        assert!(!state.change("shop", [1], failures(2)), "nothing is new");
+        assert!(!state.change("pay", [1], failures(2)), "nor by another");
+        assert!(state.change("shop", [1], failures(0)));
+        let values = state.values(&state.unwritten);
+        assert_eq!(values.into_values().collect::<Vec<_>>(), [None]);
+        assert!(!state.accounts.contains_key(&1) && !state.sizes.contains_key(&1));
     }
 }

@@ -186,6 +186,20 @@ impl Config {
         self.issuers.get(name)
     }
 
+    /// Whether an issuer is a CA for rehearsals: another one's `staging` names it, or its directory says so.
+    #[must_use]
+    pub fn is_staging(&self, name: &str) -> bool {
+        let Some(directory) = self.issuer(name).map(|issuer| &issuer.directory) else {
+            return false;
+        };
+        let named = |other: &Issuer| match &other.staging {
+            Some(Staging::Issuer(staging)) => staging == name,
+            Some(Staging::Directory(staging)) => staging == directory,
+            None => false,
+        };
+        directory.contains("staging") || self.issuers.values().any(named)
+    }
+
     /// What Secrets in this namespace get where they say nothing.
     #[must_use]
     pub fn namespace(&self, namespace: &str) -> &NamespaceDefaults {

@@ -27,7 +27,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use bounded::Connection;
 
 use crate::config::Config;
-use crate::index::Index;
+use crate::index::{Index, Observed};
 use crate::metrics::{Metrics, process};
 use crate::time::UnixTime;
 
@@ -53,8 +53,8 @@ pub struct State {
     pub ready: Arc<AtomicBool>,
     /// The config that is in force.
     pub config: watch::Receiver<Arc<Config>>,
-    /// The failures in a row of an account of the ledger.
-    pub failures: Arc<dyn Fn(u64) -> u32 + Send + Sync>,
+    /// The failures in a row of a Secret.
+    pub failures: Arc<dyn Fn(&Observed) -> u32 + Send + Sync>,
     /// Whose view it is: the pod's name.
     pub replica: Arc<str>,
     /// When the process began.

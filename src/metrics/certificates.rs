@@ -6,7 +6,7 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use crate::index::{Entry, Fault, Index, Key, Row, Stuck};
+use crate::index::{Entry, Fault, Index, Key, Observed, Row, Stuck};
 use crate::schedule::due::Never;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
@@ -159,18 +159,18 @@ impl Found {
     }
 }
 
-/// Appends what the index says at `now`; `failures` knows the failures in a row of an account.
+/// Appends what the index says at `now`; `failures` knows the failures in a row of a Secret.
 pub(super) fn write(
     out: &mut String,
     now: UnixTime,
     index: &Index,
-    failures: &dyn Fn(u64) -> u32,
+    failures: &dyn Fn(&Observed) -> u32,
     per_certificate: bool,
 ) {
     let mut found = Found::default();
     for (row, entry) in index.iter() {
         found.take(row, &entry, now, per_certificate);
-        if failures(entry.observed.account) > 0 {
+        if failures(&entry.observed) > 0 {
             let leaf = entry.observed.leaf;
             let ends = leaf.map_or(UnixTime(0), |leaf| leaf.not_after);
             found.failed.push((ends, row));
@@ -276,7 +276,7 @@ pub(super) fn write(
     let help = "Renewals that failed in a row, for each Secret whose last one did";
     family(out, name, "gauge", help);
     for (key, entry) in entries(index, &failed) {
-        let count = failures(entry.observed.account);
+        let count = failures(&entry.observed);
         sample(out, name, &labels(&key, &entry), count);
     }
     let name = "cert_renew_rollout_pending";

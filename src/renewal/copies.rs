@@ -15,7 +15,8 @@ use super::fresh::Fresh;
 use crate::certificate::Fingerprint;
 use crate::cluster::events::Reason;
 use crate::cluster::records::Record;
-use crate::cluster::secrets;
+use crate::cluster::{namespaces, secrets};
+use crate::config::Labels;
 use crate::context::Context;
 use crate::index::{Entry, Key};
 use crate::pair::{self, Chain};
@@ -24,6 +25,8 @@ use crate::time::UnixTime;
 
 /// A copy looks again after this whether the one that orders for it has come to an end.
 const FOLLOW: Duration = Duration::from_secs(30);
+/// The namespaces of this many others are looked at before a Secret orders for itself: each look is a request.
+const LEADERS: usize = 4;
 
 /// Other Secrets that draw on the same account of the ledger and hold this leaf.
 fn others(
@@ -43,22 +46,56 @@ fn others(
 }
 
 /// When to look again, if another Secret orders for this one: of those that are due the one with the lowest key.
-pub(super) fn follows(
+pub(super) async fn follows(
     context: &Context,
     key: &Key,
     fresh: &Fresh,
     now: UnixTime,
 ) -> Option<UnixTime> {
-    let leaf = fresh.leaf()?.fingerprint;
+    for leader in leaders(context, key, fresh, now).iter().take(LEADERS) {
+        if may_lead(context, leader, fresh).await {
+            return Some(now + FOLLOW);
+        }
+    }
+    None
+}
+
+/// The other Secrets that would order for this one, as far as the index knows, the lowest key first.
+fn leaders(context: &Context, key: &Key, fresh: &Fresh, now: UnixTime) -> Vec<Key> {
+    let Some(leaf) = fresh.leaf() else {
+        return Vec::new();
+    };
     let leads = |other: &Key, entry: &Entry| {
         let open = entry.observed.window.is_none_or(|window| window <= now);
         // One that is put off leads nobody; one that waits for the CA's word alone has it in a moment.
         let asking = entry.observed.suggestion == Suggestion::Unasked;
         let soon = asking || entry.renewing.is_some() || entry.renew_at <= now + FOLLOW;
-        other < key && open && soon && entry.renewal_due(now)
+        // One that fails by itself would lead into its own back-off.
+        let able = context.secret_failures.count(&entry.observed.uid) == 0;
+        other < key && open && soon && able && entry.renewal_due(now)
     };
-    let leaders = others(context, key, fresh.assessment.account, leaf, leads);
-    (!leaders.is_empty()).then(|| now + FOLLOW)
+    let account = fresh.assessment.account;
+    let mut leaders = others(context, key, account, leaf.fingerprint, leads);
+    leaders.sort_unstable();
+    leaders
+}
+
+/// Whether `allow` grants the names to the other Secret's namespace as it is labelled now; the index has asked all but
+/// the labels.
+async fn may_lead(context: &Context, leader: &Key, fresh: &Fresh) -> bool {
+    let config = context.config();
+    if !config.needs_namespace_labels() {
+        return true;
+    }
+    let (Some(issuer), Ok(labels)) = (
+        config.issuer(&fresh.home),
+        namespaces::labels(&context.client, &leader.namespace).await,
+    ) else {
+        return false;
+    };
+    let labels = Labels::Are(&labels);
+    let mut names = fresh.assessment.names.iter();
+    names.all(|name| issuer.allows(&leader.namespace, labels, name))
 }
 
 /// Writes the new pair into every copy of the Secret that was renewed; `had` is the leaf that it
@@ -72,6 +109,10 @@ pub(super) async fn share(
     chain: &Chain,
 ) {
     let account = crate::schedule::budget::account_of(&fresh.home, &fresh.assessment.names);
+    // Who stole the key holds it in a Secret too, perhaps: what replaces it goes to nobody who proves it.
+    if fresh.assessment.settings.revoked == Some(had) {
+        return;
+    }
     // Whoever shows another's certificate without its key shares nothing: the others would get a key that he knows.
     if !holds(fresh, had, UnixTime::now()) {
         return;
@@ -113,6 +154,7 @@ async fn write(
     let (mine, theirs) = (&fresh.assessment, &of.assessment);
     let alike = fresh.home == of.home
         && fresh.names_to_order() == record.order.names
+        && mine.settings.revoked.is_none()
         && mine.settings.profile == theirs.settings.profile
         && mine.settings.key_type == theirs.settings.key_type
         && mine.settings.key_rotation == theirs.settings.key_rotation;

@@ -1,6 +1,7 @@
 //! Why a renewal failed, and for what that counts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -10,9 +11,13 @@ use crate::certificate::Leaf;
 use crate::cluster;
 use crate::key::KeyError;
 use crate::name::Name;
-use crate::pair::Rejected;
+use crate::pair::{PairFault, Rejected};
 use crate::schedule::budget::TriedWith;
 use crate::solver::{dns_persist01, dns01, route};
+use crate::time::UnixTime;
+
+/// A certificate that is not valid yet is waited for as long as this: clocks are wrong by minutes, or by a time zone.
+const MOST_EARLY: Duration = Duration::from_secs(86_400);
 
 /// Why a renewal failed.
 #[derive(Debug, Error)]
@@ -29,6 +34,14 @@ pub(super) enum Failure {
     /// What the CA issued is not what was asked for.
     #[error("what the CA issued is not written: {}", cluster::chain(.0))]
     Rejected(#[from] Rejected),
+    /// What the CA issued is sound, and not valid before this instant by this machine's clock.
+    #[error(
+        "the certificate that was issued is not valid before {0} and is written then: is this machine's clock right?"
+    )]
+    TooEarly(UnixTime),
+    /// The config has no issuer of this name.
+    #[error("the config has no issuer {0}; the order waits for it")]
+    NoIssuer(Arc<str>),
     /// No key could be made or read.
     #[error("{}", cluster::chain(.0))]
     Key(#[from] KeyError),
@@ -118,6 +131,17 @@ impl From<issuers::Error> for Failure {
 }
 
 impl Failure {
+    /// What the checks say of an issued certificate. One that is sound and whose time comes soon is waited for: the next one
+    /// would not be valid either.
+    pub(super) fn rejected(rejected: Rejected, now: UnixTime) -> Self {
+        match rejected {
+            Rejected::Unusable(PairFault::NotYetValid(at)) if at.since(now) <= MOST_EARLY => {
+                Self::TooEarly(at)
+            }
+            rejected => Self::Rejected(rejected),
+        }
+    }
+
     /// Whether the order can bring nothing any more.
     pub(super) fn ends_order(&self, order: &acme::Order) -> bool {
         match self {
@@ -145,6 +169,8 @@ impl Failure {
             | Self::Route(_)
             | Self::RouteRefused(..)
             | Self::Waiting(_)
+            | Self::TooEarly(_)
+            | Self::NoIssuer(_)
             | Self::Stopped
             | Self::Rehearsal(_) => false,
             Self::About { what, .. } => what.ends_order(order),
@@ -161,6 +187,22 @@ impl Failure {
             Self::Rejected(_) | Self::Stopped | Self::Unwanted => false,
             Self::About { what, .. } | Self::Waiting(what) => what.may_be_the_settings(),
             _ => true,
+        }
+    }
+
+    /// Whether the Secret itself is the cause: others that ask for the same names are not delayed by it.
+    pub(super) fn is_of_the_secret(&self) -> bool {
+        match self {
+            Self::NotAllowed(_)
+            | Self::Labels(_)
+            | Self::Hopeless(_)
+            | Self::Key(_)
+            | Self::KeptKey(_)
+            | Self::Cluster(_)
+            | Self::Rejected(Rejected::EndsSooner { .. }) => true,
+            Self::Acme(error) => error.is_about_settings(),
+            Self::About { what, .. } => what.is_of_the_secret(),
+            _ => false,
         }
     }
 
@@ -181,6 +223,8 @@ impl Failure {
             Self::Issuer(_) => "IssuerUnusable",
             Self::Cluster(error) | Self::Labels(error) => error.reason(),
             Self::Rejected(_) => "Rejected",
+            Self::TooEarly(_) => "NotYetValid",
+            Self::NoIssuer(_) => "IssuerUnusable",
             Self::Key(_) | Self::KeptKey(_) => "Key",
             Self::NoSolver(_) => "NoSolver",
             Self::Forbidden(_) => "Caa",

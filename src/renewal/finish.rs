@@ -15,6 +15,7 @@ use super::record::{self, took};
 use super::ways::Plan;
 use super::write;
 use crate::acme::{self, OrderStatus, Preference};
+use crate::certificate::{self, Leaf};
 use crate::cluster::records::Record;
 use crate::config;
 use crate::context::Context;
@@ -61,7 +62,8 @@ pub(super) async fn resume(
         .as_ref()
         .is_some_and(|key| is_written(&fresh, &record, key))
     {
-        write::count_issue(context, key, &fresh, &record).await;
+        let lifetime = fresh.leaf().map(Leaf::lifetime);
+        write::count_issue(context, key, &fresh, &record, lifetime).await;
         record::remove(context, &record).await?;
         return Ok(Outcome::Tidied);
     }
@@ -159,7 +161,8 @@ pub(super) async fn proceed(
     mut begun: Begun,
     reason: Reason,
 ) -> Result<Outcome, Failure> {
-    match finish(context, key, &mut begun, reason).await {
+    let mut lifetime = None;
+    match finish(context, key, &mut begun, (reason, &mut lifetime)).await {
         Ok(Progress::Ended(outcome)) => {
             record::remove(context, &begun.record).await?;
             Ok(outcome)
@@ -168,6 +171,11 @@ pub(super) async fn proceed(
         Err(failure) => {
             let Begun { record, order, .. } = &begun;
             if failure.ends_order(order) || is_lost(context, &fresh, record, &failure) {
+                if order.status() == OrderStatus::Valid {
+                    // The CA has issued it, and nobody will use it.
+                    let account = fresh.assessment.account;
+                    write::count_wasted(context, key, account, record, lifetime).await;
+                }
                 record::give_back(order).await;
                 record::remove(context, record).await?;
             }
@@ -180,7 +188,7 @@ async fn finish(
     context: &Context,
     key: &Key,
     begun: &mut Begun,
-    reason: Reason,
+    (reason, lifetime): (Reason, &mut Option<Duration>),
 ) -> Result<Progress, Failure> {
     let Begun {
         record,
@@ -230,10 +238,8 @@ async fn finish(
     started = Instant::now();
     let pem = order.certificate(&preference).await?;
     took(context, record, RenewalStep::Download, started);
-    let written = write::write(context, key, (record, order.client()), &pem, reason).await;
-    if matches!(written, Err(Failure::Unwanted)) {
-        // The CA counts what nobody wants any more.
-        write::count_unwanted(context, key, record).await;
-    }
-    written
+    *lifetime = certificate::leaf(pem.as_bytes())
+        .ok()
+        .map(|leaf| leaf.lifetime());
+    write::write(context, key, (record, order.client()), &pem, reason).await
 }

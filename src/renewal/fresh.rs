@@ -20,7 +20,7 @@ use crate::schedule::budget::{Claim, TriedWith};
 use crate::schedule::due::{Never, Reason};
 use crate::secret::full::FullSecret;
 use crate::secret::keys;
-use crate::secret::settings::IssuerRef;
+use crate::secret::settings::{FORCE, IssuerRef};
 use crate::time::UnixTime;
 
 /// A Secret as it is now, and what it asks for.
@@ -78,7 +78,7 @@ impl Fresh {
     /// The Secret as it is now; None where it is gone, or asks for nothing.
     ///
     /// # Errors
-    /// When it, or the labels of a namespace where they matter, cannot be read.
+    /// When it, or the labels of a namespace where they matter, cannot be read, or the config has no such issuer.
     pub(super) async fn read(
         context: &Context,
         key: &Key,
@@ -107,7 +107,7 @@ impl Fresh {
             return Ok(None);
         };
         let Some(issuer) = config.issuer(&issuer_name).cloned() else {
-            return Ok(None);
+            return Err(Failure::NoIssuer(issuer_name));
         };
         let settings = &assessment.settings;
         let outputs = settings.outputs.iter().map(|output| &*output.name);
@@ -153,9 +153,12 @@ impl Fresh {
     pub(super) fn claim(&self, reason: Reason) -> Claim<'_> {
         let leaf = self.leaf();
         let issued_by = self.assessment.issued_by.as_ref();
+        let moved = issued_by.is_some_and(|by| *by.issuer != *self.home);
+        let wished = self.assessment.settings.renew_now.as_deref();
         Claim {
             reason,
             wish: self.assessment.wish(),
+            caused: moved || wished.is_some_and(|it| it.starts_with(FORCE)),
             leaf,
             written: leaf.and_then(|leaf| issued_by?.wrote(leaf.fingerprint)),
         }
@@ -240,7 +243,7 @@ impl Failure {
         let of = Of {
             uid: fresh.uid().to_owned(),
             account: fresh.assessment.account,
-            wish: fresh.assessment.wish(),
+            wish: fresh.assessment.unserved(),
             order: None,
             issuer: Arc::clone(&fresh.issuer_name),
             directory: fresh.issuer.directory.clone(),

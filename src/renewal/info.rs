@@ -6,7 +6,7 @@
 //! Kept in memory only: the instant chosen in a window is the same after a restart, so nothing is written for a poll.
 //! It renews nothing, and it never stands in the way: a CA that does not answer in time counts as one that has no opinion.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +36,11 @@ const DEADLINE: Duration = Duration::from_secs(40);
 const NO_RENEWAL_INFO: Duration = Duration::from_secs(86_400);
 /// An issuer that cannot be used now is asked again after this.
 const UNUSABLE: Duration = Duration::from_secs(300);
+/// A certificate's name in renewal information is no longer: RFC 5280 has serials of twenty octets, and key identifiers are
+/// hashes. A longer one is nobody's that has such information.
+const LONGEST_ID: usize = 200;
+/// So many certificates in a row that the CA fails to answer about are its fault; fewer may be odd ones.
+const SILENT: usize = 3;
 /// Longest sleep: timers do not count the time that a machine was suspended, the clock does.
 const BEAT: Duration = Duration::from_secs(30);
 
@@ -60,6 +65,8 @@ pub struct RenewalInfo {
 #[derive(Debug, Default)]
 struct State {
     certificates: HashMap<Key, Certificate>,
+    /// The certificates in a row that each issuer has failed to answer about, none twice.
+    silent: HashMap<Arc<str>, HashSet<Key>>,
     /// When to ask, and of those the soonest due first. What is being asked is not in it.
     queue: BTreeSet<(UnixTime, UnixTime, Key)>,
 }
@@ -112,7 +119,9 @@ impl RenewalInfo {
             self.forget(key);
             return Suggestion::None;
         };
-        if assessment.heed == Heed::Nothing || leaf.self_signed {
+        // Base64 of both, and a dot.
+        let too_long = (authority.len() + leaf.serial.len()) * 4 / 3 > LONGEST_ID;
+        if assessment.heed == Heed::Nothing || leaf.self_signed || too_long {
             self.forget(key);
             return Suggestion::None;
         }
@@ -212,6 +221,24 @@ impl State {
         if let Some(known) = self.certificates.remove(key) {
             self.queue.remove(&(known.again, known.due, key.clone()));
         }
+    }
+
+    /// Whether the CA fails whatever it is asked about. One that has failed before says nothing new.
+    fn is_outage(&mut self, question: &Question, unreachable: bool) -> bool {
+        if !unreachable {
+            self.silent.remove(&question.issuer);
+            return false;
+        }
+        if question.failures > 0 {
+            return false;
+        }
+        let silent = self.silent.entry(Arc::clone(&question.issuer)).or_default();
+        silent.insert(question.key.clone());
+        let outage = silent.len() >= SILENT;
+        if outage {
+            self.silent.remove(&question.issuer);
+        }
+        outage
     }
 
     /// Takes over an answer; what is to be told the reader comes with it.
@@ -338,7 +365,7 @@ async fn ask(context: &Context, question: Question) -> (Question, Answer) {
             Err(_) => return Answer::Issuer(now + UNUSABLE),
         };
         match client.renewal_info(&id, question.failures, now).await {
-            Ok(Some(poll)) if poll.is_unreachable() => Answer::Issuer(poll.again),
+            Ok(Some(poll)) if poll.is_limit() => Answer::Issuer(poll.again),
             Ok(Some(poll)) => Answer::Poll(poll),
             Ok(None) => Answer::Issuer(now + NO_RENEWAL_INFO),
             Err(_) => Answer::Issuer(now + UNUSABLE),
@@ -377,9 +404,11 @@ fn settle(
                 .certificates
                 .get(&question.key)
                 .is_some_and(|known| known.window.is_some());
+            let is_outage = state.is_outage(question, poll.is_unreachable());
             let Some((suggested, note)) = state.answered(question, &poll) else {
                 return;
             };
+            let put_off = is_outage.then(|| state.put_off(&question.issuer, poll.again));
             if note.is_some() && had_window {
                 context.metrics.renewal_window_moved(&question.issuer);
             }
@@ -390,7 +419,9 @@ fn settle(
                 let reason = Reason::RenewalWindowMoved;
                 context.events.secret(&question.key, &uid, reason, &note);
             }
-            vec![suggested]
+            let mut all = vec![suggested];
+            all.extend(put_off.unwrap_or_default());
+            all
         }
     };
     // The controller is gone only when this is.
@@ -492,6 +523,35 @@ mod tests {
         assert_eq!(info.next(UnixTime(1)).ok().unwrap().key, key("c"));
         assert!(info.next(UnixTime(1)).is_err());
         assert!(info.next(UnixTime(50)).is_ok());
+    }
+
+    #[test]
+    fn one_odd_certificate_puts_off_itself_and_an_outage_all_of_its_issuer() {
+        let info = RenewalInfo::default();
+        let names = ["a", "b", "c", "d", "e"];
+        for name in names {
+            info.lock().insert(&key(name), certificate(100, "le"));
+        }
+        let answers = |name: &str, failures, unreachable| {
+            let question = Question {
+                key: key(name),
+                leaf: Fingerprint([1; 32]),
+                id: "".into(),
+                issuer: "le".into(),
+                failures,
+            };
+            info.lock().is_outage(&question, unreachable)
+        };
+        // One that has no answer each time, and is asked first each time.
+        for failures in 0..5 {
+            assert!(!answers("a", failures, true));
+            assert!(!answers("a", 0, true), "nor by being made anew");
+        }
+        assert!(!answers("b", 0, true));
+        assert!(!answers("c", 0, false), "the CA works");
+        assert!(!answers("b", 0, true));
+        assert!(!answers("d", 0, true));
+        assert!(answers("e", 0, true));
     }
 
     #[test]

@@ -77,7 +77,15 @@ pub(super) async fn held(
         format!("the CA has limited {whom}: issuer {issuer} is not asked for them before {until}");
     let leaf = fresh.leaf();
     let fallback = fresh.issuer.fallback.is_some();
-    let at = after_limit(context, fresh.assessment.account, leaf, fallback, until).await;
+    let at = after_limit(
+        context,
+        key,
+        fresh.assessment.account,
+        leaf,
+        fallback,
+        until,
+    )
+    .await;
     Some(not_now(
         context,
         key,
@@ -92,6 +100,7 @@ pub(super) async fn held(
 /// fallback, as soon as life runs short.
 pub(super) async fn after_limit(
     context: &Context,
+    key: &Key,
     account: u64,
     leaf: Option<&Leaf>,
     has_fallback: bool,
@@ -107,7 +116,9 @@ pub(super) async fn after_limit(
     let again = if known { NO_FALLBACK } else { FALLBACK };
     let noted = context
         .ledger
-        .update(account, |account| account.unavailable_until = Some(until.0))
+        .update(&key.namespace, account, |account| {
+            account.unavailable_until = Some(until.0);
+        })
         .await;
     if let Err(error) = noted {
         tracing::warn!(%error, "the ledger could not be written; it is right in memory");

@@ -29,11 +29,16 @@ pub mod preflight;
 mod proof;
 mod public_ca;
 mod record;
+pub mod secret_failures;
 mod settle;
 pub mod validations;
 mod venue;
 mod ways;
 mod write;
+
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::cluster;
 use crate::cluster::records::{self, Found, Record};
@@ -46,15 +51,28 @@ use failure::Failure;
 use fresh::Fresh;
 use outcome::{Outcome, held, immutable, left_to};
 
+/// An order whose issuer is not in the config is kept for the config that has it again, for as long as CAs keep one.
+const ORDER_LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// A renewal gives its place back after this, whatever it waits for. A record goes on from where it is; the parts of a
+/// renewal, each with a deadline of its own, seldom add up to it.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+
 /// Renews a Secret if it is due, and reports to the ticket.
 pub async fn run(context: &Context, ticket: Ticket) {
     let key = ticket.key().clone();
-    let finished = match attempt(context, &key).await {
-        Ok(Outcome::Renewed | Outcome::Tidied) => Finished::Wrote,
-        Ok(Outcome::Later(at, why)) => Finished::Later(at, why),
-        Ok(Outcome::Stuck(at, stuck, why)) => Finished::Stuck(at, stuck, why),
-        Err(failure) => failure.settle(context, &key).await,
+    let finished = match timeout(LONGEST, attempt(context, &key)).await {
+        Ok(Ok(Outcome::Renewed | Outcome::Tidied)) => Finished::Wrote,
+        Ok(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
+        Ok(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
+        Ok(Err(failure)) => failure.settle(context, &key).await,
+        Err(_) => settle::took_too_long(context, &key),
     };
+    if let Finished::Wrote = finished
+        && let Some(entry) = context.entry(&key)
+    {
+        context.secret_failures.forget(&entry.observed.uid);
+    }
     ticket.finish(finished);
 }
 
@@ -78,7 +96,13 @@ pub async fn abandon(context: &Context, key: &Key) {
 async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
     let now = UnixTime::now();
     let record = running(context, key).await?;
-    let Some(fresh) = Fresh::read(context, key, now).await? else {
+    let read = Fresh::read(context, key, now).await;
+    if let (Err(Failure::NoIssuer(_)), Some(record)) = (&read, &record)
+        && now.since(UnixTime(record.order.created)) > ORDER_LIFE
+    {
+        record::remove(context, record).await?;
+    }
+    let Some(fresh) = read? else {
         if let Some(record) = record {
             record::give_up(context, &record).await?;
         }
@@ -114,7 +138,7 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         let written = changes::write_outputs(context, key, &fresh).await;
         return written.map_err(|failure| failure.about(&fresh));
     }
-    if let Some(again) = copies::follows(context, key, &fresh, now) {
+    if let Some(again) = copies::follows(context, key, &fresh, now).await {
         return Ok(Outcome::Later(again, None));
     }
     let fresh = fresh.at_hand(context, key, now);

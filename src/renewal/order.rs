@@ -100,8 +100,9 @@ pub(super) async fn order(
         names,
         profile: profile.map(ToOwned::to_owned),
         reason: due.reason.as_str().to_owned(),
-        expected: fresh.claim(due.reason).is_expected(UnixTime::now()),
-        replaced: order.replaces_accepted(),
+        expected: fresh.claim(due.reason).is_scheduled(UnixTime::now()),
+        // A certificate that the CA wants back at once counts, replaced or not.
+        replaced: order.replaces_accepted() && fresh.claim(due.reason).is_expected(UnixTime::now()),
         created: UnixTime::now().0,
         authorizations: order.authorization_urls().to_vec(),
         expires: order.expires().map(|at| at.0),

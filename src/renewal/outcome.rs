@@ -7,6 +7,7 @@ use super::validations::Held;
 use crate::assess;
 use crate::cluster::events;
 use crate::context::Context;
+use crate::duration;
 use crate::index::{Key, Stuck};
 use crate::schedule::budget::{self, Hold};
 use crate::schedule::due::Reason;
@@ -38,20 +39,30 @@ pub(super) fn held(
     hold: Hold,
 ) -> Outcome {
     let until = hold.until();
-    let undone = matches!(hold, Hold::KeepsComingBack { .. }) && reason != Reason::RenewalInfo;
+    let ours = fresh.assessment.issued_by.is_some();
+    let undone = ours && matches!(hold, Hold::KeepsComingBack { .. });
+    let account = context.ledger.get(fresh.assessment.account);
+    let window = duration::human(fresh.claim(reason).window(&account));
     let note = match hold {
         Hold::BackOff { .. } => return Outcome::Later(until, context.last_error(key)),
         Hold::TooYoung { .. } => format!(
-            "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until}"
+            "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until} (cert-renew \
+             renew --force asks at once, within the budget of certificates a week)"
         ),
         Hold::TooMany { .. } => format!(
-            "{} certificates for these names were issued within 7 days, and CAs count them; the next one is asked for \
+            "{} certificates for these names were issued within {window}, and CAs count them; the next one is asked for \
              after {until}",
             budget::ISSUES_A_WEEK
         ),
-        Hold::KeepsComingBack { .. } if reason == Reason::RenewalInfo => format!(
-            "the CA's renewal window says that each new certificate is to be replaced at once: {} were issued within 7 \
-             days and no more is asked for before {until}. Is this machine's clock right?",
+        Hold::WantedBack { .. } => format!(
+            "the CA's renewal window says that each new certificate is to be replaced at once: {} were issued within \
+             {window} and no more is asked for before {until}. Is this machine's clock right?",
+            budget::UNSCHEDULED_A_WEEK
+        ),
+        // A Secret that was made anew holds nothing of ours that somebody could have undone.
+        Hold::KeepsComingBack { .. } if !ours => format!(
+            "{} certificates for these names were issued within {window} because the Secret had none, and no more is \
+             asked for before {until}. Is the Secret deleted and made anew again and again?",
             budget::UNSCHEDULED_A_WEEK
         ),
         Hold::KeepsComingBack { .. } => {
@@ -62,7 +73,7 @@ pub(super) fn held(
                 owners
             };
             format!(
-                "{owners} keeps replacing the certificate: {} were issued within 7 days and no more is asked for \
+                "{owners} keeps replacing the certificate: {} were issued within {window} and no more is asked for \
                  before {until}. Keep the data out of what {owners} applies (Flux: annotation \
                  kustomize.toolkit.fluxcd.io/ssa: IfNotPresent; Argo CD: ignoreDifferences on /data)",
                 budget::UNSCHEDULED_A_WEEK

@@ -3,7 +3,12 @@
 //! Only what is plain is told. It is left out while life runs short, as a wrong guess must not be what lets a
 //! certificate run out.
 
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
 use kube::Client as Kube;
+use tokio::time::timeout;
 
 use super::public_ca;
 use crate::acme::Directory;
@@ -14,6 +19,13 @@ use crate::gate::Gate;
 use crate::name::Name;
 use crate::solver::caa::{self, Asker};
 use crate::solver::dns01;
+
+/// Names whose CAA records are looked up at the same time.
+const AT_ONCE: usize = 16;
+/// For as long as this all of an order's are looked up: a zone's servers may take seconds for each answer.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Questions for all of them: a name may have a hundred labels, and an order a hundred names.
+const QUESTIONS: usize = 500;
 
 /// What is asked for.
 pub struct Asked<'a> {
@@ -86,7 +98,8 @@ pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -
     let Ok(resolver) = Resolver::new(&config.dns.nameservers) else {
         return found;
     };
-    for name in asked.names {
+    let left = AtomicUsize::new(QUESTIONS);
+    let look = |name| {
         let asker = Asker {
             identities: &directory.meta.caa_identities,
             account: asked.account,
@@ -96,7 +109,18 @@ pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -
                 Some(Challenge::Http01(_)) | None => "http-01",
             },
         };
-        found.extend(caa::forbids(&resolver, name, asker).await);
+        caa::forbids(&resolver, name, asker, &left)
+    };
+    let looks: Vec<_> = asked.names.iter().map(look).collect();
+    let mut looks = stream::iter(looks).buffered(AT_ONCE);
+    let all = async {
+        while let Some(forbidden) = looks.next().await {
+            found.extend(forbidden);
+        }
+    };
+    // What is not known by then the CA finds out by itself.
+    if timeout(LONGEST, all).await.is_err() {
+        tracing::debug!("DNS answers late: not all CAA records are looked at");
     }
     found
 }

@@ -7,6 +7,7 @@ use super::failure::{Failure, Of};
 use super::limits::{self, after_limit};
 use super::{issuers, validations};
 use crate::acme::{self, Class, Scope};
+use crate::certificate::Leaf;
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
@@ -22,6 +23,8 @@ use crate::time::UnixTime;
 const AFTER_CONFLICT: Duration = Duration::from_secs(5);
 /// Until the zone's servers, or the route, are looked at again.
 const WAITING: Duration = Duration::from_secs(10);
+/// An order whose issuer is not in the config: a changed config looks at once.
+const NO_ISSUER: Duration = Duration::from_secs(3_600);
 /// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
 /// which the reader ends a pause of the CA is some hundred characters long.
 const LONGEST: usize = 900;
@@ -41,6 +44,9 @@ impl Failure {
         }
         let (what, of) = match self {
             Self::About { what, of } => (*what, of),
+            Self::NoIssuer(_) => {
+                return Finished::Later(now + NO_ISSUER, Some(self.to_string().into()));
+            }
             // Only reading the Secret or the record can fail before it is known what it asks for.
             other => {
                 let reason = other.reason();
@@ -51,8 +57,19 @@ impl Failure {
         if let Some(finished) = excused(context, key, now, &what, &of).await {
             return finished;
         }
-        let verdict = Verdict::of(context, &what, &of).await;
-        let retry_at = verdict.count(context, key, now, &of).await;
+        let retry_at = if what.is_of_the_secret() {
+            let failed = Failed {
+                leaf: of.leaf.as_ref(),
+                wish: of.wish,
+                tried_with: Some(of.tried_with),
+                ..Failed::default()
+            };
+            let failures = &context.secret_failures;
+            failures.failed(&of.uid, now, &context.config().retry, failed)
+        } else {
+            let verdict = Verdict::of(context, &what, &of).await;
+            verdict.count(context, key, now, &of).await
+        };
         let text = cut(&what.to_string()).to_owned();
         tell(context, key, &of, &what, &text, retry_at).await;
         match &what {
@@ -62,6 +79,26 @@ impl Failure {
             _ => Finished::Later(retry_at, Some(text.into())),
         }
     }
+}
+
+/// The renewal was ended because it took too long: the Secret waits for its next turn as after a failure of its own.
+pub(super) fn took_too_long(context: &Context, key: &Key) -> Finished {
+    let (now, text) = (
+        UnixTime::now(),
+        "the renewal did not end in time; it goes on later",
+    );
+    tracing::warn!(secret = %key, "{text}");
+    let entry = context.entry(key);
+    let at = entry.map_or(now + WAITING, |entry| {
+        let failed = Failed {
+            wish: entry.observed.wish,
+            ..Failed::default()
+        };
+        let uid = entry.observed.uid.to_string();
+        let failures = &context.secret_failures;
+        failures.failed(&uid, now, &context.config().retry, failed)
+    });
+    Finished::Later(at, Some(text.into()))
 }
 
 /// What is no failure of the certificate, and counts for nothing: when to look again.
@@ -80,6 +117,19 @@ async fn excused(
             tracing::info!(secret = %key, reason = what.reason(), "the Secret has changed meanwhile: looked at again");
             let said = context.last_error(key);
             Some(Finished::Later(now + AFTER_CONFLICT, said))
+        }
+        Failure::NoIssuer(_) => Some(Finished::Later(
+            now + NO_ISSUER,
+            Some(what.to_string().into()),
+        )),
+        Failure::TooEarly(at) => {
+            let text = what.to_string();
+            if !context.last_said(key, &text) {
+                tracing::warn!(secret = %key, until = %at, note = text, "the renewal is held back");
+                let reason = Reason::RenewalHeld;
+                context.events.secret(key, &of.uid, reason, &text);
+            }
+            Some(Finished::Later(*at, Some(text.into())))
         }
         Failure::Waiting(what) => {
             let text = cut(&what.to_string()).to_owned();
@@ -103,7 +153,7 @@ async fn excused(
         // The CA was not asked.
         Failure::Issuer(issuers::Error::Limited(limit)) => {
             let leaf = of.leaf.as_ref();
-            let at = after_limit(context, of.account, leaf, of.has_fallback, *limit).await;
+            let at = after_limit(context, key, of.account, leaf, of.has_fallback, *limit).await;
             Some(Finished::Later(at, Some(what.to_string().into())))
         }
         _ => None,
@@ -130,6 +180,8 @@ struct Verdict {
     is_rehearsal: bool,
     /// The settings, where other ones may fare better.
     tried_with: Option<TriedWith>,
+    /// A certificate was issued, and is none to use.
+    is_rejected: bool,
     /// The accounts of the names that could not be proven.
     invalid: BTreeSet<u64>,
     /// The account of the domain or the name that the limit is about.
@@ -142,6 +194,7 @@ impl Verdict {
         let mut verdict = Self {
             tried_with: what.may_be_the_settings().then_some(of.tried_with),
             is_rehearsal: matches!(what, Failure::Rehearsal(_)),
+            is_rejected: matches!(what, Failure::Rejected(_)),
             ..Self::default()
         };
         let Failure::Acme(error) = what else {
@@ -183,7 +236,7 @@ impl Verdict {
         accounts.extend(self.limited);
         let counted = context
             .ledger
-            .update_all(accounts, |id, account| {
+            .update_all(&key.namespace, accounts, |id, account| {
                 if self.invalid.contains(&id) {
                     account.invalid(now, &backoff);
                 }
@@ -209,6 +262,11 @@ impl Verdict {
                 until
             }
             until => {
+                // Each try is a certificate: while one serves, the next waits for its share of the week.
+                let serves =
+                    |leaf: &Leaf| leaf.is_valid_at(now) && budget::runs_short_at(leaf) > now;
+                let spaced = self.is_rejected && of.leaf.as_ref().is_some_and(serves);
+                let until = until.or_else(|| spaced.then(|| now + account.spacing()));
                 let failed = Failed {
                     leaf: of.leaf.as_ref(),
                     validation: self.is_validation,

@@ -3,6 +3,10 @@
 //!
 //! What a staging CA issues is never asked for: a rehearsal ends when the names are proven.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::failure::Failure;
 use super::fresh::Fresh;
 use super::proof::{self, Wait};
@@ -18,6 +22,10 @@ use crate::key::PrivateKey;
 use crate::name::Name;
 use crate::schedule::budget;
 use crate::time::UnixTime;
+
+/// A rehearsal keeps the renewal's place, and is given up after this: the proof that is not in place by then is waited for
+/// with the real order, which gives its place back meanwhile.
+const REHEARSAL: Duration = Duration::from_secs(5 * 60);
 
 /// An issuer's fallbacks, in order.
 fn fallbacks<'a>(config: &'a Config, issuer: &str) -> impl Iterator<Item = (&'a str, &'a Issuer)> {
@@ -111,7 +119,7 @@ pub(super) async fn rehearse(
             tracing::info!(secret = %key, staging = name, "the rehearsal has passed");
             let passed = context
                 .ledger
-                .update(account, |account| account.rehearsals = 0);
+                .update(&key.namespace, account, |account| account.rehearsals = 0);
             Ok(passed.await?)
         }
         Err(Failure::Acme(error)) if error.class() == Class::FixIt => {
@@ -172,7 +180,11 @@ async fn proven(
     let mut record = record.await?;
     context.known.insert(key);
     let manner = (Some(plan), Wait::ToTheEnd);
-    let result = proof::prove(context, key, &mut record, &mut order, manner).await;
+    let proving = proof::prove(context, key, &mut record, &mut order, manner);
+    let result = timeout(REHEARSAL, proving).await.unwrap_or_else(|_| {
+        let late = Failure::NoSolver("the names were not proven within five minutes".into());
+        Err(Failure::Waiting(Box::new(late)))
+    });
     record::give_back(&order).await;
     record::remove(context, &record).await?;
     result

@@ -1,5 +1,7 @@
 //! The one patch of a renewal: what the CA gave is checked, written, and counted.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::changes::changes;
@@ -19,7 +21,7 @@ use crate::index::Key;
 use crate::key::PrivateKey;
 use crate::metrics::{RenewalResult, RenewalStep};
 use crate::pair::{self, Asked};
-use crate::schedule::budget;
+use crate::schedule::budget::{self, Issue};
 use crate::schedule::due::Reason;
 use crate::time::UnixTime;
 
@@ -42,14 +44,19 @@ pub(super) async fn write(
         return Err(Failure::Unwanted);
     }
     let old = fresh.leaf();
+    // One that the clock asked for is not given up for one that ends sooner while it is not due any more; where it is,
+    // the CA gives shorter ones now, and to throw those away brings no longer one.
+    let is_due = { fresh.assessment.renewal }.is_ok_and(|due| due.at <= now);
+    let by_the_clock = reason == Reason::Lifetime && fresh.is_at_home();
     let asked = Asked {
         key: &new_key,
         names: &record.order.names,
-        not_sooner_than: old.filter(|_| reason == Reason::Lifetime && fresh.is_at_home()),
+        not_sooner_than: old.filter(|_| by_the_clock && !is_due),
         staging: !context.config().is_production(&fresh.issuer_name),
     };
     let pem = acme::in_order(pem, &new_key.public_key());
-    let chain = pair::check_issued(pem.as_bytes(), &asked, now)?;
+    let chain = pair::check_issued(pem.as_bytes(), &asked, now);
+    let chain = chain.map_err(|rejected| Failure::rejected(rejected, now))?;
     let ordered = record.order.profile.as_deref();
     let is_as_asked = fresh.takes_profile(client, ordered).await.unwrap_or(true);
     let changes = changes(context, key, &fresh, (record, is_as_asked), &chain)?;
@@ -61,7 +68,7 @@ pub(super) async fn write(
         .renewal(&fresh.issuer_name, RenewalResult::Renewed, "");
     let lasted = now.since(UnixTime(record.order.created));
     context.metrics.renewal_took(&fresh.issuer_name, lasted);
-    count_issue(context, key, &fresh, record).await;
+    count_issue(context, key, &fresh, record, Some(chain.leaf.lifetime())).await;
     drop(step);
     took(context, record, RenewalStep::Write, started);
     let leaf = &chain.leaf;
@@ -72,6 +79,15 @@ pub(super) async fn write(
     if let Some(old) = old {
         copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
         tell_lost(context, key, fresh.uid(), (old, leaf));
+        if by_the_clock && leaf.not_after < old.not_after && leaf.issuer == old.issuer {
+            let note = format!(
+                "the new certificate ends at {}, sooner than the one it replaces, at {}: the CA issues for a shorter time \
+                 than before",
+                leaf.not_after, old.not_after
+            );
+            let reason = events::Reason::EndsSooner;
+            context.events.secret(key, fresh.uid(), reason, &note);
+        }
     }
     let mut note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     let window = fresh.assessment.settings.change_window.as_ref();
@@ -103,19 +119,33 @@ fn tell_lost(context: &Context, key: &Key, uid: &str, (old, new): (&Leaf, &Leaf)
     context.events.secret(key, uid, reason, &note);
 }
 
-/// Notes in the ledger that a certificate was issued and not written.
-pub(super) async fn count_unwanted(context: &Context, key: &Key, record: &Record) {
+/// What the ledger counts of the record's order.
+fn issue(record: &Record, lifetime: Option<Duration>) -> Issue {
     let records::Order {
-        issuer,
-        names,
         created,
         expected,
         replaced,
         ..
-    } = &record.order;
-    let account = budget::account_of(issuer, names);
-    let counted = context.ledger.update(account, |account| {
-        account.issued(UnixTime::now(), UnixTime(*created), *expected, *replaced);
+    } = record.order;
+    Issue {
+        ordered: UnixTime(created),
+        expected,
+        replaced,
+        lifetime,
+    }
+}
+
+/// Notes in the ledger that a certificate was issued that is not put to use.
+pub(super) async fn count_wasted(
+    context: &Context,
+    key: &Key,
+    account: u64,
+    record: &Record,
+    lifetime: Option<Duration>,
+) {
+    let (now, issue) = (UnixTime::now(), issue(record, lifetime));
+    let counted = context.ledger.update(&key.namespace, account, |account| {
+        account.wasted(now, issue);
     });
     if let Err(error) = counted.await {
         tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
@@ -123,8 +153,14 @@ pub(super) async fn count_unwanted(context: &Context, key: &Key, record: &Record
 }
 
 /// Notes in the ledger that a certificate was issued and written.
-pub(super) async fn count_issue(context: &Context, key: &Key, fresh: &Fresh, record: &Record) {
-    let (now, ordered) = (UnixTime::now(), UnixTime(record.order.created));
+pub(super) async fn count_issue(
+    context: &Context,
+    key: &Key,
+    fresh: &Fresh,
+    record: &Record,
+    lifetime: Option<Duration>,
+) {
+    let (now, issue) = (UnixTime::now(), issue(record, lifetime));
     let (backoff, own) = (context.config().retry, fresh.assessment.account);
     // Few names have ever failed.
     let names = validations::accounts(&fresh.issuer_name, &record.order.names).into_keys();
@@ -132,18 +168,27 @@ pub(super) async fn count_issue(context: &Context, key: &Key, fresh: &Fresh, rec
     let accounts: Vec<u64> = failed.chain([own]).collect();
     let issued = context
         .ledger
-        .update_all(accounts, |id, account| {
+        .update_all(&key.namespace, accounts, |id, account| {
             if id == own {
-                account.issued(now, ordered, record.order.expected, record.order.replaced);
+                account.issued(now, issue);
             }
             account.proven(now, &backoff);
         })
         .await;
     let home = budget::account_of(&fresh.home, &fresh.assessment.names);
     // The fallback has done it: the next renewal begins with the Secret's own issuer again.
-    let home = context.ledger.update(home, |account| {
+    let home = context.ledger.update(&key.namespace, home, |account| {
         if !fresh.is_at_home() {
-            account.issued(now, ordered, true, true);
+            let (expected, replaced, lifetime) = (true, true, None);
+            account.issued(
+                now,
+                Issue {
+                    expected,
+                    replaced,
+                    lifetime,
+                    ..issue
+                },
+            );
         }
     });
     if let Err(error) = issued.and(home.await) {

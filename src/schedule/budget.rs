@@ -12,7 +12,9 @@ mod tests;
 
 use std::time::Duration;
 
-pub use account::{Account, FAILED_VALIDATIONS, Failed, TriedWith, account_of, account_of_name};
+pub use account::{
+    Account, FAILED_VALIDATIONS, Failed, Issue, TriedWith, account_of, account_of_name,
+};
 pub use backoff::Backoff;
 pub use urgency::{runs_short, runs_short_at};
 
@@ -35,6 +37,9 @@ pub struct Claim<'a> {
     pub reason: Reason,
     /// The `renew-now` value, hashed, that was not served yet.
     pub wish: Option<u64>,
+    /// Whether that wish has a cause of its own: the Secret names another issuer than the one that issued last, or the
+    /// value says that the renewal is forced.
+    pub caused: bool,
     /// The readable certificate that is there.
     pub leaf: Option<&'a Leaf>,
     /// When we wrote that, if we did.
@@ -59,6 +64,11 @@ pub enum Hold {
         /// Until then.
         until: UnixTime,
     },
+    /// The CA wants each new certificate replaced at once: no further one before `until`.
+    WantedBack {
+        /// Until then.
+        until: UnixTime,
+    },
     /// There were [`ISSUES_A_WEEK`] certificates for these names, and CAs count them.
     TooMany {
         /// Until then.
@@ -74,6 +84,7 @@ impl Hold {
             Self::BackOff { until }
             | Self::TooYoung { until }
             | Self::KeepsComingBack { until }
+            | Self::WantedBack { until }
             | Self::TooMany { until } => until,
         }
     }
@@ -87,24 +98,51 @@ impl Claim<'_> {
         if let Some(until) = account.limited_until(now).or(retry_at) {
             return Some(Hold::BackOff { until });
         }
-        let window = self.leaf.map_or(WEEK, |leaf| scaled_week(leaf.lifetime()));
-        if self.is_expected(now) {
-            let all = [&*account.unscheduled, &*account.scheduled].concat();
-            let mut all = recent(now, window, &all);
-            all.sort_unstable();
-            let until = leaves_room(&all, ISSUES_A_WEEK, window);
-            return until.map(|until| Hold::TooMany { until });
-        }
         if let Some(until) = self.grows_up(now) {
             return Some(Hold::TooYoung { until });
         }
-        let limit = match self.reason {
-            Reason::RenewNow | Reason::Revoked => ISSUES_A_WEEK,
-            _ => UNSCHEDULED_A_WEEK,
-        };
-        let issues = recent(now, window, &account.unscheduled);
-        let until = leaves_room(&issues, limit, window);
-        until.map(|until| Hold::KeepsComingBack { until })
+        let window = self.window(account);
+        let room = |issues: &[i64], limit| leaves_room(&recent(now, window, issues), limit, window);
+        let mut all = [&*account.unscheduled, &*account.scheduled].concat();
+        all.sort_unstable();
+        if self.reason == Reason::RenewalInfo
+            && !self.is_expected(now)
+            && let Some(until) = room(&all, UNSCHEDULED_A_WEEK)
+        {
+            return Some(Hold::WantedBack { until });
+        }
+        if self.is_undone(now)
+            && let Some(until) = room(&account.unscheduled, UNSCHEDULED_A_WEEK)
+        {
+            return Some(Hold::KeepsComingBack { until });
+        }
+        room(&all, ISSUES_A_WEEK).map(|until| Hold::TooMany { until })
+    }
+
+    /// The span in which issues are counted: a week, or less where what we got for these names lives for less than ten
+    /// days. What somebody has put into the Secret says nothing of that.
+    #[must_use]
+    pub fn window(&self, account: &Account) -> Duration {
+        let issued = account.lifetime.map(Duration::from_secs);
+        // A former version kept no lifetime.
+        let ours = self.written.and(self.leaf);
+        let ours = ours.filter(|leaf| !leaf.self_signed).map(Leaf::lifetime);
+        issued.or(ours).map_or(WEEK, scaled_week)
+    }
+
+    /// Whether it is due because what we had written is not there: somebody has undone it, or our clock was wrong.
+    fn is_undone(&self, now: UnixTime) -> bool {
+        match self.reason {
+            Reason::NoCertificate | Reason::Unreadable | Reason::Placeholder => true,
+            Reason::Lifetime => !self.is_expected(now),
+            _ => false,
+        }
+    }
+
+    /// Whether an issue counts as one that no person asked for, with the clock's or the CA's word for it.
+    #[must_use]
+    pub fn is_scheduled(&self, now: UnixTime) -> bool {
+        self.reason == Reason::RenewalInfo || self.is_expected(now)
     }
 
     /// Whether the clock asked for it. A CA that wants a certificate back at once, again and again, is held like anybody,
@@ -124,10 +162,13 @@ impl Claim<'_> {
         }
     }
 
-    /// When a certificate that is valid and younger than a tenth of its lifetime will be older, if that matters.
+    /// When a certificate that is valid and younger than a tenth of its lifetime will be older, if that matters: a cause
+    /// is no loop.
     fn grows_up(&self, now: UnixTime) -> Option<UnixTime> {
-        if let Reason::MissingName | Reason::RenewalInfo | Reason::Revoked = self.reason {
-            return None;
+        match self.reason {
+            Reason::RenewNow if !self.caused => {}
+            Reason::Lifetime if !self.is_expected(now) => {}
+            _ => return None,
         }
         let leaf = self
             .leaf

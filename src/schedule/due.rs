@@ -37,6 +37,8 @@ pub enum Reason {
     KeyTypeChanged,
     /// `outputs` changed since the pair was written: that is enough for them, and no CA is asked.
     OutputsChanged,
+    /// It is from a staging CA, which no client trusts, though the issuer is none.
+    Staging,
     /// `revoked` names the leaf that is there.
     Revoked,
     /// `renew-now` carries a value that was not served yet.
@@ -59,6 +61,7 @@ impl Reason {
             Self::ProfileChanged => "ProfileChanged",
             Self::KeyTypeChanged => "KeyTypeChanged",
             Self::OutputsChanged => "OutputsChanged",
+            Self::Staging => "Staging",
             Self::Revoked => "Revoked",
             Self::RenewNow => "RenewNow",
             Self::RenewalInfo => "RenewalInfo",
@@ -177,6 +180,8 @@ pub struct Inputs<'a> {
     pub settings: &'a Settings,
     /// Whether an annotation that governs issuing does not parse.
     pub blocked: bool,
+    /// Whether the leaf is from a staging CA and the issuer is none.
+    pub staged: bool,
     /// What the last renewal by us was made with.
     pub issued_by: Option<&'a IssuedBy>,
     /// The last `renew-now` value that was served.
@@ -242,11 +247,11 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
     if settings.revoked == Some(leaf.fingerprint) {
         return Some(Reason::Revoked);
     }
-    if settings.renew_now.is_some() && settings.renew_now.as_deref() != inputs.renewed_for {
-        return Some(Reason::RenewNow);
-    }
     if leaf.self_signed {
         return Some(Reason::Placeholder);
+    }
+    if inputs.staged {
+        return Some(Reason::Staging);
     }
     let lacks = |names: &Vec<_>| {
         names
@@ -271,6 +276,10 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
         && inputs.issued_by.is_none_or(|issued| issued.key_type != settings.key_type)
     {
         return Some(Reason::KeyTypeChanged);
+    }
+    // A wish does not hide a cause: a cause is not held until the certificate is older.
+    if settings.renew_now.is_some() && settings.renew_now.as_deref() != inputs.renewed_for {
+        return Some(Reason::RenewNow);
     }
     if let Some(issued) = inputs.issued_by
         && issued.wrote(leaf.fingerprint).is_some()
@@ -362,6 +371,7 @@ mod tests {
             leaf,
             settings: &settings,
             blocked: false,
+            staged: false,
             issued_by: None,
             renewed_for: None,
             renewal_info: None,
@@ -454,6 +464,7 @@ mod tests {
             leaf: Ok(&leaf),
             settings: &settings,
             blocked: true,
+            staged: false,
             issued_by: None,
             renewed_for: None,
             renewal_info: None,
@@ -470,6 +481,7 @@ mod tests {
                 leaf: Ok(&leaf),
                 settings: &settings,
                 blocked: false,
+                staged: false,
                 issued_by: None,
                 renewed_for: None,
                 renewal_info: None,
@@ -490,6 +502,7 @@ mod tests {
                 leaf: Ok(&leaf),
                 settings: &settings,
                 blocked: false,
+                staged: false,
                 issued_by: None,
                 renewed_for: None,
                 renewal_info: Some(UnixTime(instant)),

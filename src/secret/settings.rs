@@ -25,6 +25,8 @@ pub const DEFAULT_CLASS: &str = "default";
 
 /// Longest `renew-now`, in bytes: it is written back as state.
 const MAX_RENEW_NOW: usize = 256;
+/// How a `renew-now` value begins that does not wait until the certificate is older.
+pub const FORCE: &str = "force";
 
 /// What the annotations of one Secret ask for, its namespace's defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

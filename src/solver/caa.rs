@@ -3,6 +3,8 @@
 //! A CA that is asked and refuses counts a failed validation; here it costs a few DNS questions. Only what is plainly
 //! forbidden is told: what cannot be looked up, or what a CA does not say of itself, is left to the CA.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use hickory_proto::rr::rdata::CAA;
 
 use crate::dns::{self, RData, RecordType, Resolver};
@@ -19,8 +21,13 @@ pub struct Asker<'a> {
     pub method: &'a str,
 }
 
-/// Why a name may not be issued by this CA to this account, if that is plain.
-pub async fn forbids(resolver: &Resolver, name: &Name, asker: Asker<'_>) -> Option<String> {
+/// Why a name may not be issued by this CA to this account, if that is plain. No more questions are asked than are `left`.
+pub async fn forbids(
+    resolver: &Resolver,
+    name: &Name,
+    asker: Asker<'_>,
+    left: &AtomicUsize,
+) -> Option<String> {
     let Name::Dns(text) = name else { return None };
     if asker.identities.is_empty() {
         return None;
@@ -28,6 +35,9 @@ pub async fn forbids(resolver: &Resolver, name: &Name, asker: Asker<'_>) -> Opti
     let bare = text.strip_prefix("*.").unwrap_or(text);
     let mut at = dns::name(bare).ok()?;
     while !at.is_root() {
+        let one_less = |left: usize| left.checked_sub(1);
+        let order = Ordering::Relaxed;
+        left.fetch_update(order, order, one_less).ok()?;
         let answer = resolver.ask(&at, RecordType::CAA).await.ok()?;
         let records = answer.answers.into_iter();
         let records: Vec<CAA> = records

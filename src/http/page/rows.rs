@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::index::{Entry, Index, Key, Shown};
+use crate::index::{Entry, Index, Key, Observed, Shown};
 use crate::metrics::certificates::{State, moves, renew_at, unrolled};
 use crate::secret::state::RolledOut;
 use crate::secret::used_by::UsedBy;
@@ -268,8 +268,8 @@ pub(super) struct Answer {
     pub(super) certificates: Vec<Row>,
 }
 
-/// Copies what the index says at `now`; `failures` is asked for the failures in a row of an account.
-pub(super) fn copy(now: UnixTime, index: &Index, failures: &dyn Fn(u64) -> u32) -> Vec<Row> {
+/// Copies what the index says at `now`; `failures` is asked for the failures in a row of a Secret.
+pub(super) fn copy(now: UnixTime, index: &Index, failures: &dyn Fn(&Observed) -> u32) -> Vec<Row> {
     index
         .iter()
         .filter_map(|(at, entry)| {
@@ -284,7 +284,7 @@ fn row(
     key: Key,
     shown: Option<&Shown>,
     entry: Entry,
-    failures: &dyn Fn(u64) -> u32,
+    failures: &dyn Fn(&Observed) -> u32,
 ) -> Row {
     let leaf = entry.observed.leaf.ok();
     let state = State::of(&entry, now);
@@ -309,7 +309,7 @@ fn row(
         },
         used_by: shown.and_then(|it| it.used_by.as_deref()?.parse().ok()),
         stale_pods: entry.stale_pods,
-        failures: failures(entry.observed.account),
+        failures: failures(&entry.observed),
         next_try: tries.filter(|at| *at != UnixTime::NEVER),
         last_error: entry.last_error,
         annotation_problems: entry.observed.problems,

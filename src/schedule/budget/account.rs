@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
 use super::urgency::runs_short_at;
+use super::{ISSUES_A_WEEK, scaled_week};
 use crate::certificate::Leaf;
 use crate::compact::hash;
 use crate::name::Name;
@@ -72,6 +73,13 @@ pub struct Account {
     /// is not worth an entry: it is kept in memory only, and the CA's own limit is one higher than ours.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scheduled: Vec<i64>,
+    /// Seconds for which the last certificate of these is valid: what a week of the budgets is scaled by. Kept beside issues
+    /// that count, and never taken from a certificate that somebody else may have put into a Secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<u64>,
+    /// Namespace of the Secret that changed it last: whose entries go first when the ledger is full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Box<str>>,
     /// How often the next tries go to staging first.
     #[serde(skip_serializing_if = "is_zero")]
     pub rehearsals: u32,
@@ -103,6 +111,19 @@ pub struct TriedWith {
     pub settings: u64,
 }
 
+/// A certificate that a CA has issued, as its account counts it.
+#[derive(Clone, Copy, Debug)]
+pub struct Issue {
+    /// When it was ordered: an issue that is told twice is known by that.
+    pub ordered: UnixTime,
+    /// Whether the clock, or the CA itself, asked for it.
+    pub expected: bool,
+    /// Whether the CA counts it as the replacement of another, which no limit holds back.
+    pub replaced: bool,
+    /// For how long it is valid, where it could be read.
+    pub lifetime: Option<Duration>,
+}
+
 /// A renewal that failed, as its account counts it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Failed<'a> {
@@ -119,10 +140,15 @@ pub struct Failed<'a> {
 }
 
 impl Account {
-    /// Whether nothing is left to remember.
+    /// Whether nothing is left to remember: a lifetime alone scales nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let nothing = Self {
+            lifetime: self.lifetime,
+            namespace: self.namespace.clone(),
+            ..Self::default()
+        };
+        *self == nothing
     }
 
     /// Whether nothing of it counts any more: every back-off has passed for longer than any lasts, every issue too.
@@ -132,6 +158,17 @@ impl Account {
         let instants = instants.chain(&self.limited_until);
         let mut instants = instants.chain(&self.unscheduled).chain(&self.scheduled);
         instants.all(|at| UnixTime(*at) + WEEK <= now)
+    }
+
+    /// The last instant before now of which it knows; what is older is of less use.
+    #[must_use]
+    pub fn changed_at(&self, now: UnixTime) -> UnixTime {
+        let failed = self.failed_at.iter().chain(&self.invalid);
+        let instants = failed.chain(&self.unscheduled).chain(&self.scheduled);
+        let latest = instants.max().copied().map(UnixTime);
+        // A limit has no other instant than its end.
+        let limited = self.limited_until(now).map(|_| now);
+        latest.max(limited).unwrap_or_default()
     }
 
     /// No try before this instant. A `renew-now` value that was not tried yet (`wish`, hashed) forgets the back-off;
@@ -229,6 +266,9 @@ impl Account {
         if kept.scheduled.len() < 2 {
             kept.scheduled.clear();
         }
+        if kept.is_empty() {
+            kept = Self::default();
+        }
         kept
     }
 
@@ -240,10 +280,17 @@ impl Account {
         }
     }
 
-    /// Counts an issue, which was ordered at that instant; `replaced` where the CA counts it as a replacement. Failures
-    /// are forgotten; an issue that a limit of CAs counts is remembered for a week. Told twice, as after a restart, it
-    /// counts once.
-    pub fn issued(&mut self, now: UnixTime, ordered: UnixTime, expected: bool, replaced: bool) {
+    /// How far apart issues are that fill the week evenly.
+    #[must_use]
+    pub fn spacing(&self) -> Duration {
+        let week = self
+            .lifetime
+            .map_or(WEEK, |it| scaled_week(Duration::from_secs(it)));
+        week / u32::try_from(ISSUES_A_WEEK).unwrap_or(u32::MAX)
+    }
+
+    /// Counts an issue that was put to use, and forgets the failures before it.
+    pub fn issued(&mut self, now: UnixTime, issue: Issue) {
         self.failures = 0;
         self.failed_at = None;
         self.retry_at = None;
@@ -253,11 +300,27 @@ impl Account {
         self.tried = None;
         self.rehearsals = 0;
         self.unavailable_until = None;
+        self.count(now, issue);
+    }
+
+    /// Counts an issue that nobody uses: the CA has counted it, and would count the next one that replaces the same.
+    pub fn wasted(&mut self, now: UnixTime, issue: Issue) {
+        let replaced = false;
+        self.count(now, Issue { replaced, ..issue });
+    }
+
+    /// An issue that a limit of CAs counts is remembered for a week. Told twice, as after a restart, it counts once.
+    fn count(&mut self, now: UnixTime, issue: Issue) {
+        let Issue {
+            ordered,
+            expected,
+            replaced,
+            lifetime,
+        } = issue;
+        self.lifetime = { lifetime.map(|it| it.as_secs()) }.or(self.lifetime);
         for issues in [&mut self.unscheduled, &mut self.scheduled] {
-            *issues = recent(now, WEEK, issues)
-                .into_iter()
-                .map(|at| at.0)
-                .collect();
+            let recent = recent(now, WEEK, issues).into_iter();
+            *issues = recent.map(|at| at.0).collect();
         }
         let counted = match (expected, replaced) {
             (false, _) => &mut self.unscheduled,
@@ -266,7 +329,10 @@ impl Account {
         };
         if !counted.contains(&ordered.0) {
             counted.push(ordered.0);
+            counted.sort_unstable();
         }
+        // No budget looks at more, and certificates of minutes are many in a week.
+        counted.drain(..counted.len().saturating_sub(ISSUES_A_WEEK));
     }
 }
 

@@ -24,11 +24,29 @@ fn leaf(from: i64, until: i64) -> Leaf {
     }
 }
 
+fn issue(ordered: UnixTime, expected: bool, replaced: bool) -> Issue {
+    Issue {
+        ordered,
+        expected,
+        replaced,
+        lifetime: None,
+    }
+}
+
+/// The same, of a certificate that lives so long.
+fn issue_for(ordered: UnixTime, lifetime: i64) -> Issue {
+    Issue {
+        lifetime: Some(Duration::from_secs(lifetime.try_into().unwrap())),
+        ..issue(ordered, false, false)
+    }
+}
+
 /// A claim on the budgets by a Secret without a certificate.
 fn claim(reason: Reason) -> Claim<'static> {
     Claim {
         reason,
         wish: None,
+        caused: false,
         leaf: None,
         written: None,
     }
@@ -45,7 +63,7 @@ fn failures_wait_longer_and_longer() {
         })
         .collect();
     assert_eq!(delays, [60, 600, 6_000, 60_000, 86_400]);
-    account.issued(UnixTime(0), UnixTime(0), true, true);
+    account.issued(UnixTime(0), issue(UnixTime(0), true, true));
     assert!(account.is_empty());
 }
 
@@ -54,6 +72,7 @@ fn there_is_no_fifth_certificate_in_a_week_unless_it_is_a_replacement() {
     let day = 86_400;
     for (lifetime, week) in [(90 * day, 7 * day), (5 * day, 5 * day * 7 / 10)] {
         let leaf = leaf(-lifetime, 0);
+        let lasts = Some(Duration::from_secs(lifetime.try_into().unwrap()));
         let held = |account: &Account, now: i64| {
             let leaf = Some(&leaf);
             let claim = Claim {
@@ -65,9 +84,13 @@ fn there_is_no_fifth_certificate_in_a_week_unless_it_is_a_replacement() {
         let mut account = Account::default();
         let issued = |account: &mut Account, hour: i64, expected: bool, replaced: bool| {
             let at = UnixTime(hour * 3_600);
-            account.issued(at, at, expected, replaced);
+            let issue = Issue {
+                lifetime: lasts,
+                ..issue(at, expected, replaced)
+            };
+            account.issued(at, issue);
             // The same, told again after a restart.
-            account.issued(at + Duration::from_secs(1), at, expected, replaced);
+            account.issued(at + Duration::from_secs(1), issue);
         };
         issued(&mut account, 0, false, false);
         for hour in 1..=3 {
@@ -97,16 +120,16 @@ fn what_nobody_tries_any_more_is_over_in_a_week() {
     assert!(!account.is_over(until) && !account.is_over(UnixTime(week)));
     assert!(account.is_over(until + WEEK));
     let mut account = Account::default();
-    account.issued(UnixTime(100), UnixTime(100), false, false);
+    account.issued(UnixTime(100), issue(UnixTime(100), false, false));
     assert!(!account.is_over(UnixTime(week + 99)) && account.is_over(UnixTime(week + 100)));
 }
 
 #[test]
 fn one_scheduled_issue_is_no_entry_of_the_ledger() {
     let mut account = Account::default();
-    account.issued(UnixTime(0), UnixTime(0), true, false);
+    account.issued(UnixTime(0), issue(UnixTime(0), true, false));
     assert!(account.kept().is_empty() && !account.is_empty());
-    account.issued(UnixTime(1), UnixTime(1), true, false);
+    account.issued(UnixTime(1), issue(UnixTime(1), true, false));
     assert_eq!(account.kept(), account);
 }
 
@@ -226,9 +249,9 @@ fn no_wish_forgets_a_limit_of_the_ca_and_it_lasts_no_longer_than_it_said() {
     // By a clock that was ahead.
     assert_eq!(account.limited_until(UnixTime(-2 * week)), None);
     // A fallback helps out; the limit stays.
-    account.issued(UnixTime(50), UnixTime(50), true, true);
+    account.issued(UnixTime(50), issue(UnixTime(50), true, true));
     assert_eq!(account.limited_until(UnixTime(99)), Some(until));
-    account.issued(UnixTime(100), UnixTime(100), true, true);
+    account.issued(UnixTime(100), issue(UnixTime(100), true, true));
     assert!(account.is_empty());
 }
 
@@ -238,13 +261,9 @@ fn a_secret_that_is_wiped_over_and_over_gets_three_certificates_a_week() {
     let (mut now, mut issued) = (UnixTime(0), 0);
     while now.0 < 7 * 86_400 {
         if claim(Reason::NoCertificate).hold(now, &account).is_none() {
-            account.issued(
-                now,
-                now,
-                claim(Reason::NoCertificate).is_expected(now),
-                false,
-            );
-            account.issued(now + Duration::from_secs(1), now, false, false);
+            let expected = claim(Reason::NoCertificate).is_expected(now);
+            account.issued(now, issue(now, expected, false));
+            account.issued(now + Duration::from_secs(1), issue(now, false, false));
             issued += 1;
         }
         now = now + Duration::from_secs(60);
@@ -264,7 +283,7 @@ fn a_ca_that_wants_each_new_certificate_back_gets_three() {
             ..claim(Reason::RenewalInfo)
         };
         if claim.hold(now, &account).is_none() {
-            account.issued(now, now, claim.is_expected(now), false);
+            account.issued(now, issue(now, claim.is_expected(now), false));
             issued += 1;
         }
     }
@@ -302,7 +321,7 @@ fn by_a_clock_that_is_ahead_no_new_certificate_is_old_already() {
             };
             if claim.hold(now, &account).is_none() {
                 let expected = claim.is_expected(now);
-                account.issued(now, now, expected, true);
+                account.issued(now, issue(now, expected, true));
                 (written, issued) = (Some(right.0), issued + 1);
             }
         }
@@ -356,4 +375,129 @@ fn an_account_is_a_set_of_names_at_an_issuer() {
         account,
         account_of("other", &names(&["a.example", "b.example"]))
     );
+}
+
+#[test]
+fn weeks_scale_by_what_was_issued_and_not_by_what_somebody_put_there() {
+    let (minute, day) = (60, 86_400);
+    // A self-signed certificate of a minute is put into the Secret over and over; ours last for ninety days.
+    let mut account = Account::default();
+    let mut issued = 0;
+    for now in (0..7 * day).step_by(42).map(UnixTime) {
+        let placeholder = Leaf {
+            self_signed: true,
+            ..leaf(now.0 - 1, now.0 + minute)
+        };
+        let claim = Claim {
+            leaf: Some(&placeholder),
+            written: Some(now),
+            ..claim(Reason::Placeholder)
+        };
+        if claim.hold(now, &account).is_none() {
+            account.issued(now, issue_for(now, 90 * day));
+            issued += 1;
+        }
+    }
+    assert_eq!(issued, UNSCHEDULED_A_WEEK);
+    // Certificates of four minutes: a Secret without one does not wait for a week, also after a restart.
+    let mut account = Account::default();
+    for now in [0, 1, 2].map(UnixTime) {
+        account.issued(now, issue_for(now, 4 * minute));
+    }
+    let kept = serde_json::to_string(&account.kept()).unwrap();
+    let account: Account = serde_json::from_str(&kept).unwrap();
+    let held = |now| claim(Reason::NoCertificate).hold(UnixTime(now), &account);
+    let until = UnixTime(4 * minute * 7 / 10);
+    assert_eq!(held(2), Some(Hold::KeepsComingBack { until }));
+    assert_eq!(held(until.0), None);
+    // What a former version kept knows no lifetime: that of a leaf of ours counts.
+    let account = Account {
+        lifetime: None,
+        ..account
+    };
+    let (short, now) = (leaf(-minute, minute), UnixTime(80));
+    let holds = |written| Claim {
+        leaf: Some(&short),
+        written,
+        ..claim(Reason::Unreadable)
+    };
+    assert!(holds(None).hold(now, &account).is_some());
+    assert!(holds(Some(now)).hold(UnixTime(90), &account).is_none());
+}
+
+#[test]
+fn what_is_issued_and_not_used_counts_even_as_a_replacement() {
+    let mut account = Account::default();
+    let old = leaf(-80 * 86_400, 10 * 86_400);
+    let claim = Claim {
+        leaf: Some(&old),
+        ..claim(Reason::Lifetime)
+    };
+    let mut issued = 0;
+    for now in (0..7 * 86_400).step_by(60).map(UnixTime) {
+        if claim.hold(now, &account).is_none() {
+            account.wasted(now, issue(now, true, true));
+            account.failed(now, &Backoff::default(), Failed::default());
+            issued += 1;
+        }
+    }
+    assert_eq!(issued, ISSUES_A_WEEK);
+    assert_eq!(account.spacing() * 4, WEEK);
+}
+
+#[test]
+fn a_cause_is_not_held_for_a_tenth_of_the_lifetime_but_by_the_week() {
+    let new = leaf(0, 90 * 86_400);
+    for (reason, caused) in [
+        (Reason::MissingName, false),
+        (Reason::ProfileChanged, false),
+        (Reason::KeyTypeChanged, false),
+        (Reason::Staging, false),
+        (Reason::Revoked, false),
+        (Reason::RenewNow, true),
+    ] {
+        let mut account = Account::default();
+        let claim = Claim {
+            leaf: Some(&new),
+            caused,
+            ..claim(reason)
+        };
+        let mut issued = 0;
+        for now in (60..7 * 86_400).step_by(60).map(UnixTime) {
+            let hold = claim.hold(now, &account);
+            if hold.is_none() {
+                account.issued(now, issue(now, false, true));
+                issued += 1;
+            } else {
+                assert!(matches!(hold, Some(Hold::TooMany { .. })), "{reason:?}");
+            }
+        }
+        assert_eq!(issued, ISSUES_A_WEEK, "{reason:?}");
+    }
+}
+
+#[test]
+fn what_the_ca_wants_back_early_is_not_charged_to_the_user() {
+    let mut account = Account::default();
+    for hour in 0..3 {
+        let now = UnixTime(hour * 3_600);
+        let new = leaf(now.0 - 60, now.0 + 90 * 86_400);
+        let claim = Claim {
+            leaf: Some(&new),
+            ..claim(Reason::RenewalInfo)
+        };
+        assert!(claim.is_scheduled(now) && !claim.is_expected(now));
+        account.issued(now, issue(now, claim.is_scheduled(now), false));
+    }
+    let now = UnixTime(3 * 3_600);
+    let early = leaf(now.0 - 60, now.0 + 90 * 86_400);
+    let early = Claim {
+        leaf: Some(&early),
+        ..claim(Reason::RenewalInfo)
+    };
+    assert!(matches!(
+        early.hold(now, &account),
+        Some(Hold::WantedBack { .. })
+    ));
+    assert_eq!(claim(Reason::NoCertificate).hold(now, &account), None);
 }

@@ -1,0 +1,244 @@
+//! What makes a certificate be replaced before its time, and what the CA's or the config's change of mind costs.
+
+use std::time::Duration;
+
+use test_bench::objects::{OLD, Pair, Space, pair};
+use test_bench::{
+    Bench, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server, ensure,
+    eventually, throughout,
+};
+
+use crate::acme_limits::annotate;
+use crate::acme_operator::{configured, event, issued};
+use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
+use crate::scene::{answered, records};
+
+/// Long enough for a write or an order that should not be to show itself.
+const QUIET: Duration = Duration::from_secs(4);
+
+/// Another issuer, as it stands in the config file behind the first.
+fn another(bench: &Bench, name: &str, directory: &str, profile: &str) -> String {
+    format!(
+        "  {name}:\n    directory: {directory}\n    caBundle: {}\n    concurrency: 1\n    requestsPerSecond: 100000\n    \
+         profile: {profile}\n    allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n",
+        bench.ca_bundle().display()
+    )
+}
+
+/// People try with a staging CA first, then change the issuer.
+#[tokio::test]
+async fn another_issuer_or_key_is_had_at_once_when_there_is_cause() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let directory = bench.pebble().directory();
+    let others = another(bench, "rehearsal", directory, "default")
+        + &another(bench, "second", directory, "default");
+    let operator = Operator::start(bench, configured("    staging: rehearsal\n", &others)).await?;
+    let space = Space::new(bench.client()?, "causes", operator.namespace()).await?;
+    let by = async |name: &str, issuer: &str, old: &str| -> Result<String> {
+        let secret = renewed(&space, name, old).await?;
+        let issued_by = annotation(&secret, "state.cert-renew.io/issued-by").unwrap_or_default();
+        ensure!(
+            issued_by.contains(&format!("\"issuer\":\"{issuer}\"")),
+            "{issued_by}"
+        );
+        Ok(data(&secret, "tls.crt"))
+    };
+    for (name, first) in [("staged", "rehearsal"), ("moved", "second")] {
+        let host = format!("{name}.causes.example");
+        let annotations = [("issuer", first), ("names", &*host)];
+        space.tls_secret(name, None, &annotations).await?;
+        let old = by(name, first, "").await?;
+        annotate(&space, name, "issuer", "pebble").await?;
+        if name == "moved" {
+            // Both CAs are trusted: it is replaced in its time, or when somebody asks.
+            annotate(&space, name, "renew-now", "1").await?;
+        }
+        by(name, "pebble", &old).await?;
+    }
+    let old = data(
+        &issued(&space, "key", "key.causes.example").await?,
+        "tls.crt",
+    );
+    annotate(&space, "key", "key-type", "rsa-2048").await?;
+    let old = by("key", "pebble", &old).await?;
+    annotate(&space, "key", "renew-now", "1").await?;
+    event(&space, "key", "younger than a tenth").await?;
+    annotate(&space, "key", "renew-now", "force 1").await?;
+    by("key", "pebble", &old).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_ca_that_issues_for_a_shorter_time_than_before_is_taken_at_its_word() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let profiles = [("long", 100), ("short", 20)];
+    let pebble = PebbleOptions {
+        name: "pebble-shorter".into(),
+        profiles: profiles
+            .map(|(name, seconds)| (name.to_owned(), Duration::from_secs(seconds)))
+            .into(),
+        ..PebbleOptions::default()
+    };
+    let pebble = bench.start_pebble(&pebble).await?;
+    let plain = options().config;
+    let config = |profile| another(bench, "shorter", pebble.directory(), profile) + &plain;
+    let options = OperatorOptions {
+        config: config("long"),
+        ..options()
+    };
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "shorter", operator.namespace()).await?;
+    // Without the CA's renewal information.
+    let annotations = [
+        ("issuer", "shorter"),
+        ("names", "shorter.example"),
+        ("renew-before", "50%"),
+    ];
+    space.tls_secret("tls", None, &annotations).await?;
+    let old = renewed(&space, "tls", "").await?;
+    let (old, first) = (data(&old, "tls.crt"), leaf(&old)?);
+    operator.configure(&config("short"))?;
+    let taken = eventually(SOON * 2, "it is renewed", async || {
+        let secret = space.secrets().get("tls").await?;
+        ensure!(data(&secret, "tls.crt") != old, "it is not");
+        Ok(leaf(&secret)?)
+    })
+    .await?;
+    ensure!(taken.not_after < first.not_after, "{}", taken.not_after);
+    event(&space, "tls", "sooner than the one it replaces").await?;
+    ensure!(!operator.log()?.contains("is not written"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_waits_while_its_issuer_is_not_in_the_config() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let quick = format!(
+        "{}retry: {{base: 1s, factor: 1, max: 1s}}\n",
+        options().config
+    );
+    let config = another(bench, "gone", &proxies.directory(), "default") + &quick;
+    let options = OperatorOptions {
+        config: config.clone(),
+        ..options()
+    };
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "gone", operator.namespace()).await?;
+    proxies.rule(|passed| match passed.server {
+        Server::Ca if passed.path.contains("/finalize-order/") => {
+            Fault::Answer(500, None, "text/plain", "down".into())
+        }
+        _ => Fault::Pass,
+    });
+    let annotations = [("issuer", "gone"), ("names", "gone.example")];
+    space.tls_secret("tls", None, &annotations).await?;
+    event(&space, "tls", "500").await?;
+    operator.configure(&quick)?;
+    eventually(SOON, "it waits for the issuer", async || {
+        let log = operator.log()?;
+        ensure!(log.contains("a changed config is in force"), "not yet");
+        Ok(())
+    })
+    .await?;
+    throughout(QUIET, "its record stays", async || {
+        let open = records(bench, &operator).await?;
+        ensure!(open == 1, "{open} orders are on record");
+        Ok(())
+    })
+    .await?;
+    proxies.rule(|_| Fault::Pass);
+    operator.configure(&config)?;
+    renewed(&space, "tls", "").await?;
+    assert_eq!(answered(&proxies, "/order-plz", 201), 1, "orders");
+    Ok(())
+}
+
+/// Who has stolen a key holds it in a Secret too, perhaps.
+#[tokio::test]
+async fn what_replaces_a_revoked_key_goes_to_no_other_secret() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
+    let thief = Space::new(bench.client()?, "thief", operator.namespace()).await?;
+    let secret = issued(&owner, "tls", "stolen.example").await?;
+    let stolen = Pair {
+        certificate: data(&secret, "tls.crt"),
+        key: data(&secret, "tls.key"),
+    };
+    thief
+        .tls_secret("tls", Some(&stolen), &[("issuer", "pebble")])
+        .await?;
+    let fingerprint = leaf(&secret)?.fingerprint.to_string();
+    annotate(&owner, "tls", "revoked", &fingerprint).await?;
+    renewed(&owner, "tls", &stolen.certificate).await?;
+    throughout(QUIET, "the other Secret is left as it is", async || {
+        let secret = thief.secrets().get("tls").await?;
+        ensure!(data(&secret, "tls.crt") == stolen.certificate, "it is not");
+        Ok(())
+    })
+    .await
+}
+
+/// A namespace that is deleted and made again holds nothing of ours that somebody could have put back.
+#[tokio::test]
+async fn nobody_is_named_where_nothing_was_undone() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "remade", operator.namespace()).await?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "remade.example"),
+        ("profile", "minutes"),
+    ];
+    for round in 0..4 {
+        space.tls_secret("tls", None, &annotations).await?;
+        if round < 3 {
+            renewed(&space, "tls", "").await?;
+            let params = kube::api::DeleteParams::default();
+            space.secrets().delete("tls", &params).await?;
+        }
+    }
+    // Certificates of five minutes: the week of the budgets is 3.5 minutes.
+    let said = event(&space, "tls", "no more is asked for").await?;
+    ensure!(
+        said.contains("within 3m 30s") && !said.contains("keeps replacing"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Each certificate that is thrown away counts, so that a CA whose chains are wrong is not asked over and over.
+#[tokio::test]
+async fn certificates_that_cannot_be_used_count_against_the_week() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    // A certificate of somebody else, in place of what was issued.
+    let other = pair(&["somebody.else.example"], OLD)?.certificate;
+    proxies.rule(move |passed| {
+        if passed.path.starts_with("/certZ/") {
+            let kind = "application/pem-certificate-chain";
+            return Fault::Answer(200, None, kind, other.clone());
+        }
+        Fault::Pass
+    });
+    let quick = "retry: {base: 1s, factor: 1, max: 1s}\n";
+    let options = OperatorOptions {
+        directory: Some(proxies.directory()),
+        config: options().config + quick,
+        ..options()
+    };
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "wasted", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "wasted.example")];
+    space.tls_secret("tls", None, &annotations).await?;
+    event(&space, "tls", "no more is asked for").await?;
+    operator.restart().await?;
+    throughout(QUIET, "no further order is made", async || {
+        let orders = answered(&proxies, "/order-plz", 201);
+        ensure!(orders == 3, "{orders} orders");
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}

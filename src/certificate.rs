@@ -166,12 +166,10 @@ pub struct NotAKeyType;
 /// # Errors
 /// When there is none, or one of them cannot be read.
 pub fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unreadable> {
-    let mut found = Vec::new();
-    visit(bytes, |certificate| {
-        found.push(certificate.der.to_vec());
-        true
-    })?;
-    Ok(found)
+    let (ders, end) = decoded(bytes);
+    let (all, end) = parsed(&ders, end);
+    end?;
+    Ok(all.iter().map(|it| it.der.to_vec()).collect())
 }
 
 /// The facts about the leaf, wherever it stands in the file.
@@ -179,18 +177,11 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unreadable> {
 /// # Errors
 /// When there is no certificate, or the first cannot be read. What follows it, and extensions, are no error.
 pub fn leaf(bytes: &[u8]) -> Result<Leaf, Unreadable> {
-    let mut found: Vec<Vec<u8>> = Vec::new();
-    let visited = visit(bytes, |certificate| {
-        found.push(certificate.der.to_vec());
-        true
-    });
-    let all: Vec<Certificate<'_>> = found
-        .iter()
-        .filter_map(|der| Certificate::parse(der).ok())
-        .collect();
+    let (ders, end) = decoded(bytes);
+    let (all, end) = parsed(&ders, end);
     let at = leaf_of(&all);
     let Some(certificate) = all.get(at) else {
-        return Err(visited.err().unwrap_or(Unreadable::NoCertificate));
+        return Err(end.err().unwrap_or(Unreadable::NoCertificate));
     };
     let mut leaf = Leaf::of(certificate);
     let mut remarks = leaf.remarks.into_vec();
@@ -206,7 +197,7 @@ pub fn leaf(bytes: &[u8]) -> Result<Leaf, Unreadable> {
                 at: it.not_after,
             }),
     );
-    remarks.extend(visited.err().map(Remark::Unreadable));
+    remarks.extend(end.err().map(Remark::Unreadable));
     leaf.remarks = remarks.into();
     Ok(leaf)
 }
@@ -231,41 +222,54 @@ pub(crate) fn leaf_of(all: &[Certificate<'_>]) -> usize {
     first.map_or(0, |(at, _)| at)
 }
 
-/// Shows `each` the certificates in turn until it says that it has seen enough.
-fn visit(bytes: &[u8], mut each: impl FnMut(&Certificate<'_>) -> bool) -> Result<(), Unreadable> {
+/// What the blocks of certificates hold, up to the first that cannot be decoded.
+fn decoded(bytes: &[u8]) -> (Vec<Vec<u8>>, Result<(), Unreadable>) {
+    let (mut found, mut keys) = (Vec::new(), 0);
     if bytes.len() > MAX_BYTES {
-        return Err(Unreadable::TooLarge(bytes.len()));
+        return (found, Err(Unreadable::TooLarge(bytes.len())));
     }
     if bytes.trim_ascii().is_empty() {
-        return Err(Unreadable::Empty);
+        return (found, Err(Unreadable::Empty));
     }
-    let (mut number, mut keys) = (0, 0);
     for block in pem::blocks(bytes) {
         if is_certificate(&block) {
-            number += 1;
-            let der = block
-                .decode_public()
-                .map_err(|fault| Unreadable::Pem { number, fault })?;
-            let parsed = Certificate::parse(&der);
-            let certificate = parsed.map_err(|field| Unreadable::X509 { number, field })?;
-            if !each(&certificate) {
-                return Ok(());
+            match block.decode_public() {
+                Ok(der) => found.push(der),
+                Err(fault) => {
+                    let number = found.len() + 1;
+                    return (found, Err(Unreadable::Pem { number, fault }));
+                }
             }
         } else if block.is_private_key() {
             keys += 1;
         }
     }
-    match (number, keys) {
-        (0, 0) => match Certificate::parse(bytes) {
-            Ok(bare) if bare.der.len() == bytes.len() => {
-                each(&bare);
-                Ok(())
-            }
-            _ => Err(other(bytes).map_or(Unreadable::NoCertificate, Unreadable::Other)),
-        },
-        (0, _) => Err(Unreadable::OnlyKey),
-        _ => Ok(()),
+    let bare = || Certificate::parse(bytes).is_ok_and(|bare| bare.der.len() == bytes.len());
+    let end = match (found.is_empty(), keys) {
+        (false, _) => Ok(()),
+        (true, 0) if bare() => {
+            found.push(bytes.to_vec());
+            Ok(())
+        }
+        (true, 0) => Err(other(bytes).map_or(Unreadable::NoCertificate, Unreadable::Other)),
+        (true, _) => Err(Unreadable::OnlyKey),
+    };
+    (found, end)
+}
+
+/// The certificates up to the first that cannot be read; `end` says how the file goes on after the last.
+fn parsed(
+    ders: &[Vec<u8>],
+    end: Result<(), Unreadable>,
+) -> (Vec<Certificate<'_>>, Result<(), Unreadable>) {
+    let mut all = Vec::with_capacity(ders.len());
+    for (number, der) in (1..).zip(ders) {
+        match Certificate::parse(der) {
+            Ok(certificate) => all.push(certificate),
+            Err(field) => return (all, Err(Unreadable::X509 { number, field })),
+        }
     }
+    (all, end)
 }
 
 /// What else people put in the place of a certificate.

@@ -508,8 +508,12 @@ impl Form {
     #[must_use]
     pub fn command(self, file: File) -> &'static str {
         match (self, file) {
-            (Self::Der, File::Certificate) => "openssl x509 -inform DER -in tls.pem -out tls.pem",
-            (Self::Der, File::Key) => "openssl pkey -inform DER -in tls.pem -out tls.pem",
+            (Self::Der, File::Certificate) => {
+                "openssl x509 -inform DER -in tls.pem -out new.pem && mv new.pem tls.pem"
+            }
+            (Self::Der, File::Key) => {
+                "openssl pkey -inform DER -in tls.pem -out new.pem && mv new.pem tls.pem"
+            }
             (Self::ByteOrderMark, _) => r"sed -i '1s/^\xEF\xBB\xBF//' tls.pem",
             (Self::CarriageReturns, _) => r"sed -i -e 's/\r$//' -e 's/\r/\n/g' tls.pem",
             (Self::Glued, _) => r"sed -i -E 's/(-----END [A-Z0-9 ]+-----)/\1\n/g' tls.pem",
@@ -520,13 +524,13 @@ impl Form {
             (Self::ControlCharacters, _) => r"sed -i -e 's/[\f\v]//g' -e '/^$/d' tls.pem",
             (Self::EmptyLines, _) => r"sed -i '/^[[:space:]]*$/d' tls.pem",
             (Self::Label | Self::MoreBytes | Self::Other, File::Certificate) => {
-                "openssl crl2pkcs7 -nocrl -certfile tls.pem | openssl pkcs7 -print_certs -out tls.pem"
+                "openssl crl2pkcs7 -nocrl -certfile tls.pem | openssl pkcs7 -print_certs -out new.pem && mv new.pem tls.pem"
             }
             (Self::KeyLabel, _) => {
-                "grep -v -e ----- tls.pem | base64 -d | openssl pkey -inform DER -out tls.pem"
+                "grep -v -e ----- tls.pem | base64 -d | openssl pkey -inform DER -out new.pem && mv new.pem tls.pem"
             }
             (Self::Label | Self::MoreBytes | Self::Other, File::Key) => {
-                "openssl pkey -in tls.pem -out tls.pem"
+                "openssl pkey -in tls.pem -out new.pem && mv new.pem tls.pem"
             }
         }
     }

@@ -211,7 +211,7 @@ fn check_pair(certificate: (&str, &[u8]), key: (&str, &[u8]), now: UnixTime) -> 
         (Err(error), _) => {
             let remedy = match error {
                 KeyError::Encrypted => {
-                    "decrypt it, for example with openssl pkey -in FILE -out FILE"
+                    "decrypt it, for example with openssl pkey -in FILE -out NEW"
                 }
                 KeyError::Unsupported(_) => {
                     "servers may well take it; cert-renew cannot compare it with the certificate"

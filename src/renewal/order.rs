@@ -19,6 +19,9 @@ use crate::schedule::budget;
 use crate::schedule::due::Due;
 use crate::time::UnixTime;
 
+/// Names of one order that a line of the log has: a certificate may be for a thousand.
+const MOST_LOGGED: usize = 20;
+
 /// Makes the order and its record, then goes on as after a restart.
 ///
 /// # Errors
@@ -237,5 +240,8 @@ async fn foresee(
 }
 
 fn texts(names: &[Name]) -> Vec<String> {
-    names.iter().map(Name::to_string).collect()
+    let more = names.len().saturating_sub(MOST_LOGGED);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    let first = names.iter().take(MOST_LOGGED).map(Name::to_string);
+    first.chain(more).collect()
 }

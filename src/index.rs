@@ -169,6 +169,8 @@ pub struct Entry {
     pub stale_pods: u32,
     /// Key and certificate do not belong together, or no server loads them; why, is the last error.
     pub pair_broken: bool,
+    /// Workloads that lack the leaf although the others have it, by the last rollout.
+    pub lacking: u32,
     /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
     pub order_open: bool,
     generation: u16,
@@ -201,6 +203,8 @@ pub enum Finished {
     Stuck(UnixTime, Stuck, Box<str>),
     /// So many pods serve an earlier leaf, in words: looked at again then.
     Stale(UnixTime, usize, Box<str>),
+    /// So many workloads lack the leaf, in words: looked at again then.
+    Incomplete(UnixTime, usize, Box<str>),
 }
 
 /// See the module's documentation.
@@ -408,9 +412,9 @@ impl Index {
         let rolling = previous.as_ref().and_then(|old| old.rolling.clone());
         let order_open = previous.as_ref().is_some_and(|old| old.order_open);
         let same_leaf = |old: &Entry| old.observed.leaf == observed.leaf;
-        let stale_pods = { previous.as_ref() }
+        let (stale_pods, lacking) = { previous.as_ref() }
             .filter(|old| same_leaf(old))
-            .map_or(0, |old| old.stale_pods);
+            .map_or((0, 0), |old| (old.stale_pods, old.lacking));
         // Whoever edits the Secret all the time does not put off what settles since its leaf has changed.
         let settling = { previous.as_ref() }
             .filter(|old| same_leaf(old) && old.observed.rolled_out == observed.rolled_out)
@@ -429,6 +433,7 @@ impl Index {
             stuck,
             stale_pods,
             pair_broken,
+            lacking,
             order_open,
             generation,
             source,
@@ -635,7 +640,7 @@ impl Index {
         let not_before = match finished {
             Finished::Wrote => {
                 (entry.last_error, entry.stuck) = (None, None);
-                entry.stale_pods = 0;
+                (entry.stale_pods, entry.lacking) = (0, 0);
                 // What the watch has not yet echoed is not to be done again.
                 let echoed = started_from != entry.observed.resource_version;
                 (!echoed).then(|| now + ECHO_PATIENCE)
@@ -655,6 +660,13 @@ impl Index {
             Finished::Stale(at, pods, error) => {
                 (entry.last_error, entry.stuck) = (Some(shortened(error)), None);
                 entry.stale_pods = u32::try_from(pods).unwrap_or(u32::MAX);
+                entry.lacking = 0;
+                Some(at)
+            }
+            Finished::Incomplete(at, workloads, error) => {
+                (entry.last_error, entry.stuck) = (Some(error), None);
+                entry.lacking = u32::try_from(workloads).unwrap_or(u32::MAX);
+                entry.stale_pods = 0;
                 Some(at)
             }
         };

@@ -49,6 +49,9 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// A halt, a pause or a bad pair is looked at again after this when the watch brings nothing: a workload that was
 /// mended is no event on the Secret.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// A Secret whose workloads do not all have its leaf, since some were not well before, is looked at again after this:
+/// together with [`crate::rollout`]'s glance at each within a minute of its recovery.
+const LACKS_AGAIN: Duration = Duration::from_secs(20);
 /// Secrets of one batch that are read or written at the same time.
 const AT_ONCE: usize = 8;
 /// Somebody who changes a Secret faster than this many times in a row is not to be raced with.
@@ -61,6 +64,8 @@ struct Held {
     proof: Option<Proof>,
     /// The look by which it is planned.
     look: Option<permit::Look>,
+    /// Which workloads use it and what they have, by the last rollout.
+    used_by: Option<UsedBy>,
 }
 
 /// What a look at a Secret says.
@@ -144,7 +149,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
         since,
     };
     futures::join!(
-        tell::left_behind(&context, &namespace, &behind),
+        tell::left_behind(&context, &namespace, &behind, &workloads),
         carry_out(&context, &namespace, batch, rolling, plan.steps, open)
     );
 }
@@ -232,11 +237,21 @@ async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
     });
     match looked.await {
         Ok((look, (request, head, proof))) => {
-            let look = Some(look);
-            Look::Due(Box::new((request, Held { head, proof, look })))
+            let held = Held {
+                used_by: used_by_of(&head),
+                head,
+                proof,
+                look: Some(look),
+            };
+            Look::Due(Box::new((request, held)))
         }
         Err(Not(at, why)) => Look::Later(at, why),
     }
+}
+
+/// Which workloads use a Secret and what they have, by its own annotation.
+fn used_by_of(head: &Head) -> Option<UsedBy> {
+    head.annotation(keys::USED_BY)?.parse().ok()
 }
 
 /// Not to be rolled onto now: when to look again, and why.
@@ -355,11 +370,13 @@ fn first_sight(key: &Key, entry: &Entry) -> Look {
         workloads: Vec::new(),
         keys: Vec::new(),
         written: None,
+        unwell: Vec::new(),
     };
     let held = Held {
         head,
         proof: None,
         look: None,
+        used_by: None,
     };
     Look::Due(Box::new((request, held)))
 }
@@ -420,6 +437,8 @@ fn judge(
         previous: had.and_then(RolledOut::fingerprint),
         leaf: leaf.clone(),
     });
+    let used_by = used_by_of(&secret.head);
+    let unwell = used_by.iter().flat_map(UsedBy::unwell).cloned();
     let request = Request {
         secret: (*key.name).into(),
         uid: secret.head.uid().into(),
@@ -432,6 +451,7 @@ fn judge(
         workloads: assessment.settings.workloads.clone(),
         keys: changed,
         written: secret.written(),
+        unwell: unwell.collect(),
     };
     Ok((request, secret.head.clone(), proof))
 }
@@ -564,6 +584,7 @@ async fn carry_out(
                                 request,
                                 head: &held.head,
                                 proof: held.proof.as_ref(),
+                                before: held.used_by.as_ref(),
                                 steps: &steps,
                                 users: users.get(&secret).map_or(&[], Vec::as_slice),
                                 standing,
@@ -650,6 +671,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
             );
             (written, Reason::RolledOut, note)
         }
+        Conclusion::Incomplete(lacking) => return incomplete(rolled, now, &lacking).await,
         Conclusion::Halted(workload, why) => {
             let note = format!(
                 "{workload} did not take the new certificate up ({why}); the others keep what they have"
@@ -697,6 +719,30 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
     Finished::Wrote
 }
 
+/// Notes which workloads lack the leaf and since when, and tells it once.
+async fn incomplete(
+    rolled: &Rolled<'_>,
+    now: UnixTime,
+    lacking: &[(WorkloadRef, String)],
+) -> Finished {
+    let Rolled { context, key, .. } = rolled;
+    let again = now + LACKS_AGAIN;
+    let words = rolled.lacking_in_words(now, lacking);
+    let note = format!("not every workload has the new certificate: {words}");
+    if !rolled.knows(lacking) {
+        let written = vec![(keys::USED_BY, rolled.used_by(now, None, None))];
+        match write(rolled, written).await {
+            Ok(()) => {}
+            Err(cluster::Error::NotFound { .. }) => return Finished::Wrote,
+            Err(error) => return Finished::Later(again, Some(error.to_string().into())),
+        }
+        let (reason, uid) = (Reason::RolloutIncomplete, &rolled.request.uid);
+        context.events.secret(key, uid, reason, &note);
+        tracing::warn!(secret = %key, step = "incomplete", note, "not every workload has the certificate: looked at again");
+    }
+    Finished::Incomplete(again, lacking.len(), note.into())
+}
+
 /// When a halt is looked at again: it ends at the latest with what the others serve.
 fn look_again(now: UnixTime, request: &Request) -> UnixTime {
     match request.rolled_out {
@@ -738,6 +784,9 @@ fn note(standing: &Standing, happening: &Happening<'_>) {
         Happening::Rolled(step, _) | Happening::Reloaded(step, _) | Happening::Unchanged(step) => {
             (step, Has::It)
         }
+        Happening::Unavailable(step, _) => (step, Has::Unavailable),
+        // Since when is known from earlier looks.
+        Happening::Incomplete(step, _) => (step, Has::Lacks(UnixTime::now())),
         Happening::Failed(step, _) => (step, Has::Failed),
     };
     let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);

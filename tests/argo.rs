@@ -214,3 +214,47 @@ async fn a_rollout_that_is_not_restarted_halts_the_others() -> Result<()> {
     assert_eq!(kinds, [Kind::Rollout], "its ReplicaSet is its own affair");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_rollout_whose_pods_flap_is_without_progress() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "flaps", "").await?;
+    let argo = Argo::start(bench, &space, "tls").await?;
+    argo.stand_in.abort();
+    let config = RolloutConfig {
+        progress_timeout: Duration::from_secs(5),
+        ..config()
+    };
+    let rollouts = Argo::rollouts(&space);
+    let flap = async {
+        eventually(SOON, "it is restarted", async || {
+            let asked = rollouts.get("shop").await?.data["spec"]["restartAt"].clone();
+            ensure!(asked.is_string(), "not yet");
+            Ok(())
+        })
+        .await?;
+        let mut available = 2;
+        loop {
+            available = 3 - available;
+            let generation = rollouts.get("shop").await?.metadata.generation;
+            let status = json!({"status": {
+                "observedGeneration": generation.unwrap_or_default().to_string(), "availableReplicas": available}});
+            rollouts
+                .patch_status("shop", &PatchParams::default(), &Patch::Merge(status))
+                .await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        #[expect(unreachable_code, reason = "it says what may fail")]
+        Ok::<_, test_bench::Error>(())
+    };
+    let requests = [due("tls", "new")];
+    let client = space.client.clone();
+    let came = tokio::select! {
+        ended = flap => { ended?; unreachable!("it does not end") }
+        came = roll_with(client, &space.name, &config, &requests) => came?,
+    };
+    let (workload, why) = came.halted("tls");
+    assert_eq!(workload, "rollout/shop");
+    assert!(why.contains("no progress"), "{why}");
+    Ok(())
+}

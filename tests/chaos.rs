@@ -17,7 +17,8 @@ use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::json;
 use test_bench::objects::{Reference, Space};
 use test_bench::{
-    Bench, Context as _, Fault, Operator, Passed, Proxies, Result, Server, ensure, eventually,
+    Bench, Checker, Context as _, Fault, Operator, Passed, Proxies, Result, Server, ensure,
+    eventually,
 };
 
 use crate::renewal::{annotation, leaf, options};
@@ -152,6 +153,8 @@ async fn run(size: Size) -> Result<()> {
             .await?;
     }
 
+    // It asks the API server itself, not through the proxies.
+    let checker = Checker::default().watch(bench.client()?, vec![space.name.clone()]);
     proxies.rule(move |passed| fault(seed, passed));
     let mut operators = vec![operator, second];
     let mut random = Random(seed);
@@ -179,6 +182,13 @@ async fn run(size: Size) -> Result<()> {
     })
     .await;
     follower.abort();
+    let stale = checker.found();
+    ensure!(
+        stale.is_empty(),
+        "{} pods had an earlier certificate although their Secret was done: {:?}",
+        stale.len(),
+        stale.first()
+    );
     let ended = match ended {
         Ok(ended) => ended,
         Err(error) => return Err(error.context(space.situation().await)),

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Reference, Space, pair, workload};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, tally, throughout};
 
+use crate::argo::Argo;
 use crate::command::{cert_renew, said};
 use crate::renewal::{options, rolled_out};
 use crate::rolling::{
@@ -304,5 +305,47 @@ async fn the_replica_sets_of_deployments_are_left_to_them() -> Result<()> {
     let listed = rollout::list(&space.client, &space.name).await?;
     let names: Vec<String> = listed.iter().map(|it| it.id.to_string()).collect();
     assert_eq!(names, ["deployment/web", "replicaset/bare"]);
+    Ok(())
+}
+
+/// As an admission webhook adds a volume to pods whose template has none.
+#[tokio::test]
+async fn pods_that_use_what_their_template_does_not_name_are_told() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.addons.push("rbac/addons/eviction.yaml".into());
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "injected", operator.namespace()).await?;
+    let argo = Argo::start(bench, &space, "other").await?;
+    let uid = Argo::rollouts(&space).get("shop").await?.uid();
+    let owner = json!([{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "shop", "uid": uid, "controller": true}]);
+    let spec = workload("Deployment", "x", 1, Reference::Volume, "tls")["spec"]["template"]["spec"]
+        .clone();
+    let pod = json!({"metadata": {"name": "injected", "ownerReferences": owner}, "spec": spec});
+    let pods: Api<Pod> = Api::namespaced(space.client.clone(), &space.name);
+    pods.create(&PostParams::default(), &serde_json::from_value(pod)?)
+        .await?;
+    eventually(SOON, "the pod is ready", async || {
+        ensure!(is_ready(&pods.get("injected").await?), "it is not");
+        Ok(())
+    })
+    .await?;
+    let old = pair(&["injected.example"], FRESH)?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "external")])
+        .await?;
+    rolled_out(&space, "tls").await?;
+    space
+        .put("tls", &pair(&["injected.example"], FRESH)?)
+        .await?;
+    rolled_out(&space, "tls").await?;
+    eventually(SOON, "its workload is named", async || {
+        let events = space.events("tls").await?;
+        let said = "NobodyRestarts: nobody restarts the pods of rollout/shop";
+        ensure!(events.iter().any(|it| it.starts_with(said)), "{events:?}");
+        Ok(())
+    })
+    .await?;
+    drop(argo);
     Ok(())
 }

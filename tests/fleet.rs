@@ -16,7 +16,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use test_bench::certificates::{DAY, Template, TestCa};
 use test_bench::objects::{FRESH, Reference, Space, pair, workload};
-use test_bench::{Bench, Operator, Result, ensure, eventually, tally, throughout};
+use test_bench::{Bench, Checker, Operator, Result, ensure, eventually, tally, throughout};
 
 use crate::install::kubectl;
 use crate::renewal::{annotation, leaf, options, rolled_out};
@@ -127,7 +127,7 @@ async fn what_stands_still_gives_its_place_to_others() -> Result<()> {
     let came = roll_with(client, &space.name, &config, &[urgent, due("b", "new")]).await?;
     assert_eq!(
         came.happened,
-        ["rolled deployment/web", "failed deployment/stuck"]
+        ["rolled deployment/web", "unavailable deployment/stuck"]
     );
     assert!(came.done("a") && came.done("b"), "{came:?}");
     Ok(())
@@ -481,6 +481,13 @@ async fn renewed_at_once(secrets: usize) -> Result<()> {
             space.available(kind, &format!("{name}-{secret}")).await?;
         }
     }
+    let mut checker = Checker::default();
+    for space in &spaces {
+        let found = checker.stale_after_done(&space.client, &space.name).await?;
+        assert!(found.is_empty(), "{found:?}");
+    }
+    let names = spaces.iter().map(|space| space.name.clone()).collect();
+    let checker = checker.watch(bench.client()?, names);
     let before = operator.requests()?.len();
     let started = std::time::Instant::now();
     let most = Mutex::new((0, 0));
@@ -510,6 +517,8 @@ async fn renewed_at_once(secrets: usize) -> Result<()> {
         done = work => done?,
     }
     let took = started.elapsed();
+    let stale = checker.found();
+    assert!(stale.is_empty(), "{stale:?}");
     for (space, secret) in &all {
         for (kind, name) in FOUR {
             let name = format!("{name}-{secret}");

@@ -51,6 +51,7 @@ pub(crate) fn due(secret: &str, leaf: &str) -> Request {
         workloads: Vec::new(),
         keys: Vec::new(),
         written: None,
+        unwell: Vec::new(),
     }
 }
 
@@ -65,6 +66,17 @@ pub(crate) struct Came {
 impl Came {
     pub(crate) fn done(&self, secret: &str) -> bool {
         matches!(self.outcomes[secret], Outcome::Done)
+    }
+
+    /// Which workloads lack the leaf, and why.
+    pub(crate) fn lacking(&self, secret: &str) -> BTreeMap<String, &str> {
+        match &self.outcomes[secret] {
+            Outcome::Incomplete(lacking) => lacking
+                .iter()
+                .map(|(workload, why)| (workload.to_string(), &**why))
+                .collect(),
+            other => panic!("expected workloads that lack it, was {other:?}"),
+        }
     }
 
     pub(crate) fn halted(&self, secret: &str) -> (String, &str) {
@@ -114,6 +126,8 @@ pub(crate) async fn roll_by(
             Happening::Rolled(step, _) => ("rolled", step),
             Happening::Reloaded(step, _) => ("reloaded", step),
             Happening::Unchanged(step) => ("unchanged", step),
+            Happening::Unavailable(step, _) => ("unavailable", step),
+            Happening::Incomplete(step, _) => ("incomplete", step),
             Happening::Failed(step, _) => ("failed", step),
         };
         happened.push(format!("{what} {}", step.workload.id));

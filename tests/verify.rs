@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::api::{DynamicObject, ListParams, PostParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -575,6 +575,72 @@ mod inside {
             }
         }
         assert_eq!(followed.lock().unwrap().as_slice(), []);
+        Ok(())
+    }
+
+    #[tokio::test]
+    #[ignore = "run by pods_are_asked_at_their_own_addresses"]
+    async fn a_pod_that_is_not_ready_when_the_others_are_asked_is_asked_when_it_is() -> Result<()> {
+        let bench = Bench::shared().await?;
+        let mut options = options();
+        options.addons.push("rbac/addons/verify.yaml".into());
+        options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 3s, reloadWait: 1s, reloadAgain: 1s}\n".into();
+        let operator = Operator::start(bench, options).await?;
+        let scene = Scene::new(bench, &operator).await?;
+        let space = &scene.space;
+        scene.web().await?;
+        let (port, hits) = serve_reload("200 OK").await?;
+        scene
+            .begin(&[("rollout", &format!("post:{port}/r"))])
+            .await?;
+        let pods: Api<Pod> = Api::namespaced(space.client.clone(), &space.name);
+        let late = space.pods("web").await?.remove(0);
+        let mark = async |ready: &str| {
+            let status = json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}});
+            let status = Patch::Strategic(status);
+            let name = late.name_any();
+            pods.patch_status(&name, &PatchParams::default(), &status)
+                .await
+        };
+        mark("False").await?;
+        scene.put_new().await?;
+        let event = told(space, "tls", "RolloutIncomplete").await?;
+        let said = "deployment/web since 2";
+        assert!(
+            event.contains(said) && event.contains(&late.name_any()),
+            "{event}"
+        );
+        let asked = || -> Result<Vec<usize>> {
+            let hits = hits.lock().expect("nobody panics");
+            let mut times: BTreeMap<IpAddr, usize> = BTreeMap::new();
+            hits.iter()
+                .for_each(|(address, _)| *times.entry(*address).or_default() += 1);
+            Ok(times.into_values().collect())
+        };
+        assert_eq!(asked()?, [1], "the other one alone, and once");
+        let secret = space.secrets().get("tls").await?;
+        let fingerprint = leaf(&secret)?.fingerprint.to_string();
+        let had = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or_default();
+        assert!(!had.starts_with(&fingerprint), "it is not done");
+        throughout(
+            Duration::from_secs(30),
+            "it is looked at and told once",
+            async || {
+                let events = space.events("tls").await?;
+                let of_it = events
+                    .iter()
+                    .filter(|it| it.starts_with("RolloutIncomplete"));
+                ensure!(of_it.count() == 1, "{events:?}");
+                let asked = asked()?;
+                ensure!(asked == [1], "{asked:?}");
+                Ok(())
+            },
+        )
+        .await?;
+        mark("True").await?;
+        rolled_out(space, "tls").await?;
+        assert_eq!(asked()?, [2, 2], "each twice, as ever");
+        assert_eq!(scene.generation().await?, 1);
         Ok(())
     }
 

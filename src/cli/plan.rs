@@ -297,10 +297,18 @@ fn rollout_of(
         workloads: settings.workloads.clone(),
         keys: Vec::new(),
         written: None,
+        unwell: Vec::new(),
     };
     let left_behind = match request.mode {
         RolloutMode::None => Vec::new(),
-        _ => rollout::left_behind(&request, &rollout::by_secret(&users.bystanders)),
+        _ => {
+            let bystanders = rollout::by_secret(&users.bystanders);
+            let unseen = rollout::unseen(&request, &bystanders, &users.workloads);
+            let of = |workload: String| format!("the pods of {workload}");
+            let mut names = rollout::left_behind(&request, &bystanders);
+            names.extend(unseen.into_iter().map(of));
+            names
+        }
     };
     let plan = rollout::plan(now, &[request], &users.workloads, &config.rollout);
     (plan.steps, left_behind)

@@ -65,6 +65,8 @@ pub enum Reason {
     RolloutFailed,
     /// The others are left alone until somebody has looked.
     RolloutHalted,
+    /// Workloads that were not well before, or hold pods back, do not have the certificate yet.
+    RolloutIncomplete,
     /// Not every pod could be asked what it serves.
     NotVerified,
     /// A pod served an earlier certificate, so that its workload was restarted once more.
@@ -106,6 +108,7 @@ impl Reason {
         Self::NotRolledOut,
         Self::RolloutFailed,
         Self::RolloutHalted,
+        Self::RolloutIncomplete,
         Self::NotVerified,
         Self::RestartedAgain,
         Self::ServedCertificateStale,
@@ -136,6 +139,7 @@ impl Reason {
             Self::NotRolledOut => "NotRolledOut",
             Self::RolloutFailed => "RolloutFailed",
             Self::RolloutHalted => "RolloutHalted",
+            Self::RolloutIncomplete => "RolloutIncomplete",
             Self::NotVerified => "NotVerified",
             Self::RestartedAgain => "RestartedAgain",
             Self::ServedCertificateStale => "ServedCertificateStale",

@@ -116,6 +116,7 @@ struct Rare {
     last_error: Option<Box<str>>,
     stuck: Option<Stuck>,
     stale_pods: u32,
+    lacking: u32,
 }
 
 impl Words {
@@ -350,6 +351,7 @@ impl Packed {
             last_error: entry.last_error.clone(),
             stuck: entry.stuck,
             stale_pods: entry.stale_pods,
+            lacking: entry.lacking,
         };
         let renewed = observed.renewed.map(|at| u32::try_from(at.0));
         Self {
@@ -434,6 +436,7 @@ impl Packed {
             last_error: rare.and_then(|rare| rare.last_error.clone()),
             stuck: rare.and_then(|rare| rare.stuck),
             stale_pods: rare.map_or(0, |rare| rare.stale_pods),
+            lacking: rare.map_or(0, |rare| rare.lacking),
             order_open: is(marks::ORDER_OPEN),
             pair_broken: is(marks::PAIR_BROKEN),
             generation: self.generation,
@@ -516,6 +519,7 @@ mod tests {
             stuck: None,
             stale_pods: 0,
             pair_broken: false,
+            lacking: 0,
             order_open: false,
             generation: 3,
             source: Source(1),
@@ -525,7 +529,7 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was() {
         let usual = entry();
-        let changes: [fn(&mut Entry); 16] = [
+        let changes: [fn(&mut Entry); 17] = [
             |_| {},
             |it| it.observed.uid = "odd".into(),
             |it| it.observed.resource_version = "odd".into(),
@@ -538,6 +542,7 @@ mod tests {
             |it| it.observed.window = Some(UnixTime(0)),
             |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
             |it| it.stale_pods = 7,
+            |it| it.lacking = 7,
             |it| (it.stuck, it.order_open) = (Some(Stuck::Paused), true),
             |it| it.observed.renewed = None,
             |it| (it.renewing, it.rolling) = (Some(("odd".into(), Some(7))), Some("7".into())),
@@ -564,7 +569,7 @@ mod tests {
             assert!(!table.touch(&key, &"124".into(), listed));
             assert!(!table.touch(&key, &"odder".into(), listed));
         }
-        assert_eq!(table.len(), 16);
+        assert_eq!(table.len(), 17);
     }
 
     #[test]

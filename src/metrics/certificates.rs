@@ -307,6 +307,12 @@ pub(super) fn write(
     for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.stale_pods > 0) {
         sample(out, name, &labels(&key, &entry)[..2], entry.stale_pods);
     }
+    let name = "cert_renew_rollout_incomplete_workloads";
+    let help = "Workloads that lack the leaf since they were not well before it came, or hold pods back; all others have it";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.lacking > 0) {
+        sample(out, name, &labels(&key, &entry)[..2], entry.lacking);
+    }
     let name = "cert_renew_annotation_problems";
     let help = "Annotations of the Secret that are unknown or do not parse";
     family(out, name, "gauge", help);
@@ -524,6 +530,7 @@ pub(crate) mod fixture {
                 let finished = match name {
                     _ if taken != key => Finished::Later(NOW + DAY, None),
                     "failing-rollout" => Finished::Stale(NOW + DAY, 2, "no".into()),
+                    "incomplete" => Finished::Incomplete(NOW + DAY, 1, "no".into()),
                     "failing" => Finished::Stuck(NOW + DAY, Stuck::Paused, "no".into()),
                     _ => Finished::Later(NOW + DAY, Some("no".into())),
                 };
@@ -532,6 +539,7 @@ pub(crate) mod fixture {
         };
         fails(&mut index, "failing", due());
         fails(&mut index, "failing-rollout", unrolled());
+        fails(&mut index, "incomplete", unrolled());
         let key = add(&mut index, "healthy", healthy());
         let shown = Shown {
             names: "shop.example".into(),

@@ -34,6 +34,8 @@ pub(super) enum Conclusion {
     Done(Option<String>, Option<Proven>),
     /// So many pods serve an earlier leaf, in words, although all was done that is done.
     Stale(usize, String),
+    /// As [`Outcome::Incomplete`].
+    Incomplete(Vec<(WorkloadRef, String)>),
     /// As [`Outcome::Halted`].
     Halted(WorkloadRef, String),
     /// As [`Outcome::Deferred`].
@@ -58,6 +60,8 @@ pub(super) struct Rolled<'a> {
     pub(super) head: &'a Head,
     /// What is to be proven, where the Secret asks for it.
     pub(super) proof: Option<&'a Proof>,
+    /// What its workloads had by the last rollout, or the last look at this one.
+    pub(super) before: Option<&'a UsedBy>,
     /// What was done for it just now.
     pub(super) steps: &'a [Step],
     /// The workloads that use it.
@@ -72,6 +76,7 @@ impl From<Outcome> for Conclusion {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Done => Self::Done(None, None),
+            Outcome::Incomplete(lacking) => Self::Incomplete(lacking),
             Outcome::Halted(workload, why) => Self::Halted(workload, why),
             Outcome::Deferred(why) => Self::Deferred(why),
             Outcome::Interrupted(why) => Self::Interrupted(why),
@@ -92,7 +97,10 @@ impl Rolled<'_> {
         let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let has = |workload: &WorkloadRef| match standing.get(workload) {
             _ if halted == Some(workload) => Has::Failed,
+            Some(Has::Lacks(at)) => Has::Lacks(self.since(workload).unwrap_or(*at)),
             Some(has) => *has,
+            // It was not looked at, as nothing was left to do.
+            None if self.was_unavailable(workload) => Has::Unavailable,
             None => Has::It,
         };
         let users = self.users.iter();
@@ -101,8 +109,48 @@ impl Rolled<'_> {
         used_by.map(|used_by| used_by.to_string())
     }
 
+    /// Since when a workload lacks the leaf, by earlier looks.
+    fn since(&self, workload: &WorkloadRef) -> Option<UnixTime> {
+        self.before?.lacks_since(workload)
+    }
+
+    fn was_unavailable(&self, workload: &WorkloadRef) -> bool {
+        let had = self.before.iter().flat_map(|before| &before.workloads);
+        { had }.any(|(it, has)| it == workload && *has == Has::Unavailable)
+    }
+
+    /// Whether it was told and written down already that these lack the leaf, and no others.
+    pub(super) fn knows(&self, lacking: &[(WorkloadRef, String)]) -> bool {
+        let before = self.before.iter().flat_map(|before| &before.workloads);
+        let before = before.filter(|(_, has)| has.lacks_since().is_some());
+        before.count() == lacking.len() && lacking.iter().all(|(it, _)| self.since(it).is_some())
+    }
+
+    /// Which lack the leaf, since when and why.
+    pub(super) fn lacking_in_words(
+        &self,
+        now: UnixTime,
+        lacking: &[(WorkloadRef, String)],
+    ) -> String {
+        let one = |(workload, why): &(WorkloadRef, String)| {
+            let since = self.since(workload).unwrap_or(now);
+            format!("{workload} since {since} ({why})")
+        };
+        rollout::some_of(&lacking.iter().map(one).collect::<Vec<_>>())
+    }
+
     /// What the rollout came to, once the pods were asked where they can be.
     pub(super) async fn conclusion(&self, outcome: Outcome) -> Conclusion {
+        let conclusion = self.concluded(outcome).await;
+        if matches!(conclusion, Conclusion::Done(..)) {
+            let roller = self.context.roller();
+            self.asked()
+                .for_each(|(step, _)| roller.forget(&self.key.namespace, &step.workload.id));
+        }
+        conclusion
+    }
+
+    async fn concluded(&self, outcome: Outcome) -> Conclusion {
         if !matches!(outcome, Outcome::Done) {
             return outcome.into();
         }
@@ -146,8 +194,9 @@ impl Rolled<'_> {
         let service = &proof.service;
         if !stale.is_empty() {
             let pods = verified.stale_text();
+            let verb = if stale.len() == 1 { "serves" } else { "serve" };
             let note =
-                format!("behind Service {service} {pods} still serve an earlier certificate");
+                format!("behind Service {service} {pods} still {verb} an earlier certificate");
             return Ok(Conclusion::Stale(stale.len(), note));
         }
         let proven = Proven {
@@ -156,10 +205,17 @@ impl Rolled<'_> {
             asked: served + unknown.len(),
         };
         if !unknown.is_empty() {
-            let note = format!("{served} pods do; {}", verified.unknown_text());
+            let note = match served {
+                1 => "1 pod does".to_owned(),
+                _ => format!("{served} pods do"),
+            };
+            let note = format!("{note}; {}", verified.unknown_text());
             return Ok(self.not_verified(&note, Some(proven)));
         }
-        let note = format!("all {served} pods behind Service {service} serve it");
+        let note = match served {
+            1 => format!("the one pod behind Service {service} serves it"),
+            _ => format!("all {served} pods behind Service {service} serve it"),
+        };
         Ok(Conclusion::Done(Some(note), Some(proven)))
     }
 
@@ -184,7 +240,7 @@ impl Rolled<'_> {
         for workload in rollout::using(self.request, &workloads) {
             let mut before = self.asked();
             if let Some((step, asks)) = before.find(|(step, _)| step.workload.id == workload.id) {
-                let again = roller.ask_again(namespace, step, asks, self.judge, Some(stale));
+                let again = roller.ask_some(namespace, step, asks, self.judge, stale);
                 let again = again.await?;
                 if again.withdrawn.is_some() {
                     return Ok(self.withdrawn(again));
@@ -205,11 +261,9 @@ impl Rolled<'_> {
             .iter()
             .map(|step| step.workload.id.to_string())
             .collect();
-        let note = format!(
-            "{} still serve an earlier certificate: {} once more",
-            verified.stale_text(),
-            names.join(", ")
-        );
+        let verb = if stale.len() == 1 { "serves" } else { "serve" };
+        let (pods, names) = (verified.stale_text(), names.join(", "));
+        let note = format!("{pods} still {verb} an earlier certificate: {names} once more");
         self.warn(Reason::RestartedAgain, &note);
         Ok(Some(self.restart(steps).await))
     }
@@ -263,20 +317,32 @@ impl Rolled<'_> {
         }
         let Self { context, key, .. } = self;
         sleep(context.config().rollout.reload_again).await;
+        let mut lacking = Vec::new();
         for (step, asks) in self.asked() {
-            let again = context.roller();
-            let again = again.ask_again(&key.namespace, step, asks, self.judge, None);
-            match again.await {
+            let (id, roller) = (&step.workload.id, context.roller());
+            match roller
+                .ask_again(&key.namespace, step, asks, self.judge)
+                .await
+            {
                 Ok(asked) if asked.withdrawn.is_some() => {
                     return { self.withdrawn(asked) }.unwrap_or(Outcome::Done).into();
                 }
-                Ok(asked) if asked.failed.is_empty() => {}
-                Ok(asked) => {
+                Ok(asked) if !asked.failed.is_empty() => {
                     let why = format!("not reloaded: {}", asked.failed_text());
-                    return Conclusion::Halted(step.workload.id.clone(), why);
+                    return Conclusion::Halted(id.clone(), why);
                 }
+                Ok(asked) if !asked.missing.is_empty() => {
+                    let lacks = Has::Lacks(UnixTime::now());
+                    let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+                    standing.insert(id.clone(), lacks);
+                    lacking.push((id.clone(), asked.missing_text()));
+                }
+                Ok(_) => {}
                 Err(error) => return Conclusion::Interrupted(chain(&error)),
             }
+        }
+        if !lacking.is_empty() {
+            return Conclusion::Incomplete(lacking);
         }
         Conclusion::Done(Some("its pods were asked twice to reload".into()), None)
     }

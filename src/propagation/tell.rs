@@ -11,7 +11,7 @@ use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::metrics::RolloutResult;
-use crate::rollout::{self, Happening, Remark, Request, Step};
+use crate::rollout::{self, Happening, Remark, Request, Step, Workload};
 use crate::secret::keys;
 use crate::secret::workload::Kind;
 
@@ -33,7 +33,10 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
             context
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Reloaded);
-            let note = format!("{pods} pods were asked to reload, and did");
+            let note = match pods {
+                1 => "1 pod was asked to reload, and did".to_owned(),
+                _ => format!("{pods} pods were asked to reload, and did"),
+            };
             (step, Reason::Reloaded, note)
         }
         Happening::Unchanged(step) => {
@@ -41,6 +44,21 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Unchanged);
             return;
+        }
+        Happening::Unavailable(step, _) | Happening::Incomplete(step, _) if step.unwell => return,
+        Happening::Unavailable(step, why) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Failed);
+            let note = format!("all its pods have the new certificate, and it is not well: {why}");
+            (step, Reason::RolloutFailed, note)
+        }
+        Happening::Incomplete(step, why) => {
+            context
+                .metrics
+                .rollout(step.workload.id.kind, RolloutResult::Failed);
+            let note = format!("not all its pods have the new certificate: {why}");
+            (step, Reason::RolloutFailed, note)
         }
         Happening::Failed(step, why) => {
             context
@@ -52,7 +70,9 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
     let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
     let (took, error) = match happening {
         Happening::Rolled(_, took) => (u64::try_from(took.as_millis()).ok(), None),
-        Happening::Failed(_, why) => (None, Some(*why)),
+        Happening::Failed(_, why)
+        | Happening::Unavailable(_, why)
+        | Happening::Incomplete(_, why) => (None, Some(*why)),
         _ => (None, None),
     };
     tracing::info!(
@@ -86,8 +106,7 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
 pub(super) fn remark(context: &Context, open: &Open, remark: &Remark) {
     let (Remark::Missing { secret, .. }
     | Remark::OptedOut { secret, .. }
-    | Remark::Restarted { secret, .. }
-    | Remark::Newer { secret, .. }) = remark;
+    | Remark::Restarted { secret, .. }) = remark;
     let Some((ticket, Held { head, .. })) = open.get(secret) else {
         return;
     };
@@ -123,7 +142,12 @@ pub(super) fn restarted(context: &Context, open: &Open, remarks: &[Remark]) {
 }
 
 /// Says which pods and Jobs have an earlier leaf and keep it. Nothing waits for it, and nothing depends on it.
-pub(super) async fn left_behind(context: &Context, namespace: &Arc<str>, requests: &[&Request]) {
+pub(super) async fn left_behind(
+    context: &Context,
+    namespace: &Arc<str>,
+    requests: &[&Request],
+    workloads: &[Workload],
+) {
     if requests.is_empty() {
         return;
     }
@@ -137,20 +161,33 @@ pub(super) async fn left_behind(context: &Context, namespace: &Arc<str>, request
     };
     let all = rollout::by_secret(&all);
     for request in requests {
-        let names = rollout::left_behind(request, &all);
-        if names.is_empty() {
+        // They were named at the first look.
+        if !request.unwell.is_empty() {
             continue;
         }
         let key = Key {
             namespace: Arc::clone(namespace),
             name: (*request.secret).into(),
         };
-        let note = format!(
-            "nobody restarts {}: they have an earlier certificate until they are started anew",
-            names.join(", ")
-        );
-        tracing::info!(secret = %key, note, "left behind");
-        let events = &context.events;
-        events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
+        let say = |note: String| {
+            tracing::info!(secret = %key, note, "left behind");
+            let events = &context.events;
+            events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
+        };
+        let names = rollout::left_behind(request, &all);
+        if !names.is_empty() {
+            let names = names.join(", ");
+            say(format!(
+                "nobody restarts {names}: they have an earlier certificate until they are started anew"
+            ));
+        }
+        let names = rollout::unseen(request, &all, workloads);
+        if !names.is_empty() {
+            say(format!(
+                "nobody restarts the pods of {}: they use the Secret although their template does not say so; the annotation {} may name their workload",
+                names.join(", "),
+                keys::WORKLOADS
+            ));
+        }
     }
 }

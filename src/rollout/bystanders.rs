@@ -1,4 +1,5 @@
-//! Pods and Jobs that use a Secret and that nobody can roll. They are named, never touched.
+//! Pods and Jobs that use a Secret and that nobody can roll, and pods that use one although their workload's template does
+//! not say so, as an admission webhook adds it. They are named, never touched.
 //!
 //! A pod without a controller and a Job keep their template for life. What a CronJob starts is left out: its next run has
 //! the new leaf. It needs the rights of rbac/addons/eviction.yaml; without them nobody is named.
@@ -6,8 +7,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use kube::Client;
 use kube::api::ListParams;
+use kube::{Client, Resource as _};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -17,8 +18,9 @@ use super::listing::{Absent, List, Weight};
 use super::references::{PodSpec, Reference};
 use super::run::Roller;
 use super::steps::{Request as Wanted, Verdict};
-use super::wire::{Condition, Meta, Template};
-use crate::secret::workload::RolloutMode;
+use super::wire::{Condition, Meta, Object, Template};
+use super::workload::Workload;
+use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
 
 /// Objects asked for at a time: a pod is some 10 KB of JSON.
@@ -26,13 +28,15 @@ const PAGE: u32 = 100;
 /// Pods that have ended use nothing any more, and those that have not begun will have the new leaf.
 const ALIVE: &str = "status.phase=Running";
 
-/// A pod or a Job that nobody replaces.
+/// A pod or a Job that nobody replaces, or a pod of a workload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bystander {
     kind: &'static str,
     name: Box<str>,
     created: Option<UnixTime>,
     references: Vec<Reference>,
+    /// The object that it belongs to, which may be one of these, the last one by its own kind and name. None: nobody's.
+    of: Option<Vec<WorkloadRef>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -117,7 +121,12 @@ async fn read<T: DeserializeOwned>(
 
 impl PodWire {
     fn read(self) -> Option<Bystander> {
-        self.metadata.bystander("pod", &self.spec)
+        let of = self.metadata.controller().map(of);
+        // Those of a Job are told by it; others belong to what we do not know.
+        if of.as_ref().is_some_and(Vec::is_empty) {
+            return None;
+        }
+        self.metadata.bystander("pod", &self.spec, of)
     }
 }
 
@@ -129,24 +138,48 @@ impl JobWire {
             return None;
         }
         let spec = self.spec.template.spec.unwrap_or_default();
-        self.metadata.bystander("job", &spec)
+        // What a CronJob starts has the new leaf the next time.
+        if self.metadata.is_controlled() {
+            return None;
+        }
+        self.metadata.bystander("job", &spec, None)
     }
 }
 
 impl Meta {
-    fn bystander(self, kind: &'static str, spec: &PodSpec) -> Option<Bystander> {
+    fn bystander(
+        self,
+        kind: &'static str,
+        spec: &PodSpec,
+        of: Option<Vec<WorkloadRef>>,
+    ) -> Option<Bystander> {
         let references = spec.references();
-        let concerned = !references.is_empty()
-            && !self.is_controlled()
-            && !self.is_leaving()
-            && !self.has_opted_out();
+        let concerned = !references.is_empty() && !self.is_leaving() && !self.has_opted_out();
         concerned.then(|| Bystander {
             kind,
             created: self.created(),
             name: self.name,
             references,
+            of,
         })
     }
+}
+
+/// What a pod's controller may be for us: a ReplicaSet `web-6f9c` may stand for the Deployment or the Rollout `web`.
+fn of((kind, name): (&str, &str)) -> Vec<WorkloadRef> {
+    let workload = |kind: Kind, name: &str| WorkloadRef {
+        kind,
+        name: name.into(),
+    };
+    let owner = Kind::ALL.into_iter().find(|it| Object::kind(it) == kind);
+    let Some(owner) = owner else {
+        return Vec::new();
+    };
+    let made = name.rsplit_once('-').filter(|_| owner == Kind::ReplicaSet);
+    let makers = made
+        .into_iter()
+        .flat_map(|(name, _)| [Kind::Deployment, Kind::Rollout].map(|kind| workload(kind, name)));
+    makers.chain([workload(owner, name)]).collect()
 }
 
 impl Bystander {
@@ -196,8 +229,33 @@ pub fn by_secret(all: &[Bystander]) -> HashMap<&str, Vec<&Bystander>> {
 #[must_use]
 pub fn left_behind(request: &Wanted, all: &HashMap<&str, Vec<&Bystander>>) -> Vec<String> {
     let using = all.get(&*request.secret).into_iter().flatten();
-    let using = using.filter(|it| it.uses(request));
+    let using = using.filter(|it| it.of.is_none() && it.uses(request));
     using.map(ToString::to_string).collect()
+}
+
+/// The workloads whose pods use this Secret, and have an earlier leaf, although neither their template nor the Secret says
+/// so.
+#[must_use]
+pub fn unseen(
+    request: &Wanted,
+    all: &HashMap<&str, Vec<&Bystander>>,
+    workloads: &[Workload],
+) -> Vec<String> {
+    let known = |id: &WorkloadRef| {
+        let refers = |it: &Workload| it.references.iter().any(|of| of.secret == request.secret);
+        request.workloads.contains(id) || workloads.iter().any(|it| it.id == *id && refers(it))
+    };
+    let exists = |id: &&WorkloadRef| workloads.iter().any(|it| it.id == **id);
+    let using = all.get(&*request.secret).into_iter().flatten();
+    let unseen = using.filter(|it| it.uses(request)).filter_map(|it| {
+        let of = it.of.as_ref().filter(|of| !of.iter().any(known))?;
+        of.iter().find(exists).or_else(|| of.last())
+    });
+    unseen
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[cfg(test)]
@@ -205,6 +263,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::certificate::Fingerprint;
+    use crate::rollout::wire::tests::workload;
 
     fn pod(metadata: Value) -> Option<Bystander> {
         let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": "tls"}}]});
@@ -254,5 +314,56 @@ mod tests {
         ] {
             assert_eq!(found, None, "{why}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_uses_what_no_template_names_is_told_by_its_workload() {
+        let owned = |name: &str, kind: &str, owner: &str| {
+            let owners = json!([{"kind": kind, "name": owner, "controller": true}]);
+            pod(json!({"name": name, "ownerReferences": owners}))
+        };
+        let all: Vec<Bystander> = [
+            owned("web-6f9c-x", "ReplicaSet", "web-6f9c"),
+            owned("web-6f9c-y", "ReplicaSet", "web-6f9c"),
+            owned("says-so-6f9c-x", "ReplicaSet", "says-so-6f9c"),
+            owned("named-0", "StatefulSet", "named"),
+            owned("bare-x", "ReplicaSet", "bare"),
+            owned("import-x", "Job", "import"),
+            pod(json!({"name": "debug"})),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let volumes = json!([{"name": "v", "secret": {"secretName": "tls"}}]);
+        let deployment = |name: &str, volumes: &Value| {
+            let spec = json!({"template": {"spec": {"volumes": volumes}}});
+            workload(
+                Kind::Deployment,
+                json!({"metadata": {"name": name}, "spec": spec}),
+            )
+        };
+        let workloads = [
+            deployment("web", &json!([])),
+            deployment("says-so", &volumes),
+        ];
+        let leaf = Fingerprint::of(b"leaf");
+        let request = Wanted {
+            secret: "tls".into(),
+            uid: "".into(),
+            leaf,
+            not_after: UnixTime::NEVER,
+            rolled_out: None,
+            remembered: None,
+            halted: None,
+            mode: RolloutMode::Restart,
+            workloads: vec!["statefulset/named".parse().unwrap()],
+            keys: Vec::new(),
+            written: None,
+            unwell: Vec::new(),
+        };
+        let all = by_secret(&all);
+        let told = unseen(&request, &all, &workloads);
+        assert_eq!(told, ["deployment/web", "replicaset/bare"]);
+        assert_eq!(left_behind(&request, &all), ["pod/debug"]);
     }
 }

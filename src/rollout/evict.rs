@@ -1,31 +1,37 @@
 //! Replaces the pods of a workload whose controller does not: one at a time, by eviction.
 //!
 //! ReplicationControllers, and StatefulSets and DaemonSets with `OnDelete`. Old pods are told by their own annotation,
-//! so that it may be cut off and taken up again; a PodDisruptionBudget that says no is waited for.
+//! so that it may be cut off and taken up again; a PodDisruptionBudget that says no is waited for. A pod that was not ready
+//! before is replaced like the others, and the others do not wait for it.
 //! It needs the rights of rbac/addons/eviction.yaml.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, EvictParams, Preconditions};
+use kube::api::{Api, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
+use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::error::{Error, once};
 use super::looks::Looks;
+use super::progress::Numbers;
 use super::steps::{Due, Step};
 use super::wait::{Wait, Waited, stalled};
 use super::workload::{Workload, get, leaf_annotation};
 use crate::duration::human;
 use crate::permit::Permit;
+use crate::time::UnixTime;
 
-/// How soon a budget that said no is asked again when no pod has changed meanwhile. Budgets cannot be watched with the
+/// How soon a budget that said no is asked again, whatever the pods do meanwhile. Budgets cannot be watched with the
 /// rights that there are, and the eviction is the one question that tells.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// How soon an eviction is asked for again that hit no pod: the watch is about to tell which pod is there by now.
+const MISSED: Duration = Duration::from_secs(1);
 /// Longest wait for the answer to one eviction. The client repeats a 429 by itself for minutes, and a budget's no is
 /// one: no answer within this time is taken for a no.
 const EVICTION_DEADLINE: Duration = Duration::from_secs(3);
@@ -33,6 +39,8 @@ const EVICTION_DEADLINE: Duration = Duration::from_secs(3);
 /// Evictions beyond the number of old pods that there were: pods that were made from the old template just before its
 /// controller heard of the new one. More of them means that replacements come without the annotation, for ever.
 const SPARE: usize = 3;
+/// A workload that is scaled so often while its pods are replaced gets no more time for it.
+const SCALED: usize = 3;
 
 /// What a budget's no adds to how a rollout stands.
 const REFUSED: &str = ", evictions are refused: a PodDisruptionBudget does not allow any";
@@ -44,6 +52,8 @@ struct Seen {
     old: bool,
     ready: bool,
     leaving: bool,
+    /// It should have gone by now: its node is dead, as a rule.
+    hung: bool,
 }
 
 /// What is to be done next.
@@ -52,6 +62,17 @@ enum Next<'a> {
     Done,
     Evict(&'a str, &'a Seen),
     Wait,
+}
+
+/// What came of asking for an eviction.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// The pod is on its way out.
+    Accepted,
+    /// A disruption budget does not allow it now, or the API server cannot say.
+    Refused,
+    /// That pod is not there any more.
+    Missed,
 }
 
 /// Evicts old pods one by one, each replacement awaited.
@@ -78,15 +99,23 @@ pub(super) async fn replace(
     let mut listed = false;
     let mut refused = "";
     let mut evictions: Option<usize> = None;
-    let (mut last, mut best) = (Instant::now(), (usize::MAX, 0));
+    // Those that an eviction was accepted for: the watch may be late to say that they leave.
+    let mut evicted: BTreeSet<Box<str>> = BTreeSet::new();
+    let mut not_before = Instant::now();
+    let (mut scaled, mut lost) = (0, None);
+    let (mut last, mut best) = (Instant::now(), (i64::MAX, 0));
     loop {
-        let old = pods.values().filter(|pod| pod.old).count();
-        let ready = pods.values().filter(|pod| pod.ready).count();
+        for pod in pods.values_mut() {
+            pod.leaving |= evicted.contains(&pod.uid);
+        }
+        let (old, ready) = (count(&pods, |pod| pod.old), ready(&pods));
         if listed {
-            let left = evictions.get_or_insert(old + SPARE);
-            match next(&pods, wanted) {
-                Next::Done => return Ok(Waited::Done),
+            let left = evictions.get_or_insert(pods.len() + SPARE);
+            let floor = wanted - *lost.get_or_insert_with(|| wanted - served(&pods));
+            match next(&pods, wanted, floor, workload.ordered) {
+                Next::Done => return Ok(Waited::Done(0)),
                 Next::Evict(..) if *left == 0 => return Ok(Waited::Reverted),
+                Next::Evict(..) if Instant::now() < not_before => {}
                 Next::Evict(name, pod) => {
                     let permit = match looks.permit(step, Instant::now()).await {
                         Ok(permit) => permit,
@@ -94,9 +123,16 @@ pub(super) async fn replace(
                             return Ok(Waited::Withdrawn(secret, withdrawal));
                         }
                     };
-                    match evict(permit, &api, namespace, name, pod).await {
-                        Ok(true) => (refused, *left) = ("", *left - 1),
-                        Ok(false) => refused = REFUSED,
+                    match evict(permit, &api, namespace, name, &pod.uid).await {
+                        Ok(Asked::Accepted) => {
+                            (refused, *left) = ("", *left - 1);
+                            evicted.insert(pod.uid.clone());
+                            continue;
+                        }
+                        Ok(Asked::Refused) => {
+                            (refused, not_before) = (REFUSED, Instant::now() + ASK_AGAIN);
+                        }
+                        Ok(Asked::Missed) => not_before = Instant::now() + MISSED,
                         Err(Error::Forbidden { .. }) => {
                             return Ok(Waited::Forbidden(missing_right(workload)));
                         }
@@ -114,21 +150,27 @@ pub(super) async fn replace(
                 None => return Ok(Waited::Gone),
                 Some(now) if now.uid != workload.uid => return Ok(Waited::Gone),
                 // Scaled meanwhile: what is missing was not to be waited for.
-                Some(now) if now.status.wanted != wanted => {
+                Some(now) if now.status.wanted != wanted && scaled < SCALED => {
                     (wanted, last) = (now.status.wanted, Instant::now());
+                    scaled += 1;
                 }
                 Some(_) => {
-                    let stands = format!("{old} old pods left, {ready} of {wanted} ready{refused}");
-                    return Ok(Waited::Failed(format!(
-                        "no progress for {}: {stands}",
-                        human(patience)
-                    )));
+                    let numbers = Numbers {
+                        target: wanted,
+                        updated: count(&pods, |pod| !pod.old),
+                        available: ready,
+                        older: old,
+                    };
+                    let why = format!("no progress for {}: {numbers}{refused}", human(patience));
+                    return Ok(Waited::Failed(numbers, why));
                 }
             }
         } else if last.elapsed() >= stalled(patience) {
             place.give_back();
         }
-        match timeout(ASK_AGAIN.min(patience), events.next()).await {
+        let pause = not_before.saturating_duration_since(Instant::now());
+        let pause = if pause.is_zero() { ASK_AGAIN } else { pause };
+        match timeout(pause.min(patience), events.next()).await {
             Ok(Some(Ok(watcher::Event::Init))) => {
                 pods.clear();
                 listed = false;
@@ -161,18 +203,45 @@ fn missing_right(workload: &Workload) -> String {
     )
 }
 
-/// One pod at a time, and only while all that should be there are ready.
-fn next(pods: &BTreeMap<String, Seen>, wanted: i64) -> Next<'_> {
-    // Pods that are leaving serve nobody and are not waited for: they may take hours.
+fn count(pods: &BTreeMap<String, Seen>, of: impl Fn(&Seen) -> bool) -> i64 {
+    i64::try_from(pods.values().filter(|pod| of(pod)).count()).unwrap_or(i64::MAX)
+}
+
+/// Pods that serve: those that are leaving do not, and may take hours to go.
+fn ready(pods: &BTreeMap<String, Seen>) -> i64 {
+    count(pods, |pod| pod.ready && !pod.leaving)
+}
+
+/// The number at the end of a name.
+fn ordinal(name: &str) -> Option<u32> {
+    name.rsplit_once('-')?.1.parse().ok()
+}
+
+/// Pods that serve at the beginning, or are about to: a replacement that starts may be ours, of an earlier run.
+fn served(pods: &BTreeMap<String, Seen>) -> i64 {
+    count(pods, |pod| match pod.leaving {
+        true => !pod.hung,
+        false => pod.ready || !pod.old,
+    })
+}
+
+/// One pod at a time, and only while as many are ready as were at the beginning (`floor`). Of an `ordered` StatefulSet one
+/// goes only while all of lower ordinals are ready: it would not come back before.
+fn next(pods: &BTreeMap<String, Seen>, wanted: i64, floor: i64, ordered: bool) -> Next<'_> {
+    let comes_back = |name: &str| {
+        let mut lower = pods.iter().filter(|(it, _)| ordinal(it) < ordinal(name));
+        !ordered || lower.all(|(_, pod)| pod.ready && !pod.leaving)
+    };
     let staying = || pods.iter().filter(|(_, pod)| !pod.leaving);
-    let ready = i64::try_from(staying().filter(|(_, pod)| pod.ready).count()).unwrap_or(i64::MAX);
+    let ready = ready(pods);
     // An old pod that is not ready serves nobody: it goes first and waits for nobody.
     let broken = staying().find(|(_, pod)| pod.old && !pod.ready);
-    let first = staying().find(|(_, pod)| pod.old);
+    let first = staying().find(|(name, pod)| pod.old && comes_back(name));
+    let all_new = !staying().any(|(_, pod)| pod.old);
     match (broken, first) {
         (Some((name, pod)), _) => Next::Evict(name, pod),
-        (None, Some((name, pod))) if ready >= wanted => Next::Evict(name, pod),
-        (None, None) if ready >= wanted => Next::Done,
+        (None, Some((name, pod))) if ready >= floor => Next::Evict(name, pod),
+        (None, None) if all_new && ready >= wanted => Next::Done,
         _ => Next::Wait,
     }
 }
@@ -201,53 +270,46 @@ fn see(pod: &Pod, step: &Step) -> Seen {
         .iter()
         .filter_map(|status| status.conditions.as_ref())
         .flatten();
+    // When it is to have ended, its grace included.
+    let ends = pod.metadata.deletion_timestamp.as_ref();
+    let ends = ends.map(|ends| UnixTime(ends.0.as_second()));
     Seen {
         uid: pod.uid().unwrap_or_default().into(),
         old: !step.leaves.iter().all(has),
         ready: { conditions }
             .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-        leaving: pod.metadata.deletion_timestamp.is_some(),
+        leaving: ends.is_some(),
+        hung: ends.is_some_and(|ends| ends < UnixTime::now()),
     }
 }
 
-/// Asks for the eviction of exactly this pod; false where a budget says no. One that is gone or was replaced meanwhile
-/// is no error: the watch will tell.
+/// Asks for the eviction of exactly this pod, and of no later one of its name.
 async fn evict(
     permit: Permit<&Step>,
     api: &Api<Pod>,
     namespace: &str,
     name: &str,
-    pod: &Seen,
-) -> Result<bool, Error> {
+    uid: &str,
+) -> Result<Asked, Error> {
     if permit.spend().is_none() {
-        return Ok(false);
+        return Ok(Asked::Missed);
     }
-    let preconditions = Preconditions {
-        uid: Some(pod.uid.to_string()),
-        resource_version: None,
-    };
-    let params = EvictParams {
-        delete_options: Some(DeleteParams {
-            preconditions: Some(preconditions),
-            ..DeleteParams::default()
-        }),
-        ..EvictParams::default()
-    };
+    // kube 5.0 writes `delete_options`, which the API server passes over, and with it the precondition.
+    let body = json!({
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": namespace},
+        "deleteOptions": {"preconditions": {"uid": uid}},
+    });
     let what = format!("pod/{name}");
-    match once(
-        "evict",
-        &what,
-        namespace,
-        EVICTION_DEADLINE,
-        api.evict(name, &params),
-    )
-    .await
-    {
-        Ok(_) => Ok(true),
-        Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(true),
-        Err(Error::NoAnswer { .. }) => Ok(false),
-        // 500 is what the API server says where several budgets cover one pod.
-        Err(error) if matches!(error.code(), Some(429 | 500)) => Ok(false),
+    let params = PostParams::default();
+    let asked = api.create_subresource::<_, serde_json::Value>("eviction", name, &params, &body);
+    match once("evict", &what, namespace, EVICTION_DEADLINE, asked).await {
+        Ok(_) => Ok(Asked::Accepted),
+        Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(Asked::Missed),
+        Err(Error::NoAnswer { .. }) => Ok(Asked::Refused),
+        // 500 is what the API server says where several budgets cover one pod, 504 where the budget was written by others.
+        Err(error) if matches!(error.code(), Some(429 | 500 | 504)) => Ok(Asked::Refused),
         Err(error) => Err(error),
     }
 }
@@ -264,32 +326,45 @@ mod tests {
             old: "olb".contains(letter),
             ready: "onl".contains(letter),
             leaving: letter == 'l',
+            hung: false,
         };
-        for (pods, expected) in [
-            ("oo", "evict 0"),
-            ("lo", "wait"),
-            ("lno", "evict 2"),
-            ("no", "evict 1"),
-            ("so", "wait"),
-            ("nn", "done"),
-            ("lnn", "done"),
-            ("ns", "wait"),
-            ("ob", "evict 1"),
-            ("sb", "evict 1"),
-            ("", "wait"),
+        for (pods, floor, expected) in [
+            ("oo", 2, "evict db-0"),
+            ("lo", 2, "wait"),
+            ("lno", 2, "evict db-2"),
+            ("no", 2, "evict db-1"),
+            ("so", 2, "wait"),
+            ("nn", 2, "done"),
+            ("lnn", 2, "done"),
+            ("ns", 2, "wait"),
+            ("ob", 2, "evict db-1"),
+            ("sb", 2, "evict db-1"),
+            ("", 2, "wait"),
+            // One was not ready before: the other one does not wait for it, and nothing is done without it.
+            ("lo", 1, "evict db-1"),
+            ("so", 1, "evict db-1"),
+            ("ln", 1, "wait"),
+            ("sn", 1, "wait"),
+            ("sl", 1, "wait"),
+            ("l", 0, "wait"),
         ] {
             let named = pods
                 .chars()
                 .enumerate()
-                .map(|(number, letter)| (number.to_string(), pod(letter)));
+                .map(|(number, letter)| (format!("db-{number}"), pod(letter)));
             let seen: BTreeMap<String, Seen> = named.collect();
-            let said = match next(&seen, 2) {
+            let said = match next(&seen, 2, floor, false) {
                 Next::Done => "done".to_owned(),
                 Next::Wait => "wait".to_owned(),
                 Next::Evict(name, _) => format!("evict {name}"),
             };
             assert_eq!(said, expected, "{pods}");
+            // Where the controller makes them in order, a lower one that is missing keeps the others.
+            let kept = ["lo", "lno", "so"].contains(&pods);
+            if let Next::Evict(..) = next(&seen, 2, floor, true) {
+                assert!(!kept, "{pods}");
+            }
         }
-        assert_eq!(next(&BTreeMap::new(), 0), Next::Done);
+        assert_eq!(next(&BTreeMap::new(), 0, 0, true), Next::Done);
     }
 }

@@ -12,6 +12,7 @@
 //! `spec.restartAt`), by guarded patches; the truth of how far a rollout has come stands there, so that it may be cut off
 //! at any instant and planned again.
 
+mod answered;
 mod budget;
 mod bystanders;
 mod error;
@@ -35,7 +36,7 @@ mod wait;
 mod wire;
 mod workload;
 
-pub use bystanders::{Bystander, by_secret, bystanders, leaves_behind, left_behind};
+pub use bystanders::{Bystander, by_secret, bystanders, leaves_behind, left_behind, unseen};
 pub use error::{CALL_DEADLINE, Error};
 pub use listing::list;
 pub use looks::{Judge, Withdrawal};
@@ -46,5 +47,5 @@ pub use reload::Asked;
 pub use run::{Happening, Outcome, Roller, Rollout};
 pub use state::{HaltNote, NotAHaltNote};
 pub use steps::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
-pub use verify::{Pod, Proof, Verified};
+pub use verify::{Pod, Proof, Verified, some_of};
 pub use workload::{Carried, Status, Strategy, Workload, leaf_annotation};

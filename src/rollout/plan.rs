@@ -33,17 +33,9 @@ pub fn plan(
     // Until when what an earlier run rolled is watched before others follow.
     let mut baked: BTreeMap<Box<str>, UnixTime> = BTreeMap::new();
     for request in requests {
-        let told = plan.remarks.len();
         let concerned = concerned(request, workloads, &mut plan.remarks);
-        let newer = plan.remarks[told..]
-            .iter()
-            .filter_map(|remark| match remark {
-                Remark::Newer { workload, .. } => Some(workload),
-                _ => None,
-            });
-        let users = concerned.iter().map(|(workload, _)| &workload.id);
-        let users = users.chain(newer).cloned().collect();
-        plan.users.push((request.secret.clone(), users));
+        let users = concerned.iter().map(|(workload, _)| workload.id.clone());
+        plan.users.push((request.secret.clone(), users.collect()));
         let verdict = verdict(now, request, &concerned, workloads);
         plan.verdicts
             .push((request.secret.clone(), verdict.clone()));
@@ -57,13 +49,11 @@ pub fn plan(
                 *proven.entry(request.secret.clone()).or_default() += 1;
             }
             if carries && let Some(at) = workload.rolled_at {
-                let until = baked.entry(request.secret.clone()).or_insert(at);
-                *until = (at + config.canary_bake).max(*until);
+                let until = baked.entry(request.secret.clone()).or_insert(now);
+                *until = (at.min(now) + config.canary_bake).max(*until);
             }
-            if carries
-                && workload.strategy != Strategy::OnDelete
-                && progress(workload, 0) == Progress::Done
-            {
+            let unwell = request.unwell.contains(&workload.id);
+            if carries && workload.strategy != Strategy::OnDelete && is_over(workload, unwell) {
                 continue;
             }
             let step = steps.entry(&workload.id).or_insert_with(|| Step {
@@ -71,11 +61,14 @@ pub fn plan(
                 how: how.clone(),
                 phase: Phase::Rest,
                 halts: true,
+                degraded: false,
+                unwell: false,
                 leaves: Vec::new(),
                 urgency: UnixTime::NEVER,
+                // When that was stands in managedFields, which are the user's to write: what lies ahead is now.
                 not_before: workload
                     .rolled_at
-                    .map_or(now, |at| at + config.per_workload_min_interval),
+                    .map_or(now, |at| at.min(now) + config.per_workload_min_interval),
             });
             step.how = both(&step.how, &how);
             step.urgency = step.urgency.min(request.served_until());
@@ -90,10 +83,14 @@ pub fn plan(
             } else {
                 !workload.is_available()
             };
+            let broken_before = broken_before || (carries && unwell);
             if tolerated || broken_before || workload.paused {
                 step.phase = Phase::Last;
                 step.halts = false;
             }
+            step.unwell |= unwell;
+            // What was overruled or looked at before proves nothing; nor does what cannot be rolled.
+            step.degraded = broken_before && !tolerated && !unwell && !workload.paused;
             step.leaves.push(Due {
                 secret: request.secret.clone(),
                 leaf: request.leaf,
@@ -125,6 +122,18 @@ pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
         .into_iter()
         .map(|(workload, _)| workload.clone())
         .collect()
+}
+
+/// Whether nothing is left to do or to wait for in a workload that carries the leaf: one that was not well before need not
+/// become so.
+fn is_over(workload: &Workload, unwell: bool) -> bool {
+    match progress(workload, 0) {
+        Progress::Done => true,
+        Progress::Moving(numbers) | Progress::Stuck(numbers) => {
+            unwell && workload.status.observed && numbers.older == 0
+        }
+        Progress::Held(_) => false,
+    }
 }
 
 /// What is to be done to a workload for one Secret.
@@ -235,11 +244,6 @@ fn concerned<'a>(
                 secret,
                 workload: id,
             });
-        } else if is_newer(workload, request.written) {
-            remarks.push(Remark::Newer {
-                secret,
-                workload: id,
-            });
         } else {
             concerned.push((workload, why));
         }
@@ -252,13 +256,16 @@ fn concerned<'a>(
     concerned
 }
 
-/// Whether a workload was created after the Secret was written, so that none of its pods can have an older leaf.
-///
-/// A StatefulSet proves nothing by it: most of its fields can only be changed by deleting it with `--cascade=orphan`
-/// and creating it anew, and then it adopts the old pods.
-pub(super) fn is_newer(workload: &Workload, written: Option<UnixTime>) -> bool {
-    workload.id.kind != Kind::StatefulSet
-        && written.is_some_and(|written| workload.created.is_some_and(|created| created > written))
+/// Whether a workload was created after one of its Secrets was written. As a rule its pods have seen no other leaf then, so
+/// that it proves nothing; but it may have adopted older ones, as after `--cascade=orphan`.
+fn is_newer(step: &Step) -> bool {
+    let created = step.workload.created;
+    let later = |due: &Due| {
+        created
+            .zip(due.written)
+            .is_some_and(|(at, written)| at > written)
+    };
+    step.leaves.iter().any(later)
 }
 
 fn verdict(
@@ -303,7 +310,7 @@ fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &Lookup<'_>) -
                 failed.id.kind,
                 Kind::ReplicationController | Kind::ReplicaSet
             ) && failed.carries(&request.secret, request.leaf)
-                && progress(failed, 0) == Progress::Done
+                && matches!(progress(failed, 0), Progress::Done | Progress::Held(_))
         }
         None => true,
     };
@@ -313,8 +320,12 @@ fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &Lookup<'_>) -
 }
 
 /// Moves steps to the front until each Secret has had as many canaries as it should: those that serve the most Secrets
-/// first. A canary must be able to prove something: it has pods, was available, and its own controller rolls it.
+/// first. A canary must be able to prove something: it has pods, was available, and its own controller rolls it. Where none
+/// was available, as while nodes are drained, the first that was not goes before the others all the same.
 fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wanted: usize) {
+    for step in steps.iter_mut() {
+        step.degraded &= proves(step);
+    }
     let mut order: Vec<&mut Step> = steps
         .iter_mut()
         .filter(|step| step.phase == Phase::Rest)
@@ -325,18 +336,45 @@ fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wa
             step.phase = Phase::Canary;
             continue;
         }
-        let proves = !replaced_by_us(step) && numbers(&step.workload).target > 0;
         let lacking = step
             .leaves
             .iter()
             .any(|due| proven.get(&due.secret).is_none_or(|count| *count < wanted));
-        if proves && lacking {
+        if proves(step) && lacking {
             step.phase = Phase::Canary;
             for due in &step.leaves {
                 *proven.entry(due.secret.clone()).or_default() += 1;
             }
         }
     }
+    if wanted > 0 {
+        choose_degraded(steps, &mut proven);
+    }
+}
+
+/// Moves one step to the front for each Secret that nothing proves otherwise, and that others follow for.
+fn choose_degraded(steps: &mut [Step], proven: &mut BTreeMap<Box<str>, usize>) {
+    for at in 0..steps.len() {
+        let alone = |due: &Due| {
+            let others = steps.iter().enumerate().filter(|(other, _)| *other != at);
+            let mut others = others.filter(|(_, step)| step.serves(&due.secret));
+            !proven.contains_key(&due.secret) && others.next().is_some()
+        };
+        let first = steps[at].degraded && steps[at].leaves.iter().any(alone);
+        let step = &mut steps[at];
+        step.degraded = first;
+        if first {
+            step.phase = Phase::Canary;
+            for due in &step.leaves {
+                *proven.entry(due.secret.clone()).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// Whether a step can show that a workload comes up with its leaves.
+fn proves(step: &Step) -> bool {
+    !replaced_by_us(step) && !is_newer(step) && numbers(&step.workload).target > 0
 }
 
 /// Whether we would evict its pods one by one, for as long as that takes.

@@ -1,7 +1,7 @@
 //! The pods that a new leaf has to reach: which of them can be asked, and where.
 //!
-//! Input: a namespace, a label selector or a Service. Output: the pods that are Ready, each with its own address or the
-//! reason why nobody connects to it. Endpoints are never read: whoever may write them could point us anywhere.
+//! Input: a namespace, a label selector or a Service. Output: the pods that run, each with whether it is Ready, and its own
+//! address or the reason why nobody connects to it. Endpoints are never read: whoever may write them could point us anywhere.
 //! It needs the rights of rbac/addons/verify.yaml.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use super::listing::{List, Weight};
 use super::wire::Condition;
 use crate::reach;
 use crate::secret::settings::ServicePort;
+use crate::time::UnixTime;
 
 /// Pods asked for at a time: some 10 KB of JSON each.
 const PAGE: u32 = 100;
@@ -30,11 +31,14 @@ const NOT_A_POD_ADDRESS: &str =
 const HOST_NETWORK: &str = "it is on the host's network, which is not asked";
 const NO_ADDRESS: &str = "it has no address";
 
-/// A pod that is Ready.
+/// A pod that runs and stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ReadyPod {
+pub(super) struct RunningPod {
     pub(super) name: Box<str>,
     pub(super) uid: Box<str>,
+    pub(super) ready: bool,
+    /// When it was created, by the API server's clock.
+    pub(super) created: Option<UnixTime>,
     /// Where it can be asked, or why it is not.
     pub(super) address: Result<IpAddr, &'static str>,
     /// The ports that its containers name.
@@ -45,7 +49,7 @@ pub(super) struct ReadyPod {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Behind {
     /// The pods, and the port of each of them where it can be told.
-    Pods(Vec<(ReadyPod, Option<u16>)>),
+    Pods(Vec<(RunningPod, Option<u16>)>),
     /// Nothing that can be asked, in words.
     Nothing(String),
 }
@@ -58,7 +62,21 @@ pub(super) async fn ready(
     client: &Client,
     namespace: &str,
     selector: &str,
-) -> Result<Vec<ReadyPod>, Error> {
+) -> Result<Vec<RunningPod>, Error> {
+    let mut pods = running(client, namespace, selector).await?;
+    pods.retain(|pod| pod.ready);
+    Ok(pods)
+}
+
+/// The running pods that a selector finds. Those that have not begun read what the Secret holds when they do.
+///
+/// # Errors
+/// When they cannot be listed.
+pub(super) async fn running(
+    client: &Client,
+    namespace: &str,
+    selector: &str,
+) -> Result<Vec<RunningPod>, Error> {
     // No selector would select every pod of the namespace.
     if selector.is_empty() {
         return Ok(Vec::new());
@@ -74,7 +92,7 @@ pub(super) async fn ready(
     let (mut found, weight) = (Vec::new(), Weight::default());
     let each = |pod: PodWire| {
         let pod = pod.see();
-        weight.add(namespace, pod.as_ref().map_or(0, ReadyPod::weight))?;
+        weight.add(namespace, pod.as_ref().map_or(0, RunningPod::weight))?;
         found.extend(pod);
         Ok(())
     };
@@ -121,14 +139,14 @@ pub(super) async fn behind(
         return Ok(Behind::Nothing(why));
     }
     let pods = ready(client, namespace, &selector.join(",")).await?;
-    let with_port = |pod: ReadyPod| {
+    let with_port = |pod: RunningPod| {
         let port = pod.port(port);
         (pod, port)
     };
     Ok(Behind::Pods(pods.into_iter().map(with_port).collect()))
 }
 
-impl ReadyPod {
+impl RunningPod {
     /// Bytes that it takes in memory, the allocator's own left aside.
     fn weight(&self) -> usize {
         let ports = self.ports.keys();
@@ -160,6 +178,7 @@ struct PodWire {
 struct PodMeta {
     name: Box<str>,
     uid: Box<str>,
+    creation_timestamp: Option<Box<str>>,
     deletion_timestamp: Option<IgnoredAny>,
 }
 
@@ -188,6 +207,7 @@ struct Port {
 struct PodStatus {
     #[serde(rename = "podIP")]
     address: Box<str>,
+    phase: Box<str>,
     conditions: Kept<Condition>,
 }
 
@@ -204,15 +224,16 @@ impl Matters for Port {
 }
 
 impl PodWire {
-    /// The pod, if it is Ready and stays.
-    fn see(self) -> Option<ReadyPod> {
+    /// The pod, if it runs and stays.
+    fn see(self) -> Option<RunningPod> {
         let Self {
             metadata,
             spec,
             status,
         } = self;
-        let is_ready = status.conditions.iter().any(|it| it.is_true("Ready"));
-        if !is_ready || metadata.deletion_timestamp.is_some() {
+        let ready = status.conditions.iter().any(|it| it.is_true("Ready"));
+        let runs = ready || &*status.phase == "Running";
+        if !runs || metadata.deletion_timestamp.is_some() {
             return None;
         }
         let address = match status.address.parse::<IpAddr>() {
@@ -226,9 +247,11 @@ impl PodWire {
             let number = u16::try_from(port.container_port).ok()?;
             Some((port.name.clone()?, number))
         });
-        Some(ReadyPod {
+        Some(RunningPod {
             name: metadata.name,
             uid: metadata.uid,
+            ready,
+            created: { metadata.creation_timestamp }.and_then(|at| at.parse().ok()),
             address,
             ports: ports.collect(),
         })
@@ -241,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(spec: Value, status: Value) -> Option<ReadyPod> {
+    fn pod(spec: Value, status: Value) -> Option<RunningPod> {
         let pod =
             json!({"metadata": {"name": "web-1", "uid": "u"}, "spec": spec, "status": status});
         serde_json::from_value::<PodWire>(pod).unwrap().see()

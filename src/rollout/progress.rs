@@ -10,8 +10,11 @@ use crate::secret::workload::Kind;
 /// What one observation of a workload says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Every pod that is to have the present template has it and is available, and old ones are gone.
+    /// No pod of an older template is left, and as many are available as should be.
     Done,
+    /// All that its controller replaces for now is replaced and available. Pods of an older template are left: those below
+    /// a StatefulSet's partition, those of nodes that were dead before.
+    Held(Numbers),
     /// Not yet.
     Moving(Numbers),
     /// The Deployment's controller has given up: `ProgressDeadlineExceeded`.
@@ -27,8 +30,9 @@ pub struct Numbers {
     pub updated: i64,
     /// Pods that are available, of either template.
     pub available: i64,
-    /// Pods above the number wanted: old ones that a Deployment has still to remove.
-    pub surplus: i64,
+    /// Pods of an older template. A ReplicationController and a ReplicaSet do not know which are; of a Rollout, all before
+    /// the end of its restart.
+    pub older: i64,
 }
 
 impl fmt::Display for Numbers {
@@ -37,11 +41,11 @@ impl fmt::Display for Numbers {
             target,
             updated,
             available,
-            surplus,
+            older,
         } = self;
         write!(f, "{updated} of {target} updated, {available} available")?;
-        if *surplus > 0 {
-            write!(f, ", {surplus} old to remove")
+        if *older > 0 {
+            write!(f, ", {older} with an earlier certificate")
         } else {
             Ok(())
         }
@@ -59,7 +63,7 @@ pub fn progress(workload: &Workload, missing_before: i64) -> Progress {
         target,
         updated,
         available,
-        surplus,
+        older,
     } = numbers;
     let Status {
         observed,
@@ -69,21 +73,24 @@ pub fn progress(workload: &Workload, missing_before: i64) -> Progress {
         deadline_exceeded,
         ..
     } = workload.status;
-    let done = match workload.id.kind {
-        Kind::Deployment => updated >= target && surplus == 0 && available >= wanted,
+    let rests = match workload.id.kind {
+        Kind::Deployment => updated >= target && older == 0 && available >= wanted,
         // While pods are held back by a partition, or nobody rolls (OnDelete), the current revision stays the old one.
         Kind::StatefulSet => {
             let whole = target == wanted && target > 0 && workload.strategy != Strategy::OnDelete;
             updated >= target && available >= wanted && (revision_reached || !whole)
         }
         Kind::DaemonSet => {
-            updated >= target - missing_before && available >= wanted - missing_before
+            updated >= target - missing_before
+                && available >= wanted - missing_before
+                && older <= missing_before
         }
         Kind::ReplicationController | Kind::ReplicaSet => total == wanted && available >= wanted,
         Kind::Rollout => revision_reached && available >= wanted,
     };
-    match (observed, done, deadline_exceeded) {
-        (true, true, _) => Progress::Done,
+    match (observed, rests, deadline_exceeded) {
+        (true, true, _) if older == 0 => Progress::Done,
+        (true, true, _) => Progress::Held(numbers),
         (true, false, true) => Progress::Stuck(numbers),
         _ => Progress::Moving(numbers),
     }
@@ -99,7 +106,7 @@ pub fn is_rolling(workload: &Workload) -> bool {
     let Numbers {
         target,
         updated,
-        surplus,
+        older,
         ..
     } = numbers(workload);
     let Status {
@@ -107,7 +114,7 @@ pub fn is_rolling(workload: &Workload) -> bool {
         deadline_exceeded,
         ..
     } = workload.status;
-    let replacing = updated < target || (workload.id.kind == Kind::Deployment && surplus > 0);
+    let replacing = updated < target || (workload.id.kind == Kind::Deployment && older > 0);
     !observed || (replacing && !deadline_exceeded)
 }
 
@@ -123,48 +130,62 @@ pub(super) fn numbers(workload: &Workload) -> Numbers {
         Strategy::Rolling { partition } => partition,
         Strategy::OnDelete => 0,
     };
-    let target = (wanted - held).max(0);
-    let surplus = if workload.id.kind == Kind::Deployment {
-        total - updated
-    } else {
-        0
+    let older = match workload.id.kind {
+        Kind::Rollout if workload.status.revision_reached => 0,
+        _ => (total - updated).max(0),
     };
     Numbers {
-        target,
+        target: (wanted - held).max(0),
         updated,
         available,
-        surplus: surplus.max(0),
+        older,
     }
 }
 
 /// The best that was seen of a rollout: only what surpasses it is progress, so that a pod which crashes and comes back
 /// for ever is none.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Best(Option<Numbers>);
+pub(super) struct Best {
+    seen: Option<Numbers>,
+    /// Pods that have become available, one after another, while it restarts.
+    risen: i64,
+    /// Pods that were available at the last look.
+    available: i64,
+}
 
 impl Best {
     /// Takes an observation in; whether it is better than all before it in any respect. The first one is.
     pub(super) fn surpassed_by(&mut self, seen: Numbers) -> bool {
-        let Some(best) = self.0 else {
-            self.0 = Some(seen);
+        let Some(best) = self.seen else {
+            self.seen = Some(seen);
             return true;
         };
         let now = Numbers {
             target: seen.target,
             updated: best.updated.max(seen.updated),
             available: best.available.max(seen.available),
-            surplus: best.surplus.min(seen.surplus),
+            older: best.older.min(seen.older),
         };
-        self.0 = Some(now);
+        self.seen = Some(now);
         now != Numbers {
             target: seen.target,
             ..best
         }
     }
 
-    /// Whether an observation is another than the last one.
-    pub(super) fn changed_by(&mut self, seen: Numbers) -> bool {
-        self.0.replace(seen) != Some(seen)
+    /// The same for a Rollout that restarts. It does not say how many pods it has still to take, only that some are missing
+    /// and then back: each that comes back is progress, as many times as there are pods.
+    pub(super) fn risen_by(&mut self, seen: Numbers) -> bool {
+        let first = self.seen.is_none();
+        let more = (seen.available - self.available).max(0);
+        self.available = seen.available;
+        if first {
+            self.seen = Some(seen);
+            return true;
+        }
+        let before = self.risen;
+        self.risen += more;
+        self.risen > before && before < seen.target
     }
 }
 
@@ -181,6 +202,7 @@ mod tests {
             json!({"metadata": {"name": "x", "generation": 2}, "spec": spec, "status": status});
         match progress(&workload(kind, object), missing) {
             Progress::Done => "done",
+            Progress::Held(_) => "held",
             Progress::Moving(_) => "moving",
             Progress::Stuck(_) => "stuck",
         }
@@ -238,8 +260,10 @@ mod tests {
             (partition(0), status(3, 3, true), "done"),
             (partition(2), status(0, 3, false), "moving"),
             (partition(2), status(1, 2, false), "moving"),
-            (partition(2), status(1, 3, false), "done"),
-            (partition(9), status(0, 3, false), "done"),
+            (partition(2), status(1, 3, false), "held"),
+            (partition(9), status(0, 3, false), "held"),
+            // All have the template although the partition would have held some back.
+            (partition(2), status(3, 3, true), "done"),
             (
                 spec(json!({"type": "OnDelete"})),
                 status(2, 3, false),
@@ -275,8 +299,12 @@ mod tests {
             (status(5, 4), 0, "moving"),
             (status(5, 5), 0, "done"),
             (status(4, 4), 0, "moving"),
-            (status(4, 4), 1, "done"),
+            (status(4, 4), 1, "held"),
+            (status(5, 4), 1, "done"),
             (status(4, 3), 1, "moving"),
+            // None was available before: that says nothing of the certificate that they have.
+            (status(0, 0), 5, "held"),
+            (status(5, 0), 5, "done"),
         ] {
             assert_eq!(
                 judged(Kind::DaemonSet, json!({}), status.clone(), missing),
@@ -367,11 +395,11 @@ mod tests {
 
     #[test]
     fn only_a_new_best_is_progress() {
-        let numbers = |updated, available, surplus| Numbers {
+        let numbers = |updated, available, older| Numbers {
             target: 3,
             updated,
             available,
-            surplus,
+            older,
         };
         let mut best = Best::default();
         for (seen, expected) in [
@@ -386,17 +414,27 @@ mod tests {
         ] {
             assert_eq!(best.surpassed_by(seen), expected, "{seen:?}");
         }
-        // A Rollout that restarts: one pod after another is missing and back.
+        // A Rollout that restarts: one pod after another is missing and back; one that flaps for ever is soon no progress.
         let mut best = Best::default();
         for (available, expected) in [
             (3, true),
             (3, false),
-            (2, true),
-            (3, true),
-            (2, true),
             (2, false),
+            (3, true),
+            (2, false),
+            (2, false),
+            (3, true),
+            (1, false),
+            (2, true),
+            (3, false),
+            (2, false),
+            (3, false),
         ] {
-            assert_eq!(best.changed_by(numbers(0, available, 0)), expected);
+            assert_eq!(
+                best.risen_by(numbers(0, available, 3)),
+                expected,
+                "{available}"
+            );
         }
     }
 }

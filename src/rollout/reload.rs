@@ -2,7 +2,8 @@
 //!
 //! Nothing is written, so that there is nothing to take up after a crash: whoever is asked twice reloads twice. A pod is
 //! asked once the kubelet has had the time to write the new leaf into it, at its own address, over plain HTTP and without
-//! following redirects. It needs the rights of rbac/addons/verify.yaml.
+//! following redirects. One that is not Ready then is awaited: it may be serving the old leaf again a moment later. It needs
+//! the rights of rbac/addons/verify.yaml.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,15 +15,18 @@ use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Duration, Instant, sleep};
 
+use super::answered::{Leaves, Round};
 use super::error::Error;
 use super::looks::{Judge, Looks, Withdrawal};
-use super::pods::{self, ReadyPod};
+use super::pods::{self, RunningPod};
 use super::run::{Batch, Ended, Roller, Weight, is_stopped};
 use super::steps::{Ask, Step};
 use super::verify::{Pod, some_of};
+use super::wait::GLANCE;
 use super::workload::{Workload, get};
 use crate::cluster::chain;
 use crate::permit::Permit;
+use crate::secret::workload::WorkloadRef;
 use crate::time::UnixTime;
 
 /// Pods of one workload that are asked at the same time: a reload may cost each of them a moment.
@@ -35,6 +39,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long a look at the Secret serves the next pods of the same workload: there may be hundreds of them.
 const SHARED: Duration = Duration::from_secs(1);
 
+/// How soon pods that are not Ready are looked at again, at first and at last. They can be listed only, not watched.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(16);
+/// Longest that is believed of when a Secret was written: that stands in managedFields, which are the user's to write.
+const SKEW: Duration = Duration::from_secs(300);
+
 /// How many reloaded, and which did not, with the reason.
 #[derive(Debug, Default)]
 pub struct Asked {
@@ -42,8 +52,18 @@ pub struct Asked {
     pub reloaded: usize,
     /// Pods that did not, each with the reason.
     pub failed: Vec<String>,
+    /// Pods that were not asked, since they are not Ready.
+    pub missing: Vec<String>,
     /// The Secret that was not to be reloaded any more when the next pod was to be asked.
     pub withdrawn: Option<(Box<str>, Withdrawal)>,
+}
+
+/// The uids of pods that answered with success, those that did not with the reason, and why no more were asked.
+#[derive(Default)]
+struct Answers {
+    answered: Vec<Box<str>>,
+    failed: Vec<String>,
+    withdrawn: Option<(Box<str>, Withdrawal)>,
 }
 
 /// Why a pod did not reload.
@@ -67,6 +87,16 @@ impl Asked {
     pub fn failed_text(&self) -> String {
         some_of(&self.failed)
     }
+
+    /// The pods that were not asked, in words.
+    #[must_use]
+    pub fn missing_text(&self) -> String {
+        let what = match self.missing.len() {
+            1 => "was not Ready and is still to be asked to reload",
+            _ => "were not Ready and are still to be asked to reload",
+        };
+        format!("{} {what}", some_of(&self.missing))
+    }
 }
 
 impl Roller {
@@ -81,9 +111,10 @@ impl Roller {
         let namespace = batch.namespace;
         let now = UnixTime::now();
         let written = step.leaves.iter().map(|due| due.written.unwrap_or(now));
-        let reached = written.max().unwrap_or(now) + self.reload_wait;
-        let (not_before, mut waited) = (reached.max(step.not_before), released);
-        let _place = self.turn(namespace, step, not_before, &mut waited).await;
+        let written = written.max().unwrap_or(now).min(now + SKEW);
+        let not_before = (written + self.reload_wait).max(step.not_before);
+        let mut waited = released;
+        let mut place = self.turn(namespace, step, not_before, &mut waited).await;
         if is_stopped(step, &batch.standings) {
             return Ok(Ended::Skipped);
         }
@@ -91,20 +122,27 @@ impl Roller {
         let Some(current) = current.filter(|current| !current.opted_out) else {
             return Ok(Ended::Unchanged);
         };
-        let weight = if step.halts {
-            Weight::Stops
-        } else {
-            Weight::None
-        };
         // As it was listed: what a Rollout takes from elsewhere does not stand on itself.
-        let asked = self.ask_all(namespace, step, asks, &batch.looks, waited);
+        let (looks, first) = (&batch.looks, Round::First);
+        let asked = self.ask_all((namespace, step), asks, looks, waited, first, || {
+            place.give_back();
+        });
         Ok(match asked.await {
             Ok(Asked {
                 withdrawn: Some((secret, withdrawal)),
                 ..
             }) => Ended::Withdrawn(secret, withdrawal),
-            Ok(asked) if asked.failed.is_empty() => Ended::Reloaded(asked.reloaded),
-            Ok(asked) => Ended::Failed(format!("not reloaded: {}", asked.failed_text()), weight),
+            Ok(asked) if !asked.failed.is_empty() => {
+                let why = format!("not reloaded: {}", asked.failed_text());
+                if step.halts || step.degraded {
+                    Ended::Failed(why, Weight::Stops)
+                } else {
+                    Ended::Incomplete(why)
+                }
+            }
+            Ok(asked) if !asked.missing.is_empty() => Ended::Incomplete(asked.missing_text()),
+            Ok(Asked { reloaded: 0, .. }) => Ended::Unchanged,
+            Ok(asked) => Ended::Reloaded(asked.reloaded),
             Err(Error::Forbidden { .. }) => Ended::Failed(
                 format!(
                     "the pods of {} may not be listed: kubectl apply -f rbac/addons/verify.yaml",
@@ -116,19 +154,61 @@ impl Roller {
         })
     }
 
+    /// Asks all pods of a step's workload that have not answered in this round, each after a look at its Secrets: those that
+    /// are Ready at once, the others when they are. Such as were created after the Secrets were written are not waited for:
+    /// they have read nothing else. `waits` is called once nobody is left to ask at once.
     async fn ask_all(
         &self,
-        namespace: &str,
-        step: &Step,
+        (namespace, step): (&str, &Step),
         asks: &[Ask],
         looks: &Looks<'_>,
-        waited: Instant,
+        mut waited: Instant,
+        round: Round,
+        mut waits: impl FnMut() + Send,
     ) -> Result<Asked, Error> {
-        let pods = pods::ready(&self.client, namespace, &step.workload.selector).await?;
-        Ok(self.ask(pods, step, asks, looks, waited).await)
+        let (of, leaves) = ((namespace, &step.workload.id), leaves_of(step));
+        let written: Option<Vec<UnixTime>> = step.leaves.iter().map(|due| due.written).collect();
+        let written = written.and_then(|all| all.into_iter().max());
+        // It was not well before, and is looked at again and again.
+        let patience = if step.halts {
+            self.progress_timeout
+        } else {
+            self.progress_timeout.min(GLANCE)
+        };
+        let mut asked = Asked::default();
+        let (mut last, mut fewest, mut pause) = (Instant::now(), usize::MAX, LOOK_AGAIN);
+        loop {
+            let pods = pods::running(&self.client, namespace, &step.workload.selector).await?;
+            let answered = |pod: &RunningPod| self.answered.has(of, &leaves, round, &pod.uid);
+            let (ready, waiting): (Vec<RunningPod>, Vec<RunningPod>) = { pods.into_iter() }
+                .filter(|pod| !answered(pod))
+                .partition(|pod| pod.ready);
+            let now = self.ask(ready, step, asks, looks, waited).await;
+            for uid in &now.answered {
+                self.answered.note(of, &leaves, round, uid);
+            }
+            asked.reloaded += now.answered.len();
+            (asked.failed, asked.withdrawn) = (now.failed, now.withdrawn);
+            let newer = |pod: &RunningPod| pod.created.zip(written).is_some_and(|(at, of)| at > of);
+            let waiting = waiting.into_iter().filter(|pod| !newer(pod));
+            let waiting: Vec<String> = waiting.map(|pod| pod.name.into()).collect();
+            if waiting.is_empty() || !asked.failed.is_empty() || asked.withdrawn.is_some() {
+                return Ok(asked);
+            }
+            if waiting.len() < fewest {
+                (last, fewest) = (Instant::now(), waiting.len());
+            } else if last.elapsed() >= patience {
+                asked.missing = waiting;
+                return Ok(asked);
+            }
+            waits();
+            sleep(pause.min(patience)).await;
+            waited = Instant::now();
+            pause = (pause * 2).min(LOOK_AGAIN_AT_LAST);
+        }
     }
 
-    /// Asks the Ready pods of a step's workload again, each after a look at its Secrets: all, or those that are named.
+    /// Asks the pods of a step's workload for the second time.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -138,12 +218,48 @@ impl Roller {
         step: &Step,
         asks: &[Ask],
         judge: &dyn Judge,
-        some: Option<&[Pod]>,
+    ) -> Result<Asked, Error> {
+        let (looks, waited) = (Looks::new(judge, BTreeMap::new()), Instant::now());
+        let second = Round::Second;
+        self.ask_all((namespace, step), asks, &looks, waited, second, || {})
+            .await
+    }
+
+    /// Asks those pods of a workload once more that are named, unless that was done often enough of late.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn ask_some(
+        &self,
+        namespace: &str,
+        step: &Step,
+        asks: &[Ask],
+        judge: &dyn Judge,
+        some: &[Pod],
     ) -> Result<Asked, Error> {
         let (looks, waited) = (Looks::new(judge, BTreeMap::new()), Instant::now());
         let mut pods = pods::ready(&self.client, namespace, &step.workload.selector).await?;
-        pods.retain(|pod| some.is_none_or(|some| some.iter().any(|named| named.uid == pod.uid)));
-        Ok(self.ask(pods, step, asks, &looks, waited).await)
+        pods.retain(|pod| some.iter().any(|named| named.uid == pod.uid));
+        let of = (namespace, &step.workload.id);
+        if pods.is_empty() || !self.answered.may_help(of, &leaves_of(step)) {
+            return Ok(Asked::default());
+        }
+        let Answers {
+            answered,
+            failed,
+            withdrawn,
+        } = self.ask(pods, step, asks, &looks, waited).await;
+        Ok(Asked {
+            reloaded: answered.len(),
+            failed,
+            missing: Vec::new(),
+            withdrawn,
+        })
+    }
+
+    /// A rollout by reloads is done: which pods answered need not be known any more.
+    pub fn forget(&self, namespace: &str, workload: &WorkloadRef) {
+        self.answered.forget(namespace, workload);
     }
 
     /// Whether one of these pods is the workload's.
@@ -164,18 +280,18 @@ impl Roller {
 
     async fn ask(
         &self,
-        pods: Vec<ReadyPod>,
+        pods: Vec<RunningPod>,
         step: &Step,
         asks: &[Ask],
         looks: &Looks<'_>,
         waited: Instant,
-    ) -> Asked {
+    ) -> Answers {
         let client = match client() {
             Ok(client) => client,
             Err(why) => {
-                return Asked {
+                return Answers {
                     failed: vec![why],
-                    ..Asked::default()
+                    ..Answers::default()
                 };
             }
         };
@@ -197,26 +313,26 @@ impl Roller {
                 (pod, answer)
             })
             .buffer_unordered(AT_ONCE)
-            .collect::<Vec<(ReadyPod, Result<(), NotAsked>)>>()
+            .collect::<Vec<(RunningPod, Result<(), NotAsked>)>>()
             .await;
-        let mut asked = Asked::default();
+        let mut all = Answers::default();
         for (pod, answer) in answers {
             match answer {
-                Ok(()) => asked.reloaded += 1,
-                Err(NotAsked::Failed(why)) => asked.failed.push(format!("{}: {why}", pod.name)),
+                Ok(()) => all.answered.push(pod.uid),
+                Err(NotAsked::Failed(why)) => all.failed.push(format!("{}: {why}", pod.name)),
                 Err(NotAsked::Withdrawn(secret, withdrawal)) => {
-                    asked.withdrawn = Some((secret, withdrawal));
+                    all.withdrawn = Some((secret, withdrawal));
                 }
             }
         }
-        asked.failed.sort();
-        asked
+        all.failed.sort();
+        all
     }
 
     async fn ask_one(
         &self,
         asking: &Asking<'_, '_>,
-        pod: &ReadyPod,
+        pod: &RunningPod,
         ask: &Ask,
     ) -> Result<(), NotAsked> {
         let address = pod
@@ -258,6 +374,11 @@ async fn post(
 ) -> Option<reqwest::Result<reqwest::Response>> {
     permit.spend()?;
     Some(client.post(url).send().await)
+}
+
+fn leaves_of(step: &Step) -> Leaves {
+    let leaves = step.leaves.iter();
+    leaves.map(|due| (due.secret.clone(), due.leaf)).collect()
 }
 
 fn client() -> Result<reqwest::Client, String> {

@@ -14,6 +14,7 @@ use kube::Client;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::answered::Answered;
 use super::budget::Budget;
 use super::error::Error;
 use super::listing::Absent;
@@ -47,6 +48,8 @@ pub struct Roller {
     pub(super) connections: Arc<Semaphore>,
     /// What the cluster or our rights do not have.
     pub(super) absent: Absent,
+    /// Which pods have reloaded for which leaves.
+    pub(super) answered: Arc<Answered>,
     canary_bake: Duration,
     history: Arc<Mutex<History>>,
 }
@@ -67,8 +70,11 @@ struct Patched {
 /// How the rollout of one Secret ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Every workload has the leaf.
+    /// Every workload has the leaf: no pod of an older template is left.
     Done,
+    /// These were not well before, or hold pods back, and have pods without the leaf, in words; all others have it. To be
+    /// looked at again, soon.
+    Incomplete(Vec<(WorkloadRef, String)>),
     /// A workload failed; those that had not begun keep their pods.
     Halted(WorkloadRef, String),
     /// Something is paused: to be planned again, later.
@@ -106,6 +112,10 @@ pub enum Happening<'a> {
     Rolled(&'a Step, Duration),
     /// So many of its pods were asked to reload, and all did.
     Reloaded(&'a Step, usize),
+    /// No pod without it is left; it was not available before and is not now, in words.
+    Unavailable(&'a Step, &'a str),
+    /// Pods without it are left, and that is no failure of the certificate, in words.
+    Incomplete(&'a Step, &'a str),
     /// It had it already, or is gone.
     Unchanged(&'a Step),
     /// It did not become available.
@@ -118,6 +128,10 @@ pub(super) enum Ended {
     Rolled(Duration),
     Reloaded(usize),
     Unchanged,
+    /// No pod without the leaf is left. It was not available before, and is not now.
+    Unavailable(String),
+    /// Pods without the leaf are left, which says nothing against it: the workload was not well before, or holds pods back.
+    Incomplete(String),
     /// It did not become available, and what that means.
     Failed(String, Weight),
     /// It is paused.
@@ -140,8 +154,6 @@ pub(super) struct Batch<'a> {
 /// What a workload's failure means for the Secrets that it was rolled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
-    /// Nothing: it was unavailable before.
-    None,
     /// The Secret is halted in the end, but the failure says nothing about the certificate: the others go on.
     Alone,
     /// The Secret is halted at once.
@@ -165,14 +177,15 @@ impl Roller {
     #[must_use]
     pub fn new(client: Client, config: &RolloutConfig) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        Self::with(client, config, connections, Arc::default())
+        Self::with(client, config, connections, Arc::default(), Arc::default())
     }
 
-    /// The same under another config, for the time after all that rolls has ended: it remembers who fights over what.
+    /// The same under another config, for the time after all that rolls has ended: it remembers who fights over what and which pods have reloaded.
     #[must_use]
     pub fn under(&self, config: &RolloutConfig) -> Self {
         let (connections, history) = (Arc::clone(&self.connections), Arc::clone(&self.history));
-        Self::with(self.client.clone(), config, connections, history)
+        let answered = Arc::clone(&self.answered);
+        Self::with(self.client.clone(), config, connections, history, answered)
     }
 
     fn with(
@@ -180,6 +193,7 @@ impl Roller {
         config: &RolloutConfig,
         connections: Arc<Semaphore>,
         history: Arc<Mutex<History>>,
+        answered: Arc<Answered>,
     ) -> Self {
         Self {
             client,
@@ -193,6 +207,7 @@ impl Roller {
             field_manager: config.field_manager.clone(),
             connections,
             absent: Absent::default(),
+            answered,
             canary_bake: config.canary_bake,
             history,
         }
@@ -394,6 +409,7 @@ pub(super) fn is_stopped(step: &Step, standings: &Standings) -> bool {
 fn again(outcome: &Outcome) -> Outcome {
     match outcome {
         Outcome::Done => Outcome::Done,
+        Outcome::Incomplete(lacking) => Outcome::Incomplete(lacking.clone()),
         Outcome::Halted(workload, why) => Outcome::Halted(workload.clone(), why.clone()),
         Outcome::Deferred(why) => Outcome::Deferred(why.clone()),
         Outcome::Interrupted(why) => Outcome::Interrupted(why.clone()),
@@ -407,6 +423,8 @@ fn happened(step: &Step, result: &Result<Ended, Error>, tell: &mut impl FnMut(Ha
         Ok(Ended::Rolled(took)) => tell(Happening::Rolled(step, *took)),
         Ok(Ended::Reloaded(pods)) => tell(Happening::Reloaded(step, *pods)),
         Ok(Ended::Unchanged) => tell(Happening::Unchanged(step)),
+        Ok(Ended::Unavailable(why)) => tell(Happening::Unavailable(step, why)),
+        Ok(Ended::Incomplete(why)) => tell(Happening::Incomplete(step, why)),
         Ok(Ended::Failed(why, _)) => tell(Happening::Failed(step, why)),
         Ok(Ended::Deferred(_) | Ended::Skipped | Ended::Withdrawn(..)) | Err(_) => {}
     }
@@ -420,7 +438,8 @@ fn withdraw(secret: &str, withdrawal: Withdrawal, standings: &Standings) {
     }
 }
 
-/// What the end of a step means for its Secrets; those that are stopped by it. A halt outweighs what is merely put off.
+/// What the end of a step means for its Secrets; those that are stopped by it. A halt outweighs what is merely put off, and
+/// that what lacks the leaf.
 fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) -> Vec<Box<str>> {
     let id = &step.workload.id;
     let (outcome, stops) = match result {
@@ -428,9 +447,10 @@ fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) -
             Ended::Rolled(_)
             | Ended::Reloaded(_)
             | Ended::Unchanged
-            | Ended::Skipped
-            | Ended::Failed(_, Weight::None),
+            | Ended::Unavailable(_)
+            | Ended::Skipped,
         ) => return Vec::new(),
+        Ok(Ended::Incomplete(why)) => (Outcome::Incomplete(vec![(id.clone(), why.clone())]), false),
         Ok(Ended::Failed(why, weight)) => (
             Outcome::Halted(id.clone(), why.clone()),
             *weight == Weight::Stops,
@@ -456,11 +476,16 @@ fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) -
             it.stopped = true;
             stopped.push(due.secret.clone());
         }
-        if !matches!(
-            it.outcome,
-            Some(Outcome::Halted(..) | Outcome::Withdrawn(_))
-        ) {
-            it.outcome = Some(again(&outcome));
+        match (&mut it.outcome, &outcome) {
+            (Some(Outcome::Halted(..) | Outcome::Withdrawn(_)), _)
+            | (
+                Some(Outcome::Deferred(_) | Outcome::Interrupted(_) | Outcome::Beside(_)),
+                Outcome::Incomplete(_),
+            ) => {}
+            (Some(Outcome::Incomplete(all)), Outcome::Incomplete(more)) => {
+                all.extend(more.iter().cloned());
+            }
+            (it, _) => *it = Some(again(&outcome)),
         }
     }
     stopped
@@ -499,17 +524,23 @@ mod tests {
             how: How::Restart,
             phase: Phase::Rest,
             halts: true,
+            degraded: false,
+            unwell: false,
             leaves: secrets.iter().map(due).collect(),
             urgency: UnixTime(0),
             not_before: UnixTime(0),
         }
     }
 
-    /// How it stands with Secrets a, b and c: `-` open, `h` halted, `d` put off, `i` interrupted; upper case when stopped.
+    /// How it stands with Secrets a, b and c: `-` open, `h` halted, `d` put off, `i` interrupted,
+    /// else how many workloads lack the leaf; upper case when stopped.
     fn stands(standings: &Standings) -> String {
         let letter = |it: &Standing| {
-            let letter = match it.outcome {
+            let letter = match &it.outcome {
                 None | Some(Outcome::Done) => '-',
+                Some(Outcome::Incomplete(lacking)) => {
+                    char::from_digit(u32::try_from(lacking.len()).unwrap(), 10).unwrap()
+                }
                 Some(Outcome::Halted(..)) => 'h',
                 Some(Outcome::Deferred(_)) => 'd',
                 Some(Outcome::Interrupted(_)) => 'i',
@@ -548,7 +579,8 @@ mod tests {
             (Ok(Ended::Rolled(Duration::ZERO)), "---"),
             (Ok(Ended::Reloaded(2)), "---"),
             (Ok(Ended::Unchanged), "---"),
-            (Ok(Ended::Failed(why(), Weight::None)), "---"),
+            (Ok(Ended::Unavailable(why())), "---"),
+            (Ok(Ended::Incomplete(why())), "11-"),
             (Ok(Ended::Failed(why(), Weight::Alone)), "hh-"),
             (Ok(Ended::Failed(why(), Weight::Stops)), "HH-"),
             (Ok(Ended::Deferred(why())), "dd-"),
@@ -585,6 +617,25 @@ mod tests {
             &standings,
         );
         assert_eq!(stands(&standings), "h--");
+    }
+
+    #[test]
+    fn those_that_lack_the_leaf_are_gathered_and_outweighed_by_what_is_put_off() {
+        let standings = standings();
+        for name in ["web", "db"] {
+            let lacks = Ok(Ended::Incomplete("1 pod".into()));
+            conclude(&step(name, &["a", "b"]), &lacks, &standings);
+        }
+        assert_eq!(stands(&standings), "22-");
+        for (ended, expected) in [
+            (Ended::Deferred("paused".into()), "d2-"),
+            (Ended::Incomplete("1 pod".into()), "d2-"),
+            (Ended::Failed("why".into(), Weight::Alone), "h2-"),
+            (Ended::Incomplete("1 pod".into()), "h2-"),
+        ] {
+            conclude(&step("other", &["a"]), &Ok(ended), &standings);
+            assert_eq!(stands(&standings), expected);
+        }
     }
 
     #[test]

@@ -19,11 +19,10 @@ use tokio::time::Instant;
 use super::budget::Place;
 use super::error::{CALL_DEADLINE, Error, call, once};
 use super::evict;
-use super::plan::is_newer;
-use super::progress::is_rolling;
+use super::progress::{Numbers, is_rolling};
 use super::run::{Batch, Ended, Roller, Weight, fought_over, is_stopped};
 use super::steps::{Due, How, Step};
-use super::wait::{self, Wait, Waited};
+use super::wait::{self, GLANCE, Wait, Waited};
 use super::workload::{Strategy, Workload, api, get, leaf_annotation};
 use crate::cluster::chain;
 use crate::cluster::pages::Pages;
@@ -43,6 +42,9 @@ const REVERTS: usize = 3;
 const AGAIN: Duration = Duration::from_secs(1);
 
 const REVERTED: &str = "somebody takes its annotation away whenever it is set";
+
+/// How far the API server's clock may be ahead of ours.
+const SKEW: Duration = Duration::from_secs(300);
 
 /// A workload that was listed longer ago than this has probably changed: it is read instead of losing a patch.
 const FRESH: Duration = Duration::from_secs(1);
@@ -142,17 +144,41 @@ impl Roller {
                 };
             }
             conflicts = 0;
-            let wait = self.wait(namespace, &current, &mut place);
+            let mut wait = self.wait(namespace, &current, &mut place);
+            if !step.halts && step.is_carried_by(&step.workload) {
+                wait.patience = wait.patience.min(GLANCE);
+            }
             let came = match current.strategy {
                 Strategy::Rolling { .. } => wait::available(wait, step, missing_before).await?,
                 Strategy::OnDelete => evict::replace(wait, step, &batch.looks).await?,
             };
             match came {
-                Waited::Done => return Ok(Ended::Rolled(started.elapsed())),
+                Waited::Done(0) => return Ok(Ended::Rolled(started.elapsed())),
+                Waited::Done(short) if step.degraded && short >= current.status.wanted => {
+                    let why = format!("{} not available", wait::pods(short));
+                    return Ok(Ended::Failed(why, Weight::Stops));
+                }
+                Waited::Done(short) => {
+                    let pods = wait::pods(short);
+                    let why = format!("{pods} not available, as before");
+                    return Ok(Ended::Unavailable(why));
+                }
                 Waited::Gone => break,
+                Waited::Held(why) => return Ok(self.lacks(namespace, step, &current, why).await),
                 Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
-                Waited::Failed(why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
-                Waited::Failed(why) => return Ok(Ended::Failed(why, Weight::None)),
+                Waited::Failed(_, why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
+                // None of its pods has proven the certificate, and nothing else has.
+                Waited::Failed(numbers, why)
+                    if step.degraded && numbers.available <= numbers.older =>
+                {
+                    return Ok(Ended::Failed(why, Weight::Stops));
+                }
+                Waited::Failed(Numbers { older: 0, .. }, why) => {
+                    return Ok(Ended::Unavailable(format!("{why}, as before")));
+                }
+                Waited::Failed(_, why) => {
+                    return Ok(self.lacks(namespace, step, &current, why).await);
+                }
                 Waited::Withdrawn(secret, withdrawal) => {
                     return Ok(Ended::Withdrawn(secret, withdrawal));
                 }
@@ -211,7 +237,7 @@ impl Roller {
     /// has seen no other leaf, whoever restarted it. Pods may be listed only with rbac/addons/eviction.yaml; whatever is
     /// not known for certain means that the workload is rolled.
     async fn is_left_alone(&self, namespace: &str, step: &Step, current: &Workload) -> bool {
-        // Whoever is rolled once more has pods that are young and serve an earlier leaf.
+        // A workload that is rolled once more has pods that are young and serve an earlier leaf.
         if step.leaves.iter().any(|due| due.again) {
             return false;
         }
@@ -219,9 +245,6 @@ impl Roller {
         let Some(written) = written.and_then(|all| all.into_iter().max()) else {
             return false;
         };
-        if is_newer(current, Some(written)) {
-            return true;
-        }
         // An older template means older pods, or such as replaced single ones: not worth a question.
         if current
             .template_touched
@@ -230,6 +253,26 @@ impl Roller {
         {
             return false;
         }
+        self.has_newer_pods(namespace, current, written).await
+    }
+
+    /// What it means that pods of an older template are left: nothing, if these were started after the Secrets were written
+    /// all the same, as pods below a partition are when their node was drained.
+    async fn lacks(&self, namespace: &str, step: &Step, current: &Workload, why: String) -> Ended {
+        let written = step.leaves.iter().map(|due| due.written);
+        let written: Option<Vec<UnixTime>> = written.collect();
+        let again = step.leaves.iter().any(|due| due.again);
+        if let Some(written) = written.and_then(|all| all.into_iter().max())
+            && !again
+            && self.has_newer_pods(namespace, current, written).await
+        {
+            return Ended::Unavailable(format!("{why}; all of them were started since"));
+        }
+        Ended::Incomplete(why)
+    }
+
+    /// Whether all its pods were created after that instant, by the API server's clock; false where that is not known.
+    async fn has_newer_pods(&self, namespace: &str, current: &Workload, written: UnixTime) -> bool {
         if current.selector.is_empty() {
             return false;
         }
@@ -328,8 +371,10 @@ fn body(step: &Step, current: &Workload, now: UnixTime) -> Value {
         let template = json!({"metadata": {"annotations": annotations}});
         return json!({"metadata": metadata, "spec": {"template": template}});
     }
-    // Pods that are older than this go: also those of the very second in which the Secret was written.
-    let written = step.leaves.iter().filter_map(|due| due.written).max();
+    // Pods that are older than this go: also those of the very second in which the Secret was written. By whose clock that
+    // was is not known for certain, and anybody may have written it down: what is far ahead of ours is not believed.
+    let written = step.leaves.iter().filter_map(|due| due.written);
+    let written = written.filter(|written| *written <= now + SKEW).max();
     let later = written.map_or(now, |written| now.max(written + Duration::from_secs(1)));
     metadata["annotations"] = json!(annotations);
     json!({"metadata": metadata, "spec": {"restartAt": later.to_string()}})
@@ -368,6 +413,8 @@ mod tests {
                 how: How::Restart,
                 phase: Phase::Rest,
                 halts: true,
+                degraded: false,
+                unwell: false,
                 leaves: vec![due],
                 urgency: UnixTime(0),
                 not_before: UnixTime(0),
@@ -385,6 +432,7 @@ mod tests {
             (9, Some(5), "1970-01-01T00:00:09Z"),
             (9, Some(9), "1970-01-01T00:00:10Z"),
             (9, Some(12), "1970-01-01T00:00:13Z"),
+            (9, Some(4_070_908_800), "1970-01-01T00:00:09Z"),
         ] {
             let metadata = json!({"uid": "u", "resourceVersion": "7", "annotations": annotations});
             assert_eq!(

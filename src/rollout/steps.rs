@@ -38,6 +38,8 @@ pub struct Request {
     pub keys: Vec<Box<str>>,
     /// When its data was last written ([`crate::secret::full::FullSecret::written`]).
     pub written: Option<UnixTime>,
+    /// Workloads that an earlier look at this rollout found not to have been well before.
+    pub unwell: Vec<WorkloadRef>,
 }
 
 /// What is to be done for a batch.
@@ -79,6 +81,11 @@ pub struct Step {
     pub phase: Phase,
     /// Whether its failure stops what has not started yet of the Secrets that it serves.
     pub halts: bool,
+    /// It was not available before and goes first all the same, since no other was: it stops the others only if none of its
+    /// pods becomes available with the leaf.
+    pub degraded: bool,
+    /// An earlier look found that it was not well before: what has been told of it is not told again.
+    pub unwell: bool,
     /// What it is rolled for: one patch carries all of it.
     pub leaves: Vec<Due>,
     /// The nearest end of a leaf that it still serves; the earliest possible where that is unknown.
@@ -166,13 +173,6 @@ pub enum Remark {
         /// Why they cannot reload.
         why: String,
     },
-    /// The workload was created after the Secret was written: its pods have never seen another leaf.
-    Newer {
-        /// The Secret.
-        secret: Box<str>,
-        /// The workload.
-        workload: WorkloadRef,
-    },
 }
 
 impl Step {
@@ -194,6 +194,8 @@ impl Step {
             how: How::Restart,
             phase: Phase::Rest,
             halts: true,
+            degraded: false,
+            unwell: false,
             leaves: vec![Due {
                 secret: request.secret.clone(),
                 leaf: request.leaf,
@@ -273,7 +275,6 @@ impl fmt::Display for Remark {
             Self::Restarted { workload, why, .. } => {
                 write!(f, "{workload} is restarted, not asked to reload: {why}")
             }
-            Self::Newer { workload, .. } => write!(f, "{workload} is newer than the certificate"),
         }
     }
 }

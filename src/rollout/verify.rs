@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::error::Error;
 use super::handshake::{leaf_of, server_name};
-use super::pods::{self, Behind, ReadyPod};
+use super::pods::{self, Behind, RunningPod};
 use super::run::Roller;
 use crate::certificate::{Fingerprint, Leaf};
 use crate::secret::settings::ServicePort;
@@ -84,7 +84,8 @@ impl Verified {
 }
 
 /// The first of a list, and how many follow.
-pub(super) fn some_of(items: &[String]) -> String {
+#[must_use]
+pub fn some_of(items: &[String]) -> String {
     let first = items.iter().take(NAMED).cloned().collect::<Vec<_>>();
     match items.len().saturating_sub(NAMED) {
         0 => first.join(", "),
@@ -130,7 +131,7 @@ impl Roller {
             .collect::<Vec<_>>()
             .await;
         for (pod, served) in asked {
-            let ReadyPod { name, uid, .. } = pod;
+            let RunningPod { name, uid, .. } = pod;
             match served {
                 Served::New => verified.served += 1,
                 Served::Old => verified.stale.push(Pod { name, uid }),
@@ -144,7 +145,7 @@ impl Roller {
         Ok(verified)
     }
 
-    async fn served_by(&self, pod: &ReadyPod, port: Option<u16>, proof: &Proof) -> Served {
+    async fn served_by(&self, pod: &RunningPod, port: Option<u16>, proof: &Proof) -> Served {
         let address = match pod.address {
             Ok(address) => address,
             Err(why) => return Served::Unknown(why.into()),

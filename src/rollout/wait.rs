@@ -14,13 +14,19 @@ use super::looks::Withdrawal;
 use super::progress::{Best, Numbers, Progress, is_rolling, progress};
 use super::steps::Step;
 use super::wire::Object;
-use super::workload::{Workload, api, get};
+use super::workload::{Status, Workload, api, get};
 use crate::cluster::chain;
 use crate::duration::human;
 use crate::secret::workload::{Kind, WorkloadRef};
 
 /// A watch that breaks is opened anew after this.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is left where all but the pods of dead nodes are replaced is given so long to move after all.
+const RESTS: Duration = Duration::from_secs(10);
+/// A workload that was not well before and has been rolled already is watched for so long without progress, each time
+/// that it is looked at.
+pub(super) const GLANCE: Duration = Duration::from_secs(30);
 
 /// A workload that has not moved for so long gives its place to others; it is awaited all the same.
 ///
@@ -34,14 +40,16 @@ pub(super) fn stalled(patience: Duration) -> Duration {
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// What was waited for is so.
-    Done,
+    /// What was waited for is so; so many pods are not available, as before.
+    Done(i64),
+    /// All is replaced that its controller replaces for now, and pods of an older template are left, in words.
+    Held(String),
     /// The workload is gone, or another one of its name is there.
     Gone,
     /// Somebody took the annotation off the template again.
     Reverted,
-    /// It will not be so, in words.
-    Failed(String),
+    /// It stands still: how, and in words.
+    Failed(Numbers, String),
     /// A right is missing, in words.
     Forbidden(String),
     /// This Secret is not to be rolled onto any more.
@@ -64,7 +72,9 @@ pub(super) struct Wait<'a> {
 enum Judged {
     Ended(Waited),
     /// Not yet; whether this is better than all before, and how it stands.
-    Waits(bool, String),
+    Waits(bool, Numbers),
+    /// The same, and little is left to wait for.
+    Rests(bool, Numbers),
 }
 
 /// Waits until every pod has the template and is available.
@@ -82,14 +92,23 @@ pub(super) async fn available(
             return Judged::Ended(Waited::Reverted);
         }
         match progress(seen, missing_before) {
-            Progress::Done => Judged::Ended(Waited::Done),
+            Progress::Done => {
+                let Status {
+                    wanted, available, ..
+                } = seen.status;
+                Judged::Ended(Waited::Done((wanted - available).max(0)))
+            }
+            Progress::Held(numbers) if seen.id.kind == Kind::StatefulSet => {
+                let pods = pods(numbers.older);
+                let why = format!("{pods} below its partition, with an earlier certificate");
+                Judged::Ended(Waited::Held(why))
+            }
+            Progress::Held(numbers) => Judged::Rests(moved(&mut best, seen, numbers), numbers),
             Progress::Stuck(numbers) => {
                 let why = format!("its progress deadline is exceeded: {numbers}");
-                Judged::Ended(Waited::Failed(why))
+                Judged::Ended(Waited::Failed(numbers, why))
             }
-            Progress::Moving(numbers) => {
-                Judged::Waits(moved(&mut best, seen, numbers), numbers.to_string())
-            }
+            Progress::Moving(numbers) => Judged::Waits(moved(&mut best, seen, numbers), numbers),
         }
     })
     .await
@@ -103,13 +122,13 @@ pub(super) async fn settled(wait: Wait<'_>) -> Result<Waited, Error> {
     let mut best = Best::default();
     observe(wait, |seen| {
         if !is_rolling(seen) {
-            return Judged::Ended(Waited::Done);
+            return Judged::Ended(Waited::Done(0));
         }
         match progress(seen, 0) {
-            Progress::Moving(numbers) => {
-                Judged::Waits(moved(&mut best, seen, numbers), numbers.to_string())
+            Progress::Moving(numbers) => Judged::Waits(moved(&mut best, seen, numbers), numbers),
+            Progress::Done | Progress::Held(_) | Progress::Stuck(_) => {
+                Judged::Ended(Waited::Done(0))
             }
-            Progress::Done | Progress::Stuck(_) => Judged::Ended(Waited::Done),
         }
     })
     .await
@@ -117,13 +136,10 @@ pub(super) async fn settled(wait: Wait<'_>) -> Result<Waited, Error> {
 
 /// Whether an observation is better than all before. Until its controller has seen the new template, a workload reports
 /// the pods of the old one as updated: nothing would ever surpass that.
-///
-/// A Rollout that restarts does not say how many pods it has still to take, only that one is missing and then back. There
-/// each change counts: its controller takes the next pod once all are available, so that this has an end.
 fn moved(best: &mut Best, seen: &Workload, numbers: Numbers) -> bool {
     let restarting = seen.id.kind == Kind::Rollout && !seen.status.revision_reached;
     match seen.status.observed {
-        true if restarting => best.changed_by(numbers),
+        true if restarting => best.risen_by(numbers),
         observed => observed && best.surpassed_by(numbers),
     }
 }
@@ -147,18 +163,22 @@ async fn observe(
         if seen.uid != workload.uid {
             return Ok(Waited::Gone);
         }
-        let (moved, stands) = match judge(&seen) {
+        let (moved, stands, rests) = match judge(&seen) {
             Judged::Ended(how) => return Ok(how),
-            Judged::Waits(moved, stands) => (moved, stands),
+            Judged::Waits(moved, stands) => (moved, stands, false),
+            Judged::Rests(moved, stands) => (moved, stands, true),
         };
+        let patience = if rests { RESTS.min(patience) } else { patience };
         if moved {
             tracing::debug!(namespace, workload = %id, "{stands}");
             last = Instant::now();
         } else if last.elapsed() >= patience {
-            return Ok(Waited::Failed(format!(
-                "no progress for {}: {stands}",
-                human(patience)
-            )));
+            return Ok(if rests {
+                Waited::Held(stands.to_string())
+            } else {
+                let why = format!("no progress for {}: {stands}", human(patience));
+                Waited::Failed(stands, why)
+            });
         }
         seen = loop {
             let limit = if last.elapsed() < stalled(patience) {
@@ -178,6 +198,12 @@ async fn observe(
             }
         };
     }
+}
+
+/// So many pods, in words.
+pub(super) fn pods(count: i64) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} pod{s}")
 }
 
 /// The versions of one workload that follow one that is known: a watch that begins there, so that nothing is listed.

@@ -157,6 +157,8 @@ impl<'de> Deserialize<'de> for OwnAnnotations {
 #[serde(default)]
 struct Owner {
     controller: Option<bool>,
+    kind: Box<str>,
+    name: Box<str>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -241,6 +243,8 @@ struct Spec {
     template: Option<Template>,
     /// StatefulSet and DaemonSet; a Deployment's `strategy` is always one that replaces pods.
     update_strategy: Option<UpdateStrategy>,
+    /// StatefulSet.
+    pod_management_policy: Option<Box<str>>,
     /// Rollout.
     restart_at: Option<Box<str>>,
     /// Rollout: the Deployment whose template it takes.
@@ -389,6 +393,8 @@ impl Object {
             } else {
                 Strategy::Rolling { partition }
             },
+            ordered: kind == Kind::StatefulSet
+                && spec.pod_management_policy.as_deref() != Some("Parallel"),
             // A Rollout that is paused takes no new version, and restarts all the same.
             paused: kind != Kind::Rollout && spec.paused.unwrap_or(false),
             status,
@@ -409,7 +415,13 @@ impl Meta {
 
     /// Whether it belongs to another object, which decides over it.
     pub(super) fn is_controlled(&self) -> bool {
-        !self.owner_references.is_empty()
+        self.controller().is_some()
+    }
+
+    /// Kind and name of the object that it belongs to.
+    pub(super) fn controller(&self) -> Option<(&str, &str)> {
+        let owner = self.owner_references.first()?;
+        Some((&owner.kind, &owner.name))
     }
 
     /// Its own annotation `cert-renew.io/rollout: none`.

@@ -43,6 +43,8 @@ pub struct Workload {
     pub selector: Box<str>,
     /// How its controller replaces pods.
     pub strategy: Strategy,
+    /// A StatefulSet that makes no pod before all of lower ordinals are ready.
+    pub ordered: bool,
     /// A Deployment's `spec.paused`.
     pub paused: bool,
     /// What its controller reports.

@@ -1,7 +1,9 @@
 //! Which workloads use a Secret and whether they have its certificate, as the last rollout left it.
 //!
-//! Written beside `rolled-out`, in the same patch, and read by people only: by whoever describes the Secret, by the
-//! status page and by `cert-renew status`. No decision is made from it, so that a forged one misleads its reader only.
+//! Written beside `rolled-out`, in the same patch, and read by people: in the Secret's description, on the status page and
+//! by `cert-renew status`. One thing is decided by it: a workload that was not well before the rollout, by an earlier look
+//! at it, neither halts the others nor is told again. So a forged one misleads its reader, and lets the other workloads of
+//! this one Secret be rolled, which `cert-renew resume` does too.
 //! Pure; what cannot be read counts as absent.
 
 use std::fmt;
@@ -17,9 +19,11 @@ use crate::time::UnixTime;
 
 /// Workloads that are named; of more it is said how many there are.
 const NAMED: usize = 8;
+/// Of those that were not well before so many are named, as the next look has to know them.
+const UNWELL: usize = 64;
 
 /// Value of [`crate::secret::keys::USED_BY`], words with blanks between: an instant, the workloads (`deployment/web`, or
-/// `deployment/web=failed`), how many more there are (`+3`), what was proven behind a Service (`web:443=2/3`). Words of a
+/// `deployment/web=failed`, `deployment/web=lacks:<instant>`), how many more there are (`+3`), what was proven behind a Service (`web:443=2/3`). Words of a
 /// later version are passed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsedBy {
@@ -38,8 +42,12 @@ pub struct UsedBy {
 pub enum Has {
     /// It did not take the certificate up.
     Failed,
+    /// Since then pods without the certificate are left: it was not well before, or holds pods back.
+    Lacks(UnixTime),
     /// What it had before: the rollout was halted before its turn.
     Kept,
+    /// The certificate; it was not available before the rollout, nor after it.
+    Unavailable,
     /// The certificate.
     It,
 }
@@ -61,9 +69,30 @@ impl Has {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failed => "failed",
+            Self::Lacks(_) => "lacks",
             Self::Kept => "kept",
+            Self::Unavailable => "unavailable",
             Self::It => "has",
         }
+    }
+
+    /// Since when it lacks the certificate.
+    #[must_use]
+    pub fn lacks_since(self) -> Option<UnixTime> {
+        match self {
+            Self::Lacks(since) => Some(since),
+            _ => None,
+        }
+    }
+
+    fn read(value: &str) -> Self {
+        if let Some(since) = value.strip_prefix("lacks:").and_then(|at| at.parse().ok()) {
+            return Self::Lacks(since);
+        }
+        let known = [Self::Failed, Self::Kept, Self::Unavailable].into_iter();
+        { known }
+            .find(|has| has.as_str() == value)
+            .unwrap_or(Self::It)
     }
 }
 
@@ -79,8 +108,11 @@ impl UsedBy {
             return None;
         }
         workloads.sort_by(|(one, had), (other, has)| (had, one).cmp(&(has, other)));
-        let more = workloads.len().saturating_sub(NAMED);
-        workloads.truncate(NAMED);
+        // They are sorted before those that have it.
+        let trouble = workloads.iter().filter(|(_, has)| *has != Has::It).count();
+        let named = trouble.clamp(NAMED, UNWELL);
+        let more = workloads.len().saturating_sub(named);
+        workloads.truncate(named);
         Some(Self {
             at,
             workloads,
@@ -89,11 +121,26 @@ impl UsedBy {
         })
     }
 
+    /// Since when a workload lacks the certificate.
+    #[must_use]
+    pub fn lacks_since(&self, workload: &WorkloadRef) -> Option<UnixTime> {
+        let mut all = self.workloads.iter();
+        all.find(|(it, _)| it == workload)?.1.lacks_since()
+    }
+
+    /// Those that were not well before the rollout.
+    pub fn unwell(&self) -> impl Iterator<Item = &WorkloadRef> {
+        let unwell = |has: &Has| matches!(has, Has::Lacks(_) | Has::Unavailable);
+        let all = self.workloads.iter().filter(move |(_, has)| unwell(has));
+        all.map(|(workload, _)| workload)
+    }
+
     /// The workloads in words: `deployment/web, deployment/api (failed) and 3 more`.
     #[must_use]
     pub fn in_words(&self) -> String {
         let named = self.workloads.iter().map(|(workload, has)| match has {
             Has::It => workload.to_string(),
+            Has::Lacks(since) => format!("{workload} (lacks it since {since})"),
             has => format!("{workload} ({})", has.as_str()),
         });
         let named = named.collect::<Vec<_>>().join(", ");
@@ -113,7 +160,9 @@ impl Proven {
             served,
             asked,
         } = self;
-        format!("{served} of {asked} pods behind {service} serve it")
+        let s = if *asked == 1 { "" } else { "s" };
+        let verb = if *served == 1 { "serves" } else { "serve" };
+        format!("{served} of {asked} pod{s} behind {service} {verb} it")
     }
 }
 
@@ -123,6 +172,7 @@ impl fmt::Display for UsedBy {
         for (workload, has) in &self.workloads {
             match has {
                 Has::It => write!(f, " {workload}")?,
+                Has::Lacks(since) => write!(f, " {workload}=lacks:{since}")?,
                 has => write!(f, " {workload}={}", has.as_str())?,
             }
         }
@@ -154,14 +204,12 @@ impl FromStr for UsedBy {
             proven: None,
         };
         // Who writes by hand may write much.
-        for word in words.take(NAMED + 2) {
+        for word in words.take(UNWELL + 2) {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
-            let has = [Has::Failed, Has::Kept].into_iter();
-            let has = has.chain([Has::It]).find(|has| has.as_str() == value);
             if let Some(more) = word.strip_prefix('+') {
                 used.more = more.parse().map_err(|_| Foreign)?;
             } else if let Ok(workload) = name.parse() {
-                used.workloads.push((workload, has.unwrap_or(Has::It)));
+                used.workloads.push((workload, Has::read(value)));
             } else if let Ok(service) = name.parse()
                 && let Some((served, asked)) = value.split_once('/')
             {
@@ -183,6 +231,8 @@ impl Serialize for UsedBy {
         struct One {
             workload: String,
             state: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            since: Option<String>,
         }
         #[derive(Serialize)]
         struct Behind {
@@ -193,6 +243,7 @@ impl Serialize for UsedBy {
         let one = |(workload, has): &(WorkloadRef, Has)| One {
             workload: workload.to_string(),
             state: has.as_str(),
+            since: has.lacks_since().map(|since| since.to_string()),
         };
         let behind = |proven: &Proven| Behind {
             service: proven.service.to_string(),
@@ -224,6 +275,7 @@ mod tests {
         for text in [
             "2023-11-14T22:13:20Z deployment/web",
             "2023-11-14T22:13:20Z deployment/api=failed statefulset/db=kept deployment/web",
+            "2023-11-14T22:13:20Z statefulset/db=lacks:2023-11-14T20:00:00Z deployment/api=unavailable deployment/web",
             "2023-11-14T22:13:20Z deployment/web +3 web:443=2/3",
         ] {
             assert_eq!(text.parse::<UsedBy>().unwrap().to_string(), text);
@@ -256,6 +308,6 @@ mod tests {
             assert_eq!(foreign.parse::<UsedBy>(), Err(Foreign), "{foreign}");
         }
         let many = format!("2023-11-14T22:13:20Z{}", " deployment/web".repeat(1_000));
-        assert!(many.parse::<UsedBy>().unwrap().workloads.len() <= NAMED + 2);
+        assert!(many.parse::<UsedBy>().unwrap().workloads.len() <= UNWELL + 2);
     }
 }

@@ -435,7 +435,7 @@ mod tests {
             "<td>done<small>deployment/api (failed), statefulset/db and 2 more</small><small>as of 2023-11-14</small>\
              <small>2 of 3 pods behind web:443 serve it</small>",
             "<small>2 pods known to serve an earlier one</small>",
-            ">in trouble 6</a>",
+            ">in trouble 7</a>",
             "a&quot;b\\c\nd",
         ] {
             assert!(html.contains(part), "{part}\n{html}");

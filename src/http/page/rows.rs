@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(names("q=c%0Ad"), ["odd"], "the issuer is searched too");
         assert_eq!(names("q=statefulset/DB"), ["healthy"], "and who uses it");
         assert_eq!(names("state=due"), ["due"]);
-        assert_eq!(names("state=trouble").len(), 6);
+        assert_eq!(names("state=trouble").len(), 7);
         assert_eq!(names("state=nonsense&x=y&sort=what").len(), all.len());
         assert_eq!(names("sort=secret")[0], "absent");
         assert_eq!(names("sort=-secret")[0], "windowed");

@@ -34,6 +34,7 @@ fn request(secret: &str, new: &str, rolled_out: Option<RolledOut>) -> Request {
         workloads: Vec::new(),
         keys: Vec::new(),
         written: Some(NOW),
+        unwell: Vec::new(),
     }
 }
 
@@ -413,10 +414,6 @@ fn some_workloads_are_left_alone() {
             Some("deployment/a has opted out of rollouts"),
         ),
         (
-            [("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))],
-            Some("deployment/a is newer than the certificate"),
-        ),
-        (
             [("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))],
             None,
         ),
@@ -427,19 +424,81 @@ fn some_workloads_are_left_alone() {
             "{changes:?}"
         );
     }
-    // A StatefulSet that was deleted with --cascade=orphan and created anew has adopted the old pods.
-    let object = with(
-        web("a", &["tls"], &[]),
-        &[("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))],
-    );
-    let adopted = workload(Kind::StatefulSet, object);
-    let due = [request("tls", "new", served("old", 9))];
-    assert_eq!(
-        plan(NOW, &due, &[adopted], &RolloutConfig::default())
-            .steps
-            .len(),
-        1
-    );
+    // One that was made since may have adopted older pods: before it is rolled their age is asked for.
+    let later = [("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))];
+    assert_eq!(of(&later), (1, None, Verdict::Roll));
+}
+
+#[test]
+fn what_was_made_since_proves_nothing() {
+    let later = |name: &str| {
+        let at = [("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))];
+        with(web(name, &["tls"], &[]), &at)
+    };
+    let objects = vec![later("a"), web("b", &["tls"], &[])];
+    let plan = planned(&[request("tls", "new", served("old", 9))], objects);
+    assert_eq!(names(&plan), [("b", Phase::Canary), ("a", Phase::Rest)]);
+}
+
+#[test]
+fn where_none_was_well_before_the_first_goes_alone_all_the_same() {
+    let due = || request("tls", "new", served("old", 9));
+    let unwell = |name: &str| broken(web(name, &["tls"], &[]));
+    let paused = with(unwell("a"), &[("/spec/paused", json!(true))]);
+    let said = |plan: &Plan| -> Vec<(String, Phase, bool)> {
+        let steps = plan.steps.iter();
+        let said = steps.map(|it| (it.workload.id.name.to_string(), it.phase, it.degraded));
+        said.collect()
+    };
+    let row = |name: &str, phase, degraded| (name.to_owned(), phase, degraded);
+    let plan = planned(&[due()], vec![paused, unwell("b"), unwell("c")]);
+    let expected = [
+        row("b", Phase::Canary, true),
+        row("a", Phase::Last, false),
+        row("c", Phase::Last, false),
+    ];
+    assert_eq!(said(&plan), expected);
+    assert!(plan.steps.iter().all(|step| !step.halts));
+    // Nobody follows, or one that was well goes first.
+    let plan = planned(&[due()], vec![unwell("b")]);
+    assert_eq!(said(&plan), [row("b", Phase::Last, false)]);
+    let plan = planned(&[due()], vec![unwell("b"), web("c", &["tls"], &[])]);
+    let expected = [row("c", Phase::Canary, false), row("b", Phase::Last, false)];
+    assert_eq!(said(&plan), expected);
+    // By an earlier look it was not well: once is enough.
+    let known = Request {
+        unwell: vec!["deployment/b".parse().unwrap()],
+        ..due()
+    };
+    let plan = planned(&[known], vec![unwell("b"), unwell("c")]);
+    let expected = [row("c", Phase::Canary, true), row("b", Phase::Last, false)];
+    assert_eq!(said(&plan), expected);
+}
+
+#[test]
+fn what_was_not_well_before_is_not_taken_for_a_failure_at_a_later_look() {
+    let carrying = |updated: i64| {
+        let status = json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": updated, "availableReplicas": 1,
+            "currentRevision": "a", "updateRevision": "b"});
+        let object = with(
+            web("db", &["tls"], &[("tls", "new")]),
+            &[("/status", status)],
+        );
+        workload(Kind::StatefulSet, object)
+    };
+    let steps = |unwell: &[&str], updated: i64| {
+        let due = Request {
+            unwell: unwell.iter().map(|name| name.parse().unwrap()).collect(),
+            ..request("tls", "new", served("old", 9))
+        };
+        let plan = plan(NOW, &[due], &[carrying(updated)], &RolloutConfig::default());
+        plan.steps.iter().map(|step| step.halts).collect::<Vec<_>>()
+    };
+    assert_eq!(steps(&[], 1), [true]);
+    assert_eq!(steps(&["statefulset/db"], 1), [false]);
+    // No pod without the leaf is left, and it need not get well.
+    assert!(steps(&["statefulset/db"], 2).is_empty());
+    assert_eq!(steps(&[], 2), [true]);
 }
 
 #[test]
@@ -552,4 +611,25 @@ fn a_workload_rests_between_two_rollouts() {
     );
     let plan = planned(&[request("tls", "new", served("old", 9))], vec![object]);
     assert_eq!(plan.steps[0].not_before.to_string(), "2026-01-03T00:05:00Z");
+}
+
+/// managedFields are the user's to write.
+#[test]
+fn a_workload_that_says_it_was_rolled_in_the_future_rests_no_longer_than_others() {
+    let config = RolloutConfig {
+        canary_bake: Duration::from_secs(3_600),
+        ..RolloutConfig::default()
+    };
+    let mut web = [("a", "new"), ("b", "old")]
+        .map(|(name, had)| workload(Kind::Deployment, web(name, &["tls"], &[("tls", had)])));
+    for (at, waits) in [(NOW, 3_600), (UnixTime(4_070_908_800), 3_600)] {
+        web[0].rolled_at = Some(at);
+        let due = [request("tls", "new", served("old", 9))];
+        let plan = plan(NOW, &due, &web, &config);
+        assert_eq!(plan.steps[0].not_before, UnixTime(NOW.0 + waits), "{at}");
+    }
+    web[1].rolled_at = Some(UnixTime(4_070_908_800));
+    let due = [request("tls", "new", served("old", 9))];
+    let plan = plan(NOW, &due, &web[1..], &RolloutConfig::default());
+    assert_eq!(plan.steps[0].not_before, UnixTime(NOW.0 + 300));
 }

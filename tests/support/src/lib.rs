@@ -10,6 +10,7 @@
 mod bench;
 pub mod browser;
 pub mod certificates;
+mod checker;
 pub mod control_plane;
 mod data_path;
 mod edge;
@@ -39,6 +40,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use bench::{Bench, Options};
+pub use checker::{Checker, Watcher};
 pub use data_path::DataPath;
 pub use edge::{Edge, Hit, serve_edge_if_asked};
 pub use eventually::{eventually, throughout};
@@ -51,7 +53,7 @@ pub use operator::{Operator, OperatorOptions, Request, tally};
 pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
 pub use prometheus::Prometheus;
-pub use proxy::{Action, Fault, Passed, Proxies, Rule, Server};
+pub use proxy::{Action, Fault, Passed, Proxies, Rule, Server, Variants};
 
 /// The runtime of what must outlive the runtime of a single test.
 pub(crate) fn runtime() -> Handle {

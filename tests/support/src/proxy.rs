@@ -4,6 +4,7 @@
 //! on but not counted, since their number depends on the time. A rule decides what becomes of each counted request.
 //! Nothing of it decides what is right: it only delays, breaks and counts.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -79,6 +80,10 @@ impl fmt::Display for Passed {
 pub type Action = Arc<dyn Fn() + Send + Sync>;
 /// Decides what becomes of each counted request.
 pub type Rule = Arc<dyn Fn(&Passed) -> Fault + Send + Sync>;
+
+/// Other bodies that a request to the API server might have had, each under a name: by method, path and body.
+pub type Variants =
+    Arc<dyn Fn(&str, &str, &serde_json::Value) -> Vec<(String, serde_json::Value)> + Send + Sync>;
 
 /// What becomes of a request.
 #[derive(Clone)]
@@ -162,6 +167,10 @@ struct Shared {
     /// Requests that are not counted: watches, the lease, Events, the look at the own rights.
     aside: AtomicUsize,
     rule: Mutex<Rule>,
+    /// What is asked before each request to the API server, watches and the lease included.
+    variants: Mutex<Option<Variants>>,
+    /// What the API server answered to those.
+    answers: Mutex<BTreeMap<String, BTreeSet<u16>>>,
     /// Whether the API server cannot be reached at all, watches included.
     gone: AtomicBool,
     /// So many watches are still to be told that what they go on from is too old.
@@ -201,6 +210,8 @@ impl Proxies {
             passed: Mutex::default(),
             aside: AtomicUsize::new(0),
             rule: Mutex::new(Arc::new(|_| Fault::Pass)),
+            variants: Mutex::default(),
+            answers: Mutex::default(),
             gone: AtomicBool::new(false),
             expired: AtomicUsize::new(0),
             silences: AtomicUsize::new(0),
@@ -239,6 +250,23 @@ impl Proxies {
     /// What becomes of requests from now on.
     pub fn rule(&self, rule: impl Fn(&Passed) -> Fault + Send + Sync + 'static) {
         *lock(&self.shared.rule) = Arc::new(rule);
+    }
+
+    /// Asks the API server these before each request, and the request itself afterwards: what it says to what nobody sends.
+    pub fn try_before(
+        &self,
+        variants: impl Fn(&str, &str, &serde_json::Value) -> Vec<(String, serde_json::Value)>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        *lock(&self.shared.variants) = Some(Arc::new(variants));
+    }
+
+    /// With which statuses the API server answered those, by their names.
+    #[must_use]
+    pub fn answers(&self) -> BTreeMap<String, BTreeSet<u16>> {
+        lock(&self.shared.answers).clone()
     }
 
     /// All counted requests until now.
@@ -420,6 +448,7 @@ async fn handle(
     upstream: &Arc<str>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Closed> {
+    let request = try_before(shared, server, upstream, request.map(Body::new)).await?;
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default();
     let watches = query.contains("watch=true");
@@ -508,15 +537,44 @@ async fn handle(
     }
 }
 
+/// Asks the API server what a request might have asked instead; the request as it was.
+async fn try_before(
+    shared: &Shared,
+    server: Server,
+    upstream: &str,
+    request: Request<Body>,
+) -> Result<Request<Body>, Closed> {
+    let variants = lock(&shared.variants).clone();
+    let Some(variants) = variants.filter(|_| server == Server::Api) else {
+        return Ok(request);
+    };
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, LARGEST)
+        .await
+        .map_err(|_| Closed)?;
+    if let Ok(json) = serde_json::from_slice::<serde_json::Value>(&body) {
+        for (name, other) in variants(head.method.as_str(), head.uri.path(), &json) {
+            let other = Request::from_parts(head.clone(), Body::from(other.to_string()));
+            let answer = forward(shared, server, upstream, other).await?;
+            let status = answer.status().as_u16();
+            lock(&shared.answers)
+                .entry(name)
+                .or_default()
+                .insert(status);
+        }
+    }
+    Ok(Request::from_parts(head, Body::from(body)))
+}
+
 /// Passes a request on; the answer streams, so that watches do.
 async fn forward(
     shared: &Shared,
     server: Server,
     upstream: &str,
-    request: Request<Incoming>,
+    request: Request<Body>,
 ) -> Result<Response<Body>, Closed> {
     let (head, body) = request.into_parts();
-    let body = axum::body::to_bytes(Body::new(body), LARGEST)
+    let body = axum::body::to_bytes(body, LARGEST)
         .await
         .map_err(|_| Closed)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());

@@ -1,0 +1,290 @@
+//! Somebody who believes nothing that the operator says: compares what each Secret says that its workloads have with what
+//! every pod really has.
+//!
+//! It shares no code with the operator, and asks the API server alone. A pod has a certificate if it was created after the
+//! Secret was written, or if it was made from a template that names that certificate. So it says nothing of Secrets whose
+//! pods are asked to reload, nor of a first certificate that was there before anybody looked.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aws_lc_rs::digest::{SHA256, digest};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DynamicObject, ListParams, ObjectMeta};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::runtime;
+
+const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
+const ROLLOUT: &str = "cert-renew.io/rollout";
+/// How often a [`Watcher`] looks.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Which certificate each Secret held when it was first seen, by its uid: what pods had of it before nobody can tell.
+#[derive(Debug, Default)]
+pub struct Checker {
+    first: BTreeMap<String, String>,
+}
+
+/// Looks again and again until it is stopped.
+pub struct Watcher {
+    found: Arc<Mutex<Vec<String>>>,
+    looks: JoinHandle<()>,
+}
+
+/// A Secret that says it is done.
+struct Done {
+    name: String,
+    fingerprint: String,
+    /// Seconds since 1970.
+    written: i64,
+}
+
+impl Checker {
+    /// The pods that have an earlier certificate than the one that their Secret says its workloads have, in words. What is
+    /// seen for the first time is only noted.
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub async fn stale_after_done(
+        &mut self,
+        client: &Client,
+        namespace: &str,
+    ) -> Result<Vec<String>> {
+        // The Secrets first: whatever is written after that makes pods younger, and none older.
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let mut done = Vec::new();
+        for secret in secrets.list(&ListParams::default()).await?.items {
+            done.extend(self.done(&secret));
+        }
+        if done.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let pods = pods.list(&ListParams::default()).await?.items;
+        let mut owners = Owners::new(client, namespace);
+        let mut found = Vec::new();
+        for pod in pods {
+            let runs = pod.status.as_ref().and_then(|it| it.phase.as_deref()) == Some("Running");
+            if !runs || pod.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let spec = serde_json::to_value(&pod.spec)?;
+            for secret in &done {
+                if names(&spec, &secret.name)
+                    && !has(&pod.metadata, secret)
+                    && owners.answer_for(&pod.metadata, secret).await?
+                {
+                    found.push(format!(
+                        "{namespace}/{}: done with {}, written at {}, and pod {} of {:?} has {:?}",
+                        secret.name,
+                        secret.fingerprint,
+                        secret.written,
+                        pod.metadata.name.as_deref().unwrap_or_default(),
+                        pod.metadata.creation_timestamp,
+                        annotation(&pod.metadata, &leaf_annotation(&secret.name)),
+                    ));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What there is to hold a Secret to.
+    fn done(&mut self, secret: &Secret) -> Option<Done> {
+        let metadata = &secret.metadata;
+        let pem = secret.data.as_ref()?.get("tls.crt")?;
+        let first = CertificateDer::from_pem_slice(&pem.0).ok();
+        let fingerprint = first.map_or_else(|| "none".to_owned(), |der| hex(&der));
+        let uid = metadata.uid.clone()?;
+        let at_first = self.first.entry(uid).or_insert_with(|| fingerprint.clone());
+        let said = annotation(metadata, ROLLED_OUT)?;
+        let restarts = annotation(metadata, ROLLOUT).is_none_or(|mode| mode == "restart");
+        if *at_first == fingerprint || !said.starts_with(&fingerprint) || !restarts {
+            return None;
+        }
+        Some(Done {
+            name: metadata.name.clone()?,
+            written: written(metadata)?,
+            fingerprint,
+        })
+    }
+
+    /// Looks at these namespaces until it is stopped; what cannot be asked is asked again.
+    #[must_use]
+    pub fn watch(mut self, client: Client, namespaces: Vec<String>) -> Watcher {
+        let found = Arc::<Mutex<Vec<String>>>::default();
+        let all = Arc::clone(&found);
+        let looks = async move {
+            loop {
+                for namespace in &namespaces {
+                    if let Ok(more) = self.stale_after_done(&client, namespace).await {
+                        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                        all.extend(more);
+                    }
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        Watcher {
+            found,
+            looks: runtime().spawn(looks),
+        }
+    }
+}
+
+impl Watcher {
+    /// All that was found until now.
+    #[must_use]
+    pub fn found(&self) -> Vec<String> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.clone()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.looks.abort();
+    }
+}
+
+/// The objects that pods belong to, each asked for once.
+struct Owners<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    known: BTreeMap<(String, String), Option<DynamicObject>>,
+}
+
+impl<'a> Owners<'a> {
+    fn new(client: &'a Client, namespace: &'a str) -> Self {
+        Self {
+            client,
+            namespace,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Whether anybody could have replaced the pod: not where it belongs to nobody, to a Job, or to what has opted out, nor
+    /// where an Argo Rollout has restarted it since.
+    async fn answer_for(&mut self, pod: &ObjectMeta, secret: &Done) -> Result<bool> {
+        let mut metadata = pod.clone();
+        loop {
+            let owner = metadata.owner_references.iter().flatten();
+            let Some(owner) = { owner }
+                .find(|owner| owner.controller == Some(true))
+                .cloned()
+            else {
+                return Ok(metadata.uid != pod.uid);
+            };
+            if owner.kind == "Job" {
+                return Ok(false);
+            }
+            let key = (owner.kind.clone(), owner.name.clone());
+            if !self.known.contains_key(&key) {
+                let (group, version) = owner
+                    .api_version
+                    .split_once('/')
+                    .unwrap_or(("", &owner.api_version));
+                let kind =
+                    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &owner.kind));
+                let api: Api<DynamicObject> =
+                    Api::namespaced_with(self.client.clone(), self.namespace, &kind);
+                let found = api
+                    .get_opt(&owner.name)
+                    .await
+                    .context("asking for an owner")?;
+                self.known.insert(key.clone(), found);
+            }
+            // Its pods go with it.
+            let Some(object) = self.known.get(&key).and_then(Option::as_ref) else {
+                return Ok(false);
+            };
+            if annotation(&object.metadata, ROLLOUT) == Some("none") {
+                return Ok(false);
+            }
+            let restart_at = object.data["spec"]["restartAt"].as_str();
+            let restarted =
+                restart_at.and_then(|at| at.parse::<k8s_openapi::jiff::Timestamp>().ok());
+            let carried = annotation(&object.metadata, &leaf_annotation(&secret.name));
+            if let (Some(at), Some(leaf)) = (restarted, carried)
+                && leaf.starts_with(&secret.fingerprint)
+                && created(pod) >= Some(at.as_second())
+            {
+                return Ok(false);
+            }
+            metadata = object.metadata.clone();
+        }
+    }
+}
+
+fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+fn created(metadata: &ObjectMeta) -> Option<i64> {
+    metadata
+        .creation_timestamp
+        .as_ref()
+        .map(|at| at.0.as_second())
+}
+
+/// When any of the data was last written.
+fn written(metadata: &ObjectMeta) -> Option<i64> {
+    let managers = metadata.managed_fields.iter().flatten();
+    let of_data = managers.filter(|it| {
+        let fields = it.fields_v1.as_ref().map(|fields| &fields.0);
+        fields.is_some_and(|fields| fields.get("f:data").is_some())
+    });
+    of_data
+        .filter_map(|it| it.time.as_ref())
+        .map(|at| at.0.as_second())
+        .max()
+}
+
+/// Whether a pod has what the Secret holds.
+fn has(pod: &ObjectMeta, secret: &Done) -> bool {
+    let said = annotation(pod, &leaf_annotation(&secret.name));
+    created(pod).is_some_and(|created| created > secret.written)
+        || said.is_some_and(|leaf| leaf.starts_with(&secret.fingerprint))
+}
+
+/// Whether a pod's spec takes this Secret, in any of the ways there are.
+fn names(spec: &Value, secret: &str) -> bool {
+    match spec {
+        Value::Array(items) => items.iter().any(|item| names(item, secret)),
+        Value::Object(fields) => fields.iter().any(|(key, value)| {
+            let name = match key.as_str() {
+                "secretName" => value.as_str(),
+                "secret" | "secretRef" | "secretKeyRef" | "nodePublishSecretRef" => {
+                    value["name"].as_str()
+                }
+                _ => None,
+            };
+            name == Some(secret) || names(value, secret)
+        }),
+        _ => false,
+    }
+}
+
+fn leaf_annotation(secret: &str) -> String {
+    if secret.len() <= 58 {
+        return format!("state.cert-renew.io/leaf.{secret}");
+    }
+    let hash = hex(secret.as_bytes());
+    format!("state.cert-renew.io/leaf.{}.{}", &secret[..16], &hash[..32])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let hash = digest(&SHA256, bytes);
+    hash.as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

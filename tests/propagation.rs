@@ -511,14 +511,23 @@ async fn resume_goes_on_with_the_others_although_one_still_fails() -> Result<()>
     let place = format!("{}/tls", space.name);
     let (text, well) = command(bench, &["resume", &place])?;
     assert!(well && text.contains("deployment/a"), "{text}");
-    let secret = rolled_out(&space, "tls").await?;
-    let halted = annotation(&secret, "state.cert-renew.io/rollout-halted");
-    assert_eq!(halted, None);
+    // The others have it, and that one pods with an earlier one: it is not done.
+    let told_of = told(&space, "tls", "RolloutIncomplete").await?;
+    assert!(told_of.contains("deployment/a since 2"), "{told_of}");
     for name in ["a", "b", "c"] {
         let now = space.generation("Deployment", name).await?;
         assert_eq!(now, 2, "{name}");
     }
     told(&space, "a", "RolloutFailed").await?;
+    let secret = space.secrets().get("tls").await?;
+    let fingerprint = leaf(&secret)?.fingerprint.to_string();
+    let had = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or_default();
+    assert!(!had.starts_with(&fingerprint), "{had}");
+    // There is room for it.
+    merge(&space, "Deployment", "a", json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}})).await?;
+    let secret = rolled_out(&space, "tls").await?;
+    let halted = annotation(&secret, "state.cert-renew.io/rollout-halted");
+    assert_eq!(halted, None);
     Ok(())
 }
 

@@ -120,18 +120,21 @@ pub fn is_rolling(workload: &Workload) -> bool {
 
 pub(super) fn numbers(workload: &Workload) -> Numbers {
     let Status {
+        observed,
         wanted,
         total,
         updated,
         available,
         ..
     } = workload.status;
+    // Until its controller has seen the template it counts the pods of the one before.
+    let updated = if observed { updated } else { 0 };
     let held = match workload.strategy {
         Strategy::Rolling { partition } => partition,
         Strategy::OnDelete => 0,
     };
     let older = match workload.id.kind {
-        Kind::Rollout if workload.status.revision_reached => 0,
+        Kind::Rollout if observed && workload.status.revision_reached => 0,
         _ => (total - updated).max(0),
     };
     Numbers {
@@ -229,6 +232,10 @@ mod tests {
             judged(Kind::Deployment, json!({"replicas": 0}), gone, 0),
             "done"
         );
+        // Its controller still speaks of the template before.
+        let seen = json!({"metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": status(1, 3, 3, 3)});
+        let numbers = numbers(&workload(Kind::Deployment, seen));
+        assert_eq!((numbers.updated, numbers.older), (0, 3));
         let given_up = |observed: i64| {
             json!({"observedGeneration": observed, "replicas": 4, "updatedReplicas": 1, "availableReplicas": 3, "conditions": [
                 {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]})

@@ -524,7 +524,13 @@ async fn resume_goes_on_with_the_others_although_one_still_fails() -> Result<()>
     let had = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or_default();
     assert!(!had.starts_with(&fingerprint), "{had}");
     // There is room for it.
-    merge(&space, "Deployment", "a", json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}})).await?;
+    merge(
+        &space,
+        "Deployment",
+        "a",
+        json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}),
+    )
+    .await?;
     let secret = rolled_out(&space, "tls").await?;
     let halted = annotation(&secret, "state.cert-renew.io/rollout-halted");
     assert_eq!(halted, None);

@@ -151,7 +151,10 @@ async fn what_was_broken_before_stops_nobody() -> Result<()> {
     .await?;
     // Its pods have never begun, and have an older template: nobody can tell that they serve nothing.
     let lacking = came.lacking("tls");
-    assert!(lacking.len() == 1 && lacking.contains_key("deployment/a-broken"), "{lacking:?}");
+    assert!(
+        lacking.len() == 1 && lacking.contains_key("deployment/a-broken"),
+        "{lacking:?}"
+    );
     assert_eq!(
         came.happened.first().map(String::as_str),
         Some("rolled deployment/b"),

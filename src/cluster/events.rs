@@ -95,7 +95,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,

@@ -664,7 +664,7 @@ impl Index {
                 Some(at)
             }
             Finished::Incomplete(at, workloads, error) => {
-                (entry.last_error, entry.stuck) = (Some(error), None);
+                (entry.last_error, entry.stuck) = (Some(shortened(error)), None);
                 entry.lacking = u32::try_from(workloads).unwrap_or(u32::MAX);
                 entry.stale_pods = 0;
                 Some(at)

@@ -44,6 +44,8 @@ pub struct Assessment {
     pub names: Vec<Name>,
     /// What the workloads have.
     pub rolled_out: Option<RolledOut>,
+    /// There is a record of what they have, but of another Secret.
+    pub copied_record: bool,
     /// What the last renewal by us was made with.
     pub issued_by: Option<IssuedBy>,
     /// When to renew and why, or why never.
@@ -54,6 +56,8 @@ pub struct Assessment {
     pub account: u64,
     /// The earliest instant at which anything may change.
     pub opens: Option<UnixTime>,
+    /// The window is shut until then and does not count: what the workloads serve would expire before, or is revoked.
+    pub overruled: Option<UnixTime>,
     /// Whether a rollout may not start.
     pub rollout_blocked: bool,
     /// A halt that an earlier rollout ended in.
@@ -104,6 +108,7 @@ pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
         account: 0,
         wish: None,
         rollout_blocked: true,
+        copied_record: false,
         halted: false,
         renewed: None,
         problems: 0,
@@ -183,7 +188,8 @@ fn assess(
         CertificateState::Absent => Err(Unreadable::Empty),
         CertificateState::Unreadable(reason) => Err(reason),
     };
-    let rolled_out = RolledOut::read(annotations);
+    let rolled_out = RolledOut::read(annotations, head.uid());
+    let copied_record = RolledOut::is_of_another(annotations, head.uid());
     let issued_by = IssuedBy::read(annotations);
     let names = match (&settings.names, &leaf) {
         (Some(names), _) => names.clone(),
@@ -234,7 +240,7 @@ fn assess(
             blocks: Blocks::Issue,
         });
     }
-    let opens = opens(now, &settings, &leaf, rolled_out);
+    let (opens, overruled) = opens(now, &settings, &leaf, rolled_out);
     // Whatever else makes it due: a first certificate may be wished for too.
     let renewed_for = annotations.get(keys::RENEWED_FOR).map(String::as_str);
     let wished = settings.renew_now.as_deref();
@@ -248,11 +254,13 @@ fn assess(
         leaf,
         names,
         rolled_out,
+        copied_record,
         issued_by,
         heed: due::heed(renewal, &settings, blocked),
         renewal,
         settings,
         opens,
+        overruled,
         rollout_blocked,
         halted: annotations
             .get(keys::ROLLOUT_HALTED)
@@ -403,30 +411,33 @@ fn may_issue(
     }
 }
 
-/// When the change window opens, unless what the workloads serve would expire before it does.
+/// When the change window opens; and when it would open, where what the workloads serve would expire before or is revoked.
 fn opens(
     now: UnixTime,
     settings: &Settings,
     leaf: &Result<Leaf, Unreadable>,
     rolled_out: Option<RolledOut>,
-) -> Option<UnixTime> {
-    let window = settings.change_window.as_ref()?;
-    let opens = window.next_open(now);
-    let leaf = leaf.as_ref().ok()?;
+) -> (Option<UnixTime>, Option<UnixTime>) {
+    let opens = settings.change_window.as_ref();
+    let opens = opens
+        .map(|window| window.next_open(now))
+        .filter(|opens| *opens > now);
+    let (Some(opens), Ok(leaf)) = (opens, leaf) else {
+        return (None, None);
+    };
     let served = rolled_out.and_then(RolledOut::fingerprint);
     // What is revoked is worth nothing, in the Secret as in the workloads.
-    if settings
-        .revoked
-        .is_some_and(|it| it == leaf.fingerprint || Some(it) == served)
-    {
-        return None;
-    }
+    let revoked =
+        { settings.revoked }.is_some_and(|it| it == leaf.fingerprint || Some(it) == served);
     let served_until = match rolled_out {
         Some(RolledOut::Leaf { not_after, .. }) => not_after.min(leaf.not_after),
         _ => leaf.not_after,
     };
-    let survives = opens + leaf.lifetime() / WINDOW_MARGIN_SHARE < served_until;
-    (opens > now && survives).then_some(opens)
+    if !revoked && opens + leaf.lifetime() / WINDOW_MARGIN_SHARE < served_until {
+        (Some(opens), None)
+    } else {
+        (None, Some(opens))
+    }
 }
 
 impl Assessment {
@@ -490,6 +501,7 @@ impl Assessment {
             account: self.account,
             wish: self.wish(),
             rollout_blocked: self.rollout_blocked,
+            copied_record: self.copied_record,
             halted: self.halted.as_ref().is_some_and(|note| !note.resumed),
             renewed: self.issued_by.as_ref().and_then(|by| Some(by.written?.1)),
             problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),

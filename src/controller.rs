@@ -27,7 +27,7 @@ use crate::cluster::events::Reason;
 use crate::cluster::{chain, watch};
 use crate::config::{Config, Observe};
 use crate::context::Context;
-use crate::index::{Change, Index, Key, Observed, Shown, Source, Stuck, Task};
+use crate::index::{Change, Entry, Index, Key, Observed, Shown, Source, Stuck, Task};
 use crate::pairs;
 use crate::renewal::info::Suggested;
 use crate::secret::keys;
@@ -399,6 +399,21 @@ impl Controller {
         }
     }
 
+    /// Says for what the rollout of a certificate that has just come waits, where a change window is shut.
+    fn tell_shut(&self, key: &Key, uid: &str, now: UnixTime) {
+        let entry = self.index().get(key).filter(Entry::rollout_due);
+        let Some(opens) = entry.and_then(|entry| entry.observed.window) else {
+            return;
+        };
+        if opens > now && self.term.is_some() {
+            let note = format!("the rollout waits for the change window, which opens at {opens}");
+            tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
+            self.context
+                .events
+                .secret(key, uid, Reason::RolloutWaits, &note);
+        }
+    }
+
     fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
         let head = &secret.head;
         let key = {
@@ -445,6 +460,7 @@ impl Controller {
                 .apply(now, &key, observed, source, config.rollout.settle, retry_at);
         if another {
             self.changed(&key);
+            self.tell_shut(&key, uid, now);
         }
         // Whoever leads knows more of what it has tried itself.
         let others = change == Change::Changed && self.term.is_none();

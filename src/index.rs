@@ -94,6 +94,8 @@ pub struct Observed {
     pub wish: Option<u64>,
     /// The Secret is paused, or an annotation that governs rollouts does not parse.
     pub rollout_blocked: bool,
+    /// A record of what the workloads have is there, but of another Secret.
+    pub copied_record: bool,
     /// A rollout was halted.
     pub halted: bool,
     /// When cert-renew last wrote a certificate into it, by the Secret's own word. To the second until 2106; whatever lies
@@ -386,7 +388,7 @@ impl Index {
         &mut self,
         now: UnixTime,
         key: &Key,
-        observed: Observed,
+        mut observed: Observed,
         source: Source,
         settle: Duration,
         retry_at: Option<UnixTime>,
@@ -403,9 +405,14 @@ impl Index {
             self.unqueue(id, old);
         }
         let gone = self.gone.remove(key).map(|(had, _)| had);
+        if { previous.as_ref() }.is_some_and(|old| old.is_doubted_by(&observed)) {
+            observed.rolled_out = None;
+        }
         let remembered = match (observed.rolled_out, &previous) {
             (Some(_), _) => None,
-            (None, Some(old)) => old.rolled_out().or(gone),
+            (None, Some(old)) => { old.rolled_out() }
+                .or(gone)
+                .or_else(|| old.first_seen(&observed)),
             (None, None) => gone,
         };
         let renewing = previous.as_ref().and_then(|old| old.renewing.clone());
@@ -728,9 +735,55 @@ impl Entry {
             }
             // Nothing to roll onto, and `none` is on record.
             (Err(_), Some(_)) => false,
+            // Whoever copies the Secret puts back what is written over a copied record: it is not fought with.
+            (Ok(leaf), None) if self.observed.copied_record && self.has(leaf) => false,
             // First sight, a lost record, or a first certificate: the rollout decides what it means.
             (_, None) | (Ok(_), Some(RolledOut::None)) => true,
         }
+    }
+
+    /// Whether the workloads are known to have this leaf.
+    fn has(&self, leaf: &LeafFacts) -> bool {
+        let had = self.rolled_out().and_then(RolledOut::fingerprint);
+        had == Some(leaf.fingerprint)
+    }
+
+    /// Whether nothing says what the workloads have, or only we remember it. That is written down whatever is shut: what
+    /// comes later is known as new by it.
+    #[must_use]
+    pub fn is_unrecorded(&self) -> bool {
+        self.observed.rolled_out.is_none()
+            && !self.observed.copied_record
+            && self.observed.renewal != Err(Never::NotAnnotated)
+    }
+
+    /// What the workloads have where a Secret has changed before anything was recorded: what it held when it was first
+    /// seen.
+    fn first_seen(&self, observed: &Observed) -> Option<RolledOut> {
+        let is_new = self.observed.leaf != observed.leaf;
+        let is_ours = self.observed.renewal != Err(Never::NotAnnotated);
+        let held = match self.observed.leaf {
+            Ok(leaf) => RolledOut::Leaf {
+                fingerprint: leaf.fingerprint,
+                not_after: leaf.not_after,
+            },
+            Err(_) => RolledOut::None,
+        };
+        (is_new && is_ours).then_some(held)
+    }
+
+    /// Whether a version brings another leaf and in the same breath the record that the workloads have it. We never write
+    /// both at once: somebody has copied or restored the Secret with our annotations, or the watch has missed a version.
+    /// What the pod templates say decides.
+    fn is_doubted_by(&self, observed: &Observed) -> bool {
+        let (Ok(old), Ok(new)) = (self.observed.leaf, observed.leaf) else {
+            return false;
+        };
+        let said = observed.rolled_out.and_then(RolledOut::fingerprint);
+        let had = self.rolled_out().and_then(RolledOut::fingerprint);
+        old.fingerprint != new.fingerprint
+            && said == Some(new.fingerprint)
+            && had.is_some_and(|had| had != new.fingerprint)
     }
 
     /// Whether the Secret waits for a renewal at `now`.
@@ -765,11 +818,13 @@ impl Entry {
             Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
         let waits_for_issue =
             self.renewal_due(now) && (self.observed.leaf.is_err() || !served_expired);
-        self.roll_at = if self.rollout_due() && !self.observed.rollout_blocked && !waits_for_issue {
-            let first_sight = self.observed.rolled_out.is_none();
-            let settled = if first_sight { now } else { now + settle };
+        self.roll_at = if !self.rollout_due() || waits_for_issue {
+            UnixTime::NEVER
+        } else if self.is_unrecorded() {
+            now.min(self.roll_at)
+        } else if !self.observed.rollout_blocked {
             // What settles already goes on settling.
-            settled.min(self.roll_at).max(open)
+            (now + settle).min(self.roll_at).max(open)
         } else {
             UnixTime::NEVER
         };
@@ -820,6 +875,7 @@ mod tests {
             account: 1,
             wish: None,
             rollout_blocked: false,
+            copied_record: false,
             halted: false,
             renewed: None,
             problems: 0,
@@ -1085,6 +1141,78 @@ mod tests {
         shut.window = Some(UnixTime(40));
         apply(&mut index, 11, shut);
         assert_eq!(index.get(&key).unwrap().roll_at, UnixTime(40));
+    }
+
+    #[test]
+    fn what_was_there_at_first_sight_is_known_whatever_is_shut() {
+        for shut in ["window", "paused", "open"] {
+            let mut index = Index::default();
+            let see = |version: &str, leaf, rolled_out| {
+                let mut seen = observed(version, Ok(leaf), rolled_out);
+                seen.window = (shut == "window").then_some(UnixTime(500));
+                seen.rollout_blocked = shut == "paused";
+                seen.renewal = Err(Never::External);
+                seen
+            };
+            let key = apply(&mut index, 0, see("1", leaf(1), None));
+            assert_eq!(
+                index.next_due(),
+                Some(UnixTime(0)),
+                "it is recorded: {shut}"
+            );
+            // It changes before that was done: what it held is remembered, and recorded.
+            apply(&mut index, 1, see("2", leaf(2), None));
+            let entry = index.get(&key).unwrap();
+            assert_eq!(entry.rolled_out(), Some(rolled(1)), "{shut}");
+            assert_eq!(index.pop_due(UnixTime(1)), Some((Task::Roll, key.clone())));
+            // The record waits for nothing; the rollout does.
+            apply(&mut index, 2, see("3", leaf(2), Some(rolled(1))));
+            let roll = (Task::Roll, &key);
+            index.finished(UnixTime(2), roll, Finished::Wrote, SETTLE, None);
+            let expected = match shut {
+                "window" => Some(UnixTime(500)),
+                "paused" => None,
+                _ => Some(UnixTime(12)),
+            };
+            assert_eq!(index.next_due(), expected, "{shut}");
+        }
+        // What nobody has annotated is not written to.
+        let mut index = Index::default();
+        let mut bystander = observed("1", Ok(leaf(1)), None);
+        bystander.renewal = Err(Never::NotAnnotated);
+        bystander.rollout_blocked = true;
+        apply(&mut index, 0, bystander);
+        assert_eq!(index.next_due(), None);
+    }
+
+    #[test]
+    fn a_record_that_comes_with_another_leaf_is_not_believed() {
+        let see = |version: &str, holds: u8, says: Option<u8>, copied: bool| {
+            let mut seen = observed(version, Ok(leaf(holds)), says.map(rolled));
+            seen.copied_record = copied;
+            seen.renewal = Err(Never::External);
+            seen
+        };
+        let mut index = Index::default();
+        let key = apply(&mut index, 0, see("1", 1, Some(1), false));
+        // Both at once: copied, or restored.
+        apply(&mut index, 1, see("2", 2, Some(2), false));
+        let entry = index.get(&key).unwrap();
+        assert_eq!(
+            (entry.observed.rolled_out, entry.remembered),
+            (None, Some(rolled(1)))
+        );
+        assert_eq!(index.next_due(), Some(UnixTime(1)), "it is put back");
+        // By itself the record is ours.
+        apply(&mut index, 2, see("3", 2, Some(1), false));
+        apply(&mut index, 3, see("4", 2, Some(2), false));
+        assert!(!index.get(&key).unwrap().rollout_due());
+        // Written for another Secret: rolled after a while, and not fought over once that is done.
+        apply(&mut index, 4, see("5", 3, None, true));
+        assert_eq!(index.next_due(), Some(UnixTime(14)));
+        apply(&mut index, 20, see("6", 3, Some(3), false));
+        apply(&mut index, 21, see("7", 3, None, true));
+        assert_eq!(index.next_due(), None);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! workload. `rolled-out` is written last: until then the rollout stays due.
 
 mod confirm;
+mod look;
+mod record;
 mod rewrite;
 mod tell;
 
@@ -13,42 +15,36 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::StreamExt as _;
 use futures::stream::{self, BoxStream, FuturesUnordered};
-use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::confirm::{Conclusion, Rolled, Standing};
+use self::look::{Again, Held};
 pub(crate) use self::rewrite::rewrite;
-use crate::assess::{self, Assessment};
-use crate::certificate::Fingerprint;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{self, chain};
-use crate::config::Labels;
 use crate::context::Context;
-use crate::index::{self, Entry, Finished, Key, LeafFacts};
-use crate::pair::{self, PairFault, Rollable};
-use crate::permit;
+use crate::index::Finished;
 use crate::rollout::{
-    self, HaltNote, Happening, Judge, Outcome, Proof, Request, Rollout, Step, Verdict, Withdrawal,
-    Workload,
+    self, HaltNote, Happening, Outcome, Request, Rollout, Step, Verdict, Withdrawal,
 };
-use crate::secret::full::FullSecret;
-use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
-use crate::secret::used_by::{Has, UsedBy};
-use crate::secret::workload::{RolloutMode, WorkloadRef};
+use crate::secret::used_by::Has;
+use crate::secret::workload::WorkloadRef;
 use crate::ticket::{Planning, Ticket};
 use crate::time::UnixTime;
 
 /// What the API server refused is tried again after this.
 const AGAIN: Duration = Duration::from_secs(30);
-/// A halt, a pause or a bad pair is looked at again after this when the watch brings nothing: a workload that was
-/// mended is no event on the Secret.
+/// A bad pair, or a stale one that is served, is looked at again after this when the watch brings nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// A halt or a paused workload is looked at again after this, so that a rollout goes on within a minute after somebody has
+/// mended or resumed the workload, which is no event on the Secret. One list serves all Secrets of the namespace.
+const HINDERED_AGAIN: Duration = Duration::from_secs(45);
 /// A Secret whose workloads do not all have its leaf, since some were not well before, is looked at again after this:
 /// together with [`crate::rollout`]'s glance at each within a minute of its recovery.
 const LACKS_AGAIN: Duration = Duration::from_secs(20);
@@ -57,39 +53,15 @@ const AT_ONCE: usize = 8;
 /// Somebody who changes a Secret faster than this many times in a row is not to be raced with.
 const CONFLICTS: usize = 5;
 
-/// A Secret that is being planned, beside its request.
-struct Held {
-    head: Head,
-    /// What is to be proven after the rollout.
-    proof: Option<Proof>,
-    /// The look by which it is planned.
-    look: Option<permit::Look>,
-    /// Which workloads use it and what they have, by the last rollout.
-    used_by: Option<UsedBy>,
-}
-
-/// What a look at a Secret says.
-enum Look {
-    /// To be planned.
-    Due(Box<(Request, Held)>),
-    /// Not now.
-    Later(UnixTime, Option<Box<str>>),
-}
-
-/// What can be said of a Secret before the workloads are listed.
-enum Glance {
-    Judged(Look),
-    /// Nothing is on record: what the workloads carry says whether it is new.
-    Unrecorded(Box<Entry>),
-}
-
 /// Plans and carries out the rollouts of one namespace.
 pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>) {
     let namespace = Arc::clone(planning.namespace());
     let since = Instant::now();
     let roller = context.roller();
-    let (workloads, looks) =
-        futures::join!(roller.list(&namespace), look_at_all(&context, tickets));
+    let (workloads, looks) = futures::join!(
+        roller.list(&namespace),
+        look::look_at_all(&context, tickets)
+    );
     let workloads = match workloads {
         Ok(workloads) => workloads,
         Err(error) => {
@@ -104,7 +76,8 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
             return;
         }
     };
-    let (requests, mut open) = ask(&context, &workloads, looks).await;
+    let looks = record::put_back(&context, looks).await;
+    let (requests, mut open) = look::ask(&context, &workloads, looks).await;
     let plan = rollout::plan(
         UnixTime::now(),
         &requests,
@@ -129,7 +102,7 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
                 continue;
             }
             Verdict::UpToDate | Verdict::FirstSight | Verdict::NothingRefers => {
-                record(&context, &open, request, &users).await
+                record::record(&context, &open, request, &users).await
             }
             Verdict::Halted(note) => {
                 let why = format!(
@@ -168,347 +141,6 @@ struct Batch<'a> {
     since: Instant,
 }
 
-/// Looks at all Secrets of a batch; those of which something is on record are read afresh.
-async fn look_at_all(context: &Context, tickets: Vec<Ticket>) -> Vec<(Ticket, Glance)> {
-    stream::iter(tickets)
-        .map(|ticket| async move {
-            let look = look(context, ticket.key()).await;
-            (ticket, look)
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await
-}
-
-/// Turns looks into requests: first sights are only recorded, what is not due now ends here.
-async fn ask(
-    context: &Context,
-    workloads: &[Workload],
-    looks: Vec<(Ticket, Glance)>,
-) -> (Vec<Request>, Open) {
-    let carried = &rollout::Carried::by(workloads);
-    let looked: Vec<(Ticket, Look)> = stream::iter(looks)
-        .map(|(ticket, look)| async move {
-            let look = match look {
-                Glance::Judged(look) => look,
-                Glance::Unrecorded(entry)
-                    if carried.another(&ticket.key().name, leaf_of(&entry)) =>
-                {
-                    read(context, ticket.key(), &entry).await
-                }
-                Glance::Unrecorded(entry) => first_sight(ticket.key(), &entry),
-            };
-            (ticket, look)
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    let (mut requests, mut open) = (Vec::new(), Open::new());
-    for (ticket, look) in looked {
-        match look {
-            Look::Due(due) => {
-                let (request, held) = *due;
-                open.insert(request.secret.clone(), (ticket, held));
-                requests.push(request);
-            }
-            Look::Later(at, why) => ticket.finish(Finished::Later(at, why)),
-        }
-    }
-    (requests, open)
-}
-
-async fn look(context: &Context, key: &Key) -> Glance {
-    let entry = {
-        let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.get(key)
-    };
-    match entry {
-        None => Glance::Judged(Look::Later(UnixTime::now(), None)),
-        Some(entry) if is_unrecorded(&entry) => Glance::Unrecorded(entry.into()),
-        Some(entry) => Glance::Judged(read(context, key, &entry).await),
-    }
-}
-
-/// Reads a Secret and judges it.
-async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
-    let looked = permit::Look::take(async {
-        let read = read_afresh(context, key, UnixTime::now()).await?;
-        judge(context, key, entry, &read, UnixTime::now())
-    });
-    match looked.await {
-        Ok((look, (request, head, proof))) => {
-            let held = Held {
-                used_by: used_by_of(&head),
-                head,
-                proof,
-                look: Some(look),
-            };
-            Look::Due(Box::new((request, held)))
-        }
-        Err(Not(at, why)) => Look::Later(at, why),
-    }
-}
-
-/// Which workloads use a Secret and what they have, by its own annotation.
-fn used_by_of(head: &Head) -> Option<UsedBy> {
-    head.annotation(keys::USED_BY)?.parse().ok()
-}
-
-/// Not to be rolled onto now: when to look again, and why.
-struct Not(UnixTime, Option<Box<str>>);
-
-/// A Secret as it is now, and what it asks for.
-async fn read_afresh(
-    context: &Context,
-    key: &Key,
-    now: UnixTime,
-) -> Result<(FullSecret, Assessment), Not> {
-    let secret = match secrets::get(&context.client, key).await {
-        Ok(secret) => secret,
-        Err(cluster::Error::NotFound { .. }) => return Err(Not(now + AGAIN, None)),
-        Err(error) => return Err(Not(now + AGAIN, Some(error.to_string().into()))),
-    };
-    let config = context.config();
-    // No CA is asked from here, so that nobody need look at labels.
-    let view = (&*config, Labels::NotAsked);
-    let suggested = |leaf| context.renewal_info.instant(key, leaf);
-    match assess::of_full(now, key, &secret, view, suggested) {
-        Some(assessment) => Ok((secret, assessment)),
-        None => Err(Not(now + AGAIN, None)),
-    }
-}
-
-/// The judgement that comes before each effect: the same as that by which the batch was planned.
-struct Again<'a> {
-    context: &'a Context,
-    namespace: &'a Arc<str>,
-    requests: &'a [Request],
-}
-
-impl Judge for Again<'_> {
-    fn judge<'a>(&'a self, secret: &'a str) -> BoxFuture<'a, Result<(), Withdrawal>> {
-        self.look(secret).boxed()
-    }
-}
-
-impl Again<'_> {
-    async fn look(&self, secret: &str) -> Result<(), Withdrawal> {
-        let Self {
-            context,
-            namespace,
-            requests,
-        } = self;
-        let now = UnixTime::now();
-        let withdrawn = |Not(at, why), superseded| Withdrawal {
-            at,
-            why,
-            superseded,
-        };
-        let key = Key {
-            namespace: Arc::clone(namespace),
-            name: secret.into(),
-        };
-        let planned = requests.iter().find(|request| *request.secret == *secret);
-        let (Some(planned), Some(entry)) = (planned, context.entry(&key)) else {
-            return Err(withdrawn(Not(now + AGAIN, None), true));
-        };
-        let read = read_afresh(context, &key, now).await;
-        let read = read.map_err(|not| {
-            let gone = not.1.is_none();
-            withdrawn(not, gone)
-        })?;
-        let (full, assessment) = &read;
-        let holds = assessment.leaf.as_ref().ok().map(|leaf| leaf.fingerprint);
-        let superseded = holds != Some(planned.leaf) || full.head.uid() != &*planned.uid;
-        let judged = judge(context, &key, &entry, &read, UnixTime::now());
-        let (request, ..) = judged.map_err(|not| withdrawn(not, superseded))?;
-        if superseded || request.mode != planned.mode {
-            return Err(withdrawn(Not(now, None), superseded));
-        }
-        Ok(())
-    }
-}
-
-fn leaf_of(entry: &Entry) -> Option<Fingerprint> {
-    entry.observed.leaf.ok().map(|leaf| leaf.fingerprint)
-}
-
-/// Whether neither the Secret nor the index says that its workloads ever had another leaf.
-fn is_unrecorded(entry: &Entry) -> bool {
-    let leaf = leaf_of(entry);
-    let had = entry.rolled_out().and_then(RolledOut::fingerprint);
-    entry.observed.rolled_out.is_none()
-        && entry
-            .rolled_out()
-            .is_none_or(|_| had.is_some() && had == leaf)
-}
-
-/// A request that the plan answers with a record, made from what the watch said.
-fn first_sight(key: &Key, entry: &Entry) -> Look {
-    let observed = &entry.observed;
-    let head = Head::of(
-        &key.namespace,
-        &key.name,
-        &observed.uid.to_string(),
-        &observed.resource_version.to_string(),
-    );
-    let none = LeafFacts {
-        fingerprint: Fingerprint([0; 32]),
-        not_before: UnixTime(0),
-        not_after: UnixTime(0),
-    };
-    let leaf = observed.leaf.unwrap_or(none);
-    let request = Request {
-        secret: (*key.name).into(),
-        uid: observed.uid.to_string().into(),
-        leaf: leaf.fingerprint,
-        not_after: leaf.not_after,
-        rolled_out: None,
-        remembered: None,
-        halted: None,
-        mode: RolloutMode::Restart,
-        workloads: Vec::new(),
-        keys: Vec::new(),
-        written: None,
-        unwell: Vec::new(),
-    };
-    let held = Held {
-        head,
-        proof: None,
-        look: None,
-        used_by: None,
-    };
-    Look::Due(Box::new((request, held)))
-}
-
-/// Whether the Secret as it is now may be rolled onto.
-fn judge(
-    context: &Context,
-    key: &Key,
-    entry: &Entry,
-    (secret, assessment): &(FullSecret, Assessment),
-    now: UnixTime,
-) -> Result<(Request, Head, Option<Proof>), Not> {
-    if let Some(opens) = assessment.opens {
-        return Err(Not(opens, None));
-    }
-    if assessment.rollout_blocked {
-        return Err(Not(UnixTime::NEVER, None));
-    }
-    let served_expired =
-        matches!(entry.rolled_out(), Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
-    if assessment.renewal.is_ok_and(|due| due.at <= now) && !served_expired {
-        return Err(Not(
-            now + LOOK_AGAIN,
-            Some("waits for the renewal that is due".into()),
-        ));
-    }
-    let (certificate, private_key) = secret.pair();
-    let strictness = pair::Look {
-        external: assessment.is_external(),
-        der: secret.place().der,
-    };
-    let leaf = match pair::check_rollable(certificate, private_key, now, strictness) {
-        Ok(Rollable { leaf, unproven }) => {
-            if let Some(error) = unproven {
-                tracing::info!(secret = %key, %error, "it is not known whether the key is the certificate's");
-            }
-            leaf
-        }
-        Err(fault) => {
-            if matches!(fault, PairFault::Unservable(_)) && !assessment.is_external() {
-                // It is written again in another form, and the watch brings that.
-                context.doubts.add(key);
-            }
-            let note = format!("workloads keep what they have: {}", chain(&fault));
-            if entry.last_error.as_deref() != Some(index::kept(&note)) {
-                tracing::warn!(secret = %key, note, "not rolled");
-                context
-                    .events
-                    .secret(key, secret.head.uid(), Reason::NotRolledOut, &note);
-            }
-            return Err(Not(now + LOOK_AGAIN, Some(note.into())));
-        }
-    };
-    let changed = rendered_keys(secret, assessment);
-    let had = assessment.rolled_out.or_else(|| entry.rolled_out());
-    let proof = assessment.settings.verify.clone().map(|service| Proof {
-        service,
-        previous: had.and_then(RolledOut::fingerprint),
-        leaf: leaf.clone(),
-    });
-    let used_by = used_by_of(&secret.head);
-    let unwell = used_by.iter().flat_map(UsedBy::unwell).cloned();
-    let request = Request {
-        secret: (*key.name).into(),
-        uid: secret.head.uid().into(),
-        leaf: leaf.fingerprint,
-        not_after: leaf.not_after,
-        rolled_out: assessment.rolled_out,
-        remembered: entry.rolled_out().and_then(RolledOut::fingerprint),
-        halted: assessment.halted.clone(),
-        mode: assessment.settings.rollout.clone(),
-        workloads: assessment.settings.workloads.clone(),
-        keys: changed,
-        written: secret.written(),
-        unwell: unwell.collect(),
-    };
-    Ok((request, secret.head.clone(), proof))
-}
-
-/// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.
-fn rendered_keys(secret: &FullSecret, assessment: &Assessment) -> Vec<Box<str>> {
-    if assess::issuer_name(&assessment.settings.issuer) == assess::EXTERNAL {
-        return Vec::new();
-    }
-    let place = secret.place();
-    let outputs = assessment
-        .settings
-        .outputs
-        .iter()
-        .map(|output| output.name.clone());
-    outputs.chain([place.certificate, place.key]).collect()
-}
-
-/// Writes `rolled-out` where nothing is to be rolled.
-async fn record(context: &Context, open: &Open, request: &Request, users: &Users) -> Finished {
-    let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
-        return Finished::Later(UnixTime::now() + AGAIN, None);
-    };
-    let value = value_of(request);
-    let users = users.get(&request.secret).into_iter().flatten();
-    let users = users.map(|workload| (workload.clone(), Has::It)).collect();
-    let used_by = UsedBy::new(UnixTime::now(), users, None);
-    let changes = Changes {
-        annotations: vec![
-            (keys::ROLLED_OUT, Some(value.to_string())),
-            (keys::USED_BY, used_by.map(|used_by| used_by.to_string())),
-            (keys::ROLLOUT_HALTED, None),
-        ],
-        ..Changes::default()
-    };
-    match secrets::patch(&context.client, head, &changes).await {
-        Ok(_) => {
-            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
-            Finished::Wrote
-        }
-        Err(cluster::Error::Conflict { .. } | cluster::Error::NotFound { .. }) => {
-            Finished::Later(UnixTime::now() + Duration::from_secs(1), None)
-        }
-        Err(error) => Finished::Later(UnixTime::now() + AGAIN, Some(error.to_string().into())),
-    }
-}
-
-fn value_of(request: &Request) -> RolledOut {
-    if request.leaf == Fingerprint([0; 32]) {
-        return RolledOut::None;
-    }
-    RolledOut::Leaf {
-        fingerprint: request.leaf,
-        not_after: request.not_after,
-    }
-}
-
 async fn carry_out(
     context: &Arc<Context>,
     namespace: &Arc<str>,
@@ -522,13 +154,16 @@ async fn carry_out(
     mut open: Open,
 ) {
     for secret in &secrets {
-        if let Some((ticket, _)) = open.get(secret) {
+        if let Some((ticket, held)) = open.get(secret) {
             let names: Vec<String> = steps
                 .iter()
                 .filter(|step| step.serves(secret))
                 .map(|step| step.workload.id.to_string())
                 .collect();
             tracing::info!(secret = %ticket.key(), step = "roll", workloads = ?names, "rolling");
+            if let Some(opens) = held.overruled {
+                tell::overruled(context, ticket.key(), held, opens);
+            }
         }
     }
     let standing = steps
@@ -658,7 +293,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
         }
         Conclusion::Done(more, proven) => {
             // What the workloads have by now, whatever the Secret holds by now.
-            let value = value_of(request).to_string();
+            let value = record::value_of(request).written_for(&request.uid);
             let written = vec![
                 (keys::ROLLED_OUT, Some(value)),
                 (keys::USED_BY, rolled.used_by(now, None, proven)),
@@ -683,8 +318,12 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
             (written, Reason::RolloutHalted, note)
         }
         Conclusion::Deferred(why) => {
-            tracing::info!(secret = %key, why, "the rollout is put off");
-            return Finished::Later(now + LOOK_AGAIN, Some(why.into()));
+            if !context.last_said(key, &why) {
+                tracing::info!(secret = %key, why, "the rollout waits");
+                let (note, reason) = (format!("the rollout waits: {why}"), Reason::RolloutWaits);
+                context.events.secret(key, &request.uid, reason, &note);
+            }
+            return Finished::Later(now + HINDERED_AGAIN, Some(why.into()));
         }
         Conclusion::Interrupted(why) => {
             tracing::warn!(secret = %key, why, "the rollout is interrupted: it goes on soon");
@@ -748,9 +387,9 @@ fn look_again(now: UnixTime, request: &Request) -> UnixTime {
     match request.rolled_out {
         // The last second of a leaf is still one of its own.
         Some(RolledOut::Leaf { not_after, .. }) if not_after >= now => {
-            (now + LOOK_AGAIN).min(not_after + Duration::from_secs(1))
+            (now + HINDERED_AGAIN).min(not_after + Duration::from_secs(1))
         }
-        _ => now + LOOK_AGAIN,
+        _ => now + HINDERED_AGAIN,
     }
 }
 
@@ -788,6 +427,7 @@ fn note(standing: &Standing, happening: &Happening<'_>) {
         // Since when is known from earlier looks.
         Happening::Incomplete(step, _) => (step, Has::Lacks(UnixTime::now())),
         Happening::Failed(step, _) => (step, Has::Failed),
+        Happening::Waits(..) => return,
     };
     let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
     standing.insert(step.workload.id.clone(), has);

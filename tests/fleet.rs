@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use cert_renew::certificate::Fingerprint;
 use cert_renew::config::RolloutConfig;
 use cert_renew::rollout::{Request, Roller};
+use cert_renew::secret::state::RolledOut;
 use cert_renew::time::UnixTime;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
@@ -19,6 +21,7 @@ use test_bench::objects::{FRESH, Reference, Space, pair, workload};
 use test_bench::{Bench, Checker, Operator, Result, ensure, eventually, tally, throughout};
 
 use crate::install::kubectl;
+use crate::propagation::told;
 use crate::renewal::{annotation, leaf, options, rolled_out};
 use crate::rolling::{SOON, config, counted, due, full, make, ready, roll_by, roll_with};
 
@@ -119,8 +122,10 @@ async fn what_stands_still_gives_its_place_to_others() -> Result<()> {
         ..config()
     };
     let urgent = Request {
-        rolled_out: None,
-        remembered: Some(cert_renew::certificate::Fingerprint::of(b"old")),
+        rolled_out: Some(RolledOut::Leaf {
+            fingerprint: Fingerprint::of(b"the old one"),
+            not_after: UnixTime(UnixTime::now().0 + 60),
+        }),
         ..due("a", "new")
     };
     let client = space.client.clone();
@@ -405,6 +410,7 @@ async fn a_window_is_waited_for_unless_what_is_served_would_end_before() -> Resu
     }
     rolled_out(&space, "ends").await?;
     assert_eq!(space.generation("Deployment", "ends").await?, 2);
+    told(&space, "ends", "WindowOverruled").await?;
     throughout(QUIET, "the other one waits", async || {
         let generation = space.generation("Deployment", "lasts").await?;
         ensure!(generation == 1, "{generation}");

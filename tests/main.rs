@@ -29,6 +29,7 @@ mod events;
 mod evicted;
 mod fairness;
 mod faults;
+mod first_sight;
 mod fleet;
 mod fresh_look;
 mod gitops;

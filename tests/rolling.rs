@@ -129,6 +129,7 @@ pub(crate) async fn roll_by(
             Happening::Unavailable(step, _) => ("unavailable", step),
             Happening::Incomplete(step, _) => ("incomplete", step),
             Happening::Failed(step, _) => ("failed", step),
+            Happening::Waits(..) => return,
         };
         happened.push(format!("{what} {}", step.workload.id));
     };

@@ -294,9 +294,8 @@ impl Progress {
         if head.annotation(keys::RENEWED_FOR) != Some(value) {
             return error.map_or(Self::Asked, |error| Self::Failing(shown(error)));
         }
-        let had: Option<RolledOut> = head
-            .annotation(keys::ROLLED_OUT)
-            .and_then(|text| text.parse().ok());
+        let annotations = head.annotations();
+        let had = annotations.and_then(|all| RolledOut::read(all, head.uid()));
         match (had, head.annotation(keys::ROLLOUT_HALTED)) {
             (Some(had), _) if had.fingerprint() == Some(leaf.fingerprint) => {
                 Self::Done(leaf.not_after)

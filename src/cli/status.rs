@@ -261,7 +261,7 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
                 at.to_string()
             }
         }),
-        rollout: rollout(&leaf, annotations),
+        rollout: rollout(&leaf, annotations, head.uid()),
         used_by: head
             .annotation(keys::USED_BY)
             .and_then(|it| it.parse().ok()),
@@ -293,12 +293,13 @@ fn state(
 fn rollout(
     leaf: &Result<Leaf, Unreadable>,
     annotations: &BTreeMap<String, String>,
+    uid: &str,
 ) -> &'static str {
     let halted = annotations.get(keys::ROLLOUT_HALTED);
     if halted.is_some_and(|note| HaltNote::holds(note)) {
         return "halted";
     }
-    match (leaf, RolledOut::read(annotations)) {
+    match (leaf, RolledOut::read(annotations, uid)) {
         (_, None) => "none yet",
         (Ok(leaf), Some(had)) if had.fingerprint() == Some(leaf.fingerprint) => "done",
         (Err(_), Some(_)) => "done",

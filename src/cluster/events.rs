@@ -67,6 +67,10 @@ pub enum Reason {
     RolloutHalted,
     /// Workloads that were not well before, or hold pods back, do not have the certificate yet.
     RolloutIncomplete,
+    /// A rollout cannot go on until somebody else has done something.
+    RolloutWaits,
+    /// Workloads are rolled outside of their change window.
+    WindowOverruled,
     /// Not every pod could be asked what it serves.
     NotVerified,
     /// A pod served an earlier certificate, so that its workload was restarted once more.
@@ -95,7 +99,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
@@ -109,6 +113,8 @@ impl Reason {
         Self::RolloutFailed,
         Self::RolloutHalted,
         Self::RolloutIncomplete,
+        Self::RolloutWaits,
+        Self::WindowOverruled,
         Self::NotVerified,
         Self::RestartedAgain,
         Self::ServedCertificateStale,
@@ -140,6 +146,8 @@ impl Reason {
             Self::RolloutFailed => "RolloutFailed",
             Self::RolloutHalted => "RolloutHalted",
             Self::RolloutIncomplete => "RolloutIncomplete",
+            Self::RolloutWaits => "RolloutWaits",
+            Self::WindowOverruled => "WindowOverruled",
             Self::NotVerified => "NotVerified",
             Self::RestartedAgain => "RestartedAgain",
             Self::ServedCertificateStale => "ServedCertificateStale",
@@ -159,9 +167,11 @@ impl Reason {
     #[must_use]
     pub fn severity(self) -> Severity {
         match self {
-            Self::Renewed | Self::RenewalWindowMoved | Self::RolledOut | Self::Reloaded => {
-                Severity::Normal
-            }
+            Self::Renewed
+            | Self::RenewalWindowMoved
+            | Self::RolledOut
+            | Self::RolloutWaits
+            | Self::Reloaded => Severity::Normal,
             _ => Severity::Warning,
         }
     }

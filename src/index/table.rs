@@ -94,6 +94,8 @@ mod marks {
 enum Rolled {
     /// Nothing is on record.
     Unknown,
+    /// There is a record, of another Secret.
+    Copied,
     /// The leaf in the Secret.
     Same,
     /// It stands among what is rare.
@@ -315,6 +317,7 @@ impl Packed {
             not_after: leaf.not_after,
         };
         let (rolled, rolled_out) = match observed.rolled_out {
+            None if observed.copied_record => (Rolled::Copied, None),
             None => (Rolled::Unknown, None),
             Some(had) if fault.is_none() && had == same => (Rolled::Same, None),
             other => (Rolled::Other, other),
@@ -387,7 +390,7 @@ impl Packed {
             not_after: self.not_after.into(),
         };
         let rolled_out = match self.rolled {
-            Rolled::Unknown => None,
+            Rolled::Unknown | Rolled::Copied => None,
             Rolled::Same => Some(RolledOut::Leaf {
                 fingerprint: leaf.fingerprint,
                 not_after: leaf.not_after,
@@ -422,6 +425,7 @@ impl Packed {
                 window: rare.and_then(|rare| rare.window),
                 account: self.account,
                 wish: rare.and_then(|rare| rare.wish),
+                copied_record: matches!(self.rolled, Rolled::Copied),
                 rollout_blocked: is(marks::ROLLOUT_BLOCKED),
                 halted: is(marks::HALTED),
                 renewed: (self.renewed != NOT_RENEWED).then(|| UnixTime(self.renewed.into())),
@@ -505,6 +509,7 @@ mod tests {
                 account: 42,
                 wish: None,
                 rollout_blocked: false,
+                copied_record: false,
                 halted: false,
                 renewed: Some(UnixTime(2)),
                 problems: 0,
@@ -536,6 +541,7 @@ mod tests {
             |it| it.observed.resource_version = "1099511627776".into(),
             |it| it.observed.leaf = Err(Fault::Unreadable),
             |it| it.observed.rolled_out = None,
+            |it| (it.observed.rolled_out, it.observed.copied_record) = (None, true),
             |it| it.observed.rolled_out = Some(RolledOut::None),
             |it| it.observed.renewal = Err(Never::Paused),
             |it| it.observed.suggestion = Suggestion::None,

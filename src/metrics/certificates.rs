@@ -465,6 +465,7 @@ pub(crate) mod fixture {
             wish: None,
             account: 0,
             rollout_blocked: false,
+            copied_record: false,
             halted: false,
             renewed: Some(NOW - DAY * 30),
             problems: 0,
@@ -583,6 +584,7 @@ pub(crate) mod fixture {
         add(&mut index, "first-sight", first_sight);
         let halted = Observed {
             rollout_blocked: false,
+            copied_record: false,
             halted: true,
             ..unrolled()
         };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use super::{Held, Open};
+use super::Open;
+use super::look::Held;
 use crate::cluster::chain;
 use crate::cluster::events::Reason;
 use crate::context::Context;
@@ -14,9 +15,14 @@ use crate::metrics::RolloutResult;
 use crate::rollout::{self, Happening, Remark, Request, Step, Workload};
 use crate::secret::keys;
 use crate::secret::workload::Kind;
+use crate::time::UnixTime;
 
 pub(super) fn happening(context: &Context, namespace: &str, happening: &Happening<'_>) {
     let (step, reason, note) = match happening {
+        Happening::Waits(workload, why) => {
+            tracing::info!(namespace, %workload, step = "waits", why, "not rolled yet");
+            return;
+        }
         Happening::Rolled(step, took) => {
             context
                 .metrics
@@ -100,6 +106,17 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
         uid: Some(step.workload.uid.to_string()),
         ..ObjectReference::default()
     }
+}
+
+/// Says what is stronger than a change window.
+pub(super) fn overruled(context: &Context, key: &Key, held: &Held, opens: UnixTime) {
+    let note = format!(
+        "the workloads are rolled outside the change window, which opens at {opens}: the certificate that they have \
+         is revoked or would not last until then"
+    );
+    tracing::warn!(secret = %key, note, "the change window is overruled");
+    let reason = Reason::WindowOverruled;
+    context.events.secret(key, held.head.uid(), reason, &note);
 }
 
 /// What a user should hear of although no workload is rolled for it.

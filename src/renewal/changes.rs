@@ -72,7 +72,8 @@ pub(super) fn changes<'a>(
             Err(_) => RolledOut::None,
         };
         let had = remembered.unwrap_or(held);
-        annotations.push((keys::ROLLED_OUT, Some(had.to_string())));
+        let had = had.written_for(fresh.uid());
+        annotations.push((keys::ROLLED_OUT, Some(had)));
     }
     let data = outputs(context, key, fresh, chain, &new_key)?;
     Ok(Changes { annotations, data })

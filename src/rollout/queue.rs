@@ -166,3 +166,100 @@ impl Queue {
         std::mem::take(&mut self.closed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::certificate::Fingerprint;
+    use crate::rollout::wire::tests::workload;
+    use crate::rollout::{Due, How, Why};
+    use crate::secret::workload::Kind;
+    use crate::time::UnixTime;
+
+    fn step(name: &str, phase: Phase, secrets: &[&str]) -> Step {
+        let due = |secret: &&str| Due {
+            secret: (*secret).into(),
+            leaf: Fingerprint([0; 32]),
+            written: None,
+            why: Why::Named,
+            again: false,
+        };
+        Step {
+            workload: workload(Kind::Deployment, json!({"metadata": {"name": name}})),
+            how: How::Restart,
+            phase,
+            halts: true,
+            degraded: false,
+            unwell: false,
+            leaves: secrets.iter().map(due).collect(),
+            urgency: UnixTime(0),
+            not_before: UnixTime(0),
+        }
+    }
+
+    fn closed(queue: &mut Queue) -> String {
+        queue.take_closed().concat()
+    }
+
+    #[test]
+    fn a_step_begins_when_no_earlier_one_of_its_secrets_is_left() {
+        use Phase::{Canary, Last, Rest};
+        let secrets = ["a", "b", "idle"].map(Box::from);
+        let steps = vec![
+            step("canary", Canary, &["a"]),
+            step("rest of a", Rest, &["a"]),
+            step("of both", Rest, &["a", "b"]),
+            step("of b", Rest, &["b"]),
+            step("last of a", Last, &["a"]),
+        ];
+        let mut queue = Queue::new(&secrets, steps);
+        assert_eq!(closed(&mut queue), "idle");
+        assert_eq!(queue.begin(), [0, 3]);
+        assert!(queue.is_followed(0) && !queue.is_followed(3));
+        queue.end(3);
+        assert_eq!(queue.begin(), [0; 0]);
+        queue.end(0);
+        assert_eq!(queue.begin(), [1, 2]);
+        queue.end(2);
+        queue.end(2);
+        assert_eq!(closed(&mut queue), "b");
+        assert_eq!(queue.waiting_for("a"), [4]);
+        queue.end(1);
+        assert_eq!(queue.begin(), [4]);
+        queue.end(4);
+        assert_eq!(closed(&mut queue), "a");
+    }
+
+    #[test]
+    fn what_runs_for_a_closed_secret_alone_is_idle() {
+        let secrets = ["a", "b"].map(Box::from);
+        let steps = vec![
+            step("of a", Phase::Rest, &["a"]),
+            step("of both", Phase::Rest, &["a", "b"]),
+        ];
+        let mut queue = Queue::new(&secrets, steps);
+        assert_eq!(queue.begin(), [0, 1]);
+        assert_eq!(queue.close("a"), [0]);
+        assert_eq!(closed(&mut queue), "a");
+        queue.end(0);
+        queue.end(1);
+        assert_eq!(closed(&mut queue), "b", "a is not closed twice");
+    }
+
+    #[test]
+    fn thousands_of_workloads_take_no_longer_than_they_must() {
+        const MANY: usize = 20_000;
+        let one = step("web", Phase::Rest, &["a"]);
+        let steps = std::iter::repeat_n(one, MANY).collect();
+        let mut queue = Queue::new(&["a".into()], steps);
+        let begun = queue.begin();
+        assert_eq!(begun.len(), MANY);
+        for number in begun {
+            queue.end(number);
+            assert!(queue.begin().is_empty());
+        }
+        assert_eq!(closed(&mut queue), "a");
+    }
+}

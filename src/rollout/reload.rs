@@ -74,6 +74,7 @@ enum NotAsked {
 
 /// What asking the pods of one workload takes.
 struct Asking<'a, 'j> {
+    namespace: &'a str,
     client: &'a reqwest::Client,
     step: &'a Step,
     looks: &'a Looks<'j>,
@@ -114,7 +115,7 @@ impl Roller {
         let written = written.max().unwrap_or(now).min(now + SKEW);
         let not_before = (written + self.reload_wait).max(step.not_before);
         let mut waited = released;
-        let mut place = self.turn(namespace, step, not_before, &mut waited).await;
+        let mut place = self.turn(batch, step, not_before, &mut waited).await;
         if is_stopped(step, &batch.standings) {
             return Ok(Ended::Skipped);
         }
@@ -183,6 +184,7 @@ impl Roller {
             let (ready, waiting): (Vec<RunningPod>, Vec<RunningPod>) = { pods.into_iter() }
                 .filter(|pod| !answered(pod))
                 .partition(|pod| pod.ready);
+            let ready = (namespace, ready);
             let now = self.ask(ready, step, asks, looks, waited).await;
             for uid in &now.answered {
                 self.answered.note(of, &leaves, round, uid);
@@ -248,7 +250,9 @@ impl Roller {
             answered,
             failed,
             withdrawn,
-        } = self.ask(pods, step, asks, &looks, waited).await;
+        } = self
+            .ask((namespace, pods), step, asks, &looks, waited)
+            .await;
         Ok(Asked {
             reloaded: answered.len(),
             failed,
@@ -280,7 +284,7 @@ impl Roller {
 
     async fn ask(
         &self,
-        pods: Vec<RunningPod>,
+        (namespace, pods): (&str, Vec<RunningPod>),
         step: &Step,
         asks: &[Ask],
         looks: &Looks<'_>,
@@ -299,6 +303,7 @@ impl Roller {
         let answers = stream::iter(pods)
             .map(|pod| async move {
                 let asking = Asking {
+                    namespace,
                     client,
                     step,
                     looks,
@@ -344,8 +349,8 @@ impl Roller {
             if attempt > 0 {
                 sleep(PAUSE).await;
             }
-            // It is never closed.
-            let _connection = self.connections.acquire().await;
+            let connection = self.connections.place(asking.namespace, UnixTime::NEVER);
+            let _connection = connection.await;
             let permit = asking.permit().await?;
             match post(permit, asking.client, &url).await {
                 None => why = "the API server is too slow".into(),

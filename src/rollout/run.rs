@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use futures::future::{AbortHandle, abortable};
 use futures::stream::{BoxStream, FuturesUnordered};
 use kube::Client;
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::answered::Answered;
@@ -33,8 +33,10 @@ use crate::secret::workload::WorkloadRef;
 /// that is new, and never counts.
 const LOOP_LIMIT: usize = 10;
 const LOOP_WINDOW: Duration = Duration::from_secs(3_600);
-/// Connections to pods at the same time, in the whole cluster.
+/// Connections to pods at the same time, in the whole cluster and for one namespace: pods that never answer hold each of
+/// theirs for seconds, and the next one that is free goes to the namespace that has the fewest.
 const CONNECTIONS: usize = 64;
+const CONNECTIONS_PER_NAMESPACE: usize = 16;
 
 /// What all rollouts of a process share.
 pub struct Roller {
@@ -45,7 +47,7 @@ pub struct Roller {
     pub(super) reload_wait: Duration,
     pub(super) field_manager: Box<str>,
     /// Connections to pods: so many Secrets at once do not take all sockets.
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) connections: Arc<Budget>,
     /// What the cluster or our rights do not have.
     pub(super) absent: Absent,
     /// Which pods have reloaded for which leaves.
@@ -120,6 +122,8 @@ pub enum Happening<'a> {
     Unchanged(&'a Step),
     /// It did not become available.
     Failed(&'a Step, &'a str),
+    /// It is not its turn yet, in words.
+    Waits(&'a WorkloadRef, &'a str),
 }
 
 /// How a step ended.
@@ -149,6 +153,8 @@ pub(super) struct Batch<'a> {
     pub(super) looks: Looks<'a>,
     /// When the workloads were listed, as far as a rollout knows.
     pub(super) listed: Instant,
+    /// Steps that wait, and until when or for what, in words.
+    pub(super) waits: mpsc::UnboundedSender<(WorkloadRef, String)>,
 }
 
 /// What a workload's failure means for the Secrets that it was rolled for.
@@ -176,7 +182,7 @@ impl Roller {
     /// Nothing rolls yet.
     #[must_use]
     pub fn new(client: Client, config: &RolloutConfig) -> Self {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let connections = Arc::new(Budget::new(CONNECTIONS, CONNECTIONS_PER_NAMESPACE));
         Self::with(client, config, connections, Arc::default(), Arc::default())
     }
 
@@ -191,7 +197,7 @@ impl Roller {
     fn with(
         client: Client,
         config: &RolloutConfig,
-        connections: Arc<Semaphore>,
+        connections: Arc<Budget>,
         history: Arc<Mutex<History>>,
         answered: Arc<Answered>,
     ) -> Self {
@@ -229,6 +235,7 @@ impl Roller {
             since,
             mut hints,
         } = rollout;
+        let (waits_for, mut waits) = mpsc::unbounded_channel();
         let standings = secrets.iter();
         let standings = standings.map(|secret| (secret.clone(), Standing::default()));
         let batch = Batch {
@@ -236,6 +243,7 @@ impl Roller {
             standings: Mutex::new(standings.collect()),
             looks: Looks::new(judge, looks),
             listed: Instant::now(),
+            waits: waits_for,
         };
         let batch = &batch;
         let mut queue = Queue::new(secrets, steps);
@@ -279,6 +287,10 @@ impl Roller {
                     };
                     queue.end(number);
                     stopped
+                }
+                Some((workload, why)) = waits.recv() => {
+                    tell(Happening::Waits(&workload, &why));
+                    continue;
                 }
                 Some(secret) = hints.next() => {
                     looking.push(async move {

@@ -81,7 +81,7 @@ impl Roller {
             step.not_before
         };
         let mut waited = released;
-        let mut place = self.turn(namespace, step, not_before, &mut waited).await;
+        let mut place = self.turn(batch, step, not_before, &mut waited).await;
         if is_stopped(step, &batch.standings) {
             return Ok(Ended::Skipped);
         }
@@ -194,20 +194,25 @@ impl Roller {
     /// Waits until the step may begin and has a place. `waited` says when a wait ended, if there was one.
     pub(super) async fn turn(
         &self,
-        namespace: &str,
+        batch: &Batch<'_>,
         step: &Step,
         not_before: UnixTime,
         waited: &mut Instant,
     ) -> Place {
         let pause = not_before.since(UnixTime::now());
+        let waits = |why| _ = batch.waits.send((step.workload.id.clone(), why));
         if !pause.is_zero() {
+            waits(format!(
+                "waits until {not_before}: it was rolled a short while ago"
+            ));
             tokio::time::sleep(pause).await;
             *waited = Instant::now();
         }
-        let mut place = pin!(self.budget.place(namespace, step.urgency));
+        let mut place = pin!(self.budget.place(batch.namespace, step.urgency));
         if let Poll::Ready(place) = futures::poll!(place.as_mut()) {
             return place;
         }
+        waits("waits for a place: as many roll as the config allows".into());
         let place = place.await;
         *waited = Instant::now();
         place
@@ -395,6 +400,50 @@ mod tests {
     use crate::certificate::Fingerprint;
     use crate::rollout::wire::tests::workload;
     use crate::rollout::{Phase, Why};
+
+    #[test]
+    fn what_rolls_for_an_earlier_leaf_of_ours_is_not_waited_for() {
+        let (leaf, earlier) = (Fingerprint::of(b"leaf"), Fingerprint::of(b"earlier"));
+        let managed = |minute: u8, fields: Value| json!({"manager": "m", "time": format!("2026-01-01T00:0{minute}:00Z"), "fieldsV1": {"f:spec": {"f:template": fields}}});
+        let ours = |minute| {
+            let key = "f:state.cert-renew.io/leaf.tls";
+            managed(minute, json!({"f:metadata": {"f:annotations": {key: {}}}}))
+        };
+        let theirs = |minute| managed(minute, json!({"f:spec": {}}));
+        for (carries, fields, expected) in [
+            (Some(earlier), vec![theirs(1), ours(2)], true),
+            (Some(earlier), vec![theirs(3), ours(2)], false),
+            (Some(leaf), vec![theirs(1), ours(2)], false),
+            (None, vec![theirs(1), ours(2)], false),
+        ] {
+            let key = leaf_annotation("tls");
+            let annotations = carries.map(|leaf| json!({key: leaf.to_string()}));
+            let object = json!({"metadata": {"name": "web", "managedFields": fields},
+                "spec": {"template": {"metadata": {"annotations": annotations}}}});
+            let step = Step {
+                workload: workload(Kind::Deployment, object),
+                how: How::Restart,
+                phase: Phase::Rest,
+                halts: true,
+                degraded: false,
+                unwell: false,
+                leaves: vec![Due {
+                    secret: "tls".into(),
+                    leaf,
+                    written: None,
+                    why: Why::Named,
+                    again: false,
+                }],
+                urgency: UnixTime(0),
+                not_before: UnixTime(0),
+            };
+            assert_eq!(
+                rolls_for_an_earlier(&step, &step.workload),
+                expected,
+                "{carries:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_rollout_is_restarted_and_all_others_get_a_new_template() {

@@ -88,7 +88,7 @@ pub struct Step {
     pub unwell: bool,
     /// What it is rolled for: one patch carries all of it.
     pub leaves: Vec<Due>,
-    /// The nearest end of a leaf that it still serves; the earliest possible where that is unknown.
+    /// The nearest end of a leaf that it still serves; never where that is unknown.
     pub urgency: UnixTime,
     /// Not patched before this instant: it was rolled a short while ago.
     pub not_before: UnixTime,
@@ -235,12 +235,13 @@ impl Due {
 }
 
 impl Request {
-    /// When what the workloads serve ends. Where that is unknown, or there was no certificate, nothing is more urgent.
+    /// When what the workloads serve ends. Where there is no record of it, nobody knows that it is urgent: whoever may edit
+    /// the Secret may take the record away.
     #[must_use]
     pub fn served_until(&self) -> UnixTime {
         match self.rolled_out {
             Some(RolledOut::Leaf { not_after, .. }) => not_after,
-            Some(RolledOut::None) | None => UnixTime(i64::MIN),
+            Some(RolledOut::None) | None => UnixTime::NEVER,
         }
     }
 }

@@ -15,6 +15,7 @@ use super::pods::{self, Behind, RunningPod};
 use super::run::Roller;
 use crate::certificate::{Fingerprint, Leaf};
 use crate::secret::settings::ServicePort;
+use crate::time::UnixTime;
 
 /// Pods of one Service that are asked at the same time.
 const AT_ONCE: usize = 16;
@@ -124,7 +125,7 @@ impl Roller {
         }
         let asked = stream::iter(found)
             .map(|(pod, port)| async move {
-                let served = self.served_by(&pod, port, proof).await;
+                let served = self.served_by(namespace, &pod, port, proof).await;
                 (pod, served)
             })
             .buffer_unordered(AT_ONCE)
@@ -145,7 +146,13 @@ impl Roller {
         Ok(verified)
     }
 
-    async fn served_by(&self, pod: &RunningPod, port: Option<u16>, proof: &Proof) -> Served {
+    async fn served_by(
+        &self,
+        namespace: &str,
+        pod: &RunningPod,
+        port: Option<u16>,
+        proof: &Proof,
+    ) -> Served {
         let address = match pod.address {
             Ok(address) => address,
             Err(why) => return Served::Unknown(why.into()),
@@ -153,8 +160,7 @@ impl Roller {
         let Some(port) = port else {
             return Served::Unknown("no container has a port of that name".into());
         };
-        // It is never closed.
-        let _permit = self.connections.acquire().await;
+        let _connection = self.connections.place(namespace, UnixTime::NEVER).await;
         let name = server_name(&proof.leaf.names, address);
         judge(leaf_of(SocketAddr::new(address, port), name).await, proof)
     }
@@ -194,7 +200,6 @@ fn judge(read: Result<Leaf, String>, proof: &Proof) -> Served {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::UnixTime;
 
     fn leaf(of: &str, issuer: &str, name: &str, not_before: i64) -> Leaf {
         Leaf {

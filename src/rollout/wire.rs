@@ -337,18 +337,15 @@ impl Object {
             || instant(spec.restart_at.as_deref()) == instant(status.restarted_at.as_deref());
         let status = status.read(kind, metadata.generation, spec.replicas, reached);
         let (created, deleting) = (metadata.created(), metadata.is_leaving());
-        let opted_out = metadata.has_opted_out();
+        let of_template = template.metadata.unwrap_or_default();
+        let OwnAnnotations(of_template) = of_template.annotations.unwrap_or_default();
+        let opted_out = metadata.has_opted_out() || has_opted_out(&of_template);
         let OwnAnnotations(own) = metadata.annotations.unwrap_or_default();
         let annotations = match kind {
             Kind::Rollout if spec.restart_at.is_some() => own,
             // Without the restart that they were written with, they prove nothing.
             Kind::Rollout => BTreeMap::new(),
-            _ => {
-                let OwnAnnotations(own) = { template.metadata }
-                    .and_then(|it| it.annotations)
-                    .unwrap_or_default();
-                own
-            }
+            _ => of_template,
         };
         let update = spec.update_strategy.unwrap_or_default();
         let on_delete = matches!(kind, Kind::ReplicationController | Kind::ReplicaSet)
@@ -427,9 +424,13 @@ impl Meta {
     /// Its own annotation `cert-renew.io/rollout: none`.
     pub(super) fn has_opted_out(&self) -> bool {
         let own = self.annotations.as_ref();
-        own.and_then(|OwnAnnotations(own)| own.get(keys::ROLLOUT))
-            .is_some_and(|mode| &**mode == "none")
+        own.is_some_and(|OwnAnnotations(own)| has_opted_out(own))
     }
+}
+
+fn has_opted_out(annotations: &BTreeMap<Box<str>, Box<str>>) -> bool {
+    let mode = annotations.get(keys::ROLLOUT);
+    mode.is_some_and(|mode| &**mode == "none")
 }
 
 impl Condition {

@@ -29,7 +29,7 @@ pub struct Workload {
     pub rolled_at: Option<UnixTime>,
     /// It is being deleted.
     pub deleting: bool,
-    /// Its own annotation `cert-renew.io/rollout: none`.
+    /// `cert-renew.io/rollout: none` on itself or on its pod template.
     pub opted_out: bool,
     /// `leaf.…` annotations of the pod template (of a Rollout: its own), by their whole key.
     pub leaves: BTreeMap<Box<str>, Box<str>>,

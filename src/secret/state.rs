@@ -54,10 +54,28 @@ pub struct IssuedBy {
 pub struct Foreign;
 
 impl RolledOut {
-    /// The value on the Secret; `None` where there is none that can be read.
+    /// The value on the Secret with this uid; `None` where there is none that can be read, or it was written for another
+    /// Secret and copied. Former versions did not write for which.
     #[must_use]
-    pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
-        annotations.get(keys::ROLLED_OUT)?.parse().ok()
+    pub fn read(annotations: &BTreeMap<String, String>, uid: &str) -> Option<Self> {
+        let (value, of) = parts(annotations.get(keys::ROLLED_OUT)?);
+        if of.is_some_and(|of| of != uid) {
+            return None;
+        }
+        value.parse().ok()
+    }
+
+    /// Whether the value on the Secret with this uid was written for another one.
+    #[must_use]
+    pub fn is_of_another(annotations: &BTreeMap<String, String>, uid: &str) -> bool {
+        let value = annotations.get(keys::ROLLED_OUT);
+        value.is_some_and(|value| parts(value).1.is_some_and(|of| of != uid))
+    }
+
+    /// The value for the Secret with this uid.
+    #[must_use]
+    pub fn written_for(self, uid: &str) -> String {
+        format!("{self} {uid}")
     }
 
     /// The leaf's fingerprint.
@@ -67,6 +85,15 @@ impl RolledOut {
             Self::None => None,
             Self::Leaf { fingerprint, .. } => Some(fingerprint),
         }
+    }
+}
+
+/// A value of [`keys::ROLLED_OUT`] without the uid, and the uid.
+fn parts(value: &str) -> (&str, Option<&str>) {
+    let words = if value.starts_with("none") { 1 } else { 2 };
+    match value.match_indices(' ').nth(words - 1) {
+        Some((at, _)) => (&value[..at], Some(&value[at + 1..])),
+        None => (value, None),
     }
 }
 
@@ -188,6 +215,30 @@ mod tests {
     }
 
     #[test]
+    fn rolled_out_counts_for_the_secret_that_it_was_written_for() {
+        let hex = "0123456789abcdef".repeat(4);
+        let leaf = format!("{hex} 2027-01-31T12:00:00Z");
+        for (value, read, another) in [
+            ("none".to_owned(), Some("none"), false),
+            ("none mine".to_owned(), Some("none"), false),
+            ("none yours".to_owned(), None, true),
+            (leaf.clone(), Some(&*leaf), false),
+            (format!("{leaf} mine"), Some(&*leaf), false),
+            (format!("{leaf} yours"), None, true),
+            (format!("{leaf} mine "), None, true),
+        ] {
+            let annotations = BTreeMap::from([(keys::ROLLED_OUT.to_owned(), value.clone())]);
+            let said = RolledOut::read(&annotations, "mine").map(|it| it.to_string());
+            assert_eq!(said.as_deref(), read, "{value}");
+            assert_eq!(RolledOut::is_of_another(&annotations, "mine"), another);
+            if let Some(said) = RolledOut::read(&annotations, "mine") {
+                let written = said.written_for("mine");
+                assert!(written.starts_with(&value), "{written}");
+            }
+        }
+    }
+
+    #[test]
     fn issued_by_comes_back() {
         let hex = "01".repeat(32);
         let written = format!(
@@ -231,7 +282,7 @@ mod tests {
                 (keys::ROLLED_OUT.to_string(), value.to_string()),
                 (keys::ISSUED_BY.to_string(), value.to_string()),
             ]);
-            assert_eq!(RolledOut::read(&annotations), None, "{value:.80}");
+            assert_eq!(RolledOut::read(&annotations, "uid"), None, "{value:.80}");
             assert_eq!(IssuedBy::read(&annotations), None, "{value:.80}");
         }
     }

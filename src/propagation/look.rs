@@ -1,0 +1,350 @@
+//! The looks at the Secrets of a batch: what the index knows, what is read afresh, and whether it may be rolled onto.
+//!
+//! One judgement for all: when a batch is planned, and again before each effect on a workload.
+
+use std::sync::{Arc, PoisonError};
+
+use futures::future::BoxFuture;
+use futures::stream;
+use futures::{FutureExt as _, StreamExt as _};
+
+use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record};
+use crate::assess::{self, Assessment};
+use crate::certificate::Fingerprint;
+use crate::cluster::events::Reason;
+use crate::cluster::secrets;
+use crate::cluster::{self, chain};
+use crate::config::Labels;
+use crate::context::Context;
+use crate::index::{self, Entry, Finished, Key};
+use crate::pair::{self, PairFault, Rollable};
+use crate::permit;
+use crate::rollout::{self, Judge, Proof, Request, Withdrawal, Workload};
+use crate::secret::full::FullSecret;
+use crate::secret::head::Head;
+use crate::secret::keys;
+use crate::secret::state::RolledOut;
+use crate::secret::used_by::UsedBy;
+use crate::ticket::Ticket;
+use crate::time::UnixTime;
+
+/// A Secret that is being planned, beside its request.
+pub(super) struct Held {
+    pub(super) head: Head,
+    /// What is to be proven after the rollout.
+    pub(super) proof: Option<Proof>,
+    /// The look by which it is planned.
+    pub(super) look: Option<permit::Look>,
+    /// The change window is shut until then and does not count.
+    pub(super) overruled: Option<UnixTime>,
+    /// Which workloads use it and what they have, by the last rollout.
+    pub(super) used_by: Option<UsedBy>,
+}
+
+/// What a look at a Secret says.
+pub(super) enum Look {
+    /// To be planned.
+    Due(Box<(Request, Held)>),
+    /// Not now.
+    Later(UnixTime, Option<Box<str>>),
+}
+
+/// What can be said of a Secret before the workloads are listed.
+pub(super) enum Glance {
+    Judged(Look),
+    /// Nothing is on record: what the workloads carry says whether it is new.
+    Unrecorded(Box<Entry>),
+    /// The record was lost, and what it said is remembered.
+    Lost(Box<Entry>, RolledOut),
+}
+
+/// Looks at all Secrets of a batch; those of which something is on record are read afresh.
+pub(super) async fn look_at_all(context: &Context, tickets: Vec<Ticket>) -> Vec<(Ticket, Glance)> {
+    stream::iter(tickets)
+        .map(|ticket| async move {
+            let look = look(context, ticket.key()).await;
+            (ticket, look)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await
+}
+
+/// Turns looks into requests: first sights are only recorded, what is not due now ends here.
+pub(super) async fn ask(
+    context: &Context,
+    workloads: &[Workload],
+    looks: Vec<(Ticket, Glance)>,
+) -> (Vec<Request>, Open) {
+    let carried = &rollout::Carried::by(workloads);
+    let looked: Vec<(Ticket, Look)> = stream::iter(looks)
+        .map(|(ticket, look)| async move {
+            let look = match look {
+                Glance::Judged(look) => look,
+                Glance::Unrecorded(entry)
+                    if carried.another(&ticket.key().name, leaf_of(&entry)) =>
+                {
+                    read(context, ticket.key(), &entry).await
+                }
+                Glance::Unrecorded(entry) => record::first_sight(ticket.key(), &entry),
+                Glance::Lost(..) => Look::Later(UnixTime::now() + AGAIN, None),
+            };
+            (ticket, look)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let (mut requests, mut open) = (Vec::new(), Open::new());
+    for (ticket, look) in looked {
+        match look {
+            Look::Due(due) => {
+                let (request, held) = *due;
+                open.insert(request.secret.clone(), (ticket, held));
+                requests.push(request);
+            }
+            Look::Later(at, why) => ticket.finish(Finished::Later(at, why)),
+        }
+    }
+    (requests, open)
+}
+
+async fn look(context: &Context, key: &Key) -> Glance {
+    let entry = {
+        let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.get(key)
+    };
+    match entry {
+        None => Glance::Judged(Look::Later(UnixTime::now(), None)),
+        Some(entry) if is_unrecorded(&entry) => Glance::Unrecorded(entry.into()),
+        Some(entry) if entry.is_unrecorded() => match entry.rolled_out() {
+            Some(had) => Glance::Lost(entry.into(), had),
+            None => Glance::Unrecorded(entry.into()),
+        },
+        Some(entry) => Glance::Judged(read(context, key, &entry).await),
+    }
+}
+
+/// Reads a Secret and judges it.
+async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
+    let looked = permit::Look::take(async {
+        let read = read_afresh(context, key, UnixTime::now()).await?;
+        judge(context, key, entry, &read, UnixTime::now())
+    });
+    match looked.await {
+        Ok((
+            look,
+            Found {
+                request,
+                head,
+                proof,
+                overruled,
+            },
+        )) => {
+            let held = Held {
+                used_by: used_by_of(&head),
+                head,
+                proof,
+                look: Some(look),
+                overruled,
+            };
+            Look::Due(Box::new((request, held)))
+        }
+        Err(Not(at, why)) => Look::Later(at, why),
+    }
+}
+
+/// Which workloads use a Secret and what they have, by its own annotation.
+fn used_by_of(head: &Head) -> Option<UsedBy> {
+    head.annotation(keys::USED_BY)?.parse().ok()
+}
+
+/// A Secret that may be rolled onto.
+struct Found {
+    request: Request,
+    head: Head,
+    proof: Option<Proof>,
+    overruled: Option<UnixTime>,
+}
+
+/// Not to be rolled onto now: when to look again, and why.
+struct Not(UnixTime, Option<Box<str>>);
+
+/// A Secret as it is now, and what it asks for.
+async fn read_afresh(
+    context: &Context,
+    key: &Key,
+    now: UnixTime,
+) -> Result<(FullSecret, Assessment), Not> {
+    let secret = match secrets::get(&context.client, key).await {
+        Ok(secret) => secret,
+        Err(cluster::Error::NotFound { .. }) => return Err(Not(now + AGAIN, None)),
+        Err(error) => return Err(Not(now + AGAIN, Some(error.to_string().into()))),
+    };
+    let config = context.config();
+    // No CA is asked from here, so that nobody need look at labels.
+    let view = (&*config, Labels::NotAsked);
+    let suggested = |leaf| context.renewal_info.instant(key, leaf);
+    match assess::of_full(now, key, &secret, view, suggested) {
+        Some(assessment) => Ok((secret, assessment)),
+        None => Err(Not(now + AGAIN, None)),
+    }
+}
+
+/// The judgement that comes before each effect: the same as that by which the batch was planned.
+pub(super) struct Again<'a> {
+    pub(super) context: &'a Context,
+    pub(super) namespace: &'a Arc<str>,
+    pub(super) requests: &'a [Request],
+}
+
+impl Judge for Again<'_> {
+    fn judge<'a>(&'a self, secret: &'a str) -> BoxFuture<'a, Result<(), Withdrawal>> {
+        self.look(secret).boxed()
+    }
+}
+
+impl Again<'_> {
+    async fn look(&self, secret: &str) -> Result<(), Withdrawal> {
+        let Self {
+            context,
+            namespace,
+            requests,
+        } = self;
+        let now = UnixTime::now();
+        let withdrawn = |Not(at, why), superseded| Withdrawal {
+            at,
+            why,
+            superseded,
+        };
+        let key = Key {
+            namespace: Arc::clone(namespace),
+            name: secret.into(),
+        };
+        let planned = requests.iter().find(|request| *request.secret == *secret);
+        let (Some(planned), Some(entry)) = (planned, context.entry(&key)) else {
+            return Err(withdrawn(Not(now + AGAIN, None), true));
+        };
+        let read = read_afresh(context, &key, now).await;
+        let read = read.map_err(|not| {
+            let gone = not.1.is_none();
+            withdrawn(not, gone)
+        })?;
+        let (full, assessment) = &read;
+        let holds = assessment.leaf.as_ref().ok().map(|leaf| leaf.fingerprint);
+        let superseded = holds != Some(planned.leaf) || full.head.uid() != &*planned.uid;
+        let judged = judge(context, &key, &entry, &read, UnixTime::now());
+        let Found { request, .. } = judged.map_err(|not| withdrawn(not, superseded))?;
+        if superseded || request.mode != planned.mode {
+            return Err(withdrawn(Not(now, None), superseded));
+        }
+        Ok(())
+    }
+}
+
+fn leaf_of(entry: &Entry) -> Option<Fingerprint> {
+    entry.observed.leaf.ok().map(|leaf| leaf.fingerprint)
+}
+
+/// Whether neither the Secret nor the index says that its workloads ever had another leaf.
+fn is_unrecorded(entry: &Entry) -> bool {
+    let leaf = leaf_of(entry);
+    let had = entry.rolled_out().and_then(RolledOut::fingerprint);
+    entry.observed.rolled_out.is_none()
+        && entry
+            .rolled_out()
+            .is_none_or(|_| had.is_some() && had == leaf)
+}
+
+/// Whether the Secret as it is now may be rolled onto.
+fn judge(
+    context: &Context,
+    key: &Key,
+    entry: &Entry,
+    (secret, assessment): &(FullSecret, Assessment),
+    now: UnixTime,
+) -> Result<Found, Not> {
+    if let Some(opens) = assessment.opens {
+        return Err(Not(opens, None));
+    }
+    if assessment.rollout_blocked {
+        return Err(Not(UnixTime::NEVER, None));
+    }
+    let served_expired =
+        matches!(entry.rolled_out(), Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
+    if assessment.renewal.is_ok_and(|due| due.at <= now) && !served_expired {
+        return Err(Not(
+            now + LOOK_AGAIN,
+            Some("waits for the renewal that is due".into()),
+        ));
+    }
+    let (certificate, private_key) = secret.pair();
+    let strictness = pair::Look {
+        external: assessment.is_external(),
+        der: secret.place().der,
+    };
+    let leaf = match pair::check_rollable(certificate, private_key, now, strictness) {
+        Ok(Rollable { leaf, unproven }) => {
+            if let Some(error) = unproven {
+                tracing::info!(secret = %key, %error, "it is not known whether the key is the certificate's");
+            }
+            leaf
+        }
+        Err(fault) => {
+            if matches!(fault, PairFault::Unservable(_)) && !assessment.is_external() {
+                // It is written again in another form, and the watch brings that.
+                context.doubts.add(key);
+            }
+            let note = format!("workloads keep what they have: {}", chain(&fault));
+            if entry.last_error.as_deref() != Some(index::kept(&note)) {
+                tracing::warn!(secret = %key, note, "not rolled");
+                context
+                    .events
+                    .secret(key, secret.head.uid(), Reason::NotRolledOut, &note);
+            }
+            return Err(Not(now + LOOK_AGAIN, Some(note.into())));
+        }
+    };
+    let changed = rendered_keys(secret, assessment);
+    let had = assessment.rolled_out.or_else(|| entry.rolled_out());
+    let proof = assessment.settings.verify.clone().map(|service| Proof {
+        service,
+        previous: had.and_then(RolledOut::fingerprint),
+        leaf: leaf.clone(),
+    });
+    let used_by = used_by_of(&secret.head);
+    let unwell = used_by.iter().flat_map(UsedBy::unwell).cloned();
+    let request = Request {
+        secret: (*key.name).into(),
+        uid: secret.head.uid().into(),
+        leaf: leaf.fingerprint,
+        not_after: leaf.not_after,
+        rolled_out: assessment.rolled_out,
+        remembered: entry.rolled_out().and_then(RolledOut::fingerprint),
+        halted: assessment.halted.clone(),
+        mode: assessment.settings.rollout.clone(),
+        workloads: assessment.settings.workloads.clone(),
+        keys: changed,
+        written: secret.written(),
+        unwell: unwell.collect(),
+    };
+    Ok(Found {
+        request,
+        head: secret.head.clone(),
+        proof,
+        overruled: assessment.overruled,
+    })
+}
+
+/// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.
+fn rendered_keys(secret: &FullSecret, assessment: &Assessment) -> Vec<Box<str>> {
+    if assess::issuer_name(&assessment.settings.issuer) == assess::EXTERNAL {
+        return Vec::new();
+    }
+    let place = secret.place();
+    let outputs = assessment
+        .settings
+        .outputs
+        .iter()
+        .map(|output| output.name.clone());
+    outputs.chain([place.certificate, place.key]).collect()
+}

@@ -1,0 +1,148 @@
+//! What is written on a Secret about what its workloads have, where nothing is to be rolled.
+
+use futures::StreamExt as _;
+use futures::stream;
+
+use super::look::{Glance, Held, Look};
+use super::{AGAIN, AT_ONCE, Open, Users};
+use crate::certificate::Fingerprint;
+use crate::cluster;
+use crate::cluster::secrets::{self, Changes};
+use crate::context::Context;
+use crate::index::{Entry, Finished, Key, LeafFacts, Observed};
+use crate::rollout::Request;
+use crate::secret::head::Head;
+use crate::secret::keys;
+use crate::secret::state::RolledOut;
+use crate::secret::thin::ThinSecret;
+use crate::secret::used_by::{Has, UsedBy};
+use crate::secret::workload::RolloutMode;
+use crate::ticket::Ticket;
+use crate::time::UnixTime;
+use std::time::Duration;
+
+/// Puts back what the workloads have where the record of it was lost, before anything else: were we to end now, nobody
+/// would know it. What follows from it is decided when the watch has brought it.
+pub(super) async fn put_back(
+    context: &Context,
+    looks: Vec<(Ticket, Glance)>,
+) -> Vec<(Ticket, Glance)> {
+    let (mut others, mut lost) = (Vec::new(), Vec::new());
+    for (ticket, glance) in looks {
+        match glance {
+            Glance::Lost(entry, had) => lost.push((ticket, entry, had)),
+            glance => others.push((ticket, glance)),
+        }
+    }
+    let written = stream::iter(lost).for_each_concurrent(AT_ONCE, |(ticket, entry, had)| async move {
+        let head = head_of(ticket.key(), &entry);
+        let value = had.written_for(head.uid());
+        let changes = Changes {
+            annotations: vec![(keys::ROLLED_OUT, Some(value))],
+            ..Changes::default()
+        };
+        let finished = written(secrets::patch(&context.client, &head, &changes).await);
+        if finished == Finished::Wrote {
+            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %had, "the record of what the workloads have was lost: put back");
+        }
+        ticket.finish(finished);
+    });
+    written.await;
+    others
+}
+
+/// What a write of the record comes to.
+fn written(patched: Result<ThinSecret, cluster::Error>) -> Finished {
+    let now = UnixTime::now();
+    match patched {
+        Ok(_) => Finished::Wrote,
+        Err(cluster::Error::Conflict { .. } | cluster::Error::NotFound { .. }) => {
+            Finished::Later(now + Duration::from_secs(1), None)
+        }
+        Err(error) => Finished::Later(now + AGAIN, Some(error.to_string().into())),
+    }
+}
+
+/// The Secret as the watch has brought it.
+fn head_of(key: &Key, entry: &Entry) -> Head {
+    let Observed {
+        uid,
+        resource_version,
+        ..
+    } = &entry.observed;
+    let (uid, version) = (uid.to_string(), resource_version.to_string());
+    Head::of(&key.namespace, &key.name, &uid, &version)
+}
+
+/// A request that the plan answers with a record, made from what the watch said.
+pub(super) fn first_sight(key: &Key, entry: &Entry) -> Look {
+    let observed = &entry.observed;
+    let head = head_of(key, entry);
+    let none = LeafFacts {
+        fingerprint: Fingerprint([0; 32]),
+        not_before: UnixTime(0),
+        not_after: UnixTime(0),
+    };
+    let leaf = observed.leaf.unwrap_or(none);
+    let request = Request {
+        secret: (*key.name).into(),
+        uid: observed.uid.to_string().into(),
+        leaf: leaf.fingerprint,
+        not_after: leaf.not_after,
+        rolled_out: None,
+        remembered: None,
+        halted: None,
+        mode: RolloutMode::Restart,
+        workloads: Vec::new(),
+        keys: Vec::new(),
+        written: None,
+        unwell: Vec::new(),
+    };
+    let held = Held {
+        head,
+        proof: None,
+        look: None,
+        overruled: None,
+        used_by: None,
+    };
+    Look::Due(Box::new((request, held)))
+}
+
+/// Writes `rolled-out` where nothing is to be rolled.
+pub(super) async fn record(
+    context: &Context,
+    open: &Open,
+    request: &Request,
+    users: &Users,
+) -> Finished {
+    let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
+        return Finished::Later(UnixTime::now() + AGAIN, None);
+    };
+    let value = value_of(request);
+    let users = users.get(&request.secret).into_iter().flatten();
+    let users = users.map(|workload| (workload.clone(), Has::It)).collect();
+    let used_by = UsedBy::new(UnixTime::now(), users, None);
+    let changes = Changes {
+        annotations: vec![
+            (keys::ROLLED_OUT, Some(value.written_for(head.uid()))),
+            (keys::USED_BY, used_by.map(|used_by| used_by.to_string())),
+            (keys::ROLLOUT_HALTED, None),
+        ],
+        ..Changes::default()
+    };
+    let finished = written(secrets::patch(&context.client, head, &changes).await);
+    if finished == Finished::Wrote {
+        tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
+    }
+    finished
+}
+
+pub(super) fn value_of(request: &Request) -> RolledOut {
+    if request.leaf == Fingerprint([0; 32]) {
+        return RolledOut::None;
+    }
+    RolledOut::Leaf {
+        fingerprint: request.leaf,
+        not_after: request.not_after,
+    }
+}

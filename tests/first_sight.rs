@@ -1,0 +1,242 @@
+//! What the workloads have is known from the first sight on, whatever is shut, and believed only for its own Secret.
+
+use std::time::Duration;
+
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use test_bench::objects::{FRESH, Pair, Reference, Space, pair};
+use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
+
+use crate::fresh_look::closed_window;
+use crate::propagation::told;
+use crate::renewal::{SOON, annotation, options, rolled_out};
+use crate::rolling::{make, merge, ready};
+
+/// Long enough for a restart that should not be to show itself: one takes less than a second.
+const QUIET: Duration = Duration::from_secs(3);
+const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
+
+fn fingerprint(pair: &Pair) -> Result<String> {
+    let leaf = cert_renew::certificate::leaf(pair.certificate.as_bytes())?;
+    Ok(leaf.fingerprint.to_string())
+}
+
+async fn patch(space: &Space, name: &str, patch: Value) -> Result<()> {
+    let (secrets, params) = (space.secrets(), PatchParams::default());
+    secrets.patch(name, &params, &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// Waits until the Secret says that its workloads have this certificate.
+async fn recorded(space: &Space, name: &str, pair: &Pair) -> Result<()> {
+    let fingerprint = fingerprint(pair)?;
+    eventually(SOON, &format!("{name} has its record"), async || {
+        let secret = space.secrets().get(name).await?;
+        let said = annotation(&secret, ROLLED_OUT).unwrap_or("nothing");
+        ensure!(said.starts_with(&fingerprint), "{said}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_while_all_is_shut_is_rolled_when_the_way_opens() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "sight", operator.namespace()).await?;
+    let window = closed_window();
+    let hindrances = [
+        ("window", "change-window", &*window),
+        ("paused", "paused", "true"),
+        ("unread", "workloads", "no workload"),
+    ];
+    let (first, second) = (
+        pair(&["sight.example"], FRESH)?,
+        pair(&["sight.example"], FRESH)?,
+    );
+    for (name, key, value) in hindrances {
+        space
+            .workload("Deployment", name, Reference::Volume, name)
+            .await?;
+        ready(&space, name, 2).await?;
+        let annotations = [("issuer", "external"), (key, value)];
+        space.tls_secret(name, Some(&first), &annotations).await?;
+    }
+    for (name, ..) in hindrances {
+        recorded(&space, name, &first).await?;
+    }
+    // A writer that knows nothing of our annotations takes the record away, and it is put back.
+    let secret = space.secrets().get("window").await?;
+    let mut bare = secret.clone();
+    let of_state = |key: &String| key.starts_with("state.cert-renew.io/");
+    bare.metadata
+        .annotations
+        .get_or_insert_default()
+        .retain(|key, _| !of_state(key));
+    bare.data = None;
+    bare.string_data = Some(
+        [
+            ("tls.crt".to_owned(), second.certificate.clone()),
+            ("tls.key".to_owned(), second.key.clone()),
+        ]
+        .into(),
+    );
+    space
+        .secrets()
+        .replace("window", &PostParams::default(), &bare)
+        .await?;
+    told(&space, "window", "the rollout waits for the change window").await?;
+    recorded(&space, "window", &first).await?;
+    for name in ["paused", "unread"] {
+        space.put(name, &second).await?;
+    }
+    operator.restart().await?;
+    throughout(QUIET, "the way is shut", async || {
+        for (name, ..) in hindrances {
+            let generation = space.generation("Deployment", name).await?;
+            ensure!(generation == 1, "{name}: {generation}");
+        }
+        Ok(())
+    })
+    .await?;
+    for (name, key, _) in hindrances {
+        recorded(&space, name, &first).await?;
+        let key = format!("cert-renew.io/{key}");
+        patch(
+            &space,
+            name,
+            json!({"metadata": {"annotations": {key: null}}}),
+        )
+        .await?;
+    }
+    for (name, ..) in hindrances {
+        rolled_out(&space, name).await?;
+        assert_eq!(space.generation("Deployment", name).await?, 2, "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "copied", operator.namespace()).await?;
+    let (first, second) = (
+        pair(&["copied.example"], FRESH)?,
+        pair(&["copied.example"], FRESH)?,
+    );
+    let names = ["copied", "unbound", "restored"];
+    for name in names {
+        space
+            .workload("Deployment", name, Reference::Volume, name)
+            .await?;
+        ready(&space, name, 2).await?;
+        space
+            .tls_secret(name, Some(&first), &[("issuer", "external")])
+            .await?;
+    }
+    for name in names {
+        recorded(&space, name, &first).await?;
+    }
+    // Certificate and record in one write: of another Secret, as former versions wrote it, and of this very Secret.
+    let until = cert_renew::certificate::leaf(second.certificate.as_bytes())?.not_after;
+    let said = format!("{} {until}", fingerprint(&second)?);
+    let own = space
+        .secrets()
+        .get("restored")
+        .await?
+        .metadata
+        .uid
+        .unwrap_or_default();
+    let another = "3f1c2a44-0000-4000-8000-000000000000";
+    let copy = |record: String| {
+        json!({
+            "metadata": {"annotations": {ROLLED_OUT: record}},
+            "stringData": {"tls.crt": second.certificate, "tls.key": second.key},
+        })
+    };
+    patch(&space, "copied", copy(format!("{said} {another}"))).await?;
+    patch(&space, "unbound", copy(said.clone())).await?;
+    patch(&space, "restored", copy(format!("{said} {own}"))).await?;
+    let once = async |generation: i64| {
+        for name in names {
+            eventually(SOON, &format!("{name} is restarted"), async || {
+                let now = space.generation("Deployment", name).await?;
+                ensure!(now == generation, "{now}");
+                Ok(())
+            })
+            .await?;
+            rolled_out(&space, name).await?;
+        }
+        Ok::<_, test_bench::Error>(())
+    };
+    once(2).await?;
+    // A copier that insists is not fought with, and restarts nothing.
+    let insists = json!({"metadata": {"annotations": {ROLLED_OUT: format!("{said} {another}")}}});
+    patch(&space, "copied", insists).await?;
+    throughout(QUIET, "the copy stays as it is", async || {
+        let secret = space.secrets().get("copied").await?;
+        let said = annotation(&secret, ROLLED_OUT).unwrap_or_default();
+        ensure!(said.ends_with(another), "{said}");
+        Ok(())
+    })
+    .await?;
+    // Nobody remembers after a start, but the template says what the workload has.
+    operator.kill();
+    let third = pair(&["copied.example"], FRESH)?;
+    let until = cert_renew::certificate::leaf(third.certificate.as_bytes())?.not_after;
+    let said = format!("{} {until} {another}", fingerprint(&third)?);
+    let late = json!({
+        "metadata": {"annotations": {ROLLED_OUT: said}},
+        "stringData": {"tls.crt": third.certificate, "tls.key": third.key},
+    });
+    for name in names {
+        patch(&space, name, late.clone()).await?;
+    }
+    operator.run().await?;
+    once(3).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rollout_waits_for_is_told_and_ends_its_wait_soon() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "waits", operator.namespace()).await?;
+    let none = json!({"cert-renew.io/rollout": "none"});
+    let left_out = [("/spec/template/metadata/annotations", none)];
+    make(&space, "Deployment", "left-out", "tls", &left_out).await?;
+    make(&space, "Deployment", "web", "tls", &[]).await?;
+    ready(&space, "web", 2).await?;
+    let first = pair(&["waits.example"], FRESH)?;
+    space
+        .tls_secret("tls", Some(&first), &[("issuer", "external")])
+        .await?;
+    recorded(&space, "tls", &first).await?;
+    merge(
+        &space,
+        "Deployment",
+        "web",
+        json!({"spec": {"paused": true}}),
+    )
+    .await?;
+    space.put("tls", &pair(&["waits.example"], FRESH)?).await?;
+    told(
+        &space,
+        "tls",
+        "RolloutWaits: the rollout waits: deployment/web is paused",
+    )
+    .await?;
+    merge(
+        &space,
+        "Deployment",
+        "web",
+        json!({"spec": {"paused": false}}),
+    )
+    .await?;
+    // Within a minute.
+    rolled_out(&space, "tls").await?;
+    assert!(space.leaf_of("Deployment", "web", "tls").await?.is_some());
+    let generation = space.generation("Deployment", "left-out").await?;
+    assert_eq!(generation, 1, "its template has opted out");
+    Ok(())
+}

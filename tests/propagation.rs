@@ -7,11 +7,11 @@ use k8s_openapi::ByteString;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{EXPIRED, FRESH, OLD, Reference, Space, pair};
-use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
+use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, throughout};
 
 use crate::acme_operator::command;
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
-use crate::rolling::{counted, full, make, ready};
+use crate::rolling::{counted, full, make, merge, ready};
 
 const KINDS: [&str; 5] = [
     "Deployment",
@@ -23,20 +23,14 @@ const KINDS: [&str; 5] = [
 /// Long enough for a rollout that should not be to show itself: one takes less than a second.
 pub(crate) const QUIET: Duration = Duration::from_secs(3);
 
-/// Waits until the operator says in an Event on the Secret what `said` says.
-pub(crate) async fn told(space: &Space, name: &str, said: &str) -> Result<()> {
-    eventually(
-        SOON,
-        &format!("an Event on {name} says {said}"),
-        async || {
-            let events = space.events(name).await?;
-            ensure!(
-                events.iter().any(|event| event.contains(said)),
-                "{events:?}"
-            );
-            Ok(())
-        },
-    )
+/// Waits until the operator says in an Event on the object what `said` says; the whole Event.
+pub(crate) async fn told(space: &Space, name: &str, said: &str) -> Result<String> {
+    let what = format!("an Event on {name} says {said}");
+    eventually(SOON, &what, async || {
+        let events = space.events(name).await?;
+        let found = events.iter().find(|event| event.contains(said));
+        found.cloned().with_context(|| format!("{events:?}"))
+    })
     .await
 }
 

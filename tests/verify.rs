@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::install::kubectl;
+use crate::propagation::told;
 use crate::renewal::{SOON, annotation, leaf, options, rolled_out};
 
 /// Long enough for a restart that should not be to show itself.
@@ -149,16 +150,6 @@ async fn service(space: &Space, name: &str, app: &str, target: u16) -> Result<()
     api.create(&PostParams::default(), &serde_json::from_value(service)?)
         .await?;
     Ok(())
-}
-
-async fn told(space: &Space, name: &str, said: &str) -> Result<String> {
-    let what = format!("an Event on {name} says {said}");
-    eventually(SOON, &what, async || {
-        let events = space.events(name).await?;
-        let found = events.iter().find(|event| event.contains(said));
-        found.cloned().with_context(|| format!("{events:?}"))
-    })
-    .await
 }
 
 async fn operator(bench: &Bench) -> Result<Operator<'_>> {

@@ -485,7 +485,7 @@ async fn after_any_answer_the_next_try_succeeds_and_none_counts_as_a_validation_
         .filter_map(|it| async { it })
         .collect()
         .await;
-    println!("acme answers: {count} rows");
+    eprintln!("acme answers: {count} rows");
     ensure!(
         wrong.is_empty(),
         "{} of {count}:\n{}",

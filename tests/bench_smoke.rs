@@ -204,9 +204,9 @@ async fn operators_have_the_shipped_rights_and_are_counted_apart() -> Result<()>
         let refused = foreign.delete("tls", &DeleteParams::default()).await;
         assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
         let own: Api<ConfigMap> = Api::namespaced(client.clone(), operator.namespace());
-        assert!(own.get_opt("ledger").await?.is_none());
+        assert!(own.get_opt("cert-renew-ledger").await?.is_none());
         let elsewhere: Api<ConfigMap> = Api::namespaced(client.clone(), &space.name);
-        assert!(elsewhere.get_opt("ledger").await.is_err());
+        assert!(elsewhere.get_opt("cert-renew-ledger").await.is_err());
         assert_eq!(
             evict(&client, &space.name).await?,
             eviction,

@@ -147,11 +147,9 @@ async fn attack(space: &Space, metrics: SocketAddr, challenges: SocketAddr) -> R
             json!([{"name": "BULK", "value": bulk}]);
         async move {
             let object: DynamicObject = serde_json::from_value(object)?;
-            let made = space
-                .workloads("Deployment")
-                .create(&PostParams::default(), &object)
-                .await;
-            Ok::<_, test_bench::Error>(drop(made?))
+            let deployments = space.workloads("Deployment");
+            deployments.create(&PostParams::default(), &object).await?;
+            Ok::<_, test_bench::Error>(())
         }
     });
     huge.buffer_unordered(2).try_collect::<()>().await?;

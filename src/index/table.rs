@@ -575,7 +575,7 @@ mod tests {
             assert!(!table.touch(&key, &"124".into(), listed));
             assert!(!table.touch(&key, &"odder".into(), listed));
         }
-        assert_eq!(table.len(), 17);
+        assert_eq!(table.len(), 18);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) async fn order(
     );
     let ours = |failure: Failure| failure.about(&fresh);
     let key_choice = fresh.key_choice().map_err(ours)?;
-    ways::check(&context.config(), &names).map_err(ours)?;
+    ways::check(&names).map_err(ours)?;
     let ready = { context.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
     let mut client = ready.map_err(|error| ours(error.into()))?;
     if let Some(held) = limits::held(context, key, &fresh, &client, &names).await {

@@ -296,7 +296,7 @@ fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<P
         Err(reason) => {
             return vec![problem(
                 reason.to_string(),
-                "put one there that can be read",
+                "put one there that can be read, or have one issued by cert-renew.io/issuer and cert-renew.io/names",
             )];
         }
     };

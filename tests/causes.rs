@@ -71,7 +71,7 @@ async fn another_issuer_or_key_is_had_at_once_when_there_is_cause() -> Result<()
 #[tokio::test]
 async fn a_ca_that_issues_for_a_shorter_time_than_before_is_taken_at_its_word() -> Result<()> {
     let bench = Bench::shared().await?;
-    let profiles = [("long", 100), ("short", 20)];
+    let profiles = [("long", 160), ("short", 20)];
     let pebble = PebbleOptions {
         name: "pebble-shorter".into(),
         profiles: profiles

@@ -6,6 +6,8 @@ use std::fmt;
 use crate::secret::keys;
 use crate::text::{holds_private_key, shown};
 
+/// What stands between the items of a list: a YAML block has one a line.
+pub(super) const SEPARATORS: [char; 2] = [',', '\n'];
 /// Most names, workloads or outputs: what Let's Encrypt's classic profile allows of names.
 pub const MAX_ITEMS: usize = 100;
 
@@ -170,7 +172,7 @@ impl<'a> Reader<'a> {
         let mut list = Vec::new();
         let mut sound = true;
         let items = value
-            .split([',', '\n'])
+            .split(SEPARATORS)
             .map(str::trim)
             .filter(|item| !item.is_empty());
         for (i, item) in items.enumerate() {

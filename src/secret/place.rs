@@ -4,6 +4,8 @@
 //! annotation says it. The annotation is read here as far as it can be understood, since a Secret is
 //! watched even while a part of its settings does not parse.
 
+use super::annotations::SEPARATORS;
+
 /// The type whose keys Kubernetes fixes.
 pub const TLS_TYPE: &str = "kubernetes.io/tls";
 
@@ -72,7 +74,7 @@ fn private_key(outputs: &str) -> Option<&str> {
 
 /// `name=part+part, …`, without what has another form.
 fn entries(outputs: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
-    outputs.split(',').filter_map(|entry| {
+    outputs.split(SEPARATORS).filter_map(|entry| {
         let (name, parts) = entry.split_once('=')?;
         Some((name.trim(), parts.split('+').map(str::trim).collect()))
     })
@@ -108,6 +110,12 @@ mod tests {
                 "d",
             ),
             ("Opaque", Some("k=key,p=pkcs12"), "tls.crt", "k"),
+            (
+                "Opaque",
+                Some("tls.pem=fullchain\nkey.pem=key\n"),
+                "tls.pem",
+                "key.pem",
+            ),
             ("Opaque", Some("c=der-leaf,k=der-key"), "c", "k"),
         ] {
             let place = Place {

@@ -159,8 +159,8 @@ pub struct Entry {
     pub renew_at: UnixTime,
     /// When the next rollout starts.
     pub roll_at: UnixTime,
-    /// The renewal that runs: the version it started from, and what was wished for then.
-    pub renewing: Option<(Version, Option<u64>)>,
+    /// The renewal that runs: the version it started from.
+    pub renewing: Option<Version>,
     /// The rollout that runs, and the version it started from. Neither waits for the other.
     pub rolling: Option<Version>,
     /// Why the last task failed; for metrics and the status page.
@@ -495,14 +495,9 @@ impl Index {
         let (_, task, id) = first;
         let (key, mut entry) = self.row(Row(id))?;
         self.unqueue(id, &entry);
-        let Observed {
-            resource_version,
-            wish,
-            ..
-        } = &entry.observed;
-        let version = resource_version.clone();
+        let version = entry.observed.resource_version.clone();
         match task {
-            Task::Renew => entry.renewing = Some((version, *wish)),
+            Task::Renew => entry.renewing = Some(version),
             Task::Roll => entry.rolling = Some(version),
         }
         self.enqueue(id, &entry);
@@ -626,16 +621,14 @@ impl Index {
         let Some((id, mut entry)) = self.known(key) else {
             return;
         };
-        let (started_from, wished) = match task {
-            Task::Renew => match entry.renewing.take() {
-                Some(started) => started,
-                None => return,
-            },
-            Task::Roll => match entry.rolling.take() {
-                Some(version) => (version, None),
-                None => return,
-            },
+        let started = match task {
+            Task::Renew => entry.renewing.take(),
+            Task::Roll => entry.rolling.take(),
         };
+        let Some(started_from) = started else {
+            return;
+        };
+        let changed = started_from != entry.observed.resource_version;
         self.unqueue(id, &entry);
         let before = (entry.renew_at, entry.roll_at);
         entry.schedule(now, settle, retry_at);
@@ -649,8 +642,7 @@ impl Index {
                 (entry.last_error, entry.stuck) = (None, None);
                 (entry.stale_pods, entry.lacking) = (0, 0);
                 // What the watch has not yet echoed is not to be done again.
-                let echoed = started_from != entry.observed.resource_version;
-                (!echoed).then(|| now + ECHO_PATIENCE)
+                (!changed).then(|| now + ECHO_PATIENCE)
             }
             Finished::Later(at, error) => {
                 let error = error.map(shortened);
@@ -677,9 +669,9 @@ impl Index {
                 Some(at)
             }
         };
-        // What has been wished for since knows nothing of how this ended.
-        let wish = entry.observed.wish.filter(|wish| Some(*wish) != wished);
-        let not_before = not_before.filter(|_| task == Task::Roll || wish.is_none());
+        // What a renewal has decided is about the Secret as it was: one that has changed since is looked at afresh. What its
+        // failures hold back is in `retry_at`, which knows of the change.
+        let not_before = not_before.filter(|_| task == Task::Roll || !changed);
         if let Some(not_before) = not_before {
             match task {
                 Task::Renew => entry.renew_at = entry.renew_at.max(not_before),
@@ -963,34 +955,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wished_for_while_a_renewal_fails_does_not_wait_for_its_instant() {
-        let mut index = Index::default();
-        let key = index.key("shop", "tls");
-        // The third one has been wished for before the renewal began.
-        for (version, wish, waits) in [
-            ("1", None, true),
-            ("2", Some(7), false),
-            ("3", Some(7), true),
+    fn what_changes_while_a_renewal_fails_does_not_wait_for_its_instant() {
+        // What the failure itself holds back is told by `retry_at`, which knows of the change.
+        for (edited, held_until, renews_at) in [
+            (false, None, 500),
+            (true, None, 61),
+            (true, Some(UnixTime(400)), 400),
         ] {
-            let mut observed = observed(version, Ok(leaf(1)), Some(rolled(1)));
-            let before = index.get(&key).and_then(|entry| entry.observed.wish);
-            observed.wish = before;
-            index.apply(UnixTime(60), &key, observed.clone(), TLS, SETTLE, None);
-            assert_eq!(
-                index.pop_due(UnixTime(61)),
-                Some((Task::Renew, key.clone()))
-            );
-            observed.wish = wish;
-            observed.resource_version = format!("{version}-edited").as_str().into();
-            index.apply(UnixTime(61), &key, observed, TLS, SETTLE, None);
-            let later = Finished::Later(UnixTime(500), None);
-            index.finished(UnixTime(61), (Task::Renew, &key), later, SETTLE, None);
-            let renew_at = index.get(&key).map(|entry| entry.renew_at);
-            assert_eq!(
-                renew_at.map(|at| at == UnixTime(500)),
-                Some(waits),
-                "{version}"
-            );
+            let mut index = Index::default();
+            let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
+            index.pop_due(UnixTime(61)).unwrap();
+            if edited {
+                apply(&mut index, 61, observed("2", Ok(leaf(1)), Some(rolled(1))));
+            }
+            let (task, later) = ((Task::Renew, &key), Finished::Later(UnixTime(500), None));
+            index.finished(UnixTime(61), task, later, SETTLE, held_until);
+            let renew_at = index.get(&key).unwrap().renew_at.max(UnixTime(61));
+            assert_eq!(renew_at, UnixTime(renews_at), "{edited} {held_until:?}");
         }
     }
 
@@ -1073,10 +1054,12 @@ mod tests {
         let rolling = (Task::Roll, &key);
         index.finished(UnixTime(21), rolling, Finished::Wrote, SETTLE, None);
         assert_eq!(index.pop_due(UnixTime(21)), None, "it runs");
-        // The API server did not answer: the order is still there.
-        let later = Finished::Later(UnixTime(50), None);
+        // The API server did not answer: the order is still there, and the Secret, which has changed, is looked at.
+        let later = || Finished::Later(UnixTime(50), None);
         let renewing = (Task::Renew, &key);
-        index.finished(UnixTime(22), renewing, later, SETTLE, None);
+        index.finished(UnixTime(22), renewing, later(), SETTLE, None);
+        assert_eq!(index.pop_due(UnixTime(22)), renew);
+        index.finished(UnixTime(22), renewing, later(), SETTLE, None);
         assert_eq!(index.pop_due(UnixTime(49)), None);
         assert_eq!(index.pop_due(UnixTime(50)), renew);
         index.order_open(UnixTime(51), &key, false);

@@ -11,7 +11,7 @@ use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, thro
 
 use crate::acme_operator::command;
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
-use crate::rolling::{counted, full, make, merge, ready};
+use crate::rolling::{counted, full, full_of, make, merge, ready};
 
 const KINDS: [&str; 5] = [
     "Deployment",
@@ -396,7 +396,7 @@ async fn a_failing_canary_halts_and_a_mended_one_goes_on() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut options = options();
     options.config =
-        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 3s, perNamespace: 1}\n"
+        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 10s, perNamespace: 1}\n"
             .into();
     let operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "halt", operator.namespace()).await?;
@@ -476,21 +476,22 @@ async fn resume_goes_on_with_the_others_although_one_still_fails() -> Result<()>
     let bench = Bench::shared().await?;
     let mut options = options();
     options.config =
-        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 3s}\n".into();
+        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 10s}\n".into();
     let operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "resume", operator.namespace()).await?;
-    // One needs a pod more while it rolls, which the quota does not give; the others do not.
-    let gives_way =
-        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}});
-    let gives_way = [("/spec/strategy", gives_way)];
-    make(&space, "Deployment", "a", "tls", &[]).await?;
-    make(&space, "Deployment", "b", "tls", &gives_way).await?;
-    make(&space, "Deployment", "c", "tls", &gives_way).await?;
+    // One needs a pod more while it rolls, which its quota does not give; the others have none.
+    let asks = [(
+        "/spec/template/spec/containers/0/resources",
+        json!({"requests": {"cpu": "1m"}}),
+    )];
+    make(&space, "Deployment", "a", "tls", &asks).await?;
+    make(&space, "Deployment", "b", "tls", &[]).await?;
+    make(&space, "Deployment", "c", "tls", &[]).await?;
     for name in ["a", "b", "c"] {
         ready(&space, name, 2).await?;
     }
     counted(&space, &["a", "b", "c"]).await?;
-    full(&space, 6).await?;
+    full_of(&space, 2, &["NotBestEffort"]).await?;
     let old = pair(&["resume.example"], FRESH)?;
     space
         .tls_secret("tls", Some(&old), &[("issuer", "external")])
@@ -518,13 +519,9 @@ async fn resume_goes_on_with_the_others_although_one_still_fails() -> Result<()>
     let had = annotation(&secret, "state.cert-renew.io/rolled-out").unwrap_or_default();
     assert!(!had.starts_with(&fingerprint), "{had}");
     // There is room for it.
-    merge(
-        &space,
-        "Deployment",
-        "a",
-        json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}),
-    )
-    .await?;
+    let gives_way = json!({"maxSurge": 0, "maxUnavailable": 1});
+    let gives_way = json!({"spec": {"strategy": {"rollingUpdate": gives_way}}});
+    merge(&space, "Deployment", "a", gives_way).await?;
     let secret = rolled_out(&space, "tls").await?;
     let halted = annotation(&secret, "state.cert-renew.io/rollout-halted");
     assert_eq!(halted, None);

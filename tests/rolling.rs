@@ -248,7 +248,13 @@ pub(crate) async fn merge(space: &Space, kind: &str, name: &str, patch: Value) -
 
 /// Allows no more pods than there are.
 pub(crate) async fn full(space: &Space, pods: usize) -> Result<()> {
-    let quota = json!({"metadata": {"name": "full"}, "spec": {"hard": {"pods": pods.to_string()}}});
+    full_of(space, pods, &[]).await
+}
+
+/// Allows no more pods of these scopes of a quota than there are.
+pub(crate) async fn full_of(space: &Space, pods: usize, scopes: &[&str]) -> Result<()> {
+    let spec = json!({"hard": {"pods": pods.to_string()}, "scopes": scopes});
+    let quota = json!({"metadata": {"name": "full"}, "spec": spec});
     let quotas: Api<ResourceQuota> = Api::namespaced(space.client.clone(), &space.name);
     quotas
         .create(&PostParams::default(), &serde_json::from_value(quota)?)

@@ -113,7 +113,7 @@ struct Rare {
     wish: Option<u64>,
     problems: u16,
     problem_texts: u64,
-    renewing: Option<(Version, Option<u64>)>,
+    renewing: Option<Version>,
     rolling: Option<Version>,
     last_error: Option<Box<str>>,
     stuck: Option<Stuck>,
@@ -551,7 +551,7 @@ mod tests {
             |it| it.lacking = 7,
             |it| (it.stuck, it.order_open) = (Some(Stuck::Paused), true),
             |it| it.observed.renewed = None,
-            |it| (it.renewing, it.rolling) = (Some(("odd".into(), Some(7))), Some("7".into())),
+            |it| (it.renewing, it.rolling) = (Some("odd".into()), Some("7".into())),
             |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
         ];
         let mut table = Table::default();

@@ -13,7 +13,7 @@ use crate::index::{Fault, Key, LeafFacts, Observed};
 use crate::name::Name;
 use crate::pair;
 use crate::rollout::HaltNote;
-use crate::schedule::budget::account_of;
+use crate::schedule::budget::{AccountId, account_of};
 use crate::schedule::due::{self, Due, Heed, Inputs, Never, Suggestion};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
@@ -53,7 +53,7 @@ pub struct Assessment {
     /// What the CA's renewal information may change about that.
     pub heed: Heed,
     /// The ledger's account.
-    pub account: u64,
+    pub account: AccountId,
     /// The earliest instant at which anything may change.
     pub opens: Option<UnixTime>,
     /// The window is shut until then and does not count: what the workloads serve would expire before, or is revoked.
@@ -105,7 +105,7 @@ pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
         heed: Heed::Nothing,
         suggestion: Suggestion::None,
         window: None,
-        account: 0,
+        account: 0.into(),
         wish: None,
         rollout_blocked: true,
         copied_record: false,

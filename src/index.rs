@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crate::certificate::Fingerprint;
 use crate::compact::{Uid, Version};
+use crate::schedule::budget::AccountId;
 use crate::schedule::due::{Due, Heed, Never, Suggestion};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
@@ -89,7 +90,7 @@ pub struct Observed {
     /// When what is due may be done at the earliest: the next change window, or the instant that overrules it.
     pub window: Option<UnixTime>,
     /// Which account of the ledger the renewal draws on.
-    pub account: u64,
+    pub account: AccountId,
     /// The `renew-now` value, hashed, that was not served yet.
     pub wish: Option<u64>,
     /// The Secret is paused, or an annotation that governs rollouts does not parse.
@@ -287,7 +288,7 @@ impl Index {
     }
 
     /// The Secrets that draw on one account of the ledger, in no order.
-    pub fn drawing_on(&self, account: u64) -> impl Iterator<Item = (Key, Entry)> {
+    pub fn drawing_on(&self, account: AccountId) -> impl Iterator<Item = (Key, Entry)> {
         let drawing = self.table.ids(move |short| short.account == account);
         drawing.filter_map(|id| self.row(Row(id)))
     }
@@ -864,7 +865,7 @@ mod tests {
             heed: Heed::Any,
             suggestion: Suggestion::None,
             window: None,
-            account: 1,
+            account: 1.into(),
             wish: None,
             rollout_blocked: false,
             copied_record: false,

@@ -485,7 +485,7 @@ mod tests {
         let rendered = eventful().render(
             certificates::fixture::NOW,
             &certificates::fixture::index(),
-            &|observed| u32::from(observed.account == certificates::fixture::FAILING) * 2,
+            &|observed| u32::from(observed.account == certificates::fixture::FAILING.into()) * 2,
             true,
         );
         let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
@@ -503,7 +503,7 @@ mod tests {
         let mut rendered = eventful().render(
             certificates::fixture::NOW,
             &certificates::fixture::index(),
-            &|observed| u32::from(observed.account == certificates::fixture::FAILING) * 2,
+            &|observed| u32::from(observed.account == certificates::fixture::FAILING.into()) * 2,
             true,
         );
         process::write(&mut rendered, certificates::fixture::NOW);

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::trace::{Span, Trace};
 use crate::cluster::chain;
+use crate::compact::hexadecimal;
 
 /// Traces of one request; a renewal takes seconds, so that more rarely wait.
 const BATCH: usize = 50;
@@ -113,8 +114,8 @@ fn span(trace: &Trace, span: &Span) -> Value {
     let attributes = span.attributes.iter();
     let attributes: Vec<Value> = attributes.map(|(key, it)| attribute(key, it)).collect();
     let mut value = json!({
-        "traceId": hex(&trace.id),
-        "spanId": hex(&span.id),
+        "traceId": hexadecimal(&trace.id),
+        "spanId": hexadecimal(&span.id),
         "name": span.name,
         "kind": INTERNAL,
         "startTimeUnixNano": nanoseconds(span.start),
@@ -122,7 +123,7 @@ fn span(trace: &Trace, span: &Span) -> Value {
         "attributes": attributes,
     });
     if let Some(parent) = span.parent {
-        value["parentSpanId"] = hex(&parent).into();
+        value["parentSpanId"] = hexadecimal(&parent).into();
     }
     if let Some(error) = &span.error {
         value["status"] = json!({"code": FAILED, "message": error});
@@ -132,10 +133,6 @@ fn span(trace: &Trace, span: &Span) -> Value {
 
 fn attribute(key: &str, value: &str) -> Value {
     json!({"key": key, "value": {"stringValue": value}})
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn nanoseconds(at: SystemTime) -> String {

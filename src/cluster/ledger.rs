@@ -19,7 +19,7 @@ use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use super::{Error, call};
 use crate::compact::hash;
 use crate::index::Key;
-use crate::schedule::budget::Account;
+use crate::schedule::budget::{Account, AccountId};
 use crate::secret::keys::FIELD_MANAGER;
 use crate::time::UnixTime;
 
@@ -42,18 +42,18 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    accounts: HashMap<u64, Account>,
+    accounts: HashMap<AccountId, Account>,
     /// Bytes that each entry takes in the ConfigMap.
-    sizes: HashMap<u64, usize>,
+    sizes: HashMap<AccountId, usize>,
     bytes: usize,
     /// Accounts whose entry is another one by now than in the ConfigMap.
-    unwritten: BTreeSet<u64>,
+    unwritten: BTreeSet<AccountId>,
 }
 
 /// What one write takes to the ConfigMap; what it did not get there is unwritten again.
 struct Taken<'a> {
     ledger: &'a Ledger,
-    ids: BTreeSet<u64>,
+    ids: BTreeSet<AccountId>,
 }
 
 impl Drop for Taken<'_> {
@@ -87,9 +87,7 @@ impl Ledger {
         };
         let mut state = State::default();
         for (key, value) in data {
-            let account = u64::from_str_radix(&key, 16)
-                .ok()
-                .zip(serde_json::from_str(&value).ok());
+            let account = { key.parse().ok() }.zip(serde_json::from_str(&value).ok());
             if let Some((id, account)) = account {
                 state.accounts.insert(id, account);
                 state.sized(id, Some(&value));
@@ -106,30 +104,27 @@ impl Ledger {
 
     /// What is remembered of an account.
     #[must_use]
-    pub fn get(&self, account: u64) -> Account {
-        self.lock()
-            .accounts
-            .get(&account)
-            .cloned()
-            .unwrap_or_default()
+    pub fn get(&self, account: AccountId) -> Account {
+        self.lock().find(account).cloned().unwrap_or_default()
     }
 
     /// Failures in a row of an account.
     #[must_use]
-    pub fn failures(&self, account: u64) -> u32 {
-        self.lock()
-            .accounts
-            .get(&account)
-            .map_or(0, |account| account.failures)
+    pub fn failures(&self, account: AccountId) -> u32 {
+        let state = self.lock();
+        { state.find(account) }.map_or(0, |account| account.failures)
     }
 
     /// No try before this instant; see [`Account::retry_at`].
     #[must_use]
-    pub fn retry_at(&self, now: UnixTime, account: u64, wish: Option<u64>) -> Option<UnixTime> {
-        self.lock()
-            .accounts
-            .get(&account)
-            .and_then(|account| account.retry_at(now, wish))
+    pub fn retry_at(
+        &self,
+        now: UnixTime,
+        account: AccountId,
+        wish: Option<u64>,
+    ) -> Option<UnixTime> {
+        let state = self.lock();
+        { state.find(account) }.and_then(|account| account.retry_at(now, wish))
     }
 
     /// Forgets, in memory, the back-off of all failures that the config of now may have mended.
@@ -141,9 +136,16 @@ impl Ledger {
 
     /// Forgets, in memory, the back-off of an account whose last failure was this Secret's, under other annotations;
     /// `settings` says what they are now.
-    pub fn mend_by_settings(&self, account: u64, subject: &Key, settings: impl FnOnce() -> u64) {
+    pub fn mend_by_settings(
+        &self,
+        account: AccountId,
+        subject: &Key,
+        settings: impl FnOnce() -> u64,
+    ) {
         let mut state = self.lock();
-        let Some(account) = state.accounts.get_mut(&account) else {
+        let is_known = state.accounts.contains_key(&account);
+        let id = if is_known { account } else { account.former() };
+        let Some(account) = state.accounts.get_mut(&id) else {
             return;
         };
         if account.retry_at.is_none() || account.tried_with.is_none() {
@@ -161,7 +163,7 @@ impl Ledger {
     pub async fn update(
         &self,
         namespace: &str,
-        account: u64,
+        account: AccountId,
         change: impl FnOnce(&mut Account),
     ) -> Result<(), Error> {
         let mut change = Some(change);
@@ -180,8 +182,8 @@ impl Ledger {
     pub async fn update_all(
         &self,
         namespace: &str,
-        ids: impl IntoIterator<Item = u64>,
-        change: impl FnMut(u64, &mut Account),
+        ids: impl IntoIterator<Item = AccountId>,
+        change: impl FnMut(AccountId, &mut Account),
     ) -> Result<(), Error> {
         if !self.lock().change(namespace, ids, change) {
             return Ok(());
@@ -255,16 +257,36 @@ impl Ledger {
 // === impl State ===
 
 impl State {
+    /// What is remembered of an account, under the name that an earlier version gave it if need be.
+    fn find(&self, id: AccountId) -> Option<&Account> {
+        { self.accounts.get(&id) }.or_else(|| self.accounts.get(&id.former()))
+    }
+
+    /// Gives an account its name of now.
+    fn rename(&mut self, id: AccountId) {
+        let former = id.former();
+        if !self.accounts.contains_key(&id)
+            && let Some(account) = self.accounts.remove(&former)
+        {
+            self.accounts.insert(id, account);
+            let text = self.text(id);
+            self.sized(id, text.as_deref());
+            self.unwritten.insert(id);
+            self.forget(former);
+        }
+    }
+
     /// Changes accounts; whether there is anything to write.
     fn change(
         &mut self,
         namespace: &str,
-        ids: impl IntoIterator<Item = u64>,
-        mut change: impl FnMut(u64, &mut Account),
+        ids: impl IntoIterator<Item = AccountId>,
+        mut change: impl FnMut(AccountId, &mut Account),
     ) -> bool {
-        let ids: BTreeSet<u64> = ids.into_iter().collect();
+        let ids: BTreeSet<AccountId> = ids.into_iter().collect();
         let mut changed = false;
         for &id in &ids {
+            self.rename(id);
             let entry = self.accounts.entry(id).or_default();
             let before = entry.kept();
             change(id, entry);
@@ -291,19 +313,21 @@ impl State {
     }
 
     /// An entry as the ConfigMap has it, if it is worth one.
-    fn text(&self, id: u64) -> Option<String> {
+    fn text(&self, id: AccountId) -> Option<String> {
         let kept = self.accounts.get(&id)?.kept();
         (!kept.is_empty()).then(|| serde_json::to_string(&kept).unwrap_or_default())
     }
 
     /// What the ConfigMap is to say of these accounts.
-    fn values(&self, ids: &BTreeSet<u64>) -> BTreeMap<String, Option<String>> {
-        ids.iter().map(|id| (key_of(*id), self.text(*id))).collect()
+    fn values(&self, ids: &BTreeSet<AccountId>) -> BTreeMap<String, Option<String>> {
+        ids.iter()
+            .map(|id| (id.to_string(), self.text(*id)))
+            .collect()
     }
 
     /// Notes what an entry takes.
-    fn sized(&mut self, id: u64, text: Option<&str>) {
-        let size = text.map(|text| key_of(id).len() + text.len());
+    fn sized(&mut self, id: AccountId, text: Option<&str>) {
+        let size = text.map(|text| id.to_string().len() + text.len());
         let before = match size {
             Some(size) => self.sizes.insert(id, size),
             None => self.sizes.remove(&id),
@@ -312,17 +336,17 @@ impl State {
         self.bytes -= before.unwrap_or(0);
     }
 
-    fn forget(&mut self, id: u64) {
+    fn forget(&mut self, id: AccountId) {
         self.accounts.remove(&id);
         self.sized(id, None);
         self.unwritten.insert(id);
     }
 
     /// Takes out some of what is over, but for the accounts that are being changed.
-    fn sweep(&mut self, but: &BTreeSet<u64>, now: UnixTime) {
+    fn sweep(&mut self, but: &BTreeSet<AccountId>, now: UnixTime) {
         let over = self.accounts.iter();
         let over = over.filter(|(account, it)| !but.contains(account) && it.is_over(now));
-        let over: Vec<u64> = over.map(|(account, _)| *account).take(SWEPT).collect();
+        let over: Vec<AccountId> = over.map(|(account, _)| *account).take(SWEPT).collect();
         for account in over {
             self.forget(account);
         }
@@ -330,11 +354,11 @@ impl State {
 
     /// Where the ConfigMap would be full: the namespace with the most in it loses the entries that were changed longest
     /// ago.
-    fn make_room(&mut self, but: &BTreeSet<u64>, now: UnixTime) {
+    fn make_room(&mut self, but: &BTreeSet<AccountId>, now: UnixTime) {
         if self.bytes <= MOST_BYTES {
             return;
         }
-        let mut of: HashMap<&str, (usize, Vec<u64>)> = HashMap::new();
+        let mut of: HashMap<&str, (usize, Vec<AccountId>)> = HashMap::new();
         for (id, size) in &self.sizes {
             let namespace = self.accounts.get(id).and_then(|it| it.namespace.as_deref());
             let (bytes, ids) = of.entry(namespace.unwrap_or_default()).or_default();
@@ -361,11 +385,6 @@ impl State {
     }
 }
 
-/// An account's key in the ConfigMap.
-fn key_of(account: u64) -> String {
-    format!("{account:016x}")
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -373,6 +392,10 @@ mod tests {
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<AccountId> {
+        ids.map(AccountId::from).into()
+    }
 
     fn failed(ago: u64, namespace: &str) -> Account {
         let at = Some((NOW - Duration::from_secs(ago)).0);
@@ -386,11 +409,12 @@ mod tests {
     }
 
     fn state(accounts: impl IntoIterator<Item = (u64, Account)>) -> State {
+        let accounts = accounts.into_iter();
         let mut state = State {
-            accounts: accounts.into_iter().collect(),
+            accounts: accounts.map(|(id, account)| (id.into(), account)).collect(),
             ..State::default()
         };
-        let ids: Vec<u64> = state.accounts.keys().copied().collect();
+        let ids: Vec<AccountId> = state.accounts.keys().copied().collect();
         for id in ids {
             let text = state.text(id);
             state.sized(id, text.as_deref());
@@ -403,14 +427,14 @@ mod tests {
         let week = 7 * 86_400;
         let ages = [0, week - 1, week, 10 * week];
         let mut state = state((1..).zip(ages.map(|age| failed(age, "shop"))));
-        state.sweep(&BTreeSet::from([4]), NOW);
-        assert_eq!(state.unwritten, BTreeSet::from([3]));
-        state.sweep(&BTreeSet::from([1]), NOW);
-        assert_eq!(state.unwritten, BTreeSet::from([3, 4]));
-        let left: BTreeSet<u64> = state.accounts.into_keys().collect();
-        assert_eq!(left, BTreeSet::from([1, 2]));
+        state.sweep(&ids([4]), NOW);
+        assert_eq!(state.unwritten, ids([3]));
+        state.sweep(&ids([1]), NOW);
+        assert_eq!(state.unwritten, ids([3, 4]));
+        let left: BTreeSet<AccountId> = state.accounts.into_keys().collect();
+        assert_eq!(left, ids([1, 2]));
         let mut many = self::state((0..1_000).map(|id| (id, failed(week, "shop"))));
-        many.sweep(&BTreeSet::from([0]), NOW);
+        many.sweep(&ids([0]), NOW);
         assert_eq!(many.unwritten.len(), SWEPT);
     }
 
@@ -420,17 +444,19 @@ mod tests {
         let mut state = state(few);
         let mut id = 1_000;
         while state.bytes <= MOST_BYTES {
-            state.accounts.insert(id, failed(600_000 - id, "many"));
-            let text = state.text(id);
-            state.sized(id, text.as_deref());
+            state
+                .accounts
+                .insert(id.into(), failed(600_000 - id, "many"));
+            let text = state.text(id.into());
+            state.sized(id.into(), text.as_deref());
             id += 1;
         }
         let before = state.sizes.len();
-        state.make_room(&BTreeSet::from([1_000]), NOW);
+        state.make_room(&ids([1_000]), NOW);
         assert_eq!(state.sizes.len(), before - SWEPT);
         assert!(state.bytes <= MOST_BYTES);
-        let gone: Vec<u64> = state.unwritten.iter().copied().collect();
-        let oldest: Vec<u64> = (1_001..).take(SWEPT).collect();
+        let gone: Vec<AccountId> = state.unwritten.iter().copied().collect();
+        let oldest: Vec<AccountId> = (1_001..).map(AccountId::from).take(SWEPT).collect();
         assert_eq!(gone, oldest, "but for the one that is being changed");
         let sum: usize = state.sizes.values().sum();
         assert_eq!(state.bytes, sum);
@@ -440,24 +466,62 @@ mod tests {
     fn what_is_written_is_what_memory_holds_when_the_write_begins() {
         let mut state = State::default();
         let failures = |count| {
-            move |_: u64, account: &mut Account| {
+            move |_: AccountId, account: &mut Account| {
                 account.failures = count;
                 account.retry_at = (count > 0).then_some(NOW.0 * 2);
             }
         };
-        assert!(state.change("shop", [1], failures(1)));
-        assert!(state.change("shop", [1, 2], failures(2)));
-        let ids = std::mem::take(&mut state.unwritten);
-        let values = state.values(&ids);
+        assert!(state.change("shop", ids([1]), failures(1)));
+        assert!(state.change("shop", ids([1, 2]), failures(2)));
+        let unwritten = std::mem::take(&mut state.unwritten);
+        let values = state.values(&unwritten);
         assert_eq!(values.len(), 2);
         for value in values.into_values() {
             assert!(value.unwrap().contains(r#""failures":2"#));
         }
-        assert!(!state.change("shop", [1], failures(2)), "nothing is new");
-        assert!(!state.change("pay", [1], failures(2)), "nor by another");
-        assert!(state.change("shop", [1], failures(0)));
+        assert!(
+            !state.change("shop", ids([1]), failures(2)),
+            "nothing is new"
+        );
+        assert!(
+            !state.change("pay", ids([1]), failures(2)),
+            "nor by another"
+        );
+        assert!(state.change("shop", ids([1]), failures(0)));
         let values = state.values(&state.unwritten);
         assert_eq!(values.into_values().collect::<Vec<_>>(), [None]);
-        assert!(!state.accounts.contains_key(&1) && !state.sizes.contains_key(&1));
+        assert!(!state.accounts.contains_key(&1.into()) && !state.sizes.contains_key(&1.into()));
+    }
+
+    #[test]
+    fn an_account_of_an_earlier_version_counts_and_is_renamed_by_its_next_change() {
+        let id = AccountId::of("le\nshop.example");
+        let mut state = State::default();
+        state.accounts.insert(id.former(), failed(10, "shop"));
+        assert_eq!(state.find(id).map(|account| account.failures), Some(1));
+        let other = AccountId::of("le\npay.example");
+        assert_eq!(state.find(other), None);
+        assert!(state.change("shop", [id], |_, account| account.failures += 1));
+        assert_eq!(state.find(id).map(|account| account.failures), Some(2));
+        assert!(!state.accounts.contains_key(&id.former()));
+        let values = state.values(&state.unwritten);
+        let written: Vec<(usize, bool)> = { values.iter() }
+            .map(|(key, value)| (key.len(), value.is_some()))
+            .collect();
+        assert_eq!(values.len(), 2, "{values:?}");
+        assert!(written.contains(&(16, false)) && written.contains(&(32, true)));
+    }
+
+    #[test]
+    fn an_account_has_128_bits_in_the_ledger() {
+        let id = AccountId::of("le\nshop.example");
+        assert_eq!(id.to_string().len(), 32);
+        assert_eq!(id.to_string().parse::<AccountId>().ok(), Some(id));
+        let former = id.former();
+        assert_eq!(id.to_string()[..16], former.to_string());
+        assert_eq!(former.to_string().parse::<AccountId>().ok(), Some(former));
+        for odd in ["", "7", "g123456789abcdef", "0123456789abcdef0"] {
+            assert!(odd.parse::<AccountId>().is_err(), "{odd}");
+        }
     }
 }

@@ -23,7 +23,7 @@ use super::pages::Pages;
 use super::routes::Routed;
 use super::secrets::Wiped;
 use super::{Error, call};
-use crate::compact::hash;
+use crate::compact::{digest, hexadecimal};
 use crate::config::Dns01;
 use crate::index::Key;
 use crate::name::Name;
@@ -149,6 +149,8 @@ impl Txt {
 
 /// An order with its secrets.
 pub struct Record {
+    /// Its name: [`record_name`], or [`former_record_name`].
+    pub name: String,
     /// The order.
     pub order: Order,
     /// The new private key, PKCS#8 PEM.
@@ -193,10 +195,22 @@ impl Order {
     }
 }
 
-/// Name of the record for a Secret.
+/// Name of the record for a Secret: 128 bits of its place, so that nobody finds a place whose record has the name of
+/// another's.
 #[must_use]
 pub fn record_name(key: &Key) -> String {
-    format!("cert-renew-order-{:016x}", hash(&key.to_string()))
+    name_of(&digest(&key.to_string()))
+}
+
+/// What version 0.1 called it: half as long. Its orders are gone on with.
+#[must_use]
+pub fn former_record_name(key: &Key) -> String {
+    let [first @ .., _, _, _, _, _, _, _, _] = digest(&key.to_string());
+    name_of(&first)
+}
+
+fn name_of(digits: &[u8]) -> String {
+    format!("cert-renew-order-{}", hexadecimal(digits))
 }
 
 /// Makes the record.
@@ -243,6 +257,7 @@ pub async fn create(
     )
     .await?;
     Ok(Record {
+        name: record_name(&subject),
         order,
         key,
         challenges,
@@ -271,7 +286,7 @@ pub async fn update(client: &Client, namespace: &str, record: &Record) -> Result
     };
     call(
         || format!("writing the order record of {subject}"),
-        api.patch(&record_name(&subject), &params, &Patch::Merge(body)),
+        api.patch(&record.name, &params, &Patch::Merge(body)),
     )
     .await
     .map(drop)
@@ -330,8 +345,13 @@ pub async fn list(
 pub enum Found {
     /// The record.
     Record(Box<Record>),
-    /// One that this version cannot read, with its uid.
-    Unreadable(String),
+    /// One that this version cannot read.
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
     /// Nothing.
     Nothing,
 }
@@ -341,8 +361,20 @@ pub enum Found {
 /// # Errors
 /// What every call may end in; a record of another Secret is [`Error::Refused`].
 pub async fn get(client: &Client, namespace: &str, subject: &Key) -> Result<Found, Error> {
+    let found = named(client, namespace, subject, record_name(subject)).await?;
+    if matches!(found, Found::Nothing) {
+        return named(client, namespace, subject, former_record_name(subject)).await;
+    }
+    Ok(found)
+}
+
+async fn named(
+    client: &Client,
+    namespace: &str,
+    subject: &Key,
+    name: String,
+) -> Result<Found, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let name = record_name(subject);
     let what = || format!("reading order record {name}");
     let secret = match call(what, api.get(&name)).await {
         Ok(secret) => secret,
@@ -358,7 +390,7 @@ pub async fn get(client: &Client, namespace: &str, subject: &Key) -> Result<Foun
     let uid = secret.metadata.uid.clone().unwrap_or_default();
     Ok(match read(secret) {
         Some(record) => Found::Record(Box::new(record)),
-        None => Found::Unreadable(uid),
+        None => Found::Unreadable { name, uid },
     })
 }
 
@@ -380,7 +412,10 @@ fn read(secret: Secret) -> Option<Record> {
     let challenges = data.remove(CHALLENGES)?;
     let challenges = serde_json::from_slice(&challenges.0).ok()?;
     // A record under another name than its own would let two orders run.
-    (name == record_name(&order.subject())).then(|| Record {
+    let subject = order.subject();
+    let is_its = name == record_name(&subject) || name == former_record_name(&subject);
+    is_its.then(|| Record {
+        name,
         order,
         key,
         challenges,
@@ -513,5 +548,22 @@ mod texts {
             .iter()
             .map(|text| text.parse().map_err(D::Error::custom))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_named_by_128_bits_and_by_half_of_them_where_version_0_1_made_it() {
+        let key = Key {
+            namespace: "shop".into(),
+            name: "tls".into(),
+        };
+        let (now, former) = (record_name(&key), former_record_name(&key));
+        assert_eq!(now.len(), "cert-renew-order-".len() + 32);
+        assert_eq!(now[..former.len()], former);
+        assert_eq!(former.len(), "cert-renew-order-".len() + 16);
     }
 }

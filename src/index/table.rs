@@ -12,6 +12,7 @@ use hashbrown::HashTable;
 use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Stuck};
 use crate::certificate::Fingerprint;
 use crate::compact::{Instant, Uid, Version};
+use crate::schedule::budget::AccountId;
 use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
@@ -51,7 +52,7 @@ struct Packed {
     uid: [u8; 16],
     name: Box<str>,
     rare: Option<Box<Rare>>,
-    account: u64,
+    account: AccountId,
     namespace: u32,
     issuer: u32,
     renewed: u32,
@@ -297,7 +298,7 @@ impl Table {
 /// What can be asked of an entry without unpacking it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Short {
-    pub(super) account: u64,
+    pub(super) account: AccountId,
     pub(super) listed: (Source, u16),
 }
 
@@ -506,7 +507,7 @@ mod tests {
                 heed: Heed::Any,
                 suggestion: Suggestion::At(UnixTime(55)),
                 window: None,
-                account: 42,
+                account: 42.into(),
                 wish: None,
                 rollout_blocked: false,
                 copied_record: false,
@@ -603,7 +604,7 @@ mod tests {
     #[test]
     fn an_entry_is_small() {
         assert!(
-            size_of::<Option<Packed>>() <= 136,
+            size_of::<Option<Packed>>() <= 144,
             "{}",
             size_of::<Option<Packed>>()
         );

@@ -463,7 +463,7 @@ pub(crate) mod fixture {
             suggestion: Suggestion::None,
             window: None,
             wish: None,
-            account: 0,
+            account: 0.into(),
             rollout_blocked: false,
             copied_record: false,
             halted: false,
@@ -495,7 +495,7 @@ pub(crate) mod fixture {
                 at: NOW - DAY,
                 reason: Reason::Lifetime,
             }),
-            account: FAILING,
+            account: FAILING.into(),
             ..healthy()
         }
     }

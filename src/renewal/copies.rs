@@ -20,6 +20,7 @@ use crate::config::Labels;
 use crate::context::Context;
 use crate::index::{Entry, Key};
 use crate::pair::{self, Chain};
+use crate::schedule::budget::AccountId;
 use crate::schedule::due::Suggestion;
 use crate::time::UnixTime;
 
@@ -32,7 +33,7 @@ const LEADERS: usize = 4;
 fn others(
     context: &Context,
     key: &Key,
-    account: u64,
+    account: AccountId,
     leaf: Fingerprint,
     wanted: impl Fn(&Key, &Entry) -> bool,
 ) -> Vec<Key> {

@@ -12,7 +12,7 @@ use crate::cluster;
 use crate::key::KeyError;
 use crate::name::Name;
 use crate::pair::{PairFault, Rejected};
-use crate::schedule::budget::TriedWith;
+use crate::schedule::budget::{AccountId, TriedWith};
 use crate::solver::{dns_persist01, dns01, route};
 use crate::time::UnixTime;
 
@@ -106,7 +106,7 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) struct Of {
     pub(super) uid: String,
-    pub(super) account: u64,
+    pub(super) account: AccountId,
     pub(super) issuer: Arc<str>,
     pub(super) directory: String,
     pub(super) wish: Option<u64>,

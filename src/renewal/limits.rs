@@ -11,11 +11,10 @@ use super::outcome::{Outcome, not_now};
 use crate::acme::{Client, Limited};
 use crate::certificate::Leaf;
 use crate::cluster::events::Reason;
-use crate::compact::hash;
 use crate::context::Context;
 use crate::index::Key;
 use crate::name::Name;
-use crate::schedule::budget::{self, Account};
+use crate::schedule::budget::{self, Account, AccountId};
 use crate::time::UnixTime;
 
 /// Until a fallback is asked that was not looked for yet.
@@ -24,11 +23,11 @@ const FALLBACK: Duration = Duration::from_secs(5);
 const NO_FALLBACK: Duration = Duration::from_secs(5 * 60);
 
 /// The ledger's account of a limit. Its text is no name, so that no set of names has the same one.
-pub(super) fn account(issuer: &str, directory: &str, limited: &Limited) -> u64 {
+pub(super) fn account(issuer: &str, directory: &str, limited: &Limited) -> AccountId {
     match limited {
         // Certificates of a domain are counted whichever account has asked for them.
-        Limited::Under(domain) => hash(&format!("{directory}\n**.{domain}")),
-        Limited::Only(name) => hash(&format!("{issuer}\n={name}")),
+        Limited::Under(domain) => AccountId::of(&format!("{directory}\n**.{domain}")),
+        Limited::Only(name) => AccountId::of(&format!("{issuer}\n={name}")),
     }
 }
 
@@ -101,7 +100,7 @@ pub(super) async fn held(
 pub(super) async fn after_limit(
     context: &Context,
     key: &Key,
-    account: u64,
+    account: AccountId,
     leaf: Option<&Leaf>,
     has_fallback: bool,
     until: UnixTime,

@@ -156,7 +156,7 @@ async fn running(context: &Context, key: &Key) -> Result<Option<Record>, cluster
     }
     match records::get(&context.client, &context.namespace, key).await? {
         Found::Record(record) => return Ok(Some(*record)),
-        Found::Unreadable(uid) => record::replace(context, key, &uid).await?,
+        Found::Unreadable { name, uid } => record::replace(context, key, (&name, &uid)).await?,
         Found::Nothing => context.known.remove(key),
     }
     Ok(None)

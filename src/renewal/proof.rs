@@ -62,8 +62,7 @@ pub(super) async fn prove(
             plan
         }
     };
-    let name = records::record_name(key);
-    known::answer(context, &name, record.challenges.clone());
+    known::answer(context, &record.name, record.challenges.clone());
     let steps = &plan.steps;
     // The user's part first: nothing is put in place before it is done.
     let persistent = { steps.iter() }.filter(|step| matches!(step.way, Way::Persistent));

@@ -70,9 +70,9 @@ pub(super) async fn give_up(context: &Context, record: &Record) -> Result<(), cl
 pub(super) async fn remove(context: &Context, record: &Record) -> Result<(), cluster::Error> {
     cleanup::clear(context, record).await;
     let subject = record.order.subject();
-    let name = records::record_name(&subject);
-    records::delete(&context.client, &context.namespace, &name, &record.uid).await?;
-    context.challenges.remove(&name);
+    let name = &record.name;
+    records::delete(&context.client, &context.namespace, name, &record.uid).await?;
+    context.challenges.remove(name);
     context.known.remove(&subject);
     Ok(())
 }
@@ -81,16 +81,15 @@ pub(super) async fn remove(context: &Context, record: &Record) -> Result<(), clu
 pub(super) async fn replace(
     context: &Context,
     key: &Key,
-    record_uid: &str,
+    (name, uid): (&str, &str),
 ) -> Result<(), cluster::Error> {
-    let name = records::record_name(key);
     tracing::warn!(
         secret = %key, record = name,
         "the record of an order cannot be read, as if another version had written it; it is removed and the order made \
          again. What it has put into DNS is left there"
     );
-    records::delete(&context.client, &context.namespace, &name, record_uid).await?;
-    context.challenges.remove(&name);
+    records::delete(&context.client, &context.namespace, name, uid).await?;
+    context.challenges.remove(name);
     context.known.remove(key);
     Ok(())
 }

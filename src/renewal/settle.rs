@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::index::{Finished, Key, Stuck};
 use crate::metrics::RenewalResult;
 use crate::name::Name;
-use crate::schedule::budget::{self, Account, Backoff, Failed, TriedWith};
+use crate::schedule::budget::{self, Account, AccountId, Backoff, Failed, TriedWith};
 use crate::secret::keys;
 use crate::time::UnixTime;
 
@@ -183,9 +183,9 @@ struct Verdict {
     /// A certificate was issued, and is none to use.
     is_rejected: bool,
     /// The accounts of the names that could not be proven.
-    invalid: BTreeSet<u64>,
+    invalid: BTreeSet<AccountId>,
     /// The account of the domain or the name that the limit is about.
-    limited: Option<u64>,
+    limited: Option<AccountId>,
 }
 
 impl Verdict {
@@ -320,7 +320,7 @@ async fn tell(
 }
 
 /// The accounts of the names that could not be proven: those that the CA names, else all.
-fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<u64> {
+fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<AccountId> {
     let named = error.problem().map_or(&[][..], |it| &it.subproblems);
     let named: Vec<Name> = named.iter().filter_map(|it| it.name.parse().ok()).collect();
     let names = if named.is_empty() { &of.names } else { &named };

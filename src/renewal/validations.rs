@@ -8,18 +8,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::cluster::ledger::Ledger;
 use crate::name::Name;
-use crate::schedule::budget::{Backoff, account_of_name};
+use crate::schedule::budget::{AccountId, Backoff, account_of_name};
 use crate::time::UnixTime;
 
 /// How many orders that prove a name are under way, by the name's account of the ledger.
 #[derive(Debug, Default)]
-pub struct Validations(Mutex<HashMap<u64, usize>>);
+pub struct Validations(Mutex<HashMap<AccountId, usize>>);
 
 /// An order that is under way; it is no more once this is dropped.
 #[derive(Debug)]
 pub(super) struct Proving<'a> {
     of: &'a Validations,
-    accounts: Vec<u64>,
+    accounts: Vec<AccountId>,
 }
 
 /// Why an order has to wait.
@@ -66,14 +66,18 @@ impl Validations {
         self.counted(&mut self.lock(), accounts)
     }
 
-    fn counted(&self, under_way: &mut HashMap<u64, usize>, accounts: Vec<u64>) -> Proving<'_> {
+    fn counted(
+        &self,
+        under_way: &mut HashMap<AccountId, usize>,
+        accounts: Vec<AccountId>,
+    ) -> Proving<'_> {
         for id in &accounts {
             *under_way.entry(*id).or_default() += 1;
         }
         Proving { of: self, accounts }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AccountId, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,7 +100,7 @@ impl Drop for Proving<'_> {
 pub(super) fn accounts<'a>(
     issuer: &str,
     names: impl IntoIterator<Item = &'a Name>,
-) -> BTreeMap<u64, &'a Name> {
+) -> BTreeMap<AccountId, &'a Name> {
     let names = names.into_iter();
     names
         .map(|name| (account_of_name(issuer, name), name))

@@ -21,7 +21,7 @@ use crate::index::Key;
 use crate::key::PrivateKey;
 use crate::metrics::{RenewalResult, RenewalStep};
 use crate::pair::{self, Asked};
-use crate::schedule::budget::{self, Issue};
+use crate::schedule::budget::{self, AccountId, Issue};
 use crate::schedule::due::Reason;
 use crate::time::UnixTime;
 
@@ -139,7 +139,7 @@ fn issue(record: &Record, lifetime: Option<Duration>) -> Issue {
 pub(super) async fn count_wasted(
     context: &Context,
     key: &Key,
-    account: u64,
+    account: AccountId,
     record: &Record,
     lifetime: Option<Duration>,
 ) {
@@ -165,7 +165,7 @@ pub(super) async fn count_issue(
     // Few names have ever failed.
     let names = validations::accounts(&fresh.issuer_name, &record.order.names).into_keys();
     let failed = names.filter(|id| *id != own && !context.ledger.get(*id).invalid.is_empty());
-    let accounts: Vec<u64> = failed.chain([own]).collect();
+    let accounts: Vec<AccountId> = failed.chain([own]).collect();
     let issued = context
         .ledger
         .update_all(&key.namespace, accounts, |id, account| {

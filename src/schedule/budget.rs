@@ -13,7 +13,7 @@ mod tests;
 use std::time::Duration;
 
 pub use account::{
-    Account, FAILED_VALIDATIONS, Failed, Issue, TriedWith, account_of, account_of_name,
+    Account, AccountId, FAILED_VALIDATIONS, Failed, Issue, TriedWith, account_of, account_of_name,
 };
 pub use backoff::Backoff;
 pub use urgency::{runs_short, runs_short_at};

@@ -1,5 +1,7 @@
 //! What the ledger remembers of a set of names at an issuer, and what each failure and each issue changes about it.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use super::backoff::Backoff;
 use super::urgency::runs_short_at;
 use super::{ISSUES_A_WEEK, scaled_week};
 use crate::certificate::Leaf;
-use crate::compact::hash;
+use crate::compact::{digest, hexadecimal};
 use crate::name::Name;
 use crate::time::UnixTime;
 
@@ -25,22 +27,83 @@ const URGENT_RETRY: Duration = Duration::from_secs(20 * 60);
 /// less.
 pub(super) const AHEAD: Duration = Duration::from_secs(3_600);
 
-/// The account of a set of names at an issuer: 64 bits of a SHA-256.
+/// Which account of the ledger: 128 bits, so that nobody finds names whose account is somebody else's.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId([u8; 16]);
+
+impl AccountId {
+    /// The account of what the text says.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        Self(digest(text))
+    }
+
+    /// What version 0.1 called it: half as long. No other account has such a name.
+    #[must_use]
+    pub fn former(self) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        Self::from(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl From<u64> for AccountId {
+    fn from(first: u64) -> Self {
+        Self((u128::from(first) << 64).to_be_bytes())
+    }
+}
+
+/// As the ledger has it: 32 hexadecimal digits, and 16 where version 0.1 has written it.
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_former = *self == self.former();
+        let digits = hexadecimal(&self.0);
+        f.write_str(digits.get(..16).filter(|_| is_former).unwrap_or(&digits))
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// It is no account of the ledger.
+#[derive(Debug, thiserror::Error)]
+#[error("not 32 hexadecimal digits")]
+pub struct NoAccountId;
+
+impl FromStr for AccountId {
+    type Err = NoAccountId;
+
+    fn from_str(text: &str) -> Result<Self, NoAccountId> {
+        match text.len() {
+            16 => u64::from_str_radix(text, 16)
+                .map(Self::from)
+                .map_err(|_| NoAccountId),
+            32 => u128::from_str_radix(text, 16)
+                .map(|number| Self(number.to_be_bytes()))
+                .map_err(|_| NoAccountId),
+            _ => Err(NoAccountId),
+        }
+    }
+}
+
+/// The account of a set of names at an issuer.
 #[must_use]
-pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -> u64 {
+pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -> AccountId {
     let mut names: Vec<String> = names.into_iter().map(Name::to_string).collect();
     names.sort_unstable();
     names.dedup();
-    hash(&format!("{issuer}\n{}", names.join("\n")))
+    AccountId::of(&format!("{issuer}\n{}", names.join("\n")))
 }
 
 /// The account of one name at an issuer, which failed validations are counted on whatever else was asked for with it.
 /// A wildcard is counted on the name that it stands under: both are proven there.
 #[must_use]
-pub fn account_of_name(issuer: &str, name: &Name) -> u64 {
+pub fn account_of_name(issuer: &str, name: &Name) -> AccountId {
     let text = name.to_string();
     let bare = text.strip_prefix("*.").unwrap_or(&text);
-    hash(&format!("{issuer}\n{bare}"))
+    AccountId::of(&format!("{issuer}\n{bare}"))
 }
 
 /// What the ledger remembers of one set of names at one issuer.

@@ -4,11 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ListParams};
+use serde_json::Value;
 use test_bench::objects::{OLD, Space, pair};
-use test_bench::{Bench, Operator, OperatorOptions, PebbleOptions, Result, ensure, eventually};
+use test_bench::{
+    Bench, Context as _, Operator, OperatorOptions, PebbleOptions, Result, ensure, eventually,
+};
 use tokio::net::UdpSocket;
 
-use crate::renewal::{SOON, options, renewed};
+use crate::renewal::{SOON, data, options, renewed};
 
 /// More Secrets than there are places for renewals.
 const SLOW: usize = 70;
@@ -92,5 +97,50 @@ async fn a_namespace_whose_dns_answers_late_takes_no_place_from_the_others() -> 
         Ok(())
     })
     .await?;
+    Ok(())
+}
+
+/// It takes long to find out in which zones the names are: a crash meanwhile must not lose the order.
+#[tokio::test]
+async fn an_order_is_on_record_before_dns_has_said_where_its_proofs_go() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let dns = late(bench.dns().address()).await?;
+    let solver = "dns01: {provider: rfc2136, settings: {server: \"127.0.0.1:1\", keyName: unused}, \
+                  credentials: {secret: unused}}";
+    let options = OperatorOptions {
+        config: format!(
+            "{}solvers:\n  - {solver}\ndns: {{nameservers: [\"{dns}\"]}}\n",
+            options().config
+        ),
+        ..options()
+    };
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "unplanned", operator.namespace()).await?;
+    let names: Vec<String> = (0..64)
+        .map(|n| format!("n{n}.unplanned.slow.example"))
+        .collect();
+    let annotations = [("issuer", "pebble"), ("names", &*names.join(", "))];
+    space.tls_secret("unplanned", None, &annotations).await?;
+    let records: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
+    let labels = ListParams::default().labels("cert-renew.io/order-record");
+    let recorded = async || {
+        let found = records.list(&labels).await?.items;
+        let record = found.first().context("no order is on record")?;
+        Ok::<Value, test_bench::Error>(serde_json::from_str(&data(record, "order.json"))?)
+    };
+    eventually(SOON * 3, "the order is on record", async || {
+        recorded().await.map(drop)
+    })
+    .await?;
+    let order = recorded().await?;
+    ensure!(order.get("txt").is_none(), "{order}");
+    operator.kill();
+    operator.run().await?;
+    eventually(SOON, "the order is taken up again", async || {
+        ensure!(operator.log()?.contains("the order is taken up again"));
+        Ok(())
+    })
+    .await?;
+    ensure!(recorded().await?["url"] == order["url"]);
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Makes an order and writes it down, before anything that cannot be taken back.
 
-use tokio::time::Instant;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
 use super::fresh::Fresh;
@@ -21,6 +23,9 @@ use crate::time::UnixTime;
 
 /// Names of one order that a line of the log has: a certificate may be for a thousand.
 const MOST_LOGGED: usize = 20;
+/// An order is written down after this at the latest, however long it takes to find out how its names are proven: a
+/// hundred authorizations and a DNS server that is slow take minutes.
+const UNWRITTEN: Duration = Duration::from_secs(2);
 
 /// Makes the order and its record, then goes on as after a restart.
 ///
@@ -81,9 +86,12 @@ pub(super) async fn order(
     }
     let mut order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
-        let plan = Plan::make(context, order.authorizations().await?).await?;
-        let challenges = plan.challenges()?;
-        Ok::<_, Failure>((plan, challenges, key_choice.key().await?.to_pem()?))
+        let pem = key_choice.key().await?.to_pem()?;
+        let plan = async { Plan::make(context, order.authorizations().await?).await };
+        // Without one the order goes on as after a restart.
+        let plan = timeout(UNWRITTEN, plan).await.ok().transpose()?;
+        let challenges = plan.as_ref().map(Plan::challenges).transpose()?;
+        Ok::<_, Failure>((plan, challenges.unwrap_or_default(), pem))
     };
     let (plan, challenges, pem) = match begun.await {
         Ok(begun) => begun,
@@ -109,8 +117,8 @@ pub(super) async fn order(
         created: UnixTime::now().0,
         authorizations: order.authorization_urls().to_vec(),
         expires: order.expires().map(|at| at.0),
-        txt: plan.txt().cloned().collect(),
-        routes: plan.routes().cloned().collect(),
+        txt: { plan.iter().flat_map(Plan::txt) }.cloned().collect(),
+        routes: { plan.iter().flat_map(Plan::routes) }.cloned().collect(),
     };
     let (api, namespace) = (&context.client, &context.namespace);
     let made = records::create(api, namespace, stored, pem, challenges).await;
@@ -122,7 +130,7 @@ pub(super) async fn order(
     let begun = finish::Begun {
         record,
         order,
-        plan: Some(plan),
+        plan,
     };
     finish::proceed(context, key, fresh, begun, due.reason).await
 }

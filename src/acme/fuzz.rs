@@ -35,41 +35,46 @@ fn answers() {
         b"retry after ",
         b"urn:ietf:params:acme:error:",
     ];
+    feed("acme", &seeds, &dictionary, |input| {
+        read(input);
+    });
+}
+
+/// All that reads what a CA answers.
+pub(crate) fn read(input: &[u8]) {
     let now = UnixTime(1_800_000_000);
     let key = AccountKey::generate().unwrap();
-    feed("acme", &seeds, &dictionary, |input| {
-        for status in [200, 400, 403, 404, 409, 429, 500, 503] {
-            let wait = (status == 429).then_some(Duration::from_secs(u64::MAX));
-            let error = Error::answer(Action::Order, "ca.example", status, input, wait, now);
-            let _ = (
-                error.class(),
-                error.reason(),
-                error.retry_after(),
-                error.is_gone(),
-            );
-            for text in [error.to_string(), error.detail()] {
-                assert!(text.len() < 16 * 1024, "{} bytes", text.len());
-                assert!(!text.chars().any(char::is_control), "{text:?}");
-            }
+    for status in [200, 400, 403, 404, 409, 429, 500, 503] {
+        let wait = (status == 429).then_some(Duration::from_secs(u64::MAX));
+        let error = Error::answer(Action::Order, "ca.example", status, input, wait, now);
+        let _ = (
+            error.class(),
+            error.reason(),
+            error.retry_after(),
+            error.is_gone(),
+        );
+        for text in [error.to_string(), error.detail()] {
+            assert!(text.len() < 16 * 1024, "{} bytes", text.len());
+            assert!(!text.chars().any(char::is_control), "{text:?}");
         }
-        let _ = ari::interpret(input, Some(Duration::MAX), now);
-        let _ = serde_json::from_slice::<Directory>(input);
-        if let Ok(state) = serde_json::from_slice::<authorization::State>(input) {
-            let _ = (
-                state.pending("https://ca/z", &key),
-                state.problems().count(),
-            );
-        }
-        let text = String::from_utf8_lossy(input);
-        let _ = acme_http::retry_after(&text, now);
-        if let (Ok(value), Ok(base)) = (
-            HeaderValue::from_bytes(input),
-            Url::parse("https://ca.example/x"),
-        ) {
-            let headers = HeaderMap::from_iter([(http::header::LINK, value)]);
-            assert!(acme_http::alternates(&headers, &base).len() <= input.len());
-        }
-        let chains = [text.into_owned(), String::new()];
-        assert!(Preference::Shortest.choose(&chains) < chains.len());
-    });
+    }
+    let _ = ari::interpret(input, Some(Duration::MAX), now);
+    let _ = serde_json::from_slice::<Directory>(input);
+    if let Ok(state) = serde_json::from_slice::<authorization::State>(input) {
+        let _ = (
+            state.pending("https://ca/z", &key),
+            state.problems().count(),
+        );
+    }
+    let text = String::from_utf8_lossy(input);
+    let _ = acme_http::retry_after(&text, now);
+    if let (Ok(value), Ok(base)) = (
+        HeaderValue::from_bytes(input),
+        Url::parse("https://ca.example/x"),
+    ) {
+        let headers = HeaderMap::from_iter([(http::header::LINK, value)]);
+        assert!(acme_http::alternates(&headers, &base).len() <= input.len());
+    }
+    let chains = [text.into_owned(), String::new()];
+    assert!(Preference::Shortest.choose(&chains) < chains.len());
 }

@@ -19,7 +19,7 @@ mod client;
 mod directory;
 mod error;
 #[cfg(test)]
-mod fuzz;
+pub(crate) mod fuzz;
 mod http;
 mod jws;
 mod nonce;

@@ -6,7 +6,11 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::{Spanned, budget, options};
+
+/// Levels of lists and maps: the deepest setting is at seven. The parser allows 64, and each takes tens of kilobytes of a
+/// thread's stack where nothing is optimised.
+const DEPTH: usize = 16;
 
 /// A value and the line on which it begins, counted from 1.
 pub(super) struct Node {
@@ -31,7 +35,8 @@ pub(super) enum Value {
 /// # Errors
 /// Where the text is not YAML, has a key twice, or exceeds the parser's bounds on depth, size and aliases.
 pub(super) fn parse(text: &str) -> Result<Node, serde_saphyr::Error> {
-    serde_saphyr::from_str(text)
+    let bounded = options! { budget: budget! { max_depth: DEPTH } };
+    serde_saphyr::from_str_with_options(text, bounded)
 }
 
 impl<'de> Deserialize<'de> for Node {

@@ -13,6 +13,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::*;
 use crate::cli::findings;
+use crate::cluster::records;
+use crate::schedule::budget;
 use crate::secret::place::{Place, TLS_TYPE};
 use crate::secret::state::IssuedBy;
 use crate::secret::used_by::UsedBy;
@@ -90,6 +92,17 @@ pub(crate) const READERS: &[Reader] = &[
         )]);
         let _ = IssuedBy::read(&note);
     }),
+    ("workloads and pods", crate::rollout::read),
+    ("answers of a CA", crate::acme::fuzz::read),
+    ("TXT records", crate::solver::dns_persist01::tests::read),
+    ("CAA records", crate::solver::caa::tests::read),
+    ("Config::parse", |input| {
+        drop(Config::parse(&String::from_utf8_lossy(input)));
+    }),
+    ("order records and the ledger", |input| {
+        drop(serde_json::from_slice::<records::Order>(input));
+        drop(serde_json::from_slice::<budget::Account>(input));
+    }),
 ];
 
 /// An input of about the length that is asked for.
@@ -102,6 +115,14 @@ fn repeated(head: &[u8], token: &[u8], tail: &[u8]) -> Shape {
         let times = length.saturating_sub(head.len() + tail.len()) / token.len().max(1);
         [&*head, &*token.repeat(times.max(1)), &*tail].concat()
     })
+}
+
+/// A Deployment whose container and whose volumes have many of these.
+fn workload(field: &str, token: &str) -> Shape {
+    let head = format!(
+        r#"{{"metadata":{{"name":"a","namespace":"b"}},"spec":{{"template":{{"spec":{{"containers":[{{"name":"c","{field}":["#
+    );
+    repeated(head.as_bytes(), token.as_bytes(), b"{}]}]}}}}")
 }
 
 /// In the shape of a Secret, as an API server sends it.
@@ -161,6 +182,48 @@ fn shapes() -> Vec<(&'static str, Shape)> {
         ("commas", plain(b"", b"a.example,", b"")),
         ("outputs", plain(b"", b"a=key+key,", b"")),
         ("windows", plain(b"", b"Mon-Sun 00:00-24:00 UTC;", b"")),
+        ("variables", workload("env", r#"{"name":"a","value":"b"},"#)),
+        (
+            "variables of Secrets",
+            workload(
+                "env",
+                r#"{"valueFrom":{"secretKeyRef":{"name":"tls","key":"ca.crt"}}},"#,
+            ),
+        ),
+        (
+            "mounts",
+            workload("volumeMounts", r#"{"name":"a","subPath":"b"},"#),
+        ),
+        (
+            "problems of a CA",
+            plain(
+                br#"{"type":"urn:ietf:params:acme:error:compound","subproblems":["#,
+                br#"{"type":"x","detail":"no","identifier":{"type":"dns","value":"a.example"}},"#,
+                br#"{}]}"#,
+            ),
+        ),
+        (
+            "authorizations",
+            plain(
+                br#"{"status":"pending","authorizations":["#,
+                br#""https://ca.example/1","#,
+                br#""x"]}"#,
+            ),
+        ),
+        (
+            "challenges",
+            plain(
+                br#"{"status":"pending","identifier":{"type":"dns","value":"a.example"},"challenges":["#,
+                br#"{"type":"http-01","url":"https://ca/1","status":"pending","token":"t"},"#,
+                br#"{}]}"#,
+            ),
+        ),
+        ("links", plain(b"", b"</1>;rel=\"alternate\", ", b"")),
+        ("parameters", plain(b"ca.example", b";accounturi=x", b"")),
+        (
+            "values",
+            plain(b"ca.example;validationmethods=", b"x,", b"dns-01"),
+        ),
         ("quotes", plain(b"{\"a\":\"", b"\\\"", b"\"}")),
         ("YAML documents", plain(b"", b"---\nkind: Secret\n", b"")),
         ("YAML lists", plain(b"kind: ", b"- ", b"x")),

@@ -41,7 +41,7 @@ pub struct Bystander {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct PodWire {
+pub(super) struct PodWire {
     metadata: Meta,
     spec: PodSpec,
 }
@@ -120,7 +120,7 @@ async fn read<T: DeserializeOwned>(
 }
 
 impl PodWire {
-    fn read(self) -> Option<Bystander> {
+    pub(super) fn read(self) -> Option<Bystander> {
         let of = self.metadata.controller().map(of);
         // Those of a Job are told by it; others belong to what we do not know.
         if of.as_ref().is_some_and(Vec::is_empty) {

@@ -49,3 +49,14 @@ pub use state::{HaltNote, NotAHaltNote};
 pub use steps::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
 pub use verify::{Pod, Proof, Verified, some_of};
 pub use workload::{Carried, Status, Strategy, Workload, leaf_annotation};
+
+/// Reads a workload or a pod of anybody's.
+#[cfg(test)]
+pub(crate) fn read(input: &[u8]) {
+    use crate::secret::workload::Kind;
+    for kind in [Kind::Deployment, Kind::Rollout] {
+        let _ = serde_json::from_slice::<wire::Object>(input).map(|object| object.read(kind));
+    }
+    let _ = serde_json::from_slice::<pods::PodWire>(input).map(pods::PodWire::see);
+    let _ = serde_json::from_slice::<bystanders::PodWire>(input).map(bystanders::PodWire::read);
+}

@@ -167,7 +167,7 @@ impl RunningPod {
 /// A pod on the wire: what is asked of it and where, and nothing else.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct PodWire {
+pub(super) struct PodWire {
     metadata: PodMeta,
     spec: PodSpec,
     status: PodStatus,
@@ -225,7 +225,7 @@ impl Matters for Port {
 
 impl PodWire {
     /// The pod, if it runs and stays.
-    fn see(self) -> Option<RunningPod> {
+    pub(super) fn see(self) -> Option<RunningPod> {
         let Self {
             metadata,
             spec,

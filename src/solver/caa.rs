@@ -120,8 +120,18 @@ fn permits(value: &str, asker: Asker<'_>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Reads the value of a record.
+    pub(crate) fn read(input: &[u8]) {
+        let asker = Asker {
+            identities: &["ca.example".to_owned()],
+            account: Some("https://ca.example/acct/1"),
+            method: "dns-01",
+        };
+        permits(&String::from_utf8_lossy(input), asker);
+    }
 
     /// Tag and value of each; a tag with `!` is critical.
     type Records = &'static [(&'static str, &'static str)];

@@ -304,7 +304,7 @@ fn is_parameter(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::fuzz::{feed, texts};
 
@@ -491,6 +491,12 @@ mod tests {
             assert_eq!(strings.concat(), wanted.value());
             assert!(strings.iter().all(|it| it.len() <= STRING), "{quoted}");
         }
+    }
+
+    /// Reads what stands in a zone.
+    pub(crate) fn read(input: &[u8]) {
+        let record = [String::from_utf8_lossy(input).into_owned()];
+        let _ = wanted("*.a.example").lacking(&record, NOW);
     }
 
     /// Whoever holds a zone writes what he likes into its records.

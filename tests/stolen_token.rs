@@ -570,6 +570,16 @@ fn elsewhere(namespace: &str) -> Vec<Try> {
                 "any",
                 json!({"apiVersion": "policy/v1", "kind": "Eviction"}),
             ),
+            Some("by its uid only"),
+        ),
+        (
+            "create",
+            "pods/eviction",
+            "any",
+            named(
+                "any",
+                json!({"apiVersion": "policy/v1", "kind": "Eviction", "deleteOptions": {"preconditions": {"uid": "any"}}}),
+            ),
             None,
         ),
         (
@@ -578,7 +588,7 @@ fn elsewhere(namespace: &str) -> Vec<Try> {
             "any",
             named(
                 "any",
-                json!({"apiVersion": "policy/v1", "kind": "Eviction", "deleteOptions": {"gracePeriodSeconds": 0}}),
+                json!({"apiVersion": "policy/v1", "kind": "Eviction", "deleteOptions": {"gracePeriodSeconds": 0, "preconditions": {"uid": "any"}}}),
             ),
             Some("the time that the pod's own spec gives it"),
         ),

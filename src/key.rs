@@ -14,7 +14,8 @@ use aws_lc_rs::signature::{
     self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RsaKeyPair,
 };
 use rcgen::{
-    CertificateParams, DistinguishedName, PublicKeyData, SanType, SignatureAlgorithm, SigningKey,
+    CertificateParams, DistinguishedName, DnType, PublicKeyData, SanType, SignatureAlgorithm,
+    SigningKey,
 };
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -22,6 +23,9 @@ use zeroize::Zeroizing;
 use crate::certificate::{KeyType, MAX_BYTES};
 use crate::name::Name;
 use crate::{pem, x509};
+
+/// Characters of a common name (`ub-common-name`, RFC 5280, A.1).
+const MOST_COMMON: usize = 64;
 
 /// A private key for signatures. Debug shows its type only.
 pub struct PrivateKey(Pair);
@@ -177,12 +181,12 @@ impl PrivateKey {
         KeyType::of_spki(&self.public_key())
     }
 
-    /// A certificate signing request (RFC 2986), DER: the names in a SAN, the subject empty, since CAs
-    /// ignore it and a common name cannot be longer than 64 characters.
+    /// A certificate signing request (RFC 2986), DER, with the names in a SAN. The subject is empty, as most CAs ignore it,
+    /// or with `common_name` the first DNS name that fits into one (RFC 5280, A.1: at most 64 characters).
     ///
     /// # Errors
     /// When `names` is empty or not ASCII, or the crypto library fails.
-    pub fn csr(&self, names: &[Name]) -> Result<Vec<u8>, KeyError> {
+    pub fn csr(&self, names: &[Name], common_name: bool) -> Result<Vec<u8>, KeyError> {
         let san = |name: &Name| match name {
             Name::Dns(name) => name.to_string().try_into().ok().map(SanType::DnsName),
             Name::Ip(ip) => Some(SanType::IpAddress(*ip)),
@@ -190,6 +194,11 @@ impl PrivateKey {
         let sans: Option<Vec<_>> = names.iter().map(san).collect();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
+        let fits = |name: &&Name| matches!(name, Name::Dns(name) if name.len() <= MOST_COMMON);
+        if let Some(first) = names.iter().find(fits).filter(|_| common_name) {
+            let first = first.to_string();
+            params.distinguished_name.push(DnType::CommonName, first);
+        }
         params.subject_alt_names = sans
             .filter(|sans| !sans.is_empty())
             .ok_or(KeyError::Names)?;
@@ -306,9 +315,14 @@ mod tests {
             .iter()
             .map(|name| name.parse().unwrap())
             .collect();
-        let csr = key.csr(&names).unwrap();
+        let csr = key.csr(&names, false).unwrap();
         let request = x509_cert::request::CertReq::from_der(&csr).unwrap();
         assert!(request.info.subject.is_empty());
+        let long = format!("{}.example.com", "x".repeat(60)).parse().unwrap();
+        let named = [vec![names[1].clone(), long], names.clone()].concat();
+        let named = key.csr(&named, true).unwrap();
+        let named = x509_cert::request::CertReq::from_der(&named).unwrap();
+        assert_eq!(named.info.subject.to_string(), "CN=*.example.com");
         // dNSName, iPAddress of four and of sixteen octets (RFC 5280, 4.2.1.6).
         for part in [
             b"\x82\x0d*.example.com".as_slice(),
@@ -320,8 +334,11 @@ mod tests {
                 "{part:?}"
             );
         }
-        assert_eq!(key.csr(&[]), Err(KeyError::Names));
-        assert_eq!(key.csr(&[Name::Dns("bücher".into())]), Err(KeyError::Names));
+        assert_eq!(key.csr(&[], false), Err(KeyError::Names));
+        assert_eq!(
+            key.csr(&[Name::Dns("bücher".into())], false),
+            Err(KeyError::Names)
+        );
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Issuer {
     pub fallback: Option<String>,
     /// Which of the offered chains to take; the CA's default where absent.
     pub chain: Option<Chain>,
+    /// Whether requests have a common name, for CAs that refuse an empty subject.
+    pub common_name: bool,
 }
 
 /// External account binding.
@@ -126,6 +128,7 @@ impl Issuer {
             }),
             fallback: fields.get("fallback").parse(|text| existing(text, known)),
             chain: Chain::read(&fields.get("chain")),
+            common_name: fields.get("commonName").flag(false),
         })
     }
 

@@ -219,7 +219,9 @@ async fn finish(
             return Err(Failure::Unwanted);
         }
         started = Instant::now();
-        order.finalize(&new_key.csr(&record.order.names)?).await?;
+        let common_name = fresh.issuer.common_name;
+        let request = new_key.csr(&record.order.names, common_name)?;
+        order.finalize(&request).await?;
     }
     if order.status() != OrderStatus::Valid {
         order.wait_issued(Instant::now() + ISSUE).await?;

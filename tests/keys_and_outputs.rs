@@ -41,12 +41,20 @@ async fn a_key_that_is_kept_is_taken_in_whatever_file_it_is_found() -> Result<()
         let pair = found(file, &format!("{file}.example"))?;
         ensure!(pair.key.contains(header), "{file} is no such file");
         space.tls_secret(file, Some(&pair), &annotations).await?;
-        made.push((file, pair.certificate));
+        made.push((file, pair));
     }
-    for (name, old) in made {
+    for (
+        name,
+        Pair {
+            certificate: old,
+            key,
+        },
+    ) in made
+    {
         let new = renewed(&space, name, &old).await?;
         let before = cert_renew::certificate::leaf(old.as_bytes())?;
         assert_eq!(leaf(&new)?.public_key, before.public_key, "{name}");
+        assert_eq!(data(&new, "tls.key"), key, "{name} is in another form");
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::failure::Failure;
 use super::fresh::Fresh;
 use super::outcome::Outcome;
@@ -12,6 +14,7 @@ use crate::cluster::{chain, events};
 use crate::context::Context;
 use crate::index::Key;
 use crate::key::PrivateKey;
+use crate::loader;
 use crate::pair::{self, Chain, Rejected};
 use crate::secret::full::Data;
 use crate::secret::keys;
@@ -91,7 +94,7 @@ fn outputs(
     let password = settings.pkcs12_password_key.as_deref();
     let password = password.and_then(|name| fresh.secret.data.get(name));
     let password = password.and_then(|bytes| std::str::from_utf8(bytes).ok());
-    let Rendered { data, left_out } = render(
+    let Rendered { mut data, left_out } = render(
         &fresh.secret.kind,
         &settings.outputs,
         chain,
@@ -108,7 +111,19 @@ fn outputs(
             .events
             .secret(key, fresh.uid(), events::Reason::OutputLeftOut, &note);
     }
+    if let Some(kept) = kept_file(fresh, new_key)
+        && let Some(rendered) = data.get_mut("tls.key")
+    {
+        *rendered = kept;
+    }
     Ok(data)
+}
+
+/// The file of a key that stays, as it is: whoever reads it may know no other form than PKCS#1.
+fn kept_file(fresh: &Fresh, key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
+    let file = fresh.secret.data.get("tls.key")?;
+    let is_same = PrivateKey::from_pem(file).is_ok_and(|it| it.public_key() == key.public_key());
+    (is_same && loader::of_key(file).is_none()).then(|| file.clone())
 }
 
 /// Writes the outputs that are asked for by now, from the pair that is there; no CA is asked and no workload restarted, as

@@ -23,7 +23,7 @@ use kube::core::{ApiResource, GroupVersionKind, ObjectMeta};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use self::plan::{Certificate, Issuers, annotations, theirs};
+use self::plan::{Certificate, Issuers, annotations, changes, theirs};
 use super::way::Way;
 use super::{CommandResult, Failure, block_on};
 use crate::certificate::leaf;
@@ -77,6 +77,8 @@ struct Adoption {
     /// What makes Certificates by annotation: Ingresses, Gateways.
     makers: Vec<OwnerReference>,
     annotations: BTreeMap<&'static str, String>,
+    /// What becomes of the files.
+    changes: Vec<&'static str>,
 }
 
 /// Says what would be done, and with `--apply` does it. Exit code 1 where something has to stay as it is.
@@ -145,6 +147,7 @@ async fn survey(
                 certificate: None,
                 makers: Vec::new(),
                 annotations: BTreeMap::new(),
+                changes: Vec::new(),
             });
         }
     }
@@ -194,6 +197,7 @@ async fn look_at(
             certificate: Some((name, certificate.metadata.uid.clone().unwrap_or_default())),
             makers,
             annotations,
+            changes: changes(certificate),
         }),
     )
 }
@@ -206,6 +210,7 @@ impl Adoption {
             certificate,
             makers,
             annotations,
+            changes,
         } = self;
         let mut lines = vec![format!("{namespace}/{secret}:")];
         for maker in makers {
@@ -223,6 +228,8 @@ impl Adoption {
                 "Secret {secret}: add {}, paused for the moment; drop the owner reference",
                 ours.join(", ")
             ));
+            let told = changes.iter().map(|told| format!("note: {told}"));
+            lines.extend(told);
             lines.push(format!(
                 "Certificate {name}: delete it, and nothing with it (--cascade=orphan)"
             ));

@@ -46,6 +46,7 @@ struct IssuerRef {
 #[serde(default, rename_all = "camelCase")]
 struct PrivateKey {
     rotation_policy: Option<String>,
+    encoding: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -59,6 +60,7 @@ struct Keystores {
 #[serde(default, rename_all = "camelCase")]
 struct Keystore {
     create: bool,
+    profile: Option<String>,
     password: Option<String>,
     password_secret_ref: Option<KeyRef>,
 }
@@ -193,6 +195,11 @@ pub(super) fn annotations(
                 ));
             }
         };
+        if let Some(profile) = { store.profile.as_deref() }.filter(|it| it.starts_with("Legacy")) {
+            return Err(format!(
+                "it asks for a PKCS#12 keystore of profile {profile}, and cert-renew encrypts by AES-256 only"
+            ));
+        }
         outputs.push("keystore.p12=pkcs12");
         annotations.insert(keys::PKCS12_PASSWORD_KEY, key);
     }
@@ -200,6 +207,31 @@ pub(super) fn annotations(
         annotations.insert(keys::OUTPUTS, outputs.join(", "));
     }
     Ok(annotations)
+}
+
+/// What the first renewal changes about the files, which a program that reads them may not expect.
+pub(super) fn changes(certificate: &Certificate) -> Vec<&'static str> {
+    let Spec {
+        private_key,
+        keystores,
+        ..
+    } = &certificate.spec;
+    let keeps_key = private_key.rotation_policy.as_deref() == Some("Never");
+    let is_modern = |store: &Keystore| store.profile.as_deref() == Some("Modern2023");
+    let mut changes = Vec::new();
+    if !keeps_key && private_key.encoding.as_deref() != Some("PKCS8") {
+        changes.push(
+            "from the first renewal on, tls.key is PKCS#8 (BEGIN PRIVATE KEY), and no longer PKCS#1 or SEC1 as cert-manager \
+             writes it; with cert-renew.io/key-rotation: never the file stays as it is",
+        );
+    }
+    if { keystores.pkcs12.as_ref() }.is_some_and(|store| store.create && !is_modern(store)) {
+        changes.push(
+            "from the first renewal on, keystore.p12 is encrypted by AES-256, which Java before 8u301 does not read, and \
+             truststore.p12 is no longer kept",
+        );
+    }
+    changes
 }
 
 /// The annotations and labels by which cert-manager is told, or tells, what to do.
@@ -317,5 +349,31 @@ mod tests {
             theirs(&keys),
             BTreeSet::from_iter(keys[..4].iter().map(String::as_str))
         );
+    }
+
+    #[test]
+    fn what_changes_about_the_files_is_told() {
+        for (spec, expected) in [
+            (json!({}), vec!["tls.key is PKCS#8"]),
+            (json!({"privateKey": {"encoding": "PKCS8"}}), vec![]),
+            (json!({"privateKey": {"rotationPolicy": "Never"}}), vec![]),
+            (
+                json!({"privateKey": {"encoding": "PKCS8"}, "keystores": {"pkcs12": {"create": true}}}),
+                vec!["keystore.p12 is encrypted by AES-256"],
+            ),
+            (
+                json!({"privateKey": {"encoding": "PKCS8"}, "keystores": {"pkcs12": {"create": true, "profile": "Modern2023"}}}),
+                vec![],
+            ),
+        ] {
+            let certificate = json!({"metadata": {"name": "tls"}, "spec": spec});
+            let told = changes(&serde_json::from_value(certificate).unwrap());
+            assert_eq!(told.len(), expected.len(), "{told:?}");
+            for (told, expected) in told.iter().zip(expected) {
+                assert!(told.contains(expected), "{told}");
+            }
+        }
+        let legacy = json!({"keystores": {"pkcs12": {"create": true, "profile": "LegacyDES", "passwordSecretRef": {"name": "tls", "key": "password"}}}});
+        assert!(plan(legacy).unwrap_err().contains("LegacyDES"));
     }
 }

@@ -39,6 +39,7 @@ pub mod propagation;
 pub mod reach;
 pub mod renewal;
 pub mod rollout;
+mod roots;
 pub mod schedule;
 pub mod secret;
 pub mod solver;

@@ -13,9 +13,6 @@ use jiff::fmt::rfc2822;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, LINK, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Method, Request, Url};
-use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
@@ -23,6 +20,7 @@ use super::error::{Action, Error, Kind};
 use super::turns::Turns;
 use crate::gate::Gate;
 use crate::reach::{Nearby, System};
+use crate::roots;
 use crate::time::UnixTime;
 
 /// A CA that does not accept a connection by then is down, or a firewall drops our packets.
@@ -131,25 +129,8 @@ impl Http {
         observer: Observer,
         gate: Gate,
     ) -> Result<Self, Error> {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        if let Some(bundle) = ca_bundle {
-            let wrong = |_| {
-                Error::settings(
-                    Action::Directory,
-                    "expected PEM certificates in the caBundle",
-                )
-            };
-            for certificate in CertificateDer::pem_slice_iter(bundle) {
-                roots.add(certificate.map_err(wrong)?).map_err(|_| {
-                    Error::settings(
-                        Action::Directory,
-                        "a certificate in the caBundle is no trust anchor",
-                    )
-                })?;
-            }
-        }
+        let roots = { roots::with(ca_bundle) }
+            .map_err(|expected| Error::settings(Action::Directory, expected))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

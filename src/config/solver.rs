@@ -206,8 +206,9 @@ fn settings_of(provider: &str) -> (&'static [&'static str], &'static [&'static s
             &["subscriptionId", "resourceGroup"],
             &["tenantId", "clientId", "environment", "endpoint"],
         ),
-        "acme-dns" | "plesk" | "powerdns" => (&["server"], &[]),
-        "webhook" => (&["url"], &[]),
+        "acme-dns" => (&["server"], &["caBundle"]),
+        "plesk" | "powerdns" => (&["server"], &[]),
+        "webhook" => (&["url"], &["caBundle"]),
         _ => (&[], &[]),
     }
 }

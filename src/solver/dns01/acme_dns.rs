@@ -24,7 +24,11 @@ struct Account {
 }
 
 impl AcmeDns {
-    pub(super) fn new(server: &str, accounts: &str) -> Result<Self, String> {
+    pub(super) fn new(
+        server: &str,
+        ca_bundle: Option<&str>,
+        accounts: &str,
+    ) -> Result<Self, String> {
         let members: BTreeMap<String, serde_json::Value> =
             serde_json::from_str(accounts).map_err(|_| {
                 "expected at key acmedns.json the accounts by domain, as acme-dns' /register gives them"
@@ -33,7 +37,7 @@ impl AcmeDns {
             Some((domain.to_lowercase(), serde_json::from_value(account).ok()?))
         });
         Ok(Self {
-            endpoint: Endpoint::new(server)?,
+            endpoint: Endpoint::new(("server", server), ca_bundle)?,
             accounts: accounts.collect(),
         })
     }
@@ -82,7 +86,7 @@ mod tests {
         let accounts =
             json!({"Example.com": account("a"), "shop.example.com": account("b"), "odd": 1});
         let acme_dns =
-            AcmeDns::new("https://auth.acme-dns.example", &accounts.to_string()).unwrap();
+            AcmeDns::new("https://auth.acme-dns.example", None, &accounts.to_string()).unwrap();
         for (name, user) in [
             ("example.com", Some("a")),
             ("*.example.com", Some("a")),
@@ -96,7 +100,7 @@ mod tests {
                 .map(|account| account.username.as_str());
             assert_eq!(found, user, "{name}");
         }
-        assert!(AcmeDns::new("auth.acme-dns.example", "{}").is_err());
-        assert!(AcmeDns::new("https://a.example", "[]").is_err());
+        assert!(AcmeDns::new("auth.acme-dns.example", None, "{}").is_err());
+        assert!(AcmeDns::new("https://a.example", None, "[]").is_err());
     }
 }

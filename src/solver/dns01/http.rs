@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, StatusCode, Url};
-use rustls::RootCertStore;
 use serde_json::Value;
+
+use crate::roots;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(20);
@@ -20,12 +21,21 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `url` is https, or http to anywhere: such services stand inside the cluster, where many have no TLS.
-    pub(super) fn new(url: &str) -> Result<Self, String> {
+    /// `url` is https, or http to anywhere: such services stand inside the cluster, where many have no TLS. `ca_bundle` is a
+    /// PEM file with roots beside the public ones.
+    pub(super) fn new(
+        (setting, url): (&str, &str),
+        ca_bundle: Option<&str>,
+    ) -> Result<Self, String> {
         let url = Url::parse(url).ok();
         let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
-        let url = url.ok_or("expected an http or https URL")?;
-        Self::with(url, |client| client)
+        let expected = || format!("settings.{setting}: expected an http or https URL");
+        let url = url.ok_or_else(expected)?;
+        let bundle = ca_bundle.map(|path| {
+            std::fs::read(path)
+                .map_err(|error| format!("settings.caBundle: reading {path}: {error}"))
+        });
+        Self::with(url, bundle.transpose()?.as_deref(), |client| client)
     }
 
     /// `url` is https, or http where `is_near` says that nobody can listen in; `change` is for the client.
@@ -38,13 +48,16 @@ impl Endpoint {
         let near = |url: &Url| url.host_str().is_some_and(is_near);
         let url = url.filter(|it| it.scheme() == "https" || it.scheme() == "http" && near(it));
         let url = url.ok_or("expected an https URL, or one of the node itself")?;
-        Self::with(url, change)
+        Self::with(url, None, change)
     }
 
-    fn with(url: Url, change: fn(ClientBuilder) -> ClientBuilder) -> Result<Self, String> {
-        let roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
+    fn with(
+        url: Url,
+        ca_bundle: Option<&[u8]>,
+        change: fn(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Self, String> {
+        let roots = { roots::with(ca_bundle) }
+            .map_err(|expected| format!("settings.caBundle: {expected}"))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -151,4 +164,65 @@ async fn sent(request: RequestBuilder) -> Result<(StatusCode, String), String> {
     }
     text.truncate(BODY);
     Ok((status, String::from_utf8_lossy(&text).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::generate_simple_self_signed;
+    use rustls::ServerConfig;
+    use rustls_pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_behind_a_private_ca_is_trusted_by_its_bundle_only() {
+        let made = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let server = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let answer =
+                        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    let _ = stream.write_all(answer).await;
+                    let _ = stream.shutdown().await;
+                }
+            }
+        });
+        let name = format!("cert-renew-dns-host-{}.pem", std::process::id());
+        let bundle = std::env::temp_dir().join(name);
+        std::fs::write(&bundle, made.cert.pem()).unwrap();
+        let url = format!("https://localhost:{port}/");
+        let asked = async |bundle: Option<&str>| {
+            let endpoint = Endpoint::new(("url", &url), bundle)?;
+            endpoint.post("", &[], &Value::Null).await
+        };
+        let trusted = asked(bundle.to_str()).await;
+        let public_only = asked(None).await;
+        std::fs::write(&bundle, "no certificate").unwrap();
+        let empty = asked(bundle.to_str()).await;
+        std::fs::remove_file(&bundle).unwrap();
+        let missing = asked(bundle.to_str()).await;
+        server.abort();
+        assert_eq!(trusted, Ok(()));
+        assert!(public_only.is_err());
+        for (refused, expected) in [(empty, "PEM certificates"), (missing, "reading")] {
+            let refused = refused.unwrap_err();
+            assert!(refused.contains(expected), "{refused}");
+            assert!(refused.starts_with("settings.caBundle: "), "{refused}");
+        }
+    }
 }

@@ -129,12 +129,20 @@ impl Provider {
         };
         let kind = match solver.provider.as_str() {
             "acme-dns" => Kind::AcmeDns(
-                AcmeDns::new(&needs.required("server")?, &needs.secret("acmedns.json")?)
-                    .map_err(|expected| needs.expected(expected))?,
+                AcmeDns::new(
+                    &needs.required("server")?,
+                    needs.setting("caBundle").as_deref(),
+                    &needs.secret("acmedns.json")?,
+                )
+                .map_err(|expected| needs.expected(expected))?,
             ),
             "webhook" => Kind::Webhook(
-                Webhook::new(&needs.required("url")?, needs.optional("token"))
-                    .map_err(|expected| needs.settings(expected))?,
+                Webhook::new(
+                    &needs.required("url")?,
+                    needs.setting("caBundle").as_deref(),
+                    needs.optional("token"),
+                )
+                .map_err(|expected| needs.settings(expected))?,
             ),
             "azure" if solver.credentials.is_none() => Kind::Azure(
                 Azure::new(&Environment::of_process(), |key| needs.setting(key))

@@ -15,11 +15,15 @@ pub(super) struct Webhook {
 }
 
 impl Webhook {
-    pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, String> {
+    pub(super) fn new(
+        url: &str,
+        ca_bundle: Option<&str>,
+        token: Option<String>,
+    ) -> Result<Self, String> {
         let token = token.map(Zeroizing::new);
-        let endpoint = Endpoint::new(url);
+        let endpoint = Endpoint::new(("url", url), ca_bundle);
         Ok(Self {
-            endpoint: endpoint.map_err(|expected| format!("settings.url: {expected}"))?,
+            endpoint: endpoint?,
             authorization: token.map(|token| Zeroizing::new(format!("Bearer {}", *token))),
         })
     }

@@ -288,7 +288,7 @@ async fn what_the_chart_gives_is_accepted_without_a_warning() -> Result<()> {
     kubectl(bench, "apply -f -", &home)?;
     let values = "addons.eviction=true,addons.verify=true,addons.namespace-labels=true,admission.enabled=true,\
                   networkPolicy.egress[0].ports[0].port=9000,admission.names.shop=shop.example,replicas=3,\
-                  priorityClassName=system-cluster-critical,podLabels.a=b,args[0]=--log-level=debug,\
+                  priorityClassName=system-cluster-critical,dnsConfig.options[0].name=ndots,podLabels.a=b,args[0]=--log-level=debug,\
                   env[0].name=HTTPS_PROXY,env[0].value=http://proxy:3128,nodeSelector.disk=ssd,\
                   image.repository=registry.example/cert-renew,serviceAccount.annotations.a=b";
     for scope in ["", ",scope.namespaces={default}"] {

@@ -90,7 +90,7 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- with $values.env }}{{ $_ := set $container "env" (concat $container.env .) }}{{ end }}
 {{- with $values.volumeMounts }}{{ $_ := set $container "volumeMounts" (concat $container.volumeMounts .) }}{{ end }}
 {{- with $values.volumes }}{{ $_ := set $pod "volumes" (concat $pod.volumes .) }}{{ end }}
-{{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
+{{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "priorityClassName" "dnsPolicy" "dnsConfig" }}
 {{- with get $values $key }}{{ $_ := set $pod $key . }}{{ end }}
 {{- end }}
 {{- with $values.podLabels }}{{ $_ := set $template.metadata "labels" (merge $template.metadata.labels .) }}{{ end }}

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::ResourceQuota;
+use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use test_bench::objects::{EXPIRED, FRESH, OLD, Pair, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
+use crate::propagation::told;
 use crate::renewal::{SOON, annotation, leaf, options, renewed, rolled_out};
 use crate::rolling::{counted, full, make, ready};
 
@@ -301,8 +304,9 @@ async fn begun(space: &Space) -> Result<()> {
 async fn a_newer_certificate_does_not_wait_for_the_rollout_of_the_one_before() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut options = options();
+    // What the former one has not brought up need not rest.
     options.config =
-        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 1h}\n".into();
+        "rollout: {settle: 0s, perWorkloadMinInterval: 1h, progressTimeout: 1h}\n".into();
     let operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "newer", operator.namespace()).await?;
     stuck(&space, "external", FRESH).await?;
@@ -312,6 +316,26 @@ async fn a_newer_certificate_does_not_wait_for_the_rollout_of_the_one_before() -
     begun(&space).await?;
     space.put("tls", &pair(&["stuck.example"], FRESH)?).await?;
     begun(&space).await?;
+    assert_eq!(space.generation("Deployment", "web").await?, 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_that_mends_a_halted_rollout_goes_out_at_once() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.config =
+        "rollout: {settle: 0s, perWorkloadMinInterval: 1h, progressTimeout: 10s}\n".into();
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "mends", operator.namespace()).await?;
+    stuck(&space, "external", FRESH).await?;
+    rolled_out(&space, "tls").await?;
+    space.put("tls", &pair(&["stuck.example"], FRESH)?).await?;
+    told(&space, "tls", "RolloutHalted").await?;
+    let quotas: Api<ResourceQuota> = Api::namespaced(space.client.clone(), &space.name);
+    quotas.delete("full", &DeleteParams::default()).await?;
+    space.put("tls", &pair(&["stuck.example"], FRESH)?).await?;
+    rolled_out(&space, "tls").await?;
     assert_eq!(space.generation("Deployment", "web").await?, 3);
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use super::progress::{Progress, numbers, progress};
 use super::references::Reference;
@@ -16,6 +17,10 @@ use crate::config::RolloutConfig;
 use crate::secret::state::RolledOut;
 use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
+
+/// A workload none of whose pods has become available with an earlier leaf rests no longer than this before the next one:
+/// long enough that somebody who writes one leaf after the other does not restart it all the time.
+const UNPROVEN: Duration = Duration::from_secs(20);
 
 /// Plans a batch. `workloads` is the whole namespace, `now` the wall clock.
 #[must_use]
@@ -70,6 +75,9 @@ pub fn plan(
                     .rolled_at
                     .map_or(now, |at| at.min(now) + config.per_workload_min_interval),
             });
+            if !carries {
+                step.not_before = step.not_before.min(mends_at(now, request, workload));
+            }
             step.how = both(&step.how, &how);
             step.urgency = step.urgency.min(request.served_until());
             // The earlier halt was overruled: what failed then may fail again, and stops nobody.
@@ -133,6 +141,26 @@ fn is_over(workload: &Workload, unwell: bool) -> bool {
             unwell && workload.status.observed && numbers.older == 0
         }
         Progress::Held(_) => false,
+    }
+}
+
+/// When a workload that was rolled for an earlier leaf may be rolled at the latest, however long it rests otherwise: the
+/// present leaf may be what mends it.
+fn mends_at(now: UnixTime, request: &Request, workload: &Workload) -> UnixTime {
+    let Some(carried) = workload.leaf_of(&request.secret) else {
+        return UnixTime::NEVER;
+    };
+    let failed = request.halted.as_ref();
+    if failed.is_some_and(|note| note.workload == workload.id && says(carried, note.leaf)) {
+        return now;
+    }
+    match (progress(workload, 0), workload.rolled_at) {
+        (Progress::Moving(numbers) | Progress::Stuck(numbers), Some(at))
+            if numbers.available <= numbers.older =>
+        {
+            at.min(now) + UNPROVEN
+        }
+        _ => UnixTime::NEVER,
     }
 }
 

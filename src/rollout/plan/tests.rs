@@ -613,6 +613,35 @@ fn a_workload_rests_between_two_rollouts() {
     assert_eq!(plan.steps[0].not_before.to_string(), "2026-01-03T00:05:00Z");
 }
 
+#[test]
+fn what_failed_with_an_earlier_leaf_does_not_rest_before_the_one_that_mends_it() {
+    let rolled_at = NOW - Duration::from_secs(10);
+    let of = |updated: i64, total: i64, available: i64, failed: Option<&str>| {
+        let mut web = workload(Kind::Deployment, web("a", &["tls"], &[("tls", "bad")]));
+        web.rolled_at = Some(rolled_at);
+        web.status.updated = updated;
+        web.status.total = total;
+        web.status.available = available;
+        let halted = failed.map(|name| HaltNote {
+            workload: format!("deployment/{name}").parse().unwrap(),
+            leaf: leaf("bad"),
+            resumed: false,
+        });
+        let due = [Request {
+            halted,
+            ..request("tls", "new", served("old", 9))
+        }];
+        let plan = plan(NOW, &due, &[web], &RolloutConfig::default());
+        plan.steps[0].not_before
+    };
+    let rested = rolled_at + Duration::from_secs(300);
+    assert_eq!(of(2, 2, 2, None), rested, "it came up");
+    assert_eq!(of(1, 3, 3, None), rested, "one pod came up");
+    assert_eq!(of(1, 3, 2, None), rolled_at + UNPROVEN, "none came up yet");
+    assert_eq!(of(1, 3, 2, Some("a")), NOW, "it halted the rollout");
+    assert_eq!(of(2, 2, 2, Some("b")), rested, "another one did");
+}
+
 /// managedFields are the user's to write.
 #[test]
 fn a_workload_that_says_it_was_rolled_in_the_future_rests_no_longer_than_others() {

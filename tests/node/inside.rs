@@ -75,7 +75,7 @@ type Found = Result<(String, Figures)>;
 type Scene = for<'a> fn(&'a Cluster) -> LocalBoxFuture<'a, Found>;
 
 /// Names by which to choose, and what each shows. Those that disturb the operator come last.
-const SCENES: [(&str, &str, Scene); 15] = [
+const SCENES: [(&str, &str, Scene); 18] = [
     (
         "deployment",
         "Deployment: renewed, restarted, served",
@@ -117,11 +117,22 @@ const SCENES: [(&str, &str, Scene); 15] = [
         "a crash loop on a new key type, then mended",
         |c| crash(c).boxed_local(),
     ),
+    (
+        "newer",
+        "a newer certificate while a rollout is stuck",
+        |c| newer(c).boxed_local(),
+    ),
+    ("unavailable", "DaemonSet without any available pod", |c| {
+        unavailable(c).boxed_local()
+    }),
     ("resume", "halted, mended by the user, resumed", |c| {
         resume(c).boxed_local()
     }),
     ("killed", "SIGKILL of the leader in the middle", |c| {
         killed(c).boxed_local()
+    }),
+    ("config", "a config change in the middle", |c| {
+        config(c).boxed_local()
     }),
     ("broken", "a replica that cannot start", |c| {
         broken(c).boxed_local()
@@ -223,7 +234,7 @@ async fn deploy(bench: Bench, node: Node) -> Result<Cluster> {
         bench,
         challenges: IpAddr::from([0, 0, 0, 0]),
     };
-    cluster.apply()?;
+    cluster.apply(r#""**.example""#)?;
     for addon in ["eviction", "verify"] {
         kubectl(
             &cluster.bench,
@@ -253,13 +264,14 @@ async fn deploy(bench: Bench, node: Node) -> Result<Cluster> {
 }
 
 impl Cluster {
-    fn apply(&self) -> Result<()> {
+    /// Applies `deploy/` with a config that issues for these names.
+    fn apply(&self, names: &str) -> Result<()> {
         let overlay = Path::new(ROOT).join("target/node-overlay");
         fs::create_dir_all(&overlay)?;
         let config = format!(
             "issuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
              caBundle: /etc/cert-renew/ca.pem\n    profile: default\n    concurrency: 1\n    requestsPerSecond: 1000\n    \
-             allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n\
+             allow: [{{namespaces: [\"*\"], names: [{names}]}}]\n\
              solvers: [{{http01: {{route: shared}}}}]\n\
              dns: {{nameservers: [\"{dns}\"]}}\n\
              rollout: {{settle: 1s, perWorkloadMinInterval: 0s, progressTimeout: 1m, verifyGrace: 10s}}\n",
@@ -541,6 +553,122 @@ async fn crash(cluster: &Cluster) -> Found {
     let (text, figures) = count(&site.end().await?);
     Ok((
         format!("{said:.60}…, mended after {took:.0?}; {text}"),
+        figures,
+    ))
+}
+
+/// Nobody waits for the end of a rollout that the newer certificate is about to mend.
+async fn newer(cluster: &Cluster) -> Found {
+    let only = Server::Pod(&["-only", "P-256"]);
+    let site = Site::start(&cluster.bench, "newer", "Deployment", only).await?;
+    site.annotate(&[("issuer", "pebble"), ("key-type", "ecdsa-p384")])
+        .await?;
+    let bad = site.renewed(&[&site.first]).await?;
+    eventually(LONG, "a pod fails with it", async || {
+        let pods = site.space.pods(WEB).await?;
+        ensure!(pods.len() > 2, "there are {} pods", pods.len());
+        Ok(())
+    })
+    .await?;
+    let began = Instant::now();
+    site.annotate(&[("key-type", "ecdsa-p256")]).await?;
+    site.done(&[&site.first, &bad]).await?;
+    let took = began.elapsed();
+    let events = site.events().await;
+    ensure!(
+        !events.iter().any(|it| it.starts_with("RolloutHalted")),
+        "the stuck rollout was waited for: {events:?}"
+    );
+    let (text, figures) = count(&site.end().await?);
+    Ok((format!("mended after {took:.0?}; {text}"), figures))
+}
+
+/// What was broken before is not called available, and comes up with the certificate that mends it.
+async fn unavailable(cluster: &Cluster) -> Found {
+    let only = Server::Pod(&["-only", "P-384"]);
+    let site = Site::prepare(&cluster.bench, "unavailable", "DaemonSet", only).await?;
+    eventually(LONG, "its pod crashes", async || {
+        let pods = site.space.pods(WEB).await?;
+        let status = pods.first().and_then(|pod| pod.status.as_ref());
+        let containers = status.and_then(|it| it.container_statuses.as_ref());
+        let restarts: i32 = containers
+            .into_iter()
+            .flatten()
+            .map(|it| it.restart_count)
+            .sum();
+        ensure!(restarts > 0, "it has not yet");
+        Ok(())
+    })
+    .await?;
+    site.annotate(&[("issuer", "pebble")]).await?;
+    let bad = site.renewed(&[&site.first]).await?;
+    let said = site.event("RolloutFailed").await?;
+    let events = site.events().await;
+    ensure!(
+        !events
+            .iter()
+            .any(|it| it.contains("available with the new certificate")),
+        "it is called available: {events:?}"
+    );
+    site.annotate(&[("key-type", "ecdsa-p384")]).await?;
+    let good = site.renewed(&[&site.first, &bad]).await?;
+    site.served(&good).await?;
+    site.done(&[&site.first, &bad]).await?;
+    let (text, figures) = count_stale(&site.end().await?);
+    Ok((format!("{said:.70}…; {text}"), figures))
+}
+
+/// A config that allows more names, while a rollout waits for the kubelet.
+async fn config(cluster: &Cluster) -> Found {
+    let site = Site::start(&cluster.bench, "config", "Deployment", Server::Pod(&[])).await?;
+    let late = format!("{}.late", site.space.name);
+    let old = pair(&[&late], OLD)?;
+    let held = site
+        .space
+        .tls_secret("late", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    let held = leaf_of(&held);
+    let replicas = async || {
+        let pods = cluster.operator_pods().await?;
+        let restarts = |pod: &Pod| {
+            let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+            Some(containers.iter().map(|it| it.restart_count).sum::<i32>())
+        };
+        let of = |pod: &Pod| (pod.uid(), restarts(pod));
+        Ok::<_, test_bench::Error>(pods.iter().map(of).collect::<BTreeMap<_, _>>())
+    };
+    let before = replicas().await?;
+    site.annotate(&[("issuer", "pebble"), RELOAD, ("verify", "web:443")])
+        .await?;
+    site.renewed(&[&site.first]).await?;
+    let began = Instant::now();
+    cluster.apply(r#""**.example", "**.late""#)?;
+    let heeded = async {
+        eventually(LONG, "the new config is heeded", async || {
+            let secret = site.space.secrets().get("late").await?;
+            ensure!(
+                leaf_of(&secret) != held,
+                "{:?}",
+                site.space.events("late").await?
+            );
+            Ok(())
+        })
+        .await?;
+        Ok::<_, test_bench::Error>(began.elapsed())
+    };
+    let rolled = async {
+        site.done(&[&site.first]).await?;
+        Ok::<_, test_bench::Error>(began.elapsed())
+    };
+    let (heeded, rolled) = futures::try_join!(heeded, rolled)?;
+    let after = replicas().await?;
+    ensure!(
+        before == after,
+        "the operator was restarted: {before:?}, {after:?}"
+    );
+    let (text, figures) = count(&site.end().await?);
+    Ok((
+        format!("heeded after {heeded:.0?}, reloaded after {rolled:.0?}; {text}"),
         figures,
     ))
 }

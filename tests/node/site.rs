@@ -9,7 +9,8 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use test_bench::objects::{OLD, Pair, Space, pair};
 use test_bench::{
-    Bench, Context as _, Handshakes, Result, Watched, ensure, eventually, handshake, leaf_of,
+    Bench, Checker, Context as _, Handshakes, Result, Watched, Watcher, ensure, eventually,
+    handshake, leaf_of,
 };
 use tokio::time::sleep;
 
@@ -126,6 +127,8 @@ pub(super) struct Site {
     host: String,
     to: SocketAddr,
     handshakes: Handshakes,
+    /// Compares what the Secret says with what each pod has.
+    checker: Watcher,
     /// The leaf at the beginning; empty where there was none.
     pub(super) first: String,
 }
@@ -138,6 +141,19 @@ impl Site {
         kind: &'static str,
         server: Server,
     ) -> Result<Self> {
+        let site = Self::prepare(bench, label, kind, server).await?;
+        site.space.available(kind, WEB).await?;
+        site.served(&site.first).await?;
+        Ok(site)
+    }
+
+    /// The same, where the servers need not come up.
+    pub(super) async fn prepare(
+        bench: &Bench,
+        label: &str,
+        kind: &'static str,
+        server: Server,
+    ) -> Result<Self> {
         let space = Space::new(bench.client()?, label, "default").await?;
         let host = format!("{}.example", space.name);
         let old = pair(&[&host], OLD)?;
@@ -145,17 +161,8 @@ impl Site {
         if matches!(server, Server::Liar) {
             space.tls_secret(ANOTHER, Some(&old), &[]).await?;
         }
-        let site = Self::make(
-            space,
-            host,
-            kind,
-            server,
-            leaf_of(&secret).unwrap_or_default(),
-        )
-        .await?;
-        site.space.available(kind, WEB).await?;
-        site.served(&site.first).await?;
-        Ok(site)
+        let first = leaf_of(&secret).unwrap_or_default();
+        Self::make(space, host, kind, server, first).await
     }
 
     /// Everything at once, and no certificate yet.
@@ -194,18 +201,21 @@ impl Site {
             .await?;
         // Before the first pod is ready every handshake fails: the client begins later.
         let handshakes = Handshakes::start(space.secrets(), WEB, to, &host);
+        let namespaces = vec![space.name.clone()];
+        let checker = Checker::default().watch(space.client.clone(), namespaces);
         Ok(Self {
             space,
             kind,
             host,
             to,
             handshakes,
+            checker,
             first,
         })
     }
 
     /// Waits until the Service serves this leaf, and begins to watch from here on.
-    async fn served(&self, leaf: &str) -> Result<()> {
+    pub(super) async fn served(&self, leaf: &str) -> Result<()> {
         eventually(LONG, "the Service serves it", async || {
             let served = handshake(self.to, &self.host).await?;
             ensure!(served == leaf, "it serves {served:.8}");
@@ -263,10 +273,23 @@ impl Site {
         Ok(leaf)
     }
 
-    /// Ends the client a little later; what it has seen.
+    /// Ends the client a little later; what it has seen, and what the checker has found.
     pub(super) async fn end(self) -> Result<Watched> {
         sleep(AFTERWARDS).await;
-        Ok(self.handshakes.watched())
+        let mut watched = self.handshakes.watched();
+        let secret = self.secret().await?;
+        let said = secret.annotations();
+        let reloads = said.contains_key("cert-renew.io/rollout");
+        let leaf = leaf_of(&secret).unwrap_or_default();
+        let done = { said.get("state.cert-renew.io/rolled-out") }
+            .is_some_and(|done| done.starts_with(&leaf));
+        // Of pods that are asked to reload it knows nothing: each of them was asked for what it serves.
+        ensure!(
+            reloads || !done || self.first.is_empty() || self.checker.compared() > 0,
+            "the checker has compared no pod with what the Secret says"
+        );
+        watched.stale.extend(self.checker.found());
+        Ok(watched)
     }
 
     /// As [`Self::end`], where the workload has to have been changed once.

@@ -31,12 +31,19 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct Checker {
     first: BTreeMap<String, String>,
+    compared: usize,
 }
 
 /// Looks again and again until it is stopped.
 pub struct Watcher {
-    found: Arc<Mutex<Vec<String>>>,
+    found: Arc<Mutex<Found>>,
     looks: JoinHandle<()>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Found {
+    stale: Vec<String>,
+    compared: usize,
 }
 
 /// A Secret that says it is done.
@@ -78,10 +85,11 @@ impl Checker {
             }
             let spec = serde_json::to_value(&pod.spec)?;
             for secret in &done {
-                if names(&spec, &secret.name)
-                    && !has(&pod.metadata, secret)
-                    && owners.answer_for(&pod.metadata, secret).await?
-                {
+                if !names(&spec, &secret.name) {
+                    continue;
+                }
+                self.compared += 1;
+                if !has(&pod.metadata, secret) && owners.answer_for(&pod.metadata, secret).await? {
                     found.push(format!(
                         "{namespace}/{}: done with {}, written at {}, and pod {} of {:?} has {:?}",
                         secret.name,
@@ -120,14 +128,15 @@ impl Checker {
     /// Looks at these namespaces until it is stopped; what cannot be asked is asked again.
     #[must_use]
     pub fn watch(mut self, client: Client, namespaces: Vec<String>) -> Watcher {
-        let found = Arc::<Mutex<Vec<String>>>::default();
+        let found = Arc::<Mutex<Found>>::default();
         let all = Arc::clone(&found);
         let looks = async move {
             loop {
                 for namespace in &namespaces {
                     if let Ok(more) = self.stale_after_done(&client, namespace).await {
                         let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-                        all.extend(more);
+                        all.stale.extend(more);
+                        all.compared = self.compared;
                     }
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -145,7 +154,14 @@ impl Watcher {
     #[must_use]
     pub fn found(&self) -> Vec<String> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.clone()
+        found.stale.clone()
+    }
+
+    /// How often a running pod was compared with a Secret that it uses and that said it was done.
+    #[must_use]
+    pub fn compared(&self) -> usize {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.compared
     }
 }
 

@@ -110,15 +110,22 @@ impl Context {
         index.get(key)
     }
 
-    /// The error with which the last task of a Secret ended.
+    /// The error with which the last renewal of a Secret ended.
     #[must_use]
-    pub fn last_error(&self, key: &Key) -> Option<Box<str>> {
-        self.entry(key)?.last_error
+    pub fn renewal_error(&self, key: &Key) -> Option<Box<str>> {
+        self.entry(key)?.renewal_error
     }
 
-    /// Whether the last task of a Secret ended with this error.
+    /// Whether the last renewal of a Secret ended with this error.
     #[must_use]
-    pub fn last_said(&self, key: &Key, error: &str) -> bool {
-        self.last_error(key).as_deref() == Some(index::kept(error))
+    pub fn renewal_said(&self, key: &Key, error: &str) -> bool {
+        self.renewal_error(key).as_deref() == Some(index::kept(error))
+    }
+
+    /// Whether the last rollout of a Secret, or the last look at its pair, ended with this error.
+    #[must_use]
+    pub fn rollout_said(&self, key: &Key, error: &str) -> bool {
+        let entry = self.entry(key);
+        entry.is_some_and(|entry| entry.rollout_error.as_deref() == Some(index::kept(error)))
     }
 }

@@ -164,13 +164,16 @@ pub struct Entry {
     pub renewing: Option<Version>,
     /// The rollout that runs, and the version it started from. Neither waits for the other.
     pub rolling: Option<Version>,
-    /// Why the last task failed; for metrics and the status page.
-    pub last_error: Option<Box<str>>,
-    /// That error, where it ends only when a person does something.
+    /// Why the last renewal failed or waits; for metrics and the status page.
+    pub renewal_error: Option<Box<str>>,
+    /// Why the last rollout failed or waits. Renewal and rollout run side by side, and the end of one says nothing of the
+    /// other.
+    pub rollout_error: Option<Box<str>>,
+    /// What ends the renewal's error is a person, who does something.
     pub stuck: Option<Stuck>,
     /// Pods that serve an earlier leaf than the one in the Secret, by the last rollout that asked them.
     pub stale_pods: u32,
-    /// Key and certificate do not belong together, or no server loads them; why, is the last error.
+    /// Key and certificate do not belong together, or no server loads them; why, is the rollout's error.
     pub pair_broken: bool,
     /// Workloads that lack the leaf although the others have it, by the last rollout.
     pub lacking: u32,
@@ -429,15 +432,18 @@ impl Index {
             .map_or(UnixTime::NEVER, |old| old.roll_at);
         let pair_broken =
             { previous.as_ref() }.is_some_and(|old| old.pair_broken && same_leaf(old));
+        let another = { previous.as_ref() }.is_some_and(|old| !same_leaf(old));
         let stuck = previous.as_ref().and_then(|old| old.stuck);
-        let last_error = previous.and_then(|old| old.last_error);
+        let errors = previous.map(|old| (old.renewal_error, old.rollout_error));
+        let (renewal_error, rollout_error) = errors.unwrap_or_default();
         let mut entry = Entry {
             remembered,
             renew_at: UnixTime::NEVER,
             roll_at: settling,
             renewing,
             rolling,
-            last_error,
+            renewal_error,
+            rollout_error,
             stuck,
             stale_pods,
             pair_broken,
@@ -447,6 +453,9 @@ impl Index {
             source,
             observed,
         };
+        if another {
+            entry.forget_errors(now);
+        }
         entry.schedule(now, settle, retry_at);
         let id = self.table.put(key, &entry);
         self.enqueue(id, &entry);
@@ -509,7 +518,7 @@ impl Index {
     /// Takes over the error that a former run, or another replica, has written onto the Secret, or that there is none.
     pub fn recall(&mut self, key: &Key, error: Option<&str>, stuck: Option<Stuck>) {
         if let Some((id, mut entry)) = self.known(key) {
-            (entry.last_error, entry.stuck) = (error.map(kept).map(Into::into), stuck);
+            (entry.renewal_error, entry.stuck) = (error.map(kept).map(Into::into), stuck);
             self.table.set(id, &entry);
         }
     }
@@ -519,7 +528,7 @@ impl Index {
         if let Some((id, mut entry)) = self.known(key) {
             let broken = fault.is_some();
             if broken || entry.pair_broken {
-                entry.last_error = fault;
+                entry.rollout_error = fault.map(shortened);
             }
             entry.pair_broken = broken;
             self.table.set(id, &entry);
@@ -639,32 +648,33 @@ impl Index {
             Task::Roll => entry.renew_at = before.0,
         }
         let not_before = match finished {
+            // What the watch has not yet echoed is not to be done again.
             Finished::Wrote => {
-                (entry.last_error, entry.stuck) = (None, None);
-                (entry.stale_pods, entry.lacking) = (0, 0);
-                // What the watch has not yet echoed is not to be done again.
+                entry.ended(task, None, None);
+                if task == Task::Roll {
+                    (entry.stale_pods, entry.lacking) = (0, 0);
+                }
                 (!changed).then(|| now + ECHO_PATIENCE)
             }
             Finished::Later(at, error) => {
-                let error = error.map(shortened);
                 // While nothing new was tried, it is the same error.
-                let same = error.is_some() && error == entry.last_error;
-                entry.stuck = entry.stuck.filter(|_| same);
-                entry.last_error = error;
+                let same = error.as_deref().map(kept) == entry.error_of(task);
+                let stuck = entry.stuck.filter(|_| same && error.is_some());
+                entry.ended(task, error, stuck);
                 Some(at)
             }
             Finished::Stuck(at, stuck, error) => {
-                (entry.last_error, entry.stuck) = (Some(shortened(error)), Some(stuck));
+                entry.ended(task, Some(error), Some(stuck));
                 Some(at)
             }
             Finished::Stale(at, pods, error) => {
-                (entry.last_error, entry.stuck) = (Some(shortened(error)), None);
+                entry.ended(task, Some(error), None);
                 entry.stale_pods = u32::try_from(pods).unwrap_or(u32::MAX);
                 entry.lacking = 0;
                 Some(at)
             }
             Finished::Incomplete(at, workloads, error) => {
-                (entry.last_error, entry.stuck) = (Some(shortened(error)), None);
+                entry.ended(task, Some(error), None);
                 entry.lacking = u32::try_from(workloads).unwrap_or(u32::MAX);
                 entry.stale_pods = 0;
                 Some(at)
@@ -717,6 +727,42 @@ impl Entry {
     #[must_use]
     pub fn rolled_out(&self) -> Option<RolledOut> {
         self.observed.rolled_out.or(self.remembered)
+    }
+
+    /// What is wrong with the renewal, the rollout, or both, in words.
+    #[must_use]
+    pub fn last_error(&self) -> Option<Box<str>> {
+        match (&self.renewal_error, &self.rollout_error) {
+            (Some(renewal), Some(rollout)) if renewal != rollout => {
+                Some(format!("renewal: {renewal}; rollout: {rollout}").into())
+            }
+            (one, other) => one.clone().or_else(|| other.clone()),
+        }
+    }
+
+    fn error_of(&self, task: Task) -> Option<&str> {
+        match task {
+            Task::Renew => self.renewal_error.as_deref(),
+            Task::Roll => self.rollout_error.as_deref(),
+        }
+    }
+
+    /// A task ended with this error, or none.
+    fn ended(&mut self, task: Task, error: Option<Box<str>>, stuck: Option<Stuck>) {
+        let error = error.map(shortened);
+        match task {
+            Task::Renew => (self.renewal_error, self.stuck) = (error, stuck),
+            Task::Roll => self.rollout_error = error,
+        }
+    }
+
+    /// The Secret holds another leaf: what was said of the one before is void, and so is what kept it from being renewed
+    /// where that is no longer due.
+    fn forget_errors(&mut self, now: UnixTime) {
+        self.rollout_error = None;
+        if !self.renewal_due(now) && !self.order_open {
+            (self.renewal_error, self.stuck) = (None, None);
+        }
     }
 
     /// Whether the workloads have another leaf than the Secret.
@@ -984,7 +1030,59 @@ mod tests {
         let later = Finished::Later(UnixTime(120), Some("no".into()));
         index.finished(UnixTime(61), (Task::Renew, &key), later, SETTLE, None);
         assert_eq!(index.next_due(), Some(UnixTime(120)));
-        assert_eq!(index.get(&key).unwrap().last_error.as_deref(), Some("no"));
+        assert_eq!(
+            index.get(&key).unwrap().renewal_error.as_deref(),
+            Some("no")
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_rollout_says_nothing_of_the_renewal_nor_the_other_way_round() {
+        for (ends_well, left) in [(Task::Roll, "no"), (Task::Renew, "web is paused")] {
+            let mut index = Index::default();
+            let key = apply(&mut index, 0, observed("1", Ok(leaf(2)), Some(rolled(1))));
+            let mut ends = |at: i64, task: Task, finished: Finished| {
+                assert_eq!(index.pop_due(UnixTime(at)), Some((task, key.clone())));
+                index.finished(UnixTime(at), (task, &key), finished, SETTLE, None);
+                let entry = index.get(&key).unwrap();
+                (entry.last_error(), entry.stuck)
+            };
+            let waits = Finished::Later(UnixTime(70), Some("web is paused".into()));
+            let (error, _) = ends(10, Task::Roll, waits);
+            assert_eq!(error.as_deref(), Some("web is paused"));
+            let stuck_at = if ends_well == Task::Roll { 80 } else { 65 };
+            let stuck = Finished::Stuck(UnixTime(stuck_at), Stuck::Paused, "no".into());
+            let (error, stuck) = ends(60, Task::Renew, stuck);
+            let both = "renewal: no; rollout: web is paused";
+            assert_eq!((error.as_deref(), stuck), (Some(both), Some(Stuck::Paused)));
+            let (error, stuck) = ends(70, ends_well, Finished::Wrote);
+            assert_eq!(error.as_deref(), Some(left));
+            assert_eq!(stuck.is_some(), ends_well == Task::Roll);
+        }
+    }
+
+    #[test]
+    fn another_leaf_ends_what_was_said_of_the_one_before() {
+        let mut index = Index::default();
+        let key = apply(&mut index, 60, observed("1", Ok(leaf(2)), Some(rolled(1))));
+        for task in [Task::Renew, Task::Roll] {
+            // What is itself due for an issue is not rolled onto.
+            if index.pop_due(UnixTime(70)).is_some() {
+                let later = Finished::Later(UnixTime(500), Some("no".into()));
+                index.finished(UnixTime(70), (task, &key), later, SETTLE, None);
+            }
+        }
+        assert!(index.get(&key).unwrap().renewal_error.is_some());
+        // Still due: the renewal goes on failing.
+        apply(&mut index, 71, observed("2", Ok(leaf(3)), Some(rolled(1))));
+        assert!(index.get(&key).unwrap().renewal_error.is_some());
+        let mut mended = observed("3", Ok(leaf(4)), Some(rolled(1)));
+        mended.renewal = Ok(Due {
+            at: UnixTime(1_000),
+            reason: Reason::Lifetime,
+        });
+        apply(&mut index, 72, mended);
+        assert_eq!(index.get(&key).unwrap().last_error(), None);
     }
 
     #[test]
@@ -1006,7 +1104,7 @@ mod tests {
                 SETTLE,
                 None,
             );
-            let error = index.get(&key).unwrap().last_error.unwrap();
+            let error = index.get(&key).unwrap().last_error().unwrap();
             assert_eq!(&*error, kept(&long));
             assert_eq!(error.len(), LONGEST_ERROR);
         }
@@ -1014,7 +1112,7 @@ mod tests {
         let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));
         index.recall(&key, Some(&long), None);
         assert_eq!(
-            index.get(&key).unwrap().last_error.unwrap().len(),
+            index.get(&key).unwrap().last_error().unwrap().len(),
             LONGEST_ERROR
         );
     }

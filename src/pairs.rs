@@ -86,7 +86,7 @@ async fn look(context: &Context, key: &Key, done: &UnboundedSender<Done>) {
     }
     let note = fault.map(|fault| format!("the pair in the Secret: {}", chain(&fault)));
     if let Some(note) = &note
-        && !context.last_said(key, note)
+        && !context.rollout_said(key, note)
     {
         tracing::warn!(secret = %key, note, "not as it should be");
         let uid = secret.head.uid();

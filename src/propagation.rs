@@ -284,7 +284,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
     let (annotations, reason, note) = match conclusion {
         Conclusion::Stale(pods, note) => {
             // It is looked at again and again, and told once.
-            if !context.last_said(key, &note) {
+            if !context.rollout_said(key, &note) {
                 tracing::warn!(secret = %key, note, "an earlier certificate is served");
                 let reason = Reason::ServedCertificateStale;
                 context.events.secret(key, &request.uid, reason, &note);
@@ -318,7 +318,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
             (written, Reason::RolloutHalted, note)
         }
         Conclusion::Deferred(why) => {
-            if !context.last_said(key, &why) {
+            if !context.rollout_said(key, &why) {
                 tracing::info!(secret = %key, why, "the rollout waits");
                 let (note, reason) = (format!("the rollout waits: {why}"), Reason::RolloutWaits);
                 context.events.secret(key, &request.uid, reason, &note);

@@ -116,7 +116,8 @@ struct Rare {
     problem_texts: u64,
     renewing: Option<Version>,
     rolling: Option<Version>,
-    last_error: Option<Box<str>>,
+    renewal_error: Option<Box<str>>,
+    rollout_error: Option<Box<str>>,
     stuck: Option<Stuck>,
     stale_pods: u32,
     lacking: u32,
@@ -352,7 +353,8 @@ impl Packed {
             problem_texts: observed.problem_texts,
             renewing: entry.renewing.clone(),
             rolling: entry.rolling.clone(),
-            last_error: entry.last_error.clone(),
+            renewal_error: entry.renewal_error.clone(),
+            rollout_error: entry.rollout_error.clone(),
             stuck: entry.stuck,
             stale_pods: entry.stale_pods,
             lacking: entry.lacking,
@@ -438,7 +440,8 @@ impl Packed {
             roll_at: self.roll_at.into(),
             renewing: rare.and_then(|rare| rare.renewing.clone()),
             rolling: rare.and_then(|rare| rare.rolling.clone()),
-            last_error: rare.and_then(|rare| rare.last_error.clone()),
+            renewal_error: rare.and_then(|rare| rare.renewal_error.clone()),
+            rollout_error: rare.and_then(|rare| rare.rollout_error.clone()),
             stuck: rare.and_then(|rare| rare.stuck),
             stale_pods: rare.map_or(0, |rare| rare.stale_pods),
             lacking: rare.map_or(0, |rare| rare.lacking),
@@ -521,7 +524,8 @@ mod tests {
             roll_at: UnixTime::NEVER,
             renewing: None,
             rolling: None,
-            last_error: None,
+            renewal_error: None,
+            rollout_error: None,
             stuck: None,
             stale_pods: 0,
             pair_broken: false,
@@ -535,7 +539,7 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was() {
         let usual = entry();
-        let changes: [fn(&mut Entry); 18] = [
+        let changes: [fn(&mut Entry); 19] = [
             |_| {},
             |it| it.observed.uid = "odd".into(),
             |it| it.observed.resource_version = "odd".into(),
@@ -553,7 +557,8 @@ mod tests {
             |it| (it.stuck, it.order_open) = (Some(Stuck::Paused), true),
             |it| it.observed.renewed = None,
             |it| (it.renewing, it.rolling) = (Some("odd".into()), Some("7".into())),
-            |it| (it.last_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
+            |it| (it.renewal_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
+            |it| it.rollout_error = Some("no".into()),
         ];
         let mut table = Table::default();
         for (number, change) in changes.into_iter().enumerate() {
@@ -576,7 +581,7 @@ mod tests {
             assert!(!table.touch(&key, &"124".into(), listed));
             assert!(!table.touch(&key, &"odder".into(), listed));
         }
-        assert_eq!(table.len(), 18);
+        assert_eq!(table.len(), 19);
     }
 
     #[test]

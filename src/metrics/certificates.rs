@@ -62,14 +62,13 @@ impl State {
     #[must_use]
     pub fn of(entry: &Entry, now: UnixTime) -> Self {
         let seen = &entry.observed;
-        let failed = entry.last_error.is_some();
         match seen.leaf {
             Ok(leaf) if leaf.not_after < now => Self::Expired,
-            _ if failed && entry.renewal_due(now) => Self::RenewalFailing,
+            _ if entry.renewal_error.is_some() && entry.renewal_due(now) => Self::RenewalFailing,
             Err(Fault::Absent) => Self::Absent,
             Err(Fault::Unreadable) => Self::Unreadable,
             Ok(_) if entry.pair_broken => Self::PairBroken,
-            Ok(_) if failed && entry.rollout_due() => Self::RolloutFailing,
+            Ok(_) if entry.rollout_error.is_some() && entry.rollout_due() => Self::RolloutFailing,
             Ok(_)
                 if matches!(
                     seen.renewal,

@@ -295,7 +295,7 @@ fn judge(
                 context.doubts.add(key);
             }
             let note = format!("workloads keep what they have: {}", chain(&fault));
-            if entry.last_error.as_deref() != Some(index::kept(&note)) {
+            if entry.rollout_error.as_deref() != Some(index::kept(&note)) {
                 tracing::warn!(secret = %key, note, "not rolled");
                 context
                     .events

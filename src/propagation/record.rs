@@ -133,12 +133,6 @@ pub(super) async fn record(
     let finished = written(secrets::patch(&context.client, head, &changes).await);
     if finished == Finished::Wrote {
         tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
-        // A first record ends no rollout: an error that is known is the renewal's, and stays.
-        if request.rolled_out.is_none()
-            && let Some(error) = context.last_error(ticket.key())
-        {
-            return Finished::Later(UnixTime::now() + AGAIN, Some(error));
-        }
     }
     finished
 }

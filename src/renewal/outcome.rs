@@ -44,7 +44,7 @@ pub(super) fn held(
     let account = context.ledger.get(fresh.assessment.account);
     let window = duration::human(fresh.claim(reason).window(&account));
     let note = match hold {
-        Hold::BackOff { .. } => return Outcome::Later(until, context.last_error(key)),
+        Hold::BackOff { .. } => return Outcome::Later(until, context.renewal_error(key)),
         Hold::TooYoung { .. } => format!(
             "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until} (cert-renew \
              renew --force asks at once, within the budget of certificates a week)"
@@ -154,7 +154,7 @@ pub(super) fn not_now(
     reason: events::Reason,
     note: String,
 ) -> Outcome {
-    if !context.last_said(key, &note) {
+    if !context.renewal_said(key, &note) {
         tracing::warn!(secret = %key, %until, note, "the renewal is held back");
         context.events.secret(key, fresh.uid(), reason, &note);
     }

@@ -40,7 +40,7 @@ impl Failure {
         if !context.gate.is_open() || self.is_handing_over() {
             // The term is over: this says nothing about the certificate, and the next leader begins anew.
             tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
-            return Finished::Later(now + AFTER_CONFLICT, context.last_error(key));
+            return Finished::Later(now + AFTER_CONFLICT, context.renewal_error(key));
         }
         let (what, of) = match self {
             Self::About { what, of } => (*what, of),
@@ -115,7 +115,7 @@ async fn excused(
             cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. },
         ) => {
             tracing::info!(secret = %key, reason = what.reason(), "the Secret has changed meanwhile: looked at again");
-            let said = context.last_error(key);
+            let said = context.renewal_error(key);
             Some(Finished::Later(now + AFTER_CONFLICT, said))
         }
         Failure::NoIssuer(_) => Some(Finished::Later(
@@ -124,7 +124,7 @@ async fn excused(
         )),
         Failure::TooEarly(at) => {
             let text = what.to_string();
-            if !context.last_said(key, &text) {
+            if !context.renewal_said(key, &text) {
                 tracing::warn!(secret = %key, until = %at, note = text, "the renewal is held back");
                 let reason = Reason::RenewalHeld;
                 context.events.secret(key, &of.uid, reason, &text);
@@ -134,7 +134,7 @@ async fn excused(
         Failure::Waiting(what) => {
             let text = cut(&what.to_string()).to_owned();
             tracing::info!(secret = %key, what = text, "the order waits");
-            if !context.last_said(key, &text) {
+            if !context.renewal_said(key, &text) {
                 let note = format!("{}: {text}; looked at again and again", what.reason());
                 context
                     .events

@@ -291,7 +291,7 @@ fn row(
     let served = entry.rolled_out().filter(|_| unrolled(&entry));
     let tries = match state {
         State::RolloutFailing => Some(entry.roll_at),
-        _ => Some(entry.renew_at).filter(|_| entry.last_error.is_some()),
+        _ => Some(entry.renew_at).filter(|_| entry.renewal_error.is_some()),
     };
     Row {
         namespace: key.namespace,
@@ -311,7 +311,7 @@ fn row(
         stale_pods: entry.stale_pods,
         failures: failures(&entry.observed),
         next_try: tries.filter(|at| *at != UnixTime::NEVER),
-        last_error: entry.last_error,
+        last_error: entry.last_error(),
         annotation_problems: entry.observed.problems,
     }
 }

@@ -8,6 +8,7 @@
 mod confirm;
 mod look;
 mod record;
+mod restored;
 mod rewrite;
 mod tell;
 
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 use self::confirm::{Conclusion, Rolled, Standing};
 use self::look::{Again, Held};
+pub(crate) use self::restored::look_at_records;
 pub(crate) use self::rewrite::rewrite;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
@@ -98,6 +100,11 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
         }
         let finished = match verdict {
             Verdict::Roll => {
+                if let Some((ticket, held)) = open.get(&secret)
+                    && let Some(why) = restored::older(request, held, &workloads)
+                {
+                    tell::older(&context, ticket.key(), request, &why);
+                }
                 rolling.push(secret);
                 continue;
             }

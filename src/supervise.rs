@@ -35,6 +35,8 @@ pub enum Part {
     RenewalInfo,
     /// Looks at pairs of which the watch shows no change.
     Pairs,
+    /// Looks for Secrets of a restored backup.
+    Records,
     /// Reads what former leaders left, before anything is renewed.
     Takeover,
     /// Removes the routes of former orders.
@@ -51,13 +53,14 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::MetricsServer,
         Self::ChallengeServer,
         Self::OrderRecords,
         Self::Events,
         Self::RenewalInfo,
         Self::Pairs,
+        Self::Records,
         Self::Takeover,
         Self::Sweep,
         Self::Rights,
@@ -76,6 +79,7 @@ impl Part {
             Self::Events => "events",
             Self::RenewalInfo => "renewal_info",
             Self::Pairs => "pairs",
+            Self::Records => "records",
             Self::Takeover => "takeover",
             Self::Sweep => "sweep",
             Self::Rights => "rights",
@@ -175,8 +179,8 @@ mod tests {
         ("src/http/bounded.rs", 1, "a connection's own"),
         (
             "src/term.rs",
-            8,
-            "four supervised, and four of one Secret or namespace, whose tickets tell",
+            9,
+            "five supervised, and four of one Secret or namespace, whose tickets tell",
         ),
     ];
 

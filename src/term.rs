@@ -151,6 +151,13 @@ impl Term {
             async move { pairs::follow(&context, &sender).await }
         };
         self.tasks.spawn(supervised(Part::Pairs, metrics(), looks));
+        let context = Arc::clone(&self.context);
+        let records = move || {
+            let context = Arc::clone(&context);
+            async move { propagation::look_at_records(&context).await }
+        };
+        self.tasks
+            .spawn(supervised(Part::Records, metrics(), records));
         let (context, suggest) = (Arc::clone(&self.context), self.suggest.clone());
         let polls = move || info::follow(Arc::clone(&context), suggest.clone());
         self.tasks

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use test_bench::objects::{FRESH, Pair, Reference, Space, pair};
+use test_bench::objects::{FRESH, OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
 use crate::fresh_look::closed_window;
@@ -195,6 +195,94 @@ async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout()
     }
     operator.run().await?;
     once(3).await
+}
+
+/// A backup holds the certificate and the record that the workloads have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_of_a_restored_backup_that_is_older_than_what_runs_is_told_and_rolled()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "backup", operator.namespace()).await?;
+    let first = pair(&["backup.example"], OLD)?;
+    // Restored while nobody looks, and while the operator runs.
+    let names = ["asleep", "awake"];
+    for name in names {
+        space
+            .workload("Deployment", name, Reference::Volume, name)
+            .await?;
+        ready(&space, name, 2).await?;
+        space
+            .tls_secret(name, Some(&first), &[("issuer", "external")])
+            .await?;
+    }
+    let mut backups = Vec::new();
+    for name in names {
+        recorded(&space, name, &first).await?;
+        let secret = space.secrets().get(name).await?;
+        let record = annotation(&secret, ROLLED_OUT)
+            .unwrap_or_default()
+            .to_owned();
+        backups.push(json!({
+            "metadata": {"annotations": {ROLLED_OUT: record}},
+            "stringData": {"tls.crt": first.certificate, "tls.key": first.key},
+        }));
+    }
+    let second = pair(&["backup.example"], FRESH)?;
+    for name in names {
+        space.put(name, &second).await?;
+    }
+    for name in names {
+        rolled_out(&space, name).await?;
+    }
+    patch(&space, "awake", backups[1].clone()).await?;
+    told(
+        &space,
+        "awake",
+        "EarlierCertificate: the Secret holds an earlier certificate",
+    )
+    .await?;
+    recorded(&space, "awake", &first).await?;
+    operator.kill();
+    patch(&space, "asleep", backups[0].clone()).await?;
+    operator.run().await?;
+    let said = told(
+        &space,
+        "asleep",
+        "EarlierCertificate: the Secret holds an earlier certificate",
+    )
+    .await?;
+    assert!(
+        said.contains("deployment/asleep was restarted for another one"),
+        "{said}"
+    );
+    for name in names {
+        eventually(SOON, &format!("{name} is restarted"), async || {
+            let now = space.generation("Deployment", name).await?;
+            ensure!(now == 3, "{now}");
+            Ok(())
+        })
+        .await?;
+        recorded(&space, name, &first).await?;
+    }
+    // Somebody who goes back to an earlier template after the Secret was written has pods with what it holds.
+    let carried = json!({"metadata": {"annotations": {cert_renew::rollout::leaf_annotation("awake"): fingerprint(&second)?}}});
+    merge(
+        &space,
+        "Deployment",
+        "awake",
+        json!({"spec": {"template": carried}}),
+    )
+    .await?;
+    operator.kill();
+    operator.run().await?;
+    throughout(QUIET, "what was undone is left alone", async || {
+        let now = space.generation("Deployment", "awake").await?;
+        ensure!(now == 4, "{now}");
+        Ok(())
+    })
+    .await?;
+    recorded(&space, "awake", &first).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,8 @@ pub enum Reason {
     RenewalWaits,
     /// The new certificate ends sooner than the one that it replaces.
     EndsSooner,
+    /// The Secret holds an earlier certificate than its workloads have.
+    EarlierCertificate,
     /// Another program writes the Secret, so that it is left to that.
     OwnedByAnother,
     /// The CA wants the certificate replaced at another time.
@@ -99,13 +101,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
         Self::RenewalHeld,
         Self::RenewalWaits,
         Self::EndsSooner,
+        Self::EarlierCertificate,
         Self::OwnedByAnother,
         Self::RenewalWindowMoved,
         Self::RolledOut,
@@ -139,6 +142,7 @@ impl Reason {
             Self::RenewalHeld => "RenewalHeld",
             Self::RenewalWaits => "RenewalWaits",
             Self::EndsSooner => "EndsSooner",
+            Self::EarlierCertificate => "EarlierCertificate",
             Self::OwnedByAnother => "OwnedByAnother",
             Self::RenewalWindowMoved => "RenewalWindowMoved",
             Self::RolledOut => "RolledOut",

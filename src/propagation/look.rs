@@ -8,9 +8,10 @@ use futures::future::BoxFuture;
 use futures::stream;
 use futures::{FutureExt as _, StreamExt as _};
 
+use super::restored::Age;
 use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record};
 use crate::assess::{self, Assessment};
-use crate::certificate::Fingerprint;
+use crate::certificate::{Fingerprint, Leaf};
 use crate::cluster::events::Reason;
 use crate::cluster::secrets;
 use crate::cluster::{self, chain};
@@ -39,6 +40,8 @@ pub(super) struct Held {
     pub(super) overruled: Option<UnixTime>,
     /// Which workloads use it and what they have, by the last rollout.
     pub(super) used_by: Option<UsedBy>,
+    /// How old its certificate is; none where nothing is to be rolled.
+    pub(super) age: Option<Age>,
 }
 
 /// What a look at a Secret says.
@@ -138,6 +141,7 @@ async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
                 head,
                 proof,
                 overruled,
+                age,
             },
         )) => {
             let held = Held {
@@ -146,6 +150,7 @@ async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
                 proof,
                 look: Some(look),
                 overruled,
+                age: Some(age),
             };
             Look::Due(Box::new((request, held)))
         }
@@ -164,6 +169,7 @@ struct Found {
     head: Head,
     proof: Option<Proof>,
     overruled: Option<UnixTime>,
+    age: Age,
 }
 
 /// Not to be rolled onto now: when to look again, and why.
@@ -304,16 +310,40 @@ fn judge(
             return Err(Not(now + LOOK_AGAIN, Some(note.into())));
         }
     };
-    let changed = rendered_keys(secret, assessment);
     let had = assessment.rolled_out.or_else(|| entry.rolled_out());
     let proof = assessment.settings.verify.clone().map(|service| Proof {
         service,
         previous: had.and_then(RolledOut::fingerprint),
         leaf: leaf.clone(),
     });
+    let ours = assessment.issued_by.as_ref();
+    let age = Age {
+        not_before: leaf.not_before,
+        had_until: match had {
+            Some(RolledOut::Leaf { not_after, .. }) => Some(not_after),
+            _ => None,
+        },
+        ours: ours.and_then(|issued_by| issued_by.wrote(leaf.fingerprint)),
+    };
+    Ok(Found {
+        request: request_of(key, entry, (secret, assessment), &leaf),
+        head: secret.head.clone(),
+        proof,
+        overruled: assessment.overruled,
+        age,
+    })
+}
+
+/// What a Secret that holds this leaf asks for.
+fn request_of(
+    key: &Key,
+    entry: &Entry,
+    (secret, assessment): (&FullSecret, &Assessment),
+    leaf: &Leaf,
+) -> Request {
     let used_by = used_by_of(&secret.head);
     let unwell = used_by.iter().flat_map(UsedBy::unwell).cloned();
-    let request = Request {
+    Request {
         secret: (*key.name).into(),
         uid: secret.head.uid().into(),
         leaf: leaf.fingerprint,
@@ -323,16 +353,23 @@ fn judge(
         halted: assessment.halted.clone(),
         mode: assessment.settings.rollout.clone(),
         workloads: assessment.settings.workloads.clone(),
-        keys: changed,
+        keys: rendered_keys(secret, assessment),
         written: secret.written(),
         unwell: unwell.collect(),
-    };
-    Ok(Found {
-        request,
-        head: secret.head.clone(),
-        proof,
-        overruled: assessment.overruled,
-    })
+    }
+}
+
+/// What a Secret asks for, whether or not it may be rolled onto now; none where it holds no certificate or cannot be read.
+pub(super) async fn as_it_is(
+    context: &Context,
+    key: &Key,
+    entry: &Entry,
+) -> Option<(Request, Head)> {
+    let read = read_afresh(context, key, UnixTime::now()).await;
+    let (secret, assessment) = read.ok()?;
+    let leaf = assessment.leaf.as_ref().ok()?;
+    let request = request_of(key, entry, (&secret, &assessment), leaf);
+    Some((request, secret.head))
 }
 
 /// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.

@@ -104,6 +104,7 @@ pub(super) fn first_sight(key: &Key, entry: &Entry) -> Look {
         look: None,
         overruled: None,
         used_by: None,
+        age: None,
     };
     Look::Due(Box::new((request, held)))
 }

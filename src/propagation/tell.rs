@@ -119,6 +119,19 @@ pub(super) fn overruled(context: &Context, key: &Key, held: &Held, opens: UnixTi
     context.events.secret(key, held.head.uid(), reason, &note);
 }
 
+/// Says that the Secret holds an earlier certificate than its workloads have.
+pub(super) fn older(context: &Context, key: &Key, request: &Request, why: &str) {
+    let note = format!(
+        "the Secret holds an earlier certificate than its workloads have, as after a backup was restored: it is valid until \
+         {}, and {why}. The workloads are restarted for what the Secret holds. If that is not meant, put the later one \
+         back, or have a new one issued: cert-renew renew --force {key}",
+        request.not_after
+    );
+    tracing::warn!(secret = %key, note, "an earlier certificate is back");
+    let reason = Reason::EarlierCertificate;
+    context.events.secret(key, &request.uid, reason, &note);
+}
+
 /// What a user should hear of although no workload is rolled for it.
 pub(super) fn remark(context: &Context, open: &Open, remark: &Remark) {
     let (Remark::Missing { secret, .. }

@@ -101,7 +101,8 @@ pub async fn run(context: Arc<Context>, planning: Planning, tickets: Vec<Ticket>
         let finished = match verdict {
             Verdict::Roll => {
                 if let Some((ticket, held)) = open.get(&secret)
-                    && let Some(why) = restored::older(request, held, &workloads)
+                    && let Some(age) = held.age
+                    && let Some(why) = restored::older(request, age, &workloads)
                 {
                     tell::older(&context, ticket.key(), request, &why);
                 }

@@ -316,15 +316,7 @@ fn judge(
         previous: had.and_then(RolledOut::fingerprint),
         leaf: leaf.clone(),
     });
-    let ours = assessment.issued_by.as_ref();
-    let age = Age {
-        not_before: leaf.not_before,
-        had_until: match had {
-            Some(RolledOut::Leaf { not_after, .. }) => Some(not_after),
-            _ => None,
-        },
-        ours: ours.and_then(|issued_by| issued_by.wrote(leaf.fingerprint)),
-    };
+    let age = age_of(assessment, &leaf, had);
     Ok(Found {
         request: request_of(key, entry, (secret, assessment), &leaf),
         head: secret.head.clone(),
@@ -359,17 +351,30 @@ fn request_of(
     }
 }
 
+fn age_of(assessment: &Assessment, leaf: &Leaf, had: Option<RolledOut>) -> Age {
+    let ours = assessment.issued_by.as_ref();
+    Age {
+        not_before: leaf.not_before,
+        had_until: match had {
+            Some(RolledOut::Leaf { not_after, .. }) => Some(not_after),
+            _ => None,
+        },
+        ours: ours.and_then(|issued_by| issued_by.wrote(leaf.fingerprint)),
+    }
+}
+
 /// What a Secret asks for, whether or not it may be rolled onto now; none where it holds no certificate or cannot be read.
 pub(super) async fn as_it_is(
     context: &Context,
     key: &Key,
     entry: &Entry,
-) -> Option<(Request, Head)> {
+) -> Option<(Request, Head, Age)> {
     let read = read_afresh(context, key, UnixTime::now()).await;
     let (secret, assessment) = read.ok()?;
     let leaf = assessment.leaf.as_ref().ok()?;
     let request = request_of(key, entry, (&secret, &assessment), leaf);
-    Some((request, secret.head))
+    let age = age_of(&assessment, leaf, assessment.rolled_out);
+    Some((request, secret.head, age))
 }
 
 /// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.

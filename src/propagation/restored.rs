@@ -10,8 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::look::{self, Held};
-use super::tell;
+use super::{look, tell};
 use crate::cluster::chain;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
@@ -19,6 +18,7 @@ use crate::index::{Entry, Key};
 use crate::rollout::{self, Request, Workload};
 use crate::secret::keys;
 use crate::secret::state::RolledOut;
+use crate::secret::workload::{RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
 
 /// Between two namespaces: a start does not have the API server list the workloads of all of them at once.
@@ -98,81 +98,221 @@ async fn compare(context: &Context, key: &Key, workloads: &[Workload]) {
         return;
     }
     // It is read afresh: the index does not know when its data was written.
-    let Some((request, head)) = look::as_it_is(context, key, &entry).await else {
+    let Some((request, head, age)) = look::as_it_is(context, key, &entry).await else {
         return;
     };
-    let said = request.rolled_out.and_then(RolledOut::fingerprint);
-    let Some((workload, had)) = contradicts(&request, workloads) else {
+    let Some((workload, had)) = contradicts(&request, age, workloads) else {
         return;
     };
-    if said != Some(request.leaf) {
-        return;
-    }
     let changes = Changes {
         annotations: vec![(keys::ROLLED_OUT, Some(had.written_for(head.uid())))],
         ..Changes::default()
     };
     match secrets::patch(&context.client, &head, &changes).await {
-        Ok(_) => tell::older(
-            context,
-            key,
-            &request,
-            &format!("{} was restarted for another one", workload.id),
-        ),
+        Ok(_) => tell::older(context, key, &request, &restarted(&workload)),
         Err(error) => {
             tracing::info!(secret = %key, %error, "what the workloads have is not put back: the next start looks again");
         }
     }
 }
 
-/// A workload whose template was made for another certificate before the Secret was written, and what it has. When that
-/// ends nobody knows: it is taken for what the Secret holds.
-fn contradicts(request: &Request, workloads: &[Workload]) -> Option<(Workload, RolledOut)> {
-    let written = request.written?;
-    let using = rollout::using(request, workloads).into_iter();
-    let mut older = using.filter(|workload| {
-        !workload.opted_out
-            && !workload.carries(&request.secret, request.leaf)
-            && workload.template_touched.is_some_and(|at| at <= written)
-    });
-    older.find_map(|workload| {
+/// A workload that says otherwise than a Secret that says its workloads have what it holds, and what it has. When that ends
+/// nobody knows: it is taken for what the Secret holds.
+fn contradicts(
+    request: &Request,
+    age: Age,
+    workloads: &[Workload],
+) -> Option<(WorkloadRef, RolledOut)> {
+    let said = request.rolled_out.and_then(RolledOut::fingerprint);
+    // Pods that are asked to reload have what no template says.
+    if said != Some(request.leaf) || request.mode != RolloutMode::Restart {
+        return None;
+    }
+    let written = age.put_back(request)?;
+    let untouched = |workload: &Workload| workload.template_touched.is_some_and(|at| at <= written);
+    let using = rollout::using(request, workloads);
+    let later =
+        { using.iter() }.filter(|workload| untouched(workload) && age.is_before(workload, request));
+    let mut later = later.filter_map(|workload| {
         let value = workload.leaf_of(&request.secret)?.split('.').next()?;
         let had = RolledOut::Leaf {
             fingerprint: value.parse().ok()?,
             not_after: request.not_after,
         };
-        Some((workload, had))
-    })
+        Some((workload.id.clone(), had))
+    });
+    later.next()
 }
 
 /// Why the certificate that is about to be rolled is an earlier one than the workloads have, if it is.
-pub(super) fn older(request: &Request, held: &Held, workloads: &[Workload]) -> Option<String> {
-    let Age {
-        not_before,
-        had_until,
-        ours,
-    } = held.age?;
-    let written = request.written?;
-    if ours.is_some_and(|at| written <= at + OUR_WRITE) {
-        return None;
-    }
-    if had_until.is_some_and(|until| until <= request.not_after) {
+pub(super) fn older(request: &Request, age: Age, workloads: &[Workload]) -> Option<String> {
+    age.put_back(request)?;
+    if age
+        .had_until
+        .is_some_and(|until| until <= request.not_after)
+    {
         return None;
     }
     let using = rollout::using(request, workloads);
-    let carry: Vec<&Workload> = { using.iter() }
-        .filter(|workload| workload.leaf_of(&request.secret).is_some())
-        .collect();
-    let later = |workload: &&&Workload| {
-        let at = workload.rolled_at.filter(|at| *at <= written);
-        at.is_some_and(|at| at > not_before + BACKDATED)
-            && !workload.carries(&request.secret, request.leaf)
-    };
-    match (carry.iter().find(later), had_until) {
-        (Some(workload), _) => Some(format!("{} was restarted for another one", workload.id)),
-        (None, Some(until)) if carry.is_empty() => {
+    let later = { using.iter() }.find(|workload| age.is_before(workload, request));
+    let say = |workload: &Workload| workload.leaf_of(&request.secret).is_some();
+    match (later, age.had_until) {
+        (Some(workload), _) => Some(restarted(&workload.id)),
+        (None, Some(until)) if !using.iter().any(say) => {
             Some(format!("what its workloads have is valid until {until}"))
         }
         _ => None,
+    }
+}
+
+fn restarted(workload: &WorkloadRef) -> String {
+    format!("{workload} was restarted for another one")
+}
+
+impl Age {
+    /// When the data was last written, where it was not by us who issued the certificate.
+    fn put_back(self, request: &Request) -> Option<UnixTime> {
+        let written = request.written?;
+        let by_us = self.ours.is_some_and(|at| written <= at + OUR_WRITE);
+        (!by_us).then_some(written)
+    }
+
+    /// Whether the certificate was there already when a workload was restarted for another one, before the Secret was
+    /// written.
+    fn is_before(self, workload: &Workload, request: &Request) -> bool {
+        let another = workload.leaf_of(&request.secret).is_some()
+            && !workload.carries(&request.secret, request.leaf);
+        let at = workload.rolled_at.filter(|at| request.written >= Some(*at));
+        another && at.is_some_and(|at| at > self.not_before + BACKDATED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::Fingerprint;
+    use crate::rollout::{Status, Strategy, leaf_annotation};
+
+    const DAY: i64 = 86_400;
+
+    fn leaf(text: &str) -> Fingerprint {
+        Fingerprint::of(text.as_bytes())
+    }
+
+    /// A Deployment that was restarted for `has` on day 60, and last changed on day `touched`.
+    fn web(has: &str, touched: i64) -> Workload {
+        Workload {
+            id: "deployment/web".parse().unwrap(),
+            uid: "uid".into(),
+            resource_version: "1".into(),
+            created: None,
+            template_touched: Some(UnixTime(touched * DAY)),
+            rolled_at: Some(UnixTime(60 * DAY)),
+            deleting: false,
+            opted_out: false,
+            leaves: [(leaf_annotation("tls").into(), leaf(has).to_string().into())].into(),
+            references: Vec::new(),
+            template_of: None,
+            host_network: false,
+            selector: "".into(),
+            strategy: Strategy::Rolling { partition: 0 },
+            ordered: false,
+            paused: false,
+            status: Status::default(),
+        }
+    }
+
+    /// A Secret that was written on day 70, and says that its workloads have what it holds.
+    fn request(holds: &str) -> Request {
+        let rolled_out = RolledOut::Leaf {
+            fingerprint: leaf(holds),
+            not_after: UnixTime(90 * DAY),
+        };
+        Request {
+            secret: "tls".into(),
+            uid: "uid".into(),
+            leaf: leaf(holds),
+            not_after: UnixTime(90 * DAY),
+            rolled_out: Some(rolled_out),
+            remembered: None,
+            halted: None,
+            mode: RolloutMode::Restart,
+            workloads: vec!["deployment/web".parse().unwrap()],
+            keys: Vec::new(),
+            written: Some(UnixTime(70 * DAY)),
+            unwell: Vec::new(),
+        }
+    }
+
+    fn age(issued: i64) -> Age {
+        Age {
+            not_before: UnixTime(issued * DAY),
+            had_until: Some(UnixTime(150 * DAY)),
+            ours: None,
+        }
+    }
+
+    #[test]
+    fn a_record_is_doubted_only_where_somebody_has_put_an_earlier_certificate_back() {
+        let says = |request: &Request, age, web| contradicts(request, age, &[web]).is_some();
+        let restored = request("a");
+        assert!(says(&restored, age(0), web("b", 60)));
+        assert!(!says(&restored, age(0), web("a", 60)), "it has it");
+        assert!(!says(&restored, age(0), web("b", 71)), "put back since");
+        assert!(!says(&restored, age(69), web("b", 60)), "a later one");
+        let ours = |day: i64| Age {
+            ours: Some(UnixTime(day * DAY)),
+            ..age(0)
+        };
+        assert!(!says(&restored, ours(70), web("b", 60)), "as we wrote it");
+        assert!(says(&restored, ours(1), web("b", 60)), "written again");
+        let reloads = Request {
+            mode: RolloutMode::Post {
+                port: 9000,
+                path: "/reload".into(),
+            },
+            ..request("a")
+        };
+        assert!(
+            !says(&reloads, age(0), web("b", 60)),
+            "templates say nothing"
+        );
+        let due = Request {
+            rolled_out: Some(RolledOut::None),
+            ..request("a")
+        };
+        assert!(!says(&due, age(0), web("b", 60)), "it is rolled anyway");
+        let (_, had) = contradicts(&restored, age(0), &[web("b", 60)]).unwrap();
+        assert_eq!(had.fingerprint(), Some(leaf("b")));
+    }
+
+    #[test]
+    fn an_earlier_certificate_is_told_and_a_later_one_is_not() {
+        let told = |age, web: Workload| older(&request("a"), age, &[web]);
+        let restarted = Some("deployment/web was restarted for another one".to_owned());
+        assert_eq!(told(age(0), web("b", 60)), restarted);
+        assert_eq!(told(age(69), web("b", 60)), None, "issued since");
+        let shorter = Age {
+            had_until: Some(UnixTime(80 * DAY)),
+            ..age(0)
+        };
+        assert_eq!(told(shorter, web("b", 60)), None, "it ends later");
+        // Where no template says anything, as with reloads, the end tells.
+        let mut silent = web("b", 60);
+        silent.leaves.clear();
+        let said = told(age(0), silent.clone()).unwrap();
+        assert!(
+            said.starts_with("what its workloads have is valid until"),
+            "{said}"
+        );
+        let ours = Age {
+            ours: Some(UnixTime(70 * DAY)),
+            ..age(0)
+        };
+        assert_eq!(
+            told(ours, silent),
+            None,
+            "a CA that issues for a shorter time"
+        );
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::install::kubectl;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
@@ -384,6 +385,38 @@ async fn odd_input_is_named_in_an_event_and_the_rest_goes_on() -> Result<()> {
     let metrics = operator.metrics().await?;
     let expected = "cert_renew_certificates{state=\"unreadable\"} 1";
     assert!(metrics.contains(expected), "{expected} in\n{metrics}");
+    Ok(())
+}
+
+/// One customer of several moves away: the others are not to expire with him.
+#[tokio::test]
+async fn a_name_that_is_gone_is_told_with_the_command_that_goes_on_without_it() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "gone", operator.namespace()).await?;
+    let moved = json!({"host": "moved.gone.example."});
+    bench.dns().set("set-servfail", &moved).await?;
+    let names = ["a.gone.example", "moved.gone.example", "b.gone.example"];
+    let old = pair(&names, OLD)?;
+    space
+        .tls_secret("shared", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    let command = eventually(SOON, "the Event has the command", async || {
+        let events = space.events("shared").await?;
+        let failed = { events.iter() }.find(|event| event.starts_with("RenewalFailed"));
+        let (_, command) = failed
+            .with_context(|| format!("{events:?}"))?
+            .split_once("for the 2 other names: kubectl ")
+            .with_context(|| format!("{failed:?}"))?;
+        Ok(command.to_owned())
+    })
+    .await?;
+    kubectl(bench, &command.replace('\'', ""), "")?;
+    let secret = renewed(&space, "shared", &old.certificate).await?;
+    let left = leaf(&secret)?.names;
+    let mut left: Vec<String> = left.iter().map(ToString::to_string).collect();
+    left.sort();
+    assert_eq!(left, ["a.gone.example", "b.gone.example"]);
     Ok(())
 }
 

@@ -33,6 +33,9 @@ const REHEARSALS: u32 = 3;
 /// An issuer that was out of reach is not asked again before this while its fallback is at work.
 const OUT_OF_REACH: Duration = Duration::from_secs(3_600);
 
+/// Names that a command in an Event lists: a note has a kilobyte.
+const MOST_LISTED: usize = 10;
+
 impl Failure {
     /// Counts the failure, tells the reader, and says when the next try is.
     pub(super) async fn settle(self, context: &Context, key: &Key) -> Finished {
@@ -314,9 +317,39 @@ async fn tell(
         Failure::Rehearsal(_) => Reason::RehearsalFailed,
         _ => Reason::RenewalFailed,
     };
-    let note = format!("{reason}: {text}; next try at {retry_at}");
+    let hint = without_them(key, what, of).unwrap_or_default();
+    let note = format!("{reason}: {text}; next try at {retry_at}{hint}");
     context.events.secret(key, &of.uid, event, &note);
     inscribe(context, key, &of.uid, text, retry_at).await;
+}
+
+/// Where names that cannot be proven stop others: how the others go on without them.
+fn without_them(key: &Key, what: &Failure, of: &Of) -> Option<String> {
+    let Failure::Acme(error) = what else {
+        return None;
+    };
+    let stops = |name: &Name| {
+        let subproblems = error.problem().map_or(&[][..], |it| &it.subproblems);
+        let is_it = |it: &acme::Subproblem| it.name.parse().is_ok_and(|it: Name| it == *name);
+        subproblems.iter().any(is_it)
+    };
+    let (stopping, others): (Vec<&Name>, Vec<&Name>) = of.names.iter().partition(|it| stops(it));
+    if stopping.is_empty() || others.is_empty() {
+        return None;
+    }
+    let (count, Key { namespace, name }) = (others.len(), key);
+    let what = if count > MOST_LISTED {
+        "take it out of cert-renew.io/names".to_owned()
+    } else {
+        let others: Vec<String> = others.into_iter().map(Name::to_string).collect();
+        let names = others.join(",");
+        format!(
+            "kubectl -n {namespace} annotate --overwrite secret {name} 'cert-renew.io/names={names}'"
+        )
+    };
+    Some(format!(
+        "; for a certificate without what fails, for the {count} other names: {what}"
+    ))
 }
 
 /// The accounts of the names that could not be proven: those that the CA names, else all.

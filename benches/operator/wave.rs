@@ -352,7 +352,7 @@ async fn bare_renewal(
         order.set_ready(challenge).await?;
     }
     order.wait_validated(deadline()).await?;
-    order.finalize(&key.csr(&names)?).await?;
+    order.finalize(&key.csr(&names, false)?).await?;
     order.wait_issued(deadline()).await?;
     let chain = order.certificate(&Preference::default()).await?;
     let patch = json!({"stringData": {"tls.crt": chain}});

@@ -18,6 +18,7 @@ use crate::schedule::due::{self, Due, Heed, Inputs, Never, Suggestion};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
+use crate::secret::parts::ChainAndCa;
 use crate::secret::place::TLS_TYPE;
 use crate::secret::settings::{Blocks, IssuerRef, Problem, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
@@ -44,6 +45,8 @@ pub struct Assessment {
     pub names: Vec<Name>,
     /// What the workloads have.
     pub rolled_out: Option<RolledOut>,
+    /// What the Secret holds beside the leaf, as far as it counts.
+    pub with: ChainAndCa,
     /// There is a record of what they have, but of another Secret.
     pub copied_record: bool,
     /// What the last renewal by us was made with.
@@ -77,7 +80,7 @@ pub fn of_thin(
     assess(
         now,
         key,
-        &secret.head,
+        (&secret.head, secret.ca),
         || secret.certificate(),
         (config, Labels::NotAsked),
         |_| None,
@@ -99,7 +102,7 @@ pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
         uid: head.uid().into(),
         resource_version: head.resource_version().into(),
         issuer: "".into(),
-        leaf: Ok(facts(&leaf)),
+        leaf: Ok(facts(&leaf, ChainAndCa::NONE)),
         rolled_out: None,
         renewal: Err(Never::NotAnnotated),
         heed: Heed::Nothing,
@@ -117,11 +120,12 @@ pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
     Some((observed, *leaf))
 }
 
-fn facts(leaf: &Leaf) -> LeafFacts {
+fn facts(leaf: &Leaf, with: ChainAndCa) -> LeafFacts {
     LeafFacts {
         fingerprint: leaf.fingerprint,
         not_before: leaf.not_before,
         not_after: leaf.not_after,
+        with,
     }
 }
 
@@ -160,7 +164,7 @@ pub fn of_full(
     assess(
         now,
         key,
-        &secret.head,
+        (&secret.head, secret.ca()),
         certificate,
         (config, labels),
         suggested,
@@ -170,7 +174,7 @@ pub fn of_full(
 fn assess(
     now: UnixTime,
     key: &Key,
-    head: &Head,
+    (head, ca): (&Head, Option<u32>),
     certificate: impl FnOnce() -> CertificateState,
     (config, labels): (&Config, Labels<'_>),
     suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
@@ -190,6 +194,11 @@ fn assess(
     };
     let rolled_out = RolledOut::read(annotations, head.uid());
     let copied_record = RolledOut::is_of_another(annotations, head.uid());
+    let with = {
+        let chain = leaf.as_ref().map_or(0, |leaf| leaf.chain);
+        let had = rolled_out.and_then(RolledOut::with);
+        ChainAndCa::counting(chain, ca, settings.rollout_on, had)
+    };
     let issued_by = IssuedBy::read(annotations);
     let names = match (&settings.names, &leaf) {
         (Some(names), _) => names.clone(),
@@ -254,6 +263,7 @@ fn assess(
         leaf,
         names,
         rolled_out,
+        with,
         copied_record,
         issued_by,
         heed: due::heed(renewal, &settings, blocked),
@@ -459,6 +469,13 @@ impl Assessment {
         self.settings.issuer == IssuerRef::External
     }
 
+    /// What the Secret holds, as the record of what the workloads have.
+    #[must_use]
+    pub fn held(&self) -> RolledOut {
+        let leaf = self.leaf.as_ref().ok();
+        leaf.map_or(RolledOut::None, |leaf| facts(leaf, self.with).held())
+    }
+
     /// The key that is asked for: that of the settings, else as the one that is there.
     #[must_use]
     pub fn key_type(&self) -> Option<KeyType> {
@@ -480,7 +497,7 @@ impl Assessment {
     #[must_use]
     pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
         let leaf = match &self.leaf {
-            Ok(leaf) => Ok(facts(leaf)),
+            Ok(leaf) => Ok(facts(leaf, self.with)),
             Err(Unreadable::Empty) => Err(Fault::Absent),
             Err(_) => Err(Fault::Unreadable),
         };

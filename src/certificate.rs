@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::name::Name;
 use crate::pem::{self, Block};
+use crate::secret::parts;
 use crate::time::UnixTime;
 use crate::x509::{self, Certificate};
 
@@ -67,6 +68,8 @@ pub struct Leaf {
     pub authority_key_id: Option<Box<[u8]>>,
     /// What it is for beside those names.
     pub abilities: Abilities,
+    /// A digest of what else stands in the file; see [`parts::digest`].
+    pub chain: u32,
     /// What is odd about it or about the file, for people.
     pub remarks: Box<[Remark]>,
 }
@@ -184,6 +187,8 @@ pub fn leaf(bytes: &[u8]) -> Result<Leaf, Unreadable> {
         return Err(end.err().unwrap_or(Unreadable::NoCertificate));
     };
     let mut leaf = Leaf::of(certificate);
+    let others = all.iter().map(|it| it.der);
+    leaf.chain = parts::digest(others.filter(|der| *der != certificate.der));
     let mut remarks = leaf.remarks.into_vec();
     if at > 0 {
         remarks.push(Remark::NotFirst { number: at + 1 });
@@ -327,6 +332,7 @@ impl Leaf {
             serial: certificate.short_serial().into(),
             authority_key_id: certificate.authority_key_id().map(Into::into),
             abilities: certificate.abilities(),
+            chain: 0,
             remarks: remarks.into(),
         }
     }

@@ -266,7 +266,7 @@ fn secrets_on_the_wire() {
         "resourceVersion":"7","annotations":{{"cert-renew.io/issuer":"x","cert-renew.io/outputs":"a.pem=leaf, k=key",
         "kubectl.kubernetes.io/last-applied-configuration":"{CANARY}"}},"labels":{{"cert-renew.io/managed":"true"}},
         "managedFields":[{{"manager":"m","operation":"Update","time":"2026-01-01T00:00:00Z","fieldsV1":{{"f:data":{{}}}}}}]}},
-        "data":{{"tls.key":"{CANARY}","tls.crt":"LS0tLS1CRUdJTg==","a.pem":"","k":"{CANARY}"}}}}"#
+        "data":{{"tls.key":"{CANARY}","tls.crt":"LS0tLS1CRUdJTg==","ca.crt":"LS0tLS1CRUdJTg==","a.pem":"","k":"{CANARY}"}}}}"#
     );
     let seeds = [
         secret.into_bytes(),
@@ -301,7 +301,7 @@ fn secrets_on_the_wire() {
             }
         }
         if let Ok(secret) = serde_json::from_slice::<FullSecret>(input) {
-            let _ = (secret.place(), secret.written(), secret.pair());
+            let _ = (secret.place(), secret.written(), secret.pair(), secret.ca());
         }
     });
 }

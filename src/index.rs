@@ -20,6 +20,7 @@ use crate::certificate::Fingerprint;
 use crate::compact::{Uid, Version};
 use crate::schedule::budget::AccountId;
 use crate::schedule::due::{Due, Heed, Never, Suggestion};
+use crate::secret::parts::ChainAndCa;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 use table::{Id, Table};
@@ -57,7 +58,7 @@ impl Source {
     const NONE: Self = Self(u16::MAX);
 }
 
-/// Validity and identity of a leaf.
+/// Validity and identity of a leaf, and what it comes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafFacts {
     /// SHA-256 of the DER.
@@ -66,6 +67,20 @@ pub struct LeafFacts {
     pub not_before: UnixTime,
     /// Valid until.
     pub not_after: UnixTime,
+    /// What stands beside it, as far as it counts.
+    pub with: ChainAndCa,
+}
+
+impl LeafFacts {
+    /// It, as the record of what workloads have.
+    #[must_use]
+    pub fn held(&self) -> RolledOut {
+        RolledOut::Leaf {
+            fingerprint: self.fingerprint,
+            not_after: self.not_after,
+            with: Some(self.with),
+        }
+    }
 }
 
 /// What a watch event said of an annotated Secret.
@@ -769,8 +784,8 @@ impl Entry {
     #[must_use]
     pub fn rollout_due(&self) -> bool {
         match (&self.observed.leaf, &self.observed.rolled_out) {
-            (Ok(leaf), Some(RolledOut::Leaf { fingerprint, .. })) => {
-                leaf.fingerprint != *fingerprint
+            (Ok(leaf), Some(had @ RolledOut::Leaf { with, .. })) => {
+                with.is_none() || !had.is(leaf.fingerprint, leaf.with)
             }
             // Nothing to roll onto, and `none` is on record.
             (Err(_), Some(_)) => false,
@@ -781,19 +796,26 @@ impl Entry {
         }
     }
 
-    /// Whether the workloads are known to have this leaf.
-    fn has(&self, leaf: &LeafFacts) -> bool {
-        let had = self.rolled_out().and_then(RolledOut::fingerprint);
-        had == Some(leaf.fingerprint)
+    /// Whether the workloads are known to have this leaf, with what stands beside it.
+    #[must_use]
+    pub fn has(&self, leaf: &LeafFacts) -> bool {
+        let had = self.rolled_out();
+        had.is_some_and(|had| had.is(leaf.fingerprint, leaf.with))
     }
 
     /// Whether nothing says what the workloads have, or only we remember it. That is written down whatever is shut: what
     /// comes later is known as new by it.
     #[must_use]
     pub fn is_unrecorded(&self) -> bool {
-        self.observed.rolled_out.is_none()
-            && !self.observed.copied_record
-            && self.observed.renewal != Err(Never::NotAnnotated)
+        let unknown = match (self.observed.rolled_out, self.observed.leaf) {
+            (None, _) => !self.observed.copied_record,
+            // An earlier version has written it, or somebody has taken a part away.
+            (Some(had), Ok(leaf)) => {
+                had.with().is_none() && had.fingerprint() == Some(leaf.fingerprint)
+            }
+            (Some(_), Err(_)) => false,
+        };
+        unknown && self.observed.renewal != Err(Never::NotAnnotated)
     }
 
     /// What the workloads have where a Secret has changed before anything was recorded: what it held when it was first
@@ -801,28 +823,24 @@ impl Entry {
     fn first_seen(&self, observed: &Observed) -> Option<RolledOut> {
         let is_new = self.observed.leaf != observed.leaf;
         let is_ours = self.observed.renewal != Err(Never::NotAnnotated);
-        let held = match self.observed.leaf {
-            Ok(leaf) => RolledOut::Leaf {
-                fingerprint: leaf.fingerprint,
-                not_after: leaf.not_after,
-            },
-            Err(_) => RolledOut::None,
-        };
+        let held = self
+            .observed
+            .leaf
+            .map_or(RolledOut::None, |leaf| leaf.held());
         (is_new && is_ours).then_some(held)
     }
 
-    /// Whether a version brings another leaf and in the same breath the record that the workloads have it. We never write
+    /// Whether a version brings another leaf, or the same with others beside it, and in the same breath the record that the workloads have it. We never write
     /// both at once: somebody has copied or restored the Secret with our annotations, or the watch has missed a version.
     /// What the pod templates say decides.
     fn is_doubted_by(&self, observed: &Observed) -> bool {
         let (Ok(old), Ok(new)) = (self.observed.leaf, observed.leaf) else {
             return false;
         };
-        let said = observed.rolled_out.and_then(RolledOut::fingerprint);
-        let had = self.rolled_out().and_then(RolledOut::fingerprint);
-        old.fingerprint != new.fingerprint
-            && said == Some(new.fingerprint)
-            && had.is_some_and(|had| had != new.fingerprint)
+        let is_new = |had: RolledOut| had.is(new.fingerprint, new.with);
+        (old.fingerprint, old.with) != (new.fingerprint, new.with)
+            && observed.rolled_out.is_some_and(is_new)
+            && self.rolled_out().is_some_and(|had| !is_new(had))
     }
 
     /// Whether the Secret waits for a renewal at `now`.
@@ -876,6 +894,7 @@ mod tests {
     use crate::schedule::due::Reason;
 
     const TLS: Source = Source(0);
+    const BESIDE: ChainAndCa = ChainAndCa { chain: 1, ca: 2 };
     const SETTLE: Duration = Duration::from_secs(10);
 
     fn leaf(byte: u8) -> LeafFacts {
@@ -883,6 +902,7 @@ mod tests {
             fingerprint: Fingerprint([byte; 32]),
             not_before: UnixTime(0),
             not_after: UnixTime(90),
+            with: BESIDE,
         }
     }
 
@@ -890,6 +910,7 @@ mod tests {
         RolledOut::Leaf {
             fingerprint: Fingerprint([byte; 32]),
             not_after: UnixTime(90),
+            with: Some(BESIDE),
         }
     }
 
@@ -1265,6 +1286,48 @@ mod tests {
         bystander.rollout_blocked = true;
         apply(&mut index, 0, bystander);
         assert_eq!(index.next_due(), None);
+    }
+
+    #[test]
+    fn what_stands_beside_the_leaf_is_known_at_first_sight_and_rolled_when_it_changes() {
+        let see = |version: &str, ca: u32, says: Option<Option<u32>>| {
+            let beside = |ca| ChainAndCa { chain: 1, ca };
+            let held = LeafFacts {
+                with: beside(ca),
+                ..leaf(1)
+            };
+            let says = says.map(|had| RolledOut::Leaf {
+                fingerprint: held.fingerprint,
+                not_after: held.not_after,
+                with: had.map(beside),
+            });
+            let mut seen = observed(version, Ok(held), says);
+            seen.renewal = Err(Never::External);
+            seen
+        };
+        let mut index = Index::default();
+        // An earlier version has written the record: it is completed at once, a closed window or not.
+        let mut shut = see("1", 2, Some(None));
+        shut.window = Some(UnixTime(500));
+        let key = apply(&mut index, 0, shut);
+        assert!(index.get(&key).unwrap().is_unrecorded());
+        assert_eq!(index.next_due(), Some(UnixTime(0)));
+        apply(&mut index, 1, see("2", 2, Some(Some(2))));
+        assert_eq!(index.next_due(), None, "nothing is restarted for it");
+        // Another CA settles as another leaf does.
+        apply(&mut index, 2, see("3", 3, Some(Some(2))));
+        assert_eq!(index.next_due(), Some(UnixTime(12)));
+        apply(&mut index, 3, see("4", 3, Some(Some(3))));
+        assert_eq!(index.next_due(), None);
+        // A writer takes the record away, or brings one along.
+        for (version, says) in [("5", None), ("7", Some(None)), ("9", Some(Some(4)))] {
+            apply(&mut index, 4, see(version, 4, says));
+            let entry = index.get(&key).unwrap();
+            let had = entry.rolled_out().and_then(RolledOut::with);
+            assert_eq!(had.map(|had| had.ca), Some(3), "{version}");
+            assert_eq!(index.next_due(), Some(UnixTime(4)), "it is put back");
+            apply(&mut index, 5, see("b", 3, Some(Some(3))));
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::rollout::{
     self, HaltNote, Happening, Outcome, Request, Rollout, Step, Verdict, Withdrawal,
 };
 use crate::secret::keys;
+use crate::secret::parts::Parts;
 use crate::secret::state::RolledOut;
 use crate::secret::used_by::Has;
 use crate::secret::workload::WorkloadRef;
@@ -287,6 +288,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
     let halt = |workload| HaltNote {
         workload,
         leaf: request.leaf,
+        with: Some(request.with),
         resumed: false,
     };
     let (annotations, reason, note) = match conclusion {
@@ -301,15 +303,18 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
         }
         Conclusion::Done(more, proven) => {
             // What the workloads have by now, whatever the Secret holds by now.
-            let value = record::value_of(request).written_for(&request.uid);
-            let written = vec![
-                (keys::ROLLED_OUT, Some(value)),
+            let mut written = vec![
                 (keys::USED_BY, rolled.used_by(now, None, proven)),
                 (keys::ROLLOUT_HALTED, None),
             ];
+            written.extend(record::value_of(request).written_for(&request.uid));
             let more = more.map(|more| format!("; {more}")).unwrap_or_default();
+            let what = match request.changed {
+                Parts { leaf: true, .. } => "the certificate".to_owned(),
+                parts => format!("the new {} of the certificate", parts.in_words()),
+            };
             let note = format!(
-                "the workloads have the certificate that is valid until {}{more}",
+                "the workloads have {what} that is valid until {}{more}",
                 request.not_after
             );
             (written, Reason::RolledOut, note)
@@ -317,7 +322,8 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
         Conclusion::Incomplete(lacking) => return incomplete(rolled, now, &lacking).await,
         Conclusion::Halted(workload, why) => {
             let note = format!(
-                "{workload} did not take the new certificate up ({why}); the others keep what they have"
+                "{workload} did not take the new {} up ({why}); the others keep what they have",
+                request.changed.in_words()
             );
             let written = vec![
                 (keys::USED_BY, rolled.used_by(now, Some(&workload), None)),
@@ -375,7 +381,8 @@ async fn incomplete(
     let Rolled { context, key, .. } = rolled;
     let again = now + LACKS_AGAIN;
     let words = rolled.lacking_in_words(now, lacking);
-    let note = format!("not every workload has the new certificate: {words}");
+    let what = rolled.request.changed.in_words();
+    let note = format!("not every workload has the new {what}: {words}");
     if !rolled.knows(lacking) {
         let written = vec![(keys::USED_BY, rolled.used_by(now, None, None))];
         match write(rolled, written).await {

@@ -74,7 +74,7 @@ fn verdict<T>(answer: kube::Result<T>) -> Result<Result<(), String>> {
 }
 
 /// Annotation, values that cert-renew takes, values that it does not.
-const EXAMPLES: [(&str, &[&str], &[&str]); 15] = [
+const EXAMPLES: [(&str, &[&str], &[&str]); 16] = [
     (
         "issuer",
         &["letsencrypt", "external", "le-2", " padded "],
@@ -152,6 +152,11 @@ const EXAMPLES: [(&str, &[&str], &[&str]); 15] = [
             "Deployments/a.b",
         ],
         &["", "web", "pod/web", "deployment/Web", "deployment/"],
+    ),
+    (
+        "rollout-on",
+        &["leaf", "leaf, chain,\nca,", " ca ,ca"],
+        &["", ",", "none", "Leaf", "leaf ca", "leaf,ca.crt"],
     ),
     (
         "change-window",

@@ -16,6 +16,7 @@ mod alerts;
 mod argo;
 mod bench_smoke;
 mod causes;
+mod chain;
 mod chaos;
 mod clock;
 mod command;

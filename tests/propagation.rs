@@ -54,7 +54,7 @@ async fn pods(space: &Space, app: &str, secret: &str) -> Result<Vec<(bool, Optio
             ready,
             pod.metadata
                 .annotations
-                .and_then(|annotations| annotations.get(&key).cloned()),
+                .and_then(|annotations| Some(annotations.get(&key)?.split('.').next()?.to_owned())),
         )
     };
     Ok(list.items.into_iter().map(see).collect())

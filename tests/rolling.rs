@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use cert_renew::certificate::Fingerprint;
 use cert_renew::config::RolloutConfig;
-use cert_renew::rollout::{self, Happening, Judge, Outcome, Request, Roller, Rollout, Withdrawal};
+use cert_renew::rollout::{
+    self, ChangedKeys, Happening, Judge, Outcome, Request, Roller, Rollout, Withdrawal,
+};
+use cert_renew::secret::parts::{ChainAndCa, Parts};
 use cert_renew::secret::state::RolledOut;
 use cert_renew::secret::workload::RolloutMode;
 use cert_renew::time::UnixTime;
@@ -40,16 +43,19 @@ pub(crate) fn due(secret: &str, leaf: &str) -> Request {
         secret: secret.into(),
         uid: "".into(),
         leaf: Fingerprint::of(leaf.as_bytes()),
+        with: ChainAndCa::NONE,
         not_after,
         rolled_out: Some(RolledOut::Leaf {
             fingerprint: Fingerprint::of(b"the old one"),
             not_after,
+            with: None,
         }),
         remembered: None,
         halted: None,
         mode: RolloutMode::Restart,
         workloads: Vec::new(),
-        keys: Vec::new(),
+        changed: Parts::ALL,
+        keys: ChangedKeys::any(),
         written: None,
         unwell: Vec::new(),
     }

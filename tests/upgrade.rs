@@ -92,7 +92,9 @@ async fn what_version_0_1_has_written_is_read_and_nothing_is_issued_or_restarted
     let fixture = include_str!("../testdata/upgrade/0.1/home.yaml");
     let kept = of_the_ca(bench, fixture, &uid).await?;
     kubectl(bench, &format!("create --namespace {home} -f -"), &kept)?;
-    let untouched = ["renewed", "external", "failing"];
+    // The version before said nothing of chain and CA: what is there counts as what the workloads have.
+    let noted = ["renewed", "external"];
+    let untouched = ["failing"];
     let mut before = Vec::new();
     for name in untouched {
         before.push(space.secrets().get(name).await?.resource_version());
@@ -110,8 +112,22 @@ async fn what_version_0_1_has_written_is_read_and_nothing_is_issued_or_restarted
     assert_eq!(&*leaf(&secret)?.public_key, key.public_key());
     let log = operator.log()?;
     ensure!(log.contains("the order is taken up again"), "{log}");
+    for name in noted {
+        eventually(SOON, "chain and CA are on record", async || {
+            let secret = space.secrets().get(name).await?;
+            let said = annotation(&secret, "state.cert-renew.io/rolled-out-with");
+            let fingerprint = leaf(&secret)?.fingerprint.to_string();
+            ensure!(
+                said.is_some_and(|it| it.starts_with(&fingerprint)),
+                "{said:?}"
+            );
+            Ok(())
+        })
+        .await?;
+        before.push(space.secrets().get(name).await?.resource_version());
+    }
     throughout(QUIET, "nothing else changes", async || {
-        for (name, version) in untouched.iter().zip(&before) {
+        for (name, version) in untouched.iter().chain(&noted).zip(&before) {
             let secret = space.secrets().get(name).await?;
             ensure!(secret.resource_version() == *version, "{name} was written");
         }
@@ -147,6 +163,7 @@ async fn what_version_0_1_has_written_is_read_and_nothing_is_issued_or_restarted
         "cert-renew.io/names",
         "state.cert-renew.io/issued-by",
         "state.cert-renew.io/rolled-out",
+        "state.cert-renew.io/rolled-out-with",
     ];
     assert_eq!(written, BTreeSet::from(expected));
     Ok(())

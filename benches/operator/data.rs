@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cert_renew::certificate;
 use cert_renew::secret::keys;
+use cert_renew::secret::parts::ChainAndCa;
 use cert_renew::secret::settings::ServicePort;
 use cert_renew::secret::state::RolledOut;
 use cert_renew::secret::used_by::{Has, Proven, UsedBy};
@@ -150,16 +151,21 @@ impl Set {
         format!("app-{number}.{}.example", self.namespace(number))
     }
 
-    fn annotations(&self, number: usize, rolled_out: Option<&str>) -> BTreeMap<String, String> {
+    fn annotations(
+        &self,
+        number: usize,
+        rolled_out: Option<RolledOut>,
+    ) -> BTreeMap<String, String> {
         let mut all = BTreeMap::from([
             ("cert-renew.io/class".to_owned(), self.class.clone()),
             ("cert-renew.io/issuer".to_owned(), self.issuer.to_owned()),
         ]);
         if let Some(value) = rolled_out {
-            all.insert(
-                "state.cert-renew.io/rolled-out".to_owned(),
-                value.to_owned(),
-            );
+            all.insert(keys::ROLLED_OUT.to_owned(), value.to_string());
+            if let (Some(leaf), Some(with)) = (value.fingerprint(), value.with()) {
+                let with = format!("{leaf} {with}");
+                all.insert(keys::ROLLED_OUT_WITH.to_owned(), with);
+            }
         }
         if self.used {
             let value = used_by(number).to_string();
@@ -168,7 +174,7 @@ impl Set {
         all
     }
 
-    fn pair(&self, maker: &Maker, number: usize) -> Result<(Pair, Option<String>)> {
+    fn pair(&self, maker: &Maker, number: usize) -> Result<(Pair, Option<RolledOut>)> {
         let since = i64::try_from(number % 50).unwrap_or_default();
         let age = self.age.unwrap_or(Age {
             since,
@@ -179,8 +185,12 @@ impl Set {
         let rolled_out = RolledOut::Leaf {
             fingerprint: leaf.fingerprint,
             not_after: leaf.not_after,
+            with: Some(ChainAndCa {
+                chain: leaf.chain,
+                ca: 0,
+            }),
         };
-        Ok((pair, self.settled.then(|| rolled_out.to_string())))
+        Ok((pair, self.settled.then_some(rolled_out)))
     }
 
     /// Makes namespaces and Secrets; returns what [`Self::annotate`] needs.
@@ -188,7 +198,7 @@ impl Set {
         self: &Arc<Self>,
         bench: &Bench,
         maker: &Arc<Maker>,
-    ) -> Result<Vec<Option<String>>> {
+    ) -> Result<Vec<Option<RolledOut>>> {
         let client = bench.client()?;
         for number in 0..self.namespaces {
             let metadata = ObjectMeta {
@@ -225,8 +235,7 @@ impl Set {
                                 ),
                                 ("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned()),
                             ])),
-                            annotations: ours
-                                .then(|| set.annotations(number, rolled_out.as_deref())),
+                            annotations: ours.then(|| set.annotations(number, rolled_out)),
                             ..ObjectMeta::default()
                         },
                         type_: Some("kubernetes.io/tls".to_owned()),
@@ -259,7 +268,7 @@ impl Set {
     pub(crate) async fn annotate(
         self: &Arc<Self>,
         bench: &Bench,
-        rolled_out: Vec<Option<String>>,
+        rolled_out: Vec<Option<RolledOut>>,
     ) -> Result<()> {
         let (set, rolled_out) = (Arc::clone(self), Arc::new(rolled_out));
         in_parallel(
@@ -272,7 +281,7 @@ impl Set {
                     if number % set.annotated == 0 {
                         return Ok(());
                     }
-                    let annotations = set.annotations(number, rolled_out[number].as_deref());
+                    let annotations = set.annotations(number, rolled_out[number]);
                     let patch = json!({"metadata": {"annotations": annotations}});
                     let api: Api<Secret> = Api::namespaced(client, &set.namespace(number));
                     api.patch_metadata(

@@ -26,9 +26,9 @@ use crate::config::{Config, Issuer};
 use crate::index::Key;
 use crate::renewal::persist;
 use crate::renewal::preflight::{self, Asked};
-use crate::rollout::{self, Bystander, How, Request, Step, Workload};
+use crate::rollout::{self, Bystander, ChangedKeys, How, Request, Step, Workload};
+use crate::secret::parts::{self, Parts};
 use crate::secret::settings::IssuerRef;
-use crate::secret::state::RolledOut;
 use crate::secret::thin::ThinSecret;
 use crate::secret::workload::RolloutMode;
 use crate::time::UnixTime;
@@ -66,6 +66,8 @@ struct Row {
     names: Vec<String>,
     /// In the order of the rollout.
     rollout: Vec<Rolled>,
+    /// Workloads that are restarted for another `ca.crt` and not for this.
+    only_for_ca: Vec<String>,
     /// Pods and Jobs that use it and that nobody restarts.
     left_behind: Vec<String>,
     /// The Service that is asked what it serves afterwards.
@@ -93,6 +95,8 @@ struct Planned<'a> {
     names: &'a [String],
     workloads: Vec<&'a str>,
     rollout: &'a [Rolled],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    only_for_ca: &'a [String],
     nobody_restarts: &'a [String],
     verify: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
@@ -131,6 +135,7 @@ fn text(
         names: &row.names,
         workloads: row.rollout.iter().map(|it| &*it.workload).collect(),
         rollout: &row.rollout,
+        only_for_ca: &row.only_for_ca,
         nobody_restarts: &row.left_behind,
         verify: row.verify.as_deref(),
         against: &row.against,
@@ -167,6 +172,10 @@ fn text(
     let lines = lines.iter().map(|cells| table.line(cells));
     let mut text = table.head() + &lines.collect::<String>();
     for row in &rows {
+        if !row.only_for_ca.is_empty() {
+            let (secret, names) = (&row.secret, row.only_for_ca.join(", "));
+            text += &format!("{secret}: only another ca.crt restarts {names}\n");
+        }
         if !row.left_behind.is_empty() {
             let (secret, names) = (&row.secret, row.left_behind.join(", "));
             text += &format!("{secret}: nobody restarts {names}\n");
@@ -271,31 +280,37 @@ impl Users {
     }
 }
 
-/// What the rollout of a new leaf would be, by the operator's own plan, and whom it would leave behind.
+/// What the rollout of a new leaf would be, by the operator's own plan, who is rolled for another `ca.crt` alone, and whom
+/// it would leave behind.
 fn rollout_of(
     now: UnixTime,
     key: &Key,
     assessment: &Assessment,
     users: &Users,
     config: &Config,
-) -> (Vec<Step>, Vec<String>) {
+) -> (Vec<Step>, Vec<String>, Vec<String>) {
     let settings = &assessment.settings;
-    let had = assessment.leaf.as_ref().ok();
+    let on = settings.rollout_on;
     let request = Request {
         secret: (*key.name).into(),
         uid: "".into(),
         // Of the new leaf nothing is known but that it is another one.
         leaf: Fingerprint([0; 32]),
+        with: assessment.with,
         not_after: UnixTime::NEVER,
-        rolled_out: Some(had.map_or(RolledOut::None, |leaf| RolledOut::Leaf {
-            fingerprint: leaf.fingerprint,
-            not_after: leaf.not_after,
-        })),
+        rolled_out: Some(assessment.held()),
         remembered: None,
         halted: None,
         mode: settings.rollout.clone(),
         workloads: settings.workloads.clone(),
-        keys: Vec::new(),
+        changed: Parts {
+            leaf: on.leaf,
+            ..Parts::NONE
+        },
+        keys: match on.leaf {
+            true => ChangedKeys::all_but([parts::CA_KEY.into()]),
+            false => ChangedKeys::only([]),
+        },
         written: None,
         unwell: Vec::new(),
     };
@@ -310,8 +325,17 @@ fn rollout_of(
             names
         }
     };
-    let plan = rollout::plan(now, &[request], &users.workloads, &config.rollout);
-    (plan.steps, left_behind)
+    let for_ca = Request {
+        keys: ChangedKeys::only(on.ca.then(|| parts::CA_KEY.into())),
+        workloads: Vec::new(),
+        ..request.clone()
+    };
+    let for_ca = rollout::using(&for_ca, &users.workloads);
+    let steps = rollout::plan(now, &[request], &users.workloads, &config.rollout).steps;
+    let rolls = |it: &Workload| steps.iter().any(|step| step.workload.id == it.id);
+    let only_for_ca = for_ca.iter().filter(|it| !rolls(it));
+    let only_for_ca = only_for_ca.map(|it| it.id.to_string()).collect();
+    (steps, only_for_ca, left_behind)
 }
 
 async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
@@ -350,7 +374,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
                 let listed = Users::list(&client, &namespace).await?;
                 users.insert(namespace.clone(), listed);
             }
-            let (steps, left_behind) =
+            let (steps, only_for_ca, left_behind) =
                 rollout_of(now, &key, &assessment, &users[&namespace], config);
             let settings = &assessment.settings;
             let against = match (&settings.issuer, assessment.renewal) {
@@ -365,6 +389,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
                 why,
                 names: assessment.names.iter().map(ToString::to_string).collect(),
                 rollout: steps.iter().map(Rolled::of).collect(),
+                only_for_ca,
                 left_behind,
                 verify: assessment.settings.verify.as_ref().map(ToString::to_string),
                 secret: key,
@@ -399,6 +424,11 @@ mod tests {
                     why: "volume tls".into(),
                 })
                 .collect(),
+            only_for_ca: if name == "later" {
+                vec!["deployment/trust".into()]
+            } else {
+                Vec::new()
+            },
             left_behind: if name == "due" {
                 vec!["pod/debug".into(), "job/import".into()]
             } else {
@@ -430,6 +460,7 @@ shop/due     now                   names     due.example     deployment/a(restar
 shop/later   2026-03-01T00:00:00Z  lifetime  later.example   deployment/web(restart: volume tls)                                 -
 shop/paused  never                 Paused    paused.example  -                                                                   -
 shop/due: nobody restarts pod/debug, job/import
+shop/later: only another ca.crt restarts deployment/trust
 ";
         let pipe = Screen::default();
         let printed = text(now, rows(), Output::Table, pipe).unwrap();

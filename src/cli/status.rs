@@ -26,6 +26,7 @@ use crate::duration;
 use crate::rollout::HaltNote;
 use crate::schedule::due::{self, Inputs, Never};
 use crate::secret::keys;
+use crate::secret::parts::ChainAndCa;
 use crate::secret::settings::{NamespaceDefaults, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::thin::{CertificateState, ThinSecret};
@@ -261,7 +262,10 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
                 at.to_string()
             }
         }),
-        rollout: rollout(&leaf, annotations, head.uid()),
+        rollout: rollout(&leaf, annotations, head.uid(), |had| {
+            let chain = leaf.as_ref().map_or(0, |leaf| leaf.chain);
+            ChainAndCa::counting(chain, secret.ca, settings.rollout_on, had)
+        }),
         used_by: head
             .annotation(keys::USED_BY)
             .and_then(|it| it.parse().ok()),
@@ -294,6 +298,7 @@ fn rollout(
     leaf: &Result<Leaf, Unreadable>,
     annotations: &BTreeMap<String, String>,
     uid: &str,
+    with: impl Fn(Option<ChainAndCa>) -> ChainAndCa,
 ) -> &'static str {
     let halted = annotations.get(keys::ROLLOUT_HALTED);
     if halted.is_some_and(|note| HaltNote::holds(note)) {
@@ -301,7 +306,7 @@ fn rollout(
     }
     match (leaf, RolledOut::read(annotations, uid)) {
         (_, None) => "none yet",
-        (Ok(leaf), Some(had)) if had.fingerprint() == Some(leaf.fingerprint) => "done",
+        (Ok(leaf), Some(had)) if had.is(leaf.fingerprint, with(had.with())) => "done",
         (Err(_), Some(_)) => "done",
         _ => "pending",
     }

@@ -38,6 +38,7 @@ use crate::compact::hash;
 use crate::name::Name;
 use crate::schedule::budget::Backoff;
 use crate::schedule::window::ChangeWindow;
+use crate::secret::parts::Parts;
 use crate::secret::settings::{DEFAULT_CLASS, IssuerRef, NamespaceDefaults, RenewBefore};
 use crate::secret::values::is_label;
 use crate::secret::workload::RolloutMode;
@@ -284,6 +285,10 @@ fn read_defaults(
             .get("rollout")
             .parse(RolloutMode::from_str)
             .or_else(|| general.rollout.clone()),
+        rollout_on: fields
+            .get("rolloutOn")
+            .parse(Parts::from_str)
+            .or(general.rollout_on),
     };
     place.fields(|fields| {
         let general = read(fields, &NamespaceDefaults::default());

@@ -143,6 +143,11 @@ fn every_setting_arrives() {
     assert_eq!(shop.renew_before, Some("12h".parse().unwrap()));
     assert_eq!(config.namespace("web").issuer, Some(IssuerRef::External));
     assert_eq!(config.namespace("web").rollout, Some(RolloutMode::None));
+    assert_eq!(
+        config.namespace("web").rollout_on,
+        "leaf,chain".parse().ok()
+    );
+    assert_eq!(shop.rollout_on, "ca".parse().ok());
     let challenge = |zone: &str| &config.solver(&zone.parse().unwrap()).unwrap().challenge;
     let Challenge::Dns01(dns01) = challenge("b.example") else {
         panic!()

@@ -140,6 +140,7 @@ fn all_that_annotations_can_hold_is_read_in_time() {
         ("names", ","),
         ("workloads", "rc/a\n"),
         ("outputs", "a=key+key,"),
+        ("rollout-on", "leaf,"),
         ("change-window", "Mon-Sun 00:00-24:00 UTC;"),
         ("renew-before", "1d"),
         ("unknown", "x"),

@@ -14,6 +14,7 @@ use crate::certificate::Fingerprint;
 use crate::compact::{Instant, Uid, Version};
 use crate::schedule::budget::AccountId;
 use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
+use crate::secret::parts::ChainAndCa;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 
@@ -59,6 +60,7 @@ struct Packed {
     generation: u16,
     source: Source,
     version: [u8; 5],
+    with: ChainAndCa,
     fingerprint: [u8; 32],
     not_before: Instant,
     not_after: Instant,
@@ -97,8 +99,10 @@ enum Rolled {
     Unknown,
     /// There is a record, of another Secret.
     Copied,
-    /// The leaf in the Secret.
+    /// The leaf in the Secret, and what stands beside it.
     Same,
+    /// The leaf in the Secret; the rest is not on record.
+    SameLeaf,
     /// It stands among what is rare.
     Other,
 }
@@ -314,14 +318,12 @@ impl Packed {
             Ok(leaf) => (leaf, None),
             Err(fault) => (NO_LEAF, Some(fault)),
         };
-        let same = RolledOut::Leaf {
-            fingerprint: leaf.fingerprint,
-            not_after: leaf.not_after,
-        };
+        let same = leaf.held();
         let (rolled, rolled_out) = match observed.rolled_out {
             None if observed.copied_record => (Rolled::Copied, None),
             None => (Rolled::Unknown, None),
             Some(had) if fault.is_none() && had == same => (Rolled::Same, None),
+            Some(had) if fault.is_none() && had == without(same) => (Rolled::SameLeaf, None),
             other => (Rolled::Other, other),
         };
         let (asked, suggested, suggested_at) = match observed.suggestion {
@@ -362,6 +364,7 @@ impl Packed {
         let renewed = observed.renewed.map(|at| u32::try_from(at.0));
         Self {
             fingerprint: leaf.fingerprint.0,
+            with: leaf.with,
             not_before: leaf.not_before.into(),
             not_after: leaf.not_after.into(),
             uid: uid.unwrap_or_default(),
@@ -391,13 +394,12 @@ impl Packed {
             fingerprint: Fingerprint(self.fingerprint),
             not_before: self.not_before.into(),
             not_after: self.not_after.into(),
+            with: self.with,
         };
         let rolled_out = match self.rolled {
             Rolled::Unknown | Rolled::Copied => None,
-            Rolled::Same => Some(RolledOut::Leaf {
-                fingerprint: leaf.fingerprint,
-                not_after: leaf.not_after,
-            }),
+            Rolled::Same => Some(leaf.held()),
+            Rolled::SameLeaf => Some(without(leaf.held())),
             Rolled::Other => rare.and_then(|rare| rare.rolled_out),
         };
         let is = |mark| self.marks & mark != 0;
@@ -481,7 +483,24 @@ const NO_LEAF: LeafFacts = LeafFacts {
     fingerprint: Fingerprint([0; 32]),
     not_before: UnixTime(0),
     not_after: UnixTime(0),
+    with: ChainAndCa::NONE,
 };
+
+/// A record as versions wrote it that knew of leaves alone.
+fn without(had: RolledOut) -> RolledOut {
+    match had {
+        RolledOut::Leaf {
+            fingerprint,
+            not_after,
+            ..
+        } => RolledOut::Leaf {
+            fingerprint,
+            not_after,
+            with: None,
+        },
+        RolledOut::None => RolledOut::None,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -492,6 +511,7 @@ mod tests {
             fingerprint: Fingerprint([7; 32]),
             not_before: UnixTime(1),
             not_after: UnixTime(90),
+            with: ChainAndCa { chain: 1, ca: 2 },
         };
         Entry {
             observed: Observed {
@@ -499,10 +519,7 @@ mod tests {
                 resource_version: "123".into(),
                 issuer: "letsencrypt".into(),
                 leaf: Ok(leaf),
-                rolled_out: Some(RolledOut::Leaf {
-                    fingerprint: leaf.fingerprint,
-                    not_after: leaf.not_after,
-                }),
+                rolled_out: Some(leaf.held()),
                 renewal: Ok(Due {
                     at: UnixTime(60),
                     reason: Reason::Lifetime,
@@ -539,7 +556,7 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was() {
         let usual = entry();
-        let changes: [fn(&mut Entry); 19] = [
+        let changes: [fn(&mut Entry); 21] = [
             |_| {},
             |it| it.observed.uid = "odd".into(),
             |it| it.observed.resource_version = "odd".into(),
@@ -548,6 +565,13 @@ mod tests {
             |it| it.observed.rolled_out = None,
             |it| (it.observed.rolled_out, it.observed.copied_record) = (None, true),
             |it| it.observed.rolled_out = Some(RolledOut::None),
+            |it| it.observed.rolled_out = it.observed.rolled_out.map(without),
+            |it| {
+                it.observed.leaf = it.observed.leaf.map(|leaf| LeafFacts {
+                    with: ChainAndCa::NONE,
+                    ..leaf
+                })
+            },
             |it| it.observed.renewal = Err(Never::Paused),
             |it| it.observed.suggestion = Suggestion::None,
             |it| it.observed.window = Some(UnixTime(0)),
@@ -581,7 +605,7 @@ mod tests {
             assert!(!table.touch(&key, &"124".into(), listed));
             assert!(!table.touch(&key, &"odder".into(), listed));
         }
-        assert_eq!(table.len(), 19);
+        assert_eq!(table.len(), 21);
     }
 
     #[test]
@@ -609,7 +633,7 @@ mod tests {
     #[test]
     fn an_entry_is_small() {
         assert!(
-            size_of::<Option<Packed>>() <= 144,
+            size_of::<Option<Packed>>() <= 152,
             "{}",
             size_of::<Option<Packed>>()
         );

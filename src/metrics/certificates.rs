@@ -331,7 +331,7 @@ pub(crate) fn unrolled(entry: &Entry) -> bool {
         return false;
     }
     match (&entry.observed.leaf, entry.rolled_out()) {
-        (Ok(leaf), Some(RolledOut::Leaf { fingerprint, .. })) => leaf.fingerprint != fingerprint,
+        (Ok(leaf), Some(RolledOut::Leaf { .. })) => !entry.has(leaf),
         (Ok(_), Some(RolledOut::None)) => true,
         _ => false,
     }
@@ -439,6 +439,7 @@ pub(crate) mod fixture {
     use crate::certificate::Fingerprint;
     use crate::index::{Finished, LeafFacts, Observed, Shown, Source};
     use crate::schedule::due::{AT_ONCE, Due, Heed, Reason, Suggestion};
+    use crate::secret::parts::ChainAndCa;
 
     pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
     /// The account of those that are due.
@@ -477,6 +478,7 @@ pub(crate) mod fixture {
             fingerprint: Fingerprint([2; 32]),
             not_before: NOW - DAY * age,
             not_after: NOW + DAY * left,
+            with: ChainAndCa::NONE,
         }
     }
 
@@ -484,6 +486,7 @@ pub(crate) mod fixture {
         RolledOut::Leaf {
             fingerprint,
             not_after: NOW + DAY,
+            with: Some(ChainAndCa::NONE),
         }
     }
 

@@ -20,10 +20,11 @@ use crate::context::Context;
 use crate::index::{self, Entry, Finished, Key};
 use crate::pair::{self, PairFault, Rollable};
 use crate::permit;
-use crate::rollout::{self, Judge, Proof, Request, Withdrawal, Workload};
+use crate::rollout::{self, ChangedKeys, Judge, Proof, Request, Withdrawal, Workload};
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
+use crate::secret::parts::{self, Parts};
 use crate::secret::state::RolledOut;
 use crate::secret::used_by::UsedBy;
 use crate::ticket::Ticket;
@@ -57,7 +58,7 @@ pub(super) enum Glance {
     Judged(Look),
     /// Nothing is on record: what the workloads carry says whether it is new.
     Unrecorded(Box<Entry>),
-    /// The record was lost, and what it said is remembered.
+    /// The record was lost and what it said is remembered, or it says nothing of chain and CA.
     Lost(Box<Entry>, RolledOut),
 }
 
@@ -120,7 +121,13 @@ async fn look(context: &Context, key: &Key) -> Glance {
         None => Glance::Judged(Look::Later(UnixTime::now(), None)),
         Some(entry) if is_unrecorded(&entry) => Glance::Unrecorded(entry.into()),
         Some(entry) if entry.is_unrecorded() => match entry.rolled_out() {
-            Some(had) => Glance::Lost(entry.into(), had),
+            Some(had) => {
+                let had = match entry.observed.leaf {
+                    Ok(leaf) => had.noting(leaf.fingerprint, leaf.with),
+                    Err(_) => had,
+                };
+                Glance::Lost(entry.into(), had)
+            }
             None => Glance::Unrecorded(entry.into()),
         },
         Some(entry) => Glance::Judged(read(context, key, &entry).await),
@@ -236,8 +243,9 @@ impl Again<'_> {
             withdrawn(not, gone)
         })?;
         let (full, assessment) = &read;
-        let holds = assessment.leaf.as_ref().ok().map(|leaf| leaf.fingerprint);
-        let superseded = holds != Some(planned.leaf) || full.head.uid() != &*planned.uid;
+        let holds = { assessment.leaf.as_ref() }.map(|leaf| (leaf.fingerprint, assessment.with));
+        let superseded =
+            holds != Ok((planned.leaf, planned.with)) || full.head.uid() != &*planned.uid;
         let judged = judge(context, &key, &entry, &read, UnixTime::now());
         let Found { request, .. } = judged.map_err(|not| withdrawn(not, superseded))?;
         if superseded || request.mode != planned.mode {
@@ -251,14 +259,13 @@ fn leaf_of(entry: &Entry) -> Option<Fingerprint> {
     entry.observed.leaf.ok().map(|leaf| leaf.fingerprint)
 }
 
-/// Whether neither the Secret nor the index says that its workloads ever had another leaf.
+/// Whether neither the Secret nor the index says that its workloads ever had something else.
 fn is_unrecorded(entry: &Entry) -> bool {
-    let leaf = leaf_of(entry);
-    let had = entry.rolled_out().and_then(RolledOut::fingerprint);
-    entry.observed.rolled_out.is_none()
-        && entry
-            .rolled_out()
-            .is_none_or(|_| had.is_some() && had == leaf)
+    let holds = |had: RolledOut| {
+        let leaf = entry.observed.leaf;
+        leaf.is_ok_and(|leaf| had.is(leaf.fingerprint, leaf.with))
+    };
+    entry.observed.rolled_out.is_none() && entry.rolled_out().is_none_or(holds)
 }
 
 /// Whether the Secret as it is now may be rolled onto.
@@ -311,6 +318,9 @@ fn judge(
         }
     };
     let had = assessment.rolled_out.or_else(|| entry.rolled_out());
+    let holds = (leaf.fingerprint, assessment.with);
+    let (on, external) = (assessment.settings.rollout_on, assessment.is_external());
+    let changed = RolledOut::changed(had, holds, on, external);
     let proof = assessment.settings.verify.clone().map(|service| Proof {
         service,
         previous: had.and_then(RolledOut::fingerprint),
@@ -318,7 +328,7 @@ fn judge(
     });
     let age = age_of(assessment, &leaf, had);
     Ok(Found {
-        request: request_of(key, entry, (secret, assessment), &leaf),
+        request: request_of(key, entry, (secret, assessment), &leaf, changed),
         head: secret.head.clone(),
         proof,
         overruled: assessment.overruled,
@@ -326,12 +336,13 @@ fn judge(
     })
 }
 
-/// What a Secret that holds this leaf asks for.
+/// What a Secret that holds this leaf asks for, for those who lack what has changed.
 fn request_of(
     key: &Key,
     entry: &Entry,
     (secret, assessment): (&FullSecret, &Assessment),
     leaf: &Leaf,
+    changed: Parts,
 ) -> Request {
     let used_by = used_by_of(&secret.head);
     let unwell = used_by.iter().flat_map(UsedBy::unwell).cloned();
@@ -339,13 +350,15 @@ fn request_of(
         secret: (*key.name).into(),
         uid: secret.head.uid().into(),
         leaf: leaf.fingerprint,
+        with: assessment.with,
         not_after: leaf.not_after,
         rolled_out: assessment.rolled_out,
         remembered: entry.rolled_out().and_then(RolledOut::fingerprint),
         halted: assessment.halted.clone(),
         mode: assessment.settings.rollout.clone(),
         workloads: assessment.settings.workloads.clone(),
-        keys: rendered_keys(secret, assessment),
+        changed,
+        keys: changed_keys(secret, assessment, changed),
         written: secret.written(),
         unwell: unwell.collect(),
     }
@@ -363,7 +376,8 @@ fn age_of(assessment: &Assessment, leaf: &Leaf, had: Option<RolledOut>) -> Age {
     }
 }
 
-/// What a Secret asks for, whether or not it may be rolled onto now; none where it holds no certificate or cannot be read.
+/// What a Secret asks for, for those who take its leaf, whether or not it may be rolled onto now; none where it holds no
+/// certificate, cannot be read, or restarts nobody for its leaf.
 pub(super) async fn as_it_is(
     context: &Context,
     key: &Key,
@@ -372,21 +386,38 @@ pub(super) async fn as_it_is(
     let read = read_afresh(context, key, UnixTime::now()).await;
     let (secret, assessment) = read.ok()?;
     let leaf = assessment.leaf.as_ref().ok()?;
-    let request = request_of(key, entry, (&secret, &assessment), leaf);
+    let changed = Parts {
+        leaf: assessment.settings.rollout_on.leaf,
+        ..Parts::NONE
+    };
+    if changed == Parts::NONE {
+        return None;
+    }
+    let request = request_of(key, entry, (&secret, &assessment), leaf, changed);
     let age = age_of(&assessment, leaf, assessment.rolled_out);
     Some((request, secret.head, age))
 }
 
-/// The data keys that change with a leaf; none where somebody else writes the Secret, who may change any.
-fn rendered_keys(secret: &FullSecret, assessment: &Assessment) -> Vec<Box<str>> {
-    if assess::issuer_name(&assessment.settings.issuer) == assess::EXTERNAL {
-        return Vec::new();
-    }
+/// The data keys that differ from what the workloads have. Where somebody else writes the Secret, who may change any, these
+/// are all but those that are known to be the same.
+fn changed_keys(secret: &FullSecret, assessment: &Assessment, changed: Parts) -> ChangedKeys {
     let place = secret.place();
-    let outputs = assessment
-        .settings
-        .outputs
-        .iter()
-        .map(|output| output.name.clone());
-    outputs.chain([place.certificate, place.key]).collect()
+    let ca = changed.ca.then(|| Box::from(parts::CA_KEY));
+    if !changed.leaf && !changed.chain {
+        return ChangedKeys::only(ca);
+    }
+    let private_key = Some(place.key).filter(|key| *key != place.certificate);
+    if assessment.is_external() {
+        let same_ca = (!changed.ca).then(|| Box::from(parts::CA_KEY));
+        let same_key = private_key.filter(|_| !changed.leaf);
+        return ChangedKeys::all_but(same_ca.into_iter().chain(same_key));
+    }
+    let keys = ca.into_iter().chain([place.certificate]);
+    if !changed.leaf {
+        // Nobody has rendered the outputs since.
+        return ChangedKeys::only(keys);
+    }
+    let outputs = &assessment.settings.outputs;
+    let outputs = outputs.iter().map(|output| output.name.clone());
+    ChangedKeys::only(keys.chain(private_key).chain(outputs))
 }

@@ -10,9 +10,10 @@ use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 use crate::index::{Entry, Finished, Key, LeafFacts, Observed};
-use crate::rollout::Request;
+use crate::rollout::{ChangedKeys, Request};
 use crate::secret::head::Head;
 use crate::secret::keys;
+use crate::secret::parts::{ChainAndCa, Parts};
 use crate::secret::state::RolledOut;
 use crate::secret::thin::ThinSecret;
 use crate::secret::used_by::{Has, UsedBy};
@@ -21,8 +22,8 @@ use crate::ticket::Ticket;
 use crate::time::UnixTime;
 use std::time::Duration;
 
-/// Puts back what the workloads have where the record of it was lost, before anything else: were we to end now, nobody
-/// would know it. What follows from it is decided when the watch has brought it.
+/// Puts back what the workloads have where the record of it was lost, or a part of it is missing, before anything else:
+/// were we to end now, nobody would know it. What follows from it is decided when the watch has brought it.
 pub(super) async fn put_back(
     context: &Context,
     looks: Vec<(Ticket, Glance)>,
@@ -36,14 +37,13 @@ pub(super) async fn put_back(
     }
     let written = stream::iter(lost).for_each_concurrent(AT_ONCE, |(ticket, entry, had)| async move {
         let head = head_of(ticket.key(), &entry);
-        let value = had.written_for(head.uid());
         let changes = Changes {
-            annotations: vec![(keys::ROLLED_OUT, Some(value))],
+            annotations: had.written_for(head.uid()).into(),
             ..Changes::default()
         };
         let finished = written(secrets::patch(&context.client, &head, &changes).await);
         if finished == Finished::Wrote {
-            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %had, "the record of what the workloads have was lost: put back");
+            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %had, "the record of what the workloads have was not whole: written");
         }
         ticket.finish(finished);
     });
@@ -82,19 +82,22 @@ pub(super) fn first_sight(key: &Key, entry: &Entry) -> Look {
         fingerprint: Fingerprint([0; 32]),
         not_before: UnixTime(0),
         not_after: UnixTime(0),
+        with: ChainAndCa::NONE,
     };
     let leaf = observed.leaf.unwrap_or(none);
     let request = Request {
         secret: (*key.name).into(),
         uid: observed.uid.to_string().into(),
         leaf: leaf.fingerprint,
+        with: leaf.with,
         not_after: leaf.not_after,
         rolled_out: None,
         remembered: None,
         halted: None,
         mode: RolloutMode::Restart,
         workloads: Vec::new(),
-        keys: Vec::new(),
+        changed: Parts::ALL,
+        keys: ChangedKeys::any(),
         written: None,
         unwell: Vec::new(),
     };
@@ -123,12 +126,13 @@ pub(super) async fn record(
     let users = users.get(&request.secret).into_iter().flatten();
     let users = users.map(|workload| (workload.clone(), Has::It)).collect();
     let used_by = UsedBy::new(UnixTime::now(), users, None);
+    let mut annotations = vec![
+        (keys::USED_BY, used_by.map(|used_by| used_by.to_string())),
+        (keys::ROLLOUT_HALTED, None),
+    ];
+    annotations.extend(value.written_for(head.uid()));
     let changes = Changes {
-        annotations: vec![
-            (keys::ROLLED_OUT, Some(value.written_for(head.uid()))),
-            (keys::USED_BY, used_by.map(|used_by| used_by.to_string())),
-            (keys::ROLLOUT_HALTED, None),
-        ],
+        annotations,
         ..Changes::default()
     };
     let finished = written(secrets::patch(&context.client, head, &changes).await);
@@ -145,5 +149,6 @@ pub(super) fn value_of(request: &Request) -> RolledOut {
     RolledOut::Leaf {
         fingerprint: request.leaf,
         not_after: request.not_after,
+        with: Some(request.with),
     }
 }

@@ -105,7 +105,7 @@ async fn compare(context: &Context, key: &Key, workloads: &[Workload]) {
         return;
     };
     let changes = Changes {
-        annotations: vec![(keys::ROLLED_OUT, Some(had.written_for(head.uid())))],
+        annotations: had.written_for(head.uid()).into(),
         ..Changes::default()
     };
     match secrets::patch(&context.client, &head, &changes).await {
@@ -138,6 +138,7 @@ fn contradicts(
         let had = RolledOut::Leaf {
             fingerprint: value.parse().ok()?,
             not_after: request.not_after,
+            with: None,
         };
         Some((workload.id.clone(), had))
     });

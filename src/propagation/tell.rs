@@ -18,6 +18,12 @@ use crate::secret::workload::Kind;
 use crate::time::UnixTime;
 
 pub(super) fn happening(context: &Context, namespace: &str, happening: &Happening<'_>) {
+    let what = match happening {
+        Happening::Rolled(step, _)
+        | Happening::Unavailable(step, _)
+        | Happening::Incomplete(step, _) => step.changed().in_words(),
+        _ => "certificate",
+    };
     let (step, reason, note) = match happening {
         Happening::Waits(workload, why) => {
             tracing::info!(namespace, %workload, step = "waits", why, "not rolled yet");
@@ -32,7 +38,7 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
             (
                 step,
                 Reason::RolledOut,
-                format!("available with the new certificate after {seconds} s"),
+                format!("available with the new {what} after {seconds} s"),
             )
         }
         Happening::Reloaded(step, pods) => {
@@ -56,14 +62,14 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
             context
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Failed);
-            let note = format!("all its pods have the new certificate, and it is not well: {why}");
+            let note = format!("all its pods have the new {what}, and it is not well: {why}");
             (step, Reason::RolloutFailed, note)
         }
         Happening::Incomplete(step, why) => {
             context
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Failed);
-            let note = format!("not all its pods have the new certificate: {why}");
+            let note = format!("not all its pods have the new {what}: {why}");
             (step, Reason::RolloutFailed, note)
         }
         Happening::Failed(step, why) => {
@@ -208,7 +214,8 @@ pub(super) async fn left_behind(
         if !names.is_empty() {
             let names = names.join(", ");
             say(format!(
-                "nobody restarts {names}: they have an earlier certificate until they are started anew"
+                "nobody restarts {names}: they have an earlier {} until they are started anew",
+                request.changed.in_words()
             ));
         }
         let names = rollout::unseen(request, &all, workloads);

@@ -19,7 +19,7 @@ use crate::pair::{self, Chain, Rejected};
 use crate::secret::full::Data;
 use crate::secret::keys;
 use crate::secret::render::{Rendered, render};
-use crate::secret::state::{IssuedBy, RolledOut};
+use crate::secret::state::IssuedBy;
 use crate::time::UnixTime;
 
 /// A pair that is broken is looked at again after this; the watch brings it sooner when it changes.
@@ -36,7 +36,6 @@ pub(super) fn changes<'a>(
     let Assessment {
         settings,
         rolled_out,
-        leaf,
         ..
     } = &fresh.assessment;
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
@@ -67,16 +66,8 @@ pub(super) fn changes<'a>(
     if rolled_out.is_none() {
         // What the workloads have until they are rolled: the old leaf, or what the index remembers of it.
         let remembered = context.entry(key).and_then(|entry| entry.rolled_out());
-        let held = match leaf {
-            Ok(leaf) => RolledOut::Leaf {
-                fingerprint: leaf.fingerprint,
-                not_after: leaf.not_after,
-            },
-            Err(_) => RolledOut::None,
-        };
-        let had = remembered.unwrap_or(held);
-        let had = had.written_for(fresh.uid());
-        annotations.push((keys::ROLLED_OUT, Some(had)));
+        let had = remembered.unwrap_or_else(|| fresh.assessment.held());
+        annotations.extend(had.written_for(fresh.uid()));
     }
     let data = outputs(context, key, fresh, chain, &new_key)?;
     Ok(Changes { annotations, data })

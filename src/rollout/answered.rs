@@ -6,13 +6,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use crate::certificate::Fingerprint;
+use crate::secret::parts::ChainAndCa;
 use crate::secret::workload::WorkloadRef;
 
 /// Workloads that are remembered. They are forgotten when their rollout is done; this bounds those whose Secret goes before.
 const MOST: usize = 4_096;
 
-/// What the pods of a workload are asked for: the Secrets and their leaves.
-pub(super) type Leaves = Vec<(Box<str>, Fingerprint)>;
+/// What the pods of a workload are asked for: the Secrets, and what each holds.
+pub(super) type Leaves = Vec<(Box<str>, (Fingerprint, ChainAndCa))>;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -98,7 +99,10 @@ mod tests {
     fn a_pod_is_asked_once_in_each_round_until_there_is_another_leaf() {
         let answered = Answered::default();
         let web: WorkloadRef = "deployment/web".parse().unwrap();
-        let leaves = |leaf: &[u8]| vec![("tls".into(), Fingerprint::of(leaf))];
+        let leaves = |leaf: &[u8]| {
+            let held = (Fingerprint::of(leaf), ChainAndCa::NONE);
+            vec![("tls".into(), held)]
+        };
         let has =
             |leaf: &[u8], round, uid: &str| answered.has(("shop", &web), &leaves(leaf), round, uid);
         answered.note(("shop", &web), &leaves(b"1"), Round::First, "a");

@@ -200,14 +200,11 @@ impl fmt::Display for Bystander {
 /// Whether there may be anybody to be named: the leaf is another one, and its users do not look after themselves.
 #[must_use]
 pub fn leaves_behind(request: &Wanted, verdict: &Verdict) -> bool {
-    let changed = || {
-        let had = request.rolled_out?.fingerprint();
-        Some(had != Some(request.leaf))
-    };
+    let changed = || request.rolled_out.is_some() && !request.keys.is_none();
     request.mode != RolloutMode::None
         && match verdict {
             Verdict::Roll => true,
-            Verdict::NothingRefers => changed() == Some(true),
+            Verdict::NothingRefers => changed(),
             Verdict::UpToDate | Verdict::FirstSight | Verdict::Halted(_) => false,
         }
 }
@@ -264,7 +261,9 @@ mod tests {
 
     use super::*;
     use crate::certificate::Fingerprint;
+    use crate::rollout::references::ChangedKeys;
     use crate::rollout::wire::tests::workload;
+    use crate::secret::parts::{ChainAndCa, Parts};
 
     fn pod(metadata: Value) -> Option<Bystander> {
         let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": "tls"}}]});
@@ -351,13 +350,15 @@ mod tests {
             secret: "tls".into(),
             uid: "".into(),
             leaf,
+            with: ChainAndCa::NONE,
             not_after: UnixTime::NEVER,
             rolled_out: None,
             remembered: None,
             halted: None,
             mode: RolloutMode::Restart,
             workloads: vec!["statefulset/named".parse().unwrap()],
-            keys: Vec::new(),
+            changed: Parts::ALL,
+            keys: ChangedKeys::any(),
             written: None,
             unwell: Vec::new(),
         };

@@ -42,7 +42,7 @@ pub use listing::list;
 pub use looks::{Judge, Withdrawal};
 pub use plan::{plan, using};
 pub use progress::{Numbers, Progress, is_rolling, progress};
-pub use references::{Reference, Via};
+pub use references::{ChangedKeys, Reference, Via};
 pub use reload::Asked;
 pub use run::{Happening, Outcome, Roller, Rollout};
 pub use state::{HaltNote, NotAHaltNote};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::progress::{Progress, numbers, progress};
-use super::references::Reference;
+use super::references::{ChangedKeys, Reference};
 use super::state::HaltNote;
 use super::steps::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
 use super::workload::{Strategy, Workload, says};
@@ -38,9 +38,9 @@ pub fn plan(
     // Until when what an earlier run rolled is watched before others follow.
     let mut baked: BTreeMap<Box<str>, UnixTime> = BTreeMap::new();
     for request in requests {
+        plan.users
+            .push((request.secret.clone(), users(request, workloads)));
         let concerned = concerned(request, workloads, &mut plan.remarks);
-        let users = concerned.iter().map(|(workload, _)| workload.id.clone());
-        plan.users.push((request.secret.clone(), users.collect()));
         let verdict = verdict(now, request, &concerned, workloads);
         plan.verdicts
             .push((request.secret.clone(), verdict.clone()));
@@ -49,7 +49,12 @@ pub fn plan(
         }
         for (workload, why) in concerned {
             let how = how(request, workload, &why, &mut plan.remarks);
-            let carries = workload.carries(&request.secret, request.leaf);
+            let due = Due {
+                why,
+                ..Due::of(request)
+            };
+            let said = workload.leaf_of(&request.secret);
+            let carries = said.is_some_and(|value| due.is_said_by(value));
             if carries {
                 *proven.entry(request.secret.clone()).or_default() += 1;
             }
@@ -99,13 +104,7 @@ pub fn plan(
             step.unwell |= unwell;
             // What was overruled or looked at before proves nothing; nor does what cannot be rolled.
             step.degraded = broken_before && !tolerated && !unwell && !workload.paused;
-            step.leaves.push(Due {
-                secret: request.secret.clone(),
-                leaf: request.leaf,
-                written: request.written,
-                why,
-                again: false,
-            });
+            step.leaves.push(due);
         }
     }
     plan.steps = steps.into_values().collect();
@@ -129,6 +128,18 @@ pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
     concerned
         .into_iter()
         .map(|(workload, _)| workload.clone())
+        .collect()
+}
+
+/// All workloads that use a Secret and are not left alone, whichever of its keys they take.
+fn users(request: &Request, workloads: &Lookup<'_>) -> Vec<WorkloadRef> {
+    let any = Request {
+        keys: ChangedKeys::any(),
+        ..request.clone()
+    };
+    let all = concerned(&any, workloads, &mut Vec::new());
+    all.into_iter()
+        .map(|(workload, _)| workload.id.clone())
         .collect()
 }
 
@@ -246,7 +257,7 @@ fn concerned<'a>(
     remarks: &mut Vec<Remark>,
 ) -> Vec<(&'a Workload, Why)> {
     let mut concerned = Vec::new();
-    if request.mode == RolloutMode::None {
+    if request.mode == RolloutMode::None || request.keys.is_none() {
         return concerned;
     }
     let present = workloads.of_request(request);
@@ -304,13 +315,12 @@ fn verdict(
 ) -> Verdict {
     let others = |leaf: Fingerprint| leaf != request.leaf;
     let due = match request.rolled_out {
-        Some(RolledOut::Leaf { fingerprint, .. }) if fingerprint == request.leaf => {
-            return Verdict::UpToDate;
-        }
+        Some(had) if had.is(request.leaf, request.with) => return Verdict::UpToDate,
         Some(_) => true,
         None => {
             let templates = concerned
                 .iter()
+                .filter(|(_, why)| why.uses().leaf)
                 .filter_map(|(workload, _)| workload.leaf_of(&request.secret));
             request.remembered.is_some_and(others) || { templates }
                 .any(|value| !says(value, request.leaf))
@@ -328,23 +338,25 @@ fn verdict(
     }
 }
 
-/// A halt ends with a newer leaf, when it is resumed, when what the others serve has expired, and when the workload that
-/// failed has recovered or is gone. Of a ReplicationController or ReplicaSet nobody can tell: it does not know which pods
-/// are old.
+/// A halt ends with a newer leaf, chain or CA, when it is resumed, when what the others serve has expired, and when the
+/// workload that failed has recovered or is gone. Of a ReplicationController or ReplicaSet nobody can tell: it does not know
+/// which pods are old.
 fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &Lookup<'_>) -> bool {
     let recovered = match all.get(&note.workload) {
         Some(failed) => {
             !matches!(
                 failed.id.kind,
                 Kind::ReplicationController | Kind::ReplicaSet
-            ) && failed.carries(&request.secret, request.leaf)
+            ) && { failed.leaf_of(&request.secret) }
+                .is_some_and(|value| Due::of(request).is_said_by(value))
                 && matches!(progress(failed, 0), Progress::Done | Progress::Held(_))
         }
         None => true,
     };
     let expired =
         matches!(request.rolled_out, Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
-    note.leaf == request.leaf && !note.resumed && !expired && !recovered
+    let same = note.leaf == request.leaf && note.with.is_none_or(|with| with == request.with);
+    same && !note.resumed && !expired && !recovered
 }
 
 /// Moves steps to the front until each Secret has had as many canaries as it should: those that serve the most Secrets

@@ -11,6 +11,52 @@ use serde::Deserialize;
 
 use super::lean::{Kept, Matters};
 
+/// The data keys of a Secret that have changed: those that take one of them are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedKeys {
+    named: Vec<Box<str>>,
+    /// All but those that are named, rather than these only.
+    others: bool,
+}
+
+impl ChangedKeys {
+    /// Any may have changed.
+    #[must_use]
+    pub fn any() -> Self {
+        Self::all_but([])
+    }
+
+    /// These and no others.
+    #[must_use]
+    pub fn only(keys: impl IntoIterator<Item = Box<str>>) -> Self {
+        let named = keys.into_iter().collect();
+        Self {
+            named,
+            others: false,
+        }
+    }
+
+    /// Any may have changed but these.
+    #[must_use]
+    pub fn all_but(keys: impl IntoIterator<Item = Box<str>>) -> Self {
+        let named = keys.into_iter().collect();
+        Self {
+            named,
+            others: true,
+        }
+    }
+
+    /// Whether none has.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.named.is_empty() && !self.others
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.named.iter().any(|named| **named == *key) != self.others
+    }
+}
+
 /// How a reference reaches the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Via {
@@ -42,11 +88,13 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Whether a change of these data keys concerns the reference; an empty slice stands for "any key may have changed".
+    /// Whether a change of these data keys concerns the reference.
     #[must_use]
-    pub fn takes(&self, changed: &[Box<str>]) -> bool {
-        let Some(keys) = &self.keys else { return true };
-        changed.is_empty() || keys.iter().any(|key| changed.contains(key))
+    pub fn takes(&self, changed: &ChangedKeys) -> bool {
+        match &self.keys {
+            Some(keys) => keys.iter().any(|key| changed.has(key)),
+            None => !changed.is_none(),
+        }
     }
 
     /// Bytes that it takes in memory, the allocator's own left aside.
@@ -383,7 +431,8 @@ mod tests {
 
     #[test]
     fn a_reference_concerns_only_the_keys_that_it_takes() {
-        let changed: Vec<Box<str>> = vec!["tls.crt".into(), "tls.key".into()];
+        let changed = ChangedKeys::only(["tls.crt".into(), "tls.key".into()]);
+        let same = ChangedKeys::all_but(["ca.crt".into()]);
         let volume = |items: Value| json!({"volumes": [{"name": "v", "secret": {"secretName": "tls", "items": items}}]});
         let env = |key: &str| {
             json!({"containers": [{"name": "c", "env": [
@@ -403,10 +452,12 @@ mod tests {
         ] {
             let found = references(spec.clone());
             assert_eq!(found[0].takes(&changed), concerned, "{spec}");
+            assert_eq!(found[0].takes(&same), concerned, "{spec}");
             assert!(
-                found[0].takes(&[]),
+                found[0].takes(&ChangedKeys::any()),
                 "unknown changes concern every reference: {spec}"
             );
+            assert!(!found[0].takes(&ChangedKeys::only([])), "{spec}");
         }
     }
 

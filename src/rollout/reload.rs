@@ -383,7 +383,9 @@ async fn post(
 
 fn leaves_of(step: &Step) -> Leaves {
     let leaves = step.leaves.iter();
-    leaves.map(|due| (due.secret.clone(), due.leaf)).collect()
+    leaves
+        .map(|due| (due.secret.clone(), (due.leaf, due.with)))
+        .collect()
 }
 
 fn client() -> Result<reqwest::Client, String> {

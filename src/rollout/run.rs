@@ -520,6 +520,7 @@ mod tests {
     use crate::certificate::Fingerprint;
     use crate::rollout::wire::tests::workload;
     use crate::rollout::{Due, How, Phase, Why};
+    use crate::secret::parts::{ChainAndCa, Parts};
     use crate::secret::workload::Kind;
     use crate::time::UnixTime;
 
@@ -527,6 +528,8 @@ mod tests {
         let due = |secret: &&str| Due {
             secret: (*secret).into(),
             leaf: Fingerprint([0; 32]),
+            with: ChainAndCa::NONE,
+            changed: Parts::ALL,
             written: None,
             why: Why::Named,
             again: false,

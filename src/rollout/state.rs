@@ -8,18 +8,21 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use crate::certificate::Fingerprint;
+use crate::secret::parts::ChainAndCa;
 use crate::secret::workload::WorkloadRef;
 
 /// Ends the value once a user wants to go on.
 const RESUMED: &str = " resumed";
 
-/// Value of [`crate::secret::keys::ROLLOUT_HALTED`]: `<workload> <leaf>`, with ` resumed` once a user wants to go on.
+/// Value of [`crate::secret::keys::ROLLOUT_HALTED`]: `<workload> <leaf>.<chain and CA>`, with ` resumed` once a user wants to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HaltNote {
     /// The workload that failed.
     pub workload: WorkloadRef,
     /// The leaf that it was rolled for.
     pub leaf: Fingerprint,
+    /// What came with it; `None` where an earlier version has written the note.
+    pub with: Option<ChainAndCa>,
     /// `cert-renew resume` was asked: the workload is tried again, and no longer stops the others.
     pub resumed: bool,
 }
@@ -40,6 +43,9 @@ impl HaltNote {
 impl fmt::Display for HaltNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.workload, self.leaf)?;
+        if let Some(with) = self.with {
+            write!(f, ".{with}")?;
+        }
         if self.resumed {
             f.write_str(RESUMED)
         } else {
@@ -56,9 +62,14 @@ impl FromStr for HaltNote {
             .strip_suffix(RESUMED)
             .map_or((s, false), |rest| (rest, true));
         let parts = rest.split_once(' ').and_then(|(workload, leaf)| {
+            let (leaf, with) = match leaf.split_once('.') {
+                Some((leaf, with)) => (leaf, Some(with.parse().ok()?)),
+                None => (leaf, None),
+            };
             Some(Self {
                 workload: workload.parse().ok()?,
                 leaf: leaf.parse().ok()?,
+                with,
                 resumed,
             })
         });
@@ -73,10 +84,12 @@ mod tests {
     #[test]
     fn a_halt_survives_the_annotation() {
         let leaf = Fingerprint::of(b"leaf");
-        for resumed in [false, true] {
+        let with = Some(ChainAndCa { chain: 1, ca: 2 });
+        for (resumed, with) in [(false, None), (true, None), (false, with), (true, with)] {
             let note = HaltNote {
                 workload: "deployment/web".parse().unwrap(),
                 leaf,
+                with,
                 resumed,
             };
             assert_eq!(HaltNote::holds(&note.to_string()), !resumed);

@@ -400,6 +400,7 @@ mod tests {
     use crate::certificate::Fingerprint;
     use crate::rollout::wire::tests::workload;
     use crate::rollout::{Phase, Why};
+    use crate::secret::parts::{ChainAndCa, Parts};
 
     #[test]
     fn what_rolls_for_an_earlier_leaf_of_ours_is_not_waited_for() {
@@ -430,6 +431,8 @@ mod tests {
                 leaves: vec![Due {
                     secret: "tls".into(),
                     leaf,
+                    with: ChainAndCa::NONE,
+                    changed: Parts::ALL,
                     written: None,
                     why: Why::Named,
                     again: false,
@@ -452,6 +455,8 @@ mod tests {
             let due = Due {
                 secret: "tls".into(),
                 leaf,
+                with: ChainAndCa::NONE,
+                changed: Parts::ALL,
                 written: written.map(UnixTime),
                 why: Why::Named,
                 again: false,
@@ -470,7 +475,8 @@ mod tests {
             };
             body(&step, &step.workload, UnixTime(now))
         };
-        let annotations = json!({"state.cert-renew.io/leaf.tls": leaf.to_string()});
+        let value = format!("{leaf}.0000000000000000");
+        let annotations = json!({"state.cert-renew.io/leaf.tls": value});
         let guarded = json!({"uid": "u", "resourceVersion": "7"});
         assert_eq!(
             said(Kind::ReplicaSet, 9, Some(5)),

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use super::references::Reference;
+use super::references::{ChangedKeys, Reference};
 use super::state::HaltNote;
-use super::workload::{Workload, says};
+use super::workload::Workload;
 use crate::certificate::Fingerprint;
+use crate::secret::parts::{self, ChainAndCa, Parts};
 use crate::secret::state::RolledOut;
 use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
@@ -22,6 +23,8 @@ pub struct Request {
     pub uid: Box<str>,
     /// The leaf that it holds.
     pub leaf: Fingerprint,
+    /// What it holds beside that leaf, as far as it counts.
+    pub with: ChainAndCa,
     /// When that leaf ends.
     pub not_after: UnixTime,
     /// What its workloads have, by its annotation.
@@ -34,8 +37,10 @@ pub struct Request {
     pub mode: RolloutMode,
     /// Workloads that it names.
     pub workloads: Vec<WorkloadRef>,
-    /// The data keys that change with the leaf: references to none of them do not count. Empty: any key may have.
-    pub keys: Vec<Box<str>>,
+    /// What its workloads do not have, of the parts that they are restarted for.
+    pub changed: Parts,
+    /// The data keys that have changed: references to none of them do not count.
+    pub keys: ChangedKeys,
     /// When its data was last written ([`crate::secret::full::FullSecret::written`]).
     pub written: Option<UnixTime>,
     /// Workloads that an earlier look at this rollout found not to have been well before.
@@ -130,6 +135,10 @@ pub struct Due {
     pub secret: Box<str>,
     /// Its leaf.
     pub leaf: Fingerprint,
+    /// What comes with the leaf.
+    pub with: ChainAndCa,
+    /// What the workload does not have of it.
+    pub changed: Parts,
     /// When the Secret's data was written.
     pub written: Option<UnixTime>,
     /// Why the workload is concerned.
@@ -198,14 +207,20 @@ impl Step {
             unwell: false,
             leaves: vec![Due {
                 secret: request.secret.clone(),
-                leaf: request.leaf,
-                written: request.written,
                 why: Why::Named,
                 again: true,
+                ..Due::of(request)
             }],
             urgency: request.served_until(),
             not_before: now,
         }
+    }
+
+    /// What its workload does not have, of all its Secrets.
+    #[must_use]
+    pub fn changed(&self) -> Parts {
+        let changed = self.leaves.iter().map(|due| due.changed);
+        changed.fold(Parts::NONE, Parts::or)
     }
 
     /// Whether it serves this Secret.
@@ -216,21 +231,45 @@ impl Step {
 }
 
 impl Due {
+    /// What a Secret's workloads are to have.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        Self {
+            secret: request.secret.clone(),
+            leaf: request.leaf,
+            with: request.with,
+            changed: request.changed,
+            written: request.written,
+            why: Why::Named,
+            again: false,
+        }
+    }
+
     /// What the template says once the workload was rolled for it.
     #[must_use]
     pub fn value(&self) -> String {
         let repeat = if self.again { REPEAT } else { "" };
-        format!("{}{repeat}", self.leaf)
+        format!("{}.{}{repeat}", self.leaf, self.with)
     }
 
-    /// Whether an annotation's value says that the workload was rolled for it.
+    /// Whether an annotation's value says that the workload was rolled for it, as far as it uses it. Earlier versions said
+    /// nothing of chain and CA: that is enough where the leaf is new.
     #[must_use]
     pub fn is_said_by(&self, value: &str) -> bool {
         if self.again {
-            value == self.value()
-        } else {
-            says(value, self.leaf)
+            return value == self.value();
         }
+        let value = value.strip_suffix(REPEAT).unwrap_or(value);
+        let Some((leaf, with)) = value.split_once('.') else {
+            return self.changed.leaf && value == self.leaf.to_string();
+        };
+        let (uses, with) = (self.why.uses(), with.parse::<ChainAndCa>());
+        let has = |with: ChainAndCa| {
+            (!uses.leaf || leaf == self.leaf.to_string())
+                && (!uses.chain || with.chain == self.with.chain)
+                && (!uses.ca || with.ca == self.with.ca)
+        };
+        with.is_ok_and(has)
     }
 }
 
@@ -242,6 +281,26 @@ impl Request {
         match self.rolled_out {
             Some(RolledOut::Leaf { not_after, .. }) => not_after,
             Some(RolledOut::None) | None => UnixTime::NEVER,
+        }
+    }
+}
+
+impl Why {
+    /// What it uses of the Secret, of that which has changed.
+    #[must_use]
+    pub fn uses(&self) -> Parts {
+        let Self::Refers(references) = self else {
+            return Parts::ALL;
+        };
+        let keys = references.iter().map(|it| it.keys.as_deref());
+        let takes = |ca: bool| {
+            let key = |key: &Box<str>| (**key == *parts::CA_KEY) == ca;
+            { keys.clone() }.any(|keys| keys.is_none_or(|keys| keys.iter().any(key)))
+        };
+        Parts {
+            leaf: takes(false),
+            chain: takes(false),
+            ca: takes(true),
         }
     }
 }

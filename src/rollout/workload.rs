@@ -105,7 +105,7 @@ pub fn leaf_annotation(secret: &str) -> String {
 }
 
 impl Workload {
-    /// Whether the template says that the workload was rolled for `leaf`, as first roll or as verify's repeat.
+    /// Whether the template says that the workload was rolled for `leaf`, whatever came with it.
     #[must_use]
     pub fn carries(&self, secret: &str, leaf: Fingerprint) -> bool {
         self.leaf_of(secret).is_some_and(|value| says(value, leaf))
@@ -171,7 +171,7 @@ impl<'a> Carried<'a> {
     }
 }
 
-/// Whether an annotation's value is `<leaf>` or `<leaf>.<repeat>`.
+/// Whether an annotation's value is of this leaf, whatever came with it and however often.
 pub(super) fn says(value: &str, leaf: Fingerprint) -> bool {
     value
         .split('.')
@@ -221,11 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn the_repeat_that_verify_asks_for_is_the_same_leaf() {
+    fn what_comes_with_it_and_the_repeat_that_verify_asks_for_are_of_the_same_leaf() {
         let leaf = Fingerprint::of(b"leaf");
         for (value, expected) in [
             (leaf.to_string(), true),
             (format!("{leaf}.2"), true),
+            (format!("{leaf}.00000001000000ff"), true),
+            (format!("{leaf}.00000001000000ff.2"), true),
             (format!("{leaf}2"), false),
             (String::new(), false),
         ] {

@@ -349,6 +349,7 @@ mod tests {
             serial: Box::default(),
             authority_key_id: None,
             abilities: Default::default(),
+            chain: 0,
             remarks: Box::default(),
         }
     }

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::head::Head;
 use super::keys;
+use super::parts;
 use super::place::Place;
 use super::thin::ThinSecret;
 use super::total::{Fill, Shape};
@@ -147,6 +148,17 @@ impl FullSecret {
         } = self.place();
         let value = |key: &str| self.data.get(key).map_or(&[][..], |value| value.as_slice());
         (value(&certificate), value(&key))
+    }
+
+    /// A digest of its CA certificates, where they can be read; see [`parts::ca_digest`].
+    #[must_use]
+    pub fn ca(&self) -> Option<u32> {
+        let Place {
+            certificate, key, ..
+        } = self.place();
+        let value = self.data.get(parts::CA_KEY);
+        let value = value.filter(|_| ![&*certificate, &*key].contains(&parts::CA_KEY));
+        value.and_then(|bytes| parts::ca_digest(bytes))
     }
 }
 

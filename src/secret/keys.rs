@@ -28,6 +28,8 @@ pub const OUTPUTS: &str = "cert-renew.io/outputs";
 pub const PKCS12_PASSWORD_KEY: &str = "cert-renew.io/pkcs12-password-key";
 /// How workloads take the new certificate up; on a workload: `none` opts it out.
 pub const ROLLOUT: &str = "cert-renew.io/rollout";
+/// Which parts of the Secret its workloads are restarted for.
+pub const ROLLOUT_ON: &str = "cert-renew.io/rollout-on";
 /// Workloads to roll although they do not refer to the Secret.
 pub const WORKLOADS: &str = "cert-renew.io/workloads";
 /// When Secret and workloads may change.
@@ -45,6 +47,8 @@ pub const CLASS: &str = "cert-renew.io/class";
 
 /// Fingerprint and notAfter of the leaf that the workloads have.
 pub const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
+/// Chain and CA certificates that the workloads have beside that leaf.
+pub const ROLLED_OUT_WITH: &str = "state.cert-renew.io/rolled-out-with";
 /// Which workloads use it and whether they have that leaf, for the reader.
 pub const USED_BY: &str = "state.cert-renew.io/used-by";
 /// Issuer and settings of the last renewal.

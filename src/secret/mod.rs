@@ -5,6 +5,7 @@ pub mod full;
 pub mod head;
 pub mod keys;
 pub mod outputs;
+pub mod parts;
 pub mod patch;
 pub mod place;
 pub mod render;

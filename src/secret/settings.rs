@@ -16,6 +16,7 @@ use crate::secret::annotations::Reader;
 pub use crate::secret::annotations::{Blocks, MAX_ITEMS, Problem};
 use crate::secret::keys;
 use crate::secret::outputs::{Output, is_data_key};
+use crate::secret::parts::Parts;
 pub use crate::secret::values::{IssuerRef, KeyRotation, NotAValue, RenewBefore, ServicePort};
 use crate::secret::values::{is_label, is_profile};
 use crate::secret::workload::{RolloutMode, WorkloadRef};
@@ -49,6 +50,8 @@ pub struct Settings {
     pub pkcs12_password_key: Option<Box<str>>,
     /// How workloads take a new leaf up.
     pub rollout: RolloutMode,
+    /// Which parts of the Secret they are rolled for.
+    pub rollout_on: Parts,
     /// Workloads that are rolled although they do not refer to the Secret.
     pub workloads: Vec<WorkloadRef>,
     /// When Secret and workloads may change; `None` means always.
@@ -76,6 +79,8 @@ pub struct NamespaceDefaults {
     pub change_window: Option<ChangeWindow>,
     /// As [`Settings::rollout`].
     pub rollout: Option<RolloutMode>,
+    /// As [`Settings::rollout_on`].
+    pub rollout_on: Option<Parts>,
 }
 
 impl Settings {
@@ -127,6 +132,10 @@ impl Settings {
                 check(text, is_data_key, "expected a key of the Secret's data")
             }),
             rollout: RolloutMode::default(),
+            rollout_on: reader
+                .one(keys::ROLLOUT_ON, Rollout, Parts::from_str)
+                .or(defaults.rollout_on)
+                .unwrap_or_default(),
             workloads: reader
                 .list(keys::WORKLOADS, Rollout, WorkloadRef::from_str)
                 .unwrap_or_default(),
@@ -240,6 +249,7 @@ mod tests {
             ("outputs", "fullchain.pem=fullchain, tls.pem=key+fullchain"),
             ("pkcs12-password-key", "password"),
             ("rollout", "post:8080/-/reload"),
+            ("rollout-on", "leaf, ca"),
             ("workloads", "deployment/web, rc/legacy"),
             ("change-window", "Mon-Fri 02:00-04:00 Europe/Berlin"),
             ("verify", "web:443"),
@@ -283,6 +293,7 @@ mod tests {
             ]
         );
         assert_eq!(settings.key_rotation, KeyRotation::Never);
+        assert_eq!(settings.rollout_on.to_string(), "leaf,ca");
         assert_eq!(settings.pkcs12_password_key.as_deref(), Some("password"));
         assert_eq!(settings.renew_now.as_deref(), Some("2026-11-23"));
         assert_eq!(settings.revoked.unwrap().to_string(), "0a".repeat(32));
@@ -358,6 +369,7 @@ mod tests {
             renew_before: Some(Share(33)),
             change_window: Some("02:00-04:00 UTC".parse().unwrap()),
             rollout: Some(RolloutMode::None),
+            rollout_on: "leaf".parse().ok(),
             ..with_issuer("letsencrypt")
         };
         let (settings, _) =
@@ -366,13 +378,19 @@ mod tests {
         assert_eq!(settings.renew_before, defaults.renew_before);
         assert_eq!(settings.change_window, defaults.change_window);
         assert_eq!(settings.rollout, RolloutMode::None);
-        let own = annotations(&[("renew-before", "12h"), ("rollout", "restart")]);
+        assert_eq!(settings.rollout_on.to_string(), "leaf");
+        let own = annotations(&[
+            ("renew-before", "12h"),
+            ("rollout", "restart"),
+            ("rollout-on", "chain"),
+        ]);
         let settings = Settings::read(&own, false, &defaults).0.unwrap();
         assert_eq!(
             settings.renew_before,
             Some(Before(Duration::from_secs(12 * 3600)))
         );
         assert_eq!(settings.rollout, RolloutMode::Restart);
+        assert_eq!(settings.rollout_on.to_string(), "chain");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::certificate::{Fingerprint, KeyType};
 use crate::name::Name;
 use crate::secret::keys;
+use crate::secret::parts::{ChainAndCa, Parts};
 use crate::time::UnixTime;
 
 /// What the workloads of a Secret have: the value of [`keys::ROLLED_OUT`].
@@ -25,6 +26,8 @@ pub enum RolledOut {
         fingerprint: Fingerprint,
         /// When it ends: windows, halts and alerts reckon with what is served, not with what the Secret holds.
         not_after: UnixTime,
+        /// What they have beside it: the value of [`keys::ROLLED_OUT_WITH`]; `None` where it is not on record.
+        with: Option<ChainAndCa>,
     },
 }
 
@@ -62,7 +65,20 @@ impl RolledOut {
         if of.is_some_and(|of| of != uid) {
             return None;
         }
-        value.parse().ok()
+        let read: Self = value.parse().ok()?;
+        let with = annotations.get(keys::ROLLED_OUT_WITH);
+        Some(match read {
+            Self::Leaf {
+                fingerprint,
+                not_after,
+                ..
+            } => Self::Leaf {
+                fingerprint,
+                not_after,
+                with: with.and_then(|value| with_of(value, fingerprint, uid)),
+            },
+            Self::None => Self::None,
+        })
     }
 
     /// Whether the value on the Secret with this uid was written for another one.
@@ -72,10 +88,78 @@ impl RolledOut {
         value.is_some_and(|value| parts(value).1.is_some_and(|of| of != uid))
     }
 
-    /// The value for the Secret with this uid.
+    /// The annotations for the Secret with this uid.
     #[must_use]
-    pub fn written_for(self, uid: &str) -> String {
-        format!("{self} {uid}")
+    pub fn written_for(self, uid: &str) -> [(&'static str, Option<String>); 2] {
+        let with = match self {
+            Self::Leaf {
+                fingerprint,
+                with: Some(with),
+                ..
+            } => Some(format!("{fingerprint} {with} {uid}")),
+            _ => None,
+        };
+        [
+            (keys::ROLLED_OUT, Some(format!("{self} {uid}"))),
+            (keys::ROLLED_OUT_WITH, with),
+        ]
+    }
+
+    /// Whether it is this leaf with these beside it; what is not on record of the latter counts as the same.
+    #[must_use]
+    pub fn is(self, leaf: Fingerprint, beside: ChainAndCa) -> bool {
+        matches!(self, Self::Leaf { fingerprint, with, .. }
+            if fingerprint == leaf && with.is_none_or(|with| with == beside))
+    }
+
+    /// Of the leaf that a Secret holds: what it holds beside it goes on record, where nothing is.
+    #[must_use]
+    pub fn noting(self, leaf: Fingerprint, beside: ChainAndCa) -> Self {
+        match self {
+            Self::Leaf {
+                fingerprint,
+                not_after,
+                with: None,
+            } if fingerprint == leaf => Self::Leaf {
+                fingerprint,
+                not_after,
+                with: Some(beside),
+            },
+            other => other,
+        }
+    }
+
+    /// Which parts of a Secret with this leaf its workloads do not have, of those that they are restarted for. Where it
+    /// is not on record, they have the chain, and the CA goes as the leaf goes if somebody else writes the Secret: we
+    /// change no CA.
+    #[must_use]
+    pub fn changed(
+        had: Option<Self>,
+        (leaf, beside): (Fingerprint, ChainAndCa),
+        on: Parts,
+        external: bool,
+    ) -> Parts {
+        let (had, with) = match had {
+            Some(Self::Leaf {
+                fingerprint, with, ..
+            }) => (Some(fingerprint), with),
+            Some(Self::None) | None => (None, None),
+        };
+        let another = had != Some(leaf);
+        Parts {
+            leaf: on.leaf && another,
+            chain: on.chain && with.is_some_and(|with| with.chain != beside.chain),
+            ca: on.ca && with.map_or(another && external, |with| with.ca != beside.ca),
+        }
+    }
+
+    /// What they have beside the leaf, where it is on record.
+    #[must_use]
+    pub fn with(self) -> Option<ChainAndCa> {
+        match self {
+            Self::None => None,
+            Self::Leaf { with, .. } => with,
+        }
     }
 
     /// The leaf's fingerprint.
@@ -86,6 +170,14 @@ impl RolledOut {
             Self::Leaf { fingerprint, .. } => Some(fingerprint),
         }
     }
+}
+
+/// A value of [`keys::ROLLED_OUT_WITH`], if it is of this leaf and was written for no other Secret.
+fn with_of(value: &str, leaf: Fingerprint, uid: &str) -> Option<ChainAndCa> {
+    let mut words = value.splitn(3, ' ');
+    let of: Fingerprint = words.next()?.parse().ok()?;
+    let with = words.next()?.parse().ok()?;
+    (of == leaf && words.next().is_none_or(|of| of == uid)).then_some(with)
 }
 
 /// A value of [`keys::ROLLED_OUT`] without the uid, and the uid.
@@ -120,6 +212,7 @@ impl fmt::Display for RolledOut {
             Self::Leaf {
                 fingerprint,
                 not_after,
+                with: _,
             } => write!(f, "{fingerprint} {not_after}"),
         }
     }
@@ -136,6 +229,7 @@ impl FromStr for RolledOut {
         Ok(Self::Leaf {
             fingerprint: fingerprint.parse().map_err(|_| Foreign)?,
             not_after: not_after.parse().map_err(|_| Foreign)?,
+            with: None,
         })
     }
 }
@@ -232,9 +326,137 @@ mod tests {
             assert_eq!(said.as_deref(), read, "{value}");
             assert_eq!(RolledOut::is_of_another(&annotations, "mine"), another);
             if let Some(said) = RolledOut::read(&annotations, "mine") {
-                let written = said.written_for("mine");
-                assert!(written.starts_with(&value), "{written}");
+                let [(_, written), (_, with)] = said.written_for("mine");
+                assert!(written.is_some_and(|it| it.starts_with(&value)));
+                assert_eq!(with, None, "not on record");
             }
+        }
+    }
+
+    #[test]
+    fn what_stands_beside_the_leaf_counts_for_that_leaf_and_that_secret() {
+        let leaf = Fingerprint([1; 32]);
+        let beside = ChainAndCa { chain: 1, ca: 2 };
+        let had = RolledOut::Leaf {
+            fingerprint: leaf,
+            not_after: UnixTime(0),
+            with: Some(beside),
+        };
+        let written = had.written_for("mine");
+        let annotations = |of: &str, with: &str| {
+            let value = |key: &str| {
+                let found = written.iter().find(|(it, _)| *it == key);
+                found
+                    .and_then(|(_, value)| value.clone())
+                    .unwrap_or_default()
+            };
+            BTreeMap::from([
+                (keys::ROLLED_OUT.to_owned(), value(keys::ROLLED_OUT)),
+                (
+                    keys::ROLLED_OUT_WITH.to_owned(),
+                    value(keys::ROLLED_OUT_WITH).replace(of, with),
+                ),
+            ])
+        };
+        let read = |of, with| RolledOut::read(&annotations(of, with), "mine");
+        assert_eq!(read("", ""), Some(had));
+        let unknown = RolledOut::Leaf {
+            fingerprint: leaf,
+            not_after: UnixTime(0),
+            with: None,
+        };
+        for (of, with) in [
+            ("mine", "yours"),
+            ("0101", "0202"),
+            ("0000000100000002", "1"),
+        ] {
+            assert_eq!(read(of, with), Some(unknown), "{of} {with}");
+        }
+        assert_eq!(unknown.noting(leaf, beside), had);
+        let other = ChainAndCa { chain: 1, ca: 3 };
+        assert_eq!(had.noting(leaf, other), had);
+        assert_eq!(unknown.noting(Fingerprint([2; 32]), beside), unknown);
+        assert!(had.is(leaf, beside) && unknown.is(leaf, other) && !had.is(leaf, other));
+        // What earlier versions read, which know nothing of it.
+        assert_eq!(written[0].1.as_deref(), Some(&*format!("{had} mine")));
+    }
+
+    #[test]
+    fn what_has_changed_is_known_by_the_record() {
+        let (leaf, beside) = (Fingerprint([1; 32]), ChainAndCa { chain: 1, ca: 2 });
+        let had = |byte: u8, with: Option<(u32, u32)>| {
+            Some(RolledOut::Leaf {
+                fingerprint: Fingerprint([byte; 32]),
+                not_after: UnixTime(0),
+                with: with.map(|(chain, ca)| ChainAndCa { chain, ca }),
+            })
+        };
+        let on = |text: &str| text.parse::<Parts>().unwrap();
+        for (why, had, on, external, expected) in [
+            ("nothing", had(1, Some((1, 2))), Parts::ALL, true, ""),
+            (
+                "nothing that is on record",
+                had(1, None),
+                Parts::ALL,
+                true,
+                "",
+            ),
+            ("a leaf", had(2, Some((1, 2))), Parts::ALL, true, "leaf"),
+            ("a leaf, of us", had(2, None), Parts::ALL, false, "leaf"),
+            (
+                "a leaf, and who knows what else",
+                had(2, None),
+                Parts::ALL,
+                true,
+                "leaf,ca",
+            ),
+            (
+                "all",
+                had(2, Some((3, 4))),
+                Parts::ALL,
+                false,
+                "leaf,chain,ca",
+            ),
+            (
+                "an intermediate",
+                had(1, Some((3, 2))),
+                Parts::ALL,
+                false,
+                "chain",
+            ),
+            ("a CA", had(1, Some((1, 4))), Parts::ALL, false, "ca"),
+            (
+                "both, the CA counts",
+                had(1, Some((3, 4))),
+                on("leaf,ca"),
+                false,
+                "ca",
+            ),
+            (
+                "all, the leaf does not count",
+                had(2, Some((3, 4))),
+                on("ca"),
+                true,
+                "ca",
+            ),
+            (
+                "the first certificate",
+                Some(RolledOut::None),
+                Parts::ALL,
+                false,
+                "leaf",
+            ),
+            (
+                "the first of somebody else",
+                Some(RolledOut::None),
+                Parts::ALL,
+                true,
+                "leaf,ca",
+            ),
+            ("the record was lost", None, on("chain"), true, ""),
+        ] {
+            let changed = RolledOut::changed(had, (leaf, beside), on, external);
+            assert_eq!(changed.to_string(), expected, "{why}");
         }
     }
 

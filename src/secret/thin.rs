@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::head::Head;
 use super::total::{Fill, Shape};
-use super::{keys, place};
+use super::{keys, parts, place};
 use crate::certificate::{self, Leaf, Unreadable};
 
 /// A Secret without its secrets.
@@ -28,6 +28,8 @@ pub struct ThinSecret {
     pub head: Head,
     /// Its `type`; empty for the API server's default, which it always writes out.
     pub kind: String,
+    /// A digest of its CA certificates, where they can be read; see [`parts::ca_digest`].
+    pub ca: Option<u32>,
     certificate: Option<Text>,
 }
 
@@ -180,6 +182,7 @@ impl ThinSecret {
         Ok(Self {
             head,
             kind,
+            ca: data.ca,
             certificate,
         })
     }
@@ -203,6 +206,9 @@ struct Data {
     /// The key that `outputs` names for the certificate, with its value. Which of the two counts is
     /// known only with the type, which comes last. Data before metadata (no API server) leaves it out.
     named: Option<(String, Option<Zeroizing<String>>)>,
+    /// Whether the Secret says anything to us: of no other are CA certificates looked at.
+    ours: bool,
+    ca: Option<u32>,
 }
 
 impl Shape for Parts {
@@ -214,6 +220,7 @@ impl Shape for Parts {
                 let outputs = self.head.annotation(keys::OUTPUTS);
                 let named = outputs.and_then(place::certificate_key);
                 self.data.named = named.map(|key| (key.to_owned(), None));
+                self.data.ours = self.head.concerns_us();
                 Ok(())
             }
             "type" => map.next_value_seed(Fill(&mut self.kind)),
@@ -230,8 +237,21 @@ impl Shape for Data {
         match &mut self.named {
             Some((named, value)) if named == key => map.next_value_seed(Fill(value)),
             _ if key == "tls.crt" => map.next_value_seed(Fill(&mut self.tls_crt)),
+            _ if key == parts::CA_KEY && self.ours => {
+                map.next_value_seed(Fill(&mut Ca(&mut self.ca)))
+            }
             _ => ().member(key, map),
         }
+    }
+}
+
+/// CA certificates, of which only the digest is kept.
+struct Ca<'a>(&'a mut Option<u32>);
+
+impl Shape for Ca<'_> {
+    fn text(&mut self, text: &str) {
+        let bytes = STANDARD.decode(text).ok();
+        *self.0 = bytes.and_then(|bytes| parts::ca_digest(&bytes));
     }
 }
 

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::rollout::wire::tests::workload;
 use crate::rollout::workload::leaf_annotation;
+use crate::secret::parts::{ChainAndCa, Parts};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
+const BESIDE: ChainAndCa = ChainAndCa { chain: 1, ca: 2 };
 
 fn leaf(text: &str) -> Fingerprint {
     Fingerprint::of(text.as_bytes())
@@ -18,6 +20,7 @@ fn served(text: &str, hours_left: i64) -> Option<RolledOut> {
     Some(RolledOut::Leaf {
         fingerprint: leaf(text),
         not_after: UnixTime(NOW.0 + 3_600 * hours_left),
+        with: Some(BESIDE),
     })
 }
 
@@ -26,13 +29,15 @@ fn request(secret: &str, new: &str, rolled_out: Option<RolledOut>) -> Request {
         secret: secret.into(),
         uid: "uid".into(),
         leaf: leaf(new),
+        with: BESIDE,
         not_after: UnixTime(NOW.0 + 1_000_000),
         rolled_out,
         remembered: None,
         halted: None,
         mode: RolloutMode::Restart,
         workloads: Vec::new(),
-        keys: Vec::new(),
+        changed: Parts::ALL,
+        keys: ChangedKeys::any(),
         written: Some(NOW),
         unwell: Vec::new(),
     }
@@ -510,10 +515,150 @@ fn references_to_other_keys_do_not_count() {
             &[("/spec/template/spec/volumes", items(key))],
         );
         let due = Request {
-            keys: vec!["tls.crt".into(), "tls.key".into()],
+            keys: ChangedKeys::only(["tls.crt".into(), "tls.key".into()]),
             ..request("tls", "new", served("old", 9))
         };
         assert_eq!(planned(&[due], vec![object]).steps.len(), steps, "{key}");
+    }
+}
+
+/// By key: which of these workloads are restarted, and which use the Secret.
+fn of_keys(request: &Request, carried: Option<&str>) -> (Vec<String>, Vec<String>) {
+    let items = |name: &str, keys: &[&str]| {
+        let items: Vec<Value> = { keys.iter() }
+            .map(|key| json!({"key": key, "path": key}))
+            .collect();
+        let volume = json!([{"name": "v", "secret": {"secretName": "tls", "items": items}}]);
+        let key = leaf_annotation("tls");
+        let said = json!(carried.map(|value| BTreeMap::from([(key, value)])));
+        with(
+            web(name, &[], &[]),
+            &[
+                ("/spec/template/spec/volumes", volume),
+                ("/spec/template/metadata/annotations", said),
+            ],
+        )
+    };
+    let objects = vec![
+        items("all", &[]),
+        items("ca", &["ca.crt"]),
+        items("pair", &["tls.crt", "tls.key"]),
+    ];
+    let plan = planned(std::slice::from_ref(request), objects);
+    let names = |all: &mut dyn Iterator<Item = &WorkloadRef>| {
+        let mut all: Vec<String> = all.map(|it| it.name.to_string()).collect();
+        all.sort();
+        all
+    };
+    let users = &plan.users[0].1;
+    (
+        names(&mut plan.steps.iter().map(|it| &it.workload.id)),
+        names(&mut users.iter()),
+    )
+}
+
+#[test]
+fn each_is_restarted_for_what_it_takes_and_counts_as_a_user_in_any_case() {
+    let due = |changed: Parts, keys: ChangedKeys| Request {
+        changed,
+        keys,
+        ..request("tls", "new", served("old", 9))
+    };
+    let (pair, ca) = (
+        Parts {
+            ca: false,
+            ..Parts::ALL
+        },
+        || "ca.crt".into(),
+    );
+    let only_ca = Parts {
+        ca: true,
+        ..Parts::NONE
+    };
+    for (why, request, expected) in [
+        (
+            "a pair",
+            due(pair, ChangedKeys::all_but([ca()])),
+            vec!["all", "pair"],
+        ),
+        (
+            "a CA",
+            due(only_ca, ChangedKeys::only([ca()])),
+            vec!["all", "ca"],
+        ),
+        (
+            "all",
+            due(Parts::ALL, ChangedKeys::any()),
+            vec!["all", "ca", "pair"],
+        ),
+        (
+            "nothing that counts",
+            due(Parts::NONE, ChangedKeys::only([])),
+            vec![],
+        ),
+    ] {
+        let (steps, users) = of_keys(&request, None);
+        assert_eq!(steps, expected, "{why}");
+        assert_eq!(users, ["all", "ca", "pair"], "{why}");
+    }
+}
+
+#[test]
+fn a_template_says_what_it_was_rolled_for_as_far_as_the_workload_uses_it() {
+    let (new, old) = (leaf("new"), leaf("old"));
+    let value = |leaf: Fingerprint, chain: u32, ca: u32| {
+        Some(format!("{leaf}.{}", ChainAndCa { chain, ca }))
+    };
+    let due = |changed: Parts| Request {
+        changed,
+        ..request("tls", "new", served("old", 9))
+    };
+    let beside = Parts {
+        leaf: false,
+        ..Parts::ALL
+    };
+    for (why, request, said, expected) in [
+        ("all of it", due(Parts::ALL), value(new, 1, 2), vec![]),
+        (
+            "another chain",
+            due(Parts::ALL),
+            value(new, 3, 2),
+            vec!["all", "pair"],
+        ),
+        (
+            "another CA",
+            due(Parts::ALL),
+            value(new, 1, 3),
+            vec!["all", "ca"],
+        ),
+        (
+            "another leaf",
+            due(Parts::ALL),
+            value(old, 1, 2),
+            vec!["all", "pair"],
+        ),
+        // An earlier version has begun with it.
+        (
+            "the new leaf alone",
+            due(Parts::ALL),
+            Some(new.to_string()),
+            vec![],
+        ),
+        (
+            "a leaf that it had before",
+            due(beside),
+            Some(new.to_string()),
+            vec!["all", "ca", "pair"],
+        ),
+        (
+            "nonsense",
+            due(Parts::ALL),
+            Some(format!("{new}.x")),
+            vec!["all", "ca", "pair"],
+        ),
+    ] {
+        let (steps, _) = of_keys(&request, said.as_deref());
+        assert_eq!(steps, expected, "{why}");
     }
 }
 
@@ -523,6 +668,7 @@ fn a_halt_stands_until_one_of_its_ends() {
         Some(HaltNote {
             workload: "deployment/a".parse().unwrap(),
             leaf: leaf(text),
+            with: None,
             resumed,
         })
     };
@@ -557,6 +703,26 @@ fn a_halt_stands_until_one_of_its_ends() {
             served("old", 9),
             vec![failed(), other()],
             false,
+        ),
+        (
+            "another CA beside it",
+            note(false, "new").map(|note| HaltNote {
+                with: Some(ChainAndCa { chain: 1, ca: 3 }),
+                ..note
+            }),
+            served("old", 9),
+            vec![failed(), other()],
+            false,
+        ),
+        (
+            "what was tried, as this version notes it",
+            note(false, "new").map(|note| HaltNote {
+                with: Some(BESIDE),
+                ..note
+            }),
+            served("old", 9),
+            vec![failed(), other()],
+            true,
         ),
         (
             "the others serve an expired one",

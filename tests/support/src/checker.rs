@@ -2,8 +2,9 @@
 //! every pod really has.
 //!
 //! It shares no code with the operator, and asks the API server alone. A pod has a certificate if it was created after the
-//! Secret was written, or if it was made from a template that names that certificate. So it says nothing of Secrets whose
-//! pods are asked to reload, nor of a first certificate that was there before anybody looked.
+//! Secret was written, or if it was made from a template that names that certificate; likewise its chain and `ca.crt`, by
+//! the digests that the Secret and the template say, as far as the pod takes these keys. So it says nothing of Secrets whose
+//! pods are asked to reload, nor of what was there before anybody looked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,15 +24,26 @@ use tokio::task::JoinHandle;
 use crate::runtime;
 
 const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
+const ROLLED_OUT_WITH: &str = "state.cert-renew.io/rolled-out-with";
+/// Digits of the digest of the chain, and of that of the CA after it.
+const DIGITS: usize = 8;
 const ROLLOUT: &str = "cert-renew.io/rollout";
 /// How often a [`Watcher`] looks.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Which certificate each Secret held when it was first seen, by its uid: what pods had of it before nobody can tell.
+/// What each Secret held when it was first seen, by its uid: what pods had of it before nobody can tell.
 #[derive(Debug, Default)]
 pub struct Checker {
-    first: BTreeMap<String, String>,
+    first: BTreeMap<String, Held>,
     compared: usize,
+}
+
+/// A certificate, and the digests of its chain and CA as they were recorded last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Held {
+    fingerprint: String,
+    chain: String,
+    ca: String,
 }
 
 /// Looks again and again until it is stopped.
@@ -49,7 +61,9 @@ struct Found {
 /// A Secret that says it is done.
 struct Done {
     name: String,
-    fingerprint: String,
+    held: Held,
+    /// What of it is another than at first.
+    first: Held,
     /// Seconds since 1970.
     written: i64,
 }
@@ -85,15 +99,19 @@ impl Checker {
             }
             let spec = serde_json::to_value(&pod.spec)?;
             for secret in &done {
-                if !names(&spec, &secret.name) {
+                let mut keys = Keys::default();
+                keys.taken(&spec, &secret.name);
+                if !keys.any() {
                     continue;
                 }
                 self.compared += 1;
-                if !has(&pod.metadata, secret) && owners.answer_for(&pod.metadata, secret).await? {
+                if !has(&pod.metadata, secret, &keys)
+                    && owners.answer_for(&pod.metadata, secret).await?
+                {
                     found.push(format!(
                         "{namespace}/{}: done with {}, written at {}, and pod {} of {:?} has {:?}",
                         secret.name,
-                        secret.fingerprint,
+                        secret.held.fingerprint,
                         secret.written,
                         pod.metadata.name.as_deref().unwrap_or_default(),
                         pod.metadata.creation_timestamp,
@@ -112,16 +130,36 @@ impl Checker {
         let first = CertificateDer::from_pem_slice(&pem.0).ok();
         let fingerprint = first.map_or_else(|| "none".to_owned(), |der| hex(&der));
         let uid = metadata.uid.clone()?;
-        let at_first = self.first.entry(uid).or_insert_with(|| fingerprint.clone());
+        let with = annotation(metadata, ROLLED_OUT_WITH);
+        let with = with.and_then(|it| {
+            it.strip_prefix(&*fingerprint)?
+                .trim_start()
+                .split(' ')
+                .next()
+        });
+        let (chain, ca) = split(with);
+        let held = Held {
+            fingerprint,
+            chain,
+            ca,
+        };
+        let first = self.first.entry(uid).or_insert_with(|| held.clone());
+        // What is recorded for the first time was there before.
+        for (at_first, now) in [(&mut first.chain, &held.chain), (&mut first.ca, &held.ca)] {
+            if at_first.is_empty() {
+                at_first.clone_from(now);
+            }
+        }
         let said = annotation(metadata, ROLLED_OUT)?;
         let restarts = annotation(metadata, ROLLOUT).is_none_or(|mode| mode == "restart");
-        if *at_first == fingerprint || !said.starts_with(&fingerprint) || !restarts {
+        if *first == held || !said.starts_with(&held.fingerprint) || !restarts {
             return None;
         }
         Some(Done {
             name: metadata.name.clone()?,
             written: written(metadata)?,
-            fingerprint,
+            first: first.clone(),
+            held,
         })
     }
 
@@ -230,7 +268,7 @@ impl<'a> Owners<'a> {
                 restart_at.and_then(|at| at.parse::<k8s_openapi::jiff::Timestamp>().ok());
             let carried = annotation(&object.metadata, &leaf_annotation(&secret.name));
             if let (Some(at), Some(leaf)) = (restarted, carried)
-                && leaf.starts_with(&secret.fingerprint)
+                && leaf.starts_with(&secret.held.fingerprint)
                 && created(pod) >= Some(at.as_second())
             {
                 return Ok(false);
@@ -264,28 +302,76 @@ fn written(metadata: &ObjectMeta) -> Option<i64> {
         .max()
 }
 
-/// Whether a pod has what the Secret holds.
-fn has(pod: &ObjectMeta, secret: &Done) -> bool {
-    let said = annotation(pod, &leaf_annotation(&secret.name));
+/// Whether a pod has what the Secret holds, as far as it takes it and it is not what was there at first.
+fn has(pod: &ObjectMeta, secret: &Done, keys: &Keys) -> bool {
+    let Done { held, first, .. } = secret;
+    let said = annotation(pod, &leaf_annotation(&secret.name)).unwrap_or_default();
+    let (leaf, with) = said.split_once('.').unwrap_or((said, ""));
+    let (chain, ca) = split(Some(with));
+    let named =
+        |taken: bool, said: &str, now: &str, first: &str| !taken || now == first || said == now;
     created(pod).is_some_and(|created| created > secret.written)
-        || said.is_some_and(|leaf| leaf.starts_with(&secret.fingerprint))
+        || (named(keys.pair, leaf, &held.fingerprint, &first.fingerprint)
+            && named(keys.certificate, &chain, &held.chain, &first.chain)
+            && named(keys.ca, &ca, &held.ca, &first.ca))
 }
 
-/// Whether a pod's spec takes this Secret, in any of the ways there are.
-fn names(spec: &Value, secret: &str) -> bool {
-    match spec {
-        Value::Array(items) => items.iter().any(|item| names(item, secret)),
-        Value::Object(fields) => fields.iter().any(|(key, value)| {
-            let name = match key.as_str() {
-                "secretName" => value.as_str(),
-                "secret" | "secretRef" | "secretKeyRef" | "nodePublishSecretRef" => {
-                    value["name"].as_str()
+/// The digests of chain and CA; empty where they are not said.
+fn split(with: Option<&str>) -> (String, String) {
+    let digits = with.and_then(|with| Some((with.get(..DIGITS)?, with.get(DIGITS..2 * DIGITS)?)));
+    let (chain, ca) = digits.unwrap_or_default();
+    (chain.to_owned(), ca.to_owned())
+}
+
+/// Which keys of a Secret a pod takes, in any of the ways there are.
+#[derive(Debug, Default)]
+struct Keys {
+    /// Certificate or private key.
+    pair: bool,
+    /// The certificate, with its chain.
+    certificate: bool,
+    ca: bool,
+}
+
+impl Keys {
+    fn any(&self) -> bool {
+        self.pair || self.certificate || self.ca
+    }
+
+    fn taken(&mut self, spec: &Value, secret: &str) {
+        match spec {
+            Value::Array(items) => items.iter().for_each(|item| self.taken(item, secret)),
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    let name = match key.as_str() {
+                        "secret" if !value["secretName"].is_null() => &value["secretName"],
+                        "secret" | "secretRef" | "secretKeyRef" | "nodePublishSecretRef" => {
+                            &value["name"]
+                        }
+                        _ => &Value::Null,
+                    };
+                    if name.as_str() == Some(secret) {
+                        self.take(value);
+                    }
+                    self.taken(value, secret);
                 }
-                _ => None,
-            };
-            name == Some(secret) || names(value, secret)
-        }),
-        _ => false,
+            }
+            _ => {}
+        }
+    }
+
+    /// By `items`, by `key`, or all.
+    fn take(&mut self, reference: &Value) {
+        let items = reference["items"].as_array().filter(|it| !it.is_empty());
+        let items = items.into_iter().flatten().map(|item| &item["key"]);
+        let named: Vec<&str> = items
+            .chain([&reference["key"]])
+            .filter_map(Value::as_str)
+            .collect();
+        let takes = |key: &str| named.is_empty() || named.contains(&key);
+        self.ca |= takes("ca.crt");
+        self.certificate |= takes("tls.crt");
+        self.pair |= named.is_empty() || named.iter().any(|key| *key != "ca.crt");
     }
 }
 

@@ -330,16 +330,26 @@ impl Space {
         lines.join("\n  ")
     }
 
-    /// The template annotation that says which leaf a workload was rolled for.
+    /// What a workload was rolled for, by its template's annotation.
     ///
     /// # Errors
     /// When the workload cannot be read.
-    pub async fn leaf_of(&self, kind: &str, name: &str, secret: &str) -> Result<Option<String>> {
+    pub async fn carried(&self, kind: &str, name: &str, secret: &str) -> Result<Option<String>> {
         let object = self.workloads(kind).get(name).await?;
         let annotations = &object.data["spec"]["template"]["metadata"]["annotations"];
         Ok(annotations[format!("state.cert-renew.io/leaf.{secret}")]
             .as_str()
             .map(ToOwned::to_owned))
+    }
+
+    /// The leaf of it.
+    ///
+    /// # Errors
+    /// When the workload cannot be read.
+    pub async fn leaf_of(&self, kind: &str, name: &str, secret: &str) -> Result<Option<String>> {
+        let carried = self.carried(kind, name, secret).await?;
+        let leaf = carried.as_deref().and_then(|it| it.split('.').next());
+        Ok(leaf.map(ToOwned::to_owned))
     }
 
     /// How often a workload's spec was changed: 1 when never since it was made.

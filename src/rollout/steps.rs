@@ -256,12 +256,15 @@ impl Due {
     /// nothing of chain and CA: that is enough where the leaf is new.
     #[must_use]
     pub fn is_said_by(&self, value: &str) -> bool {
-        if self.again {
-            return value == self.value();
+        let (first, repeated) = match value.strip_suffix(REPEAT) {
+            Some(first) => (first, true),
+            None => (value, false),
+        };
+        if self.again && !repeated {
+            return false;
         }
-        let value = value.strip_suffix(REPEAT).unwrap_or(value);
-        let Some((leaf, with)) = value.split_once('.') else {
-            return self.changed.leaf && value == self.leaf.to_string();
+        let Some((leaf, with)) = first.split_once('.') else {
+            return self.changed.leaf && first == self.leaf.to_string();
         };
         let (uses, with) = (self.why.uses(), with.parse::<ChainAndCa>());
         let has = |with: ChainAndCa| {

@@ -11,8 +11,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::{look, tell};
-use crate::cluster::chain;
 use crate::cluster::secrets::{self, Changes};
+use crate::cluster::{self, chain};
 use crate::context::Context;
 use crate::index::{Entry, Key};
 use crate::rollout::{self, Request, Workload};
@@ -23,6 +23,8 @@ use crate::time::UnixTime;
 
 /// Between two namespaces: a start does not have the API server list the workloads of all of them at once.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Somebody who writes the Secret all the time is not to be raced with.
+const TRIES: usize = 3;
 /// notBefore lies up to an hour in the past when a certificate is issued (Let's Encrypt).
 const BACKDATED: Duration = Duration::from_secs(3_600);
 /// A certificate of ours is written within this of the instant that its Secret says: whatever wrote it later put it back.
@@ -86,8 +88,17 @@ fn carried(workloads: &[Workload]) -> BTreeSet<&str> {
 
 /// Writes what the workloads have where a Secret says otherwise.
 async fn compare(context: &Context, key: &Key, workloads: &[Workload]) {
+    for _ in 0..TRIES {
+        if !has_crossed(context, key, workloads).await {
+            return;
+        }
+    }
+}
+
+/// Tries it once; whether another write to the Secret was faster, as that of a first record may be.
+async fn has_crossed(context: &Context, key: &Key, workloads: &[Workload]) -> bool {
     let Some(entry) = context.entry(key).filter(says_done) else {
-        return;
+        return false;
     };
     let holds = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
     let another = |workload: &Workload| {
@@ -95,25 +106,27 @@ async fn compare(context: &Context, key: &Key, workloads: &[Workload]) {
         workload.leaf_of(&key.name).is_some() && !carries
     };
     if !workloads.iter().any(another) {
-        return;
+        return false;
     }
     // It is read afresh: the index does not know when its data was written.
     let Some((request, head, age)) = look::as_it_is(context, key, &entry).await else {
-        return;
+        return false;
     };
     let Some((workload, had)) = contradicts(&request, age, workloads) else {
-        return;
+        return false;
     };
     let changes = Changes {
         annotations: had.written_for(head.uid()).into(),
         ..Changes::default()
     };
     match secrets::patch(&context.client, &head, &changes).await {
+        Err(cluster::Error::Conflict { .. }) => return true,
         Ok(_) => tell::older(context, key, &request, &restarted(&workload)),
         Err(error) => {
             tracing::info!(secret = %key, %error, "what the workloads have is not put back: the next start looks again");
         }
     }
+    false
 }
 
 /// A workload that says otherwise than a Secret that says its workloads have what it holds, and what it has. When that ends
@@ -192,7 +205,8 @@ impl Age {
 mod tests {
     use super::*;
     use crate::certificate::Fingerprint;
-    use crate::rollout::{Status, Strategy, leaf_annotation};
+    use crate::rollout::{ChangedKeys, Status, Strategy, leaf_annotation};
+    use crate::secret::parts::{ChainAndCa, Parts};
 
     const DAY: i64 = 86_400;
 
@@ -228,18 +242,21 @@ mod tests {
         let rolled_out = RolledOut::Leaf {
             fingerprint: leaf(holds),
             not_after: UnixTime(90 * DAY),
+            with: Some(ChainAndCa::NONE),
         };
         Request {
             secret: "tls".into(),
             uid: "uid".into(),
             leaf: leaf(holds),
+            with: ChainAndCa::NONE,
             not_after: UnixTime(90 * DAY),
             rolled_out: Some(rolled_out),
             remembered: None,
             halted: None,
             mode: RolloutMode::Restart,
             workloads: vec!["deployment/web".parse().unwrap()],
-            keys: Vec::new(),
+            changed: Parts::ALL,
+            keys: ChangedKeys::any(),
             written: Some(UnixTime(70 * DAY)),
             unwell: Vec::new(),
         }

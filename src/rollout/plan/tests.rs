@@ -791,6 +791,7 @@ fn what_failed_with_an_earlier_leaf_does_not_rest_before_the_one_that_mends_it()
         let halted = failed.map(|name| HaltNote {
             workload: format!("deployment/{name}").parse().unwrap(),
             leaf: leaf("bad"),
+            with: None,
             resumed: false,
         });
         let due = [Request {

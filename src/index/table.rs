@@ -570,7 +570,7 @@ mod tests {
                 it.observed.leaf = it.observed.leaf.map(|leaf| LeafFacts {
                     with: ChainAndCa::NONE,
                     ..leaf
-                })
+                });
             },
             |it| it.observed.renewal = Err(Never::Paused),
             |it| it.observed.suggestion = Suggestion::None,

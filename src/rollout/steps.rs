@@ -297,8 +297,8 @@ impl Why {
         };
         let keys = references.iter().map(|it| it.keys.as_deref());
         let takes = |ca: bool| {
-            let key = |key: &Box<str>| (**key == *parts::CA_KEY) == ca;
-            { keys.clone() }.any(|keys| keys.is_none_or(|keys| keys.iter().any(key)))
+            let key = |key: &str| (key == parts::CA_KEY) == ca;
+            { keys.clone() }.any(|keys| keys.is_none_or(|keys| keys.iter().any(|it| key(it))))
         };
         Parts {
             leaf: takes(false),

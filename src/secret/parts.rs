@@ -158,7 +158,7 @@ impl ChainAndCa {
         let had_ca = had.map(|had| had.ca);
         Self {
             chain: had_or(on.chain, chain, had.map(|had| had.chain)),
-            ca: ca.map_or(had_ca.unwrap_or(0), |ca| had_or(on.ca, ca, had_ca)),
+            ca: ca.map_or_else(|| had_ca.unwrap_or(0), |ca| had_or(on.ca, ca, had_ca)),
         }
     }
 }

@@ -291,7 +291,7 @@ fn worst(addresses: &[IpAddr], answers: Vec<Answer>) -> Answer {
                 ));
             }
             Answer::None(what) => {
-                nobody.get_or_insert(Answer::None(format!("{address}: {what}")));
+                nobody.get_or_insert_with(|| Answer::None(format!("{address}: {what}")));
             }
         }
     }

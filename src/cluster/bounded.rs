@@ -5,7 +5,10 @@
 //! A page is then asked for again with half the `limit`, which a continue token allows. An object that is too large by
 //! itself is passed over: its page is empty, and the log names it. Callers see pages that are smaller, and nothing else.
 //!
-//! Watches are passed on as they are: they bring one object at a time.
+//! A watch brings one object at a time, and so one large object at a time where there are many watches ([`lines`]). The
+//! few of Secrets are passed on as they are: what they read, a buffer of a few megabytes, they hold once.
+
+mod lines;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -23,6 +26,8 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{BoxError, Service, ServiceExt as _};
+
+use self::lines::Lines;
 
 /// Nearly every answer is smaller. It is read without a place: a few dozen requests are under way at a time.
 const SMALL: usize = 256 * 1024;
@@ -70,6 +75,8 @@ struct Shared {
 pub(super) enum Answer<B> {
     /// As it comes.
     Stream(B),
+    /// A watch, line by line.
+    Lines(Lines<B>),
     /// Read already, with the place that it takes.
     Whole(VecDeque<Bytes>, Option<OwnedSemaphorePermit>),
 }
@@ -118,7 +125,12 @@ where
 {
     async fn answer(&self, request: Request<Body>) -> Result<Response<Answer<B>>, BoxError> {
         if parameters(request.uri()).any(|it| it.starts_with("watch=")) {
-            return Ok(self.ask(request).await?.map(Answer::Stream));
+            let few = request.uri().path().ends_with("/secrets");
+            let answer = self.ask(request).await?;
+            return Ok(answer.map(|body| match few {
+                true => Answer::Stream(body),
+                false => Answer::Lines(Lines::new(body, Arc::clone(&self.shared.places))),
+            }));
         }
         if request.method() != Method::GET {
             // What was done is not done twice for the sake of its answer.
@@ -299,7 +311,7 @@ fn too_large(method: &Method, uri: &Uri) -> BoxError {
 
 fn size<B>(answer: &Response<Answer<B>>) -> usize {
     match answer.body() {
-        Answer::Stream(_) => 0,
+        Answer::Stream(_) | Answer::Lines(_) => 0,
         Answer::Whole(chunks, _) => chunks.iter().map(Bytes::len).sum(),
     }
 }
@@ -353,6 +365,7 @@ where
                 let frame = Pin::new(body).poll_frame(context);
                 frame.map(|it| it.map(|it| it.map_err(Into::into)))
             }
+            Self::Lines(lines) => lines.poll(context),
             Self::Whole(chunks, _) => {
                 Poll::Ready(chunks.pop_front().map(|chunk| Ok(Frame::data(chunk))))
             }
@@ -362,6 +375,7 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Stream(body) => body.is_end_stream(),
+            Self::Lines(lines) => lines.is_ended(),
             Self::Whole(chunks, _) => chunks.is_empty(),
         }
     }
@@ -369,6 +383,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Stream(body) => body.size_hint(),
+            Self::Lines(_) => SizeHint::default(),
             Self::Whole(chunks, _) => {
                 let size = chunks.iter().map(Bytes::len).sum::<usize>();
                 SizeHint::with_exact(u64::try_from(size).unwrap_or(u64::MAX))

@@ -1,0 +1,243 @@
+//! Watches within bounds of bytes: a line is one event, and an event is as large as its object.
+//!
+//! kube reads a line whole, into a buffer that keeps the size of the largest for as long as the watch lasts: twenty
+//! rollouts of large workloads would hold twenty such buffers. Here a line that is large takes all places while it is
+//! read, and the watch ends behind it. Its reader opens another one from the version that came last, with a buffer that
+//! is small again.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use hyper::body::{Body as HttpBody, Frame};
+use memchr::memchr_iter;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+use tower::BoxError;
+
+use super::{OBJECT, PLACES, SMALL};
+
+/// The rest of a line that has begun to come is there at once: places are not held for a connection that hangs.
+const REST: Duration = Duration::from_secs(10);
+
+type Places = BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>;
+
+/// The body of a watch.
+pub(in crate::cluster) struct Lines<B> {
+    body: B,
+    places: Arc<Semaphore>,
+    /// Bytes of the line that is being read.
+    length: usize,
+    state: State,
+}
+
+enum State {
+    Small,
+    /// A large line waits for its places; nothing more of it is read meanwhile.
+    Waits(Places),
+    /// A large line is read, until then at the latest.
+    Large {
+        _places: OwnedSemaphorePermit,
+        until: Pin<Box<Sleep>>,
+    },
+    Ended,
+}
+
+impl<B> Lines<B> {
+    pub(super) fn new(body: B, places: Arc<Semaphore>) -> Self {
+        Self {
+            body,
+            places,
+            length: 0,
+            state: State::Small,
+        }
+    }
+}
+
+impl<B> Lines<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self.state, State::Ended) || self.body.is_end_stream()
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            match &mut self.state {
+                State::Ended => return Poll::Ready(None),
+                State::Waits(places) => match ready!(places.poll_unpin(context)) {
+                    Ok(places) => {
+                        self.state = State::Large {
+                            _places: places,
+                            until: Box::pin(sleep(REST)),
+                        };
+                    }
+                    // Nobody closes it.
+                    Err(_) => self.state = State::Ended,
+                },
+                State::Large { until, .. } => match until.poll_unpin(context) {
+                    Poll::Ready(()) => self.state = State::Ended,
+                    Poll::Pending => break,
+                },
+                State::Small => break,
+            }
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Some(frame) = frame.transpose().map_err(Into::into)? else {
+            self.state = State::Ended;
+            return Poll::Ready(None);
+        };
+        let frame = match frame.into_data() {
+            Ok(chunk) => Frame::data(self.take(chunk)),
+            Err(frame) => frame,
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Counts the bytes of the lines of a chunk, which is cut behind a large one.
+    fn take(&mut self, mut chunk: Bytes) -> Bytes {
+        let mut start = 0;
+        let mut ends = memchr_iter(b'\n', &chunk);
+        let large = ends.find(|end| {
+            let length = self.length + end - start;
+            (self.length, start) = (0, end + 1);
+            length > SMALL
+        });
+        if let Some(end) = large {
+            chunk.truncate(end + 1);
+            self.state = State::Ended;
+            return chunk;
+        }
+        self.length += chunk.len() - start;
+        if self.length > OBJECT {
+            self.state = State::Ended;
+        } else if self.length > SMALL && matches!(self.state, State::Small) {
+            let places = Arc::clone(&self.places).acquire_many_owned(PLACES);
+            self.state = State::Waits(places.boxed());
+        }
+        chunk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// What a connection brings; it stays open.
+    struct Connection(VecDeque<Bytes>);
+
+    impl HttpBody for Connection {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop_front() {
+                Some(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    /// A watch that brings lines of so many bytes, in chunks as a connection has them.
+    fn watch(lengths: &[usize], places: &Arc<Semaphore>) -> Lines<Connection> {
+        let lines = lengths.iter().map(|length| "x".repeat(*length) + "\n");
+        let text = Bytes::from(lines.collect::<String>());
+        let chunks = (0..text.len()).step_by(64 * 1024);
+        let chunks = chunks.map(|at| text.slice(at..text.len().min(at + 64 * 1024)));
+        Lines::new(Connection(chunks.collect()), Arc::clone(places))
+    }
+
+    fn places() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(usize::try_from(PLACES).unwrap()))
+    }
+
+    /// The lengths of the lines that come until nothing more does, and whether the watch has ended.
+    async fn read(watch: &mut Lines<Connection>) -> (Vec<usize>, bool) {
+        let (mut text, mut ended) = (Vec::new(), false);
+        while let Poll::Ready(frame) = poll_fn(|context| Poll::Ready(watch.poll(context))).await {
+            match frame {
+                Some(frame) => text.extend(frame.unwrap().into_data().unwrap()),
+                None => {
+                    ended = true;
+                    break;
+                }
+            }
+        }
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
+        (lines.map(|line| line.len() - 1).collect(), ended)
+    }
+
+    #[tokio::test]
+    async fn what_is_small_passes_as_it_comes() {
+        let places = places();
+        let lengths = [10, SMALL - 1, 0, 100_000, 100_000, 100_000, 7];
+        let mut watch = watch(&lengths, &places);
+        assert_eq!(read(&mut watch).await, (lengths.to_vec(), false));
+        assert_eq!(places.available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_watch_ends_behind_a_large_line_and_gives_its_places_back() {
+        let places = places();
+        for large in [SMALL + 1, 5 * SMALL] {
+            let mut watch = watch(&[10, large, 20], &places);
+            assert_eq!(read(&mut watch).await, (vec![10, large], true));
+            assert!(watch.is_ended());
+            assert_eq!(places.available_permits(), 4);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_large_line_is_read_at_a_time() {
+        let places = places();
+        let unfinished = |length: usize| {
+            let mut watch = watch(&[length], &places);
+            watch.body.0.pop_back();
+            watch
+        };
+        let mut first = unfinished(3 * SMALL);
+        let (read_of_first, _) = read(&mut first).await;
+        assert!(read_of_first[0] > 2 * SMALL, "{read_of_first:?}");
+        let mut second = watch(&[3 * SMALL], &places);
+        let (read_of_second, ended) = read(&mut second).await;
+        assert!(read_of_second[0] < SMALL + 64 * 1024 && !ended);
+        drop(first);
+        let (rest, ended) = read(&mut second).await;
+        assert_eq!((read_of_second[0] + 1 + rest[0], ended), (3 * SMALL, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_line_that_does_not_go_on_holds_no_place() {
+        let places = places();
+        let mut watch = watch(&[3 * SMALL], &places);
+        watch.body.0.pop_back();
+        assert!(!read(&mut watch).await.1);
+        assert_eq!(places.available_permits(), 0);
+        sleep(REST).await;
+        assert!(read(&mut watch).await.1);
+        assert_eq!(places.available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_not_read_to_its_end() {
+        let mut watch = watch(&[OBJECT + SMALL], &places());
+        let (lines, ended) = read(&mut watch).await;
+        assert!(lines[0] <= OBJECT + 64 * 1024 && ended);
+    }
+}

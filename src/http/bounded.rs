@@ -2,9 +2,10 @@
 //!
 //! axum sets no deadline of its own; a client that sends one byte a minute would hold a connection for ever.
 //! Where all connections are taken the oldest is closed, first of those that have not asked for anything: a probe, or a
-//! CA, that connects and asks at once is answered however many others hold connections open.
+//! CA, that connects and asks at once is answered however many others hold connections open, or open more just then: what
+//! a connection has sent by the time that it is looked at is read before it may be closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt as _;
 
@@ -49,10 +51,14 @@ struct Limits {
 #[derive(Debug, Default)]
 struct Open {
     count: u64,
+    /// Those that have just been accepted: what they have sent is not read yet.
+    new: BTreeSet<u64>,
     /// Whose request has not come whole.
     idle: BTreeMap<u64, Arc<Notify>>,
     /// Whose request is being answered.
     asked: BTreeMap<u64, Arc<Notify>>,
+    /// Something has changed.
+    changed: Arc<Notify>,
 }
 
 /// One of them.
@@ -69,7 +75,7 @@ impl Connection {
         let mut all = lock(open);
         all.count += 1;
         let number = all.count;
-        all.idle.insert(number, Arc::clone(&end));
+        all.new.insert(number);
         Self {
             number,
             open: Arc::clone(open),
@@ -80,8 +86,18 @@ impl Connection {
     /// Its request has come.
     fn asks(&self) {
         let mut all = lock(&self.open);
-        if let Some(end) = all.idle.remove(&self.number) {
-            all.asked.insert(self.number, end);
+        all.new.remove(&self.number);
+        all.idle.remove(&self.number);
+        all.asked.insert(self.number, Arc::clone(&self.end));
+        all.changed.notify_one();
+    }
+
+    /// What it had sent is read.
+    fn looked_at(&self) {
+        let mut all = lock(&self.open);
+        if all.new.remove(&self.number) {
+            all.idle.insert(self.number, Arc::clone(&self.end));
+            all.changed.notify_one();
         }
     }
 
@@ -92,18 +108,24 @@ impl Connection {
 
     fn closed(&self) {
         let mut all = lock(&self.open);
+        all.new.remove(&self.number);
         all.idle.remove(&self.number);
         all.asked.remove(&self.number);
+        all.changed.notify_one();
     }
 }
 
 impl Open {
-    /// Closes the oldest: one that has not asked for anything, where there is one.
-    fn close_oldest(&mut self) {
-        let oldest = self.idle.pop_first().or_else(|| self.asked.pop_first());
-        if let Some((_, end)) = oldest {
+    /// Closes the oldest, one that has not asked for anything where there is one; false where that is not known yet.
+    fn close_oldest(&mut self) -> bool {
+        let mut oldest = self.idle.pop_first();
+        if oldest.is_none() && self.new.is_empty() {
+            oldest = self.asked.pop_first();
+        }
+        if let Some((_, end)) = &oldest {
             end.notify_one();
         }
+        oldest.is_some()
     }
 }
 
@@ -138,10 +160,7 @@ async fn serve_within(
         let accepted = async {
             let (stream, _) = listener.accept().await?;
             // Never left in the kernel's backlog, where the kubelet's probes would stand behind everybody else.
-            if slots.available_permits() == 0 {
-                lock(&open).close_oldest();
-            }
-            Ok((stream, Arc::clone(&slots).acquire_owned().await))
+            Ok((stream, place(&slots, &open).await))
         };
         let (stream, slot) = tokio::select! {
             () = &mut shutdown => return,
@@ -166,10 +185,19 @@ async fn serve_within(
             });
         let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         tokio::spawn(async move {
+            // What goes wrong on a stranger's connection is the stranger's business.
+            let mut served = pin!(timeout(limits.time, served));
+            let end = async {
+                // What has come by now is known, and read, once the reactor had its turn.
+                yield_now().await;
+                yield_now().await;
+                connection.looked_at();
+                connection.end.notified().await;
+            };
             tokio::select! {
-                // What goes wrong on a stranger's connection is the stranger's business.
-                _ = timeout(limits.time, served) => {}
-                () = connection.end.notified() => {}
+                biased;
+                _ = &mut served => {}
+                () = end => {}
             }
             connection.closed();
             drop(slot);
@@ -177,8 +205,26 @@ async fn serve_within(
     }
 }
 
+/// A place for one more connection; where there is none, that of the oldest.
+async fn place(slots: &Arc<Semaphore>, open: &Mutex<Open>) -> Option<OwnedSemaphorePermit> {
+    if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+        return Some(slot);
+    }
+    let changed = Arc::clone(&lock(open).changed);
+    let mut closes = lock(open).close_oldest();
+    loop {
+        tokio::select! {
+            // Nobody closes the semaphore.
+            slot = Arc::clone(slots).acquire_owned() => return slot.ok(),
+            () = changed.notified(), if !closes => closes = lock(open).close_oldest(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -247,6 +293,31 @@ mod tests {
         // Those that were open longest are closed.
         let mut byte = [0];
         assert_eq!(idle[0].read(&mut byte).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn who_asks_at_once_is_answered_in_a_flood_of_connections() {
+        let address = started(Limits {
+            connections: 8,
+            ..LIMITS
+        })
+        .await;
+        // On this thread, so that all of them are there before the first is accepted: fewer than any kernel lets wait.
+        let mut clients = Vec::new();
+        for _ in 0..100 {
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            client
+                .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
+            client.set_nonblocking(true).unwrap();
+            clients.push(TcpStream::from_std(client).unwrap());
+        }
+        for mut client in clients {
+            let mut answer = String::new();
+            let read = client.read_to_string(&mut answer);
+            timeout(HEADER_TIME, read).await.unwrap().unwrap();
+            assert!(answer.ends_with("here"), "{answer}");
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 
 use super::{Entry, Fault, Key, LeafFacts, Observed, Source, Stuck};
 use crate::certificate::Fingerprint;
-use crate::compact::{Instant, Uid, Version};
+use crate::compact::{Instant, Short as Name, Uid, Version};
 use crate::schedule::budget::AccountId;
 use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
 use crate::secret::parts::ChainAndCa;
@@ -51,7 +51,7 @@ struct Word {
 #[derive(Debug)]
 struct Packed {
     uid: [u8; 16],
-    name: Box<str>,
+    name: Name,
     rare: Option<Box<Rare>>,
     account: AccountId,
     namespace: u32,
@@ -251,9 +251,7 @@ impl Table {
         if let Some(Some(packed)) = self.slots.get_mut(place(id)) {
             let issuer = self.words.take(&entry.observed.issuer);
             self.words.give_back(packed.issuer);
-            let name = std::mem::take(&mut packed.name);
-            *packed = Packed::of((packed.namespace, &name), issuer, entry);
-            packed.name = name;
+            *packed = Packed::of((packed.namespace, &packed.name), issuer, entry);
         }
     }
 
@@ -633,7 +631,7 @@ mod tests {
     #[test]
     fn an_entry_is_small() {
         assert!(
-            size_of::<Option<Packed>>() <= 152,
+            size_of::<Option<Packed>>() <= 160,
             "{}",
             size_of::<Option<Packed>>()
         );

@@ -229,8 +229,9 @@ async fn operators_have_the_shipped_rights_and_are_counted_apart() -> Result<()>
 
 /// The HTTP status of an attempt to evict a pod that is not there.
 async fn evict(client: &Client, namespace: &str) -> Result<u16> {
-    let eviction =
-        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "none"}});
+    // As the admission policies, which another test may have installed, ask for it.
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "none"},
+        "deleteOptions": {"preconditions": {"uid": "none"}}});
     let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/pods/none/eviction"))
         .header("content-type", "application/json")
         .body(eviction.to_string().into_bytes())?;

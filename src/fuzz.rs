@@ -132,6 +132,15 @@ pub(crate) fn feed(target: &str, seeds: &[Vec<u8>], dictionary: &[&[u8]], check:
     eprintln!("fuzz {target}: {executions} executions, no failure");
 }
 
+/// One of the certificates and keys of the test data.
+pub(crate) fn file(name: &str) -> Vec<u8> {
+    let path = format!(
+        "{}/testdata/certificates/{name}",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
 /// The contents of a directory of the repository; nothing where there is none.
 pub(crate) fn files(directory: &str) -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);

@@ -39,6 +39,18 @@ async fn recorded(space: &Space, name: &str, pair: &Pair) -> Result<()> {
     .await
 }
 
+/// A Secret of somebody else's, and a Deployment of the same name that is ready with it.
+async fn served(space: &Space, name: &str, pair: &Pair) -> Result<()> {
+    space
+        .workload("Deployment", name, Reference::Volume, name)
+        .await?;
+    ready(space, name, 2).await?;
+    space
+        .tls_secret(name, Some(pair), &[("issuer", "external")])
+        .await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_while_all_is_shut_is_rolled_when_the_way_opens() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -127,13 +139,7 @@ async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout()
     );
     let names = ["copied", "unbound", "restored"];
     for name in names {
-        space
-            .workload("Deployment", name, Reference::Volume, name)
-            .await?;
-        ready(&space, name, 2).await?;
-        space
-            .tls_secret(name, Some(&first), &[("issuer", "external")])
-            .await?;
+        served(&space, name, &first).await?;
     }
     for name in names {
         recorded(&space, name, &first).await?;
@@ -208,13 +214,7 @@ async fn a_secret_of_a_restored_backup_that_is_older_than_what_runs_is_told_and_
     // Restored while nobody looks, and while the operator runs.
     let names = ["asleep", "awake"];
     for name in names {
-        space
-            .workload("Deployment", name, Reference::Volume, name)
-            .await?;
-        ready(&space, name, 2).await?;
-        space
-            .tls_secret(name, Some(&first), &[("issuer", "external")])
-            .await?;
+        served(&space, name, &first).await?;
     }
     let mut backups = Vec::new();
     for name in names {

@@ -1,15 +1,8 @@
 use der::Decode as _;
 
 use super::*;
+use crate::fuzz::file;
 use crate::fuzz::forge;
-
-fn file(name: &str) -> Vec<u8> {
-    let path = format!(
-        "{}/testdata/certificates/{name}",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 fn names(leaf: &Leaf) -> String {
     leaf.names

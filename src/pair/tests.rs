@@ -1,17 +1,10 @@
 use super::*;
 use crate::certificate::KeyType;
+use crate::fuzz::file;
 
 /// Within the validity of the fixtures, 2026-01-01 to 2026-04-01.
 fn now() -> UnixTime {
     "2026-02-01T00:00:00Z".parse().unwrap()
-}
-
-fn file(name: &str) -> Vec<u8> {
-    let path = format!(
-        "{}/testdata/certificates/{name}",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 #[test]

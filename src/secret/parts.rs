@@ -191,14 +191,7 @@ impl FromStr for ChainAndCa {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn file(name: &str) -> Vec<u8> {
-        let path = format!(
-            "{}/testdata/certificates/{name}",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
-    }
+    use crate::fuzz::file;
 
     #[test]
     fn the_setting_is_a_list_of_three_words() {

@@ -112,15 +112,8 @@ fn pkcs12(chain: &Chain, key: &[u8], password: &str) -> Option<Zeroizing<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::file;
     use crate::secret::place::Place;
-
-    fn file(name: &str) -> Vec<u8> {
-        let path = format!(
-            "{}/testdata/certificates/{name}",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
-    }
 
     fn rendered(kind: &str, outputs: &[(&str, &[Part])]) -> Rendered {
         let outputs: Vec<Output> = outputs

@@ -268,15 +268,8 @@ mod tests {
     use serde_json::{Value, from_slice, from_str, from_value, json};
 
     use super::*;
+    use crate::fuzz::file;
     use crate::secret::full::FullSecret;
-
-    fn file(name: &str) -> Vec<u8> {
-        let path = format!(
-            "{}/testdata/certificates/{name}",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
-    }
 
     fn base64(name: &str) -> String {
         STANDARD.encode(file(name))

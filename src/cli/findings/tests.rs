@@ -1,12 +1,5 @@
 use super::*;
-
-fn file(name: &str) -> Vec<u8> {
-    let path = format!(
-        "{}/testdata/certificates/{name}",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
+use crate::fuzz::file;
 
 fn at(text: &str) -> UnixTime {
     text.parse().unwrap()

@@ -11,7 +11,7 @@
 
 mod table;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -239,6 +239,9 @@ pub struct Index {
     /// In their order; those of an earlier turn than the map has are void.
     gone_order: VecDeque<(Key, u64)>,
     gone_turns: u64,
+    /// Tasks that still ran when their Secret was deleted: a Secret of the same name waits for their end, and takes it for
+    /// no end of its own.
+    left: HashSet<(Task, Key)>,
     /// Apart from the entries: they are for people only, and not kept of all.
     named: HashMap<Id, Shown>,
 }
@@ -266,6 +269,11 @@ fn shortened(error: Box<str>) -> Box<str> {
         short if short.len() < error.len() => short.into(),
         _ => error,
     }
+}
+
+/// The version that a task has begun with that was for an object that is gone: no object has it.
+fn of_a_former_object() -> Version {
+    Version::from("")
 }
 
 impl Index {
@@ -434,8 +442,12 @@ impl Index {
                 .or_else(|| old.first_seen(&observed)),
             (None, None) => gone,
         };
-        let renewing = previous.as_ref().and_then(|old| old.renewing.clone());
-        let rolling = previous.as_ref().and_then(|old| old.rolling.clone());
+        let mut running = |task, of_entry: fn(&Entry) -> &Option<Version>| match &previous {
+            Some(old) => of_entry(old).clone(),
+            None => { self.left.remove(&(task, key.clone())) }.then(of_a_former_object),
+        };
+        let renewing = running(Task::Renew, |old| &old.renewing);
+        let rolling = running(Task::Roll, |old| &old.rolling);
         let order_open = previous.as_ref().is_some_and(|old| old.order_open);
         let same_leaf = |old: &Entry| old.observed.leaf == observed.leaf;
         let (stale_pods, lacking) = { previous.as_ref() }
@@ -484,6 +496,14 @@ impl Index {
         };
         self.unqueue(id, &entry);
         self.named.remove(&id);
+        for (task, runs) in [
+            (Task::Renew, entry.renewing.is_some()),
+            (Task::Roll, entry.rolling.is_some()),
+        ] {
+            if runs {
+                self.left.insert((task, key.clone()));
+            }
+        }
         if let Some(had) = entry.rolled_out().filter(|had| *had != RolledOut::None) {
             self.gone_turns += 1;
             let turn = self.gone_turns;
@@ -590,6 +610,7 @@ impl Index {
         retry_at: impl Fn(&Observed) -> Option<UnixTime>,
     ) {
         self.queue.clear();
+        self.left.clear();
         let all: Vec<Id> = self.table.ids(|_| true).collect();
         for id in all {
             let Some(mut entry) = self.table.get(id) else {
@@ -644,6 +665,7 @@ impl Index {
         retry_at: Option<UnixTime>,
     ) {
         let Some((id, mut entry)) = self.known(key) else {
+            self.left.remove(&(task, key.clone()));
             return;
         };
         let started = match task {
@@ -654,6 +676,7 @@ impl Index {
             return;
         };
         let changed = started_from != entry.observed.resource_version;
+        let about_another = started_from == of_a_former_object();
         self.unqueue(id, &entry);
         let before = (entry.renew_at, entry.roll_at);
         entry.schedule(now, settle, retry_at);
@@ -663,6 +686,7 @@ impl Index {
             Task::Roll => entry.renew_at = before.0,
         }
         let not_before = match finished {
+            _ if about_another => None,
             // What the watch has not yet echoed is not to be done again.
             Finished::Wrote => {
                 entry.ended(task, None, None);
@@ -1020,6 +1044,45 @@ mod tests {
             None,
         );
         assert_eq!(index.pop_due(UnixTime(71)), Some((Task::Roll, key)));
+    }
+
+    #[test]
+    fn the_task_of_a_deleted_secret_is_no_task_of_the_next_one_of_its_name() {
+        for task in [Task::Renew, Task::Roll] {
+            let mut index = Index::default();
+            let (now, first) = match task {
+                Task::Renew => (60, observed("1", Ok(leaf(1)), Some(rolled(1)))),
+                Task::Roll => (0, observed("1", Ok(leaf(2)), Some(rolled(1)))),
+            };
+            let key = apply(&mut index, now, first.clone());
+            let begun = index.pop_due(UnixTime(now + 30));
+            assert_eq!(begun, Some((task, key.clone())));
+            index.remove(&key);
+            let second = Observed {
+                uid: Uid::from("another"),
+                resource_version: Version::from("5"),
+                ..first
+            };
+            apply(&mut index, now, second.clone());
+            assert_eq!(index.pop_due(UnixTime(now + 30)), None, "it still runs");
+            // Whatever it says is about the former Secret: there is no echo to wait for, nor another instant.
+            let ended = (task, &key);
+            let later = Finished::Later(UnixTime(1_000), Some("no".into()));
+            for said in [Finished::Wrote, later] {
+                index.finished(UnixTime(now), ended, said, SETTLE, None);
+                assert_eq!(index.get(&key).unwrap().last_error(), None);
+                let next = index.pop_due(UnixTime(now + 30));
+                assert_eq!(next, Some((task, key.clone())));
+                index.remove(&key);
+                apply(&mut index, now, second.clone());
+            }
+            // One that ends before the name comes back holds nothing up.
+            index.remove(&key);
+            index.finished(UnixTime(now), ended, Finished::Wrote, SETTLE, None);
+            apply(&mut index, now, second);
+            let next = index.pop_due(UnixTime(now + 30));
+            assert_eq!(next, Some((task, key.clone())));
+        }
     }
 
     #[test]

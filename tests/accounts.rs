@@ -3,6 +3,8 @@
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{Reference, Space};
@@ -135,5 +137,129 @@ async fn an_account_is_taken_to_a_new_key_even_in_two_attempts() -> Result<()> {
     let output = cert_renew(bench, &rollover)?;
     ensure!(output.status.success(), "{output:?}");
     issued(&space, "last", &[]).await?;
+    Ok(())
+}
+
+/// Whatever the CA says of a revocation, the key that is not to be trusted goes.
+#[tokio::test]
+async fn a_revocation_that_the_ca_refuses_replaces_the_key_all_the_same() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let mut options = options();
+    options.directory = Some(proxies.directory());
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "refused", operator.namespace()).await?;
+    let refusals = [
+        (400, "badRevocationReason", 2),
+        (500, "serverInternal", 1),
+        (403, "unauthorized", 1),
+    ];
+    for (status, kind, times) in refusals {
+        let name = kind.to_lowercase();
+        let old = issued(&space, &name, &[("key-rotation", "never")]).await?;
+        let key = data(&space.secrets().get(&name).await?, "tls.key");
+        let kind = format!("urn:ietf:params:acme:error:{kind}");
+        let body = json!({"type": kind, "detail": "not for that reason"}).to_string();
+        proxies.rule(move |passed| {
+            let is_revocation = passed.server == Server::Ca && passed.path.contains("revoke");
+            if is_revocation {
+                let nonce = Some(("replay-nonce", "bm9uY2U".to_owned()));
+                Fault::Answer(status, nonce, "application/problem+json", body.clone())
+            } else {
+                Fault::Pass
+            }
+        });
+        let asked = || {
+            let passed = proxies.passed().into_iter();
+            passed.filter(|it| it.path.contains("revoke")).count()
+        };
+        let before = asked();
+        let place = format!("{}/{name}", space.name);
+        let output = cert_renew(
+            bench,
+            &[
+                "revoke",
+                &place,
+                "--reason",
+                "keyCompromise",
+                "--operator-namespace",
+                operator.namespace(),
+            ],
+        )?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            !output.status.success() && said.contains("not for that reason"),
+            "{output:?}"
+        );
+        // Once more without a reason, where that is what it does not take.
+        assert_eq!(asked() - before, times, "{name}");
+        renewed(&space, &name, &old).await?;
+        let after = space.secrets().get(&name).await?;
+        ensure!(data(&after, "tls.key") != key, "{name}: the key stays");
+    }
+    Ok(())
+}
+
+/// Where nobody can be asked to revoke it, the key that is not to be trusted goes all the same.
+#[tokio::test]
+async fn without_an_account_to_revoke_with_the_key_is_replaced_all_the_same() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "unowned", operator.namespace()).await?;
+    let old = issued(&space, "tls", &[]).await?;
+    let place = format!("{}/tls", space.name);
+    let arguments = ["revoke", &place, "--operator-namespace", "default"];
+    let output = cert_renew(bench, &arguments)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        !output.status.success() && said.contains("has no account"),
+        "{output:?}"
+    );
+    renewed(&space, "tls", &old).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rollover_that_the_ca_refuses_for_good_leaves_no_second_key_behind() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let mut options = options();
+    options.directory = Some(proxies.directory());
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "forgone", operator.namespace()).await?;
+    issued(&space, "before", &[]).await?;
+    let namespace = operator.namespace().to_owned();
+    let rollover = ["account", "rollover", "pebble", "--namespace", &namespace];
+    let secrets: Api<Secret> = Api::namespaced(bench.client()?, &namespace);
+    // The last one may be an answer that was lost: the key that the CA may know by now is kept.
+    for (status, kind, kept) in [
+        (501, "about:blank", false),
+        (404, "malformed", false),
+        (400, "malformed", false),
+        (500, "serverInternal", true),
+    ] {
+        let kind = format!("urn:ietf:params:acme:error:{kind}");
+        let body = json!({"type": kind, "detail": "no key changes here"}).to_string();
+        proxies.rule(move |passed| {
+            if passed.server == Server::Ca && passed.path.contains("rollover") {
+                let nonce = Some(("replay-nonce", "bm9uY2U".to_owned()));
+                return Fault::Answer(status, nonce, "application/problem+json", body.clone());
+            }
+            Fault::Pass
+        });
+        let output = cert_renew(bench, &rollover)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            !output.status.success() && said.contains("no key changes here"),
+            "{output:?}"
+        );
+        let account = secrets.get("cert-renew-account-pebble").await?;
+        let fields: Vec<String> = account.data.unwrap_or_default().into_keys().collect();
+        let found = fields.iter().any(|field| field == "next");
+        ensure!(found == kept, "{status}: {fields:?}");
+    }
+    proxies.rule(|_| Fault::Pass);
+    // The account goes on with the key that it has.
+    issued(&space, "after", &[]).await?;
     Ok(())
 }

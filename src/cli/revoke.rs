@@ -84,25 +84,28 @@ pub(super) fn run(args: Args) -> CommandResult {
                 "{namespace}/{name} does not say who issued its certificate: name the issuer with --issuer"
             ))
         })?;
-        let (credentials, _) = load(&client, &args.operator_namespace, &issuer).await?;
-        let ca = acme(&issuer, &credentials, args.trust.ca_bundle.as_deref())?;
         let revoked = async {
-            ca.restore(&credentials)?;
-            ca.revoke(&der, args.reason.into()).await
+            let (credentials, _) = load(&client, &args.operator_namespace, &issuer).await?;
+            let ca = acme(&issuer, &credentials, args.trust.ca_bundle.as_deref())?;
+            let revoked = async {
+                ca.restore(&credentials)?;
+                ca.revoke(&der, args.reason.into()).await
+            };
+            revoked.await.map_err(|error| Failure(error.detail()))
         };
         let revoked = revoked.await;
         let fingerprint = leaf.fingerprint.to_string();
         if revoked.is_ok() {
             println!("{namespace}/{name}: revoked, certificate {fingerprint}");
         }
-        // Whatever the CA says of the revocation, the key is not to be used any longer.
+        // Whatever comes of the revocation, the key is not to be used any longer.
         let patch = json!({"metadata": {"annotations": {keys::REVOKED: fingerprint}}});
         annotate(&client, &namespace, &name, &patch).await?;
         println!("{namespace}/{name}: a new key and certificate are asked for");
-        revoked.map_err(|error| {
+        revoked.map_err(|why| {
             Failure(format!(
                 "{namespace}/{name} is not revoked at its CA: {}",
-                error.detail()
+                why.0
             ))
         })?;
         Ok(ExitCode::SUCCESS)

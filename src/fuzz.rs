@@ -328,7 +328,7 @@ fn annotations(input: &[u8]) -> BTreeMap<String, String> {
 #[test]
 fn annotations_of_a_secret() {
     let seeds = texts(&[
-        "issuer=letsencrypt\nnames=Shop.example.com, *.shop.example.com,|10.0.0.1\nrenew-before=33%\nprofile=tlsserver",
+        "issuer=letsencrypt\nnames=Shop.example.com, *.shop.example.com,|10.0.0.1\nrenew-before=33%\nprofile=tlsserver\nlifetime=1d12h",
         "issuer=external\nkey-rotation=never\nkey-type=rsa-3072\noutputs=fullchain.pem=fullchain, tls.pem=key+fullchain\nclass=edge",
         "issuer=x\nrollout=post:8080/-/reload\nworkloads=deployment/web, rc/legacy\nverify=web:443\npaused=true\nrenew-now=1",
         "issuer=x\nchange-window=Mon-Fri 02:00-04:00 Europe/Berlin; Sat 00:00-24:00 UTC\npkcs12-password-key=password",

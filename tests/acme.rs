@@ -8,7 +8,7 @@ use std::time::Duration;
 use cert_renew::acme::ari::choose_instant;
 use cert_renew::acme::{
     Action, CertId, ChallengeType, Class, Client, Credentials, Eab, IssuerSettings, Order,
-    OrderStatus, Preference, RequestInfo, Turns,
+    OrderRequest, OrderStatus, Preference, RequestInfo, Turns,
 };
 use cert_renew::gate::Gate;
 use cert_renew::http::bounded::serve;
@@ -140,7 +140,16 @@ impl Issuer {
     }
 
     async fn issue(&self, names: &[Name]) -> Result<String> {
-        let order = self.client.new_order(names, Some("default"), None).await?;
+        let order = self
+            .client
+            .new_order(
+                names,
+                OrderRequest {
+                    profile: Some("default"),
+                    ..OrderRequest::default()
+                },
+            )
+            .await?;
         self.finish(order, names, &Preference::Default).await
     }
 
@@ -216,7 +225,13 @@ async fn names_addresses_and_profiles_are_issued_as_asked() -> Result<()> {
     ])?;
     let order = issuer
         .client
-        .new_order(&wanted, Some("shortlived"), None)
+        .new_order(
+            &wanted,
+            OrderRequest {
+                profile: Some("shortlived"),
+                ..OrderRequest::default()
+            },
+        )
         .await?;
     let chain = issuer.finish(order, &wanted, &Preference::Default).await?;
 
@@ -232,7 +247,13 @@ async fn names_addresses_and_profiles_are_issued_as_asked() -> Result<()> {
 
     let error = issuer
         .client
-        .new_order(&wanted, Some("unheard-of"), None)
+        .new_order(
+            &wanted,
+            OrderRequest {
+                profile: Some("unheard-of"),
+                ..OrderRequest::default()
+            },
+        )
         .await
         .unwrap_err();
     assert_eq!(
@@ -268,7 +289,13 @@ async fn an_order_is_taken_up_at_every_state() -> Result<()> {
 
     let url = issuer
         .client
-        .new_order(&names, Some("default"), None)
+        .new_order(
+            &names,
+            OrderRequest {
+                profile: Some("default"),
+                ..OrderRequest::default()
+            },
+        )
         .await?
         .url()
         .to_owned();
@@ -370,7 +397,13 @@ async fn a_failed_validation_names_the_name_and_the_reason() -> Result<()> {
     let names = names(&["good.failed.example.com", "bad.failed.example.com"])?;
     let mut order = issuer
         .client
-        .new_order(&names, Some("default"), None)
+        .new_order(
+            &names,
+            OrderRequest {
+                profile: Some("default"),
+                ..OrderRequest::default()
+            },
+        )
         .await?;
     for authorization in order.authorizations().await? {
         let http01 = authorization
@@ -406,7 +439,13 @@ async fn a_failed_validation_names_the_name_and_the_reason() -> Result<()> {
     // An order that is given up leaves no pending authorization behind.
     let mut order = issuer
         .client
-        .new_order(&names, Some("default"), None)
+        .new_order(
+            &names,
+            OrderRequest {
+                profile: Some("default"),
+                ..OrderRequest::default()
+            },
+        )
         .await?;
     order.abandon().await?;
     let error = order.authorizations().await.unwrap_err();
@@ -421,7 +460,13 @@ async fn a_deadline_is_kept_and_the_order_stays() -> Result<()> {
     let names = names(&["deadline.example.com"])?;
     let mut order = issuer
         .client
-        .new_order(&names, Some("default"), None)
+        .new_order(
+            &names,
+            OrderRequest {
+                profile: Some("default"),
+                ..OrderRequest::default()
+            },
+        )
         .await?;
     let started = Instant::now();
     let error = order
@@ -460,7 +505,7 @@ async fn an_account_that_the_ca_has_forgotten_is_registered_again() -> Result<()
     let client = Client::new(settings(bench.pebble())?, Arc::new(|_| {}), Gate::open())?;
     assert_eq!(
         client
-            .new_order(&names, None, None)
+            .new_order(&names, OrderRequest::default())
             .await
             .unwrap_err()
             .class(),
@@ -468,7 +513,10 @@ async fn an_account_that_the_ca_has_forgotten_is_registered_again() -> Result<()
     );
     let forgotten = Credentials::from_json(json.as_bytes())?;
     client.restore(&forgotten)?;
-    let error = client.new_order(&names, None, None).await.unwrap_err();
+    let error = client
+        .new_order(&names, OrderRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(
         (error.reason(), error.class()),
         ("AccountDoesNotExist", Class::AccountGone),
@@ -478,7 +526,7 @@ async fn an_account_that_the_ca_has_forgotten_is_registered_again() -> Result<()
     let registered = client.register(&forgotten.unregistered()).await?;
     assert_eq!(registered.account_url(), Some(url.as_str()));
     client
-        .new_order(&names, None, None)
+        .new_order(&names, OrderRequest::default())
         .await?
         .abandon()
         .await?;
@@ -506,7 +554,13 @@ async fn a_chain_is_chosen_by_its_root() -> Result<()> {
     let url = {
         let order = issuer
             .client
-            .new_order(&names, Some("default"), None)
+            .new_order(
+                &names,
+                OrderRequest {
+                    profile: Some("default"),
+                    ..OrderRequest::default()
+                },
+            )
             .await?;
         let url = order.url().to_owned();
         issuer.finish(order, &names, &Preference::Default).await?;
@@ -586,19 +640,40 @@ async fn renewal_information_is_asked_and_replacements_are_named() -> Result<()>
     // A replacement counts once its order is finalized; the second is refused, and ordered without.
     let order = issuer
         .client
-        .new_order(&names, Some("default"), Some(&id))
+        .new_order(
+            &names,
+            OrderRequest {
+                profile: Some("default"),
+                replaces: Some(&id),
+                ..OrderRequest::default()
+            },
+        )
         .await?;
     assert!(order.replaces_accepted());
     issuer.finish(order, &names, &Preference::Default).await?;
     let order = issuer
         .client
-        .new_order(&names, Some("default"), Some(&id))
+        .new_order(
+            &names,
+            OrderRequest {
+                profile: Some("default"),
+                replaces: Some(&id),
+                ..OrderRequest::default()
+            },
+        )
         .await?;
     assert!(!order.replaces_accepted());
     order.abandon().await?;
     let order = issuer
         .client
-        .new_order(&names, Some("default"), Some(&unknown))
+        .new_order(
+            &names,
+            OrderRequest {
+                profile: Some("default"),
+                replaces: Some(&unknown),
+                ..OrderRequest::default()
+            },
+        )
         .await?;
     assert!(!order.replaces_accepted());
     order.abandon().await?;

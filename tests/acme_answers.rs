@@ -12,8 +12,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use cert_renew::acme::{
-    ChallengeType, Class, Client, Credentials, Error, IssuerSettings, OrderStatus, Preference,
-    Turns,
+    ChallengeType, Class, Client, Credentials, Error, IssuerSettings, OrderRequest, OrderStatus,
+    Preference, Turns,
 };
 use cert_renew::gate::Gate;
 use futures::StreamExt as _;
@@ -204,7 +204,15 @@ async fn attempt(client: &Client, open: &mut Option<String>) -> std::result::Res
             let names = ["a.example".parse().expect("a name")];
             let directory = client.directory().await?;
             let profile = { directory.meta.profiles.contains_key("default") }.then_some("default");
-            client.new_order(&names, profile, None).await?
+            client
+                .new_order(
+                    &names,
+                    OrderRequest {
+                        profile,
+                        ..OrderRequest::default()
+                    },
+                )
+                .await?
         }
     };
     *open = Some(order.url().to_owned());

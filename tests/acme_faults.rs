@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::routing::{get, post};
 use cert_renew::acme::{
-    CertId, Class, Client, Credentials, IssuerSettings, OrderStatus, Scope, Turns,
+    CertId, Class, Client, Credentials, IssuerSettings, OrderRequest, OrderStatus, Scope, Turns,
 };
 use cert_renew::gate::Gate;
 use cert_renew::time::UnixTime;
@@ -228,7 +228,7 @@ async fn polls_outlast_trouble_and_keep_to_retry_after() -> Result<()> {
     ])
     .await?;
     let started = Instant::now();
-    let mut order = client.new_order(&[], None, None).await?;
+    let mut order = client.new_order(&[], OrderRequest::default()).await?;
     order.wait_validated(soon()).await?;
     assert_eq!(order.status(), OrderStatus::Ready);
     assert!(
@@ -242,7 +242,7 @@ async fn polls_outlast_trouble_and_keep_to_retry_after() -> Result<()> {
 #[tokio::test]
 async fn a_retry_after_beyond_the_deadline_is_handed_to_the_caller() -> Result<()> {
     let (client, count) = scripted(&[(201, Some("3600"), PENDING)]).await?;
-    let mut order = client.new_order(&[], None, None).await?;
+    let mut order = client.new_order(&[], OrderRequest::default()).await?;
     let (started, now) = (Instant::now(), UnixTime::now());
     let error = order.wait_validated(soon()).await.unwrap_err();
     assert!(
@@ -263,7 +263,13 @@ async fn a_limit_is_not_asked_again_and_a_rejected_nonce_is_ten_times() -> Resul
     let (client, count) = scripted(&[(429, Some("5"), LIMITED)]).await?;
     let replaced = certificate();
     let error = client
-        .new_order(&[], None, Some(&replaced))
+        .new_order(
+            &[],
+            OrderRequest {
+                replaces: Some(&replaced),
+                ..OrderRequest::default()
+            },
+        )
         .await
         .unwrap_err();
     assert!(
@@ -273,7 +279,10 @@ async fn a_limit_is_not_asked_again_and_a_rejected_nonce_is_ten_times() -> Resul
     assert_eq!(count.load(Ordering::SeqCst), 1, "not even without replaces");
 
     let (client, count) = scripted(&[(400, None, BAD_NONCE); 20]).await?;
-    let error = client.new_order(&[], None, None).await.unwrap_err();
+    let error = client
+        .new_order(&[], OrderRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(
         (error.reason(), error.class()),
         ("BadNonce", Class::Transient)

@@ -10,7 +10,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use cert_renew::acme::{
-    Class, Client, Credentials, IssuerSettings, Order, Preference, RevocationReason, Turns,
+    Class, Client, Credentials, IssuerSettings, Order, OrderRequest, Preference, RevocationReason,
+    Turns,
 };
 use cert_renew::gate::Gate;
 use serde_json::{Value, json};
@@ -149,7 +150,7 @@ async fn scripted(
 /// An order whose proof is said to be in place.
 async fn told(client: &Client) -> Result<Order> {
     let names = ["a.example".parse()?, "b.example".parse()?];
-    let mut order = client.new_order(&names, None, None).await?;
+    let mut order = client.new_order(&names, OrderRequest::default()).await?;
     for authorization in order.authorizations().await? {
         let challenge = authorization.challenges.first().context("no challenge")?;
         order.set_ready(challenge).await?;
@@ -272,7 +273,7 @@ async fn an_alternate_chain_that_is_not_there_is_passed_over() -> Result<()> {
     })
     .await?;
     let order = client
-        .new_order(&["a.example".parse()?], None, None)
+        .new_order(&["a.example".parse()?], OrderRequest::default())
         .await?;
     let chain = order
         .certificate(&Preference::Root("Wanted".into()))
@@ -325,7 +326,7 @@ async fn a_refusal_of_an_order_is_no_failed_validation_and_the_algorithms_are_na
         })
         .await?;
         let error = client
-            .new_order(&["a.example".parse()?], None, None)
+            .new_order(&["a.example".parse()?], OrderRequest::default())
             .await
             .unwrap_err();
         ensure!(!error.is_failed_validation(), "{kind}: {error}");
@@ -348,7 +349,7 @@ async fn a_token_that_is_not_base64url_is_refused() -> Result<()> {
     })
     .await?;
     let names = ["b.example".parse()?];
-    let mut order = client.new_order(&names, None, None).await?;
+    let mut order = client.new_order(&names, OrderRequest::default()).await?;
     let authorizations = order.authorizations().await?;
     let challenges = &authorizations
         .first()

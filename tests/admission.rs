@@ -74,7 +74,7 @@ fn verdict<T>(answer: kube::Result<T>) -> Result<Result<(), String>> {
 }
 
 /// Annotation, values that cert-renew takes, values that it does not.
-const EXAMPLES: [(&str, &[&str], &[&str]); 16] = [
+const EXAMPLES: [(&str, &[&str], &[&str]); 17] = [
     (
         "issuer",
         &["letsencrypt", "external", "le-2", " padded "],
@@ -106,6 +106,11 @@ const EXAMPLES: [(&str, &[&str], &[&str]); 16] = [
         &["", "0%", "100%", "0s", "5", "-1d", "1w", "1.5h"],
     ),
     ("profile", &["tlsserver", "a.b_c-1"], &["", "a b", "ä"]),
+    (
+        "lifetime",
+        &["24h", "7d", "1h30m", "5m"],
+        &["", "0s", "33%", "5", "-1d", "1w", "1.5h"],
+    ),
     ("key-rotation", &["always", "never"], &["", "Always", "yes"]),
     (
         "key-type",

@@ -53,6 +53,8 @@ mod outages;
 mod page;
 mod preconditions;
 mod preflight;
+mod private_ca;
+mod private_cas;
 mod propagation;
 mod reader;
 mod reload;

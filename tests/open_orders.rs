@@ -44,7 +44,11 @@ fn solved(solver: &str, asks: SocketAddr) -> String {
 }
 
 /// An operator with this config and the right TSIG key in Secret `dns`.
-async fn operator<'a>(bench: &'a Bench, ca: Option<&Pebble>, config: &str) -> Result<Operator<'a>> {
+pub(crate) async fn operator<'a>(
+    bench: &'a Bench,
+    ca: Option<&Pebble>,
+    config: &str,
+) -> Result<Operator<'a>> {
     let options = OperatorOptions {
         config: base() + config,
         directory: ca.map(|ca| ca.directory().to_owned()),
@@ -70,7 +74,7 @@ async fn operator<'a>(bench: &'a Bench, ca: Option<&Pebble>, config: &str) -> Re
 }
 
 /// Waits until the Secret's order is on record and cannot go on, for the reason that `said` is a part of.
-async fn stuck(
+pub(crate) async fn stuck(
     bench: &Bench,
     operator: &Operator<'_>,
     space: &Space,
@@ -109,6 +113,10 @@ async fn annotate(space: &Space, name: &str, key: &str, value: Option<&str>) -> 
         json!({"metadata": {"annotations": {key: value}}}),
     )
     .await
+}
+
+pub(crate) async fn unannotate(space: &Space, name: &str, key: &str) -> Result<()> {
+    annotate(space, name, key, None).await
 }
 
 /// No validation has failed at the CA.
@@ -329,8 +337,13 @@ async fn a_cname_leads_no_proof_out_of_the_zones_of_its_solver() -> Result<()> {
 }
 
 /// A name that does not resolve and whose route is tried first: nothing is put in place anywhere else.
-fn unreachable(bench: &Bench) -> String {
+pub(crate) fn unreachable(bench: &Bench) -> String {
     solved("http01: {route: shared}", bench.dns().address())
+}
+
+/// The config with which an order that could not be proven can.
+pub(crate) fn way_is_open(bench: &Bench, retry: &str) -> String {
+    base() + retry + &open(bench)
 }
 
 fn open(bench: &Bench) -> String {
@@ -373,6 +386,7 @@ async fn what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited
     let rows = [
         ("key-type", "rsa-2048"),
         ("profile", "shortlived"),
+        ("lifetime", "30d"),
         ("names", "other.changed.example"),
         ("issuer", "second"),
     ];
@@ -407,7 +421,12 @@ async fn what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited
     for (key, value) in rows {
         let secret = renewed(&space, key, "").await?;
         let issued_by = annotation(&secret, "state.cert-renew.io/issued-by").unwrap_or_default();
-        ensure!(issued_by.contains(value), "{key}: {issued_by}");
+        let noted = if key == "lifetime" {
+            "\"lifetime\":2592000"
+        } else {
+            value
+        };
+        ensure!(issued_by.contains(noted), "{key}: {issued_by}");
         let (leaf, names) = (leaf(&secret)?, |leaf: &cert_renew::certificate::Leaf| {
             leaf.names
                 .iter()
@@ -421,6 +440,10 @@ async fn what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited
                 "{leaf:?}"
             ),
             "names" => ensure!(names(&leaf) == value, "{leaf:?}"),
+            "lifetime" => {
+                let days = leaf.lifetime().as_secs() as f64 / 86_400.0;
+                ensure!((29.9..=30.1).contains(&days), "{days} days");
+            }
             _ => {}
         }
         nothing_was_spent(&space, key).await?;
@@ -606,7 +629,11 @@ async fn what_a_ca_has_refused_for_good_is_not_tried_until_a_setting_changes() -
 }
 
 /// Changes the record of the only order that is open.
-async fn tamper(bench: &Bench, operator: &Operator<'_>, change: impl Fn(&mut Value)) -> Result<()> {
+pub(crate) async fn tamper(
+    bench: &Bench,
+    operator: &Operator<'_>,
+    change: impl Fn(&mut Value),
+) -> Result<()> {
     let records: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
     let labels = ListParams::default().labels("cert-renew.io/order-record");
     let found = records.list(&labels).await?.items;

@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cert_renew::acme::{ChallengeType, Client, Credentials, IssuerSettings, Turns};
+use cert_renew::acme::{ChallengeType, Client, Credentials, IssuerSettings, OrderRequest, Turns};
 use cert_renew::gate::Gate;
 use cert_renew::key::PrivateKey;
 use k8s_openapi::api::core::v1::Secret;
@@ -50,7 +50,7 @@ async fn of_the_ca(bench: &Bench, home: &str, uid: &str) -> Result<String> {
         .await?;
     let account = registered.account_url().context("no account")?.to_owned();
     let mut order = client
-        .new_order(&["ordered.example".parse()?], None, None)
+        .new_order(&["ordered.example".parse()?], OrderRequest::default())
         .await?;
     let authorizations = order.authorizations().await?;
     let challenge = authorizations

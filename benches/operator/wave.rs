@@ -11,7 +11,8 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
 use cert_renew::acme::{
-    self, ChallengeType, Client as Acme, Credentials, IssuerSettings, Preference, Turns,
+    self, ChallengeType, Client as Acme, Credentials, IssuerSettings, OrderRequest, Preference,
+    Turns,
 };
 use cert_renew::certificate::KeyType;
 use cert_renew::gate::Gate;
@@ -323,7 +324,15 @@ async fn bare_renewal(
 ) -> Result<()> {
     let deadline = || tokio::time::Instant::now() + Duration::from_secs(60);
     let names = [host.parse::<Name>()?];
-    let mut order = acme.new_order(&names, Some("default"), None).await?;
+    let mut order = acme
+        .new_order(
+            &names,
+            OrderRequest {
+                profile: Some("default"),
+                ..OrderRequest::default()
+            },
+        )
+        .await?;
     let key = PrivateKey::generate(KeyType::EcdsaP256)?;
     let api: Api<Secret> = Api::default_namespaced(client.clone());
     let pem = key.to_pem()?;

@@ -324,6 +324,21 @@ impl Error {
         kinds.iter().any(|kind| self.is(kind))
     }
 
+    /// Whether a CA that does not take the end that an order asks for may have answered so: few say what it is that they
+    /// refuse, and some find out when the order is finalized.
+    #[must_use]
+    pub fn may_be_the_lifetime(&self) -> bool {
+        let kinds = ["malformed", "serverInternal", "unauthorized"];
+        let unclear = match &self.kind {
+            Kind::Refused(_, problem) | Kind::Invalid(problem) => {
+                problem.reason().is_none() || kinds.iter().any(|kind| self.is(kind))
+            }
+            Kind::Status(status) => (400..500).contains(status) && *status != 429,
+            _ => false,
+        };
+        unclear && matches!(self.action, Action::NewOrder | Action::Finalize)
+    }
+
     pub(crate) fn is(&self, problem: &str) -> bool {
         self.problem().is_some_and(|it| it.kind == problem)
     }
@@ -551,6 +566,31 @@ mod tests {
         assert_eq!(limit("2027-01-15 07:59:59"), NOW + UNNAMED_LIMIT);
         assert_eq!(limit("2027-01-15 08:00:00"), NOW + UNNAMED_LIMIT);
         assert_eq!(limit("2027-01-15 08:00:10"), NOW + Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_may_be_about_the_lifetime_is_told_from_what_is_not() {
+        let cases = [
+            (Action::NewOrder, 400, "malformed", true),
+            (Action::NewOrder, 403, "unauthorized", true),
+            (Action::NewOrder, 400, "somethingNew", true),
+            (Action::Finalize, 500, "serverInternal", true),
+            (Action::NewOrder, 400, "rejectedIdentifier", false),
+            (Action::NewOrder, 429, "rateLimited", false),
+            (Action::Finalize, 400, "badCSR", false),
+            (Action::Order, 500, "serverInternal", false),
+            (Action::NewAccount, 400, "malformed", false),
+        ];
+        for (action, status, kind, expected) in cases {
+            let kind = format!("urn:ietf:params:acme:error:{kind}");
+            let body = serde_json::json!({"type": kind, "detail": "no"}).to_string();
+            let error = Error::answer(action, "ca", status, body.as_bytes(), None, NOW);
+            assert_eq!(error.may_be_the_lifetime(), expected, "{error}");
+        }
+        let page = Error::answer(Action::NewOrder, "ca", 400, b"<html>", None, NOW);
+        assert!(page.may_be_the_lifetime());
+        let page = Error::answer(Action::NewOrder, "ca", 502, b"<html>", None, NOW);
+        assert!(!page.may_be_the_lifetime());
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use directory::{Directory, Meta};
 pub use error::{Action, Error};
 pub use http::{Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
-pub use order::Order;
+pub use order::{Order, OrderRequest};
 pub use problem::{Class, Limited, Problem, Scope, Subproblem, tells_of_pause};
 pub use revocation::RevocationReason;
 pub use turns::Turns;

@@ -40,6 +40,17 @@ const LONGEST_UNUSUAL: Duration = Duration::from_secs(60);
 /// validations than CAs let pass in an hour.
 const REPEATS: u32 = 3;
 
+/// What is asked for beside the names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OrderRequest<'a> {
+    /// The profile (profiles draft); `None` leaves it to the CA.
+    pub profile: Option<&'a str>,
+    /// When the certificate shall end (RFC 8555, section 7.4); a CA may refuse that, or give another time.
+    pub not_after: Option<UnixTime>,
+    /// The certificate that this one replaces (RFC 9773, section 5).
+    pub replaces: Option<&'a CertId>,
+}
+
 /// An order at the CA, as last heard of.
 #[derive(Debug)]
 pub struct Order {
@@ -109,11 +120,10 @@ impl Client {
     pub async fn new_order(
         &self,
         names: &[Name],
-        profile: Option<&str>,
-        replaces: Option<&CertId>,
+        request: OrderRequest<'_>,
     ) -> Result<Order, Error> {
         let directory = self.directory().await?;
-        if let Some(profile) = profile
+        if let Some(profile) = request.profile
             && directory.meta.profiles.is_empty()
         {
             let why = format!("expected no profile, found {profile:?}: this CA has none");
@@ -121,13 +131,18 @@ impl Client {
         }
         let url = &directory.new_order;
         // RFC 9773, 5: only a CA with renewal information knows the member.
-        let Some(replaces) = replaces.filter(|_| directory.renewal_info.is_some()) else {
-            return self.order(url, names, profile, None).await;
+        let replaces = { request.replaces }.filter(|_| directory.renewal_info.is_some());
+        let plain = OrderRequest {
+            replaces: None,
+            ..request
         };
-        match self.order(url, names, profile, Some(replaces)).await {
+        let Some(replaces) = replaces else {
+            return self.order(url, names, plain).await;
+        };
+        match self.order(url, names, request).await {
             Err(error) if is_about_replaces(&error) => {
                 tracing::debug!(issuer = %self.settings().name, %replaces, %error, "ordering without replaces");
-                self.order(url, names, profile, None).await
+                self.order(url, names, plain).await
             }
             result => result,
         }
@@ -137,9 +152,13 @@ impl Client {
         &self,
         url: &str,
         names: &[Name],
-        profile: Option<&str>,
-        replaces: Option<&CertId>,
+        wanted: OrderRequest<'_>,
     ) -> Result<Order, Error> {
+        let OrderRequest {
+            profile,
+            not_after,
+            replaces,
+        } = wanted;
         let identifiers: Vec<Identifier> = names.iter().map(identifier).collect();
         let mut request = NewOrder::new(&identifiers);
         if let Some(profile) = profile {
@@ -148,9 +167,13 @@ impl Client {
         if let Some(replaces) = replaces {
             request = request.replaces(replaces.as_replaced());
         }
-        let payload = serde_json::to_vec(&request)
+        let mut payload = serde_json::to_value(&request)
             .map_err(|_| Error::settings(Action::NewOrder, "the order cannot be encoded"))?;
-        let answer = self.post(Action::NewOrder, url, &payload).await?;
+        if let Some(not_after) = not_after {
+            payload["notAfter"] = not_after.to_string().into();
+        }
+        let payload = payload.to_string();
+        let answer = { self.post(Action::NewOrder, url, payload.as_bytes()) }.await?;
         let missing = || Error::unexpected(Action::NewOrder, &answer.host, "no Location header");
         let url = answer.location.clone().ok_or_else(missing)?;
         let mut order = Order::read(self, url, Action::NewOrder, &answer)?;

@@ -217,6 +217,7 @@ impl Looker<'_> {
         let asked = Asked {
             names,
             profile,
+            lifetime: assessment.settings.lifetime,
             issuer,
             account,
             key_type,

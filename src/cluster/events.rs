@@ -53,6 +53,8 @@ pub enum Reason {
     RenewalWaits,
     /// The new certificate ends sooner than the one that it replaces.
     EndsSooner,
+    /// The CA has issued for another time than was asked for.
+    OtherLifetime,
     /// The Secret holds an earlier certificate than its workloads have.
     EarlierCertificate,
     /// Another program writes the Secret, so that it is left to that.
@@ -101,13 +103,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
         Self::RenewalHeld,
         Self::RenewalWaits,
         Self::EndsSooner,
+        Self::OtherLifetime,
         Self::EarlierCertificate,
         Self::OwnedByAnother,
         Self::RenewalWindowMoved,
@@ -142,6 +145,7 @@ impl Reason {
             Self::RenewalHeld => "RenewalHeld",
             Self::RenewalWaits => "RenewalWaits",
             Self::EndsSooner => "EndsSooner",
+            Self::OtherLifetime => "OtherLifetime",
             Self::EarlierCertificate => "EarlierCertificate",
             Self::OwnedByAnother => "OwnedByAnother",
             Self::RenewalWindowMoved => "RenewalWindowMoved",

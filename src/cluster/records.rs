@@ -63,6 +63,9 @@ pub struct Order {
     /// The profile that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    /// The lifetime that was asked for, in seconds from `created` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<u64>,
     /// Why the renewal was due.
     pub reason: String,
     /// Whether the clock asked for it; anything else counts against a budget.

@@ -383,6 +383,10 @@ fn the_docs_hold_what_the_config_takes() {
         };
         Config::parse(&whole).unwrap_or_else(|faults| panic!("{whole}\n{faults}"));
     }
+    let private = examples("docs/private-cas.md").into_iter();
+    for example in private.filter(|it| it.starts_with("issuers:")) {
+        Config::parse(&example).unwrap_or_else(|faults| panic!("{example}\n{faults}"));
+    }
     let page = std::fs::read_to_string(directory("docs/configuration.md")).unwrap();
     for provider in SUPPORTED_PROVIDERS.iter().chain(&UNTESTED_PROVIDERS) {
         assert!(page.contains(&format!("`{provider}`")), "{provider}");
@@ -410,8 +414,10 @@ fn the_docs_hold_what_the_config_takes() {
 #[test]
 fn the_docs_hold_what_annotations_take() {
     use crate::secret::settings::Settings;
-    for example in examples("docs/annotations.md") {
-        let secret: serde_json::Value = serde_saphyr::from_str(&example).unwrap();
+    let mut all = examples("docs/annotations.md");
+    all.extend(examples("docs/private-cas.md"));
+    for example in all.iter().filter(|it| it.contains("metadata:")) {
+        let secret: serde_json::Value = serde_saphyr::from_str(example).unwrap();
         let annotations = &secret["metadata"]["annotations"];
         let annotations: BTreeMap<String, String> =
             serde_json::from_value(annotations.clone()).unwrap();

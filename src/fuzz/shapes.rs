@@ -143,6 +143,7 @@ fn all_that_annotations_can_hold_is_read_in_time() {
         ("rollout-on", "leaf,"),
         ("change-window", "Mon-Sun 00:00-24:00 UTC;"),
         ("renew-before", "1d"),
+        ("lifetime", "1d"),
         ("unknown", "x"),
     ] {
         // The API server lets 256 KiB through in all; one value alone may have them.

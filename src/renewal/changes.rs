@@ -25,7 +25,7 @@ use crate::time::UnixTime;
 /// A pair that is broken is looked at again after this; the watch brings it sooner when it changes.
 const AGAIN: Duration = Duration::from_secs(3_600);
 
-/// `is_as_asked` says whether the order's profile is the one that the Secret asks for now.
+/// `is_as_asked` says whether the order's profile and lifetime are those that the Secret asks for now.
 pub(super) fn changes<'a>(
     context: &Context,
     key: &Key,
@@ -40,15 +40,17 @@ pub(super) fn changes<'a>(
     } = &fresh.assessment;
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
     // What was issued, not what is asked for by now: the difference is what makes the Secret due once more.
-    let profile = if is_as_asked {
-        settings.profile.clone()
+    let (profile, lifetime) = if is_as_asked {
+        (settings.profile.clone(), settings.lifetime)
     } else {
-        record.order.profile.as_deref().map(Into::into)
+        let profile = record.order.profile.as_deref().map(Into::into);
+        (profile, record.order.lifetime.map(Duration::from_secs))
     };
     let issued_by = IssuedBy {
         issuer: (*fresh.issuer_name).into(),
         names: record.order.names.clone(),
         profile,
+        lifetime,
         key_type: settings.key_type.and_then(|_| new_key.key_type()),
         written: Some((chain.leaf.fingerprint, UnixTime::now())),
         account: record.order.account.as_deref().map(Into::into),

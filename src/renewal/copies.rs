@@ -157,6 +157,7 @@ async fn write(
         && fresh.names_to_order() == record.order.names
         && mine.settings.revoked.is_none()
         && mine.settings.profile == theirs.settings.profile
+        && mine.settings.lifetime == theirs.settings.lifetime
         && mine.settings.key_type == theirs.settings.key_type
         && mine.settings.key_rotation == theirs.settings.key_rotation;
     let may = mine.renewal.is_ok() && mine.opens.is_none() && fresh.secret.kept_for().is_none();

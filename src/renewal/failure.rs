@@ -114,6 +114,8 @@ pub(super) struct Of {
     pub(super) order: Option<Box<str>>,
     pub(super) leaf: Option<Leaf>,
     pub(super) names: Vec<Name>,
+    /// The lifetime that is asked for.
+    pub(super) lifetime: Option<Duration>,
     pub(super) has_staging: bool,
     pub(super) has_fallback: bool,
     /// Under which settings it was tried.
@@ -187,6 +189,14 @@ impl Failure {
             Self::Rejected(_) | Self::Stopped | Self::Unwanted => false,
             Self::About { what, .. } | Self::Waiting(what) => what.may_be_the_settings(),
             _ => true,
+        }
+    }
+
+    /// The lifetime that was asked for, where it may be what the CA has refused: few CAs say so.
+    pub(super) fn refused_lifetime(&self, of: &Of) -> Option<Duration> {
+        match self {
+            Self::Acme(error) if error.may_be_the_lifetime() => of.lifetime,
+            _ => None,
         }
     }
 

@@ -99,7 +99,8 @@ pub(super) async fn resume(
     if matches!(order.status(), OrderStatus::Pending | OrderStatus::Ready) {
         let ordered = record.order.profile.as_deref();
         let fits = fresh.takes_profile(&client, ordered).await;
-        let fits = fits.map_err(|error| Failure::from(error).about(&fresh))?;
+        let fits = fits.map_err(|error| Failure::from(error).about(&fresh))?
+            && fresh.takes_lifetime(&record.order, UnixTime::now());
         if !fits || !fresh.asks_for(&new_key) {
             record::give_back(&order).await;
             return give_up(context, key, &record).await;
@@ -214,7 +215,8 @@ async fn finish(
             Look::Unwanted => return Err(Failure::Unwanted),
         };
         let ordered = record.order.profile.as_deref();
-        let fits = fresh.takes_profile(order.client(), ordered).await?;
+        let fits = fresh.takes_profile(order.client(), ordered).await?
+            && fresh.takes_lifetime(&record.order, UnixTime::now());
         if !fits || !fresh.asks_for(&new_key) {
             return Err(Failure::Unwanted);
         }

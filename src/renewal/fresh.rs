@@ -249,6 +249,7 @@ impl Failure {
             directory: fresh.issuer.directory.clone(),
             leaf: fresh.leaf().cloned(),
             names: fresh.names_to_order(),
+            lifetime: fresh.lifetime(),
             has_staging: fresh.issuer.staging.is_some(),
             has_fallback: fresh.issuer.fallback.is_some(),
             tried_with: TriedWith {

@@ -10,7 +10,7 @@ use super::outcome::{Outcome, unproven};
 use super::record::{give_back, took};
 use super::ways::Plan;
 use super::{finish, limits, preflight, venue, ways};
-use crate::acme;
+use crate::acme::{self, OrderRequest};
 use crate::cluster;
 use crate::cluster::records::{self, Record};
 use crate::context::Context;
@@ -26,6 +26,9 @@ const MOST_LOGGED: usize = 20;
 /// An order is written down after this at the latest, however long it takes to find out how its names are proven: a
 /// hundred authorizations and a DNS server that is slow take minutes.
 const UNWRITTEN: Duration = Duration::from_secs(2);
+/// An order that has waited until less than this share of the lifetime that it asks for is left is made again. A
+/// certificate with more is worth having: it is renewed by what it has.
+const LEAST_LEFT: u32 = 4;
 
 /// Makes the order and its record, then goes on as after a restart.
 ///
@@ -73,7 +76,12 @@ pub(super) async fn order(
     // An order that is made and not written down would be lost.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = fresh.replaced();
-    let mut order = client.new_order(&names, profile, replaced.as_ref()).await;
+    let request = OrderRequest {
+        profile,
+        not_after: fresh.lifetime().map(|it| UnixTime::now() + it),
+        replaces: replaced.as_ref(),
+    };
+    let mut order = client.new_order(&names, request).await;
     if { order.as_ref().err() }.is_some_and(acme::Error::may_be_the_key)
         && matches!(
             context.issuers.account_is_new(&fresh.issuer_name).await,
@@ -82,7 +90,7 @@ pub(super) async fn order(
     {
         let ready = { context.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
         client = ready.map_err(|error| Failure::from(error).about(&fresh))?;
-        order = client.new_order(&names, profile, replaced.as_ref()).await;
+        order = client.new_order(&names, request).await;
     }
     let mut order = order.map_err(|error| Failure::from(error).about(&fresh))?;
     let begun = async {
@@ -110,6 +118,7 @@ pub(super) async fn order(
         url: order.url().to_owned(),
         names,
         profile: profile.map(ToOwned::to_owned),
+        lifetime: fresh.lifetime().map(|it| it.as_secs()),
         reason: due.reason.as_str().to_owned(),
         expected: fresh.claim(due.reason).is_scheduled(UnixTime::now()),
         // A certificate that the CA wants back at once counts, replaced or not.
@@ -183,6 +192,24 @@ impl Fresh {
     }
 }
 
+impl Fresh {
+    /// The lifetime to ask for. A fallback is asked for its own: what it would refuse must not stop it.
+    pub(super) fn lifetime(&self) -> Option<Duration> {
+        let asked = self.assessment.settings.lifetime;
+        asked.filter(|_| self.is_at_home())
+    }
+
+    /// Whether an order asks for the lifetime that the Secret asks for now. The end of a certificate is fixed when it is
+    /// ordered: an order that waits for too long brings one that has ended.
+    pub(super) fn takes_lifetime(&self, ordered: &records::Order, now: UnixTime) -> bool {
+        let Some(lifetime) = self.lifetime() else {
+            return ordered.lifetime.is_none();
+        };
+        let left = (UnixTime(ordered.created) + lifetime).since(now);
+        ordered.lifetime == Some(lifetime.as_secs()) && left >= lifetime / LEAST_LEFT
+    }
+}
+
 /// The issuer's `ordersPer3h` are used up.
 fn out_of_orders(key: &Key, fresh: &Fresh, quota: u32, until: UnixTime) -> Outcome {
     let note = format!(
@@ -232,6 +259,7 @@ async fn foresee(
     let asked = preflight::Asked {
         names,
         profile: { fresh.assessment.settings.profile.as_deref() }.filter(|_| fresh.is_at_home()),
+        lifetime: fresh.lifetime(),
         issuer: &fresh.issuer,
         account: account.as_deref(),
         key_type: fresh.assessment.key_type(),

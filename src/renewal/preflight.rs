@@ -33,6 +33,8 @@ pub struct Asked<'a> {
     pub names: &'a [Name],
     /// The profile that the Secret names.
     pub profile: Option<&'a str>,
+    /// The lifetime that the Secret asks for.
+    pub lifetime: Option<Duration>,
     /// The issuer in the config.
     pub issuer: &'a Issuer,
     /// The account's URL, where there is one.
@@ -81,12 +83,17 @@ pub fn by_the_ca(asked: &Asked<'_>) -> Vec<String> {
     let Asked {
         names,
         profile,
+        lifetime,
         issuer,
         key_type,
         ..
     } = *asked;
     let profile = profile.or(issuer.profile.as_deref());
-    public_ca::refuses(&issuer.directory, names, profile, key_type)
+    let mut found = public_ca::refuses(&issuer.directory, names, profile, key_type);
+    if lifetime.is_some() {
+        found.extend(public_ca::refuses_lifetimes(&issuer.directory));
+    }
+    found
 }
 
 /// What the CAA records of the names forbid.
@@ -194,6 +201,7 @@ mod tests {
             let asked = Asked {
                 names: &names,
                 profile,
+                lifetime: None,
                 issuer: &issuer,
                 account,
                 key_type: None,
@@ -204,5 +212,26 @@ mod tests {
                 "{found}"
             );
         }
+        let a_day = Some(Duration::from_secs(86_400));
+        let asked = Asked {
+            names: &name("a.org"),
+            profile: None,
+            lifetime: a_day,
+            issuer: &issuer,
+            account: None,
+            key_type: None,
+        };
+        let found = on_paper(&asked, &directory(none, false), &config).join("; ");
+        assert!(found.contains("takes no requested lifetime"), "{found}");
+        let private = Issuer {
+            directory: "https://ca.internal/directory".into(),
+            ..Issuer::default()
+        };
+        let asked = Asked {
+            issuer: &private,
+            ..asked
+        };
+        let found = on_paper(&asked, &directory(none, false), &config);
+        assert_eq!(found, [""; 0]);
     }
 }

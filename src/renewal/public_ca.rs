@@ -111,6 +111,15 @@ pub(super) fn refuses(
     found
 }
 
+/// Why the CA of this directory would refuse any requested lifetime.
+pub(super) fn refuses_lifetimes(directory: &str) -> Option<String> {
+    (of(directory)? == Ca::LetsEncrypt).then(|| {
+        "Let's Encrypt takes no requested lifetime: take cert-renew.io/lifetime away; cert-renew.io/profile: shortlived \
+         gives six days"
+            .to_owned()
+    })
+}
+
 /// Whether the directory is that of a public CA, which wants each name proven.
 pub(super) fn is_public_ca(directory: &str) -> bool {
     of(directory).is_some()

@@ -12,6 +12,7 @@ use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
+use crate::duration::human;
 use crate::index::{Finished, Key, Stuck};
 use crate::metrics::RenewalResult;
 use crate::name::Name;
@@ -60,7 +61,7 @@ impl Failure {
         if let Some(finished) = excused(context, key, now, &what, &of).await {
             return finished;
         }
-        let retry_at = if what.is_of_the_secret() {
+        let retry_at = if is_of_the_secret(&what, &of) {
             let failed = Failed {
                 leaf: of.leaf.as_ref(),
                 wish: of.wish,
@@ -73,7 +74,9 @@ impl Failure {
             let verdict = Verdict::of(context, &what, &of).await;
             verdict.count(context, key, now, &of).await
         };
-        let text = cut(&what.to_string()).to_owned();
+        let refused = what.refused_lifetime(&of);
+        let hint = refused.map(lifetime_hint).unwrap_or_default();
+        let text = format!("{}{hint}", cut(&what.to_string()));
         tell(context, key, &of, &what, &text, retry_at).await;
         match &what {
             Self::Acme(error) if error.class() == Class::Paused => {
@@ -82,6 +85,22 @@ impl Failure {
             _ => Finished::Later(retry_at, Some(text.into())),
         }
     }
+}
+
+/// Whether others that ask for the same names would fare better.
+fn is_of_the_secret(what: &Failure, of: &Of) -> bool {
+    let refused = |error: &acme::Error| matches!(error.class(), Class::FixIt | Class::Permanent);
+    what.is_of_the_secret()
+        || matches!(what, Failure::Acme(error) if refused(error) && what.refused_lifetime(of).is_some())
+}
+
+/// What to do where the CA takes no requested lifetime, or not this one.
+fn lifetime_hint(asked: Duration) -> String {
+    let asked = human(asked);
+    format!(
+        "; the order asks for a lifetime of {asked} by cert-renew.io/lifetime: if that is what the CA refuses, ask for \
+         another or take the annotation away"
+    )
 }
 
 /// The renewal was ended because it took too long: the Secret waits for its next turn as after a failure of its own.
@@ -195,7 +214,8 @@ impl Verdict {
     /// Judges a failure. What it says of the issuer is noted there.
     async fn of(context: &Context, what: &Failure, of: &Of) -> Self {
         let mut verdict = Self {
-            tried_with: what.may_be_the_settings().then_some(of.tried_with),
+            tried_with: (what.may_be_the_settings() || what.refused_lifetime(of).is_some())
+                .then_some(of.tried_with),
             is_rehearsal: matches!(what, Failure::Rehearsal(_)),
             is_rejected: matches!(what, Failure::Rejected(_)),
             ..Self::default()

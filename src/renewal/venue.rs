@@ -12,7 +12,7 @@ use super::fresh::Fresh;
 use super::proof::{self, Wait};
 use super::record;
 use super::ways::Plan;
-use crate::acme::Class;
+use crate::acme::{Class, OrderRequest};
 use crate::certificate::KeyType;
 use crate::cluster::records;
 use crate::config::{Config, Issuer, Staging};
@@ -147,7 +147,7 @@ async fn proven(
     names: &[Name],
 ) -> Result<(), Failure> {
     let client = context.issuers.ready(name, issuer).await?;
-    let mut order = client.new_order(names, None, None).await?;
+    let mut order = client.new_order(names, OrderRequest::default()).await?;
     let plan = Plan::make(context, order.authorizations().await?).await?;
     let stored = records::Order {
         namespace: key.namespace.to_string(),
@@ -159,6 +159,7 @@ async fn proven(
         url: order.url().to_owned(),
         names: names.to_vec(),
         profile: None,
+        lifetime: None,
         expected: true,
         replaced: true,
         reason: "Rehearsal".to_owned(),

@@ -17,6 +17,7 @@ use crate::cluster::events;
 use crate::cluster::records::{self, Record};
 use crate::cluster::secrets;
 use crate::context::Context;
+use crate::duration::human;
 use crate::index::Key;
 use crate::key::PrivateKey;
 use crate::metrics::{RenewalResult, RenewalStep};
@@ -24,6 +25,10 @@ use crate::pair::{self, Asked};
 use crate::schedule::budget::{self, AccountId, Issue};
 use crate::schedule::due::Reason;
 use crate::time::UnixTime;
+
+/// A CA that rounds the end of a certificate to a day or an hour has kept to what was asked for: this share is no other
+/// lifetime.
+const LIFETIME_SLACK: u32 = 10;
 
 /// Checks what the CA gave and puts it into the Secret, in one patch.
 pub(super) async fn write(
@@ -58,7 +63,9 @@ pub(super) async fn write(
     let chain = pair::check_issued(pem.as_bytes(), &asked, now);
     let chain = chain.map_err(|rejected| Failure::rejected(rejected, now))?;
     let ordered = record.order.profile.as_deref();
-    let is_as_asked = fresh.takes_profile(client, ordered).await.unwrap_or(true);
+    let asked_lifetime = fresh.lifetime().map(|it| it.as_secs());
+    let is_as_asked = asked_lifetime == record.order.lifetime
+        && fresh.takes_profile(client, ordered).await.unwrap_or(true);
     let changes = changes(context, key, &fresh, (record, is_as_asked), &chain)?;
     // What was issued is to be in the ledger too.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
@@ -89,6 +96,7 @@ pub(super) async fn write(
             context.events.secret(key, fresh.uid(), reason, &note);
         }
     }
+    tell_other_lifetime(context, key, &fresh, record, leaf);
     let mut note = format!("valid until {}, issued by {}", leaf.not_after, leaf.issuer);
     let window = fresh.assessment.settings.change_window.as_ref();
     if let Some(opens) = window
@@ -103,6 +111,37 @@ pub(super) async fn write(
         .events
         .secret(key, fresh.uid(), events::Reason::Renewed, &note);
     Ok(Progress::Ended(Outcome::Renewed))
+}
+
+/// Says, with the first certificate for which it is so, that the CA has given another lifetime than was asked for.
+fn tell_other_lifetime(context: &Context, key: &Key, fresh: &Fresh, record: &Record, leaf: &Leaf) {
+    let Some(asked) = record.order.lifetime.map(Duration::from_secs) else {
+        return;
+    };
+    let before = { fresh.assessment.issued_by.as_ref() }.filter(|it| it.lifetime == Some(asked));
+    let told = fresh.leaf().is_some_and(|old| {
+        let since = before.and_then(|it| it.wrote(old.fingerprint));
+        since.is_some_and(|since| !lasts(old, since, asked))
+    });
+    let ordered = UnixTime(record.order.created);
+    if told || lasts(leaf, ordered, asked) {
+        return;
+    }
+    let note = format!(
+        "cert-renew.io/lifetime asks for {}, and the CA has issued a certificate that ends at {}, {} after it was ordered: \
+         it is used, and renewed by its own end. Look at what the CA allows, or take the annotation away",
+        human(asked),
+        leaf.not_after,
+        human(leaf.not_after.since(ordered)),
+    );
+    let reason = events::Reason::OtherLifetime;
+    context.events.secret(key, fresh.uid(), reason, &note);
+}
+
+/// Whether a certificate that was got then lasts for as long as was asked for, or nearly.
+fn lasts(leaf: &Leaf, since: UnixTime, asked: Duration) -> bool {
+    let (end, slack) = (since + asked, asked / LIFETIME_SLACK);
+    end.since(leaf.not_after).max(leaf.not_after.since(end)) <= slack
 }
 
 /// Says what the certificate before could do and this one cannot: no CA is asked for it by ACME.

@@ -33,6 +33,8 @@ pub enum Reason {
     MissingName,
     /// The `profile` annotation changed since the last issue.
     ProfileChanged,
+    /// The `lifetime` annotation changed since the last issue.
+    LifetimeChanged,
     /// The `key-type` annotation differs from the key that is there.
     KeyTypeChanged,
     /// `outputs` changed since the pair was written: that is enough for them, and no CA is asked.
@@ -59,6 +61,7 @@ impl Reason {
             Self::Placeholder => "Placeholder",
             Self::MissingName => "MissingName",
             Self::ProfileChanged => "ProfileChanged",
+            Self::LifetimeChanged => "LifetimeChanged",
             Self::KeyTypeChanged => "KeyTypeChanged",
             Self::OutputsChanged => "OutputsChanged",
             Self::Staging => "Staging",
@@ -268,6 +271,13 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
     {
         return Some(Reason::ProfileChanged);
     }
+    // What was asked for counts, not what the CA has made of it.
+    if let Some(issued) = inputs.issued_by
+        && settings.lifetime.is_some()
+        && settings.lifetime != issued.lifetime
+    {
+        return Some(Reason::LifetimeChanged);
+    }
     // A key that is to be kept is kept, whatever type new ones are to have.
     if settings.key_rotation == KeyRotation::Always
         && settings.key_type.is_some()
@@ -444,6 +454,47 @@ mod tests {
             let due = judge(Ok(&leaf(90)), &annotations).unwrap();
             assert_eq!(due.reason, Reason::Lifetime, "{annotations:?}");
         }
+    }
+
+    #[test]
+    fn another_lifetime_is_due_at_once_and_only_until_it_was_asked_for() {
+        let leaf = leaf(90);
+        let day = Duration::from_secs(86_400);
+        for (setting, asked, reason) in [
+            (Some("24h"), None, Reason::LifetimeChanged),
+            (Some("1d"), Some(7 * day), Reason::LifetimeChanged),
+            // The leaf lives for 90 days: the CA has ignored it, and is not asked again for that.
+            (Some("1d"), Some(day), Reason::Lifetime),
+            (None, Some(day), Reason::Lifetime),
+            (None, None, Reason::Lifetime),
+        ] {
+            let annotations: Vec<_> = setting.map(|it| (keys::LIFETIME, it)).into_iter().collect();
+            let settings = settings(&annotations);
+            let issued = IssuedBy {
+                issuer: "le".into(),
+                names: leaf.names.clone(),
+                profile: None,
+                lifetime: asked,
+                key_type: None,
+                written: None,
+                account: None,
+                outputs: None,
+            };
+            let due = due(&Inputs {
+                leaf: Ok(&leaf),
+                settings: &settings,
+                blocked: false,
+                staged: false,
+                issued_by: Some(&issued),
+                renewed_for: None,
+                renewal_info: None,
+                seed: 0,
+            });
+            assert_eq!(due.unwrap().reason, reason, "{setting:?} {asked:?}");
+        }
+        // Nobody has asked for anything yet: the certificate of another program is not replaced for it.
+        let due = judge(Ok(&leaf), &[(keys::LIFETIME, "24h")]);
+        assert_eq!(due.unwrap().reason, Reason::Lifetime);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub const NAMES: &str = "cert-renew.io/names";
 pub const RENEW_BEFORE: &str = "cert-renew.io/renew-before";
 /// ACME profile.
 pub const PROFILE: &str = "cert-renew.io/profile";
+/// How long certificates are asked to be valid.
+pub const LIFETIME: &str = "cert-renew.io/lifetime";
 /// Whether each renewal makes a new key.
 pub const KEY_ROTATION: &str = "cert-renew.io/key-rotation";
 /// Type of the key.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::certificate::{Fingerprint, KeyType};
 use crate::compact::hash;
@@ -18,7 +19,7 @@ use crate::secret::keys;
 use crate::secret::outputs::{Output, is_data_key};
 use crate::secret::parts::Parts;
 pub use crate::secret::values::{IssuerRef, KeyRotation, NotAValue, RenewBefore, ServicePort};
-use crate::secret::values::{is_label, is_profile};
+use crate::secret::values::{is_label, is_profile, parse_lifetime};
 use crate::secret::workload::{RolloutMode, WorkloadRef};
 
 /// The class of an installation, and of a Secret, that names none.
@@ -40,6 +41,8 @@ pub struct Settings {
     pub renew_before: Option<RenewBefore>,
     /// ACME profile; `None` means the issuer's.
     pub profile: Option<Box<str>>,
+    /// For how long a certificate is asked to be valid; `None` leaves it to the CA.
+    pub lifetime: Option<Duration>,
     /// Whether a renewal makes a new key.
     pub key_rotation: KeyRotation,
     /// Type of new keys; `None` means the type of the key that is there.
@@ -121,6 +124,7 @@ impl Settings {
                     "expected a profile's name of at most 64 letters, digits, '-', '_' and '.'",
                 )
             }),
+            lifetime: reader.one(keys::LIFETIME, Issue, parse_lifetime),
             key_rotation: reader
                 .one(keys::KEY_ROTATION, Issue, KeyRotation::from_str)
                 .unwrap_or_default(),
@@ -214,7 +218,6 @@ fn parse_flag(text: &str) -> Result<bool, &'static str> {
 mod tests {
     use super::*;
     use crate::secret::values::RenewBefore::{Before, Share};
-    use std::time::Duration;
 
     fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs
@@ -244,6 +247,7 @@ mod tests {
             ),
             ("renew-before", "33%"),
             ("profile", "tlsserver"),
+            ("lifetime", "1d12h"),
             ("key-rotation", "never"),
             ("key-type", "rsa-3072"),
             ("outputs", "fullchain.pem=fullchain, tls.pem=key+fullchain"),
@@ -292,6 +296,8 @@ mod tests {
                 "web:443",
             ]
         );
+        let lifetime = Duration::from_secs(36 * 3_600);
+        assert_eq!(settings.lifetime, Some(lifetime));
         assert_eq!(settings.key_rotation, KeyRotation::Never);
         assert_eq!(settings.rollout_on.to_string(), "leaf,ca");
         assert_eq!(settings.pkcs12_password_key.as_deref(), Some("password"));
@@ -431,6 +437,14 @@ mod tests {
                 "expected a duration such as 30d",
             ),
             ("profile", "tls server", Issue, "expected a profile's name"),
+            (
+                "lifetime",
+                "4m59s",
+                Issue,
+                "\"4m59s\": expected a lifetime from 5m to 3650d, such as 24h or 7d",
+            ),
+            ("lifetime", "3651d", Issue, "expected a lifetime from"),
+            ("lifetime", "33%", Issue, "expected a lifetime from"),
             ("key-rotation", "yes", Issue, "expected always or never"),
             ("key-type", "ed25519", Issue, "expected one of ecdsa-p256"),
             (
@@ -549,6 +563,7 @@ mod tests {
             "names",
             "renew-before",
             "profile",
+            "lifetime",
             "key-rotation",
             "key-type",
             "outputs",

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -41,6 +42,8 @@ pub struct IssuedBy {
     pub names: Vec<Name>,
     /// The profile that the Secret asked for; `None` where it named none.
     pub profile: Option<Box<str>>,
+    /// The lifetime that the Secret asked for; `None` where it named none, or a former version wrote it.
+    pub lifetime: Option<Duration>,
     /// The key type that the Secret asked for; `None` where it named none.
     pub key_type: Option<KeyType>,
     /// The leaf that was written, and when by our own clock; missing where a former version wrote it.
@@ -242,6 +245,9 @@ struct Wire {
     names: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
+    /// In seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifetime: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -260,6 +266,7 @@ impl fmt::Display for IssuedBy {
             issuer: self.issuer.to_string(),
             names: self.names.iter().map(Name::to_string).collect(),
             profile: self.profile.as_ref().map(ToString::to_string),
+            lifetime: self.lifetime.map(|it| it.as_secs()),
             key_type: self.key_type.map(|key_type| key_type.to_string()),
             leaf: self.written.map(|(leaf, _)| leaf.to_string()),
             at: self.written.map(|(_, at)| at.to_string()),
@@ -286,6 +293,7 @@ impl FromStr for IssuedBy {
             issuer: wire.issuer.into(),
             names: names.map_err(|_| Foreign)?,
             profile: wire.profile.map(Into::into),
+            lifetime: wire.lifetime.map(Duration::from_secs),
             key_type: key_type.map_err(|_| Foreign)?,
             written: written.and_then(|(leaf, at)| Some((leaf.parse().ok()?, at.parse().ok()?))),
             account: wire.account.map(Into::into),

@@ -20,6 +20,11 @@ const MAX_LABEL: usize = 63;
 /// Longest profile name; those of known CAs have a dozen characters.
 const MAX_PROFILE: usize = 64;
 
+/// Shortest lifetime that may be asked for: a renewal needs time for a second try.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// Longest lifetime that may be asked for; private CAs issue for years.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
+
 /// Longest `post:` path, in bytes.
 const MAX_PATH: usize = 512;
 
@@ -69,6 +74,9 @@ pub enum NotAValue {
     /// Not a [`RenewBefore`].
     #[error("expected a duration such as 30d or 12h, or a share of the lifetime from 1% to 99%")]
     RenewBefore,
+    /// Not a lifetime that a CA may be asked for.
+    #[error("expected a lifetime from 5m to 3650d, such as 24h or 7d")]
+    Lifetime,
     /// Not a [`KeyRotation`].
     #[error("expected always or never")]
     KeyRotation,
@@ -97,6 +105,14 @@ pub(crate) fn is_profile(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Reads a lifetime that a CA is asked for.
+pub(crate) fn parse_lifetime(text: &str) -> Result<Duration, NotAValue> {
+    let parsed = duration::parse(text).ok();
+    parsed
+        .filter(|it| (SHORTEST_LIFETIME..=LONGEST_LIFETIME).contains(it))
+        .ok_or(NotAValue::Lifetime)
 }
 
 impl fmt::Display for IssuerRef {

@@ -80,7 +80,7 @@ pub fn of_thin(
     assess(
         now,
         key,
-        (&secret.head, secret.ca),
+        (&secret.head, || secret.ca()),
         || secret.certificate(),
         (config, Labels::NotAsked),
         |_| None,
@@ -164,7 +164,7 @@ pub fn of_full(
     assess(
         now,
         key,
-        (&secret.head, secret.ca()),
+        (&secret.head, || secret.ca()),
         certificate,
         (config, labels),
         suggested,
@@ -174,7 +174,7 @@ pub fn of_full(
 fn assess(
     now: UnixTime,
     key: &Key,
-    (head, ca): (&Head, Option<u32>),
+    (head, ca): (&Head, impl FnOnce() -> Option<u32>),
     certificate: impl FnOnce() -> CertificateState,
     (config, labels): (&Config, Labels<'_>),
     suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
@@ -197,7 +197,7 @@ fn assess(
     let with = {
         let chain = leaf.as_ref().map_or(0, |leaf| leaf.chain);
         let had = rolled_out.and_then(RolledOut::with);
-        ChainAndCa::counting(chain, ca, settings.rollout_on, had)
+        ChainAndCa::counting(chain, ca(), settings.rollout_on, had)
     };
     let issued_by = IssuedBy::read(annotations);
     let names = match (&settings.names, &leaf) {

@@ -130,7 +130,9 @@ struct Pod<'a> {
     probed: Instant,
     failures: usize,
     restarts: u32,
-    /// The most memory that any of its processes had.
+    /// What it has at the last look, in bytes.
+    memory: u64,
+    /// The most memory that any of its processes had, in bytes.
     peak: u64,
 }
 
@@ -146,6 +148,7 @@ impl<'a> Pod<'a> {
             probed: Instant::now(),
             failures: 0,
             restarts: 0,
+            memory: 0,
             peak: 0,
         };
         pod.operator.run().await?;
@@ -155,8 +158,8 @@ impl<'a> Pod<'a> {
     /// Measures its memory, probes it when that is due, and starts it again when it has died or does not answer; true
     /// where it was probed.
     async fn look(&mut self) -> Result<bool> {
-        let peak = container::peak(&self.operator).unwrap_or_default();
-        self.peak = self.peak.max(peak);
+        let (now, peak) = container::resident(&self.operator).unwrap_or_default();
+        (self.memory, self.peak) = (now, self.peak.max(peak));
         let probe = self.probed.elapsed() >= PROBE;
         if probe {
             self.probed = Instant::now();
@@ -306,10 +309,11 @@ async fn one_hostile_tenant_makes_nobody_else_late() -> Result<()> {
             let Lateness(late, what) = std::mem::take(&mut seen.lately);
             let slowest = std::mem::take(&mut seen.slowest_read);
             eprintln!(
-                "hostile: {:>4} s, {} leaves, late {late:.1?} ({what}), a read took {slowest:.1?}, {} MiB, {} probes failed; \
+                "hostile: {:>4} s, {} leaves, late {late:.1?} ({what}), a read took {slowest:.1?}, {} MiB, {} at most, {} probes failed; \
                  cores: {}",
                 began.elapsed().as_secs(),
                 seen.leaves,
+                pod.memory >> 20,
                 pod.peak >> 20,
                 pod.failures,
                 load.look()
@@ -328,6 +332,11 @@ async fn one_hostile_tenant_makes_nobody_else_late() -> Result<()> {
     let mut report = Report::new("hostile", "make chaos");
     let seconds = late.as_secs_f64();
     report.add("hostile.others_late_seconds_max", seconds, "s");
+    let unanswered = bench.edge().hits().into_iter();
+    let unanswered =
+        unanswered.filter(|hit| hit.host.ends_with("good.example") && !hit.status.is_success());
+    let unanswered: f64 = unanswered.map(|_| 1.0).sum();
+    report.add("hostile.others_challenges_lost", unanswered, "challenges");
     let restarts = f64::from(pod.restarts);
     report.add("hostile.operator_restarts", restarts, "restarts");
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]

@@ -264,7 +264,7 @@ pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
         }),
         rollout: rollout(&leaf, annotations, head.uid(), |had| {
             let chain = leaf.as_ref().map_or(0, |leaf| leaf.chain);
-            ChainAndCa::counting(chain, secret.ca, settings.rollout_on, had)
+            ChainAndCa::counting(chain, secret.ca(), settings.rollout_on, had)
         }),
         used_by: head
             .annotation(keys::USED_BY)

@@ -37,8 +37,8 @@ const PAGE: usize = 3 * 1024 * 1024;
 /// `<` and control characters as six bytes each.
 const OBJECT: usize = 12 * 1024 * 1024;
 /// Pages that are in memory at a time; an answer of more than a page takes all places. kube makes two copies of an answer
-/// before it is decoded, one thread at a time: 36 MiB in all with the two threads that there are.
-const PLACES: u32 = 4;
+/// before it is decoded: 18 MiB of pages, or 36 MiB for one object of the largest size.
+const PLACES: u32 = 2;
 /// Lists whose smaller `limit` is remembered: one a kind and namespace that is listed just then.
 const REMEMBERED: usize = 256;
 /// An object's name and version without the object itself (Kubernetes API concepts, "Metadata-only fetches").

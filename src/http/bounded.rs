@@ -33,8 +33,8 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 const LIMITS: Limits = Limits {
-    // With 16 KiB each, 8 MiB at most.
-    connections: 512,
+    // With 16 KiB each, 4 MiB at most. A CA that validates from five places at once asks for fifty challenges a moment.
+    connections: 256,
     // A CA waits 10 s, Prometheus too by default.
     time: Duration::from_secs(15),
 };

@@ -28,9 +28,9 @@ pub struct ThinSecret {
     pub head: Head,
     /// Its `type`; empty for the API server's default, which it always writes out.
     pub kind: String,
-    /// A digest of its CA certificates, where they can be read; see [`parts::ca_digest`].
-    pub ca: Option<u32>,
     certificate: Option<Text>,
+    /// Base64 of `ca.crt`, where it says something to us.
+    ca: Option<String>,
 }
 
 /// Base64 of what holds the certificate.
@@ -69,6 +69,16 @@ impl ThinSecret {
             Err(Unreadable::Empty) => CertificateState::Absent,
             Err(reason) => CertificateState::Unreadable(reason),
         }
+    }
+}
+
+impl ThinSecret {
+    /// A digest of its CA certificates, where they can be read; see [`parts::ca_digest`]. As dear as
+    /// [`ThinSecret::certificate`].
+    #[must_use]
+    pub fn ca(&self) -> Option<u32> {
+        let bytes = STANDARD.decode(self.ca.as_ref()?).ok()?;
+        parts::ca_digest(&bytes)
     }
 }
 
@@ -208,7 +218,7 @@ struct Data {
     named: Option<(String, Option<Zeroizing<String>>)>,
     /// Whether the Secret says anything to us: of no other are CA certificates looked at.
     ours: bool,
-    ca: Option<u32>,
+    ca: Option<String>,
 }
 
 impl Shape for Parts {
@@ -238,20 +248,10 @@ impl Shape for Data {
             Some((named, value)) if named == key => map.next_value_seed(Fill(value)),
             _ if key == "tls.crt" => map.next_value_seed(Fill(&mut self.tls_crt)),
             _ if key == parts::CA_KEY && self.ours => {
-                map.next_value_seed(Fill(&mut Ca(&mut self.ca)))
+                map.next_value_seed(Fill(&mut self.ca))
             }
             _ => ().member(key, map),
         }
-    }
-}
-
-/// CA certificates, of which only the digest is kept.
-struct Ca<'a>(&'a mut Option<u32>);
-
-impl Shape for Ca<'_> {
-    fn text(&mut self, text: &str) {
-        let bytes = STANDARD.decode(text).ok();
-        *self.0 = bytes.and_then(|bytes| parts::ca_digest(&bytes));
     }
 }
 

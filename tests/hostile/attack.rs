@@ -28,7 +28,7 @@ const LABELS: usize = 120;
 const SLOW: Duration = Duration::from_secs(2);
 /// Between two writes of one of the loops.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Connections to each port: there are 512 places.
+/// Connections to each port: there are 256 places.
 const CONNECTIONS: usize = 700;
 /// Page loads that are given up, each twenty times a second.
 const GIVEN_UP: usize = 8;

@@ -109,15 +109,16 @@ fn remove_former(parent: &Path) {
     }
 }
 
-/// Peak of the resident memory of the operator's process, by the kernel's account.
-pub(super) fn peak(operator: &Operator<'_>) -> Option<u64> {
+/// Bytes of resident memory of the operator's process, by the kernel's account: now, and the most that it ever had.
+pub(super) fn resident(operator: &Operator<'_>) -> Option<(u64, u64)> {
     let id = operator.process().ok()?.id();
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kilobytes << 10)
+    let bytes = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+        Some(kilobytes << 10)
+    };
+    Some((bytes("VmRSS:")?, bytes("VmHWM:")?))
 }
 
 /// Seconds of CPU since the last look: of the machine, of the scene itself, and of each program that it has started.

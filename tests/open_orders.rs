@@ -221,11 +221,448 @@ async fn propagation_servers_that_are_corrected_are_asked_by_the_order_that_wait
     mended("servers", "is not seen", |address| {
         let server = address.to_string();
         [
-            rfc2136(&server, TSIG_NAME, "servers: [\"127.0.0.1:9\"]"),
+            rfc2136(
+                &server,
+                TSIG_NAME,
+                "servers: [\"127.0.0.1:9\"], timeout: 1s",
+            ),
             rfc2136(&server, TSIG_NAME, &format!("servers: [\"{server}\"]")),
         ]
     })
     .await
+}
+
+#[tokio::test]
+async fn credentials_that_are_named_anew_are_taken_by_the_order_that_waits() -> Result<()> {
+    mended("credentials", "DNS-01 by rfc2136:", |address| {
+        let right = right(address);
+        [right.replace("{secret: dns}", "{secret: nowhere}"), right]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn another_dns_host_is_taken_by_the_order_that_waits() -> Result<()> {
+    mended("provider", "DNS-01 by acme-dns:", |address| {
+        let wrong = "dns01: {provider: acme-dns, settings: {server: \"https://127.0.0.1:9\"}, \
+            credentials: {secret: dns}}";
+        [wrong.to_owned(), right(address)]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_order_that_waits_for_a_record_of_the_users_goes_on_by_one_of_ours() -> Result<()> {
+    mended("standing", "dns-persist-01", |address| {
+        let standing = "dnsPersist01: {experimental: true}";
+        [standing.to_owned(), right(address)]
+    })
+    .await
+}
+
+/// A zone that two servers have, each for itself: the CA and updates go to the second.
+#[tokio::test]
+async fn another_resolver_and_a_shorter_wait_are_taken_by_the_order_that_waits() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let first = Nameserver::address_of_its_own()?;
+    let second = Nameserver::address_of_its_own()?;
+    let zones = [Zone::new("resolved.example")];
+    let gone = Nameserver::start(bench, "knot-resolved-1", first, &zones).await?;
+    let _server = Nameserver::start(bench, "knot-resolved-2", second, &zones).await?;
+    let ca = pebble(bench, "pebble-resolved", second).await?;
+    let server = second.to_string();
+    let patient = rfc2136(
+        &server,
+        TSIG_NAME,
+        &format!("servers: [\"{server}\"], wait: 10m"),
+    );
+    let config = LONG.to_owned() + &solved(&patient, first);
+    let mut operator = operator(bench, Some(&ca), &config).await?;
+    let space = Space::new(bench.client()?, "resolved", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "resolved.example")];
+    space.tls_secret("waits", None, &annotations).await?;
+    // The record is set, and the CA is told in ten minutes.
+    await_values(second, "_acme-challenge.resolved.example", 1).await?;
+    drop(gone);
+    let quick = rfc2136(
+        &server,
+        TSIG_NAME,
+        &format!("servers: [\"{server}\"], wait: 0s"),
+    );
+    operator.configure(&(base() + LONG + &solved(&quick, second)))?;
+    renewed(&space, "waits", "").await?;
+    nothing_was_spent(&space, "waits").await?;
+    await_values(second, "_acme-challenge.resolved.example", 0).await?;
+    no_record_is_left(bench, &operator).await?;
+    Ok(())
+}
+
+/// What a Secret of credentials holds is read at each try; nobody tells us that it has changed.
+#[tokio::test]
+async fn a_key_that_is_corrected_in_its_secret_is_taken_at_the_next_try() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let address = Nameserver::address_of_its_own()?;
+    let zones = [Zone::new("rekeyed.example")];
+    let _server = Nameserver::start(bench, "knot-rekeyed", address, &zones).await?;
+    let ca = pebble(bench, "pebble-rekeyed", address).await?;
+    let config = SHORT.to_owned() + &solved(&right(address), address);
+    let operator = operator(bench, Some(&ca), &config).await?;
+    let secrets: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
+    let put = async |key: &str| {
+        let key = ByteString(key.as_bytes().to_vec());
+        let body = Patch::Merge(json!({"data": {"secret": key}}));
+        secrets.patch("dns", &PatchParams::default(), &body).await
+    };
+    put("bm90IHRoZSBrZXkgdGhhdCBpdCBpcw==").await?;
+    let space = Space::new(bench.client()?, "rekeyed", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "rekeyed.example")];
+    space.tls_secret("waits", None, &annotations).await?;
+    stuck(
+        bench,
+        &operator,
+        &space,
+        "waits",
+        "DNS-01 by rfc2136: adding",
+    )
+    .await?;
+    put(TSIG_KEY).await?;
+    renewed(&space, "waits", "").await?;
+    nothing_was_spent(&space, "waits").await?;
+    no_record_is_left(bench, &operator).await?;
+    Ok(())
+}
+
+/// The only object of a kind that the operator has made for a challenge.
+async fn route(bench: &Bench, operator: &Operator<'_>, kind: &str) -> Result<Value> {
+    let (group, plural) = match kind {
+        "Ingress" => ("networking.k8s.io", "ingresses"),
+        _ => ("gateway.networking.k8s.io", "httproutes"),
+    };
+    let kind = kube::core::GroupVersionKind::gvk(group, "v1", kind);
+    let resource = kube::core::ApiResource::from_gvk_with_plural(&kind, plural);
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(bench.client()?, operator.namespace(), &resource);
+    let found = api.list(&ListParams::default()).await?.items;
+    ensure!(found.len() == 1, "{} are there", found.len());
+    Ok(serde_json::to_value(&found[0])?)
+}
+
+#[tokio::test]
+async fn the_class_of_an_ingress_and_the_gateway_of_a_route_that_are_corrected_are_taken()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    bench.install_gateway_api().await?;
+    let ingress = |name: &str| {
+        format!(
+            "route: ingress, ingress: {{class: {name}, annotations: {{example.com/by: {name}}}}}"
+        )
+    };
+    let gateway =
+        |name: &str| format!("route: gateway, gateway: {{parentRefs: [{{name: {name}}}]}}");
+    let http = |route: &str, more: &str| {
+        solved(&format!("http01: {{{route}{more}}}"), bench.dns().address())
+    };
+    let rows: [(&str, &dyn Fn(&str) -> String, &[&str]); 2] = [
+        (
+            "Ingress",
+            &ingress,
+            &[
+                "/spec/ingressClassName",
+                "/metadata/annotations/example.com~1by",
+            ],
+        ),
+        ("HTTPRoute", &gateway, &["/spec/parentRefs/0/name"]),
+    ];
+    for (kind, set, places) in rows {
+        let tag = format!("class-{}", kind.to_lowercase());
+        let options = OperatorOptions {
+            config: base() + LONG + &http(&set("one"), ""),
+            addons: ["ingress", "gateway"]
+                .map(|kind| format!("rbac/addons/route-{kind}.yaml"))
+                .into(),
+            ..options()
+        };
+        let mut operator = Operator::start(bench, options).await?;
+        let space = Space::new(bench.client()?, &tag, operator.namespace()).await?;
+        let host = format!("{tag}.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret("waits", None, &annotations).await?;
+        // Nobody listens on port 80 of what the name resolves to.
+        stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
+        for name in ["one", "two"] {
+            operator.configure(&(base() + LONG + &http(&set(name), "")))?;
+            eventually(SOON, &format!("the route is for {name}"), async || {
+                let route = route(bench, &operator, kind).await?;
+                for place in places {
+                    let found = route.pointer(place).and_then(Value::as_str);
+                    ensure!(found == Some(name), "{place}: {route}");
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        operator.configure(&(base() + LONG + &http(&set("two"), ", selfCheck: false")))?;
+        renewed(&space, "waits", "").await?;
+        nothing_was_spent(&space, "waits").await?;
+        no_record_is_left(bench, &operator).await?;
+    }
+    Ok(())
+}
+
+/// What lets the Secret have a certificate is taken away while its order waits, and given back.
+#[tokio::test]
+async fn an_order_that_waits_goes_when_nobody_may_have_it_any_more() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let second = |names: &str| {
+        format!(
+            "  second: {{directory: \"{}\", caBundle: \"{}\", profile: default, allow: [{{namespaces: [\"*\"], names: [{names}]}}]}}\n",
+            bench.pebble().directory(),
+            bench.ca_bundle().display(),
+        )
+    };
+    let config = |names: &str, way: &str| second(names) + &base() + LONG + way;
+    let all = "\"**.example\"";
+    let options = OperatorOptions {
+        config: config(all, &unreachable(bench)),
+        ..options()
+    };
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "withdrawn", operator.namespace()).await?;
+    for name in ["allow", "class"] {
+        let host = format!("{name}.withdrawn.example");
+        let annotations = [("issuer", "second"), ("names", &*host)];
+        space.tls_secret(name, None, &annotations).await?;
+        stuck(bench, &operator, &space, name, "HTTP-01").await?;
+    }
+    annotate(&space, "class", "class", Some("another")).await?;
+    operator.configure(&config("elsewhere.example", &open(bench)))?;
+    event(&space, "allow", "issuers.second.allow").await?;
+    no_record_is_left(bench, &operator).await?;
+    for name in ["allow", "class"] {
+        let secret = space.secrets().get(name).await?;
+        ensure!(data(&secret, "tls.crt").is_empty(), "{name} was written");
+    }
+    annotate(&space, "class", "class", Some(operator.namespace())).await?;
+    operator.configure(&config(all, &open(bench)))?;
+    for name in ["allow", "class"] {
+        renewed(&space, name, "").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_for_a_key_that_was_to_be_kept_is_made_again_when_it_need_not_be() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
+    let space = Space::new(bench.client()?, "rotates", operator.namespace()).await?;
+    let old = test_bench::objects::pair(&["rotates.example"], test_bench::objects::OLD)?;
+    let annotations = [("issuer", "pebble"), ("key-rotation", "never")];
+    space.tls_secret("waits", Some(&old), &annotations).await?;
+    stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
+    annotate(&space, "waits", "key-rotation", Some("always")).await?;
+    operator.configure(&(base() + LONG + &open(bench)))?;
+    let secret = renewed(&space, "waits", &old.certificate).await?;
+    ensure!(
+        data(&secret, "tls.key") != old.key,
+        "the key is the old one"
+    );
+    Ok(())
+}
+
+/// What an order's record copies, or what it brings depends on: each has a test in which it changes while the order
+/// waits, with success soon after. A row is a setting and the test.
+const SETTINGS: [(&str, &str); 33] = [
+    (
+        "solver: http01 to dns01",
+        "open_orders::an_order_that_waits_for_a_route_goes_on_by_dns_and_the_ca_is_told_of_no_other_way",
+    ),
+    (
+        "solver: dns01 to http01",
+        "open_orders::an_order_that_waits_for_dns_goes_on_by_a_route",
+    ),
+    (
+        "solver: dnsPersist01 to dns01",
+        "open_orders::an_order_that_waits_for_a_record_of_the_users_goes_on_by_one_of_ours",
+    ),
+    (
+        "solver: zones",
+        "open_orders::a_cname_leads_no_proof_out_of_the_zones_of_its_solver",
+    ),
+    (
+        "dns01.provider",
+        "open_orders::another_dns_host_is_taken_by_the_order_that_waits",
+    ),
+    (
+        "dns01.credentials",
+        "open_orders::credentials_that_are_named_anew_are_taken_by_the_order_that_waits",
+    ),
+    (
+        "dns01.credentials: what the Secret holds",
+        "open_orders::a_key_that_is_corrected_in_its_secret_is_taken_at_the_next_try",
+    ),
+    (
+        "dns01.settings: keyName",
+        "open_orders::a_key_name_that_is_corrected_is_taken_by_the_order_that_waits",
+    ),
+    (
+        "dns01.settings: server",
+        "open_orders::a_dns_server_that_is_corrected_is_taken_by_the_order_that_waits",
+    ),
+    (
+        "dns01.propagation.check",
+        "open_orders::a_propagation_check_that_is_turned_off_is_left_out_by_the_order_that_waits",
+    ),
+    (
+        "dns01.propagation.servers",
+        "open_orders::propagation_servers_that_are_corrected_are_asked_by_the_order_that_waits",
+    ),
+    (
+        "dns01.propagation.timeout",
+        "open_orders::propagation_servers_that_are_corrected_are_asked_by_the_order_that_waits",
+    ),
+    (
+        "dns01.propagation.wait",
+        "open_orders::another_resolver_and_a_shorter_wait_are_taken_by_the_order_that_waits",
+    ),
+    (
+        "dns.nameservers",
+        "open_orders::another_resolver_and_a_shorter_wait_are_taken_by_the_order_that_waits",
+    ),
+    (
+        "the place of the record: a CNAME",
+        "open_orders::a_cname_that_is_corrected_is_followed_by_the_order_that_waits",
+    ),
+    (
+        "http01.route",
+        "open_orders::a_path_type_and_a_kind_of_route_that_are_corrected_are_taken_by_orders_that_wait",
+    ),
+    (
+        "http01.ingress.pathType",
+        "open_orders::a_path_type_and_a_kind_of_route_that_are_corrected_are_taken_by_orders_that_wait",
+    ),
+    (
+        "http01.ingress.class",
+        "open_orders::the_class_of_an_ingress_and_the_gateway_of_a_route_that_are_corrected_are_taken",
+    ),
+    (
+        "http01.ingress.annotations",
+        "open_orders::the_class_of_an_ingress_and_the_gateway_of_a_route_that_are_corrected_are_taken",
+    ),
+    (
+        "http01.gateway.parentRefs",
+        "open_orders::the_class_of_an_ingress_and_the_gateway_of_a_route_that_are_corrected_are_taken",
+    ),
+    (
+        "http01.selfCheck",
+        "open_orders::a_self_check_that_is_turned_off_is_left_out_and_what_was_waited_for_is_told_before",
+    ),
+    (
+        "key-type",
+        "open_orders::what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited",
+    ),
+    (
+        "profile",
+        "open_orders::what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited",
+    ),
+    (
+        "lifetime",
+        "open_orders::what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited",
+    ),
+    (
+        "names",
+        "open_orders::what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited",
+    ),
+    (
+        "issuer",
+        "open_orders::what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited",
+    ),
+    (
+        "the key that key-rotation keeps",
+        "open_orders::a_key_that_is_put_there_to_be_kept_while_an_order_waits_is_used",
+    ),
+    (
+        "key-rotation",
+        "open_orders::an_order_for_a_key_that_was_to_be_kept_is_made_again_when_it_need_not_be",
+    ),
+    (
+        "paused, change-window",
+        "open_orders::an_order_that_waits_keeps_to_a_pause_and_to_a_change_window",
+    ),
+    (
+        "class, allow",
+        "open_orders::an_order_that_waits_goes_when_nobody_may_have_it_any_more",
+    ),
+    (
+        "the issuer's directory",
+        "reload::an_issuer_that_moves_to_another_ca_leaves_the_order_there_and_makes_one_here",
+    ),
+    (
+        "the issuer itself",
+        "causes::an_order_waits_while_its_issuer_is_not_in_the_config",
+    ),
+    (
+        "the Secret's uid",
+        "faults::a_secret_that_is_made_anew_while_the_ca_issues_is_renewed_itself",
+    ),
+];
+
+/// No field of what a record copies is without a row: a new one does not compile here until somebody has thought of it.
+#[test]
+fn each_setting_that_an_order_depends_on_is_changed_while_the_order_waits() -> Result<()> {
+    use cert_renew::config::{Dns01, Http01, Propagation, Route};
+    let row = |setting: &str| SETTINGS.iter().any(|(named, _)| named.contains(setting));
+    let check = |settings: &[&str]| {
+        for setting in settings {
+            assert!(row(setting), "{setting} has no row");
+        }
+    };
+    let _ = |dns01: Dns01, propagation: Propagation, http01: Http01, route: Route| {
+        let Dns01 {
+            provider: _,
+            credentials: _,
+            settings: _,
+            propagation: _,
+        } = dns01;
+        let Propagation {
+            check: _,
+            servers: _,
+            timeout: _,
+            wait: _,
+        } = propagation;
+        let Http01 {
+            route: _,
+            self_check: _,
+        } = http01;
+        match route {
+            Route::Shared => {}
+            Route::Ingress {
+                class: _,
+                annotations: _,
+                path_type: _,
+            } => {}
+            Route::Gateway { parents: _ } => {}
+        }
+    };
+    check(&["provider", "credentials", "settings", "propagation"]);
+    check(&["check", "servers", "timeout", "wait", "route", "selfCheck"]);
+    check(&["class", "annotations", "pathType", "parentRefs"]);
+    let mut sources = String::new();
+    for module in ["open_orders", "reload", "causes", "faults"] {
+        let path = format!("{}/tests/{module}.rs", env!("CARGO_MANIFEST_DIR"));
+        sources += &std::fs::read_to_string(path)?;
+    }
+    for (setting, test) in SETTINGS {
+        let name = test.rsplit("::").next().unwrap_or_default();
+        ensure!(
+            sources.contains(&format!("fn {name}(")),
+            "{setting}: {name} does not exist"
+        );
+    }
+    eprintln!(
+        "settings that change while an order waits: {} rows",
+        SETTINGS.len()
+    );
+    Ok(())
 }
 
 #[tokio::test]

@@ -31,6 +31,9 @@ const ISSUE: Duration = Duration::from_secs(5 * 60);
 /// An order that cannot be read is asked for so often before it is given up.
 const UNREADABLE_TRIES: u32 = 2;
 
+/// CAs date certificates back, by an hour at most, and the clocks of two replicas differ by less.
+const BACKDATED: Duration = Duration::from_secs(2 * 3_600);
+
 /// An order that runs.
 pub(super) struct Begun {
     /// What a restart needs of it.
@@ -142,7 +145,10 @@ fn is_written(fresh: &Fresh, record: &Record, key: &PrivateKey) -> bool {
     let written = issued_by.and_then(|it| it.wrote(leaf.fingerprint));
     let since = written.is_some_and(|at| at.0 >= record.order.created);
     let is_ours = *leaf.public_key == *key.public_key();
-    is_ours && (since || fresh.assessment.settings.key_rotation == KeyRotation::Always)
+    // A new key says as much, unless it is none: what was ordered while the key was to be kept.
+    let is_young = leaf.not_before + BACKDATED >= UnixTime(record.order.created);
+    let rotates = fresh.assessment.settings.key_rotation == KeyRotation::Always;
+    is_ours && (since || rotates && is_young)
 }
 
 /// The Secret asks for something else: its order is given up, and it is looked at again at once.

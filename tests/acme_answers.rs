@@ -12,10 +12,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use cert_renew::acme::{
-    ChallengeType, Class, Client, Credentials, Error, IssuerSettings, OrderRequest, OrderStatus,
-    Preference, Turns,
+    CertId, ChallengeType, Class, Client, Credentials, Error, IssuerSettings, OrderRequest,
+    OrderStatus, Preference, RevocationReason, Turns,
 };
 use cert_renew::gate::Gate;
+use cert_renew::time::UnixTime;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use test_bench::{Result, ensure};
@@ -30,8 +31,9 @@ const TRIES: usize = 4;
 const ROWS: usize = 16;
 
 /// Where in an order an answer is given.
-const POINTS: [&str; 9] = [
+const POINTS: [&str; 13] = [
     "directory",
+    "nonce",
     "account",
     "new-order",
     "authz",
@@ -40,7 +42,12 @@ const POINTS: [&str; 9] = [
     "order-ready",
     "finalize",
     "certificate",
+    "ari",
+    "revoke",
+    "key-change",
 ];
+/// What is asked for beside an order.
+const BESIDE: [&str; 3] = ["ari", "revoke", "key-change"];
 
 /// What stands in the place of the right answer, once.
 #[derive(Clone, Debug)]
@@ -53,6 +60,10 @@ enum Strange {
     Problem(u16, String),
     /// Another body altogether.
     Body(&'static str),
+    /// Another status, which is a success too.
+    Status(u16),
+    /// A header has another value, or is left out.
+    Header(&'static str, Option<&'static str>),
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +73,9 @@ struct Row {
     /// Whether the CA says by it that a name was not proven.
     is_failed_validation: bool,
 }
+
+/// A header that is another one in the strange answer.
+type Changed = Option<(&'static str, Option<&'static str>)>;
 
 struct Ca {
     base: String,
@@ -133,6 +147,15 @@ impl Ca {
                 ("finalize", 200, order("valid"))
             }
             "/certificate" => ("certificate", 200, json!("chain")),
+            "/revoke" => ("revoke", 200, json!({})),
+            "/key" => ("key-change", 200, json!({})),
+            "/nonce" => ("nonce", 200, json!({})),
+            _ if path.starts_with("/ari/") => (
+                "ari",
+                200,
+                json!({"suggestedWindow": {"start": "2098-01-01T00:00:00Z", "end": "2098-01-02T00:00:00Z"},
+                    "explanationURL": "https://ca.example/why"}),
+            ),
             _ if self.finalized.load(Ordering::SeqCst) > 0 => ("order-valid", 200, order("valid")),
             _ if self.polls.fetch_add(1, Ordering::SeqCst) == 0 => {
                 ("order-pending", 200, order("pending"))
@@ -141,11 +164,11 @@ impl Ca {
         }
     }
 
-    fn answer(&self, path: &str) -> (u16, String) {
+    fn answer(&self, path: &str) -> (u16, String, Changed) {
         let (point, status, mut body) = self.right(path);
         let is_here = point == self.row.point;
         if !is_here || self.given.fetch_add(1, Ordering::SeqCst) > 0 {
-            return (status, body.to_string());
+            return (status, body.to_string(), None);
         }
         match &self.row.strange {
             Strange::Without(pointer) => {
@@ -165,19 +188,20 @@ impl Ca {
             }
             Strange::Problem(status, kind) => {
                 let body = json!({"type": kind, "detail": "said by the script", "status": status});
-                return (*status, body.to_string());
+                return (*status, body.to_string(), None);
             }
-            Strange::Body(body) => return (status, (*body).to_owned()),
+            Strange::Body(body) => return (status, (*body).to_owned(), None),
+            Strange::Status(status) => return (*status, body.to_string(), None),
+            Strange::Header(name, value) => {
+                return (status, body.to_string(), Some((name, *value)));
+            }
         }
-        (status, body.to_string())
+        (status, body.to_string(), None)
     }
 }
 
 async fn respond(State(ca): State<Arc<Ca>>, uri: Uri) -> Response {
-    let (status, body) = match uri.path() {
-        "/nonce" => (200, String::new()),
-        path => ca.answer(path),
-    };
+    let (status, body, changed) = ca.answer(uri.path());
     let mut headers = HeaderMap::new();
     let location = match uri.path() {
         "/account" => format!("{}/account/1", ca.base),
@@ -188,8 +212,31 @@ async fn respond(State(ca): State<Arc<Ca>>, uri: Uri) -> Response {
             headers.insert(name, value);
         }
     }
+    // Or newNonce would never be asked.
+    if uri.path() == "/directory" {
+        headers.remove("replay-nonce");
+    }
+    if let Some((name, value)) = changed {
+        headers.remove(name);
+        if let Some(value) = value.and_then(|it| it.parse().ok()) {
+            headers.insert(name, value);
+        }
+    }
     let status = StatusCode::from_u16(status).unwrap_or_default();
     (status, headers, body).into_response()
+}
+
+/// What is asked for beside an order: renewal information, a revocation, another key of the account.
+async fn beside(client: &Client) -> std::result::Result<(), Error> {
+    let certificate = CertId::new(b"issuer", b"serial");
+    client
+        .renewal_info(&certificate, 0, UnixTime::now())
+        .await?;
+    let reason = RevocationReason::KeyCompromise;
+    client.revoke(b"certificate", reason).await?;
+    let next = Credentials::generate(&client.settings().directory);
+    client.change_key(&next.expect("randomness")).await?;
+    Ok(())
 }
 
 /// One try, as a renewal makes it: a new order, or the one that is there.
@@ -266,10 +313,11 @@ async fn walk(row: Row) -> Result<()> {
     let client = Client::new(settings, Arc::new(|_| {}), Gate::open())?;
     let (mut open, mut said) = (None, Vec::new());
     for number in 0..TRIES {
-        let error = match attempt(&client, &mut open).await {
-            Ok(()) => break,
-            Err(error) => error,
-        };
+        let mut result = attempt(&client, &mut open).await;
+        if result.is_ok() && BESIDE.contains(&row.point) {
+            result = beside(&client).await;
+        }
+        let Err(error) = result else { break };
         ensure!(
             !error.is_failed_validation() || row.is_failed_validation,
             "it counts as a failed validation: {error}"
@@ -309,8 +357,9 @@ fn rows() -> Vec<Row> {
         "/error",
         "/replaces",
         "/notBefore",
+        "/notAfter",
     ];
-    let members: [(&str, &[&'static str]); 8] = [
+    let members: [(&str, &[&'static str]); 11] = [
         (
             "directory",
             &[
@@ -329,7 +378,27 @@ fn rows() -> Vec<Row> {
                 "/meta/profiles/default",
             ],
         ),
-        ("account", &["/status", "/orders", "/contact"]),
+        (
+            "account",
+            &[
+                "/status",
+                "/orders",
+                "/contact",
+                "/termsOfServiceAgreed",
+                "/externalAccountBinding",
+            ],
+        ),
+        (
+            "ari",
+            &[
+                "/suggestedWindow",
+                "/suggestedWindow/start",
+                "/suggestedWindow/end",
+                "/explanationURL",
+            ],
+        ),
+        ("revoke", &["/status"]),
+        ("key-change", &["/status"]),
         ("new-order", &order),
         (
             "authz",
@@ -425,6 +494,7 @@ fn rows() -> Vec<Row> {
         ));
         rows.push(row("challenge", Strange::With("/status", json!(state))));
     }
+    rows.extend(variants());
     let kinds = [
         "accountDoesNotExist",
         "alreadyReplaced",
@@ -467,11 +537,106 @@ fn rows() -> Vec<Row> {
                 rows.push(row(point, Strange::Problem(status, kind.to_owned())));
             }
         }
+        for status in [200, 201, 202] {
+            rows.push(row(point, Strange::Status(status)));
+        }
+        let nonces = [None, Some(""), Some("not base64url!"), Some("nonce")];
+        let waits = [
+            "0",
+            "-1",
+            "1.5",
+            "soon",
+            "99999999999999999999",
+            "Thu, 01 Jan 1970 00:00:00 GMT",
+        ];
+        let nonces = nonces.map(|value| Strange::Header("replay-nonce", value));
+        let waits = waits.map(|value| Strange::Header("retry-after", Some(value)));
+        rows.extend(nonces.into_iter().chain(waits).map(|it| row(point, it)));
         if point != "certificate" {
             for body in ["", "null", "[]", "\"pending\"", "<html>", "{", "{}"] {
                 rows.push(row(point, Strange::Body(body)));
             }
         }
+    }
+    rows
+}
+
+/// What the RFCs let stand where Pebble has something else: addresses (8738), hidden services (9799), profiles, errors of
+/// an order and of a challenge, dates, places without a host.
+fn variants() -> Vec<Row> {
+    let problem = json!({"type": "urn:ietf:params:acme:error:dns", "detail": "said by the script",
+        "subproblems": [{"type": "urn:ietf:params:acme:error:caa", "identifier": {"type": "ip", "value": "10.0.0.1"}}]});
+    let identifiers = [
+        json!({"type": "ip", "value": "10.0.0.1"}),
+        json!({"type": "ip", "value": "2001:db8::1"}),
+        json!({"type": "dns", "value": "A.EXAMPLE."}),
+        json!({"type": "dns", "value": "b\u{fc}cher.example"}),
+        json!({"type": "dns", "value": format!("{}.onion", "a".repeat(56))}),
+        json!({"type": "permanent-identifier", "value": "x"}),
+    ];
+    let mut rows = Vec::new();
+    let mut with =
+        |point, pointer, value: Value| rows.push(row(point, Strange::With(pointer, value)));
+    for identifier in identifiers {
+        with("authz", "/identifier", identifier.clone());
+        for point in ["new-order", "order-pending", "order-ready", "finalize"] {
+            with(point, "/identifiers", json!([identifier]));
+        }
+    }
+    for kind in [
+        "dns-01",
+        "tls-alpn-01",
+        "dns-account-01",
+        "dns-persist-01",
+        "onion-csr-01",
+        "device-attest-01",
+    ] {
+        with("authz", "/challenges/1/type", json!(kind));
+        with("challenge", "/type", json!(kind));
+    }
+    with("authz", "/challenges", json!([]));
+    with("authz", "/challenges/0/error", problem.clone());
+    with("authz", "/expires", json!("1970-01-01T00:00:00Z"));
+    with("challenge", "/error", problem.clone());
+    with("challenge", "/validated", json!("1970-01-01T00:00:00Z"));
+    for point in ["new-order", "order-pending", "order-ready", "finalize"] {
+        with(point, "/error", problem.clone());
+        with(point, "/profile", json!("another"));
+        with(point, "/replaces", json!("AAAA.BBBB"));
+        with(point, "/authorizations", json!([]));
+        for (pointer, date) in [
+            ("/expires", "1970-01-01T00:00:00Z"),
+            ("/expires", "2099-01-01T00:00:00.123456+05:30"),
+            ("/notBefore", "2026-01-01T00:00:00Z"),
+            ("/notAfter", "1970-01-01T00:00:00Z"),
+        ] {
+            with(point, pointer, json!(date));
+        }
+    }
+    for (start, end) in [
+        ("2098-01-02T00:00:00Z", "2098-01-01T00:00:00Z"),
+        ("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"),
+        ("2098-01-01T00:00:00.5+01:00", "9999-12-31T23:59:60Z"),
+    ] {
+        with(
+            "ari",
+            "/suggestedWindow",
+            json!({"start": start, "end": end}),
+        );
+    }
+    for point in ["account", "new-order"] {
+        for value in [
+            None,
+            Some(""),
+            Some("/order"),
+            Some("order"),
+            Some("ftp://x/"),
+        ] {
+            rows.push(row(point, Strange::Header("location", value)));
+        }
+    }
+    for status in ["deactivated", "revoked"] {
+        rows.push(row("account", Strange::With("/status", json!(status))));
     }
     rows
 }

@@ -14,8 +14,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use cert_renew::time::UnixTime;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData,
-    SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, PublicKeyData, SignatureAlgorithm,
 };
 use serde_json::{Value, json};
 use test_bench::{Context as _, Result};
@@ -45,6 +45,10 @@ pub(crate) struct Manners {
     pub(crate) lifetime: i64,
     /// What a new order is: `ready`, or `pending` until it is looked at again.
     pub(crate) status: &'static str,
+    /// Whether a request has to name a common name.
+    pub(crate) common_name: bool,
+    /// Whether certificates are for clients too.
+    pub(crate) for_clients: bool,
     /// What it hands out for a leaf and its own certificate, both PEM.
     pub(crate) chain: fn(&str, &str) -> String,
 }
@@ -55,6 +59,8 @@ impl Default for Manners {
             lifetimes: Lifetimes::Kept,
             lifetime: 90 * 86_400,
             status: "ready",
+            common_name: false,
+            for_clients: false,
             chain: |leaf, ca| format!("{leaf}{ca}"),
         }
     }
@@ -208,6 +214,9 @@ impl Ca {
         }
         let request = BASE64.decode(asked["csr"].as_str().context("no csr")?)?;
         let request = x509_cert::request::CertReq::from_der(&request)?;
+        if manners.common_name && request.info.subject.is_empty() {
+            return Ok(problem(400, "badCSR", "the subject needs a common name"));
+        }
         let key = request.info.public_key.subject_public_key.raw_bytes();
         let now = UnixTime::now();
         let kept = asked_for.filter(|_| manners.lifetimes == Lifetimes::Kept);
@@ -219,6 +228,14 @@ impl Ca {
         params.not_before = OffsetDateTime::from_unix_timestamp(now.0 - 60)?;
         params.not_after = OffsetDateTime::from_unix_timestamp(end)?;
         params.use_authority_key_identifier_extension = true;
+        params
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ServerAuth);
+        if manners.for_clients {
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ClientAuth);
+        }
         let leaf = params.signed_by(&Requested(key.to_owned()), &self.issuer)?;
         let chain = (manners.chain)(&leaf.pem(), &self.issuer.pem());
         if let Some(made) = lock(&self.orders).get_mut(number) {

@@ -359,3 +359,41 @@ async fn a_staging_ca_is_known_by_its_certificates_and_each_that_is_refused_coun
     assert_eq!(ca.issued(), 4);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_ca_that_wants_a_common_name_gets_one_where_its_issuer_says_so() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let manners = Manners {
+        common_name: true,
+        ..Manners::default()
+    };
+    let ca = PrivateCa::start("Old CA", manners).await?;
+    let mut operator = operator(bench, &ca, "", "").await?;
+    let space = Space::new(bench.client()?, "common", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "common.example")];
+    space.tls_secret("tls", None, &annotations).await?;
+    event(&space, "tls", "the subject needs a common name").await?;
+    let options = configured("    commonName: true\n", LONG);
+    operator.configure(&options.config)?;
+    renewed(&space, "tls", "").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_new_certificate_can_no_longer_be_used_for_is_told() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let manners = Manners {
+        for_clients: true,
+        ..Manners::default()
+    };
+    let ca = PrivateCa::start("Changing CA", manners).await?;
+    let operator = operator(bench, &ca, "", "").await?;
+    let space = Space::new(bench.client()?, "able", operator.namespace()).await?;
+    let first = issued(&space, "tls", "able.example").await?;
+    ca.change(|manners| manners.for_clients = false);
+    annotate(&space, "tls", "renew-now", "force 1").await?;
+    renewed(&space, "tls", &data(&first, "tls.crt")).await?;
+    let said = event(&space, "tls", "lacks what the one before had").await?;
+    ensure!(said.contains("clients"), "{said}");
+    Ok(())
+}

@@ -247,9 +247,7 @@ impl Shape for Data {
         match &mut self.named {
             Some((named, value)) if named == key => map.next_value_seed(Fill(value)),
             _ if key == "tls.crt" => map.next_value_seed(Fill(&mut self.tls_crt)),
-            _ if key == parts::CA_KEY && self.ours => {
-                map.next_value_seed(Fill(&mut self.ca))
-            }
+            _ if key == parts::CA_KEY && self.ours => map.next_value_seed(Fill(&mut self.ca)),
             _ => ().member(key, map),
         }
     }

@@ -376,8 +376,10 @@ impl Controller {
             self.context.secret_failures.forget(&entry.observed.uid);
         }
         let running = entry.is_some_and(|entry| entry.renewing.is_some());
-        self.changed(key);
-        // A task that runs sees it by itself; what it leaves is looked after when it ends.
+        // What a task that runs leaves is looked after when it ends.
+        if let Some(term) = &self.term {
+            term.gone(key);
+        }
         if !running {
             self.abandon(key);
         }
@@ -392,7 +394,7 @@ impl Controller {
         }
     }
 
-    /// A Secret has another certificate than before, or is gone: its rollout hears of it.
+    /// A Secret has another certificate than before: its rollout hears of it.
     fn changed(&self, key: &Key) {
         if let Some(term) = &self.term {
             term.changed(key);

@@ -2,6 +2,7 @@
 //!
 //! DNS names are kept as lower-case A-labels (RFC 5890, 2.3.2.1), so that two spellings of one name are equal.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -46,6 +47,24 @@ impl Name {
     }
 }
 
+/// The names that an order asks for: without those that a wildcard among them covers, as CAs refuse the redundant. One pass
+/// for the wildcards and one for the rest.
+#[must_use]
+pub fn needed<'a>(all: impl IntoIterator<Item = &'a Name>) -> Vec<&'a Name> {
+    let mut all: Vec<&Name> = all.into_iter().collect();
+    let zone = |name: &&'a Name| match name {
+        Name::Dns(name) => name.strip_prefix("*."),
+        Name::Ip(_) => None,
+    };
+    let zones: HashSet<&str> = all.iter().filter_map(zone).collect();
+    all.retain(|name| match name {
+        Name::Dns(name) => { name.split_once('.') }
+            .is_none_or(|(label, rest)| label == "*" || !zones.contains(rest)),
+        Name::Ip(_) => true,
+    });
+    all
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -86,6 +105,7 @@ impl FromStr for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::time::slower_than_linear;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -123,5 +143,34 @@ mod tests {
         assert!(!name("*.example.com").covers(&name("example.com")));
         assert!(!name("*.example.com").covers(&name("*.a.example.com")));
         assert!(name("10.0.0.1").covers(&name("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_name_that_a_wildcard_covers_is_not_asked_for() {
+        let all = [
+            "a.example",
+            "*.a.example",
+            "b.a.example",
+            "c.b.a.example",
+            "10.0.0.1",
+        ]
+        .map(name);
+        let asked: Vec<String> = needed(&all).into_iter().map(Name::to_string).collect();
+        assert_eq!(
+            asked,
+            ["a.example", "*.a.example", "c.b.a.example", "10.0.0.1"]
+        );
+    }
+
+    #[test]
+    fn many_names_are_compared_in_linear_time() {
+        let many = |length: usize| -> Vec<u8> { vec![b'x'; length] };
+        let slow = slower_than_linear(many, |input| {
+            let all: Vec<Name> = (0..input.len() / 16)
+                .map(|it| Name::Dns(format!("n{it}.example").into()))
+                .collect();
+            assert_eq!(needed(&all).len(), all.len());
+        });
+        assert_eq!(slow, None);
     }
 }

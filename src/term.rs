@@ -58,8 +58,8 @@ pub struct Term {
     gathering: HashSet<Arc<str>>,
     gathered: HashSet<Arc<str>>,
     planning: HashSet<Arc<str>>,
-    /// Rollouts that run: each hears when its Secret holds another certificate.
-    rolling: HashMap<Key, watch::Sender<()>>,
+    /// Tasks that run. A rollout hears when its Secret holds another certificate, and each when its Secret is gone.
+    running: HashMap<(Task, Key), watch::Sender<()>>,
 }
 
 /// What a term has to tell.
@@ -103,7 +103,7 @@ impl Term {
             gathering: HashSet::new(),
             gathered: HashSet::new(),
             planning: HashSet::new(),
-            rolling: HashMap::new(),
+            running: HashMap::new(),
         }
     }
 
@@ -223,8 +223,12 @@ impl Term {
                 self.gathering.remove(namespace);
                 self.gathered.insert(Arc::clone(namespace));
             }
-            Done::Task(Task::Renew, key, _) => self.renewals.free(key),
-            Done::Task(Task::Roll, key, _) => _ = self.rolling.remove(key),
+            Done::Task(task, key, _) => {
+                self.running.remove(&(*task, key.clone()));
+                if *task == Task::Renew {
+                    self.renewals.free(key);
+                }
+            }
             Done::Opened | Done::Judged(..) => {}
         }
     }
@@ -239,7 +243,9 @@ impl Term {
                 Task::Renew => {
                     let priority = self.priority(&key);
                     let issuer = self.issuer(&key);
-                    if let Some(issuer) = &issuer {
+                    let config = self.context.config();
+                    // Anybody who may edit a Secret writes the name of an issuer: only those that there are have a slot.
+                    if let Some(issuer) = issuer.as_ref().filter(|it| config.issuer(it).is_some()) {
                         self.context.issuers.expect_order(issuer, &key.namespace);
                     }
                     self.renewals
@@ -284,7 +290,7 @@ impl Term {
             let keys = self.due.remove(&namespace).unwrap_or_default();
             let tickets: Vec<Ticket> = keys
                 .into_iter()
-                .map(|key| self.rolling_ticket(key))
+                .map(|key| self.ticket(Task::Roll, key))
                 .collect();
             self.planning.insert(Arc::clone(&namespace));
             let planning = Planning::new(namespace, self.sender.clone());
@@ -313,20 +319,26 @@ impl Term {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ticket(&self, task: Task, key: Key) -> Ticket {
-        Ticket::new(task, key, self.sender.clone())
-    }
-
-    fn rolling_ticket(&mut self, key: Key) -> Ticket {
+    fn ticket(&mut self, task: Task, key: Key) -> Ticket {
         let (sender, changed) = watch::channel(());
-        self.rolling.insert(key.clone(), sender);
-        Ticket::watching(Task::Roll, key, self.sender.clone(), changed)
+        self.running.insert((task, key.clone()), sender);
+        Ticket::new(task, key, self.sender.clone(), changed)
     }
 
-    /// A Secret holds another certificate than before, or is gone.
+    /// A Secret holds another certificate than before.
     pub fn changed(&self, key: &Key) {
-        if let Some(rolling) = self.rolling.get(key) {
-            rolling.send_replace(());
+        self.tell(Task::Roll, key);
+    }
+
+    /// A Secret is gone, or nobody annotates it any more.
+    pub fn gone(&self, key: &Key) {
+        self.tell(Task::Renew, key);
+        self.tell(Task::Roll, key);
+    }
+
+    fn tell(&self, task: Task, key: &Key) {
+        if let Some(running) = self.running.get(&(task, key.clone())) {
+            running.send_replace(());
         }
     }
 

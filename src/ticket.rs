@@ -44,15 +44,9 @@ pub struct Planning {
 }
 
 impl Ticket {
-    /// For a task that is about to begin.
+    /// For a task that is about to begin; `changed` is told as [`Ticket::changed`] says.
     #[must_use]
-    pub fn new(task: Task, key: Key, sender: mpsc::UnboundedSender<Done>) -> Self {
-        Self::watching(task, key, sender, watch::channel(()).1)
-    }
-
-    /// For a task that is to hear when its Secret holds another certificate.
-    #[must_use]
-    pub fn watching(
+    pub fn new(
         task: Task,
         key: Key,
         sender: mpsc::UnboundedSender<Done>,
@@ -67,7 +61,7 @@ impl Ticket {
         }
     }
 
-    /// Hears when the watch has brought the Secret with another certificate than before, or without any.
+    /// Hears when the Secret is gone, and for a rollout also when it holds another certificate than before.
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<()> {
         self.changed.clone()

@@ -1,15 +1,22 @@
 //! What makes a certificate be replaced before its time, and what the CA's or the config's change of mind costs.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use test_bench::objects::{OLD, Pair, Space, pair};
 use test_bench::{
     Bench, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server, ensure,
     eventually, throughout,
 };
 
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
 use crate::acme_limits::annotate;
 use crate::acme_operator::{configured, event, issued};
+use crate::faults::{action, finalizes};
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
 use crate::scene::{answered, records};
 
@@ -134,6 +141,17 @@ async fn an_order_waits_while_its_issuer_is_not_in_the_config() -> Result<()> {
     let annotations = [("issuer", "gone"), ("names", "gone.example")];
     space.tls_secret("tls", None, &annotations).await?;
     event(&space, "tls", "500").await?;
+    // An order that is on record is looked after whatever its Secret names by now, which anybody writes: no series comes of
+    // that.
+    annotate(&space, "tls", "issuer", "unheard-of").await?;
+    event(&space, "tls", "unheard-of").await?;
+    for line in operator.metrics().await?.lines() {
+        ensure!(
+            !line.contains("issuer=\"unheard-of\"") || line.contains("secret="),
+            "{line}"
+        );
+    }
+    annotate(&space, "tls", "issuer", "gone").await?;
     operator.configure(&quick)?;
     eventually(SOON, "it waits for the issuer", async || {
         let log = operator.log()?;
@@ -204,6 +222,88 @@ async fn nobody_is_named_where_nothing_was_undone() -> Result<()> {
     ensure!(
         said.contains("within 3m ") && !said.contains("keeps replacing"),
         "{said}"
+    );
+    Ok(())
+}
+
+/// The CA takes two minutes for an answer. Whoever deletes a Secret and creates it again does not wait for the renewal of
+/// the one before.
+#[tokio::test]
+async fn a_secret_that_is_made_again_is_renewed_while_the_ca_is_silent_about_the_one_before()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let (silent, asked) = (Arc::new(AtomicBool::new(true)), Arc::new(Notify::new()));
+    proxies.rule({
+        let (silent, asked) = (Arc::clone(&silent), Arc::clone(&asked));
+        move |passed| {
+            if finalizes(passed) && silent.load(Ordering::Relaxed) {
+                asked.notify_one();
+                return Fault::Hang;
+            }
+            Fault::Pass
+        }
+    });
+    let options = OperatorOptions {
+        directory: Some(proxies.directory()),
+        ..options()
+    };
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "again", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "again.example")];
+    space.tls_secret("tls", None, &annotations).await?;
+    timeout(SOON, asked.notified()).await?;
+    silent.store(false, Ordering::Relaxed);
+    let params = kube::api::DeleteParams::default();
+    space.secrets().delete("tls", &params).await?;
+    space.tls_secret("tls", None, &annotations).await?;
+    renewed(&space, "tls", "").await?;
+    Ok(())
+}
+
+/// A certificate that the CA has issued counts, whatever has become of its Secret by then.
+#[tokio::test]
+async fn what_is_issued_for_a_secret_that_is_deleted_meanwhile_counts() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let options = OperatorOptions {
+        directory: Some(proxies.directory()),
+        ..options()
+    };
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "dropped", operator.namespace()).await?;
+    let namespace = space.name.clone();
+    let delete = action(bench, async move |client| {
+        let secrets: kube::Api<Secret> = kube::Api::namespaced(client, &namespace);
+        secrets
+            .delete("tls", &kube::api::DeleteParams::default())
+            .await?;
+        Ok(())
+    });
+    proxies.rule(move |passed| {
+        if finalizes(passed) {
+            Fault::After(Arc::clone(&delete))
+        } else {
+            Fault::Pass
+        }
+    });
+    let annotations = [("issuer", "pebble"), ("names", "dropped.example")];
+    for round in 0..3 {
+        space.tls_secret("tls", None, &annotations).await?;
+        eventually(SOON, &format!("it is deleted, round {round}"), async || {
+            ensure!(
+                space.secrets().get_opt("tls").await?.is_none(),
+                "it is there"
+            );
+            Ok(())
+        })
+        .await?;
+    }
+    space.tls_secret("tls", None, &annotations).await?;
+    event(&space, "tls", "no more is asked for").await?;
+    ensure!(
+        answered(&proxies, "/order-plz", 201) == 3,
+        "a further order"
     );
     Ok(())
 }

@@ -192,6 +192,8 @@ fn at_home() -> Vec<Try> {
     let own_routes = Some("makes and deletes only routes of its own");
     let bare = Some("has its two labels and no other metadata");
     let an_ingress = Some("an Ingress of cert-renew leads the challenges");
+    let its_own_labels =
+        Some("account keys and order records, cert-renew sets its own labels only");
     let a_route = Some("an HTTPRoute of cert-renew leads the challenges");
     let mut unlabelled = labelled("new", ingress(PATH, OURS));
     unlabelled["metadata"]["labels"] = json!({});
@@ -214,11 +216,36 @@ fn at_home() -> Vec<Try> {
             Some("makes and deletes nothing but"),
         ),
         (
+            "create",
+            "secrets",
+            "",
+            named("new", {
+                let mut it = record();
+                merge(&mut it, json!({"metadata": {"labels": {"x": "y"}}}));
+                it
+            }),
+            its_own_labels,
+        ),
+        (
             "patch",
             "secrets",
             "record",
             json!({"data": {"x": "eQ=="}}),
             None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "record",
+            json!({"metadata": {"annotations": {"x": "y"}}}),
+            its_own_labels,
+        ),
+        (
+            "patch",
+            "secrets",
+            "record",
+            json!({"metadata": {"finalizers": ["example.com/x"]}}),
+            its_own_labels,
         ),
         (
             "patch",

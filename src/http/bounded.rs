@@ -32,9 +32,12 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 /// Out of file descriptors, accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Connections to a port that are open at a time. With 16 KiB each, 4 MiB at most. A CA that validates from five places at
+/// once asks for fifty challenges a moment.
+pub(crate) const CONNECTIONS: usize = 256;
+
 const LIMITS: Limits = Limits {
-    // With 16 KiB each, 4 MiB at most. A CA that validates from five places at once asks for fifty challenges a moment.
-    connections: 256,
+    connections: CONNECTIONS,
     // A CA waits 10 s, Prometheus too by default.
     time: Duration::from_secs(15),
 };

@@ -53,6 +53,10 @@ pub(super) async fn follows(
     fresh: &Fresh,
     now: UnixTime,
 ) -> Option<UnixTime> {
+    // Whose key is revoked waits for nobody, and takes no pair from anybody.
+    if fresh.assessment.settings.revoked.is_some() {
+        return None;
+    }
     for leader in leaders(context, key, fresh, now).iter().take(LEADERS) {
         if may_lead(context, leader, fresh).await {
             return Some(now + FOLLOW);

@@ -2,7 +2,7 @@
 //!
 //! It is read anew before each step that cannot be taken back, as the user may have changed his mind.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::failure::{Failure, Of};
@@ -15,7 +15,7 @@ use crate::compact::hash;
 use crate::config::{Config, Issuer, Labels};
 use crate::context::Context;
 use crate::index::Key;
-use crate::name::Name;
+use crate::name::{self, Name};
 use crate::schedule::budget::{Claim, TriedWith};
 use crate::schedule::due::{Never, Reason};
 use crate::secret::full::FullSecret;
@@ -166,7 +166,8 @@ impl Fresh {
 
     /// The names to ask for: those without the ones that a wildcard among them covers, as CAs refuse the redundant.
     pub(super) fn names_to_order(&self) -> Vec<Name> {
-        needed(&self.assessment.names)
+        let needed = name::needed(&self.assessment.names);
+        needed.into_iter().cloned().collect()
     }
 
     /// What the new certificate replaces, in the words of RFC 9773: only what the same issuer's account was given.
@@ -202,24 +203,6 @@ impl Fresh {
         let names = problems.filter(|problem| &*problem.key == keys::NAMES);
         names.map(ToString::to_string).collect()
     }
-}
-
-/// The names that no wildcard among them covers, in one pass for the wildcards and one for the rest.
-fn needed(all: &[Name]) -> Vec<Name> {
-    let zone = |name: &'_ Name| match name {
-        Name::Dns(name) => name.strip_prefix("*.").map(ToOwned::to_owned),
-        Name::Ip(_) => None,
-    };
-    let zones: HashSet<String> = all.iter().filter_map(zone).collect();
-    let is_covered = |name: &Name| match name {
-        Name::Dns(name) => { name.split_once('.') }
-            .is_some_and(|(label, rest)| label != "*" && zones.contains(rest)),
-        Name::Ip(_) => false,
-    };
-    all.iter()
-        .filter(|name| !is_covered(name))
-        .cloned()
-        .collect()
 }
 
 fn view_of(labels: Option<&BTreeMap<String, String>>) -> Labels<'_> {
@@ -262,43 +245,5 @@ impl Failure {
             what: Box::new(self),
             of: Box::new(of),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fuzz::time::slower_than_linear;
-
-    fn names(texts: &[&str]) -> Vec<Name> {
-        texts.iter().map(|name| name.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_name_that_a_wildcard_covers_is_not_asked_for() {
-        let all = names(&[
-            "a.example",
-            "*.a.example",
-            "b.a.example",
-            "c.b.a.example",
-            "10.0.0.1",
-        ]);
-        let needed = needed(&all);
-        assert_eq!(
-            needed,
-            names(&["a.example", "*.a.example", "c.b.a.example", "10.0.0.1"])
-        );
-    }
-
-    #[test]
-    fn many_names_are_compared_in_linear_time() {
-        let many = |length: usize| -> Vec<u8> { vec![b'x'; length] };
-        let slow = slower_than_linear(many, |input| {
-            let all: Vec<Name> = (0..input.len() / 16)
-                .map(|it| Name::Dns(format!("n{it}.example").into()))
-                .collect();
-            assert_eq!(needed(&all).len(), all.len());
-        });
-        assert_eq!(slow, None);
     }
 }

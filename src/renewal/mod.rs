@@ -61,12 +61,19 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// Renews a Secret if it is due, and reports to the ticket.
 pub async fn run(context: &Context, ticket: Ticket) {
     let key = ticket.key().clone();
-    let finished = match timeout(LONGEST, attempt(context, &key)).await {
-        Ok(Ok(Outcome::Renewed | Outcome::Tidied)) => Finished::Wrote,
-        Ok(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
-        Ok(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
-        Ok(Err(failure)) => failure.settle(context, &key).await,
-        Err(_) => settle::took_too_long(context, &key),
+    let mut gone = ticket.changed();
+    // What is on record is looked after, whoever cuts the renewal off; what is not yet comes to its next look by itself.
+    let given_up = async { gone.changed().await.is_ok() && context.known.contains(&key) };
+    let finished = tokio::select! {
+        ended = timeout(LONGEST, attempt(context, &key)) => match ended {
+            Ok(Ok(Outcome::Renewed | Outcome::Tidied)) => Finished::Wrote,
+            Ok(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
+            Ok(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
+            Ok(Err(failure)) => failure.settle(context, &key).await,
+            Err(_) => settle::took_too_long(context, &key),
+        },
+        // The Secret is gone. One of the same name may be there by now, and waits.
+        true = given_up => Finished::Later(UnixTime::now(), None),
     };
     if let Finished::Wrote = finished
         && let Some(entry) = context.entry(&key)

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::cleanup;
+use super::{cleanup, write};
 use crate::acme::{self, OrderStatus};
 use crate::cluster;
 use crate::cluster::records::{self, Record};
 use crate::context::Context;
 use crate::index::Key;
 use crate::metrics::RenewalStep;
+use crate::schedule::budget;
 use crate::time::UnixTime;
 
 /// A CA is told of what nobody wants any more for no longer than this: what it is not told expires by itself.
@@ -39,7 +40,7 @@ pub(super) async fn give_back(order: &acme::Order) {
 }
 
 /// Gives up an order that nobody wants any more: what is left to prove is given back to its CA where that can be asked,
-/// and the record goes with all that was put in place.
+/// a certificate that was issued for it counts, and the record goes with all that was put in place.
 pub(super) async fn give_up(context: &Context, record: &Record) -> Result<(), cluster::Error> {
     let given_back = async {
         let config = context.config();
@@ -48,20 +49,21 @@ pub(super) async fn give_up(context: &Context, record: &Record) -> Result<(), cl
             return None;
         }
         let client = context.issuers.ready(&record.order.issuer, issuer).await;
-        let order = client.ok()?.resume(&record.order.url, &[]).await;
-        give_back(&order.ok()?).await;
-        Some(())
+        let order = client.ok()?.resume(&record.order.url, &[]).await.ok()?;
+        give_back(&order).await;
+        Some(order.status())
     };
-    if timeout(GIVE_BACK, given_back)
-        .await
-        .ok()
-        .flatten()
-        .is_none()
-    {
-        tracing::debug!(
+    match timeout(GIVE_BACK, given_back).await.ok().flatten() {
+        Some(OrderStatus::Valid | OrderStatus::Processing) => {
+            let (key, order) = (record.order.subject(), &record.order);
+            let account = budget::account_of(&order.issuer, &order.names);
+            write::count_wasted(context, &key, account, record, None).await;
+        }
+        Some(_) => {}
+        None => tracing::debug!(
             order = record.order.url,
             "its authorizations are left to expire"
-        );
+        ),
     }
     remove(context, record).await
 }

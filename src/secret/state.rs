@@ -15,6 +15,7 @@ use crate::name::Name;
 use crate::secret::keys;
 use crate::secret::parts::{ChainAndCa, Parts};
 use crate::time::UnixTime;
+use crate::x509;
 
 /// What the workloads of a Secret have: the value of [`keys::ROLLED_OUT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +283,10 @@ impl FromStr for IssuedBy {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let wire: Wire = serde_json::from_str(s).map_err(|_| Foreign)?;
+        // No order of ours has had more.
+        if wire.names.len() > x509::MAX_NAMES {
+            return Err(Foreign);
+        }
         let names = wire
             .names
             .iter()

@@ -19,6 +19,8 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::http::bounded::CONNECTIONS;
+
 /// Where the CA looks (RFC 8555, section 8.3).
 pub const PATH: &str = "/.well-known/acme-challenge/";
 /// Some 250 bytes each; a thousand orders of a hundred names.
@@ -29,7 +31,7 @@ const TOKEN: usize = 256;
 const MISS: Duration = Duration::from_secs(4);
 /// Tokens that are not known and wait for a look, at a time: half of the connections that the port takes. One more is
 /// answered at once, so that all others are left for tokens that are known.
-const MISSES: usize = 256;
+const MISSES: usize = CONNECTIONS / 2;
 
 /// The key authorizations that are answered, by order record; clones share them.
 #[derive(Clone, Debug, Default)]

@@ -189,7 +189,7 @@ mod tests {
         let lengths = [10, SMALL - 1, 0, 100_000, 100_000, 100_000, 7];
         let mut watch = watch(&lengths, &places);
         assert_eq!(read(&mut watch).await, (lengths.to_vec(), false));
-        assert_eq!(places.available_permits(), 4);
+        assert_eq!(places.available_permits(), usize::try_from(PLACES).unwrap());
     }
 
     #[tokio::test]
@@ -199,7 +199,7 @@ mod tests {
             let mut watch = watch(&[10, large, 20], &places);
             assert_eq!(read(&mut watch).await, (vec![10, large], true));
             assert!(watch.is_ended());
-            assert_eq!(places.available_permits(), 4);
+            assert_eq!(places.available_permits(), usize::try_from(PLACES).unwrap());
         }
     }
 
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(places.available_permits(), 0);
         sleep(REST).await;
         assert!(read(&mut watch).await.1);
-        assert_eq!(places.available_permits(), 4);
+        assert_eq!(places.available_permits(), usize::try_from(PLACES).unwrap());
     }
 
     #[tokio::test]

@@ -11,11 +11,13 @@ use super::urgency::runs_short_at;
 use super::{ISSUES_A_WEEK, scaled_week};
 use crate::certificate::Leaf;
 use crate::compact::{digest, hexadecimal};
-use crate::name::Name;
+use crate::name::{self, Name};
 use crate::time::UnixTime;
 
 /// Let's Encrypt counts issues of one set of names over a week; so do we.
 pub(super) const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// CAs count failed validations of a name over an hour; so do we, or over less in a test.
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 /// So many validations of a name may fail without the spacing of [`Backoff`] between them, for example where sets of names
 /// share one that cannot be validated.
 pub const FAILED_VALIDATIONS: usize = 5;
@@ -88,10 +90,11 @@ impl FromStr for AccountId {
     }
 }
 
-/// The account of a set of names at an issuer.
+/// The account of a set of names at an issuer: of those that an order asks for, as the CA counts them.
 #[must_use]
 pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -> AccountId {
-    let mut names: Vec<String> = names.into_iter().map(Name::to_string).collect();
+    let needed = name::needed(names).into_iter();
+    let mut names: Vec<String> = needed.map(Name::to_string).collect();
     names.sort_unstable();
     names.dedup();
     AccountId::of(&format!("{issuer}\n{}", names.join("\n")))
@@ -220,7 +223,9 @@ impl Account {
         let instants = self.retry_at.iter().chain(&self.unavailable_until);
         let instants = instants.chain(&self.limited_until);
         let mut instants = instants.chain(&self.unscheduled).chain(&self.scheduled);
+        let mut invalid = self.invalid.iter();
         instants.all(|at| UnixTime(*at) + WEEK <= now)
+            && invalid.all(|at| UnixTime(*at) + HOUR <= now)
     }
 
     /// The last instant before now of which it knows; what is older is of less use.

@@ -123,6 +123,10 @@ fn what_nobody_tries_any_more_is_over_in_a_week() {
     let mut account = Account::default();
     account.issued(UnixTime(100), issue(UnixTime(100), false, false));
     assert!(!account.is_over(UnixTime(week + 99)) && account.is_over(UnixTime(week + 100)));
+    // Of a name of a set of several nothing but its failed validations is known.
+    let mut account = Account::default();
+    account.invalid(UnixTime(0), &Backoff::default());
+    assert!(!account.is_over(UnixTime(3_599)) && account.is_over(UnixTime(3_600)));
 }
 
 #[test]
@@ -375,6 +379,11 @@ fn an_account_is_a_set_of_names_at_an_issuer() {
     assert_ne!(
         account,
         account_of("other", &names(&["a.example", "b.example"]))
+    );
+    // A CA refuses names that a wildcard covers: they are not asked for, and make no other set.
+    assert_eq!(
+        account_of("le", &names(&["*.a.example", "x.a.example"])),
+        account_of("le", &names(&["*.a.example"]))
     );
 }
 

@@ -128,8 +128,20 @@ async fn hosted_zones(State(cloud): State<Arc<Cloud>>, headers: HeaderMap) -> (S
         return (StatusCode::FORBIDDEN, "signed by another".into());
     }
     let zone = cloud.zone;
+    // What no CA sees: changes to these are refused.
+    let private = |id: &str, name: &str| {
+        format!(
+            "<HostedZone><Id>/hostedzone/{id}</Id><Name>{name}.</Name><CallerReference>x</CallerReference>\
+             <Config><PrivateZone>true</PrivateZone></Config><ResourceRecordSetCount>3</ResourceRecordSetCount>\
+             </HostedZone>"
+        )
+    };
+    let hidden = match zone {
+        "split.example" => private("Z8", zone) + &private("Z9", &format!("a.{zone}")),
+        _ => String::new(),
+    };
     let answer = format!(
-        "<ListHostedZonesByNameResponse><HostedZones><HostedZone><Id>/hostedzone/Z1</Id><Name>{zone}.</Name>\
+        "<ListHostedZonesByNameResponse><HostedZones>{hidden}<HostedZone><Id>/hostedzone/Z1</Id><Name>{zone}.</Name>\
          <CallerReference>x</CallerReference><Config><PrivateZone>false</PrivateZone></Config>\
          <ResourceRecordSetCount>3</ResourceRecordSetCount></HostedZone></HostedZones><IsTruncated>false</IsTruncated>\
          <MaxItems>100</MaxItems></ListHostedZonesByNameResponse>"
@@ -501,6 +513,40 @@ async fn the_identity_of_the_pod_is_taken_by_each_cloud() -> Result<()> {
         }
         let log = operator.log()?;
         assert!(!log.contains(TOKEN) && !log.contains(SESSION) && !log.contains("sEcReT"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_record_goes_into_the_public_zone_of_route_53() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let server = Nameserver::address_of_its_own()?;
+    let zones = [Zone::new("split.example")];
+    let _server = Nameserver::start(bench, "knot-split", server, &zones).await?;
+    let pebble = pebble(bench, "pebble-split", server).await?;
+    let cloud = cloud(server, "split.example").await?;
+    let token = bench.directory().join("split-token");
+    fs::write(&token, format!("{TOKEN}\n"))?;
+    let (agent, token) = (format!("http://{cloud}/agent"), token.display().to_string());
+    let environment = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*agent),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &*token),
+    ];
+    let mut options = within(bench, "in-split-cloud", &environment)?;
+    options.config += &format!(
+        "solvers:\n  - dns01: {{provider: route53, settings: {{endpoint: \"http://{cloud}\"}}, \
+         propagation: {{{}}}}}\ndns: {{nameservers: [\"{server}\"]}}\n",
+        Nameserver::propagation(&[server]),
+    );
+    options.directory = Some(pebble.directory().to_owned());
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "split", operator.namespace()).await?;
+    // The names of private zones that come first, and that are longer.
+    for (name, host) in [("same", "split.example"), ("longer", "a.split.example")] {
+        let annotations = [("issuer", "pebble"), ("names", host)];
+        space.tls_secret(name, None, &annotations).await?;
+        renewed(&space, name, "").await?;
+        await_values(server, &format!("_acme-challenge.{host}"), 0).await?;
     }
     Ok(())
 }

@@ -132,7 +132,7 @@ fn is_agent(host: &str) -> bool {
 }
 
 /// The text of the first element of that name: what STS answers has each once, and no entities in what is looked for.
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
     Some(text.trim())

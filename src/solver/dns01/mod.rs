@@ -16,6 +16,7 @@ mod google;
 mod http;
 mod identity;
 mod provider;
+mod route53;
 mod webhook;
 
 use std::collections::HashMap;
@@ -249,7 +250,7 @@ impl Solver {
     /// # Errors
     /// When they are not.
     pub async fn check(&self, solver: &Dns01) -> Result<(), Error> {
-        self.provider(solver).await.map(drop)
+        self.provider(solver, None).await.map(drop)
     }
 
     /// Sets a TXT record beside those that are there; that it is there already is no error.
@@ -257,7 +258,7 @@ impl Solver {
     /// # Errors
     /// When the host refuses or does not answer.
     pub async fn add(&self, txt: &Txt) -> Result<(), Error> {
-        let provider = self.provider(&txt.solver).await?;
+        let provider = self.provider(&txt.solver, Some(&txt.zone)).await?;
         self.change(txt, "adding", provider.add(txt, TTL)).await
     }
 
@@ -276,7 +277,7 @@ impl Solver {
             if attempt > 0 {
                 sleep(LONGEST_PAUSE).await;
             }
-            result = match self.provider(&txt.solver).await {
+            result = match self.provider(&txt.solver, Some(&txt.zone)).await {
                 Ok(provider) => self.change(txt, "removing", provider.remove(txt)).await,
                 Err(error) => Err(error),
             };
@@ -324,10 +325,21 @@ impl Solver {
         Arc::clone(turns.entry(at.to_owned()).or_default())
     }
 
-    async fn provider(&self, solver: &Dns01) -> Result<Provider, Error> {
+    /// Who changes records of a zone, where one is named.
+    async fn provider(&self, solver: &Dns01, zone: Option<&str>) -> Result<Provider, Error> {
+        let credentials = self.credentials(solver).await?;
+        match zone {
+            None => Provider::new(solver, &credentials),
+            Some(zone) => {
+                let solver = route53::with_zone(solver, zone, &credentials).await;
+                Provider::new(&solver, &credentials)
+            }
+        }
+    }
+
+    async fn credentials(&self, solver: &Dns01) -> Result<Credentials, Error> {
         let Some(secret) = &solver.credentials else {
-            let identity = identity(solver).await?;
-            return Provider::new(solver, &identity.unwrap_or_default());
+            return Ok(identity(solver).await?.unwrap_or_default());
         };
         let key = Key {
             namespace: Arc::clone(&self.namespace),
@@ -338,7 +350,7 @@ impl Solver {
             provider: solver.provider.clone(),
             source,
         })?;
-        Provider::new(solver, &Credentials::new(key.to_string(), found.data))
+        Ok(Credentials::new(key.to_string(), found.data))
     }
 }
 

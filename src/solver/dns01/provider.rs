@@ -66,6 +66,13 @@ impl Credentials {
         }
     }
 
+    /// What stands at a key, without the line end that editors put there.
+    pub(super) fn text(&self, key: &str) -> Option<String> {
+        let bytes = self.data.get(key)?;
+        let text = std::str::from_utf8(bytes).ok()?.trim();
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
     /// What stands in no Secret.
     pub(super) fn of_identity<const N: usize>(data: [(&str, String); N]) -> Self {
         let data = data.map(|(key, text)| (key.to_owned(), text.into_bytes().into()));
@@ -108,11 +115,8 @@ impl Needs<'_> {
             .ok_or_else(|| self.settings(format!("expected settings.{key}")))
     }
 
-    /// What stands at a key of the Secret, without the line end that editors put there.
     fn optional(&self, key: &str) -> Option<String> {
-        let bytes = self.credentials.data.get(key)?;
-        let text = std::str::from_utf8(bytes).ok()?.trim();
-        (!text.is_empty()).then(|| text.to_owned())
+        self.credentials.text(key)
     }
 
     fn secret(&self, key: &str) -> Result<String, Error> {

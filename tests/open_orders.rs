@@ -362,18 +362,21 @@ async fn the_class_of_an_ingress_and_the_gateway_of_a_route_that_are_corrected_a
     let http = |route: &str, more: &str| {
         solved(&format!("http01: {{{route}{more}}}"), bench.dns().address())
     };
-    let rows: [(&str, &dyn Fn(&str) -> String, &[&str]); 2] = [
+    let rows: [(&str, &[&str]); 2] = [
         (
             "Ingress",
-            &ingress,
             &[
                 "/spec/ingressClassName",
                 "/metadata/annotations/example.com~1by",
             ],
         ),
-        ("HTTPRoute", &gateway, &["/spec/parentRefs/0/name"]),
+        ("HTTPRoute", &["/spec/parentRefs/0/name"]),
     ];
-    for (kind, set, places) in rows {
+    for (kind, places) in rows {
+        let set = |name: &str| match kind {
+            "Ingress" => ingress(name),
+            _ => gateway(name),
+        };
         let tag = format!("class-{}", kind.to_lowercase());
         let options = OperatorOptions {
             config: base() + LONG + &http(&set("one"), ""),

@@ -246,7 +246,9 @@ impl Ca {
 
     fn answer(&self, path: &str, asked: &Value) -> (u16, Value) {
         let base = &self.base;
-        let (what, number) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
+        let (what, number) = path[1..]
+            .split_once('/')
+            .unwrap_or_else(|| (&path[1..], ""));
         let number: usize = number.parse().unwrap_or_default();
         match what {
             "directory" => (

@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use test_bench::objects::{OLD, Space, pair};
 use test_bench::{
-    Bench, Operator, OperatorOptions, PebbleOptions, Proxies, Result, ensure, throughout,
+    Bench, Operator, OperatorOptions, PebbleOptions, Proxies, Result, ensure, eventually,
+    throughout,
 };
 
 use crate::acme_limits::annotate;
@@ -16,7 +17,7 @@ use crate::open_orders::{
     operator as with_dns, stuck, tamper, unannotate, unreachable, way_is_open,
 };
 use crate::private_ca::{Lifetimes, Manners, PrivateCa};
-use crate::renewal::{annotation, data, leaf, renewed};
+use crate::renewal::{SOON, annotation, data, leaf, renewed};
 
 const DAY: i64 = 86_400;
 /// Longer than any of these tests: who succeeds has not waited for it.
@@ -196,9 +197,14 @@ async fn a_lifetime_that_the_ca_refuses_is_told_and_what_is_mended_is_tried_at_o
         ] {
             ensure!(said.contains(part), "{part} is not in {said}");
         }
-        let secret = space.secrets().get("tls").await?;
-        let error = annotation(&secret, "state.cert-renew.io/last-error").unwrap_or_default();
-        ensure!(error.contains("cert-renew.io/lifetime"), "{error}");
+        eventually(SOON, "the Secret says so too", async || {
+            let secret = space.secrets().get("tls").await?;
+            let error = annotation(&secret, "state.cert-renew.io/last-error");
+            let error = error.unwrap_or_default();
+            ensure!(error.contains("cert-renew.io/lifetime"), "{error}");
+            Ok(())
+        })
+        .await?;
         match mended {
             None => unannotate(&space, "tls", "lifetime").await?,
             // The CA takes this one.

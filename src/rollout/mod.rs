@@ -18,6 +18,7 @@ mod bystanders;
 mod error;
 mod evict;
 mod handshake;
+mod history;
 mod lean;
 mod listing;
 mod looks;

@@ -3,7 +3,7 @@
 //! What is done to one workload stands in `step.rs`; here is who starts when, and what a failure means for the others.
 //! Everything may be cut off at any instant: what was done stands on the templates, and the next plan goes on from there.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,22 +17,17 @@ use tokio::time::Instant;
 use super::answered::Answered;
 use super::budget::Budget;
 use super::error::Error;
+use super::history::History;
 use super::listing::Absent;
 use super::looks::{Judge, Looks, Withdrawal};
 use super::queue::Queue;
 use super::steps::{Phase, Step};
 use super::workload::get;
 use crate::cluster::chain;
-use crate::compact::hash;
 use crate::config::RolloutConfig;
 use crate::permit::Look;
 use crate::secret::workload::WorkloadRef;
 
-/// A workload that was patched so often within [`LOOP_WINDOW`] for leaves that it had been patched for before is fought
-/// over: somebody takes the annotation away again, or two owners write the Secret in turn. An honest renewal brings a leaf
-/// that is new, and never counts.
-const LOOP_LIMIT: usize = 10;
-const LOOP_WINDOW: Duration = Duration::from_secs(3_600);
 /// Connections to pods at the same time, in the whole cluster and for one namespace: pods that never answer hold each of
 /// theirs for seconds, and the next one that is free goes to the namespace that has the fewest.
 const CONNECTIONS: usize = 64;
@@ -53,20 +48,8 @@ pub struct Roller {
     /// Which pods have reloaded for which leaves.
     pub(super) answered: Arc<Answered>,
     canary_bake: Duration,
+    /// How workloads were patched of late.
     history: Arc<Mutex<History>>,
-}
-
-/// How each workload was patched, by namespace, within [`LOOP_WINDOW`].
-type History = HashMap<(Box<str>, WorkloadRef), VecDeque<Patched>>;
-
-/// A patch of a workload.
-#[derive(Debug)]
-struct Patched {
-    at: Instant,
-    /// The leaves that it wrote, hashed with their Secrets.
-    leaves: Vec<u64>,
-    /// It wrote none that had not been written before.
-    repeats: bool,
 }
 
 /// How the rollout of one Secret ended.
@@ -351,46 +334,11 @@ impl Roller {
     }
 
     /// Notes that a workload is about to be patched for these leaves; false where it was patched for them too often of
-    /// late. What is new to it never counts, so that certificates may live as short as they like.
+    /// late.
     pub(super) fn may_patch(&self, namespace: &str, step: &Step) -> bool {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        history.retain(|_, patches| {
-            while patches
-                .front()
-                .is_some_and(|patch| now.duration_since(patch.at) >= LOOP_WINDOW)
-            {
-                patches.pop_front();
-            }
-            !patches.is_empty()
-        });
-        let id = step.workload.id.clone();
-        let patches = history.entry((namespace.into(), id)).or_default();
-        let leaves = step.leaves.iter();
-        let leaves: Vec<u64> = leaves
-            .map(|due| hash(&format!("{} {}", due.secret, due.value())))
-            .collect();
-        let repeats = leaves
-            .iter()
-            .all(|leaf| patches.iter().any(|patch| patch.leaves.contains(leaf)));
-        let may = !repeats || patches.iter().filter(|it| it.repeats).count() < LOOP_LIMIT;
-        if may {
-            patches.push_back(Patched {
-                at: now,
-                leaves,
-                repeats,
-            });
-        }
-        may
+        history.may_patch(Instant::now(), namespace, step)
     }
-}
-
-/// Why [`Roller::may_patch`] says no.
-pub(super) fn fought_over() -> String {
-    format!(
-        "rolled {LOOP_LIMIT} times within {} for certificates that it had before: somebody takes its annotation away or writes the Secret again and again",
-        crate::duration::human(LOOP_WINDOW)
-    )
 }
 
 /// Whether a step may not start any more, because one of its Secrets is stopped. A restart would bring that Secret's leaf

@@ -1,7 +1,8 @@
 //! What every task of a running operator shares.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use kube::Client;
 use tokio::sync::{Notify, watch};
@@ -58,6 +59,8 @@ pub struct Context {
     pub validations: Validations,
     /// Secrets whose pair is to be looked at.
     pub doubts: Doubts,
+    /// Namespaces whose Secrets were compared with what their workloads carry, once after the start.
+    pub compared: Mutex<BTreeSet<Arc<str>>>,
     /// What rollouts share: concurrency and the like.
     pub roller: RwLock<Arc<Roller>>,
     /// All annotated Secrets; only the controller writes.

@@ -854,15 +854,19 @@ impl Entry {
         (is_new && is_ours).then_some(held)
     }
 
-    /// Whether a version brings another leaf, or the same with others beside it, and in the same breath the record that the workloads have it. We never write
-    /// both at once: somebody has copied or restored the Secret with our annotations, or the watch has missed a version.
-    /// What the pod templates say decides.
+    /// Whether a version brings another leaf, or the same with others beside it, and in the same breath the record that the
+    /// workloads have it, or brings that record before what was doubted for it has been put back. We never write both at
+    /// once: somebody has copied or restored the Secret with our annotations, or the watch has missed a version. What the
+    /// pod templates say decides.
     fn is_doubted_by(&self, observed: &Observed) -> bool {
         let (Ok(old), Ok(new)) = (self.observed.leaf, observed.leaf) else {
             return false;
         };
         let is_new = |had: RolledOut| had.is(new.fingerprint, new.with);
-        (old.fingerprint, old.with) != (new.fingerprint, new.with)
+        let another = (old.fingerprint, old.with) != (new.fingerprint, new.with);
+        // What is only remembered is written down before anything else, unless the record is a copy.
+        let doubts = self.remembered.is_some() && !self.observed.copied_record;
+        (another || doubts)
             && observed.rolled_out.is_some_and(is_new)
             && self.rolled_out().is_some_and(|had| !is_new(had))
     }
@@ -1411,6 +1415,10 @@ mod tests {
             (None, Some(rolled(1)))
         );
         assert_eq!(index.next_due(), Some(UnixTime(1)), "it is put back");
+        // Somebody edits the Secret before that was done, as while no replica leads.
+        apply(&mut index, 2, see("2b", 2, Some(2), false));
+        let entry = index.get(&key).unwrap();
+        assert_eq!(entry.rolled_out(), Some(rolled(1)), "the doubt stays");
         // By itself the record is ours.
         apply(&mut index, 2, see("3", 2, Some(1), false));
         apply(&mut index, 3, see("4", 2, Some(2), false));

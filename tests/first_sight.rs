@@ -1,12 +1,16 @@
 //! What the workloads have is known from the first sight on, whatever is shut, and believed only for its own Secret.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, OLD, Pair, Reference, Space, pair};
-use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
+use test_bench::{Bench, Fault, Operator, Passed, Proxies, Result, ensure, eventually, throughout};
 
+use crate::faults::action;
 use crate::fresh_look::closed_window;
 use crate::propagation::told;
 use crate::renewal::{SOON, annotation, options, rolled_out};
@@ -283,6 +287,79 @@ async fn a_secret_of_a_restored_backup_that_is_older_than_what_runs_is_told_and_
     })
     .await?;
     recorded(&space, "awake", &first).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_secret_is_found_although_somebody_writes_it_and_looked_for_once() -> Result<()>
+{
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let mut options = options();
+    options.api_server = Some(proxies.api_server());
+    let config = options.config.clone();
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "crossed", operator.namespace()).await?;
+    let first = pair(&["crossed.example"], OLD)?;
+    served(&space, "tls", &first).await?;
+    recorded(&space, "tls", &first).await?;
+    let annotations = space.secrets().get("tls").await?.metadata.annotations;
+    let backup = json!({
+        "metadata": {"annotations": annotations},
+        "stringData": {"tls.crt": first.certificate, "tls.key": first.key},
+    });
+    space
+        .put("tls", &pair(&["crossed.example"], FRESH)?)
+        .await?;
+    rolled_out(&space, "tls").await?;
+    operator.kill();
+    patch(&space, "tls", backup).await?;
+    // Between its look and its write comes that of somebody else.
+    let namespace = space.name.clone();
+    let path = format!("/api/v1/namespaces/{namespace}/secrets/tls");
+    let crosses = action(bench, async move |client| {
+        let secrets: Api<Secret> = Api::namespaced(client, &namespace);
+        let label = Patch::Merge(json!({"metadata": {"labels": {"somebody": "else"}}}));
+        let params = PatchParams::default();
+        secrets.patch("tls", &params, &label).await?;
+        Ok(())
+    });
+    let writes = move |passed: &Passed| passed.method == "PATCH" && passed.path == path;
+    let crossed = AtomicBool::new(false);
+    proxies.rule({
+        let writes = writes.clone();
+        move |passed| match writes(passed) && !crossed.swap(true, Ordering::SeqCst) {
+            true => Fault::Meanwhile(crosses.clone()),
+            false => Fault::Pass,
+        }
+    });
+    operator.run().await?;
+    told(&space, "tls", "EarlierCertificate").await?;
+    recorded(&space, "tls", &first).await?;
+    assert_eq!(space.generation("Deployment", "tls").await?, 3);
+    let refused = proxies
+        .passed()
+        .iter()
+        .any(|it| writes(it) && it.status == Some(409));
+    assert!(refused, "nothing came between");
+    // Neither a changed config nor another term lists the workloads again.
+    let path = format!("/apis/apps/v1/namespaces/{}/deployments", space.name);
+    let lists = || {
+        let passed = proxies.passed();
+        passed.iter().filter(|it| it.path == path).count()
+    };
+    let before = lists();
+    operator.configure(&(config + "metrics: {perCertificate: false}\n"))?;
+    eventually(SOON, "the config is in force", async || {
+        let said = operator.log()?.contains("a changed config is in force");
+        ensure!(said, "it is not");
+        Ok(())
+    })
+    .await?;
+    throughout(QUIET, "the workloads are not listed", async || {
+        ensure!(lists() == before, "{} times", lists() - before);
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

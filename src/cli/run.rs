@@ -194,6 +194,7 @@ async fn operate(
         secret_failures: SecretFailures::default(),
         validations: Validations::default(),
         doubts: Doubts::default(),
+        compared: Default::default(),
         metrics: Arc::clone(&metrics),
         challenges: ChallengeStore::default(),
         routes: Default::default(),

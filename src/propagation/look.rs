@@ -180,7 +180,7 @@ struct Found {
 }
 
 /// Not to be rolled onto now: when to look again, and why.
-struct Not(UnixTime, Option<Box<str>>);
+pub(super) struct Not(UnixTime, Option<Box<str>>);
 
 /// A Secret as it is now, and what it asks for.
 async fn read_afresh(
@@ -376,26 +376,34 @@ fn age_of(assessment: &Assessment, leaf: &Leaf, had: Option<RolledOut>) -> Age {
     }
 }
 
-/// What a Secret asks for, for those who take its leaf, whether or not it may be rolled onto now; none where it holds no
-/// certificate, cannot be read, or restarts nobody for its leaf.
+/// What a Secret asks for, for those who take its leaf, whether or not it may be rolled onto now; none where it is gone,
+/// holds no certificate, or restarts nobody for its leaf.
+///
+/// # Errors
+/// When it cannot be read.
 pub(super) async fn as_it_is(
     context: &Context,
     key: &Key,
     entry: &Entry,
-) -> Option<(Request, Head, Age)> {
-    let read = read_afresh(context, key, UnixTime::now()).await;
-    let (secret, assessment) = read.ok()?;
-    let leaf = assessment.leaf.as_ref().ok()?;
+) -> Result<Option<(Request, Head, Age)>, Not> {
+    let (secret, assessment) = match read_afresh(context, key, UnixTime::now()).await {
+        Ok(read) => read,
+        Err(Not(_, None)) => return Ok(None),
+        Err(not) => return Err(not),
+    };
+    let Ok(leaf) = assessment.leaf.as_ref() else {
+        return Ok(None);
+    };
     let changed = Parts {
         leaf: assessment.settings.rollout_on.leaf,
         ..Parts::NONE
     };
     if changed == Parts::NONE {
-        return None;
+        return Ok(None);
     }
     let request = request_of(key, entry, (&secret, &assessment), leaf, changed);
     let age = age_of(&assessment, leaf, assessment.rolled_out);
-    Some((request, secret.head, age))
+    Ok(Some((request, secret.head, age)))
 }
 
 /// The data keys that differ from what the workloads have. Where somebody else writes the Secret, who may change any, these

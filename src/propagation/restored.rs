@@ -1,10 +1,13 @@
 //! What a restored backup has brought: a Secret with an earlier certificate than its workloads have.
 //!
-//! A backup holds the certificate and the record that the workloads have it. While the operator runs, the watch brings
-//! both at once, and the record is doubted. What is restored while nobody looks is seen in the templates alone: they say
-//! another certificate, and nobody has changed them since the Secret was written. So each term looks once at the
-//! namespaces whose Secrets say that all is done, one namespace after the other. The record is written as the template has
-//! it, whatever is shut; that a rollout is due follows from it.
+//! A backup holds the certificate and the record that the workloads have it. While a process runs, leader or standby, the
+//! watch brings both at once, and the record is doubted. What was restored before the process began is seen in the
+//! templates alone: they say another certificate, and nobody has changed them since the Secret was written. So each process
+//! looks once, when it leads, at the namespaces whose Secrets say that all is done, one namespace after the other. The
+//! record is written as the template has it, whatever is shut; that a rollout is due follows from it.
+//!
+//! Which of these Secrets were restored nothing cheaper tells: that would be the time at which data and record were
+//! written, which stands in managedFields, and the watch drops those.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -40,23 +43,31 @@ pub(super) struct Age {
     pub(super) ours: Option<UnixTime>,
 }
 
-/// Looks once at all namespaces.
+/// Looks at all namespaces that this process has not looked at yet. One that cannot be listed is looked at in the next term.
 pub(crate) async fn look_at_records(context: &Context) {
     let namespaces: BTreeSet<Arc<str>> = {
         let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
         let done = index.iter().filter(|(_, entry)| says_done(entry));
-        done.filter_map(|(row, _)| Some(index.key_of(row)?.namespace))
-            .collect()
+        let all = done.filter_map(|(row, _)| Some(index.key_of(row)?.namespace));
+        let compared = context.compared.lock();
+        let compared = compared.unwrap_or_else(PoisonError::into_inner);
+        all.filter(|it| !compared.contains(it)).collect()
     };
     for namespace in namespaces {
         match context.roller().list(&namespace).await {
             Ok(workloads) => {
+                let mut all = true;
                 for secret in carried(&workloads) {
                     let key = Key {
                         namespace: Arc::clone(&namespace),
                         name: secret.into(),
                     };
-                    compare(context, &key, &workloads).await;
+                    all &= compare(context, &key, &workloads).await;
+                }
+                if all {
+                    let compared = context.compared.lock();
+                    let mut compared = compared.unwrap_or_else(PoisonError::into_inner);
+                    compared.insert(namespace);
                 }
             }
             Err(error) => {
@@ -86,19 +97,31 @@ fn carried(workloads: &[Workload]) -> BTreeSet<&str> {
     named.chain(referred).collect()
 }
 
-/// Writes what the workloads have where a Secret says otherwise.
-async fn compare(context: &Context, key: &Key, workloads: &[Workload]) {
-    for _ in 0..TRIES {
-        if !has_crossed(context, key, workloads).await {
-            return;
-        }
-    }
+/// What came of one comparison.
+enum Came {
+    /// The Secret says what its workloads have, by now.
+    Agrees,
+    /// Another write to the Secret was faster, as that of a first record may be.
+    Crossed,
+    /// The API server did not answer as it should.
+    Failed,
 }
 
-/// Tries it once; whether another write to the Secret was faster, as that of a first record may be.
-async fn has_crossed(context: &Context, key: &Key, workloads: &[Workload]) -> bool {
+/// Writes what the workloads have where a Secret says otherwise; whether that is settled.
+async fn compare(context: &Context, key: &Key, workloads: &[Workload]) -> bool {
+    for _ in 0..TRIES {
+        match compare_once(context, key, workloads).await {
+            Came::Agrees => return true,
+            Came::Crossed => {}
+            Came::Failed => return false,
+        }
+    }
+    false
+}
+
+async fn compare_once(context: &Context, key: &Key, workloads: &[Workload]) -> Came {
     let Some(entry) = context.entry(key).filter(says_done) else {
-        return false;
+        return Came::Agrees;
     };
     let holds = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
     let another = |workload: &Workload| {
@@ -106,27 +129,32 @@ async fn has_crossed(context: &Context, key: &Key, workloads: &[Workload]) -> bo
         workload.leaf_of(&key.name).is_some() && !carries
     };
     if !workloads.iter().any(another) {
-        return false;
+        return Came::Agrees;
     }
     // It is read afresh: the index does not know when its data was written.
-    let Some((request, head, age)) = look::as_it_is(context, key, &entry).await else {
-        return false;
+    let (request, head, age) = match look::as_it_is(context, key, &entry).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Came::Agrees,
+        Err(_) => return Came::Failed,
     };
     let Some((workload, had)) = contradicts(&request, age, workloads) else {
-        return false;
+        return Came::Agrees;
     };
     let changes = Changes {
         annotations: had.written_for(head.uid()).into(),
         ..Changes::default()
     };
     match secrets::patch(&context.client, &head, &changes).await {
-        Err(cluster::Error::Conflict { .. }) => return true,
-        Ok(_) => tell::older(context, key, &request, &restarted(&workload)),
+        Ok(_) => {
+            tell::older(context, key, &request, &restarted(&workload));
+            Came::Agrees
+        }
+        Err(cluster::Error::Conflict { .. }) => Came::Crossed,
         Err(error) => {
-            tracing::info!(secret = %key, %error, "what the workloads have is not put back: the next start looks again");
+            tracing::info!(secret = %key, %error, "what the workloads have is not put back: the next term looks again");
+            Came::Failed
         }
     }
-    false
 }
 
 /// A workload that says otherwise than a Secret that says its workloads have what it holds, and what it has. When that ends

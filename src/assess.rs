@@ -59,7 +59,8 @@ pub struct Assessment {
     pub account: AccountId,
     /// The earliest instant at which anything may change.
     pub opens: Option<UnixTime>,
-    /// The window is shut until then and does not count: what the workloads serve would expire before, or is revoked.
+    /// The window is shut until then and does not count: too little of what the workloads serve would be left, or it is
+    /// revoked.
     pub overruled: Option<UnixTime>,
     /// Whether a rollout may not start.
     pub rollout_blocked: bool,
@@ -421,7 +422,8 @@ fn may_issue(
     }
 }
 
-/// When the change window opens; and when it would open, where what the workloads serve would expire before or is revoked.
+/// When the change window opens; and when it would open, where too little of what the workloads serve would be left by
+/// then, or it is revoked.
 fn opens(
     now: UnixTime,
     settings: &Settings,

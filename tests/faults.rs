@@ -327,7 +327,7 @@ async fn a_call_that_hangs_delays_only_its_own_certificate() -> Result<()> {
 }
 
 /// A merge patch on the Secret, by somebody else.
-async fn edit(client: Client, namespace: &str, patch: Value) -> Result<()> {
+pub(crate) async fn edit(client: Client, namespace: &str, patch: Value) -> Result<()> {
     let secrets: Api<Secret> = Api::namespaced(client, namespace);
     secrets
         .patch(SECRET, &PatchParams::default(), &Patch::Merge(patch))

@@ -65,6 +65,7 @@ mod rollout;
 mod routes;
 mod scene;
 mod secrecy;
+mod shut;
 mod stolen_token;
 mod tenancy;
 mod traces;

@@ -104,7 +104,8 @@ pub(super) async fn write(
         .filter(|it| *it > now)
     {
         note += &format!(
-            "; written outside of the change window, since what was there would have run out before it opens at {opens}"
+            "; written outside of the change window, which opens at {opens}: what was there is revoked, or would have had less \
+             than a tenth of its lifetime left by then"
         );
     }
     context

@@ -308,7 +308,8 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
                 (keys::ROLLOUT_HALTED, None),
             ];
             written.extend(record::value_of(request).written_for(&request.uid));
-            let more = more.map(|more| format!("; {more}")).unwrap_or_default();
+            let more = { more.into_iter() }.chain(rolled.unavailable());
+            let more: String = more.map(|more| format!("; {more}")).collect();
             let what = match request.changed {
                 Parts { leaf: true, .. } => "the certificate".to_owned(),
                 parts => format!("the new {} of the certificate", parts.in_words()),

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Space, pair};
 use test_bench::{Bench, Checker, Operator, Result, ensure, eventually, throughout};
 
+use crate::propagation::told;
 use crate::renewal::{annotation, leaf, options, rolled_out};
 use crate::rolling::{
     Came, SOON, config, counted, due, full, make, merge, pods_of, ready, roll_with,
@@ -48,7 +49,8 @@ fn again(came: &Came) -> Request {
     }
 }
 
-async fn mark(space: &Space, pod: &str, ready: bool) -> Result<()> {
+/// Says that a pod is ready, or that it is not.
+pub(crate) async fn mark(space: &Space, pod: &str, ready: bool) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(space.client.clone(), &space.name);
     let status = if ready { "True" } else { "False" };
     let patch = json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
@@ -437,6 +439,37 @@ async fn what_crashed_before_is_told_once_and_done_within_a_minute_of_getting_we
     assert_eq!(space.generation("StatefulSet", "db").await?, 2, "once");
     let found = checker.found();
     assert!(found.is_empty(), "{found:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_done_and_not_available_is_named() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.config =
+        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 3s}\n".into();
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "unwell", operator.namespace()).await?;
+    let gates = [(UNSCHEDULED, json!([{"name": "test.cert-renew.io/never"}]))];
+    make(&space, "DaemonSet", "agent", "tls", &gates).await?;
+    make(&space, "Deployment", "web", "tls", &[]).await?;
+    ready(&space, "web", 2).await?;
+    available_is(&space, "DaemonSet", "agent", "updatedNumberScheduled", 3).await?;
+    let old = pair(&["unwell.example"], FRESH)?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "external")])
+        .await?;
+    rolled_out(&space, "tls").await?;
+    space.put("tls", &pair(&["unwell.example"], FRESH)?).await?;
+    let secret = rolled_out(&space, "tls").await?;
+    let used_by = annotation(&secret, "state.cert-renew.io/used-by").unwrap_or_default();
+    assert!(
+        used_by.contains("daemonset/agent=unavailable deployment/web"),
+        "{used_by}"
+    );
+    let said = told(&space, "tls", "RolledOut").await?;
+    let ends = "; daemonset/agent is not available with it, nor before";
+    assert!(said.ends_with(ends), "{said}");
     Ok(())
 }
 

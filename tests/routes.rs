@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, ResourceExt as _};
 use serde_json::json;
@@ -13,7 +14,10 @@ use test_bench::{
 };
 
 use crate::acme_operator::event;
+use crate::done::mark;
+use crate::install::kubectl;
 use crate::renewal::{SOON, options, renewed};
+use crate::rolling::{make, pods_of, ready};
 
 /// Time enough for a CA to be told too early.
 const A_WHILE: std::time::Duration = std::time::Duration::from_secs(4);
@@ -247,4 +251,46 @@ async fn the_ca_is_not_told_before_a_request_would_reach_us() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(!output.status.success() && said.contains(host), "{said}");
     Ok(())
+}
+
+/// The CA asks once: a challenge that is sent to a replica which cannot start is lost.
+#[tokio::test]
+async fn the_service_for_challenges_leads_to_replicas_that_are_ready_and_to_no_other() -> Result<()>
+{
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "replicas", "").await?;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/services.yaml");
+    let shipped = std::fs::read_to_string(file)?;
+    let namespace = format!("namespace: {}", space.name);
+    let here = shipped.replace("namespace: cert-renew", &namespace);
+    kubectl(bench, "create -f -", &here)?;
+    for name in ["runs", "stuck"] {
+        let labels = json!({"app": name, "app.kubernetes.io/name": "cert-renew"});
+        let ports = json!([{"name": "challenge", "containerPort": 8402}]);
+        let changes = [
+            ("/spec/replicas", json!(1)),
+            ("/spec/template/metadata/labels", labels),
+            ("/spec/template/spec/containers/0/ports", ports),
+        ];
+        make(&space, "Deployment", name, "tls", &changes).await?;
+        ready(&space, name, 1).await?;
+    }
+    let stuck = pods_of(&space, "stuck").await?.remove(0).name_any();
+    mark(&space, &stuck, false).await?;
+    let slices: Api<EndpointSlice> = Api::namespaced(space.client.clone(), &space.name);
+    let of_it = ListParams::default().labels("kubernetes.io/service-name=cert-renew-challenge");
+    eventually(SOON, "each endpoint is known by its pod", async || {
+        let found = slices.list(&of_it).await?.items;
+        let mut ready = Vec::new();
+        for endpoint in found.into_iter().flat_map(|slice| slice.endpoints) {
+            let pod = endpoint.target_ref.and_then(|pod| pod.name);
+            let conditions = endpoint.conditions.unwrap_or_default();
+            ready.push((pod == Some(stuck.clone()), conditions.ready));
+        }
+        ready.sort_unstable();
+        let expected = [(false, Some(true)), (true, Some(false))];
+        ensure!(ready == expected, "(is it stuck, is it ready): {ready:?}");
+        Ok(())
+    })
+    .await
 }

@@ -94,8 +94,27 @@ impl Rolled<'_> {
         halted: Option<&WorkloadRef>,
         proven: Option<Proven>,
     ) -> Option<String> {
+        let used_by = UsedBy::new(now, self.workloads(halted).collect(), proven);
+        used_by.map(|used_by| used_by.to_string())
+    }
+
+    /// The workloads that have the leaf and are not available, in words, if there are such.
+    pub(super) fn unavailable(&self) -> Option<String> {
+        let all = self.workloads(None);
+        let names = all.filter(|(_, has)| *has == Has::Unavailable);
+        let names: Vec<String> = names.map(|(workload, _)| workload.to_string()).collect();
+        let verb = if names.len() == 1 { "is" } else { "are" };
+        let text = format!(
+            "{} {verb} not available with it, nor before",
+            rollout::some_of(&names)
+        );
+        (!names.is_empty()).then_some(text)
+    }
+
+    /// The workloads that use the Secret, and what they have.
+    fn workloads(&self, halted: Option<&WorkloadRef>) -> impl Iterator<Item = (WorkloadRef, Has)> {
         let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let has = |workload: &WorkloadRef| match standing.get(workload) {
+        let has = move |workload: &WorkloadRef| match standing.get(workload) {
             _ if halted == Some(workload) => Has::Failed,
             Some(Has::Lacks(at)) => Has::Lacks(self.since(workload).unwrap_or(*at)),
             Some(has) => *has,
@@ -104,9 +123,7 @@ impl Rolled<'_> {
             None => Has::It,
         };
         let users = self.users.iter();
-        let users = users.map(|workload| (workload.clone(), has(workload)));
-        let used_by = UsedBy::new(now, users.collect(), proven);
-        used_by.map(|used_by| used_by.to_string())
+        users.map(move |workload| (workload.clone(), has(workload)))
     }
 
     /// Since when a workload lacks the leaf, by earlier looks.

@@ -87,9 +87,14 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
         | Happening::Incomplete(_, why) => (None, Some(*why)),
         _ => (None, None),
     };
-    tracing::info!(
-        namespace, workload = %step.workload.id, step = "workload", ?secrets, note, took_ms = took, error, "{reason}"
-    );
+    let workload = &step.workload.id;
+    if reason == Reason::RolloutFailed {
+        tracing::warn!(namespace, %workload, step = "workload", ?secrets, note, error, "{reason}");
+    } else {
+        tracing::info!(
+            namespace, %workload, step = "workload", ?secrets, note, took_ms = took, "{reason}"
+        );
+    }
     let note = format!("{note} (Secret {})", secrets.join(", "));
     context.events.on(reference(namespace, step), reason, &note);
 }
@@ -118,7 +123,7 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
 pub(super) fn overruled(context: &Context, key: &Key, held: &Held, opens: UnixTime) {
     let note = format!(
         "the workloads are rolled outside the change window, which opens at {opens}: the certificate that they have \
-         is revoked or would not last until then"
+         is revoked, or would have less than a tenth of its lifetime left by then"
     );
     tracing::warn!(secret = %key, note, "the change window is overruled");
     let reason = Reason::WindowOverruled;

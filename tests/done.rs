@@ -154,6 +154,39 @@ async fn pods_below_a_partition_are_not_done() -> Result<()> {
 }
 
 #[tokio::test]
+async fn pods_below_a_partition_that_were_started_since_have_the_certificate() -> Result<()> {
+    let space = Space::new(Bench::shared().await?.client()?, "drained", "").await?;
+    let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}});
+    let held = [("/spec/updateStrategy", strategy)];
+    make(&space, "StatefulSet", "db", "tls", &held).await?;
+    let before = ready(&space, "db", 2).await?;
+    // The API server's clock has whole seconds: only a later one is certainly after the write.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let request = Request {
+        written: Some(cert_renew::time::UnixTime::now()),
+        ..due("tls", "new")
+    };
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let pods: Api<Pod> = Api::namespaced(space.client.clone(), &space.name);
+    for pod in pods_of(&space, "db").await? {
+        let params = DeleteParams::default();
+        pods.delete(&pod.name_any(), &params).await?;
+    }
+    eventually(SOON, "both are made again", async || {
+        let now = ready(&space, "db", 2).await?;
+        ensure!(now.is_disjoint(&before), "not yet");
+        Ok(())
+    })
+    .await?;
+    counted(&space, &["db"]).await?;
+    let came = roll(&space, request).await?;
+    assert!(came.done("tls"), "{came:?}");
+    // It is well, and that is what is said of it.
+    assert_eq!(came.happened, ["rolled statefulset/db"]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_deployment_that_lacks_room_is_not_done_and_halts_nobody() -> Result<()> {
     let space = Space::new(Bench::shared().await?.client()?, "no-room", "").await?;
     // Four pods, each on a node of its own, and three nodes.

@@ -165,7 +165,12 @@ impl Roller {
                     return Ok(Ended::Unavailable(why));
                 }
                 Waited::Gone => break,
-                Waited::Held(why) => return Ok(self.lacks(namespace, step, &current, why).await),
+                Waited::Held(short, why) => {
+                    return Ok(match self.lacks(namespace, step, &current, why).await {
+                        Ended::Unavailable(_) if short == 0 => Ended::Rolled(started.elapsed()),
+                        ended => ended,
+                    });
+                }
                 Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
                 Waited::Failed(_, why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
                 // None of its pods has proven the certificate, and nothing else has.

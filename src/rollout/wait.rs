@@ -42,8 +42,9 @@ pub(super) fn stalled(patience: Duration) -> Duration {
 pub(super) enum Waited {
     /// What was waited for is so; so many pods are not available, as before.
     Done(i64),
-    /// All is replaced that its controller replaces for now, and pods of an older template are left, in words.
-    Held(String),
+    /// All is replaced that its controller replaces for now, and pods of an older template are left, in words; so many pods
+    /// are not available.
+    Held(i64, String),
     /// The workload is gone, or another one of its name is there.
     Gone,
     /// Somebody took the annotation off the template again.
@@ -92,16 +93,11 @@ pub(super) async fn available(
             return Judged::Ended(Waited::Reverted);
         }
         match progress(seen, missing_before) {
-            Progress::Done => {
-                let Status {
-                    wanted, available, ..
-                } = seen.status;
-                Judged::Ended(Waited::Done((wanted - available).max(0)))
-            }
+            Progress::Done => Judged::Ended(Waited::Done(short(seen))),
             Progress::Held(numbers) if seen.id.kind == Kind::StatefulSet => {
                 let pods = pods(numbers.older);
                 let why = format!("{pods} below its partition, with an earlier certificate");
-                Judged::Ended(Waited::Held(why))
+                Judged::Ended(Waited::Held(short(seen), why))
             }
             Progress::Held(numbers) => Judged::Rests(moved(&mut best, seen, numbers), numbers),
             Progress::Stuck(numbers) => {
@@ -174,7 +170,7 @@ async fn observe(
             last = Instant::now();
         } else if last.elapsed() >= patience {
             return Ok(if rests {
-                Waited::Held(stands.to_string())
+                Waited::Held(short(&seen), stands.to_string())
             } else {
                 let why = format!("no progress for {}: {stands}", human(patience));
                 Waited::Failed(stands, why)
@@ -198,6 +194,14 @@ async fn observe(
             }
         };
     }
+}
+
+/// Pods that are not available.
+fn short(workload: &Workload) -> i64 {
+    let Status {
+        wanted, available, ..
+    } = workload.status;
+    (wanted - available).max(0)
 }
 
 /// So many pods, in words.

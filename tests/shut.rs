@@ -91,3 +91,47 @@ async fn a_window_or_a_pause_that_comes_while_an_order_is_under_way_holds_finali
     let rows = stream::iter(rows).map(|(setting, at)| waits(bench, setting, at));
     rows.buffer_unordered(4).try_collect().await
 }
+
+/// An order that a former run has left, and that has still to be proven.
+async fn is_left(bench: &'static Bench, (key, value): (&'static str, String)) -> Result<()> {
+    let mut scene = Scene::set(bench, "").await?;
+    scene.old = pair(&[&format!("{}.example", scene.space.name)], DUE)?;
+    scene.space.put(SECRET, &scene.old).await?;
+    scene.operator.spawn()?;
+    let killed = once(&scene, validates, Fault::Before(scene.operator.killer()?));
+    eventually(SOON, "it is killed", async || {
+        ensure!(killed.load(Ordering::SeqCst), "it is not");
+        Ok(())
+    })
+    .await?;
+    scene.operator.kill();
+    let namespace = scene.space.name.clone();
+    edit(bench.client()?, &namespace, setting(key, json!(value))).await?;
+    scene.operator.run().await?;
+    eventually(SOON, "it leads", async || {
+        ensure!(scene.operator.leads().await?, "it does not");
+        Ok(())
+    })
+    .await?;
+    let what = format!("{key} is set: the CA is told nothing");
+    throughout(QUIET, &what, async || {
+        let told = answered(&scene.proxies, "/chalZ/", 200);
+        ensure!(told == 0, "it is told to validate");
+        Ok(())
+    })
+    .await?;
+    edit(bench.client()?, &namespace, setting(key, Value::Null)).await?;
+    let end = scene.end().await?;
+    ensure!(end == End::undisturbed(), "{key}: {end:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_that_a_former_run_has_left_waits_for_a_window_or_a_pause_before_it_is_proven()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let window = is_left(bench, ("change-window", closed_window()));
+    let pause = is_left(bench, ("paused", "true".to_owned()));
+    futures::try_join!(window, pause)?;
+    Ok(())
+}

@@ -17,8 +17,8 @@ use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::json;
 use test_bench::objects::{Reference, Space};
 use test_bench::{
-    Bench, Checker, Context as _, Fault, Operator, Passed, Proxies, Result, Server, ensure,
-    eventually,
+    Bench, Checker, Context as _, Fault, Operator, Passed, Proxies, Result, Server, Watcher,
+    ensure, eventually,
 };
 
 use crate::renewal::{annotation, leaf, options};
@@ -193,8 +193,19 @@ async fn run(size: Size) -> Result<()> {
         Ok(ended) => ended,
         Err(error) => return Err(error.context(space.situation().await)),
     };
-    eprintln!("chaos: {ended}, each rolled at most once");
+    let compared = compared(&checker).await?;
+    eprintln!("chaos: {ended}, each rolled at most once, {compared} pods compared");
     Ok(())
+}
+
+/// How often the checker has compared a pod with what its Secret says; one that has compared none is not believed.
+pub(crate) async fn compared(checker: &Watcher) -> Result<usize> {
+    eventually(PEACE, "the checker has compared a pod", async || {
+        let compared = checker.compared();
+        ensure!(compared > 0, "it has not");
+        Ok(compared)
+    })
+    .await
 }
 
 /// Does one bad thing, and undoes it.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Space, pair};
 use test_bench::{Bench, Checker, Operator, Result, ensure, eventually, throughout};
 
+use crate::chaos::compared;
 use crate::propagation::told;
 use crate::renewal::{annotation, leaf, options, rolled_out};
 use crate::rolling::{
@@ -470,6 +471,7 @@ async fn what_crashed_before_is_told_once_and_done_within_a_minute_of_getting_we
     .await?;
     assert!(carry(&space, "db").await?.into_values().all(|has| has));
     assert_eq!(space.generation("StatefulSet", "db").await?, 2, "once");
+    compared(&checker).await?;
     let found = checker.found();
     assert!(found.is_empty(), "{found:?}");
     Ok(())

@@ -20,6 +20,7 @@ use test_bench::certificates::{DAY, Template, TestCa};
 use test_bench::objects::{FRESH, Reference, Space, pair, workload};
 use test_bench::{Bench, Checker, Operator, Result, ensure, eventually, tally, throughout};
 
+use crate::chaos::compared;
 use crate::install::kubectl;
 use crate::propagation::told;
 use crate::renewal::{annotation, leaf, options, rolled_out};
@@ -528,6 +529,7 @@ async fn renewed_at_once(secrets: usize) -> Result<()> {
     let took = started.elapsed();
     let stale = checker.found();
     assert!(stale.is_empty(), "{stale:?}");
+    compared(&checker).await?;
     for (space, secret) in &all {
         for (kind, name) in FOUR {
             let name = format!("{name}-{secret}");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use test_bench::Result;
 use test_bench::certificates::{DAY, Template};
 use test_bench::objects::{FRESH, OLD, Pair, Reference, Space, pair, workload};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -30,6 +30,8 @@ const SLOW: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Connections to each port: there are 256 places.
 const CONNECTIONS: usize = 700;
+/// Questions for unknown tokens that wait at a time: more than are looked for.
+const TOKENS: usize = 200;
 /// Page loads that are given up, each twenty times a second.
 const GIVEN_UP: usize = 8;
 
@@ -86,8 +88,10 @@ pub(super) async fn begin(space: &Space, ports: [SocketAddr; 2]) -> Result<JoinS
     wish(space, small.into(), &mut tasks);
     wish(space, [names, texts].concat(), &mut tasks);
     connections(ports, &mut tasks);
-    let [metrics, _] = ports;
+    let [metrics, challenges] = ports;
     page_loads(metrics, &mut tasks);
+    unknown_tokens(challenges, &mut tasks);
+    slow_scrapes(metrics, &mut tasks);
     eprintln!("hostile: the attack is complete");
     Ok(tasks)
 }
@@ -202,7 +206,9 @@ async fn forged_state(space: &Space, tasks: &mut JoinSet<()>) -> Result<()> {
     tasks.spawn(async move {
         for number in 0_u64.. {
             let issuer = format!("{number}{}", "i".repeat(200_000));
-            let issued_by = json!({"issuer": issuer, "names": []}).to_string();
+            let names = (0..number % 2_000).map(|name| format!("{name}.h.x"));
+            let names: Vec<String> = names.collect();
+            let issued_by = json!({"issuer": issuer, "names": names}).to_string();
             let state = json!({
                 "state.cert-renew.io/issued-by": issued_by, "state.cert-renew.io/rolled-out": "none"});
             annotate(&secrets, "forged", &state).await;
@@ -251,6 +257,44 @@ fn page_loads(metrics: SocketAddr, tasks: &mut JoinSet<()>) {
                     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
                 }
                 sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
+}
+
+/// Questions for tokens of no order: each is looked for at the API server before it is answered.
+fn unknown_tokens(challenges: SocketAddr, tasks: &mut JoinSet<()>) {
+    for asker in 0..TOKENS {
+        tasks.spawn(async move {
+            for number in 0_u64.. {
+                if let Ok(mut stream) = TcpStream::connect(challenges).await {
+                    let token = format!("{asker:022}{number:021}");
+                    let question = format!(
+                        "GET /.well-known/acme-challenge/{token} HTTP/1.1\r\nHost: x\r\n\r\n"
+                    );
+                    let _ = stream.write_all(question.as_bytes()).await;
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+                sleep(PAUSE).await;
+            }
+        });
+    }
+}
+
+/// Scrapes that are read a byte at a time.
+fn slow_scrapes(metrics: SocketAddr, tasks: &mut JoinSet<()>) {
+    for _ in 0..GIVEN_UP {
+        tasks.spawn(async move {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(metrics).await {
+                    let _ = stream
+                        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                        .await;
+                    while stream.read(&mut [0]).await.is_ok_and(|read| read > 0) {
+                        sleep(PAUSE).await;
+                    }
+                }
+                sleep(PAUSE).await;
             }
         });
     }

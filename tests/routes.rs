@@ -13,6 +13,7 @@ use test_bench::{
     ensure, eventually, throughout,
 };
 
+use crate::acme_limits::annotate;
 use crate::acme_operator::event;
 use crate::done::mark;
 use crate::install::kubectl;
@@ -215,6 +216,8 @@ async fn the_ca_is_not_told_before_a_request_would_reach_us() -> Result<()> {
         Ok(())
     })
     .await?;
+    // Paused while it waits: the CA is not told either when the way is open.
+    annotate(&space, "shared", "paused", "true").await?;
     // The way of `route: shared` that works everywhere: a redirect at the edge to a host of the operator's.
     let backend = operator.challenge_address();
     let servers = format!(
@@ -225,6 +228,21 @@ async fn the_ca_is_not_told_before_a_request_would_reach_us() -> Result<()> {
     );
     let namespace = operator.namespace().to_owned();
     let path = DataPath::start(bench, address, &namespace, backend, &servers).await?;
+    eventually(SOON, "its route leads to it", async || {
+        let log = operator.log()?;
+        ensure!(
+            log.contains("the route of each host leads to us"),
+            "not yet"
+        );
+        Ok(())
+    })
+    .await?;
+    throughout(A_WHILE, "the CA is not told of a paused one", async || {
+        ensure!(!operator.log()?.contains("validated"), "it was");
+        Ok(())
+    })
+    .await?;
+    annotate(&space, "shared", "paused", "false").await?;
     renewed(&space, "shared", "").await?;
     let requests = path.requests()?;
     ensure!(

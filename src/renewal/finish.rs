@@ -34,6 +34,9 @@ const UNREADABLE_TRIES: u32 = 2;
 /// CAs date certificates back, by an hour at most, and the clocks of two replicas differ by less.
 const BACKDATED: Duration = Duration::from_secs(2 * 3_600);
 
+/// What was seen of a Secret within this time is believed where nothing was waited for since.
+const RECENT: Duration = Duration::from_secs(1);
+
 /// An order that runs.
 pub(super) struct Begun {
     /// What a restart needs of it.
@@ -205,7 +208,15 @@ async fn finish(
     let mut started = Instant::now();
     if order.status() == OrderStatus::Pending {
         let manner = (plan.take(), Wait::Briefly);
-        proof::prove(context, key, record, order, manner).await?;
+        let plan = proof::prepare(context, key, record, order, manner).await?;
+        if started.elapsed() > RECENT {
+            match Fresh::look(context, key, record).await? {
+                Look::Go(_) => {}
+                Look::Waits(until) => return Ok(Progress::Waits(until)),
+                Look::Unwanted => return Err(Failure::Unwanted),
+            }
+        }
+        proof::tell(order, &plan).await?;
         took(context, record, RenewalStep::Prove, started);
         tracing::info!(
             secret = %key, step = "prove", issuer = record.order.issuer, order = record.order.url, "validated"

@@ -45,15 +45,15 @@ pub(super) enum Wait {
     ToTheEnd,
 }
 
-/// Puts the proofs in place as they are to be now, and waits until the CA has seen them. `plan` is one that was made a
-/// moment ago, for this record.
-pub(super) async fn prove(
+/// Puts the proofs in place as they are to be now, and waits until the way to each is open. `plan` is one that was made a
+/// moment ago, for this record. The CA is told by [`tell`].
+pub(super) async fn prepare(
     context: &Context,
     key: &Key,
     record: &mut Record,
     order: &mut acme::Order,
     (plan, wait): (Option<Plan>, Wait),
-) -> Result<(), Failure> {
+) -> Result<Plan, Failure> {
     let plan = match plan {
         Some(plan) => plan,
         None => {
@@ -72,7 +72,12 @@ pub(super) async fn prove(
     let manner = (order.nearby(), wait);
     place(context, key, &txt, since, manner).await?;
     open(context, key, record, &plan, manner).await?;
-    for step in steps {
+    Ok(plan)
+}
+
+/// Tells the CA that the proofs are in place, and waits until it has seen them.
+pub(super) async fn tell(order: &mut acme::Order, plan: &Plan) -> Result<(), Failure> {
+    for step in &plan.steps {
         order.set_ready(step.challenge()?).await?;
     }
     Ok(order.wait_validated(Instant::now() + VALIDATION).await?)

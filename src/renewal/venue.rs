@@ -181,7 +181,10 @@ async fn proven(
     let mut record = record.await?;
     context.known.insert(key);
     let manner = (Some(plan), Wait::ToTheEnd);
-    let proving = proof::prove(context, key, &mut record, &mut order, manner);
+    let proving = async {
+        let plan = proof::prepare(context, key, &mut record, &mut order, manner).await?;
+        proof::tell(&mut order, &plan).await
+    };
     let result = timeout(REHEARSAL, proving).await.unwrap_or_else(|_| {
         let late = Failure::NoSolver("the names were not proven within five minutes".into());
         Err(Failure::Waiting(Box::new(late)))

@@ -253,7 +253,7 @@ async fn another_dns_host_is_taken_by_the_order_that_waits() -> Result<()> {
 
 #[tokio::test]
 async fn an_order_that_waits_for_a_record_of_the_users_goes_on_by_one_of_ours() -> Result<()> {
-    mended("standing", "dns-persist-01", |address| {
+    mended("persisted", "dns-persist-01", |address| {
         let standing = "dnsPersist01: {experimental: true}";
         [standing.to_owned(), right(address)]
     })

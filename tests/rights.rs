@@ -60,7 +60,7 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     // With a rule that goes by labels.
     options.allow =
         "[{namespaces: [\"*\"], names: [\"**.example\"]}, {namespaceSelector: {}, names: [a.test]}]".into();
-    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 10s, verifyGrace: 1s}\n"
+    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 30s, verifyGrace: 1s}\n"
         .to_owned()
         + SOLVERS;
     options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";

@@ -123,7 +123,9 @@ pub(super) async fn order(
         expected: fresh.claim(due.reason).is_scheduled(UnixTime::now()),
         // A certificate that the CA wants back at once counts, replaced or not.
         replaced: order.replaces_accepted() && fresh.claim(due.reason).is_expected(UnixTime::now()),
-        created: UnixTime::now().0,
+        created: { context.ledger.get(fresh.assessment.account) }
+            .order_at(UnixTime::now())
+            .0,
         authorizations: order.authorization_urls().to_vec(),
         expires: order.expires().map(|at| at.0),
         txt: { plan.iter().flat_map(Plan::txt) }.cloned().collect(),

@@ -377,6 +377,16 @@ impl Account {
         self.count(now, Issue { replaced, ..issue });
     }
 
+    /// When an order counts as made that is made now: issues are told apart by their second, and each counts.
+    #[must_use]
+    pub fn order_at(&self, now: UnixTime) -> UnixTime {
+        let mut at = now;
+        while self.unscheduled.contains(&at.0) || self.scheduled.contains(&at.0) {
+            at = at + Duration::from_secs(1);
+        }
+        at
+    }
+
     /// An issue that a limit of CAs counts is remembered for a week. Told twice, as after a restart, it counts once.
     fn count(&mut self, now: UnixTime, issue: Issue) {
         let Issue {

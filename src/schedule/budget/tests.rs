@@ -130,6 +130,19 @@ fn what_nobody_tries_any_more_is_over_in_a_week() {
 }
 
 #[test]
+fn issues_of_one_second_are_told_apart() {
+    let mut account = Account::default();
+    for number in 0..4 {
+        let at = account.order_at(UnixTime(100));
+        assert_eq!(at, UnixTime(100 + number));
+        account.wasted(at, issue(at, number > 1, false));
+        // Told once more, it counts once.
+        account.wasted(at, issue(at, number > 1, false));
+    }
+    assert_eq!((account.unscheduled.len(), account.scheduled.len()), (2, 2));
+}
+
+#[test]
 fn one_scheduled_issue_is_no_entry_of_the_ledger() {
     let mut account = Account::default();
     account.issued(UnixTime(0), issue(UnixTime(0), true, false));

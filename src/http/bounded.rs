@@ -32,9 +32,9 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 /// Out of file descriptors, accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Connections to a port that are open at a time. With 16 KiB each, 4 MiB at most. A CA that validates from five places at
-/// once asks for fifty challenges a moment.
-pub(crate) const CONNECTIONS: usize = 256;
+/// Connections to a port that are open at a time. With 16 KiB each, 8 MiB at most. With half as many a flood of
+/// connections closes those of a CA before they have asked.
+pub(crate) const CONNECTIONS: usize = 512;
 
 const LIMITS: Limits = Limits {
     connections: CONNECTIONS,

@@ -28,7 +28,7 @@ const LABELS: usize = 120;
 const SLOW: Duration = Duration::from_secs(2);
 /// Between two writes of one of the loops.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Connections to each port: there are 256 places.
+/// Connections to each port: there are 512 places.
 const CONNECTIONS: usize = 700;
 /// Questions for unknown tokens that wait at a time: more than are looked for.
 const TOKENS: usize = 200;

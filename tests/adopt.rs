@@ -15,6 +15,7 @@ use test_bench::{Bench, Fault, Operator, Proxies, Result, ensure, eventually};
 
 use crate::command::{cert_renew, said};
 use crate::install::kubectl;
+use crate::preconditions::wrong;
 use crate::renewal::{SOON, annotation, options, renewed, rolled_out};
 
 fn api(space: &Space, group: &str, kind: &str) -> Api<DynamicObject> {
@@ -399,20 +400,24 @@ async fn an_adoption_cut_off_after_any_write_goes_on() -> Result<()> {
     .await?;
     let certificates = api(&space, "cert-manager.io", "Certificate");
     let ingresses = api(&space, "networking.k8s.io", "Ingress");
-    let mut cuts = 0;
-    loop {
-        let name = format!("cut-{}", cuts + 1);
+    let theirs = async |name: &str| -> Result<()> {
         let ingress = json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
             "metadata": {"name": name, "annotations": {"cert-manager.io/cluster-issuer": "prod"}},
             "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}},
         });
         let ingress = make(&space, "networking.k8s.io", ingress).await?;
-        issued(&space, &name, json!({}), FRESH).await?;
+        issued(&space, name, json!({}), FRESH).await?;
         let by_ingress = json!({"metadata": {"ownerReferences": owner(&ingress, "Ingress", "networking.k8s.io/v1")}});
         certificates
-            .patch(&name, &PatchParams::default(), &Patch::Merge(by_ingress))
+            .patch(name, &PatchParams::default(), &Patch::Merge(by_ingress))
             .await?;
+        Ok(())
+    };
+    let mut cuts = 0;
+    loop {
+        let name = format!("cut-{}", cuts + 1);
+        theirs(&name).await?;
         let before = space.secrets().get(&name).await?;
 
         let (writes, last) = (AtomicUsize::new(0), cuts + 1);
@@ -450,5 +455,23 @@ async fn an_adoption_cut_off_after_any_write_goes_on() -> Result<()> {
         cuts, 4,
         "a write for each step of docs/migrate-from-cert-manager.md"
     );
+    // Each of its writes is for one object, and is refused where another one has its name.
+    proxies.rule(|_| Fault::Pass);
+    proxies.try_before(wrong);
+    theirs("guarded").await?;
+    let run = adopt_by(&kubeconfig, &space, &["--apply"]).await?;
+    ensure!(run.status.success(), "{}", said(&run));
+    let answers = proxies.answers();
+    for name in [
+        "DELETE certificates: uid",
+        "PATCH secrets: uid",
+        "PATCH secrets: version",
+    ] {
+        ensure!(answers.contains_key(name), "{name} is not in {answers:?}");
+    }
+    for (name, statuses) in &answers {
+        let refused = statuses.iter().all(|status| [409, 422].contains(status));
+        ensure!(refused, "{name} was answered {statuses:?}");
+    }
     Ok(())
 }

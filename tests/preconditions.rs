@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use test_bench::objects::{OLD, Space, pair};
 use test_bench::{Bench, Operator, Proxies, Result, ensure, eventually};
 
+use crate::argo::Argo;
 use crate::renewal::{options, renewed, rolled_out};
 use crate::rolling::{SOON, make, ready};
 
@@ -20,7 +21,7 @@ const GUARDS: [(&str, &str); 6] = [
 ];
 
 /// The same request for another object, and for another version of it, by its method, what it is for, and what is wrong.
-fn wrong(method: &str, path: &str, body: &Value) -> Vec<(String, Value)> {
+pub(crate) fn wrong(method: &str, path: &str, body: &Value) -> Vec<(String, Value)> {
     let mut parts = path.rsplit('/');
     let last = parts.next().unwrap_or_default();
     let what = match (last, parts.next(), parts.next()) {
@@ -47,7 +48,9 @@ async fn a_request_for_another_object_or_another_version_is_refused() -> Result<
     let mut options = options();
     options.api_server = Some(proxies.api_server());
     options.directory = Some(proxies.directory());
-    options.addons.push("rbac/addons/eviction.yaml".into());
+    for addon in ["eviction", "argo-rollouts"] {
+        options.addons.push(format!("rbac/addons/{addon}.yaml"));
+    }
     let operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "guards", operator.namespace()).await?;
     let old = pair(&["guards.example"], OLD)?;
@@ -56,6 +59,7 @@ async fn a_request_for_another_object_or_another_version_is_refused() -> Result<
         "StatefulSet",
         "DaemonSet",
         "ReplicationController",
+        "ReplicaSet",
     ] {
         make(&space, kind, &kind.to_lowercase(), "tls", &[]).await?;
         ready(
@@ -65,6 +69,7 @@ async fn a_request_for_another_object_or_another_version_is_refused() -> Result<
         )
         .await?;
     }
+    let _argo = Argo::start(bench, &space, "tls").await?;
     space
         .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
         .await?;
@@ -78,8 +83,12 @@ async fn a_request_for_another_object_or_another_version_is_refused() -> Result<
         "PATCH deployments: version",
         "PATCH leases: uid",
         "PATCH leases: version",
+        "PATCH replicasets: uid",
+        "PATCH replicasets: version",
         "PATCH replicationcontrollers: uid",
         "PATCH replicationcontrollers: version",
+        "PATCH rollouts: uid",
+        "PATCH rollouts: version",
         "PATCH secrets: uid",
         "PATCH secrets: version",
         "PATCH statefulsets: uid",
@@ -101,6 +110,6 @@ async fn a_request_for_another_object_or_another_version_is_refused() -> Result<
     // Each pod that nobody replaces is asked to go once.
     let passed = proxies.passed();
     let evictions = passed.iter().filter(|it| it.path.ends_with("/eviction"));
-    assert_eq!(evictions.count(), 2, "two pods");
+    assert_eq!(evictions.count(), 4, "two pods of each");
     Ok(())
 }

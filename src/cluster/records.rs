@@ -384,7 +384,7 @@ async fn named(
         Err(Error::NotFound { .. }) => return Ok(Found::Nothing),
         Err(error) => return Err(error),
     };
-    if subject_of(&secret).is_some_and(|found| found != *subject) {
+    if is_of_another(&secret, subject) {
         return Err(Error::Refused {
             what: what(),
             message: "it is the record of another Secret".into(),
@@ -398,6 +398,12 @@ async fn named(
 }
 
 /// Whose record it says that it is, whatever else can be read of it.
+/// Whether a record says that it is for another Secret than the one whose name it has: digests of two names may be made equal
+/// by somebody who tries long enough. One that cannot be read says nothing.
+fn is_of_another(secret: &Secret, subject: &Key) -> bool {
+    subject_of(secret).is_some_and(|found| found != *subject)
+}
+
 fn subject_of(secret: &Secret) -> Option<Key> {
     let order = secret.data.as_ref()?.get(ORDER)?;
     let order: serde_json::Value = serde_json::from_slice(&order.0).ok()?;
@@ -568,5 +574,24 @@ mod tests {
         assert_eq!(now.len(), "cert-renew-order-".len() + 32);
         assert_eq!(now[..former.len()], former);
         assert_eq!(former.len(), "cert-renew-order-".len() + 16);
+    }
+
+    #[test]
+    fn a_record_of_another_secret_is_told_by_what_it_says() {
+        let key = |namespace: &str, name: &str| Key {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        let record = |order: &str| Secret {
+            data: Some([(ORDER.to_owned(), ByteString(order.into()))].into()),
+            ..Secret::default()
+        };
+        let ours = record(r#"{"namespace": "shop", "name": "tls"}"#);
+        assert!(!is_of_another(&ours, &key("shop", "tls")));
+        assert!(is_of_another(&ours, &key("shop", "other")));
+        assert!(is_of_another(&ours, &key("other", "tls")));
+        for unreadable in ["", "{", r#"{"namespace": "other"}"#] {
+            assert!(!is_of_another(&record(unreadable), &key("shop", "tls")));
+        }
     }
 }

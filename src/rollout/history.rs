@@ -76,38 +76,15 @@ pub(super) fn fought_over() -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::certificate::Fingerprint;
-    use crate::rollout::wire::tests::workload;
-    use crate::rollout::{Due, How, Phase, Why};
-    use crate::secret::parts::{ChainAndCa, Parts};
-    use crate::secret::workload::Kind;
-    use crate::time::UnixTime;
+    use crate::rollout::steps;
 
     /// Rolls Deployment web for the leaves of these Secrets.
     fn step(leaves: &[(&str, u32)]) -> Step {
-        let due = |(secret, leaf): &(&str, u32)| Due {
-            secret: (*secret).into(),
-            leaf: Fingerprint::of(&leaf.to_be_bytes()),
-            with: ChainAndCa::NONE,
-            changed: Parts::ALL,
-            written: None,
-            why: Why::Named,
-            again: false,
-        };
-        Step {
-            workload: workload(Kind::Deployment, json!({"metadata": {"name": "web"}})),
-            how: How::Restart,
-            phase: Phase::Rest,
-            halts: true,
-            degraded: false,
-            unwell: false,
-            leaves: leaves.iter().map(due).collect(),
-            urgency: UnixTime(0),
-            not_before: UnixTime(0),
-        }
+        let leaf = |number: u32| Fingerprint::of(&number.to_be_bytes());
+        let leaves = leaves.iter().map(|(secret, it)| (*secret, leaf(*it)));
+        steps::tests::step("web", &leaves.collect::<Vec<_>>())
     }
 
     #[test]

@@ -169,36 +169,13 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-    use crate::certificate::Fingerprint;
-    use crate::rollout::wire::tests::workload;
-    use crate::rollout::{Due, How, Why};
-    use crate::secret::parts::{ChainAndCa, Parts};
-    use crate::secret::workload::Kind;
-    use crate::time::UnixTime;
+    use crate::rollout::steps::tests::of_secrets;
 
     fn step(name: &str, phase: Phase, secrets: &[&str]) -> Step {
-        let due = |secret: &&str| Due {
-            secret: (*secret).into(),
-            leaf: Fingerprint([0; 32]),
-            with: ChainAndCa::NONE,
-            changed: Parts::ALL,
-            written: None,
-            why: Why::Named,
-            again: false,
-        };
         Step {
-            workload: workload(Kind::Deployment, json!({"metadata": {"name": name}})),
-            how: How::Restart,
             phase,
-            halts: true,
-            degraded: false,
-            unwell: false,
-            leaves: secrets.iter().map(due).collect(),
-            urgency: UnixTime(0),
-            not_before: UnixTime(0),
+            ..of_secrets(name, secrets)
         }
     }
 

@@ -462,38 +462,9 @@ pub(super) fn count(number: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-    use crate::certificate::Fingerprint;
-    use crate::rollout::wire::tests::workload;
-    use crate::rollout::{Due, How, Phase, Why};
-    use crate::secret::parts::{ChainAndCa, Parts};
-    use crate::secret::workload::Kind;
+    use crate::rollout::steps::tests::of_secrets as step;
     use crate::time::UnixTime;
-
-    fn step(name: &str, secrets: &[&str]) -> Step {
-        let due = |secret: &&str| Due {
-            secret: (*secret).into(),
-            leaf: Fingerprint([0; 32]),
-            with: ChainAndCa::NONE,
-            changed: Parts::ALL,
-            written: None,
-            why: Why::Named,
-            again: false,
-        };
-        Step {
-            workload: workload(Kind::Deployment, json!({"metadata": {"name": name}})),
-            how: How::Restart,
-            phase: Phase::Rest,
-            halts: true,
-            degraded: false,
-            unwell: false,
-            leaves: secrets.iter().map(due).collect(),
-            urgency: UnixTime(0),
-            not_before: UnixTime(0),
-        }
-    }
 
     /// How it stands with Secrets a, b and c: `-` open, `h` halted, `d` put off, `i` interrupted,
     /// else how many workloads lack the leaf; upper case when stopped.

@@ -341,3 +341,41 @@ impl fmt::Display for Remark {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::rollout::wire::tests::workload;
+
+    /// Restarts a Deployment for these leaves, each with its Secret.
+    pub(in crate::rollout) fn step(name: &str, leaves: &[(&str, Fingerprint)]) -> Step {
+        let due = |(secret, leaf): &(&str, Fingerprint)| Due {
+            secret: (*secret).into(),
+            leaf: *leaf,
+            with: ChainAndCa::NONE,
+            changed: Parts::ALL,
+            written: None,
+            why: Why::Named,
+            again: false,
+        };
+        Step {
+            workload: workload(Kind::Deployment, json!({"metadata": {"name": name}})),
+            how: How::Restart,
+            phase: Phase::Rest,
+            halts: true,
+            degraded: false,
+            unwell: false,
+            leaves: leaves.iter().map(due).collect(),
+            urgency: UnixTime(0),
+            not_before: UnixTime(0),
+        }
+    }
+
+    /// The same for the same leaf of each of these Secrets.
+    pub(in crate::rollout) fn of_secrets(name: &str, secrets: &[&str]) -> Step {
+        let leaves = secrets.iter().map(|secret| (*secret, Fingerprint([0; 32])));
+        step(name, &leaves.collect::<Vec<_>>())
+    }
+}

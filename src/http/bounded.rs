@@ -1,12 +1,13 @@
 //! Serving HTTP where strangers can connect: headers, connections and times are bounded.
 //!
 //! axum sets no deadline of its own; a client that sends one byte a minute would hold a connection for ever.
-//! Where all connections are taken the oldest is closed, first of those that have not asked for anything: a probe, or a
-//! CA, that connects and asks at once is answered however many others hold connections open, or open more just then: what
-//! a connection has sent by the time that it is looked at is read before it may be closed.
+//! A connection that has sent nothing costs a socket and no place. Where all places are taken, what has asked gets that of
+//! the oldest that has not asked for anything: a probe, or a CA, that connects and asks is answered however many others
+//! hold connections open, or open more just then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,9 +18,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::task::yield_now;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt as _;
 
@@ -27,41 +27,124 @@ use tower::ServiceExt as _;
 pub(crate) const HEADERS: usize = 16 * 1024;
 /// A proxy adds a dozen to the client's handful.
 const HEADER_COUNT: usize = 64;
-/// A client that takes longer for its headers holds a connection and nothing else.
+/// How long a connection may be silent, and how long its headers may take from their first byte on.
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// Out of file descriptors, accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Connections to a port that are open at a time. With 16 KiB each, 8 MiB at most. With half as many a flood of
-/// connections closes those of a CA before they have asked.
+/// Connections to a port that are read or answered at a time. With 16 KiB each, 8 MiB at most.
 pub(crate) const CONNECTIONS: usize = 512;
 
 const LIMITS: Limits = Limits {
     connections: CONNECTIONS,
+    // A CA's request comes a round trip after its connection, and nobody opens so many in that time by accident.
+    silent: 2048,
     // A CA waits 10 s, Prometheus too by default.
     time: Duration::from_secs(15),
 };
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Open at a time.
+    /// Read or answered at a time.
     connections: usize,
-    /// Longest life of a connection, whatever moves on it; each serves one request.
+    /// Open at a time that have not sent anything.
+    silent: usize,
+    /// Longest life of a connection from its first byte on, whatever moves on it; each serves one request.
     time: Duration,
 }
 
-/// The connections that are open, the oldest first.
-#[derive(Debug, Default)]
+/// The connections to a port.
+#[derive(Debug)]
 struct Open {
+    limits: Limits,
     count: u64,
-    /// Those that have just been accepted: what they have sent is not read yet.
-    new: BTreeSet<u64>,
-    /// Whose request has not come whole.
+    silent: Silent,
+    /// Places that are taken: by what follows, and by those of which it is not known yet whether they have asked.
+    taken: usize,
+    /// Whose request has not come whole, the oldest first.
     idle: BTreeMap<u64, Arc<Notify>>,
-    /// Whose request is being answered.
+    /// Whose request is being answered, the oldest first.
     asked: BTreeMap<u64, Arc<Notify>>,
-    /// Something has changed.
-    changed: Arc<Notify>,
+    /// That have been told to end.
+    ending: BTreeSet<u64>,
+    /// Connections that wait for a place, in the order in which they spoke.
+    queue: VecDeque<oneshot::Sender<()>>,
+}
+
+/// Connections on which nothing has come yet, by where they come from, the oldest first.
+#[derive(Debug, Default)]
+struct Silent {
+    count: usize,
+    from: BTreeMap<IpAddr, BTreeMap<u64, Arc<Notify>>>,
+}
+
+impl Silent {
+    fn enter(&mut self, address: IpAddr, number: u64, end: Arc<Notify>) {
+        self.from.entry(address).or_default().insert(number, end);
+        self.count += 1;
+    }
+
+    /// False where it was closed.
+    fn leave(&mut self, address: IpAddr, number: u64) -> bool {
+        let Some(all) = self.from.get_mut(&address) else {
+            return false;
+        };
+        let left = all.remove(&number).is_some();
+        if all.is_empty() {
+            self.from.remove(&address);
+        }
+        self.count -= usize::from(left);
+        left
+    }
+
+    /// Closes the oldest of the address that has the most: who floods us pushes out their own.
+    fn close_one(&mut self) {
+        let most = self.from.values_mut().max_by_key(|all| all.len());
+        if let Some((_, end)) = most.and_then(BTreeMap::pop_first) {
+            end.notify_one();
+            self.count -= 1;
+        }
+    }
+}
+
+impl Open {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            count: 0,
+            silent: Silent::default(),
+            taken: 0,
+            idle: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            queue: VecDeque::new(),
+        }
+    }
+
+    /// Closes as many as wait for a place, the oldest first: of those that have not asked where there are any; none that
+    /// has asked while there may be one that has not.
+    fn make_room(&mut self) {
+        while self.queue.len() > self.ending.len() {
+            let known = self.idle.len() + self.asked.len() + self.ending.len();
+            let mut oldest = self.idle.pop_first();
+            if oldest.is_none() && known >= self.taken {
+                oldest = self.asked.pop_first();
+            }
+            let Some((number, end)) = oldest else { return };
+            self.ending.insert(number);
+            end.notify_one();
+        }
+    }
+
+    /// A place is free: the next takes it.
+    fn hand_over(&mut self) {
+        while let Some(next) = self.queue.pop_front() {
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+        self.taken -= 1;
+    }
 }
 
 /// One of them.
@@ -73,12 +156,16 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(open: &Arc<Mutex<Open>>) -> Self {
+    fn new(open: &Arc<Mutex<Open>>, address: IpAddr) -> Self {
         let end: Arc<Notify> = Arc::default();
         let mut all = lock(open);
         all.count += 1;
         let number = all.count;
-        all.new.insert(number);
+        if all.silent.count >= all.limits.silent {
+            all.silent.close_one();
+        }
+        all.silent.enter(address, number, Arc::clone(&end));
+        drop(all);
         Self {
             number,
             open: Arc::clone(open),
@@ -86,21 +173,54 @@ impl Connection {
         }
     }
 
+    /// Waits until something has come; false where it stays silent, or is closed to make room.
+    async fn speaks(&self, stream: &TcpStream, address: IpAddr) -> bool {
+        let mut first = [0];
+        let spoke = tokio::select! {
+            biased;
+            come = timeout(HEADER_TIME, stream.peek(&mut first)) => matches!(come, Ok(Ok(1..))),
+            () = self.end.notified() => false,
+        };
+        lock(&self.open).silent.leave(address, self.number) && spoke
+    }
+
+    /// Waits for a place.
+    async fn place(&self) -> Place {
+        let turn = {
+            let mut all = lock(&self.open);
+            if all.taken < all.limits.connections {
+                all.taken += 1;
+                None
+            } else {
+                let (given, turn) = oneshot::channel();
+                all.queue.push_back(given);
+                all.make_room();
+                Some(turn)
+            }
+        };
+        if let Some(turn) = turn {
+            // Nobody drops the other end: whoever leaves hands over.
+            let _ = turn.await;
+        }
+        Place(self.clone())
+    }
+
     /// Its request has come.
     fn asks(&self) {
         let mut all = lock(&self.open);
-        all.new.remove(&self.number);
-        all.idle.remove(&self.number);
-        all.asked.insert(self.number, Arc::clone(&self.end));
-        all.changed.notify_one();
+        if !all.ending.contains(&self.number) {
+            all.idle.remove(&self.number);
+            all.asked.insert(self.number, Arc::clone(&self.end));
+            all.make_room();
+        }
     }
 
     /// What it had sent is read.
     fn looked_at(&self) {
         let mut all = lock(&self.open);
-        if all.new.remove(&self.number) {
+        if !all.asked.contains_key(&self.number) {
             all.idle.insert(self.number, Arc::clone(&self.end));
-            all.changed.notify_one();
+            all.make_room();
         }
     }
 
@@ -108,27 +228,20 @@ impl Connection {
     pub(crate) fn close(&self) {
         self.end.notify_one();
     }
-
-    fn closed(&self) {
-        let mut all = lock(&self.open);
-        all.new.remove(&self.number);
-        all.idle.remove(&self.number);
-        all.asked.remove(&self.number);
-        all.changed.notify_one();
-    }
 }
 
-impl Open {
-    /// Closes the oldest, one that has not asked for anything where there is one; false where that is not known yet.
-    fn close_oldest(&mut self) -> bool {
-        let mut oldest = self.idle.pop_first();
-        if oldest.is_none() && self.new.is_empty() {
-            oldest = self.asked.pop_first();
-        }
-        if let Some((_, end)) = &oldest {
-            end.notify_one();
-        }
-        oldest.is_some()
+/// A connection's place; who waits gets it when it is dropped.
+struct Place(Connection);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = lock(&self.0.open);
+        all.idle.remove(&self.0.number);
+        all.asked.remove(&self.0.number);
+        all.ending.remove(&self.0.number);
+        all.hand_over();
+        // What was closed for another may have ended by itself.
+        all.make_room();
     }
 }
 
@@ -137,7 +250,7 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
 }
 
 /// Serves `router` until `shutdown` resolves.
-/// Connections that are open by then end on their own within 15 seconds.
+/// Connections that are open by then end on their own within 20 seconds.
 ///
 /// A request carries its [`Connection`] among its extensions.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
@@ -150,8 +263,7 @@ async fn serve_within(
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections));
-    let open: Arc<Mutex<Open>> = Arc::default();
+    let open = Arc::new(Mutex::new(Open::new(limits)));
     let mut http = http1::Builder::new();
     http.max_buf_size(HEADERS)
         .max_headers(HEADER_COUNT)
@@ -160,67 +272,61 @@ async fn serve_within(
         .keep_alive(false);
     let mut shutdown = pin!(shutdown);
     loop {
-        let accepted = async {
-            let (stream, _) = listener.accept().await?;
-            // Never left in the kernel's backlog, where the kubelet's probes would stand behind everybody else.
-            Ok((stream, place(&slots, &open).await))
-        };
-        let (stream, slot) = tokio::select! {
+        // Never left in the kernel's backlog, where the kubelet's probes would stand behind everybody else.
+        let (stream, from) = tokio::select! {
             () = &mut shutdown => return,
-            accepted = accepted => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    let error: std::io::Error = error;
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },
         };
-        let connection = Connection::new(&open);
-        let asking = connection.clone();
-        let router = router
-            .clone()
-            .map_request(move |mut request: Request<Incoming>| {
-                asking.asks();
-                request.extensions_mut().insert(asking.clone());
-                request
-            });
-        let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        tokio::spawn(async move {
-            // What goes wrong on a stranger's connection is the stranger's business.
-            let mut served = pin!(timeout(limits.time, served));
-            let end = async {
-                // What has come by now is known, and read, once the reactor had its turn.
-                yield_now().await;
-                yield_now().await;
-                connection.looked_at();
-                connection.end.notified().await;
-            };
-            tokio::select! {
-                biased;
-                _ = &mut served => {}
-                () = end => {}
-            }
-            connection.closed();
-            drop(slot);
-        });
+        let connection = Connection::new(&open, from.ip());
+        tokio::spawn(answer(
+            limits.time,
+            http.clone(),
+            router.clone(),
+            connection,
+            stream,
+            from.ip(),
+        ));
     }
 }
 
-/// A place for one more connection; where there is none, that of the oldest.
-async fn place(slots: &Arc<Semaphore>, open: &Mutex<Open>) -> Option<OwnedSemaphorePermit> {
-    if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
-        return Some(slot);
+/// Answers the one request of a connection.
+async fn answer(
+    time: Duration,
+    http: http1::Builder,
+    router: Router,
+    connection: Connection,
+    stream: TcpStream,
+    from: IpAddr,
+) {
+    if !connection.speaks(&stream, from).await {
+        return;
     }
-    let changed = Arc::clone(&lock(open).changed);
-    let mut closes = lock(open).close_oldest();
-    loop {
-        tokio::select! {
-            // Nobody closes the semaphore.
-            slot = Arc::clone(slots).acquire_owned() => return slot.ok(),
-            () = changed.notified(), if !closes => closes = lock(open).close_oldest(),
-        }
+    let _place = connection.place().await;
+    let asking = connection.clone();
+    let router = router.map_request(move |mut request: Request<Incoming>| {
+        asking.asks();
+        request.extensions_mut().insert(asking.clone());
+        request
+    });
+    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut served = pin!(timeout(time, served));
+    let end = async {
+        // What has come by now was read by the first turn of `served`.
+        connection.looked_at();
+        connection.end.notified().await;
+    };
+    // What goes wrong on a stranger's connection is the stranger's business.
+    tokio::select! {
+        biased;
+        _ = &mut served => {}
+        () = end => {}
     }
 }
 
@@ -263,6 +369,7 @@ mod tests {
         let address = started(Limits {
             connections: 1,
             time,
+            ..LIMITS
         })
         .await;
         let mut client = TcpStream::connect(address).await.unwrap();
@@ -280,6 +387,7 @@ mod tests {
     async fn who_asks_is_answered_however_many_connect_and_ask_for_nothing() {
         let address = started(Limits {
             connections: 8,
+            silent: 8,
             ..LIMITS
         })
         .await;
@@ -296,6 +404,86 @@ mod tests {
         // Those that were open longest are closed.
         let mut byte = [0];
         assert_eq!(idle[0].read(&mut byte).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_connected_is_not_pushed_out_before_it_asks() {
+        let address = started(Limits {
+            connections: 8,
+            ..LIMITS
+        })
+        .await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut others = Vec::new();
+        for number in 0..300 {
+            let mut other = TcpStream::connect(address).await.unwrap();
+            if number % 2 == 0 {
+                other.write_all(b"G").await.unwrap();
+            }
+            others.push(other);
+        }
+        // Those that have begun to ask are more than there are places.
+        let mut byte = [0];
+        assert_eq!(others[0].read(&mut byte).await.unwrap_or(0), 0);
+        let answer = timeout(HEADER_TIME, ask(&mut client)).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn who_floods_pushes_out_their_own_connections() {
+        let address = started(Limits {
+            silent: 8,
+            ..LIMITS
+        })
+        .await;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut client = socket.connect(address).await.unwrap();
+        let mut others = Vec::new();
+        for _ in 0..300 {
+            others.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut byte = [0];
+        assert_eq!(others[0].read(&mut byte).await.unwrap_or(0), 0);
+        let answer = timeout(HEADER_TIME, ask(&mut client)).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_place_is_handed_on_and_none_is_lost() {
+        let open = Arc::new(Mutex::new(Open::new(Limits {
+            connections: 2,
+            ..LIMITS
+        })));
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let connections: Vec<Connection> =
+            (0..4).map(|_| Connection::new(&open, address)).collect();
+        let first = connections[0].place().await;
+        let second = connections[1].place().await;
+        connections[0].asks();
+        let third = tokio::spawn({
+            let third = connections[2].clone();
+            async move { third.place().await }
+        });
+        let fourth = tokio::spawn({
+            let fourth = connections[3].clone();
+            async move { fourth.place().await }
+        });
+        while lock(&open).queue.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        // The second may be one that has not asked: nothing is closed before that is known.
+        assert!(lock(&open).ending.is_empty());
+        connections[1].looked_at();
+        connections[1].end.notified().await;
+        connections[0].end.notified().await;
+        drop((first, second));
+        let (third, fourth) = (third.await.unwrap(), fourth.await.unwrap());
+        let all = lock(&open);
+        assert_eq!((all.taken, all.ending.len(), all.queue.len()), (2, 0, 0));
+        drop(all);
+        drop((third, fourth));
+        assert_eq!(lock(&open).taken, 0);
     }
 
     #[tokio::test]
@@ -351,7 +539,9 @@ mod tests {
         asked.notified().await;
         let mut idle = Vec::new();
         for _ in 0..50 {
-            idle.push(TcpStream::connect(address).await.unwrap());
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"G").await.unwrap();
+            idle.push(client);
         }
         // The last but one is closed when the last is taken.
         let mut byte = [0];

@@ -1,11 +1,12 @@
 //! The metrics port: `/metrics`, `/healthz`, `/readyz`, the status page, and nothing else.
 //!
 //! Read only, without credentials, for Prometheus, the kubelet and people; it holds nothing that is secret.
-//! Whoever connects cannot slow the controller down: connections are few and short, one scrape is rendered at a time, and
-//! few that are rendered are held for clients that read slowly.
+//! Strangers cannot slow the controller or Prometheus down: connections are few and short, one answer of a kind is rendered
+//! at a time, and few that are rendered are held for clients that read slowly.
 
 pub mod bounded;
 mod page;
+mod scrape;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,6 +26,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, spawn_blocking};
 
 use bounded::Connection;
+use scrape::Scrapes;
 
 use crate::config::Config;
 use crate::index::{Index, Observed};
@@ -33,8 +35,7 @@ use crate::time::UnixTime;
 
 /// A loop that has not turned for so long is stuck: it turns at least once a minute when nothing is due.
 const STUCK: Duration = Duration::from_secs(180);
-/// Answers that are rendered and still read, of each kind: two Prometheus servers. One more closes the connection of the
-/// one that has been read for longest.
+/// Pages that are rendered and still read. One more closes the connection of the one that has been read for longest.
 const SENT: usize = 2;
 /// Of the text format that `metrics` renders.
 const EXPOSITION: HeaderValue =
@@ -63,12 +64,12 @@ pub struct State {
 
 struct Served {
     state: State,
-    scraping: Renderer,
+    scraping: Scrapes,
     /// Apart from `scraping`: nobody who looks at the page delays Prometheus.
     paging: Renderer,
 }
 
-/// Renders one answer at a time, and bounds how many are in memory. An answer may have megabytes.
+/// Renders one page at a time, and bounds how many are in memory. A page may have megabytes.
 #[derive(Default)]
 struct Renderer {
     turn: Arc<Mutex<()>>,
@@ -123,7 +124,7 @@ fn router(state: State) -> Router {
         ))
         .with_state(Arc::new(Served {
             state,
-            scraping: Renderer::default(),
+            scraping: Scrapes::default(),
             paging: Renderer::default(),
         }))
 }
@@ -213,39 +214,6 @@ mod tests {
         }
         renderer.render(None, work()).await.unwrap();
         assert_eq!(most.load(Ordering::SeqCst), 1);
-    }
-
-    #[tokio::test]
-    async fn few_answers_are_held_for_clients_that_read_slowly() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let renderer = Arc::new(Renderer::default());
-        let large = get(async move |connection: Option<Extension<Connection>>| {
-            let connection = connection.map(|Extension(it)| it);
-            assert!(connection.is_some());
-            renderer
-                .render(connection, || vec![b'x'; 64 << 20])
-                .await
-                .unwrap()
-        });
-        let router = Router::new().route("/", large);
-        tokio::spawn(bounded::serve(listener, router, std::future::pending()));
-        let mut clients = Vec::new();
-        for _ in 0..=SENT {
-            let mut client = TcpStream::connect(address).await.unwrap();
-            client
-                .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-                .await
-                .unwrap();
-            // It reads no further than the first byte.
-            client.read_u8().await.unwrap();
-            clients.push(client);
-        }
-        let mut rest = Vec::new();
-        let _ = clients[0].read_to_end(&mut rest).await;
-        assert!(rest.len() < 64 << 20, "the first one is cut off");
-        let _ = clients[SENT].read_to_end(&mut rest).await;
-        assert!(rest.len() > 64 << 20, "the last one is not");
     }
 
     #[tokio::test]

@@ -1,14 +1,19 @@
-//! What is in this process's memory stays there: keys and tokens pass through buffers that nobody can wipe, those of the
-//! HTTP client, of TLS and of JSON among them.
+//! What the process asks of the kernel for itself.
 
 use rustix::io;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
-/// No core dump is written, and no process of the same user reads the memory by `/proc` or attaches to it.
+/// Files that are open at a time at the most: the connections of strangers to both ports, and some hundreds of our own.
+const OPEN_FILES: u64 = 16_384;
+
+/// No core dump is written, and no process of the same user reads the memory by `/proc` or attaches to it: keys and tokens
+/// pass through buffers that nobody can wipe, those of the HTTP client, of TLS and of JSON among them.
 ///
 /// # Errors
 /// When the kernel refuses; what could be done is done.
-pub fn keep_private() -> io::Result<()> {
+pub fn keep_memory_private() -> io::Result<()> {
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -18,16 +23,52 @@ pub fn keep_private() -> io::Result<()> {
     limited
 }
 
+/// Lets as many files be open as strangers may open connections, as far as the hard limit goes: many container runtimes
+/// begin with 1,024, which is for programs that use `select`.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn open_more_files() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit
+        .maximum
+        .map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
+    if limit.current.is_none_or(|now| now >= wanted) {
+        return Ok(());
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised)
+}
+
 #[cfg(test)]
 mod tests {
-    use rustix::process::{dumpable_behavior, getrlimit};
+    use rustix::process::dumpable_behavior;
 
     use super::*;
 
     #[test]
     fn no_core_dump_is_written_and_nobody_attaches() {
-        keep_private().unwrap();
+        keep_memory_private().unwrap();
         assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
+
+    #[test]
+    fn as_many_files_may_be_open_as_strangers_may_open_connections() {
+        let before = getrlimit(Resource::Nofile);
+        let low = Rlimit {
+            current: Some(1024),
+            ..before
+        };
+        setrlimit(Resource::Nofile, low).unwrap();
+        open_more_files().unwrap();
+        let wanted = before
+            .maximum
+            .map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
+        assert_eq!(getrlimit(Resource::Nofile).current, Some(wanted));
+        setrlimit(Resource::Nofile, before).unwrap();
     }
 }

@@ -40,7 +40,7 @@ use crate::solver::dns01;
 use crate::solver::http01::{self, ChallengeStore};
 use crate::supervise::{self, Part};
 use crate::time::{BootTime, UnixTime};
-use crate::{cluster, controller, duration, http, memory};
+use crate::{cluster, controller, duration, http, kernel};
 
 /// Between two looks at the config file. The kubelet takes a minute to bring a changed ConfigMap, and brings it by
 /// changing a link, which is not seen at the file.
@@ -116,8 +116,11 @@ pub(super) fn run(args: Args) -> CommandResult {
         None => (None, None),
     };
     let verbosity = telemetry::start(args.log_format, args.log_level, traces);
-    if let Err(error) = memory::keep_private() {
+    if let Err(error) = kernel::keep_memory_private() {
         tracing::warn!(%error, "a core dump of this process, or another process of its user, could show keys");
+    }
+    if let Err(error) = kernel::open_more_files() {
+        tracing::warn!(%error, "strangers who open many connections could leave none for the API server");
     }
     let opened = ConfigFile::open(&args.config);
     let (file, config) = opened.map_err(|faults| Failure(faults.to_string()))?;

@@ -76,6 +76,49 @@ pub struct Context {
 }
 
 impl Context {
+    /// Of an operator in `namespace` that knows nothing yet. Everything that it writes goes through `gate`.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        gate: Gate,
+        namespace: Arc<str>,
+        config: watch::Receiver<Arc<Config>>,
+        events: Events,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let roller = Roller::new(client.clone(), &config.borrow().rollout);
+        Self {
+            ledger: Arc::new(Ledger::new(&client, &namespace)),
+            roller: RwLock::new(Arc::new(roller)),
+            issuers: Issuers::new(
+                client.clone(),
+                Arc::clone(&namespace),
+                Arc::clone(&metrics),
+                gate.clone(),
+            ),
+            dns01: dns01::Solver::new(client.clone(), Arc::clone(&namespace), gate.clone()),
+            renewal_info: RenewalInfo::default(),
+            known: Known::default(),
+            secret_failures: SecretFailures::default(),
+            validations: Validations::default(),
+            doubts: Doubts::default(),
+            compared: Mutex::default(),
+            challenges: ChallengeStore::default(),
+            routes: Held::default(),
+            index: Arc::default(),
+            beat: Arc::default(),
+            ready: Arc::default(),
+            listed: Arc::default(),
+            anew: watch::Sender::new(()),
+            client,
+            gate,
+            namespace,
+            config,
+            events,
+            metrics,
+        }
+    }
+
     /// The config as it is now.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
@@ -130,5 +173,30 @@ impl Context {
     pub fn rollout_said(&self, key: &Key, error: &str) -> bool {
         let entry = self.entry(key);
         entry.is_some_and(|entry| entry.rollout_error.as_deref() == Some(index::kept(error)))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::convert::Infallible;
+    use std::future::pending;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tower::service_fn;
+
+    use super::*;
+
+    /// Of an operator whose API server takes every request and never answers; and who may change its config.
+    pub(crate) fn without_an_answer() -> (Arc<Context>, watch::Sender<Arc<Config>>) {
+        let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let client = Client::new(silent, "cert-renew");
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let events = Events::start(client.clone(), None, &metrics);
+        let config = Config::parse("issuers: {}").unwrap();
+        let (in_force, config) = watch::channel(Arc::new(config));
+        let gate = Gate::default();
+        let context = Context::new(client, gate, "cert-renew".into(), config, events, metrics);
+        (Arc::new(context), in_force)
     }
 }

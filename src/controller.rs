@@ -593,3 +593,42 @@ impl Controller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::watch as channel;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::context::tests::without_an_answer;
+
+    /// What the loop ends with when `drop` has dropped the lease's end, or the config file's.
+    async fn ended(
+        drop: impl FnOnce(channel::Sender<Option<u64>>, channel::Sender<Arc<Config>>),
+    ) -> Ended {
+        let (context, in_force) = without_an_answer();
+        let (want, wanted) = channel::channel(context.config());
+        let (leads, term) = channel::channel(None);
+        let opener = watch::Opener::new(&context.client, Duration::from_secs(300));
+        let configs = Configs {
+            wanted,
+            in_force,
+            opener,
+        };
+        drop(leads, want);
+        let run = run(context, configs, term, pending());
+        timeout(Duration::from_secs(60), run).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_process_ends_when_nobody_looks_after_the_lease_or_the_config_file() {
+        let (mut kept_lease, mut kept_config) = (None, None);
+        let of_lease = ended(|_, want| kept_config = Some(want)).await;
+        let of_config = ended(|leads, _| kept_lease = Some(leads)).await;
+        assert_eq!(of_lease, Ended::Unattended);
+        assert_eq!(of_config, Ended::Unattended);
+        assert!(kept_lease.is_some() && kept_config.is_some());
+    }
+}

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
@@ -19,25 +19,17 @@ use super::trace::Traces;
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::lease::Candidate;
-use crate::cluster::ledger::Ledger;
 use crate::cluster::watch::Opener;
 use crate::cluster::{NoWay, Way, review};
 use crate::config::{Config, ConfigFile};
 use crate::context::Context;
 use crate::controller::{Configs, Ended};
-use crate::doubts::Doubts;
 use crate::duration::NotADuration;
 use crate::election::{Election, Times};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
-use crate::renewal::info::RenewalInfo;
-use crate::renewal::issuers::Issuers;
 use crate::renewal::known::{self, Known};
-use crate::renewal::secret_failures::SecretFailures;
-use crate::renewal::validations::Validations;
-use crate::rollout::Roller;
-use crate::solver::dns01;
-use crate::solver::http01::{self, ChallengeStore};
+use crate::solver::http01;
 use crate::supervise::{self, Part};
 use crate::time::{BootTime, UnixTime};
 use crate::{cluster, controller, duration, http, kernel};
@@ -175,42 +167,17 @@ async fn operate(
     let pod = std::env::var("POD_NAME").ok();
     let events = Events::start(client.clone(), pod.clone(), &metrics);
     let opener = Opener::new(&client, args.watch_timeout);
-    let ledger = Arc::new(Ledger::new(&client, &namespace));
-    let config = Arc::new(config);
-    let roller = Roller::new(client.clone(), &config.rollout);
-    let (want, wanted) = watch::channel(Arc::clone(&config));
-    let (in_force, config) = watch::channel(config);
+    let (want, wanted) = watch::channel(Arc::new(config.clone()));
+    let (in_force, config) = watch::channel(Arc::new(config));
     metrics.config_taken_over(started);
-    let context = Arc::new(Context {
-        ledger,
-        roller: RwLock::new(Arc::new(roller)),
-        issuers: Issuers::new(
-            client.clone(),
-            Arc::clone(&namespace),
-            Arc::clone(&metrics),
-            gate.clone(),
-        ),
-        renewal_info: RenewalInfo::default(),
+    let context = Arc::new(Context::new(
+        client,
+        gate,
+        namespace,
         config,
         events,
-        known: Known::default(),
-        secret_failures: SecretFailures::default(),
-        validations: Validations::default(),
-        doubts: Doubts::default(),
-        compared: Default::default(),
-        metrics: Arc::clone(&metrics),
-        challenges: ChallengeStore::default(),
-        routes: Default::default(),
-        dns01: dns01::Solver::new(client.clone(), Arc::clone(&namespace), gate.clone()),
-        index: Arc::default(),
-        beat: Arc::default(),
-        ready: Arc::default(),
-        listed: Arc::default(),
-        anew: watch::Sender::new(()),
-        namespace,
-        gate,
-        client,
-    });
+        Arc::clone(&metrics),
+    ));
 
     let (stop, stopped) = watch::channel(false);
     let until = |stopped: &watch::Receiver<bool>| {

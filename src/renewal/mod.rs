@@ -36,6 +36,7 @@ mod venue;
 mod ways;
 mod write;
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -65,12 +66,12 @@ pub async fn run(context: &Context, ticket: Ticket) {
     // What is on record is looked after, whoever cuts the renewal off; what is not yet comes to its next look by itself.
     let given_up = async { gone.changed().await.is_ok() && context.known.contains(&key) };
     let finished = tokio::select! {
-        ended = timeout(LONGEST, attempt(context, &key)) => match ended {
-            Ok(Ok(Outcome::Renewed | Outcome::Tidied)) => Finished::Wrote,
-            Ok(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
-            Ok(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
-            Ok(Err(failure)) => failure.settle(context, &key).await,
-            Err(_) => settle::took_too_long(context, &key),
+        ended = in_time(attempt(context, &key)) => match ended {
+            Some(Ok(Outcome::Renewed | Outcome::Tidied)) => Finished::Wrote,
+            Some(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
+            Some(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
+            Some(Err(failure)) => failure.settle(context, &key).await,
+            None => settle::took_too_long(context, &key),
         },
         // The Secret is gone. One of the same name may be there by now, and waits.
         true = given_up => Finished::Later(UnixTime::now(), None),
@@ -81,6 +82,11 @@ pub async fn run(context: &Context, ticket: Ticket) {
         context.secret_failures.forget(&entry.observed.uid);
     }
     ticket.finish(finished);
+}
+
+/// None where it takes longer than [`LONGEST`].
+async fn in_time<T>(renewal: impl Future<Output = T>) -> Option<T> {
+    timeout(LONGEST, renewal).await.ok()
 }
 
 /// Gives up the order of a Secret that is gone or no longer annotated.
@@ -167,4 +173,32 @@ async fn running(context: &Context, key: &Key) -> Result<Option<Record>, cluster
         Found::Nothing => context.known.remove(key),
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::context::tests::without_an_answer;
+    use crate::index::Task;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_gives_its_place_back_although_nobody_ever_answers() {
+        let (context, _in_force) = without_an_answer();
+        let (sender, mut done) = mpsc::unbounded_channel();
+        let (_kept, changed) = watch::channel(());
+        let key = Key {
+            namespace: "shop".into(),
+            name: "tls".into(),
+        };
+        let ticket = Ticket::new(Task::Renew, key, sender, changed);
+        timeout(LONGEST * 2, run(&context, ticket)).await.unwrap();
+        assert!(done.recv().await.is_some());
+        // What no deadline of its own ends.
+        let hangs = timeout(LONGEST * 2, in_time(pending::<()>()));
+        assert_eq!(hangs.await, Ok(None));
+    }
 }

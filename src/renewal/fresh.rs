@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::index::Key;
 use crate::name::{self, Name};
 use crate::schedule::budget::{Claim, TriedWith};
-use crate::schedule::due::{Never, Reason};
+use crate::schedule::due::{Never, Reason, renew_before};
 use crate::secret::full::FullSecret;
 use crate::secret::keys;
 use crate::secret::settings::{FORCE, IssuerRef};
@@ -161,6 +161,10 @@ impl Fresh {
             caused: moved || wished.is_some_and(|it| it.starts_with(FORCE)),
             leaf,
             written: leaf.and_then(|leaf| issued_by?.wrote(leaf.fingerprint)),
+            by_lifetime: leaf.map(|leaf| {
+                let before = self.assessment.settings.renew_before;
+                leaf.not_after - renew_before(before, leaf.lifetime())
+            }),
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Claim<'a> {
     pub leaf: Option<&'a Leaf>,
     /// When we wrote that, if we did.
     pub written: Option<UnixTime>,
+    /// When its lifetime alone makes it due.
+    pub by_lifetime: Option<UnixTime>,
 }
 
 /// Why a due renewal has to wait.
@@ -109,6 +111,8 @@ impl Claim<'_> {
             && !self.is_expected(now)
             && let Some(until) = room(&all, UNSCHEDULED_A_WEEK)
         {
+            // Its own time is kept, whatever the CA has said before.
+            let until = self.by_lifetime.map_or(until, |due| due.min(until));
             return Some(Hold::WantedBack { until });
         }
         if self.is_undone(now)

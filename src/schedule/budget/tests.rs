@@ -50,6 +50,7 @@ fn claim(reason: Reason) -> Claim<'static> {
         caused: false,
         leaf: None,
         written: None,
+        by_lifetime: None,
     }
 }
 
@@ -523,4 +524,30 @@ fn what_the_ca_wants_back_early_is_not_charged_to_the_user() {
         Some(Hold::WantedBack { .. })
     ));
     assert_eq!(claim(Reason::NoCertificate).hold(now, &account), None);
+}
+
+#[test]
+fn what_the_ca_wants_back_again_and_again_is_renewed_when_its_lifetime_asks_for_it() {
+    let hour = 3_600;
+    let mut account = Account::default();
+    for issued in [0, 1, 2] {
+        let at = UnixTime(issued * 60);
+        account.issued(at, issue_for(at, 10 * hour));
+    }
+    let new = leaf(120, 120 + 10 * hour);
+    let due = new.not_after - Duration::from_secs(5 * 3_600);
+    let held = |by_lifetime, now| {
+        let claim = Claim {
+            leaf: Some(&new),
+            by_lifetime,
+            ..claim(Reason::RenewalInfo)
+        };
+        claim.hold(now, &account)
+    };
+    let now = UnixTime(180);
+    // The window of three issues ends later than that.
+    let long = held(None, now).unwrap().until();
+    assert!(long > due);
+    assert_eq!(held(Some(due), now), Some(Hold::WantedBack { until: due }));
+    assert_eq!(held(Some(due), due), None);
 }

@@ -101,7 +101,7 @@ enum Answer {
     Done,
     /// The role does not give it.
     Forbidden,
-    /// A policy refuses it, or the API server by itself, and says why.
+    /// A policy refuses it, and says why.
     Refused(String),
 }
 
@@ -122,9 +122,6 @@ async fn ask(client: &Client, method: Method, path: &str, body: Option<&Value>) 
     match client.request_text(request).await {
         Ok(_) => Ok(Answer::Done),
         Err(kube::Error::Api(status)) if status.message.contains("ValidatingAdmissionPolicy") => {
-            Ok(Answer::Refused(status.message.clone()))
-        }
-        Err(kube::Error::Api(status)) if status.code == 422 => {
             Ok(Answer::Refused(status.message.clone()))
         }
         Err(kube::Error::Api(status)) if status.code == 403 => Ok(Answer::Forbidden),

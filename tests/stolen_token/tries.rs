@@ -513,8 +513,7 @@ pub(super) fn elsewhere(namespace: &str) -> Vec<Try> {
                 it["regarding"]["namespace"] = "kube-system".into();
                 it
             },
-            // By the API server itself.
-            Some("does not match event.namespace"),
+            Some("on Secrets and workloads only"),
         ),
         ("patch", "events", "ours", series(), None),
         (

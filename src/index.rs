@@ -9,9 +9,10 @@
 //!
 //! A relist is handled by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
 
+mod gone;
 mod table;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +24,9 @@ use crate::schedule::due::{Due, Heed, Never, Suggestion};
 use crate::secret::parts::ChainAndCa;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
+use gone::Gone;
 use table::{Id, Table};
 
-/// How many deleted Secrets are remembered, so that one that comes back with another certificate rolls.
-const REMEMBERED: usize = 10_000;
 /// Of so many Secrets the names and the workloads are kept: more than the status page shows at a time.
 const NAMED: usize = 10_000;
 /// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
@@ -234,11 +234,8 @@ pub struct Index {
     table: Table,
     queue: BTreeSet<(UnixTime, Task, Id)>,
     generations: Vec<u16>,
-    /// What the workloads of deleted Secrets have, and the turn in which each was deleted.
-    gone: HashMap<Key, (RolledOut, u64)>,
-    /// In their order; those of an earlier turn than the map has are void.
-    gone_order: VecDeque<(Key, u64)>,
-    gone_turns: u64,
+    /// What the workloads of deleted Secrets have.
+    gone: Gone,
     /// Tasks that still ran when their Secret was deleted: a Secret of the same name waits for their end, and takes it for
     /// no end of its own.
     left: HashSet<(Task, Key)>,
@@ -431,7 +428,7 @@ impl Index {
         if let (Some(id), Some(old)) = (known, &previous) {
             self.unqueue(id, old);
         }
-        let gone = self.gone.remove(key).map(|(had, _)| had);
+        let gone = self.gone.take(key);
         if { previous.as_ref() }.is_some_and(|old| old.is_doubted_by(&observed)) {
             observed.rolled_out = None;
         }
@@ -505,24 +502,7 @@ impl Index {
             }
         }
         if let Some(had) = entry.rolled_out().filter(|had| *had != RolledOut::None) {
-            self.gone_turns += 1;
-            let turn = self.gone_turns;
-            self.gone.insert(key.clone(), (had, turn));
-            self.gone_order.push_back((key.clone(), turn));
-            let gone = &mut self.gone;
-            let is_void = |(key, turn): &(Key, u64), gone: &HashMap<Key, (RolledOut, u64)>| {
-                gone.get(key).is_none_or(|(_, latest)| latest != turn)
-            };
-            if self.gone_order.len() > 2 * REMEMBERED {
-                self.gone_order.retain(|it| !is_void(it, gone));
-            }
-            while gone.len() > REMEMBERED {
-                match self.gone_order.pop_front() {
-                    Some(it) if is_void(&it, gone) => {}
-                    Some((oldest, _)) => _ = gone.remove(&oldest),
-                    None => break,
-                }
-            }
+            self.gone.remember(key, had);
         }
         true
     }
@@ -1429,30 +1409,6 @@ mod tests {
         apply(&mut index, 20, see("6", 3, Some(3), false));
         apply(&mut index, 21, see("7", 3, None, true));
         assert_eq!(index.next_due(), None);
-    }
-
-    #[test]
-    fn what_a_deleted_secret_had_is_remembered_for_as_long_as_others_leave_room() {
-        let mut index = Index::default();
-        let seen = || observed("1", Ok(leaf(1)), Some(rolled(1)));
-        let one = apply(&mut index, 0, seen());
-        // It comes and goes: only the last time counts.
-        for _ in 0..5 {
-            index.remove(&one);
-            apply(&mut index, 0, seen());
-        }
-        index.remove(&one);
-        for number in 1..REMEMBERED {
-            let key = index.key("ns", &number.to_string());
-            index.apply(UnixTime(0), &key, seen(), TLS, SETTLE, None);
-            index.remove(&key);
-        }
-        assert_eq!(index.gone.len(), REMEMBERED);
-        assert!(index.gone.contains_key(&one), "it was forgotten too early");
-        let key = index.key("ns", "one more");
-        index.apply(UnixTime(0), &key, seen(), TLS, SETTLE, None);
-        index.remove(&key);
-        assert!(!index.gone.contains_key(&one) && index.gone.len() == REMEMBERED);
     }
 
     #[test]

@@ -239,6 +239,8 @@ fn etcd_command(
     // The data need not survive a power cut, and a lone member need not wait for others to stand for election.
     command.args([
         "--unsafe-no-fsync=true",
+        // A scene of ten minutes may write more than the 2 GiB that are the default, between two compactions.
+        "--quota-backend-bytes=8589934592",
         "--heartbeat-interval=50",
         "--election-timeout=250",
         "--log-level=warn",

@@ -135,7 +135,13 @@ impl Candidate {
             }
             (next, None) => self.carry_out(next, false).await,
         };
-        if !matches!(outcome, Outcome::Failed(_) | Outcome::Nothing) && self.in_trouble {
+        // Who leads has to write: that the lease can be read says nothing.
+        let works = match outcome {
+            Outcome::Claimed(_) => true,
+            Outcome::Failed(_) | Outcome::Nothing => false,
+            Outcome::Saw(_) | Outcome::Refused | Outcome::Ended => leads_until.is_none(),
+        };
+        if works && self.in_trouble {
             self.in_trouble = false;
             tracing::info!("the lease can be used again");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cert_renew::config::RolloutConfig;
 use cert_renew::rollout::{Outcome, Request, leaf_annotation};
 use cert_renew::secret::used_by::UsedBy;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -370,6 +370,44 @@ async fn a_deployment_made_anew_that_has_adopted_older_pods_is_rolled() -> Resul
         ["rolled deployment/adopts", "unchanged deployment/own"]
     );
     assert!(came.done("tls"), "{came:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deployment_that_is_made_anew_in_the_middle_and_has_adopted_older_pods_is_rolled()
+-> Result<()> {
+    let space = Space::new(Bench::shared().await?.client()?, "remade", "").await?;
+    make(&space, "Deployment", "web", "tls", &[]).await?;
+    let before = ready(&space, "web", 2).await?;
+    counted(&space, &["web"]).await?;
+    // Its new pods are not made before the quota goes.
+    full(&space, 2).await?;
+    let remake = async {
+        eventually(SOON, "it is patched", async || {
+            let leaf = space.leaf_of("Deployment", "web", "tls").await?;
+            ensure!(leaf.is_some(), "not yet");
+            Ok(())
+        })
+        .await?;
+        let deployments = space.workloads("Deployment");
+        deployments.delete("web", &DeleteParams::orphan()).await?;
+        eventually(SOON, "it is gone", async || {
+            ensure!(deployments.get_opt("web").await?.is_none(), "it is there");
+            Ok(())
+        })
+        .await?;
+        make(&space, "Deployment", "web", "tls", &[]).await?;
+        let quotas: Api<ResourceQuota> = Api::namespaced(space.client.clone(), &space.name);
+        quotas.delete("full", &DeleteParams::default()).await?;
+        Ok::<_, test_bench::Error>(())
+    };
+    let (came, remade) = tokio::join!(roll(&space, due("tls", "new")), remake);
+    remade?;
+    let came = came?;
+    assert!(came.done("tls"), "{came:?}");
+    assert_eq!(came.happened, ["rolled deployment/web"]);
+    assert!(carry(&space, "web").await?.into_values().all(|has| has));
+    assert!(ready(&space, "web", 2).await?.is_disjoint(&before));
     Ok(())
 }
 

@@ -39,7 +39,9 @@ const PAGE: u32 = 100;
 /// does so once, a controller that insists does it always.
 const REVERTS: usize = 3;
 
-/// A patch without an answer is followed by a look at the workload after this.
+/// How often a workload that is deleted while it rolls, and made again, is rolled anew.
+const REMADE: usize = 3;
+/// A patch without an answer, and the end of a workload, is followed by a look at it after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
 const REVERTED: &str = "somebody takes its annotation away whenever it is set";
@@ -94,7 +96,7 @@ impl Roller {
             get(&self.client, namespace, id).await?
         };
         let (mut halts, mut missing_before) = (step.halts, 0);
-        let (mut conflicts, mut reverts) = (0, 0);
+        let (mut conflicts, mut reverts, mut remade) = (0, 0, 0);
         while let Some(mut current) = next {
             if current.paused {
                 return Ok(Ended::Deferred(format!("{id} is paused")));
@@ -163,6 +165,11 @@ impl Roller {
                     let pods = wait::pods(short);
                     let why = format!("{pods} not available, as before");
                     return Ok(Ended::Unavailable(why));
+                }
+                // Whoever makes it again does so at once, and the new one may adopt the pods that there were.
+                Waited::Gone if remade < REMADE => {
+                    remade += 1;
+                    tokio::time::sleep(AGAIN).await;
                 }
                 Waited::Gone => break,
                 Waited::Held(short, why) => {

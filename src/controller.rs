@@ -472,7 +472,13 @@ impl Controller {
             let stuck = paused.then_some(Stuck::Paused);
             self.index().recall(&key, error, stuck);
         }
-        if change == Change::Changed && hidden && self.term.is_some() {
+        let held = || self.index().get(&key).is_some_and(|it| it.is_held(now));
+        let unseen = match change {
+            Change::New => true,
+            Change::Changed => hidden || (another && held()),
+            Change::Same => false,
+        };
+        if unseen && assessment.leaf.is_ok() && self.term.is_some() {
             self.context.doubts.add(&key);
         }
         if config.metrics.page {

@@ -3,8 +3,9 @@
 //! The watch skips `tls.key`, so a Secret of which only that has changed comes as another version with nothing new in it.
 //! Such a Secret is read once afresh, a moment later, and its pair is judged as before a rollout. Nothing of it is kept.
 //!
-//! What changes the annotations that we know or the certificate is looked at by what acts on that. A Secret to which
-//! nothing happens costs nothing here, however many there are; each namespace has an allowance, and the queue has an end.
+//! What changes the annotations that we know or the certificate is looked at by what acts on that; where that has to wait,
+//! or the Secret is new, so that nothing acts, it is looked at here too. A Secret to which nothing happens costs nothing
+//! here, however many there are; each namespace has an allowance, and the queue has an end.
 
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::cluster::secrets;
 use crate::cluster::{self, chain};
 use crate::config::Labels;
 use crate::context::Context;
-use crate::index::{Key, Observed};
+use crate::index::{Entry, Key, Observed};
 use crate::pair::{self, Look, PairFault};
 use crate::propagation;
 use crate::secret::full::FullSecret;
@@ -80,8 +81,9 @@ async fn look(context: &Context, key: &Key, done: &UnboundedSender<Done>) {
     {
         return;
     }
-    // Where a rollout is due, it has looked at the pair itself, and has told.
-    if context.entry(key).is_none_or(|entry| entry.rollout_due()) {
+    // A rollout that is due looks at the pair itself, and tells, as soon as the way is open.
+    let looks = |entry: Entry| entry.rollout_due() && !entry.is_held(now);
+    if context.entry(key).is_none_or(looks) {
         return;
     }
     let note = fault.map(|fault| format!("the pair in the Secret: {}", chain(&fault)));

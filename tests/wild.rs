@@ -6,6 +6,7 @@ use test_bench::certificates::Pair;
 use test_bench::objects::{FRESH, Reference, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
+use crate::fresh_look::closed_window;
 use crate::propagation::{QUIET, told};
 use crate::renewal::{SOON, data, leaf, options, rolled_out};
 
@@ -158,7 +159,57 @@ async fn a_key_that_was_replaced_alone_is_reported() -> Result<()> {
         Ok(())
     })
     .await?;
+    // Once more: the first time the Secret was new, and looked at for that.
+    patch(key(&other.key)).await?;
+    eventually(SOON, "it has a series again", async || {
+        ensure!(broken().await?, "it has none");
+        Ok(())
+    })
+    .await?;
     assert_eq!(space.generation("Deployment", "tls").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pair_that_does_not_fit_is_reported_although_nothing_is_rolled_for_it() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "unfit", operator.namespace()).await?;
+    let window = closed_window();
+    let shut = [
+        ("window", ("change-window", &*window)),
+        ("paused", ("paused", "true")),
+    ];
+    let fresh = || pair(&["unfit.example"], FRESH);
+    let first = fresh()?;
+    for (name, setting) in shut {
+        served(&space, name, &first, &[EXTERNAL[0], setting]).await?;
+    }
+    served(&space, "again", &first, &EXTERNAL).await?;
+    let unfit = |pair: Pair| {
+        Ok::<_, test_bench::Error>(Pair {
+            key: fresh()?.key,
+            ..pair
+        })
+    };
+    // Certificate and key at once, long before the way opens.
+    for (name, _) in shut {
+        space.put(name, &unfit(fresh()?)?).await?;
+    }
+    // Made again with the certificate that it had.
+    space.secrets().delete("again", &Default::default()).await?;
+    space
+        .tls_secret("again", Some(&unfit(first)?), &EXTERNAL)
+        .await?;
+    for name in ["window", "paused", "again"] {
+        told(
+            &space,
+            name,
+            "the private key is not the one of the certificate",
+        )
+        .await?;
+        assert_eq!(space.generation("Deployment", name).await?, 1, "{name}");
+    }
     Ok(())
 }
 

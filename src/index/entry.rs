@@ -280,6 +280,13 @@ impl Entry {
             && self.rolled_out().is_some_and(|had| !is_new(had))
     }
 
+    /// Whether a rollout that is due waits for its window, a person or a renewal: nobody looks at the pair meanwhile.
+    #[must_use]
+    pub fn is_held(&self, now: UnixTime) -> bool {
+        let shut = self.observed.window.is_some_and(|opens| opens > now);
+        shut || self.observed.rollout_blocked || self.renewal_due(now)
+    }
+
     /// Whether the Secret waits for a renewal at `now`.
     #[must_use]
     pub fn renewal_due(&self, now: UnixTime) -> bool {

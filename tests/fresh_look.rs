@@ -271,6 +271,49 @@ async fn emptied_after_the_canary_the_others_keep_what_they_have() -> Result<()>
     Ok(())
 }
 
+/// Two Deployments `a` and `b`, the first of which is being restarted for a new certificate and takes seconds for it.
+async fn in_the_middle(space: &Space, annotations: &[(&str, &str)]) -> Result<()> {
+    let slow = [("/spec/minReadySeconds", json!(5))];
+    for name in ["a", "b"] {
+        make(space, "Deployment", name, "tls", &slow).await?;
+    }
+    for name in ["a", "b"] {
+        space.available("Deployment", name).await?;
+    }
+    let make = || pair(&["middle.example"], OLD);
+    space.tls_secret("tls", Some(&make()?), annotations).await?;
+    rolled_out(space, "tls").await?;
+    space.put("tls", &make()?).await?;
+    eventually(SOON, "the canary is restarted", async || {
+        let leaf = space.leaf_of("Deployment", "a", "tls").await?;
+        ensure!(leaf.is_some(), "not yet");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(space.generation("Deployment", "b").await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workloads_that_are_named_by_now_are_rolled_and_no_others() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "named", operator.namespace()).await?;
+    for name in ["former", "later"] {
+        make(&space, "Deployment", name, "other", &[]).await?;
+        ready(&space, name, 2).await?;
+    }
+    let annotations = [("issuer", "external"), ("workloads", "deployment/former")];
+    in_the_middle(&space, &annotations).await?;
+    annotate(&space, "tls", "workloads", json!("deployment/later")).await?;
+    rolled_out(&space, "tls").await?;
+    for (name, generation) in [("a", 2), ("b", 2), ("former", 1), ("later", 2)] {
+        let now = space.generation("Deployment", name).await?;
+        assert_eq!(now, generation, "{name}");
+    }
+    Ok(())
+}
+
 /// Two Deployments; the new pods of one are never made.
 async fn stuck(space: &Space, issuer: &str, age: test_bench::objects::Age) -> Result<Pair> {
     make(space, "Deployment", "web", "tls", &[]).await?;

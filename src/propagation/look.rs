@@ -248,7 +248,7 @@ impl Again<'_> {
             holds != Ok((planned.leaf, planned.with)) || full.head.uid() != &*planned.uid;
         let judged = judge(context, &key, &entry, &read, UnixTime::now());
         let Found { request, .. } = judged.map_err(|not| withdrawn(not, superseded))?;
-        if superseded || request.mode != planned.mode {
+        if superseded || request.mode != planned.mode || request.workloads != planned.workloads {
             return Err(withdrawn(Not(now, None), superseded));
         }
         Ok(())

@@ -29,6 +29,7 @@ use crate::config::{Config, Observe};
 use crate::context::Context;
 use crate::index::{Change, Entry, Index, Key, Observed, Shown, Source, Stuck, Task};
 use crate::pairs;
+use crate::propagation;
 use crate::renewal::info::Suggested;
 use crate::secret::keys;
 use crate::secret::settings::Problem;
@@ -408,11 +409,7 @@ impl Controller {
             return;
         };
         if opens > now && self.term.is_some() {
-            let note = format!("the rollout waits for the change window, which opens at {opens}");
-            tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
-            self.context
-                .events
-                .secret(key, uid, Reason::RolloutWaits, &note);
+            propagation::tell_shut(&self.context, key, uid, opens);
         }
     }
 

@@ -83,6 +83,8 @@ pub enum Finished {
     Wrote,
     /// Nothing was written; look again then.
     Later(UnixTime, Option<Box<str>>),
+    /// Nothing was written; the change window is shut until then.
+    Shut(UnixTime),
     /// Nothing was written, for a reason that a person has to end; look again then.
     Stuck(UnixTime, Stuck, Box<str>),
     /// So many pods serve an earlier leaf, in words: looked at again then.
@@ -528,6 +530,12 @@ impl Index {
                 let stuck = entry.stuck.filter(|_| same && error.is_some());
                 entry.ended(task, error, stuck);
                 Some(at)
+            }
+            Finished::Shut(opens) => {
+                entry.ended(task, None, None);
+                // It may have shut since the watch brought the Secret.
+                entry.observed.window = Some(opens);
+                Some(opens)
             }
             Finished::Stuck(at, stuck, error) => {
                 entry.ended(task, Some(error), Some(stuck));

@@ -25,6 +25,7 @@ use self::confirm::{Conclusion, Rolled, Standing};
 use self::look::{Again, Held};
 pub(crate) use self::restored::look_at_records;
 pub(crate) use self::rewrite::rewrite;
+pub(crate) use self::tell::shut as tell_shut;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::cluster::{self, chain};
@@ -162,6 +163,12 @@ async fn carry_out(
     steps: Vec<Step>,
     mut open: Open,
 ) {
+    let judge = &Again {
+        context,
+        namespace,
+        requests,
+        overruled: Mutex::default(),
+    };
     for secret in &secrets {
         if let Some((ticket, held)) = open.get(secret) {
             let names: Vec<String> = steps
@@ -170,8 +177,9 @@ async fn carry_out(
                 .map(|step| step.workload.id.to_string())
                 .collect();
             tracing::info!(secret = %ticket.key(), step = "roll", workloads = ?names, "rolling");
-            if let Some(opens) = held.overruled {
-                tell::overruled(context, ticket.key(), held, opens);
+            let request = requests.iter().find(|it| it.secret == *secret);
+            if let (Some(opens), Some(request)) = (held.overruled, request) {
+                judge.overruled(ticket.key(), request, opens);
             }
         }
     }
@@ -183,11 +191,6 @@ async fn carry_out(
     let done = steps.clone();
     let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let roller = context.roller();
-    let judge = &Again {
-        context,
-        namespace,
-        requests,
-    };
     let looks = open.iter_mut();
     let looks = looks.filter_map(|(secret, (_, held))| Some((secret.clone(), held.look.take()?)));
     let rollout = Rollout {
@@ -343,6 +346,10 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
         Conclusion::Interrupted(why) => {
             tracing::warn!(secret = %key, why, "the rollout is interrupted: it goes on soon");
             return Finished::Later(now + AGAIN, Some(why.into()));
+        }
+        Conclusion::Withdrawn(Withdrawal { at, shut: true, .. }) => {
+            tell::shut(context, key, &request.uid, at);
+            return Finished::Shut(at);
         }
         Conclusion::Withdrawn(Withdrawal { at, why, .. }) => {
             let said = why.as_deref().unwrap_or("it has changed meanwhile");

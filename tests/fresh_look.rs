@@ -295,6 +295,86 @@ async fn in_the_middle(space: &Space, annotations: &[(&str, &str)]) -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_closes_in_the_middle_and_does_not_count_is_told() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "closes", operator.namespace()).await?;
+    in_the_middle(&space, &[("issuer", "external")]).await?;
+    // What is served ends before a tenth of the lifetime has passed: it is gone on with.
+    annotate(&space, "tls", "change-window", json!(closed_window())).await?;
+    rolled_out(&space, "tls").await?;
+    assert_eq!(space.generation("Deployment", "b").await?, 2);
+    told(&space, "tls", "WindowOverruled").await?;
+    Ok(())
+}
+
+/// A window that is open, and when it closes: at a full minute, a while from now.
+fn closing_window() -> (String, cert_renew::time::UnixTime) {
+    let closes = (cert_renew::time::UnixTime::now().0 + 20) / 60 + 1;
+    let at = |minute: i64| {
+        let minute = minute.rem_euclid(24 * 60);
+        format!("{:02}:{:02}", minute / 60, minute % 60)
+    };
+    let window = format!("{}-{} UTC", at(closes - 30), at(closes));
+    (window, cert_renew::time::UnixTime(closes * 60))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_closes_by_the_clock_in_the_middle_is_kept_to_and_told() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    // The second one waits for longer than the window is open.
+    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, canaryBake: 85s}\n".into();
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "clock", operator.namespace()).await?;
+    for name in ["a", "b"] {
+        make(&space, "Deployment", name, "tls", &[]).await?;
+        ready(&space, name, 2).await?;
+    }
+    counted(&space, &["a", "b"]).await?;
+    let fresh = || pair(&["clock.example"], FRESH);
+    space
+        .tls_secret("tls", Some(&fresh()?), &[("issuer", "external")])
+        .await?;
+    rolled_out(&space, "tls").await?;
+    let (window, closes) = closing_window();
+    annotate(&space, "tls", "change-window", json!(window)).await?;
+    space.put("tls", &fresh()?).await?;
+    eventually(SOON, "the canary is restarted", async || {
+        let leaf = space.leaf_of("Deployment", "a", "tls").await?;
+        ensure!(leaf.is_some(), "not yet");
+        Ok(())
+    })
+    .await?;
+    eventually(2 * SOON, "the window has closed", async || {
+        ensure!(cert_renew::time::UnixTime::now() >= closes, "not yet");
+        Ok(())
+    })
+    .await?;
+    let waits = "RolloutWaits: the rollout waits for the change window";
+    eventually(3 * SOON, "an Event says for what it waits", async || {
+        let events = space.events("tls").await?;
+        ensure!(events.iter().any(|it| it.starts_with(waits)), "{events:?}");
+        Ok(())
+    })
+    .await?;
+    let series = format!(
+        "cert_renew_rollout_pending{{namespace=\"{}\",secret=\"tls\"}} 0",
+        space.name
+    );
+    eventually(SOON, "the metric says that it waits", async || {
+        ensure!(operator.metrics().await?.contains(&series), "it does not");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(space.generation("Deployment", "b").await?, 1);
+    annotate(&space, "tls", "change-window", Value::Null).await?;
+    rolled_out(&space, "tls").await?;
+    assert_eq!(space.generation("Deployment", "b").await?, 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn workloads_that_are_named_by_now_are_rolled_and_no_others() -> Result<()> {
     let bench = Bench::shared().await?;
     let operator = Operator::start(bench, options()).await?;

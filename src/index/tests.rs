@@ -59,6 +59,20 @@ fn apply(index: &mut Index, now: i64, observed: Observed) -> Key {
 }
 
 #[test]
+fn a_window_that_has_shut_since_is_waited_for_and_known() {
+    let mut index = Index::default();
+    let key = apply(&mut index, 0, observed("1", Ok(leaf(2)), Some(rolled(1))));
+    assert_eq!(index.pop_due(UnixTime(10)).map(|it| it.0), Some(Task::Roll));
+    let ended = (Task::Roll, &key);
+    let shut = Finished::Shut(UnixTime(50));
+    index.finished(UnixTime(12), ended, shut, SETTLE, None);
+    let entry = index.get(&key).unwrap();
+    assert_eq!(entry.roll_at, UnixTime(50));
+    assert_eq!(entry.rollout_error, None);
+    assert!(entry.is_held(UnixTime(49)) && !entry.is_held(UnixTime(50)));
+}
+
+#[test]
 fn what_only_a_person_ends_is_known_until_something_new_is_tried() {
     let mut index = Index::default();
     let key = apply(&mut index, 0, observed("1", Ok(leaf(1)), Some(rolled(1))));

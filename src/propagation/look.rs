@@ -2,14 +2,15 @@
 //!
 //! One judgement for all: when a batch is planned, and again before each effect on a workload.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use futures::stream;
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::restored::Age;
-use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record};
+use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record, tell};
 use crate::assess::{self, Assessment};
 use crate::certificate::{Fingerprint, Leaf};
 use crate::cluster::events::Reason;
@@ -50,7 +51,7 @@ pub(super) enum Look {
     /// To be planned.
     Due(Box<(Request, Held)>),
     /// Not now.
-    Later(UnixTime, Option<Box<str>>),
+    Not(Not),
 }
 
 /// What can be said of a Secret before the workloads are listed.
@@ -91,7 +92,7 @@ pub(super) async fn ask(
                     read(context, ticket.key(), &entry).await
                 }
                 Glance::Unrecorded(entry) => record::first_sight(ticket.key(), &entry),
-                Glance::Lost(..) => Look::Later(UnixTime::now() + AGAIN, None),
+                Glance::Lost(..) => Look::Not(Not::until(UnixTime::now() + AGAIN, None)),
             };
             (ticket, look)
         })
@@ -106,10 +107,23 @@ pub(super) async fn ask(
                 open.insert(request.secret.clone(), (ticket, held));
                 requests.push(request);
             }
-            Look::Later(at, why) => ticket.finish(Finished::Later(at, why)),
+            Look::Not(not) => not_now(context, ticket, not),
         }
     }
     (requests, open)
+}
+
+fn not_now(context: &Context, ticket: Ticket, Not { at, why, shut }: Not) {
+    if !shut {
+        return ticket.finish(Finished::Later(at, why));
+    }
+    // The index knows of a window that was shut when the watch brought the Secret.
+    let now = UnixTime::now();
+    let told = |entry: &Entry| entry.observed.window.is_some_and(|opens| opens > now);
+    if let Some(entry) = context.entry(ticket.key()).filter(|it| !told(it)) {
+        tell::shut(context, ticket.key(), &entry.observed.uid.to_string(), at);
+    }
+    ticket.finish(Finished::Shut(at));
 }
 
 async fn look(context: &Context, key: &Key) -> Glance {
@@ -118,7 +132,7 @@ async fn look(context: &Context, key: &Key) -> Glance {
         index.get(key)
     };
     match entry {
-        None => Glance::Judged(Look::Later(UnixTime::now(), None)),
+        None => Glance::Judged(Look::Not(Not::until(UnixTime::now(), None))),
         Some(entry) if is_unrecorded(&entry) => Glance::Unrecorded(entry.into()),
         Some(entry) if entry.is_unrecorded() => match entry.rolled_out() {
             Some(had) => {
@@ -161,7 +175,7 @@ async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
             };
             Look::Due(Box::new((request, held)))
         }
-        Err(Not(at, why)) => Look::Later(at, why),
+        Err(not) => Look::Not(not),
     }
 }
 
@@ -180,7 +194,27 @@ struct Found {
 }
 
 /// Not to be rolled onto now: when to look again, and why.
-pub(super) struct Not(UnixTime, Option<Box<str>>);
+pub(super) struct Not {
+    at: UnixTime,
+    why: Option<Box<str>>,
+    /// The change window is shut until then.
+    shut: bool,
+}
+
+impl Not {
+    fn until(at: UnixTime, why: Option<Box<str>>) -> Self {
+        let shut = false;
+        Self { at, why, shut }
+    }
+
+    fn shut(opens: UnixTime) -> Self {
+        Self {
+            at: opens,
+            why: None,
+            shut: true,
+        }
+    }
+}
 
 /// A Secret as it is now, and what it asks for.
 async fn read_afresh(
@@ -190,8 +224,8 @@ async fn read_afresh(
 ) -> Result<(FullSecret, Assessment), Not> {
     let secret = match secrets::get(&context.client, key).await {
         Ok(secret) => secret,
-        Err(cluster::Error::NotFound { .. }) => return Err(Not(now + AGAIN, None)),
-        Err(error) => return Err(Not(now + AGAIN, Some(error.to_string().into()))),
+        Err(cluster::Error::NotFound { .. }) => return Err(Not::until(now + AGAIN, None)),
+        Err(error) => return Err(Not::until(now + AGAIN, Some(error.to_string().into()))),
     };
     let config = context.config();
     // No CA is asked from here, so that nobody need look at labels.
@@ -199,7 +233,7 @@ async fn read_afresh(
     let suggested = |leaf| context.renewal_info.instant(key, leaf);
     match assess::of_full(now, key, &secret, view, suggested) {
         Some(assessment) => Ok((secret, assessment)),
-        None => Err(Not(now + AGAIN, None)),
+        None => Err(Not::until(now + AGAIN, None)),
     }
 }
 
@@ -208,6 +242,8 @@ pub(super) struct Again<'a> {
     pub(super) context: &'a Context,
     pub(super) namespace: &'a Arc<str>,
     pub(super) requests: &'a [Request],
+    /// The Secrets of which it was said that their change window does not count.
+    pub(super) overruled: Mutex<BTreeSet<Box<str>>>,
 }
 
 impl Judge for Again<'_> {
@@ -222,12 +258,14 @@ impl Again<'_> {
             context,
             namespace,
             requests,
+            ..
         } = self;
         let now = UnixTime::now();
-        let withdrawn = |Not(at, why), superseded| Withdrawal {
+        let withdrawn = |Not { at, why, shut }, superseded| Withdrawal {
             at,
             why,
             superseded,
+            shut,
         };
         let key = Key {
             namespace: Arc::clone(namespace),
@@ -235,11 +273,11 @@ impl Again<'_> {
         };
         let planned = requests.iter().find(|request| *request.secret == *secret);
         let (Some(planned), Some(entry)) = (planned, context.entry(&key)) else {
-            return Err(withdrawn(Not(now + AGAIN, None), true));
+            return Err(withdrawn(Not::until(now + AGAIN, None), true));
         };
         let read = read_afresh(context, &key, now).await;
         let read = read.map_err(|not| {
-            let gone = not.1.is_none();
+            let gone = not.why.is_none();
             withdrawn(not, gone)
         })?;
         let (full, assessment) = &read;
@@ -247,11 +285,24 @@ impl Again<'_> {
         let superseded =
             holds != Ok((planned.leaf, planned.with)) || full.head.uid() != &*planned.uid;
         let judged = judge(context, &key, &entry, &read, UnixTime::now());
-        let Found { request, .. } = judged.map_err(|not| withdrawn(not, superseded))?;
+        let found = judged.map_err(|not| withdrawn(not, superseded))?;
+        let Found { request, .. } = &found;
         if superseded || request.mode != planned.mode || request.workloads != planned.workloads {
-            return Err(withdrawn(Not(now, None), superseded));
+            return Err(withdrawn(Not::until(now, None), superseded));
+        }
+        if let Some(opens) = found.overruled {
+            self.overruled(&key, planned, opens);
         }
         Ok(())
+    }
+
+    /// The change window of a Secret that is rolled is shut, and does not count: that is said once.
+    pub(super) fn overruled(&self, key: &Key, request: &Request, opens: UnixTime) {
+        let told = self.overruled.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        if told.insert(request.secret.clone()) {
+            tell::overruled(self.context, key, &request.uid, opens);
+        }
     }
 }
 
@@ -277,15 +328,15 @@ fn judge(
     now: UnixTime,
 ) -> Result<Found, Not> {
     if let Some(opens) = assessment.opens {
-        return Err(Not(opens, None));
+        return Err(Not::shut(opens));
     }
     if assessment.rollout_blocked {
-        return Err(Not(UnixTime::NEVER, None));
+        return Err(Not::until(UnixTime::NEVER, None));
     }
     let served_expired =
         matches!(entry.rolled_out(), Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
     if assessment.renewal.is_ok_and(|due| due.at <= now) && !served_expired {
-        return Err(Not(
+        return Err(Not::until(
             now + LOOK_AGAIN,
             Some("waits for the renewal that is due".into()),
         ));
@@ -314,7 +365,7 @@ fn judge(
                     .events
                     .secret(key, secret.head.uid(), Reason::NotRolledOut, &note);
             }
-            return Err(Not(now + LOOK_AGAIN, Some(note.into())));
+            return Err(Not::until(now + LOOK_AGAIN, Some(note.into())));
         }
     };
     let had = assessment.rolled_out.or_else(|| entry.rolled_out());
@@ -388,7 +439,7 @@ pub(super) async fn as_it_is(
 ) -> Result<Option<(Request, Head, Age)>, Not> {
     let (secret, assessment) = match read_afresh(context, key, UnixTime::now()).await {
         Ok(read) => read,
-        Err(Not(_, None)) => return Ok(None),
+        Err(Not { why: None, .. }) => return Ok(None),
         Err(not) => return Err(not),
     };
     let Ok(leaf) = assessment.leaf.as_ref() else {

@@ -120,14 +120,22 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
 }
 
 /// Says what is stronger than a change window.
-pub(super) fn overruled(context: &Context, key: &Key, held: &Held, opens: UnixTime) {
+pub(super) fn overruled(context: &Context, key: &Key, uid: &str, opens: UnixTime) {
     let note = format!(
         "the workloads are rolled outside the change window, which opens at {opens}: the certificate that they have \
          is revoked, or would have less than a tenth of its lifetime left by then"
     );
     tracing::warn!(secret = %key, note, "the change window is overruled");
     let reason = Reason::WindowOverruled;
-    context.events.secret(key, held.head.uid(), reason, &note);
+    context.events.secret(key, uid, reason, &note);
+}
+
+/// Says for which change window the rollout waits.
+pub(crate) fn shut(context: &Context, key: &Key, uid: &str, opens: UnixTime) {
+    let note = format!("the rollout waits for the change window, which opens at {opens}");
+    tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
+    let reason = Reason::RolloutWaits;
+    context.events.secret(key, uid, reason, &note);
 }
 
 /// Says that the Secret holds an earlier certificate than its workloads have.

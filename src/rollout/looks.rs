@@ -31,6 +31,8 @@ pub struct Withdrawal {
     pub why: Option<Box<str>>,
     /// It holds another certificate, or is gone: what rolls for the one that was planned is not waited for either.
     pub superseded: bool,
+    /// Its change window has shut; it is to be looked at again when that opens.
+    pub shut: bool,
 }
 
 /// The looks of one batch.
@@ -75,6 +77,7 @@ impl<'a> Looks<'a> {
             at: UnixTime::now(),
             why: Some("the API server is too slow to say what the Secret holds".into()),
             superseded: false,
+            shut: false,
         };
         Err((secret.unwrap_or_default(), slow))
     }

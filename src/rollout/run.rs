@@ -495,6 +495,7 @@ mod tests {
             at: UnixTime(0),
             why: None,
             superseded: false,
+            shut: false,
         }
     }
 

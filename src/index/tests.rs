@@ -1,6 +1,7 @@
 use super::entry::LONGEST_ERROR;
 use super::*;
-use crate::schedule::due::Reason;
+use crate::schedule::due::{Due, Heed, Never, Reason};
+use crate::secret::parts::ChainAndCa;
 
 const TLS: Source = Source(0);
 const BESIDE: ChainAndCa = ChainAndCa { chain: 1, ca: 2 };

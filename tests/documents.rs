@@ -213,16 +213,15 @@ fn the_config_of_the_installation_is_valid() -> Result<()> {
 #[test]
 fn every_dependency_has_its_reason() -> Result<()> {
     let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml"))?;
-    let listed = manifest
-        .split("\n[dependencies]\n")
-        .nth(1)
-        .and_then(|rest| rest.split("\n[").next())
-        .context("no [dependencies]")?;
-    let mut used: Vec<&str> = listed
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| Some(line.split_once('=')?.0.trim()))
-        .collect();
+    let mut used = Vec::new();
+    for section in manifest.split("\n[").skip(1) {
+        let (head, body) = section.split_once("]\n").context("no section")?;
+        let is_ours = head == "dependencies" || head.ends_with(".dependencies");
+        let lines = body
+            .lines()
+            .filter(|line| is_ours && !line.starts_with('#'));
+        used.extend(lines.filter_map(|line| Some(line.split_once('=')?.0.trim())));
+    }
     used.sort_unstable();
     let architecture = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md"))?;
     let table = architecture

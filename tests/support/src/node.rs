@@ -223,12 +223,12 @@ fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// Debian's programs, installed or unpacked into the cache.
-struct Tools {
+pub(crate) struct Tools {
     root: PathBuf,
 }
 
 impl Tools {
-    fn find() -> Result<Self> {
+    pub(crate) fn find() -> Result<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools.sh");
         let output = Command::new(script).arg("node").output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -261,7 +261,7 @@ impl Tools {
         found.join(":")
     }
 
-    fn with_path(&self, mut command: Command) -> Command {
+    pub(crate) fn with_path(&self, mut command: Command) -> Command {
         let mut path = OsString::new();
         for below in ["usr/sbin", "usr/bin", "sbin"] {
             path.push(self.path(below));

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::group::Group;
+use crate::node::Tools;
 use crate::ports;
 
 /// Where the node and everything of the bench listen: pods reach it, and nobody outside.
@@ -81,7 +82,8 @@ fn run(test: &str) -> Result<()> {
     let cgroup = format!("cert-renew-node-{}", std::process::id());
     let mut undertaker = undertaker(&cgroup)?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/inside.sh");
-    let status = Command::new("sh")
+    let status = Tools::find()?
+        .with_path(Command::new("sh"))
         .args(["-c", OUTSIDE, "sh"])
         .arg(script)
         .arg(group.directory())

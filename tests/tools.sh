@@ -166,7 +166,8 @@ chromium)
     ;;
 node)
     # Below this directory: containerd, runc, the CNI plugins, nftables, and nginx, which runs in pods.
-    if (PATH=$PATH:/usr/sbin:/sbin && command -v containerd && command -v runc && command -v nft && command -v nginx &&
+    # Installed, or in the cache: PATH may name the cache already.
+    if (PATH=/usr/sbin:/usr/bin:/sbin:/bin && command -v containerd && command -v runc && command -v nft && command -v nginx &&
         ls /usr/lib/cni/ptp) >/dev/null 2>&1; then
         echo /
         exit

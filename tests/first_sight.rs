@@ -405,3 +405,67 @@ async fn what_a_rollout_waits_for_is_told_and_ends_its_wait_soon() -> Result<()>
     assert_eq!(generation, 1, "its template has opted out");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_was_rolled_a_short_while_ago_says_until_when_it_waits() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 1h}\n".into();
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "interval", operator.namespace()).await?;
+    make(&space, "Deployment", "often", "tls", &[]).await?;
+    ready(&space, "often", 2).await?;
+    let first = pair(&["interval.example"], FRESH)?;
+    space
+        .tls_secret("tls", Some(&first), &[("issuer", "external")])
+        .await?;
+    recorded(&space, "tls", &first).await?;
+    space
+        .put("tls", &pair(&["interval.example"], FRESH)?)
+        .await?;
+    rolled_out(&space, "tls").await?;
+    space
+        .put("tls", &pair(&["interval.example"], FRESH)?)
+        .await?;
+    told(&space, "often", "RolloutWaits: waits until ").await?;
+    assert_eq!(space.generation("Deployment", "often").await?, 2);
+    operator.configure("rollout: {settle: 0s, perWorkloadMinInterval: 0s}\n")?;
+    rolled_out(&space, "tls").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_is_paused_in_the_middle_of_its_rollout_is_said_to_be_paused()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut options = options();
+    options.config =
+        "rollout: {settle: 0s, perWorkloadMinInterval: 0s, progressTimeout: 15s}\n".into();
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "midway", operator.namespace()).await?;
+    // Longer than the patience: no new pod is available within it.
+    let slow = [("/spec/minReadySeconds", json!(30))];
+    make(&space, "Deployment", "slow", "tls", &slow).await?;
+    space.available("Deployment", "slow").await?;
+    let first = pair(&["midway.example"], FRESH)?;
+    space
+        .tls_secret("tls", Some(&first), &[("issuer", "external")])
+        .await?;
+    recorded(&space, "tls", &first).await?;
+    space.put("tls", &pair(&["midway.example"], FRESH)?).await?;
+    eventually(SOON, "its rollout has begun", async || {
+        let has = space.leaf_of("Deployment", "slow", "tls").await?;
+        ensure!(has.is_some(), "it has not");
+        Ok(())
+    })
+    .await?;
+    merge(
+        &space,
+        "Deployment",
+        "slow",
+        json!({"spec": {"paused": true}}),
+    )
+    .await?;
+    told(&space, "tls", "it is paused; no progress for 15s").await?;
+    Ok(())
+}

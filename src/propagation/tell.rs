@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
@@ -12,10 +13,13 @@ use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::index::Key;
 use crate::metrics::RolloutResult;
-use crate::rollout::{self, Happening, Remark, Request, Step, Workload};
+use crate::rollout::{self, Happening, Remark, Request, Step, Turn, Workload};
 use crate::secret::keys;
 use crate::secret::workload::Kind;
 use crate::time::UnixTime;
+
+/// What a workload waits for is told where it takes longer.
+const LONG: Duration = Duration::from_secs(30);
 
 pub(super) fn happening(context: &Context, namespace: &str, happening: &Happening<'_>) {
     let what = match happening {
@@ -25,10 +29,7 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
         _ => "certificate",
     };
     let (step, reason, note) = match happening {
-        Happening::Waits(workload, why) => {
-            tracing::info!(namespace, %workload, step = "waits", why, "not rolled yet");
-            return;
-        }
+        Happening::Waits(step, turn) => return waits(context, namespace, step, *turn),
         Happening::Rolled(step, took) => {
             context
                 .metrics
@@ -97,6 +98,24 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
     }
     let note = format!("{note} (Secret {})", secrets.join(", "));
     context.events.on(reference(namespace, step), reason, &note);
+}
+
+/// Says what a workload waits for; by an Event where somebody may wonder.
+fn waits(context: &Context, namespace: &str, step: &Step, turn: Turn) {
+    let workload = &step.workload.id;
+    let note = match turn {
+        Turn::Place => "waits for a place: as many roll as the config allows".to_owned(),
+        Turn::At(at) => {
+            format!("waits until {at}: it was rolled a short while ago (perWorkloadMinInterval)")
+        }
+    };
+    tracing::info!(namespace, %workload, step = "waits", why = note, "not rolled yet");
+    if let Turn::At(at) = turn
+        && at.since(UnixTime::now()) >= LONG
+    {
+        let (on, reason) = (reference(namespace, step), Reason::RolloutWaits);
+        context.events.on(on, reason, &note);
+    }
 }
 
 fn reference(namespace: &str, step: &Step) -> ObjectReference {

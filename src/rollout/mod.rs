@@ -45,7 +45,7 @@ pub use plan::{plan, using};
 pub use progress::{Numbers, Progress, is_rolling, progress};
 pub use references::{ChangedKeys, Reference, Via};
 pub use reload::Asked;
-pub use run::{Happening, Outcome, Roller, Rollout};
+pub use run::{Happening, Outcome, Roller, Rollout, Turn};
 pub use state::{HaltNote, NotAHaltNote};
 pub use steps::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
 pub use verify::{Pod, Proof, Verified, some_of};

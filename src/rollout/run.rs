@@ -27,6 +27,7 @@ use crate::cluster::chain;
 use crate::config::RolloutConfig;
 use crate::permit::Look;
 use crate::secret::workload::WorkloadRef;
+use crate::time::UnixTime;
 
 /// Connections to pods at the same time, in the whole cluster and for one namespace: pods that never answer hold each of
 /// theirs for seconds, and the next one that is free goes to the namespace that has the fewest.
@@ -105,8 +106,17 @@ pub enum Happening<'a> {
     Unchanged(&'a Step),
     /// It did not become available.
     Failed(&'a Step, &'a str),
-    /// It is not its turn yet, in words.
-    Waits(&'a WorkloadRef, &'a str),
+    /// It is not its turn yet.
+    Waits(&'a Step, Turn),
+}
+
+/// What a step waits for before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// This instant: its workload was rolled a short while ago.
+    At(UnixTime),
+    /// A place: as many roll as the config allows.
+    Place,
 }
 
 /// How a step ended.
@@ -136,8 +146,8 @@ pub(super) struct Batch<'a> {
     pub(super) looks: Looks<'a>,
     /// When the workloads were listed, as far as a rollout knows.
     pub(super) listed: Instant,
-    /// Steps that wait, and until when or for what, in words.
-    pub(super) waits: mpsc::UnboundedSender<(WorkloadRef, String)>,
+    /// Steps that wait, and for what.
+    pub(super) waits: mpsc::UnboundedSender<(Step, Turn)>,
 }
 
 /// What a workload's failure means for the Secrets that it was rolled for.
@@ -271,8 +281,8 @@ impl Roller {
                     queue.end(number);
                     stopped
                 }
-                Some((workload, why)) = waits.recv() => {
-                    tell(Happening::Waits(&workload, &why));
+                Some((step, turn)) = waits.recv() => {
+                    tell(Happening::Waits(&step, turn));
                     continue;
                 }
                 Some(secret) = hints.next() => {

@@ -21,7 +21,7 @@ use super::error::{CALL_DEADLINE, Error, call, once};
 use super::evict;
 use super::history::fought_over;
 use super::progress::{Numbers, is_rolling};
-use super::run::{Batch, Ended, Roller, Weight, is_stopped};
+use super::run::{Batch, Ended, Roller, Turn, Weight, is_stopped};
 use super::steps::{Due, How, Step};
 use super::wait::{self, GLANCE, Wait, Waited};
 use super::workload::{Strategy, Workload, api, get, leaf_annotation};
@@ -213,11 +213,9 @@ impl Roller {
         waited: &mut Instant,
     ) -> Place {
         let pause = not_before.since(UnixTime::now());
-        let waits = |why| _ = batch.waits.send((step.workload.id.clone(), why));
+        let waits = |turn| _ = batch.waits.send((step.clone(), turn));
         if !pause.is_zero() {
-            waits(format!(
-                "waits until {not_before}: it was rolled a short while ago"
-            ));
+            waits(Turn::At(not_before));
             tokio::time::sleep(pause).await;
             *waited = Instant::now();
         }
@@ -225,7 +223,7 @@ impl Roller {
         if let Poll::Ready(place) = futures::poll!(place.as_mut()) {
             return place;
         }
-        waits("waits for a place: as many roll as the config allows".into());
+        waits(Turn::Place);
         let place = place.await;
         *waited = Instant::now();
         place

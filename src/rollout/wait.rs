@@ -172,7 +172,8 @@ async fn observe(
             return Ok(if rests {
                 Waited::Held(short(&seen), stands.to_string())
             } else {
-                let why = format!("no progress for {}: {stands}", human(patience));
+                let paused = if seen.paused { "it is paused; " } else { "" };
+                let why = format!("{paused}no progress for {}: {stands}", human(patience));
                 Waited::Failed(stands, why)
             });
         }

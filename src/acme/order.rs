@@ -15,6 +15,7 @@ use instant_acme::{AuthorizationStatus, ChallengeStatus, Identifier, NewOrder, O
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::ari::CertId;
@@ -377,6 +378,19 @@ impl Order {
     /// # Errors
     /// With what the CA found for each name when a proof has failed; when `deadline` comes first.
     pub async fn wait_validated(&mut self, deadline: Instant) -> Result<(), Error> {
+        let (said, _unheard) = mpsc::unbounded_channel();
+        self.wait_validated_and_say(deadline, said).await
+    }
+
+    /// The same; what the CA says of a name that it may look at again is sent to `said` as soon as it is known.
+    ///
+    /// # Errors
+    /// As [`Self::wait_validated`].
+    pub async fn wait_validated_and_say(
+        &mut self,
+        deadline: Instant,
+        said: mpsc::UnboundedSender<Error>,
+    ) -> Result<(), Error> {
         let done = |status| status != OrderStatus::Pending;
         let (mut rhythm, mut pause) = (Rhythm::of(&self.client, Action::Authorization), UNUSUAL);
         for look in 0.. {
@@ -397,7 +411,7 @@ impl Order {
                 let found = if asked { self.found().await } else { None };
                 return Err(found.unwrap_or(error));
             }
-            self.look_closely(look).await?;
+            self.look_closely(look, &said).await?;
             pause = (pause * 2).min(LONGEST_UNUSUAL);
         }
         Ok(())
@@ -407,7 +421,11 @@ impl Order {
     ///
     /// # Errors
     /// When a name has failed for good, or as often as is worth trying.
-    async fn look_closely(&mut self, look: u32) -> Result<(), Error> {
+    async fn look_closely(
+        &mut self,
+        look: u32,
+        said: &mpsc::UnboundedSender<Error>,
+    ) -> Result<(), Error> {
         let mut again = Vec::new();
         for url in self.state.authorizations.clone() {
             let state = match self.authorization(&url).await {
@@ -429,6 +447,10 @@ impl Order {
         }
         if look >= REPEATS {
             return Err(self.why_invalid(Action::Authorization).await);
+        }
+        if let Some(found) = self.found().await {
+            // Nobody has to listen.
+            let _ = said.send(found);
         }
         for url in again {
             tracing::debug!(

@@ -216,7 +216,8 @@ async fn finish(
                 Look::Unwanted => return Err(Failure::Unwanted),
             }
         }
-        proof::tell(order, &plan).await?;
+        let subject = (key, &*record.order.uid);
+        proof::tell(context, subject, order, &plan).await?;
         took(context, record, RenewalStep::Prove, started);
         tracing::info!(
             secret = %key, step = "prove", issuer = record.order.issuer, order = record.order.url, "validated"

@@ -2,15 +2,17 @@
 //!
 //! What is put in place is in the record before it is put there, and is taken away before the record is.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use futures::stream::{self, TryStreamExt as _};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::failure::Failure;
 use super::ways::{Plan, Step, Way, name_of};
-use super::{cleanup, known, persist};
+use super::{cleanup, known, persist, settle};
 use crate::acme;
 use crate::cluster::records::{self, Record, Txt};
 use crate::cluster::routes::{self, Standing};
@@ -75,12 +77,27 @@ pub(super) async fn prepare(
     Ok(plan)
 }
 
-/// Tells the CA that the proofs are in place, and waits until it has seen them.
-pub(super) async fn tell(order: &mut acme::Order, plan: &Plan) -> Result<(), Failure> {
+/// Tells the CA that the proofs are in place, and waits until it has seen them. What it says of a name that it will look
+/// at again is told meanwhile: the user may have to mend something first.
+pub(super) async fn tell(
+    context: &Context,
+    (key, uid): (&Key, &str),
+    order: &mut acme::Order,
+    plan: &Plan,
+) -> Result<(), Failure> {
     for step in &plan.steps {
         order.set_ready(step.challenge()?).await?;
     }
-    Ok(order.wait_validated(Instant::now() + VALIDATION).await?)
+    let (said, mut heard) = mpsc::unbounded_channel();
+    let mut validated = pin!(order.wait_validated_and_say(Instant::now() + VALIDATION, said));
+    loop {
+        tokio::select! {
+            result = &mut validated => return Ok(result?),
+            Some(error) = heard.recv() => {
+                settle::waits(context, key, uid, &Failure::Acme(error)).await;
+            }
+        }
+    }
 }
 
 /// Writes into the record what is about to be put in place, where it is not in there yet: the config, or DNS, has changed

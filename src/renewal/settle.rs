@@ -154,15 +154,7 @@ async fn excused(
             Some(Finished::Later(*at, Some(text.into())))
         }
         Failure::Waiting(what) => {
-            let text = cut(&what.to_string()).to_owned();
-            tracing::info!(secret = %key, what = text, "the order waits");
-            if !context.renewal_said(key, &text) {
-                let note = format!("{}: {text}; looked at again and again", what.reason());
-                context
-                    .events
-                    .secret(key, &of.uid, Reason::RenewalWaits, &note);
-                inscribe(context, key, &of.uid, &text, now + WAITING).await;
-            }
+            let text = waits(context, key, &of.uid, what).await;
             Some(Finished::Later(now + WAITING, Some(text.into())))
         }
         Failure::Acme(error) if error.may_be_the_key() => {
@@ -180,6 +172,18 @@ async fn excused(
         }
         _ => None,
     }
+}
+
+/// Tells what an order waits for, once, and returns that.
+pub(super) async fn waits(context: &Context, key: &Key, uid: &str, what: &Failure) -> String {
+    let text = cut(&what.to_string()).to_owned();
+    tracing::info!(secret = %key, what = text, "the order waits");
+    if !context.renewal_said(key, &text) {
+        let note = format!("{}: {text}; looked at again and again", what.reason());
+        context.events.secret(key, uid, Reason::RenewalWaits, &note);
+        inscribe(context, key, uid, &text, UnixTime::now() + WAITING).await;
+    }
+    text
 }
 
 /// When life runs short, so that a fallback is asked.

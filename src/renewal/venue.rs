@@ -183,7 +183,7 @@ async fn proven(
     let manner = (Some(plan), Wait::ToTheEnd);
     let proving = async {
         let plan = proof::prepare(context, key, &mut record, &mut order, manner).await?;
-        proof::tell(&mut order, &plan).await
+        proof::tell(context, (key, fresh.uid()), &mut order, &plan).await
     };
     let result = timeout(REHEARSAL, proving).await.unwrap_or_else(|_| {
         let late = Failure::NoSolver("the names were not proven within five minutes".into());

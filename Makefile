@@ -71,6 +71,11 @@ node-programs:
 	@$(CARGO) run --quiet --example control-plane -- node
 	@tests/tools.sh node >/dev/null
 
+.PHONY: interop
+interop: control-plane ## step-ca, Caddy's ACME server, BIND, PowerDNS and Route 53's API beside Pebble and Knot (INTEROP_SCENES=Caddy,PowerDNS)
+	@for tool in knotd unbound named pdns_server moto_server; do tests/tools.sh $$tool >/dev/null || exit; done
+	$(CARGO) test --test integration -- --ignored --nocapture --exact interop::other_cas_and_dns_hosts
+
 .PHONY: control-plane
 control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes
 	@$(CARGO) run --quiet --example control-plane

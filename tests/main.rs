@@ -38,6 +38,7 @@ mod hostile;
 mod image;
 mod install;
 mod installations;
+mod interop;
 mod keys_and_outputs;
 mod kill_points;
 mod late_dns;

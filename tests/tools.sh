@@ -2,7 +2,7 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|knotd|nginx|unbound|libfaketime|helm|node|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|named|pdns_server|moto_server|nginx|unbound|libfaketime|helm|node|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
 set -eu
 
 cargo_deny=0.20.2
@@ -10,6 +10,7 @@ helm=4.3.1
 zigbuild=0.24.1
 cyclonedx=0.5.9
 auditable=0.7.7
+moto=5.2.1
 cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tools
 
 say() { echo "tools: $*" >&2; }
@@ -54,13 +55,14 @@ needed() {
     } | sort -u
 }
 
-# A server that stands outside of the system's directories finds its libraries by this.
+# A server that stands outside of the system's directories finds its libraries by this. What follows it are more arguments.
 runner() {
     program=$1
     root=${program%%/usr/*}
+    shift
     cat >"$root/run.new" <<-EOF
 	#!/bin/sh
-	LD_LIBRARY_PATH=\$(echo "$root"/usr/lib/*-linux-gnu "$root"/lib/*-linux-gnu | tr ' ' :) exec "$program" "\$@"
+	LD_LIBRARY_PATH=\$(echo "$root"/usr/lib/*-linux-gnu "$root"/lib/*-linux-gnu | tr ' ' :) exec "$program" $* "\$@"
 	EOF
     chmod 755 "$root/run.new"
     mv "$root/run.new" "$root/run"
@@ -120,6 +122,21 @@ get_zigbuild() {
     mv "$into.unfinished" "$into"
 }
 
+# An emulation of AWS, with a server.
+get_moto() {
+    into=$1
+    say "getting moto $moto"
+    rm -rf "$into.unfinished"
+    python3 -m pip --quiet install --target "$into.unfinished" --no-deps --only-binary :all: --require-hashes \
+        --requirement "$(dirname "$0")/interop/requirements.txt" >&2
+    cat >"$into.unfinished/run" <<-'EOF'
+	#!/bin/sh
+	PYTHONPATH=$(dirname "$(readlink -f "$0")") exec python3 -m moto.server "$@"
+	EOF
+    chmod 755 "$into.unfinished/run"
+    mv "$into.unfinished" "$into"
+}
+
 case ${1-} in
 cargo-deny)
     tool=$cache/cargo-deny-$cargo_deny/bin/cargo-deny
@@ -144,6 +161,33 @@ knotd | nginx | unbound)
         [ -x "$cache/$package/usr/sbin/$1" ] || from_debian "$cache/$package" lib "$package"
         runner "$cache/$package/usr/sbin/$1"
     fi
+    ;;
+named)
+    if tool=$(PATH=$PATH:/usr/sbin command -v named); then
+        echo "$tool"
+        exit
+    fi
+    tool=$cache/bind9/run
+    if [ ! -x "$tool" ]; then
+        [ -x "$cache/bind9/usr/sbin/named" ] || from_debian "$cache/bind9" lib bind9 bind9-libs
+        runner "$cache/bind9/usr/sbin/named"
+    fi
+    ;;
+pdns_server)
+    # With a backend that its HTTP API can write into.
+    if tool=$(PATH=$PATH:/usr/sbin command -v pdns_server) && ls /usr/lib/*/pdns/liblmdbbackend.so >/dev/null 2>&1; then
+        echo "$tool"
+        exit
+    fi
+    tool=$cache/pdns/run
+    if [ ! -x "$tool" ]; then
+        [ -x "$cache/pdns/usr/sbin/pdns_server" ] || from_debian "$cache/pdns" lib pdns-server pdns-backend-lmdb
+        runner "$cache/pdns/usr/sbin/pdns_server" --module-dir="$(echo "$cache"/pdns/usr/lib/*-linux-gnu/pdns)"
+    fi
+    ;;
+moto_server)
+    tool=$cache/moto-$moto/run
+    [ -x "$tool" ] || get_moto "$cache/moto-$moto"
     ;;
 libfaketime)
     # Loaded into a program, it gives it another wall clock.

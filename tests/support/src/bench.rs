@@ -40,6 +40,8 @@ pub struct Options {
     pub pebble: PebbleOptions,
     /// More flags of the API server.
     pub api_server: Vec<String>,
+    /// Where the edge listens instead of on a free port.
+    pub edge_port: Option<u16>,
 }
 
 impl Default for Options {
@@ -48,6 +50,7 @@ impl Default for Options {
             nodes: 3,
             pebble: PebbleOptions::default(),
             api_server: Vec::new(),
+            edge_port: None,
         }
     }
 }
@@ -105,7 +108,10 @@ impl Bench {
         let ca_bundle = group.directory().join("ca.pem");
         fs::write(&ca_bundle, authority.pem())?;
         let ca = async {
-            let (edge, dns) = tokio::try_join!(Edge::start(), Dns::start(&group, &control_plane))?;
+            let (edge, dns) = tokio::try_join!(
+                Edge::start(options.edge_port),
+                Dns::start(&group, &control_plane)
+            )?;
             let ground = Ground {
                 group: &group,
                 control_plane: &control_plane,

@@ -39,7 +39,7 @@ const NODE_PROGRAMS: [(&str, &str); 2] = [
 ];
 
 /// A program, and the package that it is built from.
-type Program = (&'static str, &'static str);
+pub(crate) type Program = (&'static str, &'static str);
 
 /// What `KUBEBUILDER_ASSETS` holds by the convention of envtest.
 const KUBEBUILDER_PROGRAMS: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
@@ -142,6 +142,20 @@ fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> R
         missing.len(),
         cache.display()
     ));
+    let started = Instant::now();
+    compile("control plane", module, cache, &missing)?;
+    if missing.iter().any(|(name, _)| *name == "kwok") {
+        copy_stages(module, cache)?;
+    }
+    say(&format!(
+        "control plane: ready after {} s",
+        started.elapsed().as_secs()
+    ));
+    Ok(())
+}
+
+/// Builds programs of a module into a directory of the cache, of which the caller holds the lock.
+pub(crate) fn compile(what: &str, module: &Path, cache: &Path, programs: &[Program]) -> Result<()> {
     for entry in fs::read_dir(cache)? {
         let left_over = entry?.path();
         if left_over.is_file()
@@ -153,12 +167,11 @@ fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> R
                 .with_context(|| format!("removing {}", left_over.display()))?;
         }
     }
-    let started = Instant::now();
-    for (i, (name, package)) in missing.iter().enumerate() {
+    for (i, (name, package)) in programs.iter().enumerate() {
         // The process id, because the `go build` of a killed process may still be writing.
         let unfinished = cache.join(format!("{name}.{}.unfinished", std::process::id()));
-        let of = format!("{} of {}", i + 1, missing.len());
-        say(&format!("control plane: {of}: {name} …"));
+        let of = format!("{} of {}", i + 1, programs.len());
+        say(&format!("{what}: {of}: {name} …"));
         let built = Instant::now();
         let status = go(module)
             .args(["build", "-trimpath", "-ldflags", LDFLAGS, "-o"])
@@ -172,17 +185,10 @@ fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> R
         );
         fs::rename(&unfinished, cache.join(name)).with_context(|| format!("keeping {name}"))?;
         say(&format!(
-            "control plane: {of}: {name} built in {} s",
+            "{what}: {of}: {name} built in {} s",
             built.elapsed().as_secs()
         ));
     }
-    if missing.iter().any(|(name, _)| *name == "kwok") {
-        copy_stages(module, cache)?;
-    }
-    say(&format!(
-        "control plane: ready after {} s",
-        started.elapsed().as_secs()
-    ));
     Ok(())
 }
 
@@ -250,7 +256,7 @@ fn go_missing(error: io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("running `go`: {hint}"))
 }
 
-fn cache_root() -> Result<PathBuf> {
+pub(crate) fn cache_root() -> Result<PathBuf> {
     if let Some(cache) = env::var_os("CERT_RENEW_BENCH_CACHE") {
         return Ok(cache.into());
     }
@@ -266,13 +272,22 @@ fn cache_root() -> Result<PathBuf> {
 
 /// Names the cache by all that decides what is built.
 fn fingerprint(module: &Path) -> Result<String> {
+    fingerprint_of(
+        module,
+        &["go.mod", "go.sum"],
+        &format!("{PROGRAMS:?}{STAGES:?}"),
+    )
+}
+
+/// The same of other files and programs.
+pub(crate) fn fingerprint_of(module: &Path, files: &[&str], programs: &str) -> Result<String> {
     let mut context = digest::Context::new(&digest::SHA256);
-    for file in ["go.mod", "go.sum"] {
+    for file in files {
         let file = module.join(file);
         context.update(&fs::read(&file).with_context(|| format!("reading {}", file.display()))?);
     }
     context.update(LDFLAGS.as_bytes());
-    context.update(format!("{PROGRAMS:?}{STAGES:?}").as_bytes());
+    context.update(programs.as_bytes());
     let hash = context.finish();
     Ok(hash
         .as_ref()
@@ -283,7 +298,7 @@ fn fingerprint(module: &Path) -> Result<String> {
 }
 
 /// Straight to standard error: the test harness would swallow `eprintln`, and minutes of silence look like a hang.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // Nobody listening is no reason to fail.
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -68,8 +68,11 @@ struct Routes {
 }
 
 impl Edge {
-    /// Listens on a free port.
-    pub(crate) async fn start() -> Result<Self> {
+    /// Listens on a free port, or on that one.
+    pub(crate) async fn start(port: Option<u16>) -> Result<Self> {
+        if let Some(port) = port {
+            return Self::listen((ports::address(), port).into(), Vec::new()).await;
+        }
         ports::retry(async || Self::listen(ports::free()?, Vec::new()).await).await
     }
 

@@ -58,7 +58,7 @@ impl Zone {
         }
     }
 
-    fn file(&self, address: SocketAddr) -> String {
+    pub(crate) fn file(&self, address: SocketAddr) -> String {
         let mut text = format!(
             "$TTL 5\n@ SOA ns1 ops.{name}. 1 86400 86400 864000 1\n{records}\n",
             name = self.name,

@@ -5,9 +5,13 @@
 //! with a bench of their own.
 
 use std::env;
+use std::fs;
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+
+use crate::group::Group;
 
 /// Root needs no user namespace, which some machines forbid to others. `setpriv` lets nothing outlive the test.
 const OUTSIDE: &str = r#"
@@ -18,6 +22,48 @@ exec unshare $flags -- setpriv --pdeathsig KILL -- "$@"
 
 /// The network that kwok takes addresses from.
 const INSIDE: &str = r#"ip link set lo up && ip route add local 10.0.0.0/16 dev lo && exec "$@""#;
+
+/// Where the resolver of [`run_with_ports_of_its_own`] is to listen, on port 53.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
+/// As above, with a mount namespace too, for what the machine's programs take from files.
+const OUTSIDE_WITH_FILES: &str = r#"
+flags="--net --mount"
+[ "$(id -u)" = 0 ] || flags="--map-root-user $flags"
+exec unshare $flags -- setpriv --pdeathsig KILL -- "$@"
+"#;
+const INSIDE_WITH_FILES: &str = r#"file=$1 && shift && ip link set lo up && mount --bind "$file" /etc/resolv.conf && exec "$@""#;
+
+/// Runs the ignored test `test` of this program where every port is free, also those that are well known, and where this
+/// machine's programs ask [`RESOLVER`] for names, which the test has to start. What it says is passed on.
+///
+/// # Errors
+/// When the machine does not allow it, or the test fails.
+pub async fn run_with_ports_of_its_own(test: &'static str) -> Result<()> {
+    let run = move || {
+        let group = Group::new()?;
+        let file = group.directory().join("resolv.conf");
+        fs::write(&file, format!("nameserver {RESOLVER}\n"))?;
+        let status = Command::new("sh")
+            .args([
+                "-c",
+                OUTSIDE_WITH_FILES,
+                "sh",
+                "sh",
+                "-c",
+                INSIDE_WITH_FILES,
+                "sh",
+            ])
+            .arg(&file)
+            .arg(env::current_exe()?)
+            .args([test, "--exact", "--ignored", "--nocapture"])
+            .status()
+            .context("it needs unshare and setpriv (util-linux) and ip (iproute2)")?;
+        ensure!(status.success(), "{status}; the reason stands above");
+        Ok(())
+    };
+    // One thread for all of it: the test is killed when the thread that started it ends.
+    tokio::task::spawn_blocking(run).await?
+}
 
 /// Runs the ignored tests of this program whose names begin with `tests`, in such a network.
 ///

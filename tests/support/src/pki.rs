@@ -58,6 +58,18 @@ impl Authority {
         self.sign(&params)
     }
 
+    /// For a CA that signs leaves in this one's name.
+    pub(crate) fn intermediate(&self, name: &str) -> Result<Pair> {
+        let mut params = named(name, None)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+        ];
+        self.sign(&params)
+    }
+
     fn sign(&self, params: &CertificateParams) -> Result<Pair> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?.pem();

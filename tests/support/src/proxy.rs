@@ -197,6 +197,15 @@ impl Proxies {
     /// # Errors
     /// When no port is free.
     pub async fn before(bench: &Bench, pebble: &Pebble) -> Result<Self> {
+        let directory = pebble.directory().strip_suffix("/dir");
+        Self::before_origin(bench, directory.context("the directory ends in /dir")?).await
+    }
+
+    /// The same before any CA whose endpoint the bench trusts, by its URL without a path.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn before_origin(bench: &Bench, origin: &str) -> Result<Self> {
         let ca = reqwest::Certificate::from_pem(&std::fs::read(bench.ca_bundle())?)?;
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -218,15 +227,11 @@ impl Proxies {
             withheld: AtomicUsize::new(0),
             cut: watch::Sender::new(0),
         });
-        let pebble = pebble
-            .directory()
-            .strip_suffix("/dir")
-            .context("the directory ends in /dir")?;
         let api = format!("https://{}", bench.api_server());
         let (api, api_server) = listen(&shared, Server::Api, api, None).await?;
         // Pebble insists that its clients came by https.
         let tls = Some(acceptor(&bench.authority().server("fault proxy")?)?);
-        let (ca, ca_server) = listen(&shared, Server::Ca, pebble.to_owned(), tls).await?;
+        let (ca, ca_server) = listen(&shared, Server::Ca, origin.to_owned(), tls).await?;
         Ok(Self {
             shared,
             api,
@@ -244,7 +249,13 @@ impl Proxies {
     /// The ACME directory as the operator should see it.
     #[must_use]
     pub fn directory(&self) -> String {
-        format!("https://{}/dir", self.ca)
+        format!("{}/dir", self.origin())
+    }
+
+    /// The CA's URL, without a path, as the operator should see it.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("https://{}", self.ca)
     }
 
     /// What becomes of requests from now on.

@@ -1,0 +1,22 @@
+//! `make interop`: ACME servers and DNS hosts that people run, and the operator between them.
+//!
+//! Each scene has an operator of its own. A table says what each found, and the figures go to `target/bench/interop.json`.
+//! `INTEROP_SCENES=Caddy,PowerDNS` runs those whose row holds one of these words. What explains a failure is kept in
+//! `target/interop`.
+
+use test_bench::{Result, ensure_foreign_cas, run_with_ports_of_its_own, tool};
+
+#[tokio::test]
+#[ignore = "make interop runs it: it takes minutes, and servers that no other test needs"]
+async fn other_cas_and_dns_hosts() -> Result<()> {
+    // Inside, nothing can be fetched.
+    tokio::task::spawn_blocking(ensure_foreign_cas).await??;
+    for name in ["knotd", "unbound", "named", "pdns_server", "moto_server"] {
+        tool(name).await?;
+    }
+    run_with_ports_of_its_own("interop::inside::scenes").await
+}
+
+mod cas;
+mod hosts;
+mod inside;

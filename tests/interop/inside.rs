@@ -1,0 +1,158 @@
+//! The scenes in a row, and the table of what they found.
+
+use std::env;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
+use futures::future::{LocalBoxFuture, join, join_all};
+use futures::{StreamExt as _, stream};
+use test_bench::report::Report;
+use test_bench::{
+    Bench, Bind, Options, RESOLVER, Result, TSIG_KEY, TSIG_NAME, Zone, bail, keep_node_logs,
+};
+
+use super::{cas, hosts};
+
+/// Each has an operator or two; those that mostly wait run beside them.
+const AT_ONCE: usize = 4;
+/// The zone of names that a CA finds at the edge, and of those that it does not find.
+pub(super) const ZONE: &str = "interop.example";
+
+/// What is tried.
+pub(super) struct Scene<'a> {
+    pub(super) ca: &'static str,
+    pub(super) what: &'static str,
+    /// Where the records are; "–" where there are none of ours.
+    pub(super) host: &'static str,
+    /// Whether it mostly waits.
+    pub(super) long: bool,
+    /// In words, what was found.
+    pub(super) run: LocalBoxFuture<'a, Result<String>>,
+}
+
+/// What all scenes stand on.
+pub(super) struct Ground {
+    pub(super) bench: Bench,
+    _dns: Bind,
+    updater: DnsUpdater,
+}
+
+impl Ground {
+    async fn start() -> Result<Self> {
+        let options = Options {
+            // Where CAs come for HTTP-01.
+            edge_port: Some(80),
+            ..Options::default()
+        };
+        let bench = Bench::start(options).await?;
+        let mut zone = Zone::new(ZONE);
+        zone.records = "*.there A 127.0.0.1\n".into();
+        let dns = Bind::start(&bench, "resolver", resolver(), &[zone]).await?;
+        Ok(Self {
+            bench,
+            _dns: dns,
+            updater: updater(resolver())?,
+        })
+    }
+
+    /// Lets a name of [`ZONE`] lead to the edge.
+    pub(super) async fn add_host(&self, name: &str) -> Result<()> {
+        let address = vec![DnsRecord::A(Ipv4Addr::LOCALHOST)];
+        let (kind, ttl) = (DnsRecordType::A, 1);
+        Ok(self
+            .updater
+            .set_rrset(name, kind, ttl, address, ZONE)
+            .await?)
+    }
+}
+
+/// What this machine's programs ask for names.
+pub(super) fn resolver() -> SocketAddr {
+    (RESOLVER, 53).into()
+}
+
+/// What changes the zones of a server as somebody with the key may.
+pub(super) fn updater(server: SocketAddr) -> Result<DnsUpdater> {
+    let key = BASE64_STANDARD.decode(TSIG_KEY)?;
+    let (address, algorithm) = (format!("tcp://{server}"), TsigAlgorithm::HmacSha256);
+    Ok(DnsUpdater::new_rfc2136_tsig(
+        address, TSIG_NAME, key, algorithm,
+    )?)
+}
+
+struct Outcome {
+    row: String,
+    took: Duration,
+    found: Result<String>,
+}
+
+async fn tried(scene: Scene<'_>) -> Outcome {
+    let started = Instant::now();
+    let found = scene.run.await;
+    let took = started.elapsed();
+    let row = row(scene.ca, scene.what, scene.host);
+    match &found {
+        Ok(text) => eprintln!("ok     {row} {} s  {text}", took.as_secs()),
+        Err(error) => eprintln!("FAILED {row} {} s  {error:#}", took.as_secs()),
+    }
+    Outcome { row, took, found }
+}
+
+fn row(ca: &str, what: &str, host: &str) -> String {
+    format!("{ca:<8} | {what:<36} | {host:<8} |")
+}
+
+#[tokio::test]
+#[ignore = "`make interop` runs it where it has ports of its own"]
+async fn scenes() -> Result<()> {
+    let ground = Ground::start().await?;
+    let servers = cas::Servers::start(&ground).await?;
+    let mut all = cas::scenes(&ground, &servers);
+    all.extend(hosts::scenes(&ground));
+    let chosen = env::var("INTEROP_SCENES").unwrap_or_default();
+    all.retain(|it| {
+        let row = row(it.ca, it.what, it.host);
+        chosen.is_empty() || chosen.split(',').any(|word| row.contains(word))
+    });
+    let (long, short): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.long);
+    let short = stream::iter(short)
+        .map(tried)
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<_>>();
+    let (mut outcomes, waited) = join(short, join_all(long.into_iter().map(tried))).await;
+    outcomes.extend(waited);
+    outcomes.sort_by(|one, other| one.row.cmp(&other.row));
+
+    let mut table = format!("       {} took\n", row("CA", "scene", "DNS host"));
+    let mut failed = 0;
+    for Outcome { row, took, found } in &outcomes {
+        let (verdict, text) = match found {
+            Ok(text) => ("ok", text.clone()),
+            Err(error) => ("FAILED", format!("{error:#}")),
+        };
+        failed += u32::from(found.is_err());
+        let text = text.lines().next().unwrap_or_default();
+        writeln!(
+            table,
+            "{verdict:<6} {row} {:>4} s  {text:.160}",
+            took.as_secs()
+        )?;
+    }
+    eprintln!("\n{table}");
+    let mut report = Report::new("interop", "make interop");
+    let count = u32::try_from(outcomes.len())?;
+    report.add("interop.scenes", f64::from(count), "scenes");
+    report.add("interop.failed", f64::from(failed), "scenes");
+    eprintln!("{}", report.finish()?);
+    if failed > 0 || count == 0 {
+        let into = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop");
+        keep_node_logs(&ground.bench, None, &into)?;
+        bail!("{failed} of {count} scenes failed; logs are in target/interop");
+    }
+    Ok(())
+}

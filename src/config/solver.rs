@@ -12,19 +12,20 @@ use super::reader::{Fields, Place};
 use crate::name::Name;
 
 /// DNS providers that are supported: each is tested, or is the way out where none fits.
-pub const SUPPORTED_PROVIDERS: [&str; 8] = [
+pub const SUPPORTED_PROVIDERS: [&str; 9] = [
     "acme-dns",
     "azure",
     "cloudflare",
     "digitalocean",
     "google",
+    "powerdns",
     "rfc2136",
     "route53",
     "webhook",
 ];
 
 /// DNS providers that dns-update has and that nobody here has tried.
-pub const UNTESTED_PROVIDERS: [&str; 44] = [
+pub const UNTESTED_PROVIDERS: [&str; 43] = [
     "arvancloud",
     "baiducloud",
     "bunny",
@@ -61,7 +62,6 @@ pub const UNTESTED_PROVIDERS: [&str; 44] = [
     "ns1",
     "plesk",
     "porkbun",
-    "powerdns",
     "safedns",
     "scaleway",
     "simplycom",

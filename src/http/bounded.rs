@@ -2,9 +2,10 @@
 //!
 //! axum sets no deadline of its own; a client that sends one byte a minute would hold a connection for ever.
 //! A connection that has sent nothing costs a socket and no place. Where all places are taken, what has asked gets that of
-//! the oldest that has not asked for anything: a probe, or a CA, that connects and asks is answered however many others
-//! hold connections open, or open more just then.
+//! one that has not asked for anything: a probe, or a CA, that connects and asks is answered however many others hold
+//! connections open, or open more just then. Whoever has the most connections loses their own first.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::net::IpAddr;
@@ -58,52 +59,65 @@ struct Limits {
 struct Open {
     limits: Limits,
     count: u64,
-    silent: Silent,
+    /// On which nothing has come yet.
+    silent: Connections,
     /// Places that are taken: by what follows, and by those of which it is not known yet whether they have asked.
     taken: usize,
-    /// Whose request has not come whole, the oldest first.
-    idle: BTreeMap<u64, Arc<Notify>>,
-    /// Whose request is being answered, the oldest first.
-    asked: BTreeMap<u64, Arc<Notify>>,
+    /// Whose request has not come whole.
+    idle: Connections,
+    /// Whose request is being answered.
+    asked: Connections,
     /// That have been told to end.
     ending: BTreeSet<u64>,
     /// Connections that wait for a place, in the order in which they spoke.
     queue: VecDeque<oneshot::Sender<()>>,
 }
 
-/// Connections on which nothing has come yet, by where they come from, the oldest first.
+/// Connections by where they come from, the oldest first.
 #[derive(Debug, Default)]
-struct Silent {
+struct Connections {
     count: usize,
     from: BTreeMap<IpAddr, BTreeMap<u64, Arc<Notify>>>,
 }
 
-impl Silent {
-    fn enter(&mut self, address: IpAddr, number: u64, end: Arc<Notify>) {
-        self.from.entry(address).or_default().insert(number, end);
+impl Connections {
+    fn enter(&mut self, connection: &Connection) {
+        let of = self.from.entry(connection.address).or_default();
+        of.insert(connection.number, Arc::clone(&connection.end));
         self.count += 1;
     }
 
-    /// False where it was closed.
-    fn leave(&mut self, address: IpAddr, number: u64) -> bool {
-        let Some(all) = self.from.get_mut(&address) else {
+    /// False where it is not among them, or was closed.
+    fn leave(&mut self, connection: &Connection) -> bool {
+        let Some(of) = self.from.get_mut(&connection.address) else {
             return false;
         };
-        let left = all.remove(&number).is_some();
-        if all.is_empty() {
-            self.from.remove(&address);
+        let left = of.remove(&connection.number).is_some();
+        if of.is_empty() {
+            self.from.remove(&connection.address);
         }
         self.count -= usize::from(left);
         left
     }
 
-    /// Closes the oldest of the address that has the most: who floods us pushes out their own.
-    fn close_one(&mut self) {
-        let most = self.from.values_mut().max_by_key(|all| all.len());
-        if let Some((_, end)) = most.and_then(BTreeMap::pop_first) {
-            end.notify_one();
-            self.count -= 1;
+    fn has(&self, connection: &Connection) -> bool {
+        let of = self.from.get(&connection.address);
+        of.is_some_and(|of| of.contains_key(&connection.number))
+    }
+
+    /// Closes the oldest of the address that has the most: who floods us pushes out their own. Of several such addresses
+    /// that whose oldest is the oldest.
+    fn close_one(&mut self) -> Option<u64> {
+        let first = |of: &BTreeMap<u64, Arc<Notify>>| of.keys().next().copied();
+        let most = { self.from.iter_mut() }.max_by_key(|(_, of)| (of.len(), Reverse(first(of))));
+        let (address, of) = most?;
+        let (address, (number, end)) = (*address, of.pop_first()?);
+        if of.is_empty() {
+            self.from.remove(&address);
         }
+        self.count -= 1;
+        end.notify_one();
+        Some(number)
     }
 }
 
@@ -112,27 +126,26 @@ impl Open {
         Self {
             limits,
             count: 0,
-            silent: Silent::default(),
+            silent: Connections::default(),
             taken: 0,
-            idle: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            idle: Connections::default(),
+            asked: Connections::default(),
             ending: BTreeSet::new(),
             queue: VecDeque::new(),
         }
     }
 
-    /// Closes as many as wait for a place, the oldest first: of those that have not asked where there are any; none that
-    /// has asked while there may be one that has not.
+    /// Closes as many as wait for a place: of those that have not asked where there are any; none that has asked while
+    /// there may be one that has not.
     fn make_room(&mut self) {
         while self.queue.len() > self.ending.len() {
-            let known = self.idle.len() + self.asked.len() + self.ending.len();
-            let mut oldest = self.idle.pop_first();
-            if oldest.is_none() && known >= self.taken {
-                oldest = self.asked.pop_first();
+            let known = self.idle.count + self.asked.count + self.ending.len();
+            let mut closed = self.idle.close_one();
+            if closed.is_none() && known >= self.taken {
+                closed = self.asked.close_one();
             }
-            let Some((number, end)) = oldest else { return };
+            let Some(number) = closed else { return };
             self.ending.insert(number);
-            end.notify_one();
         }
     }
 
@@ -151,37 +164,37 @@ impl Open {
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     number: u64,
+    address: IpAddr,
     open: Arc<Mutex<Open>>,
     end: Arc<Notify>,
 }
 
 impl Connection {
     fn new(open: &Arc<Mutex<Open>>, address: IpAddr) -> Self {
-        let end: Arc<Notify> = Arc::default();
         let mut all = lock(open);
         all.count += 1;
-        let number = all.count;
+        let connection = Self {
+            number: all.count,
+            address,
+            open: Arc::clone(open),
+            end: Arc::default(),
+        };
         if all.silent.count >= all.limits.silent {
             all.silent.close_one();
         }
-        all.silent.enter(address, number, Arc::clone(&end));
-        drop(all);
-        Self {
-            number,
-            open: Arc::clone(open),
-            end,
-        }
+        all.silent.enter(&connection);
+        connection
     }
 
     /// Waits until something has come; false where it stays silent, or is closed to make room.
-    async fn speaks(&self, stream: &TcpStream, address: IpAddr) -> bool {
+    async fn speaks(&self, stream: &TcpStream) -> bool {
         let mut first = [0];
         let spoke = tokio::select! {
             biased;
             come = timeout(HEADER_TIME, stream.peek(&mut first)) => matches!(come, Ok(Ok(1..))),
             () = self.end.notified() => false,
         };
-        lock(&self.open).silent.leave(address, self.number) && spoke
+        lock(&self.open).silent.leave(self) && spoke
     }
 
     /// Waits for a place.
@@ -209,8 +222,8 @@ impl Connection {
     fn asks(&self) {
         let mut all = lock(&self.open);
         if !all.ending.contains(&self.number) {
-            all.idle.remove(&self.number);
-            all.asked.insert(self.number, Arc::clone(&self.end));
+            all.idle.leave(self);
+            all.asked.enter(self);
             all.make_room();
         }
     }
@@ -218,8 +231,8 @@ impl Connection {
     /// What it had sent is read.
     fn looked_at(&self) {
         let mut all = lock(&self.open);
-        if !all.asked.contains_key(&self.number) {
-            all.idle.insert(self.number, Arc::clone(&self.end));
+        if !all.asked.has(self) && !all.ending.contains(&self.number) {
+            all.idle.enter(self);
             all.make_room();
         }
     }
@@ -236,8 +249,8 @@ struct Place(Connection);
 impl Drop for Place {
     fn drop(&mut self) {
         let mut all = lock(&self.0.open);
-        all.idle.remove(&self.0.number);
-        all.asked.remove(&self.0.number);
+        all.idle.leave(&self.0);
+        all.asked.leave(&self.0);
         all.ending.remove(&self.0.number);
         all.hand_over();
         // What was closed for another may have ended by itself.
@@ -291,7 +304,6 @@ async fn serve_within(
             router.clone(),
             connection,
             stream,
-            from.ip(),
         ));
     }
 }
@@ -303,9 +315,8 @@ async fn answer(
     router: Router,
     connection: Connection,
     stream: TcpStream,
-    from: IpAddr,
 ) {
-    if !connection.speaks(&stream, from).await {
+    if !connection.speaks(&stream).await {
         return;
     }
     let _place = connection.place().await;
@@ -351,6 +362,13 @@ mod tests {
             std::future::pending(),
         ));
         address
+    }
+
+    /// A connection from somewhere else than the others.
+    async fn from_elsewhere(address: std::net::SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        socket.connect(address).await.unwrap()
     }
 
     async fn ask(stream: &mut TcpStream) -> String {
@@ -436,9 +454,7 @@ mod tests {
             ..LIMITS
         })
         .await;
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let mut client = socket.connect(address).await.unwrap();
+        let mut client = from_elsewhere(address).await;
         let mut others = Vec::new();
         for _ in 0..300 {
             others.push(TcpStream::connect(address).await.unwrap());
@@ -447,6 +463,42 @@ mod tests {
         assert_eq!(others[0].read(&mut byte).await.unwrap_or(0), 0);
         let answer = timeout(HEADER_TIME, ask(&mut client)).await.unwrap();
         assert!(answer.ends_with("here"), "{answer}");
+    }
+
+    #[test]
+    fn of_addresses_that_have_as_many_the_oldest_connection_is_closed() {
+        let open = Arc::new(Mutex::new(Open::new(LIMITS)));
+        let of = |last| Connection::new(&open, IpAddr::from([10, 0, 0, last]));
+        let _all = [1, 9, 5, 5].map(of);
+        let mut all = lock(&open);
+        let closed: Vec<u64> = std::iter::from_fn(|| all.silent.close_one()).collect();
+        assert_eq!(closed, [3, 1, 2, 4]);
+        assert_eq!((all.silent.count, all.silent.from.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_is_told_to_end_as_soon_as_it_asks_is_counted_once() {
+        let limits = Limits {
+            connections: 1,
+            ..LIMITS
+        };
+        let open = Arc::new(Mutex::new(Open::new(limits)));
+        let [first, second] = [1, 2].map(|last| Connection::new(&open, [10, 0, 0, last].into()));
+        let place = first.place().await;
+        let waiting = tokio::spawn(async move { second.place().await });
+        while lock(&open).queue.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // Where its request is read by the first turn, this comes before it is known that it has asked for nothing.
+        first.asks();
+        first.looked_at();
+        let counted = {
+            let all = lock(&open);
+            (all.idle.count, all.asked.count, all.ending.len())
+        };
+        assert_eq!(counted, (0, 0, 1));
+        drop(place);
+        waiting.await.unwrap();
     }
 
     #[tokio::test]
@@ -511,20 +563,19 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_has_asked_is_closed_last() {
+    /// A server with so many places that answers when it is told to; says when somebody has asked.
+    async fn slow(connections: usize) -> (std::net::SocketAddr, Arc<Notify>, Arc<Notify>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let go: Arc<Notify> = Arc::default();
-        let (asked, answer) = (Arc::new(Notify::new()), Arc::clone(&go));
-        let begun = Arc::clone(&asked);
+        let (asked, go): (Arc<Notify>, Arc<Notify>) = Default::default();
+        let (begun, answer) = (Arc::clone(&asked), Arc::clone(&go));
         let slow = get(async move || {
             begun.notify_one();
             answer.notified().await;
             "late"
         });
         let limits = Limits {
-            connections: 2,
+            connections,
             ..LIMITS
         };
         let router = Router::new().route("/", slow);
@@ -534,6 +585,33 @@ mod tests {
             router,
             std::future::pending(),
         ));
+        (address, asked, go)
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_much_pushes_out_their_own_requests() {
+        let (address, asked, go) = slow(4).await;
+        let mut client = from_elsewhere(address).await;
+        let waiting = tokio::spawn(async move { ask(&mut client).await });
+        asked.notified().await;
+        let mut others = Vec::new();
+        for _ in 0..50 {
+            let mut other = TcpStream::connect(address).await.unwrap();
+            other
+                .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
+            asked.notified().await;
+            others.push(other);
+        }
+        go.notify_one();
+        let answer = timeout(HEADER_TIME, waiting).await.unwrap().unwrap();
+        assert!(answer.ends_with("late"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_is_closed_last() {
+        let (address, asked, go) = slow(2).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let waiting = tokio::spawn(async move { ask(&mut client).await });
         asked.notified().await;

@@ -4,8 +4,7 @@
 //! and for [`READ`] at the most, however many do.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +23,8 @@ const READ: Duration = Duration::from_secs(3);
 /// Renders one scrape at a time.
 #[derive(Default)]
 pub(super) struct Scrapes {
-    begun: AtomicU64,
+    /// What those share who ask before the next rendering begins. Who waits keeps it, however soon others have read it.
+    next: std::sync::Mutex<Arc<OnceLock<Arc<Rendered>>>>,
     /// Those that were rendered, the oldest first. Held while one is rendered.
     held: Arc<Mutex<VecDeque<Weak<Rendered>>>>,
     /// One of them is in memory no more.
@@ -32,7 +32,6 @@ pub(super) struct Scrapes {
 }
 
 struct Rendered {
-    number: u64,
     at: Instant,
     text: String,
     readers: std::sync::Mutex<Vec<Connection>>,
@@ -74,19 +73,16 @@ impl Scrapes {
         connection: Option<Connection>,
         render: impl FnOnce() -> String + Send + 'static,
     ) -> Result<Bytes, JoinError> {
-        let asked = self.begun.load(Ordering::SeqCst);
+        let shared = Arc::clone(&self.next());
         let mut held = Arc::clone(&self.held).lock_owned().await;
-        if let Some(latest) = held.back().and_then(Weak::upgrade)
-            && latest.number > asked
-        {
-            return Ok(latest.share(connection));
+        if let Some(rendered) = shared.get() {
+            return Ok(Arc::clone(rendered).share(connection));
         }
         self.wait_for_memory(&mut held).await;
-        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        *self.next() = Arc::default();
         let gone = Arc::clone(&self.gone);
         let rendered = spawn_blocking(move || {
             let rendered = Arc::new(Rendered {
-                number,
                 text: render(),
                 at: Instant::now(),
                 readers: std::sync::Mutex::default(),
@@ -94,9 +90,14 @@ impl Scrapes {
             });
             // Held until here, since the rendering goes on when its client is gone.
             held.push_back(Arc::downgrade(&rendered));
+            let _ = shared.set(Arc::clone(&rendered));
             rendered
         });
         Ok(rendered.await?.share(connection))
+    }
+
+    fn next(&self) -> std::sync::MutexGuard<'_, Arc<OnceLock<Arc<Rendered>>>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until one more may be in memory; closes the connections of the oldest after [`READ`].
@@ -125,7 +126,7 @@ impl Scrapes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::routing::get;
     use axum::{Extension, Router};
@@ -200,6 +201,51 @@ mod tests {
         }
         assert_eq!(answers, ["2"; 10]);
         assert_eq!(scrapes.render(None, count(&rendered)).await.unwrap(), "3");
+    }
+
+    #[tokio::test]
+    async fn who_waits_shares_it_although_others_have_read_it_or_are_gone() {
+        let scrapes = Arc::new(Scrapes::default());
+        let rendered = Arc::new(AtomicUsize::new(0));
+        let (begun, begins) = oneshot::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let first = tokio::spawn({
+            let scrapes = Arc::clone(&scrapes);
+            let slow = move || {
+                begun.send(()).unwrap();
+                wait.recv().unwrap();
+                String::new()
+            };
+            async move { drop(scrapes.render(None, slow).await.unwrap()) }
+        });
+        begins.await.unwrap();
+        let others: Vec<_> = (0..100)
+            .map(|_| {
+                let (scrapes, rendered) = (Arc::clone(&scrapes), Arc::clone(&rendered));
+                tokio::spawn(async move {
+                    let count = move || {
+                        rendered.fetch_add(1, Ordering::SeqCst);
+                        String::new()
+                    };
+                    // Sent at once, as what is small is.
+                    drop(scrapes.render(None, count).await.unwrap());
+                })
+            })
+            .collect();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        first.await.unwrap();
+        // Whose turn it is goes away while it renders, or before.
+        others[0].abort();
+        for other in others.into_iter().skip(1) {
+            other.await.unwrap();
+        }
+        assert!(rendered.load(Ordering::SeqCst) <= 2);
+        assert!(scrapes.next().get().is_none());
+        let held = scrapes.held.lock().await;
+        assert!(held.iter().all(|it| it.strong_count() == 0));
     }
 
     #[tokio::test]

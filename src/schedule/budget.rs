@@ -113,7 +113,9 @@ impl Claim<'_> {
         {
             // Its own time is kept, whatever the CA has said before.
             let until = self.by_lifetime.map_or(until, |due| due.min(until));
-            return Some(Hold::WantedBack { until });
+            if until > now {
+                return Some(Hold::WantedBack { until });
+            }
         }
         if self.is_undone(now)
             && let Some(until) = room(&account.unscheduled, UNSCHEDULED_A_WEEK)

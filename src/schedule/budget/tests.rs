@@ -550,4 +550,13 @@ fn what_the_ca_wants_back_again_and_again_is_renewed_when_its_lifetime_asks_for_
     assert!(long > due);
     assert_eq!(held(Some(due), now), Some(Hold::WantedBack { until: due }));
     assert_eq!(held(Some(due), due), None);
+    // By the Secret's word it was written only now: nothing is held until an instant that has passed.
+    let claim = Claim {
+        leaf: Some(&new),
+        by_lifetime: Some(due),
+        written: Some(due),
+        ..claim(Reason::RenewalInfo)
+    };
+    assert!(!claim.is_expected(due));
+    assert_eq!(claim.hold(due, &account), None);
 }

@@ -29,6 +29,10 @@ const QUESTION: Duration = Duration::from_secs(5);
 const TRIES: usize = 2;
 /// Delegations of delegations; more is a mistake.
 const CNAMES: usize = 8;
+/// Servers of a zone that are asked, and addresses of each that are known: whoever holds the zone names as many as fit into
+/// an answer, and each is asked at once, from a socket of its own. The root has thirteen.
+const MOST_SERVERS: usize = 16;
+const MOST_ADDRESSES: usize = 4;
 /// Where DNS servers listen.
 const PORT: u16 = 53;
 /// The system's resolver.
@@ -196,14 +200,15 @@ impl Resolver {
         none.then(|| format!("{host} has no address (no A or AAAA record, asked {server})"))
     }
 
-    /// The servers of a zone by their names, each with its addresses. Who holds the zone names them, and whose CNAME
-    /// leads to a zone may be a user's: those that `nearby` does not allow are left out.
+    /// The servers of a zone by their names, each with its addresses, the first of very many. Who holds the zone names them,
+    /// and whose CNAME leads to a zone may be a user's: those that `nearby` does not allow are left out.
     ///
     /// # Errors
     /// When no server answers.
     pub async fn authorities(&self, nearby: Nearby, zone: &Name) -> Result<Vec<Authority>, Error> {
         let mut authorities = Vec::new();
-        for data in self.records(zone, RecordType::NS).await? {
+        let servers = self.records(zone, RecordType::NS).await?.into_iter();
+        for data in servers.take(MOST_SERVERS) {
             let RData::NS(name) = data else { continue };
             // One whose name does not resolve is one that does not answer.
             let addresses = self.addresses(&name.0).await;
@@ -212,6 +217,7 @@ impl Resolver {
                 addresses: { addresses.into_iter().flatten() }
                     .filter(|ip| nearby.allows(*ip))
                     .map(|ip| SocketAddr::new(ip, PORT))
+                    .take(MOST_ADDRESSES)
                     .collect(),
             });
         }
@@ -455,6 +461,25 @@ pub(crate) mod tests {
                 .collect();
             assert_eq!(addresses, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn of_very_many_servers_of_a_zone_the_first_are_asked() {
+        let zone = name("zone.example").unwrap();
+        let hosts: Vec<String> = (0..40).map(|number| format!("n{number}.example")).collect();
+        let ns = hosts.iter().map(|host| {
+            let host = RData::NS(NS(name(host).unwrap()));
+            Record::from_rdata(zone.clone(), 60, host)
+        });
+        let addresses = hosts.iter().flat_map(|host| {
+            let ips = (0..10).map(|number| format!("10.0.0.{number}"));
+            ips.map(|ip| address(host, &ip))
+        });
+        let records = ns.chain(addresses).collect();
+        let resolver = Resolver::new(&[serving(records).await]).unwrap();
+        let found = resolver.authorities(Nearby::Closed, &zone).await.unwrap();
+        assert_eq!(found.len(), MOST_SERVERS);
+        assert!(found.iter().all(|it| it.addresses.len() == MOST_ADDRESSES));
     }
 
     fn soa(owner: &str) -> Record {

@@ -167,7 +167,10 @@ mod tests {
         let many = |length: usize| -> Vec<u8> { vec![b'x'; length] };
         let slow = slower_than_linear(many, |input| {
             let all: Vec<Name> = (0..input.len() / 16)
-                .map(|it| Name::Dns(format!("n{it}.example").into()))
+                .map(|it| match it % 2 {
+                    0 => Name::Dns(format!("n{it}.example").into()),
+                    _ => Name::Dns(format!("*.w{it}.example").into()),
+                })
                 .collect();
             assert_eq!(needed(&all).len(), all.len());
         });

@@ -60,6 +60,22 @@ impl Challenge {
     }
 }
 
+#[cfg(test)]
+impl Challenge {
+    /// One that a CA has just offered.
+    pub(crate) fn offered(kind: ChallengeType, token: &str) -> Self {
+        Self {
+            kind,
+            token: token.to_owned(),
+            url: String::new(),
+            key_authorization: String::new(),
+            issuer_domain_names: Vec::new(),
+            account_uri: None,
+            status: ChallengeStatus::Pending,
+        }
+    }
+}
+
 /// The authorization object; members that are not needed may be missing or strange.
 pub(super) struct State {
     /// The name; empty where the CA names none.

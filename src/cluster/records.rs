@@ -397,13 +397,13 @@ async fn named(
     })
 }
 
-/// Whose record it says that it is, whatever else can be read of it.
 /// Whether a record says that it is for another Secret than the one whose name it has: digests of two names may be made equal
 /// by somebody who tries long enough. One that cannot be read says nothing.
 fn is_of_another(secret: &Secret, subject: &Key) -> bool {
     subject_of(secret).is_some_and(|found| found != *subject)
 }
 
+/// Whose record it says that it is, whatever else can be read of it.
 fn subject_of(secret: &Secret) -> Option<Key> {
     let order = secret.data.as_ref()?.get(ORDER)?;
     let order: serde_json::Value = serde_json::from_slice(&order.0).ok()?;

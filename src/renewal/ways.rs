@@ -278,4 +278,17 @@ mod tests {
         let error = offered(&unoffered, &acme::dns_persist_01()).unwrap_err();
         assert!(error.to_string().contains("no dns-persist-01"), "{error}");
     }
+
+    #[test]
+    fn a_token_that_is_not_base64url_becomes_no_part_of_a_path() {
+        for (token, is_used) in [("good-_1", true), ("a/b", false), ("}; deny all", false)] {
+            let authorization = Authorization {
+                url: String::new(),
+                name: "a.example".to_owned(),
+                challenges: vec![Challenge::offered(ChallengeType::Http01, token)],
+            };
+            let offered = offered(&authorization, &ChallengeType::Http01);
+            assert_eq!(offered.is_ok(), is_used, "{token}");
+        }
+    }
 }

@@ -472,6 +472,14 @@ pub(super) fn count(number: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::future::pending;
+
+    use futures::FutureExt as _;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tower::service_fn;
+
     use super::*;
     use crate::rollout::steps::tests::of_secrets as step;
     use crate::time::UnixTime;
@@ -498,6 +506,19 @@ mod tests {
             }
         };
         lock(standings).values().map(letter).collect()
+    }
+
+    #[tokio::test]
+    async fn one_namespace_does_not_hold_all_connections_to_pods() {
+        let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let roller = Roller::new(Client::new(silent, "n"), &RolloutConfig::default());
+        let place = |namespace| {
+            let place = roller.connections.place(namespace, UnixTime::NEVER);
+            place.now_or_never()
+        };
+        let held: Vec<_> = std::iter::from_fn(|| place("slow")).collect();
+        assert_eq!(held.len(), CONNECTIONS / 4);
+        assert!(place("other").is_some());
     }
 
     fn withdrawal() -> Withdrawal {

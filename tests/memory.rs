@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DynamicObject, PostParams};
 use serde_json::{Value, json};
-use test_bench::objects::{FRESH, OLD, Reference, Space, pair, workload};
+use test_bench::objects::{FRESH, Pair, Reference, Space, pair, workload};
 use test_bench::{
     Bench, Context as _, Fault, Operator, Options, Proxies, Result, ensure, eventually,
 };
@@ -22,7 +22,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::renewal::{SOON, annotation, options, overdue, renewed, rolled_out};
+use crate::acme_limits::annotate;
+use crate::renewal::{SOON, annotation, data, options, overdue, renewed, rolled_out};
 
 /// Reading 130 MB takes its time, most of all on a machine that does much else.
 const LATE: Duration = Duration::from_secs(300);
@@ -299,23 +300,27 @@ async fn issuers_that_only_annotations_know_make_no_series() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut operator = Operator::start(bench, options()).await?;
     let space = Space::new(bench.client()?, "forged", operator.namespace()).await?;
-    let fresh = pair(&["forged.example"], FRESH)?;
+    // Of a CA that has renewal information, and ordered just now.
+    let issued = async |name: &str| {
+        let old = overdue(&space, name, &format!("{name}.forged.example")).await?;
+        let secret = renewed(&space, name, &old).await?;
+        Ok::<_, test_bench::Error>(Pair {
+            certificate: data(&secret, "tls.crt"),
+            key: data(&secret, "tls.key"),
+        })
+    };
     let issued_by = json!({"issuer": "forged-issuer", "names": []}).to_string();
     let annotations = [
         ("issuer", "pebble"),
         ("state.cert-renew.io/issued-by", &*issued_by),
     ];
     space
-        .tls_secret("forged", Some(&fresh), &annotations)
+        .tls_secret("forged", Some(&issued("due").await?), &annotations)
         .await?;
-    let unknown = [("issuer", "unheard-of")];
-    space.tls_secret("unknown", Some(&fresh), &unknown).await?;
-    let due = pair(&["due.forged.example"], OLD)?;
-    space
-        .tls_secret("due", Some(&due), &[("issuer", "pebble")])
-        .await?;
+    // Of several that hold the same leaf one counts: it is the one that was issued.
+    issued("unknown").await?;
+    annotate(&space, "unknown", "issuer", "unheard-of").await?;
     // What is in the index when it begins to lead is counted.
-    renewed(&space, "due", &due.certificate).await?;
     operator.restart().await?;
     let metrics = eventually(SOON, "the CA is asked about it", async || {
         let metrics = operator.metrics().await?;

@@ -7,6 +7,7 @@
 //! An input that fails is written to `target/fuzz/`; put into `testdata/fuzz/<target>/` it is tried first, always.
 
 pub(crate) mod forge;
+mod memory;
 mod shapes;
 pub(crate) mod time;
 

@@ -138,7 +138,7 @@ fn secret(annotation: &str, certificate: &[u8]) -> Vec<u8> {
     .into_bytes()
 }
 
-fn shapes() -> Vec<(&'static str, Shape)> {
+pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
     let plain = |head: &[u8], token: &[u8], tail: &[u8]| repeated(head, token, tail);
     let block = forge::Forged::default().pem();
     let begin = b"-----BEGIN CERTIFICATE-----\n".as_slice();

@@ -62,7 +62,7 @@ fn of_one_reader() {
         // What is made once, as tables are, counts for neither.
         read(&make(1 << 10));
         let [first, second] = [&short, &long].map(|input| taken(|| read(input)));
-        println!("\n{READER}\t{shape}\t{first}\t{second}\t{}", long.len());
+        eprintln!("\n{READER}\t{shape}\t{first}\t{second}\t{}", long.len());
     }
 }
 
@@ -93,7 +93,7 @@ fn measure(reader: &str, shape: Option<&str>) -> Vec<Row> {
         .env("MALLOC_TOP_PAD_", "0");
     command.envs(shape.map(|shape| (SHAPE, shape)));
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{reader}: {said}");
     let rows = said.lines().filter_map(|line| line.strip_prefix(READER));
     rows.map(|row| {
@@ -149,10 +149,8 @@ fn a_reader_that_takes_quadratic_memory_is_found() {
     assert!(row(|length| length * length / 4096).is_too_much());
     assert!(row(|length| length * 200).is_too_much());
     let kept = taken(|| {
-        assert_eq!(
-            vec![1_u8; 8 << 20].iter().filter(|it| **it == 1).count(),
-            8 << 20
-        )
+        let ones = vec![1_u8; 8 << 20].iter().filter(|it| **it == 1).count();
+        assert_eq!(ones, 8 << 20);
     });
     assert!(kept >= 7 << 20, "{kept}");
 }

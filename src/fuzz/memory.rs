@@ -54,6 +54,12 @@ impl Row {
 fn of_one_reader() {
     let (wanted, only) = (env::var(READER).unwrap(), env::var(SHAPE).ok());
     let (_, read) = READERS.iter().find(|(name, _)| *name == wanted).unwrap();
+    // The kernel's count itself; here, where no other test runs.
+    let kept = taken(|| {
+        let ones = vec![1_u8; 8 << 20].iter().filter(|it| **it == 1).count();
+        assert_eq!(ones, 8 << 20);
+    });
+    assert!(kept >= 7 << 20, "{kept}");
     for (shape, make) in shapes() {
         if only.as_ref().is_some_and(|only| only != shape) {
             continue;
@@ -148,9 +154,4 @@ fn a_reader_that_takes_quadratic_memory_is_found() {
     assert!(!row(|length| length * 40).is_too_much());
     assert!(row(|length| length * length / 4096).is_too_much());
     assert!(row(|length| length * 200).is_too_much());
-    let kept = taken(|| {
-        let ones = vec![1_u8; 8 << 20].iter().filter(|it| **it == 1).count();
-        assert_eq!(ones, 8 << 20);
-    });
-    assert!(kept >= 7 << 20, "{kept}");
 }

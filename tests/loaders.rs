@@ -349,8 +349,12 @@ fn write(root: &Path, at: usize, certificate: &[u8], key: &[u8]) {
 fn openssl(nginx: &str, root: &Path, at: usize) -> Option<String> {
     let place = root.join(at.to_string());
     let place = place.display();
+    // Its own directories for what clients and others send: those that it was compiled with may not be there.
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|of| format!("{of}_temp_path {place}/{of};"))
+        .concat();
     let config = format!(
-        "daemon off; pid {place}/pid; events {{}} http {{ access_log off; server {{ listen unix:{place}/socket ssl; \
+        "daemon off; pid {place}/pid; events {{}} http {{ access_log off; {paths} server {{ listen unix:{place}/socket ssl; \
          ssl_certificate {place}/tls.crt; ssl_certificate_key {place}/tls.key; }} }}"
     );
     let file = format!("{place}/nginx.conf");

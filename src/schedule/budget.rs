@@ -111,11 +111,11 @@ impl Claim<'_> {
             && !self.is_expected(now)
             && let Some(until) = room(&all, UNSCHEDULED_A_WEEK)
         {
-            // Its own time is kept, whatever the CA has said before.
-            let until = self.by_lifetime.map_or(until, |due| due.min(until));
-            if until > now {
-                return Some(Hold::WantedBack { until });
-            }
+            // Its own time is kept, whatever the CA has said before. One that has passed for what was just issued says that
+            // the clock is wrong.
+            let own = self.by_lifetime.filter(|due| *due > now);
+            let until = own.map_or(until, |due| due.min(until));
+            return Some(Hold::WantedBack { until });
         }
         if self.is_undone(now)
             && let Some(until) = room(&account.unscheduled, UNSCHEDULED_A_WEEK)

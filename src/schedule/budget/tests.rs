@@ -550,7 +550,8 @@ fn what_the_ca_wants_back_again_and_again_is_renewed_when_its_lifetime_asks_for_
     assert!(long > due);
     assert_eq!(held(Some(due), now), Some(Hold::WantedBack { until: due }));
     assert_eq!(held(Some(due), due), None);
-    // By the Secret's word it was written only now: nothing is held until an instant that has passed.
+    // By the Secret's word it was written only now, and is due: its own time says nothing, and nothing is held until an
+    // instant that has passed.
     let claim = Claim {
         leaf: Some(&new),
         by_lifetime: Some(due),
@@ -558,5 +559,8 @@ fn what_the_ca_wants_back_again_and_again_is_renewed_when_its_lifetime_asks_for_
         ..claim(Reason::RenewalInfo)
     };
     assert!(!claim.is_expected(due));
-    assert_eq!(claim.hold(due, &account), None);
+    assert_eq!(
+        claim.hold(due, &account),
+        Some(Hold::WantedBack { until: long })
+    );
 }

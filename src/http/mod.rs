@@ -193,27 +193,41 @@ mod tests {
         answer
     }
 
-    #[tokio::test]
-    async fn one_is_rendered_at_a_time_although_its_client_has_gone() {
-        let renderer = Arc::new(Renderer::default());
+    /// How many were rendered at a time at the most, of many whose clients go away while `render` renders for them.
+    pub(super) async fn most_at_a_time<F>(
+        render: impl Fn(Box<dyn FnOnce() -> String + Send>) -> F,
+    ) -> i64
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let (running, most) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
         let work = || {
             let (running, most) = (Arc::clone(&running), Arc::clone(&most));
-            move || {
+            Box::new(move || {
                 let now = running.fetch_add(1, Ordering::SeqCst) + 1;
                 most.fetch_max(now, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(5));
                 running.fetch_sub(1, Ordering::SeqCst);
-            }
+                String::new()
+            })
         };
         for _ in 0..24 {
-            let (renderer, work) = (Arc::clone(&renderer), work());
-            let load = tokio::spawn(async move { renderer.render(None, work).await });
+            let load = tokio::spawn(render(work()));
             tokio::time::sleep(Duration::from_millis(1)).await;
             load.abort();
         }
-        renderer.render(None, work()).await.unwrap();
-        assert_eq!(most.load(Ordering::SeqCst), 1);
+        render(work()).await;
+        most.load(Ordering::SeqCst)
+    }
+
+    #[tokio::test]
+    async fn one_is_rendered_at_a_time_although_its_client_has_gone() {
+        let renderer = Arc::new(Renderer::default());
+        let render = |work| {
+            let renderer = Arc::clone(&renderer);
+            async move { drop(renderer.render(None, work).await.unwrap()) }
+        };
+        assert_eq!(most_at_a_time(render).await, 1);
     }
 
     #[tokio::test]

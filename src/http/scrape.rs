@@ -135,30 +135,17 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::super::bounded;
+    use super::super::tests::most_at_a_time;
     use super::*;
 
     #[tokio::test]
     async fn one_is_rendered_at_a_time_although_its_client_has_gone() {
         let scrapes = Arc::new(Scrapes::default());
-        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let work = || {
-            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
-            move || {
-                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
-                most.fetch_max(now, Ordering::SeqCst);
-                std::thread::sleep(Duration::from_millis(5));
-                running.fetch_sub(1, Ordering::SeqCst);
-                String::new()
-            }
+        let render = |work| {
+            let scrapes = Arc::clone(&scrapes);
+            async move { drop(scrapes.render(None, work).await.unwrap()) }
         };
-        for _ in 0..24 {
-            let (scrapes, work) = (Arc::clone(&scrapes), work());
-            let load = tokio::spawn(async move { scrapes.render(None, work).await });
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            load.abort();
-        }
-        scrapes.render(None, work()).await.unwrap();
-        assert_eq!(most.load(Ordering::SeqCst), 1);
+        assert_eq!(most_at_a_time(render).await, 1);
     }
 
     #[tokio::test]

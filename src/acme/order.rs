@@ -217,6 +217,19 @@ fn identifier(name: &Name) -> Identifier {
     }
 }
 
+/// Adds what the CA says of one name, unless something is known of that name.
+fn add_problems(problem: &mut Problem, state: &authorization::State) {
+    for found in state.problems().chain(state.failure()) {
+        // Pebble repeats the words of the one authorization, without its name.
+        if problem.detail == found.detail {
+            problem.detail.clear();
+        }
+        if !problem.subproblems.iter().any(|it| it.name == found.name) {
+            problem.subproblems.push(found);
+        }
+    }
+}
+
 /// How a wait goes on from poll to poll.
 struct Rhythm {
     action: Action,
@@ -426,31 +439,29 @@ impl Order {
         look: u32,
         said: &mpsc::UnboundedSender<Error>,
     ) -> Result<(), Error> {
-        let mut again = Vec::new();
-        for url in self.state.authorizations.clone() {
-            let state = match self.authorization(&url).await {
+        let (mut again, mut failed) = (Vec::new(), false);
+        let mut problem = self.own_problem();
+        for url in &self.state.authorizations {
+            let state = match self.authorization(url).await {
                 Ok(state) => state,
                 Err(error) => {
                     tracing::debug!(order = self.url, %error, "an authorization cannot be looked at");
                     continue;
                 }
             };
-            if state.failure().is_some() {
-                return Err(self.why_invalid(Action::Authorization).await);
-            }
+            add_problems(&mut problem, &state);
+            failed |= state.failure().is_some();
             if state.status == AuthorizationStatus::Pending {
                 again.extend(state.retryable().map(ToOwned::to_owned));
             }
         }
-        if again.is_empty() {
-            return Ok(());
+        let given_up = look >= REPEATS && !again.is_empty();
+        if failed || given_up {
+            return Err(self.invalid(Action::Authorization, problem));
         }
-        if look >= REPEATS {
-            return Err(self.why_invalid(Action::Authorization).await);
-        }
-        if let Some(found) = self.found().await {
+        if !again.is_empty() && !problem.subproblems.is_empty() {
             // Nobody has to listen.
-            let _ = said.send(found);
+            let _ = said.send(self.invalid(Action::Authorization, problem));
         }
         for url in again {
             tracing::debug!(
@@ -624,32 +635,28 @@ impl Order {
 
     /// The order's own error with what each authorization has to say.
     async fn why_invalid(&self, action: Action) -> Error {
-        let own = self.state.error.as_ref().and_then(Problem::from_json);
-        let mut problem = own.unwrap_or_default();
+        let mut problem = self.own_problem();
         for url in &self.state.authorizations {
-            let Ok(state) = self.authorization(url).await else {
-                continue;
-            };
-            let told = state.problems().chain(state.failure());
-            for found in told {
-                // Pebble repeats the words of the one authorization, without its name.
-                if problem.detail == found.detail {
-                    problem.detail.clear();
-                }
-                if !problem.subproblems.iter().any(|it| it.name == found.name) {
-                    problem.subproblems.push(found);
-                }
+            if let Ok(state) = self.authorization(url).await {
+                add_problems(&mut problem, &state);
             }
         }
+        self.invalid(action, problem)
+    }
+
+    /// What the CA says of the order itself.
+    fn own_problem(&self) -> Problem {
+        let own = self.state.error.as_ref().and_then(Problem::from_json);
+        own.unwrap_or_default()
+    }
+
+    fn invalid(&self, action: Action, mut problem: Problem) -> Error {
         if problem == Problem::default() {
             "the CA gives no reason".clone_into(&mut problem.detail);
         }
         if problem.kind.is_empty() {
-            problem.kind = problem
-                .subproblems
-                .first()
-                .map(|it| it.kind.clone())
-                .unwrap_or_default();
+            let first = problem.subproblems.first();
+            problem.kind = first.map(|it| it.kind.clone()).unwrap_or_default();
         }
         Error::new(action, &self.host, Kind::Invalid(Box::new(problem)))
     }

@@ -122,7 +122,9 @@ pub(super) async fn share(
     if !holds(fresh, had, UnixTime::now()) {
         return;
     }
-    for copy in others(context, key, account, had, |_, _| true) {
+    // A Secret that may not be renewed, for its namespace's sake or another, is not even read.
+    let may = |_: &Key, entry: &Entry| entry.observed.renewal.is_ok();
+    for copy in others(context, key, account, had, may) {
         match write(context, &copy, fresh, had, record, chain).await {
             Ok(true) => tracing::info!(secret = %copy, from = %key, "a copy is renewed with it"),
             Ok(false) => {

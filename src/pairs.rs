@@ -52,39 +52,47 @@ pub async fn follow(context: &Context, done: &UnboundedSender<Done>) {
     loop {
         for key in context.doubts.next().await {
             if allowance.take(Instant::now(), &key.namespace) {
-                look(context, &key, done).await;
+                let looked = look(context, &key, done).await;
+                looked.unwrap_or_else(|error| {
+                    tracing::info!(secret = %key, error = %chain(&error), "the pair cannot be looked at");
+                    // It is looked at when the API server answers again.
+                    if error.is_uncertain() {
+                        context.doubts.add(&key);
+                    }
+                });
             }
         }
     }
 }
 
 /// Reads one Secret and says what it finds, once.
-async fn look(context: &Context, key: &Key, done: &UnboundedSender<Done>) {
+async fn look(
+    context: &Context,
+    key: &Key,
+    done: &UnboundedSender<Done>,
+) -> Result<(), cluster::Error> {
     let now = UnixTime::now();
     let secret = match secrets::get(&context.client, key).await {
         Ok(secret) => secret,
-        Err(cluster::Error::NotFound { .. }) => return,
-        Err(error) => {
-            tracing::info!(secret = %key, error = %chain(&error), "the pair is not looked at");
-            return;
-        }
+        Err(cluster::Error::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error),
     };
     let config = context.config();
     let view = (&*config, Labels::NotAsked);
     let assessment = assess::of_full(now, key, &secret, view, |_| None);
     let Some(assessment) = assessment.filter(|it| it.leaf.is_ok()) else {
-        return;
+        return Ok(());
     };
     let fault = fault(&secret, &assessment, now);
     if matches!(fault, Some(PairFault::Unservable(_)))
         && propagation::rewrite(context, key, &secret, &assessment).await
     {
-        return;
+        return Ok(());
     }
     // A rollout that is due looks at the pair itself, and tells, as soon as the way is open.
     let looks = |entry: Entry| entry.rollout_due() && !entry.is_held(now);
     if context.entry(key).is_none_or(looks) {
-        return;
+        return Ok(());
     }
     let note = fault.map(|fault| format!("the pair in the Secret: {}", chain(&fault)));
     if let Some(note) = &note
@@ -97,6 +105,7 @@ async fn look(context: &Context, key: &Key, done: &UnboundedSender<Done>) {
     }
     // The receiver goes only when the term does.
     let _ = done.send(Done::Judged(key.clone(), note.map(Into::into)));
+    Ok(())
 }
 
 /// What is wrong with the pair, but for what time alone makes wrong.

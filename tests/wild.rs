@@ -1,10 +1,14 @@
 //! Certificates and keys as people and tools put them there: in disorder, in odd forms, with a key that does not fit.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::certificates::Pair;
 use test_bench::objects::{FRESH, Reference, Space, pair};
-use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
+use test_bench::{Bench, Fault, Operator, Proxies, Result, ensure, eventually, throughout};
 
 use crate::fresh_look::closed_window;
 use crate::propagation::{QUIET, told};
@@ -167,6 +171,44 @@ async fn a_key_that_was_replaced_alone_is_reported() -> Result<()> {
     })
     .await?;
     assert_eq!(space.generation("Deployment", "tls").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_looked_at_is_looked_at_later() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let mut options = options();
+    options.api_server = Some(proxies.api_server());
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "unseen", operator.namespace()).await?;
+    let fresh = pair(&["unseen.example"], FRESH)?;
+    served(&space, "tls", &fresh, &EXTERNAL).await?;
+    let path = format!("/api/v1/namespaces/{}/secrets/tls", space.name);
+    // More than one request with all its repetitions.
+    let (left, refused) = (AtomicUsize::new(6), Arc::new(AtomicUsize::new(0)));
+    let count = refused.clone();
+    proxies.rule(move |passed| {
+        let is_look = passed.method == "GET" && passed.path == path;
+        let less = |left: usize| left.checked_sub(1);
+        if is_look && left.fetch_update(Relaxed, Relaxed, less).is_ok() {
+            count.fetch_add(1, Relaxed);
+            return Fault::Refuse;
+        }
+        Fault::Pass
+    });
+    let other = pair(&["unseen.example"], FRESH)?;
+    let key = json!({"stringData": {"tls.key": other.key}});
+    let params = PatchParams::default();
+    let patch = Patch::Merge(key);
+    space.secrets().patch("tls", &params, &patch).await?;
+    told(
+        &space,
+        "tls",
+        "the private key is not the one of the certificate",
+    )
+    .await?;
+    assert_eq!(refused.load(Relaxed), 6);
     Ok(())
 }
 

@@ -1,32 +1,29 @@
 //! Questions to DNS servers: which zone a name is in, where a CNAME leads, what every server of the zone says.
 //!
-//! Input: the servers of the config, else the system's. Each question has a deadline; nothing is cached here, because a
+//! Input: the resolvers of the config, else the system's. Each question has a deadline; nothing is cached here, because a
 //! record that was just set is what is looked for. It changes nothing: that is for the solvers.
+//!
+//! A zone's own servers are asked on port 53. A resolver over TLS or HTTPS is named where that is closed, so that with one
+//! of them no server of a zone is asked: the resolvers are, in their stead.
+
+mod server;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
-use hickory_net::NetError;
-use hickory_net::client::{Client, ClientHandle as _};
-use hickory_net::runtime::TokioRuntimeProvider;
-use hickory_net::tcp::TcpClientStream;
-use hickory_net::udp::UdpClientStream;
-use hickory_net::xfer::DnsMultiplexer;
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{DNSClass, Record};
+use hickory_proto::rr::Record;
 pub use hickory_proto::rr::{Name, RData, RecordType};
+use rustls::ClientConfig;
+pub use server::Server;
 use thiserror::Error;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
+use crate::config::{ResolverAddress, Resolvers};
 use crate::reach::Nearby;
+use crate::roots;
 
-/// For one question to one server: resolvers answer in milliseconds, or walk the tree within two or three seconds.
-const QUESTION: Duration = Duration::from_secs(5);
-/// A datagram may be lost.
-const TRIES: usize = 2;
 /// Delegations of delegations; more is a mistake.
 const CNAMES: usize = 8;
 /// Servers of a zone that are asked, and addresses of each that are known: whoever holds the zone names as many as fit into
@@ -44,6 +41,9 @@ pub enum Error {
     /// No server is known.
     #[error("no DNS server: dns.nameservers is empty and {RESOLV_CONF} names none")]
     NoServer,
+    /// The roots for resolvers that show a certificate cannot be read.
+    #[error("dns.caBundle: {0}")]
+    Roots(String),
     /// Not a name that DNS knows.
     #[error("{0}: not a name that DNS can hold")]
     Name(String),
@@ -55,7 +55,7 @@ pub enum Error {
         /// The type of record.
         kind: RecordType,
         /// Who was asked last.
-        server: SocketAddr,
+        server: String,
         /// What came instead.
         why: String,
     },
@@ -67,7 +67,7 @@ pub enum Error {
         /// The type of record.
         kind: RecordType,
         /// Who was asked.
-        server: SocketAddr,
+        server: String,
         /// Its answer.
         code: ResponseCode,
     },
@@ -79,27 +79,60 @@ pub enum Error {
     NoZone(String),
 }
 
+impl Error {
+    /// What was answered, or came instead of an answer.
+    fn answered(&self) -> String {
+        match self {
+            Self::Unanswered { why, .. } => why.clone(),
+            Self::Failed { code, .. } => answer_of(*code),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// Who is asked first: servers that look things up for us.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Resolver {
-    servers: Vec<SocketAddr>,
+    servers: Vec<Server>,
 }
 
 impl Resolver {
     /// The configured servers, else those of the system as they are now.
     ///
     /// # Errors
-    /// When there are none.
-    pub fn new(configured: &[SocketAddr]) -> Result<Self, Error> {
-        let servers = if configured.is_empty() {
-            nameservers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default())
-        } else {
-            configured.to_vec()
-        };
-        if servers.is_empty() {
+    /// When there are none, or the roots for their certificates cannot be read.
+    pub fn new(configured: impl Into<Resolvers>) -> Result<Self, Error> {
+        let Resolvers {
+            mut addresses,
+            ca_bundle,
+        } = configured.into();
+        if addresses.is_empty() {
+            let system = nameservers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+            addresses = system.into_iter().map(Into::into).collect();
+        }
+        if addresses.is_empty() {
             return Err(Error::NoServer);
         }
-        Ok(Self { servers })
+        let tls = if addresses.iter().any(ResolverAddress::is_encrypted) {
+            let read = |path: &std::path::PathBuf| {
+                std::fs::read(path)
+                    .map_err(|error| Error::Roots(format!("reading {}: {error}", path.display())))
+            };
+            let bundle = ca_bundle.as_ref().map(read).transpose()?;
+            Some(tls(bundle.as_deref())?)
+        } else {
+            None
+        };
+        let servers = addresses.into_iter();
+        Ok(Self {
+            servers: { servers.map(|address| Server::new(address, tls.clone())) }.collect(),
+        })
+    }
+
+    /// Whether one of them is asked over TLS or HTTPS. A zone's own servers are not asked then, but all of these are.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.servers.iter().any(Server::is_encrypted)
     }
 
     /// The answer of the first server that has one; that there is no such name is an answer too.
@@ -109,7 +142,7 @@ impl Resolver {
     pub async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, Error> {
         let mut last = Error::NoServer;
         for server in &self.servers {
-            match ask(*server, name, kind).await {
+            match server.ask(name, kind).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => last = error,
             }
@@ -203,9 +236,14 @@ impl Resolver {
     /// The servers of a zone by their names, each with its addresses, the first of very many. Who holds the zone names them,
     /// and whose CNAME leads to a zone may be a user's: those that `nearby` does not allow are left out.
     ///
+    /// Where port 53 is taken to be closed, the resolvers themselves: [`Self::is_encrypted`].
+    ///
     /// # Errors
     /// When no server answers.
     pub async fn authorities(&self, nearby: Nearby, zone: &Name) -> Result<Vec<Authority>, Error> {
+        if self.is_encrypted() {
+            return Ok(self.servers.iter().map(Authority::resolver).collect());
+        }
         let mut authorities = Vec::new();
         let servers = self.records(zone, RecordType::NS).await?.into_iter();
         for data in servers.take(MOST_SERVERS) {
@@ -214,9 +252,10 @@ impl Resolver {
             let addresses = self.addresses(&name.0).await;
             authorities.push(Authority {
                 name: text(&name.0),
+                is_resolver: false,
                 addresses: { addresses.into_iter().flatten() }
                     .filter(|ip| nearby.allows(*ip))
-                    .map(|ip| SocketAddr::new(ip, PORT))
+                    .map(|ip| SocketAddr::new(ip, PORT).into())
                     .take(MOST_ADDRESSES)
                     .collect(),
             });
@@ -225,13 +264,35 @@ impl Resolver {
     }
 }
 
-/// A server that a zone's NS records name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Resolvers by what the config says of each name: those with the same servers share their connections.
+#[derive(Debug, Default)]
+pub struct ResolverSet(Mutex<Vec<(Resolvers, Resolver)>>);
+
+impl ResolverSet {
+    /// The one for these servers.
+    ///
+    /// # Errors
+    /// As [`Resolver::new`].
+    pub fn get(&self, resolvers: Resolvers) -> Result<Resolver, Error> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, resolver)) = made.iter().find(|(known, _)| *known == resolvers) {
+            return Ok(resolver.clone());
+        }
+        let resolver = Resolver::new(resolvers.clone())?;
+        made.push((resolvers, resolver.clone()));
+        Ok(resolver)
+    }
+}
+
+/// A server that a zone's NS records name, or a resolver that is asked instead of them.
+#[derive(Clone, Debug)]
 pub struct Authority {
     /// Its name.
     pub name: String,
     /// One that answers is enough.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Server>,
+    /// It remembers that there was no record.
+    is_resolver: bool,
 }
 
 impl Authority {
@@ -240,38 +301,62 @@ impl Authority {
     pub fn at(address: SocketAddr) -> Self {
         Self {
             name: address.to_string(),
-            addresses: vec![address],
+            addresses: vec![address.into()],
+            is_resolver: false,
+        }
+    }
+
+    fn resolver(server: &Server) -> Self {
+        Self {
+            name: server.to_string(),
+            addresses: vec![server.clone()],
+            is_resolver: true,
         }
     }
 
     /// The TXT values that it has at this name; `None` where it does not answer.
     pub async fn texts(&self, name: &Name) -> Option<Vec<String>> {
-        for address in &self.addresses {
-            if let Ok(answer) = ask(*address, name, RecordType::TXT).await {
-                return Some(answer.answers.iter().filter_map(txt).collect());
+        let answer = self.answer(name).await.ok()?;
+        Some(answer.answers.iter().filter_map(txt).collect())
+    }
+
+    /// What it answers, or what came instead.
+    async fn answer(&self, name: &Name) -> Result<Message, String> {
+        let mut last = "no address of it is known, or none that may be asked".to_owned();
+        for server in &self.addresses {
+            match server.ask(name, RecordType::TXT).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error.answered(),
             }
         }
-        None
+        Err(last)
     }
 
     async fn sight(&self, name: &Name, value: &str) -> Sight {
-        match self.texts(name).await {
-            Some(texts) if texts.iter().any(|text| text == value) => Sight::Has,
-            Some(_) => Sight::Lacks,
-            None => Sight::Silent,
+        let answer = match self.answer(name).await {
+            Ok(answer) => answer,
+            Err(what) => return Sight::Silent(what),
+        };
+        if answer.answers.iter().filter_map(txt).any(|it| it == value) {
+            return Sight::Has;
         }
+        let mut what = absence(&answer);
+        if let Some(seconds) = remembered(&answer).filter(|_| self.is_resolver) {
+            what += &format!(", which it may go on answering for {seconds} s");
+        }
+        Sight::Lacks(what)
     }
 }
 
 /// What a server shows of a TXT record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sight {
     /// It has it.
     Has,
-    /// It answers, and does not.
-    Lacks,
-    /// It does not answer, or will not.
-    Silent,
+    /// It answers, and does not; with what it answers.
+    Lacks(String),
+    /// It does not answer, or will not; with what came instead.
+    Silent(String),
 }
 
 /// What each of `authorities`, by name, shows of the TXT record.
@@ -279,6 +364,45 @@ pub async fn look(authorities: &[Authority], name: &Name, value: &str) -> Vec<(S
     let asked = { authorities.iter() }
         .map(|it| async move { (it.name.clone(), it.sight(name, value).await) });
     join_all(asked).await
+}
+
+/// A response code as people know it.
+fn answer_of(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::NXDomain => "NXDOMAIN".to_owned(),
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
+        ResponseCode::Refused => "REFUSED".to_owned(),
+        code => code.to_string(),
+    }
+}
+
+/// What an answer without the record says.
+fn absence(answer: &Message) -> String {
+    if answer.metadata.response_code == ResponseCode::NXDomain {
+        return answer_of(ResponseCode::NXDomain);
+    }
+    match answer.answers.iter().filter_map(txt).count() {
+        0 => "NODATA".to_owned(),
+        1 => "another value".to_owned(),
+        count => format!("{count} other values"),
+    }
+}
+
+/// How long a resolver may go on saying what it says (RFC 2308, 5), at least a second.
+fn remembered(answer: &Message) -> Option<u32> {
+    let records = answer.answers.iter().chain(&answer.authorities);
+    records.map(|it| it.ttl).min().filter(|ttl| *ttl > 0)
+}
+
+/// Whom resolvers are believed to be that show a certificate.
+fn tls(bundle: Option<&[u8]>) -> Result<Arc<ClientConfig>, Error> {
+    let roots = roots::with(bundle).map_err(|expected| Error::Roots(expected.to_owned()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Roots(error.to_string()))?;
+    let config = builder.with_root_certificates(roots);
+    Ok(Arc::new(config.with_no_client_auth()))
 }
 
 /// A name as DNS has it.
@@ -335,62 +459,6 @@ fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
         .filter_map(|address| address.parse().ok())
         .map(|ip: IpAddr| SocketAddr::new(ip, PORT))
         .collect()
-}
-
-/// One question to one server, by UDP, and by TCP where the answer did not fit.
-async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, Error> {
-    let mut last = Err(NetError::Timeout);
-    for _ in 0..TRIES {
-        last = timeout(QUESTION, by_udp(server, name, kind))
-            .await
-            .unwrap_or(Err(NetError::Timeout));
-        if last.is_ok() {
-            break;
-        }
-    }
-    if last.as_ref().is_ok_and(|answer| answer.metadata.truncation) {
-        last = timeout(QUESTION, by_tcp(server, name, kind))
-            .await
-            .unwrap_or(Err(NetError::Timeout));
-    }
-    let answer = last.map_err(|error| Error::Unanswered {
-        name: text(name),
-        kind,
-        server,
-        why: error.to_string(),
-    })?;
-    match answer.metadata.response_code {
-        ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
-        code => Err(Error::Failed {
-            name: text(name),
-            kind,
-            server,
-            code,
-        }),
-    }
-}
-
-async fn by_udp(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, NetError> {
-    let stream = UdpClientStream::builder(server, TokioRuntimeProvider::new())
-        .with_timeout(Some(QUESTION))
-        .build();
-    let (mut client, background) = Client::<TokioRuntimeProvider>::from_sender(stream);
-    // Ends with this question, however that ends.
-    let mut tasks = JoinSet::new();
-    tasks.spawn(background);
-    let answer = client.query(name.clone(), DNSClass::IN, kind).await?;
-    Ok(answer.into())
-}
-
-async fn by_tcp(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, NetError> {
-    let (stream, sender) =
-        TcpClientStream::new(server, None, Some(QUESTION), TokioRuntimeProvider::new());
-    let sender = DnsMultiplexer::new(stream.await?, sender);
-    let (mut client, background) = Client::<TokioRuntimeProvider>::from_sender(sender);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(background);
-    let answer = client.query(name.clone(), DNSClass::IN, kind).await?;
-    Ok(answer.into())
 }
 
 #[cfg(test)]

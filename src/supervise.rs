@@ -172,8 +172,8 @@ mod tests {
             "the lease's and the config file's, whose ends the controller sees",
         ),
         (
-            "src/dns.rs",
-            2,
+            "src/dns/server.rs",
+            1,
             "a connection's own, which its questions wait for with a deadline",
         ),
         ("src/http/bounded.rs", 1, "a connection's own"),

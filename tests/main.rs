@@ -60,6 +60,7 @@ mod propagation;
 mod reader;
 mod reload;
 mod renewal;
+mod resolvers;
 mod rights;
 mod rolling;
 mod rollout;

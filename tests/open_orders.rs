@@ -297,6 +297,19 @@ async fn another_resolver_and_a_shorter_wait_are_taken_by_the_order_that_waits()
     Ok(())
 }
 
+#[tokio::test]
+async fn resolvers_of_a_solver_that_are_corrected_are_asked_by_the_order_that_waits() -> Result<()>
+{
+    mended("asked", "no answer from 127.99.53.53:53", |address| {
+        let solver = right(address);
+        [
+            format!("resolvers: [127.99.53.53]\n    {solver}"),
+            format!("resolvers: [\"{address}\"]\n    {solver}"),
+        ]
+    })
+    .await
+}
+
 /// What a Secret of credentials holds is read at each try; nobody tells us that it has changed.
 #[tokio::test]
 async fn a_key_that_is_corrected_in_its_secret_is_taken_at_the_next_try() -> Result<()> {
@@ -474,7 +487,7 @@ async fn an_order_for_a_key_that_was_to_be_kept_is_made_again_when_it_need_not_b
 
 /// What an order's record copies, or what it brings depends on: each has a test in which it changes while the order
 /// waits, with success soon after. A row is a setting and the test.
-const SETTINGS: [(&str, &str); 33] = [
+const SETTINGS: [(&str, &str); 34] = [
     (
         "solver: http01 to dns01",
         "open_orders::an_order_that_waits_for_a_route_goes_on_by_dns_and_the_ca_is_told_of_no_other_way",
@@ -526,6 +539,10 @@ const SETTINGS: [(&str, &str); 33] = [
     (
         "dns01.propagation.wait",
         "open_orders::another_resolver_and_a_shorter_wait_are_taken_by_the_order_that_waits",
+    ),
+    (
+        "solver: resolvers",
+        "open_orders::resolvers_of_a_solver_that_are_corrected_are_asked_by_the_order_that_waits",
     ),
     (
         "dns.nameservers",

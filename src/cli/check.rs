@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::findings::{self, Finding, Severity};
 use super::output::Output;
 use super::{CommandResult, Failure, block_on};
+use crate::config::Resolvers;
 use crate::solver::route;
 use crate::time::UnixTime;
 
@@ -33,7 +34,7 @@ enum Command {
     Route {
         /// The host, as it stands in the certificate
         host: String,
-        /// The DNS server to ask, with a port or without; the system's resolver where there is none
+        /// The resolver to ask, as `dns.nameservers` of the config has it; the system's where there is none
         #[arg(long = "nameserver")]
         nameservers: Vec<String>,
     },
@@ -78,14 +79,15 @@ pub(super) fn run(args: Args) -> CommandResult {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 fn route(host: &str, nameservers: &[String]) -> CommandResult {
     let parse = |text: &String| {
-        crate::config::nameserver(text).map_err(|error| Failure(format!("{text}: {error}")))
+        text.parse()
+            .map_err(|error| Failure(format!("{text}: {error}")))
     };
-    let nameservers = nameservers
-        .iter()
-        .map(parse)
-        .collect::<Result<Vec<_>, _>>()?;
+    let resolvers = Resolvers {
+        addresses: nameservers.iter().map(parse).collect::<Result<_, _>>()?,
+        ca_bundle: None,
+    };
     block_on(async {
-        route::check(&nameservers, host)
+        route::check(&resolvers, host)
             .await
             .map_err(|error| Failure(error.to_string()))?;
         println!("{host}: requests of a CA reach cert-renew");

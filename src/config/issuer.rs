@@ -284,7 +284,7 @@ fn profile(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
     let path = PathBuf::from(text);
     if path.is_absolute() {
         Ok(path)

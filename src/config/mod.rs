@@ -10,6 +10,7 @@ mod file;
 mod issuer;
 mod operation;
 mod reader;
+mod resolver;
 mod selector;
 mod solver;
 mod tree;
@@ -23,11 +24,11 @@ pub use allow::{Allow, Glob, Labels, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
 pub use file::ConfigFile;
 pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
-pub(crate) use operation::nameserver;
 pub use operation::{
     DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, WatchConfig,
 };
 use reader::Place;
+pub use resolver::{ResolverAddress, ResolverHost, Resolvers};
 pub use selector::LabelSelector;
 pub use solver::{
     Challenge, Dns01, DnsPersist01, Http01, ParentRef, PathType, Propagation, Route,
@@ -219,6 +220,20 @@ impl Config {
     #[must_use]
     pub fn solver(&self, name: &Name) -> Option<&Solver> {
         solver::solver_for(&self.solvers, name)
+    }
+
+    /// Who is asked for what stands in DNS of `name`, before a CA is told to look: whom its solver names, else whom `dns`
+    /// names.
+    #[must_use]
+    pub fn resolvers(&self, name: Option<&Name>) -> Resolvers {
+        let of_solver = name.and_then(|name| self.solver(name));
+        let of_solver = of_solver.map(|solver| &solver.resolvers);
+        Resolvers {
+            addresses: { of_solver.filter(|it| !it.is_empty()) }
+                .unwrap_or(&self.dns.nameservers)
+                .clone(),
+            ca_bundle: self.dns.ca_bundle.clone(),
+        }
     }
 
     /// What is allowed and hardly meant, a sentence each.

@@ -1,9 +1,12 @@
 //! How the operator itself behaves: rollouts, back-off, DNS, what it watches, what it exports.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::issuer::absolute;
 use super::reader::Place;
+use super::resolver::ResolverAddress;
 use crate::schedule::budget::Backoff;
 use crate::secret::keys::FIELD_MANAGER;
 
@@ -47,8 +50,10 @@ pub struct RolloutConfig {
 /// Which DNS servers are asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DnsConfig {
-    /// Servers for self-checks, zones and CAA; the system's resolver where empty.
-    pub nameservers: Vec<SocketAddr>,
+    /// Resolvers for self-checks, zones and CAA; the system's where empty.
+    pub nameservers: Vec<ResolverAddress>,
+    /// PEM file with roots for resolvers that are asked over TLS and HTTPS, beside the public ones; an absolute path.
+    pub ca_bundle: Option<PathBuf>,
 }
 
 /// What is watched.
@@ -206,7 +211,8 @@ impl DnsConfig {
         place.fields(|fields| Self {
             nameservers: fields
                 .get("nameservers")
-                .list(|item| item.parse(nameserver)),
+                .list(|item| item.parse(str::parse)),
+            ca_bundle: fields.get("caBundle").parse(absolute),
         })
     }
 }
@@ -248,7 +254,7 @@ fn field_manager(text: &str) -> Result<Box<str>, &'static str> {
 }
 
 /// A DNS server's address, with a port or without.
-pub(crate) fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
+pub(super) fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
     let address = text
         .parse::<IpAddr>()
         .map(|ip| SocketAddr::new(ip, DNS_PORT));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::issuer::{object_name, text};
 use super::operation::nameserver;
 use super::reader::{Fields, Place};
+use super::resolver::ResolverAddress;
 use crate::name::Name;
 
 /// DNS providers that are supported: each is tested, or is the way out where none fits.
@@ -76,6 +77,8 @@ pub const UNTESTED_PROVIDERS: [&str; 43] = [
 pub struct Solver {
     /// Names at or under one of these; every name where empty.
     pub zones: Vec<Box<str>>,
+    /// Asked before the CA is told to look, instead of those of `dns`; those where empty.
+    pub resolvers: Vec<ResolverAddress>,
     /// The way.
     pub challenge: Challenge,
 }
@@ -217,6 +220,8 @@ impl Solver {
     pub(super) fn read(place: &Place<'_>) -> Option<Self> {
         place.fields(|fields| {
             let zones = fields.get("zones").list(|item| item.parse(zone));
+            let resolvers = fields.get("resolvers");
+            let resolvers = resolvers.list(|item| item.parse(str::parse));
             let ways = ["http01", "dns01", "dnsPersist01"].map(|way| fields.get(way));
             let challenge = match (&ways, ways.each_ref().map(Place::is_absent)) {
                 ([way, ..], [false, true, true]) => Http01::read(way).map(Challenge::Http01),
@@ -231,6 +236,7 @@ impl Solver {
             };
             Some(Self {
                 zones,
+                resolvers,
                 challenge: challenge?,
             })
         })
@@ -449,6 +455,7 @@ mod tests {
                 .iter()
                 .map(|zone| zone.parse::<Name>().unwrap().to_string().into())
                 .collect(),
+            resolvers: Vec::new(),
             challenge,
         }
     }

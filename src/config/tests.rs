@@ -199,6 +199,15 @@ fn every_setting_arrives() {
     );
     assert_eq!(&*rollout.field_manager, "flux-client-side-apply");
     assert_eq!(config.dns.nameservers.len(), 2);
+    for (name, resolvers, first) in [
+        ("c.example", 4, "10.0.0.53:53"),
+        ("d.example", 2, "10.0.0.10:53"),
+    ] {
+        let found = config.resolvers(Some(&name.parse().unwrap()));
+        assert_eq!(found.addresses.len(), resolvers, "{name}");
+        assert_eq!(found.addresses[0].to_string(), first);
+        assert!(found.ca_bundle.is_some());
+    }
     assert_eq!(config.watch.namespaces, ["shop", "web"]);
     assert_eq!(
         (config.watch.select, config.watch.observe),

@@ -11,7 +11,7 @@ use crate::cluster::records::{self, Record};
 use crate::cluster::routes::{self, Routed};
 use crate::config::{self, Route};
 use crate::context::Context;
-use crate::dns::Resolver;
+use crate::dns::ResolverSet;
 use crate::reach::Nearby;
 use crate::solver::dns01;
 
@@ -76,12 +76,14 @@ pub(super) async fn clear(context: &Context, record: &Record) {
         }
     }
     let directory = record.order.directory.as_deref().unwrap_or_default();
-    let resolver = Resolver::new(&context.config().dns.nameservers).ok();
-    let asked = (resolver.as_ref(), Nearby::of(directory));
+    let (config, resolvers) = (context.config(), ResolverSet::default());
+    let nearby = Nearby::of(directory);
     stream::iter(&record.order.txt)
         .for_each_concurrent(CHANGES, |txt| {
             let subject = &subject;
+            let resolver = resolvers.get(config.resolvers(txt.of.parse().ok().as_ref()));
             async move {
+                let asked = (resolver.as_ref().ok(), nearby);
                 let error = match context.dns01.remove(txt, asked).await {
                     // The record stays too, and with it the next leader removes it.
                     Ok(()) | Err(dns01::Error::Closed(_)) => return,

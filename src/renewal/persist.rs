@@ -7,7 +7,7 @@ use super::ways::{name_of, offered};
 use crate::acme::{self, Authorization, Directory};
 use crate::config::{Challenge, Config, DnsPersist01};
 use crate::context::Context;
-use crate::dns::Resolver;
+use crate::dns::ResolverSet;
 use crate::name::Name;
 use crate::reach::Nearby;
 use crate::solver::dns_persist01::{Ca, Error, Wanted, look};
@@ -31,7 +31,7 @@ pub(super) async fn stand(
     authorizations: impl Iterator<Item = &Authorization>,
 ) -> Result<(), Failure> {
     let config = context.config();
-    let mut wanted = Vec::new();
+    let (mut wanted, resolvers) = (Vec::new(), ResolverSet::default());
     for authorization in authorizations {
         let name = name_of(authorization)?;
         let challenge = offered(authorization, &acme::dns_persist_01())?;
@@ -46,14 +46,14 @@ pub(super) async fn stand(
         let servers = solver.map_or(&[][..], |it| &it.servers);
         let record = Wanted::new(&name, ca, servers)?;
         if solver.is_none_or(|it| it.self_check) {
-            wanted.push(record);
+            let resolver = resolvers.get(config.resolvers(Some(&name)));
+            wanted.push((record, resolver.map_err(Error::from)?));
         }
     }
     if wanted.is_empty() {
         return Ok(());
     }
-    let resolver = Resolver::new(&config.dns.nameservers).map_err(Error::from)?;
-    Ok(look(order.nearby(), &resolver, wanted, UnixTime::now()).await?)
+    Ok(look(order.nearby(), wanted, UnixTime::now()).await?)
 }
 
 /// What speaks against it by the records that stand now. A challenge would say what the CA calls itself in them; before
@@ -70,17 +70,18 @@ pub async fn against(asked: &Asked<'_>, directory: &Directory, config: &Config) 
         named: None,
     };
     let solved = { asked.names.iter() }.filter_map(|name| Some((name, solver(config, name)?)));
-    let wanted = solved
-        .filter(|(_, solver)| solver.self_check)
-        .map(|(name, solver)| Wanted::new(name, ca, &solver.servers));
+    let resolvers = ResolverSet::default();
+    let wanted = { solved.filter(|(_, solver)| solver.self_check) }.map(|(name, solver)| {
+        let record = Wanted::new(name, ca, &solver.servers)?;
+        Ok::<_, Error>((record, resolvers.get(config.resolvers(Some(name)))?))
+    });
     let found = async {
         let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
         if wanted.is_empty() {
             return Ok(());
         }
-        let resolver = Resolver::new(&config.dns.nameservers)?;
         let nearby = Nearby::of(&asked.issuer.directory);
-        look(nearby, &resolver, wanted, UnixTime::now()).await
+        look(nearby, wanted, UnixTime::now()).await
     };
     let found: Result<(), Error> = found.await;
     found.err().iter().map(ToString::to_string).collect()

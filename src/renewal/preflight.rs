@@ -14,7 +14,7 @@ use super::public_ca;
 use crate::acme::Directory;
 use crate::certificate::KeyType;
 use crate::config::{Challenge, Config, Issuer};
-use crate::dns::Resolver;
+use crate::dns::ResolverSet;
 use crate::gate::Gate;
 use crate::name::Name;
 use crate::solver::caa::{self, Asker};
@@ -102,11 +102,10 @@ pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -
     if directory.meta.caa_identities.is_empty() {
         return found;
     }
-    let Ok(resolver) = Resolver::new(&config.dns.nameservers) else {
-        return found;
-    };
+    let resolvers = ResolverSet::default();
     let left = AtomicUsize::new(QUESTIONS);
     let look = |name| {
+        let resolver = resolvers.get(config.resolvers(Some(name)));
         let asker = Asker {
             identities: &directory.meta.caa_identities,
             account: asked.account,
@@ -116,7 +115,9 @@ pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -
                 Some(Challenge::Http01(_)) | None => "http-01",
             },
         };
-        caa::forbids(&resolver, name, asker, &left)
+        let left = &left;
+        // Without a resolver, the CA finds out by itself.
+        async move { caa::forbids(&resolver.ok()?, name, asker, left).await }
     };
     let looks: Vec<_> = asked.names.iter().map(look).collect();
     let mut looks = stream::iter(looks).buffered(AT_ONCE);

@@ -17,7 +17,7 @@ use crate::acme;
 use crate::cluster::records::{self, Record, Txt};
 use crate::cluster::routes::{self, Standing};
 use crate::context::Context;
-use crate::dns::Resolver;
+use crate::dns::ResolverSet;
 use crate::index::Key;
 use crate::reach::Nearby;
 use crate::solver::{dns01, route};
@@ -156,14 +156,15 @@ async fn place(
     stream::iter(records.iter().map(Ok))
         .try_for_each_concurrent(CHANGES, |txt| context.dns01.add(txt))
         .await?;
-    let resolver = Resolver::new(&context.config().dns.nameservers).map_err(dns01::Error::from)?;
+    let (config, resolvers) = (context.config(), ResolverSet::default());
     let started = Instant::now();
     let seen = records.iter().map(|txt| {
+        let resolver = resolvers.get(config.resolvers(txt.of.parse().ok().as_ref()));
         let patience = match wait {
             Wait::Briefly => PATIENCE.min(txt.solver.propagation.timeout),
             Wait::ToTheEnd => txt.solver.propagation.timeout,
         };
-        dns01::seen(nearby, &resolver, txt, started + patience)
+        async move { dns01::seen(nearby, &resolver?, txt, started + patience).await }
     });
     match try_join_all(seen).await {
         Ok(_) => {
@@ -210,7 +211,9 @@ async fn open(
     };
     let mut checks = Vec::new();
     for step in plan.steps.iter().filter(checked) {
-        checks.push((name_of(&step.authorization)?.to_string(), step.challenge()?));
+        let name = name_of(&step.authorization)?;
+        let resolvers = config.resolvers(Some(&name));
+        checks.push((name.to_string(), resolvers, step.challenge()?));
     }
     let started = Instant::now();
     let end = UnixTime(record.order.created) + ROUTE;
@@ -226,9 +229,9 @@ async fn open(
             }
         }
         let looks = stream::iter(checks.iter().map(Ok));
-        let looked = looks.try_for_each_concurrent(LOOKS, |(host, challenge)| {
+        let looked = looks.try_for_each_concurrent(LOOKS, |(host, resolvers, challenge)| {
             let (token, proof) = (&challenge.token, &challenge.key_authorization);
-            route::reaches_us(nearby, &config.dns.nameservers, host, token, proof)
+            route::reaches_us(nearby, resolvers, host, token, proof)
         });
         let Err(error) = looked.await else { break };
         if started.elapsed() + LOOK > patience {

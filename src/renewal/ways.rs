@@ -13,7 +13,7 @@ use crate::cluster::records::Txt;
 use crate::cluster::routes::Routed;
 use crate::config::{self, Config, Http01, PathType, Route};
 use crate::context::Context;
-use crate::dns::Resolver;
+use crate::dns::ResolverSet;
 use crate::name::Name;
 use crate::solver::dns01;
 use crate::solver::http01::PATH;
@@ -69,11 +69,11 @@ impl Plan {
         context: &Context,
         authorizations: Vec<Authorization>,
     ) -> Result<Self, Failure> {
-        let config = context.config();
+        let (config, resolvers) = (context.config(), ResolverSet::default());
         let steps = authorizations.into_iter().map(|authorization| {
-            let config = &config;
+            let (config, resolvers) = (&config, &resolvers);
             async move {
-                let way = way(config, &authorization).await?;
+                let way = way(config, resolvers, &authorization).await?;
                 Ok::<_, Failure>(Step { authorization, way })
             }
         });
@@ -146,7 +146,11 @@ pub(super) fn check(names: &[Name]) -> Result<(), Failure> {
     }
 }
 
-async fn way(config: &Config, authorization: &Authorization) -> Result<Way, Failure> {
+async fn way(
+    config: &Config,
+    resolvers: &ResolverSet,
+    authorization: &Authorization,
+) -> Result<Way, Failure> {
     let name = name_of(authorization)?;
     Ok(match solver(config, &name)? {
         Solver::Http(http01) => {
@@ -158,7 +162,8 @@ async fn way(config: &Config, authorization: &Authorization) -> Result<Way, Fail
         }
         Solver::Dns(dns01, zones) => {
             let challenge = offered(authorization, &ChallengeType::Dns01)?;
-            let resolver = Resolver::new(&config.dns.nameservers).map_err(dns01::Error::from)?;
+            let resolver = resolvers.get(config.resolvers(Some(&name)));
+            let resolver = resolver.map_err(dns01::Error::from)?;
             let site = dns01::site(&resolver, &name).await;
             let site = site.map_err(dns01::Error::from)?;
             site.is_within(zones, dns01)?;

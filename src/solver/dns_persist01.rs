@@ -252,21 +252,20 @@ impl Wanted {
     }
 }
 
-/// Looks for all records; those of one name are one.
+/// Looks for all records, each by way of its resolver; those of one name are one.
 ///
 /// # Errors
 /// When one is not as it has to be, or DNS does not say.
 pub async fn look(
     nearby: Nearby,
-    resolver: &Resolver,
-    mut wanted: Vec<Wanted>,
+    mut wanted: Vec<(Wanted, Resolver)>,
     now: UnixTime,
 ) -> Result<(), Error> {
     // Of apex and wildcard the latter wants more.
-    wanted.sort_by(|a, b| (&a.name, b.wildcard).cmp(&(&b.name, a.wildcard)));
-    wanted.dedup_by(|later, kept| later.name == kept.name);
-    let looks =
-        stream::iter(wanted).map(|record| async move { record.look(nearby, resolver, now).await });
+    wanted.sort_by(|(a, _), (b, _)| (&a.name, b.wildcard).cmp(&(&b.name, a.wildcard)));
+    wanted.dedup_by(|(later, _), (kept, _)| later.name == kept.name);
+    let looks = stream::iter(wanted)
+        .map(|(record, resolver)| async move { record.look(nearby, &resolver, now).await });
     let looked: Vec<_> = looks.buffered(LOOKS).collect().await;
     let mut lacking = Vec::new();
     for result in looked {

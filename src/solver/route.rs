@@ -18,6 +18,7 @@ use reqwest::redirect::Policy;
 use thiserror::Error;
 
 use super::http01::PATH;
+use crate::config::Resolvers;
 use crate::dns::{self, Resolver};
 use crate::reach::{Nearby, System};
 
@@ -112,7 +113,7 @@ fn follows(so_far: usize, to: &Url, nearby: Nearby) -> Result<(), String> {
 /// With what came instead.
 pub async fn reaches_us(
     nearby: Nearby,
-    nameservers: &[SocketAddr],
+    resolvers: &Resolvers,
     host: &str,
     token: &str,
     expected: &str,
@@ -129,10 +130,9 @@ pub async fn reaches_us(
     nearby
         .check(&parsed)
         .map_err(|closed| wrong(closed.to_string()))?;
-    let resolver = match nameservers {
-        [] => None,
-        _ => Some(Resolver::new(nameservers).map_err(|error| wrong(error.to_string()))?),
-    };
+    let by_config = || Resolver::new(resolvers.clone()).map_err(|error| wrong(error.to_string()));
+    let is_named = !resolvers.addresses.is_empty();
+    let resolver = is_named.then(by_config).transpose()?;
     let resolver = resolver.map(Arc::new);
     let request = Request {
         nearby,
@@ -157,7 +157,7 @@ pub async fn reaches_us(
         Answer::Wrong(what) => Err(wrong(what)),
         Answer::None(what) if several => Err(wrong(what)),
         Answer::None(what) => {
-            let resolver = Resolver::new(nameservers).ok();
+            let resolver = Resolver::new(resolvers.clone()).ok();
             let is_name = host.parse::<IpAddr>().is_err();
             let why = match resolver.filter(|_| is_name) {
                 Some(resolver) => resolver.why_unreachable(host).await,
@@ -303,8 +303,8 @@ fn worst(addresses: &[IpAddr], answers: Vec<Answer>) -> Answer {
 ///
 /// # Errors
 /// With what came instead.
-pub async fn check(nameservers: &[SocketAddr], host: &str) -> Result<(), Error> {
-    reaches_us(Nearby::Open, nameservers, host, HEALTH, HEALTHY).await
+pub async fn check(resolvers: &Resolvers, host: &str) -> Result<(), Error> {
+    reaches_us(Nearby::Open, resolvers, host, HEALTH, HEALTHY).await
 }
 
 #[cfg(test)]
@@ -330,7 +330,7 @@ mod tests {
             address("own.example", "127.0.0.1"),
             address("metadata.example", "169.254.169.254"),
         ];
-        let dns = [serving(records).await];
+        let dns = Resolvers::from(&[serving(records).await]);
         let refused = async |nearby: Nearby, host: &str| {
             let error = reaches_us(nearby, &dns, host, "token", "proof").await;
             error.unwrap_err().to_string()
@@ -402,7 +402,7 @@ mod tests {
             address("both.example", there),
             address("one.example", here),
         ];
-        let dns = [serving(records).await];
+        let dns = Resolvers::from(&[serving(records).await]);
         let told = async |host: &str| {
             let reached = reaches_us(Nearby::Open, &dns, host, "token", "proof").await;
             reached.err().map(|error| error.to_string())

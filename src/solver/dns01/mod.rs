@@ -112,10 +112,10 @@ pub enum Error {
     NotSeen {
         /// Where the record stands.
         at: String,
-        /// Who answers and does not have it.
-        lacking: Vec<String>,
-        /// Who does not answer.
-        silent: Vec<String>,
+        /// Who answers and does not have it, each with what it answers.
+        lacking: Vec<(String, String)>,
+        /// Who does not answer, each with what came instead.
+        silent: Vec<(String, String)>,
     },
     /// A CNAME leads out of the zones that the solver is for.
     #[error(
@@ -395,8 +395,8 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
     Ok(Some(Credentials::of_identity(data)))
 }
 
-/// Waits until every server of the zone has the record, until `deadline`; `nearby` is where the CA is, which asks the
-/// same servers. Servers that do not answer are passed over after a while, as long as another one has it.
+/// Waits until every server of the zone has the record, until `deadline`, or every resolver where they cannot be asked;
+/// `nearby` is where the CA is, which asks the same servers. Servers that do not answer are passed over after a while, as long as another one has it.
 ///
 /// # Errors
 /// When some do not have it by then, or the servers cannot be found.
@@ -416,17 +416,20 @@ pub async fn seen(
         let mut has_any = false;
         loop {
             let found = dns::look(&authorities, &at, &txt.value).await;
-            let of = |wanted: Sight| {
-                let those = found.iter().filter(move |(_, sight)| *sight == wanted);
-                those.map(|(name, _)| name.clone()).collect::<Vec<_>>()
-            };
-            let (lacking, silent) = (of(Sight::Lacks), of(Sight::Silent));
-            has_any |= lacking.len() + silent.len() < found.len();
+            let (mut lacking, mut silent) = (Vec::new(), Vec::new());
+            for (name, sight) in found {
+                match sight {
+                    Sight::Has => has_any = true,
+                    Sight::Lacks(what) => lacking.push((name, what)),
+                    Sight::Silent(what) => silent.push((name, what)),
+                }
+            }
             if lacking.is_empty() && silent.is_empty() {
                 break;
             }
             if lacking.is_empty() && has_any && started.elapsed() >= silence {
-                let servers = silent.join(", ");
+                let servers: Vec<&str> = silent.iter().map(|(name, _)| &**name).collect();
+                let servers = servers.join(", ");
                 tracing::warn!(
                     at = txt.at,
                     zone = txt.zone,
@@ -442,7 +445,11 @@ pub async fn seen(
                     silent,
                 });
             }
-            authorities.retain(|it| lacking.contains(&it.name) || silent.contains(&it.name));
+            let is_left = |name: &str| {
+                let mut left = lacking.iter().chain(&silent);
+                left.any(|(left, _)| *left == name)
+            };
+            authorities.retain(|it| is_left(&it.name));
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -458,7 +465,7 @@ pub async fn seen(
 pub async fn stands(nearby: Nearby, resolver: &Resolver, txt: &Txt) -> Result<bool, Error> {
     let authorities = authorities(nearby, resolver, txt).await?;
     let found = dns::look(&authorities, &dns::name(&txt.at)?, &txt.value).await;
-    if found.iter().all(|(_, sight)| *sight == Sight::Silent) {
+    if { found.iter() }.all(|(_, sight)| matches!(sight, Sight::Silent(_))) {
         return Err(Error::NoAuthority(txt.zone.clone()));
     }
     Ok(found.iter().any(|(_, sight)| *sight == Sight::Has))
@@ -480,14 +487,12 @@ async fn authorities(
     Ok(found)
 }
 
-fn unseen(lacking: &[String], silent: &[String]) -> String {
-    let sentences = [
-        (lacking, "does not have it"),
-        (silent, "does not answer, or refuses to"),
-    ];
-    let told = sentences.iter().filter(|(servers, _)| !servers.is_empty());
-    let told = told.map(|(servers, what)| format!("{} {what}", servers.join(", ")));
-    told.collect::<Vec<_>>().join("; ")
+fn unseen(lacking: &[(String, String)], silent: &[(String, String)]) -> String {
+    let lacking =
+        { lacking.iter() }.map(|(name, what)| format!("{name} does not have it ({what})"));
+    let silent = { silent.iter() }
+        .map(|(name, what)| format!("{name} does not answer, or refuses to ({what})"));
+    lacking.chain(silent).collect::<Vec<_>>().join("; ")
 }
 
 /// A host's words without what is secret, short and on one line.

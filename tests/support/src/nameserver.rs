@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use crate::group::Group;
+use crate::pki::Authority;
 use crate::process::Process;
 use crate::{Bench, ports};
 
@@ -198,8 +199,10 @@ impl Nameserver {
 /// into another: what a CA asks.
 #[derive(Debug)]
 pub struct Recursor {
-    _process: Arc<Process>,
+    process: Arc<Process>,
     address: SocketAddr,
+    https: SocketAddr,
+    directory: PathBuf,
 }
 
 impl Recursor {
@@ -208,12 +211,58 @@ impl Recursor {
     /// # Errors
     /// When Unbound cannot be had or does not start.
     pub async fn start(bench: &Bench, name: &str, zones: &[(&str, SocketAddr)]) -> Result<Self> {
+        let address = ports::free()?;
+        Self::run(bench, name, zones, address, String::new()).await
+    }
+
+    /// Starts one that answers over TLS and over HTTPS and not on a port of plain DNS, with a certificate of a CA of its
+    /// own: [`Self::roots`].
+    ///
+    /// # Errors
+    /// When Unbound cannot be had or does not start.
+    pub async fn start_encrypted(
+        bench: &Bench,
+        name: &str,
+        zones: &[(&str, SocketAddr)],
+    ) -> Result<Self> {
+        let (address, https) = (ports::free()?, ports::free()?);
+        let directory = bench.group().directory().join(name);
+        let authority = Authority::new("DNS")?;
+        let pair = authority.server("resolver")?;
+        fs::create_dir(&directory)?;
+        let files = [
+            ("roots.pem", authority.pem()),
+            ("cert.pem", pair.certificate),
+            ("key.pem", pair.key),
+        ];
+        for (name, text) in files {
+            fs::write(directory.join(name), text)?;
+        }
+        let more = format!(
+            "  interface: {ip}@{https_port}\n  tls-port: {tls_port}\n  https-port: {https_port}\n  \
+             tls-service-pem: \"{directory}/cert.pem\"\n  tls-service-key: \"{directory}/key.pem\"\n",
+            ip = https.ip(),
+            tls_port = address.port(),
+            https_port = https.port(),
+            directory = directory.display(),
+        );
+        let mut started = Self::run(bench, name, zones, address, more).await?;
+        started.https = https;
+        Ok(started)
+    }
+
+    async fn run(
+        bench: &Bench,
+        name: &str,
+        zones: &[(&str, SocketAddr)],
+        address: SocketAddr,
+        more: String,
+    ) -> Result<Self> {
         let group = bench.group();
         let directory = group.directory().join(name);
-        fs::create_dir(&directory)?;
-        let address = ports::free()?;
+        fs::create_dir_all(&directory)?;
         let mut config = format!(
-            "server:\n  interface: {ip}@{port}\n  do-not-query-localhost: no\n  username: \"\"\n  chroot: \"\"\n  \
+            "server:\n  interface: {ip}@{port}\n{more}  do-not-query-localhost: no\n  username: \"\"\n  chroot: \"\"\n  \
              directory: \"{directory}\"\n  pidfile: \"\"\n  use-syslog: no\n  do-daemonize: no\n  num-threads: 1\n  \
              module-config: \"iterator\"\n  cache-max-ttl: 0\n  cache-max-negative-ttl: 0\n  \
              access-control: 127.0.0.0/8 allow\n  local-zone: \"example.\" nodefault\nremote-control:\n  \
@@ -240,15 +289,40 @@ impl Recursor {
         };
         process.ready(START_DEADLINE, up).await?;
         Ok(Self {
-            _process: process,
+            process,
             address,
+            https: address,
+            directory,
         })
     }
 
-    /// Where it answers, for UDP and TCP.
+    /// Ends it: nobody answers there any more.
+    pub fn stop(&self) {
+        self.process.kill();
+    }
+
+    /// Where it answers, for UDP and TCP; over TLS where it is encrypted.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it answers over TLS, as the config has it.
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        format!("tls://{}", self.address)
+    }
+
+    /// Where it answers over HTTPS, as the config has it; its certificate is for this name too.
+    #[must_use]
+    pub fn https_url(&self) -> String {
+        format!("https://{}/dns-query#localhost", self.https)
+    }
+
+    /// The roots of its certificate, a PEM file.
+    #[must_use]
+    pub fn roots(&self) -> PathBuf {
+        self.directory.join("roots.pem")
     }
 }
 

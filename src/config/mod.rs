@@ -9,6 +9,7 @@ mod faults;
 mod file;
 mod issuer;
 mod operation;
+mod provider;
 mod reader;
 mod resolver;
 mod selector;
@@ -27,12 +28,12 @@ pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
 pub use operation::{
     DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, WatchConfig,
 };
+pub use provider::{SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
 use reader::Place;
 pub use resolver::{ResolverAddress, ResolverHost, Resolvers};
 pub use selector::LabelSelector;
 pub use solver::{
-    Challenge, Dns01, DnsPersist01, Http01, ParentRef, PathType, Propagation, Route,
-    SUPPORTED_PROVIDERS, Solver, UNTESTED_PROVIDERS,
+    Challenge, Dns01, DnsPersist01, Http01, ParentRef, PathType, Propagation, Route, Solver,
 };
 
 use crate::compact::hash;

@@ -8,69 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::issuer::{object_name, text};
 use super::operation::nameserver;
+use super::provider::{SUPPORTED_PROVIDERS, provider, settings_of};
 use super::reader::{Fields, Place};
 use super::resolver::ResolverAddress;
 use crate::name::Name;
-
-/// DNS providers that are supported: each is tested, or is the way out where none fits.
-pub const SUPPORTED_PROVIDERS: [&str; 9] = [
-    "acme-dns",
-    "azure",
-    "cloudflare",
-    "digitalocean",
-    "google",
-    "powerdns",
-    "rfc2136",
-    "route53",
-    "webhook",
-];
-
-/// DNS providers that dns-update has and that nobody here has tried.
-pub const UNTESTED_PROVIDERS: [&str; 43] = [
-    "arvancloud",
-    "baiducloud",
-    "bunny",
-    "constellix",
-    "ddnss",
-    "desec",
-    "dnsimple",
-    "dnsmadeeasy",
-    "domeneshop",
-    "dreamhost",
-    "duckdns",
-    "dynu",
-    "easydns",
-    "exoscale",
-    "freemyip",
-    "gandi",
-    "gcore",
-    "glesys",
-    "godaddy",
-    "hetzner",
-    "hostingde",
-    "hostinger",
-    "ibmcloud",
-    "infomaniak",
-    "ionos",
-    "ipv64",
-    "linode",
-    "luadns",
-    "mythicbeasts",
-    "namedotcom",
-    "namesilo",
-    "netlify",
-    "nifcloud",
-    "ns1",
-    "plesk",
-    "porkbun",
-    "safedns",
-    "scaleway",
-    "simplycom",
-    "spaceship",
-    "vultr",
-    "websupport",
-    "zoneeu",
-];
 
 /// One way to answer, for the names in some zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,26 +136,6 @@ impl Default for Propagation {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// What `settings` may and must hold, by provider.
-fn settings_of(provider: &str) -> (&'static [&'static str], &'static [&'static str]) {
-    match provider {
-        "rfc2136" => (&["server", "keyName"], &["algorithm"]),
-        "route53" => (
-            &[],
-            &["region", "hostedZoneId", "role", "endpoint", "stsEndpoint"],
-        ),
-        "google" => (&[], &["project", "managedZone", "impersonate", "endpoint"]),
-        "azure" => (
-            &["subscriptionId", "resourceGroup"],
-            &["tenantId", "clientId", "environment", "endpoint"],
-        ),
-        "acme-dns" => (&["server"], &["caBundle"]),
-        "plesk" | "powerdns" => (&["server"], &[]),
-        "webhook" => (&["url"], &["caBundle"]),
-        _ => (&[], &[]),
-    }
-}
 
 impl Solver {
     pub(super) fn read(place: &Place<'_>) -> Option<Self> {
@@ -412,17 +333,6 @@ fn texts(place: &Place<'_>) -> BTreeMap<String, String> {
     entries
         .filter_map(|(key, value)| Some((key.to_string(), value.present()?.parse(text)?)))
         .collect()
-}
-
-fn provider(text: &str) -> Result<String, String> {
-    let known = SUPPORTED_PROVIDERS.iter().chain(&UNTESTED_PROVIDERS);
-    if known.copied().any(|known| known == text) {
-        return Ok(text.to_string());
-    }
-    Err(format!(
-        "expected a DNS provider ({}, or one of the untested in docs/configuration.md)",
-        SUPPORTED_PROVIDERS.join(", ")
-    ))
 }
 
 fn zone(text: &str) -> Result<Box<str>, &'static str> {

@@ -299,14 +299,14 @@ fn only_what_is_allowed_is_allowed() {
 #[test]
 fn what_is_hardly_meant_is_a_warning() {
     let config = Config::parse(
-        "issuers: {a: {directory: https://a.example/, chain: {shortest: true}}}\nsolvers: [{dns01: {provider: hetzner}}, {dnsPersist01: {experimental: true}}]",
+        "issuers: {a: {directory: https://a.example/, chain: {shortest: true}}}\nsolvers: [{dns01: {provider: bunny}}, {dnsPersist01: {experimental: true}}]",
     );
     let warnings = config.unwrap().warnings();
     assert_eq!(
         warnings,
         [
             "issuers.a: it has no allow, so that it issues for nobody",
-            "solvers[0]: the DNS provider hetzner is untested",
+            "solvers[0]: the DNS provider bunny is untested",
             "solvers[1]: dns-persist-01 is an experiment: its draft still changes",
         ]
     );
@@ -418,6 +418,37 @@ fn the_docs_hold_what_the_config_takes() {
             "{key}"
         );
     }
+}
+
+/// docs/solvers.md says of each provider how it is tested and what its settings are; the config warns of those that are not.
+#[test]
+fn the_docs_say_of_each_provider_how_it_is_tested() {
+    let page = std::fs::read_to_string(directory("docs/solvers.md")).unwrap();
+    let rows = page
+        .lines()
+        .skip_while(|it| !it.starts_with("| provider | "));
+    let rows = rows.skip(2).take_while(|it| it.starts_with('|'));
+    let mut told = BTreeMap::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, providers, settings, _, tested, _] = *cells else {
+            panic!("{row}")
+        };
+        for provider in providers.split('`').skip(1).step_by(2) {
+            let (required, optional) = provider::settings_of(provider);
+            for key in required.iter().chain(optional) {
+                assert!(settings.contains(&format!("`{key}`")), "{provider}: {key}");
+            }
+            let transcript = directory(&format!("testdata/dns-hosts/{provider}.txt"));
+            let is_told = tested.contains("by a transcript");
+            assert_eq!(is_told, transcript.exists(), "{provider}: {tested}");
+            let twice = told.insert(provider, !tested.starts_with("not at all"));
+            assert_eq!(twice, None, "{provider} has two rows");
+        }
+    }
+    let known = { SUPPORTED_PROVIDERS.iter().map(|it| (*it, true)) }
+        .chain(UNTESTED_PROVIDERS.iter().map(|it| (*it, false)));
+    assert_eq!(told, known.collect());
 }
 
 #[test]

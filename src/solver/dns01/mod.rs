@@ -12,7 +12,10 @@
 mod acme_dns;
 mod aws;
 mod azure;
+#[cfg(test)]
+mod contract;
 mod google;
+mod hosts;
 mod http;
 mod identity;
 mod provider;

@@ -1,14 +1,6 @@
 //! From the config and a Secret to somebody who changes TXT records. Pure, but for the changes themselves.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use dns_update::providers::azuredns::{AzureDnsConfig, AzureEnvironment};
-use dns_update::providers::google_cloud_dns::GoogleCloudDnsConfig;
-use dns_update::providers::route53::Route53Config;
-use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
+use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use zeroize::Zeroizing;
 
 use super::acme_dns::AcmeDns;
@@ -16,13 +8,10 @@ use super::azure::Azure;
 use super::google::Google;
 use super::identity::Environment;
 use super::webhook::Webhook;
-use super::{Error, cleaned};
+use super::{Error, cleaned, hosts};
 use crate::cluster::records::Txt;
 use crate::config::Dns01;
 use crate::secret::full::Data;
-
-/// One request to a host; a change takes several at some.
-const REQUEST: Option<Duration> = Some(Duration::from_secs(20));
 
 /// Keys of the Secret for Route 53.
 pub(super) const ACCESS_KEY_ID: &str = "access-key-id";
@@ -33,18 +22,22 @@ pub(super) const SESSION_TOKEN: &str = "session-token";
 #[derive(Default)]
 pub(super) struct Credentials {
     secret: Option<String>,
-    data: Data,
+    pub(super) data: Data,
 }
 
 /// Somebody who changes TXT records.
 pub(super) struct Provider {
     kind: Kind,
+    /// As the config has it.
+    name: String,
     /// What must not stand in an error.
     secrets: Vec<Zeroizing<String>>,
 }
 
 enum Kind {
     Updater(DnsUpdater),
+    /// A host that has one value at a name and says of none whether it is there.
+    OneValue(DnsUpdater),
     AcmeDns(AcmeDns),
     Webhook(Webhook),
     /// By the identity of the pod.
@@ -53,9 +46,9 @@ enum Kind {
 }
 
 /// Reads what one provider needs, and says what is missing.
-struct Needs<'a> {
-    solver: &'a Dns01,
-    credentials: &'a Credentials,
+pub(super) struct Needs<'a> {
+    pub(super) solver: &'a Dns01,
+    pub(super) credentials: &'a Credentials,
 }
 
 impl Credentials {
@@ -84,14 +77,14 @@ impl Credentials {
 }
 
 impl Needs<'_> {
-    fn settings(&self, expected: impl Into<String>) -> Error {
+    pub(super) fn settings(&self, expected: impl Into<String>) -> Error {
         Error::Settings {
             provider: self.solver.provider.clone(),
             expected: expected.into(),
         }
     }
 
-    fn expected(&self, expected: impl Into<String>) -> Error {
+    pub(super) fn expected(&self, expected: impl Into<String>) -> Error {
         match &self.credentials.secret {
             Some(secret) => Error::Credentials {
                 provider: self.solver.provider.clone(),
@@ -106,20 +99,20 @@ impl Needs<'_> {
     }
 
     /// A setting; the config was checked for those that are required.
-    fn setting(&self, key: &str) -> Option<String> {
+    pub(super) fn setting(&self, key: &str) -> Option<String> {
         self.solver.settings.get(key).cloned()
     }
 
-    fn required(&self, key: &str) -> Result<String, Error> {
+    pub(super) fn required(&self, key: &str) -> Result<String, Error> {
         self.setting(key)
             .ok_or_else(|| self.settings(format!("expected settings.{key}")))
     }
 
-    fn optional(&self, key: &str) -> Option<String> {
+    pub(super) fn optional(&self, key: &str) -> Option<String> {
         self.credentials.text(key)
     }
 
-    fn secret(&self, key: &str) -> Result<String, Error> {
+    pub(super) fn secret(&self, key: &str) -> Result<String, Error> {
         self.optional(key)
             .ok_or_else(|| self.expected(format!("expected text at key {key}")))
     }
@@ -156,23 +149,31 @@ impl Provider {
                 let environment = Environment::of_process();
                 Kind::Google(Google::new(&environment, |key| needs.setting(key)))
             }
-            _ => Kind::Updater(updater(&needs)?),
+            name if hosts::ONE_VALUE.contains(&name) => Kind::OneValue(hosts::updater(&needs)?),
+            _ => Kind::Updater(hosts::updater(&needs)?),
         };
         let secrets = credentials.data.values();
         let secrets = secrets.filter_map(|bytes| std::str::from_utf8(bytes).ok());
         Ok(Self {
             kind,
+            name: solver.provider.clone(),
             secrets: { secrets.map(|text| Zeroizing::new(text.trim().to_owned())) }.collect(),
         })
     }
 
     pub(super) async fn add(&self, txt: &Txt, ttl: u32) -> Result<(), String> {
+        let ttl = hosts::ttl(&self.name, ttl);
         match &self.kind {
             Kind::Updater(updater) => {
                 let kind = DnsRecordType::TXT;
                 let records = vec![DnsRecord::TXT(txt.value.clone())];
                 let added = updater.add_to_rrset(&txt.at, kind, ttl, records, &txt.zone);
                 self.told(added.await)
+            }
+            Kind::OneValue(updater) => {
+                let kind = DnsRecordType::TXT;
+                let records = vec![DnsRecord::TXT(txt.value.clone())];
+                self.told({ updater.set_rrset(&txt.at, kind, ttl, records, &txt.zone) }.await)
             }
             Kind::AcmeDns(acme_dns) => self.told(acme_dns.add(txt).await),
             Kind::Webhook(webhook) => self.told(webhook.call("present", txt).await),
@@ -192,8 +193,8 @@ impl Provider {
                     result => result,
                 })
             }
-            // It keeps the last two and forgets older ones by itself.
-            Kind::AcmeDns(_) => Ok(()),
+            // It keeps the last two, or the last one, which may be another order's by now, and forgets older ones by itself.
+            Kind::AcmeDns(_) | Kind::OneValue(_) => Ok(()),
             Kind::Webhook(webhook) => self.told(webhook.call("cleanup", txt).await),
             Kind::Azure(azure) => self.told(azure.remove(txt).await),
             Kind::Google(google) => self.told(google.remove(txt).await),
@@ -204,180 +205,6 @@ impl Provider {
         let secrets: Vec<&str> = self.secrets.iter().map(|it| it.as_str()).collect();
         result.map_err(|error| cleaned(&error.to_string(), &secrets))
     }
-}
-
-fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
-    let token = || needs.secret("token");
-    let pair = || Ok::<_, Error>((needs.secret("key")?, needs.secret("secret")?));
-    // For those that take no more than one text, or two.
-    macro_rules! one {
-        ($new:ident) => {
-            DnsUpdater::$new(token()?, REQUEST)
-        };
-    }
-    macro_rules! two {
-        ($new:ident) => {{
-            let (key, secret) = pair()?;
-            DnsUpdater::$new(key, secret, REQUEST)
-        }};
-    }
-    let made = match needs.solver.provider.as_str() {
-        "rfc2136" => return rfc2136(needs),
-        "route53" => DnsUpdater::new_route53(Route53Config {
-            access_key_id: needs.secret(ACCESS_KEY_ID)?,
-            secret_access_key: needs.secret(SECRET_ACCESS_KEY)?,
-            session_token: needs.optional(SESSION_TOKEN),
-            region: needs.setting("region"),
-            hosted_zone_id: needs.setting("hostedZoneId"),
-            private_zone_only: None,
-            endpoint: needs.setting("endpoint"),
-        }),
-        "google" => return google(needs),
-        "azure" => return azure(needs),
-        "cloudflare" => one!(new_cloudflare),
-        "digitalocean" => one!(new_digitalocean),
-        "arvancloud" => one!(new_arvancloud),
-        "bunny" => one!(new_bunny),
-        "ddnss" => one!(new_ddnss),
-        "desec" => one!(new_desec),
-        "dreamhost" => one!(new_dreamhost),
-        "duckdns" => one!(new_duckdns),
-        "dynu" => one!(new_dynu),
-        "freemyip" => one!(new_freemyip),
-        "gandi" => one!(new_gandiv5),
-        "gcore" => one!(new_gcore),
-        "hetzner" => one!(new_hetzner),
-        "hostingde" => one!(new_hostingde),
-        "hostinger" => one!(new_hostinger),
-        "infomaniak" => one!(new_infomaniak),
-        "ionos" => one!(new_ionos),
-        "ipv64" => one!(new_ipv64),
-        "linode" => one!(new_linode),
-        "namesilo" => one!(new_namesilo),
-        "netlify" => one!(new_netlify),
-        "ns1" => one!(new_ns1),
-        "safedns" => one!(new_safedns),
-        "scaleway" => one!(new_scaleway),
-        "vultr" => one!(new_vultr),
-        "baiducloud" => two!(new_baiducloud),
-        "constellix" => two!(new_constellix),
-        "dnsimple" => two!(new_dnsimple),
-        "dnsmadeeasy" => two!(new_dnsmadeeasy),
-        "domeneshop" => two!(new_domeneshop),
-        "easydns" => two!(new_easydns),
-        "exoscale" => two!(new_exoscale),
-        "glesys" => two!(new_glesys),
-        "godaddy" => two!(new_godaddy),
-        "ibmcloud" => two!(new_ibmcloud),
-        "luadns" => two!(new_luadns),
-        "mythicbeasts" => two!(new_mythicbeasts),
-        "namedotcom" => two!(new_namedotcom),
-        "nifcloud" => two!(new_nifcloud),
-        "porkbun" => two!(new_porkbun),
-        "simplycom" => two!(new_simplycom),
-        "spaceship" => two!(new_spaceship),
-        "websupport" => two!(new_websupport),
-        "zoneeu" => two!(new_zoneeu),
-        "plesk" => DnsUpdater::new_plesk(needs.required("server")?, token()?, REQUEST),
-        "powerdns" => {
-            let server = Some(needs.required("server")?);
-            DnsUpdater::new_pdns(token()?, server, None::<&str>, REQUEST)
-        }
-        other => return Err(needs.settings(format!("{other} is not in this version"))),
-    };
-    made.map_err(|error| told(needs, &error))
-}
-
-fn told(needs: &Needs<'_>, error: &dns_update::Error) -> Error {
-    let secrets = needs.credentials.data.values();
-    let secrets: Vec<&str> = secrets
-        .filter_map(|bytes| std::str::from_utf8(bytes).ok())
-        .map(str::trim)
-        .collect();
-    needs.expected(cleaned(&error.to_string(), &secrets))
-}
-
-fn rfc2136(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
-    let server = needs.required("server")?;
-    // Signed updates with several values do not fit a datagram everywhere.
-    let address = match server.parse() {
-        Ok(ip) => std::net::SocketAddr::new(ip, 53),
-        Err(_) => server.parse().map_err(|_| {
-            needs.settings(
-                "expected settings.server as an address such as 10.0.0.53 or 10.0.0.53:53",
-            )
-        })?,
-    };
-    let algorithm = match needs.setting("algorithm").as_deref() {
-        None | Some("hmac-sha256") => TsigAlgorithm::HmacSha256,
-        Some("hmac-sha384") => TsigAlgorithm::HmacSha384,
-        Some("hmac-sha512") => TsigAlgorithm::HmacSha512,
-        Some(_) => {
-            return Err(needs.settings(
-                "expected settings.algorithm to be hmac-sha256, hmac-sha384 or hmac-sha512",
-            ));
-        }
-    };
-    let key = BASE64_STANDARD
-        .decode(needs.secret("secret")?)
-        .map_err(|_| {
-            needs.expected(
-                "expected at key secret the TSIG key in base64, as in the server's config",
-            )
-        })?;
-    let made = DnsUpdater::new_rfc2136_tsig(
-        format!("tcp://{address}"),
-        needs.required("keyName")?,
-        key,
-        algorithm,
-    );
-    made.map_err(|error| told(needs, &error))
-}
-
-fn google(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
-    let json = needs.secret("service-account.json")?;
-    let members: BTreeMap<String, serde_json::Value> =
-        serde_json::from_str(&json).map_err(|_| {
-            needs.expected(
-                "expected at key service-account.json the JSON of a service account's key",
-            )
-        })?;
-    let of_json = members.get("project_id").and_then(|it| it.as_str());
-    let project = needs
-        .setting("project")
-        .or_else(|| of_json.map(str::to_owned));
-    let made = DnsUpdater::new_google_cloud_dns(GoogleCloudDnsConfig {
-        project_id: project
-            .ok_or_else(|| needs.settings("expected settings.project, the key names none"))?,
-        service_account_json: json,
-        managed_zone: needs.setting("managedZone"),
-        private_zone: false,
-        impersonate_service_account: needs.setting("impersonate"),
-        request_timeout: REQUEST,
-    });
-    made.map_err(|error| told(needs, &error))
-}
-
-fn azure(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
-    let made = DnsUpdater::new_azuredns(AzureDnsConfig {
-        tenant_id: needs.required("tenantId")?,
-        client_id: needs.required("clientId")?,
-        client_secret: needs.secret("client-secret")?,
-        subscription_id: needs.required("subscriptionId")?,
-        resource_group: needs.required("resourceGroup")?,
-        environment: match needs.setting("environment").as_deref() {
-            None | Some("public") => AzureEnvironment::Public,
-            Some("china") => AzureEnvironment::China,
-            Some("usgovernment") => AzureEnvironment::UsGovernment,
-            Some(_) => {
-                return Err(needs.settings(
-                    "expected settings.environment to be public, china or usgovernment",
-                ));
-            }
-        },
-        request_timeout: REQUEST,
-    });
-    made.map_err(|error| told(needs, &error))
 }
 
 #[cfg(test)]
@@ -397,6 +224,18 @@ mod tests {
             ("clientId", "c"),
             ("subscriptionId", "s"),
             ("resourceGroup", "g"),
+            ("configuration", "default"),
+            ("view", "external"),
+            ("region", "a-1"),
+            ("clientIp", "192.0.2.1"),
+            ("customerNumber", "1"),
+            ("tenancy", "t"),
+            ("user", "u"),
+            ("fingerprint", "f"),
+            ("compartment", "c"),
+            ("accountId", "1"),
+            ("projectId", "p"),
+            ("folderId", "f"),
         ];
         let server = ("server", "https://dns.example");
         let with_url = ["acme-dns", "plesk", "powerdns"].contains(&provider);
@@ -419,12 +258,17 @@ mod tests {
             "access-key-id",
             "secret-access-key",
             "client-secret",
+            "client-token",
+            "access-token",
+            "consumer-key",
+            "private-key",
         ];
         let texts = keys.map(|key| (key, "a-b.c"));
         let texts = texts.into_iter().chain([
             ("secret", "c2VjcmV0"),
             ("service-account.json", JSON),
             ("acmedns.json", JSON),
+            ("hurricane.json", r#"{"example.com": "k"}"#),
         ]);
         let data: Data = texts
             .map(|(key, text)| (key.into(), text.as_bytes().to_vec().into()))

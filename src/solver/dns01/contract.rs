@@ -334,6 +334,23 @@ fn transcripts() -> Vec<String> {
     names
 }
 
+/// The HTTP client of dns-update panics where the machine has no root certificates, as an image without files.
+#[test]
+fn without_roots_on_this_machine_no_host_is_asked_and_the_error_says_so() {
+    let mut asking = Command::new(env::current_exe().unwrap());
+    asking
+        .args(["--exact", "--ignored", "--nocapture"])
+        .arg("solver::dns01::contract::a_record_is_set_and_removed_at_the_host_of_the_environment")
+        .envs([(PROVIDER, "cloudflare"), ("SSL_CERT_FILE", "/dev/null")])
+        .env_remove("SSL_CERT_DIR");
+    let asked = asking.output().unwrap();
+    let said = String::from_utf8_lossy(&[asked.stdout, asked.stderr].concat()).into_owned();
+    assert!(
+        said.contains("SSL_CERT_FILE") && !said.contains("Client::new()"),
+        "{said}"
+    );
+}
+
 #[tokio::test]
 async fn each_host_is_asked_as_its_transcript_has_it() {
     let mut faults = Vec::new();

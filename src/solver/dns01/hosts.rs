@@ -58,6 +58,14 @@ pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     if needs.solver.provider == "rfc2136" {
         return rfc2136(needs);
     }
+    // dns-update trusts the machine's roots and no others, and its client panics where there are none.
+    if let Err(error) = reqwest::Client::builder().build() {
+        let why = crate::cluster::chain(&error);
+        return Err(needs.settings(format!(
+            "no HTTPS client can be made ({why}): expected a PEM file with the public root certificates at \
+             /etc/ssl/certs/ca-certificates.crt, or where the environment variable SSL_CERT_FILE says"
+        )));
+    }
     let made = match needs.solver.provider.as_str() {
         "route53" => DnsUpdater::new_route53(Route53Config {
             access_key_id: needs.secret(ACCESS_KEY_ID)?,

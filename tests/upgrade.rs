@@ -49,8 +49,13 @@ async fn of_the_ca(bench: &Bench, home: &str, uid: &str) -> Result<String> {
         .register(&Credentials::from_json(unregistered.as_bytes())?)
         .await?;
     let account = registered.account_url().context("no account")?.to_owned();
+    // Named, as an operator's is: of its own choice Pebble gives one of 90 seconds now and then, which is due again.
+    let request = OrderRequest {
+        profile: Some("default"),
+        ..OrderRequest::default()
+    };
     let mut order = client
-        .new_order(&["ordered.example".parse()?], OrderRequest::default())
+        .new_order(&["ordered.example".parse()?], request)
         .await?;
     let authorizations = order.authorizations().await?;
     let challenge = authorizations

@@ -45,13 +45,18 @@ FUZZ_SECONDS ?= 60
 fuzz: ## Feed every reader of foreign bytes with hostile ones, each for FUZZ_SECONDS
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --lib fuzz:: -- --nocapture --test-threads 2
 
+# Before what runs the integration tests.
+WITH_TOOLS = promtool="$$(tests/tools.sh promtool)" && chromium="$$(tests/tools.sh chromium)" \
+	  && PATH="$$(dirname "$$promtool"):$$(dirname "$$chromium"):$$PATH"
+
 .PHONY: integration
-integration: control-plane ## The tests on a real control plane and CA
-	@# Before the tests, which ask for them again: building one beside them would eat into their deadlines.
+integration: control-plane integration-tools ## The tests on a real control plane and CA
+	$(WITH_TOOLS) $(CARGO) test --test integration -- --test-threads 4
+
+# Before the tests, which ask for them again: building one beside them would eat into their deadlines.
+.PHONY: integration-tools
+integration-tools:
 	@for tool in helm knotd nginx unbound libfaketime; do tests/tools.sh $$tool >/dev/null || exit; done
-	promtool="$$(tests/tools.sh promtool)" && chromium="$$(tests/tools.sh chromium)" \
-	  && PATH="$$(dirname "$$promtool"):$$(dirname "$$chromium"):$$PATH" \
-	  $(CARGO) test --test integration -- --test-threads 4
 
 .PHONY: chaos
 chaos: control-plane node ## Kill a renewal at each request, fail each in each way, ten minutes of random faults, ten of a hostile tenant, a real node: an hour
@@ -75,6 +80,10 @@ node-programs:
 interop: control-plane ## step-ca, Caddy's ACME server, BIND, PowerDNS and Route 53's API beside Pebble and Knot (INTEROP_SCENES=Caddy,PowerDNS)
 	@for tool in knotd unbound named pdns_server moto_server; do tests/tools.sh $$tool >/dev/null || exit; done
 	$(CARGO) test --test integration -- --ignored --nocapture --exact interop::other_cas_and_dns_hosts
+
+.PHONY: versions
+versions: control-plane integration-tools ## The integration tests on the oldest supported Kubernetes and on one between: an hour (MINORS=1.33)
+	$(WITH_TOOLS) $(CARGO) test --test integration -- --ignored --nocapture --exact versions::every_test_on_other_minors
 
 .PHONY: control-plane
 control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes

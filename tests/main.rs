@@ -73,4 +73,5 @@ mod tenancy;
 mod traces;
 mod upgrade;
 mod verify;
+mod versions;
 mod wild;

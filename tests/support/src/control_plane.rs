@@ -1,8 +1,9 @@
 //! The Go programs of the bench: built once from the modules pinned in `tests/control-plane/go.mod`, kept in a cache
 //! outside the repository.
 //!
-//! Inputs: the two files of that module, the Go toolchain, `CERT_RENEW_BENCH_CACHE`, `XDG_CACHE_HOME` and
-//! `KUBEBUILDER_ASSETS`. Nothing is downloaded but Go modules, and nothing is written into the repository.
+//! Inputs: the two files of that module, the Go toolchain, `CERT_RENEW_BENCH_CACHE`, `XDG_CACHE_HOME`,
+//! `KUBEBUILDER_ASSETS` and `CERT_RENEW_KUBERNETES`. Nothing is downloaded but Go modules, and nothing is written into the
+//! repository.
 
 use std::env;
 use std::fs::{self, File};
@@ -13,6 +14,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aws_lc_rs::digest;
+
+use crate::minors::{self, Minor};
 
 /// Program and the package that it is built from, the quickest first so that a mistake shows early.
 const PROGRAMS: [(&str, &str); 8] = [
@@ -56,14 +59,17 @@ const STAGES: [&str; 3] = ["node/fast", "node/heartbeat-with-lease", "pod/fast"]
 pub struct ControlPlane {
     cache: PathBuf,
     assets: Option<PathBuf>,
+    /// The programs of another minor.
+    minor: Option<PathBuf>,
 }
 
 impl ControlPlane {
     /// Path of a program by its name, for example `kubectl`.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
-        match &self.assets {
-            Some(assets) if KUBEBUILDER_PROGRAMS.contains(&name) => assets.join(name),
+        match (&self.minor, &self.assets) {
+            (Some(minor), _) if minors::PROGRAMS.iter().any(|it| it.0 == name) => minor.join(name),
+            (_, Some(assets)) if KUBEBUILDER_PROGRAMS.contains(&name) => assets.join(name),
             _ => self.cache.join(name),
         }
     }
@@ -111,7 +117,13 @@ fn ensure_these(programs: &[Program]) -> Result<ControlPlane> {
             );
         }
     }
-    let control_plane = ControlPlane { cache, assets };
+    // First, as it says whether there is such a minor.
+    let minor = Minor::chosen()?.map(|minor| minor.ensure()).transpose()?;
+    let control_plane = ControlPlane {
+        cache,
+        assets,
+        minor,
+    };
     if missing(&control_plane, programs).is_empty() {
         return Ok(control_plane);
     }
@@ -143,7 +155,7 @@ fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> R
         cache.display()
     ));
     let started = Instant::now();
-    compile("control plane", module, cache, &missing)?;
+    Build::new("control plane", module, cache).compile(&missing)?;
     if missing.iter().any(|(name, _)| *name == "kwok") {
         copy_stages(module, cache)?;
     }
@@ -154,42 +166,104 @@ fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> R
     Ok(())
 }
 
-/// Builds programs of a module into a directory of the cache, of which the caller holds the lock.
-pub(crate) fn compile(what: &str, module: &Path, cache: &Path, programs: &[Program]) -> Result<()> {
-    for entry in fs::read_dir(cache)? {
-        let left_over = entry?.path();
-        if left_over.is_file()
-            && left_over
-                .extension()
-                .is_some_and(|extension| extension == "unfinished")
-        {
-            fs::remove_file(&left_over)
-                .with_context(|| format!("removing {}", left_over.display()))?;
+/// How programs are built from a Go module into a directory of the cache.
+pub(crate) struct Build<'a> {
+    /// What it calls itself where it says how far it is.
+    pub(crate) what: &'a str,
+    pub(crate) module: &'a Path,
+    pub(crate) cache: &'a Path,
+    pub(crate) ldflags: &'a str,
+    /// In place of the module's own go.mod.
+    pub(crate) modfile: Option<&'a Path>,
+}
+
+impl<'a> Build<'a> {
+    pub(crate) fn new(what: &'a str, module: &'a Path, cache: &'a Path) -> Self {
+        Self {
+            what,
+            module,
+            cache,
+            ldflags: LDFLAGS,
+            modfile: None,
         }
     }
-    for (i, (name, package)) in programs.iter().enumerate() {
-        // The process id, because the `go build` of a killed process may still be writing.
-        let unfinished = cache.join(format!("{name}.{}.unfinished", std::process::id()));
-        let of = format!("{} of {}", i + 1, programs.len());
-        say(&format!("{what}: {of}: {name} …"));
-        let built = Instant::now();
-        let status = go(module)
-            .args(["build", "-trimpath", "-ldflags", LDFLAGS, "-o"])
-            .arg(&unfinished)
-            .arg(package)
-            .status()
-            .map_err(go_missing)?;
-        ensure!(
-            status.success(),
-            "go build {package} failed ({status}); its output stands above"
-        );
-        fs::rename(&unfinished, cache.join(name)).with_context(|| format!("keeping {name}"))?;
+
+    /// Builds those of the programs that are not there, under a lock; `prepare` comes before, where there are any.
+    pub(crate) fn ensure(
+        &self,
+        programs: &[Program],
+        prepare: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Self { what, cache, .. } = self;
+        let missing = || {
+            let mut missing = programs.to_vec();
+            missing.retain(|(name, _)| !cache.join(name).is_file());
+            missing
+        };
+        if missing().is_empty() {
+            return Ok(());
+        }
+        fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
+        let lock = File::create(cache.join("lock")).context("making the lock of the cache")?;
+        lock.lock().context("waiting for the lock of the cache")?;
+        let missing = missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
         say(&format!(
-            "{what}: {of}: {name} built in {} s",
-            built.elapsed().as_secs()
+            "{what}: building {} Go programs into {}; the first time takes minutes",
+            missing.len(),
+            cache.display()
         ));
+        prepare()?;
+        self.compile(&missing)
     }
-    Ok(())
+
+    /// Builds programs; the caller holds the lock of the directory.
+    fn compile(&self, programs: &[Program]) -> Result<()> {
+        let Self {
+            what,
+            module,
+            cache,
+            ldflags,
+            modfile,
+        } = self;
+        for entry in fs::read_dir(cache)? {
+            let left_over = entry?.path();
+            if left_over.is_file()
+                && left_over
+                    .extension()
+                    .is_some_and(|extension| extension == "unfinished")
+            {
+                fs::remove_file(&left_over)
+                    .with_context(|| format!("removing {}", left_over.display()))?;
+            }
+        }
+        for (i, (name, package)) in programs.iter().enumerate() {
+            // The process id, because the `go build` of a killed process may still be writing.
+            let unfinished = cache.join(format!("{name}.{}.unfinished", std::process::id()));
+            let of = format!("{} of {}", i + 1, programs.len());
+            say(&format!("{what}: {of}: {name} …"));
+            let built = Instant::now();
+            let mut command = go(module);
+            command.args(["build", "-trimpath", "-ldflags", ldflags]);
+            if let Some(modfile) = modfile {
+                command.arg("-modfile").arg(modfile);
+            }
+            command.arg("-o").arg(&unfinished).arg(package);
+            let status = command.status().map_err(go_missing)?;
+            ensure!(
+                status.success(),
+                "go build {package} failed ({status}); its output stands above"
+            );
+            fs::rename(&unfinished, cache.join(name)).with_context(|| format!("keeping {name}"))?;
+            say(&format!(
+                "{what}: {of}: {name} built in {} s",
+                built.elapsed().as_secs()
+            ));
+        }
+        Ok(())
+    }
 }
 
 fn missing(control_plane: &ControlPlane, programs: &[Program]) -> Vec<Program> {
@@ -251,7 +325,7 @@ pub(crate) fn go(module: &Path) -> Command {
     go
 }
 
-fn go_missing(error: io::Error) -> anyhow::Error {
+pub(crate) fn go_missing(error: io::Error) -> anyhow::Error {
     let hint = "the test bench builds its control plane with Go 1.26 or later: see CONTRIBUTING.md";
     anyhow::Error::new(error).context(format!("running `go`: {hint}"))
 }

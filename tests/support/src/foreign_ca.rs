@@ -1,7 +1,7 @@
 //! ACME servers other than Pebble: step-ca and Caddy, built from the modules pinned in `tests/interop/go.mod` into the
 //! cache beside the control plane, for `make interop` alone.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::control_plane::{Program, cache_root, compile, fingerprint_of, say};
+use crate::control_plane::{Build, Program, cache_root, fingerprint_of};
 use crate::process::Process;
 use crate::{Bench, ports};
 
@@ -36,23 +36,7 @@ pub fn ensure_foreign_cas() -> Result<PathBuf> {
     let files = ["go.mod", "go.sum", "eab/main.go"];
     let fingerprint = fingerprint_of(&module, &files, &format!("{PROGRAMS:?}"))?;
     let cache = cache_root()?.join(format!("interop-{fingerprint}"));
-    let missing = || {
-        let mut missing = PROGRAMS.to_vec();
-        missing.retain(|(name, _)| !cache.join(name).is_file());
-        missing
-    };
-    if missing().is_empty() {
-        return Ok(cache);
-    }
-    fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
-    let lock = File::create(cache.join("lock")).context("making the lock of the cache")?;
-    lock.lock().context("waiting for the lock of the cache")?;
-    say(&format!(
-        "interop: building {} Go programs into {}; the first time takes minutes",
-        missing().len(),
-        cache.display()
-    ));
-    compile("interop", &module, &cache, &missing())?;
+    Build::new("interop", &module, &cache).ensure(&PROGRAMS, || Ok(()))?;
     Ok(cache)
 }
 

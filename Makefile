@@ -23,6 +23,10 @@ format:
 lint:
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
+.PHONY: doc
+doc: ## The documentation of all items, private ones too, without a dead link
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --workspace --no-deps --document-private-items
+
 .PHONY: deny
 deny: ## Licences, duplicates and sources of all dependencies
 	"$$(tests/tools.sh cargo-deny)" --log-level error check bans licenses sources

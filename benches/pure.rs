@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cert_renew::assess;
-use cert_renew::certificate;
-use cert_renew::config::Config;
-use cert_renew::index::{Index, Source};
-use cert_renew::secret::thin::ThinSecret;
-use cert_renew::time::UnixTime;
+use cert_renew_core::assess;
+use cert_renew_core::certificate;
+use cert_renew_core::index::{Index, Source};
+use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::time::UnixTime;
 use serde_json::json;
 use test_bench::objects::{FRESH, pair};
 use test_bench::{Context as _, Result};
@@ -31,7 +30,7 @@ fn main() -> Result<()> {
     let thin: ThinSecret = serde_json::from_str(&text)?;
     let file = std::env::temp_dir().join(format!("cert-renew-pure-{}.yaml", std::process::id()));
     std::fs::write(&file, CONFIG)?;
-    let config = Config::load(&file);
+    let config = cert_renew::process::config_file::load(&file);
     std::fs::remove_file(&file)?;
     let config = config.map_err(|faults| test_bench::Error::msg(faults.to_string()))?;
     let now = UnixTime::now();

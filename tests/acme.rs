@@ -10,11 +10,11 @@ use cert_renew::acme::{
     Action, CertId, ChallengeType, Class, Client, Credentials, Eab, IssuerSettings, Order,
     OrderRequest, OrderStatus, Preference, RequestInfo, Turns,
 };
-use cert_renew::gate::Gate;
-use cert_renew::http::bounded::serve;
-use cert_renew::name::Name;
+use cert_renew::net::bounded::serve;
+use cert_renew::process::write_gate::WriteGate;
 use cert_renew::solver::http01::{self, ChallengeStore};
-use cert_renew::time::UnixTime;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -62,7 +62,7 @@ async fn issuer(bench: &'static Bench, pebble: &Pebble) -> Result<Issuer> {
         // Nobody counts any more once the test is over.
         let _ = seen.send(request.action);
     });
-    let client = Client::new(settings(pebble)?, observer, Gate::open())?;
+    let client = Client::new(settings(pebble)?, observer, WriteGate::open())?;
     let fresh = Credentials::generate(pebble.directory())?;
     let credentials = client.register(&fresh).await?;
     let store = ChallengeStore::default();
@@ -300,7 +300,11 @@ async fn an_order_is_taken_up_at_every_state() -> Result<()> {
         .url()
         .to_owned();
     // A restart has nothing but the credentials and the URL.
-    let client = Client::new(settings(bench.pebble())?, Arc::new(|_| {}), Gate::open())?;
+    let client = Client::new(
+        settings(bench.pebble())?,
+        Arc::new(|_| {}),
+        WriteGate::open(),
+    )?;
     client.restore(&Credentials::from_json(&issuer.credentials.to_json()?)?)?;
 
     let mut order = client.resume(&url, &[]).await?;
@@ -350,7 +354,7 @@ async fn an_external_account_is_bound_once() -> Result<()> {
             .insert("kid-1".to_owned(), hmac_key.to_owned());
     })
     .await?;
-    let client = Client::new(settings(&pebble)?, Arc::new(|_| {}), Gate::open())?;
+    let client = Client::new(settings(&pebble)?, Arc::new(|_| {}), WriteGate::open())?;
     assert!(client.directory().await?.meta.external_account_required);
     let fresh = Credentials::generate(pebble.directory())?;
     let error = client.register(&fresh).await.unwrap_err();
@@ -372,7 +376,7 @@ async fn an_external_account_is_bound_once() -> Result<()> {
             ..settings(&pebble)?
         },
         Arc::new(move |request| seen.send((request.action, request.status)).unwrap()),
-        Gate::open(),
+        WriteGate::open(),
     )?;
     let registered = client.register(&fresh).await?;
     assert_eq!(client.account_url().as_deref(), registered.account_url());
@@ -502,7 +506,11 @@ async fn an_account_that_the_ca_has_forgotten_is_registered_again() -> Result<()
         .to_owned();
     let json = String::from_utf8(issuer.credentials.to_json()?.to_vec())?
         .replace(&url, &format!("{url}0000"));
-    let client = Client::new(settings(bench.pebble())?, Arc::new(|_| {}), Gate::open())?;
+    let client = Client::new(
+        settings(bench.pebble())?,
+        Arc::new(|_| {}),
+        WriteGate::open(),
+    )?;
     assert_eq!(
         client
             .new_order(&names, OrderRequest::default())
@@ -535,7 +543,7 @@ async fn an_account_that_the_ca_has_forgotten_is_registered_again() -> Result<()
         contact: vec!["new@example.com".to_owned()],
         ..settings(bench.pebble())?
     };
-    let client = Client::new(moved, Arc::new(|_| {}), Gate::open())?;
+    let client = Client::new(moved, Arc::new(|_| {}), WriteGate::open())?;
     client.restore(&registered)?;
     let told = client
         .update_contact(&registered)

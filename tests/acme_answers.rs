@@ -15,8 +15,8 @@ use cert_renew::acme::{
     CertId, ChallengeType, Class, Client, Credentials, Error, IssuerSettings, OrderRequest,
     OrderStatus, Preference, RevocationReason, Turns,
 };
-use cert_renew::gate::Gate;
-use cert_renew::time::UnixTime;
+use cert_renew::process::write_gate::WriteGate;
+use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use test_bench::{Result, ensure};
@@ -310,7 +310,7 @@ async fn walk(row: Row) -> Result<()> {
         concurrency: 2,
         turns: Turns::default(),
     };
-    let client = Client::new(settings, Arc::new(|_| {}), Gate::open())?;
+    let client = Client::new(settings, Arc::new(|_| {}), WriteGate::open())?;
     let (mut open, mut said) = (None, Vec::new());
     for number in 0..TRIES {
         let mut result = attempt(&client, &mut open).await;

@@ -11,8 +11,8 @@ use axum::routing::{get, post};
 use cert_renew::acme::{
     CertId, Class, Client, Credentials, IssuerSettings, OrderRequest, OrderStatus, Scope, Turns,
 };
-use cert_renew::gate::Gate;
-use cert_renew::time::UnixTime;
+use cert_renew::process::write_gate::WriteGate;
+use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use test_bench::Result;
 use tokio::net::TcpListener;
@@ -37,7 +37,7 @@ async fn client(routes: Router) -> Result<Client> {
         concurrency: 2,
         turns: Turns::default(),
     };
-    Ok(Client::new(settings, Arc::new(|_| {}), Gate::open())?)
+    Ok(Client::new(settings, Arc::new(|_| {}), WriteGate::open())?)
 }
 
 fn certificate() -> CertId {

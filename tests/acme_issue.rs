@@ -239,7 +239,7 @@ async fn certificates_of_a_minute_are_renewed_over_and_over() -> Result<()> {
         "three certificates more",
         async || {
             let leaf = leaf(&space.secrets().get("sixty").await?)?;
-            let now = cert_renew::time::UnixTime::now();
+            let now = cert_renew_core::time::UnixTime::now();
             assert!(leaf.is_valid_at(now), "it has expired at {now}");
             leaves.insert(leaf.fingerprint);
             ensure!(leaves.len() == 4, "{} certificates", leaves.len());

@@ -106,7 +106,7 @@ async fn a_limit_stops_its_issuer_for_as_long_as_it_says_and_no_other() -> Resul
             Ok(())
         })
         .await?;
-        let now = cert_renew::time::UnixTime::now();
+        let now = cert_renew_core::time::UnixTime::now();
         let (second, other) = (format!("second-{status}"), format!("other-{status}"));
         for (name, issuer) in [(&second, "pebble"), (&other, "beside")] {
             let host = format!("{name}.limits.example");
@@ -116,7 +116,7 @@ async fn a_limit_stops_its_issuer_for_as_long_as_it_says_and_no_other() -> Resul
         renewed(&space, &other, "").await?;
         let secret = space.secrets().get(&first).await?;
         if let Some(retry) = annotation(&secret, "state.cert-renew.io/retry-at") {
-            let retry: cert_renew::time::UnixTime = retry.parse()?;
+            let retry: cert_renew_core::time::UnixTime = retry.parse()?;
             let wait = retry.0 - now.0;
             ensure!(wait <= 7, "it waits {wait} s, longer than it was told");
         }

@@ -151,7 +151,7 @@ async fn the_chain_is_the_one_that_the_config_asks_for() -> Result<()> {
     let bench = Bench::shared().await?;
     for chain in [0, 1] {
         let root = bench.pebble().root(chain).await?;
-        let root = cert_renew::certificate::leaf(root.as_bytes())?
+        let root = cert_renew_core::certificate::leaf(root.as_bytes())?
             .issuer
             .to_string();
         let root = root.trim_start_matches("CN=").to_owned();
@@ -159,9 +159,10 @@ async fn the_chain_is_the_one_that_the_config_asks_for() -> Result<()> {
         let operator = Operator::start(bench, configured(&chosen, "")).await?;
         let space = Space::new(bench.client()?, "chain", operator.namespace()).await?;
         let secret = issued(&space, "chain", "chain.example").await?;
-        let chain = cert_renew::certificate::certificates(data(&secret, "tls.crt").as_bytes())?;
+        let chain =
+            cert_renew_core::certificate::certificates(data(&secret, "tls.crt").as_bytes())?;
         let top = chain.last().context("an empty chain")?;
-        let top = cert_renew::certificate::leaf(top)?;
+        let top = cert_renew_core::certificate::leaf(top)?;
         let issuer = top.issuer.to_string();
         assert!(issuer.contains(&root), "{issuer} is not {root}");
     }
@@ -317,7 +318,7 @@ async fn certificates_of_ninety_seconds_are_renewed_over_and_over() -> Result<()
         "two more certificates",
         async || {
             let leaf = leaf(&space.secrets().get("minute").await?)?;
-            let now = cert_renew::time::UnixTime::now();
+            let now = cert_renew_core::time::UnixTime::now();
             assert!(leaf.is_valid_at(now), "it has expired at {now}");
             leaves.insert(leaf.fingerprint);
             ensure!(leaves.len() == 3, "{} certificates", leaves.len());
@@ -354,7 +355,7 @@ async fn keys_are_of_the_type_that_is_asked_for_and_stay_where_they_are_to() -> 
         assert_eq!(found.as_deref(), Some(kind));
     }
     let kept = leaf(&renewed(&space, "kept", &old.certificate).await?)?;
-    let before = cert_renew::certificate::leaf(old.certificate.as_bytes())?;
+    let before = cert_renew_core::certificate::leaf(old.certificate.as_bytes())?;
     assert_eq!(kept.public_key, before.public_key);
     Ok(())
 }

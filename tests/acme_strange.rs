@@ -13,7 +13,7 @@ use cert_renew::acme::{
     Class, Client, Credentials, IssuerSettings, Order, OrderRequest, Preference, RevocationReason,
     Turns,
 };
-use cert_renew::gate::Gate;
+use cert_renew::process::write_gate::WriteGate;
 use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure};
 use tokio::net::TcpListener;
@@ -141,7 +141,7 @@ async fn scripted(
         concurrency: 2,
         turns: Turns::default(),
     };
-    let client = Client::new(settings, Arc::new(|_| {}), Gate::open())?;
+    let client = Client::new(settings, Arc::new(|_| {}), WriteGate::open())?;
     let credentials = Credentials::generate(&client.settings().directory)?;
     client.register(&credentials).await?;
     Ok((client, ca))

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use cert_renew::secret::settings::{NamespaceDefaults, Settings};
+use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use cert_renew::config::RolloutConfig;
-use cert_renew::rollout::{self, leaf_annotation};
-use cert_renew::secret::workload::Kind;
-use cert_renew::time::UnixTime;
+use cert_renew::rollout;
+use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::leaf_annotation;
+use cert_renew_core::secret::workload::Kind;
+use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};

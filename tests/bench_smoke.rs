@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use cert_renew::certificate::{self, KeyType};
-use cert_renew::pair::check_pair;
-use cert_renew::time::UnixTime;
+use cert_renew_core::certificate::pair::check_pair;
+use cert_renew_core::certificate::{self, KeyType};
+use cert_renew_core::time::UnixTime;
 use http::StatusCode;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};

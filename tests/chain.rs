@@ -269,7 +269,7 @@ async fn what_is_not_on_record_counts_as_known_and_what_changes_while_nobody_loo
     let space = Space::new(bench.client()?, "known", operator.namespace()).await?;
     let cas = [TestCa::new("a")?, TestCa::new("b")?];
     let (first, _) = two_chains("known.example")?;
-    let fingerprint = cert_renew::certificate::leaf(first.certificate.as_bytes())?;
+    let fingerprint = cert_renew_core::certificate::leaf(first.certificate.as_bytes())?;
     let former = format!("{} {}", fingerprint.fingerprint, fingerprint.not_after);
     let of_0_1 = [
         ("issuer", "external"),

@@ -268,7 +268,7 @@ async fn compare(
     names: &[String],
     held: &BTreeMap<String, BTreeSet<String>>,
 ) -> Result<()> {
-    let now = cert_renew::time::UnixTime::now();
+    let now = cert_renew_core::time::UnixTime::now();
     let deployments: Api<Deployment> = Api::namespaced(space.client.clone(), &space.name);
     for name in names {
         let secret = space.secrets().get(name).await?;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cert_renew::time::UnixTime;
+use cert_renew_core::time::UnixTime;
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Operator, Proxies, Result, ensure, eventually, throughout, tool};
 

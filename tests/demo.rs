@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cert_renew::certificate::{self, Leaf};
+use cert_renew_core::certificate::{self, Leaf};
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use test_bench::objects::{OLD, Reference, Space, pair};

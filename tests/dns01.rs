@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cert_renew::dns::{self, RData, RecordType, Resolver};
+use cert_renew::net::dns::{self, RData, RecordType, Resolver};
 use cert_renew::solver::dns01;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
 use k8s_openapi::ByteString;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cert_renew::dns::{self, RData, RecordType, Resolver};
+use cert_renew::net::dns::{self, RData, RecordType, Resolver};
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
 use test_bench::objects::Space;
 use test_bench::{

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cert_renew::config::RolloutConfig;
-use cert_renew::rollout::{Outcome, Request, leaf_annotation};
-use cert_renew::secret::used_by::UsedBy;
+use cert_renew::rollout::Outcome;
+use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::{Request, leaf_annotation};
+use cert_renew_core::secret::used_by::UsedBy;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -164,7 +165,7 @@ async fn pods_below_a_partition_that_were_started_since_have_the_certificate() -
     // The API server's clock has whole seconds: only a later one is certainly after the write.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let request = Request {
-        written: Some(cert_renew::time::UnixTime::now()),
+        written: Some(cert_renew_core::time::UnixTime::now()),
         ..due("tls", "new")
     };
     tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -334,7 +335,7 @@ async fn a_deployment_made_anew_that_has_adopted_older_pods_is_rolled() -> Resul
     }
     // The API server's clock has whole seconds: only a later one is certainly after the write.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    let written = cert_renew::time::UnixTime::now();
+    let written = cert_renew_core::time::UnixTime::now();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let deployments = space.workloads("Deployment");
     deployments

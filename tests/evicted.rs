@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cert_renew::config::RolloutConfig;
-use cert_renew::rollout::{self, leaf_annotation};
+use cert_renew::rollout;
+use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::leaf_annotation;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;

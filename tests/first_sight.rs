@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_secs(3);
 const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
 
 fn fingerprint(pair: &Pair) -> Result<String> {
-    let leaf = cert_renew::certificate::leaf(pair.certificate.as_bytes())?;
+    let leaf = cert_renew_core::certificate::leaf(pair.certificate.as_bytes())?;
     Ok(leaf.fingerprint.to_string())
 }
 
@@ -149,7 +149,7 @@ async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout()
         recorded(&space, name, &first).await?;
     }
     // Certificate and record in one write: of another Secret, as former versions wrote it, and of this very Secret.
-    let until = cert_renew::certificate::leaf(second.certificate.as_bytes())?.not_after;
+    let until = cert_renew_core::certificate::leaf(second.certificate.as_bytes())?.not_after;
     let said = format!("{} {until}", fingerprint(&second)?);
     let own = space
         .secrets()
@@ -194,7 +194,7 @@ async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout()
     // Nobody remembers after a start, but the template says what the workload has.
     operator.kill();
     let third = pair(&["copied.example"], FRESH)?;
-    let until = cert_renew::certificate::leaf(third.certificate.as_bytes())?.not_after;
+    let until = cert_renew_core::certificate::leaf(third.certificate.as_bytes())?.not_after;
     let said = format!("{} {until} {another}", fingerprint(&third)?);
     let late = json!({
         "metadata": {"annotations": {ROLLED_OUT: said}},
@@ -270,7 +270,7 @@ async fn a_secret_of_a_restored_backup_that_is_older_than_what_runs_is_told_and_
         recorded(&space, name, &first).await?;
     }
     // Somebody who goes back to an earlier template after the Secret was written has pods with what it holds.
-    let carried = json!({"metadata": {"annotations": {cert_renew::rollout::leaf_annotation("awake"): fingerprint(&second)?}}});
+    let carried = json!({"metadata": {"annotations": {cert_renew_core::rollout::leaf_annotation("awake"): fingerprint(&second)?}}});
     merge(
         &space,
         "Deployment",

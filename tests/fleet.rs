@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cert_renew::certificate::Fingerprint;
-use cert_renew::config::RolloutConfig;
-use cert_renew::rollout::{Request, Roller};
-use cert_renew::secret::state::RolledOut;
-use cert_renew::time::UnixTime;
+use cert_renew::rollout::Roller;
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::Request;
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::time::UnixTime;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, Patch, PatchParams};
@@ -402,7 +403,8 @@ async fn a_window_is_waited_for_unless_what_is_served_would_end_before() -> Resu
     for (name, left) in [("lasts", 60 * DAY), ("ends", DAY)] {
         make(&space, "Deployment", name, name, &[]).await?;
         let had = old(left)?;
-        let fingerprint = cert_renew::certificate::leaf(had.certificate.as_bytes())?.fingerprint;
+        let fingerprint =
+            cert_renew_core::certificate::leaf(had.certificate.as_bytes())?.fingerprint;
         let had_until = UnixTime(UnixTime::now().0 + left);
         let rolled = format!("{fingerprint} {had_until}");
         let mut all = annotations.to_vec();

@@ -100,7 +100,7 @@ fn merge_boxed<'a>(space: &'a Space, name: &'a str, patch: Value) -> BoxFuture<'
 
 /// A window that opens in twelve hours.
 pub(crate) fn closed_window() -> String {
-    let now = cert_renew::time::UnixTime::now().0;
+    let now = cert_renew_core::time::UnixTime::now().0;
     let hour = (now / 3_600 + 12) % 24;
     let until = (hour + 1) % 24;
     format!("Mon-Sun {hour:02}:00-{until:02}:00 UTC")
@@ -188,7 +188,7 @@ async fn what_is_not_as_it_was_planned_is_not_rolled_after_a_wait() -> Result<()
     })
     .await?;
     // None of them counts as rolled.
-    let planned = cert_renew::certificate::leaf(third.certificate.as_bytes())?;
+    let planned = cert_renew_core::certificate::leaf(third.certificate.as_bytes())?;
     for (name, _) in &deeds {
         let Some(secret) = space.secrets().get_opt(name).await? else {
             assert_eq!(*name, "deleted");
@@ -309,14 +309,14 @@ async fn a_window_that_closes_in_the_middle_and_does_not_count_is_told() -> Resu
 }
 
 /// A window that is open, and when it closes: at a full minute, a while from now.
-fn closing_window() -> (String, cert_renew::time::UnixTime) {
-    let closes = (cert_renew::time::UnixTime::now().0 + 20) / 60 + 1;
+fn closing_window() -> (String, cert_renew_core::time::UnixTime) {
+    let closes = (cert_renew_core::time::UnixTime::now().0 + 20) / 60 + 1;
     let at = |minute: i64| {
         let minute = minute.rem_euclid(24 * 60);
         format!("{:02}:{:02}", minute / 60, minute % 60)
     };
     let window = format!("{}-{} UTC", at(closes - 30), at(closes));
-    (window, cert_renew::time::UnixTime(closes * 60))
+    (window, cert_renew_core::time::UnixTime(closes * 60))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,7 +347,7 @@ async fn a_window_that_closes_by_the_clock_in_the_middle_is_kept_to_and_told() -
     })
     .await?;
     eventually(2 * SOON, "the window has closed", async || {
-        ensure!(cert_renew::time::UnixTime::now() >= closes, "not yet");
+        ensure!(cert_renew_core::time::UnixTime::now() >= closes, "not yet");
         Ok(())
     })
     .await?;

@@ -90,7 +90,7 @@ impl Seen {
             .buffer_unordered(8)
             .try_collect()
             .await?;
-        let now = cert_renew::time::UnixTime::now();
+        let now = cert_renew_core::time::UnixTime::now();
         self.waiting = 0;
         for (space, secret, took) in read {
             self.slowest_read = self.slowest_read.max(took);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cert_renew::key::PrivateKey;
+use cert_renew_core::certificate::key::PrivateKey;
 use k8s_openapi::ByteString;
 use kube::api::{Patch, PatchParams};
 use p12_keystore::{KeyStore, Pkcs12ImportPolicy};
@@ -52,7 +52,7 @@ async fn a_key_that_is_kept_is_taken_in_whatever_file_it_is_found() -> Result<()
     ) in made
     {
         let new = renewed(&space, name, &old).await?;
-        let before = cert_renew::certificate::leaf(old.as_bytes())?;
+        let before = cert_renew_core::certificate::leaf(old.as_bytes())?;
         assert_eq!(leaf(&new)?.public_key, before.public_key, "{name}");
         assert_eq!(data(&new, "tls.key"), key, "{name} is in another form");
     }
@@ -149,8 +149,8 @@ async fn an_opaque_secret_has_every_file_that_the_systems_before_wrote() -> Resu
     .await?;
     let file = |name: &str| data(&secret, name);
     let (chain, key) = (file("proxycert"), file("proxykey"));
-    let now = cert_renew::time::UnixTime::now();
-    cert_renew::pair::check_pair(chain.as_bytes(), key.as_bytes(), now)?;
+    let now = cert_renew_core::time::UnixTime::now();
+    cert_renew_core::certificate::pair::check_pair(chain.as_bytes(), key.as_bytes(), now)?;
     assert_eq!(file("tls.pem"), format!("{key}{chain}"));
     assert_eq!(
         (file("fullchain.pem"), file("privkey.pem")),

@@ -13,7 +13,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cert_renew::loader::{File, Loader, refusal};
+use cert_renew_core::certificate::loader::{File, Loader, refusal};
 use test_bench::Result;
 
 /// A pair in some form, and what becomes of it: for OpenSSL and for Go `+` it is loaded, `-` refused, `~` loaded in part.

@@ -137,7 +137,7 @@ async fn a_namespace_of_huge_workloads_stops_no_other_and_takes_little_memory() 
         .await
     };
     let fingerprint = |pem: &str| -> Result<String> {
-        let leaf = cert_renew::certificate::leaf(pem.as_bytes()).context("reading a pair")?;
+        let leaf = cert_renew_core::certificate::leaf(pem.as_bytes()).context("reading a pair")?;
         Ok(leaf.fingerprint.to_string())
     };
     recorded(&fingerprint(&first.certificate)?).await?;
@@ -234,7 +234,7 @@ async fn large_workloads_that_roll_together_take_little_memory() -> Result<()> {
         space.tls_secret(name, Some(&first), &external).await?;
     }
     let all_rolled = async |leaf: &str| {
-        let leaf = cert_renew::certificate::leaf(leaf.as_bytes()).context("reading a pair")?;
+        let leaf = cert_renew_core::certificate::leaf(leaf.as_bytes()).context("reading a pair")?;
         let leaf = leaf.fingerprint.to_string();
         eventually(LATE, "all are rolled", async || {
             for name in &names {

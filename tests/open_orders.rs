@@ -629,7 +629,7 @@ const SETTINGS: [(&str, &str); 34] = [
 /// No field of what a record copies is without a row: a new one does not compile here until somebody has thought of it.
 #[test]
 fn each_setting_that_an_order_depends_on_is_changed_while_the_order_waits() -> Result<()> {
-    use cert_renew::config::{Dns01, Http01, Propagation, Route};
+    use cert_renew_core::config::{Dns01, Http01, Propagation, Route};
     let row = |setting: &str| SETTINGS.iter().any(|(named, _)| named.contains(setting));
     let check = |settings: &[&str]| {
         for setting in settings {
@@ -884,13 +884,16 @@ async fn what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited
             value
         };
         ensure!(issued_by.contains(noted), "{key}: {issued_by}");
-        let (leaf, names) = (leaf(&secret)?, |leaf: &cert_renew::certificate::Leaf| {
-            leaf.names
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(",")
-        });
+        let (leaf, names) = (
+            leaf(&secret)?,
+            |leaf: &cert_renew_core::certificate::Leaf| {
+                leaf.names
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(",")
+            },
+        );
         match key {
             "key-type" => ensure!(
                 leaf.key_type.is_some_and(|it| it.as_str() == value),
@@ -926,7 +929,7 @@ async fn a_key_that_is_put_there_to_be_kept_while_an_order_waits_is_used() -> Re
         "/testdata/certificates/rsa-3072.key"
     );
     let key = std::fs::read(path)?;
-    let own = cert_renew::key::PrivateKey::from_pem(&key)?.public_key();
+    let own = cert_renew_core::certificate::key::PrivateKey::from_pem(&key)?.public_key();
     patch(
         &space,
         "waits",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cert_renew::time::UnixTime;
+use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use test_bench::objects::{OLD, Space, pair};
@@ -319,7 +319,7 @@ async fn a_chain_in_disorder_is_written_in_order_and_each_certificate_once() -> 
         certificate.matches("-----BEGIN CERTIFICATE-----").count(),
         2
     );
-    let first = cert_renew::pair::Chain::read(certificate.as_bytes())?;
+    let first = cert_renew_core::certificate::pair::Chain::read(certificate.as_bytes())?;
     ensure!(certificate.starts_with(&first.leaf_pem()), "{certificate}");
     assert_eq!(ca.issued(), 1);
     Ok(())

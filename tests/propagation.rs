@@ -298,7 +298,7 @@ async fn killed_between_the_write_and_the_rollout_it_rolls_once() -> Result<()> 
 }
 
 fn leaf_of(pem: &str) -> Result<String> {
-    Ok(cert_renew::certificate::leaf(pem.as_bytes())?
+    Ok(cert_renew_core::certificate::leaf(pem.as_bytes())?
         .fingerprint
         .to_string())
 }
@@ -571,8 +571,8 @@ async fn secrets_of_other_types_come_in_by_label() -> Result<()> {
         data(&secret, "tls.pem"),
     );
     assert_eq!(both, format!("{key}{chain}"));
-    let now = cert_renew::time::UnixTime::now();
-    cert_renew::pair::check_pair(chain.as_bytes(), key.as_bytes(), now)?;
+    let now = cert_renew_core::time::UnixTime::now();
+    cert_renew_core::certificate::pair::check_pair(chain.as_bytes(), key.as_bytes(), now)?;
     eventually(SOON, "its workload rolls", async || {
         ensure!(
             space.generation("Deployment", "web").await? == 2,

@@ -356,7 +356,7 @@ async fn resume_lets_a_halted_rollout_go_on() -> Result<()> {
         pair(&["resumed.example"], FRESH)?,
     );
     let of = |pair: &Pair| {
-        let leaf = cert_renew::certificate::leaf(pair.certificate.as_bytes());
+        let leaf = cert_renew_core::certificate::leaf(pair.certificate.as_bytes());
         leaf.context("a leaf")
     };
     let (had, has) = (of(&old)?, of(&new)?);

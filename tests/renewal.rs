@@ -37,8 +37,9 @@ pub(crate) fn annotation<'a>(secret: &'a Secret, key: &str) -> Option<&'a str> {
 }
 
 /// The leaf that a Secret holds, read by the operator's own reader.
-pub(crate) fn leaf(secret: &Secret) -> Result<cert_renew::certificate::Leaf> {
-    cert_renew::certificate::leaf(data(secret, "tls.crt").as_bytes()).context("reading tls.crt")
+pub(crate) fn leaf(secret: &Secret) -> Result<cert_renew_core::certificate::Leaf> {
+    cert_renew_core::certificate::leaf(data(secret, "tls.crt").as_bytes())
+        .context("reading tls.crt")
 }
 
 /// A Secret whose certificate is due, and a Deployment that mounts it; the old certificate.
@@ -64,9 +65,9 @@ pub(crate) async fn renewed(space: &Space, name: &str, old: &str) -> Result<Secr
         Ok(secret)
     })
     .await?;
-    let now = cert_renew::time::UnixTime::now();
+    let now = cert_renew_core::time::UnixTime::now();
     let (certificate, key) = (data(&secret, "tls.crt"), data(&secret, "tls.key"));
-    cert_renew::pair::check_pair(certificate.as_bytes(), key.as_bytes(), now)?;
+    cert_renew_core::certificate::pair::check_pair(certificate.as_bytes(), key.as_bytes(), now)?;
     Ok(secret)
 }
 

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use cert_renew::config::{ResolverAddress, Resolvers};
-use cert_renew::dns::{self, RecordType, Resolver};
-use cert_renew::reach::Nearby;
-use cert_renew::solver::route;
+use cert_renew::net::dns::{self, RecordType, Resolver};
+use cert_renew::net::egress::Nearby;
+use cert_renew::solver::http01_self_check;
+use cert_renew_core::config::{ResolverAddress, Resolvers};
 use test_bench::objects::Space;
 use test_bench::{
     Bench, Nameserver, PebbleOptions, Recursor, Result, TSIG_NAME, Zone, ensure, ports,
@@ -189,7 +189,9 @@ async fn a_resolver_over_tls_is_believed_by_its_certificate_and_leads_nowhere_th
 
     for url in [recursor.tls_url(), recursor.https_url()] {
         for host in ["here.led.example", "metadata.led.example"] {
-            let reached = route::reaches_us(Nearby::Closed, &by(&url, true), host, "x", "y").await;
+            let reached =
+                http01_self_check::reaches_us(Nearby::Closed, &by(&url, true), host, "x", "y")
+                    .await;
             let error = reached.unwrap_err().to_string();
             ensure!(error.contains("metadata address"), "{error}");
         }

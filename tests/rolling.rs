@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cert_renew::certificate::Fingerprint;
-use cert_renew::config::RolloutConfig;
-use cert_renew::rollout::{
-    self, ChangedKeys, Happening, Judge, Outcome, Request, Roller, Rollout, Withdrawal,
-};
-use cert_renew::secret::parts::{ChainAndCa, Parts};
-use cert_renew::secret::state::RolledOut;
-use cert_renew::secret::workload::RolloutMode;
-use cert_renew::time::UnixTime;
+use cert_renew::rollout::{self, Happening, Judge, Outcome, Roller, Rollout, Withdrawal};
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::{ChangedKeys, Request};
+use cert_renew_core::secret::parts::{ChainAndCa, Parts};
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::secret::workload::RolloutMode;
+use cert_renew_core::time::UnixTime;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
@@ -120,7 +119,7 @@ pub(crate) async fn roll_by(
     requests: &[Request],
 ) -> Result<Came> {
     let workloads = rollout::list(&client, namespace).await?;
-    let plan = rollout::plan(UnixTime::now(), requests, &workloads, config);
+    let plan = cert_renew_core::rollout::plan(UnixTime::now(), requests, &workloads, config);
     let secrets: Vec<Box<str>> = requests
         .iter()
         .map(|request| request.secret.clone())

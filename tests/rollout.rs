@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cert_renew::config::RolloutConfig;
-use cert_renew::rollout::{self, Outcome, Request, Roller, leaf_annotation};
-use cert_renew::secret::workload::WorkloadRef;
-use cert_renew::time::UnixTime;
+use cert_renew::rollout::{self, Outcome, Roller};
+use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::{Request, leaf_annotation};
+use cert_renew_core::secret::workload::WorkloadRef;
+use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;

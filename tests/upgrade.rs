@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew::acme::{ChallengeType, Client, Credentials, IssuerSettings, OrderRequest, Turns};
-use cert_renew::gate::Gate;
-use cert_renew::key::PrivateKey;
+use cert_renew::process::write_gate::WriteGate;
+use cert_renew_core::certificate::key::PrivateKey;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -38,7 +38,7 @@ async fn of_the_ca(bench: &Bench, home: &str, uid: &str) -> Result<String> {
         concurrency: 1,
         turns: Turns::default(),
     };
-    let client = Client::new(settings, Arc::new(|_| {}), Gate::open())?;
+    let client = Client::new(settings, Arc::new(|_| {}), WriteGate::open())?;
     let home = home.replace("{directory}", directory);
     let credentials = home
         .split_once("credentials: '")
@@ -300,7 +300,7 @@ async fn taken_away_it_leaves_the_secrets_and_what_the_document_says() -> Result
 }
 
 fn record_of(space: &Space) -> String {
-    cert_renew::cluster::records::record_name(&cert_renew::index::Key {
+    cert_renew::cluster::order_records::record_name(&cert_renew_core::secret::SecretRef {
         namespace: space.name.as_str().into(),
         name: "waiting".into(),
     })
@@ -310,7 +310,7 @@ fn record_of(space: &Space) -> String {
 #[test]
 fn the_command_that_strips_annotations_knows_them_all() -> Result<()> {
     let strip = documented("kubectl annotate secrets")?;
-    let keys = include_str!("../src/secret/keys.rs");
+    let keys = include_str!("../core/src/secret/keys.rs");
     let mut expected = BTreeSet::new();
     for line in keys.lines().filter(|line| line.contains(": &str = \"")) {
         let value = line.split('"').nth(1).unwrap_or_default();

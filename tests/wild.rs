@@ -98,8 +98,8 @@ async fn what_no_server_loads_is_not_rolled_onto() -> Result<()> {
     })
     .await?;
     let (certificate, key) = (data(&secret, "tls.crt"), data(&secret, "tls.key"));
-    let now = cert_renew::time::UnixTime::now();
-    cert_renew::pair::check_pair(certificate.as_bytes(), key.as_bytes(), now)?;
+    let now = cert_renew_core::time::UnixTime::now();
+    cert_renew_core::certificate::pair::check_pair(certificate.as_bytes(), key.as_bytes(), now)?;
     rolled_out(&space, "ours").await?;
     assert_eq!(space.generation("Deployment", "ours").await?, 2);
     throughout(QUIET, "the other is not restarted", async || {

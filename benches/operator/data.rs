@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cert_renew::certificate;
-use cert_renew::secret::keys;
-use cert_renew::secret::parts::ChainAndCa;
-use cert_renew::secret::settings::ServicePort;
-use cert_renew::secret::state::RolledOut;
-use cert_renew::secret::used_by::{Has, Proven, UsedBy};
-use cert_renew::secret::workload::{Kind, WorkloadRef};
-use cert_renew::time::UnixTime;
+use cert_renew_core::certificate;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::parts::ChainAndCa;
+use cert_renew_core::secret::settings::ServicePort;
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::secret::used_by::{Has, Proven, UsedBy};
+use cert_renew_core::secret::workload::{Kind, WorkloadRef};
+use cert_renew_core::time::UnixTime;
 use futures::future::try_join_all;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};

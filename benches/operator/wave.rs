@@ -14,10 +14,10 @@ use cert_renew::acme::{
     self, ChallengeType, Client as Acme, Credentials, IssuerSettings, OrderRequest, Preference,
     Turns,
 };
-use cert_renew::certificate::KeyType;
-use cert_renew::gate::Gate;
-use cert_renew::key::PrivateKey;
-use cert_renew::name::Name;
+use cert_renew::process::write_gate::WriteGate;
+use cert_renew_core::certificate::KeyType;
+use cert_renew_core::certificate::key::PrivateKey;
+use cert_renew_core::text::name::Name;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
@@ -236,7 +236,7 @@ async fn rolled_count(client: &Client, class: &str) -> Result<usize> {
         let annotations = secret.metadata.annotations.as_ref();
         let of = |key: &str| annotations.and_then(|all| all.get(key));
         let certificate = secret.data.as_ref().and_then(|data| data.get("tls.crt"));
-        let leaf = certificate.and_then(|pem| cert_renew::certificate::leaf(&pem.0).ok());
+        let leaf = certificate.and_then(|pem| cert_renew_core::certificate::leaf(&pem.0).ok());
         let rolled_out = of("state.cert-renew.io/rolled-out");
         of("cert-renew.io/class").is_some_and(|it| it == class)
             && of("state.cert-renew.io/issued-by").is_some()
@@ -274,7 +274,7 @@ async fn bare_wave(bench: &Bench, set: &Arc<Set>, count: usize, in_flight: usize
         concurrency: REQUESTS,
         turns: Turns::default(),
     };
-    let acme = Acme::new(settings, Arc::new(|_| {}), Gate::open())?;
+    let acme = Acme::new(settings, Arc::new(|_| {}), WriteGate::open())?;
     acme.register(&Credentials::generate(directory)?).await?;
     let client = bench.client()?;
     let began = Instant::now();

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use cert_renew_core::time::UnixTime;
 use instant_acme::CertificateIdentifier;
 use rustls_pki_types::Der;
 use serde_json::Value;
@@ -17,7 +18,6 @@ use thiserror::Error as ThisError;
 use super::client::Client;
 use super::error::{Action, Error};
 use super::problem::Class;
-use crate::time::UnixTime;
 
 /// RFC 9773, 4.3.2: a Retry-After is kept within reason; a minute spares the CA.
 const SOONEST: Duration = Duration::from_secs(60);

@@ -11,15 +11,15 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::account::Account;
+use super::credentials::Account;
 use super::directory::Directory;
 use super::error::{Action, Error, Kind};
 use super::http::{Answer, Http, Observer, Slot};
 use super::jws::AccountKey;
 use super::nonce::Nonces;
-use super::pace::Pace;
-use super::turns::Turns;
-use crate::gate::Gate;
+use super::poll_interval::Pace;
+use super::rate_limiter::Turns;
+use crate::process::write_gate::WriteGate;
 
 /// A directory is asked for again after this long: profiles and terms change in months, URLs hardly ever.
 const DIRECTORY_AGE: Duration = Duration::from_secs(86_400);
@@ -87,7 +87,11 @@ impl Client {
     ///
     /// # Errors
     /// When the CA bundle or the proxy settings cannot be used.
-    pub fn new(settings: IssuerSettings, observer: Observer, gate: Gate) -> Result<Self, Error> {
+    pub fn new(
+        settings: IssuerSettings,
+        observer: Observer,
+        gate: WriteGate,
+    ) -> Result<Self, Error> {
         let http = Http::new(
             &settings.directory,
             settings.ca_bundle.as_deref(),

@@ -9,9 +9,10 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use cert_renew_core::time::UnixTime;
+
 use super::problem::{Class, Problem, Scope};
-use crate::gate::Closed;
-use crate::time::UnixTime;
+use crate::process::write_gate::Closed;
 
 /// How long a limit is taken to last when the CA names no time: the shortest window of the public CAs' limits.
 const UNNAMED_LIMIT: Duration = Duration::from_secs(3_600);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cert_renew_core::time::UnixTime;
 use http::{HeaderMap, HeaderValue};
 use reqwest::Url;
 
@@ -9,7 +10,6 @@ use super::error::{Action, Error};
 use super::jws::AccountKey;
 use super::{Directory, Preference, ari, authorization, http as acme_http};
 use crate::fuzz::{feed, texts};
-use crate::time::UnixTime;
 
 #[test]
 fn answers() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use cert_renew_core::time::UnixTime;
 use jiff::fmt::rfc2822;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, LINK, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -17,11 +18,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::error::{Action, Error, Kind};
-use super::turns::Turns;
-use crate::gate::Gate;
-use crate::reach::{Nearby, System};
-use crate::roots;
-use crate::time::UnixTime;
+use super::rate_limiter::Turns;
+use crate::net::egress::{Nearby, System};
+use crate::net::roots;
+use crate::process::write_gate::WriteGate;
 
 /// A CA that does not accept a connection by then is down, or a firewall drops our packets.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -116,7 +116,7 @@ pub(crate) struct Http {
     /// The directory is asked without TLS: only then may others on this machine be.
     plain: bool,
     observer: Observer,
-    gate: Gate,
+    gate: WriteGate,
 }
 
 impl Http {
@@ -127,7 +127,7 @@ impl Http {
         concurrency: usize,
         turns: Turns,
         observer: Observer,
-        gate: Gate,
+        gate: WriteGate,
     ) -> Result<Self, Error> {
         let roots = { roots::with(ca_bundle) }
             .map_err(|expected| Error::settings(Action::Directory, expected))?;

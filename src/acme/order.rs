@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
 use instant_acme::{AuthorizationStatus, ChallengeStatus, Identifier, NewOrder, OrderStatus};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -25,11 +27,9 @@ use super::chain::Preference;
 use super::client::Client;
 use super::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
 use super::http::Answer;
-use super::pace;
+use super::poll_interval;
 use super::problem::{Class, Problem};
-use crate::name::Name;
-use crate::reach::Nearby;
-use crate::time::UnixTime;
+use crate::net::egress::Nearby;
 
 /// More alternates than any CA has roots; each costs a request.
 const ALTERNATES: usize = 5;
@@ -246,7 +246,7 @@ impl Rhythm {
             action,
             started: Instant::now(),
             pause: client.pace(action).first(),
-            next_pause: pace::SECOND,
+            next_pause: poll_interval::SECOND,
             polls: Some(0),
         }
     }
@@ -624,7 +624,7 @@ impl Order {
                 .filter(|_| not_before.is_none())
                 .map(|polls| polls + 1);
             rhythm.pause = rhythm.next_pause;
-            rhythm.next_pause = (rhythm.next_pause * 2).min(pace::LONGEST);
+            rhythm.next_pause = (rhythm.next_pause * 2).min(poll_interval::LONGEST);
             trouble = match self.refresh().await {
                 // A poll that fails costs nothing but time, and there is a deadline for that.
                 Err(error) if error.class() == Class::Transient && !error.is_gone() => Some(error),
@@ -684,7 +684,7 @@ impl Order {
     fn note_retry_after(&mut self, answer: &Answer) {
         let wait = answer
             .retry_after
-            .map(|wait| wait.clamp(pace::SHORTEST, LONGEST_RETRY_AFTER));
+            .map(|wait| wait.clamp(poll_interval::SHORTEST, LONGEST_RETRY_AFTER));
         self.not_before = wait.map(|wait| Instant::now() + wait);
     }
 }

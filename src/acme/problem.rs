@@ -5,10 +5,9 @@
 
 use std::fmt;
 
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
 use serde_json::Value;
-
-use crate::name::Name;
-use crate::time::UnixTime;
 
 /// Texts from the CA are cut to this many characters: Events hold 1,024 bytes, logs should stay readable.
 const TEXT: usize = 2_000;

@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use serde_json::json;
 
-use super::account::{Account, Credentials};
 use super::client::Client;
+use super::credentials::{Account, Credentials};
 use super::error::{Action, Error};
 
 /// Why a certificate is revoked, as RFC 5280, section 5.3.1 numbers it; the reasons that subscribers may give.

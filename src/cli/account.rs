@@ -9,12 +9,12 @@ use clap::{Args, Subcommand};
 use kube::Client as Kube;
 use serde::Serialize;
 
+use super::kube_flags::Way;
 use super::output::Output;
-use super::way::Way;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::{Client, Credentials, IssuerSettings, Turns};
 use crate::cluster::accounts;
-use crate::gate::Gate;
+use crate::process::write_gate::WriteGate;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -199,7 +199,7 @@ pub(super) fn acme(
         concurrency: 1,
         turns: Turns::default(),
     };
-    Client::new(settings, Arc::new(|_| {}), Gate::open())
+    Client::new(settings, Arc::new(|_| {}), WriteGate::open())
         .map_err(|error| Failure::new("preparing the way to the CA", &error))
 }
 

@@ -5,15 +5,15 @@ use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use cert_renew_core::config::Resolvers;
+use cert_renew_core::time::UnixTime;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use super::findings::{self, Finding, Severity};
+use super::lint::{self, Finding, Severity};
 use super::output::Output;
 use super::{CommandResult, Failure, block_on};
-use crate::config::Resolvers;
-use crate::solver::route;
-use crate::time::UnixTime;
+use crate::solver::http01_self_check;
 
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -59,7 +59,7 @@ pub(super) fn run(args: Args) -> CommandResult {
     for file in &args.files {
         let bytes = read(file)
             .map_err(|error| Failure::new(&format!("reading {}", file.display()), &error))?;
-        let found = findings::check(&bytes, UnixTime::now());
+        let found = lint::check(&bytes, UnixTime::now());
         all.extend(found.into_iter().map(|finding| Found {
             file: file.display().to_string(),
             finding,
@@ -73,7 +73,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         }
     }
     let worst = all.iter().map(|found| found.finding.severity).max();
-    Ok(ExitCode::from(findings::exit_code(worst)))
+    Ok(ExitCode::from(lint::exit_code(worst)))
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -87,7 +87,7 @@ fn route(host: &str, nameservers: &[String]) -> CommandResult {
         ca_bundle: None,
     };
     block_on(async {
-        route::check(&resolvers, host)
+        http01_self_check::check(&resolvers, host)
             .await
             .map_err(|error| Failure(error.to_string()))?;
         println!("{host}: requests of a CA reach cert-renew");
@@ -146,7 +146,7 @@ mod tests {
         let (mut said, mut all) = (String::new(), Vec::new());
         for file in files {
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
-            for finding in findings::check(&std::fs::read(&file).unwrap(), now) {
+            for finding in lint::check(&std::fs::read(&file).unwrap(), now) {
                 said += &format!("{name}: {}\n", line(&finding, false));
                 let file = name.clone();
                 all.push(Found { file, finding });

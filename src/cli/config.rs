@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use cert_renew_core::config::{Config, Faults};
 use clap::Subcommand;
 use serde::Serialize;
 
 use super::output::Output;
 use super::{CommandResult, Failure};
-use crate::config::{Config, Faults};
+use crate::process::config_file;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -43,7 +44,7 @@ struct Faulty<'a> {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(command: Command) -> CommandResult {
     let Command::Check { file, output } = command;
-    let loaded = Config::load(&file);
+    let loaded = config_file::load(&file);
     if let Some(text) = output.of_program(&Checked::of(&file, &loaded))? {
         print!("{text}");
         return Ok(match loaded {

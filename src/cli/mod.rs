@@ -6,19 +6,16 @@
 mod account;
 mod adopt;
 mod check;
+mod completions;
 mod config;
-pub mod findings;
-mod otlp;
+mod kube_flags;
+pub mod lint;
 mod output;
-mod pages;
 mod plan;
 mod revoke;
 mod run;
 mod secret;
 pub mod status;
-mod telemetry;
-mod trace;
-mod way;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -60,9 +57,9 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     /// Print what a shell needs to complete this command
-    Completions(pages::Completions),
+    Completions(completions::Completions),
     /// Print the manual page of this command, or of one below it
-    Man(pages::Man),
+    Man(completions::Man),
 }
 
 impl Cli {
@@ -94,8 +91,8 @@ impl Cli {
             Command::Adopt(args) => adopt::adopt(args),
             Command::Account(command) => account::run(command),
             Command::Config(command) => config::run(command),
-            Command::Completions(args) => pages::completions(&args),
-            Command::Man(args) => pages::man(&args),
+            Command::Completions(args) => completions::completions(&args),
+            Command::Man(args) => completions::man(&args),
         };
         match result {
             Ok(code) => code,
@@ -117,7 +114,10 @@ struct Failure(String);
 
 impl Failure {
     fn new(doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self(format!("{doing}: {}", crate::cluster::chain(error)))
+        Self(format!(
+            "{doing}: {}",
+            cert_renew_core::text::error_chain(error)
+        ))
     }
 }
 

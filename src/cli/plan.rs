@@ -9,29 +9,31 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::config::{Config, Issuer};
+use cert_renew_core::rollout::{ChangedKeys, How, Request, Step, Workload};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::parts::{self, Parts};
+use cert_renew_core::secret::settings::IssuerRef;
+use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::workload::RolloutMode;
+use cert_renew_core::time::UnixTime;
 use clap::Parser;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
 use super::account::acme;
+use super::kube_flags::Scope;
 use super::output::{Output, Screen, Table};
-use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::{Credentials, Directory};
-use crate::assess::{self, Assessment};
-use crate::certificate::Fingerprint;
 use crate::cluster::accounts;
 use crate::cluster::pages::Pages;
-use crate::config::{Config, Issuer};
-use crate::index::Key;
+use crate::process::config_file;
 use crate::renewal::persist;
 use crate::renewal::preflight::{self, Asked};
-use crate::rollout::{self, Bystander, ChangedKeys, How, Request, Step, Workload};
-use crate::secret::parts::{self, Parts};
-use crate::secret::settings::IssuerRef;
-use crate::secret::thin::ThinSecret;
-use crate::secret::workload::RolloutMode;
-use crate::time::UnixTime;
+use crate::rollout::{self, Unmanaged};
 
 /// Secrets in a page of the list.
 const PAGE: u32 = 250;
@@ -61,7 +63,7 @@ pub(super) struct Args {
 /// One Secret and what is to happen to it.
 struct Row {
     at: UnixTime,
-    secret: Key,
+    secret: SecretRef,
     why: String,
     names: Vec<String>,
     /// In the order of the rollout.
@@ -105,7 +107,7 @@ struct Planned<'a> {
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
-    let config = Config::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
+    let config = config_file::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
     let rows = block_on(rows(&args, &config))?;
     let screen = Screen::of_stdout();
     print!("{}", text(UnixTime::now(), rows, args.output, screen)?);
@@ -266,7 +268,7 @@ impl Rolled {
 /// Who has pods in a namespace.
 struct Users {
     workloads: Vec<Workload>,
-    bystanders: Vec<Bystander>,
+    bystanders: Vec<Unmanaged>,
 }
 
 impl Users {
@@ -285,7 +287,7 @@ impl Users {
 /// it would leave behind.
 fn rollout_of(
     now: UnixTime,
-    key: &Key,
+    key: &SecretRef,
     assessment: &Assessment,
     users: &Users,
     config: &Config,
@@ -331,8 +333,9 @@ fn rollout_of(
         workloads: Vec::new(),
         ..request.clone()
     };
-    let for_ca = rollout::using(&for_ca, &users.workloads);
-    let steps = rollout::plan(now, &[request], &users.workloads, &config.rollout).steps;
+    let for_ca = cert_renew_core::rollout::using(&for_ca, &users.workloads);
+    let steps =
+        cert_renew_core::rollout::plan(now, &[request], &users.workloads, &config.rollout).steps;
     let rolls = |it: &Workload| steps.iter().any(|step| step.workload.id == it.id);
     let only_for_ca = for_ca.iter().filter(|it| !rolls(it));
     let only_for_ca = only_for_ca.map(|it| it.id.to_string()).collect();
@@ -356,7 +359,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
         let page = api.list(params).await;
         let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
         for secret in &page.items {
-            let key = Key {
+            let key = SecretRef {
                 namespace: secret.head.namespace().into(),
                 name: secret.head.name().into(),
             };
@@ -411,7 +414,7 @@ mod tests {
         let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
         let row = |name: &str, at: &str, why: &str, workloads: &[&str]| Row {
             at: at.parse().unwrap_or(UnixTime::NEVER),
-            secret: Key {
+            secret: SecretRef {
                 namespace: "shop".into(),
                 name: name.into(),
             },

@@ -5,19 +5,19 @@
 
 use std::process::ExitCode;
 
+use cert_renew_core::certificate;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::state::IssuedBy;
 use clap::{Parser, ValueEnum};
 use kube::api::Api;
 use serde_json::json;
 
 use super::account::{Trust, acme, load};
+use super::kube_flags::Place;
 use super::secret::annotate;
-use super::way::Place;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::RevocationReason;
-use crate::certificate;
-use crate::secret::full::FullSecret;
-use crate::secret::keys;
-use crate::secret::state::IssuedBy;
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {

@@ -8,31 +8,37 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use cert_renew_core::config::Config;
+use cert_renew_core::election::{Election, Times};
+use cert_renew_core::time::duration;
+use cert_renew_core::time::duration::NotADuration;
+use cert_renew_core::time::{BootTime, UnixTime};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
 
-use super::otlp::{self, Endpoint};
-use super::telemetry::{self, LogFormat, Verbosity};
-use super::trace::Traces;
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::lease::Candidate;
 use crate::cluster::watch::Opener;
 use crate::cluster::{NoWay, Way, review};
-use crate::config::{Config, ConfigFile};
 use crate::context::Context;
-use crate::controller::{Configs, Ended};
-use crate::duration::NotADuration;
-use crate::election::{Election, Times};
-use crate::gate::Gate;
-use crate::metrics::Metrics;
-use crate::renewal::known::{self, Known};
+use crate::leader::controller;
+use crate::leader::controller::{Configs, Ended};
+use crate::net::bounded;
+use crate::process::config_file::ConfigFile;
+use crate::process::kernel;
+use crate::process::supervise;
+use crate::process::write_gate::WriteGate;
+use crate::renewal::challenge_sync;
 use crate::solver::http01;
-use crate::supervise::{self, Part};
-use crate::time::{BootTime, UnixTime};
-use crate::{cluster, controller, duration, http, kernel};
+use crate::telemetry::log::{self, LogFormat, Verbosity};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::Part;
+use crate::telemetry::otlp::{self, Endpoint};
+use crate::telemetry::trace::Traces;
+use crate::{cluster, http};
 
 /// Between two looks at the config file. The kubelet takes a minute to bring a changed ConfigMap, and brings it by
 /// changing a link, which is not seen at the file.
@@ -107,7 +113,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         }
         None => (None, None),
     };
-    let verbosity = telemetry::start(args.log_format, args.log_level, traces);
+    let verbosity = log::start(args.log_format, args.log_level, traces);
     if let Err(error) = kernel::keep_memory_private() {
         tracing::warn!(%error, "a core dump of this process, or another process of its user, could show keys");
     }
@@ -147,7 +153,7 @@ async fn operate(
     )
     .map_err(|error| Failure(error.to_string()))?;
     let no_way = |error: NoWay| Failure::new("finding the way to the API server", &*error);
-    let gate = Gate::default();
+    let gate = WriteGate::default();
     let client = cluster::connect_behind(gate.clone(), Arc::clone(&metrics))
         .await
         .map_err(no_way)?;
@@ -209,7 +215,7 @@ async fn operate(
             async move { http::serve(listener.await, state, until).await }
         }
     });
-    let router = http01::router(context.challenges.clone(), known::lookup(&context));
+    let router = http01::router(context.challenges.clone(), challenge_sync::lookup(&context));
     let challenge_server = supervise::spawn(Part::ChallengeServer, &metrics, {
         let stopped = stopped.clone();
         move || {
@@ -218,12 +224,12 @@ async fn operate(
                 router.clone(),
                 until(&stopped),
             );
-            async move { http::bounded::serve(listener.await, router, until).await }
+            async move { bounded::serve(listener.await, router, until).await }
         }
     });
     let follower = supervise::spawn(Part::OrderRecords, &metrics, {
         let context = Arc::clone(&context);
-        move || Known::follow(Arc::clone(&context))
+        move || challenge_sync::follow(Arc::clone(&context))
     });
     // Whoever ends of these two ends the process: the controller sees it.
     let reader = tokio::spawn(follow_file(file, want, metrics));

@@ -6,6 +6,14 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cert_renew_core::rollout::HaltNote;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::settings::FORCE;
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::secret::thin::{CertificateState, ThinSecret};
+use cert_renew_core::text::name::Name;
+use cert_renew_core::text::shown;
+use cert_renew_core::time::UnixTime;
 use clap::Parser;
 use futures::future::join_all;
 use k8s_openapi::ByteString;
@@ -16,17 +24,9 @@ use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::way::Place;
+use super::kube_flags::Place;
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::pages::Pages;
-use crate::name::Name;
-use crate::rollout::HaltNote;
-use crate::secret::keys;
-use crate::secret::settings::FORCE;
-use crate::secret::state::RolledOut;
-use crate::secret::thin::{CertificateState, ThinSecret};
-use crate::text::shown;
-use crate::time::UnixTime;
 
 /// Between two looks at a Secret that is waited for.
 const PAUSE: Duration = Duration::from_secs(1);

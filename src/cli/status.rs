@@ -8,6 +8,20 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use cert_renew_core::certificate::{Leaf, Unreadable};
+use cert_renew_core::rollout::HaltNote;
+use cert_renew_core::schedule::due::{self, Inputs, Never};
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::parts::ChainAndCa;
+use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
+use cert_renew_core::secret::state::{IssuedBy, RolledOut};
+use cert_renew_core::secret::thin::{CertificateState, ThinSecret};
+use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::text::hash::hash;
+use cert_renew_core::text::shown;
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration;
 use clap::Parser;
 use futures::{StreamExt as _, stream};
 use kube::api::{Api, ListParams};
@@ -15,24 +29,10 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use serde::Serialize;
 
+use super::kube_flags::Scope;
 use super::output::{Output, Paint, Screen, Table};
-use super::way::Scope;
 use super::{CommandResult, Failure, block_on};
-use crate::certificate::{Leaf, Unreadable};
-use crate::cluster::chain;
 use crate::cluster::pages::Pages;
-use crate::compact::hash;
-use crate::duration;
-use crate::rollout::HaltNote;
-use crate::schedule::due::{self, Inputs, Never};
-use crate::secret::keys;
-use crate::secret::parts::ChainAndCa;
-use crate::secret::settings::{NamespaceDefaults, Settings};
-use crate::secret::state::{IssuedBy, RolledOut};
-use crate::secret::thin::{CertificateState, ThinSecret};
-use crate::secret::used_by::UsedBy;
-use crate::text::shown;
-use crate::time::UnixTime;
 
 /// Secrets in a page of the list.
 const PAGE: u32 = 250;
@@ -162,7 +162,11 @@ async fn follow(api: &Api<ThinSecret>, args: &Args, rows: Vec<Row>) -> CommandRe
             Ok(Event::Delete(secret)) => (secret, true),
             Ok(Event::Init | Event::InitDone) => continue,
             Err(error) => {
-                let _ = writeln!(std::io::stderr(), "watching Secrets: {}", chain(&error));
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "watching Secrets: {}",
+                    error_chain(&error)
+                );
                 continue;
             }
         };
@@ -613,7 +617,7 @@ shop       other    absent   -        -           letsencrypt  none yet  -
             "{}/testdata/certificates/good.pem",
             env!("CARGO_MANIFEST_DIR")
         );
-        crate::certificate::leaf(&std::fs::read(path).unwrap())
+        cert_renew_core::certificate::leaf(&std::fs::read(path).unwrap())
             .unwrap()
             .fingerprint
             .to_string()

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use cert_renew_core::secret::keys::FIELD_MANAGER;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -12,7 +13,6 @@ use zeroize::Zeroizing;
 
 use super::secrets::Wiped;
 use super::{Error, call};
-use crate::secret::keys::FIELD_MANAGER;
 
 const FIELD: &str = "credentials";
 /// The key that an account is being taken to.

@@ -7,17 +7,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use cert_renew_core::schedule::token_bucket::TokenBucket;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::text::hash::hash;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-use super::{Error, chain};
-use crate::allowance::Allowance;
-use crate::compact::hash;
-use crate::index::Key;
-use crate::metrics::Metrics;
-use crate::supervise::{self, Part};
+use super::Error;
+use crate::process::supervise;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::Part;
 
 /// Events that wait to be published; more than a burst of renewals makes.
 const QUEUE: usize = 4_096;
@@ -201,7 +203,7 @@ async fn publish(recorder: Recorder, queue: Arc<tokio::sync::Mutex<Queue>>) {
         let sent = tokio::time::timeout(super::DEADLINE, recorder.publish(&event, &on)).await;
         let trouble = match sent {
             Ok(Ok(())) => continue,
-            Ok(Err(error)) => chain(&error),
+            Ok(Err(error)) => error_chain(&error),
             Err(_) => Error::Deadline {
                 what: "publishing".into(),
             }
@@ -215,7 +217,7 @@ async fn publish(recorder: Recorder, queue: Arc<tokio::sync::Mutex<Queue>>) {
 #[derive(Clone, Debug)]
 pub struct Events {
     queue: mpsc::Sender<(ObjectReference, Event)>,
-    allowance: Arc<Mutex<Allowance>>,
+    allowance: Arc<Mutex<TokenBucket>>,
 }
 
 impl Events {
@@ -234,12 +236,12 @@ impl Events {
         });
         Self {
             queue: sender,
-            allowance: Arc::new(Mutex::new(Allowance::new(AT_ONCE))),
+            allowance: Arc::new(Mutex::new(TokenBucket::new(AT_ONCE))),
         }
     }
 
     /// Publishes an Event on a Secret. One with the same note within minutes is counted and is no Event of its own.
-    pub fn secret(&self, key: &Key, uid: &str, reason: Reason, note: &str) {
+    pub fn secret(&self, key: &SecretRef, uid: &str, reason: Reason, note: &str) {
         let on = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Secret".into()),

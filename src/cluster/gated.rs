@@ -8,16 +8,16 @@ use futures::future::BoxFuture;
 use http::{Method, Request};
 use tower::{BoxError, Layer, Service};
 
-use crate::gate::Gate;
+use crate::process::write_gate::WriteGate;
 
 /// Wraps a service so that what changes something goes through the gate.
 #[derive(Clone, Debug)]
-pub(super) struct Gating(pub(super) Gate);
+pub(super) struct Gating(pub(super) WriteGate);
 
 #[derive(Clone, Debug)]
 pub(super) struct Gated<S> {
     service: S,
-    gate: Gate,
+    gate: WriteGate,
 }
 
 impl<S> Layer<S> for Gating {
@@ -84,7 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_standby_reads_and_changes_nothing() {
-        for (gate, leads) in [(Gate::open(), true), (Gate::default(), false)] {
+        for (gate, leads) in [(WriteGate::open(), true), (WriteGate::default(), false)] {
             let mut service = Gating(gate).layer(Server);
             for (method, reads) in [
                 (Method::GET, true),

@@ -1,12 +1,15 @@
 //! The Lease by which one replica leads: reads it, watches it, claims it, gives it back.
 //!
 //! Every write is a merge patch with uid and resourceVersion, or a create: of two replicas one succeeds.
-//! What to do next is decided in [`crate::election`]; its clock is the time since the boot. The times in the object are for
+//! What to do next is decided in [`cert_renew_core::election`]; its clock is the time since the boot. The times in the object are for
 //! people who read it.
 
 use std::future::Future;
 use std::time::Duration;
 
+use cert_renew_core::election::{Claim, Election, Move, Record, Times};
+use cert_renew_core::secret::keys::FIELD_MANAGER;
+use cert_renew_core::time::BootTime;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -19,10 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Error;
-use crate::election::{Claim, Election, Move, Record, Times};
-use crate::gate::Gate;
-use crate::secret::keys::FIELD_MANAGER;
-use crate::time::BootTime;
+use crate::process::write_gate::WriteGate;
 
 /// Name of the Lease.
 pub const NAME: &str = "cert-renew";
@@ -35,7 +35,7 @@ type Changes = BoxStream<'static, kube::Result<WatchEvent<Lease>>>;
 pub struct Candidate {
     calls: Calls,
     election: Election,
-    gate: Gate,
+    gate: WriteGate,
     /// The term as whose leader this replica acts.
     leads: watch::Sender<Option<u64>>,
     /// Told when a past of the cluster has come back.
@@ -73,7 +73,7 @@ impl Candidate {
         client: Client,
         namespace: &str,
         election: Election,
-        gate: Gate,
+        gate: WriteGate,
         leads: watch::Sender<Option<u64>>,
         anew: watch::Sender<()>,
     ) -> Self {

@@ -12,16 +12,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cert_renew_core::schedule::rate_limits::{Account, AccountId};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::keys::FIELD_MANAGER;
+use cert_renew_core::text::hash::hash;
+use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 
 use super::{Error, call};
-use crate::compact::hash;
-use crate::index::Key;
-use crate::schedule::budget::{Account, AccountId};
-use crate::secret::keys::FIELD_MANAGER;
-use crate::time::UnixTime;
 
 /// Entries that go with one change: enough to shrink, few enough for a patch.
 const SWEPT: usize = 100;
@@ -139,7 +139,7 @@ impl Ledger {
     pub fn mend_by_settings(
         &self,
         account: AccountId,
-        subject: &Key,
+        subject: &SecretRef,
         settings: impl FnOnce() -> u64,
     ) {
         let mut state = self.lock();

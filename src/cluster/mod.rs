@@ -5,16 +5,16 @@
 
 pub mod accounts;
 mod bounded;
+pub mod challenge_routes;
 pub mod events;
 mod gated;
 pub mod lease;
 pub mod ledger;
 pub mod namespaces;
 mod observe;
+pub mod order_records;
 pub(crate) mod pages;
-pub mod records;
 pub mod review;
-pub mod routes;
 pub mod secrets;
 mod transport;
 pub mod watch;
@@ -29,9 +29,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 
 pub(crate) use bounded::is_too_large;
+use cert_renew_core::text::error_chain;
 
-use crate::gate::{Closed, Gate};
-use crate::metrics::Metrics;
+use crate::process::write_gate::{Closed, WriteGate};
+use crate::telemetry::metrics::Metrics;
 
 /// The API server answers in milliseconds, or the answer will not come: kube sets no read timeout of its own.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -93,7 +94,7 @@ pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client,
 ///
 /// # Errors
 /// When neither kubeconfig nor pod says where the API server is.
-pub async fn connect_behind(gate: Gate, metrics: Arc<Metrics>) -> Result<Client, NoWay> {
+pub async fn connect_behind(gate: WriteGate, metrics: Arc<Metrics>) -> Result<Client, NoWay> {
     let builder = transport::builder(config(&Way::default()).await?)?
         .with_layer(&observe::Counting(metrics))
         // Outermost: kube's own retries are inside.
@@ -238,26 +239,10 @@ impl Error {
             error if is_too_large(&error) => Self::TooLarge { what },
             other => Self::Unavailable {
                 what,
-                message: chain(&other),
+                message: error_chain(&other),
             },
         }
     }
-}
-
-/// An error with its sources, each text once: `request failed: connection refused`.
-#[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Runs one call with the deadline that every call has.

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use tower::{Layer, Service};
 
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
 
 /// Wraps a service so that its requests are counted.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use cert_renew_core::config::{Challenge, Config, Route};
 use k8s_openapi::api::authorization::v1::{
     ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
 };
@@ -15,7 +16,6 @@ use kube::api::{Api, PostParams};
 use serde::Deserialize;
 
 use super::{Error, call};
-use crate::config::{Challenge, Config, Route};
 
 /// What is needed wherever Secrets are watched.
 const EVERYWHERE: &str = include_str!("../../rbac/clusterrole.yaml");

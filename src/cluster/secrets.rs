@@ -2,6 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::{Data, FullSecret};
+use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::keys::FIELD_MANAGER;
+use cert_renew_core::secret::patch::guarded_patch;
+use cert_renew_core::secret::thin::ThinSecret;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -9,12 +15,6 @@ use kube::api::{Api, Patch, PatchParams};
 use zeroize::Zeroize as _;
 
 use super::{Error, call};
-use crate::index::Key;
-use crate::secret::full::{Data, FullSecret};
-use crate::secret::head::Head;
-use crate::secret::keys::FIELD_MANAGER;
-use crate::secret::patch::guarded_patch;
-use crate::secret::thin::ThinSecret;
 
 /// A Secret with a key of ours in it; the data is wiped when it is dropped, whatever comes of it.
 pub(super) struct Wiped(pub(super) Secret);
@@ -40,7 +40,7 @@ pub struct Changes<'a> {
 ///
 /// # Errors
 /// [`Error::NotFound`] when it is gone, and what every call may end in.
-pub async fn get(client: &Client, key: &Key) -> Result<FullSecret, Error> {
+pub async fn get(client: &Client, key: &SecretRef) -> Result<FullSecret, Error> {
     let api: Api<FullSecret> = Api::namespaced(client.clone(), &key.namespace);
     call(|| format!("reading Secret {key}"), api.get(&key.name)).await
 }

@@ -8,6 +8,11 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use cert_renew_core::config::{Observe, Select, WatchConfig};
+use cert_renew_core::index::Source;
+use cert_renew_core::secret::keys::MANAGED_LABEL;
+use cert_renew_core::secret::thin::{ObservedSecret, ThinSecret};
+use cert_renew_core::text::error_chain;
 use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use kube::api::Api;
@@ -17,12 +22,6 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
-
-use super::chain;
-use crate::config::{Observe, Select, WatchConfig};
-use crate::index::Source;
-use crate::secret::keys::MANAGED_LABEL;
-use crate::secret::thin::{ObservedSecret, ThinSecret};
 
 /// Objects in a page where the server does not stream lists: a page of thin Secrets peaks at a few megabytes.
 const PAGE: u32 = 250;
@@ -96,7 +95,7 @@ where
                 && refuses_to_stream(error)
                 && let Some(pages) = pages.take()
             {
-                let error = chain(error);
+                let error = error_chain(error);
                 tracing::info!(
                     error,
                     "the API server does not stream lists: Secrets are listed page by page"
@@ -207,7 +206,7 @@ async fn streams_lists(client: &Client) -> bool {
             }
             Err(error) if !told => {
                 told = true;
-                let error = chain(&error);
+                let error = error_chain(&error);
                 tracing::warn!(error, "the API server does not answer: it is waited for");
             }
             Err(_) => {}

@@ -7,30 +7,15 @@
 //!
 //! `cargo test` tries the known shapes and a second of chance; `make fuzz` goes on growing random ones.
 
-use std::time::Duration;
-
-use rustix::time::{ClockId, clock_gettime};
+use cert_renew_core::schedule::rate_limits;
+use cert_renew_core::secret::place::{Place, TLS_TYPE};
+use cert_renew_core::secret::state::IssuedBy;
+use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::testing::{FACTOR, LENGTHS, forge, slower_than_linear};
 
 use super::*;
-use crate::cli::findings;
-use crate::cluster::records;
-use crate::schedule::budget;
-use crate::secret::place::{Place, TLS_TYPE};
-use crate::secret::state::IssuedBy;
-use crate::secret::used_by::UsedBy;
-
-/// How much longer the second input is.
-const FACTOR: usize = 4;
-/// What the second may take as a multiple of the first: linear is 4, and quadratic 16.
-const MOST: f64 = 9.0;
-/// Lengths of the first input, tried in turn; the second of the last is all that a Secret holds.
-const LENGTHS: [usize; 5] = [1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18];
-/// What takes less is noise.
-const NOTICEABLE: Duration = Duration::from_millis(2);
-/// Enough is known without longer inputs.
-const HOPELESS: Duration = Duration::from_secs(1);
-/// A ratio that is too large at so many lengths is no accident.
-const ENOUGH: u32 = 3;
+use crate::cli::lint;
+use crate::cluster::order_records;
 
 /// A reader by its name.
 pub(crate) type Reader = (&'static str, fn(&[u8]));
@@ -58,8 +43,8 @@ pub(crate) const READERS: &[Reader] = &[
     ("loader::refusal", |input| {
         let _ = (loader::of_certificate(input), loader::of_key(input));
     }),
-    ("findings::check", |input| {
-        drop(findings::check(input, UnixTime(1_800_000_000)));
+    ("lint::check", |input| {
+        drop(lint::check(input, UnixTime(1_800_000_000)));
     }),
     ("ThinSecret", |input| {
         let secret = serde_json::from_slice::<ThinSecret>(input);
@@ -100,8 +85,8 @@ pub(crate) const READERS: &[Reader] = &[
         drop(Config::parse(&String::from_utf8_lossy(input)));
     }),
     ("order records and the ledger", |input| {
-        drop(serde_json::from_slice::<records::Order>(input));
-        drop(serde_json::from_slice::<budget::Account>(input));
+        drop(serde_json::from_slice::<order_records::Order>(input));
+        drop(serde_json::from_slice::<rate_limits::Account>(input));
     }),
 ];
 
@@ -266,56 +251,6 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
     all.push(("a Secret with many names", Box::new(watched)));
     all.push(("a Secret with many outputs", Box::new(outputs)));
     all
-}
-
-/// Processor time of this thread, the shortest of three.
-fn taken(work: impl Fn()) -> Duration {
-    let now = || {
-        let time = clock_gettime(ClockId::ThreadCPUTime);
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
-    };
-    let once = || {
-        let begun = now();
-        work();
-        now() - begun
-    };
-    let first = once();
-    if first > HOPELESS {
-        return first;
-    }
-    first.min(once()).min(once())
-}
-
-/// Why a reader is slower than linear for inputs of this shape; `None` where it is not.
-pub(crate) fn slower_than_linear(
-    shape: impl Fn(usize) -> Vec<u8>,
-    read: impl Fn(&[u8]),
-) -> Option<String> {
-    let (mut slow, mut times) = (None, 0);
-    for length in LENGTHS {
-        let (short, long) = (shape(length), shape(FACTOR * length));
-        let long_took = taken(|| read(&long));
-        if long_took < NOTICEABLE {
-            continue;
-        }
-        let short_took = taken(|| read(&short));
-        let ratio = long_took.as_secs_f64() / short_took.as_secs_f64().max(1e-6);
-        let grown = long.len() as f64 / short.len() as f64;
-        if ratio < MOST * grown / FACTOR as f64 {
-            return None;
-        }
-        slow = Some(format!(
-            "{} bytes took {short_took:?}, {} bytes {long_took:?}",
-            short.len(),
-            long.len()
-        ));
-        times += 1;
-        if long_took > HOPELESS || times == ENOUGH {
-            break;
-        }
-    }
-    slow
 }
 
 fn assert_linear(what: &str, shape: impl Fn(usize) -> Vec<u8>, read: impl Fn(&[u8])) {

@@ -4,7 +4,6 @@
 //! Strangers cannot slow the controller or Prometheus down: connections are few and short, one answer of a kind is rendered
 //! at a time, and few that are rendered are held for clients that read slowly.
 
-pub mod bounded;
 mod page;
 mod scrape;
 
@@ -14,24 +13,23 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::net::bounded::{self, Connection};
 use axum::Extension;
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use cert_renew_core::config::Config;
+use cert_renew_core::index::{Index, Observed};
+use cert_renew_core::time::UnixTime;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
+use scrape::Scrapes;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, spawn_blocking};
 
-use bounded::Connection;
-use scrape::Scrapes;
-
-use crate::config::Config;
-use crate::index::{Index, Observed};
-use crate::metrics::{Metrics, process};
-use crate::time::UnixTime;
+use crate::telemetry::metrics::{Metrics, process};
 
 /// A loop that has not turned for so long is stuck: it turns at least once a minute when nothing is due.
 const STUCK: Duration = Duration::from_secs(180);

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
-use super::bounded::Connection;
+use crate::net::bounded::Connection;
 
 /// Renderings that are in memory at a time: two Prometheus servers may ask one right after the other.
 const HELD: usize = 2;
@@ -134,9 +134,9 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
-    use super::super::bounded;
     use super::super::tests::most_at_a_time;
     use super::*;
+    use crate::net::bounded;
 
     #[tokio::test]
     async fn one_is_rendered_at_a_time_although_its_client_has_gone() {

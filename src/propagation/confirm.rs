@@ -8,22 +8,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use cert_renew_core::rollout::{Ask, How, Request, Step};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::used_by::{Has, Proven, UsedBy};
+use cert_renew_core::secret::workload::WorkloadRef;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
 use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep};
 
 use super::tell;
-use crate::cluster::chain;
 use crate::cluster::events::Reason;
 use crate::context::Context;
-use crate::index::Key;
-use crate::rollout::{
-    self, Ask, Asked, Error, How, Judge, Outcome, Proof, Request, Rollout, Step, Verified,
-    Withdrawal,
-};
-use crate::secret::head::Head;
-use crate::secret::used_by::{Has, Proven, UsedBy};
-use crate::secret::workload::WorkloadRef;
-use crate::time::UnixTime;
+use crate::rollout::{self, Asked, Error, Judge, Outcome, Proof, Rollout, Verified, Withdrawal};
 
 /// Where the rights for it are.
 const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
@@ -54,7 +52,7 @@ pub(super) type Standing = Mutex<BTreeMap<WorkloadRef, Has>>;
 /// A Secret whose workloads were just rolled.
 pub(super) struct Rolled<'a> {
     pub(super) context: &'a Context,
-    pub(super) key: &'a Key,
+    pub(super) key: &'a SecretRef,
     pub(super) request: &'a Request,
     /// The Secret as it was planned.
     pub(super) head: &'a Head,
@@ -179,7 +177,7 @@ impl Rolled<'_> {
             Err(Error::Forbidden { .. }) => {
                 self.not_verified(&format!("Services or pods may not be read: {ADD_ON}"), None)
             }
-            Err(error) => Conclusion::Interrupted(chain(&error)),
+            Err(error) => Conclusion::Interrupted(error_chain(&error)),
         }
     }
 
@@ -254,7 +252,7 @@ impl Rolled<'_> {
         let stale = &verified.stale;
         let workloads = roller.list(namespace).await?;
         let (mut steps, mut asked) = (Vec::new(), false);
-        for workload in rollout::using(self.request, &workloads) {
+        for workload in cert_renew_core::rollout::using(self.request, &workloads) {
             let mut before = self.asked();
             if let Some((step, asks)) = before.find(|(step, _)| step.workload.id == workload.id) {
                 let again = roller.ask_some(namespace, step, asks, self.judge, stale);
@@ -355,7 +353,7 @@ impl Rolled<'_> {
                     lacking.push((id.clone(), asked.missing_text()));
                 }
                 Ok(_) => {}
-                Err(error) => return Conclusion::Interrupted(chain(&error)),
+                Err(error) => return Conclusion::Interrupted(error_chain(&error)),
             }
         }
         if !lacking.is_empty() {

@@ -5,66 +5,40 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::pair::{self, PairFault, Rollable};
+use cert_renew_core::certificate::{Fingerprint, Leaf};
+use cert_renew_core::config::Labels;
+use cert_renew_core::index::{self, Entry, Finished};
+use cert_renew_core::rollout::{ChangedKeys, Request, Workload};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::parts::{self, Parts};
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
 use futures::future::BoxFuture;
 use futures::stream;
 use futures::{FutureExt as _, StreamExt as _};
 
-use super::restored::Age;
+use super::held::{Age, Glance, Held, Look, Not};
 use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record, tell};
-use crate::assess::{self, Assessment};
-use crate::certificate::{Fingerprint, Leaf};
+use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets;
-use crate::cluster::{self, chain};
-use crate::config::Labels;
 use crate::context::Context;
-use crate::index::{self, Entry, Finished, Key};
-use crate::pair::{self, PairFault, Rollable};
-use crate::permit;
-use crate::rollout::{self, ChangedKeys, Judge, Proof, Request, Withdrawal, Workload};
-use crate::secret::full::FullSecret;
-use crate::secret::head::Head;
-use crate::secret::keys;
-use crate::secret::parts::{self, Parts};
-use crate::secret::state::RolledOut;
-use crate::secret::used_by::UsedBy;
-use crate::ticket::Ticket;
-use crate::time::UnixTime;
-
-/// A Secret that is being planned, beside its request.
-pub(super) struct Held {
-    pub(super) head: Head,
-    /// What is to be proven after the rollout.
-    pub(super) proof: Option<Proof>,
-    /// The look by which it is planned.
-    pub(super) look: Option<permit::Look>,
-    /// The change window is shut until then and does not count.
-    pub(super) overruled: Option<UnixTime>,
-    /// Which workloads use it and what they have, by the last rollout.
-    pub(super) used_by: Option<UsedBy>,
-    /// How old its certificate is; none where nothing is to be rolled.
-    pub(super) age: Option<Age>,
-}
-
-/// What a look at a Secret says.
-pub(super) enum Look {
-    /// To be planned.
-    Due(Box<(Request, Held)>),
-    /// Not now.
-    Not(Not),
-}
-
-/// What can be said of a Secret before the workloads are listed.
-pub(super) enum Glance {
-    Judged(Look),
-    /// Nothing is on record: what the workloads carry says whether it is new.
-    Unrecorded(Box<Entry>),
-    /// The record was lost and what it said is remembered, or it says nothing of chain and CA.
-    Lost(Box<Entry>, RolledOut),
-}
+use crate::process::task::TaskHandle;
+use crate::rollout::permit;
+use crate::rollout::{Judge, Proof, Withdrawal};
 
 /// Looks at all Secrets of a batch; those of which something is on record are read afresh.
-pub(super) async fn look_at_all(context: &Context, tickets: Vec<Ticket>) -> Vec<(Ticket, Glance)> {
+pub(super) async fn look_at_all(
+    context: &Context,
+    tickets: Vec<TaskHandle>,
+) -> Vec<(TaskHandle, Glance)> {
     stream::iter(tickets)
         .map(|ticket| async move {
             let look = look(context, ticket.key()).await;
@@ -79,10 +53,10 @@ pub(super) async fn look_at_all(context: &Context, tickets: Vec<Ticket>) -> Vec<
 pub(super) async fn ask(
     context: &Context,
     workloads: &[Workload],
-    looks: Vec<(Ticket, Glance)>,
+    looks: Vec<(TaskHandle, Glance)>,
 ) -> (Vec<Request>, Open) {
-    let carried = &rollout::Carried::by(workloads);
-    let looked: Vec<(Ticket, Look)> = stream::iter(looks)
+    let carried = &cert_renew_core::rollout::Carried::by(workloads);
+    let looked: Vec<(TaskHandle, Look)> = stream::iter(looks)
         .map(|(ticket, look)| async move {
             let look = match look {
                 Glance::Judged(look) => look,
@@ -113,7 +87,7 @@ pub(super) async fn ask(
     (requests, open)
 }
 
-fn not_now(context: &Context, ticket: Ticket, Not { at, why, shut }: Not) {
+fn not_now(context: &Context, ticket: TaskHandle, Not { at, why, shut }: Not) {
     if !shut {
         return ticket.finish(Finished::Later(at, why));
     }
@@ -126,7 +100,7 @@ fn not_now(context: &Context, ticket: Ticket, Not { at, why, shut }: Not) {
     ticket.finish(Finished::Shut(at));
 }
 
-async fn look(context: &Context, key: &Key) -> Glance {
+async fn look(context: &Context, key: &SecretRef) -> Glance {
     let entry = {
         let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
         index.get(key)
@@ -149,7 +123,7 @@ async fn look(context: &Context, key: &Key) -> Glance {
 }
 
 /// Reads a Secret and judges it.
-async fn read(context: &Context, key: &Key, entry: &Entry) -> Look {
+async fn read(context: &Context, key: &SecretRef, entry: &Entry) -> Look {
     let looked = permit::Look::take(async {
         let read = read_afresh(context, key, UnixTime::now()).await?;
         judge(context, key, entry, &read, UnixTime::now())
@@ -193,33 +167,10 @@ struct Found {
     age: Age,
 }
 
-/// Not to be rolled onto now: when to look again, and why.
-pub(super) struct Not {
-    at: UnixTime,
-    why: Option<Box<str>>,
-    /// The change window is shut until then.
-    shut: bool,
-}
-
-impl Not {
-    fn until(at: UnixTime, why: Option<Box<str>>) -> Self {
-        let shut = false;
-        Self { at, why, shut }
-    }
-
-    fn shut(opens: UnixTime) -> Self {
-        Self {
-            at: opens,
-            why: None,
-            shut: true,
-        }
-    }
-}
-
 /// A Secret as it is now, and what it asks for.
 async fn read_afresh(
     context: &Context,
-    key: &Key,
+    key: &SecretRef,
     now: UnixTime,
 ) -> Result<(FullSecret, Assessment), Not> {
     let secret = match secrets::get(&context.client, key).await {
@@ -267,7 +218,7 @@ impl Again<'_> {
             superseded,
             shut,
         };
-        let key = Key {
+        let key = SecretRef {
             namespace: Arc::clone(namespace),
             name: secret.into(),
         };
@@ -297,7 +248,7 @@ impl Again<'_> {
     }
 
     /// The change window of a Secret that is rolled is shut, and does not count: that is said once.
-    pub(super) fn overruled(&self, key: &Key, request: &Request, opens: UnixTime) {
+    pub(super) fn overruled(&self, key: &SecretRef, request: &Request, opens: UnixTime) {
         let told = self.overruled.lock();
         let mut told = told.unwrap_or_else(PoisonError::into_inner);
         if told.insert(request.secret.clone()) {
@@ -322,7 +273,7 @@ fn is_unrecorded(entry: &Entry) -> bool {
 /// Whether the Secret as it is now may be rolled onto.
 fn judge(
     context: &Context,
-    key: &Key,
+    key: &SecretRef,
     entry: &Entry,
     (secret, assessment): &(FullSecret, Assessment),
     now: UnixTime,
@@ -358,7 +309,7 @@ fn judge(
                 // It is written again in another form, and the watch brings that.
                 context.doubts.add(key);
             }
-            let note = format!("workloads keep what they have: {}", chain(&fault));
+            let note = format!("workloads keep what they have: {}", error_chain(&fault));
             if entry.rollout_error.as_deref() != Some(index::kept(&note)) {
                 tracing::warn!(secret = %key, note, "not rolled");
                 context
@@ -389,7 +340,7 @@ fn judge(
 
 /// What a Secret that holds this leaf asks for, for those who lack what has changed.
 fn request_of(
-    key: &Key,
+    key: &SecretRef,
     entry: &Entry,
     (secret, assessment): (&FullSecret, &Assessment),
     leaf: &Leaf,
@@ -434,7 +385,7 @@ fn age_of(assessment: &Assessment, leaf: &Leaf, had: Option<RolledOut>) -> Age {
 /// When it cannot be read.
 pub(super) async fn as_it_is(
     context: &Context,
-    key: &Key,
+    key: &SecretRef,
     entry: &Entry,
 ) -> Result<Option<(Request, Head, Age)>, Not> {
     let (secret, assessment) = match read_afresh(context, key, UnixTime::now()).await {

@@ -1,33 +1,35 @@
 //! What is written on a Secret about what its workloads have, where nothing is to be rolled.
 
+use std::time::Duration;
+
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::index::{Entry, Finished, LeafFacts, Observed};
+use cert_renew_core::rollout::{ChangedKeys, Request};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::parts::{ChainAndCa, Parts};
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::used_by::{Has, UsedBy};
+use cert_renew_core::secret::workload::RolloutMode;
+use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::stream;
 
-use super::look::{Glance, Held, Look};
+use super::held::{Glance, Held, Look};
 use super::{AGAIN, AT_ONCE, Open, Users};
-use crate::certificate::Fingerprint;
 use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
-use crate::index::{Entry, Finished, Key, LeafFacts, Observed};
-use crate::rollout::{ChangedKeys, Request};
-use crate::secret::head::Head;
-use crate::secret::keys;
-use crate::secret::parts::{ChainAndCa, Parts};
-use crate::secret::state::RolledOut;
-use crate::secret::thin::ThinSecret;
-use crate::secret::used_by::{Has, UsedBy};
-use crate::secret::workload::RolloutMode;
-use crate::ticket::Ticket;
-use crate::time::UnixTime;
-use std::time::Duration;
+use crate::process::task::TaskHandle;
 
 /// Puts back what the workloads have where the record of it was lost, or a part of it is missing, before anything else:
 /// were we to end now, nobody would know it. What follows from it is decided when the watch has brought it.
 pub(super) async fn put_back(
     context: &Context,
-    looks: Vec<(Ticket, Glance)>,
-) -> Vec<(Ticket, Glance)> {
+    looks: Vec<(TaskHandle, Glance)>,
+) -> Vec<(TaskHandle, Glance)> {
     let (mut others, mut lost) = (Vec::new(), Vec::new());
     for (ticket, glance) in looks {
         match glance {
@@ -64,7 +66,7 @@ fn written(patched: Result<ThinSecret, cluster::Error>) -> Finished {
 }
 
 /// The Secret as the watch has brought it.
-fn head_of(key: &Key, entry: &Entry) -> Head {
+fn head_of(key: &SecretRef, entry: &Entry) -> Head {
     let Observed {
         uid,
         resource_version,
@@ -75,7 +77,7 @@ fn head_of(key: &Key, entry: &Entry) -> Head {
 }
 
 /// A request that the plan answers with a record, made from what the watch said.
-pub(super) fn first_sight(key: &Key, entry: &Entry) -> Look {
+pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
     let observed = &entry.observed;
     let head = head_of(key, entry);
     let none = LeafFacts {

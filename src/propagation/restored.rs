@@ -13,16 +13,20 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use cert_renew_core::index::Entry;
+use cert_renew_core::rollout::{Request, Workload};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::secret::workload::{RolloutMode, WorkloadRef};
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
+
+use super::held::Age;
 use super::{look, tell};
+use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
-use crate::cluster::{self, chain};
 use crate::context::Context;
-use crate::index::{Entry, Key};
-use crate::rollout::{self, Request, Workload};
-use crate::secret::keys;
-use crate::secret::state::RolledOut;
-use crate::secret::workload::{RolloutMode, WorkloadRef};
-use crate::time::UnixTime;
 
 /// Between two namespaces: a start does not have the API server list the workloads of all of them at once.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,16 +36,6 @@ const TRIES: usize = 3;
 const BACKDATED: Duration = Duration::from_secs(3_600);
 /// A certificate of ours is written within this of the instant that its Secret says: whatever wrote it later put it back.
 const OUR_WRITE: Duration = Duration::from_secs(60);
-
-/// What is known of the age of the certificate in a Secret, beside its request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Age {
-    pub(super) not_before: UnixTime,
-    /// When what the workloads have ends.
-    pub(super) had_until: Option<UnixTime>,
-    /// When we wrote it, by the Secret's own word.
-    pub(super) ours: Option<UnixTime>,
-}
 
 /// Looks at all namespaces that this process has not looked at yet. One that cannot be listed is looked at in the next term.
 pub(crate) async fn look_at_records(context: &Context) {
@@ -58,7 +52,7 @@ pub(crate) async fn look_at_records(context: &Context) {
             Ok(workloads) => {
                 let mut all = true;
                 for secret in carried(&workloads) {
-                    let key = Key {
+                    let key = SecretRef {
                         namespace: Arc::clone(&namespace),
                         name: secret.into(),
                     };
@@ -71,7 +65,7 @@ pub(crate) async fn look_at_records(context: &Context) {
                 }
             }
             Err(error) => {
-                let error = chain(&error);
+                let error = error_chain(&error);
                 tracing::info!(%namespace, error, "not known whether a backup was restored");
             }
         }
@@ -108,7 +102,7 @@ enum Came {
 }
 
 /// Writes what the workloads have where a Secret says otherwise; whether that is settled.
-async fn compare(context: &Context, key: &Key, workloads: &[Workload]) -> bool {
+async fn compare(context: &Context, key: &SecretRef, workloads: &[Workload]) -> bool {
     for _ in 0..TRIES {
         match compare_once(context, key, workloads).await {
             Came::Agrees => return true,
@@ -119,7 +113,7 @@ async fn compare(context: &Context, key: &Key, workloads: &[Workload]) -> bool {
     false
 }
 
-async fn compare_once(context: &Context, key: &Key, workloads: &[Workload]) -> Came {
+async fn compare_once(context: &Context, key: &SecretRef, workloads: &[Workload]) -> Came {
     let Some(entry) = context.entry(key).filter(says_done) else {
         return Came::Agrees;
     };
@@ -171,7 +165,7 @@ fn contradicts(
     }
     let written = age.put_back(request)?;
     let untouched = |workload: &Workload| workload.template_touched.is_some_and(|at| at <= written);
-    let using = rollout::using(request, workloads);
+    let using = cert_renew_core::rollout::using(request, workloads);
     let later =
         { using.iter() }.filter(|workload| untouched(workload) && age.is_before(workload, request));
     let mut later = later.filter_map(|workload| {
@@ -195,7 +189,7 @@ pub(super) fn older(request: &Request, age: Age, workloads: &[Workload]) -> Opti
     {
         return None;
     }
-    let using = rollout::using(request, workloads);
+    let using = cert_renew_core::rollout::using(request, workloads);
     let later = { using.iter() }.find(|workload| age.is_before(workload, request));
     let say = |workload: &Workload| workload.leaf_of(&request.secret).is_some();
     match (later, age.had_until) {
@@ -231,10 +225,11 @@ impl Age {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::certificate::Fingerprint;
+    use cert_renew_core::rollout::{ChangedKeys, Status, Strategy, leaf_annotation};
+    use cert_renew_core::secret::parts::{ChainAndCa, Parts};
+
     use super::*;
-    use crate::certificate::Fingerprint;
-    use crate::rollout::{ChangedKeys, Status, Strategy, leaf_annotation};
-    use crate::secret::parts::{ChainAndCa, Parts};
 
     const DAY: i64 = 86_400;
 

@@ -3,21 +3,22 @@
 //! No CA is asked: what somebody has put there in another form is sound. It is done once for each certificate, so that we
 //! fight with nobody who puts his form back.
 
-use crate::assess::Assessment;
+use cert_renew_core::assess::Assessment;
+use cert_renew_core::certificate::key::PrivateKey;
+use cert_renew_core::certificate::pair::Chain;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::render::render;
+
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
-use crate::index::Key;
-use crate::key::PrivateKey;
-use crate::pair::Chain;
-use crate::secret::full::FullSecret;
-use crate::secret::keys;
-use crate::secret::render::render;
 
 /// Whether the pair was written again.
 pub(crate) async fn rewrite(
     context: &Context,
-    key: &Key,
+    key: &SecretRef,
     secret: &FullSecret,
     assessment: &Assessment,
 ) -> bool {

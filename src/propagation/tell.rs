@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cert_renew_core::rollout::{Remark, Request, Step, Workload};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::workload::Kind;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::Open;
-use super::look::Held;
-use crate::cluster::chain;
+use super::held::Held;
 use crate::cluster::events::Reason;
 use crate::context::Context;
-use crate::index::Key;
-use crate::metrics::RolloutResult;
-use crate::rollout::{self, Happening, Remark, Request, Step, Turn, Workload};
-use crate::secret::keys;
-use crate::secret::workload::Kind;
-use crate::time::UnixTime;
+use crate::rollout::{self, Happening, Turn};
+use crate::telemetry::metrics::RolloutResult;
 
 /// What a workload waits for is told where it takes longer.
 const LONG: Duration = Duration::from_secs(30);
@@ -139,7 +140,7 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
 }
 
 /// Says what is stronger than a change window.
-pub(super) fn overruled(context: &Context, key: &Key, uid: &str, opens: UnixTime) {
+pub(super) fn overruled(context: &Context, key: &SecretRef, uid: &str, opens: UnixTime) {
     let note = format!(
         "the workloads are rolled outside the change window, which opens at {opens}: the certificate that they have \
          is revoked, or would have less than a tenth of its lifetime left by then"
@@ -150,7 +151,7 @@ pub(super) fn overruled(context: &Context, key: &Key, uid: &str, opens: UnixTime
 }
 
 /// Says for which change window the rollout waits.
-pub(crate) fn shut(context: &Context, key: &Key, uid: &str, opens: UnixTime) {
+pub(crate) fn shut(context: &Context, key: &SecretRef, uid: &str, opens: UnixTime) {
     let note = format!("the rollout waits for the change window, which opens at {opens}");
     tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
     let reason = Reason::RolloutWaits;
@@ -158,7 +159,7 @@ pub(crate) fn shut(context: &Context, key: &Key, uid: &str, opens: UnixTime) {
 }
 
 /// Says that the Secret holds an earlier certificate than its workloads have.
-pub(super) fn older(context: &Context, key: &Key, request: &Request, why: &str) {
+pub(super) fn older(context: &Context, key: &SecretRef, request: &Request, why: &str) {
     let note = format!(
         "the Secret holds an earlier certificate than its workloads have, as after a backup was restored: it is valid until \
          {}, and {why}. The workloads are restarted for what the Secret holds. If that is not meant, put the later one \
@@ -222,7 +223,7 @@ pub(super) async fn left_behind(
     let all = match context.roller().bystanders(namespace).await {
         Ok(all) => all,
         Err(error) => {
-            let text = chain(&error);
+            let text = error_chain(&error);
             tracing::info!(%namespace, error = text, "not known which pods and Jobs nobody can restart");
             return;
         }
@@ -233,7 +234,7 @@ pub(super) async fn left_behind(
         if !request.unwell.is_empty() {
             continue;
         }
-        let key = Key {
+        let key = SecretRef {
             namespace: Arc::clone(namespace),
             name: (*request.secret).into(),
         };

@@ -2,25 +2,26 @@
 
 use std::time::Duration;
 
+use cert_renew_core::assess::Assessment;
+use cert_renew_core::certificate::key::PrivateKey;
+use cert_renew_core::certificate::loader;
+use cert_renew_core::certificate::pair::{self, Chain, Rejected};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::Data;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::render::{Rendered, render};
+use cert_renew_core::secret::state::IssuedBy;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::fresh::Fresh;
 use super::outcome::Outcome;
-use crate::assess::Assessment;
-use crate::cluster::records::Record;
+use super::target::RenewalTarget;
+use crate::cluster::events;
+use crate::cluster::order_records::Record;
 use crate::cluster::secrets::{self, Changes};
-use crate::cluster::{chain, events};
 use crate::context::Context;
-use crate::index::Key;
-use crate::key::PrivateKey;
-use crate::loader;
-use crate::pair::{self, Chain, Rejected};
-use crate::secret::full::Data;
-use crate::secret::keys;
-use crate::secret::render::{Rendered, render};
-use crate::secret::state::IssuedBy;
-use crate::time::UnixTime;
 
 /// A pair that is broken is looked at again after this; the watch brings it sooner when it changes.
 const AGAIN: Duration = Duration::from_secs(3_600);
@@ -28,8 +29,8 @@ const AGAIN: Duration = Duration::from_secs(3_600);
 /// `is_as_asked` says whether the order's profile and lifetime are those that the Secret asks for now.
 pub(super) fn changes<'a>(
     context: &Context,
-    key: &Key,
-    fresh: &Fresh,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
     (record, is_as_asked): (&Record, bool),
     chain: &Chain,
 ) -> Result<Changes<'a>, Failure> {
@@ -78,8 +79,8 @@ pub(super) fn changes<'a>(
 /// What stands in the Secret for this pair.
 fn outputs(
     context: &Context,
-    key: &Key,
-    fresh: &Fresh,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
     chain: &Chain,
     new_key: &PrivateKey,
 ) -> Result<Data, Failure> {
@@ -113,7 +114,7 @@ fn outputs(
 }
 
 /// The file of a key that stays, as it is: whoever reads it may know no other form than PKCS#1.
-fn kept_file(fresh: &Fresh, key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
+fn kept_file(fresh: &RenewalTarget, key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
     let file = fresh.secret.data.get("tls.key")?;
     let is_same = PrivateKey::from_pem(file).is_ok_and(|it| it.public_key() == key.public_key());
     (is_same && loader::of_key(file).is_none()).then(|| file.clone())
@@ -126,8 +127,8 @@ fn kept_file(fresh: &Fresh, key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
 /// See [`Failure`].
 pub(super) async fn write_outputs(
     context: &Context,
-    key: &Key,
-    fresh: &Fresh,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
 ) -> Result<Outcome, Failure> {
     let (certificate, private_key) = fresh.secret.pair();
     let Some(issued_by) = &fresh.assessment.issued_by else {
@@ -137,7 +138,7 @@ pub(super) async fn write_outputs(
     if let Err(fault) = pair::check_pair(certificate, private_key, now) {
         let note = format!(
             "outputs are not written from the pair that is there: {}",
-            chain(&fault)
+            error_chain(&fault)
         );
         return Ok(Outcome::Later(now + AGAIN, Some(note.into())));
     }

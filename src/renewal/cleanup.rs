@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 
+use cert_renew_core::config::{self, Route};
+use cert_renew_core::text::error_chain;
 use futures::stream::{self, StreamExt as _};
 
-use super::proof::CHANGES;
 use crate::cluster;
+use crate::cluster::challenge_routes::{self, Routed};
 use crate::cluster::events::Reason;
-use crate::cluster::records::{self, Record};
-use crate::cluster::routes::{self, Routed};
-use crate::config::{self, Route};
+use crate::cluster::order_records::{self, Record};
 use crate::context::Context;
-use crate::dns::ResolverSet;
-use crate::reach::Nearby;
+use crate::net::dns::ResolverSet;
+use crate::net::egress::Nearby;
 use crate::solver::dns01;
+
+/// TXT records of one order that are changed at the same time; hosts limit requests to a few a second.
+pub(super) const CHANGES: usize = 4;
 
 /// Deletes the routes of orders that nobody knows any more.
 pub async fn sweep(context: &Context) {
@@ -33,8 +36,8 @@ pub async fn sweep(context: &Context) {
     let swept = async {
         // The routes first: each is made after its record.
         let (client, namespace) = (&context.client, &context.namespace);
-        let standing = routes::list(client, namespace, &kinds).await?;
-        let (records, _) = records::list(client, namespace).await?;
+        let standing = challenge_routes::list(client, namespace, &kinds).await?;
+        let (records, _) = order_records::list(client, namespace).await?;
         let needed = records.iter().flat_map(|record| &record.order.routes);
         let needed: BTreeSet<String> = needed.map(Routed::name).collect();
         let mut swept = 0;
@@ -48,7 +51,7 @@ pub async fn sweep(context: &Context) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "routes of former orders are removed"),
         Err(error) => tracing::warn!(
-            error = %cluster::chain(&error),
+            error = %error_chain(&error),
             "routes of former orders are not looked for; is the add-on role of the route installed?"
         ),
     }
@@ -63,7 +66,7 @@ pub(super) async fn close(
     if !context.routes.release(&record.uid, &routed.name()) {
         return Ok(());
     }
-    routes::delete(&context.client, &context.namespace, routed).await
+    challenge_routes::delete(&context.client, &context.namespace, routed).await
 }
 
 /// Takes away what was put in place for an order outside of its record. What cannot be taken away is told to the reader.
@@ -71,7 +74,7 @@ pub(super) async fn clear(context: &Context, record: &Record) {
     let subject = record.order.subject();
     for routed in &record.order.routes {
         if let Err(error) = close(context, record, routed).await {
-            let error = cluster::chain(&error);
+            let error = error_chain(&error);
             tracing::warn!(secret = %subject, error, "a route is left until the next start");
         }
     }

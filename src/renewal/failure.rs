@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cert_renew_core::certificate::Leaf;
+use cert_renew_core::certificate::key::KeyError;
+use cert_renew_core::certificate::pair::{PairFault, Rejected};
+use cert_renew_core::schedule::rate_limits::{AccountId, TriedWith};
+use cert_renew_core::text::error_chain;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
 use thiserror::Error;
 
 use super::issuers;
 use crate::acme::{self, Class, OrderStatus};
-use crate::certificate::Leaf;
 use crate::cluster;
-use crate::key::KeyError;
-use crate::name::Name;
-use crate::pair::{PairFault, Rejected};
-use crate::schedule::budget::{AccountId, TriedWith};
-use crate::solver::{dns_persist01, dns01, route};
-use crate::time::UnixTime;
+use crate::solver::{dns_persist01, dns01, http01_self_check};
 
 /// A certificate that is not valid yet is waited for as long as this: clocks are wrong by minutes, or by a time zone.
 const MOST_EARLY: Duration = Duration::from_secs(86_400);
@@ -26,13 +27,13 @@ pub(super) enum Failure {
     #[error("{}", .0.detail())]
     Acme(#[from] acme::Error),
     /// The issuer cannot be used.
-    #[error("{}", cluster::chain(.0))]
+    #[error("{}", error_chain(.0))]
     Issuer(issuers::Error),
     /// The API server.
     #[error(transparent)]
     Cluster(#[from] cluster::Error),
     /// What the CA issued is not what was asked for.
-    #[error("what the CA issued is not written: {}", cluster::chain(.0))]
+    #[error("what the CA issued is not written: {}", error_chain(.0))]
     Rejected(#[from] Rejected),
     /// What the CA issued is sound, and not valid before this instant by this machine's clock.
     #[error(
@@ -43,7 +44,7 @@ pub(super) enum Failure {
     #[error("the config has no issuer {0}; the order waits for it")]
     NoIssuer(Arc<str>),
     /// No key could be made or read.
-    #[error("{}", cluster::chain(.0))]
+    #[error("{}", error_chain(.0))]
     Key(#[from] KeyError),
     /// The key that is to be kept cannot be read; it stays.
     #[error(
@@ -76,7 +77,7 @@ pub(super) enum Failure {
     DnsPersist01(#[from] dns_persist01::Error),
     /// A request of the CA would not reach us.
     #[error("HTTP-01: {0}; where only we cannot reach it, selfCheck: false in the config")]
-    Route(#[from] route::Error),
+    Route(#[from] http01_self_check::Error),
     /// A controller refuses our route.
     #[error("HTTP-01: the HTTPRoute of {0} is refused: {1}")]
     RouteRefused(String, String),

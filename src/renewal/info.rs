@@ -10,45 +10,30 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::config::Config;
+use cert_renew_core::schedule::due::{Heed, Suggestion};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::time::UnixTime;
+use tokio::sync::Notify;
 
 use crate::acme::CertId;
 use crate::acme::ari::{Poll, Window, choose_instant};
-use crate::assess::{self, Assessment};
-use crate::certificate::Fingerprint;
-use crate::cluster::events::Reason;
-use crate::config::Config;
-use crate::context::Context;
-use crate::index::Key;
-use crate::schedule::due::{Heed, Suggestion};
-use crate::time::UnixTime;
 
-/// Polls in flight, whatever the issuer.
-const CONCURRENCY: usize = 8;
-/// Between the starts of two polls: fifty a second is a twentieth of what Let's Encrypt allows an address.
-const SPACING: Duration = Duration::from_millis(20);
-/// Longer than the two requests of a poll may take; after it nothing waits for the CA's word any more.
-const DEADLINE: Duration = Duration::from_secs(40);
-/// A CA without renewal information is asked for its directory this often, should it learn it.
-const NO_RENEWAL_INFO: Duration = Duration::from_secs(86_400);
-/// An issuer that cannot be used now is asked again after this.
-const UNUSABLE: Duration = Duration::from_secs(300);
 /// A certificate's name in renewal information is no longer: RFC 5280 has serials of twenty octets, and key identifiers are
 /// hashes. A longer one is nobody's that has such information.
 const LONGEST_ID: usize = 200;
 /// So many certificates in a row that the CA fails to answer about are its fault; fewer may be odd ones.
 const SILENT: usize = 3;
 /// Longest sleep: timers do not count the time that a machine was suspended, the clock does.
-const BEAT: Duration = Duration::from_secs(30);
+pub(super) const BEAT: Duration = Duration::from_secs(30);
 
 /// What the controller tells the index.
 #[derive(Clone, Debug)]
 pub struct Suggested {
     /// The Secret.
-    pub key: Key,
+    pub key: SecretRef,
     /// The leaf that was asked about.
     pub about: Fingerprint,
     /// The CA's word.
@@ -58,44 +43,44 @@ pub struct Suggested {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct RenewalInfo {
-    state: Mutex<State>,
-    changed: Notify,
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    certificates: HashMap<Key, Certificate>,
+pub(super) struct State {
+    pub(super) certificates: HashMap<SecretRef, Certificate>,
     /// The certificates in a row that each issuer has failed to answer about, none twice.
-    silent: HashMap<Arc<str>, HashSet<Key>>,
+    pub(super) silent: HashMap<Arc<str>, HashSet<SecretRef>>,
     /// When to ask, and of those the soonest due first. What is being asked is not in it.
-    queue: BTreeSet<(UnixTime, UnixTime, Key)>,
+    pub(super) queue: BTreeSet<(UnixTime, UnixTime, SecretRef)>,
 }
 
 /// A certificate that is asked about.
 #[derive(Debug)]
-struct Certificate {
-    leaf: Fingerprint,
-    id: Box<str>,
-    uid: Arc<str>,
-    issuer: Arc<str>,
-    due: UnixTime,
-    again: UnixTime,
-    window: Option<Window>,
-    suggestion: Suggestion,
-    failures: u32,
+pub(super) struct Certificate {
+    pub(super) leaf: Fingerprint,
+    pub(super) id: Box<str>,
+    pub(super) uid: Arc<str>,
+    pub(super) issuer: Arc<str>,
+    pub(super) due: UnixTime,
+    pub(super) again: UnixTime,
+    pub(super) window: Option<Window>,
+    pub(super) suggestion: Suggestion,
+    pub(super) failures: u32,
 }
 
 /// One certificate to ask about.
-struct Question {
-    key: Key,
-    leaf: Fingerprint,
-    id: Box<str>,
-    issuer: Arc<str>,
-    failures: u32,
+pub(super) struct Question {
+    pub(super) key: SecretRef,
+    pub(super) leaf: Fingerprint,
+    pub(super) id: Box<str>,
+    pub(super) issuer: Arc<str>,
+    pub(super) failures: u32,
 }
 
 /// What asking has brought.
-enum Answer {
+pub(super) enum Answer {
     /// The CA's answer, or its failure to give one.
     Poll(Poll),
     /// Nothing can be asked of this issuer before then; it is no matter of this certificate alone.
@@ -108,7 +93,7 @@ impl RenewalInfo {
     /// Only an issuer of the config is asked: anybody who may edit the Secret writes who is to have issued its leaf.
     pub fn note(
         &self,
-        key: &Key,
+        key: &SecretRef,
         uid: &str,
         assessment: &Assessment,
         config: &Config,
@@ -159,7 +144,7 @@ impl RenewalInfo {
     }
 
     /// The Secret is gone, or the clock no longer decides about it.
-    pub fn forget(&self, key: &Key) {
+    pub fn forget(&self, key: &SecretRef) {
         self.lock().remove(key);
     }
 
@@ -170,7 +155,7 @@ impl RenewalInfo {
 
     /// The instant that the CA suggests for this leaf of a Secret.
     #[must_use]
-    pub fn instant(&self, key: &Key, leaf: Fingerprint) -> Option<UnixTime> {
+    pub fn instant(&self, key: &SecretRef, leaf: Fingerprint) -> Option<UnixTime> {
         let state = self.lock();
         let known = state.certificates.get(key)?;
         (known.leaf == leaf)
@@ -179,7 +164,7 @@ impl RenewalInfo {
     }
 
     /// The next question if it is time for it, else how long to wait.
-    fn next(&self, now: UnixTime) -> Result<Question, Duration> {
+    pub(super) fn next(&self, now: UnixTime) -> Result<Question, Duration> {
         let mut state = self.lock();
         match state.queue.first() {
             None => return Err(BEAT),
@@ -199,32 +184,33 @@ impl RenewalInfo {
         question.ok_or(Duration::ZERO)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn insert(&mut self, key: &Key, certificate: Certificate) {
+    fn insert(&mut self, key: &SecretRef, certificate: Certificate) {
         self.queue
             .insert((certificate.again, certificate.due, key.clone()));
         self.certificates.insert(key.clone(), certificate);
     }
 
     /// What a former term was asking when it ended is asked again.
-    fn requeue(&mut self) {
-        let queued = |(key, known): (&Key, &Certificate)| (known.again, known.due, key.clone());
+    pub(super) fn requeue(&mut self) {
+        let queued =
+            |(key, known): (&SecretRef, &Certificate)| (known.again, known.due, key.clone());
         self.queue = self.certificates.iter().map(queued).collect();
     }
 
-    fn remove(&mut self, key: &Key) {
+    fn remove(&mut self, key: &SecretRef) {
         if let Some(known) = self.certificates.remove(key) {
             self.queue.remove(&(known.again, known.due, key.clone()));
         }
     }
 
     /// Whether the CA fails whatever it is asked about. One that has failed before says nothing new.
-    fn is_outage(&mut self, question: &Question, unreachable: bool) -> bool {
+    pub(super) fn is_outage(&mut self, question: &Question, unreachable: bool) -> bool {
         if !unreachable {
             self.silent.remove(&question.issuer);
             return false;
@@ -242,7 +228,7 @@ impl State {
     }
 
     /// Takes over an answer; what is to be told the reader comes with it.
-    fn answered(
+    pub(super) fn answered(
         &mut self,
         question: &Question,
         poll: &Poll,
@@ -279,7 +265,7 @@ impl State {
     }
 
     /// Nothing can be asked of an issuer before `again`: none of its certificates waits for its word.
-    fn put_off(&mut self, issuer: &str, again: UnixTime) -> Vec<Suggested> {
+    pub(super) fn put_off(&mut self, issuer: &str, again: UnixTime) -> Vec<Suggested> {
         let mut suggested = Vec::new();
         for (key, known) in &mut self.certificates {
             if *known.issuer != *issuer || known.again >= again {
@@ -320,114 +306,6 @@ fn moved(
     ))
 }
 
-/// Asks for as long as it is polled, and tells `suggest` what came of it. Everything was listed once by then, so that
-/// the soonest due can be told.
-pub async fn follow(context: Arc<Context>, suggest: mpsc::UnboundedSender<Vec<Suggested>>) {
-    let info = &context.renewal_info;
-    info.lock().requeue();
-    let mut polls = FuturesUnordered::new();
-    let mut free_at = Instant::now();
-    loop {
-        let now = UnixTime::now();
-        let mut wait = BEAT;
-        if polls.len() < CONCURRENCY {
-            wait = free_at.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                match info.next(now) {
-                    Ok(question) => {
-                        free_at = Instant::now() + SPACING;
-                        polls.push(ask(&context, question));
-                        continue;
-                    }
-                    Err(later) => wait = later,
-                }
-            }
-        }
-        tokio::select! {
-            Some((question, answer)) = polls.next() => settle(&context, &question, answer, &suggest),
-            () = info.changed.notified() => {}
-            () = sleep(wait) => {}
-        }
-    }
-}
-
-async fn ask(context: &Context, question: Question) -> (Question, Answer) {
-    let now = UnixTime::now();
-    let Question { issuer, id, .. } = &question;
-    let answer = async {
-        let config = context.config();
-        let (Some(settings), Ok(id)) = (config.issuer(issuer), id.parse()) else {
-            return Answer::Issuer(now + UNUSABLE);
-        };
-        let client = match context.issuers.ready(issuer, settings).await {
-            Ok(client) => client,
-            Err(super::issuers::Error::Limited(until)) => return Answer::Issuer(until),
-            Err(_) => return Answer::Issuer(now + UNUSABLE),
-        };
-        match client.renewal_info(&id, question.failures, now).await {
-            Ok(Some(poll)) if poll.is_limit() => Answer::Issuer(poll.again),
-            Ok(Some(poll)) => Answer::Poll(poll),
-            Ok(None) => Answer::Issuer(now + NO_RENEWAL_INFO),
-            Err(_) => Answer::Issuer(now + UNUSABLE),
-        }
-    };
-    let answer = timeout(DEADLINE, answer)
-        .await
-        .unwrap_or(Answer::Issuer(now + UNUSABLE));
-    (question, answer)
-}
-
-fn settle(
-    context: &Context,
-    question: &Question,
-    answer: Answer,
-    suggest: &mpsc::UnboundedSender<Vec<Suggested>>,
-) {
-    let mut state = context.renewal_info.lock();
-    let suggested = match answer {
-        Answer::Issuer(again) => {
-            // The config may have lost it meanwhile.
-            if context.config().issuer(&question.issuer).is_some() {
-                context.metrics.renewal_info(&question.issuer, None);
-            }
-            tracing::debug!(issuer = %question.issuer, %again, "no renewal information for now");
-            state.put_off(&question.issuer, again)
-        }
-        Answer::Poll(poll) => {
-            if let Some(trouble) = &poll.trouble {
-                let trouble = crate::cluster::chain(trouble);
-                tracing::debug!(secret = %question.key, trouble, again = %poll.again, "renewal information");
-            }
-            let answered = poll.window.map(|_| UnixTime::now());
-            context.metrics.renewal_info(&question.issuer, answered);
-            let had_window = state
-                .certificates
-                .get(&question.key)
-                .is_some_and(|known| known.window.is_some());
-            let is_outage = state.is_outage(question, poll.is_unreachable());
-            let Some((suggested, note)) = state.answered(question, &poll) else {
-                return;
-            };
-            let put_off = is_outage.then(|| state.put_off(&question.issuer, poll.again));
-            if note.is_some() && had_window {
-                context.metrics.renewal_window_moved(&question.issuer);
-            }
-            if let Some(note) = note {
-                tracing::info!(secret = %question.key, note, "renewal information");
-                let uid = state.certificates.get(&question.key);
-                let uid = uid.map(|known| Arc::clone(&known.uid)).unwrap_or_default();
-                let reason = Reason::RenewalWindowMoved;
-                context.events.secret(&question.key, &uid, reason, &note);
-            }
-            let mut all = vec![suggested];
-            all.extend(put_off.unwrap_or_default());
-            all
-        }
-    };
-    // The controller is gone only when this is.
-    let _ = suggest.send(suggested);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,8 +324,8 @@ mod tests {
         }
     }
 
-    fn key(name: &str) -> Key {
-        Key {
+    fn key(name: &str) -> SecretRef {
+        SecretRef {
             namespace: "shop".into(),
             name: name.into(),
         }

@@ -8,24 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use cert_renew_core::config;
+use cert_renew_core::schedule::quota::Quota;
+use cert_renew_core::time::UnixTime;
 use kube::Client as Kube;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo, Turns};
 use crate::cluster::{self, accounts};
-use crate::config;
-use crate::gate::Gate;
-use crate::metrics::Metrics;
-use crate::schedule::quota::Quota;
-use crate::time::UnixTime;
+use crate::process::write_gate::WriteGate;
+use crate::telemetry::metrics::Metrics;
 
 /// See the module's documentation.
 pub struct Issuers {
     kube: Kube,
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
-    gate: Gate,
+    gate: WriteGate,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
     /// By the host of the directory.
     turns: Mutex<HashMap<String, Turns>>,
@@ -86,7 +86,7 @@ pub enum Error {
 impl Issuers {
     /// No issuer is asked for anything yet.
     #[must_use]
-    pub fn new(kube: Kube, namespace: Arc<str>, metrics: Arc<Metrics>, gate: Gate) -> Self {
+    pub fn new(kube: Kube, namespace: Arc<str>, metrics: Arc<Metrics>, gate: WriteGate) -> Self {
         Self {
             kube,
             namespace,
@@ -299,7 +299,7 @@ impl Issuers {
     }
 
     async fn binding(&self, eab: &config::Eab) -> Result<Eab, Error> {
-        let key = crate::index::Key {
+        let key = cert_renew_core::secret::SecretRef {
             namespace: Arc::clone(&self.namespace),
             name: eab.hmac_key.secret.as_str().into(),
         };

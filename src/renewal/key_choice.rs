@@ -2,12 +2,13 @@
 //!
 //! A key that is to be kept is used whatever its kind, or nothing is ordered: it is never replaced in silence.
 
+use cert_renew_core::certificate::KeyType;
+use cert_renew_core::certificate::key::{KeyError, PrivateKey};
+use cert_renew_core::schedule::due::Reason;
+use cert_renew_core::secret::settings::KeyRotation;
+
 use super::failure::Failure;
-use super::fresh::Fresh;
-use crate::certificate::KeyType;
-use crate::key::{KeyError, PrivateKey};
-use crate::schedule::due::Reason;
-use crate::secret::settings::KeyRotation;
+use super::target::RenewalTarget;
 
 /// See the module's documentation.
 pub(super) enum KeyChoice {
@@ -17,7 +18,7 @@ pub(super) enum KeyChoice {
     Make(KeyType),
 }
 
-impl Fresh {
+impl RenewalTarget {
     /// The key that the Secret asks for now.
     ///
     /// # Errors

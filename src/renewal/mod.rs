@@ -11,46 +11,50 @@
 //!
 //! Where it asks is decided in `venue`, and what a renewal that fails means for the next one in `settle`.
 
+mod ca_limits;
+pub mod challenge_sync;
+mod challenges;
 mod changes;
 pub mod cleanup;
-mod copies;
 mod failure;
-mod finish;
-mod fresh;
+mod fallback;
 pub mod info;
+pub mod info_poller;
 pub mod issuers;
 mod key_choice;
-pub mod known;
-mod limits;
+mod on_failure;
 mod order;
 mod outcome;
 pub mod persist;
 pub mod preflight;
-mod proof;
 mod public_ca;
 mod record;
+mod resume;
+pub mod running_orders;
 pub mod secret_failures;
-mod settle;
-pub mod validations;
-mod venue;
+mod shared_certificates;
+mod target;
+mod timing;
+pub mod validation_limits;
 mod ways;
 mod write;
 
 use std::future::Future;
 use std::time::Duration;
 
+use cert_renew_core::index::Finished;
+use cert_renew_core::schedule::due::{Never, Reason};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::time::UnixTime;
+use failure::Failure;
+use outcome::{Outcome, held, immutable, left_to};
+use target::RenewalTarget;
 use tokio::time::timeout;
 
 use crate::cluster;
-use crate::cluster::records::{self, Found, Record};
+use crate::cluster::order_records::{self, Found, Record};
 use crate::context::Context;
-use crate::index::{Finished, Key};
-use crate::schedule::due::{Never, Reason};
-use crate::ticket::Ticket;
-use crate::time::UnixTime;
-use failure::Failure;
-use fresh::Fresh;
-use outcome::{Outcome, held, immutable, left_to};
+use crate::process::task::TaskHandle;
 
 /// An order whose issuer is not in the config is kept for the config that has it again, for as long as CAs keep one.
 const ORDER_LIFE: Duration = Duration::from_secs(7 * 86_400);
@@ -60,7 +64,7 @@ const ORDER_LIFE: Duration = Duration::from_secs(7 * 86_400);
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// Renews a Secret if it is due, and reports to the ticket.
-pub async fn run(context: &Context, ticket: Ticket) {
+pub async fn run(context: &Context, ticket: TaskHandle) {
     let key = ticket.key().clone();
     let mut gone = ticket.changed();
     // What is on record is looked after, whoever cuts the renewal off; what is not yet comes to its next look by itself.
@@ -71,7 +75,7 @@ pub async fn run(context: &Context, ticket: Ticket) {
             Some(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
             Some(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
             Some(Err(failure)) => failure.settle(context, &key).await,
-            None => settle::took_too_long(context, &key),
+            None => on_failure::took_too_long(context, &key),
         },
         // The Secret is gone. One of the same name may be there by now, and waits.
         true = given_up => Finished::Later(UnixTime::now(), None),
@@ -90,7 +94,7 @@ async fn in_time<T>(renewal: impl Future<Output = T>) -> Option<T> {
 }
 
 /// Gives up the order of a Secret that is gone or no longer annotated.
-pub async fn abandon(context: &Context, key: &Key) {
+pub async fn abandon(context: &Context, key: &SecretRef) {
     let record = match running(context, key).await {
         Ok(Some(record)) => record,
         Ok(None) => return,
@@ -106,10 +110,10 @@ pub async fn abandon(context: &Context, key: &Key) {
 }
 
 /// Goes on with the order that runs, or makes one if the Secret is due and nothing holds it back.
-async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
+async fn attempt(context: &Context, key: &SecretRef) -> Result<Outcome, Failure> {
     let now = UnixTime::now();
     let record = running(context, key).await?;
-    let read = Fresh::read(context, key, now).await;
+    let read = RenewalTarget::read(context, key, now).await;
     if let (Err(Failure::NoIssuer(_)), Some(record)) = (&read, &record)
         && now.since(UnixTime(record.order.created)) > ORDER_LIFE
     {
@@ -133,7 +137,7 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         return Ok(outcome);
     }
     if let Some(record) = record {
-        return finish::resume(context, key, fresh, record).await;
+        return resume::resume(context, key, fresh, record).await;
     }
     let due = match fresh.assessment.renewal {
         Ok(due) if due.at <= now => due,
@@ -151,7 +155,7 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
         let written = changes::write_outputs(context, key, &fresh).await;
         return written.map_err(|failure| failure.about(&fresh));
     }
-    if let Some(again) = copies::follows(context, key, &fresh, now).await {
+    if let Some(again) = shared_certificates::follows(context, key, &fresh, now).await {
         return Ok(Outcome::Later(again, None));
     }
     let fresh = fresh.at_hand(context, key, now);
@@ -163,11 +167,11 @@ async fn attempt(context: &Context, key: &Key) -> Result<Outcome, Failure> {
 }
 
 /// The record of the Secret's order, if one runs.
-async fn running(context: &Context, key: &Key) -> Result<Option<Record>, cluster::Error> {
+async fn running(context: &Context, key: &SecretRef) -> Result<Option<Record>, cluster::Error> {
     if !context.known.contains(key) {
         return Ok(None);
     }
-    match records::get(&context.client, &context.namespace, key).await? {
+    match order_records::get(&context.client, &context.namespace, key).await? {
         Found::Record(record) => return Ok(Some(*record)),
         Found::Unreadable { name, uid } => record::replace(context, key, (&name, &uid)).await?,
         Found::Nothing => context.known.remove(key),
@@ -179,22 +183,22 @@ async fn running(context: &Context, key: &Key) -> Result<Option<Record>, cluster
 mod tests {
     use std::future::pending;
 
+    use cert_renew_core::index::Task;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
     use crate::context::tests::without_an_answer;
-    use crate::index::Task;
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_gives_its_place_back_although_nobody_ever_answers() {
         let (context, _in_force) = without_an_answer();
         let (sender, mut done) = mpsc::unbounded_channel();
         let (_kept, changed) = watch::channel(());
-        let key = Key {
+        let key = SecretRef {
             namespace: "shop".into(),
             name: "tls".into(),
         };
-        let ticket = Ticket::new(Task::Renew, key, sender, changed);
+        let ticket = TaskHandle::new(Task::Renew, key, sender, changed);
         timeout(LONGEST * 2, run(&context, ticket)).await.unwrap();
         assert!(done.recv().await.is_some());
         // What no deadline of its own ends.

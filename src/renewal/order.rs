@@ -2,24 +2,25 @@
 
 use std::time::Duration;
 
+use cert_renew_core::schedule::due::Due;
+use cert_renew_core::schedule::rate_limits;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
 use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
-use super::fresh::Fresh;
 use super::outcome::{Outcome, unproven};
-use super::record::{give_back, took};
+use super::record::give_back;
+use super::target::RenewalTarget;
+use super::timing::took;
 use super::ways::Plan;
-use super::{finish, limits, preflight, venue, ways};
+use super::{ca_limits, fallback, preflight, resume, ways};
 use crate::acme::{self, OrderRequest};
 use crate::cluster;
-use crate::cluster::records::{self, Record};
+use crate::cluster::order_records::{self, Record};
 use crate::context::Context;
-use crate::index::Key;
-use crate::metrics::RenewalStep;
-use crate::name::Name;
-use crate::schedule::budget;
-use crate::schedule::due::Due;
-use crate::time::UnixTime;
+use crate::telemetry::metrics::RenewalStep;
 
 /// Names of one order that a line of the log has: a certificate may be for a thousand.
 const MOST_LOGGED: usize = 20;
@@ -36,8 +37,8 @@ const LEAST_LEFT: u32 = 4;
 /// See [`Failure`]; what happens before there is a record leaves nothing behind at the CA.
 pub(super) async fn order(
     context: &Context,
-    key: &Key,
-    fresh: Fresh,
+    key: &SecretRef,
+    fresh: RenewalTarget,
     due: Due,
 ) -> Result<Outcome, Failure> {
     let names = fresh.names_to_order();
@@ -49,7 +50,7 @@ pub(super) async fn order(
     ways::check(&names).map_err(ours)?;
     let ready = { context.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
     let mut client = ready.map_err(|error| ours(error.into()))?;
-    if let Some(held) = limits::held(context, key, &fresh, &client, &names).await {
+    if let Some(held) = ca_limits::held(context, key, &fresh, &client, &names).await {
         return Ok(held);
     }
     let prepared = prepare(context, key, &fresh, &client, &names).await;
@@ -108,7 +109,7 @@ pub(super) async fn order(
             return Err(failure.about(&fresh));
         }
     };
-    let stored = records::Order {
+    let stored = order_records::Order {
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),
         uid: fresh.uid().to_owned(),
@@ -132,35 +133,35 @@ pub(super) async fn order(
         routes: { plan.iter().flat_map(Plan::routes) }.cloned().collect(),
     };
     let (api, namespace) = (&context.client, &context.namespace);
-    let made = records::create(api, namespace, stored, pem, challenges).await;
+    let made = order_records::create(api, namespace, stored, pem, challenges).await;
     let record = remember(context, key, &order, made).await?;
     drop(step);
     took(context, &record, RenewalStep::Order, started);
     let issuer = &fresh.issuer_name;
     tracing::info!(secret = %key, step = "order", %issuer, order = record.order.url, "ordered");
-    let begun = finish::Begun {
+    let begun = resume::Begun {
         record,
         order,
         plan,
     };
-    finish::proceed(context, key, fresh, begun, due.reason).await
+    resume::proceed(context, key, fresh, begun, due.reason).await
 }
 
 /// All that can be found out before the CA counts anything; says which profile to ask for.
 async fn prepare<'a>(
     context: &Context,
-    key: &Key,
-    fresh: &'a Fresh,
+    key: &SecretRef,
+    fresh: &'a RenewalTarget,
     client: &acme::Client,
     names: &[Name],
 ) -> Result<Option<&'a str>, Failure> {
-    venue::rehearse(context, key, fresh, names).await?;
+    fallback::rehearse(context, key, fresh, names).await?;
     let profile = fresh.profile(client).await?;
     foresee(context, fresh, client, names).await?;
     Ok(profile)
 }
 
-impl Fresh {
+impl RenewalTarget {
     /// The profile to ask for. The issuer's own is a preference, and a fallback's are others: a CA that has none of that
     /// name is not refused for it.
     ///
@@ -177,7 +178,7 @@ impl Fresh {
     }
 }
 
-impl Fresh {
+impl RenewalTarget {
     /// Whether an order for this profile is what the Secret asks for now. One that names none is content with an order
     /// for none: what the issuer prefers by now is for the next one.
     ///
@@ -194,7 +195,7 @@ impl Fresh {
     }
 }
 
-impl Fresh {
+impl RenewalTarget {
     /// The lifetime to ask for. A fallback is asked for its own: what it would refuse must not stop it.
     pub(super) fn lifetime(&self) -> Option<Duration> {
         let asked = self.assessment.settings.lifetime;
@@ -203,7 +204,7 @@ impl Fresh {
 
     /// Whether an order asks for the lifetime that the Secret asks for now. The end of a certificate is fixed when it is
     /// ordered: an order that waits for too long brings one that has ended.
-    pub(super) fn takes_lifetime(&self, ordered: &records::Order, now: UnixTime) -> bool {
+    pub(super) fn takes_lifetime(&self, ordered: &order_records::Order, now: UnixTime) -> bool {
         let Some(lifetime) = self.lifetime() else {
             return ordered.lifetime.is_none();
         };
@@ -213,7 +214,7 @@ impl Fresh {
 }
 
 /// The issuer's `ordersPer3h` are used up.
-fn out_of_orders(key: &Key, fresh: &Fresh, quota: u32, until: UnixTime) -> Outcome {
+fn out_of_orders(key: &SecretRef, fresh: &RenewalTarget, quota: u32, until: UnixTime) -> Outcome {
     let note = format!(
         "issuer {}: its ordersPer3h ({quota}) are used up; this one's turn is at {until}",
         fresh.issuer_name
@@ -225,7 +226,7 @@ fn out_of_orders(key: &Key, fresh: &Fresh, quota: u32, until: UnixTime) -> Outco
 /// Remembers that there is a record, which may not be ours, and drops an order that has none.
 async fn remember(
     context: &Context,
-    key: &Key,
+    key: &SecretRef,
     order: &acme::Order,
     made: Result<Record, cluster::Error>,
 ) -> Result<Record, cluster::Error> {
@@ -248,12 +249,12 @@ async fn remember(
 /// Finds out what the CA will refuse, unless life runs short.
 async fn foresee(
     context: &Context,
-    fresh: &Fresh,
+    fresh: &RenewalTarget,
     client: &acme::Client,
     names: &[Name],
 ) -> Result<(), Failure> {
     let leaf = fresh.leaf();
-    if leaf.is_some() && budget::runs_short(UnixTime::now(), leaf) {
+    if leaf.is_some() && rate_limits::runs_short(UnixTime::now(), leaf) {
         return Ok(());
     }
     let directory = client.directory().await?;

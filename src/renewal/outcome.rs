@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use super::fresh::Fresh;
-use super::validations::Held;
-use crate::assess;
+use cert_renew_core::assess;
+use cert_renew_core::index::Stuck;
+use cert_renew_core::schedule::due::Reason;
+use cert_renew_core::schedule::rate_limits::{self, Hold};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::keys;
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration;
+
+use super::target::RenewalTarget;
+use super::validation_limits::Held;
 use crate::cluster::events;
 use crate::context::Context;
-use crate::duration;
-use crate::index::{Key, Stuck};
-use crate::schedule::budget::{self, Hold};
-use crate::schedule::due::Reason;
-use crate::secret::full::FullSecret;
-use crate::secret::keys;
-use crate::time::UnixTime;
 
 /// A Secret that another program writes is looked at again after this; the watch brings it sooner when it changes.
 const OWNED: Duration = Duration::from_secs(3_600);
@@ -30,11 +32,19 @@ pub(super) enum Outcome {
     Stuck(UnixTime, Stuck, Box<str>),
 }
 
+/// How far an order came.
+pub(super) enum Progress {
+    /// It is done with.
+    Ended(Outcome),
+    /// It goes on then.
+    Waits(UnixTime),
+}
+
 /// A budget says no: the Secret is left alone until then, and the reader is told once.
 pub(super) fn held(
     context: &Context,
-    key: &Key,
-    fresh: &Fresh,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
     reason: Reason,
     hold: Hold,
 ) -> Outcome {
@@ -52,18 +62,18 @@ pub(super) fn held(
         Hold::TooMany { .. } => format!(
             "{} certificates for these names were issued within {window}, and CAs count them; the next one is asked for \
              after {until}",
-            budget::ISSUES_A_WEEK
+            rate_limits::ISSUES_A_WEEK
         ),
         Hold::WantedBack { .. } => format!(
             "the CA's renewal window says that each new certificate is to be replaced at once: {} were issued within \
              {window} and no more is asked for before {until}. Is this machine's clock right?",
-            budget::UNSCHEDULED_A_WEEK
+            rate_limits::UNSCHEDULED_A_WEEK
         ),
         // A Secret that was made anew holds nothing of ours that somebody could have undone.
         Hold::KeepsComingBack { .. } if !ours => format!(
             "{} certificates for these names were issued within {window} because the Secret had none, and no more is \
              asked for before {until}. Is the Secret deleted and made anew again and again?",
-            budget::UNSCHEDULED_A_WEEK
+            rate_limits::UNSCHEDULED_A_WEEK
         ),
         Hold::KeepsComingBack { .. } => {
             let owners = other_writers(&fresh.secret).join(", ");
@@ -76,7 +86,7 @@ pub(super) fn held(
                 "{owners} keeps replacing the certificate: {} were issued within {window} and no more is asked for \
                  before {until}. Keep the data out of what {owners} applies (Flux: annotation \
                  kustomize.toolkit.fluxcd.io/ssa: IfNotPresent; Argo CD: ignoreDifferences on /data)",
-                budget::UNSCHEDULED_A_WEEK
+                rate_limits::UNSCHEDULED_A_WEEK
             )
         }
     };
@@ -91,7 +101,12 @@ pub(super) fn held(
 }
 
 /// A name must not fail validation once more now.
-pub(super) fn unproven(context: &Context, key: &Key, fresh: &Fresh, held: Held) -> Outcome {
+pub(super) fn unproven(
+    context: &Context,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
+    held: Held,
+) -> Outcome {
     match held {
         Held::UnderWay(name, until) => {
             let note = format!("waits until other orders have proven {name}");
@@ -102,7 +117,7 @@ pub(super) fn unproven(context: &Context, key: &Key, fresh: &Fresh, held: Held) 
             let note = format!(
                 "{} validations of {name} have failed within an hour, as many as CAs let pass; the next try is after \
                  {until}",
-                budget::FAILED_VALIDATIONS
+                rate_limits::FAILED_VALIDATIONS
             );
             not_now(
                 context,
@@ -117,7 +132,12 @@ pub(super) fn unproven(context: &Context, key: &Key, fresh: &Fresh, held: Held) 
 }
 
 /// Another program writes this Secret: it is not ours to renew.
-pub(super) fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str) -> Outcome {
+pub(super) fn left_to(
+    context: &Context,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
+    keeper: &str,
+) -> Outcome {
     let note = format!(
         "not renewed: the Secret is written for {keeper}. Annotate it with {}: {} to have only its workloads rolled, or \
          end what writes it first",
@@ -136,7 +156,7 @@ pub(super) fn left_to(context: &Context, key: &Key, fresh: &Fresh, keeper: &str)
 }
 
 /// The API server refuses every change of this Secret's data: nothing is ordered for it.
-pub(super) fn immutable(context: &Context, key: &Key, fresh: &Fresh) -> Outcome {
+pub(super) fn immutable(context: &Context, key: &SecretRef, fresh: &RenewalTarget) -> Outcome {
     let note = "not renewed: the Secret is immutable, so that no new certificate can be written into it. Delete it and \
                 create it again without immutable: true";
     let until = UnixTime::now() + OWNED;
@@ -148,8 +168,8 @@ pub(super) fn immutable(context: &Context, key: &Key, fresh: &Fresh) -> Outcome 
 /// The Secret is left alone until then, and the reader is told once why.
 pub(super) fn not_now(
     context: &Context,
-    key: &Key,
-    fresh: &Fresh,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
     (until, stuck): (UnixTime, Option<Stuck>),
     reason: events::Reason,
     note: String,

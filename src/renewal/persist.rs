@@ -1,17 +1,18 @@
 //! dns-persist-01 in a renewal: which records the user has to have set, by what the challenges say, and by what the
 //! CA's directory says before there is an order.
 
+use cert_renew_core::config::{Challenge, Config, DnsPersist01};
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
+
 use super::failure::Failure;
 use super::preflight::Asked;
 use super::ways::{name_of, offered};
 use crate::acme::{self, Authorization, Directory};
-use crate::config::{Challenge, Config, DnsPersist01};
 use crate::context::Context;
-use crate::dns::ResolverSet;
-use crate::name::Name;
-use crate::reach::Nearby;
+use crate::net::dns::ResolverSet;
+use crate::net::egress::Nearby;
 use crate::solver::dns_persist01::{Ca, Error, Wanted, look};
-use crate::time::UnixTime;
 
 /// The solver of a name, if it is of this kind.
 fn solver<'a>(config: &'a Config, name: &Name) -> Option<&'a DnsPersist01> {

@@ -6,17 +6,17 @@
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use cert_renew_core::certificate::KeyType;
+use cert_renew_core::config::{Challenge, Config, Issuer};
+use cert_renew_core::text::name::Name;
 use futures::stream::{self, StreamExt as _};
 use kube::Client as Kube;
 use tokio::time::timeout;
 
 use super::public_ca;
 use crate::acme::Directory;
-use crate::certificate::KeyType;
-use crate::config::{Challenge, Config, Issuer};
-use crate::dns::ResolverSet;
-use crate::gate::Gate;
-use crate::name::Name;
+use crate::net::dns::ResolverSet;
+use crate::process::write_gate::WriteGate;
 use crate::solver::caa::{self, Asker};
 use crate::solver::dns01;
 
@@ -140,7 +140,7 @@ pub async fn by_credentials(
     names: &[Name],
     config: &Config,
 ) -> Vec<String> {
-    let solver = dns01::Solver::new(kube.clone(), namespace.into(), Gate::open());
+    let solver = dns01::Solver::new(kube.clone(), namespace.into(), WriteGate::open());
     let mut wanted = Vec::new();
     for name in names {
         if let Some(Challenge::Dns01(dns01)) = config.solver(name).map(|it| &it.challenge)

@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
-use crate::certificate::KeyType;
-use crate::name::Name;
+use cert_renew_core::certificate::KeyType;
+use cert_renew_core::text::name::Name;
 
 /// A public CA, by its directory.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -2,33 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use cert_renew_core::schedule::rate_limits;
+use cert_renew_core::secret::SecretRef;
+use tokio::time::timeout;
 
 use super::{cleanup, write};
 use crate::acme::{self, OrderStatus};
 use crate::cluster;
-use crate::cluster::records::{self, Record};
+use crate::cluster::order_records::{self, Record};
 use crate::context::Context;
-use crate::index::Key;
-use crate::metrics::RenewalStep;
-use crate::schedule::budget;
-use crate::time::UnixTime;
 
 /// A CA is told of what nobody wants any more for no longer than this: what it is not told expires by itself.
 const GIVE_BACK: Duration = Duration::from_secs(30);
-
-/// Notes how long a step took. A proof that takes several attempts counts from the order on: DNS may take an hour.
-pub(super) fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
-    let mut took = started.elapsed();
-    if step == RenewalStep::Prove {
-        // The record knows whole seconds: the one that may be too much is taken off.
-        let since = UnixTime::now().since(UnixTime(record.order.created));
-        took = took.max(since.saturating_sub(Duration::from_secs(1)));
-    }
-    context
-        .metrics
-        .renewal_step_took(&record.order.issuer, step, took);
-}
 
 /// Lets the CA forget an order that nobody will finish, so that it does not count as pending.
 pub(super) async fn give_back(order: &acme::Order) {
@@ -56,7 +41,7 @@ pub(super) async fn give_up(context: &Context, record: &Record) -> Result<(), cl
     match timeout(GIVE_BACK, given_back).await.ok().flatten() {
         Some(OrderStatus::Valid | OrderStatus::Processing) => {
             let (key, order) = (record.order.subject(), &record.order);
-            let account = budget::account_of(&order.issuer, &order.names);
+            let account = rate_limits::account_of(&order.issuer, &order.names);
             write::count_wasted(context, &key, account, record, None).await;
         }
         Some(_) => {}
@@ -73,7 +58,7 @@ pub(super) async fn remove(context: &Context, record: &Record) -> Result<(), clu
     cleanup::clear(context, record).await;
     let subject = record.order.subject();
     let name = &record.name;
-    records::delete(&context.client, &context.namespace, name, &record.uid).await?;
+    order_records::delete(&context.client, &context.namespace, name, &record.uid).await?;
     context.challenges.remove(name);
     context.known.remove(&subject);
     Ok(())
@@ -82,7 +67,7 @@ pub(super) async fn remove(context: &Context, record: &Record) -> Result<(), clu
 /// Removes a record that this version cannot read: the next order is made anew.
 pub(super) async fn replace(
     context: &Context,
-    key: &Key,
+    key: &SecretRef,
     (name, uid): (&str, &str),
 ) -> Result<(), cluster::Error> {
     tracing::warn!(
@@ -90,7 +75,7 @@ pub(super) async fn replace(
         "the record of an order cannot be read, as if another version had written it; it is removed and the order made \
          again. What it has put into DNS is left there"
     );
-    records::delete(&context.client, &context.namespace, name, uid).await?;
+    order_records::delete(&context.client, &context.namespace, name, uid).await?;
     context.challenges.remove(name);
     context.known.remove(key);
     Ok(())

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::compact::Uid;
-use crate::schedule::budget::{Account, Backoff, Failed};
-use crate::time::UnixTime;
+use cert_renew_core::schedule::rate_limits::{Account, Backoff, Failed};
+use cert_renew_core::secret::compact::Uid;
+use cert_renew_core::time::UnixTime;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]

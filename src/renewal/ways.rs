@@ -5,16 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use cert_renew_core::config::{self, Config, Http01, PathType, Route};
+use cert_renew_core::text::name::Name;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::failure::Failure;
 use crate::acme::{self, Authorization, Challenge, ChallengeType};
-use crate::cluster::records::Txt;
-use crate::cluster::routes::Routed;
-use crate::config::{self, Config, Http01, PathType, Route};
+use crate::cluster::challenge_routes::Routed;
+use crate::cluster::order_records::Txt;
 use crate::context::Context;
-use crate::dns::ResolverSet;
-use crate::name::Name;
+use crate::net::dns::ResolverSet;
 use crate::solver::dns01;
 use crate::solver::http01::PATH;
 
@@ -185,7 +185,7 @@ async fn way(
 pub(super) fn name_of(authorization: &Authorization) -> Result<Name, Failure> {
     let name = &authorization.name;
     let unknown = |_| {
-        let name = crate::text::shown(name);
+        let name = cert_renew_core::text::shown(name);
         Failure::NoSolver(format!("{name}: not a name that cert-renew can prove"))
     };
     name.parse().map_err(unknown)

@@ -2,29 +2,28 @@
 
 use std::time::Duration;
 
+use cert_renew_core::certificate::Leaf;
+use cert_renew_core::certificate::key::PrivateKey;
+use cert_renew_core::certificate::pair::{self, Asked};
+use cert_renew_core::schedule::due::Reason;
+use cert_renew_core::schedule::rate_limits::{self, AccountId, Issue};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration::human;
 use tokio::time::Instant;
 
 use super::changes::changes;
 use super::failure::Failure;
-use super::finish::Progress;
-use super::fresh::{Fresh, Look};
-use super::outcome::Outcome;
-use super::record::took;
-use super::{copies, validations};
+use super::outcome::{Outcome, Progress};
+use super::target::{Look, RenewalTarget};
+use super::timing::took;
+use super::{shared_certificates, validation_limits};
 use crate::acme;
-use crate::certificate::Leaf;
 use crate::cluster::events;
-use crate::cluster::records::{self, Record};
+use crate::cluster::order_records::{self, Record};
 use crate::cluster::secrets;
 use crate::context::Context;
-use crate::duration::human;
-use crate::index::Key;
-use crate::key::PrivateKey;
-use crate::metrics::{RenewalResult, RenewalStep};
-use crate::pair::{self, Asked};
-use crate::schedule::budget::{self, AccountId, Issue};
-use crate::schedule::due::Reason;
-use crate::time::UnixTime;
+use crate::telemetry::metrics::{RenewalResult, RenewalStep};
 
 /// A CA that rounds the end of a certificate to a day or an hour has kept to what was asked for: this share is no other
 /// lifetime.
@@ -33,13 +32,13 @@ const LIFETIME_SLACK: u32 = 10;
 /// Checks what the CA gave and puts it into the Secret, in one patch.
 pub(super) async fn write(
     context: &Context,
-    key: &Key,
+    key: &SecretRef,
     (record, client): (&Record, &acme::Client),
     pem: &str,
     reason: Reason,
 ) -> Result<Progress, Failure> {
     let (started, now) = (Instant::now(), UnixTime::now());
-    let fresh = match Fresh::look(context, key, record).await? {
+    let fresh = match RenewalTarget::look(context, key, record).await? {
         Look::Go(fresh) => fresh,
         Look::Waits(until) => return Ok(Progress::Waits(until)),
         Look::Unwanted => return Err(Failure::Unwanted),
@@ -84,7 +83,7 @@ pub(super) async fn write(
         not_after = %leaf.not_after, leaf = %leaf.fingerprint, seconds = lasted.as_secs(), "renewed"
     );
     if let Some(old) = old {
-        copies::share(context, key, &fresh, old.fingerprint, record, &chain).await;
+        shared_certificates::share(context, key, &fresh, old.fingerprint, record, &chain).await;
         tell_lost(context, key, fresh.uid(), (old, leaf));
         if by_the_clock && leaf.not_after < old.not_after && leaf.issuer == old.issuer {
             let note = format!(
@@ -115,7 +114,13 @@ pub(super) async fn write(
 }
 
 /// Says, with the first certificate for which it is so, that the CA has given another lifetime than was asked for.
-fn tell_other_lifetime(context: &Context, key: &Key, fresh: &Fresh, record: &Record, leaf: &Leaf) {
+fn tell_other_lifetime(
+    context: &Context,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
+    record: &Record,
+    leaf: &Leaf,
+) {
     let Some(asked) = record.order.lifetime.map(Duration::from_secs) else {
         return;
     };
@@ -146,7 +151,7 @@ fn lasts(leaf: &Leaf, since: UnixTime, asked: Duration) -> bool {
 }
 
 /// Says what the certificate before could do and this one cannot: no CA is asked for it by ACME.
-fn tell_lost(context: &Context, key: &Key, uid: &str, (old, new): (&Leaf, &Leaf)) {
+fn tell_lost(context: &Context, key: &SecretRef, uid: &str, (old, new): (&Leaf, &Leaf)) {
     let lost = old.abilities.lost_in(new.abilities);
     if lost.is_empty() || old.self_signed {
         return;
@@ -161,7 +166,7 @@ fn tell_lost(context: &Context, key: &Key, uid: &str, (old, new): (&Leaf, &Leaf)
 
 /// What the ledger counts of the record's order.
 fn issue(record: &Record, lifetime: Option<Duration>) -> Issue {
-    let records::Order {
+    let order_records::Order {
         created,
         expected,
         replaced,
@@ -178,7 +183,7 @@ fn issue(record: &Record, lifetime: Option<Duration>) -> Issue {
 /// Notes in the ledger that a certificate was issued that is not put to use.
 pub(super) async fn count_wasted(
     context: &Context,
-    key: &Key,
+    key: &SecretRef,
     account: AccountId,
     record: &Record,
     lifetime: Option<Duration>,
@@ -195,15 +200,15 @@ pub(super) async fn count_wasted(
 /// Notes in the ledger that a certificate was issued and written.
 pub(super) async fn count_issue(
     context: &Context,
-    key: &Key,
-    fresh: &Fresh,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
     record: &Record,
     lifetime: Option<Duration>,
 ) {
     let (now, issue) = (UnixTime::now(), issue(record, lifetime));
     let (backoff, own) = (context.config().retry, fresh.assessment.account);
     // Few names have ever failed.
-    let names = validations::accounts(&fresh.issuer_name, &record.order.names).into_keys();
+    let names = validation_limits::accounts(&fresh.issuer_name, &record.order.names).into_keys();
     let failed = names.filter(|id| *id != own && !context.ledger.get(*id).invalid.is_empty());
     let accounts: Vec<AccountId> = failed.chain([own]).collect();
     let issued = context
@@ -215,7 +220,7 @@ pub(super) async fn count_issue(
             account.proven(now, &backoff);
         })
         .await;
-    let home = budget::account_of(&fresh.home, &fresh.assessment.names);
+    let home = rate_limits::account_of(&fresh.home, &fresh.assessment.names);
     // The fallback has done it: the next renewal begins with the Secret's own issuer again.
     let home = context.ledger.update(&key.namespace, home, |account| {
         if !fresh.is_at_home() {

@@ -8,6 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cert_renew_core::rollout::progress::Numbers;
+use cert_renew_core::rollout::types::{Due, Step};
+use cert_renew_core::rollout::workload::{Workload, leaf_annotation};
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration::human;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -17,15 +22,11 @@ use kube::runtime::watcher::{self, watcher};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
+use super::api::get;
 use super::error::{Error, once};
 use super::looks::Looks;
-use super::progress::Numbers;
-use super::steps::{Due, Step};
 use super::wait::{Wait, Waited, stalled};
-use super::workload::{Workload, get, leaf_annotation};
-use crate::duration::human;
-use crate::permit::Permit;
-use crate::time::UnixTime;
+use crate::rollout::permit::Permit;
 
 /// How soon a budget that said no is asked again, whatever the pods do meanwhile. Budgets cannot be watched with the
 /// rights that there are, and the eviction is the one question that tells.

@@ -6,12 +6,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use cert_renew_core::rollout::types::Step;
+use cert_renew_core::secret::workload::WorkloadRef;
+use cert_renew_core::text::hash::hash;
+use cert_renew_core::time::duration::human;
 use tokio::time::Instant;
-
-use super::steps::Step;
-use crate::compact::hash;
-use crate::duration::human;
-use crate::secret::workload::WorkloadRef;
 
 /// A workload that was patched so often within [`LOOP_WINDOW`] for leaves that it had been patched for before is fought
 /// over: somebody takes the annotation away again, or two owners write the Secret in turn. An honest renewal brings a leaf
@@ -76,15 +75,15 @@ pub(super) fn fought_over() -> String {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::certificate::Fingerprint;
+
     use super::*;
-    use crate::certificate::Fingerprint;
-    use crate::rollout::steps;
 
     /// Rolls Deployment web for the leaves of these Secrets.
     fn step(leaves: &[(&str, u32)]) -> Step {
         let leaf = |number: u32| Fingerprint::of(&number.to_be_bytes());
         let leaves = leaves.iter().map(|(secret, it)| (*secret, leaf(*it)));
-        steps::tests::step("web", &leaves.collect::<Vec<_>>())
+        cert_renew_core::testing::step("web", &leaves.collect::<Vec<_>>())
     }
 
     #[test]

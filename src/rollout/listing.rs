@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use cert_renew_core::rollout::decode::Object;
+use cert_renew_core::rollout::workload::Workload;
+use cert_renew_core::secret::workload::{Kind, WorkloadRef};
 use futures::future::try_join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Client;
@@ -20,11 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::error::{Error, call};
-use super::run::Roller;
-use super::wire::Object;
-use super::workload::Workload;
 use crate::cluster::pages::Pages;
-use crate::secret::workload::{Kind, WorkloadRef};
 
 /// Objects asked for at a time. A Deployment is some 5 to 10 KB of JSON: a page stays under 1 MB, and where it does not
 /// the client asks for smaller ones.
@@ -81,16 +80,6 @@ impl Absent {
     }
 }
 
-impl Roller {
-    /// [`list`], but what cannot be listed is not asked for each time.
-    ///
-    /// # Errors
-    /// As [`list`].
-    pub async fn list(&self, namespace: &str) -> Result<Vec<Workload>, Error> {
-        all(&self.absent, &self.client, namespace).await
-    }
-}
-
 /// All workloads of a namespace that have pods of their own, in the order of [`Kind::ALL`].
 ///
 /// # Errors
@@ -99,7 +88,11 @@ pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Workload>, Err
     all(&Absent::default(), client, namespace).await
 }
 
-async fn all(absent: &Absent, client: &Client, namespace: &str) -> Result<Vec<Workload>, Error> {
+pub(super) async fn all(
+    absent: &Absent,
+    client: &Client,
+    namespace: &str,
+) -> Result<Vec<Workload>, Error> {
     let weight = Weight::default();
     let lists = Kind::ALL.map(async |kind| {
         let list = whole(client, namespace, kind, &weight);
@@ -262,10 +255,10 @@ fn resolved(mut workloads: Vec<Workload>) -> Vec<Workload> {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::testing::workload;
     use serde_json::json;
 
     use super::*;
-    use crate::rollout::wire::tests::workload;
 
     #[test]
     fn a_rollout_may_take_the_template_of_a_deployment() {

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cert_renew_core::rollout::types::Step;
+use cert_renew_core::time::UnixTime;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::steps::Step;
-use crate::permit::{Look, Permit};
-use crate::time::UnixTime;
+use crate::rollout::permit::{Look, Permit};
 
 /// How often all Secrets of one step are looked at before the API server counts as too slow for it.
 const TRIES: usize = 3;

@@ -7,6 +7,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use cert_renew_core::rollout::decode::Condition;
+use cert_renew_core::rollout::lean::{Kept, Matters};
+use cert_renew_core::secret::settings::ServicePort;
+use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::{Service, ServicePort as OfferedPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Client;
@@ -15,12 +19,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::error::{Error, call};
-use super::lean::{Kept, Matters};
 use super::listing::{List, Weight};
-use super::wire::Condition;
-use crate::reach;
-use crate::secret::settings::ServicePort;
-use crate::time::UnixTime;
+use crate::net::egress;
 
 /// Pods asked for at a time: some 10 KB of JSON each.
 const PAGE: u32 = 100;
@@ -239,7 +239,7 @@ impl PodWire {
         let address = match status.address.parse::<IpAddr>() {
             _ if spec.host_network => Err(HOST_NETWORK),
             Err(_) => Err(NO_ADDRESS),
-            Ok(address) if reach::is_elsewhere(address) => Ok(address),
+            Ok(address) if egress::is_elsewhere(address) => Ok(address),
             Ok(_) => Err(NOT_A_POD_ADDRESS),
         };
         let ports = spec.containers.iter().flat_map(|it| it.ports.iter());

@@ -9,25 +9,26 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use cert_renew_core::rollout::answered::{Leaves, Round};
+use cert_renew_core::rollout::types::{Ask, Step};
+use cert_renew_core::rollout::workload::Workload;
+use cert_renew_core::secret::workload::WorkloadRef;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::stream;
 use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::answered::{Leaves, Round};
+use super::api::get;
 use super::error::Error;
 use super::looks::{Judge, Looks, Withdrawal};
 use super::pods::{self, RunningPod};
 use super::run::{Batch, Ended, Roller, Weight, is_stopped};
-use super::steps::{Ask, Step};
 use super::verify::{Pod, some_of};
 use super::wait::GLANCE;
-use super::workload::{Workload, get};
-use crate::cluster::chain;
-use crate::permit::Permit;
-use crate::secret::workload::WorkloadRef;
-use crate::time::UnixTime;
+use crate::rollout::permit::Permit;
 
 /// Pods of one workload that are asked at the same time: a reload may cost each of them a moment.
 const AT_ONCE: usize = 4;
@@ -356,7 +357,7 @@ impl Roller {
                 None => why = "the API server is too slow".into(),
                 Some(Ok(answer)) if answer.status().is_success() => return Ok(()),
                 Some(Ok(answer)) => why = format!("it answered {}", answer.status()),
-                Some(Err(error)) => why = chain(&error.without_url()),
+                Some(Err(error)) => why = error_chain(&error.without_url()),
             }
         }
         Err(NotAsked::Failed(why))
@@ -403,5 +404,5 @@ fn client() -> Result<reqwest::Client, String> {
         .redirect(Policy::none())
         .timeout(DEADLINE)
         .build()
-        .map_err(|error| chain(&error))
+        .map_err(|error| error_chain(&error))
 }

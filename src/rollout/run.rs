@@ -7,6 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::Workload;
+use cert_renew_core::rollout::answered::Answered;
+use cert_renew_core::rollout::plan::count;
+use cert_renew_core::rollout::queue::Queue;
+use cert_renew_core::rollout::types::{Phase, Step};
+use cert_renew_core::secret::workload::WorkloadRef;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::future::{AbortHandle, abortable};
 use futures::stream::{BoxStream, FuturesUnordered};
@@ -14,20 +23,13 @@ use kube::Client;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::answered::Answered;
-use super::budget::Budget;
+use super::api::get;
+use super::concurrency::Budget;
 use super::error::Error;
 use super::history::History;
-use super::listing::Absent;
+use super::listing::{self, Absent};
 use super::looks::{Judge, Looks, Withdrawal};
-use super::queue::Queue;
-use super::steps::{Phase, Step};
-use super::workload::get;
-use crate::cluster::chain;
-use crate::config::RolloutConfig;
-use crate::permit::Look;
-use crate::secret::workload::WorkloadRef;
-use crate::time::UnixTime;
+use crate::rollout::permit::Look;
 
 /// Connections to pods at the same time, in the whole cluster and for one namespace: pods that never answer hold each of
 /// theirs for seconds, and the next one that is free goes to the namespace that has the fewest.
@@ -335,7 +337,7 @@ impl Roller {
         Ok(if well {
             Ended::Rolled(took)
         } else {
-            let bake = crate::duration::human(self.canary_bake);
+            let bake = cert_renew_core::time::duration::human(self.canary_bake);
             let why = format!(
                 "it came up with the new certificate, and {bake} later it is not available"
             );
@@ -433,7 +435,7 @@ fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) -
         }
         // Nothing is known of the workload: as long as that is so, no other follows it.
         Err(error) => (
-            Outcome::Interrupted(format!("{id}: {}", chain(error))),
+            Outcome::Interrupted(format!("{id}: {}", error_chain(error))),
             true,
         ),
     };
@@ -465,9 +467,14 @@ fn lock(standings: &Standings) -> MutexGuard<'_, BTreeMap<Box<str>, Standing>> {
     standings.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A count from the config file.
-pub(super) fn count(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
+impl Roller {
+    /// [`super::list`], but what cannot be listed is not asked for each time.
+    ///
+    /// # Errors
+    /// As [`super::list`].
+    pub async fn list(&self, namespace: &str) -> Result<Vec<Workload>, Error> {
+        listing::all(&self.absent, &self.client, namespace).await
+    }
 }
 
 #[cfg(test)]
@@ -475,14 +482,14 @@ mod tests {
     use std::convert::Infallible;
     use std::future::pending;
 
+    use cert_renew_core::testing::of_secrets as step;
+    use cert_renew_core::time::UnixTime;
     use futures::FutureExt as _;
     use http::{Request, Response};
     use kube::client::Body;
     use tower::service_fn;
 
     use super::*;
-    use crate::rollout::steps::tests::of_secrets as step;
-    use crate::time::UnixTime;
 
     /// How it stands with Secrets a, b and c: `-` open, `h` halted, `d` put off, `i` interrupted,
     /// else how many workloads lack the leaf; upper case when stopped.

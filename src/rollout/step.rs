@@ -10,26 +10,27 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use cert_renew_core::rollout::progress::{Numbers, is_rolling};
+use cert_renew_core::rollout::types::{Due, How, Step};
+use cert_renew_core::rollout::workload::{Strategy, Workload, leaf_annotation};
+use cert_renew_core::secret::workload::Kind;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::budget::Place;
+use super::api::{api, get};
+use super::concurrency::Place;
 use super::error::{CALL_DEADLINE, Error, call, once};
 use super::evict;
 use super::history::fought_over;
-use super::progress::{Numbers, is_rolling};
 use super::run::{Batch, Ended, Roller, Turn, Weight, is_stopped};
-use super::steps::{Due, How, Step};
 use super::wait::{self, GLANCE, Wait, Waited};
-use super::workload::{Strategy, Workload, api, get, leaf_annotation};
-use crate::cluster::chain;
 use crate::cluster::pages::Pages;
-use crate::permit::Permit;
-use crate::secret::workload::Kind;
-use crate::time::UnixTime;
+use crate::rollout::permit::Permit;
 
 /// Somebody who changes a workload faster than this many times in a row is not to be raced with.
 const CONFLICTS: usize = 10;
@@ -141,7 +142,7 @@ impl Roller {
                     }
                     // An admission policy, perhaps.
                     Patched::Raced(error) if error.code() == Some(422) => {
-                        return Ok(Ended::Failed(chain(&error), Weight::Alone));
+                        return Ok(Ended::Failed(error_chain(&error), Weight::Alone));
                     }
                     Patched::Raced(error) => return Err(error),
                 };
@@ -341,7 +342,7 @@ impl Roller {
                     // Its controller writes the status all the time, and a recreated one has another uid (422).
                     Some(409 | 422) => Patched::Raced(error),
                     // An admission policy, a webhook, a missing right: it will say the same the next time.
-                    Some(400 | 403) => Patched::Refused(chain(&error)),
+                    Some(400 | 403) => Patched::Refused(error_chain(&error)),
                     // Nobody knows whether it was done: the workload says.
                     _ if error.is_passing() => Patched::Raced(error),
                     _ => return Err(error),
@@ -407,11 +408,12 @@ fn missing(workload: &Workload) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::certificate::Fingerprint;
+    use cert_renew_core::rollout::{Phase, Why};
+    use cert_renew_core::secret::parts::{ChainAndCa, Parts};
+    use cert_renew_core::testing::workload;
+
     use super::*;
-    use crate::certificate::Fingerprint;
-    use crate::rollout::wire::tests::workload;
-    use crate::rollout::{Phase, Why};
-    use crate::secret::parts::{ChainAndCa, Parts};
 
     #[test]
     fn what_rolls_for_an_earlier_leaf_of_ours_is_not_waited_for() {

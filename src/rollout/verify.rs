@@ -5,17 +5,17 @@
 
 use std::net::SocketAddr;
 
+use cert_renew_core::certificate::{Fingerprint, Leaf};
+use cert_renew_core::secret::settings::ServicePort;
+use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::stream;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::error::Error;
-use super::handshake::{leaf_of, server_name};
 use super::pods::{self, Behind, RunningPod};
 use super::run::Roller;
-use crate::certificate::{Fingerprint, Leaf};
-use crate::secret::settings::ServicePort;
-use crate::time::UnixTime;
+use super::tls_probe::{leaf_of, server_name};
 
 /// Pods of one Service that are asked at the same time.
 const AT_ONCE: usize = 16;

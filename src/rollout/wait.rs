@@ -2,22 +2,23 @@
 
 use std::time::Duration;
 
+use cert_renew_core::rollout::decode::Object;
+use cert_renew_core::rollout::progress::{Best, Numbers, Progress, is_rolling, progress};
+use cert_renew_core::rollout::types::Step;
+use cert_renew_core::rollout::workload::{Status, Workload};
+use cert_renew_core::secret::workload::{Kind, WorkloadRef};
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::duration::human;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use kube::Client;
 use kube::api::{Api, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::budget::Place;
+use super::api::{api, get};
+use super::concurrency::Place;
 use super::error::Error;
 use super::looks::Withdrawal;
-use super::progress::{Best, Numbers, Progress, is_rolling, progress};
-use super::steps::Step;
-use super::wire::Object;
-use super::workload::{Status, Workload, api, get};
-use crate::cluster::chain;
-use crate::duration::human;
-use crate::secret::workload::{Kind, WorkloadRef};
 
 /// A watch that breaks is opened anew after this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -259,7 +260,7 @@ impl<'a> Versions<'a> {
                 Err(error) => error,
             };
             let (namespace, workload) = (self.namespace, self.id);
-            tracing::debug!(namespace, %workload, error = %chain(&error), "its watch is interrupted");
+            tracing::debug!(namespace, %workload, error = %error_chain(&error), "its watch is interrupted");
             self.watch = None;
             sleep(AGAIN).await;
             match get(self.client, self.namespace, self.id).await {

@@ -5,10 +5,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use cert_renew_core::text::name::Name;
 use hickory_proto::rr::rdata::CAA;
 
-use crate::dns::{self, RData, RecordType, Resolver};
-use crate::name::Name;
+use crate::net::dns::{self, RData, RecordType, Resolver};
 
 /// Who asks, and how the name will be proven.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ fn judge(records: &[CAA], wildcard: bool, asker: Asker<'_>) -> Option<String> {
         caa.issuer_critical && !known.iter().any(|tag| caa.tag.eq_ignore_ascii_case(tag))
     });
     if let Some(unknown) = unknown {
-        let tag = crate::text::shown(&unknown.tag);
+        let tag = cert_renew_core::text::shown(&unknown.tag);
         return Some(format!("a critical property {tag} that CAs do not know"));
     }
     let (issue, issue_wild) = (tagged("issue"), tagged("issuewild"));
@@ -88,7 +88,10 @@ fn judge(records: &[CAA], wildcard: bool, asker: Asker<'_>) -> Option<String> {
     if relevant.is_empty() || relevant.iter().any(|value| permits(value, asker)) {
         return None;
     }
-    let found: Vec<String> = relevant.iter().map(|it| crate::text::shown(it)).collect();
+    let found: Vec<String> = relevant
+        .iter()
+        .map(|it| cert_renew_core::text::shown(it))
+        .collect();
     let account = asker.account.unwrap_or("unknown");
     Some(format!(
         "expected one for {} (account {account}, method {}), found {}",

@@ -14,16 +14,16 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use cert_renew_core::text::name::Name;
+use cert_renew_core::text::shown;
+use cert_renew_core::time::UnixTime;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use reqwest::Url;
 use thiserror::Error;
 
-use crate::dns::{self, Authority, Resolver};
-use crate::name::Name;
-use crate::reach::Nearby;
-use crate::text::shown;
-use crate::time::UnixTime;
+use crate::net::dns::{self, Authority, Resolver};
+use crate::net::egress::Nearby;
 
 /// Where the CA looks, below the name (section 4 of the draft).
 const LABEL: &str = "_validation-persist";

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::http::bounded::CONNECTIONS;
+use crate::net::bounded::CONNECTIONS;
 
 /// Where the CA looks (RFC 8555, section 8.3).
 pub const PATH: &str = "/.well-known/acme-challenge/";
@@ -191,7 +191,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::http::bounded::{HEADERS, serve};
+    use crate::net::bounded::{HEADERS, serve};
 
     fn challenge(token: &str) -> (String, String) {
         (token.to_owned(), format!("{token}.thumbprint"))

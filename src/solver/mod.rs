@@ -4,4 +4,4 @@ pub mod caa;
 pub mod dns01;
 pub mod dns_persist01;
 pub mod http01;
-pub mod route;
+pub mod http01_self_check;

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cert_renew::dns::{self, RecordType, Resolver};
+use cert_renew::net::dns::{self, RecordType, Resolver};
 use dns_update::{DnsRecord, DnsRecordType};
 use futures::FutureExt as _;
 use k8s_openapi::ByteString;

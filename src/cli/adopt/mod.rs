@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cert_renew_core::certificate::leaf;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::keys;
 use clap::{Parser, ValueEnum};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -24,12 +27,9 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use self::plan::{Certificate, Issuers, annotations, changes, theirs};
-use super::way::Way;
+use super::kube_flags::Way;
 use super::{CommandResult, Failure, block_on};
-use crate::certificate::leaf;
 use crate::cluster::pages::Pages;
-use crate::secret::full::FullSecret;
-use crate::secret::keys;
 
 /// Who wrote, in managedFields.
 const MANAGER: &str = "cert-renew-cli";

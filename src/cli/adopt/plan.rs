@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cert_renew_core::certificate::Leaf;
+use cert_renew_core::secret::keys;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::duration;
 use kube::core::ObjectMeta;
 use serde::Deserialize;
-
-use crate::certificate::Leaf;
-use crate::duration;
-use crate::name::Name;
-use crate::secret::keys;
 
 /// The part of a `cert-manager.io/v1` Certificate that decides what happens.
 #[derive(Clone, Debug, Deserialize)]
@@ -94,7 +93,7 @@ impl Issuers {
                 Some((theirs, ours)) => (Some(theirs), ours),
                 None => (None, argument.as_str()),
             };
-            if !crate::secret::values::is_label(ours) {
+            if !cert_renew_core::secret::values::is_label(ours) {
                 return Err(format!(
                     "--issuer {argument:?}: expected an issuer of our config file, or THEIRS=OURS"
                 ));
@@ -253,7 +252,7 @@ mod tests {
 
     fn leaf() -> Leaf {
         let pem = include_bytes!("../../../testdata/certificates/good.pem");
-        crate::certificate::leaf(pem).unwrap()
+        cert_renew_core::certificate::leaf(pem).unwrap()
     }
 
     fn plan(spec: Value) -> Result<BTreeMap<&'static str, String>, String> {
@@ -301,10 +300,10 @@ mod tests {
             let owned = found
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), value.clone()));
-            let (settings, problems) = crate::secret::settings::Settings::read(
+            let (settings, problems) = cert_renew_core::secret::settings::Settings::read(
                 &owned.collect(),
                 false,
-                &crate::secret::settings::NamespaceDefaults::default(),
+                &cert_renew_core::secret::settings::NamespaceDefaults::default(),
             );
             assert!(settings.is_some() && problems.is_empty(), "{problems:?}");
         }

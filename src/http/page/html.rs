@@ -9,11 +9,11 @@ use std::fmt::Write as _;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration;
 
 use super::rows::{Answer, Query, Rollout, Row, Sort, Which};
-use crate::duration;
-use crate::metrics::certificates::State;
-use crate::time::UnixTime;
+use crate::telemetry::metrics::certificates::State;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -398,7 +398,7 @@ fn escape(out: &mut String, text: &str) {
 mod tests {
     use super::super::rows::{answer, copy};
     use super::*;
-    use crate::metrics::certificates::fixture;
+    use crate::telemetry::metrics::certificates::fixture;
 
     fn page(query: &str) -> Page {
         let query = Query::parse(query);

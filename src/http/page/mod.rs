@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError};
 use axum::Extension;
 use axum::extract::{RawQuery, State as Shared};
 use axum::response::{IntoResponse, Response};
+use cert_renew_core::time::UnixTime;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
@@ -20,11 +21,10 @@ use http::header::{
     REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
+use rows::{Answer, Query};
 
 use super::Served;
-use super::bounded::Connection;
-use crate::time::UnixTime;
-use rows::{Answer, Query};
+use crate::net::bounded::Connection;
 
 /// Of the JSON, which loads nothing.
 const NOTHING: &str = "default-src 'none'; frame-ancestors 'none'";
@@ -146,7 +146,7 @@ fn gzip(text: &str) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::certificates::fixture;
+    use crate::telemetry::metrics::certificates::fixture;
 
     /// As many as one page shows, no two alike, each with workloads.
     #[test]

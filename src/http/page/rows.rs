@@ -6,13 +6,14 @@ use std::cmp::Ordering;
 use std::fmt::Display;
 use std::sync::Arc;
 
+use cert_renew_core::index::{Entry, Index, Observed, Shown};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::time::UnixTime;
 use serde::{Serialize, Serializer};
 
-use crate::index::{Entry, Index, Key, Observed, Shown};
-use crate::metrics::certificates::{State, moves, renew_at, unrolled};
-use crate::secret::state::RolledOut;
-use crate::secret::used_by::UsedBy;
-use crate::time::UnixTime;
+use crate::telemetry::metrics::certificates::{State, moves, renew_at, unrolled};
 
 /// Rows of one answer: more would be read by nobody, and a filter reaches all of them.
 pub(super) const MOST: usize = 10_000;
@@ -281,7 +282,7 @@ pub(super) fn copy(now: UnixTime, index: &Index, failures: &dyn Fn(&Observed) ->
 
 fn row(
     now: UnixTime,
-    key: Key,
+    key: SecretRef,
     shown: Option<&Shown>,
     entry: Entry,
     failures: &dyn Fn(&Observed) -> u32,
@@ -352,7 +353,7 @@ pub(super) fn answer(now: UnixTime, mut rows: Vec<Row>, query: &Query) -> Answer
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::certificates::fixture;
+    use crate::telemetry::metrics::certificates::fixture;
 
     fn names(query: &str) -> Vec<String> {
         let index = fixture::index();

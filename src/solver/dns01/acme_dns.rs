@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::http::Endpoint;
-use crate::cluster::records::Txt;
+use crate::cluster::order_records::Txt;
 
 pub(super) struct AcmeDns {
     endpoint: Endpoint,

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::http::Endpoint;
 use super::identity::{Environment, is_loopback, token};
 use super::{cleaned, put, take};
-use crate::cluster::records::Txt;
+use crate::cluster::order_records::Txt;
 
 const API_VERSION: &str = "2018-05-01";
 /// Where the token stands, and where it is taken to.

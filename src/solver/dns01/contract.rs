@@ -23,6 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
 use bytes::Bytes;
+use cert_renew_core::config::{Dns01, Propagation};
+use cert_renew_core::secret::full::Data;
 use http::{Request, Response, Uri};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
@@ -37,9 +39,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::provider::{Credentials, Provider};
-use crate::cluster::records::Txt;
-use crate::config::{Dns01, Propagation};
-use crate::secret::full::Data;
+use crate::cluster::order_records::Txt;
 
 const TRANSCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/dns-hosts");
 /// Which transcript the process that asks is to follow.

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::http::Endpoint;
 use super::identity::{Environment, is_loopback};
 use super::{cleaned, put, take};
-use crate::cluster::records::Txt;
+use crate::cluster::order_records::Txt;
 
 /// The metadata server, by its name and by its address.
 const METADATA: [&str; 2] = ["metadata.google.internal", "169.254.169.254"];

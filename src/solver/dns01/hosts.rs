@@ -60,7 +60,7 @@ pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     }
     // dns-update trusts the machine's roots and no others, and its client panics where there are none.
     if let Err(error) = reqwest::Client::builder().build() {
-        let why = crate::cluster::chain(&error);
+        let why = cert_renew_core::text::error_chain(&error);
         return Err(needs.settings(format!(
             "no HTTPS client can be made ({why}): expected a PEM file with the public root certificates at \
              /etc/ssl/certs/ca-certificates.crt, or where the environment variable SSL_CERT_FILE says"

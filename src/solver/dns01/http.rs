@@ -7,7 +7,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, StatusCode, Url};
 use serde_json::Value;
 
-use crate::roots;
+use crate::net::roots;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(20);
@@ -153,7 +153,7 @@ async fn answered(request: RequestBuilder) -> Result<String, String> {
 
 /// Whatever the answer is.
 async fn sent(request: RequestBuilder) -> Result<(StatusCode, String), String> {
-    let wrong = |error: reqwest::Error| crate::cluster::chain(&error.without_url());
+    let wrong = |error: reqwest::Error| cert_renew_core::text::error_chain(&error.without_url());
     let mut response = request.send().await.map_err(wrong)?;
     let status = response.status();
     let mut text = Vec::new();

@@ -29,21 +29,21 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use cert_renew_core::config::Dns01;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::text::shown;
+use identity::Environment;
 use kube::Client;
+use provider::{Credentials, Provider};
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::cluster::records::Txt;
+use crate::cluster::order_records::Txt;
 use crate::cluster::{self, secrets};
-use crate::config::Dns01;
-use crate::dns::{self, Authority, RecordType, Resolver, Sight};
-use crate::gate::{Closed, Gate};
-use crate::index::Key;
-use crate::name::Name;
-use crate::reach::Nearby;
-use crate::text::shown;
-use identity::Environment;
-use provider::{Credentials, Provider};
+use crate::net::dns::{self, Authority, RecordType, Resolver, Sight};
+use crate::net::egress::Nearby;
+use crate::process::write_gate::{Closed, WriteGate};
 
 /// Where the CA looks, below the name (RFC 8555, section 8.4).
 const LABEL: &str = "_acme-challenge";
@@ -163,7 +163,7 @@ impl Error {
 pub struct Solver {
     kube: Client,
     namespace: Arc<str>,
-    gate: Gate,
+    gate: WriteGate,
     /// Names that are being changed.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -239,7 +239,7 @@ impl Site {
 impl Solver {
     /// Nothing is asked yet.
     #[must_use]
-    pub fn new(kube: Client, namespace: Arc<str>, gate: Gate) -> Self {
+    pub fn new(kube: Client, namespace: Arc<str>, gate: WriteGate) -> Self {
         Self {
             kube,
             namespace,
@@ -344,7 +344,7 @@ impl Solver {
         let Some(secret) = &solver.credentials else {
             return Ok(identity(solver).await?.unwrap_or_default());
         };
-        let key = Key {
+        let key = SecretRef {
             namespace: Arc::clone(&self.namespace),
             name: secret.as_str().into(),
         };

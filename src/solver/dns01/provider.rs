@@ -1,5 +1,7 @@
 //! From the config and a Secret to somebody who changes TXT records. Pure, but for the changes themselves.
 
+use cert_renew_core::config::Dns01;
+use cert_renew_core::secret::full::Data;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use zeroize::Zeroizing;
 
@@ -9,9 +11,7 @@ use super::google::Google;
 use super::identity::Environment;
 use super::webhook::Webhook;
 use super::{Error, cleaned, hosts};
-use crate::cluster::records::Txt;
-use crate::config::Dns01;
-use crate::secret::full::Data;
+use crate::cluster::order_records::Txt;
 
 /// Keys of the Secret for Route 53.
 pub(super) const ACCESS_KEY_ID: &str = "access-key-id";
@@ -209,8 +209,9 @@ impl Provider {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::config::{Propagation, SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
+
     use super::*;
-    use crate::config::{Propagation, SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
 
     const JSON: &str = r#"{"project_id": "p", "client_email": "a@b.example", "private_key": "x",
         "example.com": {"username": "u", "password": "p", "subdomain": "s", "fulldomain": "s.acme-dns.example"}}"#;

@@ -7,13 +7,13 @@ use std::borrow::Cow;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use cert_renew_core::config::Dns01;
+use cert_renew_core::text::hash::hexadecimal;
 use jiff::Timestamp;
 
 use super::aws::element;
 use super::http::Endpoint;
 use super::provider::{ACCESS_KEY_ID, Credentials, SECRET_ACCESS_KEY, SESSION_TOKEN};
-use crate::compact::hexadecimal;
-use crate::config::Dns01;
 
 /// Where it is without a setting.
 const ENDPOINT: &str = "https://route53.amazonaws.com";

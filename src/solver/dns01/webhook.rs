@@ -7,7 +7,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::http::Endpoint;
-use crate::cluster::records::Txt;
+use crate::cluster::order_records::Txt;
 
 pub(super) struct Webhook {
     endpoint: Endpoint,

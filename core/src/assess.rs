@@ -1,0 +1,535 @@
+//! What a Secret asks for, judged by the config: one function for the watch, for renewals and for rollouts.
+//!
+//! Input: annotations, the leaf, the config, the clock. Output: an [`Assessment`], or None where the Secret is not ours.
+//! Pure; whoever acts on it reads the Secret afresh and assesses again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::certificate::pair;
+use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable};
+use crate::config::{Config, Labels};
+use crate::index::{Fault, LeafFacts, Observed};
+use crate::rollout::HaltNote;
+use crate::schedule::due::{self, Due, Heed, Inputs, Never, Suggestion};
+use crate::schedule::rate_limits::{AccountId, account_of};
+use crate::secret::SecretRef;
+use crate::secret::full::FullSecret;
+use crate::secret::head::Head;
+use crate::secret::keys;
+use crate::secret::parts::ChainAndCa;
+use crate::secret::place::TLS_TYPE;
+use crate::secret::settings::{Blocks, IssuerRef, Problem, Settings};
+use crate::secret::state::{IssuedBy, RolledOut};
+use crate::secret::thin::{CertificateState, ThinSecret};
+use crate::text::hash::hash;
+use crate::text::name::Name;
+use crate::time::UnixTime;
+
+/// A rollout takes its time: a window is overruled when less than this share of the lifetime would be left in it.
+const WINDOW_MARGIN_SHARE: u32 = 10;
+/// Bytes of names that the status page shows of one certificate: some may have a hundred.
+const MOST_NAMES: usize = 160;
+/// The name that stands for an issuer outside.
+pub const EXTERNAL: &str = "external";
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Assessment {
+    /// What the annotations ask for.
+    pub settings: Settings,
+    /// What is wrong with them.
+    pub problems: Vec<Problem>,
+    /// The leaf in the Secret.
+    pub leaf: Result<Leaf, Unreadable>,
+    /// The names to ask for.
+    pub names: Vec<Name>,
+    /// What the workloads have.
+    pub rolled_out: Option<RolledOut>,
+    /// What the Secret holds beside the leaf, as far as it counts.
+    pub with: ChainAndCa,
+    /// There is a record of what they have, but of another Secret.
+    pub copied_record: bool,
+    /// What the last renewal by us was made with.
+    pub issued_by: Option<IssuedBy>,
+    /// When to renew and why, or why never.
+    pub renewal: Result<Due, Never>,
+    /// What the CA's renewal information may change about that.
+    pub heed: Heed,
+    /// The ledger's account.
+    pub account: AccountId,
+    /// The earliest instant at which anything may change.
+    pub opens: Option<UnixTime>,
+    /// The window is shut until then and does not count: too little of what the workloads serve would be left, or it is
+    /// revoked.
+    pub overruled: Option<UnixTime>,
+    /// Whether a rollout may not start.
+    pub rollout_blocked: bool,
+    /// A halt that an earlier rollout ended in.
+    pub halted: Option<HaltNote>,
+    /// See [`Self::wish`].
+    unserved: Option<u64>,
+}
+
+/// Assesses what the watch brought; None where the Secret has not opted in or means another installation.
+#[must_use]
+pub fn of_thin(
+    now: UnixTime,
+    key: &SecretRef,
+    secret: &ThinSecret,
+    config: &Config,
+) -> Option<Assessment> {
+    assess(
+        now,
+        key,
+        (&secret.head, || secret.ca()),
+        || secret.certificate(),
+        (config, Labels::NotAsked),
+        |_| None,
+    )
+}
+
+/// What the index keeps of a Secret that nobody annotated, for `watch.observe: all`: validity and names.
+/// Nothing is ever due for it, neither a renewal nor a rollout.
+#[must_use]
+pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
+    let head = &secret.head;
+    let CertificateState::Leaf(leaf) = secret.certificate() else {
+        return None;
+    };
+    if head.deleting || secret.kind != TLS_TYPE {
+        return None;
+    }
+    let observed = Observed {
+        uid: head.uid().into(),
+        resource_version: head.resource_version().into(),
+        issuer: "".into(),
+        leaf: Ok(facts(&leaf, ChainAndCa::NONE)),
+        rolled_out: None,
+        renewal: Err(Never::NotAnnotated),
+        heed: Heed::Nothing,
+        suggestion: Suggestion::None,
+        window: None,
+        account: 0.into(),
+        wish: None,
+        rollout_blocked: true,
+        copied_record: false,
+        halted: false,
+        renewed: None,
+        problems: 0,
+        problem_texts: 0,
+    };
+    Some((observed, *leaf))
+}
+
+fn facts(leaf: &Leaf, with: ChainAndCa) -> LeafFacts {
+    LeafFacts {
+        fingerprint: leaf.fingerprint,
+        not_before: leaf.not_before,
+        not_after: leaf.not_after,
+        with,
+    }
+}
+
+/// Names for the status page, comma-separated and cut where there are very many.
+#[must_use]
+pub fn listed(names: &[Name]) -> Box<str> {
+    let mut list = String::new();
+    for (number, name) in names.iter().enumerate() {
+        if list.len() >= MOST_NAMES {
+            list += &format!(" and {} more", names.len() - number);
+            break;
+        }
+        if number > 0 {
+            list.push_str(", ");
+        }
+        list += &name.to_string();
+    }
+    list.into()
+}
+
+/// Assesses what was read afresh; `suggested` is the instant that the CA suggests for a leaf. Whoever goes on to ask a
+/// CA knows the namespace's labels.
+#[must_use]
+pub fn of_full(
+    now: UnixTime,
+    key: &SecretRef,
+    secret: &FullSecret,
+    (config, labels): (&Config, Labels<'_>),
+    suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
+) -> Option<Assessment> {
+    let (certificate, _) = secret.pair();
+    let certificate = || match certificate::leaf(certificate) {
+        Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
+        Err(reason) => CertificateState::Unreadable(reason),
+    };
+    assess(
+        now,
+        key,
+        (&secret.head, || secret.ca()),
+        certificate,
+        (config, labels),
+        suggested,
+    )
+}
+
+fn assess(
+    now: UnixTime,
+    key: &SecretRef,
+    (head, ca): (&Head, impl FnOnce() -> Option<u32>),
+    certificate: impl FnOnce() -> CertificateState,
+    (config, labels): (&Config, Labels<'_>),
+    suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
+) -> Option<Assessment> {
+    if !head.concerns_us() || head.deleting {
+        return None;
+    }
+    let none = BTreeMap::new();
+    let annotations = head.annotations().unwrap_or(&none);
+    let defaults = config.namespace(&key.namespace);
+    let (settings, mut problems) = Settings::read(annotations, head.managed, defaults);
+    let settings = settings.filter(|settings| settings.is_for(&config.class))?;
+    let leaf = match certificate() {
+        CertificateState::Leaf(leaf) => Ok(*leaf),
+        CertificateState::Absent => Err(Unreadable::Empty),
+        CertificateState::Unreadable(reason) => Err(reason),
+    };
+    let rolled_out = RolledOut::read(annotations, head.uid());
+    let copied_record = RolledOut::is_of_another(annotations, head.uid());
+    let with = {
+        let chain = leaf.as_ref().map_or(0, |leaf| leaf.chain);
+        let had = rolled_out.and_then(RolledOut::with);
+        ChainAndCa::counting(chain, ca(), settings.rollout_on, had)
+    };
+    let issued_by = IssuedBy::read(annotations);
+    let names = match (&settings.names, &leaf) {
+        (Some(names), _) => names.clone(),
+        (None, Ok(leaf)) if !has_too_many_names(leaf) => leaf.names.clone(),
+        (None, Ok(_)) => Vec::new(),
+        // What was emptied is asked for again as it was issued.
+        (None, Err(_)) => issued_by
+            .as_ref()
+            .map_or_else(Vec::new, |it| it.names.clone()),
+    };
+    let odd = leaf.as_ref().is_ok_and(|leaf| loses_names(leaf, &settings));
+    let blocked = odd || problems.iter().any(|problem| problem.blocks.issue());
+    let renewal = due::due(&Inputs {
+        leaf: leaf.as_ref(),
+        settings: &settings,
+        blocked,
+        staged: is_staged(&settings, &leaf, issued_by.as_ref(), config),
+        issued_by: issued_by.as_ref(),
+        renewed_for: annotations.get(keys::RENEWED_FOR).map(String::as_str),
+        renewal_info: leaf
+            .as_ref()
+            .ok()
+            .and_then(|leaf| suggested(leaf.fingerprint)),
+        seed: hash(&key.to_string()),
+    });
+    let renewal = renewal.and_then(|due| {
+        let nameless = names.is_empty() && leaf.is_ok();
+        if nameless {
+            Err(Never::NoNames)
+        } else {
+            Ok(due)
+        }
+    });
+    let renewal = match (renewal, may_issue(key, &settings, &names, config, labels)) {
+        (Ok(_), Err((never, problem))) => {
+            problems.push(problem);
+            Err(never)
+        }
+        (renewal, _) => renewal,
+    };
+    problems.extend(of_certificate(&leaf, &settings));
+    let unread = matches!(&leaf, Err(reason) if !matches!(reason, Unreadable::Empty));
+    if renewal == Err(Never::NoNames) && leaf.is_err() && !unread {
+        problems.push(Problem {
+            key: keys::NAMES.into(),
+            value: "no certificate to take them from".into(),
+            expected: "expected the names to ask for".into(),
+            blocks: Blocks::Issue,
+        });
+    }
+    let (opens, overruled) = opens(now, &settings, &leaf, rolled_out);
+    // Whatever else makes it due: a first certificate may be wished for too.
+    let renewed_for = annotations.get(keys::RENEWED_FOR).map(String::as_str);
+    let wished = settings.renew_now.as_deref();
+    let unserved = wished.filter(|it| renewed_for != Some(it)).map(hash);
+    let rollout_blocked =
+        settings.paused || problems.iter().any(|problem| problem.blocks.rollout());
+    Some(Assessment {
+        account: account_of(issuer_name(&settings.issuer), &names),
+        unserved,
+        problems,
+        leaf,
+        names,
+        rolled_out,
+        with,
+        copied_record,
+        issued_by,
+        heed: due::heed(renewal, &settings, blocked),
+        renewal,
+        settings,
+        opens,
+        overruled,
+        rollout_blocked,
+        halted: annotations
+            .get(keys::ROLLOUT_HALTED)
+            .and_then(|note| note.parse().ok()),
+    })
+}
+
+/// Whether a renewal would ask for fewer names than the certificate has, since not all of them can be asked for.
+fn loses_names(leaf: &Leaf, settings: &Settings) -> bool {
+    let odd = |remark: &Remark| matches!(remark, Remark::OddNames { .. });
+    settings.names.is_none()
+        && settings.issuer != IssuerRef::External
+        && leaf.remarks.iter().any(odd)
+}
+
+/// Whether the certificate has more names than are taken from one.
+fn has_too_many_names(leaf: &Leaf) -> bool {
+    let many = |remark: &Remark| matches!(remark, Remark::ManyNames { .. });
+    leaf.remarks.iter().any(many)
+}
+
+/// What is wrong with the certificate itself, or with the file that it stands in.
+fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<Problem> {
+    let problem = |value: String, expected: &str| Problem {
+        key: "certificate".into(),
+        value,
+        expected: expected.into(),
+        blocks: Blocks::Nothing,
+    };
+    let leaf = match leaf {
+        Ok(leaf) => leaf,
+        Err(Unreadable::Empty) => return Vec::new(),
+        Err(reason) => {
+            return vec![problem(
+                reason.to_string(),
+                "put one there that can be read, or have one issued by cert-renew.io/issuer and cert-renew.io/names",
+            )];
+        }
+    };
+    let external = settings.issuer == IssuerRef::External;
+    let remarks = leaf.remarks.iter().filter_map(|remark| {
+        let expected = match remark {
+            Remark::NotFirst { .. } => "put the leaf first, then what certifies it",
+            Remark::EndsSooner { .. } => {
+                "clients refuse it from then on: take a chain that lasts as long, from the CA"
+            }
+            Remark::Unreadable(_) => "put the whole chain there",
+            // Nobody asks for the names of these.
+            Remark::OddNames { .. } | Remark::ManyNames { .. }
+                if external || settings.names.is_some() =>
+            {
+                return None;
+            }
+            Remark::OddNames { .. } => {
+                "they would be lost: it is renewed without them only when it would expire; name those to ask for in \
+                 cert-renew.io/names"
+            }
+            Remark::ManyNames { .. } => "it is not renewed: name those to ask for in cert-renew.io/names",
+        };
+        Some(problem(remark.to_string(), expected))
+    });
+    remarks.collect()
+}
+
+/// The issuer as the annotation names it.
+#[must_use]
+pub fn issuer_name(issuer: &IssuerRef) -> &str {
+    match issuer {
+        IssuerRef::External => EXTERNAL,
+        IssuerRef::Named(name) => name,
+    }
+}
+
+/// Whether the leaf is from a staging CA although the Secret's issuer is none: by the leaf's own word, or because we got
+/// it from an issuer that is one.
+fn is_staged(
+    settings: &Settings,
+    leaf: &Result<Leaf, Unreadable>,
+    issued_by: Option<&IssuedBy>,
+    config: &Config,
+) -> bool {
+    let (IssuerRef::Named(issuer), Ok(leaf)) = (&settings.issuer, leaf) else {
+        return false;
+    };
+    let written = issued_by.filter(|by| by.wrote(leaf.fingerprint).is_some());
+    // What the issuer itself gave is what was asked for.
+    if config.is_staging(issuer) || written.is_some_and(|by| *by.issuer == **issuer) {
+        return false;
+    }
+    leaf.issuer.to_string().contains(pair::STAGING)
+        || written.is_some_and(|by| config.is_staging(&by.issuer))
+}
+
+/// Whether the config lets this Secret have these names from its issuer: asked here, before the CA is.
+fn may_issue(
+    key: &SecretRef,
+    settings: &Settings,
+    names: &[Name],
+    config: &Config,
+    labels: Labels<'_>,
+) -> Result<(), (Never, Problem)> {
+    let IssuerRef::Named(name) = &settings.issuer else {
+        return Ok(());
+    };
+    let refuse = |never, annotation: &str, value: String, expected: String| {
+        let blocks = Blocks::Issue;
+        Err((
+            never,
+            Problem {
+                key: annotation.into(),
+                value,
+                expected,
+                blocks,
+            },
+        ))
+    };
+    let Some(issuer) = config.issuer(name) else {
+        let known: Vec<&str> = config.issuers.keys().map(String::as_str).collect();
+        let expected = format!(
+            "expected an issuer of the config ({}) or external",
+            known.join(", ")
+        );
+        return refuse(
+            Never::UnknownIssuer,
+            keys::ISSUER,
+            crate::text::shown(name),
+            expected,
+        );
+    };
+    match names
+        .iter()
+        .find(|name| !issuer.allows(&key.namespace, labels, name))
+    {
+        None => Ok(()),
+        Some(name) => {
+            let expected = format!(
+                "expected names that issuers.{}.allow of the config grants to namespace {}",
+                issuer_name(&settings.issuer),
+                key.namespace
+            );
+            refuse(
+                Never::NotAllowed,
+                keys::NAMES,
+                crate::text::shown(&name.to_string()),
+                expected,
+            )
+        }
+    }
+}
+
+/// When the change window opens; and when it would open, where too little of what the workloads serve would be left by
+/// then, or it is revoked.
+fn opens(
+    now: UnixTime,
+    settings: &Settings,
+    leaf: &Result<Leaf, Unreadable>,
+    rolled_out: Option<RolledOut>,
+) -> (Option<UnixTime>, Option<UnixTime>) {
+    let opens = settings.change_window.as_ref();
+    let opens = opens
+        .map(|window| window.next_open(now))
+        .filter(|opens| *opens > now);
+    let (Some(opens), Ok(leaf)) = (opens, leaf) else {
+        return (None, None);
+    };
+    let served = rolled_out.and_then(RolledOut::fingerprint);
+    // What is revoked is worth nothing, in the Secret as in the workloads.
+    let revoked =
+        { settings.revoked }.is_some_and(|it| it == leaf.fingerprint || Some(it) == served);
+    let served_until = match rolled_out {
+        Some(RolledOut::Leaf { not_after, .. }) => not_after.min(leaf.not_after),
+        _ => leaf.not_after,
+    };
+    if !revoked && opens + leaf.lifetime() / WINDOW_MARGIN_SHARE < served_until {
+        (Some(opens), None)
+    } else {
+        (None, Some(opens))
+    }
+}
+
+impl Assessment {
+    /// The same, whether the renewal may be or not: a failure is counted with the value that the watch has seen.
+    #[must_use]
+    pub fn unserved(&self) -> Option<u64> {
+        self.unserved
+    }
+
+    /// The `renew-now` value, hashed, that was not served yet.
+    #[must_use]
+    pub fn wish(&self) -> Option<u64> {
+        self.unserved.filter(|_| self.renewal.is_ok())
+    }
+
+    /// Whether somebody else renews it.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.settings.issuer == IssuerRef::External
+    }
+
+    /// What the Secret holds, as the record of what the workloads have.
+    #[must_use]
+    pub fn held(&self) -> RolledOut {
+        let leaf = self.leaf.as_ref().ok();
+        leaf.map_or(RolledOut::None, |leaf| facts(leaf, self.with).held())
+    }
+
+    /// The key that is asked for: that of the settings, else as the one that is there.
+    #[must_use]
+    pub fn key_type(&self) -> Option<KeyType> {
+        let present = self.leaf.as_ref().ok().and_then(|leaf| leaf.key_type);
+        self.settings.key_type.or(present)
+    }
+
+    /// The names for the status page, comma-separated: those in the certificate, or else those that are asked for.
+    #[must_use]
+    pub fn listed_names(&self) -> Box<str> {
+        let names = match &self.leaf {
+            Ok(leaf) => &leaf.names,
+            Err(_) => &self.names,
+        };
+        listed(names)
+    }
+
+    /// What the index keeps of it.
+    #[must_use]
+    pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
+        let leaf = match &self.leaf {
+            Ok(leaf) => Ok(facts(leaf, self.with)),
+            Err(Unreadable::Empty) => Err(Fault::Absent),
+            Err(_) => Err(Fault::Unreadable),
+        };
+        let texts: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        Observed {
+            uid: uid.into(),
+            resource_version: resource_version.into(),
+            issuer: match &self.settings.issuer {
+                IssuerRef::External => EXTERNAL.into(),
+                IssuerRef::Named(name) => Arc::clone(name),
+            },
+            leaf,
+            rolled_out: self.rolled_out,
+            renewal: self.renewal,
+            heed: self.heed,
+            suggestion: Suggestion::Unasked,
+            window: self.opens,
+            account: self.account,
+            wish: self.wish(),
+            rollout_blocked: self.rollout_blocked,
+            copied_record: self.copied_record,
+            halted: self.halted.as_ref().is_some_and(|note| !note.resumed),
+            renewed: self.issued_by.as_ref().and_then(|by| Some(by.written?.1)),
+            problems: u16::try_from(texts.len()).unwrap_or(u16::MAX),
+            problem_texts: if texts.is_empty() {
+                0
+            } else {
+                hash(&texts.join("\n"))
+            },
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! From bytes to the facts about a certificate.
+//!
+//! Input is what stands in `tls.crt`: PEM in whatever state, or one bare DER.
+//! Total: any input yields a [`Leaf`] or an [`Unreadable`], and nothing in either quotes the input.
+//! Of a file that holds keys too, only the certificates are decoded.
+
+pub mod key;
+pub mod loader;
+pub mod pair;
+pub mod pem;
+pub mod x509;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use der::oid::db::rfc5912;
+use thiserror::Error;
+
+use self::pem::Block;
+use self::x509::Certificate;
+use crate::text::name::Name;
+use crate::time::UnixTime;
+
+pub use crate::certificate::x509::{Abilities, DistinguishedName};
+
+/// Largest input that is looked at: a Secret holds at most 1 MiB (`MaxSecretSize` of Kubernetes).
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// SHA-256 of a certificate's DER; printed and parsed as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// The key types that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyType {
+    /// `ecdsa-p256`
+    EcdsaP256,
+    /// `ecdsa-p384`
+    EcdsaP384,
+    /// `rsa-2048`
+    Rsa2048,
+    /// `rsa-3072`
+    Rsa3072,
+    /// `rsa-4096`
+    Rsa4096,
+}
+
+/// What is known of the leaf of a file, the certificate that a server shows as its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Identifies it everywhere.
+    pub fingerprint: Fingerprint,
+    /// First second at which it is valid.
+    pub not_before: UnixTime,
+    /// Last second at which it is valid (RFC 5280, 4.1.2.5: inclusive).
+    pub not_after: UnixTime,
+    /// DNS names and IP addresses of the SAN; the common name only where there is no SAN. At most 1,000.
+    pub names: Vec<Name>,
+    /// Whether nobody but its own key vouches for it.
+    pub self_signed: bool,
+    /// The type of its key, when it is one that could be asked for.
+    pub key_type: Option<KeyType>,
+    /// `subjectPublicKeyInfo`, DER.
+    pub public_key: Box<[u8]>,
+    /// Who signed it, by the certificate's word; for people and for comparison.
+    pub issuer: DistinguishedName,
+    /// Content octets of the serial number as encoded, a leading zero kept (RFC 9773, 4.1 wants them).
+    pub serial: Box<[u8]>,
+    /// Key identifier of the issuer, when the certificate says it.
+    pub authority_key_id: Option<Box<[u8]>>,
+    /// What it is for beside those names.
+    pub abilities: Abilities,
+    /// A digest of what else stands in the file; see [`set_digest`].
+    pub chain: u32,
+    /// What is odd about it or about the file, for people.
+    pub remarks: Box<[Remark]>,
+}
+
+/// Something odd about a certificate that can be read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Remark {
+    /// The leaf is not the first; servers take the first for it.
+    #[error("the leaf is certificate {number} of the file, servers take the first for it")]
+    NotFirst {
+        /// Where it stands, counted from 1.
+        number: usize,
+    },
+    /// A certificate of the chain is valid for a shorter time than the leaf.
+    #[error("certificate {number} of the file ends at {at}, sooner than the leaf")]
+    EndsSooner {
+        /// Which one.
+        number: usize,
+        /// Its last second.
+        at: UnixTime,
+    },
+    /// One of the others cannot be read.
+    #[error("{0}")]
+    Unreadable(Unreadable),
+    /// Entries of the SAN name nothing that can be asked for.
+    #[error("{count} entries of its subject alternative names are no names: {shown}")]
+    OddNames {
+        /// How many.
+        count: usize,
+        /// The first of them, quoted.
+        shown: String,
+    },
+    /// More names than are kept.
+    #[error(
+        "it is for {count} names, of which the first {} are looked at",
+        x509::MAX_NAMES
+    )]
+    ManyNames {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Why no certificate can be read. `number` counts the certificates of the file from 1.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unreadable {
+    /// Nothing, or nothing but blanks.
+    #[error("it is empty, a certificate was expected")]
+    Empty,
+    /// More than [`MAX_BYTES`].
+    #[error("it has {0} bytes, at most {MAX_BYTES} were expected")]
+    TooLarge(usize),
+    /// Neither PEM nor DER of a certificate.
+    #[error("no certificate is in it, a block -----BEGIN CERTIFICATE----- was expected")]
+    NoCertificate,
+    /// As before, but a key.
+    #[error(
+        "a private key is in it and no certificate, a block -----BEGIN CERTIFICATE----- was expected"
+    )]
+    OnlyKey,
+    /// The block of a certificate cannot be decoded.
+    #[error("certificate {number} is not PEM: {fault}")]
+    Pem {
+        /// Which one.
+        number: usize,
+        /// What is wrong.
+        fault: pem::Fault,
+    },
+    /// What the block holds is no certificate.
+    #[error("certificate {number} is not X.509: its {field} is missing or broken")]
+    X509 {
+        /// Which one.
+        number: usize,
+        /// The first field that cannot be read, by its name in RFC 5280.
+        field: &'static str,
+    },
+    /// Something else that is common in such files.
+    #[error("it is {0} and no certificate")]
+    Other(&'static str),
+    /// A Secret's `data` holds base64; the API server refuses anything else.
+    #[error("the value is not base64, as all data of a Secret must be")]
+    NotBase64,
+}
+
+/// Why a text is no [`Fingerprint`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("expected 64 hexadecimal digits, the SHA-256 of a certificate")]
+pub struct NotAFingerprint;
+
+/// Why a text is no [`KeyType`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("expected one of ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, rsa-4096")]
+pub struct NotAKeyType;
+
+/// The DER of all certificates, in the order of the file; each can be read by [`leaf`].
+///
+/// # Errors
+/// When there is none, or one of them cannot be read.
+pub fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unreadable> {
+    let (ders, end) = decoded(bytes);
+    let (all, end) = parsed(&ders, end);
+    end?;
+    Ok(all.iter().map(|it| it.der.to_vec()).collect())
+}
+
+/// The facts about the leaf, wherever it stands in the file.
+///
+/// # Errors
+/// When there is no certificate, or the first cannot be read. What follows it, and extensions, are no error.
+pub fn leaf(bytes: &[u8]) -> Result<Leaf, Unreadable> {
+    let (ders, end) = decoded(bytes);
+    let (all, end) = parsed(&ders, end);
+    let at = leaf_of(&all);
+    let Some(certificate) = all.get(at) else {
+        return Err(end.err().unwrap_or(Unreadable::NoCertificate));
+    };
+    let mut leaf = Leaf::of(certificate);
+    let others = all.iter().map(|it| it.der);
+    leaf.chain = set_digest(others.filter(|der| *der != certificate.der));
+    let mut remarks = leaf.remarks.into_vec();
+    if at > 0 {
+        remarks.push(Remark::NotFirst { number: at + 1 });
+    }
+    let sooner = (1..).zip(&all).min_by_key(|(_, it)| it.not_after);
+    remarks.extend(
+        sooner
+            .filter(|(_, it)| it.not_after < leaf.not_after)
+            .map(|(number, it)| Remark::EndsSooner {
+                number,
+                at: it.not_after,
+            }),
+    );
+    remarks.extend(end.err().map(Remark::Unreadable));
+    leaf.remarks = remarks.into();
+    Ok(leaf)
+}
+
+/// Which of the certificates of a file is the leaf: the first that has issued none of the others and is no CA's. Where
+/// there is none, one that has issued none of the others is more likely than one that has, and the first of those.
+///
+/// The key would tell, but is not read on the watch.
+pub(crate) fn leaf_of(all: &[Certificate<'_>]) -> usize {
+    let mut issued = HashMap::<&[u8], usize>::new();
+    for certificate in all {
+        *issued.entry(certificate.issuer).or_default() += 1;
+    }
+    let has_issued = |certificate: &Certificate<'_>| {
+        let own = usize::from(certificate.issuer == certificate.subject);
+        issued
+            .get(certificate.subject)
+            .is_some_and(|count| *count > own)
+    };
+    let ranked = all.iter().enumerate();
+    let first = ranked.min_by_key(|(_, it)| (has_issued(it), it.is_ca()));
+    first.map_or(0, |(at, _)| at)
+}
+
+/// What the blocks of certificates hold, up to the first that cannot be decoded.
+fn decoded(bytes: &[u8]) -> (Vec<Vec<u8>>, Result<(), Unreadable>) {
+    let (mut found, mut keys) = (Vec::new(), 0);
+    if bytes.len() > MAX_BYTES {
+        return (found, Err(Unreadable::TooLarge(bytes.len())));
+    }
+    if bytes.trim_ascii().is_empty() {
+        return (found, Err(Unreadable::Empty));
+    }
+    for block in pem::blocks(bytes) {
+        if is_certificate(&block) {
+            match block.decode_public() {
+                Ok(der) => found.push(der),
+                Err(fault) => {
+                    let number = found.len() + 1;
+                    return (found, Err(Unreadable::Pem { number, fault }));
+                }
+            }
+        } else if block.is_private_key() {
+            keys += 1;
+        }
+    }
+    let bare = || Certificate::parse(bytes).is_ok_and(|bare| bare.der.len() == bytes.len());
+    let end = match (found.is_empty(), keys) {
+        (false, _) => Ok(()),
+        (true, 0) if bare() => {
+            found.push(bytes.to_vec());
+            Ok(())
+        }
+        (true, 0) => Err(other(bytes).map_or(Unreadable::NoCertificate, Unreadable::Other)),
+        (true, _) => Err(Unreadable::OnlyKey),
+    };
+    (found, end)
+}
+
+/// The certificates up to the first that cannot be read; `end` says how the file goes on after the last.
+fn parsed(
+    ders: &[Vec<u8>],
+    end: Result<(), Unreadable>,
+) -> (Vec<Certificate<'_>>, Result<(), Unreadable>) {
+    let mut all = Vec::with_capacity(ders.len());
+    for (number, der) in (1..).zip(ders) {
+        match Certificate::parse(der) {
+            Ok(certificate) => all.push(certificate),
+            Err(field) => return (all, Err(Unreadable::X509 { number, field })),
+        }
+    }
+    (all, end)
+}
+
+/// What else people put in the place of a certificate.
+fn other(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff")
+        || bytes.starts_with(b"-\0-\0")
+    {
+        return Some("text in UTF-16");
+    }
+    let label = pem::blocks(bytes).next().map(|block| block.label);
+    match label {
+        Some("CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST") => Some("a certificate request"),
+        Some("PKCS7" | "CMS") => Some("PKCS#7"),
+        Some("PUBLIC KEY" | "RSA PUBLIC KEY") => Some("a public key"),
+        Some("X509 CRL") => Some("a revocation list"),
+        Some(_) => None,
+        None => x509::container(bytes),
+    }
+}
+
+/// RFC 7468, 5.1 and the two older labels that OpenSSL still reads.
+fn is_certificate(block: &Block<'_>) -> bool {
+    ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"].contains(&block.label)
+}
+
+// === impl Leaf ===
+
+impl Leaf {
+    /// The facts about a certificate that was parsed already.
+    pub(crate) fn of(certificate: &Certificate<'_>) -> Self {
+        let same_name = certificate.issuer == certificate.subject;
+        let names = certificate.names();
+        let mut remarks = Vec::new();
+        if names.odd > 0 {
+            remarks.push(Remark::OddNames {
+                count: names.odd,
+                shown: names.shown.join(", "),
+            });
+        }
+        if names.entries > x509::MAX_NAMES {
+            let count = names.entries;
+            remarks.push(Remark::ManyNames { count });
+        }
+        Self {
+            fingerprint: Fingerprint::of(certificate.der),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+            names: names.list,
+            // Where the signature cannot be checked, the two equal names decide.
+            self_signed: same_name && certificate.is_signed_by(certificate) != Some(false),
+            key_type: KeyType::of_spki(certificate.public_key),
+            public_key: certificate.public_key.into(),
+            issuer: certificate.issuer.into(),
+            serial: certificate.short_serial().into(),
+            authority_key_id: certificate.authority_key_id().map(Into::into),
+            abilities: certificate.abilities(),
+            chain: 0,
+            remarks: remarks.into(),
+        }
+    }
+
+    /// From the first to the last valid second; zero when the two are the wrong way round.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.not_after.since(self.not_before)
+    }
+
+    /// Whether `now` lies within the validity, both ends included.
+    #[must_use]
+    pub fn is_valid_at(&self, now: UnixTime) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+}
+
+// === impl Fingerprint ===
+
+impl Fingerprint {
+    /// Of the DER of one certificate.
+    #[must_use]
+    pub fn of(der: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, der).as_ref());
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = NotAFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(NotAFingerprint);
+        }
+        for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| NotAFingerprint)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+// === impl KeyType ===
+
+impl KeyType {
+    /// All of them, in the order in which they are listed.
+    pub const ALL: [Self; 5] = [
+        Self::EcdsaP256,
+        Self::EcdsaP384,
+        Self::Rsa2048,
+        Self::Rsa3072,
+        Self::Rsa4096,
+    ];
+
+    /// As annotations write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "ecdsa-p256",
+            Self::EcdsaP384 => "ecdsa-p384",
+            Self::Rsa2048 => "rsa-2048",
+            Self::Rsa3072 => "rsa-3072",
+            Self::Rsa4096 => "rsa-4096",
+        }
+    }
+
+    /// The type of the key in a `subjectPublicKeyInfo`; none for Ed25519, P-521, RSA of other sizes.
+    #[must_use]
+    pub fn of_spki(der: &[u8]) -> Option<Self> {
+        let (algorithm, parameters, key) = x509::key_parts(der)?;
+        match algorithm {
+            rfc5912::RSA_ENCRYPTION => match x509::modulus_bits(key)? {
+                2048 => Some(Self::Rsa2048),
+                3072 => Some(Self::Rsa3072),
+                4096 => Some(Self::Rsa4096),
+                _ => None,
+            },
+            rfc5912::ID_EC_PUBLIC_KEY => match parameters?.decode_as().ok()? {
+                rfc5912::SECP_256_R_1 => Some(Self::EcdsaP256),
+                rfc5912::SECP_384_R_1 => Some(Self::EcdsaP384),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for KeyType {
+    type Err = NotAKeyType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text.trim());
+        found.ok_or(NotAKeyType)
+    }
+}
+
+/// A digest of a set of certificates; 0 of none.
+#[must_use]
+pub fn set_digest<'a>(ders: impl IntoIterator<Item = &'a [u8]>) -> u32 {
+    let mut all: Vec<Fingerprint> = ders.into_iter().map(Fingerprint::of).collect();
+    all.sort_unstable();
+    all.dedup();
+    if all.is_empty() {
+        return 0;
+    }
+    let mut digest = Context::new(&SHA256);
+    for one in all {
+        digest.update(&one.0);
+    }
+    let digest = digest.finish();
+    let first = digest.as_ref().iter().take(4);
+    first
+        .fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+        .max(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,564 @@
+//! A walk over the DER of one certificate (RFC 5280, 4.1) that keeps what it finds and judges nothing.
+//!
+//! Input is any bytes.
+//! `x509_cert::Certificate` refuses whole certificates for a serial that is too long, a year before
+//! 1970 or one odd extension; such certificates exist in Secrets and must be watched like any other.
+//! So the frame is walked here, field by field, with the reader of `der`; the outer frame, the times and
+//! the key must be there, and all else may be missing or broken.
+//! It must never panic, and never reports success for what is not one complete certificate.
+
+mod keys;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
+use der::asn1::{Any, AnyRef, BitStringRef, ObjectIdentifier};
+use der::oid::db::{rfc4519, rfc5280, rfc5912, rfc8410};
+use der::{Decode, Reader, SliceReader, Tag, TagNumber};
+use jiff::civil::DateTime;
+use x509_cert::attr::AttributeTypeAndValue;
+use x509_cert::name::RelativeDistinguishedName;
+
+use self::keys::rsa_key;
+pub use self::keys::same_key;
+pub(crate) use self::keys::{container, key_parts, modulus_bits, second_tag, unsupported_key};
+use crate::text::name::Name;
+use crate::text::shown;
+use crate::time::UnixTime;
+
+/// Longest rendered distinguished name that is kept, in characters: it is for people and comparison.
+const MAX_DN: usize = 1_000;
+
+/// DNS names have at most 253 characters (RFC 1034, 3.1); a longer one names no host.
+const MAX_DNS_NAME: usize = 253;
+
+/// Names of one certificate that are kept: ten times what the largest profile of a public CA allows. A Secret holds some
+/// 70,000, and every loop over them would be as long.
+pub const MAX_NAMES: usize = 1_000;
+
+/// Longest serial number and key identifier that are kept, in octets: RFC 5280 allows 20, and a digest has at most 64.
+const MAX_IDENTIFIER: usize = 64;
+
+/// Entries of a SAN that name no host are quoted up to this number.
+const MAX_ODD: usize = 3;
+
+/// The names of a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// At most [`MAX_NAMES`], each once, in the order of the certificate.
+    pub list: Vec<Name>,
+    /// How many entries are DNS names or addresses, whatever stands in them.
+    pub entries: usize,
+    /// How many of them cannot be asked for.
+    pub odd: usize,
+    /// The first [`MAX_ODD`] of those, as they may be shown.
+    pub shown: Vec<String>,
+}
+
+/// What a certificate is for beside the DNS names and addresses of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
+pub struct Abilities {
+    /// Its owner may show it as a client.
+    client: bool,
+    /// It holds addresses of mail.
+    mail: bool,
+    /// It holds URIs, as SPIFFE has them.
+    uri: bool,
+    /// It holds names of another type.
+    other: bool,
+}
+
+impl Abilities {
+    /// What is missing in `new`, in words.
+    #[must_use]
+    pub fn lost_in(self, new: Self) -> Vec<&'static str> {
+        let all = [
+            (self.client, new.client, "use by clients (clientAuth)"),
+            (self.mail, new.mail, "addresses of mail"),
+            (self.uri, new.uri, "URIs"),
+            (self.other, new.other, "names of other types"),
+        ];
+        let lost = all.into_iter().filter(|(had, has, _)| *had && !*has);
+        lost.map(|(_, _, what)| what).collect()
+    }
+}
+
+/// A distinguished name, DER. Written out after RFC 4514 when it is shown, which takes longer than to read the rest of a
+/// certificate: the name of every Secret's issuer is kept, and hardly ever asked for.
+#[derive(Clone)]
+pub struct DistinguishedName(Box<[u8]>);
+
+/// The fields of one certificate, as slices of its DER.
+#[derive(Clone)]
+pub struct Certificate<'a> {
+    /// The whole certificate, without what may follow it.
+    pub der: &'a [u8],
+    /// `tbsCertificate`: what is signed.
+    tbs: &'a [u8],
+    /// Content octets of `serialNumber`, as encoded.
+    pub serial: &'a [u8],
+    /// `issuer`, DER.
+    pub issuer: &'a [u8],
+    /// `subject`, DER.
+    pub subject: &'a [u8],
+    /// The first instant at which it is valid.
+    pub not_before: UnixTime,
+    /// The last instant at which it is valid.
+    pub not_after: UnixTime,
+    /// `subjectPublicKeyInfo`, DER.
+    pub public_key: &'a [u8],
+    /// Content of the sequence of extensions; empty when there is none.
+    extensions: &'a [u8],
+    /// `signatureAlgorithm`, DER.
+    algorithm: &'a [u8],
+    /// The bits of `signatureValue`.
+    signature: &'a [u8],
+}
+
+// === impl DistinguishedName ===
+
+impl From<&[u8]> for DistinguishedName {
+    fn from(der: &[u8]) -> Self {
+        Self(der.into())
+    }
+}
+
+impl DistinguishedName {
+    fn text(&self) -> Option<String> {
+        let name = x509_cert::name::Name::from_der(&self.0).ok()?;
+        // RFC 4514, 2.1: the last comes first.
+        let sequence: Vec<String> = name.iter_rdn().map(relative_name).collect();
+        let reversed = sequence.iter().rev().map(String::as_str);
+        Some(reversed.collect::<Vec<_>>().join(","))
+    }
+}
+
+/// One step of a distinguished name. The string types that x509-cert shows in hexadecimal digits are written as UTF-8 first,
+/// so that a name is equal to itself in another type.
+fn relative_name(step: &RelativeDistinguishedName) -> String {
+    let attribute = |attribute: &AttributeTypeAndValue| {
+        let readable = string(&attribute.value)
+            .and_then(|text| Any::new(Tag::Utf8String, text.into_bytes()).ok())
+            .map(|value| AttributeTypeAndValue {
+                oid: attribute.oid,
+                value,
+            });
+        readable.as_ref().unwrap_or(attribute).to_string()
+    };
+    let attributes: Vec<String> = step.iter().map(attribute).collect();
+    attributes.join("+")
+}
+
+/// A `DirectoryString` (X.520) of a type that is no UTF-8: `BMPString`, and `TeletexString`, which is Latin-1 wherever it
+/// is used.
+fn string(value: &Any) -> Option<String> {
+    let bytes = value.value();
+    match value.header().tag() {
+        Tag::BmpString => {
+            let units = bytes.chunks_exact(2);
+            let units = units.map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+            char::decode_utf16(units).collect::<Result<_, _>>().ok()
+        }
+        Tag::TeletexString => Some(bytes.iter().copied().map(char::from).collect()),
+        _ => None,
+    }
+}
+
+/// Cut to [`MAX_DN`] characters.
+impl fmt::Display for DistinguishedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.text();
+        let text = text.as_deref().unwrap_or("(unreadable name)");
+        let end = text.char_indices().nth(MAX_DN);
+        f.write_str(&text[..end.map_or(text.len(), |(at, _)| at)])
+    }
+}
+
+impl fmt::Debug for DistinguishedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The same text may be encoded in two ways, and in capitals or not (RFC 5280, 7.1).
+impl PartialEq for DistinguishedName {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(text, other): (String, String)| text.eq_ignore_ascii_case(&other);
+        self.0 == other.0 || self.text().zip(other.text()).is_some_and(same)
+    }
+}
+
+impl Eq for DistinguishedName {}
+
+// === impl Certificate ===
+
+impl<'a> Certificate<'a> {
+    /// Reads the certificate at the start of `bytes`; what follows it is ignored, as in a
+    /// `TRUSTED CERTIFICATE` block.
+    ///
+    /// # Errors
+    /// The name of the first field that is missing or broken.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
+        const FRAME: &str = "outer SEQUENCE";
+        let mut reader = SliceReader::new(bytes).map_err(|_| FRAME)?;
+        let der = reader.tlv_bytes().map_err(|_| FRAME)?;
+        let mut outer = inside(der, Tag::Sequence).ok_or(FRAME)?;
+        let tbs = outer.tlv_bytes().map_err(|_| "tbsCertificate")?;
+        let mut fields = inside(tbs, Tag::Sequence).ok_or("tbsCertificate")?;
+
+        let version = TagNumber(0).context_specific(true);
+        if Tag::peek(&fields).is_ok_and(|tag| tag == version) {
+            fields.tlv_bytes().map_err(|_| "version")?;
+        }
+        let serial: AnyRef<'_> = fields.decode().map_err(|_| "serialNumber")?;
+        if serial.header().tag() != Tag::Integer {
+            return Err("serialNumber");
+        }
+        fields.tlv_bytes().map_err(|_| "signature")?;
+        let issuer = fields.tlv_bytes().map_err(|_| "issuer")?;
+        let validity = fields.tlv_bytes().map_err(|_| "validity")?;
+        let (not_before, not_after) = times(validity).ok_or("validity")?;
+        let subject = fields.tlv_bytes().map_err(|_| "subject")?;
+        let public_key = fields.tlv_bytes().map_err(|_| "subjectPublicKeyInfo")?;
+        key_parts(public_key).ok_or("subjectPublicKeyInfo")?;
+
+        let algorithm = outer.tlv_bytes().map_err(|_| "signatureAlgorithm")?;
+        let signature: BitStringRef<'_> = outer.decode().map_err(|_| "signatureValue")?;
+        Ok(Self {
+            der,
+            tbs,
+            serial: serial.value(),
+            issuer,
+            subject,
+            not_before,
+            not_after,
+            public_key,
+            extensions: extensions(&mut fields).unwrap_or_default(),
+            algorithm,
+            signature: signature.raw_bytes(),
+        })
+    }
+
+    /// The names that the certificate is for: of the SAN (RFC 5280, 4.2.1.6) when it has one,
+    /// else the common name when that is a host name.
+    pub fn names(&self) -> Names {
+        let Some(value) = self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME) else {
+            let name = common_name(self.subject).and_then(|name| name.parse().ok());
+            let list: Vec<Name> = name.into_iter().collect();
+            return Names {
+                entries: list.len(),
+                list,
+                ..Names::default()
+            };
+        };
+        alternative_names(value)
+    }
+
+    /// What it is for beside the names that are asked for.
+    pub fn abilities(&self) -> Abilities {
+        /// id-kp-clientAuth and anyExtendedKeyUsage (RFC 5280, 4.2.1.12).
+        const CLIENT: [&[u8]; 2] = [b"\x2b\x06\x01\x05\x05\x07\x03\x02", b"\x55\x1d\x25\x00"];
+        let mut abilities = Abilities {
+            // Without the extension it is for everything.
+            client: true,
+            ..Abilities::default()
+        };
+        if let Some(value) = self.extension(rfc5280::ID_CE_EXT_KEY_USAGE) {
+            let mut list = inside(value, Tag::Sequence);
+            let purposes = std::iter::from_fn(|| list.as_mut()?.decode::<AnyRef<'_>>().ok());
+            abilities.client = { purposes }.any(|it| CLIENT.contains(&it.value()));
+        }
+        let value = self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME);
+        let mut list = value.and_then(|value| inside(value, Tag::Sequence));
+        while let Some(Ok(entry)) = list.as_mut().map(SliceReader::decode::<AnyRef<'_>>) {
+            let tag = entry.header().tag();
+            let is = |number, constructed| tag == TagNumber(number).context_specific(constructed);
+            abilities.other |= is(0, true);
+            abilities.mail |= is(1, false);
+            abilities.uri |= is(6, false);
+        }
+        abilities
+    }
+
+    /// Whether there is a SAN at all.
+    pub fn has_alternative_names(&self) -> bool {
+        self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME).is_some()
+    }
+
+    /// Content octets of the serial number; empty where there are too many to keep.
+    pub fn short_serial(&self) -> &'a [u8] {
+        if self.serial.len() > MAX_IDENTIFIER {
+            return &[];
+        }
+        self.serial
+    }
+
+    /// Whether it may certify others (RFC 5280, 4.2.1.9).
+    pub fn is_ca(&self) -> bool {
+        let value = self
+            .extension(rfc5280::ID_CE_BASIC_CONSTRAINTS)
+            .unwrap_or_default();
+        inside(value, Tag::Sequence).is_some_and(|mut fields| fields.decode() == Ok(true))
+    }
+
+    /// `keyIdentifier` of the authority key identifier (RFC 5280, 4.2.1.1); none where it is too long to keep.
+    pub fn authority_key_id(&self) -> Option<&'a [u8]> {
+        let value = self.extension(rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER)?;
+        let first: AnyRef<'_> = inside(value, Tag::Sequence)?.decode().ok()?;
+        let wanted = TagNumber(0).context_specific(false);
+        let id = (first.header().tag() == wanted).then(|| first.value());
+        id.filter(|id| id.len() <= MAX_IDENTIFIER)
+    }
+
+    /// Whether the key in `issuer` made the signature of this certificate; none where the algorithm or the size of the key
+    /// is one that we cannot check (RSASSA-PSS, Ed448, post-quantum ones, RSA of 16384 bits).
+    pub fn is_signed_by(&self, issuer: &Certificate<'_>) -> Option<bool> {
+        let (_, parameters, key) = key_parts(issuer.public_key)?;
+        let oid: ObjectIdentifier = inside(self.algorithm, Tag::Sequence)?.decode().ok()?;
+        let curve = parameters.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+        let verifier = verifier(oid, curve)?;
+        // Not known is not wrong: the library takes no other keys than these.
+        if let Some((least, most)) = rsa_bits(oid)
+            && !rsa_key(key).is_some_and(|(bits, exponent)| {
+                (least..=most).contains(&bits) && exponent <= MAX_EXPONENT
+            })
+        {
+            return None;
+        }
+        let verified = UnparsedPublicKey::new(verifier, key).verify(self.tbs, self.signature);
+        Some(verified.is_ok())
+    }
+
+    /// Value of the first extension of this kind.
+    fn extension(&self, wanted: ObjectIdentifier) -> Option<&'a [u8]> {
+        let mut list = SliceReader::new(self.extensions).ok()?;
+        while let Ok(extension) = list.tlv_bytes() {
+            let mut fields = inside(extension, Tag::Sequence)?;
+            let oid: AnyRef<'_> = fields.decode().ok()?;
+            if oid.value() != wanted.as_bytes() {
+                continue;
+            }
+            // `critical` may stand between; the value is the last field.
+            let mut value: AnyRef<'_> = fields.decode().ok()?;
+            if value.header().tag() == Tag::Boolean {
+                value = fields.decode().ok()?;
+            }
+            return (value.header().tag() == Tag::OctetString).then(|| value.value());
+        }
+        None
+    }
+}
+
+/// A reader over the content of the one value in `der`, when it has this tag.
+fn inside(der: &[u8], tag: Tag) -> Option<SliceReader<'_>> {
+    let any = SliceReader::new(der).ok()?.decode::<AnyRef<'_>>().ok()?;
+    (any.header().tag() == tag).then(|| SliceReader::new(any.value()).ok())?
+}
+
+/// Content of the sequence of extensions, past the two unique identifiers that nobody uses.
+fn extensions<'a>(fields: &mut SliceReader<'a>) -> Option<&'a [u8]> {
+    let wanted = TagNumber(3).context_specific(true);
+    loop {
+        let field: AnyRef<'a> = fields.decode().ok()?;
+        if field.header().tag() == wanted {
+            let list = AnyRef::from_der(field.value()).ok()?;
+            return (list.header().tag() == Tag::Sequence).then(|| list.value());
+        }
+    }
+}
+
+fn alternative_names(value: &[u8]) -> Names {
+    let mut names = Names::default();
+    let Some(mut list) = inside(value, Tag::Sequence) else {
+        return names;
+    };
+    let (dns, ip) = (
+        TagNumber(2).context_specific(false),
+        TagNumber(7).context_specific(false),
+    );
+    let mut seen = HashSet::new();
+    while let Ok(entry) = list.decode::<AnyRef<'_>>() {
+        let tag = entry.header().tag();
+        let name = if tag == dns {
+            dns_name(entry.value())
+        } else if tag == ip {
+            ip_address(entry.value()).map(Name::Ip)
+        } else {
+            continue;
+        };
+        names.entries += 1;
+        match name {
+            Some(name) if names.list.len() < MAX_NAMES => {
+                if seen.insert(name.clone()) {
+                    names.list.push(name);
+                }
+            }
+            Some(_) => {}
+            None => {
+                names.odd += 1;
+                if names.odd <= MAX_ODD {
+                    names
+                        .shown
+                        .push(shown(&String::from_utf8_lossy(entry.value())));
+                }
+            }
+        }
+    }
+    names
+}
+
+/// A `dNSName` as it stands, in lower case. It is not parsed as strictly as what a user writes:
+/// `_sip.example.com` is the certificate's name, and a renewal must not lose it silently.
+/// One that is written in Unicode, against RFC 5280, is the A-label that it stands for, as in a common name.
+fn dns_name(bytes: &[u8]) -> Option<Name> {
+    let text = str::from_utf8(bytes).ok()?;
+    if !text.is_ascii() {
+        // Four octets a character at most: what is longer is no host name, and to convert it takes more than linear time.
+        if text.len() > 4 * MAX_DNS_NAME {
+            return None;
+        }
+        return text
+            .parse()
+            .ok()
+            .filter(|name| matches!(name, Name::Dns(_)));
+    }
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let plain = (1..=MAX_DNS_NAME).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b',');
+    plain.then(|| Name::Dns(text.to_ascii_lowercase().into()))
+}
+
+fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(|octets| Ipv4Addr::from(octets).into());
+    let v6 = <[u8; 16]>::try_from(bytes).map(|octets| Ipv6Addr::from(octets).into());
+    v4.or(v6).ok()
+}
+
+/// The last common name, which is the most specific one.
+fn common_name(subject: &[u8]) -> Option<String> {
+    let name = x509_cert::name::Name::from_der(subject).ok()?;
+    let common = |attribute: &&AttributeTypeAndValue| attribute.oid == rfc4519::COMMON_NAME;
+    let value = &name.iter().filter(common).last()?.value;
+    string(value).or_else(|| String::from_utf8(value.value().to_vec()).ok())
+}
+
+/// `Validity`: two times.
+fn times(validity: &[u8]) -> Option<(UnixTime, UnixTime)> {
+    let mut fields = inside(validity, Tag::Sequence)?;
+    let mut next = || fields.decode::<AnyRef<'_>>().ok().and_then(time);
+    Some((next()?, next()?))
+}
+
+/// `Time` (RFC 5280, 4.1.2.5): a `UTCTime` has two digits for the years 1950 to 2049.
+/// Seconds may be missing, as in certificates older than that rule; an offset or a fraction of a second may stand there,
+/// as X.680, 46 and 47 allow.
+fn time(any: AnyRef<'_>) -> Option<UnixTime> {
+    let text = str::from_utf8(any.value()).ok()?;
+    let (text, offset) = match text.strip_suffix('Z') {
+        Some(text) => (text, 0),
+        None => {
+            let at = text.rfind(['+', '-'])?;
+            (&text[..at], offset(&text[at..])?)
+        }
+    };
+    let (text, fraction) = text.split_once(['.', ',']).unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(text) || !digits(fraction) {
+        return None;
+    }
+    let (year, rest) = match any.header().tag() {
+        Tag::UtcTime => {
+            let (year, rest) = text.split_at_checked(2)?;
+            let year: i16 = year.parse().ok()?;
+            (if year < 50 { 2000 + year } else { 1900 + year }, rest)
+        }
+        Tag::GeneralizedTime => {
+            let (year, rest) = text.split_at_checked(4)?;
+            (year.parse().ok()?, rest)
+        }
+        _ => return None,
+    };
+    let field =
+        |at: RangeInclusive<usize>| rest.get(at).map_or(Some(0), |two| two.parse::<i8>().ok());
+    if rest.len() != 8 && rest.len() != 10 {
+        return None;
+    }
+    let date = DateTime::new(
+        year,
+        field(0..=1)?,
+        field(2..=3)?,
+        field(4..=5)?,
+        field(6..=7)?,
+        // A leap second is counted with the second before it, as POSIX time does.
+        field(8..=9)?.min(59),
+        0,
+    );
+    let epoch = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+    // Civil arithmetic, since a timestamp of jiff ends a day before 9999-12-31T23:59:59Z,
+    // the time that RFC 5280, 4.1.2.5 gives certificates without an end.
+    Some(UnixTime(
+        date.ok()?.duration_since(epoch).as_secs() - offset,
+    ))
+}
+
+/// Seconds by which a local time is ahead of UTC: a sign, hours and minutes.
+fn offset(text: &str) -> Option<i64> {
+    let digits = text.get(1..).filter(|digits| digits.len() == 4)?;
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let (hours, minutes) = digits.split_at(2);
+    let seconds = hours.parse::<i64>().ok()? * 3_600 + minutes.parse::<i64>().ok()? * 60;
+    Some(if text.starts_with('-') {
+        -seconds
+    } else {
+        seconds
+    })
+}
+
+/// Octets of the largest RSA exponent that aws-lc takes, 33 bits.
+const MAX_EXPONENT: usize = 5;
+
+/// The sizes of RSA keys that [`verifier`] takes, in bits.
+fn rsa_bits(algorithm: ObjectIdentifier) -> Option<(usize, usize)> {
+    match algorithm {
+        rfc5912::SHA_256_WITH_RSA_ENCRYPTION | rfc5912::SHA_512_WITH_RSA_ENCRYPTION => {
+            Some((1024, 8192))
+        }
+        rfc5912::SHA_384_WITH_RSA_ENCRYPTION => Some((2048, 8192)),
+        _ => None,
+    }
+}
+
+fn verifier(
+    algorithm: ObjectIdentifier,
+    curve: Option<ObjectIdentifier>,
+) -> Option<&'static dyn VerificationAlgorithm> {
+    let (p256, p384) = (Some(rfc5912::SECP_256_R_1), Some(rfc5912::SECP_384_R_1));
+    Some(match algorithm {
+        rfc5912::SHA_256_WITH_RSA_ENCRYPTION => {
+            &signature::RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY
+        }
+        rfc5912::SHA_384_WITH_RSA_ENCRYPTION => &signature::RSA_PKCS1_2048_8192_SHA384,
+        rfc5912::SHA_512_WITH_RSA_ENCRYPTION => {
+            &signature::RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY
+        }
+        rfc5912::ECDSA_WITH_SHA_256 if curve == p256 => &signature::ECDSA_P256_SHA256_ASN1,
+        rfc5912::ECDSA_WITH_SHA_384 if curve == p256 => &signature::ECDSA_P256_SHA384_ASN1,
+        rfc5912::ECDSA_WITH_SHA_512 if curve == p256 => &signature::ECDSA_P256_SHA512_ASN1,
+        rfc5912::ECDSA_WITH_SHA_256 if curve == p384 => &signature::ECDSA_P384_SHA256_ASN1,
+        rfc5912::ECDSA_WITH_SHA_384 if curve == p384 => &signature::ECDSA_P384_SHA384_ASN1,
+        rfc5912::ECDSA_WITH_SHA_512 if curve == p384 => &signature::ECDSA_P384_SHA512_ASN1,
+        rfc8410::ID_ED_25519 => &signature::ED25519,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

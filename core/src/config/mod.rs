@@ -1,0 +1,331 @@
+//! The config file: who issues, for whom, and how the operator behaves.
+//!
+//! One YAML file is read whole and checked whole, before anything starts and again whenever it changes; a version with
+//! any fault is refused, with every fault named. What comes out never changes; a new version is a new [`Config`].
+//! Nothing here talks to a CA or a cluster: whether a Secret or a file that is named exists is found out by its user.
+
+mod allow;
+mod faults;
+mod issuer;
+mod operation;
+mod provider;
+mod reader;
+mod resolver;
+mod selector;
+mod solver;
+mod tree;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+pub use allow::{Allow, Glob, Labels, NamePattern, NotAPattern};
+pub use faults::{Fault, Faults};
+pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
+pub use operation::{
+    DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, WatchConfig,
+};
+pub use provider::{SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
+use reader::Place;
+pub use resolver::{ResolverAddress, ResolverHost, Resolvers};
+pub use selector::LabelSelector;
+pub use solver::{
+    Challenge, Dns01, DnsPersist01, Http01, ParentRef, PathType, Propagation, Route, Solver,
+};
+
+use crate::schedule::rate_limits::Backoff;
+use crate::secret::parts::Parts;
+use crate::secret::settings::{DEFAULT_CLASS, IssuerRef, NamespaceDefaults, RenewBefore};
+use crate::secret::values::is_label;
+use crate::secret::workload::RolloutMode;
+use crate::text::hash::hash;
+use crate::text::name::Name;
+use crate::text::{holds_private_key, shown};
+use crate::time::change_window::ChangeWindow;
+
+/// A config file without faults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Which installation this is; Secrets of other classes are left alone.
+    pub class: String,
+    /// By the name that annotations use.
+    pub issuers: BTreeMap<String, Issuer>,
+    /// See [`Config::solver`].
+    pub solvers: Vec<Solver>,
+    /// Back-off after failures.
+    pub retry: Backoff,
+    /// How many renewals run at the same time.
+    pub renewals: RenewalConfig,
+    /// How workloads are rolled.
+    pub rollout: RolloutConfig,
+    /// Which DNS servers are asked.
+    pub dns: DnsConfig,
+    /// What is watched.
+    pub watch: WatchConfig,
+    /// What is exported.
+    pub metrics: MetricsConfig,
+    /// For namespaces that are not in `namespaces`.
+    defaults: NamespaceDefaults,
+    /// The general defaults filled in.
+    namespaces: BTreeMap<String, NamespaceDefaults>,
+}
+
+impl Config {
+    /// Whether an issuer is meant to give certificates that clients trust, as far as the config says it: one that has a
+    /// staging CA of its own to rehearse at. What such a one gives from a staging CA is a mistake; from any other issuer
+    /// it is what was asked for.
+    #[must_use]
+    pub fn is_production(&self, issuer: &str) -> bool {
+        self.issuer(issuer).is_some_and(|it| it.staging.is_some())
+    }
+
+    /// What it says of issuers, solvers and DNS, hashed: whether what failed under a former one may fare better.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let Self {
+            issuers,
+            solvers,
+            dns,
+            ..
+        } = self;
+        hash(&format!("{issuers:?}{solvers:?}{dns:?}"))
+    }
+
+    /// Checks the text of a config file.
+    ///
+    /// # Errors
+    /// Where it is not YAML or has faults; all of them are in the error.
+    pub fn parse(text: &str) -> Result<Self, Faults> {
+        let node = tree::parse(text).map_err(|error| {
+            let line = error
+                .location()
+                .map(|location| location.line())
+                .filter(|line| *line > 0);
+            let expected = match error.without_snippet() {
+                serde_saphyr::Error::MultipleDocuments { .. } => {
+                    "one document, here begins another".to_string()
+                }
+                serde_saphyr::Error::DuplicateMappingKey { key, .. } => {
+                    format!(
+                        "each key once, found {} again",
+                        shown(key.as_deref().unwrap_or_default())
+                    )
+                }
+                error => {
+                    // A message may quote the file, which may hold what nobody should have put there.
+                    let error = error.to_string().replace('\n', " ");
+                    if holds_private_key(text) {
+                        "YAML".to_string()
+                    } else {
+                        format!("YAML: {error}")
+                    }
+                }
+            };
+            Faults::whole(format!("expected {expected}"), line)
+        })?;
+        let faults = RefCell::default();
+        let config = Self::read(&Place::root(&node, &faults));
+        let mut list: Vec<Fault> = faults.into_inner();
+        if list.is_empty() {
+            return Ok(config);
+        }
+        list.sort_by_key(|fault| fault.line);
+        Err(Faults { file: None, list })
+    }
+
+    fn read(place: &Place<'_>) -> Self {
+        place.fields(|fields| {
+            let place = fields.required("issuers");
+            let entries = place.entries();
+            let known: BTreeSet<&str> = entries.iter().map(|(name, _)| *name).collect();
+            let mut issuers = BTreeMap::new();
+            for (name, place) in &entries {
+                match name.parse() {
+                    Ok(IssuerRef::Named(_)) => {}
+                    Ok(IssuerRef::External) => {
+                        place.fault_unseen("reserved for Secrets that somebody else renews");
+                    }
+                    Err(_) => place.fault_unseen(
+                        "expected a name of at most 63 lower-case letters, digits and '-'",
+                    ),
+                }
+                issuers.insert((*name).to_string(), Issuer::read(place, &known));
+            }
+            issuer::check_circles(&issuers, &place);
+            let (defaults, namespaces) = read_defaults(&fields.get("defaults"), &known);
+            Self {
+                class: fields
+                    .get("class")
+                    .parse(label)
+                    .unwrap_or_else(|| DEFAULT_CLASS.to_string()),
+                issuers,
+                solvers: fields.get("solvers").list(Solver::read),
+                retry: Backoff::read(&fields.get("retry")),
+                renewals: RenewalConfig::read(&fields.get("renewals")),
+                rollout: RolloutConfig::read(&fields.get("rollout")),
+                dns: DnsConfig::read(&fields.get("dns")),
+                watch: WatchConfig::read(&fields.get("watch")),
+                metrics: MetricsConfig::read(&fields.get("metrics")),
+                defaults,
+                namespaces,
+            }
+        })
+    }
+
+    /// The issuer of this name.
+    #[must_use]
+    pub fn issuer(&self, name: &str) -> Option<&Issuer> {
+        self.issuers.get(name)
+    }
+
+    /// Whether an issuer is a CA for rehearsals: another one's `staging` names it, or its directory says so.
+    #[must_use]
+    pub fn is_staging(&self, name: &str) -> bool {
+        let Some(directory) = self.issuer(name).map(|issuer| &issuer.directory) else {
+            return false;
+        };
+        let named = |other: &Issuer| match &other.staging {
+            Some(Staging::Issuer(staging)) => staging == name,
+            Some(Staging::Directory(staging)) => staging == directory,
+            None => false,
+        };
+        directory.contains("staging") || self.issuers.values().any(named)
+    }
+
+    /// What Secrets in this namespace get where they say nothing.
+    #[must_use]
+    pub fn namespace(&self, namespace: &str) -> &NamespaceDefaults {
+        self.namespaces.get(namespace).unwrap_or(&self.defaults)
+    }
+
+    /// Whether the labels of namespaces matter, which takes a right to read them.
+    #[must_use]
+    pub fn needs_namespace_labels(&self) -> bool {
+        self.issuers
+            .values()
+            .any(|issuer| issuer.allow.iter().any(|allow| allow.selector.is_some()))
+    }
+
+    /// Who answers challenges for `name`: of those who can, the solver with the longest zone, the first of equals.
+    #[must_use]
+    pub fn solver(&self, name: &Name) -> Option<&Solver> {
+        solver::solver_for(&self.solvers, name)
+    }
+
+    /// Who is asked for what stands in DNS of `name`, before a CA is told to look: whom its solver names, else whom `dns`
+    /// names.
+    #[must_use]
+    pub fn resolvers(&self, name: Option<&Name>) -> Resolvers {
+        let of_solver = name.and_then(|name| self.solver(name));
+        let of_solver = of_solver.map(|solver| &solver.resolvers);
+        Resolvers {
+            addresses: { of_solver.filter(|it| !it.is_empty()) }
+                .unwrap_or(&self.dns.nameservers)
+                .clone(),
+            ca_bundle: self.dns.ca_bundle.clone(),
+        }
+    }
+
+    /// What is allowed and hardly meant, a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.issuers.is_empty() {
+            warnings.push(
+                "issuers: there are none, so that only Secrets of others are watched".to_string(),
+            );
+        }
+        for (name, issuer) in &self.issuers {
+            // A mere rehearsal asks for what the issuer that it serves was allowed.
+            let rehearsal = |other: &Issuer| other.staging == Some(Staging::Issuer(name.clone()));
+            if issuer.allow.is_empty() && !self.issuers.values().any(rehearsal) {
+                warnings.push(format!(
+                    "issuers.{name}: it has no allow, so that it issues for nobody"
+                ));
+            }
+        }
+        for (i, solver) in self.solvers.iter().enumerate() {
+            match &solver.challenge {
+                Challenge::Dns01(dns01) if !dns01.is_supported() => {
+                    let provider = &dns01.provider;
+                    warnings.push(format!(
+                        "solvers[{i}]: the DNS provider {provider} is untested"
+                    ));
+                }
+                Challenge::DnsPersist01(_) => warnings.push(format!(
+                    "solvers[{i}]: dns-persist-01 is an experiment: its draft still changes"
+                )),
+                Challenge::Http01(_) | Challenge::Dns01(_) => {}
+            }
+        }
+        if self.watch.observe == Observe::All && self.watch.select == Select::Label {
+            warnings.push(
+                "watch.observe: with select: label only Secrets with the label are seen, annotated or not"
+                    .to_string(),
+            );
+        }
+        warnings
+    }
+}
+
+/// The general defaults, and those by namespace with the general ones filled in.
+fn read_defaults(
+    place: &Place<'_>,
+    known: &BTreeSet<&str>,
+) -> (NamespaceDefaults, BTreeMap<String, NamespaceDefaults>) {
+    let read = |fields: &reader::Fields<'_, '_>, general: &NamespaceDefaults| NamespaceDefaults {
+        issuer: fields
+            .get("issuer")
+            .parse(|text| issuer::issuer_ref(text, known))
+            .or_else(|| general.issuer.clone()),
+        renew_before: fields
+            .get("renewBefore")
+            .parse(RenewBefore::from_str)
+            .or(general.renew_before),
+        change_window: fields
+            .get("changeWindow")
+            .parse(ChangeWindow::from_str)
+            .or_else(|| general.change_window.clone()),
+        rollout: fields
+            .get("rollout")
+            .parse(RolloutMode::from_str)
+            .or_else(|| general.rollout.clone()),
+        rollout_on: fields
+            .get("rolloutOn")
+            .parse(Parts::from_str)
+            .or(general.rollout_on),
+    };
+    place.fields(|fields| {
+        let general = read(fields, &NamespaceDefaults::default());
+        let namespaces = fields
+            .get("namespaces")
+            .entries()
+            .into_iter()
+            .map(|(name, place)| {
+                if !is_label(name) {
+                    place.fault_unseen("expected the name of a namespace");
+                }
+                (
+                    name.to_string(),
+                    place.fields(|fields| read(fields, &general)),
+                )
+            });
+        let namespaces = namespaces.collect();
+        (general, namespaces)
+    })
+}
+
+fn label(text: &str) -> Result<String, &'static str> {
+    if is_label(text) {
+        Ok(text.to_string())
+    } else {
+        Err("expected at most 63 lower-case letters, digits and '-'")
+    }
+}
+
+fn namespace_name(text: &str) -> Result<String, &'static str> {
+    label(text).map_err(|_| "expected the name of a namespace")
+}
+
+#[cfg(test)]
+mod tests;

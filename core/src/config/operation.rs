@@ -1,0 +1,284 @@
+//! How the operator itself behaves: rollouts, back-off, DNS, what it watches, what it exports.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::issuer::absolute;
+use super::reader::Place;
+use super::resolver::ResolverAddress;
+use crate::schedule::rate_limits::Backoff;
+use crate::secret::keys::FIELD_MANAGER;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Most that any count of workloads or attempts can be set to.
+const MAX_COUNT: u32 = 10_000;
+
+/// Port of a DNS server that names none.
+const DNS_PORT: u16 = 53;
+
+/// How workloads are rolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutConfig {
+    /// Workloads that roll at the same time, in the whole cluster.
+    pub concurrency: u32,
+    /// The same in one namespace, so that none takes all.
+    pub per_namespace: u32,
+    /// Shortest time between two rollouts of one workload.
+    pub per_workload_min_interval: Duration,
+    /// Wait after a Secret changed, so that one rollout serves several Secrets.
+    pub settle: Duration,
+    /// Workloads of a Secret that go first, alone; 0 for none.
+    pub canary_workloads: u32,
+    /// How long canaries are watched before the others follow.
+    pub canary_bake: Duration,
+    /// Time without progress after which a rollout has failed.
+    pub progress_timeout: Duration,
+    /// How long `verify` asks before a pod counts as one that serves the old leaf.
+    pub verify_grace: Duration,
+    /// When the kubelet has written a changed Secret into every pod, counted from the change.
+    pub reload_wait: Duration,
+    /// When pods are asked to reload once more where nothing verifies that they did.
+    pub reload_again: Duration,
+    /// Field manager of the writes to workloads.
+    pub field_manager: Box<str>,
+}
+
+/// Which DNS servers are asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// Resolvers for self-checks, zones and CAA; the system's where empty.
+    pub nameservers: Vec<ResolverAddress>,
+    /// PEM file with roots for resolvers that are asked over TLS and HTTPS, beside the public ones; an absolute path.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+/// What is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WatchConfig {
+    /// These namespaces only; all where empty.
+    pub namespaces: Vec<String>,
+    /// The way in.
+    pub select: Select,
+    /// What has metrics.
+    pub observe: Observe,
+}
+
+/// Which Secrets cross the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Select {
+    /// Those of type `kubernetes.io/tls`, and of other types those with the label.
+    #[default]
+    Type,
+    /// Only those with the label `cert-renew.io/managed`.
+    Label,
+}
+
+/// Which Secrets have metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Observe {
+    /// Those that are annotated.
+    #[default]
+    Annotated,
+    /// Every TLS Secret; nothing else is done to those that are not annotated.
+    All,
+}
+
+/// What is exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Whether each certificate has series of its own.
+    pub per_certificate: bool,
+    /// Whether the port shows the status page.
+    pub page: bool,
+}
+
+impl Default for RolloutConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 8,
+            per_namespace: 2,
+            per_workload_min_interval: 5 * MINUTE,
+            settle: 10 * SECOND,
+            canary_workloads: 1,
+            canary_bake: Duration::ZERO,
+            progress_timeout: 10 * MINUTE,
+            verify_grace: 30 * SECOND,
+            // It looks at each pod every 60 to 90 s; a change reaches the kubelet at once by its watch.
+            reload_wait: 90 * SECOND,
+            // Where it does not watch but caches, the change reaches it a minute later.
+            reload_again: 150 * SECOND,
+            field_manager: FIELD_MANAGER.into(),
+        }
+    }
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self {
+            per_certificate: true,
+            page: true,
+        }
+    }
+}
+
+impl Backoff {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| {
+            let base = fields.get("base").duration(SECOND..=DAY, default.base);
+            let max = fields.get("max");
+            Self {
+                base,
+                factor: fields.get("factor").count(1..=100, default.factor),
+                max: max.duration(base..=30 * DAY, default.max.max(base)),
+            }
+        })
+    }
+}
+
+/// How renewals are spread, whatever the issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RenewalConfig {
+    /// Orders in flight. One mostly waits, and holds no more than its key and two URLs.
+    pub concurrency: u32,
+}
+
+impl Default for RenewalConfig {
+    fn default() -> Self {
+        Self { concurrency: 64 }
+    }
+}
+
+impl RenewalConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| Self {
+            concurrency: fields
+                .get("concurrency")
+                .count(1..=MAX_COUNT, default.concurrency),
+        })
+    }
+}
+
+impl RolloutConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| Self {
+            concurrency: fields
+                .get("concurrency")
+                .count(1..=MAX_COUNT, default.concurrency),
+            per_namespace: fields
+                .get("perNamespace")
+                .count(1..=MAX_COUNT, default.per_namespace),
+            per_workload_min_interval: fields
+                .get("perWorkloadMinInterval")
+                .duration(Duration::ZERO..=DAY, default.per_workload_min_interval),
+            settle: fields
+                .get("settle")
+                .duration(Duration::ZERO..=60 * MINUTE, default.settle),
+            canary_workloads: fields
+                .get("canaryWorkloads")
+                .count(0..=MAX_COUNT, default.canary_workloads),
+            canary_bake: fields
+                .get("canaryBake")
+                .duration(Duration::ZERO..=DAY, default.canary_bake),
+            progress_timeout: fields
+                .get("progressTimeout")
+                .duration(SECOND..=7 * DAY, default.progress_timeout),
+            verify_grace: fields
+                .get("verifyGrace")
+                .duration(SECOND..=10 * MINUTE, default.verify_grace),
+            reload_wait: fields
+                .get("reloadWait")
+                .duration(Duration::ZERO..=10 * MINUTE, default.reload_wait),
+            reload_again: fields
+                .get("reloadAgain")
+                .duration(Duration::ZERO..=10 * MINUTE, default.reload_again),
+            field_manager: fields
+                .get("fieldManager")
+                .parse(field_manager)
+                .unwrap_or(default.field_manager),
+        })
+    }
+}
+
+impl DnsConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        place.fields(|fields| Self {
+            nameservers: fields
+                .get("nameservers")
+                .list(|item| item.parse(str::parse)),
+            ca_bundle: fields.get("caBundle").parse(absolute),
+        })
+    }
+}
+
+impl WatchConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        place.fields(|fields| Self {
+            namespaces: fields
+                .get("namespaces")
+                .list(|item| item.parse(super::namespace_name)),
+            select: fields.get("select").choice(
+                &[("type", Select::Type), ("label", Select::Label)],
+                Select::default(),
+            ),
+            observe: fields.get("observe").choice(
+                &[("annotated", Observe::Annotated), ("all", Observe::All)],
+                Observe::default(),
+            ),
+        })
+    }
+}
+
+impl MetricsConfig {
+    pub(super) fn read(place: &Place<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| Self {
+            per_certificate: fields.get("perCertificate").flag(default.per_certificate),
+            page: fields.get("page").flag(default.page),
+        })
+    }
+}
+
+/// As the API server has it: at most 128 bytes that can be printed.
+fn field_manager(text: &str) -> Result<Box<str>, &'static str> {
+    let sound = (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    sound
+        .then(|| text.into())
+        .ok_or("expected 1 to 128 printable characters, such as flux-client-side-apply")
+}
+
+/// A DNS server's address, with a port or without.
+pub(super) fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
+    let address = text
+        .parse::<IpAddr>()
+        .map(|ip| SocketAddr::new(ip, DNS_PORT));
+    address
+        .or_else(|_| text.parse::<SocketAddr>())
+        .map_err(|_| "expected an address such as 10.0.0.10, 10.0.0.10:53 or [fd00::a]:53")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nameservers_have_a_port() {
+        for (text, address) in [
+            ("10.0.0.10", "10.0.0.10:53"),
+            ("10.0.0.10:5353", "10.0.0.10:5353"),
+            ("fd00::a", "[fd00::a]:53"),
+            ("[fd00::a]:54", "[fd00::a]:54"),
+        ] {
+            assert_eq!(nameserver(text).unwrap().to_string(), address);
+        }
+        for bad in ["", "dns.example", "10.0.0.10:", "[fd00::a]"] {
+            assert!(nameserver(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,668 @@
+//! The entries of the index in few bytes: what a hundred thousand Secrets cost is decided here.
+//!
+//! Outside, an entry is a plain struct. Here each has a number and one fixed form: names that repeat are numbers, a
+//! rollout that is done is one byte instead of a second fingerprint, and what few have stands in a box of its own.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::{Entry, Fault, LeafFacts, Observed, Source, Stuck};
+use crate::certificate::Fingerprint;
+use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
+use crate::schedule::rate_limits::AccountId;
+use crate::secret::SecretRef;
+use crate::secret::compact::{Instant, Short as Name, Uid, Version};
+use crate::secret::parts::ChainAndCa;
+use crate::secret::state::RolledOut;
+use crate::time::UnixTime;
+
+/// The number of an entry, for as long as its Secret is known.
+pub(super) type Id = u32;
+
+/// All entries, by number and by name.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Vec<Option<Packed>>,
+    free: Vec<Id>,
+    by_key: HashTable<Id>,
+    hasher: RandomState,
+    words: Words,
+}
+
+/// Namespaces and issuers, each once, for as long as an entry has them: anybody who may edit a Secret writes an issuer's
+/// name, and another one the next moment.
+#[derive(Debug, Default)]
+struct Words {
+    all: Vec<Word>,
+    numbers: HashMap<Arc<str>, u32>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Word {
+    text: Arc<str>,
+    /// How often entries have it.
+    uses: u32,
+}
+
+/// An [`Entry`] and the name of its Secret. Fields by size: nothing is lost between them.
+#[derive(Debug)]
+struct Packed {
+    uid: [u8; 16],
+    name: Name,
+    rare: Option<Box<Rare>>,
+    account: AccountId,
+    namespace: u32,
+    issuer: u32,
+    renewed: u32,
+    generation: u16,
+    source: Source,
+    version: [u8; 5],
+    with: ChainAndCa,
+    fingerprint: [u8; 32],
+    not_before: Instant,
+    not_after: Instant,
+    due_at: Instant,
+    suggested_at: Instant,
+    renew_at: Instant,
+    roll_at: Instant,
+    renewal: Result<Reason, Never>,
+    heed: Heed,
+    rolled: Rolled,
+    /// What is so, each a bit: see [`marks`].
+    marks: u8,
+}
+
+/// Bits of [`Packed::marks`].
+mod marks {
+    pub(super) const ROLLOUT_BLOCKED: u8 = 1;
+    pub(super) const HALTED: u8 = 2;
+    pub(super) const ORDER_OPEN: u8 = 4;
+    /// The CA was asked when to renew.
+    pub(super) const ASKED: u8 = 8;
+    /// And said it.
+    pub(super) const SUGGESTED: u8 = 16;
+    /// There is no certificate.
+    pub(super) const ABSENT: u8 = 32;
+    /// There is something else than a certificate.
+    pub(super) const UNREADABLE: u8 = 64;
+    /// Its key does not belong to it, or no server loads it.
+    pub(super) const PAIR_BROKEN: u8 = 128;
+}
+
+/// What the workloads have.
+#[derive(Clone, Copy, Debug)]
+enum Rolled {
+    /// Nothing is on record.
+    Unknown,
+    /// There is a record, of another Secret.
+    Copied,
+    /// The leaf in the Secret, and what stands beside it.
+    Same,
+    /// The leaf in the Secret; the rest is not on record.
+    SameLeaf,
+    /// It stands among what is rare.
+    Other,
+}
+
+/// What few entries have.
+#[derive(Debug, Default, PartialEq)]
+struct Rare {
+    uid: Option<Uid>,
+    version: Option<Version>,
+    rolled_out: Option<RolledOut>,
+    remembered: Option<RolledOut>,
+    window: Option<UnixTime>,
+    wish: Option<u64>,
+    problems: u16,
+    problem_texts: u64,
+    renewing: Option<Version>,
+    rolling: Option<Version>,
+    renewal_error: Option<Box<str>>,
+    rollout_error: Option<Box<str>>,
+    stuck: Option<Stuck>,
+    stale_pods: u32,
+    lacking: u32,
+}
+
+impl Words {
+    /// The number of a word that an entry has from now on.
+    fn take(&mut self, word: &Arc<str>) -> u32 {
+        if let Some(number) = self.numbers.get(word) {
+            if let Some(word) = self.all.get_mut(place(*number)) {
+                word.uses += 1;
+            }
+            return *number;
+        }
+        let new = Word {
+            text: Arc::clone(word),
+            uses: 1,
+        };
+        // As many namespaces as that fit into no API server.
+        let next = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        let number = self.free.pop().unwrap_or(next);
+        match self.all.get_mut(place(number)) {
+            Some(free) => *free = new,
+            None => self.all.push(new),
+        }
+        self.numbers.insert(Arc::clone(word), number);
+        number
+    }
+
+    /// An entry no longer has this word.
+    fn give_back(&mut self, number: u32) {
+        let Some(word) = self.all.get_mut(place(number)) else {
+            return;
+        };
+        word.uses -= 1;
+        if word.uses == 0 {
+            self.numbers.remove(&word.text);
+            word.text = Arc::default();
+            self.free.push(number);
+        }
+    }
+
+    fn word(&self, number: u32) -> Arc<str> {
+        { self.all.get(place(number)) }.map_or_else(Arc::default, |word| Arc::clone(&word.text))
+    }
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// The one allocation of a word that entries have, or a new one.
+    pub(super) fn intern(&self, word: &str) -> Arc<str> {
+        let known = self.words.numbers.get_key_value(word);
+        known.map_or_else(|| word.into(), |(known, _)| Arc::clone(known))
+    }
+
+    pub(super) fn find(&self, key: &SecretRef) -> Option<Id> {
+        let number = self.words.numbers.get(&*key.namespace)?;
+        let hash = self.hasher.hash_one((number, &*key.name));
+        let is = |id: &Id| {
+            self.packed(*id)
+                .is_some_and(|packed| packed.namespace == *number && *packed.name == *key.name)
+        };
+        self.by_key.find(hash, is).copied()
+    }
+
+    /// An entry; `None` for a number that was given back.
+    pub(super) fn get(&self, id: Id) -> Option<Entry> {
+        self.packed(id).map(|packed| packed.unpack(&self.words))
+    }
+
+    /// Which Secret an entry is for.
+    pub(super) fn key(&self, id: Id) -> Option<SecretRef> {
+        let packed = self.packed(id)?;
+        Some(SecretRef {
+            namespace: self.words.word(packed.namespace),
+            name: (*packed.name).into(),
+        })
+    }
+
+    /// The numbers of all entries of which `which` is true, in no order.
+    pub(super) fn ids(&self, which: impl Fn(Short) -> bool) -> impl Iterator<Item = Id> {
+        (0..).zip(&self.slots).filter_map(move |(id, slot)| {
+            let packed = slot.as_ref()?;
+            which(packed.short()).then_some(id)
+        })
+    }
+
+    /// Takes an entry in, in place of the one that the Secret had, and says its number.
+    pub(super) fn put(&mut self, key: &SecretRef, entry: &Entry) -> Id {
+        let known = self.find(key);
+        let namespace = self.words.take(&key.namespace);
+        let issuer = self.words.take(&entry.observed.issuer);
+        let packed = Packed::of((namespace, &key.name), issuer, entry);
+        let id = known.or_else(|| self.free.pop());
+        let id = id.unwrap_or_else(|| {
+            self.slots.push(None);
+            // Entries of a hundred bytes: memory ends before the numbers do.
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(slot) = self.slots.get_mut(place(id))
+            && let Some(former) = slot.replace(packed)
+        {
+            self.words.give_back(former.namespace);
+            self.words.give_back(former.issuer);
+        }
+        if known.is_none() {
+            let Self {
+                slots,
+                hasher,
+                by_key,
+                ..
+            } = self;
+            let hash = |id: &Id| {
+                let packed = slots.get(place(*id)).and_then(Option::as_ref);
+                packed.map_or(0, |it| hasher.hash_one((it.namespace, &*it.name)))
+            };
+            by_key.insert_unique(hash(&id), id, hash);
+        }
+        id
+    }
+
+    /// Changes an entry; nothing happens with a number that was given back.
+    pub(super) fn set(&mut self, id: Id, entry: &Entry) {
+        if let Some(Some(packed)) = self.slots.get_mut(place(id)) {
+            let issuer = self.words.take(&entry.observed.issuer);
+            self.words.give_back(packed.issuer);
+            *packed = Packed::of((packed.namespace, &packed.name), issuer, entry);
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &SecretRef) -> Option<(Id, Entry)> {
+        let id = self.find(key)?;
+        let entry = self.get(id)?;
+        let hash = self
+            .hasher
+            .hash_one((self.packed(id)?.namespace, &*key.name));
+        if let Ok(found) = self.by_key.find_entry(hash, |other| *other == id) {
+            found.remove();
+        }
+        if let Some(former) = self.slots.get_mut(place(id)).and_then(Option::take) {
+            self.words.give_back(former.namespace);
+            self.words.give_back(former.issuer);
+        }
+        self.free.push(id);
+        Some((id, entry))
+    }
+
+    /// Marks every entry as listed by no watch.
+    pub(super) fn doubt(&mut self) {
+        for packed in self.slots.iter_mut().flatten() {
+            packed.source = Source::NONE;
+        }
+    }
+
+    /// Marks an entry as listed, if it is of this version and was listed before.
+    pub(super) fn touch(
+        &mut self,
+        key: &SecretRef,
+        version: &Version,
+        listed: (Source, u16),
+    ) -> bool {
+        let Some(id) = self.find(key) else {
+            return false;
+        };
+        match self.slots.get_mut(place(id)) {
+            Some(Some(packed)) if packed.is_of(version) && packed.source != Source::NONE => {
+                (packed.source, packed.generation) = listed;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn packed(&self, id: Id) -> Option<&Packed> {
+        self.slots.get(place(id))?.as_ref()
+    }
+}
+
+/// What can be asked of an entry without unpacking it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Short {
+    pub(super) account: AccountId,
+    pub(super) listed: (Source, u16),
+}
+
+fn place(id: Id) -> usize {
+    usize::try_from(id).unwrap_or(usize::MAX)
+}
+
+impl Packed {
+    fn of((namespace, name): (u32, &str), issuer: u32, entry: &Entry) -> Self {
+        let observed = &entry.observed;
+        let (leaf, fault) = match observed.leaf {
+            Ok(leaf) => (leaf, None),
+            Err(fault) => (NO_LEAF, Some(fault)),
+        };
+        let same = leaf.held();
+        let (rolled, rolled_out) = match observed.rolled_out {
+            None if observed.copied_record => (Rolled::Copied, None),
+            None => (Rolled::Unknown, None),
+            Some(had) if fault.is_none() && had == same => (Rolled::Same, None),
+            Some(had) if fault.is_none() && had == without(same) => (Rolled::SameLeaf, None),
+            other => (Rolled::Other, other),
+        };
+        let (asked, suggested, suggested_at) = match observed.suggestion {
+            Suggestion::Unasked => (false, false, UnixTime(0)),
+            Suggestion::None => (true, false, UnixTime(0)),
+            Suggestion::At(at) => (true, true, at),
+        };
+        let marks = [
+            (observed.rollout_blocked, marks::ROLLOUT_BLOCKED),
+            (observed.halted, marks::HALTED),
+            (entry.order_open, marks::ORDER_OPEN),
+            (entry.pair_broken, marks::PAIR_BROKEN),
+            (asked, marks::ASKED),
+            (suggested, marks::SUGGESTED),
+            (fault == Some(Fault::Absent), marks::ABSENT),
+            (fault == Some(Fault::Unreadable), marks::UNREADABLE),
+        ];
+        let marks = { marks.iter() }.filter(|(is_so, _)| *is_so);
+        let marks = marks.fold(0, |all, (_, mark)| all | mark);
+        let (uid, version) = (observed.uid.short(), observed.resource_version.short());
+        let rare = Rare {
+            uid: uid.is_none().then(|| observed.uid.clone()),
+            version: version.is_none().then(|| observed.resource_version.clone()),
+            rolled_out,
+            remembered: entry.remembered,
+            window: observed.window,
+            wish: observed.wish,
+            problems: observed.problems,
+            problem_texts: observed.problem_texts,
+            renewing: entry.renewing.clone(),
+            rolling: entry.rolling.clone(),
+            renewal_error: entry.renewal_error.clone(),
+            rollout_error: entry.rollout_error.clone(),
+            stuck: entry.stuck,
+            stale_pods: entry.stale_pods,
+            lacking: entry.lacking,
+        };
+        let renewed = observed.renewed.map(|at| u32::try_from(at.0));
+        Self {
+            fingerprint: leaf.fingerprint.0,
+            with: leaf.with,
+            not_before: leaf.not_before.into(),
+            not_after: leaf.not_after.into(),
+            uid: uid.unwrap_or_default(),
+            name: name.into(),
+            rare: (rare != Rare::default()).then(|| Box::new(rare)),
+            version: version.unwrap_or_default(),
+            account: observed.account,
+            due_at: observed.renewal.map_or(UnixTime(0), |due| due.at).into(),
+            suggested_at: suggested_at.into(),
+            renew_at: entry.renew_at.into(),
+            roll_at: entry.roll_at.into(),
+            namespace,
+            issuer,
+            renewed: renewed.and_then(Result::ok).unwrap_or(NOT_RENEWED),
+            generation: entry.generation,
+            source: entry.source,
+            renewal: observed.renewal.map(|due| due.reason),
+            heed: observed.heed,
+            rolled,
+            marks,
+        }
+    }
+
+    fn unpack(&self, words: &Words) -> Entry {
+        let rare = self.rare.as_deref();
+        let leaf = LeafFacts {
+            fingerprint: Fingerprint(self.fingerprint),
+            not_before: self.not_before.into(),
+            not_after: self.not_after.into(),
+            with: self.with,
+        };
+        let rolled_out = match self.rolled {
+            Rolled::Unknown | Rolled::Copied => None,
+            Rolled::Same => Some(leaf.held()),
+            Rolled::SameLeaf => Some(without(leaf.held())),
+            Rolled::Other => rare.and_then(|rare| rare.rolled_out),
+        };
+        let is = |mark| self.marks & mark != 0;
+        let leaf = match (is(marks::ABSENT), is(marks::UNREADABLE)) {
+            (true, _) => Err(Fault::Absent),
+            (_, true) => Err(Fault::Unreadable),
+            _ => Ok(leaf),
+        };
+        let suggestion = match (is(marks::ASKED), is(marks::SUGGESTED)) {
+            (false, _) => Suggestion::Unasked,
+            (true, false) => Suggestion::None,
+            (true, true) => Suggestion::At(self.suggested_at.into()),
+        };
+        let uid = rare.and_then(|rare| rare.uid.clone());
+        Entry {
+            observed: Observed {
+                uid: uid.unwrap_or_else(|| Uid::from(self.uid)),
+                resource_version: self.version(),
+                issuer: words.word(self.issuer),
+                leaf,
+                rolled_out,
+                renewal: self.renewal.map(|reason| Due {
+                    at: self.due_at.into(),
+                    reason,
+                }),
+                heed: self.heed,
+                suggestion,
+                window: rare.and_then(|rare| rare.window),
+                account: self.account,
+                wish: rare.and_then(|rare| rare.wish),
+                copied_record: matches!(self.rolled, Rolled::Copied),
+                rollout_blocked: is(marks::ROLLOUT_BLOCKED),
+                halted: is(marks::HALTED),
+                renewed: (self.renewed != NOT_RENEWED).then(|| UnixTime(self.renewed.into())),
+                problems: rare.map_or(0, |rare| rare.problems),
+                problem_texts: rare.map_or(0, |rare| rare.problem_texts),
+            },
+            remembered: rare.and_then(|rare| rare.remembered),
+            renew_at: self.renew_at.into(),
+            roll_at: self.roll_at.into(),
+            renewing: rare.and_then(|rare| rare.renewing.clone()),
+            rolling: rare.and_then(|rare| rare.rolling.clone()),
+            renewal_error: rare.and_then(|rare| rare.renewal_error.clone()),
+            rollout_error: rare.and_then(|rare| rare.rollout_error.clone()),
+            stuck: rare.and_then(|rare| rare.stuck),
+            stale_pods: rare.map_or(0, |rare| rare.stale_pods),
+            lacking: rare.map_or(0, |rare| rare.lacking),
+            order_open: is(marks::ORDER_OPEN),
+            pair_broken: is(marks::PAIR_BROKEN),
+            generation: self.generation,
+            source: self.source,
+        }
+    }
+
+    fn version(&self) -> Version {
+        let odd = self.rare.as_deref().and_then(|rare| rare.version.clone());
+        odd.unwrap_or_else(|| Version::from(self.version))
+    }
+
+    fn is_of(&self, version: &Version) -> bool {
+        let odd = self.rare.as_deref().and_then(|rare| rare.version.as_ref());
+        match (odd, version.short()) {
+            (None, Some(number)) => number == self.version,
+            (Some(odd), None) => odd == version,
+            _ => false,
+        }
+    }
+
+    fn short(&self) -> Short {
+        Short {
+            account: self.account,
+            listed: (self.source, self.generation),
+        }
+    }
+}
+
+/// Stands where it was not renewed: nothing was in 1970.
+const NOT_RENEWED: u32 = 0;
+/// Stands where there is none.
+const NO_LEAF: LeafFacts = LeafFacts {
+    fingerprint: Fingerprint([0; 32]),
+    not_before: UnixTime(0),
+    not_after: UnixTime(0),
+    with: ChainAndCa::NONE,
+};
+
+/// A record as versions wrote it that knew of leaves alone.
+fn without(had: RolledOut) -> RolledOut {
+    match had {
+        RolledOut::Leaf {
+            fingerprint,
+            not_after,
+            ..
+        } => RolledOut::Leaf {
+            fingerprint,
+            not_after,
+            with: None,
+        },
+        RolledOut::None => RolledOut::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        let leaf = LeafFacts {
+            fingerprint: Fingerprint([7; 32]),
+            not_before: UnixTime(1),
+            not_after: UnixTime(90),
+            with: ChainAndCa { chain: 1, ca: 2 },
+        };
+        Entry {
+            observed: Observed {
+                uid: "0f9d6a3e-1b2c-4d5e-8f70-a1b2c3d4e5f6".into(),
+                resource_version: "123".into(),
+                issuer: "letsencrypt".into(),
+                leaf: Ok(leaf),
+                rolled_out: Some(leaf.held()),
+                renewal: Ok(Due {
+                    at: UnixTime(60),
+                    reason: Reason::Lifetime,
+                }),
+                heed: Heed::Any,
+                suggestion: Suggestion::At(UnixTime(55)),
+                window: None,
+                account: 42.into(),
+                wish: None,
+                rollout_blocked: false,
+                copied_record: false,
+                halted: false,
+                renewed: Some(UnixTime(2)),
+                problems: 0,
+                problem_texts: 0,
+            },
+            remembered: None,
+            renew_at: UnixTime(55),
+            roll_at: UnixTime::NEVER,
+            renewing: None,
+            rolling: None,
+            renewal_error: None,
+            rollout_error: None,
+            stuck: None,
+            stale_pods: 0,
+            pair_broken: false,
+            lacking: 0,
+            order_open: false,
+            generation: 3,
+            source: Source(1),
+        }
+    }
+
+    #[test]
+    fn an_entry_comes_back_as_it_was() {
+        let usual = entry();
+        let changes: [fn(&mut Entry); 21] = [
+            |_| {},
+            |it| it.observed.uid = "odd".into(),
+            |it| it.observed.resource_version = "odd".into(),
+            |it| it.observed.resource_version = "1099511627776".into(),
+            |it| it.observed.leaf = Err(Fault::Unreadable),
+            |it| it.observed.rolled_out = None,
+            |it| (it.observed.rolled_out, it.observed.copied_record) = (None, true),
+            |it| it.observed.rolled_out = Some(RolledOut::None),
+            |it| it.observed.rolled_out = it.observed.rolled_out.map(without),
+            |it| {
+                it.observed.leaf = it.observed.leaf.map(|leaf| LeafFacts {
+                    with: ChainAndCa::NONE,
+                    ..leaf
+                });
+            },
+            |it| it.observed.renewal = Err(Never::Paused),
+            |it| it.observed.suggestion = Suggestion::None,
+            |it| it.observed.window = Some(UnixTime(0)),
+            |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
+            |it| it.stale_pods = 7,
+            |it| it.lacking = 7,
+            |it| (it.stuck, it.order_open) = (Some(Stuck::Paused), true),
+            |it| it.observed.renewed = None,
+            |it| (it.renewing, it.rolling) = (Some("odd".into()), Some("7".into())),
+            |it| (it.renewal_error, it.remembered) = (Some("no".into()), Some(RolledOut::None)),
+            |it| it.rollout_error = Some("no".into()),
+        ];
+        let mut table = Table::default();
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut changed = usual.clone();
+            change(&mut changed);
+            let key = SecretRef {
+                namespace: "shop".into(),
+                name: format!("tls-{number}").into(),
+            };
+            let id = table.put(&key, &usual);
+            assert_eq!(table.put(&key, &changed), id);
+            let found = table.get(id).unwrap();
+            assert_eq!(format!("{found:?}"), format!("{changed:?}"));
+            assert_eq!(
+                (table.find(&key), table.key(id)),
+                (Some(id), Some(key.clone()))
+            );
+            let listed = (Source(2), 9);
+            assert!(table.touch(&key, &changed.observed.resource_version, listed));
+            assert!(!table.touch(&key, &"124".into(), listed));
+            assert!(!table.touch(&key, &"odder".into(), listed));
+        }
+        assert_eq!(table.len(), 21);
+    }
+
+    #[test]
+    fn a_number_that_was_given_back_is_used_again() {
+        let mut table = Table::default();
+        let key = |name: &str| SecretRef {
+            namespace: "shop".into(),
+            name: name.into(),
+        };
+        let (a, b) = (
+            table.put(&key("a"), &entry()),
+            table.put(&key("b"), &entry()),
+        );
+        assert_eq!(table.remove(&key("a")).unwrap().0, a);
+        assert!(table.get(a).is_none() && table.find(&key("a")).is_none());
+        assert!(table.remove(&key("a")).is_none());
+        assert_eq!(table.put(&key("c"), &entry()), a);
+        assert_eq!(
+            (table.find(&key("b")), table.find(&key("c"))),
+            (Some(b), Some(a))
+        );
+    }
+
+    /// What a hundred thousand entries cost is a hundred thousand times this.
+    #[test]
+    fn an_entry_is_small() {
+        assert!(
+            size_of::<Option<Packed>>() <= 160,
+            "{}",
+            size_of::<Option<Packed>>()
+        );
+    }
+
+    #[test]
+    fn words_that_no_entry_has_any_more_are_forgotten() {
+        let mut table = Table::default();
+        let key = |namespace: &str| SecretRef {
+            namespace: namespace.into(),
+            name: "tls".into(),
+        };
+        let id = table.put(&key("shop"), &entry());
+        for number in 0..1_000 {
+            let mut entry = entry();
+            entry.observed.issuer = format!("issuer-{number}").into();
+            table.set(id, &entry);
+            table.put(&key("shop"), &entry);
+            table.put(&key(&format!("namespace-{number}")), &entry);
+            table.remove(&key(&format!("namespace-{number}")));
+        }
+        let entry = table.get(id).unwrap();
+        assert_eq!(&*entry.observed.issuer, "issuer-999");
+        assert_eq!(table.key(id), Some(key("shop")));
+        assert_eq!(table.words.numbers.len(), 2);
+        assert!(table.words.all.len() <= 4, "{:?}", table.words.all);
+    }
+}

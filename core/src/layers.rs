@@ -1,0 +1,232 @@
+//! The plan of both crates, read from their imports: which folder may use which, and that no files go in circles.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// The folders and files of this crate, from those that use nothing to the one that uses all.
+const CORE: &[&str] = &[
+    "text",
+    "time",
+    "certificate",
+    "secret",
+    "schedule",
+    "config",
+    "index",
+    "rollout",
+    "assess",
+    "election",
+];
+/// Those of the operator.
+const OPERATOR: &[&str] = &[
+    "telemetry",
+    "process",
+    "net",
+    "http",
+    "acme",
+    "cluster",
+    "solver",
+    "rollout",
+    "context",
+    "renewal",
+    "propagation",
+    "leader",
+    "cli",
+];
+/// The one arrow that points up: the context holds what renewals remember between them.
+const UP: (&str, &str) = ("context", "renewal");
+
+/// A module, by the names on its path: `rollout::plan`.
+type Module = String;
+type Imports = BTreeMap<Module, BTreeSet<Module>>;
+
+/// What each module of a crate imports from the same crate; what stands in its tests is left out.
+fn imports(root: &Path) -> Imports {
+    let mut sources = BTreeMap::new();
+    read(root, "", &mut sources);
+    let modules: BTreeSet<&str> = sources.keys().map(String::as_str).collect();
+    let of = |(module, text): (&Module, &String)| {
+        let paths = paths(module, text);
+        let known = paths.iter().filter_map(|path| nearest(&modules, path));
+        let others =
+            known.filter(|it| it != module && !is_within(it, module) && !is_within(module, it));
+        (module.clone(), others.collect())
+    };
+    sources.iter().map(of).collect()
+}
+
+/// The files of a folder by their modules, without tests, comments and blanks.
+fn read(folder: &Path, module: &str, into: &mut BTreeMap<Module, String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let child = match module {
+            _ if name == "mod" => module.to_owned(),
+            "" => name.to_owned(),
+            _ => format!("{module}::{name}"),
+        };
+        if path.is_dir() {
+            read(&path, &child, into);
+        } else if path.extension().is_some_and(|it| it == "rs") && !is_aside(&child) {
+            let text = fs::read_to_string(&path).unwrap();
+            let product = text.split("#[cfg(test)]\n").next().unwrap_or_default();
+            let lines = product
+                .lines()
+                .map(|line| line.split("//").next().unwrap_or_default());
+            into.insert(
+                child,
+                lines
+                    .flat_map(str::split_whitespace)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            );
+        }
+    }
+}
+
+/// The roots of the crates, and what is compiled for tests only.
+fn is_aside(module: &str) -> bool {
+    let of_tests = ["tests", "testing", "fuzz", "layers"];
+    ["", "lib", "main"].contains(&module) || module.split("::").any(|it| of_tests.contains(&it))
+}
+
+/// The paths that begin with `crate` or `super`, groups taken apart.
+fn paths(module: &str, text: &str) -> Vec<Module> {
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    let mut found = Vec::new();
+    for (start, base) in [("crate::", ""), ("super::", parent)] {
+        for (at, _) in text.match_indices(start) {
+            let is_whole =
+                !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+            if is_whole {
+                expand(base, &text[at + start.len()..], &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// Adds the paths at the beginning of a text, below `base`; returns what follows them.
+fn expand<'a>(base: &str, text: &'a str, found: &mut Vec<Module>) -> &'a str {
+    if let Some(mut rest) = text.strip_prefix('{') {
+        loop {
+            rest = expand(base, rest.trim_start_matches([',', ' ']), found);
+            rest = rest.trim_start_matches(|c: char| !",}".contains(c));
+            match rest.trim_start_matches([',', ' ']).strip_prefix('}') {
+                Some(rest) => return rest,
+                None if rest.is_empty() => return rest,
+                None => {}
+            }
+        }
+    }
+    let end = text
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    let path = match (base, name) {
+        (_, "" | "self") => base.to_owned(),
+        ("", _) => name.to_owned(),
+        _ => format!("{base}::{name}"),
+    };
+    match rest.strip_prefix("::") {
+        Some(rest) => expand(&path, rest, found),
+        None => {
+            found.push(path);
+            rest
+        }
+    }
+}
+
+/// The module that a path leads into.
+fn nearest(modules: &BTreeSet<&str>, path: &str) -> Option<Module> {
+    let mut path = path;
+    while !modules.contains(path) {
+        path = path.rsplit_once("::")?.0;
+    }
+    Some(path.to_owned())
+}
+
+fn is_within(module: &str, folder: &str) -> bool {
+    module
+        .strip_prefix(folder)
+        .is_some_and(|rest| rest.starts_with("::"))
+}
+
+/// The modules from which one comes back to where one was, once those are left out that lead nowhere, again and again.
+fn circles(mut imports: Imports) -> Imports {
+    loop {
+        let open: BTreeSet<Module> = imports
+            .iter()
+            .filter(|(_, uses)| !uses.is_empty())
+            .map(|(module, _)| module.clone())
+            .collect();
+        let used: BTreeSet<Module> = imports.values().flatten().cloned().collect();
+        let before = imports.len();
+        imports.retain(|module, _| open.contains(module) && used.contains(module));
+        let left: BTreeSet<Module> = imports.keys().cloned().collect();
+        for uses in imports.values_mut() {
+            uses.retain(|module| left.contains(module));
+        }
+        if imports.len() == before {
+            return imports;
+        }
+    }
+}
+
+/// The crate whose sources stand there, as seen from this one.
+fn of_crate(sources: &str) -> Imports {
+    imports(&Path::new(env!("CARGO_MANIFEST_DIR")).join(sources))
+}
+
+#[test]
+fn no_folder_uses_one_above_it() {
+    for (sources, layers) in [("src", CORE), ("../src", OPERATOR)] {
+        for (module, uses) in of_crate(sources) {
+            let folder = |module: &str| module.split("::").next().unwrap_or_default().to_owned();
+            let layer = |folder: &str| {
+                let found = layers.iter().position(|it| *it == folder);
+                found.unwrap_or_else(|| panic!("{folder} has no place among the layers"))
+            };
+            for used in uses {
+                let (from, to) = (folder(&module), folder(&used));
+                let is_up = layer(&from) < layer(&to) && (&*from, &*to) != UP;
+                assert!(!is_up, "{module} uses {used}, which stands above it");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_files_go_in_circles() {
+    for sources in ["src", "../src"] {
+        let imports = of_crate(sources);
+        assert!(imports.len() > 20, "{sources}");
+        assert_eq!(circles(imports), Imports::new(), "{sources}");
+    }
+}
+
+/// The measure itself: what goes in a circle is found, and what leads there or away is left out.
+#[test]
+fn a_circle_is_found() {
+    let text = "use crate::b::{self, c::{D, E as F}, g}; use super::h; crate::i::j(k)";
+    let all = ["b", "b::c::D", "b::c::E", "b::g", "i::j", "a::h"];
+    assert_eq!(paths("a::x", text), all);
+    let of = |pairs: &[(&str, &[&str])]| -> Imports {
+        let owned = |uses: &[&str]| uses.iter().map(|it| (*it).to_owned()).collect();
+        pairs
+            .iter()
+            .map(|(module, uses)| ((*module).to_owned(), owned(uses)))
+            .collect()
+    };
+    let all = of(&[
+        ("a", &["b"]),
+        ("b", &["c", "e"]),
+        ("c", &["d"]),
+        ("d", &["b"]),
+        ("e", &[]),
+    ]);
+    assert_eq!(
+        circles(all),
+        of(&[("b", &["c"]), ("c", &["d"]), ("d", &["b"])])
+    );
+}

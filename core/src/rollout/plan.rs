@@ -1,0 +1,428 @@
+//! Who rolls for which Secret, in which order, and why.
+//!
+//! Inputs: the due Secrets of one namespace, its workloads, the clock. Output: a verdict for each Secret and the steps
+//! that serve all of them. Pure; whether a pair is fit to be rolled onto was decided before.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use super::progress::{Progress, numbers, progress};
+use super::references::{ChangedKeys, Reference};
+use super::state::HaltNote;
+use super::types::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
+use super::workload::{Strategy, Workload, says};
+use crate::certificate::Fingerprint;
+use crate::config::RolloutConfig;
+use crate::secret::state::RolledOut;
+use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
+use crate::time::UnixTime;
+
+/// A workload none of whose pods has become available with an earlier leaf rests no longer than this before the next one:
+/// long enough that somebody who writes one leaf after the other does not restart it all the time.
+const UNPROVEN: Duration = Duration::from_secs(20);
+
+/// Plans a batch. `workloads` is the whole namespace, `now` the wall clock.
+#[must_use]
+pub fn plan(
+    now: UnixTime,
+    requests: &[Request],
+    workloads: &[Workload],
+    config: &RolloutConfig,
+) -> Plan {
+    let workloads = &Lookup::of(workloads);
+    let mut plan = Plan::default();
+    let mut steps: BTreeMap<&WorkloadRef, Step> = BTreeMap::new();
+    // How many canaries each Secret has already had: workloads that an earlier run rolled.
+    let mut proven: BTreeMap<Box<str>, usize> = BTreeMap::new();
+    // Until when what an earlier run rolled is watched before others follow.
+    let mut baked: BTreeMap<Box<str>, UnixTime> = BTreeMap::new();
+    for request in requests {
+        plan.users
+            .push((request.secret.clone(), users(request, workloads)));
+        let concerned = concerned(request, workloads, &mut plan.remarks);
+        let verdict = verdict(now, request, &concerned, workloads);
+        plan.verdicts
+            .push((request.secret.clone(), verdict.clone()));
+        if verdict != Verdict::Roll {
+            continue;
+        }
+        for (workload, why) in concerned {
+            let how = how(request, workload, &why, &mut plan.remarks);
+            let due = Due {
+                why,
+                ..Due::of(request)
+            };
+            let said = workload.leaf_of(&request.secret);
+            let carries = said.is_some_and(|value| due.is_said_by(value));
+            if carries {
+                *proven.entry(request.secret.clone()).or_default() += 1;
+            }
+            if carries && let Some(at) = workload.rolled_at {
+                let until = baked.entry(request.secret.clone()).or_insert(now);
+                *until = (at.min(now) + config.canary_bake).max(*until);
+            }
+            let unwell = request.unwell.contains(&workload.id);
+            if carries && workload.strategy != Strategy::OnDelete && is_over(workload, unwell) {
+                continue;
+            }
+            let step = steps.entry(&workload.id).or_insert_with(|| Step {
+                workload: workload.clone(),
+                how: how.clone(),
+                phase: Phase::Rest,
+                halts: true,
+                degraded: false,
+                unwell: false,
+                leaves: Vec::new(),
+                urgency: UnixTime::NEVER,
+                // When that was stands in managedFields, which are the user's to write: what lies ahead is now.
+                not_before: workload
+                    .rolled_at
+                    .map_or(now, |at| at.min(now) + config.per_workload_min_interval),
+            });
+            if !carries {
+                step.not_before = step.not_before.min(mends_at(now, request, workload));
+            }
+            step.how = both(&step.how, &how);
+            step.urgency = step.urgency.min(request.served_until());
+            // The earlier halt was overruled: what failed then may fail again, and stops nobody.
+            let tolerated = request
+                .halted
+                .as_ref()
+                .is_some_and(|note| note.workload == workload.id);
+            let broken_before = if carries {
+                let since = workload.status.unavailable_since;
+                since.is_some_and(|since| request.written.is_some_and(|written| since < written))
+            } else {
+                !workload.is_available()
+            };
+            let broken_before = broken_before || (carries && unwell);
+            if tolerated || broken_before || workload.paused {
+                step.phase = Phase::Last;
+                step.halts = false;
+            }
+            step.unwell |= unwell;
+            // What was overruled or looked at before proves nothing; nor does what cannot be rolled.
+            step.degraded = broken_before && !tolerated && !unwell && !workload.paused;
+            step.leaves.push(due);
+        }
+    }
+    plan.steps = steps.into_values().collect();
+    for step in &mut plan.steps {
+        let until = step.leaves.iter().filter_map(|due| baked.get(&due.secret));
+        step.not_before = until.fold(step.not_before, |latest, until| latest.max(*until));
+    }
+    choose_canaries(&mut plan.steps, proven, count(config.canary_workloads));
+    plan.steps.sort_by_key(|step| (step.phase, step.urgency));
+    plan
+}
+
+/// The workloads that use a Secret and are not left alone.
+#[must_use]
+pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
+    let concerned = concerned(request, &Lookup::of(workloads), &mut Vec::new());
+    concerned
+        .into_iter()
+        .map(|(workload, _)| workload.clone())
+        .collect()
+}
+
+/// All workloads that use a Secret and are not left alone, whichever of its keys they take.
+fn users(request: &Request, workloads: &Lookup<'_>) -> Vec<WorkloadRef> {
+    let any = Request {
+        keys: ChangedKeys::any(),
+        ..request.clone()
+    };
+    let all = concerned(&any, workloads, &mut Vec::new());
+    all.into_iter()
+        .map(|(workload, _)| workload.id.clone())
+        .collect()
+}
+
+/// Whether nothing is left to do or to wait for in a workload that carries the leaf: one that was not well before need not
+/// become so.
+fn is_over(workload: &Workload, unwell: bool) -> bool {
+    match progress(workload, 0) {
+        Progress::Done => true,
+        Progress::Moving(numbers) | Progress::Stuck(numbers) => {
+            unwell && workload.status.observed && numbers.older == 0
+        }
+        Progress::Held(_) => false,
+    }
+}
+
+/// When a workload that was rolled for an earlier leaf may be rolled at the latest, however long it rests otherwise: the
+/// present leaf may be what mends it.
+fn mends_at(now: UnixTime, request: &Request, workload: &Workload) -> UnixTime {
+    let Some(carried) = workload.leaf_of(&request.secret) else {
+        return UnixTime::NEVER;
+    };
+    let failed = request.halted.as_ref();
+    if failed.is_some_and(|note| note.workload == workload.id && says(carried, note.leaf)) {
+        return now;
+    }
+    match (progress(workload, 0), workload.rolled_at) {
+        (Progress::Moving(numbers) | Progress::Stuck(numbers), Some(at))
+            if numbers.available <= numbers.older =>
+        {
+            at.min(now) + UNPROVEN
+        }
+        _ => UnixTime::NEVER,
+    }
+}
+
+/// What is to be done to a workload for one Secret.
+fn how(request: &Request, workload: &Workload, why: &Why, remarks: &mut Vec<Remark>) -> How {
+    let RolloutMode::Post { port, path } = &request.mode else {
+        return How::Restart;
+    };
+    let frozen = match why {
+        Why::Refers(references) => references.iter().find(|reference| !reference.live),
+        Why::Named => None,
+    };
+    let why = match frozen {
+        _ if workload.host_network => "its pods are on the host's network".to_owned(),
+        Some(reference) => format!("{reference} never changes in a running pod"),
+        None => {
+            return How::Reload(vec![Ask {
+                port: *port,
+                path: path.clone(),
+            }]);
+        }
+    };
+    remarks.push(Remark::Restarted {
+        secret: request.secret.clone(),
+        workload: workload.id.clone(),
+        why,
+    });
+    How::Restart
+}
+
+/// What serves two Secrets: a restart serves all, and where there is none each has to be asked for.
+fn both(one: &How, other: &How) -> How {
+    let (How::Reload(one), How::Reload(other)) = (one, other) else {
+        return How::Restart;
+    };
+    let more = other.iter().filter(|ask| !one.contains(ask));
+    How::Reload(one.iter().chain(more).cloned().collect())
+}
+
+/// The workloads of a namespace by name, and by the Secrets that they refer to: for each Secret those that use it are
+/// looked up, so that a namespace of many costs no more than all that its workloads say.
+struct Lookup<'a> {
+    all: &'a [Workload],
+    by_id: BTreeMap<&'a WorkloadRef, usize>,
+    by_secret: HashMap<&'a str, BTreeSet<usize>>,
+}
+
+impl<'a> Lookup<'a> {
+    fn of(all: &'a [Workload]) -> Self {
+        let mut by_secret: HashMap<&str, BTreeSet<usize>> = HashMap::new();
+        for (at, workload) in all.iter().enumerate() {
+            for reference in &workload.references {
+                by_secret.entry(&reference.secret).or_default().insert(at);
+            }
+        }
+        let by_id = all.iter().enumerate().map(|(at, it)| (&it.id, at));
+        Self {
+            all,
+            by_id: by_id.collect(),
+            by_secret,
+        }
+    }
+
+    fn get(&self, id: &WorkloadRef) -> Option<&'a Workload> {
+        self.all.get(*self.by_id.get(id)?)
+    }
+
+    /// Those that refer to the Secret or that it names, in their order.
+    fn of_request(&self, request: &Request) -> impl Iterator<Item = &'a Workload> {
+        let named = request.workloads.iter();
+        let named = named.filter_map(|id| self.by_id.get(id).copied());
+        let mut at: BTreeSet<usize> = named.collect();
+        at.extend(self.by_secret.get(&*request.secret).into_iter().flatten());
+        let all = self.all;
+        at.into_iter().filter_map(move |at| all.get(at))
+    }
+}
+
+/// The workloads that use a Secret, and why.
+fn concerned<'a>(
+    request: &Request,
+    workloads: &Lookup<'a>,
+    remarks: &mut Vec<Remark>,
+) -> Vec<(&'a Workload, Why)> {
+    let mut concerned = Vec::new();
+    if request.mode == RolloutMode::None || request.keys.is_none() {
+        return concerned;
+    }
+    let present = workloads.of_request(request);
+    let present = present.filter(|workload| !workload.deleting);
+    let mut named: BTreeSet<&WorkloadRef> = request.workloads.iter().collect();
+    for workload in present {
+        let mentions = workload
+            .references
+            .iter()
+            .filter(|reference| reference.secret == request.secret);
+        let references: Vec<Reference> = mentions
+            .filter(|reference| reference.takes(&request.keys))
+            .cloned()
+            .collect();
+        let why = match (named.remove(&workload.id), references.is_empty()) {
+            (_, false) => Why::Refers(references),
+            (true, true) => Why::Named,
+            (false, true) => continue,
+        };
+        let (secret, id) = (request.secret.clone(), workload.id.clone());
+        if workload.opted_out {
+            remarks.push(Remark::OptedOut {
+                secret,
+                workload: id,
+            });
+        } else {
+            concerned.push((workload, why));
+        }
+    }
+    let missing = named.into_iter().cloned();
+    remarks.extend(missing.map(|workload| Remark::Missing {
+        secret: request.secret.clone(),
+        workload,
+    }));
+    concerned
+}
+
+/// Whether a workload was created after one of its Secrets was written. As a rule its pods have seen no other leaf then, so
+/// that it proves nothing; but it may have adopted older ones, as after `--cascade=orphan`.
+fn is_newer(step: &Step) -> bool {
+    let created = step.workload.created;
+    let later = |due: &Due| {
+        created
+            .zip(due.written)
+            .is_some_and(|(at, written)| at > written)
+    };
+    step.leaves.iter().any(later)
+}
+
+fn verdict(
+    now: UnixTime,
+    request: &Request,
+    concerned: &[(&Workload, Why)],
+    all: &Lookup<'_>,
+) -> Verdict {
+    let others = |leaf: Fingerprint| leaf != request.leaf;
+    let due = match request.rolled_out {
+        Some(had) if had.is(request.leaf, request.with) => return Verdict::UpToDate,
+        Some(_) => true,
+        None => {
+            let templates = concerned
+                .iter()
+                .filter(|(_, why)| why.uses().leaf)
+                .filter_map(|(workload, _)| workload.leaf_of(&request.secret));
+            request.remembered.is_some_and(others) || { templates }
+                .any(|value| !says(value, request.leaf))
+        }
+    };
+    if concerned.is_empty() {
+        return Verdict::NothingRefers;
+    }
+    if !due {
+        return Verdict::FirstSight;
+    }
+    match &request.halted {
+        Some(note) if stands(now, request, note, all) => Verdict::Halted(note.clone()),
+        _ => Verdict::Roll,
+    }
+}
+
+/// A halt ends with a newer leaf, chain or CA, when it is resumed, when what the others serve has expired, and when the
+/// workload that failed has recovered or is gone. Of a ReplicationController or ReplicaSet nobody can tell: it does not know
+/// which pods are old.
+fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &Lookup<'_>) -> bool {
+    let recovered = match all.get(&note.workload) {
+        Some(failed) => {
+            !matches!(
+                failed.id.kind,
+                Kind::ReplicationController | Kind::ReplicaSet
+            ) && { failed.leaf_of(&request.secret) }
+                .is_some_and(|value| Due::of(request).is_said_by(value))
+                && matches!(progress(failed, 0), Progress::Done | Progress::Held(_))
+        }
+        None => true,
+    };
+    let expired =
+        matches!(request.rolled_out, Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
+    let same = note.leaf == request.leaf && note.with.is_none_or(|with| with == request.with);
+    same && !note.resumed && !expired && !recovered
+}
+
+/// Moves steps to the front until each Secret has had as many canaries as it should: those that serve the most Secrets
+/// first. A canary must be able to prove something: it has pods, was available, and its own controller rolls it. Where none
+/// was available, as while nodes are drained, the first that was not goes before the others all the same.
+fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wanted: usize) {
+    for step in steps.iter_mut() {
+        step.degraded &= proves(step);
+    }
+    let mut order: Vec<&mut Step> = steps
+        .iter_mut()
+        .filter(|step| step.phase == Phase::Rest)
+        .collect();
+    order.sort_by_key(|step| (Reverse(step.leaves.len()), step.urgency));
+    for step in order {
+        if step.is_carried_by(&step.workload) {
+            step.phase = Phase::Canary;
+            continue;
+        }
+        let lacking = step
+            .leaves
+            .iter()
+            .any(|due| proven.get(&due.secret).is_none_or(|count| *count < wanted));
+        if proves(step) && lacking {
+            step.phase = Phase::Canary;
+            for due in &step.leaves {
+                *proven.entry(due.secret.clone()).or_default() += 1;
+            }
+        }
+    }
+    if wanted > 0 {
+        choose_degraded(steps, &mut proven);
+    }
+}
+
+/// Moves one step to the front for each Secret that nothing proves otherwise, and that others follow for.
+fn choose_degraded(steps: &mut [Step], proven: &mut BTreeMap<Box<str>, usize>) {
+    for at in 0..steps.len() {
+        let alone = |due: &Due| {
+            let others = steps.iter().enumerate().filter(|(other, _)| *other != at);
+            let mut others = others.filter(|(_, step)| step.serves(&due.secret));
+            !proven.contains_key(&due.secret) && others.next().is_some()
+        };
+        let first = steps[at].degraded && steps[at].leaves.iter().any(alone);
+        let step = &mut steps[at];
+        step.degraded = first;
+        if first {
+            step.phase = Phase::Canary;
+            for due in &step.leaves {
+                *proven.entry(due.secret.clone()).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// Whether a step can show that a workload comes up with its leaves.
+fn proves(step: &Step) -> bool {
+    !replaced_by_us(step) && !is_newer(step) && numbers(&step.workload).target > 0
+}
+
+/// Whether we would evict its pods one by one, for as long as that takes.
+fn replaced_by_us(step: &Step) -> bool {
+    step.how == How::Restart && step.workload.strategy == Strategy::OnDelete
+}
+
+/// A count from the config file.
+#[must_use]
+pub fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! What is kept of a Secret's metadata: who it is, and our own annotations.
+//!
+//! Nothing else is read: `last-applied-configuration` holds the whole Secret with its key, and
+//! managedFields are most of the bytes.
+
+use std::collections::BTreeMap;
+
+use kube_core::ObjectMeta;
+use serde::de::MapAccess;
+
+use super::keys;
+use super::lenient::{Fill, Shape};
+use crate::text::hash::hash;
+
+/// Identity, annotations and opt-in label of a Secret.
+#[derive(Clone, Default)]
+pub struct Head {
+    /// Name, namespace, uid, resourceVersion and our annotations; all other fields stay empty.
+    /// kube wants it in this form.
+    pub(super) metadata: ObjectMeta,
+    /// Whether the label `cert-renew.io/managed` is `true`.
+    pub managed: bool,
+    /// Whether its deletion has begun.
+    pub deleting: bool,
+}
+
+impl Head {
+    /// The identity of one version, for a patch of it; annotations are not known.
+    #[must_use]
+    pub fn of(namespace: &str, name: &str, uid: &str, resource_version: &str) -> Self {
+        let metadata = ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(uid.to_owned()),
+            resource_version: Some(resource_version.to_owned()),
+            ..ObjectMeta::default()
+        };
+        Self {
+            metadata,
+            ..Self::default()
+        }
+    }
+
+    /// Its name; empty only in objects that no API server made, as are the other three.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Its namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// What tells it from a later Secret of the same name.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The version that a guarded patch is for; opaque.
+    #[must_use]
+    pub fn resource_version(&self) -> &str {
+        self.metadata
+            .resource_version
+            .as_deref()
+            .unwrap_or_default()
+    }
+
+    /// The annotations under our two prefixes.
+    #[must_use]
+    pub fn annotations(&self) -> Option<&BTreeMap<String, String>> {
+        self.metadata.annotations.as_ref()
+    }
+
+    /// One of our annotations.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations()?.get(key).map(String::as_str)
+    }
+
+    /// What its settings say, hashed; what we write there ourselves is left out.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let all = self.annotations().into_iter().flatten();
+        let settings = all.filter(|(key, _)| key.starts_with(keys::PREFIX));
+        hash(&format!("{:?}", settings.collect::<Vec<_>>()))
+    }
+
+    /// Whether it says anything to us: an annotation of ours, or the opt-in label. Others are dropped.
+    #[must_use]
+    pub fn concerns_us(&self) -> bool {
+        self.managed || self.annotations().is_some()
+    }
+
+    /// `namespace/name`, the only thing that Debug output shows of a Secret.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.namespace(), self.name())
+    }
+}
+
+impl Shape for Head {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        let metadata = &mut self.metadata;
+        match key {
+            "name" => map.next_value_seed(Fill(&mut metadata.name)),
+            "namespace" => map.next_value_seed(Fill(&mut metadata.namespace)),
+            "uid" => map.next_value_seed(Fill(&mut metadata.uid)),
+            "resourceVersion" => map.next_value_seed(Fill(&mut metadata.resource_version)),
+            "annotations" => map.next_value_seed(Fill(&mut Annotations(&mut metadata.annotations))),
+            "labels" => map.next_value_seed(Fill(&mut Labels(&mut self.managed))),
+            "deletionTimestamp" => {
+                let mut at: Option<String> = None;
+                map.next_value_seed(Fill(&mut at))?;
+                self.deleting = at.is_some();
+                Ok(())
+            }
+            _ => ().member(key, map),
+        }
+    }
+}
+
+/// For what is to be skipped.
+impl Shape for () {}
+
+struct Annotations<'a>(&'a mut Option<BTreeMap<String, String>>);
+
+impl Shape for Annotations<'_> {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        if !key.starts_with(keys::PREFIX) && !key.starts_with(keys::STATE_PREFIX) {
+            return ().member(key, map);
+        }
+        let mut value: Option<String> = None;
+        map.next_value_seed(Fill(&mut value))?;
+        if let Some(value) = value {
+            self.0.get_or_insert_default().insert(key.to_owned(), value);
+        }
+        Ok(())
+    }
+}
+
+struct Labels<'a>(&'a mut bool);
+
+impl Shape for Labels<'_> {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        if key != keys::MANAGED_LABEL {
+            return ().member(key, map);
+        }
+        let mut value: Option<String> = None;
+        map.next_value_seed(Fill(&mut value))?;
+        *self.0 = value.as_deref() == Some("true");
+        Ok(())
+    }
+}

@@ -1,0 +1,524 @@
+//! What cert-renew itself writes on a Secret, and reads again.
+//!
+//! Nothing here can fail: a value that somebody else wrote, or a later version in a form of its own, counts as absent.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::certificate::x509;
+use crate::certificate::{Fingerprint, KeyType};
+use crate::secret::keys;
+use crate::secret::parts::{ChainAndCa, Parts};
+use crate::text::name::Name;
+use crate::time::UnixTime;
+
+/// What the workloads of a Secret have: the value of [`keys::ROLLED_OUT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolledOut {
+    /// No certificate yet, so that the first one is rolled.
+    None,
+    /// This leaf.
+    Leaf {
+        /// Which one.
+        fingerprint: Fingerprint,
+        /// When it ends: windows, halts and alerts reckon with what is served, not with what the Secret holds.
+        not_after: UnixTime,
+        /// What they have beside it: the value of [`keys::ROLLED_OUT_WITH`]; `None` where it is not on record.
+        with: Option<ChainAndCa>,
+    },
+}
+
+/// Who issued last and what was asked for: the value of [`keys::ISSUED_BY`].
+/// A setting that differs from it was changed since and makes the Secret due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedBy {
+    /// The issuer's name in the config file.
+    pub issuer: Box<str>,
+    /// The names that were ordered.
+    pub names: Vec<Name>,
+    /// The profile that the Secret asked for; `None` where it named none.
+    pub profile: Option<Box<str>>,
+    /// The lifetime that the Secret asked for; `None` where it named none, or a former version wrote it.
+    pub lifetime: Option<Duration>,
+    /// The key type that the Secret asked for; `None` where it named none.
+    pub key_type: Option<KeyType>,
+    /// The leaf that was written, and when by our own clock; missing where a former version wrote it.
+    pub written: Option<(Fingerprint, UnixTime)>,
+    /// URL of the CA's account that ordered it, for a CAA record (RFC 8657); missing likewise.
+    pub account: Option<Box<str>>,
+    /// Which outputs were written with it; see [`Settings::outputs_digest`](super::settings::Settings::outputs_digest).
+    pub outputs: Option<u64>,
+}
+
+/// The text is not a state value of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("expected a value that cert-renew wrote")]
+pub struct Foreign;
+
+impl RolledOut {
+    /// The value on the Secret with this uid; `None` where there is none that can be read, or it was written for another
+    /// Secret and copied. Former versions did not write for which.
+    #[must_use]
+    pub fn read(annotations: &BTreeMap<String, String>, uid: &str) -> Option<Self> {
+        let (value, of) = parts(annotations.get(keys::ROLLED_OUT)?);
+        if of.is_some_and(|of| of != uid) {
+            return None;
+        }
+        let read: Self = value.parse().ok()?;
+        let with = annotations.get(keys::ROLLED_OUT_WITH);
+        Some(match read {
+            Self::Leaf {
+                fingerprint,
+                not_after,
+                ..
+            } => Self::Leaf {
+                fingerprint,
+                not_after,
+                with: with.and_then(|value| with_of(value, fingerprint, uid)),
+            },
+            Self::None => Self::None,
+        })
+    }
+
+    /// Whether the value on the Secret with this uid was written for another one.
+    #[must_use]
+    pub fn is_of_another(annotations: &BTreeMap<String, String>, uid: &str) -> bool {
+        let value = annotations.get(keys::ROLLED_OUT);
+        value.is_some_and(|value| parts(value).1.is_some_and(|of| of != uid))
+    }
+
+    /// The annotations for the Secret with this uid.
+    #[must_use]
+    pub fn written_for(self, uid: &str) -> [(&'static str, Option<String>); 2] {
+        let with = match self {
+            Self::Leaf {
+                fingerprint,
+                with: Some(with),
+                ..
+            } => Some(format!("{fingerprint} {with} {uid}")),
+            _ => None,
+        };
+        [
+            (keys::ROLLED_OUT, Some(format!("{self} {uid}"))),
+            (keys::ROLLED_OUT_WITH, with),
+        ]
+    }
+
+    /// Whether it is this leaf with these beside it; what is not on record of the latter counts as the same.
+    #[must_use]
+    pub fn is(self, leaf: Fingerprint, beside: ChainAndCa) -> bool {
+        matches!(self, Self::Leaf { fingerprint, with, .. }
+            if fingerprint == leaf && with.is_none_or(|with| with == beside))
+    }
+
+    /// Of the leaf that a Secret holds: what it holds beside it goes on record, where nothing is.
+    #[must_use]
+    pub fn noting(self, leaf: Fingerprint, beside: ChainAndCa) -> Self {
+        match self {
+            Self::Leaf {
+                fingerprint,
+                not_after,
+                with: None,
+            } if fingerprint == leaf => Self::Leaf {
+                fingerprint,
+                not_after,
+                with: Some(beside),
+            },
+            other => other,
+        }
+    }
+
+    /// Which parts of a Secret with this leaf its workloads do not have, of those that they are restarted for. Where it
+    /// is not on record, they have the chain, and the CA goes as the leaf goes if somebody else writes the Secret: we
+    /// change no CA.
+    #[must_use]
+    pub fn changed(
+        had: Option<Self>,
+        (leaf, beside): (Fingerprint, ChainAndCa),
+        on: Parts,
+        external: bool,
+    ) -> Parts {
+        let (had, with) = match had {
+            Some(Self::Leaf {
+                fingerprint, with, ..
+            }) => (Some(fingerprint), with),
+            Some(Self::None) | None => (None, None),
+        };
+        let another = had != Some(leaf);
+        Parts {
+            leaf: on.leaf && another,
+            chain: on.chain && with.is_some_and(|with| with.chain != beside.chain),
+            ca: on.ca && with.map_or(another && external, |with| with.ca != beside.ca),
+        }
+    }
+
+    /// What they have beside the leaf, where it is on record.
+    #[must_use]
+    pub fn with(self) -> Option<ChainAndCa> {
+        match self {
+            Self::None => None,
+            Self::Leaf { with, .. } => with,
+        }
+    }
+
+    /// The leaf's fingerprint.
+    #[must_use]
+    pub fn fingerprint(self) -> Option<Fingerprint> {
+        match self {
+            Self::None => None,
+            Self::Leaf { fingerprint, .. } => Some(fingerprint),
+        }
+    }
+}
+
+/// A value of [`keys::ROLLED_OUT_WITH`], if it is of this leaf and was written for no other Secret.
+fn with_of(value: &str, leaf: Fingerprint, uid: &str) -> Option<ChainAndCa> {
+    let mut words = value.splitn(3, ' ');
+    let of: Fingerprint = words.next()?.parse().ok()?;
+    let with = words.next()?.parse().ok()?;
+    (of == leaf && words.next().is_none_or(|of| of == uid)).then_some(with)
+}
+
+/// A value of [`keys::ROLLED_OUT`] without the uid, and the uid.
+fn parts(value: &str) -> (&str, Option<&str>) {
+    let words = if value.starts_with("none") { 1 } else { 2 };
+    match value.match_indices(' ').nth(words - 1) {
+        Some((at, _)) => (&value[..at], Some(&value[at + 1..])),
+        None => (value, None),
+    }
+}
+
+impl IssuedBy {
+    /// The value on the Secret; `None` where there is none that can be read.
+    #[must_use]
+    pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
+        annotations.get(keys::ISSUED_BY)?.parse().ok()
+    }
+
+    /// When this leaf was written, if it was.
+    #[must_use]
+    pub fn wrote(&self, leaf: Fingerprint) -> Option<UnixTime> {
+        self.written
+            .filter(|(written, _)| *written == leaf)
+            .map(|(_, at)| at)
+    }
+}
+
+impl fmt::Display for RolledOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Leaf {
+                fingerprint,
+                not_after,
+                with: _,
+            } => write!(f, "{fingerprint} {not_after}"),
+        }
+    }
+}
+
+impl FromStr for RolledOut {
+    type Err = Foreign;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s == "none" {
+            return Ok(Self::None);
+        }
+        let (fingerprint, not_after) = s.split_once(' ').ok_or(Foreign)?;
+        Ok(Self::Leaf {
+            fingerprint: fingerprint.parse().map_err(|_| Foreign)?,
+            not_after: not_after.parse().map_err(|_| Foreign)?,
+            with: None,
+        })
+    }
+}
+
+/// [`IssuedBy`] as JSON; fields that a later version adds are passed over.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    issuer: String,
+    names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
+    /// In seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifetime: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leaf: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outputs: Option<String>,
+}
+
+impl fmt::Display for IssuedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wire = Wire {
+            issuer: self.issuer.to_string(),
+            names: self.names.iter().map(Name::to_string).collect(),
+            profile: self.profile.as_ref().map(ToString::to_string),
+            lifetime: self.lifetime.map(|it| it.as_secs()),
+            key_type: self.key_type.map(|key_type| key_type.to_string()),
+            leaf: self.written.map(|(leaf, _)| leaf.to_string()),
+            at: self.written.map(|(_, at)| at.to_string()),
+            account: self.account.as_ref().map(ToString::to_string),
+            outputs: self.outputs.map(|outputs| format!("{outputs:016x}")),
+        };
+        f.write_str(&serde_json::to_string(&wire).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for IssuedBy {
+    type Err = Foreign;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let wire: Wire = serde_json::from_str(s).map_err(|_| Foreign)?;
+        // No order of ours has had more.
+        if wire.names.len() > x509::MAX_NAMES {
+            return Err(Foreign);
+        }
+        let names = wire
+            .names
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<_, _>>();
+        let key_type = wire.key_type.map(|key_type| key_type.parse()).transpose();
+        let written = wire.leaf.zip(wire.at);
+        Ok(Self {
+            issuer: wire.issuer.into(),
+            names: names.map_err(|_| Foreign)?,
+            profile: wire.profile.map(Into::into),
+            lifetime: wire.lifetime.map(Duration::from_secs),
+            key_type: key_type.map_err(|_| Foreign)?,
+            written: written.and_then(|(leaf, at)| Some((leaf.parse().ok()?, at.parse().ok()?))),
+            account: wire.account.map(Into::into),
+            outputs: { wire.outputs }.and_then(|it| u64::from_str_radix(&it, 16).ok()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rolled_out_comes_back() {
+        let hex = "0123456789abcdef".repeat(4);
+        for text in ["none".to_string(), format!("{hex} 2027-01-31T12:00:00Z")] {
+            assert_eq!(text.parse::<RolledOut>().unwrap().to_string(), text);
+        }
+        let leaf: RolledOut = format!("{hex} 2027-01-31T12:00:00Z").parse().unwrap();
+        assert_eq!(leaf.fingerprint().unwrap().to_string(), hex);
+    }
+
+    #[test]
+    fn rolled_out_counts_for_the_secret_that_it_was_written_for() {
+        let hex = "0123456789abcdef".repeat(4);
+        let leaf = format!("{hex} 2027-01-31T12:00:00Z");
+        for (value, read, another) in [
+            ("none".to_owned(), Some("none"), false),
+            ("none mine".to_owned(), Some("none"), false),
+            ("none yours".to_owned(), None, true),
+            (leaf.clone(), Some(&*leaf), false),
+            (format!("{leaf} mine"), Some(&*leaf), false),
+            (format!("{leaf} yours"), None, true),
+            (format!("{leaf} mine "), None, true),
+        ] {
+            let annotations = BTreeMap::from([(keys::ROLLED_OUT.to_owned(), value.clone())]);
+            let said = RolledOut::read(&annotations, "mine").map(|it| it.to_string());
+            assert_eq!(said.as_deref(), read, "{value}");
+            assert_eq!(RolledOut::is_of_another(&annotations, "mine"), another);
+            if let Some(said) = RolledOut::read(&annotations, "mine") {
+                let [(_, written), (_, with)] = said.written_for("mine");
+                assert!(written.is_some_and(|it| it.starts_with(&value)));
+                assert_eq!(with, None, "not on record");
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_beside_the_leaf_counts_for_that_leaf_and_that_secret() {
+        let leaf = Fingerprint([1; 32]);
+        let beside = ChainAndCa { chain: 1, ca: 2 };
+        let had = RolledOut::Leaf {
+            fingerprint: leaf,
+            not_after: UnixTime(0),
+            with: Some(beside),
+        };
+        let written = had.written_for("mine");
+        let annotations = |of: &str, with: &str| {
+            let value = |key: &str| {
+                let found = written.iter().find(|(it, _)| *it == key);
+                found
+                    .and_then(|(_, value)| value.clone())
+                    .unwrap_or_default()
+            };
+            BTreeMap::from([
+                (keys::ROLLED_OUT.to_owned(), value(keys::ROLLED_OUT)),
+                (
+                    keys::ROLLED_OUT_WITH.to_owned(),
+                    value(keys::ROLLED_OUT_WITH).replace(of, with),
+                ),
+            ])
+        };
+        let read = |of, with| RolledOut::read(&annotations(of, with), "mine");
+        assert_eq!(read("", ""), Some(had));
+        let unknown = RolledOut::Leaf {
+            fingerprint: leaf,
+            not_after: UnixTime(0),
+            with: None,
+        };
+        for (of, with) in [
+            ("mine", "yours"),
+            ("0101", "0202"),
+            ("0000000100000002", "1"),
+        ] {
+            assert_eq!(read(of, with), Some(unknown), "{of} {with}");
+        }
+        assert_eq!(unknown.noting(leaf, beside), had);
+        let other = ChainAndCa { chain: 1, ca: 3 };
+        assert_eq!(had.noting(leaf, other), had);
+        assert_eq!(unknown.noting(Fingerprint([2; 32]), beside), unknown);
+        assert!(had.is(leaf, beside) && unknown.is(leaf, other) && !had.is(leaf, other));
+        // What earlier versions read, which know nothing of it.
+        assert_eq!(written[0].1.as_deref(), Some(&*format!("{had} mine")));
+    }
+
+    #[test]
+    fn what_has_changed_is_known_by_the_record() {
+        let (leaf, beside) = (Fingerprint([1; 32]), ChainAndCa { chain: 1, ca: 2 });
+        let had = |byte: u8, with: Option<(u32, u32)>| {
+            Some(RolledOut::Leaf {
+                fingerprint: Fingerprint([byte; 32]),
+                not_after: UnixTime(0),
+                with: with.map(|(chain, ca)| ChainAndCa { chain, ca }),
+            })
+        };
+        let on = |text: &str| text.parse::<Parts>().unwrap();
+        for (why, had, on, external, expected) in [
+            ("nothing", had(1, Some((1, 2))), Parts::ALL, true, ""),
+            (
+                "nothing that is on record",
+                had(1, None),
+                Parts::ALL,
+                true,
+                "",
+            ),
+            ("a leaf", had(2, Some((1, 2))), Parts::ALL, true, "leaf"),
+            ("a leaf, of us", had(2, None), Parts::ALL, false, "leaf"),
+            (
+                "a leaf, and who knows what else",
+                had(2, None),
+                Parts::ALL,
+                true,
+                "leaf,ca",
+            ),
+            (
+                "all",
+                had(2, Some((3, 4))),
+                Parts::ALL,
+                false,
+                "leaf,chain,ca",
+            ),
+            (
+                "an intermediate",
+                had(1, Some((3, 2))),
+                Parts::ALL,
+                false,
+                "chain",
+            ),
+            ("a CA", had(1, Some((1, 4))), Parts::ALL, false, "ca"),
+            (
+                "both, the CA counts",
+                had(1, Some((3, 4))),
+                on("leaf,ca"),
+                false,
+                "ca",
+            ),
+            (
+                "all, the leaf does not count",
+                had(2, Some((3, 4))),
+                on("ca"),
+                true,
+                "ca",
+            ),
+            (
+                "the first certificate",
+                Some(RolledOut::None),
+                Parts::ALL,
+                false,
+                "leaf",
+            ),
+            (
+                "the first of somebody else",
+                Some(RolledOut::None),
+                Parts::ALL,
+                true,
+                "leaf,ca",
+            ),
+            ("the record was lost", None, on("chain"), true, ""),
+        ] {
+            let changed = RolledOut::changed(had, (leaf, beside), on, external);
+            assert_eq!(changed.to_string(), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn issued_by_comes_back() {
+        let hex = "01".repeat(32);
+        let written = format!(
+            r#"{{"issuer":"internal","names":[],"leaf":"{hex}","at":"1970-01-01T00:00:00Z","account":"https://ca/1","outputs":"00000000000000ff"}}"#
+        );
+        for text in [
+            r#"{"issuer":"internal","names":[]}"#,
+            r#"{"issuer":"letsencrypt","names":["shop.example.com","*.example.com","10.0.0.1"],"profile":"tlsserver","keyType":"rsa-2048"}"#,
+            &written,
+        ] {
+            assert_eq!(text.parse::<IssuedBy>().unwrap().to_string(), text);
+        }
+        let leaf = Fingerprint([1; 32]);
+        let read: IssuedBy = written.parse().unwrap();
+        assert_eq!(read.wrote(leaf), Some(UnixTime(0)));
+        assert_eq!(read.wrote(Fingerprint([2; 32])), None);
+        let newer = r#"{"issuer":"a","names":["a.example"],"order":"https://ca/1"}"#;
+        assert_eq!(&*newer.parse::<IssuedBy>().unwrap().issuer, "a");
+    }
+
+    #[test]
+    fn a_foreign_value_is_absent() {
+        let hex = "0123456789abcdef".repeat(4);
+        let long = "[".repeat(256 * 1024);
+        for value in [
+            "",
+            "None",
+            "none ",
+            &hex,
+            &format!("{hex} soon"),
+            &format!("{hex}  2027-01-31T12:00:00Z"),
+            "ä".repeat(32).as_str(),
+            "{}",
+            r#"{"issuer":1,"names":[]}"#,
+            r#"{"issuer":"a","names":["a b"]}"#,
+            r#"{"issuer":"a","names":[],"keyType":"dsa"}"#,
+            "\0",
+            &long,
+        ] {
+            let annotations = BTreeMap::from([
+                (keys::ROLLED_OUT.to_string(), value.to_string()),
+                (keys::ISSUED_BY.to_string(), value.to_string()),
+            ]);
+            assert_eq!(RolledOut::read(&annotations, "uid"), None, "{value:.80}");
+            assert_eq!(IssuedBy::read(&annotations), None, "{value:.80}");
+        }
+    }
+}

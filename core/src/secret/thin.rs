@@ -1,0 +1,578 @@
+//! The Secret as it is watched: who it is, our annotations, and the bytes of its certificate.
+//!
+//! Input is JSON from the API server. `tls.key`, managedFields and foreign annotations are skipped in
+//! the text and never copied; of a Secret that says nothing to us nothing but its identity is kept.
+//! Decoding cannot fail (see [`super::lenient`]) and Debug shows namespace and name only.
+//! The certificate is parsed when it is asked for, so that an unchanged Secret costs no X.509.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kube_core::Resource;
+use kube_core::{NamespaceResourceScope, ObjectMeta};
+use serde::de::MapAccess;
+use serde::{Deserialize, Deserializer, de::DeserializeSeed as _};
+use zeroize::Zeroizing;
+
+use super::head::Head;
+use super::lenient::{Fill, Shape};
+use super::{keys, parts, place};
+use crate::certificate::{self, Leaf, Unreadable};
+
+/// A Secret without its secrets.
+#[derive(Clone, Default)]
+pub struct ThinSecret {
+    /// Identity and annotations.
+    pub head: Head,
+    /// Its `type`; empty for the API server's default, which it always writes out.
+    pub kind: String,
+    certificate: Option<Text>,
+    /// Base64 of `ca.crt`, where it says something to us.
+    ca: Option<String>,
+}
+
+/// Base64 of what holds the certificate.
+#[derive(Clone)]
+enum Text {
+    /// `tls.crt`.
+    Public(String),
+    /// What `outputs` names, which may hold a key too: cleared when dropped.
+    Mixed(Zeroizing<String>),
+}
+
+/// What stands in the place of the certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateState {
+    /// Nothing: it waits for its first certificate, or was emptied.
+    Absent,
+    /// Something that is no certificate.
+    Unreadable(Unreadable),
+    /// A certificate.
+    Leaf(Box<Leaf>),
+}
+
+impl ThinSecret {
+    /// Reads the certificate; takes some microseconds, so ask once for each resourceVersion.
+    #[must_use]
+    pub fn certificate(&self) -> CertificateState {
+        let leaf = match &self.certificate {
+            None => return CertificateState::Absent,
+            Some(Text::Public(text)) => STANDARD.decode(text).map(|it| certificate::leaf(&it)),
+            Some(Text::Mixed(text)) => STANDARD
+                .decode(text.as_str())
+                .map(|it| certificate::leaf(&Zeroizing::new(it))),
+        };
+        match leaf.unwrap_or(Err(Unreadable::NotBase64)) {
+            Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
+            Err(Unreadable::Empty) => CertificateState::Absent,
+            Err(reason) => CertificateState::Unreadable(reason),
+        }
+    }
+}
+
+impl ThinSecret {
+    /// A digest of its CA certificates, where they can be read; see [`parts::ca_digest`]. As dear as
+    /// [`ThinSecret::certificate`].
+    #[must_use]
+    pub fn ca(&self) -> Option<u32> {
+        let bytes = STANDARD.decode(self.ca.as_ref()?).ok()?;
+        parts::ca_digest(&bytes)
+    }
+}
+
+impl fmt::Debug for ThinSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({})", self.head.place())
+    }
+}
+
+impl Resource for ThinSecret {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Secret".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "secrets".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.head.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.head.metadata
+    }
+}
+
+impl<'de> Deserialize<'de> for ThinSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(deserializer, false)
+    }
+}
+
+/// The same with the certificate of every Secret, whoever it concerns: for `watch.observe: all`.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedSecret(pub ThinSecret);
+
+impl<'de> Deserialize<'de> for ObservedSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ThinSecret::read(deserializer, true).map(Self)
+    }
+}
+
+impl From<ObservedSecret> for ThinSecret {
+    fn from(secret: ObservedSecret) -> Self {
+        secret.0
+    }
+}
+
+impl Resource for ObservedSecret {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        ThinSecret::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        ThinSecret::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        ThinSecret::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        ThinSecret::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.0.meta()
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.0.meta_mut()
+    }
+}
+
+impl ThinSecret {
+    fn read<'de, D: Deserializer<'de>>(deserializer: D, all: bool) -> Result<Self, D::Error> {
+        let mut parts = Parts {
+            all,
+            ..Parts::default()
+        };
+        Fill(&mut parts).deserialize(deserializer)?;
+        let Parts {
+            head,
+            seen: _,
+            all: _,
+            kind,
+            data,
+        } = parts;
+        let kind = kind.unwrap_or_default();
+        let named = data.named.filter(|_| kind != place::TLS_TYPE);
+        let value = match named {
+            None => data.tls_crt.map(Text::Public),
+            Some((_, value)) => value.map(Text::Mixed),
+        };
+        let certificate = value.filter(|_| all || head.concerns_us());
+        Ok(Self {
+            head,
+            kind,
+            ca: data.ca,
+            certificate,
+        })
+    }
+}
+
+/// A Secret while it is read.
+#[derive(Default)]
+struct Parts {
+    head: Head,
+    /// Whether the metadata came already; an API server sends it before the data.
+    seen: bool,
+    /// Whether the certificate is kept of those too that say nothing to us.
+    all: bool,
+    kind: Option<String>,
+    data: Data,
+}
+
+#[derive(Default)]
+struct Data {
+    tls_crt: Option<String>,
+    /// The key that `outputs` names for the certificate, with its value. Which of the two counts is
+    /// known only with the type, which comes last. Data before metadata (no API server) leaves it out.
+    named: Option<(String, Option<Zeroizing<String>>)>,
+    /// Whether the Secret says anything to us: of no other are CA certificates looked at.
+    ours: bool,
+    ca: Option<String>,
+}
+
+impl Shape for Parts {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "metadata" => {
+                self.seen = true;
+                map.next_value_seed(Fill(&mut self.head))?;
+                let outputs = self.head.annotation(keys::OUTPUTS);
+                let named = outputs.and_then(place::certificate_key);
+                self.data.named = named.map(|key| (key.to_owned(), None));
+                self.data.ours = self.head.concerns_us();
+                Ok(())
+            }
+            "type" => map.next_value_seed(Fill(&mut self.kind)),
+            "data" if !self.seen || self.all || self.head.concerns_us() => {
+                map.next_value_seed(Fill(&mut self.data))
+            }
+            _ => ().member(key, map),
+        }
+    }
+}
+
+impl Shape for Data {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match &mut self.named {
+            Some((named, value)) if named == key => map.next_value_seed(Fill(value)),
+            _ if key == "tls.crt" => map.next_value_seed(Fill(&mut self.tls_crt)),
+            _ if key == parts::CA_KEY && self.ours => map.next_value_seed(Fill(&mut self.ca)),
+            _ => ().member(key, map),
+        }
+    }
+}
+
+impl Shape for Option<Zeroizing<String>> {
+    fn text(&mut self, text: &str) {
+        *self = Some(Zeroizing::new(text.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube_core::ObjectList;
+    use kube_core::WatchEvent;
+    use serde_json::{Value, from_slice, from_str, from_value, json};
+
+    use super::*;
+    use crate::secret::full::FullSecret;
+    use crate::testing::file;
+
+    fn base64(name: &str) -> String {
+        STANDARD.encode(file(name))
+    }
+
+    /// The text with its members in the order in which API servers write them (serde_json sorts them).
+    fn wire(value: &Value) -> String {
+        let Value::Object(members) = value else {
+            return value.to_string();
+        };
+        let order = [
+            "kind",
+            "apiVersion",
+            "metadata",
+            "immutable",
+            "data",
+            "type",
+        ];
+        let members: Vec<_> = order
+            .iter()
+            .filter_map(|key| {
+                members
+                    .get(*key)
+                    .map(|member| format!("\"{key}\":{member}"))
+            })
+            .collect();
+        format!("{{{}}}", members.join(","))
+    }
+
+    fn thin(value: &Value) -> ThinSecret {
+        from_str(&wire(value)).unwrap()
+    }
+
+    /// As an API server sends it; the key stands wherever a key has ever been found.
+    fn secret() -> Value {
+        let key = base64("good.key");
+        json!({
+            "kind": "Secret", "apiVersion": "v1",
+            "metadata": {
+                "name": "shop-tls", "namespace": "shop", "uid": "u-1", "resourceVersion": "42",
+                "labels": {"cert-renew.io/managed": "true", "app": "shop"},
+                "annotations": {
+                    "cert-renew.io/issuer": "letsencrypt",
+                    "state.cert-renew.io/rolled-out": "x",
+                    "kubectl.kubernetes.io/last-applied-configuration": format!("{{\"tls.key\":\"{key}\"}}"),
+                    "cert-renew.io/outputs": "all.pem=key+fullchain",
+                },
+                "managedFields": [{
+                    "manager": "kustomize-controller", "operation": "Apply", "time": "2026-11-24T10:00:00Z",
+                    "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {"f:tls.key": {}}},
+                }],
+                "ownerReferences": [{"kind": "SealedSecret", "name": "shop-tls", "uid": "u-0"}],
+            },
+            "immutable": false,
+            "data": {"tls.crt": base64("good.pem"), "tls.key": key, "all.pem": base64("key-first.pem")},
+            "type": "kubernetes.io/tls",
+        })
+    }
+
+    fn fingerprint(secret: &ThinSecret) -> Option<String> {
+        match secret.certificate() {
+            CertificateState::Leaf(leaf) => Some(leaf.fingerprint.to_string()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn keeps_what_concerns_us() {
+        let thin = thin(&secret());
+        assert_eq!(
+            (thin.head.namespace(), thin.head.name()),
+            ("shop", "shop-tls")
+        );
+        assert_eq!(
+            (thin.head.uid(), thin.head.resource_version()),
+            ("u-1", "42")
+        );
+        assert_eq!((thin.head.managed, thin.head.deleting), (true, false));
+        assert_eq!(thin.kind, "kubernetes.io/tls");
+        let kept: Vec<_> = thin
+            .head
+            .annotations()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(kept, [keys::ISSUER, keys::OUTPUTS, keys::ROLLED_OUT]);
+        let good = certificate::leaf(&file("good.pem")).unwrap();
+        assert_eq!(thin.certificate(), CertificateState::Leaf(Box::new(good)));
+        assert_eq!(
+            ThinSecret::url_path(&(), Some("shop")),
+            "/api/v1/namespaces/shop/secrets"
+        );
+    }
+
+    #[test]
+    fn the_certificate_is_read_where_it_stands() {
+        let mut value = secret();
+        value["data"]["tls.crt"] = json!(base64("self-signed.pem"));
+        let tls = thin(&value);
+        value["type"] = json!("Opaque");
+        let opaque = thin(&value);
+        assert_ne!(fingerprint(&tls), fingerprint(&opaque));
+        assert_eq!(fingerprint(&opaque), fingerprint(&thin(&secret())));
+
+        for (text, state) in [
+            (json!(""), CertificateState::Absent),
+            (json!("IAo="), CertificateState::Absent),
+            (Value::Null, CertificateState::Absent),
+            (
+                json!("?"),
+                CertificateState::Unreadable(Unreadable::NotBase64),
+            ),
+            (
+                json!(base64("good.key")),
+                CertificateState::Unreadable(Unreadable::OnlyKey),
+            ),
+        ] {
+            value["data"]["all.pem"] = text.clone();
+            assert_eq!(thin(&value).certificate(), state, "{text}");
+        }
+    }
+
+    #[test]
+    fn who_observes_all_keeps_every_certificate_and_no_key() {
+        let value = json!({
+            "metadata": {"namespace": "shop", "name": "tls"},
+            "data": {"tls.crt": base64("good.pem"), "tls.key": base64("good.key")},
+            "type": "kubernetes.io/tls",
+        });
+        let observed: ObservedSecret = from_str(&wire(&value)).unwrap();
+        let certificate = observed.0.certificate();
+        assert!(matches!(certificate, CertificateState::Leaf(_)));
+        assert!(!observed.0.head.concerns_us());
+        assert!(
+            from_str::<ThinSecret>(&wire(&value))
+                .unwrap()
+                .certificate
+                .is_none()
+        );
+        assert!(!format!("{observed:?}").contains(&base64("good.key")));
+    }
+
+    #[test]
+    fn a_secret_that_says_nothing_to_us_keeps_no_certificate() {
+        for order in ["metadata first", "data first"] {
+            let data = format!(
+                r#""data":{{"tls.crt":"{}","tls.key":"x"}}"#,
+                base64("good.pem")
+            );
+            let foreign = r#""metadata":{"name":"a","annotations":{"a":"b"}}"#;
+            let ours = r#""metadata":{"name":"a","annotations":{"cert-renew.io/class":"b"}}"#;
+            for (metadata, kept) in [(foreign, false), (ours, true)] {
+                let (first, second) = if order == "data first" {
+                    (&*data, metadata)
+                } else {
+                    (metadata, &*data)
+                };
+                let thin: ThinSecret = from_str(&format!("{{{first},{second}}}")).unwrap();
+                assert_eq!(
+                    (thin.head.concerns_us(), thin.certificate.is_some()),
+                    (kept, kept),
+                    "{order}"
+                );
+            }
+        }
+    }
+
+    /// All objects that come about when one place in `value` holds something else.
+    fn with_each_place_replaced(value: &Value, odd: &Value) -> Vec<Value> {
+        let mut all = vec![odd.clone()];
+        match value {
+            Value::Object(members) => {
+                for (key, member) in members {
+                    for replaced in with_each_place_replaced(member, odd) {
+                        let mut copy = members.clone();
+                        copy.insert(key.clone(), replaced);
+                        all.push(Value::Object(copy));
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    for replaced in with_each_place_replaced(item, odd) {
+                        let mut copy = items.clone();
+                        copy[at] = replaced;
+                        all.push(Value::Array(copy));
+                    }
+                }
+            }
+            _ => {}
+        }
+        all
+    }
+
+    #[test]
+    fn no_shape_is_an_error() {
+        let large = Value::String("A".repeat(1 << 20));
+        let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
+        for odd in [
+            Value::Null,
+            json!(true),
+            json!(-1),
+            json!(u64::MAX),
+            json!(1.5e300),
+            json!("\u{0}é"),
+            json!([]),
+            json!([1, "a", {}]),
+            json!({}),
+            json!({"a": {"b": []}}),
+            deep,
+            large,
+        ] {
+            for value in with_each_place_replaced(&secret(), &odd) {
+                let text = wire(&value);
+                for text in [&text, &value.to_string()] {
+                    let thin: ThinSecret = from_str(text).unwrap();
+                    let _ = (thin.certificate(), thin.head.place());
+                    let full: FullSecret = from_str(text).unwrap();
+                    let _ = full.pair();
+                }
+                if text.len() < 100_000 {
+                    // The tag may come after the content; then serde reads from a copy in memory.
+                    for event in [
+                        format!(r#"{{"type":"MODIFIED","object":{text}}}"#),
+                        format!(r#"{{"object":{text},"type":"ADDED"}}"#),
+                    ] {
+                        assert!(from_str::<WatchEvent<ThinSecret>>(&event).is_ok());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lists_and_events_hold_it() {
+        let mut item = secret();
+        for absent in ["kind", "apiVersion"] {
+            item.as_object_mut().unwrap().remove(absent);
+        }
+        let list = json!({
+            "kind": "SecretList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"},
+            "items": [item, null, "odd", {}],
+        });
+        let list: ObjectList<ThinSecret> = from_slice(list.to_string().as_bytes()).unwrap();
+        assert_eq!(list.items.len(), 4);
+        let good = fingerprint(&list.items[0]);
+        assert!(good.is_some());
+        for event in [
+            format!(r#"{{"type":"DELETED","object":{}}}"#, wire(&secret())),
+            format!(r#"{{"object":{},"type":"DELETED"}}"#, wire(&secret())),
+        ] {
+            match from_str(&event).unwrap() {
+                WatchEvent::Deleted(thin) => assert_eq!(fingerprint(&thin), good),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_full_secret_keeps_data_and_other_owners() {
+        let full: FullSecret = from_value(secret()).unwrap();
+        assert_eq!(full.pair(), (&*file("good.pem"), &*file("good.key")));
+        assert_eq!(full.data.len(), 3);
+        let [manager] = &full.managers[..] else {
+            panic!("{:?}", full.managers)
+        };
+        assert_eq!(
+            (&*manager.name, &*manager.operation),
+            ("kustomize-controller", "Apply")
+        );
+        assert_eq!(manager.time, "2026-11-24T10:00:00Z".parse().ok());
+        assert!(manager.owns_data && !full.immutable);
+        assert_eq!(full.owners[0].kind, "SealedSecret");
+    }
+
+    /// Invariant 1, for everything here that can be printed.
+    #[test]
+    fn nothing_that_is_printed_holds_a_key() {
+        // Of this type, the bytes that are kept hold the key, since `outputs` puts it there.
+        let mut value = secret();
+        value["type"] = json!("Opaque");
+        let text = wire(&value);
+        let pem = String::from_utf8(file("good.key")).unwrap();
+        let encoded = base64("good.key");
+        let canaries = [pem.lines().nth(1).unwrap(), &encoded[40..80]];
+        let thin = thin(&value);
+        let full: FullSecret = from_str(&text).unwrap();
+        assert!(
+            thin.certificate.as_ref().is_some_and(
+                |kept| matches!(kept, Text::Mixed(text) if text.contains(canaries[1]))
+            )
+        );
+        let mut printed = format!("{thin:?} {thin:#?} {full:?} {:?}", thin.certificate());
+        // Cut anywhere, it is no JSON and may fail, but must not quote.
+        for end in 0..text.len() {
+            if let Err(error) = from_str::<ThinSecret>(&text[..end]) {
+                printed += &format!("{error} {error:?}\n");
+            }
+            let event = format!(r#"{{"type":"ADDED","object":{}"#, &text[..end]);
+            if let Err(error) = from_str::<WatchEvent<ThinSecret>>(&event) {
+                printed += &format!("{error} {error:?}\n");
+            }
+        }
+        assert!(printed.contains("Secret(shop/shop-tls)"));
+        assert!(!canaries.iter().any(|canary| printed.contains(canary)));
+    }
+}

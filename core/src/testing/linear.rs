@@ -1,0 +1,69 @@
+//! Time against size: whether a reader takes longer than four times as long for four times the bytes.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// How much longer the second input is.
+pub const FACTOR: usize = 4;
+/// What the second may take as a multiple of the first: linear is 4, and quadratic 16.
+const MOST: f64 = 9.0;
+/// Lengths of the first input, tried in turn; the second of the last is all that a Secret holds.
+pub const LENGTHS: [usize; 5] = [1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18];
+/// What takes less is noise.
+const NOTICEABLE: Duration = Duration::from_millis(2);
+/// Enough is known without longer inputs.
+const HOPELESS: Duration = Duration::from_secs(1);
+/// A ratio that is too large at so many lengths is no accident.
+const ENOUGH: u32 = 3;
+
+/// Why a reader is slower than linear for inputs of this shape; `None` where it is not.
+#[must_use]
+pub fn slower_than_linear(
+    shape: impl Fn(usize) -> Vec<u8>,
+    read: impl Fn(&[u8]),
+) -> Option<String> {
+    let (mut slow, mut times) = (None, 0);
+    for length in LENGTHS {
+        let (short, long) = (shape(length), shape(FACTOR * length));
+        let long_took = taken(|| read(&long));
+        if long_took < NOTICEABLE {
+            continue;
+        }
+        let short_took = taken(|| read(&short));
+        let ratio = long_took.as_secs_f64() / short_took.as_secs_f64().max(1e-6);
+        let grown = long.len() as f64 / short.len() as f64;
+        if ratio < MOST * grown / FACTOR as f64 {
+            return None;
+        }
+        slow = Some(format!(
+            "{} bytes took {short_took:?}, {} bytes {long_took:?}",
+            short.len(),
+            long.len()
+        ));
+        times += 1;
+        if long_took > HOPELESS || times == ENOUGH {
+            break;
+        }
+    }
+    slow
+}
+
+/// Processor time of this thread, the shortest of three.
+fn taken(work: impl Fn()) -> Duration {
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+    };
+    let once = || {
+        let begun = now();
+        work();
+        now() - begun
+    };
+    let first = once();
+    if first > HOPELESS {
+        return first;
+    }
+    first.min(once()).min(once())
+}

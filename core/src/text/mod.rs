@@ -1,0 +1,70 @@
+//! Foreign text as logs, Events and errors may show it.
+//!
+//! Whoever can write an annotation can write anything into it: escape sequences for a terminal, a megabyte, a private
+//! key pasted into the wrong place. What is quoted in a message goes through [`shown`].
+
+pub mod hash;
+pub mod name;
+
+/// Most characters of a foreign value that a message quotes.
+const MAX_SHOWN: usize = 200;
+
+/// The value in double quotes, cut to 200 characters, with control characters and invisible ones escaped.
+/// Text that holds a private key is not shown at all.
+#[must_use]
+pub fn shown(value: &str) -> String {
+    if holds_private_key(value) {
+        return String::from("a private key (not shown)");
+    }
+    let cut = value
+        .char_indices()
+        .nth(MAX_SHOWN)
+        .map_or(value.len(), |(end, _)| end);
+    let dots = if cut < value.len() { "…" } else { "" };
+    format!("{:?}", format!("{}{dots}", &value[..cut]))
+}
+
+/// Whether a PEM label says that a private key stands in the text (RFC 7468, 10 and 11, and the older ones).
+/// Who takes a foreign text apart asks before: pieces of it no longer carry the label.
+#[must_use]
+pub fn holds_private_key(text: &str) -> bool {
+    text.contains("PRIVATE KEY")
+}
+
+/// An error with its sources, each text once: `request failed: connection refused`.
+#[must_use]
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_cuts_and_escapes() {
+        let long = "ä".repeat(250);
+        for (value, expected) in [
+            ("plain", "\"plain\""),
+            ("a\nb\u{1b}[31m\u{202e}", "\"a\\nb\\u{1b}[31m\\u{202e}\""),
+            ("it's \"hi\"", "\"it's \\\"hi\\\"\""),
+            (&long, &format!("\"{}…\"", "ä".repeat(200))),
+            (
+                "-----BEGIN RSA PRIVATE KEY-----",
+                "a private key (not shown)",
+            ),
+        ] {
+            assert_eq!(shown(value), expected);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The account key, before and after there is an account (RFC 8555, section 7.3).
+//!
+//! [`Credentials`] exist before the account does: the key is generated, stored, and only then registered, so that a
+//! crash in between costs neither a key nor a single-use external account binding.
+//! Their JSON has the members of instant-acme's, so that an account can be brought along.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use serde::{Deserialize, Serialize};
+use thiserror::Error as ThisError;
+use zeroize::Zeroizing;
+
+use super::jws::AccountKey;
+
+/// Room for the JSON without a reallocation, which would leave a copy of the key behind.
+const JSON: usize = 4_096;
+
+/// An account that requests are signed for.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) url: String,
+    pub(super) key: AccountKey,
+}
+
+/// An account key, and the account made with it once there is one. Debug hides the key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub(super) directory: String,
+    pub(super) key: Zeroizing<Vec<u8>>,
+    pub(super) account: Option<String>,
+    pub(super) contact: Vec<String>,
+}
+
+/// Why stored credentials cannot be used.
+#[derive(Debug, ThisError)]
+pub enum Unusable {
+    /// Not the JSON that [`Credentials::to_json`] writes.
+    #[error("expected account credentials as JSON with the members directory and key_pkcs8")]
+    Json(#[source] serde_json::Error),
+    /// Another kind of key, or a damaged one.
+    #[error("the account's key_pkcs8 is damaged: expected an ECDSA P-256 key in PKCS#8, base64url")]
+    Key,
+    /// The issuer's directory was changed in the config file.
+    #[error("the account belongs to {found}, but the issuer's directory is {expected}")]
+    OtherCa {
+        /// From the credentials.
+        found: String,
+        /// From the settings.
+        expected: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    directory: String,
+    #[serde(borrow)]
+    key_pkcs8: &'a str,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    contact: Vec<String>,
+}
+
+impl Credentials {
+    /// A fresh key for the CA at `directory`, to be stored before it is registered.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn generate(directory: &str) -> Result<Self, Unusable> {
+        let key = AccountKey::generate().map_err(|_| Unusable::Key)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            key: Zeroizing::new(key.pkcs8().to_vec()),
+            account: None,
+            contact: Vec::new(),
+        })
+    }
+
+    /// Reads what [`Self::to_json`] wrote.
+    ///
+    /// # Errors
+    /// When the text is something else.
+    pub fn from_json(json: &[u8]) -> Result<Self, Unusable> {
+        let stored: Stored<'_> = serde_json::from_slice(json).map_err(Unusable::Json)?;
+        let key = Zeroizing::new(BASE64.decode(stored.key_pkcs8).map_err(|_| Unusable::Key)?);
+        AccountKey::from_pkcs8(&key).map_err(|_| Unusable::Key)?;
+        Ok(Self {
+            directory: stored.directory,
+            key,
+            account: stored.id,
+            contact: stored.contact,
+        })
+    }
+
+    /// For the Secret that keeps the account: it holds the private key.
+    ///
+    /// # Errors
+    /// None in practice: strings always serialise.
+    pub fn to_json(&self) -> Result<Zeroizing<Vec<u8>>, Unusable> {
+        let mut json = Zeroizing::new(Vec::with_capacity(JSON));
+        let key = Zeroizing::new(BASE64.encode(&self.key));
+        let stored = Stored {
+            directory: self.directory.clone(),
+            key_pkcs8: &key,
+            id: self.account.clone(),
+            contact: self.contact.clone(),
+        };
+        serde_json::to_writer(&mut *json, &stored).map_err(Unusable::Json)?;
+        Ok(json)
+    }
+
+    /// Whether the account is, or will be, one of the CA at `directory`.
+    #[must_use]
+    pub fn belongs_to(&self, directory: &str) -> bool {
+        self.directory == directory
+    }
+
+    /// The account's URL; `None` while the key is not registered.
+    #[must_use]
+    pub fn account_url(&self) -> Option<&str> {
+        self.account.as_deref()
+    }
+
+    /// The contacts that the CA was last told.
+    #[must_use]
+    pub fn contact(&self) -> &[String] {
+        &self.contact
+    }
+
+    /// The same key with this account.
+    pub(super) fn registered_as(&self, account: String) -> Self {
+        Self {
+            account: Some(account),
+            ..self.clone()
+        }
+    }
+
+    /// A fresh key for the account that these are of, to be stored before the CA is told.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn successor(&self) -> Result<Self, Unusable> {
+        let fresh = Self::generate(&self.directory)?;
+        Ok(Self {
+            contact: self.contact.clone(),
+            ..fresh
+        })
+    }
+
+    /// The CA's directory.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// The same key without its account, for a CA that has forgotten it.
+    #[must_use]
+    pub fn unregistered(&self) -> Self {
+        Self {
+            account: None,
+            ..self.clone()
+        }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            directory,
+            key: _,
+            account,
+            contact,
+        } = self;
+        f.debug_struct("Credentials")
+            .field("directory", directory)
+            .field("account", account)
+            .field("contact", contact)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_survive_storing_before_and_after_registration() {
+        let fresh = Credentials::generate("https://ca/dir").unwrap();
+        assert_eq!(fresh.account_url(), None);
+        assert_eq!(
+            Credentials::from_json(&fresh.to_json().unwrap()).unwrap(),
+            fresh
+        );
+
+        let registered = Credentials {
+            account: Some("https://ca/acct/1".to_owned()),
+            contact: vec!["mailto:ops@example.com".to_owned()],
+            ..fresh.clone()
+        };
+        let json = registered.to_json().unwrap();
+        assert_eq!(Credentials::from_json(&json).unwrap(), registered);
+        assert_eq!(registered.unregistered().account_url(), None);
+        assert!(json.capacity() == JSON, "the buffer was reallocated");
+        // instant-acme reads them too.
+        assert!(serde_json::from_slice::<instant_acme::AccountCredentials>(&json).is_ok());
+    }
+
+    #[test]
+    fn the_key_is_not_in_debug_and_not_in_errors() {
+        let credentials = Credentials::generate("https://ca/dir").unwrap();
+        let json = String::from_utf8(credentials.to_json().unwrap().to_vec()).unwrap();
+        let key = BASE64.encode(&credentials.key);
+        assert!(json.contains(&key) && !format!("{credentials:?}").contains(&key[60..]));
+        let damaged = json.replace(&key[..8], "AAAAAAAA");
+        let error = Credentials::from_json(damaged.as_bytes()).unwrap_err();
+        assert!(matches!(error, Unusable::Key) && !error.to_string().contains(&key[60..]));
+        assert!(matches!(
+            Credentials::from_json(b"{}"),
+            Err(Unusable::Json(_))
+        ));
+    }
+}

@@ -1,0 +1,465 @@
+//! `cert-renew check`: what is wrong with a certificate file or a Secret's manifest, and what to do.
+//!
+//! Input is the bytes of one file (PEM, one DER, or YAML and JSON manifests of Secrets) and the time.
+//! Pure: the caller reads and prints. No finding quotes the input, not even the parser's own message,
+//! since a manifest holds keys.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cert_renew_core::assess::listed;
+use cert_renew_core::certificate::key::{KeyError, PrivateKey};
+use cert_renew_core::certificate::loader::{self, Refusal};
+use cert_renew_core::certificate::pair::Chain;
+use cert_renew_core::certificate::{Leaf, Remark, Unreadable};
+use cert_renew_core::certificate::{pem, x509};
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::lenient::{Fill, Shape};
+use cert_renew_core::secret::place::{Place, TLS_TYPE};
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration;
+use serde::de::{DeserializeSeed as _, MapAccess};
+use serde::{Deserialize, Deserializer, Serialize};
+use zeroize::Zeroizing;
+
+/// Below this share of its lifetime a certificate should have been renewed: a third, as for renewals.
+const LATE: u32 = 3;
+
+/// How bad a finding is; the worst one makes the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing is wrong.
+    Note,
+    /// It works, or will until something changes.
+    Warning,
+    /// It does not work.
+    Error,
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where in the file, for example `Secret shop/shop-tls, tls.crt`.
+    pub place: String,
+    /// What is there.
+    pub message: String,
+    /// What to do; empty for notes.
+    pub remedy: String,
+}
+
+/// Looks at one file.
+#[must_use]
+pub fn check(bytes: &[u8], now: UnixTime) -> Vec<Finding> {
+    let text = str::from_utf8(bytes)
+        .ok()
+        .filter(|text| looks_like_manifest(text));
+    let Some(text) = text else {
+        return check_file(bytes, now);
+    };
+    // The parser's message would show the lines around its place, and keys stand there.
+    let parsed = serde_saphyr::from_multiple::<Manifest>(text);
+    let secrets =
+        parsed.map(|documents| documents.into_iter().flat_map(secrets).collect::<Vec<_>>());
+    match secrets {
+        Ok(secrets) if secrets.is_empty() => {
+            let remedy = "check takes Secrets, a List of them, or PEM";
+            vec![finding(
+                Severity::Warning,
+                "file",
+                "no Secret is in this manifest",
+                remedy,
+            )]
+        }
+        Ok(secrets) => secrets
+            .into_iter()
+            .flat_map(|secret| check_secret(secret, now))
+            .collect(),
+        Err(error) => {
+            let at = error
+                .location()
+                .map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+            let message = format!(
+                "the manifest is neither YAML nor JSON{}",
+                at.unwrap_or_default()
+            );
+            vec![finding(
+                Severity::Error,
+                "file",
+                &message,
+                "correct the file there",
+            )]
+        }
+    }
+}
+
+/// Exit code for the worst of all findings: 0 for notes, 1 for warnings, 2 for errors.
+#[must_use]
+pub fn exit_code(worst: Option<Severity>) -> u8 {
+    match worst {
+        Some(Severity::Error) => 2,
+        Some(Severity::Warning) => 1,
+        Some(Severity::Note) | None => 0,
+    }
+}
+
+fn finding(severity: Severity, place: &str, message: &str, remedy: &str) -> Finding {
+    Finding {
+        severity,
+        place: place.into(),
+        message: message.into(),
+        remedy: remedy.into(),
+    }
+}
+
+fn looks_like_manifest(text: &str) -> bool {
+    let object = text.trim_start().starts_with('{');
+    object
+        || text
+            .lines()
+            .any(|line| line.starts_with("kind:") || line.starts_with("apiVersion:"))
+}
+
+/// A file of certificates, of a key, or of both.
+fn check_file(bytes: &[u8], now: UnixTime) -> Vec<Finding> {
+    match PrivateKey::from_pem(bytes) {
+        Ok(key) => match Chain::read(bytes) {
+            Err(Unreadable::OnlyKey | Unreadable::NoCertificate) => {
+                let message = format!("a private key ({}) and no certificate", kind(&key));
+                let mut findings = vec![finding(Severity::Note, "private key", &message, "")];
+                findings.extend(refused("private key", loader::of_key(bytes)));
+                findings
+            }
+            _ => check_pair(("certificate", bytes), ("private key", bytes), now),
+        },
+        Err(KeyError::Empty | KeyError::NoKey | KeyError::TooLarge(_)) => {
+            check_chain("certificate", bytes, now).1
+        }
+        Err(_) => check_pair(("certificate", bytes), ("private key", bytes), now),
+    }
+}
+
+fn check_secret(manifest: Manifest, now: UnixTime) -> Vec<Finding> {
+    let Manifest {
+        secret,
+        data,
+        plain,
+        ..
+    } = manifest;
+    let place = format!("Secret {}", secret.head.place());
+    let mut findings = Vec::new();
+    let mut values = BTreeMap::new();
+    for (key, text) in data.0 {
+        // As the API server does, which ignores line ends in base64.
+        let packed = Zeroizing::new(text.replace(['\r', '\n'], ""));
+        match STANDARD.decode(packed.as_bytes()) {
+            Ok(value) => drop(values.insert(key, Zeroizing::new(value))),
+            Err(_) => findings.push(finding(
+                Severity::Error,
+                &format!("{place}, {key}"),
+                "the value under data is not base64",
+                "encode it, or put the plain text under stringData",
+            )),
+        }
+    }
+    let plain = plain.0.into_iter();
+    values.extend(plain.map(|(key, text)| (key, Zeroizing::new(text.as_bytes().to_vec()))));
+
+    if secret.kind != TLS_TYPE && secret.head.annotations().is_some() && !secret.head.managed {
+        findings.push(finding(
+            Severity::Warning,
+            &place,
+            "it has annotations of cert-renew, but neither the type kubernetes.io/tls nor the label",
+            "add the label cert-renew.io/managed: \"true\", else it is not seen",
+        ));
+    }
+    let Place {
+        certificate, key, ..
+    } = secret.place();
+    let value = |key: &str| values.get(key).map_or(&[][..], |value| value.as_slice());
+    let (chain, private) = (value(&certificate), value(&key));
+    if chain.is_empty() && private.is_empty() {
+        let message = "it holds no certificate yet";
+        findings.push(finding(Severity::Note, &place, message, ""));
+        return findings;
+    }
+    if certificate != key && pem::blocks(chain).any(|block| block.is_private_key()) {
+        findings.push(finding(
+            Severity::Warning,
+            &format!("{place}, {certificate}"),
+            "it holds a private key beside the certificate",
+            "leave the key in its own entry: what reads certificates may show them",
+        ));
+    }
+    let at = |key: &str| format!("{place}, {key}");
+    findings.extend(check_pair(
+        (&at(&certificate), chain),
+        (&at(&key), private),
+        now,
+    ));
+    findings
+}
+
+/// A certificate and its key, each with its place.
+fn check_pair(certificate: (&str, &[u8]), key: (&str, &[u8]), now: UnixTime) -> Vec<Finding> {
+    let (chain, mut findings) = check_chain(certificate.0, certificate.1, now);
+    match (PrivateKey::from_pem(key.1), chain) {
+        (Err(error), _) => {
+            let remedy = match error {
+                KeyError::Encrypted => {
+                    "decrypt it, for example with openssl pkey -in FILE -out NEW"
+                }
+                KeyError::Unsupported(_) => {
+                    "servers may well take it; cert-renew cannot compare it with the certificate"
+                }
+                _ => "put the key here that the certificate was requested with, in PEM",
+            };
+            findings.push(finding(Severity::Error, key.0, &chain_of(&error), remedy));
+        }
+        (Ok(own), Some(chain)) if !x509::same_key(&chain.leaf.public_key, &own.public_key()) => {
+            let message = "the private key is not the one of the certificate";
+            let remedy = "put the key here that belongs to it";
+            findings.push(finding(Severity::Error, key.0, message, remedy));
+        }
+        _ => {}
+    }
+    if !key.1.trim_ascii().is_empty() {
+        findings.extend(refused(key.0, loader::of_key(key.1)));
+    }
+    findings
+}
+
+/// What a library refuses, as a finding.
+fn refused(place: &str, refusal: Option<Refusal>) -> Option<Finding> {
+    let refusal = refusal?;
+    let (message, remedy) = (refusal.reason(), refusal.remedy());
+    Some(finding(Severity::Error, place, &message, &remedy))
+}
+
+/// A chain by itself.
+fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<Finding>) {
+    let chain = match Chain::read(bytes) {
+        Ok(chain) => chain,
+        Err(reason) => {
+            let remedy = remedy(bytes, &reason);
+            return (
+                None,
+                vec![finding(Severity::Error, place, &chain_of(&reason), remedy)],
+            );
+        }
+    };
+    let Leaf {
+        not_before,
+        not_after,
+        ref names,
+        self_signed,
+        ref issuer,
+        ref remarks,
+        ..
+    } = chain.leaf;
+    let mut findings = Vec::new();
+    let mut add = |severity, message: &str, remedy: &str| {
+        findings.push(finding(severity, place, message, remedy));
+    };
+    let left = not_after.since(now);
+    if now < not_before {
+        add(
+            Severity::Error,
+            &format!("it is not valid before {not_before}"),
+            "wait, or check the clock",
+        );
+    } else if now > not_after {
+        add(
+            Severity::Error,
+            &format!("it expired at {not_after}"),
+            "renew it",
+        );
+    } else if left < chain.leaf.lifetime() / LATE {
+        let message = format!("it expires at {not_after}, in {}", duration::human(left));
+        add(Severity::Warning, &message, "renew it");
+    } else {
+        let kind = chain
+            .leaf
+            .key_type
+            .map_or("another key type", |kind| kind.as_str());
+        let names = match names.as_slice() {
+            [] => "no name".into(),
+            names => listed(names),
+        };
+        let message = format!("valid until {not_after} for {names} ({kind}, issued by {issuer})");
+        add(Severity::Note, &message, "");
+    }
+    let leaf = x509::Certificate::parse(chain.leaf_der());
+    let disordered = remarks
+        .iter()
+        .any(|it| matches!(it, Remark::NotFirst { .. }));
+    if leaf.as_ref().is_ok_and(x509::Certificate::is_ca) && !self_signed {
+        add(
+            Severity::Error,
+            "it is the certificate of a CA, and no leaf is in the file",
+            "put the leaf first, then what certifies it",
+        );
+    } else if names.is_empty() {
+        add(
+            Severity::Error,
+            "it is for no name",
+            "request one with subject alternative names",
+        );
+    } else if !leaf.is_ok_and(|leaf| leaf.has_alternative_names()) {
+        let message = "its name stands in the common name only, which clients ignore (RFC 9525, 2)";
+        add(
+            Severity::Warning,
+            message,
+            "request one with subject alternative names",
+        );
+    }
+    if self_signed {
+        add(
+            Severity::Warning,
+            "it is self-signed, so clients do not trust it",
+            "request one from a CA",
+        );
+    } else if chain.issuers_pem().is_empty() {
+        let message = "the intermediate certificates are missing, so some clients cannot verify it";
+        add(
+            Severity::Warning,
+            message,
+            "append them in the order in which each certifies the one before",
+        );
+    }
+    for remark in remarks {
+        let (severity, remedy) = match remark {
+            Remark::NotFirst { .. } => (
+                Severity::Error,
+                "put the leaf first, then what certifies it",
+            ),
+            Remark::EndsSooner { .. } => (
+                Severity::Warning,
+                "take a chain from the CA that lasts as long as the leaf",
+            ),
+            Remark::Unreadable(_) => (Severity::Error, "put the whole chain here"),
+            Remark::OddNames { .. } | Remark::ManyNames { .. } => (
+                Severity::Warning,
+                "name those to ask for in cert-renew.io/names: a renewal would lose them",
+            ),
+        };
+        add(severity, &remark.to_string(), remedy);
+    }
+    if let Some(refusal) = loader::of_certificate(bytes) {
+        add(Severity::Error, &refusal.reason(), &refusal.remedy());
+    }
+    if !disordered && let Err(fault) = chain.check_order() {
+        add(
+            Severity::Error,
+            &chain_of(&fault),
+            "put the leaf first, then what certifies it, in order",
+        );
+    }
+    (Some(chain), findings)
+}
+
+/// What to do about bytes that are no certificate, by the usual accidents.
+fn remedy(bytes: &[u8], reason: &Unreadable) -> &'static str {
+    let holds = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    let packed: Vec<u8> = bytes
+        .iter()
+        .copied()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .collect();
+    let decoded = STANDARD.decode(packed).map(Zeroizing::new);
+    if holds(bytes, b"-----\\n") {
+        "the line ends are the two characters \\n: write real line ends"
+    } else if decoded.is_ok_and(|inner| holds(&inner, b"-----BEGIN ")) {
+        "it is base64 of PEM, so it was encoded twice: encode it once"
+    } else if matches!(reason, Unreadable::X509 { .. }) {
+        "it is damaged, or no certificate: take it again from where it came from"
+    } else if matches!(reason, Unreadable::Other("PKCS#7")) {
+        "openssl pkcs7 -print_certs writes it as PEM (with -inform DER where it is DER)"
+    } else if matches!(reason, Unreadable::Other("a certificate request")) {
+        "send it to the CA, and put here what comes back"
+    } else if matches!(reason, Unreadable::Other("text in UTF-16")) {
+        "write it as ASCII: iconv -f UTF-16 -t ASCII"
+    } else {
+        "put PEM here: the leaf first, then what certifies it"
+    }
+}
+
+fn kind(key: &PrivateKey) -> &'static str {
+    key.key_type()
+        .map_or("of another type", |kind| kind.as_str())
+}
+
+/// An error with what caused it, on one line.
+fn chain_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// One document of a manifest: a Secret, or a list of them.
+#[derive(Default)]
+struct Manifest {
+    kind: String,
+    items: Vec<Self>,
+    secret: FullSecret,
+    data: Texts,
+    /// `stringData`, which wins over `data`.
+    plain: Texts,
+}
+
+#[derive(Default)]
+struct Texts(BTreeMap<String, Zeroizing<String>>);
+
+/// All Secrets in a document; items of a `SecretList` need not say their kind.
+fn secrets(manifest: Manifest) -> Vec<Manifest> {
+    match manifest.kind.as_str() {
+        "Secret" => vec![manifest],
+        "List" => manifest
+            .items
+            .into_iter()
+            .filter(|item| item.kind == "Secret")
+            .collect(),
+        "SecretList" => manifest.items,
+        _ => Vec::new(),
+    }
+}
+
+impl<'de> Deserialize<'de> for Manifest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut manifest = Self::default();
+        Fill(&mut manifest).deserialize(deserializer)?;
+        Ok(manifest)
+    }
+}
+
+impl Shape for Manifest {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "kind" => map.next_value_seed(Fill(&mut self.kind)),
+            "items" => map.next_value_seed(Fill(&mut self.items)),
+            "data" => map.next_value_seed(Fill(&mut self.data)),
+            "stringData" => map.next_value_seed(Fill(&mut self.plain)),
+            _ => self.secret.member(key, map),
+        }
+    }
+}
+
+impl Shape for Texts {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        let mut value: Option<Zeroizing<String>> = None;
+        map.next_value_seed(Fill(&mut value))?;
+        self.0.extend(value.map(|value| (key.to_owned(), value)));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

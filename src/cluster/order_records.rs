@@ -1,0 +1,596 @@
+//! Order records: one Secret in the operator's namespace for each order that runs.
+//!
+//! A record holds what a restart needs to finish the order: its URL, the new key, the key authorizations.
+//! It is made by create only, so two orders for one Secret never run, and deleted when the order is done with.
+//! The key authorizations stand in a field of their own, the only one that the replicas' watch decodes.
+
+use std::collections::BTreeMap;
+
+use cert_renew_core::config::Dns01;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::keys::FIELD_MANAGER;
+use cert_renew_core::text::hash::{digest, hexadecimal};
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{
+    Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use zeroize::Zeroizing;
+
+use super::challenge_routes::Routed;
+use super::pages::Pages;
+use super::secrets::Wiped;
+use super::{Error, call};
+
+const LABEL: &str = "cert-renew.io/order-record";
+const ORDER: &str = "order.json";
+const KEY: &str = "tls.key";
+const CHALLENGES: &str = "challenges.json";
+/// A page of a list: records are a few kilobytes each.
+const PAGE: u32 = 200;
+
+/// What a restart needs to know of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// Namespace of the Secret that is renewed.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Which object of that name.
+    pub uid: String,
+    /// The issuer whose account made the order.
+    pub issuer: String,
+    /// The directory that the issuer had then; missing in the record of a former version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// URL of that account; missing likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// The order's URL.
+    pub url: String,
+    /// The names that were asked for.
+    #[serde(with = "texts")]
+    pub names: Vec<Name>,
+    /// The profile that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The lifetime that was asked for, in seconds from `created` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<u64>,
+    /// Why the renewal was due.
+    pub reason: String,
+    /// Whether the clock asked for it; anything else counts against a budget.
+    #[serde(default)]
+    pub expected: bool,
+    /// Whether the CA counts the order as the replacement of a certificate, which no limit holds back.
+    #[serde(default)]
+    pub replaced: bool,
+    /// When the order was made, unix seconds.
+    pub created: i64,
+    /// The URLs of its authorizations: some CAs leave those out of an order that have failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authorizations: Vec<String>,
+    /// When the CA gives it up, unix seconds, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+    /// TXT records that may stand in DNS for as long as this record exists, and are removed before it is.
+    /// One that cannot be read, as a later version may have written it, is left out: it does not keep the order from going on.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "readable"
+    )]
+    pub txt: Vec<Txt>,
+    /// Ingresses and HTTPRoutes, likewise.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "readable"
+    )]
+    pub routes: Vec<Routed>,
+}
+
+/// The entries of a list that this version can read.
+fn readable<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let all = Option::<Vec<serde_json::Value>>::deserialize(deserializer)?;
+    let all = all.unwrap_or_default().into_iter();
+    Ok(all
+        .filter_map(|entry| serde_json::from_value(entry).ok())
+        .collect())
+}
+
+/// A TXT record for DNS-01, with all that it takes to set it and to remove it.
+///
+/// In a record it says only what may have to be removed: what is set is judged by the config of that moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Txt {
+    /// The name that it proves, with `*.` in front where the wildcard is meant.
+    pub of: String,
+    /// Where it stands, CNAMEs followed.
+    pub at: String,
+    /// The zone that holds it.
+    pub zone: String,
+    /// What it says: a hash, which is no secret.
+    pub value: String,
+    /// The solver as it was configured when this was set.
+    pub solver: Dns01,
+}
+
+impl Txt {
+    /// Whether both are one record, set through the same host with the same settings.
+    #[must_use]
+    pub fn is_placed_as(&self, other: &Self) -> bool {
+        let host = |it: &Self| {
+            let Dns01 {
+                provider,
+                credentials,
+                settings,
+                propagation: _,
+            } = it.solver.clone();
+            (provider, credentials, settings)
+        };
+        self.at == other.at
+            && self.zone == other.zone
+            && self.value == other.value
+            && host(self) == host(other)
+    }
+}
+
+/// An order with its secrets.
+pub struct Record {
+    /// Its name: [`record_name`], or [`former_record_name`].
+    pub name: String,
+    /// The order.
+    pub order: Order,
+    /// The new private key, PKCS#8 PEM.
+    pub key: Zeroizing<String>,
+    /// Key authorizations by HTTP-01 token.
+    pub challenges: BTreeMap<String, String>,
+    /// Uid of the record itself: only this one is ever deleted.
+    pub uid: String,
+}
+
+/// What the replicas' watch sees.
+#[derive(Clone, Debug)]
+pub enum ChallengesChanged {
+    /// A record is there, with these key authorizations by token.
+    Present(String, BTreeMap<String, String>),
+    /// A record is gone.
+    Gone(String),
+    /// The list begins anew.
+    Restarted,
+    /// The list is complete: what it did not name is gone.
+    Listed,
+}
+
+/// An order that no CA has said the end of is over after this: Let's Encrypt keeps one for a week.
+const ORDER_LIFE: i64 = 8 * 86_400;
+
+impl Order {
+    /// Whether the CA has given it up by its own word.
+    #[must_use]
+    pub fn is_over(&self, now: UnixTime) -> bool {
+        let end = self.expires.unwrap_or(self.created + ORDER_LIFE);
+        now.0 > end
+    }
+
+    /// The Secret that is renewed.
+    #[must_use]
+    pub fn subject(&self) -> SecretRef {
+        SecretRef {
+            namespace: self.namespace.as_str().into(),
+            name: self.name.as_str().into(),
+        }
+    }
+}
+
+/// Name of the record for a Secret: 128 bits of its place, so that nobody finds a place whose record has the name of
+/// another's.
+#[must_use]
+pub fn record_name(key: &SecretRef) -> String {
+    name_of(&digest(&key.to_string()))
+}
+
+/// What version 0.1 called it: half as long. Its orders are gone on with.
+#[must_use]
+pub fn former_record_name(key: &SecretRef) -> String {
+    let [first @ .., _, _, _, _, _, _, _, _] = digest(&key.to_string());
+    name_of(&first)
+}
+
+fn name_of(digits: &[u8]) -> String {
+    format!("cert-renew-order-{}", hexadecimal(digits))
+}
+
+/// Makes the record.
+///
+/// # Errors
+/// [`Error::AlreadyExists`] when an order for the Secret runs already.
+pub async fn create(
+    client: &Client,
+    namespace: &str,
+    order: Order,
+    key: Zeroizing<String>,
+    challenges: BTreeMap<String, String>,
+) -> Result<Record, Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let subject = SecretRef {
+        namespace: order.namespace.as_str().into(),
+        name: order.name.as_str().into(),
+    };
+    let json = |value: serde_json::Result<Vec<u8>>| ByteString(value.unwrap_or_default());
+    let secret = Wiped(Secret {
+        metadata: ObjectMeta {
+            name: Some(record_name(&subject)),
+            labels: Some(BTreeMap::from([
+                ("app.kubernetes.io/name".into(), "cert-renew".into()),
+                (LABEL.into(), "true".into()),
+            ])),
+            ..ObjectMeta::default()
+        },
+        type_: Some(LABEL.into()),
+        data: Some(BTreeMap::from([
+            (ORDER.into(), json(serde_json::to_vec(&order))),
+            (KEY.into(), ByteString(key.as_bytes().to_vec())),
+            (CHALLENGES.into(), json(serde_json::to_vec(&challenges))),
+        ])),
+        ..Secret::default()
+    });
+    let post = PostParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PostParams::default()
+    };
+    let made = call(
+        || format!("making the order record of {subject}"),
+        api.create(&post, &secret.0),
+    )
+    .await?;
+    Ok(Record {
+        name: record_name(&subject),
+        order,
+        key,
+        challenges,
+        uid: made.metadata.uid.unwrap_or_default(),
+    })
+}
+
+/// Writes what is to be removed with the order, and its key authorizations, into exactly this record.
+///
+/// # Errors
+/// What every call may end in; [`Error::NotFound`] and [`Error::Conflict`] where the record is another one by now.
+pub async fn update(client: &Client, namespace: &str, record: &Record) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let subject = record.order.subject();
+    let json = |value: serde_json::Result<Vec<u8>>| ByteString(value.unwrap_or_default());
+    let body = serde_json::json!({
+        "metadata": {"uid": record.uid},
+        "data": {
+            ORDER: json(serde_json::to_vec(&record.order)),
+            CHALLENGES: json(serde_json::to_vec(&record.challenges)),
+        },
+    });
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
+    call(
+        || format!("writing the order record of {subject}"),
+        api.patch(&record.name, &params, &Patch::Merge(body)),
+    )
+    .await
+    .map(drop)
+}
+
+/// Deletes exactly this record; that it is gone already is no error.
+///
+/// # Errors
+/// What every call may end in.
+pub async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match call(
+        || format!("deleting order record {name}"),
+        api.delete(name, &params),
+    )
+    .await
+    {
+        Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// All records, and of those that cannot be read whose they are, where they say it.
+///
+/// # Errors
+/// What every call may end in.
+pub async fn list(
+    client: &Client,
+    namespace: &str,
+) -> Result<(Vec<Record>, Vec<Option<SecretRef>>), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let (mut records, mut corrupt) = (Vec::new(), Vec::new());
+    let mut pages = Pages::of(ListParams::default().labels(LABEL), PAGE);
+    while let Some(params) = pages.next() {
+        let page = call(|| "listing order records".into(), api.list(params)).await?;
+        for secret in page.items {
+            let subject = subject_of(&secret);
+            match read(secret) {
+                Some(record) => records.push(record),
+                None => corrupt.push(subject),
+            }
+        }
+        pages.came(&page.metadata);
+    }
+    Ok((records, corrupt))
+}
+
+/// What stands under the name of a Secret's record.
+pub enum Found {
+    /// The record.
+    Record(Box<Record>),
+    /// One that this version cannot read.
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// Nothing.
+    Nothing,
+}
+
+/// The record of one Secret.
+///
+/// # Errors
+/// What every call may end in; a record of another Secret is [`Error::Refused`].
+pub async fn get(client: &Client, namespace: &str, subject: &SecretRef) -> Result<Found, Error> {
+    let found = named(client, namespace, subject, record_name(subject)).await?;
+    if matches!(found, Found::Nothing) {
+        return named(client, namespace, subject, former_record_name(subject)).await;
+    }
+    Ok(found)
+}
+
+async fn named(
+    client: &Client,
+    namespace: &str,
+    subject: &SecretRef,
+    name: String,
+) -> Result<Found, Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let what = || format!("reading order record {name}");
+    let secret = match call(what, api.get(&name)).await {
+        Ok(secret) => secret,
+        Err(Error::NotFound { .. }) => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    if is_of_another(&secret, subject) {
+        return Err(Error::Refused {
+            what: what(),
+            message: "it is the record of another Secret".into(),
+        });
+    }
+    let uid = secret.metadata.uid.clone().unwrap_or_default();
+    Ok(match read(secret) {
+        Some(record) => Found::Record(Box::new(record)),
+        None => Found::Unreadable { name, uid },
+    })
+}
+
+/// Whether a record says that it is for another Secret than the one whose name it has: digests of two names may be made equal
+/// by somebody who tries long enough. One that cannot be read says nothing.
+fn is_of_another(secret: &Secret, subject: &SecretRef) -> bool {
+    subject_of(secret).is_some_and(|found| found != *subject)
+}
+
+/// Whose record it says that it is, whatever else can be read of it.
+fn subject_of(secret: &Secret) -> Option<SecretRef> {
+    let order = secret.data.as_ref()?.get(ORDER)?;
+    let order: serde_json::Value = serde_json::from_slice(&order.0).ok()?;
+    Some(SecretRef {
+        namespace: order.get("namespace")?.as_str()?.into(),
+        name: order.get("name")?.as_str()?.into(),
+    })
+}
+
+fn read(secret: Secret) -> Option<Record> {
+    let name = secret.metadata.name?;
+    let mut data = secret.data?;
+    let order: Order = serde_json::from_slice(&data.remove(ORDER)?.0).ok()?;
+    let key = Zeroizing::new(String::from_utf8(data.remove(KEY)?.0).ok()?);
+    let challenges = data.remove(CHALLENGES)?;
+    let challenges = serde_json::from_slice(&challenges.0).ok()?;
+    // A record under another name than its own would let two orders run.
+    let subject = order.subject();
+    let is_its = name == record_name(&subject) || name == former_record_name(&subject);
+    is_its.then(|| Record {
+        name,
+        order,
+        key,
+        challenges,
+        uid: secret.metadata.uid.unwrap_or_default(),
+    })
+}
+
+/// The part of a record that the watch decodes.
+#[derive(Clone, Debug, Deserialize)]
+struct ThinRecord {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    data: ThinData,
+}
+
+#[derive(Clone, Default, Deserialize)]
+struct ThinData {
+    #[serde(default, rename = "challenges.json")]
+    challenges: Option<ByteString>,
+}
+
+impl std::fmt::Debug for ThinData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ThinData(..)")
+    }
+}
+
+impl kube::Resource for ThinRecord {
+    type DynamicType = ();
+    type Scope = k8s_openapi::NamespaceResourceScope;
+
+    fn kind(_: &()) -> std::borrow::Cow<'_, str> {
+        "Secret".into()
+    }
+    fn group(_: &()) -> std::borrow::Cow<'_, str> {
+        "".into()
+    }
+    fn version(_: &()) -> std::borrow::Cow<'_, str> {
+        "v1".into()
+    }
+    fn plural(_: &()) -> std::borrow::Cow<'_, str> {
+        "secrets".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl ThinRecord {
+    /// The record's name, and its key authorizations by token.
+    fn read(self) -> (String, BTreeMap<String, String>) {
+        let name = self.metadata.name.unwrap_or_default();
+        let challenges = self.data.challenges.map(|bytes| bytes.0);
+        let challenges = serde_json::from_slice(&challenges.unwrap_or_default());
+        (name, challenges.unwrap_or_default())
+    }
+}
+
+/// The key authorizations of all records, each with the record's name, page by page.
+///
+/// # Errors
+/// What every call may end in.
+pub async fn challenges_now(
+    client: &Client,
+    namespace: &str,
+    mut each: impl FnMut(String, BTreeMap<String, String>),
+) -> Result<(), Error> {
+    let api: Api<ThinRecord> = Api::namespaced(client.clone(), namespace);
+    let mut pages = Pages::of(ListParams::default().labels(LABEL), PAGE);
+    while let Some(params) = pages.next() {
+        let page = call(|| "listing order records".into(), api.list(params)).await?;
+        for (record, challenges) in page.items.into_iter().map(ThinRecord::read) {
+            each(record, challenges);
+        }
+        pages.came(&page.metadata);
+    }
+    Ok(())
+}
+
+/// Follows the key authorizations of all records: every replica answers the CA.
+pub fn challenges(
+    client: &Client,
+    namespace: &str,
+) -> impl Stream<Item = Result<ChallengesChanged, watcher::Error>> + use<> {
+    let api: Api<ThinRecord> = Api::namespaced(client.clone(), namespace);
+    let config = watcher::Config::default().labels(LABEL).page_size(PAGE);
+    watcher(api, config)
+        .default_backoff()
+        .filter_map(|event| async move {
+            let present = |record: ThinRecord| {
+                let (name, challenges) = record.read();
+                ChallengesChanged::Present(name, challenges)
+            };
+            match event {
+                Ok(watcher::Event::Apply(record) | watcher::Event::InitApply(record)) => {
+                    Some(Ok(present(record)))
+                }
+                Ok(watcher::Event::Delete(record)) => Some(Ok(ChallengesChanged::Gone(
+                    record.metadata.name.unwrap_or_default(),
+                ))),
+                Ok(watcher::Event::Init) => Some(Ok(ChallengesChanged::Restarted)),
+                Ok(watcher::Event::InitDone) => Some(Ok(ChallengesChanged::Listed)),
+                Err(error) => Some(Err(error)),
+            }
+        })
+}
+
+mod texts {
+    //! Names as texts.
+    use cert_renew_core::text::name::Name;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        names: &[Name],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(names.iter().map(Name::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Name>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts
+            .iter()
+            .map(|text| text.parse().map_err(D::Error::custom))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_named_by_128_bits_and_by_half_of_them_where_version_0_1_made_it() {
+        let key = SecretRef {
+            namespace: "shop".into(),
+            name: "tls".into(),
+        };
+        let (now, former) = (record_name(&key), former_record_name(&key));
+        assert_eq!(now.len(), "cert-renew-order-".len() + 32);
+        assert_eq!(now[..former.len()], former);
+        assert_eq!(former.len(), "cert-renew-order-".len() + 16);
+    }
+
+    #[test]
+    fn a_record_of_another_secret_is_told_by_what_it_says() {
+        let key = |namespace: &str, name: &str| SecretRef {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        let record = |order: &str| Secret {
+            data: Some([(ORDER.to_owned(), ByteString(order.into()))].into()),
+            ..Secret::default()
+        };
+        let ours = record(r#"{"namespace": "shop", "name": "tls"}"#);
+        assert!(!is_of_another(&ours, &key("shop", "tls")));
+        assert!(is_of_another(&ours, &key("shop", "other")));
+        assert!(is_of_another(&ours, &key("other", "tls")));
+        for unreadable in ["", "{", r#"{"namespace": "other"}"#] {
+            assert!(!is_of_another(&record(unreadable), &key("shop", "tls")));
+        }
+    }
+}

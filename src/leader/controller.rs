@@ -1,0 +1,639 @@
+//! The one loop that owns the index: watch events in, due tasks out.
+//!
+//! ```text
+//! watch event ──► assess ──► index ──due──► the term's tasks ──► finished ──► index
+//! ```
+//! It waits for nothing but the next event, the next due instant, the end of a task, the lease and the config file;
+//! everything that talks to anybody runs in a task of its own. On a standby it only keeps the index.
+//!
+//! Another config is taken over between two sets of tasks of the same term: what runs comes to a known state and ends, all
+//! Secrets are listed and judged anew, and then the work begins as it does after a start. So it is when the wall clock has
+//! jumped, and when a past of the cluster has come back.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::time::Duration;
+
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::Leaf;
+use cert_renew_core::config::{Config, Observe};
+use cert_renew_core::index::{Change, Entry, Index, Observed, Shown, Source, Stuck, Task};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::settings::Problem;
+use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::{BootTime, UnixTime, jump};
+use futures::StreamExt;
+use kube::runtime::watcher;
+use tokio::time::Instant;
+
+use crate::acme;
+use crate::cluster::events::Reason;
+use crate::cluster::watch;
+use crate::context::Context;
+use crate::leader::pairs;
+use crate::leader::sources::{Failed, Sources};
+use crate::leader::term::{Heard, Term};
+use crate::process::task::Done;
+use crate::propagation;
+use crate::renewal::info::Suggested;
+
+/// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
+const BEAT: Duration = Duration::from_secs(30);
+
+/// A standby remembers what is wrong with so many Secrets, some kilobytes each; the metrics count all of them.
+const MOST_UNTOLD: usize = 1_000;
+/// Faults of one Secret that are told, each in the log and by an Event: a Secret may have thousands of annotations. The
+/// metrics count all of them.
+const MOST_COMPLAINTS: usize = 10;
+
+/// What is wrong with a Secret's annotations: each reason and text.
+type Complaints = Vec<(Reason, String)>;
+
+/// The config, and what is made from it here.
+pub struct Configs {
+    /// What the file says.
+    pub wanted: tokio::sync::watch::Receiver<Arc<Config>>,
+    /// What is in force; all read it in the context.
+    pub in_force: tokio::sync::watch::Sender<Arc<Config>>,
+    /// Opens the watches.
+    pub opener: watch::Opener,
+}
+
+struct Controller {
+    context: Arc<Context>,
+    /// The number of the lease's term, while the lease is ours.
+    lease: Option<u64>,
+    /// While this replica leads and all Secrets are listed.
+    term: Option<Term>,
+    /// How the watches stand that the config asks for.
+    sources: Sources,
+    /// Where they were said to be passed over.
+    passed_over: BTreeSet<Option<Arc<str>>>,
+    /// What a leader would have told.
+    untold: HashMap<SecretRef, (Box<str>, Complaints)>,
+}
+
+/// Why the loop has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// Nobody looks after the watches, the lease or the config file any more: only a new process can.
+    Unattended,
+}
+
+/// Runs until `shutdown`, or until the watch, the lease or the config file is looked after no more. `leads` says as whose
+/// term's leader it acts.
+pub async fn run(
+    context: Arc<Context>,
+    mut configs: Configs,
+    mut leads: tokio::sync::watch::Receiver<Option<u64>>,
+    shutdown: impl Future<Output = ()>,
+) -> Ended {
+    let mut controller = Controller {
+        context,
+        lease: None,
+        term: None,
+        sources: Sources::opened(Vec::new(), Instant::now()),
+        passed_over: BTreeSet::new(),
+        untold: HashMap::new(),
+    };
+    leads.mark_changed();
+    let mut anew = controller.context.anew.subscribe();
+    let mut events = controller.listen(&configs);
+    let mut clocks = (UnixTime::now(), BootTime::now());
+    tokio::pin!(shutdown);
+    let mut planned = Instant::now();
+    let ended = loop {
+        let turn = Instant::now();
+        controller.begin(turn);
+        let lag = turn.saturating_duration_since(planned);
+        controller.context.metrics.loop_lag(lag);
+        let now = UnixTime::now();
+        controller.context.beat.store(now.0, Ordering::Relaxed);
+        let before = std::mem::replace(&mut clocks, (now, BootTime::now()));
+        if let Some(seconds) = jump(before, clocks) {
+            tracing::warn!(seconds, "the wall clock has jumped: all is judged anew");
+            controller.rest().await;
+            controller.context.renewal_info.forget_all();
+            controller.context.issuers.forget_limits(|_| true);
+            events = controller.listen(&configs);
+        }
+        let next = controller.term.as_mut().and_then(|term| term.dispatch(now));
+        let wait = next.map_or(BEAT, |at| at.since(now).min(BEAT));
+        planned = turn + wait;
+        tokio::select! {
+            // Whether to act comes before what is believed, and that before what is due.
+            biased;
+            () = &mut shutdown => break Ended::Told,
+            changed = leads.changed() => {
+                if changed.is_err() {
+                    tracing::error!("nobody looks after the lease any more; this is a bug");
+                    break Ended::Unattended;
+                }
+                let number = *leads.borrow_and_update();
+                controller.on_lease(number).await;
+            }
+            changed = configs.wanted.changed() => {
+                if changed.is_err() {
+                    tracing::error!("nobody looks after the config file any more; this is a bug");
+                    break Ended::Unattended;
+                }
+                controller.take_over(&mut configs).await;
+                events = controller.listen(&configs);
+            }
+            // Its sender lives as long as the context.
+            Ok(()) = anew.changed() => {
+                controller.rest().await;
+                events = controller.listen(&configs);
+            }
+            event = events.next() => match event {
+                Some((source, event)) => controller.on_event(source, event),
+                None => break Ended::Unattended,
+            },
+            heard = heard(&mut controller.term) => match heard {
+                Heard::Done(done) => controller.on_done(done),
+                Heard::Suggested(suggested) => controller.on_suggested(suggested),
+            },
+            () = tokio::time::sleep(wait) => {}
+        }
+    };
+    controller.rest().await;
+    controller.context.metrics.leader(false);
+    ended
+}
+
+async fn heard(term: &mut Option<Term>) -> Heard {
+    match term {
+        Some(term) => term.heard().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Controller {
+    fn index(&self) -> RwLockWriteGuard<'_, Index> {
+        self.context
+            .index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_event(&mut self, source: Source, event: watcher::Result<watcher::Event<ThinSecret>>) {
+        match event {
+            Ok(watcher::Event::Init) => self.index().begin(source),
+            Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
+                self.sources.works(source);
+                self.on_secret(source, &secret);
+            }
+            Ok(watcher::Event::Delete(secret)) => {
+                self.sources.works(source);
+                self.on_deleted(&secret);
+            }
+            Ok(watcher::Event::InitDone) => self.on_source_listed(source),
+            Err(error) => self.on_broken(source, &error),
+        }
+    }
+
+    fn on_broken(&mut self, source: Source, error: &watcher::Error) {
+        let refused = watch::is_refusal(error);
+        let failed = self.sources.failed(source, refused, Instant::now());
+        let error = error_chain(error);
+        match failed {
+            Failed::Broke => {
+                self.context.metrics.watch_restarted();
+                tracing::warn!(error, "the watch on Secrets is interrupted");
+            }
+            Failed::Refused => {
+                self.context.metrics.watch_restarted();
+                let namespace = self.sources.namespace(source);
+                tracing::warn!(
+                    namespace = namespace.as_deref().unwrap_or("(all)"),
+                    error,
+                    "Secrets cannot be listed or watched there: it is passed over until they can"
+                );
+            }
+            Failed::Again => tracing::debug!(error, "the watch on Secrets is still interrupted"),
+        }
+        self.show_sources();
+    }
+
+    /// Begins the work when what can be listed is listed; says how the watches stand.
+    fn begin(&mut self, now: Instant) {
+        self.sources.settle(now);
+        if self.sources.begins(now) {
+            self.on_listed();
+        }
+        self.show_sources();
+    }
+
+    fn show_sources(&mut self) {
+        self.context.metrics.watch_up(self.sources.are_up());
+        let passed_over = self.sources.passed_over();
+        if passed_over == self.passed_over {
+            return;
+        }
+        self.context.metrics.passed_over(&passed_over);
+        let before = std::mem::replace(&mut self.passed_over, passed_over);
+        let again: BTreeSet<_> = before.difference(&self.passed_over).cloned().collect();
+        for namespace in &again {
+            tracing::info!(
+                namespace = namespace.as_deref().unwrap_or("(all)"),
+                "Secrets are listed and watched there again"
+            );
+        }
+        // Their orders were left alone while nobody could see what they are for.
+        let sources = &self.sources;
+        let seen = |namespace: &str| {
+            let is_it = |it: &Option<Arc<str>>| it.as_deref().is_none_or(|it| it == namespace);
+            again.iter().any(is_it) && !sources.is_blind(namespace)
+        };
+        if let Some(term) = &mut self.term {
+            term.take_up_orders(UnixTime::now(), seen);
+        }
+    }
+
+    /// A deletion counts for the object that is known: its name may be another one's by now.
+    fn on_deleted(&mut self, secret: &ThinSecret) {
+        let head = &secret.head;
+        let mut index = self.index();
+        let key = index.key(head.namespace(), head.name());
+        let of_another = index.get(&key).is_some() && !index.is_of(&key, head.uid());
+        drop(index);
+        if !of_another {
+            self.forget(&key);
+        }
+    }
+
+    fn on_source_listed(&mut self, source: Source) {
+        let gone = self.index().finish(source);
+        for key in gone {
+            self.forget(&key);
+            tracing::info!(secret = %key, "gone since the last list");
+        }
+        if self.sources.listed(source) {
+            self.drop_unnamed();
+        }
+    }
+
+    /// The lease was won or lost. Nothing of the former term is left when this returns.
+    async fn on_lease(&mut self, number: Option<u64>) {
+        if let Some(term) = self.term.take_if(|term| Some(term.number()) != number) {
+            term.end().await;
+        }
+        if number != self.lease {
+            self.lease = number;
+            self.context.metrics.leader(number.is_some());
+        }
+        self.open_term();
+    }
+
+    /// Begins to work where this replica leads and has seen all Secrets.
+    fn open_term(&mut self) {
+        if let (None, Some(number)) = (&self.term, self.lease)
+            && self.sources.begun()
+        {
+            self.term = Some(Term::open(&self.context, number));
+        }
+    }
+
+    /// Ends what runs, as when the lease is handed over; the lease stays.
+    async fn rest(&mut self) {
+        if let Some(term) = self.term.take() {
+            term.hand_over().await;
+        }
+    }
+
+    /// Another config is in force when this returns, and nothing runs that began under the former one.
+    async fn take_over(&mut self, configs: &mut Configs) {
+        self.rest().await;
+        let before = self.context.config();
+        let config = Arc::clone(&configs.wanted.borrow_and_update());
+        let directory = |config: &Config, name: &str| Some(config.issuer(name)?.directory.clone());
+        let moved = |name: &str| directory(&before, name) != directory(&config, name);
+        self.context.issuers.forget_limits(moved);
+        let roller = Arc::new(self.context.roller().under(&config.rollout));
+        *self
+            .context
+            .roller
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = roller;
+        configs.in_force.send_replace(config);
+        self.context.metrics.config_taken_over(UnixTime::now());
+        tracing::info!("a changed config is in force: all Secrets are listed anew");
+    }
+
+    /// Opens the watches that the config asks for, in place of those before. Nothing is done before they have listed all
+    /// Secrets that can be listed.
+    fn listen(&mut self, configs: &Configs) -> watch::Events {
+        self.index().doubt();
+        let watch::Secrets { scopes, events } = configs.opener.open(&self.context.config().watch);
+        self.sources = Sources::opened(scopes, Instant::now());
+        events
+    }
+
+    /// Drops what no watch brings any more. Of what cannot be listed, that which was known is kept.
+    fn drop_unnamed(&mut self) {
+        let gone = {
+            let sources = &self.sources;
+            let mut index = self.context.index.write();
+            let index = index.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut());
+            index.drop_unnamed(|namespace| sources.is_blind(namespace))
+        };
+        for key in gone {
+            self.forget(&key);
+            tracing::info!(secret = %key, "not among those that the config has watched any more");
+        }
+    }
+
+    fn on_listed(&mut self) {
+        self.drop_unnamed();
+        let count = self.index().len();
+        tracing::info!(secrets = count, "all Secrets are listed");
+        self.context.ready.store(true, Ordering::Relaxed);
+        self.context.listed.notify_one();
+        self.open_term();
+    }
+
+    /// Former leaders' ledger and order records are read.
+    fn on_opened(&mut self) {
+        for (key, (uid, complaints)) in std::mem::take(&mut self.untold) {
+            self.tell(&key, &uid, &complaints);
+        }
+        let sources = &self.sources;
+        if let Some(term) = &mut self.term {
+            term.work(UnixTime::now(), |namespace| sources.is_blind(namespace));
+        }
+    }
+
+    /// The Secret is gone, or nobody annotates it any more; true when it was known.
+    fn forget(&mut self, key: &SecretRef) -> bool {
+        self.context.renewal_info.forget(key);
+        self.untold.remove(key);
+        let entry = self.index().get(key);
+        if let Some(entry) = &entry {
+            self.context.secret_failures.forget(&entry.observed.uid);
+        }
+        let running = entry.is_some_and(|entry| entry.renewing.is_some());
+        // What a task that runs leaves is looked after when it ends.
+        if let Some(term) = &self.term {
+            term.gone(key);
+        }
+        if !running {
+            self.abandon(key);
+        }
+        self.index().remove(key)
+    }
+
+    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more. A standby leaves that to the
+    /// leader.
+    fn abandon(&mut self, key: &SecretRef) {
+        if let Some(term) = &mut self.term {
+            term.abandon(key);
+        }
+    }
+
+    /// A Secret has another certificate than before: its rollout hears of it.
+    fn changed(&self, key: &SecretRef) {
+        if let Some(term) = &self.term {
+            term.changed(key);
+        }
+    }
+
+    /// Says for what the rollout of a certificate that has just come waits, where a change window is shut.
+    fn tell_shut(&self, key: &SecretRef, uid: &str, now: UnixTime) {
+        let entry = self.index().get(key).filter(Entry::rollout_due);
+        let Some(opens) = entry.and_then(|entry| entry.observed.window) else {
+            return;
+        };
+        if opens > now && self.term.is_some() {
+            propagation::tell_shut(&self.context, key, uid, opens);
+        }
+    }
+
+    fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
+        let head = &secret.head;
+        let key = {
+            let mut index = self.index();
+            let key = index.key(head.namespace(), head.name());
+            if index.touch(&key, head.resource_version(), source)
+                || index.is_former(&key, head.uid(), head.resource_version(), source)
+            {
+                return;
+            }
+            key
+        };
+        let now = UnixTime::now();
+        let config = self.context.config();
+        let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
+            if config.watch.observe == Observe::All
+                && let Some((observed, leaf)) = assess::bystander(secret)
+            {
+                self.on_bystander(source, &key, observed, &leaf);
+                return;
+            }
+            if self.forget(&key) {
+                tracing::info!(secret = %key, "no longer annotated");
+            }
+            return;
+        };
+        let uid = head.uid();
+        let mut observed = assessment.observed(uid, head.resource_version());
+        observed.suggestion = { &self.context.renewal_info }.note(&key, uid, &assessment, &config);
+        let settings = || head.digest();
+        let ledger = &self.context.ledger;
+        ledger.mend_by_settings(observed.account, &key, settings);
+        let failures = &self.context.secret_failures;
+        failures.mend_by_settings(&observed.uid, settings);
+        let retry_at = self.context.retry_at(now, &observed);
+        let problems = observed.problem_texts;
+        let before = self.index().get(&key);
+        let known = { before.as_ref() }.map_or(0, |entry| entry.observed.problem_texts);
+        let another = { before.as_ref() }.is_some_and(|entry| entry.observed.leaf != observed.leaf);
+        let hidden = { before.as_ref() }
+            .is_some_and(|entry| entry.pair_broken || pairs::is_hidden(&entry.observed, &observed));
+        let change =
+            self.index()
+                .apply(now, &key, observed, source, config.rollout.settle, retry_at);
+        if another {
+            self.changed(&key);
+            self.tell_shut(&key, uid, now);
+        }
+        // Whoever leads knows more of what it has tried itself.
+        let others = change == Change::Changed && self.term.is_none();
+        if change == Change::New || others {
+            let error = head.annotation(keys::LAST_ERROR);
+            let paused = error.is_some_and(acme::tells_of_pause);
+            let stuck = paused.then_some(Stuck::Paused);
+            self.index().recall(&key, error, stuck);
+        }
+        let held = || self.index().get(&key).is_some_and(|it| it.is_held(now));
+        let unseen = match change {
+            Change::New => true,
+            Change::Changed => hidden || (another && held()),
+            Change::Same => false,
+        };
+        if unseen && assessment.leaf.is_ok() && self.term.is_some() {
+            self.context.doubts.add(&key);
+        }
+        if config.metrics.page {
+            let used_by = head.annotation(keys::USED_BY);
+            let used_by = used_by.and_then(|text| text.parse::<UsedBy>().ok());
+            let shown = Shown {
+                names: assessment.listed_names(),
+                used_by: used_by.map(|used_by| used_by.to_string().into()),
+            };
+            self.index().show(&key, shown);
+        }
+        self.narrate(&key, uid, change, &assessment);
+        if problems != known {
+            self.report(&key, uid, &assessment);
+        }
+    }
+
+    /// A Secret that nobody annotated is looked at, and nothing else.
+    fn on_bystander(&mut self, source: Source, key: &SecretRef, observed: Observed, leaf: &Leaf) {
+        let config = self.context.config();
+        let annotated = self
+            .index()
+            .get(key)
+            .is_some_and(|entry| entry.observed.renewal != observed.renewal);
+        if annotated {
+            self.forget(key);
+            tracing::info!(secret = %key, "no longer annotated");
+        }
+        let (now, settle) = (UnixTime::now(), config.rollout.settle);
+        let mut index = self.index();
+        index.apply(now, key, observed, source, settle, None);
+        if config.metrics.page {
+            let names = assess::listed(&leaf.names);
+            let used_by = None;
+            index.show(key, Shown { names, used_by });
+        }
+    }
+
+    fn narrate(&self, key: &SecretRef, uid: &str, change: Change, assessment: &Assessment) {
+        if change != Change::New {
+            return;
+        }
+        let Ok(due) = assessment.renewal else { return };
+        let issuer = assess::issuer_name(&assessment.settings.issuer);
+        tracing::debug!(secret = %key, uid, issuer, renews = %due.at, reason = due.reason.as_str(), "watched");
+    }
+
+    /// Tells once what is wrong with the annotations; while another replica leads, it does.
+    fn report(&mut self, key: &SecretRef, uid: &str, assessment: &Assessment) {
+        let complaint = |problem: &Problem| {
+            let reason = if problem.key.contains('/') {
+                Reason::InvalidAnnotation
+            } else if assessment.leaf.is_ok() {
+                Reason::CertificateProblem
+            } else {
+                Reason::UnreadableCertificate
+            };
+            (reason, problem.to_string())
+        };
+        let told = assessment.problems.iter().take(MOST_COMPLAINTS);
+        let complaints: Complaints = told.map(complaint).collect();
+        if complaints.is_empty() {
+            self.untold.remove(key);
+        } else if self.term.is_some() {
+            self.tell(key, uid, &complaints);
+        } else if self.untold.len() < MOST_UNTOLD || self.untold.contains_key(key) {
+            self.untold.insert(key.clone(), (uid.into(), complaints));
+        }
+    }
+
+    fn tell(&self, key: &SecretRef, uid: &str, complaints: &Complaints) {
+        for (reason, problem) in complaints {
+            tracing::warn!(secret = %key, problem, "not as it should be");
+            self.context.events.secret(key, uid, *reason, problem);
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        if let Some(term) = &mut self.term {
+            term.on_done(&done);
+        }
+        match done {
+            Done::Opened => self.on_opened(),
+            Done::Planned(_) | Done::Gathered(_) => {}
+            Done::Judged(key, fault) => self.index().judged(&key, fault),
+            Done::Task(task, key, finished) => {
+                let now = UnixTime::now();
+                let settle = self.context.config().rollout.settle;
+                if task == Task::Renew {
+                    let open = self.context.known.contains(&key);
+                    if !self.index().order_open(now, &key, open) {
+                        self.abandon(&key);
+                    }
+                }
+                let entry = self.index().get(&key);
+                let retry_at = entry.and_then(|entry| self.context.retry_at(now, &entry.observed));
+                let ended = (task, &key);
+                self.index()
+                    .finished(now, ended, finished, settle, retry_at);
+            }
+        }
+    }
+
+    /// A CA was asked, or cannot be asked, about these.
+    fn on_suggested(&self, suggested: Vec<Suggested>) {
+        let now = UnixTime::now();
+        let settle = self.context.config().rollout.settle;
+        for Suggested {
+            key,
+            about,
+            suggestion,
+        } in suggested
+        {
+            let mut index = self.index();
+            let entry = index.get(&key);
+            let retry_at = entry.and_then(|entry| self.context.retry_at(now, &entry.observed));
+            index.suggest(now, &key, about, suggestion, settle, retry_at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::watch as channel;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::context::tests::without_an_answer;
+
+    /// What the loop ends with when `drop` has dropped the lease's end, or the config file's.
+    async fn ended(
+        drop: impl FnOnce(channel::Sender<Option<u64>>, channel::Sender<Arc<Config>>),
+    ) -> Ended {
+        let (context, in_force) = without_an_answer();
+        let (want, wanted) = channel::channel(context.config());
+        let (leads, term) = channel::channel(None);
+        let opener = watch::Opener::new(&context.client, Duration::from_secs(300));
+        let configs = Configs {
+            wanted,
+            in_force,
+            opener,
+        };
+        drop(leads, want);
+        let run = run(context, configs, term, pending());
+        timeout(Duration::from_secs(60), run).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_process_ends_when_nobody_looks_after_the_lease_or_the_config_file() {
+        let (mut kept_lease, mut kept_config) = (None, None);
+        let of_lease = ended(|_, want| kept_config = Some(want)).await;
+        let of_config = ended(|leads, _| kept_lease = Some(leads)).await;
+        assert_eq!(of_lease, Ended::Unattended);
+        assert_eq!(of_config, Ended::Unattended);
+        assert!(kept_lease.is_some() && kept_config.is_some());
+    }
+}

@@ -1,0 +1,122 @@
+//! What the watch cannot see: a private key that was replaced while the certificate beside it stayed.
+//!
+//! The watch skips `tls.key`, so a Secret of which only that has changed comes as another version with nothing new in it.
+//! Such a Secret is read once afresh, a moment later, and its pair is judged as before a rollout. Nothing of it is kept.
+//!
+//! What changes the annotations that we know or the certificate is looked at by what acts on that; where that has to wait,
+//! or the Secret is new, so that nothing acts, it is looked at here too. A Secret to which nothing happens costs nothing
+//! here, however many there are; each namespace has an allowance, and the queue has an end.
+
+use std::time::Instant;
+
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::pair::{self, Look, PairFault};
+use cert_renew_core::config::Labels;
+use cert_renew_core::index::{Entry, Observed};
+use cert_renew_core::schedule::token_bucket::TokenBucket;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::cluster;
+use crate::cluster::events::Reason;
+use crate::cluster::secrets;
+use crate::context::Context;
+use crate::process::task::Done;
+use crate::propagation;
+
+/// Looks in one namespace at once, then one a second: so that nobody has the API server asked without end.
+const AT_ONCE: u32 = 100;
+
+/// Whether a version of a Secret differs from the one before only in what the watch does not see.
+#[must_use]
+pub fn is_hidden(before: &Observed, now: &Observed) -> bool {
+    let seen = |it: &Observed| {
+        let Observed {
+            leaf,
+            rolled_out,
+            halted,
+            renewed,
+            wish,
+            problem_texts,
+            ..
+        } = it;
+        (*leaf, *rolled_out, *halted, *renewed, *wish, *problem_texts)
+    };
+    before.uid == now.uid && before.leaf.is_ok() && seen(before) == seen(now)
+}
+
+/// Looks at what is in doubt, for as long as the term lasts.
+pub async fn follow(context: &Context, done: &UnboundedSender<Done>) {
+    let mut allowance = TokenBucket::new(AT_ONCE);
+    loop {
+        for key in context.doubts.next().await {
+            if allowance.take(Instant::now(), &key.namespace) {
+                let looked = look(context, &key, done).await;
+                looked.unwrap_or_else(|error| {
+                    tracing::info!(secret = %key, error = %error_chain(&error), "the pair cannot be looked at");
+                    // It is looked at when the API server answers again.
+                    if error.is_uncertain() {
+                        context.doubts.add(&key);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Reads one Secret and says what it finds, once.
+async fn look(
+    context: &Context,
+    key: &SecretRef,
+    done: &UnboundedSender<Done>,
+) -> Result<(), cluster::Error> {
+    let now = UnixTime::now();
+    let secret = match secrets::get(&context.client, key).await {
+        Ok(secret) => secret,
+        Err(cluster::Error::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let config = context.config();
+    let view = (&*config, Labels::NotAsked);
+    let assessment = assess::of_full(now, key, &secret, view, |_| None);
+    let Some(assessment) = assessment.filter(|it| it.leaf.is_ok()) else {
+        return Ok(());
+    };
+    let fault = fault(&secret, &assessment, now);
+    if matches!(fault, Some(PairFault::Unservable(_)))
+        && propagation::rewrite(context, key, &secret, &assessment).await
+    {
+        return Ok(());
+    }
+    // A rollout that is due looks at the pair itself, and tells, as soon as the way is open.
+    let looks = |entry: Entry| entry.rollout_due() && !entry.is_held(now);
+    if context.entry(key).is_none_or(looks) {
+        return Ok(());
+    }
+    let note = fault.map(|fault| format!("the pair in the Secret: {}", error_chain(&fault)));
+    if let Some(note) = &note
+        && !context.rollout_said(key, note)
+    {
+        tracing::warn!(secret = %key, note, "not as it should be");
+        let uid = secret.head.uid();
+        let events = &context.events;
+        events.secret(key, uid, Reason::CertificateProblem, note);
+    }
+    // The receiver goes only when the term does.
+    let _ = done.send(Done::Judged(key.clone(), note.map(Into::into)));
+    Ok(())
+}
+
+/// What is wrong with the pair, but for what time alone makes wrong.
+fn fault(secret: &FullSecret, assessment: &Assessment, now: UnixTime) -> Option<PairFault> {
+    let (certificate, private_key) = secret.pair();
+    let look = Look {
+        external: assessment.is_external(),
+        der: secret.place().der,
+    };
+    let fault = pair::check_rollable(certificate, private_key, now, look).err();
+    fault.filter(|fault| !matches!(fault, PairFault::NotYetValid(_) | PairFault::Expired(_)))
+}

@@ -1,0 +1,444 @@
+//! One term as the leader: begins what is due, and ends with all that it has begun.
+//!
+//! ```text
+//! lease ──► opens: ledger and order records are read ──► works: due ──► renewal or rollout task ──► done ──► index
+//! ```
+//! Whatever a term knows dies with it, but for the index: the next one, here or elsewhere, takes over what the API server
+//! says. Its tasks live in one set; none of them outlives it.
+
+mod places;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::time::Duration;
+
+use cert_renew_core::index::{Index, Observed, Task};
+use cert_renew_core::schedule::quota;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
+use places::Places;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::leader::pairs;
+use crate::process::supervise::supervised;
+use crate::process::task::{Done, Planning, TaskHandle};
+use crate::renewal::info::Suggested;
+use crate::renewal::info_poller;
+use crate::telemetry::metrics::Part;
+use crate::{propagation, renewal};
+
+/// Namespaces whose workloads are listed at the same time.
+const PLANNERS: usize = 8;
+/// Plans that start at once within [`GATHER`], in the whole cluster. Beyond that it is a burst: lists cost the same for one
+/// Secret as for all of a namespace, so that the others wait for their neighbours.
+const AT_ONCE: usize = 4;
+const GATHER: Duration = Duration::from_millis(500);
+/// Ledger or order records that cannot be read are tried again after this; nothing is done without them.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Handing over waits so long for the steps that are under way, and then for the requests: a CA takes a second or two to
+/// make an order, and an order that nobody has written down is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// See the module's documentation.
+pub struct Term {
+    context: Arc<Context>,
+    number: u64,
+    tasks: JoinSet<()>,
+    sender: mpsc::UnboundedSender<Done>,
+    done: mpsc::UnboundedReceiver<Done>,
+    suggest: mpsc::UnboundedSender<Vec<Suggested>>,
+    suggested: mpsc::UnboundedReceiver<Vec<Suggested>>,
+    works: bool,
+    /// Due renewals that wait for a place, and those that have one.
+    renewals: Places,
+    /// Due rollouts by namespace; all that wait are planned in one go.
+    due: HashMap<Arc<str>, Vec<SecretRef>>,
+    pace: Pace,
+    /// Namespaces whose rollouts wait for others to join them, and those that have waited.
+    gathering: HashSet<Arc<str>>,
+    gathered: HashSet<Arc<str>>,
+    planning: HashSet<Arc<str>>,
+    /// Tasks that run. A rollout hears when its Secret holds another certificate, and each when its Secret is gone.
+    running: HashMap<(Task, SecretRef), watch::Sender<()>>,
+}
+
+/// What a term has to tell.
+#[derive(Debug)]
+pub enum Heard {
+    /// A task has ended, or got so far.
+    Done(Done),
+    /// A CA was asked, or cannot be asked, about these.
+    Suggested(Vec<Suggested>),
+}
+
+impl Term {
+    /// Opens the gate for the term's tasks and reads what former leaders left; then [`Done::Opened`] is heard.
+    #[must_use]
+    pub fn open(context: &Arc<Context>, number: u64) -> Self {
+        let (sender, done) = mpsc::unbounded_channel();
+        let (suggest, suggested) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        context.gate.adopt(number);
+        let begin = {
+            let (context, sender) = (Arc::clone(context), sender.clone());
+            move || read(Arc::clone(&context), sender.clone())
+        };
+        tasks.spawn(supervised(
+            Part::Takeover,
+            Arc::clone(&context.metrics),
+            begin,
+        ));
+        Self {
+            context: Arc::clone(context),
+            number,
+            tasks,
+            sender,
+            done,
+            suggest,
+            suggested,
+            works: false,
+            renewals: Places::default(),
+            due: HashMap::new(),
+            pace: Pace::default(),
+            gathering: HashSet::new(),
+            gathered: HashSet::new(),
+            planning: HashSet::new(),
+            running: HashMap::new(),
+        }
+    }
+
+    /// Which term of this process it is.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Waits for what its tasks tell. May be dropped at any time.
+    pub async fn heard(&mut self) -> Heard {
+        loop {
+            tokio::select! {
+                Some(done) = self.done.recv() => return Heard::Done(done),
+                Some(suggested) = self.suggested.recv() => return Heard::Suggested(suggested),
+                // The ticket says that the task is over.
+                Some(ended) = self.tasks.join_next() => if ended.is_err_and(|error| error.is_panic()) {
+                    self.context.metrics.task_panicked(Part::Secret);
+                }
+            }
+        }
+    }
+
+    /// Begins to work: what is due is what the index says now; orders that a former leader left come first, but for those
+    /// of namespaces of which `blind` says that their Secrets cannot be seen.
+    pub fn work(&mut self, now: UnixTime, blind: impl Fn(&str) -> bool) {
+        self.works = true;
+        let settle = self.context.config().rollout.settle;
+        let context = Arc::clone(&self.context);
+        self.index().restart(now, settle, |observed: &Observed| {
+            context.retry_at(now, observed)
+        });
+        self.take_up_orders(now, |namespace| !blind(namespace));
+        self.recall_orders();
+        let metrics = || Arc::clone(&self.context.metrics);
+        let context = Arc::clone(&self.context);
+        let sweep = move || {
+            let context = Arc::clone(&context);
+            async move { renewal::cleanup::sweep(&context).await }
+        };
+        self.tasks.spawn(supervised(Part::Sweep, metrics(), sweep));
+        let (context, sender) = (Arc::clone(&self.context), self.sender.clone());
+        let looks = move || {
+            let (context, sender) = (Arc::clone(&context), sender.clone());
+            async move { pairs::follow(&context, &sender).await }
+        };
+        self.tasks.spawn(supervised(Part::Pairs, metrics(), looks));
+        let context = Arc::clone(&self.context);
+        let records = move || {
+            let context = Arc::clone(&context);
+            async move { propagation::look_at_records(&context).await }
+        };
+        self.tasks
+            .spawn(supervised(Part::Records, metrics(), records));
+        let (context, suggest) = (Arc::clone(&self.context), self.suggest.clone());
+        let polls = move || info_poller::follow(Arc::clone(&context), suggest.clone());
+        self.tasks
+            .spawn(supervised(Part::RenewalInfo, metrics(), polls));
+    }
+
+    /// Goes on with the orders that a former leader left in namespaces whose Secrets have all been `seen`, and gives up those
+    /// whose Secrets are gone.
+    pub fn take_up_orders(&mut self, now: UnixTime, seen: impl Fn(&str) -> bool) {
+        if !self.works {
+            return;
+        }
+        let subjects = self.context.known.subjects().into_iter();
+        for key in subjects.filter(|key| seen(&key.namespace)) {
+            let entry = self.index().get(&key);
+            match entry {
+                Some(entry) if entry.order_open || entry.renewing.is_some() => {}
+                Some(_) => _ = self.index().order_open(now, &key, true),
+                None => self.abandon(&key),
+            }
+        }
+    }
+
+    /// What was ordered before this term, by the certificates that are there; copies count once.
+    fn recall_orders(&self) {
+        let mut issued: HashMap<Arc<str>, Vec<(UnixTime, Arc<str>)>> = HashMap::new();
+        let (now, mut seen) = (UnixTime::now(), HashSet::new());
+        let index = self.index();
+        for (row, entry) in index.iter() {
+            let observed = entry.observed;
+            if let Ok(leaf) = observed.leaf
+                && quota::is_recent(now, leaf.not_before)
+                && seen.insert(leaf.fingerprint)
+                && let Some((key, _)) = index.row(row)
+            {
+                let of_issuer = issued.entry(observed.issuer).or_default();
+                of_issuer.push((leaf.not_before, key.namespace));
+            }
+        }
+        drop(index);
+        // The index knows what Secrets say; a series and a quota have only the issuers that there are.
+        let config = self.context.config();
+        issued.retain(|issuer, _| config.issuer(issuer).is_some());
+        for (issuer, issued) in issued {
+            self.context.issuers.recall_orders(&issuer, issued);
+        }
+    }
+
+    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more.
+    pub fn abandon(&mut self, key: &SecretRef) {
+        if self.works && self.context.known.contains(key) {
+            let (context, key) = (Arc::clone(&self.context), key.clone());
+            self.tasks
+                .spawn(async move { renewal::abandon(&context, &key).await });
+        }
+    }
+
+    /// A task has ended; the index is told by the caller.
+    pub fn on_done(&mut self, done: &Done) {
+        match done {
+            Done::Planned(namespace) => _ = self.planning.remove(namespace),
+            Done::Gathered(namespace) => {
+                self.gathering.remove(namespace);
+                self.gathered.insert(Arc::clone(namespace));
+            }
+            Done::Task(task, key, _) => {
+                self.running.remove(&(*task, key.clone()));
+                if *task == Task::Renew {
+                    self.renewals.free(key);
+                }
+            }
+            Done::Opened | Done::Judged(..) => {}
+        }
+    }
+
+    /// Starts what is due and has a place; says when something else is due.
+    pub fn dispatch(&mut self, now: UnixTime) -> Option<UnixTime> {
+        if !self.works {
+            return None;
+        }
+        while let Some((task, key)) = { self.index().pop_due(now) } {
+            match task {
+                Task::Renew => {
+                    let priority = self.priority(&key);
+                    let issuer = self.issuer(&key);
+                    let config = self.context.config();
+                    // Anybody who may edit a Secret writes the name of an issuer: only those that there are have a slot.
+                    if let Some(issuer) = issuer.as_ref().filter(|it| config.issuer(it).is_some()) {
+                        self.context.issuers.expect_order(issuer, &key.namespace);
+                    }
+                    self.renewals
+                        .wait(priority, key, issuer.unwrap_or_default());
+                }
+                Task::Roll => self
+                    .due
+                    .entry(Arc::clone(&key.namespace))
+                    .or_default()
+                    .push(key),
+            }
+        }
+        let places = self.context.config().renewals.concurrency;
+        let places = usize::try_from(places).unwrap_or(usize::MAX);
+        while let Some(key) = self.renewals.next(places) {
+            let (context, ticket) = (Arc::clone(&self.context), self.ticket(Task::Renew, key));
+            self.tasks
+                .spawn(async move { renewal::run(&context, ticket).await });
+        }
+        self.plan();
+        self.index().next_due()
+    }
+
+    /// Starts the plans of namespaces that have gathered enough, as far as there are places.
+    fn plan(&mut self) {
+        let waits = |it: &Self, namespace: &Arc<str>| {
+            !it.planning.contains(namespace) && !it.gathering.contains(namespace)
+        };
+        while self.planning.len() < PLANNERS
+            && let Some(namespace) = self.due.keys().find(|key| waits(self, key)).cloned()
+        {
+            if !self.gathered.remove(&namespace) && !self.pace.may_start(Instant::now()) {
+                self.gathering.insert(Arc::clone(&namespace));
+                let sender = self.sender.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(GATHER).await;
+                    // The receiver goes only when the term does.
+                    let _ = sender.send(Done::Gathered(namespace));
+                });
+                continue;
+            }
+            let keys = self.due.remove(&namespace).unwrap_or_default();
+            let tickets: Vec<TaskHandle> = keys
+                .into_iter()
+                .map(|key| self.ticket(Task::Roll, key))
+                .collect();
+            self.planning.insert(Arc::clone(&namespace));
+            let planning = Planning::new(namespace, self.sender.clone());
+            let context = Arc::clone(&self.context);
+            self.tasks
+                .spawn(async move { propagation::run(context, planning, tickets).await });
+        }
+    }
+
+    /// Ends it: the lease is lost, and nothing more can be sent anyway.
+    pub async fn end(mut self) {
+        self.context.gate.leave();
+        self.tasks.shutdown().await;
+    }
+
+    /// Ends it while the lease is still ours: what is under way comes to a known state first.
+    pub async fn hand_over(self) {
+        self.context.gate.park(PATIENCE).await;
+        self.end().await;
+    }
+
+    fn index(&self) -> RwLockWriteGuard<'_, Index> {
+        self.context
+            .index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ticket(&mut self, task: Task, key: SecretRef) -> TaskHandle {
+        let (sender, changed) = watch::channel(());
+        self.running.insert((task, key.clone()), sender);
+        TaskHandle::new(task, key, self.sender.clone(), changed)
+    }
+
+    /// A Secret holds another certificate than before.
+    pub fn changed(&self, key: &SecretRef) {
+        self.tell(Task::Roll, key);
+    }
+
+    /// A Secret is gone, or nobody annotates it any more.
+    pub fn gone(&self, key: &SecretRef) {
+        self.tell(Task::Renew, key);
+        self.tell(Task::Roll, key);
+    }
+
+    fn tell(&self, task: Task, key: &SecretRef) {
+        if let Some(running) = self.running.get(&(task, key.clone())) {
+            running.send_replace(());
+        }
+    }
+
+    /// Whom a Secret's order is for.
+    fn issuer(&self, key: &SecretRef) -> Option<Arc<str>> {
+        Some(self.index().get(key)?.observed.issuer)
+    }
+
+    /// Hopeless certificates wait behind those that never failed, and then the nearest expiry goes first.
+    fn priority(&self, key: &SecretRef) -> (u32, UnixTime) {
+        let index = self.index();
+        let Some(entry) = index.get(key) else {
+            return (0, UnixTime::NEVER);
+        };
+        let failures = self.context.failures(&entry.observed);
+        (
+            failures,
+            entry
+                .observed
+                .leaf
+                .map_or(UnixTime(0), |leaf| leaf.not_after),
+        )
+    }
+}
+
+/// When the last plans were started that did not gather first.
+#[derive(Debug, Default)]
+struct Pace(VecDeque<Instant>);
+
+impl Pace {
+    /// Whether a plan may start now; then it counts.
+    fn may_start(&mut self, now: Instant) -> bool {
+        while self
+            .0
+            .front()
+            .is_some_and(|at| now.duration_since(*at) >= GATHER)
+        {
+            self.0.pop_front();
+        }
+        let may = self.0.len() < AT_ONCE;
+        if may {
+            self.0.push_back(now);
+        }
+        may
+    }
+}
+
+/// Reads what former leaders left.
+async fn read(context: Arc<Context>, sender: mpsc::UnboundedSender<Done>) {
+    context.issuers.forget_accounts().await;
+    context.secret_failures.forget_all();
+    let mut told = false;
+    loop {
+        let read = async {
+            context.ledger.reload().await?;
+            let config = context.config().digest();
+            context.ledger.mend_by_config(config);
+            context
+                .known
+                .reload(&context.client, &context.namespace)
+                .await
+        };
+        match read.await {
+            Ok(()) => break,
+            Err(error) => {
+                if !told {
+                    let error = error_chain(&error);
+                    tracing::warn!(
+                        error,
+                        "nothing is renewed or rolled before this can be read"
+                    );
+                }
+                told = true;
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+    // The receiver goes only when the term does.
+    let _ = sender.send(Done::Opened);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_plans_start_at_once_and_a_burst_gathers() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let started = |pace: &mut Pace, after| {
+            let now = start + Duration::from_millis(after);
+            (0..10).filter(|_| pace.may_start(now)).count()
+        };
+        assert_eq!(started(&mut pace, 0), AT_ONCE);
+        assert_eq!(started(&mut pace, 499), 0);
+        assert_eq!(started(&mut pace, 500), AT_ONCE);
+        // One every fifth of a second never waits.
+        assert!((5..50).all(|turn| pace.may_start(start + Duration::from_millis(200) * turn)));
+    }
+}

@@ -1,0 +1,591 @@
+//! Questions to DNS servers: which zone a name is in, where a CNAME leads, what every server of the zone says.
+//!
+//! Input: the resolvers of the config, else the system's. Each question has a deadline; nothing is cached here, because a
+//! record that was just set is what is looked for. It changes nothing: that is for the solvers.
+//!
+//! A zone's own servers are asked on port 53. A resolver over TLS or HTTPS is named where that is closed, so that with one
+//! of them no server of a zone is asked: the resolvers are, in their stead.
+
+mod server;
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cert_renew_core::config::{ResolverAddress, Resolvers};
+use futures::future::join_all;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::Record;
+pub use hickory_proto::rr::{Name, RData, RecordType};
+use rustls::ClientConfig;
+pub use server::Server;
+use thiserror::Error;
+
+use crate::net::egress::Nearby;
+use crate::net::roots;
+
+/// Delegations of delegations; more is a mistake.
+const CNAMES: usize = 8;
+/// Servers of a zone that are asked, and addresses of each that are known: whoever holds the zone names as many as fit into
+/// an answer, and each is asked at once, from a socket of its own. The root has thirteen.
+const MOST_SERVERS: usize = 16;
+const MOST_ADDRESSES: usize = 4;
+/// Where DNS servers listen.
+const PORT: u16 = 53;
+/// The system's resolver.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Why DNS does not say what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// No server is known.
+    #[error("no DNS server: dns.nameservers is empty and {RESOLV_CONF} names none")]
+    NoServer,
+    /// The roots for resolvers that show a certificate cannot be read.
+    #[error("dns.caBundle: {0}")]
+    Roots(String),
+    /// Not a name that DNS knows.
+    #[error("{0}: not a name that DNS can hold")]
+    Name(String),
+    /// No server answered.
+    #[error("{kind} {name}: no answer from {server}: {why}")]
+    Unanswered {
+        /// What was asked for.
+        name: String,
+        /// The type of record.
+        kind: RecordType,
+        /// Who was asked last.
+        server: String,
+        /// What came instead.
+        why: String,
+    },
+    /// The server says that it cannot tell.
+    #[error("{kind} {name}: {server} answers {code}{}", if *code == ResponseCode::ServFail { " (broken DNSSEC looks like this)" } else { "" })]
+    Failed {
+        /// What was asked for.
+        name: String,
+        /// The type of record.
+        kind: RecordType,
+        /// Who was asked.
+        server: String,
+        /// Its answer.
+        code: ResponseCode,
+    },
+    /// CNAMEs that lead in a circle, or too far.
+    #[error("{0}: its CNAME records lead in a circle, or over more than {CNAMES} names")]
+    Circle(String),
+    /// No zone holds the name.
+    #[error("{0}: no zone was found for it (no SOA record at or above it)")]
+    NoZone(String),
+}
+
+impl Error {
+    /// What was answered, or came instead of an answer.
+    fn answered(&self) -> String {
+        match self {
+            Self::Unanswered { why, .. } => why.clone(),
+            Self::Failed { code, .. } => answer_of(*code),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Who is asked first: servers that look things up for us.
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    servers: Vec<Server>,
+}
+
+impl Resolver {
+    /// The configured servers, else those of the system as they are now.
+    ///
+    /// # Errors
+    /// When there are none, or the roots for their certificates cannot be read.
+    pub fn new(configured: impl Into<Resolvers>) -> Result<Self, Error> {
+        let Resolvers {
+            mut addresses,
+            ca_bundle,
+        } = configured.into();
+        if addresses.is_empty() {
+            let system = nameservers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+            addresses = system.into_iter().map(Into::into).collect();
+        }
+        if addresses.is_empty() {
+            return Err(Error::NoServer);
+        }
+        let tls = if addresses.iter().any(ResolverAddress::is_encrypted) {
+            let read = |path: &std::path::PathBuf| {
+                std::fs::read(path)
+                    .map_err(|error| Error::Roots(format!("reading {}: {error}", path.display())))
+            };
+            let bundle = ca_bundle.as_ref().map(read).transpose()?;
+            Some(tls(bundle.as_deref())?)
+        } else {
+            None
+        };
+        let servers = addresses.into_iter();
+        Ok(Self {
+            servers: { servers.map(|address| Server::new(address, tls.clone())) }.collect(),
+        })
+    }
+
+    /// Whether one of them is asked over TLS or HTTPS. A zone's own servers are not asked then, but all of these are.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.servers.iter().any(Server::is_encrypted)
+    }
+
+    /// The answer of the first server that has one; that there is no such name is an answer too.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, Error> {
+        let mut last = Error::NoServer;
+        for server in &self.servers {
+            match server.ask(name, kind).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The records of this type at exactly this name, CNAMEs not followed.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn records(&self, name: &Name, kind: RecordType) -> Result<Vec<RData>, Error> {
+        let answer = self.ask(name, kind).await?;
+        let found = answer.answers.into_iter();
+        Ok(found
+            .filter(|record| record.record_type() == kind && same(&record.name, name))
+            .map(|record| record.data)
+            .collect())
+    }
+
+    /// Where the CNAMEs from this name end; the name itself where it has none.
+    ///
+    /// # Errors
+    /// When they lead in a circle, or no server answers.
+    pub async fn follow(&self, name: &Name) -> Result<Name, Error> {
+        let mut seen = HashSet::from([name.to_lowercase()]);
+        let mut at = name.clone();
+        loop {
+            let next = self.records(&at, RecordType::CNAME).await?;
+            let Some(RData::CNAME(next)) = next.into_iter().next() else {
+                return Ok(at);
+            };
+            at = next.0;
+            if seen.len() > CNAMES || !seen.insert(at.to_lowercase()) {
+                return Err(Error::Circle(text(name)));
+            }
+        }
+    }
+
+    /// The zone that holds a name: the nearest SOA record at or above it.
+    ///
+    /// # Errors
+    /// When there is none, or no server answers.
+    pub async fn zone(&self, name: &Name) -> Result<Name, Error> {
+        let mut at = name.clone();
+        while !at.is_root() {
+            let answer = self.ask(&at, RecordType::SOA).await?;
+            if let Some(zone) = soa_owner(&answer, &at) {
+                return Ok(zone);
+            }
+            at = at.base_name();
+        }
+        Err(Error::NoZone(text(name)))
+    }
+
+    /// The addresses of a host, at the end of its CNAMEs.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn addresses(&self, name: &Name) -> Result<Vec<IpAddr>, Error> {
+        let mut addresses = Vec::new();
+        for kind in [RecordType::A, RecordType::AAAA] {
+            for record in self.ask(name, kind).await?.answers {
+                match record.data {
+                    RData::A(address) => addresses.push(IpAddr::V4(address.0)),
+                    RData::AAAA(address) => addresses.push(IpAddr::V6(address.0)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Why a host cannot be reached, in the words of DNS, where that is the reason: there is no such name, or it has no
+    /// address.
+    pub async fn why_unreachable(&self, host: &str) -> Option<String> {
+        let name = name(host).ok()?;
+        let server = self.servers.first()?;
+        let answer = match self.ask(&name, RecordType::A).await {
+            Ok(answer) => answer,
+            Err(error) => return Some(error.to_string()),
+        };
+        if answer.metadata.response_code == ResponseCode::NXDomain {
+            return Some(format!("{host} does not exist (NXDOMAIN, asked {server})"));
+        }
+        let addresses = self.addresses(&name).await.ok()?;
+        let none = addresses.is_empty();
+        none.then(|| format!("{host} has no address (no A or AAAA record, asked {server})"))
+    }
+
+    /// The servers of a zone by their names, each with its addresses, the first of very many. Who holds the zone names them,
+    /// and whose CNAME leads to a zone may be a user's: those that `nearby` does not allow are left out.
+    ///
+    /// Where port 53 is taken to be closed, the resolvers themselves: [`Self::is_encrypted`].
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn authorities(&self, nearby: Nearby, zone: &Name) -> Result<Vec<Authority>, Error> {
+        if self.is_encrypted() {
+            return Ok(self.servers.iter().map(Authority::resolver).collect());
+        }
+        let mut authorities = Vec::new();
+        let servers = self.records(zone, RecordType::NS).await?.into_iter();
+        for data in servers.take(MOST_SERVERS) {
+            let RData::NS(name) = data else { continue };
+            // One whose name does not resolve is one that does not answer.
+            let addresses = self.addresses(&name.0).await;
+            authorities.push(Authority {
+                name: text(&name.0),
+                is_resolver: false,
+                addresses: { addresses.into_iter().flatten() }
+                    .filter(|ip| nearby.allows(*ip))
+                    .map(|ip| SocketAddr::new(ip, PORT).into())
+                    .take(MOST_ADDRESSES)
+                    .collect(),
+            });
+        }
+        Ok(authorities)
+    }
+}
+
+/// Resolvers by what the config says of each name: those with the same servers share their connections.
+#[derive(Debug, Default)]
+pub struct ResolverSet(Mutex<Vec<(Resolvers, Resolver)>>);
+
+impl ResolverSet {
+    /// The one for these servers.
+    ///
+    /// # Errors
+    /// As [`Resolver::new`].
+    pub fn get(&self, resolvers: Resolvers) -> Result<Resolver, Error> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, resolver)) = made.iter().find(|(known, _)| *known == resolvers) {
+            return Ok(resolver.clone());
+        }
+        let resolver = Resolver::new(resolvers.clone())?;
+        made.push((resolvers, resolver.clone()));
+        Ok(resolver)
+    }
+}
+
+/// A server that a zone's NS records name, or a resolver that is asked instead of them.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    /// Its name.
+    pub name: String,
+    /// One that answers is enough.
+    pub addresses: Vec<Server>,
+    /// It remembers that there was no record.
+    is_resolver: bool,
+}
+
+impl Authority {
+    /// One that is known by its address.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            name: address.to_string(),
+            addresses: vec![address.into()],
+            is_resolver: false,
+        }
+    }
+
+    fn resolver(server: &Server) -> Self {
+        Self {
+            name: server.to_string(),
+            addresses: vec![server.clone()],
+            is_resolver: true,
+        }
+    }
+
+    /// The TXT values that it has at this name; `None` where it does not answer.
+    pub async fn texts(&self, name: &Name) -> Option<Vec<String>> {
+        let answer = self.answer(name).await.ok()?;
+        Some(answer.answers.iter().filter_map(txt).collect())
+    }
+
+    /// What it answers, or what came instead.
+    async fn answer(&self, name: &Name) -> Result<Message, String> {
+        let mut last = "no address of it is known, or none that may be asked".to_owned();
+        for server in &self.addresses {
+            match server.ask(name, RecordType::TXT).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error.answered(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn sight(&self, name: &Name, value: &str) -> Sight {
+        let answer = match self.answer(name).await {
+            Ok(answer) => answer,
+            Err(what) => return Sight::Silent(what),
+        };
+        if answer.answers.iter().filter_map(txt).any(|it| it == value) {
+            return Sight::Has;
+        }
+        let mut what = absence(&answer);
+        if let Some(seconds) = remembered(&answer).filter(|_| self.is_resolver) {
+            what += &format!(", which it may go on answering for {seconds} s");
+        }
+        Sight::Lacks(what)
+    }
+}
+
+/// What a server shows of a TXT record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It has it.
+    Has,
+    /// It answers, and does not; with what it answers.
+    Lacks(String),
+    /// It does not answer, or will not; with what came instead.
+    Silent(String),
+}
+
+/// What each of `authorities`, by name, shows of the TXT record.
+pub async fn look(authorities: &[Authority], name: &Name, value: &str) -> Vec<(String, Sight)> {
+    let asked = { authorities.iter() }
+        .map(|it| async move { (it.name.clone(), it.sight(name, value).await) });
+    join_all(asked).await
+}
+
+/// A response code as people know it.
+fn answer_of(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::NXDomain => "NXDOMAIN".to_owned(),
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
+        ResponseCode::Refused => "REFUSED".to_owned(),
+        code => code.to_string(),
+    }
+}
+
+/// What an answer without the record says.
+fn absence(answer: &Message) -> String {
+    if answer.metadata.response_code == ResponseCode::NXDomain {
+        return answer_of(ResponseCode::NXDomain);
+    }
+    match answer.answers.iter().filter_map(txt).count() {
+        0 => "NODATA".to_owned(),
+        1 => "another value".to_owned(),
+        count => format!("{count} other values"),
+    }
+}
+
+/// How long a resolver may go on saying what it says (RFC 2308, 5), at least a second.
+fn remembered(answer: &Message) -> Option<u32> {
+    let records = answer.answers.iter().chain(&answer.authorities);
+    records.map(|it| it.ttl).min().filter(|ttl| *ttl > 0)
+}
+
+/// Whom resolvers are believed to be that show a certificate.
+fn tls(bundle: Option<&[u8]>) -> Result<Arc<ClientConfig>, Error> {
+    let roots = roots::with(bundle).map_err(|expected| Error::Roots(expected.to_owned()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Roots(error.to_string()))?;
+    let config = builder.with_root_certificates(roots);
+    Ok(Arc::new(config.with_no_client_auth()))
+}
+
+/// A name as DNS has it.
+///
+/// # Errors
+/// When DNS cannot hold it.
+pub fn name(text: &str) -> Result<Name, Error> {
+    let wrong = |_| Error::Name(text.to_owned());
+    let mut name = Name::from_ascii(text).map_err(wrong)?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+/// The name as people write it: no dot at the end.
+#[must_use]
+pub fn text(name: &Name) -> String {
+    name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn same(one: &Name, other: &Name) -> bool {
+    one.eq_ignore_root(other)
+}
+
+/// What a TXT record says: its strings are one text.
+fn txt(record: &Record) -> Option<String> {
+    let RData::TXT(txt) = &record.data else {
+        return None;
+    };
+    Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned())
+}
+
+/// The zone that an answer to a SOA question names: in the answer for a zone's own name, else among the authorities.
+fn soa_owner(answer: &Message, asked: &Name) -> Option<Name> {
+    let soa = |record: &&Record| record.record_type() == RecordType::SOA;
+    let own = answer
+        .answers
+        .iter()
+        .filter(soa)
+        .find(|it| same(&it.name, asked));
+    // That of a CNAME's target is not above what was asked for; the root's says only that there is no such name.
+    let above = answer.authorities.iter().filter(soa);
+    let above = above
+        .filter(|it| !it.name.is_root() && it.name.zone_of(asked))
+        .max_by_key(|it| it.name.num_labels());
+    own.or(above).map(|it| it.name.clone())
+}
+
+fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
+    let lines = resolv_conf.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next())?
+    });
+    lines
+        .filter_map(|address| address.parse().ok())
+        .map(|ip: IpAddr| SocketAddr::new(ip, PORT))
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::rdata::{A, NS, SOA};
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    /// A server on this machine that knows these records and no others.
+    pub(crate) async fn serving(records: Vec<Record>) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let asked = Message::from_vec(&buffer[..length]).unwrap();
+                let mut answer = Message::response(asked.metadata.id, OpCode::Query);
+                let query = asked.queries[0].clone();
+                let fits = |record: &&Record| {
+                    record.record_type() == query.query_type() && same(&record.name, query.name())
+                };
+                answer.answers = records.iter().filter(fits).cloned().collect();
+                answer.queries = vec![query];
+                socket
+                    .send_to(&answer.to_vec().unwrap(), from)
+                    .await
+                    .unwrap();
+            }
+        });
+        address
+    }
+
+    /// An A record.
+    pub(crate) fn address(owner: &str, ip: &str) -> Record {
+        let IpAddr::V4(ip) = ip.parse().unwrap() else {
+            panic!("expected IPv4")
+        };
+        Record::from_rdata(name(owner).unwrap(), 60, RData::A(A(ip)))
+    }
+
+    /// Whoever may write a zone's NS records sends our questions where he likes, but not to this machine.
+    #[tokio::test]
+    async fn no_server_of_a_zone_is_asked_on_this_machine_or_for_metadata() {
+        let ns = |host: &str| {
+            let host = RData::NS(NS(name(host).unwrap()));
+            Record::from_rdata(name("zone.example").unwrap(), 60, host)
+        };
+        let records = vec![
+            ns("here.example"),
+            ns("metadata.example"),
+            ns("there.example"),
+            address("here.example", "127.0.0.1"),
+            address("metadata.example", "169.254.169.254"),
+            address("there.example", "10.0.0.53"),
+        ];
+        let resolver = Resolver::new(&[serving(records).await]).unwrap();
+        let zone = name("zone.example").unwrap();
+        for (nearby, expected) in [
+            (Nearby::Closed, &["10.0.0.53:53"][..]),
+            (Nearby::Open, &["127.0.0.1:53", "10.0.0.53:53"]),
+        ] {
+            let found = resolver.authorities(nearby, &zone).await.unwrap();
+            let addresses: Vec<String> = found
+                .iter()
+                .flat_map(|authority| authority.addresses.iter().map(ToString::to_string))
+                .collect();
+            assert_eq!(addresses, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_very_many_servers_of_a_zone_the_first_are_asked() {
+        let zone = name("zone.example").unwrap();
+        let hosts: Vec<String> = (0..40).map(|number| format!("n{number}.example")).collect();
+        let ns = hosts.iter().map(|host| {
+            let host = RData::NS(NS(name(host).unwrap()));
+            Record::from_rdata(zone.clone(), 60, host)
+        });
+        let addresses = hosts.iter().flat_map(|host| {
+            let ips = (0..10).map(|number| format!("10.0.0.{number}"));
+            ips.map(|ip| address(host, &ip))
+        });
+        let records = ns.chain(addresses).collect();
+        let resolver = Resolver::new(&[serving(records).await]).unwrap();
+        let found = resolver.authorities(Nearby::Closed, &zone).await.unwrap();
+        assert_eq!(found.len(), MOST_SERVERS);
+        assert!(found.iter().all(|it| it.addresses.len() == MOST_ADDRESSES));
+    }
+
+    fn soa(owner: &str) -> Record {
+        let name = |text| name(text).unwrap();
+        let soa = SOA::new(name("ns.example"), name("ops.example"), 1, 2, 3, 4, 5);
+        Record::from_rdata(name(owner), 60, RData::SOA(soa))
+    }
+
+    #[test]
+    fn the_zone_is_what_the_soa_above_the_name_says() {
+        let asked = name("_acme-challenge.www.example.com").unwrap();
+        for (answers, authorities, zone) in [
+            (
+                vec![soa("_acme-challenge.WWW.example.com")],
+                vec![],
+                Some("_acme-challenge.www.example.com"),
+            ),
+            (vec![], vec![soa("example.com")], Some("example.com")),
+            // A CNAME's target, in its zone.
+            (vec![soa("other.example")], vec![soa("example.org")], None),
+            (vec![], vec![soa(".")], None),
+            (vec![], vec![], None),
+        ] {
+            let mut answer = Message::query();
+            answer.answers = answers;
+            answer.authorities = authorities;
+            let found = soa_owner(&answer, &asked).map(|name| text(&name));
+            assert_eq!(found.as_deref(), zone);
+        }
+    }
+
+    #[test]
+    fn the_systems_servers_are_read() {
+        let text = "# made by nobody\nsearch a.example\nnameserver 10.0.0.10\n nameserver fd00::a\nnameserver x\n";
+        let found: Vec<_> = nameservers(text)
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect();
+        assert_eq!(found, ["10.0.0.10:53", "[fd00::a]:53"]);
+    }
+}

@@ -1,0 +1,249 @@
+//! The way from a pending order to one whose names the CA has seen proof of.
+//!
+//! What is put in place is in the record before it is put there, and is taken away before the record is.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::time::UnixTime;
+use futures::future::try_join_all;
+use futures::stream::{self, TryStreamExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::cleanup::CHANGES;
+use super::failure::Failure;
+use super::ways::{Plan, Step, Way, name_of};
+use super::{challenge_sync, cleanup, on_failure, persist};
+use crate::acme;
+use crate::cluster::challenge_routes::{self, Standing};
+use crate::cluster::order_records::{self, Record, Txt};
+use crate::context::Context;
+use crate::net::dns::ResolverSet;
+use crate::net::egress::Nearby;
+use crate::solver::{dns01, http01_self_check};
+
+/// A CA validates in seconds; one that has not after this is asked again later, and the order stays.
+const VALIDATION: Duration = Duration::from_secs(5 * 60);
+/// So long a renewal keeps its place while it waits for a zone's servers; then it goes on from the record, later.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Load balancers of some clouds take minutes until a new route is in force.
+const ROUTE: Duration = Duration::from_secs(10 * 60);
+/// Between two looks at a route.
+const LOOK: Duration = Duration::from_secs(1);
+/// Hosts of one order that are looked at at the same time.
+const LOOKS: usize = 16;
+/// An order whose config or DNS has changed so often that it has this many places to clean for each name is given up.
+const PLACES_A_NAME: usize = 5;
+
+/// How long a wait for DNS may last.
+#[derive(Clone, Copy)]
+pub(super) enum Wait {
+    /// For a while; then [`Failure::Waiting`], and the record stays.
+    Briefly,
+    /// As long as the config allows.
+    ToTheEnd,
+}
+
+/// Puts the proofs in place as they are to be now, and waits until the way to each is open. `plan` is one that was made a
+/// moment ago, for this record. The CA is told by [`tell`].
+pub(super) async fn prepare(
+    context: &Context,
+    key: &SecretRef,
+    record: &mut Record,
+    order: &mut acme::Order,
+    (plan, wait): (Option<Plan>, Wait),
+) -> Result<Plan, Failure> {
+    let plan = match plan {
+        Some(plan) => plan,
+        None => {
+            let plan = Plan::make(context, order.authorizations().await?).await?;
+            note(context, record, &plan).await?;
+            plan
+        }
+    };
+    challenge_sync::answer(context, &record.name, record.challenges.clone());
+    let steps = &plan.steps;
+    // The user's part first: nothing is put in place before it is done.
+    let persistent = { steps.iter() }.filter(|step| matches!(step.way, Way::Persistent));
+    persist::stand(context, order, persistent.map(|step| &step.authorization)).await?;
+    let txt: Vec<&Txt> = plan.txt().collect();
+    let since = UnixTime(record.order.created);
+    let manner = (order.nearby(), wait);
+    place(context, key, &txt, since, manner).await?;
+    open(context, key, record, &plan, manner).await?;
+    Ok(plan)
+}
+
+/// Tells the CA that the proofs are in place, and waits until it has seen them. What it says of a name that it will look
+/// at again is told meanwhile: the user may have to mend something first.
+pub(super) async fn tell(
+    context: &Context,
+    (key, uid): (&SecretRef, &str),
+    order: &mut acme::Order,
+    plan: &Plan,
+) -> Result<(), Failure> {
+    for step in &plan.steps {
+        order.set_ready(step.challenge()?).await?;
+    }
+    let (said, mut heard) = mpsc::unbounded_channel();
+    let mut validated = pin!(order.wait_validated_and_say(Instant::now() + VALIDATION, said));
+    loop {
+        tokio::select! {
+            result = &mut validated => return Ok(result?),
+            Some(error) = heard.recv() => {
+                on_failure::waits(context, key, uid, &Failure::Acme(error)).await;
+            }
+        }
+    }
+}
+
+/// Writes into the record what is about to be put in place, where it is not in there yet: the config, or DNS, has changed
+/// since the order was begun. What is there of an earlier plan stays in the record, to be removed with the order; routes
+/// that are not wanted any more go at once.
+///
+/// # Errors
+/// [`Failure::Unwanted`] where too much has gathered.
+async fn note(context: &Context, record: &mut Record, plan: &Plan) -> Result<(), Failure> {
+    let mut is_other = false;
+    for txt in plan.txt() {
+        if !record.order.txt.iter().any(|it| it.is_placed_as(txt)) {
+            record.order.txt.push(txt.clone());
+            is_other = true;
+        }
+    }
+    for (token, proof) in plan.challenges()? {
+        is_other |= record.challenges.insert(token, proof.clone()) != Some(proof);
+    }
+    let (wanted, stale): (Vec<_>, Vec<_>) =
+        { record.order.routes.drain(..) }.partition(|routed| plan.routes().any(|it| it == routed));
+    record.order.routes = wanted;
+    for routed in plan.routes() {
+        if !record.order.routes.contains(routed) {
+            record.order.routes.push(routed.clone());
+            is_other = true;
+        }
+    }
+    for routed in &stale {
+        cleanup::close(context, record, routed).await?;
+    }
+    if record.order.txt.len() > PLACES_A_NAME * record.order.names.len() {
+        return Err(Failure::Unwanted);
+    }
+    if is_other {
+        tracing::info!(
+            secret = %record.order.subject(), order = record.order.url,
+            "the names are proven in another way than at the last try"
+        );
+        order_records::update(&context.client, &context.namespace, record).await?;
+    }
+    Ok(())
+}
+
+/// Sets the TXT records and waits until all servers of their zones have them.
+async fn place(
+    context: &Context,
+    key: &SecretRef,
+    records: &[&Txt],
+    since: UnixTime,
+    (nearby, wait): (Nearby, Wait),
+) -> Result<(), Failure> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    stream::iter(records.iter().map(Ok))
+        .try_for_each_concurrent(CHANGES, |txt| context.dns01.add(txt))
+        .await?;
+    let (config, resolvers) = (context.config(), ResolverSet::default());
+    let started = Instant::now();
+    let seen = records.iter().map(|txt| {
+        let resolver = resolvers.get(config.resolvers(txt.of.parse().ok().as_ref()));
+        let patience = match wait {
+            Wait::Briefly => PATIENCE.min(txt.solver.propagation.timeout),
+            Wait::ToTheEnd => txt.solver.propagation.timeout,
+        };
+        async move { dns01::seen(nearby, &resolver?, txt, started + patience).await }
+    });
+    match try_join_all(seen).await {
+        Ok(_) => {
+            tracing::info!(secret = %key, records = records.len(), "the TXT records are seen everywhere");
+            Ok(())
+        }
+        Err(error @ dns01::Error::NotSeen { .. }) => {
+            let timeouts = records.iter().map(|txt| txt.solver.propagation.timeout);
+            let end = since + timeouts.max().unwrap_or_default();
+            match wait {
+                Wait::Briefly if UnixTime::now() < end => Err(waiting(error.into())),
+                _ => Err(error.into()),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn waiting(failure: Failure) -> Failure {
+    Failure::Waiting(Box::new(failure))
+}
+
+/// Makes the routes, and waits until a request for each token would reach us.
+async fn open(
+    context: &Context,
+    key: &SecretRef,
+    record: &Record,
+    plan: &Plan,
+    (nearby, wait): (Nearby, Wait),
+) -> Result<(), Failure> {
+    let config = context.config();
+    for routed in plan.routes() {
+        context.routes.hold(&record.uid, &routed.name());
+        challenge_routes::create(&context.client, &context.namespace, routed).await?;
+    }
+    let checked = |step: &&Step| {
+        matches!(
+            step.way,
+            Way::Http {
+                self_check: true,
+                ..
+            }
+        )
+    };
+    let mut checks = Vec::new();
+    for step in plan.steps.iter().filter(checked) {
+        let name = name_of(&step.authorization)?;
+        let resolvers = config.resolvers(Some(&name));
+        checks.push((name.to_string(), resolvers, step.challenge()?));
+    }
+    let started = Instant::now();
+    let end = UnixTime(record.order.created) + ROUTE;
+    let patience = match wait {
+        Wait::Briefly => PATIENCE,
+        Wait::ToTheEnd => ROUTE,
+    };
+    loop {
+        for routed in plan.routes() {
+            let standing = challenge_routes::standing(&context.client, &context.namespace, routed);
+            if let Standing::Refused(why) = standing.await? {
+                return Err(Failure::RouteRefused(routed.host.clone(), why));
+            }
+        }
+        let looks = stream::iter(checks.iter().map(Ok));
+        let looked = looks.try_for_each_concurrent(LOOKS, |(host, resolvers, challenge)| {
+            let (token, proof) = (&challenge.token, &challenge.key_authorization);
+            http01_self_check::reaches_us(nearby, resolvers, host, token, proof)
+        });
+        let Err(error) = looked.await else { break };
+        if started.elapsed() + LOOK > patience {
+            let failure = Failure::Route(error);
+            return match wait {
+                Wait::Briefly if UnixTime::now() < end => Err(waiting(failure)),
+                _ => Err(failure),
+            };
+        }
+        sleep(LOOK).await;
+    }
+    if !checks.is_empty() {
+        tracing::info!(secret = %key, hosts = checks.len(), "the route of each host leads to us");
+    }
+    Ok(())
+}

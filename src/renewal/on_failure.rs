@@ -1,0 +1,424 @@
+//! What a failed renewal means for the next try, and who is told.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use cert_renew_core::certificate::Leaf;
+use cert_renew_core::index::{Finished, Stuck};
+use cert_renew_core::schedule::rate_limits::{
+    self, Account, AccountId, Backoff, Failed, TriedWith,
+};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::keys;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration::human;
+
+use super::ca_limits::{self, after_limit};
+use super::failure::{Failure, Of};
+use super::{issuers, validation_limits};
+use crate::acme::{self, Class, Scope};
+use crate::cluster;
+use crate::cluster::events::Reason;
+use crate::cluster::secrets::{self, Changes};
+use crate::context::Context;
+use crate::telemetry::metrics::RenewalResult;
+
+/// The watch will bring what has changed; should it not, this is soon enough.
+const AFTER_CONFLICT: Duration = Duration::from_secs(5);
+/// Until the zone's servers, or the route, are looked at again.
+const WAITING: Duration = Duration::from_secs(10);
+/// An order whose issuer is not in the config: a changed config looks at once.
+const NO_ISSUER: Duration = Duration::from_secs(3_600);
+/// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
+/// which the reader ends a pause of the CA is some hundred characters long.
+const LONGEST: usize = 900;
+/// Rehearsals after a failed validation; then the real CA is asked again whatever they said.
+const REHEARSALS: u32 = 3;
+/// An issuer that was out of reach is not asked again before this while its fallback is at work.
+const OUT_OF_REACH: Duration = Duration::from_secs(3_600);
+
+/// Names that a command in an Event lists: a note has a kilobyte.
+const MOST_LISTED: usize = 10;
+
+impl Failure {
+    /// Counts the failure, tells the reader, and says when the next try is.
+    pub(super) async fn settle(self, context: &Context, key: &SecretRef) -> Finished {
+        let now = UnixTime::now();
+        if !context.gate.is_open() || self.is_handing_over() {
+            // The term is over: this says nothing about the certificate, and the next leader begins anew.
+            tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
+            return Finished::Later(now + AFTER_CONFLICT, context.renewal_error(key));
+        }
+        let (what, of) = match self {
+            Self::About { what, of } => (*what, of),
+            Self::NoIssuer(_) => {
+                return Finished::Later(now + NO_ISSUER, Some(self.to_string().into()));
+            }
+            // Only reading the Secret or the record can fail before it is known what it asks for.
+            other => {
+                let reason = other.reason();
+                tracing::warn!(secret = %key, step = "failed", reason, error = %other, "the renewal could not begin");
+                return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
+            }
+        };
+        if let Some(finished) = excused(context, key, now, &what, &of).await {
+            return finished;
+        }
+        let retry_at = if is_of_the_secret(&what, &of) {
+            let failed = Failed {
+                leaf: of.leaf.as_ref(),
+                wish: of.wish,
+                tried_with: Some(of.tried_with),
+                ..Failed::default()
+            };
+            let failures = &context.secret_failures;
+            failures.failed(&of.uid, now, &context.config().retry, failed)
+        } else {
+            let verdict = Verdict::of(context, &what, &of).await;
+            verdict.count(context, key, now, &of).await
+        };
+        let refused = what.refused_lifetime(&of);
+        let hint = refused.map(lifetime_hint).unwrap_or_default();
+        let text = format!("{}{hint}", cut(&what.to_string()));
+        tell(context, key, &of, &what, &text, retry_at).await;
+        match &what {
+            Self::Acme(error) if error.class() == Class::Paused => {
+                Finished::Stuck(retry_at, Stuck::Paused, text.into())
+            }
+            _ => Finished::Later(retry_at, Some(text.into())),
+        }
+    }
+}
+
+/// Whether others that ask for the same names would fare better.
+fn is_of_the_secret(what: &Failure, of: &Of) -> bool {
+    let refused = |error: &acme::Error| matches!(error.class(), Class::FixIt | Class::Permanent);
+    what.is_of_the_secret()
+        || matches!(what, Failure::Acme(error) if refused(error) && what.refused_lifetime(of).is_some())
+}
+
+/// What to do where the CA takes no requested lifetime, or not this one.
+fn lifetime_hint(asked: Duration) -> String {
+    let asked = human(asked);
+    format!(
+        "; the order asks for a lifetime of {asked} by cert-renew.io/lifetime: if that is what the CA refuses, ask for \
+         another or take the annotation away"
+    )
+}
+
+/// The renewal was ended because it took too long: the Secret waits for its next turn as after a failure of its own.
+pub(super) fn took_too_long(context: &Context, key: &SecretRef) -> Finished {
+    let (now, text) = (
+        UnixTime::now(),
+        "the renewal did not end in time; it goes on later",
+    );
+    tracing::warn!(secret = %key, "{text}");
+    let entry = context.entry(key);
+    let at = entry.map_or(now + WAITING, |entry| {
+        let failed = Failed {
+            wish: entry.observed.wish,
+            ..Failed::default()
+        };
+        let uid = entry.observed.uid.to_string();
+        let failures = &context.secret_failures;
+        failures.failed(&uid, now, &context.config().retry, failed)
+    });
+    Finished::Later(at, Some(text.into()))
+}
+
+/// What is no failure of the certificate, and counts for nothing: when to look again.
+async fn excused(
+    context: &Context,
+    key: &SecretRef,
+    now: UnixTime,
+    what: &Failure,
+    of: &Of,
+) -> Option<Finished> {
+    match what {
+        Failure::Unwanted
+        | Failure::Cluster(
+            cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. },
+        ) => {
+            tracing::info!(secret = %key, reason = what.reason(), "the Secret has changed meanwhile: looked at again");
+            let said = context.renewal_error(key);
+            Some(Finished::Later(now + AFTER_CONFLICT, said))
+        }
+        Failure::NoIssuer(_) => Some(Finished::Later(
+            now + NO_ISSUER,
+            Some(what.to_string().into()),
+        )),
+        Failure::TooEarly(at) => {
+            let text = what.to_string();
+            if !context.renewal_said(key, &text) {
+                tracing::warn!(secret = %key, until = %at, note = text, "the renewal is held back");
+                let reason = Reason::RenewalHeld;
+                context.events.secret(key, &of.uid, reason, &text);
+            }
+            Some(Finished::Later(*at, Some(text.into())))
+        }
+        Failure::Waiting(what) => {
+            let text = waits(context, key, &of.uid, what).await;
+            Some(Finished::Later(now + WAITING, Some(text.into())))
+        }
+        Failure::Acme(error) if error.may_be_the_key() => {
+            let changed = context.issuers.account_is_new(&of.issuer).await;
+            changed.unwrap_or(false).then(|| {
+                tracing::info!(secret = %key, issuer = %of.issuer, "the account is another one now: tried again with it");
+                Finished::Later(now, None)
+            })
+        }
+        // The CA was not asked.
+        Failure::Issuer(issuers::Error::Limited(limit)) => {
+            let leaf = of.leaf.as_ref();
+            let at = after_limit(context, key, of.account, leaf, of.has_fallback, *limit).await;
+            Some(Finished::Later(at, Some(what.to_string().into())))
+        }
+        _ => None,
+    }
+}
+
+/// Tells what an order waits for, once, and returns that.
+pub(super) async fn waits(context: &Context, key: &SecretRef, uid: &str, what: &Failure) -> String {
+    let text = cut(&what.to_string()).to_owned();
+    tracing::info!(secret = %key, what = text, "the order waits");
+    if !context.renewal_said(key, &text) {
+        let note = format!("{}: {text}; looked at again and again", what.reason());
+        context.events.secret(key, uid, Reason::RenewalWaits, &note);
+        inscribe(context, key, uid, &text, UnixTime::now() + WAITING).await;
+    }
+    text
+}
+
+/// When life runs short, so that a fallback is asked.
+fn short_at(of: &Of, now: UnixTime) -> UnixTime {
+    of.leaf.as_ref().map_or(now, rate_limits::runs_short_at)
+}
+
+/// What a failure counts for.
+#[derive(Default)]
+struct Verdict {
+    /// The CA asks for nothing before this instant.
+    until: Option<UnixTime>,
+    /// It is a limit of the CA.
+    is_limit: bool,
+    /// The CA cannot be reached, or not now.
+    is_outage: bool,
+    /// The CA has counted a failed validation.
+    is_validation: bool,
+    /// It was but the rehearsal.
+    is_rehearsal: bool,
+    /// The settings, where other ones may fare better.
+    tried_with: Option<TriedWith>,
+    /// A certificate was issued, and is none to use.
+    is_rejected: bool,
+    /// The accounts of the names that could not be proven.
+    invalid: BTreeSet<AccountId>,
+    /// The account of the domain or the name that the limit is about.
+    limited: Option<AccountId>,
+}
+
+impl Verdict {
+    /// Judges a failure. What it says of the issuer is noted there.
+    async fn of(context: &Context, what: &Failure, of: &Of) -> Self {
+        let mut verdict = Self {
+            tried_with: (what.may_be_the_settings() || what.refused_lifetime(of).is_some())
+                .then_some(of.tried_with),
+            is_rehearsal: matches!(what, Failure::Rehearsal(_)),
+            is_rejected: matches!(what, Failure::Rejected(_)),
+            ..Self::default()
+        };
+        let Failure::Acme(error) = what else {
+            return verdict;
+        };
+        verdict.until = error.retry_after();
+        match error.class() {
+            Class::Transient => verdict.is_outage = true,
+            Class::RateLimited { until, scope } => {
+                if scope == Scope::Issuer {
+                    context.issuers.limit(&of.issuer, until);
+                }
+                verdict.until = Some(until);
+                verdict.is_limit = true;
+                let about = error.problem().and_then(acme::Problem::limited);
+                verdict.limited =
+                    about.map(|it| ca_limits::account(&of.issuer, &of.directory, &it));
+            }
+            Class::FixIt if error.is_failed_validation() => {
+                verdict.is_validation = true;
+                verdict.invalid = invalid(error, of);
+            }
+            Class::AccountGone => {
+                if let Err(error) = context.issuers.account_gone(&of.issuer).await {
+                    let error = error_chain(&error);
+                    tracing::warn!(issuer = %of.issuer, error, "the account cannot be made anew now");
+                }
+            }
+            _ => {}
+        }
+        verdict
+    }
+
+    /// Counts it in the ledger, and says when the next try is.
+    async fn count(&self, context: &Context, key: &SecretRef, now: UnixTime, of: &Of) -> UnixTime {
+        let backoff = context.config().retry;
+        let mut retry_at = now;
+        let mut accounts = self.invalid.clone();
+        accounts.insert(of.account);
+        accounts.extend(self.limited);
+        let counted = context
+            .ledger
+            .update_all(&key.namespace, accounts, |id, account| {
+                if self.invalid.contains(&id) {
+                    account.invalid(now, &backoff);
+                }
+                if self.limited == Some(id) {
+                    account.limited_until = self.until.map(|until| until.0);
+                }
+                if id == of.account {
+                    retry_at = self.charge(account, now, &backoff, of);
+                }
+            })
+            .await;
+        if let Err(error) = counted {
+            tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
+        }
+        retry_at
+    }
+
+    /// What it changes about the account of the Secret's names, and when they are tried again.
+    fn charge(&self, account: &mut Account, now: UnixTime, backoff: &Backoff, of: &Of) -> UnixTime {
+        let mut retry_at = match self.until {
+            Some(until) if self.is_limit => {
+                account.limited(until, of.wish);
+                until
+            }
+            until => {
+                // Each try is a certificate: while one serves, the next waits for its share of the week.
+                let serves =
+                    |leaf: &Leaf| leaf.is_valid_at(now) && rate_limits::runs_short_at(leaf) > now;
+                let spaced = self.is_rejected && of.leaf.as_ref().is_some_and(serves);
+                let until = until.or_else(|| spaced.then(|| now + account.spacing()));
+                let failed = Failed {
+                    leaf: of.leaf.as_ref(),
+                    validation: self.is_validation,
+                    at_least: until,
+                    wish: of.wish,
+                    tried_with: self.tried_with,
+                };
+                account.failed(now, backoff, failed)
+            }
+        };
+        if self.is_rehearsal {
+            account.rehearsals = account.rehearsals.saturating_sub(1);
+        } else if self.is_validation && of.has_staging {
+            account.rehearsals = REHEARSALS;
+        }
+        // One answer that fails is no outage; a limit is one at once.
+        if of.has_fallback && (self.is_limit || self.is_outage && account.failures > 1) {
+            let until = retry_at.max(now + OUT_OF_REACH);
+            account.unavailable_until = Some(until.0);
+            retry_at = retry_at.min(short_at(of, now).max(now));
+            account.retry_at = Some(retry_at.0);
+        }
+        retry_at
+    }
+}
+
+/// Log, metric, Event, and the Secret itself: where a reader may look for the error.
+async fn tell(
+    context: &Context,
+    key: &SecretRef,
+    of: &Of,
+    what: &Failure,
+    text: &str,
+    retry_at: UnixTime,
+) {
+    let reason = what.reason();
+    tracing::warn!(
+        secret = %key, step = "failed", issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
+        "the renewal failed"
+    );
+    context
+        .metrics
+        .renewal(&of.issuer, RenewalResult::Failed, reason);
+    let event = match what {
+        Failure::Rehearsal(_) => Reason::RehearsalFailed,
+        _ => Reason::RenewalFailed,
+    };
+    let hint = without_them(key, what, of).unwrap_or_default();
+    let note = format!("{reason}: {text}; next try at {retry_at}{hint}");
+    context.events.secret(key, &of.uid, event, &note);
+    inscribe(context, key, &of.uid, text, retry_at).await;
+}
+
+/// Where names that cannot be proven stop others: how the others go on without them.
+fn without_them(key: &SecretRef, what: &Failure, of: &Of) -> Option<String> {
+    let Failure::Acme(error) = what else {
+        return None;
+    };
+    let stops = |name: &Name| {
+        let subproblems = error.problem().map_or(&[][..], |it| &it.subproblems);
+        let is_it = |it: &acme::Subproblem| it.name.parse().is_ok_and(|it: Name| it == *name);
+        subproblems.iter().any(is_it)
+    };
+    let (stopping, others): (Vec<&Name>, Vec<&Name>) = of.names.iter().partition(|it| stops(it));
+    if stopping.is_empty() || others.is_empty() {
+        return None;
+    }
+    let (count, SecretRef { namespace, name }) = (others.len(), key);
+    let what = if count > MOST_LISTED {
+        "take it out of cert-renew.io/names".to_owned()
+    } else {
+        let others: Vec<String> = others.into_iter().map(Name::to_string).collect();
+        let names = others.join(",");
+        format!(
+            "kubectl -n {namespace} annotate --overwrite secret {name} 'cert-renew.io/names={names}'"
+        )
+    };
+    Some(format!(
+        "; for a certificate without what fails, for the {count} other names: {what}"
+    ))
+}
+
+/// The accounts of the names that could not be proven: those that the CA names, else all.
+fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<AccountId> {
+    let named = error.problem().map_or(&[][..], |it| &it.subproblems);
+    let named: Vec<Name> = named.iter().filter_map(|it| it.name.parse().ok()).collect();
+    let names = if named.is_empty() { &of.names } else { &named };
+    validation_limits::accounts(&of.issuer, names)
+        .into_keys()
+        .collect()
+}
+
+/// Writes the error onto the Secret for the reader; where it cannot be written, Event and log have it.
+async fn inscribe(context: &Context, key: &SecretRef, uid: &str, text: &str, retry_at: UnixTime) {
+    let written = async {
+        let secret = secrets::get(&context.client, key).await?;
+        let changes = Changes {
+            annotations: vec![
+                (keys::LAST_ERROR, Some(text.to_owned())),
+                (keys::RETRY_AT, Some(retry_at.to_string())),
+            ],
+            ..Changes::default()
+        };
+        if secret.head.uid() != uid {
+            return Ok(());
+        }
+        secrets::patch(&context.client, &secret.head, &changes)
+            .await
+            .map(|_| ())
+    };
+    if let Err(error) = written.await {
+        tracing::debug!(secret = %key, %error, "the error could not be written onto the Secret");
+    }
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

@@ -1,0 +1,260 @@
+//! From the record of an order to the written Secret, whether the order was made a moment ago or by a former run.
+//!
+//! The record says which order it is. What is asked for, how the names are proven and whether the Secret may change now
+//! are judged afresh at each try, and again after the last wait before each step that cannot be taken back.
+
+use std::time::Duration;
+
+use cert_renew_core::certificate::key::PrivateKey;
+use cert_renew_core::certificate::{self, Leaf};
+use cert_renew_core::config;
+use cert_renew_core::schedule::due::{Never, Reason};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::settings::KeyRotation;
+use cert_renew_core::time::UnixTime;
+use tokio::time::Instant;
+
+use super::challenges::{self, Wait};
+use super::failure::Failure;
+use super::outcome::{Outcome, Progress};
+use super::record;
+use super::target::{Look, RenewalTarget};
+use super::timing::took;
+use super::ways::Plan;
+use super::write;
+use crate::acme::{self, OrderStatus, Preference};
+use crate::cluster::order_records::Record;
+use crate::context::Context;
+use crate::telemetry::metrics::RenewalStep;
+
+/// Some CAs take a minute from finalize to the certificate.
+const ISSUE: Duration = Duration::from_secs(5 * 60);
+/// An order that cannot be read is asked for so often before it is given up.
+const UNREADABLE_TRIES: u32 = 2;
+
+/// CAs date certificates back, by an hour at most, and the clocks of two replicas differ by less.
+const BACKDATED: Duration = Duration::from_secs(2 * 3_600);
+
+/// What was seen of a Secret within this time is believed where nothing was waited for since.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// An order that runs.
+pub(super) struct Begun {
+    /// What a restart needs of it.
+    pub(super) record: Record,
+    /// As the CA has it.
+    pub(super) order: acme::Order,
+    /// How its names are proven, where that was found out a moment ago.
+    pub(super) plan: Option<Plan>,
+}
+
+/// Goes on with an order that a former run, or a former attempt, has begun.
+pub(super) async fn resume(
+    context: &Context,
+    key: &SecretRef,
+    fresh: RenewalTarget,
+    record: Record,
+) -> Result<Outcome, Failure> {
+    let fresh = fresh.at(context, &record.order.issuer);
+    let new_key = PrivateKey::from_pem(record.key.as_bytes()).ok();
+    if new_key
+        .as_ref()
+        .is_some_and(|key| is_written(&fresh, &record, key))
+    {
+        let lifetime = fresh.leaf().map(Leaf::lifetime);
+        write::count_issue(context, key, &fresh, &record, lifetime).await;
+        record::remove(context, &record).await?;
+        return Ok(Outcome::Tidied);
+    }
+    if fresh.assessment.renewal == Err(Never::Paused) {
+        return Ok(Outcome::Later(UnixTime::NEVER, None));
+    }
+    let Some(new_key) = new_key.filter(|_| fresh.still_wants(&record)) else {
+        return give_up(context, key, &record).await;
+    };
+    if let Some(opens) = fresh.assessment.opens {
+        return Ok(Outcome::Later(opens, None));
+    }
+    let ours = |error| Failure::from(error).about(&fresh);
+    let client = context
+        .issuers
+        .ready(&fresh.issuer_name, &fresh.issuer)
+        .await
+        .map_err(ours)?;
+    let order = match client
+        .resume(&record.order.url, &record.order.authorizations)
+        .await
+    {
+        Ok(order) => order,
+        Err(error) => {
+            let is_gone = error.is_gone();
+            let failure = Failure::from(error);
+            if is_gone || is_lost(context, &fresh, &record, &failure) {
+                record::remove(context, &record).await?;
+            }
+            return Err(failure.about(&fresh));
+        }
+    };
+    if matches!(order.status(), OrderStatus::Pending | OrderStatus::Ready) {
+        let ordered = record.order.profile.as_deref();
+        let fits = fresh.takes_profile(&client, ordered).await;
+        let fits = fits.map_err(|error| Failure::from(error).about(&fresh))?
+            && fresh.takes_lifetime(&record.order, UnixTime::now());
+        if !fits || !fresh.asks_for(&new_key) {
+            record::give_back(&order).await;
+            return give_up(context, key, &record).await;
+        }
+    }
+    let _proving = context
+        .validations
+        .join(&fresh.issuer_name, &record.order.names);
+    let (issuer, url) = (&fresh.issuer_name, &record.order.url);
+    tracing::info!(
+        secret = %key, step = "wait", %issuer, order = url, status = ?order.status(), "the order is taken up again"
+    );
+    let reason = fresh
+        .assessment
+        .renewal
+        .map_or(Reason::Lifetime, |due| due.reason);
+    let begun = Begun {
+        record,
+        order,
+        plan: None,
+    };
+    proceed(context, key, fresh, begun, reason).await
+}
+
+/// Whether nothing is to be hoped for from an order any more, whatever the reason is: it is past its end, or has been
+/// tried a few times and cannot be read.
+fn is_lost(context: &Context, fresh: &RenewalTarget, record: &Record, failure: &Failure) -> bool {
+    let failures = context.ledger.failures(fresh.assessment.account);
+    let is_unreadable = matches!(failure, Failure::Acme(error) if error.is_unreadable());
+    record.order.is_over(UnixTime::now()) || is_unreadable && failures >= UNREADABLE_TRIES
+}
+
+/// Whether the Secret holds what the order has brought already.
+fn is_written(fresh: &RenewalTarget, record: &Record, key: &PrivateKey) -> bool {
+    let Some(leaf) = fresh.leaf() else {
+        return false;
+    };
+    let issued_by = fresh.assessment.issued_by.as_ref();
+    let written = issued_by.and_then(|it| it.wrote(leaf.fingerprint));
+    let since = written.is_some_and(|at| at.0 >= record.order.created);
+    let is_ours = *leaf.public_key == *key.public_key();
+    // A new key says as much, unless it is none: what was ordered while the key was to be kept.
+    let is_young = leaf.not_before + BACKDATED >= UnixTime(record.order.created);
+    let rotates = fresh.assessment.settings.key_rotation == KeyRotation::Always;
+    is_ours && (since || rotates && is_young)
+}
+
+/// The Secret asks for something else: its order is given up, and it is looked at again at once.
+async fn give_up(context: &Context, key: &SecretRef, record: &Record) -> Result<Outcome, Failure> {
+    tracing::info!(
+        secret = %key, order = record.order.url, "the order is given up: the Secret, or the config, asks for something else"
+    );
+    record::give_up(context, record).await?;
+    Ok(Outcome::Later(UnixTime::now(), None))
+}
+
+/// From the record to the written Secret. When it cannot succeed any more, the record goes; else it stays for a retry.
+pub(super) async fn proceed(
+    context: &Context,
+    key: &SecretRef,
+    fresh: RenewalTarget,
+    mut begun: Begun,
+    reason: Reason,
+) -> Result<Outcome, Failure> {
+    let mut lifetime = None;
+    match finish(context, key, &mut begun, (reason, &mut lifetime)).await {
+        Ok(Progress::Ended(outcome)) => {
+            record::remove(context, &begun.record).await?;
+            Ok(outcome)
+        }
+        Ok(Progress::Waits(until)) => Ok(Outcome::Later(until, None)),
+        Err(failure) => {
+            let Begun { record, order, .. } = &begun;
+            if failure.ends_order(order) || is_lost(context, &fresh, record, &failure) {
+                if order.status() == OrderStatus::Valid {
+                    // The CA has issued it, and nobody will use it.
+                    let account = fresh.assessment.account;
+                    write::count_wasted(context, key, account, record, lifetime).await;
+                }
+                record::give_back(order).await;
+                record::remove(context, record).await?;
+            }
+            Err(failure.about(&fresh).in_order(&record.order.url))
+        }
+    }
+}
+
+async fn finish(
+    context: &Context,
+    key: &SecretRef,
+    begun: &mut Begun,
+    (reason, lifetime): (Reason, &mut Option<Duration>),
+) -> Result<Progress, Failure> {
+    let Begun {
+        record,
+        order,
+        plan,
+    } = begun;
+    let mut started = Instant::now();
+    if order.status() == OrderStatus::Pending {
+        let manner = (plan.take(), Wait::Briefly);
+        let plan = challenges::prepare(context, key, record, order, manner).await?;
+        if started.elapsed() > RECENT {
+            match RenewalTarget::look(context, key, record).await? {
+                Look::Go(_) => {}
+                Look::Waits(until) => return Ok(Progress::Waits(until)),
+                Look::Unwanted => return Err(Failure::Unwanted),
+            }
+        }
+        let subject = (key, &*record.order.uid);
+        challenges::tell(context, subject, order, &plan).await?;
+        took(context, record, RenewalStep::Prove, started);
+        tracing::info!(
+            secret = %key, step = "prove", issuer = record.order.issuer, order = record.order.url, "validated"
+        );
+    }
+    let record = &*record;
+    let (issuer, url) = (&record.order.issuer, &record.order.url);
+    if order.status() == OrderStatus::Ready {
+        let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+        let fresh = match RenewalTarget::look(context, key, record).await? {
+            Look::Go(fresh) => fresh,
+            Look::Waits(until) => return Ok(Progress::Waits(until)),
+            Look::Unwanted => return Err(Failure::Unwanted),
+        };
+        let ordered = record.order.profile.as_deref();
+        let fits = fresh.takes_profile(order.client(), ordered).await?
+            && fresh.takes_lifetime(&record.order, UnixTime::now());
+        if !fits || !fresh.asks_for(&new_key) {
+            return Err(Failure::Unwanted);
+        }
+        started = Instant::now();
+        let common_name = fresh.issuer.common_name;
+        let request = new_key.csr(&record.order.names, common_name)?;
+        order.finalize(&request).await?;
+    }
+    if order.status() != OrderStatus::Valid {
+        order.wait_issued(Instant::now() + ISSUE).await?;
+        took(context, record, RenewalStep::Finalize, started);
+        tracing::info!(secret = %key, step = "finalize", %issuer, order = url, "issued");
+    }
+    let config = context.config();
+    let chain = config
+        .issuer(&record.order.issuer)
+        .and_then(|issuer| issuer.chain.as_ref());
+    let preference = match chain {
+        None => Preference::Default,
+        Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
+        Some(config::Chain::Shortest) => Preference::Shortest,
+    };
+    started = Instant::now();
+    let pem = order.certificate(&preference).await?;
+    took(context, record, RenewalStep::Download, started);
+    *lifetime = certificate::leaf(pem.as_bytes())
+        .ok()
+        .map(|leaf| leaf.lifetime());
+    write::write(context, key, (record, order.client()), &pem, reason).await
+}

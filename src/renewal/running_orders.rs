@@ -1,0 +1,55 @@
+//! The order records that are known to exist, and the key authorizations that every replica answers with.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cert_renew_core::secret::SecretRef;
+use kube::Client;
+
+use crate::cluster::Error;
+use crate::cluster::order_records;
+
+/// Which Secrets have an order that runs; saves a read before each renewal.
+#[derive(Debug, Default)]
+pub struct RunningOrders(Mutex<HashSet<SecretRef>>);
+
+impl RunningOrders {
+    /// Lists the records that former leaders left.
+    ///
+    /// # Errors
+    /// What every call on the API server may end in.
+    pub async fn reload(&self, client: &Client, namespace: &str) -> Result<(), Error> {
+        let (found, corrupt) = order_records::list(client, namespace).await?;
+        let key = |record: order_records::Record| record.order.subject();
+        // One that cannot be read is replaced when its Secret is looked at.
+        let all = found.into_iter().map(key);
+        *self.lock() = all.chain(corrupt.into_iter().flatten()).collect();
+        Ok(())
+    }
+
+    /// The Secrets whose orders run.
+    #[must_use]
+    pub fn subjects(&self) -> Vec<SecretRef> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// Whether an order for the Secret runs.
+    #[must_use]
+    pub fn contains(&self, key: &SecretRef) -> bool {
+        self.lock().contains(key)
+    }
+
+    /// An order was begun.
+    pub fn insert(&self, key: &SecretRef) {
+        self.lock().insert(key.clone());
+    }
+
+    /// It is done with.
+    pub fn remove(&self, key: &SecretRef) {
+        self.lock().remove(key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<SecretRef>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

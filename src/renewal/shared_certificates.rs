@@ -1,0 +1,194 @@
+//! Copies: Secrets with the same names and issuer that hold the same leaf share one order.
+//!
+//! ```text
+//! twenty due ──lowest key──► one order ──► its Secret, then every other that held the same leaf with its key
+//! ```
+//! A key goes only where the one that it replaces was, proven by the pair in the Secret itself, and only where `allow`,
+//! pause and change window let it. Whatever is left out orders for itself.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::certificate::pair::{self, Chain};
+use cert_renew_core::config::Labels;
+use cert_renew_core::index::Entry;
+use cert_renew_core::schedule::due::Suggestion;
+use cert_renew_core::schedule::rate_limits::AccountId;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::time::UnixTime;
+
+use super::changes::changes;
+use super::failure::Failure;
+use super::target::RenewalTarget;
+use crate::cluster::events::Reason;
+use crate::cluster::order_records::Record;
+use crate::cluster::{namespaces, secrets};
+use crate::context::Context;
+
+/// A copy looks again after this whether the one that orders for it has come to an end.
+const FOLLOW: Duration = Duration::from_secs(30);
+/// The namespaces of this many others are looked at before a Secret orders for itself: each look is a request.
+const LEADERS: usize = 4;
+
+/// Other Secrets that draw on the same account of the ledger and hold this leaf.
+fn others(
+    context: &Context,
+    key: &SecretRef,
+    account: AccountId,
+    leaf: Fingerprint,
+    wanted: impl Fn(&SecretRef, &Entry) -> bool,
+) -> Vec<SecretRef> {
+    let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
+    let same = |(other, entry): &(SecretRef, Entry)| {
+        let held = entry.observed.leaf.ok().map(|facts| facts.fingerprint);
+        held == Some(leaf) && other != key && wanted(other, entry)
+    };
+    let drawing = index.drawing_on(account).filter(same);
+    drawing.map(|(other, _)| other).collect()
+}
+
+/// When to look again, if another Secret orders for this one: of those that are due the one with the lowest key.
+pub(super) async fn follows(
+    context: &Context,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
+    now: UnixTime,
+) -> Option<UnixTime> {
+    // Whose key is revoked waits for nobody, and takes no pair from anybody.
+    if fresh.assessment.settings.revoked.is_some() {
+        return None;
+    }
+    for leader in leaders(context, key, fresh, now).iter().take(LEADERS) {
+        if may_lead(context, leader, fresh).await {
+            return Some(now + FOLLOW);
+        }
+    }
+    None
+}
+
+/// The other Secrets that would order for this one, as far as the index knows, the lowest key first.
+fn leaders(
+    context: &Context,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
+    now: UnixTime,
+) -> Vec<SecretRef> {
+    let Some(leaf) = fresh.leaf() else {
+        return Vec::new();
+    };
+    let leads = |other: &SecretRef, entry: &Entry| {
+        let open = entry.observed.window.is_none_or(|window| window <= now);
+        // One that is put off leads nobody; one that waits for the CA's word alone has it in a moment.
+        let asking = entry.observed.suggestion == Suggestion::Unasked;
+        let soon = asking || entry.renewing.is_some() || entry.renew_at <= now + FOLLOW;
+        // One that fails by itself would lead into its own back-off.
+        let able = context.secret_failures.count(&entry.observed.uid) == 0;
+        other < key && open && soon && able && entry.renewal_due(now)
+    };
+    let account = fresh.assessment.account;
+    let mut leaders = others(context, key, account, leaf.fingerprint, leads);
+    leaders.sort_unstable();
+    leaders
+}
+
+/// Whether `allow` grants the names to the other Secret's namespace as it is labelled now; the index has asked all but
+/// the labels.
+async fn may_lead(context: &Context, leader: &SecretRef, fresh: &RenewalTarget) -> bool {
+    let config = context.config();
+    if !config.needs_namespace_labels() {
+        return true;
+    }
+    let (Some(issuer), Ok(labels)) = (
+        config.issuer(&fresh.home),
+        namespaces::labels(&context.client, &leader.namespace).await,
+    ) else {
+        return false;
+    };
+    let labels = Labels::Are(&labels);
+    let mut names = fresh.assessment.names.iter();
+    names.all(|name| issuer.allows(&leader.namespace, labels, name))
+}
+
+/// Writes the new pair into every copy of the Secret that was renewed; `had` is the leaf that it
+/// held, and `fresh` the Secret before the write.
+pub(super) async fn share(
+    context: &Context,
+    key: &SecretRef,
+    fresh: &RenewalTarget,
+    had: Fingerprint,
+    record: &Record,
+    chain: &Chain,
+) {
+    let account =
+        cert_renew_core::schedule::rate_limits::account_of(&fresh.home, &fresh.assessment.names);
+    // Who stole the key holds it in a Secret too, perhaps: what replaces it goes to nobody who proves it.
+    if fresh.assessment.settings.revoked == Some(had) {
+        return;
+    }
+    // Whoever shows another's certificate without its key shares nothing: the others would get a key that he knows.
+    if !holds(fresh, had, UnixTime::now()) {
+        return;
+    }
+    // A Secret that may not be renewed, for its namespace's sake or another, is not even read.
+    let may = |_: &SecretRef, entry: &Entry| entry.observed.renewal.is_ok();
+    for copy in others(context, key, account, had, may) {
+        match write(context, &copy, fresh, had, record, chain).await {
+            Ok(true) => tracing::info!(secret = %copy, from = %key, "a copy is renewed with it"),
+            Ok(false) => {
+                tracing::debug!(secret = %copy, from = %key, "no copy: it orders for itself");
+            }
+            Err(error) => {
+                tracing::info!(secret = %copy, from = %key, %error, "the copy is not written: it orders for itself");
+            }
+        }
+    }
+}
+
+/// Whether the Secret holds this leaf and its key. A pair that has expired proves possession as well as any.
+fn holds(fresh: &RenewalTarget, had: Fingerprint, now: UnixTime) -> bool {
+    let (certificate, private_key) = fresh.secret.pair();
+    fresh.leaf().is_some_and(|leaf| {
+        let then = now.min(leaf.not_after);
+        leaf.fingerprint == had && pair::check_pair(certificate, private_key, then).is_ok()
+    })
+}
+
+async fn write(
+    context: &Context,
+    copy: &SecretRef,
+    of: &RenewalTarget,
+    had: Fingerprint,
+    record: &Record,
+    chain: &Chain,
+) -> Result<bool, Failure> {
+    let now = UnixTime::now();
+    let Some(fresh) = RenewalTarget::read(context, copy, now).await? else {
+        return Ok(false);
+    };
+    let (mine, theirs) = (&fresh.assessment, &of.assessment);
+    let alike = fresh.home == of.home
+        && fresh.names_to_order() == record.order.names
+        && mine.settings.revoked.is_none()
+        && mine.settings.profile == theirs.settings.profile
+        && mine.settings.lifetime == theirs.settings.lifetime
+        && mine.settings.key_type == theirs.settings.key_type
+        && mine.settings.key_rotation == theirs.settings.key_rotation;
+    let may = mine.renewal.is_ok() && mine.opens.is_none() && fresh.secret.kept_for().is_none();
+    let held = holds(&fresh, had, now);
+    if !(alike && may && held) {
+        return Ok(false);
+    }
+    let fresh = fresh.at(context, &record.order.issuer);
+    let changes = changes(context, copy, &fresh, (record, true), chain)?;
+    secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
+    let note = format!(
+        "valid until {}, one order with {}",
+        chain.leaf.not_after,
+        record.order.subject()
+    );
+    context
+        .events
+        .secret(copy, fresh.uid(), Reason::Renewed, &note);
+    Ok(true)
+}

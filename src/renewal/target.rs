@@ -1,0 +1,254 @@
+//! A Secret as the API server has it now, and what it asks for: the one thing that a renewal believes.
+//!
+//! It is read anew before each step that cannot be taken back, as the user may have changed his mind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::Leaf;
+use cert_renew_core::config::{Config, Issuer, Labels};
+use cert_renew_core::schedule::due::{Never, Reason, renew_before};
+use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::settings::{FORCE, IssuerRef};
+use cert_renew_core::text::hash::hash;
+use cert_renew_core::text::name::{self, Name};
+use cert_renew_core::time::UnixTime;
+
+use super::failure::{Failure, Of};
+use crate::acme::CertId;
+use crate::cluster::order_records::{self, Record};
+use crate::cluster::{self, namespaces, secrets};
+use crate::context::Context;
+
+/// A Secret as it is now, and what it asks for.
+pub(super) struct RenewalTarget {
+    pub(super) secret: FullSecret,
+    pub(super) assessment: Assessment,
+    /// The issuer that the Secret names.
+    pub(super) home: Arc<str>,
+    /// The namespace's labels, where they matter.
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// The issuer that is asked: that one, or a fallback.
+    pub(super) issuer_name: Arc<str>,
+    pub(super) issuer: Issuer,
+    /// The config by which it was judged.
+    config: Arc<Config>,
+}
+
+/// What a Secret says of an order that runs for it, at the moment when something is about to be done.
+pub(super) enum Look {
+    /// It wants what the order brings, and may change now.
+    Go(Box<RenewalTarget>),
+    /// It wants that, and may not change before then.
+    Waits(UnixTime),
+    /// It does not any more.
+    Unwanted,
+}
+
+impl RenewalTarget {
+    /// Looks at the Secret of an order, by the config and the clock of now.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) async fn look(
+        context: &Context,
+        key: &SecretRef,
+        record: &Record,
+    ) -> Result<Look, Failure> {
+        let Some(fresh) = Self::read(context, key, UnixTime::now()).await? else {
+            return Ok(Look::Unwanted);
+        };
+        let fresh = fresh.at(context, &record.order.issuer);
+        if fresh.assessment.renewal == Err(Never::Paused) {
+            return Ok(Look::Waits(UnixTime::NEVER));
+        }
+        let is_ours = fresh.secret.kept_for().is_none() && !fresh.secret.immutable;
+        if !is_ours || !fresh.still_wants(record) {
+            return Ok(Look::Unwanted);
+        }
+        Ok(match fresh.assessment.opens {
+            Some(opens) => Look::Waits(opens),
+            None => Look::Go(Box::new(fresh)),
+        })
+    }
+
+    /// The Secret as it is now; None where it is gone, or asks for nothing.
+    ///
+    /// # Errors
+    /// When it, or the labels of a namespace where they matter, cannot be read, or the config has no such issuer.
+    pub(super) async fn read(
+        context: &Context,
+        key: &SecretRef,
+        now: UnixTime,
+    ) -> Result<Option<Self>, Failure> {
+        let mut secret = match secrets::get(&context.client, key).await {
+            Err(cluster::Error::NotFound { .. }) => return Ok(None),
+            secret => secret?,
+        };
+        let config = context.config();
+        let (labels, unread) = if config.needs_namespace_labels() {
+            match namespaces::labels(&context.client, &key.namespace).await {
+                Ok(labels) => (Some(labels), None),
+                Err(error) => (None, Some(error)),
+            }
+        } else {
+            (None, None)
+        };
+        let view = (&*config, view_of(labels.as_ref()));
+        let Some(assessment) = assess::of_full(now, key, &secret, view, |leaf| {
+            context.renewal_info.instant(key, leaf)
+        }) else {
+            return Ok(None);
+        };
+        let IssuerRef::Named(issuer_name) = assessment.settings.issuer.clone() else {
+            return Ok(None);
+        };
+        let Some(issuer) = config.issuer(&issuer_name).cloned() else {
+            return Err(Failure::NoIssuer(issuer_name));
+        };
+        let settings = &assessment.settings;
+        let outputs = settings.outputs.iter().map(|output| &*output.name);
+        let needed = { settings.pkcs12_password_key.as_deref() }
+            .into_iter()
+            .chain(outputs);
+        secret.lighten(&needed.collect::<Vec<&str>>());
+        let fresh = Self {
+            secret,
+            assessment,
+            home: Arc::clone(&issuer_name),
+            labels,
+            issuer_name,
+            issuer,
+            config,
+        };
+        match unread {
+            None => Ok(Some(fresh)),
+            Some(error) => Err(Failure::Labels(error).about(&fresh)),
+        }
+    }
+
+    /// Whether it is the Secret's own issuer that is asked.
+    pub(super) fn is_at_home(&self) -> bool {
+        self.issuer_name == self.home
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        self.secret.head.uid()
+    }
+
+    /// The namespace's labels as the config looks at them.
+    pub(super) fn labels(&self) -> Labels<'_> {
+        view_of(self.labels.as_ref())
+    }
+
+    /// The leaf that is there, if it can be read.
+    pub(super) fn leaf(&self) -> Option<&Leaf> {
+        self.assessment.leaf.as_ref().ok()
+    }
+
+    /// What the budgets look at, where it is due for this reason.
+    pub(super) fn claim(&self, reason: Reason) -> Claim<'_> {
+        let leaf = self.leaf();
+        let issued_by = self.assessment.issued_by.as_ref();
+        let moved = issued_by.is_some_and(|by| *by.issuer != *self.home);
+        let wished = self.assessment.settings.renew_now.as_deref();
+        Claim {
+            reason,
+            wish: self.assessment.wish(),
+            caused: moved || wished.is_some_and(|it| it.starts_with(FORCE)),
+            leaf,
+            written: leaf.and_then(|leaf| issued_by?.wrote(leaf.fingerprint)),
+            by_lifetime: leaf.map(|leaf| {
+                let before = self.assessment.settings.renew_before;
+                leaf.not_after - renew_before(before, leaf.lifetime())
+            }),
+        }
+    }
+
+    /// The names to ask for: those without the ones that a wildcard among them covers, as CAs refuse the redundant.
+    pub(super) fn names_to_order(&self) -> Vec<Name> {
+        let needed = name::needed(&self.assessment.names);
+        needed.into_iter().cloned().collect()
+    }
+
+    /// What the new certificate replaces, in the words of RFC 9773: only what the same issuer's account was given.
+    pub(super) fn replaced(&self) -> Option<CertId> {
+        let issued_by = self.assessment.issued_by.as_ref()?;
+        let leaf = self.leaf()?;
+        let authority = leaf.authority_key_id.as_ref()?;
+        (*issued_by.issuer == *self.issuer_name).then(|| CertId::new(authority, &leaf.serial))
+    }
+
+    /// Whether the Secret still asks for what the record's order will bring.
+    pub(super) fn still_wants(&self, record: &Record) -> bool {
+        let order_records::Order {
+            uid,
+            issuer,
+            directory,
+            names,
+            ..
+        } = &record.order;
+        // Another CA knows nothing of the order, and the one that does would refuse our account with the other.
+        let moved = { directory.as_ref() }.is_some_and(|it| *it != self.issuer.directory);
+        self.uid() == *uid
+            && *self.issuer_name == **issuer
+            && !moved
+            && self.assessment.renewal.is_ok()
+            // Without `names` they are read from the certificate, which somebody may have emptied meanwhile.
+            && (self.assessment.names.is_empty() || self.names_to_order() == *names)
+    }
+
+    /// What the assessment says of names that are not allowed.
+    pub(super) fn refusal(&self) -> String {
+        let problems = self.assessment.problems.iter();
+        let names = problems.filter(|problem| &*problem.key == keys::NAMES);
+        names.map(ToString::to_string).collect()
+    }
+}
+
+fn view_of(labels: Option<&BTreeMap<String, String>>) -> Labels<'_> {
+    labels.map_or(Labels::NotAsked, Labels::Are)
+}
+
+impl Failure {
+    /// Says in which order it happened, for whoever asks the CA about it.
+    pub(super) fn in_order(mut self, url: &str) -> Self {
+        if let Self::About { of, .. } = &mut self {
+            of.order = Some(url.into());
+        }
+        self
+    }
+
+    /// Says which Secret it happened to.
+    pub(super) fn about(self, fresh: &RenewalTarget) -> Self {
+        if matches!(self, Self::About { .. }) {
+            return self;
+        }
+        let of = Of {
+            uid: fresh.uid().to_owned(),
+            account: fresh.assessment.account,
+            wish: fresh.assessment.unserved(),
+            order: None,
+            issuer: Arc::clone(&fresh.issuer_name),
+            directory: fresh.issuer.directory.clone(),
+            leaf: fresh.leaf().cloned(),
+            names: fresh.names_to_order(),
+            lifetime: fresh.lifetime(),
+            has_staging: fresh.issuer.staging.is_some(),
+            has_fallback: fresh.issuer.fallback.is_some(),
+            tried_with: TriedWith {
+                config: fresh.config.digest(),
+                subject: hash(&fresh.secret.head.place().to_string()),
+                settings: fresh.secret.head.digest(),
+            },
+        };
+        Self::About {
+            what: Box::new(self),
+            of: Box::new(of),
+        }
+    }
+}

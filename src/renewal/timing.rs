@@ -1,0 +1,23 @@
+//! How long each step of a renewal took.
+
+use std::time::Duration;
+
+use cert_renew_core::time::UnixTime;
+use tokio::time::Instant;
+
+use crate::cluster::order_records::Record;
+use crate::context::Context;
+use crate::telemetry::metrics::RenewalStep;
+
+/// Notes how long a step took. A proof that takes several attempts counts from the order on: DNS may take an hour.
+pub(super) fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
+    let mut took = started.elapsed();
+    if step == RenewalStep::Prove {
+        // The record knows whole seconds: the one that may be too much is taken off.
+        let since = UnixTime::now().since(UnixTime(record.order.created));
+        took = took.max(since.saturating_sub(Duration::from_secs(1)));
+    }
+    context
+        .metrics
+        .renewal_step_took(&record.order.issuer, step, took);
+}

@@ -1,0 +1,109 @@
+//! No more failed validations of a name in an hour than CAs let pass, whichever sets of names it is in, whoever asks,
+//! and however often `renew-now` changes.
+//!
+//! What has failed is in the ledger, by name; what is under way may fail yet, and is counted here, in memory only.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cert_renew_core::schedule::rate_limits::{AccountId, Backoff, account_of_name};
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
+
+use crate::cluster::ledger::Ledger;
+
+/// How many orders that prove a name are under way, by the name's account of the ledger.
+#[derive(Debug, Default)]
+pub struct Validations(Mutex<HashMap<AccountId, usize>>);
+
+/// An order that is under way; it is no more once this is dropped.
+#[derive(Debug)]
+pub(super) struct Proving<'a> {
+    of: &'a Validations,
+    accounts: Vec<AccountId>,
+}
+
+/// Why an order has to wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// The name has failed as often as it may.
+    Failed(Name, UnixTime),
+    /// It would have, should those that are under way fail.
+    UnderWay(Name, UnixTime),
+}
+
+impl Validations {
+    /// Counts an order for these names as under way, if none of them has failed too often.
+    pub(super) fn begin(
+        &self,
+        ledger: &Ledger,
+        issuer: &str,
+        names: &[Name],
+        backoff: &Backoff,
+        now: UnixTime,
+    ) -> Result<Proving<'_>, Held> {
+        let accounts = accounts(issuer, names);
+        let mut under_way = self.lock();
+        let mut held = None;
+        for (id, name) in &accounts {
+            let account = ledger.get(*id);
+            let count = under_way.get(id).copied().unwrap_or(0);
+            if let Some(until) = account.validates_at(now, backoff, 0) {
+                return Err(Held::Failed((*name).clone(), until));
+            }
+            if let Some(until) = account.validates_at(now, backoff, count) {
+                held = Some(Held::UnderWay((*name).clone(), until));
+            }
+        }
+        if let Some(held) = held {
+            return Err(held);
+        }
+        Ok(self.counted(&mut under_way, accounts.into_keys().collect()))
+    }
+
+    /// Counts an order that a former run has begun.
+    pub(super) fn join(&self, issuer: &str, names: &[Name]) -> Proving<'_> {
+        let accounts = accounts(issuer, names).into_keys().collect();
+        self.counted(&mut self.lock(), accounts)
+    }
+
+    fn counted(
+        &self,
+        under_way: &mut HashMap<AccountId, usize>,
+        accounts: Vec<AccountId>,
+    ) -> Proving<'_> {
+        for id in &accounts {
+            *under_way.entry(*id).or_default() += 1;
+        }
+        Proving { of: self, accounts }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<AccountId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Proving<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.of.lock();
+        for id in &self.accounts {
+            if let Some(count) = under_way.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    under_way.remove(id);
+                }
+            }
+        }
+    }
+}
+
+/// The accounts of the names, each once: apex and wildcard are proven at one place.
+pub(super) fn accounts<'a>(
+    issuer: &str,
+    names: impl IntoIterator<Item = &'a Name>,
+) -> BTreeMap<AccountId, &'a Name> {
+    let names = names.into_iter();
+    names
+        .map(|name| (account_of_name(issuer, name), name))
+        .collect()
+}

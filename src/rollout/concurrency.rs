@@ -1,0 +1,332 @@
+//! Places for what is done at the same time, shared fairly: so many in all, so many for each namespace.
+//!
+//! Who is called next is of the namespace that has the fewest places; within that, whoever waits for the sake of a
+//! certificate that ends sooner. Urgency is worth a bounded lead, since whoever may edit a Secret may forge it, and nothing
+//! that waits is passed for ever. A place is given back when it is dropped, or as soon as its workload stands still; one
+//! that is held for very long is passed on although its workload still moves.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cert_renew_core::time::UnixTime;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+/// The lead that the most urgent has over what is not urgent at all. After so long whoever waits is passed by nobody.
+const LEAD: Duration = Duration::from_secs(600);
+/// A place that is held for longer counts as given back while others wait. Most workloads take less; a namespace of
+/// workloads that take hours each would keep all others waiting.
+const TURN: Duration = Duration::from_secs(600);
+
+/// What all rollouts share.
+#[derive(Debug)]
+pub(super) struct Budget {
+    per_namespace: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    places: usize,
+    /// Places that are taken, in the order in which they were.
+    held: BTreeMap<u64, Held>,
+    /// How many of them by namespace; none is kept at zero.
+    taken: HashMap<Box<str>, usize>,
+    /// Who waits, by namespace; none is kept empty.
+    waiting: BTreeMap<Box<str>, Waiting>,
+    numbers: u64,
+}
+
+/// Who waits in one namespace, by rank and then by arrival.
+type Waiting = BTreeMap<(UnixTime, u64), oneshot::Sender<Place>>;
+
+#[derive(Debug)]
+struct Held {
+    namespace: Box<str>,
+    since: Instant,
+}
+
+/// The right to roll one workload of a namespace.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// None once it was given back.
+    of: Option<(Arc<Budget>, u64)>,
+}
+
+impl Budget {
+    pub(super) fn new(concurrency: usize, per_namespace: usize) -> Self {
+        // Zero would roll nothing for ever; the config's reader refuses it too.
+        let state = State {
+            places: concurrency.max(1),
+            held: BTreeMap::new(),
+            taken: HashMap::new(),
+            waiting: BTreeMap::new(),
+            numbers: 0,
+        };
+        Self {
+            per_namespace: per_namespace.max(1),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Waits for a place, for the sake of a certificate that ends then.
+    pub(super) async fn place(self: &Arc<Self>, namespace: &str, urgency: UnixTime) -> Place {
+        let (called, mut call) = oneshot::channel();
+        {
+            let (now, mut state) = (UnixTime::now(), self.state());
+            state.numbers += 1;
+            let key = (rank(now, urgency), state.numbers);
+            let of = state.waiting.entry(namespace.into()).or_default();
+            of.insert(key, called);
+        }
+        self.call();
+        loop {
+            let passed_on = self.state().passed_on();
+            tokio::select! {
+                biased;
+                // The sender is dropped only with a budget that nobody can wait for any more.
+                place = &mut call => return place.unwrap_or(Place { of: None }),
+                () = sleep_until(passed_on) => self.call(),
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls everyone for whom there is a place.
+    fn call(self: &Arc<Self>) {
+        loop {
+            // A statement of its own: the lock is free again before a place may be dropped.
+            let next = self.state().next(self.per_namespace);
+            let Some((number, called)) = next else { return };
+            let place = Place {
+                of: Some((Arc::clone(self), number)),
+            };
+            // Who no longer waits hands the place back by dropping it: that calls the next one.
+            let _ = called.send(place);
+        }
+    }
+}
+
+/// Where somebody who comes now has to queue.
+fn rank(now: UnixTime, urgency: UnixTime) -> UnixTime {
+    urgency.max(now).min(now + LEAD)
+}
+
+impl State {
+    /// Takes the first who may have a place out of the queue, and takes the place for them.
+    fn next(&mut self, per_namespace: usize) -> Option<(u64, oneshot::Sender<Place>)> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        while let Some((number, held)) = self.held.first_key_value()
+            && held.since.elapsed() >= TURN
+        {
+            let number = *number;
+            self.give_back(number);
+        }
+        if self.held.len() >= self.places {
+            return None;
+        }
+        let taken = |namespace: &str| self.taken.get(namespace).copied().unwrap_or(0);
+        let heads = self.waiting.iter();
+        let heads = heads.filter_map(|(namespace, of)| Some((namespace, of.first_key_value()?.0)));
+        let free = heads.filter(|(namespace, _)| taken(namespace) < per_namespace);
+        let (namespace, _) = free.min_by_key(|(namespace, key)| (taken(namespace), **key))?;
+        let namespace = namespace.clone();
+        let of = self.waiting.get_mut(&namespace)?;
+        let (_, called) = of.pop_first()?;
+        if of.is_empty() {
+            self.waiting.remove(&namespace);
+        }
+        self.numbers += 1;
+        *self.taken.entry(namespace.clone()).or_default() += 1;
+        let since = Instant::now();
+        self.held.insert(self.numbers, Held { namespace, since });
+        Some((self.numbers, called))
+    }
+
+    /// Gives a place to others; false where it was passed on before.
+    fn give_back(&mut self, number: u64) -> bool {
+        let Some(Held { namespace, .. }) = self.held.remove(&number) else {
+            return false;
+        };
+        if let Some(taken) = self.taken.get_mut(&namespace) {
+            *taken -= 1;
+            if *taken == 0 {
+                self.taken.remove(&namespace);
+            }
+        }
+        true
+    }
+
+    /// When the place that is held longest is passed on.
+    fn passed_on(&self) -> Instant {
+        let oldest = self.held.first_key_value().map(|(_, held)| held.since);
+        oldest.unwrap_or_else(Instant::now) + TURN
+    }
+}
+
+impl Place {
+    /// Gives the place to others, once.
+    pub(super) fn give_back(&mut self) {
+        if let Some((budget, number)) = self.of.take()
+            && budget.state().give_back(number)
+        {
+            budget.call();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+
+    use super::*;
+
+    /// People who wait, each as (namespace, seconds until their certificate ends), and the places that they have.
+    struct Scene {
+        futures: Vec<BoxFuture<'static, Place>>,
+        places: BTreeMap<usize, Place>,
+        budget: Arc<Budget>,
+    }
+
+    impl Scene {
+        fn new(concurrency: usize, per_namespace: usize) -> Self {
+            Self {
+                futures: Vec::new(),
+                places: BTreeMap::new(),
+                budget: Arc::new(Budget::new(concurrency, per_namespace)),
+            }
+        }
+
+        fn waits(&mut self, namespace: &'static str, urgency: UnixTime) {
+            let budget = Arc::clone(&self.budget);
+            let place = async move { budget.place(namespace, urgency).await };
+            self.futures.push(place.boxed());
+            self.have();
+        }
+
+        fn leaves(&mut self, number: usize) {
+            self.places.get_mut(&number).unwrap().give_back();
+        }
+
+        /// Who has ever had a place, by number.
+        fn have(&mut self) -> String {
+            for (number, future) in self.futures.iter_mut().enumerate() {
+                if !self.places.contains_key(&number)
+                    && let Some(place) = future.now_or_never()
+                {
+                    self.places.insert(number, place);
+                }
+            }
+            self.places.keys().map(ToString::to_string).collect()
+        }
+    }
+
+    fn ends_in(seconds: i64) -> UnixTime {
+        UnixTime(UnixTime::now().0 + seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_most_urgent_of_the_namespace_with_the_fewest_places_goes_first() {
+        let waiting = [
+            ("a", 90),
+            ("a", 80),
+            ("a", 10),
+            ("b", 50),
+            ("b", 20),
+            ("c", 70),
+        ];
+        for (concurrency, per_namespace, expected) in [
+            (6, 6, "012345"),
+            (3, 1, "035"),
+            (2, 2, "01"),
+            (4, 2, "0134"),
+        ] {
+            let mut scene = Scene::new(concurrency, per_namespace);
+            for (namespace, urgency) in waiting {
+                scene.waits(namespace, ends_in(urgency));
+            }
+            assert_eq!(scene.have(), expected, "{concurrency} {per_namespace}");
+            if (concurrency, per_namespace) == (3, 1) {
+                // One of a leaves, and the most urgent of a comes, although it came last.
+                scene.leaves(0);
+                assert_eq!(scene.have(), "0235");
+                // Nobody else of a may come; one of b may when b's has gone.
+                scene.leaves(3);
+                assert_eq!(scene.have(), "02345");
+            }
+            if (concurrency, per_namespace) == (2, 2) {
+                scene.leaves(0);
+                assert_eq!(scene.have(), "014", "b has none yet");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn urgency_is_worth_a_bounded_lead() {
+        let mut scene = Scene::new(1, 1);
+        scene.waits("first", ends_in(0));
+        let long_ago = UnixTime(i64::MIN);
+        let (now, lead) = (UnixTime::now(), i64::try_from(LEAD.as_secs()).unwrap());
+        assert_eq!(rank(now, long_ago), now, "expired long ago is expired");
+        assert_eq!(rank(now, UnixTime::NEVER), UnixTime(now.0 + lead));
+        // Who comes later than the lead passes nobody, however urgent.
+        assert!(rank(UnixTime(now.0 + lead + 1), long_ago) > rank(now, UnixTime::NEVER));
+        scene.waits("calm", UnixTime::NEVER);
+        scene.waits("urgent", long_ago);
+        scene.leaves(0);
+        assert_eq!(scene.have(), "02");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_not_held_for_ever_by_what_merely_moves() {
+        let mut scene = Scene::new(2, 2);
+        scene.waits("greedy", ends_in(0));
+        scene.waits("greedy", ends_in(0));
+        scene.waits("greedy", ends_in(0));
+        scene.waits("other", UnixTime::NEVER);
+        assert_eq!(scene.have(), "01");
+        tokio::time::advance(TURN).await;
+        // Both places are passed on: one to each namespace.
+        assert_eq!(scene.have(), "0123");
+        let state = scene.budget.state();
+        let taken: BTreeMap<&str, usize> = state
+            .taken
+            .iter()
+            .map(|(of, taken)| (&**of, *taken))
+            .collect();
+        assert_eq!(taken, BTreeMap::from([("greedy", 1), ("other", 1)]));
+        drop(state);
+        // That the first ones end is nothing new.
+        scene.leaves(0);
+        scene.waits("late", UnixTime::NEVER);
+        assert_eq!(scene.have(), "0123");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_no_longer_waits_takes_no_place() {
+        let budget = Arc::new(Budget::new(1, 1));
+        let first = budget.place("a", UnixTime(0)).now_or_never().unwrap();
+        let mut gone = Box::pin(budget.place("b", UnixTime(0)));
+        assert!(gone.as_mut().now_or_never().is_none());
+        let mut next = Box::pin(budget.place("c", UnixTime(9)));
+        assert!(next.as_mut().now_or_never().is_none());
+        drop(gone);
+        drop(first);
+        assert!(next.now_or_never().is_some());
+        assert!(budget.state().held.is_empty());
+        assert!(budget.state().taken.is_empty());
+    }
+}

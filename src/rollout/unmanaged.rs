@@ -1,0 +1,368 @@
+//! Pods and Jobs that use a Secret and that nobody can roll, and pods that use one although their workload's template does
+//! not say so, as an admission webhook adds it. They are named, never touched.
+//!
+//! A pod without a controller and a Job keep their template for life. What a CronJob starts is left out: its next run has
+//! the new leaf. It needs the rights of rbac/addons/eviction.yaml; without them nobody is named.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+
+use cert_renew_core::rollout::decode::{Condition, Meta, Object, Template};
+use cert_renew_core::rollout::lean::Kept;
+use cert_renew_core::rollout::references::{PodSpec, Reference};
+use cert_renew_core::rollout::types::{Request as Wanted, Verdict};
+use cert_renew_core::rollout::workload::Workload;
+use cert_renew_core::secret::workload::{Kind, RolloutMode, WorkloadRef};
+use cert_renew_core::time::UnixTime;
+use kube::api::ListParams;
+use kube::{Client, Resource as _};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::error::Error;
+use super::listing::{Absent, List, Weight};
+use super::run::Roller;
+
+/// Objects asked for at a time: a pod is some 10 KB of JSON.
+const PAGE: u32 = 100;
+/// Pods that have ended use nothing any more, and those that have not begun will have the new leaf.
+const ALIVE: &str = "status.phase=Running";
+
+/// A pod or a Job that nobody replaces, or a pod of a workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unmanaged {
+    kind: &'static str,
+    name: Box<str>,
+    created: Option<UnixTime>,
+    references: Vec<Reference>,
+    /// The object that it belongs to, which may be one of these, the last one by its own kind and name. None: nobody's.
+    of: Option<Vec<WorkloadRef>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PodWire {
+    metadata: Meta,
+    spec: PodSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct JobWire {
+    metadata: Meta,
+    spec: JobSpec,
+    status: JobStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct JobSpec {
+    suspend: Option<bool>,
+    template: Template,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct JobStatus {
+    conditions: Kept<Condition>,
+}
+
+impl Roller {
+    /// [`bystanders`], but what cannot be listed is not asked for each time.
+    ///
+    /// # Errors
+    /// As [`bystanders`].
+    pub async fn bystanders(&self, namespace: &str) -> Result<Vec<Unmanaged>, Error> {
+        all(&self.absent, &self.client, namespace).await
+    }
+}
+
+/// The pods and Jobs of a namespace that nobody replaces; none of a kind that we may not list.
+///
+/// # Errors
+/// When the API server does not say.
+pub async fn bystanders(client: &Client, namespace: &str) -> Result<Vec<Unmanaged>, Error> {
+    all(&Absent::default(), client, namespace).await
+}
+
+async fn all(absent: &Absent, client: &Client, namespace: &str) -> Result<Vec<Unmanaged>, Error> {
+    let weight = Weight::default();
+    let of = |group, plural, fields| List {
+        client,
+        group,
+        plural,
+        namespace,
+        params: ListParams::default().fields(fields),
+        limit: PAGE,
+    };
+    let pods = read(of("/api/v1", "pods", ALIVE), &weight, PodWire::read);
+    let pods = absent.unless("pods", namespace, pods).await?;
+    let jobs = read(of("/apis/batch/v1", "jobs", ""), &weight, JobWire::read);
+    let jobs = absent.unless("jobs", namespace, jobs).await?;
+    Ok(pods.into_iter().chain(jobs).collect())
+}
+
+async fn read<T: DeserializeOwned>(
+    list: List<'_>,
+    weight: &Weight,
+    read: fn(T) -> Option<Unmanaged>,
+) -> Result<Vec<Unmanaged>, Error> {
+    let mut found = Vec::new();
+    let each = |object: T| {
+        let bystander = read(object);
+        let references = bystander.iter().flat_map(|it| &it.references);
+        weight.add(list.namespace, references.map(Reference::weight).sum())?;
+        found.extend(bystander);
+        Ok(())
+    };
+    list.each(each).await?;
+    Ok(found)
+}
+
+impl PodWire {
+    pub(super) fn read(self) -> Option<Unmanaged> {
+        let of = self.metadata.controller().map(of);
+        // Those of a Job are told by it; others belong to what we do not know.
+        if of.as_ref().is_some_and(Vec::is_empty) {
+            return None;
+        }
+        bystander(self.metadata, "pod", &self.spec, of)
+    }
+}
+
+impl JobWire {
+    fn read(self) -> Option<Unmanaged> {
+        let mut conditions = self.status.conditions.iter();
+        let ended = conditions.any(|it| it.is_true("Complete") || it.is_true("Failed"));
+        if ended || self.spec.suspend == Some(true) {
+            return None;
+        }
+        let spec = self.spec.template.spec.unwrap_or_default();
+        // What a CronJob starts has the new leaf the next time.
+        if self.metadata.is_controlled() {
+            return None;
+        }
+        bystander(self.metadata, "job", &spec, None)
+    }
+}
+
+fn bystander(
+    meta: Meta,
+    kind: &'static str,
+    spec: &PodSpec,
+    of: Option<Vec<WorkloadRef>>,
+) -> Option<Unmanaged> {
+    let references = spec.references();
+    let concerned = !references.is_empty() && !meta.is_leaving() && !meta.has_opted_out();
+    concerned.then(|| Unmanaged {
+        kind,
+        created: meta.created(),
+        name: meta.name,
+        references,
+        of,
+    })
+}
+
+/// What a pod's controller may be for us: a ReplicaSet `web-6f9c` may stand for the Deployment or the Rollout `web`.
+fn of((kind, name): (&str, &str)) -> Vec<WorkloadRef> {
+    let workload = |kind: Kind, name: &str| WorkloadRef {
+        kind,
+        name: name.into(),
+    };
+    let owner = Kind::ALL.into_iter().find(|it| Object::kind(it) == kind);
+    let Some(owner) = owner else {
+        return Vec::new();
+    };
+    let made = name.rsplit_once('-').filter(|_| owner == Kind::ReplicaSet);
+    let makers = made
+        .into_iter()
+        .flat_map(|(name, _)| [Kind::Deployment, Kind::Rollout].map(|kind| workload(kind, name)));
+    makers.chain([workload(owner, name)]).collect()
+}
+
+impl Unmanaged {
+    /// Whether it uses the Secret, and has an earlier leaf of it.
+    fn uses(&self, request: &Wanted) -> bool {
+        let newer = |written| self.created.is_some_and(|created| created > written);
+        let takes = |it: &Reference| it.secret == request.secret && it.takes(&request.keys);
+        !request.written.is_some_and(newer) && self.references.iter().any(takes)
+    }
+}
+
+impl fmt::Display for Unmanaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind, self.name)
+    }
+}
+
+/// Whether there may be anybody to be named: the leaf is another one, and its users do not look after themselves.
+#[must_use]
+pub fn leaves_behind(request: &Wanted, verdict: &Verdict) -> bool {
+    let changed = || request.rolled_out.is_some() && !request.keys.is_none();
+    request.mode != RolloutMode::None
+        && match verdict {
+            Verdict::Roll => true,
+            Verdict::NothingRefers => changed(),
+            Verdict::UpToDate | Verdict::FirstSight | Verdict::Halted(_) => false,
+        }
+}
+
+/// Pods and Jobs by the Secrets that they refer to.
+#[must_use]
+pub fn by_secret(all: &[Unmanaged]) -> HashMap<&str, Vec<&Unmanaged>> {
+    let mut found: HashMap<&str, Vec<&Unmanaged>> = HashMap::new();
+    for bystander in all {
+        let secrets = bystander.references.iter().map(|it| &*it.secret);
+        for secret in secrets.collect::<BTreeSet<_>>() {
+            found.entry(secret).or_default().push(bystander);
+        }
+    }
+    found
+}
+
+/// Those that keep an earlier leaf of this Secret.
+#[must_use]
+pub fn left_behind(request: &Wanted, all: &HashMap<&str, Vec<&Unmanaged>>) -> Vec<String> {
+    let using = all.get(&*request.secret).into_iter().flatten();
+    let using = using.filter(|it| it.of.is_none() && it.uses(request));
+    using.map(ToString::to_string).collect()
+}
+
+/// The workloads whose pods use this Secret, and have an earlier leaf, although neither their template nor the Secret says
+/// so.
+#[must_use]
+pub fn unseen(
+    request: &Wanted,
+    all: &HashMap<&str, Vec<&Unmanaged>>,
+    workloads: &[Workload],
+) -> Vec<String> {
+    let known = |id: &WorkloadRef| {
+        let refers = |it: &Workload| it.references.iter().any(|of| of.secret == request.secret);
+        request.workloads.contains(id) || workloads.iter().any(|it| it.id == *id && refers(it))
+    };
+    let exists = |id: &&WorkloadRef| workloads.iter().any(|it| it.id == **id);
+    let using = all.get(&*request.secret).into_iter().flatten();
+    let unseen = using.filter(|it| it.uses(request)).filter_map(|it| {
+        let of = it.of.as_ref().filter(|of| !of.iter().any(known))?;
+        of.iter().find(exists).or_else(|| of.last())
+    });
+    unseen
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::certificate::Fingerprint;
+    use cert_renew_core::rollout::references::ChangedKeys;
+    use cert_renew_core::secret::parts::{ChainAndCa, Parts};
+    use cert_renew_core::testing::workload;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(metadata: Value) -> Option<Unmanaged> {
+        let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": "tls"}}]});
+        let pod = json!({"metadata": metadata, "spec": spec});
+        serde_json::from_value::<PodWire>(pod).unwrap().read()
+    }
+
+    fn job(owners: Value, suspend: bool, condition: &str) -> Option<Unmanaged> {
+        let env = json!([{"secretRef": {"name": "tls"}}]);
+        let template = json!({"spec": {"containers": [{"name": "c", "envFrom": env}]}});
+        let job = json!({
+            "metadata": {"name": "import", "ownerReferences": owners},
+            "spec": {"suspend": suspend, "template": template},
+            "status": {"conditions": [{"type": condition, "status": "True"}]}});
+        serde_json::from_value::<JobWire>(job).unwrap().read()
+    }
+
+    #[test]
+    fn nobody_replaces_a_bare_pod_or_a_job() {
+        let named = |found: Option<Unmanaged>| found.map(|it| it.to_string());
+        assert_eq!(
+            named(pod(json!({"name": "debug"}))).as_deref(),
+            Some("pod/debug")
+        );
+        assert_eq!(
+            named(job(json!(null), false, "SuccessCriteriaMet")).as_deref(),
+            Some("job/import")
+        );
+        let owned = json!([{"kind": "X", "name": "x", "controller": true}]);
+        for (why, found) in [
+            (
+                "owned",
+                pod(json!({"name": "web", "ownerReferences": owned})),
+            ),
+            (
+                "leaving",
+                pod(json!({"name": "web", "deletionTimestamp": "2026-01-01T00:00:00Z"})),
+            ),
+            (
+                "opted out",
+                pod(json!({"name": "web", "annotations": {"cert-renew.io/rollout": "none"}})),
+            ),
+            ("of a CronJob", job(owned, false, "")),
+            ("suspended", job(json!(null), true, "")),
+            ("ended well", job(json!(null), false, "Complete")),
+            ("ended badly", job(json!(null), false, "Failed")),
+        ] {
+            assert_eq!(found, None, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_uses_what_no_template_names_is_told_by_its_workload() {
+        let owned = |name: &str, kind: &str, owner: &str| {
+            let owners = json!([{"kind": kind, "name": owner, "controller": true}]);
+            pod(json!({"name": name, "ownerReferences": owners}))
+        };
+        let all: Vec<Unmanaged> = [
+            owned("web-6f9c-x", "ReplicaSet", "web-6f9c"),
+            owned("web-6f9c-y", "ReplicaSet", "web-6f9c"),
+            owned("says-so-6f9c-x", "ReplicaSet", "says-so-6f9c"),
+            owned("named-0", "StatefulSet", "named"),
+            owned("bare-x", "ReplicaSet", "bare"),
+            owned("import-x", "Job", "import"),
+            pod(json!({"name": "debug"})),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let volumes = json!([{"name": "v", "secret": {"secretName": "tls"}}]);
+        let deployment = |name: &str, volumes: &Value| {
+            let spec = json!({"template": {"spec": {"volumes": volumes}}});
+            workload(
+                Kind::Deployment,
+                json!({"metadata": {"name": name}, "spec": spec}),
+            )
+        };
+        let workloads = [
+            deployment("web", &json!([])),
+            deployment("says-so", &volumes),
+        ];
+        let leaf = Fingerprint::of(b"leaf");
+        let request = Wanted {
+            secret: "tls".into(),
+            uid: "".into(),
+            leaf,
+            with: ChainAndCa::NONE,
+            not_after: UnixTime::NEVER,
+            rolled_out: None,
+            remembered: None,
+            halted: None,
+            mode: RolloutMode::Restart,
+            workloads: vec!["statefulset/named".parse().unwrap()],
+            changed: Parts::ALL,
+            keys: ChangedKeys::any(),
+            written: None,
+            unwell: Vec::new(),
+        };
+        let all = by_secret(&all);
+        let told = unseen(&request, &all, &workloads);
+        assert_eq!(told, ["deployment/web", "replicaset/bare"]);
+        assert_eq!(left_behind(&request, &all), ["pod/debug"]);
+    }
+}

@@ -1,0 +1,443 @@
+//! The way of a CA's HTTP-01 request to our port, tried by ourselves before the CA is.
+//!
+//! The request goes where the CA's would: to port 80 of the address that DNS gives for the name, over redirects, and
+//! through whatever certificate stands there, as the one that is to be renewed may have expired. What comes back is
+//! compared, never shown.
+//! Users name the host and hold its DNS: whatever that and redirects say, we go where a CA would go and not to what only
+//! we can reach.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cert_renew_core::config::Resolvers;
+use reqwest::Client;
+use reqwest::Url;
+use reqwest::dns::{Name as DnsName, Resolve, Resolving};
+use reqwest::redirect::Policy;
+use thiserror::Error;
+
+use super::http01::PATH;
+use crate::net::dns::{self, Resolver};
+use crate::net::egress::{Nearby, System};
+
+/// CAs wait 10 s for the whole answer.
+const REQUEST: Duration = Duration::from_secs(10);
+/// An address that accepts no connection by then is out of reach.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Let's Encrypt follows so many.
+const REDIRECTS: usize = 10;
+/// Where CAs follow redirects to (Let's Encrypt refuses others).
+const PORTS: [u16; 2] = [80, 443];
+/// An answer is some hundred bytes.
+const BODY: usize = 4_096;
+/// Addresses of a host that are asked: who holds its DNS may name any number.
+const MOST_ADDRESSES: usize = 8;
+/// The token that our port always answers.
+const HEALTH: &str = "health";
+/// The answer to it.
+const HEALTHY: &str = "OK";
+
+/// Why a request would not reach us.
+#[derive(Debug, Error)]
+#[error("{what} ({url})")]
+pub struct Error {
+    url: String,
+    what: String,
+}
+
+/// Asks DNS as the config says.
+struct ByConfig(Arc<Resolver>, Nearby);
+
+impl Resolve for ByConfig {
+    fn resolve(&self, name: DnsName) -> Resolving {
+        let (resolver, nearby) = (Arc::clone(&self.0), self.1);
+        Box::pin(async move {
+            let addresses = resolver.addresses(&dns::name(name.as_str())?).await?;
+            Ok(nearby.of_host(name.as_str(), addresses)?)
+        })
+    }
+}
+
+/// Which orders need which route: two orders for one host share its object.
+#[derive(Debug, Default)]
+pub struct Held(Mutex<HashMap<String, HashSet<String>>>);
+
+impl Held {
+    /// An order, by the uid of its record, needs a route.
+    pub fn hold(&self, record: &str, route: &str) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.entry(route.to_owned())
+            .or_default()
+            .insert(record.to_owned());
+    }
+
+    /// It needs it no longer; says whether nobody does.
+    pub fn release(&self, record: &str, route: &str) -> bool {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(records) = held.get_mut(route) else {
+            return true;
+        };
+        records.remove(record);
+        let free = records.is_empty();
+        if free {
+            held.remove(route);
+        }
+        free
+    }
+}
+
+/// Whether a redirect is followed.
+fn follows(so_far: usize, to: &Url, nearby: Nearby) -> Result<(), String> {
+    nearby.check(to).map_err(|closed| closed.to_string())?;
+    let port = to.port_or_known_default().unwrap_or_default();
+    if nearby == Nearby::Closed && !PORTS.contains(&port) {
+        return Err(format!(
+            "a redirect to port {port}; CAs follow to 80 and 443 only"
+        ));
+    }
+    if so_far > REDIRECTS {
+        return Err(format!("more than {REDIRECTS} redirects"));
+    }
+    Ok(())
+}
+
+/// Whether a request for this token of `host` reaches us: the answer is the key authorization. `nearby` is where the CA
+/// is: one on this machine sees what is here.
+///
+/// Each address of the host is asked, as a CA may come to any of them, and several CAs to several. One that cannot be
+/// reached from here says nothing where another one answers: a cluster without IPv6 reaches no AAAA.
+///
+/// # Errors
+/// With what came instead.
+pub async fn reaches_us(
+    nearby: Nearby,
+    resolvers: &Resolvers,
+    host: &str,
+    token: &str,
+    expected: &str,
+) -> Result<(), Error> {
+    let url = match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("http://[{address}]{PATH}{token}"),
+        Err(_) => format!("http://{host}{PATH}{token}"),
+    };
+    let wrong = |what: String| Error {
+        url: url.clone(),
+        what,
+    };
+    let parsed = Url::parse(&url).map_err(|error| wrong(error.to_string()))?;
+    nearby
+        .check(&parsed)
+        .map_err(|closed| wrong(closed.to_string()))?;
+    let by_config = || Resolver::new(resolvers.clone()).map_err(|error| wrong(error.to_string()));
+    let is_named = !resolvers.addresses.is_empty();
+    let resolver = is_named.then(by_config).transpose()?;
+    let resolver = resolver.map(Arc::new);
+    let request = Request {
+        nearby,
+        resolver: resolver.clone(),
+        url: &url,
+        host,
+        expected,
+    };
+    let addresses = addresses(nearby, resolver.as_deref(), host).await;
+    let (first, several) = match *addresses {
+        // DNS says why.
+        [] => (request.send(None).await, false),
+        [first] => (request.send(Some(first)).await, false),
+        [..] => {
+            let answers = addresses.iter().map(|at| request.send(Some(*at)));
+            let answers = futures::future::join_all(answers).await;
+            (worst(&addresses, answers), true)
+        }
+    };
+    match first {
+        Answer::Ours => Ok(()),
+        Answer::Wrong(what) => Err(wrong(what)),
+        Answer::None(what) if several => Err(wrong(what)),
+        Answer::None(what) => {
+            let resolver = Resolver::new(resolvers.clone()).ok();
+            let is_name = host.parse::<IpAddr>().is_err();
+            let why = match resolver.filter(|_| is_name) {
+                Some(resolver) => resolver.why_unreachable(host).await,
+                None => None,
+            };
+            Err(wrong(why.unwrap_or(what)))
+        }
+    }
+}
+
+/// What a request met.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// cert-renew.
+    Ours,
+    /// Something else.
+    Wrong(String),
+    /// Nobody.
+    None(String),
+}
+
+/// One request of a self-check.
+struct Request<'a> {
+    nearby: Nearby,
+    /// As the config says; the system's where there is none.
+    resolver: Option<Arc<Resolver>>,
+    url: &'a str,
+    host: &'a str,
+    expected: &'a str,
+}
+
+impl Request<'_> {
+    /// Sends it to this address of the host, or to whichever the client takes.
+    async fn send(&self, to: Option<IpAddr>) -> Answer {
+        let nearby = self.nearby;
+        let redirects = Policy::custom(move |attempt| {
+            match follows(attempt.previous().len(), attempt.url(), nearby) {
+                Ok(()) => attempt.follow(),
+                Err(why) => attempt.error(why),
+            }
+        });
+        let mut builder = Client::builder()
+            .no_proxy()
+            .user_agent(concat!(
+                "cert-renew/",
+                env!("CARGO_PKG_VERSION"),
+                " self-check"
+            ))
+            .connect_timeout(CONNECT)
+            .timeout(REQUEST)
+            .redirect(redirects)
+            .dns_resolver(Arc::new(System(nearby)))
+            .tls_danger_accept_invalid_certs(true);
+        if let Some(resolver) = &self.resolver {
+            builder = builder.dns_resolver(Arc::new(ByConfig(Arc::clone(resolver), nearby)));
+        }
+        if let Some(address) = to {
+            // The port is the URL's.
+            builder = builder.resolve(self.host, SocketAddr::new(address, 0));
+        }
+        let client = match builder.build() {
+            Ok(client) => client,
+            Err(error) => return Answer::Wrong(cert_renew_core::text::error_chain(&error)),
+        };
+        let told = |error: reqwest::Error| cert_renew_core::text::error_chain(&error.without_url());
+        let mut response = match client.get(self.url).send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return Answer::None(told(error)),
+            Err(error) => return Answer::Wrong(told(error)),
+        };
+        let status = response.status();
+        let last = response.url().to_string();
+        let by = if last == self.url {
+            String::new()
+        } else {
+            format!(" (redirected to {last:.200})")
+        };
+        if !status.is_success() {
+            return Answer::Wrong(format!(
+                "answers {status}{by}, expected 200 from cert-renew"
+            ));
+        }
+        let mut body = Vec::new();
+        while body.len() <= BODY {
+            match response.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => return Answer::Wrong(told(error)),
+            }
+        }
+        if String::from_utf8_lossy(&body).trim() == self.expected {
+            return Answer::Ours;
+        }
+        Answer::Wrong(format!(
+            "somebody else answers{by}: expected the answer of cert-renew, found {} bytes of another",
+            body.len()
+        ))
+    }
+}
+
+/// The addresses of a host that may be connected to; none where DNS does not say, and of an address.
+async fn addresses(nearby: Nearby, resolver: Option<&Resolver>, host: &str) -> Vec<IpAddr> {
+    if host.parse::<IpAddr>().is_ok() {
+        return Vec::new();
+    }
+    let found: Vec<IpAddr> = match resolver {
+        Some(resolver) => match dns::name(host) {
+            Ok(name) => resolver.addresses(&name).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        },
+        None => { tokio::net::lookup_host((host, 0)).await }
+            .map_or_else(|_| Vec::new(), |found| found.map(|it| it.ip()).collect()),
+    };
+    let mut known = HashSet::new();
+    let open = found.into_iter().filter(|it| nearby.allows(*it));
+    let once = open.filter(|it| known.insert(*it));
+    once.take(MOST_ADDRESSES).collect()
+}
+
+/// What the addresses of one host come to: the first that answers wrongly, else whether any is ours.
+fn worst(addresses: &[IpAddr], answers: Vec<Answer>) -> Answer {
+    let any_is_ours = answers.contains(&Answer::Ours);
+    let mut nobody = None;
+    for (address, answer) in addresses.iter().zip(answers) {
+        match answer {
+            Answer::Ours => {}
+            Answer::Wrong(what) => {
+                let count = addresses.len();
+                return Answer::Wrong(format!(
+                    "at {address}, one of its {count} addresses: {what}"
+                ));
+            }
+            Answer::None(what) => {
+                nobody.get_or_insert_with(|| Answer::None(format!("{address}: {what}")));
+            }
+        }
+    }
+    nobody.filter(|_| !any_is_ours).unwrap_or(Answer::Ours)
+}
+
+/// Whether challenges of `host` reach an operator, by a token that every one answers. Whoever calls it asks from his own
+/// machine.
+///
+/// # Errors
+/// With what came instead.
+pub async fn check(resolvers: &Resolvers, host: &str) -> Result<(), Error> {
+    reaches_us(Nearby::Open, resolvers, host, HEALTH, HEALTHY).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::dns::tests::{address, serving};
+
+    #[test]
+    fn a_route_goes_with_the_last_order_that_needs_it() {
+        let held = Held::default();
+        held.hold("a", "route");
+        held.hold("a", "route");
+        held.hold("b", "route");
+        assert!(!held.release("a", "route"));
+        assert!(held.release("b", "route"));
+        assert!(held.release("unknown", "route"));
+    }
+
+    /// Where DNS leads, we follow as far as a CA would, and never to ourselves or to metadata.
+    #[tokio::test]
+    async fn what_dns_says_leads_neither_to_this_machine_nor_to_metadata() {
+        let records = vec![
+            address("own.example", "127.0.0.1"),
+            address("metadata.example", "169.254.169.254"),
+        ];
+        let dns = Resolvers::from(&[serving(records).await]);
+        let refused = async |nearby: Nearby, host: &str| {
+            let error = reaches_us(nearby, &dns, host, "token", "proof").await;
+            error.unwrap_err().to_string()
+        };
+        for host in [
+            "own.example",
+            "metadata.example",
+            "127.0.0.1",
+            "169.254.169.254",
+            "::1",
+            "fe80::1",
+        ] {
+            let said = refused(Nearby::Closed, host).await;
+            assert!(said.contains("metadata address"), "{host}: {said}");
+        }
+        for host in ["metadata.example", "169.254.169.254", "fe80::1"] {
+            let said = refused(Nearby::Open, host).await;
+            assert!(said.contains("metadata address"), "{host}: {said}");
+        }
+        // The name of this machine is refused before anybody is asked where it is.
+        let said = refused(Nearby::Closed, "localhost").await;
+        assert!(said.contains("metadata address"), "{said}");
+    }
+
+    #[test]
+    fn each_address_of_a_host_has_to_lead_to_us_and_one_that_is_out_of_reach_says_nothing() {
+        let addresses: [IpAddr; 2] = ["192.0.2.1", "2001:db8::1"].map(|it| it.parse().unwrap());
+        let wrong = || Answer::Wrong("answers 404".into());
+        let nobody = || Answer::None("refused".into());
+        for (answers, expected) in [
+            ([Answer::Ours, Answer::Ours], None),
+            ([Answer::Ours, nobody()], None),
+            ([nobody(), Answer::Ours], None),
+            (
+                [Answer::Ours, wrong()],
+                Some("at 2001:db8::1, one of its 2"),
+            ),
+            ([wrong(), nobody()], Some("at 192.0.2.1")),
+            ([nobody(), nobody()], Some("192.0.2.1: refused")),
+        ] {
+            let told = match worst(&addresses, answers.into()) {
+                Answer::Ours => None,
+                Answer::Wrong(what) | Answer::None(what) => Some(what),
+            };
+            assert_eq!(told.is_some(), expected.is_some(), "{told:?}");
+            let expected = expected.unwrap_or_default();
+            assert!(told.unwrap_or_default().starts_with(expected), "{expected}");
+        }
+    }
+
+    /// Two clusters behind one name, of which one has no operator.
+    #[tokio::test]
+    async fn a_host_with_an_address_that_leads_elsewhere_is_told_with_that_address() {
+        let serve = async |address: &str, body: &'static str| {
+            let listener = tokio::net::TcpListener::bind((address, 80)).await.ok()?;
+            let router = axum::Router::new().fallback(move || async move { body });
+            Some(tokio::spawn(
+                async move { axum::serve(listener, router).await },
+            ))
+        };
+        let (here, there) = ("127.93.0.1", "127.93.0.2");
+        let (Some(ours), Some(other)) = (serve(here, "proof").await, serve(there, "no").await)
+        else {
+            eprintln!("not run: a self-check comes to port 80, which this user may not listen on");
+            return;
+        };
+        let records = vec![
+            address("both.example", here),
+            address("both.example", there),
+            address("one.example", here),
+        ];
+        let dns = Resolvers::from(&[serving(records).await]);
+        let told = async |host: &str| {
+            let reached = reaches_us(Nearby::Open, &dns, host, "token", "proof").await;
+            reached.err().map(|error| error.to_string())
+        };
+        assert_eq!(told("one.example").await, None);
+        let both = told("both.example").await.unwrap();
+        assert!(
+            both.contains(&format!("at {there}, one of its 2 addresses")),
+            "{both}"
+        );
+        other.abort();
+        let _ = other.await;
+        assert_eq!(told("both.example").await, None, "nobody is there any more");
+        ours.abort();
+    }
+
+    #[test]
+    fn redirects_are_followed_as_far_as_a_ca_follows_them() {
+        for (url, so_far, closed, open) in [
+            ("https://other.example/x", 1, true, true),
+            ("http://other.example:80/x", REDIRECTS, true, true),
+            ("http://other.example/x", REDIRECTS + 1, false, false),
+            ("http://other.example:8080/x", 1, false, true),
+            ("https://10.0.0.1:6443/api", 1, false, true),
+            ("http://localhost/x", 1, false, true),
+            ("http://127.0.0.1/x", 1, false, true),
+            ("http://169.254.169.254/latest/", 1, false, false),
+        ] {
+            let url = Url::parse(url).unwrap();
+            assert_eq!(
+                follows(so_far, &url, Nearby::Closed).is_ok(),
+                closed,
+                "{url}"
+            );
+            assert_eq!(follows(so_far, &url, Nearby::Open).is_ok(), open, "{url}");
+        }
+    }
+}

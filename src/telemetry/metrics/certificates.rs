@@ -1,0 +1,672 @@
+//! The series that are read from the index while it is scraped: one pass, nothing kept.
+//!
+//! Series that name a Secret are limited in number, those of the certificates that end soonest are kept,
+//! and what was left out is counted. The counts by state and by time left always cover all.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use cert_renew_core::index::{Entry, Fault, Index, Observed, Row, Stuck};
+use cert_renew_core::schedule::due::Never;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::state::RolledOut;
+use cert_renew_core::time::UnixTime;
+
+/// So many Secrets have their timestamps shown: four series each, some 10 MB a scrape.
+const MOST_CERTIFICATES: usize = 20_000;
+/// So many Secrets are named by each kind of trouble: more are one common trouble, and the count says how many.
+const MOST_TROUBLED: usize = 1_000;
+const DAY: Duration = Duration::from_secs(86_400);
+const WITHIN: [(&str, u32); 4] = [("1d", 1), ("7d", 7), ("14d", 14), ("30d", 30)];
+
+/// How a certificate is, in one word: the first that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Its end has passed.
+    Expired,
+    /// It is due and the last try failed.
+    RenewalFailing,
+    /// There is none in the Secret.
+    Absent,
+    /// What is in the Secret is no certificate.
+    Unreadable,
+    /// The private key is not the certificate's, or no server loads the two.
+    PairBroken,
+    /// The last try to bring it to the workloads failed.
+    RolloutFailing,
+    /// Nobody said what names to ask for, or the config does not let it have them.
+    Blocked,
+    /// It is to be renewed and waits for its turn, its window or its CA.
+    Due,
+    /// The Secret says `paused`.
+    Paused,
+    /// All is well.
+    Ok,
+}
+
+impl State {
+    /// All of them, the worst first.
+    pub const ALL: [Self; 10] = [
+        Self::Expired,
+        Self::RenewalFailing,
+        Self::Absent,
+        Self::Unreadable,
+        Self::PairBroken,
+        Self::RolloutFailing,
+        Self::Blocked,
+        Self::Due,
+        Self::Paused,
+        Self::Ok,
+    ];
+
+    /// The state of an entry at `now`.
+    #[must_use]
+    pub fn of(entry: &Entry, now: UnixTime) -> Self {
+        let seen = &entry.observed;
+        match seen.leaf {
+            Ok(leaf) if leaf.not_after < now => Self::Expired,
+            _ if entry.renewal_error.is_some() && entry.renewal_due(now) => Self::RenewalFailing,
+            Err(Fault::Absent) => Self::Absent,
+            Err(Fault::Unreadable) => Self::Unreadable,
+            Ok(_) if entry.pair_broken => Self::PairBroken,
+            Ok(_) if entry.rollout_error.is_some() && entry.rollout_due() => Self::RolloutFailing,
+            Ok(_)
+                if matches!(
+                    seen.renewal,
+                    Err(Never::NoNames | Never::UnknownIssuer | Never::NotAllowed)
+                ) =>
+            {
+                Self::Blocked
+            }
+            Ok(_) if entry.renewal_due(now) => Self::Due,
+            Ok(_) if seen.renewal == Err(Never::Paused) => Self::Paused,
+            Ok(_) => Self::Ok,
+        }
+    }
+
+    /// As a label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::RenewalFailing => "renewal_failing",
+            Self::Absent => "absent",
+            Self::Unreadable => "unreadable",
+            Self::PairBroken => "pair_broken",
+            Self::RolloutFailing => "rollout_failing",
+            Self::Blocked => "blocked",
+            Self::Due => "due",
+            Self::Paused => "paused",
+            Self::Ok => "ok",
+        }
+    }
+
+    /// Whether somebody should look at it.
+    #[must_use]
+    pub fn is_trouble(self) -> bool {
+        self <= Self::Blocked
+    }
+}
+
+/// What one pass over the index finds.
+#[derive(Default)]
+struct Found {
+    states: [usize; State::ALL.len()],
+    within: [usize; WITHIN.len()],
+    earliest: Option<UnixTime>,
+    readable: Rows,
+    troubled: Rows,
+    unrolled: Rows,
+    misread: Rows,
+    failed: Rows,
+    stuck: Rows,
+}
+
+/// Secrets with the end of their certificates.
+type Rows = Vec<(UnixTime, Row)>;
+
+impl Found {
+    fn take(&mut self, row: Row, entry: &Entry, now: UnixTime, per_certificate: bool) {
+        let ends = entry
+            .observed
+            .leaf
+            .map_or(UnixTime(0), |leaf| leaf.not_after);
+        let state = State::of(entry, now);
+        self.states[state as usize] += 1;
+        if state.is_trouble() {
+            self.troubled.push((ends, row));
+        }
+        if unrolled(entry) {
+            self.unrolled.push((ends, row));
+        }
+        if entry.stuck.is_some() && entry.renewal_due(now) {
+            self.stuck.push((ends, row));
+        }
+        if entry.observed.problems > 0 {
+            self.misread.push((ends, row));
+        }
+        let Ok(leaf) = entry.observed.leaf else {
+            return;
+        };
+        let earliest = self.earliest.get_or_insert(leaf.not_after);
+        *earliest = leaf.not_after.min(*earliest);
+        for (count, (_, days)) in self.within.iter_mut().zip(WITHIN) {
+            *count += usize::from(now <= leaf.not_after && leaf.not_after <= now + DAY * days);
+        }
+        if per_certificate {
+            self.readable.push((ends, row));
+        }
+    }
+}
+
+/// Appends what the index says at `now`; `failures` knows the failures in a row of a Secret.
+pub(super) fn write(
+    out: &mut String,
+    now: UnixTime,
+    index: &Index,
+    failures: &dyn Fn(&Observed) -> u32,
+    per_certificate: bool,
+) {
+    let mut found = Found::default();
+    for (row, entry) in index.iter() {
+        found.take(row, &entry, now, per_certificate);
+        if failures(&entry.observed) > 0 {
+            let leaf = entry.observed.leaf;
+            let ends = leaf.map_or(UnixTime(0), |leaf| leaf.not_after);
+            found.failed.push((ends, row));
+        }
+    }
+    let Found {
+        states,
+        within,
+        earliest,
+        mut readable,
+        mut troubled,
+        mut unrolled,
+        mut misread,
+        mut failed,
+        mut stuck,
+    } = found;
+    let left_out = [
+        ("certificate", keep(index, &mut readable, MOST_CERTIFICATES)),
+        ("failures", keep(index, &mut failed, MOST_TROUBLED)),
+        ("problems", keep(index, &mut misread, MOST_TROUBLED)),
+        ("rollout", keep(index, &mut unrolled, MOST_TROUBLED)),
+        ("stuck", keep(index, &mut stuck, MOST_TROUBLED)),
+        ("trouble", keep(index, &mut troubled, MOST_TROUBLED)),
+    ];
+
+    let name = "cert_renew_certificates";
+    family(out, name, "gauge", "Annotated Secrets by state");
+    for (state, count) in State::ALL.iter().zip(states) {
+        sample(out, name, &[("state", state.as_str())], count);
+    }
+    let name = "cert_renew_certificates_expiring";
+    let help = "Certificates that are valid now and end within that time";
+    family(out, name, "gauge", help);
+    for ((label, _), count) in WITHIN.iter().zip(within) {
+        sample(out, name, &[("within", label)], count);
+    }
+    if let Some(earliest) = earliest {
+        let name = "cert_renew_earliest_not_after_timestamp_seconds";
+        family(out, name, "gauge", "End of the certificate that ends first");
+        sample(out, name, &[], earliest.0);
+    }
+    let name = "cert_renew_queue_depth";
+    family(out, name, "gauge", "Tasks that wait for their instant");
+    sample(out, name, &[], index.queued());
+    let name = "cert_renew_series_left_out";
+    let help = "Secrets that have no series of their own because there are too many";
+    family(out, name, "gauge", help);
+    for (series, count) in left_out {
+        sample(out, name, &[("series", series)], count);
+    }
+
+    let leaf = |entry: &Entry| entry.observed.leaf.ok();
+    certificates(
+        out,
+        "cert_renew_certificate_not_after_timestamp_seconds",
+        "End of the certificate in the Secret",
+        entries(index, &readable),
+        |entry| leaf(entry).map(|leaf| leaf.not_after.0),
+    );
+    certificates(
+        out,
+        "cert_renew_certificate_not_before_timestamp_seconds",
+        "Beginning of the certificate in the Secret",
+        entries(index, &readable),
+        |entry| leaf(entry).map(|leaf| leaf.not_before.0),
+    );
+    certificates(
+        out,
+        "cert_renew_certificate_renew_at_timestamp_seconds",
+        "When the renewal falls due, 0 = at once; missing where cert-renew does not renew",
+        entries(index, &readable),
+        |entry| renew_at(entry).map(|at| at.0),
+    );
+    certificates(
+        out,
+        "cert_renew_certificate_last_success_timestamp_seconds",
+        "When cert-renew last renewed it; missing where it never has",
+        entries(index, &readable),
+        |entry| entry.observed.renewed.map(|at| at.0),
+    );
+
+    let name = "cert_renew_certificate_trouble";
+    let help = "1 for each Secret whose state somebody should look at";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &troubled) {
+        let state = State::of(&entry, now).as_str();
+        let [namespace, secret, issuer] = labels(&key, &entry);
+        sample(out, name, &[namespace, secret, issuer, ("state", state)], 1);
+    }
+    let name = "cert_renew_certificate_stuck";
+    let help = "1 for each Secret whose renewal waits for a person, by why";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &stuck) {
+        let why = match entry.stuck {
+            Some(Stuck::Paused) => "paused_by_ca",
+            Some(Stuck::OtherOwner) => "other_owner",
+            None => continue,
+        };
+        let [namespace, secret, issuer] = labels(&key, &entry);
+        sample(out, name, &[namespace, secret, issuer, ("why", why)], 1);
+    }
+    let name = "cert_renew_certificate_failures";
+    let help = "Renewals that failed in a row, for each Secret whose last one did";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &failed) {
+        let count = failures(&entry.observed);
+        sample(out, name, &labels(&key, &entry), count);
+    }
+    let name = "cert_renew_rollout_pending";
+    let help = "The workloads have another leaf than the Secret: 1 = being brought to them, 0 = waits for its window, a renewal or a person";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &unrolled) {
+        let moving = u8::from(moves(&entry, now));
+        sample(out, name, &labels(&key, &entry)[..2], moving);
+    }
+    let name = "cert_renew_rollout_served_not_after_timestamp_seconds";
+    let help =
+        "End of the certificate that the workloads have while it is another than the Secret's";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &unrolled) {
+        if let Some(RolledOut::Leaf { not_after, .. }) = entry.rolled_out() {
+            sample(out, name, &labels(&key, &entry)[..2], not_after.0);
+        }
+    }
+    let name = "cert_renew_rollout_halted";
+    let help = "1 for each rollout that goes on only after somebody looked at it";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.observed.halted) {
+        sample(out, name, &labels(&key, &entry)[..2], 1);
+    }
+    let name = "cert_renew_rollout_stale_pods";
+    let help = "Pods that serve an earlier leaf although all was done to bring them the new one";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.stale_pods > 0) {
+        sample(out, name, &labels(&key, &entry)[..2], entry.stale_pods);
+    }
+    let name = "cert_renew_rollout_incomplete_workloads";
+    let help = "Workloads that lack the leaf since they were not well before it came, or hold pods back; all others have it";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.lacking > 0) {
+        sample(out, name, &labels(&key, &entry)[..2], entry.lacking);
+    }
+    let name = "cert_renew_annotation_problems";
+    let help = "Annotations of the Secret that are unknown or do not parse";
+    family(out, name, "gauge", help);
+    for (key, entry) in entries(index, &misread) {
+        sample(
+            out,
+            name,
+            &labels(&key, &entry)[..2],
+            entry.observed.problems,
+        );
+    }
+}
+
+/// Whether the workloads are known to have another leaf than the Secret. First sight is not that.
+pub(crate) fn unrolled(entry: &Entry) -> bool {
+    if entry.observed.renewal == Err(Never::NotAnnotated) {
+        return false;
+    }
+    match (&entry.observed.leaf, entry.rolled_out()) {
+        (Ok(leaf), Some(RolledOut::Leaf { .. })) => !entry.has(leaf),
+        (Ok(_), Some(RolledOut::None)) => true,
+        _ => false,
+    }
+}
+
+/// Whether a rollout waits for nothing but itself.
+pub(crate) fn moves(entry: &Entry, now: UnixTime) -> bool {
+    let queued = entry.roll_at != UnixTime::NEVER;
+    let running = entry.rolling.is_some();
+    let open = entry.observed.window.is_none_or(|window| window <= now);
+    (queued || running) && open && !entry.observed.rollout_blocked && !entry.observed.halted
+}
+
+/// When a renewal falls due by what the Secret says; back-off and budgets, which only delay it, aside.
+pub(crate) fn renew_at(entry: &Entry) -> Option<UnixTime> {
+    let due = entry.observed.due().ok()?;
+    Some(due.at.max(entry.observed.window.unwrap_or_default()))
+}
+
+/// Keeps the `most` that end soonest, sorted by name, and says how many were left out.
+fn keep(index: &Index, rows: &mut Rows, most: usize) -> usize {
+    let left_out = rows.len().saturating_sub(most);
+    if left_out > 0 {
+        rows.select_nth_unstable_by_key(most, |(ends, _)| *ends);
+        rows.truncate(most);
+    }
+    rows.sort_by_cached_key(|(_, row)| index.row(*row).map(|(key, _)| key));
+    left_out
+}
+
+fn entries(index: &Index, rows: &Rows) -> impl Iterator<Item = (SecretRef, Entry)> {
+    rows.iter().filter_map(|(_, row)| index.row(*row))
+}
+
+fn labels<'a>(key: &'a SecretRef, entry: &'a Entry) -> [(&'static str, &'a str); 3] {
+    [
+        ("namespace", &key.namespace),
+        ("secret", &key.name),
+        ("issuer", &entry.observed.issuer),
+    ]
+}
+
+fn certificates(
+    out: &mut String,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = (SecretRef, Entry)>,
+    value: impl Fn(&Entry) -> Option<i64>,
+) {
+    family(out, name, "gauge", help);
+    for (key, entry) in rows {
+        if let Some(value) = value(&entry) {
+            sample(out, name, &labels(&key, &entry), value);
+        }
+    }
+}
+
+/// The head of a family, in Prometheus' text format 0.0.4. `help` is ours and needs no escape.
+pub(super) fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+    for part in [
+        "# HELP ",
+        name,
+        " ",
+        help,
+        "\n# TYPE ",
+        name,
+        " ",
+        kind,
+        "\n",
+    ] {
+        out.push_str(part);
+    }
+}
+
+/// One sample. Label values are escaped.
+pub(super) fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    out.push_str(name);
+    let mut separator = '{';
+    for (label, text) in labels {
+        out.push(separator);
+        separator = ',';
+        out.push_str(label);
+        out.push_str("=\"");
+        for character in text.chars() {
+            match character {
+                '\n' => out.push_str("\\n"),
+                '\\' | '"' => out.extend(['\\', character]),
+                _ => out.push(character),
+            }
+        }
+        out.push('"');
+    }
+    if !labels.is_empty() {
+        out.push('}');
+    }
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, " {value}");
+}
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    //! An index with one Secret in each state.
+    use cert_renew_core::certificate::Fingerprint;
+    use cert_renew_core::index::{Finished, LeafFacts, Observed, Shown, Source};
+    use cert_renew_core::schedule::due::{AT_ONCE, Due, Heed, Reason, Suggestion};
+    use cert_renew_core::secret::parts::ChainAndCa;
+
+    use super::*;
+
+    pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
+    /// The account of those that are due.
+    pub(crate) const FAILING: u64 = 1;
+    const OLD: Fingerprint = Fingerprint([1; 32]);
+
+    /// A certificate of ninety days, thirty of them gone, renewed at sixty, with the workloads.
+    fn healthy() -> Observed {
+        let leaf = leaf(30, 60);
+        Observed {
+            uid: "u".into(),
+            resource_version: "1".into(),
+            issuer: "letsencrypt".into(),
+            leaf: Ok(leaf),
+            rolled_out: Some(has(leaf.fingerprint)),
+            renewal: Ok(Due {
+                at: NOW + DAY * 30,
+                reason: Reason::Lifetime,
+            }),
+            heed: Heed::Any,
+            suggestion: Suggestion::None,
+            window: None,
+            wish: None,
+            account: 0.into(),
+            rollout_blocked: false,
+            copied_record: false,
+            halted: false,
+            renewed: Some(NOW - DAY * 30),
+            problems: 0,
+            problem_texts: 0,
+        }
+    }
+
+    fn leaf(age: u32, left: u32) -> LeafFacts {
+        LeafFacts {
+            fingerprint: Fingerprint([2; 32]),
+            not_before: NOW - DAY * age,
+            not_after: NOW + DAY * left,
+            with: ChainAndCa::NONE,
+        }
+    }
+
+    fn has(fingerprint: Fingerprint) -> RolledOut {
+        RolledOut::Leaf {
+            fingerprint,
+            not_after: NOW + DAY,
+            with: Some(ChainAndCa::NONE),
+        }
+    }
+
+    fn due() -> Observed {
+        Observed {
+            leaf: Ok(leaf(65, 25)),
+            renewal: Ok(Due {
+                at: NOW - DAY,
+                reason: Reason::Lifetime,
+            }),
+            account: FAILING.into(),
+            ..healthy()
+        }
+    }
+
+    fn without_leaf(fault: Fault) -> Observed {
+        Observed {
+            leaf: Err(fault),
+            rolled_out: Some(RolledOut::None),
+            renewal: Ok(Due {
+                at: AT_ONCE,
+                reason: Reason::NoCertificate,
+            }),
+            ..healthy()
+        }
+    }
+
+    fn unrolled() -> Observed {
+        Observed {
+            rolled_out: Some(has(OLD)),
+            ..healthy()
+        }
+    }
+
+    pub(crate) fn index() -> Index {
+        let mut index = Index::default();
+        let expired = LeafFacts {
+            not_after: NOW - DAY,
+            ..leaf(91, 0)
+        };
+        let fails = |index: &mut Index, name: &str, observed: Observed| {
+            let key = add(index, name, observed);
+            while let Some((task, taken)) = index.pop_due(NOW) {
+                let finished = match name {
+                    _ if taken != key => Finished::Later(NOW + DAY, None),
+                    "failing-rollout" => Finished::Stale(NOW + DAY, 2, "no".into()),
+                    "incomplete" => Finished::Incomplete(NOW + DAY, 1, "no".into()),
+                    "failing" => Finished::Stuck(NOW + DAY, Stuck::Paused, "no".into()),
+                    _ => Finished::Later(NOW + DAY, Some("no".into())),
+                };
+                index.finished(NOW, (task, &taken), finished, Duration::ZERO, None);
+            }
+        };
+        fails(&mut index, "failing", due());
+        fails(&mut index, "failing-rollout", unrolled());
+        fails(&mut index, "incomplete", unrolled());
+        let key = add(&mut index, "healthy", healthy());
+        let shown = Shown {
+            names: "shop.example".into(),
+            used_by: Some(
+                "2023-11-14T22:13:20Z deployment/api=failed statefulset/db +2 web:443=2/3".into(),
+            ),
+        };
+        index.show(&key, shown);
+        add(&mut index, "due", due());
+        add(&mut index, "absent", without_leaf(Fault::Absent));
+        add(&mut index, "garbled", without_leaf(Fault::Unreadable));
+        add(&mut index, "rolling", unrolled());
+        let six_days = Observed {
+            leaf: Ok(leaf(1, 5)),
+            renewal: Ok(Due {
+                at: NOW + DAY * 2,
+                reason: Reason::Lifetime,
+            }),
+            ..healthy()
+        };
+        add(&mut index, "six-days", six_days);
+        let expired = Observed {
+            leaf: Ok(expired),
+            ..due()
+        };
+        add(&mut index, "expired", expired);
+        let paused = Observed {
+            renewal: Err(Never::Paused),
+            ..healthy()
+        };
+        add(&mut index, "paused", paused);
+        let nameless = Observed {
+            renewal: Err(Never::NoNames),
+            ..healthy()
+        };
+        add(&mut index, "nameless", nameless);
+        let first_sight = Observed {
+            rolled_out: None,
+            ..healthy()
+        };
+        add(&mut index, "first-sight", first_sight);
+        let halted = Observed {
+            rollout_blocked: false,
+            copied_record: false,
+            halted: true,
+            ..unrolled()
+        };
+        add(&mut index, "halted", halted);
+        let windowed = Observed {
+            window: Some(NOW + DAY),
+            ..unrolled()
+        };
+        add(&mut index, "windowed", windowed);
+        let odd = Observed {
+            issuer: "a\"b\\c\nd".into(),
+            renewal: Err(Never::External),
+            problems: 2,
+            renewed: None,
+            ..healthy()
+        };
+        add(&mut index, "odd", odd);
+        index
+    }
+
+    pub(crate) fn add(index: &mut Index, name: &str, observed: Observed) -> SecretRef {
+        let key = index.key("shop", name);
+        index.apply(NOW, &key, observed, Source(0), Duration::ZERO, None);
+        key
+    }
+
+    #[test]
+    fn each_state_is_recognised() {
+        let index = index();
+        let state = |name: &str| {
+            let key = SecretRef {
+                namespace: "shop".into(),
+                name: name.into(),
+            };
+            State::of(&index.get(&key).unwrap(), NOW)
+        };
+        for (name, expected) in [
+            ("expired", State::Expired),
+            ("failing", State::RenewalFailing),
+            ("absent", State::Absent),
+            ("garbled", State::Unreadable),
+            ("failing-rollout", State::RolloutFailing),
+            ("nameless", State::Blocked),
+            ("due", State::Due),
+            ("paused", State::Paused),
+            ("healthy", State::Ok),
+            ("odd", State::Ok),
+        ] {
+            assert_eq!(state(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_switch_takes_the_series_of_healthy_certificates_away() {
+        let mut out = String::new();
+        write(&mut out, NOW, &index(), &|_| 0, false);
+        assert!(!out.contains("secret=\"healthy\""), "{out}");
+        let expired = "cert_renew_certificate_trouble{namespace=\"shop\",secret=\"expired\",issuer=\"letsencrypt\",state=\"expired\"} 1\n";
+        assert!(out.contains(expired), "{out}");
+    }
+
+    #[test]
+    fn too_many_are_left_out_the_healthiest_first() {
+        let mut index = Index::default();
+        for days in 1..=5 {
+            let observed = Observed {
+                leaf: Ok(leaf(1, days)),
+                ..healthy()
+            };
+            add(&mut index, &format!("ends-in-{days}"), observed);
+        }
+        let ends = |entry: &Entry| entry.observed.leaf.unwrap().not_after;
+        let all = index.iter().map(|(row, entry)| (ends(&entry), row));
+        let mut rows: Rows = all.collect();
+        assert_eq!(keep(&index, &mut rows, 2), 3);
+        let names: Vec<String> = entries(&index, &rows)
+            .map(|(key, _)| key.name.to_string())
+            .collect();
+        assert_eq!(names, ["ends-in-1", "ends-in-2"]);
+        assert_eq!(keep(&index, &mut rows, 2), 0);
+    }
+}

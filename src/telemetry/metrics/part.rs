@@ -1,0 +1,71 @@
+//! What long-lived tasks are for: the label of what is counted about them.
+
+/// What a long-lived task is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Serves metrics, probes and the status page.
+    MetricsServer,
+    /// Answers the CA's HTTP-01 requests.
+    ChallengeServer,
+    /// Follows the order records, which hold what the CA is answered.
+    OrderRecords,
+    /// Publishes Events.
+    Events,
+    /// Asks the CAs when to renew.
+    RenewalInfo,
+    /// Looks at pairs of which the watch shows no change.
+    Pairs,
+    /// Looks for Secrets of a restored backup.
+    Records,
+    /// Reads what former leaders left, before anything is renewed.
+    Takeover,
+    /// Removes the routes of former orders.
+    Sweep,
+    /// Looks at the operator's own rights at the start.
+    Rights,
+    /// Changes the log level, and says what the log left out.
+    Log,
+    /// Sends traces.
+    Traces,
+    /// One renewal, or one rollout: it is tried again by itself.
+    Secret,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::MetricsServer,
+        Self::ChallengeServer,
+        Self::OrderRecords,
+        Self::Events,
+        Self::RenewalInfo,
+        Self::Pairs,
+        Self::Records,
+        Self::Takeover,
+        Self::Sweep,
+        Self::Rights,
+        Self::Log,
+        Self::Traces,
+        Self::Secret,
+    ];
+
+    /// As the metric has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MetricsServer => "metrics_server",
+            Self::ChallengeServer => "challenge_server",
+            Self::OrderRecords => "order_records",
+            Self::Events => "events",
+            Self::RenewalInfo => "renewal_info",
+            Self::Pairs => "pairs",
+            Self::Records => "records",
+            Self::Takeover => "takeover",
+            Self::Sweep => "sweep",
+            Self::Rights => "rights",
+            Self::Log => "log",
+            Self::Traces => "traces",
+            Self::Secret => "secret",
+        }
+    }
+}

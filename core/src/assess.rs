@@ -1,7 +1,7 @@
-//! What a Secret asks for, judged by the config: one function for the watch, for renewals and for rollouts.
+//! What a Secret needs according to its annotations and the config: one function for the watch, renewals and rollouts.
 //!
-//! Input: annotations, the leaf, the config, the clock. Output: an [`Assessment`], or None where the Secret is not ours.
-//! Pure; whoever acts on it reads the Secret afresh and assesses again.
+//! Input: annotations, the leaf, the config, the clock. Output: an [`Assessment`], or None if the Secret is not ours.
+//! Pure. Before anything is done, the Secret is read again and assessed again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,14 +26,14 @@ use crate::text::hash::hash;
 use crate::text::name::Name;
 use crate::time::UnixTime;
 
-/// A rollout takes its time: a window is overruled when less than this share of the lifetime would be left in it.
+/// A window is overruled when less than this share of the lifetime would be left in it, as a rollout takes time.
 const WINDOW_MARGIN_SHARE: u32 = 10;
-/// Bytes of names that the status page shows of one certificate: some may have a hundred.
+/// Most bytes of names that the status page shows of one certificate; some have a hundred names.
 const MOST_NAMES: usize = 160;
-/// The name that stands for an issuer outside.
+/// Issuer name of a certificate that cert-renew does not issue.
 pub const EXTERNAL: &str = "external";
 
-/// See the module's documentation.
+/// What a Secret needs, and why.
 #[derive(Clone, Debug)]
 pub struct Assessment {
     /// What the annotations ask for.
@@ -44,28 +44,28 @@ pub struct Assessment {
     pub leaf: Result<Leaf, Unreadable>,
     /// The names to ask for.
     pub names: Vec<Name>,
-    /// What the workloads have.
+    /// What the workloads have, by the record.
     pub rolled_out: Option<RolledOut>,
-    /// What the Secret holds beside the leaf, as far as it counts.
+    /// The chain and the CA certificates of the Secret, as far as they count.
     pub with: ChainAndCa,
-    /// There is a record of what they have, but of another Secret.
+    /// The record of what the workloads have was written for another Secret.
     pub copied_record: bool,
-    /// What the last renewal by us was made with.
+    /// What the last renewal by cert-renew was made with.
     pub issued_by: Option<IssuedBy>,
     /// When to renew and why, or why never.
     pub renewal: Result<Due, Never>,
-    /// What the CA's renewal information may change about that.
+    /// What the CA's renewal information may change about `renewal`.
     pub heed: Heed,
-    /// The ledger's account.
+    /// The Secret's account in the ledger.
     pub account: AccountId,
-    /// The earliest instant at which anything may change.
+    /// When the change window opens, or the instant that overrules it.
     pub opens: Option<UnixTime>,
-    /// The window is shut until then and does not count: too little of what the workloads serve would be left, or it is
-    /// revoked.
+    /// Set when the window is overruled: the instant at which it would open. By then too little of the validity of what
+    /// the workloads serve would be left, or that certificate is revoked.
     pub overruled: Option<UnixTime>,
     /// Whether a rollout may not start.
     pub rollout_blocked: bool,
-    /// A halt that an earlier rollout ended in.
+    /// The halt in which an earlier rollout ended.
     pub halted: Option<HaltNote>,
     /// See [`Self::wish`].
     unserved: Option<u64>,
@@ -89,7 +89,7 @@ pub fn of_thin(
     )
 }
 
-/// What the index keeps of a Secret that nobody annotated, for `watch.observe: all`: validity and names.
+/// What the index keeps of a Secret without annotations, for `watch.observe: all`: validity and names.
 /// Nothing is ever due for it, neither a renewal nor a rollout.
 #[must_use]
 pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
@@ -148,8 +148,8 @@ pub fn listed(names: &[Name]) -> Box<str> {
     list.into()
 }
 
-/// Assesses what was read afresh; `suggested` is the instant that the CA suggests for a leaf. Whoever goes on to ask a
-/// CA knows the namespace's labels.
+/// Assesses a Secret that was just read; `suggested` is the instant that the CA suggests for a leaf. The caller passes
+/// the namespace's labels when it goes on to ask a CA.
 #[must_use]
 pub fn of_full(
     now: UnixTime,
@@ -206,7 +206,7 @@ fn assess(
         (Some(names), _) => names.clone(),
         (None, Ok(leaf)) if !has_too_many_names(leaf) => leaf.names.clone(),
         (None, Ok(_)) => Vec::new(),
-        // What was emptied is asked for again as it was issued.
+        // An emptied Secret is issued again with the names of the last issue.
         (None, Err(_)) => issued_by
             .as_ref()
             .map_or_else(Vec::new, |it| it.names.clone()),
@@ -252,7 +252,7 @@ fn assess(
         });
     }
     let (opens, overruled) = opens(now, &settings, &leaf, rolled_out);
-    // Whatever else makes it due: a first certificate may be wished for too.
+    // Independent of other reasons: a first certificate may also carry a `renew-now` value.
     let renewed_for = annotations.get(keys::RENEWED_FOR).map(String::as_str);
     let wished = settings.renew_now.as_deref();
     let unserved = wished.filter(|it| renewed_for != Some(it)).map(hash);
@@ -280,7 +280,7 @@ fn assess(
     })
 }
 
-/// Whether a renewal would ask for fewer names than the certificate has, since not all of them can be asked for.
+/// Whether a renewal would ask for fewer names than the certificate has, because some of them cannot be asked for.
 fn loses_names(leaf: &Leaf, settings: &Settings) -> bool {
     let odd = |remark: &Remark| matches!(remark, Remark::OddNames { .. });
     settings.names.is_none()
@@ -288,13 +288,13 @@ fn loses_names(leaf: &Leaf, settings: &Settings) -> bool {
         && leaf.remarks.iter().any(odd)
 }
 
-/// Whether the certificate has more names than are taken from one.
+/// Whether the certificate has more names than are read from one.
 fn has_too_many_names(leaf: &Leaf) -> bool {
     let many = |remark: &Remark| matches!(remark, Remark::ManyNames { .. });
     leaf.remarks.iter().any(many)
 }
 
-/// What is wrong with the certificate itself, or with the file that it stands in.
+/// What is wrong with the certificate itself, or with its file.
 fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<Problem> {
     let problem = |value: String, expected: &str| Problem {
         key: "certificate".into(),
@@ -320,7 +320,7 @@ fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<P
                 "clients refuse it from then on: take a chain that lasts as long, from the CA"
             }
             Remark::Unreadable(_) => "put the whole chain there",
-            // Nobody asks for the names of these.
+            // Irrelevant unless a renewal asks for these names.
             Remark::OddNames { .. } | Remark::ManyNames { .. }
                 if external || settings.names.is_some() =>
             {
@@ -346,8 +346,8 @@ pub fn issuer_name(issuer: &IssuerRef) -> &str {
     }
 }
 
-/// Whether the leaf is from a staging CA although the Secret's issuer is none: by the leaf's own word, or because we got
-/// it from an issuer that is one.
+/// Whether the leaf is from a staging CA although the Secret's issuer is not: by the leaf's own issuer name, or because
+/// it was issued by a staging issuer.
 fn is_staged(
     settings: &Settings,
     leaf: &Result<Leaf, Unreadable>,
@@ -358,7 +358,7 @@ fn is_staged(
         return false;
     };
     let written = issued_by.filter(|by| by.wrote(leaf.fingerprint).is_some());
-    // What the issuer itself gave is what was asked for.
+    // A certificate from the Secret's own issuer is what was asked for.
     if config.is_staging(issuer) || written.is_some_and(|by| *by.issuer == **issuer) {
         return false;
     }
@@ -366,7 +366,7 @@ fn is_staged(
         || written.is_some_and(|by| config.is_staging(&by.issuer))
 }
 
-/// Whether the config lets this Secret have these names from its issuer: asked here, before the CA is.
+/// Whether the config allows this Secret these names from its issuer; checked before the CA is asked.
 fn may_issue(
     key: &SecretRef,
     settings: &Settings,
@@ -423,8 +423,8 @@ fn may_issue(
     }
 }
 
-/// When the change window opens; and when it would open, where too little of what the workloads serve would be left by
-/// then, or it is revoked.
+/// When the change window opens. With it, the instant at which it would open if it is overruled: too little of the
+/// validity of what the workloads serve would be left by then, or that certificate is revoked.
 fn opens(
     now: UnixTime,
     settings: &Settings,
@@ -439,7 +439,7 @@ fn opens(
         return (None, None);
     };
     let served = rolled_out.and_then(RolledOut::fingerprint);
-    // What is revoked is worth nothing, in the Secret as in the workloads.
+    // A revoked certificate is worth nothing, in the Secret or in the workloads.
     let revoked =
         { settings.revoked }.is_some_and(|it| it == leaf.fingerprint || Some(it) == served);
     let served_until = match rolled_out {
@@ -454,39 +454,39 @@ fn opens(
 }
 
 impl Assessment {
-    /// The same, whether the renewal may be or not: a failure is counted with the value that the watch has seen.
+    /// The pending `renew-now` value, hashed, whether or not the renewal may start: a failure is counted with it.
     #[must_use]
     pub fn unserved(&self) -> Option<u64> {
         self.unserved
     }
 
-    /// The `renew-now` value, hashed, that was not served yet.
+    /// The `renew-now` value, hashed, if it was not served yet.
     #[must_use]
     pub fn wish(&self) -> Option<u64> {
         self.unserved.filter(|_| self.renewal.is_ok())
     }
 
-    /// Whether somebody else renews it.
+    /// Whether another program renews it.
     #[must_use]
     pub fn is_external(&self) -> bool {
         self.settings.issuer == IssuerRef::External
     }
 
-    /// What the Secret holds, as the record of what the workloads have.
+    /// The Secret's content, in the form of the record of what the workloads have.
     #[must_use]
     pub fn held(&self) -> RolledOut {
         let leaf = self.leaf.as_ref().ok();
         leaf.map_or(RolledOut::None, |leaf| facts(leaf, self.with).held())
     }
 
-    /// The key that is asked for: that of the settings, else as the one that is there.
+    /// The key type to ask for: from the settings, or else that of the present key.
     #[must_use]
     pub fn key_type(&self) -> Option<KeyType> {
         let present = self.leaf.as_ref().ok().and_then(|leaf| leaf.key_type);
         self.settings.key_type.or(present)
     }
 
-    /// The names for the status page, comma-separated: those in the certificate, or else those that are asked for.
+    /// The names for the status page, comma-separated: those in the certificate, or those to ask for if there is none.
     #[must_use]
     pub fn listed_names(&self) -> Box<str> {
         let names = match &self.leaf {
@@ -496,7 +496,7 @@ impl Assessment {
         listed(names)
     }
 
-    /// What the index keeps of it.
+    /// What the index keeps of the Secret.
     #[must_use]
     pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
         let leaf = match &self.leaf {

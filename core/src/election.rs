@@ -1,4 +1,4 @@
-//! Who leads: decides what to do about the Lease next, from what the API server has said of it.
+//! Leader election: decides the next request about the Lease, from what the API server has said of it.
 //!
 //! ```text
 //!             saw free, or silent for its whole duration        answered
@@ -6,9 +6,9 @@
 //!    ▲                                                  │ somebody was faster      │ renew deadline without an answer,
 //!    └──────────────────────────────────────────────────┴──────────────────────────┘ or another holder is seen
 //! ```
-//! Pure. No clock is ever compared with another machine's: a standby counts from when it saw the holder's last renewal, the
-//! holder from when it sent it, which was earlier; and the holder stops sooner than the standby's wait ends.
-//! Every claim carries the version that it is based on, so that of two only one succeeds.
+//! Pure. No clock is compared with another machine's: a standby counts from when it saw the holder's last renewal, the
+//! holder from when it sent it, which was earlier. The holder stops before the standby's wait ends. Every claim carries
+//! the version that it is based on, so of two only one succeeds.
 
 use std::time::Duration;
 
@@ -30,10 +30,10 @@ pub enum BadTimes {
     /// The Lease counts in seconds.
     #[error("the lease duration: expected whole seconds, one at least")]
     Duration,
-    /// Whoever cannot renew has to stop before another one begins.
+    /// A leader that cannot renew must stop before another one begins.
     #[error("the renew deadline: expected less than the lease duration")]
     Deadline,
-    /// One lost answer is not the end.
+    /// One lost answer must not end the leadership.
     #[error("the retry period: expected more than zero, and half of the renew deadline at most")]
     Retry,
 }
@@ -42,7 +42,7 @@ impl Times {
     /// The durations, if they fit together.
     ///
     /// # Errors
-    /// Says which does not.
+    /// Names the duration that does not fit.
     pub fn new(
         lease: Duration,
         renew_deadline: Duration,
@@ -73,25 +73,25 @@ impl Times {
         self.lease
     }
 
-    /// How long one request is waited for: a second one fits in before the deadline.
+    /// Longest wait for one request: a second one fits in before the deadline.
     #[must_use]
     pub fn request(&self) -> Duration {
         self.renew_deadline / 2
     }
 }
 
-/// What a Lease says.
+/// The content of a Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Which object.
+    /// The object's uid.
     pub uid: String,
-    /// Which version of it.
+    /// The object's resourceVersion.
     pub version: String,
-    /// Who holds it; nobody when it was released.
+    /// Who holds it; None once it was released.
     pub holder: Option<String>,
-    /// How long it holds after a renewal, by its holder's word.
+    /// How long it holds after a renewal, according to its holder.
     pub lasts: Duration,
-    /// How often it has changed hands.
+    /// How often the holder has changed.
     pub transitions: i32,
 }
 
@@ -102,9 +102,9 @@ pub struct Claim {
     pub uid: String,
     /// The version that it is based on.
     pub version: String,
-    /// What it says of the changes of hands.
+    /// The number of holder changes to write.
     pub transitions: i32,
-    /// Whether it is another one's until now.
+    /// Whether another replica holds it until now.
     pub takes_over: bool,
 }
 
@@ -113,37 +113,37 @@ pub struct Claim {
 pub enum Move {
     /// Read the Lease.
     Look,
-    /// Make it: there is none.
+    /// Create it: there is none.
     Create,
     /// Write it.
     Claim(Claim),
-    /// Nothing for so long, unless it changes.
+    /// Send nothing for this time, unless the Lease changes.
     Wait(Duration),
-    /// Nothing for so long: the last request failed.
+    /// Send nothing for this time: the last request failed.
     Rest(Duration),
 }
 
-/// See the module's documentation.
+/// The state of one replica in the election.
 #[derive(Clone, Debug)]
 pub struct Election {
     identity: String,
     times: Times,
-    /// What the Lease says, and since when it has been seen to say so; None: there is no Lease.
+    /// The last known Lease, and since when it has been unchanged; None: there is no Lease.
     seen: Option<(Record, BootTime)>,
-    /// What was seen may be outdated.
+    /// The last known Lease may be outdated.
     stale: bool,
-    /// The latest version of the Lease that was ever seen: versions count what has happened in the whole cluster.
+    /// The latest resourceVersion ever seen: versions count the writes of the whole cluster.
     latest: u64,
-    /// When the last renewal that was answered had been sent.
+    /// When the last answered renewal was sent.
     renewed: Option<BootTime>,
-    /// Nothing is asked before.
+    /// No request before this instant.
     not_before: BootTime,
-    /// Nothing is claimed before.
+    /// No claim before this instant.
     claim_not_before: BootTime,
 }
 
 impl Election {
-    /// Nothing is known of the Lease yet.
+    /// A replica that knows nothing of the Lease yet.
     #[must_use]
     pub fn new(identity: String, times: Times) -> Self {
         Self {
@@ -158,7 +158,7 @@ impl Election {
         }
     }
 
-    /// What is written as the holder.
+    /// The holder identity that this replica writes.
     #[must_use]
     pub fn identity(&self) -> &str {
         &self.identity
@@ -170,13 +170,13 @@ impl Election {
         &self.times
     }
 
-    /// Who holds the lease, as far as is known.
+    /// Who holds the lease, as far as known.
     #[must_use]
     pub fn holder(&self) -> Option<&str> {
         self.seen.as_ref()?.0.holder.as_deref()
     }
 
-    /// Which version of the Lease was seen.
+    /// The last version of the Lease that was seen.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
         self.seen
@@ -184,14 +184,14 @@ impl Election {
             .map(|(record, _)| record.version.as_str())
     }
 
-    /// Until when this replica may act; None when it may not.
+    /// Until when this replica may act; None if it may not.
     #[must_use]
     pub fn leads_until(&self, now: BootTime) -> Option<BootTime> {
         let until = self.renewed? + self.times.renew_deadline;
         (now < until).then_some(until)
     }
 
-    /// What to do next.
+    /// The next step.
     #[must_use]
     pub fn next(&self, now: BootTime) -> Move {
         if now < self.not_before {
@@ -226,11 +226,10 @@ impl Election {
         })
     }
 
-    /// Takes note of a version of the Lease. True when a later one was seen before: a past of the cluster has come back, as
-    /// after a restore of etcd, and a watch that goes on from where it was would see nothing for as long as that past is
-    /// shorter.
+    /// Records a version of the Lease. True if a later one was seen before: the cluster state went back in time, as
+    /// after a restore of etcd. A watch that continues would then miss everything until the versions have caught up.
     pub fn is_past(&mut self, version: &str) -> bool {
-        // Opaque by the book, and a number since the first etcd; of anything else nothing can be said.
+        // Opaque by contract, but a number in every etcd; any other version is accepted.
         let Ok(version) = version.parse() else {
             return false;
         };
@@ -238,7 +237,7 @@ impl Election {
         version < before
     }
 
-    /// The Lease was read, or the watch brought it. None: there is none.
+    /// The Lease was read, or the watch sent it. None: there is none.
     pub fn saw(&mut self, now: BootTime, record: Option<Record>) {
         self.stale = false;
         let holder = record.as_ref().and_then(|it| it.holder.as_ref());
@@ -251,20 +250,20 @@ impl Election {
         }
     }
 
-    /// A claim that was sent at `sent` is answered: this is the Lease now.
+    /// The claim that was sent at `sent` succeeded; `record` is the Lease now.
     pub fn claimed(&mut self, sent: BootTime, record: Record) {
         self.stale = false;
         self.renewed = Some(sent);
         self.seen = Some((record, sent));
     }
 
-    /// A claim came too late: the Lease has changed meanwhile.
+    /// A claim failed because the Lease was modified concurrently.
     pub fn refused(&mut self, sent: BootTime) {
         self.stale = true;
         self.claim_not_before = sent + self.times.retry_period;
     }
 
-    /// A request of then brought no answer that is of use; what it asked for may have been done.
+    /// The request of `sent` brought no useful answer; the API server may have executed it.
     pub fn failed(&mut self, sent: BootTime) {
         self.stale = true;
         self.not_before = sent + self.times.retry_period;
@@ -307,7 +306,7 @@ mod tests {
         Move::Wait(Duration::from_secs(seconds))
     }
 
-    /// One that leads since its claim of second 100.
+    /// A leader since its claim of second 100.
     fn leader() -> Election {
         let mut election = Election::new("us".into(), times());
         election.saw(at(100), Some(record(1, None)));
@@ -332,11 +331,11 @@ mod tests {
         election.saw(at(100), Some(record(1, Some("other"))));
         assert_eq!(election.next(at(100)), wait(15));
         election.saw(at(110), Some(record(2, Some("other"))));
-        // Reading the same again is no sign of life.
+        // Reading the same version again is no renewal.
         election.saw(at(120), Some(record(2, Some("other"))));
         assert_eq!(election.next(at(124)), wait(1));
         assert_eq!(election.next(at(125)), claim(2, 4));
-        // Released: at once.
+        // Released: claimed at once.
         election.saw(at(111), Some(record(3, None)));
         assert_eq!(election.next(at(111)), claim(3, 4));
     }
@@ -347,7 +346,7 @@ mod tests {
         assert_eq!(election.leads_until(at(100)), Some(at(110)));
         assert_eq!(election.next(at(101)), wait(1));
         assert_eq!(election.next(at(102)), claim(2, 3));
-        // Answered late: the deadline is that of the sending.
+        // A late answer: the deadline counts from the request.
         election.claimed(at(102), record(3, Some("us")));
         assert_eq!(election.leads_until(at(111)), Some(at(112)));
         assert_eq!(election.leads_until(at(112)), None);
@@ -364,7 +363,7 @@ mod tests {
         }
         assert!(election.leads_until(at(109)).is_some());
         assert_eq!(election.leads_until(at(110)), None);
-        // A standby has seen the renewal of second 100 at second 100 at the earliest.
+        // A standby has seen the renewal of second 100 no earlier than second 100.
         let mut standby = Election::new("them".into(), times());
         standby.saw(at(100), Some(record(2, Some("us"))));
         assert_eq!(standby.next(at(114)), wait(1));
@@ -374,7 +373,7 @@ mod tests {
     fn whoever_was_stopped_believes_nothing_that_was_before() {
         let mut election = leader();
         assert_eq!(election.leads_until(at(4_000)), None);
-        // Its claim is guarded by the version that it knows.
+        // Its claim carries the version that it knows.
         assert_eq!(election.next(at(4_000)), claim(2, 3));
         election.refused(at(4_000));
         assert_eq!(election.next(at(4_000)), Move::Look);

@@ -1,10 +1,10 @@
-//! The plan of both crates, read from their imports: which folder may use which, and that no files go in circles.
+//! The layers of both crates, read from their imports: which folder may use which, and no cycles between files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The folders and files of this crate, from those that use nothing to the one that uses all.
+/// The folders and files of this crate, each using only those before it.
 const CORE: &[&str] = &[
     "text",
     "time",
@@ -17,7 +17,7 @@ const CORE: &[&str] = &[
     "assess",
     "election",
 ];
-/// Those of the operator.
+/// The folders and files of the operator, likewise.
 const OPERATOR: &[&str] = &[
     "telemetry",
     "process",
@@ -33,14 +33,14 @@ const OPERATOR: &[&str] = &[
     "leader",
     "cli",
 ];
-/// The one arrow that points up: the context holds what renewals remember between them.
+/// The one exception: the context holds what renewals remember between runs.
 const UP: (&str, &str) = ("context", "renewal");
 
 /// A module, by the names on its path: `rollout::plan`.
 type Module = String;
 type Imports = BTreeMap<Module, BTreeSet<Module>>;
 
-/// What each module of a crate imports from the same crate; what stands in its tests is left out.
+/// The modules of the same crate that each module imports, apart from its tests.
 fn imports(root: &Path) -> Imports {
     let mut sources = BTreeMap::new();
     read(root, "", &mut sources);
@@ -55,7 +55,7 @@ fn imports(root: &Path) -> Imports {
     sources.iter().map(of).collect()
 }
 
-/// The files of a folder by their modules, without tests, comments and blanks.
+/// The files of a folder by module, without tests, comments and blanks.
 fn read(folder: &Path, module: &str, into: &mut BTreeMap<Module, String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -84,13 +84,13 @@ fn read(folder: &Path, module: &str, into: &mut BTreeMap<Module, String>) {
     }
 }
 
-/// The roots of the crates, and what is compiled for tests only.
+/// The roots of the crates, and modules that are compiled for tests only.
 fn is_aside(module: &str) -> bool {
     let of_tests = ["tests", "testing", "fuzz", "layers"];
     ["", "lib", "main"].contains(&module) || module.split("::").any(|it| of_tests.contains(&it))
 }
 
-/// The paths that begin with `crate` or `super`, groups taken apart.
+/// The paths that begin with `crate` or `super`, with groups expanded.
 fn paths(module: &str, text: &str) -> Vec<Module> {
     let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
     let mut found = Vec::new();
@@ -106,7 +106,7 @@ fn paths(module: &str, text: &str) -> Vec<Module> {
     found
 }
 
-/// Adds the paths at the beginning of a text, below `base`; returns what follows them.
+/// Adds the paths at the beginning of a text, below `base`; returns the rest.
 fn expand<'a>(base: &str, text: &'a str, found: &mut Vec<Module>) -> &'a str {
     if let Some(mut rest) = text.strip_prefix('{') {
         loop {
@@ -152,7 +152,7 @@ fn is_within(module: &str, folder: &str) -> bool {
         .is_some_and(|rest| rest.starts_with("::"))
 }
 
-/// The modules from which one comes back to where one was, once those are left out that lead nowhere, again and again.
+/// The modules on a cycle: removes those that import nothing or are not imported, until none is left to remove.
 fn circles(mut imports: Imports) -> Imports {
     loop {
         let open: BTreeSet<Module> = imports
@@ -173,7 +173,7 @@ fn circles(mut imports: Imports) -> Imports {
     }
 }
 
-/// The crate whose sources stand there, as seen from this one.
+/// The imports of the crate with these sources, relative to this one.
 fn of_crate(sources: &str) -> Imports {
     imports(&Path::new(env!("CARGO_MANIFEST_DIR")).join(sources))
 }
@@ -205,7 +205,7 @@ fn no_files_go_in_circles() {
     }
 }
 
-/// The measure itself: what goes in a circle is found, and what leads there or away is left out.
+/// Tests the search itself: it finds a cycle, and leaves out what leads into or out of it.
 #[test]
 fn a_circle_is_found() {
     let text = "use crate::b::{self, c::{D, E as F}, g}; use super::h; crate::i::j(k)";

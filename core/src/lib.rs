@@ -1,13 +1,13 @@
-//! What cert-renew decides, without doing anything: from the bytes of a Secret to facts, from facts to what is due, and
-//! from workloads to a plan.
+//! The decisions of cert-renew, without any effects: from the bytes of a Secret to facts, from facts to what is due,
+//! and from workloads to a plan.
 //!
-//! Nothing here does I/O, and no runtime, HTTP client or Kubernetes client is among the dependencies: the compiler keeps
-//! the plan. `now` is an argument; only the operator reads a clock.
+//! Nothing here does I/O, and no runtime, HTTP client or Kubernetes client is among the dependencies, so the compiler
+//! enforces it. `now` is an argument; only the operator reads a clock.
 //!
 //! ```text
 //! text, time ◄─ certificate ◄─ secret ◄─ schedule ◄─ config ◄─ index, rollout ◄─ assess
 //! ```
-//! Each module uses what stands to its left.
+//! Each module uses only those to its left.
 
 pub mod assess;
 pub mod certificate;

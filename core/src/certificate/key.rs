@@ -1,9 +1,9 @@
-//! Private keys: made, read, written, and used to sign one certificate request.
+//! Private keys: generated, read, written, and used to sign a certificate request.
 //!
 //! Input is key material in PEM or DER.
 //! The key lives inside aws-lc, which clears it when it is freed; every copy that leaves it is
-//! [`Zeroizing`]. Nothing here prints or quotes a key, and no error says more than that there is none.
-//! rcgen only builds the request: it is handed the signer, never the key.
+//! [`Zeroizing`]. Nothing here prints or quotes a key; errors contain nothing of their input.
+//! rcgen only builds the request: it gets the signer, never the key.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ use crate::certificate::{KeyType, MAX_BYTES};
 use crate::certificate::{pem, x509};
 use crate::text::name::Name;
 
-/// Characters of a common name (`ub-common-name`, RFC 5280, A.1).
+/// Longest common name, in characters (`ub-common-name`, RFC 5280, A.1).
 const MOST_COMMON: usize = 64;
 
 /// A private key for signatures. Debug shows its type only.
@@ -39,13 +39,13 @@ enum Pair {
 /// Why there is no key, or no request.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// Nothing, or nothing but blanks.
+    /// Empty, or only whitespace.
     #[error("it is empty, a private key was expected")]
     Empty,
     /// More than [`MAX_BYTES`].
     #[error("it has {0} bytes, at most {MAX_BYTES} were expected")]
     TooLarge(usize),
-    /// Neither PEM nor DER of a key.
+    /// Neither PEM nor DER of a private key.
     #[error("no private key is in it, a block -----BEGIN PRIVATE KEY----- was expected")]
     NoKey,
     /// A block with the label of a key cannot be decoded.
@@ -54,12 +54,12 @@ pub enum KeyError {
     /// A passphrase would be needed.
     #[error("the private key is encrypted, one without a passphrase was expected")]
     Encrypted,
-    /// It decodes, and is of a kind that we cannot read.
+    /// The key decodes, but its kind is not supported.
     #[error(
         "the private key is {0}, and cert-renew reads RSA (2048 to 8192 bits), ECDSA (P-256, P-384, P-521) and Ed25519"
     )]
     Unsupported(String),
-    /// It decodes, and is no key.
+    /// The block decodes, but is not a key.
     #[error("the private key is broken: PKCS#8, PKCS#1 or SEC1 was expected")]
     Broken,
     /// The crypto library failed.
@@ -98,8 +98,8 @@ impl PrivateKey {
         pair.map(Self).map_err(|_| KeyError::Generate)
     }
 
-    /// Reads the first private key of a file: PKCS#8, PKCS#1 or SEC1 in PEM, whatever stands around
-    /// it (`EC PARAMETERS`, certificates), or one bare DER of the same.
+    /// Reads the first private key of a file: PKCS#8, PKCS#1 or SEC1 in PEM, with other blocks around it (parameters,
+    /// certificates), or one bare DER of the same.
     ///
     /// # Errors
     /// When there is none, or it cannot be read.
@@ -126,7 +126,7 @@ impl PrivateKey {
         })
     }
 
-    /// Labels lie, so the content decides: each kind refuses what is not its own.
+    /// Labels may be wrong, so the content decides: each parser refuses other encodings.
     fn from_der(der: &[u8]) -> Option<Self> {
         let ecdsa = CURVES
             .iter()
@@ -175,14 +175,14 @@ impl PrivateKey {
         self.subject_public_key_info()
     }
 
-    /// The type, when it is one that could be asked for; an Ed25519 or P-521 key works and has none.
+    /// The type, if it is one that can be asked for; an Ed25519 or P-521 key works and has none.
     #[must_use]
     pub fn key_type(&self) -> Option<KeyType> {
         KeyType::of_spki(&self.public_key())
     }
 
-    /// A certificate signing request (RFC 2986), DER, with the names in a SAN. The subject is empty, as most CAs ignore it,
-    /// or with `common_name` the first DNS name that fits into one (RFC 5280, A.1: at most 64 characters).
+    /// A certificate signing request (RFC 2986), DER, with the names in a SAN. The subject is empty, as most CAs ignore
+    /// it, or with `common_name` the first DNS name that fits into one (RFC 5280, A.1: at most 64 characters).
     ///
     /// # Errors
     /// When `names` is empty or not ASCII, or the crypto library fails.

@@ -1,11 +1,11 @@
-//! Whether servers can load a pair: what the readers of OpenSSL and of Go make of the two texts.
+//! Whether servers can load a pair: how the readers of OpenSSL and of Go see the two files.
 //!
 //! Input is the bytes of a certificate file and of a key file.
-//! [`crate::certificate::pem`] forgives what people and tools get wrong, so that dates and names are known of every Secret; servers do
-//! not, and each of the two libraries forgives something else. Here their readers are followed step by step:
-//! `PEM_read_bio` as `SSL_CTX_use_certificate_chain_file` and `SSL_CTX_use_PrivateKey_file` call it, and `pem.Decode` as
-//! `tls.X509KeyPair` does. What is neither text nor label (whether the key fits, whether the curve is known) is not asked
-//! here. It takes linear time and quotes nothing.
+//! [`crate::certificate::pem`] tolerates common mistakes, so that dates and names are known of every Secret. Servers do
+//! not, and the two libraries tolerate different ones. This module follows their readers step by step: `PEM_read_bio`
+//! as `SSL_CTX_use_certificate_chain_file` and `SSL_CTX_use_PrivateKey_file` call it, and `pem.Decode` as
+//! `tls.X509KeyPair` does. It checks text and labels only, not whether the key fits or the curve is known. It takes
+//! linear time and quotes nothing.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::certificate::pem;
 use crate::certificate::x509::{self, Certificate};
 
-/// Both libraries want the padding, and look at no stray bits before it.
+/// Both libraries require the padding and ignore stray bits before it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -30,7 +30,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// OpenSSL reads lines in pieces of this length (`LINESIZE` of its pem_lib.c, less the NUL).
 const OPENSSL_LINE: usize = 254;
-/// After headers, OpenSSL takes lines of exactly this length but for the last.
+/// After headers, OpenSSL takes only lines of exactly this length, except for the last.
 const OPENSSL_WRAPPED: usize = 64;
 
 const BEGIN: &[u8] = b"-----BEGIN ";
@@ -41,9 +41,9 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The library that a server reads its files with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Loader {
-    /// nginx, HAProxy, Apache, PostgreSQL and most that is written in C or Python.
+    /// nginx, HAProxy, Apache, PostgreSQL and most programs in C or Python.
     OpenSsl,
-    /// Traefik, Caddy and all else that is written in Go.
+    /// Traefik, Caddy and other programs in Go.
     Go,
 }
 
@@ -59,7 +59,7 @@ pub enum File {
 /// What is wrong with the form of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// DER, or something else that is no PEM.
+    /// DER, or something else that is not PEM.
     Der,
     /// It begins with a byte order mark.
     ByteOrderMark,
@@ -69,15 +69,15 @@ pub enum Form {
     Glued,
     /// Lines begin with blanks.
     Indented,
-    /// More than the label stands on a `BEGIN` line.
+    /// A `BEGIN` line has more than the label.
     BeginLine,
-    /// Form feeds or vertical tabs stand in the base64.
+    /// The base64 contains form feeds or vertical tabs.
     ControlCharacters,
-    /// Empty lines stand in the base64.
+    /// The base64 contains empty lines.
     EmptyLines,
     /// `X509 CERTIFICATE` or `TRUSTED CERTIFICATE`.
     Label,
-    /// The label of a key names another encoding than the block has.
+    /// The label of a key names another encoding than its block has.
     KeyLabel,
     /// More bytes follow the certificate in its block.
     MoreBytes,
@@ -85,7 +85,7 @@ pub enum Form {
     Other,
 }
 
-/// A file that at least one of the libraries does not load, or not whole.
+/// A file that at least one of the libraries does not load, or loads in part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Which libraries; never empty.
@@ -96,7 +96,7 @@ pub struct Refusal {
     pub form: Form,
 }
 
-/// Why a library loads nothing, or not all.
+/// A library loads nothing of a file, or not all of it.
 struct Refused;
 
 /// A block as a library reads it.
@@ -105,15 +105,15 @@ struct Block<'a> {
     der: Zeroizing<Vec<u8>>,
 }
 
-/// The first file that a library refuses; `None` where both load the whole pair.
+/// The first file that a library refuses; `None` if both load the whole pair.
 ///
-/// Both files are such as [`crate::certificate::pem`] reads: what is no certificate at all is not judged here.
+/// Both files must be readable by [`crate::certificate::pem`]; a file without a certificate is not judged here.
 #[must_use]
 pub fn refusal(certificate: &[u8], key: &[u8]) -> Option<Refusal> {
     of_certificate(certificate).or_else(|| of_key(key))
 }
 
-/// What refuses a file of certificates, or loads it in part.
+/// What refuses a certificate file, or loads it in part.
 #[must_use]
 pub fn of_certificate(bytes: &[u8]) -> Option<Refusal> {
     let verdicts = [
@@ -123,7 +123,7 @@ pub fn of_certificate(bytes: &[u8]) -> Option<Refusal> {
     refused(File::Certificate, bytes, verdicts)
 }
 
-/// What refuses the file of a key.
+/// What refuses a key file.
 #[must_use]
 pub fn of_key(bytes: &[u8]) -> Option<Refusal> {
     let verdicts = [
@@ -147,7 +147,7 @@ fn refused(
     })
 }
 
-/// How many certificates stand in a file.
+/// Number of certificates in a file.
 fn count(bytes: &[u8]) -> usize {
     let all = pem::blocks(bytes);
     all.filter(|block| block.label.ends_with("CERTIFICATE"))
@@ -162,7 +162,7 @@ fn openssl_certificates(bytes: &[u8]) -> Result<(), Refused> {
     while let Some(block) = lines.block()? {
         match block.label {
             b"CERTIFICATE" | b"X509 CERTIFICATE" => {}
-            // Only the first may carry what OpenSSL adds about trust.
+            // Only the first may carry OpenSSL's trust information.
             b"TRUSTED CERTIFICATE" if loaded == 0 => {}
             _ => continue,
         }
@@ -182,7 +182,7 @@ fn openssl_certificates(bytes: &[u8]) -> Result<(), Refused> {
 fn openssl_key(bytes: &[u8]) -> Result<(), Refused> {
     let mut lines = Lines { rest: bytes };
     while let Some(block) = lines.block()? {
-        // PKCS#8 is taken under the older labels too.
+        // PKCS#8 is also accepted under the older labels.
         let fits: &[Encoding] = match block.label {
             b"PRIVATE KEY" => &[Encoding::Pkcs8],
             b"RSA PRIVATE KEY" => &[Encoding::Pkcs1, Encoding::Pkcs8],
@@ -198,7 +198,7 @@ fn openssl_key(bytes: &[u8]) -> Result<(), Refused> {
     Err(Refused)
 }
 
-/// What `BIO_gets` has not given out yet.
+/// The input that `BIO_gets` has not returned yet.
 struct Lines<'a> {
     rest: &'a [u8],
 }
@@ -235,7 +235,7 @@ impl<'a> Lines<'a> {
         };
         let mut text = Zeroizing::new(Vec::new());
         let mut header = Header::Maybe;
-        // A blank line ends headers; none was there, or what stood before it was none.
+        // A blank line ends the headers, if there were any.
         let mut headed = false;
         let (mut partial, mut short) = (false, false);
         loop {
@@ -298,7 +298,7 @@ enum Header {
     After,
 }
 
-/// Without what OpenSSL takes for white space at the end of a line; its characters are signed.
+/// Strips what OpenSSL takes for white space at the end of a line; its characters are signed.
 fn stripped(line: &[u8]) -> &[u8] {
     let length = line.iter().rposition(|byte| (0x21..0x80).contains(byte));
     &line[..length.map_or(0, |at| at + 1)]
@@ -340,7 +340,7 @@ fn go_line(bytes: &[u8]) -> (&[u8], &[u8], usize) {
     (&line[..end.map_or(0, |at| at + 1)], &bytes[next..], next)
 }
 
-/// `pem.Decode` until it finds no more. What does not decode is passed over.
+/// Repeats `pem.Decode` until it finds no more blocks; skips what does not decode.
 fn go_blocks(bytes: &[u8]) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut rest = bytes;
@@ -415,7 +415,7 @@ impl Encoding {
     }
 }
 
-/// What a refused file suffers from, the first of all that it may.
+/// The first problem that a refused file has.
 fn form(bytes: &[u8], file: File) -> Form {
     let lines = || bytes.split(|byte| *byte == b'\n');
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -433,7 +433,7 @@ fn form(bytes: &[u8], file: File) -> Form {
     if lines().any(|line| find(line, END).is_some_and(|end| find(&line[end..], BEGIN).is_some())) {
         return Form::Glued;
     }
-    // An END line that more stands before than blanks is the end of base64 that begins on the BEGIN line, or nearly so.
+    // An END line after other text ends base64 that begins on the BEGIN line, or nearly so.
     let begun = |line: &[u8]| {
         let label = find(line, BEGIN).map(|at| &line[at + BEGIN.len()..]);
         label
@@ -474,7 +474,7 @@ fn form(bytes: &[u8], file: File) -> Form {
 }
 
 impl Loader {
-    /// With the servers that people know.
+    /// The library, with well-known servers that use it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -485,7 +485,7 @@ impl Loader {
 }
 
 impl Form {
-    /// What stands in the file.
+    /// The problem, as a sentence.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -504,7 +504,7 @@ impl Form {
         }
     }
 
-    /// What makes of the file `tls.pem` one that both libraries load.
+    /// The command that makes `tls.pem` loadable by both libraries.
     #[must_use]
     pub fn command(self, file: File) -> &'static str {
         match (self, file) {
@@ -537,7 +537,7 @@ impl Form {
 }
 
 impl Refusal {
-    /// Who refuses what, and why.
+    /// Which servers refuse the file, and why.
     #[must_use]
     pub fn reason(&self) -> String {
         let loaders: Vec<&str> = self.loaders.iter().map(|it| it.as_str()).collect();
@@ -552,7 +552,7 @@ impl Refusal {
         )
     }
 
-    /// What to do about it.
+    /// How to fix it.
     #[must_use]
     pub fn remedy(&self) -> String {
         let command = self.form.command(self.file);

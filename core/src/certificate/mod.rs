@@ -1,8 +1,8 @@
 //! From bytes to the facts about a certificate.
 //!
-//! Input is what stands in `tls.crt`: PEM in whatever state, or one bare DER.
+//! Input is the content of `tls.crt`: PEM in any state, or one bare DER.
 //! Total: any input yields a [`Leaf`] or an [`Unreadable`], and nothing in either quotes the input.
-//! Of a file that holds keys too, only the certificates are decoded.
+//! If the file also holds keys, only the certificates are decoded.
 
 pub mod key;
 pub mod loader;
@@ -26,7 +26,7 @@ use crate::time::UnixTime;
 
 pub use crate::certificate::x509::{Abilities, DistinguishedName};
 
-/// Largest input that is looked at: a Secret holds at most 1 MiB (`MaxSecretSize` of Kubernetes).
+/// Largest input that is read, in bytes: a Secret holds at most 1 MiB (`MaxSecretSize` of Kubernetes).
 pub const MAX_BYTES: usize = 1 << 20;
 
 /// SHA-256 of a certificate's DER; printed and parsed as 64 lower-case hexadecimal digits.
@@ -51,7 +51,7 @@ pub enum KeyType {
 /// What is known of the leaf of a file, the certificate that a server shows as its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// Identifies it everywhere.
+    /// Identity of the certificate.
     pub fingerprint: Fingerprint,
     /// First second at which it is valid.
     pub not_before: UnixTime,
@@ -59,50 +59,50 @@ pub struct Leaf {
     pub not_after: UnixTime,
     /// DNS names and IP addresses of the SAN; the common name only where there is no SAN. At most 1,000.
     pub names: Vec<Name>,
-    /// Whether nobody but its own key vouches for it.
+    /// Whether it is signed by its own key.
     pub self_signed: bool,
-    /// The type of its key, when it is one that could be asked for.
+    /// The type of its key, if it is one that can be asked for.
     pub key_type: Option<KeyType>,
     /// `subjectPublicKeyInfo`, DER.
     pub public_key: Box<[u8]>,
-    /// Who signed it, by the certificate's word; for people and for comparison.
+    /// Who signed it, as the certificate says; for people and for comparison.
     pub issuer: DistinguishedName,
     /// Content octets of the serial number as encoded, a leading zero kept (RFC 9773, 4.1 wants them).
     pub serial: Box<[u8]>,
-    /// Key identifier of the issuer, when the certificate says it.
+    /// Key identifier of the issuer, if the certificate has it.
     pub authority_key_id: Option<Box<[u8]>>,
-    /// What it is for beside those names.
+    /// Other uses than the names above.
     pub abilities: Abilities,
-    /// A digest of what else stands in the file; see [`set_digest`].
+    /// A digest of the other certificates of the file; see [`set_digest`].
     pub chain: u32,
-    /// What is odd about it or about the file, for people.
+    /// Peculiarities of the certificate or the file, for people.
     pub remarks: Box<[Remark]>,
 }
 
-/// Something odd about a certificate that can be read.
+/// A peculiarity of a certificate that can be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Remark {
-    /// The leaf is not the first; servers take the first for it.
+    /// The leaf is not the first; servers take the first as the leaf.
     #[error("the leaf is certificate {number} of the file, servers take the first for it")]
     NotFirst {
-        /// Where it stands, counted from 1.
+        /// Its position, from 1.
         number: usize,
     },
     /// A certificate of the chain is valid for a shorter time than the leaf.
     #[error("certificate {number} of the file ends at {at}, sooner than the leaf")]
     EndsSooner {
-        /// Which one.
+        /// Its position, from 1.
         number: usize,
         /// Its last second.
         at: UnixTime,
     },
-    /// One of the others cannot be read.
+    /// One of the other certificates cannot be read.
     #[error("{0}")]
     Unreadable(Unreadable),
-    /// Entries of the SAN name nothing that can be asked for.
+    /// Entries of the SAN that are no names to ask for.
     #[error("{count} entries of its subject alternative names are no names: {shown}")]
     OddNames {
-        /// How many.
+        /// Number of such entries.
         count: usize,
         /// The first of them, quoted.
         shown: String,
@@ -113,7 +113,7 @@ pub enum Remark {
         x509::MAX_NAMES
     )]
     ManyNames {
-        /// How many.
+        /// Number of names in the certificate.
         count: usize,
     },
 }
@@ -121,7 +121,7 @@ pub enum Remark {
 /// Why no certificate can be read. `number` counts the certificates of the file from 1.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unreadable {
-    /// Nothing, or nothing but blanks.
+    /// Empty, or only whitespace.
     #[error("it is empty, a certificate was expected")]
     Empty,
     /// More than [`MAX_BYTES`].
@@ -130,7 +130,7 @@ pub enum Unreadable {
     /// Neither PEM nor DER of a certificate.
     #[error("no certificate is in it, a block -----BEGIN CERTIFICATE----- was expected")]
     NoCertificate,
-    /// As before, but a key.
+    /// Only a key, no certificate.
     #[error(
         "a private key is in it and no certificate, a block -----BEGIN CERTIFICATE----- was expected"
     )]
@@ -138,20 +138,20 @@ pub enum Unreadable {
     /// The block of a certificate cannot be decoded.
     #[error("certificate {number} is not PEM: {fault}")]
     Pem {
-        /// Which one.
+        /// Its position, from 1.
         number: usize,
         /// What is wrong.
         fault: pem::Fault,
     },
-    /// What the block holds is no certificate.
+    /// The block holds something other than a certificate.
     #[error("certificate {number} is not X.509: its {field} is missing or broken")]
     X509 {
-        /// Which one.
+        /// Its position, from 1.
         number: usize,
         /// The first field that cannot be read, by its name in RFC 5280.
         field: &'static str,
     },
-    /// Something else that is common in such files.
+    /// Another format that is common in such files.
     #[error("it is {0} and no certificate")]
     Other(&'static str),
     /// A Secret's `data` holds base64; the API server refuses anything else.
@@ -180,10 +180,10 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unreadable> {
     Ok(all.iter().map(|it| it.der.to_vec()).collect())
 }
 
-/// The facts about the leaf, wherever it stands in the file.
+/// The facts about the leaf, wherever it is in the file.
 ///
 /// # Errors
-/// When there is no certificate, or the first cannot be read. What follows it, and extensions, are no error.
+/// When there is no certificate, or the first cannot be read. Later certificates and extensions cause no error.
 pub fn leaf(bytes: &[u8]) -> Result<Leaf, Unreadable> {
     let (ders, end) = decoded(bytes);
     let (all, end) = parsed(&ders, end);
@@ -212,10 +212,10 @@ pub fn leaf(bytes: &[u8]) -> Result<Leaf, Unreadable> {
     Ok(leaf)
 }
 
-/// Which of the certificates of a file is the leaf: the first that has issued none of the others and is no CA's. Where
-/// there is none, one that has issued none of the others is more likely than one that has, and the first of those.
+/// Which of the certificates of a file is the leaf: the first that has issued none of the others and is not a CA.
+/// Failing that, the first that has issued none of the others.
 ///
-/// The key would tell, but is not read on the watch.
+/// The key would tell, but the watch does not read it.
 pub(crate) fn leaf_of(all: &[Certificate<'_>]) -> usize {
     let mut issued = HashMap::<&[u8], usize>::new();
     for certificate in all {
@@ -232,7 +232,7 @@ pub(crate) fn leaf_of(all: &[Certificate<'_>]) -> usize {
     first.map_or(0, |(at, _)| at)
 }
 
-/// What the blocks of certificates hold, up to the first that cannot be decoded.
+/// The content of the certificate blocks, up to the first that cannot be decoded.
 fn decoded(bytes: &[u8]) -> (Vec<Vec<u8>>, Result<(), Unreadable>) {
     let (mut found, mut keys) = (Vec::new(), 0);
     if bytes.len() > MAX_BYTES {
@@ -267,7 +267,7 @@ fn decoded(bytes: &[u8]) -> (Vec<Vec<u8>>, Result<(), Unreadable>) {
     (found, end)
 }
 
-/// The certificates up to the first that cannot be read; `end` says how the file goes on after the last.
+/// The certificates up to the first that cannot be read; `end` is how the file goes on after the last.
 fn parsed(
     ders: &[Vec<u8>],
     end: Result<(), Unreadable>,
@@ -282,7 +282,7 @@ fn parsed(
     (all, end)
 }
 
-/// What else people put in the place of a certificate.
+/// Other formats that people put in the place of a certificate.
 fn other(bytes: &[u8]) -> Option<&'static str> {
     if bytes.starts_with(b"\xff\xfe")
         || bytes.starts_with(b"\xfe\xff")
@@ -309,7 +309,7 @@ fn is_certificate(block: &Block<'_>) -> bool {
 // === impl Leaf ===
 
 impl Leaf {
-    /// The facts about a certificate that was parsed already.
+    /// The facts about a parsed certificate.
     pub(crate) fn of(certificate: &Certificate<'_>) -> Self {
         let same_name = certificate.issuer == certificate.subject;
         let names = certificate.names();
@@ -329,7 +329,7 @@ impl Leaf {
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             names: names.list,
-            // Where the signature cannot be checked, the two equal names decide.
+            // Equal names decide if the signature cannot be checked.
             self_signed: same_name && certificate.is_signed_by(certificate) != Some(false),
             key_type: KeyType::of_spki(certificate.public_key),
             public_key: certificate.public_key.into(),
@@ -358,7 +358,7 @@ impl Leaf {
 // === impl Fingerprint ===
 
 impl Fingerprint {
-    /// Of the DER of one certificate.
+    /// The SHA-256 of the DER of one certificate.
     #[must_use]
     pub fn of(der: &[u8]) -> Self {
         let mut bytes = [0; 32];
@@ -397,7 +397,7 @@ impl FromStr for Fingerprint {
 // === impl KeyType ===
 
 impl KeyType {
-    /// All of them, in the order in which they are listed.
+    /// All types, in the order of lists.
     pub const ALL: [Self; 5] = [
         Self::EcdsaP256,
         Self::EcdsaP384,

@@ -1,9 +1,8 @@
-//! PEM as people and tools really write it: RFC 7468 and the ways in which files deviate from it.
+//! PEM as it occurs in practice: RFC 7468 and the ways in which files deviate from it.
 //!
 //! Input is any bytes.
-//! The scanner only finds blocks; nothing is decoded before [`Block::decode`] is called on it, so that
-//! a caller who wants certificates never holds the bytes of a key that stands between them.
-//! It must never panic, nor take more than linear time, whatever it is given.
+//! The scanner only finds blocks and decodes nothing before [`Block::decode`], so that a caller that wants certificates
+//! never holds the bytes of a key between them. It must never panic nor take more than linear time, whatever the input.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -13,7 +12,7 @@ use memchr::memmem::find;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// Missing padding and stray bits at the end are forgiven: OpenSSL and Go differ on them.
+/// Accepts missing padding and stray bits at the end: OpenSSL and Go differ on them.
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -25,10 +24,10 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const DASHES: &[u8] = b"-----";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Longest label that is looked for; the longest one in use, `ENCRYPTED PRIVATE KEY`, has 21 bytes.
+/// Longest label, in bytes; the longest one in use, `ENCRYPTED PRIVATE KEY`, has 21.
 const MAX_LABEL: usize = 64;
 
-/// RFC 7468, 2: generators wrap at 64 characters.
+/// Characters a line (RFC 7468, 2).
 const LINE: usize = 64;
 
 /// One `-----BEGIN label-----` with what follows it.
@@ -36,7 +35,7 @@ const LINE: usize = 64;
 pub struct Block<'a> {
     /// The text between `BEGIN` and the dashes, for example `CERTIFICATE`.
     pub label: &'a str,
-    /// What stands before the matching `END`; absent when there is none.
+    /// The text before the matching `END`; none if there is no such line.
     body: Option<&'a [u8]>,
 }
 
@@ -46,7 +45,7 @@ pub enum Fault {
     /// The file stops, or another block begins, before the matching `END` line.
     #[error("the END line that belongs to it is missing")]
     Truncated,
-    /// Something else than base64 stands in it.
+    /// The block contains something other than base64.
     #[error("it holds something else than base64")]
     Base64,
 }
@@ -69,7 +68,7 @@ pub fn blocks(bytes: &[u8]) -> impl Iterator<Item = Block<'_>> {
 #[must_use]
 pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
     let base64 = Zeroizing::new(STANDARD.encode(der));
-    // Reserved in full, since a string that grows leaves its old copy behind in memory.
+    // Reserved in full: a string that grows would leave its old copy in memory.
     let size = base64.len() + base64.len() / LINE + 2 * label.len() + 64;
     let mut text = Zeroizing::new(String::with_capacity(size));
     for part in ["-----BEGIN ", label, "-----\n"] {
@@ -92,14 +91,14 @@ impl Block<'_> {
     /// The bytes that the block holds; cleared when dropped, since they may be a key.
     ///
     /// # Errors
-    /// When the block has no end, or holds something else than base64.
+    /// When the block has no end, or contains something other than base64.
     pub fn decode(&self) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let packed = Zeroizing::new(self.packed()?);
         let bytes = FORGIVING.decode(packed.as_slice());
         bytes.map(Zeroizing::new).map_err(|_| Fault::Base64)
     }
 
-    /// [`Block::decode`] of what is no secret: clearing memory takes longer than all else that is done with a certificate.
+    /// [`Block::decode`] for public content: clearing memory takes longer than everything else about a certificate.
     ///
     /// # Errors
     /// As [`Block::decode`].
@@ -107,7 +106,7 @@ impl Block<'_> {
         FORGIVING.decode(self.packed()?).map_err(|_| Fault::Base64)
     }
 
-    /// The base64 without what stands between; reserved in full, so that no part of it is left behind in memory.
+    /// The base64 without blanks; reserved in full, so that no copy stays in memory.
     fn packed(&self) -> Result<Vec<u8>, Fault> {
         let body = self.body.ok_or(Fault::Truncated)?;
         let mut packed = Vec::with_capacity(body.len());
@@ -135,9 +134,9 @@ impl Block<'_> {
 
 struct Blocks<'a> {
     bytes: &'a [u8],
-    /// Where to search on.
+    /// Where the search continues.
     at: usize,
-    /// Where the last block ended: what follows it counts as the start of a line.
+    /// Where the last block ended; what follows counts as the start of a line.
     line: usize,
 }
 
@@ -156,7 +155,7 @@ impl<'a> Iterator for Blocks<'a> {
             };
             let start = self.at + label.len() + DASHES.len();
             let content = &self.bytes[start..];
-            // Base64 has no dash, so the next five are the END line, or the block has none.
+            // Base64 has no dash, so the next five dashes are the END line, or the block has none.
             let length = find(content, DASHES).unwrap_or(content.len());
             let end = ["-----END ", label, "-----"].concat();
             let ended = content[length..].starts_with(end.as_bytes());
@@ -170,9 +169,9 @@ impl<'a> Iterator for Blocks<'a> {
     }
 }
 
-/// Whether only blanks stand between the last line end (or the last block) and this point.
+/// Whether only blanks precede this point on its line (or since the last block).
 ///
-/// It looks back no further than the blanks reach, since a line may be as long as the file and full of `BEGIN`.
+/// Looks back no further than the blanks reach, as a line may be as long as the file and full of `BEGIN`.
 fn starts_line(before: &[u8]) -> bool {
     let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
     let is_text = |byte: &u8| is_end(byte) || !is_blank(*byte);
@@ -193,7 +192,7 @@ fn label(after: &[u8]) -> Option<&str> {
         .then_some(text)
 }
 
-/// What may stand around and within base64: RFC 7468 `WSP` and `eol`, and form feeds.
+/// Characters around and within base64: RFC 7468 `WSP` and `eol`, and form feeds.
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c)
 }

@@ -120,7 +120,7 @@ fn the_leaf_is_found_wherever_it_stands() {
         let expected = (number > 1).then_some(Remark::NotFirst { number });
         assert_eq!(found.remarks.first(), expected.as_ref(), "{parts:?}");
     }
-    // Where all are CAs, it is one that has issued none of the others.
+    // If all are CAs, the leaf is one that has issued none of the others.
     for parts in [[root, intermediate], [intermediate, root]] {
         let whole: Vec<u8> = parts.iter().flat_map(|name| file(name)).collect();
         let found = leaf(&whole).unwrap();
@@ -173,7 +173,7 @@ fn no_name_is_lost_without_a_word() {
         (0x82, b"a b.example.com"),
         (0x82, b"nul.example.com\0"),
         (0x87, b"\x0a\0\0"),
-        // An address of mail is none of ours.
+        // An email address is not used.
         (0x81, b"a@example.com"),
     ];
     let leaf = of(&odd);
@@ -264,7 +264,7 @@ fn an_issuer_is_the_same_in_every_type_of_string() {
     }
 }
 
-/// What is kept of each Secret has a length that is known.
+/// The memory kept of each Secret is bounded.
 #[test]
 fn identifiers_that_no_ca_makes_are_not_kept() {
     let of = |length: usize| {
@@ -423,7 +423,7 @@ fn the_reason_says_what_is_wrong() {
     assert_eq!(leaf(&large), Err(Unreadable::TooLarge(MAX_BYTES + 1)));
 }
 
-/// Every byte changed, every length cut, and many bytes changed at once: any result will do.
+/// Every byte changed, every length cut, and many bytes changed at once: any result is accepted.
 #[test]
 fn no_input_panics() {
     let mut seeds = vec![file("good.pem"), file("key-first.pem"), file("glued.pem")];

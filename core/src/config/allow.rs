@@ -1,7 +1,7 @@
-//! Who may ask an issuer for which names.
+//! Which namespaces may ask an issuer for which names.
 //!
-//! The one guard between the users of a cluster and the names that its CA account can get: what no rule allows is
-//! refused before the CA is asked. Pure; a namespace's labels come from the caller.
+//! The only guard between the users of a cluster and the names that its CA account can get: a request that no rule
+//! allows is refused before the CA is asked. Pure; a namespace's labels come from the caller.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,15 +13,15 @@ use super::reader::Place;
 use super::selector::LabelSelector;
 use crate::text::name::Name;
 
-/// Longest namespace (RFC 1123 label).
+/// Longest namespace, in characters (RFC 1123 label).
 const MAX_NAMESPACE: usize = 63;
 
 /// A rule: these namespaces may ask for these names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
-    /// Any of these, where there are some; where there is also a selector, both must match.
+    /// Any of these, if there are some; if there is also a selector, both must match.
     pub namespaces: Vec<Glob>,
-    /// By the namespace's labels, which need a right of their own to change.
+    /// The namespace's labels, which need a separate right to change.
     pub selector: Option<LabelSelector>,
     /// Any of these.
     pub names: Vec<NamePattern>,
@@ -30,20 +30,20 @@ pub struct Allow {
 /// What is known of a namespace's labels.
 #[derive(Clone, Copy, Debug)]
 pub enum Labels<'a> {
-    /// Nothing yet, so that any selector may match: enough to say what is worth asking for, never to ask a CA.
+    /// Not read yet, so any selector may match: enough to decide what is worth asking for, never to ask a CA.
     NotAsked,
-    /// These, as they are now.
+    /// The present labels.
     Are(&'a BTreeMap<String, String>),
 }
 
-/// A namespace's name in which `*` stands for any characters, none included.
+/// A namespace's name in which `*` matches any characters, including none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob(Box<str>);
 
 /// Names that an issuer may be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamePattern {
-    /// This one, as it is written.
+    /// This name exactly.
     Exact(Name),
     /// `*.x`: one label under x, and the name `*.x` itself.
     OneLabel(Box<str>),
@@ -109,7 +109,7 @@ impl Allow {
 }
 
 impl Glob {
-    /// Whether the whole of `text` fits.
+    /// Whether the whole of `text` matches.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
         let mut pieces = self.0.split('*');
@@ -121,7 +121,7 @@ impl Glob {
             return rest.is_empty();
         };
         for piece in pieces {
-            // The earliest fit leaves the most for the pieces that follow.
+            // The earliest match leaves the most for the pieces that follow.
             let Some(at) = rest.find(piece) else {
                 return false;
             };
@@ -191,7 +191,7 @@ impl FromStr for NamePattern {
     }
 }
 
-/// The address with all but its leading `bits` cleared; `None` where it has fewer.
+/// The address with all but its leading `bits` cleared; `None` if it has fewer.
 fn masked(address: IpAddr, bits: u32) -> Option<IpAddr> {
     Some(match address {
         IpAddr::V4(v4) => {

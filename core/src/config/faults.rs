@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 /// Why a config file is refused; never empty.
 ///
-/// Displayed as one line for each fault, `file:line: path: value: expected …`, as compilers do, so that editors can jump.
+/// Displayed as one line a fault, `file:line: path: value: expected …`, as compilers do, so that editors can jump.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// The file; `None` where the text came from elsewhere.
+    /// The file; `None` if the text came from elsewhere.
     pub file: Option<PathBuf>,
     /// In the order of the file.
     pub list: Vec<Fault>,
@@ -18,18 +18,18 @@ pub struct Faults {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Line in the file, from 1, where one is to blame.
+    /// Line in the file, from 1, if one is at fault.
     pub line: Option<u64>,
     /// Where in the tree, such as `issuers.letsencrypt.allow[0].names[1]`; empty for the file as a whole.
     pub path: String,
-    /// What stands there, quoted and cut; `None` where it goes without saying.
+    /// The value found, quoted and cut; `None` if it is obvious.
     pub found: Option<String>,
-    /// What should stand there, or what else is wrong.
+    /// The expected value, or what else is wrong.
     pub expected: String,
 }
 
 impl Faults {
-    /// The fault of a file that cannot even be looked at.
+    /// The fault of a file that cannot be read.
     #[must_use]
     pub fn whole(expected: String, line: Option<u64>) -> Self {
         let fault = Fault {

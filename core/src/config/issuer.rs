@@ -12,23 +12,23 @@ use crate::secret::settings::IssuerRef;
 use crate::secret::values::{is_label, is_profile};
 use crate::text::name::Name;
 
-/// Requests to one CA that may be in flight, unless the config says otherwise: a CA answers eight in parallel as
-/// quickly as one, and sixty-four would look like an attack.
+/// Requests to one CA in flight, unless configured: a CA answers eight in parallel as quickly as one, and sixty-four
+/// would look like an attack.
 const CONCURRENCY: u32 = 8;
 
-/// New orders in 3 hours: Let's Encrypt gives an account 300, the rest is for people.
+/// New orders in 3 hours, unless configured: Let's Encrypt allows an account 300, the rest is for people.
 pub(super) const ORDERS_PER_3H: u32 = 250;
 
-/// Requests a second: Let's Encrypt gives an address 20 new nonces, and more of what else a renewal asks. The orders that
-/// it gives an account make less than one.
+/// Requests a second, unless configured: Let's Encrypt allows an address 20 new nonces, and more of the other requests
+/// of a renewal. The orders that it allows an account make less than one.
 const REQUESTS_PER_SECOND: u32 = 20;
 
-/// Most that each of them can be set to.
+/// Upper bound of each of these settings.
 const MAX_ORDERS: u32 = 1_000_000;
 const MAX_CONCURRENCY: u32 = 256;
 const MAX_REQUESTS: u32 = 100_000;
 
-/// Longest text that is sent to a CA or compared with what one sends.
+/// Longest text that is sent to a CA or compared with one from it, in characters.
 const MAX_TEXT: usize = 256;
 
 /// One issuer of the config file.
@@ -38,7 +38,7 @@ pub struct Issuer {
     pub directory: String,
     /// `mailto:` URLs for the account (RFC 8555, 7.3).
     pub contact: Vec<String>,
-    /// Who may ask for what; nobody where empty.
+    /// Who may ask for what; nobody if empty.
     pub allow: Vec<Allow>,
     /// ACME profile of Secrets that name none.
     pub profile: Option<String>,
@@ -46,18 +46,18 @@ pub struct Issuer {
     pub ca_bundle: Option<PathBuf>,
     /// External account binding (RFC 8555, 7.3.4).
     pub eab: Option<Eab>,
-    /// Requests in flight, 1 to 256; an order that waits for DNS holds none.
+    /// Requests in flight, 1 to 256; an order that waits for DNS uses none.
     pub concurrency: u32,
-    /// Requests in any second, 1 to 100,000; those of the other issuers at the same host are counted with them.
+    /// Requests in any second, 1 to 100,000; shared with the other issuers at the same host.
     pub requests_per_second: u32,
     /// New orders in any 3 hours, at least 1.
     pub orders_per_3h: u32,
     /// Where a failed validation is rehearsed before this CA is asked again.
     pub staging: Option<Staging>,
-    /// Name of the issuer that helps out when this one is down and life runs short; it exists, and the chain of
-    /// fallbacks ends.
+    /// Name of the issuer that is asked when this one is down and the certificate is close to expiry. It exists, and
+    /// the chain of fallbacks ends.
     pub fallback: Option<String>,
-    /// Which of the offered chains to take; the CA's default where absent.
+    /// Which of the offered chains to take; the CA's default if absent.
     pub chain: Option<Chain>,
     /// Whether requests have a common name, for CAs that refuse an empty subject.
     pub common_name: bool,
@@ -68,7 +68,7 @@ pub struct Issuer {
 pub struct Eab {
     /// Key identifier that the CA gave.
     pub kid: String,
-    /// Where the MAC key stands, base64url as the CA gave it.
+    /// Where the MAC key is stored, base64url as the CA gave it.
     pub hmac_key: SecretKey,
 }
 
@@ -81,16 +81,16 @@ pub struct SecretKey {
     pub key: String,
 }
 
-/// Where to rehearse.
+/// Where to rehearse a failed validation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Staging {
-    /// A directory that is asked with the settings of the issuer itself.
+    /// A directory, used with the settings of the issuer itself.
     Directory(String),
     /// Another issuer of the config file; it exists.
     Issuer(String),
 }
 
-/// Which chain to take, where a CA offers alternates (RFC 8555, 7.4.2).
+/// Which chain to take if a CA offers alternates (RFC 8555, 7.4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chain {
     /// The one whose last certificate was issued by this common name.
@@ -154,7 +154,7 @@ impl Eab {
 }
 
 impl SecretKey {
-    /// What stands here instead might be the secret itself, and is never shown.
+    /// Never shows the value: it might be the secret itself.
     fn read(place: &Place<'_>) -> Self {
         place.fields(|fields| Self {
             secret: object_name(fields, "secret"),
@@ -179,11 +179,11 @@ impl Chain {
     }
 }
 
-/// Reports each issuer whose chain of fallbacks leads back to itself, and a staging that is the issuer itself.
+/// Reports each issuer whose chain of fallbacks is circular, and a staging that is the issuer itself.
 pub(super) fn check_circles(issuers: &BTreeMap<String, Issuer>, place: &Place<'_>) {
     for (name, issuer) in issuers {
         let mut next = issuer.fallback.as_ref();
-        // A circle further on is reported for those that are in it.
+        // A circle further on is reported for its own members.
         for _ in 0..issuers.len() {
             if next == Some(name) {
                 place
@@ -227,10 +227,10 @@ fn existing(text: &str, known: &BTreeSet<&str>) -> Result<String, String> {
     ))
 }
 
-/// An https URL, or http where nobody can listen in.
+/// An https URL, or http to loopback.
 fn url(text: &str) -> Result<String, String> {
     let expected = || "expected an https URL (http only to loopback)".to_string();
-    // `Uri` drops a fragment without a word.
+    // `Uri` drops a fragment silently.
     let uri = text
         .parse::<Uri>()
         .ok()
@@ -259,7 +259,7 @@ fn url(text: &str) -> Result<String, String> {
     }
 }
 
-/// A mail address, with `mailto:` or without; one, and no header fields (RFC 8555, 7.3).
+/// An email address, with `mailto:` or without; one, and no header fields (RFC 8555, 7.3).
 fn contact(text: &str) -> Result<String, &'static str> {
     let address = text.strip_prefix("mailto:").unwrap_or(text);
     let sound = address.len() <= MAX_TEXT
@@ -303,7 +303,7 @@ pub(super) fn text(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// The name of an object of ours; `expected` says no value, since a secret may have been put in its place.
+/// The name of a Kubernetes object; `expected` does not quote the value, which may be a secret put in the wrong place.
 pub(super) fn object_name(fields: &Fields<'_, '_>, key: &'static str) -> String {
     unseen(
         &fields.required(key),

@@ -1,8 +1,8 @@
 //! The config file: who issues, for whom, and how the operator behaves.
 //!
-//! One YAML file is read whole and checked whole, before anything starts and again whenever it changes; a version with
-//! any fault is refused, with every fault named. What comes out never changes; a new version is a new [`Config`].
-//! Nothing here talks to a CA or a cluster: whether a Secret or a file that is named exists is found out by its user.
+//! One YAML file is read and checked as a whole, before anything starts and whenever it changes; a version with any
+//! fault is refused, with every fault named. A [`Config`] never changes; a new version is a new one. Nothing here talks
+//! to a CA or a cluster: whether a named Secret or file exists shows when it is used.
 
 mod allow;
 mod faults;
@@ -46,15 +46,15 @@ use crate::time::change_window::ChangeWindow;
 /// A config file without faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Which installation this is; Secrets of other classes are left alone.
+    /// Name of this installation; Secrets of other classes are ignored.
     pub class: String,
-    /// By the name that annotations use.
+    /// By name, as annotations use it.
     pub issuers: BTreeMap<String, Issuer>,
     /// See [`Config::solver`].
     pub solvers: Vec<Solver>,
     /// Back-off after failures.
     pub retry: Backoff,
-    /// How many renewals run at the same time.
+    /// How renewals are spread.
     pub renewals: RenewalConfig,
     /// How workloads are rolled.
     pub rollout: RolloutConfig,
@@ -64,22 +64,22 @@ pub struct Config {
     pub watch: WatchConfig,
     /// What is exported.
     pub metrics: MetricsConfig,
-    /// For namespaces that are not in `namespaces`.
+    /// Defaults of namespaces that are not in `namespaces`.
     defaults: NamespaceDefaults,
-    /// The general defaults filled in.
+    /// By namespace, with the general defaults filled in.
     namespaces: BTreeMap<String, NamespaceDefaults>,
 }
 
 impl Config {
-    /// Whether an issuer is meant to give certificates that clients trust, as far as the config says it: one that has a
-    /// staging CA of its own to rehearse at. What such a one gives from a staging CA is a mistake; from any other issuer
-    /// it is what was asked for.
+    /// Whether an issuer is meant to give certificates that clients trust, by the config: it has a staging CA of its
+    /// own to rehearse at. A certificate from a staging CA is a mistake from such an issuer; from any other it is what
+    /// was asked for.
     #[must_use]
     pub fn is_production(&self, issuer: &str) -> bool {
         self.issuer(issuer).is_some_and(|it| it.staging.is_some())
     }
 
-    /// What it says of issuers, solvers and DNS, hashed: whether what failed under a former one may fare better.
+    /// Issuers, solvers and DNS, hashed: a change means that a failed renewal may now succeed.
     #[must_use]
     pub fn digest(&self) -> u64 {
         let Self {
@@ -94,7 +94,7 @@ impl Config {
     /// Checks the text of a config file.
     ///
     /// # Errors
-    /// Where it is not YAML or has faults; all of them are in the error.
+    /// When it is not YAML or has faults; the error contains all of them.
     pub fn parse(text: &str) -> Result<Self, Faults> {
         let node = tree::parse(text).map_err(|error| {
             let line = error
@@ -112,7 +112,7 @@ impl Config {
                     )
                 }
                 error => {
-                    // A message may quote the file, which may hold what nobody should have put there.
+                    // A message may quote the file, which may hold a secret by mistake.
                     let error = error.to_string().replace('\n', " ");
                     if holds_private_key(text) {
                         "YAML".to_string()
@@ -178,7 +178,7 @@ impl Config {
         self.issuers.get(name)
     }
 
-    /// Whether an issuer is a CA for rehearsals: another one's `staging` names it, or its directory says so.
+    /// Whether an issuer is a staging CA: another one's `staging` names it, or its directory says so.
     #[must_use]
     pub fn is_staging(&self, name: &str) -> bool {
         let Some(directory) = self.issuer(name).map(|issuer| &issuer.directory) else {
@@ -192,13 +192,13 @@ impl Config {
         directory.contains("staging") || self.issuers.values().any(named)
     }
 
-    /// What Secrets in this namespace get where they say nothing.
+    /// The defaults of Secrets in this namespace.
     #[must_use]
     pub fn namespace(&self, namespace: &str) -> &NamespaceDefaults {
         self.namespaces.get(namespace).unwrap_or(&self.defaults)
     }
 
-    /// Whether the labels of namespaces matter, which takes a right to read them.
+    /// Whether the labels of namespaces matter, which requires a right to read them.
     #[must_use]
     pub fn needs_namespace_labels(&self) -> bool {
         self.issuers
@@ -206,14 +206,15 @@ impl Config {
             .any(|issuer| issuer.allow.iter().any(|allow| allow.selector.is_some()))
     }
 
-    /// Who answers challenges for `name`: of those who can, the solver with the longest zone, the first of equals.
+    /// Which solver answers challenges for `name`: of the capable ones, that with the longest zone; the first of
+    /// equals.
     #[must_use]
     pub fn solver(&self, name: &Name) -> Option<&Solver> {
         solver::solver_for(&self.solvers, name)
     }
 
-    /// Who is asked for what stands in DNS of `name`, before a CA is told to look: whom its solver names, else whom `dns`
-    /// names.
+    /// Which resolvers check the DNS records of `name` before a CA is asked to look: those of its solver, else those of
+    /// `dns`.
     #[must_use]
     pub fn resolvers(&self, name: Option<&Name>) -> Resolvers {
         let of_solver = name.and_then(|name| self.solver(name));
@@ -226,7 +227,7 @@ impl Config {
         }
     }
 
-    /// What is allowed and hardly meant, a sentence each.
+    /// Warnings: valid settings that are probably mistakes, a sentence each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -236,7 +237,7 @@ impl Config {
             );
         }
         for (name, issuer) in &self.issuers {
-            // A mere rehearsal asks for what the issuer that it serves was allowed.
+            // An issuer that is only a rehearsal uses the rules of the issuer that it serves.
             let rehearsal = |other: &Issuer| other.staging == Some(Staging::Issuer(name.clone()));
             if issuer.allow.is_empty() && !self.issuers.values().any(rehearsal) {
                 warnings.push(format!(

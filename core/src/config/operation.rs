@@ -14,18 +14,18 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Most that any count of workloads or attempts can be set to.
+/// Upper bound of any count of workloads or attempts.
 const MAX_COUNT: u32 = 10_000;
 
-/// Port of a DNS server that names none.
+/// Port of a DNS server without one.
 const DNS_PORT: u16 = 53;
 
 /// How workloads are rolled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RolloutConfig {
-    /// Workloads that roll at the same time, in the whole cluster.
+    /// Most workloads that roll at the same time, in the whole cluster.
     pub concurrency: u32,
-    /// The same in one namespace, so that none takes all.
+    /// Most workloads that roll at the same time in one namespace, so that none takes all.
     pub per_namespace: u32,
     /// Shortest time between two rollouts of one workload.
     pub per_workload_min_interval: Duration,
@@ -33,15 +33,15 @@ pub struct RolloutConfig {
     pub settle: Duration,
     /// Workloads of a Secret that go first, alone; 0 for none.
     pub canary_workloads: u32,
-    /// How long canaries are watched before the others follow.
+    /// How long canaries are observed before the others follow.
     pub canary_bake: Duration,
     /// Time without progress after which a rollout has failed.
     pub progress_timeout: Duration,
-    /// How long `verify` asks before a pod counts as one that serves the old leaf.
+    /// How long `verify` retries before a pod counts as one that serves the old leaf.
     pub verify_grace: Duration,
-    /// When the kubelet has written a changed Secret into every pod, counted from the change.
+    /// Time after which the kubelet has written a changed Secret into every pod, from the change.
     pub reload_wait: Duration,
-    /// When pods are asked to reload once more where nothing verifies that they did.
+    /// Time after which pods are asked to reload a second time if nothing verifies that they did.
     pub reload_again: Duration,
     /// Field manager of the writes to workloads.
     pub field_manager: Box<str>,
@@ -61,16 +61,16 @@ pub struct DnsConfig {
 pub struct WatchConfig {
     /// These namespaces only; all where empty.
     pub namespaces: Vec<String>,
-    /// The way in.
+    /// Which Secrets are watched.
     pub select: Select,
-    /// What has metrics.
+    /// Which Secrets have metrics.
     pub observe: Observe,
 }
 
-/// Which Secrets cross the wire.
+/// Which Secrets the API server sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Select {
-    /// Those of type `kubernetes.io/tls`, and of other types those with the label.
+    /// Those of type `kubernetes.io/tls`, and those of other types with the label.
     #[default]
     Type,
     /// Only those with the label `cert-renew.io/managed`.
@@ -83,14 +83,14 @@ pub enum Observe {
     /// Those that are annotated.
     #[default]
     Annotated,
-    /// Every TLS Secret; nothing else is done to those that are not annotated.
+    /// Every TLS Secret; those without annotations get nothing else.
     All,
 }
 
 /// What is exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricsConfig {
-    /// Whether each certificate has series of its own.
+    /// Whether each certificate has its own series.
     pub per_certificate: bool,
     /// Whether the port shows the status page.
     pub page: bool,
@@ -107,9 +107,9 @@ impl Default for RolloutConfig {
             canary_bake: Duration::ZERO,
             progress_timeout: 10 * MINUTE,
             verify_grace: 30 * SECOND,
-            // It looks at each pod every 60 to 90 s; a change reaches the kubelet at once by its watch.
+            // The kubelet syncs each pod every 60 to 90 s; its watch brings a change at once.
             reload_wait: 90 * SECOND,
-            // Where it does not watch but caches, the change reaches it a minute later.
+            // If the kubelet caches instead of watching, the change arrives a minute later.
             reload_again: 150 * SECOND,
             field_manager: FIELD_MANAGER.into(),
         }
@@ -140,10 +140,10 @@ impl Backoff {
     }
 }
 
-/// How renewals are spread, whatever the issuer.
+/// How renewals are spread, for all issuers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RenewalConfig {
-    /// Orders in flight. One mostly waits, and holds no more than its key and two URLs.
+    /// Most orders in flight. An order mostly waits, and holds no more than its key and two URLs.
     pub concurrency: u32,
 }
 
@@ -245,7 +245,7 @@ impl MetricsConfig {
     }
 }
 
-/// As the API server has it: at most 128 bytes that can be printed.
+/// As the API server requires: at most 128 bytes, all printable.
 fn field_manager(text: &str) -> Result<Box<str>, &'static str> {
     let sound = (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     sound

@@ -1,6 +1,6 @@
-//! Who hosts zones: the providers of DNS-01, and what each takes as settings.
+//! Which providers host zones for DNS-01, and the settings of each.
 
-/// DNS providers that are supported: each is tested, or is the way out where none fits.
+/// DNS providers that are supported: each is tested, or is the general way for other hosts.
 pub const SUPPORTED_PROVIDERS: [&str; 18] = [
     "acme-dns",
     "azure",
@@ -22,7 +22,7 @@ pub const SUPPORTED_PROVIDERS: [&str; 18] = [
     "webhook",
 ];
 
-/// DNS providers that dns-update has and that nobody here has tried.
+/// DNS providers of dns-update that are untested here.
 pub const UNTESTED_PROVIDERS: [&str; 57] = [
     "alidns",
     "arvancloud",
@@ -83,7 +83,7 @@ pub const UNTESTED_PROVIDERS: [&str; 57] = [
     "zoneeu",
 ];
 
-/// What `settings` may and must hold, by provider.
+/// The settings that a provider may and must have.
 pub(super) fn settings_of(provider: &str) -> (&'static [&'static str], &'static [&'static str]) {
     match provider {
         "rfc2136" => (&["server", "keyName"], &["algorithm"]),
@@ -126,7 +126,7 @@ pub(super) fn settings_of(provider: &str) -> (&'static [&'static str], &'static 
 /// The name of a provider.
 ///
 /// # Errors
-/// When there is none of this name.
+/// When there is no provider of this name.
 pub(super) fn provider(text: &str) -> Result<String, String> {
     let known = SUPPORTED_PROVIDERS.iter().chain(&UNTESTED_PROVIDERS);
     if known.copied().any(|known| known == text) {

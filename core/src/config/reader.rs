@@ -1,7 +1,7 @@
 //! Walks the tree of a config file and collects what is wrong, each with its line and path.
 //!
-//! A [`Place`] is a spot in the tree, present or not. Every way to read one yields a value, the default where the place
-//! is empty or at fault, so that the walk goes on to the next fault; a config is only built from a walk without any.
+//! A [`Place`] is a position in the tree, present or not. Each way to read one yields a value, the default if the place
+//! is empty or at fault, so that the walk continues to the next fault. A config is only built from a walk without any.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -13,7 +13,7 @@ use super::tree::{Node, Value};
 use crate::text::{holds_private_key, shown};
 use crate::time::duration;
 
-/// A spot in the config file.
+/// A position in the config file.
 pub(super) struct Place<'a> {
     faults: &'a RefCell<Vec<Fault>>,
     path: String,
@@ -21,7 +21,7 @@ pub(super) struct Place<'a> {
     value: &'a Value,
 }
 
-/// The entries of one mapping while it is read; those that nobody asked for are unknown.
+/// The entries of one mapping while it is read; those that were not read are unknown keys.
 pub(super) struct Fields<'p, 'a> {
     place: &'p Place<'a>,
     asked: RefCell<Vec<&'static str>>,
@@ -37,12 +37,12 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Whether nothing stands here; an empty value counts as nothing.
+    /// Whether there is no value; an empty value counts as none.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self.value, Value::Null)
     }
 
-    /// The place itself, unless nothing stands here: then that is a fault.
+    /// The place itself; a fault if it has no value.
     pub(super) fn present(self) -> Option<Self> {
         if self.is_absent() {
             self.fault("missing");
@@ -63,7 +63,7 @@ impl<'a> Place<'a> {
         self.report(found, expected);
     }
 
-    /// As [`Self::fault`], where the value may be a secret.
+    /// As [`Self::fault`], for values that may be secrets.
     pub(super) fn fault_unseen(&self, expected: impl Display) {
         self.report(None, expected);
     }
@@ -77,7 +77,7 @@ impl<'a> Place<'a> {
         });
     }
 
-    /// What stands below `key`, an absent place where nothing does.
+    /// The value of `key`, or an absent place.
     pub(super) fn child(&self, key: &str) -> Self {
         let node = self
             .map()
@@ -99,7 +99,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// A mapping with a fixed set of keys, which are those that `read` asks for.
+    /// A mapping with a fixed set of keys: those that `read` asks for.
     pub(super) fn fields<T>(&self, read: impl FnOnce(&Fields<'_, 'a>) -> T) -> T {
         let fields = Fields {
             place: self,
@@ -134,7 +134,7 @@ impl<'a> Place<'a> {
             .collect()
     }
 
-    /// A list; `read` takes each item and says `None` where it was at fault.
+    /// A list; `read` takes each item and returns `None` for one at fault.
     pub(super) fn list<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Vec<T> {
         let items = match self.value {
             Value::List(items) => items.as_slice(),
@@ -157,7 +157,7 @@ impl<'a> Place<'a> {
         present.filter_map(|item| read(&item)).collect()
     }
 
-    /// A list, or one item in its place.
+    /// A list, or a single item instead.
     pub(super) fn one_or_more<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Vec<T> {
         match self.value {
             Value::Text(_) => read(self).into_iter().collect(),
@@ -195,7 +195,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The text as it stands, for a caller who must not show it.
+    /// The text as it is, for a caller that must not show it.
     pub(super) fn text_unseen(&self) -> Option<&'a str> {
         match self.value {
             Value::Text(text) => Some(text),
@@ -245,7 +245,7 @@ impl<'a> Place<'a> {
         .unwrap_or(default)
     }
 
-    /// One of a few words.
+    /// One of several words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)], default: T) -> T {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         self.parse(|text| {
@@ -264,10 +264,10 @@ impl<'a> Fields<'_, 'a> {
         self.place.child(key)
     }
 
-    /// As [`Self::get`], and a fault where it is absent or an empty list.
+    /// As [`Self::get`], and a fault if it is absent or an empty list.
     pub(super) fn required(&self, key: &'static str) -> Place<'a> {
         let place = self.get(key);
-        // Where the mapping itself is at fault, that is said already.
+        // A fault of the mapping itself is already reported.
         if place.is_absent() && matches!(self.place.value, Value::Map(_) | Value::Null) {
             place.fault("missing");
         }
@@ -278,7 +278,7 @@ impl<'a> Fields<'_, 'a> {
     }
 }
 
-/// `path.key`, with a key that is no plain word in quotes.
+/// `path.key`, with a key that is not a plain word in quotes.
 fn join(path: &str, key: &str) -> String {
     let plain = !key.is_empty()
         && key.len() <= 63

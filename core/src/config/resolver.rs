@@ -1,4 +1,4 @@
-//! Who is asked for what stands in DNS, and how: on port 53, over TLS (RFC 7858) or over HTTPS (RFC 8484).
+//! Which DNS resolvers are asked, and how: on port 53, over TLS (RFC 7858) or over HTTPS (RFC 8484).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -21,16 +21,16 @@ const EXPECTED: &str = "expected an address such as 10.0.0.10, 10.0.0.10:53 or [
 /// The resolvers for the checks of a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolvers {
-    /// In the order in which they are asked; the system's where empty.
+    /// In the order in which they are asked; the system's if empty.
     pub addresses: Vec<ResolverAddress>,
-    /// PEM file with roots for those that are asked over TLS and HTTPS, beside the public ones; an absolute path.
+    /// PEM file with roots for those asked over TLS and HTTPS, beside the public ones; an absolute path.
     pub ca_bundle: Option<PathBuf>,
 }
 
 /// A resolver, and how it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResolverAddress {
-    /// `10.0.0.53`, `[fd00::53]:5353`: by UDP, and by TCP where the answer does not fit.
+    /// `10.0.0.53`, `[fd00::53]:5353`: by UDP, and by TCP if the answer does not fit.
     Plain(SocketAddr),
     /// `tls://dns.example`: DNS over TLS.
     Tls(ResolverHost),
@@ -38,14 +38,14 @@ pub enum ResolverAddress {
     Https(ResolverHost, Box<str>),
 }
 
-/// Where a resolver is that shows a certificate.
+/// Host of a resolver that shows a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolverHost {
     /// A name, which the system's resolver looks up, or an address without brackets.
     pub host: Box<str>,
-    /// Where it listens.
+    /// Its port.
     pub port: u16,
-    /// What its certificate is for, where that is something else than the host.
+    /// The name in its certificate, if it differs from the host.
     pub certificate_name: Option<Box<str>>,
 }
 
@@ -58,7 +58,7 @@ impl ResolverAddress {
 }
 
 impl ResolverHost {
-    /// What its certificate has to be for: a name, or an address without brackets.
+    /// The name that its certificate must have: a name, or an address without brackets.
     #[must_use]
     pub fn server_name(&self) -> &str {
         self.certificate_name.as_deref().unwrap_or(&self.host)
@@ -80,7 +80,7 @@ impl ResolverHost {
     }
 }
 
-/// A name or an address, as it stands in a URL.
+/// A name or an address, as in a URL.
 fn host(text: &str) -> Option<Box<str>> {
     let bare = text.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
     match bare.unwrap_or(text).parse() {

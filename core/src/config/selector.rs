@@ -45,7 +45,7 @@ impl LabelSelector {
         })
     }
 
-    /// Whether an object with these labels is meant.
+    /// Whether the selector matches an object with these labels.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| {

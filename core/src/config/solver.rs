@@ -13,14 +13,14 @@ use super::reader::{Fields, Place};
 use super::resolver::ResolverAddress;
 use crate::text::name::Name;
 
-/// One way to answer, for the names in some zones.
+/// One way to answer challenges, for the names in some zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Solver {
     /// Names at or under one of these; every name where empty.
     pub zones: Vec<Box<str>>,
-    /// Asked before the CA is told to look, instead of those of `dns`; those where empty.
+    /// Resolvers for the checks before the CA is asked to look; those of `dns` if empty.
     pub resolvers: Vec<ResolverAddress>,
-    /// The way.
+    /// How challenges are answered.
     pub challenge: Challenge,
 }
 
@@ -31,27 +31,27 @@ pub enum Challenge {
     Http01(Http01),
     /// RFC 8555, 8.4.
     Dns01(Dns01),
-    /// draft-ietf-acme-dns-persist: an experiment.
+    /// draft-ietf-acme-dns-persist; experimental.
     DnsPersist01(DnsPersist01),
 }
 
-/// HTTP-01: how the CA's request reaches us.
+/// HTTP-01: how the CA's request reaches the operator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Http01 {
     /// The route.
     pub route: Route,
-    /// Whether the route is tried by ourselves before the CA is asked; off where we cannot reach it but the CA can.
+    /// Whether the operator tries the route before the CA is asked; off if only the CA can reach it.
     pub self_check: bool,
 }
 
-/// What sends `/.well-known/acme-challenge/` of a host to us.
+/// What sends `/.well-known/acme-challenge/` of a host to the operator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Route {
-    /// The user has arranged it.
+    /// Arranged by the user.
     Shared,
     /// An Ingress for each host, in the operator's namespace.
     Ingress {
-        /// `ingressClassName`; the cluster's default where absent.
+        /// `ingressClassName`; the cluster's default if absent.
         class: Option<String>,
         /// Annotations that the ingress controller wants.
         annotations: BTreeMap<String, String>,
@@ -73,7 +73,7 @@ pub enum PathType {
     Prefix,
     /// The whole path.
     Exact,
-    /// As the controller likes.
+    /// Up to the controller.
     ImplementationSpecific,
 }
 
@@ -82,45 +82,45 @@ pub enum PathType {
 pub struct ParentRef {
     /// The Gateway.
     pub name: String,
-    /// Its namespace; the operator's own where absent.
+    /// Its namespace; the operator's own if absent.
     pub namespace: Option<String>,
-    /// The listener; all where absent.
+    /// The listener; all if absent.
     pub section_name: Option<String>,
 }
 
 /// dns-persist-01: the user has set a TXT record, once for all renewals. Nothing is written to DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsPersist01 {
-    /// Whether the record is looked for before the CA is asked; off where the zone's servers cannot be reached from here,
-    /// or where the CA takes a record that we do not look for, such as one of a parent domain.
+    /// Whether the record is looked up before the CA is asked; off if the zone's servers cannot be reached from here,
+    /// or the CA accepts a record that is not looked up, such as one of a parent domain.
     pub self_check: bool,
-    /// Asked instead of those that the zone's NS records name.
+    /// Asked instead of the zone's NS records.
     pub servers: Vec<SocketAddr>,
 }
 
-/// DNS-01: who hosts the zone. It is serialised into order records, so that what was set there can be removed as it was set.
+/// DNS-01: who hosts the zone. It is serialised into order records, so that a record is removed the way it was set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns01 {
     /// One of [`SUPPORTED_PROVIDERS`] or of the untested ones.
     pub provider: String,
-    /// Secret in the operator's namespace with the provider's credentials; absent where the cloud gives an identity.
+    /// Secret in the operator's namespace with the provider's credentials; absent if the cloud gives an identity.
     pub credentials: Option<String>,
-    /// What else the provider needs and is no secret, such as a server's address.
+    /// Other settings of the provider, not secret, such as a server's address.
     pub settings: BTreeMap<String, String>,
-    /// When the CA is told to look.
+    /// When the CA is asked to look.
     pub propagation: Propagation,
 }
 
-/// When a TXT record counts as seen everywhere.
+/// When a TXT record counts as visible everywhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Propagation {
-    /// Whether the zone's servers are asked at all; off where they cannot be reached from here.
+    /// Whether the zone's servers are asked; off if they cannot be reached from here.
     pub check: bool,
-    /// Asked instead of those that the zone's NS records name.
+    /// Asked instead of the zone's NS records.
     pub servers: Vec<SocketAddr>,
-    /// After this the attempt has failed.
+    /// The attempt fails after this time.
     pub timeout: Duration,
-    /// A pause after all have it, for what stands behind the servers that we see.
+    /// A pause after all servers have it, for servers hidden behind them.
     pub wait: Duration,
 }
 
@@ -163,8 +163,8 @@ impl Solver {
         })
     }
 
-    /// Labels of the longest zone that the name is in, 0 for a solver of every name; `None` where it cannot answer.
-    /// A wildcard is proven by DNS (RFC 8555, 7.1.3 and 8.3), an address by HTTP-01 (RFC 8738, 4).
+    /// Labels of the longest zone that contains the name, 0 for a solver of every name; `None` if it cannot answer. A
+    /// wildcard needs DNS (RFC 8555, 7.1.3 and 8.3), an address HTTP-01 (RFC 8738, 4).
     fn fits(&self, name: &Name) -> Option<usize> {
         let by_dns = !matches!(self.challenge, Challenge::Http01(_));
         let Name::Dns(dns) = name else {
@@ -288,7 +288,7 @@ impl Dns01 {
         })
     }
 
-    /// Whether somebody here has tried the provider.
+    /// Whether the provider is supported: tested, or the general way for other hosts.
     #[must_use]
     pub fn is_supported(&self) -> bool {
         SUPPORTED_PROVIDERS.contains(&self.provider.as_str())

@@ -38,7 +38,7 @@ fn load(path: &str) -> Config {
     read(&directory(path)).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// A bad file says at its end what is to be found in it, such as `# fault: 3: issuers.a.directory: missing`.
+/// A bad file lists the expected faults at its end, such as `# fault: 3: issuers.a.directory: missing`.
 #[test]
 fn every_fault_is_named() {
     for path in files("bad-") {
@@ -62,7 +62,7 @@ fn good_files_have_no_fault() {
     }
 }
 
-/// The example with all that is off in it switched on.
+/// The example with all its disabled parts enabled.
 fn full_example() -> Config {
     let text = std::fs::read_to_string(directory("deploy/config.yaml")).unwrap();
     let on = text.lines().map(|line| {
@@ -91,7 +91,7 @@ fn the_example_installs_without_a_warning() {
 fn the_example_means_what_it_says() {
     let config = full_example();
     let least = load("testdata/config/good-least.yaml");
-    // What it spells out beside the issuers are the defaults.
+    // Its values, apart from the issuers, are the defaults.
     let parts = |config: &Config| {
         (
             config.class.clone(),
@@ -284,7 +284,7 @@ fn only_what_is_allowed_is_allowed() {
         assert_eq!(found, allowed, "{issuer} for {name} in {namespace}");
     }
     assert!(config.needs_namespace_labels());
-    // Where the labels are not known yet, what they may allow is worth a look, and nothing else is.
+    // Unknown labels allow a look at what may be asked for, and nothing else.
     let letsencrypt = config.issuer("letsencrypt").unwrap();
     for (name, worth) in [
         ("a.b.apps.example.com", true),
@@ -293,7 +293,7 @@ fn only_what_is_allowed_is_allowed() {
         let found = letsencrypt.allows("any", Labels::NotAsked, &name.parse().unwrap());
         assert_eq!(found, worth, "{name}");
     }
-    // Where both are given, both must match.
+    // If both are given, both must match.
     let config = load("testdata/config/good-all.yaml");
     let (main, name) = (
         config.issuer("main").unwrap(),
@@ -327,7 +327,7 @@ fn what_is_hardly_meant_is_a_warning() {
     );
 }
 
-/// Cuts and splices of good files and the parser's favourite enemies: any answer will do, a panic will not.
+/// Cuts and splices of good files and of inputs that are hard to parse: any answer is accepted, a panic is not.
 #[test]
 fn hostile_text_never_panics() {
     let example = std::fs::read_to_string(directory("testdata/config/good-all.yaml")).unwrap();
@@ -361,7 +361,7 @@ fn hostile_text_never_panics() {
     }
 }
 
-/// The YAML of a page of the docs, block by block.
+/// The YAML blocks of a page of the docs.
 fn examples(page: &str) -> Vec<String> {
     let text = std::fs::read_to_string(directory(page)).unwrap();
     let blocks: Vec<String> = text
@@ -391,7 +391,7 @@ fn the_docs_hold_what_the_config_takes() {
     for provider in SUPPORTED_PROVIDERS.iter().chain(&UNTESTED_PROVIDERS) {
         assert!(page.contains(&format!("`{provider}`")), "{provider}");
     }
-    // Every key that is asked for stands in the message about one that is not.
+    // The message about an unknown key lists every key that is read.
     let faults = Config::parse(
         "x: 1\nissuers: {a: 1}\nsolvers: [{x: 1, http01: {x: 1, route: ingress, ingress: 1}}, {dns01: 1}]\n\
         defaults: 1\nretry: 1\nrollout: 1\ndns: 1\nwatch: 1\nmetrics: 1",
@@ -411,7 +411,7 @@ fn the_docs_hold_what_the_config_takes() {
     }
 }
 
-/// docs/solvers.md says of each provider how it is tested and what its settings are; the config warns of those that are not.
+/// docs/solvers.md lists each provider's tests and settings; the config warns of providers without tests.
 #[test]
 fn the_docs_say_of_each_provider_how_it_is_tested() {
     let page = std::fs::read_to_string(directory("docs/solvers.md")).unwrap();

@@ -1,18 +1,18 @@
-//! YAML text → a tree of values that know their line.
+//! YAML text → a tree of values with their lines.
 //!
-//! The config file is not decoded into Rust types by serde, since that ends at the first fault; the tree is walked by
-//! [`super::reader`], which names all of them.
+//! serde would stop at the first fault, so the config file is not decoded into Rust types; [`super::reader`] walks the
+//! tree and names all faults.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Spanned, budget, options};
 
-/// Levels of lists and maps: the deepest setting is at seven. The parser allows 64, and each takes tens of kilobytes of a
-/// thread's stack where nothing is optimised.
+/// Most levels of lists and maps: the deepest setting is at seven. The parser allows 64, and each takes tens of
+/// kilobytes of a thread's stack in unoptimised builds.
 const DEPTH: usize = 16;
 
-/// A value and the line on which it begins, counted from 1.
+/// A value and its first line, counted from 1.
 pub(super) struct Node {
     pub(super) line: u64,
     pub(super) value: Value,
@@ -22,18 +22,18 @@ pub(super) struct Node {
 pub(super) enum Value {
     Null,
     Flag(bool),
-    /// As written in its shortest form; no setting is a fraction, so that nothing is lost.
+    /// In its shortest form; no setting is a fraction, so nothing is lost.
     Number(String),
     Text(String),
     List(Vec<Node>),
-    /// In the order of the file; the parser refuses a key that stands there twice.
+    /// In the order of the file; the parser refuses a duplicate key.
     Map(Vec<(String, Node)>),
 }
 
 /// Reads one document.
 ///
 /// # Errors
-/// Where the text is not YAML, has a key twice, or exceeds the parser's bounds on depth, size and aliases.
+/// When the text is not YAML, has a key twice, or exceeds the parser's bounds on depth, size and aliases.
 pub(super) fn parse(text: &str) -> Result<Node, serde_saphyr::Error> {
     let bounded = options! { budget: budget! { max_depth: DEPTH } };
     serde_saphyr::from_str_with_options(text, bounded)

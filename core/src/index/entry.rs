@@ -12,12 +12,12 @@ use crate::secret::parts::ChainAndCa;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 
-/// How long a renewal by our own rule waits for the CA's renewal information, should nobody say that it cannot be had.
+/// Longest wait of a renewal by our own rule for the CA's renewal information, unless that is known to be unavailable.
 const POLL_PATIENCE: Duration = Duration::from_secs(300);
-/// Bytes that are kept of an error: what a CA, an API server or a field manager says stands in it.
+/// Most bytes kept of an error, which may quote a CA, an API server or a field manager.
 pub(super) const LONGEST_ERROR: usize = 1024;
 
-/// Validity and identity of a leaf, and what it comes with.
+/// Validity and identity of a leaf, with the chain and CA beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafFacts {
     /// SHA-256 of the DER.
@@ -26,12 +26,12 @@ pub struct LeafFacts {
     pub not_before: UnixTime,
     /// Valid until.
     pub not_after: UnixTime,
-    /// What stands beside it, as far as it counts.
+    /// The chain and the CA certificates, as far as they count.
     pub with: ChainAndCa,
 }
 
 impl LeafFacts {
-    /// It, as the record of what workloads have.
+    /// The same facts, as the record of what workloads have.
     #[must_use]
     pub fn held(&self) -> RolledOut {
         RolledOut::Leaf {
@@ -42,48 +42,48 @@ impl LeafFacts {
     }
 }
 
-/// What a watch event said of an annotated Secret.
+/// What a watch event says of an annotated Secret.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// Which object of that name.
+    /// The object's uid.
     pub uid: Uid,
-    /// Which version of it.
+    /// The object's resourceVersion.
     pub resource_version: Version,
-    /// The issuer's name; `external` too.
+    /// The issuer's name, or `external`.
     pub issuer: Arc<str>,
     /// The leaf, or why there is none.
     pub leaf: Result<LeafFacts, Fault>,
-    /// What the workloads have, by the Secret's own word.
+    /// What the workloads have, according to the Secret.
     pub rolled_out: Option<RolledOut>,
     /// When to renew by our own rule; see [`Observed::due`].
     pub renewal: Result<Due, Never>,
-    /// What the CA's word may change about it.
+    /// What the CA's renewal information may change about `renewal`.
     pub heed: Heed,
-    /// The CA's word.
+    /// The CA's renewal information.
     pub suggestion: Suggestion,
-    /// When what is due may be done at the earliest: the next change window, or the instant that overrules it.
+    /// Earliest instant for what is due: the next change window, or the instant that overrules it.
     pub window: Option<UnixTime>,
-    /// Which account of the ledger the renewal draws on.
+    /// The account of the ledger that the renewal is counted on.
     pub account: AccountId,
-    /// The `renew-now` value, hashed, that was not served yet.
+    /// The `renew-now` value, hashed, if it was not served yet.
     pub wish: Option<u64>,
     /// The Secret is paused, or an annotation that governs rollouts does not parse.
     pub rollout_blocked: bool,
-    /// A record of what the workloads have is there, but of another Secret.
+    /// The record of what the workloads have was written for another Secret.
     pub copied_record: bool,
     /// A rollout was halted.
     pub halted: bool,
-    /// When cert-renew last wrote a certificate into it, by the Secret's own word. To the second until 2106; whatever lies
-    /// outside of 1970 to then is passed over.
+    /// When cert-renew last wrote a certificate into it, according to the Secret: whole seconds, from 1970 to 2106;
+    /// other instants are ignored.
     pub renewed: Option<UnixTime>,
-    /// How many things are wrong with its annotations.
+    /// Number of problems of its annotations.
     pub problems: u16,
-    /// A hash of what they are, so that each is told once.
+    /// A hash of the problems, so that each is reported once.
     pub problem_texts: u64,
 }
 
 impl Observed {
-    /// When to renew and why, the CA's word included.
+    /// When to renew and why, including the CA's renewal information.
     ///
     /// # Errors
     /// [`Never`] when there is nothing to wait for.
@@ -99,27 +99,27 @@ impl Observed {
 /// Why there is no leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// No certificate yet.
+    /// There is no certificate yet.
     Absent,
-    /// Bytes that are no certificate.
+    /// The bytes are not a certificate.
     Unreadable,
 }
 
-/// What can fall due.
+/// The tasks of a Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
-    /// Ask the CA.
+    /// Order a certificate from the CA.
     Renew,
     /// Bring the leaf to the workloads.
     Roll,
 }
 
-/// Why a renewal waits for a person. No later try mends it.
+/// Why a renewal waits for a person. Retrying will not help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stuck {
     /// The CA has paused the names for our account.
     Paused,
-    /// Another program writes the Secret, or keeps putting its certificate back.
+    /// Another program writes the Secret, or keeps restoring its certificate.
     OtherOwner,
 }
 
@@ -134,30 +134,30 @@ pub struct Entry {
     pub renew_at: UnixTime,
     /// When the next rollout starts.
     pub roll_at: UnixTime,
-    /// The renewal that runs: the version it started from.
+    /// Version that the running renewal started from.
     pub renewing: Option<Version>,
-    /// The rollout that runs, and the version it started from. Neither waits for the other.
+    /// Version that the running rollout started from. Neither task waits for the other.
     pub rolling: Option<Version>,
     /// Why the last renewal failed or waits; for metrics and the status page.
     pub renewal_error: Option<Box<str>>,
-    /// Why the last rollout failed or waits. Renewal and rollout run side by side, and the end of one says nothing of the
-    /// other.
+    /// Why the last rollout failed or waits. Renewal and rollout run side by side; the end of one does not clear the
+    /// other's error.
     pub rollout_error: Option<Box<str>>,
-    /// What ends the renewal's error is a person, who does something.
+    /// The renewal's error needs a person.
     pub stuck: Option<Stuck>,
-    /// Pods that serve an earlier leaf than the one in the Secret, by the last rollout that asked them.
+    /// Pods that serve an earlier leaf than the Secret's, by the last rollout that probed them.
     pub stale_pods: u32,
-    /// SecretRef and certificate do not belong together, or no server loads them; why, is the rollout's error.
+    /// Key and certificate do not belong together, or no server loads them; `rollout_error` says why.
     pub pair_broken: bool,
-    /// Workloads that lack the leaf although the others have it, by the last rollout.
+    /// Workloads that lack the leaf while the others have it, by the last rollout.
     pub lacking: u32,
-    /// An order of a former run, or one that could not be ended, is on record: whatever is due, a renewal looks after it.
+    /// An order of an earlier run, or one that could not be ended, is on record: a renewal handles it, whatever is due.
     pub order_open: bool,
     pub(super) generation: u16,
     pub(super) source: Source,
 }
 
-/// What the index keeps of an error's text: the beginning of one that is long.
+/// The part of an error's text that the index keeps: its beginning.
 #[must_use]
 pub fn kept(error: &str) -> &str {
     &error[..error.floor_char_boundary(LONGEST_ERROR)]
@@ -171,13 +171,13 @@ pub(super) fn shortened(error: Box<str>) -> Box<str> {
 }
 
 impl Entry {
-    /// What the workloads have: by the annotation, or remembered from before it was lost.
+    /// What the workloads have: by the annotation, or remembered from before the annotation was lost.
     #[must_use]
     pub fn rolled_out(&self) -> Option<RolledOut> {
         self.observed.rolled_out.or(self.remembered)
     }
 
-    /// What is wrong with the renewal, the rollout, or both, in words.
+    /// The errors of the renewal, the rollout, or both, in words.
     #[must_use]
     pub fn last_error(&self) -> Option<Box<str>> {
         match (&self.renewal_error, &self.rollout_error) {
@@ -195,7 +195,7 @@ impl Entry {
         }
     }
 
-    /// A task ended with this error, or none.
+    /// Records the end of a task, with its error or none.
     pub(super) fn ended(&mut self, task: Task, error: Option<Box<str>>, stuck: Option<Stuck>) {
         let error = error.map(shortened);
         match task {
@@ -204,8 +204,8 @@ impl Entry {
         }
     }
 
-    /// The Secret holds another leaf: what was said of the one before is void, and so is what kept it from being renewed
-    /// where that is no longer due.
+    /// The Secret holds another leaf: drops the errors of the former one, and the delay of its renewal if that is no
+    /// longer due.
     pub(super) fn forget_errors(&mut self, now: UnixTime) {
         self.rollout_error = None;
         if !self.renewal_due(now) && !self.order_open {
@@ -213,7 +213,7 @@ impl Entry {
         }
     }
 
-    /// Whether the workloads have another leaf than the Secret.
+    /// Whether the workloads have another leaf than the Secret's.
     #[must_use]
     pub fn rollout_due(&self) -> bool {
         match (&self.observed.leaf, &self.observed.rolled_out) {
@@ -222,27 +222,27 @@ impl Entry {
             }
             // Nothing to roll onto, and `none` is on record.
             (Err(_), Some(_)) => false,
-            // Whoever copies the Secret puts back what is written over a copied record: it is not fought with.
+            // A program that copies the Secret restores the copied record after each write: do not write it again.
             (Ok(leaf), None) if self.observed.copied_record && self.has(leaf) => false,
-            // First sight, a lost record, or a first certificate: the rollout decides what it means.
+            // First sight, a lost record, or a first certificate: the rollout decides which.
             (_, None) | (Ok(_), Some(RolledOut::None)) => true,
         }
     }
 
-    /// Whether the workloads are known to have this leaf, with what stands beside it.
+    /// Whether the workloads are known to have this leaf, with the chain and CA beside it.
     #[must_use]
     pub fn has(&self, leaf: &LeafFacts) -> bool {
         let had = self.rolled_out();
         had.is_some_and(|had| had.is(leaf.fingerprint, leaf.with))
     }
 
-    /// Whether nothing says what the workloads have, or only we remember it. That is written down whatever is shut: what
-    /// comes later is known as new by it.
+    /// Whether the record is missing, or only remembered here. It is written even while the window is shut, so that a
+    /// later change is recognised as one.
     #[must_use]
     pub fn is_unrecorded(&self) -> bool {
         let unknown = match (self.observed.rolled_out, self.observed.leaf) {
             (None, _) => !self.observed.copied_record,
-            // An earlier version has written it, or somebody has taken a part away.
+            // Written by an earlier version, or a part was removed.
             (Some(had), Ok(leaf)) => {
                 had.with().is_none() && had.fingerprint() == Some(leaf.fingerprint)
             }
@@ -251,8 +251,7 @@ impl Entry {
         unknown && self.observed.renewal != Err(Never::NotAnnotated)
     }
 
-    /// What the workloads have where a Secret has changed before anything was recorded: what it held when it was first
-    /// seen.
+    /// What the workloads have if a Secret changed before anything was recorded: its content when it was first seen.
     pub(super) fn first_seen(&self, observed: &Observed) -> Option<RolledOut> {
         let is_new = self.observed.leaf != observed.leaf;
         let is_ours = self.observed.renewal != Err(Never::NotAnnotated);
@@ -263,24 +262,24 @@ impl Entry {
         (is_new && is_ours).then_some(held)
     }
 
-    /// Whether a version brings another leaf, or the same with others beside it, and in the same breath the record that the
-    /// workloads have it, or brings that record before what was doubted for it has been put back. We never write both at
-    /// once: somebody has copied or restored the Secret with our annotations, or the watch has missed a version. What the
-    /// pod templates say decides.
+    /// Whether a version brings another leaf, or the same with other certificates beside it, together with the record
+    /// that the workloads have it; or brings that record before the doubted one was restored. We never write both at
+    /// once: the Secret was copied or restored with our annotations, or the watch has missed a version. The pod
+    /// templates decide.
     pub(super) fn is_doubted_by(&self, observed: &Observed) -> bool {
         let (Ok(old), Ok(new)) = (self.observed.leaf, observed.leaf) else {
             return false;
         };
         let is_new = |had: RolledOut| had.is(new.fingerprint, new.with);
         let another = (old.fingerprint, old.with) != (new.fingerprint, new.with);
-        // What is only remembered is written down before anything else, unless the record is a copy.
+        // A remembered record is written before anything else, unless the record is a copy.
         let doubts = self.remembered.is_some() && !self.observed.copied_record;
         (another || doubts)
             && observed.rolled_out.is_some_and(is_new)
             && self.rolled_out().is_some_and(|had| !is_new(had))
     }
 
-    /// Whether a rollout that is due waits for its window, a person or a renewal: nobody looks at the pair meanwhile.
+    /// Whether a due rollout waits for its window, a person or a renewal: the pair is not checked until then.
     #[must_use]
     pub fn is_held(&self, now: UnixTime) -> bool {
         let shut = self.observed.window.is_some_and(|opens| opens > now);
@@ -313,8 +312,8 @@ impl Entry {
             Ok(due) => due.at.max(open).max(asked).max(retry_at),
             Err(_) => UnixTime::NEVER,
         };
-        // A Secret that is itself due for an issue is not rolled onto: what it holds is on its way out,
-        // unless what the workloads have has already expired and the issue keeps failing.
+        // No rollout onto a Secret that is itself due for an issue, as its content will be replaced, unless what the
+        // workloads have has expired and the issue keeps failing.
         let served_expired = matches!(self.rolled_out(),
             Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
         let waits_for_issue =
@@ -324,7 +323,7 @@ impl Entry {
         } else if self.is_unrecorded() {
             now.min(self.roll_at)
         } else if !self.observed.rollout_blocked {
-            // What settles already goes on settling.
+            // A running debounce is not extended.
             (now + settle).min(self.roll_at).max(open)
         } else {
             UnixTime::NEVER

@@ -1,4 +1,4 @@
-//! What deleted Secrets had been rolled out with, so that one that comes back with another certificate rolls.
+//! The records of deleted Secrets, so that one that comes back with another certificate is rolled out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,20 +6,20 @@ use std::sync::Arc;
 use crate::secret::SecretRef;
 use crate::secret::state::RolledOut;
 
-/// How many deleted Secrets are remembered. The namespace that has the most loses its oldest.
+/// Most deleted Secrets that are remembered. The namespace with the most loses its oldest.
 const REMEMBERED: usize = 10_000;
 
-/// Deleted Secrets that had been rolled out.
+/// The records of deleted Secrets.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
     had: HashMap<SecretRef, (u64, RolledOut)>,
-    /// Of each namespace the names, the first to go first.
+    /// The names of each namespace, oldest first.
     order: HashMap<Arc<str>, BTreeMap<u64, Arc<str>>>,
     turns: u64,
 }
 
 impl Gone {
-    /// Remembers what a Secret had when it went.
+    /// Keeps the record of a deleted Secret.
     pub(super) fn remember(&mut self, key: &SecretRef, had: RolledOut) {
         self.take(key);
         self.turns += 1;
@@ -31,7 +31,7 @@ impl Gone {
         }
     }
 
-    /// What a Secret had when it went; it is back.
+    /// Takes the record of a Secret that is back.
     pub(super) fn take(&mut self, key: &SecretRef) -> Option<RolledOut> {
         let (turn, had) = self.had.remove(key)?;
         if let Some(order) = self.order.get_mut(&key.namespace) {

@@ -3,11 +3,10 @@
 //! ```text
 //! watch ──► Observed ──apply──► Entry ──► queue of (instant, task, key) ──due──► controller
 //! ```
-//! Pure and synchronous; owned by one task. It believes what the watch says and nothing else:
-//! a finished task only releases its entry, and what the task wrote is seen when the watch echoes it.
-//! It holds no certificate and no key, some 200 bytes a Secret.
+//! Pure and synchronous; owned by one task. Its only source is the watch: a finished task only releases its entry, and
+//! its writes are seen when the watch sends them back. It holds no certificate and no key, some 200 bytes a Secret.
 //!
-//! A relist is handled by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
+//! A relist is tracked by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
 
 mod entry;
 mod gone;
@@ -30,53 +29,53 @@ pub use entry::{Entry, Fault, LeafFacts, Observed, Stuck, Task, kept};
 use gone::Gone;
 use table::{Id, Table};
 
-/// Of so many Secrets the names and the workloads are kept: more than the status page shows at a time.
+/// Most Secrets whose names and workloads are kept: more than the status page shows at a time.
 const NAMED: usize = 10_000;
-/// A write whose echo does not come is looked at again after this; the watch is alive, or would have been restarted.
+/// Longest wait for the watch event of a write. The watch is alive, or would have been restarted.
 const ECHO_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Which watch a Secret came by: their relists are told apart. No Secret comes by two.
+/// The watch that sends a Secret: relists are tracked for each. No Secret comes by two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(pub u16);
 
 impl Source {
-    /// Of what no watch has named since the watches were opened anew.
+    /// Not named by any watch since the watches restarted.
     const NONE: Self = Self(u16::MAX);
 }
 
-/// A Secret of the index, for as long as the index is not changed.
+/// Number of a Secret, valid until the index changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row(Id);
 
 /// What [`Index::apply`] changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Not known before.
+    /// The Secret was not known.
     New,
     /// Another version of a known Secret.
     Changed,
-    /// This version was known.
+    /// The known version.
     Same,
 }
 
 /// How a task ended, as far as the index is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finished {
-    /// Something was written: the watch will say what.
+    /// Something was written; the watch will show what.
     Wrote,
-    /// Nothing was written; look again then.
+    /// Nothing was written; look again at this instant.
     Later(UnixTime, Option<Box<str>>),
-    /// Nothing was written; the change window is shut until then.
+    /// Nothing was written; the change window is shut until this instant.
     Shut(UnixTime),
-    /// Nothing was written, for a reason that a person has to end; look again then.
+    /// Nothing was written, and only a person can end the reason; look again at this instant.
     Stuck(UnixTime, Stuck, Box<str>),
-    /// So many pods serve an earlier leaf, in words: looked at again then.
+    /// This many pods serve an earlier leaf; the text describes them. Look again at this instant.
     Stale(UnixTime, usize, Box<str>),
-    /// So many workloads lack the leaf, in words: looked at again then.
+    /// This many workloads lack the leaf; the text describes them. Look again at this instant.
     Incomplete(UnixTime, usize, Box<str>),
 }
 
-/// See the module's documentation.
+/// All annotated Secrets, and the queue of their tasks.
 #[derive(Debug, Default)]
 pub struct Index {
     table: Table,
@@ -84,35 +83,35 @@ pub struct Index {
     generations: Vec<u16>,
     /// What the workloads of deleted Secrets have.
     gone: Gone,
-    /// Tasks that still ran when their Secret was deleted: a Secret of the same name waits for their end, and takes it for
-    /// no end of its own.
+    /// Tasks that still ran when their Secret was deleted: a new Secret of that name waits for their end, and ignores
+    /// their result.
     left: HashSet<(Task, SecretRef)>,
-    /// Apart from the entries: they are for people only, and not kept of all.
+    /// Kept apart from the entries: for people only, and not of all Secrets.
     named: HashMap<Id, Shown>,
 }
 
-/// What is kept of a Secret for the status page only.
+/// The part of a Secret that only the status page needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
     /// Names in the certificate, comma-separated.
     pub names: Box<str>,
-    /// A [`crate::secret::used_by::UsedBy`] as it is written.
+    /// A [`crate::secret::used_by::UsedBy`] in its written form.
     pub used_by: Option<Box<str>>,
 }
 
-/// The version that a task has begun with that was for an object that is gone: no object has it.
+/// The start version of a task whose object is gone: no object has it.
 fn of_a_former_object() -> Version {
     Version::from("")
 }
 
 impl Index {
-    /// How many Secrets are annotated.
+    /// Number of annotated Secrets.
     #[must_use]
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether no Secret is annotated.
+    /// Whether there are no annotated Secrets.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.table.len() == 0
@@ -124,7 +123,7 @@ impl Index {
         self.table.get(self.table.find(key)?)
     }
 
-    /// All Secrets, in no order. An entry is made from fewer bytes as it is asked for: keep the row, not the entry.
+    /// All Secrets, in no order. An entry is unpacked on demand and takes more memory: keep the row, not the entry.
     pub fn iter(&self) -> impl Iterator<Item = (Row, Entry)> {
         let all = self.table.ids(|_| true);
         all.filter_map(|id| Some((Row(id), self.table.get(id)?)))
@@ -136,25 +135,25 @@ impl Index {
         Some((self.table.key(row.0)?, self.table.get(row.0)?))
     }
 
-    /// Which Secret a row of [`Index::iter`] is for.
+    /// Namespace and name of a row of [`Index::iter`].
     #[must_use]
     pub fn key_of(&self, row: Row) -> Option<SecretRef> {
         self.table.key(row.0)
     }
 
-    /// The Secrets that draw on one account of the ledger, in no order.
+    /// The Secrets that are counted on one account of the ledger, in no order.
     pub fn drawing_on(&self, account: AccountId) -> impl Iterator<Item = (SecretRef, Entry)> {
         let drawing = self.table.ids(move |short| short.account == account);
         drawing.filter_map(|id| self.row(Row(id)))
     }
 
-    /// How many tasks wait for their instant.
+    /// Number of tasks that wait for their instant.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    /// The key of a Secret, with the namespace's one allocation.
+    /// The key of a Secret, sharing the namespace's one allocation.
     pub fn key(&mut self, namespace: &str, name: &str) -> SecretRef {
         SecretRef {
             namespace: self.table.intern(namespace),
@@ -168,11 +167,11 @@ impl Index {
         if self.generations.len() <= slot {
             self.generations.resize(slot + 1, 0);
         }
-        // Only the present one is ever compared with: that numbers come again does no harm.
+        // Only compared with the present generation, so reused numbers are harmless.
         self.generations[slot] = self.generations[slot].wrapping_add(1);
     }
 
-    /// A relist of `source` is complete: what it did not name is gone.
+    /// A relist of `source` is complete; drops what it did not name.
     pub fn finish(&mut self, source: Source) -> Vec<SecretRef> {
         let generation = self.generation(source);
         let unnamed = self
@@ -182,14 +181,14 @@ impl Index {
         self.remove_all(gone)
     }
 
-    /// The watches are opened anew, for other eyes: every Secret is looked into again, known version or not. When all are
-    /// listed, [`Index::drop_unnamed`] drops those that no watch brings any more.
+    /// The watches restart with different RBAC or selectors: every Secret is read again, even in a known version. Once
+    /// all are listed, [`Index::drop_unnamed`] drops those that no watch sends any more.
     pub fn doubt(&mut self) {
         self.table.doubt();
         self.named.clear();
     }
 
-    /// Drops what no watch has named since [`Index::doubt`], but for namespaces of which `blind` says that not all was
+    /// Drops what no watch has named since [`Index::doubt`], except in namespaces that `blind` says are not completely
     /// listed.
     pub fn drop_unnamed(&mut self, blind: impl Fn(&str) -> bool) -> Vec<SecretRef> {
         let unnamed = self.table.ids(|short| short.listed.0 == Source::NONE);
@@ -201,9 +200,9 @@ impl Index {
         self.remove_all(gone)
     }
 
-    /// Whether something that a watch says of a Secret is about an object that was there before the one that is known.
+    /// Whether a watch event is about an earlier object than the known one.
     ///
-    /// An object that is replaced by one of another type comes by another watch, and the two may tell in any order.
+    /// An object replaced by one of another type comes by another watch, and the two watches may report in any order.
     #[must_use]
     pub fn is_former(&self, key: &SecretRef, uid: &str, version: &str, source: Source) -> bool {
         let Some(entry) = self.get(key) else {
@@ -216,7 +215,7 @@ impl Index {
             && Version::from(version).is_before(&known.resource_version)
     }
 
-    /// Whether a deletion is of the object that is known, and not of another one that had its name.
+    /// Whether a deletion is of the known object, and not of another one of the same name.
     #[must_use]
     pub fn is_of(&self, key: &SecretRef, uid: &str) -> bool {
         self.get(key)
@@ -232,14 +231,14 @@ impl Index {
         gone
     }
 
-    /// Marks a known version as listed, without looking into it; false when it has to be looked into.
+    /// Marks a known version as listed, without reading it; false if it has to be read.
     pub fn touch(&mut self, key: &SecretRef, resource_version: &str, source: Source) -> bool {
         let listed = (source, self.generation(source));
         let version = Version::from(resource_version);
         self.table.touch(key, &version, listed)
     }
 
-    /// Takes over what the watch says of an annotated Secret.
+    /// Stores the watch's version of an annotated Secret.
     pub fn apply(
         &mut self,
         now: UnixTime,
@@ -282,7 +281,7 @@ impl Index {
         let (stale_pods, lacking) = { previous.as_ref() }
             .filter(|old| same_leaf(old))
             .map_or((0, 0), |old| (old.stale_pods, old.lacking));
-        // Whoever edits the Secret all the time does not put off what settles since its leaf has changed.
+        // Frequent edits of the Secret must not extend the debounce that its new leaf started.
         let settling = { previous.as_ref() }
             .filter(|old| same_leaf(old) && old.observed.rolled_out == observed.rolled_out)
             .map_or(UnixTime::NEVER, |old| old.roll_at);
@@ -318,7 +317,7 @@ impl Index {
         change
     }
 
-    /// The Secret is gone, or nobody annotates it any more.
+    /// Removes a Secret that is gone or no longer annotated.
     pub fn remove(&mut self, key: &SecretRef) -> bool {
         let Some((id, entry)) = self.table.remove(key) else {
             return false;
@@ -345,7 +344,7 @@ impl Index {
         self.queue.first().map(|(at, _, _)| *at)
     }
 
-    /// Takes what is due out of the queue and marks it as running, earliest first.
+    /// Takes the earliest due task out of the queue and marks it as running.
     pub fn pop_due(&mut self, now: UnixTime) -> Option<(Task, SecretRef)> {
         let first = *self.queue.first().filter(|(at, _, _)| *at <= now)?;
         self.queue.remove(&first);
@@ -362,7 +361,7 @@ impl Index {
         Some((task, key))
     }
 
-    /// Takes over the error that a former run, or another replica, has written onto the Secret, or that there is none.
+    /// Sets the error that an earlier run, or another replica, has written onto the Secret, or clears it.
     pub fn recall(&mut self, key: &SecretRef, error: Option<&str>, stuck: Option<Stuck>) {
         if let Some((id, mut entry)) = self.known(key) {
             (entry.renewal_error, entry.stuck) = (error.map(kept).map(Into::into), stuck);
@@ -370,7 +369,7 @@ impl Index {
         }
     }
 
-    /// The pair of a Secret was looked at: why it is broken, if it is.
+    /// Records the check of a Secret's pair: why it is broken, if it is.
     pub fn judged(&mut self, key: &SecretRef, fault: Option<Box<str>>) {
         if let Some((id, mut entry)) = self.known(key) {
             let broken = fault.is_some();
@@ -382,7 +381,7 @@ impl Index {
         }
     }
 
-    /// Keeps what the status page shows of a Secret, if there is room for it.
+    /// Keeps what the status page shows of a Secret, if there is room.
     pub fn show(&mut self, key: &SecretRef, shown: Shown) {
         if let Some(id) = self.table.find(key)
             && (self.named.len() < NAMED || self.named.contains_key(&id))
@@ -391,15 +390,15 @@ impl Index {
         }
     }
 
-    /// What was kept of a Secret for the status page.
+    /// What the status page shows of a Secret.
     #[must_use]
     pub fn shown(&self, row: Row) -> Option<&Shown> {
         self.named.get(&row.0)
     }
 
-    /// Says whether an order is on record for a Secret; false when the Secret is not known.
+    /// Records whether a Secret has an order on record; false if the Secret is not known.
     ///
-    /// It counts from the next [`Index::finished`] on where a task runs.
+    /// While a task runs, it counts from the next [`Index::finished`] on.
     pub fn order_open(&mut self, now: UnixTime, key: &SecretRef, open: bool) -> bool {
         let Some((id, mut entry)) = self.known(key) else {
             return false;
@@ -414,7 +413,7 @@ impl Index {
         true
     }
 
-    /// A term begins: no task runs, and everything is due by what is known now.
+    /// A new leadership begins: no task runs, and everything is due by what is known now.
     pub fn restart(
         &mut self,
         now: UnixTime,
@@ -437,7 +436,8 @@ impl Index {
         }
     }
 
-    /// The CA was asked about the leaf `about` of a Secret. Says what it had said before, if the Secret holds that leaf.
+    /// Records the CA's renewal information for the leaf `about`. Returns the former one, if the Secret holds that
+    /// leaf.
     pub fn suggest(
         &mut self,
         now: UnixTime,
@@ -458,7 +458,7 @@ impl Index {
         let before = std::mem::replace(&mut entry.observed.suggestion, suggestion);
         let roll_at = entry.roll_at;
         entry.schedule(now, settle, retry_at);
-        // What is settling goes on settling.
+        // A running debounce is not extended.
         if entry.roll_at != UnixTime::NEVER && roll_at != UnixTime::NEVER {
             entry.roll_at = roll_at;
         }
@@ -467,7 +467,7 @@ impl Index {
         Some(before)
     }
 
-    /// A task ended. Releases the entry and queues what is due next; when the other task is due stays as it is.
+    /// A task ended. Releases the entry and queues what is due next; the other task's instant stays.
     pub fn finished(
         &mut self,
         now: UnixTime,
@@ -499,7 +499,7 @@ impl Index {
         }
         let not_before = match finished {
             _ if about_another => None,
-            // What the watch has not yet echoed is not to be done again.
+            // Do not repeat a write that the watch has not yet sent back.
             Finished::Wrote => {
                 entry.ended(task, None, None);
                 if task == Task::Roll {
@@ -508,7 +508,7 @@ impl Index {
                 (!changed).then(|| now + ECHO_PATIENCE)
             }
             Finished::Later(at, error) => {
-                // While nothing new was tried, it is the same error.
+                // The same error until something new is tried.
                 let same = error.as_deref().map(kept) == entry.error_of(task);
                 let stuck = entry.stuck.filter(|_| same && error.is_some());
                 entry.ended(task, error, stuck);
@@ -516,7 +516,7 @@ impl Index {
             }
             Finished::Shut(opens) => {
                 entry.ended(task, None, None);
-                // It may have shut since the watch brought the Secret.
+                // It may have shut since the watch sent the Secret.
                 entry.observed.window = Some(opens);
                 Some(opens)
             }
@@ -537,8 +537,8 @@ impl Index {
                 Some(at)
             }
         };
-        // What a renewal has decided is about the Secret as it was: one that has changed since is looked at afresh. What its
-        // failures hold back is in `retry_at`, which knows of the change.
+        // The renewal's decision is about the Secret as it was: a changed one is read again. Delays after failures are
+        // in `retry_at`, which knows of the change.
         let not_before = not_before.filter(|_| task == Task::Roll || !changed);
         if let Some(not_before) = not_before {
             match task {

@@ -1,7 +1,7 @@
-//! The entries of the index in few bytes: what a hundred thousand Secrets cost is decided here.
+//! The entries of the index in few bytes: the memory for a hundred thousand Secrets is decided here.
 //!
-//! Outside, an entry is a plain struct. Here each has a number and one fixed form: names that repeat are numbers, a
-//! rollout that is done is one byte instead of a second fingerprint, and what few have stands in a box of its own.
+//! Outside, an entry is a plain struct. Here each has a number and one fixed form: repeated names are numbers, a
+//! finished rollout is one byte instead of a second fingerprint, and rare fields are in a box of their own.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -19,7 +19,7 @@ use crate::secret::parts::ChainAndCa;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 
-/// The number of an entry, for as long as its Secret is known.
+/// The number of an entry, valid as long as its Secret is known.
 pub(super) type Id = u32;
 
 /// All entries, by number and by name.
@@ -32,8 +32,8 @@ pub(super) struct Table {
     words: Words,
 }
 
-/// Namespaces and issuers, each once, for as long as an entry has them: anybody who may edit a Secret writes an issuer's
-/// name, and another one the next moment.
+/// Namespaces and issuers, each once, as long as an entry has them: a user may edit the issuer's name of a Secret any
+/// number of times.
 #[derive(Debug, Default)]
 struct Words {
     all: Vec<Word>,
@@ -44,11 +44,11 @@ struct Words {
 #[derive(Debug)]
 struct Word {
     text: Arc<str>,
-    /// How often entries have it.
+    /// Number of entries that have it.
     uses: u32,
 }
 
-/// An [`Entry`] and the name of its Secret. Fields by size: nothing is lost between them.
+/// An [`Entry`] and the name of its Secret. Fields are ordered by size, so none is padded.
 #[derive(Debug)]
 struct Packed {
     uid: [u8; 16],
@@ -72,7 +72,7 @@ struct Packed {
     renewal: Result<Reason, Never>,
     heed: Heed,
     rolled: Rolled,
-    /// What is so, each a bit: see [`marks`].
+    /// Flags, see [`marks`].
     marks: u8,
 }
 
@@ -83,32 +83,32 @@ mod marks {
     pub(super) const ORDER_OPEN: u8 = 4;
     /// The CA was asked when to renew.
     pub(super) const ASKED: u8 = 8;
-    /// And said it.
+    /// The CA's answer had an instant.
     pub(super) const SUGGESTED: u8 = 16;
     /// There is no certificate.
     pub(super) const ABSENT: u8 = 32;
-    /// There is something else than a certificate.
+    /// There is something other than a certificate.
     pub(super) const UNREADABLE: u8 = 64;
-    /// Its key does not belong to it, or no server loads it.
+    /// The key does not belong to the certificate, or no server loads them.
     pub(super) const PAIR_BROKEN: u8 = 128;
 }
 
-/// What the workloads have.
+/// What the workloads have, in short.
 #[derive(Clone, Copy, Debug)]
 enum Rolled {
     /// Nothing is on record.
     Unknown,
-    /// There is a record, of another Secret.
+    /// There is a record, written for another Secret.
     Copied,
-    /// The leaf in the Secret, and what stands beside it.
+    /// The leaf in the Secret, with the chain and CA beside it.
     Same,
-    /// The leaf in the Secret; the rest is not on record.
+    /// The leaf in the Secret; the chain and CA are not on record.
     SameLeaf,
-    /// It stands among what is rare.
+    /// Another state, kept among the rare fields.
     Other,
 }
 
-/// What few entries have.
+/// Fields that few entries have.
 #[derive(Debug, Default, PartialEq)]
 struct Rare {
     uid: Option<Uid>,
@@ -129,7 +129,7 @@ struct Rare {
 }
 
 impl Words {
-    /// The number of a word that an entry has from now on.
+    /// The number of a word that one more entry has.
     fn take(&mut self, word: &Arc<str>) -> u32 {
         if let Some(number) = self.numbers.get(word) {
             if let Some(word) = self.all.get_mut(place(*number)) {
@@ -141,7 +141,7 @@ impl Words {
             text: Arc::clone(word),
             uses: 1,
         };
-        // As many namespaces as that fit into no API server.
+        // No API server holds that many namespaces.
         let next = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
         let number = self.free.pop().unwrap_or(next);
         match self.all.get_mut(place(number)) {
@@ -152,7 +152,7 @@ impl Words {
         number
     }
 
-    /// An entry no longer has this word.
+    /// One entry fewer has this word.
     fn give_back(&mut self, number: u32) {
         let Some(word) = self.all.get_mut(place(number)) else {
             return;
@@ -175,7 +175,7 @@ impl Table {
         self.by_key.len()
     }
 
-    /// The one allocation of a word that entries have, or a new one.
+    /// The shared allocation of a word, or a new one.
     pub(super) fn intern(&self, word: &str) -> Arc<str> {
         let known = self.words.numbers.get_key_value(word);
         known.map_or_else(|| word.into(), |(known, _)| Arc::clone(known))
@@ -191,12 +191,12 @@ impl Table {
         self.by_key.find(hash, is).copied()
     }
 
-    /// An entry; `None` for a number that was given back.
+    /// An entry; `None` for a number that was freed.
     pub(super) fn get(&self, id: Id) -> Option<Entry> {
         self.packed(id).map(|packed| packed.unpack(&self.words))
     }
 
-    /// Which Secret an entry is for.
+    /// The Secret of an entry.
     pub(super) fn key(&self, id: Id) -> Option<SecretRef> {
         let packed = self.packed(id)?;
         Some(SecretRef {
@@ -205,7 +205,7 @@ impl Table {
         })
     }
 
-    /// The numbers of all entries of which `which` is true, in no order.
+    /// The numbers of all entries that satisfy `which`, in no order.
     pub(super) fn ids(&self, which: impl Fn(Short) -> bool) -> impl Iterator<Item = Id> {
         (0..).zip(&self.slots).filter_map(move |(id, slot)| {
             let packed = slot.as_ref()?;
@@ -213,7 +213,7 @@ impl Table {
         })
     }
 
-    /// Takes an entry in, in place of the one that the Secret had, and says its number.
+    /// Stores an entry, replacing the one of the same Secret, and returns its number.
     pub(super) fn put(&mut self, key: &SecretRef, entry: &Entry) -> Id {
         let known = self.find(key);
         let namespace = self.words.take(&key.namespace);
@@ -222,7 +222,7 @@ impl Table {
         let id = known.or_else(|| self.free.pop());
         let id = id.unwrap_or_else(|| {
             self.slots.push(None);
-            // Entries of a hundred bytes: memory ends before the numbers do.
+            // Entries take a hundred bytes: memory ends before the numbers do.
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         if let Some(slot) = self.slots.get_mut(place(id))
@@ -247,7 +247,7 @@ impl Table {
         id
     }
 
-    /// Changes an entry; nothing happens with a number that was given back.
+    /// Changes an entry; does nothing for a number that was freed.
     pub(super) fn set(&mut self, id: Id, entry: &Entry) {
         if let Some(Some(packed)) = self.slots.get_mut(place(id)) {
             let issuer = self.words.take(&entry.observed.issuer);
@@ -280,7 +280,7 @@ impl Table {
         }
     }
 
-    /// Marks an entry as listed, if it is of this version and was listed before.
+    /// Marks an entry as listed, if it has this version and was listed before.
     pub(super) fn touch(
         &mut self,
         key: &SecretRef,
@@ -304,7 +304,7 @@ impl Table {
     }
 }
 
-/// What can be asked of an entry without unpacking it.
+/// The fields of an entry that need no unpacking.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Short {
     pub(super) account: AccountId,
@@ -480,9 +480,9 @@ impl Packed {
     }
 }
 
-/// Stands where it was not renewed: nothing was in 1970.
+/// Means not renewed: nothing was in 1970.
 const NOT_RENEWED: u32 = 0;
-/// Stands where there is none.
+/// Means no leaf.
 const NO_LEAF: LeafFacts = LeafFacts {
     fingerprint: Fingerprint([0; 32]),
     not_before: UnixTime(0),
@@ -490,7 +490,7 @@ const NO_LEAF: LeafFacts = LeafFacts {
     with: ChainAndCa::NONE,
 };
 
-/// A record as versions wrote it that knew of leaves alone.
+/// A record as written by versions that knew only leaves.
 fn without(had: RolledOut) -> RolledOut {
     match had {
         RolledOut::Leaf {
@@ -633,7 +633,7 @@ mod tests {
         );
     }
 
-    /// What a hundred thousand entries cost is a hundred thousand times this.
+    /// The memory for a hundred thousand entries is a hundred thousand times this.
     #[test]
     fn an_entry_is_small() {
         assert!(

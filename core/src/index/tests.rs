@@ -165,7 +165,7 @@ fn the_task_of_a_deleted_secret_is_no_task_of_the_next_one_of_its_name() {
         };
         apply(&mut index, now, second.clone());
         assert_eq!(index.pop_due(UnixTime(now + 30)), None, "it still runs");
-        // Whatever it says is about the former Secret: there is no echo to wait for, nor another instant.
+        // The result is about the former Secret: no event of its own write follows, and its instant does not count.
         let ended = (task, &key);
         let later = Finished::Later(UnixTime(1_000), Some("no".into()));
         for said in [Finished::Wrote, later] {
@@ -176,7 +176,7 @@ fn the_task_of_a_deleted_secret_is_no_task_of_the_next_one_of_its_name() {
             index.remove(&key);
             apply(&mut index, now, second.clone());
         }
-        // One that ends before the name comes back holds nothing up.
+        // A task that ends before the name comes back holds nothing up.
         index.remove(&key);
         index.finished(UnixTime(now), ended, Finished::Wrote, SETTLE, None);
         apply(&mut index, now, second);
@@ -187,7 +187,7 @@ fn the_task_of_a_deleted_secret_is_no_task_of_the_next_one_of_its_name() {
 
 #[test]
 fn what_changes_while_a_renewal_fails_does_not_wait_for_its_instant() {
-    // What the failure itself holds back is told by `retry_at`, which knows of the change.
+    // The delay of the failure itself is in `retry_at`, which knows of the change.
     for (edited, held_until, renews_at) in [
         (false, None, 500),
         (true, None, 61),
@@ -250,14 +250,14 @@ fn another_leaf_ends_what_was_said_of_the_one_before() {
     let mut index = Index::default();
     let key = apply(&mut index, 60, observed("1", Ok(leaf(2)), Some(rolled(1))));
     for task in [Task::Renew, Task::Roll] {
-        // What is itself due for an issue is not rolled onto.
+        // A Secret that is itself due for an issue is not rolled onto.
         if index.pop_due(UnixTime(70)).is_some() {
             let later = Finished::Later(UnixTime(500), Some("no".into()));
             index.finished(UnixTime(70), (task, &key), later, SETTLE, None);
         }
     }
     assert!(index.get(&key).unwrap().renewal_error.is_some());
-    // Still due: the renewal goes on failing.
+    // Still due: the renewal keeps failing.
     apply(&mut index, 71, observed("2", Ok(leaf(3)), Some(rolled(1))));
     assert!(index.get(&key).unwrap().renewal_error.is_some());
     let mut mended = observed("3", Ok(leaf(4)), Some(rolled(1)));
@@ -311,7 +311,7 @@ fn a_new_term_begins_what_a_former_one_left_running_and_heeds_what_it_has_read()
         index.pop_due(UnixTime(70)),
         Some((Task::Renew, key.clone()))
     );
-    // The ledger says that it has failed.
+    // The ledger has a failure.
     index.restart(UnixTime(80), SETTLE, |_| Some(UnixTime(500)));
     assert_eq!(index.pop_due(UnixTime(499)), None);
     assert_eq!(index.pop_due(UnixTime(500)), Some((Task::Renew, key)));
@@ -337,7 +337,7 @@ fn an_order_that_is_on_record_is_looked_after_whatever_comes_before() {
     let rolling = (Task::Roll, &key);
     index.finished(UnixTime(21), rolling, Finished::Wrote, SETTLE, None);
     assert_eq!(index.pop_due(UnixTime(21)), None, "it runs");
-    // The API server did not answer: the order is still there, and the Secret, which has changed, is looked at.
+    // The API server did not answer: the order is still there, and the changed Secret is read.
     let later = || Finished::Later(UnixTime(50), None);
     let renewing = (Task::Renew, &key);
     index.finished(UnixTime(22), renewing, later(), SETTLE, None);
@@ -366,7 +366,7 @@ fn a_rollout_that_runs_keeps_no_renewal_waiting_and_a_renewal_no_rollout() {
         index.pop_due(UnixTime(60)),
         Some((Task::Renew, key.clone()))
     );
-    // The renewal is put off, and the end of the rollout does not bring it forward, nor the other way round.
+    // The renewal is delayed; the end of the rollout does not bring it forward, nor the other way round.
     let (later, roll) = (|at| Finished::Later(UnixTime(at), None), (Task::Roll, &key));
     index.finished(UnixTime(61), (Task::Renew, &key), later(500), SETTLE, None);
     index.finished(UnixTime(62), roll, later(300), SETTLE, None);
@@ -378,7 +378,7 @@ fn a_rollout_that_runs_keeps_no_renewal_waiting_and_a_renewal_no_rollout() {
         index.pop_due(UnixTime(500)),
         Some((Task::Renew, key.clone()))
     );
-    // A newer certificate comes while both run: it is rolled once the rollout has ended.
+    // A newer certificate comes while both run: it is rolled out after the rollout has ended.
     let mut newer = observed("2", Ok(leaf(3)), Some(rolled(1)));
     newer.renewal = Err(Never::External);
     apply(&mut index, 501, newer);
@@ -402,7 +402,7 @@ fn a_secret_that_is_edited_all_the_time_rolls_when_its_leaf_has_settled() {
     }
     apply(&mut index, 10, observed("b", Ok(leaf(3)), Some(rolled(1))));
     assert_eq!(index.next_due(), Some(UnixTime(20)), "another leaf");
-    // What is added to it holds all the same.
+    // The addition holds too.
     let mut shut = observed("c", Ok(leaf(3)), Some(rolled(1)));
     shut.window = Some(UnixTime(40));
     apply(&mut index, 11, shut);
@@ -426,7 +426,7 @@ fn what_was_there_at_first_sight_is_known_whatever_is_shut() {
             Some(UnixTime(0)),
             "it is recorded: {shut}"
         );
-        // It changes before that was done: what it held is remembered, and recorded.
+        // It changes before the record is written: its former content is remembered, and recorded.
         apply(&mut index, 1, see("2", leaf(2), None));
         let entry = index.get(&key).unwrap();
         assert_eq!(entry.rolled_out(), Some(rolled(1)), "{shut}");
@@ -442,7 +442,7 @@ fn what_was_there_at_first_sight_is_known_whatever_is_shut() {
         };
         assert_eq!(index.next_due(), expected, "{shut}");
     }
-    // What nobody has annotated is not written to.
+    // A Secret without annotations is not written to.
     let mut index = Index::default();
     let mut bystander = observed("1", Ok(leaf(1)), None);
     bystander.renewal = Err(Never::NotAnnotated);
@@ -469,7 +469,7 @@ fn what_stands_beside_the_leaf_is_known_at_first_sight_and_rolled_when_it_change
         seen
     };
     let mut index = Index::default();
-    // An earlier version has written the record: it is completed at once, a closed window or not.
+    // An earlier version has written the record: it is completed at once, even in a closed window.
     let mut shut = see("1", 2, Some(None));
     shut.window = Some(UnixTime(500));
     let key = apply(&mut index, 0, shut);
@@ -477,12 +477,12 @@ fn what_stands_beside_the_leaf_is_known_at_first_sight_and_rolled_when_it_change
     assert_eq!(index.next_due(), Some(UnixTime(0)));
     apply(&mut index, 1, see("2", 2, Some(Some(2))));
     assert_eq!(index.next_due(), None, "nothing is restarted for it");
-    // Another CA settles as another leaf does.
+    // Another CA is debounced like another leaf.
     apply(&mut index, 2, see("3", 3, Some(Some(2))));
     assert_eq!(index.next_due(), Some(UnixTime(12)));
     apply(&mut index, 3, see("4", 3, Some(Some(3))));
     assert_eq!(index.next_due(), None);
-    // A writer takes the record away, or brings one along.
+    // Another writer removes the record, or brings its own.
     for (version, says) in [("5", None), ("7", Some(None)), ("9", Some(Some(4)))] {
         apply(&mut index, 4, see(version, 4, says));
         let entry = index.get(&key).unwrap();
@@ -511,15 +511,15 @@ fn a_record_that_comes_with_another_leaf_is_not_believed() {
         (None, Some(rolled(1)))
     );
     assert_eq!(index.next_due(), Some(UnixTime(1)), "it is put back");
-    // Somebody edits the Secret before that was done, as while no replica leads.
+    // Edited before that was done, as while no replica leads.
     apply(&mut index, 2, see("2b", 2, Some(2), false));
     let entry = index.get(&key).unwrap();
     assert_eq!(entry.rolled_out(), Some(rolled(1)), "the doubt stays");
-    // By itself the record is ours.
+    // The record alone is ours.
     apply(&mut index, 2, see("3", 2, Some(1), false));
     apply(&mut index, 3, see("4", 2, Some(2), false));
     assert!(!index.get(&key).unwrap().rollout_due());
-    // Written for another Secret: rolled after a while, and not fought over once that is done.
+    // Written for another Secret: rolled after a while, and not written again after that.
     apply(&mut index, 4, see("5", 3, None, true));
     assert_eq!(index.next_due(), Some(UnixTime(14)));
     apply(&mut index, 20, see("6", 3, Some(3), false));
@@ -637,7 +637,7 @@ fn other_eyes_look_into_every_secret_and_drop_what_no_watch_brings_any_more() {
 #[test]
 fn what_a_watch_says_of_a_former_object_is_told_from_what_is_known() {
     let (mut index, opaque) = (Index::default(), Source(1));
-    // The one of type kubernetes.io/tls has taken the name over; the other watch still tells of the one before.
+    // The one of type kubernetes.io/tls has taken over the name; the other watch still reports the former one.
     let mut new = observed("20", Ok(leaf(1)), None);
     new.uid = "new".into();
     let key = apply(&mut index, 0, new);

@@ -1,6 +1,6 @@
-//! Which pods have answered a reload, so that a rollout that is looked at again asks the others alone.
+//! Which pods have answered a reload, so that the next look at a rollout asks only the others.
 //!
-//! In memory only: after a restart every pod is asked once more, and reloads once more. It decides nothing else.
+//! In memory only: after a restart every pod is asked once more and reloads once more. No other effect.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -9,31 +9,32 @@ use crate::certificate::Fingerprint;
 use crate::secret::parts::ChainAndCa;
 use crate::secret::workload::WorkloadRef;
 
-/// Workloads that are remembered. They are forgotten when their rollout is done; this bounds those whose Secret goes before.
+/// Most workloads that are remembered. Each is forgotten when its rollout is done; this bounds those whose Secret was
+/// deleted before.
 const MOST: usize = 4_096;
 
-/// What the pods of a workload are asked for: the Secrets, and what each holds.
+/// What the pods of a workload are asked for: the Secrets, and the content of each.
 pub type Leaves = Vec<(Box<str>, (Fingerprint, ChainAndCa))>;
 
-/// See the module's documentation.
+/// The pods that have answered, by workload.
 #[derive(Debug, Default)]
 pub struct Answered(Mutex<HashMap<(Box<str>, WorkloadRef), Answers>>);
 
 #[derive(Debug, Default)]
 struct Answers {
     leaves: Leaves,
-    /// By round and uid: where nothing verifies what they serve, all are asked twice.
+    /// By round and uid: if nothing verifies what they serve, all are asked twice.
     pods: BTreeSet<(Round, Box<str>)>,
-    /// How often pods that serve an earlier leaf were to be asked once more.
+    /// How often pods that serve an earlier leaf were due for another request.
     stale: u32,
 }
 
-/// The first time that the pods are asked, or the second.
+/// The first or the second request to the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Round {
-    /// Once the kubelet has had its time.
+    /// After the usual delay of the kubelet.
     First,
-    /// Once the slowest one has.
+    /// After the longest delay of a kubelet.
     Second,
 }
 
@@ -43,13 +44,13 @@ impl Answered {
         self.with(of, leaves, |it| it.pods.contains(&(round, uid.into())))
     }
 
-    /// Notes that it has.
+    /// Records the answer of a pod in this round.
     pub fn note(&self, of: (&str, &WorkloadRef), leaves: &Leaves, round: Round, uid: &str) {
         self.with(of, leaves, |it| _ = it.pods.insert((round, uid.into())));
     }
 
-    /// Whether pods that still serve an earlier leaf are to be asked once more at this look: at the first, the second, the
-    /// fourth, the eighth and so on, so that what does not take it up is soon left in peace.
+    /// Whether pods that still serve an earlier leaf are asked once more at this look: at the first, the second, the
+    /// fourth, the eighth and so on, so that pods that do not reload get few requests.
     pub fn may_help(&self, of: (&str, &WorkloadRef), leaves: &Leaves) -> bool {
         self.with(of, leaves, |it| {
             it.stale = it.stale.saturating_add(1);
@@ -57,7 +58,7 @@ impl Answered {
         })
     }
 
-    /// The rollout is done.
+    /// Forgets a workload whose rollout is done.
     pub fn forget(&self, namespace: &str, workload: &WorkloadRef) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&(namespace.into(), workload.clone()));

@@ -1,10 +1,10 @@
-//! Workloads on the wire, and how the thin type is read from them.
+//! Decodes workloads from the API server's JSON into the thin type.
 //!
-//! Of the object only named fields are decoded; the pod spec beyond its references to Secrets, and managedFields beyond
+//! Only named fields of the object are decoded. The pod spec beyond its references to Secrets, and managedFields beyond
 //! who touched the template when, are skipped.
 //!
-//! An Argo Rollout is told to restart by `spec.restartAt`: a changed template would send it through its canary steps. Its
-//! `leaf.…` annotations therefore stand on itself, and count only together with that field.
+//! An Argo Rollout is restarted by `spec.restartAt`: a changed template would send it through its canary steps. Its
+//! `leaf.…` annotations are therefore on the Rollout itself, and count only together with that field.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::secret::keys;
 use crate::secret::workload::{Kind, WorkloadRef};
 use crate::time::UnixTime;
 
-/// A workload on the wire. Its kind is not part of it: objects in a list do not carry one.
+/// A workload as the API server sends it. Its kind is not included: objects in a list do not carry one.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "Wire")]
 pub struct Object {
@@ -98,7 +98,7 @@ impl From<Wire> for Object {
     }
 }
 
-/// The fields of all kinds that are read, all of them in one type: where kinds differ, names differ.
+/// The fields of all kinds in one type: fields that differ have different names.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Wire {
@@ -107,7 +107,7 @@ struct Wire {
     status: StatusWire,
 }
 
-/// The metadata that is read of a workload, a pod or a Job.
+/// The fields read from the metadata of a workload, a pod or a Job.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Meta {
@@ -123,7 +123,7 @@ pub struct Meta {
     managed_fields: Kept<ManagedFields>,
 }
 
-/// The annotations of a workload itself that are ours; all others are skipped, `last-applied-configuration` above all.
+/// Our annotations on the workload itself; all others are skipped, `last-applied-configuration` above all.
 #[derive(Clone, Debug, Default)]
 struct OwnAnnotations(BTreeMap<Box<str>, Box<str>>);
 
@@ -243,13 +243,13 @@ struct Spec {
     paused: Option<bool>,
     selector: Small,
     template: Option<Template>,
-    /// StatefulSet and DaemonSet; a Deployment's `strategy` is always one that replaces pods.
+    /// StatefulSet and DaemonSet; a Deployment's `strategy` always replaces pods.
     update_strategy: Option<UpdateStrategy>,
     /// StatefulSet.
     pod_management_policy: Option<Box<str>>,
     /// Rollout.
     restart_at: Option<Box<str>>,
-    /// Rollout: the Deployment whose template it takes.
+    /// Rollout: the Deployment whose template it uses.
     workload_ref: Option<WorkloadTemplate>,
 }
 
@@ -265,7 +265,7 @@ struct WorkloadTemplate {
 #[serde(default)]
 pub struct Template {
     metadata: Option<TemplateMeta>,
-    /// The pods that are made from it.
+    /// The spec of the pods made from it.
     pub spec: Option<PodSpec>,
 }
 
@@ -305,7 +305,7 @@ struct StatusWire {
     conditions: Kept<Condition>,
 }
 
-/// A Rollout says it as a text.
+/// A Rollout has it as a text.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 enum Generation {
@@ -324,12 +324,12 @@ pub struct Condition {
 }
 
 impl Object {
-    /// Whether it belongs to another object, which decides over it.
+    /// Whether another object controls it.
     pub fn is_controlled(&self) -> bool {
         self.wire.metadata.is_controlled()
     }
 
-    /// The workload that this object of `kind` is.
+    /// The workload, given its `kind`.
     pub fn read(self, kind: Kind) -> Workload {
         let Wire {
             metadata,
@@ -397,7 +397,7 @@ impl Object {
             },
             ordered: kind == Kind::StatefulSet
                 && spec.pod_management_policy.as_deref() != Some("Parallel"),
-            // A Rollout that is paused takes no new version, and restarts all the same.
+            // A paused Rollout takes no new version, but restarts.
             paused: kind != Kind::Rollout && spec.paused.unwrap_or(false),
             status,
         }
@@ -415,12 +415,12 @@ impl Meta {
         self.deletion_timestamp.is_some()
     }
 
-    /// Whether it belongs to another object, which decides over it.
+    /// Whether another object controls it.
     pub fn is_controlled(&self) -> bool {
         self.controller().is_some()
     }
 
-    /// Kind and name of the object that it belongs to.
+    /// Kind and name of the object that controls it.
     pub fn controller(&self) -> Option<(&str, &str)> {
         let owner = self.owner_references.first()?;
         Some((&owner.kind, &owner.name))
@@ -439,7 +439,7 @@ fn has_opted_out(annotations: &BTreeMap<Box<str>, Box<str>>) -> bool {
 }
 
 impl Condition {
-    /// Whether it is the condition of this type, and true.
+    /// Whether the condition has this type and is true.
     #[must_use]
     pub fn is_true(&self, r#type: &str) -> bool {
         &*self.r#type == r#type && &*self.status == "True"
@@ -531,8 +531,8 @@ fn instant(text: Option<&str>) -> Option<UnixTime> {
     text?.parse().ok()
 }
 
-/// The selector of a workload's pods as a query takes it. Pods are also told by their owner, so that an unreadable
-/// selector, which the API server would not have accepted, may select too much.
+/// The selector of a workload's pods as a query takes it. Pods are also matched by owner, so an unreadable selector,
+/// which the API server would have refused, may match too much.
 fn selector(kind: Kind, value: serde_json::Value) -> Box<str> {
     let labels = if kind == Kind::ReplicationController {
         serde_json::from_value(value).map(|match_labels| LabelSelector {

@@ -1,7 +1,7 @@
-//! Lists and maps of the wire of which only what matters is kept, element by element.
+//! Lists and maps of an object of which only the relevant elements are kept.
 //!
-//! An object of a megabyte may be a hundred thousand variables of a few bytes, each of which would take a hundred in
-//! memory. What is dropped here is dropped before the next element is read.
+//! An object of a megabyte may have a hundred thousand variables of a few bytes, each of which would take a hundred
+//! bytes in memory. Each irrelevant element is dropped before the next is read.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,13 +11,13 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// What is read of a list.
+/// An element of a list that is read.
 pub trait Matters {
-    /// Whether it is kept.
+    /// Whether the element is kept.
     fn matters(&self) -> bool;
 }
 
-/// The elements of a list that matter; `null` is an empty one.
+/// The relevant elements of a list; `null` is an empty one.
 #[derive(Clone, Debug)]
 pub struct Kept<T>(Vec<T>);
 
@@ -65,10 +65,10 @@ impl<'de, T: DeserializeOwned + Matters> Deserialize<'de> for Kept<T> {
     }
 }
 
-/// Entries of each map and list of a [`Small`]; a label selector has a handful.
+/// Most entries of each map and list of a [`Small`]; a label selector has a handful.
 const MOST_ENTRIES: usize = 200;
 
-/// A value that is small; `None` stands where it is not.
+/// A value that is small; `None` if it is not.
 #[derive(Clone, Debug, Default)]
 pub struct Small(pub Option<Value>);
 

@@ -1,4 +1,4 @@
-//! The pure half of rollouts: which workloads use a Secret, what is to be done about each, and how far it has come.
+//! The pure half of rollouts: which workloads use a Secret, what to do about each, and how far it has come.
 //!
 //! ```text
 //! wire ──► workload ──► plan: steps in phases ──► queue ──► progress

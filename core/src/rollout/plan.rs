@@ -1,7 +1,7 @@
-//! Who rolls for which Secret, in which order, and why.
+//! Which workload is rolled for which Secret, in which order, and why.
 //!
 //! Inputs: the due Secrets of one namespace, its workloads, the clock. Output: a verdict for each Secret and the steps
-//! that serve all of them. Pure; whether a pair is fit to be rolled onto was decided before.
+//! that serve all of them. Pure; the pairs were checked before.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,11 +18,11 @@ use crate::secret::state::RolledOut;
 use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
 
-/// A workload none of whose pods has become available with an earlier leaf rests no longer than this before the next one:
-/// long enough that somebody who writes one leaf after the other does not restart it all the time.
+/// Longest delay before the next restart of a workload that has no pod available with an earlier leaf: long enough that
+/// frequent new leaves do not restart it all the time.
 const UNPROVEN: Duration = Duration::from_secs(20);
 
-/// Plans a batch. `workloads` is the whole namespace, `now` the wall clock.
+/// Plans a batch. `workloads` are all of the namespace, `now` is the wall clock.
 #[must_use]
 pub fn plan(
     now: UnixTime,
@@ -33,9 +33,9 @@ pub fn plan(
     let workloads = &Lookup::of(workloads);
     let mut plan = Plan::default();
     let mut steps: BTreeMap<&WorkloadRef, Step> = BTreeMap::new();
-    // How many canaries each Secret has already had: workloads that an earlier run rolled.
+    // Canaries of each Secret so far: workloads that an earlier run rolled.
     let mut proven: BTreeMap<Box<str>, usize> = BTreeMap::new();
-    // Until when what an earlier run rolled is watched before others follow.
+    // Until when the workloads rolled by an earlier run are observed before others follow.
     let mut baked: BTreeMap<Box<str>, UnixTime> = BTreeMap::new();
     for request in requests {
         plan.users
@@ -75,7 +75,7 @@ pub fn plan(
                 unwell: false,
                 leaves: Vec::new(),
                 urgency: UnixTime::NEVER,
-                // When that was stands in managedFields, which are the user's to write: what lies ahead is now.
+                // The instant comes from managedFields, which users may write: a future one counts as now.
                 not_before: workload
                     .rolled_at
                     .map_or(now, |at| at.min(now) + config.per_workload_min_interval),
@@ -85,7 +85,7 @@ pub fn plan(
             }
             step.how = both(&step.how, &how);
             step.urgency = step.urgency.min(request.served_until());
-            // The earlier halt was overruled: what failed then may fail again, and stops nobody.
+            // The earlier halt was overruled: the same workload may fail again, and stops no others.
             let tolerated = request
                 .halted
                 .as_ref()
@@ -102,7 +102,7 @@ pub fn plan(
                 step.halts = false;
             }
             step.unwell |= unwell;
-            // What was overruled or looked at before proves nothing; nor does what cannot be rolled.
+            // A workload that was overruled, seen before or cannot be rolled proves nothing.
             step.degraded = broken_before && !tolerated && !unwell && !workload.paused;
             step.leaves.push(due);
         }
@@ -117,7 +117,7 @@ pub fn plan(
     plan
 }
 
-/// The workloads that use a Secret and are not left alone.
+/// The workloads that use a Secret and have not opted out.
 #[must_use]
 pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
     let concerned = concerned(request, &Lookup::of(workloads), &mut Vec::new());
@@ -127,7 +127,7 @@ pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
         .collect()
 }
 
-/// All workloads that use a Secret and are not left alone, whichever of its keys they take.
+/// All workloads that use a Secret and have not opted out, whichever of its keys they take.
 fn users(request: &Request, workloads: &Lookup<'_>) -> Vec<WorkloadRef> {
     let any = Request {
         keys: ChangedKeys::any(),
@@ -139,8 +139,8 @@ fn users(request: &Request, workloads: &Lookup<'_>) -> Vec<WorkloadRef> {
         .collect()
 }
 
-/// Whether nothing is left to do or to wait for in a workload that carries the leaf: one that was not well before need not
-/// become so.
+/// Whether a workload that carries the leaf is finished: nothing left to do or to wait for. One that was unhealthy
+/// before need not become healthy.
 fn is_over(workload: &Workload, unwell: bool) -> bool {
     match progress(workload, 0) {
         Progress::Done => true,
@@ -151,8 +151,8 @@ fn is_over(workload: &Workload, unwell: bool) -> bool {
     }
 }
 
-/// When a workload that was rolled for an earlier leaf may be rolled at the latest, however long it rests otherwise: the
-/// present leaf may be what mends it.
+/// Latest start for a workload that was rolled for an earlier leaf, whatever its minimum interval: the present leaf may
+/// repair it.
 fn mends_at(now: UnixTime, request: &Request, workload: &Workload) -> UnixTime {
     let Some(carried) = workload.leaf_of(&request.secret) else {
         return UnixTime::NEVER;
@@ -171,7 +171,7 @@ fn mends_at(now: UnixTime, request: &Request, workload: &Workload) -> UnixTime {
     }
 }
 
-/// What is to be done to a workload for one Secret.
+/// What to do to a workload for one Secret.
 fn how(request: &Request, workload: &Workload, why: &Why, remarks: &mut Vec<Remark>) -> How {
     let RolloutMode::Post { port, path } = &request.mode else {
         return How::Restart;
@@ -198,7 +198,7 @@ fn how(request: &Request, workload: &Workload, why: &Why, remarks: &mut Vec<Rema
     How::Restart
 }
 
-/// What serves two Secrets: a restart serves all, and where there is none each has to be asked for.
+/// What serves two Secrets: a restart serves all; reloads are requested for each.
 fn both(one: &How, other: &How) -> How {
     let (How::Reload(one), How::Reload(other)) = (one, other) else {
         return How::Restart;
@@ -207,8 +207,8 @@ fn both(one: &How, other: &How) -> How {
     How::Reload(one.iter().chain(more).cloned().collect())
 }
 
-/// The workloads of a namespace by name, and by the Secrets that they refer to: for each Secret those that use it are
-/// looked up, so that a namespace of many costs no more than all that its workloads say.
+/// The workloads of a namespace by name, and by the Secrets that they refer to. Each Secret looks up its own, so a
+/// large namespace costs no more than the sum of its references.
 struct Lookup<'a> {
     all: &'a [Workload],
     by_id: BTreeMap<&'a WorkloadRef, usize>,
@@ -235,7 +235,7 @@ impl<'a> Lookup<'a> {
         self.all.get(*self.by_id.get(id)?)
     }
 
-    /// Those that refer to the Secret or that it names, in their order.
+    /// The workloads that refer to the Secret or that it names, in their order.
     fn of_request(&self, request: &Request) -> impl Iterator<Item = &'a Workload> {
         let named = request.workloads.iter();
         let named = named.filter_map(|id| self.by_id.get(id).copied());
@@ -291,8 +291,8 @@ fn concerned<'a>(
     concerned
 }
 
-/// Whether a workload was created after one of its Secrets was written. As a rule its pods have seen no other leaf then, so
-/// that it proves nothing; but it may have adopted older ones, as after `--cascade=orphan`.
+/// Whether a workload was created after one of its Secrets was written. Usually its pods have seen no other leaf, so it
+/// proves nothing; but it may have adopted older pods, as after `--cascade=orphan`.
 fn is_newer(step: &Step) -> bool {
     let created = step.workload.created;
     let later = |due: &Due| {
@@ -334,9 +334,9 @@ fn verdict(
     }
 }
 
-/// A halt ends with a newer leaf, chain or CA, when it is resumed, when what the others serve has expired, and when the
-/// workload that failed has recovered or is gone. Of a ReplicationController or ReplicaSet nobody can tell: it does not know
-/// which pods are old.
+/// Whether a halt still holds. It ends with a newer leaf, chain or CA, with a resume, when what the others serve has
+/// expired, and when the failed workload has recovered or is gone. A ReplicationController or ReplicaSet does not show
+/// recovery, as it does not know which pods are old.
 fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &Lookup<'_>) -> bool {
     let recovered = match all.get(&note.workload) {
         Some(failed) => {
@@ -355,9 +355,9 @@ fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &Lookup<'_>) -
     same && !note.resumed && !expired && !recovered
 }
 
-/// Moves steps to the front until each Secret has had as many canaries as it should: those that serve the most Secrets
-/// first. A canary must be able to prove something: it has pods, was available, and its own controller rolls it. Where none
-/// was available, as while nodes are drained, the first that was not goes before the others all the same.
+/// Moves steps to the front until each Secret has had its number of canaries, those that serve the most Secrets first.
+/// A canary must be able to prove something: it has pods, was available, and its own controller rolls it. If none was
+/// available, as while nodes are drained, the first unavailable one goes first.
 fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wanted: usize) {
     for step in steps.iter_mut() {
         step.degraded &= proves(step);
@@ -388,7 +388,7 @@ fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wa
     }
 }
 
-/// Moves one step to the front for each Secret that nothing proves otherwise, and that others follow for.
+/// Moves one step to the front for each Secret that has no other proof and has workloads that follow.
 fn choose_degraded(steps: &mut [Step], proven: &mut BTreeMap<Box<str>, usize>) {
     for at in 0..steps.len() {
         let alone = |due: &Due| {
@@ -408,12 +408,12 @@ fn choose_degraded(steps: &mut [Step], proven: &mut BTreeMap<Box<str>, usize>) {
     }
 }
 
-/// Whether a step can show that a workload comes up with its leaves.
+/// Whether a step can show that a workload starts with its leaves.
 fn proves(step: &Step) -> bool {
     !replaced_by_us(step) && !is_newer(step) && numbers(&step.workload).target > 0
 }
 
-/// Whether we would evict its pods one by one, for as long as that takes.
+/// Whether cert-renew evicts its pods one by one, however long that takes.
 fn replaced_by_us(step: &Step) -> bool {
     step.how == How::Restart && step.workload.strategy == Strategy::OnDelete
 }

@@ -1,6 +1,6 @@
-//! How far a workload's rollout has come, from what its controller reports.
+//! How far a workload's rollout has come, as its controller reports it.
 //!
-//! Pure. It judges one observation; how long nothing may move is judged by whoever watches.
+//! Pure. It judges one observation; the caller judges how long nothing may move.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::secret::workload::Kind;
 pub enum Progress {
     /// No pod of an older template is left, and as many are available as should be.
     Done,
-    /// All that its controller replaces for now is replaced and available. Pods of an older template are left: those below
-    /// a StatefulSet's partition, those of nodes that were dead before.
+    /// Everything that its controller replaces for now is replaced and available. Pods of an older template are left:
+    /// those below a StatefulSet's partition, or on nodes that were dead before.
     Held(Numbers),
-    /// Not yet.
+    /// Not finished yet.
     Moving(Numbers),
     /// The Deployment's controller has given up: `ProgressDeadlineExceeded`.
     Stuck(Numbers),
@@ -24,14 +24,14 @@ pub enum Progress {
 /// The pods of a rollout, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Pods that are to have the present template.
+    /// Pods that should have the present template.
     pub target: i64,
     /// Pods that have it.
     pub updated: i64,
     /// Pods that are available, of either template.
     pub available: i64,
-    /// Pods of an older template. A ReplicationController and a ReplicaSet do not know which are; of a Rollout, all before
-    /// the end of its restart.
+    /// Pods of an older template. A ReplicationController and a ReplicaSet do not know them; for a Rollout, all pods
+    /// before the end of its restart.
     pub older: i64,
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Numbers {
 /// Judges one observation.
 ///
 /// `missing_before` pods of a DaemonSet were unavailable before the rollout began and are not waited for: those of dead
-/// nodes, which nobody can replace.
+/// nodes, which cannot be replaced.
 #[must_use]
 pub fn progress(workload: &Workload, missing_before: i64) -> Progress {
     let numbers = numbers(workload);
@@ -75,7 +75,7 @@ pub fn progress(workload: &Workload, missing_before: i64) -> Progress {
     } = workload.status;
     let rests = match workload.id.kind {
         Kind::Deployment => updated >= target && older == 0 && available >= wanted,
-        // While pods are held back by a partition, or nobody rolls (OnDelete), the current revision stays the old one.
+        // While a partition holds pods back, or with OnDelete, the current revision stays the old one.
         Kind::StatefulSet => {
             let whole = target == wanted && target > 0 && workload.strategy != Strategy::OnDelete;
             updated >= target && available >= wanted && (revision_reached || !whole)
@@ -96,8 +96,8 @@ pub fn progress(workload: &Workload, missing_before: i64) -> Progress {
     }
 }
 
-/// Whether the workload's controller is replacing pods at the moment, whoever made it. Of a Rollout only a restart counts:
-/// a new version may wait for somebody's approval for days.
+/// Whether the workload's controller is replacing pods now, for any reason. For a Rollout only a restart counts: a new
+/// version may wait for approval for days.
 #[must_use]
 pub fn is_rolling(workload: &Workload) -> bool {
     if workload.strategy == Strategy::OnDelete || workload.paused {
@@ -118,7 +118,7 @@ pub fn is_rolling(workload: &Workload) -> bool {
     !observed || (replacing && !deadline_exceeded)
 }
 
-/// The numbers of pods that its controller reports.
+/// The numbers of pods that the controller reports.
 #[must_use]
 pub fn numbers(workload: &Workload) -> Numbers {
     let Status {
@@ -129,7 +129,7 @@ pub fn numbers(workload: &Workload) -> Numbers {
         available,
         ..
     } = workload.status;
-    // Until its controller has seen the template it counts the pods of the one before.
+    // Until the controller has seen the template, it counts the pods of the former one.
     let updated = if observed { updated } else { 0 };
     let held = match workload.strategy {
         Strategy::Rolling { partition } => partition,
@@ -147,19 +147,19 @@ pub fn numbers(workload: &Workload) -> Numbers {
     }
 }
 
-/// The best that was seen of a rollout: only what surpasses it is progress, so that a pod which crashes and comes back
-/// for ever is none.
+/// The best observation of a rollout so far. Only a better one is progress, so a pod that keeps crashing and coming
+/// back is none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Best {
     seen: Option<Numbers>,
-    /// Pods that have become available, one after another, while it restarts.
+    /// Pods that have become available one after another during the restart.
     risen: i64,
-    /// Pods that were available at the last look.
+    /// Available pods at the last look.
     available: i64,
 }
 
 impl Best {
-    /// Takes an observation in; whether it is better than all before it in any respect. The first one is.
+    /// Adds an observation; returns whether it is better than all before it in any respect. The first one is.
     pub fn surpassed_by(&mut self, seen: Numbers) -> bool {
         let Some(best) = self.seen else {
             self.seen = Some(seen);
@@ -178,8 +178,8 @@ impl Best {
         }
     }
 
-    /// The same for a Rollout that restarts. It does not say how many pods it has still to take, only that some are missing
-    /// and then back: each that comes back is progress, as many times as there are pods.
+    /// The same for a Rollout that restarts. It does not report how many pods are left, only that some are missing and
+    /// then back: each that comes back is progress, at most as often as there are pods.
     pub fn risen_by(&mut self, seen: Numbers) -> bool {
         let first = self.seen.is_none();
         let more = (seen.available - self.available).max(0);
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use crate::testing::workload;
 
-    /// `done`, `moving` or `stuck` for an object with this spec and status.
+    /// The verdict for an object with this spec and status: `done`, `moving` or `stuck`.
     fn judged(kind: Kind, spec: Value, status: Value, missing: i64) -> &'static str {
         let object =
             json!({"metadata": {"name": "x", "generation": 2}, "spec": spec, "status": status});
@@ -234,7 +234,7 @@ mod tests {
             judged(Kind::Deployment, json!({"replicas": 0}), gone, 0),
             "done"
         );
-        // Its controller still speaks of the template before.
+        // Its controller still reports the former template.
         let seen = json!({"metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": status(1, 3, 3, 3)});
         let numbers = numbers(&workload(Kind::Deployment, seen));
         assert_eq!((numbers.updated, numbers.older), (0, 3));
@@ -246,7 +246,7 @@ mod tests {
             judged(Kind::Deployment, json!({"replicas": 3}), given_up(2), 0),
             "stuck"
         );
-        // What the controller said of the generation before is no verdict on this one.
+        // The controller's report on the former generation is no verdict on this one.
         assert_eq!(
             judged(Kind::Deployment, json!({"replicas": 3}), given_up(1), 0),
             "moving"
@@ -311,7 +311,7 @@ mod tests {
             (status(4, 4), 1, "held"),
             (status(5, 4), 1, "done"),
             (status(4, 3), 1, "moving"),
-            // None was available before: that says nothing of the certificate that they have.
+            // None was available before: that says nothing about their certificate.
             (status(0, 0), 5, "held"),
             (status(5, 0), 5, "done"),
         ] {
@@ -363,7 +363,7 @@ mod tests {
             (spec(2), status("8c4f", 3, 2), "moving"),
             (spec(2), status("2", 2, 2), "moving"),
             (spec(2), status("2", 3, 2), "done"),
-            // Never restarted; a new version that waits for its next step is none of our business.
+            // Never restarted; a new version that waits for its next step does not matter here.
             (
                 json!({"replicas": 3}),
                 json!({"observedGeneration": "2", "availableReplicas": 3}),
@@ -415,7 +415,7 @@ mod tests {
             (numbers(0, 3, 0), true),
             (numbers(0, 3, 0), false),
             (numbers(1, 2, 1), true),
-            // A crash loop: available falls and comes back to where it was.
+            // A crash loop: available pods go down and come back to the same number.
             (numbers(1, 3, 1), false),
             (numbers(1, 2, 1), false),
             (numbers(2, 2, 1), true),
@@ -423,7 +423,8 @@ mod tests {
         ] {
             assert_eq!(best.surpassed_by(seen), expected, "{seen:?}");
         }
-        // A Rollout that restarts: one pod after another is missing and back; one that flaps for ever is soon no progress.
+        // A restarting Rollout: one pod after another is missing and back; an endlessly flapping one is soon no
+        // progress.
         let mut best = Best::default();
         for (available, expected) in [
             (3, true),

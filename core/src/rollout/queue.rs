@@ -1,6 +1,6 @@
-//! The steps of a batch in their order: which may begin, which were begun, and which Secrets still wait for some.
+//! The steps of a batch in order: which may begin, which have begun, and which Secrets still wait for some.
 //!
-//! A step may begin when no step of an earlier phase that serves one of its Secrets is left. Pure. A namespace may have
+//! A step may begin when no step of an earlier phase is left that serves one of its Secrets. Pure. A namespace may have
 //! thousands of workloads: each change costs what it touches, not the whole.
 
 use std::collections::BTreeMap;
@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use super::types::{Phase, Step};
 
-/// As many as [`Phase`] has.
+/// Number of variants of [`Phase`].
 const PHASES: usize = 3;
 
-/// The steps of a plan in the order in which they may begin: canaries first, and each phase after the one before it.
+/// The steps of a plan in the order in which they may begin: canaries first, then each phase after the one before.
 pub struct Queue {
     steps: Vec<Arc<Step>>,
     stands: Vec<Stands>,
-    /// Those for which somebody still waits.
+    /// Secrets that still wait for steps.
     open: BTreeMap<Box<str>, Open>,
     /// Steps that may have become free to begin.
     candidates: Vec<usize>,
-    /// Secrets that nobody works for any more.
+    /// Secrets whose steps have all ended.
     closed: Vec<Box<str>>,
 }
 
@@ -34,7 +34,7 @@ enum Stands {
 #[derive(Default)]
 struct Open {
     steps: Vec<usize>,
-    /// How many are not over, by phase.
+    /// Steps that have not ended, by phase.
     left: [usize; PHASES],
 }
 
@@ -57,7 +57,7 @@ fn place(phase: Phase) -> usize {
 }
 
 impl Queue {
-    /// Nothing has begun.
+    /// A queue of which nothing has begun.
     pub fn new(secrets: &[Box<str>], steps: Vec<Step>) -> Self {
         let named = secrets
             .iter()
@@ -88,7 +88,7 @@ impl Queue {
         &self.steps[number]
     }
 
-    /// The steps that begin now, in their order.
+    /// The steps that begin now, in order.
     pub fn begin(&mut self) -> Vec<usize> {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.sort_unstable();
@@ -117,7 +117,7 @@ impl Queue {
             .filter_map(|due| self.open.get(&due.secret))
     }
 
-    /// A step has ended, or is not to begin.
+    /// Ends a step, or one that will not begin.
     pub fn end(&mut self, number: usize) {
         if std::mem::replace(&mut self.stands[number], Stands::Over) == Stands::Over {
             return;
@@ -152,7 +152,7 @@ impl Queue {
             .collect()
     }
 
-    /// Nobody waits for this Secret any more: says which running steps serve no other.
+    /// Ends the wait of this Secret; returns the running steps that serve no other.
     pub fn close(&mut self, secret: &str) -> Vec<usize> {
         let Some(of) = self.open.remove(secret) else {
             return Vec::new();
@@ -164,7 +164,7 @@ impl Queue {
         idle.collect()
     }
 
-    /// The Secrets for which the last step has ended since this was asked before.
+    /// The Secrets whose last step has ended since the previous call.
     pub fn take_closed(&mut self) -> Vec<Box<str>> {
         std::mem::take(&mut self.closed)
     }
@@ -249,7 +249,7 @@ mod tests {
             }
             assert_eq!(closed(&mut queue), "a");
         };
-        // A workload for each of so many bytes.
+        // One workload for each 64 bytes of length.
         let slow = slower_than_linear(|length| vec![0; length], |all| rolled(all.len() / 64));
         assert_eq!(slow, None);
     }

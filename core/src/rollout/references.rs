@@ -1,7 +1,7 @@
 //! Which Secrets a pod template refers to, and how.
 //!
-//! Input: the few fields of a pod spec that can name a Secret; everything else of it is skipped undecoded, literal
-//! environment values above all. `imagePullSecrets` is left out on purpose: the kubelet reads it at each pull, a new
+//! Input: the few fields of a pod spec that can name a Secret; everything else is skipped undecoded, literal
+//! environment values above all. `imagePullSecrets` is left out on purpose: the kubelet reads it at each pull, so a new
 //! pod does not help. Pure; never looks at a Secret's data.
 
 use std::collections::BTreeSet;
@@ -11,22 +11,22 @@ use serde::Deserialize;
 
 use super::lean::{Kept, Matters};
 
-/// The data keys of a Secret that have changed: those that take one of them are concerned.
+/// The data keys of a Secret that have changed: a reference to one of them is affected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedKeys {
     named: Vec<Box<str>>,
-    /// All but those that are named, rather than these only.
+    /// Whether the names are the unchanged keys instead.
     others: bool,
 }
 
 impl ChangedKeys {
-    /// Any may have changed.
+    /// Any key may have changed.
     #[must_use]
     pub fn any() -> Self {
         Self::all_but([])
     }
 
-    /// These and no others.
+    /// Only these keys have changed.
     #[must_use]
     pub fn only(keys: impl IntoIterator<Item = Box<str>>) -> Self {
         let named = keys.into_iter().collect();
@@ -36,7 +36,7 @@ impl ChangedKeys {
         }
     }
 
-    /// Any may have changed but these.
+    /// Any key but these may have changed.
     #[must_use]
     pub fn all_but(keys: impl IntoIterator<Item = Box<str>>) -> Self {
         let named = keys.into_iter().collect();
@@ -46,7 +46,7 @@ impl ChangedKeys {
         }
     }
 
-    /// Whether none has.
+    /// Whether no key has changed.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.named.is_empty() && !self.others
@@ -72,14 +72,14 @@ pub enum Via {
     EnvFrom,
 }
 
-/// One place of a pod template that names a Secret.
+/// One reference of a pod template to a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     /// The Secret's name, in the workload's namespace.
     pub secret: Box<str>,
     /// The form of the reference.
     pub via: Via,
-    /// Where it stands: the volume, or variable and container.
+    /// Where the reference is: the volume, or variable and container.
     pub place: Box<str>,
     /// The data keys that it takes; `None` means all of them.
     pub keys: Option<Vec<Box<str>>>,
@@ -88,7 +88,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Whether a change of these data keys concerns the reference.
+    /// Whether a change of these data keys affects the reference.
     #[must_use]
     pub fn takes(&self, changed: &ChangedKeys) -> bool {
         match &self.keys {
@@ -97,7 +97,7 @@ impl Reference {
         }
     }
 
-    /// Bytes that it takes in memory, the allocator's own left aside.
+    /// Bytes in memory, without the allocator's overhead.
     pub fn weight(&self) -> usize {
         let keys = self.keys.iter().flatten();
         let keys = keys.map(|key| size_of::<Box<str>>() + key.len());
@@ -130,7 +130,7 @@ pub struct PodSpec {
     containers: Kept<Container>,
     init_containers: Kept<Container>,
     ephemeral_containers: Kept<Container>,
-    /// Its pods share the network of their node.
+    /// Whether its pods share the network of their node.
     pub host_network: bool,
 }
 
@@ -162,7 +162,7 @@ struct Source {
     secret: Option<Selected>,
 }
 
-/// A Secret by name, with the keys that are taken from it.
+/// A Secret by name, with the keys taken from it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Selected {
@@ -260,7 +260,7 @@ impl Matters for EnvFrom {
     }
 }
 
-/// The kubelet never updates a file that is mounted by `subPath`.
+/// The kubelet never updates a file mounted by `subPath`.
 impl Matters for Mount {
     fn matters(&self) -> bool {
         let some = |path: &Option<Box<str>>| path.as_ref().is_some_and(|path| !path.is_empty());

@@ -1,6 +1,6 @@
-//! What a Secret says of its rollout: a halt that a fail-over must keep.
+//! The rollout state on a Secret: a halt that a fail-over must keep.
 //!
-//! Pure. An older version may meet what a newer one wrote: whoever reads treats the unreadable as absent.
+//! Pure. An older version may read what a newer one wrote: an unreadable value counts as absent.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,19 +11,20 @@ use crate::certificate::Fingerprint;
 use crate::secret::parts::ChainAndCa;
 use crate::secret::workload::WorkloadRef;
 
-/// Ends the value once a user wants to go on.
+/// Suffix of the value after `cert-renew resume`.
 const RESUMED: &str = " resumed";
 
-/// Value of [`crate::secret::keys::ROLLOUT_HALTED`]: `<workload> <leaf>.<chain and CA>`, with ` resumed` once a user wants to go on.
+/// Value of [`crate::secret::keys::ROLLOUT_HALTED`]: `<workload> <leaf>.<chain and CA>`, with ` resumed` after
+/// `cert-renew resume`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HaltNote {
     /// The workload that failed.
     pub workload: WorkloadRef,
     /// The leaf that it was rolled for.
     pub leaf: Fingerprint,
-    /// What came with it; `None` where an earlier version has written the note.
+    /// The chain and CA beside it; `None` if an earlier version has written the note.
     pub with: Option<ChainAndCa>,
-    /// `cert-renew resume` was asked: the workload is tried again, and no longer stops the others.
+    /// `cert-renew resume` was called: the workload is tried again, and no longer stops the others.
     pub resumed: bool,
 }
 
@@ -33,7 +34,7 @@ pub struct HaltNote {
 pub struct NotAHaltNote;
 
 impl HaltNote {
-    /// Whether a value of the annotation holds the rollout back: not once it was resumed.
+    /// Whether a value of the annotation holds the rollout back; not after it was resumed.
     #[must_use]
     pub fn holds(value: &str) -> bool {
         !value.ends_with(RESUMED)

@@ -1,4 +1,4 @@
-//! The words of a plan: what is asked for, what is to be done, and why.
+//! The types of a plan: what is requested, what to do, and why.
 
 use std::fmt;
 
@@ -11,67 +11,68 @@ use crate::secret::state::RolledOut;
 use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use crate::time::UnixTime;
 
-/// Ends the value of the one repeat that `verify` may ask for.
+/// Suffix of the value for the one repeat that `verify` may cause.
 const REPEAT: &str = ".2";
 
-/// A Secret for which a rollout is due, just read and its pair found good.
+/// A Secret for which a rollout is due, just read, with a valid pair.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// Name in the namespace of the batch.
     pub secret: Box<str>,
-    /// The Secret's uid, for whoever writes about it afterwards.
+    /// The Secret's uid, for later writes.
     pub uid: Box<str>,
     /// The leaf that it holds.
     pub leaf: Fingerprint,
-    /// What it holds beside that leaf, as far as it counts.
+    /// The chain and CA beside that leaf, as far as they count.
     pub with: ChainAndCa,
-    /// When that leaf ends.
+    /// When that leaf expires.
     pub not_after: UnixTime,
-    /// What its workloads have, by its annotation.
+    /// What its workloads have, according to its annotation.
     pub rolled_out: Option<RolledOut>,
-    /// What they have, where the annotation was lost but the index remembers.
+    /// What they have according to the index, if the annotation was lost.
     pub remembered: Option<Fingerprint>,
-    /// A halt that an earlier rollout ended in.
+    /// The halt in which an earlier rollout ended.
     pub halted: Option<HaltNote>,
-    /// How its workloads take a new leaf up. Whoever cannot reload is restarted: nothing may be left behind.
+    /// How its workloads take up a new leaf. A workload that cannot reload is restarted, so that none keeps the old
+    /// leaf.
     pub mode: RolloutMode,
     /// Workloads that it names.
     pub workloads: Vec<WorkloadRef>,
-    /// What its workloads do not have, of the parts that they are restarted for.
+    /// The parts that its workloads lack, of those that they are restarted for.
     pub changed: Parts,
-    /// The data keys that have changed: references to none of them do not count.
+    /// The data keys that have changed: references to other keys do not count.
     pub keys: ChangedKeys,
     /// When its data was last written ([`crate::secret::full::FullSecret::written`]).
     pub written: Option<UnixTime>,
-    /// Workloads that an earlier look at this rollout found not to have been well before.
+    /// Workloads that an earlier look at this rollout found unhealthy before it.
     pub unwell: Vec<WorkloadRef>,
 }
 
-/// What is to be done for a batch.
+/// What to do for a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// For each request, in their order.
+    /// For each request, in order.
     pub verdicts: Vec<(Box<str>, Verdict)>,
-    /// The workloads that use each, whatever is to be done to them.
+    /// The workloads that use each, including those without a step.
     pub users: Vec<(Box<str>, Vec<WorkloadRef>)>,
     /// In the order in which they start.
     pub steps: Vec<Step>,
-    /// What a user should hear of besides.
+    /// Other things to report to the user.
     pub remarks: Vec<Remark>,
 }
 
-/// What is to be done for one Secret.
+/// What to do for one Secret.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// Its workloads have its leaf, by its own annotation.
+    /// Its workloads have its leaf, according to its own annotation.
     UpToDate,
-    /// Nothing is known to have another leaf: record the present one, restart nothing.
+    /// No workload is known to have another leaf: record the present one, restart nothing.
     FirstSight,
-    /// No workload is to be restarted for it: record the leaf.
+    /// No workload needs a restart: record the leaf.
     NothingRefers,
-    /// An earlier halt stands.
+    /// An earlier halt still holds.
     Halted(HaltNote),
-    /// The steps that serve it, all of them, then record the leaf. None left means that all were done before.
+    /// All steps that serve it, then record the leaf. Without steps, all were done before.
     Roll,
 }
 
@@ -80,22 +81,22 @@ pub enum Verdict {
 pub struct Step {
     /// As it was listed.
     pub workload: Workload,
-    /// What is done to it.
+    /// What is done to the workload.
     pub how: How,
-    /// When it starts.
+    /// When the step starts.
     pub phase: Phase,
-    /// Whether its failure stops what has not started yet of the Secrets that it serves.
+    /// Whether a failure stops the remaining steps of the Secrets that it serves.
     pub halts: bool,
-    /// It was not available before and goes first all the same, since no other was: it stops the others only if none of its
-    /// pods becomes available with the leaf.
+    /// The workload was unavailable before and goes first only because no other was available. It stops the others only
+    /// if none of its pods becomes available with the leaf.
     pub degraded: bool,
-    /// An earlier look found that it was not well before: what has been told of it is not told again.
+    /// An earlier look found the workload unhealthy before the rollout: that is not reported again.
     pub unwell: bool,
-    /// What it is rolled for: one patch carries all of it.
+    /// The leaves that it is rolled for; one patch carries all of them.
     pub leaves: Vec<Due>,
-    /// The nearest end of a leaf that it still serves; never where that is unknown.
+    /// The earliest expiry of a leaf that it still serves; never if that is unknown.
     pub urgency: UnixTime,
-    /// Not patched before this instant: it was rolled a short while ago.
+    /// Not patched before this instant: it was rolled recently.
     pub not_before: UnixTime,
 }
 
@@ -104,7 +105,7 @@ pub struct Step {
 pub enum How {
     /// Its pods are replaced.
     Restart,
-    /// Its pods are asked to reload, by each of these.
+    /// Each pod is asked to reload, by each of these requests.
     Reload(Vec<Ask>),
 }
 
@@ -124,26 +125,26 @@ pub enum Phase {
     Canary,
     /// Once the canaries are available again.
     Rest,
-    /// What was unavailable before, or is paused: it proves nothing and stops nobody.
+    /// Was unavailable before, or is paused: it proves nothing and stops no others.
     Last,
 }
 
-/// A leaf that a workload is to have.
+/// A leaf that a workload should have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Due {
     /// The Secret.
     pub secret: Box<str>,
     /// Its leaf.
     pub leaf: Fingerprint,
-    /// What comes with the leaf.
+    /// The chain and CA beside the leaf.
     pub with: ChainAndCa,
-    /// What the workload does not have of it.
+    /// The parts that the workload lacks.
     pub changed: Parts,
     /// When the Secret's data was written.
     pub written: Option<UnixTime>,
-    /// Why the workload is concerned.
+    /// Why the workload is affected.
     pub why: Why,
-    /// Its pods had it already, and one served an earlier one all the same: they are replaced once more.
+    /// Its pods had the leaf already, but one served an earlier one: they are replaced once more.
     pub again: bool,
 }
 
@@ -156,14 +157,14 @@ pub enum Why {
     Named,
 }
 
-/// Something that is no step.
+/// A remark on a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remark {
     /// The Secret names a workload that does not exist.
     Missing {
         /// The Secret.
         secret: Box<str>,
-        /// What it names.
+        /// The missing workload.
         workload: WorkloadRef,
     },
     /// The workload is left out by its own annotation.
@@ -185,7 +186,7 @@ pub enum Remark {
 }
 
 impl Step {
-    /// Whether the template already says all of it, so that only the pods are still to come.
+    /// Whether the template already carries all of it, so that only the pods are missing.
     #[must_use]
     pub fn is_carried_by(&self, workload: &Workload) -> bool {
         self.leaves.iter().all(|due| {
@@ -195,7 +196,7 @@ impl Step {
         })
     }
 
-    /// The pods of a workload replaced once more, because one of them serves an earlier leaf.
+    /// Replaces the pods of a workload once more, because one of them serves an earlier leaf.
     #[must_use]
     pub fn again(workload: Workload, request: &Request, now: UnixTime) -> Self {
         Self {
@@ -216,7 +217,7 @@ impl Step {
         }
     }
 
-    /// What its workload does not have, of all its Secrets.
+    /// The parts that the workload lacks, of all its Secrets.
     #[must_use]
     pub fn changed(&self) -> Parts {
         let changed = self.leaves.iter().map(|due| due.changed);
@@ -231,7 +232,7 @@ impl Step {
 }
 
 impl Due {
-    /// What a Secret's workloads are to have.
+    /// What the workloads of a Secret should have.
     #[must_use]
     pub fn of(request: &Request) -> Self {
         Self {
@@ -245,15 +246,15 @@ impl Due {
         }
     }
 
-    /// What the template says once the workload was rolled for it.
+    /// The template's value after the workload was rolled for it.
     #[must_use]
     pub fn value(&self) -> String {
         let repeat = if self.again { REPEAT } else { "" };
         format!("{}.{}{repeat}", self.leaf, self.with)
     }
 
-    /// Whether an annotation's value says that the workload was rolled for it, as far as it uses it. Earlier versions said
-    /// nothing of chain and CA: that is enough where the leaf is new.
+    /// Whether an annotation's value says that the workload was rolled for it, as far as it uses it. Earlier versions
+    /// recorded no chain and CA: if the leaf is new, that suffices.
     #[must_use]
     pub fn is_said_by(&self, value: &str) -> bool {
         let (first, repeated) = match value.strip_suffix(REPEAT) {
@@ -277,8 +278,8 @@ impl Due {
 }
 
 impl Request {
-    /// When what the workloads serve ends. Where there is no record of it, nobody knows that it is urgent: whoever may edit
-    /// the Secret may take the record away.
+    /// When what the workloads serve expires. Without a record there is no urgency: anybody who may edit the Secret may
+    /// remove the record.
     #[must_use]
     pub fn served_until(&self) -> UnixTime {
         match self.rolled_out {
@@ -289,7 +290,7 @@ impl Request {
 }
 
 impl Why {
-    /// What it uses of the Secret, of that which has changed.
+    /// The changed parts of the Secret that the workload uses.
     #[must_use]
     pub fn uses(&self) -> Parts {
         let Self::Refers(references) = self else {

@@ -1,4 +1,4 @@
-//! Workloads as the planner sees them: a thin type. Nothing here writes.
+//! Workloads as the planner needs them: a thin type. Nothing here writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -15,31 +15,31 @@ pub struct Workload {
     pub id: WorkloadRef,
     /// Distinguishes it from a later object of the same name.
     pub uid: Box<str>,
-    /// The version that a guarded patch names.
+    /// The version for a guarded patch.
     pub resource_version: Box<str>,
     /// When it was created, by the API server's clock.
     pub created: Option<UnixTime>,
-    /// When its template may last have been changed, by whomever: an upper bound, by the API server's clock.
+    /// When its template was last changed, by anybody: an upper bound, by the API server's clock.
     pub template_touched: Option<UnixTime>,
     /// When a `leaf.…` annotation was last written, by the API server's clock.
     pub rolled_at: Option<UnixTime>,
-    /// It is being deleted.
+    /// Whether it is being deleted.
     pub deleting: bool,
-    /// `cert-renew.io/rollout: none` on itself or on its pod template.
+    /// Whether it or its pod template has `cert-renew.io/rollout: none`.
     pub opted_out: bool,
-    /// `leaf.…` annotations of the pod template (of a Rollout: its own), by their whole key.
+    /// `leaf.…` annotations of the pod template (for a Rollout: its own), by their whole key.
     pub leaves: BTreeMap<Box<str>, Box<str>>,
-    /// Where the pod template names Secrets.
+    /// References of the pod template to Secrets.
     pub references: Vec<Reference>,
-    /// A Rollout's `spec.workloadRef`: the Deployment that its pods are made after.
+    /// A Rollout's `spec.workloadRef`: the Deployment whose template it uses.
     pub template_of: Option<WorkloadRef>,
-    /// Its pods share the network of their node.
+    /// Whether its pods share the network of their node.
     pub host_network: bool,
     /// Label selector of its pods.
     pub selector: Box<str>,
     /// How its controller replaces pods.
     pub strategy: Strategy,
-    /// A StatefulSet that makes no pod before all of lower ordinals are ready.
+    /// Whether it is a StatefulSet that creates each pod only after all of lower ordinals are ready.
     pub ordered: bool,
     /// A Deployment's `spec.paused`.
     pub paused: bool,
@@ -52,31 +52,31 @@ pub struct Workload {
 pub enum Strategy {
     /// The workload's controller; of a StatefulSet it leaves the ordinals below `partition` alone.
     Rolling {
-        /// Ordinals that keep the old template; 0 but for a StatefulSet that says otherwise.
+        /// Ordinals that keep the old template; 0 unless a StatefulSet sets it.
         partition: i64,
     },
-    /// Nobody: `OnDelete`, every ReplicationController and bare ReplicaSet.
+    /// No controller: `OnDelete`, every ReplicationController and standalone ReplicaSet.
     OnDelete,
 }
 
 /// The numbers of pods that a workload's controller reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The controller has seen the present spec.
+    /// Whether the controller has seen the present spec.
     pub observed: bool,
     /// Pods that there should be.
     pub wanted: i64,
     /// Pods that there are.
     pub total: i64,
-    /// Pods of the present template. A ReplicationController and a ReplicaSet do not know: their count of all pods. Of a
-    /// Rollout only the end of its restart is known: none before, all after.
+    /// Pods of the present template. A ReplicationController and a ReplicaSet do not know them, so all pods are
+    /// counted. For a Rollout only the end of its restart is known: none before, all after.
     pub updated: i64,
     /// Pods that have been ready for `minReadySeconds`.
     pub available: i64,
-    /// A StatefulSet's current revision is its update revision, a Rollout's last restart the one that was asked for; true
-    /// for all others.
+    /// Whether a StatefulSet's current revision is its update revision, or a Rollout's last restart is the requested
+    /// one; true for all other kinds.
     pub revision_reached: bool,
-    /// `Progressing` is false with `ProgressDeadlineExceeded`.
+    /// Whether `Progressing` is false with `ProgressDeadlineExceeded`.
     pub deadline_exceeded: bool,
     /// Since when `Available` has been false.
     pub unavailable_since: Option<UnixTime>,
@@ -84,9 +84,9 @@ pub struct Status {
 
 /// Annotation key on a pod template for a Secret: `state.cert-renew.io/leaf.<secret-name>`.
 ///
-/// The name part of an annotation key is at most 63 characters (Kubernetes, "Labels and annotations: syntax"), a
-/// Secret's name up to 253. What does not fit is named by the first 16 characters of the name and 32 hexadecimal
-/// digits of its SHA-256.
+/// The name part of an annotation key has at most 63 characters (Kubernetes, "Labels and annotations: syntax"), a
+/// Secret's name up to 253. A longer name is replaced by its first 16 characters and 32 hexadecimal digits of its
+/// SHA-256.
 #[must_use]
 pub fn leaf_annotation(secret: &str) -> String {
     const NAME_PART: usize = 63;
@@ -95,13 +95,13 @@ pub fn leaf_annotation(secret: &str) -> String {
         return format!("{}{secret}", keys::LEAF_PREFIX);
     }
     let hash = Fingerprint::of(secret.as_bytes()).to_string();
-    // Names of Secrets are ASCII (RFC 1123 subdomains); the fallback keeps this total.
+    // Names of Secrets are ASCII (RFC 1123 subdomains); the fallback avoids a panic.
     let head = secret.get(..16).unwrap_or_default();
     format!("{}{head}.{}", keys::LEAF_PREFIX, &hash[..32])
 }
 
 impl Workload {
-    /// Whether the template says that the workload was rolled for `leaf`, whatever came with it.
+    /// Whether the template says that the workload was rolled for `leaf`, with any chain and CA.
     #[must_use]
     pub fn carries(&self, secret: &str, leaf: Fingerprint) -> bool {
         self.leaf_of(secret).is_some_and(|value| says(value, leaf))
@@ -115,7 +115,7 @@ impl Workload {
             .map(|value| &**value)
     }
 
-    /// Bytes that it takes in memory, the allocator's own left aside.
+    /// Bytes in memory, without the allocator's overhead.
     pub fn weight(&self) -> usize {
         let texts = [
             &self.id.name,
@@ -130,7 +130,7 @@ impl Workload {
         size_of::<Self>() + texts + leaves.sum::<usize>() + references.sum::<usize>()
     }
 
-    /// Whether all pods that there should be are available.
+    /// Whether all wanted pods are available.
     #[must_use]
     pub fn is_available(&self) -> bool {
         let Status {
@@ -148,7 +148,7 @@ impl Workload {
 pub struct Carried<'a>(HashMap<&'a str, BTreeSet<&'a str>>);
 
 impl<'a> Carried<'a> {
-    /// Those of these workloads.
+    /// The annotations of these workloads.
     #[must_use]
     pub fn by(workloads: &'a [Workload]) -> Self {
         let mut carried: HashMap<&str, BTreeSet<&str>> = HashMap::new();
@@ -167,7 +167,7 @@ impl<'a> Carried<'a> {
     }
 }
 
-/// Whether an annotation's value is of this leaf, whatever came with it and however often.
+/// Whether an annotation's value is of this leaf, with any chain and CA, repeated or not.
 pub fn says(value: &str, leaf: Fingerprint) -> bool {
     value
         .split('.')

@@ -1,8 +1,8 @@
-//! When a Secret's certificate is to be renewed, and why.
+//! When a Secret's certificate is due for renewal, and why.
 //!
 //! Input: what the certificate, the annotations and the CA's renewal information say.
 //! Output: an instant, or the reason why there is none.
-//! It takes no `now`: the answer changes only with its inputs, so an index can hold it for months.
+//! It takes no `now`: the answer changes only with its inputs, so an index can keep it for months.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::secret::settings::{IssuerRef, KeyRotation, RenewBefore, Settings};
 use crate::secret::state::IssuedBy;
 use crate::time::UnixTime;
 
-/// Under this lifetime half of it may be left at renewal, as Let's Encrypt's integration guide asks.
+/// Below this lifetime, half of it may be left at renewal, as Let's Encrypt's integration guide asks.
 const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
-/// Renewals of one day spread over this share of the lifetime, and over no more than [`MAX_JITTER`].
+/// Share of the lifetime over which renewals of one day are spread, up to [`MAX_JITTER`].
 const JITTER_SHARE: u64 = 60;
-/// Half a day puts 10,000 certificates of one minute four seconds apart.
+/// Longest spread of renewals: half a day puts 10,000 certificates of one minute four seconds apart.
 const MAX_JITTER: Duration = Duration::from_secs(12 * 3_600);
-/// A setting that does not parse holds a renewal back until this share of the lifetime is left.
+/// A setting that does not parse delays a renewal until this share of the lifetime is left.
 const EMERGENCY_SHARE: u32 = 6;
 
 /// Why a renewal is due.
@@ -25,9 +25,9 @@ const EMERGENCY_SHARE: u32 = 6;
 pub enum Reason {
     /// The Secret holds no certificate.
     NoCertificate,
-    /// What it holds cannot be read.
+    /// The certificate cannot be read.
     Unreadable,
-    /// A self-signed stand-in, though the issuer is a CA.
+    /// A self-signed placeholder, although the issuer is a CA.
     Placeholder,
     /// One of the wanted names is not in the certificate.
     MissingName,
@@ -35,19 +35,19 @@ pub enum Reason {
     ProfileChanged,
     /// The `lifetime` annotation changed since the last issue.
     LifetimeChanged,
-    /// The `key-type` annotation differs from the key that is there.
+    /// The `key-type` annotation differs from the present key.
     KeyTypeChanged,
-    /// `outputs` changed since the pair was written: that is enough for them, and no CA is asked.
+    /// `outputs` changed since the pair was written: the outputs are written again, and no CA is asked.
     OutputsChanged,
-    /// It is from a staging CA, which no client trusts, though the issuer is none.
+    /// It is from a staging CA, which no client trusts, although the issuer is not one.
     Staging,
-    /// `revoked` names the leaf that is there.
+    /// `revoked` names the present leaf.
     Revoked,
     /// `renew-now` carries a value that was not served yet.
     RenewNow,
-    /// The CA's renewal information (RFC 9773) says so.
+    /// The CA's renewal information (RFC 9773) asks for it.
     RenewalInfo,
-    /// So much of the lifetime has passed.
+    /// The lifetime has come to the point of renewal.
     Lifetime,
 }
 
@@ -72,7 +72,7 @@ impl Reason {
         }
     }
 
-    /// Whether the clock (ours or the CA's) asked for it; what somebody's edit asked for is budgeted (invariant 6).
+    /// Whether the clock (ours or the CA's) asked for it; renewals after an edit are budgeted (invariant 6).
     #[must_use]
     pub fn is_scheduled(self) -> bool {
         matches!(self, Self::Lifetime | Self::RenewalInfo)
@@ -82,7 +82,7 @@ impl Reason {
 /// An instant and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
-    /// Not before this; [`AT_ONCE`] where no time is waited for.
+    /// Not before this; [`AT_ONCE`] if there is nothing to wait for.
     pub at: UnixTime,
     /// Why.
     pub reason: Reason,
@@ -91,24 +91,24 @@ pub struct Due {
 /// Why nothing will be renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Never {
-    /// `issuer: external`: somebody else renews.
+    /// `issuer: external`: another program renews.
     External,
-    /// Nobody annotated it: it is looked at, by `watch.observe: all`, and nothing else.
+    /// It has no annotations: it is only observed, by `watch.observe: all`.
     NotAnnotated,
     /// `paused: true`.
     Paused,
-    /// No certificate and no `names`: nobody said what to ask for.
+    /// No certificate and no `names`: it is unknown what to ask for.
     NoNames,
     /// The config has no such issuer.
     UnknownIssuer,
-    /// The config grants the namespace not all of the names.
+    /// The config does not grant the namespace all of the names.
     NotAllowed,
 }
 
 /// What a CA's renewal information may change about an instant of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Heed {
-    /// Nothing: something else than the clock decides.
+    /// Nothing: something other than the clock decides.
     #[default]
     Nothing,
     /// `renew-before` replaces the ordinary instant only: a window in the past still means now.
@@ -120,10 +120,10 @@ pub enum Heed {
 /// What a CA's renewal information says of a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Suggestion {
-    /// Not asked yet: nothing is renewed by our own rule alone before it was.
+    /// Not asked yet: until then, our own rule alone renews nothing.
     #[default]
     Unasked,
-    /// Asked, with no answer that counts: our own rule stands.
+    /// Asked, without a valid answer: our own rule holds.
     None,
     /// The instant chosen in its window.
     At(UnixTime),
@@ -141,7 +141,7 @@ impl Suggestion {
 }
 
 impl Heed {
-    /// The instant that a suggestion gives to a certificate of this validity, where it counts.
+    /// The suggested instant for a certificate of this validity, if it counts.
     #[must_use]
     pub fn takes(self, at: UnixTime, not_before: UnixTime, not_after: UnixTime) -> Option<Due> {
         let lifetime = not_after.since(not_before);
@@ -159,7 +159,7 @@ impl Heed {
     }
 }
 
-/// How far the clock decides about a Secret, and with it the CA's renewal information.
+/// How far the clock, and with it the CA's renewal information, decides about a Secret.
 #[must_use]
 pub fn heed(due: Result<Due, Never>, settings: &Settings, blocked: bool) -> Heed {
     match due {
@@ -171,10 +171,10 @@ pub fn heed(due: Result<Due, Never>, settings: &Settings, blocked: bool) -> Heed
     }
 }
 
-/// The instant of what waits for no time.
+/// The instant of what is due at once.
 pub const AT_ONCE: UnixTime = UnixTime(0);
 
-/// What the decision rests on.
+/// The inputs of the decision.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// The leaf in the Secret.
@@ -183,15 +183,15 @@ pub struct Inputs<'a> {
     pub settings: &'a Settings,
     /// Whether an annotation that governs issuing does not parse.
     pub blocked: bool,
-    /// Whether the leaf is from a staging CA and the issuer is none.
+    /// Whether the leaf is from a staging CA although the issuer is not.
     pub staged: bool,
-    /// What the last renewal by us was made with.
+    /// What the last renewal by cert-renew was made with.
     pub issued_by: Option<&'a IssuedBy>,
     /// The last `renew-now` value that was served.
     pub renewed_for: Option<&'a str>,
     /// The instant chosen in the CA's suggested window.
     pub renewal_info: Option<UnixTime>,
-    /// Any number that is the Secret's own: spreads renewals of one day.
+    /// A number specific to the Secret: spreads renewals of one day.
     pub seed: u64,
 }
 
@@ -244,7 +244,7 @@ pub fn due(inputs: &Inputs<'_>) -> Result<Due, Never> {
     Ok(due)
 }
 
-/// What makes a renewal due at once whatever the clock says.
+/// What makes a renewal due at once, independent of the clock.
 fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
     let settings = inputs.settings;
     if settings.revoked == Some(leaf.fingerprint) {
@@ -264,30 +264,30 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
     if settings.names.as_ref().is_some_and(lacks) {
         return Some(Reason::MissingName);
     }
-    // Only what the Secret itself says counts: a changed default re-issues nothing at once.
+    // Only the Secret's own settings count: a changed default re-issues nothing at once.
     if let Some(issued) = inputs.issued_by
         && settings.profile.is_some()
         && settings.profile.as_deref() != issued.profile.as_deref()
     {
         return Some(Reason::ProfileChanged);
     }
-    // What was asked for counts, not what the CA has made of it.
+    // Compares with what was asked for, not with what the CA issued.
     if let Some(issued) = inputs.issued_by
         && settings.lifetime.is_some()
         && settings.lifetime != issued.lifetime
     {
         return Some(Reason::LifetimeChanged);
     }
-    // A key that is to be kept is kept, whatever type new ones are to have.
+    // A key that is kept stays, whatever type new ones should have.
     if settings.key_rotation == KeyRotation::Always
         && settings.key_type.is_some()
         && settings.key_type != leaf.key_type
-        // A CA or an older version that made another type of it is not asked again for the same.
+        // If a CA or an older version made another type of it, it is not asked for the same again.
         && inputs.issued_by.is_none_or(|issued| issued.key_type != settings.key_type)
     {
         return Some(Reason::KeyTypeChanged);
     }
-    // A wish does not hide a cause: a cause is not held until the certificate is older.
+    // A cause has priority over `renew-now`: it does not wait until the certificate is older.
     if settings.renew_now.is_some() && settings.renew_now.as_deref() != inputs.renewed_for {
         return Some(Reason::RenewNow);
     }
@@ -321,7 +321,7 @@ fn by_time(leaf: &Leaf, inputs: &Inputs<'_>) -> Due {
     }
 }
 
-/// How much of the lifetime is left when the renewal is due: never more than half.
+/// Share of the lifetime that is left when the renewal is due: never more than half.
 #[must_use]
 pub fn renew_before(setting: Option<RenewBefore>, lifetime: Duration) -> Duration {
     match setting {
@@ -463,7 +463,7 @@ mod tests {
         for (setting, asked, reason) in [
             (Some("24h"), None, Reason::LifetimeChanged),
             (Some("1d"), Some(7 * day), Reason::LifetimeChanged),
-            // The leaf lives for 90 days: the CA has ignored it, and is not asked again for that.
+            // The leaf lives for 90 days: the CA has ignored the setting, and is not asked again for it.
             (Some("1d"), Some(day), Reason::Lifetime),
             (None, Some(day), Reason::Lifetime),
             (None, None, Reason::Lifetime),
@@ -492,7 +492,7 @@ mod tests {
             });
             assert_eq!(due.unwrap().reason, reason, "{setting:?} {asked:?}");
         }
-        // Nobody has asked for anything yet: the certificate of another program is not replaced for it.
+        // No setting was requested yet: another program's certificate is not replaced for one.
         let due = judge(Ok(&leaf), &[(keys::LIFETIME, "24h")]);
         assert_eq!(due.unwrap().reason, Reason::Lifetime);
     }

@@ -1,10 +1,10 @@
 //! How the new orders that an issuer allows in three hours are shared among namespaces.
 //!
-//! Input: who wants one, who asks, when, and the limit. Output: yes, or an instant to ask again, a different one for each
-//! who waits, so that ten thousand do not come back together.
-//! Who asks late waits no longer for that: instants are given by turns among the namespaces that wait, and what is free
-//! goes to the namespace that had least. Pure, and in memory only: after a restart the certificates that are there say
-//! what was ordered lately, and what is due says who waits.
+//! Input: which namespace wants an order, which asks, when, and the limit. Output: yes, or an instant to ask again, a
+//! different one for each, so that ten thousand do not come back together. Slots are handed out round-robin across
+//! waiting namespaces, so a late request is not queued behind a large namespace; free slots go to the namespace with
+//! the fewest orders. Pure, and in memory only: after a restart the present certificates show the recent orders, and
+//! what is due shows who waits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,35 +12,35 @@ use std::time::Duration;
 
 use crate::time::UnixTime;
 
-/// Let's Encrypt counts new orders of an account over this long.
+/// Period over which Let's Encrypt counts new orders of an account.
 const PERIOD: Duration = Duration::from_secs(3 * 3_600);
-/// No namespace takes more than this share while others wait.
+/// Largest share of the limit for one namespace while others wait.
 const SHARE: usize = 4;
-/// Let's Encrypt dates certificates so far back, that clocks which are slow take them.
+/// How far back Let's Encrypt dates certificates, so that slow clocks accept them.
 const BACKDATED: Duration = Duration::from_secs(3_600);
-/// One who was told to come back and has not after this no longer waits.
+/// A request that has not come back this long after its instant no longer waits.
 const GRACE: Duration = Duration::from_secs(120);
-/// One who stands back for others that are about to ask looks again after this.
+/// Delay of a request that yields to others that are about to ask.
 const STAND_BACK: Duration = Duration::from_secs(10);
 
 /// The orders of one issuer.
 #[derive(Debug, Default)]
 pub struct Quota {
-    /// Within the period, oldest first.
+    /// Orders within the period, oldest first.
     taken: VecDeque<(UnixTime, Arc<str>)>,
-    /// How many of those each namespace has.
+    /// Number of those by namespace.
     had: HashMap<Arc<str>, usize>,
-    /// By namespace.
+    /// Waiting requests by namespace.
     waiting: BTreeMap<Arc<str>, Waiting>,
     count: u64,
 }
 
-/// Who waits of one namespace.
+/// The waiting requests of one namespace.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// When they were told to come back; the number tells those of one second apart.
+    /// The instants at which they ask again; the number distinguishes those of one second.
     told: BTreeSet<(UnixTime, u64)>,
-    /// Since when they are about to ask.
+    /// Since when each is expected to ask.
     asking: VecDeque<UnixTime>,
 }
 
@@ -49,12 +49,12 @@ impl Waiting {
         self.told.len() + self.asking.len()
     }
 
-    /// How many may ask at this moment.
+    /// Requests that may ask now.
     fn ready(&self, now: UnixTime) -> usize {
         self.asking.len() + self.come(now)
     }
 
-    /// How many were told to come by now.
+    /// Requests whose instant has come.
     fn come(&self, now: UnixTime) -> usize {
         self.told.iter().take_while(|(at, _)| *at <= now).count()
     }
@@ -65,14 +65,14 @@ impl Waiting {
         self.asking.front().copied().or(told)
     }
 
-    /// One of them who was told to come back does.
+    /// A request that was given an instant asks again.
     fn comes(&mut self, now: UnixTime) {
         if { self.told.first() }.is_some_and(|(at, _)| *at <= now) {
             self.told.pop_first();
         }
     }
 
-    /// Whoever has not come in time does not any more.
+    /// Drops requests that have not come in time.
     fn forget(&mut self, now: UnixTime) {
         while { self.told.first() }.is_some_and(|(at, _)| *at + GRACE <= now) {
             self.told.pop_first();
@@ -83,22 +83,22 @@ impl Waiting {
     }
 }
 
-/// Whether a certificate that is valid from then on may have been ordered within the period.
+/// Whether a certificate that is valid from `from` may have been ordered within the period.
 #[must_use]
 pub fn is_recent(now: UnixTime, from: UnixTime) -> bool {
     from + BACKDATED + PERIOD > now
 }
 
 impl Quota {
-    /// Counts orders of a former leader, by the instant from which each certificate is valid and its namespace. Where
-    /// more were counted here, those are the truth.
+    /// Counts orders of a former leader, given the namespace and the start of validity of each certificate. If more
+    /// were counted here, that number holds.
     pub fn recall(
         &mut self,
         now: UnixTime,
         issued: impl IntoIterator<Item = (UnixTime, Arc<str>)>,
     ) {
         let ordered = issued.into_iter().map(|(from, namespace)| {
-            // The latest that it may have been: rather too few orders than too many.
+            // The latest possible instant: rather too few orders than too many.
             ((from + BACKDATED).min(now), namespace)
         });
         let mut ordered: Vec<_> = ordered.collect();
@@ -122,7 +122,7 @@ impl Quota {
         waiting.asking.push_back(now);
     }
 
-    /// Counts an order for `namespace`, if `limit` allows for it.
+    /// Counts an order for `namespace`, if `limit` allows it.
     ///
     /// # Errors
     /// With the instant at which to ask again.
@@ -141,7 +141,7 @@ impl Quota {
         self.forget(now);
         let own = self.had(namespace);
         let others = || self.waiting.iter().filter(|(it, _)| *it != namespace);
-        // Two that have had the same do not wait for each other.
+        // Two with equal numbers do not wait for each other.
         let less = || others().filter(|(other, _)| self.had(other) < own);
         let free = limit.saturating_sub(self.taken.len());
         let greedy = own >= (limit / SHARE).max(1) && less().next().is_some();
@@ -158,7 +158,7 @@ impl Quota {
                 _ => now + STAND_BACK,
             }
         } else {
-            // By turns: the second of one namespace comes after the first of each other.
+            // Round-robin: the second request of one namespace comes after the first of each other.
             let mine = self.waiting.get(namespace);
             let mine = mine.map_or(0, |waiting| waiting.told.len() - waiting.come(now));
             let theirs = others().map(|(_, waiting)| waiting.len().min(mine + 1));
@@ -191,7 +191,7 @@ impl Quota {
         });
     }
 
-    /// Orders of a namespace in the period.
+    /// Orders of a namespace within the period.
     fn had(&self, namespace: &str) -> usize {
         self.had.get(namespace).copied().unwrap_or(0)
     }
@@ -258,8 +258,8 @@ mod tests {
         );
     }
 
-    /// Lets all of `wants` ask for their orders from a second on, each again when it was told to; when each namespace had
-    /// its last one, and how many were ordered in all.
+    /// Lets all of `wants` ask for their orders from a given second on, each again at its instant. Returns when each
+    /// namespace had its last one, and the number of orders.
     fn run(quota: &mut Quota, wants: &[(i64, &str, usize)], limit: u32) -> BTreeMap<String, i64> {
         let mut queue = BTreeSet::new();
         let mut number = 0;
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn who_asks_last_does_not_wait_for_all_that_another_namespace_wants() {
         let mut quota = Quota::default();
-        // Due at the same time: whoever is asked first has no more than its share.
+        // Due at the same time: the first to ask gets no more than its share.
         let last = run(&mut quota, &[(0, "a", 1_000), (0, "b", 20)], 100);
         assert!(last["b"] < 60, "{last:?}");
         assert!(
@@ -303,9 +303,9 @@ mod tests {
         let mut quota = Quota::default();
         let last = run(&mut quota, &[(0, "a", 500), (0, "b", 500)], 100);
         let end = last.values().max().unwrap();
-        // Ten periods would be the least.
+        // Ten periods are the minimum.
         assert!(*end <= 10_800 * 11 + 600, "nor many by courtesy: {last:?}");
-        // Due when all places are taken: in the first turn that comes free.
+        // Due when all slots are taken: in the first round that becomes free.
         let mut quota = Quota::default();
         for _ in 0..100 {
             quota.take(UnixTime(0), &name("a"), 100).unwrap();
@@ -325,7 +325,7 @@ mod tests {
         let names = ["a", "b", "c", "d", "e", "f"];
         let wants = names.map(|name| (0, name, 200));
         run(&mut quota, &wants[..5], 100);
-        // As after a fail-over: what was ordered is counted by its certificates, and all ask anew.
+        // As after a fail-over: earlier orders are counted by their certificates, and all ask again.
         let mut other = Quota::default();
         let now = UnixTime(10_000_000);
         other.recall(now, (0..50).map(|_| (now, name("a"))));

@@ -1,7 +1,7 @@
-//! What may be asked of a CA: back-off after failures, and the budgets of invariant 6.
+//! What may be requested from a CA: back-off after failures, and the budgets of invariant 6.
 //!
-//! One [`Account`] a set of names and issuer, whoever asks: Secrets that share their names share it,
-//! and replacing or deleting a Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
+//! One [`Account`] for each set of names and issuer: Secrets with the same names share it, and replacing or deleting a
+//! Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
 
 mod account;
 mod backoff;
@@ -23,26 +23,26 @@ use crate::schedule::due::Reason;
 use crate::time::UnixTime;
 use account::{AHEAD, WEEK, recent};
 
-/// The fifth certificate in a week for one set of names is the one that is not asked for.
+/// Most certificates for one set of names in a week; the fifth is not requested.
 pub const ISSUES_A_WEEK: usize = 4;
-/// Issues that no clock asked for, for one set of names in a week: more means that somebody undoes our work.
+/// Most issues in a week for one set of names that no clock asked for: more means that another writer undoes ours.
 pub const UNSCHEDULED_A_WEEK: usize = 3;
-/// Lifetimes under ten days scale the week down, as a week would starve six-day certificates.
+/// Lifetimes below this scale the week down, as a week would starve six-day certificates.
 const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
 
-/// A renewal that is due, as the budgets look at it.
+/// A due renewal, as the budgets see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
     /// Why it is due.
     pub reason: Reason,
-    /// The `renew-now` value, hashed, that was not served yet.
+    /// The `renew-now` value, hashed, if it was not served yet.
     pub wish: Option<u64>,
-    /// Whether that wish has a cause of its own: the Secret names another issuer than the one that issued last, or the
-    /// value says that the renewal is forced.
+    /// Whether `wish` has its own cause: the Secret names another issuer than the last one, or the value forces the
+    /// renewal.
     pub caused: bool,
-    /// The readable certificate that is there.
+    /// The readable certificate in the Secret.
     pub leaf: Option<&'a Leaf>,
-    /// When we wrote that, if we did.
+    /// When we wrote that certificate, if we did.
     pub written: Option<UnixTime>,
     /// When its lifetime alone makes it due.
     pub by_lifetime: Option<UnixTime>,
@@ -51,7 +51,7 @@ pub struct Claim<'a> {
 /// Why a due renewal has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// It failed a while ago.
+    /// It failed recently.
     BackOff {
         /// Until then.
         until: UnixTime,
@@ -61,12 +61,12 @@ pub enum Hold {
         /// Until then.
         until: UnixTime,
     },
-    /// Somebody keeps undoing the Secret: no further unscheduled issue before `until`.
+    /// Another writer keeps undoing the Secret: no further unscheduled issue before `until`.
     KeepsComingBack {
         /// Until then.
         until: UnixTime,
     },
-    /// The CA wants each new certificate replaced at once: no further one before `until`.
+    /// The CA asks to replace each new certificate at once: no further one before `until`.
     WantedBack {
         /// Until then.
         until: UnixTime,
@@ -79,7 +79,7 @@ pub enum Hold {
 }
 
 impl Hold {
-    /// The instant from which the renewal may go on.
+    /// The instant from which the renewal may start.
     #[must_use]
     pub fn until(self) -> UnixTime {
         match self {
@@ -93,7 +93,7 @@ impl Hold {
 }
 
 impl Claim<'_> {
-    /// Why the renewal may not start now, if it may not.
+    /// Why the renewal may not start now, if so.
     #[must_use]
     pub fn hold(&self, now: UnixTime, account: &Account) -> Option<Hold> {
         let retry_at = { account.retry_at(now, self.wish) }.filter(|until| *until > now);
@@ -111,8 +111,8 @@ impl Claim<'_> {
             && !self.is_expected(now)
             && let Some(until) = room(&all, UNSCHEDULED_A_WEEK)
         {
-            // Its own time is kept, whatever the CA has said before. One that has passed for what was just issued says that
-            // the clock is wrong.
+            // Its lifetime still counts, whatever the CA said before. If the lifetime of a just issued certificate has
+            // passed, the clock is wrong.
             let own = self.by_lifetime.filter(|due| *due > now);
             let until = own.map_or(until, |due| due.min(until));
             return Some(Hold::WantedBack { until });
@@ -125,18 +125,18 @@ impl Claim<'_> {
         room(&all, ISSUES_A_WEEK).map(|until| Hold::TooMany { until })
     }
 
-    /// The span in which issues are counted: a week, or less where what we got for these names lives for less than ten
-    /// days. What somebody has put into the Secret says nothing of that.
+    /// The span in which issues are counted: a week, or less if our certificate for these names lives for less than ten
+    /// days. A certificate from another writer does not count.
     #[must_use]
     pub fn window(&self, account: &Account) -> Duration {
         let issued = account.lifetime.map(Duration::from_secs);
-        // A former version kept no lifetime.
+        // A former version recorded no lifetime.
         let ours = self.written.and(self.leaf);
         let ours = ours.filter(|leaf| !leaf.self_signed).map(Leaf::lifetime);
         issued.or(ours).map_or(WEEK, scaled_week)
     }
 
-    /// Whether it is due because what we had written is not there: somebody has undone it, or our clock was wrong.
+    /// Whether it is due because our certificate is missing: another writer has undone it, or our clock was wrong.
     fn is_undone(&self, now: UnixTime) -> bool {
         match self.reason {
             Reason::NoCertificate | Reason::Unreadable | Reason::Placeholder => true,
@@ -145,14 +145,14 @@ impl Claim<'_> {
         }
     }
 
-    /// Whether an issue counts as one that no person asked for, with the clock's or the CA's word for it.
+    /// Whether an issue counts as requested by the clock or the CA, not by a person.
     #[must_use]
     pub fn is_scheduled(&self, now: UnixTime) -> bool {
         self.reason == Reason::RenewalInfo || self.is_expected(now)
     }
 
-    /// Whether the clock asked for it. A CA that wants a certificate back at once, again and again, is held like anybody,
-    /// and so is a clock by which what the CA gives is old already.
+    /// Whether the clock asked for it. A CA that asks for replacement at once, again and again, gets no exemption from
+    /// the limits, nor does a clock by which new certificates are old.
     #[must_use]
     pub fn is_expected(&self, now: UnixTime) -> bool {
         let young = |since: UnixTime| {
@@ -168,8 +168,8 @@ impl Claim<'_> {
         }
     }
 
-    /// When a certificate that is valid and younger than a tenth of its lifetime will be older, if that matters: a cause
-    /// is no loop.
+    /// When a valid certificate younger than a tenth of its lifetime will be older, if that matters: a renewal with a
+    /// cause is no loop.
     fn grows_up(&self, now: UnixTime) -> Option<UnixTime> {
         match self.reason {
             Reason::RenewNow if !self.caused => {}
@@ -185,7 +185,7 @@ impl Claim<'_> {
     }
 }
 
-/// When the oldest of the last `limit` issues leaves the window, where there are so many.
+/// When the oldest of the last `limit` issues leaves the window, if there are that many.
 fn leaves_room(issues: &[UnixTime], limit: usize, window: Duration) -> Option<UnixTime> {
     let oldest = issues.len().checked_sub(limit)?;
     Some(issues[oldest] + window)

@@ -1,18 +1,18 @@
-//! How much may be said about one namespace, so that whoever may write in one fills neither the log nor the Events of all.
+//! Limits messages by namespace, so that a user of one namespace cannot fill the log and the Events of all.
 //!
-//! So many at once, then one a second. Nothing is held back that a whole namespace of renewals has to say. Pure; the clock
-//! is an argument.
+//! A token bucket: a burst, then one message a second. The burst is large enough for one message per Secret of a full
+//! namespace. Pure; the clock is an argument.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Each after the first ones takes so long to come back.
+/// Time until one token comes back.
 const EACH: Duration = Duration::from_secs(1);
 
-/// So many namespaces are remembered before those to which all has come back are forgotten.
+/// Most namespaces that are remembered before those with a full bucket are forgotten.
 const FORGET: usize = 1_024;
 
-/// See the module's documentation.
+/// A token bucket for each namespace.
 #[derive(Debug)]
 pub struct TokenBucket {
     at_once: u32,
@@ -21,13 +21,13 @@ pub struct TokenBucket {
 
 #[derive(Debug)]
 struct Spent {
-    /// When all of it has come back.
+    /// When the bucket is full again.
     until: Instant,
     left_out: u64,
 }
 
 impl TokenBucket {
-    /// So many at once for each namespace.
+    /// Buckets of this size.
     #[must_use]
     pub fn new(at_once: u32) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl TokenBucket {
         }
     }
 
-    /// Whether one more may be said.
+    /// Whether one more message is allowed.
     pub fn take(&mut self, now: Instant, namespace: &str) -> bool {
         let most = now + EACH * self.at_once;
         let Some(spent) = self.namespaces.get_mut(namespace) else {
@@ -60,7 +60,7 @@ impl TokenBucket {
         may
     }
 
-    /// What was left out since this was last asked, by namespace. Forgets those to which all has come back.
+    /// Messages suppressed since the last call, by namespace. Forgets namespaces with a full bucket.
     pub fn left_out(&mut self, now: Instant) -> Vec<(Box<str>, u64)> {
         let mut found = Vec::new();
         self.namespaces.retain(|namespace, spent| {

@@ -1,4 +1,4 @@
-//! Reading annotations one by one: bounded, total, and with a [`Problem`] for each that is not what it should be.
+//! Reading annotations one by one: bounded, total, and with a [`Problem`] for each invalid one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,31 +6,31 @@ use std::fmt;
 use crate::secret::keys;
 use crate::text::{holds_private_key, shown};
 
-/// What stands between the items of a list: a YAML block has one a line.
+/// Separators of list items: a YAML block has one item a line.
 pub(super) const SEPARATORS: [char; 2] = [',', '\n'];
-/// Most names, workloads or outputs: what Let's Encrypt's classic profile allows of names.
+/// Most names, workloads or outputs of one annotation: Let's Encrypt's classic profile allows as many names.
 pub const MAX_ITEMS: usize = 100;
 
 /// Longest value that is parsed, in bytes: [`MAX_ITEMS`] names of full length.
 const MAX_VALUE: usize = 32 * 1024;
 
-/// Most problems of one Secret that are kept: an Event names a few, and 256 KiB of annotations hold thousands.
+/// Most problems kept of one Secret: an Event names a few, and 256 KiB of annotations hold thousands.
 const MAX_PROBLEMS: usize = 20;
 
-/// An annotation that is not what it should be.
+/// An invalid annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The annotation.
     pub key: Box<str>,
     /// Its value, or the item of its list, as [`shown`] quotes it.
     pub value: String,
-    /// What should stand there, beginning with "expected".
+    /// The expected value, beginning with "expected".
     pub expected: String,
-    /// What must wait until it is mended, unless the certificate would run out meanwhile.
+    /// What waits until it is fixed, unless the certificate would expire first.
     pub blocks: Blocks,
 }
 
-/// What a [`Problem`] stands in the way of.
+/// What a [`Problem`] blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocks {
     /// A warning.
@@ -69,13 +69,13 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Keys have passed the API server's own check; one that has not is quoted like a value.
+/// The API server has checked its own keys; any other key is quoted like a value.
 fn shown_key(key: &str) -> String {
     let plain = key.len() <= 317 && key.bytes().all(|b| b.is_ascii_graphic());
     if plain { key.to_string() } else { shown(key) }
 }
 
-/// Takes annotations one by one, remembers which it knows, and collects what is wrong with them.
+/// Reads annotations one by one, tracks the known keys, and collects problems.
 pub(super) struct Reader<'a> {
     annotations: &'a BTreeMap<String, String>,
     known: Vec<&'static str>,
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether any annotation that was asked for is there.
+    /// Whether any annotation that was read is present.
     pub(super) fn any_known(&self) -> bool {
         self.known
             .iter()
@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
                 blocks,
             });
         } else if let Some(last) = self.problems.last_mut() {
-            // What is not kept must still block.
+            // A problem that is not kept must still block.
             last.blocks = match (last.blocks, blocks) {
                 (old, Blocks::Nothing) => old,
                 (Blocks::Nothing, new) => new,
@@ -123,12 +123,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value of a known annotation, if it is fit to be parsed at all.
+    /// The value of a known annotation, if it can be parsed at all.
     fn value(&mut self, key: &'static str, blocks: Blocks) -> Option<&'a str> {
         self.known.push(key);
         let value = self.annotations.get(key)?.trim();
         if holds_private_key(value) {
-            // Refused before any parser can quote a piece of it.
+            // Refused before any parser can quote a part of it.
             self.problem(
                 key,
                 value,
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
             .ok()
     }
 
-    /// Items between commas or line ends, without repetition; `None` where absent or at fault.
+    /// Items between commas or line ends, without duplicates; `None` if absent or invalid.
     pub(super) fn list<T: PartialEq, E: fmt::Display>(
         &mut self,
         key: &'static str,
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         (sound && !list.is_empty()).then_some(list)
     }
 
-    /// Warns of keys under our prefix that are none of ours: a misspelt setting would silently not apply.
+    /// Warns of unknown keys under our prefix: a misspelt setting would silently not apply.
     pub(super) fn check_unknown(&mut self) {
         let Self {
             annotations, known, ..

@@ -1,7 +1,7 @@
-//! Texts of the API server and instants in few bytes: a hundred thousand Secrets have a uid, a version and six
-//! instants each.
+//! Texts of the API server and instants in few bytes: each of a hundred thousand Secrets has a uid, a version and six
+//! instants.
 //!
-//! A text that has the usual form is held in place; anything else, since both are opaque, as it came.
+//! A text in the usual form is packed; any other is kept as it came, since both are opaque.
 
 use std::fmt;
 use std::ops::Deref;
@@ -25,7 +25,7 @@ enum Form {
     Other(Box<str>),
 }
 
-/// A text that is mostly short, as a name is: up to 22 bytes stand in place, which saves an allocation for each.
+/// A text that is usually short, such as a name: up to 22 bytes are stored inline, which saves an allocation for each.
 #[derive(Clone, Debug)]
 pub struct Short(Held);
 
@@ -66,8 +66,8 @@ impl Deref for Short {
     }
 }
 
-/// An instant in five bytes: exact for 17,000 years before and after 1970, which is more than a certificate can say
-/// (RFC 5280, 4.1.2.5); what lies beyond is held at the bound.
+/// An instant in five bytes: exact for 17,000 years before and after 1970, more than a certificate can express (RFC
+/// 5280, 4.1.2.5); other instants are clamped.
 #[derive(Clone, Copy, Debug)]
 pub struct Instant([u8; 5]);
 
@@ -89,7 +89,7 @@ impl From<UnixTime> for Instant {
 
 impl From<Instant> for UnixTime {
     fn from(Instant([a, b, c, d, e]): Instant) -> Self {
-        // The sign comes along when the highest byte does.
+        // The shift extends the sign of the highest byte.
         match i64::from_le_bytes([0, 0, 0, a, b, c, d, e]) >> 24 {
             Instant::NEVER => Self::NEVER,
             seconds => Self(seconds),
@@ -115,7 +115,7 @@ impl From<&str> for Version {
 }
 
 impl Uid {
-    /// The bytes, where it has the usual form.
+    /// The bytes, if the text has the usual form.
     #[must_use]
     pub fn short(&self) -> Option<[u8; 16]> {
         match self.0 {
@@ -132,7 +132,7 @@ impl From<[u8; 16]> for Uid {
 }
 
 impl Version {
-    /// The number, where it has the usual form and etcd has not changed a million times a second for a fortnight.
+    /// The number, if the text has the usual form and fits (a million etcd writes a second for a fortnight).
     #[must_use]
     pub fn short(&self) -> Option<[u8; 5]> {
         match self.0 {
@@ -160,7 +160,7 @@ impl From<[u8; 5]> for Version {
 }
 
 impl Form {
-    /// `short` where it says exactly the same.
+    /// `short` if it renders as exactly the same text.
     fn of(short: Self, text: &str) -> Self {
         if short.to_string() == text {
             short

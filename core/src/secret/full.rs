@@ -1,8 +1,8 @@
-//! The one Secret that a renewal or a rollout fetches afresh, with all of its data.
+//! A single Secret as a renewal or a rollout reads it, with all of its data.
 //!
-//! Input is JSON from the API server. Data is decoded into buffers that clear themselves; Debug shows
-//! namespace and name only, and decoding cannot fail (see [`super::lenient`]).
-//! It also keeps who else writes to the Secret, to name the other owner when two of them fight over it.
+//! Input is JSON from the API server. Data is decoded into buffers that clear themselves; Debug shows namespace and
+//! name only, and decoding cannot fail (see [`super::lenient`]). It also keeps the other writers of the Secret, to name
+//! the other owner of a conflict.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ pub struct FullSecret {
     pub head: Head,
     /// Its `type`.
     pub kind: String,
-    /// Whether the API server refuses every change of its data.
+    /// Whether the API server refuses changes of its data.
     pub immutable: bool,
     /// Who has written which part of it (managedFields).
     pub managers: Vec<Manager>,
@@ -53,15 +53,15 @@ pub struct Manager {
     pub operation: String,
     /// When it last changed what it manages, by the API server's clock.
     pub time: Option<UnixTime>,
-    /// Whether any key of the data is among it.
+    /// Whether it owns any key of the data.
     pub owns_data: bool,
-    /// Whether the annotation is among it by which cert-manager names its Certificate.
+    /// Whether it owns the annotation by which cert-manager names its Certificate.
     pub names_certificate: bool,
 }
 
-/// Bytes of data that a renewal keeps: a chain of some dozen certificates, or a bundle, and its other forms.
+/// Most bytes of data that a renewal keeps: a chain of about a dozen certificates, or a bundle, and its other forms.
 const MOST_DATA: usize = 256 * 1024;
-/// Field managers that a renewal keeps.
+/// Most field managers that a renewal keeps.
 const MOST_MANAGERS: usize = 100;
 
 /// Kinds whose controllers write the Secrets that they own.
@@ -79,17 +79,17 @@ pub struct Owner {
 }
 
 impl FullSecret {
-    /// Where certificate and key stand in it.
+    /// The data keys of certificate and private key.
     #[must_use]
     pub fn place(&self) -> Place {
         Place::of(&self.kind, self.head.annotation(keys::OUTPUTS))
     }
 
-    /// The object that another program keeps this Secret for: what that program writes, we would only fight over.
+    /// The object for which another program writes this Secret; writing it too would be a conflict.
     ///
     /// An owner reference says so for External Secrets, Sealed Secrets and cert-manager. cert-manager sets none by
-    /// default: there its own field manager has data and the Certificate's name. That annotation alone, left over on a
-    /// Secret that was handed over, means nothing.
+    /// default: then its field manager owns data and the annotation with the Certificate's name. The annotation alone,
+    /// left on a Secret that was handed over, means nothing.
     #[must_use]
     pub fn kept_for(&self) -> Option<String> {
         let owner = self
@@ -105,8 +105,8 @@ impl FullSecret {
         owner.or_else(|| applied.then(|| "a Certificate of cert-manager".to_owned()))
     }
 
-    /// Forgets what a renewal does not look at: it holds the Secret for as long as the CA takes, and dozens run at a time.
-    /// Certificate and key are kept, then the data keys that are `needed` beside them, in this order.
+    /// Drops what a renewal does not need: it keeps the Secret while the CA works, and dozens run at a time.
+    /// Certificate and key are kept, then the data keys in `needed`, in this order.
     pub fn lighten(&mut self, needed: &[&str]) {
         let Place {
             certificate, key, ..
@@ -127,7 +127,7 @@ impl FullSecret {
         self.managers.truncate(MOST_MANAGERS);
     }
 
-    /// When its data was last written, by the API server's clock; `None` where managedFields do not tell.
+    /// When its data was last written, by the API server's clock; `None` if managedFields do not say.
     ///
     /// A manager's entry gets a new time whenever a value that it owns changes (Kubernetes, "Server-Side Apply: field
     /// management"), so that the latest entry that owns data is no earlier than the leaf.
@@ -337,7 +337,7 @@ mod tests {
                 json!({"managedFields": entry(issuing, json!({"f:data": {}}))}),
                 None,
             ),
-            // Copied with its annotations by somebody else.
+            // Copied with its annotations by another program.
             (json!({"managedFields": entry("kubectl", both)}), None),
             (
                 json!({"managedFields": entry(issuing, json!({"f:metadata": named}))}),

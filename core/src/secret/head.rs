@@ -1,7 +1,7 @@
-//! What is kept of a Secret's metadata: who it is, and our own annotations.
+//! The part of a Secret's metadata that is kept: identity, and our own annotations.
 //!
-//! Nothing else is read: `last-applied-configuration` holds the whole Secret with its key, and
-//! managedFields are most of the bytes.
+//! Nothing else is read: `last-applied-configuration` contains the whole Secret with its key, and managedFields are
+//! most of the bytes.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,7 @@ use crate::text::hash::hash;
 /// Identity, annotations and opt-in label of a Secret.
 #[derive(Clone, Default)]
 pub struct Head {
-    /// Name, namespace, uid, resourceVersion and our annotations; all other fields stay empty.
-    /// kube wants it in this form.
+    /// Name, namespace, uid, resourceVersion and our annotations; all other fields stay empty. kube requires this form.
     pub(super) metadata: ObjectMeta,
     /// Whether the label `cert-renew.io/managed` is `true`.
     pub managed: bool,
@@ -25,7 +24,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// The identity of one version, for a patch of it; annotations are not known.
+    /// The identity of one version, for a patch; its annotations are not known.
     #[must_use]
     pub fn of(namespace: &str, name: &str, uid: &str, resource_version: &str) -> Self {
         let metadata = ObjectMeta {
@@ -41,7 +40,7 @@ impl Head {
         }
     }
 
-    /// Its name; empty only in objects that no API server made, as are the other three.
+    /// Its name. Like the next three, empty only in objects that no API server made.
     #[must_use]
     pub fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()
@@ -53,13 +52,13 @@ impl Head {
         self.metadata.namespace.as_deref().unwrap_or_default()
     }
 
-    /// What tells it from a later Secret of the same name.
+    /// Distinguishes it from a later Secret of the same name.
     #[must_use]
     pub fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// The version that a guarded patch is for; opaque.
+    /// The version for a guarded patch; opaque.
     #[must_use]
     pub fn resource_version(&self) -> &str {
         self.metadata
@@ -80,7 +79,7 @@ impl Head {
         self.annotations()?.get(key).map(String::as_str)
     }
 
-    /// What its settings say, hashed; what we write there ourselves is left out.
+    /// Its settings, hashed; annotations that we write ourselves are left out.
     #[must_use]
     pub fn digest(&self) -> u64 {
         let all = self.annotations().into_iter().flatten();
@@ -88,13 +87,13 @@ impl Head {
         hash(&format!("{:?}", settings.collect::<Vec<_>>()))
     }
 
-    /// Whether it says anything to us: an annotation of ours, or the opt-in label. Others are dropped.
+    /// Whether it has an annotation of ours, or the opt-in label. Other Secrets are dropped.
     #[must_use]
     pub fn concerns_us(&self) -> bool {
         self.managed || self.annotations().is_some()
     }
 
-    /// `namespace/name`, the only thing that Debug output shows of a Secret.
+    /// `namespace/name`, all that Debug output shows of a Secret.
     #[must_use]
     pub fn place(&self) -> String {
         format!("{}/{}", self.namespace(), self.name())
@@ -122,7 +121,7 @@ impl Shape for Head {
     }
 }
 
-/// For what is to be skipped.
+/// For skipped values.
 impl Shape for () {}
 
 struct Annotations<'a>(&'a mut Option<BTreeMap<String, String>>);

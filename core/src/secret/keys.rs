@@ -1,24 +1,24 @@
-//! The annotations, labels and field managers by name: the one place that spells them.
+//! The names of annotations, labels and field managers; they are spelled only here.
 
 /// Prefix of the annotations that a user writes.
 pub const PREFIX: &str = "cert-renew.io/";
 /// Prefix of the annotations that cert-renew writes; never read as settings.
 pub const STATE_PREFIX: &str = "state.cert-renew.io/";
-/// Field manager of every write; of those to workloads the config may say another.
+/// Field manager of every write; for those to workloads the config may set another.
 pub const FIELD_MANAGER: &str = "cert-renew";
 
-/// Label that lets a Secret of another type than `kubernetes.io/tls` in.
+/// Label that opts a Secret of another type than `kubernetes.io/tls` in.
 pub const MANAGED_LABEL: &str = "cert-renew.io/managed";
 
 /// Which issuer renews; the opt-in.
 pub const ISSUER: &str = "cert-renew.io/issuer";
 /// Names to ask for.
 pub const NAMES: &str = "cert-renew.io/names";
-/// When to renew, as time or share of the lifetime left.
+/// When to renew, as time or share of the remaining lifetime.
 pub const RENEW_BEFORE: &str = "cert-renew.io/renew-before";
 /// ACME profile.
 pub const PROFILE: &str = "cert-renew.io/profile";
-/// How long certificates are asked to be valid.
+/// Requested lifetime of certificates.
 pub const LIFETIME: &str = "cert-renew.io/lifetime";
 /// Whether each renewal makes a new key.
 pub const KEY_ROTATION: &str = "cert-renew.io/key-rotation";
@@ -28,7 +28,7 @@ pub const KEY_TYPE: &str = "cert-renew.io/key-type";
 pub const OUTPUTS: &str = "cert-renew.io/outputs";
 /// Data key that holds the PKCS#12 password.
 pub const PKCS12_PASSWORD_KEY: &str = "cert-renew.io/pkcs12-password-key";
-/// How workloads take the new certificate up; on a workload: `none` opts it out.
+/// How workloads take up the new certificate; on a workload: `none` opts it out.
 pub const ROLLOUT: &str = "cert-renew.io/rollout";
 /// Which parts of the Secret its workloads are restarted for.
 pub const ROLLOUT_ON: &str = "cert-renew.io/rollout-on";
@@ -40,24 +40,24 @@ pub const CHANGE_WINDOW: &str = "cert-renew.io/change-window";
 pub const VERIFY: &str = "cert-renew.io/verify";
 /// Nothing is changed while `true`.
 pub const PAUSED: &str = "cert-renew.io/paused";
-/// Renew at once for each new value.
+/// Each new value renews at once.
 pub const RENEW_NOW: &str = "cert-renew.io/renew-now";
-/// Fingerprint of a leaf that is no longer to be trusted: a new key and certificate at once.
+/// Fingerprint of a leaf that must no longer be trusted: a new key and certificate at once.
 pub const REVOKED: &str = "cert-renew.io/revoked";
-/// Which installation is meant.
+/// Name of the responsible installation.
 pub const CLASS: &str = "cert-renew.io/class";
 
 /// Fingerprint and notAfter of the leaf that the workloads have.
 pub const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
 /// Chain and CA certificates that the workloads have beside that leaf.
 pub const ROLLED_OUT_WITH: &str = "state.cert-renew.io/rolled-out-with";
-/// Which workloads use it and whether they have that leaf, for the reader.
+/// Workloads that use it and whether they have that leaf, for people.
 pub const USED_BY: &str = "state.cert-renew.io/used-by";
 /// Issuer and settings of the last renewal.
 pub const ISSUED_BY: &str = "state.cert-renew.io/issued-by";
-/// Last error, for the reader.
+/// Last error, for people.
 pub const LAST_ERROR: &str = "state.cert-renew.io/last-error";
-/// Next try, for the reader.
+/// Next try, for people.
 pub const RETRY_AT: &str = "state.cert-renew.io/retry-at";
 /// The `renew-now` value that was served last.
 pub const RENEWED_FOR: &str = "state.cert-renew.io/renewed-for";

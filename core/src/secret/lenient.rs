@@ -1,16 +1,16 @@
-//! Decoding of JSON that no shape of the input can make fail.
+//! JSON decoding that no shape of the input can make fail.
 //!
 //! kube logs a whole response body at WARN when one object in it cannot be decoded, and serde's own
 //! messages quote the value that did not fit. For Secrets either would put private keys into the log.
-//! So a [`Shape`] takes what it understands and leaves everything else aside, unread: a number where
-//! a text was expected, a list where an object was, a null. Only text that is no JSON at all is an error.
+//! So a [`Shape`] takes what it understands and skips everything else unread: a number where a text was expected, a
+//! list where an object was, a null. Only text that is not JSON is an error.
 
 use std::fmt;
 
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// What a type takes from a JSON value; whatever it does not override is skipped without a copy.
+/// What a type takes from a JSON value; every method that it does not override skips its value without a copy.
 pub trait Shape {
     /// The value is a text.
     fn text(&mut self, _text: &str) {}
@@ -41,7 +41,7 @@ impl Shape for bool {
     }
 }
 
-/// Reads one JSON value into a shape.
+/// Deserializes one JSON value into a shape.
 pub struct Fill<'a, S>(pub &'a mut S);
 
 impl<'de, S: Shape> DeserializeSeed<'de> for Fill<'_, S> {
@@ -112,7 +112,7 @@ impl<'de, S: Shape> Visitor<'de> for Fill<'_, S> {
     }
 }
 
-/// Reads the key of a member into a buffer that is used again.
+/// Reads the key of a member into a reused buffer.
 struct Key<'a>(&'a mut String);
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {

@@ -1,4 +1,4 @@
-//! What a Secret says: the thin type on the wire, its annotations as settings, its outputs.
+//! The content of a Secret: the thin type from the API server, its annotations as settings, its outputs.
 
 mod annotations;
 pub mod compact;

@@ -1,6 +1,7 @@
-//! Extra data keys of a Secret, as the `outputs` annotation asks for them: `fullchain.pem=fullchain, tls.pem=key+fullchain`.
+//! Extra data keys of a Secret, as the `outputs` annotation asks for them:
+//! `fullchain.pem=fullchain, tls.pem=key+fullchain`.
 //!
-//! The names on the left are those that the reader of the Secret expects, the parts on the right are what stands there.
+//! The names on the left are those that the reader of the Secret expects, the parts on the right are the content.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,27 +10,27 @@ use thiserror::Error;
 
 use crate::text::shown;
 
-/// Most parts of one output: more than there are kinds of PEM part is a mistake.
+/// Most parts of one output: more than the kinds of PEM parts is a mistake.
 const MAX_PARTS: usize = 8;
 
-/// Longest key of a Secret's data, as the API server has it.
+/// Longest key of a Secret's data, in characters, as the API server requires.
 const MAX_DATA_KEY: usize = 253;
 
-/// One data key and what it holds.
+/// One data key and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Key of the Secret's data, such as `fullchain.pem`.
     pub name: Box<str>,
-    /// What it holds, in this order; never empty, and a part that is not PEM stands alone.
+    /// Its content, in this order; never empty, and a part that is not PEM is alone.
     pub parts: Vec<Part>,
 }
 
-/// A piece of an issued certificate, or something that servers want beside it.
+/// A part of an issued certificate, or another file that servers need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The certificate alone, PEM.
     Leaf,
-    /// What the CA sent after the leaf, PEM; not the root.
+    /// The chain after the leaf, PEM, without the root.
     Chain,
     /// Leaf and chain, PEM: what `tls.crt` holds.
     Fullchain,
@@ -73,7 +74,7 @@ pub enum NotAnOutput {
 }
 
 impl Part {
-    /// All parts, in the order in which they are listed.
+    /// All parts, in the order of lists.
     pub const ALL: [Self; 10] = [
         Self::Leaf,
         Self::Chain,
@@ -104,20 +105,20 @@ impl Part {
         }
     }
 
-    /// Whether it is text that can stand before and after other PEM.
+    /// Whether it is text that can be joined with other PEM.
     #[must_use]
     pub fn is_pem(self) -> bool {
         !matches!(self, Self::DerKey | Self::DerLeaf | Self::Pkcs12)
     }
 
-    /// Whether the private key is in it, so that a reader of certificates leaves it alone.
+    /// Whether it contains the private key, so that a reader of certificates skips it.
     #[must_use]
     pub fn holds_key(self) -> bool {
         matches!(self, Self::Key | Self::DerKey | Self::Pkcs12)
     }
 }
 
-/// Whether the API server takes `key` as a key of a Secret's data.
+/// Whether the API server accepts `key` as a key of a Secret's data.
 #[must_use]
 pub fn is_data_key(key: &str) -> bool {
     (1..=MAX_DATA_KEY).contains(&key.len())
@@ -159,7 +160,7 @@ impl FromStr for Output {
         if !is_data_key(name) {
             return Err(NotAnOutput::Name(shown(name)));
         }
-        // One more than allowed is enough to know that there are too many.
+        // One more than allowed is enough to detect too many.
         let parts: Vec<Part> = parts
             .split('+')
             .take(MAX_PARTS + 1)

@@ -1,7 +1,7 @@
-//! What of a Secret workloads are restarted for: the leaf, the chain behind it, the CA certificates beside it.
+//! The parts of a Secret that restart workloads: the leaf, the chain behind it, the CA certificates beside it.
 //!
-//! Chain and CA count as sets of certificates: another order, form or comment is no change, and nobody is restarted for
-//! it. Pure; the digests are of public certificates.
+//! Chain and CA count as sets of certificates: another order, form or comment is no change and restarts nothing. Pure;
+//! the digests are of public certificates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::annotations::SEPARATORS;
 use crate::certificate::{self, set_digest};
 
-/// The data key with the certificates of CAs, by which a workload judges its peers.
+/// The data key of CA certificates, with which a workload checks its peers.
 pub const CA_KEY: &str = "ca.crt";
 
 /// Parts of a Secret.
@@ -19,7 +19,7 @@ pub const CA_KEY: &str = "ca.crt";
 pub struct Parts {
     /// The certificate of the server itself.
     pub leaf: bool,
-    /// What stands beside the leaf in its file: the intermediates.
+    /// The other certificates in the leaf's file: the intermediates.
     pub chain: bool,
     /// The certificates in [`CA_KEY`].
     pub ca: bool,
@@ -30,8 +30,8 @@ pub struct Parts {
 #[error("expected one or more of leaf, chain, ca")]
 pub struct NotParts;
 
-/// Which certificates stand beside the leaf, and which in [`CA_KEY`]: 32 bits of a digest of each, 0 where there is none.
-/// Whoever finds two sets with the same one can write the Secret, and keeps nobody but its own workloads from a restart.
+/// The certificates beside the leaf, and those in [`CA_KEY`]: a 32-bit digest of each set, 0 if there is none. A
+/// collision needs write access to the Secret, and only keeps its own workloads from a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainAndCa {
     /// The chain.
@@ -40,8 +40,8 @@ pub struct ChainAndCa {
     pub ca: u32,
 }
 
-/// The digest of what [`CA_KEY`] holds; `None` where it is empty or not every certificate of it can be read: no workload
-/// is better off with that.
+/// The digest of the content of [`CA_KEY`]; `None` if it is empty or any of its certificates cannot be read: no
+/// workload can use that.
 #[must_use]
 pub fn ca_digest(bytes: &[u8]) -> Option<u32> {
     let ders = certificate::certificates(bytes).ok()?;
@@ -62,7 +62,7 @@ impl Parts {
         ca: false,
     };
 
-    /// Those of either.
+    /// The parts of either.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Parts {
         }
     }
 
-    /// What is new about a Secret of which these parts have changed, for people.
+    /// The changed parts of a Secret, for people.
     #[must_use]
     pub fn in_words(self) -> &'static str {
         match self {
@@ -128,8 +128,8 @@ impl ChainAndCa {
     /// Nothing beside the leaf.
     pub const NONE: Self = Self { chain: 0, ca: 0 };
 
-    /// What a Secret holds, as far as it counts: a part that `on` leaves out, or that cannot be read, counts as the
-    /// workloads `had` it by the record, so that nothing is due for it.
+    /// The chain and CA of a Secret that count: a part that `on` leaves out, or that cannot be read, counts as in the
+    /// record `had`, so that nothing is due for it.
     #[must_use]
     pub fn counting(chain: u32, ca: Option<u32>, on: Parts, had: Option<Self>) -> Self {
         let had_or =

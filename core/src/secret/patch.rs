@@ -1,8 +1,8 @@
-//! The one patch by which a Secret changes.
+//! The only patch that changes a Secret.
 //!
-//! A JSON merge patch (RFC 7386) with uid and resourceVersion in it: it never creates, touches only
-//! the keys that it names, and is refused when anything changed since the Secret was read
-//! (409 for the version, 422 for the uid). Debug shows no value.
+//! A JSON merge patch (RFC 7386) with uid and resourceVersion in it: it never creates, changes only the keys that it
+//! names, and is refused if anything changed since the Secret was read (409 for the version, 422 for the uid). Debug
+//! shows no value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::full::Data;
 use super::head::Head;
 
-/// Body of the patch; hand it to `kube::Api::patch` as `Patch::Merge(&patch)`.
+/// Body of the patch; pass it to `kube::Api::patch` as `Patch::Merge(&patch)`.
 pub struct GuardedPatch<'a> {
     uid: &'a str,
     resource_version: &'a str,
@@ -24,8 +24,8 @@ pub struct GuardedPatch<'a> {
     data: &'a Data,
 }
 
-/// A patch of the Secret that was read as `head`: sets the annotations (`None` removes one) and the
-/// keys of the data, and leaves everything else as it is.
+/// A patch of the Secret that was read as `head`: sets annotations (`None` removes one) and keys of the data, and
+/// leaves everything else as it is.
 #[must_use]
 pub fn guarded_patch<'a>(
     head: &'a Head,

@@ -1,8 +1,8 @@
-//! Under which keys of a Secret's data certificate and private key stand.
+//! The data keys of a Secret that hold certificate and private key.
 //!
-//! A `kubernetes.io/tls` Secret has `tls.crt` and `tls.key`; of any other type, the `outputs`
-//! annotation says it. The annotation is read here as far as it can be understood, since a Secret is
-//! watched even while a part of its settings does not parse.
+//! A `kubernetes.io/tls` Secret has `tls.crt` and `tls.key`; for any other type, the `outputs` annotation names them.
+//! The annotation is read here as far as it parses, since a Secret is watched even if a part of its settings does not
+//! parse.
 
 use super::annotations::SEPARATORS;
 
@@ -12,11 +12,11 @@ pub const TLS_TYPE: &str = "kubernetes.io/tls";
 /// The two keys of `data`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Holds the leaf, possibly among other things.
+    /// Holds the leaf, possibly with other content.
     pub certificate: Box<str>,
-    /// Holds the private key, possibly among other things.
+    /// Holds the private key, possibly with other content.
     pub key: Box<str>,
-    /// Whether one of the two is DER by the Secret's own word.
+    /// Whether the Secret declares one of the two as DER.
     pub der: bool,
 }
 
@@ -38,8 +38,8 @@ impl Place {
     }
 }
 
-/// The output from which the leaf is read: one that holds no key is preferred, so that on the watch
-/// a key is not even fetched from the text. The leaf must be the first certificate in it.
+/// The output from which the leaf is read: preferably one without a key, so that the watch does not even extract a key
+/// from the text. The leaf must be its first certificate.
 pub(super) fn certificate_key(outputs: &str) -> Option<&str> {
     let leads_with_leaf = |parts: &[&str]| {
         let first = parts
@@ -60,7 +60,7 @@ pub(super) fn certificate_key(outputs: &str) -> Option<&str> {
     of(false).or_else(|| of(true)).or_else(der)
 }
 
-/// The output from which the key is read: the key alone, else one with the key in it, else its DER.
+/// The output from which the key is read: the key alone, else one that contains the key, else its DER.
 fn private_key(outputs: &str) -> Option<&str> {
     let of = |test: fn(&[&str]) -> bool| {
         entries(outputs)
@@ -72,7 +72,7 @@ fn private_key(outputs: &str) -> Option<&str> {
         .or_else(|| of(|parts| parts == ["der-key"]))
 }
 
-/// `name=part+part, …`, without what has another form.
+/// The entries of `name=part+part, …`, without those in another form.
 fn entries(outputs: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
     outputs.split(SEPARATORS).filter_map(|entry| {
         let (name, parts) = entry.split_once('=')?;

@@ -1,7 +1,7 @@
-//! A pair as the keys of a Secret's data: `tls.crt` and `tls.key`, and what `outputs` asks for.
+//! A pair as the data of a Secret: `tls.crt` and `tls.key`, and the requested `outputs`.
 //!
-//! Input is a chain that passed its checks and its key. Every value is a buffer that clears itself,
-//! reserved in one piece, so that no half-grown copy of a key stays behind in memory.
+//! Input is a checked chain and its key. Every value is a buffer that clears itself, reserved in one piece, so that no
+//! partial copy of a key stays in memory.
 
 use zeroize::Zeroizing;
 
@@ -13,7 +13,7 @@ use crate::certificate::key::{KeyError, PrivateKey};
 use crate::certificate::pair::Chain;
 
 /// The groups of RFC 7919, A.1 to A.3, as OpenSSL prints them (`genpkey -genparam -algorithm DH`).
-/// They are public and made for sharing: a group of one's own would be no better and takes minutes.
+/// They are public and meant to be shared: a group of one's own would be no better and takes minutes.
 const FFDHE2048: &str = include_str!("ffdhe2048.pem");
 const FFDHE3072: &str = include_str!("ffdhe3072.pem");
 const FFDHE4096: &str = include_str!("ffdhe4096.pem");
@@ -21,13 +21,13 @@ const FFDHE4096: &str = include_str!("ffdhe4096.pem");
 /// Name of the entry in a PKCS#12 file; keytool wants one.
 const ALIAS: &str = "certificate";
 
-/// What a pair fills in, and what it could not.
+/// The data made from a pair, and what could not be made.
 #[derive(Default)]
 pub struct Rendered {
     /// By key of the Secret's data.
     pub data: Data,
-    /// Names of outputs that are left as they are: PKCS#12 without a password.
-    /// They are said in an Event and stop nothing else.
+    /// Names of outputs that are left as they are: PKCS#12 without a password. An Event reports them, and nothing else
+    /// stops.
     pub left_out: Vec<Box<str>>,
 }
 
@@ -43,7 +43,7 @@ pub fn render(
     password: Option<&str>,
 ) -> Result<Rendered, KeyError> {
     let mut rendered = Rendered::default();
-    // Outputs of another type say where the pair stands; without them it stands where TLS has it.
+    // For other types the outputs say where the pair goes; without outputs it goes where TLS has it.
     if kind == TLS_TYPE || outputs.is_empty() {
         let usual = [("tls.crt", Part::Fullchain), ("tls.key", Part::Key)];
         for (name, part) in usual {
@@ -61,7 +61,7 @@ pub fn render(
     Ok(rendered)
 }
 
-/// The parts one after another; none when one of them cannot be written.
+/// The parts one after another; none if one of them cannot be written.
 fn value(
     parts: &[Part],
     chain: &Chain,

@@ -1,4 +1,4 @@
-//! Which Secret: its namespace and name.
+//! Identifies a Secret by namespace and name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// Namespace and name of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretRef {
-    /// Interned: one allocation a namespace.
+    /// Shared: one allocation a namespace.
     pub namespace: Arc<str>,
     /// The Secret's name.
     pub name: Arc<str>,

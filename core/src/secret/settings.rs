@@ -1,8 +1,8 @@
 //! Annotations of a Secret → checked settings.
 //!
-//! Whoever may edit a Secret may write anything there, so every value is bounded and none can stop the others:
-//! [`Settings::read`] never fails, it returns what could be read and a [`Problem`] for each of the rest.
-//! State annotations (`state.cert-renew.io/`) are never looked at here.
+//! A user who may edit a Secret may write anything there, so every value is bounded and none can stop the others:
+//! [`Settings::read`] never fails, it returns what could be read and a [`Problem`] for each of the rest. State
+//! annotations (`state.cert-renew.io/`) are never read here.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -22,38 +22,38 @@ use crate::text::hash::hash;
 use crate::text::name::Name;
 use crate::time::change_window::ChangeWindow;
 
-/// The class of an installation, and of a Secret, that names none.
+/// The default class of an installation and of a Secret.
 pub const DEFAULT_CLASS: &str = "default";
 
-/// Longest `renew-now`, in bytes: it is written back as state.
+/// Longest `renew-now`, in bytes: it is also written as state.
 const MAX_RENEW_NOW: usize = 256;
-/// How a `renew-now` value begins that does not wait until the certificate is older.
+/// Prefix of a `renew-now` value that does not wait until the certificate is older.
 pub const FORCE: &str = "force";
 
-/// What the annotations of one Secret ask for, its namespace's defaults filled in.
+/// The settings of one Secret, with its namespace's defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Who renews.
     pub issuer: IssuerRef,
-    /// Names to ask for, in this order and without repetition; `None` means those of the certificate that is there.
+    /// Names to ask for, in order and without duplicates; `None` means those of the present certificate.
     pub names: Option<Vec<Name>>,
     /// When to renew; `None` leaves it to ARI and the lifetime.
     pub renew_before: Option<RenewBefore>,
     /// ACME profile; `None` means the issuer's.
     pub profile: Option<Box<str>>,
-    /// For how long a certificate is asked to be valid; `None` leaves it to the CA.
+    /// Requested lifetime of a certificate; `None` leaves it to the CA.
     pub lifetime: Option<Duration>,
     /// Whether a renewal makes a new key.
     pub key_rotation: KeyRotation,
-    /// Type of new keys; `None` means the type of the key that is there.
+    /// Type of new keys; `None` means the type of the present key.
     pub key_type: Option<KeyType>,
     /// Extra data keys, no name twice.
     pub outputs: Vec<Output>,
     /// Data key that holds the password of PKCS#12 outputs.
     pub pkcs12_password_key: Option<Box<str>>,
-    /// How workloads take a new leaf up.
+    /// How workloads take up a new leaf.
     pub rollout: RolloutMode,
-    /// Which parts of the Secret they are rolled for.
+    /// The parts of the Secret that they are rolled for.
     pub rollout_on: Parts,
     /// Workloads that are rolled although they do not refer to the Secret.
     pub workloads: Vec<WorkloadRef>,
@@ -63,15 +63,15 @@ pub struct Settings {
     pub verify: Option<ServicePort>,
     /// Nothing is changed while true.
     pub paused: bool,
-    /// Renew at once when this differs from what was served last.
+    /// Renew at once if this differs from the last value that was served.
     pub renew_now: Option<Box<str>>,
-    /// This leaf is replaced at once, and its key with it.
+    /// The leaf to replace at once, with its key.
     pub revoked: Option<Fingerprint>,
-    /// Which installation is meant; see [`Settings::is_for`].
+    /// Name of the responsible installation; see [`Settings::is_for`].
     pub class: Option<Box<str>>,
 }
 
-/// What a namespace's Secrets get where they say nothing, and the issuer that makes any annotation an opt-in.
+/// Defaults of a namespace's Secrets; with an issuer, any annotation is an opt-in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceDefaults {
     /// Issuer of Secrets that name none.
@@ -87,7 +87,7 @@ pub struct NamespaceDefaults {
 }
 
 impl Settings {
-    /// Which outputs are asked for, hashed; `None` where there are none.
+    /// The outputs, hashed; `None` if there are none.
     #[must_use]
     pub fn outputs_digest(&self) -> Option<u64> {
         let Self {
@@ -100,8 +100,8 @@ impl Settings {
 
     /// Reads the annotations of a Secret; `managed` says whether it carries the label [`keys::MANAGED_LABEL`].
     ///
-    /// `None` where it has not opted in: it names no issuer, and either its namespace has no default issuer or
-    /// nothing on it is ours. The problems come in any case.
+    /// `None` if it has not opted in: it names no issuer, and either its namespace has no default issuer or nothing on
+    /// it is ours. The problems are returned in any case.
     #[must_use]
     pub fn read(
         annotations: &BTreeMap<String, String>,
@@ -113,7 +113,7 @@ impl Settings {
         let named = annotations.contains_key(keys::ISSUER);
         let issuer = reader.one(keys::ISSUER, Issue, IssuerRef::from_str);
         let mut settings = Self {
-            // No issuer has the empty name, so that one that does not parse finds none.
+            // No issuer has the empty name, so one that does not parse matches none.
             issuer: issuer.unwrap_or_else(|| IssuerRef::Named(Arc::from(""))),
             names: reader.list(keys::NAMES, Issue, Name::from_str),
             renew_before: reader.one(keys::RENEW_BEFORE, Nothing, RenewBefore::from_str),
@@ -191,7 +191,7 @@ impl Settings {
         (Some(settings), reader.problems)
     }
 
-    /// Whether the installation of this class is meant.
+    /// Whether the installation of this class is responsible.
     #[must_use]
     pub fn is_for(&self, class: &str) -> bool {
         self.class.as_deref().unwrap_or(DEFAULT_CLASS) == class
@@ -514,7 +514,7 @@ mod tests {
         );
     }
 
-    /// Not random from run to run: a failure can be repeated.
+    /// The same in every run: a failure can be repeated.
     #[test]
     fn hostile_values_never_panic() {
         let pieces = [
@@ -582,7 +582,7 @@ mod tests {
                 .iter()
                 .map(|name| {
                     let text: String = (0..next(8)).map(|_| pieces[next(pieces.len())]).collect();
-                    // Some are as big as the API server allows.
+                    // Some are as long as the API server allows.
                     let repeat = if round % 100 == 0 {
                         256 * 1024 / text.len().max(1)
                     } else {

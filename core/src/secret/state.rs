@@ -1,6 +1,6 @@
-//! What cert-renew itself writes on a Secret, and reads again.
+//! The annotations that cert-renew itself writes on a Secret and reads again.
 //!
-//! Nothing here can fail: a value that somebody else wrote, or a later version in a form of its own, counts as absent.
+//! Nothing here can fail: a value from another writer, or in a form of a later version, counts as absent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,45 +24,46 @@ pub enum RolledOut {
     None,
     /// This leaf.
     Leaf {
-        /// Which one.
+        /// Its fingerprint.
         fingerprint: Fingerprint,
-        /// When it ends: windows, halts and alerts reckon with what is served, not with what the Secret holds.
+        /// When it expires: windows, halts and alerts depend on what is served, not on the Secret.
         not_after: UnixTime,
-        /// What they have beside it: the value of [`keys::ROLLED_OUT_WITH`]; `None` where it is not on record.
+        /// The chain and CA beside it: the value of [`keys::ROLLED_OUT_WITH`]; `None` if it is not on record.
         with: Option<ChainAndCa>,
     },
 }
 
-/// Who issued last and what was asked for: the value of [`keys::ISSUED_BY`].
-/// A setting that differs from it was changed since and makes the Secret due.
+/// The last issuer and request: the value of [`keys::ISSUED_BY`]. A setting that differs from it was changed since and
+/// makes the Secret due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedBy {
     /// The issuer's name in the config file.
     pub issuer: Box<str>,
     /// The names that were ordered.
     pub names: Vec<Name>,
-    /// The profile that the Secret asked for; `None` where it named none.
+    /// The requested profile; `None` if the Secret named none.
     pub profile: Option<Box<str>>,
-    /// The lifetime that the Secret asked for; `None` where it named none, or a former version wrote it.
+    /// The requested lifetime; `None` if the Secret named none, or a former version wrote it.
     pub lifetime: Option<Duration>,
-    /// The key type that the Secret asked for; `None` where it named none.
+    /// The requested key type; `None` if the Secret named none.
     pub key_type: Option<KeyType>,
-    /// The leaf that was written, and when by our own clock; missing where a former version wrote it.
+    /// The leaf that was written, and when, by our own clock; missing if a former version wrote it.
     pub written: Option<(Fingerprint, UnixTime)>,
-    /// URL of the CA's account that ordered it, for a CAA record (RFC 8657); missing likewise.
+    /// URL of the CA account of the order, for a CAA record (RFC 8657); missing likewise.
     pub account: Option<Box<str>>,
-    /// Which outputs were written with it; see [`Settings::outputs_digest`](super::settings::Settings::outputs_digest).
+    /// The outputs that were written with it; see
+    /// [`Settings::outputs_digest`](super::settings::Settings::outputs_digest).
     pub outputs: Option<u64>,
 }
 
-/// The text is not a state value of this version.
+/// The text is no state value of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected a value that cert-renew wrote")]
 pub struct Foreign;
 
 impl RolledOut {
-    /// The value on the Secret with this uid; `None` where there is none that can be read, or it was written for another
-    /// Secret and copied. Former versions did not write for which.
+    /// The value on the Secret with this uid; `None` if it cannot be read, or was written for another Secret and
+    /// copied. Former versions did not write the uid.
     #[must_use]
     pub fn read(annotations: &BTreeMap<String, String>, uid: &str) -> Option<Self> {
         let (value, of) = parts(annotations.get(keys::ROLLED_OUT)?);
@@ -109,14 +110,14 @@ impl RolledOut {
         ]
     }
 
-    /// Whether it is this leaf with these beside it; what is not on record of the latter counts as the same.
+    /// Whether it is this leaf with this chain and CA; one that is not on record counts as equal.
     #[must_use]
     pub fn is(self, leaf: Fingerprint, beside: ChainAndCa) -> bool {
         matches!(self, Self::Leaf { fingerprint, with, .. }
             if fingerprint == leaf && with.is_none_or(|with| with == beside))
     }
 
-    /// Of the leaf that a Secret holds: what it holds beside it goes on record, where nothing is.
+    /// The record of the present leaf, completed with the Secret's chain and CA if they are not on record.
     #[must_use]
     pub fn noting(self, leaf: Fingerprint, beside: ChainAndCa) -> Self {
         match self {
@@ -133,9 +134,9 @@ impl RolledOut {
         }
     }
 
-    /// Which parts of a Secret with this leaf its workloads do not have, of those that they are restarted for. Where it
-    /// is not on record, they have the chain, and the CA goes as the leaf goes if somebody else writes the Secret: we
-    /// change no CA.
+    /// The parts that the workloads of a Secret with this leaf lack, of those that they are restarted for. If it is not
+    /// on record, they have the chain; the CA follows the leaf if another program writes the Secret, as we change no
+    /// CA.
     #[must_use]
     pub fn changed(
         had: Option<Self>,
@@ -157,7 +158,7 @@ impl RolledOut {
         }
     }
 
-    /// What they have beside the leaf, where it is on record.
+    /// The chain and CA that they have, if on record.
     #[must_use]
     pub fn with(self) -> Option<ChainAndCa> {
         match self {
@@ -176,7 +177,7 @@ impl RolledOut {
     }
 }
 
-/// A value of [`keys::ROLLED_OUT_WITH`], if it is of this leaf and was written for no other Secret.
+/// A value of [`keys::ROLLED_OUT_WITH`], if it is of this leaf and was not written for another Secret.
 fn with_of(value: &str, leaf: Fingerprint, uid: &str) -> Option<ChainAndCa> {
     let mut words = value.splitn(3, ' ');
     let of: Fingerprint = words.next()?.parse().ok()?;
@@ -194,7 +195,7 @@ fn parts(value: &str) -> (&str, Option<&str>) {
 }
 
 impl IssuedBy {
-    /// The value on the Secret; `None` where there is none that can be read.
+    /// The value on the Secret; `None` if it cannot be read.
     #[must_use]
     pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
         annotations.get(keys::ISSUED_BY)?.parse().ok()
@@ -238,7 +239,7 @@ impl FromStr for RolledOut {
     }
 }
 
-/// [`IssuedBy`] as JSON; fields that a later version adds are passed over.
+/// [`IssuedBy`] as JSON; fields of later versions are ignored.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
@@ -283,7 +284,7 @@ impl FromStr for IssuedBy {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let wire: Wire = serde_json::from_str(s).map_err(|_| Foreign)?;
-        // No order of ours has had more.
+        // None of our orders has had more.
         if wire.names.len() > x509::MAX_NAMES {
             return Err(Foreign);
         }
@@ -390,7 +391,7 @@ mod tests {
         assert_eq!(had.noting(leaf, other), had);
         assert_eq!(unknown.noting(Fingerprint([2; 32]), beside), unknown);
         assert!(had.is(leaf, beside) && unknown.is(leaf, other) && !had.is(leaf, other));
-        // What earlier versions read, which know nothing of it.
+        // Earlier versions read this, and know nothing of the chain and CA.
         assert_eq!(written[0].1.as_deref(), Some(&*format!("{had} mine")));
     }
 

@@ -1,9 +1,9 @@
-//! The Secret as it is watched: who it is, our annotations, and the bytes of its certificate.
+//! A Secret as the watch reads it: identity, our annotations, and the bytes of its certificate.
 //!
-//! Input is JSON from the API server. `tls.key`, managedFields and foreign annotations are skipped in
-//! the text and never copied; of a Secret that says nothing to us nothing but its identity is kept.
-//! Decoding cannot fail (see [`super::lenient`]) and Debug shows namespace and name only.
-//! The certificate is parsed when it is asked for, so that an unchanged Secret costs no X.509.
+//! Input is JSON from the API server. `tls.key`, managedFields and foreign annotations are skipped in the text and
+//! never copied; of a Secret without anything of ours only the identity is kept. Decoding cannot fail (see
+//! [`super::lenient`]) and Debug shows namespace and name only. The certificate is parsed on demand, so an unchanged
+//! Secret costs no X.509.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,40 +21,40 @@ use super::lenient::{Fill, Shape};
 use super::{keys, parts, place};
 use crate::certificate::{self, Leaf, Unreadable};
 
-/// A Secret without its secrets.
+/// A Secret without its private data.
 #[derive(Clone, Default)]
 pub struct ThinSecret {
     /// Identity and annotations.
     pub head: Head,
-    /// Its `type`; empty for the API server's default, which it always writes out.
+    /// Its `type`; empty for the API server's default, which the server always writes out.
     pub kind: String,
     certificate: Option<Text>,
-    /// Base64 of `ca.crt`, where it says something to us.
+    /// Base64 of `ca.crt`, if the Secret is ours.
     ca: Option<String>,
 }
 
-/// Base64 of what holds the certificate.
+/// Base64 of the value with the certificate.
 #[derive(Clone)]
 enum Text {
     /// `tls.crt`.
     Public(String),
-    /// What `outputs` names, which may hold a key too: cleared when dropped.
+    /// The key that `outputs` names, which may also hold a private key: cleared when dropped.
     Mixed(Zeroizing<String>),
 }
 
-/// What stands in the place of the certificate.
+/// The certificate, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CertificateState {
-    /// Nothing: it waits for its first certificate, or was emptied.
+    /// No certificate: it waits for its first one, or was emptied.
     Absent,
-    /// Something that is no certificate.
+    /// The content is not a certificate.
     Unreadable(Unreadable),
     /// A certificate.
     Leaf(Box<Leaf>),
 }
 
 impl ThinSecret {
-    /// Reads the certificate; takes some microseconds, so ask once for each resourceVersion.
+    /// Parses the certificate; takes some microseconds, so call it once for each resourceVersion.
     #[must_use]
     pub fn certificate(&self) -> CertificateState {
         let leaf = match &self.certificate {
@@ -73,7 +73,7 @@ impl ThinSecret {
 }
 
 impl ThinSecret {
-    /// A digest of its CA certificates, where they can be read; see [`parts::ca_digest`]. As dear as
+    /// A digest of its CA certificates, if they can be read; see [`parts::ca_digest`]. As expensive as
     /// [`ThinSecret::certificate`].
     #[must_use]
     pub fn ca(&self) -> Option<u32> {
@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for ThinSecret {
     }
 }
 
-/// The same with the certificate of every Secret, whoever it concerns: for `watch.observe: all`.
+/// The same with the certificate of every Secret, ours or not: for `watch.observe: all`.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedSecret(pub ThinSecret);
 
@@ -202,9 +202,9 @@ impl ThinSecret {
 #[derive(Default)]
 struct Parts {
     head: Head,
-    /// Whether the metadata came already; an API server sends it before the data.
+    /// Whether the metadata was read; an API server sends it before the data.
     seen: bool,
-    /// Whether the certificate is kept of those too that say nothing to us.
+    /// Whether the certificate is also kept of Secrets that are not ours.
     all: bool,
     kind: Option<String>,
     data: Data,
@@ -213,10 +213,10 @@ struct Parts {
 #[derive(Default)]
 struct Data {
     tls_crt: Option<String>,
-    /// The key that `outputs` names for the certificate, with its value. Which of the two counts is
-    /// known only with the type, which comes last. Data before metadata (no API server) leaves it out.
+    /// The key that `outputs` names for the certificate, with its value. Which of the two counts is known only with the
+    /// type, which comes last. Data before metadata (no API server) leaves it out.
     named: Option<(String, Option<Zeroizing<String>>)>,
-    /// Whether the Secret says anything to us: of no other are CA certificates looked at.
+    /// Whether the Secret is ours: CA certificates of others are not read.
     ours: bool,
     ca: Option<String>,
 }
@@ -273,7 +273,7 @@ mod tests {
         STANDARD.encode(file(name))
     }
 
-    /// The text with its members in the order in which API servers write them (serde_json sorts them).
+    /// The JSON text with members in the order of API servers (serde_json sorts them).
     fn wire(value: &Value) -> String {
         let Value::Object(members) = value else {
             return value.to_string();
@@ -301,7 +301,7 @@ mod tests {
         from_str(&wire(value)).unwrap()
     }
 
-    /// As an API server sends it; the key stands wherever a key has ever been found.
+    /// As an API server sends it; the key is in every place where a key has ever been found.
     fn secret() -> Value {
         let key = base64("good.key");
         json!({
@@ -436,7 +436,7 @@ mod tests {
         }
     }
 
-    /// All objects that come about when one place in `value` holds something else.
+    /// All variants of `value` with one place replaced.
     fn with_each_place_replaced(value: &Value, odd: &Value) -> Vec<Value> {
         let mut all = vec![odd.clone()];
         match value {
@@ -547,7 +547,7 @@ mod tests {
     /// Invariant 1, for everything here that can be printed.
     #[test]
     fn nothing_that_is_printed_holds_a_key() {
-        // Of this type, the bytes that are kept hold the key, since `outputs` puts it there.
+        // For this type, the bytes that are kept contain the key, since `outputs` puts it there.
         let mut value = secret();
         value["type"] = json!("Opaque");
         let text = wire(&value);

@@ -1,10 +1,10 @@
-//! Which workloads use a Secret and whether they have its certificate, as the last rollout left it.
+//! Which workloads use a Secret and whether they have its certificate, according to the last rollout.
 //!
-//! Written beside `rolled-out`, in the same patch, and read by people: in the Secret's description, on the status page and
-//! by `cert-renew status`. One thing is decided by it: a workload that was not well before the rollout, by an earlier look
-//! at it, neither halts the others nor is told again. So a forged one misleads its reader, and lets the other workloads of
-//! this one Secret be rolled, which `cert-renew resume` does too.
-//! Pure; what cannot be read counts as absent.
+//! Written beside `rolled-out`, in the same patch, and read by people: in the Secret's description, on the status page
+//! and by `cert-renew status`. It decides one thing: a workload that an earlier look found unhealthy before the rollout
+//! neither halts the others nor is reported again. So a forged value misleads its reader, and lets the other workloads
+//! of this one Secret be rolled, which `cert-renew resume` does too. Pure; a value that cannot be read counts as
+//! absent.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,38 +17,38 @@ use crate::secret::state::Foreign;
 use crate::secret::workload::WorkloadRef;
 use crate::time::UnixTime;
 
-/// Workloads that are named; of more it is said how many there are.
+/// Most workloads that are named; the rest is a number.
 const NAMED: usize = 8;
-/// Of those that were not well before so many are named, as the next look has to know them.
+/// Most workloads named that were unhealthy before, as the next look needs them.
 const UNWELL: usize = 64;
 
-/// Value of [`crate::secret::keys::USED_BY`], words with blanks between: an instant, the workloads (`deployment/web`, or
-/// `deployment/web=failed`, `deployment/web=lacks:<instant>`), how many more there are (`+3`), what was proven behind a Service (`web:443=2/3`). Words of a
-/// later version are passed over.
+/// Value of [`crate::secret::keys::USED_BY`], words with blanks between: an instant, the workloads (`deployment/web`,
+/// or `deployment/web=failed`, `deployment/web=lacks:<instant>`), the number of others (`+3`), what was verified behind
+/// a Service (`web:443=2/3`). Words of a later version are skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsedBy {
-    /// When that was so.
+    /// When it was observed.
     pub at: UnixTime,
-    /// The first few, those in trouble first.
+    /// The first few, those with problems first.
     pub workloads: Vec<(WorkloadRef, Has)>,
-    /// How many there are besides.
+    /// Number of other workloads.
     pub more: usize,
-    /// What pods were seen to serve, where the Secret asks for it.
+    /// What pods were seen to serve, if the Secret asks for it.
     pub proven: Option<Proven>,
 }
 
-/// What a workload has.
+/// The state of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Has {
-    /// It did not take the certificate up.
+    /// It did not take up the certificate.
     Failed,
-    /// Since then pods without the certificate are left: it was not well before, or holds pods back.
+    /// Since this instant pods without the certificate are left: it was unhealthy before, or holds pods back.
     Lacks(UnixTime),
-    /// What it had before: the rollout was halted before its turn.
+    /// It has the former certificate: the rollout was halted before its turn.
     Kept,
-    /// The certificate; it was not available before the rollout, nor after it.
+    /// It has the certificate, but was not available before the rollout, nor after it.
     Unavailable,
-    /// The certificate.
+    /// It has the certificate.
     It,
 }
 
@@ -59,12 +59,12 @@ pub struct Proven {
     pub service: ServicePort,
     /// Pods that serve the certificate.
     pub served: usize,
-    /// Pods that were asked. Of the others it is not known what they serve.
+    /// Pods that were probed. It is unknown what the others serve.
     pub asked: usize,
 }
 
 impl Has {
-    /// In a word, as JSON and people have it.
+    /// A word, for JSON and people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -76,7 +76,7 @@ impl Has {
         }
     }
 
-    /// Since when it lacks the certificate.
+    /// Since when the workload lacks the certificate.
     #[must_use]
     pub fn lacks_since(self) -> Option<UnixTime> {
         match self {
@@ -97,7 +97,7 @@ impl Has {
 }
 
 impl UsedBy {
-    /// Of these workloads; `None` where there are none.
+    /// The value for these workloads; `None` if there are none.
     #[must_use]
     pub fn new(
         at: UnixTime,
@@ -108,7 +108,7 @@ impl UsedBy {
             return None;
         }
         workloads.sort_by(|(one, had), (other, has)| (had, one).cmp(&(has, other)));
-        // They are sorted before those that have it.
+        // Sorted before those that have it.
         let trouble = workloads.iter().filter(|(_, has)| *has != Has::It).count();
         let named = trouble.clamp(NAMED, UNWELL);
         let more = workloads.len().saturating_sub(named);
@@ -128,7 +128,7 @@ impl UsedBy {
         all.find(|(it, _)| it == workload)?.1.lacks_since()
     }
 
-    /// Those that were not well before the rollout.
+    /// The workloads that were unhealthy before the rollout.
     pub fn unwell(&self) -> impl Iterator<Item = &WorkloadRef> {
         let unwell = |has: &Has| matches!(has, Has::Lacks(_) | Has::Unavailable);
         let all = self.workloads.iter().filter(move |(_, has)| unwell(has));
@@ -203,7 +203,7 @@ impl FromStr for UsedBy {
             more: 0,
             proven: None,
         };
-        // Who writes by hand may write much.
+        // A value written by hand may be long.
         for word in words.take(UNWELL + 2) {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             if let Some(more) = word.strip_prefix('+') {
@@ -224,7 +224,7 @@ impl FromStr for UsedBy {
     }
 }
 
-/// The same facts as in the annotation, under names.
+/// The same facts as in the annotation, as named fields.
 impl Serialize for UsedBy {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]

@@ -1,4 +1,4 @@
-//! The small values that annotations and the config file have in common, each with its one way to be written.
+//! The small values that annotations and the config file share, each with a single written form.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,29 +11,29 @@ use thiserror::Error;
 use crate::secret::workload::RolloutMode;
 use crate::time::duration::{self, human};
 
-/// The issuer that is none: somebody else renews.
+/// The issuer that means none: another program renews.
 const EXTERNAL: &str = "external";
 
-/// Longest name of an issuer, a class or a Service: a DNS label (RFC 1123, 2.1).
+/// Longest name of an issuer, a class or a Service, in characters: a DNS label (RFC 1123, 2.1).
 const MAX_LABEL: usize = 63;
 
-/// Longest profile name; those of known CAs have a dozen characters.
+/// Longest profile name, in characters; those of known CAs have a dozen.
 const MAX_PROFILE: usize = 64;
 
-/// Shortest lifetime that may be asked for: a renewal needs time for a second try.
+/// Shortest lifetime that may be requested: a renewal needs time for a second try.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// Longest lifetime that may be asked for; private CAs issue for years.
+/// Longest lifetime that may be requested; private CAs issue for years.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
 
 /// Longest `post:` path, in bytes.
 const MAX_PATH: usize = 512;
 
-/// Who renews a Secret's certificate.
+/// The issuer of a Secret's certificate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IssuerRef {
-    /// Somebody else: watch, alert and roll only.
+    /// Another program renews: watch, alert and roll only.
     External,
-    /// An issuer of the config file, which may or may not be there.
+    /// An issuer of the config file, which may not exist.
     Named(Arc<str>),
 }
 
@@ -42,17 +42,17 @@ pub enum IssuerRef {
 pub enum RenewBefore {
     /// This long before notAfter; never zero.
     Before(Duration),
-    /// When this many percent of the lifetime are left, 1 to 99.
+    /// When this share of the lifetime is left, in percent, 1 to 99.
     Share(u8),
 }
 
 /// Whether a renewal makes a new key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyRotation {
-    /// Each does.
+    /// A new key for each renewal.
     #[default]
     Always,
-    /// The key that is there is kept.
+    /// The present key is kept.
     Never,
 }
 
@@ -65,7 +65,7 @@ pub struct ServicePort {
     pub port: u16,
 }
 
-/// Why a text is not one of the values of this module.
+/// Why a text is not a value of this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NotAValue {
     /// Not an [`IssuerRef`].
@@ -88,7 +88,7 @@ pub enum NotAValue {
     Rollout,
 }
 
-/// Whether an issuer or an installation's class can have this name: a DNS label, since objects are named by it.
+/// Whether an issuer or a class can have this name: a DNS label, since objects are named after it.
 #[must_use]
 pub fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -98,7 +98,7 @@ pub fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// Whether an ACME profile can have this name; the draft says nothing, so what JSON and logs take without quoting.
+/// Whether an ACME profile can have this name; the draft sets no rule, so: what JSON and logs take without quoting.
 #[must_use]
 pub fn is_profile(text: &str) -> bool {
     (1..=MAX_PROFILE).contains(&text.len())
@@ -107,7 +107,7 @@ pub fn is_profile(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// Reads a lifetime that a CA is asked for.
+/// Parses the lifetime to request from a CA.
 pub fn parse_lifetime(text: &str) -> Result<Duration, NotAValue> {
     let parsed = duration::parse(text).ok();
     parsed
@@ -221,7 +221,7 @@ impl FromStr for RolloutMode {
             .strip_prefix("post:")
             .and_then(|rest| rest.split_at_checked(rest.find('/')?))
             .ok_or(NotAValue::Rollout)?;
-        // It becomes a request line: what is no URI path would end up as a second header.
+        // It becomes a request line: anything but a URI path could become a second header.
         let sound = path.len() <= MAX_PATH
             && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
             && path.parse::<PathAndQuery>().is_ok();

@@ -1,11 +1,11 @@
-//! Workloads as annotations name them, and how they take a new certificate up.
+//! Workloads as annotations name them, and how they take up a new certificate.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// The kinds of workload that can be rolled.
+/// The kinds of workloads that can be rolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `apps/v1` Deployment.
@@ -14,30 +14,30 @@ pub enum Kind {
     StatefulSet,
     /// `apps/v1` DaemonSet.
     DaemonSet,
-    /// `v1` ReplicationController: its controller never replaces pods, so we do, one at a time.
+    /// `v1` ReplicationController: its controller never replaces pods, so cert-renew does, one at a time.
     ReplicationController,
-    /// `apps/v1` ReplicaSet that belongs to nobody; its pods are replaced by us too.
+    /// Standalone `apps/v1` ReplicaSet; cert-renew replaces its pods too.
     ReplicaSet,
-    /// `argoproj.io/v1alpha1` Rollout, where the cluster has them: restarted by `spec.restartAt`.
+    /// `argoproj.io/v1alpha1` Rollout, if the cluster has them: restarted by `spec.restartAt`.
     Rollout,
 }
 
 /// A workload in the Secret's own namespace, written `deployment/web`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkloadRef {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Its name.
     pub name: Box<str>,
 }
 
-/// What happens to the workloads that have an old leaf.
+/// What happens to workloads with an old leaf.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RolloutMode {
     /// Their pods are replaced by the workload's own strategy.
     #[default]
     Restart,
-    /// Nothing: they notice a changed file by themselves.
+    /// Nothing: they notice a changed file themselves.
     None,
     /// Each pod is asked to reload by `POST http://<pod>:<port>/<path>`.
     Post {
@@ -56,7 +56,7 @@ pub enum RolloutMode {
 pub struct NotAWorkload;
 
 impl Kind {
-    /// All kinds, in the order in which they are listed.
+    /// All kinds, in the order of lists.
     pub const ALL: [Self; 6] = [
         Self::Deployment,
         Self::StatefulSet,

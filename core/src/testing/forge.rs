@@ -1,4 +1,4 @@
-//! Certificates put together octet by octet, as no library would make them. Their signatures are nonsense.
+//! Certificates built octet by octet, as no library would build them. Their signatures are nonsense.
 
 /// Tag, length and content (X.690, 8.1).
 pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -19,7 +19,7 @@ fn sequence(parts: &[&[u8]]) -> Vec<u8> {
     tlv(0x30, &parts.concat())
 }
 
-/// The parts that a test wants to be odd.
+/// The parts that a test may replace.
 pub struct Forged {
     /// DER of `issuer`.
     pub issuer: Vec<u8>,
@@ -29,15 +29,15 @@ pub struct Forged {
     pub validity: [Vec<u8>; 2],
     /// Content octets of the serial number.
     pub serial: Vec<u8>,
-    /// The content of `AlgorithmIdentifier`, by which it claims to be signed.
+    /// The content of `AlgorithmIdentifier`, the claimed signature algorithm.
     pub algorithm: Vec<u8>,
     /// `subjectPublicKeyInfo`, DER.
     pub key: Vec<u8>,
-    /// Each whole.
+    /// Each extension as a whole.
     pub extensions: Vec<Vec<u8>>,
 }
 
-/// A distinguished name of one common name, by the tag of its string type.
+/// A distinguished name with one common name of this string type, given by its tag.
 pub fn common_name(tag: u8, text: &[u8]) -> Vec<u8> {
     let attribute = sequence(&[b"\x06\x03\x55\x04\x03", &tlv(tag, text)]);
     sequence(&[&tlv(0x31, &attribute)])

@@ -1,23 +1,23 @@
-//! Time against size: whether a reader takes longer than four times as long for four times the bytes.
+//! Time against size: whether a reader takes more than linear time.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How much longer the second input is.
+/// Ratio of the second input's length to the first's.
 pub const FACTOR: usize = 4;
-/// What the second may take as a multiple of the first: linear is 4, and quadratic 16.
+/// Largest accepted ratio of the two times: linear is 4, and quadratic 16.
 const MOST: f64 = 9.0;
-/// Lengths of the first input, tried in turn; the second of the last is all that a Secret holds.
+/// Lengths of the first input in bytes, tried in turn; the second one of the last is the maximum of a Secret.
 pub const LENGTHS: [usize; 5] = [1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18];
-/// What takes less is noise.
+/// Shorter times are noise.
 const NOTICEABLE: Duration = Duration::from_millis(2);
-/// Enough is known without longer inputs.
+/// After this time longer inputs are not tried.
 const HOPELESS: Duration = Duration::from_secs(1);
-/// A ratio that is too large at so many lengths is no accident.
+/// Number of lengths at which a too large ratio is no accident.
 const ENOUGH: u32 = 3;
 
-/// Why a reader is slower than linear for inputs of this shape; `None` where it is not.
+/// Why a reader is slower than linear for inputs of this shape; `None` if it is not.
 #[must_use]
 pub fn slower_than_linear(
     shape: impl Fn(usize) -> Vec<u8>,

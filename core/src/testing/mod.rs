@@ -1,4 +1,4 @@
-//! What tests of both crates share. Compiled for tests only.
+//! Helpers for the tests of both crates. Compiled for tests only.
 
 pub mod forge;
 mod linear;
@@ -18,7 +18,7 @@ use crate::secret::parts::{ChainAndCa, Parts};
 use crate::secret::workload::Kind;
 use crate::time::UnixTime;
 
-/// One of the certificates and keys of the test data.
+/// A certificate or key of the test data.
 pub fn file(name: &str) -> Vec<u8> {
     let path = format!(
         "{}/../testdata/certificates/{name}",
@@ -27,7 +27,7 @@ pub fn file(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The contents of a directory of the repository; nothing where there is none.
+/// The contents of a directory of the repository; empty if there is none.
 pub fn files(directory: &str) -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("..")
@@ -43,7 +43,7 @@ pub fn files(directory: &str) -> Vec<Vec<u8>> {
     read.filter_map(|path| fs::read(path).ok()).collect()
 }
 
-/// The workload that a JSON object of this kind is.
+/// The workload from a JSON object of this kind.
 #[must_use]
 pub fn workload(kind: Kind, object: Value) -> Workload {
     let object: Object = serde_json::from_value(object).expect("any JSON object is one");

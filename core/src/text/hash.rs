@@ -1,14 +1,14 @@
 //! Short digests of texts.
 
-/// The first 64 bits of the SHA-256 of a text: enough to tell one text from the next, and not to name what belongs to
-/// somebody, see [`digest`].
+/// The first 64 bits of the SHA-256 of a text: enough to detect a change, not to identify what belongs to a user, see
+/// [`digest`].
 #[must_use]
 pub fn hash(text: &str) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = digest(text);
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// The first 128 bits of the SHA-256 of a text: nobody finds another text with the same ones, however many there are to
+/// The first 128 bits of the SHA-256 of a text: nobody can find another text with the same bits, even with many to
 /// choose from.
 #[must_use]
 pub fn digest(text: &str) -> [u8; 16] {

@@ -1,7 +1,7 @@
-//! Foreign text as logs, Events and errors may show it.
+//! Quoting of foreign text in logs, Events and errors.
 //!
-//! Whoever can write an annotation can write anything into it: escape sequences for a terminal, a megabyte, a private
-//! key pasted into the wrong place. What is quoted in a message goes through [`shown`].
+//! A user who can write an annotation can write anything into it: escape sequences for a terminal, a megabyte, a
+//! private key pasted into the wrong place. Everything quoted in a message goes through [`shown`].
 
 pub mod hash;
 pub mod name;
@@ -24,8 +24,8 @@ pub fn shown(value: &str) -> String {
     format!("{:?}", format!("{}{dots}", &value[..cut]))
 }
 
-/// Whether a PEM label says that a private key stands in the text (RFC 7468, 10 and 11, and the older ones).
-/// Who takes a foreign text apart asks before: pieces of it no longer carry the label.
+/// Whether the text contains a PEM label of a private key (RFC 7468, 10 and 11, and the older ones). Call it before a
+/// foreign text is split: its pieces no longer carry the label.
 #[must_use]
 pub fn holds_private_key(text: &str) -> bool {
     text.contains("PRIVATE KEY")

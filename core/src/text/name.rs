@@ -1,4 +1,4 @@
-//! A name that a certificate is asked for: a DNS name or an IP address.
+//! A name to request a certificate for: a DNS name or an IP address.
 //!
 //! DNS names are kept as lower-case A-labels (RFC 5890, 2.3.2.1), so that two spellings of one name are equal.
 
@@ -24,13 +24,13 @@ pub enum Name {
 pub struct NotAName;
 
 impl Name {
-    /// The text as an ACME identifier and a SAN carry it.
+    /// The text in an ACME identifier and a SAN.
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
         matches!(self, Self::Dns(name) if name.starts_with("*."))
     }
 
-    /// Whether a certificate for `self` serves `other` too (RFC 9525, 6.3: a wildcard stands for one label).
+    /// Whether a certificate for `self` also serves `other` (RFC 9525, 6.3: a wildcard matches one label).
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         if self == other {
@@ -47,8 +47,8 @@ impl Name {
     }
 }
 
-/// The names that an order asks for: without those that a wildcard among them covers, as CAs refuse the redundant. One pass
-/// for the wildcards and one for the rest.
+/// The names of an order: without those that a wildcard among them covers, as CAs refuse redundant names. One pass for
+/// the wildcards and one for the rest.
 #[must_use]
 pub fn needed<'a>(all: impl IntoIterator<Item = &'a Name>) -> Vec<&'a Name> {
     let mut all: Vec<&Name> = all.into_iter().collect();
@@ -92,7 +92,7 @@ impl FromStr for Name {
         let plausible = !ascii.is_empty()
             && ascii.len() + star.len() <= 253
             && ascii.split('.').all(|label| !label.is_empty() && label.len() <= 63)
-            // A name whose last label is a number is an address misspelt, and no CA issues for it.
+            // A name whose last label is a number is a misspelt address, and no CA issues for it.
             && !ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
         if plausible {
             Ok(Self::Dns(format!("{star}{ascii}").into()))

@@ -1,8 +1,8 @@
 //! Change windows: the hours in which a Secret and its workloads may change.
 //!
 //! Written `Mon-Fri 02:00-04:00 Europe/Berlin`, several joined by `;`.
-//! A window is open whenever a clock on the wall of its zone shows a time inside it. Hence an hour that daylight
-//! saving skips is not in the window, and one that it repeats is in it both times.
+//! A window is open whenever the wall clock of its zone shows a time inside it. Hence an hour that daylight saving
+//! skips is not in the window, and one that it repeats is in it both times.
 //! Pure: the zones come from the database inside the binary, `now` from the caller.
 
 use std::collections::BTreeSet;
@@ -17,14 +17,14 @@ use thiserror::Error;
 use crate::text::shown;
 use crate::time::UnixTime;
 
-/// Most windows that one value may join, so that a hostile annotation costs little.
+/// Most windows of one value, so that a hostile annotation costs little.
 pub const MAX_WINDOWS: usize = 32;
 
-/// Minutes of a day; also what `24:00` stands for.
+/// Minutes of a day; also the value of `24:00`.
 const DAY: u16 = 24 * 60;
 
-/// Days in which the next opening or closing is looked for. A week holds every window once, a second week covers
-/// the Sunday on which daylight saving skips the whole window, the rest is reserve.
+/// Days in which the next opening or closing is searched. A week contains every window once, a second week covers the
+/// Sunday on which daylight saving skips the whole window, the rest is reserve.
 const HORIZON_DAYS: i64 = 28;
 
 const DAY_NAMES: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
@@ -34,7 +34,7 @@ const EVERY_DAY: u8 = 0b0111_1111;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeWindow(Vec<Window>);
 
-/// Same hours on some days of the week, in one zone.
+/// The same hours on some days of the week, in one zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Window {
     /// Bit 0 is Monday: the days on which it opens.
@@ -49,7 +49,7 @@ struct Window {
 /// Why a text is not a [`ChangeWindow`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotAWindow {
-    /// The window has not the parts that it needs.
+    /// The window lacks a part.
     #[error(
         "expected [days] HH:MM-HH:MM ZONE, such as Mon-Fri 02:00-04:00 Europe/Berlin, found {0}"
     )]
@@ -62,7 +62,7 @@ pub enum NotAWindow {
     /// The hours are not `HH:MM-HH:MM`.
     #[error("expected hours such as 02:00-04:00, found {0}")]
     Hours(String),
-    /// Start and end are equal, which could mean nothing or everything.
+    /// Start and end are equal, which could mean nothing or all day.
     #[error("expected hours that differ (00:00-24:00 is the whole day), found {0}")]
     NoLength(String),
     /// No such zone in the time zone database.
@@ -80,22 +80,22 @@ impl ChangeWindow {
         self.0.iter().any(|window| window.contains(now.timestamp()))
     }
 
-    /// The first instant from `now` on at which changes are allowed: `now` itself while open,
-    /// [`UnixTime::NEVER`] where time itself ends before.
+    /// The first instant from `now` on at which changes are allowed: `now` itself while open, [`UnixTime::NEVER`] if
+    /// time itself ends before.
     #[must_use]
     pub fn next_open(&self, now: UnixTime) -> UnixTime {
         self.first(now, true)
     }
 
-    /// When the window that is open at `now`, or else the next one, closes; windows that touch count as one.
-    /// [`UnixTime::NEVER`] where they leave no gap.
+    /// When the window that is open at `now`, or else the next one, closes; adjacent windows count as one.
+    /// [`UnixTime::NEVER`] if they leave no gap.
     #[must_use]
     pub fn closes(&self, now: UnixTime) -> UnixTime {
         self.first(self.next_open(now), false)
     }
 
-    /// The first instant from `now` on at which [`Self::contains`] is `open`.
-    /// That can change only where a window starts or ends and where the zone's offset does, so only those are tried.
+    /// The first instant from `now` on at which [`Self::contains`] is `open`. It changes only at the start or end of a
+    /// window or of the zone's offset, so only those are tried.
     fn first(&self, now: UnixTime, open: bool) -> UnixTime {
         if self.contains(now) == open {
             return now;
@@ -133,7 +133,7 @@ impl Window {
         today || (yesterday && minute < self.end)
     }
 
-    /// Every instant within the horizon at which [`Self::contains`] may change, and some more.
+    /// A superset of the instants within the horizon at which [`Self::contains`] may change.
     fn edges(&self, now: Timestamp) -> impl Iterator<Item = Timestamp> {
         let today = self.zone.to_datetime(now).date();
         let end = now
@@ -148,8 +148,8 @@ impl Window {
         wall.chain(shifts.take_while(move |shift| *shift <= end))
     }
 
-    /// When a clock in this zone shows `wall`: once, twice where the hour is repeated, never where it is skipped
-    /// (the edge is then the shift itself).
+    /// When a clock in this zone shows `wall`: once, twice if the hour is repeated, never if it is skipped (the edge is
+    /// then the shift itself).
     fn instants(&self, wall: DateTime) -> impl Iterator<Item = Timestamp> {
         let [first, second] = match self.zone.to_ambiguous_timestamp(wall).offset() {
             AmbiguousOffset::Unambiguous { offset } => [Some(offset), None],
@@ -204,8 +204,8 @@ impl FromStr for Window {
         let [days @ .., hours, zone] = words.as_slice() else {
             return Err(NotAWindow::Form(shown(s)));
         };
-        // Where the zone was left out, the hours stand in its place: say what is missing rather than that
-        // 02:00-04:00 is no zone.
+        // If the zone is missing, the hours take its place: report the missing zone rather than that 02:00-04:00 is
+        // none.
         if parse_hours(zone).is_ok() {
             return Err(NotAWindow::Form(shown(s)));
         }

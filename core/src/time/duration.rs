@@ -9,10 +9,10 @@ use thiserror::Error;
 #[error("expected a duration such as 30d, 12h, 90m, 10s or 1h30m")]
 pub struct NotADuration;
 
-/// Longest duration that is accepted: a hundred years, so that sums with it never overflow.
+/// Longest accepted duration: a hundred years, so that sums with it never overflow.
 pub const MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Reads one or more `<number><unit>` with unit `d`, `h`, `m` or `s`, biggest unit first or not.
+/// Parses one or more `<number><unit>` with unit `d`, `h`, `m` or `s`, in any order of units.
 ///
 /// # Errors
 /// When the text is empty, has another form, or exceeds [`MAX`].

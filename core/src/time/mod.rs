@@ -1,8 +1,8 @@
-//! Instants as this program counts them: whole seconds of the wall clock, and for the lease the time since the boot.
+//! Instants: whole seconds of the wall clock, and for the lease the time since boot.
 //!
 //! X.509 validity has second resolution (RFC 5280, 4.1.2.5), annotations and metrics carry seconds,
 //! and a renewal that is a second early or late is neither.
-//! Pure code takes `now` as an argument; only the edge calls [`UnixTime::now`] and [`BootTime::now`].
+//! Pure code takes `now` as an argument; only outer modules call [`UnixTime::now`] and [`BootTime::now`].
 
 pub mod change_window;
 pub mod duration;
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-/// In seconds: less is a clock that is being set right, or a loop that was slow.
+/// Smallest jump, in seconds: less is a clock correction, or a slow loop.
 const LEAST_JUMP: u64 = 60;
 
 /// Seconds since 1970-01-01T00:00:00Z, negative before; printed and parsed as RFC 3339 in UTC.
@@ -22,10 +22,10 @@ const LEAST_JUMP: u64 = 60;
 pub struct UnixTime(pub i64);
 
 impl UnixTime {
-    /// Later than every certificate: for what never falls due.
+    /// Later than every certificate: the instant of what never falls due.
     pub const NEVER: Self = Self(i64::MAX);
 
-    /// The wall clock's present second. Only outer modules call this.
+    /// The present second of the wall clock. Only outer modules call this.
     #[must_use]
     pub fn now() -> Self {
         let now = SystemTime::now();
@@ -35,7 +35,7 @@ impl UnixTime {
         }
     }
 
-    /// Seconds from `earlier` to `self`; zero when `earlier` is the later one.
+    /// Time from `earlier` to `self`; zero if `earlier` is the later one.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_secs(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -52,8 +52,8 @@ impl UnixTime {
     }
 }
 
-/// Time since the machine booted, the time in which it was suspended included (CLOCK_BOOTTIME): for deadlines that pass
-/// whatever stops the process or the machine, and that no change of the wall clock moves.
+/// Time since the machine booted, including suspension (CLOCK_BOOTTIME): for deadlines that pass even while the process
+/// or the machine is stopped, and that no change of the wall clock moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(pub Duration);
 
@@ -70,15 +70,15 @@ impl BootTime {
         Self(Duration::new(seconds, nanoseconds))
     }
 
-    /// From `earlier` to `self`; zero when `earlier` is the later one.
+    /// From `earlier` to `self`; zero if `earlier` is the later one.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// By how many seconds the wall clock has jumped between two instants, forward or back, if it is more than a minute: beyond
-/// what passed since the boot, so that a suspended machine makes no jump.
+/// Seconds by which the wall clock has jumped between two instants, forward or back, if more than a minute: compared
+/// with the time since boot, so a suspended machine makes no jump.
 #[must_use]
 pub fn jump(from: (UnixTime, BootTime), to: (UnixTime, BootTime)) -> Option<i64> {
     let passed = i64::try_from(to.1.since(from.1).as_secs()).unwrap_or(i64::MAX);

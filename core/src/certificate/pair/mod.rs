@@ -1,7 +1,7 @@
 //! Checks of a certificate and its key, before anything is rolled and before anything is written.
 //!
 //! Input is the bytes of a pair, or a chain that a CA has just issued, and the time.
-//! What passes here is what invariant 2 allows: the two match, and the leaf is valid now.
+//! A pair that passes satisfies invariant 2: key and certificate match, and the leaf is valid now.
 //! Errors name certificates, names and times, never a key.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -25,22 +25,22 @@ pub enum PairFault {
     /// Certificate or key is missing: a Secret that waits for its first certificate, or was emptied.
     #[error("certificate or key is empty, a pair was expected")]
     Empty,
-    /// What stands in the place of the certificate is none.
+    /// The certificate cannot be read.
     #[error("the certificate cannot be read")]
     Certificate(#[source] Unreadable),
-    /// What stands in the place of the key is none.
+    /// The private key cannot be read.
     #[error("the private key cannot be read")]
     Key(#[source] KeyError),
-    /// Each is fine, but not with the other.
+    /// The key does not belong to the certificate.
     #[error("the private key is not the one of the certificate")]
     Mismatch,
-    /// Its time has not come.
+    /// The certificate is not valid yet.
     #[error("the certificate is not valid before {0}")]
     NotYetValid(UnixTime),
-    /// Its time is over.
+    /// The certificate has expired.
     #[error("the certificate has expired at {0}")]
     Expired(UnixTime),
-    /// Servers cannot load it in the form that it has.
+    /// Servers cannot load the pair in this form.
     #[error("{0}")]
     Unservable(Refusal),
 }
@@ -50,20 +50,20 @@ pub enum PairFault {
 pub struct Rollable {
     /// The facts about the leaf.
     pub leaf: Leaf,
-    /// Why it is not known whether the key is the one of the certificate.
+    /// Why it is unknown whether the key belongs to the certificate.
     pub unproven: Option<KeyError>,
 }
 
-/// How strictly a pair is looked at before workloads are rolled onto it.
+/// How strictly a pair is checked before workloads are rolled onto it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Look {
-    /// Somebody else makes the pair, perhaps with a key that only the workloads can read.
+    /// Another program makes the pair, perhaps with a key that only the workloads can read.
     pub external: bool,
-    /// The Secret's own settings say that certificate and key are DER.
+    /// The Secret's own settings declare certificate and key as DER.
     pub der: bool,
 }
 
-/// Why what a CA has issued must not be written.
+/// Why a certificate that a CA has issued must not be written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejected {
     /// A certificate of the chain cannot be read.
@@ -73,7 +73,7 @@ pub enum Rejected {
     /// clocks is wrong, and the same chain can be checked again at that time.
     #[error(transparent)]
     Unusable(PairFault),
-    /// Not all names that were asked for are in it.
+    /// Some of the requested names are missing.
     #[error("the certificate lacks {}", list(.0))]
     MissingNames(Vec<Name>),
     /// A certificate is not issued by the one that follows it; counted from 1.
@@ -81,18 +81,18 @@ pub enum Rejected {
         "certificate {number} of the chain is issued by {issuer}, the one that follows it is another"
     )]
     Order {
-        /// Which one.
+        /// Its position, from 1.
         number: usize,
-        /// Who issued it, as it says.
+        /// Its issuer name.
         issuer: String,
     },
-    /// The names fit, but not the signature; counted from 1.
+    /// The names match, but the signature does not; counted from 1.
     #[error("certificate {0} of the chain is not signed by the key of the one that follows it")]
     Signature(usize),
-    /// From a CA for rehearsals.
+    /// From a staging CA.
     #[error("the certificate is from a staging CA: {0}")]
     Staging(String),
-    /// The incumbent from the same issuer lasts longer, so it stays.
+    /// The present leaf from the same issuer lasts longer, so it stays.
     #[error(
         "the certificate ends at {new}, sooner than the one in use from the same issuer, at {old}"
     )]
@@ -104,17 +104,17 @@ pub enum Rejected {
     },
 }
 
-/// What the certificate that comes back from the CA is held against.
+/// What an issued certificate is checked against.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// The key that signed the request.
     pub key: &'a PrivateKey,
     /// The names of the order; the certificate may have more.
     pub names: &'a [Name],
-    /// The leaf in use, where the clock alone asked for the renewal: it is not given up for one of the
-    /// same issuer that ends sooner. None where ARI, a changed setting or another issuer asked.
+    /// The leaf in use, if only the clock asked for the renewal: it is not replaced by one of the same issuer that ends
+    /// sooner. None if ARI, a changed setting or another issuer asked.
     pub not_sooner_than: Option<&'a Leaf>,
-    /// Whether the issuer is a staging CA by the user's own wish.
+    /// Whether the user chose a staging CA as issuer.
     pub staging: bool,
 }
 
@@ -127,7 +127,7 @@ pub struct Chain {
     certificates: Vec<Vec<u8>>,
 }
 
-/// Checks a pair as it stands in a Secret, for example before a rollout.
+/// Checks a pair as it is in a Secret, for example before a rollout.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -141,10 +141,10 @@ pub fn check_pair(certificate: &[u8], key: &[u8], now: UnixTime) -> Result<Leaf,
     Ok(leaf)
 }
 
-/// Checks a pair that workloads are to be rolled onto: beside [`check_pair`], servers must be able to load it.
+/// Checks a pair before workloads are rolled onto it: as [`check_pair`], and servers must be able to load it.
 ///
-/// A leaf that does not stand first in its file is no fault here: a program that reads such files puts them in order, and
-/// goes on to do so when they are renewed.
+/// A leaf that is not first in its file is no fault here: the program that reads such files puts them in order, and
+/// does so again when they are renewed.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -175,10 +175,10 @@ pub fn check_rollable(
     }
 }
 
-/// Checks what a CA has issued, before it is written.
+/// Checks an issued certificate before it is written.
 ///
 /// # Errors
-/// The first thing that is wrong with it. The Secret is left as it is then.
+/// The first thing that is wrong with it. The Secret then stays as it is.
 pub fn check_issued(pem: &[u8], asked: &Asked<'_>, now: UnixTime) -> Result<Chain, Rejected> {
     let Asked {
         key,
@@ -213,7 +213,7 @@ pub fn check_issued(pem: &[u8], asked: &Asked<'_>, now: UnixTime) -> Result<Chai
     }
 }
 
-/// What holds for every pair that may be used: the key is the leaf's, and the leaf is valid now.
+/// The condition of every usable pair: the key is the leaf's, and the leaf is valid now.
 fn usable(leaf: &Leaf, key: &PrivateKey, now: UnixTime) -> Result<(), PairFault> {
     if x509::same_key(&leaf.public_key, &key.public_key()) {
         valid(leaf, now)
@@ -243,8 +243,8 @@ fn list(names: &[Name]) -> String {
 // === impl Chain ===
 
 impl Chain {
-    /// Reads a chain without judging it, for example to write the outputs of a pair that is there already. A leaf that
-    /// does not stand first is put there.
+    /// Reads a chain without checking it, for example to write the outputs of an existing pair. Moves the leaf to the
+    /// front.
     ///
     /// # Errors
     /// When it holds no certificate, or one that cannot be read.
@@ -257,8 +257,8 @@ impl Chain {
         Ok(if first { chain } else { chain.arranged() })
     }
 
-    /// The same certificates, each once: the leaf, what certifies it, and so on by their names; what certifies none of
-    /// these comes last.
+    /// The same certificates without duplicates: the leaf, its issuer, and so on by their names. Certificates outside
+    /// this chain come last.
     fn arranged(self) -> Self {
         let parsed: Vec<_> = self.parsed().collect();
         let mut by_subject = HashMap::<&[u8], VecDeque<usize>>::new();
@@ -308,13 +308,13 @@ impl Chain {
         Ok(())
     }
 
-    /// Who issued each of the certificates, as they say.
+    /// The issuer name of each certificate.
     fn issuers(&self) -> impl Iterator<Item = String> {
         self.parsed()
             .map(|certificate| DistinguishedName::from(certificate.issuer).to_string())
     }
 
-    /// The certificates once more; they have all been parsed when the chain was read.
+    /// The certificates, parsed again; all were parsed when the chain was read.
     fn parsed(&self) -> impl Iterator<Item = Certificate<'_>> {
         self.certificates
             .iter()
@@ -333,13 +333,13 @@ impl Chain {
         &self.certificates[0]
     }
 
-    /// What certifies the leaf, PEM; empty where the CA gave the leaf alone.
+    /// The chain after the leaf, PEM; empty if the CA gave the leaf alone.
     #[must_use]
     pub fn issuers_pem(&self) -> String {
         to_pem(&self.certificates[1..])
     }
 
-    /// All of it in clean PEM, leaf first: what belongs into `tls.crt`.
+    /// All of it in clean PEM, leaf first: the content of `tls.crt`.
     #[must_use]
     pub fn to_pem(&self) -> String {
         to_pem(&self.certificates)

@@ -84,7 +84,7 @@ fn a_pair_that_a_server_cannot_load_is_not_rolled_onto() {
     assert!(matches!(fault, Err(PairFault::Unservable(_))), "{fault:?}");
     let der = Look { der: true, ..usual };
     assert_eq!(check(&file("bare.der"), &file("pkcs8.der"), der), Ok(None));
-    // A leaf that does not stand first is somebody's wish.
+    // A leaf that is not first was put there on purpose.
     let disordered = [file("intermediate.pem"), good.clone()].concat();
     assert_eq!(check(&disordered, &key, usual), Ok(None));
 }

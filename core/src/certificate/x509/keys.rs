@@ -1,4 +1,4 @@
-//! Public keys as certificates hold them, and what else stands in the place of a certificate or a private key.
+//! Public keys as certificates hold them, and other content in the place of a certificate or a private key.
 
 use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier};
 use der::oid::db::{rfc5912, rfc8410};
@@ -16,8 +16,8 @@ pub(crate) fn key_parts(spki: &[u8]) -> Option<(ObjectIdentifier, Option<AnyRef<
     Some((oid, parameters, bits.raw_bytes()))
 }
 
-/// Whether two `subjectPublicKeyInfo` hold one key; the parameters of RSA may be NULL or absent
-/// (RFC 4055, 1.2 against older software), and a point on a curve may be compressed (RFC 5480, 2.2).
+/// Whether two `subjectPublicKeyInfo` hold one key. The parameters of RSA may be NULL or absent (RFC 4055, 1.2 against
+/// older software), and a point on a curve may be compressed (RFC 5480, 2.2).
 pub fn same_key(left: &[u8], right: &[u8]) -> bool {
     if left == right {
         return true;
@@ -32,8 +32,8 @@ pub fn same_key(left: &[u8], right: &[u8]) -> bool {
     algorithm == other && same
 }
 
-/// Whether `short` is the compressed form of the point `long` (SEC 1, 2.3.3): the first coordinate, and of the second the
-/// lowest bit.
+/// Whether `short` is the compressed form of the point `long` (SEC 1, 2.3.3): the first coordinate, and the lowest bit
+/// of the second.
 fn is_compressed(short: &[u8], long: &[u8]) -> bool {
     let (Some((form, x)), Some((4, both))) = (short.split_first(), long.split_first()) else {
         return false;
@@ -69,7 +69,7 @@ pub(crate) fn second_tag(der: &[u8]) -> Option<u8> {
     fields.tlv_bytes().ok()?.first().copied()
 }
 
-/// What a private key is that the crypto library does not take, by its algorithm or its size; none where it is broken.
+/// The kind of a private key that the crypto library does not support, by algorithm or size; none if it is broken.
 pub(crate) fn unsupported_key(der: &[u8]) -> Option<String> {
     let rsa = |bits: usize| (!(2048..=8192).contains(&bits)).then(|| format!("RSA of {bits} bits"));
     let curve = |parameters: Option<ObjectIdentifier>| {
@@ -116,14 +116,14 @@ pub(crate) fn unsupported_key(der: &[u8]) -> Option<String> {
     }
 }
 
-/// What a file of DER holds that is no certificate, by its beginning.
+/// What a DER file holds if it is not a certificate, by its beginning.
 pub(crate) fn container(der: &[u8]) -> Option<&'static str> {
     let mut fields = inside(der, Tag::Sequence)?;
     let first: AnyRef<'_> = fields.decode().ok()?;
     match (first.header().tag(), first.value()) {
         // signedData (RFC 5652, 5.1).
         (Tag::ObjectIdentifier, b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02") => Some("PKCS#7"),
-        // PFX (RFC 7292, 4) begins with its version, and the sequence after it with what kind of content it has.
+        // PFX (RFC 7292, 4) begins with its version, followed by a sequence with its content type.
         (Tag::Integer, [3]) => Some("PKCS#12"),
         _ => None,
     }

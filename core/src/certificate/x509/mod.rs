@@ -3,9 +3,9 @@
 //! Input is any bytes.
 //! `x509_cert::Certificate` refuses whole certificates for a serial that is too long, a year before
 //! 1970 or one odd extension; such certificates exist in Secrets and must be watched like any other.
-//! So the frame is walked here, field by field, with the reader of `der`; the outer frame, the times and
-//! the key must be there, and all else may be missing or broken.
-//! It must never panic, and never reports success for what is not one complete certificate.
+//! So this module walks the frame field by field with the reader of `der`. The outer frame, the times and the key must
+//! be there; all else may be missing or broken. It must never panic, and never reports success for anything but one
+//! complete certificate.
 
 mod keys;
 
@@ -29,20 +29,20 @@ use crate::text::name::Name;
 use crate::text::shown;
 use crate::time::UnixTime;
 
-/// Longest rendered distinguished name that is kept, in characters: it is for people and comparison.
+/// Longest distinguished name that is shown, in characters; it is for people and comparison.
 const MAX_DN: usize = 1_000;
 
-/// DNS names have at most 253 characters (RFC 1034, 3.1); a longer one names no host.
+/// Longest DNS name, in characters (RFC 1034, 3.1); a longer one names no host.
 const MAX_DNS_NAME: usize = 253;
 
-/// Names of one certificate that are kept: ten times what the largest profile of a public CA allows. A Secret holds some
-/// 70,000, and every loop over them would be as long.
+/// Most names kept of one certificate: ten times the largest profile of a public CA. A Secret holds about 70,000, and
+/// every loop over them would be as long.
 pub const MAX_NAMES: usize = 1_000;
 
-/// Longest serial number and key identifier that are kept, in octets: RFC 5280 allows 20, and a digest has at most 64.
+/// Longest serial number and key identifier, in octets: RFC 5280 allows 20, and a digest has at most 64.
 const MAX_IDENTIFIER: usize = 64;
 
-/// Entries of a SAN that name no host are quoted up to this number.
+/// Most SAN entries without a host name that are quoted.
 const MAX_ODD: usize = 3;
 
 /// The names of a certificate.
@@ -50,30 +50,30 @@ const MAX_ODD: usize = 3;
 pub struct Names {
     /// At most [`MAX_NAMES`], each once, in the order of the certificate.
     pub list: Vec<Name>,
-    /// How many entries are DNS names or addresses, whatever stands in them.
+    /// Number of entries that are DNS names or addresses, valid or not.
     pub entries: usize,
-    /// How many of them cannot be asked for.
+    /// Number of entries that cannot be asked for.
     pub odd: usize,
-    /// The first [`MAX_ODD`] of those, as they may be shown.
+    /// The first [`MAX_ODD`] of those, escaped for display.
     pub shown: Vec<String>,
 }
 
-/// What a certificate is for beside the DNS names and addresses of a server.
+/// Other uses of a certificate than the DNS names and addresses of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
 pub struct Abilities {
-    /// Its owner may show it as a client.
+    /// Client authentication.
     client: bool,
-    /// It holds addresses of mail.
+    /// It has email addresses.
     mail: bool,
-    /// It holds URIs, as SPIFFE has them.
+    /// It has URIs, such as those of SPIFFE.
     uri: bool,
-    /// It holds names of another type.
+    /// It has names of another type.
     other: bool,
 }
 
 impl Abilities {
-    /// What is missing in `new`, in words.
+    /// The uses that `new` lacks, in words.
     #[must_use]
     pub fn lost_in(self, new: Self) -> Vec<&'static str> {
         let all = [
@@ -87,15 +87,15 @@ impl Abilities {
     }
 }
 
-/// A distinguished name, DER. Written out after RFC 4514 when it is shown, which takes longer than to read the rest of a
-/// certificate: the name of every Secret's issuer is kept, and hardly ever asked for.
+/// A distinguished name, DER. It is rendered (RFC 4514) only when shown, as that takes longer than reading the rest of
+/// a certificate, and the issuer's name of every Secret is kept.
 #[derive(Clone)]
 pub struct DistinguishedName(Box<[u8]>);
 
 /// The fields of one certificate, as slices of its DER.
 #[derive(Clone)]
 pub struct Certificate<'a> {
-    /// The whole certificate, without what may follow it.
+    /// The whole certificate, without trailing bytes.
     pub der: &'a [u8],
     /// `tbsCertificate`: what is signed.
     tbs: &'a [u8],
@@ -137,8 +137,8 @@ impl DistinguishedName {
     }
 }
 
-/// One step of a distinguished name. The string types that x509-cert shows in hexadecimal digits are written as UTF-8 first,
-/// so that a name is equal to itself in another type.
+/// One step of a distinguished name. String types that x509-cert shows in hexadecimal are converted to UTF-8 first, so
+/// that a name equals itself in another type.
 fn relative_name(step: &RelativeDistinguishedName) -> String {
     let attribute = |attribute: &AttributeTypeAndValue| {
         let readable = string(&attribute.value)
@@ -153,8 +153,8 @@ fn relative_name(step: &RelativeDistinguishedName) -> String {
     attributes.join("+")
 }
 
-/// A `DirectoryString` (X.520) of a type that is no UTF-8: `BMPString`, and `TeletexString`, which is Latin-1 wherever it
-/// is used.
+/// A `DirectoryString` (X.520) of another type than UTF-8: `BMPString`, and `TeletexString`, which in practice is
+/// Latin-1.
 fn string(value: &Any) -> Option<String> {
     let bytes = value.value();
     match value.header().tag() {
@@ -184,7 +184,7 @@ impl fmt::Debug for DistinguishedName {
     }
 }
 
-/// The same text may be encoded in two ways, and in capitals or not (RFC 5280, 7.1).
+/// The same text may have two encodings and differ in case (RFC 5280, 7.1).
 impl PartialEq for DistinguishedName {
     fn eq(&self, other: &Self) -> bool {
         let same = |(text, other): (String, String)| text.eq_ignore_ascii_case(&other);
@@ -197,8 +197,7 @@ impl Eq for DistinguishedName {}
 // === impl Certificate ===
 
 impl<'a> Certificate<'a> {
-    /// Reads the certificate at the start of `bytes`; what follows it is ignored, as in a
-    /// `TRUSTED CERTIFICATE` block.
+    /// Reads the certificate at the start of `bytes`; ignores what follows it, as in a `TRUSTED CERTIFICATE` block.
     ///
     /// # Errors
     /// The name of the first field that is missing or broken.
@@ -243,8 +242,8 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// The names that the certificate is for: of the SAN (RFC 5280, 4.2.1.6) when it has one,
-    /// else the common name when that is a host name.
+    /// The names that the certificate is for: those of the SAN (RFC 5280, 4.2.1.6) if it has one, else the common name
+    /// if that is a host name.
     pub fn names(&self) -> Names {
         let Some(value) = self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME) else {
             let name = common_name(self.subject).and_then(|name| name.parse().ok());
@@ -258,12 +257,12 @@ impl<'a> Certificate<'a> {
         alternative_names(value)
     }
 
-    /// What it is for beside the names that are asked for.
+    /// Other uses than the names.
     pub fn abilities(&self) -> Abilities {
         /// id-kp-clientAuth and anyExtendedKeyUsage (RFC 5280, 4.2.1.12).
         const CLIENT: [&[u8]; 2] = [b"\x2b\x06\x01\x05\x05\x07\x03\x02", b"\x55\x1d\x25\x00"];
         let mut abilities = Abilities {
-            // Without the extension it is for everything.
+            // Without the extension, all uses are allowed.
             client: true,
             ..Abilities::default()
         };
@@ -289,7 +288,7 @@ impl<'a> Certificate<'a> {
         self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME).is_some()
     }
 
-    /// Content octets of the serial number; empty where there are too many to keep.
+    /// Content octets of the serial number; empty if it is too long to keep.
     pub fn short_serial(&self) -> &'a [u8] {
         if self.serial.len() > MAX_IDENTIFIER {
             return &[];
@@ -305,7 +304,7 @@ impl<'a> Certificate<'a> {
         inside(value, Tag::Sequence).is_some_and(|mut fields| fields.decode() == Ok(true))
     }
 
-    /// `keyIdentifier` of the authority key identifier (RFC 5280, 4.2.1.1); none where it is too long to keep.
+    /// `keyIdentifier` of the authority key identifier (RFC 5280, 4.2.1.1); none if it is too long to keep.
     pub fn authority_key_id(&self) -> Option<&'a [u8]> {
         let value = self.extension(rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER)?;
         let first: AnyRef<'_> = inside(value, Tag::Sequence)?.decode().ok()?;
@@ -314,14 +313,14 @@ impl<'a> Certificate<'a> {
         id.filter(|id| id.len() <= MAX_IDENTIFIER)
     }
 
-    /// Whether the key in `issuer` made the signature of this certificate; none where the algorithm or the size of the key
-    /// is one that we cannot check (RSASSA-PSS, Ed448, post-quantum ones, RSA of 16384 bits).
+    /// Whether the key in `issuer` made the signature of this certificate; none if the algorithm or the size of the key
+    /// is not supported (RSASSA-PSS, Ed448, post-quantum ones, RSA of 16384 bits).
     pub fn is_signed_by(&self, issuer: &Certificate<'_>) -> Option<bool> {
         let (_, parameters, key) = key_parts(issuer.public_key)?;
         let oid: ObjectIdentifier = inside(self.algorithm, Tag::Sequence)?.decode().ok()?;
         let curve = parameters.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
         let verifier = verifier(oid, curve)?;
-        // Not known is not wrong: the library takes no other keys than these.
+        // Unsupported is not wrong: the library takes only these key sizes.
         if let Some((least, most)) = rsa_bits(oid)
             && !rsa_key(key).is_some_and(|(bits, exponent)| {
                 (least..=most).contains(&bits) && exponent <= MAX_EXPONENT
@@ -342,7 +341,7 @@ impl<'a> Certificate<'a> {
             if oid.value() != wanted.as_bytes() {
                 continue;
             }
-            // `critical` may stand between; the value is the last field.
+            // `critical` may precede the value, which is the last field.
             let mut value: AnyRef<'_> = fields.decode().ok()?;
             if value.header().tag() == Tag::Boolean {
                 value = fields.decode().ok()?;
@@ -353,13 +352,13 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// A reader over the content of the one value in `der`, when it has this tag.
+/// A reader over the content of the one value in `der`, if it has this tag.
 fn inside(der: &[u8], tag: Tag) -> Option<SliceReader<'_>> {
     let any = SliceReader::new(der).ok()?.decode::<AnyRef<'_>>().ok()?;
     (any.header().tag() == tag).then(|| SliceReader::new(any.value()).ok())?
 }
 
-/// Content of the sequence of extensions, past the two unique identifiers that nobody uses.
+/// Content of the sequence of extensions, after the two unique identifiers, which are unused.
 fn extensions<'a>(fields: &mut SliceReader<'a>) -> Option<&'a [u8]> {
     let wanted = TagNumber(3).context_specific(true);
     loop {
@@ -411,13 +410,13 @@ fn alternative_names(value: &[u8]) -> Names {
     names
 }
 
-/// A `dNSName` as it stands, in lower case. It is not parsed as strictly as what a user writes:
-/// `_sip.example.com` is the certificate's name, and a renewal must not lose it silently.
-/// One that is written in Unicode, against RFC 5280, is the A-label that it stands for, as in a common name.
+/// A `dNSName` as it is, in lower case. It is parsed less strictly than user input: `_sip.example.com` is the
+/// certificate's name, and a renewal must not lose it silently. A name in Unicode, against RFC 5280, becomes its
+/// A-label, as in a common name.
 fn dns_name(bytes: &[u8]) -> Option<Name> {
     let text = str::from_utf8(bytes).ok()?;
     if !text.is_ascii() {
-        // Four octets a character at most: what is longer is no host name, and to convert it takes more than linear time.
+        // At most four octets a character: a longer text is no host name, and conversion takes more than linear time.
         if text.len() > 4 * MAX_DNS_NAME {
             return None;
         }
@@ -456,8 +455,8 @@ fn times(validity: &[u8]) -> Option<(UnixTime, UnixTime)> {
 }
 
 /// `Time` (RFC 5280, 4.1.2.5): a `UTCTime` has two digits for the years 1950 to 2049.
-/// Seconds may be missing, as in certificates older than that rule; an offset or a fraction of a second may stand there,
-/// as X.680, 46 and 47 allow.
+/// Seconds may be missing, as in certificates older than that rule; an offset or a fraction of a second may follow, as
+/// X.680, 46 and 47 allow.
 fn time(any: AnyRef<'_>) -> Option<UnixTime> {
     let text = str::from_utf8(any.value()).ok()?;
     let (text, offset) = match text.strip_suffix('Z') {
@@ -495,7 +494,7 @@ fn time(any: AnyRef<'_>) -> Option<UnixTime> {
         field(2..=3)?,
         field(4..=5)?,
         field(6..=7)?,
-        // A leap second is counted with the second before it, as POSIX time does.
+        // A leap second counts as the second before it, as in POSIX time.
         field(8..=9)?.min(59),
         0,
     );
@@ -522,7 +521,7 @@ fn offset(text: &str) -> Option<i64> {
     })
 }
 
-/// Octets of the largest RSA exponent that aws-lc takes, 33 bits.
+/// Largest RSA exponent that aws-lc takes, in octets (33 bits).
 const MAX_EXPONENT: usize = 5;
 
 /// The sizes of RSA keys that [`verifier`] takes, in bits.

@@ -15,7 +15,7 @@ fn a_compressed_point_is_the_same_key() {
     assert!(!same_key(&whole, &other));
 }
 
-/// Not known is not wrong: a CA's key of a size that the library does not take.
+/// Unsupported is not wrong: a CA's key of a size that the library does not take.
 #[test]
 fn a_signature_by_a_key_of_unusual_size_is_not_said_to_be_wrong() {
     let rsa = |bits: usize| {

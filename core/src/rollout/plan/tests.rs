@@ -1,4 +1,4 @@
-//! Plans of small batches, and why they are so.
+//! Plans of small batches, and the reasons.
 
 use std::time::Duration;
 
@@ -251,7 +251,7 @@ fn what_verify_asks_for_once_more_is_another_value_of_the_same_leaf() {
     let twice = carrying(format!("{}.2", leaf("new")));
     let again = Step::again(once.clone(), &request, NOW);
     assert!(!again.is_carried_by(&once) && again.is_carried_by(&twice));
-    // The plan of a later run takes both for rolled.
+    // The plan of a later run counts both as rolled.
     for workload in [once, twice] {
         let plan = plan(
             NOW,
@@ -352,7 +352,7 @@ fn what_was_rolled_before_a_crash_is_awaited_not_repeated() {
     let plan = planned(&[due()], objects);
     assert_eq!(names(&plan), [("b", Phase::Canary), ("a", Phase::Rest)]);
     assert!(plan.steps[0].is_carried_by(&plan.steps[0].workload) && plan.steps[0].halts);
-    // It was unavailable before the Secret was written: known even after a crash, by its condition.
+    // Unavailable before the Secret was written: known even after a crash, by its condition.
     for (since, phase) in [
         ("2026-01-01T00:00:00Z", Phase::Last),
         ("2029-01-01T00:00:00Z", Phase::Canary),
@@ -365,7 +365,7 @@ fn what_was_rolled_before_a_crash_is_awaited_not_repeated() {
         );
         assert_eq!(names(&plan), [("b", phase)]);
     }
-    // Everything was done before the crash: nothing is left but the record.
+    // Everything was done before the crash: only the record is left.
     let plan = planned(&[due()], vec![web("c", &["tls"], &[("tls", "new")])]);
     assert_eq!((plan.steps.len(), &plan.verdicts[0].1), (0, &Verdict::Roll));
 }
@@ -429,7 +429,7 @@ fn some_workloads_are_left_alone() {
             "{changes:?}"
         );
     }
-    // One that was made since may have adopted older pods: before it is rolled their age is asked for.
+    // A workload created since may have adopted older pods: their age is read before it is rolled.
     let later = [("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))];
     assert_eq!(of(&later), (1, None, Verdict::Roll));
 }
@@ -464,13 +464,13 @@ fn where_none_was_well_before_the_first_goes_alone_all_the_same() {
     ];
     assert_eq!(said(&plan), expected);
     assert!(plan.steps.iter().all(|step| !step.halts));
-    // Nobody follows, or one that was well goes first.
+    // No workload follows, or a healthy one goes first.
     let plan = planned(&[due()], vec![unwell("b")]);
     assert_eq!(said(&plan), [row("b", Phase::Last, false)]);
     let plan = planned(&[due()], vec![unwell("b"), web("c", &["tls"], &[])]);
     let expected = [row("c", Phase::Canary, false), row("b", Phase::Last, false)];
     assert_eq!(said(&plan), expected);
-    // By an earlier look it was not well: once is enough.
+    // An earlier look found it unhealthy: once is enough.
     let known = Request {
         unwell: vec!["deployment/b".parse().unwrap()],
         ..due()
@@ -501,7 +501,7 @@ fn what_was_not_well_before_is_not_taken_for_a_failure_at_a_later_look() {
     };
     assert_eq!(steps(&[], 1), [true]);
     assert_eq!(steps(&["statefulset/db"], 1), [false]);
-    // No pod without the leaf is left, and it need not get well.
+    // No pod without the leaf is left, and it need not become healthy.
     assert!(steps(&["statefulset/db"], 2).is_empty());
     assert_eq!(steps(&[], 2), [true]);
 }
@@ -637,7 +637,7 @@ fn a_template_says_what_it_was_rolled_for_as_far_as_the_workload_uses_it() {
             value(old, 1, 2),
             vec!["all", "pair"],
         ),
-        // An earlier version has begun with it.
+        // Begun by an earlier version.
         (
             "the new leaf alone",
             due(Parts::ALL),
@@ -757,7 +757,7 @@ fn a_halt_stands_until_one_of_its_ends() {
         };
         assert_eq!(verdict_of(due, objects), expected, "{why}");
     }
-    // Once overruled, the one that failed is tried last and stops nobody.
+    // Once overruled, the failed one is tried last and stops no others.
     let due = Request {
         halted: note(true, "new"),
         ..request("tls", "new", served("old", 9))
@@ -809,7 +809,7 @@ fn what_failed_with_an_earlier_leaf_does_not_rest_before_the_one_that_mends_it()
     assert_eq!(of(2, 2, 2, Some("b")), rested, "another one did");
 }
 
-/// managedFields are the user's to write.
+/// Users may write managedFields.
 #[test]
 fn a_workload_that_says_it_was_rolled_in_the_future_rests_no_longer_than_others() {
     let config = RolloutConfig {

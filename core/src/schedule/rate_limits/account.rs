@@ -1,4 +1,4 @@
-//! What the ledger remembers of a set of names at an issuer, and what each failure and each issue changes about it.
+//! What the ledger stores for a set of names at an issuer, and how failures and issues change it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,33 +14,33 @@ use crate::text::hash::{digest, hexadecimal};
 use crate::text::name::{self, Name};
 use crate::time::UnixTime;
 
-/// Let's Encrypt counts issues of one set of names over a week; so do we.
+/// Span over which Let's Encrypt counts issues of one set of names, and so do we.
 pub(super) const WEEK: Duration = Duration::from_secs(7 * 86_400);
-/// CAs count failed validations of a name over an hour; so do we, or over less in a test.
+/// Span over which CAs count failed validations of a name, and so do we; less in a test.
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
-/// So many validations of a name may fail without the spacing of [`Backoff`] between them, for example where sets of names
-/// share one that cannot be validated.
+/// Most validations of a name that may fail without the spacing of [`Backoff`] between them, for example if sets of
+/// names share one that cannot be validated.
 pub const FAILED_VALIDATIONS: usize = 5;
-/// One that may fail and be the one too many is awaited so long.
+/// Longest wait for a running validation that would exceed the limit if it failed.
 const UNDER_WAY: Duration = Duration::from_secs(30);
-/// The longest back-off when life runs short, still within the CA's limit of failed validations.
+/// Longest back-off close to expiry, still within the CA's limit of failed validations.
 const URGENT_RETRY: Duration = Duration::from_secs(20 * 60);
-/// What was written so long after now was written by a clock that was wrong, and is not believed; replicas may differ by
+/// An entry this far in the future was written by a wrong clock, and is ignored; the clocks of replicas may differ by
 /// less.
 pub(super) const AHEAD: Duration = Duration::from_secs(3_600);
 
-/// Which account of the ledger: 128 bits, so that nobody finds names whose account is somebody else's.
+/// Identifies an account of the ledger: 128 bits, so that nobody can find names with the account of another.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId([u8; 16]);
 
 impl AccountId {
-    /// The account of what the text says.
+    /// The account of a text.
     #[must_use]
     pub fn of(text: &str) -> Self {
         Self(digest(text))
     }
 
-    /// What version 0.1 called it: half as long. No other account has such a name.
+    /// Its name in version 0.1: half as long. No other account has such a name.
     #[must_use]
     pub fn former(self) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -54,7 +54,7 @@ impl From<u64> for AccountId {
     }
 }
 
-/// As the ledger has it: 32 hexadecimal digits, and 16 where version 0.1 has written it.
+/// As in the ledger: 32 hexadecimal digits, or 16 if version 0.1 has written it.
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_former = *self == self.former();
@@ -69,7 +69,7 @@ impl fmt::Debug for AccountId {
     }
 }
 
-/// It is no account of the ledger.
+/// Not an account of the ledger.
 #[derive(Debug, thiserror::Error)]
 #[error("not 32 hexadecimal digits")]
 pub struct NoAccountId;
@@ -90,7 +90,7 @@ impl FromStr for AccountId {
     }
 }
 
-/// The account of a set of names at an issuer: of those that an order asks for, as the CA counts them.
+/// The account of a set of names at an issuer: the names of the order, as the CA counts them.
 #[must_use]
 pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -> AccountId {
     let needed = name::needed(names).into_iter();
@@ -100,8 +100,8 @@ pub fn account_of<'a>(issuer: &str, names: impl IntoIterator<Item = &'a Name>) -
     AccountId::of(&format!("{issuer}\n{}", names.join("\n")))
 }
 
-/// The account of one name at an issuer, which failed validations are counted on whatever else was asked for with it.
-/// A wildcard is counted on the name that it stands under: both are proven there.
+/// The account of one name at an issuer, which counts failed validations independent of the other names of the order. A
+/// wildcard uses the account of its parent name: both are validated there.
 #[must_use]
 pub fn account_of_name(issuer: &str, name: &Name) -> AccountId {
     let text = name.to_string();
@@ -109,7 +109,7 @@ pub fn account_of_name(issuer: &str, name: &Name) -> AccountId {
     AccountId::of(&format!("{issuer}\n{bare}"))
 }
 
-/// What the ledger remembers of one set of names at one issuer.
+/// The stored history of one set of names at one issuer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Account {
@@ -119,44 +119,44 @@ pub struct Account {
     /// No try before this instant (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<i64>,
-    /// The CA named this instant as the end of a limit (unix seconds): no wish forgets that. The account of a limit that is
-    /// about a domain or a name has nothing else.
+    /// The CA named this instant as the end of a limit (unix seconds): no `renew-now` value overrides it. The account
+    /// of a limit on a domain or a name has nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limited_until: Option<i64>,
-    /// When the last of them was (unix seconds).
+    /// When the last failure was (unix seconds).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<i64>,
-    /// The last `renew-now` value, hashed, that was tried in vain: it forgets no further back-off.
+    /// The last `renew-now` value, hashed, that was tried without success: it overrides no further back-off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tried: Option<u64>,
-    /// What the last failure was tried with, where other settings may fare better.
+    /// The settings of the last failure, if other settings may succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tried_with: Option<TriedWith>,
     /// Instants of issues that no clock asked for, oldest first, at most a week old.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unscheduled: Vec<i64>,
-    /// Instants of issues that the clock asked for and that the CA did not count as a replacement, likewise. One alone
-    /// is not worth an entry: it is kept in memory only, and the CA's own limit is one higher than ours.
+    /// Instants of issues that the clock asked for and that the CA did not count as a replacement, likewise. A single
+    /// one is not worth an entry: it is kept in memory only, and the CA's own limit is one higher than ours.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scheduled: Vec<i64>,
-    /// Seconds for which the last certificate of these is valid: what a week of the budgets is scaled by. Kept beside issues
-    /// that count, and never taken from a certificate that somebody else may have put into a Secret.
+    /// Lifetime of the last certificate in seconds, which scales the week of the budgets. Stored with issues that
+    /// count, and never taken from a certificate that another writer may have put into a Secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<u64>,
-    /// Namespace of the Secret that changed it last: whose entries go first when the ledger is full.
+    /// Namespace of the Secret that changed it last: decides whose entries go first when the ledger is full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Box<str>>,
-    /// How often the next tries go to staging first.
+    /// Number of next tries that go to staging first.
     #[serde(skip_serializing_if = "is_zero")]
     pub rehearsals: u32,
-    /// Until when the CA counts as out of reach (unix seconds), so that a fallback may be asked.
+    /// Until when the CA counts as unreachable (unix seconds), so that a fallback may be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unavailable_until: Option<i64>,
-    /// Instants of failed validations of a name, oldest first, at most an hour old. Only the account of the one name
+    /// Instants of failed validations of a name, oldest first, at most an hour old. Only the account of a single name
     /// has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub invalid: Vec<i64>,
-    /// The name was proven after those: the CA counts them all the same, but they are worth no entry.
+    /// The name was validated after those: the CA still counts them, but they are not worth an entry.
     #[serde(skip)]
     pub proven: bool,
 }
@@ -166,42 +166,42 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// The settings under which a renewal was tried: once they are others, it is tried again at once.
+/// The settings of a failed renewal: once they change, it is tried again at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriedWith {
-    /// What the config said of issuers, solvers and DNS, hashed.
+    /// Issuers, solvers and DNS of the config, hashed.
     pub config: u64,
-    /// Which Secret it was, hashed: others with the same names have settings of their own.
+    /// The Secret, hashed: others with the same names have their own settings.
     pub subject: u64,
-    /// What its annotations said, hashed.
+    /// Its annotations, hashed.
     pub settings: u64,
 }
 
 /// A certificate that a CA has issued, as its account counts it.
 #[derive(Clone, Copy, Debug)]
 pub struct Issue {
-    /// When it was ordered: an issue that is told twice is known by that.
+    /// When it was ordered: identifies an issue that is reported twice.
     pub ordered: UnixTime,
     /// Whether the clock, or the CA itself, asked for it.
     pub expected: bool,
-    /// Whether the CA counts it as the replacement of another, which no limit holds back.
+    /// Whether the CA counts it as the replacement of another, which no limit applies to.
     pub replaced: bool,
-    /// For how long it is valid, where it could be read.
+    /// Its lifetime, if it could be read.
     pub lifetime: Option<Duration>,
 }
 
-/// A renewal that failed, as its account counts it.
+/// A failed renewal, as its account counts it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Failed<'a> {
-    /// The readable certificate that is there: the less life is left, the sooner is the next try.
+    /// The readable certificate in the Secret: the less life is left, the sooner is the next try.
     pub leaf: Option<&'a Leaf>,
     /// Whether the CA counted a failed validation.
     pub validation: bool,
-    /// The CA's own word (Retry-After).
+    /// The CA's Retry-After.
     pub at_least: Option<UnixTime>,
     /// The `renew-now` value, hashed, with which it was tried.
     pub wish: Option<u64>,
-    /// The settings, where other ones may fare better.
+    /// The settings, if other ones may succeed.
     pub tried_with: Option<TriedWith>,
 }
 
@@ -217,7 +217,7 @@ impl Account {
         *self == nothing
     }
 
-    /// Whether nothing of it counts any more: every back-off has passed for longer than any lasts, every issue too.
+    /// Whether none of it counts any more: every back-off passed longer ago than any lasts, and every issue too.
     #[must_use]
     pub fn is_over(&self, now: UnixTime) -> bool {
         let instants = self.retry_at.iter().chain(&self.unavailable_until);
@@ -228,19 +228,19 @@ impl Account {
             && invalid.all(|at| UnixTime(*at) + HOUR <= now)
     }
 
-    /// The last instant before now of which it knows; what is older is of less use.
+    /// The last instant before now in it; an account with an older one matters less.
     #[must_use]
     pub fn changed_at(&self, now: UnixTime) -> UnixTime {
         let failed = self.failed_at.iter().chain(&self.invalid);
         let instants = failed.chain(&self.unscheduled).chain(&self.scheduled);
         let latest = instants.max().copied().map(UnixTime);
-        // A limit has no other instant than its end.
+        // A limit has no instant but its end.
         let limited = self.limited_until(now).map(|_| now);
         latest.max(limited).unwrap_or_default()
     }
 
-    /// No try before this instant. A `renew-now` value that was not tried yet (`wish`, hashed) forgets the back-off;
-    /// the budgets are never forgotten. One that began in the future did so by a clock that was wrong.
+    /// No try before this instant. A `renew-now` value that was not tried yet (`wish`, hashed) overrides the back-off,
+    /// never the budgets. A back-off that began in the future comes from a wrong clock.
     #[must_use]
     pub fn retry_at(&self, now: UnixTime, wish: Option<u64>) -> Option<UnixTime> {
         let forgotten = wish.is_some() && wish != self.tried;
@@ -248,15 +248,15 @@ impl Account {
         self.retry_at.filter(|_| !forgotten && !ahead).map(UnixTime)
     }
 
-    /// Until when the CA has limited what this is the account of, if it has. No limit lasts longer than a week: what
-    /// seems to was noted by a clock that was wrong.
+    /// Until when the CA limits this account, if it does. No limit lasts longer than a week: a longer one was recorded
+    /// by a wrong clock.
     #[must_use]
     pub fn limited_until(&self, now: UnixTime) -> Option<UnixTime> {
         let until = self.limited_until.map(UnixTime);
         until.filter(|until| *until > now && *until <= now + WEEK + AHEAD)
     }
 
-    /// Counts a failure and says when to try again.
+    /// Counts a failure and returns when to try again.
     pub fn failed(&mut self, now: UnixTime, backoff: &Backoff, failed: Failed<'_>) -> UnixTime {
         let Failed {
             leaf,
@@ -281,8 +281,8 @@ impl Account {
         until
     }
 
-    /// The CA asks for nothing before `until`: that says nothing of the certificate, and is neither a failure nor longer
-    /// than the CA said.
+    /// The CA asks for no request before `until`: that says nothing about the certificate, so it is no failure, and
+    /// lasts no longer than the CA said.
     pub fn limited(&mut self, until: UnixTime, wish: Option<u64>) {
         self.tried = wish.or(self.tried);
         self.tried_with = None;
@@ -290,14 +290,14 @@ impl Account {
         self.limited_until = Some(until.0);
     }
 
-    /// Counts a failed validation of the name that this is the account of.
+    /// Counts a failed validation of the name of this account.
     pub fn invalid(&mut self, now: UnixTime, backoff: &Backoff) {
         self.prune_invalid(now, backoff);
         self.invalid.push(now.0);
         self.proven = false;
     }
 
-    /// The name was proven.
+    /// The name was validated.
     pub fn proven(&mut self, now: UnixTime, backoff: &Backoff) {
         self.prune_invalid(now, backoff);
         self.proven = !self.invalid.is_empty();
@@ -308,7 +308,7 @@ impl Account {
         self.invalid.retain(|at| UnixTime(*at) + hour > now);
     }
 
-    /// When the name may be validated again, with so many validations under way that may yet fail; `None` is now.
+    /// When the name may be validated again, with `under_way` running validations that may still fail; `None` is now.
     #[must_use]
     pub fn validates_at(
         &self,
@@ -318,13 +318,13 @@ impl Account {
     ) -> Option<UnixTime> {
         let hour = backoff.hour();
         let failed = recent(now, hour, &self.invalid);
-        // The oldest of those that are too many has to leave the hour first.
+        // The oldest of the excess ones must leave the hour first.
         let oldest = (failed.len() + under_way).checked_sub(FAILED_VALIDATIONS)?;
         let leaves = failed.get(oldest).map(|at| *at + hour);
         Some(leaves.unwrap_or(now + UNDER_WAY))
     }
 
-    /// What is to be remembered across restarts.
+    /// The part to keep across restarts.
     #[must_use]
     pub fn kept(&self) -> Self {
         let mut kept = self.clone();
@@ -340,15 +340,14 @@ impl Account {
         kept
     }
 
-    /// Forgets the back-off of a failure where `is_mended` says that what it was tried with is not what holds now. What
-    /// the CA has asked for stays.
+    /// Drops the back-off of a failure if `is_mended` says that its settings have changed. The CA's own limits stay.
     pub fn mend(&mut self, is_mended: impl Fn(&TriedWith) -> bool) {
         if self.tried_with.as_ref().is_some_and(is_mended) {
             self.retry_at = None;
         }
     }
 
-    /// How far apart issues are that fill the week evenly.
+    /// Interval of issues that fill the week evenly.
     #[must_use]
     pub fn spacing(&self) -> Duration {
         let week = self
@@ -357,13 +356,13 @@ impl Account {
         week / u32::try_from(ISSUES_A_WEEK).unwrap_or(u32::MAX)
     }
 
-    /// Counts an issue that was put to use, and forgets the failures before it.
+    /// Counts an issue that is in use, and clears the failures before it.
     pub fn issued(&mut self, now: UnixTime, issue: Issue) {
         self.failures = 0;
         self.failed_at = None;
         self.retry_at = None;
         self.tried_with = None;
-        // What another CA has issued meanwhile is not this one's leave.
+        // An issue by another CA does not end this one's limit.
         self.limited_until = self.limited_until(now).map(|until| until.0);
         self.tried = None;
         self.rehearsals = 0;
@@ -371,13 +370,14 @@ impl Account {
         self.count(now, issue);
     }
 
-    /// Counts an issue that nobody uses: the CA has counted it, and would count the next one that replaces the same.
+    /// Counts an issue that is not used: the CA has counted it, and would count the next replacement of the same
+    /// certificate.
     pub fn wasted(&mut self, now: UnixTime, issue: Issue) {
         let replaced = false;
         self.count(now, Issue { replaced, ..issue });
     }
 
-    /// When an order counts as made that is made now: issues are told apart by their second, and each counts.
+    /// The instant recorded for an order made now: issues are identified by their second, and each counts.
     #[must_use]
     pub fn order_at(&self, now: UnixTime) -> UnixTime {
         let mut at = now;
@@ -387,7 +387,7 @@ impl Account {
         at
     }
 
-    /// An issue that a limit of CAs counts is remembered for a week. Told twice, as after a restart, it counts once.
+    /// An issue that counts for a limit of CAs is kept for a week. Reported twice, as after a restart, it counts once.
     fn count(&mut self, now: UnixTime, issue: Issue) {
         let Issue {
             ordered,
@@ -409,12 +409,12 @@ impl Account {
             counted.push(ordered.0);
             counted.sort_unstable();
         }
-        // No budget looks at more, and certificates of minutes are many in a week.
+        // No budget looks at more, and a week may have many certificates of minutes.
         counted.drain(..counted.len().saturating_sub(ISSUES_A_WEEK));
     }
 }
 
-/// Those of the instants that lie within the window before now, and not in a future that a wrong clock has seen.
+/// The instants within the window before now, without those in the future, which come from a wrong clock.
 pub(super) fn recent(now: UnixTime, window: Duration, issues: &[i64]) -> Vec<UnixTime> {
     issues
         .iter()

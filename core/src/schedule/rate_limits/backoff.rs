@@ -1,18 +1,18 @@
-//! How long to wait after failures, and how far apart validations that may fail are kept.
+//! Delays after failures, and the spacing of validations that may fail.
 
 use std::time::Duration;
 
-/// A CA's limit of failed validations is five an hour for a name: one in twelve minutes keeps to it for ever.
+/// CAs allow five failed validations an hour for a name: one in twelve minutes stays below that.
 const FAILED_VALIDATION_SPACING: Duration = Duration::from_secs(12 * 60);
 
-/// Delays after the first, second, third … failure; from the config, so that tests and private CAs may scale it.
+/// Delays after the first, second, third … failure; from the config, so that tests and private CAs can scale it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// Delay after the first failure.
     pub base: Duration,
     /// Each further failure multiplies by this.
     pub factor: u32,
-    /// Never longer than this.
+    /// Longest delay.
     pub max: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after so many failures in a row; zero after none.
+    /// The delay after this number of failures in a row; zero after none.
     #[must_use]
     pub fn wait(&self, failures: u32) -> Duration {
         let Some(doublings) = failures.checked_sub(1) else {
@@ -40,12 +40,12 @@ impl Backoff {
             .map_or(self.max, |wait| wait.min(self.max))
     }
 
-    /// Back-off that a private CA's config has scaled down says that there is no such limit.
+    /// If the config has scaled back-off down for a private CA, there is no such limit.
     pub(super) fn validation_spacing(&self) -> Duration {
         FAILED_VALIDATION_SPACING.min(self.max)
     }
 
-    /// The span in which [`FAILED_VALIDATIONS`](super::FAILED_VALIDATIONS) of one name may fail: an hour, unless scaled down likewise.
+    /// The span of [`FAILED_VALIDATIONS`](super::FAILED_VALIDATIONS) of one name: an hour, unless scaled down likewise.
     pub(super) fn hour(&self) -> Duration {
         self.validation_spacing() * 5
     }

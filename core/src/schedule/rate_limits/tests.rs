@@ -1,4 +1,4 @@
-//! What the budgets let pass, and what they hold back.
+//! What the budgets allow, and what they delay.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn issue(ordered: UnixTime, expected: bool, replaced: bool) -> Issue {
     }
 }
 
-/// The same, of a certificate that lives so long.
+/// The same, for a certificate with this lifetime.
 fn issue_for(ordered: UnixTime, lifetime: i64) -> Issue {
     Issue {
         lifetime: Some(Duration::from_secs(lifetime.try_into().unwrap())),
@@ -91,7 +91,7 @@ fn there_is_no_fifth_certificate_in_a_week_unless_it_is_a_replacement() {
                 ..issue(at, expected, replaced)
             };
             account.issued(at, issue);
-            // The same, told again after a restart.
+            // The same, reported again after a restart.
             account.issued(at + Duration::from_secs(1), issue);
         };
         issued(&mut account, 0, false, false);
@@ -124,7 +124,7 @@ fn what_nobody_tries_any_more_is_over_in_a_week() {
     let mut account = Account::default();
     account.issued(UnixTime(100), issue(UnixTime(100), false, false));
     assert!(!account.is_over(UnixTime(week + 99)) && account.is_over(UnixTime(week + 100)));
-    // Of a name of a set of several nothing but its failed validations is known.
+    // Only failed validations are known of one name of a set.
     let mut account = Account::default();
     account.invalid(UnixTime(0), &Backoff::default());
     assert!(!account.is_over(UnixTime(3_599)) && account.is_over(UnixTime(3_600)));
@@ -137,7 +137,7 @@ fn issues_of_one_second_are_told_apart() {
         let at = account.order_at(UnixTime(100));
         assert_eq!(at, UnixTime(100 + number));
         account.wasted(at, issue(at, number > 1, false));
-        // Told once more, it counts once.
+        // Reported once more, it counts once.
         account.wasted(at, issue(at, number > 1, false));
     }
     assert_eq!((account.unscheduled.len(), account.scheduled.len()), (2, 2));
@@ -154,7 +154,7 @@ fn one_scheduled_issue_is_no_entry_of_the_ledger() {
 
 #[test]
 fn no_name_fails_validation_more_than_five_times_an_hour() {
-    // Little life left is when back-off is shortest.
+    // Back-off is shortest close to expiry.
     let leaf = leaf(0, 90 * 86_400);
     let mut now = UnixTime(90 * 86_400 - 3_600);
     let mut account = Account::default();
@@ -200,7 +200,7 @@ fn a_name_fails_five_times_an_hour_whoever_asks_and_however_eagerly() {
     );
     account.invalid(now, &backoff);
     assert!(account.validates_at(now, &backoff, 4).is_some());
-    // What a proof is about is no entry any more, but it counts in this process.
+    // Failures before a validation are no entry any more, but count in this process.
     account.proven(now, &backoff);
     assert!(account.kept().is_empty() && account.validates_at(now, &backoff, 4).is_some());
     let scaled = Backoff {
@@ -265,9 +265,9 @@ fn no_wish_forgets_a_limit_of_the_ca_and_it_lasts_no_longer_than_it_said() {
     }
     let week = i64::try_from(WEEK.as_secs()).unwrap();
     assert!(!account.is_over(UnixTime(99 + week)) && account.is_over(UnixTime(100 + week)));
-    // By a clock that was ahead.
+    // From a clock that was ahead.
     assert_eq!(account.limited_until(UnixTime(-2 * week)), None);
-    // A fallback helps out; the limit stays.
+    // A fallback has issued; the limit stays.
     account.issued(UnixTime(50), issue(UnixTime(50), true, true));
     assert_eq!(account.limited_until(UnixTime(99)), Some(until));
     account.issued(UnixTime(100), issue(UnixTime(100), true, true));
@@ -394,7 +394,7 @@ fn an_account_is_a_set_of_names_at_an_issuer() {
         account,
         account_of("other", &names(&["a.example", "b.example"]))
     );
-    // A CA refuses names that a wildcard covers: they are not asked for, and make no other set.
+    // A CA refuses names that a wildcard covers: they are not requested, and make no other set.
     assert_eq!(
         account_of("le", &names(&["*.a.example", "x.a.example"])),
         account_of("le", &names(&["*.a.example"]))
@@ -404,7 +404,7 @@ fn an_account_is_a_set_of_names_at_an_issuer() {
 #[test]
 fn weeks_scale_by_what_was_issued_and_not_by_what_somebody_put_there() {
     let (minute, day) = (60, 86_400);
-    // A self-signed certificate of a minute is put into the Secret over and over; ours last for ninety days.
+    // A self-signed certificate of a minute is put into the Secret repeatedly; ours last for ninety days.
     let mut account = Account::default();
     let mut issued = 0;
     for now in (0..7 * day).step_by(42).map(UnixTime) {
@@ -434,7 +434,7 @@ fn weeks_scale_by_what_was_issued_and_not_by_what_somebody_put_there() {
     let until = UnixTime(4 * minute * 7 / 10);
     assert_eq!(held(2), Some(Hold::KeepsComingBack { until }));
     assert_eq!(held(until.0), None);
-    // What a former version kept knows no lifetime: that of a leaf of ours counts.
+    // A former version recorded no lifetime: that of our leaf counts.
     let account = Account {
         lifetime: None,
         ..account
@@ -550,8 +550,8 @@ fn what_the_ca_wants_back_again_and_again_is_renewed_when_its_lifetime_asks_for_
     assert!(long > due);
     assert_eq!(held(Some(due), now), Some(Hold::WantedBack { until: due }));
     assert_eq!(held(Some(due), due), None);
-    // By the Secret's word it was written only now, and is due: its own time says nothing, and nothing is held until an
-    // instant that has passed.
+    // According to the Secret it was written just now, and is due: its own time says nothing, and nothing is delayed
+    // until an instant that has passed.
     let claim = Claim {
         leaf: Some(&new),
         by_lifetime: Some(due),

@@ -1,12 +1,12 @@
-//! When so little of a certificate's life is left that rules which spare the CA give way.
+//! When a certificate is so close to expiry that rules which spare the CA give way.
 
 use crate::certificate::Leaf;
 use crate::time::UnixTime;
 
-/// The share of the lifetime that is little.
+/// Share of the lifetime that counts as close to expiry.
 const URGENT_SHARE: u32 = 6;
 
-/// Whether so little is left that a fallback is asked: no certificate, or the last sixth of one's life.
+/// Whether a fallback is asked: there is no certificate, or it is in the last sixth of its lifetime.
 #[must_use]
 pub fn runs_short(now: UnixTime, leaf: Option<&Leaf>) -> bool {
     leaf.is_none_or(|leaf| leaf.self_signed || runs_short_at(leaf) <= now)

@@ -1,4 +1,4 @@
-//! The account that orders are made under (RFC 8555, section 7.3).
+//! The ACME account under which orders are made (RFC 8555, section 7.3).
 
 use instant_acme::NewAccount;
 use serde_json::{Value, json};
@@ -9,11 +9,11 @@ use super::error::{Action, Error, Kind};
 use super::jws::AccountKey;
 
 impl Client {
-    /// Registers the key with the CA, or finds the account that it already has, and signs with it from now on.
-    /// The result is to be stored. Repeating it is harmless, and spends a single-use binding once only.
+    /// Registers the key with the CA, or finds its existing account, and signs with it from now on. The caller stores
+    /// the result. Repeating it is harmless, and uses a single-use binding only once.
     ///
     /// # Errors
-    /// When the CA refuses, or `credentials` are another CA's.
+    /// When the CA refuses, or `credentials` are for another CA.
     pub async fn register(&self, credentials: &Credentials) -> Result<Credentials, Error> {
         let key = self.key_of(credentials)?;
         let settings = self.settings();
@@ -30,8 +30,8 @@ impl Client {
 
         let mut existing = None;
         if let Some(eab) = &settings.eab {
-            // Some CAs look at the binding before they look at the key: a binding that is used up must not be shown
-            // again for an account whose answer a crash has swallowed.
+            // Some CAs check the binding before the key: a used binding must not be sent again for an account whose
+            // answer was lost in a crash.
             let payload = serde_json::to_vec(&request(true)).map_err(unencodable)?;
             existing = match self
                 .post_as(&key, None, Action::NewAccount, &url, &payload)
@@ -39,7 +39,7 @@ impl Client {
             {
                 Ok(answer) => Some(answer),
                 Err(error) if error.is("accountDoesNotExist") => None,
-                // A CA that cannot look an account up says so in its own way; registering will tell.
+                // CAs that cannot look an account up differ in their answers; registering will show.
                 Err(error)
                     if error
                         .status()
@@ -80,7 +80,7 @@ impl Client {
         };
         let mut registered = credentials.clone();
         registered.account = Some(account.clone());
-        // RFC 8555, 7.3.1: an account that was there already is left as it is.
+        // RFC 8555, 7.3.1: an existing account is left as it is.
         if answer.status == 201 {
             registered.contact = contact;
         }
@@ -95,10 +95,10 @@ impl Client {
             .is_ok_and(|account| account.key.pkcs8() == credentials.key.as_slice())
     }
 
-    /// Signs with a registered account from now on; asks the CA nothing.
+    /// Signs with a registered account from now on; sends nothing to the CA.
     ///
     /// # Errors
-    /// When `credentials` are another CA's, or not registered.
+    /// When `credentials` are for another CA, or not registered.
     pub fn restore(&self, credentials: &Credentials) -> Result<(), Error> {
         let key = self.key_of(credentials)?;
         let Some(url) = credentials.account.clone() else {
@@ -112,8 +112,8 @@ impl Client {
         Ok(())
     }
 
-    /// Tells the CA the settings' contacts where they are not what `credentials` say it was told
-    /// (RFC 8555, section 7.3.2); the result, if any, is to be stored.
+    /// Sends the contacts of the settings to the CA if they differ from those in `credentials` (RFC 8555, section
+    /// 7.3.2); the caller stores the result, if any.
     ///
     /// # Errors
     /// When the CA refuses.

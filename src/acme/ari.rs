@@ -1,8 +1,8 @@
-//! ACME Renewal Information (RFC 9773): when the CA would like a certificate to be replaced.
+//! ACME Renewal Information (RFC 9773): when the CA suggests to replace a certificate.
 //!
 //! Input: the certificate's key identifier and serial, an unauthenticated answer, `now`.
 //! Output: a window, and when to ask again. The rules are pure; only [`Client::renewal_info`] does I/O.
-//! It never says that a certificate is not due: without an answer the schedule's own rule stands.
+//! It never says that a certificate is not due: without an answer the schedule's own rule holds.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,11 +19,11 @@ use super::client::Client;
 use super::error::{Action, Error};
 use super::problem::Class;
 
-/// RFC 9773, 4.3.2: a Retry-After is kept within reason; a minute spares the CA.
+/// Shortest time between two polls (RFC 9773, 4.3.2 bounds Retry-After); a minute spares the CA.
 const SOONEST: Duration = Duration::from_secs(60);
-/// RFC 9773, 4.3.2: a day at most, or a mass revocation would be heard of too late.
+/// Longest time between two polls (RFC 9773, 4.3.2): after more than a day a mass revocation would be noticed too late.
 const LATEST: Duration = Duration::from_secs(86_400);
-/// RFC 9773, 4.3.3: when there is no such answer to be had, ask again every six hours.
+/// Time to the next poll if there is no answer (RFC 9773, 4.3.3).
 const LONG_TERM: Duration = Duration::from_secs(6 * 3_600);
 
 /// The name of a certificate in ARI (RFC 9773, section 4.1): prints and parses as `<key identifier>.<serial>`.
@@ -35,7 +35,7 @@ pub struct CertId(CertificateIdentifier<'static>);
 #[error("expected a certificate id such as aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")]
 pub struct NotACertId;
 
-/// A span in which the CA suggests to renew; never empty.
+/// The period in which the CA suggests to renew; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
     /// The first instant.
@@ -44,39 +44,39 @@ pub struct Window {
     pub end: UnixTime,
 }
 
-/// What one poll has brought.
+/// The result of one poll.
 #[derive(Debug)]
 pub struct Poll {
-    /// `None`: keep what was known before, or the schedule's own rule.
+    /// `None`: keep the former window, or the schedule's own rule.
     pub window: Option<Window>,
-    /// A page that says why the window is what it is: for people.
+    /// URL of a page that explains the window, for people.
     pub explanation: Option<String>,
-    /// When to ask again, not sooner and not later.
+    /// When to ask again, neither sooner nor later.
     pub again: UnixTime,
-    /// Why there is no window, or why the next poll is not when the CA said.
+    /// Why there is no window, or why the next poll is not at the CA's time.
     pub trouble: Option<Trouble>,
 }
 
 /// What is wrong with an answer.
 #[derive(Debug, ThisError)]
 pub enum Trouble {
-    /// No answer, or one that is an error.
+    /// No answer, or an error.
     #[error("the CA gave no renewal information")]
     NoAnswer(#[source] Error),
     /// The body is not a renewal information object.
     #[error("the CA's renewal information cannot be read")]
     Unreadable,
-    /// RFC 9773, 4.2: as if there were no answer.
+    /// RFC 9773, 4.2: treated as no answer.
     #[error("the CA's window ends before it begins")]
     Inverted,
-    /// RFC 9773, 4.3.2 wants one.
+    /// RFC 9773, 4.3.2 requires one.
     #[error("the CA's renewal information came without Retry-After")]
     NoRetryAfter,
 }
 
 impl CertId {
-    /// From the octets of the authority key identifier and of the serial as the certificate encodes them
-    /// (a leading zero octet is part of them).
+    /// From the octets of the authority key identifier and of the serial as encoded in the certificate (including a
+    /// leading zero octet).
     #[must_use]
     pub fn new(authority_key_id: &[u8], serial: &[u8]) -> Self {
         Self(CertificateIdentifier::new(
@@ -118,9 +118,8 @@ impl FromStr for CertId {
     }
 }
 
-/// One instant in the window, each as likely as the other, and always the same one for the same certificate and
-/// window, so that a restart neither renews twice nor moves the day (RFC 9773, section 4.2).
-/// An instant in the past means now.
+/// A random instant in the window, uniform, and always the same for one certificate and window, so that a restart
+/// neither renews twice nor moves the day (RFC 9773, section 4.2). An instant in the past means now.
 #[must_use]
 pub fn choose_instant(window: Window, certificate: &CertId) -> UnixTime {
     let seed = format!("{certificate} {} {}", window.start.0, window.end.0);
@@ -136,7 +135,7 @@ pub fn choose_instant(window: Window, certificate: &CertId) -> UnixTime {
     window.start + Duration::from_secs(u64::try_from(offset).unwrap_or(0))
 }
 
-/// What an answer with status 200 means.
+/// Interprets an answer with status 200.
 pub(super) fn interpret(body: &[u8], retry_after: Option<Duration>, now: UnixTime) -> Poll {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let instant = |member: &str| {
@@ -163,9 +162,9 @@ pub(super) fn interpret(body: &[u8], retry_after: Option<Duration>, now: UnixTim
     }
 }
 
-/// What an error means; `failures` counts temporary ones in a row, this one not included.
+/// Interprets an error; `failures` counts temporary ones in a row, this one not included.
 fn interpret_error(error: Error, failures: u32, now: UnixTime) -> Poll {
-    // RFC 9773, 4.3.3: 4xx, refused connections and unknown names last; 5xx and timeouts pass.
+    // RFC 9773, 4.3.3: 4xx, refused connections and unknown names are lasting; 5xx and timeouts are temporary.
     let lasting = error.is_connect() || error.status().is_some_and(|status| status < 500);
     let wait = match error.retry_after() {
         Some(until) => clamped(Some(until.since(now))),
@@ -183,14 +182,14 @@ fn interpret_error(error: Error, failures: u32, now: UnixTime) -> Poll {
 }
 
 impl Poll {
-    /// Whether the CA wants no such question for a while, whatever the certificate.
+    /// Whether the CA asks for no such request for a while, for any certificate.
     #[must_use]
     pub fn is_limit(&self) -> bool {
         matches!(&self.trouble, Some(Trouble::NoAnswer(error))
             if matches!(error.class(), Class::RateLimited { .. }))
     }
 
-    /// Whether the CA could not be reached, or failed: one certificate alone may be the cause.
+    /// Whether the CA was unreachable or failed: a single certificate may be the cause.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(&self.trouble, Some(Trouble::NoAnswer(error))
@@ -203,11 +202,11 @@ fn clamped(retry_after: Option<Duration>) -> Duration {
 }
 
 impl Client {
-    /// Asks the CA once; `failures` counts temporary ones in a row until now, and spaces the next poll.
+    /// Asks the CA once; `failures` counts temporary ones in a row before this poll, and spaces the next one.
     /// `None`: this CA has no renewal information.
     ///
     /// # Errors
-    /// When the directory cannot be had; a failed poll is a [`Poll`] with its trouble.
+    /// When the directory is unavailable; a failed poll is a [`Poll`] with its trouble.
     pub async fn renewal_info(
         &self,
         certificate: &CertId,

@@ -1,4 +1,4 @@
-//! What a CA wants proven for one name, and how (RFC 8555, sections 7.1.4 and 7.1.5).
+//! What a CA requires as proof for one name, and how (RFC 8555, sections 7.1.4 and 7.1.5).
 
 use instant_acme::{AuthorizationStatus, ChallengeStatus, ChallengeType};
 use serde::de::Error as _;
@@ -9,7 +9,7 @@ use super::body;
 use super::jws::AccountKey;
 use super::problem::{Problem, Subproblem};
 
-/// As the CA calls dns-persist-01, which instant-acme does not know.
+/// The CA's name for dns-persist-01, which instant-acme does not know.
 #[must_use]
 pub fn dns_persist_01() -> ChallengeType {
     ChallengeType::Unknown("dns-persist-01".to_owned())
@@ -20,9 +20,9 @@ pub fn dns_persist_01() -> ChallengeType {
 pub struct Authorization {
     /// Its URL.
     pub url: String,
-    /// The name, with `*.` in front where the wildcard is meant.
+    /// The name, with `*.` in front for a wildcard.
     pub name: String,
-    /// What the CA offers; one of them suffices.
+    /// The CA's offers; one of them suffices.
     pub challenges: Vec<Challenge>,
 }
 
@@ -31,25 +31,25 @@ pub struct Authorization {
 pub struct Challenge {
     /// For example `http-01`.
     pub kind: ChallengeType,
-    /// Empty for kinds that have none.
+    /// Empty for kinds without a token.
     pub token: String,
     /// Its URL.
     pub url: String,
-    /// What the proof consists of (RFC 8555, section 8.1).
+    /// The content of the proof (RFC 8555, section 8.1).
     pub key_authorization: String,
-    /// Of dns-persist-01: what the CA calls itself in the record, as it says.
+    /// For dns-persist-01: the CA's own names for itself in the record.
     pub issuer_domain_names: Vec<String>,
-    /// Of dns-persist-01: the account that the record is to name, where the CA says so.
+    /// For dns-persist-01: the account that the record must name, if the CA says so.
     pub account_uri: Option<String>,
-    /// Pending until the CA is told to look.
+    /// Pending until the CA is asked to look.
     pub(super) status: ChallengeStatus,
 }
 
-/// A longer token is of no use: nothing that routes takes a path of any length.
+/// Longest token in characters; a longer one would not fit into the paths of routes.
 const LONGEST_TOKEN: usize = 256;
 
 impl Challenge {
-    /// Whether the token is what RFC 8555, section 8.3 promises: it becomes a part of paths, and of objects that route
+    /// Whether the token has the form of RFC 8555, section 8.3: it becomes a part of paths, and of objects that route
     /// them.
     #[must_use]
     pub fn has_sound_token(&self) -> bool {
@@ -62,7 +62,7 @@ impl Challenge {
 
 #[cfg(test)]
 impl Challenge {
-    /// One that a CA has just offered.
+    /// A challenge just offered by a CA.
     pub(crate) fn offered(kind: ChallengeType, token: &str) -> Self {
         Self {
             kind,
@@ -76,9 +76,9 @@ impl Challenge {
     }
 }
 
-/// The authorization object; members that are not needed may be missing or strange.
+/// The authorization object; members that are not needed may be missing or malformed.
 pub(super) struct State {
-    /// The name; empty where the CA names none.
+    /// The name; empty if the CA gives none.
     identifier: String,
     pub(super) status: AuthorizationStatus,
     wildcard: bool,
@@ -114,16 +114,16 @@ impl<'de> Deserialize<'de> for State {
 }
 
 impl ChallengeState {
-    /// One without a type or a URL is none that could be answered.
+    /// A challenge without a type or a URL cannot be answered.
     fn read(json: &Value) -> Option<Self> {
-        // The next draft of dns-persist-01 spells it in another way.
+        // The next draft of dns-persist-01 spells it differently.
         let issuers = ["issuer-domain-names", "issuerDomainNames"];
         let issuers = issuers.map(|member| body::texts(json, member));
         Some(Self {
             kind: body::word(json, "type")?,
             url: body::text(json, "url")?,
             token: body::text(json, "token").unwrap_or_default(),
-            // What is not known is not being looked at.
+            // An unknown status means that the CA is not looking yet.
             status: body::word(json, "status").unwrap_or(ChallengeStatus::Pending),
             error: body::any(json, "error"),
             issuer_domain_names: issuers
@@ -136,7 +136,7 @@ impl ChallengeState {
 }
 
 impl State {
-    /// What is left to prove, for the holder of `key`.
+    /// The authorization, with the key authorizations for the holder of `key`.
     pub(super) fn pending(&self, url: &str, key: &AccountKey) -> Authorization {
         let challenge = |it: &ChallengeState| Challenge {
             kind: it.kind.clone(),
@@ -154,7 +154,7 @@ impl State {
         }
     }
 
-    /// What the CA found wrong with each attempt.
+    /// What the CA reports about each attempt.
     pub(super) fn problems(&self) -> impl Iterator<Item = Subproblem> {
         self.challenges.iter().filter_map(|challenge| {
             let Problem { kind, detail, .. } = Problem::from_json(challenge.error.as_ref()?)?;
@@ -163,7 +163,7 @@ impl State {
         })
     }
 
-    /// That it has failed, where the CA does not say why.
+    /// A failure without the CA's reason.
     pub(super) fn failure(&self) -> Option<Subproblem> {
         use AuthorizationStatus::{Pending, Valid};
         let failed = !matches!(self.status, Pending | Valid);
@@ -178,8 +178,8 @@ impl State {
         })
     }
 
-    /// Those of the challenges that wait for us to say once more that the proof is in place: the CA has looked, found it
-    /// wanting, and would look again (RFC 8555, section 8.2).
+    /// The challenges to post once more: the CA has looked, found the proof insufficient, and would look again (RFC
+    /// 8555, section 8.2).
     pub(super) fn retryable(&self) -> impl Iterator<Item = &str> {
         let waits =
             |it: &&ChallengeState| it.status == ChallengeStatus::Pending && it.error.is_some();

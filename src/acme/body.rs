@@ -1,5 +1,5 @@
-//! Members of a CA's JSON, read forgivingly: one that is missing, null or of another type counts as not there, and what
-//! is not known is passed over. Only what nothing can be done without is an error.
+//! Lenient access to members of a CA's JSON: one that is missing, null or of another type counts as absent, and unknown
+//! ones are ignored. Only an indispensable member is an error.
 
 use serde_json::Value;
 
@@ -8,19 +8,19 @@ pub(super) fn text(body: &Value, member: &str) -> Option<String> {
     body.get(member)?.as_str().map(ToOwned::to_owned)
 }
 
-/// The texts of a list; entries of another type are left out.
+/// The texts of a list, without entries of another type.
 pub(super) fn texts(body: &Value, member: &str) -> Vec<String> {
     let list = body.get(member).and_then(Value::as_array);
     let texts = { list.into_iter().flatten() }.filter_map(Value::as_str);
     texts.map(ToOwned::to_owned).collect()
 }
 
-/// A member that is there and is not null.
+/// A member that is present and not null.
 pub(super) fn any(body: &Value, member: &str) -> Option<Value> {
     body.get(member).filter(|it| !it.is_null()).cloned()
 }
 
-/// A member that is one of a known set of words.
+/// A member with one of a known set of values.
 pub(super) fn word<T: serde::de::DeserializeOwned>(body: &Value, member: &str) -> Option<T> {
     serde_json::from_value(any(body, member)?).ok()
 }

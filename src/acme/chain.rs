@@ -1,4 +1,4 @@
-//! Which of the chains that a CA offers is taken (RFC 8555, section 7.4.2).
+//! Which of the chains that a CA offers is used (RFC 8555, section 7.4.2).
 //!
 //! Input: chains as PEM, the CA's default first. Pure; a chain that cannot be read is never preferred.
 
@@ -8,10 +8,10 @@ use x509_cert::Certificate;
 use x509_cert::der::pem::LineEnding;
 use x509_cert::der::{Decode, Encode, EncodePem};
 
-/// What the config file wants of a chain.
+/// The preference of the config file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Preference {
-    /// What the CA gives.
+    /// The CA's default.
     #[default]
     Default,
     /// The chain that leads to the root with this common name.
@@ -21,7 +21,7 @@ pub enum Preference {
 }
 
 impl Preference {
-    /// Whether a look at the alternates can change the choice.
+    /// Whether the alternates can change the choice.
     #[must_use]
     pub fn wants_more_than(&self, chain: &str) -> bool {
         match self {
@@ -32,7 +32,7 @@ impl Preference {
         }
     }
 
-    /// The position of the chain to take; 0, the CA's default, when none is as wanted.
+    /// The position of the chain to use; 0, the CA's default, if none matches.
     #[must_use]
     pub fn choose(&self, chains: &[String]) -> usize {
         let chosen = match self {
@@ -62,11 +62,11 @@ fn certificates(chain: &str) -> Option<Vec<Certificate>> {
     (!chain.is_empty()).then_some(chain)
 }
 
-/// Certificates of a chain that are put in order: no CA has as many, and each is compared with every other.
+/// Most certificates of a chain that is put in order: no CA has as many, and each is compared with every other.
 const LONGEST: usize = 32;
 
-/// The chain with each certificate once and followed by the one that has issued it, from the one with this public key
-/// (`subjectPublicKeyInfo`, DER) on; as it came where that cannot be told.
+/// The chain in order: from the certificate with this public key (`subjectPublicKeyInfo`, DER), each followed by its
+/// issuer, without duplicates. Unchanged if the order cannot be determined.
 #[must_use]
 pub fn in_order(chain: &str, public_key: &[u8]) -> String {
     ordered(chain, public_key).unwrap_or_else(|| chain.to_owned())
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// The certificate of each subject, issued by the one after it; the last by itself.
+    /// The certificate of each subject, issued by the next one; the last is self-signed.
     fn chain(subjects: &[&str], with_root: bool) -> String {
         let mut issuer: Option<Issuer<'static, KeyPair>> = None;
         let mut pems = Vec::new();

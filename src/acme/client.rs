@@ -1,7 +1,7 @@
 //! One issuer: its connections, its directory, its account, its nonces.
 //!
-//! Nothing is asked before it is needed, so that a CA that is down delays no start.
-//! Requests are signed here; a rejected nonce is replaced and the request repeated, nothing else is.
+//! Every request is made only when needed, so a CA that is down delays no start. Requests are signed here; a request is
+//! repeated only with a new nonce after a rejected one.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,29 +21,30 @@ use super::poll_interval::Pace;
 use super::rate_limiter::Turns;
 use crate::process::write_gate::WriteGate;
 
-/// A directory is asked for again after this long: profiles and terms change in months, URLs hardly ever.
+/// Age after which a directory is fetched again: profiles and terms change in months, URLs hardly ever.
 const DIRECTORY_AGE: Duration = Duration::from_secs(86_400);
-/// For a directory that another task is fetching.
+/// Longest wait for a directory that another task is fetching.
 const DIRECTORY_WAIT: Duration = Duration::from_secs(30);
-/// A CA that rejects three of ten nonces refuses this many in a row once in 170,000 requests.
+/// Most attempts with a new nonce. A CA that rejects three of ten nonces rejects this many in a row once in 170,000
+/// requests.
 const NONCE_ATTEMPTS: usize = 10;
 
-/// What the config file says about an issuer, as far as the protocol is concerned.
+/// The settings of an issuer that the protocol needs.
 #[derive(Clone)]
 pub struct IssuerSettings {
-    /// For logs.
+    /// The issuer's name, for logs.
     pub name: Arc<str>,
-    /// Where the CA's directory is.
+    /// URL of the CA's directory.
     pub directory: String,
     /// E-mail addresses or URIs; may be empty.
     pub contact: Vec<String>,
     /// PEM of roots to trust beside the public ones.
     pub ca_bundle: Option<Vec<u8>>,
-    /// For CAs that issue to their customers only.
+    /// For CAs that issue only to their customers.
     pub eab: Option<Eab>,
-    /// Requests in flight at once, one at least.
+    /// Most requests in flight, at least one.
     pub concurrency: usize,
-    /// How requests follow each other, whoever else asks the same host.
+    /// The spacing of requests, shared with the other issuers of the same host.
     pub turns: Turns,
 }
 
@@ -73,17 +74,17 @@ struct Inner {
     settings: IssuerSettings,
     http: Http,
     nonces: Nonces,
-    /// Locked across the fetch, so that a hundred orders ask once.
+    /// Locked during the fetch, so that a hundred orders fetch once.
     directory: Mutex<Option<(Instant, Arc<Directory>)>>,
     account: RwLock<Option<Arc<Account>>>,
-    /// Of validations.
+    /// Poll interval of validations.
     validation: Pace,
-    /// From finalize to the certificate.
+    /// Poll interval from finalize to the certificate.
     issue: Pace,
 }
 
 impl Client {
-    /// Prepares an issuer; asks it nothing. Later requests go through the gate.
+    /// Prepares an issuer; sends nothing. Later requests go through the gate.
     ///
     /// # Errors
     /// When the CA bundle or the proxy settings cannot be used.
@@ -111,16 +112,16 @@ impl Client {
         })))
     }
 
-    /// What this client was made from.
+    /// The settings of this client.
     #[must_use]
     pub fn settings(&self) -> &IssuerSettings {
         &self.0.settings
     }
 
-    /// What the CA offers: asked once a day.
+    /// The CA's directory: fetched once a day.
     ///
     /// # Errors
-    /// When the CA does not answer, or not with a directory.
+    /// When the CA does not answer, or the answer is not a directory.
     pub async fn directory(&self) -> Result<Arc<Directory>, Error> {
         let url = &self.0.settings.directory;
         let lock = timeout(DIRECTORY_WAIT, self.0.directory.lock()).await;
@@ -157,7 +158,7 @@ impl Client {
             .map(|account| account.url.clone())
     }
 
-    /// What was learned of how long the CA needs.
+    /// The learned poll interval of an action.
     pub(super) fn pace(&self, action: Action) -> &Pace {
         match action {
             Action::Finalize => &self.0.issue,
@@ -184,7 +185,7 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(account));
     }
 
-    /// An unsigned GET, whatever the answer.
+    /// An unsigned GET; returns answers of any status.
     pub(super) async fn get(&self, action: Action, url: &str) -> Result<Answer, Error> {
         let slot = self.0.http.slot(action, url).await?;
         let answer = self.0.http.get(&slot, action, url).await?;
@@ -192,7 +193,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// A POST in the account's name. `payload` is JSON, or empty for a POST-as-GET (RFC 8555, section 6.3).
+    /// A POST signed for the account. `payload` is JSON, or empty for a POST-as-GET (RFC 8555, section 6.3).
     pub(super) async fn post(
         &self,
         action: Action,
@@ -204,7 +205,7 @@ impl Client {
             .await
     }
 
-    /// A POST signed by `key`: in the name of the account `kid`, or of the key itself.
+    /// A POST signed by `key`: for the account `kid`, or with the key itself.
     pub(super) async fn post_as(
         &self,
         key: &AccountKey,
@@ -216,8 +217,8 @@ impl Client {
         let directory = self.directory().await?;
         let mut attempt = 1;
         loop {
-            // The place first: whoever waits for one takes no nonce, and those that are under way bring theirs back. So
-            // no more nonces are ever asked for than requests are in flight at once.
+            // The slot first: a request that waits for one takes no nonce, and those in flight bring theirs back. So no
+            // more nonces are fetched than requests are in flight.
             let slot = self.0.http.slot(action, url).await?;
             let nonce = self.nonce(&slot, &directory.new_nonce).await?;
             let jws = key.sign(kid, &nonce, url, payload);

@@ -2,7 +2,7 @@
 //!
 //! [`Credentials`] exist before the account does: the key is generated, stored, and only then registered, so that a
 //! crash in between costs neither a key nor a single-use external account binding.
-//! Their JSON has the members of instant-acme's, so that an account can be brought along.
+//! Their JSON has the members of instant-acme's, so that an existing account can be used.
 
 use std::fmt;
 
@@ -14,17 +14,17 @@ use zeroize::Zeroizing;
 
 use super::jws::AccountKey;
 
-/// Room for the JSON without a reallocation, which would leave a copy of the key behind.
+/// Bytes reserved for the JSON: a reallocation would leave a copy of the key behind.
 const JSON: usize = 4_096;
 
-/// An account that requests are signed for.
+/// The account for which requests are signed.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) url: String,
     pub(super) key: AccountKey,
 }
 
-/// An account key, and the account made with it once there is one. Debug hides the key.
+/// An account key, and the account once it is registered. Debug hides the key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub(super) directory: String,
@@ -64,7 +64,7 @@ struct Stored<'a> {
 }
 
 impl Credentials {
-    /// A fresh key for the CA at `directory`, to be stored before it is registered.
+    /// A new key for the CA at `directory`, to be stored before it is registered.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -94,7 +94,7 @@ impl Credentials {
         })
     }
 
-    /// For the Secret that keeps the account: it holds the private key.
+    /// The JSON for the Secret that stores the account: it contains the private key.
     ///
     /// # Errors
     /// None in practice: strings always serialise.
@@ -111,7 +111,7 @@ impl Credentials {
         Ok(json)
     }
 
-    /// Whether the account is, or will be, one of the CA at `directory`.
+    /// Whether the account belongs to the CA at `directory`, now or once registered.
     #[must_use]
     pub fn belongs_to(&self, directory: &str) -> bool {
         self.directory == directory
@@ -123,7 +123,7 @@ impl Credentials {
         self.account.as_deref()
     }
 
-    /// The contacts that the CA was last told.
+    /// The contacts last sent to the CA.
     #[must_use]
     pub fn contact(&self) -> &[String] {
         &self.contact
@@ -137,7 +137,7 @@ impl Credentials {
         }
     }
 
-    /// A fresh key for the account that these are of, to be stored before the CA is told.
+    /// A new key for the same account, to be stored before the CA gets it.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -155,7 +155,7 @@ impl Credentials {
         &self.directory
     }
 
-    /// The same key without its account, for a CA that has forgotten it.
+    /// The same key without its account, for a CA that no longer has it.
     #[must_use]
     pub fn unregistered(&self) -> Self {
         Self {
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(Credentials::from_json(&json).unwrap(), registered);
         assert_eq!(registered.unregistered().account_url(), None);
         assert!(json.capacity() == JSON, "the buffer was reallocated");
-        // instant-acme reads them too.
+        // instant-acme can read them too.
         assert!(serde_json::from_slice::<instant_acme::AccountCredentials>(&json).is_ok());
     }
 

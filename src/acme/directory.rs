@@ -1,6 +1,6 @@
 //! What a CA offers, and where (RFC 8555, section 7.1.1).
 //!
-//! Members that are not known here are ignored: CAs add some, Let's Encrypt a random one to make sure of it.
+//! Unknown members are ignored: CAs add some, Let's Encrypt a random one to enforce that.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +13,17 @@ use super::body;
 /// The directory object of a CA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
-    /// Where nonces come from.
+    /// URL of new nonces.
     pub new_nonce: String,
-    /// Where accounts are made.
+    /// URL of new accounts.
     pub new_account: String,
-    /// Where orders are made.
+    /// URL of new orders.
     pub new_order: String,
-    /// Where certificates are revoked.
+    /// URL of revocations.
     pub revoke_cert: Option<String>,
-    /// Where an account's key is changed.
+    /// URL of key changes.
     pub key_change: Option<String>,
-    /// Where renewal windows are asked for (RFC 9773, section 4.1); `None`: this CA has none.
+    /// URL of renewal information (RFC 9773, section 4.1); `None`: this CA has none.
     pub renewal_info: Option<String>,
     /// About the CA.
     pub meta: Meta,
@@ -32,15 +32,15 @@ pub struct Directory {
 /// The `meta` member of a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// Registering means to agree to these.
+    /// Terms of service; registering means agreement.
     pub terms_of_service: Option<String>,
-    /// Of the CA, for people.
+    /// The CA's website, for people.
     pub website: Option<String>,
-    /// What a CAA record may name to allow this CA (RFC 8659).
+    /// Names for this CA in a CAA record (RFC 8659).
     pub caa_identities: Vec<String>,
     /// Whether accounts need an external account binding.
     pub external_account_required: bool,
-    /// Name and description (draft-ietf-acme-profiles).
+    /// Profiles with their descriptions (draft-ietf-acme-profiles).
     pub profiles: BTreeMap<String, String>,
 }
 

@@ -1,9 +1,9 @@
-//! What went wrong at a CA, and what that means for the next try.
+//! What went wrong at a CA, and what it means for the next try.
 //!
 //! Input: an HTTP answer, a failed connection, or an order that became invalid.
 //! Output: a [`Class`] that the schedule acts on, a stable [`Error::reason`] for Events and metrics, and the CA's own
 //! words for the reader.
-//! Classification is pure, and no text of an error ever holds key material: only the CA's answers go in.
+//! Classification is pure, and the text of an error never contains key material, as only the CA's answers go in.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,12 +14,12 @@ use cert_renew_core::time::UnixTime;
 use super::problem::{Class, Problem, Scope};
 use crate::process::write_gate::Closed;
 
-/// How long a limit is taken to last when the CA names no time: the shortest window of the public CAs' limits.
+/// Assumed length of a limit without a time: the shortest window of the public CAs' limits.
 const UNNAMED_LIMIT: Duration = Duration::from_secs(3_600);
-/// A longer Retry-After is cut to this: the longest window of any published limit (Let's Encrypt, 7 days).
+/// Longest Retry-After; longer ones are cut: the longest window of any published limit (Let's Encrypt, 7 days).
 pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(7 * 86_400);
 
-/// What a request was for: a label of metrics, and the first words of an error.
+/// The purpose of a request: a label of metrics, and the first words of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(
     missing_docs,
@@ -42,7 +42,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The name as RFC 8555 and RFC 9773 write it in the directory.
+    /// The name in the directory, as in RFC 8555 and RFC 9773.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -66,7 +66,7 @@ impl Action {
         matches!(self, Self::NewAccount | Self::Account)
     }
 
-    /// Whether the request names an order, or a part of one, that the CA may have forgotten.
+    /// Whether the request is about an order, or a part of one, that the CA may no longer have.
     fn is_of_an_order(self) -> bool {
         matches!(
             self,
@@ -91,25 +91,25 @@ pub struct Error {
 /// How it failed.
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// No connection, or it broke.
+    /// No connection, or a broken one.
     Unreachable(reqwest::Error),
-    /// Our own deadline for one request, or for a free slot.
+    /// Our own deadline for a request, or for a free slot.
     TimedOut,
-    /// The CA answered with this status, and a problem document.
+    /// The CA answered with this status and a problem document.
     Refused(u16, Box<Problem>),
-    /// An answer without a problem document: a load balancer's page, mostly.
+    /// An answer without a problem document, usually a load balancer's page.
     Status(u16),
-    /// The answer is not what the RFC promises.
+    /// The answer violates the RFC.
     Unexpected(&'static str, Option<serde_json::Error>),
     /// The order became invalid.
     Invalid(Box<Problem>),
-    /// The CA was still at work when the caller's deadline came.
+    /// The CA was still working at the caller's deadline.
     Unfinished,
     /// No account has been registered or restored.
     NoAccount,
-    /// This replica does not lead: nothing was sent, or nothing more.
+    /// This replica does not lead: nothing, or nothing more, was sent.
     Closed(Closed),
-    /// Refused by ourselves before anything was sent.
+    /// Refused by cert-renew before anything was sent.
     Settings(Box<str>),
 }
 
@@ -134,7 +134,7 @@ impl Error {
         Self::new(action, host, Kind::Unexpected(what, None))
     }
 
-    /// An answer with a status that is no success.
+    /// An answer with an error status.
     pub(crate) fn answer(
         action: Action,
         host: &str,
@@ -148,9 +148,9 @@ impl Error {
             .and_then(|body| Problem::from_json(&body));
         let limited = status == 429 || problem.as_ref().is_some_and(|it| it.kind == "rateLimited");
         let until = retry_after
-            // `now` is a floored second: one more, so that nobody comes too early.
+            // `now` is rounded down: one second more, so that no request comes too early.
             .map(|wait| now + wait.min(LONGEST_RETRY_AFTER) + Duration::from_secs(1))
-            // One in the past is by another clock, and says nothing.
+            // A time in the past comes from another clock, and is ignored.
             .or_else(|| problem.as_ref()?.named_time().filter(|until| *until > now))
             .or_else(|| limited.then(|| now + UNNAMED_LIMIT))
             .map(|until| until.min(now + LONGEST_RETRY_AFTER));
@@ -163,26 +163,26 @@ impl Error {
         }
     }
 
-    /// Adds when the CA wants to be asked again.
+    /// Adds when the CA may be asked again.
     pub(crate) fn retry_at(mut self, until: Option<UnixTime>) -> Self {
         self.until = until;
         self
     }
 
-    /// What the request was for.
+    /// The purpose of the request.
     #[must_use]
     pub fn action(&self) -> Action {
         self.action
     }
 
-    /// What to do about it.
+    /// How to react to it.
     #[must_use]
     pub fn class(&self) -> Class {
         let until = self.until.unwrap_or_default();
         let scope = Scope::Issuer;
         match &self.kind {
             _ if self.is_gone() => Class::Transient,
-            // RFC 9110, 15.6.4: a server that is overloaded may name the time of its return.
+            // RFC 9110, 15.6.4: an overloaded server may say when to come back.
             Kind::Status(503) | Kind::Refused(503, _) if self.until.is_some() => {
                 Class::RateLimited { until, scope }
             }
@@ -196,7 +196,7 @@ impl Error {
                 None => Class::FixIt,
             },
             Kind::Invalid(problem) => match problem.class(until) {
-                // An order keeps the CA's words, not how long a limit lasts.
+                // An order stores the CA's text, not the time of a limit.
                 None | Some(Class::RateLimited { .. }) => Class::FixIt,
                 Some(class) => class,
             },
@@ -233,24 +233,24 @@ impl Error {
         }
     }
 
-    /// When the CA wants to be asked again, if it said so.
+    /// When the CA may be asked again, if it said so.
     #[must_use]
     pub fn retry_after(&self) -> Option<UnixTime> {
         self.until
     }
 
-    /// The CA's problem with all its subproblems, or what else there is to know: for Events.
+    /// The CA's problem with all its subproblems, or the other details: for Events.
     #[must_use]
     pub fn detail(&self) -> String {
         match &self.kind {
             Kind::Refused(_, problem) | Kind::Invalid(problem) => problem.to_string(),
-            // "Connection refused" or "UnknownIssuer" stands at the end of the chain.
+            // "Connection refused" or "UnknownIssuer" is at the end of the chain.
             Kind::Unreachable(source) => format!("{self}: {}", innermost(source)),
             _ => self.to_string(),
         }
     }
 
-    /// The problem document, where the CA sent one.
+    /// The problem document, if the CA sent one.
     #[must_use]
     pub fn problem(&self) -> Option<&Problem> {
         match &self.kind {
@@ -259,7 +259,7 @@ impl Error {
         }
     }
 
-    /// The order that was asked for is unknown to the CA, or another account's: begin a new one.
+    /// Whether the CA does not know the order, or it is another account's: begin a new one.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         match &self.kind {
@@ -269,39 +269,39 @@ impl Error {
             Kind::Refused(401 | 403, problem) => {
                 self.action == Action::Order && problem.kind == "unauthorized"
             }
-            // Pebble says no more than that.
+            // Pebble returns nothing else.
             Kind::Status(404 | 410) => self.action == Action::Order,
             _ => false,
         }
     }
 
-    /// Whether an answer came that cannot be read.
+    /// Whether the answer cannot be read.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         matches!(self.kind, Kind::Unexpected(..))
     }
 
-    /// Whether the CA will not, whatever is asked a moment later: no outage and no limit.
+    /// Whether the CA refuses and would refuse again: no outage and no limit.
     pub(crate) fn is_refusal(&self) -> bool {
         let status = self.status().unwrap_or_default();
         (400..500).contains(&status) && status != 429
     }
 
-    /// Whether the CA has said that it will never do this: it has no way to, or refuses.
+    /// Whether the CA will never do this: it does not support it, or refuses.
     #[must_use]
     pub fn is_final(&self) -> bool {
         let unsupported = matches!(self.status(), Some(404 | 405 | 501));
         unsupported || self.class() == Class::Permanent
     }
 
-    /// Whether the CA has tried to validate a name and could not: that is what it counts.
+    /// Whether the CA has tried to validate a name and failed, which counts for its limits.
     #[must_use]
     pub fn is_failed_validation(&self) -> bool {
         matches!(self.kind, Kind::Invalid(_)) && self.action == Action::Authorization
     }
 
-    /// Whether a request in the name of an account would be refused like this whose signature is by a key that the account
-    /// no longer has, or that is for an account that the CA has lost. CAs have words of their own for that.
+    /// Whether a CA may answer so when the signing key no longer belongs to the account, or when the CA has lost the
+    /// account. The error types differ between CAs.
     #[must_use]
     pub fn may_be_the_key(&self) -> bool {
         use Action::{Directory, NewAccount, NewNonce, RenewalInfo};
@@ -318,15 +318,15 @@ impl Error {
         signed && unclear
     }
 
-    /// Whether the CA refuses what one Secret's settings say: its profile or its key.
+    /// Whether the CA refuses a setting of one Secret: its profile or its key.
     #[must_use]
     pub fn is_about_settings(&self) -> bool {
         let kinds = ["invalidProfile", "badCSR", "badPublicKey"];
         kinds.iter().any(|kind| self.is(kind))
     }
 
-    /// Whether a CA that does not take the end that an order asks for may have answered so: few say what it is that they
-    /// refuse, and some find out when the order is finalized.
+    /// Whether a CA that refuses the requested end of validity may have answered so: few name the cause, and some find
+    /// out only at finalize.
     #[must_use]
     pub fn may_be_the_lifetime(&self) -> bool {
         let kinds = ["malformed", "serverInternal", "unauthorized"];
@@ -344,7 +344,7 @@ impl Error {
         self.problem().is_some_and(|it| it.kind == problem)
     }
 
-    /// The status of the answer, where there was one.
+    /// The status of the answer, if there was one.
     pub(crate) fn status(&self) -> Option<u16> {
         match self.kind {
             Kind::Refused(status, _) | Kind::Status(status) => Some(status),
@@ -352,7 +352,7 @@ impl Error {
         }
     }
 
-    /// Whether no answer came because nothing listens, or the name does not resolve.
+    /// Whether there was no answer because nothing listens, or the name does not resolve.
     pub(crate) fn is_connect(&self) -> bool {
         matches!(&self.kind, Kind::Unreachable(source) if source.is_connect())
     }
@@ -380,7 +380,7 @@ impl fmt::Display for Error {
             Kind::Unexpected(what, why) => {
                 write!(f, "{action}: unexpected answer from {host}: {what}")?;
                 match why {
-                    // It may quote what the CA has sent.
+                    // It may quote the CA's answer.
                     Some(why) => {
                         write!(f, " ({:.200})", why.to_string().escape_debug().to_string())
                     }
@@ -425,7 +425,7 @@ mod tests {
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
 
-    /// Action, status and type; the CA's words; reason and class, the latter as Debug prints it.
+    /// Action, status and type; the CA's text; reason and class, the latter in Debug format.
     const ANSWERS: &str = r#"
         NewOrder 429 rateLimited
         too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s, retry after 2027-01-15 09:13:16 UTC: see https://letsencrypt.org/docs/rate-limits/#new-certificates-per-exact-set-of-identifiers

@@ -1,4 +1,4 @@
-//! Answers of a CA that is broken or hostile: nothing in them may panic, nor make a message long or unreadable.
+//! Answers of a broken or hostile CA: none may cause a panic, nor a long or unreadable message.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn answers() {
     });
 }
 
-/// All that reads what a CA answers.
+/// Every reader of a CA's answers.
 pub(crate) fn read(input: &[u8]) {
     let now = UnixTime(1_800_000_000);
     let key = AccountKey::generate().unwrap();

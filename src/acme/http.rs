@@ -1,9 +1,9 @@
-//! HTTP as a CA is spoken to: with deadlines, a bounded body, and every header kept that a later decision needs.
+//! HTTP to a CA: with deadlines, a bounded body, and all headers that a later decision needs.
 //!
-//! Input: a URL that the CA gave, and a signed body or none. Output: an [`Answer`], whatever its status.
-//! It never follows a redirect of a signed request, never leaves https (but for loopback), and never has more requests
-//! in flight to one issuer than that issuer's `concurrency`, nor sends them faster than its turns come.
-//! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
+//! Input: a URL from the CA, and a signed body or none. Output: an [`Answer`] of any status.
+//! It never follows a redirect of a signed request, never leaves https (except to loopback), never has more requests in
+//! flight to one issuer than its `concurrency`, and never sends them faster than its rate limit allows. `HTTPS_PROXY`,
+//! `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,49 +23,49 @@ use crate::net::egress::{Nearby, System};
 use crate::net::roots;
 use crate::process::write_gate::WriteGate;
 
-/// A CA that does not accept a connection by then is down, or a firewall drops our packets.
+/// Longest wait for a connection: after it the CA is down, or a firewall drops our packets.
 const CONNECT: Duration = Duration::from_secs(10);
-/// From the first byte sent to the last one received.
+/// Longest time of a request, from the first byte sent to the last one received.
 const REQUEST: Duration = Duration::from_secs(30);
-/// Some CAs issue within the finalize request and take more than 45 s (Sectigo).
+/// Longest time of a finalize request: some CAs issue within it and take more than 45 s (Sectigo).
 const FINALIZE: Duration = Duration::from_secs(120);
-/// For one of the `concurrency` slots; all of them may wait for a slow finalize. The turns of those that came before are
-/// added.
+/// Longest wait for one of the `concurrency` slots, as all may wait for a slow finalize. The time of the requests ahead
+/// is added.
 const SLOT: Duration = Duration::from_secs(180);
-/// A chain of ten certificates is 20 kB, a directory 2 kB.
+/// Most bytes of an answer: a chain of ten certificates is 20 kB, a directory 2 kB.
 const BODY: usize = 1024 * 1024;
-/// Of a GET; enough for a move of the CA to another name and to https.
+/// Most redirects of a GET; enough for a CA's move to another name and to https.
 const REDIRECTS: usize = 3;
-/// Boulder and Pebble refuse requests without one (RFC 8555, section 6.1).
+/// User-Agent: Boulder and Pebble refuse requests without one (RFC 8555, section 6.1).
 const USER_AGENT: &str = concat!("cert-renew/", env!("CARGO_PKG_VERSION"));
 
-/// A request that has ended, for metrics.
+/// A finished request, for metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestInfo<'a> {
-    /// The host that was asked.
+    /// The CA's host.
     pub host: &'a str,
-    /// What for.
+    /// The purpose.
     pub action: Action,
-    /// The status of the answer; `None` without a whole answer.
+    /// The status of the answer; `None` without a complete answer.
     pub status: Option<u16>,
-    /// From sending to the last byte, without the wait for a slot and for the turn.
+    /// From sending to the last byte, without the wait for a slot and for the rate limit.
     pub duration: Duration,
 }
 
-/// Is called after each request.
+/// Called after each request.
 pub type Observer = Arc<dyn Fn(&RequestInfo<'_>) + Send + Sync>;
 
-/// What a CA answered.
+/// The answer of a CA.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// Who answered.
+    /// The host that answered.
     pub(crate) host: Box<str>,
     pub(crate) status: u16,
-    /// From now on (RFC 9110, section 10.2.3).
+    /// Relative to now (RFC 9110, section 10.2.3).
     pub(crate) retry_after: Option<Duration>,
-    /// Absolute.
+    /// Absolute URL.
     pub(crate) location: Option<String>,
-    /// The absolute targets of `Link: rel="alternate"`.
+    /// The absolute URLs of `Link: rel="alternate"`.
     pub(crate) alternates: Vec<String>,
     pub(crate) nonce: Option<String>,
     pub(crate) body: Bytes,
@@ -76,7 +76,7 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
-    /// The answer read as the error that it is.
+    /// The answer, read as an error.
     pub(crate) fn error(&self, action: Action) -> Error {
         Error::answer(
             action,
@@ -100,7 +100,7 @@ impl Answer {
     }
 }
 
-/// A place among the requests that may be in flight; it is free again once this is dropped.
+/// A slot for a request in flight; dropping it frees the slot.
 pub(crate) struct Slot<'a>(#[expect(dead_code, reason = "held")] SemaphorePermit<'a>);
 
 /// One issuer's connections.
@@ -108,19 +108,19 @@ pub(crate) struct Http {
     client: reqwest::Client,
     /// Held while a request is in flight, never while an order waits.
     slots: Semaphore,
-    /// As many handles as there are requests that wait for one, and this.
+    /// One reference for each request that waits for a slot, and this one.
     waiting: Arc<()>,
     turns: Turns,
-    /// The directory is on this machine (tests, side-cars): only then may what it names be there too.
+    /// Whether the directory is on this machine (tests, side-cars): only then may its URLs be there too.
     nearby: Nearby,
-    /// The directory is asked without TLS: only then may others on this machine be.
+    /// Whether the directory is fetched without TLS: only then may other URLs on this machine be.
     plain: bool,
     observer: Observer,
     gate: WriteGate,
 }
 
 impl Http {
-    /// `ca_bundle` is PEM, trusted beside the public roots, which are compiled in: the image holds no files.
+    /// `ca_bundle` is PEM, trusted beside the public roots, which are compiled in, as the image holds no files.
     pub(crate) fn new(
         directory: &str,
         ca_bundle: Option<&[u8]>,
@@ -153,7 +153,7 @@ impl Http {
                     "the proxy settings in the environment cannot be used",
                 )
             })?;
-        // A semaphore of none would never let anything through.
+        // A semaphore without permits would block every request.
         Ok(Self {
             client,
             slots: Semaphore::new(concurrency.max(1)),
@@ -166,14 +166,14 @@ impl Http {
         })
     }
 
-    /// A place for one request after the other, never held while an order waits.
+    /// A slot for consecutive requests, never held while an order waits.
     pub(crate) async fn slot(&self, action: Action, url: &str) -> Result<Slot<'_>, Error> {
         let waits = Arc::clone(&self.waiting);
-        // Each of those before it may need a nonce first.
+        // Each request ahead may need a nonce first.
         let ahead = 2 * Arc::strong_count(&waits);
         let deadline = SLOT + self.turns.taken_by(ahead);
         let slot = timeout(deadline, self.slots.acquire()).await;
-        // Nobody closes the semaphore.
+        // The semaphore is never closed.
         let slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
             let host = Url::parse(url).ok();
             let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
@@ -182,7 +182,7 @@ impl Http {
         Ok(Slot(slot))
     }
 
-    /// A GET, or a HEAD for newNonce; redirects are followed as long as they keep the scheme.
+    /// A GET, or a HEAD for newNonce; follows redirects that keep the scheme.
     pub(crate) async fn get(
         &self,
         slot: &Slot<'_>,
@@ -291,7 +291,7 @@ impl Http {
         host: &str,
         request: Request,
     ) -> Result<Answer, Error> {
-        // The error's own text would name the URL, and a proxy's with its password.
+        // The error's own text would contain the URL, and that of a proxy with its password.
         let unreachable = |error: reqwest::Error| {
             Error::new(action, host, Kind::Unreachable(error.without_url()))
         };
@@ -310,7 +310,7 @@ impl Http {
                 .get(name)
                 .and_then(|value: &http::HeaderValue| value.to_str().ok())
         };
-        // A date is one by the clock of whoever says it, which may be right where ours is wrong.
+        // Compare a date with the sender's clock, which may be right when ours is wrong.
         let said = text(DATE).and_then(date).unwrap_or_else(UnixTime::now);
         Ok(Answer {
             host: host.into(),
@@ -329,7 +329,7 @@ impl Http {
     }
 }
 
-/// The URL parsed, if it may be asked: by https elsewhere, and on this machine where the directory is there.
+/// The parsed URL, if it may be requested: by https elsewhere, and on this machine only if the directory is there.
 fn permitted(url: &str, nearby: Nearby, plain: bool) -> Option<Url> {
     let here = Nearby::of(url) == Nearby::Open;
     let url = Url::parse(url).ok()?;
@@ -343,7 +343,7 @@ fn date(value: &str) -> Option<UnixTime> {
     Some(UnixTime(date.as_second()))
 }
 
-/// `Retry-After` as seconds or as an HTTP-date (RFC 9110, section 10.2.3); nonsense counts as absent.
+/// `Retry-After` as seconds or as an HTTP-date (RFC 9110, section 10.2.3); an invalid one counts as absent.
 pub(super) fn retry_after(value: &str, now: UnixTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
@@ -352,7 +352,7 @@ pub(super) fn retry_after(value: &str, now: UnixTime) -> Option<Duration> {
     Some(date(value)?.since(now))
 }
 
-/// The targets with `rel="alternate"` (RFC 8288; RFC 8555, section 7.4.2) of however many headers, each once.
+/// The targets with `rel="alternate"` (RFC 8288; RFC 8555, section 7.4.2) of all such headers, without duplicates.
 pub(super) fn alternates(headers: &HeaderMap, base: &Url) -> Vec<String> {
     let mut found = Vec::new();
     for value in headers
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn only_https_or_loopback_is_permitted() {
-        // Of a CA elsewhere, of one on this machine, and of one there without TLS.
+        // For a CA elsewhere, one on this machine, and one there without TLS.
         let cases = [
             ("https://ca.example/directory", [true, true, true]),
             ("https://10.0.0.7:9000/dir", [true, true, true]),

@@ -1,7 +1,7 @@
 //! The account key, and requests signed with it (RFC 7515 as RFC 8555, section 6.2 narrows it).
 //!
-//! ES256 only: every CA takes P-256 account keys, and the account's key never meets a subscriber.
-//! The private key leaves this module only through [`AccountKey::pkcs8`], for the Secret that keeps it.
+//! ES256 only: every CA accepts P-256 account keys, and the account's key never gets into a certificate.
+//! The private key leaves this module only through [`AccountKey::pkcs8`], for the Secret that stores it.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// Why a key is no account key.
+/// Why a key cannot be an account key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected an ECDSA P-256 private key in PKCS#8")]
 pub(crate) struct NotAnAccountKey;
@@ -29,7 +29,7 @@ pub(crate) struct AccountKey {
 }
 
 impl AccountKey {
-    /// A fresh key.
+    /// Generates a key.
     pub(crate) fn generate() -> Result<Self, NotAnAccountKey> {
         let pkcs8 =
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
@@ -37,7 +37,7 @@ impl AccountKey {
         Self::from_pkcs8(pkcs8.as_ref())
     }
 
-    /// The key that [`Self::pkcs8`] gave.
+    /// Restores the key from the output of [`Self::pkcs8`].
     pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, NotAnAccountKey> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8)
             .map_err(|_| NotAnAccountKey)?;
@@ -58,17 +58,17 @@ impl AccountKey {
         })
     }
 
-    /// For the Secret that keeps the account.
+    /// The key for the Secret that stores the account.
     pub(crate) fn pkcs8(&self) -> &[u8] {
         &self.pkcs8
     }
 
-    /// What proves control of a name (RFC 8555, section 8.1): the token and the thumbprint of this key.
+    /// The key authorization (RFC 8555, section 8.1): the token and the thumbprint of this key.
     pub(crate) fn authorize(&self, token: &str) -> String {
         format!("{token}.{}", self.thumbprint)
     }
 
-    /// A request body for `url`: signed in the name of the account `kid`, or of the key itself before there is one.
+    /// A request body for `url`, signed for the account `kid`, or with the key itself before there is one.
     /// An empty payload is a POST-as-GET (RFC 8555, section 6.3).
     pub(crate) fn sign(
         &self,
@@ -89,7 +89,7 @@ impl AccountKey {
         .map(|jws| jws.to_string())
     }
 
-    /// A request to take an account over from another key (RFC 8555, section 7.3.5), signed by this one.
+    /// A request to replace the account's key by this one (RFC 8555, section 7.3.5), signed by this one.
     pub(crate) fn succeed(
         &self,
         old: &Self,

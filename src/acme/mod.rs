@@ -4,11 +4,11 @@
 //! Client ──directory, register/restore──► Order ──authorizations──► Challenge      (solver/ puts the proof in place)
 //!    └── http, jws, nonce ── every request ──► Error { class, reason, retry_after, detail }
 //! ```
-//! This is the only place that knows instant-acme. Its wire types are used; its client is not, because it forgets
-//! status, Retry-After and Link of an answer, registers no key that was stored before, fetches only the default chain,
-//! and asks for a nonce before each request of an account. What is here keeps all of that.
+//! Only this module uses instant-acme: its wire types, not its client, which drops status, Retry-After and Link of an
+//! answer, cannot register a stored key, fetches only the default chain, and requests a nonce before each request of an
+//! account. This client keeps all of that.
 //!
-//! It never writes to the cluster, never logs a key, and never repeats a request other than for its nonce.
+//! It never writes to the cluster, never logs a key, and repeats a request only because of its nonce.
 
 mod account;
 pub mod ari;

@@ -1,14 +1,15 @@
-//! Nonces that answers brought and no request has used yet (RFC 8555, section 6.5).
+//! Unused nonces from earlier answers (RFC 8555, section 6.5).
 //!
-//! Every answer of a CA carries one, so that asking newNonce is needed only for the first request after a pause.
-//! A nonce is handed out once.
+//! Every answer of a CA carries one, so newNonce is needed only for the first request after a pause. A nonce is used
+//! once.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// More than requests are ever in flight; a burst leaves no more than this behind.
+/// Most nonces kept: more than requests are ever in flight.
 const KEPT: usize = 64;
-/// Older ones are likelier refused than not: Let's Encrypt forgets a nonce when some 65,000 newer ones are out.
+/// Greatest age of a nonce; older ones are probably refused: Let's Encrypt forgets a nonce after some 65,000 newer
+/// ones.
 const OLDEST: Duration = Duration::from_secs(300);
 
 /// A pool, newest last.
@@ -16,7 +17,7 @@ const OLDEST: Duration = Duration::from_secs(300);
 pub(crate) struct Nonces(Mutex<Vec<(String, Instant)>>);
 
 impl Nonces {
-    /// The freshest nonce, if one is young enough.
+    /// Takes the newest nonce, if it is young enough.
     pub(crate) fn take(&self, now: Instant) -> Option<String> {
         let mut pool = self.pool();
         let (nonce, since) = pool.pop()?;
@@ -27,7 +28,7 @@ impl Nonces {
         Some(nonce)
     }
 
-    /// Keeps what an answer brought; the oldest gives way.
+    /// Adds the nonce of an answer, replacing the oldest if full.
     pub(crate) fn put(&self, nonce: String, now: Instant) {
         let mut pool = self.pool();
         if pool.len() == KEPT {
@@ -36,7 +37,7 @@ impl Nonces {
         pool.push((nonce, now));
     }
 
-    /// After a badNonce the others are doubtful too: the CA may have been restarted.
+    /// After a badNonce the others are doubtful too: the CA may have restarted.
     pub(crate) fn flush(&self) {
         self.pool().clear();
     }

@@ -4,8 +4,8 @@
 //! new_order ─► pending ──set_ready, wait_validated──► ready ──finalize──► processing ──wait_issued──► valid ─► certificate
 //!                                resume(url) enters at any of these
 //! ```
-//! The caller stores [`Order::url`] before anything else, and looks at [`Order::status`] to know where to go on.
-//! Every wait ends at the caller's deadline, keeps to Retry-After, and may be dropped at any await.
+//! The caller stores [`Order::url`] before anything else, and continues according to [`Order::status`].
+//! Every wait ends at the caller's deadline, respects Retry-After, and may be dropped at any await.
 
 use std::time::Duration;
 
@@ -31,28 +31,28 @@ use super::poll_interval;
 use super::problem::{Class, Problem};
 use crate::net::egress::Nearby;
 
-/// More alternates than any CA has roots; each costs a request.
+/// Most alternate chains that are fetched: no CA has more roots, and each costs a request.
 const ALTERNATES: usize = 5;
-/// An order that is pending for longer than this is looked at more closely: CAs validate in seconds.
+/// Age of a pending order at which its authorizations are checked: CAs validate in seconds.
 const UNUSUAL: Duration = Duration::from_secs(10);
-/// Each further look comes after twice the time, up to this.
+/// Longest time between two such checks; each interval is twice the one before.
 const LONGEST_UNUSUAL: Duration = Duration::from_secs(60);
-/// A CA that has found a proof wanting and would look again is asked to so often: with the first time no more failed
-/// validations than CAs let pass in an hour.
+/// Most repeated posts to a CA that would look at a proof again: with the first, no more failed validations than CAs
+/// allow in an hour.
 const REPEATS: u32 = 3;
 
-/// What is asked for beside the names.
+/// The parts of an order besides the names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OrderRequest<'a> {
     /// The profile (profiles draft); `None` leaves it to the CA.
     pub profile: Option<&'a str>,
-    /// When the certificate shall end (RFC 8555, section 7.4); a CA may refuse that, or give another time.
+    /// When the certificate should end (RFC 8555, section 7.4); a CA may refuse it, or set another time.
     pub not_after: Option<UnixTime>,
     /// The certificate that this one replaces (RFC 9773, section 5).
     pub replaces: Option<&'a CertId>,
 }
 
-/// An order at the CA, as last heard of.
+/// An order at the CA, in its last known state.
 #[derive(Debug)]
 pub struct Order {
     client: Client,
@@ -60,13 +60,13 @@ pub struct Order {
     host: Box<str>,
     state: State,
     replaces_accepted: bool,
-    /// What was left to prove when it was last asked; forgotten when that may have changed.
+    /// The pending authorizations when last fetched; None if they may have changed.
     pending: Option<Vec<Authorization>>,
     /// The CA's Retry-After.
     not_before: Option<Instant>,
 }
 
-/// The order object. `authorizations` is missing or null at some CAs once the order is valid or invalid.
+/// The order object. Some CAs leave `authorizations` out or null once the order is valid or invalid.
 #[derive(Debug)]
 struct State {
     status: OrderStatus,
@@ -96,15 +96,15 @@ impl<'de> Deserialize<'de> for State {
 }
 
 impl State {
-    /// The order as it is now. Authorizations that the CA no longer names are kept: some name only the valid ones in an
-    /// order that has failed, and what has failed is worth knowing.
+    /// Updates the order. Authorizations that the CA no longer lists are kept: some list only the valid ones in a
+    /// failed order, and the failed ones are needed.
     fn follow(&mut self, mut now: Self) {
         for url in std::mem::take(&mut self.authorizations) {
             if !now.authorizations.contains(&url) {
                 now.authorizations.push(url);
             }
         }
-        // An answer to finalize may leave out what was known.
+        // An answer to finalize may leave out known members.
         now.finalize = now.finalize.or_else(|| self.finalize.take());
         *self = now;
     }
@@ -113,11 +113,11 @@ impl State {
 // === impl Client ===
 
 impl Client {
-    /// Orders a certificate for `names`. A `replaces` that the CA refuses is left out and the order made without it:
-    /// the reasons are many (another account, replaced already, unknown) and none of them is worth a certificate.
+    /// Orders a certificate for `names`. If the CA refuses `replaces`, the order is made without it: there are many
+    /// reasons (another account, replaced already, unknown), and none justifies a lost certificate.
     ///
     /// # Errors
-    /// When the CA refuses, or has no profiles although one is asked for.
+    /// When the CA refuses, or does not support profiles although one is set.
     pub async fn new_order(
         &self,
         names: &[Name],
@@ -184,7 +184,7 @@ impl Client {
         Ok(order)
     }
 
-    /// Takes an order up again, at whatever state it is; `authorizations` are those that it had when it was made.
+    /// Resumes an order in any state; `authorizations` are those that it had when it was made.
     ///
     /// # Errors
     /// When the CA does not answer or no longer knows the order ([`Error::is_gone`]).
@@ -201,7 +201,7 @@ impl Client {
     }
 }
 
-/// Whether the same order without `replaces` may fare better.
+/// Whether the same order may succeed without `replaces`.
 fn is_about_replaces(error: &Error) -> bool {
     error.status().is_some()
         && matches!(
@@ -217,10 +217,10 @@ fn identifier(name: &Name) -> Identifier {
     }
 }
 
-/// Adds what the CA says of one name, unless something is known of that name.
+/// Adds the CA's report about one name, unless that name has one already.
 fn add_problems(problem: &mut Problem, state: &authorization::State) {
     for found in state.problems().chain(state.failure()) {
-        // Pebble repeats the words of the one authorization, without its name.
+        // Pebble repeats the text of the one authorization, without its name.
         if problem.detail == found.detail {
             problem.detail.clear();
         }
@@ -230,13 +230,13 @@ fn add_problems(problem: &mut Problem, state: &authorization::State) {
     }
 }
 
-/// How a wait goes on from poll to poll.
+/// The intervals of a wait's polls.
 struct Rhythm {
     action: Action,
     started: Instant,
     pause: Duration,
     next_pause: Duration,
-    /// How often it was asked, until it is the CA that says when.
+    /// Number of polls so far; None once the CA sets the time.
     polls: Option<u32>,
 }
 
@@ -271,19 +271,19 @@ impl Order {
         Ok(order)
     }
 
-    /// Where the order lives: enough to [`Client::resume`] it.
+    /// The order's URL: enough to [`Client::resume`] it.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Who has made it.
+    /// The issuer that made it.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Whether the CA is on this machine, and so connects to what is on it.
+    /// Whether the CA is on this machine, and so may connect to it.
     #[must_use]
     pub fn nearby(&self) -> Nearby {
         Nearby::of(&self.client.settings().directory)
@@ -298,37 +298,37 @@ impl Order {
     /// The account that made the order.
     ///
     /// # Errors
-    /// When it was given up meanwhile.
+    /// When the account was dropped concurrently.
     pub fn account_url(&self) -> Result<String, Error> {
         let account = self.client.account(Action::Authorization)?;
         Ok(account.url.clone())
     }
 
-    /// As last heard of.
+    /// The last known status.
     #[must_use]
     pub fn status(&self) -> OrderStatus {
         self.state.status
     }
 
-    /// The URLs of what is, or was, to be proven.
+    /// The URLs of all authorizations, pending or not.
     #[must_use]
     pub fn authorization_urls(&self) -> &[String] {
         &self.state.authorizations
     }
 
-    /// When the CA gives the order up, if it says so.
+    /// When the order expires at the CA, if it says so.
     #[must_use]
     pub fn expires(&self) -> Option<UnixTime> {
         self.state.expires.as_ref()?.parse().ok()
     }
 
-    /// Whether the CA counts this order as the replacement that was named, which exempts it from some limits.
+    /// Whether the CA counts this order as the named replacement, which exempts it from some limits.
     #[must_use]
     pub fn replaces_accepted(&self) -> bool {
         self.replaces_accepted
     }
 
-    /// Asks how the order stands.
+    /// Fetches the present state.
     ///
     /// # Errors
     /// When the CA does not answer or no longer knows the order.
@@ -340,11 +340,11 @@ impl Order {
         Ok(())
     }
 
-    /// What is left to prove; names that the CA has seen proof of already are not among them. It is asked once, as long
-    /// as nothing is done about it.
+    /// The pending authorizations, without names that the CA has already validated. Fetched once, until something is
+    /// done about them.
     ///
     /// # Errors
-    /// When an authorization has failed or cannot be had.
+    /// When an authorization has failed or is unavailable.
     pub async fn authorizations(&mut self) -> Result<Vec<Authorization>, Error> {
         // RFC 8555, 7.1.6: such an order has all its authorizations.
         use OrderStatus::{Processing, Ready, Valid};
@@ -369,7 +369,7 @@ impl Order {
         Ok(pending)
     }
 
-    /// Tells the CA that the proof is in place. A challenge that is being looked at already is left alone.
+    /// Tells the CA that the proof is in place. Does nothing for a challenge that the CA is already checking.
     ///
     /// # Errors
     /// When the CA refuses.
@@ -385,17 +385,17 @@ impl Order {
         Ok(())
     }
 
-    /// Waits until all names are proven. Where that takes longer than usual, it is found out what the CA says of each
-    /// name; a challenge that it would look at again is posted again, a few times.
+    /// Waits until all names are validated. If it takes longer than usual, fetches the CA's report about each name; a
+    /// challenge that the CA would check again is posted again, a few times.
     ///
     /// # Errors
-    /// With what the CA found for each name when a proof has failed; when `deadline` comes first.
+    /// With the CA's report about each name when a proof has failed; when `deadline` comes first.
     pub async fn wait_validated(&mut self, deadline: Instant) -> Result<(), Error> {
         let (said, _unheard) = mpsc::unbounded_channel();
         self.wait_validated_and_say(deadline, said).await
     }
 
-    /// The same; what the CA says of a name that it may look at again is sent to `said` as soon as it is known.
+    /// The same, and sends the CA's report about a name that it may check again to `said` as soon as it is known.
     ///
     /// # Errors
     /// As [`Self::wait_validated`].
@@ -408,7 +408,7 @@ impl Order {
         let (mut rhythm, mut pause) = (Rhythm::of(&self.client, Action::Authorization), UNUSUAL);
         for look in 0.. {
             let now = Instant::now();
-            // What the CA has asked for goes before any look of ours.
+            // The CA's own time has priority over our checks.
             let next = self
                 .not_before
                 .map_or(now + pause, |at| at.max(now + pause));
@@ -430,10 +430,10 @@ impl Order {
         Ok(())
     }
 
-    /// Finds out what the CA says of each name of an order that is still pending.
+    /// Fetches the CA's report about each name of an order that is still pending.
     ///
     /// # Errors
-    /// When a name has failed for good, or as often as is worth trying.
+    /// When a name has failed for good, or too often.
     async fn look_closely(
         &mut self,
         look: u32,
@@ -460,7 +460,7 @@ impl Order {
             return Err(self.invalid(Action::Authorization, problem));
         }
         if !again.is_empty() && !problem.subproblems.is_empty() {
-            // Nobody has to listen.
+            // There may be no receiver.
             let _ = said.send(self.invalid(Action::Authorization, problem));
         }
         for url in again {
@@ -477,15 +477,15 @@ impl Order {
         Ok(())
     }
 
-    /// What the CA has said of the names of an order that is still pending, if it has said anything.
+    /// The CA's report about the names of a pending order, if there is one.
     async fn found(&mut self) -> Option<Error> {
         let error = self.why_invalid(Action::Authorization).await;
         let said = error.problem().is_some_and(|it| !it.subproblems.is_empty());
         said.then_some(error)
     }
 
-    /// Hands in the certificate request. After a lost answer this may be the second time: then the order has moved on,
-    /// and that is no error.
+    /// Sends the certificate request. After a lost answer this may be the second time: the order has then moved on,
+    /// which is no error.
     ///
     /// # Errors
     /// When the CA refuses.
@@ -521,7 +521,7 @@ impl Order {
         }
     }
 
-    /// Waits until the certificate is there.
+    /// Waits until the certificate is issued.
     ///
     /// # Errors
     /// When the order becomes invalid; when `deadline` comes first.
@@ -531,10 +531,10 @@ impl Order {
         self.wait(&mut rhythm, deadline, done).await
     }
 
-    /// The chain as PEM, leaf first; it can be fetched any number of times.
+    /// The chain as PEM, leaf first; can be fetched any number of times.
     ///
     /// # Errors
-    /// When the order is not valid, or the CA does not give the chain.
+    /// When the order is not valid, or the CA does not return the chain.
     pub async fn certificate(&self, preference: &Preference) -> Result<String, Error> {
         let missing = || {
             Error::unexpected(
@@ -555,7 +555,7 @@ impl Order {
             }
             match self.chain(alternate).await {
                 Ok((chain, _)) => chains.push(chain),
-                // The chain in hand is good; one that the CA names and does not have is not waited for.
+                // The chain at hand is valid; do not wait for one that the CA lists but does not have.
                 Err(error) if error.is_refusal() => {
                     tracing::warn!(order = self.url, %error, "an alternate chain cannot be had and is passed over");
                 }
@@ -565,10 +565,10 @@ impl Order {
         Ok(chains.swap_remove(preference.choose(&chains)))
     }
 
-    /// Gives back what was not proven: pending authorizations count against the account at some CAs.
+    /// Deactivates pending authorizations, which count against the account at some CAs.
     ///
     /// # Errors
-    /// The first one; the others are tried nevertheless.
+    /// The first one; the others are still tried.
     pub async fn abandon(&self) -> Result<(), Error> {
         let mut result = Ok(());
         for url in &self.state.authorizations {
@@ -626,14 +626,14 @@ impl Order {
             rhythm.pause = rhythm.next_pause;
             rhythm.next_pause = (rhythm.next_pause * 2).min(poll_interval::LONGEST);
             trouble = match self.refresh().await {
-                // A poll that fails costs nothing but time, and there is a deadline for that.
+                // A failed poll costs only time, which the deadline bounds.
                 Err(error) if error.class() == Class::Transient && !error.is_gone() => Some(error),
                 result => result.map(|()| None)?,
             };
         }
     }
 
-    /// The order's own error with what each authorization has to say.
+    /// The order's own error with the report of each authorization.
     async fn why_invalid(&self, action: Action) -> Error {
         let mut problem = self.own_problem();
         for url in &self.state.authorizations {
@@ -644,7 +644,7 @@ impl Order {
         self.invalid(action, problem)
     }
 
-    /// What the CA says of the order itself.
+    /// The CA's report about the order itself.
     fn own_problem(&self) -> Problem {
         let own = self.state.error.as_ref().and_then(Problem::from_json);
         own.unwrap_or_default()

@@ -1,21 +1,21 @@
-//! How long to wait before a CA is asked the first time whether it is done: learned from what it has needed lately.
+//! Delay before the first poll of a CA: learned from the time it has recently needed.
 //!
-//! A poll that comes too early costs a request, one that comes too late costs time. The pause grows by an eighth when
-//! the first poll was too early and shrinks by a thirty-second when it was not, so that about one in five is too early:
-//! there the two costs balance, for the second poll comes soon. Where the CA says Retry-After, that is kept to, and
-//! nothing is learned. Pure, but for the one number, which all orders of an issuer share.
+//! A poll that comes too early costs a request, one that comes too late costs time. The delay grows by an eighth if the
+//! first poll was too early and shrinks by a thirty-second if not, so that about one in five is too early: there the
+//! two costs balance, as the second poll comes soon. A Retry-After of the CA is obeyed, and nothing is learned from it.
+//! The only state is one interval, shared by all orders of an issuer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A CA without validation delay is done by then, and Pebble deadlocks when polled faster.
+/// Shortest delay: enough for a CA without validation delay, and Pebble deadlocks when polled faster.
 pub(super) const SHORTEST: Duration = Duration::from_millis(100);
-/// A validation from several places takes some seconds.
+/// Longest delay: a validation from several places takes some seconds.
 pub(super) const LONGEST: Duration = Duration::from_secs(5);
-/// From the first poll to the second; each further pause is twice the one before it, up to [`LONGEST`].
+/// Time from the first poll to the second; each further interval is twice the one before it, up to [`LONGEST`].
 pub(super) const SECOND: Duration = Duration::from_millis(200);
 
-/// See the module's documentation; in microseconds.
+/// The learned delay, in microseconds.
 #[derive(Debug)]
 pub(super) struct Pace(AtomicU64);
 
@@ -26,17 +26,17 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Before the first poll.
+    /// Delay before the first poll.
     pub(super) fn first(&self) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 
-    /// The first poll found that the CA was done.
+    /// Records that the CA was done at the first poll.
     pub(super) fn in_time(&self) {
         self.change(|pause| pause - pause / 32);
     }
 
-    /// The CA was done no later than this after the wait had begun, but not at the first poll.
+    /// Records that the CA was done not at the first poll, but at most this long after the wait began.
     pub(super) fn too_early(&self, done_by: Duration) {
         let done_by = micros(done_by);
         self.change(|pause| (pause + pause / 8).max(done_by / 4).min(done_by));
@@ -44,7 +44,7 @@ impl Pace {
 
     fn change(&self, change: impl Fn(u64) -> u64) {
         let bounded = |pause| Some(change(pause).clamp(micros(SHORTEST), micros(LONGEST)));
-        // It always changes: the function never refuses.
+        // Never fails: the function always returns a value.
         let _ = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, bounded);
@@ -59,7 +59,7 @@ fn micros(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    /// Polls, and the time that was lost after the CA was done, for an order that takes so long.
+    /// Number of polls, and time lost after the CA was done, for an order that takes this long.
     fn order(pace: &Pace, takes: Duration) -> (u32, Duration) {
         let (mut at, mut polls, mut pause) = (pace.first(), 1, SECOND);
         while at < takes {
@@ -74,11 +74,11 @@ mod tests {
         (polls, at - takes)
     }
 
-    /// The mean of both over a thousand orders, once it has learned; each takes between `least` and `most`.
+    /// The mean of both over a thousand orders, after learning; each takes between `least` and `most`.
     fn learned(least: u64, most: u64) -> (f64, Duration) {
         let (pace, mut polls, mut lost) = (Pace::default(), 0, Duration::ZERO);
         for number in 0..1_100_u64 {
-            // Spread evenly, and not in order.
+            // Evenly distributed, and not in order.
             let takes = least + (most - least) * (number * 37 % 100) / 100;
             let (asked, late) = order(&pace, Duration::from_millis(takes));
             if number >= 100 {
@@ -93,7 +93,7 @@ mod tests {
     fn a_quick_ca_is_polled_once_and_not_later_than_ever() {
         let (polls, lost) = learned(10, 90);
         assert!(polls < 1.001 && lost < SHORTEST, "{polls} {lost:?}");
-        // One in ten is late: the pause does not grow for its sake.
+        // One in ten is late: the delay does not grow for it.
         let pace = Pace::default();
         for number in 0..200 {
             let takes = if number % 10 == 0 { 150 } else { 50 };

@@ -1,6 +1,6 @@
-//! Problem documents (RFC 7807) as ACME uses them (RFC 8555, section 6.7): what a CA says is wrong.
+//! Problem documents (RFC 7807) as ACME uses them (RFC 8555, section 6.7): the errors of a CA.
 //!
-//! Input: JSON from a CA, read forgivingly and cut to a bounded size. Output: the text for people, and a [`Class`] for
+//! Input: JSON from a CA, read leniently and cut to a bounded size. Output: the text for people, and a [`Class`] for
 //! the schedule, from type and text alone. Pure.
 
 use std::fmt;
@@ -9,24 +9,24 @@ use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 use serde_json::Value;
 
-/// Texts from the CA are cut to this many characters: Events hold 1,024 bytes, logs should stay readable.
+/// Most characters of a text from the CA: Events hold 1,024 bytes, and logs should stay readable.
 const TEXT: usize = 2_000;
-/// No order has more names than this (Let's Encrypt: 100).
+/// Most subproblems: no order has more names (Let's Encrypt: 100).
 const SUBPROBLEMS: usize = 100;
 
-/// What to do about an error.
+/// How to react to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Try again, with back-off.
     Transient,
-    /// The CA asks for nothing more before `until`.
+    /// The CA asks for no request before `until`.
     RateLimited {
         /// Named by the CA, or an hour from the answer.
         until: UnixTime,
-        /// Whom the limit stops.
+        /// The requests that the limit applies to.
         scope: Scope,
     },
-    /// Something outside of the CA and of this program must be put right (DNS, a route, CAA); trying again finds out.
+    /// Something outside the CA and this program must be fixed (DNS, a route, CAA); a new try will show.
     FixIt,
     /// The same request will be refused until the settings change.
     Permanent,
@@ -36,21 +36,21 @@ pub enum Class {
     Paused,
 }
 
-/// Whom a rate limit stops.
+/// The requests that a rate limit applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Every request to the issuer.
     Issuer,
-    /// Orders with the names of this one.
+    /// Orders with the same names.
     Names,
 }
 
-/// What a limit is about, where the CA names it: more than the one order, and less than all.
+/// What a limit is about, if the CA names it: more than one order, and less than all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Limited {
     /// A domain and every name under it.
     Under(String),
-    /// This name alone.
+    /// Only this name.
     Only(String),
 }
 
@@ -59,7 +59,7 @@ pub enum Limited {
 pub struct Problem {
     /// For example `rateLimited`: without `urn:ietf:params:acme:error:`, other URNs in full.
     pub kind: String,
-    /// The CA's words.
+    /// The CA's text.
     pub detail: String,
     /// By identifier (RFC 8555, section 6.7.1).
     pub subproblems: Vec<Subproblem>,
@@ -68,16 +68,16 @@ pub struct Problem {
 /// What the CA says about one identifier of an order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subproblem {
-    /// The DNS name or address; empty where the CA named none.
+    /// The DNS name or address; empty if the CA gave none.
     pub name: String,
     /// As [`Problem::kind`].
     pub kind: String,
-    /// The CA's words.
+    /// The CA's text.
     pub detail: String,
 }
 
-/// Reason and class of the ACME error types of RFC 8555 section 6.7, RFC 9773 section 7.4 and the profiles draft;
-/// limits and pauses aside, which need their text.
+/// Reason and class of the ACME error types of RFC 8555 section 6.7, RFC 9773 section 7.4 and the profiles draft,
+/// except limits and pauses, which need their text.
 fn known(kind: &str) -> Option<(&'static str, Class)> {
     use Class::{AccountGone, FixIt, Permanent, Transient};
     Some(match kind {
@@ -114,11 +114,10 @@ fn known(kind: &str) -> Option<(&'static str, Class)> {
 // === impl Problem ===
 
 impl Problem {
-    /// Reads what a CA sent, forgiving about every member: a strange one must not hide the others.
-    /// `None` when neither type nor detail is there.
+    /// Reads a CA's document leniently: one malformed member must not hide the others. `None` without type and detail.
     pub(crate) fn from_json(json: &Value) -> Option<Self> {
         let (kind, mut detail) = type_and_detail(json);
-        // RFC 8555, 6.2: which algorithms it would take.
+        // RFC 8555, 6.2: the algorithms that it would accept.
         if kind == "badSignatureAlgorithm" {
             let algorithms = super::body::texts(json, "algorithms").join(", ");
             let algorithms = text(Some(&algorithms.into()));
@@ -145,7 +144,7 @@ impl Problem {
         (!problem.kind.is_empty() || !problem.detail.is_empty()).then_some(problem)
     }
 
-    /// The type that counts: `compound` says nothing itself, its parts do (RFC 8555, 6.7.1).
+    /// The relevant type: `compound` says nothing itself, its parts do (RFC 8555, 6.7.1).
     fn kind(&self) -> &str {
         match self.subproblems.first() {
             Some(sub) if self.kind == "compound" => &sub.kind,
@@ -153,7 +152,7 @@ impl Problem {
         }
     }
 
-    /// What to do; `None` for a type that is not known. `until` is when a limit ends, should this be one.
+    /// The class; `None` for an unknown type. `until` is the end of a limit, if this is one.
     pub(crate) fn class(&self, until: UnixTime) -> Option<Class> {
         match self.kind() {
             _ if self.is_paused() => Some(Class::Paused),
@@ -165,7 +164,7 @@ impl Problem {
         }
     }
 
-    /// A stable name in PascalCase; `None` for a type that is not known.
+    /// A stable name in PascalCase; `None` for an unknown type.
     pub(crate) fn reason(&self) -> Option<&'static str> {
         match self.kind() {
             _ if self.is_paused() => Some("Paused"),
@@ -174,15 +173,15 @@ impl Problem {
         }
     }
 
-    /// The end of a limit as the text names it: `…, retry after 2025-09-18 09:13:16 UTC: see …` (Boulder), for answers
-    /// whose header a proxy has eaten.
+    /// The end of a limit in the text: `…, retry after 2025-09-18 09:13:16 UTC: see …` (Boulder), for answers whose
+    /// header a proxy has removed.
     pub(crate) fn named_time(&self) -> Option<UnixTime> {
         let (_, rest) = self.detail.split_once("retry after ")?;
         let (time, _) = rest.split_once(" UTC")?;
         format!("{}Z", time.replace(' ', "T")).parse().ok()
     }
 
-    /// What the text of a limit says that it is about, in the words of Boulder (`ratelimits/limiter.go`):
+    /// What a limit is about according to its text, as Boulder writes it (`ratelimits/limiter.go`):
     /// `too many certificates (50) already issued for "example.com" in the last 168h0m0s, …` and
     /// `too many failed authorizations (5) for "www.example.com" in the last 1h0m0s, …`.
     #[must_use]
@@ -203,8 +202,8 @@ impl Problem {
     }
 }
 
-/// Whether these are the words of a CA that has paused names. Let's Encrypt does so with names that fail for months; its
-/// type is `rateLimited`, and only the text tells (Boulder, `wfe2/wfe.go`, `probs.Paused`).
+/// Whether the text says that the CA has paused names. Let's Encrypt does so with names that fail for months; the type
+/// is `rateLimited`, and only the text shows it (Boulder, `wfe2/wfe.go`, `probs.Paused`).
 #[must_use]
 pub fn tells_of_pause(words: &str) -> bool {
     words.contains("temporarily prevented from requesting certificates")
@@ -248,7 +247,7 @@ fn type_and_detail(json: &Value) -> (String, String) {
     (kind, text(json.get("detail")))
 }
 
-/// The CA's text, bounded and on one line: it ends in logs and Events.
+/// The CA's text, bounded and on one line, for logs and Events.
 fn text(value: Option<&Value>) -> String {
     let text = value.and_then(Value::as_str).unwrap_or_default();
     text.chars()
@@ -257,8 +256,8 @@ fn text(value: Option<&Value>) -> String {
         .collect()
 }
 
-/// Which limit of Boulder (`ratelimits/limiter.go`) a text names: those by name, or by registered domain, leave other
-/// names alone.
+/// The scope of a Boulder limit (`ratelimits/limiter.go`) by its text: limits by name or by registered domain leave
+/// other names alone.
 fn scope(detail: &str) -> Scope {
     let by_name = [
         "failed authorizations",

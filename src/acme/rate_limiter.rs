@@ -1,24 +1,24 @@
-//! Requests to one host, spread over time: no two begin sooner after each other than the config lets them.
+//! A rate limiter for one host: spaces requests by the interval of the config.
 //!
-//! Input: each request, when it is about to be sent. Output: nothing, but not before its turn, which comes in the order
-//! in which they ask. It refuses nothing and knows no deadline: how long a turn is waited for is what stands before it.
-//! Turns are not saved up, so that after a quiet hour no more requests go out in a second than in any other.
+//! Each request waits for its slot; slots are given in the order of the calls. It refuses nothing and has no deadline:
+//! the caller bounds the wait. Unused slots are not saved, so after a quiet hour no more requests go out in a second
+//! than in any other.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The turns of one host; clones share them, each with a distance of its own. The default knows none: every turn is now.
+/// The slots of one host; clones share them, each with its own interval. The default has none: no request waits.
 #[derive(Clone, Debug, Default)]
 pub struct Turns {
-    /// The first turn that is not taken yet.
+    /// The first free slot.
     next: Arc<Mutex<Option<Instant>>>,
     apart: Duration,
 }
 
 impl Turns {
-    /// The same turns, but so many requests a second of those that wait here; 0 is as many as there are.
+    /// The same slots with this number of requests a second; 0 is unlimited.
     #[must_use]
     pub fn per_second(&self, requests: u32) -> Self {
         let apart = Duration::from_secs(1).checked_div(requests);
@@ -28,12 +28,12 @@ impl Turns {
         }
     }
 
-    /// How long so many requests take at least.
+    /// The minimum time for this number of requests.
     pub(super) fn taken_by(&self, requests: usize) -> Duration {
         self.apart * u32::try_from(requests).unwrap_or(u32::MAX)
     }
 
-    /// Returns when the request may be sent. A turn that nobody comes for, since the wait for it was dropped, passes.
+    /// Returns when the request may be sent. The slot of a dropped wait stays unused.
     pub(super) async fn wait(&self) {
         let now = Instant::now();
         let at = {
@@ -42,7 +42,7 @@ impl Turns {
             *next = Some(at + self.apart);
             at
         };
-        // A timer that is due already would cost a millisecond.
+        // A timer that is already due would cost a millisecond.
         if at > now {
             sleep_until(at).await;
         }
@@ -63,7 +63,7 @@ mod tests {
             ten.wait().await;
             sent.push(began.elapsed().as_millis());
         }
-        // Another issuer of the same host stands in the same line.
+        // Another issuer of the same host shares the slots.
         for _ in 0..2 {
             two.wait().await;
             sent.push(began.elapsed().as_millis());
@@ -74,7 +74,7 @@ mod tests {
         together.await;
         assert_eq!(sent, [0, 100, 200, 300, 800]);
         assert_eq!(quiet.elapsed().as_millis(), 1_000);
-        // Where nothing is said, nobody waits.
+        // Without a limit nothing waits.
         let any = Turns::default();
         for _ in 0..1_000 {
             any.wait().await;

@@ -1,4 +1,4 @@
-//! Taking a certificate back (RFC 8555, section 7.6), and an account to another key (section 7.3.5).
+//! Revocation of a certificate (RFC 8555, section 7.6), and change of an account's key (section 7.3.5).
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -20,11 +20,11 @@ pub enum RevocationReason {
 }
 
 impl Client {
-    /// Revokes a certificate (DER); that it is revoked already is no error. A CA that does not take the reason is asked
-    /// without one.
+    /// Revokes a certificate (DER); succeeds if it is already revoked. A CA that refuses the reason is asked without
+    /// one.
     ///
     /// # Errors
-    /// When the CA refuses, or has no way to revoke.
+    /// When the CA refuses, or does not support revocation.
     pub async fn revoke(&self, certificate: &[u8], reason: RevocationReason) -> Result<(), Error> {
         let directory = self.directory().await?;
         let Some(url) = &directory.revoke_cert else {
@@ -44,10 +44,10 @@ impl Client {
         }
     }
 
-    /// Takes the account from its key to that of `next`, which becomes the account's credentials.
+    /// Changes the account's key to that of `next`, and returns the account's new credentials.
     ///
     /// # Errors
-    /// When the CA refuses, or has no way to change a key.
+    /// When the CA refuses, or does not support key changes.
     pub async fn change_key(&self, next: &Credentials) -> Result<Credentials, Error> {
         let account = self.account(Action::KeyChange)?;
         let directory = self.directory().await?;
@@ -70,10 +70,10 @@ impl Client {
         Ok(next.registered_as(url))
     }
 
-    /// Whether the CA knows the key of `credentials`, and then with its account.
+    /// The account of the key of `credentials`, if the CA knows the key.
     ///
     /// # Errors
-    /// When the CA does not answer that.
+    /// When the CA's answer does not say.
     pub async fn find_account(
         &self,
         credentials: &Credentials,

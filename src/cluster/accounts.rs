@@ -1,6 +1,6 @@
-//! ACME account credentials, one Secret an issuer in the operator's namespace.
+//! ACME account credentials: one Secret for each issuer, in the operator's namespace.
 //!
-//! A credential is stored before it is registered, so that a crash wastes neither the key nor a single-use EAB.
+//! Credentials are stored before they are registered, so that a crash loses neither the key nor a single-use EAB.
 
 use std::collections::BTreeMap;
 
@@ -15,19 +15,19 @@ use super::secrets::Wiped;
 use super::{Error, call};
 
 const FIELD: &str = "credentials";
-/// The key that an account is being taken to.
+/// Data key of the credentials that an account is changing to.
 const NEXT: &str = "next";
 
-/// Name of the Secret that holds an issuer's account.
+/// Name of the Secret with an issuer's account.
 #[must_use]
 pub fn secret_name(issuer: &str) -> String {
     format!("cert-renew-account-{issuer}")
 }
 
-/// Reads an issuer's credentials; None when it has no account yet.
+/// Reads an issuer's credentials; None if it has no account yet.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn load(
     client: &Client,
     namespace: &str,
@@ -38,10 +38,10 @@ pub async fn load(
         .map(|(credentials, _)| credentials))
 }
 
-/// The same, with the key that the account is being taken to, if any.
+/// The same, with the credentials that the account is changing to, if any.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn load_with_next(
     client: &Client,
     namespace: &str,
@@ -66,13 +66,14 @@ pub async fn load_with_next(
     }
 }
 
-/// Credentials, and those that are to follow.
+/// Credentials, and those that will replace them.
 pub type Stored = (Zeroizing<Vec<u8>>, Option<Zeroizing<Vec<u8>>>);
 
-/// Writes what an account is being taken to beside what it has, or that it has arrived: `next` of `None` is removed.
+/// Writes the credentials that an account is changing to beside the present ones, or, with `next` of `None`, removes
+/// them.
 ///
 /// # Errors
-/// What every call may end in; [`Error::NotFound`] where there is no account.
+/// Those of every call; [`Error::NotFound`] if there is no account.
 pub async fn change(
     client: &Client,
     namespace: &str,
@@ -90,10 +91,10 @@ pub async fn change(
     Ok(())
 }
 
-/// Writes an issuer's credentials; makes the Secret when it is not there.
+/// Writes an issuer's credentials; creates the Secret if it does not exist.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn store(
     client: &Client,
     namespace: &str,

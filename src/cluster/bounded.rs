@@ -1,12 +1,12 @@
-//! Answers of the API server within bounds of bytes: a layer directly above the connections.
+//! Bounds answers of the API server by bytes: a layer directly above the connections.
 //!
-//! kube collects an answer whole, however large it is, and `limit` bounds a page of a list by the number of its objects:
-//! a hundred Deployments of one tenant may be 130 MB. Here an answer is read first, and given up where it is too large.
-//! A page is then asked for again with half the `limit`, which a continue token allows. An object that is too large by
-//! itself is passed over: its page is empty, and the log names it. Callers see pages that are smaller, and nothing else.
+//! kube collects an answer as a whole, however large, and `limit` bounds a page of a list by its number of objects: a
+//! hundred Deployments of one tenant may be 130 MB. This layer reads the answer first, and drops one that is too large.
+//! It then requests the page again with half the `limit`, which a continue token allows. A single object that is too
+//! large is skipped: its page is empty, and the log names it. Callers only see smaller pages.
 //!
-//! A watch brings one object at a time, and so one large object at a time where there are many watches ([`lines`]). The
-//! few of Secrets are passed on as they are: what they read, a buffer of a few megabytes, they hold once.
+//! A watch sends one object at a time, and so many watches can bring many large objects ([`lines`]). The few watches of
+//! Secrets are passed through: each holds one buffer of a few megabytes.
 
 mod lines;
 
@@ -29,23 +29,24 @@ use tower::{BoxError, Service, ServiceExt as _};
 
 use self::lines::Lines;
 
-/// Nearly every answer is smaller. It is read without a place: a few dozen requests are under way at a time.
+/// Most bytes of a small answer, as nearly every one is. It is read without a permit: a few dozen requests run at a
+/// time.
 const SMALL: usize = 256 * 1024;
-/// The most of a page of a list. A page of a hundred ordinary workloads is 1 MB.
+/// Most bytes of a page of a list. A page of a hundred ordinary workloads is 1 MB.
 const PAGE: usize = 3 * 1024 * 1024;
-/// The most of an answer that cannot be divided. etcd takes objects of 1.5 MiB (`--max-request-bytes`), and JSON writes
-/// `<` and control characters as six bytes each.
+/// Most bytes of an answer that cannot be divided. etcd takes objects of 1.5 MiB (`--max-request-bytes`), and JSON
+/// writes `<` and control characters as six bytes each.
 const OBJECT: usize = 12 * 1024 * 1024;
-/// Pages that are in memory at a time; an answer of more than a page takes all places. kube makes two copies of an answer
-/// before it is decoded: 18 MiB of pages, or 36 MiB for one object of the largest size.
+/// Most pages in memory; an answer of more than a page takes all permits. kube makes two copies of an answer before it
+/// is decoded: 18 MiB of pages, or 36 MiB for one object of the largest size.
 const PLACES: u32 = 2;
-/// Lists whose smaller `limit` is remembered: one a kind and namespace that is listed just then.
+/// Most lists whose smaller `limit` is remembered: one for each kind and namespace being listed.
 const REMEMBERED: usize = 256;
 /// An object's name and version without the object itself (Kubernetes API concepts, "Metadata-only fetches").
 const METADATA_ONLY: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
 
-/// An answer that is larger than anything that is read.
+/// The answer is larger than any that is read.
 #[derive(Debug, Error)]
 #[error("the answer to {method} {path} has more than {OBJECT} bytes and is not read")]
 pub(super) struct TooLarge {
@@ -53,7 +54,7 @@ pub(super) struct TooLarge {
     path: String,
 }
 
-/// Whether the answer was given up for its size. Asking again brings the same.
+/// Whether the answer was dropped because of its size. A retry would return the same.
 pub(crate) fn is_too_large(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Service(error) if error.is::<TooLarge>())
 }
@@ -67,17 +68,17 @@ pub(super) struct Bounded<S> {
 
 struct Shared {
     places: Arc<Semaphore>,
-    /// The `limit` with which a list came within its bound, by its path and selectors: the next page begins with it.
+    /// The `limit` with which a list stayed within its bound, by path and selectors: the next page starts with it.
     limits: Mutex<HashMap<String, u32>>,
 }
 
 /// The body of an answer.
 pub(super) enum Answer<B> {
-    /// As it comes.
+    /// Passed through.
     Stream(B),
     /// A watch, line by line.
     Lines(Lines<B>),
-    /// Read already, with the place that it takes.
+    /// Already read, with the permit that it holds.
     Whole(VecDeque<Bytes>, Option<OwnedSemaphorePermit>),
 }
 
@@ -133,7 +134,7 @@ where
             }));
         }
         if request.method() != Method::GET {
-            // What was done is not done twice for the sake of its answer.
+            // The request is not repeated for its answer: it has been executed.
             let too_large = too_large(request.method(), request.uri());
             let answer = self.ask(request).await?;
             return self.read(answer, OBJECT).await?.ok_or(too_large);
@@ -168,7 +169,7 @@ where
         answer.map_err(Into::into)
     }
 
-    /// The whole answer; `None` where it has more bytes than `most`.
+    /// The whole answer; `None` if it has more than `most` bytes.
     async fn read(
         &self,
         answer: Response<B>,
@@ -199,7 +200,7 @@ where
             }
             chunks.push_back(chunk);
             if size > SMALL && place.is_none() {
-                // Meanwhile nothing more is read of this one. There is one wait an answer, so that none waits in a circle.
+                // Reading pauses until then. Each answer waits only once, so there is no deadlock.
                 let places = if most > PAGE { PLACES } else { 1 };
                 let free = Arc::clone(&self.shared.places).acquire_many_owned(places);
                 place = free.await.ok();
@@ -225,7 +226,7 @@ where
         let text: Vec<u8> = chunks.into_iter().flatten().collect();
         let page: Page = serde_json::from_slice(&text).map_err(|_| too_large())?;
         drop((text, place));
-        // A server that leaves `limit` aside would be believed to have nothing else.
+        // A server that ignores `limit` would seem to have no other objects.
         if page.items.len() > 1 {
             return Err(too_large());
         }
@@ -287,7 +288,7 @@ impl Shared {
         limits.extend(limit.map(|limit| (list.to_owned(), limit)));
     }
 
-    /// A page came within its bound: where there was much room, the next one may have more.
+    /// Records a page within its bound: if it was much smaller, the next one may have more objects.
     fn fits(&self, list: String, asked: Option<u32>, limit: Option<u32>, size: usize) {
         let (Some(asked), Some(limit)) = (asked, limit) else {
             return;
@@ -326,7 +327,7 @@ fn limit(uri: &Uri) -> Option<u32> {
     limits.next()?.parse().ok()
 }
 
-/// What all pages of a list have in common.
+/// The part of the URI that all pages of a list share.
 fn list_of(uri: &Uri) -> String {
     let paging = |it: &&str| it.starts_with("limit=") || it.starts_with("continue=");
     let others = parameters(uri).filter(|it| !paging(it));
@@ -408,7 +409,7 @@ mod tests {
     mod http_body_of_tests {
         use super::*;
 
-        /// A body of chunks, as from a connection.
+        /// A body in chunks, as from a connection.
         pub(super) struct Chunked(pub(super) VecDeque<Bytes>);
 
         impl HttpBody for Chunked {
@@ -424,7 +425,7 @@ mod tests {
         }
     }
 
-    /// An API server with ConfigMaps of these sizes, and what it was asked for: limit and first object of each page.
+    /// An API server with ConfigMaps of these sizes, and the requests to it: limit and first object of each page.
     #[derive(Clone, Default)]
     struct Server {
         sizes: Arc<Vec<usize>>,
@@ -483,7 +484,7 @@ mod tests {
             Client::new(Bounded::new(service), "shop")
         }
 
-        /// The names that a list brings, page by page.
+        /// The names in a list, page by page.
         async fn list(&self, client: &Client, limit: u32) -> kube::Result<Vec<String>> {
             let api: Api<ConfigMap> = Api::namespaced(client.clone(), "shop");
             let mut params = ListParams::default().limit(limit);

@@ -1,7 +1,7 @@
-//! Ingresses and HTTPRoutes of the operator's own namespace, which send a host's challenges to our Service.
+//! Ingresses and HTTPRoutes in the operator's own namespace, which send a host's challenges to our Service.
 //!
-//! Each belongs to one host and path; its name says which, so that making it twice makes one. All carry a label, by
-//! which those of a former run are found.
+//! Each is for one host and path; its name is derived from them, so that creating it twice makes one. All carry a label
+//! that identifies those of an earlier run.
 
 use std::collections::BTreeMap;
 
@@ -18,35 +18,35 @@ use super::pages::Pages;
 use super::{Error, call};
 
 const LABEL: &str = "cert-renew.io/challenge-route";
-/// The Service that `deploy/` puts before the challenge port.
+/// The Service of the challenge port in `deploy/`.
 const SERVICE: &str = "cert-renew-challenge";
 const PORT: u16 = 80;
-/// Objects asked for at a time: each has a name that counts and nothing else.
+/// Objects in a page: only their names are used.
 const PAGE: u32 = 200;
 
-/// What sends a host's challenges to us, with all that it takes to remove it.
+/// A route for a host's challenges, with everything needed to remove it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Routed {
     /// The host.
     pub host: String,
-    /// The path, whole or its beginning.
+    /// The path, complete or a prefix.
     pub path: String,
-    /// The solver as it was configured then.
+    /// The solver as configured when the route was made.
     pub solver: Http01,
 }
 
-/// What a controller says of a route.
+/// A controller's verdict on a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing that speaks against it.
+    /// No objections.
     Fine,
-    /// It is refused, for this reason.
+    /// Refused, for this reason.
     Refused(String),
 }
 
 impl Routed {
-    /// The object's name. One that is made under other settings is another object.
+    /// The object's name. Other settings make another object.
     #[must_use]
     pub fn name(&self) -> String {
         let Self { host, path, solver } = self;
@@ -57,7 +57,7 @@ impl Routed {
         )
     }
 
-    /// Its kind; none where the user has arranged the route.
+    /// Its kind; none if the user has arranged the route.
     fn resource(&self) -> Option<ApiResource> {
         resource(&self.solver.route)
     }
@@ -135,10 +135,10 @@ fn resource(route: &Route) -> Option<ApiResource> {
     Some(ApiResource::from_gvk_with_plural(&kind, plural))
 }
 
-/// Makes the object of a route; that it is there already is no error.
+/// Creates the object of a route; succeeds if it already exists.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn create(client: &Client, namespace: &str, routed: &Routed) -> Result<(), Error> {
     let (Some(resource), Some(object)) = (routed.resource(), routed.object()) else {
         return Ok(());
@@ -166,10 +166,10 @@ pub async fn create(client: &Client, namespace: &str, routed: &Routed) -> Result
     }
 }
 
-/// Removes the object of a route; that it is gone already is no error.
+/// Deletes the object of a route; succeeds if it is already gone.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn delete(client: &Client, namespace: &str, routed: &Routed) -> Result<(), Error> {
     let Some(resource) = routed.resource() else {
         return Ok(());
@@ -191,10 +191,10 @@ async fn remove(
     }
 }
 
-/// What the controllers of a Gateway say of its route. An Ingress has no such status.
+/// The verdict of a Gateway's controllers on its route. An Ingress has no such status.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn standing(
     client: &Client,
     namespace: &str,
@@ -209,7 +209,7 @@ pub async fn standing(
     Ok(standing_of(&call(what, api.get(&name)).await?.data))
 }
 
-/// A route that one parent accepts can be reached; one that all refuse cannot.
+/// A route that one parent accepts is reachable; one that all refuse is not.
 fn standing_of(route: &Value) -> Standing {
     let mut refusals = Vec::new();
     let parents = route["status"]["parents"].as_array();
@@ -235,7 +235,7 @@ fn standing_of(route: &Value) -> Standing {
     }
 }
 
-/// An object of ours, as a list has it.
+/// One of our objects, from a list.
 pub struct Left {
     kind: ApiResource,
     name: String,
@@ -251,16 +251,16 @@ impl Left {
     /// Deletes it.
     ///
     /// # Errors
-    /// What every call may end in.
+    /// Those of every call.
     pub async fn delete(&self, client: &Client, namespace: &str) -> Result<(), Error> {
         remove(client, namespace, &self.kind, &self.name).await
     }
 }
 
-/// The objects that stand there now, of the kinds of `routes`.
+/// The present objects of the kinds of `routes`.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn list(client: &Client, namespace: &str, routes: &[&Route]) -> Result<Vec<Left>, Error> {
     let mut kinds: Vec<ApiResource> = routes.iter().filter_map(|route| resource(route)).collect();
     kinds.sort_by(|a, b| a.kind.cmp(&b.kind));

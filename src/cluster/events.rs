@@ -1,7 +1,7 @@
-//! Kubernetes Events on Secrets and workloads: on transitions only, never in the way of the work.
+//! Kubernetes Events on Secrets and workloads: only on transitions, and never blocking the work.
 //!
-//! Publishing goes through a bounded queue and one task; when the API server is slow, Events are lost, renewals are not.
-//! Each namespace has an allowance, so that nobody takes the queue, and the API server's time, from all others.
+//! Publishing goes through a bounded queue and one task; if the API server is slow, Events are lost, renewals are not.
+//! Each namespace has a rate limit, so that none takes the queue and the API server's time from the others.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,81 +21,81 @@ use crate::process::supervise;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Part;
 
-/// Events that wait to be published; more than a burst of renewals makes.
+/// Most Events that wait to be published; more than a burst of renewals makes.
 const QUEUE: usize = 4_096;
-/// Events in one namespace at once; a renewal with its rollout makes three or four. Then one a second.
+/// Burst of Events in one namespace, then one a second; a renewal with its rollout makes three or four.
 const AT_ONCE: u32 = 2_000;
-/// The API server refuses a longer note.
+/// Longest note in bytes; the API server refuses a longer one.
 const LONGEST_NOTE: usize = 1_000;
 
-/// Who publishes them; the admission policy for the operator goes by it.
+/// The reporting controller; the operator's admission policy checks it.
 const CONTROLLER: &str = "cert-renew.io/cert-renew";
 
-/// Whether an Event tells of trouble.
+/// The type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// What was expected.
+    /// Expected.
     Normal,
-    /// What somebody should look at.
+    /// Needs attention.
     Warning,
 }
 
-/// Why there is an Event: the whole list, as `docs/events.md` has it.
+/// The reason of an Event: the complete list, as in `docs/events.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The new pair is in the Secret.
     Renewed,
-    /// It is not, and will be tried again.
+    /// The renewal failed, and will be tried again.
     RenewalFailed,
-    /// The names could not be proven to the staging CA.
+    /// The names could not be validated by the staging CA.
     RehearsalFailed,
-    /// A budget keeps the CA from being asked.
+    /// A budget delays the request to the CA.
     RenewalHeld,
-    /// What was put in place to prove a name is not in force yet, or the way to it is not open.
+    /// The proof for a name is not visible yet, or its route is not open.
     RenewalWaits,
     /// The new certificate ends sooner than the one that it replaces.
     EndsSooner,
-    /// The CA has issued for another time than was asked for.
+    /// The CA has issued for another lifetime than requested.
     OtherLifetime,
     /// The Secret holds an earlier certificate than its workloads have.
     EarlierCertificate,
-    /// Another program writes the Secret, so that it is left to that.
+    /// Another program writes the Secret, so cert-renew does not.
     OwnedByAnother,
-    /// The CA wants the certificate replaced at another time.
+    /// The CA suggests another time for the renewal.
     RenewalWindowMoved,
-    /// The workloads have the certificate; on a workload: it has.
+    /// The workloads have the certificate; on a workload: this one has.
     RolledOut,
-    /// The pair in the Secret is none to roll onto.
+    /// The pair in the Secret cannot be rolled out.
     NotRolledOut,
-    /// A workload did not come up with the certificate.
+    /// A workload did not become available with the certificate.
     RolloutFailed,
-    /// The others are left alone until somebody has looked.
+    /// The other workloads are left alone until a person has looked.
     RolloutHalted,
-    /// Workloads that were not well before, or hold pods back, do not have the certificate yet.
+    /// Workloads that were unhealthy before, or hold pods back, do not have the certificate yet.
     RolloutIncomplete,
-    /// A rollout cannot go on until somebody else has done something.
+    /// A rollout needs an action of a person or another program.
     RolloutWaits,
     /// Workloads are rolled outside of their change window.
     WindowOverruled,
-    /// Not every pod could be asked what it serves.
+    /// Not every pod could be probed.
     NotVerified,
-    /// A pod served an earlier certificate, so that its workload was restarted once more.
+    /// A pod served an earlier certificate, so its workload was restarted once more.
     RestartedAgain,
-    /// Pods serve an earlier certificate although that was done.
+    /// Pods serve an earlier certificate although every step finished.
     ServedCertificateStale,
     /// The pods of a workload were asked to reload.
     Reloaded,
     /// Workloads are restarted although their Secret asks for a reload.
     CannotReload,
-    /// Pods and Jobs use the certificate that nobody can restart.
+    /// Unmanaged pods and Jobs use the certificate; nothing restarts them.
     NobodyRestarts,
     /// `workloads` names one that does not exist.
     WorkloadMissing,
-    /// An annotation is unknown or cannot be followed.
+    /// An annotation is unknown or invalid.
     InvalidAnnotation,
-    /// What is in the Secret is no certificate.
+    /// The content of the Secret is not a certificate.
     UnreadableCertificate,
-    /// What is in the Secret can be read, and is not as it should be.
+    /// The certificate in the Secret can be read, but has a problem.
     CertificateProblem,
     /// One of `outputs` could not be written.
     OutputLeftOut,
@@ -104,7 +104,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 29] = [
         Self::Renewed,
         Self::RenewalFailed,
@@ -137,7 +137,7 @@ impl Reason {
         Self::TxtRecordLeft,
     ];
 
-    /// As the Event has it.
+    /// As in the Event.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -173,7 +173,7 @@ impl Reason {
         }
     }
 
-    /// Whether somebody should look.
+    /// Whether the Event needs attention.
     #[must_use]
     pub fn severity(self) -> Severity {
         match self {
@@ -195,7 +195,7 @@ impl fmt::Display for Reason {
 
 type Queue = mpsc::Receiver<(ObjectReference, Event)>;
 
-/// Publishes what comes, for as long as something can come.
+/// Publishes Events until every sender is gone.
 async fn publish(recorder: Recorder, queue: Arc<tokio::sync::Mutex<Queue>>) {
     let mut queue = queue.lock().await;
     while let Some((on, event)) = queue.recv().await {
@@ -213,7 +213,7 @@ async fn publish(recorder: Recorder, queue: Arc<tokio::sync::Mutex<Queue>>) {
     }
 }
 
-/// Hands Events to the task that publishes them; cheap to clone.
+/// Sends Events to the task that publishes them; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Events {
     queue: mpsc::Sender<(ObjectReference, Event)>,
@@ -240,7 +240,7 @@ impl Events {
         }
     }
 
-    /// Publishes an Event on a Secret. One with the same note within minutes is counted and is no Event of its own.
+    /// Publishes an Event on a Secret. An Event with the same note within minutes is only counted.
     pub fn secret(&self, key: &SecretRef, uid: &str, reason: Reason, note: &str) {
         let on = ObjectReference {
             api_version: Some("v1".into()),
@@ -271,8 +271,8 @@ impl Events {
             },
             reason: reason.as_str().into(),
             note: Some(cut(note, LONGEST_NOTE).to_owned()),
-            // Whoever publishes counts Events that are alike but for their notes as one, with the first one's note. What
-            // is new is to be read, so that the action, which nobody reads, differs with it.
+            // The API server's aggregator ignores the note, so a new note would be dropped. Vary `action`, which is not
+            // shown, to keep it.
             action: format!("{reason}-{:x}", hash(note)),
             secondary: None,
         };
@@ -293,7 +293,7 @@ impl Events {
     }
 }
 
-/// The longest beginning of `text` within `bytes` bytes that ends at a character.
+/// The longest prefix of `text` within `bytes` bytes that ends at a character boundary.
 fn cut(text: &str, bytes: usize) -> &str {
     if text.len() <= bytes {
         return text;

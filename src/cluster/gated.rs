@@ -1,6 +1,6 @@
-//! The gate before the API server: a layer around the client's own service.
+//! The write gate for the API server: a layer around the client's own service.
 //!
-//! What only reads passes always; everything else only while this replica leads.
+//! Reads always pass; all other requests only while this replica leads.
 
 use std::task::{Context, Poll};
 
@@ -10,7 +10,7 @@ use tower::{BoxError, Layer, Service};
 
 use crate::process::write_gate::WriteGate;
 
-/// Wraps a service so that what changes something goes through the gate.
+/// Wraps a service so that writes go through the gate.
 #[derive(Clone, Debug)]
 pub(super) struct Gating(pub(super) WriteGate);
 
@@ -47,7 +47,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        // Nothing is sent before the future is polled.
+        // The request is only sent when the future is polled.
         let answer = self.service.call(request);
         if reads {
             return Box::pin(answer);
@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers everything.
+    /// A server that answers every request.
     struct Server;
 
     impl Service<Request<()>> for Server {

@@ -1,8 +1,8 @@
-//! The Lease by which one replica leads: reads it, watches it, claims it, gives it back.
+//! The Lease of the leader: reads, watches, claims and releases it.
 //!
 //! Every write is a merge patch with uid and resourceVersion, or a create: of two replicas one succeeds.
-//! What to do next is decided in [`cert_renew_core::election`]; its clock is the time since the boot. The times in the object are for
-//! people who read it.
+//! [`cert_renew_core::election`] decides the next step; its clock is the time since boot. The times in the object are
+//! for people.
 
 use std::future::Future;
 use std::time::Duration;
@@ -26,48 +26,48 @@ use crate::process::write_gate::WriteGate;
 
 /// Name of the Lease.
 pub const NAME: &str = "cert-renew";
-/// A process that ends waits so long for the release; after it the lease ends by itself.
+/// Longest wait for the release at the end of a process; without it the lease expires by itself.
 const RELEASE: Duration = Duration::from_secs(3);
 
 type Changes = BoxStream<'static, kube::Result<WatchEvent<Lease>>>;
 
-/// One replica that leads when it may.
+/// A replica that takes part in the election.
 pub struct Candidate {
     calls: Calls,
     election: Election,
     gate: WriteGate,
-    /// The term as whose leader this replica acts.
+    /// The term in which this replica leads, if it does.
     leads: watch::Sender<Option<u64>>,
-    /// Told when a past of the cluster has come back.
+    /// Signals that the cluster state went back in time.
     anew: watch::Sender<()>,
     terms: u64,
-    /// The Lease's changes, while another one holds it.
+    /// The Lease's changes, while another replica holds it.
     changes: Option<Changes>,
-    /// Whether the last request failed: told once.
+    /// Whether the last request failed: reported once.
     in_trouble: bool,
 }
 
-/// The requests that are made.
+/// The requests to the API server.
 struct Calls {
     api: Api<Lease>,
     identity: String,
     times: Times,
 }
 
-/// What came of a move.
+/// The result of a step.
 enum Outcome {
     Saw(Option<Record>),
     Claimed(Record),
     Refused,
     Failed(Error),
-    /// The watch ended; that is no trouble.
+    /// The watch ended normally.
     Ended,
     /// Time has passed.
     Nothing,
 }
 
 impl Candidate {
-    /// Nothing is asked before [`Self::run`]. The client must not stand behind the gate.
+    /// A candidate that sends nothing before [`Self::run`]. The client must bypass the gate.
     #[must_use]
     pub fn new(
         client: Client,
@@ -94,7 +94,7 @@ impl Candidate {
         }
     }
 
-    /// Takes part until `released`, and then gives the lease back if it is ours.
+    /// Takes part until `released`, and then releases the lease if this replica holds it.
     pub async fn run(mut self, released: impl Future<Output = ()>) {
         let mut released = std::pin::pin!(released);
         loop {
@@ -116,7 +116,7 @@ impl Candidate {
         }
     }
 
-    /// One move. It may be dropped at any time: what it has sent is found out by looking.
+    /// One step. It may be dropped at any time: the next read shows what it has done.
     async fn turn(&mut self) {
         let sent = BootTime::now();
         self.publish(sent);
@@ -126,7 +126,7 @@ impl Candidate {
             self.changes = None;
         }
         let outcome = match (next, leads_until) {
-            // Never past the instant at which it has to stop.
+            // Never past the instant at which the replica must stop.
             (next, Some(until)) => {
                 let rest = until.since(sent);
                 timeout(rest, self.carry_out(next, true))
@@ -135,7 +135,7 @@ impl Candidate {
             }
             (next, None) => self.carry_out(next, false).await,
         };
-        // Who leads has to write: that the lease can be read says nothing.
+        // A leader must write: a successful read of the lease proves nothing.
         let works = match outcome {
             Outcome::Claimed(_) => true,
             Outcome::Failed(_) | Outcome::Nothing => false,
@@ -170,7 +170,7 @@ impl Candidate {
         }
     }
 
-    /// Tells gate and controller how it stands.
+    /// Publishes the state to gate and controller.
     fn publish(&mut self, now: BootTime) {
         let leads = *self.leads.borrow();
         match (self.election.leads_until(now), leads) {
@@ -236,7 +236,7 @@ impl Candidate {
                 return Outcome::Saw(Some(self.calls.read(lease)));
             }
             Ok(Some(Ok(WatchEvent::Deleted(_)))) => Outcome::Saw(None),
-            // Its answer is an Error when the version is too old, and it ends by itself after some minutes.
+            // The answer is an Error if the version is too old; the watch ends by itself after some minutes.
             Ok(Some(Ok(WatchEvent::Error(_)) | Err(_)) | None) => Outcome::Ended,
         };
         self.changes = None;
@@ -298,10 +298,10 @@ impl Calls {
             .await
     }
 
-    /// Lets another one begin at once.
+    /// Releases the lease, so that another replica can begin at once.
     async fn release(&self) -> Result<(), Error> {
         let ours = |record: &Record| record.holder.as_deref() == Some(self.identity.as_str());
-        // A claim may be on its way still: then the first try comes too late.
+        // A claim may still be in flight: then the first try is too late.
         loop {
             let Some(record) = self.look().await?.filter(ours) else {
                 return Ok(());

@@ -3,11 +3,10 @@
 //! ```text
 //! change ──► memory, at once ──► unwritten ──one writer at a time──► ConfigMap, one merge patch of what memory says then
 //! ```
-//! Secrets that share issuer and names share an account, and deleting or replacing a Secret resets nothing.
-//! The copy in memory is the leader's, read at the beginning of its term. One write at a time, each of what memory holds
-//! when it begins, so that an earlier state never lands after a later one.
-//! What no budget counts any more goes with the next change; should the ConfigMap be full all the same, the namespace
-//! that fills it loses its oldest entries.
+//! Secrets that share issuer and names share an account, and deleting or replacing a Secret resets nothing. The copy in
+//! memory is the leader's, read at the beginning of its term. Writes run one at a time, each of the memory's state at
+//! its start, so that an earlier state never lands after a later one. Entries that no budget counts any more are
+//! removed with the next change; if the ConfigMap is still full, the namespace with the most loses its oldest entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,34 +22,34 @@ use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 
 use super::{Error, call};
 
-/// Entries that go with one change: enough to shrink, few enough for a patch.
+/// Most entries removed with one change: enough to shrink, few enough for a patch.
 const SWEPT: usize = 100;
-/// Bytes of all entries: an API server takes a megabyte of a ConfigMap, and a patch has to fit too.
+/// Most bytes of all entries: the API server takes a ConfigMap of a megabyte, and a patch has to fit too.
 const MOST_BYTES: usize = 768 << 10;
 
 /// Name of the ConfigMap.
 pub const NAME: &str = "cert-renew-ledger";
 
-/// See the module's documentation.
+/// The ledger in memory, with its ConfigMap.
 #[derive(Debug)]
 pub struct Ledger {
     api: Api<ConfigMap>,
     state: Mutex<State>,
-    /// Held by the one that writes.
+    /// Held by the writer.
     writer: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     accounts: HashMap<AccountId, Account>,
-    /// Bytes that each entry takes in the ConfigMap.
+    /// Bytes of each entry in the ConfigMap.
     sizes: HashMap<AccountId, usize>,
     bytes: usize,
-    /// Accounts whose entry is another one by now than in the ConfigMap.
+    /// Accounts whose entry differs from the ConfigMap's.
     unwritten: BTreeSet<AccountId>,
 }
 
-/// What one write takes to the ConfigMap; what it did not get there is unwritten again.
+/// The content of one write; what was not written is returned to `unwritten`.
 struct Taken<'a> {
     ledger: &'a Ledger,
     ids: BTreeSet<AccountId>,
@@ -63,7 +62,7 @@ impl Drop for Taken<'_> {
 }
 
 impl Ledger {
-    /// Nothing is read yet.
+    /// A ledger that has read nothing yet.
     #[must_use]
     pub fn new(client: &Client, namespace: &str) -> Self {
         Self {
@@ -73,10 +72,10 @@ impl Ledger {
         }
     }
 
-    /// Reads the ledger anew. What cannot be read of it is logged and counts as never written.
+    /// Reads the ledger again. An unreadable part is logged and counts as never written.
     ///
     /// # Errors
-    /// What every call may end in, but not [`Error::NotFound`]: that is an empty ledger.
+    /// Those of every call, except [`Error::NotFound`]: that is an empty ledger.
     pub async fn reload(&self) -> Result<(), Error> {
         let _writer = self.writer.lock().await;
         let found = call(|| format!("reading ConfigMap {NAME}"), self.api.get(NAME)).await;
@@ -102,13 +101,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// What is remembered of an account.
+    /// The stored history of an account.
     #[must_use]
     pub fn get(&self, account: AccountId) -> Account {
         self.lock().find(account).cloned().unwrap_or_default()
     }
 
-    /// Failures in a row of an account.
+    /// Number of failures in a row of an account.
     #[must_use]
     pub fn failures(&self, account: AccountId) -> u32 {
         let state = self.lock();
@@ -127,15 +126,15 @@ impl Ledger {
         { state.find(account) }.and_then(|account| account.retry_at(now, wish))
     }
 
-    /// Forgets, in memory, the back-off of all failures that the config of now may have mended.
+    /// Drops, in memory, the back-off of all failures that a changed config may have resolved.
     pub fn mend_by_config(&self, config: u64) {
         for account in self.lock().accounts.values_mut() {
             account.mend(|tried| tried.config != config);
         }
     }
 
-    /// Forgets, in memory, the back-off of an account whose last failure was this Secret's, under other annotations;
-    /// `settings` says what they are now.
+    /// Drops, in memory, the back-off of an account if its last failure was this Secret's, under other annotations;
+    /// `settings` are the present ones.
     pub fn mend_by_settings(
         &self,
         account: AccountId,
@@ -155,11 +154,11 @@ impl Ledger {
         account.mend(|tried| tried.subject == subject && tried.settings != settings);
     }
 
-    /// Changes an account for a Secret of `namespace`, in memory at once and then in the ConfigMap; writes nothing when
-    /// nothing changed.
+    /// Changes an account for a Secret of `namespace`, in memory at once and then in the ConfigMap; an unchanged
+    /// account is not written.
     ///
     /// # Errors
-    /// What every call may end in; the change holds in memory all the same.
+    /// Those of every call; the change in memory holds all the same.
     pub async fn update(
         &self,
         namespace: &str,
@@ -191,7 +190,7 @@ impl Ledger {
         let _writer = self.writer.lock().await;
         let ids = std::mem::take(&mut self.lock().unwritten);
         if ids.is_empty() {
-            // The one before has written it too.
+            // The previous writer has written this change too.
             return Ok(());
         }
         let mut taken = Taken { ledger: self, ids };
@@ -239,7 +238,7 @@ impl Ledger {
             ..PostParams::default()
         };
         match call(what, self.api.create(&post, &new)).await {
-            // A former leader made it in this very moment.
+            // A former leader has just created it.
             Err(Error::AlreadyExists { .. }) => {
                 call(what, self.api.patch(NAME, &params, &Patch::Merge(body)))
                     .await
@@ -257,12 +256,12 @@ impl Ledger {
 // === impl State ===
 
 impl State {
-    /// What is remembered of an account, under the name that an earlier version gave it if need be.
+    /// The history of an account, also under the name of an earlier version.
     fn find(&self, id: AccountId) -> Option<&Account> {
         { self.accounts.get(&id) }.or_else(|| self.accounts.get(&id.former()))
     }
 
-    /// Gives an account its name of now.
+    /// Moves an account from its former name to its present one.
     fn rename(&mut self, id: AccountId) {
         let former = id.former();
         if !self.accounts.contains_key(&id)
@@ -276,7 +275,7 @@ impl State {
         }
     }
 
-    /// Changes accounts; whether there is anything to write.
+    /// Changes accounts; returns whether there is anything to write.
     fn change(
         &mut self,
         namespace: &str,
@@ -295,7 +294,7 @@ impl State {
             if forgotten {
                 self.accounts.remove(&id);
             }
-            // Who has changed it is no change by itself.
+            // Another namespace alone is no change.
             after.namespace.clone_from(&before.namespace);
             if after != before {
                 changed = true;
@@ -312,20 +311,20 @@ impl State {
         changed
     }
 
-    /// An entry as the ConfigMap has it, if it is worth one.
+    /// An entry in its ConfigMap form, if it is worth one.
     fn text(&self, id: AccountId) -> Option<String> {
         let kept = self.accounts.get(&id)?.kept();
         (!kept.is_empty()).then(|| serde_json::to_string(&kept).unwrap_or_default())
     }
 
-    /// What the ConfigMap is to say of these accounts.
+    /// The ConfigMap's new values of these accounts.
     fn values(&self, ids: &BTreeSet<AccountId>) -> BTreeMap<String, Option<String>> {
         ids.iter()
             .map(|id| (id.to_string(), self.text(*id)))
             .collect()
     }
 
-    /// Notes what an entry takes.
+    /// Records the size of an entry.
     fn sized(&mut self, id: AccountId, text: Option<&str>) {
         let size = text.map(|text| id.to_string().len() + text.len());
         let before = match size {
@@ -342,7 +341,7 @@ impl State {
         self.unwritten.insert(id);
     }
 
-    /// Takes out some of what is over, but for the accounts that are being changed.
+    /// Removes some expired entries, except those of the accounts being changed.
     fn sweep(&mut self, but: &BTreeSet<AccountId>, now: UnixTime) {
         let over = self.accounts.iter();
         let over = over.filter(|(account, it)| !but.contains(account) && it.is_over(now));
@@ -352,8 +351,8 @@ impl State {
         }
     }
 
-    /// Where the ConfigMap would be full: the namespace with the most in it loses the entries that were changed longest
-    /// ago.
+    /// If the ConfigMap would be full, the namespace with the most in it loses the entries that were unchanged the
+    /// longest.
     fn make_room(&mut self, but: &BTreeSet<AccountId>, now: UnixTime) {
         if self.bytes <= MOST_BYTES {
             return;

@@ -1,7 +1,7 @@
 //! The Kubernetes side: watches, guarded writes, Events, the lease, the ledger, order records, account keys.
 //!
-//! Every call has a deadline and ends in an [`Error`] that names what was attempted.
-//! It decides nothing; what it reads and writes is decided elsewhere.
+//! Every call has a deadline and ends in an [`Error`] that names the attempted action. It decides nothing; other
+//! modules decide what is read and written.
 
 pub mod accounts;
 mod bounded;
@@ -34,10 +34,10 @@ use cert_renew_core::text::error_chain;
 use crate::process::write_gate::{Closed, WriteGate};
 use crate::telemetry::metrics::Metrics;
 
-/// The API server answers in milliseconds, or the answer will not come: kube sets no read timeout of its own.
+/// Longest wait for an answer: the API server normally answers in milliseconds, and kube sets no read timeout.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Which kubeconfig and which context of it is taken, and as whom; without any of it what kubectl would take.
+/// The kubeconfig, its context, and whom to impersonate; all defaults are kubectl's.
 #[derive(Clone, Debug, Default)]
 pub struct Way {
     /// The kubeconfig file.
@@ -73,12 +73,12 @@ impl Way {
     }
 }
 
-/// The client of what only reads, and of the lease: by kubeconfig, else by the pod's service account.
+/// The client for reads and for the lease: by kubeconfig, else by the pod's service account.
 ///
-/// `HTTPS_PROXY` is the way to the CAs, though kube takes it for the way to the API server too; one that the kubeconfig
-/// itself names is refused.
+/// `HTTPS_PROXY` is the proxy for the CAs, but kube would use it for the API server too; a proxy in the kubeconfig
+/// itself is refused.
 ///
-/// Its requests are counted where there are `metrics`.
+/// Requests are counted if there are `metrics`.
 ///
 /// # Errors
 /// When neither says where the API server is.
@@ -90,7 +90,7 @@ pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client,
     })
 }
 
-/// The client of everything else: as [`connect`], and what changes something goes through the gate.
+/// The client for everything else: as [`connect`], and writes go through the gate.
 ///
 /// # Errors
 /// When neither kubeconfig nor pod says where the API server is.
@@ -102,7 +102,7 @@ pub async fn connect_behind(gate: WriteGate, metrics: Arc<Metrics>) -> Result<Cl
     Ok(builder.build())
 }
 
-/// Why there is no way to the API server.
+/// Why the API server cannot be connected.
 pub type NoWay = Box<dyn std::error::Error + Send + Sync>;
 
 async fn config(way: &Way) -> Result<kube::Config, NoWay> {
@@ -127,64 +127,64 @@ async fn config(way: &Way) -> Result<kube::Config, NoWay> {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Somebody else changed the object since it was read (409, or 422 for another uid).
+    /// The object was modified concurrently (409, or 422 for another uid).
     #[error("{what}: the object has changed meanwhile")]
     Conflict {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
     },
-    /// An object of that name is there already.
+    /// An object of that name exists already.
     #[error("{what}: it exists already")]
     AlreadyExists {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
     },
     /// The object is gone.
     #[error("{what}: not found")]
     NotFound {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
     },
     /// The role lacks the right.
     #[error("{what}: forbidden ({message}); compare the installed role with rbac/")]
     Forbidden {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
-        /// The API server's words.
+        /// The API server's message.
         message: String,
     },
     /// The API server refuses the content.
     #[error("{what}: refused ({message})")]
     Refused {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
-        /// The API server's words.
+        /// The API server's message.
         message: String,
     },
-    /// This replica does not lead: nothing was sent, or nothing more.
+    /// This replica does not lead: nothing, or nothing more, was sent.
     #[error("{what}: {}", Closed)]
     NotLeading {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
     },
     /// No answer in time.
     #[error("{what}: no answer from the API server in time")]
     Deadline {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
     },
-    /// The answer has more bytes than are read.
+    /// The answer has more bytes than the bound.
     #[error("{what}: the answer is too large and was not read")]
     TooLarge {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
     },
-    /// The API server, or the way to it, is in trouble.
+    /// The API server, or the connection to it, has a problem.
     #[error("{what}: the API server cannot be used now ({message})")]
     Unavailable {
-        /// What was attempted, on what.
+        /// The attempted action and its object.
         what: String,
-        /// What is known of the trouble.
+        /// Known details of the problem.
         message: String,
     },
 }
@@ -206,7 +206,7 @@ impl Error {
         }
     }
 
-    /// Whether it may have been done all the same: nobody said that it was not.
+    /// Whether the action may have been done: no answer excludes it.
     #[must_use]
     pub fn is_uncertain(&self) -> bool {
         matches!(
@@ -222,7 +222,7 @@ impl Error {
                 match (status.code, status.reason.as_str()) {
                     (409, "AlreadyExists") => Self::AlreadyExists { what },
                     (409, _) => Self::Conflict { what },
-                    // A merge patch that names another uid is refused as an edit of an immutable field.
+                    // A merge patch with another uid is refused as an edit of an immutable field.
                     (422, _) if message.contains("metadata.uid") => Self::Conflict { what },
                     (404, _) => Self::NotFound { what },
                     (403, _) => Self::Forbidden { what, message },
@@ -230,7 +230,7 @@ impl Error {
                     _ => Self::Unavailable { what, message },
                 }
             }
-            // The text of a decoding error may quote what it could not decode.
+            // The text of a decoding error may quote its input.
             kube::Error::SerdeError(_) => Self::Unavailable {
                 what,
                 message: "its answer is not what was asked for".into(),
@@ -245,7 +245,7 @@ impl Error {
     }
 }
 
-/// Runs one call with the deadline that every call has.
+/// Runs one call with the deadline of all calls.
 async fn call<T>(
     what: impl FnOnce() -> String,
     request: impl Future<Output = kube::Result<T>>,

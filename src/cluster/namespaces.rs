@@ -1,6 +1,6 @@
-//! The labels of a namespace, read when a CA is about to be asked for one of its Secrets.
+//! The labels of a namespace, read before a CA is asked for one of its Secrets.
 //!
-//! Nothing is watched: what counts are the labels of that moment. It needs the right of
+//! Nothing is watched: only the present labels count. It needs the right of
 //! rbac/addons/namespace-labels.yaml.
 
 use std::collections::BTreeMap;
@@ -11,10 +11,10 @@ use kube::api::Api;
 
 use super::{Error, call};
 
-/// The labels that a namespace has now.
+/// The present labels of a namespace.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn labels(client: &Client, namespace: &str) -> Result<BTreeMap<String, String>, Error> {
     let api: Api<Namespace> = Api::all(client.clone());
     let what = || format!("reading the labels of namespace {namespace}");

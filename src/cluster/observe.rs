@@ -1,6 +1,6 @@
 //! Counts the requests to the API server: a layer around the client's own service.
 //!
-//! Input: method, path and query of each request. Names and namespaces are dropped, so that there are few series.
+//! Input: method, path and query of each request. Names and namespaces are dropped, to keep the number of series small.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -59,7 +59,7 @@ where
     }
 }
 
-/// Verb and resource as RBAC names them; no resource for what is none, such as `/version`.
+/// Verb and resource as RBAC names them; no resource for other paths, such as `/version`.
 fn meaning<'a>(method: &Method, uri: &'a http::Uri) -> (&'static str, &'a str) {
     let mut parts = uri.path().trim_matches('/').split('/');
     // /api/v1/… and /apis/GROUP/VERSION/…
@@ -73,7 +73,7 @@ fn meaning<'a>(method: &Method, uri: &'a http::Uri) -> (&'static str, &'a str) {
         rest.drain(..2);
     }
     let resource = match *rest {
-        // Of the subresources only eviction is used; it is a right of its own.
+        // Eviction is the only subresource in use; it is a right of its own.
         [_, _, "eviction", ..] => "pods/eviction",
         [resource, ..] => resource,
         [] => "",

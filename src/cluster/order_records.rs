@@ -1,8 +1,8 @@
-//! Order records: one Secret in the operator's namespace for each order that runs.
+//! Order records: one Secret in the operator's namespace for each running order.
 //!
-//! A record holds what a restart needs to finish the order: its URL, the new key, the key authorizations.
-//! It is made by create only, so two orders for one Secret never run, and deleted when the order is done with.
-//! The key authorizations stand in a field of their own, the only one that the replicas' watch decodes.
+//! A record contains what a restart needs to finish the order: its URL, the new key, the key authorizations. It is only
+//! ever created, so two orders for one Secret never run, and deleted when the order is finished. The key authorizations
+//! have a field of their own, the only one that the replicas' watch decodes.
 
 use std::collections::BTreeMap;
 
@@ -34,10 +34,10 @@ const LABEL: &str = "cert-renew.io/order-record";
 const ORDER: &str = "order.json";
 const KEY: &str = "tls.key";
 const CHALLENGES: &str = "challenges.json";
-/// A page of a list: records are a few kilobytes each.
+/// Records in a page of a list; each is a few kilobytes.
 const PAGE: u32 = 200;
 
-/// What a restart needs to know of an order.
+/// The part of an order that a restart needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
@@ -45,11 +45,11 @@ pub struct Order {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Which object of that name.
+    /// Its uid.
     pub uid: String,
     /// The issuer whose account made the order.
     pub issuer: String,
-    /// The directory that the issuer had then; missing in the record of a former version.
+    /// The issuer's directory at that time; missing in the record of a former version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
     /// URL of that account; missing likewise.
@@ -57,33 +57,33 @@ pub struct Order {
     pub account: Option<String>,
     /// The order's URL.
     pub url: String,
-    /// The names that were asked for.
+    /// The requested names.
     #[serde(with = "texts")]
     pub names: Vec<Name>,
-    /// The profile that was asked for.
+    /// The requested profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// The lifetime that was asked for, in seconds from `created` on.
+    /// The requested lifetime, in seconds from `created` on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<u64>,
     /// Why the renewal was due.
     pub reason: String,
-    /// Whether the clock asked for it; anything else counts against a budget.
+    /// Whether the clock asked for it; other reasons count against a budget.
     #[serde(default)]
     pub expected: bool,
-    /// Whether the CA counts the order as the replacement of a certificate, which no limit holds back.
+    /// Whether the CA counts the order as the replacement of a certificate, which no limit applies to.
     #[serde(default)]
     pub replaced: bool,
     /// When the order was made, unix seconds.
     pub created: i64,
-    /// The URLs of its authorizations: some CAs leave those out of an order that have failed.
+    /// The URLs of its authorizations: some CAs leave failed ones out of the order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub authorizations: Vec<String>,
-    /// When the CA gives it up, unix seconds, if it said so.
+    /// When the order expires at the CA, unix seconds, if it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<i64>,
-    /// TXT records that may stand in DNS for as long as this record exists, and are removed before it is.
-    /// One that cannot be read, as a later version may have written it, is left out: it does not keep the order from going on.
+    /// TXT records that may exist as long as this record, and are removed before it. An entry of a later version that
+    /// cannot be read is left out: it does not stop the order.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -112,26 +112,26 @@ where
         .collect())
 }
 
-/// A TXT record for DNS-01, with all that it takes to set it and to remove it.
+/// A TXT record for DNS-01, with everything needed to set and to remove it.
 ///
-/// In a record it says only what may have to be removed: what is set is judged by the config of that moment.
+/// In a record it only says what may have to be removed; the present config decides what is set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Txt {
-    /// The name that it proves, with `*.` in front where the wildcard is meant.
+    /// The name that it validates, with `*.` in front for a wildcard.
     pub of: String,
-    /// Where it stands, CNAMEs followed.
+    /// Its own name, with CNAMEs followed.
     pub at: String,
-    /// The zone that holds it.
+    /// Its zone.
     pub zone: String,
-    /// What it says: a hash, which is no secret.
+    /// Its value: a hash, which is no secret.
     pub value: String,
-    /// The solver as it was configured when this was set.
+    /// The solver as configured when the record was set.
     pub solver: Dns01,
 }
 
 impl Txt {
-    /// Whether both are one record, set through the same host with the same settings.
+    /// Whether both are the same record, set at the same host with the same settings.
     #[must_use]
     pub fn is_placed_as(&self, other: &Self) -> bool {
         let host = |it: &Self| {
@@ -150,7 +150,7 @@ impl Txt {
     }
 }
 
-/// An order with its secrets.
+/// An order with its private data.
 pub struct Record {
     /// Its name: [`record_name`], or [`former_record_name`].
     pub name: String,
@@ -164,24 +164,24 @@ pub struct Record {
     pub uid: String,
 }
 
-/// What the replicas' watch sees.
+/// An event of the replicas' watch.
 #[derive(Clone, Debug)]
 pub enum ChallengesChanged {
-    /// A record is there, with these key authorizations by token.
+    /// A record exists, with these key authorizations by token.
     Present(String, BTreeMap<String, String>),
     /// A record is gone.
     Gone(String),
-    /// The list begins anew.
+    /// The list begins again.
     Restarted,
-    /// The list is complete: what it did not name is gone.
+    /// The list is complete: records that it did not name are gone.
     Listed,
 }
 
-/// An order that no CA has said the end of is over after this: Let's Encrypt keeps one for a week.
+/// Seconds after which an order without a known end is over: Let's Encrypt keeps one for a week.
 const ORDER_LIFE: i64 = 8 * 86_400;
 
 impl Order {
-    /// Whether the CA has given it up by its own word.
+    /// Whether the order has expired according to the CA.
     #[must_use]
     pub fn is_over(&self, now: UnixTime) -> bool {
         let end = self.expires.unwrap_or(self.created + ORDER_LIFE);
@@ -198,14 +198,14 @@ impl Order {
     }
 }
 
-/// Name of the record for a Secret: 128 bits of its place, so that nobody finds a place whose record has the name of
+/// Name of the record for a Secret: 128 bits of a digest, so that nobody can find a Secret whose record has the name of
 /// another's.
 #[must_use]
 pub fn record_name(key: &SecretRef) -> String {
     name_of(&digest(&key.to_string()))
 }
 
-/// What version 0.1 called it: half as long. Its orders are gone on with.
+/// Its name in version 0.1: half as long. Its orders are continued.
 #[must_use]
 pub fn former_record_name(key: &SecretRef) -> String {
     let [first @ .., _, _, _, _, _, _, _, _] = digest(&key.to_string());
@@ -216,10 +216,10 @@ fn name_of(digits: &[u8]) -> String {
     format!("cert-renew-order-{}", hexadecimal(digits))
 }
 
-/// Makes the record.
+/// Creates the record.
 ///
 /// # Errors
-/// [`Error::AlreadyExists`] when an order for the Secret runs already.
+/// [`Error::AlreadyExists`] if an order for the Secret is already running.
 pub async fn create(
     client: &Client,
     namespace: &str,
@@ -268,10 +268,10 @@ pub async fn create(
     })
 }
 
-/// Writes what is to be removed with the order, and its key authorizations, into exactly this record.
+/// Writes the order's cleanup list and its key authorizations into exactly this record.
 ///
 /// # Errors
-/// What every call may end in; [`Error::NotFound`] and [`Error::Conflict`] where the record is another one by now.
+/// Those of every call; [`Error::NotFound`] and [`Error::Conflict`] if the record has been replaced.
 pub async fn update(client: &Client, namespace: &str, record: &Record) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let subject = record.order.subject();
@@ -295,10 +295,10 @@ pub async fn update(client: &Client, namespace: &str, record: &Record) -> Result
     .map(drop)
 }
 
-/// Deletes exactly this record; that it is gone already is no error.
+/// Deletes exactly this record; succeeds if it is already gone.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let params = DeleteParams {
@@ -319,10 +319,10 @@ pub async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> 
     }
 }
 
-/// All records, and of those that cannot be read whose they are, where they say it.
+/// All records, and the Secrets of the unreadable ones, if they name them.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn list(
     client: &Client,
     namespace: &str,
@@ -344,25 +344,25 @@ pub async fn list(
     Ok((records, corrupt))
 }
 
-/// What stands under the name of a Secret's record.
+/// The object under the name of a Secret's record.
 pub enum Found {
     /// The record.
     Record(Box<Record>),
-    /// One that this version cannot read.
+    /// A record that this version cannot read.
     Unreadable {
         /// Its name.
         name: String,
         /// Its uid.
         uid: String,
     },
-    /// Nothing.
+    /// No record.
     Nothing,
 }
 
 /// The record of one Secret.
 ///
 /// # Errors
-/// What every call may end in; a record of another Secret is [`Error::Refused`].
+/// Those of every call; a record of another Secret is [`Error::Refused`].
 pub async fn get(client: &Client, namespace: &str, subject: &SecretRef) -> Result<Found, Error> {
     let found = named(client, namespace, subject, record_name(subject)).await?;
     if matches!(found, Found::Nothing) {
@@ -397,13 +397,13 @@ async fn named(
     })
 }
 
-/// Whether a record says that it is for another Secret than the one whose name it has: digests of two names may be made equal
-/// by somebody who tries long enough. One that cannot be read says nothing.
+/// Whether a record names another Secret than the one that its own name belongs to: with enough effort, a user may find
+/// two names with the same digest. An unreadable record names none.
 fn is_of_another(secret: &Secret, subject: &SecretRef) -> bool {
     subject_of(secret).is_some_and(|found| found != *subject)
 }
 
-/// Whose record it says that it is, whatever else can be read of it.
+/// The Secret that a record names, however much else of it can be read.
 fn subject_of(secret: &Secret) -> Option<SecretRef> {
     let order = secret.data.as_ref()?.get(ORDER)?;
     let order: serde_json::Value = serde_json::from_slice(&order.0).ok()?;
@@ -420,7 +420,7 @@ fn read(secret: Secret) -> Option<Record> {
     let key = Zeroizing::new(String::from_utf8(data.remove(KEY)?.0).ok()?);
     let challenges = data.remove(CHALLENGES)?;
     let challenges = serde_json::from_slice(&challenges.0).ok()?;
-    // A record under another name than its own would let two orders run.
+    // A record under another's name would let two orders run.
     let subject = order.subject();
     let is_its = name == record_name(&subject) || name == former_record_name(&subject);
     is_its.then(|| Record {
@@ -486,10 +486,10 @@ impl ThinRecord {
     }
 }
 
-/// The key authorizations of all records, each with the record's name, page by page.
+/// The key authorizations of all records, each with the record's name.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn challenges_now(
     client: &Client,
     namespace: &str,

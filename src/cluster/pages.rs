@@ -1,32 +1,32 @@
-//! A list, page by page: the one place that follows continue tokens.
+//! Paged lists: the only code that follows continue tokens.
 //!
-//! `limit` is the number of objects that a page has at most; by bytes the client bounds it ([`super::bounded`]), so that
-//! a page may have fewer, or none, and still not be the last.
+//! `limit` is the most objects of a page; the client also bounds pages by bytes ([`super::bounded`]), so a page may
+//! have fewer or none, and still not be the last.
 
 use kube::api::ListParams;
 use kube::core::ListMeta;
 
-/// Where a list has got to.
+/// The position in a list.
 #[derive(Debug)]
 pub(crate) struct Pages {
-    /// What to ask for next; `None` after the last page.
+    /// The next request; `None` after the last page.
     next: Option<ListParams>,
 }
 
 impl Pages {
-    /// Begins a list, with at most `limit` objects a page.
+    /// Begins a list with at most `limit` objects a page.
     pub(crate) fn of(params: ListParams, limit: u32) -> Self {
         Self {
             next: Some(params.limit(limit)),
         }
     }
 
-    /// What to ask for; `None` when the list is complete.
+    /// The next request; `None` when the list is complete.
     pub(crate) fn next(&self) -> Option<&ListParams> {
         self.next.as_ref()
     }
 
-    /// A page came.
+    /// Moves on after a page.
     pub(crate) fn came(&mut self, page: &ListMeta) {
         let token = page.continue_.as_ref().filter(|token| !token.is_empty());
         match (&mut self.next, token) {

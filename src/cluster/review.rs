@@ -1,7 +1,8 @@
-//! A look at the operator's own rights at its start: which right is missing, and what it is needed for.
+//! Checks the operator's own rights at its start: which right is missing, and what it is needed for.
 //!
-//! What should be there is read from the shipped roles themselves, which are compiled in: each rule's comment says what
-//! it is for. The add-ons count too that the config makes necessary. Nothing depends on the answer; whatever is missing, the operator goes on with what it may do.
+//! The required rights are read from the shipped roles, which are compiled in: the comment of each rule is its reason.
+//! Add-ons that the config needs are included. Nothing depends on the result: the operator continues with the rights
+//! that it has.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -17,20 +18,20 @@ use serde::Deserialize;
 
 use super::{Error, call};
 
-/// What is needed wherever Secrets are watched.
+/// Rights wherever Secrets are watched.
 const EVERYWHERE: &str = include_str!("../../rbac/clusterrole.yaml");
-/// What is needed in the operator's own namespace.
+/// Rights in the operator's own namespace.
 const AT_HOME: &str = include_str!("../../rbac/role.yaml");
-/// What is needed wherever Secrets are watched, with a namespaceSelector in the config.
+/// Rights wherever Secrets are watched, if the config has a namespaceSelector.
 const BY_LABELS: &str = include_str!("../../rbac/addons/namespace-labels.yaml");
-/// What is needed in the operator's own namespace, with a solver of this route in the config.
+/// Rights in the operator's own namespace, if the config has a solver with an Ingress.
 const BY_INGRESS: &str = include_str!("../../rbac/addons/route-ingress.yaml");
-/// The same.
+/// The same with a Gateway.
 const BY_GATEWAY: &str = include_str!("../../rbac/addons/route-gateway.yaml");
-/// No namespace can have this name (it is no DNS label), so what is granted in it is granted in all.
+/// No namespace can have this name (it is not a DNS label), so a right in it is a right in all.
 const NOWHERE: &str = "Every.Namespace";
 
-/// An API server that does not answer is asked again after this.
+/// Time between two tries while the API server does not answer.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// A rule of a shipped role.
@@ -40,7 +41,7 @@ pub struct Need {
     api_groups: Vec<String>,
     resources: Vec<String>,
     verbs: Vec<String>,
-    /// These objects only; all where empty.
+    /// Only these objects; all if empty.
     #[serde(default)]
     resource_names: Vec<String>,
     /// Its comment.
@@ -55,7 +56,7 @@ pub struct Missing {
     pub verbs: Vec<String>,
     /// The resource.
     pub resource: String,
-    /// Where; `None` for all namespaces.
+    /// The namespace; `None` for all.
     pub namespace: Option<String>,
     /// What they are needed for.
     pub reason: String,
@@ -68,7 +69,7 @@ struct Role {
 
 static NEEDS: LazyLock<[Vec<Need>; 2]> = LazyLock::new(|| [needs(EVERYWHERE), needs(AT_HOME)]);
 
-/// What this config needs, wherever Secrets are watched and in the operator's own namespace.
+/// The rights that this config needs, wherever Secrets are watched and in the operator's own namespace.
 fn needs_of(config: &Config) -> [Vec<Need>; 2] {
     let [mut everywhere, mut at_home] = NEEDS.clone();
     if config.needs_namespace_labels() {
@@ -106,7 +107,7 @@ fn needs(manifest: &str) -> Vec<Need> {
     }
     let mut last = String::new();
     for (rule, reason) in rules.iter_mut().zip(reasons) {
-        // A rule that says nothing goes on with what the one before is for.
+        // A rule without a comment has the reason of the one before.
         if !reason.is_empty() {
             last = reason;
         }
@@ -115,7 +116,7 @@ fn needs(manifest: &str) -> Vec<Need> {
     rules
 }
 
-/// What of `needs` the rules do not grant.
+/// The part of `needs` that the rules do not grant.
 fn missing(needs: &[Need], granted: &[ResourceRule], namespace: Option<&str>) -> Vec<Missing> {
     let mut found: Vec<Missing> = Vec::new();
     for need in needs {
@@ -142,7 +143,7 @@ fn missing(needs: &[Need], granted: &[ResourceRule], namespace: Option<&str>) ->
     found
 }
 
-/// Whether a rule grants it, for all objects or those that are needed.
+/// Whether a rule grants the right, for all objects or the needed ones.
 fn grants(rule: &ResourceRule, need: &Need, group: &str, resource: &str, verb: &str) -> bool {
     let has = |list: &[String], wanted: &str| list.iter().any(|item| item == wanted || item == "*");
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -155,13 +156,13 @@ fn grants(rule: &ResourceRule, need: &Need, group: &str, resource: &str, verb: &
         && (only.is_empty() || enough)
 }
 
-/// Asks the API server what it lets us do of what the config needs: in our own namespace, and in the watched ones (none:
-/// in all).
+/// Asks the API server for the operator's rights and compares them with those that the config needs: in our own
+/// namespace, and in the watched ones (none: in all).
 ///
-/// Where its answer is incomplete, as with an authorizer other than RBAC, nothing is known to be missing.
+/// If the answer is incomplete, as with an authorizer other than RBAC, nothing is reported as missing.
 ///
 /// # Errors
-/// What every call may end in.
+/// Those of every call.
 pub async fn review(client: &Client, home: &str, config: &Config) -> Result<Vec<Missing>, Error> {
     let [everywhere, at_home] = &needs_of(config);
     let mut places = vec![(home, Some(home), at_home)];
@@ -181,7 +182,7 @@ pub async fn review(client: &Client, home: &str, config: &Config) -> Result<Vec<
     Ok(found)
 }
 
-/// What is granted in a namespace; `None` where the answer is incomplete.
+/// The rights in a namespace; `None` if the answer is incomplete.
 async fn rules(client: &Client, namespace: &str) -> Result<Option<Vec<ResourceRule>>, Error> {
     let api: Api<SelfSubjectRulesReview> = Api::all(client.clone());
     let question = SelfSubjectRulesReview {
@@ -202,7 +203,7 @@ async fn rules(client: &Client, namespace: &str) -> Result<Option<Vec<ResourceRu
         .map(|status| status.resource_rules))
 }
 
-/// Says in the log what is missing, as soon as the API server answers.
+/// Logs the missing rights as soon as the API server answers.
 pub async fn report(client: Client, home: String, config: Config) {
     let mut told = false;
     let missing = loop {

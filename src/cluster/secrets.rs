@@ -1,4 +1,4 @@
-//! Reading one Secret afresh, and the guarded patch.
+//! Reading one Secret, and the guarded patch.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use zeroize::Zeroize as _;
 
 use super::{Error, call};
 
-/// A Secret with a key of ours in it; the data is wiped when it is dropped, whatever comes of it.
+/// A Secret with one of our keys in it; the data is wiped on drop, in every case.
 pub(super) struct Wiped(pub(super) Secret);
 
 impl Drop for Wiped {
@@ -27,7 +27,7 @@ impl Drop for Wiped {
     }
 }
 
-/// What a patch changes.
+/// The changes of a patch.
 #[derive(Default)]
 pub struct Changes<'a> {
     /// Annotations by full name; None removes.
@@ -39,16 +39,16 @@ pub struct Changes<'a> {
 /// GETs the Secret with its data.
 ///
 /// # Errors
-/// [`Error::NotFound`] when it is gone, and what every call may end in.
+/// [`Error::NotFound`] if it is gone, and those of every call.
 pub async fn get(client: &Client, key: &SecretRef) -> Result<FullSecret, Error> {
     let api: Api<FullSecret> = Api::namespaced(client.clone(), &key.namespace);
     call(|| format!("reading Secret {key}"), api.get(&key.name)).await
 }
 
-/// Patches exactly the version that was read as `head`: its uid and resourceVersion guard it.
+/// Patches exactly the version that was read as `head`, guarded by its uid and resourceVersion.
 ///
 /// # Errors
-/// [`Error::Conflict`] when anybody changed the Secret meanwhile.
+/// [`Error::Conflict`] if the Secret was modified concurrently.
 pub async fn patch(
     client: &Client,
     head: &Head,

@@ -1,9 +1,9 @@
-//! HTTP to the API server: what kube's own builder makes, but for three things.
+//! HTTP to the API server: kube's own builder with three changes.
 //!
-//! * `TCP_NODELAY`. kube sets none; a request that is two small segments, as the first on a new connection is after the
-//!   handshake, then waits 40 ms for the delayed ACK of the first (Nagle's algorithm, RFC 9293, 3.7.4).
-//! * Watches have connections of their own. HTTP/1.1 can end a watch only with its connection, and a change that has to be
-//!   brought to its workloads would find one connection less each time, and wait for a handshake.
+//! * `TCP_NODELAY`. kube does not set it; a request in two small segments, such as the first after a handshake, then
+//!   waits 40 ms for the delayed ACK of the first (Nagle's algorithm, RFC 9293, 3.7.4).
+//! * Watches have connections of their own. HTTP/1.1 can end a watch only with its connection, so each rollout would
+//!   find one connection less, and wait for a handshake.
 //! * Answers are bounded by bytes ([`super::bounded`]).
 
 use std::task::{Context, Poll};
@@ -21,10 +21,10 @@ use tower::{BoxError, Service, ServiceBuilder};
 
 use super::bounded::{Answer, Bounded};
 
-/// A builder as [`ClientBuilder::try_from`] makes it.
+/// A builder like that of [`ClientBuilder::try_from`].
 ///
 /// # Errors
-/// When the config's certificates, its way to log in, or its headers cannot be used.
+/// When the config's certificates, its authentication, or its headers cannot be used.
 pub(super) fn builder(
     config: Config,
 ) -> Result<
@@ -55,10 +55,10 @@ pub(super) fn builder(
     Ok(ClientBuilder::new(service, config.default_namespace))
 }
 
-/// What the API server answers, within bounds.
+/// A bounded answer of the API server.
 type Answered = Response<Answer<Incoming>>;
 
-/// Connections, by what becomes of them.
+/// Connections, by their use.
 #[derive(Clone)]
 struct Pools<C> {
     requests: Client<C, Body>,
@@ -71,7 +71,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Pool
     type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // A pool is always ready: it opens what it lacks.
+        // A pool is always ready: it opens connections on demand.
         Poll::Ready(Ok(()))
     }
 

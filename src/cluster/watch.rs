@@ -1,7 +1,7 @@
-//! The watches on Secrets: all of type `kubernetes.io/tls`, and those of other types that carry the managed label.
+//! The watches on Secrets: all of type `kubernetes.io/tls`, and those of other types with the managed label.
 //!
-//! One object at a time goes from the wire to the index; nothing is stored here. Lists are streamed where the server can,
-//! and asked for page by page where it cannot, or says that it will not.
+//! Objects go to the index one at a time; nothing is stored here. Lists are streamed if the server supports it, and
+//! paged if it does not, or refuses.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -23,30 +23,30 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 
-/// Objects in a page where the server does not stream lists: a page of thin Secrets peaks at a few megabytes.
+/// Secrets in a page if the server does not stream lists: a page of thin Secrets peaks at a few megabytes.
 const PAGE: u32 = 250;
-/// An API server that does not answer at the start is asked again after this.
+/// Time between two tries while the API server does not answer at the start.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Opens watches, and opens others in their place when the config asks for it.
+/// Opens the watches, and replaces them when the config changes.
 pub struct Opener {
     client: Client,
-    /// Seconds after which a watch is opened anew.
+    /// Seconds after which a watch is reopened.
     timeout: u32,
 }
 
-/// What the watches say, each with the one it came by. Errors are reported and retried with back-off.
+/// The events of the watches, each with its watch. Errors are reported and retried with back-off.
 pub type Events = BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>;
 
 /// All watches as one stream.
 pub struct Secrets {
-    /// Where each watches, by its number; `None` for all namespaces.
+    /// The namespace of each watch, by number; `None` for all namespaces.
     pub scopes: Vec<Option<Arc<str>>>,
     /// Their events.
     pub events: Events,
 }
 
-/// What a watch brings, whatever it is decoded as.
+/// Converts an event of any decoded type.
 fn thin<K: Into<ThinSecret>>(event: watcher::Event<K>) -> watcher::Event<ThinSecret> {
     match event {
         watcher::Event::Apply(secret) => watcher::Event::Apply(secret.into()),
@@ -59,7 +59,7 @@ fn thin<K: Into<ThinSecret>>(event: watcher::Event<K>) -> watcher::Event<ThinSec
 
 type Watched = BoxStream<'static, Result<watcher::Event<ThinSecret>, watcher::Error>>;
 
-/// Lists and watches; page by page where `streaming` is false, or the server refuses to stream.
+/// Lists and watches; paged if `streaming` is false, or the server refuses to stream.
 fn open<K>(
     client: &Client,
     namespace: Option<&str>,
@@ -109,7 +109,7 @@ where
     .boxed()
 }
 
-/// The API server's answer to a list or to the opening of a watch, or what it says in a watch.
+/// The API server's status of a list, of the opening of a watch, or inside a watch.
 fn status_of(error: &watcher::Error) -> Option<&Status> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -120,26 +120,26 @@ fn status_of(error: &watcher::Error) -> Option<&Status> {
     }
 }
 
-/// Whether the opening of a watch was refused for how it was asked: the feature gate `WatchList` is off (422), or
-/// something on the way does not know `sendInitialEvents`.
+/// Whether the server refused to open a watch because of its form: the feature gate `WatchList` is off (422), or a
+/// proxy does not know `sendInitialEvents`.
 fn refuses_to_stream(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(_))
         && status_of(error)
             .is_some_and(|status| matches!(status.code, 400 | 405 | 406 | 415 | 422 | 501))
 }
 
-/// Whether the API server has said that it will not list or watch there, rather than that it cannot do so now.
+/// Whether the API server refuses to list or watch there, rather than being unable to do so now.
 #[must_use]
 pub fn is_refusal(error: &watcher::Error) -> bool {
-    // Who we are (401) is no matter of one namespace; the others pass by themselves.
+    // A failed authentication (401) is not specific to a namespace; the others pass by themselves.
     status_of(error).is_some_and(|status| {
         (400..500).contains(&status.code) && !matches!(status.code, 401 | 408 | 409 | 410 | 429)
     })
 }
 
 impl Opener {
-    /// A watch is opened anew after `timeout`, and taken for dead when it brings nothing for five seconds more: a live
-    /// one brings a bookmark each minute.
+    /// A watch is reopened after `timeout`, and counts as dead if it sends nothing for five more seconds: a live one
+    /// sends a bookmark each minute.
     #[must_use]
     pub fn new(client: &Client, timeout: Duration) -> Self {
         Self {
@@ -148,17 +148,17 @@ impl Opener {
         }
     }
 
-    /// The watches that the config asks for. They open once the API server has told its version, however long that takes.
+    /// The watches of the config. They open once the API server has reported its version, however long that takes.
     #[must_use]
     pub fn open(&self, watch: &WatchConfig) -> Secrets {
         let tls = watcher::Config::default().fields("type=kubernetes.io/tls");
         let labelled = watcher::Config::default().labels(&format!("{MANAGED_LABEL}=true"));
         let configs = match watch.select {
-            // A TLS Secret with the label comes by the first watch alone.
+            // A TLS Secret with the label comes only by the first watch.
             Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
             Select::Label => vec![labelled],
         };
-        // One watch a namespace where only some are watched: a Role cannot give more.
+        // One watch for each namespace if only some are watched: a Role cannot grant more.
         let scopes: Vec<Option<Arc<str>>> = if watch.namespaces.is_empty() {
             vec![None]
         } else {
@@ -190,7 +190,7 @@ impl Opener {
     }
 }
 
-/// Whether the API server streams lists; it is asked until it answers.
+/// Whether the API server streams lists; asks until it answers.
 async fn streams_lists(client: &Client) -> bool {
     let mut told = false;
     loop {

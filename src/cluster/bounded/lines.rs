@@ -1,9 +1,8 @@
-//! Watches within bounds of bytes: a line is one event, and an event is as large as its object.
+//! Bounds watches by bytes: a line is one event, and an event is as large as its object.
 //!
-//! kube reads a line whole, into a buffer that keeps the size of the largest for as long as the watch lasts: twenty
-//! rollouts of large workloads would hold twenty such buffers. Here a line that is large takes all places while it is
-//! read, and the watch ends behind it. Its reader opens another one from the version that came last, with a buffer that
-//! is small again.
+//! kube reads each line as a whole, into a buffer that keeps the size of the largest as long as the watch lasts: twenty
+//! rollouts of large workloads would hold twenty such buffers. Here a large line takes all permits while it is read,
+//! and the watch ends after it. Its reader opens another one from the last version, with a small buffer again.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +20,8 @@ use tower::BoxError;
 
 use super::{OBJECT, PLACES, SMALL};
 
-/// The rest of a line that has begun to come is there at once: places are not held for a connection that hangs.
+/// Longest time for the rest of a large line, which normally follows at once: a hanging connection must not hold
+/// permits.
 const REST: Duration = Duration::from_secs(10);
 
 type Places = BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>;
@@ -30,16 +30,16 @@ type Places = BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>;
 pub(in crate::cluster) struct Lines<B> {
     body: B,
     places: Arc<Semaphore>,
-    /// Bytes of the line that is being read.
+    /// Bytes of the current line.
     length: usize,
     state: State,
 }
 
 enum State {
     Small,
-    /// A large line waits for its places; nothing more of it is read meanwhile.
+    /// A large line waits for its permits; reading pauses.
     Waits(Places),
-    /// A large line is read, until then at the latest.
+    /// A large line is read, until this instant.
     Large {
         _places: OwnedSemaphorePermit,
         until: Pin<Box<Sleep>>,
@@ -81,7 +81,7 @@ where
                             until: Box::pin(sleep(REST)),
                         };
                     }
-                    // Nobody closes it.
+                    // The semaphore is never closed.
                     Err(_) => self.state = State::Ended,
                 },
                 State::Large { until, .. } => match until.poll_unpin(context) {
@@ -103,7 +103,7 @@ where
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// Counts the bytes of the lines of a chunk, which is cut behind a large one.
+    /// Counts the bytes of the lines of a chunk, and cuts it after a large line.
     fn take(&mut self, mut chunk: Bytes) -> Bytes {
         let mut start = 0;
         let mut ends = memchr_iter(b'\n', &chunk);
@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// What a connection brings; it stays open.
+    /// The data of a connection, which stays open.
     struct Connection(VecDeque<Bytes>);
 
     impl HttpBody for Connection {
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// A watch that brings lines of so many bytes, in chunks as a connection has them.
+    /// A watch with lines of these lengths, in chunks as from a connection.
     fn watch(lengths: &[usize], places: &Arc<Semaphore>) -> Lines<Connection> {
         let lines = lengths.iter().map(|length| "x".repeat(*length) + "\n");
         let text = Bytes::from(lines.collect::<String>());
@@ -167,7 +167,7 @@ mod tests {
         Arc::new(Semaphore::new(usize::try_from(PLACES).unwrap()))
     }
 
-    /// The lengths of the lines that come until nothing more does, and whether the watch has ended.
+    /// The lengths of the lines until no more come, and whether the watch has ended.
     async fn read(watch: &mut Lines<Connection>) -> (Vec<usize>, bool) {
         let (mut text, mut ended) = (Vec::new(), false);
         while let Poll::Ready(frame) = poll_fn(|context| Poll::Ready(watch.poll(context))).await {

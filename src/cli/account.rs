@@ -1,5 +1,5 @@
 //! `cert-renew account show ISSUER`: the account's URL, for a CAA record with `accounturi` (RFC 8657).
-//! `cert-renew account rollover ISSUER`: another key for the account.
+//! `cert-renew account rollover ISSUER`: a new key for the account.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -97,8 +97,8 @@ fn show(args: &Show) -> CommandResult {
     })
 }
 
-/// The new key is stored before the CA is told of it, and the old one until the CA has agreed: whichever it knows after
-/// a crash, the next run finds out and ends what was begun.
+/// The new key is stored before the CA gets it, and the old one is kept until the CA has agreed: after a crash, the
+/// next run finds out which of them the CA knows, and completes the rollover.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 fn rollover(args: &Rollover) -> CommandResult {
     let Place {
@@ -135,7 +135,7 @@ fn rollover(args: &Rollover) -> CommandResult {
                 match client.change_key(&next).await {
                     Ok(new) => new,
                     Err(error) => {
-                        // Where the CA has plainly refused, the key that it will never know is not kept.
+                        // If the CA has clearly refused, the key that it will never know is not kept.
                         if error.is_final() {
                             store(&kube, namespace, issuer, &was, None).await?;
                         }
@@ -162,7 +162,7 @@ async fn store(
         .map_err(|error| Failure::new("storing the account", &error))
 }
 
-/// An issuer's credentials, and those that a rollover has begun with.
+/// An issuer's credentials, and those of a rollover that was begun.
 pub(super) async fn load(
     kube: &Kube,
     namespace: &str,
@@ -180,7 +180,7 @@ pub(super) async fn load(
     ))
 }
 
-/// A client for the CA of these credentials; nothing is asked yet.
+/// A client for the CA of these credentials; sends nothing yet.
 pub(super) fn acme(
     issuer: &str,
     credentials: &Credentials,

@@ -40,7 +40,7 @@ enum Command {
     },
 }
 
-/// A finding and where it was made.
+/// A finding and its place.
 #[derive(Serialize)]
 struct Found {
     file: String,
@@ -48,7 +48,7 @@ struct Found {
     finding: Finding,
 }
 
-/// Exit code: 0 nothing is wrong, 1 it works for now, 2 it does not.
+/// Exit code: 0 no problems, 1 it works for now, 2 it does not.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
     if let Some(Command::Route { host, nameservers }) = &args.command {
@@ -155,7 +155,7 @@ mod tests {
         golden("check.txt", &said);
         let json = Output::Json.of_program(&all).unwrap().unwrap();
         golden("check.json", &json);
-        // The same facts under names.
+        // The same facts as named fields.
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         let json = json.as_array().unwrap();
         assert_eq!(said.lines().count(), json.len());

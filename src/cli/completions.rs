@@ -1,4 +1,4 @@
-//! `cert-renew completions SHELL` and `cert-renew man [COMMAND…]`: made from the command line's own definition.
+//! `cert-renew completions SHELL` and `cert-renew man [COMMAND…]`: generated from the command line's own definition.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -23,7 +23,7 @@ pub(super) enum Command {
     },
 }
 
-/// What was found, for programs.
+/// The result, for programs.
 #[derive(Serialize)]
 struct Checked<'a> {
     file: String,

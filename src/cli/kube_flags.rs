@@ -1,4 +1,4 @@
-//! kubectl's own flags: which cluster, as whom, and where in it.
+//! kubectl's own flags: the cluster, the user and the namespace.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// A client that goes that way.
+    /// A client with these flags.
     pub(super) async fn client(&self) -> Result<Client, Failure> {
         let way = cluster::Way {
             kubeconfig: self.kubeconfig.clone(),
@@ -57,13 +57,13 @@ impl Place {
         self.way.client().await
     }
 
-    /// The namespace that is meant.
+    /// The selected namespace.
     pub(super) fn namespace<'a>(&'a self, client: &'a Client) -> &'a str {
         let named = self.namespace.as_deref();
         named.unwrap_or_else(|| client.default_namespace())
     }
 
-    /// Namespace and name of `NAMESPACE/NAME`, or of a name in the namespace that is meant.
+    /// Namespace and name of `NAMESPACE/NAME`, or of a name in the selected namespace.
     pub(super) fn of(&self, client: &Client, text: &str) -> (String, String) {
         match text.split_once('/') {
             Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
@@ -87,7 +87,7 @@ impl Scope {
         self.place.client().await
     }
 
-    /// The objects of that scope.
+    /// The objects in this scope.
     pub(super) fn api<K>(&self, client: &Client) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope>,

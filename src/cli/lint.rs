@@ -1,8 +1,8 @@
-//! `cert-renew check`: what is wrong with a certificate file or a Secret's manifest, and what to do.
+//! `cert-renew check`: the problems of a certificate file or a Secret's manifest, with remedies.
 //!
 //! Input is the bytes of one file (PEM, one DER, or YAML and JSON manifests of Secrets) and the time.
-//! Pure: the caller reads and prints. No finding quotes the input, not even the parser's own message,
-//! since a manifest holds keys.
+//! Pure: the caller reads and prints. No finding quotes the input, nor the parser's own message, since a manifest
+//! contains keys.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -24,14 +24,14 @@ use serde::de::{DeserializeSeed as _, MapAccess};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-/// Below this share of its lifetime a certificate should have been renewed: a third, as for renewals.
+/// Share of the lifetime left at which a certificate should have been renewed: a third, as for renewals.
 const LATE: u32 = 3;
 
-/// How bad a finding is; the worst one makes the exit code.
+/// The severity of a finding; the worst one decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Nothing is wrong.
+    /// No problem.
     Note,
     /// It works, or will until something changes.
     Warning,
@@ -39,20 +39,20 @@ pub enum Severity {
     Error,
 }
 
-/// One thing that was found.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// Where in the file, for example `Secret shop/shop-tls, tls.crt`.
+    /// The place in the file, for example `Secret shop/shop-tls, tls.crt`.
     pub place: String,
-    /// What is there.
+    /// What was found.
     pub message: String,
-    /// What to do; empty for notes.
+    /// How to fix it; empty for notes.
     pub remedy: String,
 }
 
-/// Looks at one file.
+/// Checks one file.
 #[must_use]
 pub fn check(bytes: &[u8], now: UnixTime) -> Vec<Finding> {
     let text = str::from_utf8(bytes)
@@ -61,7 +61,7 @@ pub fn check(bytes: &[u8], now: UnixTime) -> Vec<Finding> {
     let Some(text) = text else {
         return check_file(bytes, now);
     };
-    // The parser's message would show the lines around its place, and keys stand there.
+    // The parser's message would show the surrounding lines, which may contain keys.
     let parsed = serde_saphyr::from_multiple::<Manifest>(text);
     let secrets =
         parsed.map(|documents| documents.into_iter().flat_map(secrets).collect::<Vec<_>>());
@@ -124,7 +124,7 @@ fn looks_like_manifest(text: &str) -> bool {
             .any(|line| line.starts_with("kind:") || line.starts_with("apiVersion:"))
 }
 
-/// A file of certificates, of a key, or of both.
+/// Checks a file of certificates, of a key, or of both.
 fn check_file(bytes: &[u8], now: UnixTime) -> Vec<Finding> {
     match PrivateKey::from_pem(bytes) {
         Ok(key) => match Chain::read(bytes) {
@@ -154,7 +154,7 @@ fn check_secret(manifest: Manifest, now: UnixTime) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut values = BTreeMap::new();
     for (key, text) in data.0 {
-        // As the API server does, which ignores line ends in base64.
+        // Ignores line ends in base64, as the API server does.
         let packed = Zeroizing::new(text.replace(['\r', '\n'], ""));
         match STANDARD.decode(packed.as_bytes()) {
             Ok(value) => drop(values.insert(key, Zeroizing::new(value))),
@@ -204,7 +204,7 @@ fn check_secret(manifest: Manifest, now: UnixTime) -> Vec<Finding> {
     findings
 }
 
-/// A certificate and its key, each with its place.
+/// Checks a certificate and its key, each with its place.
 fn check_pair(certificate: (&str, &[u8]), key: (&str, &[u8]), now: UnixTime) -> Vec<Finding> {
     let (chain, mut findings) = check_chain(certificate.0, certificate.1, now);
     match (PrivateKey::from_pem(key.1), chain) {
@@ -233,14 +233,14 @@ fn check_pair(certificate: (&str, &[u8]), key: (&str, &[u8]), now: UnixTime) -> 
     findings
 }
 
-/// What a library refuses, as a finding.
+/// A library's refusal, as a finding.
 fn refused(place: &str, refusal: Option<Refusal>) -> Option<Finding> {
     let refusal = refusal?;
     let (message, remedy) = (refusal.reason(), refusal.remedy());
     Some(finding(Severity::Error, place, &message, &remedy))
 }
 
-/// A chain by itself.
+/// Checks a chain alone.
 fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<Finding>) {
     let chain = match Chain::read(bytes) {
         Ok(chain) => chain,
@@ -362,7 +362,7 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
     (Some(chain), findings)
 }
 
-/// What to do about bytes that are no certificate, by the usual accidents.
+/// The remedy for bytes that are not a certificate, for common mistakes.
 fn remedy(bytes: &[u8], reason: &Unreadable) -> &'static str {
     let holds = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
     let packed: Vec<u8> = bytes
@@ -393,7 +393,7 @@ fn kind(key: &PrivateKey) -> &'static str {
         .map_or("of another type", |kind| kind.as_str())
 }
 
-/// An error with what caused it, on one line.
+/// An error with its causes, on one line.
 fn chain_of(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -411,14 +411,14 @@ struct Manifest {
     items: Vec<Self>,
     secret: FullSecret,
     data: Texts,
-    /// `stringData`, which wins over `data`.
+    /// `stringData`, which overrides `data`.
     plain: Texts,
 }
 
 #[derive(Default)]
 struct Texts(BTreeMap<String, Zeroizing<String>>);
 
-/// All Secrets in a document; items of a `SecretList` need not say their kind.
+/// All Secrets in a document; items of a `SecretList` may omit their kind.
 fn secrets(manifest: Manifest) -> Vec<Manifest> {
     match manifest.kind.as_str() {
         "Secret" => vec![manifest],

@@ -1,7 +1,7 @@
-//! The command line: `cert-renew run`, and what a person asks at a terminal.
+//! The command line: `cert-renew run`, and commands for people.
 //!
-//! The only module that prints. Exit codes are in `docs/command.md`: 0 all well, 1 it failed or found something wrong,
-//! 2 wrong usage, or a certificate that `check` found broken.
+//! The only module that prints. Exit codes are in `docs/command.md`: 0 success, 1 failure or problems found, 2 wrong
+//! usage, or a certificate that `check` found broken.
 
 mod account;
 mod adopt;
@@ -63,7 +63,7 @@ enum Command {
 }
 
 impl Cli {
-    /// The command line of this process; ends it where the line is wrong or asks for help.
+    /// Parses the command line of this process; ends the process if it is wrong or asks for help.
     ///
     /// As `kubectl-cert_renew` it is a plugin of kubectl, and its help says so.
     #[must_use]
@@ -76,7 +76,7 @@ impl Cli {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// Does what the command line says.
+    /// Runs the command.
     #[must_use]
     pub fn run(self) -> ExitCode {
         let result = match self.command {
@@ -97,7 +97,7 @@ impl Cli {
         match result {
             Ok(code) => code,
             Err(Failure(message)) => {
-                // Where standard error is closed there is nobody to tell.
+                // There is no other output if standard error is closed.
                 let _ = writeln!(std::io::stderr(), "cert-renew: {message}");
                 ExitCode::FAILURE
             }
@@ -108,7 +108,7 @@ impl Cli {
 /// The command's name.
 const NAME: &str = "cert-renew";
 
-/// Why a command ended early: a sentence for the person who typed it.
+/// Why a command ended early: a sentence for the user.
 #[derive(Debug)]
 struct Failure(String);
 
@@ -121,7 +121,7 @@ impl Failure {
     }
 }
 
-/// Compares what a command says with a file of `testdata/cli`; `UPDATE_GOLDEN=1` writes it.
+/// Compares a command's output with a file of `testdata/cli`; `UPDATE_GOLDEN=1` writes it.
 #[cfg(test)]
 fn golden(name: &str, said: &str) {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/cli");
@@ -135,10 +135,10 @@ fn golden(name: &str, said: &str) {
 
 type CommandResult = Result<ExitCode, Failure>;
 
-/// Runs async code on a runtime of its own.
+/// Runs async code on its own runtime.
 fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_multi_thread()
-        // The work is waiting; two threads keep a slow decode from delaying the probes.
+        // Mostly waiting; the second thread keeps a slow decode from delaying the probes.
         .worker_threads(2)
         .enable_all()
         .build()

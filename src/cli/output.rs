@@ -1,6 +1,6 @@
-//! How commands print: tables for people, JSON and YAML for programs. The commands print.
+//! Output of commands: tables for people, JSON and YAML for programs. The commands print.
 //!
-//! On a terminal, columns that may be long are cut so that a line fits; whoever reads a pipe gets all of it.
+//! On a terminal, long columns are cut so that a line fits; a pipe gets complete cells.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, stdout};
@@ -25,7 +25,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// The text for a program; None where people read.
+    /// The text for a program; None for a table.
     pub(super) fn of_program<T: Serialize>(self, value: &T) -> Result<Option<String>, Failure> {
         match self {
             Self::Table | Self::Wide => Ok(None),
@@ -41,31 +41,31 @@ impl Output {
 
 /// Blanks between two columns.
 const GAP: usize = 2;
-/// A column is not cut below this, however narrow the terminal is: the line wraps instead.
+/// Least width of a cut column, in characters: on a narrower terminal the line wraps.
 const LEAST: usize = 12;
 
-/// What standard output can show; the default is a pipe.
+/// The capabilities of standard output; the default is a pipe.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Screen {
-    /// Whether it takes colours.
+    /// Whether it supports colours.
     pub(super) colours: bool,
-    /// Characters of a line; `None` where nothing needs to be cut.
+    /// Characters of a line; `None` if nothing needs to be cut.
     pub(super) columns: Option<usize>,
 }
 
 impl Screen {
-    /// Standard output as it is now.
+    /// The present standard output.
     pub(super) fn of_stdout() -> Self {
         let size = rustix::termios::tcgetwinsize(stdout());
         let columns = size.ok().map(|size| usize::from(size.ws_col));
         Self {
             colours: stdout().is_terminal(),
-            // A terminal that does not know says 0.
+            // A terminal that does not know its width reports 0.
             columns: columns.filter(|columns| *columns > 0),
         }
     }
 
-    /// The same for a table that is never cut.
+    /// The same without cutting.
     pub(super) fn uncut(self) -> Self {
         Self {
             columns: None,
@@ -74,21 +74,21 @@ impl Screen {
     }
 }
 
-/// Which escape sequence colours a word, if any.
+/// The escape sequence that colours a word, if any.
 pub(super) type Paint = fn(&str) -> Option<&'static str>;
 
-/// A table whose columns are as wide as they need to be, in which one column may be coloured.
+/// A table with columns of the necessary width, one of which may be coloured.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     titles: [&'static str; N],
     widths: [usize; N],
-    /// Longer cells are cut.
+    /// Longest cell of each column, in characters; longer ones are cut.
     most: [usize; N],
     painted: Option<(usize, Paint)>,
 }
 
 impl<const N: usize> Table<N> {
-    /// Wide enough for `lines`.
+    /// A table wide enough for `lines`.
     pub(super) fn new(
         titles: [&'static str; N],
         lines: &[[String; N]],
@@ -106,7 +106,7 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Narrows the columns that may be cut, the widest first, until a line fits the screen.
+    /// Narrows the columns in `may_be_cut`, the widest first, until a line fits the screen.
     pub(super) fn fit(mut self, screen: Screen, may_be_cut: &[usize]) -> Self {
         let Some(columns) = screen.columns else {
             return self;
@@ -121,14 +121,14 @@ impl<const N: usize> Table<N> {
         }
         let left = columns.saturating_sub(all(&self.widths));
         for column in may_be_cut {
-            // Lines that come later may be longer, and nothing stands behind the last column.
+            // Later lines may be longer, and the last column needs no padding.
             let more = if column + 1 == N { left } else { 0 };
             self.most[*column] = (self.widths[*column] + more).max(LEAST);
         }
         self
     }
 
-    /// The line of titles.
+    /// The line of headings.
     pub(super) fn head(&self) -> String {
         self.lay(&self.titles.map(str::to_owned), None)
     }
@@ -166,7 +166,7 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// A cell of so many characters at most, the last one an ellipsis where it was longer.
+/// A cell of at most this many characters; a longer one ends with an ellipsis.
 fn cut(cell: &str, most: usize) -> Cow<'_, str> {
     if cell.chars().count() <= most {
         return cell.into();
@@ -217,7 +217,7 @@ mod tests {
                 "shop/b  ü.example            the CA says no, an…",
             ]
         );
-        // What a person copies is whole on the narrowest one.
+        // Cells that a user copies stay complete on the narrowest terminal.
         for line in table(Some(1)) {
             assert!(line.starts_with("shop/") || line.starts_with("SECRET"));
             assert!(line.chars().count() <= 6 + 2 * GAP + 2 * LEAST, "{line}");

@@ -1,8 +1,8 @@
-//! `cert-renew plan`: what would be renewed when, and which workloads would roll then. Changes nothing, asks no CA.
+//! `cert-renew plan`: future renewals, and the workloads that each would roll. Changes nothing, asks no CA.
 //!
-//! With the operator's config file it knows what the config allows and its defaults; the CA's own suggestion (ARI) and
-//! failures are known to the operator alone. `--preflight` asks CA (its directory only), DNS and cluster what speaks
-//! against each renewal.
+//! With the operator's config file it knows the allowed names and the defaults; only the operator knows the CA's
+//! suggestion (ARI) and failures. `--preflight` asks the CA (only its directory), DNS and the cluster for obstacles to
+//! each renewal.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ pub(super) struct Args {
     output: Output,
 }
 
-/// One Secret and what is to happen to it.
+/// One Secret and its future.
 struct Row {
     at: UnixTime,
     secret: SecretRef,
@@ -68,17 +68,17 @@ struct Row {
     names: Vec<String>,
     /// In the order of the rollout.
     rollout: Vec<Rolled>,
-    /// Workloads that are restarted for another `ca.crt` and not for this.
+    /// Workloads that are restarted only for another `ca.crt`.
     only_for_ca: Vec<String>,
-    /// Pods and Jobs that use it and that nobody restarts.
+    /// Unmanaged pods and Jobs that use it: nothing restarts them.
     left_behind: Vec<String>,
-    /// The Service that is asked what it serves afterwards.
+    /// The Service that is probed afterwards.
     verify: Option<String>,
-    /// What speaks against it; nothing is looked for without `--preflight`.
+    /// Obstacles; always empty without `--preflight`.
     against: Vec<String>,
 }
 
-/// What is done to one workload, and why.
+/// One workload's part in the rollout, and why.
 #[derive(Clone, Serialize)]
 struct Rolled {
     workload: String,
@@ -114,7 +114,7 @@ pub(super) fn run(args: Args) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is printed: the nearest renewal first.
+/// The printed table: the nearest renewal first.
 fn text(
     now: UnixTime,
     mut rows: Vec<Row>,
@@ -192,7 +192,7 @@ fn text(
 /// A CA's directory, and the URL of our account there.
 type Ca = (Arc<Directory>, Option<String>);
 
-/// Asks each CA for its directory once.
+/// Fetches each CA's directory once.
 struct Looker<'a> {
     kube: kube::Client,
     namespace: &'a str,
@@ -265,7 +265,7 @@ impl Rolled {
     }
 }
 
-/// Who has pods in a namespace.
+/// The workloads and pods of a namespace.
 struct Users {
     workloads: Vec<Workload>,
     bystanders: Vec<Unmanaged>,
@@ -283,8 +283,8 @@ impl Users {
     }
 }
 
-/// What the rollout of a new leaf would be, by the operator's own plan, who is rolled for another `ca.crt` alone, and whom
-/// it would leave behind.
+/// The rollout of a new leaf, by the operator's own plan; the workloads rolled only for another `ca.crt`; and the pods
+/// that it would not reach.
 fn rollout_of(
     now: UnixTime,
     key: &SecretRef,
@@ -297,7 +297,7 @@ fn rollout_of(
     let request = Request {
         secret: (*key.name).into(),
         uid: "".into(),
-        // Of the new leaf nothing is known but that it is another one.
+        // The new leaf is unknown, but differs from the present one.
         leaf: Fingerprint([0; 32]),
         with: assessment.with,
         not_after: UnixTime::NEVER,
@@ -471,7 +471,7 @@ shop/later: only another ca.crt restarts deployment/trust
         assert_eq!(printed, expected);
         let json = text(now, rows(), Output::Json, pipe).unwrap();
         golden("plan.json", &json);
-        // The same facts under names.
+        // The same facts as named fields.
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         for (line, row) in printed.lines().skip(1).zip(json.as_array().unwrap()) {
             let of = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();

@@ -1,7 +1,7 @@
-//! `cert-renew revoke NS/NAME`: takes a certificate back at its CA, and has a new key and certificate made at once.
+//! `cert-renew revoke NS/NAME`: revokes a certificate at its CA, and requests a new key and certificate at once.
 //!
-//! The Secret is told by the annotation `cert-renew.io/revoked`, which names the leaf: the operator does the rest, and
-//! the annotation means nothing any more once another leaf is there.
+//! The annotation `cert-renew.io/revoked` on the Secret names the leaf: the operator does the rest, and the annotation
+//! has no effect once the Secret has another leaf.
 
 use std::process::ExitCode;
 
@@ -98,7 +98,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         if revoked.is_ok() {
             println!("{namespace}/{name}: revoked, certificate {fingerprint}");
         }
-        // Whatever comes of the revocation, the key is not to be used any longer.
+        // Whether or not the revocation succeeds, the key must no longer be used.
         let patch = json!({"metadata": {"annotations": {keys::REVOKED: fingerprint}}});
         annotate(&client, &namespace, &name, &patch).await?;
         println!("{namespace}/{name}: a new key and certificate are asked for");

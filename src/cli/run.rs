@@ -40,18 +40,18 @@ use crate::telemetry::otlp::{self, Endpoint};
 use crate::telemetry::trace::Traces;
 use crate::{cluster, http};
 
-/// Between two looks at the config file. The kubelet takes a minute to bring a changed ConfigMap, and brings it by
-/// changing a link, which is not seen at the file.
+/// Time between two reads of the config file. The kubelet takes a minute to bring a changed ConfigMap, and changes a
+/// symbolic link, which a watch of the file would miss.
 const LOOK: Duration = Duration::from_secs(5);
-/// A shorter watch would cost more than it brings.
+/// Shortest watch; a shorter one would cost more than it brings.
 const SHORTEST_WATCH: Duration = Duration::from_secs(10);
-/// kube takes no longer one: proxies on the way close what is silent for five minutes.
+/// Longest watch that kube allows: proxies close a connection that is silent for five minutes.
 const LONGEST_WATCH: Duration = Duration::from_secs(290);
-/// A port that cannot be served, for want of descriptors, is tried again after this.
+/// Time until a port that cannot be served, for lack of descriptors, is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Traces that wait for the collector; more are lost.
+/// Most traces that wait for the collector; more are lost.
 const TRACES: usize = 200;
-/// The one term of a replica that needs no lease.
+/// The only term of a replica that needs no lease.
 const ALONE: u64 = 1;
 
 #[derive(Debug, Parser)]
@@ -102,7 +102,7 @@ pub(super) struct Args {
     otlp_endpoint: Option<Endpoint>,
 }
 
-/// Between two times at which it is said what the log leaves out.
+/// Time between two reports of suppressed log lines.
 const LEFT_OUT: Duration = Duration::from_secs(60);
 
 pub(super) fn run(args: Args) -> CommandResult {
@@ -164,7 +164,7 @@ async fn operate(
     let challenge_listener = Arc::new(listen(args.challenge_address).await?);
     let namespace: Arc<str> = args.namespace.into();
     let started = UnixTime::now();
-    // Beside the start, not before it: it only tells. A standby asks as well, so it does not go through the gate.
+    // Runs beside the start, as it only reports. A standby asks too, so it bypasses the gate.
     supervise::spawn(Part::Rights, &metrics, {
         let (client, namespace, config) =
             (lease_client.clone(), namespace.to_string(), config.clone());
@@ -231,7 +231,7 @@ async fn operate(
         let context = Arc::clone(&context);
         move || challenge_sync::follow(Arc::clone(&context))
     });
-    // Whoever ends of these two ends the process: the controller sees it.
+    // The end of either ends the process: the controller sees it.
     let reader = tokio::spawn(follow_file(file, want, metrics));
     let (release, released) = watch::channel(false);
     let (leads, term) = watch::channel(None);
@@ -244,7 +244,7 @@ async fn operate(
                 let namespace = &context.namespace;
                 let candidate =
                     Candidate::new(lease_client, namespace, election, gate, leads, anew);
-                // Whoever does not know what there is to do would keep one who does from doing it.
+                // Do not campaign before the first list: an uninformed leader would block an informed one.
                 context.listed.notified().await;
                 candidate.run(released).await;
             } else {
@@ -276,10 +276,10 @@ async fn operate(
     let ended = controller::run(Arc::clone(&context), configs, term, shutdown).await;
     let _ = release.send(true);
     context.listed.notify_one();
-    // What panicked has said so already.
+    // A panic has been reported already.
     let _ = candidate.await;
-    // Proxies learn from the API server that this pod ends, and send challenges here until they have. A second signal
-    // ends the wait.
+    // Proxies learn from the API server that this pod ends, and send challenges here until then. A second signal ends
+    // the wait.
     if matches!(ended, Ended::Told) {
         tokio::select! {
             () = tokio::time::sleep(args.shutdown_grace) => {}
@@ -297,7 +297,7 @@ async fn operate(
     }
 }
 
-/// A socket that listens; a server takes connections from it by [`again`].
+/// A listening socket; a server takes connections from it by [`again`].
 async fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
     let listener = TcpListener::bind(address).await;
     listener
@@ -305,7 +305,7 @@ async fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
         .map_err(|error| Failure::new(&format!("listening on {address}"), &error))
 }
 
-/// The same socket once more: a server that begins again takes connections from where the one before it stopped.
+/// The same socket again: a restarted server continues where the one before stopped.
 async fn again(listener: Arc<std::net::TcpListener>) -> TcpListener {
     loop {
         match listener.try_clone().and_then(TcpListener::from_std) {
@@ -322,7 +322,7 @@ fn warn(config: &Config) {
     }
 }
 
-/// Looks at the config file again and again, and wants what is valid of it to be in force.
+/// Reads the config file periodically, and requests that a valid version be applied.
 async fn follow_file(
     mut file: ConfigFile,
     want: watch::Sender<Arc<Config>>,
@@ -351,12 +351,12 @@ async fn follow_file(
     }
 }
 
-/// What this replica is called to whoever looks at it.
+/// The name that people see for this replica.
 fn replica() -> String {
     std::env::var("POD_NAME").unwrap_or_else(|_| "cert-renew".into())
 }
 
-/// SIGHUP turns the log level to debug, and the next one back. Every minute it is said what was left out.
+/// SIGHUP turns the log level to debug, and the next one back. Reports suppressed lines every minute.
 async fn look_after_log(verbosity: Arc<Mutex<Verbosity>>) {
     let mut verbosity = verbosity.lock().await;
     let Ok(mut hangups) = signal(SignalKind::hangup()) else {
@@ -374,10 +374,10 @@ async fn look_after_log(verbosity: Arc<Mutex<Verbosity>>) {
     }
 }
 
-/// What the Lease calls this process: the pod, and something that the same pod's next container does not have.
+/// The holder name in the Lease: the pod, and a random part that differs for the pod's next container.
 fn identity(pod: Option<String>) -> String {
     let mut random = [0; 8];
-    // It fails on no machine that has a kernel; the pod's name is unique by itself then.
+    // Fails only without a kernel's randomness; then the pod's name alone is unique.
     let _ = SystemRandom::new().fill(&mut random);
     let pod = pod.unwrap_or_else(|| "cert-renew".into());
     format!("{pod}_{:016x}", u64::from_be_bytes(random))
@@ -392,7 +392,7 @@ fn duration(text: &str) -> Result<Duration, NotADuration> {
     }
 }
 
-/// Whole seconds are what the API server is told.
+/// The API server takes whole seconds.
 fn watch_timeout(text: &str) -> Result<Duration, String> {
     let timeout = duration(text).map_err(|error| error.to_string())?;
     if (SHORTEST_WATCH..=LONGEST_WATCH).contains(&timeout) {

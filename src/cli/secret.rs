@@ -1,6 +1,6 @@
-//! `cert-renew renew`, `resume` and `create`: one patch or one new Secret, with the reader's own rights.
+//! `cert-renew renew`, `resume` and `create`: one patch or one new Secret, with the user's own rights.
 //!
-//! The operator does the work; what is written here is what a person could write with kubectl.
+//! The operator does the work; the commands write what a user could write with kubectl.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -28,11 +28,11 @@ use super::kube_flags::Place;
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::pages::Pages;
 
-/// Between two looks at a Secret that is waited for.
+/// Time between two polls of a Secret.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Who wrote, in managedFields.
+/// The field manager of the writes.
 const MANAGER: &str = "cert-renew-cli";
-/// Secrets asked for at a time.
+/// Secrets in a page of the list.
 const PAGE: u32 = 250;
 
 #[derive(Debug, Parser)]
@@ -81,7 +81,7 @@ pub(super) struct Create {
     place: Place,
 }
 
-/// Asks for a new certificate, and waits for it with `--wait`.
+/// Requests a new certificate, and waits for it with `--wait`.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn renew(args: Renew) -> CommandResult {
     block_on(async {
@@ -125,7 +125,7 @@ pub(super) fn renew(args: Renew) -> CommandResult {
     })
 }
 
-/// Lets a halted rollout go on.
+/// Resumes a halted rollout.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn resume(args: Resume) -> CommandResult {
     block_on(async {
@@ -137,7 +137,7 @@ pub(super) fn resume(args: Resume) -> CommandResult {
             println!("{namespace}/{name}: its rollout is not halted");
             return Ok(ExitCode::SUCCESS);
         };
-        // Without the note the workload that failed would be the first again, and hold the others back again.
+        // Without the note the failed workload would be first again, and hold the others back again.
         let resumed = halted.parse().ok().map(|note: HaltNote| {
             let note = HaltNote {
                 resumed: true,
@@ -152,7 +152,7 @@ pub(super) fn resume(args: Resume) -> CommandResult {
     })
 }
 
-/// Makes an annotated Secret that waits for its first certificate.
+/// Creates an annotated Secret that waits for its first certificate.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn create(args: Create) -> CommandResult {
     block_on(async {
@@ -243,7 +243,7 @@ pub(super) async fn annotate(
         .map_err(|error| Failure::new(&format!("annotating Secret {namespace}/{name}"), &error))
 }
 
-/// Waits for the answer to a `renew-now` value, and says how far it is; what was the matter at last where it does not come.
+/// Waits until a `renew-now` value is served, and prints the progress, or the last error if it is not.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn wait(
     client: &Client,
@@ -269,18 +269,18 @@ async fn wait(
     }
 }
 
-/// How far a renewal is, by what stands on the Secret.
+/// The progress of a renewal, according to the Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Progress {
     /// Nothing has happened yet.
     Asked,
     /// The last try failed.
     Failing(String),
-    /// The new certificate, which ends then, is in the Secret.
+    /// The Secret holds the new certificate, which ends at this instant.
     Renewed(UnixTime),
-    /// A workload did not come up with it.
+    /// A workload did not become available with it.
     Halted(String),
-    /// The workloads have it.
+    /// The workloads have the certificate, which ends at this instant.
     Done(UnixTime),
 }
 

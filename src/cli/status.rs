@@ -1,8 +1,8 @@
-//! `cert-renew status`: the annotated Secrets as a table, with the reader's own rights.
+//! `cert-renew status`: the annotated Secrets as a table, with the user's own rights.
 //!
-//! It reads what stands on the Secrets themselves, asks no operator and needs no config file: defaults of the config
-//! (an issuer or `renewBefore` for a namespace) are not known here. Private keys do not cross into this process's memory
-//! beyond the answer's buffer: the Secrets are decoded by the thin type.
+//! It reads only the Secrets themselves, without the operator and the config file: defaults of the config (an issuer or
+//! `renewBefore` for a namespace) are unknown here. Private keys enter this process's memory only in the answer's
+//! buffer: the Secrets are decoded by the thin type.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -57,27 +57,27 @@ pub struct Row {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// In one word: ok, due, failing, expired, absent, unreadable, paused; in a watch also deleted.
+    /// A word: ok, due, failing, expired, absent, unreadable, paused; in a watch also deleted.
     pub state: &'static str,
-    /// Who renews it.
+    /// The issuer that renews it.
     pub issuer: String,
-    /// URL of the CA's account that ordered the certificate, for a CAA record with `accounturi`.
+    /// URL of the CA account of the order, for a CAA record with `accounturi`.
     pub account: Option<String>,
     /// Names in the certificate.
     pub names: Vec<String>,
-    /// Beginning of the certificate.
+    /// Start of validity of the certificate.
     pub valid_from: Option<String>,
-    /// End of the certificate.
+    /// End of validity of the certificate.
     pub expires: Option<String>,
-    /// When it is renewed, `now` where it is due; none where cert-renew does not renew it.
+    /// When it is renewed, `now` if it is due; none if cert-renew does not renew it.
     pub renews: Option<String>,
-    /// In one word: done, pending, halted, none yet.
+    /// A word: done, pending, halted, none yet.
     pub rollout: &'static str,
-    /// The workloads that use it, and what they serve, as the last rollout left them.
+    /// The workloads that use it, and what they serve, according to the last rollout.
     pub used_by: Option<UsedBy>,
-    /// When a renewal that failed is tried again.
+    /// When a failed renewal is tried again.
     pub retry_at: Option<String>,
-    /// What went wrong last.
+    /// The last error.
     pub last_error: Option<String>,
     #[serde(skip)]
     ends: Option<UnixTime>,
@@ -110,9 +110,9 @@ pub(super) fn run(args: Args) -> CommandResult {
     })
 }
 
-/// Nothing on standard output: whoever pipes it on gets an empty list.
+/// Prints nothing on standard output: a pipe gets an empty list.
 fn nothing() {
-    // Where standard error is closed there is nobody to tell.
+    // There is no other output if standard error is closed.
     let _ = writeln!(
         std::io::stderr(),
         "no Secret is annotated here; annotate one with {}=<issuer>, or look everywhere with -A",
@@ -120,7 +120,7 @@ fn nothing() {
     );
 }
 
-/// Prints the rows, and then each one that has become another, as `kubectl get --watch` does.
+/// Prints the rows, and then each changed one, as `kubectl get --watch` does.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn follow(api: &Api<ThinSecret>, args: &Args, rows: Vec<Row>) -> CommandResult {
     let now = UnixTime::now();
@@ -137,7 +137,7 @@ async fn follow(api: &Api<ThinSecret>, args: &Args, rows: Vec<Row>) -> CommandRe
                 print!("{}", layout.line(cells(UnixTime::now(), row)));
             }
         }
-        // A pipe that nobody reads ends the command with the next line.
+        // A closed pipe ends the command at the next line.
         let _ = std::io::stdout().flush();
     };
     if matches!(args.output, Output::Table | Output::Wide) {
@@ -220,7 +220,7 @@ async fn list(api: &Api<ThinSecret>) -> Result<Vec<ThinSecret>, Failure> {
     Ok(secrets)
 }
 
-/// What a Secret says of itself; None when it is not annotated.
+/// The status that a Secret contains; None if it is not annotated.
 #[must_use]
 pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
     let head = &secret.head;
@@ -337,11 +337,11 @@ const TITLES: [&str; 13] = [
     "ACCOUNT",
     "LAST ERROR",
 ];
-/// Those that only the wide table has.
+/// The columns that only the wide table has.
 const WIDE: std::ops::Range<usize> = 7..12;
 const NARROW: usize = TITLES.len() - 5;
 
-/// The table, or the wide one.
+/// The normal table, or the wide one.
 enum Layout {
     Narrow(Table<NARROW>),
     Wide(Table<{ TITLES.len() }>),
@@ -403,7 +403,7 @@ fn cells(now: UnixTime, row: &Row) -> [String; TITLES.len()] {
         },
         row.used_by.as_ref().map_or_else(none, workloads),
         row.account.as_deref().map_or_else(none, shown_url),
-        // An error may hold what somebody else wrote: it goes to a terminal only quoted.
+        // An error may contain foreign text: a terminal gets it only quoted.
         row.last_error.as_deref().map_or_else(none, shown),
     ]
 }
@@ -414,13 +414,13 @@ fn workloads(used_by: &UsedBy) -> String {
     parts.collect::<Vec<_>>().join("; ")
 }
 
-/// Instants and the like, which need no quotes unless somebody has put something else there.
+/// Instants and similar values, quoted only if they contain something else.
 fn shown_plain(text: &str) -> String {
     let plain = text.parse::<UnixTime>().is_ok();
     if plain { text.to_owned() } else { shown(text) }
 }
 
-/// A URL as it is; whatever else somebody has put in its place in quotes.
+/// A URL as it is; anything else quoted.
 fn shown_url(text: &str) -> String {
     let plain = text
         .parse::<http::Uri>()
@@ -428,14 +428,14 @@ fn shown_url(text: &str) -> String {
     if plain { text.to_owned() } else { shown(text) }
 }
 
-/// Takes the columns of the wide table away.
+/// Removes the columns of the wide table.
 fn narrow(cells: [String; TITLES.len()]) -> [String; NARROW] {
     let kept = cells.into_iter().enumerate();
     let mut kept = kept.filter_map(|(column, cell)| (!WIDE.contains(&column)).then_some(cell));
     std::array::from_fn(|_| kept.next().unwrap_or_default())
 }
 
-/// What is in trouble stands out on a terminal.
+/// Highlights problems on a terminal.
 fn colour(state: &str) -> Option<&'static str> {
     match state {
         "expired" | "failing" | "unreadable" => Some("31"),
@@ -545,7 +545,7 @@ shop       other    absent   -        -           letsencrypt  none yet  -
         let yaml = Output::Yaml.of_program(&rows).unwrap().unwrap();
         let yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
         assert_eq!(json, yaml);
-        // The same facts, in words and under names.
+        // The same facts, in words and as named fields.
         for (line, row) in wide.lines().skip(1).zip(json.as_array().unwrap()) {
             let names = row["names"].as_array().unwrap().iter();
             let users = row["usedBy"]["workloads"].as_array().into_iter().flatten();

@@ -1,11 +1,11 @@
-//! `cert-renew adopt --from cert-manager`: Certificates become annotated Secrets, with the reader's own rights.
+//! `cert-renew adopt --from cert-manager`: turns Certificates into annotated Secrets, with the user's own rights.
 //!
 //! ```text
 //! Ingress: their annotations off ─► Secret: ours on, paused, owner off ─► Certificate deleted ─► Secret: theirs off, goes on
 //! ```
-//! At every step one of the two renews at most: cert-manager until its Certificate is gone, nobody while the Secret is
-//! paused. What the Certificate said is on the Secret before it is deleted, so cut off anywhere, the next run goes on.
-//! The certificate itself is never written, so nothing is issued again and nothing restarts.
+//! At every step at most one of the two renews: cert-manager until its Certificate is gone, and neither while the
+//! Secret is paused. The Certificate's settings are on the Secret before it is deleted, so after an interruption the
+//! next run continues. The certificate itself is never written, so nothing is issued again and nothing restarts.
 
 mod plan;
 
@@ -31,15 +31,15 @@ use super::kube_flags::Way;
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::pages::Pages;
 
-/// Who wrote, in managedFields.
+/// The field manager of the writes.
 const MANAGER: &str = "cert-renew-cli";
-/// A page of a list: a Certificate is a few kilobytes.
+/// Certificates in a page of a list; each is a few kilobytes.
 const PAGE: u32 = 200;
-/// Between two looks at a Certificate that is being deleted.
+/// Time between two polls of a Certificate that is being deleted.
 const PAUSE: Duration = Duration::from_millis(250);
-/// The garbage collector lets the requests go in seconds; after this, the next run goes on.
+/// Longest wait for the garbage collector to delete the requests, which takes seconds; the next run continues.
 const GONE_DEADLINE: Duration = Duration::from_secs(60);
-/// On a Secret of cert-manager: the Certificate that it belongs to.
+/// Annotation of a cert-manager Secret that names its Certificate.
 const CERTIFICATE_NAME: &str = "cert-manager.io/certificate-name";
 
 #[derive(Debug, Parser)]
@@ -68,20 +68,20 @@ enum From {
     CertManager,
 }
 
-/// One Certificate and all that goes with it.
+/// One Certificate with everything that belongs to it.
 struct Adoption {
     namespace: String,
     secret: String,
-    /// `None` where it is gone already: an adoption that was cut off.
+    /// `None` if it is gone already: an interrupted adoption.
     certificate: Option<(String, String)>,
-    /// What makes Certificates by annotation: Ingresses, Gateways.
+    /// Objects that create Certificates by annotation: Ingresses, Gateways.
     makers: Vec<OwnerReference>,
     annotations: BTreeMap<&'static str, String>,
-    /// What becomes of the files.
+    /// Changes of the files.
     changes: Vec<&'static str>,
 }
 
-/// Says what would be done, and with `--apply` does it. Exit code 1 where something has to stay as it is.
+/// Prints what would be done, and does it with `--apply`. Exit code 1 if something must stay as it is.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn adopt(args: Args) -> CommandResult {
     let From::CertManager = args.from;
@@ -116,7 +116,7 @@ pub(super) fn adopt(args: Args) -> CommandResult {
     })
 }
 
-/// What there is to adopt, and what has to stay, with the reason.
+/// What can be adopted, and what must stay, with the reason.
 async fn survey(
     client: &Client,
     namespace: Option<&str>,
@@ -154,7 +154,7 @@ async fn survey(
     Ok((adoptions, stay))
 }
 
-/// What one Certificate becomes, or why it stays.
+/// The result of adopting one Certificate, or why it stays.
 async fn look_at(
     client: &Client,
     certificate: &Certificate,
@@ -163,7 +163,7 @@ async fn look_at(
     let namespace = certificate.metadata.namespace.clone().unwrap_or_default();
     let name = certificate.metadata.name.clone().unwrap_or_default();
     let secret = certificate.spec.secret_name.clone();
-    // Wiped when dropped; of it only the certificate is looked at.
+    // Wiped on drop; only the certificate in it is read.
     let api: Api<FullSecret> = Api::namespaced(client.clone(), &namespace);
     let found = api.get_opt(&secret).await;
     let found = found
@@ -240,7 +240,7 @@ impl Adoption {
         lines.join("\n  ")
     }
 
-    /// Each step changes nothing where it was done before.
+    /// A repeated step changes nothing.
     async fn apply(&self, client: &Client) -> Result<(), Failure> {
         let namespace = &self.namespace;
         for maker in &self.makers {
@@ -289,7 +289,7 @@ impl Adoption {
         .await
     }
 
-    /// Changes the Secret's metadata by a patch of the very version that it was read as.
+    /// Patches the Secret's metadata, for exactly the version that was read.
     async fn change(
         &self,
         client: &Client,
@@ -311,7 +311,7 @@ impl Adoption {
                 .patch_metadata(&self.secret, &params(), &Patch::Merge(body))
                 .await
             {
-                // cert-manager has written meanwhile: look again.
+                // cert-manager has written concurrently: read again.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(failed(error)),
                 Ok(_) => return Ok(()),
@@ -368,7 +368,7 @@ async fn certificates(
     let mut pages = Pages::of(ListParams::default(), PAGE);
     while let Some(params) = pages.next() {
         let list = match api.list(params).await {
-            // Their CRDs are gone already; the Secrets may still have to be finished.
+            // The CRDs are gone already; some Secrets may still be unfinished.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(found),
             other => other.map_err(|error| Failure::new("listing Certificates", &error))?,
         };
@@ -382,7 +382,7 @@ async fn certificates(
     Ok(found)
 }
 
-/// Metadata of Secrets, and nothing of their data.
+/// Metadata of Secrets, without their data.
 async fn secrets(client: &Client, namespace: Option<&str>) -> Result<Vec<ObjectMeta>, Failure> {
     let api: Api<Secret> = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
@@ -414,7 +414,7 @@ fn params() -> PatchParams {
     }
 }
 
-/// What takes these keys away in a merge patch.
+/// The members of a merge patch that remove these keys.
 fn off(keys: std::collections::BTreeSet<&str>) -> serde_json::Map<String, Value> {
     let null = |key: &str| (key.to_owned(), Value::Null);
     keys.into_iter().map(null).collect()

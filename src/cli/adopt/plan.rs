@@ -1,4 +1,4 @@
-//! What a cert-manager Certificate becomes: the annotations of its Secret. Pure.
+//! The annotations of the Secret of a cert-manager Certificate. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use cert_renew_core::time::duration;
 use kube::core::ObjectMeta;
 use serde::Deserialize;
 
-/// The part of a `cert-manager.io/v1` Certificate that decides what happens.
+/// The relevant part of a `cert-manager.io/v1` Certificate.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Certificate {
     pub metadata: ObjectMeta,
@@ -77,7 +77,7 @@ struct Format {
     r#type: String,
 }
 
-/// Which issuer of ours stands for which of theirs.
+/// Maps cert-manager's issuers to ours.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Issuers {
     by_name: BTreeMap<String, String>,
@@ -112,7 +112,7 @@ impl Issuers {
     }
 }
 
-/// The annotations that the Secret gets, or why the Certificate has to stay.
+/// The Secret's annotations, or why the Certificate must stay.
 pub(super) fn annotations(
     certificate: &Certificate,
     leaf: &Leaf,
@@ -155,12 +155,12 @@ pub(super) fn annotations(
         }
     }
     let mut annotations = BTreeMap::from([(keys::ISSUER, issuer.to_owned())]);
-    // The names stay those of the certificate, and so does the key's type: neither needs to be written down.
+    // The names and the key's type stay those of the certificate: neither needs an annotation.
     match (renew_before_percentage, renew_before) {
         (Some(percent @ 1..=99), _) => {
             annotations.insert(keys::RENEW_BEFORE, format!("{percent}%"));
         }
-        // Go writes 360h0m0s, which we read as well.
+        // Go writes 360h0m0s, which we can read as well.
         (_, Some(text)) if duration::parse(text).is_ok_and(|before| !before.is_zero()) => {
             annotations.insert(keys::RENEW_BEFORE, text.clone());
         }
@@ -208,7 +208,7 @@ pub(super) fn annotations(
     Ok(annotations)
 }
 
-/// What the first renewal changes about the files, which a program that reads them may not expect.
+/// Changes of the files at the first renewal that a program may not expect.
 pub(super) fn changes(certificate: &Certificate) -> Vec<&'static str> {
     let Spec {
         private_key,
@@ -233,7 +233,7 @@ pub(super) fn changes(certificate: &Certificate) -> Vec<&'static str> {
     changes
 }
 
-/// The annotations and labels by which cert-manager is told, or tells, what to do.
+/// The annotations and labels that cert-manager reads or writes.
 pub(super) fn theirs<'a>(keys: impl IntoIterator<Item = &'a String>) -> BTreeSet<&'a str> {
     let ours = |key: &&str| {
         let prefix = key.split_once('/').map_or("", |(prefix, _)| prefix);
@@ -296,7 +296,7 @@ mod tests {
                 .map(|(key, value)| format!("{}={value}", key.trim_start_matches(keys::PREFIX)))
                 .collect();
             assert_eq!(shown.join(" "), expected, "{spec}");
-            // What is written is what we read.
+            // The output can be read back as input.
             let owned = found
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), value.clone()));

@@ -6,7 +6,7 @@ fn at(text: &str) -> UnixTime {
     text.parse().unwrap()
 }
 
-/// Exit code, and all that would be printed.
+/// Exit code and complete output.
 fn run(bytes: &[u8]) -> (u8, String) {
     let findings = check(bytes, at("2026-02-01T00:00:00Z"));
     let line = |finding: &Finding| {
@@ -211,7 +211,7 @@ fn manifests_are_judged() {
     }
 }
 
-/// Invariant 1: whatever is wrong with the file, what is printed does not hold the key.
+/// Invariant 1: whatever is wrong with the file, the output does not contain the key.
 #[test]
 fn no_finding_quotes_a_key() {
     let pair = [("tls.crt", "key-first.pem"), ("tls.key", "good.key")];

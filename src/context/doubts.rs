@@ -1,4 +1,4 @@
-//! Secrets whose pair is to be looked at: told by the watch and by rollouts, looked at by [`crate::leader::pairs`].
+//! Secrets whose pair must be checked: added by the watch and by rollouts, checked by [`crate::leader::pairs`].
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -7,12 +7,12 @@ use std::time::Duration;
 use cert_renew_core::secret::SecretRef;
 use tokio::sync::Notify;
 
-/// Secrets that wait to be looked at; one more is looked at when it changes again.
+/// Most Secrets that wait for a check; another one is checked when it changes again.
 const QUEUE: usize = 4_096;
-/// A writer that sends certificate and key by two requests is done after this.
+/// Delay of a check: enough for a writer that sends certificate and key in two requests.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Secrets that are to be looked at.
+/// Secrets that wait for a check.
 #[derive(Debug, Default)]
 pub struct Doubts {
     waiting: Mutex<HashSet<SecretRef>>,
@@ -20,7 +20,7 @@ pub struct Doubts {
 }
 
 impl Doubts {
-    /// This one is to be looked at, a moment later.
+    /// Adds a Secret, to be checked after the delay.
     pub fn add(&self, key: &SecretRef) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < QUEUE {
@@ -29,7 +29,7 @@ impl Doubts {
         }
     }
 
-    /// Waits for some, and takes them all.
+    /// Waits until there are some, and takes all of them.
     pub async fn next(&self) -> HashSet<SecretRef> {
         self.told.notified().await;
         tokio::time::sleep(SETTLE).await;

@@ -1,4 +1,4 @@
-//! What every task of a running operator shares.
+//! Shared handles of all tasks of a running operator.
 
 pub mod doubts;
 
@@ -28,7 +28,7 @@ use crate::solver::http01::ChallengeStore;
 use crate::solver::http01_self_check::Held;
 use crate::telemetry::metrics::Metrics;
 
-/// See the module's documentation. Cheap to share, nothing in it is decided here.
+/// Shared handles for all tasks. Cheap to share. Contains no logic.
 pub struct Context {
     /// The API server, behind the gate.
     pub client: Client,
@@ -36,50 +36,50 @@ pub struct Context {
     pub gate: WriteGate,
     /// The operator's own namespace.
     pub namespace: Arc<str>,
-    /// The config that is in force.
+    /// The present config.
     pub config: watch::Receiver<Arc<Config>>,
-    /// Where Events go.
+    /// Publishes Events.
     pub events: Events,
     /// Failures and budgets.
     pub ledger: Arc<Ledger>,
-    /// Failures that are of one Secret alone.
+    /// Failures of single Secrets.
     pub secret_failures: SecretFailures,
-    /// What is counted.
+    /// The counters.
     pub metrics: Arc<Metrics>,
     /// Key authorizations that the challenge port answers with.
     pub challenges: ChallengeStore,
     /// Sets and removes TXT records.
     pub dns01: dns01::Solver,
-    /// Who needs which Ingress or HTTPRoute of ours.
+    /// The Ingresses and HTTPRoutes of ours, with their users.
     pub routes: Held,
-    /// ACME clients, one an issuer, made when first needed.
+    /// ACME clients by issuer, made when first needed.
     pub issuers: Issuers,
-    /// What the CAs suggest about when to renew.
+    /// The renewal information of the CAs.
     pub renewal_info: RenewalInfo,
-    /// Order records that are known to exist.
+    /// Known order records.
     pub known: RunningOrders,
-    /// Names that are being proven.
+    /// Names under validation.
     pub validations: Validations,
-    /// Secrets whose pair is to be looked at.
+    /// Secrets whose pair must be checked.
     pub doubts: Doubts,
-    /// Namespaces whose Secrets were compared with what their workloads carry, once after the start.
+    /// Namespaces whose Secrets were compared with the record of their workloads, once after the start.
     pub compared: Mutex<BTreeSet<Arc<str>>>,
-    /// What rollouts share: concurrency and the like.
+    /// Shared state of rollouts: concurrency and the like.
     pub roller: RwLock<Arc<Roller>>,
     /// All annotated Secrets; only the controller writes.
     pub index: Arc<RwLock<Index>>,
-    /// When the controller's loop last turned, unix seconds.
+    /// When the controller's loop last ran, unix seconds.
     pub beat: Arc<AtomicI64>,
     /// Whether every watch has been listed once.
     pub ready: Arc<AtomicBool>,
-    /// Wakes the one who waits for that.
+    /// Signals that every watch has been listed.
     pub listed: Arc<Notify>,
-    /// Tells those who watch that they have to list anew: a watch would not bring what has happened.
+    /// Tells the watches to list again: they would miss what has happened.
     pub anew: watch::Sender<()>,
 }
 
 impl Context {
-    /// Of an operator in `namespace` that knows nothing yet. Everything that it writes goes through `gate`.
+    /// The context of an operator in `namespace` that knows nothing yet. All its writes go through `gate`.
     #[must_use]
     pub fn new(
         client: Client,
@@ -122,20 +122,20 @@ impl Context {
         }
     }
 
-    /// The config as it is now.
+    /// The present config.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.borrow())
     }
 
-    /// What rolls, as the config has it now.
+    /// The rollouts' shared state under the present config.
     #[must_use]
     pub fn roller(&self) -> Arc<Roller> {
         let roller = self.roller.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&roller)
     }
 
-    /// No renewal is tried before this instant, since one has failed: for these names, or by this Secret alone.
+    /// Earliest instant of the next try after a failure: for these names, or for this Secret alone.
     #[must_use]
     pub fn retry_at(&self, now: UnixTime, observed: &Observed) -> Option<UnixTime> {
         let Observed {
@@ -145,21 +145,21 @@ impl Context {
         of_names.max(self.secret_failures.retry_at(now, uid, *wish))
     }
 
-    /// Renewals of a Secret that failed in a row.
+    /// Failed renewals of a Secret in a row.
     #[must_use]
     pub fn failures(&self, observed: &Observed) -> u32 {
         let of_names = self.ledger.failures(observed.account);
         of_names.max(self.secret_failures.count(&observed.uid))
     }
 
-    /// What the index knows of a Secret.
+    /// The index entry of a Secret.
     #[must_use]
     pub fn entry(&self, key: &SecretRef) -> Option<Entry> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         index.get(key)
     }
 
-    /// The error with which the last renewal of a Secret ended.
+    /// The error of the last renewal of a Secret.
     #[must_use]
     pub fn renewal_error(&self, key: &SecretRef) -> Option<Box<str>> {
         self.entry(key)?.renewal_error
@@ -171,7 +171,7 @@ impl Context {
         self.renewal_error(key).as_deref() == Some(index::kept(error))
     }
 
-    /// Whether the last rollout of a Secret, or the last look at its pair, ended with this error.
+    /// Whether the last rollout of a Secret, or the last check of its pair, ended with this error.
     #[must_use]
     pub fn rollout_said(&self, key: &SecretRef, error: &str) -> bool {
         let entry = self.entry(key);
@@ -190,7 +190,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Of an operator whose API server takes every request and never answers; and who may change its config.
+    /// The context of an operator whose API server accepts every request and never answers, with the sender of its
+    /// config.
     pub(crate) fn without_an_answer() -> (Arc<Context>, watch::Sender<Arc<Config>>) {
         let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
         let client = Client::new(silent, "cert-renew");

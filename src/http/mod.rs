@@ -1,8 +1,8 @@
 //! The metrics port: `/metrics`, `/healthz`, `/readyz`, the status page, and nothing else.
 //!
-//! Read only, without credentials, for Prometheus, the kubelet and people; it holds nothing that is secret.
-//! Strangers cannot slow the controller or Prometheus down: connections are few and short, one answer of a kind is rendered
-//! at a time, and few that are rendered are held for clients that read slowly.
+//! Read only, without credentials, for Prometheus, the kubelet and people; it contains nothing secret. Clients cannot
+//! slow the controller or Prometheus down: connections are few and short, one answer of a kind is rendered at a time,
+//! and few rendered answers are kept for slow clients.
 
 mod page;
 mod scrape;
@@ -31,52 +31,52 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use crate::telemetry::metrics::{Metrics, process};
 
-/// A loop that has not turned for so long is stuck: it turns at least once a minute when nothing is due.
+/// Time after which a silent controller loop counts as stuck: it runs at least once a minute.
 const STUCK: Duration = Duration::from_secs(180);
-/// Pages that are rendered and still read. One more closes the connection of the one that has been read for longest.
+/// Most rendered pages that are being read. One more closes the connection of the oldest.
 const SENT: usize = 2;
-/// Of the text format that `metrics` renders.
+/// Content type of the text format that `metrics` renders.
 const EXPOSITION: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// What the port tells about.
+/// The sources of the port's answers.
 #[derive(Clone)]
 pub struct State {
     /// All annotated Secrets.
     pub index: Arc<RwLock<Index>>,
     /// The counters.
     pub metrics: Arc<Metrics>,
-    /// When the controller's loop turned last, unix seconds.
+    /// When the controller's loop last ran, unix seconds.
     pub beat: Arc<AtomicI64>,
-    /// Whether the first list is done, and the replica is not about to end.
+    /// Whether the first list is done, and the replica is not about to stop.
     pub ready: Arc<AtomicBool>,
-    /// The config that is in force.
+    /// The present config.
     pub config: watch::Receiver<Arc<Config>>,
-    /// The failures in a row of a Secret.
+    /// The failures of a Secret in a row.
     pub failures: Arc<dyn Fn(&Observed) -> u32 + Send + Sync>,
-    /// Whose view it is: the pod's name.
+    /// The name of this replica: the pod's name.
     pub replica: Arc<str>,
-    /// When the process began.
+    /// When the process started.
     pub started: UnixTime,
 }
 
 struct Served {
     state: State,
     scraping: Scrapes,
-    /// Apart from `scraping`: nobody who looks at the page delays Prometheus.
+    /// Separate from `scraping`, so that the page never delays Prometheus.
     paging: Renderer,
 }
 
-/// Renders one page at a time, and bounds how many are in memory. A page may have megabytes.
+/// Renders one page at a time, and bounds the pages in memory. A page may have megabytes.
 #[derive(Default)]
 struct Renderer {
     turn: Arc<Mutex<()>>,
-    /// To whom the last ones are being sent, or were.
+    /// The connections of the last pages, sent or being sent.
     latest: std::sync::Mutex<VecDeque<Connection>>,
 }
 
 impl Renderer {
-    /// Renders where that stops nobody. Whoever asks at the same time waits, and their connection's deadline holds.
+    /// Renders on a thread that may block. Concurrent requests wait, bounded by their connection's deadline.
     ///
     /// # Errors
     /// When `render` panics.
@@ -88,7 +88,7 @@ impl Renderer {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let rendered = spawn_blocking(move || {
             let rendered = render();
-            // Held here, since the rendering goes on when its client is gone.
+            // Held here, as the rendering continues when its client is gone.
             drop(turn);
             rendered
         });
@@ -191,7 +191,7 @@ mod tests {
         answer
     }
 
-    /// How many were rendered at a time at the most, of many whose clients go away while `render` renders for them.
+    /// The most renderings at a time, for many clients that leave while `render` renders for them.
     pub(super) async fn most_at_a_time<F>(
         render: impl Fn(Box<dyn FnOnce() -> String + Send>) -> F,
     ) -> i64

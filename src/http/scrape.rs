@@ -1,7 +1,7 @@
-//! The answer to a scrape: rendered once for all who ask at the same time, and few of them in memory.
+//! The answer to a scrape: rendered once for all concurrent requests, with few answers in memory.
 //!
-//! An answer may have megabytes, and a stranger may ask for many and read them slowly. Prometheus waits for one rendering
-//! and for [`READ`] at the most, however many do.
+//! An answer may have megabytes, and a client may request many and read them slowly. Prometheus waits for one rendering
+//! and for [`READ`] at most, however many clients do so.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
@@ -14,20 +14,21 @@ use tokio::time::{Instant, timeout};
 
 use crate::net::bounded::Connection;
 
-/// Renderings that are in memory at a time: two Prometheus servers may ask one right after the other.
+/// Most renderings in memory: two Prometheus servers may ask one right after the other.
 const HELD: usize = 2;
-/// How long a client may read before its connection is closed, where another rendering is asked for: less than
+/// Longest time for a client to read while another rendering is requested, before its connection is closed: less than
 /// Prometheus waits.
 const READ: Duration = Duration::from_secs(3);
 
 /// Renders one scrape at a time.
 #[derive(Default)]
 pub(super) struct Scrapes {
-    /// What those share who ask before the next rendering begins. Who waits keeps it, however soon others have read it.
+    /// The shared result of requests that arrive before the next rendering begins. A waiting request keeps it, however
+    /// soon others have read it.
     next: std::sync::Mutex<Arc<OnceLock<Arc<Rendered>>>>,
-    /// Those that were rendered, the oldest first. Held while one is rendered.
+    /// The rendered answers, oldest first. Locked during a rendering.
     held: Arc<Mutex<VecDeque<Weak<Rendered>>>>,
-    /// One of them is in memory no more.
+    /// Signals that one of them has left memory.
     gone: Arc<Notify>,
 }
 
@@ -64,7 +65,7 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Scrapes {
-    /// What `render` says, called here or for somebody else, but not before this was asked.
+    /// The result of a `render` that began after this call, by this caller or another.
     ///
     /// # Errors
     /// When `render` panics.
@@ -88,7 +89,7 @@ impl Scrapes {
                 readers: std::sync::Mutex::default(),
                 gone,
             });
-            // Held until here, since the rendering goes on when its client is gone.
+            // Locked until here, as the rendering continues when its client is gone.
             held.push_back(Arc::downgrade(&rendered));
             let _ = shared.set(Arc::clone(&rendered));
             rendered
@@ -100,7 +101,7 @@ impl Scrapes {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until one more may be in memory; closes the connections of the oldest after [`READ`].
+    /// Waits until another answer may be in memory; closes the connections of the oldest after [`READ`].
     async fn wait_for_memory(&self, held: &mut VecDeque<Weak<Rendered>>) {
         loop {
             held.retain(|rendered| rendered.strong_count() > 0);
@@ -176,7 +177,7 @@ mod tests {
                 tokio::spawn(async move { scrapes.render(None, count).await.unwrap() })
             })
             .collect();
-        // All of them wait for their turn.
+        // All of them wait.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -214,7 +215,7 @@ mod tests {
                         rendered.fetch_add(1, Ordering::SeqCst);
                         String::new()
                     };
-                    // Sent at once, as what is small is.
+                    // Sent at once, as a small answer is.
                     drop(scrapes.render(None, count).await.unwrap());
                 })
             })
@@ -224,7 +225,7 @@ mod tests {
         }
         go.send(()).unwrap();
         first.await.unwrap();
-        // Whose turn it is goes away while it renders, or before.
+        // The rendering client leaves while it renders, or before.
         others[0].abort();
         for other in others.into_iter().skip(1) {
             other.await.unwrap();
@@ -258,7 +259,7 @@ mod tests {
                 .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 .await
                 .unwrap();
-            // It reads no further than the first byte.
+            // It reads only the first byte.
             client.read_u8().await.unwrap();
             clients.push(client);
         }

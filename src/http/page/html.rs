@@ -1,7 +1,7 @@
 //! The status page as HTML: everything readable without script, everything foreign escaped.
 //!
-//! No attribute holds a style: the bars take their ends from classes, which the page's one style sheet defines for the
-//! positions that occur. So the content security policy can name style and script by their hashes.
+//! No attribute contains a style: the bars take their ends from classes, which the page's single style sheet defines
+//! for the positions in use. So the content security policy can name style and script by their hashes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,22 +17,22 @@ use crate::telemetry::metrics::certificates::State;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
-/// Rows that a browser lays out together, or not at all while nobody sees them.
+/// Rows that a browser lays out together, or skips while they are not visible.
 const GROUP: usize = 100;
 /// Positions on the time line: finer than a pixel on most screens.
 const STEPS: i64 = 400;
 const DAY: i64 = 86_400;
-/// The time line shows at least so much on either side of now, and at most.
+/// Least and greatest span that the time line shows on either side of now, in seconds.
 const SPAN: (i64, i64) = (DAY, 400 * DAY);
 
-/// A page and the policy that goes with it.
+/// A page with its content security policy.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) html: String,
     pub(super) policy: String,
 }
 
-/// What the time line shows.
+/// The span of the time line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Scale {
     from: i64,
@@ -40,7 +40,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// Nine of ten certificates fit; a root of twenty years does not flatten all others.
+    /// Fits nine of ten certificates, so that a root of twenty years does not flatten all others.
     fn of(now: UnixTime, rows: &[Row]) -> Self {
         let reach = |mut seconds: Vec<i64>| {
             seconds.sort_unstable();
@@ -61,7 +61,7 @@ impl Scale {
     }
 }
 
-/// Which positions occur, by property: the beginning of a bar, its renewal, its end.
+/// The positions in use, by property: the beginning of a bar, its renewal, its end.
 #[derive(Default)]
 struct Places([BTreeSet<i64>; 3]);
 
@@ -90,7 +90,7 @@ impl Places {
     }
 }
 
-/// Renders the page. `replica` says whose view it is.
+/// Renders the page. `replica` names the replica whose view it is.
 pub(super) fn render(answer: &Answer, query: &Query, replica: &str) -> Page {
     let now = answer.as_of;
     let scale = Scale::of(now, &answer.certificates);
@@ -296,14 +296,14 @@ fn write_row(out: &mut String, now: UnixTime, row: &Row, scale: Scale, places: &
     out.push('\n');
 }
 
-/// Who uses the certificate, and what they serve.
+/// The workloads that use the certificate, and what they serve.
 fn workloads(out: &mut String, row: &Row) {
     if let Some(used_by) = &row.used_by {
         out.push_str("<small>");
         escape(out, &used_by.in_words());
         let _ = write!(out, "</small><small>as of {}</small>", day(used_by.at));
     }
-    // What was proven was proven of the certificate that was there then.
+    // The verification was of the certificate of that time.
     let proven = row.used_by.as_ref().and_then(|it| it.proven.as_ref());
     if let Some(proven) = proven.filter(|_| row.rollout == Rollout::Done) {
         out.push_str("<small>");
@@ -323,7 +323,7 @@ fn workloads(out: &mut String, row: &Row) {
     }
 }
 
-/// What went wrong, below the bar.
+/// The errors, below the bar.
 fn trouble(out: &mut String, now: UnixTime, row: &Row) {
     if row.last_error.is_none() && row.failures == 0 && row.annotation_problems == 0 {
         return;
@@ -370,7 +370,7 @@ fn day(at: UnixTime) -> String {
     at.timestamp().strftime("%Y-%m-%d").to_string()
 }
 
-/// Foreign text: no markup, no control character, and nothing that turns the direction of the text around it.
+/// Escapes foreign text: no markup, no control character, nothing that changes the direction of the surrounding text.
 fn escape(out: &mut String, text: &str) {
     for character in text.chars() {
         match character {

@@ -1,8 +1,8 @@
 //! The status page at `/` of the metrics port, and the same as JSON at `/api/certificates`.
 //!
-//! Read only, and without anything secret: what it shows of a certificate is public or stands in annotations, and the
-//! index that it reads has never held a key. It is rendered once a request and one request at a time, so that whoever
-//! asks for it a thousand times slows down others who ask, and nobody else.
+//! Read only, and without secrets: everything shown of a certificate is public or in annotations, and the index has
+//! never held a key. It is rendered once a request and one request at a time, so that a flood of requests slows down
+//! only other readers of the page.
 
 mod html;
 mod rows;
@@ -26,7 +26,7 @@ use rows::{Answer, Query};
 use super::Served;
 use crate::net::bounded::Connection;
 
-/// Of the JSON, which loads nothing.
+/// Content security policy of the JSON, which loads nothing.
 const NOTHING: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// `/`
@@ -122,7 +122,7 @@ fn response(kind: &'static str, policy: &str, packed: bool, body: Vec<u8>) -> Re
     response
 }
 
-/// Whether the client says that it understands gzip.
+/// Whether the client accepts gzip.
 fn takes_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT_ENCODING).into_iter();
     let texts = values.filter_map(|value| value.to_str().ok());
@@ -137,7 +137,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 fn gzip(text: &str) -> std::io::Result<Vec<u8>> {
-    // The rows are much alike: the fastest level takes nine tenths away.
+    // The rows are similar: the fastest level saves nine tenths.
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text.as_bytes())?;
     encoder.finish()
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::certificates::fixture;
 
-    /// As many as one page shows, no two alike, each with workloads.
+    /// The maximum of one page, all different, each with workloads.
     #[test]
     fn a_full_page_is_less_than_a_megabyte_on_the_wire() {
         let now = fixture::NOW;

@@ -1,6 +1,6 @@
-//! What the status page and its JSON say of each certificate, and which of them were asked for.
+//! The rows of the status page and its JSON, and the selection by a query.
 //!
-//! Input is the index and a query string; pure. The index is locked while the rows are copied and no longer.
+//! Input is the index and a query string; pure. The index is locked only while the rows are copied.
 
 use std::cmp::Ordering;
 use std::fmt::Display;
@@ -15,27 +15,27 @@ use serde::{Serialize, Serializer};
 
 use crate::telemetry::metrics::certificates::{State, moves, renew_at, unrolled};
 
-/// Rows of one answer: more would be read by nobody, and a filter reaches all of them.
+/// Most rows of one answer: more are unreadable, and a filter reaches all of them.
 pub(super) const MOST: usize = 10_000;
-/// Bytes of error texts in one answer. A common trouble writes the same text on every Secret; with 900 bytes each, the
-/// first few hundred are told in full.
+/// Most bytes of error texts in one answer. A common problem writes the same text on every Secret; at 900 bytes each,
+/// the first few hundred are complete.
 const MOST_ERROR_BYTES: usize = 256 * 1024;
-/// Stands where the texts of errors have reached their limit.
+/// Replaces the texts of errors beyond the limit.
 const CUT: &str = "too many errors to show all texts: filter for this Secret";
 
-/// How far the certificate has come to the workloads.
+/// The progress of the certificate's rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Rollout {
-    /// Goes on only after somebody has looked.
+    /// Continues only after a person has looked.
     Halted,
-    /// Is being brought to them.
+    /// In progress.
     Pending,
     /// Waits for a change window, a renewal or a person.
     Waits,
     /// Nothing is recorded yet, or there is no certificate.
     None,
-    /// They have it.
+    /// The workloads have it.
     Done,
 }
 
@@ -73,25 +73,25 @@ pub(super) struct Row {
     pub(super) state: State,
     #[serde(serialize_with = "shown")]
     pub(super) issuer: Arc<str>,
-    /// As the index keeps them: comma-separated and cut where there are very many.
+    /// As in the index: comma-separated and cut if there are very many.
     pub(super) names: Box<str>,
     #[serde(serialize_with = "as_text")]
     pub(super) not_before: Option<UnixTime>,
     #[serde(serialize_with = "as_text")]
     pub(super) not_after: Option<UnixTime>,
-    /// By what the Secret says; the past means that it is due.
+    /// According to the Secret; an instant in the past means that it is due.
     #[serde(serialize_with = "as_text")]
     pub(super) renews: Option<UnixTime>,
     pub(super) rollout: Rollout,
-    /// End of what the workloads have while that is another certificate.
+    /// End of what the workloads have, if that is another certificate.
     #[serde(serialize_with = "as_text")]
     pub(super) served_until: Option<UnixTime>,
-    /// The workloads that use it, as the last rollout left them.
+    /// The workloads that use it, according to the last rollout.
     pub(super) used_by: Option<UsedBy>,
-    /// Pods that serve an earlier certificate although all was done.
+    /// Pods that serve an earlier certificate although every step finished.
     pub(super) stale_pods: u32,
     pub(super) failures: u32,
-    /// Where the last try failed.
+    /// Set if the last try failed.
     #[serde(serialize_with = "as_text")]
     pub(super) next_try: Option<UnixTime>,
     pub(super) last_error: Option<Box<str>>,
@@ -113,10 +113,10 @@ fn as_text<S: Serializer>(at: &Option<UnixTime>, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// By what the rows are sorted.
+/// The order of the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Sort {
-    /// What needs somebody first: the worst state, of equals the nearest end.
+    /// Most urgent first: the worst state, then the nearest end.
     #[default]
     State,
     Secret,
@@ -151,7 +151,7 @@ impl Sort {
     }
 
     fn compare(self, one: &Row, other: &Row) -> Ordering {
-        // What never renews or has no end is looked for last.
+        // No renewal or no end sorts last.
         let late = |at: Option<UnixTime>| at.unwrap_or(UnixTime::NEVER);
         let main = match self {
             Self::State => one.state.cmp(&other.state),
@@ -171,22 +171,22 @@ impl Sort {
     }
 }
 
-/// What was asked for, from the query string. What it does not know it ignores.
+/// The query of the query string. Unknown parameters are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
-    /// In lower case; found in namespace, name, names, issuer, workloads and error.
+    /// In lower case; searched in namespace, name, names, issuer, workloads and error.
     pub(super) text: String,
     pub(super) which: Which,
     pub(super) sort: Sort,
     pub(super) descending: bool,
 }
 
-/// Which states.
+/// The selected states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Which {
     #[default]
     All,
-    /// All that somebody should look at.
+    /// All that need attention.
     Trouble,
     One(State),
 }
@@ -236,7 +236,7 @@ impl Query {
         asked
     }
 
-    /// Whether every certificate is asked for.
+    /// Whether the query selects every certificate.
     pub(super) fn takes_all(&self) -> bool {
         self.text.is_empty() && self.which == Which::All
     }
@@ -259,17 +259,17 @@ impl Query {
 pub(super) struct Answer {
     #[serde(serialize_with = "shown")]
     pub(super) as_of: UnixTime,
-    /// Of all certificates, whatever was asked for; the worst state first.
+    /// For all certificates, selected or not; the worst state first.
     #[serde(skip)]
     pub(super) states: [usize; State::ALL.len()],
-    /// How many the query takes.
+    /// Number of certificates that the query selects.
     pub(super) matching: usize,
-    /// How many of them are not shown.
+    /// Number of selected ones that are not shown.
     pub(super) left_out: usize,
     pub(super) certificates: Vec<Row>,
 }
 
-/// Copies what the index says at `now`; `failures` is asked for the failures in a row of a Secret.
+/// Copies the state of the index at `now`; `failures` gives the failures of a Secret in a row.
 pub(super) fn copy(now: UnixTime, index: &Index, failures: &dyn Fn(&Observed) -> u32) -> Vec<Row> {
     index
         .iter()
@@ -317,7 +317,7 @@ fn row(
     }
 }
 
-/// Takes, sorts and cuts what was asked for.
+/// Selects, sorts and cuts the rows.
 pub(super) fn answer(now: UnixTime, mut rows: Vec<Row>, query: &Query) -> Answer {
     let mut states = [0; State::ALL.len()];
     for row in &rows {

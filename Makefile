@@ -13,7 +13,7 @@ demo: control-plane ## Watch a certificate being renewed and its workloads rolle
 	@$(CARGO) test --quiet --test demo
 
 .PHONY: test
-test: format lint deny control-plane unit integration ## Everything that CI checks
+test: format lint doc deny control-plane unit integration ## Everything that CI checks
 
 .PHONY: format
 format:
@@ -25,7 +25,7 @@ lint:
 
 .PHONY: doc
 doc: ## The documentation of all items, private ones too, without a dead link
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --quiet --workspace --no-deps --document-private-items
 
 .PHONY: deny
 deny: ## Licences, duplicates and sources of all dependencies

@@ -1,6 +1,6 @@
 //! The Kubernetes side: watches, guarded writes, Events, the lease, the ledger, order records, account keys.
 //!
-//! Every call has a deadline and ends in an [`Error`] that names the attempted action. It decides nothing; other
+//! Every call has a deadline and ends in an [`enum@Error`] that names the attempted action. It decides nothing; other
 //! modules decide what is read and written.
 
 pub mod accounts;

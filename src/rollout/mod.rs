@@ -4,7 +4,7 @@
 //! list ──► plan (pure) ──► roll: canary, then the rest ──► outcome for each Secret ──► the caller records it
 //!                            └─ step: patch the template ─► watch until available (pods evicted where nobody replaces them)
 //! ```
-//! Inputs: the due Secrets of one namespace whose pairs were just found good ([`Request`]).
+//! Inputs: the due Secrets of one namespace whose pairs were just found good ([`Request`](cert_renew_core::rollout::Request)).
 //! Pods and Jobs that nobody can roll are named by `bystanders`.
 //! `verify` asks the pods behind a Service what they serve once all that is done; `reload` asks pods instead of replacing them.
 //!

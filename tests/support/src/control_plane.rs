@@ -94,10 +94,10 @@ pub fn ensure() -> Result<ControlPlane> {
     ensure_these(&PROGRAMS)
 }
 
-/// As [`ensure`], with the programs of a real node.
+/// As [`ensure()`], with the programs of a real node.
 ///
 /// # Errors
-/// As [`ensure`].
+/// As [`ensure()`].
 pub fn ensure_with_node() -> Result<ControlPlane> {
     ensure_these(&PROGRAMS)?;
     ensure_these(&NODE_PROGRAMS)

@@ -76,7 +76,7 @@ impl Group {
         })
     }
 
-    /// The process group, for [`CommandExt::process_group`].
+    /// The process group, for `CommandExt::process_group`.
     pub(crate) fn id(&self) -> i32 {
         self.id
     }

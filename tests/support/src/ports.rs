@@ -27,7 +27,7 @@ pub(crate) fn address() -> Ipv4Addr {
         .unwrap_or(Ipv4Addr::LOCALHOST)
 }
 
-/// A port on [`address`] that is free for TCP and UDP now, and is not given twice by this process.
+/// A port on `address` that is free for TCP and UDP now, and is not given twice by this process.
 ///
 /// # Errors
 /// When none is free.

@@ -1,8 +1,8 @@
-//! Limits of a CA that are about a domain or a name: they stop every set of names that has one of those, whoever asks
-//! for it, for as long as the CA said.
+//! Limits of a CA on a domain or a name. They stop every set of names that contains one of those, for as long as the CA
+//! said.
 //!
-//! What was said is in the ledger. No list of public suffixes is needed: the CA names the domain, and what ends in it is
-//! under it. A renewal that names what it replaces is not counted by CAs (RFC 9773, section 5) and goes on.
+//! The ledger keeps them. No list of public suffixes is needed: the CA names the domain, and all names that end in it
+//! are under it. CAs do not count a renewal that names what it replaces (RFC 9773, section 5), so it goes on.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ use crate::acme::{Client, Limited};
 use crate::cluster::events::Reason;
 use crate::context::Context;
 
-/// Until a fallback is asked that was not looked for yet.
+/// Delay until a fallback is asked that was not tried yet.
 const FALLBACK: Duration = Duration::from_secs(5);
-/// Until a fallback is looked for again that could not help out.
+/// Delay until a fallback is tried again that could not help.
 const NO_FALLBACK: Duration = Duration::from_secs(5 * 60);
 
-/// The ledger's account of a limit. Its text is no name, so that no set of names has the same one.
+/// The ledger's account of a limit. Its text is not a name, so it never equals the account of a set of names.
 pub(super) fn account(issuer: &str, directory: &str, limited: &Limited) -> AccountId {
     match limited {
-        // Certificates of a domain are counted whichever account has asked for them.
+        // A CA counts the certificates of a domain across all accounts.
         Limited::Under(domain) => AccountId::of(&format!("{directory}\n**.{domain}")),
         Limited::Only(name) => AccountId::of(&format!("{issuer}\n={name}")),
     }
@@ -54,7 +54,7 @@ fn stopped(
     ends.max_by_key(|(until, _)| *until)
 }
 
-/// What becomes of a renewal whose names the CA has limited; None where it may go on.
+/// The outcome of a renewal whose names the CA has limited; `None` where it may go on.
 pub(super) async fn held(
     context: &Context,
     key: &SecretRef,
@@ -96,8 +96,8 @@ pub(super) async fn held(
     ))
 }
 
-/// When to look again at a renewal that the CA has not been asked for, since it is limited until then: where there is a
-/// fallback, as soon as life runs short.
+/// When to retry a renewal that was not sent to the CA because of a limit: at its end, or, where there is a fallback,
+/// as soon as the certificate is close to expiry.
 pub(super) async fn after_limit(
     context: &Context,
     key: &SecretRef,
@@ -112,7 +112,7 @@ pub(super) async fn after_limit(
     let now = UnixTime::now();
     let short_at = leaf.map_or(now, rate_limits::runs_short_at);
     let known = context.ledger.get(account).unavailable_until >= Some(until.0);
-    // Whoever was looked for already, and is not what the CA is asked instead, does not help out now.
+    // If the fallback was already tried for this account, do not try it again soon.
     let again = if known { NO_FALLBACK } else { FALLBACK };
     let noted = context
         .ledger

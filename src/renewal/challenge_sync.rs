@@ -1,4 +1,4 @@
-//! Keeps what the CA is answered equal to the order records, whoever wrote them.
+//! Keeps this replica's answers to the CA equal to the order records of all replicas.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::cluster::order_records::{self, ChallengesChanged};
 use crate::context::Context;
 use crate::solver::http01::OnMiss;
 
-/// Between two looks for tokens that are not known: anybody on the internet can cause them.
+/// Shortest time between two lookups of unknown tokens: anybody on the internet can cause them.
 const LOOKUPS: Duration = Duration::from_secs(1);
 
 /// Keeps the challenge store equal to the records, for as long as the future is polled.
@@ -62,7 +62,7 @@ pub async fn follow(context: Arc<Context>) {
     }
 }
 
-/// Looks for a token that is not known: the CA may ask this replica before its watch has brought the record.
+/// Looks up an unknown token: the CA may ask this replica before its watch has delivered the record.
 pub fn lookup(context: &Arc<Context>) -> OnMiss {
     let context = Arc::clone(context);
     coalesced(move || {
@@ -79,17 +79,17 @@ pub fn lookup(context: &Arc<Context>) -> OnMiss {
     })
 }
 
-/// When somebody looked.
+/// The times of the lookups.
 #[derive(Default)]
 struct Looks {
-    /// When the last look began.
+    /// When the last lookup began.
     began: Option<Instant>,
-    /// When the last look began that came to its end.
+    /// When the last lookup that succeeded began.
     ended: Option<Instant>,
 }
 
-/// Whoever asks while a look is awaited shares it, and there is one each [`LOOKUPS`] at most. A look whose caller goes
-/// away, or that fails, is no answer to those who wait: the next of them looks.
+/// Requests that wait for a running lookup share its result, and one lookup starts per [`LOOKUPS`] at most. A lookup
+/// that fails, or whose caller goes away, answers nobody: the next request in line starts another.
 fn coalesced(look: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) -> OnMiss {
     let look = Arc::new(look);
     let looks: Arc<tokio::sync::Mutex<Looks>> = Arc::default();
@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// Looks that take as long as a permit, and how many were begun.
+    /// Lookups that take as long as a permit, and how many were begun.
     fn looks() -> (OnMiss, Arc<Semaphore>, Arc<AtomicUsize>) {
         let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
         let (gate, count) = (Arc::clone(&permits), Arc::clone(&begun));

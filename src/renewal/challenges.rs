@@ -1,6 +1,6 @@
-//! The way from a pending order to one whose names the CA has seen proof of.
+//! Takes a pending order to the state in which the CA has validated all of its names.
 //!
-//! What is put in place is in the record before it is put there, and is taken away before the record is.
+//! A proof is written into the record before it is put in place, and removed before the record is.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -24,30 +24,30 @@ use crate::net::dns::ResolverSet;
 use crate::net::egress::Nearby;
 use crate::solver::{dns01, http01_self_check};
 
-/// A CA validates in seconds; one that has not after this is asked again later, and the order stays.
+/// Longest wait for a validation, which takes seconds as a rule. After it the order stays, and the CA is asked later.
 const VALIDATION: Duration = Duration::from_secs(5 * 60);
-/// So long a renewal keeps its place while it waits for a zone's servers; then it goes on from the record, later.
+/// Longest time that a renewal keeps its place while it waits for a zone's servers. It goes on from the record later.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Load balancers of some clouds take minutes until a new route is in force.
+/// Longest wait for a route: load balancers of some clouds take minutes to apply a new one.
 const ROUTE: Duration = Duration::from_secs(10 * 60);
-/// Between two looks at a route.
+/// Time between two checks of a route.
 const LOOK: Duration = Duration::from_secs(1);
-/// Hosts of one order that are looked at at the same time.
+/// Most hosts of one order that are checked at the same time.
 const LOOKS: usize = 16;
-/// An order whose config or DNS has changed so often that it has this many places to clean for each name is given up.
+/// Most places to clean up for each name of an order. An order whose config or DNS has changed more often is given up.
 const PLACES_A_NAME: usize = 5;
 
 /// How long a wait for DNS may last.
 #[derive(Clone, Copy)]
 pub(super) enum Wait {
-    /// For a while; then [`Failure::Waiting`], and the record stays.
+    /// For [`PATIENCE`]; then [`Failure::Waiting`], and the record stays.
     Briefly,
     /// As long as the config allows.
     ToTheEnd,
 }
 
-/// Puts the proofs in place as they are to be now, and waits until the way to each is open. `plan` is one that was made a
-/// moment ago, for this record. The CA is told by [`tell`].
+/// Puts the proofs in place by the config and DNS of now, and waits until each is reachable. `plan` is one that was
+/// made a moment ago for this record.
 pub(super) async fn prepare(
     context: &Context,
     key: &SecretRef,
@@ -76,8 +76,8 @@ pub(super) async fn prepare(
     Ok(plan)
 }
 
-/// Tells the CA that the proofs are in place, and waits until it has seen them. What it says of a name that it will look
-/// at again is told meanwhile: the user may have to mend something first.
+/// Reports to the CA that the proofs are in place, and waits until it has validated them. Reports at once what the CA
+/// says of a name that it will try again: the user may have to fix something first.
 pub(super) async fn tell(
     context: &Context,
     (key, uid): (&SecretRef, &str),
@@ -99,12 +99,12 @@ pub(super) async fn tell(
     }
 }
 
-/// Writes into the record what is about to be put in place, where it is not in there yet: the config, or DNS, has changed
-/// since the order was begun. What is there of an earlier plan stays in the record, to be removed with the order; routes
-/// that are not wanted any more go at once.
+/// Writes into the record what is about to be put in place and is not in it yet, because the config or DNS has changed
+/// since the order was begun. What an earlier plan put in place stays in the record, to be removed with the order;
+/// routes that are no longer wanted are removed at once.
 ///
 /// # Errors
-/// [`Failure::Unwanted`] where too much has gathered.
+/// [`Failure::Unwanted`] where the record has collected too many places.
 async fn note(context: &Context, record: &mut Record, plan: &Plan) -> Result<(), Failure> {
     let mut is_other = false;
     for txt in plan.txt() {
@@ -141,7 +141,7 @@ async fn note(context: &Context, record: &mut Record, plan: &Plan) -> Result<(),
     Ok(())
 }
 
-/// Sets the TXT records and waits until all servers of their zones have them.
+/// Sets the TXT records and waits until all servers of their zones serve them.
 async fn place(
     context: &Context,
     key: &SecretRef,
@@ -186,7 +186,7 @@ fn waiting(failure: Failure) -> Failure {
     Failure::Waiting(Box::new(failure))
 }
 
-/// Makes the routes, and waits until a request for each token would reach us.
+/// Creates the routes, and waits until a request for each token would reach us.
 async fn open(
     context: &Context,
     key: &SecretRef,

@@ -23,7 +23,7 @@ use crate::cluster::order_records::Record;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 
-/// A pair that is broken is looked at again after this; the watch brings it sooner when it changes.
+/// A broken pair is checked again after this; the watch brings it sooner when it changes.
 const AGAIN: Duration = Duration::from_secs(3_600);
 
 /// `is_as_asked` says whether the order's profile and lifetime are those that the Secret asks for now.
@@ -40,7 +40,7 @@ pub(super) fn changes<'a>(
         ..
     } = &fresh.assessment;
     let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
-    // What was issued, not what is asked for by now: the difference is what makes the Secret due once more.
+    // Record what was issued, not what is asked for by now: the difference makes the Secret due once more.
     let (profile, lifetime) = if is_as_asked {
         (settings.profile.clone(), settings.lifetime)
     } else {
@@ -67,7 +67,7 @@ pub(super) fn changes<'a>(
         annotations.push((keys::RENEWED_FOR, Some(value.to_string())));
     }
     if rolled_out.is_none() {
-        // What the workloads have until they are rolled: the old leaf, or what the index remembers of it.
+        // The leaf that the workloads have until their rollout: the old one, or the one that the index remembers.
         let remembered = context.entry(key).and_then(|entry| entry.rolled_out());
         let had = remembered.unwrap_or_else(|| fresh.assessment.held());
         annotations.extend(had.written_for(fresh.uid()));
@@ -76,7 +76,7 @@ pub(super) fn changes<'a>(
     Ok(Changes { annotations, data })
 }
 
-/// What stands in the Secret for this pair.
+/// The Secret's data for this pair.
 fn outputs(
     context: &Context,
     key: &SecretRef,
@@ -113,15 +113,15 @@ fn outputs(
     Ok(data)
 }
 
-/// The file of a key that stays, as it is: whoever reads it may know no other form than PKCS#1.
+/// The key file of a key that is kept, unchanged: its readers may support no other form than PKCS#1.
 fn kept_file(fresh: &RenewalTarget, key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
     let file = fresh.secret.data.get("tls.key")?;
     let is_same = PrivateKey::from_pem(file).is_ok_and(|it| it.public_key() == key.public_key());
     (is_same && loader::of_key(file).is_none()).then(|| file.clone())
 }
 
-/// Writes the outputs that are asked for by now, from the pair that is there; no CA is asked and no workload restarted, as
-/// the certificate is the same.
+/// Writes the outputs that are asked for by now, from the current pair. The certificate stays the same, so no CA is
+/// asked and no workload restarted.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -146,7 +146,7 @@ pub(super) async fn write_outputs(
     let pair = Chain::read(certificate).map_err(unreadable)?;
     let new_key = PrivateKey::from_pem(private_key)?;
     let mut data = outputs(context, key, fresh, &pair, &new_key)?;
-    // The pair itself stays as it is, byte for byte.
+    // The pair itself stays unchanged, byte for byte.
     let place = fresh.secret.place();
     data.retain(|name, _| **name != *place.certificate && **name != *place.key);
     data.retain(|name, value| fresh.secret.data.get(name) != Some(value));

@@ -1,4 +1,4 @@
-//! What was put in place for an order is taken away again: after it, with it, and what a former run has left.
+//! Removes what was put in place for an order: after it, with it, and what a former run has left.
 
 use std::collections::BTreeSet;
 
@@ -15,10 +15,10 @@ use crate::net::dns::ResolverSet;
 use crate::net::egress::Nearby;
 use crate::solver::dns01;
 
-/// TXT records of one order that are changed at the same time; hosts limit requests to a few a second.
+/// Most TXT records of one order that are changed at the same time; hosts limit requests to a few a second.
 pub(super) const CHANGES: usize = 4;
 
-/// Deletes the routes of orders that nobody knows any more.
+/// Deletes the routes of orders that no longer exist.
 pub async fn sweep(context: &Context) {
     let config = context.config();
     let kinds: Vec<&Route> = config
@@ -34,7 +34,7 @@ pub async fn sweep(context: &Context) {
         return;
     }
     let swept = async {
-        // The routes first: each is made after its record.
+        // List the routes first: each is created after its record.
         let (client, namespace) = (&context.client, &context.namespace);
         let standing = challenge_routes::list(client, namespace, &kinds).await?;
         let (records, _) = order_records::list(client, namespace).await?;
@@ -57,7 +57,7 @@ pub async fn sweep(context: &Context) {
     }
 }
 
-/// Takes a route away, unless another order needs it.
+/// Removes a route, unless another order needs it.
 pub(super) async fn close(
     context: &Context,
     record: &Record,
@@ -69,7 +69,7 @@ pub(super) async fn close(
     challenge_routes::delete(&context.client, &context.namespace, routed).await
 }
 
-/// Takes away what was put in place for an order outside of its record. What cannot be taken away is told to the reader.
+/// Removes what was put in place for an order outside of its record, and reports what cannot be removed.
 pub(super) async fn clear(context: &Context, record: &Record) {
     let subject = record.order.subject();
     for routed in &record.order.routes {
@@ -88,7 +88,7 @@ pub(super) async fn clear(context: &Context, record: &Record) {
             async move {
                 let asked = (resolver.as_ref().ok(), nearby);
                 let error = match context.dns01.remove(txt, asked).await {
-                    // The record stays too, and with it the next leader removes it.
+                    // The record stays too, and the next leader removes both.
                     Ok(()) | Err(dns01::Error::Closed(_)) => return,
                     Err(error) => error,
                 };

@@ -1,4 +1,4 @@
-//! Why a renewal failed, and for what that counts.
+//! Why a renewal failed, and what the failure is counted for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::acme::{self, Class, OrderStatus};
 use crate::cluster;
 use crate::solver::{dns_persist01, dns01, http01_self_check};
 
-/// A certificate that is not valid yet is waited for as long as this: clocks are wrong by minutes, or by a time zone.
+/// Longest wait for a certificate that is not valid yet: clocks are wrong by minutes, or by a time zone.
 const MOST_EARLY: Duration = Duration::from_secs(86_400);
 
 /// Why a renewal failed.
@@ -35,7 +35,7 @@ pub(super) enum Failure {
     /// What the CA issued is not what was asked for.
     #[error("what the CA issued is not written: {}", error_chain(.0))]
     Rejected(#[from] Rejected),
-    /// What the CA issued is sound, and not valid before this instant by this machine's clock.
+    /// The certificate is sound, but not valid before this instant by this machine's clock.
     #[error(
         "the certificate that was issued is not valid before {0} and is written then: is this machine's clock right?"
     )]
@@ -46,7 +46,7 @@ pub(super) enum Failure {
     /// No key could be made or read.
     #[error("{}", error_chain(.0))]
     Key(#[from] KeyError),
-    /// The key that is to be kept cannot be read; it stays.
+    /// The key that is to be kept cannot be read; it is not replaced.
     #[error(
         "nothing is ordered: cert-renew.io/key-rotation is never, and the key that is there cannot be used ({0}); put a \
          readable one there, or take the annotation away to have a new one made"
@@ -61,18 +61,18 @@ pub(super) enum Failure {
     /// No rule of the issuer's `allow` is for the namespace as it is labelled now.
     #[error("{0}, whose labels count too")]
     NotAllowed(String),
-    /// Those labels cannot be read.
+    /// The namespace's labels cannot be read.
     #[error(
         "the labels of the namespace decide here and cannot be read (is rbac/addons/namespace-labels.yaml installed?): {0}"
     )]
     Labels(cluster::Error),
-    /// This CA is known to refuse that, whatever is put right elsewhere.
+    /// The CA will refuse this order regardless of configuration changes.
     #[error("the CA is not asked: {0}")]
     Hopeless(String),
     /// A TXT record could not be set or was not seen in time.
     #[error(transparent)]
     Dns01(#[from] dns01::Error),
-    /// The record that the user sets is not there, or says something else.
+    /// The record that the user sets is missing or has another content.
     #[error(transparent)]
     DnsPersist01(#[from] dns_persist01::Error),
     /// A request of the CA would not reach us.
@@ -90,7 +90,7 @@ pub(super) enum Failure {
     /// The Secret asks for something else by now.
     #[error("the Secret has changed and asks for something else")]
     Unwanted,
-    /// The term is over, or about to end.
+    /// This replica no longer leads, or is about to stop leading.
     #[error("this replica is handing over")]
     Stopped,
     /// Any of these, with the Secret that it is about.
@@ -98,7 +98,7 @@ pub(super) enum Failure {
     About {
         /// What happened.
         what: Box<Self>,
-        /// To whom.
+        /// The Secret and its order.
         of: Box<Of>,
     },
 }
@@ -111,15 +111,15 @@ pub(super) struct Of {
     pub(super) issuer: Arc<str>,
     pub(super) directory: String,
     pub(super) wish: Option<u64>,
-    /// The order's URL, where there was one by then.
+    /// The order's URL, if there was an order.
     pub(super) order: Option<Box<str>>,
     pub(super) leaf: Option<Leaf>,
     pub(super) names: Vec<Name>,
-    /// The lifetime that is asked for.
+    /// The requested lifetime.
     pub(super) lifetime: Option<Duration>,
     pub(super) has_staging: bool,
     pub(super) has_fallback: bool,
-    /// Under which settings it was tried.
+    /// The settings with which it was tried.
     pub(super) tried_with: TriedWith,
 }
 
@@ -134,8 +134,8 @@ impl From<issuers::Error> for Failure {
 }
 
 impl Failure {
-    /// What the checks say of an issued certificate. One that is sound and whose time comes soon is waited for: the next one
-    /// would not be valid either.
+    /// The failure for an issued certificate that the checks reject. One that is sound and becomes valid soon is waited
+    /// for: the next one would not be valid either.
     pub(super) fn rejected(rejected: Rejected, now: UnixTime) -> Self {
         match rejected {
             Rejected::Unusable(PairFault::NotYetValid(at)) if at.since(now) <= MOST_EARLY => {
@@ -145,7 +145,7 @@ impl Failure {
         }
     }
 
-    /// Whether the order can bring nothing any more.
+    /// Whether the order cannot succeed any more.
     pub(super) fn ends_order(&self, order: &acme::Order) -> bool {
         match self {
             Self::Acme(error) => {
@@ -180,20 +180,20 @@ impl Failure {
         }
     }
 
-    /// Whether it may fare better under another config or other annotations: then it is tried again at once.
+    /// Whether another config or other annotations may help: then a change is tried at once.
     pub(super) fn may_be_the_settings(&self) -> bool {
         match self {
             Self::Acme(error) | Self::Rehearsal(error) => {
                 matches!(error.class(), Class::FixIt | Class::Permanent)
             }
-            // Each try is a certificate.
+            // Each try costs a certificate.
             Self::Rejected(_) | Self::Stopped | Self::Unwanted => false,
             Self::About { what, .. } | Self::Waiting(what) => what.may_be_the_settings(),
             _ => true,
         }
     }
 
-    /// The lifetime that was asked for, where it may be what the CA has refused: few CAs say so.
+    /// The requested lifetime, where the CA may have refused it: few CAs say so.
     pub(super) fn refused_lifetime(&self, of: &Of) -> Option<Duration> {
         match self {
             Self::Acme(error) if error.may_be_the_lifetime() => of.lifetime,
@@ -201,7 +201,7 @@ impl Failure {
         }
     }
 
-    /// Whether the Secret itself is the cause: others that ask for the same names are not delayed by it.
+    /// Whether the Secret itself is the cause. Others that ask for the same names are not delayed by it.
     pub(super) fn is_of_the_secret(&self) -> bool {
         match self {
             Self::NotAllowed(_)
@@ -217,7 +217,7 @@ impl Failure {
         }
     }
 
-    /// Whether it says nothing of the certificate: this replica leads no longer.
+    /// Whether this replica no longer leads, which says nothing of the certificate.
     pub(super) fn is_handing_over(&self) -> bool {
         match self {
             Self::Stopped => true,

@@ -1,7 +1,8 @@
-//! Where an order goes: to the Secret's issuer; to its fallback while that one is out of reach and life runs short;
-//! and after a failed validation first to its staging, so that the real CA's limits are not spent on a broken route.
+//! Where an order goes: to the Secret's issuer; to its fallback while that issuer is unreachable and the certificate is
+//! close to expiry; and after a failed validation first to its staging CA, so that a broken route does not use up the
+//! real CA's limits.
 //!
-//! What a staging CA issues is never asked for: a rehearsal ends when the names are proven.
+//! No certificate is requested from a staging CA: a rehearsal ends when the names are proven.
 
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ use crate::acme::{Class, OrderRequest};
 use crate::cluster::order_records;
 use crate::context::Context;
 
-/// A rehearsal keeps the renewal's place, and is given up after this: the proof that is not in place by then is waited for
-/// with the real order, which gives its place back meanwhile.
+/// Longest rehearsal. It keeps the renewal's place; a proof that is not in place by then is waited for with the real
+/// order, which gives its place back while it waits.
 const REHEARSAL: Duration = Duration::from_secs(5 * 60);
 
 /// An issuer's fallbacks, in order.
@@ -37,7 +38,7 @@ fn fallbacks<'a>(config: &'a Config, issuer: &str) -> impl Iterator<Item = (&'a 
 }
 
 impl RenewalTarget {
-    /// Turns to the issuer that an order runs at, if it is in the line of the Secret's fallbacks.
+    /// Switches to the issuer that an order runs at, if it is among the Secret's fallbacks.
     pub(super) fn at(self, context: &Context, issuer: &str) -> Self {
         let config = context.config();
         let found = fallbacks(&config, &self.issuer_name).find(|(name, _)| *name == issuer);
@@ -47,7 +48,7 @@ impl RenewalTarget {
         }
     }
 
-    /// Turns to the first issuer that is not known to be out of reach, if life runs short.
+    /// Switches to the first issuer that is not known to be unreachable, if the certificate is close to expiry.
     pub(super) fn at_hand(self, context: &Context, key: &SecretRef, now: UnixTime) -> Self {
         let out_of_reach = |account| {
             let account = context.ledger.get(account);
@@ -82,10 +83,10 @@ impl RenewalTarget {
     }
 }
 
-/// After a failed validation: proves the names to the staging CA first, as often as the ledger still asks for it.
+/// Proves the names to the staging CA after a failed validation, as often as the ledger still asks for it.
 ///
 /// # Errors
-/// When the proof fails there too; an outage of staging is none.
+/// When the proof fails there too; an outage of the staging CA is no error.
 pub(super) async fn rehearse(
     context: &Context,
     key: &SecretRef,
@@ -169,7 +170,7 @@ async fn proven(
         txt: plan.txt().cloned().collect(),
         routes: plan.routes().cloned().collect(),
     };
-    // The record lets every replica answer; a restart drops it, as its issuer is not the Secret's.
+    // The record lets every replica answer. A restart drops it, as its issuer is not the Secret's.
     let unused = PrivateKey::generate(KeyType::EcdsaP256)?.to_pem()?;
     let record = order_records::create(
         &context.client,

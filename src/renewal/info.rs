@@ -1,10 +1,10 @@
-//! Renewal information (RFC 9773): asks each CA, when it wants to be asked, when it would like to see a certificate replaced.
+//! Renewal information (RFC 9773): asks each CA, as often as it allows, when it wants a certificate replaced.
 //!
 //! ```text
 //! watch ──note──► certificates, soonest due first ──poll──► CA ──Suggested──► index
 //! ```
 //! Kept in memory only: the instant chosen in a window is the same after a restart, so nothing is written for a poll.
-//! It renews nothing, and it never stands in the way: a CA that does not answer in time counts as one that has no opinion.
+//! It renews nothing and never delays a renewal: a CA that does not answer in time counts as one without an opinion.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,26 +21,26 @@ use tokio::sync::Notify;
 use crate::acme::CertId;
 use crate::acme::ari::{Poll, Window, choose_instant};
 
-/// A certificate's name in renewal information is no longer: RFC 5280 has serials of twenty octets, and key identifiers are
-/// hashes. A longer one is nobody's that has such information.
+/// Longest identifier of a certificate in renewal information: RFC 5280 allows serials of twenty octets, and key
+/// identifiers are hashes. No CA that has renewal information uses a longer one.
 const LONGEST_ID: usize = 200;
-/// So many certificates in a row that the CA fails to answer about are its fault; fewer may be odd ones.
+/// Number of certificates in a row without an answer that makes the CA the cause; fewer may be odd certificates.
 const SILENT: usize = 3;
 /// Longest sleep: timers do not count the time that a machine was suspended, the clock does.
 pub(super) const BEAT: Duration = Duration::from_secs(30);
 
-/// What the controller tells the index.
+/// What the controller passes to the index.
 #[derive(Clone, Debug)]
 pub struct Suggested {
     /// The Secret.
     pub key: SecretRef,
     /// The leaf that was asked about.
     pub about: Fingerprint,
-    /// The CA's word.
+    /// The CA's suggestion.
     pub suggestion: Suggestion,
 }
 
-/// See the module's documentation.
+/// The certificates to ask about and the CAs' last answers.
 #[derive(Debug, Default)]
 pub struct RenewalInfo {
     pub(super) state: Mutex<State>,
@@ -50,13 +50,13 @@ pub struct RenewalInfo {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) certificates: HashMap<SecretRef, Certificate>,
-    /// The certificates in a row that each issuer has failed to answer about, none twice.
+    /// Certificates in a row about which each issuer has failed to answer, none twice.
     pub(super) silent: HashMap<Arc<str>, HashSet<SecretRef>>,
-    /// When to ask, and of those the soonest due first. What is being asked is not in it.
+    /// Ordered by the instant of the next question, then by due date. Excludes questions in flight.
     pub(super) queue: BTreeSet<(UnixTime, UnixTime, SecretRef)>,
 }
 
-/// A certificate that is asked about.
+/// A certificate that the CA is asked about.
 #[derive(Debug)]
 pub(super) struct Certificate {
     pub(super) leaf: Fingerprint,
@@ -79,18 +79,18 @@ pub(super) struct Question {
     pub(super) failures: u32,
 }
 
-/// What asking has brought.
+/// The result of a question.
 pub(super) enum Answer {
     /// The CA's answer, or its failure to give one.
     Poll(Poll),
-    /// Nothing can be asked of this issuer before then; it is no matter of this certificate alone.
+    /// This issuer cannot be asked before then, whatever the certificate.
     Issuer(UnixTime),
 }
 
 impl RenewalInfo {
-    /// Takes over what the watch says of a Secret, and returns what is known about its leaf.
+    /// Stores what the watch says of a Secret, and returns what is known about its leaf.
     ///
-    /// Only an issuer of the config is asked: anybody who may edit the Secret writes who is to have issued its leaf.
+    /// Only issuers of the config are asked: anybody who may edit the Secret can write another one into it.
     pub fn note(
         &self,
         key: &SecretRef,
@@ -110,7 +110,7 @@ impl RenewalInfo {
             self.forget(key);
             return Suggestion::None;
         }
-        // Who issued it is asked: a fallback perhaps.
+        // Ask the issuer of this leaf, which may be a fallback.
         let issued_by = assessment.issued_by.as_ref().map(|by| &*by.issuer);
         let named = assess::issuer_name(&assessment.settings.issuer);
         let mut asked = issued_by.into_iter().chain([named]);
@@ -143,12 +143,12 @@ impl RenewalInfo {
         Suggestion::Unasked
     }
 
-    /// The Secret is gone, or the clock no longer decides about it.
+    /// Forgets a Secret that is gone, or whose renewal the clock no longer decides.
     pub fn forget(&self, key: &SecretRef) {
         self.lock().remove(key);
     }
 
-    /// Everything is asked again when the watch brings it: what was put off was so by another clock.
+    /// Forgets all answers and asks again when the watch brings a Secret: its delay was set by another clock.
     pub fn forget_all(&self) {
         *self.lock() = State::default();
     }
@@ -163,7 +163,7 @@ impl RenewalInfo {
             .flatten()
     }
 
-    /// The next question if it is time for it, else how long to wait.
+    /// The next question if one is due, else how long to wait.
     pub(super) fn next(&self, now: UnixTime) -> Result<Question, Duration> {
         let mut state = self.lock();
         match state.queue.first() {
@@ -196,7 +196,7 @@ impl State {
         self.certificates.insert(key.clone(), certificate);
     }
 
-    /// What a former term was asking when it ended is asked again.
+    /// Asks again what was in flight when this replica last stopped leading.
     pub(super) fn requeue(&mut self) {
         let queued =
             |(key, known): (&SecretRef, &Certificate)| (known.again, known.due, key.clone());
@@ -209,7 +209,7 @@ impl State {
         }
     }
 
-    /// Whether the CA fails whatever it is asked about. One that has failed before says nothing new.
+    /// Whether the CA fails for every certificate. A repeated failure of the same certificate does not count.
     pub(super) fn is_outage(&mut self, question: &Question, unreachable: bool) -> bool {
         if !unreachable {
             self.silent.remove(&question.issuer);
@@ -227,7 +227,7 @@ impl State {
         outage
     }
 
-    /// Takes over an answer; what is to be told the reader comes with it.
+    /// Stores an answer, and returns it with the text to report, if any.
     pub(super) fn answered(
         &mut self,
         question: &Question,
@@ -249,7 +249,7 @@ impl State {
             known.window = Some(window);
             known.suggestion = Suggestion::At(at);
         } else if known.suggestion == Suggestion::Unasked {
-            // A window that was known before stands.
+            // A window that was known before stays in force.
             known.suggestion = Suggestion::None;
         }
         known.again = poll.again;
@@ -264,7 +264,7 @@ impl State {
         Some((suggested, note))
     }
 
-    /// Nothing can be asked of an issuer before `again`: none of its certificates waits for its word.
+    /// Postpones all questions to an issuer until `again`: none of its certificates waits for an answer.
     pub(super) fn put_off(&mut self, issuer: &str, again: UnixTime) -> Vec<Suggested> {
         let mut suggested = Vec::new();
         for (key, known) in &mut self.certificates {
@@ -287,7 +287,7 @@ impl State {
     }
 }
 
-/// What the reader is told when a CA changes its mind, or wants a certificate replaced at once.
+/// The text to report when a CA moves a window, or wants a certificate replaced at once.
 fn moved(
     before: Option<Window>,
     window: Window,
@@ -420,7 +420,7 @@ mod tests {
             };
             info.lock().is_outage(&question, unreachable)
         };
-        // One that has no answer each time, and is asked first each time.
+        // One certificate that never gets an answer and is asked about first each time.
         for failures in 0..5 {
             assert!(!answers("a", failures, true));
             assert!(!answers("a", 0, true), "nor by being made anew");

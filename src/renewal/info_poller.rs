@@ -15,19 +15,19 @@ use super::issuers;
 use crate::cluster::events::Reason;
 use crate::context::Context;
 
-/// Polls in flight, whatever the issuer.
+/// Most polls in flight, over all issuers.
 const CONCURRENCY: usize = 8;
-/// Between the starts of two polls: fifty a second is a twentieth of what Let's Encrypt allows an address.
+/// Shortest time between two polls: fifty a second is a twentieth of what Let's Encrypt allows an address.
 const SPACING: Duration = Duration::from_millis(20);
-/// Longer than the two requests of a poll may take; after it nothing waits for the CA's word any more.
+/// Longest poll, more than its two requests may take. After it no renewal waits for the CA's answer any more.
 const DEADLINE: Duration = Duration::from_secs(40);
-/// A CA without renewal information is asked for its directory this often, should it learn it.
+/// Time between two reads of the directory of a CA without renewal information, which it may introduce.
 const NO_RENEWAL_INFO: Duration = Duration::from_secs(86_400);
-/// An issuer that cannot be used now is asked again after this.
+/// Delay until an issuer is asked again that cannot be used now.
 const UNUSABLE: Duration = Duration::from_secs(300);
 
-/// Asks for as long as it is polled, and tells `suggest` what came of it. Everything was listed once by then, so that
-/// the soonest due can be told.
+/// Polls the CAs until the future is dropped, and sends the results to `suggest`. Everything has been listed once by
+/// then, so that the soonest due is known.
 pub async fn follow(context: Arc<Context>, suggest: mpsc::UnboundedSender<Vec<Suggested>>) {
     let info = &context.renewal_info;
     info.lock().requeue();
@@ -92,7 +92,7 @@ fn settle(
     let mut state = context.renewal_info.lock();
     let suggested = match answer {
         Answer::Issuer(again) => {
-            // The config may have lost it meanwhile.
+            // A changed config may no longer have the issuer.
             if context.config().issuer(&question.issuer).is_some() {
                 context.metrics.renewal_info(&question.issuer, None);
             }
@@ -130,6 +130,6 @@ fn settle(
             all
         }
     };
-    // The controller is gone only when this is.
+    // The controller outlives this task.
     let _ = suggest.send(suggested);
 }

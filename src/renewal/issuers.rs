@@ -1,7 +1,7 @@
-//! ACME clients, one an issuer, made and registered when first needed.
+//! ACME clients, one for each issuer, created and registered when first needed.
 //!
 //! The account key is stored before it is registered, so that a crash wastes neither key nor single-use binding.
-//! Nothing here is on the way to a start: a CA that is down delays its own certificates only.
+//! The start of the operator does not depend on it: a CA that is down delays its own certificates only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::cluster::{self, accounts};
 use crate::process::write_gate::WriteGate;
 use crate::telemetry::metrics::Metrics;
 
-/// See the module's documentation.
+/// The ACME client, limits and quota of each issuer.
 pub struct Issuers {
     kube: Kube,
     namespace: Arc<str>,
@@ -31,11 +31,11 @@ pub struct Issuers {
     turns: Mutex<HashMap<String, Turns>>,
 }
 
-/// Locked while the account is made ready, so that a hundred orders register once.
+/// The lock is held while the account is made ready, so that a hundred orders register once.
 #[derive(Default)]
 struct Slot {
     client: tokio::sync::Mutex<Option<Client>>,
-    /// The CA asked to be left alone until then.
+    /// The CA asked for no request before this instant.
     limited_until: Mutex<UnixTime>,
     /// New orders of the last hours.
     quota: Mutex<Quota>,
@@ -47,10 +47,10 @@ pub enum Error {
     /// The CA, or the way to it.
     #[error(transparent)]
     Acme(#[from] acme::Error),
-    /// The account Secret, or the one with the external account binding.
+    /// The account Secret, or the one with the external account binding, cannot be read or written.
     #[error(transparent)]
     Cluster(#[from] cluster::Error),
-    /// What stands in the account Secret.
+    /// The content of the account Secret is invalid.
     #[error("Secret {namespace}/{name}")]
     Account {
         /// The operator's namespace.
@@ -70,7 +70,7 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The Secret with the binding's key does not hold it.
+    /// The Secret lacks the binding's key.
     #[error("Secret {secret}: expected a base64url key at {key}")]
     Binding {
         /// The Secret's name, in the operator's namespace.
@@ -78,7 +78,7 @@ pub enum Error {
         /// The data key.
         key: String,
     },
-    /// The CA asked to be left alone.
+    /// The CA asked for no request before this instant.
     #[error("the CA asked for no request before {0}")]
     Limited(UnixTime),
 }
@@ -116,7 +116,7 @@ impl Issuers {
         Ok(ready)
     }
 
-    /// Accounts are read anew when they are next needed: another leader may have made them anew.
+    /// Forgets the accounts, which are read again when next needed: another leader may have replaced them.
     pub async fn forget_accounts(&self) {
         let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
         for slot in slots {
@@ -124,7 +124,7 @@ impl Issuers {
         }
     }
 
-    /// The CA asked for nothing before `until`.
+    /// Notes that the CA asked for no request before `until`.
     pub fn limit(&self, name: &str, until: UnixTime) {
         let slot = self.slot(name);
         let mut limited = lock(&slot.limited_until);
@@ -132,7 +132,7 @@ impl Issuers {
         self.metrics.limited_until(name, *limited);
     }
 
-    /// What the CAs of these issuers asked for is forgotten: it was noted by another clock, or by another CA's word.
+    /// Forgets what the CAs of these issuers asked for: it was noted by another clock, or came from another CA.
     pub fn forget_limits(&self, of: impl Fn(&str) -> bool) {
         for (name, slot) in lock(&self.slots).iter().filter(|(name, _)| of(name)) {
             *lock(&slot.limited_until) = UnixTime::default();
@@ -145,7 +145,7 @@ impl Issuers {
         lock(&self.slot(name).quota).recall(UnixTime::now(), issued);
     }
 
-    /// A Secret of `namespace` is due: its order is to have a share of the issuer's.
+    /// Counts a due Secret of `namespace` as waiting, so that its order gets a share of the issuer's.
     pub fn expect_order(&self, name: &str, namespace: &Arc<str>) {
         lock(&self.slot(name).quota).expect(UnixTime::now(), namespace);
     }
@@ -163,14 +163,14 @@ impl Issuers {
         lock(&self.slot(name).quota).take(UnixTime::now(), namespace, per_3h)
     }
 
-    /// The CA has forgotten the account: the same key is registered again when the issuer is next used.
+    /// Drops an account that the CA has lost: the same key is registered again when the issuer is next used.
     ///
     /// # Errors
     /// When the account Secret cannot be read or written.
     pub async fn account_gone(&self, name: &str) -> Result<(), Error> {
         let slot = self.slot(name);
         let mut client = slot.client.lock().await;
-        // Whoever came first has done it.
+        // Another renewal has done it already.
         if client.take().is_none() {
             return Ok(());
         }
@@ -180,15 +180,15 @@ impl Issuers {
         Ok(())
     }
 
-    /// The CA has refused what was signed in the name of the account, and may mean the account: finds out whether somebody
-    /// has taken it to another key, and whether the CA still has it. True where it is worth trying again.
+    /// Finds out, after the CA refused a request signed by the account, whether the account was moved to another key
+    /// and whether the CA still has it. True where another try may succeed.
     ///
     /// # Errors
     /// When the account Secret cannot be read or written.
     pub async fn account_is_new(&self, name: &str) -> Result<bool, Error> {
         let slot = self.slot(name);
         let mut client = slot.client.lock().await;
-        // Whoever came first has found out.
+        // Another renewal has found out already.
         let Some(current) = client.clone() else {
             return Ok(true);
         };
@@ -280,7 +280,7 @@ impl Issuers {
             match client.update_contact(&credentials).await {
                 Ok(Some(updated)) => self.store(name, &updated).await?,
                 Ok(None) => {}
-                // Whether the account is gone shows at the order; contacts are worth no certificate.
+                // Whether the account is gone shows at the order; contacts must not cost a certificate.
                 Err(error) if error.may_be_the_key() => {
                     tracing::warn!(issuer = name, %error, "the CA is not told of the new contacts");
                 }
@@ -306,7 +306,7 @@ impl Issuers {
         let secret = cluster::secrets::get(&self.kube, &key).await?;
         let text = secret.data.get(&eab.hmac_key.key);
         let decoded = text.and_then(|text| {
-            // CAs hand the key out with and without padding.
+            // CAs give out the key with and without padding.
             let text = text.trim_ascii().trim_ascii_end();
             let text: Vec<u8> = text.iter().copied().filter(|byte| *byte != b'=').collect();
             BASE64_URL_SAFE_NO_PAD.decode(Zeroizing::new(text)).ok()
@@ -344,7 +344,7 @@ impl Issuers {
         }
     }
 
-    /// The turns that all issuers of the same host take.
+    /// The rate limiter that all issuers of the same host share.
     fn turns(&self, issuer: &config::Issuer) -> Turns {
         let url = issuer.directory.parse::<http::Uri>().ok();
         let host = url.as_ref().and_then(http::Uri::authority);
@@ -364,7 +364,7 @@ impl Issuers {
     }
 }
 
-/// The host of a request as metrics have it: a CA says itself where else it is to be asked, and each would make series.
+/// The host of a request as metrics show it. A CA may point to further hosts, and each would create a series.
 fn shown_host<'a>(directory: Option<&str>, asked: &'a str) -> &'a str {
     if directory == Some(asked) {
         asked

@@ -1,6 +1,6 @@
-//! Which key a certificate is asked for with: a new one, or with `key-rotation: never` the one that is there.
+//! The key of a certificate: a new one, or with `key-rotation: never` the current one.
 //!
-//! A key that is to be kept is used whatever its kind, or nothing is ordered: it is never replaced in silence.
+//! A key that is to be kept is used whatever its kind, or nothing is ordered: it is never replaced silently.
 
 use cert_renew_core::certificate::KeyType;
 use cert_renew_core::certificate::key::{KeyError, PrivateKey};
@@ -10,9 +10,9 @@ use cert_renew_core::secret::settings::KeyRotation;
 use super::failure::Failure;
 use super::target::RenewalTarget;
 
-/// See the module's documentation.
+/// Whether a certificate keeps its key or gets a new one.
 pub(super) enum KeyChoice {
-    /// The one that is there.
+    /// The current key.
     Keep(PrivateKey),
     /// A new one of this type.
     Make(KeyType),
@@ -37,7 +37,7 @@ impl RenewalTarget {
         }
     }
 
-    /// Whether an order that was made with this key brings what the Secret asks for now.
+    /// Whether an order made with this key still fits what the Secret asks for.
     pub(super) fn asks_for(&self, key: &PrivateKey) -> bool {
         match self.key_choice() {
             Ok(KeyChoice::Keep(kept)) => kept.public_key() == key.public_key(),
@@ -46,7 +46,7 @@ impl RenewalTarget {
         }
     }
 
-    /// Whether a certificate for this key may be written: no other key is lost by it that is to be kept.
+    /// Whether a certificate for this key may be written: it must not replace another key that is to be kept.
     pub(super) fn may_take(&self, key: &PrivateKey) -> bool {
         match self.key_choice() {
             Ok(KeyChoice::Keep(kept)) => kept.public_key() == key.public_key(),
@@ -62,7 +62,7 @@ impl RenewalTarget {
 }
 
 impl KeyChoice {
-    /// The key itself. An RSA key takes up to seconds of CPU.
+    /// The key itself. Generating an RSA key takes up to seconds of CPU.
     ///
     /// # Errors
     /// When none can be made.

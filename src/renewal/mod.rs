@@ -1,15 +1,15 @@
 //! One renewal, step by step.
 //!
 //! ```text
-//! read afresh ─► order ─► order record ─► challenges ─► finalize ─► download ─► checks ─► guarded patch ─► record deleted
-//! `fresh`        `order`      ▲           `proof`       `finish`                `write`                    `record`
+//! read Secret ─► order ─► order record ─► challenges ─► finalize ─► download ─► checks ─► guarded patch ─► record deleted
+//!  `target`      `order`      ▲          `challenges`   `resume`                `write`                    `record`
 //!                             a restart enters here, at whatever state the CA reports
 //! ```
 //! The record is written before anything irreversible, so a renewal that is killed anywhere goes on from there.
-//! It believes only what it reads itself, and looks again before it finalizes and before it writes:
-//! the user may have changed his mind. It never touches a workload.
+//! It relies only on what it reads itself, and reads the Secret again before it finalizes and before it writes, because
+//! the user may have changed it. It never touches a workload.
 //!
-//! Where it asks is decided in `venue`, and what a renewal that fails means for the next one in `settle`.
+//! `fallback` decides which CA is asked, and `on_failure` what a failed renewal means for the next one.
 
 mod ca_limits;
 pub mod challenge_sync;
@@ -56,18 +56,18 @@ use crate::cluster::order_records::{self, Found, Record};
 use crate::context::Context;
 use crate::process::task::TaskHandle;
 
-/// An order whose issuer is not in the config is kept for the config that has it again, for as long as CAs keep one.
+/// How long an order whose issuer is not in the config is kept, in case a config has it again: as long as CAs keep one.
 const ORDER_LIFE: Duration = Duration::from_secs(7 * 86_400);
 
-/// A renewal gives its place back after this, whatever it waits for. A record goes on from where it is; the parts of a
-/// renewal, each with a deadline of its own, seldom add up to it.
+/// Longest renewal: it gives its place back after this, whatever it waits for. An order with a record goes on from
+/// there. The parts of a renewal, each with a deadline of its own, seldom add up to it.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-/// Renews a Secret if it is due, and reports to the ticket.
+/// Renews a Secret if it is due, and reports the result through the task handle.
 pub async fn run(context: &Context, ticket: TaskHandle) {
     let key = ticket.key().clone();
     let mut gone = ticket.changed();
-    // What is on record is looked after, whoever cuts the renewal off; what is not yet comes to its next look by itself.
+    // An order on record is cleaned up although the renewal is cut off; one without a record ends at its next look.
     let given_up = async { gone.changed().await.is_ok() && context.known.contains(&key) };
     let finished = tokio::select! {
         ended = in_time(attempt(context, &key)) => match ended {
@@ -77,7 +77,7 @@ pub async fn run(context: &Context, ticket: TaskHandle) {
             Some(Err(failure)) => failure.settle(context, &key).await,
             None => on_failure::took_too_long(context, &key),
         },
-        // The Secret is gone. One of the same name may be there by now, and waits.
+        // The Secret is gone. One of the same name may exist by now, and waits.
         true = given_up => Finished::Later(UnixTime::now(), None),
     };
     if let Finished::Wrote = finished
@@ -88,12 +88,12 @@ pub async fn run(context: &Context, ticket: TaskHandle) {
     ticket.finish(finished);
 }
 
-/// None where it takes longer than [`LONGEST`].
+/// The result, or `None` after [`LONGEST`].
 async fn in_time<T>(renewal: impl Future<Output = T>) -> Option<T> {
     timeout(LONGEST, renewal).await.ok()
 }
 
-/// Gives up the order of a Secret that is gone or no longer annotated.
+/// Abandons the order of a Secret that is gone or no longer annotated.
 pub async fn abandon(context: &Context, key: &SecretRef) {
     let record = match running(context, key).await {
         Ok(Some(record)) => record,
@@ -109,7 +109,7 @@ pub async fn abandon(context: &Context, key: &SecretRef) {
     }
 }
 
-/// Goes on with the order that runs, or makes one if the Secret is due and nothing holds it back.
+/// Goes on with the running order, or makes one if the Secret is due and nothing holds it back.
 async fn attempt(context: &Context, key: &SecretRef) -> Result<Outcome, Failure> {
     let now = UnixTime::now();
     let record = running(context, key).await?;
@@ -142,7 +142,7 @@ async fn attempt(context: &Context, key: &SecretRef) -> Result<Outcome, Failure>
     let due = match fresh.assessment.renewal {
         Ok(due) if due.at <= now => due,
         Ok(due) => return Ok(Outcome::Later(due.at, None)),
-        // The watch, which knows no labels, had let it pass.
+        // The watch knows no labels and had let it pass.
         Err(Never::NotAllowed) if fresh.labels.is_some() => {
             return Err(Failure::NotAllowed(fresh.refusal()).about(&fresh));
         }
@@ -201,7 +201,7 @@ mod tests {
         let ticket = TaskHandle::new(Task::Renew, key, sender, changed);
         timeout(LONGEST * 2, run(&context, ticket)).await.unwrap();
         assert!(done.recv().await.is_some());
-        // What no deadline of its own ends.
+        // A wait without a deadline of its own.
         let hangs = timeout(LONGEST * 2, in_time(pending::<()>()));
         assert_eq!(hangs.await, Ok(None));
     }

@@ -1,4 +1,4 @@
-//! What a failed renewal means for the next try, and who is told.
+//! What a failed renewal means for the next try, and where it is reported.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,29 +25,29 @@ use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 use crate::telemetry::metrics::RenewalResult;
 
-/// The watch will bring what has changed; should it not, this is soon enough.
+/// Delay after a write conflict: the watch brings the change, and this is soon enough if it does not.
 const AFTER_CONFLICT: Duration = Duration::from_secs(5);
-/// Until the zone's servers, or the route, are looked at again.
+/// Delay until the zone's servers, or the route, are checked again.
 const WAITING: Duration = Duration::from_secs(10);
-/// An order whose issuer is not in the config: a changed config looks at once.
+/// Delay for an order whose issuer is not in the config; a changed config is applied at once.
 const NO_ISSUER: Duration = Duration::from_secs(3_600);
 /// Longest error text that is written on the Secret and, with reason and time, in an Event of 1,000 bytes: a link with
 /// which the reader ends a pause of the CA is some hundred characters long.
 const LONGEST: usize = 900;
-/// Rehearsals after a failed validation; then the real CA is asked again whatever they said.
+/// Most rehearsals after a failed validation; then the real CA is asked again whatever their result.
 const REHEARSALS: u32 = 3;
-/// An issuer that was out of reach is not asked again before this while its fallback is at work.
+/// Shortest time until an unreachable issuer is asked again while its fallback is used.
 const OUT_OF_REACH: Duration = Duration::from_secs(3_600);
 
-/// Names that a command in an Event lists: a note has a kilobyte.
+/// Most names that a command in an Event lists: a note has a kilobyte.
 const MOST_LISTED: usize = 10;
 
 impl Failure {
-    /// Counts the failure, tells the reader, and says when the next try is.
+    /// Counts the failure, reports it, and returns the instant of the next try.
     pub(super) async fn settle(self, context: &Context, key: &SecretRef) -> Finished {
         let now = UnixTime::now();
         if !context.gate.is_open() || self.is_handing_over() {
-            // The term is over: this says nothing about the certificate, and the next leader begins anew.
+            // This replica no longer leads: this says nothing about the certificate, and the next leader starts over.
             tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
             return Finished::Later(now + AFTER_CONFLICT, context.renewal_error(key));
         }
@@ -56,7 +56,7 @@ impl Failure {
             Self::NoIssuer(_) => {
                 return Finished::Later(now + NO_ISSUER, Some(self.to_string().into()));
             }
-            // Only reading the Secret or the record can fail before it is known what it asks for.
+            // Only a read of the Secret or the record can fail before it is known what the Secret asks for.
             other => {
                 let reason = other.reason();
                 tracing::warn!(secret = %key, step = "failed", reason, error = %other, "the renewal could not begin");
@@ -99,7 +99,7 @@ fn is_of_the_secret(what: &Failure, of: &Of) -> bool {
         || matches!(what, Failure::Acme(error) if refused(error) && what.refused_lifetime(of).is_some())
 }
 
-/// What to do where the CA takes no requested lifetime, or not this one.
+/// What to do where the CA accepts no requested lifetime, or not this one.
 fn lifetime_hint(asked: Duration) -> String {
     let asked = human(asked);
     format!(
@@ -108,7 +108,7 @@ fn lifetime_hint(asked: Duration) -> String {
     )
 }
 
-/// The renewal was ended because it took too long: the Secret waits for its next turn as after a failure of its own.
+/// Ends a renewal that took too long: the Secret waits for its next turn as after a failure of its own.
 pub(super) fn took_too_long(context: &Context, key: &SecretRef) -> Finished {
     let (now, text) = (
         UnixTime::now(),
@@ -128,7 +128,7 @@ pub(super) fn took_too_long(context: &Context, key: &SecretRef) -> Finished {
     Finished::Later(at, Some(text.into()))
 }
 
-/// What is no failure of the certificate, and counts for nothing: when to look again.
+/// When to look again after a failure that is not the certificate's and is not counted.
 async fn excused(
     context: &Context,
     key: &SecretRef,
@@ -179,7 +179,7 @@ async fn excused(
     }
 }
 
-/// Tells what an order waits for, once, and returns that.
+/// Reports once what an order waits for, and returns that.
 pub(super) async fn waits(context: &Context, key: &SecretRef, uid: &str, what: &Failure) -> String {
     let text = cut(&what.to_string()).to_owned();
     tracing::info!(secret = %key, what = text, "the order waits");
@@ -191,15 +191,15 @@ pub(super) async fn waits(context: &Context, key: &SecretRef, uid: &str, what: &
     text
 }
 
-/// When life runs short, so that a fallback is asked.
+/// When the certificate is close enough to expiry that a fallback is asked.
 fn short_at(of: &Of, now: UnixTime) -> UnixTime {
     of.leaf.as_ref().map_or(now, rate_limits::runs_short_at)
 }
 
-/// What a failure counts for.
+/// What a failure is counted for.
 #[derive(Default)]
 struct Verdict {
-    /// The CA asks for nothing before this instant.
+    /// The CA asks for no request before this instant.
     until: Option<UnixTime>,
     /// It is a limit of the CA.
     is_limit: bool,
@@ -207,20 +207,20 @@ struct Verdict {
     is_outage: bool,
     /// The CA has counted a failed validation.
     is_validation: bool,
-    /// It was but the rehearsal.
+    /// The failed validation was the rehearsal's.
     is_rehearsal: bool,
-    /// The settings, where other ones may fare better.
+    /// The settings, where others may succeed.
     tried_with: Option<TriedWith>,
-    /// A certificate was issued, and is none to use.
+    /// The issued certificate is unusable.
     is_rejected: bool,
     /// The accounts of the names that could not be proven.
     invalid: BTreeSet<AccountId>,
-    /// The account of the domain or the name that the limit is about.
+    /// The account of the limited domain or name.
     limited: Option<AccountId>,
 }
 
 impl Verdict {
-    /// Judges a failure. What it says of the issuer is noted there.
+    /// Judges a failure, and notes with the issuer what it says of that.
     async fn of(context: &Context, what: &Failure, of: &Of) -> Self {
         let mut verdict = Self {
             tried_with: (what.may_be_the_settings() || what.refused_lifetime(of).is_some())
@@ -260,7 +260,7 @@ impl Verdict {
         verdict
     }
 
-    /// Counts it in the ledger, and says when the next try is.
+    /// Counts it in the ledger, and returns the instant of the next try.
     async fn count(&self, context: &Context, key: &SecretRef, now: UnixTime, of: &Of) -> UnixTime {
         let backoff = context.config().retry;
         let mut retry_at = now;
@@ -287,7 +287,7 @@ impl Verdict {
         retry_at
     }
 
-    /// What it changes about the account of the Secret's names, and when they are tried again.
+    /// Applies it to the account of the Secret's names, and returns when they are tried again.
     fn charge(&self, account: &mut Account, now: UnixTime, backoff: &Backoff, of: &Of) -> UnixTime {
         let mut retry_at = match self.until {
             Some(until) if self.is_limit => {
@@ -295,7 +295,7 @@ impl Verdict {
                 until
             }
             until => {
-                // Each try is a certificate: while one serves, the next waits for its share of the week.
+                // Each try costs a certificate: while one serves, the next waits for its share of the week.
                 let serves =
                     |leaf: &Leaf| leaf.is_valid_at(now) && rate_limits::runs_short_at(leaf) > now;
                 let spaced = self.is_rejected && of.leaf.as_ref().is_some_and(serves);
@@ -315,7 +315,7 @@ impl Verdict {
         } else if self.is_validation && of.has_staging {
             account.rehearsals = REHEARSALS;
         }
-        // One answer that fails is no outage; a limit is one at once.
+        // A single failed answer is no outage; a limit counts at once.
         if of.has_fallback && (self.is_limit || self.is_outage && account.failures > 1) {
             let until = retry_at.max(now + OUT_OF_REACH);
             account.unavailable_until = Some(until.0);
@@ -326,7 +326,7 @@ impl Verdict {
     }
 }
 
-/// Log, metric, Event, and the Secret itself: where a reader may look for the error.
+/// Reports the error in all places where a reader may look: log, metric, Event, and the Secret itself.
 async fn tell(
     context: &Context,
     key: &SecretRef,
@@ -353,7 +353,7 @@ async fn tell(
     inscribe(context, key, &of.uid, text, retry_at).await;
 }
 
-/// Where names that cannot be proven stop others: how the others go on without them.
+/// How the other names can go on without those that cannot be proven.
 fn without_them(key: &SecretRef, what: &Failure, of: &Of) -> Option<String> {
     let Failure::Acme(error) = what else {
         return None;
@@ -392,7 +392,7 @@ fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<AccountId> {
         .collect()
 }
 
-/// Writes the error onto the Secret for the reader; where it cannot be written, Event and log have it.
+/// Writes the error onto the Secret; where that fails, Event and log have it.
 async fn inscribe(context: &Context, key: &SecretRef, uid: &str, text: &str, retry_at: UnixTime) {
     let written = async {
         let secret = secrets::get(&context.client, key).await?;

@@ -1,4 +1,4 @@
-//! Makes an order and writes it down, before anything that cannot be taken back.
+//! Makes an order and records it before any irreversible step.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ use crate::cluster::order_records::{self, Record};
 use crate::context::Context;
 use crate::telemetry::metrics::RenewalStep;
 
-/// Names of one order that a line of the log has: a certificate may be for a thousand.
+/// Most names of one order in a log line: a certificate may be for a thousand.
 const MOST_LOGGED: usize = 20;
-/// An order is written down after this at the latest, however long it takes to find out how its names are proven: a
-/// hundred authorizations and a DNS server that is slow take minutes.
+/// Longest time until an order is recorded, however long it takes to find out how its names are proven: a hundred
+/// authorizations and a slow DNS server take minutes.
 const UNWRITTEN: Duration = Duration::from_secs(2);
-/// An order that has waited until less than this share of the lifetime that it asks for is left is made again. A
-/// certificate with more is worth having: it is renewed by what it has.
+/// Divisor of the lifetime that an order asks for: with less than this share left, the order is made again. With more
+/// left the certificate is worth having, and is renewed by its own lifetime.
 const LEAST_LEFT: u32 = 4;
 
 /// Makes the order and its record, then goes on as after a restart.
@@ -74,7 +74,7 @@ pub(super) async fn order(
         return Ok(out_of_orders(key, &fresh, quota, until));
     }
     let started = Instant::now();
-    // An order that is made and not written down would be lost.
+    // An order that is made but not recorded would be lost.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     let replaced = fresh.replaced();
     let request = OrderRequest {
@@ -97,7 +97,7 @@ pub(super) async fn order(
     let begun = async {
         let pem = key_choice.key().await?.to_pem()?;
         let plan = async { Plan::make(context, order.authorizations().await?).await };
-        // Without one the order goes on as after a restart.
+        // Without a plan the order goes on as after a restart.
         let plan = timeout(UNWRITTEN, plan).await.ok().transpose()?;
         let challenges = plan.as_ref().map(Plan::challenges).transpose()?;
         Ok::<_, Failure>((plan, challenges.unwrap_or_default(), pem))
@@ -147,7 +147,7 @@ pub(super) async fn order(
     resume::proceed(context, key, fresh, begun, due.reason).await
 }
 
-/// All that can be found out before the CA counts anything; says which profile to ask for.
+/// Checks all that can be found out before the CA counts anything; returns the profile to ask for.
 async fn prepare<'a>(
     context: &Context,
     key: &SecretRef,
@@ -162,10 +162,10 @@ async fn prepare<'a>(
 }
 
 impl RenewalTarget {
-    /// The profile to ask for. The issuer's own is a preference, and a fallback's are others: a CA that has none of that
-    /// name is not refused for it.
+    /// The profile to ask for. The issuer's own is a preference, and a fallback has others: a CA that lacks a profile
+    /// of that name is not failed for it.
     ///
-    /// # Errors
+    /// When the CA's directory cannot be read.
     /// When the CA's directory cannot be had.
     async fn profile(&self, client: &acme::Client) -> Result<Option<&str>, acme::Error> {
         let named = self.assessment.settings.profile.as_deref();
@@ -179,11 +179,11 @@ impl RenewalTarget {
 }
 
 impl RenewalTarget {
-    /// Whether an order for this profile is what the Secret asks for now. One that names none is content with an order
-    /// for none: what the issuer prefers by now is for the next one.
+    /// Whether an order for this profile is what the Secret asks for now. A Secret that names none accepts an order for
+    /// none: a changed preference of the issuer is for the next one.
     ///
     /// # Errors
-    /// When the CA's directory cannot be had.
+    /// When the CA's directory cannot be read.
     pub(super) async fn takes_profile(
         &self,
         client: &acme::Client,
@@ -196,7 +196,7 @@ impl RenewalTarget {
 }
 
 impl RenewalTarget {
-    /// The lifetime to ask for. A fallback is asked for its own: what it would refuse must not stop it.
+    /// The lifetime to ask for. A fallback is asked for its own: a lifetime that it would refuse must not stop it.
     pub(super) fn lifetime(&self) -> Option<Duration> {
         let asked = self.assessment.settings.lifetime;
         asked.filter(|_| self.is_at_home())
@@ -223,7 +223,7 @@ fn out_of_orders(key: &SecretRef, fresh: &RenewalTarget, quota: u32, until: Unix
     Outcome::Later(until, Some(note.into()))
 }
 
-/// Remembers that there is a record, which may not be ours, and drops an order that has none.
+/// Remembers that there is a record, which may be another's, and drops an order that has none.
 async fn remember(
     context: &Context,
     key: &SecretRef,
@@ -232,10 +232,10 @@ async fn remember(
 ) -> Result<Record, cluster::Error> {
     match &made {
         Ok(_) => context.known.insert(key),
-        // It may be there although nobody said so: the next attempt looks, and goes on with it or makes another.
+        // It may exist although the answer is missing: the next attempt looks, and goes on with it or makes another.
         Err(error) if error.is_uncertain() => context.known.insert(key),
         Err(error) => {
-            // Ours is not the order that runs, or nobody would remember it.
+            // Another order runs, or this one has no record: drop it.
             tracing::debug!(secret = %key, %error, "the order is dropped");
             give_back(order).await;
             if matches!(error, cluster::Error::AlreadyExists { .. }) {
@@ -246,7 +246,7 @@ async fn remember(
     made
 }
 
-/// Finds out what the CA will refuse, unless life runs short.
+/// Finds out what the CA will refuse, unless the certificate is close to expiry.
 async fn foresee(
     context: &Context,
     fresh: &RenewalTarget,

@@ -1,4 +1,4 @@
-//! How a renewal ends that did not fail, and who is told when one that is due is held back.
+//! How a renewal ends that did not fail, and how a due one that is held back is reported.
 
 use std::time::Duration;
 
@@ -17,30 +17,30 @@ use super::validation_limits::Held;
 use crate::cluster::events;
 use crate::context::Context;
 
-/// A Secret that another program writes is looked at again after this; the watch brings it sooner when it changes.
+/// Delay for a Secret that another program writes; the watch brings it sooner when it changes.
 const OWNED: Duration = Duration::from_secs(3_600);
 
 /// How a renewal ended that did not fail.
 pub(super) enum Outcome {
     /// The new pair is in the Secret.
     Renewed,
-    /// A former run had written it already; only the record was left.
+    /// A former run had written it already; only the record remained.
     Tidied,
     /// Not to be renewed before then.
     Later(UnixTime, Option<Box<str>>),
-    /// Nor then, unless a person does something.
+    /// Retrying will not help; a person has to act.
     Stuck(UnixTime, Stuck, Box<str>),
 }
 
-/// How far an order came.
+/// How far an order got.
 pub(super) enum Progress {
-    /// It is done with.
+    /// It is finished.
     Ended(Outcome),
-    /// It goes on then.
+    /// It goes on at this instant.
     Waits(UnixTime),
 }
 
-/// A budget says no: the Secret is left alone until then, and the reader is told once.
+/// Leaves a Secret alone until then because a rate limit says no, and reports that once.
 pub(super) fn held(
     context: &Context,
     key: &SecretRef,
@@ -69,7 +69,7 @@ pub(super) fn held(
              {window} and no more is asked for before {until}. Is this machine's clock right?",
             rate_limits::UNSCHEDULED_A_WEEK
         ),
-        // A Secret that was made anew holds nothing of ours that somebody could have undone.
+        // A Secret that was deleted and created again holds nothing of ours that could have been undone.
         Hold::KeepsComingBack { .. } if !ours => format!(
             "{} certificates for these names were issued within {window} because the Secret had none, and no more is \
              asked for before {until}. Is the Secret deleted and made anew again and again?",
@@ -100,7 +100,7 @@ pub(super) fn held(
     )
 }
 
-/// A name must not fail validation once more now.
+/// Holds a name that must not fail validation once more now.
 pub(super) fn unproven(
     context: &Context,
     key: &SecretRef,
@@ -131,7 +131,7 @@ pub(super) fn unproven(
     }
 }
 
-/// Another program writes this Secret: it is not ours to renew.
+/// Leaves a Secret to the other program that writes it.
 pub(super) fn left_to(
     context: &Context,
     key: &SecretRef,
@@ -155,7 +155,7 @@ pub(super) fn left_to(
     )
 }
 
-/// The API server refuses every change of this Secret's data: nothing is ordered for it.
+/// Orders nothing for a Secret whose data the API server refuses to change.
 pub(super) fn immutable(context: &Context, key: &SecretRef, fresh: &RenewalTarget) -> Outcome {
     let note = "not renewed: the Secret is immutable, so that no new certificate can be written into it. Delete it and \
                 create it again without immutable: true";
@@ -165,7 +165,7 @@ pub(super) fn immutable(context: &Context, key: &SecretRef, fresh: &RenewalTarge
     not_now(context, key, fresh, stuck, reason, note.to_owned())
 }
 
-/// The Secret is left alone until then, and the reader is told once why.
+/// Leaves the Secret alone until then, and reports once why.
 pub(super) fn not_now(
     context: &Context,
     key: &SecretRef,
@@ -184,7 +184,7 @@ pub(super) fn not_now(
     }
 }
 
-/// The field managers beside us that write the data, the first few: anybody who writes names one.
+/// The other field managers that write the data, the first few: each writer chooses its own name.
 fn other_writers(secret: &FullSecret) -> Vec<&str> {
     const NAMED: usize = 5;
     let managers = secret.managers.iter();

@@ -1,5 +1,5 @@
-//! dns-persist-01 in a renewal: which records the user has to have set, by what the challenges say, and by what the
-//! CA's directory says before there is an order.
+//! dns-persist-01 in a renewal: which records the user must have set, by the challenges, and before there is an order
+//! by the CA's directory.
 
 use cert_renew_core::config::{Challenge, Config, DnsPersist01};
 use cert_renew_core::text::name::Name;
@@ -22,10 +22,10 @@ fn solver<'a>(config: &'a Config, name: &Name) -> Option<&'a DnsPersist01> {
     }
 }
 
-/// Looks whether the records stand that these authorizations take; the CA is not told to look before they do.
+/// Checks that the records exist that these authorizations need; the CA is not asked to validate before they do.
 ///
 /// # Errors
-/// When one does not, or a challenge is not to be proven.
+/// When one is missing, or a challenge cannot be proven.
 pub(super) async fn stand(
     context: &Context,
     order: &acme::Order,
@@ -42,7 +42,7 @@ pub(super) async fn stand(
             account: &order.account_url()?,
             named: challenge.account_uri.as_deref(),
         };
-        // Where the config has another solver by now, the order goes on with what it was made for.
+        // If the config has another solver by now, the order goes on with the one it was made for.
         let solver = solver(&config, &name);
         let servers = solver.map_or(&[][..], |it| &it.servers);
         let record = Wanted::new(&name, ca, servers)?;
@@ -57,8 +57,8 @@ pub(super) async fn stand(
     Ok(look(order.nearby(), wanted, UnixTime::now()).await?)
 }
 
-/// What speaks against it by the records that stand now. A challenge would say what the CA calls itself in them; before
-/// there is one its CAA identities stand for that, and where it has none, or we have no account, nothing is told.
+/// Objections by the current records. A challenge would say which CA names they may hold; before there is one, the CAA
+/// identities of the directory are used, and where it has none, or we have no account, nothing is reported.
 pub async fn against(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Vec<String> {
     let issuers = &directory.meta.caa_identities;
     let (Some(account), false) = (asked.account, issuers.is_empty()) else {

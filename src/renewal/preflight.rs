@@ -1,7 +1,6 @@
-//! What a CA will refuse, found out before it is asked: an order that cannot succeed costs a failed validation.
+//! Finds out what a CA will refuse before it is asked: an order that cannot succeed costs a failed validation.
 //!
-//! Only what is plain is told. It is left out while life runs short, as a wrong guess must not be what lets a
-//! certificate run out.
+//! Reports only certain failures, and is skipped close to expiry: a false positive must never let a certificate expire.
 
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -20,16 +19,16 @@ use crate::process::write_gate::WriteGate;
 use crate::solver::caa::{self, Asker};
 use crate::solver::dns01;
 
-/// Names whose CAA records are looked up at the same time.
+/// Most names whose CAA records are looked up at the same time.
 const AT_ONCE: usize = 16;
-/// For as long as this all of an order's are looked up: a zone's servers may take seconds for each answer.
+/// Longest lookup for all names of an order: a zone's servers may take seconds for each answer.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Questions for all of them: a name may have a hundred labels, and an order a hundred names.
+/// Most questions for all names of an order: a name may have a hundred labels, and an order a hundred names.
 const QUESTIONS: usize = 500;
 
-/// What is asked for.
+/// What is to be ordered.
 pub struct Asked<'a> {
-    /// The names, those that a wildcard covers left out.
+    /// The names, without those that a wildcard covers.
     pub names: &'a [Name],
     /// The profile that the Secret names.
     pub profile: Option<&'a str>,
@@ -39,11 +38,11 @@ pub struct Asked<'a> {
     pub issuer: &'a Issuer,
     /// The account's URL, where there is one.
     pub account: Option<&'a str>,
-    /// Of the certificate's key.
+    /// The type of the certificate's key.
     pub key_type: Option<KeyType>,
 }
 
-/// What speaks against it by the CA's directory and the config alone, a sentence each. Pure.
+/// Objections by the CA's directory and the config alone, a sentence each. Pure.
 #[must_use]
 pub fn on_paper(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Vec<String> {
     let mut found = Vec::new();
@@ -116,7 +115,7 @@ pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -
             },
         };
         let left = &left;
-        // Without a resolver, the CA finds out by itself.
+        // Without a resolver, the check is left to the CA.
         async move { caa::forbids(&resolver.ok()?, name, asker, left).await }
     };
     let looks: Vec<_> = asked.names.iter().map(look).collect();
@@ -126,14 +125,14 @@ pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -
             found.extend(forbidden);
         }
     };
-    // What is not known by then the CA finds out by itself.
+    // What is not known by then is left to the CA.
     if timeout(LONGEST, all).await.is_err() {
         tracing::debug!("DNS answers late: not all CAA records are looked at");
     }
     found
 }
 
-/// Whether the credentials of the names' DNS-01 solvers are there and of the right form.
+/// Whether the credentials of the names' DNS-01 solvers exist and are well-formed.
 pub async fn by_credentials(
     kube: &Kube,
     namespace: &str,

@@ -1,6 +1,6 @@
-//! What public CAs are known to refuse and say in no directory. Pure.
+//! What public CAs are known to refuse without saying so in a directory. Pure.
 //!
-//! Only what is plain and lasting is here; of a CA that is not here nothing is assumed.
+//! Contains only certain and lasting rules; of other CAs nothing is assumed.
 
 use std::net::IpAddr;
 
@@ -11,15 +11,15 @@ use cert_renew_core::text::name::Name;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ca {
     LetsEncrypt,
-    /// Those of which only the general rules are known.
+    /// A CA of which only the general rules are known.
     Other(&'static str),
-    /// One directory for each kind of key.
+    /// Has a directory for each kind of key.
     SslCom,
     Actalis,
     Buypass,
 }
 
-/// Hosts of directories end in these.
+/// Suffixes of the hosts of directories, and their CAs.
 const CAS: [(&str, Ca); 6] = [
     ("letsencrypt.org", Ca::LetsEncrypt),
     ("pki.goog", Ca::Other("Google Trust Services")),
@@ -28,14 +28,14 @@ const CAS: [(&str, Ca); 6] = [
     ("actalis.com", Ca::Actalis),
     ("buypass.com", Ca::Buypass),
 ];
-/// Names in a certificate, of all of them that take more than one.
+/// Most names in a certificate, for every CA that allows more than one.
 const NAMES: usize = 100;
-/// Let's Encrypt's short profiles take fewer.
+/// Let's Encrypt's short profiles, which allow fewer names.
 const SHORT_PROFILES: [&str; 2] = ["tlsserver", "shortlived"];
 const SHORT_PROFILE_NAMES: usize = 25;
-/// Its profile for addresses.
+/// Let's Encrypt's profile for addresses.
 const ADDRESSES: &str = "shortlived";
-/// Top-level names that are nobody's (RFC 6761, 6762, 8375; ICANN has set `internal` aside), and some that people use.
+/// Top-level names that are reserved (RFC 6761, 6762, 8375; ICANN has set `internal` aside), and some in private use.
 const RESERVED: [&str; 12] = [
     "alt",
     "arpa",
@@ -170,7 +170,7 @@ fn is_public(address: IpAddr) -> bool {
                 || it.is_broadcast()
                 || shared)
         }
-        // RFC 4291: what is given out globally.
+        // RFC 4291: global unicast.
         IpAddr::V6(it) => it.segments()[0] & 0xe000 == 0x2000,
     }
 }
@@ -276,7 +276,7 @@ mod tests {
                 None,
                 "any more",
             ),
-            // A CA of one's own, and one whose name only looks alike.
+            // A private CA, and one whose name only looks alike.
             (
                 "https://ca.internal/acme/directory",
                 "10.1.2.3 intranet",

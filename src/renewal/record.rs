@@ -1,4 +1,4 @@
-//! An order that is in hand: how long its steps take, and how it and its record are given up.
+//! Gives up an order and its record.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::cluster;
 use crate::cluster::order_records::{self, Record};
 use crate::context::Context;
 
-/// A CA is told of what nobody wants any more for no longer than this: what it is not told expires by itself.
+/// Longest time spent on returning an order to its CA: what is not returned expires by itself.
 const GIVE_BACK: Duration = Duration::from_secs(30);
 
-/// Lets the CA forget an order that nobody will finish, so that it does not count as pending.
+/// Returns an unwanted order to its CA, so that it does not count as pending.
 pub(super) async fn give_back(order: &acme::Order) {
     if order.status() == OrderStatus::Pending
         && let Err(error) = order.abandon().await
@@ -24,8 +24,8 @@ pub(super) async fn give_back(order: &acme::Order) {
     }
 }
 
-/// Gives up an order that nobody wants any more: what is left to prove is given back to its CA where that can be asked,
-/// a certificate that was issued for it counts, and the record goes with all that was put in place.
+/// Gives up an order that is no longer wanted. Pending authorizations are returned to the CA where it can be asked, a
+/// certificate that was issued for it is counted, and the record is removed with all that was put in place.
 pub(super) async fn give_up(context: &Context, record: &Record) -> Result<(), cluster::Error> {
     let given_back = async {
         let config = context.config();
@@ -53,7 +53,7 @@ pub(super) async fn give_up(context: &Context, record: &Record) -> Result<(), cl
     remove(context, record).await
 }
 
-/// Takes away what was put in place for the order, then its record.
+/// Removes what was put in place for the order, then its record.
 pub(super) async fn remove(context: &Context, record: &Record) -> Result<(), cluster::Error> {
     cleanup::clear(context, record).await;
     let subject = record.order.subject();
@@ -64,7 +64,7 @@ pub(super) async fn remove(context: &Context, record: &Record) -> Result<(), clu
     Ok(())
 }
 
-/// Removes a record that this version cannot read: the next order is made anew.
+/// Removes a record that this version cannot read: the next order replaces it.
 pub(super) async fn replace(
     context: &Context,
     key: &SecretRef,

@@ -1,7 +1,7 @@
-//! From the record of an order to the written Secret, whether the order was made a moment ago or by a former run.
+//! Takes an order from its record to the written Secret, whether it was made a moment ago or by a former run.
 //!
 //! The record says which order it is. What is asked for, how the names are proven and whether the Secret may change now
-//! are judged afresh at each try, and again after the last wait before each step that cannot be taken back.
+//! is judged again at each try, and after the last wait before each irreversible step.
 
 use std::time::Duration;
 
@@ -27,28 +27,29 @@ use crate::cluster::order_records::Record;
 use crate::context::Context;
 use crate::telemetry::metrics::RenewalStep;
 
-/// Some CAs take a minute from finalize to the certificate.
+/// Longest wait for a certificate after finalize: some CAs take a minute.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
-/// An order that cannot be read is asked for so often before it is given up.
+/// Number of tries to read an order before it is given up.
 const UNREADABLE_TRIES: u32 = 2;
 
-/// CAs date certificates back, by an hour at most, and the clocks of two replicas differ by less.
+/// Longest time by which a certificate predates its order: CAs backdate by an hour at most, and the clocks of two
+/// replicas differ by less.
 const BACKDATED: Duration = Duration::from_secs(2 * 3_600);
 
-/// What was seen of a Secret within this time is believed where nothing was waited for since.
+/// Longest age of a look at a Secret that is used again where nothing was waited for since.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// An order that runs.
+/// A running order.
 pub(super) struct Begun {
-    /// What a restart needs of it.
+    /// Its record, from which a restart resumes.
     pub(super) record: Record,
-    /// As the CA has it.
+    /// Its state at the CA.
     pub(super) order: acme::Order,
-    /// How its names are proven, where that was found out a moment ago.
+    /// How its names are proven, if that was found out a moment ago.
     pub(super) plan: Option<Plan>,
 }
 
-/// Goes on with an order that a former run, or a former attempt, has begun.
+/// Resumes an order that a former run, or a former attempt, has begun.
 pub(super) async fn resume(
     context: &Context,
     key: &SecretRef,
@@ -124,15 +125,15 @@ pub(super) async fn resume(
     proceed(context, key, fresh, begun, reason).await
 }
 
-/// Whether nothing is to be hoped for from an order any more, whatever the reason is: it is past its end, or has been
-/// tried a few times and cannot be read.
+/// Whether an order cannot succeed any more, whatever the reason: it is past its end, or several tries could not read
+/// it.
 fn is_lost(context: &Context, fresh: &RenewalTarget, record: &Record, failure: &Failure) -> bool {
     let failures = context.ledger.failures(fresh.assessment.account);
     let is_unreadable = matches!(failure, Failure::Acme(error) if error.is_unreadable());
     record.order.is_over(UnixTime::now()) || is_unreadable && failures >= UNREADABLE_TRIES
 }
 
-/// Whether the Secret holds what the order has brought already.
+/// Whether the Secret already holds the order's certificate.
 fn is_written(fresh: &RenewalTarget, record: &Record, key: &PrivateKey) -> bool {
     let Some(leaf) = fresh.leaf() else {
         return false;
@@ -141,13 +142,13 @@ fn is_written(fresh: &RenewalTarget, record: &Record, key: &PrivateKey) -> bool 
     let written = issued_by.and_then(|it| it.wrote(leaf.fingerprint));
     let since = written.is_some_and(|at| at.0 >= record.order.created);
     let is_ours = *leaf.public_key == *key.public_key();
-    // A new key says as much, unless it is none: what was ordered while the key was to be kept.
+    // A new key proves as much, unless it is not new: the order was made while the key was to be kept.
     let is_young = leaf.not_before + BACKDATED >= UnixTime(record.order.created);
     let rotates = fresh.assessment.settings.key_rotation == KeyRotation::Always;
     is_ours && (since || rotates && is_young)
 }
 
-/// The Secret asks for something else: its order is given up, and it is looked at again at once.
+/// Gives up the order of a Secret that asks for something else; the Secret is looked at again at once.
 async fn give_up(context: &Context, key: &SecretRef, record: &Record) -> Result<Outcome, Failure> {
     tracing::info!(
         secret = %key, order = record.order.url, "the order is given up: the Secret, or the config, asks for something else"
@@ -156,7 +157,7 @@ async fn give_up(context: &Context, key: &SecretRef, record: &Record) -> Result<
     Ok(Outcome::Later(UnixTime::now(), None))
 }
 
-/// From the record to the written Secret. When it cannot succeed any more, the record goes; else it stays for a retry.
+/// Takes an order to the written Secret. The record is removed once it cannot succeed any more, else kept for a retry.
 pub(super) async fn proceed(
     context: &Context,
     key: &SecretRef,
@@ -175,7 +176,7 @@ pub(super) async fn proceed(
             let Begun { record, order, .. } = &begun;
             if failure.ends_order(order) || is_lost(context, &fresh, record, &failure) {
                 if order.status() == OrderStatus::Valid {
-                    // The CA has issued it, and nobody will use it.
+                    // The CA has issued it, but it will not be used.
                     let account = fresh.assessment.account;
                     write::count_wasted(context, key, account, record, lifetime).await;
                 }

@@ -9,7 +9,7 @@ use kube::Client;
 use crate::cluster::Error;
 use crate::cluster::order_records;
 
-/// Which Secrets have an order that runs; saves a read before each renewal.
+/// The Secrets that have a running order; saves a read before each renewal.
 #[derive(Debug, Default)]
 pub struct RunningOrders(Mutex<HashSet<SecretRef>>);
 
@@ -17,11 +17,11 @@ impl RunningOrders {
     /// Lists the records that former leaders left.
     ///
     /// # Errors
-    /// What every call on the API server may end in.
+    /// Any error of a call to the API server.
     pub async fn reload(&self, client: &Client, namespace: &str) -> Result<(), Error> {
         let (found, corrupt) = order_records::list(client, namespace).await?;
         let key = |record: order_records::Record| record.order.subject();
-        // One that cannot be read is replaced when its Secret is looked at.
+        // An unreadable record is replaced when its Secret is looked at.
         let all = found.into_iter().map(key);
         *self.lock() = all.chain(corrupt.into_iter().flatten()).collect();
         Ok(())
@@ -39,12 +39,12 @@ impl RunningOrders {
         self.lock().contains(key)
     }
 
-    /// An order was begun.
+    /// Adds the Secret of an order that was begun.
     pub fn insert(&self, key: &SecretRef) {
         self.lock().insert(key.clone());
     }
 
-    /// It is done with.
+    /// Removes the Secret of an order that is finished.
     pub fn remove(&self, key: &SecretRef) {
         self.lock().remove(key);
     }

@@ -1,8 +1,8 @@
-//! Failures that one Secret causes by itself: its namespace is not allowed, its settings cannot be met, it cannot be
+//! Failures that one Secret causes by itself: its namespace is not allowed, its settings cannot be met, or it cannot be
 //! written.
 //!
-//! They delay that Secret and no other that asks for the same names, so they never reach the ledger. They are kept in
-//! memory only: the CA is not asked, and a restart costs one more try each.
+//! They delay only that Secret, not others that ask for the same names, so they never reach the ledger. They are kept
+//! in memory only: the CA is not asked, and a restart costs one more try each.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,24 +11,24 @@ use cert_renew_core::schedule::rate_limits::{Account, Backoff, Failed};
 use cert_renew_core::secret::compact::Uid;
 use cert_renew_core::time::UnixTime;
 
-/// See the module's documentation.
+/// The failures and back-off of each Secret.
 #[derive(Debug, Default)]
 pub struct SecretFailures(Mutex<HashMap<Uid, Account>>);
 
 impl SecretFailures {
-    /// Failures in a row of a Secret.
+    /// Number of failures in a row of a Secret.
     #[must_use]
     pub fn count(&self, uid: &Uid) -> u32 {
         self.lock().get(uid).map_or(0, |account| account.failures)
     }
 
-    /// No try before this instant; see [`Account::retry_at`].
+    /// Earliest instant of the next try; see [`Account::retry_at`].
     #[must_use]
     pub fn retry_at(&self, now: UnixTime, uid: &Uid, wish: Option<u64>) -> Option<UnixTime> {
         self.lock().get(uid)?.retry_at(now, wish)
     }
 
-    /// Counts a failure and says when to try again.
+    /// Counts a failure and returns when to try again.
     pub(super) fn failed(
         &self,
         uid: &str,
@@ -42,7 +42,7 @@ impl SecretFailures {
             .failed(now, backoff, failed)
     }
 
-    /// Forgets the back-off of a Secret whose annotations are others by now; `settings` says what they are.
+    /// Forgets the back-off of a Secret whose annotations have changed; `settings` returns their current hash.
     pub fn mend_by_settings(&self, uid: &Uid, settings: impl FnOnce() -> u64) {
         if let Some(account) = self.lock().get_mut(uid) {
             let settings = settings();
@@ -50,12 +50,12 @@ impl SecretFailures {
         }
     }
 
-    /// The Secret was renewed, or is gone.
+    /// Forgets a Secret that was renewed, or is gone.
     pub fn forget(&self, uid: &Uid) {
         self.lock().remove(uid);
     }
 
-    /// The config, the clock or the leader has changed: each Secret is tried again.
+    /// Forgets all failures: the config, the clock or the leader has changed, so each Secret is tried again.
     pub fn forget_all(&self) {
         self.lock().clear();
     }
@@ -83,7 +83,7 @@ mod tests {
         let (a, b) = (Uid::from("a"), Uid::from("b"));
         assert_eq!((failures.count(&a), failures.count(&b)), (2, 0));
         assert_eq!(failures.retry_at(now, &b, None), None);
-        // The wish with which it failed forgets nothing: our own write of the error brings the same one again.
+        // The wish with which it failed resets nothing: our own write of the error brings the same one again.
         assert_eq!(failures.retry_at(now, &a, Some(7)), Some(second));
         assert_eq!(failures.retry_at(now, &a, Some(8)), None);
         failures.forget(&a);

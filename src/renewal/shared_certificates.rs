@@ -3,8 +3,8 @@
 //! ```text
 //! twenty due ──lowest key──► one order ──► its Secret, then every other that held the same leaf with its key
 //! ```
-//! A key goes only where the one that it replaces was, proven by the pair in the Secret itself, and only where `allow`,
-//! pause and change window let it. Whatever is left out orders for itself.
+//! A new key goes only to Secrets that held the old one, proven by the pair in the Secret itself, and only where
+//! `allow`, pause and change window permit it. A Secret that is left out orders for itself.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -26,12 +26,12 @@ use crate::cluster::order_records::Record;
 use crate::cluster::{namespaces, secrets};
 use crate::context::Context;
 
-/// A copy looks again after this whether the one that orders for it has come to an end.
+/// Delay until a copy checks again whether the Secret that orders for it has finished.
 const FOLLOW: Duration = Duration::from_secs(30);
-/// The namespaces of this many others are looked at before a Secret orders for itself: each look is a request.
+/// Most Secrets whose namespaces are looked at before a Secret orders for itself: each look is a request.
 const LEADERS: usize = 4;
 
-/// Other Secrets that draw on the same account of the ledger and hold this leaf.
+/// Other Secrets that use the same account of the ledger and hold this leaf.
 fn others(
     context: &Context,
     key: &SecretRef,
@@ -48,14 +48,14 @@ fn others(
     drawing.map(|(other, _)| other).collect()
 }
 
-/// When to look again, if another Secret orders for this one: of those that are due the one with the lowest key.
+/// When to look again, if another Secret orders for this one: the due Secret with the lowest key does.
 pub(super) async fn follows(
     context: &Context,
     key: &SecretRef,
     fresh: &RenewalTarget,
     now: UnixTime,
 ) -> Option<UnixTime> {
-    // Whose key is revoked waits for nobody, and takes no pair from anybody.
+    // A Secret whose key is revoked waits for no other, and takes no pair from another.
     if fresh.assessment.settings.revoked.is_some() {
         return None;
     }
@@ -67,7 +67,7 @@ pub(super) async fn follows(
     None
 }
 
-/// The other Secrets that would order for this one, as far as the index knows, the lowest key first.
+/// The other Secrets that could order for this one, as far as the index knows, the lowest key first.
 fn leaders(
     context: &Context,
     key: &SecretRef,
@@ -79,10 +79,10 @@ fn leaders(
     };
     let leads = |other: &SecretRef, entry: &Entry| {
         let open = entry.observed.window.is_none_or(|window| window <= now);
-        // One that is put off leads nobody; one that waits for the CA's word alone has it in a moment.
+        // A deferred Secret cannot be the one that orders. One that only awaits its ARI answer can.
         let asking = entry.observed.suggestion == Suggestion::Unasked;
         let soon = asking || entry.renewing.is_some() || entry.renew_at <= now + FOLLOW;
-        // One that fails by itself would lead into its own back-off.
+        // A Secret that fails by itself would pass its back-off on to the others.
         let able = context.secret_failures.count(&entry.observed.uid) == 0;
         other < key && open && soon && able && entry.renewal_due(now)
     };
@@ -92,8 +92,8 @@ fn leaders(
     leaders
 }
 
-/// Whether `allow` grants the names to the other Secret's namespace as it is labelled now; the index has asked all but
-/// the labels.
+/// Whether `allow` grants the names to the other Secret's namespace as it is labelled now; the index has checked all
+/// but the labels.
 async fn may_lead(context: &Context, leader: &SecretRef, fresh: &RenewalTarget) -> bool {
     let config = context.config();
     if !config.needs_namespace_labels() {
@@ -110,8 +110,8 @@ async fn may_lead(context: &Context, leader: &SecretRef, fresh: &RenewalTarget) 
     names.all(|name| issuer.allows(&leader.namespace, labels, name))
 }
 
-/// Writes the new pair into every copy of the Secret that was renewed; `had` is the leaf that it
-/// held, and `fresh` the Secret before the write.
+/// Writes the new pair into every copy of the renewed Secret. `had` is the leaf that it held, and `fresh` the Secret
+/// before the write.
 pub(super) async fn share(
     context: &Context,
     key: &SecretRef,
@@ -122,15 +122,15 @@ pub(super) async fn share(
 ) {
     let account =
         cert_renew_core::schedule::rate_limits::account_of(&fresh.home, &fresh.assessment.names);
-    // Who stole the key holds it in a Secret too, perhaps: what replaces it goes to nobody who proves it.
+    // A stolen key may be in a Secret of the thief too: the new key must not go to Secrets that prove the old one.
     if fresh.assessment.settings.revoked == Some(had) {
         return;
     }
-    // Whoever shows another's certificate without its key shares nothing: the others would get a key that he knows.
+    // Require proof of possession: otherwise a Secret with a copied certificate would supply the key for the others.
     if !holds(fresh, had, UnixTime::now()) {
         return;
     }
-    // A Secret that may not be renewed, for its namespace's sake or another, is not even read.
+    // A Secret that may not be renewed, because of its namespace or otherwise, is not even read.
     let may = |_: &SecretRef, entry: &Entry| entry.observed.renewal.is_ok();
     for copy in others(context, key, account, had, may) {
         match write(context, &copy, fresh, had, record, chain).await {
@@ -145,7 +145,7 @@ pub(super) async fn share(
     }
 }
 
-/// Whether the Secret holds this leaf and its key. A pair that has expired proves possession as well as any.
+/// Whether the Secret holds this leaf and its key. An expired pair proves possession as well.
 fn holds(fresh: &RenewalTarget, had: Fingerprint, now: UnixTime) -> bool {
     let (certificate, private_key) = fresh.secret.pair();
     fresh.leaf().is_some_and(|leaf| {

@@ -1,6 +1,6 @@
-//! A Secret as the API server has it now, and what it asks for: the one thing that a renewal believes.
+//! A Secret as the API server has it now, and what it asks for: the renewal's only source of truth.
 //!
-//! It is read anew before each step that cannot be taken back, as the user may have changed his mind.
+//! It is read again before each irreversible step, because the user may have changed it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,25 +32,25 @@ pub(super) struct RenewalTarget {
     pub(super) home: Arc<str>,
     /// The namespace's labels, where they matter.
     pub(super) labels: Option<BTreeMap<String, String>>,
-    /// The issuer that is asked: that one, or a fallback.
+    /// The issuer that is asked: `home`, or a fallback.
     pub(super) issuer_name: Arc<str>,
     pub(super) issuer: Issuer,
     /// The config by which it was judged.
     config: Arc<Config>,
 }
 
-/// What a Secret says of an order that runs for it, at the moment when something is about to be done.
+/// Whether a Secret still wants its running order, at the moment before a step.
 pub(super) enum Look {
-    /// It wants what the order brings, and may change now.
+    /// It wants the order's certificate, and may change now.
     Go(Box<RenewalTarget>),
-    /// It wants that, and may not change before then.
+    /// It wants the order's certificate, but may not change before then.
     Waits(UnixTime),
-    /// It does not any more.
+    /// It no longer wants it.
     Unwanted,
 }
 
 impl RenewalTarget {
-    /// Looks at the Secret of an order, by the config and the clock of now.
+    /// Looks at the Secret of an order, by the current config and clock.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -76,7 +76,7 @@ impl RenewalTarget {
         })
     }
 
-    /// The Secret as it is now; None where it is gone, or asks for nothing.
+    /// The Secret as it is now; `None` where it is gone, or asks for nothing.
     ///
     /// # Errors
     /// When it, or the labels of a namespace where they matter, cannot be read, or the config has no such issuer.
@@ -140,17 +140,17 @@ impl RenewalTarget {
         self.secret.head.uid()
     }
 
-    /// The namespace's labels as the config looks at them.
+    /// The namespace's labels in the form that the config checks.
     pub(super) fn labels(&self) -> Labels<'_> {
         view_of(self.labels.as_ref())
     }
 
-    /// The leaf that is there, if it can be read.
+    /// The Secret's leaf, if it can be read.
     pub(super) fn leaf(&self) -> Option<&Leaf> {
         self.assessment.leaf.as_ref().ok()
     }
 
-    /// What the budgets look at, where it is due for this reason.
+    /// The claim on the rate limits of a Secret that is due for this reason.
     pub(super) fn claim(&self, reason: Reason) -> Claim<'_> {
         let leaf = self.leaf();
         let issued_by = self.assessment.issued_by.as_ref();
@@ -169,13 +169,13 @@ impl RenewalTarget {
         }
     }
 
-    /// The names to ask for: those without the ones that a wildcard among them covers, as CAs refuse the redundant.
+    /// The names to ask for, without those that a wildcard among them covers, as CAs refuse redundant names.
     pub(super) fn names_to_order(&self) -> Vec<Name> {
         let needed = name::needed(&self.assessment.names);
         needed.into_iter().cloned().collect()
     }
 
-    /// What the new certificate replaces, in the words of RFC 9773: only what the same issuer's account was given.
+    /// What the new certificate replaces (RFC 9773): only a certificate that the same issuer's account was given.
     pub(super) fn replaced(&self) -> Option<CertId> {
         let issued_by = self.assessment.issued_by.as_ref()?;
         let leaf = self.leaf()?;
@@ -183,7 +183,7 @@ impl RenewalTarget {
         (*issued_by.issuer == *self.issuer_name).then(|| CertId::new(authority, &leaf.serial))
     }
 
-    /// Whether the Secret still asks for what the record's order will bring.
+    /// Whether the Secret still asks for the certificate of the record's order.
     pub(super) fn still_wants(&self, record: &Record) -> bool {
         let order_records::Order {
             uid,
@@ -192,17 +192,17 @@ impl RenewalTarget {
             names,
             ..
         } = &record.order;
-        // Another CA knows nothing of the order, and the one that does would refuse our account with the other.
+        // Another CA does not know the order, and the order's CA would refuse an account of the other.
         let moved = { directory.as_ref() }.is_some_and(|it| *it != self.issuer.directory);
         self.uid() == *uid
             && *self.issuer_name == **issuer
             && !moved
             && self.assessment.renewal.is_ok()
-            // Without `names` they are read from the certificate, which somebody may have emptied meanwhile.
+            // Without `names` they are read from the certificate, which may have been emptied concurrently.
             && (self.assessment.names.is_empty() || self.names_to_order() == *names)
     }
 
-    /// What the assessment says of names that are not allowed.
+    /// The assessment's text on names that are not allowed.
     pub(super) fn refusal(&self) -> String {
         let problems = self.assessment.problems.iter();
         let names = problems.filter(|problem| &*problem.key == keys::NAMES);
@@ -215,7 +215,7 @@ fn view_of(labels: Option<&BTreeMap<String, String>>) -> Labels<'_> {
 }
 
 impl Failure {
-    /// Says in which order it happened, for whoever asks the CA about it.
+    /// Adds the order in which it happened, so that the user can ask the CA about it.
     pub(super) fn in_order(mut self, url: &str) -> Self {
         if let Self::About { of, .. } = &mut self {
             of.order = Some(url.into());
@@ -223,7 +223,7 @@ impl Failure {
         self
     }
 
-    /// Says which Secret it happened to.
+    /// Adds the Secret to which it happened.
     pub(super) fn about(self, fresh: &RenewalTarget) -> Self {
         if matches!(self, Self::About { .. }) {
             return self;

@@ -9,11 +9,11 @@ use crate::cluster::order_records::Record;
 use crate::context::Context;
 use crate::telemetry::metrics::RenewalStep;
 
-/// Notes how long a step took. A proof that takes several attempts counts from the order on: DNS may take an hour.
+/// Records how long a step took. A proof with several attempts counts from the order on: DNS may take an hour.
 pub(super) fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
     let mut took = started.elapsed();
     if step == RenewalStep::Prove {
-        // The record knows whole seconds: the one that may be too much is taken off.
+        // The record holds whole seconds: subtract the one that may be too much.
         let since = UnixTime::now().since(UnixTime(record.order.created));
         took = took.max(since.saturating_sub(Duration::from_secs(1)));
     }

@@ -1,7 +1,7 @@
-//! No more failed validations of a name in an hour than CAs let pass, whichever sets of names it is in, whoever asks,
-//! and however often `renew-now` changes.
+//! Limits the failed validations of a name in an hour to what CAs allow, over all sets of names that contain it, all
+//! Secrets, and all changes of `renew-now`.
 //!
-//! What has failed is in the ledger, by name; what is under way may fail yet, and is counted here, in memory only.
+//! The ledger keeps the failures by name. Orders under way may still fail, and are counted here, in memory only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,11 +12,11 @@ use cert_renew_core::time::UnixTime;
 
 use crate::cluster::ledger::Ledger;
 
-/// How many orders that prove a name are under way, by the name's account of the ledger.
+/// Number of orders under way that prove a name, by the name's account of the ledger.
 #[derive(Debug, Default)]
 pub struct Validations(Mutex<HashMap<AccountId, usize>>);
 
-/// An order that is under way; it is no more once this is dropped.
+/// Counts an order as under way until it is dropped.
 #[derive(Debug)]
 pub(super) struct Proving<'a> {
     of: &'a Validations,
@@ -28,7 +28,7 @@ pub(super) struct Proving<'a> {
 pub(super) enum Held {
     /// The name has failed as often as it may.
     Failed(Name, UnixTime),
-    /// It would have, should those that are under way fail.
+    /// The name would have, if all orders under way failed.
     UnderWay(Name, UnixTime),
 }
 
@@ -97,7 +97,7 @@ impl Drop for Proving<'_> {
     }
 }
 
-/// The accounts of the names, each once: apex and wildcard are proven at one place.
+/// The accounts of the names, each once: apex and wildcard are proven at the same place.
 pub(super) fn accounts<'a>(
     issuer: &str,
     names: impl IntoIterator<Item = &'a Name>,

@@ -1,7 +1,7 @@
-//! By which solver each name of an order is proven, and what is put in place for it.
+//! Which solver proves each name of an order, and what it puts in place.
 //!
-//! A [`Plan`] is made by the config and DNS of the moment, each time that an order is begun or gone on with, and is not
-//! kept: what an order record holds of an earlier one says only what may have to be removed.
+//! A [`Plan`] is made by the current config and DNS each time that an order is begun or resumed, and is not kept. What
+//! an order record holds of an earlier plan only says what may have to be removed.
 
 use std::collections::BTreeMap;
 
@@ -18,20 +18,20 @@ use crate::net::dns::ResolverSet;
 use crate::solver::dns01;
 use crate::solver::http01::PATH;
 
-/// Names of one order whose place in DNS is looked up at the same time.
+/// Most names of one order whose place in DNS is looked up at the same time.
 const LOOKUPS: usize = 8;
 
-/// How the names that are left to prove are proven.
+/// How the remaining names are proven.
 pub(super) struct Plan {
-    /// One for each of them.
+    /// One step for each name.
     pub(super) steps: Vec<Step>,
 }
 
 /// How one name is proven.
 pub(super) struct Step {
-    /// What the CA says of it.
+    /// The CA's authorization of the name.
     pub(super) authorization: Authorization,
-    /// The way.
+    /// What is put in place.
     pub(super) way: Way,
 }
 
@@ -39,32 +39,32 @@ pub(super) struct Step {
 pub(super) enum Way {
     /// HTTP-01: an answer on our port.
     Http {
-        /// Whether a request is tried before the CA is told.
+        /// Whether we try a request before the CA is told to validate.
         self_check: bool,
-        /// What sends the requests to us; none where the user has arranged that.
+        /// The object that routes the requests to us; none where the user provides the route.
         routed: Option<Routed>,
     },
     /// DNS-01: a TXT record.
     Dns(Txt),
-    /// dns-persist-01: nothing, the user has set it once for all orders.
+    /// dns-persist-01: nothing, the user has set the record once for all orders.
     Persistent,
 }
 
-/// Who proves a name.
+/// The solver of a name.
 enum Solver<'a> {
-    /// HTTP-01; without any solver in the config the route is the user's affair alone.
+    /// HTTP-01; without any solver in the config the user provides the route.
     Http(Option<&'a Http01>),
-    /// DNS-01, within these zones where there are any.
+    /// DNS-01, within these zones if there are any.
     Dns(&'a config::Dns01, &'a [Box<str>]),
     /// dns-persist-01.
     Persistent,
 }
 
 impl Plan {
-    /// Chooses a solver for each name that is left to prove. Nothing is put in place yet.
+    /// Chooses a solver for each name that is left to prove, and puts nothing in place yet.
     ///
     /// # Errors
-    /// When there is none, or DNS does not say where a record belongs.
+    /// When a name has no solver, or DNS does not say where a record belongs.
     pub(super) async fn make(
         context: &Context,
         authorizations: Vec<Authorization>,
@@ -102,7 +102,7 @@ impl Plan {
     /// Key authorizations by HTTP-01 token.
     ///
     /// # Errors
-    /// None in practice: what is not offered makes no plan.
+    /// None in practice: a plan contains only offered challenges.
     pub(super) fn challenges(&self) -> Result<BTreeMap<String, String>, Failure> {
         let by_http = { self.steps.iter() }.filter(|it| matches!(it.way, Way::Http { .. }));
         let answer = |step: &Step| {
@@ -118,7 +118,7 @@ impl Plan {
 }
 
 impl Step {
-    /// The challenge that the CA is told to look at.
+    /// The challenge that the CA is told to validate.
     ///
     /// # Errors
     /// When it is not offered.
@@ -132,11 +132,11 @@ impl Step {
     }
 }
 
-/// Whether a CA can give a certificate for each of these names, before one is asked for anything. Which solver proves a
-/// name is not asked here: a CA that has seen it proven needs none.
+/// Checks that a CA can give a certificate for each of these names, before one is asked for anything. Solvers are not
+/// checked here: a CA that has seen a name proven needs none.
 ///
 /// # Errors
-/// Where none can.
+/// When no CA can.
 pub(super) fn check(names: &[Name]) -> Result<(), Failure> {
     match names.iter().find(|name| name.to_string().contains('_')) {
         None => Ok(()),
@@ -206,7 +206,7 @@ fn solver<'a>(config: &'a Config, name: &Name) -> Result<Solver<'a>, Failure> {
     }
 }
 
-/// The object that sends a host's challenges to us. There is none for an address: routes go by host names.
+/// The object that routes a host's challenges to us. There is none for an address: routes use host names.
 fn routed(name: &Name, token: &str, solver: &Http01) -> Option<Routed> {
     let path = match &solver.route {
         Route::Shared => return None,

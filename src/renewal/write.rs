@@ -1,4 +1,4 @@
-//! The one patch of a renewal: what the CA gave is checked, written, and counted.
+//! The one patch of a renewal: checks, writes and counts the CA's certificate.
 
 use std::time::Duration;
 
@@ -25,11 +25,11 @@ use crate::cluster::secrets;
 use crate::context::Context;
 use crate::telemetry::metrics::{RenewalResult, RenewalStep};
 
-/// A CA that rounds the end of a certificate to a day or an hour has kept to what was asked for: this share is no other
-/// lifetime.
+/// Divisor for the share of the requested lifetime by which a certificate may end earlier: CAs round the end to a day
+/// or an hour.
 const LIFETIME_SLACK: u32 = 10;
 
-/// Checks what the CA gave and puts it into the Secret, in one patch.
+/// Checks the CA's certificate and writes it into the Secret, in one patch.
 pub(super) async fn write(
     context: &Context,
     key: &SecretRef,
@@ -48,8 +48,8 @@ pub(super) async fn write(
         return Err(Failure::Unwanted);
     }
     let old = fresh.leaf();
-    // One that the clock asked for is not given up for one that ends sooner while it is not due any more; where it is,
-    // the CA gives shorter ones now, and to throw those away brings no longer one.
+    // A pair that is no longer due is not replaced by one that ends sooner, if the clock asked for the renewal. A pair
+    // that is due is replaced: the CA issues shorter ones now, and rejecting them brings no longer one.
     let is_due = { fresh.assessment.renewal }.is_ok_and(|due| due.at <= now);
     let by_the_clock = reason == Reason::Lifetime && fresh.is_at_home();
     let asked = Asked {
@@ -66,7 +66,7 @@ pub(super) async fn write(
     let is_as_asked = asked_lifetime == record.order.lifetime
         && fresh.takes_profile(client, ordered).await.unwrap_or(true);
     let changes = changes(context, key, &fresh, (record, is_as_asked), &chain)?;
-    // What was issued is to be in the ledger too.
+    // The ledger must record the certificate too.
     let step = context.gate.step().map_err(|_| Failure::Stopped)?;
     secrets::patch(&context.client, &fresh.secret.head, &changes).await?;
     context
@@ -113,7 +113,7 @@ pub(super) async fn write(
     Ok(Progress::Ended(Outcome::Renewed))
 }
 
-/// Says, with the first certificate for which it is so, that the CA has given another lifetime than was asked for.
+/// Reports, with the first such certificate, that the CA has given another lifetime than requested.
 fn tell_other_lifetime(
     context: &Context,
     key: &SecretRef,
@@ -144,13 +144,13 @@ fn tell_other_lifetime(
     context.events.secret(key, fresh.uid(), reason, &note);
 }
 
-/// Whether a certificate that was got then lasts for as long as was asked for, or nearly.
+/// Whether a certificate that was issued at `since` lasts about as long as requested.
 fn lasts(leaf: &Leaf, since: UnixTime, asked: Duration) -> bool {
     let (end, slack) = (since + asked, asked / LIFETIME_SLACK);
     end.since(leaf.not_after).max(leaf.not_after.since(end)) <= slack
 }
 
-/// Says what the certificate before could do and this one cannot: no CA is asked for it by ACME.
+/// Reports what the previous certificate could do and this one cannot: ACME cannot ask for it.
 fn tell_lost(context: &Context, key: &SecretRef, uid: &str, (old, new): (&Leaf, &Leaf)) {
     let lost = old.abilities.lost_in(new.abilities);
     if lost.is_empty() || old.self_signed {
@@ -180,7 +180,7 @@ fn issue(record: &Record, lifetime: Option<Duration>) -> Issue {
     }
 }
 
-/// Notes in the ledger that a certificate was issued that is not put to use.
+/// Counts in the ledger a certificate that was issued but is not used.
 pub(super) async fn count_wasted(
     context: &Context,
     key: &SecretRef,
@@ -197,7 +197,7 @@ pub(super) async fn count_wasted(
     }
 }
 
-/// Notes in the ledger that a certificate was issued and written.
+/// Counts in the ledger a certificate that was issued and written.
 pub(super) async fn count_issue(
     context: &Context,
     key: &SecretRef,
@@ -221,7 +221,7 @@ pub(super) async fn count_issue(
         })
         .await;
     let home = rate_limits::account_of(&fresh.home, &fresh.assessment.names);
-    // The fallback has done it: the next renewal begins with the Secret's own issuer again.
+    // The fallback has succeeded: the next renewal begins with the Secret's own issuer again.
     let home = context.ledger.update(&key.namespace, home, |account| {
         if !fresh.is_at_home() {
             let (expected, replaced, lifetime) = (true, true, None);

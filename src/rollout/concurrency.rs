@@ -1,9 +1,9 @@
-//! Places for what is done at the same time, shared fairly: so many in all, so many for each namespace.
+//! Places for concurrent work, shared fairly: a limit for all, and one for each namespace.
 //!
-//! Who is called next is of the namespace that has the fewest places; within that, whoever waits for the sake of a
-//! certificate that ends sooner. Urgency is worth a bounded lead, since whoever may edit a Secret may forge it, and nothing
-//! that waits is passed for ever. A place is given back when it is dropped, or as soon as its workload stands still; one
-//! that is held for very long is passed on although its workload still moves.
+//! The next place goes to the namespace that has the fewest; within it, to the certificate that ends soonest. Urgency
+//! is worth a bounded lead, since anybody who may edit a Secret may forge it, and no waiting caller is overtaken for
+//! ever. A place is given back when it is dropped, or as soon as its workload makes no progress; one that is held for
+//! very long is passed on although its workload still moves.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,10 @@ use cert_renew_core::time::UnixTime;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-/// The lead that the most urgent has over what is not urgent at all. After so long whoever waits is passed by nobody.
+/// Lead of the most urgent over the least urgent. Nobody overtakes a caller that has waited for longer.
 const LEAD: Duration = Duration::from_secs(600);
-/// A place that is held for longer counts as given back while others wait. Most workloads take less; a namespace of
-/// workloads that take hours each would keep all others waiting.
+/// Longest time that a place is held while others wait; then it counts as given back. Most workloads take less; a
+/// namespace of workloads that take hours each would keep all others waiting.
 const TURN: Duration = Duration::from_secs(600);
 
 /// What all rollouts share.
@@ -29,16 +29,16 @@ pub(super) struct Budget {
 #[derive(Debug)]
 struct State {
     places: usize,
-    /// Places that are taken, in the order in which they were.
+    /// Places that are held, oldest first.
     held: BTreeMap<u64, Held>,
-    /// How many of them by namespace; none is kept at zero.
+    /// Number of held places by namespace; no entry is zero.
     taken: HashMap<Box<str>, usize>,
-    /// Who waits, by namespace; none is kept empty.
+    /// Waiting callers by namespace; no entry is empty.
     waiting: BTreeMap<Box<str>, Waiting>,
     numbers: u64,
 }
 
-/// Who waits in one namespace, by rank and then by arrival.
+/// The waiting callers of one namespace, by rank and then by arrival.
 type Waiting = BTreeMap<(UnixTime, u64), oneshot::Sender<Place>>;
 
 #[derive(Debug)]
@@ -50,13 +50,13 @@ struct Held {
 /// The right to roll one workload of a namespace.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// None once it was given back.
+    /// `None` once it is given back.
     of: Option<(Arc<Budget>, u64)>,
 }
 
 impl Budget {
     pub(super) fn new(concurrency: usize, per_namespace: usize) -> Self {
-        // Zero would roll nothing for ever; the config's reader refuses it too.
+        // Zero would never roll anything; the config's reader refuses it too.
         let state = State {
             places: concurrency.max(1),
             held: BTreeMap::new(),
@@ -70,7 +70,7 @@ impl Budget {
         }
     }
 
-    /// Waits for a place, for the sake of a certificate that ends then.
+    /// Waits for a place. `urgency` is the end of the certificate that the workload is rolled for.
     pub(super) async fn place(self: &Arc<Self>, namespace: &str, urgency: UnixTime) -> Place {
         let (called, mut call) = oneshot::channel();
         {
@@ -85,7 +85,7 @@ impl Budget {
             let passed_on = self.state().passed_on();
             tokio::select! {
                 biased;
-                // The sender is dropped only with a budget that nobody can wait for any more.
+                // The sender is dropped only with a budget that has no callers any more.
                 place = &mut call => return place.unwrap_or(Place { of: None }),
                 () = sleep_until(passed_on) => self.call(),
             }
@@ -96,28 +96,28 @@ impl Budget {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls everyone for whom there is a place.
+    /// Hands out all free places.
     fn call(self: &Arc<Self>) {
         loop {
-            // A statement of its own: the lock is free again before a place may be dropped.
+            // A statement of its own: the lock is released before a place may be dropped.
             let next = self.state().next(self.per_namespace);
             let Some((number, called)) = next else { return };
             let place = Place {
                 of: Some((Arc::clone(self), number)),
             };
-            // Who no longer waits hands the place back by dropping it: that calls the next one.
+            // A caller that no longer waits drops the place, which calls the next one.
             let _ = called.send(place);
         }
     }
 }
 
-/// Where somebody who comes now has to queue.
+/// The rank of a caller that arrives now.
 fn rank(now: UnixTime, urgency: UnixTime) -> UnixTime {
     urgency.max(now).min(now + LEAD)
 }
 
 impl State {
-    /// Takes the first who may have a place out of the queue, and takes the place for them.
+    /// Takes the first caller that may have a place out of the queue, and takes the place for it.
     fn next(&mut self, per_namespace: usize) -> Option<(u64, oneshot::Sender<Place>)> {
         if self.waiting.is_empty() {
             return None;
@@ -149,7 +149,7 @@ impl State {
         Some((self.numbers, called))
     }
 
-    /// Gives a place to others; false where it was passed on before.
+    /// Frees a place; false where it was passed on before.
     fn give_back(&mut self, number: u64) -> bool {
         let Some(Held { namespace, .. }) = self.held.remove(&number) else {
             return false;
@@ -171,7 +171,7 @@ impl State {
 }
 
 impl Place {
-    /// Gives the place to others, once.
+    /// Frees the place, once.
     pub(super) fn give_back(&mut self) {
         if let Some((budget, number)) = self.of.take()
             && budget.state().give_back(number)
@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// People who wait, each as (namespace, seconds until their certificate ends), and the places that they have.
+    /// Waiting callers, each as (namespace, seconds until its certificate ends), and the places that they have.
     struct Scene {
         futures: Vec<BoxFuture<'static, Place>>,
         places: BTreeMap<usize, Place>,
@@ -221,7 +221,7 @@ mod tests {
             self.places.get_mut(&number).unwrap().give_back();
         }
 
-        /// Who has ever had a place, by number.
+        /// The numbers of all callers that have ever had a place.
         fn have(&mut self) -> String {
             for (number, future) in self.futures.iter_mut().enumerate() {
                 if !self.places.contains_key(&number)
@@ -260,10 +260,10 @@ mod tests {
             }
             assert_eq!(scene.have(), expected, "{concurrency} {per_namespace}");
             if (concurrency, per_namespace) == (3, 1) {
-                // One of a leaves, and the most urgent of a comes, although it came last.
+                // One caller of a leaves, and the most urgent of a gets its place, although it came last.
                 scene.leaves(0);
                 assert_eq!(scene.have(), "0235");
-                // Nobody else of a may come; one of b may when b's has gone.
+                // No other caller of a gets a place; one of b does when b's has left.
                 scene.leaves(3);
                 assert_eq!(scene.have(), "02345");
             }
@@ -282,7 +282,7 @@ mod tests {
         let (now, lead) = (UnixTime::now(), i64::try_from(LEAD.as_secs()).unwrap());
         assert_eq!(rank(now, long_ago), now, "expired long ago is expired");
         assert_eq!(rank(now, UnixTime::NEVER), UnixTime(now.0 + lead));
-        // Who comes later than the lead passes nobody, however urgent.
+        // A caller that arrives after the lead overtakes nobody, however urgent.
         assert!(rank(UnixTime(now.0 + lead + 1), long_ago) > rank(now, UnixTime::NEVER));
         scene.waits("calm", UnixTime::NEVER);
         scene.waits("urgent", long_ago);
@@ -309,7 +309,7 @@ mod tests {
             .collect();
         assert_eq!(taken, BTreeMap::from([("greedy", 1), ("other", 1)]));
         drop(state);
-        // That the first ones end is nothing new.
+        // The end of the first ones changes nothing.
         scene.leaves(0);
         scene.waits("late", UnixTime::NEVER);
         assert_eq!(scene.have(), "0123");

@@ -1,7 +1,7 @@
-//! Why a call to the API server brought nothing, and the one way in which this module calls it.
+//! Errors of calls to the API server, and the one way in which this module calls it.
 //!
-//! Every call has a deadline and is repeated a few times where that can help. What a body says is never part of an
-//! error: only the status that the API server gave.
+//! Every call has a deadline and is repeated a few times where that can help. An error never contains a body, only the
+//! status that the API server gave.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use thiserror::Error;
 
 use crate::cluster::is_too_large;
 
-/// Longest wait for one answer. The client itself has no read timeout, so that a hung server would hold us for ever;
-/// the biggest answer here is a page of workloads, which a loaded server gives within seconds.
+/// Longest wait for one answer. The client itself has no read timeout, so a hung server would block us for ever; the
+/// biggest answer here is a page of workloads, which a loaded server gives within seconds.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Attempts after the first. With the delays below this outlasts a restart of one API server behind a balancer;
-/// for anything longer the caller plans anew.
+/// Most attempts after the first. With the delays below this outlasts a restart of one API server behind a balancer;
+/// for anything longer the caller plans again.
 const RETRIES: usize = 4;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(3);
@@ -31,23 +31,23 @@ pub enum Error {
     Forbidden {
         /// What was tried, for example `list`.
         verb: &'static str,
-        /// On what.
+        /// The resource, in words.
         what: String,
-        /// Where.
+        /// The namespace.
         namespace: Box<str>,
         /// The API server's words.
         source: Box<kube::Error>,
     },
-    /// Nothing came back in time.
+    /// No answer came in time.
     #[error("no answer to {verb} {what} in namespace {namespace} within {}s", deadline.as_secs())]
     NoAnswer {
         /// What was tried.
         verb: &'static str,
-        /// On what.
+        /// The resource, in words.
         what: String,
-        /// Where.
+        /// The namespace.
         namespace: Box<str>,
-        /// How long was waited.
+        /// The longest wait.
         deadline: Duration,
     },
     /// The objects of the namespace refer to more than is kept in memory.
@@ -55,9 +55,9 @@ pub enum Error {
         "what pods of namespace {namespace} refer to takes more than {most} bytes: too much to plan its rollouts"
     )]
     TooMuch {
-        /// Where.
+        /// The namespace.
         namespace: Box<str>,
-        /// The most that is kept.
+        /// The limit in bytes.
         most: usize,
     },
     /// Anything else.
@@ -65,9 +65,9 @@ pub enum Error {
     Api {
         /// What was tried.
         verb: &'static str,
-        /// On what.
+        /// The resource, in words.
         what: String,
-        /// Where.
+        /// The namespace.
         namespace: Box<str>,
         /// The API server's words.
         source: Box<kube::Error>,
@@ -94,7 +94,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed a moment later: no answer, a broken connection, or a server in trouble.
+    /// Whether the same call may succeed a moment later: no answer, a broken connection, or an overloaded server.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Api { source, .. } if is_too_large(source) => false,
@@ -110,7 +110,7 @@ fn code(error: &kube::Error) -> Option<u16> {
     }
 }
 
-/// Calls the API server: `call` is started anew for each attempt.
+/// Calls the API server; `call` is started again for each attempt.
 pub(super) async fn call<T, F>(
     verb: &'static str,
     what: &(dyn Display + Sync),

@@ -1,9 +1,9 @@
 //! Replaces the pods of a workload whose controller does not: one at a time, by eviction.
 //!
-//! ReplicationControllers, and StatefulSets and DaemonSets with `OnDelete`. Old pods are told by their own annotation,
-//! so that it may be cut off and taken up again; a PodDisruptionBudget that says no is waited for. A pod that was not ready
-//! before is replaced like the others, and the others do not wait for it.
-//! It needs the rights of rbac/addons/eviction.yaml.
+//! Used for ReplicationControllers, and for StatefulSets and DaemonSets with `OnDelete`. Old pods are recognised by
+//! their own annotation, so the work may be cut off and resumed. It waits while a PodDisruptionBudget refuses. A pod
+//! that was not ready before is replaced like the others, and the others do not wait for it. It needs the rights of
+//! rbac/addons/eviction.yaml.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,36 +28,36 @@ use super::looks::Looks;
 use super::wait::{Wait, Waited, stalled};
 use crate::rollout::permit::Permit;
 
-/// How soon a budget that said no is asked again, whatever the pods do meanwhile. Budgets cannot be watched with the
-/// rights that there are, and the eviction is the one question that tells.
+/// Time until an eviction is asked for again that a disruption budget refused, whatever the pods do. Our rights do not
+/// allow to watch budgets, so only an eviction shows whether one permits it.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
-/// How soon an eviction is asked for again that hit no pod: the watch is about to tell which pod is there by now.
+/// Time until an eviction is asked for again that found no pod: the watch is about to show the current pod.
 const MISSED: Duration = Duration::from_secs(1);
-/// Longest wait for the answer to one eviction. The client repeats a 429 by itself for minutes, and a budget's no is
-/// one: no answer within this time is taken for a no.
+/// Longest wait for the answer to one eviction. The client repeats a 429, with which a budget refuses, by itself for
+/// minutes: no answer within this time counts as a refusal.
 const EVICTION_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Evictions beyond the number of old pods that there were: pods that were made from the old template just before its
-/// controller heard of the new one. More of them means that replacements come without the annotation, for ever.
+/// Most evictions beyond the number of old pods at the beginning, for pods created from the old template just before
+/// its controller saw the new one. More of them means that replacements always come without the annotation.
 const SPARE: usize = 3;
-/// A workload that is scaled so often while its pods are replaced gets no more time for it.
+/// Number of times that a workload may be scaled while its pods are replaced and still get more time for it.
 const SCALED: usize = 3;
 
-/// What a budget's no adds to how a rollout stands.
+/// Text added to the state of a rollout while a budget refuses.
 const REFUSED: &str = ", evictions are refused: a PodDisruptionBudget does not allow any";
 
-/// A pod as far as it matters here.
+/// What this module needs of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     uid: Box<str>,
     old: bool,
     ready: bool,
     leaving: bool,
-    /// It should have gone by now: its node is dead, as a rule.
+    /// It should have ended by now: its node is dead, as a rule.
     hung: bool,
 }
 
-/// What is to be done next.
+/// The next action.
 #[derive(Debug, PartialEq, Eq)]
 enum Next<'a> {
     Done,
@@ -65,21 +65,21 @@ enum Next<'a> {
     Wait,
 }
 
-/// What came of asking for an eviction.
+/// The result of asking for an eviction.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
-    /// The pod is on its way out.
+    /// The pod is being deleted.
     Accepted,
     /// A disruption budget does not allow it now, or the API server cannot say.
     Refused,
-    /// That pod is not there any more.
+    /// The pod no longer exists.
     Missed,
 }
 
-/// Evicts old pods one by one, each replacement awaited.
+/// Evicts old pods one by one, and waits for each replacement.
 ///
 /// # Errors
-/// When the API server fails in another way than by forbidding it.
+/// When the API server fails other than by forbidding it.
 pub(super) async fn replace(
     wait: Wait<'_>,
     step: &Step,
@@ -100,7 +100,7 @@ pub(super) async fn replace(
     let mut listed = false;
     let mut refused = "";
     let mut evictions: Option<usize> = None;
-    // Those that an eviction was accepted for: the watch may be late to say that they leave.
+    // Pods whose eviction was accepted: the watch may be late to show that they leave.
     let mut evicted: BTreeSet<Box<str>> = BTreeSet::new();
     let mut not_before = Instant::now();
     let (mut scaled, mut lost) = (0, None);
@@ -150,7 +150,7 @@ pub(super) async fn replace(
             match get(client, namespace, &workload.id).await? {
                 None => return Ok(Waited::Gone),
                 Some(now) if now.uid != workload.uid => return Ok(Waited::Gone),
-                // Scaled meanwhile: what is missing was not to be waited for.
+                // The workload was scaled: the missing pods did not hold it up.
                 Some(now) if now.status.wanted != wanted && scaled < SCALED => {
                     (wanted, last) = (now.status.wanted, Instant::now());
                     scaled += 1;
@@ -208,7 +208,7 @@ fn count(pods: &BTreeMap<String, Seen>, of: impl Fn(&Seen) -> bool) -> i64 {
     i64::try_from(pods.values().filter(|pod| of(pod)).count()).unwrap_or(i64::MAX)
 }
 
-/// Pods that serve: those that are leaving do not, and may take hours to go.
+/// Pods that serve: those that are being deleted do not, and may take hours to go.
 fn ready(pods: &BTreeMap<String, Seen>) -> i64 {
     count(pods, |pod| pod.ready && !pod.leaving)
 }
@@ -218,7 +218,7 @@ fn ordinal(name: &str) -> Option<u32> {
     name.rsplit_once('-')?.1.parse().ok()
 }
 
-/// Pods that serve at the beginning, or are about to: a replacement that starts may be ours, of an earlier run.
+/// Pods that serve at the beginning, or are about to: a replacement that starts may be from our earlier run.
 fn served(pods: &BTreeMap<String, Seen>) -> i64 {
     count(pods, |pod| match pod.leaving {
         true => !pod.hung,
@@ -226,8 +226,8 @@ fn served(pods: &BTreeMap<String, Seen>) -> i64 {
     })
 }
 
-/// One pod at a time, and only while as many are ready as were at the beginning (`floor`). Of an `ordered` StatefulSet one
-/// goes only while all of lower ordinals are ready: it would not come back before.
+/// Evicts one pod at a time, and only while as many are ready as at the beginning (`floor`). A pod of an `ordered`
+/// StatefulSet goes only while all of lower ordinals are ready: it would not come back before.
 fn next(pods: &BTreeMap<String, Seen>, wanted: i64, floor: i64, ordered: bool) -> Next<'_> {
     let comes_back = |name: &str| {
         let mut lower = pods.iter().filter(|(it, _)| ordinal(it) < ordinal(name));
@@ -235,7 +235,7 @@ fn next(pods: &BTreeMap<String, Seen>, wanted: i64, floor: i64, ordered: bool) -
     };
     let staying = || pods.iter().filter(|(_, pod)| !pod.leaving);
     let ready = ready(pods);
-    // An old pod that is not ready serves nobody: it goes first and waits for nobody.
+    // An old pod that is not ready serves nobody: it goes first, and at once.
     let broken = staying().find(|(_, pod)| pod.old && !pod.ready);
     let first = staying().find(|(name, pod)| pod.old && comes_back(name));
     let all_new = !staying().any(|(_, pod)| pod.old);
@@ -271,7 +271,7 @@ fn see(pod: &Pod, step: &Step) -> Seen {
         .iter()
         .filter_map(|status| status.conditions.as_ref())
         .flatten();
-    // When it is to have ended, its grace included.
+    // When it should have ended, including its grace period.
     let ends = pod.metadata.deletion_timestamp.as_ref();
     let ends = ends.map(|ends| UnixTime(ends.0.as_second()));
     Seen {
@@ -284,7 +284,7 @@ fn see(pod: &Pod, step: &Step) -> Seen {
     }
 }
 
-/// Asks for the eviction of exactly this pod, and of no later one of its name.
+/// Asks for the eviction of exactly this pod, not of a later one of the same name.
 async fn evict(
     permit: Permit<&Step>,
     api: &Api<Pod>,
@@ -295,7 +295,7 @@ async fn evict(
     if permit.spend().is_none() {
         return Ok(Asked::Missed);
     }
-    // kube 5.0 writes `delete_options`, which the API server passes over, and with it the precondition.
+    // kube 5.0 writes `delete_options`, which the API server ignores, and with it the precondition.
     let body = json!({
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -309,7 +309,7 @@ async fn evict(
         Ok(_) => Ok(Asked::Accepted),
         Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(Asked::Missed),
         Err(Error::NoAnswer { .. }) => Ok(Asked::Refused),
-        // 500 is what the API server says where several budgets cover one pod, 504 where the budget was written by others.
+        // The API server answers 500 if several budgets cover one pod, 504 if a budget was modified concurrently.
         Err(error) if matches!(error.code(), Some(429 | 500 | 504)) => Ok(Asked::Refused),
         Err(error) => Err(error),
     }
@@ -341,7 +341,7 @@ mod tests {
             ("ob", 2, "evict db-1"),
             ("sb", 2, "evict db-1"),
             ("", 2, "wait"),
-            // One was not ready before: the other one does not wait for it, and nothing is done without it.
+            // One was not ready before: the other one does not wait for it, but nothing is done without it.
             ("lo", 1, "evict db-1"),
             ("so", 1, "evict db-1"),
             ("ln", 1, "wait"),
@@ -360,7 +360,7 @@ mod tests {
                 Next::Evict(name, _) => format!("evict {name}"),
             };
             assert_eq!(said, expected, "{pods}");
-            // Where the controller makes them in order, a lower one that is missing keeps the others.
+            // A controller that creates pods in order creates none while a lower one is missing.
             let kept = ["lo", "lno", "so"].contains(&pods);
             if let Next::Evict(..) = next(&seen, 2, floor, true) {
                 assert!(!kept, "{pods}");

@@ -1,7 +1,7 @@
-//! How often each workload was patched of late: who is fought over is not patched for ever.
+//! Counts the recent patches of each workload, so that a workload over which two writers fight is not patched for ever.
 //!
-//! Pure: the instant is an argument. What is new to a workload never counts, so that certificates may live as short as they
-//! like; only what it was patched for before does.
+//! Pure: the instant is an argument. Leaves that are new to a workload never count, so certificates may be as
+//! short-lived as they like; only leaves that it was patched for before do.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use cert_renew_core::text::hash::hash;
 use cert_renew_core::time::duration::human;
 use tokio::time::Instant;
 
-/// A workload that was patched so often within [`LOOP_WINDOW`] for leaves that it had been patched for before is fought
-/// over: somebody takes the annotation away again, or two owners write the Secret in turn. An honest renewal brings a leaf
-/// that is new, and never counts.
+/// Most patches of a workload within [`LOOP_WINDOW`] for leaves that it had been patched for before. More of them means
+/// a fight: somebody removes the annotation again, or two owners write the Secret in turn. A real renewal brings a new
+/// leaf, and never counts.
 const LOOP_LIMIT: usize = 10;
 const LOOP_WINDOW: Duration = Duration::from_secs(3_600);
 
-/// How each workload was patched, by namespace, within [`LOOP_WINDOW`].
+/// The patches of each workload within [`LOOP_WINDOW`], by namespace.
 #[derive(Debug, Default)]
 pub(super) struct History(HashMap<(Box<str>, WorkloadRef), VecDeque<Patched>>);
 
@@ -28,12 +28,12 @@ struct Patched {
     at: Instant,
     /// The leaves that it wrote, hashed with their Secrets.
     leaves: Vec<u64>,
-    /// It wrote none that had not been written before.
+    /// All of its leaves had been written before.
     repeats: bool,
 }
 
 impl History {
-    /// Notes that a workload is about to be patched; false where it was patched for the same leaves too often of late.
+    /// Notes that a workload is about to be patched; false where it was recently patched for the same leaves too often.
     pub(super) fn may_patch(&mut self, now: Instant, namespace: &str, step: &Step) -> bool {
         self.0.retain(|_, patches| {
             while patches
@@ -114,7 +114,7 @@ mod tests {
             let now = start + Duration::from_secs(seconds);
             history.may_patch(now, "shop", &step(&[("tls", leaf)]))
         };
-        // Two owners write it in turn: each of theirs is new once, and may come ten times more.
+        // Two owners write it in turn: the leaf of each is new once, and may come ten times more.
         let turns = (0..20).take_while(|turn| may(&mut history, 60 * u64::from(*turn), turn % 2));
         assert_eq!(turns.count(), 2 + LOOP_LIMIT);
         assert!(may(&mut history, 1_300, 2), "an honest one goes out");

@@ -1,8 +1,8 @@
-//! The workloads of a namespace: a consistent list, also where not every kind can be listed.
+//! The workloads of a namespace: a consistent list, even where not every kind can be listed.
 //!
-//! The lists are never served from a cache that lags behind (no resourceVersion): a workload that is missed is a rollout
-//! that is lost. For the same reason one kind that cannot be listed fails the whole; but for the kinds that a cluster
-//! need not have or that take an add-on role, which are then left out. Nothing here writes.
+//! The lists are never served from a cache that lags behind (no resourceVersion): a missed workload is a lost rollout.
+//! For the same reason, one kind that cannot be listed fails the whole list, except for kinds that a cluster need not
+//! have or that require an add-on role, which are left out. Nothing here writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,22 +25,22 @@ use tokio::time::Instant;
 use super::error::{Error, call};
 use crate::cluster::pages::Pages;
 
-/// Objects asked for at a time. A Deployment is some 5 to 10 KB of JSON: a page stays under 1 MB, and where it does not
-/// the client asks for smaller ones.
+/// Most objects of a page. A Deployment is some 5 to 10 KB of JSON, so a page stays under 1 MB; where it does not, the
+/// client asks for smaller ones.
 const PAGE: u32 = 100;
-/// What is kept of the objects of one namespace while its rollouts are planned: some ten thousand workloads. Up to eight
-/// namespaces are planned at a time.
+/// Most bytes kept of the objects of one namespace while its rollouts are planned: some ten thousand workloads. Up to
+/// eight namespaces are planned at a time.
 const MOST_KEPT: usize = 8 * 1024 * 1024;
-/// Lists started over because their continue token had expired (410), which takes a list of more than five minutes.
+/// Most restarts of a list whose continue token expired (410), which takes a list of more than five minutes.
 const RESTARTS: usize = 3;
-/// How long it is believed that something cannot be listed. Short, since what is installed meanwhile is missed for so long;
-/// long enough for a fleet of renewals to ask once.
+/// How long something counts as impossible to list. Short, since what is installed in that time is missed; long enough
+/// for a fleet of renewals to ask once.
 const ABSENT: Duration = Duration::from_secs(60);
-/// ReplicaSets that belong to nobody. Those of Deployments and Rollouts are many times as many and carry these labels,
+/// Selector of standalone ReplicaSets. Those of Deployments and Rollouts are many times as many and carry these labels,
 /// which their controllers set (Kubernetes, "Deployments: pod-template-hash label").
 const BARE: &str = "!pod-template-hash,!rollouts-pod-template-hash";
 
-/// A resource by its plural, and a namespace; everywhere where there is none.
+/// A resource by its plural, and a namespace; `None` for all namespaces.
 type Place = (String, Option<Box<str>>);
 
 /// What cannot be listed, and since when.
@@ -48,7 +48,7 @@ type Place = (String, Option<Box<str>>);
 pub(super) struct Absent(Mutex<HashMap<Place, Instant>>);
 
 impl Absent {
-    /// Lists what need not be there: nothing where the cluster does not know the kind or the right is missing.
+    /// Lists what need not exist: nothing where the cluster does not know the kind or the right is missing.
     pub(super) async fn unless<T>(
         &self,
         plural: &str,
@@ -64,7 +64,7 @@ impl Absent {
             }
         }
         let listed = list.await;
-        // Rights may be a namespace's own; which kinds there are is the same for all.
+        // Rights may differ by namespace; the kinds are the same for all.
         let absent = match listed.as_ref().err().and_then(Error::code) {
             Some(404) => key(None),
             Some(403) => key(Some(namespace)),
@@ -157,14 +157,14 @@ async fn pages(
     };
     let listed = list.each(each).await;
     if let Err(error) = listed {
-        // The list may be begun once more.
+        // The list may start over.
         weight.less(workloads.iter().map(Workload::weight).sum());
         return Err(error);
     }
     Ok(workloads)
 }
 
-/// A list of what stands in a namespace, each object decoded as the thin type that its reader asks for.
+/// A list of the objects in a namespace, each decoded as the thin type that its reader asks for.
 pub(super) struct List<'a> {
     pub(super) client: &'a Client,
     /// Its path up to the version, for example `/apis/apps/v1`.
@@ -172,7 +172,7 @@ pub(super) struct List<'a> {
     pub(super) plural: &'a str,
     pub(super) namespace: &'a str,
     pub(super) params: ListParams,
-    /// Objects a page.
+    /// Most objects of a page.
     pub(super) limit: u32,
 }
 
@@ -183,10 +183,10 @@ struct Page<T> {
 }
 
 impl List<'_> {
-    /// Hands over object by object.
+    /// Calls `each` with each object.
     ///
     /// # Errors
-    /// When a page does not come, and what `each` says.
+    /// When a page cannot be read, and the errors of `each`.
     pub(super) async fn each<T: DeserializeOwned>(
         &self,
         mut each: impl FnMut(T) -> Result<(), Error>,
@@ -208,15 +208,15 @@ impl List<'_> {
     }
 }
 
-/// Bytes of what is kept of a namespace's objects, all kinds together.
+/// Bytes kept of a namespace's objects, all kinds together.
 #[derive(Debug, Default)]
 pub(super) struct Weight(AtomicUsize);
 
 impl Weight {
-    /// Counts what is to be kept.
+    /// Adds the size of an object that is kept.
     ///
     /// # Errors
-    /// When it is more than is kept of one namespace.
+    /// When the sum exceeds what is kept of one namespace.
     pub(super) fn add(&self, namespace: &str, bytes: usize) -> Result<(), Error> {
         let before = self.0.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > MOST_KEPT {
@@ -233,8 +233,8 @@ impl Weight {
     }
 }
 
-/// Gives Rollouts with `workloadRef` the template that they name. A Deployment that is scaled to zero for the sake of such
-/// a Rollout is left out: it has no pods, and a change of its template would be a new version to the Rollout.
+/// Gives Rollouts with `workloadRef` the template that they name. A Deployment that such a Rollout has scaled to zero
+/// is left out: it has no pods, and a change of its template would be a new version to the Rollout.
 fn resolved(mut workloads: Vec<Workload>) -> Vec<Workload> {
     let named = workloads.iter().filter_map(|it| it.template_of.as_ref());
     let named: BTreeSet<&WorkloadRef> = named.collect();

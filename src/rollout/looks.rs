@@ -1,7 +1,7 @@
-//! The looks at the Secrets of a batch: each effect on a workload is preceded by one, after its last wait.
+//! The looks at the Secrets of a batch: one precedes each effect on a workload, after its last wait.
 //!
-//! How a Secret is judged is the caller's matter, by the same judgement as when the batch was planned. Steps that act at
-//! the same moment share a look.
+//! The caller judges a Secret, in the same way as when the batch was planned. Steps that act at the same moment share a
+//! look.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,25 +13,25 @@ use tokio::time::Instant;
 
 use crate::rollout::permit::{Look, Permit};
 
-/// How often all Secrets of one step are looked at before the API server counts as too slow for it.
+/// Most rounds of looks at all Secrets of one step before the API server counts as too slow.
 const TRIES: usize = 3;
 
 /// Judges the Secrets of a batch as they are now.
 pub trait Judge: Sync {
-    /// Whether a Secret, by its name, is still to be rolled onto as it was planned.
+    /// Whether the named Secret is still to be rolled out as planned.
     fn judge<'a>(&'a self, secret: &'a str) -> BoxFuture<'a, Result<(), Withdrawal>>;
 }
 
-/// Why a Secret is not to be rolled onto any more as it was planned.
+/// Why a Secret is no longer to be rolled out as planned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withdrawal {
     /// When it is to be looked at again.
     pub at: UnixTime,
-    /// Why, in words, unless that is shown elsewhere.
+    /// The reason in words, unless that is shown elsewhere.
     pub why: Option<Box<str>>,
-    /// It holds another certificate, or is gone: what rolls for the one that was planned is not waited for either.
+    /// It holds another certificate, or is gone: workloads that roll for the planned one are not waited for either.
     pub superseded: bool,
-    /// Its change window has shut; it is to be looked at again when that opens.
+    /// Its change window has closed; it is to be looked at again when that opens.
     pub shut: bool,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Looks<'a> {
 }
 
 impl<'a> Looks<'a> {
-    /// With the looks that the plan was made by.
+    /// Starts with the looks by which the plan was made.
     pub(super) fn new(judge: &'a dyn Judge, taken: BTreeMap<Box<str>, Look>) -> Self {
         let taken = Mutex::new(taken);
         Self { judge, taken }
@@ -51,7 +51,7 @@ impl<'a> Looks<'a> {
     /// Permission for one effect on a workload, by looks at all of its step's Secrets that began after `waited`.
     ///
     /// # Errors
-    /// The first Secret that is not to be rolled onto, and why.
+    /// The first Secret that is not to be rolled out, and why.
     pub(super) async fn permit<'s>(
         &self,
         step: &'s Step,
@@ -85,7 +85,7 @@ impl<'a> Looks<'a> {
     /// Looks at one Secret.
     ///
     /// # Errors
-    /// Why it is not to be rolled onto.
+    /// Why it is not to be rolled out.
     pub(super) async fn look(&self, secret: &str) -> Result<(), Withdrawal> {
         self.taken().remove(secret);
         let (look, ()) = Look::take(self.judge.judge(secret)).await?;

@@ -5,12 +5,12 @@
 //!                            └─ step: patch the template ─► watch until available (pods evicted where nobody replaces them)
 //! ```
 //! Inputs: the due Secrets of one namespace whose pairs were just found good ([`Request`](cert_renew_core::rollout::Request)).
-//! Pods and Jobs that nobody can roll are named by `bystanders`.
-//! `verify` asks the pods behind a Service what they serve once all that is done; `reload` asks pods instead of replacing them.
+//! `unmanaged` names the pods and Jobs that nothing can roll.
+//! `verify` asks the pods behind a Service what they serve; `reload` asks pods to reload instead of replacing them.
 //!
-//! The one thing written is `state.cert-renew.io/leaf.<secret>` on pod templates (on an Argo Rollout: on itself, with
-//! `spec.restartAt`), by guarded patches; the truth of how far a rollout has come stands there, so that it may be cut off
-//! at any instant and planned again.
+//! The only thing written is `state.cert-renew.io/leaf.<secret>` on pod templates (on an Argo Rollout: on itself, with
+//! `spec.restartAt`), by guarded patches. It records how far a rollout has come, so that a rollout may be cut off at
+//! any instant and planned again.
 
 mod api;
 mod concurrency;
@@ -37,7 +37,7 @@ pub use run::{Happening, Outcome, Roller, Rollout, Turn};
 pub use unmanaged::{Unmanaged, by_secret, bystanders, leaves_behind, left_behind, unseen};
 pub use verify::{Pod, Proof, Verified, some_of};
 
-/// Reads a workload or a pod of anybody's.
+/// Decodes a workload or a pod from any input.
 #[cfg(test)]
 pub(crate) fn read(input: &[u8]) {
     use cert_renew_core::secret::workload::Kind;

@@ -3,15 +3,15 @@
 //! ```text
 //! last wait ends ──► Look::take asks and judges ──► Permit ──► one write, eviction or reload
 //! ```
-//! What was true before a wait need not be true after it, so that each function with an effect takes a [`Permit`] by value
-//! and finds in it what it acts on. Nothing here knows what is looked at, or what is done.
+//! What was true before a wait may have changed after it. So each function with an effect takes a [`Permit`] by value
+//! and acts on what the permit contains. This module does not know what is looked at, or what is done.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A permit is void when its look began longer ago than this. Longer than a slow answer of the API server; what changes
-/// between the look and the effect is refused by the guard of the effect, where it has one.
+/// Longest age of a permit, from the start of its look. Longer than a slow answer of the API server; the guard of the
+/// effect, where it has one, refuses what has changed since the look.
 const LIFETIME: Duration = Duration::from_secs(10);
 
 /// A look whose answer was yes.
@@ -32,7 +32,7 @@ impl Look {
     /// Looks. Its age counts from before the question is asked.
     ///
     /// # Errors
-    /// What the look says against the effect.
+    /// The look's objection to the effect.
     pub async fn take<T, E>(look: impl Future<Output = Result<T, E>>) -> Result<(Self, T), E> {
         let began = Instant::now();
         let found = look.await?;
@@ -45,7 +45,7 @@ impl Look {
         self.began >= waited && self.began.elapsed() < LIFETIME
     }
 
-    /// Permission for one effect on what these looks were taken at; none without a look, or where one is not fresh.
+    /// Permission for one effect on what these looks were taken at; `None` without a look, or where one is not fresh.
     pub fn permit<'a, T>(
         looks: impl IntoIterator<Item = &'a Self>,
         waited: Instant,
@@ -63,7 +63,7 @@ impl Look {
 }
 
 impl<T> Permit<T> {
-    /// Uses it up; none where it has become void.
+    /// Uses it up; `None` where it has become void.
     #[must_use]
     pub fn spend(self) -> Option<T> {
         (self.began.elapsed() < LIFETIME).then_some(self.subject)

@@ -1,8 +1,8 @@
 //! The pods that a new leaf has to reach: which of them can be asked, and where.
 //!
-//! Input: a namespace, a label selector or a Service. Output: the pods that run, each with whether it is Ready, and its own
-//! address or the reason why nobody connects to it. Endpoints are never read: whoever may write them could point us anywhere.
-//! It needs the rights of rbac/addons/verify.yaml.
+//! Input: a namespace, a label selector or a Service. Output: the running pods, each with whether it is Ready, and its
+//! own address or the reason why we do not connect to it. Endpoints are never read: anybody who may write them could
+//! direct us anywhere. It needs the rights of rbac/addons/verify.yaml.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,16 +22,16 @@ use super::error::{Error, call};
 use super::listing::{List, Weight};
 use crate::net::egress;
 
-/// Pods asked for at a time: some 10 KB of JSON each.
+/// Most pods of a page: some 10 KB of JSON each.
 const PAGE: u32 = 100;
 
-/// What nobody may have us connect to.
+/// Reason for addresses that we never connect to.
 const NOT_A_POD_ADDRESS: &str =
     "its address is a loopback, link-local or metadata one, which is no pod's";
 const HOST_NETWORK: &str = "it is on the host's network, which is not asked";
 const NO_ADDRESS: &str = "it has no address";
 
-/// A pod that runs and stays.
+/// A running pod that is not being deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RunningPod {
     pub(super) name: Box<str>,
@@ -39,18 +39,18 @@ pub(super) struct RunningPod {
     pub(super) ready: bool,
     /// When it was created, by the API server's clock.
     pub(super) created: Option<UnixTime>,
-    /// Where it can be asked, or why it is not.
+    /// Its address, or why it cannot be asked.
     pub(super) address: Result<IpAddr, &'static str>,
     /// The ports that its containers name.
     ports: BTreeMap<Box<str>, u16>,
 }
 
-/// What stands behind a port of a Service.
+/// The pods behind a port of a Service.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Behind {
-    /// The pods, and the port of each of them where it can be told.
+    /// The pods, and the port of each where it is known.
     Pods(Vec<(RunningPod, Option<u16>)>),
-    /// Nothing that can be asked, in words.
+    /// Nothing that can be asked; the reason in words.
     Nothing(String),
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn ready(
     Ok(pods)
 }
 
-/// The running pods that a selector finds. Those that have not begun read what the Secret holds when they do.
+/// The running pods that a selector finds. Those that have not started will read the Secret's current content.
 ///
 /// # Errors
 /// When they cannot be listed.
@@ -77,7 +77,7 @@ pub(super) async fn running(
     namespace: &str,
     selector: &str,
 ) -> Result<Vec<RunningPod>, Error> {
-    // No selector would select every pod of the namespace.
+    // An empty selector would select every pod of the namespace.
     if selector.is_empty() {
         return Ok(Vec::new());
     }
@@ -103,7 +103,7 @@ pub(super) async fn running(
 /// The Ready pods behind a port of a Service.
 ///
 /// # Errors
-/// When the API server does not say.
+/// When the API server does not answer.
 pub(super) async fn behind(
     client: &Client,
     namespace: &str,
@@ -147,7 +147,7 @@ pub(super) async fn behind(
 }
 
 impl RunningPod {
-    /// Bytes that it takes in memory, the allocator's own left aside.
+    /// Bytes that it takes in memory, without the allocator's overhead.
     fn weight(&self) -> usize {
         let ports = self.ports.keys();
         let ports = ports.map(|name| name.len() + size_of::<(Box<str>, u16)>());
@@ -164,7 +164,7 @@ impl RunningPod {
     }
 }
 
-/// A pod on the wire: what is asked of it and where, and nothing else.
+/// The JSON of a pod: only what the pod is asked for and where.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct PodWire {
@@ -224,7 +224,7 @@ impl Matters for Port {
 }
 
 impl PodWire {
-    /// The pod, if it runs and stays.
+    /// The pod, if it runs and is not being deleted.
     pub(super) fn see(self) -> Option<RunningPod> {
         let Self {
             metadata,

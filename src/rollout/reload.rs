@@ -1,9 +1,9 @@
 //! `rollout: post:<port>/<path>`: asks the pods of a workload to reload instead of replacing them.
 //!
-//! Nothing is written, so that there is nothing to take up after a crash: whoever is asked twice reloads twice. A pod is
-//! asked once the kubelet has had the time to write the new leaf into it, at its own address, over plain HTTP and without
-//! following redirects. One that is not Ready then is awaited: it may be serving the old leaf again a moment later. It needs
-//! the rights of rbac/addons/verify.yaml.
+//! Nothing is written, so there is nothing to resume after a crash: a pod that is asked twice reloads twice. A pod is
+//! asked once the kubelet has had the time to write the new leaf into it, at its own address, over plain HTTP and
+//! without following redirects. A pod that is not Ready then is waited for: it may serve the old leaf again a moment
+//! later. It needs the rights of rbac/addons/verify.yaml.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,36 +30,36 @@ use super::verify::{Pod, some_of};
 use super::wait::GLANCE;
 use crate::rollout::permit::Permit;
 
-/// Pods of one workload that are asked at the same time: a reload may cost each of them a moment.
+/// Most pods of one workload that are asked at the same time: a reload may cost each of them a moment.
 const AT_ONCE: usize = 4;
-/// From the first packet to the status line. A reload that waits for connections to drain answers first or takes long.
+/// Longest time from the first packet to the status line. A reload that waits for connections to drain answers first.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// How often one pod is asked before it counts as one that does not reload.
+/// Most attempts to ask one pod before it counts as one that does not reload.
 const ATTEMPTS: usize = 3;
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a look at the Secret serves the next pods of the same workload: there may be hundreds of them.
+/// How long pods of the same workload share a look at the Secret: there may be hundreds of them.
 const SHARED: Duration = Duration::from_secs(1);
 
-/// How soon pods that are not Ready are looked at again, at first and at last. They can be listed only, not watched.
+/// Shortest and longest time until pods that are not Ready are listed again; our rights do not allow to watch them.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(16);
-/// Longest that is believed of when a Secret was written: that stands in managedFields, which are the user's to write.
+/// How far in the future a Secret's write time may be and still count: it is in managedFields, which users may write.
 const SKEW: Duration = Duration::from_secs(300);
 
-/// How many reloaded, and which did not, with the reason.
+/// How many pods reloaded, and which did not, with the reason.
 #[derive(Debug, Default)]
 pub struct Asked {
     /// Pods that answered with success.
     pub reloaded: usize,
     /// Pods that did not, each with the reason.
     pub failed: Vec<String>,
-    /// Pods that were not asked, since they are not Ready.
+    /// Pods that were not asked because they are not Ready.
     pub missing: Vec<String>,
-    /// The Secret that was not to be reloaded any more when the next pod was to be asked.
+    /// The Secret that was withdrawn before the next pod could be asked.
     pub withdrawn: Option<(Box<str>, Withdrawal)>,
 }
 
-/// The uids of pods that answered with success, those that did not with the reason, and why no more were asked.
+/// The uids of pods that answered with success, the failures with their reasons, and why asking stopped early.
 #[derive(Default)]
 struct Answers {
     answered: Vec<Box<str>>,
@@ -73,7 +73,7 @@ enum NotAsked {
     Withdrawn(Box<str>, Withdrawal),
 }
 
-/// What asking the pods of one workload takes.
+/// Shared arguments for asking the pods of one workload.
 struct Asking<'a, 'j> {
     namespace: &'a str,
     client: &'a reqwest::Client,
@@ -124,7 +124,7 @@ impl Roller {
         let Some(current) = current.filter(|current| !current.opted_out) else {
             return Ok(Ended::Unchanged);
         };
-        // As it was listed: what a Rollout takes from elsewhere does not stand on itself.
+        // As it was listed: the template that a Rollout takes from elsewhere is not on the Rollout itself.
         let (looks, first) = (&batch.looks, Round::First);
         let asked = self.ask_all((namespace, step), asks, looks, waited, first, || {
             place.give_back();
@@ -156,9 +156,9 @@ impl Roller {
         })
     }
 
-    /// Asks all pods of a step's workload that have not answered in this round, each after a look at its Secrets: those that
-    /// are Ready at once, the others when they are. Such as were created after the Secrets were written are not waited for:
-    /// they have read nothing else. `waits` is called once nobody is left to ask at once.
+    /// Asks all pods of a step's workload that have not answered in this round, each after a look at its Secrets: Ready
+    /// pods at once, the others when they become Ready. Pods that were created after the Secrets were written are not
+    /// waited for: they have read nothing else. `waits` is called once no pod is left to ask at once.
     async fn ask_all(
         &self,
         (namespace, step): (&str, &Step),
@@ -171,7 +171,7 @@ impl Roller {
         let (of, leaves) = ((namespace, &step.workload.id), leaves_of(step));
         let written: Option<Vec<UnixTime>> = step.leaves.iter().map(|due| due.written).collect();
         let written = written.and_then(|all| all.into_iter().max());
-        // It was not well before, and is looked at again and again.
+        // It was not well before: this check is repeated by later ones.
         let patience = if step.halts {
             self.progress_timeout
         } else {
@@ -228,7 +228,7 @@ impl Roller {
             .await
     }
 
-    /// Asks those pods of a workload once more that are named, unless that was done often enough of late.
+    /// Asks the named pods of a workload once more, unless that was done too often recently.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -262,12 +262,12 @@ impl Roller {
         })
     }
 
-    /// A rollout by reloads is done: which pods answered need not be known any more.
+    /// Forgets which pods have answered, once a rollout by reloads is done.
     pub fn forget(&self, namespace: &str, workload: &WorkloadRef) {
         self.answered.forget(namespace, workload);
     }
 
-    /// Whether one of these pods is the workload's.
+    /// Whether one of these pods belongs to the workload.
     ///
     /// # Errors
     /// When its pods cannot be listed.
@@ -365,7 +365,7 @@ impl Roller {
 }
 
 impl Asking<'_, '_> {
-    /// Pods that are asked within a moment share a look.
+    /// Permission to ask; pods that are asked within a moment share a look.
     async fn permit(&self) -> Result<Permit<&Step>, NotAsked> {
         let shared = Instant::now().checked_sub(SHARED).unwrap_or(self.waited);
         let permit = self.looks.permit(self.step, self.waited.max(shared)).await;
@@ -390,7 +390,7 @@ fn leaves_of(step: &Step) -> Leaves {
 }
 
 fn client() -> Result<reqwest::Client, String> {
-    // Only plain HTTP is spoken; without a TLS config of its own the client would look for the machine's roots.
+    // Only plain HTTP is used; without a TLS config of its own the client would look for the machine's roots.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

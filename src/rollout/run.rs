@@ -1,7 +1,7 @@
-//! Carries a plan out: canaries first, then the rest, each workload awaited until it is really available.
+//! Carries out a plan: canaries first, then the rest. Waits for each workload until it is really available.
 //!
-//! What is done to one workload stands in `step.rs`; here is who starts when, and what a failure means for the others.
-//! Everything may be cut off at any instant: what was done stands on the templates, and the next plan goes on from there.
+//! `step.rs` rolls one workload; this file decides when each starts, and what a failure means for the others.
+//! Everything may be cut off at any instant: the templates record what was done, and the next plan goes on from there.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,8 +31,8 @@ use super::listing::{self, Absent};
 use super::looks::{Judge, Looks, Withdrawal};
 use crate::rollout::permit::Look;
 
-/// Connections to pods at the same time, in the whole cluster and for one namespace: pods that never answer hold each of
-/// theirs for seconds, and the next one that is free goes to the namespace that has the fewest.
+/// Most connections to pods at the same time, in the whole cluster and for one namespace: each pod that never answers
+/// holds one for seconds, and the next free one goes to the namespace that has the fewest.
 const CONNECTIONS: usize = 64;
 const CONNECTIONS_PER_NAMESPACE: usize = 16;
 
@@ -44,14 +44,14 @@ pub struct Roller {
     pub(super) verify_grace: Duration,
     pub(super) reload_wait: Duration,
     pub(super) field_manager: Box<str>,
-    /// Connections to pods: so many Secrets at once do not take all sockets.
+    /// Limits connections to pods, so that many Secrets at once do not take all sockets.
     pub(super) connections: Arc<Budget>,
-    /// What the cluster or our rights do not have.
+    /// What the cluster does not have, or our rights do not allow.
     pub(super) absent: Absent,
     /// Which pods have reloaded for which leaves.
     pub(super) answered: Arc<Answered>,
     canary_bake: Duration,
-    /// How workloads were patched of late.
+    /// The recent patches of each workload.
     history: Arc<Mutex<History>>,
 }
 
@@ -60,24 +60,24 @@ pub struct Roller {
 pub enum Outcome {
     /// Every workload has the leaf: no pod of an older template is left.
     Done,
-    /// These were not well before, or hold pods back, and have pods without the leaf, in words; all others have it. To be
-    /// looked at again, soon.
+    /// All workloads have the leaf except these, in words: they were not well before, or hold pods back. To be looked
+    /// at again, soon.
     Incomplete(Vec<(WorkloadRef, String)>),
     /// A workload failed; those that had not begun keep their pods.
     Halted(WorkloadRef, String),
     /// Something is paused: to be planned again, later.
     Deferred(String),
-    /// The API server did not say how something stands: to be planned again, soon.
+    /// The API server did not report a state: to be planned again, soon.
     Interrupted(String),
-    /// A look said that it is not to be rolled onto as it was planned; nothing has begun since.
+    /// A look withdrew it; nothing has begun since.
     Withdrawn(Withdrawal),
-    /// A workload was not begun for the sake of another Secret that it uses too: to be planned again, soon.
+    /// A workload was not begun because of another Secret that it uses too: to be planned again, soon.
     Beside(String),
 }
 
 /// What is to be rolled.
 pub struct Rollout<'a> {
-    /// Where.
+    /// The namespace.
     pub namespace: &'a str,
     /// The Secrets of the batch.
     pub secrets: &'a [Box<str>],
@@ -93,31 +93,31 @@ pub struct Rollout<'a> {
     pub hints: BoxStream<'a, Box<str>>,
 }
 
-/// What happens, for logs, Events and metrics.
+/// A state of a step, for logs, Events and metrics.
 #[derive(Debug)]
 pub enum Happening<'a> {
     /// It has the leaf and is available.
     Rolled(&'a Step, Duration),
-    /// So many of its pods were asked to reload, and all did.
+    /// This many of its pods were asked to reload, and all did.
     Reloaded(&'a Step, usize),
-    /// No pod without it is left; it was not available before and is not now, in words.
+    /// All pods have the leaf, but it is unavailable as it was before, in words.
     Unavailable(&'a Step, &'a str),
-    /// Pods without it are left, and that is no failure of the certificate, in words.
+    /// Some pods lack the leaf, which is no failure of the certificate, in words.
     Incomplete(&'a Step, &'a str),
     /// It had it already, or is gone.
     Unchanged(&'a Step),
     /// It did not become available.
     Failed(&'a Step, &'a str),
-    /// It is not its turn yet.
+    /// It waits for its turn.
     Waits(&'a Step, Turn),
 }
 
 /// What a step waits for before it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// This instant: its workload was rolled a short while ago.
+    /// This instant: its workload was rolled a short time ago.
     At(UnixTime),
-    /// A place: as many roll as the config allows.
+    /// A place: as many workloads roll as the config allows.
     Place,
 }
 
@@ -127,17 +127,17 @@ pub(super) enum Ended {
     Rolled(Duration),
     Reloaded(usize),
     Unchanged,
-    /// No pod without the leaf is left. It was not available before, and is not now.
+    /// All pods have the leaf, but it is unavailable as it was before.
     Unavailable(String),
-    /// Pods without the leaf are left, which says nothing against it: the workload was not well before, or holds pods back.
+    /// Some pods lack the leaf, but not because of it: the workload was not well before, or holds pods back.
     Incomplete(String),
-    /// It did not become available, and what that means.
+    /// It did not become available, and the consequence of that.
     Failed(String, Weight),
     /// It is paused.
     Deferred(String),
     /// It was not begun: one of its Secrets was stopped while it waited for its turn.
     Skipped,
-    /// Nothing more was done to it: this Secret is not to be rolled onto any more.
+    /// It ended early: this Secret was withdrawn.
     Withdrawn(Box<str>, Withdrawal),
 }
 
@@ -161,27 +161,27 @@ pub(super) enum Weight {
     Stops,
 }
 
-/// How it stands with the Secrets of a batch while their steps run.
+/// The progress of each Secret of a batch while their steps run.
 pub(super) type Standings = Mutex<BTreeMap<Box<str>, Standing>>;
 
-/// How it stands with one of them.
+/// The progress of one Secret.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
-    /// What it will come to, unless it is `Done`.
+    /// Its outcome so far, unless that is `Done`.
     outcome: Option<Outcome>,
     /// No further step is started for it.
     stopped: bool,
 }
 
 impl Roller {
-    /// Nothing rolls yet.
+    /// Creates it; nothing rolls yet.
     #[must_use]
     pub fn new(client: Client, config: &RolloutConfig) -> Self {
         let connections = Arc::new(Budget::new(CONNECTIONS, CONNECTIONS_PER_NAMESPACE));
         Self::with(client, config, connections, Arc::default(), Arc::default())
     }
 
-    /// The same under another config, for the time after all that rolls has ended: it remembers who fights over what and which pods have reloaded.
+    /// The same with another config, to use once no rollout runs. Keeps the patch history and which pods have reloaded.
     #[must_use]
     pub fn under(&self, config: &RolloutConfig) -> Self {
         let (connections, history) = (Arc::clone(&self.connections), Arc::clone(&self.history));
@@ -214,7 +214,7 @@ impl Roller {
         }
     }
 
-    /// Rolls the steps of a plan, and says for each Secret how it ended, as soon as it is known.
+    /// Rolls the steps of a plan, and reports for each Secret how it ended, as soon as that is known.
     pub async fn roll(
         &self,
         rollout: Rollout<'_>,
@@ -249,7 +249,7 @@ impl Roller {
         loop {
             for number in queue.begin() {
                 let step = Arc::clone(queue.step(number));
-                // Where nobody follows there is nobody to be spared.
+                // No later phase: skip the bake.
                 let bakes = step.phase == Phase::Canary && queue.is_followed(number);
                 let (rolled, handle) = abortable(async move {
                     match self.step(batch, &step, released).await {
@@ -277,7 +277,7 @@ impl Roller {
                             happened(&step, &result, &mut tell);
                             conclude(&step, &result, &batch.standings)
                         }
-                        // Nobody waits for it any more.
+                        // Its Secrets are superseded.
                         Err(_) => Vec::new(),
                     };
                     queue.end(number);
@@ -324,7 +324,7 @@ impl Roller {
         }
     }
 
-    /// Watches a canary that has just come up: whoever fails a little later spares the others all the same.
+    /// Watches a canary that has just become available: one that fails during the bake still stops the later phases.
     async fn bake(&self, namespace: &str, step: &Step, took: Duration) -> Result<Ended, Error> {
         if self.canary_bake.is_zero() {
             return Ok(Ended::Rolled(took));
@@ -345,16 +345,16 @@ impl Roller {
         })
     }
 
-    /// Notes that a workload is about to be patched for these leaves; false where it was patched for them too often of
-    /// late.
+    /// Notes that a workload is about to be patched for these leaves; false where it was recently patched for them too
+    /// often.
     pub(super) fn may_patch(&self, namespace: &str, step: &Step) -> bool {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         history.may_patch(Instant::now(), namespace, step)
     }
 }
 
-/// Whether a step may not start any more, because one of its Secrets is stopped. A restart would bring that Secret's leaf
-/// too, so that the step's other Secrets stay without it as well, and end the same way.
+/// Whether a step may no longer start because one of its Secrets is stopped. A restart would roll out that Secret's
+/// leaf too, so the step's other Secrets stay without it as well, and end the same way.
 pub(super) fn is_stopped(step: &Step, standings: &Standings) -> bool {
     let mut standing = lock(standings);
     let leaves = step.leaves.iter();
@@ -402,7 +402,7 @@ fn happened(step: &Step, result: &Result<Ended, Error>, tell: &mut impl FnMut(Ha
     }
 }
 
-/// Stops a Secret that is not to be rolled onto any more. What it holds says more than how the rollout went.
+/// Stops a Secret that was withdrawn. What it holds says more than how the rollout went.
 fn withdraw(secret: &str, withdrawal: Withdrawal, standings: &Standings) {
     if let Some(it) = lock(standings).get_mut(secret) {
         it.stopped = true;
@@ -410,8 +410,8 @@ fn withdraw(secret: &str, withdrawal: Withdrawal, standings: &Standings) {
     }
 }
 
-/// What the end of a step means for its Secrets; those that are stopped by it. A halt outweighs what is merely put off, and
-/// that what lacks the leaf.
+/// Applies the end of a step to its Secrets, and returns those that it stops. A halt outweighs a deferral, and that
+/// outweighs pods that lack the leaf.
 fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) -> Vec<Box<str>> {
     let id = &step.workload.id;
     let (outcome, stops) = match result {
@@ -433,7 +433,7 @@ fn conclude(step: &Step, result: &Result<Ended, Error>, standings: &Standings) -
             is_stopped(step, standings);
             return vec![secret.clone()];
         }
-        // Nothing is known of the workload: as long as that is so, no other follows it.
+        // The state of the workload is unknown: until it is known, no other follows it.
         Err(error) => (
             Outcome::Interrupted(format!("{id}: {}", error_chain(error))),
             true,
@@ -468,7 +468,7 @@ fn lock(standings: &Standings) -> MutexGuard<'_, BTreeMap<Box<str>, Standing>> {
 }
 
 impl Roller {
-    /// [`super::list`], but what cannot be listed is not asked for each time.
+    /// [`super::list`], without asking each time for what cannot be listed.
     ///
     /// # Errors
     /// As [`super::list`].
@@ -491,7 +491,7 @@ mod tests {
 
     use super::*;
 
-    /// How it stands with Secrets a, b and c: `-` open, `h` halted, `d` put off, `i` interrupted,
+    /// The progress of Secrets a, b and c: `-` open, `h` halted, `d` deferred, `i` interrupted,
     /// else how many workloads lack the leaf; upper case when stopped.
     fn stands(standings: &Standings) -> String {
         let letter = |it: &Standing| {
@@ -621,7 +621,7 @@ mod tests {
         );
         assert!(!is_stopped(&step("other", &["b", "c"]), &standings));
         assert!(is_stopped(&step("shared", &["a", "b"]), &standings));
-        // b's other workloads may go on, yet it is not done.
+        // b's other workloads may go on, but b is not done.
         assert_eq!(stands(&standings), "Hh-");
         assert!(!is_stopped(&step("other", &["b"]), &standings));
     }

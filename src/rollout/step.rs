@@ -1,9 +1,9 @@
-//! Rolls one workload: waits for its turn, patches its template, awaits its pods.
+//! Rolls one workload: waits for its turn, patches its template, waits for its pods.
 //!
-//! The only thing written is the `leaf.…` annotations of the pod template, of a Rollout its own with `spec.restartAt`, by
-//! patches guarded with uid and resourceVersion. So what was listed a moment ago is good enough to begin with: where it
-//! has changed meanwhile, the patch is refused, and the workload is read and looked at anew. The Secrets are looked at again
-//! right before each patch, after the last wait; a patch takes the permit that only such a look gives.
+//! The only thing written is the `leaf.…` annotations of the pod template, of a Rollout its own with `spec.restartAt`,
+//! by patches guarded with uid and resourceVersion. So a list from a moment ago is good enough to begin with: if the
+//! workload was modified concurrently, the patch is refused, and the workload is read and judged again. The Secrets are
+//! looked at again right before each patch, after the last wait; a patch takes the permit that only such a look gives.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -32,17 +32,17 @@ use super::wait::{self, GLANCE, Wait, Waited};
 use crate::cluster::pages::Pages;
 use crate::rollout::permit::Permit;
 
-/// Somebody who changes a workload faster than this many times in a row is not to be raced with.
+/// Most conflicts in a row before the step gives up: something changes the workload all the time.
 const CONFLICTS: usize = 10;
-/// Pods asked for at a time, of which only the metadata is sent.
+/// Most pods of a page; only their metadata is sent.
 const PAGE: u32 = 100;
-/// How often the annotation is put back when somebody takes it away while the workload rolls: an apply that crossed ours
-/// does so once, a controller that insists does it always.
+/// Most times that the annotation is put back when it is removed while the workload rolls: an apply that crossed ours
+/// removes it once, a controller that insists does it always.
 const REVERTS: usize = 3;
 
-/// How often a workload that is deleted while it rolls, and made again, is rolled anew.
+/// Most times that a workload is rolled again which is deleted and created again while it rolls.
 const REMADE: usize = 3;
-/// A patch without an answer, and the end of a workload, is followed by a look at it after this.
+/// Delay before a workload is read again after a patch without an answer, or after its deletion.
 const AGAIN: Duration = Duration::from_secs(1);
 
 const REVERTED: &str = "somebody takes its annotation away whenever it is set";
@@ -50,23 +50,23 @@ const REVERTED: &str = "somebody takes its annotation away whenever it is set";
 /// How far the API server's clock may be ahead of ours.
 const SKEW: Duration = Duration::from_secs(300);
 
-/// A workload that was listed longer ago than this has probably changed: it is read instead of losing a patch.
+/// Longest age of a listed workload that is patched; an older one has probably changed, and is read first.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What came of a patch.
+/// The result of a patch.
 enum Patched {
     Yes(Box<Workload>),
     Gone,
     /// The permit had become void.
     Late,
-    /// It is not what it was, or may not be.
+    /// The workload has changed, or may have.
     Raced(Error),
-    /// For good, in words.
+    /// Permanently, in words.
     Refused(String),
 }
 
 impl Roller {
-    /// Rolls one workload, which may begin since `released`; the batch may say meanwhile that it is not to.
+    /// Rolls one workload, which may begin since `released`; the batch may withdraw it concurrently.
     pub(super) async fn step(
         &self,
         batch: &Batch<'_>,
@@ -140,7 +140,7 @@ impl Roller {
                         next = get(&self.client, namespace, id).await?;
                         continue;
                     }
-                    // An admission policy, perhaps.
+                    // Possibly an admission policy.
                     Patched::Raced(error) if error.code() == Some(422) => {
                         return Ok(Ended::Failed(error_chain(&error), Weight::Alone));
                     }
@@ -167,7 +167,7 @@ impl Roller {
                     let why = format!("{pods} not available, as before");
                     return Ok(Ended::Unavailable(why));
                 }
-                // Whoever makes it again does so at once, and the new one may adopt the pods that there were.
+                // A workload that is created again comes at once, and may adopt the existing pods.
                 Waited::Gone if remade < REMADE => {
                     remade += 1;
                     tokio::time::sleep(AGAIN).await;
@@ -181,7 +181,7 @@ impl Roller {
                 }
                 Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
                 Waited::Failed(_, why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
-                // None of its pods has proven the certificate, and nothing else has.
+                // None of its pods has proven the certificate, and no other workload has.
                 Waited::Failed(numbers, why)
                     if step.degraded && numbers.available <= numbers.older =>
                 {
@@ -205,7 +205,7 @@ impl Roller {
         Ok(Ended::Unchanged)
     }
 
-    /// Waits until the step may begin and has a place. `waited` says when a wait ended, if there was one.
+    /// Waits until the step may begin and has a place. `waited` is set to the end of the last wait, if there was one.
     pub(super) async fn turn(
         &self,
         batch: &Batch<'_>,
@@ -230,9 +230,9 @@ impl Roller {
         place
     }
 
-    /// Lets a rollout that somebody else has started finish, so that the pods are not replaced twice over, and says how
-    /// the workload stands then. What was broken already is not waited for, nor what we began for an earlier leaf: the
-    /// present one may be what mends it.
+    /// Waits for a rollout that somebody else has started, so that the pods are not replaced twice, and returns the
+    /// workload after it. Does not wait for a workload that was broken already, nor for our own rollout of an earlier
+    /// leaf: the present one may be what fixes it.
     async fn settle(
         &self,
         namespace: &str,
@@ -251,10 +251,10 @@ impl Roller {
     }
 
     /// Whether every pod was started after all of the step's Secrets were written, by the API server's clock: then it
-    /// has seen no other leaf, whoever restarted it. Pods may be listed only with rbac/addons/eviction.yaml; whatever is
-    /// not known for certain means that the workload is rolled.
+    /// has seen no other leaf, and the cause of its restart does not matter. Pods may be listed only with
+    /// rbac/addons/eviction.yaml; if anything is uncertain, the workload is rolled.
     async fn is_left_alone(&self, namespace: &str, step: &Step, current: &Workload) -> bool {
-        // A workload that is rolled once more has pods that are young and serve an earlier leaf.
+        // A workload that is rolled once more has young pods that serve an earlier leaf.
         if step.leaves.iter().any(|due| due.again) {
             return false;
         }
@@ -262,7 +262,7 @@ impl Roller {
         let Some(written) = written.and_then(|all| all.into_iter().max()) else {
             return false;
         };
-        // An older template means older pods, or such as replaced single ones: not worth a question.
+        // An older template means older pods, or replacements of single ones: not worth a question.
         if current
             .template_touched
             .is_none_or(|touched| touched <= written)
@@ -273,8 +273,8 @@ impl Roller {
         self.has_newer_pods(namespace, current, written).await
     }
 
-    /// What it means that pods of an older template are left: nothing, if these were started after the Secrets were written
-    /// all the same, as pods below a partition are when their node was drained.
+    /// The end of a step that leaves pods of an older template: no failure, if all of them were started after the
+    /// Secrets were written, as pods below a partition are when their node was drained.
     async fn lacks(&self, namespace: &str, step: &Step, current: &Workload, why: String) -> Ended {
         let written = step.leaves.iter().map(|due| due.written);
         let written: Option<Vec<UnixTime>> = written.collect();
@@ -339,11 +339,11 @@ impl Roller {
                 Ok(object) => Patched::Yes(object.read(id.kind).into()),
                 Err(error) => match error.code() {
                     Some(404) => Patched::Gone,
-                    // Its controller writes the status all the time, and a recreated one has another uid (422).
+                    // Its controller writes the status all the time, and a recreated workload has another uid (422).
                     Some(409 | 422) => Patched::Raced(error),
-                    // An admission policy, a webhook, a missing right: it will say the same the next time.
+                    // An admission policy, a webhook, a missing right: the next try would fail too.
                     Some(400 | 403) => Patched::Refused(error_chain(&error)),
-                    // Nobody knows whether it was done: the workload says.
+                    // Unknown whether it was applied: the workload shows it.
                     _ if error.is_passing() => Patched::Raced(error),
                     _ => return Err(error),
                 },
@@ -367,7 +367,7 @@ impl Roller {
     }
 }
 
-/// Whether what changed the template last was an earlier leaf of one of the step's Secrets.
+/// Whether the last change of the template was an earlier leaf of one of the step's Secrets.
 fn rolls_for_an_earlier(step: &Step, current: &Workload) -> bool {
     let ours = current.rolled_at.is_some() && current.rolled_at >= current.template_touched;
     let earlier = |due: &Due| {
@@ -388,8 +388,8 @@ fn body(step: &Step, current: &Workload, now: UnixTime) -> Value {
         let template = json!({"metadata": {"annotations": annotations}});
         return json!({"metadata": metadata, "spec": {"template": template}});
     }
-    // Pods that are older than this go: also those of the very second in which the Secret was written. By whose clock that
-    // was is not known for certain, and anybody may have written it down: what is far ahead of ours is not believed.
+    // Pods older than this go, including those of the very second in which the Secret was written. That time comes from
+    // an unknown clock, and users may write it: an instant far ahead of ours is not believed.
     let written = step.leaves.iter().filter_map(|due| due.written);
     let written = written.filter(|written| *written <= now + SKEW).max();
     let later = written.map_or(now, |written| now.max(written + Duration::from_secs(1)));
@@ -397,7 +397,7 @@ fn body(step: &Step, current: &Workload, now: UnixTime) -> Value {
     json!({"metadata": metadata, "spec": {"restartAt": later.to_string()}})
 }
 
-/// Pods of a DaemonSet that were unavailable before: those of dead nodes, which nobody can replace.
+/// Pods of a DaemonSet that were unavailable before: those of dead nodes, which cannot be replaced.
 fn missing(workload: &Workload) -> i64 {
     if workload.id.kind == Kind::DaemonSet {
         (workload.status.wanted - workload.status.available).max(0)

@@ -1,7 +1,7 @@
-//! Reads the leaf that a server presents: one TLS handshake, and nothing is sent afterwards.
+//! Reads the leaf that a server presents: one TLS handshake, after which nothing is sent.
 //!
-//! Whether anybody would trust the chain is not asked: a leaf is compared, not believed. That the server holds its key
-//! is checked all the same, so that a copied certificate proves nothing.
+//! The chain is not validated: the leaf is only compared. The server must still prove that it holds the leaf's key, so
+//! that a copied certificate proves nothing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,12 +17,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// From the first packet to the end of the handshake. A pod in the same cluster takes milliseconds.
+/// Longest time from the first packet to the end of the handshake. A pod in the same cluster takes milliseconds.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
-/// Stands for the label that a wildcard leaves open.
+/// Label used in place of the wildcard.
 const SOME_LABEL: &str = "www";
 
-/// Which name a server is asked for: one that the certificate is for, so that servers with many choose this one.
+/// The server name to ask for: one of the certificate's names, so that a server with many chooses this one.
 pub(super) fn server_name(names: &[Name], address: IpAddr) -> ServerName<'static> {
     let plain = names
         .iter()
@@ -30,15 +30,15 @@ pub(super) fn server_name(names: &[Name], address: IpAddr) -> ServerName<'static
     let text = plain
         .or_else(|| names.iter().find(|name| name.is_wildcard()))
         .map(|name| name.to_string().replace('*', SOME_LABEL));
-    // Without a DNS name nothing is asked for: an address is no server name (RFC 6066, section 3).
+    // Without a DNS name no server name is sent: an address is not one (RFC 6066, section 3).
     text.and_then(|text| ServerName::try_from(text).ok())
         .unwrap_or_else(|| ServerName::IpAddress(address.into()))
 }
 
-/// The leaf that stands behind an address.
+/// The leaf that the server at an address presents.
 ///
 /// # Errors
-/// Why it cannot be told, in words.
+/// Why it cannot be read, in words.
 pub(super) async fn leaf_of(to: SocketAddr, name: ServerName<'static>) -> Result<Leaf, String> {
     let witness = Arc::new(Witness::default());
     let config = config(&witness).map_err(|error| error.to_string())?;
@@ -49,7 +49,7 @@ pub(super) async fn leaf_of(to: SocketAddr, name: ServerName<'static>) -> Result
             .await
     };
     let ended = timeout(DEADLINE, handshake).await;
-    // A server that asks for a client's certificate ends the handshake, yet it has shown its own by then.
+    // A server that asks for a client's certificate ends the handshake, but has presented its own by then.
     if let Some(leaf) = witness.proven() {
         return certificate::leaf(&leaf).map_err(|reason| format!("its certificate: {reason}"));
     }
@@ -69,7 +69,7 @@ fn config(witness: &Arc<Witness>) -> Result<ClientConfig, rustls::Error> {
     Ok(config)
 }
 
-/// Accepts every chain, remembers the leaf, and whether the server has proven that it holds the leaf's key.
+/// Accepts every chain, keeps the leaf, and whether the server has proven that it holds the leaf's key.
 #[derive(Debug)]
 struct Witness {
     provider: Arc<CryptoProvider>,

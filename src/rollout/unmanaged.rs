@@ -1,8 +1,8 @@
-//! Pods and Jobs that use a Secret and that nobody can roll, and pods that use one although their workload's template does
-//! not say so, as an admission webhook adds it. They are named, never touched.
+//! Pods and Jobs that use a Secret and that nothing can roll, and pods that use one although their workload's template
+//! does not say so, because an admission webhook adds it. They are named, never touched.
 //!
-//! A pod without a controller and a Job keep their template for life. What a CronJob starts is left out: its next run has
-//! the new leaf. It needs the rights of rbac/addons/eviction.yaml; without them nobody is named.
+//! A pod without a controller and a Job keep their template for life. Pods of a CronJob are left out: its next run has
+//! the new leaf. It needs the rights of rbac/addons/eviction.yaml; without them nothing is named.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -23,19 +23,19 @@ use super::error::Error;
 use super::listing::{Absent, List, Weight};
 use super::run::Roller;
 
-/// Objects asked for at a time: a pod is some 10 KB of JSON.
+/// Most objects of a page: a pod is some 10 KB of JSON.
 const PAGE: u32 = 100;
-/// Pods that have ended use nothing any more, and those that have not begun will have the new leaf.
+/// Selects running pods: those that have ended use nothing, and those that have not started will have the new leaf.
 const ALIVE: &str = "status.phase=Running";
 
-/// A pod or a Job that nobody replaces, or a pod of a workload.
+/// A pod or a Job that nothing replaces, or a pod of a workload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unmanaged {
     kind: &'static str,
     name: Box<str>,
     created: Option<UnixTime>,
     references: Vec<Reference>,
-    /// The object that it belongs to, which may be one of these, the last one by its own kind and name. None: nobody's.
+    /// The object that it belongs to: possibly one of these, the last one by its own kind and name. `None`: no owner.
     of: Option<Vec<WorkloadRef>>,
 }
 
@@ -68,7 +68,7 @@ struct JobStatus {
 }
 
 impl Roller {
-    /// [`bystanders`], but what cannot be listed is not asked for each time.
+    /// [`bystanders`], without asking each time for what cannot be listed.
     ///
     /// # Errors
     /// As [`bystanders`].
@@ -77,10 +77,10 @@ impl Roller {
     }
 }
 
-/// The pods and Jobs of a namespace that nobody replaces; none of a kind that we may not list.
+/// The pods and Jobs of a namespace that nothing replaces; none of a kind that we may not list.
 ///
 /// # Errors
-/// When the API server does not say.
+/// When the API server does not answer.
 pub async fn bystanders(client: &Client, namespace: &str) -> Result<Vec<Unmanaged>, Error> {
     all(&Absent::default(), client, namespace).await
 }
@@ -122,7 +122,7 @@ async fn read<T: DeserializeOwned>(
 impl PodWire {
     pub(super) fn read(self) -> Option<Unmanaged> {
         let of = self.metadata.controller().map(of);
-        // Those of a Job are told by it; others belong to what we do not know.
+        // Pods of a Job are covered by the Job; others belong to kinds that we do not know.
         if of.as_ref().is_some_and(Vec::is_empty) {
             return None;
         }
@@ -138,7 +138,7 @@ impl JobWire {
             return None;
         }
         let spec = self.spec.template.spec.unwrap_or_default();
-        // What a CronJob starts has the new leaf the next time.
+        // The next run of a CronJob has the new leaf.
         if self.metadata.is_controlled() {
             return None;
         }
@@ -163,7 +163,7 @@ fn bystander(
     })
 }
 
-/// What a pod's controller may be for us: a ReplicaSet `web-6f9c` may stand for the Deployment or the Rollout `web`.
+/// The workloads that a pod's controller may belong to: a ReplicaSet `web-6f9c` to the Deployment or the Rollout `web`.
 fn of((kind, name): (&str, &str)) -> Vec<WorkloadRef> {
     let workload = |kind: Kind, name: &str| WorkloadRef {
         kind,
@@ -195,7 +195,7 @@ impl fmt::Display for Unmanaged {
     }
 }
 
-/// Whether there may be anybody to be named: the leaf is another one, and its users do not look after themselves.
+/// Whether there may be something to name: the leaf has changed, and its users do not reload by themselves.
 #[must_use]
 pub fn leaves_behind(request: &Wanted, verdict: &Verdict) -> bool {
     let changed = || request.rolled_out.is_some() && !request.keys.is_none();
@@ -228,8 +228,8 @@ pub fn left_behind(request: &Wanted, all: &HashMap<&str, Vec<&Unmanaged>>) -> Ve
     using.map(ToString::to_string).collect()
 }
 
-/// The workloads whose pods use this Secret, and have an earlier leaf, although neither their template nor the Secret says
-/// so.
+/// The workloads whose pods use this Secret and have an earlier leaf, although neither their template nor the Secret
+/// says so.
 #[must_use]
 pub fn unseen(
     request: &Wanted,

@@ -1,4 +1,4 @@
-//! Whether the pods behind a Service serve the leaf that they should.
+//! Checks whether the pods behind a Service serve the expected leaf.
 //!
 //! Each Ready pod is asked over TLS at its own address, until all serve the leaf or the grace is over. The judgement is
 //! pure and has three outcomes: *served*, *stale*, and *unknown*, which proves nothing either way.
@@ -17,21 +17,21 @@ use super::pods::{self, Behind, RunningPod};
 use super::run::Roller;
 use super::tls_probe::{leaf_of, server_name};
 
-/// Pods of one Service that are asked at the same time.
+/// Most pods of one Service that are asked at the same time.
 const AT_ONCE: usize = 16;
-/// Pause between two looks at pods that do not serve the leaf yet.
+/// Time between two looks at pods that do not serve the leaf yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// Pods that a text names; it says how many there are besides.
+/// Most pods that a text names; it adds how many more there are.
 const NAMED: usize = 3;
 
-/// What a Service is to serve.
+/// What a Service is expected to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// The Service and its port.
     pub service: ServicePort,
     /// The leaf that the Secret holds.
     pub leaf: Leaf,
-    /// The leaf that the workloads had before, where that is known.
+    /// The leaf that the workloads had before, if known.
     pub previous: Option<Fingerprint>,
 }
 
@@ -42,7 +42,7 @@ pub struct Verified {
     pub served: usize,
     /// Those that serve an earlier one.
     pub stale: Vec<Pod>,
-    /// Of which nothing is known, and why; the Service itself where it leads to no pod.
+    /// Pods with an unknown result, and why; the Service itself where it leads to no pod.
     pub unknown: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ pub struct Verified {
 pub struct Pod {
     /// Its name.
     pub name: Box<str>,
-    /// Distinguishes it from a later one of its name.
+    /// Tells it from a later pod of the same name.
     pub uid: Box<str>,
 }
 
@@ -77,14 +77,14 @@ impl Verified {
         some_of(&names)
     }
 
-    /// Of which pods nothing is known and why, in words.
+    /// The pods with an unknown result and why, in words.
     #[must_use]
     pub fn unknown_text(&self) -> String {
         some_of(&self.unknown)
     }
 }
 
-/// The first of a list, and how many follow.
+/// The first of a list, and how many more there are.
 #[must_use]
 pub fn some_of(items: &[String]) -> String {
     let first = items.iter().take(NAMED).cloned().collect::<Vec<_>>();
@@ -95,10 +95,10 @@ pub fn some_of(items: &[String]) -> String {
 }
 
 impl Roller {
-    /// Asks every pod behind a Service what it serves, again and again until all serve the leaf or the grace is over.
+    /// Asks every pod behind a Service what it serves, until all serve the leaf or the grace is over.
     ///
     /// # Errors
-    /// When the API server does not say which pods there are.
+    /// When the API server does not list the pods.
     pub async fn verify(&self, namespace: &str, proof: &Proof) -> Result<Verified, Error> {
         let until = Instant::now() + self.verify_grace;
         loop {
@@ -166,10 +166,10 @@ impl Roller {
     }
 }
 
-/// What a leaf, or the lack of one, says.
+/// Judges a leaf that was read, or the failure to read one.
 ///
-/// A certificate of somebody else (a mesh's own, an ingress controller's placeholder) says nothing about ours. An earlier
-/// one of ours is told by being the one before, or by issuer, name and age.
+/// A foreign certificate (a mesh's own, an ingress controller's placeholder) says nothing about ours. An earlier one of
+/// ours is recognised as the previous one, or by issuer, name and age.
 fn judge(read: Result<Leaf, String>, proof: &Proof) -> Served {
     let Proof { leaf, previous, .. } = proof;
     let read = match read {

@@ -20,19 +20,18 @@ use super::concurrency::Place;
 use super::error::Error;
 use super::looks::Withdrawal;
 
-/// A watch that breaks is opened anew after this.
+/// Delay before a watch that broke is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What is left where all but the pods of dead nodes are replaced is given so long to move after all.
+/// Longest time without progress once only pods of dead nodes are left to replace: they may still move.
 const RESTS: Duration = Duration::from_secs(10);
-/// A workload that was not well before and has been rolled already is watched for so long without progress, each time
-/// that it is looked at.
+/// Longest time without progress for each look at a workload that was not well before and has been rolled already.
 pub(super) const GLANCE: Duration = Duration::from_secs(30);
 
-/// A workload that has not moved for so long gives its place to others; it is awaited all the same.
+/// Time without progress after which a workload gives its place to others; it is still waited for.
 ///
-/// Shorter than the patience, so that what is stuck keeps nobody waiting; longer than nearly every pod takes to become
-/// ready, so that the concurrency is exceeded by next to nothing that truly rolls.
+/// Shorter than the patience, so that a stuck workload keeps no other waiting; longer than nearly every pod takes to
+/// become ready, so that workloads that really roll hardly ever exceed the concurrency.
 pub(super) fn stalled(patience: Duration) -> Duration {
     const STALLED: Duration = Duration::from_secs(120);
     STALLED.min(patience / 2)
@@ -41,48 +40,48 @@ pub(super) fn stalled(patience: Duration) -> Duration {
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// What was waited for is so; so many pods are not available, as before.
+    /// The wait succeeded; this many pods are not available, as before.
     Done(i64),
-    /// All is replaced that its controller replaces for now, and pods of an older template are left, in words; so many pods
-    /// are not available.
+    /// Its controller has replaced all pods that it replaces for now; pods of an older template are left, in words.
+    /// This many pods are not available.
     Held(i64, String),
-    /// The workload is gone, or another one of its name is there.
+    /// The workload is gone, or was replaced by another of the same name.
     Gone,
-    /// Somebody took the annotation off the template again.
+    /// Somebody removed the annotation from the template again.
     Reverted,
-    /// It stands still: how, and in words.
+    /// It makes no progress: its numbers, and in words.
     Failed(Numbers, String),
     /// A right is missing, in words.
     Forbidden(String),
-    /// This Secret is not to be rolled onto any more.
+    /// This Secret was withdrawn.
     Withdrawn(Box<str>, Withdrawal),
 }
 
-/// What a wait needs, whatever it waits for.
+/// Arguments of every wait.
 pub(super) struct Wait<'a> {
     pub(super) client: &'a Client,
     pub(super) namespace: &'a str,
-    /// As it was patched.
+    /// The workload as it was patched.
     pub(super) workload: &'a Workload,
     /// Longest time without progress.
     pub(super) patience: Duration,
-    /// What is given back when nothing moves.
+    /// The place, given back when nothing moves.
     pub(super) place: &'a mut Place,
 }
 
-/// What one observation says.
+/// The judgement on one observation.
 enum Judged {
     Ended(Waited),
-    /// Not yet; whether this is better than all before, and how it stands.
+    /// Not yet; whether this is the best observation so far, and its numbers.
     Waits(bool, Numbers),
-    /// The same, and little is left to wait for.
+    /// The same, with little left to wait for.
     Rests(bool, Numbers),
 }
 
 /// Waits until every pod has the template and is available.
 ///
 /// # Errors
-/// When the API server does not say how it stands.
+/// When the API server does not report the state.
 pub(super) async fn available(
     wait: Wait<'_>,
     step: &Step,
@@ -111,10 +110,10 @@ pub(super) async fn available(
     .await
 }
 
-/// Waits until nobody replaces the workload's pods any more.
+/// Waits until the replacement of the workload's pods has ended.
 ///
 /// # Errors
-/// When the API server does not say how it stands.
+/// When the API server does not report the state.
 pub(super) async fn settled(wait: Wait<'_>) -> Result<Waited, Error> {
     let mut best = Best::default();
     observe(wait, |seen| {
@@ -131,8 +130,8 @@ pub(super) async fn settled(wait: Wait<'_>) -> Result<Waited, Error> {
     .await
 }
 
-/// Whether an observation is better than all before. Until its controller has seen the new template, a workload reports
-/// the pods of the old one as updated: nothing would ever surpass that.
+/// Whether an observation is the best so far. Until its controller has seen the new template, a workload reports the
+/// pods of the old one as updated: no later observation would ever be better.
 fn moved(best: &mut Best, seen: &Workload, numbers: Numbers) -> bool {
     let restarting = seen.id.kind == Kind::Rollout && !seen.status.revision_reached;
     match seen.status.observed {
@@ -188,7 +187,7 @@ async fn observe(
                 Ok(Some(next)) => break next,
                 Ok(None) => return Ok(Waited::Gone),
                 Err(_) if last.elapsed() < patience => place.give_back(),
-                // Before it is called stuck it is asked: the watch may have been silent for another reason.
+                // Read the workload before it counts as stuck: the watch may have been silent for another reason.
                 Err(_) => match get(client, namespace, id).await? {
                     Some(next) => break next,
                     None => return Ok(Waited::Gone),
@@ -206,13 +205,13 @@ fn short(workload: &Workload) -> i64 {
     (wanted - available).max(0)
 }
 
-/// So many pods, in words.
+/// A number of pods, in words.
 pub(super) fn pods(count: i64) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} pod{s}")
 }
 
-/// The versions of one workload that follow one that is known: a watch that begins there, so that nothing is listed.
+/// The later versions of a known workload: a watch that begins at its version, so nothing is listed.
 struct Versions<'a> {
     client: &'a Client,
     namespace: &'a str,
@@ -235,7 +234,7 @@ impl<'a> Versions<'a> {
         }
     }
 
-    /// The next version, however long that takes; none once the workload is gone. May be dropped and asked again.
+    /// The next version, however long that takes; `None` once the workload is gone. May be dropped and called again.
     async fn next(&mut self) -> Option<Workload> {
         loop {
             let error = match self.event().await {
@@ -249,13 +248,13 @@ impl<'a> Versions<'a> {
                     self.version = mark.metadata.resource_version.into();
                     continue;
                 }
-                // It has lasted as long as a watch does.
+                // The watch has reached its normal end.
                 Ok(None) => {
                     self.watch = None;
                     sleep(AGAIN).await;
                     continue;
                 }
-                // The version is too old, as a rule.
+                // As a rule, the version is too old.
                 Ok(Some(WatchEvent::Error(status))) => kube::Error::Api(status),
                 Err(error) => error,
             };

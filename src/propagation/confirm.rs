@@ -1,9 +1,9 @@
-//! After a rollout: do the pods serve the new leaf?
+//! Checks after a rollout whether the pods serve the new leaf.
 //!
-//! With `verify` they are asked over TLS. One that still serves an earlier leaf is helped once, by one more restart of its
-//! workload (the kubelet's cache can hand a new pod the old Secret) or, with `post:`, by asking it once more; then it is
-//! reported. What is unknown neither restarts nor halts. Without `verify`, pods that were asked to reload are asked again
-//! once the slowest kubelet has had its time.
+//! With `verify` they are asked over TLS. A pod that still serves an earlier leaf is helped once, by one more restart
+//! of its workload (the kubelet's cache can give a new pod the old Secret) or, with `post:`, by asking it once more;
+//! then it is reported. An unknown result neither restarts nor halts. Without `verify`, pods that were asked to reload
+//! are asked again once the slowest kubelet has had its time.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -23,14 +23,14 @@ use crate::cluster::events::Reason;
 use crate::context::Context;
 use crate::rollout::{self, Asked, Error, Judge, Outcome, Proof, Rollout, Verified, Withdrawal};
 
-/// Where the rights for it are.
+/// The command that grants the rights for it.
 const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
 
-/// What a rollout came to in the end.
+/// The final result of a rollout.
 pub(super) enum Conclusion {
-    /// The workloads have the leaf, as far as can be told; what is known beyond that, in words and in numbers.
+    /// The workloads have the leaf, as far as is known; what is known beyond that, in words and in numbers.
     Done(Option<String>, Option<Proven>),
-    /// So many pods serve an earlier leaf, in words, although all was done that is done.
+    /// Every step finished, but this many pods still serve an earlier leaf; the text describes them.
     Stale(usize, String),
     /// As [`Outcome::Incomplete`].
     Incomplete(Vec<(WorkloadRef, String)>),
@@ -46,7 +46,7 @@ pub(super) enum Conclusion {
     Beside(String),
 }
 
-/// What the workloads have that are rolled at the moment; what is not among them had the leaf before.
+/// The leaves of the workloads that are being rolled; all others had the leaf before.
 pub(super) type Standing = Mutex<BTreeMap<WorkloadRef, Has>>;
 
 /// A Secret whose workloads were just rolled.
@@ -56,15 +56,15 @@ pub(super) struct Rolled<'a> {
     pub(super) request: &'a Request,
     /// The Secret as it was planned.
     pub(super) head: &'a Head,
-    /// What is to be proven, where the Secret asks for it.
+    /// What is to be proven, if the Secret asks for it.
     pub(super) proof: Option<&'a Proof>,
-    /// What its workloads had by the last rollout, or the last look at this one.
+    /// What its workloads had at the last rollout, or at the last look at this one.
     pub(super) before: Option<&'a UsedBy>,
-    /// What was done for it just now.
+    /// The steps just carried out for it.
     pub(super) steps: &'a [Step],
     /// The workloads that use it.
     pub(super) users: &'a [WorkloadRef],
-    /// What they have.
+    /// The state of its workloads.
     pub(super) standing: &'a Standing,
     /// Judges the Secrets of the batch again.
     pub(super) judge: &'a dyn Judge,
@@ -85,7 +85,7 @@ impl From<Outcome> for Conclusion {
 }
 
 impl Rolled<'_> {
-    /// The value of `used-by` for the reader, after a rollout that `halted` may have ended.
+    /// The value of `used-by`, after a rollout that `halted` may have ended.
     pub(super) fn used_by(
         &self,
         now: UnixTime,
@@ -96,7 +96,7 @@ impl Rolled<'_> {
         used_by.map(|used_by| used_by.to_string())
     }
 
-    /// The workloads that have the leaf and are not available, in words, if there are such.
+    /// The workloads that have the leaf but are not available, in words, if any.
     pub(super) fn unavailable(&self) -> Option<String> {
         let all = self.workloads(None);
         let names = all.filter(|(_, has)| *has == Has::Unavailable);
@@ -134,14 +134,14 @@ impl Rolled<'_> {
         { had }.any(|(it, has)| it == workload && *has == Has::Unavailable)
     }
 
-    /// Whether it was told and written down already that these lack the leaf, and no others.
+    /// Whether the Secret already reports that exactly these lack the leaf.
     pub(super) fn knows(&self, lacking: &[(WorkloadRef, String)]) -> bool {
         let before = self.before.iter().flat_map(|before| &before.workloads);
         let before = before.filter(|(_, has)| has.lacks_since().is_some());
         before.count() == lacking.len() && lacking.iter().all(|(it, _)| self.since(it).is_some())
     }
 
-    /// Which lack the leaf, since when and why.
+    /// The workloads that lack the leaf, since when and why.
     pub(super) fn lacking_in_words(
         &self,
         now: UnixTime,
@@ -154,7 +154,7 @@ impl Rolled<'_> {
         rollout::some_of(&lacking.iter().map(one).collect::<Vec<_>>())
     }
 
-    /// What the rollout came to, once the pods were asked where they can be.
+    /// The result of the rollout, once all pods that can be asked were asked.
     pub(super) async fn conclusion(&self, outcome: Outcome) -> Conclusion {
         let conclusion = self.concluded(outcome).await;
         if matches!(conclusion, Conclusion::Done(..)) {
@@ -186,7 +186,7 @@ impl Rolled<'_> {
         let mut verified = context.roller().verify(&key.namespace, proof).await?;
         if !verified.stale.is_empty() {
             match self.help(&verified).await? {
-                // There was nothing left to do, and nothing new to see.
+                // Nothing was left to do, and nothing has changed.
                 None => {}
                 Some(Outcome::Done) => {
                     verified = context.roller().verify(&key.namespace, proof).await?;
@@ -246,7 +246,7 @@ impl Rolled<'_> {
         events.secret(self.key, &self.request.uid, reason, note);
     }
 
-    /// The one thing that is done for pods that serve an earlier leaf; none where it was done before.
+    /// Helps pods that serve an earlier leaf, once; `None` where that was done before.
     async fn help(&self, verified: &Verified) -> Result<Option<Outcome>, Error> {
         let (namespace, roller) = (&*self.key.namespace, self.context.roller());
         let stale = &verified.stale;
@@ -313,7 +313,7 @@ impl Rolled<'_> {
         })
     }
 
-    /// What it comes to when a Secret was not to be reloaded any more.
+    /// The outcome if a Secret was withdrawn before all its pods were asked.
     fn withdrawn(&self, asked: Asked) -> Option<Outcome> {
         let (secret, withdrawal) = asked.withdrawn?;
         Some(if secret == self.request.secret {
@@ -325,7 +325,7 @@ impl Rolled<'_> {
         })
     }
 
-    /// Where nothing verifies that a reload came late enough, a second one does.
+    /// Asks the pods a second time, as nothing verifies that the first reload came late enough.
     async fn ask_once_more(&self) -> Conclusion {
         if self.asked().next().is_none() {
             return Conclusion::Done(None, None);

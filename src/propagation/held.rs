@@ -1,4 +1,4 @@
-//! What looks at Secrets find.
+//! The results of looks at Secrets.
 
 use cert_renew_core::index::Entry;
 use cert_renew_core::rollout::Request;
@@ -16,15 +16,15 @@ pub(super) struct Held {
     pub(super) proof: Option<Proof>,
     /// The look by which it is planned.
     pub(super) look: Option<permit::Look>,
-    /// The change window is shut until then and does not count.
+    /// The change window is closed until then, but is overruled.
     pub(super) overruled: Option<UnixTime>,
-    /// Which workloads use it and what they have, by the last rollout.
+    /// The workloads that use it and what they have, by the last rollout.
     pub(super) used_by: Option<UsedBy>,
-    /// How old its certificate is; none where nothing is to be rolled.
+    /// How old its certificate is; `None` where nothing is to be rolled.
     pub(super) age: Option<Age>,
 }
 
-/// What a look at a Secret says.
+/// The result of a look at a Secret.
 pub(super) enum Look {
     /// To be planned.
     Due(Box<(Request, Held)>),
@@ -32,20 +32,20 @@ pub(super) enum Look {
     Not(Not),
 }
 
-/// What can be said of a Secret before the workloads are listed.
+/// What is known of a Secret before the workloads are listed.
 pub(super) enum Glance {
     Judged(Look),
-    /// Nothing is on record: what the workloads carry says whether it is new.
+    /// It has no record: the workloads' templates show whether it is new.
     Unrecorded(Box<Entry>),
-    /// The record was lost and what it said is remembered, or it says nothing of chain and CA.
+    /// The record was lost but its content is remembered, or it lacks chain and CA.
     Lost(Box<Entry>, RolledOut),
 }
 
-/// Not to be rolled onto now: when to look again, and why.
+/// A Secret that is not to be rolled out now: when to look again, and why.
 pub(super) struct Not {
     pub(super) at: UnixTime,
     pub(super) why: Option<Box<str>>,
-    /// The change window is shut until then.
+    /// The change window is closed until then.
     pub(super) shut: bool,
 }
 
@@ -64,12 +64,12 @@ impl Not {
     }
 }
 
-/// What is known of the age of the certificate in a Secret, beside its request.
+/// What is known of the age of the certificate in a Secret, in addition to its request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Age {
     pub(super) not_before: UnixTime,
-    /// When what the workloads have ends.
+    /// When the certificate that the workloads have expires.
     pub(super) had_until: Option<UnixTime>,
-    /// When we wrote it, by the Secret's own word.
+    /// When we wrote it, according to the Secret.
     pub(super) ours: Option<UnixTime>,
 }

@@ -1,6 +1,6 @@
-//! The looks at the Secrets of a batch: what the index knows, what is read afresh, and whether it may be rolled onto.
+//! The looks at the Secrets of a batch: what the index knows, what is read again, and whether it may be rolled out.
 //!
-//! One judgement for all: when a batch is planned, and again before each effect on a workload.
+//! The same judgement applies when a batch is planned, and again before each effect on a workload.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +34,7 @@ use crate::process::task::TaskHandle;
 use crate::rollout::permit;
 use crate::rollout::{Judge, Proof, Withdrawal};
 
-/// Looks at all Secrets of a batch; those of which something is on record are read afresh.
+/// Looks at all Secrets of a batch; those that have a record are read again.
 pub(super) async fn look_at_all(
     context: &Context,
     tickets: Vec<TaskHandle>,
@@ -49,7 +49,7 @@ pub(super) async fn look_at_all(
         .await
 }
 
-/// Turns looks into requests: first sights are only recorded, what is not due now ends here.
+/// Turns looks into requests. New Secrets are only recorded, and those that are not due now end here.
 pub(super) async fn ask(
     context: &Context,
     workloads: &[Workload],
@@ -91,7 +91,7 @@ fn not_now(context: &Context, ticket: TaskHandle, Not { at, why, shut }: Not) {
     if !shut {
         return ticket.finish(Finished::Later(at, why));
     }
-    // The index knows of a window that was shut when the watch brought the Secret.
+    // The index knows of a window that was closed when the watch brought the Secret.
     let now = UnixTime::now();
     let told = |entry: &Entry| entry.observed.window.is_some_and(|opens| opens > now);
     if let Some(entry) = context.entry(ticket.key()).filter(|it| !told(it)) {
@@ -158,7 +158,7 @@ fn used_by_of(head: &Head) -> Option<UsedBy> {
     head.annotation(keys::USED_BY)?.parse().ok()
 }
 
-/// A Secret that may be rolled onto.
+/// A Secret that may be rolled out.
 struct Found {
     request: Request,
     head: Head,
@@ -179,7 +179,7 @@ async fn read_afresh(
         Err(error) => return Err(Not::until(now + AGAIN, Some(error.to_string().into()))),
     };
     let config = context.config();
-    // No CA is asked from here, so that nobody need look at labels.
+    // No CA is asked from here, so labels do not matter.
     let view = (&*config, Labels::NotAsked);
     let suggested = |leaf| context.renewal_info.instant(key, leaf);
     match assess::of_full(now, key, &secret, view, suggested) {
@@ -188,12 +188,12 @@ async fn read_afresh(
     }
 }
 
-/// The judgement that comes before each effect: the same as that by which the batch was planned.
+/// The judgement before each effect: the same as that by which the batch was planned.
 pub(super) struct Again<'a> {
     pub(super) context: &'a Context,
     pub(super) namespace: &'a Arc<str>,
     pub(super) requests: &'a [Request],
-    /// The Secrets of which it was said that their change window does not count.
+    /// The Secrets whose overruled change window was already reported.
     pub(super) overruled: Mutex<BTreeSet<Box<str>>>,
 }
 
@@ -247,7 +247,7 @@ impl Again<'_> {
         Ok(())
     }
 
-    /// The change window of a Secret that is rolled is shut, and does not count: that is said once.
+    /// Reports once that a Secret is rolled out although its change window is closed.
     pub(super) fn overruled(&self, key: &SecretRef, request: &Request, opens: UnixTime) {
         let told = self.overruled.lock();
         let mut told = told.unwrap_or_else(PoisonError::into_inner);
@@ -261,7 +261,7 @@ fn leaf_of(entry: &Entry) -> Option<Fingerprint> {
     entry.observed.leaf.ok().map(|leaf| leaf.fingerprint)
 }
 
-/// Whether neither the Secret nor the index says that its workloads ever had something else.
+/// Whether neither the Secret nor the index has a record that its workloads ever had another leaf.
 fn is_unrecorded(entry: &Entry) -> bool {
     let holds = |had: RolledOut| {
         let leaf = entry.observed.leaf;
@@ -270,7 +270,7 @@ fn is_unrecorded(entry: &Entry) -> bool {
     entry.observed.rolled_out.is_none() && entry.rolled_out().is_none_or(holds)
 }
 
-/// Whether the Secret as it is now may be rolled onto.
+/// Whether the Secret as it is now may be rolled out.
 fn judge(
     context: &Context,
     key: &SecretRef,
@@ -306,7 +306,7 @@ fn judge(
         }
         Err(fault) => {
             if matches!(fault, PairFault::Unservable(_)) && !assessment.is_external() {
-                // It is written again in another form, and the watch brings that.
+                // It will be rewritten in another form, and the watch brings that.
                 context.doubts.add(key);
             }
             let note = format!("workloads keep what they have: {}", error_chain(&fault));
@@ -338,7 +338,7 @@ fn judge(
     })
 }
 
-/// What a Secret that holds this leaf asks for, for those who lack what has changed.
+/// The request of a Secret that holds this leaf, for workloads that lack what has changed.
 fn request_of(
     key: &SecretRef,
     entry: &Entry,
@@ -378,8 +378,8 @@ fn age_of(assessment: &Assessment, leaf: &Leaf, had: Option<RolledOut>) -> Age {
     }
 }
 
-/// What a Secret asks for, for those who take its leaf, whether or not it may be rolled onto now; none where it is gone,
-/// holds no certificate, or restarts nobody for its leaf.
+/// The request of a Secret, for workloads that take its leaf, whether or not it may be rolled out now; `None` where it
+/// is gone, holds no certificate, or restarts no workload for its leaf.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -408,8 +408,8 @@ pub(super) async fn as_it_is(
     Ok(Some((request, secret.head, age)))
 }
 
-/// The data keys that differ from what the workloads have. Where somebody else writes the Secret, who may change any, these
-/// are all but those that are known to be the same.
+/// The data keys that differ from what the workloads have. If another program writes the Secret, it may change any:
+/// then all keys except those known to be unchanged.
 fn changed_keys(secret: &FullSecret, assessment: &Assessment, changed: Parts) -> ChangedKeys {
     let place = secret.place();
     let ca = changed.ca.then(|| Box::from(parts::CA_KEY));
@@ -424,7 +424,7 @@ fn changed_keys(secret: &FullSecret, assessment: &Assessment, changed: Parts) ->
     }
     let keys = ca.into_iter().chain([place.certificate]);
     if !changed.leaf {
-        // Nobody has rendered the outputs since.
+        // The outputs have not been rendered since.
         return ChangedKeys::only(keys);
     }
     let outputs = &assessment.settings.outputs;

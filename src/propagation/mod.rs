@@ -1,9 +1,9 @@
-//! From a new leaf in a Secret to workloads that have it: the rollouts of one namespace that fall due together.
+//! Brings a new leaf from a Secret to its workloads: the rollouts of one namespace that are due together.
 //!
 //! The workloads are listed once for the whole batch. Secrets that are seen for the first time are only recorded; the
-//! others are read afresh, beside the lists, and nothing is rolled onto a pair that is empty, does not match, is not
-//! valid now, or is itself due for an issue. The same judgement is asked again before each thing that is done to a
-//! workload. `rolled-out` is written last: until then the rollout stays due.
+//! others are read again, alongside the lists, and a pair is not rolled out if it is empty, does not match, is not
+//! valid now, or is itself due for renewal. The same judgement is repeated before each effect on a workload.
+//! `rolled-out` is written last: until then the rollout stays due.
 
 mod confirm;
 mod held;
@@ -45,19 +45,20 @@ use crate::context::Context;
 use crate::process::task::{Planning, TaskHandle};
 use crate::rollout::{self, Happening, Outcome, Rollout, Withdrawal};
 
-/// What the API server refused is tried again after this.
+/// Delay after the API server refused a request.
 const AGAIN: Duration = Duration::from_secs(30);
-/// A bad pair, or a stale one that is served, is looked at again after this when the watch brings nothing.
+/// Delay until a bad pair, or a stale one that is served, is looked at again if the watch brings nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
-/// A halt or a paused workload is looked at again after this, so that a rollout goes on within a minute after somebody has
-/// mended or resumed the workload, which is no event on the Secret. One list serves all Secrets of the namespace.
+/// Delay until a halt or a paused workload is looked at again, so that a rollout goes on within a minute after somebody
+/// has fixed or resumed the workload, which changes nothing on the Secret. One list serves all Secrets of the
+/// namespace.
 const HINDERED_AGAIN: Duration = Duration::from_secs(45);
-/// A Secret whose workloads do not all have its leaf, since some were not well before, is looked at again after this:
-/// together with [`crate::rollout`]'s glance at each within a minute of its recovery.
+/// Delay until a Secret is looked at again whose workloads lack its leaf because they were not well before. Together
+/// with [`crate::rollout`]'s glance at each, that is within a minute of their recovery.
 const LACKS_AGAIN: Duration = Duration::from_secs(20);
-/// Secrets of one batch that are read or written at the same time.
+/// Most Secrets of one batch that are read or written at the same time.
 const AT_ONCE: usize = 8;
-/// Somebody who changes a Secret faster than this many times in a row is not to be raced with.
+/// Most write conflicts in a row on a Secret before the write is given up: something changes it all the time.
 const CONFLICTS: usize = 5;
 
 /// Plans and carries out the rollouts of one namespace.
@@ -145,7 +146,7 @@ type Open = BTreeMap<Box<str>, (TaskHandle, Held)>;
 /// The workloads that use each Secret.
 type Users = BTreeMap<Box<str>, Vec<WorkloadRef>>;
 
-/// What was planned for.
+/// The arguments of a plan.
 #[derive(Clone, Copy)]
 struct Batch<'a> {
     requests: &'a [Request],
@@ -217,7 +218,7 @@ async fn carry_out(
         },
     );
     let settle = async {
-        // A Secret whose workloads are well does not wait for those of another.
+        // Secrets whose workloads are ready do not wait for others.
         let mut concluding = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -253,7 +254,7 @@ async fn carry_out(
     futures::join!(rolled, settle);
 }
 
-/// The Secrets of which the watch says that they hold another certificate, each as often as it does.
+/// The Secrets that hold another certificate according to the watch, once for each change.
 fn changes(open: &Open) -> BoxStream<'static, Box<str>> {
     let each = open.iter().map(|(secret, (ticket, _))| {
         let state = (secret.clone(), ticket.changed());
@@ -266,7 +267,7 @@ fn changes(open: &Open) -> BoxStream<'static, Box<str>> {
     stream::select_all(each.collect::<Vec<_>>()).boxed()
 }
 
-/// When a Secret is not to be rolled onto as it was planned any more, as far as the watch gives reason to look.
+/// Waits until a Secret is withdrawn; looks at it when the watch gives a reason.
 async fn superseded(rolled: &Rolled<'_>, mut changed: watch::Receiver<()>) -> Withdrawal {
     while changed.changed().await.is_ok() {
         if let Err(withdrawal) = rolled.judge.judge(&rolled.request.secret).await
@@ -278,7 +279,7 @@ async fn superseded(rolled: &Rolled<'_>, mut changed: watch::Receiver<()>) -> Wi
     std::future::pending().await
 }
 
-/// Writes down how the rollout of a Secret ended.
+/// Records how the rollout of a Secret ended.
 async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receiver<()>) -> Finished {
     let Rolled {
         context,
@@ -299,7 +300,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
     };
     let (annotations, reason, note) = match conclusion {
         Conclusion::Stale(pods, note) => {
-            // It is looked at again and again, and told once.
+            // It is looked at repeatedly, but reported once.
             if !context.rollout_said(key, &note) {
                 tracing::warn!(secret = %key, note, "an earlier certificate is served");
                 let reason = Reason::ServedCertificateStale;
@@ -308,7 +309,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
             return Finished::Stale(now + LOOK_AGAIN, pods, note.into());
         }
         Conclusion::Done(more, proven) => {
-            // What the workloads have by now, whatever the Secret holds by now.
+            // Record what the workloads have by now, even if the Secret has changed.
             let mut written = vec![
                 (keys::USED_BY, rolled.used_by(now, None, proven)),
                 (keys::ROLLOUT_HALTED, None),
@@ -383,7 +384,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
     Finished::Wrote
 }
 
-/// Notes which workloads lack the leaf and since when, and tells it once.
+/// Records which workloads lack the leaf and since when, and reports it once.
 async fn incomplete(
     rolled: &Rolled<'_>,
     now: UnixTime,
@@ -408,10 +409,10 @@ async fn incomplete(
     Finished::Incomplete(again, lacking.len(), note.into())
 }
 
-/// When a halt is looked at again: it ends at the latest with what the others serve.
+/// When a halt is looked at again: at the latest when the leaf expires that the other workloads serve.
 fn look_again(now: UnixTime, request: &Request) -> UnixTime {
     match request.rolled_out {
-        // The last second of a leaf is still one of its own.
+        // The last second of a leaf is still part of its validity.
         Some(RolledOut::Leaf { not_after, .. }) if not_after >= now => {
             (now + HINDERED_AGAIN).min(not_after + Duration::from_secs(1))
         }
@@ -443,14 +444,14 @@ async fn write(
     secrets::patch(client, &head, &changes).await.map(drop)
 }
 
-/// What a workload has by now.
+/// Notes the new state of a workload.
 fn note(standing: &Standing, happening: &Happening<'_>) {
     let (step, has) = match happening {
         Happening::Rolled(step, _) | Happening::Reloaded(step, _) | Happening::Unchanged(step) => {
             (step, Has::It)
         }
         Happening::Unavailable(step, _) => (step, Has::Unavailable),
-        // Since when is known from earlier looks.
+        // The start of the lack is known from earlier looks.
         Happening::Incomplete(step, _) => (step, Has::Lacks(UnixTime::now())),
         Happening::Failed(step, _) => (step, Has::Failed),
         Happening::Waits(..) => return,

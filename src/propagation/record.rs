@@ -1,4 +1,4 @@
-//! What is written on a Secret about what its workloads have, where nothing is to be rolled.
+//! Records on a Secret what its workloads have, where nothing is to be rolled.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 use crate::process::task::TaskHandle;
 
-/// Puts back what the workloads have where the record of it was lost, or a part of it is missing, before anything else:
-/// were we to end now, nobody would know it. What follows from it is decided when the watch has brought it.
+/// Restores a lost or incomplete record of what the workloads have, before anything else: if we ended now, nobody would
+/// know it. The consequences are decided when the watch has brought the record.
 pub(super) async fn put_back(
     context: &Context,
     looks: Vec<(TaskHandle, Glance)>,
@@ -53,7 +53,7 @@ pub(super) async fn put_back(
     others
 }
 
-/// What a write of the record comes to.
+/// The result of writing the record.
 fn written(patched: Result<ThinSecret, cluster::Error>) -> Finished {
     let now = UnixTime::now();
     match patched {
@@ -76,7 +76,7 @@ fn head_of(key: &SecretRef, entry: &Entry) -> Head {
     Head::of(&key.namespace, &key.name, &uid, &version)
 }
 
-/// A request that the plan answers with a record, made from what the watch said.
+/// A request that the plan answers with a record, made from the watch's data.
 pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
     let observed = &entry.observed;
     let head = head_of(key, entry);

@@ -1,13 +1,13 @@
-//! What a restored backup has brought: a Secret with an earlier certificate than its workloads have.
+//! Finds Secrets that a restored backup has reset to an earlier certificate than their workloads have.
 //!
-//! A backup holds the certificate and the record that the workloads have it. While a process runs, leader or standby, the
-//! watch brings both at once, and the record is doubted. What was restored before the process began is seen in the
-//! templates alone: they say another certificate, and nobody has changed them since the Secret was written. So each process
-//! looks once, when it leads, at the namespaces whose Secrets say that all is done, one namespace after the other. The
-//! record is written as the template has it, whatever is shut; that a rollout is due follows from it.
+//! A backup holds the certificate and the record that the workloads have it. While a process runs, leader or standby,
+//! the watch brings both at once, and the record is doubted. A restore before the process began shows only in the
+//! templates: they name another certificate, and have not changed since the Secret was written. So each process checks
+//! once, when it leads, the namespaces whose Secrets say that all is done, one after the other. It records what the
+//! template says, even if the change window is closed; the rollout becomes due by that.
 //!
-//! Which of these Secrets were restored nothing cheaper tells: that would be the time at which data and record were
-//! written, which stands in managedFields, and the watch drops those.
+//! Nothing cheaper tells which of these Secrets were restored: that would be the time at which data and record were
+//! written, which is in managedFields, and the watch drops those.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -28,16 +28,16 @@ use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 
-/// Between two namespaces: a start does not have the API server list the workloads of all of them at once.
+/// Pause between two namespaces, so that a start does not make the API server list all their workloads at once.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Somebody who writes the Secret all the time is not to be raced with.
+/// Most write conflicts in a row on a Secret before it is left for later: something writes it all the time.
 const TRIES: usize = 3;
-/// notBefore lies up to an hour in the past when a certificate is issued (Let's Encrypt).
+/// How far in the past notBefore may be when a certificate is issued (Let's Encrypt).
 const BACKDATED: Duration = Duration::from_secs(3_600);
-/// A certificate of ours is written within this of the instant that its Secret says: whatever wrote it later put it back.
+/// Longest time between the issue that a Secret records and our write of the certificate; a later write restored it.
 const OUR_WRITE: Duration = Duration::from_secs(60);
 
-/// Looks at all namespaces that this process has not looked at yet. One that cannot be listed is looked at in the next term.
+/// Looks at all namespaces that this process has not yet looked at. One that cannot be listed waits for the next term.
 pub(crate) async fn look_at_records(context: &Context) {
     let namespaces: BTreeSet<Arc<str>> = {
         let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -79,11 +79,11 @@ fn says_done(entry: &Entry) -> bool {
     said.is_some() && said == entry.observed.leaf.ok().map(|leaf| leaf.fingerprint)
 }
 
-/// The Secrets of which a template says which certificate it has.
+/// The Secrets whose certificate a template names.
 fn carried(workloads: &[Workload]) -> BTreeSet<&str> {
     let keys = workloads.iter().flat_map(|workload| workload.leaves.keys());
     let named = keys.filter_map(|key| key.strip_prefix(keys::LEAF_PREFIX));
-    // Of a long name the key has a hash.
+    // The annotation key of a long name contains its hash.
     let referred = workloads.iter().flat_map(|workload| {
         let secrets = workload.references.iter().map(|it| &*it.secret);
         secrets.filter(|secret| workload.leaf_of(secret).is_some())
@@ -91,17 +91,17 @@ fn carried(workloads: &[Workload]) -> BTreeSet<&str> {
     named.chain(referred).collect()
 }
 
-/// What came of one comparison.
+/// The result of one comparison.
 enum Came {
-    /// The Secret says what its workloads have, by now.
+    /// The Secret now says what its workloads have.
     Agrees,
-    /// Another write to the Secret was faster, as that of a first record may be.
+    /// Another write to the Secret came first, possibly that of a first record.
     Crossed,
-    /// The API server did not answer as it should.
+    /// The API server failed.
     Failed,
 }
 
-/// Writes what the workloads have where a Secret says otherwise; whether that is settled.
+/// Records what the workloads have where a Secret says otherwise; true once that is done.
 async fn compare(context: &Context, key: &SecretRef, workloads: &[Workload]) -> bool {
     for _ in 0..TRIES {
         match compare_once(context, key, workloads).await {
@@ -125,7 +125,7 @@ async fn compare_once(context: &Context, key: &SecretRef, workloads: &[Workload]
     if !workloads.iter().any(another) {
         return Came::Agrees;
     }
-    // It is read afresh: the index does not know when its data was written.
+    // Read the Secret again: the index does not know when its data was written.
     let (request, head, age) = match look::as_it_is(context, key, &entry).await {
         Ok(Some(found)) => found,
         Ok(None) => return Came::Agrees,
@@ -151,15 +151,15 @@ async fn compare_once(context: &Context, key: &SecretRef, workloads: &[Workload]
     }
 }
 
-/// A workload that says otherwise than a Secret that says its workloads have what it holds, and what it has. When that ends
-/// nobody knows: it is taken for what the Secret holds.
+/// A workload whose template contradicts a Secret that says its workloads have its certificate, and what it has. The
+/// end of that certificate is unknown: the end of the Secret's is used.
 fn contradicts(
     request: &Request,
     age: Age,
     workloads: &[Workload],
 ) -> Option<(WorkloadRef, RolledOut)> {
     let said = request.rolled_out.and_then(RolledOut::fingerprint);
-    // Pods that are asked to reload have what no template says.
+    // No template says what pods have that are asked to reload.
     if said != Some(request.leaf) || request.mode != RolloutMode::Restart {
         return None;
     }
@@ -180,7 +180,7 @@ fn contradicts(
     later.next()
 }
 
-/// Why the certificate that is about to be rolled is an earlier one than the workloads have, if it is.
+/// Why the certificate that is about to be rolled out is an earlier one than the workloads have, if it is.
 pub(super) fn older(request: &Request, age: Age, workloads: &[Workload]) -> Option<String> {
     age.put_back(request)?;
     if age
@@ -206,14 +206,14 @@ fn restarted(workload: &WorkloadRef) -> String {
 }
 
 impl Age {
-    /// When the data was last written, where it was not by us who issued the certificate.
+    /// When the data was last written, if not by us at the issue of the certificate.
     fn put_back(self, request: &Request) -> Option<UnixTime> {
         let written = request.written?;
         let by_us = self.ours.is_some_and(|at| written <= at + OUR_WRITE);
         (!by_us).then_some(written)
     }
 
-    /// Whether the certificate was there already when a workload was restarted for another one, before the Secret was
+    /// Whether the certificate existed already when a workload was restarted for another one, before the Secret was
     /// written.
     fn is_before(self, workload: &Workload, request: &Request) -> bool {
         let another = workload.leaf_of(&request.secret).is_some()
@@ -338,7 +338,7 @@ mod tests {
             ..age(0)
         };
         assert_eq!(told(shorter, web("b", 60)), None, "it ends later");
-        // Where no template says anything, as with reloads, the end tells.
+        // Where no template says anything, as with reloads, the expiry decides.
         let mut silent = web("b", 60);
         silent.leaves.clear();
         let said = told(age(0), silent.clone()).unwrap();

@@ -1,7 +1,7 @@
-//! A pair of ours that servers cannot load is written again, as the same certificate and key in clean PEM.
+//! Rewrites a pair of ours that servers cannot load, as the same certificate and key in clean PEM.
 //!
-//! No CA is asked: what somebody has put there in another form is sound. It is done once for each certificate, so that we
-//! fight with nobody who puts his form back.
+//! No CA is asked: the pair is sound, and somebody has only changed its form. Each certificate is rewritten once, so
+//! that we do not fight with a program that restores its form.
 
 use cert_renew_core::assess::Assessment;
 use cert_renew_core::certificate::key::PrivateKey;
@@ -15,7 +15,7 @@ use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
 
-/// Whether the pair was written again.
+/// Rewrites the pair; true if that was done.
 pub(crate) async fn rewrite(
     context: &Context,
     key: &SecretRef,
@@ -41,7 +41,7 @@ pub(crate) async fn rewrite(
     true
 }
 
-/// What is written; none where the Secret is somebody else's, or it was written already.
+/// The changes to write; `None` where the Secret belongs to another program, or was rewritten already.
 fn changes(secret: &FullSecret, assessment: &Assessment) -> Option<Changes<'static>> {
     let settings = &assessment.settings;
     let fingerprint = assessment.leaf.as_ref().ok()?.fingerprint.to_string();

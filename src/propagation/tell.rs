@@ -1,4 +1,4 @@
-//! What a rollout tells the user: Events on workloads and Secrets, log lines, metrics. Nothing waits for it.
+//! Reports a rollout to the user: Events on workloads and Secrets, log lines, metrics. Nothing waits for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::rollout::{self, Happening, Turn};
 use crate::telemetry::metrics::RolloutResult;
 
-/// What a workload waits for is told where it takes longer.
+/// A longer wait of a workload is reported by an Event.
 const LONG: Duration = Duration::from_secs(30);
 
 pub(super) fn happening(context: &Context, namespace: &str, happening: &Happening<'_>) {
@@ -101,7 +101,7 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
     context.events.on(reference(namespace, step), reason, &note);
 }
 
-/// Says what a workload waits for; by an Event where somebody may wonder.
+/// Reports what a workload waits for; by an Event if the wait is long enough to be noticed.
 fn waits(context: &Context, namespace: &str, step: &Step, turn: Turn) {
     let workload = &step.workload.id;
     let note = match turn {
@@ -139,7 +139,7 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
     }
 }
 
-/// Says what is stronger than a change window.
+/// Reports what overrules a change window.
 pub(super) fn overruled(context: &Context, key: &SecretRef, uid: &str, opens: UnixTime) {
     let note = format!(
         "the workloads are rolled outside the change window, which opens at {opens}: the certificate that they have \
@@ -150,7 +150,7 @@ pub(super) fn overruled(context: &Context, key: &SecretRef, uid: &str, opens: Un
     context.events.secret(key, uid, reason, &note);
 }
 
-/// Says for which change window the rollout waits.
+/// Reports the change window that the rollout waits for.
 pub(crate) fn shut(context: &Context, key: &SecretRef, uid: &str, opens: UnixTime) {
     let note = format!("the rollout waits for the change window, which opens at {opens}");
     tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
@@ -158,7 +158,7 @@ pub(crate) fn shut(context: &Context, key: &SecretRef, uid: &str, opens: UnixTim
     context.events.secret(key, uid, reason, &note);
 }
 
-/// Says that the Secret holds an earlier certificate than its workloads have.
+/// Reports that the Secret holds an earlier certificate than its workloads have.
 pub(super) fn older(context: &Context, key: &SecretRef, request: &Request, why: &str) {
     let note = format!(
         "the Secret holds an earlier certificate than its workloads have, as after a backup was restored: it is valid until \
@@ -171,7 +171,7 @@ pub(super) fn older(context: &Context, key: &SecretRef, request: &Request, why: 
     context.events.secret(key, &request.uid, reason, &note);
 }
 
-/// What a user should hear of although no workload is rolled for it.
+/// Reports what a user should know although no workload is rolled for it.
 pub(super) fn remark(context: &Context, open: &Open, remark: &Remark) {
     let (Remark::Missing { secret, .. }
     | Remark::OptedOut { secret, .. }
@@ -191,7 +191,7 @@ pub(super) fn remark(context: &Context, open: &Open, remark: &Remark) {
     }
 }
 
-/// Says which workloads are restarted although their Secret says `post:`. One Event for all of a Secret.
+/// Reports the workloads that are restarted although their Secret says `post:`, in one Event for each Secret.
 pub(super) fn restarted(context: &Context, open: &Open, remarks: &[Remark]) {
     let mut restarted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for remark in remarks {
@@ -210,7 +210,7 @@ pub(super) fn restarted(context: &Context, open: &Open, remarks: &[Remark]) {
     }
 }
 
-/// Says which pods and Jobs have an earlier leaf and keep it. Nothing waits for it, and nothing depends on it.
+/// Reports the pods and Jobs that have an earlier leaf and keep it. Nothing waits for it or depends on it.
 pub(super) async fn left_behind(
     context: &Context,
     namespace: &Arc<str>,
@@ -230,7 +230,7 @@ pub(super) async fn left_behind(
     };
     let all = rollout::by_secret(&all);
     for request in requests {
-        // They were named at the first look.
+        // They were reported at the first look.
         if !request.unwell.is_empty() {
             continue;
         }

@@ -3,12 +3,12 @@
 //! ```text
 //! watch event ──► assess ──► index ──due──► the term's tasks ──► finished ──► index
 //! ```
-//! It waits for nothing but the next event, the next due instant, the end of a task, the lease and the config file;
-//! everything that talks to anybody runs in a task of its own. On a standby it only keeps the index.
+//! It waits only for the next event, the next due instant, the end of a task, the lease and the config file; everything
+//! that talks to other systems runs in a task of its own. On a standby it only keeps the index.
 //!
-//! Another config is taken over between two sets of tasks of the same term: what runs comes to a known state and ends, all
-//! Secrets are listed and judged anew, and then the work begins as it does after a start. So it is when the wall clock has
-//! jumped, and when a past of the cluster has come back.
+//! A changed config is applied between two sets of tasks of the same term: running tasks come to a known state and end,
+//! all Secrets are listed and judged again, and then the work begins as after a start. The same happens after a jump of
+//! the wall clock, and after an etcd restore.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -42,23 +42,23 @@ use crate::process::task::Done;
 use crate::propagation;
 use crate::renewal::info::Suggested;
 
-/// The loop turns at least this often: timers do not count the time that a machine was suspended, the clock does.
+/// Longest time between two turns: timers do not count the time that a machine was suspended, the clock does.
 const BEAT: Duration = Duration::from_secs(30);
 
-/// A standby remembers what is wrong with so many Secrets, some kilobytes each; the metrics count all of them.
+/// Most Secrets whose problems a standby remembers, some kilobytes each; the metrics count all of them.
 const MOST_UNTOLD: usize = 1_000;
-/// Faults of one Secret that are told, each in the log and by an Event: a Secret may have thousands of annotations. The
-/// metrics count all of them.
+/// Most faults of one Secret that are reported, each in the log and by an Event: a Secret may have thousands of
+/// annotations. The metrics count all of them.
 const MOST_COMPLAINTS: usize = 10;
 
-/// What is wrong with a Secret's annotations: each reason and text.
+/// The faults of a Secret's annotations, each with reason and text.
 type Complaints = Vec<(Reason, String)>;
 
-/// The config, and what is made from it here.
+/// The config, and what the controller makes from it.
 pub struct Configs {
-    /// What the file says.
+    /// The config of the file.
     pub wanted: tokio::sync::watch::Receiver<Arc<Config>>,
-    /// What is in force; all read it in the context.
+    /// The config in force; all read it in the context.
     pub in_force: tokio::sync::watch::Sender<Arc<Config>>,
     /// Opens the watches.
     pub opener: watch::Opener,
@@ -66,29 +66,29 @@ pub struct Configs {
 
 struct Controller {
     context: Arc<Context>,
-    /// The number of the lease's term, while the lease is ours.
+    /// The number of the lease's term, while we hold the lease.
     lease: Option<u64>,
-    /// While this replica leads and all Secrets are listed.
+    /// Set while this replica leads and all Secrets are listed.
     term: Option<Term>,
-    /// How the watches stand that the config asks for.
+    /// The state of the watches that the config asks for.
     sources: Sources,
-    /// Where they were said to be passed over.
+    /// The namespaces that were reported as passed over.
     passed_over: BTreeSet<Option<Arc<str>>>,
-    /// What a leader would have told.
+    /// What a leader would have reported.
     untold: HashMap<SecretRef, (Box<str>, Complaints)>,
 }
 
 /// Why the loop has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It was told to.
+    /// A shutdown was requested.
     Told,
-    /// Nobody looks after the watches, the lease or the config file any more: only a new process can.
+    /// The task of the watches, the lease or the config file has ended: only a new process can continue.
     Unattended,
 }
 
-/// Runs until `shutdown`, or until the watch, the lease or the config file is looked after no more. `leads` says as whose
-/// term's leader it acts.
+/// Runs until `shutdown`, or until the task of the watches, the lease or the config file ends. `leads` holds the term
+/// as whose leader it acts.
 pub async fn run(
     context: Arc<Context>,
     mut configs: Configs,
@@ -128,7 +128,7 @@ pub async fn run(
         let wait = next.map_or(BEAT, |at| at.since(now).min(BEAT));
         planned = turn + wait;
         tokio::select! {
-            // Whether to act comes before what is believed, and that before what is due.
+            // First whether to act, then the data to act on, then what is due.
             biased;
             () = &mut shutdown => break Ended::Told,
             changed = leads.changed() => {
@@ -222,7 +222,7 @@ impl Controller {
         self.show_sources();
     }
 
-    /// Begins the work when what can be listed is listed; says how the watches stand.
+    /// Begins the work once everything that can be listed is listed; reports the state of the watches.
     fn begin(&mut self, now: Instant) {
         self.sources.settle(now);
         if self.sources.begins(now) {
@@ -246,7 +246,7 @@ impl Controller {
                 "Secrets are listed and watched there again"
             );
         }
-        // Their orders were left alone while nobody could see what they are for.
+        // Their orders were left alone while the Secrets that they are for could not be seen.
         let sources = &self.sources;
         let seen = |namespace: &str| {
             let is_it = |it: &Option<Arc<str>>| it.as_deref().is_none_or(|it| it == namespace);
@@ -257,7 +257,7 @@ impl Controller {
         }
     }
 
-    /// A deletion counts for the object that is known: its name may be another one's by now.
+    /// A deletion counts only for the object that is known: its name may belong to another by now.
     fn on_deleted(&mut self, secret: &ThinSecret) {
         let head = &secret.head;
         let mut index = self.index();
@@ -280,7 +280,7 @@ impl Controller {
         }
     }
 
-    /// The lease was won or lost. Nothing of the former term is left when this returns.
+    /// Applies that the lease was won or lost. Nothing of the former term is left when this returns.
     async fn on_lease(&mut self, number: Option<u64>) {
         if let Some(term) = self.term.take_if(|term| Some(term.number()) != number) {
             term.end().await;
@@ -292,7 +292,7 @@ impl Controller {
         self.open_term();
     }
 
-    /// Begins to work where this replica leads and has seen all Secrets.
+    /// Begins a term if this replica leads and has seen all Secrets.
     fn open_term(&mut self) {
         if let (None, Some(number)) = (&self.term, self.lease)
             && self.sources.begun()
@@ -301,14 +301,14 @@ impl Controller {
         }
     }
 
-    /// Ends what runs, as when the lease is handed over; the lease stays.
+    /// Ends all running tasks, as when the lease is handed over; the lease stays.
     async fn rest(&mut self) {
         if let Some(term) = self.term.take() {
             term.hand_over().await;
         }
     }
 
-    /// Another config is in force when this returns, and nothing runs that began under the former one.
+    /// Applies a changed config: it is in force when this returns, and nothing runs that began under the former one.
     async fn take_over(&mut self, configs: &mut Configs) {
         self.rest().await;
         let before = self.context.config();
@@ -327,8 +327,8 @@ impl Controller {
         tracing::info!("a changed config is in force: all Secrets are listed anew");
     }
 
-    /// Opens the watches that the config asks for, in place of those before. Nothing is done before they have listed all
-    /// Secrets that can be listed.
+    /// Opens the watches that the config asks for, in place of the former ones. Nothing is done before they have listed
+    /// all Secrets that can be listed.
     fn listen(&mut self, configs: &Configs) -> watch::Events {
         self.index().doubt();
         let watch::Secrets { scopes, events } = configs.opener.open(&self.context.config().watch);
@@ -336,7 +336,7 @@ impl Controller {
         events
     }
 
-    /// Drops what no watch brings any more. Of what cannot be listed, that which was known is kept.
+    /// Drops Secrets that no watch covers any more. Known Secrets of namespaces that cannot be listed are kept.
     fn drop_unnamed(&mut self) {
         let gone = {
             let sources = &self.sources;
@@ -359,7 +359,7 @@ impl Controller {
         self.open_term();
     }
 
-    /// Former leaders' ledger and order records are read.
+    /// Begins to work: the ledger and order records of former leaders have been read.
     fn on_opened(&mut self) {
         for (key, (uid, complaints)) in std::mem::take(&mut self.untold) {
             self.tell(&key, &uid, &complaints);
@@ -370,7 +370,7 @@ impl Controller {
         }
     }
 
-    /// The Secret is gone, or nobody annotates it any more; true when it was known.
+    /// Forgets a Secret that is gone or no longer annotated; true if it was known.
     fn forget(&mut self, key: &SecretRef) -> bool {
         self.context.renewal_info.forget(key);
         self.untold.remove(key);
@@ -379,7 +379,7 @@ impl Controller {
             self.context.secret_failures.forget(&entry.observed.uid);
         }
         let running = entry.is_some_and(|entry| entry.renewing.is_some());
-        // What a task that runs leaves is looked after when it ends.
+        // What a running task leaves is cleaned up when it ends.
         if let Some(term) = &self.term {
             term.gone(key);
         }
@@ -389,7 +389,7 @@ impl Controller {
         self.index().remove(key)
     }
 
-    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more. A standby leaves that to the
+    /// Abandons the order of a Secret, if it has one, because it is no longer wanted. A standby leaves that to the
     /// leader.
     fn abandon(&mut self, key: &SecretRef) {
         if let Some(term) = &mut self.term {
@@ -397,14 +397,14 @@ impl Controller {
         }
     }
 
-    /// A Secret has another certificate than before: its rollout hears of it.
+    /// Notifies the rollout of a Secret that it holds another certificate.
     fn changed(&self, key: &SecretRef) {
         if let Some(term) = &self.term {
             term.changed(key);
         }
     }
 
-    /// Says for what the rollout of a certificate that has just come waits, where a change window is shut.
+    /// Reports what the rollout of a new certificate waits for if the change window is closed.
     fn tell_shut(&self, key: &SecretRef, uid: &str, now: UnixTime) {
         let entry = self.index().get(key).filter(Entry::rollout_due);
         let Some(opens) = entry.and_then(|entry| entry.observed.window) else {
@@ -463,7 +463,7 @@ impl Controller {
             self.changed(&key);
             self.tell_shut(&key, uid, now);
         }
-        // Whoever leads knows more of what it has tried itself.
+        // A leader knows more of what it has tried itself.
         let others = change == Change::Changed && self.term.is_none();
         if change == Change::New || others {
             let error = head.annotation(keys::LAST_ERROR);
@@ -495,7 +495,7 @@ impl Controller {
         }
     }
 
-    /// A Secret that nobody annotated is looked at, and nothing else.
+    /// Observes a Secret that is not annotated; nothing else is done to it.
     fn on_bystander(&mut self, source: Source, key: &SecretRef, observed: Observed, leaf: &Leaf) {
         let config = self.context.config();
         let annotated = self
@@ -525,7 +525,7 @@ impl Controller {
         tracing::debug!(secret = %key, uid, issuer, renews = %due.at, reason = due.reason.as_str(), "watched");
     }
 
-    /// Tells once what is wrong with the annotations; while another replica leads, it does.
+    /// Reports once the faults of the annotations; while another replica leads, that one does.
     fn report(&mut self, key: &SecretRef, uid: &str, assessment: &Assessment) {
         let complaint = |problem: &Problem| {
             let reason = if problem.key.contains('/') {
@@ -581,7 +581,7 @@ impl Controller {
         }
     }
 
-    /// A CA was asked, or cannot be asked, about these.
+    /// Applies the results of asking CAs about certificates.
     fn on_suggested(&self, suggested: Vec<Suggested>) {
         let now = UnixTime::now();
         let settle = self.context.config().rollout.settle;
@@ -609,7 +609,7 @@ mod tests {
     use super::*;
     use crate::context::tests::without_an_answer;
 
-    /// What the loop ends with when `drop` has dropped the lease's end, or the config file's.
+    /// The loop's result when `drop` has dropped the sender of the lease or of the config file.
     async fn ended(
         drop: impl FnOnce(channel::Sender<Option<u64>>, channel::Sender<Arc<Config>>),
     ) -> Ended {

@@ -1,4 +1,4 @@
-//! What the leader does: the one loop that owns the index, and its terms.
+//! The leader: the one loop that owns the index, and its terms.
 
 pub mod controller;
 pub mod pairs;

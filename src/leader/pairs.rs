@@ -1,11 +1,11 @@
-//! What the watch cannot see: a private key that was replaced while the certificate beside it stayed.
+//! Finds changes that the watch cannot see: a private key that was replaced while the certificate beside it stayed.
 //!
-//! The watch skips `tls.key`, so a Secret of which only that has changed comes as another version with nothing new in it.
-//! Such a Secret is read once afresh, a moment later, and its pair is judged as before a rollout. Nothing of it is kept.
+//! The watch skips `tls.key`, so a Secret with only a changed key arrives as another version with the same content.
+//! Such a Secret is read once, a moment later, and its pair is judged as before a rollout. Nothing of it is kept.
 //!
-//! What changes the annotations that we know or the certificate is looked at by what acts on that; where that has to wait,
-//! or the Secret is new, so that nothing acts, it is looked at here too. A Secret to which nothing happens costs nothing
-//! here, however many there are; each namespace has an allowance, and the queue has an end.
+//! A change of the annotations that we know or of the certificate is judged by the task that acts on it; where that has
+//! to wait, or the Secret is new so that no task acts, it is judged here too. An unchanged Secret costs nothing here,
+//! however many there are. Each namespace has a token bucket, and the queue is bounded.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ use crate::context::Context;
 use crate::process::task::Done;
 use crate::propagation;
 
-/// Looks in one namespace at once, then one a second: so that nobody has the API server asked without end.
+/// Most looks in one namespace at once, then one a second: no user can make us load the API server without limit.
 const AT_ONCE: u32 = 100;
 
 /// Whether a version of a Secret differs from the one before only in what the watch does not see.
@@ -48,7 +48,7 @@ pub fn is_hidden(before: &Observed, now: &Observed) -> bool {
     before.uid == now.uid && before.leaf.is_ok() && seen(before) == seen(now)
 }
 
-/// Looks at what is in doubt, for as long as the term lasts.
+/// Looks at doubted Secrets until the term ends.
 pub async fn follow(context: &Context, done: &UnboundedSender<Done>) {
     let mut allowance = TokenBucket::new(AT_ONCE);
     loop {
@@ -57,7 +57,7 @@ pub async fn follow(context: &Context, done: &UnboundedSender<Done>) {
                 let looked = look(context, &key, done).await;
                 looked.unwrap_or_else(|error| {
                     tracing::info!(secret = %key, error = %error_chain(&error), "the pair cannot be looked at");
-                    // It is looked at when the API server answers again.
+                    // It is tried again when the API server answers again.
                     if error.is_uncertain() {
                         context.doubts.add(&key);
                     }
@@ -67,7 +67,7 @@ pub async fn follow(context: &Context, done: &UnboundedSender<Done>) {
     }
 }
 
-/// Reads one Secret and says what it finds, once.
+/// Reads one Secret and reports its pair's fault, once.
 async fn look(
     context: &Context,
     key: &SecretRef,
@@ -91,7 +91,7 @@ async fn look(
     {
         return Ok(());
     }
-    // A rollout that is due looks at the pair itself, and tells, as soon as the way is open.
+    // A due rollout looks at the pair itself, and reports it, as soon as it may begin.
     let looks = |entry: Entry| entry.rollout_due() && !entry.is_held(now);
     if context.entry(key).is_none_or(looks) {
         return Ok(());
@@ -105,12 +105,12 @@ async fn look(
         let events = &context.events;
         events.secret(key, uid, Reason::CertificateProblem, note);
     }
-    // The receiver goes only when the term does.
+    // The receiver is dropped only with the term.
     let _ = done.send(Done::Judged(key.clone(), note.map(Into::into)));
     Ok(())
 }
 
-/// What is wrong with the pair, but for what time alone makes wrong.
+/// The fault of the pair, except faults that are due to time alone.
 fn fault(secret: &FullSecret, assessment: &Assessment, now: UnixTime) -> Option<PairFault> {
     let (certificate, private_key) = secret.pair();
     let look = Look {

@@ -1,7 +1,7 @@
-//! How the watches on Secrets stand: which have listed everything, which cannot, which are broken. Pure.
+//! The state of the watches on Secrets: which have listed everything, which cannot, which are broken. Pure.
 //!
-//! Work begins when all have listed. A namespace that cannot be listed keeps nobody else's work from beginning: it is
-//! passed over, and what was known of its Secrets is kept until its list works.
+//! Work begins when all have listed. A namespace that cannot be listed does not delay the others: it is passed over,
+//! and its known Secrets are kept until its list works.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use std::time::Duration;
 use cert_renew_core::index::Source;
 use tokio::time::Instant;
 
-/// A namespace whose list neither succeeds nor is refused is passed over after this: an API server that decrypts with a
-/// lost key, for example, fails for one namespace and answers for all others.
+/// Time after which a namespace is passed over whose list neither succeeds nor is refused: an API server that decrypts
+/// with a lost key, for example, fails for one namespace and answers for all others.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A broken watch is tried again every 30 s at least. What has not failed for this long works again, though it may have
-/// had nothing to say since.
+/// Time without a failure after which a broken watch counts as working again, even if it has brought nothing. A broken
+/// watch is tried again every 30 s at least.
 const QUIET: Duration = Duration::from_secs(120);
 
-/// See the module's documentation.
+/// The state of all watches.
 #[derive(Debug)]
 pub struct Sources {
     opened: Instant,
-    /// Whether work has begun since.
+    /// Whether work has begun since the watches were opened.
     begun: bool,
     all: Vec<Standing>,
 }
@@ -37,23 +37,23 @@ struct Standing {
 #[derive(Clone, Copy, Debug)]
 struct Trouble {
     last: Instant,
-    /// The API server has said no, rather than failed.
+    /// The API server refused, rather than failed.
     refused: bool,
 }
 
-/// What an error of a watch changes.
+/// How an error changes the state of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
     /// It worked before.
     Broke,
     /// It worked before, or failed in another way; now it is refused.
     Refused,
-    /// It fails as it did.
+    /// It fails as before.
     Again,
 }
 
 impl Sources {
-    /// Watches that were opened just now, by where they watch.
+    /// The state of watches that were just opened, by the namespaces that they watch.
     #[must_use]
     pub fn opened(scopes: Vec<Option<Arc<str>>>, now: Instant) -> Self {
         let standing = |namespace| Standing {
@@ -68,7 +68,7 @@ impl Sources {
         }
     }
 
-    /// A watch has failed.
+    /// Applies the failure of a watch.
     pub fn failed(&mut self, source: Source, refused: bool, now: Instant) -> Failed {
         let Some(standing) = self.standing(source) else {
             return Failed::Again;
@@ -82,14 +82,14 @@ impl Sources {
         }
     }
 
-    /// A watch has brought a change.
+    /// Applies a change that a watch has brought.
     pub fn works(&mut self, source: Source) {
         if let Some(standing) = self.standing(source) {
             standing.trouble = None;
         }
     }
 
-    /// A watch has listed everything. True when the work had begun without it.
+    /// Applies that a watch has listed everything. True if the work had begun without it.
     pub fn listed(&mut self, source: Source) -> bool {
         let begun = self.begun;
         let Some(standing) = self.standing(source) else {
@@ -107,7 +107,7 @@ impl Sources {
             return false;
         }
         let patient = now.saturating_duration_since(self.opened) < PATIENCE;
-        // Whoever watches all namespaces has nothing else to begin with.
+        // A single watch on all namespaces has nothing else to begin with.
         let awaited = |standing: &Standing| {
             !standing.listed && !standing.is_refused() && (patient || standing.namespace.is_none())
         };
@@ -132,14 +132,14 @@ impl Sources {
     pub fn settle(&mut self, now: Instant) {
         for standing in &mut self.all {
             let over = |trouble: &mut Trouble| now.saturating_duration_since(trouble.last) >= QUIET;
-            // What is not listed yet says so when it is.
+            // A watch that has not listed yet reports when it has.
             if standing.listed {
                 standing.trouble.take_if(over);
             }
         }
     }
 
-    /// Whether Secrets of a namespace may exist that nobody has seen.
+    /// Whether a namespace may contain Secrets that were never seen.
     #[must_use]
     pub fn is_blind(&self, namespace: &str) -> bool {
         self.all.iter().any(|standing| {
@@ -151,7 +151,7 @@ impl Sources {
         })
     }
 
-    /// Namespaces that are passed over; `None` for all of them. Before the work begins there are none.
+    /// The namespaces that are passed over; `None` for all of them. Before the work begins there are none.
     #[must_use]
     pub fn passed_over(&self) -> BTreeSet<Option<Arc<str>>> {
         let passed_over = |standing: &&Standing| !standing.listed || standing.is_refused();
@@ -164,7 +164,7 @@ impl Sources {
         }
     }
 
-    /// Whether each watch works, but for those that are passed over, which cannot be all.
+    /// Whether each watch works, except those that are passed over, which cannot be all.
     #[must_use]
     pub fn are_up(&self) -> bool {
         let fails = |standing: &Standing| standing.trouble.is_some();
@@ -239,7 +239,7 @@ mod tests {
         sources.listed(Source(0));
         sources.failed(Source(1), false, now);
         assert!(!sources.begins(now + PATIENCE * 10));
-        // One that the API server does not know how to select is no reason to do nothing.
+        // A watch whose selector the API server refuses is no reason to do nothing.
         sources.failed(Source(1), true, now);
         assert!(sources.begins(now));
         assert!(sources.is_blind("any"));
@@ -263,7 +263,7 @@ mod tests {
         assert!(sources.is_blind("pay"));
         sources.settle(now + QUIET);
         assert!(!sources.is_blind("pay") && sources.passed_over().is_empty());
-        // What has changed says so at once.
+        // A change of the kind of failure is reported at once.
         sources.failed(PAY, false, now);
         sources.works(PAY);
         assert!(sources.are_up());

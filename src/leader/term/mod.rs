@@ -3,8 +3,8 @@
 //! ```text
 //! lease ──► opens: ledger and order records are read ──► works: due ──► renewal or rollout task ──► done ──► index
 //! ```
-//! Whatever a term knows dies with it, but for the index: the next one, here or elsewhere, takes over what the API server
-//! says. Its tasks live in one set; none of them outlives it.
+//! A term keeps no state except the index: the next term, here or elsewhere, starts from what the API server says. Its
+//! tasks live in one set; none of them outlives it.
 
 mod places;
 
@@ -31,19 +31,19 @@ use crate::renewal::info_poller;
 use crate::telemetry::metrics::Part;
 use crate::{propagation, renewal};
 
-/// Namespaces whose workloads are listed at the same time.
+/// Most namespaces whose workloads are listed at the same time.
 const PLANNERS: usize = 8;
-/// Plans that start at once within [`GATHER`], in the whole cluster. Beyond that it is a burst: lists cost the same for one
-/// Secret as for all of a namespace, so that the others wait for their neighbours.
+/// Most plans that start without delay within [`GATHER`], in the whole cluster. More of them are a burst: a list costs
+/// the same for one Secret as for all of a namespace, so the further Secrets wait for their neighbours.
 const AT_ONCE: usize = 4;
 const GATHER: Duration = Duration::from_millis(500);
-/// Ledger or order records that cannot be read are tried again after this; nothing is done without them.
+/// Delay until the ledger or order records are read again after a failure; nothing is done without them.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Handing over waits so long for the steps that are under way, and then for the requests: a CA takes a second or two to
-/// make an order, and an order that nobody has written down is lost.
+/// Longest wait of a handover for running steps, and again for running requests: a CA takes a second or two to make an
+/// order, and an order that is not recorded is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// See the module's documentation.
+/// One term as the leader, with its tasks and what waits for them.
 pub struct Term {
     context: Arc<Context>,
     number: u64,
@@ -55,28 +55,28 @@ pub struct Term {
     works: bool,
     /// Due renewals that wait for a place, and those that have one.
     renewals: Places,
-    /// Due rollouts by namespace; all that wait are planned in one go.
+    /// Due rollouts by namespace; all that wait are planned together.
     due: HashMap<Arc<str>, Vec<SecretRef>>,
     pace: Pace,
     /// Namespaces whose rollouts wait for others to join them, and those that have waited.
     gathering: HashSet<Arc<str>>,
     gathered: HashSet<Arc<str>>,
     planning: HashSet<Arc<str>>,
-    /// Tasks that run. A rollout hears when its Secret holds another certificate, and each when its Secret is gone.
+    /// Running tasks. Each is notified when its Secret is gone, a rollout also of another certificate.
     running: HashMap<(Task, SecretRef), watch::Sender<()>>,
 }
 
-/// What a term has to tell.
+/// A report of a term's tasks.
 #[derive(Debug)]
 pub enum Heard {
-    /// A task has ended, or got so far.
+    /// A task has ended, or reached this point.
     Done(Done),
-    /// A CA was asked, or cannot be asked, about these.
+    /// Results of asking CAs about certificates.
     Suggested(Vec<Suggested>),
 }
 
 impl Term {
-    /// Opens the gate for the term's tasks and reads what former leaders left; then [`Done::Opened`] is heard.
+    /// Opens the write gate for the term's tasks and reads what former leaders left; then reports [`Done::Opened`].
     #[must_use]
     pub fn open(context: &Arc<Context>, number: u64) -> Self {
         let (sender, done) = mpsc::unbounded_channel();
@@ -111,19 +111,19 @@ impl Term {
         }
     }
 
-    /// Which term of this process it is.
+    /// The number of the term in this process.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Waits for what its tasks tell. May be dropped at any time.
+    /// Waits for the next report of its tasks. May be dropped at any time.
     pub async fn heard(&mut self) -> Heard {
         loop {
             tokio::select! {
                 Some(done) = self.done.recv() => return Heard::Done(done),
                 Some(suggested) = self.suggested.recv() => return Heard::Suggested(suggested),
-                // The ticket says that the task is over.
+                // The task handle reports that the task is over.
                 Some(ended) = self.tasks.join_next() => if ended.is_err_and(|error| error.is_panic()) {
                     self.context.metrics.task_panicked(Part::Secret);
                 }
@@ -131,8 +131,8 @@ impl Term {
         }
     }
 
-    /// Begins to work: what is due is what the index says now; orders that a former leader left come first, but for those
-    /// of namespaces of which `blind` says that their Secrets cannot be seen.
+    /// Begins to work on what the index says is due now. Orders that a former leader left come first, except those of
+    /// namespaces whose Secrets cannot be seen according to `blind`.
     pub fn work(&mut self, now: UnixTime, blind: impl Fn(&str) -> bool) {
         self.works = true;
         let settle = self.context.config().rollout.settle;
@@ -168,8 +168,8 @@ impl Term {
             .spawn(supervised(Part::RenewalInfo, metrics(), polls));
     }
 
-    /// Goes on with the orders that a former leader left in namespaces whose Secrets have all been `seen`, and gives up those
-    /// whose Secrets are gone.
+    /// Resumes the orders that a former leader left in namespaces whose Secrets have all been `seen`, and gives up
+    /// those whose Secrets are gone.
     pub fn take_up_orders(&mut self, now: UnixTime, seen: impl Fn(&str) -> bool) {
         if !self.works {
             return;
@@ -185,7 +185,7 @@ impl Term {
         }
     }
 
-    /// What was ordered before this term, by the certificates that are there; copies count once.
+    /// Counts what was ordered before this term, by the present certificates; copies count once.
     fn recall_orders(&self) {
         let mut issued: HashMap<Arc<str>, Vec<(UnixTime, Arc<str>)>> = HashMap::new();
         let (now, mut seen) = (UnixTime::now(), HashSet::new());
@@ -202,7 +202,7 @@ impl Term {
             }
         }
         drop(index);
-        // The index knows what Secrets say; a series and a quota have only the issuers that there are.
+        // A Secret may name any issuer; only those of the config have metrics and a quota.
         let config = self.context.config();
         issued.retain(|issuer, _| config.issuer(issuer).is_some());
         for (issuer, issued) in issued {
@@ -210,7 +210,7 @@ impl Term {
         }
     }
 
-    /// Gives up the order that a Secret has, if it has one: nobody waits for it any more.
+    /// Abandons the order of a Secret, if it has one, because it is no longer wanted.
     pub fn abandon(&mut self, key: &SecretRef) {
         if self.works && self.context.known.contains(key) {
             let (context, key) = (Arc::clone(&self.context), key.clone());
@@ -219,7 +219,7 @@ impl Term {
         }
     }
 
-    /// A task has ended; the index is told by the caller.
+    /// Applies the end of a task; the caller updates the index.
     pub fn on_done(&mut self, done: &Done) {
         match done {
             Done::Planned(namespace) => _ = self.planning.remove(namespace),
@@ -237,7 +237,7 @@ impl Term {
         }
     }
 
-    /// Starts what is due and has a place; says when something else is due.
+    /// Starts what is due and has a place; returns when something else is due.
     pub fn dispatch(&mut self, now: UnixTime) -> Option<UnixTime> {
         if !self.works {
             return None;
@@ -248,7 +248,7 @@ impl Term {
                     let priority = self.priority(&key);
                     let issuer = self.issuer(&key);
                     let config = self.context.config();
-                    // Anybody who may edit a Secret writes the name of an issuer: only those that there are have a slot.
+                    // Anybody who may edit a Secret can name an issuer: only those of the config have a slot.
                     if let Some(issuer) = issuer.as_ref().filter(|it| config.issuer(it).is_some()) {
                         self.context.issuers.expect_order(issuer, &key.namespace);
                     }
@@ -273,7 +273,7 @@ impl Term {
         self.index().next_due()
     }
 
-    /// Starts the plans of namespaces that have gathered enough, as far as there are places.
+    /// Starts the plans of namespaces that have waited long enough for others, as far as there are places.
     fn plan(&mut self) {
         let waits = |it: &Self, namespace: &Arc<str>| {
             !it.planning.contains(namespace) && !it.gathering.contains(namespace)
@@ -286,7 +286,7 @@ impl Term {
                 let sender = self.sender.clone();
                 self.tasks.spawn(async move {
                     tokio::time::sleep(GATHER).await;
-                    // The receiver goes only when the term does.
+                    // The receiver is dropped only with the term.
                     let _ = sender.send(Done::Gathered(namespace));
                 });
                 continue;
@@ -304,13 +304,13 @@ impl Term {
         }
     }
 
-    /// Ends it: the lease is lost, and nothing more can be sent anyway.
+    /// Ends the term after the lease was lost: nothing more can be sent anyway.
     pub async fn end(mut self) {
         self.context.gate.leave();
         self.tasks.shutdown().await;
     }
 
-    /// Ends it while the lease is still ours: what is under way comes to a known state first.
+    /// Ends the term while we still hold the lease: running tasks come to a known state first.
     pub async fn hand_over(self) {
         self.context.gate.park(PATIENCE).await;
         self.end().await;
@@ -329,12 +329,12 @@ impl Term {
         TaskHandle::new(task, key, self.sender.clone(), changed)
     }
 
-    /// A Secret holds another certificate than before.
+    /// Notifies the tasks of a Secret that it holds another certificate.
     pub fn changed(&self, key: &SecretRef) {
         self.tell(Task::Roll, key);
     }
 
-    /// A Secret is gone, or nobody annotates it any more.
+    /// Notifies the tasks of a Secret that it is gone or no longer annotated.
     pub fn gone(&self, key: &SecretRef) {
         self.tell(Task::Renew, key);
         self.tell(Task::Roll, key);
@@ -346,12 +346,12 @@ impl Term {
         }
     }
 
-    /// Whom a Secret's order is for.
+    /// The issuer of a Secret's order.
     fn issuer(&self, key: &SecretRef) -> Option<Arc<str>> {
         Some(self.index().get(key)?.observed.issuer)
     }
 
-    /// Hopeless certificates wait behind those that never failed, and then the nearest expiry goes first.
+    /// Certificates that failed before come after those that never did; among equals the nearest expiry goes first.
     fn priority(&self, key: &SecretRef) -> (u32, UnixTime) {
         let index = self.index();
         let Some(entry) = index.get(key) else {
@@ -368,12 +368,12 @@ impl Term {
     }
 }
 
-/// When the last plans were started that did not gather first.
+/// When the last plans were started without waiting for others.
 #[derive(Debug, Default)]
 struct Pace(VecDeque<Instant>);
 
 impl Pace {
-    /// Whether a plan may start now; then it counts.
+    /// Whether a plan may start now; if so, it is counted.
     fn may_start(&mut self, now: Instant) -> bool {
         while self
             .0
@@ -420,7 +420,7 @@ async fn read(context: Arc<Context>, sender: mpsc::UnboundedSender<Done>) {
             }
         }
     }
-    // The receiver goes only when the term does.
+    // The receiver is dropped only with the term.
     let _ = sender.send(Done::Opened);
 }
 
@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(started(&mut pace, 0), AT_ONCE);
         assert_eq!(started(&mut pace, 499), 0);
         assert_eq!(started(&mut pace, 500), AT_ONCE);
-        // One every fifth of a second never waits.
+        // One plan every fifth of a second never waits.
         assert!((5..50).all(|turn| pace.may_start(start + Duration::from_millis(200) * turn)));
     }
 }

@@ -1,6 +1,6 @@
-//! Who renews next: due renewals that wait for one of the places, and a share of the places for each namespace and issuer.
+//! The next Secret to renew: due renewals that wait for one of the places, with a share for each namespace and issuer.
 //!
-//! A renewal may hold its place for minutes, with a DNS server or a CA that answers late. No namespace and no issuer holds
+//! A renewal may hold its place for minutes, if a DNS server or a CA answers late. No namespace and no issuer may hold
 //! all of them, so that there is always one for the others. Pure.
 
 use std::collections::{BTreeSet, HashMap};
@@ -9,18 +9,18 @@ use std::sync::Arc;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 
-/// One namespace holds a quarter of the places at most: four would have to be slow at the same time.
+/// Divisor of the places that one namespace may hold: a quarter, so that four would have to be slow at the same time.
 const OF_A_NAMESPACE: usize = 4;
-/// Where there are few places, two are for each namespace all the same.
+/// Least number of places that a namespace may hold, even where there are few.
 const LEAST: usize = 2;
 
 /// Namespace and issuer.
 type Group = (Arc<str>, Arc<str>);
 
-/// See the module's documentation.
+/// Due renewals that wait for a place, and those that have one.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// Those that failed least first, and of those the nearest expiry.
+    /// Ordered by the number of failures, then by expiry.
     waiting: HashMap<Group, BTreeSet<(u32, UnixTime, SecretRef)>>,
     held: HashMap<SecretRef, Group>,
     of_namespace: HashMap<Arc<str>, usize>,
@@ -28,7 +28,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// A renewal is due.
+    /// Adds a due renewal.
     pub(super) fn wait(
         &mut self,
         (failures, expires): (u32, UnixTime),
@@ -40,7 +40,7 @@ impl Places {
         waiting.insert((failures, expires, key));
     }
 
-    /// The next one, which holds one of so many places from now on.
+    /// Takes the next renewal, which holds one of `places` from now on.
     pub(super) fn next(&mut self, places: usize) -> Option<SecretRef> {
         if self.held.len() >= places {
             return None;
@@ -67,7 +67,7 @@ impl Places {
         Some(key)
     }
 
-    /// A renewal has ended.
+    /// Frees the place of a renewal that has ended.
     pub(super) fn free(&mut self, key: &SecretRef) {
         let Some((namespace, issuer)) = self.held.remove(key) else {
             return;
@@ -125,7 +125,7 @@ mod tests {
             [key("greedy", 16)],
             "the nearest expiry"
         );
-        // What holds no place gives none back.
+        // A renewal without a place frees none.
         places.free(&key("greedy", 99));
         assert_eq!(places.next(64), None);
         for held in held {

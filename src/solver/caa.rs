@@ -1,7 +1,7 @@
 //! CAA records (RFC 8659, RFC 8657): whether a CA will refuse before it has looked at any proof.
 //!
-//! A CA that is asked and refuses counts a failed validation; here it costs a few DNS questions. Only what is plainly
-//! forbidden is told: what cannot be looked up, or what a CA does not say of itself, is left to the CA.
+//! A CA that is asked and refuses counts a failed validation; the check costs a few DNS questions. Only certain
+//! refusals are reported: what cannot be looked up, or what a CA does not say of itself, is left to the CA.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,18 +10,18 @@ use hickory_proto::rr::rdata::CAA;
 
 use crate::net::dns::{self, RData, RecordType, Resolver};
 
-/// Who asks, and how the name will be proven.
+/// The CA and account that ask, and how the name will be proven.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
-    /// What the CA calls itself in CAA records; nothing is forbidden where it does not say.
+    /// The CA's domain names in CAA records; nothing is forbidden where the CA names none.
     pub identities: &'a [String],
-    /// The account's URL, where it is known.
+    /// The account's URL, if known.
     pub account: Option<&'a str>,
     /// `http-01`, `dns-01` or `dns-persist-01`.
     pub method: &'a str,
 }
 
-/// Why a name may not be issued by this CA to this account, if that is plain. No more questions are asked than are `left`.
+/// Why this CA may not issue a name to this account, if that is certain. Asks at most `left` questions.
 pub async fn forbids(
     resolver: &Resolver,
     name: &Name,
@@ -46,7 +46,7 @@ pub async fn forbids(
                 _ => None,
             })
             .collect();
-        // RFC 8659, 3: the nearest set of records counts, and no other.
+        // RFC 8659, 3: only the nearest set of records counts.
         if !records.is_empty() {
             let why = judge(&records, name.is_wildcard(), asker)?;
             return Some(format!("CAA of {} forbids {name}: {why}", dns::text(&at)));
@@ -101,7 +101,7 @@ fn judge(records: &[CAA], wildcard: bool, asker: Asker<'_>) -> Option<String> {
     ))
 }
 
-/// Whether the value of one property names this CA, this account and this way to prove.
+/// Whether the value of one property names this CA, this account and this method.
 fn permits(value: &str, asker: Asker<'_>) -> bool {
     let mut parts = value.split(';').map(str::trim);
     let issuer = parts.next().unwrap_or_default().trim_end_matches('.');

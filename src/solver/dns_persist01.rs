@@ -1,15 +1,15 @@
-//! dns-persist-01 (draft-ietf-acme-dns-persist-01): a TXT record that names the CA and our account there. An experiment.
+//! dns-persist-01 (draft-ietf-acme-dns-persist-01): a TXT record that names the CA and our account there. Experimental.
 //!
 //! ```text
 //! _validation-persist.NAME TXT "issuer-domain-name; accounturi=URI[; policy=wildcard][; persistUntil=SECONDS]"
 //! ```
-//! The user sets it once; it proves the name for every renewal, and no credentials for DNS are needed here. Nothing is
-//! written to DNS. Before the CA is told to look, every server of the zone that answers is asked for the record; where
-//! it is not there, or says something else, the error says what to set, and no validation is spent.
+//! The user sets it once; it proves the name for every renewal, and needs no credentials for DNS here. Nothing is
+//! written to DNS. Before the CA is told to validate, every server of the zone that answers is asked for the record;
+//! where it is missing or has another content, the error says what to set, and no validation is spent.
 //!
-//! A record for somebody else's account would let him issue for the name. So none is ever asked for but with our own
-//! account's URL, and that only where it is on the CA's own host: a CA cannot have us ask for a record that is meant for
-//! another one.
+//! A record for another account would let its owner issue for the name. So we only ever ask for a record with our own
+//! account's URL, and only if that is on the CA's own host: no CA can make us ask for a record that is meant for
+//! another CA.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -25,33 +25,33 @@ use thiserror::Error;
 use crate::net::dns::{self, Authority, Resolver};
 use crate::net::egress::Nearby;
 
-/// Where the CA looks, below the name (section 4 of the draft).
+/// Label below the name at which the CA looks (section 4 of the draft).
 const LABEL: &str = "_validation-persist";
-/// Names that a CA may give itself (section 3.1).
+/// Most domain names of a CA (section 3.1).
 const ISSUERS: usize = 10;
-/// A longer account URL is a mistake: the record has to name it.
+/// Longest account URL in bytes: the record has to contain it.
 const ACCOUNT: usize = 500;
-/// One string of a TXT record (RFC 1035, 3.3).
+/// Longest string of a TXT record in bytes (RFC 1035, 3.3).
 const STRING: usize = 255;
-/// Names of one order that are looked for at the same time.
+/// Most names of one order that are looked up at the same time.
 const LOOKS: usize = 8;
 
-/// Why the CA is not told to look.
+/// Why the CA is not told to validate.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// DNS itself.
+    /// DNS failed.
     #[error("dns-persist-01: {0}")]
     Dns(#[from] dns::Error),
-    /// Nobody to ask.
+    /// No server can be asked.
     #[error(
         "dns-persist-01: TXT {0}: no server of its zone answers; name others in servers, or leave it to the CA by \
          selfCheck: false"
     )]
     Silent(String),
-    /// The records that are not as they have to be, a sentence each.
+    /// The faults of the records, a sentence each.
     #[error("dns-persist-01: {}", .0.join("; "))]
     Lacking(Vec<String>),
-    /// The challenge is one that nobody should prove.
+    /// The challenge must not be proven.
     #[error("dns-persist-01: {0}")]
     Challenge(String),
 }
@@ -68,10 +68,10 @@ impl Error {
     }
 }
 
-/// What a CA says of itself and of us.
+/// A CA and our account there.
 #[derive(Clone, Copy, Debug)]
 pub struct Ca<'a> {
-    /// What it calls itself in records.
+    /// Its domain names in records.
     pub issuers: &'a [String],
     /// Its directory, from the config.
     pub directory: &'a str,
@@ -89,11 +89,11 @@ pub struct Wanted {
     wildcard: bool,
     issuers: Vec<String>,
     account: String,
-    /// Asked instead of those that the zone's NS records name.
+    /// Servers to ask instead of those in the zone's NS records.
     servers: Vec<SocketAddr>,
 }
 
-/// What is wrong with a record; the later ones come closer to what is wanted.
+/// The fault of a record; later variants are closer to a valid record.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     OtherCa,
@@ -104,10 +104,10 @@ enum Fault {
 }
 
 impl Wanted {
-    /// The record for this name, `servers` of its zone to be asked for it instead of those that DNS says.
+    /// The record for this name. `servers` of its zone are asked for it instead of those that DNS names.
     ///
     /// # Errors
-    /// When what the CA says is not to be trusted with it.
+    /// When the CA's data cannot be trusted.
     pub fn new(name: &Name, ca: Ca<'_>, servers: &[SocketAddr]) -> Result<Self, Error> {
         let Ca {
             issuers,
@@ -144,7 +144,7 @@ impl Wanted {
         })
     }
 
-    /// What the record says, when it is made from here.
+    /// The content of the record to set.
     fn value(&self) -> String {
         let policy = if self.wildcard {
             "; policy=wildcard"
@@ -201,7 +201,7 @@ impl Wanted {
         }
     }
 
-    /// Why none of the records that stand there proves the name, if none does.
+    /// Why none of the existing records proves the name, if none does.
     fn lacking(&self, records: &[String], now: UnixTime) -> Option<String> {
         let mut closest = None;
         for record in records {
@@ -252,16 +252,16 @@ impl Wanted {
     }
 }
 
-/// Looks for all records, each by way of its resolver; those of one name are one.
+/// Looks for all records, each by way of its resolver; records of the same name are looked up once.
 ///
 /// # Errors
-/// When one is not as it has to be, or DNS does not say.
+/// When one is missing or has faults, or DNS gives no answer.
 pub async fn look(
     nearby: Nearby,
     mut wanted: Vec<(Wanted, Resolver)>,
     now: UnixTime,
 ) -> Result<(), Error> {
-    // Of apex and wildcard the latter wants more.
+    // Of apex and wildcard, keep the wildcard, which needs more.
     wanted.sort_by(|(a, _), (b, _)| (&a.name, b.wildcard).cmp(&(&b.name, a.wildcard)));
     wanted.dedup_by(|(later, _), (kept, _)| later.name == kept.name);
     let looks = stream::iter(wanted)
@@ -281,7 +281,7 @@ pub async fn look(
     }
 }
 
-/// As a zone file has it.
+/// The value in the notation of a zone file.
 fn quoted(value: &str) -> String {
     let strings = value.as_bytes().chunks(STRING);
     let strings: Vec<String> = strings
@@ -296,7 +296,7 @@ fn is_normalized(text: &str) -> bool {
     name.is_ok_and(|name| matches!(&name, Name::Dns(dns) if **dns == *text) && !name.is_wildcard())
 }
 
-/// What the value of a parameter may hold, and a zone file without escapes.
+/// The bytes that a parameter may contain, and a zone file without escapes.
 fn is_parameter(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_graphic() && !b";\"\\".contains(&b);
     text.len() <= ACCOUNT && text.bytes().all(allowed)
@@ -409,7 +409,7 @@ pub(crate) mod tests {
         assert_eq!(wanted.lacking(&[], NOW).as_deref(), Some("there is none"));
     }
 
-    /// A CA that would have the user set a record for somebody else's account.
+    /// A CA that would make the user set a record for another account.
     #[test]
     fn no_record_is_asked_for_that_could_be_meant_for_another_ca() {
         let name = "a.example".parse().unwrap();
@@ -492,13 +492,13 @@ pub(crate) mod tests {
         }
     }
 
-    /// Reads what stands in a zone.
+    /// Reads the record of a zone.
     pub(crate) fn read(input: &[u8]) {
         let record = [String::from_utf8_lossy(input).into_owned()];
         let _ = wanted("*.a.example").lacking(&record, NOW);
     }
 
-    /// Whoever holds a zone writes what he likes into its records.
+    /// The owner of a zone may write anything into its records.
     #[test]
     fn hostile_records() {
         let seeds = texts(&[
@@ -524,7 +524,7 @@ pub(crate) mod tests {
                 assert!(told.len() < 4 * 1024, "{} bytes", told.len());
                 assert!(!told.chars().any(char::is_control), "{told:?}");
             }
-            // Nothing proves a wildcard that does not prove the name itself, and nothing without the account.
+            // A record that proves the wildcard also proves the name itself, and nothing is proven without the account.
             assert!(told[1].is_some() || told[0].is_none(), "{record:?}");
             assert!(
                 told[0].is_some() || record[0].contains(ACCOUNT),

@@ -1,8 +1,8 @@
 //! HTTP-01 (RFC 8555, section 8.3): the operator itself answers the CA, on a port of its own.
 //!
-//! Input: key authorizations, from the order records. Every replica answers, whichever made the order.
-//! The port is open to the internet by way of an ingress: nothing but a known token and `health` is answered, and what
-//! one caller can make us do or hold is bounded. Key authorizations are public once they are asked for.
+//! Input: key authorizations, from the order records. Every replica answers, whichever made the order. The port is open
+//! to the internet by way of an ingress: it answers only known tokens and `health`, and what one caller can make us do
+//! or hold is bounded. Key authorizations are public once they are asked for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,19 +21,19 @@ use tokio::time::timeout;
 
 use crate::net::bounded::CONNECTIONS;
 
-/// Where the CA looks (RFC 8555, section 8.3).
+/// Path at which the CA looks (RFC 8555, section 8.3).
 pub const PATH: &str = "/.well-known/acme-challenge/";
-/// Some 250 bytes each; a thousand orders of a hundred names.
+/// Most tokens held, some 250 bytes each: a thousand orders of a hundred names.
 const TOKENS: usize = 100_000;
-/// Boulder's tokens have 43 characters; RFC 8555 asks for 22 at least and names no bound.
+/// Longest token in bytes. Boulder's have 43 characters; RFC 8555 asks for 22 at least and sets no bound.
 const TOKEN: usize = 256;
-/// CAs wait 10 s for the whole answer.
+/// Longest wait for the lookup of an unknown token; CAs wait 10 s for the whole answer.
 const MISS: Duration = Duration::from_secs(4);
-/// Tokens that are not known and wait for a look, at a time: half of the connections that the port takes. One more is
-/// answered at once, so that all others are left for tokens that are known.
+/// Most unknown tokens that wait for a lookup at a time: half of the connections that the port takes. One more is
+/// answered at once, so that the other half is left for known tokens.
 const MISSES: usize = CONNECTIONS / 2;
 
-/// The key authorizations that are answered, by order record; clones share them.
+/// The key authorizations to answer with, by order record; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct ChallengeStore(Arc<RwLock<Answers>>);
 
@@ -49,13 +49,13 @@ struct Answer {
     key_authorization: String,
 }
 
-/// There are more challenges than any cluster has.
+/// There are more challenges than [`ChallengeStore`] holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("more than {TOKENS} HTTP-01 challenges at once")]
 pub struct Full;
 
 impl ChallengeStore {
-    /// Answers these tokens for `record`, and no others for it. Repeating it changes nothing.
+    /// Sets the tokens of `record`, in place of its former ones. Repeating it changes nothing.
     ///
     /// # Errors
     /// When there are too many; the record then has none.
@@ -95,7 +95,7 @@ impl ChallengeStore {
             .remove(record);
     }
 
-    /// What proves control, for a token that is known.
+    /// The key authorization of a known token.
     #[must_use]
     pub fn get(&self, token: &str) -> Option<String> {
         let answers = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -121,11 +121,11 @@ impl Answers {
     }
 }
 
-/// Is awaited for a token that is not known, once, before it is looked up again.
-/// Whoever provides it coalesces the calls and limits their rate: anybody on the internet can cause them.
+/// Awaited once for an unknown token, before it is looked up again.
+/// The provider coalesces the calls and limits their rate: anybody on the internet can cause them.
 pub type OnMiss = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// The whole of what the port answers.
+/// All routes of the port.
 pub fn router(store: ChallengeStore, on_miss: OnMiss) -> Router {
     let nothing = || async { StatusCode::NOT_FOUND };
     Router::new()
@@ -153,7 +153,7 @@ async fn answer(State(answering): State<Answering>, Path(token): Path<String>) -
         on_miss,
         misses,
     } = answering;
-    // RFC 8555, 8.3: tokens are base64url; nothing else is worth a look.
+    // RFC 8555, 8.3: tokens are base64url; nothing else is looked up.
     let plausible = token.len() <= TOKEN
         && token
             .bytes()
@@ -165,13 +165,13 @@ async fn answer(State(answering): State<Answering>, Path(token): Path<String>) -
     if found.is_none()
         && let Ok(_waits) = misses.try_acquire()
     {
-        // The deadline passing is a miss like any other.
+        // A timeout is a miss like any other.
         let _ = timeout(MISS, on_miss()).await;
         found = store.get(&token);
     }
     match found {
         Some(key_authorization) => {
-            // An edge that cached it would answer for an order of long ago.
+            // A cached answer would serve an old order.
             let headers = [(CONTENT_TYPE, "text/plain"), (CACHE_CONTROL, "no-store")];
             (headers, key_authorization).into_response()
         }

@@ -1,10 +1,9 @@
-//! The way of a CA's HTTP-01 request to our port, tried by ourselves before the CA is.
+//! Tries the way of a CA's HTTP-01 request to our port before the CA does.
 //!
 //! The request goes where the CA's would: to port 80 of the address that DNS gives for the name, over redirects, and
-//! through whatever certificate stands there, as the one that is to be renewed may have expired. What comes back is
-//! compared, never shown.
-//! Users name the host and hold its DNS: whatever that and redirects say, we go where a CA would go and not to what only
-//! we can reach.
+//! with any certificate accepted, as the one that is to be renewed may have expired. The answer is compared, never
+//! shown. Users name the host and hold its DNS: whatever DNS and redirects say, we connect where a CA would, and not to
+//! what only we can reach.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,21 +21,21 @@ use super::http01::PATH;
 use crate::net::dns::{self, Resolver};
 use crate::net::egress::{Nearby, System};
 
-/// CAs wait 10 s for the whole answer.
+/// Longest request; CAs wait 10 s for the whole answer.
 const REQUEST: Duration = Duration::from_secs(10);
-/// An address that accepts no connection by then is out of reach.
+/// Longest wait for a connection; after it the address is unreachable.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Let's Encrypt follows so many.
+/// Most redirects followed, as by Let's Encrypt.
 const REDIRECTS: usize = 10;
-/// Where CAs follow redirects to (Let's Encrypt refuses others).
+/// Ports to which CAs follow redirects (Let's Encrypt refuses others).
 const PORTS: [u16; 2] = [80, 443];
-/// An answer is some hundred bytes.
+/// Most bytes read of an answer, which has some hundred.
 const BODY: usize = 4_096;
-/// Addresses of a host that are asked: who holds its DNS may name any number.
+/// Most addresses of a host that are asked: its DNS may list any number.
 const MOST_ADDRESSES: usize = 8;
-/// The token that our port always answers.
+/// Token that our port always answers.
 const HEALTH: &str = "health";
-/// The answer to it.
+/// The answer to [`HEALTH`].
 const HEALTHY: &str = "OK";
 
 /// Why a request would not reach us.
@@ -47,7 +46,7 @@ pub struct Error {
     what: String,
 }
 
-/// Asks DNS as the config says.
+/// Resolves names by the config's resolvers.
 struct ByConfig(Arc<Resolver>, Nearby);
 
 impl Resolve for ByConfig {
@@ -65,7 +64,7 @@ impl Resolve for ByConfig {
 pub struct Held(Mutex<HashMap<String, HashSet<String>>>);
 
 impl Held {
-    /// An order, by the uid of its record, needs a route.
+    /// Notes that an order, by the uid of its record, needs a route.
     pub fn hold(&self, record: &str, route: &str) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.entry(route.to_owned())
@@ -73,7 +72,7 @@ impl Held {
             .insert(record.to_owned());
     }
 
-    /// It needs it no longer; says whether nobody does.
+    /// Notes that it no longer does; true if no order needs the route any more.
     pub fn release(&self, record: &str, route: &str) -> bool {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(records) = held.get_mut(route) else {
@@ -103,14 +102,14 @@ fn follows(so_far: usize, to: &Url, nearby: Nearby) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a request for this token of `host` reaches us: the answer is the key authorization. `nearby` is where the CA
-/// is: one on this machine sees what is here.
+/// Checks that a request for this token of `host` reaches us: the answer is the key authorization. `nearby` is where
+/// the CA is: one on this machine sees what is here.
 ///
-/// Each address of the host is asked, as a CA may come to any of them, and several CAs to several. One that cannot be
-/// reached from here says nothing where another one answers: a cluster without IPv6 reaches no AAAA.
+/// Each address of the host is asked, as a CA may connect to any of them. An address that is unreachable from here says
+/// nothing where another one answers: a cluster without IPv6 reaches no AAAA.
 ///
 /// # Errors
-/// With what came instead.
+/// What was answered instead.
 pub async fn reaches_us(
     nearby: Nearby,
     resolvers: &Resolvers,
@@ -168,21 +167,21 @@ pub async fn reaches_us(
     }
 }
 
-/// What a request met.
+/// The result of a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    /// cert-renew.
+    /// cert-renew answered.
     Ours,
-    /// Something else.
+    /// Something else answered.
     Wrong(String),
-    /// Nobody.
+    /// No answer came.
     None(String),
 }
 
 /// One request of a self-check.
 struct Request<'a> {
     nearby: Nearby,
-    /// As the config says; the system's where there is none.
+    /// The config's resolver; the system's where there is none.
     resolver: Option<Arc<Resolver>>,
     url: &'a str,
     host: &'a str,
@@ -190,7 +189,7 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Sends it to this address of the host, or to whichever the client takes.
+    /// Sends it to this address of the host, or to any that the client chooses.
     async fn send(&self, to: Option<IpAddr>) -> Answer {
         let nearby = self.nearby;
         let redirects = Policy::custom(move |attempt| {
@@ -258,7 +257,7 @@ impl Request<'_> {
     }
 }
 
-/// The addresses of a host that may be connected to; none where DNS does not say, and of an address.
+/// The addresses of a host that may be connected to; none where DNS gives none, or the host is an address.
 async fn addresses(nearby: Nearby, resolver: Option<&Resolver>, host: &str) -> Vec<IpAddr> {
     if host.parse::<IpAddr>().is_ok() {
         return Vec::new();
@@ -277,7 +276,7 @@ async fn addresses(nearby: Nearby, resolver: Option<&Resolver>, host: &str) -> V
     once.take(MOST_ADDRESSES).collect()
 }
 
-/// What the addresses of one host come to: the first that answers wrongly, else whether any is ours.
+/// The result for all addresses of one host: the first wrong answer, else whether any is ours.
 fn worst(addresses: &[IpAddr], answers: Vec<Answer>) -> Answer {
     let any_is_ours = answers.contains(&Answer::Ours);
     let mut nobody = None;
@@ -298,11 +297,11 @@ fn worst(addresses: &[IpAddr], answers: Vec<Answer>) -> Answer {
     nobody.filter(|_| !any_is_ours).unwrap_or(Answer::Ours)
 }
 
-/// Whether challenges of `host` reach an operator, by a token that every one answers. Whoever calls it asks from his own
+/// Checks that challenges of `host` reach an operator, by a token that every operator answers. Run on the user's
 /// machine.
 ///
 /// # Errors
-/// With what came instead.
+/// What was answered instead.
 pub async fn check(resolvers: &Resolvers, host: &str) -> Result<(), Error> {
     reaches_us(Nearby::Open, resolvers, host, HEALTH, HEALTHY).await
 }
@@ -323,7 +322,7 @@ mod tests {
         assert!(held.release("unknown", "route"));
     }
 
-    /// Where DNS leads, we follow as far as a CA would, and never to ourselves or to metadata.
+    /// DNS is followed as far as a CA would, never to ourselves or to metadata.
     #[tokio::test]
     async fn what_dns_says_leads_neither_to_this_machine_nor_to_metadata() {
         let records = vec![
@@ -350,7 +349,7 @@ mod tests {
             let said = refused(Nearby::Open, host).await;
             assert!(said.contains("metadata address"), "{host}: {said}");
         }
-        // The name of this machine is refused before anybody is asked where it is.
+        // The name of this machine is refused before it is resolved.
         let said = refused(Nearby::Closed, "localhost").await;
         assert!(said.contains("metadata address"), "{said}");
     }

@@ -1,7 +1,7 @@
-//! acme-dns: a DNS server that holds nothing but challenges, to which `_acme-challenge` is delegated by CNAME.
+//! acme-dns: a DNS server that holds only challenges, to which `_acme-challenge` is delegated by CNAME.
 //!
-//! The Secret holds what its clients call `acmedns.json`: the account of each domain, by the domain's name. It keeps
-//! the last two values of an account, which are those of apex and wildcard, and nothing needs to be removed.
+//! The Secret holds what its clients call `acmedns.json`: the account of each domain, by the domain's name. The server
+//! keeps the last two values of an account, which are those of apex and wildcard, so nothing needs to be removed.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +67,7 @@ impl AcmeDns {
             ("x-api-key", account.password.as_str()),
         ];
         let body = json!({"subdomain": account.subdomain, "txt": txt.value});
-        // Its words may repeat the headers.
+        // Its error text may repeat the headers.
         let told = |error: String| error.replace(&account.password, "***");
         self.endpoint
             .post("/update", &headers, &body)

@@ -1,11 +1,11 @@
-//! Who the pod is to AWS: credentials for an hour or so, instead of some that never end in a Secret.
+//! The pod's identity at AWS: credentials that last about an hour, instead of permanent ones in a Secret.
 //!
 //! ```text
 //! projected token of the service account ──STS AssumeRoleWithWebIdentity (IRSA)──► key, secret, session token
 //! token of the agent ──agent on the node (EKS Pod Identity)──────────────────────► the same
 //! ```
-//! Where they stand is in the environment, put there by EKS. They are asked for anew for each change of a record, and
-//! not kept; no error repeats a token.
+//! EKS sets their locations in the environment. They are requested again for each change of a record, and not kept; no
+//! error repeats a token.
 
 use reqwest::ClientBuilder;
 use serde::Deserialize;
@@ -16,22 +16,22 @@ use super::identity::{Environment, is_loopback, token};
 
 /// Version of the STS API.
 const VERSION: &str = "2011-06-15";
-/// What AWS' own log shows beside the role.
+/// Session name that AWS' own log shows beside the role.
 const SESSION: &str = "cert-renew";
-/// The hosts at which an agent answers without TLS, on every node (AWS SDKs: "container credential provider").
+/// Hosts at which an agent answers without TLS, on every node (AWS SDKs: "container credential provider").
 const AGENTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 
-/// Credentials with an end. Debug is left out on purpose.
+/// Credentials that expire. Debug is left out on purpose.
 pub(super) struct Temporary {
     pub(super) access_key_id: String,
     pub(super) secret_access_key: String,
     pub(super) session_token: String,
 }
 
-/// Asks for credentials. `role` and `endpoint` of the settings stand above what the environment says.
+/// Requests credentials. `role` and `endpoint` of the settings override the environment.
 ///
 /// # Errors
-/// In the words of AWS, or with what was expected.
+/// The error text of AWS, or what was expected.
 pub(super) async fn credentials(
     environment: &Environment,
     role: Option<&str>,
@@ -131,7 +131,7 @@ fn is_agent(host: &str) -> bool {
     AGENTS.contains(&host) || is_loopback(host)
 }
 
-/// The text of the first element of that name: what STS answers has each once, and no entities in what is looked for.
+/// The text of the first element of that name: STS sends each once, and these contain no entities.
 pub(super) fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;

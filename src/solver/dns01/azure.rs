@@ -1,10 +1,10 @@
-//! Azure DNS for a pod with a workload identity: no secret of a client stands anywhere.
+//! Azure DNS for a pod with a workload identity, without a client secret.
 //!
 //! ```text
 //! projected token of the service account ──login, client assertion──► access token ──► record set: read, changed, put
 //! ```
-//! The environment is set by Azure's webhook. A record set is put only as it was read (`If-Match`): nothing of others is
-//! lost. Somebody with a client's secret goes by dns-update instead.
+//! Azure's webhook sets the environment. A record set is put only if unchanged since it was read (`If-Match`), so that
+//! no other's change is lost. With a client secret, use dns-update instead.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -16,20 +16,20 @@ use super::{cleaned, put, take};
 use crate::cluster::order_records::Txt;
 
 const API_VERSION: &str = "2018-05-01";
-/// Where the token stands, and where it is taken to.
+/// Variables with the path of the token, and with the login endpoint.
 const TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
 const AUTHORITY: &str = "https://login.microsoftonline.com";
-/// A record set that somebody else changes at the same moment is read again.
+/// Most attempts at a record set that is modified concurrently.
 const ATTEMPTS: usize = 3;
 
-/// Where it all is.
+/// Azure DNS and its endpoints.
 pub(super) struct Azure {
     authority: String,
     tenant: String,
     client: String,
     token_file: String,
     management: String,
-    /// Of the resource group, without a slash at the end.
+    /// Path of the resource group, without a slash at the end.
     path: String,
 }
 
@@ -37,7 +37,7 @@ impl Azure {
     /// `setting` reads the solver's settings.
     ///
     /// # Errors
-    /// With what was expected.
+    /// What was expected.
     pub(super) fn new(
         environment: &Environment,
         setting: impl Fn(&str) -> Option<String>,
@@ -174,7 +174,7 @@ impl Azure {
     }
 }
 
-/// Values, version and lifetime of a record set. A value of several strings is one text (RFC 1035, 3.3.14).
+/// Values, version and TTL of a record set. A value of several strings is one text (RFC 1035, 3.3.14).
 fn read(set: &Value, ttl: u32) -> (Vec<String>, Option<String>, u32) {
     let records = set["properties"]["TXTRecords"].as_array();
     let text = |record: &Value| {

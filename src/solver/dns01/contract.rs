@@ -1,18 +1,19 @@
-//! What dns-update asks of the hosts of zones, held against transcripts of their APIs: `testdata/dns-hosts/PROVIDER.txt`.
+//! Compares dns-update's requests to the hosts of zones with transcripts of their APIs:
+//! `testdata/dns-hosts/PROVIDER.txt`.
 //!
-//! Most hosts have one endpoint, which cannot be set. So a process of its own asks through a proxy, which shows a
-//! certificate of the test for whichever host is asked, expects the requests of the transcript in their order, and gives
-//! its answers. What a host really does no transcript shows.
+//! Most hosts have one endpoint, which cannot be set. So a process of its own sends the requests through a proxy, which
+//! presents a certificate of the test for every host, expects the requests of the transcript in their order, and
+//! answers as it says. A transcript does not show what a host really does.
 //!
 //! ```text
 //! # where the host describes its API
 //! setting NAME VALUE              in the solver's settings
 //! secret KEY VALUE                in its Secret
 //! record NAME ZONE                the TXT record; _acme-challenge.www.example.com in example.com where this is missing
-//! add                             what follows is asked when the record is set; `remove`: when it is removed
+//! add                             the requests that follow set the record; `remove`: they remove it
 //! > METHOD URL
-//! > Header: value                 has to be there; a * at the end stands for anything
-//! > {"json": "body"}              the body, where it is JSON; other text after an equals sign
+//! > Header: value                 a required header; a * at the end matches anything
+//! > {"json": "body"}              the body, if it is JSON; other text after an equals sign
 //! < STATUS BODY                   the answer; its further lines begin with a blank
 //! ```
 
@@ -42,7 +43,7 @@ use super::provider::{Credentials, Provider};
 use crate::cluster::order_records::Txt;
 
 const TRANSCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/dns-hosts");
-/// Which transcript the process that asks is to follow.
+/// Names the transcript for the process that sends the requests.
 const PROVIDER: &str = "CERT_RENEW_DNS_HOST";
 /// The record of every transcript that names no other.
 const NAME: &str = "_acme-challenge.www.example.com";
@@ -58,7 +59,7 @@ struct Transcript {
     exchanges: Vec<Exchange>,
 }
 
-/// A request that is expected, and its answer.
+/// An expected request, and its answer.
 struct Exchange {
     line: String,
     headers: Vec<(String, String)>,
@@ -121,7 +122,7 @@ fn read(provider: &str) -> Transcript {
     read
 }
 
-/// Whether a text is as a transcript has it.
+/// Whether a text matches that of a transcript.
 fn fits(expected: &str, found: &str) -> bool {
     match expected.strip_suffix('*') {
         Some(start) => found.starts_with(start),
@@ -130,7 +131,7 @@ fn fits(expected: &str, found: &str) -> bool {
 }
 
 impl Exchange {
-    /// What of a request is not as it should be.
+    /// How a request differs from the expected one.
     fn fault(&self, request: &Request<Bytes>, url: &Uri) -> Option<String> {
         let line = format!("{} {url}", request.method());
         if !fits(&self.line, &line) {
@@ -213,7 +214,7 @@ impl Play {
             .unwrap()
     }
 
-    /// One connection to the proxy: a tunnel to a host, which is the test itself.
+    /// Serves one connection to the proxy: a tunnel to a host, whose part the test plays.
     async fn serve(self: Arc<Self>, mut connection: TcpStream) -> std::io::Result<()> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -233,7 +234,7 @@ impl Play {
     }
 }
 
-/// Runs the requests of one provider against its transcript; what was not as it should be.
+/// Runs the requests of one provider against its transcript, and returns the differences.
 async fn held(provider: &str) -> Vec<String> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -249,7 +250,7 @@ async fn held(provider: &str) -> Vec<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy: SocketAddr = listener.local_addr().unwrap();
     let playing = Arc::clone(&play);
-    // They end with this.
+    // They end with this function.
     let (mut proxied, mut serving) = (JoinSet::new(), JoinSet::new());
     proxied.spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
@@ -334,7 +335,7 @@ fn transcripts() -> Vec<String> {
     names
 }
 
-/// The HTTP client of dns-update panics where the machine has no root certificates, as an image without files.
+/// The HTTP client of dns-update panics where the machine has no root certificates, as in an image without files.
 #[test]
 fn without_roots_on_this_machine_no_host_is_asked_and_the_error_says_so() {
     let mut asking = Command::new(env::current_exe().unwrap());

@@ -1,8 +1,8 @@
-//! Google Cloud DNS for a pod with a workload identity: the metadata server says who it is, and no key of a service
-//! account stands anywhere.
+//! Google Cloud DNS for a pod with a workload identity: the metadata server gives an access token, and no service
+//! account key is needed.
 //!
-//! A record set is changed by naming what was read: Google refuses where that is not what is there, so that nothing of
-//! others is lost. Somebody with a key goes by dns-update instead.
+//! A change of a record set contains what was read: Google refuses it if that is not what is there, so that no other's
+//! change is lost. With a service account key, use dns-update instead.
 
 use reqwest::{ClientBuilder, Method, StatusCode};
 use serde_json::{Value, json};
@@ -17,10 +17,10 @@ use crate::cluster::order_records::Txt;
 const METADATA: [&str; 2] = ["metadata.google.internal", "169.254.169.254"];
 const FLAVOR: (&str, &str) = ("metadata-flavor", "Google");
 const DNS: &str = "https://dns.googleapis.com";
-/// A record set that somebody else changes at the same moment is read again.
+/// Most attempts at a record set that is modified concurrently.
 const ATTEMPTS: usize = 3;
 
-/// Where it all is.
+/// Google Cloud DNS and its endpoints.
 pub(super) struct Google {
     metadata: String,
     dns: String,
@@ -140,12 +140,12 @@ fn is_metadata(host: &str) -> bool {
     METADATA.contains(&host) || is_loopback(host)
 }
 
-/// As Google writes a TXT value; ours are base64url.
+/// A TXT value in Google's notation; ours are base64url.
 fn quoted(value: &str) -> String {
     format!("\"{value}\"")
 }
 
-/// The zone that the world sees; a private one may have the same name.
+/// The public zone; a private one may have the same name.
 fn public_zone(list: &Value) -> Option<String> {
     let zones = list["managedZones"].as_array()?.iter();
     let mut public = zones.filter(|zone| zone["visibility"] != "private");

@@ -1,4 +1,4 @@
-//! The hosts of zones that dns-update has, each by what the config and a Secret say. Pure, but for the changes themselves.
+//! The hosts of zones that dns-update supports, each with its settings and its Secret. Pure, except for the changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,29 +21,29 @@ use dns_update::{DnsUpdater, TsigAlgorithm};
 use super::provider::{ACCESS_KEY_ID, Needs, SECRET_ACCESS_KEY, SESSION_TOKEN};
 use super::{Error, cleaned};
 
-/// One request to a host; a change takes several at some.
+/// Longest request to a host; a change takes several at some.
 const REQUEST: Option<Duration> = Some(Duration::from_secs(20));
 
-/// Hosts that refuse a shorter time to live than this, and for which dns-update does not know that.
+/// Hosts that refuse a shorter TTL than this, which dns-update does not know.
 const LONGER: [(&str, u32); 2] = [("godaddy", 600), ("porkbun", 600)];
 
-/// Those that have one value at a name and list none: what is set there replaces what was.
+/// Hosts that hold one value at a name and list none: a new value replaces the former one.
 pub(super) const ONE_VALUE: [&str; 3] = ["ddnss", "duckdns", "hurricane"];
 
-/// The time to live of a record at this host, `wanted` where it takes that.
+/// The TTL of a record at this host: `wanted`, if the host accepts it.
 pub(super) fn ttl(provider: &str, wanted: u32) -> u32 {
     let longer = LONGER.iter().find(|(name, _)| *name == provider);
     longer.map_or(wanted, |(_, least)| wanted.max(*least))
 }
 
-/// Whoever changes records at the host that the solver names.
+/// The client for the host that the solver names.
 ///
 /// # Errors
-/// When something is missing, or has not the form that the host gives it.
+/// When something is missing, or does not have the form that the host gives it.
 pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     let token = || needs.secret("token");
     let pair = || Ok::<_, Error>((needs.secret("key")?, needs.secret("secret")?));
-    // For those that take no more than one text, or two.
+    // For hosts that take one or two texts.
     macro_rules! one {
         ($new:ident) => {
             DnsUpdater::$new(token()?, REQUEST)
@@ -58,7 +58,7 @@ pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     if needs.solver.provider == "rfc2136" {
         return rfc2136(needs);
     }
-    // dns-update trusts the machine's roots and no others, and its client panics where there are none.
+    // dns-update trusts only the machine's roots, and its client panics where there are none.
     if let Err(error) = reqwest::Client::builder().build() {
         let why = cert_renew_core::text::error_chain(&error);
         return Err(needs.settings(format!(

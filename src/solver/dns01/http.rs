@@ -1,4 +1,4 @@
-//! Requests of the providers that are ours, and for identities: with deadlines, bounded, and without redirects.
+//! HTTP requests of our own providers, and for identities: with deadlines, bounded, and without redirects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::net::roots;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(20);
-/// More of an answer is never read: credentials with their session token have some 2 kB.
+/// Most bytes of an answer that are read: credentials with their session token have some 2 kB.
 const BODY: usize = 16_384;
 
 /// One endpoint.
@@ -21,8 +21,8 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `url` is https, or http to anywhere: such services stand inside the cluster, where many have no TLS. `ca_bundle` is a
-    /// PEM file with roots beside the public ones.
+    /// `url` is https, or http to any host: such services run inside the cluster, where many have no TLS. `ca_bundle`
+    /// is a PEM file with roots to trust in addition to the public ones.
     pub(super) fn new(
         (setting, url): (&str, &str),
         ca_bundle: Option<&str>,
@@ -38,7 +38,7 @@ impl Endpoint {
         Self::with(url, bundle.transpose()?.as_deref(), |client| client)
     }
 
-    /// `url` is https, or http where `is_near` says that nobody can listen in; `change` is for the client.
+    /// `url` is https, or http where `is_near` says that the connection cannot be tapped; `change` adapts the client.
     pub(super) fn nearby(
         url: &str,
         is_near: fn(&str) -> bool,
@@ -75,7 +75,7 @@ impl Endpoint {
         Ok(Self { client, url })
     }
 
-    /// POSTs to the URL with `path` at its end; anything but a success is an error in the server's words.
+    /// POSTs to the URL with `path` appended; anything but a success is an error with the server's text.
     pub(super) async fn post(
         &self,
         path: &str,
@@ -97,7 +97,7 @@ impl Endpoint {
         answered(request).await.map(drop)
     }
 
-    /// POSTs a form to the URL, and gives the answer back.
+    /// POSTs a form to the URL, and returns the answer.
     pub(super) async fn form(&self, fields: &[(&str, &str)]) -> Result<String, String> {
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fields)
@@ -110,7 +110,7 @@ impl Endpoint {
         answered(request).await
     }
 
-    /// GETs the URL, and gives the answer back.
+    /// GETs the URL, and returns the answer.
     pub(super) async fn get(&self, headers: &[(&'static str, &str)]) -> Result<String, String> {
         let mut request = self.client.get(self.url.clone());
         for (name, value) in headers {
@@ -119,7 +119,7 @@ impl Endpoint {
         answered(request).await
     }
 
-    /// Asks for a path and query of the same host; the answer is JSON, `null` where it is none.
+    /// Requests a path and query of the same host; returns the JSON answer, `null` where it is not JSON.
     pub(super) async fn call(
         &self,
         method: Method,
@@ -142,7 +142,7 @@ impl Endpoint {
     }
 }
 
-/// The answer to a request; anything but a success is an error in the server's words.
+/// The answer to a request; anything but a success is an error with the server's text.
 async fn answered(request: RequestBuilder) -> Result<String, String> {
     let (status, text) = sent(request).await?;
     if status.is_success() {
@@ -151,7 +151,7 @@ async fn answered(request: RequestBuilder) -> Result<String, String> {
     Err(format!("{status}: {text}"))
 }
 
-/// Whatever the answer is.
+/// The answer to a request, whatever its status.
 async fn sent(request: RequestBuilder) -> Result<(StatusCode, String), String> {
     let wrong = |error: reqwest::Error| cert_renew_core::text::error_chain(&error.without_url());
     let mut response = request.send().await.map_err(wrong)?;

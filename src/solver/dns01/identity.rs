@@ -1,9 +1,9 @@
-//! What a cloud puts into the pod for it to say who it is: environment variables and files. Nothing of it is kept.
+//! The identity that a cloud gives the pod: environment variables and files. Nothing of it is kept.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// What the variables of the three clouds begin with.
+/// Prefixes of the variables of the three clouds.
 const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GCE_METADATA_"];
 
 /// The environment, as the cloud sets it.
@@ -11,7 +11,7 @@ const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GCE_METADATA_"];
 pub(super) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// That of this process.
+    /// The environment of this process.
     pub(super) fn of_process() -> Self {
         let ours = |key: &str| PREFIXES.iter().any(|prefix| key.starts_with(prefix));
         Self(std::env::vars().filter(|(key, _)| ours(key)).collect())
@@ -47,7 +47,7 @@ pub(super) fn token(file: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Whether nobody else can listen in: for stand-ins and side-cars.
+/// Whether the host is this machine, so that the connection cannot be tapped: used by tests and side-cars.
 pub(super) fn is_loopback(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
     host.parse().is_ok_and(|it: IpAddr| it.is_loopback())

@@ -1,13 +1,13 @@
 //! DNS-01 (RFC 8555, section 8.4): TXT records at the host of a zone.
 //!
 //! ```text
-//! name ─► _acme-challenge.name ─CNAMEs─► where it stands ─SOA─► zone      (before the order record is made)
+//! name ─► _acme-challenge.name ─CNAMEs─► its record ─SOA─► zone            (before the order record is made)
 //!      ─► added by value ─► seen on every server of the zone ─► the CA is told ─► removed by value
 //! ```
 //! A record is added to what is there and removed by its value: the apex and the wildcard of a domain share one name,
-//! and so do two orders. Some hosts' APIs replace a whole set, so that changes to one name wait for each other.
-//! Everything has a deadline. Credentials are read when they are needed, from the operator's namespace, are not kept,
-//! and never stand in an error.
+//! and so do two orders. Some hosts' APIs replace a whole set, so changes to one name wait for each other. Everything
+//! has a deadline. Credentials are read from the operator's namespace when they are needed, are not kept, and never
+//! appear in an error.
 
 mod acme_dns;
 mod aws;
@@ -45,29 +45,29 @@ use crate::net::dns::{self, Authority, RecordType, Resolver, Sight};
 use crate::net::egress::Nearby;
 use crate::process::write_gate::{Closed, WriteGate};
 
-/// Where the CA looks, below the name (RFC 8555, section 8.4).
+/// Label below the name at which the CA looks (RFC 8555, section 8.4).
 const LABEL: &str = "_acme-challenge";
-/// Beside where the CA looks; nobody has a record there of this name alone.
+/// A sibling of that label at which no record exists, except those of a wildcard.
 const NOBODY: &str = "_cert-renew-sees-a-wildcard";
-/// One change at one host: some take several requests, and wait for a limit between them.
+/// Longest change at one host: some take several requests, and wait for a limit between them.
 const CHANGE: Duration = Duration::from_secs(60);
-/// A change that waits for others of the same name.
+/// Longest wait for other changes of the same name.
 const TURN: Duration = Duration::from_secs(180);
-/// Seen by the CA's resolvers for no longer than this: hosts refuse less.
+/// TTL of our TXT records in seconds; many hosts refuse lower values.
 const TTL: u32 = 60;
-/// Between two looks at the zone's servers: the first soon, for those that are quick.
+/// Shortest time between two looks at the zone's servers; it is short for the sake of quick ones.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A record that cannot be removed is tried so often.
+/// Most attempts to remove a record.
 const REMOVALS: usize = 3;
-/// Servers that do not answer are waited for so long when all others have the record: one that is dead for good must not
-/// hold everything up, and one that is slow may answer yet.
+/// Longest wait for servers that do not answer once all others have the record: a dead one must not delay everything,
+/// and a slow one may still answer.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// Why a TXT record cannot be set, seen or removed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// DNS itself.
+    /// DNS failed.
     #[error("DNS-01: {0}")]
     Dns(#[from] dns::Error),
     /// The Secret with the credentials cannot be read.
@@ -78,7 +78,7 @@ pub enum Error {
         /// Why.
         source: cluster::Error,
     },
-    /// The credentials are not what the provider takes.
+    /// The credentials do not have the form that the provider needs.
     #[error("DNS-01 by {provider}: Secret {secret}: {expected}")]
     Credentials {
         /// The provider.
@@ -88,7 +88,7 @@ pub enum Error {
         /// What was expected, and where.
         expected: String,
     },
-    /// What stands in the config is not what the provider takes.
+    /// The config does not have the form that the provider needs.
     #[error("DNS-01 by {provider}: {expected}")]
     Settings {
         /// The provider.
@@ -103,40 +103,40 @@ pub enum Error {
         provider: String,
         /// What was attempted.
         what: &'static str,
-        /// Where.
+        /// The name of the record.
         at: String,
-        /// In which zone.
+        /// The zone.
         zone: String,
-        /// In the host's words.
+        /// The host's error text.
         why: String,
     },
     /// Not all servers of the zone have the record.
     #[error("DNS-01: TXT {at} is not seen: {}", unseen(.lacking, .silent))]
     NotSeen {
-        /// Where the record stands.
+        /// The name of the record.
         at: String,
-        /// Who answers and does not have it, each with what it answers.
+        /// Servers that answer without it, each with its answer.
         lacking: Vec<(String, String)>,
-        /// Who does not answer, each with what came instead.
+        /// Servers that do not answer, each with the error.
         silent: Vec<(String, String)>,
     },
-    /// A CNAME leads out of the zones that the solver is for.
+    /// A CNAME leads out of the solver's zones.
     #[error(
         "DNS-01: the CNAME of {asked} leads to {at}, which is in none of the solver's zones ({zones}): add its zone there \
          if that is meant"
     )]
     Outside {
-        /// Where the CA looks.
+        /// The name at which the CA looks.
         asked: String,
-        /// Where that leads.
+        /// The name to which that leads.
         at: String,
         /// The solver's zones.
         zones: String,
     },
-    /// This replica does not lead any more.
+    /// This replica no longer leads.
     #[error(transparent)]
     Closed(#[from] Closed),
-    /// No server that could be asked.
+    /// No server can be asked.
     #[error(
         "DNS-01: zone {0} has no NS record whose address is known; name its servers in propagation.servers"
     )]
@@ -159,7 +159,7 @@ impl Error {
     }
 }
 
-/// See the module's documentation.
+/// Sets and removes the TXT records of all DNS-01 solvers.
 pub struct Solver {
     kube: Client,
     namespace: Arc<str>,
@@ -168,30 +168,30 @@ pub struct Solver {
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// What a key authorization is in DNS (RFC 8555, section 8.4).
+/// The TXT value of a key authorization (RFC 8555, section 8.4).
 #[must_use]
 pub fn value(key_authorization: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, key_authorization.as_bytes()))
 }
 
-/// Where the proof for a name stands.
+/// The place of the proof for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
-    /// Where the CA looks first.
+    /// The name at which the CA looks first.
     pub asked: String,
-    /// Where the record is: there, or where CNAMEs lead from there.
+    /// The name of the record: the same, or where its CNAMEs lead.
     pub at: String,
     /// The zone that holds it.
     pub zone: String,
 }
 
-/// Where the proof for a name stands, and in which zone.
+/// Finds the place of the proof for a name.
 ///
-/// A CNAME at the place where the CA looks is followed: the zone delegates its challenges. One that stands there for a
-/// wildcard alone (`*.example.com`) is not meant for that, and a record of our own hides it.
+/// A CNAME at the name at which the CA looks is followed: the zone delegates its challenges. A CNAME that comes only
+/// from a wildcard (`*.example.com`) is not meant for that, and a record of our own hides it.
 ///
 /// # Errors
-/// When DNS does not say.
+/// When DNS gives no answer.
 pub async fn site(resolver: &Resolver, name: &Name) -> Result<Site, dns::Error> {
     let bare = name.to_string();
     let bare = bare.strip_prefix("*.").unwrap_or(&bare);
@@ -213,8 +213,9 @@ pub async fn site(resolver: &Resolver, name: &Name) -> Result<Site, dns::Error> 
 }
 
 impl Site {
-    /// Whoever holds a name's zone says where its CNAMEs lead, and the credentials may be good for more zones than they
-    /// are meant for: where a solver names its zones, no record is set outside of them.
+    /// Checks that the record is within the solver's zones. The owner of a name's zone decides where its CNAMEs lead,
+    /// and the credentials may be good for more zones than intended: if a solver names its zones, no record is set
+    /// outside of them.
     ///
     /// # Errors
     /// When the CNAMEs lead out of them.
@@ -223,7 +224,7 @@ impl Site {
             let rest = self.at.strip_suffix(zone);
             rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        // acme-dns writes nowhere but below the names that it has given to us.
+        // acme-dns writes only below the names that it has assigned to us.
         let is_bound = solver.provider != "acme-dns" && self.at != self.asked;
         if !is_bound || zones.is_empty() || zones.iter().any(|zone| within(zone)) {
             return Ok(());
@@ -237,7 +238,7 @@ impl Site {
 }
 
 impl Solver {
-    /// Nothing is asked yet.
+    /// Creates it; nothing is asked yet.
     #[must_use]
     pub fn new(kube: Client, namespace: Arc<str>, gate: WriteGate) -> Self {
         Self {
@@ -248,15 +249,15 @@ impl Solver {
         }
     }
 
-    /// Whether a solver's settings and credentials are such that it could begin; nothing is changed.
+    /// Checks that a solver's settings and credentials suffice to begin; nothing is changed.
     ///
     /// # Errors
-    /// When they are not.
+    /// When they do not.
     pub async fn check(&self, solver: &Dns01) -> Result<(), Error> {
         self.provider(solver, None).await.map(drop)
     }
 
-    /// Sets a TXT record beside those that are there; that it is there already is no error.
+    /// Sets a TXT record beside the existing ones; a record that exists already is no error.
     ///
     /// # Errors
     /// When the host refuses or does not answer.
@@ -265,8 +266,8 @@ impl Solver {
         self.change(txt, "adding", provider.add(txt, TTL)).await
     }
 
-    /// Removes a TXT record and no other of its name; that it is gone already is no error. Where the host refuses, the
-    /// zone's servers are asked by way of `resolver`: what was never set needs no removing.
+    /// Removes a TXT record but no other of its name; a record that is gone already is no error. If the host refuses,
+    /// the zone's servers are asked by way of `resolver`: what was never set needs no removing.
     ///
     /// # Errors
     /// When the host refuses or does not answer, several times.
@@ -323,12 +324,12 @@ impl Solver {
 
     fn turn(&self, at: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only the map still holds those that nobody waits for.
+        // Drop the locks that only the map still holds.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(at.to_owned()).or_default())
     }
 
-    /// Who changes records of a zone, where one is named.
+    /// The client that changes records of a zone, where one is named.
     async fn provider(&self, solver: &Dns01, zone: Option<&str>) -> Result<Provider, Error> {
         let credentials = self.credentials(solver).await?;
         match zone {
@@ -357,7 +358,7 @@ impl Solver {
     }
 }
 
-/// Adds a value to a record set that others may use too; whether that changes it.
+/// Adds a value to a record set that others may use too; true if that changes it.
 fn put(values: &mut Vec<String>, value: &str) -> bool {
     let there = values.iter().any(|it| it == value);
     if !there {
@@ -366,14 +367,14 @@ fn put(values: &mut Vec<String>, value: &str) -> bool {
     !there
 }
 
-/// Takes a value out of such a record set; whether that changes it.
+/// Removes a value from such a record set; true if that changes it.
 fn take(values: &mut Vec<String>, value: &str) -> bool {
     let before = values.len();
     values.retain(|it| it != value);
     values.len() < before
 }
 
-/// What the cloud gives the pod, where the provider is one that takes it.
+/// The credentials from the pod's identity, if the provider uses it.
 async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
     if solver.provider != "route53" {
         return Ok(None);
@@ -398,8 +399,9 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
     Ok(Some(Credentials::of_identity(data)))
 }
 
-/// Waits until every server of the zone has the record, until `deadline`, or every resolver where they cannot be asked;
-/// `nearby` is where the CA is, which asks the same servers. Servers that do not answer are passed over after a while, as long as another one has it.
+/// Waits until `deadline` for every server of the zone to have the record, or every resolver where the servers cannot
+/// be asked; `nearby` is where the CA is, which asks the same servers. Servers that do not answer are passed over after
+/// a while, as long as another one has it.
 ///
 /// # Errors
 /// When some do not have it by then, or the servers cannot be found.
@@ -498,7 +500,7 @@ fn unseen(lacking: &[(String, String)], silent: &[(String, String)]) -> String {
     lacking.chain(silent).collect::<Vec<_>>().join("; ")
 }
 
-/// A host's words without what is secret, short and on one line.
+/// A host's error text without secrets, short and on one line.
 fn cleaned(words: &str, secrets: &[&str]) -> String {
     let mut words = words.to_owned();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {

@@ -1,4 +1,4 @@
-//! From the config and a Secret to somebody who changes TXT records. Pure, but for the changes themselves.
+//! Makes the client that changes TXT records from the config and a Secret. Pure, except for the changes.
 
 use cert_renew_core::config::Dns01;
 use cert_renew_core::secret::full::Data;
@@ -18,34 +18,34 @@ pub(super) const ACCESS_KEY_ID: &str = "access-key-id";
 pub(super) const SECRET_ACCESS_KEY: &str = "secret-access-key";
 pub(super) const SESSION_TOKEN: &str = "session-token";
 
-/// What a Secret holds for a provider. Debug and errors never show it.
+/// The content of a provider's Secret. Debug and errors never show it.
 #[derive(Default)]
 pub(super) struct Credentials {
     secret: Option<String>,
     pub(super) data: Data,
 }
 
-/// Somebody who changes TXT records.
+/// A client that changes TXT records.
 pub(super) struct Provider {
     kind: Kind,
-    /// As the config has it.
+    /// Its name in the config.
     name: String,
-    /// What must not stand in an error.
+    /// Texts that must not appear in an error.
     secrets: Vec<Zeroizing<String>>,
 }
 
 enum Kind {
     Updater(DnsUpdater),
-    /// A host that has one value at a name and says of none whether it is there.
+    /// A host that holds one value at a name and lists none.
     OneValue(DnsUpdater),
     AcmeDns(AcmeDns),
     Webhook(Webhook),
-    /// By the identity of the pod.
+    /// By the pod's identity.
     Azure(Azure),
     Google(Google),
 }
 
-/// Reads what one provider needs, and says what is missing.
+/// Reads what one provider needs, and reports what is missing.
 pub(super) struct Needs<'a> {
     pub(super) solver: &'a Dns01,
     pub(super) credentials: &'a Credentials,
@@ -59,14 +59,14 @@ impl Credentials {
         }
     }
 
-    /// What stands at a key, without the line end that editors put there.
+    /// The text at a key, without the line end that editors add.
     pub(super) fn text(&self, key: &str) -> Option<String> {
         let bytes = self.data.get(key)?;
         let text = std::str::from_utf8(bytes).ok()?.trim();
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    /// What stands in no Secret.
+    /// Credentials that come from no Secret.
     pub(super) fn of_identity<const N: usize>(data: [(&str, String); N]) -> Self {
         let data = data.map(|(key, text)| (key.to_owned(), text.into_bytes().into()));
         Self {
@@ -98,7 +98,7 @@ impl Needs<'_> {
         }
     }
 
-    /// A setting; the config was checked for those that are required.
+    /// A setting; the config's check covers the required ones.
     pub(super) fn setting(&self, key: &str) -> Option<String> {
         self.solver.settings.get(key).cloned()
     }
@@ -193,7 +193,7 @@ impl Provider {
                     result => result,
                 })
             }
-            // It keeps the last two, or the last one, which may be another order's by now, and forgets older ones by itself.
+            // The host keeps only the last one or two values, which may be another order's by now.
             Kind::AcmeDns(_) | Kind::OneValue(_) => Ok(()),
             Kind::Webhook(webhook) => self.told(webhook.call("cleanup", txt).await),
             Kind::Azure(azure) => self.told(azure.remove(txt).await),
@@ -278,7 +278,7 @@ mod tests {
             let full = Credentials::new("ns/dns".into(), data.clone());
             if let Err(error) = Provider::new(&solver(name), &full) {
                 let text = error.to_string();
-                // Some look at the form of a key at once.
+                // Some check the form of a key at once.
                 assert!(text.contains("ns/dns"), "{text}");
                 assert!(!text.contains("not in this version"), "{text}");
             }

@@ -1,7 +1,7 @@
-//! Which hosted zone of Route 53 a record belongs into, where the config does not say: the public one of the zone's name.
+//! The hosted zone of Route 53 for a record, where the config does not name it: the public one of the zone's name.
 //!
-//! An account may have a private zone of the same name, or of one below it, which no CA sees. dns-update takes the first
-//! of the longest name, so that the zone is looked for here, in one signed request (AWS Signature Version 4).
+//! An account may have a private zone of the same name, or of one below it, which no CA sees. dns-update takes the
+//! first of the longest name, so the zone is looked up here, in one signed request (AWS Signature Version 4).
 
 use std::borrow::Cow;
 
@@ -15,16 +15,16 @@ use super::aws::element;
 use super::http::Endpoint;
 use super::provider::{ACCESS_KEY_ID, Credentials, SECRET_ACCESS_KEY, SESSION_TOKEN};
 
-/// Where it is without a setting.
+/// Endpoint without a setting.
 const ENDPOINT: &str = "https://route53.amazonaws.com";
-/// Of its signatures, without a setting.
+/// Region of the signatures without a setting.
 const REGION: &str = "us-east-1";
 const PATH: &str = "/2013-04-01/hostedzonesbyname";
-/// Zones of one name come first in the list; each takes some 350 bytes of the answer.
+/// Most zones of the answer: zones of the same name come first, each with some 350 bytes.
 const MOST_ZONES: usize = 30;
 const ZONE_ID: &str = "hostedZoneId";
 
-/// The solver with the hosted zone for records of `zone`; as it is where that is set, or cannot be found.
+/// The solver with the hosted zone for records of `zone`; unchanged where that is set, or cannot be found.
 pub(super) async fn with_zone<'a>(
     solver: &'a Dns01,
     zone: &str,
@@ -52,7 +52,7 @@ async fn public_zone(
     zone: &str,
     credentials: &Credentials,
 ) -> Result<Option<String>, String> {
-    // What would have to be escaped is no name of a hosted zone.
+    // A name that would need escaping is no name of a hosted zone.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     let keys = credentials
         .text(ACCESS_KEY_ID)
@@ -99,12 +99,12 @@ fn public(xml: &str, zone: &str) -> Option<String> {
     Some(id.trim_start_matches("/hostedzone/").to_owned())
 }
 
-/// A GET without a body, as it is signed.
+/// A GET without a body, to be signed.
 struct Request<'a> {
     host: &'a str,
     path: &'a str,
     query: &'a str,
-    /// As the header `x-amz-date` has it.
+    /// The value of the header `x-amz-date`.
     date: &'a str,
     token: Option<&'a str>,
     region: &'a str,

@@ -1,7 +1,7 @@
-//! The way out where no provider fits: a service of the user's own that changes the record.
+//! For hosts that no provider supports: a service of the user's own that changes the record.
 //!
-//! It is sent `{"action": "present" | "cleanup", "name", "zone", "value"}` by POST, with the token as bearer where there
-//! is one. Both actions may come several times, and are about this one value and no other of the name.
+//! It is sent `{"action": "present" | "cleanup", "name", "zone", "value"}` by POST, with the token as bearer where
+//! there is one. Both actions may come several times, and concern only this one value of the name.
 
 use serde_json::json;
 use zeroize::Zeroizing;

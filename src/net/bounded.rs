@@ -1,9 +1,9 @@
-//! Serving HTTP where strangers can connect: headers, connections and times are bounded.
+//! Serves HTTP where strangers can connect: headers, connections and times are bounded.
 //!
-//! axum sets no deadline of its own; a client that sends one byte a minute would hold a connection for ever.
-//! A connection that has sent nothing costs a socket and no place. Where all places are taken, what has asked gets that of
-//! one that has not asked for anything: a probe, or a CA, that connects and asks is answered however many others hold
-//! connections open, or open more just then. Whoever has the most connections loses their own first.
+//! axum sets no deadline of its own; a client that sends one byte a minute would hold a connection for ever. A
+//! connection that has sent nothing costs a socket and no place. If all places are taken, a connection with a request
+//! gets that of one without: a probe, or a CA, is answered however many others hold connections open, or open more just
+//! then. The address with the most connections loses its own first.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,21 +24,21 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt as _;
 
-/// What a CA, an ingress or Prometheus sends fits many times; hyper allows no less than 8 KiB.
+/// Longest headers in bytes, many times what a CA, an ingress or Prometheus sends; hyper allows no less than 8 KiB.
 pub(crate) const HEADERS: usize = 16 * 1024;
-/// A proxy adds a dozen to the client's handful.
+/// Most headers of a request: a proxy adds a dozen to the client's handful.
 const HEADER_COUNT: usize = 64;
-/// How long a connection may be silent, and how long its headers may take from their first byte on.
+/// Longest silence of a connection, and longest time for its headers from their first byte on.
 const HEADER_TIME: Duration = Duration::from_secs(5);
-/// Out of file descriptors, accepting again at once would spin.
+/// Pause after a failure to accept: without file descriptors, accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Connections to a port that are read or answered at a time. With 16 KiB each, 8 MiB at most.
+/// Most connections to a port that are read or answered at a time. With 16 KiB each, 8 MiB at most.
 pub(crate) const CONNECTIONS: usize = 512;
 
 const LIMITS: Limits = Limits {
     connections: CONNECTIONS,
-    // A CA's request comes a round trip after its connection, and nobody opens so many in that time by accident.
+    // A CA's request comes a round trip after its connection, and honest clients never open this many in that time.
     silent: 2048,
     // A CA waits 10 s, Prometheus too by default.
     time: Duration::from_secs(15),
@@ -46,11 +46,11 @@ const LIMITS: Limits = Limits {
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Read or answered at a time.
+    /// Most that are read or answered at a time.
     connections: usize,
-    /// Open at a time that have not sent anything.
+    /// Most that are open at a time without having sent anything.
     silent: usize,
-    /// Longest life of a connection from its first byte on, whatever moves on it; each serves one request.
+    /// Longest life of a connection from its first byte on, whatever is sent; each serves one request.
     time: Duration,
 }
 
@@ -59,21 +59,21 @@ struct Limits {
 struct Open {
     limits: Limits,
     count: u64,
-    /// On which nothing has come yet.
+    /// Connections that have sent nothing yet.
     silent: Connections,
-    /// Places that are taken: by what follows, and by those of which it is not known yet whether they have asked.
+    /// Number of places taken: by the connections below, and by those whose request is not looked for yet.
     taken: usize,
-    /// Whose request has not come whole.
+    /// Connections whose request is incomplete.
     idle: Connections,
-    /// Whose request is being answered.
+    /// Connections whose request is being answered.
     asked: Connections,
-    /// That have been told to end.
+    /// Connections that have been told to end.
     ending: BTreeSet<u64>,
-    /// Connections that wait for a place, in the order in which they spoke.
+    /// Connections that wait for a place, in the order of their first bytes.
     queue: VecDeque<oneshot::Sender<()>>,
 }
 
-/// Connections by where they come from, the oldest first.
+/// Connections by their remote address, the oldest first.
 #[derive(Debug, Default)]
 struct Connections {
     count: usize,
@@ -87,7 +87,7 @@ impl Connections {
         self.count += 1;
     }
 
-    /// False where it is not among them, or was closed.
+    /// Removes a connection; false if it is not there, or was closed.
     fn leave(&mut self, connection: &Connection) -> bool {
         let Some(of) = self.from.get_mut(&connection.address) else {
             return false;
@@ -105,8 +105,8 @@ impl Connections {
         of.is_some_and(|of| of.contains_key(&connection.number))
     }
 
-    /// Closes the oldest of the address that has the most: who floods us pushes out their own. Of several such addresses
-    /// that whose oldest is the oldest.
+    /// Closes the oldest connection of the address that has the most: a flood pushes out its own. Among equals the
+    /// address with the oldest connection loses.
     fn close_one(&mut self) -> Option<u64> {
         let first = |of: &BTreeMap<u64, Arc<Notify>>| of.keys().next().copied();
         let most = { self.from.iter_mut() }.max_by_key(|(_, of)| (of.len(), Reverse(first(of))));
@@ -135,8 +135,8 @@ impl Open {
         }
     }
 
-    /// Closes as many as wait for a place: of those that have not asked where there are any; none that has asked while
-    /// there may be one that has not.
+    /// Closes as many connections as wait for a place: first those without a request; none with a request while another
+    /// may be without.
     fn make_room(&mut self) {
         while self.queue.len() > self.ending.len() {
             let known = self.idle.count + self.asked.count + self.ending.len();
@@ -149,7 +149,7 @@ impl Open {
         }
     }
 
-    /// A place is free: the next takes it.
+    /// Gives a free place to the next that waits.
     fn hand_over(&mut self) {
         while let Some(next) = self.queue.pop_front() {
             if next.send(()).is_ok() {
@@ -160,7 +160,7 @@ impl Open {
     }
 }
 
-/// One of them.
+/// One connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     number: u64,
@@ -186,7 +186,7 @@ impl Connection {
         connection
     }
 
-    /// Waits until something has come; false where it stays silent, or is closed to make room.
+    /// Waits until something has come; false if it stays silent, or is closed to make room.
     async fn speaks(&self, stream: &TcpStream) -> bool {
         let mut first = [0];
         let spoke = tokio::select! {
@@ -212,13 +212,13 @@ impl Connection {
             }
         };
         if let Some(turn) = turn {
-            // Nobody drops the other end: whoever leaves hands over.
+            // The sender is not dropped before it sends: a connection that leaves hands its place over.
             let _ = turn.await;
         }
         Place(self.clone())
     }
 
-    /// Its request has come.
+    /// Notes that its request has come.
     fn asks(&self) {
         let mut all = lock(&self.open);
         if !all.ending.contains(&self.number) {
@@ -228,7 +228,7 @@ impl Connection {
         }
     }
 
-    /// What it had sent is read.
+    /// Notes that what it had sent is read.
     fn looked_at(&self) {
         let mut all = lock(&self.open);
         if !all.asked.has(self) && !all.ending.contains(&self.number) {
@@ -237,13 +237,13 @@ impl Connection {
         }
     }
 
-    /// Is closed, whatever is still to be sent.
+    /// Closes it, whatever is still to be sent.
     pub(crate) fn close(&self) {
         self.end.notify_one();
     }
 }
 
-/// A connection's place; who waits gets it when it is dropped.
+/// A connection's place; dropping it gives it to the next that waits.
 struct Place(Connection);
 
 impl Drop for Place {
@@ -253,7 +253,7 @@ impl Drop for Place {
         all.asked.leave(&self.0);
         all.ending.remove(&self.0.number);
         all.hand_over();
-        // What was closed for another may have ended by itself.
+        // A connection that was closed for another may have ended by itself.
         all.make_room();
     }
 }
@@ -285,7 +285,7 @@ async fn serve_within(
         .keep_alive(false);
     let mut shutdown = pin!(shutdown);
     loop {
-        // Never left in the kernel's backlog, where the kubelet's probes would stand behind everybody else.
+        // Accept at once: in the kernel's backlog the kubelet's probes would queue behind everybody else.
         let (stream, from) = tokio::select! {
             () = &mut shutdown => return,
             accepted = listener.accept() => match accepted {
@@ -333,7 +333,7 @@ async fn answer(
         connection.looked_at();
         connection.end.notified().await;
     };
-    // What goes wrong on a stranger's connection is the stranger's business.
+    // Errors on client connections are not ours to report.
     tokio::select! {
         biased;
         _ = &mut served => {}
@@ -364,7 +364,7 @@ mod tests {
         address
     }
 
-    /// A connection from somewhere else than the others.
+    /// A connection from another address than the others.
     async fn from_elsewhere(address: std::net::SocketAddr) -> TcpStream {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
@@ -419,7 +419,7 @@ mod tests {
             assert!(answer.ends_with("here"), "{answer}");
             idle.push(TcpStream::connect(address).await.unwrap());
         }
-        // Those that were open longest are closed.
+        // The oldest are closed.
         let mut byte = [0];
         assert_eq!(idle[0].read(&mut byte).await.unwrap_or(0), 0);
     }
@@ -440,7 +440,7 @@ mod tests {
             }
             others.push(other);
         }
-        // Those that have begun to ask are more than there are places.
+        // More have begun to ask than there are places.
         let mut byte = [0];
         assert_eq!(others[0].read(&mut byte).await.unwrap_or(0), 0);
         let answer = timeout(HEADER_TIME, ask(&mut client)).await.unwrap();
@@ -489,7 +489,7 @@ mod tests {
         while lock(&open).queue.is_empty() {
             tokio::task::yield_now().await;
         }
-        // Where its request is read by the first turn, this comes before it is known that it has asked for nothing.
+        // If the first turn reads its request, this comes before it is known that it has not asked.
         first.asks();
         first.looked_at();
         let counted = {
@@ -524,7 +524,7 @@ mod tests {
         while lock(&open).queue.len() < 2 {
             tokio::task::yield_now().await;
         }
-        // The second may be one that has not asked: nothing is closed before that is known.
+        // The second may not have asked yet: nothing is closed before that is known.
         assert!(lock(&open).ending.is_empty());
         connections[1].looked_at();
         connections[1].end.notified().await;
@@ -545,7 +545,7 @@ mod tests {
             ..LIMITS
         })
         .await;
-        // On this thread, so that all of them are there before the first is accepted: fewer than any kernel lets wait.
+        // On this thread, so that all exist before the first is accepted: fewer than any kernel's backlog.
         let mut clients = Vec::new();
         for _ in 0..100 {
             let mut client = std::net::TcpStream::connect(address).unwrap();
@@ -563,7 +563,7 @@ mod tests {
         }
     }
 
-    /// A server with so many places that answers when it is told to; says when somebody has asked.
+    /// A server with `connections` places that answers when told to; its first signal says that it was asked.
     async fn slow(connections: usize) -> (std::net::SocketAddr, Arc<Notify>, Arc<Notify>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -621,7 +621,7 @@ mod tests {
             client.write_all(b"G").await.unwrap();
             idle.push(client);
         }
-        // The last but one is closed when the last is taken.
+        // The last but one is closed when the last is accepted.
         let mut byte = [0];
         assert_eq!(idle[48].read(&mut byte).await.unwrap_or(0), 0);
         go.notify_one();

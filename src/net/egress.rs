@@ -1,8 +1,8 @@
-//! Where others may lead us: neither to this machine nor to where clouds hand out credentials.
+//! Addresses that others must not direct us to: this machine, and those where clouds give out credentials.
 //!
-//! Users name hosts, whoever holds a zone says where they are, servers redirect, and a pod's status says where it is.
-//! Any of that may point at our own ports, at a side-car, or at a metadata server. What the administrator has written
-//! himself (the config, the environment) is not asked here. Pure, but for [`System`], which asks DNS.
+//! Users name hosts, the owner of a zone sets their addresses, servers redirect, and a pod's status names its address.
+//! Any of these may point at our own ports, at a side-car, or at a metadata server. What the administrator has written
+//! (the config, the environment) is not checked here. Pure, except for [`System`], which asks DNS.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,7 +17,7 @@ const METADATA: [IpAddr; 3] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
 ];
 
-/// Nobody is asked there.
+/// The address may not be connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{0} is, or stands for, a loopback, link-local or metadata address; nobody is asked there on the word of DNS, a \
@@ -25,17 +25,17 @@ const METADATA: [IpAddr; 3] = [
 )]
 pub struct Closed(pub String);
 
-/// Who may be on this machine.
+/// Whether this machine may be connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nearby {
-    /// Nobody.
+    /// It may not.
     Closed,
-    /// Whoever is asked: the administrator has named somebody there (a CA in a side-car, a test).
+    /// It may: the administrator has named a server there (a CA in a side-car, a test).
     Open,
 }
 
 impl Nearby {
-    /// Open where this URL, which the administrator wrote, is on this machine itself.
+    /// Open if this URL, which the administrator wrote, is on this machine itself.
     #[must_use]
     pub fn of(url: &str) -> Self {
         let url = Url::parse(url).ok();
@@ -51,7 +51,7 @@ impl Nearby {
         is_elsewhere(address) || self == Self::Open && address.to_canonical().is_loopback()
     }
 
-    /// Whether a URL may be followed, as far as it names an address; names are for a resolver to judge.
+    /// Checks that a URL may be followed, as far as it contains an address; names are for a resolver to judge.
     ///
     /// # Errors
     /// When it may not.
@@ -68,10 +68,10 @@ impl Nearby {
         }
     }
 
-    /// Those of a host's addresses that may be connected to, for an HTTP client.
+    /// The addresses of a host that may be connected to, for an HTTP client.
     ///
     /// # Errors
-    /// When it has addresses, and none of them may.
+    /// When it has addresses, but none that may.
     pub fn of_host(
         self,
         host: &str,
@@ -87,7 +87,7 @@ impl Nearby {
     }
 }
 
-/// The system's resolver, without what is closed.
+/// The system's resolver, without the addresses that are closed.
 #[derive(Clone, Copy, Debug)]
 pub struct System(pub Nearby);
 
@@ -97,7 +97,7 @@ impl Resolve for System {
         Box::pin(async move {
             let host = name.as_str();
             let found = tokio::net::lookup_host((host, 0)).await?;
-            // A URL of that name is refused before; only a proxy of the environment is left to be called so.
+            // A URL of that name is refused before; only a proxy of the environment may still have it.
             let nearby = if is_localhost(host) {
                 Nearby::Open
             } else {
@@ -108,7 +108,7 @@ impl Resolve for System {
     }
 }
 
-/// Whether an address can be somebody else's, a pod's for example.
+/// Whether an address can belong to another host, for example a pod.
 #[must_use]
 pub fn is_elsewhere(address: IpAddr) -> bool {
     let address = embedded(address);
@@ -121,7 +121,7 @@ pub fn is_elsewhere(address: IpAddr) -> bool {
     !own && !address.is_multicast() && !METADATA.contains(&address)
 }
 
-/// The IPv4 address that an IPv6 one stands for: mapped, or behind NAT64 (RFC 6052).
+/// The IPv4 address that an IPv6 address contains: mapped, or behind NAT64 (RFC 6052).
 fn embedded(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
@@ -192,7 +192,7 @@ mod tests {
             ("http://localhost/x", false, true),
             ("http://a.LOCALHOST./x", false, true),
             ("http://127.0.0.1:9402/metrics", false, true),
-            // The ways in which an address can be written.
+            // The notations of an address.
             ("http://2130706433/", false, true),
             ("http://0x7f.1/", false, true),
             ("http://[::1]/", false, true),
@@ -250,7 +250,7 @@ mod tests {
             let found = System(nearby).resolve(name).await;
             found.map(|mut it| it.next().is_some())
         };
-        // A resolver reads an address as it stands; DNS is not asked.
+        // A resolver reads an address literally; DNS is not asked.
         assert!(resolved("127.0.0.1", Nearby::Closed).await.is_err());
         assert!(resolved("169.254.169.254", Nearby::Open).await.is_err());
         assert!(resolved("127.0.0.1", Nearby::Open).await.unwrap());

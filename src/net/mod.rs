@@ -1,4 +1,4 @@
-//! The network: names, where others may lead us, whom we trust, and servers within bounds.
+//! The network: DNS, addresses that are off limits, trusted roots, and bounded servers.
 
 pub mod bounded;
 pub mod dns;

@@ -1,13 +1,13 @@
-//! Whom an HTTPS client trusts: the public roots, which are compiled in since the image holds no files, and those of a file.
+//! Roots that an HTTPS client trusts: the public ones, compiled in since the image holds no files, and those of a file.
 
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-/// The public roots, and beside them those of `bundle`, which is PEM.
+/// The public roots and those of `bundle`, which is PEM.
 ///
 /// # Errors
-/// What is wrong with the bundle, as the end of a sentence.
+/// The fault of the bundle, as the end of a sentence.
 pub(crate) fn with(bundle: Option<&[u8]>) -> Result<RootCertStore, &'static str> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),

@@ -1,10 +1,10 @@
 //! Questions to DNS servers: which zone a name is in, where a CNAME leads, what every server of the zone says.
 //!
-//! Input: the resolvers of the config, else the system's. Each question has a deadline; nothing is cached here, because a
-//! record that was just set is what is looked for. It changes nothing: that is for the solvers.
+//! Input: the resolvers of the config, else the system's. Each question has a deadline. Nothing is cached, because the
+//! answers must show a record that was just set. Nothing is changed: that is for the solvers.
 //!
-//! A zone's own servers are asked on port 53. A resolver over TLS or HTTPS is named where that is closed, so that with one
-//! of them no server of a zone is asked: the resolvers are, in their stead.
+//! A zone's own servers are asked on port 53. A resolver over TLS or HTTPS is configured where that port is closed, so
+//! with such a resolver no server of a zone is asked: the resolvers are asked instead.
 
 mod server;
 
@@ -24,24 +24,24 @@ use thiserror::Error;
 use crate::net::egress::Nearby;
 use crate::net::roots;
 
-/// Delegations of delegations; more is a mistake.
+/// Most CNAMEs followed from one name; more is a mistake.
 const CNAMES: usize = 8;
-/// Servers of a zone that are asked, and addresses of each that are known: whoever holds the zone names as many as fit into
-/// an answer, and each is asked at once, from a socket of its own. The root has thirteen.
+/// Most servers asked of a zone, and most addresses used of each: the owner of a zone may name as many as fit into an
+/// answer, and each is asked at once, from a socket of its own. The root has thirteen.
 const MOST_SERVERS: usize = 16;
 const MOST_ADDRESSES: usize = 4;
-/// Where DNS servers listen.
+/// Port of DNS servers.
 const PORT: u16 = 53;
 /// The system's resolver.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Why DNS does not say what it was asked for.
+/// Why DNS gives no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Error {
     /// No server is known.
     #[error("no DNS server: dns.nameservers is empty and {RESOLV_CONF} names none")]
     NoServer,
-    /// The roots for resolvers that show a certificate cannot be read.
+    /// The root certificates for encrypted resolvers cannot be read.
     #[error("dns.caBundle: {0}")]
     Roots(String),
     /// Not a name that DNS knows.
@@ -50,23 +50,23 @@ pub enum Error {
     /// No server answered.
     #[error("{kind} {name}: no answer from {server}: {why}")]
     Unanswered {
-        /// What was asked for.
+        /// The name.
         name: String,
         /// The type of record.
         kind: RecordType,
-        /// Who was asked last.
+        /// The server that was asked last.
         server: String,
-        /// What came instead.
+        /// The error.
         why: String,
     },
-    /// The server says that it cannot tell.
+    /// The server reports a failure.
     #[error("{kind} {name}: {server} answers {code}{}", if *code == ResponseCode::ServFail { " (broken DNSSEC looks like this)" } else { "" })]
     Failed {
-        /// What was asked for.
+        /// The name.
         name: String,
         /// The type of record.
         kind: RecordType,
-        /// Who was asked.
+        /// The server.
         server: String,
         /// Its answer.
         code: ResponseCode,
@@ -80,7 +80,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What was answered, or came instead of an answer.
+    /// The answer, or what came instead.
     fn answered(&self) -> String {
         match self {
             Self::Unanswered { why, .. } => why.clone(),
@@ -90,7 +90,7 @@ impl Error {
     }
 }
 
-/// Who is asked first: servers that look things up for us.
+/// The recursive servers that are asked first.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     servers: Vec<Server>,
@@ -100,7 +100,7 @@ impl Resolver {
     /// The configured servers, else those of the system as they are now.
     ///
     /// # Errors
-    /// When there are none, or the roots for their certificates cannot be read.
+    /// When there are none, or the root certificates for them cannot be read.
     pub fn new(configured: impl Into<Resolvers>) -> Result<Self, Error> {
         let Resolvers {
             mut addresses,
@@ -129,13 +129,13 @@ impl Resolver {
         })
     }
 
-    /// Whether one of them is asked over TLS or HTTPS. A zone's own servers are not asked then, but all of these are.
+    /// Whether one of them is asked over TLS or HTTPS. Then all of these are asked, and a zone's own servers are not.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.servers.iter().any(Server::is_encrypted)
     }
 
-    /// The answer of the first server that has one; that there is no such name is an answer too.
+    /// The answer of the first server that has one; NXDOMAIN is an answer too.
     ///
     /// # Errors
     /// When no server answers.
@@ -216,8 +216,7 @@ impl Resolver {
         Ok(addresses)
     }
 
-    /// Why a host cannot be reached, in the words of DNS, where that is the reason: there is no such name, or it has no
-    /// address.
+    /// Why a host cannot be reached, if DNS is the reason: there is no such name, or it has no address.
     pub async fn why_unreachable(&self, host: &str) -> Option<String> {
         let name = name(host).ok()?;
         let server = self.servers.first()?;
@@ -233,10 +232,10 @@ impl Resolver {
         none.then(|| format!("{host} has no address (no A or AAAA record, asked {server})"))
     }
 
-    /// The servers of a zone by their names, each with its addresses, the first of very many. Who holds the zone names them,
-    /// and whose CNAME leads to a zone may be a user's: those that `nearby` does not allow are left out.
+    /// The servers of a zone by their names, each with its addresses, up to a limit. The owner of the zone
+    /// names them, and the zone may be a user's: addresses that `nearby` does not allow are left out.
     ///
-    /// Where port 53 is taken to be closed, the resolvers themselves: [`Self::is_encrypted`].
+    /// The resolvers themselves, if port 53 is assumed to be closed: [`Self::is_encrypted`].
     ///
     /// # Errors
     /// When no server answers.
@@ -248,7 +247,7 @@ impl Resolver {
         let servers = self.records(zone, RecordType::NS).await?.into_iter();
         for data in servers.take(MOST_SERVERS) {
             let RData::NS(name) = data else { continue };
-            // One whose name does not resolve is one that does not answer.
+            // A server whose name does not resolve counts as one that does not answer.
             let addresses = self.addresses(&name.0).await;
             authorities.push(Authority {
                 name: text(&name.0),
@@ -264,12 +263,12 @@ impl Resolver {
     }
 }
 
-/// Resolvers by what the config says of each name: those with the same servers share their connections.
+/// Resolvers by the config's settings for a name: those with the same servers share their connections.
 #[derive(Debug, Default)]
 pub struct ResolverSet(Mutex<Vec<(Resolvers, Resolver)>>);
 
 impl ResolverSet {
-    /// The one for these servers.
+    /// The resolver for these servers.
     ///
     /// # Errors
     /// As [`Resolver::new`].
@@ -284,19 +283,19 @@ impl ResolverSet {
     }
 }
 
-/// A server that a zone's NS records name, or a resolver that is asked instead of them.
+/// A server that a zone's NS records name, or a resolver that is asked in its place.
 #[derive(Clone, Debug)]
 pub struct Authority {
     /// Its name.
     pub name: String,
-    /// One that answers is enough.
+    /// Its addresses; one that answers is enough.
     pub addresses: Vec<Server>,
-    /// It remembers that there was no record.
+    /// Whether it caches that there was no record.
     is_resolver: bool,
 }
 
 impl Authority {
-    /// One that is known by its address.
+    /// A server that is known by its address.
     #[must_use]
     pub fn at(address: SocketAddr) -> Self {
         Self {
@@ -320,7 +319,7 @@ impl Authority {
         Some(answer.answers.iter().filter_map(txt).collect())
     }
 
-    /// What it answers, or what came instead.
+    /// Its answer, or what came instead.
     async fn answer(&self, name: &Name) -> Result<Message, String> {
         let mut last = "no address of it is known, or none that may be asked".to_owned();
         for server in &self.addresses {
@@ -348,25 +347,25 @@ impl Authority {
     }
 }
 
-/// What a server shows of a TXT record.
+/// A server's view of a TXT record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// It has it.
+    /// It has the record.
     Has,
-    /// It answers, and does not; with what it answers.
+    /// It answers without the record; with its answer.
     Lacks(String),
-    /// It does not answer, or will not; with what came instead.
+    /// It does not answer, or refuses; with what came instead.
     Silent(String),
 }
 
-/// What each of `authorities`, by name, shows of the TXT record.
+/// The view of each of `authorities`, by name, of the TXT record.
 pub async fn look(authorities: &[Authority], name: &Name, value: &str) -> Vec<(String, Sight)> {
     let asked = { authorities.iter() }
         .map(|it| async move { (it.name.clone(), it.sight(name, value).await) });
     join_all(asked).await
 }
 
-/// A response code as people know it.
+/// The usual name of a response code.
 fn answer_of(code: ResponseCode) -> String {
     match code {
         ResponseCode::NXDomain => "NXDOMAIN".to_owned(),
@@ -376,7 +375,7 @@ fn answer_of(code: ResponseCode) -> String {
     }
 }
 
-/// What an answer without the record says.
+/// Describes an answer without the record.
 fn absence(answer: &Message) -> String {
     if answer.metadata.response_code == ResponseCode::NXDomain {
         return answer_of(ResponseCode::NXDomain);
@@ -388,13 +387,13 @@ fn absence(answer: &Message) -> String {
     }
 }
 
-/// How long a resolver may go on saying what it says (RFC 2308, 5), at least a second.
+/// How long a resolver may cache this answer (RFC 2308, 5), in seconds, at least one.
 fn remembered(answer: &Message) -> Option<u32> {
     let records = answer.answers.iter().chain(&answer.authorities);
     records.map(|it| it.ttl).min().filter(|ttl| *ttl > 0)
 }
 
-/// Whom resolvers are believed to be that show a certificate.
+/// The TLS config for encrypted resolvers.
 fn tls(bundle: Option<&[u8]>) -> Result<Arc<ClientConfig>, Error> {
     let roots = roots::with(bundle).map_err(|expected| Error::Roots(expected.to_owned()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -405,10 +404,10 @@ fn tls(bundle: Option<&[u8]>) -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(config.with_no_client_auth()))
 }
 
-/// A name as DNS has it.
+/// The text as a DNS name.
 ///
 /// # Errors
-/// When DNS cannot hold it.
+/// When it is no valid DNS name.
 pub fn name(text: &str) -> Result<Name, Error> {
     let wrong = |_| Error::Name(text.to_owned());
     let mut name = Name::from_ascii(text).map_err(wrong)?;
@@ -416,7 +415,7 @@ pub fn name(text: &str) -> Result<Name, Error> {
     Ok(name)
 }
 
-/// The name as people write it: no dot at the end.
+/// The name as people write it: without the dot at the end.
 #[must_use]
 pub fn text(name: &Name) -> String {
     name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
@@ -426,7 +425,7 @@ fn same(one: &Name, other: &Name) -> bool {
     one.eq_ignore_root(other)
 }
 
-/// What a TXT record says: its strings are one text.
+/// The text of a TXT record: its strings are joined.
 fn txt(record: &Record) -> Option<String> {
     let RData::TXT(txt) = &record.data else {
         return None;
@@ -442,7 +441,7 @@ fn soa_owner(answer: &Message, asked: &Name) -> Option<Name> {
         .iter()
         .filter(soa)
         .find(|it| same(&it.name, asked));
-    // That of a CNAME's target is not above what was asked for; the root's says only that there is no such name.
+    // Ignore the SOA of a CNAME's target, which is not above the name, and the root's, which only means NXDOMAIN.
     let above = answer.authorities.iter().filter(soa);
     let above = above
         .filter(|it| !it.name.is_root() && it.name.zone_of(asked))
@@ -469,7 +468,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A server on this machine that knows these records and no others.
+    /// A server on this machine that knows only these records.
     pub(crate) async fn serving(records: Vec<Record>) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
@@ -501,7 +500,7 @@ pub(crate) mod tests {
         Record::from_rdata(name(owner).unwrap(), 60, RData::A(A(ip)))
     }
 
-    /// Whoever may write a zone's NS records sends our questions where he likes, but not to this machine.
+    /// The owner of a zone's NS records may direct our questions anywhere, except to this machine.
     #[tokio::test]
     async fn no_server_of_a_zone_is_asked_on_this_machine_or_for_metadata() {
         let ns = |host: &str| {
@@ -566,7 +565,7 @@ pub(crate) mod tests {
                 Some("_acme-challenge.www.example.com"),
             ),
             (vec![], vec![soa("example.com")], Some("example.com")),
-            // A CNAME's target, in its zone.
+            // The SOA of a CNAME's target.
             (vec![soa("other.example")], vec![soa("example.org")], None),
             (vec![], vec![soa(".")], None),
             (vec![], vec![], None),

@@ -1,8 +1,8 @@
-//! One DNS server, and how a question is put to it: on port 53 by UDP and TCP, over TLS or over HTTPS.
+//! One DNS server, and how it is asked: on port 53 by UDP and TCP, over TLS or over HTTPS.
 //!
-//! A connection with TLS is made by the first question and serves the next ones, as a handshake for each of the hundreds
-//! that an order may take would cost both sides far more than the questions. What the administrator has written says where
-//! it leads: no answer and no redirect changes that.
+//! The first question opens a TLS connection and the next ones use it, as a handshake for each of the hundreds of
+//! questions of an order would cost both sides far more than the questions. The connection goes only where the
+//! administrator's setting says: no answer and no redirect changes that.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,20 +28,20 @@ use tokio::time::timeout;
 
 use super::{Error, text};
 
-/// For one question to one server: resolvers answer in milliseconds, or walk the tree within two or three seconds.
+/// Longest question to one server: resolvers answer in milliseconds, or walk the tree within two or three seconds.
 const QUESTION: Duration = Duration::from_secs(5);
-/// A connection to one address of a resolver, with its handshake: another address may answer.
+/// Longest connection to one address of a resolver, with its handshake: another address may answer.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A datagram may be lost, and a server closes a connection that has been quiet.
+/// Most attempts: a datagram may be lost, and a server closes a connection that has been idle.
 const TRIES: usize = 2;
-/// Addresses of a resolver that is known by a name.
+/// Most addresses used of a resolver that is known by a name.
 const MOST_ADDRESSES: usize = 4;
 
 /// A server that answers questions.
 #[derive(Clone)]
 pub struct Server {
     address: ResolverAddress,
-    /// Whom it is believed to be, where it shows a certificate.
+    /// The TLS config, if it is encrypted.
     tls: Option<Arc<ClientConfig>>,
     connection: Arc<Mutex<Option<Connection>>>,
 }
@@ -72,7 +72,7 @@ impl From<SocketAddr> for Server {
 }
 
 impl Server {
-    /// Nothing is asked yet. One that is encrypted needs `tls`.
+    /// Creates it without asking anything. An encrypted server needs `tls`.
     pub(super) fn new(address: ResolverAddress, tls: Option<Arc<ClientConfig>>) -> Self {
         Self {
             address,
@@ -86,10 +86,10 @@ impl Server {
         self.address.is_encrypted()
     }
 
-    /// One question; that there is no such name, or no such record of it, is an answer.
+    /// Asks one question; NXDOMAIN, or an answer without records, is an answer.
     ///
     /// # Errors
-    /// When it does not answer, or says that it cannot tell.
+    /// When it does not answer, or reports a failure.
     pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, Error> {
         let answer = match &self.address {
             ResolverAddress::Plain(address) => by_port_53(*address, name, kind).await,
@@ -133,7 +133,7 @@ impl Server {
                 Ok(Err(error)) => last = error,
                 Err(_) => last = NetError::Timeout.to_string(),
             }
-            // Those that others have asked on it end by themselves.
+            // Concurrent questions on it end by themselves.
             *self.connection.lock().await = None;
         }
         Err(last)
@@ -182,7 +182,7 @@ fn connection(sender: impl DnsRequestSender) -> Connection {
     }
 }
 
-/// By UDP, and by TCP where the answer did not fit.
+/// Asks by UDP, and by TCP if the answer did not fit.
 async fn by_port_53(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, String> {
     let mut last = Err(NetError::Timeout);
     for _ in 0..TRIES {
@@ -214,7 +214,7 @@ async fn by_tcp(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Mes
     asked(DnsMultiplexer::new(stream.await?, sender), name, kind).await
 }
 
-/// One question on a connection of its own, which ends with it however that ends.
+/// Asks one question on a connection of its own, which always ends with it.
 async fn asked(
     sender: impl DnsRequestSender,
     name: &Name,

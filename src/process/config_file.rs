@@ -15,12 +15,12 @@ type Read = Result<String, String>;
 /// Reads and checks the file at `path`, once.
 ///
 /// # Errors
-/// Where it cannot be read or has faults; all of them are in the error.
+/// When it cannot be read or has faults; the error contains all of them.
 pub fn load(path: &Path) -> Result<Config, Faults> {
     ConfigFile::open(path).map(|(_, config)| config)
 }
 
-/// A file that is read again and again. What was read last is remembered, so that each version is judged once.
+/// A file that is read repeatedly. It remembers the last content, so that each version is judged once.
 #[derive(Debug)]
 pub struct ConfigFile {
     path: PathBuf,
@@ -31,7 +31,7 @@ impl ConfigFile {
     /// Reads and checks the file at `path`.
     ///
     /// # Errors
-    /// Where it cannot be read or has faults; all of them are in the error.
+    /// When it cannot be read or has faults; the error contains all of them.
     pub fn open(path: &Path) -> Result<(Self, Config), Faults> {
         let seen = read(path);
         let config = judge(path, &seen)?;
@@ -39,9 +39,9 @@ impl ConfigFile {
         Ok((Self { path, seen }, config))
     }
 
-    /// Reads the file; checks it where it is another one than at the last look, and is `None` where it is not.
+    /// Reads the file, and checks it if it has changed since the last look; `None` if it has not.
     ///
-    /// It is read whole each time: a mounted ConfigMap changes by a link, and neither size nor time tell for sure.
+    /// It is read whole each time: a mounted ConfigMap changes by a link, and neither size nor time are reliable.
     pub fn look(&mut self) -> Option<Result<Config, Faults>> {
         let read = read(&self.path);
         if self.seen == read {

@@ -1,18 +1,18 @@
-//! What the process asks of the kernel for itself.
+//! Settings that the process makes in the kernel for itself.
 
 use rustix::io;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 
-/// Files that are open at a time at the most: the connections of strangers to both ports, and some hundreds of our own.
+/// Most files open at a time: the connections of strangers to both ports, and some hundreds of our own.
 const OPEN_FILES: u64 = 16_384;
 
-/// No core dump is written, and no process of the same user reads the memory by `/proc` or attaches to it: keys and tokens
-/// pass through buffers that nobody can wipe, those of the HTTP client, of TLS and of JSON among them.
+/// Prevents core dumps, and other processes of the same user from reading the memory by `/proc` or attaching to it:
+/// keys and tokens pass through buffers that cannot be wiped, those of the HTTP client, of TLS and of JSON among them.
 ///
 /// # Errors
-/// When the kernel refuses; what could be done is done.
+/// When the kernel refuses; all settings that it accepts are made.
 pub fn keep_memory_private() -> io::Result<()> {
     let none = Rlimit {
         current: Some(0),
@@ -23,8 +23,8 @@ pub fn keep_memory_private() -> io::Result<()> {
     limited
 }
 
-/// Lets as many files be open as strangers may open connections, as far as the hard limit goes: many container runtimes
-/// begin with 1,024, which is for programs that use `select`.
+/// Raises the limit of open files to the connections that strangers may open, as far as the hard limit allows: many
+/// container runtimes begin with 1,024, which is for programs that use `select`.
 ///
 /// # Errors
 /// When the kernel refuses.

@@ -1,5 +1,5 @@
-//! What every task of the process stands on: the kernel, the config file, supervision, and the gate that each write
-//! passes.
+//! What every task of the process is built on: the kernel, the config file, supervision, and the write gate that each
+//! write passes.
 
 pub mod config_file;
 pub mod kernel;

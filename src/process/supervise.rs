@@ -1,9 +1,9 @@
-//! Tasks that live as long as the process or a term: one that panics is counted, told, and begun again.
+//! Supervises tasks that live as long as the process or a term: one that panics is counted, reported, and restarted.
 //!
-//! A task that dies unseen takes its part of the work with it, while everything else looks well: no challenge is answered,
-//! no Event is written, no renewal information is asked for. So nothing that lives long is spawned but from here; a
-//! test reads the sources for that. The lease and the config file have a task each that cannot be begun again: when one of
-//! them ends, the process ends, and another replica leads.
+//! A task that dies unseen takes its part of the work with it, while everything else looks well: no challenge is
+//! answered, no Event is written, no renewal information is asked for. So every long-lived task is spawned from here; a
+//! test reads the sources for that. The lease and the config file have a task each that cannot be restarted: when one
+//! of them ends, the process ends, and another replica leads.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Part;
 
-/// The first pause before a task begins again, and the longest: each is twice the one before.
+/// First and longest pause before a task is restarted: each is twice the one before.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -33,7 +33,7 @@ where
     tokio::spawn(supervised(part, Arc::clone(metrics), begin))
 }
 
-/// Runs what `begin` makes until it ends by itself; whenever it panics, it is begun again after a pause.
+/// Runs what `begin` makes until it ends by itself; after a panic, begins again after a pause.
 pub async fn supervised<F>(part: Part, metrics: Arc<Metrics>, mut begin: impl FnMut() -> F)
 where
     F: Future<Output = ()>,
@@ -41,8 +41,8 @@ where
     let mut pause = FIRST;
     loop {
         let began = Instant::now();
-        // Nothing that a panic leaves half done is trusted later: locks are taken over as they are, and what they guard is
-        // changed in single steps.
+        // Nothing that a panic leaves half done is trusted later: poisoned locks are taken as they are, and what they
+        // guard is changed in single steps.
         let run = AssertUnwindSafe(async { begin().await }).catch_unwind();
         if run.await.is_ok() {
             return;
@@ -90,7 +90,7 @@ mod tests {
         let shown = metrics.render(UnixTime(0), &Index::default(), &|_| 0, true);
         let line = "cert_renew_task_panics_total{task=\"challenge_server\"} 3\n";
         assert!(shown.contains(line), "{shown}");
-        // The others stand there too, so that their first panic is an increase.
+        // Create the series of all parts, so that their first panic is an increase.
         for part in Part::ALL {
             assert!(shown.contains(&format!("{{task=\"{}\"}}", part.as_str())));
         }

@@ -1,4 +1,4 @@
-//! What a running task holds: its promise to say how it ended.
+//! Guards held by running tasks. Dropping one reports the task's result to the controller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 use tokio::sync::{mpsc, watch};
 
-/// A task that died without a word is tried again after this.
+/// Delay until a task is tried again that ended without a result.
 const AFTER_PANIC: Duration = Duration::from_secs(300);
 
 /// What the tasks of a term report.
 #[derive(Debug)]
 pub enum Done {
-    /// What former leaders left was read.
+    /// The state that former leaders left was read.
     Opened,
     /// The workloads of a namespace were listed; the next batch may start.
     Planned(Arc<str>),
@@ -22,11 +22,11 @@ pub enum Done {
     Gathered(Arc<str>),
     /// The task of a Secret ended.
     Task(Task, SecretRef, Finished),
-    /// The pair of a Secret was looked at: why it is broken, if it is.
+    /// The pair of a Secret was looked at; the reason if it is broken.
     Judged(SecretRef, Option<Box<str>>),
 }
 
-/// A running task's promise to say how it ended; a task that is dropped or panics says so by dropping it.
+/// A guard held by a running task, which reports its result; a task that panics or is cancelled reports by dropping it.
 #[derive(Debug)]
 pub struct TaskHandle {
     task: Task,
@@ -36,7 +36,7 @@ pub struct TaskHandle {
     sent: bool,
 }
 
-/// Says that a namespace's batch is planned, when dropped.
+/// A guard that reports a namespace's batch as planned when dropped.
 #[derive(Debug)]
 pub struct Planning {
     namespace: Arc<str>,
@@ -44,7 +44,7 @@ pub struct Planning {
 }
 
 impl TaskHandle {
-    /// For a task that is about to begin; `changed` is told as [`TaskHandle::changed`] says.
+    /// Creates the guard of a task that is about to begin; [`TaskHandle::changed`] describes `changed`.
     #[must_use]
     pub fn new(
         task: Task,
@@ -61,7 +61,7 @@ impl TaskHandle {
         }
     }
 
-    /// Hears when the Secret is gone, and for a rollout also when it holds another certificate than before.
+    /// Notifies when the Secret is gone, and a rollout also when the Secret holds another certificate.
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<()> {
         self.changed.clone()
@@ -73,10 +73,10 @@ impl TaskHandle {
         &self.key
     }
 
-    /// The task ended.
+    /// Reports that the task ended.
     pub fn finish(mut self, finished: Finished) {
         self.sent = true;
-        // The receiver goes only when the term does, and then nobody asks.
+        // The receiver is dropped only with the term, and then the result does not matter.
         let _ = self
             .sender
             .send(Done::Task(self.task, self.key.clone(), finished));
@@ -96,13 +96,13 @@ impl Drop for TaskHandle {
 }
 
 impl Planning {
-    /// For a batch that is about to be planned.
+    /// Creates the guard of a batch that is about to be planned.
     #[must_use]
     pub fn new(namespace: Arc<str>, sender: mpsc::UnboundedSender<Done>) -> Self {
         Self { namespace, sender }
     }
 
-    /// Whose workloads are planned.
+    /// The namespace whose workloads are planned.
     #[must_use]
     pub fn namespace(&self) -> &Arc<str> {
         &self.namespace

@@ -1,12 +1,12 @@
-//! The gate that every request goes through which changes something, at the API server or at a CA.
+//! The gate that every request passes which changes something, at the API server or at a CA.
 //!
 //! ```text
 //! lease ──grant until──► gate ◄──adopt── the term whose tasks run
-//!                         │ is looked at whenever a request is about to go on
+//!                         │ is checked whenever a request is about to go on
 //! ```
-//! It is open while the lease lets this replica act, by a clock that goes on while process or machine are stopped, and
-//! only for the tasks of the present term: those of a former one are gone before the next is adopted.
-//! It sends nothing and decides nothing about a request.
+//! It is open while the lease lets this replica act, by a clock that also counts while process or machine are stopped,
+//! and only for the tasks of the present term: those of a former one are gone before the next is adopted. It sends
+//! nothing and decides nothing about a request.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -24,14 +24,14 @@ use tokio::time::timeout;
 #[error("this replica does not hold the lease: nothing more is sent")]
 pub struct Closed;
 
-/// See the module's documentation; clones share everything. The default is closed.
+/// The gate; clones share everything. The default is closed.
 #[derive(Clone, Debug, Default)]
 pub struct WriteGate(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A step or a request has ended.
+    /// Notified when a step or a request has ended.
     ended: Notify,
 }
 
@@ -46,25 +46,25 @@ struct State {
     requests: usize,
 }
 
-/// What may begin; what is under way goes on.
+/// What may begin; what is running goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Entrance {
     #[default]
     All,
-    /// Requests, but no step of several.
+    /// Single requests, but no step of several.
     Requests,
     Nothing,
 }
 
-/// Several requests that belong together: handing over waits for their end, for a while.
+/// A step of several requests; a handover waits a limited time for its end.
 #[derive(Debug)]
 pub struct Step(WriteGate);
 
-/// One request that is under way.
+/// One running request.
 struct Passing<'a>(&'a WriteGate);
 
 impl WriteGate {
-    /// A gate that is always open: for what runs once, or alone.
+    /// A gate that is always open: for commands that run once, or alone.
     #[must_use]
     pub fn open() -> Self {
         let gate = Self::default();
@@ -73,29 +73,29 @@ impl WriteGate {
         gate
     }
 
-    /// The lease lets us act in `term` until then.
+    /// Opens the gate for `term`: the lease lets us act until then.
     pub fn grant(&self, term: u64, until: BootTime) {
         self.lock().granted = Some((term, until));
     }
 
-    /// The lease is not ours any more.
+    /// Closes the gate: we no longer hold the lease.
     pub fn withdraw(&self) {
         self.lock().granted = None;
     }
 
-    /// The tasks of `term` begin; those of a former one have ended.
+    /// Admits the tasks of `term`; those of a former one have ended.
     pub fn adopt(&self, term: u64) {
         let mut state = self.lock();
         state.adopted = Some(term);
         state.entrance = Entrance::All;
     }
 
-    /// The tasks of the term are to end.
+    /// Admits no tasks any more: those of the term are to end.
     pub fn leave(&self) {
         self.lock().adopted = None;
     }
 
-    /// Lets the steps and then the requests end that are under way, each kind for `patience` at most, and no other begin.
+    /// Lets running steps and then running requests end, each kind for `patience` at most, and no others begin.
     pub async fn park(&self, patience: Duration) {
         self.lock().entrance = Entrance::Requests;
         self.wait(|state| state.steps == 0, patience).await;
@@ -122,11 +122,11 @@ impl WriteGate {
         Ok(Step(self.clone()))
     }
 
-    /// Carries a request out. The gate is looked at each time that it can go on: the process may have been stopped while
-    /// it was connecting, or between two tries.
+    /// Carries out a request. The gate is checked each time that the request can go on: the process may have been
+    /// stopped while it was connecting, or between two tries.
     ///
     /// # Errors
-    /// When the gate is closed: what had been sent by then may have been done.
+    /// When the gate is closed: what had been sent by then may have taken effect.
     pub async fn pass<T>(&self, request: impl Future<Output = T>) -> Result<T, Closed> {
         let _passing = self.enter()?;
         let mut request = pin!(request);

@@ -1,6 +1,6 @@
-//! Logs: human on a terminal, JSON otherwise, to standard error; and what reads along, if anything does.
+//! Logs to standard error: human on a terminal, JSON otherwise. Traces read the lines too, if enabled.
 //!
-//! Much of what is said answers to what users write, so that each namespace has an allowance of lines.
+//! Users cause many lines by what they write, so each namespace has a token bucket of lines.
 
 use std::fmt::Debug;
 use std::io::IsTerminal as _;
@@ -20,7 +20,7 @@ use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 
 use super::trace::Traces;
 
-/// Lines about one namespace at once; a renewal with its rollout makes some ten. Then one a second: some 30 MB a day.
+/// Most lines about one namespace at once; a renewal with its rollout has some ten. Then one a second: 30 MB a day.
 const LINES: u32 = 10_000;
 
 /// How a log line looks.
@@ -34,7 +34,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Turns the level up and down again while the process runs.
+/// Changes the level while the process runs.
 pub(crate) struct Verbosity {
     filter: reload::Handle<Targets, Registry>,
     sparing: Sparing,
@@ -43,31 +43,31 @@ pub(crate) struct Verbosity {
 }
 
 impl Verbosity {
-    /// From the configured level to `debug`, and from there back.
+    /// Switches from the configured level to `debug`, and back.
     pub(crate) fn turn(&mut self) {
         let next = if self.now == self.configured {
             self.configured.max(Level::DEBUG)
         } else {
             self.configured
         };
-        // It fails only when nothing logs any more.
+        // It fails only when logging has ended.
         if self.filter.reload(filter(next)).is_ok() {
             self.now = next;
             tracing::info!(level = %next, "the log level is another");
         }
     }
 
-    /// Says how much was not said.
+    /// Logs how many lines were left out.
     pub(crate) fn tell_left_out(&self) {
         let left_out = self.sparing.lock().left_out(Instant::now());
         for (namespace, lines) in left_out {
-            // By another field, so that this line counts for nobody.
+            // Another field name, so that this line counts for no namespace.
             tracing::warn!(about = %namespace, lines, "left out: there is too much to say about this namespace");
         }
     }
 }
 
-/// Keeps lines about a namespace that has used its allowance up from being written; debug lines are asked for.
+/// Drops lines about a namespace whose token bucket is empty; debug lines always pass.
 #[derive(Clone, Debug)]
 struct Sparing(Arc<Mutex<TokenBucket>>);
 
@@ -87,7 +87,7 @@ impl<S> Filter<S> for Sparing {
     }
 
     fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        // Always would skip the pass in which what is left out is counted as such.
+        // `always` would skip the pass that counts what is left out.
         Interest::sometimes()
     }
 
@@ -125,7 +125,7 @@ impl Visit for About {
     }
 }
 
-/// kube logs whole response bodies when it cannot decode them; whatever the level, it is kept from that.
+/// kube logs whole response bodies when it cannot decode them; this filter prevents that at every level.
 fn filter(level: Level) -> Targets {
     Targets::new()
         .with_default(LevelFilter::WARN.min(LevelFilter::from_level(level)))
@@ -134,7 +134,7 @@ fn filter(level: Level) -> Targets {
         .with_target("kube_runtime", LevelFilter::ERROR)
 }
 
-/// Starts logging at `level`; `traces` reads along whatever the level is.
+/// Starts logging at `level`; `traces` reads the lines at every level.
 pub(crate) fn start(format: LogFormat, level: Level, traces: Option<Traces>) -> Verbosity {
     let (filter, handle) = reload::Layer::new(filter(level));
     let sparing = Sparing::new();
@@ -150,7 +150,7 @@ pub(crate) fn start(format: LogFormat, level: Level, traces: Option<Traces>) -> 
     };
     let log = tracing_subscriber::registry().with(layer.with_filter(filter.and(sparing.clone())));
     let steps = Targets::new().with_target("cert_renew", Level::INFO);
-    // Started once, from main; where a test has started its own, that one stays.
+    // Started once, from main; if a test has started its own, that one stays.
     let _ = match traces {
         Some(traces) => log.with(traces.with_filter(steps)).try_init(),
         None => log.try_init(),
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// Where the log goes here.
+    /// A buffer that receives the log.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -218,7 +218,7 @@ mod tests {
         });
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.matches("heard").count(), 3);
-        // While that was written some came back, one a second.
+        // While that was written some tokens came back, one a second.
         let said = text.matches("said").count();
         assert!((most..most + 100).contains(&said), "{said}");
         let left_out = sparing.lock().left_out(Instant::now());

@@ -1,4 +1,4 @@
-//! What the operator says of itself: log, metrics and traces.
+//! What the operator reports of itself: log, metrics and traces.
 
 pub(crate) mod log;
 pub mod metrics;

@@ -2,7 +2,7 @@
 //! `POST <endpoint>/v1/traces`.
 //!
 //! Written by hand, as it is one request of one form: the crates for it would be thirteen more.
-//! What a collector does not take is lost, and said in the log now and then.
+//! Traces that a collector does not accept are lost, and the log reports that now and then.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,13 +19,13 @@ use tokio::time::Instant;
 
 use super::trace::{Span, Trace};
 
-/// Traces of one request; a renewal takes seconds, so that more rarely wait.
+/// Most traces of one request; a renewal takes seconds, so more rarely wait.
 const BATCH: usize = 50;
-/// A collector that needs longer is not waited for.
+/// Longest request to a collector.
 const REQUEST: Duration = Duration::from_secs(10);
-/// Between two lines that say that traces are lost.
+/// Shortest time between two lines that report lost traces.
 const COMPLAIN: Duration = Duration::from_secs(600);
-/// OTLP's numbers: the span is internal, and its status an error.
+/// OTLP's codes: an internal span, and the status of an error.
 const INTERNAL: u8 = 1;
 const FAILED: u8 = 2;
 
@@ -47,7 +47,7 @@ impl std::str::FromStr for Endpoint {
     }
 }
 
-/// Sends what comes, until nobody can send any more. `replica` is the pod's name.
+/// Sends traces until all senders are dropped. `replica` is the pod's name.
 pub(crate) async fn export(
     endpoint: Endpoint,
     replica: String,

@@ -1,13 +1,14 @@
-//! Traces: one for each renewal, from due to served, made of the log's own lines.
+//! Traces: one for each renewal, from due to served, made from the log's own lines.
 //!
-//! A log line with the field `step` says that this step of a Secret has just ended: a span of that name reaches from the
-//! end of the step before to it. So there is one place that says what happens, and nothing in a renewal knows of traces.
+//! A log line with the field `step` reports that this step of a Secret has just ended: a span of that name lasts from
+//! the end of the step before to it. So events are reported in one place, and the code of a renewal knows nothing of
+//! traces.
 //!
 //! ```text
 //! due ─ order ─ prove ─ finalize ─ write ─ roll ─┬─ deployment/web ─┬─ verify ─ done
 //! └──────────────────── renewal ─────────────────┴─ statefulset/db ─┘
 //! ```
-//! What is under way lies in memory only: where another process goes on, its part is a trace of its own.
+//! Open traces are in memory only: if another process goes on, its part is a trace of its own.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,9 +22,9 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Secrets that are under way at a time; of more there are no traces.
+/// Most Secrets with an open trace; further ones have none.
 const OPEN: usize = 1_000;
-/// Spans of one trace: workloads are what may be many.
+/// Most spans of one trace, since there may be many workloads.
 const SPANS: usize = 200;
 
 /// A piece of a trace.
@@ -34,13 +35,13 @@ pub(crate) struct Span {
     pub(crate) name: String,
     pub(crate) start: SystemTime,
     pub(crate) end: SystemTime,
-    /// What its line said besides.
+    /// The other fields of its line.
     pub(crate) attributes: Vec<(&'static str, String)>,
     /// Why it failed, if it did.
     pub(crate) error: Option<String>,
 }
 
-/// All that happened to one Secret for one certificate.
+/// The spans of one Secret for one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trace {
     pub(crate) id: [u8; 16],
@@ -48,7 +49,7 @@ pub(crate) struct Trace {
     pub(crate) spans: Vec<Span>,
 }
 
-/// What a log line says.
+/// The fields of a log line.
 #[derive(Debug, Default)]
 struct Line {
     step: Option<String>,
@@ -56,11 +57,11 @@ struct Line {
     fields: Vec<(&'static str, String)>,
 }
 
-/// What is under way for one Secret.
+/// The open trace of one Secret.
 struct Open {
     id: [u8; 16],
     root: [u8; 8],
-    /// The span that workloads are part of.
+    /// The parent span of the workloads.
     rollout: [u8; 8],
     began: SystemTime,
     /// When the last step ended.
@@ -70,7 +71,7 @@ struct Open {
     spans: Vec<Span>,
 }
 
-/// Reads the log's lines and sends what is complete.
+/// Reads the log's lines and sends complete traces.
 pub(crate) struct Traces {
     open: Mutex<HashMap<String, Open>>,
     sender: Sender<Trace>,
@@ -86,7 +87,7 @@ impl Traces {
         }
     }
 
-    /// Zeros where there is no randomness, which no trace collector takes: nothing else depends on it.
+    /// Zeros if there is no randomness, which no collector accepts: nothing else depends on it.
     fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         let _ = self.random.fill(&mut bytes);
@@ -111,7 +112,7 @@ impl Traces {
         };
         let mut all = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.remove(&secret);
-        // What ends without having begun here is nothing that anybody waited for.
+        // A step that ends without a beginning here belongs to no trace.
         let mut open = match (step.as_str(), known) {
             ("due", _) => self.begin(now),
             ("recorded" | "failed", None) => return,
@@ -166,7 +167,7 @@ impl Traces {
         };
         drop(all);
         let trace = open.end(now, &secret, attributes, error);
-        // A collector that is slow or away costs traces, and nothing else.
+        // A slow or missing collector costs traces, and nothing else.
         let _ = self.sender.try_send(trace);
     }
 }
@@ -245,7 +246,7 @@ impl<S: Subscriber> Layer<S> for Traces {
         let (Some((_, namespace)), Some((_, secrets))) = (of("namespace"), of("secrets")) else {
             return self.on(now, line);
         };
-        // A list of names prints as one of JSON.
+        // A list of names is printed as JSON.
         let secrets: Vec<String> = serde_json::from_str(secrets).unwrap_or_default();
         for secret in secrets {
             let one = Line {
@@ -351,7 +352,7 @@ mod tests {
                 ("renewal", ""),
             ]
         );
-        // No gap and no overlap but of what runs side by side.
+        // No gap, and no overlap except of concurrent spans.
         for pair in trace.spans[..4].windows(2) {
             assert_eq!(pair[0].end, pair[1].start);
         }
@@ -368,7 +369,7 @@ mod tests {
         assert!(traces.open.lock().unwrap().is_empty());
         let (_, mut receiver) = traced(&[("recorded", &[]), ("failed", &[])]);
         assert!(receiver.try_recv().is_err());
-        // A rollout of what somebody else renewed, or that another process began.
+        // A rollout of another's renewal, or one that another process began.
         let (_, mut receiver) = traced(&[("roll", &[]), ("halted", &[("note", "web failed")])]);
         let trace = receiver.try_recv().unwrap();
         assert_eq!(

@@ -1,7 +1,7 @@
-//! The series that are read from the index while it is scraped: one pass, nothing kept.
+//! The series that are computed from the index at each scrape: one pass, nothing kept.
 //!
-//! Series that name a Secret are limited in number, those of the certificates that end soonest are kept,
-//! and what was left out is counted. The counts by state and by time left always cover all.
+//! Series that name a Secret are limited in number: those of the certificates that end soonest are kept, and a series
+//! counts the rest. The counts by state and by time left always cover all.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -12,40 +12,40 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::time::UnixTime;
 
-/// So many Secrets have their timestamps shown: four series each, some 10 MB a scrape.
+/// Most Secrets with timestamp series: four series each, some 10 MB a scrape.
 const MOST_CERTIFICATES: usize = 20_000;
-/// So many Secrets are named by each kind of trouble: more are one common trouble, and the count says how many.
+/// Most Secrets named by each kind of trouble: more have one common cause, and the count says how many.
 const MOST_TROUBLED: usize = 1_000;
 const DAY: Duration = Duration::from_secs(86_400);
 const WITHIN: [(&str, u32); 4] = [("1d", 1), ("7d", 7), ("14d", 14), ("30d", 30)];
 
-/// How a certificate is, in one word: the first that applies.
+/// The state of a certificate in one word: the first that applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// Its end has passed.
+    /// It has expired.
     Expired,
     /// It is due and the last try failed.
     RenewalFailing,
-    /// There is none in the Secret.
+    /// The Secret has none.
     Absent,
-    /// What is in the Secret is no certificate.
+    /// The Secret's content is no certificate.
     Unreadable,
-    /// The private key is not the certificate's, or no server loads the two.
+    /// The private key is not the certificate's, or servers cannot load the pair.
     PairBroken,
-    /// The last try to bring it to the workloads failed.
+    /// The last try to roll it out failed.
     RolloutFailing,
-    /// Nobody said what names to ask for, or the config does not let it have them.
+    /// The names to ask for are unknown, or the config does not allow them.
     Blocked,
-    /// It is to be renewed and waits for its turn, its window or its CA.
+    /// It is due and waits for its turn, its window or its CA.
     Due,
     /// The Secret says `paused`.
     Paused,
-    /// All is well.
+    /// None of the others.
     Ok,
 }
 
 impl State {
-    /// All of them, the worst first.
+    /// All states, the worst first.
     pub const ALL: [Self; 10] = [
         Self::Expired,
         Self::RenewalFailing,
@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    /// As a label's value.
+    /// Its value of a label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -101,14 +101,14 @@ impl State {
         }
     }
 
-    /// Whether somebody should look at it.
+    /// Whether it needs attention.
     #[must_use]
     pub fn is_trouble(self) -> bool {
         self <= Self::Blocked
     }
 }
 
-/// What one pass over the index finds.
+/// The result of one pass over the index.
 #[derive(Default)]
 struct Found {
     states: [usize; State::ALL.len()],
@@ -159,7 +159,7 @@ impl Found {
     }
 }
 
-/// Appends what the index says at `now`; `failures` knows the failures in a row of a Secret.
+/// Appends the series of the index at `now`; `failures` returns the failures in a row of a Secret.
 pub(super) fn write(
     out: &mut String,
     now: UnixTime,
@@ -326,7 +326,7 @@ pub(super) fn write(
     }
 }
 
-/// Whether the workloads are known to have another leaf than the Secret. First sight is not that.
+/// Whether the workloads are known to have another leaf than the Secret. A Secret without a record does not count.
 pub(crate) fn unrolled(entry: &Entry) -> bool {
     if entry.observed.renewal == Err(Never::NotAnnotated) {
         return false;
@@ -338,7 +338,7 @@ pub(crate) fn unrolled(entry: &Entry) -> bool {
     }
 }
 
-/// Whether a rollout waits for nothing but itself.
+/// Whether a rollout waits for nothing.
 pub(crate) fn moves(entry: &Entry, now: UnixTime) -> bool {
     let queued = entry.roll_at != UnixTime::NEVER;
     let running = entry.rolling.is_some();
@@ -346,13 +346,13 @@ pub(crate) fn moves(entry: &Entry, now: UnixTime) -> bool {
     (queued || running) && open && !entry.observed.rollout_blocked && !entry.observed.halted
 }
 
-/// When a renewal falls due by what the Secret says; back-off and budgets, which only delay it, aside.
+/// When a renewal is due according to the Secret, without back-off and rate limits, which only delay it.
 pub(crate) fn renew_at(entry: &Entry) -> Option<UnixTime> {
     let due = entry.observed.due().ok()?;
     Some(due.at.max(entry.observed.window.unwrap_or_default()))
 }
 
-/// Keeps the `most` that end soonest, sorted by name, and says how many were left out.
+/// Keeps the `most` that end soonest, sorted by name, and returns how many were left out.
 fn keep(index: &Index, rows: &mut Rows, most: usize) -> usize {
     let left_out = rows.len().saturating_sub(most);
     if left_out > 0 {
@@ -390,7 +390,7 @@ fn certificates(
     }
 }
 
-/// The head of a family, in Prometheus' text format 0.0.4. `help` is ours and needs no escape.
+/// The head of a family, in Prometheus' text format 0.0.4. `help` is our own text and needs no escape.
 pub(super) fn family(out: &mut String, name: &str, kind: &str, help: &str) {
     for part in [
         "# HELP ",
@@ -443,11 +443,11 @@ pub(crate) mod fixture {
     use super::*;
 
     pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
-    /// The account of those that are due.
+    /// The account of the due ones.
     pub(crate) const FAILING: u64 = 1;
     const OLD: Fingerprint = Fingerprint([1; 32]);
 
-    /// A certificate of ninety days, thirty of them gone, renewed at sixty, with the workloads.
+    /// A certificate of ninety days, thirty of them past, renewed at sixty, rolled out.
     fn healthy() -> Observed {
         let leaf = leaf(30, 60);
         Observed {

@@ -1,6 +1,6 @@
-//! What Prometheus is told.
+//! The metrics for Prometheus.
 //!
-//! Two kinds of series: what happened, counted here as it happens, and what is, read from the index at each scrape.
+//! Two kinds of series: events, counted here as they happen, and state, read from the index at each scrape.
 //! The second kind costs no memory between scrapes, however many certificates there are.
 //! No label ever holds a serial number, a fingerprint or an error's text: a renewal makes no new series.
 //! `docs/metrics.md` lists all of them; a test holds that page equal to what is rendered here.
@@ -23,15 +23,15 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-/// A renewal takes seconds where the CA validates at once, and an hour where DNS is slow.
+/// Buckets in seconds: a renewal takes seconds where the CA validates at once, and an hour where DNS is slow.
 const RENEWAL_SECONDS: &[f64] = &[
     1., 2., 5., 10., 20., 30., 60., 120., 300., 600., 1_800., 3_600.,
 ];
-/// A step of a renewal is one answer of the CA, or the patience that DNS takes.
+/// Buckets in seconds: a step of a renewal takes one answer of the CA, or as long as a wait for DNS.
 const STEP_SECONDS: &[f64] = &[0.1, 0.5, 1., 2.5, 5., 15., 60., 300., 1_800.];
-/// A rollout takes as long as its pods need to become ready.
+/// Buckets in seconds: a rollout takes as long as its pods need to become ready.
 const ROLLOUT_SECONDS: &[f64] = &[1., 5., 15., 30., 60., 120., 300., 600., 1_800., 3_600.];
-/// A CA answers within a second; past ten seconds our own deadline is near.
+/// Buckets in seconds: a CA answers within a second; past ten seconds our own deadline is near.
 const REQUEST_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 30.];
 
 /// How a renewal ended.
@@ -48,7 +48,7 @@ pub enum RenewalResult {
 pub enum RenewalStep {
     /// From the account to the order record: newOrder and its authorizations.
     Order,
-    /// From the order record to names that the CA has seen proof of.
+    /// From the order record to names that the CA has validated.
     Prove,
     /// From the certificate request to an order that the CA has issued.
     Finalize,
@@ -83,7 +83,7 @@ pub enum RolloutResult {
     Failed,
 }
 
-/// See the module's documentation. Shared by all tasks; every method is cheap and never fails.
+/// All counters and gauges. Shared by all tasks; every method is cheap and never fails.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -112,10 +112,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// A registry of its own, all counters at zero.
+    /// Creates a registry of its own, all counters at zero.
     ///
     /// # Errors
-    /// When a name is not what Prometheus allows or stands twice: a fault of this file, found by its tests.
+    /// When Prometheus does not allow a name, or it is used twice: a fault of this file, found by its tests.
     pub fn new() -> Result<Self, Error> {
         let registry = Registry::new();
         let into = &registry;
@@ -277,7 +277,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A renewal ended. `class` is the stable name of the error's class, empty where there was none.
+    /// Counts the end of a renewal. `class` is the stable name of the error's class, empty where there was none.
     pub fn renewal(&self, issuer: &str, result: RenewalResult, class: &str) {
         let result = match result {
             RenewalResult::Renewed => "renewed",
@@ -288,21 +288,21 @@ impl Metrics {
             .inc();
     }
 
-    /// How long a renewal that succeeded took.
+    /// Records how long a renewal that succeeded took.
     pub fn renewal_took(&self, issuer: &str, took: Duration) {
         self.renewal_seconds
             .with_label_values(&[issuer])
             .observe(took.as_secs_f64());
     }
 
-    /// How long a step of a renewal took.
+    /// Records how long a step of a renewal took.
     pub fn renewal_step_took(&self, issuer: &str, step: RenewalStep, took: Duration) {
         self.step_seconds
             .with_label_values(&[issuer, step.as_str()])
             .observe(took.as_secs_f64());
     }
 
-    /// A rollout was done with one workload.
+    /// Counts the end of one workload's rollout.
     pub fn rollout(&self, kind: Kind, result: RolloutResult) {
         let result = match result {
             RolloutResult::Rolled => "rolled",
@@ -315,7 +315,7 @@ impl Metrics {
             .inc();
     }
 
-    /// A rollout was verified: so many pods serve the leaf, so many an earlier one, and of so many nothing is known.
+    /// Counts the pods of a verified rollout: how many serve the leaf, an earlier one, or an unknown one.
     pub fn verified(&self, served: usize, stale: usize, unknown: usize) {
         for (result, pods) in [("served", served), ("stale", stale), ("unknown", unknown)] {
             self.verified
@@ -324,14 +324,14 @@ impl Metrics {
         }
     }
 
-    /// How long a workload that was restarted took to become available.
+    /// Records how long a workload that was restarted took to become available.
     pub fn rollout_took(&self, kind: Kind, took: Duration) {
         self.rollout_seconds
             .with_label_values(&[kind.as_str()])
             .observe(took.as_secs_f64());
     }
 
-    /// A request to a CA ended; without `status` no answer came.
+    /// Counts a request to a CA; without `status` no answer came.
     /// Each `host` makes series: it is that of a directory of the config, or `other`.
     pub fn acme_request(&self, host: &str, action: &str, status: Option<u16>, took: Duration) {
         self.acme_requests
@@ -342,24 +342,24 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A request to the API server ended; without `status` no answer came.
+    /// Counts a request to the API server; without `status` no answer came.
     pub fn api_request(&self, verb: &str, resource: &str, status: Option<u16>) {
         self.api_requests
             .with_label_values(&[verb, resource, &status_text(status)])
             .inc();
     }
 
-    /// Whether every watch on Secrets is up.
+    /// Sets whether every watch on Secrets is up.
     pub fn watch_up(&self, up: bool) {
         self.watch_up.set(up.into());
     }
 
-    /// A watch on Secrets broke and begins anew.
+    /// Counts the restart of a broken watch on Secrets.
     pub fn watch_restarted(&self) {
         self.watch_restarts.inc();
     }
 
-    /// The namespaces whose Secrets cannot be listed or watched now; `None` stands for all.
+    /// Sets the namespaces whose Secrets cannot be listed or watched now; `None` means all.
     pub fn passed_over(&self, namespaces: &BTreeSet<Option<Arc<str>>>) {
         self.passed_over.reset();
         for namespace in namespaces {
@@ -368,48 +368,48 @@ impl Metrics {
         }
     }
 
-    /// A task panicked.
+    /// Counts a panic of a task.
     pub fn task_panicked(&self, part: Part) {
         self.task_panics.with_label_values(&[part.as_str()]).inc();
     }
 
-    /// How much later than planned the controller's loop turned.
+    /// Records how much later than planned the controller's loop turned.
     pub fn loop_lag(&self, lag: Duration) {
         self.loop_lag_seconds.set(lag.as_secs_f64());
     }
 
-    /// Whether the config file on disk is invalid.
+    /// Sets whether the config file on disk is invalid.
     pub fn config_rejected(&self, rejected: bool) {
         self.config_rejected.set(rejected.into());
     }
 
-    /// A config is in force from then on.
+    /// Sets since when the config is in force.
     pub fn config_taken_over(&self, at: UnixTime) {
         self.config_taken_over.set(at.0);
     }
 
-    /// The CA asked for no request before `until`.
+    /// Sets until when the CA asked for no request.
     pub fn limited_until(&self, issuer: &str, until: UnixTime) {
         self.limited_until.with_label_values(&[issuer]).set(until.0);
     }
 
-    /// A CA was asked for renewal information; `answered` is when it named a window, if it did.
+    /// Counts a poll of renewal information; `answered` is when the CA named a window, if it did.
     pub fn renewal_info(&self, issuer: &str, answered: Option<UnixTime>) {
         let result = if answered.is_some() { "window" } else { "none" };
         self.info_polls.with_label_values(&[issuer, result]).inc();
-        // That none has moved is worth a series too.
+        // Create the series at zero, so that none moved is visible.
         self.info_moved.with_label_values(&[issuer]).inc_by(0);
         if let Some(at) = answered {
             self.info_answered.with_label_values(&[issuer]).set(at.0);
         }
     }
 
-    /// A CA moved the renewal window of a certificate.
+    /// Counts that a CA moved the renewal window of a certificate.
     pub fn renewal_window_moved(&self, issuer: &str) {
         self.info_moved.with_label_values(&[issuer]).inc();
     }
 
-    /// Whether this replica is the one that acts.
+    /// Sets whether this replica leads.
     pub fn leader(&self, leads: bool) {
         self.leader.set(leads.into());
         if leads {
@@ -419,8 +419,8 @@ impl Metrics {
 
     /// All series in Prometheus' text format, each family sorted by its labels.
     ///
-    /// `failures` knows the failures in a row of a Secret.
-    /// Without `per_certificate`, only what is in trouble has a series of its own.
+    /// `failures` returns the failures in a row of a Secret.
+    /// Without `per_certificate`, only certificates in trouble have a series of their own.
     #[must_use]
     pub fn render(
         &self,
@@ -431,7 +431,7 @@ impl Metrics {
     ) -> String {
         let mut out = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut out) {
-            // It fails only on a family without a name or a sample; what the index says is still worth telling.
+            // It fails only on a family without a name or a sample; the index's series are still useful.
             tracing::error!(%error, "the counters could not be rendered");
         }
         certificates::write(&mut out, now, index, failures, per_certificate);
@@ -526,7 +526,7 @@ mod tests {
         assert_eq!(documented, families);
     }
 
-    /// The labels of a family's first sample, `le` aside.
+    /// The labels of a family's first sample, without `le`.
     fn labels_of(rendered: &str, name: &str) -> String {
         let sample = |line: &&str| line.starts_with(name) && line.contains('{');
         let belongs = |line: &&str| {
@@ -545,7 +545,7 @@ mod tests {
             .join(", ")
     }
 
-    /// One of everything that can happen.
+    /// Metrics with one of every event.
     fn eventful() -> Metrics {
         let metrics = Metrics::new().unwrap();
         let seconds = Duration::from_secs;

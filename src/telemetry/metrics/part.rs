@@ -1,19 +1,19 @@
-//! What long-lived tasks are for: the label of what is counted about them.
+//! The purposes of long-lived tasks: the label of their metrics.
 
-/// What a long-lived task is for.
+/// The purpose of a long-lived task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Serves metrics, probes and the status page.
     MetricsServer,
     /// Answers the CA's HTTP-01 requests.
     ChallengeServer,
-    /// Follows the order records, which hold what the CA is answered.
+    /// Follows the order records, which hold the answers to the CA.
     OrderRecords,
     /// Publishes Events.
     Events,
     /// Asks the CAs when to renew.
     RenewalInfo,
-    /// Looks at pairs of which the watch shows no change.
+    /// Looks for changed pairs that the watch does not show.
     Pairs,
     /// Looks for Secrets of a restored backup.
     Records,
@@ -21,18 +21,18 @@ pub enum Part {
     Takeover,
     /// Removes the routes of former orders.
     Sweep,
-    /// Looks at the operator's own rights at the start.
+    /// Checks the operator's own rights at the start.
     Rights,
-    /// Changes the log level, and says what the log left out.
+    /// Changes the log level, and reports how many lines were left out.
     Log,
     /// Sends traces.
     Traces,
-    /// One renewal, or one rollout: it is tried again by itself.
+    /// One renewal, or one rollout, which is tried again by itself.
     Secret,
 }
 
 impl Part {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 13] = [
         Self::MetricsServer,
         Self::ChallengeServer,
@@ -49,7 +49,7 @@ impl Part {
         Self::Secret,
     ];
 
-    /// As the metric has it.
+    /// Its value of the label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
-//! The operator's own process, as `/proc` tells it; under the names that every Prometheus client library uses.
+//! The operator's own process, read from `/proc`; under the names that every Prometheus client library uses.
 //!
-//! Without `/proc` there are no such series, and that is all.
+//! Without `/proc` these series are missing, and nothing else.
 
 use std::fs;
 
@@ -60,7 +60,7 @@ fn resident_bytes(status: &str) -> Option<f64> {
 }
 
 fn cpu_seconds(stat: &str) -> Option<f64> {
-    // The second field is the program's name and may hold anything, blanks and brackets too.
+    // The second field is the program's name and may contain anything, blanks and brackets too.
     let (_, fields) = stat.rsplit_once(')')?;
     let ticks = |text: Option<&str>| text?.parse::<f64>().ok();
     // utime and stime are fields 14 and 15 of proc_pid_stat(5); the first one here is field 3.
@@ -69,7 +69,7 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 }
 
 fn open_files() -> Option<f64> {
-    // The directory that is being read is one of them.
+    // One of them is the directory that is being read.
     Some(fs::read_dir("/proc/self/fd").ok()?.count() as f64 - 1.0)
 }
 

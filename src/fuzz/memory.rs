@@ -1,8 +1,9 @@
-//! Memory against size: what a reader of foreign bytes takes at the most for an input and for one of four times the length.
+//! Memory against size: the most that a reader of foreign bytes takes for an input and for one of four times the
+//! length.
 //!
 //! A reader whose memory grows faster than its input lets one Secret end the process at its limit. The readers and the
-//! shapes are those of [`super::time`]. Each reader has a process of its own, in which the kernel counts: it takes what
-//! was freed back at once there, so that one input does not hide the next.
+//! shapes are those of [`super::time`]. Each reader has a process of its own, in which the kernel counts: freed memory
+//! goes back at once there, so that one input does not hide the next.
 
 use std::env;
 use std::process::Command;
@@ -10,18 +11,18 @@ use std::process::Command;
 use super::time::{READERS, shapes};
 use super::*;
 
-/// Length of the first input, and how much longer the second is: a quarter of what a Secret holds.
+/// Length of the first input in bytes; the second is four times as long: a quarter of what a Secret holds.
 const LENGTH: usize = 1 << 16;
 const FACTOR: usize = 4;
-/// What the second may take as a multiple of the first: linear is 4, and quadratic 16.
+/// Most memory for the second input as a multiple of the first: linear is 4, and quadratic 16.
 const MOST: u64 = 8;
-/// What is less says nothing: pages of the program that are read for the first time, and the kernel's own rounding.
+/// Bytes below which a difference says nothing: pages of the program that are read for the first time, and rounding.
 const NOTICEABLE: u64 = 2 << 20;
-/// No reader takes more than so many bytes for each of an input's.
+/// Most bytes that a reader takes for each byte of an input.
 const EACH: u64 = 128;
 /// Names the reader that a process is for.
 const READER: &str = "FUZZ_READER";
-/// Names the only shape that it tries, where it is to try one.
+/// Names the only shape to try, if it is set.
 const SHAPE: &str = "FUZZ_SHAPE";
 
 /// A line of `/proc/self/status`, in bytes.
@@ -34,7 +35,7 @@ fn status(line: &str) -> u64 {
 
 /// The most memory that `work` has taken at a time, in bytes.
 fn taken(work: impl FnOnce()) -> u64 {
-    // From here on the kernel counts anew.
+    // From here on the kernel counts from zero.
     fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = status("VmRSS");
     work();
@@ -54,7 +55,7 @@ impl Row {
 fn of_one_reader() {
     let (wanted, only) = (env::var(READER).unwrap(), env::var(SHAPE).ok());
     let (_, read) = READERS.iter().find(|(name, _)| *name == wanted).unwrap();
-    // The kernel's count itself; here, where no other test runs.
+    // The kernel's count itself: exact here, where no other test runs.
     let kept = taken(|| {
         let ones = vec![1_u8; 8 << 20].iter().filter(|it| **it == 1).count();
         assert_eq!(ones, 8 << 20);
@@ -65,7 +66,7 @@ fn of_one_reader() {
             continue;
         }
         let (short, long) = (make(LENGTH), make(FACTOR * LENGTH));
-        // What is made once, as tables are, counts for neither.
+        // What is made only once, such as tables, counts for neither.
         read(&make(1 << 10));
         let [first, second] = [&short, &long].map(|input| taken(|| read(input)));
         eprintln!("\n{READER}\t{shape}\t{first}\t{second}\t{}", long.len());
@@ -91,7 +92,7 @@ fn measure(reader: &str, shape: Option<&str>) -> Vec<Row> {
             "--nocapture",
         ])
         .env(READER, reader)
-        // What is freed goes back, large or small.
+        // Freed memory goes back to the kernel, large or small.
         .envs([
             ("MALLOC_MMAP_THRESHOLD_", "16384"),
             ("MALLOC_TRIM_THRESHOLD_", "0"),
@@ -121,7 +122,7 @@ fn no_reader_takes_memory_faster_than_its_input_grows() {
         let rows = measure(reader, None);
         assert_eq!(rows.len(), shapes().len(), "{reader}");
         for mut row in rows {
-            // What the shapes before have left may hide what the shorter one takes: once more, by itself.
+            // Memory left by the shapes before may hide what the shorter input takes: measure once more, alone.
             if row.is_too_much() {
                 row = measure(reader, Some(&row.shape)).remove(0);
             }
@@ -138,11 +139,11 @@ fn no_reader_takes_memory_faster_than_its_input_grows() {
             most = most.max((*long, format!("{reader}, {shape}")));
         }
     }
-    // Nobody reads it but with --nocapture.
+    // Shown only with --nocapture.
     eprintln!("fuzz memory: {} KiB at the most: {}", most.0 >> 10, most.1);
 }
 
-/// The measure itself: what is quadratic is found, and what is linear is not.
+/// The measure itself: it finds what is quadratic, and accepts what is linear.
 #[test]
 fn a_reader_that_takes_quadratic_memory_is_found() {
     let row = |taken: fn(usize) -> usize| Row {

@@ -1,10 +1,10 @@
-//! Hostile input: the readers of foreign bytes, fed with what the seeds of `testdata/` become by chance.
+//! Hostile input: feeds the readers of foreign bytes with random changes of the seeds in `testdata/`.
 //!
 //! Each target asserts what must hold for any input, so a run is a property test as well. `cargo test` gives each a
 //! second, `make fuzz` longer; the executions are printed. It needs no nightly compiler, and is therefore not guided by
-//! coverage: a dictionary of the tokens that the readers look for stands in for that.
+//! coverage; instead it uses a dictionary of the tokens that the readers look for.
 //!
-//! An input that fails is written to `target/fuzz/`; put into `testdata/fuzz/<target>/` it is tried first, always.
+//! An input that fails is written to `target/fuzz/`; once put into `testdata/fuzz/<target>/` it is always tried first.
 
 mod memory;
 mod shapes;
@@ -33,15 +33,15 @@ use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::change_window::ChangeWindow;
 use cert_renew_core::time::duration;
 
-/// How long each target runs in `cargo test`.
+/// How long each target runs in `cargo test`, in seconds.
 const SECONDS: f64 = 1.0;
-/// So many inputs are tried at least, however slow the machine is.
+/// Least number of inputs tried, however slow the machine is.
 const LEAST: u64 = 200;
-/// One input that takes longer is a finding of its own, on the slowest machine and without optimisation.
+/// Longest time for one input, on the slowest machine and without optimisation; a slower one is a failure.
 const SLOW: Duration = Duration::from_secs(5);
-/// Inputs grow no longer than this, so that many are tried.
+/// Longest input in bytes, so that many are tried.
 const LONGEST: usize = 16 * 1024;
-/// What no message may ever hold.
+/// Text that no message may contain.
 const CANARY: &str = "bm90IGZvciB5b3VyIGV5ZXM";
 
 /// A linear congruential generator (Knuth's MMIX): the same inputs on every machine.
@@ -96,7 +96,7 @@ fn changed(chance: &mut Chance, seeds: &[Vec<u8>], dictionary: &[&[u8]]) -> Vec<
     input
 }
 
-/// Feeds a target for as long as it is given; fails with the input that fails it.
+/// Feeds a target for its time; fails with the input that makes it fail.
 pub(crate) fn feed(target: &str, seeds: &[Vec<u8>], dictionary: &[&[u8]], check: impl Fn(&[u8])) {
     let seconds = std::env::var("FUZZ_SECONDS").ok();
     let seconds = seconds.and_then(|it| it.parse().ok()).unwrap_or(SECONDS);
@@ -129,7 +129,7 @@ pub(crate) fn feed(target: &str, seeds: &[Vec<u8>], dictionary: &[&[u8]], check:
         once(&changed(&mut chance, seeds, dictionary));
         executions += 1;
     }
-    // Nobody reads it but with --nocapture.
+    // Shown only with --nocapture.
     eprintln!("fuzz {target}: {executions} executions, no failure");
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn texts(list: &[&str]) -> Vec<Vec<u8>> {
     list.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// What may be shown to a person: short, without control characters, without a key.
+/// Asserts that a text may be shown to a person: short, without control characters, without a key.
 fn is_presentable(text: &str) {
     assert!(text.len() < 16 * 1024, "{} bytes", text.len());
     assert!(
@@ -186,7 +186,7 @@ fn certificates_and_keys() {
                 }
                 Err(why) => is_presentable(&why.to_string()),
             }
-            // Asked for all, it reads the leaf among them.
+            // A read of all certificates includes the leaf.
             if let Ok(all) = certificate::certificates(input) {
                 let is_among = |leaf: &certificate::Leaf| {
                     all.iter()
@@ -219,7 +219,7 @@ fn certificates_and_keys() {
 
 #[test]
 fn der() {
-    // The PEM armour lets few changes through; here they meet the DER reader itself.
+    // The PEM armour lets few changes through; here they reach the DER reader itself.
     let seeds: Vec<Vec<u8>> = files("testdata/certificates")
         .iter()
         .flat_map(|file| certificate::certificates(file).unwrap_or_default())
@@ -273,7 +273,7 @@ fn secrets_on_the_wire() {
         b",",
     ];
     feed("secret", &seeds, &dictionary, |input| {
-        // Its decoding cannot fail: what is JSON is a Secret, however strange, and nothing of it is shown.
+        // The decoding cannot fail: any JSON is a Secret, however strange, and nothing of it is shown.
         let json = serde_json::from_slice::<serde_json::Value>(input).is_ok();
         match serde_json::from_slice::<ThinSecret>(input) {
             Ok(secret) => {
@@ -293,7 +293,7 @@ fn secrets_on_the_wire() {
     });
 }
 
-/// `key=value`, a line each, as the annotations of a Secret.
+/// `key=value` lines as the annotations of a Secret.
 fn annotations(input: &[u8]) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(input);
     let pair = |line: &str| {
@@ -339,7 +339,7 @@ fn annotations_of_a_secret() {
                 text.chars().count() < 2_000 && !text.chars().any(char::is_control),
                 "{text:?}"
             );
-            // A value in which a key stands is not quoted at all; a name is, and no API server takes one with spaces.
+            // A value that contains a key is not quoted at all; a name is, and no API server accepts one with spaces.
             let value = annotations.get(&*problem.key);
             let secret = value.is_some_and(|value| value.contains("PRIVATE KEY"));
             let named = problem.key.contains(CANARY);

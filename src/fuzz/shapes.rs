@@ -1,4 +1,4 @@
-//! What is hostile by its size or its shape rather than by broken bytes.
+//! Input that is hostile by its size or its shape rather than by broken bytes.
 
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair};
 
@@ -12,7 +12,7 @@ fn hostile(name: &str) -> Vec<u8> {
     .unwrap()
 }
 
-/// In time, whatever the machine is busy with.
+/// Asserts that the work is done in time, even on a busy machine.
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
     let result = work();
@@ -34,14 +34,14 @@ fn a_chain_that_loops_ends() {
         let pem = |der: &Vec<u8>| pem::encode("CERTIFICATE", der).to_string();
         (pem(&all[0]), pem(&all[1]) + &pem(&all[2]))
     };
-    // Left is signed by Right, Right by Left: each step is sound, and there is no end to it.
+    // Left is signed by Right, Right by Left: each step is sound, and the chain is endless.
     let endless = leaf + &loop_.repeat(300);
     let chain = pair::Chain::read(endless.as_bytes()).unwrap();
     assert_eq!(timed("the order of a loop", || chain.check_order()), Ok(()));
 }
 
-/// One authority, known by its own root's certificate and by one that an older root has signed, as "ISRG Root X1" was:
-/// whichever of the two a chain goes by, and with both of them, it is in order.
+/// One authority with two certificates, its own root and one signed by an older root, as "ISRG Root X1" was: a chain
+/// through either of the two, and through both, is valid.
 #[test]
 fn a_cross_signed_chain_is_in_order_by_either_root() {
     let authority = |name: &str| {
@@ -71,7 +71,7 @@ fn a_cross_signed_chain_is_in_order_by_either_root() {
         let chain = pair::Chain::read(format!("{leaf}{lower}{issuers}").as_bytes()).unwrap();
         assert_eq!(chain.check_order(), Ok(()));
     }
-    // The other way round nothing certifies the one before it.
+    // In the other order no certificate certifies the one before it.
     let chain = pair::Chain::read(format!("{leaf}{lower}{old}{crossed}").as_bytes()).unwrap();
     assert!(chain.check_order().is_err());
 }
@@ -104,7 +104,7 @@ fn thousands_of_names_and_huge_extensions_are_read_in_time() {
     assert!(timed("blocks without an end", || certificate::leaf(&begins)).is_err());
 }
 
-/// As the API server sends it: JSON, and all that a Secret may hold in data, annotations and managed fields.
+/// A Secret as the API server sends it: JSON, with all that may be in data, annotations and managed fields.
 #[test]
 fn a_secret_of_a_mebibyte_is_decoded_in_time_whoever_it_concerns() {
     let base64 = "QUJD".repeat(128 * 1024);
@@ -146,7 +146,7 @@ fn all_that_annotations_can_hold_is_read_in_time() {
         ("lifetime", "1d"),
         ("unknown", "x"),
     ] {
-        // The API server lets 256 KiB through in all; one value alone may have them.
+        // The API server allows 256 KiB in all; one value alone may have them.
         let value = item.repeat(256 * 1024 / item.len());
         let annotations = BTreeMap::from([
             ("cert-renew.io/issuer".to_owned(), "x".to_owned()),

@@ -1,11 +1,11 @@
-//! Time against size: what a reader of foreign bytes takes for an input and for one of four times the length.
+//! Time against size: the time of a reader of foreign bytes for an input and for one of four times the length.
 //!
-//! A reader that is slower than linear lets one Secret stall all others, so each has its row here. A new reader needs one
-//! line in [`READERS`], and a shape of its own only where its text is none of those below.
-//! The processor time of this thread is counted, which a busy machine does not lengthen; a ratio that is too large is
-//! measured again with longer inputs before it counts.
+//! A reader that is slower than linear lets one Secret stall all others, so each has its row here. A new reader needs
+//! one line in [`READERS`], and a shape of its own only if none of those below fits its text. The processor time of
+//! this thread is counted, which a busy machine does not lengthen; a ratio that is too large is measured again with
+//! longer inputs before it counts.
 //!
-//! `cargo test` tries the known shapes and a second of chance; `make fuzz` goes on growing random ones.
+//! `cargo test` tries the known shapes and a second of random ones; `make fuzz` goes on with random ones.
 
 use cert_renew_core::schedule::rate_limits;
 use cert_renew_core::secret::place::{Place, TLS_TYPE};
@@ -20,7 +20,7 @@ use crate::cluster::order_records;
 /// A reader by its name.
 pub(crate) type Reader = (&'static str, fn(&[u8]));
 
-/// All that reads what a stranger may write.
+/// All readers of what a stranger may write.
 pub(crate) const READERS: &[Reader] = &[
     ("pem::blocks", |input| {
         for block in pem::blocks(input) {
@@ -90,7 +90,7 @@ pub(crate) const READERS: &[Reader] = &[
     }),
 ];
 
-/// An input of about the length that is asked for.
+/// Makes an input of about the requested length.
 type Shape = Box<dyn Fn(usize) -> Vec<u8>>;
 
 /// `head`, `token` as often as fits, `tail`.
@@ -110,7 +110,7 @@ fn workload(field: &str, token: &str) -> Shape {
     repeated(head.as_bytes(), token.as_bytes(), b"{}]}]}}}}")
 }
 
-/// In the shape of a Secret, as an API server sends it.
+/// A Secret as an API server sends it.
 fn secret(annotation: &str, certificate: &[u8]) -> Vec<u8> {
     use base64::Engine as _;
     let data = base64::engine::general_purpose::STANDARD.encode(certificate);
@@ -262,7 +262,7 @@ fn assert_linear(what: &str, shape: impl Fn(usize) -> Vec<u8>, read: impl Fn(&[u
 #[test]
 fn no_reader_is_slower_than_linear_for_a_known_shape() {
     for (name, shape) in shapes() {
-        // Made once for all readers: what is four times as long as one is the next.
+        // Made once for all readers: the input that is four times as long as one is the next.
         let lengths = LENGTHS
             .into_iter()
             .chain([FACTOR * LENGTHS[LENGTHS.len() - 1]]);
@@ -274,7 +274,7 @@ fn no_reader_is_slower_than_linear_for_a_known_shape() {
     }
 }
 
-/// The measure itself: what is quadratic is found, and what is linear is not.
+/// The measure itself: it finds what is quadratic, and accepts what is linear.
 #[test]
 fn a_quadratic_reader_is_found() {
     let quadratic = |input: &[u8]| {
@@ -345,6 +345,6 @@ fn inputs_grow_until_a_reader_is_slower_than_linear() {
         assert_linear(&what, repeated(&head, &middle, &tail), read);
         tried += 1;
     }
-    // Nobody reads it but with --nocapture.
+    // Shown only with --nocapture.
     eprintln!("fuzz time: {tried} shapes, none slower than linear");
 }

@@ -19,7 +19,7 @@ use crate::pebble::{Dns, Ground, Pebble, PebbleOptions};
 use crate::pki::Authority;
 use crate::{ports, runtime};
 
-/// What holds the operator to what it does: installed always, so that every test shows that it stands in nobody's way.
+/// Admission policies that confine the operator: always installed, so that every test shows that they break nothing.
 const POLICIES: [&str; 2] = [
     concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -31,16 +31,16 @@ const POLICIES: [&str; 2] = [
     ),
 ];
 
-/// What can be chosen about a bench.
+/// Options of a bench.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many nodes kwok plays; with none it does not run, for a real node.
+    /// Number of nodes that kwok plays; with none it does not run, for a real node.
     pub nodes: usize,
     /// The Pebble that every bench has.
     pub pebble: PebbleOptions,
     /// More flags of the API server.
     pub api_server: Vec<String>,
-    /// Where the edge listens instead of on a free port.
+    /// Port of the edge instead of a free one.
     pub edge_port: Option<u16>,
 }
 
@@ -57,7 +57,7 @@ impl Default for Options {
 
 /// A running bench. Everything ends when it is dropped, or with this process.
 pub struct Bench {
-    // `group` comes last: what stands before it ends orderly, each program waited for.
+    // `group` comes last: the programs before it end in an orderly way, each waited for.
     edge: Edge,
     pebble: Pebble,
     dns: Dns,
@@ -70,10 +70,10 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// The one bench that all tests of a process share. It is started by the first that asks.
+    /// The one bench that all tests of a process share. The first caller starts it.
     ///
     /// # Errors
-    /// When it could not be started: the same for all who ask.
+    /// When it could not be started: the same error for all callers.
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<Result<Bench, String>> = OnceCell::const_new();
         let start = async || {
@@ -88,12 +88,12 @@ impl Bench {
             .map_err(|error| anyhow!("the shared bench: {error}"))
     }
 
-    /// Starts a bench of its own, building the programs first where they are missing.
+    /// Starts a new bench, building the missing programs first.
     ///
     /// # Errors
-    /// When a program cannot be built, does not start or is not ready in time: says which, with the end of its log.
+    /// When a program cannot be built, does not start or is not ready in time: names it, with the end of its log.
     pub async fn start(options: Options) -> Result<Self> {
-        // On the runtime of the bench: what it leaves running must outlive the runtime of a single test.
+        // On the bench's runtime: what it leaves running must outlive the runtime of a single test.
         // (Blocking, because a future that borrows for async closures is not `Send` to this compiler.)
         runtime()
             .spawn_blocking(move || runtime().block_on(Self::start_here(&options)))
@@ -145,7 +145,7 @@ impl Bench {
         })
     }
 
-    /// One more Pebble, for example as a fallback CA. Give it a name of its own.
+    /// Starts one more Pebble, for example as a fallback CA. Its name must be unique.
     ///
     /// # Errors
     /// When it does not start.
@@ -161,7 +161,7 @@ impl Bench {
         Pebble::start(&ground, options).await
     }
 
-    /// Stops etcd and the API server, does something with etcd's data, and starts both again. For a bench of one's own.
+    /// Stops etcd and the API server, calls `meanwhile` with etcd's data, and starts both. Not for a shared bench.
     ///
     /// # Errors
     /// When that fails, or they are not ready in time.
@@ -172,7 +172,7 @@ impl Bench {
     }
 
     /// A new client with every right (user `admin`, group `system:masters`). It belongs to the runtime of the caller,
-    /// so that each test takes one of its own.
+    /// so each test needs its own.
     ///
     /// # Errors
     /// When the configuration is refused, which would be a fault of the bench.
@@ -186,7 +186,7 @@ impl Bench {
         &self.kubernetes.kubeconfig
     }
 
-    /// Where the API server listens.
+    /// URL of the API server.
     #[must_use]
     pub fn api_server(&self) -> SocketAddr {
         self.kubernetes.server
@@ -222,18 +222,18 @@ impl Bench {
         self.control_plane.program(name)
     }
 
-    /// The directory that holds every log and vanishes with the bench.
+    /// The directory that holds every log, which is removed with the bench.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.group.directory()
     }
 
-    /// One JSON object a line for each request of a service account or of the tests.
+    /// The audit log: one JSON object a line for each request of a service account or of the tests.
     pub(crate) fn audit_log(&self) -> PathBuf {
         self.directory().join("audit.log")
     }
 
-    /// How long the start took, building aside.
+    /// How long the start took, without building.
     #[must_use]
     pub fn started_in(&self) -> Duration {
         self.started_in
@@ -245,7 +245,7 @@ impl Bench {
     /// # Errors
     /// When the edge cannot be handed over.
     pub async fn keep(&self) -> Result<String> {
-        // First, since until then a program ends when its handle is dropped, the new edge too.
+        // First, since until then a program ends when its handle is dropped, including the new edge.
         let stop = self.group.keep()?;
         self.edge
             .hand_over(&self.group)

@@ -1,6 +1,6 @@
-//! A real Chromium, asked by its DevTools protocol over a pipe: no port, no driver.
+//! A real Chromium, controlled by its DevTools protocol over a pipe: no port, no driver.
 //!
-//! `chromium` is looked for in PATH; `tests/tools.sh chromium` gets Debian's.
+//! `chromium` must be in PATH; `tests/tools.sh chromium` gets Debian's.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-/// A page of ten thousand rows is there in a second; a busy machine may take twenty.
+/// Longest wait for an answer. A page of ten thousand rows loads in a second; a busy machine may take twenty.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// The pipe is expected as file descriptors 3 and 4; both are handed over as standard input and output.
+/// Chromium expects the pipe as file descriptors 3 and 4; both are passed as standard input and output.
 const SCRIPT: &str = "exec \"$0\" \"$@\" 3<&0 4>&1 1>&2";
 
 /// One browser with one tab; ended when dropped.
@@ -26,9 +26,9 @@ pub struct Browser {
     profile: PathBuf,
     session: String,
     last: u64,
-    /// What the page has complained about: exceptions and violations of its policy.
+    /// Complaints of the page: exceptions and violations of its policy.
     complaints: Vec<String>,
-    /// Bytes on the wire of what was loaded since the tab was opened, headers included.
+    /// Bytes on the wire since the tab was opened, including headers.
     received: f64,
 }
 
@@ -44,7 +44,7 @@ impl Browser {
             .args([
                 "--headless",
                 "--remote-debugging-pipe",
-                // Tests may run as root in a container, where its own sandbox cannot be built; it visits loopback only.
+                // Tests may run as root in a container, where its sandbox cannot be built; it visits only loopback.
                 "--no-sandbox",
                 "--disable-gpu",
                 "--disable-dev-shm-usage",
@@ -98,7 +98,7 @@ impl Browser {
         Ok(browser)
     }
 
-    /// Asks by a method of the DevTools protocol and returns its result.
+    /// Calls a method of the DevTools protocol and returns its result.
     ///
     /// # Errors
     /// When the browser refuses or does not answer.
@@ -127,7 +127,7 @@ impl Browser {
         self.loaded()
     }
 
-    /// Waits until a page that is on its way has loaded.
+    /// Waits until a page that is being opened has loaded.
     ///
     /// # Errors
     /// When it does not load.
@@ -166,7 +166,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Lets it behave as a browser that prefers `dark` or `light`.
+    /// Makes it behave as a browser that prefers `dark` or `light`.
     ///
     /// # Errors
     /// When it refuses.
@@ -176,7 +176,7 @@ impl Browser {
             .map(drop)
     }
 
-    /// A picture of what a window of this size shows, as PNG.
+    /// Writes a picture of a window of this size, as PNG.
     ///
     /// # Errors
     /// When it refuses, or the file cannot be written.
@@ -190,13 +190,13 @@ impl Browser {
             .with_context(|| format!("writing {}", file.display()))
     }
 
-    /// What the page has complained about until now.
+    /// The complaints of the page until now.
     #[must_use]
     pub fn complaints(&self) -> &[String] {
         &self.complaints
     }
 
-    /// Bytes on the wire since [`Browser::open`], as they came: packed where they were packed.
+    /// Bytes on the wire since [`Browser::open`], compressed where they were sent compressed.
     #[must_use]
     pub fn received(&self) -> f64 {
         self.received
@@ -231,7 +231,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Both fail only when it has ended already; what is left of the profile goes with the bench's directory.
+        // Both fail only when it has ended already; the rest of the profile is removed with the bench's directory.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.profile);

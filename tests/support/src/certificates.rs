@@ -9,9 +9,9 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
-/// Seconds.
+/// Seconds of an hour.
 pub const HOUR: i64 = 60 * 60;
-/// Seconds.
+/// Seconds of a day.
 pub const DAY: i64 = 24 * HOUR;
 
 /// Type of a key.
@@ -25,7 +25,7 @@ pub enum Key {
     Rsa2048,
 }
 
-/// What a certificate shall say.
+/// The content of a certificate.
 #[derive(Clone, Debug)]
 pub struct Template {
     names: Vec<String>,
@@ -35,10 +35,10 @@ pub struct Template {
     serial: Option<Vec<u8>>,
 }
 
-/// A certificate chain and a key, both PEM, as they stand in a TLS Secret.
+/// A certificate chain and a key, both PEM, as in a TLS Secret.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// `tls.crt`: the leaf, then what has signed it, without the root.
+    /// `tls.crt`: the leaf, then its issuers, without the root.
     pub certificate: String,
     /// `tls.key`: PKCS#8.
     pub key: String,
@@ -51,7 +51,7 @@ pub struct TestCa {
 }
 
 impl Template {
-    /// For these DNS names and IP addresses, on P-256: 60 of its 90 days are over.
+    /// A template for these DNS names and IP addresses, on P-256: 60 of its 90 days are over.
     #[must_use]
     pub fn new(names: &[&str]) -> Self {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
@@ -64,31 +64,31 @@ impl Template {
         }
     }
 
-    /// Validity in seconds from now: `between(-91 * DAY, -DAY)` has expired yesterday.
+    /// Sets the validity in seconds from now: `between(-91 * DAY, -DAY)` expired yesterday.
     #[must_use]
     pub fn between(mut self, not_before: i64, not_after: i64) -> Self {
         (self.not_before, self.not_after) = (not_before, not_after);
         self
     }
 
-    /// Another type of key.
+    /// Sets the type of key.
     #[must_use]
     pub fn key(mut self, key: Key) -> Self {
         self.key = key;
         self
     }
 
-    /// This serial number instead of a random one.
+    /// Sets the serial number, which is random otherwise.
     #[must_use]
     pub fn serial(mut self, serial: &[u8]) -> Self {
         self.serial = Some(serial.to_owned());
         self
     }
 
-    /// Signed by its own key.
+    /// Makes the certificate, signed by its own key.
     ///
     /// # Errors
-    /// When a name is none.
+    /// When a name is invalid.
     pub fn self_signed(&self) -> Result<Pair> {
         let (params, key) = (self.params()?, self.key.generate()?);
         let leaf = params.self_signed(&key)?;
@@ -98,10 +98,10 @@ impl Template {
         })
     }
 
-    /// Signed by the intermediate of `ca`.
+    /// Makes the certificate, signed by the intermediate of `ca`.
     ///
     /// # Errors
-    /// When a name is none.
+    /// When a name is invalid.
     pub fn signed_by(&self, ca: &TestCa) -> Result<Pair> {
         let (params, key) = (self.params()?, self.key.generate()?);
         let issuer: &Issuer<'_, _> = &ca.intermediate;
@@ -115,7 +115,7 @@ impl Template {
 
     fn params(&self) -> Result<CertificateParams> {
         let mut params = CertificateParams::new(self.names.clone())?;
-        // As ACME CAs do: the names stand in the SAN only.
+        // As ACME CAs do: the names are only in the SAN.
         params.distinguished_name.remove(DnType::CommonName);
         params.not_before = from_now(self.not_before)?;
         params.not_after = from_now(self.not_after)?;

@@ -1,10 +1,10 @@
-//! Somebody who believes nothing that the operator says: compares what each Secret says that its workloads have with what
-//! every pod really has.
+//! A checker that does not rely on the operator's reports: compares what each Secret says that its workloads have with
+//! what every pod really has.
 //!
-//! It shares no code with the operator, and asks the API server alone. A pod has a certificate if it was created after the
-//! Secret was written, or if it was made from a template that names that certificate; likewise its chain and `ca.crt`, by
-//! the digests that the Secret and the template say, as far as the pod takes these keys. So it says nothing of Secrets whose
-//! pods are asked to reload, nor of what was there before anybody looked.
+//! It shares no code with the operator, and asks only the API server. A pod has a certificate if it was created after
+//! the Secret was written, or from a template that names that certificate; likewise its chain and `ca.crt`, by the
+//! digests of Secret and template, as far as the pod takes these keys. So it does not cover Secrets whose pods are
+//! asked to reload, nor what was there before the first look.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,20 +25,20 @@ use crate::runtime;
 
 const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
 const ROLLED_OUT_WITH: &str = "state.cert-renew.io/rolled-out-with";
-/// Digits of the digest of the chain, and of that of the CA after it.
+/// Hexadecimal digits of the digest of the chain, and of that of the CA after it.
 const DIGITS: usize = 8;
 const ROLLOUT: &str = "cert-renew.io/rollout";
-/// How often a [`Watcher`] looks.
+/// Pause between two looks of a [`Watcher`].
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What each Secret held when it was first seen, by its uid: what pods had of it before nobody can tell.
+/// What each Secret held when it was first seen, by its uid: what pods had before is unknown.
 #[derive(Debug, Default)]
 pub struct Checker {
     first: BTreeMap<String, Held>,
     compared: usize,
 }
 
-/// A certificate, and the digests of its chain and CA as they were recorded last.
+/// A certificate, and the last recorded digests of its chain and CA.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Held {
     fingerprint: String,
@@ -46,7 +46,7 @@ struct Held {
     ca: String,
 }
 
-/// Looks again and again until it is stopped.
+/// Looks repeatedly until it is stopped.
 pub struct Watcher {
     found: Arc<Mutex<Found>>,
     looks: JoinHandle<()>,
@@ -58,28 +58,28 @@ struct Found {
     compared: usize,
 }
 
-/// A Secret that says it is done.
+/// A Secret that reports its rollout as done.
 struct Done {
     name: String,
     held: Held,
-    /// What of it is another than at first.
+    /// Its content at the first look.
     first: Held,
     /// Seconds since 1970.
     written: i64,
 }
 
 impl Checker {
-    /// The pods that have an earlier certificate than the one that their Secret says its workloads have, in words. What is
-    /// seen for the first time is only noted.
+    /// The pods that have an earlier certificate than the one that their Secret says its workloads have, in words. A
+    /// Secret that is seen for the first time is only noted.
     ///
     /// # Errors
-    /// When the API server does not say.
+    /// When the API server does not answer.
     pub async fn stale_after_done(
         &mut self,
         client: &Client,
         namespace: &str,
     ) -> Result<Vec<String>> {
-        // The Secrets first: whatever is written after that makes pods younger, and none older.
+        // The Secrets first: a later write makes pods newer, and none older.
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
         let mut done = Vec::new();
         for secret in secrets.list(&ListParams::default()).await?.items {
@@ -123,7 +123,7 @@ impl Checker {
         Ok(found)
     }
 
-    /// What there is to hold a Secret to.
+    /// What a Secret claims, if it claims anything.
     fn done(&mut self, secret: &Secret) -> Option<Done> {
         let metadata = &secret.metadata;
         let pem = secret.data.as_ref()?.get("tls.crt")?;
@@ -144,7 +144,7 @@ impl Checker {
             ca,
         };
         let first = self.first.entry(uid).or_insert_with(|| held.clone());
-        // What is recorded for the first time was there before.
+        // A digest that is recorded for the first time existed before.
         for (at_first, now) in [(&mut first.chain, &held.chain), (&mut first.ca, &held.ca)] {
             if at_first.is_empty() {
                 at_first.clone_from(now);
@@ -163,7 +163,7 @@ impl Checker {
         })
     }
 
-    /// Looks at these namespaces until it is stopped; what cannot be asked is asked again.
+    /// Looks at these namespaces until it is stopped; a failed request is repeated.
     #[must_use]
     pub fn watch(mut self, client: Client, namespaces: Vec<String>) -> Watcher {
         let found = Arc::<Mutex<Found>>::default();
@@ -195,7 +195,7 @@ impl Watcher {
         found.stale.clone()
     }
 
-    /// How often a running pod was compared with a Secret that it uses and that said it was done.
+    /// How often a running pod was compared with a Secret that it uses and that reported its rollout as done.
     #[must_use]
     pub fn compared(&self) -> usize {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,7 +209,7 @@ impl Drop for Watcher {
     }
 }
 
-/// The objects that pods belong to, each asked for once.
+/// The objects that pods belong to, each requested once.
 struct Owners<'a> {
     client: &'a Client,
     namespace: &'a str,
@@ -225,8 +225,8 @@ impl<'a> Owners<'a> {
         }
     }
 
-    /// Whether anybody could have replaced the pod: not where it belongs to nobody, to a Job, or to what has opted out, nor
-    /// where an Argo Rollout has restarted it since.
+    /// Whether the pod could have been replaced: false if it has no owner, belongs to a Job or to a workload that has
+    /// opted out, or an Argo Rollout has restarted it since.
     async fn answer_for(&mut self, pod: &ObjectMeta, secret: &Done) -> Result<bool> {
         let mut metadata = pod.clone();
         loop {
@@ -256,7 +256,7 @@ impl<'a> Owners<'a> {
                     .context("asking for an owner")?;
                 self.known.insert(key.clone(), found);
             }
-            // Its pods go with it.
+            // Its pods are deleted with it.
             let Some(object) = self.known.get(&key).and_then(Option::as_ref) else {
                 return Ok(false);
             };
@@ -302,7 +302,7 @@ fn written(metadata: &ObjectMeta) -> Option<i64> {
         .max()
 }
 
-/// Whether a pod has what the Secret holds, as far as it takes it and it is not what was there at first.
+/// Whether a pod has what the Secret holds, as far as the pod takes it and it has changed since the first look.
 fn has(pod: &ObjectMeta, secret: &Done, keys: &Keys) -> bool {
     let Done { held, first, .. } = secret;
     let said = annotation(pod, &leaf_annotation(&secret.name)).unwrap_or_default();
@@ -316,14 +316,14 @@ fn has(pod: &ObjectMeta, secret: &Done, keys: &Keys) -> bool {
             && named(keys.ca, &ca, &held.ca, &first.ca))
 }
 
-/// The digests of chain and CA; empty where they are not said.
+/// The digests of chain and CA; empty if there are none.
 fn split(with: Option<&str>) -> (String, String) {
     let digits = with.and_then(|with| Some((with.get(..DIGITS)?, with.get(DIGITS..2 * DIGITS)?)));
     let (chain, ca) = digits.unwrap_or_default();
     (chain.to_owned(), ca.to_owned())
 }
 
-/// Which keys of a Secret a pod takes, in any of the ways there are.
+/// The keys of a Secret that a pod takes, in any of the possible ways.
 #[derive(Debug, Default)]
 struct Keys {
     /// Certificate or private key.
@@ -360,7 +360,7 @@ impl Keys {
         }
     }
 
-    /// By `items`, by `key`, or all.
+    /// Adds the keys of a reference: by `items`, by `key`, or all.
     fn take(&mut self, reference: &Value) {
         let items = reference["items"].as_array().filter(|it| !it.is_empty());
         let items = items.into_iter().flatten().map(|item| &item["key"]);

@@ -2,8 +2,7 @@
 //! outside the repository.
 //!
 //! Inputs: the two files of that module, the Go toolchain, `CERT_RENEW_BENCH_CACHE`, `XDG_CACHE_HOME`,
-//! `KUBEBUILDER_ASSETS` and `CERT_RENEW_KUBERNETES`. Nothing is downloaded but Go modules, and nothing is written into the
-//! repository.
+//! `KUBEBUILDER_ASSETS` and `CERT_RENEW_KUBERNETES`. Downloads only Go modules, and writes nothing into the repository.
 
 use std::env;
 use std::fs::{self, File};
@@ -17,7 +16,7 @@ use aws_lc_rs::digest;
 
 use crate::minors::{self, Minor};
 
-/// Program and the package that it is built from, the quickest first so that a mistake shows early.
+/// Each program and its package, the quickest first so that a mistake shows early.
 const PROGRAMS: [(&str, &str); 8] = [
     ("pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble"),
     (
@@ -35,13 +34,13 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
 ];
 
-/// What a real node needs beside them. Compiling these takes minutes, so only `make node` does.
+/// Further programs of a real node. Compiling these takes minutes, so only `make node` does.
 const NODE_PROGRAMS: [(&str, &str); 2] = [
     ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
     ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
 ];
 
-/// A program, and the package that it is built from.
+/// A program and its package.
 pub(crate) type Program = (&'static str, &'static str);
 
 /// What `KUBEBUILDER_ASSETS` holds by the convention of envtest.
@@ -54,12 +53,12 @@ const LDFLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2
 /// The stages of kwok that make nodes Ready and pods Running at once; without any stage it refuses to start.
 const STAGES: [&str; 3] = ["node/fast", "node/heartbeat-with-lease", "pod/fast"];
 
-/// Where the programs stand.
+/// The locations of the programs.
 #[derive(Clone, Debug)]
 pub struct ControlPlane {
     cache: PathBuf,
     assets: Option<PathBuf>,
-    /// The programs of another minor.
+    /// Directory of the programs of another minor.
     minor: Option<PathBuf>,
 }
 
@@ -83,10 +82,10 @@ impl ControlPlane {
     }
 }
 
-/// Builds what is not built yet and says where it stands.
+/// Builds the missing programs and returns their locations.
 ///
-/// The first time takes minutes and says so; afterwards it takes milliseconds. Each program is built under a temporary
-/// name and renamed, so that an interrupted build does no harm, and a lock keeps two builds apart.
+/// The first time takes minutes and prints that; afterwards it takes milliseconds. Each program is built under a
+/// temporary name and renamed, so that an interrupted build does no harm, and a lock keeps two builds apart.
 ///
 /// # Errors
 /// When Go is missing or a build fails; when `KUBEBUILDER_ASSETS` is set and lacks a program.
@@ -117,7 +116,7 @@ fn ensure_these(programs: &[Program]) -> Result<ControlPlane> {
             );
         }
     }
-    // First, as it says whether there is such a minor.
+    // First, as it reports whether such a minor exists.
     let minor = Minor::chosen()?.map(|minor| minor.ensure()).transpose()?;
     let control_plane = ControlPlane {
         cache,
@@ -138,7 +137,7 @@ fn ensure_these(programs: &[Program]) -> Result<ControlPlane> {
     Ok(control_plane)
 }
 
-/// The Go module that pins what is built.
+/// The Go module that pins the programs.
 pub(crate) fn module() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-plane")
 }
@@ -168,12 +167,12 @@ fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> R
 
 /// How programs are built from a Go module into a directory of the cache.
 pub(crate) struct Build<'a> {
-    /// What it calls itself where it says how far it is.
+    /// Its name in progress messages.
     pub(crate) what: &'a str,
     pub(crate) module: &'a Path,
     pub(crate) cache: &'a Path,
     pub(crate) ldflags: &'a str,
-    /// In place of the module's own go.mod.
+    /// Used in place of the module's own go.mod.
     pub(crate) modfile: Option<&'a Path>,
 }
 
@@ -188,7 +187,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Builds those of the programs that are not there, under a lock; `prepare` comes before, where there are any.
+    /// Builds the missing programs, under a lock; calls `prepare` before, if any are missing.
     pub(crate) fn ensure(
         &self,
         programs: &[Program],
@@ -267,7 +266,7 @@ impl<'a> Build<'a> {
 }
 
 fn missing(control_plane: &ControlPlane, programs: &[Program]) -> Vec<Program> {
-    // The stages come with kwok, and last: an interruption before them builds kwok (from Go's own cache) again.
+    // The stages come with kwok, and last: after an interruption kwok is built again (from Go's own cache).
     let stages = control_plane.cache.join("stages").is_dir();
     let is_there = |name: &str| control_plane.program(name).is_file() && (name != "kwok" || stages);
     let mut missing = programs.to_vec();
@@ -291,7 +290,7 @@ fn copy_stages(module: &Path, cache: &Path) -> Result<()> {
         for file in yaml_files(&kwok.join("kustomize/stage").join(stage))? {
             let name = file.file_name().unwrap_or_default();
             if name != "kustomization.yaml" {
-                // Not `fs::copy`: the module cache is read-only, and so would the copy be.
+                // Not `fs::copy`: the module cache is read-only, and the copy would be too.
                 fs::write(unfinished.join(name), fs::read(&file)?)?;
             }
         }
@@ -344,7 +343,7 @@ pub(crate) fn cache_root() -> Result<PathBuf> {
     Ok(cache.join("cert-renew"))
 }
 
-/// Names the cache by all that decides what is built.
+/// Names the cache by all inputs of the build.
 fn fingerprint(module: &Path) -> Result<String> {
     fingerprint_of(
         module,
@@ -353,7 +352,7 @@ fn fingerprint(module: &Path) -> Result<String> {
     )
 }
 
-/// The same of other files and programs.
+/// The same for other files and programs.
 pub(crate) fn fingerprint_of(module: &Path, files: &[&str], programs: &str) -> Result<String> {
     let mut context = digest::Context::new(&digest::SHA256);
     for file in files {
@@ -373,6 +372,6 @@ pub(crate) fn fingerprint_of(module: &Path, files: &[&str], programs: &str) -> R
 
 /// Straight to standard error: the test harness would swallow `eprintln`, and minutes of silence look like a hang.
 pub(crate) fn say(line: &str) {
-    // Nobody listening is no reason to fail.
+    // A closed standard error is no reason to fail.
     let _ = writeln!(io::stderr(), "{line}");
 }

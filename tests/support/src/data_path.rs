@@ -1,7 +1,7 @@
 //! A real HTTP data path: nginx from Debian, configured from the Ingresses and HTTPRoutes of one namespace.
 //!
-//! It stands for the ingress controller of a cluster: what it routes, it routes because an object says so. Every backend
-//! is the one address that it is given, as there is no Service network here. HTTPRoutes are accepted in their status.
+//! It plays the ingress controller of a cluster: every route comes from an object. Every backend is the one address
+//! that it is given, as there is no Service network here. HTTPRoutes are accepted in their status.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,23 +27,23 @@ use crate::process::Process;
 use crate::{Bench, eventually, ports, runtime};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
-/// A controller's watch would be quicker.
+/// Pause between two lists of the objects; a controller's watch would be quicker.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// A running nginx.
 #[derive(Debug)]
 pub struct DataPath {
-    // Ends before nginx does.
+    // Dropped before nginx.
     follower: JoinHandle<()>,
     process: Arc<Process>,
     access_log: PathBuf,
 }
 
-/// What a host's requests at a path are done with.
+/// What is done with a host's requests at a path.
 type Routes = BTreeMap<String, Vec<(String, bool)>>;
 
 impl DataPath {
-    /// An address for a data path: port 80 where this user may, as that is where CAs and self-checks come.
+    /// An address for a data path: port 80 where this user may, as CAs and self-checks connect to that.
     ///
     /// # Errors
     /// When no port is free.
@@ -125,7 +125,7 @@ impl DataPath {
             async move {
                 let mut known = Routes::new();
                 loop {
-                    // Errors come while the bench ends, and where the kind of object is not installed.
+                    // Errors are normal while the bench ends, and where the kind of object is not installed.
                     let routes = routes(&bench_client, &namespace).await;
                     if routes != known {
                         let _ = fs::write(&file, text(&routes));
@@ -223,7 +223,7 @@ fn resource(kind: &str) -> ApiResource {
 }
 
 impl Bench {
-    /// Makes the API server know HTTPRoutes, by as much of their definition as is needed.
+    /// Installs HTTPRoutes, by as much of their definition as is needed.
     ///
     /// # Errors
     /// When the API server refuses.
@@ -232,7 +232,7 @@ impl Bench {
         self.define(&resource("HTTPRoute"), Some(approved)).await
     }
 
-    /// Makes the API server know a kind with any spec and status, each with a subresource of its own.
+    /// Installs a kind with any spec and status, each with a subresource of its own.
     ///
     /// # Errors
     /// When the API server refuses.

@@ -1,4 +1,4 @@
-//! DNS hosts beside Knot, for `make interop`: BIND and PowerDNS from Debian, and moto, which speaks as Route 53 and STS do.
+//! DNS hosts for `make interop`: BIND and PowerDNS from Debian, and moto, which emulates Route 53 and STS.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -14,12 +14,12 @@ use crate::nameserver::{TSIG_KEY, TSIG_NAME, Zone, tool};
 use crate::process::Process;
 use crate::{Bench, ports};
 
-/// Generous: each takes about a second, moto some more.
+/// Longest start of a server: each takes about a second, moto some more.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// Far more than one of their answers takes.
+/// Longest request, far more than their answers take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// By this moto knows which service is meant; it looks at no signature.
+/// Tells moto which service is meant; it checks no signature.
 const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=AKID/20260101/us-east-1/route53/aws4_request, SignedHeaders=host, \
     Signature=0";
 
@@ -46,10 +46,10 @@ pub struct Bind {
 }
 
 impl Bind {
-    /// Starts one with these zones. Give it a name of its own.
+    /// Starts one with these zones. Its name must be unique.
     ///
     /// # Errors
-    /// When BIND cannot be had or does not start.
+    /// When BIND is missing or does not start.
     pub async fn start(
         bench: &Bench,
         name: &str,
@@ -77,7 +77,7 @@ impl Bind {
                 name = zone.name,
             );
         }
-        // It listens on what an interface has. Where this runs, in a network of its own, that may be changed.
+        // It listens only on addresses of an interface. In a network namespace of its own, one may be added.
         let mut added = Command::new("ip");
         added.args([
             "address",
@@ -100,7 +100,7 @@ impl Bind {
         })
     }
 
-    /// Where it answers, for UDP and TCP.
+    /// Its address, for UDP and TCP.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -118,10 +118,10 @@ impl PowerDns {
     /// The key of the API.
     pub const KEY: &str = "the-key-of-the-api";
 
-    /// Starts one with these zones. Give it a name of its own.
+    /// Starts one with these zones. Its name must be unique.
     ///
     /// # Errors
-    /// When PowerDNS cannot be had, does not start or does not take a zone.
+    /// When PowerDNS is missing, does not start or refuses a zone.
     pub async fn start(
         bench: &Bench,
         name: &str,
@@ -194,10 +194,10 @@ pub struct Moto {
 }
 
 impl Moto {
-    /// Starts it. Give it a name of its own.
+    /// Starts it. Its name must be unique.
     ///
     /// # Errors
-    /// When moto cannot be had or does not start.
+    /// When moto is missing or does not start.
     pub async fn start(bench: &Bench, name: &str) -> Result<Self> {
         let address = ports::free()?;
         let mut command = Command::new(tool("moto_server").await?);
@@ -220,13 +220,13 @@ impl Moto {
         })
     }
 
-    /// Its URL, for Route 53 as for STS.
+    /// Its URL, for both Route 53 and STS.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Makes a hosted zone; its identifier.
+    /// Makes a hosted zone and returns its identifier.
     ///
     /// # Errors
     /// When it refuses.
@@ -248,7 +248,7 @@ impl Moto {
         Ok(id.trim_start_matches("/hostedzone/").to_owned())
     }
 
-    /// Adds a TXT record that nobody else has set.
+    /// Adds a TXT record as somebody else's.
     ///
     /// # Errors
     /// When it refuses.

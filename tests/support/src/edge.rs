@@ -1,8 +1,8 @@
-//! The HTTP edge: where Pebble connects for HTTP-01, and what hands `/.well-known/acme-challenge/` on to the operators.
+//! The HTTP edge: Pebble connects to it for HTTP-01, and it forwards `/.well-known/acme-challenge/` to the operators.
 //!
-//! It stands for the Ingress controller or load balancer of a real cluster, so that `route: shared` goes through
-//! something. Many operators share one edge in a test run: each challenge is asked of all of them at once, and the
-//! first 200 is the answer. Where a bench is kept after the end of its process, a process of its own takes the edge over.
+//! It plays the Ingress controller or load balancer of a real cluster, so that `route: shared` goes through something.
+//! Many operators share one edge in a test run: it sends each challenge to all of them at once, and returns the first
+//! 200. If a bench is kept after the end of its process, a process of its own takes the edge over.
 
 use std::env;
 use std::net::SocketAddr;
@@ -24,12 +24,12 @@ use crate::group::Group;
 use crate::process::Process;
 use crate::{ports, runtime};
 
-/// The only path that is handed on.
+/// The only path that is forwarded.
 const CHALLENGES: &str = "/.well-known/acme-challenge/{token}";
-/// Under the 10 s that a CA waits, so that one stopped operator spoils no other's validation.
+/// Longest wait for an operator: less than the 10 s that a CA waits, so that one stopped operator fails no other.
 const OPERATOR_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// It takes milliseconds.
+/// Longest handover, which takes milliseconds.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Tells a process that it is the edge of a kept bench: its address, then the operators, separated by commas.
@@ -42,7 +42,7 @@ pub struct Hit {
     pub host: String,
     /// Path.
     pub path: String,
-    /// What was answered.
+    /// Status of the answer.
     pub status: StatusCode,
 }
 
@@ -51,7 +51,7 @@ pub struct Hit {
 pub struct Edge {
     address: SocketAddr,
     shared: Arc<Shared>,
-    /// `None` once handed over.
+    /// `None` once it was handed over.
     server: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -68,7 +68,7 @@ struct Routes {
 }
 
 impl Edge {
-    /// Listens on a free port, or on that one.
+    /// Listens on `port`, or on a free one.
     pub(crate) async fn start(port: Option<u16>) -> Result<Self> {
         if let Some(port) = port {
             return Self::listen((ports::address(), port).into(), Vec::new()).await;
@@ -103,12 +103,12 @@ impl Edge {
         })
     }
 
-    /// Hands the port over to a process of the group that outlives this one: this very program, which has to call
+    /// Hands the port over to a process of the group that outlives this one: this same program, which must call
     /// [`serve_edge_if_asked`].
     pub(crate) async fn hand_over(&self, group: &Group) -> Result<()> {
         if let Some(server) = self.take_server() {
             server.abort();
-            // An error is the cancellation that was asked for.
+            // An error is the cancellation that was requested.
             let _ = server.await;
         }
         let operators = self.shared.state().operators.clone();
@@ -136,18 +136,18 @@ impl Edge {
             .take()
     }
 
-    /// Where the CA connects.
+    /// Its address, to which the CA connects.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on challenges are asked of this operator too.
+    /// Sends challenges to this operator too.
     pub fn add(&self, operator: SocketAddr) {
         self.shared.state().operators.push(operator);
     }
 
-    /// No longer asks this operator.
+    /// Stops sending challenges to this operator.
     pub fn remove(&self, operator: SocketAddr) {
         self.shared
             .state()
@@ -155,18 +155,18 @@ impl Edge {
             .retain(|other| *other != operator);
     }
 
-    /// What was asked for until now, in order.
+    /// The requests until now, in order.
     #[must_use]
     pub fn hits(&self) -> Vec<Hit> {
         self.shared.state().hits.clone()
     }
 }
 
-/// Serves as the edge of a kept bench, for ever, where this process was started for that; returns at once otherwise.
-/// The first call in `main` of a program that uses [`crate::Bench::keep`].
+/// Serves as the edge of a kept bench, for ever, if this process was started for that; returns at once otherwise.
+/// Must be the first call in `main` of a program that uses [`crate::Bench::keep`].
 ///
 /// # Errors
-/// When the role makes no sense or the port is taken.
+/// When the role is invalid or the port is taken.
 pub fn serve_edge_if_asked() -> Result<()> {
     let Ok(role) = env::var(ROLE) else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Waiting for something to become true, and making sure that it stays so.
+//! Waits for something to become true, and checks that it stays so.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::process;
 
-/// Short enough that a test measures the operator rather than the polling.
+/// Pause between two polls, short enough that a test measures the operator rather than the polling.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Polls `check` until it succeeds and returns what it found. `check` fails with what is still missing.
@@ -28,7 +28,7 @@ where
             Ok(Err(error)) => last = Some(error),
             Err(_) => {}
         }
-        // A check that answers at once is never cut off by its timeout.
+        // The timeout never cuts off a check that answers at once.
         if started.elapsed() >= deadline {
             let last = last.map_or_else(|| "no answer".to_owned(), |error| format!("{error:#}"));
             bail!(
@@ -66,7 +66,7 @@ where
 mod tests {
     use super::*;
 
-    /// One that answers at once each time is no exception.
+    /// The deadline also holds for a check that answers at once each time.
     #[tokio::test]
     async fn what_never_comes_is_given_up_at_the_deadline() {
         let waits = eventually(Duration::from_millis(100), "the end of days", async || {

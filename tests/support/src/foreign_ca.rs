@@ -1,5 +1,5 @@
 //! ACME servers other than Pebble: step-ca and Caddy, built from the modules pinned in `tests/interop/go.mod` into the
-//! cache beside the control plane, for `make interop` alone.
+//! cache beside the control plane, for `make interop` only.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,12 +22,12 @@ const PROGRAMS: [Program; 3] = [
     ("step-ca", "github.com/smallstep/certificates/cmd/step-ca"),
     ("caddy", "github.com/caddyserver/caddy/v2/cmd/caddy"),
 ];
-/// Generous: each takes about a second.
+/// Longest start of a server: each takes about a second.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// Far more than a directory takes.
+/// Longest request, far more than a directory takes.
 const HANG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Builds what is not built yet; the directory of the programs.
+/// Builds the missing programs and returns their directory.
 ///
 /// # Errors
 /// When Go is missing or a build fails.
@@ -40,17 +40,17 @@ pub fn ensure_foreign_cas() -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Which server.
+/// The kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Make {
-    /// `step-ca` with an ACME provisioner, and one that wants accounts to be bound.
+    /// `step-ca` with an ACME provisioner, and one that requires an external account binding.
     StepCa,
     /// Caddy's `acme_server`.
     Caddy,
 }
 
 impl Make {
-    /// As people write it.
+    /// Its usual name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl Make {
         }
     }
 
-    /// Where it has its ACME directory.
+    /// Path of its ACME directory.
     #[must_use]
     pub fn directory(self) -> &'static str {
         match self {
@@ -69,7 +69,7 @@ impl Make {
     }
 }
 
-/// A running server of this kind. HTTP-01 goes to port 80, as it does everywhere.
+/// A running server of this kind. HTTP-01 goes to port 80, as usual.
 #[derive(Debug)]
 pub struct ForeignCa {
     make: Make,
@@ -85,8 +85,8 @@ pub struct ForeignCa {
 }
 
 impl ForeignCa {
-    /// Starts one that asks `dns`, Caddy for TXT records only: it resolves hosts as the machine does. Give it a name of
-    /// its own.
+    /// Starts one that asks `dns`, Caddy for TXT records only: it resolves hosts as the machine does. Its name must be
+    /// unique.
     ///
     /// # Errors
     /// When it is not built, or does not start.
@@ -136,7 +136,7 @@ impl ForeignCa {
         process.ready(START_DEADLINE, probe).await
     }
 
-    /// Which server it is.
+    /// The kind of server.
     #[must_use]
     pub fn make(&self) -> Make {
         self.make
@@ -148,7 +148,7 @@ impl ForeignCa {
         format!("https://{}", self.address)
     }
 
-    /// Ends it, takes its database away and starts it anew.
+    /// Ends it, deletes its database and starts it again.
     ///
     /// # Errors
     /// When it does not start.
@@ -160,7 +160,7 @@ impl ForeignCa {
         .await
     }
 
-    /// A key for an external account binding: its identifier and its secret. Only step-ca has them.
+    /// Makes a key for an external account binding: identifier and secret. Only step-ca has them.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -180,7 +180,7 @@ impl ForeignCa {
         .await?;
         let said = made.context("no key")?;
         let (id, secret) = said.trim().rsplit_once(' ').context("two words")?;
-        // Its database says what it does before that.
+        // Messages of its database come first.
         let id = id.rsplit(char::is_whitespace).next().unwrap_or_default();
         Ok((id.to_owned(), secret.to_owned()))
     }
@@ -210,7 +210,7 @@ impl ForeignCa {
         self.ready().await
     }
 
-    /// The list of what it has revoked (DER), where it has one: step-ca.
+    /// Its certificate revocation list (DER), which only step-ca has.
     ///
     /// # Errors
     /// When it does not answer.
@@ -246,14 +246,14 @@ fn spawn(
             command
         }
     };
-    // It takes no settings of this user's along, and writes nowhere else.
+    // It uses no settings of this user, and writes nowhere else.
     command
         .env_clear()
         .envs(["HOME", "STEPPATH", "XDG_DATA_HOME", "XDG_CONFIG_HOME"].map(|it| (it, state)));
     Process::spawn(bench.group(), name, command)
 }
 
-/// An intermediate of the bench's own CA signs, so that its endpoint is trusted as everything else on the bench is.
+/// An intermediate of the bench's own CA signs, so that its endpoint is trusted like all others of the bench.
 fn step_ca(
     bench: &Bench,
     name: &str,
@@ -265,7 +265,7 @@ fn step_ca(
     let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
     fs::write(&certificate, pair.certificate)?;
     fs::write(&key, pair.key)?;
-    // Of the administrator that it makes.
+    // Password of the administrator that it creates.
     fs::write(directory.join("password"), "nobody-administers-this")?;
     let config = json!({
         "root": bench.ca_bundle(), "crt": certificate, "key": key,
@@ -273,7 +273,7 @@ fn step_ca(
         "logger": {"format": "text"},
         "db": {"type": "badgerv2", "dataSource": state.join("db")},
         "crl": {"enabled": true, "generateOnRevoke": true},
-        // Only provisioners in the database have an identifier, under which it finds keys for bindings.
+        // Only provisioners in the database have an identifier, which keys for bindings need.
         "authority": {"enableAdmin": true, "provisioners": [
             {"type": "ACME", "name": "acme"},
             {"type": "ACME", "name": "bound", "requireEAB": true},
@@ -282,7 +282,7 @@ fn step_ca(
     Ok(config.to_string())
 }
 
-/// It signs with a CA that it makes itself, as it does everywhere; its endpoint has a certificate of the bench.
+/// It signs with a CA that it makes itself, as usual; its endpoint has a certificate of the bench.
 fn caddy(
     bench: &Bench,
     name: &str,

@@ -1,9 +1,9 @@
 //! One process group and one temporary directory that end with this process, however it ends.
 //!
-//! Destructors do not run in a killed process nor for a `static`, so the clean-up is left to two shells that read from
-//! pipes which only this process holds: when it is gone, they read end of file. The first is the leader of the group
-//! that every program of the bench is started in, and kills that group, itself included. The second stands outside,
-//! kills the group once more and removes the directory. Neither can be left behind by a crash between two steps.
+//! Destructors run neither in a killed process nor for a `static`, so two shells clean up. They read from pipes that
+//! only this process holds: when it is gone, they read end of file. The first is the leader of the group in which every
+//! program of the bench is started, and kills that group, itself included. The second is outside, kills the group once
+//! more and removes the directory. Neither can be left behind by a crash between two steps.
 
 use std::env;
 use std::fs::DirBuilder;
@@ -24,7 +24,7 @@ read -r word
 [ "$word" = keep ] || kill -s KILL 0
 "#;
 
-/// A killed program may still be writing for an instant, so the directory is removed until it is gone.
+/// Cleans up. A killed program may still be writing for an instant, so the directory is removed until it is gone.
 const UNDERTAKER: &str = r#"
 trap '' INT TERM HUP QUIT
 read -r word
@@ -43,9 +43,9 @@ done
 pub(crate) struct Group {
     id: i32,
     directory: PathBuf,
-    /// Leader and undertaker, in this order. `None` once let go.
+    /// Leader and undertaker, in this order. `None` once released.
     shells: Mutex<Option<[Child; 2]>>,
-    /// Once true, nobody kills a program of the group when dropping it.
+    /// If true, dropping a program of the group does not kill it.
     kept: Arc<AtomicBool>,
 }
 
@@ -54,7 +54,7 @@ impl Group {
     pub(crate) fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        // The instant beside the process id, for that comes again and a kept directory may still be there.
+        // The instant and the process id, which may recur while a kept directory still exists.
         let instant = SystemTime::now()
             .duration_since(UNIX_EPOCH)?
             .subsec_micros();
@@ -81,7 +81,7 @@ impl Group {
         self.id
     }
 
-    /// The directory that vanishes with the group.
+    /// The directory that is removed with the group.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -90,7 +90,7 @@ impl Group {
         Arc::clone(&self.kept)
     }
 
-    /// Lets the programs and the directory outlive this process. Returns the command that ends them.
+    /// Lets the programs and the directory outlive this process, and returns the command that ends them.
     ///
     /// # Errors
     /// When the shells are gone already.
@@ -118,7 +118,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         for mut child in self.take().into_iter().flatten() {
             drop(child.stdin.take());
-            // An error means that it has ended, which is what is waited for.
+            // An error means that it has ended, which is the aim.
             let _ = child.wait();
         }
     }

@@ -1,5 +1,4 @@
-//! Installing an operator: the shipped manifests, put into the namespace of one instance; nothing else about them is
-//! changed.
+//! Installs an operator: the shipped manifests with the namespace of one instance, otherwise unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,15 +17,15 @@ use serde_json::{Value, json};
 
 use crate::eventually;
 
-/// What the shipped manifests call the ServiceAccount, its namespace and, with a suffix or without, the cluster roles.
+/// Name of the ServiceAccount and its namespace in the shipped manifests, and prefix of the cluster roles.
 const SHIPPED_NAME: &str = "cert-renew";
-/// The authorizer of the API server learns new roles by its own watch.
+/// Longest wait until the API server's authorizer has learnt new roles by its own watch.
 const RIGHTS_DEADLINE: Duration = Duration::from_secs(30);
-/// A token that outlives the longest benchmark.
+/// Life of a token in seconds, longer than the longest benchmark.
 const TOKEN_SECONDS: i64 = 24 * 3_600;
 
-/// Creates what the files hold for the instance of this namespace, and waits until the API server goes by the rights
-/// that they give: an operator that starts sooner would be refused at random.
+/// Creates the objects of the files for the instance of this namespace, and waits until the API server applies the
+/// rights that they give: it would refuse requests of an operator that starts sooner at random.
 pub(crate) async fn install(client: &Client, files: &[PathBuf], namespace: &str) -> Result<()> {
     let mut roles = Vec::new();
     for file in files {
@@ -49,7 +48,7 @@ pub(crate) async fn install(client: &Client, files: &[PathBuf], namespace: &str)
     in_force(client, here, namespace).await
 }
 
-/// Creates what a renderer has made for this namespace, as it stands, and waits as [`install`] does.
+/// Creates the objects that a renderer has made for this namespace, unchanged, and waits as [`install`] does.
 pub(crate) async fn apply(client: &Client, manifests: &str, namespace: &str) -> Result<()> {
     let manifests = serde_saphyr::from_multiple::<Value>(manifests)?;
     let manifests: Vec<Value> = manifests.into_iter().filter(|it| !it.is_null()).collect();
@@ -70,7 +69,7 @@ pub(crate) async fn apply(client: &Client, manifests: &str, namespace: &str) -> 
     in_force(client, here, namespace).await
 }
 
-/// Waits until the API server goes by these roles, each in a namespace.
+/// Waits until the API server applies these roles, each in a namespace.
 async fn in_force<'a>(
     client: &Client,
     roles: impl Iterator<Item = (&'a Value, &'a str)>,
@@ -97,7 +96,7 @@ async fn in_force<'a>(
     Ok(())
 }
 
-/// Installs the admission policy that every operator of the bench works under, as it is shipped.
+/// Installs the shipped admission policy, which confines every operator of the bench.
 pub(crate) async fn confine(client: &Client, file: &Path) -> Result<()> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     for manifest in serde_saphyr::from_multiple::<Value>(&text)? {
@@ -108,12 +107,12 @@ pub(crate) async fn confine(client: &Client, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The Kubernetes user that the operator in this namespace is.
+/// The Kubernetes user name of the operator in this namespace.
 pub(crate) fn user(namespace: &str) -> String {
     format!("system:serviceaccount:{namespace}:{SHIPPED_NAME}")
 }
 
-/// Puts a manifest into the namespace, and names what belongs to the whole cluster after it.
+/// Moves a manifest into the namespace, and names objects of the whole cluster after it.
 fn adopt(manifest: &mut Value, namespace: &str) {
     let rename = |name: &mut Value| {
         if let Some(suffix) = name
@@ -157,7 +156,7 @@ async fn create(client: &Client, manifest: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether the first verb on the first resource of a rule is granted to the operator of `namespace` in `place`.
+/// Whether the operator of `namespace` has the first verb on the first resource of a rule in `place`.
 async fn is_allowed(client: &Client, namespace: &str, place: &str, rule: &Value) -> Result<bool> {
     let resource = rule["resources"][0].as_str().unwrap_or_default();
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));

@@ -26,18 +26,18 @@ use crate::pki::{Authority, Pair};
 use crate::ports;
 use crate::process::Process;
 
-/// Generous: it is a few seconds unless the machine is overloaded.
+/// Longest start: it is a few seconds unless the machine is overloaded.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Every request of a service account, except the controllers' own; the administrator's (the tests') too. Bodies are
-/// not kept.
+/// Records every request of a service account, except the controllers' own, and those of the administrator (the tests),
+/// without bodies.
 const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
     {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
     {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
     {"level": "Metadata", "users": ["admin"]}
 ]}"#;
 
-/// The running programs and how to reach them.
+/// The running programs and their addresses.
 pub(crate) struct Kubernetes {
     processes: Mutex<Processes>,
     nodes: usize,
@@ -49,7 +49,7 @@ pub(crate) struct Kubernetes {
     pub(crate) config: Config,
 }
 
-/// Kept for their destructors, in this order.
+/// Held to be dropped in this order.
 struct Processes {
     controllers: Vec<Arc<Process>>,
     servers: [Arc<Process>; 2],
@@ -83,7 +83,7 @@ impl Kubernetes {
         fs::write(file("service-account.pub"), signer.public_key_pem())?;
         fs::write(file("service-account.key"), signer.serialize_pem())?;
 
-        // A first attempt that has lost a port leaves data for other addresses.
+        // A first attempt that lost a port leaves data for other addresses.
         let _ = fs::remove_dir_all(file("etcd"));
         let config = Config::from_custom_kubeconfig(
             Kubeconfig::from_yaml(&admin)?,
@@ -118,8 +118,8 @@ impl Kubernetes {
         })
     }
 
-    /// Stops etcd and the API server, does something with etcd's data, and starts both again, and the controllers anew:
-    /// they do not notice when the past comes back.
+    /// Stops etcd and the API server, changes etcd's data, and starts both again. Restarts the controllers too, which
+    /// do not notice a restore.
     pub(crate) async fn restart(
         &self,
         group: &Group,
@@ -151,7 +151,7 @@ impl Kubernetes {
     }
 }
 
-/// The API server and etcd; ready when this returns.
+/// Starts the API server and etcd; both are ready when this returns.
 async fn start_servers(
     group: &Group,
     control_plane: &ControlPlane,
@@ -172,12 +172,12 @@ async fn start_servers(
             Ok(())
         })
         .await;
-    // The API server ends when it does not find etcd: the cause comes first.
+    // The API server ends when it does not find etcd: report the cause first.
     ready.map_err(|error| etcd_process.death().map_or(error, anyhow::Error::msg))?;
     Ok([api_server, etcd_process])
 }
 
-/// The controller manager, the scheduler, and kwok where it plays nodes.
+/// Starts the controller manager, the scheduler, and kwok if it plays nodes.
 fn startcontrollers(
     group: &Group,
     control_plane: &ControlPlane,
@@ -236,10 +236,10 @@ fn etcd_command(
     command.arg(format!("--listen-peer-urls=http://{peer}"));
     command.arg(format!("--initial-advertise-peer-urls=http://{peer}"));
     command.arg(format!("--initial-cluster=default=http://{peer}"));
-    // The data need not survive a power cut, and a lone member need not wait for others to stand for election.
+    // The data need not survive a power cut, and a single member need not wait for other candidates.
     command.args([
         "--unsafe-no-fsync=true",
-        // A scene of ten minutes may write more than the 2 GiB that are the default, between two compactions.
+        // A scene of ten minutes may write more between two compactions than the default of 2 GiB.
         "--quota-backend-bytes=8589934592",
         "--heartbeat-interval=50",
         "--election-timeout=250",
@@ -259,7 +259,7 @@ fn api_server_command(
     command.arg(format!("--etcd-servers=http://{etcd}"));
     command.arg(format!("--bind-address={}", server.ip()));
     command.arg(format!("--secure-port={}", server.port()));
-    // Nothing looks for the API server by its Service, and on a machine without a network it would find no address.
+    // No program uses the API server's Service, and on a machine without a network it would find no address.
     command.args([
         "--endpoint-reconciler-type=none",
         "--advertise-address=127.0.0.1",
@@ -279,7 +279,7 @@ fn api_server_command(
         "--service-cluster-ip-range=10.254.0.0/16",
         "--authorization-mode=RBAC",
         "--allow-privileged=true",
-        // One file, so that nothing that a test counts is rotated away.
+        // One file, so that no counted request is rotated away.
         "--audit-log-maxsize=0",
         // Many operators and many tests share the server.
         "--max-requests-inflight=4000",
@@ -300,8 +300,8 @@ fn controller_manager_command(control_plane: &ControlPlane, directory: &Path) ->
         "--use-service-account-credentials=true",
         "--leader-elect=false",
         "--secure-port=0",
-        // kwok's nodes have no lease and tell of themselves every ten minutes. After the default of 50 seconds they would
-        // all be lost for a moment, and no pod that was running then would ever be Ready again.
+        // kwok's nodes have no lease and report every ten minutes. After the default of 50 seconds all would be lost
+        // for a moment, and no pod that was running then would ever be Ready again.
         "--node-monitor-grace-period=1h",
         // The default of 20 requests a second would make every rollout of a parallel test run wait.
         "--kube-api-qps=2000",
@@ -373,7 +373,7 @@ async fn make_nodes(client: &Client, count: usize, kwok: &Process) -> Result<()>
     .await
 }
 
-/// The controllers run once the ServiceAccount of the first namespace is there, without which no pod starts.
+/// The controllers run once the ServiceAccount of the first namespace exists, without which no pod starts.
 async fn manager_ready(client: &Client, manager: &Process) -> Result<()> {
     let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
     manager

@@ -4,8 +4,8 @@
 //! a few seconds and leaves no process and no file behind, however the test process ends. Tests run in parallel on one
 //! bench and are kept apart by their namespaces and by the `class` of their operator.
 //!
-//! It is test code and no part of the operator: errors are [`anyhow::Error`], whose Debug form is what a test that
-//! returns `Result` prints.
+//! It is test code and no part of the operator: errors are [`anyhow::Error`], whose Debug form is printed by a test
+//! that returns `Result`.
 
 mod bench;
 pub mod browser;
@@ -61,7 +61,7 @@ pub use process::Process;
 pub use prometheus::Prometheus;
 pub use proxy::{Action, Fault, Passed, Proxies, Rule, Server, Variants};
 
-/// The runtime of what must outlive the runtime of a single test.
+/// The runtime for what must outlive the runtime of a single test.
 pub(crate) fn runtime() -> Handle {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let start = || {

@@ -1,7 +1,7 @@
-//! Other minors of Kubernetes than the pinned one, for `make versions`: API server, controllers and scheduler, each built
-//! from a module of its own beside that of the control plane, `tests/control-plane/1.33` for example.
+//! Minors of Kubernetes other than the pinned one, for `make versions`: API server, controllers and scheduler, each
+//! built from a module of its own beside that of the control plane, `tests/control-plane/1.33` for example.
 //!
-//! etcd, kwok and kubectl stay the pinned ones: they speak with every minor that is supported.
+//! etcd, kwok and kubectl stay the pinned ones: they work with every supported minor.
 
 use std::env;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::control_plane::{Build, Program, cache_root, fingerprint_of, module};
 /// Names the minor that a bench runs instead of the pinned one, for example `1.33`.
 pub const KUBERNETES: &str = "CERT_RENEW_KUBERNETES";
 
-/// The quickest first, so that a mistake shows early; most of what they are made of is the same.
+/// The quickest first, so that a mistake shows early; most of their code is the same.
 pub(crate) const PROGRAMS: [Program; 3] = [
     ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
     (
@@ -24,7 +24,7 @@ pub(crate) const PROGRAMS: [Program; 3] = [
     ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
 ];
 
-/// A minor of which there is a module.
+/// A minor that has a module.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Minor {
     /// For example `1.33`.
@@ -34,7 +34,7 @@ pub struct Minor {
 }
 
 impl Minor {
-    /// All that there are, the oldest first.
+    /// All minors, the oldest first.
     ///
     /// # Errors
     /// When the modules cannot be read.
@@ -50,7 +50,7 @@ impl Minor {
         Ok(all)
     }
 
-    /// That which the environment names.
+    /// The minor that the environment names.
     ///
     /// # Errors
     /// When there is no such minor.
@@ -74,7 +74,7 @@ impl Minor {
         })
     }
 
-    /// Builds what is not built yet; the directory of the programs.
+    /// Builds the missing programs and returns their directory.
     ///
     /// # Errors
     /// When Go is missing or a build fails.

@@ -1,7 +1,7 @@
-//! A real DNS server, Knot from Debian, with zones of the test's own.
+//! A real DNS server, Knot from Debian, with the test's own zones.
 //!
-//! It listens on port 53 of a loopback address of its own where this user may, so that it is found as every DNS server
-//! is: by the NS records of its zones. Elsewhere it takes a free port, which [`Nameserver::propagation`] then says.
+//! It listens on port 53 of a separate loopback address where this user may, so that it is found as every DNS server
+//! is: by the NS records of its zones. Elsewhere it uses a free port, which [`Nameserver::propagation`] returns.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,13 +22,13 @@ use crate::pki::Authority;
 use crate::process::Process;
 use crate::{Bench, ports};
 
-/// It takes a fraction of a second.
+/// Longest start, which takes a fraction of a second.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// The name of the only TSIG key, HMAC-SHA256.
 pub const TSIG_NAME: &str = "cert-renew-key";
-/// The key, as its owner writes it.
+/// The key, in base64.
 pub const TSIG_KEY: &str = "c2l4dGVlbi1ieXRlcy1vZi1ub3RoaW5nLXNlY3JldC0=";
-/// What gets tools from Debian.
+/// The script that gets tools from Debian.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools.sh");
 
 /// A zone of a server.
@@ -36,13 +36,13 @@ const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools.sh");
 pub struct Zone {
     /// Its name, without a dot at the end.
     pub name: String,
-    /// Lines of the zone file beside SOA, NS and the addresses of its servers.
+    /// Lines of the zone file besides SOA, NS and the addresses of its servers.
     pub records: String,
     /// Whether the TSIG key may change TXT records.
     pub updates: bool,
-    /// Whom it is copied from, when it starts and then hardly ever: nobody tells it of changes.
+    /// The server that it is copied from at the start, and hardly ever later: it receives no notice of changes.
     pub primary: Option<SocketAddr>,
-    /// Its servers beside this one.
+    /// Its servers besides this one.
     pub others: Vec<SocketAddr>,
 }
 
@@ -75,7 +75,7 @@ impl Zone {
     fn clause(&self) -> String {
         let name = &self.name;
         let kind = match self.primary {
-            // Nothing is kept, so that each start copies the zone.
+            // Nothing is stored, so that each start copies the zone.
             Some(_) => format!(
                 "master: primary-{name}\n    zonefile-load: none\n    journal-content: none"
             ),
@@ -118,10 +118,10 @@ impl Nameserver {
         if free { Ok(address) } else { ports::free() }
     }
 
-    /// Starts a server with these zones. Give it a name of its own.
+    /// Starts a server with these zones. Its name must be unique.
     ///
     /// # Errors
-    /// When Knot cannot be had or does not start.
+    /// When Knot is missing or does not start.
     pub async fn start(
         bench: &Bench,
         name: &str,
@@ -168,7 +168,7 @@ impl Nameserver {
         })
     }
 
-    /// Stops it and starts it anew: a secondary asks its primary then.
+    /// Stops it and starts it again, on which a secondary asks its primary.
     ///
     /// # Errors
     /// When it does not start.
@@ -178,13 +178,13 @@ impl Nameserver {
         Ok(())
     }
 
-    /// Where it answers, for UDP and TCP.
+    /// Its address, for UDP and TCP.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Members of a solver's `propagation` with which it is found, where it does not listen on port 53.
+    /// Members of a solver's `propagation` by which it is found, where it does not listen on port 53.
     #[must_use]
     pub fn propagation(servers: &[SocketAddr]) -> String {
         if servers.iter().all(|server| server.port() == 53) {
@@ -195,8 +195,8 @@ impl Nameserver {
     }
 }
 
-/// A resolver, Unbound from Debian, that looks the names of some zones up at their servers, over CNAMEs from one zone
-/// into another: what a CA asks.
+/// A resolver, Unbound from Debian, that looks up the names of some zones at their servers, over CNAMEs from one zone
+/// into another, as the resolver of a CA does.
 #[derive(Debug)]
 pub struct Recursor {
     process: Arc<Process>,
@@ -206,20 +206,20 @@ pub struct Recursor {
 }
 
 impl Recursor {
-    /// Starts it, for zones and who serves each. Give it a name of its own.
+    /// Starts it, for zones and the server of each. Its name must be unique.
     ///
     /// # Errors
-    /// When Unbound cannot be had or does not start.
+    /// When Unbound is missing or does not start.
     pub async fn start(bench: &Bench, name: &str, zones: &[(&str, SocketAddr)]) -> Result<Self> {
         let address = ports::free()?;
         Self::run(bench, name, zones, address, String::new()).await
     }
 
-    /// Starts one that answers over TLS and over HTTPS and not on a port of plain DNS, with a certificate of a CA of its
-    /// own: [`Self::roots`].
+    /// Starts one that answers only over TLS and over HTTPS, not by plain DNS, with a certificate of a CA of its own:
+    /// [`Self::roots`].
     ///
     /// # Errors
-    /// When Unbound cannot be had or does not start.
+    /// When Unbound is missing or does not start.
     pub async fn start_encrypted(
         bench: &Bench,
         name: &str,
@@ -296,30 +296,30 @@ impl Recursor {
         })
     }
 
-    /// Ends it: nobody answers there any more.
+    /// Ends it: no server answers there any more.
     pub fn stop(&self) {
         self.process.kill();
     }
 
-    /// Where it answers, for UDP and TCP; over TLS where it is encrypted.
+    /// Its address, for UDP and TCP; for TLS if it is encrypted.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it answers over TLS, as the config has it.
+    /// Its address over TLS, in the config's notation.
     #[must_use]
     pub fn tls_url(&self) -> String {
         format!("tls://{}", self.address)
     }
 
-    /// Where it answers over HTTPS, as the config has it; its certificate is for this name too.
+    /// Its address over HTTPS, in the config's notation; its certificate is for this name too.
     #[must_use]
     pub fn https_url(&self) -> String {
         format!("https://{}/dns-query#localhost", self.https)
     }
 
-    /// The roots of its certificate, a PEM file.
+    /// The root of its certificate, a PEM file.
     #[must_use]
     pub fn roots(&self) -> PathBuf {
         self.directory.join("roots.pem")
@@ -347,9 +347,9 @@ async fn run(
 /// The file of a program or library that `tests/tools.sh` gets.
 ///
 /// # Errors
-/// When it cannot be had: with what the script says.
+/// When it cannot be had: with the output of the script.
 pub async fn tool(name: &'static str) -> Result<PathBuf> {
-    // One at a time: two that get the same package would be in each other's way.
+    // One at a time: two that get the same package would interfere.
     static FOUND: Mutex<BTreeMap<&str, PathBuf>> = Mutex::const_new(BTreeMap::new());
     let mut found = FOUND.lock().await;
     if let Some(path) = found.get(name) {

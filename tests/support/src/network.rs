@@ -1,8 +1,8 @@
-//! A network in which pods have addresses: kwok names some for its pods, and no machine has them.
+//! A network in which pod addresses work: kwok assigns some to its pods, but no machine has them.
 //!
-//! In a network namespace of its own all of them are local, so that a test's servers answer on them and nothing leaves the
-//! machine. A process cannot be moved into one, so a test program runs some of its tests there by starting itself anew,
-//! with a bench of their own.
+//! In a separate network namespace all of them are local, so a test's servers answer on them and nothing leaves the
+//! machine. A running process cannot be moved into one, so a test program runs some of its tests there by starting
+//! itself again, with a bench of their own.
 
 use std::env;
 use std::fs;
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::group::Group;
 
-/// Root needs no user namespace, which some machines forbid to others. `setpriv` lets nothing outlive the test.
+/// Root needs no user namespace, which some machines forbid to other users. `setpriv` lets nothing outlive the test.
 const OUTSIDE: &str = r#"
 flags=--net
 [ "$(id -u)" = 0 ] || flags="--map-root-user --net"
@@ -23,9 +23,9 @@ exec unshare $flags -- setpriv --pdeathsig KILL -- "$@"
 /// The network that kwok takes addresses from.
 const INSIDE: &str = r#"ip link set lo up && ip route add local 10.0.0.0/16 dev lo && exec "$@""#;
 
-/// Where the resolver of [`run_with_ports_of_its_own`] is to listen, on port 53.
+/// Address of the resolver of [`run_with_ports_of_its_own`], on port 53.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
-/// As above, with a mount namespace too, for what the machine's programs take from files.
+/// As above, with a mount namespace too, for files that the machine's programs read.
 const OUTSIDE_WITH_FILES: &str = r#"
 flags="--net --mount"
 [ "$(id -u)" = 0 ] || flags="--map-root-user $flags"
@@ -33,8 +33,8 @@ exec unshare $flags -- setpriv --pdeathsig KILL -- "$@"
 "#;
 const INSIDE_WITH_FILES: &str = r#"file=$1 && shift && ip link set lo up && mount --bind "$file" /etc/resolv.conf && exec "$@""#;
 
-/// Runs the ignored test `test` of this program where every port is free, also those that are well known, and where this
-/// machine's programs ask [`RESOLVER`] for names, which the test has to start. What it says is passed on.
+/// Runs the ignored test `test` of this program where every port is free, including well-known ones, and where this
+/// machine's programs ask [`RESOLVER`] for names, which the test has to start. Passes its output on.
 ///
 /// # Errors
 /// When the machine does not allow it, or the test fails.
@@ -68,7 +68,7 @@ pub async fn run_with_ports_of_its_own(test: &'static str) -> Result<()> {
 /// Runs the ignored tests of this program whose names begin with `tests`, in such a network.
 ///
 /// # Errors
-/// When one fails, or none is found: with all that they said.
+/// When one fails, or none is found: with all their output.
 pub async fn run_where_pods_have_addresses(tests: &'static str) -> Result<()> {
     // One thread for all of it: the tests are killed when the thread that started them ends.
     tokio::task::spawn_blocking(move || run(tests)).await?

@@ -1,7 +1,7 @@
-//! A real node: containerd, runc and CNI plugins of Debian, kubelet and kube-proxy of the pinned module, in the namespaces
-//! of [`crate::run_on_a_node`]. Pods run, volumes arrive when they do, Services lead to ready pods.
+//! A real node: Debian's containerd, runc and CNI plugins, kubelet and kube-proxy of the pinned module, in the
+//! namespaces of [`crate::run_on_a_node`]. Pods run, volumes update with a delay, Services lead to ready pods.
 //!
-//! There is no network policy, and one node. Images: `node.test/nginx:1` reads `/tls` once, when it starts, and listens at
+//! There is one node and no network policy. Images: `node.test/nginx:1` reads `/tls` once, at its start, and listens on
 //! 8443; `node.test/pod:1` is `tests/control-plane/pod`; the operator's is that of `make image`, or the given program.
 
 use std::env;
@@ -24,15 +24,15 @@ use crate::node_space::Surroundings;
 use crate::process::Process;
 use crate::{Bench, control_plane, eventually};
 
-/// What the node is called.
+/// Name of the node.
 pub const NODE: &str = "node";
-/// What the operator's image is called by `deploy/`, in full.
+/// Full name of the operator's image in `deploy/`.
 pub const OPERATOR_IMAGE: &str = "docker.io/library/cert-renew:0.1.0";
-/// Generous: it is a few seconds unless the machine is overloaded.
+/// Longest start: it is a few seconds unless the machine is overloaded.
 const START_DEADLINE: Duration = Duration::from_secs(180);
-/// In a `/run` of the node's own.
+/// Socket of containerd, in a `/run` of the node's own.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
-/// Of the pods. They are routed one by one, so that a Service's answers pass through the node as its requests do.
+/// Network of the pods. Each is routed by itself, so that a Service's answers pass through the node as its requests do.
 const PODS: &str = "10.88.1.0/24";
 
 const NGINX: &str = "
@@ -63,7 +63,7 @@ impl Node {
     /// packed from `program`.
     ///
     /// # Errors
-    /// When a program is missing, does not start or is not ready in time: says which, with the end of its log.
+    /// When a program is missing, does not start or is not ready in time: names it, with the end of its log.
     pub async fn start(bench: &Bench, archive: Option<&Path>, program: &Path) -> Result<Self> {
         let surroundings = Surroundings::of_this_process()?;
         let tools = Tools::find()?;
@@ -130,7 +130,7 @@ impl Node {
         })
     }
 
-    /// Where everything of the bench listens, as pods see it.
+    /// Address on which everything of the bench listens, as pods see it.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.surroundings.address
@@ -144,7 +144,7 @@ impl Node {
         let variable = format!("POD_NAME={pod}");
         for entry in fs::read_dir("/proc")? {
             let directory = entry?.path();
-            // Others come and go meanwhile.
+            // Other processes come and go concurrently.
             let Ok(environment) = fs::read(directory.join("environ")) else {
                 continue;
             };
@@ -165,7 +165,7 @@ impl Node {
         bail!("no process {program} in the pod {pod}");
     }
 
-    /// What a container has written until now, by the name of its pod.
+    /// The output of a container until now, by the name of its pod.
     #[must_use]
     pub fn logs(&self, pod: &str) -> String {
         let mut text = String::new();
@@ -184,7 +184,7 @@ impl Node {
     }
 }
 
-/// Copies what explains a failure out of the directories that vanish: logs of the bench and of containers.
+/// Copies logs of the bench and of containers, which explain a failure, out of the directories that will be removed.
 ///
 /// # Errors
 /// When it cannot be copied.
@@ -206,7 +206,7 @@ pub fn keep_node_logs(bench: &Bench, node: Option<&Node>, into: &Path) -> Result
     for file in files {
         let parts: Vec<_> = file.iter().map(|it| it.to_string_lossy()).collect();
         let name = parts[parts.len().saturating_sub(3)..].join("__");
-        // A pod that is removed at this moment takes its log along.
+        // A pod that is removed at this moment takes its log with it.
         let _ = fs::copy(&file, into.join(name));
     }
     Ok(())
@@ -243,7 +243,7 @@ impl Tools {
         self.root.join(below)
     }
 
-    /// Their libraries; none where they are installed.
+    /// Path of their libraries; empty if they are installed.
     fn libraries(&self) -> String {
         if self.root == Path::new("/") {
             return String::new();
@@ -341,7 +341,7 @@ fn proxy_config(kubeconfig: &Path) -> Value {
         "mode": "nftables",
         "hostnameOverride": NODE,
         "clientConnection": {"kubeconfig": kubeconfig},
-        // These are for the whole machine.
+        // These settings are for the whole machine.
         "conntrack": {
             "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
         },

@@ -1,5 +1,5 @@
-//! What a client of the workloads sees: handshakes all the time, each one that fails or presents an earlier certificate
-//! noted. It shares no code with the operator.
+//! A client of the workloads: connects all the time, and notes each handshake that fails or presents an earlier
+//! certificate. It shares no code with the operator.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,18 +19,18 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-/// Between two handshakes.
+/// Pause between two handshakes.
 const HANDSHAKE_PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks at the Secret: so late a stale handshake may be noticed.
+/// Pause between two looks at the Secret, and so the longest delay until a stale handshake is noticed.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
-/// A pod on its way out may be sent clients for so long, as proxies learn late that it goes.
+/// How long a pod that is being deleted may receive clients, as proxies learn of it late.
 const LEAVING: Duration = Duration::from_secs(2);
-/// Between two requests.
+/// Pause between two requests.
 const PROBE_PAUSE: Duration = Duration::from_millis(25);
-/// Far more than any of it takes; a CA waits 10 s.
+/// Longest handshake or request, far more than either takes; a CA waits 10 s.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What the workloads have, by the operator's word.
+/// Annotation with what the workloads have, according to the operator.
 const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
 /// Hexadecimal digits of a fingerprint.
 const FINGERPRINT: usize = 64;
@@ -71,39 +71,39 @@ pub fn leaf_of(secret: &Secret) -> Option<String> {
     Some(fingerprint(&leaf))
 }
 
-/// The fingerprint that the operator says the workloads have.
+/// The fingerprint that the workloads have, according to the operator.
 fn done_of(secret: &Secret) -> Option<&str> {
     let said = secret.metadata.annotations.as_ref()?.get(ROLLED_OUT)?;
     said.get(..FINGERPRINT)
 }
 
-/// What was seen.
+/// The observations of a client.
 #[derive(Clone, Debug, Default)]
 pub struct Watched {
-    /// Handshakes, or requests.
+    /// Number of handshakes, or requests.
     pub tried: usize,
-    /// When each failed, since the beginning, and why.
+    /// When each failure was, since the beginning, and why.
     pub failed: Vec<String>,
-    /// When an earlier certificate was presented than the one that the operator said was everywhere.
+    /// When a certificate was presented that is earlier than the one that the operator reported as rolled out.
     pub stale: Vec<String>,
-    /// The same within two seconds, by pods on their way out.
+    /// The same within two seconds, by pods that were being deleted.
     pub leaving: usize,
     /// The certificates that were presented, in order.
     pub presented: Vec<String>,
     /// The leaves that the Secret held, in order.
     held: Vec<String>,
-    /// The leaf that the workloads have, by the operator's word.
+    /// The leaf that the workloads have, according to the operator.
     done: Option<(String, Instant)>,
 }
 
 impl Watched {
-    /// Where this leaf stands among those that the Secret has held.
+    /// The position of this leaf among those that the Secret has held.
     fn age(&self, leaf: &str) -> Option<usize> {
         self.held.iter().position(|it| it == leaf)
     }
 }
 
-/// A client that shakes hands every 50 ms, until it is ended.
+/// A client that makes a handshake every 50 ms, until it is ended.
 #[derive(Debug)]
 pub struct Handshakes {
     tasks: [JoinHandle<()>; 2],
@@ -123,7 +123,7 @@ impl Handshakes {
         }
     }
 
-    /// What was seen until now.
+    /// The observations until now.
     #[must_use]
     pub fn watched(&self) -> Watched {
         lock(&self.watched).clone()
@@ -131,7 +131,7 @@ impl Handshakes {
 }
 
 impl Handshakes {
-    /// Begins to count anew.
+    /// Begins to count from zero.
     pub fn forget(&self) {
         let mut watched = lock(&self.watched);
         watched.tried = 0;
@@ -152,7 +152,7 @@ impl Drop for Handshakes {
 
 async fn follow(secrets: Api<Secret>, name: String, watched: Arc<Mutex<Watched>>) {
     loop {
-        // While the API server is busy nothing is known, and nothing held against anybody.
+        // While the API server is busy the Secret is unknown, and nothing counts as stale.
         if let Ok(secret) = secrets.get(&name).await {
             let mut watched = lock(&watched);
             if let Some(leaf) = leaf_of(&secret)
@@ -199,7 +199,7 @@ async fn shake_hands(to: SocketAddr, host: String, watched: Arc<Mutex<Watched>>)
     }
 }
 
-/// A client that asks for a URL again and again, each time by a connection of its own.
+/// A client that requests a URL repeatedly, each time by a new connection.
 #[derive(Debug)]
 pub struct Probes {
     task: JoinHandle<()>,
@@ -210,7 +210,7 @@ impl Probes {
     /// Expects success each time.
     ///
     /// # Errors
-    /// When there is no client to be had.
+    /// When the client cannot be made.
     pub fn start(url: String) -> Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -240,7 +240,7 @@ impl Probes {
         Ok(Self { task, watched })
     }
 
-    /// What was seen until now.
+    /// The observations until now.
     #[must_use]
     pub fn watched(&self) -> Watched {
         lock(&self.watched).clone()
@@ -257,7 +257,7 @@ fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
     watched.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes every chain: which one it is, is compared.
+/// Accepts every chain: the leaf is compared.
 #[derive(Debug)]
 struct Anybody(Arc<rustls::crypto::CryptoProvider>);
 

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
-/// Where libraries stand in an image.
+/// Directory of the libraries in an image.
 const LIBRARIES: &str = "lib/all";
-/// As every x86-64 program of Linux names it, and every arm64 one.
+/// Dynamic loaders that every Linux program names, on x86-64 and on arm64.
 const LOADERS: [&str; 2] = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
 
 /// An image under construction: a directory that becomes its only layer.
@@ -22,7 +22,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Begins one in a directory of its own.
+    /// Begins an image in a directory of its own.
     pub(crate) fn new(directory: &Path, name: &str) -> Result<Self> {
         let work = directory.join(format!("image-{name}"));
         let root = work.join("root");
@@ -33,19 +33,19 @@ impl Image {
         Ok(Self { root, work })
     }
 
-    /// Puts a file of this text into it.
+    /// Adds a file with this text.
     pub(crate) fn file(&self, path: &str, text: &str) -> Result<()> {
         let path = self.root.join(path);
         fs::create_dir_all(path.parent().context("a path without a directory")?)?;
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Puts an empty directory into it.
+    /// Adds an empty directory.
     pub(crate) fn directory(&self, path: &str) -> Result<()> {
         Ok(fs::create_dir_all(self.root.join(path))?)
     }
 
-    /// Puts a program into its root directory, and the libraries that it is linked with.
+    /// Adds a program to its root directory, and the libraries that it is linked with.
     pub(crate) fn program(&self, name: &str, program: &Path, libraries: &str) -> Result<()> {
         let copy = |from: &Path, to: &str| {
             let to = self.root.join(to);
@@ -58,7 +58,7 @@ impl Image {
             .env("LD_LIBRARY_PATH", libraries)
             .output()
             .context("ldd says which libraries a program needs")?;
-        // Of a static program it says so, and fails.
+        // For a static program it reports that, and fails.
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
         ensure!(
             !listed.contains("not found"),
@@ -80,7 +80,7 @@ impl Image {
         Ok(())
     }
 
-    /// Writes the archive, in the form of OCI, with the image's name in full.
+    /// Writes the archive in OCI format, with the image's full name.
     pub(crate) fn pack(self, name: &str, entrypoint: &[&str]) -> Result<PathBuf> {
         let layout = self.work.join("layout");
         fs::create_dir_all(layout.join("blobs/sha256"))?;
@@ -123,7 +123,7 @@ impl Image {
     }
 }
 
-/// Keeps a blob by its digest, and describes it.
+/// Stores a blob by its digest, and returns its descriptor.
 fn blob(layout: &Path, bytes: Vec<u8>) -> Result<Value> {
     let hash = digest::digest(&digest::SHA256, &bytes);
     let hash: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();

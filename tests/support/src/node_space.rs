@@ -1,7 +1,7 @@
-//! Where a real node runs: network, mount and pid namespaces of its own, in which this program is started once more.
+//! The surroundings of a real node: new network, mount and pid namespaces, in which this program is started once more.
 //!
-//! Everything in them ends with that program, also when it is killed: the pid namespace takes its processes along, the
-//! mount namespace their mounts. What the kernel keeps all the same, cgroups and files, is removed from outside.
+//! Everything in them ends with that program, also when it is killed: the pid namespace ends its processes, the mount
+//! namespace its mounts. What the kernel keeps nevertheless, cgroups and files, is removed from outside.
 
 use std::env;
 use std::os::unix::process::CommandExt as _;
@@ -14,11 +14,11 @@ use crate::group::Group;
 use crate::node::Tools;
 use crate::ports;
 
-/// Where the node and everything of the bench listen: pods reach it, and nobody outside.
+/// Address on which the node and everything of the bench listen: only pods reach it.
 const ADDRESS: &str = "10.88.0.1";
-/// Says where the node may write.
+/// Names the directory in which the node may write.
 const DIRECTORY: &str = "CERT_RENEW_NODE_DIRECTORY";
-/// Says which cgroup is the root of the node's.
+/// Names the root of the node's cgroups.
 const CGROUP: &str = "CERT_RENEW_NODE_CGROUP";
 
 /// `setpriv` lets nothing outlive the test.
@@ -27,7 +27,7 @@ const OUTSIDE: &str = r#"
 exec setpriv --pdeathsig KILL -- unshare --net --mount --pid --ipc --fork --kill-child=KILL --mount-proc -- "$@"
 "#;
 
-/// Waits for the end of who started it, then for the last process of the cgroup, which is dying by then.
+/// Waits for the end of its parent, then for the last process of the cgroup, which is dying by then.
 const UNDERTAKER: &str = r#"
 trap '' INT TERM HUP QUIT
 read -r word
@@ -41,7 +41,7 @@ done
 exit 1
 "#;
 
-/// What the program that was started anew knows of its surroundings.
+/// The surroundings of the program that was started again.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) directory: String,
@@ -50,7 +50,7 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// The surroundings of this process.
     ///
     /// # Errors
     /// When it was not started by [`run_on_a_node`].
@@ -67,10 +67,10 @@ impl Surroundings {
     }
 }
 
-/// Runs the ignored test `test` of this program where [`crate::Node::start`] works. What it says is passed on.
+/// Runs the ignored test `test` of this program where [`crate::Node::start`] works. Passes its output on.
 ///
 /// # Errors
-/// When the machine does not allow it (its own words stand on standard error), the test fails, or something is left over.
+/// When the machine does not allow it (standard error says why), the test fails, or something is left over.
 pub async fn run_on_a_node(test: &'static str) -> Result<()> {
     // One thread for all of it: the test is killed when the thread that started it ends.
     tokio::task::spawn_blocking(move || run(test)).await?

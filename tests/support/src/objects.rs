@@ -1,4 +1,4 @@
-//! What tests put into the cluster: namespaces, TLS Secrets with real certificates, workloads that refer to them.
+//! Objects that tests create: namespaces, TLS Secrets with real certificates, workloads that refer to them.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -17,14 +17,14 @@ pub use crate::certificates::Pair;
 use crate::certificates::{DAY, Template, TestCa};
 use crate::eventually;
 
-/// Controllers and kwok need a few hundred milliseconds; a machine that compiles beside the tests needs more.
+/// Longest wait for a workload: controllers and kwok take a few hundred milliseconds, more beside a compiler.
 const AVAILABLE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A CA that no client trusts: whoever issued what the tests begin with.
+/// A CA that no client trusts: the issuer of the first certificates in the tests.
 static AUTHORITY: LazyLock<TestCa> =
     LazyLock::new(|| TestCa::new("Some other CA").expect("a CA signs itself"));
 
-/// How old a certificate is, and how long it still lives.
+/// Age and remaining life of a certificate.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
     /// Days since it became valid.
@@ -43,17 +43,17 @@ pub const EXPIRED: Age = Age {
     left: -1,
 };
 
-/// A certificate for these names; [`Template`] makes others.
+/// Makes a certificate for these names; [`Template`] makes others.
 ///
 /// # Errors
-/// When a name is none.
+/// When a name is invalid.
 pub fn pair(names: &[&str], age: Age) -> Result<Pair> {
     Template::new(names)
         .between(-age.since * DAY, age.left * DAY)
         .signed_by(&AUTHORITY)
 }
 
-/// A namespace of a test's own.
+/// A namespace for one test.
 pub struct Space {
     /// A client with every right.
     pub client: Client,
@@ -64,7 +64,7 @@ pub struct Space {
 }
 
 impl Space {
-    /// Makes a namespace whose Secrets are for the operator of `class`.
+    /// Creates a namespace whose Secrets are for the operator of `class`.
     ///
     /// # Errors
     /// When the API server refuses.
@@ -97,7 +97,7 @@ impl Space {
         Api::namespaced(self.client.clone(), &self.name)
     }
 
-    /// Makes a TLS Secret with `cert-renew.io/<key>` annotations; the class is added when there are any.
+    /// Creates a TLS Secret with `cert-renew.io/<key>` annotations; the class is added if there are any.
     ///
     /// # Errors
     /// When the API server refuses.
@@ -124,7 +124,7 @@ impl Space {
             .await
     }
 
-    /// Makes a Secret of any type.
+    /// Creates a Secret of any type.
     ///
     /// # Errors
     /// When the API server refuses.
@@ -151,7 +151,7 @@ impl Space {
             .with_context(|| format!("making Secret {name}"))
     }
 
-    /// The annotations of a Secret: ours with their prefix, and the class where there are any.
+    /// The annotations of a Secret: ours with their prefix, and the class if there are any.
     #[must_use]
     pub fn annotations(&self, annotations: &[(&str, &str)]) -> BTreeMap<String, String> {
         let full = |key: &str| {
@@ -172,7 +172,7 @@ impl Space {
         all
     }
 
-    /// Writes another pair into a Secret, as somebody else would.
+    /// Writes another pair into a Secret, as a foreign program would.
     ///
     /// # Errors
     /// When the API server refuses.
@@ -188,7 +188,7 @@ impl Space {
             .await?)
     }
 
-    /// Makes a workload that refers to a Secret.
+    /// Creates a workload that refers to a Secret.
     ///
     /// # Errors
     /// When the API server refuses.
@@ -224,10 +224,10 @@ impl Space {
         )
     }
 
-    /// Waits until every pod of a workload is of its newest template and available.
+    /// Waits until every pod of a workload has its newest template and is available.
     ///
     /// # Errors
-    /// When that does not come.
+    /// When that does not happen in time.
     pub async fn available(&self, kind: &str, name: &str) -> Result<()> {
         let what = format!("{kind} {}/{name} is available", self.name);
         eventually(AVAILABLE_DEADLINE, &what, async || {
@@ -258,7 +258,7 @@ impl Space {
         .await
     }
 
-    /// The pods of a workload that are not on their way out, by name.
+    /// The pods of a workload that are not being deleted, by name.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -273,8 +273,8 @@ impl Space {
         Ok(pods)
     }
 
-    /// How its workloads, its pods and the nodes stand, a line each, for the error of a wait that was in vain: whether the
-    /// operator or the cluster below it hangs.
+    /// The state of its workloads, its pods and the nodes, a line each, for the error of a failed wait: shows whether
+    /// the operator or the cluster below it hangs.
     pub async fn situation(&self) -> String {
         let mut lines = Vec::new();
         for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
@@ -342,7 +342,7 @@ impl Space {
             .map(ToOwned::to_owned))
     }
 
-    /// The leaf of it.
+    /// The leaf in that annotation.
     ///
     /// # Errors
     /// When the workload cannot be read.
@@ -352,7 +352,7 @@ impl Space {
         Ok(leaf.map(ToOwned::to_owned))
     }
 
-    /// How often a workload's spec was changed: 1 when never since it was made.
+    /// Number of changes of a workload's spec: 1 if it never changed since its creation.
     ///
     /// # Errors
     /// When the workload cannot be read.
@@ -415,7 +415,7 @@ pub enum Reference {
     Volume,
     /// A source of a projected volume.
     Projected,
-    /// The secret that a CSI driver is given.
+    /// The secret of a CSI driver.
     Csi,
     /// One variable.
     Env,
@@ -425,12 +425,12 @@ pub enum Reference {
     InitEnv,
     /// All keys as variables of an init container.
     InitEnvFrom,
-    /// Not at all.
+    /// No reference.
     None,
 }
 
 impl Reference {
-    /// All ways there are.
+    /// All ways of referring to a Secret.
     pub const ALL: [Self; 7] = [
         Self::Volume,
         Self::Projected,

@@ -1,6 +1,6 @@
-//! The operator under test: its own process, with its own service account, under exactly the roles of `rbac/`.
+//! The operator under test: a process with its own service account, under exactly the roles of `rbac/`.
 //!
-//! Many run on one bench: each has a namespace, a class and ports of its own. What it asks of the API server is read
+//! Many run on one bench: each has a namespace, a class and ports of its own. Its requests to the API server are read
 //! from the audit log, by its service account.
 
 use std::collections::BTreeMap;
@@ -25,13 +25,13 @@ use crate::install::{apply, install, kubeconfig_of, token, user};
 use crate::process::Process;
 use crate::{Bench, ports};
 
-/// Generous: it is ready in a fraction of a second unless the machine is overloaded.
+/// Longest start: it is ready in a fraction of a second unless the machine is overloaded.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
-/// Requests of one operator in flight at Pebble: with several operators on it, more make version 2.10.1 deadlock.
+/// Most requests of one operator in flight at Pebble: with several operators on it, more make version 2.10.1 deadlock.
 const CONCURRENCY: u32 = 1;
-/// Short, for whoever starts after a kill waits for its end; long enough for a machine that is busy with something else.
+/// Short, as an operator that starts after a kill waits for its end; long enough for a machine that is busy otherwise.
 const LEASE: [&str; 3] = ["5s", "4s", "500ms"];
-/// The repository.
+/// Root of the repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// How an operator is installed.
@@ -39,30 +39,30 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 pub struct OperatorOptions {
     /// The binary.
     pub program: PathBuf,
-    /// YAML that is added to the config file, at top level.
+    /// YAML to add to the config file, at top level.
     pub config: String,
     /// What the issuer `pebble` may issue: YAML of `allow`.
     pub allow: String,
     /// More settings of that issuer: YAML lines.
     pub issuer: String,
-    /// Role files beside `rbac/`, for example `rbac/addons/eviction.yaml`.
+    /// Role files besides `rbac/`, for example `rbac/addons/eviction.yaml`.
     pub addons: Vec<String>,
-    /// The API server's address as the operator sees it; a proxy may stand there.
+    /// The API server's address as the operator sees it, possibly a proxy.
     pub api_server: Option<String>,
     /// The ACME directory as the operator sees it.
     pub directory: Option<String>,
-    /// How much it logs: benchmarks take what users have.
+    /// Log level: benchmarks use the default of users.
     pub log_level: String,
-    /// How long it answers challenges after SIGTERM: not at all, since the edge of the bench is told at once.
+    /// How long it answers challenges after SIGTERM: not at all, since the edge of the bench is updated at once.
     pub shutdown_grace: String,
     /// More arguments of `run`.
     pub arguments: Vec<String>,
-    /// More of its environment.
+    /// Further variables of its environment.
     pub environment: Vec<(String, String)>,
 }
 
 impl OperatorOptions {
-    /// Settles at once, rolls without pauses, may issue everything.
+    /// No settle time, no pauses between rollouts, everything may be issued.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
@@ -99,9 +99,9 @@ pub struct Operator<'a> {
     bench: &'a Bench,
     options: OperatorOptions,
     namespace: String,
-    /// Of its process and its files: the namespace, and a number where it is a further replica.
+    /// Name of its process and its files: the namespace, and a number for a further replica.
     name: String,
-    /// The id of its token, by which the audit log tells replicas apart.
+    /// The id of its token, which tells replicas apart in the audit log.
     credential: String,
     kubeconfig: PathBuf,
     config: PathBuf,
@@ -111,7 +111,7 @@ pub struct Operator<'a> {
     http: reqwest::Client,
 }
 
-/// A request of the operator, as the audit log has it.
+/// A request of the operator in the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Request {
     /// For example `patch`.
@@ -145,7 +145,7 @@ impl<'a> Operator<'a> {
         Self::install_from(bench, options, |_| Ok(None)).await
     }
 
-    /// Installs an operator from YAML that is given its namespace, such as a rendered chart, instead of from `rbac/`.
+    /// Installs an operator from YAML made for its namespace, such as a rendered chart, instead of from `rbac/`.
     ///
     /// # Errors
     /// When the manifests cannot be made or are refused.
@@ -186,8 +186,8 @@ impl<'a> Operator<'a> {
         Self::one(bench, options, &namespace, namespace.clone()).await
     }
 
-    /// One more replica of this operator, not started: own process, own token, own ports and config file. What
-    /// `options` says of roles is not heeded.
+    /// Adds a replica of this operator without starting it: own process, own token, own ports and config file. The
+    /// roles in `options` are ignored.
     ///
     /// # Errors
     /// When it gets no token.
@@ -259,13 +259,13 @@ impl<'a> Operator<'a> {
             true => text,
             false => text.replacen("    allow:", &format!("{quick}    allow:"), 1),
         };
-        // At once and whole, as a mounted ConfigMap changes.
+        // Replaced whole and at once, as a mounted ConfigMap changes.
         let unfinished = self.config.with_extension("unfinished");
         fs::write(&unfinished, text).context("writing the config file")?;
         fs::rename(&unfinished, &self.config).context("replacing the config file")
     }
 
-    /// What is added to the config file from now on.
+    /// Sets the addition to the config file.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -300,7 +300,7 @@ impl<'a> Operator<'a> {
             .args(["--log-level", &self.options.log_level])
             .args(["--shutdown-grace", &self.options.shutdown_grace])
             .args(&self.options.arguments)
-            // Neither a proxy nor a certificate store of the machine reaches it.
+            // The machine's proxy and certificate store must not affect it.
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .envs(self.options.environment.iter().cloned())
@@ -315,7 +315,7 @@ impl<'a> Operator<'a> {
     /// Waits until it is ready.
     ///
     /// # Errors
-    /// When it ends before, or the deadline passes.
+    /// When it ends before, or is not ready by the deadline.
     pub async fn wait_ready(&self) -> Result<()> {
         let url = format!("http://{}/readyz", self.metrics);
         let probe = async || {
@@ -355,7 +355,7 @@ impl<'a> Operator<'a> {
         Ok(())
     }
 
-    /// Ends it orderly, starts it again and waits until it is ready.
+    /// Ends it with SIGTERM, starts it again and waits until it is ready.
     ///
     /// # Errors
     /// When it does not end, start or become ready.
@@ -364,10 +364,10 @@ impl<'a> Operator<'a> {
         self.run().await
     }
 
-    /// Freezes it, or lets it go on.
+    /// Freezes it, or lets it continue.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it is not running.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
         self.process()?.signal(if frozen { "STOP" } else { "CONT" })
     }
@@ -375,24 +375,24 @@ impl<'a> Operator<'a> {
     /// The running process.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it is not running.
     pub fn process(&self) -> Result<&Process> {
         self.process.as_deref().context("the operator does not run")
     }
 
-    /// What kills the running process, whoever holds it: for an [`crate::Action`] of a fault proxy.
+    /// Kills the running process from anywhere: for an [`crate::Action`] of a fault proxy.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it is not running.
     pub fn killer(&self) -> Result<crate::Action> {
         let process = self.process.clone().context("the operator does not run")?;
         Ok(Arc::new(move || process.kill()))
     }
 
-    /// What stops the running process as a SIGSTOP does, whoever holds it.
+    /// Stops the running process from anywhere, with SIGSTOP.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it is not running.
     pub fn freezer(&self) -> Result<crate::Action> {
         let process = self.process.clone().context("the operator does not run")?;
         Ok(Arc::new(move || {
@@ -402,7 +402,7 @@ impl<'a> Operator<'a> {
         }))
     }
 
-    /// Its own namespace, which is its class too.
+    /// Its namespace, which is also its class.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -414,13 +414,13 @@ impl<'a> Operator<'a> {
         &self.kubeconfig
     }
 
-    /// Where its metrics port listens.
+    /// Address of its metrics port.
     #[must_use]
     pub fn metrics_address(&self) -> SocketAddr {
         self.metrics
     }
 
-    /// Whether it leads, by its own metrics.
+    /// Whether it leads, according to its metrics.
     ///
     /// # Errors
     /// When it does not answer.
@@ -429,7 +429,7 @@ impl<'a> Operator<'a> {
         Ok(metrics.lines().any(|line| line == "cert_renew_leader 1"))
     }
 
-    /// What `/metrics` says.
+    /// The content of `/metrics`.
     ///
     /// # Errors
     /// When it does not answer.
@@ -437,17 +437,17 @@ impl<'a> Operator<'a> {
         self.ask("/metrics").await
     }
 
-    /// What a path of the metrics port says.
+    /// The content of a path of the metrics port.
     ///
     /// # Errors
-    /// When it does not answer, or not with success.
+    /// When it does not answer with success.
     pub async fn ask(&self, path: &str) -> Result<String> {
         let url = format!("http://{}{path}", self.metrics);
         let answer = self.http.get(url).send().await?;
         Ok(answer.error_for_status()?.text().await?)
     }
 
-    /// All that it has logged, former runs included.
+    /// Its whole log, including former runs.
     ///
     /// # Errors
     /// When there is no log yet.
@@ -462,13 +462,13 @@ impl<'a> Operator<'a> {
         &self.config
     }
 
-    /// Where it answers challenges.
+    /// Address on which it answers challenges.
     #[must_use]
     pub fn challenge_address(&self) -> SocketAddr {
         self.challenges
     }
 
-    /// All its requests to the API server until now, watches, the lease and Events aside; not those of other replicas.
+    /// Its requests to the API server until now, without watches, the lease and Events; not those of other replicas.
     ///
     /// # Errors
     /// When the audit log cannot be read.
@@ -479,7 +479,7 @@ impl<'a> Operator<'a> {
         Ok(requests)
     }
 
-    /// All requests of this installation until now, whichever replica made them and whatever for.
+    /// All requests of this installation until now, of every replica and of every kind.
     ///
     /// # Errors
     /// When the audit log cannot be read.
@@ -487,7 +487,7 @@ impl<'a> Operator<'a> {
         self.audited(&user(&self.namespace))
     }
 
-    /// This installation's requests in the lines of the audit log that hold `mark`.
+    /// This installation's requests in the lines of the audit log that contain `mark`.
     fn audited(&self, mark: &str) -> Result<Vec<Request>> {
         let user = user(&self.namespace);
         let file = self.bench.audit_log();
@@ -546,7 +546,7 @@ impl<'a> Operator<'a> {
 }
 
 impl Operator<'_> {
-    /// Lets go of the running process, for a bench that is kept.
+    /// Releases the running process, for a bench that is kept.
     #[must_use]
     pub fn release(mut self) -> Option<Arc<Process>> {
         self.process.take()
@@ -555,7 +555,7 @@ impl Operator<'_> {
 
 impl Drop for Operator<'_> {
     fn drop(&mut self) {
-        // A process that was let go is still asked.
+        // The edge still asks a process that was released.
         if self.process.is_none() {
             return;
         }
@@ -563,7 +563,7 @@ impl Drop for Operator<'_> {
     }
 }
 
-/// The id of a ServiceAccount's token, as the audit log has it.
+/// The id of a ServiceAccount's token in the audit log.
 fn credential_id(token: &str) -> Result<String> {
     let payload = token.split('.').nth(1).context("a token is no JWT")?;
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload)?)?;
@@ -571,7 +571,7 @@ fn credential_id(token: &str) -> Result<String> {
     Ok(format!("JTI={id}"))
 }
 
-/// `rbac/`, and the add-ons.
+/// The files of `rbac/`, and of the add-ons.
 fn role_files(addons: &[String]) -> Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in fs::read_dir(Path::new(ROOT).join("rbac"))? {
@@ -591,7 +591,7 @@ fn role_files(addons: &[String]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Requests by verb and resource, for printing.
+/// Requests counted by verb and resource, for printing.
 #[must_use]
 pub fn tally(requests: &[Request]) -> BTreeMap<(String, String), usize> {
     let mut counts = BTreeMap::new();

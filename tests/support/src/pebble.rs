@@ -19,39 +19,39 @@ use crate::pki::{Authority, Pair};
 use crate::process::Process;
 use crate::{ports, runtime};
 
-/// Generous: it takes well under a second unless the machine is overloaded.
+/// Longest start: it takes well under a second unless the machine is overloaded.
 const START_DEADLINE: Duration = Duration::from_secs(30);
-/// Far more than any request to the management port takes.
+/// Longest request to the management port, far more than any takes.
 const HANG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often its health is looked at.
+/// Pause between two health checks.
 const WATCH_PAUSE: Duration = Duration::from_secs(5);
 
 const DEADLOCK: &str = "Pebble hangs: version 2.10.1 deadlocks (the lock of its store against those of orders and \
     authorizations) when some 8 orders or more are polled without a pause; poll first after 100 ms and keep to Retry-After";
 
-/// How a Pebble behaves.
+/// Options of a Pebble.
 #[derive(Clone, Debug)]
 pub struct PebbleOptions {
     /// Name of its log and its files; unique within a bench.
     pub name: String,
-    /// Share of good nonces that are refused all the same, in per cent.
+    /// Share of good nonces that are refused nevertheless, in per cent.
     pub nonce_reject: u8,
     /// Share of orders that reuse a valid authorization, in per cent.
     pub authorization_reuse: u8,
-    /// Chains beside the ordinary one.
+    /// Number of chains besides the default one.
     pub alternate_roots: u8,
     /// Profiles and the validity of their certificates. Pebble picks one at random for an order that names none.
     pub profiles: BTreeMap<String, Duration>,
-    /// Key identifiers and MAC keys (base64url); external account binding is required where there are any.
+    /// Key identifiers and MAC keys (base64url); if there are any, external account binding is required.
     pub external_accounts: BTreeMap<String, String>,
-    /// Where it connects for HTTP-01 instead of the edge of the bench.
+    /// Port to which it connects for HTTP-01 instead of the edge of the bench.
     pub http_port: Option<u16>,
     /// The DNS server that it asks instead of the bench's own.
     pub dns: Option<SocketAddr>,
-    /// What it calls itself in CAA records.
+    /// Its names in CAA records.
     pub caa_identities: Vec<String>,
-    /// Retry-After of what is not ready yet, seconds; none where 0.
+    /// Retry-After of pending objects in seconds; none if 0.
     pub retry_after: u64,
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) http_port: u16,
 }
 
-/// Starts the program with what it was configured with.
+/// Starts the program with its configuration.
 struct Spawn(Box<dyn Fn() -> Result<Arc<Process>> + Send + Sync>);
 
 impl std::fmt::Debug for Spawn {
@@ -138,7 +138,7 @@ impl Pebble {
             "certificate": file(".crt"),
             "privateKey": file(".key"),
             "httpPort": options.http_port.unwrap_or(ground.http_port),
-            // Nothing listens there: TLS-ALPN-01 is not used.
+            // No server listens there: TLS-ALPN-01 is not used.
             "tlsPort": 1,
             "externalAccountBindingRequired": !options.external_accounts.is_empty(),
             "externalAccountMACKeys": options.external_accounts,
@@ -203,7 +203,7 @@ impl Pebble {
             .await
     }
 
-    /// Ends it and starts it anew at the same address, with all its state lost: accounts, orders, roots.
+    /// Ends it and starts it again at the same address, with all its state lost: accounts, orders, roots.
     ///
     /// # Errors
     /// When it does not start.
@@ -215,7 +215,7 @@ impl Pebble {
         Ok(())
     }
 
-    /// Looks after it in the background, so that a test that waits in vain says why.
+    /// Checks it in the background, so that a test that waits in vain reports the reason.
     fn watch(&self) {
         let (process, http, management) = (
             Arc::downgrade(&self.process),
@@ -250,13 +250,13 @@ impl Pebble {
         self.dns
     }
 
-    /// Its program, to stop or to kill it.
+    /// Its process, to stop or to kill it.
     #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// PEM of a root of what it issues: 0 of the ordinary chain, 1 and up of the alternates.
+    /// PEM of a root of the certificates that it issues: 0 of the default chain, 1 and up of the alternates.
     ///
     /// # Errors
     /// When Pebble does not answer, or has no such chain.
@@ -276,7 +276,7 @@ impl Pebble {
             .map(drop)
     }
 
-    /// What it says of a certificate, by its serial number in hexadecimal.
+    /// Its status of a certificate, by the serial number in hexadecimal.
     ///
     /// # Errors
     /// When Pebble does not answer, or has not issued the certificate.
@@ -285,7 +285,7 @@ impl Pebble {
             .await
     }
 
-    /// Whether it is alive and well.
+    /// Checks that it runs and answers.
     ///
     /// # Errors
     /// When it has ended, or hangs by its known deadlock.
@@ -316,7 +316,7 @@ impl Pebble {
 }
 
 async fn hangs(http: &reqwest::Client, management: &str) -> bool {
-    // An unknown certificate: 404, but only after the lock that the deadlock holds was taken.
+    // An unknown certificate: 404, but only after taking the lock that the deadlock holds.
     let answer = http
         .get(format!("{management}/cert-status-by-serial/1"))
         .send()
@@ -369,7 +369,7 @@ impl Dns {
         Ok(dns)
     }
 
-    /// Where it answers, for UDP and TCP.
+    /// Its address, for UDP and TCP.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

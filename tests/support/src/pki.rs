@@ -10,7 +10,7 @@ use rcgen::{
 
 use crate::ports;
 
-/// The address of the Service `kubernetes`: the first of the range that the API server is given.
+/// The address of the Service `kubernetes`: the first of the API server's range.
 const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 1);
 
 /// The certificate authority that API server, Pebble and their clients trust.
@@ -37,7 +37,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// For a server of the bench, which pods of a real node reach as a Service too.
+    /// A certificate for a server of the bench, which pods of a real node reach as a Service too.
     pub(crate) fn server(&self, name: &str) -> Result<Pair> {
         let mut params = named(name, None)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -51,14 +51,14 @@ impl Authority {
         self.sign(&params)
     }
 
-    /// For a Kubernetes user, who is in `group` where there is one.
+    /// A certificate for a Kubernetes user, in `group` if there is one.
     pub(crate) fn client(&self, user: &str, group: Option<&str>) -> Result<Pair> {
         let mut params = named(user, group)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(&params)
     }
 
-    /// For a CA that signs leaves in this one's name.
+    /// A certificate for a CA that signs leaves in this one's name.
     pub(crate) fn intermediate(&self, name: &str) -> Result<Pair> {
         let mut params = named(name, None)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

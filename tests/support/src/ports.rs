@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, Result};
 
-/// Below the ports that Linux gives to outgoing connections (32768 and up): one of those could take a port between the
-/// moment that it is found free here and the moment that a program listens on it.
+/// First port, below those that Linux gives to outgoing connections (32768 and up): one of those could take a port
+/// between the moment that it is found free here and the moment that a program listens on it.
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 
-/// The text by which Go and Rust programs say that somebody else was quicker.
+/// The text by which Go and Rust programs report that another program was quicker.
 const LOST: &str = "address already in use";
-/// Two benches that look for ports at once rarely meet, and never three times in a row.
+/// Most attempts: two benches that look for ports at once rarely collide, and never three times in a row.
 const ATTEMPTS: usize = 3;
 
-/// Says where the bench listens instead of on loopback.
+/// Names the address of the bench instead of loopback.
 pub(crate) const ADDRESS: &str = "CERT_RENEW_BENCH_ADDRESS";
 
-/// Where everything of the bench listens.
+/// Address on which everything of the bench listens.
 pub(crate) fn address() -> Ipv4Addr {
     let chosen = env::var(ADDRESS).ok();
     chosen
@@ -27,13 +27,13 @@ pub(crate) fn address() -> Ipv4Addr {
         .unwrap_or(Ipv4Addr::LOCALHOST)
 }
 
-/// A port on `address` that is free for TCP and UDP now, and is not given twice by this process.
+/// A port on `address` that is free for TCP and UDP now, and that this process gives out only once.
 ///
 /// # Errors
 /// When none is free.
 pub fn free() -> Result<SocketAddr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes start at different places, so that two of them do not walk side by side.
+    // Processes start at different places, so that two of them do not try the same ports.
     let start = (std::process::id().wrapping_mul(7919) % u32::from(COUNT)) as u16;
     let address = address();
     (0..COUNT)
@@ -51,7 +51,7 @@ pub fn free() -> Result<SocketAddr> {
         })
 }
 
-/// Runs `start` again where it failed only because a port was taken meanwhile.
+/// Runs `start` again if it failed only because a port was taken concurrently.
 pub(crate) async fn retry<T>(start: impl AsyncFn() -> Result<T>) -> Result<T> {
     let mut attempt = 1;
     loop {

@@ -1,5 +1,5 @@
-//! One program of the bench: started in the bench's process group, its output in a file, its death told with the end
-//! of that file.
+//! One program of the bench: runs in the bench's process group, with its output in a file. Its death is reported with
+//! the end of that file.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -16,14 +16,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::group::Group;
 
-/// Enough of a log to see why a program ended.
+/// Lines of a log that are shown, enough to see why a program ended.
 const TAIL_LINES: usize = 25;
-/// Short, since a whole bench stands in a few seconds and waits for several programs in turn.
+/// Pause between two probes: short, since a bench starts in a few seconds and waits for several programs in turn.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
-/// A probe that hangs is a probe that failed.
+/// Longest probe; one that hangs has failed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Every program that was started, for [`diagnosis`].
+/// All programs that were started, for [`diagnosis`].
 static ALL: Mutex<Vec<Weak<Process>>> = Mutex::new(Vec::new());
 
 /// A running program, killed when dropped unless its group was kept.
@@ -32,11 +32,11 @@ pub struct Process {
     name: String,
     log: PathBuf,
     child: Mutex<Child>,
-    /// The thread that started it: that of the test, where a test did.
+    /// The thread that started it: that of the test, if a test did.
     starter: ThreadId,
-    /// Set before it is ended on purpose, which is nothing to report.
+    /// Set before it is ended on purpose, which is not reported.
     expected: AtomicBool,
-    /// What a watcher has found out about it.
+    /// A problem that a watcher has found.
     complaint: Mutex<Option<String>>,
     kept: Arc<AtomicBool>,
 }
@@ -93,7 +93,7 @@ impl Process {
     pub fn signal(&self, signal: &str) -> Result<()> {
         ensure!(self.exited().is_none(), "{} has ended already", self.name);
         self.expected.store(true, Ordering::Relaxed);
-        // The shell's own `kill`: the program of that name is not on every machine.
+        // The shell's own `kill`: not every machine has the program.
         let kill = format!("kill -s {signal} {}", self.id());
         let status = Command::new("sh").args(["-c", &kill]).status()?;
         ensure!(status.success(), "`{kill}` for {} failed", self.name);
@@ -159,7 +159,7 @@ impl Process {
         }
     }
 
-    /// A sentence and the end of the log when it has ended.
+    /// A sentence and the end of the log, if it has ended.
     #[must_use]
     pub fn death(&self) -> Option<String> {
         let status = self.exited()?;
@@ -199,7 +199,7 @@ impl Drop for Process {
     }
 }
 
-/// What may explain the failure of the test on this thread: programs that have ended unasked or hang, and the end of
+/// What may explain the failure of the test on this thread: programs that ended unexpectedly or hang, and the end of
 /// the logs of those that this test has started.
 pub(crate) fn diagnosis() -> String {
     let mut text = String::new();

@@ -1,6 +1,6 @@
 //! A real Prometheus that scrapes operators of the bench every second.
 //!
-//! `prometheus` is looked for in PATH; `tests/tools.sh promtool` gets Debian's package, which holds both.
+//! `prometheus` must be in PATH; `tests/tools.sh promtool` gets Debian's package, which contains both.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,10 +14,10 @@ use serde_json::Value;
 use crate::process::Process;
 use crate::{Bench, ports};
 
-/// It is ready in a second; the rest is for a machine that compiles meanwhile.
+/// Longest start: it takes a second, and more on a machine that also compiles.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Running; ended when dropped.
+/// A running Prometheus; ended when dropped.
 pub struct Prometheus {
     process: Arc<Process>,
     url: String,
@@ -66,7 +66,7 @@ impl Prometheus {
         Ok(prometheus)
     }
 
-    /// The series that an expression gives now, with their labels.
+    /// The series that an expression returns now, with their labels.
     ///
     /// # Errors
     /// When it does not answer, or cannot evaluate the expression.
@@ -74,7 +74,7 @@ impl Prometheus {
         self.ask("query", &[("query", expression)]).await
     }
 
-    /// The series that an expression gives over the last `seconds`, a step each second.
+    /// The series that an expression returns over the last `seconds`, with a step of one second.
     ///
     /// # Errors
     /// As [`Prometheus::query`].

@@ -1,8 +1,8 @@
-//! The fault proxies: what stands between the operator and its API server and CA.
+//! The fault proxies: between the operator and its API server and CA.
 //!
 //! Both count into one [`Proxies`], in the order in which the requests arrive; watches, the lease and Events are passed
-//! on but not counted, since their number depends on the time. A rule decides what becomes of each counted request.
-//! Nothing of it decides what is right: it only delays, breaks and counts.
+//! on but not counted, since their number depends on the time. A rule decides what happens to each counted request. The
+//! proxies only delay, break and count; they do not judge what is right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,9 +30,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::pki::Pair;
 use crate::{Bench, Pebble, runtime};
 
-/// Far more than any request of the operator holds.
+/// Most bytes of a request, far more than the operator sends.
 const LARGEST: usize = 16 << 20;
-/// Headers that belong to one connection (RFC 9110, 7.6.1), and the length, which a cut body contradicts.
+/// Headers that belong to one connection (RFC 9110, 7.6.1), and the length, which a truncated body contradicts.
 const HOP: [HeaderName; 4] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -52,15 +52,15 @@ pub enum Server {
 /// A counted request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed {
-    /// The first is 1.
+    /// Its number; the first is 1.
     pub number: usize,
-    /// Whom it asks.
+    /// The server that it is for.
     pub server: Server,
     /// HTTP method.
     pub method: String,
     /// Path, without the query.
     pub path: String,
-    /// What the server answered; None when it was not passed on, or has not answered yet.
+    /// Status of the server's answer; `None` when it was not passed on, or is not answered yet.
     pub status: Option<u16>,
 }
 
@@ -76,29 +76,29 @@ impl fmt::Display for Passed {
     }
 }
 
-/// What to do at a request.
+/// Called at a request.
 pub type Action = Arc<dyn Fn() + Send + Sync>;
-/// Decides what becomes of each counted request.
+/// Decides what happens to each counted request.
 pub type Rule = Arc<dyn Fn(&Passed) -> Fault + Send + Sync>;
 
-/// Other bodies that a request to the API server might have had, each under a name: by method, path and body.
+/// Makes alternative bodies of a request to the API server, each with a name: by method, path and body.
 pub type Variants =
     Arc<dyn Fn(&str, &str, &serde_json::Value) -> Vec<(String, serde_json::Value)> + Send + Sync>;
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone)]
 pub enum Fault {
     /// It is passed on.
     Pass,
-    /// The action is done and the connection closed; the server never sees the request.
+    /// Calls the action and closes the connection; the server never sees the request.
     Before(Action),
-    /// The server answers, then the action is done and the connection closed.
+    /// The server answers, then the action is called and the connection closed.
     After(Action),
-    /// The action is done, for example an edit by somebody else, then the request is passed on.
+    /// Calls the action, for example a concurrent edit, then passes the request on.
     Meanwhile(Action),
     /// The connection is closed.
     Refuse,
-    /// It is passed on later.
+    /// It is passed on after a delay.
     Delay(Duration),
     /// It is never answered.
     Hang,
@@ -128,7 +128,7 @@ impl Fault {
         Self::Answer(code, Some(("retry-after", seconds.to_string())), kind, body)
     }
 
-    /// The answer in the server's place; of anything else none.
+    /// The answer in the server's place; an error for any other fault.
     fn answer(self) -> Result<Response<Body>, Closed> {
         let Self::Answer(status, extra, kind, body) = self else {
             return Err(Closed);
@@ -144,7 +144,7 @@ impl Fault {
         Ok(answer)
     }
 
-    /// 503 with a page of HTML, as a load balancer says it.
+    /// 503 with an HTML page, as load balancers send it.
     #[must_use]
     pub fn html() -> Self {
         let page = "<html><body><h1>503 Service Unavailable</h1></body></html>";
@@ -152,7 +152,7 @@ impl Fault {
     }
 }
 
-/// A proxy before the API server and one before the CA.
+/// A proxy in front of the API server and one in front of the CA.
 pub struct Proxies {
     shared: Arc<Shared>,
     api: SocketAddr,
@@ -164,20 +164,20 @@ struct Shared {
     http: reqwest::Client,
     count: AtomicUsize,
     passed: Mutex<Vec<Passed>>,
-    /// Requests that are not counted: watches, the lease, Events, the look at the own rights.
+    /// Number of requests that are not counted: watches, the lease, Events, the check of the operator's own rights.
     aside: AtomicUsize,
     rule: Mutex<Rule>,
-    /// What is asked before each request to the API server, watches and the lease included.
+    /// Variants that are sent before each request to the API server, including watches and the lease.
     variants: Mutex<Option<Variants>>,
-    /// What the API server answered to those.
+    /// The API server's answers to those.
     answers: Mutex<BTreeMap<String, BTreeSet<u16>>>,
-    /// Whether the API server cannot be reached at all, watches included.
+    /// Whether the API server is unreachable, including watches.
     gone: AtomicBool,
-    /// So many watches are still to be told that what they go on from is too old.
+    /// Number of watches that are still to be told that their version is too old.
     expired: AtomicUsize,
-    /// How often the watches fell silent: those that were opened before the last time bring nothing more.
+    /// Number of times that the watches fell silent: those opened before the last time bring nothing more.
     silences: AtomicUsize,
-    /// Watches from which something was withheld.
+    /// Number of watches from which something was withheld.
     withheld: AtomicUsize,
     /// Every connection ends when it changes.
     cut: watch::Sender<usize>,
@@ -192,7 +192,7 @@ impl Proxies {
         Self::before(bench, bench.pebble()).await
     }
 
-    /// The same before another CA.
+    /// The same in front of another CA.
     ///
     /// # Errors
     /// When no port is free.
@@ -201,7 +201,7 @@ impl Proxies {
         Self::before_origin(bench, directory.context("the directory ends in /dir")?).await
     }
 
-    /// The same before any CA whose endpoint the bench trusts, by its URL without a path.
+    /// The same in front of any CA whose endpoint the bench trusts, by its URL without a path.
     ///
     /// # Errors
     /// When no port is free.
@@ -210,7 +210,7 @@ impl Proxies {
         let http = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([ca])
-            // By HTTP/2 the Host header, from which Pebble builds its URLs, would be lost on the way.
+            // HTTP/2 would lose the Host header on the way, from which Pebble builds its URLs.
             .http1_only()
             .build()?;
         let shared = Arc::new(Shared {
@@ -229,7 +229,7 @@ impl Proxies {
         });
         let api = format!("https://{}", bench.api_server());
         let (api, api_server) = listen(&shared, Server::Api, api, None).await?;
-        // Pebble insists that its clients came by https.
+        // Pebble requires that its clients use https.
         let tls = Some(acceptor(&bench.authority().server("fault proxy")?)?);
         let (ca, ca_server) = listen(&shared, Server::Ca, origin.to_owned(), tls).await?;
         Ok(Self {
@@ -258,12 +258,12 @@ impl Proxies {
         format!("https://{}", self.ca)
     }
 
-    /// What becomes of requests from now on.
+    /// Sets what happens to requests from now on.
     pub fn rule(&self, rule: impl Fn(&Passed) -> Fault + Send + Sync + 'static) {
         *lock(&self.shared.rule) = Arc::new(rule);
     }
 
-    /// Asks the API server these before each request, and the request itself afterwards: what it says to what nobody sends.
+    /// Sends these variants to the API server before each request, and the request itself afterwards.
     pub fn try_before(
         &self,
         variants: impl Fn(&str, &str, &serde_json::Value) -> Vec<(String, serde_json::Value)>
@@ -274,7 +274,7 @@ impl Proxies {
         *lock(&self.shared.variants) = Some(Arc::new(variants));
     }
 
-    /// With which statuses the API server answered those, by their names.
+    /// The statuses of the API server's answers to those, by their names.
     #[must_use]
     pub fn answers(&self) -> BTreeMap<String, BTreeSet<u16>> {
         lock(&self.shared.answers).clone()
@@ -286,7 +286,7 @@ impl Proxies {
         lock(&self.shared.passed).clone()
     }
 
-    /// How many requests were made beside those: watches, the lease, Events; refused connections too.
+    /// Number of requests that are not counted: watches, the lease, Events; also refused connections.
     #[must_use]
     pub fn aside(&self) -> usize {
         self.shared.aside.load(Ordering::Relaxed)
@@ -300,17 +300,17 @@ impl Proxies {
         }
     }
 
-    /// Closes every connection that is open, watches included.
+    /// Closes every open connection, including watches.
     pub fn cut(&self) {
         self.shared.cut();
     }
 
-    /// Lets all watches that are open stand and bring nothing more, as behind a device that has forgotten them.
+    /// Keeps all open watches open but lets them bring nothing more, like a network device that has forgotten them.
     pub fn silence(&self) {
         self.shared.silences.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// From how many watches something was withheld by that.
+    /// Number of watches from which this withheld something.
     #[must_use]
     pub fn withheld(&self) -> usize {
         self.shared.withheld.load(Ordering::SeqCst)
@@ -326,8 +326,8 @@ impl Proxies {
         })
     }
 
-    /// Cuts every connection at a request; the next `watches` that go on from a version are told that it is too old
-    /// (410, as after a compaction), so that everything is listed anew.
+    /// Cuts every connection at a request; the next `watches` that continue from a version are told that it is too old
+    /// (410, as after a compaction), so that everything is listed again.
     #[must_use]
     pub fn expire(&self, watches: usize) -> Action {
         let shared = Arc::clone(&self.shared);
@@ -337,7 +337,7 @@ impl Proxies {
         })
     }
 
-    /// How many watches are still to be told so.
+    /// Number of watches that are still to be told so.
     #[must_use]
     pub fn unexpired(&self) -> usize {
         self.shared.expired.load(Ordering::Relaxed)
@@ -367,7 +367,7 @@ impl Shared {
         })
     }
 
-    /// Whether a watch is to be told that the version it goes on from is too old.
+    /// Whether to tell a watch that the version it continues from is too old.
     fn expires(&self, query: &str) -> bool {
         let goes_on = !query.contains("sendInitialEvents=true");
         let left = |count: usize| count.checked_sub(1);
@@ -446,7 +446,7 @@ async fn serve(
     });
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // An error is a connection that one of the two has closed, which is what this is for.
+        // An error is a connection that either side has closed, which is intended.
         _ = connection => {}
         _ = cut.changed() => {}
     }
@@ -498,7 +498,7 @@ async fn handle(
     let number = seen.number;
     let pass = async |request| {
         let (shared, upstream) = (Arc::clone(shared), Arc::clone(upstream));
-        // A task of its own: what the server does is counted although the connection is cut meanwhile.
+        // A task of its own: what the server does is counted although the connection is cut concurrently.
         let passed = tokio::spawn(async move {
             let answer = forward(&shared, server, &upstream, request).await?;
             lock(&shared.passed)[number - 1].status = Some(answer.status().as_u16());
@@ -507,7 +507,7 @@ async fn handle(
         passed.await.unwrap_or(Err(Closed))
     };
     let act = async |action: Action| {
-        // A panic of the action is the test's; its thread has told.
+        // A panic of the action is the test's; its thread has reported it.
         let _ = tokio::task::spawn_blocking(move || action()).await;
     };
     match fault {
@@ -518,7 +518,7 @@ async fn handle(
         }
         Fault::After(action) => {
             let answer = pass(request).await?;
-            // The server is done with it when all of its answer is here.
+            // The server is done once its whole answer is here.
             let _ = axum::body::to_bytes(answer.into_body(), LARGEST).await;
             act(action).await;
             Err(Closed)
@@ -548,7 +548,7 @@ async fn handle(
     }
 }
 
-/// Asks the API server what a request might have asked instead; the request as it was.
+/// Sends the variants of a request to the API server; returns the request unchanged.
 async fn try_before(
     shared: &Shared,
     server: Server,
@@ -577,7 +577,7 @@ async fn try_before(
     Ok(Request::from_parts(head, Body::from(body)))
 }
 
-/// Passes a request on; the answer streams, so that watches do.
+/// Passes a request on; the answer is streamed, so that watches work.
 async fn forward(
     shared: &Shared,
     server: Server,

@@ -1,4 +1,4 @@
-//! Figures: collected, shown as a table, written as JSON for whoever compares.
+//! Figures: collected, shown as a table, written as JSON for comparisons.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Nothing is measured yet; `command` is what measures it.
+    /// Creates an empty report; `command` is what measures it.
     #[must_use]
     pub fn new(name: &str, command: &str) -> Self {
         Self {
@@ -25,7 +25,7 @@ impl Report {
         }
     }
 
-    /// Takes a figure.
+    /// Adds a figure.
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
         self.figures.push((name.into(), value, unit));
     }

@@ -27,6 +27,7 @@ archive=$out/cert-renew-$architecture.tar
 buildah=$(tests/tools.sh buildah)
 zigbuild=$(tests/tools.sh cargo-zigbuild)
 auditable=$(tests/tools.sh cargo-auditable)
+roots=$(tests/tools.sh roots)
 
 rustup target add "$target" >&2 || echo "image: no rustup here; the toolchain has to have $target" >&2
 # No path of this machine and no time of day is in what it makes.
@@ -46,6 +47,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$out" "$work/context"
 cp "target/$target/release/cert-renew" "$work/context/"
 chmod 755 "$work/context/cert-renew"
+install -m 644 "$roots" "$work/context/ca-certificates.crt"
 # A store of our own, as plain directories: nothing is mounted, and nothing is left on the machine.
 store="--storage-driver vfs --root $work/store --runroot $work/run"
 # shellcheck disable=SC2086 # several arguments
@@ -65,12 +67,12 @@ find "$work/layout/blobs" -type f | while read -r blob; do
         tar -xzf "$blob" -C "$out/root-$architecture"
     fi
 done
-files=$(find "$out/root-$architecture" -type f | sort)
-if [ "$files" != "$out/root-$architecture/cert-renew" ]; then
-    echo "image: expected one file, found: $files" >&2
+files=$(cd "$out/root-$architecture" && find . -type f | sort | tr '\n' ' ')
+if [ "$files" != "./cert-renew ./etc/ssl/certs/ca-certificates.crt " ]; then
+    echo "image: expected the binary and the root certificates, found: $files" >&2
     exit 1
 fi
-size=$(stat -c %s "$files")
+size=$(cd "$out/root-$architecture" && cat cert-renew etc/ssl/certs/ca-certificates.crt | wc -c)
 compressed=$(stat -c %s "$archive")
 echo "$archive: $name for $architecture, $size bytes uncompressed ($compressed as an archive)"
 mkdir -p target/bench

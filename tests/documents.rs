@@ -70,40 +70,34 @@ fn every_link_leads_somewhere() -> Result<()> {
     Ok(())
 }
 
+/// What a document names by its path stands in the file of that module.
 #[test]
 fn every_test_that_a_document_names_exists() -> Result<()> {
-    let mut sources = String::new();
-    for directory in ["core/src", "src", "tests"] {
-        for path in files(&Path::new(ROOT).join(directory))? {
-            sources += &fs::read_to_string(path).unwrap_or_default();
-        }
-    }
     let mut named = 0;
     for (path, text) in documents()? {
         for quoted in text.split('`').skip(1).step_by(2) {
             let is_path = quoted
                 .bytes()
-                .all(|b| b.is_ascii_lowercase() || b"_:".contains(&b));
-            let Some((_, name)) = quoted.rsplit_once("::").filter(|_| is_path) else {
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_:".contains(&b));
+            // A prefix of names ends in `::`.
+            if !is_path || !quoted.contains("::") || quoted.ends_with("::") {
                 continue;
-            };
+            }
             named += 1;
             let path = path.display();
-            assert!(sources.contains(&format!("fn {name}(")), "{path}: {quoted}");
+            assert!(before(quoted).is_some(), "{path}: {quoted}");
         }
     }
     assert!(named >= 40, "only {named} tests are named");
     Ok(())
 }
 
-/// The functions marked as tests in the file of a module, by the whole path by which a document names them.
-fn is_test(path: &str) -> bool {
+/// What stands before a function in the file of its module, by the whole path by which a document names it.
+fn before(path: &str) -> Option<String> {
     let parts: Vec<&str> = path.split("::").collect();
-    let Some((name, modules)) = parts.split_last() else {
-        return false;
-    };
+    let (name, modules) = parts.split_last()?;
     // The innermost modules may stand in the file of an outer one.
-    let files = (1..=modules.len()).rev().flat_map(|depth| {
+    let mut files = (1..=modules.len()).rev().flat_map(|depth| {
         let path = modules[..depth].join("/");
         ["core/src", "src", "tests"]
             .into_iter()
@@ -111,16 +105,19 @@ fn is_test(path: &str) -> bool {
                 ["", "/mod"].map(|suffix| format!("{ROOT}/{directory}/{path}{suffix}.rs"))
             })
     });
-    for file in files {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let Some((before, _)) = text.split_once(&format!("fn {name}(")) else {
-            continue;
-        };
-        // Attributes stand between the last blank line or brace and the function.
+    files.find_map(|file| {
+        let text = fs::read_to_string(file).ok()?;
+        let (before, _) = text.split_once(&format!("fn {name}("))?;
+        Some(before.to_owned())
+    })
+}
+
+fn is_test(path: &str) -> bool {
+    // Attributes stand between the last blank line or brace and the function.
+    before(path).is_some_and(|before| {
         let attributes = before.rsplit(['}', '{', ';']).next().unwrap_or_default();
-        return attributes.contains("#[test]") || attributes.contains("#[tokio::test");
-    }
-    false
+        attributes.contains("#[test]") || attributes.contains("#[tokio::test")
+    })
 }
 
 /// A line of the threat model that nothing shows is a hope.

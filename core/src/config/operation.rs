@@ -1,6 +1,5 @@
 //! How the operator itself behaves: rollouts, back-off, DNS, what it watches, what it exports.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,9 +15,6 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Upper bound of any count of workloads or attempts.
 const MAX_COUNT: u32 = 10_000;
-
-/// Port of a DNS server without one.
-const DNS_PORT: u16 = 53;
 
 /// How workloads are rolled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,34 +247,4 @@ fn field_manager(text: &str) -> Result<Box<str>, &'static str> {
     sound
         .then(|| text.into())
         .ok_or("expected 1 to 128 printable characters, such as flux-client-side-apply")
-}
-
-/// A DNS server's address, with a port or without.
-pub(super) fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
-    let address = text
-        .parse::<IpAddr>()
-        .map(|ip| SocketAddr::new(ip, DNS_PORT));
-    address
-        .or_else(|_| text.parse::<SocketAddr>())
-        .map_err(|_| "expected an address such as 10.0.0.10, 10.0.0.10:53 or [fd00::a]:53")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nameservers_have_a_port() {
-        for (text, address) in [
-            ("10.0.0.10", "10.0.0.10:53"),
-            ("10.0.0.10:5353", "10.0.0.10:5353"),
-            ("fd00::a", "[fd00::a]:53"),
-            ("[fd00::a]:54", "[fd00::a]:54"),
-        ] {
-            assert_eq!(nameserver(text).unwrap().to_string(), address);
-        }
-        for bad in ["", "dns.example", "10.0.0.10:", "[fd00::a]"] {
-            assert!(nameserver(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -7,9 +7,10 @@ use std::str::FromStr;
 
 use url::Url;
 
-use super::operation::nameserver;
 use crate::text::name::Name;
 
+/// Port of a DNS server without one.
+const DNS_PORT: u16 = 53;
 /// Port of DNS over TLS (RFC 7858, 3.1).
 const TLS_PORT: u16 = 853;
 const HTTPS_PORT: u16 = 443;
@@ -160,6 +161,16 @@ impl<const N: usize> From<&[SocketAddr; N]> for Resolvers {
     }
 }
 
+/// A DNS server's address, with a port or without.
+pub(super) fn nameserver(text: &str) -> Result<SocketAddr, &'static str> {
+    let address = text
+        .parse::<IpAddr>()
+        .map(|ip| SocketAddr::new(ip, DNS_PORT));
+    address
+        .or_else(|_| text.parse::<SocketAddr>())
+        .map_err(|_| "expected an address such as 10.0.0.10, 10.0.0.10:53 or [fd00::a]:53")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +227,21 @@ mod tests {
         ] {
             let read = text.parse::<ResolverAddress>();
             assert!(read.is_err(), "{text}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn nameservers_have_a_port() {
+        for (text, address) in [
+            ("10.0.0.10", "10.0.0.10:53"),
+            ("10.0.0.10:5353", "10.0.0.10:5353"),
+            ("fd00::a", "[fd00::a]:53"),
+            ("[fd00::a]:54", "[fd00::a]:54"),
+        ] {
+            assert_eq!(nameserver(text).unwrap().to_string(), address);
+        }
+        for bad in ["", "dns.example", "10.0.0.10:", "[fd00::a]"] {
+            assert!(nameserver(bad).is_err(), "{bad}");
         }
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::issuer::{object_name, text};
-use super::operation::nameserver;
 use super::provider::{SUPPORTED_PROVIDERS, provider, settings_of};
 use super::reader::{Fields, Place};
 use super::resolver::ResolverAddress;
+use super::resolver::nameserver;
 use crate::text::name::Name;
 
 /// One way to answer challenges, for the names in some zones.

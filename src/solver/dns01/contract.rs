@@ -39,7 +39,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::provider::{Credentials, Provider};
+use super::needs::Credentials;
+use super::provider::Provider;
 use crate::cluster::order_records::Txt;
 
 const TRANSCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/dns-hosts");

@@ -18,7 +18,7 @@ use dns_update::providers::volcengine::VolcengineConfig;
 use dns_update::providers::yandexcloud::YandexCloudConfig;
 use dns_update::{DnsUpdater, TsigAlgorithm};
 
-use super::provider::{ACCESS_KEY_ID, Needs, SECRET_ACCESS_KEY, SESSION_TOKEN};
+use super::needs::{ACCESS_KEY_ID, Needs, SECRET_ACCESS_KEY, SESSION_TOKEN};
 use super::{Error, cleaned};
 
 /// Longest request to a host; a change takes several at some.

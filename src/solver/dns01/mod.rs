@@ -18,6 +18,7 @@ mod google;
 mod hosts;
 mod http;
 mod identity;
+mod needs;
 mod provider;
 mod route53;
 mod webhook;
@@ -35,7 +36,8 @@ use cert_renew_core::text::name::Name;
 use cert_renew_core::text::shown;
 use identity::Environment;
 use kube::Client;
-use provider::{Credentials, Provider};
+use needs::Credentials;
+use provider::Provider;
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -392,9 +394,9 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
         session_token,
     } = found;
     let data = [
-        (provider::ACCESS_KEY_ID, access_key_id),
-        (provider::SECRET_ACCESS_KEY, secret_access_key),
-        (provider::SESSION_TOKEN, session_token),
+        (needs::ACCESS_KEY_ID, access_key_id),
+        (needs::SECRET_ACCESS_KEY, secret_access_key),
+        (needs::SESSION_TOKEN, session_token),
     ];
     Ok(Some(Credentials::of_identity(data)))
 }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::aws::element;
 use super::http::Endpoint;
-use super::provider::{ACCESS_KEY_ID, Credentials, SECRET_ACCESS_KEY, SESSION_TOKEN};
+use super::needs::{ACCESS_KEY_ID, Credentials, SECRET_ACCESS_KEY, SESSION_TOKEN};
 
 /// Endpoint without a setting.
 const ENDPOINT: &str = "https://route53.amazonaws.com";

@@ -81,7 +81,7 @@ node-programs:
 	@tests/tools.sh node >/dev/null
 
 .PHONY: interop
-interop: control-plane ## step-ca, Caddy's ACME server, BIND, PowerDNS and Route 53's API beside Pebble and Knot (INTEROP_SCENES=Caddy,PowerDNS)
+interop: control-plane ## step-ca, Caddy's ACME server, BIND, PowerDNS, Route 53's API and Traefik beside Pebble and Knot (INTEROP_SCENES=Caddy,PowerDNS)
 	@for tool in knotd unbound named pdns_server moto_server; do tests/tools.sh $$tool >/dev/null || exit; done
 	$(CARGO) test --test integration -- --ignored --nocapture --exact interop::other_cas_and_dns_hosts
 

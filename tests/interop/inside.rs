@@ -16,7 +16,8 @@ use test_bench::{
     Bench, Bind, Options, RESOLVER, Result, TSIG_KEY, TSIG_NAME, Zone, bail, keep_node_logs,
 };
 
-use super::{cas, hosts};
+use super::edges::Edges;
+use super::{cas, hosts, routes};
 
 /// Each has an operator or two; those that mostly wait run beside them.
 const AT_ONCE: usize = 4;
@@ -112,8 +113,10 @@ fn row(ca: &str, what: &str, host: &str) -> String {
 async fn scenes() -> Result<()> {
     let ground = Ground::start().await?;
     let servers = cas::Servers::start(&ground).await?;
+    let edges = Edges::start(&ground).await?;
     let mut all = cas::scenes(&ground, &servers);
     all.extend(hosts::scenes(&ground));
+    all.extend(routes::scenes(&ground, &edges));
     let chosen = env::var("INTEROP_SCENES").unwrap_or_default();
     all.retain(|it| {
         let row = row(it.ca, it.what, it.host);

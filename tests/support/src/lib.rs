@@ -36,6 +36,7 @@ mod process;
 mod prometheus;
 mod proxy;
 pub mod report;
+mod traefik;
 
 use std::sync::OnceLock;
 
@@ -60,6 +61,7 @@ pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
 pub use prometheus::Prometheus;
 pub use proxy::{Action, Fault, Passed, Proxies, Rule, Server, Variants};
+pub use traefik::{Traefik, ensure_traefik};
 
 /// The runtime for what must outlive the runtime of a single test.
 pub(crate) fn runtime() -> Handle {

@@ -31,10 +31,11 @@ flags="--net --mount"
 [ "$(id -u)" = 0 ] || flags="--map-root-user $flags"
 exec unshare $flags -- setpriv --pdeathsig KILL -- "$@"
 "#;
-const INSIDE_WITH_FILES: &str = r#"file=$1 && shift && ip link set lo up && mount --bind "$file" /etc/resolv.conf && exec "$@""#;
+const INSIDE_WITH_FILES: &str = r#"file=$1 && shift && ip link set lo up && ip route add local 10.0.0.0/16 dev lo && mount --bind "$file" /etc/resolv.conf && exec "$@""#;
 
-/// Runs the ignored test `test` of this program where every port is free, including well-known ones, and where this
-/// machine's programs ask [`RESOLVER`] for names, which the test has to start. Passes its output on.
+/// Runs the ignored test `test` of this program where every port is free, including well-known ones, where pods have
+/// addresses, and where this machine's programs ask [`RESOLVER`] for names, which the test has to start. Passes its output
+/// on.
 ///
 /// # Errors
 /// When the machine does not allow it, or the test fails.

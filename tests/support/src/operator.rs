@@ -274,6 +274,11 @@ impl<'a> Operator<'a> {
         self.write_config()
     }
 
+    /// Where it is to answer challenges from its next start on, such as a pod's address.
+    pub fn answer_at(&mut self, address: SocketAddr) {
+        self.challenges = address;
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Errors

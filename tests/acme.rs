@@ -130,7 +130,7 @@ impl Issuer {
         let deadline = Instant::now() + DEADLINE;
         if order.status() == OrderStatus::Pending {
             self.prove(&mut order).await?;
-            order.wait_validated(deadline).await?;
+            order.wait_validated(deadline, |_| {}).await?;
         }
         if order.status() == OrderStatus::Ready {
             order.finalize(&csr(names)?).await?;
@@ -319,7 +319,7 @@ async fn an_order_is_taken_up_at_every_state() -> Result<()> {
     // Told twice that the proof is there, as after a crash in between.
     let mut order = client.resume(&url, &[]).await?;
     issuer.prove(&mut order).await?;
-    order.wait_validated(deadline).await?;
+    order.wait_validated(deadline, |_| {}).await?;
 
     let mut order = client.resume(&url, &[]).await?;
     assert_eq!(order.status(), OrderStatus::Ready);
@@ -422,7 +422,7 @@ async fn a_failed_validation_names_the_name_and_the_reason() -> Result<()> {
         order.set_ready(challenge).await?;
     }
     let error = order
-        .wait_validated(Instant::now() + DEADLINE)
+        .wait_validated(Instant::now() + DEADLINE, |_| {})
         .await
         .unwrap_err();
     eprintln!("{error}");
@@ -474,7 +474,7 @@ async fn a_deadline_is_kept_and_the_order_stays() -> Result<()> {
         .await?;
     let started = Instant::now();
     let error = order
-        .wait_validated(started + Duration::from_millis(500))
+        .wait_validated(started + Duration::from_millis(500), |_| {})
         .await
         .unwrap_err();
     assert!(

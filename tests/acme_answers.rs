@@ -270,7 +270,9 @@ async fn attempt(client: &Client, open: &mut Option<String>) -> std::result::Res
                 order.set_ready(challenge).await?;
             }
         }
-        order.wait_validated(Instant::now() + PATIENCE).await?;
+        order
+            .wait_validated(Instant::now() + PATIENCE, |_| {})
+            .await?;
         if order.status() == OrderStatus::Ready {
             order.finalize(b"request").await?;
         }

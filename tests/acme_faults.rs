@@ -229,7 +229,7 @@ async fn polls_outlast_trouble_and_keep_to_retry_after() -> Result<()> {
     .await?;
     let started = Instant::now();
     let mut order = client.new_order(&[], OrderRequest::default()).await?;
-    order.wait_validated(soon()).await?;
+    order.wait_validated(soon(), |_| {}).await?;
     assert_eq!(order.status(), OrderStatus::Ready);
     assert!(
         started.elapsed() >= Duration::from_millis(1_300),
@@ -244,7 +244,7 @@ async fn a_retry_after_beyond_the_deadline_is_handed_to_the_caller() -> Result<(
     let (client, count) = scripted(&[(201, Some("3600"), PENDING)]).await?;
     let mut order = client.new_order(&[], OrderRequest::default()).await?;
     let (started, now) = (Instant::now(), UnixTime::now());
-    let error = order.wait_validated(soon()).await.unwrap_err();
+    let error = order.wait_validated(soon(), |_| {}).await.unwrap_err();
     assert!(
         started.elapsed() < Duration::from_secs(1),
         "it waited all the same"

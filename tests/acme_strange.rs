@@ -171,7 +171,7 @@ async fn a_name_that_failed_is_named_although_the_order_no_longer_lists_it() -> 
     .await?;
     let mut order = told(&client).await?;
     let error = order
-        .wait_validated(Instant::now() + PATIENCE)
+        .wait_validated(Instant::now() + PATIENCE, |_| {})
         .await
         .unwrap_err();
     let said = error.detail();
@@ -222,7 +222,9 @@ async fn a_challenge_that_the_ca_would_look_at_again_is_posted_again() -> Result
     })
     .await?;
     let mut order = told(&client).await?;
-    order.wait_validated(Instant::now() + PATIENCE).await?;
+    order
+        .wait_validated(Instant::now() + PATIENCE, |_| {})
+        .await?;
     assert_eq!(ca.count("/challenge"), 2);
     Ok(())
 }
@@ -249,7 +251,7 @@ async fn what_the_ca_says_of_a_pending_challenge_is_told() -> Result<()> {
     let mut order = told(&client).await?;
     // Before the last of its looks the deadline comes.
     let deadline = Instant::now() + Duration::from_secs(15);
-    let error = order.wait_validated(deadline).await.unwrap_err();
+    let error = order.wait_validated(deadline, |_| {}).await.unwrap_err();
     let said = error.detail();
     ensure!(
         said.contains("b.example: connection refused (connection)"),

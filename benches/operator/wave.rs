@@ -360,7 +360,7 @@ async fn bare_renewal(
             .insert(challenge.token.clone(), challenge.key_authorization.clone());
         order.set_ready(challenge).await?;
     }
-    order.wait_validated(deadline()).await?;
+    order.wait_validated(deadline(), |_| {}).await?;
     order.finalize(&key.csr(&names, false)?).await?;
     order.wait_issued(deadline()).await?;
     let chain = order.certificate(&Preference::default()).await?;

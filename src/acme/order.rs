@@ -17,7 +17,6 @@ use instant_acme::{AuthorizationStatus, ChallengeStatus, Identifier, NewOrder, O
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::ari::CertId;
@@ -385,24 +384,15 @@ impl Order {
         Ok(())
     }
 
-    /// Waits until all names are validated. If it takes longer than usual, fetches the CA's report about each name; a
-    /// challenge that the CA would check again is posted again, a few times.
+    /// Waits until all names are validated. If it takes longer than usual, fetches the CA's report about each name, and
+    /// sends it to `said` at once where the CA may check again; such a challenge is posted again, a few times.
     ///
     /// # Errors
     /// With the CA's report about each name when a proof has failed; when `deadline` comes first.
-    pub async fn wait_validated(&mut self, deadline: Instant) -> Result<(), Error> {
-        let (said, _unheard) = mpsc::unbounded_channel();
-        self.wait_validated_and_say(deadline, said).await
-    }
-
-    /// The same, and sends the CA's report about a name that it may check again to `said` as soon as it is known.
-    ///
-    /// # Errors
-    /// As [`Self::wait_validated`].
-    pub async fn wait_validated_and_say(
+    pub async fn wait_validated(
         &mut self,
         deadline: Instant,
-        said: mpsc::UnboundedSender<Error>,
+        mut said: impl FnMut(Error) + Send,
     ) -> Result<(), Error> {
         let done = |status| status != OrderStatus::Pending;
         let (mut rhythm, mut pause) = (Rhythm::of(&self.client, Action::Authorization), UNUSUAL);
@@ -424,7 +414,7 @@ impl Order {
                 let found = if asked { self.found().await } else { None };
                 return Err(found.unwrap_or(error));
             }
-            self.look_closely(look, &said).await?;
+            self.look_closely(look, &mut said).await?;
             pause = (pause * 2).min(LONGEST_UNUSUAL);
         }
         Ok(())
@@ -437,7 +427,7 @@ impl Order {
     async fn look_closely(
         &mut self,
         look: u32,
-        said: &mpsc::UnboundedSender<Error>,
+        said: &mut (impl FnMut(Error) + Send),
     ) -> Result<(), Error> {
         let (mut again, mut failed) = (Vec::new(), false);
         let mut problem = self.own_problem();
@@ -461,7 +451,7 @@ impl Order {
         }
         if !again.is_empty() && !problem.subproblems.is_empty() {
             // There may be no receiver.
-            let _ = said.send(self.invalid(Action::Authorization, problem));
+            said(self.invalid(Action::Authorization, problem));
         }
         for url in again {
             tracing::debug!(

@@ -88,7 +88,8 @@ pub(super) async fn tell(
         order.set_ready(step.challenge()?).await?;
     }
     let (said, mut heard) = mpsc::unbounded_channel();
-    let mut validated = pin!(order.wait_validated_and_say(Instant::now() + VALIDATION, said));
+    let send = move |error| drop(said.send(error));
+    let mut validated = pin!(order.wait_validated(Instant::now() + VALIDATION, send));
     loop {
         tokio::select! {
             result = &mut validated => return Ok(result?),

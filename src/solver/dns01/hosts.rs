@@ -1,10 +1,12 @@
 //! The hosts of zones that dns-update supports, each with its settings and its Secret. Pure, except for the changes.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use cert_renew_core::text::error_chain;
 use dns_update::providers::azuredns::{AzureDnsConfig, AzureEnvironment};
 use dns_update::providers::bluecatv2::BluecatV2Config;
 use dns_update::providers::edgedns::EdgeDnsConfig;
@@ -29,6 +31,13 @@ const LONGER: [(&str, u32); 2] = [("godaddy", 600), ("porkbun", 600)];
 
 /// Hosts that hold one value at a name and list none: a new value replaces the former one.
 pub(super) const ONE_VALUE: [&str; 3] = ["ddnss", "duckdns", "hurricane"];
+
+/// Why dns-update cannot make a client in this process: it trusts only the machine's roots, and panics where there are
+/// none.
+static HTTPS_CLIENT: LazyLock<Result<(), String>> = LazyLock::new(|| {
+    let made = reqwest::Client::builder().build();
+    made.map(drop).map_err(|error| error_chain(&error))
+});
 
 /// The TTL of a record at this host: `wanted`, if the host accepts it.
 pub(super) fn ttl(provider: &str, wanted: u32) -> u32 {
@@ -58,9 +67,7 @@ pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     if needs.solver.provider == "rfc2136" {
         return rfc2136(needs);
     }
-    // dns-update trusts only the machine's roots, and its client panics where there are none.
-    if let Err(error) = reqwest::Client::builder().build() {
-        let why = cert_renew_core::text::error_chain(&error);
+    if let Err(why) = &*HTTPS_CLIENT {
         return Err(needs.settings(format!(
             "no HTTPS client can be made ({why}): expected a PEM file with the public root certificates at \
              /etc/ssl/certs/ca-certificates.crt, or where the environment variable SSL_CERT_FILE says"

@@ -19,10 +19,12 @@ use crate::install::kubectl;
 use crate::renewal::{SOON, options, renewed};
 use crate::rolling::{make, pods_of, ready};
 
-/// Where Traefik listens.
+/// Where the Traefik listens that answers by HTTP, and the class of its Ingresses.
 const PLAIN: Ipv4Addr = Ipv4Addr::new(127, 0, 80, 1);
-/// The class of Ingresses that it routes.
 pub(super) const CLASS: &str = "traefik";
+/// Where the Traefik listens that leads all of HTTP to HTTPS, and the class of its Ingresses.
+const SECURE: Ipv4Addr = Ipv4Addr::new(127, 0, 80, 2);
+pub(super) const SECURE_CLASS: &str = "traefik-https";
 /// Where the Gateways are.
 pub(super) const NAMESPACE: &str = "edge";
 /// What the app answers to every request.
@@ -33,9 +35,11 @@ const APP_PORT: u16 = 8080;
 /// The path that `cert-renew check route` asks for.
 pub(super) const HEALTH: &str = "/.well-known/acme-challenge/health";
 
-/// The controller that all scenes share.
+/// The controllers that all scenes share.
 pub(super) struct Edges {
     pub(super) plain: Traefik,
+    /// Its entry point for HTTP sends every request to HTTPS.
+    pub(super) secure: Traefik,
 }
 
 impl Edges {
@@ -43,8 +47,10 @@ impl Edges {
         let bench = &ground.bench;
         bench.install_whole_gateway_api().await?;
         let own = pair(&["edge.example"], FRESH)?;
-        let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": CLASS},
-            "spec": {"controller": "traefik.io/ingress-controller"}});
+        let class = |name: &str| {
+            json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name},
+                "spec": {"controller": "traefik.io/ingress-controller"}})
+        };
         let listener = |name: &str, port: u16, from: &str| {
             let mut listener = json!({"name": name, "port": port, "protocol": name.to_uppercase(),
                 "allowedRoutes": {"namespaces": {"from": from}}});
@@ -58,7 +64,9 @@ impl Edges {
                 "metadata": {"name": name, "namespace": NAMESPACE},
                 "spec": {"gatewayClassName": "traefik", "listeners": listeners}})
         };
-        let mut items = vec![
+        let items = vec![
+            class(CLASS),
+            class(SECURE_CLASS),
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
             json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
                 "metadata": {"name": "own", "namespace": NAMESPACE},
@@ -71,11 +79,16 @@ impl Edges {
             ),
             gateway("closed", json!([listener("http", 80, "Same")])),
         ];
-        items.push(class);
         apply(bench, items)?;
         let gateways = ["--providers.kubernetesGateway=true"];
-        let plain = Traefik::start(bench, PLAIN, CLASS, &gateways).await?;
-        Ok(Self { plain })
+        let redirect = [
+            "--entryPoints.web.http.redirections.entryPoint.to=websecure",
+            "--entryPoints.web.http.redirections.entryPoint.scheme=https",
+        ];
+        Ok(Self {
+            plain: Traefik::start(bench, PLAIN, CLASS, &gateways).await?,
+            secure: Traefik::start(bench, SECURE, SECURE_CLASS, &redirect).await?,
+        })
     }
 }
 
@@ -153,7 +166,7 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
-    /// An app with a Service, which answers.
+    /// An app with a Service, which answers. It does not use the certificate itself, so nothing restarts it.
     pub(super) async fn app(&self) -> Result<()> {
         let address = pod(&self.space, "app", "http", APP_PORT).await?;
         let listener = TcpListener::bind(address).await?;
@@ -165,7 +178,7 @@ impl<'a> Site<'a> {
         apply(self.bench, vec![service])
     }
 
-    /// Status, body and Location of the answer to somebody who asks for a path of the host.
+    /// Status, body and Location of the answer to a client that asks for a path of the host.
     pub(super) async fn get(&self, scheme: &str, path: &str) -> Result<(u16, String, String)> {
         let port = if scheme == "https" { 443 } else { 80 };
         let http = reqwest::Client::builder()
@@ -226,7 +239,7 @@ pub(super) async fn pod(space: &Space, name: &str, port: &str, number: u16) -> R
         ("/spec/template/metadata/labels", labels),
         ("/spec/template/spec/containers/0/ports", ports),
     ];
-    make(space, "Deployment", name, "tls", &changes).await?;
+    make(space, "Deployment", name, "of-its-own", &changes).await?;
     ready(space, name, 1).await?;
     let pod = pods_of(space, name).await?.remove(0);
     let address = pod.status.and_then(|status| status.pod_ip);

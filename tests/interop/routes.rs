@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure, eventually};
 
-use super::edges::{CLASS, Edges, HEALTH, NAMESPACE, Site, apply, objects};
+use super::edges::{CLASS, Edges, HEALTH, NAMESPACE, SECURE_CLASS, Site, apply, objects};
 use super::inside::{Ground, Scene};
 use crate::acme_limits::annotate;
 use crate::acme_operator::event;
@@ -34,8 +34,20 @@ pub(super) fn scenes<'a>(ground: &'a Ground, edges: &'a Edges) -> Vec<Scene<'a>>
         shared(ground, edges).boxed_local(),
     );
     add(
+        "Traefik: Ingress beside the app's",
+        beside(ground, edges).boxed_local(),
+    );
+    add(
+        "Traefik: all of HTTP is sent to HTTPS",
+        redirected(ground, edges).boxed_local(),
+    );
+    add(
         "Traefik: HTTPRoute",
         http_route(ground, edges).boxed_local(),
+    );
+    add(
+        "Traefik: HTTPRoute beside a redirect",
+        http_route_beside(ground, edges).boxed_local(),
     );
     add(
         "Traefik: HTTPRoute, not let in",
@@ -67,6 +79,50 @@ async fn ingress(ground: &Ground, edges: &Edges) -> Result<String> {
     site.nothing_is_left("Ingress").await?;
     Ok(format!(
         "issued, {answered} requests through it to us; Ingress and route gone"
+    ))
+}
+
+/// The app's own Ingress has the whole host, and goes on serving it.
+async fn beside(ground: &Ground, edges: &Edges) -> Result<String> {
+    let route = "route: ingress, ingress: {class: traefik}";
+    let site = Site::start(ground, &edges.plain, "beside", route).await?;
+    site.app().await?;
+    apply(site.bench, vec![apps_ingress(&site, CLASS)])?;
+    eventually(SOON, "the app is served", async || {
+        site.greets("http").await
+    })
+    .await?;
+    site.ask().await?;
+    site.issued().await?;
+    let answered = site.answered()?;
+    site.nothing_is_left("Ingress").await?;
+    site.greets("http").await?;
+    Ok(format!(
+        "issued, {answered} requests through it to us; the app is served as before"
+    ))
+}
+
+/// The CA is sent to HTTPS, where Traefik has no certificate for the host yet.
+async fn redirected(ground: &Ground, edges: &Edges) -> Result<String> {
+    let route = format!("route: ingress, ingress: {{class: {SECURE_CLASS}}}");
+    let site = Site::start(ground, &edges.secure, "redirected", &route).await?;
+    site.app().await?;
+    apply(site.bench, vec![apps_ingress(&site, SECURE_CLASS)])?;
+    eventually(SOON, "the app is served", async || {
+        let (status, _, location) = site.get("http", "/").await?;
+        ensure!(
+            location.starts_with("https://"),
+            "{status}: to {location:?}"
+        );
+        site.greets("https").await
+    })
+    .await?;
+    site.ask().await?;
+    site.issued().await?;
+    let answered = site.answered()?;
+    site.nothing_is_left("Ingress").await?;
+    Ok(format!(
+        "issued, {answered} requests through it to us by HTTPS"
     ))
 }
 
@@ -128,6 +184,51 @@ async fn http_route(ground: &Ground, edges: &Edges) -> Result<String> {
     site.nothing_is_left("HTTPRoute").await?;
     Ok(format!(
         "accepted by {controller}, issued, {answered} requests through it to us; HTTPRoute and route gone"
+    ))
+}
+
+/// The app's HTTPRoutes: one sends all of HTTP to HTTPS, the other serves it there.
+fn apps_routes(site: &Site<'_>) -> Vec<Value> {
+    let route = |name: &str, listener: &str, rule: Value| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": name, "namespace": site.space.name},
+            "spec": {"hostnames": [site.host], "rules": [rule],
+                "parentRefs": [{"name": "public", "namespace": NAMESPACE, "sectionName": listener}]}})
+    };
+    let redirect = json!({"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 301}});
+    vec![
+        route("to-https", "http", json!({"filters": [redirect]})),
+        route(
+            "app",
+            "https",
+            json!({"backendRefs": [{"name": "app", "port": 80}]}),
+        ),
+    ]
+}
+
+async fn http_route_beside(ground: &Ground, edges: &Edges) -> Result<String> {
+    let route = format!(
+        "route: gateway, gateway: {{parentRefs: [{{name: public, namespace: {NAMESPACE}}}]}}"
+    );
+    let site = Site::start(ground, &edges.plain, "gateway-beside", &route).await?;
+    site.app().await?;
+    apply(site.bench, apps_routes(&site))?;
+    let as_before = async || {
+        let (status, _, location) = site.get("http", "/").await?;
+        ensure!(
+            location.starts_with("https://"),
+            "{status}: to {location:?}"
+        );
+        site.greets("https").await
+    };
+    eventually(SOON, "the app is served", &as_before).await?;
+    site.ask().await?;
+    site.issued().await?;
+    let answered = site.answered()?;
+    site.nothing_is_left("HTTPRoute").await?;
+    as_before().await?;
+    Ok(format!(
+        "issued, {answered} requests through it to us; the redirect stands as before"
     ))
 }
 

@@ -9,19 +9,20 @@ use std::sync::Arc;
 use crate::certificate::pair;
 use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable};
 use crate::config::{Config, Labels};
-use crate::index::{Fault, LeafFacts, Observed};
+use crate::index::{Fault, LeafFacts, Observed, Shown};
 use crate::rollout::HaltNote;
-use crate::schedule::due::{self, Due, Heed, Inputs, Never, Suggestion};
-use crate::schedule::rate_limits::{AccountId, account_of};
+use crate::schedule::due::{self, Due, Heed, Inputs, Never, Reason, Suggestion};
+use crate::schedule::rate_limits::{AccountId, account_of, young_until};
 use crate::secret::SecretRef;
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::parts::ChainAndCa;
 use crate::secret::place::TLS_TYPE;
-use crate::secret::settings::{Blocks, IssuerRef, Problem, Settings};
+use crate::secret::settings::{Blocks, FORCE, IssuerRef, NamespaceDefaults, Problem, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::thin::{CertificateState, ThinSecret};
+use crate::secret::used_by::UsedBy;
 use crate::text::hash::hash;
 use crate::text::name::Name;
 use crate::time::UnixTime;
@@ -30,6 +31,14 @@ use crate::time::UnixTime;
 const WINDOW_MARGIN_SHARE: u32 = 10;
 /// Most bytes of names that the status page shows of one certificate; some have a hundred names.
 const MOST_NAMES: usize = 160;
+/// Longest URL of an account that is kept.
+const LONGEST_ACCOUNT: usize = 256;
+/// Most problems of one Secret that are told: a Secret may have thousands of annotations.
+const MOST_TOLD: usize = 10;
+/// Precedes the number of names that are left out.
+const AND: &str = " and ";
+/// Follows it.
+const MORE: &str = " more";
 /// Issuer name of a certificate that cert-renew does not issue.
 pub const EXTERNAL: &str = "external";
 
@@ -65,6 +74,10 @@ pub struct Assessment {
     pub overruled: Option<UnixTime>,
     /// Whether a rollout may not start.
     pub rollout_blocked: bool,
+    /// What the problems block.
+    pub blocked: Blocks,
+    /// The certificate that was asked for is held until then, as the present one is younger than a tenth of its lifetime.
+    pub held_until: Option<UnixTime>,
     /// The halt in which an earlier rollout ended.
     pub halted: Option<HaltNote>,
     /// See [`Self::wish`].
@@ -84,7 +97,21 @@ pub fn of_thin(
         key,
         (&secret.head, || secret.ca()),
         || secret.certificate(),
-        (config, Labels::NotAsked),
+        (Some(config), Labels::NotAsked),
+        |_| None,
+    )
+}
+
+/// As [`of_thin`], where the config is not known or means another class: no defaults, and every issuer is taken to exist
+/// and to allow all names. For people only: nothing is done by it.
+#[must_use]
+pub fn of_thin_alone(now: UnixTime, key: &SecretRef, secret: &ThinSecret) -> Option<Assessment> {
+    assess(
+        now,
+        key,
+        (&secret.head, || secret.ca()),
+        || secret.certificate(),
+        (None, Labels::NotAsked),
         |_| None,
     )
 }
@@ -113,6 +140,8 @@ pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
         account: 0.into(),
         wish: None,
         rollout_blocked: true,
+        blocked: Blocks::Nothing,
+        held_until: None,
         copied_record: false,
         halted: false,
         renewed: None,
@@ -137,7 +166,7 @@ pub fn listed(names: &[Name]) -> Box<str> {
     let mut list = String::new();
     for (number, name) in names.iter().enumerate() {
         if list.len() >= MOST_NAMES {
-            list += &format!(" and {} more", names.len() - number);
+            list += &format!("{AND}{}{MORE}", names.len() - number);
             break;
         }
         if number > 0 {
@@ -146,6 +175,16 @@ pub fn listed(names: &[Name]) -> Box<str> {
         list += &name.to_string();
     }
     list.into()
+}
+
+/// The names in a text of [`listed`], and the number of those that were left out.
+#[must_use]
+pub fn unlisted(list: &str) -> (Vec<Box<str>>, usize) {
+    let cut = list.strip_suffix(MORE).and_then(|it| it.rsplit_once(AND));
+    let cut = cut.and_then(|(names, more)| Some((names, more.parse().ok()?)));
+    let (names, more) = cut.unwrap_or((list, 0));
+    let names = names.split(", ").filter(|name| !name.is_empty());
+    (names.map(Into::into).collect(), more)
 }
 
 /// Assesses a Secret that was just read; `suggested` is the instant that the CA suggests for a leaf. The caller passes
@@ -168,7 +207,7 @@ pub fn of_full(
         key,
         (&secret.head, || secret.ca()),
         certificate,
-        (config, labels),
+        (Some(config), labels),
         suggested,
     )
 }
@@ -178,7 +217,7 @@ fn assess(
     key: &SecretRef,
     (head, ca): (&Head, impl FnOnce() -> Option<u32>),
     certificate: impl FnOnce() -> CertificateState,
-    (config, labels): (&Config, Labels<'_>),
+    (config, labels): (Option<&Config>, Labels<'_>),
     suggested: impl Fn(Fingerprint) -> Option<UnixTime>,
 ) -> Option<Assessment> {
     if !head.concerns_us() || head.deleting {
@@ -186,9 +225,11 @@ fn assess(
     }
     let none = BTreeMap::new();
     let annotations = head.annotations().unwrap_or(&none);
-    let defaults = config.namespace(&key.namespace);
+    let no_defaults = NamespaceDefaults::default();
+    let defaults = config.map_or(&no_defaults, |config| config.namespace(&key.namespace));
     let (settings, mut problems) = Settings::read(annotations, head.managed, defaults);
-    let settings = settings.filter(|settings| settings.is_for(&config.class))?;
+    let is_ours = |it: &Settings| config.is_none_or(|config| it.is_for(&config.class));
+    let settings = settings.filter(is_ours)?;
     let leaf = match certificate() {
         CertificateState::Leaf(leaf) => Ok(*leaf),
         CertificateState::Absent => Err(Unreadable::Empty),
@@ -217,7 +258,7 @@ fn assess(
         leaf: leaf.as_ref(),
         settings: &settings,
         blocked,
-        staged: is_staged(&settings, &leaf, issued_by.as_ref(), config),
+        staged: config.is_some_and(|it| is_staged(&settings, &leaf, issued_by.as_ref(), it)),
         issued_by: issued_by.as_ref(),
         renewed_for: annotations.get(keys::RENEWED_FOR).map(String::as_str),
         renewal_info: leaf
@@ -234,7 +275,8 @@ fn assess(
             Ok(due)
         }
     });
-    let renewal = match (renewal, may_issue(key, &settings, &names, config, labels)) {
+    let granted = config.map_or(Ok(()), |it| may_issue(key, &settings, &names, it, labels));
+    let renewal = match (renewal, granted) {
         (Ok(_), Err((never, problem))) => {
             problems.push(problem);
             Err(never)
@@ -256,8 +298,17 @@ fn assess(
     let renewed_for = annotations.get(keys::RENEWED_FOR).map(String::as_str);
     let wished = settings.renew_now.as_deref();
     let unserved = wished.filter(|it| renewed_for != Some(it)).map(hash);
-    let rollout_blocked =
-        settings.paused || problems.iter().any(|problem| problem.blocks.rollout());
+    let own = if odd { Blocks::Issue } else { Blocks::Nothing };
+    let all = problems.iter().map(|problem| problem.blocks);
+    let blocks = all.fold(own, Blocks::and);
+    let rollout_blocked = settings.paused || blocks.rollout();
+    let asked = renewal.is_ok_and(|due| due.reason == Reason::RenewNow);
+    let held_until = { leaf.as_ref().ok() }
+        .filter(|_| asked && !is_caused(&settings, issued_by.as_ref()))
+        .and_then(|leaf| {
+            let written = issued_by.as_ref().and_then(|by| by.wrote(leaf.fingerprint));
+            young_until(now, leaf, written)
+        });
     Some(Assessment {
         account: account_of(issuer_name(&settings.issuer), &names),
         unserved,
@@ -274,10 +325,20 @@ fn assess(
         opens,
         overruled,
         rollout_blocked,
+        blocked: blocks,
+        held_until,
         halted: annotations
             .get(keys::ROLLOUT_HALTED)
             .and_then(|note| note.parse().ok()),
     })
+}
+
+/// Whether a `renew-now` has a cause of its own: the Secret names another issuer than the last one, or forces it.
+fn is_caused(settings: &Settings, issued_by: Option<&IssuedBy>) -> bool {
+    let issuer = issuer_name(&settings.issuer);
+    let moved = issued_by.is_some_and(|by| *by.issuer != *issuer);
+    let wished = settings.renew_now.as_deref();
+    moved || wished.is_some_and(|it| it.starts_with(FORCE))
 }
 
 /// Whether a renewal would ask for fewer names than the certificate has, because some of them cannot be asked for.
@@ -466,6 +527,34 @@ impl Assessment {
         self.unserved.filter(|_| self.renewal.is_ok())
     }
 
+    /// Whether a `renew-now` has a cause of its own, so that it does not wait until the certificate is older.
+    #[must_use]
+    pub fn is_caused(&self) -> bool {
+        is_caused(&self.settings, self.issued_by.as_ref())
+    }
+
+    /// The texts of the first problems.
+    #[must_use]
+    pub fn problem_texts(&self) -> Vec<String> {
+        let told = self.problems.iter().take(MOST_TOLD);
+        told.map(ToString::to_string).collect()
+    }
+
+    /// What people are shown of the Secret beside its state.
+    #[must_use]
+    pub fn shown(&self, head: &Head) -> Shown {
+        let used_by = head.annotation(keys::USED_BY);
+        let used_by = used_by.and_then(|text| text.parse::<UsedBy>().ok());
+        let account = { self.issued_by.as_ref() }.and_then(|by| by.account.as_deref());
+        Shown {
+            names: self.listed_names(),
+            used_by: used_by.map(|used_by| used_by.to_string().into()),
+            account: account
+                .filter(|it| it.len() <= LONGEST_ACCOUNT)
+                .map(Into::into),
+        }
+    }
+
     /// Whether another program renews it.
     #[must_use]
     pub fn is_external(&self) -> bool {
@@ -521,6 +610,8 @@ impl Assessment {
             account: self.account,
             wish: self.wish(),
             rollout_blocked: self.rollout_blocked,
+            blocked: self.blocked,
+            held_until: self.held_until,
             copied_record: self.copied_record,
             halted: self.halted.as_ref().is_some_and(|note| !note.resumed),
             renewed: self.issued_by.as_ref().and_then(|by| Some(by.written?.1)),

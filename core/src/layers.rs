@@ -15,6 +15,7 @@ const CORE: &[&str] = &[
     "index",
     "rollout",
     "assess",
+    "verdict",
     "election",
 ];
 /// The folders and files of the operator, likewise.

@@ -5,7 +5,7 @@
 //! enforces it. `now` is an argument; only the operator reads a clock.
 //!
 //! ```text
-//! text, time ◄─ certificate ◄─ secret ◄─ schedule ◄─ config ◄─ index, rollout ◄─ assess
+//! text, time ◄─ certificate ◄─ secret ◄─ schedule ◄─ config ◄─ index, rollout ◄─ assess ◄─ verdict
 //! ```
 //! Each module uses only those to its left.
 
@@ -23,3 +23,4 @@ pub mod secret;
 pub mod testing;
 pub mod text;
 pub mod time;
+pub mod verdict;

@@ -13,6 +13,7 @@ use cert_renew_core::election::{Election, Times};
 use cert_renew_core::time::duration;
 use cert_renew_core::time::duration::NotADuration;
 use cert_renew_core::time::{BootTime, UnixTime};
+use cert_renew_core::verdict::Leader;
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +21,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
-use crate::cluster::lease::Candidate;
+use crate::cluster::lease::{Candidate, Sign};
 use crate::cluster::watch::Opener;
 use crate::cluster::{NoWay, Way, review};
 use crate::context::Context;
@@ -193,6 +194,7 @@ async fn operate(
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
+    let (signs, seen) = watch::channel::<Option<Sign>>(None);
     let counting = Arc::clone(&context);
     let state = http::State {
         index: Arc::clone(&context.index),
@@ -201,6 +203,16 @@ async fn operate(
         ready: Arc::clone(&context.ready),
         config: context.config.clone(),
         failures: Arc::new(move |observed| counting.failures(observed)),
+        leader: Arc::new(move |now| {
+            let seen = seen.borrow();
+            let leader = seen.as_ref().map(|sign| {
+                let Sign {
+                    holder, at, lasts, ..
+                } = sign;
+                Leader::at(now, holder.as_deref(), *at, *lasts)
+            });
+            leader.unwrap_or_default()
+        }),
         replica: replica().into(),
         started,
     };
@@ -243,13 +255,14 @@ async fn operate(
                 let (gate, anew) = (context.gate.clone(), context.anew.clone());
                 let namespace = &context.namespace;
                 let candidate =
-                    Candidate::new(lease_client, namespace, election, gate, leads, anew);
+                    Candidate::new(lease_client, namespace, election, gate, leads, anew, signs);
                 // Do not campaign before the first list: an uninformed leader would block an informed one.
                 context.listed.notified().await;
                 candidate.run(released).await;
             } else {
                 context.gate.grant(ALONE, BootTime::NEVER);
                 context.listed.notified().await;
+                signs.send_replace(Some(Sign::alone(replica())));
                 leads.send_replace(Some(ALONE));
                 released.await;
             }

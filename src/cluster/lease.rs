@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cert_renew_core::election::{Claim, Election, Move, Record, Times};
 use cert_renew_core::secret::keys::FIELD_MANAGER;
-use cert_renew_core::time::BootTime;
+use cert_renew_core::time::{BootTime, UnixTime};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -31,6 +31,32 @@ const RELEASE: Duration = Duration::from_secs(3);
 
 type Changes = BoxStream<'static, kube::Result<WatchEvent<Lease>>>;
 
+/// The last sign of a leader: a renewal of the Lease that this replica saw or made.
+#[derive(Clone, Debug)]
+pub struct Sign {
+    /// Who held it; None once it was released.
+    pub holder: Option<String>,
+    /// When it was seen, by this machine's clock.
+    pub at: UnixTime,
+    /// How long it holds from then on.
+    pub lasts: Duration,
+    /// The Lease's resourceVersion.
+    version: String,
+}
+
+impl Sign {
+    /// The sign of a replica that leads without a Lease.
+    #[must_use]
+    pub fn alone(holder: String) -> Self {
+        Self {
+            holder: Some(holder),
+            at: UnixTime::now(),
+            lasts: Duration::MAX,
+            version: String::new(),
+        }
+    }
+}
+
 /// A replica that takes part in the election.
 pub struct Candidate {
     calls: Calls,
@@ -40,6 +66,8 @@ pub struct Candidate {
     leads: watch::Sender<Option<u64>>,
     /// Signals that the cluster state went back in time.
     anew: watch::Sender<()>,
+    /// The last sign of a leader, for people.
+    signs: watch::Sender<Option<Sign>>,
     terms: u64,
     /// The Lease's changes, while another replica holds it.
     changes: Option<Changes>,
@@ -76,6 +104,7 @@ impl Candidate {
         gate: WriteGate,
         leads: watch::Sender<Option<u64>>,
         anew: watch::Sender<()>,
+        signs: watch::Sender<Option<Sign>>,
     ) -> Self {
         let calls = Calls {
             api: Api::namespaced(client, namespace),
@@ -88,6 +117,7 @@ impl Candidate {
             gate,
             leads,
             anew,
+            signs,
             terms: 0,
             changes: None,
             in_trouble: false,
@@ -154,6 +184,7 @@ impl Candidate {
             );
             self.anew.send_replace(());
         }
+        self.note(&outcome);
         match outcome {
             Outcome::Saw(record) => self.election.saw(BootTime::now(), record),
             Outcome::Claimed(record) => self.election.claimed(sent, record),
@@ -168,6 +199,28 @@ impl Candidate {
             }
             Outcome::Nothing => {}
         }
+    }
+
+    /// Notes the last sign of a leader. A Lease that has not changed is none.
+    fn note(&self, outcome: &Outcome) {
+        let record = match outcome {
+            Outcome::Saw(record) => record.as_ref(),
+            Outcome::Claimed(record) => Some(record),
+            _ => return,
+        };
+        self.signs.send_if_modified(|sign| {
+            let known = sign.as_ref().map(|sign| &*sign.version);
+            let another = known != record.map(|record| &*record.version);
+            if another {
+                *sign = record.map(|record| Sign {
+                    holder: record.holder.clone(),
+                    at: UnixTime::now(),
+                    lasts: record.lasts,
+                    version: record.version.clone(),
+                });
+            }
+            another
+        });
     }
 
     /// Publishes the state to gate and controller.

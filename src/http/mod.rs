@@ -22,6 +22,7 @@ use axum::routing::get;
 use cert_renew_core::config::Config;
 use cert_renew_core::index::{Index, Observed};
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::Leader;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use scrape::Scrapes;
@@ -54,6 +55,8 @@ pub struct State {
     pub config: watch::Receiver<Arc<Config>>,
     /// The failures of a Secret in a row.
     pub failures: Arc<dyn Fn(&Observed) -> u32 + Send + Sync>,
+    /// Who leads at an instant.
+    pub leader: Arc<dyn Fn(UnixTime) -> Leader + Send + Sync>,
     /// The name of this replica: the pod's name.
     pub replica: Arc<str>,
     /// When the process started.
@@ -241,6 +244,7 @@ mod tests {
             ready: Arc::default(),
             config: config_in_force,
             failures: Arc::new(|_| 0),
+            leader: Arc::new(|_| Leader::default()),
             replica: "pod".into(),
             started: UnixTime(1),
         };
@@ -264,6 +268,12 @@ mod tests {
             ("GET /?state=due&q=x", 200, "Nothing matches"),
             ("POST /", 405, ""),
             ("GET /api/certificates", 200, "\"certificates\":[]"),
+            (
+                "GET /api/certificates?state=zzz",
+                400,
+                "expected one of trouble",
+            ),
+            ("GET /?sort=zzz", 400, "expected one of secret"),
             ("GET /index.html", 404, "/metrics"),
             ("GET /metrics/x", 404, "/metrics"),
             ("GET /%2e%2e/metrics", 404, "/metrics"),

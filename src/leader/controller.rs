@@ -24,7 +24,6 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::Problem;
 use cert_renew_core::secret::thin::ThinSecret;
-use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::{BootTime, UnixTime, jump};
 use futures::StreamExt;
@@ -481,13 +480,9 @@ impl Controller {
             self.context.doubts.add(&key);
         }
         if config.metrics.page {
-            let used_by = head.annotation(keys::USED_BY);
-            let used_by = used_by.and_then(|text| text.parse::<UsedBy>().ok());
-            let shown = Shown {
-                names: assessment.listed_names(),
-                used_by: used_by.map(|used_by| used_by.to_string().into()),
-            };
-            self.index().show(&key, shown);
+            let mut index = self.index();
+            index.show(&key, assessment.shown(head));
+            index.tell_problems(&key, &assessment.problem_texts());
         }
         self.narrate(&key, uid, change, &assessment);
         if problems != known {
@@ -511,8 +506,11 @@ impl Controller {
         index.apply(now, key, observed, source, settle, None);
         if config.metrics.page {
             let names = assess::listed(&leaf.names);
-            let used_by = None;
-            index.show(key, Shown { names, used_by });
+            let shown = Shown {
+                names,
+                ..Shown::default()
+            };
+            index.show(key, shown);
         }
     }
 

@@ -13,7 +13,7 @@ use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
-use cert_renew_core::secret::settings::{FORCE, IssuerRef};
+use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::text::hash::hash;
 use cert_renew_core::text::name::{self, Name};
 use cert_renew_core::time::UnixTime;
@@ -154,12 +154,10 @@ impl RenewalTarget {
     pub(super) fn claim(&self, reason: Reason) -> Claim<'_> {
         let leaf = self.leaf();
         let issued_by = self.assessment.issued_by.as_ref();
-        let moved = issued_by.is_some_and(|by| *by.issuer != *self.home);
-        let wished = self.assessment.settings.renew_now.as_deref();
         Claim {
             reason,
             wish: self.assessment.wish(),
-            caused: moved || wished.is_some_and(|it| it.starts_with(FORCE)),
+            caused: self.assessment.is_caused(),
             leaf,
             written: leaf.and_then(|leaf| issued_by?.wrote(leaf.fingerprint)),
             by_lifetime: leaf.map(|leaf| {

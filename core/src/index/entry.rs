@@ -9,6 +9,7 @@ use crate::schedule::due::{Due, Heed, Never, Suggestion};
 use crate::schedule::rate_limits::AccountId;
 use crate::secret::compact::{Uid, Version};
 use crate::secret::parts::ChainAndCa;
+use crate::secret::settings::Blocks;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 
@@ -69,6 +70,10 @@ pub struct Observed {
     pub wish: Option<u64>,
     /// The Secret is paused, or an annotation that governs rollouts does not parse.
     pub rollout_blocked: bool,
+    /// What its annotations block because they cannot be followed. Whatever blocks is one of its problems.
+    pub blocked: Blocks,
+    /// What is asked for by `renew-now` is held until then: the certificate is younger than a tenth of its lifetime.
+    pub held_until: Option<UnixTime>,
     /// The record of what the workloads have was written for another Secret.
     pub copied_record: bool,
     /// A rollout was halted.
@@ -284,6 +289,13 @@ impl Entry {
     pub fn is_held(&self, now: UnixTime) -> bool {
         let shut = self.observed.window.is_some_and(|opens| opens > now);
         shut || self.observed.rollout_blocked || self.renewal_due(now)
+    }
+
+    /// Until when a renewal that was asked for is held because the certificate is young.
+    #[must_use]
+    pub fn held_until(&self, now: UnixTime) -> Option<UnixTime> {
+        let until = self.observed.held_until?;
+        (until > now && self.renewal_due(now)).then_some(until)
     }
 
     /// Whether the Secret waits for a renewal at `now`.

@@ -10,11 +10,13 @@
 
 mod entry;
 mod gone;
+mod problems;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::certificate::Fingerprint;
@@ -27,10 +29,13 @@ use crate::time::UnixTime;
 use entry::shortened;
 pub use entry::{Entry, Fault, LeafFacts, Observed, Stuck, Task, kept};
 use gone::Gone;
+use problems::Problems;
 use table::{Id, Table};
 
 /// Most Secrets whose names and workloads are kept: more than the status page shows at a time.
 const NAMED: usize = 10_000;
+/// Most accounts that are kept once; whoever writes more into annotations takes memory for each.
+const ACCOUNTS: usize = 64;
 /// Longest wait for the watch event of a write. The watch is alive, or would have been restarted.
 const ECHO_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -88,6 +93,10 @@ pub struct Index {
     left: HashSet<(Task, SecretRef)>,
     /// Kept apart from the entries: for people only, and not of all Secrets.
     named: HashMap<Id, Shown>,
+    /// The accounts in `named`, each once: a CA has one.
+    accounts: Vec<Arc<str>>,
+    /// The problems of Secrets that have some, also for people only.
+    problems: Problems,
 }
 
 /// The part of a Secret that only the status page needs.
@@ -97,6 +106,8 @@ pub struct Shown {
     pub names: Box<str>,
     /// A [`crate::secret::used_by::UsedBy`] in its written form.
     pub used_by: Option<Box<str>>,
+    /// URL of the CA account that ordered the certificate.
+    pub account: Option<Arc<str>>,
 }
 
 /// The start version of a task whose object is gone: no object has it.
@@ -186,6 +197,8 @@ impl Index {
     pub fn doubt(&mut self) {
         self.table.doubt();
         self.named.clear();
+        self.accounts.clear();
+        self.problems = Problems::default();
     }
 
     /// Drops what no watch has named since [`Index::doubt`], except in namespaces that `blind` says are not completely
@@ -324,6 +337,7 @@ impl Index {
         };
         self.unqueue(id, &entry);
         self.named.remove(&id);
+        self.problems.set(id, &[]);
         for (task, runs) in [
             (Task::Renew, entry.renewing.is_some()),
             (Task::Roll, entry.rolling.is_some()),
@@ -382,12 +396,37 @@ impl Index {
     }
 
     /// Keeps what the status page shows of a Secret, if there is room.
-    pub fn show(&mut self, key: &SecretRef, shown: Shown) {
+    pub fn show(&mut self, key: &SecretRef, mut shown: Shown) {
         if let Some(id) = self.table.find(key)
             && (self.named.len() < NAMED || self.named.contains_key(&id))
         {
+            shown.account = shown.account.map(|account| self.shared(account));
             self.named.insert(id, shown);
         }
+    }
+
+    /// The one allocation of an account's URL.
+    fn shared(&mut self, account: Arc<str>) -> Arc<str> {
+        if let Some(known) = self.accounts.iter().find(|it| **it == account) {
+            return Arc::clone(known);
+        }
+        if self.accounts.len() < ACCOUNTS {
+            self.accounts.push(Arc::clone(&account));
+        }
+        account
+    }
+
+    /// Keeps the texts of a Secret's problems, if there is room; of none, if there are none.
+    pub fn tell_problems(&mut self, key: &SecretRef, texts: &[String]) {
+        if let Some(id) = self.table.find(key) {
+            self.problems.set(id, texts);
+        }
+    }
+
+    /// The problems of a Secret, one a line, if it has some and they are kept.
+    #[must_use]
+    pub fn problems(&self, row: Row) -> Option<&str> {
+        self.problems.get(row.0)
     }
 
     /// What the status page shows of a Secret.

@@ -16,6 +16,7 @@ use crate::schedule::rate_limits::AccountId;
 use crate::secret::SecretRef;
 use crate::secret::compact::{Instant, Short as Name, Uid, Version};
 use crate::secret::parts::ChainAndCa;
+use crate::secret::settings::Blocks;
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 
@@ -117,6 +118,8 @@ struct Rare {
     remembered: Option<RolledOut>,
     window: Option<UnixTime>,
     wish: Option<u64>,
+    held_until: Option<UnixTime>,
+    blocked: Blocks,
     problems: u16,
     problem_texts: u64,
     renewing: Option<Version>,
@@ -355,6 +358,8 @@ impl Packed {
             remembered: entry.remembered,
             window: observed.window,
             wish: observed.wish,
+            held_until: observed.held_until,
+            blocked: observed.blocked,
             problems: observed.problems,
             problem_texts: observed.problem_texts,
             renewing: entry.renewing.clone(),
@@ -434,6 +439,8 @@ impl Packed {
                 window: rare.and_then(|rare| rare.window),
                 account: self.account,
                 wish: rare.and_then(|rare| rare.wish),
+                held_until: rare.and_then(|rare| rare.held_until),
+                blocked: rare.map_or(Blocks::Nothing, |rare| rare.blocked),
                 copied_record: matches!(self.rolled, Rolled::Copied),
                 rollout_blocked: is(marks::ROLLOUT_BLOCKED),
                 halted: is(marks::HALTED),
@@ -534,6 +541,8 @@ mod tests {
                 account: 42.into(),
                 wish: None,
                 rollout_blocked: false,
+                blocked: Blocks::Nothing,
+                held_until: None,
                 copied_record: false,
                 halted: false,
                 renewed: Some(UnixTime(2)),

@@ -2,6 +2,7 @@ use super::entry::LONGEST_ERROR;
 use super::*;
 use crate::schedule::due::{Due, Heed, Never, Reason};
 use crate::secret::parts::ChainAndCa;
+use crate::secret::settings::Blocks;
 
 const TLS: Source = Source(0);
 const BESIDE: ChainAndCa = ChainAndCa { chain: 1, ca: 2 };
@@ -45,6 +46,8 @@ fn observed(
         account: 1.into(),
         wish: None,
         rollout_blocked: false,
+        blocked: Blocks::Nothing,
+        held_until: None,
         copied_record: false,
         halted: false,
         renewed: None,
@@ -580,6 +583,7 @@ fn names_go_with_their_secret() {
     let shown = Shown {
         names: "shop.example".into(),
         used_by: None,
+        account: None,
     };
     index.show(&key, shown);
     assert_eq!(names(&index).as_deref(), Some("shop.example"));

@@ -105,6 +105,21 @@ pub enum Never {
     NotAllowed,
 }
 
+impl Never {
+    /// Stable name, for programs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::External => "External",
+            Self::NotAnnotated => "NotAnnotated",
+            Self::Paused => "Paused",
+            Self::NoNames => "NoNames",
+            Self::UnknownIssuer => "UnknownIssuer",
+            Self::NotAllowed => "NotAllowed",
+        }
+    }
+}
+
 /// What a CA's renewal information may change about an instant of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Heed {

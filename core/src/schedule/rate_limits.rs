@@ -176,13 +176,20 @@ impl Claim<'_> {
             Reason::Lifetime if !self.is_expected(now) => {}
             _ => return None,
         }
-        let leaf = self
-            .leaf
-            .filter(|leaf| !leaf.self_signed && leaf.is_valid_at(now))?;
-        let since = { self.written }.map_or(leaf.not_before, |at| at.max(leaf.not_before));
-        let until = since + leaf.lifetime() / 10;
-        (until > now && since <= now + AHEAD).then_some(until)
+        young_until(now, self.leaf?, self.written)
     }
+}
+
+/// When a valid certificate, written at that time if we wrote it, will be older than a tenth of its lifetime, if it is
+/// not yet.
+#[must_use]
+pub fn young_until(now: UnixTime, leaf: &Leaf, written: Option<UnixTime>) -> Option<UnixTime> {
+    if leaf.self_signed || !leaf.is_valid_at(now) {
+        return None;
+    }
+    let since = written.map_or(leaf.not_before, |at| at.max(leaf.not_before));
+    let until = since + leaf.lifetime() / 10;
+    (until > now && since <= now + AHEAD).then_some(until)
 }
 
 /// When the oldest of the last `limit` issues leaves the window, if there are that many.

@@ -31,9 +31,10 @@ pub struct Problem {
 }
 
 /// What a [`Problem`] blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Blocks {
     /// A warning.
+    #[default]
     Nothing,
     /// Renewals.
     Issue,
@@ -44,6 +45,17 @@ pub enum Blocks {
 }
 
 impl Blocks {
+    /// What two problems block together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (old, Self::Nothing) => old,
+            (Self::Nothing, new) => new,
+            (old, new) if old == new => old,
+            _ => Self::Both,
+        }
+    }
+
     /// Whether renewals wait.
     #[must_use]
     pub fn issue(self) -> bool {
@@ -114,12 +126,7 @@ impl<'a> Reader<'a> {
             });
         } else if let Some(last) = self.problems.last_mut() {
             // A problem that is not kept must still block.
-            last.blocks = match (last.blocks, blocks) {
-                (old, Blocks::Nothing) => old,
-                (Blocks::Nothing, new) => new,
-                (old, new) if old == new => old,
-                _ => Blocks::Both,
-            };
+            last.blocks = last.blocks.and(blocks);
         }
     }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::ser::SerializeStruct as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::secret::settings::ServicePort;
 use crate::secret::state::Foreign;
@@ -260,6 +260,52 @@ impl Serialize for UsedBy {
     }
 }
 
+/// From those fields; what a later version names is skipped.
+impl<'de> Deserialize<'de> for UsedBy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct One {
+            workload: String,
+            state: String,
+            since: Option<UnixTime>,
+        }
+        #[derive(Deserialize)]
+        struct Behind {
+            service: String,
+            served: usize,
+            asked: usize,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Fields {
+            as_of: UnixTime,
+            workloads: Vec<One>,
+            more: usize,
+            proven: Option<Behind>,
+        }
+        let fields = Fields::deserialize(deserializer)?;
+        let one = |it: One| {
+            let has = match it.since {
+                Some(since) => Has::Lacks(since),
+                None => Has::read(&it.state),
+            };
+            Some((it.workload.parse().ok()?, has))
+        };
+        Ok(Self {
+            at: fields.as_of,
+            workloads: fields.workloads.into_iter().filter_map(one).collect(),
+            more: fields.more,
+            proven: fields.proven.and_then(|it| {
+                Some(Proven {
+                    service: it.service.parse().ok()?,
+                    served: it.served,
+                    asked: it.asked,
+                })
+            }),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,7 +324,10 @@ mod tests {
             "2023-11-14T22:13:20Z statefulset/db=lacks:2023-11-14T20:00:00Z deployment/api=unavailable deployment/web",
             "2023-11-14T22:13:20Z deployment/web +3 web:443=2/3",
         ] {
-            assert_eq!(text.parse::<UsedBy>().unwrap().to_string(), text);
+            let used: UsedBy = text.parse().unwrap();
+            assert_eq!(used.to_string(), text);
+            let json = serde_json::to_string(&used).unwrap();
+            assert_eq!(serde_json::from_str::<UsedBy>(&json).unwrap(), used);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Helpers for the tests of both crates. Compiled for tests only.
 
+pub mod entries;
 pub mod forge;
 mod linear;
 

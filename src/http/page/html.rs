@@ -11,9 +11,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration;
+use cert_renew_core::verdict::{Rollout, State, Verdict};
 
-use super::rows::{Answer, Query, Rollout, Row, Sort, Which};
-use crate::telemetry::metrics::certificates::State;
+use super::rows::{Answer, Query, Sort, Which};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -41,14 +41,14 @@ struct Scale {
 
 impl Scale {
     /// Fits nine of ten certificates, so that a root of twenty years does not flatten all others.
-    fn of(now: UnixTime, rows: &[Row]) -> Self {
+    fn of(now: UnixTime, rows: &[Verdict]) -> Self {
         let reach = |mut seconds: Vec<i64>| {
             seconds.sort_unstable();
             let most = seconds.get(seconds.len() * 9 / 10).copied();
             most.unwrap_or(90 * DAY).clamp(SPAN.0, SPAN.1)
         };
-        let from = |row: &Row| Some(now.0.saturating_sub(row.not_before?.0));
-        let to = |row: &Row| Some(row.not_after?.0.saturating_sub(now.0));
+        let from = |row: &Verdict| Some(now.0.saturating_sub(row.not_before?.0));
+        let to = |row: &Verdict| Some(row.not_after?.0.saturating_sub(now.0));
         Self {
             from: now.0 - reach(rows.iter().filter_map(from).collect()),
             to: now.0 + reach(rows.iter().filter_map(to).collect()),
@@ -77,7 +77,7 @@ impl Places {
     }
 
     /// The classes of a bar.
-    fn bar(&mut self, scale: Scale, row: &Row, out: &mut String) {
+    fn bar(&mut self, scale: Scale, row: &Verdict, out: &mut String) {
         let (Some(from), Some(to)) = (row.not_before, row.not_after) else {
             return;
         };
@@ -90,13 +90,13 @@ impl Places {
     }
 }
 
-/// Renders the page. `replica` names the replica whose view it is.
-pub(super) fn render(answer: &Answer, query: &Query, replica: &str) -> Page {
-    let now = answer.as_of;
-    let scale = Scale::of(now, &answer.certificates);
+/// Renders the page.
+pub(super) fn render(answer: &Answer, query: &Query) -> Page {
+    let now = answer.report.as_of;
+    let scale = Scale::of(now, &answer.report.certificates);
     let mut places = Places::default();
-    let mut body = String::with_capacity(answer.certificates.len() * 400);
-    head(&mut body, answer, query, replica);
+    let mut body = String::with_capacity(answer.report.certificates.len() * 400);
+    head(&mut body, answer, query);
     table(&mut body, answer, query, scale, &mut places);
     let mut style = String::from(STYLE);
     let share = (now.0 - scale.from) * 10_000 / (scale.to - scale.from);
@@ -120,14 +120,14 @@ fn hash(text: &str) -> String {
     BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
 }
 
-fn head(out: &mut String, answer: &Answer, query: &Query, replica: &str) {
+fn head(out: &mut String, answer: &Answer, query: &Query) {
     let total: usize = answer.states.iter().sum();
     out.push_str("<header><h1>Certificates</h1><p>As ");
-    escape(out, replica);
+    escape(out, answer.report.replica.as_deref().unwrap_or_default());
     let _ = write!(
         out,
         " sees them at {}, all times in UTC. <a href=api/certificates>The same as JSON</a></p></header>\n<main>\n",
-        minute(answer.as_of)
+        minute(answer.report.as_of)
     );
     out.push_str("<nav aria-label=States><ul>");
     link(out, Which::All, query, "all", total);
@@ -177,13 +177,13 @@ fn link(out: &mut String, which: Which, query: &Query, text: &str, count: usize)
 }
 
 fn table(out: &mut String, answer: &Answer, query: &Query, scale: Scale, places: &mut Places) {
-    let shown = answer.certificates.len();
+    let shown = answer.report.certificates.len();
     let part = if query.takes_all() {
         ""
     } else {
         " data-part=1"
     };
-    let cut = if answer.left_out > 0 {
+    let cut = if answer.report.left_out > 0 {
         " data-cut=1"
     } else {
         ""
@@ -191,10 +191,14 @@ fn table(out: &mut String, answer: &Answer, query: &Query, scale: Scale, places:
     let _ = write!(
         out,
         "<table{part}{cut}><caption>{shown} of {} that match",
-        answer.matching
+        answer.report.matching
     );
-    if answer.left_out > 0 {
-        let _ = write!(out, "; {} more are not shown: find fewer", answer.left_out);
+    if answer.report.left_out > 0 {
+        let _ = write!(
+            out,
+            "; {} more are not shown: find fewer",
+            answer.report.left_out
+        );
     }
     out.push_str(
         ".<span class=key> <i></i>valid, <i class=l></i>to be renewed, <i class=b></i>in trouble, <i class=g></i>now</span></caption>\n<thead><tr>",
@@ -212,10 +216,10 @@ fn table(out: &mut String, answer: &Answer, query: &Query, scale: Scale, places:
         }
     }
     out.push_str("</thead>\n");
-    for group in answer.certificates.chunks(GROUP) {
+    for group in answer.report.certificates.chunks(GROUP) {
         out.push_str("<tbody>\n");
         for row in group {
-            write_row(out, answer.as_of, row, scale, places);
+            write_row(out, answer.report.as_of, row, scale, places);
         }
     }
     out.push_str("</table>\n");
@@ -256,10 +260,10 @@ fn heading(out: &mut String, sort: Sort, query: &Query) {
     let _ = write!(out, "\">{title}</a>");
 }
 
-fn write_row(out: &mut String, now: UnixTime, row: &Row, scale: Scale, places: &mut Places) {
+fn write_row(out: &mut String, now: UnixTime, row: &Verdict, scale: Scale, places: &mut Places) {
     let class = match row.state {
         state if state.is_trouble() => " class=x",
-        State::Due | State::Paused => " class=w",
+        State::Due | State::Held | State::Paused => " class=w",
         _ => "",
     };
     let _ = write!(out, "<tr{class}><th scope=row>");
@@ -268,7 +272,7 @@ fn write_row(out: &mut String, now: UnixTime, row: &Row, scale: Scale, places: &
     escape(out, &row.name);
     if !row.names.is_empty() {
         out.push_str("<small>");
-        escape(out, &row.names);
+        escape(out, &row.names_in_words());
         out.push_str("</small>");
     }
     let _ = write!(out, "<td>{}<td>", row.state.as_str());
@@ -297,7 +301,7 @@ fn write_row(out: &mut String, now: UnixTime, row: &Row, scale: Scale, places: &
 }
 
 /// The workloads that use the certificate, and what they serve.
-fn workloads(out: &mut String, row: &Row) {
+fn workloads(out: &mut String, row: &Verdict) {
     if let Some(used_by) = &row.used_by {
         out.push_str("<small>");
         escape(out, &used_by.in_words());
@@ -324,8 +328,8 @@ fn workloads(out: &mut String, row: &Row) {
 }
 
 /// The errors, below the bar.
-fn trouble(out: &mut String, now: UnixTime, row: &Row) {
-    if row.last_error.is_none() && row.failures == 0 && row.annotation_problems == 0 {
+fn trouble(out: &mut String, now: UnixTime, row: &Verdict) {
+    if row.last_error.is_none() && row.failures == 0 && row.problems.is_empty() {
         return;
     }
     out.push_str("<p class=e>");
@@ -340,14 +344,12 @@ fn trouble(out: &mut String, now: UnixTime, row: &Row) {
     if let Some(at) = row.next_try {
         let _ = write!(out, "next try {}, {}. ", minute(at), relative(now, at));
     }
-    if row.annotation_problems > 0 {
-        let _ = write!(
-            out,
-            "{} of its annotations cannot be followed: see its Events.",
-            row.annotation_problems
-        );
-    }
     out.push_str("</small>");
+    for problem in &row.problems {
+        out.push_str("<small>");
+        escape(out, problem);
+        out.push_str("</small>");
+    }
 }
 
 fn instant(out: &mut String, now: UnixTime, at: UnixTime) {
@@ -396,14 +398,16 @@ fn escape(out: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::testing::entries;
+
+    use super::super::rows::tests::report;
     use super::super::rows::{answer, copy};
     use super::*;
-    use crate::telemetry::metrics::certificates::fixture;
 
     fn page(query: &str) -> Page {
-        let query = Query::parse(query);
-        let rows = copy(fixture::NOW, &fixture::index(), &|_| 3);
-        render(&answer(fixture::NOW, rows, &query), &query, "pod-<1>")
+        let query = Query::parse(query).unwrap();
+        let rows = copy(entries::NOW, &entries::index(), &|_| 3);
+        render(&answer(report(), rows, &query), &query)
     }
 
     #[test]
@@ -431,11 +435,11 @@ mod tests {
             "<th scope=row>shop/expired",
             "<td>renewal_failing<td>",
             "no<small>3 failures in a row. next try 2023-11-15 22:13, in 1d. </small>",
-            "2 of its annotations cannot",
+            "<small>cert-renew.io/key-type: &quot;x&quot;: expected another</small>",
             "<td>done<small>deployment/api (failed), statefulset/db and 2 more</small><small>as of 2023-11-14</small>\
              <small>2 of 3 pods behind web:443 serve it</small>",
             "<small>2 pods known to serve an earlier one</small>",
-            ">in trouble 7</a>",
+            ">in trouble 10</a>",
             "a&quot;b\\c\nd",
         ] {
             assert!(html.contains(part), "{part}\n{html}");
@@ -447,8 +451,8 @@ mod tests {
     #[test]
     fn a_bar_lies_where_its_instants_are() {
         let scale = Scale { from: 0, to: 400 };
-        let row = copy(fixture::NOW, &fixture::index(), &|_| 0).remove(0);
-        let row = Row {
+        let row = copy(entries::NOW, &entries::index(), &|_| 0).remove(0);
+        let row = Verdict {
             not_before: Some(UnixTime(-5)),
             renews: Some(UnixTime(120)),
             not_after: Some(UnixTime(900)),
@@ -460,13 +464,13 @@ mod tests {
         let mut style = String::new();
         places.style(&mut style);
         assert_eq!(style, ".a0{--a:0}.b120{--b:120}.c400{--c:400}");
-        let odd = Row {
+        let odd = Verdict {
             not_before: Some(UnixTime(i64::MIN)),
             not_after: Some(UnixTime::NEVER),
             renews: Some(UnixTime(0)),
             ..row
         };
-        let scale = Scale::of(fixture::NOW, &[odd]);
+        let scale = Scale::of(entries::NOW, &[odd]);
         assert_eq!(scale.to - scale.from, 2 * SPAN.1);
     }
 }

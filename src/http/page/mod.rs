@@ -14,6 +14,7 @@ use axum::Extension;
 use axum::extract::{RawQuery, State as Shared};
 use axum::response::{IntoResponse, Response};
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::Report;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
@@ -36,9 +37,8 @@ pub(super) async fn page(
     connection: Option<Extension<Connection>>,
     headers: HeaderMap,
 ) -> Response {
-    let replica = served.state.replica.clone();
-    let render = move |answer: &Answer, query: &Query| {
-        let page = html::render(answer, query, &replica);
+    let render = |answer: &Answer, query: &Query| {
+        let page = html::render(answer, query);
         ("text/html; charset=utf-8", page.policy, page.html)
     };
     answered(&served, (query, connection), &headers, render).await
@@ -53,7 +53,7 @@ pub(super) async fn json(
 ) -> Response {
     let render = |answer: &Answer, _: &Query| {
         // Writing plain data into a string cannot fail.
-        let text = serde_json::to_string(answer).unwrap_or_default() + "\n";
+        let text = serde_json::to_string(&answer.report).unwrap_or_default() + "\n";
         ("application/json", NOTHING.to_owned(), text)
     };
     answered(&served, (query, connection), &headers, render).await
@@ -72,16 +72,20 @@ where
         let note = "the status page is switched off: metrics.page in the config\n";
         return (StatusCode::NOT_FOUND, note).into_response();
     }
+    let query = match Query::parse(&query.unwrap_or_default()) {
+        Ok(query) => query,
+        Err(refused) => return (StatusCode::BAD_REQUEST, refused).into_response(),
+    };
     let packed = takes_gzip(headers);
     let connection = connection.map(|Extension(it)| it);
     let state = served.state.clone();
     let render = move || {
         let now = UnixTime::now();
-        let query = Query::parse(&query.unwrap_or_default());
         let index = state.index.read().unwrap_or_else(PoisonError::into_inner);
         let rows = rows::copy(now, &index, &*state.failures);
         drop(index);
-        let (kind, policy, text) = render(&rows::answer(now, rows, &query), &query);
+        let answer = rows::answer(report(&state, now), rows, &query);
+        let (kind, policy, text) = render(&answer, &query);
         let body = if packed {
             gzip(&text)
         } else {
@@ -93,6 +97,20 @@ where
         Ok(Ok((kind, policy, body))) => response(kind, &policy, packed, body),
         Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
+    }
+}
+
+/// The head of a report.
+fn report(state: &super::State, now: UnixTime) -> Report {
+    Report {
+        version: Some(env!("CARGO_PKG_VERSION").into()),
+        class: Some(state.config.borrow().class.as_str().into()),
+        replica: Some((*state.replica).into()),
+        leader: (state.leader)(now),
+        as_of: now,
+        matching: 0,
+        left_out: 0,
+        certificates: Vec::new(),
     }
 }
 
@@ -145,23 +163,27 @@ fn gzip(text: &str) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::testing::entries;
+    use cert_renew_core::verdict::Verdict;
+
     use super::*;
-    use crate::telemetry::metrics::certificates::fixture;
 
     /// The maximum of one page, all different, each with workloads.
     #[test]
     fn a_full_page_is_less_than_a_megabyte_on_the_wire() {
-        let now = fixture::NOW;
-        let row = rows::copy(now, &fixture::index(), &|_| 0).remove(0);
+        let now = entries::NOW;
+        let row = rows::copy(now, &entries::index(), &|_| 0).remove(0);
         let random = |number: i64| number.wrapping_mul(6_364_136_223_846_793_005) >> 40;
         let rows = (0..10_000).map(|number| {
             let any = random(number);
             let used_by = format!(
                 "2023-11-14T22:13:20Z deployment/web-{any} statefulset/db-{any} web-{any}:443=2/3"
             );
-            rows::Row {
+            Verdict {
                 name: format!("shop-{any}-tls").into(),
-                names: format!("www.shop-{any}.example, shop-{any}.example").into(),
+                names: ["www.shop", "shop"]
+                    .map(|it| format!("{it}-{any}.example").into())
+                    .into(),
                 not_before: Some(UnixTime(now.0 - any.abs() % 5_000_000)),
                 not_after: Some(UnixTime(now.0 + any.abs() % 7_000_000)),
                 used_by: used_by.parse().ok(),
@@ -169,8 +191,8 @@ mod tests {
             }
         });
         let query = Query::default();
-        let answer = rows::answer(now, rows.collect(), &query);
-        let page = html::render(&answer, &query, "pod");
+        let answer = rows::answer(rows::tests::report(), rows.collect(), &query);
+        let page = html::render(&answer, &query);
         assert_eq!(page.html.matches("<small>deployment/web-").count(), 10_000);
         let packed = gzip(&page.html).unwrap().len();
         assert!(packed < 1_000_000, "{packed}");

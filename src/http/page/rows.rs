@@ -3,17 +3,10 @@
 //! Input is the index and a query string; pure. The index is locked only while the rows are copied.
 
 use std::cmp::Ordering;
-use std::fmt::Display;
-use std::sync::Arc;
 
-use cert_renew_core::index::{Entry, Index, Observed, Shown};
-use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::state::RolledOut;
-use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::index::{Index, Observed};
 use cert_renew_core::time::UnixTime;
-use serde::{Serialize, Serializer};
-
-use crate::telemetry::metrics::certificates::{State, moves, renew_at, unrolled};
+use cert_renew_core::verdict::{Beside, Report, State, Verdict};
 
 /// Most rows of one answer: more are unreadable, and a filter reaches all of them.
 pub(super) const MOST: usize = 10_000;
@@ -22,96 +15,6 @@ pub(super) const MOST: usize = 10_000;
 const MOST_ERROR_BYTES: usize = 256 * 1024;
 /// Replaces the texts of errors beyond the limit.
 const CUT: &str = "too many errors to show all texts: filter for this Secret";
-
-/// The progress of the certificate's rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Rollout {
-    /// Continues only after a person has looked.
-    Halted,
-    /// In progress.
-    Pending,
-    /// Waits for a change window, a renewal or a person.
-    Waits,
-    /// Nothing is recorded yet, or there is no certificate.
-    None,
-    /// The workloads have it.
-    Done,
-}
-
-impl Rollout {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Halted => "halted",
-            Self::Pending => "pending",
-            Self::Waits => "waits",
-            Self::None => "none",
-            Self::Done => "done",
-        }
-    }
-
-    fn of(entry: &Entry, now: UnixTime) -> Self {
-        match (unrolled(entry), &entry.observed.leaf, entry.rolled_out()) {
-            _ if entry.observed.halted => Self::Halted,
-            (true, ..) if moves(entry, now) => Self::Pending,
-            (true, ..) => Self::Waits,
-            (false, Err(_), _) | (false, _, None) => Self::None,
-            (false, Ok(_), Some(_)) => Self::Done,
-        }
-    }
-}
-
-/// One certificate.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Row {
-    #[serde(serialize_with = "shown")]
-    pub(super) namespace: Arc<str>,
-    #[serde(serialize_with = "shown")]
-    pub(super) name: Arc<str>,
-    #[serde(serialize_with = "as_word")]
-    pub(super) state: State,
-    #[serde(serialize_with = "shown")]
-    pub(super) issuer: Arc<str>,
-    /// As in the index: comma-separated and cut if there are very many.
-    pub(super) names: Box<str>,
-    #[serde(serialize_with = "as_text")]
-    pub(super) not_before: Option<UnixTime>,
-    #[serde(serialize_with = "as_text")]
-    pub(super) not_after: Option<UnixTime>,
-    /// According to the Secret; an instant in the past means that it is due.
-    #[serde(serialize_with = "as_text")]
-    pub(super) renews: Option<UnixTime>,
-    pub(super) rollout: Rollout,
-    /// End of what the workloads have, if that is another certificate.
-    #[serde(serialize_with = "as_text")]
-    pub(super) served_until: Option<UnixTime>,
-    /// The workloads that use it, according to the last rollout.
-    pub(super) used_by: Option<UsedBy>,
-    /// Pods that serve an earlier certificate although every step finished.
-    pub(super) stale_pods: u32,
-    pub(super) failures: u32,
-    /// Set if the last try failed.
-    #[serde(serialize_with = "as_text")]
-    pub(super) next_try: Option<UnixTime>,
-    pub(super) last_error: Option<Box<str>>,
-    pub(super) annotation_problems: u16,
-}
-
-fn as_word<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(state.as_str())
-}
-
-fn shown<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
-}
-
-fn as_text<S: Serializer>(at: &Option<UnixTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match at {
-        Some(at) => serializer.collect_str(at),
-        None => serializer.serialize_none(),
-    }
-}
 
 /// The order of the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,7 +53,7 @@ impl Sort {
         }
     }
 
-    fn compare(self, one: &Row, other: &Row) -> Ordering {
+    fn compare(self, one: &Verdict, other: &Verdict) -> Ordering {
         // No renewal or no end sorts last.
         let late = |at: Option<UnixTime>| at.unwrap_or(UnixTime::NEVER);
         let main = match self {
@@ -171,9 +74,13 @@ impl Sort {
     }
 }
 
-/// The query of the query string. Unknown parameters are ignored.
+/// The query of the query string. Unknown parameters are ignored, unknown values are not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
+    /// The one namespace that is asked for.
+    namespace: Option<String>,
+    /// The one name that is asked for.
+    name: Option<String>,
     /// In lower case; searched in namespace, name, names, issuer, workloads and error.
     pub(super) text: String,
     pub(super) which: Which,
@@ -210,115 +117,106 @@ impl Which {
 }
 
 impl Query {
-    pub(super) fn parse(query: &str) -> Self {
+    /// # Errors
+    /// When a value is not one of those that there are: names them.
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut asked = Self::default();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
                 "q" => asked.text = value.trim().to_lowercase(),
+                "namespace" if !value.is_empty() => asked.namespace = Some(value.into()),
+                "name" if !value.is_empty() => asked.name = Some(value.into()),
                 "state" => {
-                    let one = State::ALL.into_iter().find(|state| state.as_str() == value);
-                    asked.which = match one {
-                        Some(state) => Which::One(state),
-                        None if value == "trouble" => Which::Trouble,
-                        None => Which::All,
-                    };
+                    let all = State::ALL.into_iter().map(Which::One);
+                    let all = [Which::All, Which::Trouble].into_iter().chain(all);
+                    asked.which = one_of(&key, &value, all, Which::as_str)?;
                 }
                 "sort" => {
                     let name = value.strip_prefix('-');
                     asked.descending = name.is_some();
                     let name = name.unwrap_or(&value);
-                    let known = Sort::ALL.into_iter().find(|sort| sort.as_str() == name);
-                    asked.sort = known.unwrap_or_default();
+                    asked.sort = one_of(&key, name, Sort::ALL, Sort::as_str)?;
                 }
                 _ => {}
             }
         }
-        asked
+        Ok(asked)
     }
 
     /// Whether the query selects every certificate.
     pub(super) fn takes_all(&self) -> bool {
-        self.text.is_empty() && self.which == Which::All
+        *self
+            == Self {
+                sort: self.sort,
+                descending: self.descending,
+                ..Self::default()
+            }
     }
 
-    fn takes(&self, row: &Row) -> bool {
+    fn takes(&self, row: &Verdict) -> bool {
         let holds = |text: &str| text.to_lowercase().contains(&self.text);
+        let is = |asked: &Option<String>, value: &str| {
+            { asked.as_deref() }.is_none_or(|asked| asked == value)
+        };
         self.which.takes(row.state)
+            && is(&self.namespace, &row.namespace)
+            && is(&self.name, &row.name)
             && (self.text.is_empty()
                 || holds(&format!("{}/{}", row.namespace, row.name))
-                || holds(&row.names)
+                || holds(&row.names.join(", "))
                 || holds(&row.issuer)
                 || row.used_by.as_ref().is_some_and(|it| holds(&it.in_words()))
+                || row.problems.iter().any(|it| holds(it))
                 || row.last_error.as_deref().is_some_and(holds))
     }
 }
 
-/// The answer to a query.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Answer {
-    #[serde(serialize_with = "shown")]
-    pub(super) as_of: UnixTime,
-    /// For all certificates, selected or not; the worst state first.
-    #[serde(skip)]
-    pub(super) states: [usize; State::ALL.len()],
-    /// Number of certificates that the query selects.
-    pub(super) matching: usize,
-    /// Number of selected ones that are not shown.
-    pub(super) left_out: usize,
-    pub(super) certificates: Vec<Row>,
+/// The value of a parameter, if it is one of those that there are.
+fn one_of<T: Copy>(
+    key: &str,
+    value: &str,
+    all: impl IntoIterator<Item = T>,
+    name: fn(T) -> &'static str,
+) -> Result<T, String> {
+    let all: Vec<T> = all.into_iter().collect();
+    let found = all.iter().copied().find(|it| name(*it) == value);
+    found.ok_or_else(|| {
+        let names = all.iter().map(|it| name(*it));
+        let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+        format!("{key}: expected one of {}\n", names.join(", "))
+    })
 }
 
-/// Copies the state of the index at `now`; `failures` gives the failures of a Secret in a row.
-pub(super) fn copy(now: UnixTime, index: &Index, failures: &dyn Fn(&Observed) -> u32) -> Vec<Row> {
+/// The answer to a query.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// For all certificates, selected or not; the worst state first.
+    pub(super) states: [usize; State::ALL.len()],
+    /// What is shown; as JSON, all of it.
+    pub(super) report: Report,
+}
+
+/// Copies the verdicts on the index at `now`; `failures` gives the failures of a Secret in a row.
+pub(super) fn copy(
+    now: UnixTime,
+    index: &Index,
+    failures: &dyn Fn(&Observed) -> u32,
+) -> Vec<Verdict> {
     index
         .iter()
-        .filter_map(|(at, entry)| {
-            let (key, shown) = (index.key_of(at)?, index.shown(at));
-            Some(row(now, key, shown, entry, failures))
+        .filter_map(|(row, entry)| {
+            let beside = Beside {
+                shown: index.shown(row),
+                problems: index.problems(row),
+                failures: failures(&entry.observed),
+            };
+            Some(Verdict::of(now, &index.key_of(row)?, &entry, beside))
         })
         .collect()
 }
 
-fn row(
-    now: UnixTime,
-    key: SecretRef,
-    shown: Option<&Shown>,
-    entry: Entry,
-    failures: &dyn Fn(&Observed) -> u32,
-) -> Row {
-    let leaf = entry.observed.leaf.ok();
-    let state = State::of(&entry, now);
-    let served = entry.rolled_out().filter(|_| unrolled(&entry));
-    let tries = match state {
-        State::RolloutFailing => Some(entry.roll_at),
-        _ => Some(entry.renew_at).filter(|_| entry.renewal_error.is_some()),
-    };
-    Row {
-        namespace: key.namespace,
-        name: key.name,
-        state,
-        issuer: Arc::clone(&entry.observed.issuer),
-        names: shown.map(|it| it.names.clone()).unwrap_or_default(),
-        not_before: leaf.map(|leaf| leaf.not_before),
-        not_after: leaf.map(|leaf| leaf.not_after),
-        renews: renew_at(&entry),
-        rollout: Rollout::of(&entry, now),
-        served_until: match served {
-            Some(RolledOut::Leaf { not_after, .. }) => Some(not_after),
-            _ => None,
-        },
-        used_by: shown.and_then(|it| it.used_by.as_deref()?.parse().ok()),
-        stale_pods: entry.stale_pods,
-        failures: failures(&entry.observed),
-        next_try: tries.filter(|at| *at != UnixTime::NEVER),
-        last_error: entry.last_error(),
-        annotation_problems: entry.observed.problems,
-    }
-}
-
-/// Selects, sorts and cuts the rows.
-pub(super) fn answer(now: UnixTime, mut rows: Vec<Row>, query: &Query) -> Answer {
+/// Selects, sorts and cuts the rows, and adds them to the report.
+pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> Answer {
     let mut states = [0; State::ALL.len()];
     for row in &rows {
         states[row.state as usize] += 1;
@@ -335,31 +233,49 @@ pub(super) fn answer(now: UnixTime, mut rows: Vec<Row>, query: &Query) -> Answer
     });
     rows.truncate(MOST);
     let mut bytes = 0;
-    for error in rows.iter_mut().filter_map(|row| row.last_error.as_mut()) {
-        bytes += error.len();
-        if bytes > MOST_ERROR_BYTES {
-            *error = CUT.into();
+    for row in &mut rows {
+        let errors = row.last_error.iter().chain(&row.problems);
+        let texts = errors.map(|text| text.len()).sum::<usize>();
+        bytes += texts;
+        if texts > 0 && bytes > MOST_ERROR_BYTES {
+            row.last_error = row.last_error.take().map(|_| CUT.into());
+            row.problems = row.problems.drain(..).take(1).map(|_| CUT.into()).collect();
         }
     }
-    Answer {
-        as_of: now,
-        states,
+    let report = Report {
         matching,
         left_out: matching - rows.len(),
         certificates: rows,
-    }
+        ..report
+    };
+    Answer { states, report }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use cert_renew_core::testing::entries;
+    use cert_renew_core::verdict::Leader;
+
     use super::*;
-    use crate::telemetry::metrics::certificates::fixture;
+
+    /// A report without certificates.
+    pub(in super::super) fn report() -> Report {
+        Report {
+            version: None,
+            class: None,
+            replica: Some("pod-<1>".into()),
+            leader: Leader::default(),
+            as_of: entries::NOW,
+            matching: 0,
+            left_out: 0,
+            certificates: Vec::new(),
+        }
+    }
 
     fn names(query: &str) -> Vec<String> {
-        let index = fixture::index();
-        let rows = copy(fixture::NOW, &index, &|_| 2);
-        let answer = answer(fixture::NOW, rows, &Query::parse(query));
-        let rows = answer.certificates.iter();
+        let rows = copy(entries::NOW, &entries::index(), &|_| 2);
+        let answer = answer(report(), rows, &Query::parse(query).unwrap());
+        let rows = answer.report.certificates.iter();
         rows.map(|row| row.name.to_string()).collect()
     }
 
@@ -368,58 +284,63 @@ mod tests {
         let all = names("");
         assert_eq!(
             all[..5],
-            ["expired", "failing", "absent", "garbled", "failing-rollout"]
+            ["expired", "failing", "absent", "garbled", "expiring"]
         );
         assert_eq!(names("q=SHOP%2Fpau"), ["paused"]);
         assert_eq!(names("q=c%0Ad"), ["odd"], "the issuer is searched too");
         assert_eq!(names("q=statefulset/DB"), ["healthy"], "and who uses it");
         assert_eq!(names("state=due"), ["due"]);
-        assert_eq!(names("state=trouble").len(), 7);
-        assert_eq!(names("state=nonsense&x=y&sort=what").len(), all.len());
+        assert_eq!(names("state=trouble").len(), 10);
+        assert_eq!(names("state=&x=y").len(), all.len());
+        assert_eq!(names("namespace=shop").len(), all.len());
+        assert_eq!(names("namespace=sho").len(), 0);
+        assert_eq!(names("namespace=shop&name=held"), ["held"]);
+        assert_eq!(
+            names("q=KEY-type"),
+            ["odd"],
+            "the problems are searched too"
+        );
         assert_eq!(names("sort=secret")[0], "absent");
         assert_eq!(names("sort=-secret")[0], "windowed");
-        assert_eq!(names("sort=ends")[..2], ["expired", "six-days"]);
+        assert_eq!(names("sort=ends")[..2], ["expired", "expiring"]);
     }
 
     #[test]
     fn a_query_that_is_no_text_is_no_trouble() {
-        for hostile in ["%", "q=%ff%fe", "q=%00", "&&&=", "state=%F0%9F", "sort=--"] {
+        for hostile in ["%", "q=%ff%fe", "q=%00", "&&&=", "name=%ff"] {
             let _ = names(hostile);
         }
     }
 
     #[test]
-    fn the_rollout_is_told_in_a_word() {
-        let index = fixture::index();
-        let rows = copy(fixture::NOW, &index, &|_| 0);
-        let of = |name: &str| rows.iter().find(|row| *row.name == *name).unwrap().rollout;
-        for (name, expected) in [
-            ("healthy", Rollout::Done),
-            ("rolling", Rollout::Pending),
-            ("windowed", Rollout::Waits),
-            ("halted", Rollout::Halted),
-            ("first-sight", Rollout::None),
-            ("absent", Rollout::None),
+    fn what_is_no_state_and_no_column_is_refused_and_those_that_there_are_are_named() {
+        for (query, expected) in [
+            (
+                "state=zzz",
+                "state: expected one of trouble, expired, renewal_failing, ",
+            ),
+            ("state=%F0%9F", "state: expected one of "),
+            ("sort=zzz", "sort: expected one of secret, state, "),
+            ("sort=--", "sort: expected one of "),
         ] {
-            assert_eq!(of(name), expected, "{name}");
+            let refused = Query::parse(query).unwrap_err();
+            assert!(refused.starts_with(expected), "{query}: {refused}");
         }
     }
 
     #[test]
     fn texts_of_errors_are_limited_as_a_whole() {
-        let index = fixture::index();
-        let row = copy(fixture::NOW, &index, &|_| 0).remove(0);
-        let failing = Row {
-            last_error: Some("x".repeat(900).into()),
+        let row = copy(entries::NOW, &entries::index(), &|_| 0).remove(0);
+        let failing = Verdict {
+            last_error: Some("x".repeat(600).into()),
+            problems: vec!["y".repeat(300).into()],
             ..row
         };
         let rows = vec![failing; 1_000];
-        let answer = answer(fixture::NOW, rows, &Query::default());
-        let texts = answer
-            .certificates
-            .iter()
-            .filter_map(|row| row.last_error.as_deref());
-        let bytes: usize = texts.map(str::len).sum();
-        assert!(bytes < MOST_ERROR_BYTES + 1_000 * CUT.len(), "{bytes}");
+        let answer = answer(report(), rows, &Query::default());
+        let rows = answer.report.certificates.iter();
+        let texts = rows.flat_map(|row| row.last_error.iter().chain(&row.problems));
+        let bytes: usize = texts.map(|text| text.len()).sum();
+        assert!(bytes < MOST_ERROR_BYTES + 2_000 * CUT.len(), "{bytes}");
     }
 }

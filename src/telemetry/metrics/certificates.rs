@@ -6,11 +6,11 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use cert_renew_core::index::{Entry, Fault, Index, Observed, Row, Stuck};
-use cert_renew_core::schedule::due::Never;
+use cert_renew_core::index::{Entry, Index, Observed, Row, Stuck};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::{State, moves, renew_at, unrolled};
 
 /// Most Secrets with timestamp series: four series each, some 10 MB a scrape.
 const MOST_CERTIFICATES: usize = 20_000;
@@ -18,95 +18,6 @@ const MOST_CERTIFICATES: usize = 20_000;
 const MOST_TROUBLED: usize = 1_000;
 const DAY: Duration = Duration::from_secs(86_400);
 const WITHIN: [(&str, u32); 4] = [("1d", 1), ("7d", 7), ("14d", 14), ("30d", 30)];
-
-/// The state of a certificate in one word: the first that applies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// It has expired.
-    Expired,
-    /// It is due and the last try failed.
-    RenewalFailing,
-    /// The Secret has none.
-    Absent,
-    /// The Secret's content is no certificate.
-    Unreadable,
-    /// The private key is not the certificate's, or servers cannot load the pair.
-    PairBroken,
-    /// The last try to roll it out failed.
-    RolloutFailing,
-    /// The names to ask for are unknown, or the config does not allow them.
-    Blocked,
-    /// It is due and waits for its turn, its window or its CA.
-    Due,
-    /// The Secret says `paused`.
-    Paused,
-    /// None of the others.
-    Ok,
-}
-
-impl State {
-    /// All states, the worst first.
-    pub const ALL: [Self; 10] = [
-        Self::Expired,
-        Self::RenewalFailing,
-        Self::Absent,
-        Self::Unreadable,
-        Self::PairBroken,
-        Self::RolloutFailing,
-        Self::Blocked,
-        Self::Due,
-        Self::Paused,
-        Self::Ok,
-    ];
-
-    /// The state of an entry at `now`.
-    #[must_use]
-    pub fn of(entry: &Entry, now: UnixTime) -> Self {
-        let seen = &entry.observed;
-        match seen.leaf {
-            Ok(leaf) if leaf.not_after < now => Self::Expired,
-            _ if entry.renewal_error.is_some() && entry.renewal_due(now) => Self::RenewalFailing,
-            Err(Fault::Absent) => Self::Absent,
-            Err(Fault::Unreadable) => Self::Unreadable,
-            Ok(_) if entry.pair_broken => Self::PairBroken,
-            Ok(_) if entry.rollout_error.is_some() && entry.rollout_due() => Self::RolloutFailing,
-            Ok(_)
-                if matches!(
-                    seen.renewal,
-                    Err(Never::NoNames | Never::UnknownIssuer | Never::NotAllowed)
-                ) =>
-            {
-                Self::Blocked
-            }
-            Ok(_) if entry.renewal_due(now) => Self::Due,
-            Ok(_) if seen.renewal == Err(Never::Paused) => Self::Paused,
-            Ok(_) => Self::Ok,
-        }
-    }
-
-    /// Its value of a label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::RenewalFailing => "renewal_failing",
-            Self::Absent => "absent",
-            Self::Unreadable => "unreadable",
-            Self::PairBroken => "pair_broken",
-            Self::RolloutFailing => "rollout_failing",
-            Self::Blocked => "blocked",
-            Self::Due => "due",
-            Self::Paused => "paused",
-            Self::Ok => "ok",
-        }
-    }
-
-    /// Whether it needs attention.
-    #[must_use]
-    pub fn is_trouble(self) -> bool {
-        self <= Self::Blocked
-    }
-}
 
 /// The result of one pass over the index.
 #[derive(Default)]
@@ -326,32 +237,6 @@ pub(super) fn write(
     }
 }
 
-/// Whether the workloads are known to have another leaf than the Secret. A Secret without a record does not count.
-pub(crate) fn unrolled(entry: &Entry) -> bool {
-    if entry.observed.renewal == Err(Never::NotAnnotated) {
-        return false;
-    }
-    match (&entry.observed.leaf, entry.rolled_out()) {
-        (Ok(leaf), Some(RolledOut::Leaf { .. })) => !entry.has(leaf),
-        (Ok(_), Some(RolledOut::None)) => true,
-        _ => false,
-    }
-}
-
-/// Whether a rollout waits for nothing.
-pub(crate) fn moves(entry: &Entry, now: UnixTime) -> bool {
-    let queued = entry.roll_at != UnixTime::NEVER;
-    let running = entry.rolling.is_some();
-    let open = entry.observed.window.is_none_or(|window| window <= now);
-    (queued || running) && open && !entry.observed.rollout_blocked && !entry.observed.halted
-}
-
-/// When a renewal is due according to the Secret, without back-off and rate limits, which only delay it.
-pub(crate) fn renew_at(entry: &Entry) -> Option<UnixTime> {
-    let due = entry.observed.due().ok()?;
-    Some(due.at.max(entry.observed.window.unwrap_or_default()))
-}
-
 /// Keeps the `most` that end soonest, sorted by name, and returns how many were left out.
 fn keep(index: &Index, rows: &mut Rows, most: usize) -> usize {
     let left_out = rows.len().saturating_sub(most);
@@ -433,212 +318,10 @@ pub(super) fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], valu
 }
 
 #[cfg(test)]
-pub(crate) mod fixture {
-    //! An index with one Secret in each state.
-    use cert_renew_core::certificate::Fingerprint;
-    use cert_renew_core::index::{Finished, LeafFacts, Observed, Shown, Source};
-    use cert_renew_core::schedule::due::{AT_ONCE, Due, Heed, Reason, Suggestion};
-    use cert_renew_core::secret::parts::ChainAndCa;
+mod tests {
+    use cert_renew_core::testing::entries::{NOW, add, healthy, index, leaf};
 
     use super::*;
-
-    pub(crate) const NOW: UnixTime = UnixTime(1_700_000_000);
-    /// The account of the due ones.
-    pub(crate) const FAILING: u64 = 1;
-    const OLD: Fingerprint = Fingerprint([1; 32]);
-
-    /// A certificate of ninety days, thirty of them past, renewed at sixty, rolled out.
-    fn healthy() -> Observed {
-        let leaf = leaf(30, 60);
-        Observed {
-            uid: "u".into(),
-            resource_version: "1".into(),
-            issuer: "letsencrypt".into(),
-            leaf: Ok(leaf),
-            rolled_out: Some(has(leaf.fingerprint)),
-            renewal: Ok(Due {
-                at: NOW + DAY * 30,
-                reason: Reason::Lifetime,
-            }),
-            heed: Heed::Any,
-            suggestion: Suggestion::None,
-            window: None,
-            wish: None,
-            account: 0.into(),
-            rollout_blocked: false,
-            copied_record: false,
-            halted: false,
-            renewed: Some(NOW - DAY * 30),
-            problems: 0,
-            problem_texts: 0,
-        }
-    }
-
-    fn leaf(age: u32, left: u32) -> LeafFacts {
-        LeafFacts {
-            fingerprint: Fingerprint([2; 32]),
-            not_before: NOW - DAY * age,
-            not_after: NOW + DAY * left,
-            with: ChainAndCa::NONE,
-        }
-    }
-
-    fn has(fingerprint: Fingerprint) -> RolledOut {
-        RolledOut::Leaf {
-            fingerprint,
-            not_after: NOW + DAY,
-            with: Some(ChainAndCa::NONE),
-        }
-    }
-
-    fn due() -> Observed {
-        Observed {
-            leaf: Ok(leaf(65, 25)),
-            renewal: Ok(Due {
-                at: NOW - DAY,
-                reason: Reason::Lifetime,
-            }),
-            account: FAILING.into(),
-            ..healthy()
-        }
-    }
-
-    fn without_leaf(fault: Fault) -> Observed {
-        Observed {
-            leaf: Err(fault),
-            rolled_out: Some(RolledOut::None),
-            renewal: Ok(Due {
-                at: AT_ONCE,
-                reason: Reason::NoCertificate,
-            }),
-            ..healthy()
-        }
-    }
-
-    fn unrolled() -> Observed {
-        Observed {
-            rolled_out: Some(has(OLD)),
-            ..healthy()
-        }
-    }
-
-    pub(crate) fn index() -> Index {
-        let mut index = Index::default();
-        let expired = LeafFacts {
-            not_after: NOW - DAY,
-            ..leaf(91, 0)
-        };
-        let fails = |index: &mut Index, name: &str, observed: Observed| {
-            let key = add(index, name, observed);
-            while let Some((task, taken)) = index.pop_due(NOW) {
-                let finished = match name {
-                    _ if taken != key => Finished::Later(NOW + DAY, None),
-                    "failing-rollout" => Finished::Stale(NOW + DAY, 2, "no".into()),
-                    "incomplete" => Finished::Incomplete(NOW + DAY, 1, "no".into()),
-                    "failing" => Finished::Stuck(NOW + DAY, Stuck::Paused, "no".into()),
-                    _ => Finished::Later(NOW + DAY, Some("no".into())),
-                };
-                index.finished(NOW, (task, &taken), finished, Duration::ZERO, None);
-            }
-        };
-        fails(&mut index, "failing", due());
-        fails(&mut index, "failing-rollout", unrolled());
-        fails(&mut index, "incomplete", unrolled());
-        let key = add(&mut index, "healthy", healthy());
-        let shown = Shown {
-            names: "shop.example".into(),
-            used_by: Some(
-                "2023-11-14T22:13:20Z deployment/api=failed statefulset/db +2 web:443=2/3".into(),
-            ),
-        };
-        index.show(&key, shown);
-        add(&mut index, "due", due());
-        add(&mut index, "absent", without_leaf(Fault::Absent));
-        add(&mut index, "garbled", without_leaf(Fault::Unreadable));
-        add(&mut index, "rolling", unrolled());
-        let six_days = Observed {
-            leaf: Ok(leaf(1, 5)),
-            renewal: Ok(Due {
-                at: NOW + DAY * 2,
-                reason: Reason::Lifetime,
-            }),
-            ..healthy()
-        };
-        add(&mut index, "six-days", six_days);
-        let expired = Observed {
-            leaf: Ok(expired),
-            ..due()
-        };
-        add(&mut index, "expired", expired);
-        let paused = Observed {
-            renewal: Err(Never::Paused),
-            ..healthy()
-        };
-        add(&mut index, "paused", paused);
-        let nameless = Observed {
-            renewal: Err(Never::NoNames),
-            ..healthy()
-        };
-        add(&mut index, "nameless", nameless);
-        let first_sight = Observed {
-            rolled_out: None,
-            ..healthy()
-        };
-        add(&mut index, "first-sight", first_sight);
-        let halted = Observed {
-            rollout_blocked: false,
-            copied_record: false,
-            halted: true,
-            ..unrolled()
-        };
-        add(&mut index, "halted", halted);
-        let windowed = Observed {
-            window: Some(NOW + DAY),
-            ..unrolled()
-        };
-        add(&mut index, "windowed", windowed);
-        let odd = Observed {
-            issuer: "a\"b\\c\nd".into(),
-            renewal: Err(Never::External),
-            problems: 2,
-            renewed: None,
-            ..healthy()
-        };
-        add(&mut index, "odd", odd);
-        index
-    }
-
-    pub(crate) fn add(index: &mut Index, name: &str, observed: Observed) -> SecretRef {
-        let key = index.key("shop", name);
-        index.apply(NOW, &key, observed, Source(0), Duration::ZERO, None);
-        key
-    }
-
-    #[test]
-    fn each_state_is_recognised() {
-        let index = index();
-        let state = |name: &str| {
-            let key = SecretRef {
-                namespace: "shop".into(),
-                name: name.into(),
-            };
-            State::of(&index.get(&key).unwrap(), NOW)
-        };
-        for (name, expected) in [
-            ("expired", State::Expired),
-            ("failing", State::RenewalFailing),
-            ("absent", State::Absent),
-            ("garbled", State::Unreadable),
-            ("failing-rollout", State::RolloutFailing),
-            ("nameless", State::Blocked),
-            ("due", State::Due),
-            ("paused", State::Paused),
-            ("healthy", State::Ok),
-            ("odd", State::Ok),
-        ] {
-            assert_eq!(state(name), expected, "{name}");
-        }
-    }
 
     #[test]
     fn a_switch_takes_the_series_of_healthy_certificates_away() {

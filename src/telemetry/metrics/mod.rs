@@ -478,14 +478,16 @@ fn histograms(
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::testing::entries;
+
     use super::*;
 
     #[test]
     fn every_series_is_rendered_as_the_golden_file_has_it() {
         let rendered = eventful().render(
-            certificates::fixture::NOW,
-            &certificates::fixture::index(),
-            &|observed| u32::from(observed.account == certificates::fixture::FAILING.into()) * 2,
+            entries::NOW,
+            &entries::index(),
+            &|observed| u32::from(observed.account == entries::FAILING.into()) * 2,
             true,
         );
         let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
@@ -501,12 +503,12 @@ mod tests {
     #[test]
     fn the_documentation_lists_what_is_rendered() {
         let mut rendered = eventful().render(
-            certificates::fixture::NOW,
-            &certificates::fixture::index(),
-            &|observed| u32::from(observed.account == certificates::fixture::FAILING.into()) * 2,
+            entries::NOW,
+            &entries::index(),
+            &|observed| u32::from(observed.account == entries::FAILING.into()) * 2,
             true,
         );
-        process::write(&mut rendered, certificates::fixture::NOW);
+        process::write(&mut rendered, entries::NOW);
         let mut families: Vec<(String, String, String)> = rendered
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE "))
@@ -569,10 +571,10 @@ mod tests {
         metrics.task_panicked(Part::Events);
         metrics.loop_lag(Duration::from_millis(250));
         metrics.config_rejected(true);
-        metrics.config_taken_over(certificates::fixture::NOW);
+        metrics.config_taken_over(entries::NOW);
         metrics.leader(true);
-        metrics.limited_until("letsencrypt", certificates::fixture::NOW);
-        metrics.renewal_info("letsencrypt", Some(certificates::fixture::NOW));
+        metrics.limited_until("letsencrypt", entries::NOW);
+        metrics.renewal_info("letsencrypt", Some(entries::NOW));
         metrics.renewal_info("letsencrypt", None);
         metrics.renewal_window_moved("letsencrypt");
         metrics

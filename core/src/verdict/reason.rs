@@ -1,0 +1,170 @@
+//! Why a Secret is in its state, in a sentence, and the next thing to do, as a command.
+
+use super::{State, renew_at, unrolled};
+use crate::index::{Entry, Stuck};
+use crate::schedule::due::Never;
+use crate::secret::SecretRef;
+use crate::secret::keys;
+use crate::secret::settings::Blocks;
+use crate::secret::used_by::{Has, UsedBy};
+use crate::time::UnixTime;
+
+/// Why it is in that state.
+pub(super) fn reason(entry: &Entry, state: State, now: UnixTime) -> String {
+    let ends = entry
+        .observed
+        .leaf
+        .map_or(UnixTime(0), |leaf| leaf.not_after);
+    let renewal = || renewal(entry, now);
+    match state {
+        State::Expired => format!("the certificate expired at {ends}; {}", renewal()),
+        State::RenewalFailing => match entry.stuck {
+            Some(Stuck::Paused) => "the CA has paused these names for our account".into(),
+            Some(Stuck::OtherOwner) => {
+                "another program writes the Secret, or it cannot be written".into()
+            }
+            None => "a new certificate is due, and the last try failed".into(),
+        },
+        State::Absent => format!("the Secret holds no certificate; {}", renewal()),
+        State::Unreadable => format!("what the Secret holds is no certificate; {}", renewal()),
+        State::PairBroken => format!("no server can load its key and certificate; {}", renewal()),
+        State::Expiring => format!("it ends at {ends}, and {}", renewal()),
+        State::RolloutFailing if entry.observed.halted => {
+            "its rollout is halted: a workload did not take the new certificate up, the others keep the former one".into()
+        }
+        State::RolloutFailing => {
+            "not all of its workloads have the certificate, and the last try to bring it to them failed".into()
+        }
+        State::Blocked => blocked(entry, now),
+        State::Held => {
+            let until = entry.held_until(now).unwrap_or(now);
+            format!(
+                "a new certificate is asked for, and the present one is younger than a tenth of its lifetime: it is held \
+                 until {until}"
+            )
+        }
+        State::Due => format!("a new certificate is due; {}", renewal()),
+        State::Paused => format!("nothing is changed: {} is set", keys::PAUSED),
+        State::Ok => healthy(entry, now),
+    }
+}
+
+/// Whether and when it is renewed.
+fn renewal(entry: &Entry, now: UnixTime) -> String {
+    match entry.observed.due() {
+        Err(never) => never_in_words(never).into(),
+        Ok(_) if entry.renewing.is_some() => "a renewal is under way".into(),
+        Ok(_) if entry.order_open => "an order is open at the CA".into(),
+        Ok(_) if entry.renewal_error.is_some() => "the last try to renew it failed".into(),
+        Ok(_) => match renew_at(entry) {
+            Some(at) if at > now => format!("it is renewed at {at}"),
+            _ => "it waits for its turn".into(),
+        },
+    }
+}
+
+fn never_in_words(never: Never) -> &'static str {
+    match never {
+        Never::External => "another program is to renew it (issuer: external)",
+        Never::NotAnnotated => "nobody has annotated it",
+        Never::Paused => "it is paused",
+        Never::NoNames => "the names to ask for are unknown",
+        Never::UnknownIssuer => "the config has no issuer of that name",
+        Never::NotAllowed => "the config does not grant its namespace these names",
+    }
+}
+
+fn blocked(entry: &Entry, now: UnixTime) -> String {
+    let seen = &entry.observed;
+    let held_up = match (seen.due(), seen.blocked) {
+        (Err(never), Blocks::Nothing | Blocks::Issue) => {
+            return format!("it is never renewed: {}", never_in_words(never));
+        }
+        (Err(_), _) | (Ok(_), Blocks::Rollout) => "its rollouts wait until that is mended".into(),
+        (Ok(_), _) => match renew_at(entry) {
+            Some(at) if at > now => format!("it is renewed only when little life is left, at {at}"),
+            _ => "it is renewed now only since little life is left".into(),
+        },
+    };
+    format!("an annotation cannot be followed: {held_up}")
+}
+
+fn healthy(entry: &Entry, now: UnixTime) -> String {
+    let rollout = match (unrolled(entry), entry.observed.window) {
+        (true, Some(opens)) if opens > now => {
+            format!("; its workloads get the new one when the change window opens, at {opens}")
+        }
+        (true, _) => "; its workloads get the new one now".into(),
+        (false, _) => String::new(),
+    };
+    let renewal = match entry.observed.renewal {
+        Err(Never::External) => "valid; another program renews it",
+        Err(Never::NotAnnotated) => "valid; nobody has annotated it",
+        _ => "valid, and renewed when it is due",
+    };
+    format!("{renewal}{rollout}")
+}
+
+/// The next thing to do; none where nothing is to do, or only to wait.
+pub(super) fn next(
+    key: &SecretRef,
+    entry: &Entry,
+    state: State,
+    problems: &[Box<str>],
+    used_by: Option<&UsedBy>,
+) -> Option<String> {
+    let SecretRef { namespace, name } = key;
+    let annotate = |change: &str| {
+        format!("kubectl -n {namespace} annotate secret {name} --overwrite {change}")
+    };
+    let events = || format!("kubectl -n {namespace} events --for secret/{name}");
+    let by_renewal = || match entry.observed.renewal {
+        Err(Never::External | Never::NotAnnotated) => {
+            Some(annotate(&format!("{}=ISSUER", keys::ISSUER)))
+        }
+        Err(Never::Paused) => Some(annotate(&format!("{}-", keys::PAUSED))),
+        Err(Never::UnknownIssuer) => Some(annotate(&format!("{}=ISSUER", keys::ISSUER))),
+        Err(Never::NoNames | Never::NotAllowed) => {
+            Some(annotate(&format!("{}=NAMES", keys::NAMES)))
+        }
+        Ok(_) => None,
+    };
+    match state {
+        State::RenewalFailing | State::Expired if entry.renewal_error.is_some() => {
+            Some(match entry.stuck {
+                Some(Stuck::OtherOwner) => {
+                    format!(
+                        "kubectl -n {namespace} get secret {name} -o yaml --show-managed-fields"
+                    )
+                }
+                Some(Stuck::Paused) => events(),
+                None => format!("cert-renew plan --preflight -n {namespace}"),
+            })
+        }
+        State::RolloutFailing if entry.observed.halted => {
+            Some(format!("cert-renew resume {namespace}/{name}"))
+        }
+        State::RolloutFailing => {
+            let workloads = used_by.into_iter().flat_map(|it| &it.workloads);
+            let mut unwell = workloads.filter(|(_, has)| *has != Has::It);
+            let unwell = unwell.next().map(|(workload, _)| workload);
+            Some(unwell.map_or_else(events, |it| format!("kubectl -n {namespace} describe {it}")))
+        }
+        State::PairBroken if entry.observed.renewal.is_ok() => {
+            Some(format!("cert-renew renew {namespace}/{name}"))
+        }
+        State::Blocked if entry.observed.renewal.is_err() => by_renewal(),
+        State::Held => Some(format!("cert-renew renew {namespace}/{name} --force")),
+        State::Ok | State::Due | State::Blocked => {
+            let keys = problems.iter().filter_map(|text| annotation_of(text));
+            keys.map(|key| annotate(&format!("{key}=VALUE"))).next()
+        }
+        _ => by_renewal(),
+    }
+}
+
+/// The annotation that a problem's text is about.
+fn annotation_of(problem: &str) -> Option<&str> {
+    let (key, _) = problem.split_once(": ")?;
+    key.starts_with(keys::PREFIX).then_some(key)
+}

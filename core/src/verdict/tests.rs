@@ -1,0 +1,251 @@
+use serde_json::json;
+
+use super::*;
+use crate::testing::entries::{NOW, index};
+
+const CONFIG: &str = "
+issuers:
+  le:
+    directory: https://ca.example/dir
+    allow: [{namespaces: [shop], names: ['shop.example.com', '*.shop.example.com']}]
+";
+
+fn verdicts() -> Vec<Verdict> {
+    let index = index();
+    let rows: Vec<Row> = index.iter().map(|(row, _)| row).collect();
+    let rows = rows.into_iter();
+    rows.filter_map(|row| Verdict::of_row(NOW, &index, row, 2))
+        .collect()
+}
+
+fn verdict(name: &str) -> Verdict {
+    let mut all = verdicts().into_iter();
+    all.find(|it| *it.name == *name).unwrap()
+}
+
+#[test]
+fn each_state_is_recognised() {
+    for (name, expected) in [
+        ("expired", State::Expired),
+        ("failing", State::RenewalFailing),
+        ("absent", State::Absent),
+        ("garbled", State::Unreadable),
+        ("expiring", State::Expiring),
+        ("failing-rollout", State::RolloutFailing),
+        ("halted", State::RolloutFailing),
+        ("nameless", State::Blocked),
+        ("misread", State::Blocked),
+        ("due", State::Due),
+        ("held", State::Held),
+        ("paused", State::Paused),
+        ("healthy", State::Ok),
+        ("odd", State::Ok),
+    ] {
+        assert_eq!(verdict(name).state, expected, "{name}");
+    }
+}
+
+#[test]
+fn the_rollout_is_told_in_a_word() {
+    for (name, expected) in [
+        ("healthy", Rollout::Done),
+        ("rolling", Rollout::Pending),
+        ("windowed", Rollout::Waits),
+        ("halted", Rollout::Halted),
+        ("first-sight", Rollout::None),
+        ("absent", Rollout::None),
+    ] {
+        assert_eq!(verdict(name).rollout, expected, "{name}");
+    }
+}
+
+#[test]
+fn each_says_why_when_and_what_to_do_next() {
+    let in_days = |days: u32| Some(NOW + Duration::from_secs(86_400) * days);
+    for (name, why, renews, renews_why, next) in [
+        (
+            "healthy",
+            "renewed when it is due",
+            in_days(30),
+            "Lifetime",
+            None,
+        ),
+        (
+            "failing",
+            "the CA has paused these names",
+            in_days(1),
+            "Lifetime",
+            Some("kubectl -n shop events --for secret/failing"),
+        ),
+        ("due", "it waits for its turn", Some(NOW), "Lifetime", None),
+        (
+            "held",
+            "it is held until 2023-11-22",
+            in_days(8),
+            "RenewNow",
+            Some("cert-renew renew shop/held --force"),
+        ),
+        (
+            "misread",
+            "renewed only when little life is left, at 2023-12-14",
+            in_days(30),
+            "LittleLifeLeft",
+            None,
+        ),
+        (
+            "nameless",
+            "never renewed: the names to ask for are unknown",
+            None,
+            "NoNames",
+            Some("kubectl -n shop annotate secret nameless --overwrite cert-renew.io/names=NAMES"),
+        ),
+        (
+            "paused",
+            "cert-renew.io/paused is set",
+            None,
+            "Paused",
+            Some("kubectl -n shop annotate secret paused --overwrite cert-renew.io/paused-"),
+        ),
+        (
+            "expiring",
+            "another program is to renew it",
+            None,
+            "External",
+            Some(
+                "kubectl -n shop annotate secret expiring --overwrite cert-renew.io/issuer=ISSUER",
+            ),
+        ),
+        (
+            "halted",
+            "its rollout is halted",
+            in_days(30),
+            "Lifetime",
+            Some("cert-renew resume shop/halted"),
+        ),
+        (
+            "odd",
+            "another program renews it",
+            None,
+            "External",
+            Some("kubectl -n shop annotate secret odd --overwrite cert-renew.io/key-type=VALUE"),
+        ),
+        (
+            "windowed",
+            "when the change window opens",
+            in_days(30),
+            "Lifetime",
+            None,
+        ),
+    ] {
+        let verdict = verdict(name);
+        assert!(verdict.reason.contains(why), "{name}: {}", verdict.reason);
+        assert_eq!(verdict.renews, renews, "{name}");
+        assert_eq!(&*verdict.renews_why, renews_why, "{name}");
+        assert_eq!(verdict.next.as_deref(), next, "{name}");
+        let known = why_in_words(&verdict.renews_why);
+        assert!(!known.contains("another version"), "{name}");
+    }
+    // What is held is no error.
+    assert_eq!(verdict("held").last_error, None);
+}
+
+#[test]
+fn a_report_comes_back_as_it_was_written() {
+    let report = Report {
+        version: Some("0.1.0".into()),
+        class: Some("default".into()),
+        replica: Some("pod".into()),
+        leader: Leader::at(NOW, Some("pod_0a"), NOW, Duration::from_secs(15)),
+        as_of: NOW,
+        matching: 3,
+        left_out: 1,
+        certificates: verdicts(),
+    };
+    let text = serde_json::to_string(&report).unwrap();
+    assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    assert!(text.contains("\"leader\":{\"name\":\"pod\",\"silentSince\":null}"));
+    let silent = Leader::at(
+        NOW,
+        Some("pod_0a"),
+        NOW - Duration::from_secs(16),
+        Duration::from_secs(15),
+    );
+    assert_eq!(
+        (silent.name, silent.silent_since),
+        (None, Some(NOW - Duration::from_secs(16)))
+    );
+}
+
+fn secret(annotations: serde_json::Value) -> ThinSecret {
+    use base64::Engine as _;
+    let certificate = base64::prelude::BASE64_STANDARD.encode(crate::testing::file("good.pem"));
+    let metadata = json!({"namespace": "shop", "name": "tls", "annotations": annotations});
+    // In the API server's order: metadata first.
+    let text = format!(
+        r#"{{"metadata": {metadata}, "type": "kubernetes.io/tls", "data": {{"tls.crt": "{certificate}"}}}}"#
+    );
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn what_a_secret_says_is_judged_by_the_same_rules_without_an_operator() {
+    let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
+    let config = Config::parse(CONFIG).unwrap();
+    let of = |annotations, config| of_secret(now, &secret(annotations), config);
+    let le = json!({"cert-renew.io/issuer": "le"});
+    assert_eq!(of(json!({}), Some(&config)), None);
+    // Names that the config does not grant.
+    assert_eq!(of(le.clone(), Some(&config)).unwrap().state, State::Blocked);
+    // Nobody knows what the config says.
+    let alone = of(le, None).unwrap();
+    assert_eq!(
+        (alone.state, alone.class.as_deref()),
+        (State::Ok, Some("default"))
+    );
+    assert_eq!(alone.more_names + alone.names.len(), 4);
+    let unknown = json!({"cert-renew.io/issuer": "nosuch"});
+    let unknown = of(unknown, Some(&config)).unwrap();
+    assert_eq!((unknown.state, unknown.class), (State::Blocked, None));
+    assert!(unknown.problems[0].contains("expected an issuer of the config (le)"));
+    let named = |more: serde_json::Value| {
+        let mut all =
+            json!({"cert-renew.io/issuer": "le", "cert-renew.io/names": "shop.example.com"});
+        all.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        of(all, Some(&config)).unwrap()
+    };
+    assert_eq!(named(json!({})).state, State::Ok);
+    let misread = named(json!({"cert-renew.io/key-type": "rsa"}));
+    assert_eq!(misread.state, State::Blocked);
+    let next = misread.next.unwrap();
+    assert!(
+        next.ends_with("--overwrite cert-renew.io/key-type=VALUE"),
+        "{next}"
+    );
+    // Asked for, and a month old: renewed at once.
+    let asked = named(json!({"cert-renew.io/renew-now": "1"}));
+    assert_eq!((asked.state, asked.renews), (State::Due, Some(now)));
+    let other = named(json!({"cert-renew.io/class": "edge"}));
+    assert_eq!(other.class.as_deref(), Some("edge"));
+    // A day old: held, unless it is forced.
+    let young: UnixTime = "2026-01-02T00:00:00Z".parse().unwrap();
+    for (value, expected) in [("1", State::Held), ("force-1", State::Due)] {
+        let annotations = json!({"cert-renew.io/issuer": "le", "cert-renew.io/renew-now": value});
+        let verdict = of_secret(young, &secret(annotations), None).unwrap();
+        assert_eq!(verdict.state, expected, "{value}");
+    }
+    let halted = of(
+        json!({
+            "cert-renew.io/issuer": "external",
+            "state.cert-renew.io/rolled-out": format!("{} 2026-04-01T00:00:00Z", "ab".repeat(32)),
+            "state.cert-renew.io/rollout-halted": format!("deployment/web {}", "cd".repeat(32)),
+        }),
+        None,
+    );
+    let halted = halted.unwrap();
+    assert_eq!(
+        (halted.state, halted.rollout),
+        (State::RolloutFailing, Rollout::Halted)
+    );
+}

@@ -12,6 +12,8 @@ use test_bench::{Bench, Operator, OperatorOptions, Result, ensure, eventually};
 
 /// Written by whoever may annotate a Secret.
 const HOSTILE: &str = "</p></table><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\u{202e}\" ' &amp;";
+/// Of a phone, a tablet, a laptop, and a large screen, in pixels.
+const WIDTHS: [u32; 4] = [390, 768, 1280, 1920];
 /// Every piece of text with the colour that is behind it, and the least contrast (WCAG 2.1, 1.4.3).
 const CONTRAST: &str = r"(() => {
   const parts = (text) => text.match(/[\d.]+/g).map(Number);
@@ -27,7 +29,7 @@ const CONTRAST: &str = r"(() => {
   }
   return worst;
 })()";
-const SHOWN: &str = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).map((row) => row.cells[0].firstChild.data.split('/')[1])";
+const SHOWN: &str = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).map((row) => row.cells[0].querySelector('a').textContent.split('/')[1])";
 
 /// Secrets in many states; the CA cannot be reached.
 async fn scene(space: &Space) -> Result<()> {
@@ -153,7 +155,7 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
     let text = browser.evaluate("document.querySelectorAll('tbody tr')[1].textContent")?;
     let text = text.as_str().unwrap_or_default();
     ensure!(
-        !error.is_empty() && text.contains(error) && text.contains("next try"),
+        !error.is_empty() && text.contains(error) && text.contains("Next try"),
         "{error:?} in {text:?}"
     );
     used_by(&operator, &mut browser, &page).await?;
@@ -166,6 +168,8 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
     let ends: Vec<i64> = serde_json::from_value(ends)?;
     ensure!(ends[0] < ends[1] && ends[1] < ends[2], "{ends:?}");
 
+    widths(&mut browser, &page)?;
+    one(&mut browser, &page)?;
     filters(&mut browser)?;
     sorts(&mut browser)?;
     without_script(&mut browser, &page)?;
@@ -179,7 +183,21 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
         browser.prefer("light")?;
         browser.open(&page)?;
         browser.picture(&directory.join("status-page.png"), 1280, 640)?;
+        for width in WIDTHS {
+            browser.picture(
+                &directory.join(format!("status-page-{width}.png")),
+                width,
+                800,
+            )?;
+        }
+        browser.open(&format!(
+            "{page}?namespace={}&name=checkout-tls",
+            space.name
+        ))?;
+        browser.picture(&directory.join("status-page-one.png"), 1280, 700)?;
+        browser.picture(&directory.join("status-page-one-390.png"), 390, 800)?;
         browser.prefer("dark")?;
+        browser.open(&page)?;
         browser.picture(&directory.join("status-page-dark.png"), 1280, 700)?;
     }
     drop(space);
@@ -211,13 +229,48 @@ async fn used_by(operator: &Operator<'_>, browser: &mut Browser, page: &str) -> 
         names(&browser.evaluate(SHOWN)?) == ["web-tls"],
         "found by a workload"
     );
-    let cell =
-        browser.evaluate("document.querySelector('tbody tr').lastElementChild.textContent")?;
+    let cell = browser.evaluate("document.querySelector('tbody tr').cells[7].textContent")?;
     let cell = cell.as_str().unwrap_or_default();
     ensure!(
         cell.starts_with("donedeployment/web, daemonset/cacheas of 20"),
         "{cell}"
     );
+    browser.open(page)
+}
+
+/// A phone, a tablet, a laptop and a large screen: nothing is wider than the window, and what is wrong can be read.
+fn widths(browser: &mut Browser, page: &str) -> Result<()> {
+    for width in WIDTHS {
+        browser.resize(width, 800)?;
+        browser.open(page)?;
+        let wide = browser.evaluate("document.documentElement.scrollWidth")?;
+        ensure!(wide.as_u64() <= Some(width.into()), "{width}: {wide}");
+        let error = "[...document.querySelectorAll('td.e')].find((it) => it.textContent).getBoundingClientRect().width";
+        let room = browser.evaluate(error)?.as_f64().unwrap_or_default();
+        ensure!(
+            room >= 0.7 * f64::from(width),
+            "{width}: what is wrong has {room} pixels"
+        );
+    }
+    browser.resize(1280, 800)?;
+    browser.open(page)
+}
+
+/// A click on a Secret leads to the view of it, with commands to copy.
+fn one(browser: &mut Browser, page: &str) -> Result<()> {
+    let link = "[...document.querySelectorAll('tbody th a')].find((it) => it.textContent.endsWith('/checkout-tls')).href";
+    let link = browser.evaluate(link)?;
+    browser.open(link.as_str().unwrap_or_default())?;
+    let text = browser.evaluate("document.querySelector('main').textContent")?;
+    let text = text.as_str().unwrap_or_default();
+    for part in [
+        "renewal fails",
+        "pay.shop.example",
+        "cert-renew describe",
+        "kubectl -n",
+    ] {
+        ensure!(text.contains(part), "{part}: {text}");
+    }
     browser.open(page)
 }
 
@@ -310,7 +363,7 @@ fn accessible(browser: &mut Browser, page: &str) -> Result<()> {
             .collect::<Vec<_>>()
     };
     ensure!(of("rowheader").len() == 11, "{:?}", of("rowheader"));
-    ensure!(of("columnheader").len() == 8, "{:?}", of("columnheader"));
+    ensure!(of("columnheader").len() == 9, "{:?}", of("columnheader"));
     ensure!(of("searchbox") == ["Find"], "{:?}", of("searchbox"));
     ensure!(of("combobox") == ["State"], "{:?}", of("combobox"));
     for role in ["main", "navigation", "table", "heading"] {

@@ -453,6 +453,9 @@ pub struct Report {
     pub leader: Leader,
     /// The instant of the verdicts.
     pub as_of: UnixTime,
+    /// What holds for all of them and somebody should know: sentences.
+    #[serde(default)]
+    pub notices: Vec<Box<str>>,
     /// Number of certificates that were asked for.
     pub matching: usize,
     /// Number of those that are not in the list because there are too many.

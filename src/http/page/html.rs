@@ -1,29 +1,21 @@
-//! The status page as HTML: everything readable without script, everything foreign escaped.
-//!
-//! No attribute contains a style: the bars take their ends from classes, which the page's single style sheet defines
-//! for the positions in use. So the content security policy can name style and script by their hashes.
-
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
+//! The status page as HTML: everything readable without script, everything foreign escaped by the templates.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::time::duration;
-use cert_renew_core::verdict::{Rollout, State, Verdict};
+use cert_renew_core::verdict::{Leader, Report, Rollout, State, Verdict};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::rows::{Answer, Query, Sort, Which};
+use super::detail;
+use super::rows::{Answer, Group, Query, Sort, Which};
+use super::timeline::{Places, Scale};
+use super::words::{Shown, count, day, minute, relative, rollout, state};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 /// Rows that a browser lays out together, or skips while they are not visible.
 const GROUP: usize = 100;
-/// Positions on the time line: finer than a pixel on most screens.
-const STEPS: i64 = 400;
-const DAY: i64 = 86_400;
-/// Least and greatest span that the time line shows on either side of now, in seconds.
-const SPAN: (i64, i64) = (DAY, 400 * DAY);
 
 /// A page with its content security policy.
 #[derive(Debug)]
@@ -32,87 +24,41 @@ pub(super) struct Page {
     pub(super) policy: String,
 }
 
-/// The span of the time line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Scale {
-    from: i64,
-    to: i64,
-}
-
-impl Scale {
-    /// Fits nine of ten certificates, so that a root of twenty years does not flatten all others.
-    fn of(now: UnixTime, rows: &[Verdict]) -> Self {
-        let reach = |mut seconds: Vec<i64>| {
-            seconds.sort_unstable();
-            let most = seconds.get(seconds.len() * 9 / 10).copied();
-            most.unwrap_or(90 * DAY).clamp(SPAN.0, SPAN.1)
-        };
-        let from = |row: &Verdict| Some(now.0.saturating_sub(row.not_before?.0));
-        let to = |row: &Verdict| Some(row.not_after?.0.saturating_sub(now.0));
-        Self {
-            from: now.0 - reach(rows.iter().filter_map(from).collect()),
-            to: now.0 + reach(rows.iter().filter_map(to).collect()),
-        }
-    }
-
-    fn place(self, at: UnixTime) -> i64 {
-        let within = at.0.clamp(self.from, self.to) - self.from;
-        within * STEPS / (self.to - self.from)
-    }
-}
-
-/// The positions in use, by property: the beginning of a bar, its renewal, its end.
-#[derive(Default)]
-struct Places([BTreeSet<i64>; 3]);
-
-const PROPERTIES: [char; 3] = ['a', 'b', 'c'];
-
-impl Places {
-    fn style(&self, out: &mut String) {
-        for (property, places) in PROPERTIES.iter().zip(&self.0) {
-            for place in places {
-                let _ = write!(out, ".{property}{place}{{--{property}:{place}}}");
-            }
-        }
-    }
-
-    /// The classes of a bar.
-    fn bar(&mut self, scale: Scale, row: &Verdict, out: &mut String) {
-        let (Some(from), Some(to)) = (row.not_before, row.not_after) else {
-            return;
-        };
-        let renews = row.renews.unwrap_or(to).clamp(from, to.max(from));
-        for ((property, places), at) in PROPERTIES.iter().zip(&mut self.0).zip([from, renews, to]) {
-            let place = scale.place(at);
-            places.insert(place);
-            let _ = write!(out, " {property}{place}");
-        }
-    }
-}
-
-/// Renders the page.
+/// Renders the page: the certificates that the query selects, or the view of the one that it names.
 pub(super) fn render(answer: &Answer, query: &Query) -> Page {
-    let now = answer.report.as_of;
-    let scale = Scale::of(now, &answer.report.certificates);
+    let report = &answer.report;
+    let scale = Scale::of(report.as_of, &report.certificates);
     let mut places = Places::default();
-    let mut body = String::with_capacity(answer.report.certificates.len() * 400);
-    head(&mut body, answer, query);
-    table(&mut body, answer, query, scale, &mut places);
-    let mut style = String::from(STYLE);
-    let share = (now.0 - scale.from) * 10_000 / (scale.to - scale.from);
-    let _ = write!(style, ":root{{--now:.{share:04}}}");
-    places.style(&mut style);
+    let (title, main) = match (query.one(), &*report.certificates) {
+        (Some(place), rows) => (
+            Shown(&place).to_string(),
+            detail::view(&place, rows.first(), report.as_of, scale, &mut places),
+        ),
+        (None, _) => (
+            "Certificates".into(),
+            list(answer, query, scale, &mut places),
+        ),
+    };
+    let style = format!("{STYLE}{}{}", scale.style(report.as_of), places.style());
     let policy = format!(
         "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; \
          form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
         hash(&style),
         hash(SCRIPT)
     );
-    let html = format!(
-        "<!DOCTYPE html>\n<html lang=en>\n<meta charset=utf-8>\n\
-         <meta name=viewport content=\"width=device-width\">\n<title>cert-renew: certificates</title>\n\
-         <style>{style}</style>\n{body}<script>{SCRIPT}</script>\n"
-    );
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width";
+            title { (title) " · cert-renew" }
+            style { (PreEscaped(&style)) }
+            (head(report, &title))
+            main { (main) }
+            script { (PreEscaped(SCRIPT)) }
+        }
+    };
+    let html = page.into_string();
     Page { html, policy }
 }
 
@@ -120,116 +66,161 @@ fn hash(text: &str) -> String {
     BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
 }
 
-fn head(out: &mut String, answer: &Answer, query: &Query) {
+fn head(report: &Report, title: &str) -> Markup {
+    let text = |text: &Option<Box<str>>| Shown(text.as_deref().unwrap_or("?")).to_string();
+    html! {
+        header {
+            h1 { (title) }
+            p {
+                "cert-renew " (text(&report.version)) ", class " (text(&report.class)) ". As "
+                (text(&report.replica)) " sees it at " time { (minute(report.as_of)) } ", all times in UTC. "
+                (leader(&report.leader)) " " a href="api/certificates" { "The same as JSON" }
+                label.refresh hidden { input id="refresh" type="checkbox" checked; " refresh every minute" }
+            }
+            @for notice in &report.notices {
+                p.notice role="alert" { (Shown(notice)) }
+            }
+        }
+    }
+}
+
+fn leader(leader: &Leader) -> Markup {
+    html! {
+        @match (&leader.name, leader.silent_since) {
+            (Some(name), _) => { (Shown(name)) " leads." }
+            (None, Some(since)) => { strong { "No replica leads: the last sign of one was at " (minute(since)) "." } }
+            (None, None) => { strong { "No replica leads yet." } }
+        }
+    }
+}
+
+fn list(answer: &Answer, query: &Query, scale: Scale, places: &mut Places) -> Markup {
+    html! {
+        (states(answer, query))
+        (find(query))
+        (groups("By namespace", &answer.namespaces, "namespace", "in this namespace"))
+        (groups("By issuer", &answer.issuers, "issuer", "from this issuer"))
+        (table(answer, query, scale, places))
+    }
+}
+
+fn states(answer: &Answer, query: &Query) -> Markup {
     let total: usize = answer.states.iter().sum();
-    out.push_str("<header><h1>Certificates</h1><p>As ");
-    escape(out, answer.report.replica.as_deref().unwrap_or_default());
-    let _ = write!(
-        out,
-        " sees them at {}, all times in UTC. <a href=api/certificates>The same as JSON</a></p></header>\n<main>\n",
-        minute(answer.report.as_of)
-    );
-    out.push_str("<nav aria-label=States><ul>");
-    link(out, Which::All, query, "all", total);
-    let trouble = State::ALL.iter().zip(answer.states);
-    let trouble = trouble.filter(|(state, _)| state.is_trouble());
-    let trouble = trouble.map(|(_, count)| count).sum();
-    link(out, Which::Trouble, query, "in trouble", trouble);
-    for (state, count) in State::ALL.into_iter().zip(answer.states) {
-        if count > 0 {
-            link(out, Which::One(state), query, state.as_str(), count);
-        }
-    }
-    out.push_str(
-        "</ul></nav>\n<form><label for=q>Find</label> <input id=q name=q type=search value=\"",
-    );
-    escape(out, &query.text);
-    out.push_str(
-        "\" placeholder=\"namespace, name, host, issuer, workload, error\"> <label for=state>State</label> \
-         <select id=state name=state><option value=\"\">all",
-    );
-    let states = State::ALL.into_iter().map(Which::One);
-    for which in [Which::Trouble].into_iter().chain(states) {
-        let selected = if which == query.which {
-            " selected"
-        } else {
-            ""
+    let counts = State::ALL.into_iter().zip(answer.states);
+    let trouble: usize = { counts.clone().filter(|(state, _)| state.is_trouble()) }
+        .map(|(_, count)| count)
+        .sum();
+    let link = |which: Which, text: &str, count: usize| {
+        let address = match which {
+            Which::All => ".".to_owned(),
+            which => format!("?state={}", which.as_str()),
         };
-        let name = which.as_str();
-        let _ = write!(out, "<option value={name}{selected}>{name}");
-    }
-    out.push_str(
-        "</select> <button>Show</button> <output for=\"q state\" role=status></output></form>\n",
-    );
-}
-
-fn link(out: &mut String, which: Which, query: &Query, text: &str, count: usize) {
-    let current = if which == query.which {
-        " aria-current=true"
-    } else {
-        ""
+        let current = (which == query.which).then_some("true");
+        html! { li { a href=(address) aria-current=[current] { (text) " " (count) } } }
     };
-    let asked = match which {
-        Which::All => ".".to_owned(),
-        which => format!("?state={}", which.as_str()),
-    };
-    let _ = write!(out, "<li><a href={asked}{current}>{text} {count}</a>");
-}
-
-fn table(out: &mut String, answer: &Answer, query: &Query, scale: Scale, places: &mut Places) {
-    let shown = answer.report.certificates.len();
-    let part = if query.takes_all() {
-        ""
-    } else {
-        " data-part=1"
-    };
-    let cut = if answer.report.left_out > 0 {
-        " data-cut=1"
-    } else {
-        ""
-    };
-    let _ = write!(
-        out,
-        "<table{part}{cut}><caption>{shown} of {} that match",
-        answer.report.matching
-    );
-    if answer.report.left_out > 0 {
-        let _ = write!(
-            out,
-            "; {} more are not shown: find fewer",
-            answer.report.left_out
-        );
-    }
-    out.push_str(
-        ".<span class=key> <i></i>valid, <i class=l></i>to be renewed, <i class=b></i>in trouble, <i class=g></i>now</span></caption>\n<thead><tr>",
-    );
-    for sort in Sort::ALL {
-        heading(out, sort, query);
-        if sort == Sort::From {
-            let (from, to) = (UnixTime(scale.from), UnixTime(scale.to));
-            let _ = write!(
-                out,
-                "<th scope=col>Time line<span class=axis><span>{}</span><span>{}</span></span>",
-                day(from),
-                day(to)
-            );
+    html! {
+        nav aria-label="States" {
+            ul {
+                (link(Which::All, "all", total))
+                (link(Which::Trouble, "in trouble", trouble))
+                @for (one, count) in counts {
+                    @if count > 0 { (link(Which::One(one), state(one), count)) }
+                }
+            }
         }
     }
-    out.push_str("</thead>\n");
-    for group in answer.report.certificates.chunks(GROUP) {
-        out.push_str("<tbody>\n");
-        for row in group {
-            write_row(out, answer.report.as_of, row, scale, places);
-        }
-    }
-    out.push_str("</table>\n");
-    if shown == 0 {
-        out.push_str("<p>Nothing matches. Annotate a Secret with cert-renew.io/issuer, or find something else.</p>\n");
-    }
-    out.push_str("</main>\n");
 }
 
-fn heading(out: &mut String, sort: Sort, query: &Query) {
+fn find(query: &Query) -> Markup {
+    let option = |which: Which, text: &str| {
+        html! { option value=(which.as_str()) selected[which == query.which] { (text) } }
+    };
+    html! {
+        form {
+            label for="q" { "Find" }
+            input id="q" name="q" type="search" value=(Shown(&query.text))
+                placeholder="namespace, name, host, issuer, workload, error";
+            label for="state" { "State" }
+            select id="state" name="state" {
+                (option(Which::All, "all"))
+                (option(Which::Trouble, "in trouble"))
+                @for one in State::ALL { (option(Which::One(one), state(one))) }
+            }
+            button { "Show" }
+            output for="q state" role="status" {}
+        }
+    }
+}
+
+/// How many certificates each namespace or issuer has, those with trouble first.
+fn groups(title: &str, groups: &[Group], parameter: &str, none: &str) -> Markup {
+    html! {
+        @if groups.len() > 1 {
+            details {
+                summary { (title) }
+                ul {
+                    @for group in groups {
+                        li {
+                            a href={ "?" (encoded(&[(parameter, &group.name)])) } title=(format!("only those {none}")) {
+                                (Shown(&group.name)) " " (group.total)
+                                @if group.trouble > 0 { " " span.bad { "(" (group.trouble) " in trouble)" } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A query string.
+pub(super) fn encoded(pairs: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(pairs)
+        .finish()
+}
+
+fn table(answer: &Answer, query: &Query, scale: Scale, places: &mut Places) -> Markup {
+    let report = &answer.report;
+    let part = (!query.takes_all()).then_some("1");
+    let cut = (report.left_out > 0).then_some("1");
+    html! {
+        table data-part=[part] data-cut=[cut] {
+            caption {
+                (report.certificates.len()) " of " (report.matching) " that match"
+                @if report.left_out > 0 { "; " (report.left_out) " more are not shown: find fewer" }
+                "."
+                span.key {
+                    " " i {} "valid, " i.l {} "to be renewed, " i.b {} "in trouble, " i.g {} "now"
+                }
+            }
+            thead {
+                tr {
+                    @for sort in Sort::ALL {
+                        (heading(sort, query))
+                        @if sort == Sort::From { (axis(scale)) }
+                    }
+                    th.v scope="col" { "What is wrong" }
+                }
+            }
+            @for group in report.certificates.chunks(GROUP) {
+                tbody { @for verdict in group { (row(report.as_of, verdict, scale, places)) } }
+            }
+        }
+        @if report.certificates.is_empty() {
+            p { "Nothing matches. Annotate a Secret with cert-renew.io/issuer, or find something else." }
+        }
+    }
+}
+
+fn axis(scale: Scale) -> Markup {
+    let [from, to] = scale.ends();
+    html! {
+        th scope="col" { "Time line" span.axis { span { (day(from)) } span { (day(to)) } } }
+    }
+}
+
+fn heading(sort: Sort, query: &Query) -> Markup {
     let title = match sort {
         Sort::Secret => "Secret",
         Sort::State => "State",
@@ -241,157 +232,99 @@ fn heading(out: &mut String, sort: Sort, query: &Query) {
     };
     let current = sort == query.sort;
     let order = match (current, query.descending) {
-        (false, _) => "",
-        (true, false) => " aria-sort=ascending",
-        (true, true) => " aria-sort=descending",
+        (false, _) => None,
+        (true, false) => Some("ascending"),
+        (true, true) => Some("descending"),
     };
     let minus = if current && !query.descending {
         "-"
     } else {
         ""
     };
-    let name = sort.as_str();
-    let _ = write!(
-        out,
-        "<th scope=col data-sort={name}{order}><a href=\"?sort={minus}{name}&amp;state={}&amp;q=",
-        query.which.as_str()
-    );
-    out.extend(form_urlencoded::byte_serialize(query.text.as_bytes()));
-    let _ = write!(out, "\">{title}</a>");
+    let address = query.sorted(&format!("{minus}{}", sort.as_str()));
+    html! {
+        th scope="col" data-sort=(sort.as_str()) aria-sort=[order] { a href={ "?" (address) } { (title) } }
+    }
 }
 
-fn write_row(out: &mut String, now: UnixTime, row: &Verdict, scale: Scale, places: &mut Places) {
-    let class = match row.state {
-        state if state.is_trouble() => " class=x",
-        State::Due | State::Held | State::Paused => " class=w",
-        _ => "",
+/// The class that colours a row.
+pub(super) fn class(state: State) -> Option<&'static str> {
+    match state {
+        state if state.is_trouble() => Some("x"),
+        State::Due | State::Held | State::Paused => Some("w"),
+        _ => None,
+    }
+}
+
+fn row(now: UnixTime, row: &Verdict, scale: Scale, places: &mut Places) -> Markup {
+    let address = encoded(&[("namespace", &row.namespace), ("name", &row.name)]);
+    html! {
+        tr class=[class(row.state)] data-s=(row.state.as_str()) {
+            th scope="row" {
+                a href={ "?" (address) } { (Shown(&row.namespace)) "/" (Shown(&row.name)) }
+                @if !row.names.is_empty() { small { (Shown(&row.names_in_words())) } }
+            }
+            td { (state(row.state)) }
+            td { @if let Some(from) = row.not_before { (day(from)) } }
+            td class=(places.bar(scale, row)) { span.v { (passed(now, row)) } }
+            td { @if let Some(at) = row.renews { (renewed_at(now, at)) } }
+            td { @if let Some(at) = row.not_after { (instant(now, at)) } }
+            td { (Shown(&row.issuer)) }
+            td { (rollout(row.rollout)) (workloads(row)) }
+            td.e { (trouble(now, row)) }
+        }
+        "\n"
+    }
+}
+
+/// What the bar shows, for those who do not see it.
+fn passed(now: UnixTime, row: &Verdict) -> String {
+    let (Some(from), Some(to)) = (row.not_before, row.not_after) else {
+        return String::new();
     };
-    let _ = write!(out, "<tr{class}><th scope=row>");
-    escape(out, &row.namespace);
-    out.push('/');
-    escape(out, &row.name);
-    if !row.names.is_empty() {
-        out.push_str("<small>");
-        escape(out, &row.names_in_words());
-        out.push_str("</small>");
-    }
-    let _ = write!(out, "<td>{}<td>", row.state.as_str());
-    if let Some(from) = row.not_before {
-        out.push_str(&day(from));
-    }
-    out.push_str("<td class=\"t");
-    places.bar(scale, row, out);
-    out.push_str("\">");
-    trouble(out, now, row);
-    out.push_str("<td>");
-    match row.renews {
-        Some(at) if at <= now => out.push_str("now"),
-        Some(at) => instant(out, now, at),
-        None => {}
-    }
-    out.push_str("<td>");
-    if let Some(at) = row.not_after {
-        instant(out, now, at);
-    }
-    out.push_str("<td>");
-    escape(out, &row.issuer);
-    let _ = write!(out, "<td>{}", row.rollout.as_str());
-    workloads(out, row);
-    out.push('\n');
+    let life = to.since(from).as_secs().max(1);
+    let share = now.since(from).as_secs().saturating_mul(100) / life;
+    format!("{}% of its life is over", share.min(100))
+}
+
+pub(super) fn renewed_at(now: UnixTime, at: UnixTime) -> Markup {
+    html! { @if at <= now { "now" } @else { (instant(now, at)) } }
+}
+
+pub(super) fn instant(now: UnixTime, at: UnixTime) -> Markup {
+    html! { (minute(at)) small { (relative(now, at)) } }
 }
 
 /// The workloads that use the certificate, and what they serve.
-fn workloads(out: &mut String, row: &Verdict) {
-    if let Some(used_by) = &row.used_by {
-        out.push_str("<small>");
-        escape(out, &used_by.in_words());
-        let _ = write!(out, "</small><small>as of {}</small>", day(used_by.at));
-    }
+pub(super) fn workloads(row: &Verdict) -> Markup {
+    let used_by = row.used_by.as_ref();
     // The verification was of the certificate of that time.
-    let proven = row.used_by.as_ref().and_then(|it| it.proven.as_ref());
-    if let Some(proven) = proven.filter(|_| row.rollout == Rollout::Done) {
-        out.push_str("<small>");
-        escape(out, &proven.in_words());
-        out.push_str("</small>");
-    }
-    if let Some(at) = row.served_until {
-        let _ = write!(out, "<small>they serve one until {}</small>", minute(at));
-    }
-    if row.stale_pods > 0 {
-        let s = if row.stale_pods == 1 { "" } else { "s" };
-        let _ = write!(
-            out,
-            "<small>{} pod{s} known to serve an earlier one</small>",
-            row.stale_pods
-        );
+    let proven = used_by.and_then(|it| it.proven.as_ref());
+    let proven = proven.filter(|_| row.rollout == Rollout::Done);
+    html! {
+        @if let Some(used_by) = used_by {
+            small { (Shown(&used_by.in_words())) } small { "as of " (day(used_by.at)) }
+        }
+        @if let Some(proven) = proven { small { (Shown(&proven.in_words())) } }
+        @if let Some(at) = row.served_until { small { "they serve one until " (minute(at)) } }
+        @if row.stale_pods > 0 {
+            small { (count(row.stale_pods as usize, "pod")) " known to serve an earlier one" }
+        }
     }
 }
 
-/// The errors, below the bar.
-fn trouble(out: &mut String, now: UnixTime, row: &Verdict) {
-    if row.last_error.is_none() && row.failures == 0 && row.problems.is_empty() {
-        return;
-    }
-    out.push_str("<p class=e>");
-    if let Some(error) = &row.last_error {
-        escape(out, error);
-    }
-    out.push_str("<small>");
-    if row.failures > 0 {
-        let s = if row.failures == 1 { "" } else { "s" };
-        let _ = write!(out, "{} failure{s} in a row. ", row.failures);
-    }
-    if let Some(at) = row.next_try {
-        let _ = write!(out, "next try {}, {}. ", minute(at), relative(now, at));
-    }
-    out.push_str("</small>");
-    for problem in &row.problems {
-        out.push_str("<small>");
-        escape(out, problem);
-        out.push_str("</small>");
-    }
-}
-
-fn instant(out: &mut String, now: UnixTime, at: UnixTime) {
-    let _ = write!(out, "{}<small>{}</small>", minute(at), relative(now, at));
-}
-
-fn relative(now: UnixTime, at: UnixTime) -> String {
-    if at < now {
-        format!("{} ago", duration::human(now.since(at)))
-    } else {
-        format!("in {}", duration::human(at.since(now)))
-    }
-}
-
-fn minute(at: UnixTime) -> String {
-    at.timestamp().strftime("%Y-%m-%d %H:%M").to_string()
-}
-
-fn day(at: UnixTime) -> String {
-    at.timestamp().strftime("%Y-%m-%d").to_string()
-}
-
-/// Escapes foreign text: no markup, no control character, nothing that changes the direction of the surrounding text.
-fn escape(out: &mut String, text: &str) {
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\n' => out.push('\n'),
-            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => {
-                let _ = write!(out, "{}", character.escape_unicode());
+/// What is wrong, the cause first.
+pub(super) fn trouble(now: UnixTime, row: &Verdict) -> Markup {
+    let failing = row.state.is_trouble() || row.state == State::Held;
+    html! {
+        @if let Some(error) = &row.last_error { p { (Shown(error)) } }
+        @for problem in &row.problems { p { (Shown(problem)) } }
+        @if failing && row.last_error.is_none() && row.problems.is_empty() { p { (Shown(&row.reason)) } }
+        @if row.failures > 0 || row.next_try.is_some() {
+            small {
+                @if row.failures > 0 { "Failed " (count(row.failures as usize, "time")) " in a row. " }
+                @if let Some(at) = row.next_try { "Next try " (minute(at)) ", " (relative(now, at)) "." }
             }
-            '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}' => {
-                let _ = write!(out, "{}", character.escape_unicode());
-            }
-            other if other.is_control() => {
-                let _ = write!(out, "{}", character.escape_unicode());
-            }
-            other => out.push(other),
         }
     }
 }
@@ -412,19 +345,11 @@ mod tests {
 
     #[test]
     fn everything_foreign_is_escaped() {
-        let mut out = String::new();
-        escape(&mut out, "<script>\"a\"&'b'\u{202e}\u{1b}[2J\nü");
-        assert_eq!(
-            out,
-            "&lt;script&gt;&quot;a&quot;&amp;&#39;b&#39;\\u{202e}\\u{1b}[2J\nü"
-        );
-        let page = page("q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E");
+        let page = page("q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E%E2%80%AE");
         assert_eq!(page.html.matches("<script>").count(), 1);
         assert!(page.html.contains("pod-&lt;1&gt;"));
-        assert!(
-            page.html
-                .contains("value=\"&quot;&gt;&lt;script&gt;alert(1)")
-        );
+        let value = "value=\"&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;\\u{202e}\"";
+        assert!(page.html.contains(value), "{}", page.html);
         assert!(page.html.contains("q=%22%3E%3Cscript%3E"));
     }
 
@@ -432,45 +357,39 @@ mod tests {
     fn the_page_says_what_the_index_says() {
         let html = page("").html;
         for part in [
-            "<th scope=row>shop/expired",
-            "<td>renewal_failing<td>",
-            "no<small>3 failures in a row. next try 2023-11-15 22:13, in 1d. </small>",
-            "<small>cert-renew.io/key-type: &quot;x&quot;: expected another</small>",
+            "<th scope=\"row\"><a href=\"?namespace=shop&amp;name=expired\">shop/expired</a>",
+            "<td>renewal fails</td>",
+            "<p>no</p><small>Failed 3 times in a row. Next try 2023-11-15 22:13, in 1d.</small>",
+            "<p>cert-renew.io/key-type: &quot;x&quot;: expected another</p>",
             "<td>done<small>deployment/api (failed), statefulset/db and 2 more</small><small>as of 2023-11-14</small>\
              <small>2 of 3 pods behind web:443 serve it</small>",
             "<small>2 pods known to serve an earlier one</small>",
             ">in trouble 10</a>",
+            "33% of its life is over",
+            "No replica leads yet.",
             "a&quot;b\\c\nd",
         ] {
             assert!(html.contains(part), "{part}\n{html}");
         }
-        // One style, one script, no attribute that a policy without 'unsafe-inline' would refuse.
-        assert!(!html.contains(" style=") && !html.contains(" onc"));
+        assert_eq!(
+            html.matches("<th scope=\"row\">").count(),
+            entries::index().len()
+        );
+        assert!(!html.contains("style=\""), "the policy forbids it");
     }
 
     #[test]
-    fn a_bar_lies_where_its_instants_are() {
-        let scale = Scale { from: 0, to: 400 };
-        let row = copy(entries::NOW, &entries::index(), &|_| 0).remove(0);
-        let row = Verdict {
-            not_before: Some(UnixTime(-5)),
-            renews: Some(UnixTime(120)),
-            not_after: Some(UnixTime(900)),
-            ..row
-        };
-        let (mut places, mut out) = (Places::default(), String::new());
-        places.bar(scale, &row, &mut out);
-        assert_eq!(out, " a0 b120 c400");
-        let mut style = String::new();
-        places.style(&mut style);
-        assert_eq!(style, ".a0{--a:0}.b120{--b:120}.c400{--c:400}");
-        let odd = Verdict {
-            not_before: Some(UnixTime(i64::MIN)),
-            not_after: Some(UnixTime::NEVER),
-            renews: Some(UnixTime(0)),
-            ..row
-        };
-        let scale = Scale::of(entries::NOW, &[odd]);
-        assert_eq!(scale.to - scale.from, 2 * SPAN.1);
+    fn one_secret_has_a_view_of_its_own() {
+        let html = page("namespace=shop&name=halted").html;
+        for part in [
+            "<h1>shop/halted</h1>",
+            "cert-renew resume shop/halted",
+            "kubectl -n shop events --for secret/halted",
+            "docs/runbook.md#certrenewrollouthalted",
+        ] {
+            assert!(html.contains(part), "{part}\n{html}");
+        }
+        let html = page("namespace=shop&name=nosuch").html;
+        assert!(html.contains("no annotated Secret shop/nosuch"), "{html}");
     }
 }

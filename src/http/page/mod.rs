@@ -4,8 +4,11 @@
 //! never held a key. It is rendered once a request and one request at a time, so that a flood of requests slows down
 //! only other readers of the page.
 
+mod detail;
 mod html;
 mod rows;
+mod timeline;
+mod words;
 
 use std::io::Write as _;
 use std::sync::{Arc, PoisonError};
@@ -108,10 +111,35 @@ fn report(state: &super::State, now: UnixTime) -> Report {
         replica: Some((*state.replica).into()),
         leader: (state.leader)(now),
         as_of: now,
+        notices: notices(state, now),
         matching: 0,
         left_out: 0,
         certificates: Vec::new(),
     }
+}
+
+/// What somebody should know who looks at all certificates.
+fn notices(state: &super::State, now: UnixTime) -> Vec<Box<str>> {
+    let metrics = &state.metrics;
+    let mut notices: Vec<Box<str>> = Vec::new();
+    if !metrics.is_watching() {
+        notices.push(
+            "A watch on Secrets is down: what has changed since is not known here. The operator's log says why.".into(),
+        );
+    }
+    if metrics.is_config_rejected() {
+        notices.push(
+            "The config file is invalid, and the one before it is in use: cert-renew config check FILE".into(),
+        );
+    }
+    let limited = metrics.limits(now).into_iter();
+    notices.extend(limited.map(|(issuer, until)| {
+        format!(
+            "The CA of issuer {issuer} limits this account: nothing is asked there until {until}."
+        )
+        .into()
+    }));
+    notices
 }
 
 fn failed(error: &dyn std::error::Error) -> Response {

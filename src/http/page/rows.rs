@@ -3,6 +3,7 @@
 //! Input is the index and a query string; pure. The index is locked only while the rows are copied.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use cert_renew_core::index::{Index, Observed};
 use cert_renew_core::time::UnixTime;
@@ -13,6 +14,8 @@ pub(super) const MOST: usize = 10_000;
 /// Most bytes of error texts in one answer. A common problem writes the same text on every Secret; at 900 bytes each,
 /// the first few hundred are complete.
 const MOST_ERROR_BYTES: usize = 256 * 1024;
+/// Most namespaces, and most issuers, that the page lists: the find field reaches all of them.
+const GROUPS: usize = 200;
 /// Replaces the texts of errors beyond the limit.
 const CUT: &str = "too many errors to show all texts: filter for this Secret";
 
@@ -81,6 +84,8 @@ pub(super) struct Query {
     namespace: Option<String>,
     /// The one name that is asked for.
     name: Option<String>,
+    /// The one issuer that is asked for.
+    issuer: Option<String>,
     /// In lower case; searched in namespace, name, names, issuer, workloads and error.
     pub(super) text: String,
     pub(super) which: Which,
@@ -126,6 +131,7 @@ impl Query {
                 "q" => asked.text = value.trim().to_lowercase(),
                 "namespace" if !value.is_empty() => asked.namespace = Some(value.into()),
                 "name" if !value.is_empty() => asked.name = Some(value.into()),
+                "issuer" if !value.is_empty() => asked.issuer = Some(value.into()),
                 "state" => {
                     let all = State::ALL.into_iter().map(Which::One);
                     let all = [Which::All, Which::Trouble].into_iter().chain(all);
@@ -153,6 +159,30 @@ impl Query {
             }
     }
 
+    /// Namespace and name of the one Secret that is asked for, if it is one.
+    pub(super) fn one(&self) -> Option<String> {
+        let (namespace, name) = (self.namespace.as_ref()?, self.name.as_ref()?);
+        Some(format!("{namespace}/{name}"))
+    }
+
+    /// The query string of the same selection in another order.
+    pub(super) fn sorted(&self, sort: &str) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("sort", sort);
+        for (key, value) in [
+            ("state", Some(self.which.as_str())),
+            ("q", Some(&*self.text)),
+            ("namespace", self.namespace.as_deref()),
+            ("name", self.name.as_deref()),
+            ("issuer", self.issuer.as_deref()),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                query.append_pair(key, value);
+            }
+        }
+        query.finish()
+    }
+
     fn takes(&self, row: &Verdict) -> bool {
         let holds = |text: &str| text.to_lowercase().contains(&self.text);
         let is = |asked: &Option<String>, value: &str| {
@@ -161,6 +191,7 @@ impl Query {
         self.which.takes(row.state)
             && is(&self.namespace, &row.namespace)
             && is(&self.name, &row.name)
+            && is(&self.issuer, &row.issuer)
             && (self.text.is_empty()
                 || holds(&format!("{}/{}", row.namespace, row.name))
                 || holds(&row.names.join(", "))
@@ -187,11 +218,46 @@ fn one_of<T: Copy>(
     })
 }
 
+/// The certificates of a namespace, or of an issuer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) name: Box<str>,
+    pub(super) total: usize,
+    /// How many of them are in trouble.
+    pub(super) trouble: usize,
+}
+
+/// The groups with most trouble, at most [`GROUPS`] of them.
+fn groups(rows: &[Verdict], name: fn(&Verdict) -> &str) -> Vec<Group> {
+    let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
+    for row in rows {
+        let (total, trouble) = counts.entry(name(row)).or_default();
+        *total += 1;
+        *trouble += usize::from(row.state.is_trouble());
+    }
+    let all = counts.into_iter().map(|(name, (total, trouble))| Group {
+        name: name.into(),
+        total,
+        trouble,
+    });
+    let mut all: Vec<Group> = all.collect();
+    all.sort_unstable_by(|one, other| {
+        let trouble = other.trouble.cmp(&one.trouble);
+        trouble.then_with(|| one.name.cmp(&other.name))
+    });
+    all.truncate(GROUPS);
+    all
+}
+
 /// The answer to a query.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     /// For all certificates, selected or not; the worst state first.
     pub(super) states: [usize; State::ALL.len()],
+    /// For all certificates: those of each namespace.
+    pub(super) namespaces: Vec<Group>,
+    /// For all certificates: those of each issuer.
+    pub(super) issuers: Vec<Group>,
     /// What is shown; as JSON, all of it.
     pub(super) report: Report,
 }
@@ -221,6 +287,8 @@ pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> A
     for row in &rows {
         states[row.state as usize] += 1;
     }
+    let namespaces = groups(&rows, |row| &row.namespace);
+    let issuers = groups(&rows, |row| &row.issuer);
     rows.retain(|row| query.takes(row));
     let matching = rows.len();
     rows.sort_unstable_by(|one, other| {
@@ -248,7 +316,12 @@ pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> A
         certificates: rows,
         ..report
     };
-    Answer { states, report }
+    Answer {
+        states,
+        namespaces,
+        issuers,
+        report,
+    }
 }
 
 #[cfg(test)]
@@ -266,6 +339,7 @@ pub(super) mod tests {
             replica: Some("pod-<1>".into()),
             leader: Leader::default(),
             as_of: entries::NOW,
+            notices: Vec::new(),
             matching: 0,
             left_out: 0,
             certificates: Vec::new(),
@@ -295,6 +369,7 @@ pub(super) mod tests {
         assert_eq!(names("namespace=shop").len(), all.len());
         assert_eq!(names("namespace=sho").len(), 0);
         assert_eq!(names("namespace=shop&name=held"), ["held"]);
+        assert_eq!(names("issuer=nobody").len(), 0);
         assert_eq!(
             names("q=KEY-type"),
             ["odd"],
@@ -310,6 +385,28 @@ pub(super) mod tests {
         for hostile in ["%", "q=%ff%fe", "q=%00", "&&&=", "name=%ff"] {
             let _ = names(hostile);
         }
+    }
+
+    #[test]
+    fn the_groups_count_all_and_those_in_trouble_stand_first() {
+        let mut rows = copy(entries::NOW, &entries::index(), &|_| 2);
+        let trouble = rows.iter().filter(|row| row.state.is_trouble()).count();
+        let (all, mut quiet) = (rows.len(), rows[0].clone());
+        (quiet.namespace, quiet.state) = ("a".into(), State::Ok);
+        rows.push(quiet);
+        let query = Query::parse("namespace=a").unwrap();
+        let answer = answer(report(), rows, &query);
+        let group = |name: &str, total, trouble| Group {
+            name: name.into(),
+            total,
+            trouble,
+        };
+        assert_eq!(
+            answer.namespaces,
+            [group("shop", all, trouble), group("a", 1, 0)]
+        );
+        assert_eq!(answer.report.matching, 1);
+        assert_eq!(query.sorted("-ends"), "sort=-ends&namespace=a");
     }
 
     #[test]

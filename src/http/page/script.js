@@ -1,14 +1,24 @@
 // What the server does for a link or a form, done in the page where all rows are here: nothing needs this script.
 (() => {
   "use strict";
+  // The page asks again every minute while it is seen and nobody types, unless its box is unticked.
+  const box = document.querySelector("#refresh"), kept = "cert-renew.refresh";
+  box.checked = sessionStorage.getItem(kept) !== "no";
+  box.parentNode.hidden = false;
+  box.addEventListener("change", () => sessionStorage.setItem(kept, box.checked ? "yes" : "no"));
+  setInterval(() => {
+    const busy = document.hidden || document.activeElement?.form || String(getSelection());
+    if (box.checked && !busy) location.reload();
+  }, 60_000);
+
   const table = document.querySelector("table"), form = document.forms[0], told = document.querySelector("output");
-  if (table.dataset.cut) return;
+  if (!table || table.dataset.cut) return;
   const words = [...form.state.options].map((option) => option.value);
   const groups = [...table.tBodies], size = groups[0]?.rows.length;
   const all = groups.flatMap((group) => [...group.rows]);
   const text = new WeakMap();
   const textOf = (row) => text.get(row) ?? (text.set(row, row.textContent.toLowerCase()), text.get(row));
-  const stateOf = (row) => row.cells[1].firstChild.data;
+  const stateOf = (row) => row.dataset.s;
   const address = (change) => {
     const url = new URL(location);
     for (const [key, value] of Object.entries(change)) value ? url.searchParams.set(key, value) : url.searchParams.delete(key);
@@ -31,6 +41,8 @@
     form.q.addEventListener("input", () => { clearTimeout(soon); soon = setTimeout(filter, 80); });
     form.state.addEventListener("change", filter);
     form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
+  } else {
+    form.state.addEventListener("change", () => form.requestSubmit());
   }
 
   const key = (row, column) => {

@@ -354,6 +354,35 @@ impl Metrics {
         self.watch_up.set(up.into());
     }
 
+    /// Whether every watch on Secrets is up.
+    #[must_use]
+    pub fn is_watching(&self) -> bool {
+        self.watch_up.get() == 1
+    }
+
+    /// Whether the config file on disk is invalid.
+    #[must_use]
+    pub fn is_config_rejected(&self) -> bool {
+        self.config_rejected.get() == 1
+    }
+
+    /// The issuers whose CA asked for no request before an instant that is still to come.
+    #[must_use]
+    pub fn limits(&self, now: UnixTime) -> Vec<(String, UnixTime)> {
+        let families = self.limited_until.collect();
+        let series = families.iter().flat_map(|family| family.get_metric());
+        let limits = series.filter_map(|series| {
+            let issuer = series.get_label().first()?.value().to_owned();
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "it was set from whole seconds"
+            )]
+            let until = UnixTime(series.get_gauge().get_value() as i64);
+            (until > now).then_some((issuer, until))
+        });
+        limits.collect()
+    }
+
     /// Counts the restart of a broken watch on Secrets.
     pub fn watch_restarted(&self) {
         self.watch_restarts.inc();

@@ -176,14 +176,23 @@ impl Browser {
             .map(drop)
     }
 
+    /// Gives the window this size, in pixels.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub fn resize(&mut self, width: u32, height: u32) -> Result<()> {
+        let size =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.ask("Emulation.setDeviceMetricsOverride", size)?;
+        Ok(())
+    }
+
     /// Writes a picture of a window of this size, as PNG.
     ///
     /// # Errors
     /// When it refuses, or the file cannot be written.
     pub fn picture(&mut self, file: &Path, width: u32, height: u32) -> Result<()> {
-        let size =
-            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
-        self.ask("Emulation.setDeviceMetricsOverride", size)?;
+        self.resize(width, height)?;
         let picture = self.ask("Page.captureScreenshot", json!({"format": "png"}))?;
         let bytes = picture["data"].as_str().context("no picture")?;
         std::fs::write(file, BASE64_STANDARD.decode(bytes)?)

@@ -1,0 +1,130 @@
+//! The view of one Secret: all that the verdict says, and commands to copy.
+
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::{Verdict, why_in_words};
+use maud::{Markup, html};
+
+use super::html::{class, instant, renewed_at, trouble};
+use super::timeline::{Places, Scale};
+use super::words::{Shown, count, day, rollout, runbook, state};
+
+const RUNBOOK: &str = "https://github.com/cert-renew/cert-renew/blob/main/docs/runbook.md";
+
+/// The view of the Secret at `place`, if there is an annotated one.
+pub(super) fn view(
+    place: &str,
+    verdict: Option<&Verdict>,
+    now: UnixTime,
+    scale: Scale,
+    places: &mut Places,
+) -> Markup {
+    html! {
+        p { a href="." { "All certificates" } }
+        @match verdict {
+            None => p { "There is no annotated Secret " (Shown(place)) " that this installation knows of." },
+            Some(verdict) => (known(verdict, now, scale, places)),
+        }
+    }
+}
+
+fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
+    html! {
+        dl.one class=[class(row.state)] {
+            dt { "State" }
+            dd {
+                strong { (state(row.state)) } ": " (Shown(&row.reason)) "."
+                @if let Some(section) = runbook(row.state) {
+                    " " a href={ (RUNBOOK) "#" (section) } { "What to do" }
+                }
+            }
+            dt { "What is wrong" }
+            dd { (trouble(now, row)) }
+            dt { "Time line" }
+            dd class=(places.bar(scale, row)) {
+                @if let (Some(from), Some(to)) = (row.not_before, row.not_after) {
+                    span.axis { span { (day(from)) } span { (day(to)) } }
+                }
+            }
+            dt { "Renews" }
+            dd {
+                @match row.renews {
+                    Some(at) => (renewed_at(now, at)),
+                    None => "never",
+                }
+                small { (why_in_words(&row.renews_why)) }
+            }
+            dt { "Ends" }
+            dd { @if let Some(at) = row.not_after { (instant(now, at)) } }
+            dt { "Names" }
+            dd { (Shown(&row.names_in_words())) }
+            dt { "Issuer" }
+            dd {
+                (Shown(&row.issuer))
+                @if let Some(account) = &row.account { small { "account " (Shown(account)) } }
+            }
+            dt { "Rollout" }
+            dd { (rollout(row.rollout)) (workloads(row)) }
+        }
+        h2 { "Commands" }
+        (commands(row))
+    }
+}
+
+/// Each workload and what it has, one a line.
+fn workloads(row: &Verdict) -> Markup {
+    html! {
+        @if let Some(used_by) = &row.used_by {
+            ul.plain {
+                @for (workload, has) in &used_by.workloads {
+                    li { (Shown(&workload.to_string())) " " span.soft { (has.as_str()) } }
+                }
+                @if used_by.more > 0 { li { "and " (used_by.more) " more" } }
+            }
+            small { "as of the last rollout, " (instant_of(used_by.at)) }
+            @if let Some(proven) = &used_by.proven { small { (Shown(&proven.in_words())) } }
+        }
+        @if let Some(at) = row.served_until { small { "they serve one until " (instant_of(at)) } }
+        @if row.stale_pods > 0 {
+            small { (count(row.stale_pods as usize, "pod")) " known to serve an earlier one" }
+        }
+    }
+}
+
+fn instant_of(at: UnixTime) -> String {
+    super::words::minute(at)
+}
+
+/// The next thing to do, and what tells more.
+fn commands(row: &Verdict) -> Markup {
+    let (namespace, name) = (&row.namespace, &row.name);
+    let mut all = Vec::new();
+    if let Some(next) = &row.next {
+        all.push(("The next thing to do", next.to_string()));
+    }
+    all.extend([
+        (
+            "Its Events",
+            format!("kubectl -n {namespace} events --for secret/{name}"),
+        ),
+        (
+            "All about it",
+            format!("cert-renew describe {namespace}/{name}"),
+        ),
+        (
+            "Which workloads restart, and when",
+            format!("cert-renew plan -n {namespace}"),
+        ),
+        (
+            "A new certificate now",
+            format!("cert-renew renew {namespace}/{name} --wait"),
+        ),
+    ]);
+    html! {
+        dl.one {
+            @for (what, command) in &all {
+                dt { (what) }
+                dd { code { (Shown(command)) } }
+            }
+        }
+    }
+}

@@ -130,7 +130,7 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
 
 /// Everything that is opt-in.
 const ALL_IN: &str = "addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
-                      addons.namespace-labels=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
+                      addons.namespace-labels=true,addons.viewer=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
 pub(crate) fn helm_program() -> Result<&'static str> {

@@ -72,6 +72,7 @@ mod stolen_token;
 mod tenancy;
 mod traces;
 mod upgrade;
+mod verdict;
 mod verify;
 mod versions;
 mod wild;

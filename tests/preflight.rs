@@ -8,7 +8,7 @@ use test_bench::{
     Bench, Context as _, Operator, OperatorOptions, PebbleOptions, Result, ensure, eventually,
 };
 
-use crate::acme_operator::{command, event, issued};
+use crate::acme_operator::{event, issued};
 use crate::renewal::{SOON, annotation, options, renewed};
 
 #[tokio::test]
@@ -117,9 +117,11 @@ async fn a_caa_record_with_the_account_that_status_shows_lets_this_account_throu
     let space = Space::new(bench.client()?, "pinned", operator.namespace()).await?;
     issued(&space, "free", "free.example").await?;
     let status = ["status", "-n", &space.name, "-o", "json"];
-    let (text, _) = command(bench, &status)?;
-    let rows: serde_json::Value = serde_json::from_str(&text)?;
-    let account = rows[0]["account"].as_str().context("no account")?;
+    let shown = crate::command::cert_renew(&status, Some(bench.kubeconfig()))?;
+    let rows: serde_json::Value = serde_json::from_slice(&shown.stdout)?;
+    let account = rows["certificates"][0]["account"]
+        .as_str()
+        .context("no account")?;
     let record = |account: &str| {
         let value = format!("ca.bench.example; accounturi={account}");
         json!({"host": "pinned.example", "policies": [{"tag": "issue", "value": value}]})

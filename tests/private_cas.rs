@@ -138,10 +138,12 @@ async fn a_lifetime_that_the_ca_ignores_is_told_once_and_asked_for_no_more_often
         })
         .await?;
         // By its real end: the page, and whoever asks, has that.
-        let (status, _) =
-            crate::acme_operator::command(bench, &["status", "-n", &space.name, "-o", "json"])?;
-        let status: Value = serde_json::from_str(&status)?;
-        let renews = status[0]["renews"].as_str().unwrap_or_default();
+        let status = ["status", "-n", &space.name, "-o", "json"];
+        let status = crate::command::cert_renew(&status, Some(bench.kubeconfig()))?;
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        let renews = status["certificates"][0]["renews"]
+            .as_str()
+            .unwrap_or_default();
         let renews: UnixTime = renews
             .parse()
             .map_err(|_| test_bench::Error::msg(status.to_string()))?;

@@ -137,7 +137,8 @@ async fn the_account_for_a_caa_record_is_shown_to_whoever_may_list_the_secrets()
         cert_renew(&[&["status"][..], &way].concat(), Some(bench.kubeconfig()))
     };
     let rows: Value = serde_json::from_slice(&ask("json")?.stdout)?;
-    ensure!(rows[0]["account"] == account, "{rows}, not {account}");
+    let row = &rows["certificates"][0];
+    ensure!(row["account"] == account, "{rows}, not {account}");
     let wide = said(&ask("wide")?);
     ensure!(wide.contains(account), "{wide}");
     let own = [&show[..], &["--as", "reader"]].concat();
@@ -269,7 +270,7 @@ async fn status_tells_which_workloads_use_a_secret() -> Result<()> {
         cert_renew(&arguments, Some(bench.kubeconfig()))
     };
     let rows: Value = serde_json::from_slice(&ask("json")?.stdout)?;
-    let told = &rows[0]["usedBy"];
+    let told = &rows["certificates"][0]["usedBy"];
     ensure!(
         *told
             == json!({
@@ -281,7 +282,7 @@ async fn status_tells_which_workloads_use_a_secret() -> Result<()> {
             }),
         "{told:#}"
     );
-    let wide = said(&ask("wide")?);
+    let wide = String::from_utf8(ask("wide")?.stdout)?;
     let words = "deployment/api (failed), deployment/web; 2 of 3 pods behind web:443 serve it";
     ensure!(wide.contains(words), "{wide}");
     ensure!(wide.lines().count() == 2, "{wide}");

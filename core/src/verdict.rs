@@ -332,6 +332,8 @@ impl Verdict {
         let problems = problems(entry, beside.problems);
         let used_by: Option<UsedBy> = shown.and_then(|it| it.used_by.as_deref()?.parse().ok());
         let next_try = match state {
+            // A person ends the halt.
+            State::RolloutFailing if seen.halted => None,
             State::RolloutFailing => Some(entry.roll_at),
             State::Held => entry.held_until(now),
             _ => Some(entry.renew_at).filter(|_| entry.renewal_error.is_some()),

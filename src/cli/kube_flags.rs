@@ -9,21 +9,28 @@ use kube::{Api, Client, Resource};
 use super::Failure;
 use crate::cluster;
 
+/// The heading of these flags in the help. Named for each: a heading of the struct would go on to the flags after it.
+pub(super) const CONNECTION: &str = "Connection";
+
 /// Which cluster is asked, and as whom. Without any of it: as kubectl would.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Way to the cluster")]
 pub(super) struct Way {
     /// The kubeconfig file; otherwise $KUBECONFIG, ~/.kube/config, or the pod's own account
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig; otherwise the current one
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
     context: Option<String>,
     /// Act as this user; needs the right to impersonate
-    #[arg(long = "as", value_name = "USER")]
+    #[arg(long = "as", value_name = "USER", help_heading = CONNECTION)]
     user: Option<String>,
     /// Act as a member of this group; may be repeated
-    #[arg(long = "as-group", value_name = "GROUP", requires = "user")]
+    #[arg(
+        long = "as-group",
+        value_name = "GROUP",
+        requires = "user",
+        help_heading = CONNECTION
+    )]
     groups: Vec<String>,
 }
 
@@ -85,6 +92,16 @@ pub(super) struct Scope {
 impl Scope {
     pub(super) async fn client(&self) -> Result<Client, Failure> {
         self.place.client().await
+    }
+
+    /// The namespace of this scope; None for all.
+    pub(super) fn namespace<'a>(&'a self, client: &'a Client) -> Option<&'a str> {
+        (!self.all_namespaces).then(|| self.place.namespace(client))
+    }
+
+    /// Namespace and name of `NAMESPACE/NAME`, or of a name in the selected namespace.
+    pub(super) fn of(&self, client: &Client, text: &str) -> (String, String) {
+        self.place.of(client, text)
     }
 
     /// The objects in this scope.

@@ -8,6 +8,7 @@ mod adopt;
 mod check;
 mod completions;
 mod config;
+mod describe;
 mod kube_flags;
 pub mod lint;
 mod output;
@@ -15,7 +16,8 @@ mod plan;
 mod revoke;
 mod run;
 mod secret;
-pub mod status;
+mod status;
+mod verdicts;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Command {
     Run(run::Args),
     /// Show the annotated Secrets: what they hold, when they renew, what went wrong
     Status(status::Args),
+    /// Show all that is known of one Secret, its last Events, and the next thing to do
+    Describe(describe::Args),
     /// Read certificates or manifests and say what is wrong with them
     Check(check::Args),
     /// Show what would be renewed when, and which workloads would roll; change nothing
@@ -82,6 +86,7 @@ impl Cli {
         let result = match self.command {
             Command::Run(args) => run::run(args),
             Command::Status(args) => status::run(args),
+            Command::Describe(args) => describe::run(args),
             Command::Check(args) => check::run(args),
             Command::Plan(args) => plan::run(args),
             Command::Renew(args) => secret::renew(args),

@@ -5,6 +5,11 @@
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, stdout};
 
+use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::text::{holds_private_key, shown};
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration;
+use cert_renew_core::verdict::State;
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -58,8 +63,10 @@ impl Screen {
     pub(super) fn of_stdout() -> Self {
         let size = rustix::termios::tcgetwinsize(stdout());
         let columns = size.ok().map(|size| usize::from(size.ws_col));
+        let variable = |name: &str| std::env::var(name).unwrap_or_default();
         Self {
-            colours: stdout().is_terminal(),
+            colours: stdout().is_terminal()
+                && takes_colours(&variable("NO_COLOR"), &variable("TERM")),
             // A terminal that does not know its width reports 0.
             columns: columns.filter(|columns| *columns > 0),
         }
@@ -74,36 +81,91 @@ impl Screen {
     }
 }
 
+/// Whether colours are wanted, by the two variables of the environment: https://no-color.org, and a terminal that cannot.
+fn takes_colours(no_color: &str, term: &str) -> bool {
+    no_color.is_empty() && term != "dumb"
+}
+
+/// Foreign text for a terminal: as it is if it is one line of visible characters, otherwise quoted.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    let odd = |it: char| {
+        let hidden = matches!(it, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+        it.is_control() || hidden
+    };
+    if text.contains(odd) || holds_private_key(text) {
+        shown(text).into()
+    } else {
+        text.into()
+    }
+}
+
+/// The workloads that use a certificate, and what was proven of them.
+pub(super) fn workloads(used_by: &UsedBy) -> String {
+    let proven = used_by.proven.as_ref().map(|it| it.in_words());
+    let parts = [used_by.in_words()].into_iter().chain(proven);
+    parts.collect::<Vec<_>>().join("; ")
+}
+
+/// The time from now to an instant, in words.
+pub(super) fn relative(now: UnixTime, at: UnixTime) -> String {
+    if at < now {
+        format!("{} ago", duration::human(now.since(at)))
+    } else {
+        format!("in {}", duration::human(at.since(now)))
+    }
+}
+
+/// The escape sequence for a state: problems are highlighted on a terminal.
+pub(super) fn colour(state: &str) -> Option<&'static str> {
+    let known = State::ALL.into_iter().find(|it| it.as_str() == state)?;
+    match known {
+        State::Absent | State::Due | State::Held | State::Paused => Some("33"),
+        known if known.is_trouble() => Some("31"),
+        _ => None,
+    }
+}
+
 /// The escape sequence that colours a word, if any.
 pub(super) type Paint = fn(&str) -> Option<&'static str>;
 
 /// A table with columns of the necessary width, one of which may be coloured.
 #[derive(Debug)]
-pub(super) struct Table<const N: usize> {
-    titles: [&'static str; N],
-    widths: [usize; N],
+pub(super) struct Table {
+    titles: Vec<&'static str>,
+    widths: Vec<usize>,
     /// Longest cell of each column, in characters; longer ones are cut.
-    most: [usize; N],
+    most: Vec<usize>,
     painted: Option<(usize, Paint)>,
 }
 
-impl<const N: usize> Table<N> {
+impl Table {
     /// A table wide enough for `lines`.
     pub(super) fn new(
-        titles: [&'static str; N],
-        lines: &[[String; N]],
+        titles: &[&'static str],
+        lines: &[Vec<String>],
         painted: Option<(usize, Paint)>,
     ) -> Self {
-        let width = |column: usize| {
-            let cells = lines.iter().map(|line| line[column].chars().count());
-            cells.max().unwrap_or(0).max(titles[column].len())
+        let width = |(column, title): (usize, &&str)| {
+            let cells = lines.iter().filter_map(|line| line.get(column));
+            let widest = cells.map(|cell| cell.chars().count()).max();
+            widest.unwrap_or(0).max(title.len())
         };
         Self {
-            titles,
-            widths: std::array::from_fn(width),
-            most: [usize::MAX; N],
+            titles: titles.to_vec(),
+            widths: titles.iter().enumerate().map(width).collect(),
+            most: vec![usize::MAX; titles.len()],
             painted,
         }
+    }
+
+    /// Cuts a column at so many characters, if the screen is one.
+    pub(super) fn at_most(mut self, screen: Screen, column: usize, most: usize) -> Self {
+        if screen.columns.is_some() {
+            self.widths[column] = self.widths[column].min(most);
+            self.most[column] = most;
+        }
+        self
     }
 
     /// Narrows the columns in `may_be_cut`, the widest first, until a line fits the screen.
@@ -111,7 +173,8 @@ impl<const N: usize> Table<N> {
         let Some(columns) = screen.columns else {
             return self;
         };
-        let all = |widths: &[usize; N]| widths.iter().sum::<usize>() + GAP * (N - 1);
+        let count = self.titles.len();
+        let all = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * (count - 1);
         while all(&self.widths) > columns {
             let long = may_be_cut.iter().filter(|it| self.widths[**it] > LEAST);
             let Some(widest) = long.max_by_key(|it| self.widths[**it]) else {
@@ -122,7 +185,7 @@ impl<const N: usize> Table<N> {
         let left = columns.saturating_sub(all(&self.widths));
         for column in may_be_cut {
             // Later lines may be longer, and the last column needs no padding.
-            let more = if column + 1 == N { left } else { 0 };
+            let more = if column + 1 == count { left } else { 0 };
             self.most[*column] = (self.widths[*column] + more).max(LEAST);
         }
         self
@@ -130,22 +193,23 @@ impl<const N: usize> Table<N> {
 
     /// The line of headings.
     pub(super) fn head(&self) -> String {
-        self.lay(&self.titles.map(str::to_owned), None)
+        let titles: Vec<String> = self.titles.iter().map(|it| (*it).to_owned()).collect();
+        self.lay(&titles, None)
     }
 
     /// One line.
-    pub(super) fn line(&self, cells: &[String; N]) -> String {
+    pub(super) fn line(&self, cells: &[String]) -> String {
         let colour = self.painted.and_then(|(column, paint)| {
-            let colour = paint(&cells[column])?;
+            let colour = paint(cells.get(column)?)?;
             Some((column, colour))
         });
         self.lay(cells, colour)
     }
 
-    fn lay(&self, cells: &[String; N], colour: Option<(usize, &str)>) -> String {
+    fn lay(&self, cells: &[String], colour: Option<(usize, &str)>) -> String {
         let mut out = String::new();
         for (column, cell) in cells.iter().enumerate() {
-            let width = if column + 1 == N {
+            let width = if column + 1 == self.titles.len() {
                 0
             } else {
                 self.widths[column]
@@ -180,7 +244,8 @@ mod tests {
     use super::*;
 
     fn table(columns: Option<usize>) -> Vec<String> {
-        let line = |name: &str, names: &str, error: &str| [name, names, error].map(str::to_owned);
+        let line =
+            |name: &str, names: &str, error: &str| [name, names, error].map(str::to_owned).to_vec();
         let lines = [
             line("shop/a", "www.shop.example,shop.example", "-"),
             line(
@@ -193,7 +258,7 @@ mod tests {
             columns,
             ..Screen::default()
         };
-        let table = Table::new(["SECRET", "NAMES", "LAST ERROR"], &lines, None);
+        let table = Table::new(&["SECRET", "NAMES", "LAST ERROR"], &lines, None);
         let table = table.fit(screen, &[1, 2]);
         let lines = lines.iter().map(|cells| table.line(cells));
         let lines = [table.head()].into_iter().chain(lines);
@@ -231,14 +296,33 @@ mod tests {
     }
 
     #[test]
+    fn foreign_text_is_quoted_only_where_a_terminal_would_not_show_it() {
+        for (text, expected) in [
+            ("the CA says \"no\": é", "the CA says \"no\": é"),
+            ("a\u{1b}[2J", "\"a\\u{1b}[2J\""),
+            ("a\u{202e}b", "\"a\\u{202e}b\""),
+            ("-----BEGIN PRIVATE KEY-----", "a private key (not shown)"),
+        ] {
+            assert_eq!(plain(text), expected);
+        }
+    }
+
+    #[test]
+    fn colours_are_left_out_where_they_are_not_wanted() {
+        assert!(takes_colours("", "xterm"));
+        assert!(!takes_colours("1", "xterm"));
+        assert!(!takes_colours("", "dumb"));
+    }
+
+    #[test]
     fn a_line_that_comes_later_is_cut_too() {
         let titles = ["NAME", "LAST ERROR"];
         let screen = Screen {
             columns: Some(30),
             ..Screen::default()
         };
-        let first = [["a".to_owned(), "-".to_owned()]];
-        let table = Table::new(titles, &first, None).fit(screen, &[1]);
+        let first = [vec!["a".to_owned(), "-".to_owned()]];
+        let table = Table::new(&titles, &first, None).fit(screen, &[1]);
         let later = table.line(&["b".into(), "x".repeat(100)]);
         assert_eq!(later.trim_end().chars().count(), 30, "{later}");
     }

@@ -1,7 +1,8 @@
 //! `cert-renew plan`: future renewals, and the workloads that each would roll. Changes nothing, asks no CA.
 //!
-//! With the operator's config file it knows the allowed names and the defaults; only the operator knows the CA's
-//! suggestion (ARI) and failures. `--preflight` asks the CA (only its directory), DNS and the cluster for obstacles to
+//! With the operator's config it knows the allowed names and the defaults; the operator is asked for the dates, as only
+//! it knows the CA's renewal information (ARI) and failures. With a config file it says what would be with that file,
+//! and the operator is not asked. `--preflight` asks the CA (only its directory), DNS and the cluster for obstacles to
 //! each renewal.
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::secret::workload::RolloutMode;
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::{Verdict, renews_why};
 use clap::Parser;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
@@ -26,6 +28,7 @@ use serde::Serialize;
 use super::account::acme;
 use super::kube_flags::Scope;
 use super::output::{Output, Screen, Table};
+use super::verdicts::{Operator, Wanted, say};
 use super::{CommandResult, Failure, block_on};
 use crate::acme::{Credentials, Directory};
 use crate::cluster::accounts;
@@ -40,24 +43,19 @@ const PAGE: u32 = 250;
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
-    /// The operator's config file
-    #[arg(
-        long,
-        env = "CERT_RENEW_CONFIG",
-        default_value = "/etc/cert-renew/config.yaml"
-    )]
-    config: PathBuf,
+    /// A config file, to see what would be with it; otherwise the config in the cluster
+    #[arg(long, value_name = "FILE", env = "CERT_RENEW_CONFIG")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     scope: Scope,
     /// Ask CA, DNS and cluster what speaks against each renewal; nothing is ordered
     #[arg(long)]
     preflight: bool,
-    /// The operator's namespace, where accounts and credentials are
-    #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
-    operator_namespace: String,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    operator: Operator,
 }
 
 /// One Secret and its future.
@@ -107,11 +105,60 @@ struct Planned<'a> {
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
-    let config = config_file::load(&args.config).map_err(|faults| Failure(faults.to_string()))?;
-    let rows = block_on(rows(&args, &config))?;
+    let file = args.config.as_deref().map(config_file::load).transpose();
+    let file = file.map_err(|faults| Failure(faults.to_string()))?;
+    let rows = block_on(async {
+        let client = args.scope.client().await?;
+        let config = match file {
+            Some(config) => config,
+            None => in_cluster(&args.operator, &client).await?,
+        };
+        let mut rows = rows(&args, &client, &config).await?;
+        if args.config.is_none() {
+            as_the_operator_says(&args, &client, &mut rows).await;
+        }
+        Ok(rows)
+    })?;
     let screen = Screen::of_stdout();
     print!("{}", text(UnixTime::now(), rows, args.output, screen)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The config of the cluster.
+async fn in_cluster(operator: &Operator, client: &kube::Client) -> Result<Config, Failure> {
+    let config = operator.config(client).await;
+    config.map_err(|Failure(error)| {
+        Failure(format!(
+            "{error}; name the operator's namespace with --operator-namespace, or a file with --config"
+        ))
+    })
+}
+
+/// Takes the instants and reasons of the operator, which knows the CA's renewal information, failures and budgets.
+async fn as_the_operator_says(args: &Args, client: &kube::Client, rows: &mut [Row]) {
+    let wanted = Wanted {
+        namespace: args.scope.namespace(client).map(ToOwned::to_owned),
+        places: None,
+    };
+    let report = match args.operator.report(client, &wanted).await {
+        Ok(report) => report,
+        Err(why) => {
+            say(&format!(
+                "the dates are without the CA's renewal information: the operator could not be asked, {why}"
+            ));
+            return;
+        }
+    };
+    let place = |it: &Verdict| (it.namespace.to_string(), it.name.to_string());
+    let verdicts = report.certificates.iter().map(|it| (place(it), it));
+    let verdicts: BTreeMap<_, _> = verdicts.collect();
+    for row in rows {
+        let SecretRef { namespace, name } = &row.secret;
+        if let Some(verdict) = verdicts.get(&(namespace.to_string(), name.to_string())) {
+            row.at = verdict.renews.unwrap_or(UnixTime::NEVER);
+            row.why = verdict.renews_why.to_string();
+        }
+    }
 }
 
 /// The printed table: the nearest renewal first.
@@ -155,7 +202,7 @@ fn text(
     let lines: Vec<_> = rows
         .iter()
         .map(|row| {
-            [
+            vec![
                 row.secret.to_string(),
                 when(row.at),
                 row.why.clone(),
@@ -170,7 +217,7 @@ fn text(
         Output::Wide => screen.uncut(),
         _ => screen,
     };
-    let table = Table::new(titles, &lines, None).fit(screen, &[3, 4]);
+    let table = Table::new(&titles, &lines, None).fit(screen, &[3, 4]);
     let lines = lines.iter().map(|cells| table.line(cells));
     let mut text = table.head() + &lines.collect::<String>();
     for row in &rows {
@@ -342,16 +389,15 @@ fn rollout_of(
     (steps, only_for_ca, left_behind)
 }
 
-async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
-    let client = args.scope.client().await?;
-    let api: Api<ThinSecret> = args.scope.api(&client);
+async fn rows(args: &Args, client: &kube::Client, config: &Config) -> Result<Vec<Row>, Failure> {
+    let api: Api<ThinSecret> = args.scope.api(client);
     let now = UnixTime::now();
     let mut pages = Pages::of(ListParams::default(), PAGE);
     let mut users: BTreeMap<String, Users> = BTreeMap::new();
     let mut rows = Vec::new();
     let mut looker = Looker {
         kube: client.clone(),
-        namespace: &args.operator_namespace,
+        namespace: &args.operator.operator_namespace,
         config,
         cas: BTreeMap::new(),
     };
@@ -366,16 +412,15 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
             let Some(assessment) = assess::of_thin(now, &key, secret, config) else {
                 continue;
             };
-            let (at, why) = match assessment.renewal {
-                Ok(due) => {
-                    let opens = assessment.opens.unwrap_or_default();
-                    (due.at.max(opens), due.reason.as_str().to_owned())
-                }
-                Err(never) => (UnixTime::NEVER, format!("{never:?}")),
+            let held = assessment.opens.max(assessment.held_until);
+            let at = match assessment.renewal {
+                Ok(due) => due.at.max(held.unwrap_or_default()),
+                Err(_) => UnixTime::NEVER,
             };
+            let why = renews_why(assessment.renewal, assessment.heed, assessment.blocked);
             let namespace = key.namespace.to_string();
             if !users.contains_key(&namespace) {
-                let listed = Users::list(&client, &namespace).await?;
+                let listed = Users::list(client, &namespace).await?;
                 users.insert(namespace.clone(), listed);
             }
             let (steps, only_for_ca, left_behind) =
@@ -390,7 +435,7 @@ async fn rows(args: &Args, config: &Config) -> Result<Vec<Row>, Failure> {
             rows.push(Row {
                 against,
                 at,
-                why,
+                why: why.into(),
                 names: assessment.names.iter().map(ToString::to_string).collect(),
                 rollout: steps.iter().map(Rolled::of).collect(),
                 only_for_ca,

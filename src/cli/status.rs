@@ -1,467 +1,465 @@
-//! `cert-renew status`: the annotated Secrets as a table, with the user's own rights.
+//! `cert-renew status`: the verdict on each annotated Secret, as a table.
 //!
-//! It reads only the Secrets themselves, without the operator and the config file: defaults of the config (an issuer or
-//! `renewBefore` for a namespace) are unknown here. Private keys enter this process's memory only in the answer's
-//! buffer: the Secrets are decoded by the thin type.
+//! The verdicts are the operator's; see [`super::verdicts`] for what is shown without one.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use cert_renew_core::certificate::{Leaf, Unreadable};
-use cert_renew_core::rollout::HaltNote;
-use cert_renew_core::schedule::due::{self, Inputs, Never};
 use cert_renew_core::secret::keys;
-use cert_renew_core::secret::parts::ChainAndCa;
-use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
-use cert_renew_core::secret::state::{IssuedBy, RolledOut};
-use cert_renew_core::secret::thin::{CertificateState, ThinSecret};
-use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::secret::settings::DEFAULT_CLASS;
+use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::text::error_chain;
-use cert_renew_core::text::hash::hash;
-use cert_renew_core::text::shown;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::time::duration;
-use clap::Parser;
+use cert_renew_core::time::duration::{self, NotADuration};
+use cert_renew_core::verdict::{Report, State, Verdict};
+use clap::{Parser, ValueEnum};
 use futures::{StreamExt as _, stream};
-use kube::api::{Api, ListParams};
+use kube::Client;
+use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use serde::Serialize;
 
+use super::describe;
 use super::kube_flags::Scope;
-use super::output::{Output, Paint, Screen, Table};
-use super::{CommandResult, Failure, block_on};
-use crate::cluster::pages::Pages;
+use super::output::{Output, Paint, Screen, Table, colour, plain, relative, workloads};
+use super::verdicts::{Found, Operator, Source, Wanted, say, selections};
+use super::{CommandResult, block_on};
 
-/// Secrets in a page of the list.
-const PAGE: u32 = 250;
+/// Time between two looks at the operator's verdicts: nothing is pushed through the API server's proxy.
+const LOOK: Duration = Duration::from_secs(2);
+/// Most characters of names in a line of the wide table on a terminal: some certificates have a hundred.
+const MOST_NAMES: usize = 60;
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
+    /// These Secrets only, each as NAME or NAMESPACE/NAME; a single one is shown on one screen
+    names: Vec<String>,
     #[command(flatten)]
     scope: Scope,
+    /// Secrets with these labels only; takes the right to list Secrets
+    #[arg(short = 'l', long)]
+    selector: Option<String>,
+    /// Certificates that end within this time only, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    expiring: Option<Duration>,
+    /// The order of the lines
+    #[arg(long, value_enum, value_name = "COLUMN", default_value_t)]
+    sort_by: Column,
+    /// Print no line of headings
+    #[arg(long)]
+    no_headers: bool,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     /// Go on, and print what changes, until interrupted
     #[arg(short, long)]
     watch: bool,
+    #[command(flatten)]
+    operator: Operator,
 }
 
-/// One annotated Secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Row {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// A word: ok, due, failing, expired, absent, unreadable, paused; in a watch also deleted.
-    pub state: &'static str,
-    /// The issuer that renews it.
-    pub issuer: String,
-    /// URL of the CA account of the order, for a CAA record with `accounturi`.
-    pub account: Option<String>,
-    /// Names in the certificate.
-    pub names: Vec<String>,
-    /// Start of validity of the certificate.
-    pub valid_from: Option<String>,
-    /// End of validity of the certificate.
-    pub expires: Option<String>,
-    /// When it is renewed, `now` if it is due; none if cert-renew does not renew it.
-    pub renews: Option<String>,
-    /// A word: done, pending, halted, none yet.
-    pub rollout: &'static str,
-    /// The workloads that use it, and what they serve, according to the last rollout.
-    pub used_by: Option<UsedBy>,
-    /// When a failed renewal is tried again.
-    pub retry_at: Option<String>,
-    /// The last error.
-    pub last_error: Option<String>,
-    #[serde(skip)]
-    ends: Option<UnixTime>,
-    #[serde(skip)]
-    due: Option<UnixTime>,
+/// What the lines are sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Column {
+    /// Namespace and name
+    #[default]
+    Name,
+    /// The worst first
+    State,
+    /// What ends first
+    Expires,
+    /// What is renewed first
+    Renews,
+    Issuer,
+    Rollout,
+}
+
+fn time(text: &str) -> Result<Duration, NotADuration> {
+    duration::parse(text)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
     block_on(async {
         let client = args.scope.client().await?;
-        let api: Api<ThinSecret> = args.scope.api(&client);
-        let secrets = list(&api).await?;
-        let now = UnixTime::now();
-        let rows: Vec<Row> = secrets
-            .iter()
-            .filter_map(|secret| row(now, secret))
-            .collect();
-        if args.watch {
-            return follow(&api, &args, rows).await;
+        let wanted = Wanted::of(&client, &args.scope, &args.names, args.selector.as_deref());
+        let wanted = wanted.await?;
+        let mut found = Found::of(&client, &args.operator, &wanted).await?;
+        let one = args.names.len() == 1 && args.output == Output::Table;
+        if one && !args.watch && !args.no_headers {
+            return describe::show(&client, &found, &wanted).await;
         }
-        match args.output.of_program(&rows)? {
+        let code = wanted.tell_missing(&found.report);
+        args.select(&mut found.report);
+        if args.watch {
+            return follow(&client, &args, &wanted, found).await;
+        }
+        let report = &found.report;
+        match args.output.of_program(report)? {
             Some(text) => print!("{text}"),
-            None if rows.is_empty() => nothing(),
+            None if report.certificates.is_empty() => args.nothing(&wanted),
             None => {
-                print!("{}", table(now, &rows, args.output, Screen::of_stdout()));
+                let table = table(report, args.output, Screen::of_stdout());
+                let skipped = usize::from(args.no_headers);
+                let lines = table.split_inclusive('\n').skip(skipped);
+                print!("{}", lines.collect::<String>());
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code)
     })
 }
 
-/// Prints nothing on standard output: a pipe gets an empty list.
-fn nothing() {
-    // There is no other output if standard error is closed.
-    let _ = writeln!(
-        std::io::stderr(),
-        "no Secret is annotated here; annotate one with {}=<issuer>, or look everywhere with -A",
-        keys::ISSUER
-    );
+impl Args {
+    /// Keeps what the flags ask for, in their order.
+    fn select(&self, report: &mut Report) {
+        if let Some(within) = self.expiring {
+            let until = report.as_of + within;
+            let ends = |it: &Verdict| it.not_after.is_some_and(|at| at <= until);
+            report.certificates.retain(ends);
+        }
+        let by = self.sort_by;
+        report
+            .certificates
+            .sort_by(|one, other| by.compare(one, other));
+        report.matching = report.certificates.len() + report.left_out;
+    }
+
+    /// Says that there is nothing, not on standard output: a pipe gets an empty list.
+    fn nothing(&self, wanted: &Wanted) {
+        let place = match &wanted.namespace {
+            Some(namespace) => format!("in namespace {namespace}"),
+            None => "anywhere".to_owned(),
+        };
+        let narrowed = self.expiring.is_some() || self.selector.is_some() || !self.names.is_empty();
+        say(&if narrowed {
+            format!("no annotated Secret {place} matches")
+        } else {
+            format!(
+                "no Secret is annotated {place}; annotate one with {}=<issuer>, or look everywhere with -A",
+                keys::ISSUER
+            )
+        });
+    }
 }
 
-/// Prints the rows, and then each changed one, as `kubectl get --watch` does.
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-async fn follow(api: &Api<ThinSecret>, args: &Args, rows: Vec<Row>) -> CommandResult {
-    let now = UnixTime::now();
-    let lines: Vec<_> = rows.iter().map(|row| cells(now, row)).collect();
-    let layout = Layout::new(&lines, args.output, Screen::of_stdout());
-    let print = |row: &Row| {
-        match args.output {
-            Output::Json => println!("{}", serde_json::to_string(row).unwrap_or_default()),
+impl Column {
+    fn compare(self, one: &Verdict, other: &Verdict) -> Ordering {
+        let late = |at: Option<UnixTime>| at.unwrap_or(UnixTime::NEVER);
+        let main = match self {
+            Self::Name => Ordering::Equal,
+            Self::State => { one.state.cmp(&other.state) }
+                .then(late(one.not_after).cmp(&late(other.not_after))),
+            Self::Expires => late(one.not_after).cmp(&late(other.not_after)),
+            Self::Renews => late(one.renews).cmp(&late(other.renews)),
+            Self::Issuer => one.issuer.cmp(&other.issuer),
+            Self::Rollout => one.rollout.cmp(&other.rollout),
+        };
+        main.then_with(|| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)))
+    }
+}
+
+type Place = (Box<str>, Box<str>);
+
+/// Prints the verdicts, and then each that changes, as `kubectl get --watch` does.
+struct Follower<'a> {
+    output: Output,
+    layout: Layout,
+    wanted: &'a Wanted,
+    known: BTreeMap<Place, Verdict>,
+}
+
+/// A verdict as a watch prints it for programs.
+#[derive(Serialize)]
+struct Change<'a> {
+    #[serde(flatten)]
+    verdict: &'a Verdict,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+}
+
+impl Follower<'_> {
+    #[expect(clippy::print_stdout, reason = "the command's answer")]
+    fn print(&self, now: UnixTime, verdict: &Verdict, deleted: bool) {
+        let change = Change { verdict, deleted };
+        match self.output {
+            Output::Json => println!("{}", serde_json::to_string(&change).unwrap_or_default()),
             Output::Yaml => {
-                let text = args.output.of_program(row);
+                let text = self.output.of_program(&change);
                 print!("---\n{}", text.ok().flatten().unwrap_or_default());
             }
             Output::Table | Output::Wide => {
-                print!("{}", layout.line(cells(UnixTime::now(), row)));
+                let word = if deleted {
+                    "deleted"
+                } else {
+                    verdict.state.as_str()
+                };
+                print!("{}", self.layout.line(now, verdict, word));
             }
         }
         // A closed pipe ends the command at the next line.
         let _ = std::io::stdout().flush();
-    };
-    if matches!(args.output, Output::Table | Output::Wide) {
-        print!("{}", layout.head());
     }
-    rows.iter().for_each(&print);
-    let mut known: BTreeMap<(String, String), Row> =
-        rows.into_iter().map(|row| (row.place(), row)).collect();
-    let selected = |config: watcher::Config| watch(api.clone(), config).default_backoff().boxed();
-    let mut events = stream::select_all([
-        selected(watcher::Config::default().fields("type=kubernetes.io/tls")),
-        selected(
-            watcher::Config::default()
-                .labels(&format!("{}=true", keys::MANAGED_LABEL))
-                .fields("type!=kubernetes.io/tls"),
-        ),
-    ]);
+
+    fn apply(&mut self, now: UnixTime, verdict: Verdict) {
+        let place = (verdict.namespace.clone(), verdict.name.clone());
+        let known = self.known.get(&place);
+        if known.is_some_and(|known| lasting(known, now) == lasting(&verdict, now)) {
+            return;
+        }
+        self.print(now, &verdict, false);
+        self.known.insert(place, verdict);
+    }
+
+    fn remove(&mut self, now: UnixTime, place: &Place) {
+        if let Some(verdict) = self.known.remove(place) {
+            self.print(now, &verdict, true);
+        }
+    }
+}
+
+/// A verdict without what changes with the clock alone.
+fn lasting(verdict: &Verdict, now: UnixTime) -> Verdict {
+    Verdict {
+        renews: verdict.renews.filter(|at| *at > now),
+        ..verdict.clone()
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn follow(client: &Client, args: &Args, wanted: &Wanted, found: Found) -> CommandResult {
+    let Report {
+        as_of,
+        certificates,
+        ..
+    } = &found.report;
+    let layout = Layout::of(&found.report, args.output, Screen::of_stdout());
+    let is_table = matches!(args.output, Output::Table | Output::Wide);
+    if is_table && !args.no_headers {
+        print!("{}", layout.table.head());
+    }
+    let mut follower = Follower {
+        output: args.output,
+        layout,
+        wanted,
+        known: BTreeMap::new(),
+    };
+    for verdict in certificates {
+        follower.apply(*as_of, verdict.clone());
+    }
+    match found.source {
+        Source::Operator => by_looking(client, args, follower).await,
+        Source::Secrets(_) => by_watching(client, found, follower).await,
+    }
+}
+
+/// Asks the operator again and again.
+async fn by_looking(client: &Client, args: &Args, mut follower: Follower<'_>) -> CommandResult {
+    let mut failed = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let mut report = match args.operator.report(client, follower.wanted).await {
+            Ok(report) => report,
+            Err(why) => {
+                if !std::mem::replace(&mut failed, true) {
+                    say(&format!("the operator cannot be asked now, {why}"));
+                }
+                continue;
+            }
+        };
+        failed = false;
+        args.select(&mut report);
+        let here = |place: &Place| {
+            let is = |it: &Verdict| it.namespace == place.0 && it.name == place.1;
+            report.certificates.iter().any(is)
+        };
+        let gone: Vec<Place> = { follower.known.keys() }
+            .filter(|place| !here(place))
+            .cloned()
+            .collect();
+        for place in gone {
+            follower.remove(report.as_of, &place);
+        }
+        for verdict in report.certificates {
+            follower.apply(report.as_of, verdict);
+        }
+    }
+}
+
+/// Watches the Secrets.
+async fn by_watching(client: &Client, found: Found, mut follower: Follower<'_>) -> CommandResult {
+    let api: Api<ThinSecret> = match &follower.wanted.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let watches = selections().map(|params| {
+        let config = watcher::Config {
+            label_selector: params.label_selector,
+            field_selector: params.field_selector,
+            ..watcher::Config::default()
+        };
+        watch(api.clone(), config).default_backoff().boxed()
+    });
+    let mut events = stream::select_all(watches);
     while let Some(event) = events.next().await {
-        let now = UnixTime::now();
         let (secret, deleted) = match event {
             Ok(Event::Apply(secret) | Event::InitApply(secret)) => (secret, false),
             Ok(Event::Delete(secret)) => (secret, true),
             Ok(Event::Init | Event::InitDone) => continue,
             Err(error) => {
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "watching Secrets: {}",
-                    error_chain(&error)
-                );
+                say(&format!("watching Secrets: {}", error_chain(&error)));
                 continue;
             }
         };
-        let place = (
-            secret.head.namespace().to_owned(),
-            secret.head.name().to_owned(),
-        );
-        match row(now, &secret).filter(|_| !deleted) {
-            Some(row) if known.get(&place) == Some(&row) => {}
-            Some(row) => {
-                print(&row);
-                known.insert(place, row);
-            }
-            None => {
-                if let Some(row) = known.remove(&place) {
-                    print(&Row {
-                        state: "deleted",
-                        ..row
-                    });
-                }
-            }
+        let (namespace, name) = (secret.head.namespace(), secret.head.name());
+        if !follower.wanted.takes(namespace, name) {
+            continue;
+        }
+        let now = UnixTime::now();
+        match found.judge(&secret).filter(|_| !deleted) {
+            Some(verdict) => follower.apply(now, verdict),
+            None => follower.remove(now, &(namespace.into(), name.into())),
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(api: &Api<ThinSecret>) -> Result<Vec<ThinSecret>, Failure> {
-    let tls = ListParams::default().fields("type=kubernetes.io/tls");
-    let labelled = ListParams::default()
-        .labels(&format!("{}=true", keys::MANAGED_LABEL))
-        .fields("type!=kubernetes.io/tls");
-    let mut secrets = Vec::new();
-    for params in [tls, labelled] {
-        let mut pages = Pages::of(params, PAGE);
-        while let Some(params) = pages.next() {
-            let page = api.list(params).await;
-            let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
-            secrets.extend(page.items);
-            pages.came(&page.metadata);
-        }
-    }
-    secrets.sort_by(|one, other| {
-        let place = |secret: &ThinSecret| {
-            (
-                secret.head.namespace().to_owned(),
-                secret.head.name().to_owned(),
-            )
-        };
-        place(one).cmp(&place(other))
-    });
-    Ok(secrets)
-}
-
-/// The status that a Secret contains; None if it is not annotated.
-#[must_use]
-pub fn row(now: UnixTime, secret: &ThinSecret) -> Option<Row> {
-    let head = &secret.head;
-    let none = BTreeMap::new();
-    let annotations = head.annotations().unwrap_or(&none);
-    let (settings, _) = Settings::read(annotations, head.managed, &NamespaceDefaults::default());
-    let settings = settings?;
-    let leaf = match secret.certificate() {
-        CertificateState::Leaf(leaf) => Ok(*leaf),
-        CertificateState::Absent => Err(Unreadable::Empty),
-        CertificateState::Unreadable(reason) => Err(reason),
-    };
-    let issued_by = IssuedBy::read(annotations);
-    let due = due::due(&Inputs {
-        staged: false,
-        leaf: leaf.as_ref(),
-        settings: &settings,
-        blocked: false,
-        issued_by: issued_by.as_ref(),
-        renewed_for: head.annotation(keys::RENEWED_FOR),
-        renewal_info: None,
-        seed: hash(&head.place()),
-    });
-    let renews = due.ok().map(|due| due.at);
-    let last_error = head.annotation(keys::LAST_ERROR);
-    Some(Row {
-        namespace: head.namespace().to_owned(),
-        name: head.name().to_owned(),
-        state: state(now, &leaf, due.err(), renews, last_error),
-        issuer: settings.issuer.to_string(),
-        account: issued_by.and_then(|by| by.account).map(Into::into),
-        names: leaf
-            .iter()
-            .flat_map(|leaf| &leaf.names)
-            .map(ToString::to_string)
-            .collect(),
-        valid_from: leaf.as_ref().ok().map(|leaf| leaf.not_before.to_string()),
-        expires: leaf.as_ref().ok().map(|leaf| leaf.not_after.to_string()),
-        renews: renews.map(|at| {
-            if at <= now {
-                "now".into()
-            } else {
-                at.to_string()
-            }
-        }),
-        rollout: rollout(&leaf, annotations, head.uid(), |had| {
-            let chain = leaf.as_ref().map_or(0, |leaf| leaf.chain);
-            ChainAndCa::counting(chain, secret.ca(), settings.rollout_on, had)
-        }),
-        used_by: head
-            .annotation(keys::USED_BY)
-            .and_then(|it| it.parse().ok()),
-        retry_at: head.annotation(keys::RETRY_AT).map(ToOwned::to_owned),
-        last_error: last_error.map(ToOwned::to_owned),
-        ends: leaf.as_ref().ok().map(|leaf| leaf.not_after),
-        due: renews,
-    })
-}
-
-fn state(
-    now: UnixTime,
-    leaf: &Result<Leaf, Unreadable>,
-    never: Option<Never>,
-    renews: Option<UnixTime>,
-    last_error: Option<&str>,
-) -> &'static str {
-    match leaf {
-        Ok(leaf) if leaf.not_after < now => "expired",
-        _ if last_error.is_some() => "failing",
-        Err(Unreadable::Empty) => "absent",
-        Err(_) => "unreadable",
-        Ok(_) if never == Some(Never::Paused) => "paused",
-        Ok(_) if renews.is_some_and(|at| at <= now) => "due",
-        Ok(_) => "ok",
-    }
-}
-
-fn rollout(
-    leaf: &Result<Leaf, Unreadable>,
-    annotations: &BTreeMap<String, String>,
-    uid: &str,
-    with: impl Fn(Option<ChainAndCa>) -> ChainAndCa,
-) -> &'static str {
-    let halted = annotations.get(keys::ROLLOUT_HALTED);
-    if halted.is_some_and(|note| HaltNote::holds(note)) {
-        return "halted";
-    }
-    match (leaf, RolledOut::read(annotations, uid)) {
-        (_, None) => "none yet",
-        (Ok(leaf), Some(had)) if had.is(leaf.fingerprint, with(had.with())) => "done",
-        (Err(_), Some(_)) => "done",
-        _ => "pending",
-    }
-}
-
-impl Row {
-    fn place(&self) -> (String, String) {
-        (self.namespace.clone(), self.name.clone())
-    }
-}
-
-const TITLES: [&str; 13] = [
-    "NAMESPACE",
-    "NAME",
-    "STATE",
-    "EXPIRES",
-    "RENEWS",
-    "ISSUER",
-    "ROLLOUT",
-    "VALID FROM",
-    "RETRY AT",
-    "NAMES",
-    "WORKLOADS",
-    "ACCOUNT",
-    "LAST ERROR",
+/// The columns of the table, with those of the wide one.
+const COLUMNS: [(&str, bool); 16] = [
+    ("NAMESPACE", false),
+    ("NAME", false),
+    (CLASS, false),
+    (STATE, false),
+    ("EXPIRES", false),
+    ("RENEWS", false),
+    ("ISSUER", false),
+    ("ROLLOUT", false),
+    ("WHY", true),
+    ("VALID FROM", true),
+    ("NEXT TRY", true),
+    ("FAILURES", true),
+    (NAMES, true),
+    (WORKLOADS, true),
+    ("ACCOUNT", true),
+    (PROBLEM, false),
 ];
-/// The columns that only the wide table has.
-const WIDE: std::ops::Range<usize> = 7..12;
-const NARROW: usize = TITLES.len() - 5;
+const CLASS: &str = "CLASS";
+const STATE: &str = "STATE";
+const NAMES: &str = "NAMES";
+const WORKLOADS: &str = "WORKLOADS";
+const PROBLEM: &str = "PROBLEM";
 
 /// The normal table, or the wide one.
-enum Layout {
-    Narrow(Table<NARROW>),
-    Wide(Table<{ TITLES.len() }>),
+struct Layout {
+    table: Table,
+    /// Which of [`COLUMNS`] it has.
+    columns: Vec<usize>,
+    /// The class of Secrets that name none.
+    class: Box<str>,
 }
 
 impl Layout {
-    fn new(lines: &[[String; TITLES.len()]], output: Output, screen: Screen) -> Self {
-        let paint = screen.colours.then_some((2, colour as Paint));
+    fn of(report: &Report, output: Output, screen: Screen) -> Self {
+        let class: Box<str> = report.class.clone().unwrap_or_else(|| DEFAULT_CLASS.into());
+        let certificates = report.certificates.iter();
+        let mut classes = certificates.map(|it| it.class.as_ref().unwrap_or(&class));
+        let first = classes.next();
+        let several = classes.any(|it| Some(it) != first);
+        let is_shown = |(title, wide): &(&str, bool)| {
+            (output == Output::Wide || !wide) && (several || *title != CLASS)
+        };
+        let shown = COLUMNS.iter().enumerate().filter(|(_, it)| is_shown(it));
+        let columns: Vec<usize> = shown.map(|(column, _)| column).collect();
+        let titles: Vec<&str> = columns.iter().map(|it| COLUMNS[*it].0).collect();
+        let at = |title: &str| titles.iter().position(|it| *it == title);
+        let paint = at(STATE).filter(|_| screen.colours);
+        let certificates = report.certificates.iter();
+        let lines =
+            certificates.map(|it| cells(&columns, &class, report.as_of, it, it.state.as_str()));
+        let lines: Vec<_> = lines.collect();
+        let mut table = Table::new(&titles, &lines, paint.map(|it| (it, colour as Paint)));
         if output == Output::Wide {
-            return Self::Wide(Table::new(TITLES, lines, paint));
-        }
-        let mut titles = TITLES.into_iter().enumerate();
-        let titles = std::array::from_fn(|_| {
-            let next = titles.find(|(column, _)| !WIDE.contains(column));
-            next.map_or("", |(_, title)| title)
-        });
-        let lines: Vec<_> = lines.iter().cloned().map(narrow).collect();
-        Self::Narrow(Table::new(titles, &lines, paint).fit(screen, &[NARROW - 1]))
-    }
-
-    fn head(&self) -> String {
-        match self {
-            Self::Narrow(table) => table.head(),
-            Self::Wide(table) => table.head(),
-        }
-    }
-
-    fn line(&self, cells: [String; TITLES.len()]) -> String {
-        match self {
-            Self::Narrow(table) => table.line(&narrow(cells)),
-            Self::Wide(table) => table.line(&cells),
-        }
-    }
-}
-
-fn cells(now: UnixTime, row: &Row) -> [String; TITLES.len()] {
-    let none = || "-".to_owned();
-    let text = |text: &Option<String>| text.as_deref().map_or_else(none, shown_plain);
-    [
-        row.namespace.clone(),
-        row.name.clone(),
-        row.state.to_owned(),
-        row.ends.map_or_else(none, |at| relative(now, at)),
-        row.due.map_or_else(none, |at| {
-            if at <= now {
-                "now".into()
-            } else {
-                relative(now, at)
+            if let Some(names) = at(NAMES) {
+                table = table.at_most(screen, names, MOST_NAMES);
             }
-        }),
-        row.issuer.clone(),
-        row.rollout.to_owned(),
-        text(&row.valid_from),
-        text(&row.retry_at),
-        if row.names.is_empty() {
-            none()
         } else {
-            row.names.join(",")
+            table = table.fit(screen, &[titles.len() - 1]);
+        }
+        Self {
+            table,
+            columns,
+            class,
+        }
+    }
+
+    fn line(&self, now: UnixTime, verdict: &Verdict, state: &str) -> String {
+        let cells = cells(&self.columns, &self.class, now, verdict, state);
+        self.table.line(&cells)
+    }
+}
+
+fn cells(
+    columns: &[usize],
+    class: &str,
+    now: UnixTime,
+    verdict: &Verdict,
+    state: &str,
+) -> Vec<String> {
+    let none = || "-".to_owned();
+    let instant = |at: Option<UnixTime>| at.map_or_else(none, |at| at.to_string());
+    let cell = |column: &usize| match COLUMNS[*column].0 {
+        "NAMESPACE" => verdict.namespace.to_string(),
+        "NAME" => verdict.name.to_string(),
+        CLASS => plain(verdict.class.as_deref().unwrap_or(class)).into_owned(),
+        STATE => state.to_owned(),
+        "EXPIRES" => verdict.not_after.map_or_else(none, |at| relative(now, at)),
+        "RENEWS" => match verdict.renews {
+            Some(at) if at <= now => "now".to_owned(),
+            Some(at) => relative(now, at),
+            None => none(),
         },
-        row.used_by.as_ref().map_or_else(none, workloads),
-        row.account.as_deref().map_or_else(none, shown_url),
-        // An error may contain foreign text: a terminal gets it only quoted.
-        row.last_error.as_deref().map_or_else(none, shown),
-    ]
+        "ISSUER" if verdict.issuer.is_empty() => none(),
+        "ISSUER" => plain(&verdict.issuer).into_owned(),
+        "ROLLOUT" => verdict.rollout.as_str().to_owned(),
+        "WHY" => verdict.renews_why.to_string(),
+        "VALID FROM" => instant(verdict.not_before),
+        "NEXT TRY" => instant(verdict.next_try),
+        "FAILURES" => verdict.failures.to_string(),
+        NAMES if verdict.names.is_empty() => none(),
+        NAMES => verdict.names_in_words(),
+        WORKLOADS => verdict.used_by.as_ref().map_or_else(none, workloads),
+        "ACCOUNT" => verdict
+            .account
+            .as_deref()
+            .map_or_else(none, |it| plain(it).into_owned()),
+        _ => problem(verdict).map_or_else(none, |it| plain(it).into_owned()),
+    };
+    columns.iter().map(cell).collect()
 }
 
-fn workloads(used_by: &UsedBy) -> String {
-    let proven = used_by.proven.as_ref().map(|it| it.in_words());
-    let parts = [used_by.in_words()].into_iter().chain(proven);
-    parts.collect::<Vec<_>>().join("; ")
+/// The one thing that is worth knowing of what is wrong: the last error, what is wrong with an annotation, or the reason
+/// of the state.
+fn problem(verdict: &Verdict) -> Option<&str> {
+    let first = verdict.problems.first();
+    let known = verdict.last_error.as_ref().or(first).map(|it| &**it);
+    let told = verdict.state.is_trouble() || verdict.state == State::Held;
+    known.or_else(|| told.then_some(&*verdict.reason))
 }
 
-/// Instants and similar values, quoted only if they contain something else.
-fn shown_plain(text: &str) -> String {
-    let plain = text.parse::<UnixTime>().is_ok();
-    if plain { text.to_owned() } else { shown(text) }
-}
-
-/// A URL as it is; anything else quoted.
-fn shown_url(text: &str) -> String {
-    let plain = text
-        .parse::<http::Uri>()
-        .is_ok_and(|url| url.scheme().is_some());
-    if plain { text.to_owned() } else { shown(text) }
-}
-
-/// Removes the columns of the wide table.
-fn narrow(cells: [String; TITLES.len()]) -> [String; NARROW] {
-    let kept = cells.into_iter().enumerate();
-    let mut kept = kept.filter_map(|(column, cell)| (!WIDE.contains(&column)).then_some(cell));
-    std::array::from_fn(|_| kept.next().unwrap_or_default())
-}
-
-/// Highlights problems on a terminal.
-fn colour(state: &str) -> Option<&'static str> {
-    match state {
-        "expired" | "failing" | "unreadable" => Some("31"),
-        "absent" | "due" => Some("33"),
-        _ => None,
-    }
-}
-
-fn table(now: UnixTime, rows: &[Row], output: Output, screen: Screen) -> String {
-    let lines: Vec<_> = rows.iter().map(|row| cells(now, row)).collect();
-    let layout = Layout::new(&lines, output, screen);
-    let lines = lines.into_iter().map(|cells| layout.line(cells));
-    layout.head() + &lines.collect::<String>()
-}
-
-fn relative(now: UnixTime, at: UnixTime) -> String {
-    if at < now {
-        format!("{} ago", duration::human(now.since(at)))
-    } else {
-        format!("in {}", duration::human(at.since(now)))
-    }
+fn table(report: &Report, output: Output, screen: Screen) -> String {
+    let layout = Layout::of(report, output, screen);
+    let lines = report.certificates.iter();
+    let lines = lines.map(|it| layout.line(report.as_of, it, it.state.as_str()));
+    layout.table.head() + &lines.collect::<String>()
 }
 
 #[cfg(test)]
 mod tests {
     use base64::Engine as _;
+    use cert_renew_core::verdict::{Leader, of_secret};
     use serde_json::json;
 
     use super::super::golden;
@@ -482,12 +480,12 @@ mod tests {
         serde_json::from_str(&text).unwrap()
     }
 
-    #[test]
-    fn the_table_says_what_stands_on_the_secrets() {
+    /// What is said of these Secrets without an operator.
+    fn report() -> Report {
         let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
         let le = json!({"cert-renew.io/issuer": "letsencrypt"});
         let good = certificate_fingerprint();
-        let rows: Vec<Row> = [
+        let certificates: Vec<_> = [
             secret(
                 "new",
                 "none",
@@ -509,6 +507,7 @@ mod tests {
                 "good.pem",
                 &json!({
                     "cert-renew.io/issuer": "letsencrypt",
+                    "cert-renew.io/renew-now": "today",
                     "state.cert-renew.io/last-error": "no\u{1b}[2J way",
                     "state.cert-renew.io/retry-at": "2026-02-01T00:10:00Z",
                     "state.cert-renew.io/rolled-out": "none",
@@ -522,31 +521,44 @@ mod tests {
                 &json!({"cert-renew.io/issuer": "external"}),
             ),
             secret("unannotated", "good.pem", &json!({})),
+            secret(
+                "misspelt",
+                "good.pem",
+                &json!({"cert-renew.io/issuer": "letsencrypt", "cert-renew.io/key-type": "rsa"}),
+            ),
             secret("other", "none", &le),
         ]
         .iter()
-        .filter_map(|secret| row(now, secret))
+        .filter_map(|secret| of_secret(now, secret, None))
         .collect();
-        let expected = "\
-NAMESPACE  NAME     STATE    EXPIRES  RENEWS      ISSUER       ROLLOUT   LAST ERROR
-shop       new      absent   -        now         letsencrypt  none yet  -
-shop       fine     ok       in 59d   in 28d 13h  letsencrypt  done      -
-shop       failing  failing  in 59d   in 28d 17h  letsencrypt  pending   \"no\\u{1b}[2J way\"
-shop       watched  ok       in 59d   -           external     none yet  -
-shop       other    absent   -        -           letsencrypt  none yet  -
-";
+        Report {
+            version: None,
+            class: None,
+            replica: None,
+            leader: Leader::default(),
+            as_of: now,
+            matching: certificates.len(),
+            left_out: 0,
+            certificates,
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_the_verdicts_say() {
+        let report = report();
         let pipe = Screen::default();
-        assert_eq!(table(now, &rows, Output::Table, pipe), expected);
-        let wide = table(now, &rows, Output::Wide, pipe);
+        golden("status.txt", &table(&report, Output::Table, pipe));
+        let wide = table(&report, Output::Wide, pipe);
         golden("status-wide.txt", &wide);
-        let json = Output::Json.of_program(&rows).unwrap().unwrap();
+        let json = Output::Json.of_program(&report).unwrap().unwrap();
         golden("status.json", &json);
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        let yaml = Output::Yaml.of_program(&rows).unwrap().unwrap();
+        let yaml = Output::Yaml.of_program(&report).unwrap().unwrap();
         let yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
         assert_eq!(json, yaml);
         // The same facts, in words and as named fields.
-        for (line, row) in wide.lines().skip(1).zip(json.as_array().unwrap()) {
+        let rows = json["certificates"].as_array().unwrap();
+        for (line, row) in wide.lines().skip(1).zip(rows) {
             let names = row["names"].as_array().unwrap().iter();
             let users = row["usedBy"]["workloads"].as_array().into_iter().flatten();
             let users = users.map(|it| &it["workload"]);
@@ -558,58 +570,88 @@ shop       other    absent   -        -           letsencrypt  none yet  -
                 "state",
                 "issuer",
                 "rollout",
-                "validFrom",
-                "retryAt",
+                "renewsWhy",
+                "notBefore",
+                "nextTry",
             ];
-            let account = of("account").map_or_else(|| "-".into(), shown_url);
-            assert!(line.contains(&account), "{account}: {line}");
             let facts = facts.into_iter().filter_map(of);
             let facts = facts.chain(names.chain(users).filter_map(|it| it.as_str()));
             for fact in facts.chain(proven["service"].as_str()) {
                 assert!(line.contains(fact), "{fact}: {line}");
             }
-            let error = of("lastError").map_or_else(|| "-".into(), shown);
-            assert!(line.ends_with(&error), "{error}: {line}");
-            assert_eq!(
-                of("renews") == Some("now"),
-                line.contains("  now  "),
-                "{line}"
-            );
+            if let Some(error) = of("lastError") {
+                assert!(line.ends_with(&*plain(error)), "{error}: {line}");
+            }
+            let now = of("renews") == of("asOf").or(report.as_of.to_string().as_str().into());
+            assert_eq!(now, line.contains("  now  "), "{line}");
         }
+    }
+
+    #[test]
+    fn a_terminal_gets_colours_and_lines_that_fit() {
+        let report = report();
         let terminal = Screen {
-            colours: true,
+            colours: false,
             columns: Some(80),
         };
-        for line in table(
-            now,
-            &rows,
-            Output::Table,
-            Screen {
-                colours: false,
-                ..terminal
-            },
-        )
-        .lines()
-        {
-            assert!(line.chars().count() <= 80 + 8, "{line}");
+        for line in table(&report, Output::Table, terminal).lines() {
+            assert!(line.chars().count() <= 80 + 16, "{line}");
         }
-        assert_eq!(
-            table(
-                now,
-                &rows,
-                Output::Wide,
-                Screen {
-                    colours: false,
-                    ..terminal
-                }
-            ),
-            wide
-        );
-        let coloured = table(now, &rows, Output::Table, terminal);
+        let wide = table(&report, Output::Wide, terminal);
+        assert_eq!(wide, table(&report, Output::Wide, Screen::default()));
+        let painted = Screen {
+            colours: true,
+            ..terminal
+        };
+        let coloured = table(&report, Output::Table, painted);
         assert!(
-            coloured.contains("\u{1b}[31mfailing\u{1b}[0m"),
+            coloured.contains("\u{1b}[31mrenewal_failing\u{1b}[0m"),
             "{coloured}"
         );
+        let mut many = report.clone();
+        many.certificates[0].names = (0..12)
+            .map(|it| format!("host-{it}.example").into())
+            .collect();
+        let wide = table(&many, Output::Wide, terminal);
+        let line = wide.lines().nth(1).unwrap();
+        assert!(
+            line.contains("host-0.example") && line.contains('…'),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn the_class_is_shown_only_where_there_are_several() {
+        let mut report = report();
+        let pipe = Screen::default();
+        assert!(!table(&report, Output::Table, pipe).contains("CLASS"));
+        report.certificates[1].class = Some("edge".into());
+        let several = table(&report, Output::Table, pipe);
+        assert!(
+            several.contains("CLASS") && several.contains("edge"),
+            "{several}"
+        );
+    }
+
+    #[test]
+    fn the_flags_select_and_sort() {
+        let ask = |flags: &[&str]| {
+            let args = ["status"].into_iter().chain(flags.iter().copied());
+            let args = Args::try_parse_from(args).unwrap();
+            let mut report = report();
+            args.select(&mut report);
+            let names = report.certificates.iter().map(|it| it.name.to_string());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ask(&[]),
+            ["failing", "fine", "misspelt", "new", "other", "watched"]
+        );
+        assert_eq!(ask(&["--sort-by", "state"])[0], "failing");
+        assert_eq!(ask(&["--sort-by", "expires"])[4..], ["new", "other"]);
+        assert_eq!(ask(&["--expiring", "30d"]), [""; 0]);
+        assert_eq!(ask(&["--expiring", "60d"]).len(), 4);
+        assert!(Args::try_parse_from(["status", "--expiring", "soon"]).is_err());
     }
 
     fn certificate_fingerprint() -> String {

@@ -279,6 +279,11 @@ impl<'a> Operator<'a> {
         self.challenges = address;
     }
 
+    /// Where its metrics port is from its next start on.
+    pub fn show_at(&mut self, address: SocketAddr) {
+        self.metrics = address;
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Errors

@@ -1,0 +1,301 @@
+//! `cert-renew describe NAME`: all that is known of one Secret on one screen, and the next thing to do.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration::human;
+use cert_renew_core::verdict::{Report, Verdict, why_in_words};
+use clap::Parser;
+use k8s_openapi::api::core::v1::Event;
+use kube::Client;
+use kube::api::{Api, ListParams};
+
+use super::kube_flags::Place;
+use super::output::{Screen, colour, plain, relative, workloads};
+use super::verdicts::{Found, Operator, Source, Wanted};
+use super::{CommandResult, block_on};
+
+/// Most Events that are shown, the latest.
+const EVENTS: usize = 8;
+/// Most Events that are asked for: those of one Secret, of an hour.
+const PAGE: u32 = 200;
+/// Width of the labels.
+const LABEL: usize = 12;
+
+#[derive(Debug, Parser)]
+pub(super) struct Args {
+    /// The Secret, as NAME or NAMESPACE/NAME
+    name: String,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    operator: Operator,
+}
+
+pub(super) fn run(args: Args) -> CommandResult {
+    block_on(async {
+        let client = args.place.client().await?;
+        let wanted = Wanted::one(args.place.of(&client, &args.name));
+        let found = Found::of(&client, &args.operator, &wanted).await?;
+        show(&client, &found, &wanted).await
+    })
+}
+
+/// Prints the screens of what was found: one.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(super) async fn show(client: &Client, found: &Found, wanted: &Wanted) -> CommandResult {
+    let code = wanted.tell_missing(&found.report);
+    for verdict in &found.report.certificates {
+        let events = events(client, verdict).await;
+        let screen = Screen::of_stdout();
+        print!(
+            "{}",
+            text(&found.report, &found.source, verdict, &events, screen)
+        );
+        let _ = std::io::stdout().flush();
+    }
+    Ok(code)
+}
+
+/// One Event.
+struct Told {
+    at: UnixTime,
+    kind: String,
+    reason: String,
+    message: String,
+    count: i32,
+}
+
+/// The last Events of the Secret, the latest last; or why they cannot be read.
+async fn events(client: &Client, verdict: &Verdict) -> Result<Vec<Told>, String> {
+    let api: Api<Event> = Api::namespaced(client.clone(), &verdict.namespace);
+    let name = &verdict.name;
+    let params = ListParams::default()
+        .fields(&format!(
+            "involvedObject.kind=Secret,involvedObject.name={name}"
+        ))
+        .limit(PAGE);
+    let list = api.list(&params).await.map_err(|error| match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => cert_renew_core::text::error_chain(&other),
+    })?;
+    let mut told: Vec<Told> = list.items.into_iter().map(Told::of).collect();
+    told.sort_by_key(|it| it.at);
+    let late = told.len().saturating_sub(EVENTS);
+    Ok(told.split_off(late))
+}
+
+impl Told {
+    fn of(event: Event) -> Self {
+        let series = event.series.as_ref();
+        let last = series.and_then(|it| it.last_observed_time.as_ref());
+        let last = last.map(|it| it.0);
+        let last = last.or(event.last_timestamp.as_ref().map(|it| it.0));
+        let last = last.or(event.event_time.as_ref().map(|it| it.0));
+        let count = series.and_then(|it| it.count).or(event.count);
+        Self {
+            at: last.map_or(UnixTime(0), |at| UnixTime(at.as_second())),
+            kind: event.type_.unwrap_or_default(),
+            reason: event.reason.unwrap_or_default(),
+            message: event.message.unwrap_or_default(),
+            count: count.unwrap_or(1),
+        }
+    }
+}
+
+/// The screen.
+fn text(
+    report: &Report,
+    source: &Source,
+    verdict: &Verdict,
+    events: &Result<Vec<Told>, String>,
+    screen: Screen,
+) -> String {
+    let now = report.as_of;
+    let mut out = String::new();
+    let mut line = |label: &str, text: &str| {
+        let label = if label.is_empty() {
+            String::new()
+        } else {
+            format!("{label}:")
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{}", format!("{label:LABEL$} {text}").trim_end());
+    };
+    let state = verdict.state.as_str();
+    let state = match colour(state).filter(|_| screen.colours) {
+        Some(colour) => format!("\u{1b}[{colour}m{state}\u{1b}[0m"),
+        None => state.to_owned(),
+    };
+    line("Secret", &format!("{}/{}", verdict.namespace, verdict.name));
+    line("State", &format!("{state}: {}", verdict.reason));
+    line("Renews", &renews(now, verdict));
+    let names = verdict.names_in_words();
+    line("Names", if names.is_empty() { "none" } else { &names });
+    if let (Some(from), Some(to)) = (verdict.not_before, verdict.not_after) {
+        line("Valid", &format!("{from} to {to}, {}", relative(now, to)));
+    }
+    line("Issuer", &plain(&verdict.issuer));
+    if let Some(account) = &verdict.account {
+        line("Account", &plain(account));
+    }
+    let class = verdict.class.as_ref().or(report.class.as_ref());
+    if let Some(class) = class {
+        line("Class", &plain(class));
+    }
+    line("Rollout", verdict.rollout.as_str());
+    if let Some(until) = verdict.served_until {
+        line(
+            "",
+            &format!(
+                "the workloads have one that ends at {until}, {}",
+                relative(now, until)
+            ),
+        );
+    }
+    if verdict.stale_pods > 0 {
+        line(
+            "",
+            &format!("pods known to serve an earlier one: {}", verdict.stale_pods),
+        );
+    }
+    match &verdict.used_by {
+        Some(used_by) => {
+            line("Workloads", &workloads(used_by));
+            line("", &format!("as of {}", used_by.at));
+        }
+        None => line("Workloads", "none known"),
+    }
+    if let Some(error) = &verdict.last_error {
+        line("Last error", &plain(error));
+    }
+    if verdict.failures > 0 {
+        line("Failures", &format!("{} in a row", verdict.failures));
+    }
+    if let Some(at) = verdict.next_try {
+        line("Next try", &format!("{at}, {}", relative(now, at)));
+    }
+    for (number, problem) in verdict.problems.iter().enumerate() {
+        line(if number == 0 { "Problems" } else { "" }, &plain(problem));
+    }
+    line("Judged by", &judge(report, source));
+    match events {
+        Err(why) => line("Events", &format!("cannot be read: {}", plain(why))),
+        Ok(events) if events.is_empty() => {
+            line("Events", "none, or older than the API server keeps them")
+        }
+        Ok(events) => {
+            line("Events", "");
+            for event in events {
+                let _ = writeln!(out, "  {}", told(now, event));
+            }
+        }
+    }
+    if let Some(next) = &verdict.next {
+        let _ = writeln!(out, "\nNext:\n  {next}");
+    }
+    out
+}
+
+fn renews(now: UnixTime, verdict: &Verdict) -> String {
+    let why = why_in_words(&verdict.renews_why);
+    match verdict.renews {
+        None => format!("never: {why}"),
+        Some(at) if at <= now => format!("now: {why}"),
+        Some(at) => format!("{at}, {}: {why}", relative(now, at)),
+    }
+}
+
+fn judge(report: &Report, source: &Source) -> String {
+    match source {
+        Source::Secrets(_) => "this command, by what the Secret says".into(),
+        Source::Operator => {
+            let of = |text: &Option<Box<str>>| plain(text.as_deref().unwrap_or("-")).into_owned();
+            let (version, replica) = (of(&report.version), of(&report.replica));
+            let leader = match &report.leader.name {
+                Some(name) => format!("{} leads", plain(name)),
+                None => "nobody leads".into(),
+            };
+            format!("{replica}, cert-renew {version}; {leader}")
+        }
+    }
+}
+
+fn told(now: UnixTime, event: &Told) -> String {
+    let Told {
+        at,
+        kind,
+        reason,
+        message,
+        count,
+    } = event;
+    let times = if *count > 1 {
+        format!(" (x{count})")
+    } else {
+        String::new()
+    };
+    let ago = human(now.since(*at));
+    format!(
+        "{ago:8} {} {}{times}: {}",
+        plain(kind),
+        plain(reason),
+        plain(message)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::testing::entries::{NOW, index};
+    use cert_renew_core::verdict::Leader;
+
+    use super::super::golden;
+    use super::*;
+
+    #[test]
+    fn one_screen_says_what_why_when_and_what_to_do() {
+        let index = index();
+        let rows: Vec<_> = index.iter().map(|(row, _)| row).collect();
+        let rows = rows.into_iter();
+        let certificates = rows.filter_map(|row| Verdict::of_row(NOW, &index, row, 2));
+        let report = Report {
+            version: Some("0.1.0".into()),
+            class: Some("default".into()),
+            replica: Some("cert-renew-0".into()),
+            leader: Leader {
+                name: Some("cert-renew-1".into()),
+                silent_since: None,
+            },
+            as_of: NOW,
+            matching: 0,
+            left_out: 0,
+            certificates: certificates.collect(),
+        };
+        let event = Told {
+            at: UnixTime(NOW.0 - 90),
+            kind: "Warning".into(),
+            reason: "RenewalFailed".into(),
+            message: "no\u{1b}[2J way".into(),
+            count: 3,
+        };
+        let events = Ok(vec![event]);
+        let mut all = String::new();
+        for name in ["healthy", "failing", "halted", "held", "odd", "expiring"] {
+            let mut certificates = report.certificates.iter();
+            let verdict = certificates.find(|it| *it.name == *name).unwrap();
+            let screen = Screen::default();
+            all += &text(&report, &Source::Operator, verdict, &events, screen);
+            all += "---\n";
+        }
+        let verdict = &report.certificates[0];
+        let unread = Err("events is forbidden".to_owned());
+        all += &text(
+            &report,
+            &Source::Secrets(None),
+            verdict,
+            &unread,
+            Screen::default(),
+        );
+        golden("describe.txt", &all);
+    }
+}

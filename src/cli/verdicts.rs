@@ -1,0 +1,413 @@
+//! Where the verdicts of `status`, `describe` and `plan` come from: the operator, asked through the API server's proxy
+//! to its metrics Service, so that nobody needs a right to read Secrets; or, without an operator or that right, the
+//! Secrets themselves, judged by the same function. Standard error says which, and when nobody leads.
+//!
+//! Private keys enter this process's memory only in the answer's buffer, and only when Secrets are read: they are
+//! decoded by the thin type.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cert_renew_core::config::Config;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration::human;
+use cert_renew_core::verdict::{self, Leader, Report, Verdict};
+use clap::Args;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Client;
+use kube::api::{Api, ListParams};
+
+use super::Failure;
+use super::kube_flags::Scope;
+use super::output::plain;
+use crate::cluster::lease;
+use crate::cluster::pages::Pages;
+
+/// Secrets in a page of a list.
+const PAGE: u32 = 250;
+/// Longest wait for the operator's answer: the API server gives up on a dead pod later.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The ConfigMap of the operator's config, and its key.
+const CONFIG: (&str, &str) = ("cert-renew-config", "config.yaml");
+
+/// Which operator is asked.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Operator {
+    /// The operator's namespace, where its config, Lease, accounts and credentials are
+    #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
+    pub(super) operator_namespace: String,
+    /// The Service of its status page, with the port's name
+    #[arg(
+        long,
+        value_name = "NAME:PORT",
+        default_value = "cert-renew-metrics:metrics"
+    )]
+    metrics_service: String,
+}
+
+/// The Secrets that are meant.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    /// The namespace; None for all.
+    pub(super) namespace: Option<String>,
+    /// Namespace and name of each; None for all in the namespace.
+    pub(super) places: Option<BTreeSet<(String, String)>>,
+}
+
+impl Wanted {
+    /// Those that were named on the command line and that a selector takes, within the scope.
+    ///
+    /// # Errors
+    /// When the Secrets with these labels cannot be listed.
+    pub(super) async fn of(
+        client: &Client,
+        scope: &Scope,
+        names: &[String],
+        selector: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let namespace = scope.namespace(client).map(ToOwned::to_owned);
+        let named: BTreeSet<_> = names.iter().map(|name| scope.of(client, name)).collect();
+        let named = (!names.is_empty()).then_some(named);
+        let places = match (selector, named) {
+            (None, named) => named,
+            (Some(selector), named) => {
+                let mut labelled = labelled(&scope.api(client), selector).await?;
+                labelled.retain(|place| named.as_ref().is_none_or(|it| it.contains(place)));
+                Some(labelled)
+            }
+        };
+        // One list is enough where all are in one namespace, whatever the context's is.
+        let spaces = places.iter().flatten().map(|(namespace, _)| namespace);
+        let spaces: BTreeSet<&String> = spaces.collect();
+        let namespace = match (spaces.len(), spaces.first()) {
+            (0, _) => namespace,
+            (1, Some(one)) => Some((*one).clone()),
+            _ => None,
+        };
+        Ok(Self { namespace, places })
+    }
+
+    /// One Secret.
+    pub(super) fn one(place: (String, String)) -> Self {
+        Self {
+            namespace: Some(place.0.clone()),
+            places: Some(BTreeSet::from([place])),
+        }
+    }
+
+    /// Whether a Secret is one of them.
+    pub(super) fn takes(&self, namespace: &str, name: &str) -> bool {
+        let place = || (namespace.to_owned(), name.to_owned());
+        { self.namespace.as_deref() }.is_none_or(|it| it == namespace) && { self.places.as_ref() }
+            .is_none_or(|it| it.contains(&place()))
+    }
+
+    /// Names what was asked for and is not there; the exit code.
+    pub(super) fn tell_missing(&self, report: &Report) -> ExitCode {
+        let mut code = ExitCode::SUCCESS;
+        for (namespace, name) in self.missing(&report.certificates) {
+            say(&format!(
+                "{namespace}/{name}: there is no such Secret, or it is not annotated with {}",
+                keys::ISSUER
+            ));
+            code = ExitCode::FAILURE;
+        }
+        code
+    }
+
+    /// Those that were named and are not among the certificates.
+    fn missing<'a>(
+        &'a self,
+        certificates: &'a [Verdict],
+    ) -> impl Iterator<Item = &'a (String, String)> {
+        let found = |(namespace, name): &&(String, String)| {
+            let is = |it: &Verdict| *it.namespace == **namespace && *it.name == **name;
+            !certificates.iter().any(is)
+        };
+        self.places.iter().flatten().filter(found)
+    }
+}
+
+/// The Secrets with these labels; their data is not asked for.
+async fn labelled(
+    api: &Api<Secret>,
+    selector: &str,
+) -> Result<BTreeSet<(String, String)>, Failure> {
+    let mut pages = Pages::of(ListParams::default().labels(selector), PAGE);
+    let mut places = BTreeSet::new();
+    while let Some(params) = pages.next() {
+        let page = api.list_metadata(params).await;
+        let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
+        for item in page.items {
+            let metadata = item.metadata;
+            places.insert((
+                metadata.namespace.unwrap_or_default(),
+                metadata.name.unwrap_or_default(),
+            ));
+        }
+        pages.came(&page.metadata);
+    }
+    Ok(places)
+}
+
+/// Who gave the verdicts.
+pub(super) enum Source {
+    /// The operator.
+    Operator,
+    /// The Secrets, judged with this config, if it is known.
+    Secrets(Option<Box<Config>>),
+}
+
+/// The verdicts, and who gave them.
+pub(super) struct Found {
+    pub(super) report: Report,
+    pub(super) source: Source,
+}
+
+impl Found {
+    /// Asks the operator, or else reads the Secrets; says on standard error what the reader should know of that.
+    ///
+    /// # Errors
+    /// When neither can be read.
+    pub(super) async fn of(
+        client: &Client,
+        operator: &Operator,
+        wanted: &Wanted,
+    ) -> Result<Self, Failure> {
+        let why = match operator.report(client, wanted).await {
+            Ok(report) => {
+                let found = Self {
+                    report,
+                    source: Source::Operator,
+                };
+                found.tell(None, operator);
+                return Ok(found);
+            }
+            Err(why) => why,
+        };
+        let (config, leader) = tokio::join!(operator.config(client), operator.leader(client));
+        let (config, of_config) = match config {
+            Ok(config) => (
+                Some(Box::new(config)),
+                "with the config of its ConfigMap".to_owned(),
+            ),
+            Err(Failure(error)) => (None, format!("without its config ({error})")),
+        };
+        let (leader, known) = match leader {
+            Ok(leader) => (leader, true),
+            Err(_) => (Leader::default(), false),
+        };
+        let report = Report {
+            version: None,
+            class: config.as_ref().map(|config| config.class.as_str().into()),
+            replica: None,
+            leader,
+            as_of: UnixTime::now(),
+            matching: 0,
+            left_out: 0,
+            certificates: Vec::new(),
+        };
+        let mut found = Self {
+            report,
+            source: Source::Secrets(config),
+        };
+        let note = format!(
+            "this is what the Secrets say, {of_config}: the operator could not be asked, {why}"
+        );
+        found.tell(Some((note, known)), operator);
+        let secrets = list(client, wanted).await?;
+        found.report.as_of = UnixTime::now();
+        let judged = secrets.iter().filter_map(|secret| found.judge(secret));
+        found.report.certificates = judged.collect();
+        found.report.matching = found.report.certificates.len();
+        Ok(found)
+    }
+
+    /// The verdict on a Secret that was read here.
+    pub(super) fn judge(&self, secret: &ThinSecret) -> Option<Verdict> {
+        let Source::Secrets(config) = &self.source else {
+            return None;
+        };
+        verdict::of_secret(UnixTime::now(), secret, config.as_deref())
+    }
+
+    /// What the reader should know before the answer, as the first line of standard error.
+    fn tell(&self, fallback: Option<(String, bool)>, operator: &Operator) {
+        let Report {
+            leader,
+            as_of,
+            left_out,
+            ..
+        } = &self.report;
+        let (note, known) = fallback.map_or((None, true), |(note, known)| (Some(note), known));
+        let nobody = (known && leader.name.is_none()).then(|| {
+            let lease = format!("Lease {}/{}", operator.operator_namespace, lease::NAME);
+            match leader.silent_since {
+                Some(since) => {
+                    let time = human(as_of.since(since));
+                    format!("no cert-renew leads: {lease} silent for {time}")
+                }
+                None => format!("no cert-renew leads: {lease} has no holder"),
+            }
+        });
+        let left_out = (*left_out > 0).then(|| {
+            format!("{left_out} certificates are not shown, as there are too many: name a namespace or a Secret")
+        });
+        let all: Vec<String> = [nobody, note, left_out].into_iter().flatten().collect();
+        if !all.is_empty() {
+            say(&all.join("; "));
+        }
+    }
+}
+
+/// A line on standard error.
+pub(super) fn say(text: &str) {
+    // There is no other output if standard error is closed.
+    let _ = writeln!(std::io::stderr(), "cert-renew: {text}");
+}
+
+impl Operator {
+    /// The operator's report.
+    ///
+    /// # Errors
+    /// Why it could not be asked, as a part of a sentence.
+    pub(super) async fn report(&self, client: &Client, wanted: &Wanted) -> Result<Report, String> {
+        let Self {
+            operator_namespace: namespace,
+            metrics_service: service,
+        } = self;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("sort", "secret");
+        if let Some(namespace) = &wanted.namespace {
+            query.append_pair("namespace", namespace);
+        }
+        let places = wanted.places.as_ref();
+        if let Some((_, name)) = places.filter(|it| it.len() == 1).and_then(|it| it.first()) {
+            query.append_pair("name", name);
+        }
+        let path = format!(
+            "/api/v1/namespaces/{namespace}/services/{service}/proxy/api/certificates?{}",
+            query.finish()
+        );
+        let request = http::Request::get(path).body(Vec::new());
+        let request = request.map_err(|error| error.to_string())?;
+        let answer = in_time(client.request::<Report>(request)).await;
+        let answer = answer.map_err(|_| {
+            let seconds = PATIENCE.as_secs();
+            format!("as it did not answer within {seconds} s")
+        })?;
+        let mut report = answer.map_err(|error| self.why_not(&error))?;
+        let takes = |it: &Verdict| wanted.takes(&it.namespace, &it.name);
+        report.certificates.retain(takes);
+        Ok(report)
+    }
+
+    /// Why it could not be asked.
+    fn why_not(&self, error: &kube::Error) -> String {
+        let Self {
+            operator_namespace: namespace,
+            metrics_service: service,
+        } = self;
+        match error {
+            kube::Error::Api(status) if status.code == 403 => format!(
+                "as you may not get services/proxy {service} in {namespace} (rbac/addons/viewer.yaml has the role)"
+            ),
+            kube::Error::Api(status) if status.code == 404 && status.reason == "NotFound" => {
+                format!("as there is no Service {service} in {namespace} (--operator-namespace)")
+            }
+            kube::Error::Api(status) if status.code == 503 => {
+                "as no replica of it answers".to_owned()
+            }
+            kube::Error::Api(status) => {
+                let message = status.message.trim();
+                format!("as it answered {}: {}", status.code, plain(message))
+            }
+            kube::Error::SerdeError(_) => "as its answer is one of another version".to_owned(),
+            other => format!("({})", plain(&in_short(other))),
+        }
+    }
+
+    /// The config in the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has a fault.
+    pub(super) async fn config(&self, client: &Client) -> Result<Config, Failure> {
+        let (name, key) = CONFIG;
+        let what = format!("ConfigMap {}/{name}", self.operator_namespace);
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), &self.operator_namespace);
+        let map = in_time(api.get(name)).await;
+        let map = map.map_err(|_| Failure(format!("{what}: no answer in time")))?;
+        let map = map.map_err(|error| Failure(format!("{what}: {}", in_short(&error))))?;
+        let text = map.data.as_ref().and_then(|data| data.get(key));
+        let text = text.ok_or_else(|| Failure(format!("{what} has no {key}")))?;
+        Config::parse(text).map_err(|faults| Failure(format!("{what}: {faults}")))
+    }
+
+    /// Who leads, by the Lease.
+    async fn leader(&self, client: &Client) -> Result<Leader, Failure> {
+        let api: Api<Lease> = Api::namespaced(client.clone(), &self.operator_namespace);
+        let found = in_time(api.get_opt(lease::NAME)).await;
+        let found = found.map_err(|_| Failure("reading the Lease: no answer in time".into()))?;
+        let spec = found.map_err(|error| Failure(in_short(&error)))?;
+        let spec = spec.and_then(|lease| lease.spec).unwrap_or_default();
+        let (Some(renewed), Some(lasts)) = (spec.renew_time, spec.lease_duration_seconds) else {
+            return Ok(Leader::default());
+        };
+        let renewed = UnixTime(renewed.0.as_second());
+        let lasts = Duration::from_secs(u64::try_from(lasts).unwrap_or_default());
+        let holder = spec.holder_identity.as_deref();
+        let holder = holder.filter(|holder| !holder.is_empty());
+        Ok(Leader::at(UnixTime::now(), holder, renewed, lasts))
+    }
+}
+
+/// What the API server said, or why it could not be asked.
+fn in_short(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => error_chain(other),
+    }
+}
+
+async fn in_time<T>(request: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
+    tokio::time::timeout(PATIENCE, request).await
+}
+
+/// What the API server selects: Secrets of the type, and others with the label.
+pub(super) fn selections() -> [ListParams; 2] {
+    let labelled = format!("{}=true", keys::MANAGED_LABEL);
+    [
+        ListParams::default().fields("type=kubernetes.io/tls"),
+        ListParams::default()
+            .labels(&labelled)
+            .fields("type!=kubernetes.io/tls"),
+    ]
+}
+
+/// The Secrets that may be annotated, by namespace and name.
+async fn list(client: &Client, wanted: &Wanted) -> Result<Vec<ThinSecret>, Failure> {
+    let api: Api<ThinSecret> = match &wanted.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let mut secrets = Vec::new();
+    for params in selections() {
+        let mut pages = Pages::of(params, PAGE);
+        while let Some(params) = pages.next() {
+            let page = api.list(params).await;
+            let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
+            let taken = |it: &ThinSecret| wanted.takes(it.head.namespace(), it.head.name());
+            secrets.extend(page.items.into_iter().filter(taken));
+            pages.came(&page.metadata);
+        }
+    }
+    secrets.sort_by_cached_key(|it| (it.head.namespace().to_owned(), it.head.name().to_owned()));
+    Ok(secrets)
+}

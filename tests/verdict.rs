@@ -1,0 +1,529 @@
+//! One verdict: what the operator thinks of a Secret is what the command, the JSON and the metrics say, and seeing it
+//! takes no right to read Secrets.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::process::Output;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use kube::Api;
+use kube::api::{DynamicObject, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::{Value, json};
+use test_bench::objects::{Age, FRESH, OLD, Pair, Space, pair};
+use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
+
+use crate::command::{cert_renew, said};
+use crate::renewal::SOON;
+
+/// Name, annotations beside the issuer `pebble`, and the state that is true.
+type Case = (
+    &'static str,
+    Vec<(&'static str, &'static str)>,
+    &'static str,
+);
+
+/// Secrets in the states that a user meets; the CA cannot be reached.
+fn cases() -> Vec<Case> {
+    vec![
+        ("healthy", vec![], "ok"),
+        ("unknown-issuer", vec![("issuer", "LetsEncrypt")], "blocked"),
+        ("not-allowed", vec![("names", "evil.other.test")], "blocked"),
+        ("misread-key", vec![("key-type", "rsa")], "blocked"),
+        ("misread-names", vec![("names", "a b; c")], "blocked"),
+        ("paused", vec![("paused", "true")], "paused"),
+        ("misread-pause", vec![("paused", "yes")], "blocked"),
+        ("warned", vec![("renew-before", "soon")], "ok"),
+        ("held", vec![("renew-now", "today")], "held"),
+        (
+            "forced",
+            vec![("renew-now", "force today")],
+            "renewal_failing",
+        ),
+        ("partner", vec![("issuer", "external")], "expiring"),
+        ("never", vec![("names", "evil.other.test")], "blocked"),
+        ("halted", vec![("issuer", "external")], "rollout_failing"),
+    ]
+}
+
+/// Makes the Secrets of the table.
+async fn scene(space: &Space) -> Result<()> {
+    let (fresh, old) = (
+        pair(&["shop.example"], FRESH)?,
+        pair(&["shop.example"], OLD)?,
+    );
+    let leaf = |pair: &Pair| {
+        let leaf = cert_renew_core::certificate::leaf(pair.certificate.as_bytes());
+        leaf.context("a leaf")
+    };
+    let had = leaf(&pair(&["shop.example"], FRESH)?)?;
+    let rolled_out = format!("{} {}", had.fingerprint, had.not_after);
+    let note = format!("deployment/web {}", leaf(&fresh)?.fingerprint);
+    for (name, more, _) in cases() {
+        let mut annotations = vec![("issuer", "pebble")];
+        annotations.extend(more);
+        if name == "halted" {
+            annotations.push(("state.cert-renew.io/rolled-out", &*rolled_out));
+            annotations.push(("state.cert-renew.io/rollout-halted", &*note));
+        }
+        let held = match name {
+            "never" => None,
+            "partner" => Some(&old),
+            _ => Some(&fresh),
+        };
+        space.tls_secret(name, held, &annotations).await?;
+    }
+    let other = [("issuer", "pebble"), ("class", "other")];
+    space
+        .tls_secret("other-class", Some(&fresh), &other)
+        .await?;
+    Ok(())
+}
+
+/// An address of this machine that an API server goes to, as it refuses loopback; nothing is sent to find it.
+fn outward() -> Result<SocketAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect("192.0.2.1:9")?;
+    let own: IpAddr = socket.local_addr()?.ip();
+    Ok(TcpListener::bind((own, 0))?.local_addr()?)
+}
+
+/// The Service of the metrics port as it is shipped, with this address behind it.
+async fn service(bench: &Bench, namespace: &str, address: SocketAddr) -> Result<()> {
+    let client = bench.client()?;
+    let shipped = fs::read_to_string(format!(
+        "{}/deploy/services.yaml",
+        env!("CARGO_MANIFEST_DIR")
+    ))?;
+    let shipped = serde_saphyr::from_multiple::<Value>(&shipped)?;
+    let mut service = shipped
+        .into_iter()
+        .find(|it| it["metadata"]["name"] == "cert-renew-metrics")
+        .context("no such Service")?;
+    service["metadata"]["namespace"] = namespace.into();
+    // No pod is behind it here.
+    service["spec"]["selector"] = Value::Null;
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let post = PostParams::default();
+    services
+        .create(&post, &serde_json::from_value(service)?)
+        .await?;
+    let slices = ApiResource::from_gvk(&GroupVersionKind::gvk(
+        "discovery.k8s.io",
+        "v1",
+        "EndpointSlice",
+    ));
+    let endpoints = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Endpoints"));
+    let port = json!([{"name": "metrics", "port": address.port(), "protocol": "TCP"}]);
+    for (resource, object) in [
+        (
+            endpoints,
+            json!({
+                "apiVersion": "v1", "kind": "Endpoints",
+                "metadata": {"name": "cert-renew-metrics", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+                "subsets": [{"addresses": [{"ip": address.ip().to_string()}], "ports": port}],
+            }),
+        ),
+        (
+            slices,
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"name": "cert-renew-metrics", "labels": {"kubernetes.io/service-name": "cert-renew-metrics"}},
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [address.ip().to_string()], "conditions": {"ready": true}}],
+                "ports": port,
+            }),
+        ),
+    ] {
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        api.create(&post, &serde_json::from_value(object)?).await?;
+    }
+    Ok(())
+}
+
+/// Gives `viewer` the shipped roles.
+async fn viewer(bench: &Bench, namespace: &str) -> Result<()> {
+    let client = bench.client()?;
+    let path = format!("{}/rbac/addons/viewer.yaml", env!("CARGO_MANIFEST_DIR"));
+    let post = PostParams::default();
+    let name = format!("{namespace}-viewer");
+    let subjects =
+        json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "viewer"}]);
+    for mut role in serde_saphyr::from_multiple::<Value>(&fs::read_to_string(path)?)? {
+        role["metadata"]["name"] = name.clone().into();
+        let kind = role["kind"].clone();
+        let binding = json!({
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
+            "subjects": subjects,
+        });
+        if kind == "Role" {
+            role["metadata"]["namespace"] = namespace.into();
+            let roles: Api<Role> = Api::namespaced(client.clone(), namespace);
+            roles.create(&post, &serde_json::from_value(role)?).await?;
+            let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), namespace);
+            bindings
+                .create(&post, &serde_json::from_value(binding)?)
+                .await?;
+        } else {
+            let roles: Api<ClusterRole> = Api::all(client.clone());
+            roles.create(&post, &serde_json::from_value(role)?).await?;
+            let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+            bindings
+                .create(&post, &serde_json::from_value(binding)?)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// An operator that can be asked through the API server, and the scene once all of it is judged.
+async fn started<'a>(bench: &'a Bench, prefix: &str) -> Result<(Operator<'a>, Space)> {
+    let mut options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
+    options.directory = Some("https://127.0.0.1:1/directory".into());
+    let mut operator = Operator::install(bench, options).await?;
+    operator.show_at(outward()?);
+    let namespace = operator.namespace().to_owned();
+    service(bench, &namespace, operator.metrics_address()).await?;
+    viewer(bench, &namespace).await?;
+    let config = json!({"metadata": {"name": "cert-renew-config"},
+        "data": {"config.yaml": fs::read_to_string(operator.config())?}});
+    let maps: Api<ConfigMap> = Api::namespaced(bench.client()?, &namespace);
+    maps.create(&PostParams::default(), &serde_json::from_value(config)?)
+        .await?;
+    let space = Space::new(bench.client()?, prefix, &namespace).await?;
+    scene(&space).await?;
+    operator.run().await?;
+    eventually(
+        SOON,
+        "the forced one has failed, and the other is held",
+        async || {
+            let states = states(&json(&operator).await?);
+            let is = |name: &str, state: &str| states.get(name).is_some_and(|it| it == state);
+            ensure!(
+                is("forced", "renewal_failing") && is("held", "held"),
+                "{states:?}"
+            );
+            Ok(())
+        },
+    )
+    .await?;
+    Ok((operator, space))
+}
+
+async fn json(operator: &Operator<'_>) -> Result<Value> {
+    Ok(serde_json::from_str(
+        &operator.ask("/api/certificates?sort=secret").await?,
+    )?)
+}
+
+fn states(report: &Value) -> BTreeMap<String, String> {
+    let rows = report["certificates"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    rows.map(|row| (text(&row["name"]), text(&row["state"])))
+        .collect()
+}
+
+/// The certificates without what changes with the clock or the next try.
+fn lasting(report: &Value) -> Vec<Value> {
+    let as_of = &report["asOf"];
+    let rows = report["certificates"].as_array().into_iter().flatten();
+    rows.map(|row| {
+        let mut row = row.clone();
+        if row["renews"] == *as_of || row["state"] == "renewal_failing" {
+            row["renews"] = Value::Null;
+        }
+        for field in ["nextTry", "failures", "lastError"] {
+            row[field] = Value::Null;
+        }
+        row
+    })
+    .collect()
+}
+
+/// A command as somebody, in the scene's namespace.
+struct Reader<'a> {
+    bench: &'a Bench,
+    space: &'a Space,
+    operator: &'a str,
+    who: &'static str,
+}
+
+impl Reader<'_> {
+    fn types(&self, command: &[&str]) -> Result<Output> {
+        let way = [
+            "-n",
+            &self.space.name,
+            "--operator-namespace",
+            self.operator,
+            "--as",
+            self.who,
+        ];
+        cert_renew(&[command, &way].concat(), Some(self.bench.kubeconfig()))
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn the_command_the_json_and_the_metrics_say_the_same_of_each_secret() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let (operator, space) = started(bench, "verdict").await?;
+    let report = json(&operator).await?;
+    let states = states(&report);
+    let expected: BTreeMap<String, String> = cases()
+        .iter()
+        .map(|(name, _, state)| ((*name).to_owned(), (*state).to_owned()))
+        .collect();
+    assert_eq!(states, expected, "{report:#}");
+    ensure!(
+        report["class"] == operator.namespace() && report["version"].is_string(),
+        "{report:#}"
+    );
+    ensure!(report["leader"]["name"] == report["replica"], "{report:#}");
+
+    // The metrics.
+    let metrics = operator.metrics().await?;
+    let space_name = &space.name;
+    for (name, state) in &expected {
+        let series = format!(
+            "cert_renew_certificate_trouble{{namespace=\"{space_name}\",secret=\"{name}\","
+        );
+        let series = metrics.lines().find(|line| line.starts_with(&series));
+        let trouble = !["ok", "held", "paused", "due"].contains(&&**state);
+        ensure!(series.is_some() == trouble, "{name}: {series:?}");
+        let label = format!("state=\"{state}\"}} 1");
+        ensure!(
+            series.is_none_or(|it| it.ends_with(&label)),
+            "{name}: {series:?}"
+        );
+        let count = expected.values().filter(|it| *it == state).count();
+        let count = format!("cert_renew_certificates{{state=\"{state}\"}} {count}\n");
+        ensure!(metrics.contains(&count), "{count}");
+    }
+
+    // The command, as somebody who may read no Secret.
+    let reader = |who| Reader {
+        bench,
+        space: &space,
+        operator: operator.namespace(),
+        who,
+    };
+    let viewer = reader("viewer");
+    let shown = eventually(SOON, "the viewer's roles are in force", async || {
+        let shown = viewer.types(&["status", "-o", "json"])?;
+        ensure!(shown.status.success(), "{}", said(&shown));
+        Ok(shown)
+    })
+    .await?;
+    assert_eq!(stderr(&shown), "");
+    let told: Value = serde_json::from_slice(&shown.stdout)?;
+    assert_eq!(lasting(&told), lasting(&json(&operator).await?));
+    for field in ["version", "class", "replica", "leader"] {
+        assert_eq!(told[field], report[field], "{field}");
+    }
+    let table = viewer.types(&["status"])?;
+    let table = said(&table);
+    for (name, state) in &expected {
+        let line = table
+            .lines()
+            .find(|line| line.split_whitespace().nth(1) == Some(name));
+        ensure!(
+            line.is_some_and(|it| it.contains(&format!(" {state} "))),
+            "{name}: {table}"
+        );
+    }
+    ensure!(
+        !table.contains("CLASS") && !table.contains("other-class"),
+        "{table}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let (operator, space) = started(bench, "viewer").await?;
+    let reader = |who| Reader {
+        bench,
+        space: &space,
+        operator: operator.namespace(),
+        who,
+    };
+    let viewer = reader("viewer");
+    let describe = async |name: &str| {
+        eventually(SOON, "the viewer's roles are in force", async || {
+            let shown = viewer.types(&["describe", name])?;
+            ensure!(
+                shown.status.success() && stderr(&shown).is_empty(),
+                "{}",
+                said(&shown)
+            );
+            Ok(said(&shown))
+        })
+        .await
+    };
+    let (halted, held, misread) = (
+        describe("halted").await?,
+        describe("held").await?,
+        describe("misread-key").await?,
+    );
+    let resume = format!("\nNext:\n  cert-renew resume {}/halted\n", space.name);
+    ensure!(
+        halted.contains("rollout_failing") && halted.ends_with(&resume),
+        "{halted}"
+    );
+    ensure!(halted.contains("leads"), "{halted}");
+    ensure!(
+        held.contains("it is held until") && held.contains("--force"),
+        "{held}"
+    );
+    // The problem in full, and the Event about it.
+    let problem = "cert-renew.io/key-type: \"rsa\": expected";
+    ensure!(misread.contains(problem), "{misread}");
+    ensure!(misread.contains("InvalidAnnotation"), "{misread}");
+    let one = said(&viewer.types(&["status", "held"])?);
+    ensure!(one.contains("Next:"), "a single one is one screen: {one}");
+    let two = viewer.types(&["status", "held", "halted", "--no-headers"])?;
+    ensure!(said(&two).lines().count() == 2, "{}", said(&two));
+    let soon = viewer.types(&["status", "--expiring", "30d", "--no-headers"])?;
+    let soon = said(&soon);
+    ensure!(
+        soon.lines().count() == 1 && soon.contains("partner"),
+        "{soon}"
+    );
+    let missing = viewer.types(&["status", "nothing", "held"])?;
+    ensure!(
+        missing.status.code() == Some(1)
+            && stderr(&missing).contains("/nothing: there is no such Secret"),
+        "{}",
+        said(&missing)
+    );
+    // He may read no Secret, so that nothing is left without the operator.
+    for command in [
+        vec!["status", "--metrics-service", "nosuch:metrics"],
+        vec!["status", "-l", "a=b"],
+    ] {
+        let refused = viewer.types(&command)?;
+        ensure!(
+            refused.status.code() == Some(1) && refused.stdout.is_empty(),
+            "{}",
+            said(&refused)
+        );
+    }
+    for command in [vec!["status"], vec!["describe", "held"]] {
+        let stranger = reader("stranger").types(&command)?;
+        ensure!(
+            stranger.status.code() == Some(1) && stranger.stdout.is_empty(),
+            "{}",
+            said(&stranger)
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_the_operator_the_secrets_are_judged_alike_and_the_first_line_says_so() -> Result<()>
+{
+    let bench = Bench::shared().await?;
+    let (mut operator, space) = started(bench, "fallback").await?;
+    let namespace = operator.namespace().to_owned();
+    let ask = |more: &[&str]| {
+        let status = [
+            "status",
+            "-n",
+            &space.name,
+            "--operator-namespace",
+            &namespace,
+        ];
+        cert_renew(&[&status, more].concat(), Some(bench.kubeconfig()))
+    };
+    let fallback = ask(&["-o", "json", "--metrics-service", "nosuch:metrics"])?;
+    let first = stderr(&fallback);
+    ensure!(
+        first.lines().count() == 1
+            && first.contains("this is what the Secrets say, with the config of its ConfigMap")
+            && first.contains("there is no Service nosuch:metrics"),
+        "{first}"
+    );
+    ensure!(!first.contains("no cert-renew leads"), "{first}");
+    let told: Value = serde_json::from_slice(&fallback.stdout)?;
+    let mut states_told = states(&told);
+    let other = states_told.remove("other-class");
+    ensure!(other.as_deref() == Some("ok"), "{other:?}");
+    assert_eq!(states_told, states(&json(&operator).await?));
+    let table = said(&ask(&["--metrics-service", "nosuch:metrics"])?);
+    ensure!(table.contains(" CLASS "), "two classes: {table}");
+
+    operator.kill();
+    let silent = eventually(
+        Duration::from_secs(90),
+        "the Lease has run out",
+        async || {
+            let silent = ask(&["-A"])?;
+            ensure!(
+                stderr(&silent).contains("no cert-renew leads"),
+                "{}",
+                stderr(&silent)
+            );
+            Ok(silent)
+        },
+    )
+    .await?;
+    let first = stderr(&silent);
+    let lease = format!("no cert-renew leads: Lease {namespace}/cert-renew silent for ");
+    ensure!(
+        silent.status.success()
+            && first.contains(&lease)
+            && first.contains("no replica of it answers"),
+        "{first}"
+    );
+    Ok(())
+}
+
+/// What was refused as long as every certificate was shown for it.
+#[tokio::test]
+async fn what_is_no_state_is_refused_by_the_page_and_the_json() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
+    let operator = Operator::start(bench, options).await?;
+    for path in ["/", "/api/certificates"] {
+        let url = format!("http://{}{path}?state=zzz", operator.metrics_address());
+        let answer = reqwest::Client::builder()
+            .no_proxy()
+            .build()?
+            .get(url)
+            .send()
+            .await?;
+        assert_eq!(answer.status(), 400);
+        let text = answer.text().await?;
+        ensure!(text.contains("expected one of trouble, expired"), "{text}");
+    }
+    let aged = Age {
+        since: 41,
+        left: 49,
+    };
+    let space = Space::new(bench.client()?, "one", operator.namespace()).await?;
+    let fresh = pair(&["one.example"], aged)?;
+    space
+        .tls_secret("one", Some(&fresh), &[("issuer", "pebble")])
+        .await?;
+    space
+        .tls_secret("two", Some(&fresh), &[("issuer", "pebble")])
+        .await?;
+    eventually(SOON, "one is asked for", async || {
+        let path = format!("/api/certificates?namespace={}&name=two", space.name);
+        let report: Value = serde_json::from_str(&operator.ask(&path).await?)?;
+        ensure!(
+            report["matching"] == 1 && report["certificates"][0]["name"] == "two",
+            "{report:#}"
+        );
+        Ok(())
+    })
+    .await
+}

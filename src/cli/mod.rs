@@ -6,6 +6,7 @@
 mod account;
 mod adopt;
 mod check;
+mod cluster_config;
 mod completions;
 mod config;
 mod describe;

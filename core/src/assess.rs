@@ -12,7 +12,7 @@ use crate::config::{Config, Labels};
 use crate::index::{Fault, LeafFacts, Observed, Shown};
 use crate::rollout::HaltNote;
 use crate::schedule::due::{self, Due, Heed, Inputs, Never, Reason, Suggestion};
-use crate::schedule::rate_limits::{AccountId, account_of, young_until};
+use crate::schedule::rate_limits::{AccountId, Claim, account_of, young_until};
 use crate::secret::SecretRef;
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
@@ -229,7 +229,8 @@ fn assess(
     let defaults = config.map_or(&no_defaults, |config| config.namespace(&key.namespace));
     let (settings, mut problems) = Settings::read(annotations, head.managed, defaults);
     let is_ours = |it: &Settings| config.is_none_or(|config| it.is_for(&config.class));
-    let settings = settings.filter(is_ours)?;
+    let mut settings = settings.filter(is_ours)?;
+    settings.paused |= config.is_some_and(|config| config.paused);
     let leaf = match certificate() {
         CertificateState::Leaf(leaf) => Ok(*leaf),
         CertificateState::Absent => Err(Unreadable::Empty),
@@ -552,6 +553,24 @@ impl Assessment {
             account: account
                 .filter(|it| it.len() <= LONGEST_ACCOUNT)
                 .map(Into::into),
+        }
+    }
+
+    /// The claim on the rate limits of a renewal for this reason.
+    #[must_use]
+    pub fn claim(&self, reason: Reason) -> Claim<'_> {
+        let leaf = self.leaf.as_ref().ok();
+        let issued_by = self.issued_by.as_ref();
+        Claim {
+            reason,
+            wish: self.wish(),
+            caused: self.is_caused(),
+            leaf,
+            written: leaf.and_then(|leaf| issued_by?.wrote(leaf.fingerprint)),
+            by_lifetime: leaf.map(|leaf| {
+                let before = due::renew_before(self.settings.renew_before, leaf.lifetime());
+                leaf.not_after - before
+            }),
         }
     }
 

@@ -30,6 +30,7 @@ struct Checked<'a> {
     valid: bool,
     issuers: Vec<&'a str>,
     warnings: Vec<String>,
+    notes: Vec<String>,
     faults: Vec<Faulty<'a>>,
 }
 
@@ -56,13 +57,16 @@ pub(super) fn run(command: Command) -> CommandResult {
     for warning in config.warnings() {
         println!("warning: {warning}");
     }
+    for note in config.notes() {
+        println!("note: {note}");
+    }
     let issuers: Vec<&str> = config.issuers.keys().map(String::as_str).collect();
-    println!(
-        "{}: ok, {} issuers: {}",
-        file.display(),
-        issuers.len(),
-        issuers.join(", ")
-    );
+    let count = match issuers.len() {
+        0 => "no issuer".to_owned(),
+        1 => format!("1 issuer: {}", issuers[0]),
+        several => format!("{several} issuers: {}", issuers.join(", ")),
+    };
+    println!("{}: ok, {count}", file.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -76,6 +80,7 @@ impl<'a> Checked<'a> {
             valid: config.is_some(),
             issuers: issuers.into_iter().flatten().collect(),
             warnings: config.map(Config::warnings).unwrap_or_default(),
+            notes: config.map(Config::notes).unwrap_or_default(),
             faults: faults
                 .into_iter()
                 .flatten()

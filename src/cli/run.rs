@@ -177,6 +177,7 @@ async fn operate(
     let (want, wanted) = watch::channel(Arc::new(config.clone()));
     let (in_force, config) = watch::channel(Arc::new(config));
     metrics.config_taken_over(started);
+    metrics.paused(config.borrow().paused);
     let context = Arc::new(Context::new(
         client,
         gate,

@@ -321,6 +321,7 @@ impl Controller {
             .roller
             .write()
             .unwrap_or_else(PoisonError::into_inner) = roller;
+        self.context.metrics.paused(config.paused);
         configs.in_force.send_replace(config);
         self.context.metrics.config_taken_over(UnixTime::now());
         tracing::info!("a changed config is in force: all Secrets are listed anew");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::Leaf;
 use cert_renew_core::config::{Config, Issuer, Labels};
-use cert_renew_core::schedule::due::{Never, Reason, renew_before};
+use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::FullSecret;
@@ -152,19 +152,7 @@ impl RenewalTarget {
 
     /// The claim on the rate limits of a Secret that is due for this reason.
     pub(super) fn claim(&self, reason: Reason) -> Claim<'_> {
-        let leaf = self.leaf();
-        let issued_by = self.assessment.issued_by.as_ref();
-        Claim {
-            reason,
-            wish: self.assessment.wish(),
-            caused: self.assessment.is_caused(),
-            leaf,
-            written: leaf.and_then(|leaf| issued_by?.wrote(leaf.fingerprint)),
-            by_lifetime: leaf.map(|leaf| {
-                let before = self.assessment.settings.renew_before;
-                leaf.not_after - renew_before(before, leaf.lifetime())
-            }),
-        }
+        self.assessment.claim(reason)
     }
 
     /// The names to ask for, without those that a wildcard among them covers, as CAs refuse redundant names.

@@ -4,6 +4,7 @@
 //! allows is refused before the CA is asked. Pure; a namespace's labels come from the caller.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -146,6 +147,15 @@ impl FromStr for Glob {
 }
 
 impl NamePattern {
+    /// A wildcard that it allows, if it allows any.
+    #[must_use]
+    pub fn wildcard(&self) -> Option<Name> {
+        match self {
+            Self::OneLabel(zone) | Self::AnyDepth(zone) => format!("*.{zone}").parse().ok(),
+            Self::Exact(_) | Self::Network { .. } => None,
+        }
+    }
+
     /// Whether `name` may be asked for.
     #[must_use]
     pub fn matches(&self, name: &Name) -> bool {
@@ -161,6 +171,24 @@ impl NamePattern {
             (Self::Network { address, bits }, Name::Ip(ip)) => masked(*ip, *bits) == Some(*address),
             _ => false,
         }
+    }
+}
+
+/// As in the config file.
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => write!(f, "{name}"),
+            Self::OneLabel(zone) => write!(f, "*.{zone}"),
+            Self::AnyDepth(zone) => write!(f, "**.{zone}"),
+            Self::Network { address, bits } => write!(f, "{address}/{bits}"),
+        }
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

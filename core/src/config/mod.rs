@@ -64,6 +64,8 @@ pub struct Config {
     pub watch: WatchConfig,
     /// What is exported.
     pub metrics: MetricsConfig,
+    /// Every Secret is treated as if it said `paused`: nothing is issued, written or rolled.
+    pub paused: bool,
     /// Defaults of namespaces that are not in `namespaces`.
     defaults: NamespaceDefaults,
     /// By namespace, with the general defaults filled in.
@@ -166,6 +168,7 @@ impl Config {
                 dns: DnsConfig::read(&fields.get("dns")),
                 watch: WatchConfig::read(&fields.get("watch")),
                 metrics: MetricsConfig::read(&fields.get("metrics")),
+                paused: fields.get("paused").flag(false),
                 defaults,
                 namespaces,
             }
@@ -231,6 +234,12 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        if self.paused {
+            warnings.push(
+                "paused: nothing is renewed, written or restarted until it is false or gone; metrics and alerts go on"
+                    .to_string(),
+            );
+        }
         if self.issuers.is_empty() {
             warnings.push(
                 "issuers: there are none, so that only Secrets of others are watched".to_string(),
@@ -247,6 +256,10 @@ impl Config {
         }
         for (i, solver) in self.solvers.iter().enumerate() {
             match &solver.challenge {
+                Challenge::Dns01(dns01) if dns01.lacks_credentials() => warnings.push(format!(
+                    "solvers[{i}]: it has no credentials, and {} takes no request without them",
+                    dns01.provider
+                )),
                 Challenge::Dns01(dns01) if !dns01.is_supported() => {
                     let provider = &dns01.provider;
                     warnings.push(format!(
@@ -266,6 +279,42 @@ impl Config {
             );
         }
         warnings
+    }
+
+    /// Remarks on what may be meant and may surprise, a sentence each; for people who check a file.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.solvers.is_empty() && !self.issuers.is_empty() {
+            notes.push(
+                "solvers: there are none, so that only a CA that asks for no proof of names issues anything"
+                    .to_string(),
+            );
+        }
+        for (name, issuer) in &self.issuers {
+            let example = |contact: &&String| {
+                let domain = contact.rsplit('@').next().unwrap_or_default();
+                ["example.com", "example.net", "example.org"].contains(&domain)
+            };
+            if let Some(contact) = issuer.contact.iter().find(example) {
+                notes.push(format!(
+                    "issuers.{name}.contact: {contact} is the address of an example, which Let's Encrypt refuses: write \
+                     yours, or none"
+                ));
+            }
+            let patterns = issuer.allow.iter().flat_map(|allow| &allow.names);
+            let unproven = |pattern: &&NamePattern| {
+                let wildcard = pattern.wildcard();
+                wildcard.is_some_and(|it| !self.solvers.is_empty() && self.solver(&it).is_none())
+            };
+            if let Some(pattern) = patterns.clone().find(unproven) {
+                notes.push(format!(
+                    "issuers.{name}.allow: {pattern} allows wildcard certificates too, and no solver can prove a wildcard: \
+                     that takes dns01"
+                ));
+            }
+        }
+        notes
     }
 }
 

@@ -22,6 +22,10 @@ pub const SUPPORTED_PROVIDERS: [&str; 18] = [
     "webhook",
 ];
 
+/// Of these, the providers that may be used without credentials: a cloud gives a pod an identity, and a webhook may ask
+/// for none.
+pub(super) const WITHOUT_CREDENTIALS: [&str; 4] = ["azure", "google", "route53", "webhook"];
+
 /// DNS providers of dns-update that are untested here.
 pub const UNTESTED_PROVIDERS: [&str; 57] = [
     "alidns",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::issuer::{object_name, text};
-use super::provider::{SUPPORTED_PROVIDERS, provider, settings_of};
+use super::provider::{SUPPORTED_PROVIDERS, WITHOUT_CREDENTIALS, provider, settings_of};
 use super::reader::{Fields, Place};
 use super::resolver::ResolverAddress;
 use super::resolver::nameserver;
@@ -292,6 +292,14 @@ impl Dns01 {
     #[must_use]
     pub fn is_supported(&self) -> bool {
         SUPPORTED_PROVIDERS.contains(&self.provider.as_str())
+    }
+
+    /// Whether it has no credentials, and its provider is none that a pod can ask without.
+    #[must_use]
+    pub fn lacks_credentials(&self) -> bool {
+        self.is_supported()
+            && self.credentials.is_none()
+            && !WITHOUT_CREDENTIALS.contains(&self.provider.as_str())
     }
 }
 

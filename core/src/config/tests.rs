@@ -320,11 +320,63 @@ fn what_is_hardly_meant_is_a_warning() {
             "solvers[1]: dns-persist-01 is an experiment: its draft still changes",
         ]
     );
+    let warnings = |more: &str| {
+        let text = format!("issuers: {{}}\n{more}");
+        Config::parse(&text).unwrap().warnings()[1..].join("\n")
+    };
+    let cloudflare = warnings("solvers: [{dns01: {provider: cloudflare}}]");
+    assert!(
+        cloudflare.contains("solvers[0]: it has no credentials"),
+        "{cloudflare}"
+    );
+    for solver in [
+        "{provider: cloudflare, credentials: {secret: dns}}",
+        "{provider: route53}",
+    ] {
+        let said = warnings(&format!("solvers: [{{dns01: {solver}}}]"));
+        assert_eq!(said, "", "{solver}");
+    }
+    let warnings = Config::parse("issuers: {}\npaused: true")
+        .unwrap()
+        .warnings();
+    assert!(
+        warnings[0].starts_with("paused: nothing is renewed"),
+        "{warnings:?}"
+    );
     let warnings = Config::parse("issuers: {}").unwrap().warnings();
     assert_eq!(
         warnings,
         ["issuers: there are none, so that only Secrets of others are watched"]
     );
+}
+
+#[test]
+fn what_may_surprise_is_a_note() {
+    let notes = |contact: &str, name: &str, solvers: &str| {
+        let text = format!(
+            "issuers: {{le: {{directory: https://a.example/, contact: {contact}, allow: [{{namespaces: [a], names: \
+             [\"{name}\"]}}]}}}}\nsolvers: {solvers}"
+        );
+        Config::parse(&text).unwrap().notes().join("\n")
+    };
+    let http01 = "[{http01: {route: shared}}]";
+    let dns01 = "[{dns01: {provider: route53}}]";
+    for (contact, name, solvers, expected) in [
+        ("ops@a.test", "a.test", http01, ""),
+        ("ops@a.test", "*.a.test", dns01, ""),
+        (
+            "ops@example.com",
+            "a.test",
+            http01,
+            "the address of an example",
+        ),
+        ("ops@a.test", "*.a.test", http01, "*.a.test allows wildcard"),
+        ("ops@a.test", "a.test", "[]", "solvers: there are none"),
+    ] {
+        let said = notes(contact, name, solvers);
+        assert_eq!(said.is_empty(), expected.is_empty(), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
 }
 
 /// Cuts and splices of good files and of inputs that are hard to parse: any answer is accepted, a panic is not.

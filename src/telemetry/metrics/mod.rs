@@ -103,6 +103,7 @@ pub struct Metrics {
     loop_lag_seconds: Gauge,
     config_rejected: IntGauge,
     config_taken_over: IntGauge,
+    paused: IntGauge,
     leader: IntGauge,
     limited_until: IntGaugeVec,
     info_polls: IntCounterVec,
@@ -218,6 +219,11 @@ impl Metrics {
                 into,
                 "cert_renew_config_taken_over_timestamp_seconds",
                 "When the config that is in force was taken over",
+            )?,
+            paused: gauge(
+                into,
+                "cert_renew_paused",
+                "1 while the config pauses everything: nothing is renewed, written or restarted",
             )?,
             leader: gauge(
                 into,
@@ -412,6 +418,11 @@ impl Metrics {
         self.config_rejected.set(rejected.into());
     }
 
+    /// Sets whether the config pauses everything.
+    pub fn paused(&self, paused: bool) {
+        self.paused.set(paused.into());
+    }
+
     /// Sets since when the config is in force.
     pub fn config_taken_over(&self, at: UnixTime) {
         self.config_taken_over.set(at.0);
@@ -601,6 +612,7 @@ mod tests {
         metrics.loop_lag(Duration::from_millis(250));
         metrics.config_rejected(true);
         metrics.config_taken_over(entries::NOW);
+        metrics.paused(true);
         metrics.leader(true);
         metrics.limited_until("letsencrypt", entries::NOW);
         metrics.renewal_info("letsencrypt", Some(entries::NOW));

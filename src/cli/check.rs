@@ -1,17 +1,22 @@
 //! `cert-renew check FILE…`: prints what is wrong with certificate files and manifests.
 //! `cert-renew check route HOST`: whether HTTP-01 requests for a host reach an operator.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cert_renew_core::config::Resolvers;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::text::shown;
 use cert_renew_core::time::UnixTime;
 use clap::{Parser, Subcommand};
+use reqwest::Url;
 use serde::Serialize;
 
+use zeroize::Zeroizing;
+
 use super::lint::{self, Finding, Severity};
-use super::output::Output;
+use super::output::{Output, Screen};
 use super::{CommandResult, Failure, block_on};
 use crate::solver::http01_self_check;
 
@@ -32,7 +37,7 @@ pub(super) struct Args {
 enum Command {
     /// Ask a host for `/.well-known/acme-challenge/health`, as a CA would
     Route {
-        /// The host, as it stands in the certificate
+        /// The host, as it stands in the certificate, or a URL at it
         host: String,
         /// The resolver to ask, as `dns.nameservers` of the config has it; the system's where there is none
         #[arg(long = "nameserver")]
@@ -54,17 +59,13 @@ pub(super) fn run(args: Args) -> CommandResult {
     if let Some(Command::Route { host, nameservers }) = &args.command {
         return route(host, nameservers);
     }
-    let colours = std::io::stdout().is_terminal();
-    let mut all = Vec::new();
+    let colours = Screen::of_stdout().colours;
+    let mut files = Vec::new();
     for file in &args.files {
-        let bytes = read(file)
-            .map_err(|error| Failure::new(&format!("reading {}", file.display()), &error))?;
-        let found = lint::check(&bytes, UnixTime::now());
-        all.extend(found.into_iter().map(|finding| Found {
-            file: file.display().to_string(),
-            finding,
-        }));
+        let bytes = read(file).map_err(|error| unreadable(file, &error))?;
+        files.push((file.display().to_string(), bytes));
     }
+    let all = checked(&files, UnixTime::now());
     if let Some(text) = args.output.of_program(&all)? {
         print!("{text}");
     } else {
@@ -74,6 +75,90 @@ pub(super) fn run(args: Args) -> CommandResult {
     }
     let worst = all.iter().map(|found| found.finding.severity).max();
     Ok(ExitCode::from(lint::exit_code(worst)))
+}
+
+/// The findings of each file; a certificate and a key given together are compared.
+fn checked(files: &[(String, Zeroizing<Vec<u8>>)], now: UnixTime) -> Vec<Found> {
+    let of = |file: &str, findings: Vec<Finding>| {
+        let found = move |finding| Found {
+            file: file.to_owned(),
+            finding,
+        };
+        findings.into_iter().map(found).collect::<Vec<_>>()
+    };
+    let each = files
+        .iter()
+        .map(|(file, bytes)| of(file, lint::check(bytes, now)));
+    let mut all: Vec<Found> = each.flatten().collect();
+    // More than one of either: nobody knows which belong together.
+    let certificates = files
+        .iter()
+        .filter(|(_, bytes)| lint::holds_certificate_alone(bytes));
+    let keys = files
+        .iter()
+        .filter(|(_, bytes)| lint::holds_key_alone(bytes));
+    let (certificates, keys): (Vec<_>, Vec<_>) = (certificates.collect(), keys.collect());
+    if let ([(certificate, chain)], [(key, private)]) = (&certificates[..], &keys[..]) {
+        let belongs = lint::compare(chain, private, certificate);
+        all.extend(of(key, belongs.into_iter().collect()));
+    }
+    all
+}
+
+/// A file that cannot be read; a word that is nearly a subcommand is taken for a mistyped one.
+fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
+    let word = file.to_string_lossy();
+    let nearly = error.kind() == std::io::ErrorKind::NotFound
+        && !word.contains(['/', '.'])
+        && is_nearly(&word, "route");
+    let failure = Failure::new(&format!("reading {word}"), error);
+    if nearly {
+        return Failure(format!(
+            "{}; do you mean cert-renew check route HOST?",
+            failure.0
+        ));
+    }
+    failure
+}
+
+/// Whether one word becomes the other by one letter more, less or other, or by two that change places.
+fn is_nearly(word: &str, known: &str) -> bool {
+    let (one, other): (Vec<char>, Vec<char>) = (word.chars().collect(), known.chars().collect());
+    let before = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
+    let (one, other) = (&one[before..], &other[before..]);
+    let after = |one: &[char], other: &[char]| {
+        let ends = one.iter().rev().zip(other.iter().rev());
+        ends.take_while(|(a, b)| a == b).count()
+    };
+    let same = after(one, other);
+    let (one, other) = (&one[..one.len() - same], &other[..other.len() - same]);
+    match (one, other) {
+        ([a, b], [c, d]) => a == d && b == c,
+        _ => one.len() <= 1 && other.len() <= 1,
+    }
+}
+
+/// The host of what the user named: a host, or a URL at it.
+fn host_of(text: &str) -> Result<String, Failure> {
+    let host = match text.split_once("://") {
+        None => text.trim_end_matches('/').to_owned(),
+        Some(("http" | "https", _)) => {
+            let url = Url::parse(text).map_err(|error| Failure::new(text, &error))?;
+            let host = url.host_str().unwrap_or_default();
+            host.trim_matches(['[', ']']).to_owned()
+        }
+        Some(_) => String::new(),
+    };
+    match host.parse::<Name>() {
+        Ok(Name::Dns(name)) if name.starts_with("*.") => Err(Failure(format!(
+            "{text}: a wildcard has no route: CAs prove it by DNS-01 only, and ask no host"
+        ))),
+        Ok(name) => Ok(name.to_string()),
+        Err(_) => Err(Failure(format!(
+            "{}: expected a host such as shop.example.com, or a URL at it",
+            shown(text)
+        ))),
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -86,8 +171,9 @@ fn route(host: &str, nameservers: &[String]) -> CommandResult {
         addresses: nameservers.iter().map(parse).collect::<Result<_, _>>()?,
         ca_bundle: None,
     };
+    let host = host_of(host)?;
     block_on(async {
-        http01_self_check::check(&resolvers, host)
+        http01_self_check::check(&resolvers, &host)
             .await
             .map_err(|error| Failure(error.to_string()))?;
         println!("{host}: requests of a CA reach cert-renew");
@@ -95,11 +181,12 @@ fn route(host: &str, nameservers: &[String]) -> CommandResult {
     })
 }
 
-fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+/// It may hold a private key.
+fn read(file: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     if file != Path::new("-") {
-        return std::fs::read(file);
+        return std::fs::read(file).map(Zeroizing::new);
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Zeroizing::new(Vec::new());
     std::io::stdin().read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -133,6 +220,67 @@ fn line(finding: &Finding, colours: bool) -> String {
 mod tests {
     use super::super::golden;
     use super::*;
+
+    #[test]
+    fn a_mistyped_route_is_guessed() {
+        for word in ["rout", "routes", "rotue", "roure", "oute"] {
+            assert!(is_nearly(word, "route"), "{word}");
+        }
+        for word in ["tls", "x", "routing", ""] {
+            assert!(!is_nearly(word, "route"), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_be_named_by_a_url() {
+        for (text, expected) in [
+            ("shop.example.com", Ok("shop.example.com")),
+            ("https://shop.example.com/cart?x", Ok("shop.example.com")),
+            ("http://shop.example.com:8080", Ok("shop.example.com")),
+            ("https://[2001:db8::1]/", Ok("2001:db8::1")),
+            ("shop.example.com/", Ok("shop.example.com")),
+            ("*.example.com", Err("DNS-01")),
+            ("ftp://shop.example.com", Err("expected a host")),
+            ("shop example", Err("expected a host")),
+        ] {
+            match (host_of(text), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
+                (Err(found), Err(expected)) => assert!(found.0.contains(expected), "{}", found.0),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_and_a_key_side_by_side_are_compared() {
+        let key = || rcgen::KeyPair::generate().unwrap();
+        let (own, foreign) = (key(), key());
+        let names = vec!["a.example".to_owned()];
+        let certificate = rcgen::CertificateParams::new(names).unwrap();
+        let certificate = certificate.self_signed(&own).unwrap().pem();
+        let file =
+            |name: &str, text: &str| (name.to_owned(), Zeroizing::new(text.as_bytes().to_vec()));
+        let said = |key: &str| {
+            let files = [file("tls.crt", &certificate), file("tls.key", key)];
+            let found = checked(&files, UnixTime::now());
+            let lines = found
+                .iter()
+                .map(|it| format!("{}: {}", it.file, line(&it.finding, false)));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        let foreign = said(&foreign.serialize_pem());
+        assert!(
+            foreign.contains(
+                "tls.key: private key: error: it is not the key of the certificate in tls.crt"
+            ),
+            "{foreign}"
+        );
+        let own = said(&own.serialize_pem());
+        assert!(
+            own.contains("tls.key: private key: ok: it is the key of"),
+            "{own}"
+        );
+    }
 
     /// Every certificate and key of `testdata/certificates`, as `check` sees it at one instant.
     #[test]

@@ -36,7 +36,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> CommandResult {
     block_on(async {
         let client = args.place.client().await?;
-        let wanted = Wanted::one(args.place.of(&client, &args.name));
+        let wanted = Wanted::one(args.place.of(&client, &args.name)?);
         let found = Found::of(&client, &args.operator, &wanted).await?;
         show(&client, &found, &wanted).await
     })

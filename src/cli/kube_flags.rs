@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cert_renew_core::text::shown;
 use clap::Args;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
@@ -10,7 +11,7 @@ use super::Failure;
 use crate::cluster;
 
 /// The heading of these flags in the help. Named for each: a heading of the struct would go on to the flags after it.
-pub(super) const CONNECTION: &str = "Connection";
+pub(super) const CONNECTION: &str = "Connection options";
 
 /// Which cluster is asked, and as whom. Without any of it: as kubectl would.
 #[derive(Clone, Debug, Default, Args)]
@@ -45,7 +46,7 @@ impl Way {
         };
         cluster::connect(&way, None)
             .await
-            .map_err(|error| Failure::new("finding the way to the API server", &*error))
+            .map_err(|error| Failure::new("connecting to the API server", &*error))
     }
 }
 
@@ -70,11 +71,39 @@ impl Place {
         named.unwrap_or_else(|| client.default_namespace())
     }
 
+    /// The namespace that a flag names.
+    pub(super) fn flag(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// Namespace and name of `NAMESPACE/NAME`, or of a name in the selected namespace.
-    pub(super) fn of(&self, client: &Client, text: &str) -> (String, String) {
-        match text.split_once('/') {
-            Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
-            None => (self.namespace(client).to_owned(), text.to_owned()),
+    pub(super) fn of(&self, client: &Client, text: &str) -> Result<(String, String), Failure> {
+        let (namespace, name) = self.named(text)?;
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        Ok((namespace, name))
+    }
+
+    /// The same without the namespace of the context.
+    pub(super) fn named(&self, text: &str) -> Result<(Option<String>, String), Failure> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (namespace, name) = match parts[..] {
+            [name] if !name.is_empty() => (None, name),
+            [namespace, name] if !namespace.is_empty() && !name.is_empty() => {
+                (Some(namespace), name)
+            }
+            _ => {
+                return Err(Failure(format!(
+                    "{}: expected NAME or NAMESPACE/NAME",
+                    shown(text)
+                )));
+            }
+        };
+        match (namespace, self.flag()) {
+            (Some(named), Some(flag)) if named != flag => Err(Failure(format!(
+                "{}: it is in another namespace than -n {flag} says; leave one of them out",
+                shown(text)
+            ))),
+            (named, flag) => Ok((named.or(flag).map(ToOwned::to_owned), name.to_owned())),
         }
     }
 }
@@ -100,8 +129,21 @@ impl Scope {
     }
 
     /// Namespace and name of `NAMESPACE/NAME`, or of a name in the selected namespace.
-    pub(super) fn of(&self, client: &Client, text: &str) -> (String, String) {
+    ///
+    /// # Errors
+    /// When the text has another form.
+    pub(super) fn of(&self, client: &Client, text: &str) -> Result<(String, String), Failure> {
         self.place.of(client, text)
+    }
+
+    /// All namespaces were asked for.
+    pub(super) fn is_everywhere(&self) -> bool {
+        self.all_namespaces
+    }
+
+    /// The namespace, where one is selected.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The objects in this scope.
@@ -115,5 +157,33 @@ impl Scope {
         } else {
             Api::namespaced(client.clone(), self.place.namespace(client))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_name_or_a_namespace_and_a_name() {
+        let named = |text: &str, flag: Option<&str>| {
+            let place = Place {
+                namespace: flag.map(ToOwned::to_owned),
+                ..Place::default()
+            };
+            place.named(text).map_err(|failure| failure.0)
+        };
+        let found = |namespace: Option<&str>, name: &str| {
+            Ok((namespace.map(ToOwned::to_owned), name.to_owned()))
+        };
+        assert_eq!(named("tls", None), found(None, "tls"));
+        assert_eq!(named("tls", Some("shop")), found(Some("shop"), "tls"));
+        assert_eq!(named("shop/tls", None), found(Some("shop"), "tls"));
+        assert_eq!(named("shop/tls", Some("shop")), found(Some("shop"), "tls"));
+        for odd in ["", "/", "shop/", "/tls", "a/b/c", "shop//tls"] {
+            assert!(named(odd, None).is_err(), "{odd}");
+        }
+        let said = named("shop/tls", Some("blog")).unwrap_err();
+        assert!(said.contains("another namespace"), "{said}");
     }
 }

@@ -97,6 +97,36 @@ pub fn check(bytes: &[u8], now: UnixTime) -> Vec<Finding> {
     }
 }
 
+/// Whether a file holds certificates and no key.
+#[must_use]
+pub fn holds_certificate_alone(bytes: &[u8]) -> bool {
+    Chain::read(bytes).is_ok() && !pem::blocks(bytes).any(|block| block.is_private_key())
+}
+
+/// Whether a file holds a key and no certificate.
+#[must_use]
+pub fn holds_key_alone(bytes: &[u8]) -> bool {
+    PrivateKey::from_pem(bytes).is_ok() && Chain::read(bytes).is_err()
+}
+
+/// Whether a key belongs to the certificate of a file of this name, as a finding on the key's file.
+#[must_use]
+pub fn compare(certificate: &[u8], key: &[u8], name: &str) -> Option<Finding> {
+    let (chain, key) = (
+        Chain::read(certificate).ok()?,
+        PrivateKey::from_pem(key).ok()?,
+    );
+    let belongs = x509::same_key(&chain.leaf.public_key, &key.public_key());
+    Some(if belongs {
+        let message = format!("it is the key of the certificate in {name}");
+        finding(Severity::Note, "private key", &message, "")
+    } else {
+        let message = format!("it is not the key of the certificate in {name}");
+        let remedy = "put the key here that belongs to it";
+        finding(Severity::Error, "private key", &message, remedy)
+    })
+}
+
 /// Exit code for the worst of all findings: 0 for notes, 1 for warnings, 2 for errors.
 #[must_use]
 pub fn exit_code(worst: Option<Severity>) -> u8 {

@@ -5,15 +5,19 @@
 
 mod account;
 mod adopt;
+mod api_error;
 mod check;
 mod cluster_config;
 mod completions;
 mod config;
+mod create;
 mod describe;
 mod kube_flags;
 pub mod lint;
+mod operator;
 mod output;
 mod plan;
+mod renew;
 mod revoke;
 mod run;
 mod secret;
@@ -45,14 +49,14 @@ enum Command {
     Check(check::Args),
     /// Show what would be renewed when, and which workloads would roll; change nothing
     Plan(plan::Args),
-    /// Renew a certificate at once, within the budgets
-    Renew(secret::Renew),
+    /// Ask for new certificates now, within the limits of the CA
+    Renew(renew::Args),
     /// Revoke a certificate at its CA, then have a new key and certificate made
     Revoke(revoke::Args),
     /// Let a halted rollout go on
     Resume(secret::Resume),
     /// Make an annotated Secret that waits for its first certificate
-    Create(secret::Create),
+    Create(create::Args),
     /// Take over what another tool renews, without issuing or restarting anything
     Adopt(adopt::Args),
     /// Look at the account at a CA, or change its key
@@ -90,10 +94,10 @@ impl Cli {
             Command::Describe(args) => describe::run(args),
             Command::Check(args) => check::run(args),
             Command::Plan(args) => plan::run(args),
-            Command::Renew(args) => secret::renew(args),
+            Command::Renew(args) => renew::run(args),
             Command::Revoke(args) => revoke::run(args),
             Command::Resume(args) => secret::resume(args),
-            Command::Create(args) => secret::create(args),
+            Command::Create(args) => create::run(args),
             Command::Adopt(args) => adopt::adopt(args),
             Command::Account(command) => account::run(command),
             Command::Config(command) => config::run(command),
@@ -119,7 +123,11 @@ const NAME: &str = "cert-renew";
 struct Failure(String);
 
 impl Failure {
+    /// What failed and why. An error of the API server is said as kubectl says it, which names the object.
     fn new(doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        if let Some(text) = api_error::in_kubectls_words(error) {
+            return Self(text);
+        }
         Self(format!(
             "{doing}: {}",
             cert_renew_core::text::error_chain(error)

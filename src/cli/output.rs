@@ -3,6 +3,7 @@
 //! On a terminal, long columns are cut so that a line fits; a pipe gets complete cells.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, stdout};
 
 use cert_renew_core::secret::used_by::UsedBy;
@@ -63,10 +64,8 @@ impl Screen {
     pub(super) fn of_stdout() -> Self {
         let size = rustix::termios::tcgetwinsize(stdout());
         let columns = size.ok().map(|size| usize::from(size.ws_col));
-        let variable = |name: &str| std::env::var(name).unwrap_or_default();
         Self {
-            colours: stdout().is_terminal()
-                && takes_colours(&variable("NO_COLOR"), &variable("TERM")),
+            colours: stdout().is_terminal() && wants_colours(|name| std::env::var_os(name)),
             // A terminal that does not know its width reports 0.
             columns: columns.filter(|columns| *columns > 0),
         }
@@ -79,11 +78,6 @@ impl Screen {
             ..self
         }
     }
-}
-
-/// Whether colours are wanted, by the two variables of the environment: https://no-color.org, and a terminal that cannot.
-fn takes_colours(no_color: &str, term: &str) -> bool {
-    no_color.is_empty() && term != "dumb"
 }
 
 /// Foreign text for a terminal: as it is if it is one line of visible characters, otherwise quoted.
@@ -124,6 +118,13 @@ pub(super) fn colour(state: &str) -> Option<&'static str> {
         known if known.is_trouble() => Some("31"),
         _ => None,
     }
+}
+
+/// Whether the environment leaves colours on: `NO_COLOR` (https://no-color.org) with any value turns them off, and a
+/// terminal of type `dumb` shows escape sequences as text.
+fn wants_colours(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    set("NO_COLOR").is_none() && set("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
 /// The escape sequence that colours a word, if any.
@@ -308,10 +309,18 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_left_out_where_they_are_not_wanted() {
-        assert!(takes_colours("", "xterm"));
-        assert!(!takes_colours("1", "xterm"));
-        assert!(!takes_colours("", "dumb"));
+    fn no_color_and_a_dumb_terminal_turn_colours_off() {
+        for (name, value, expected) in [
+            ("TERM", "xterm-256color", true),
+            ("TERM", "dumb", false),
+            ("NO_COLOR", "1", false),
+            // Set and empty counts as unset, by the convention.
+            ("NO_COLOR", "", true),
+            ("OTHER", "x", true),
+        ] {
+            let found = wants_colours(|asked| (asked == name).then(|| value.into()));
+            assert_eq!(found, expected, "{name}={value}");
+        }
     }
 
     #[test]

@@ -3,11 +3,15 @@
 //! The annotation `cert-renew.io/revoked` on the Secret names the leaf: the operator does the rest, and the annotation
 //! has no effect once the Secret has another leaf.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use cert_renew_core::certificate;
+use cert_renew_core::assess::listed;
+use cert_renew_core::certificate::{self, Leaf};
 use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::head::Head;
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::settings::{IssuerRef, NamespaceDefaults, Settings};
 use cert_renew_core::secret::state::IssuedBy;
 use clap::{Parser, ValueEnum};
 use kube::api::Api;
@@ -15,25 +19,29 @@ use serde_json::json;
 
 use super::account::{Trust, acme, load};
 use super::kube_flags::Place;
-use super::secret::annotate;
+use super::operator::{Operator, OperatorNamespace};
+use super::secret::{annotate, get, paused};
 use super::{CommandResult, Failure, block_on};
 use crate::acme::RevocationReason;
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
     /// The Secret, as NAMESPACE/NAME or NAME
+    #[arg(value_name = "NAME")]
     secret: String,
     #[command(flatten)]
     place: Place,
+    /// Revoke without asking
+    #[arg(short, long)]
+    yes: bool,
     /// Why, in the words of RFC 5280
     #[arg(long, value_enum, default_value_t = Reason::Unspecified)]
     reason: Reason,
     /// The issuer whose account revokes; else the one that the Secret says it was issued by
     #[arg(long)]
     issuer: Option<String>,
-    /// The operator's namespace, where the account is
-    #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
-    operator_namespace: String,
+    #[command(flatten)]
+    operator: OperatorNamespace,
     #[command(flatten)]
     trust: Trust,
 }
@@ -64,7 +72,7 @@ impl From<Reason> for RevocationReason {
 pub(super) fn run(args: Args) -> CommandResult {
     block_on(async {
         let client = args.place.client().await?;
-        let (namespace, name) = args.place.of(&client, &args.secret);
+        let (namespace, name) = args.place.of(&client, &args.secret)?;
         let api: Api<FullSecret> = Api::namespaced(client.clone(), &namespace);
         let secret = api
             .get(&name)
@@ -84,8 +92,28 @@ pub(super) fn run(args: Args) -> CommandResult {
                 "{namespace}/{name} does not say who issued its certificate: name the issuer with --issuer"
             ))
         })?;
+        let operator_namespace = &args.operator.operator_namespace;
+        let operator = Operator::look(&client, operator_namespace).await?;
+        let replaced = match no_replacement(&secret.head) {
+            Some(why) => Err(why),
+            None => {
+                let thin = get(&client, &namespace, &name).await?;
+                let why = operator
+                    .out_of_action()
+                    .or_else(|| paused(&thin, &operator));
+                why.map_or(Ok(()), Err)
+            }
+        };
+        if !args.yes {
+            confirm(
+                &format!("{namespace}/{name}"),
+                &leaf,
+                &issuer,
+                replaced.as_ref().err(),
+            )?;
+        }
         let revoked = async {
-            let (credentials, _) = load(&client, &args.operator_namespace, &issuer).await?;
+            let (credentials, _) = load(&client, operator_namespace, &issuer).await?;
             let ca = acme(&issuer, &credentials, args.trust.ca_bundle.as_deref())?;
             let revoked = async {
                 ca.restore(&credentials)?;
@@ -101,7 +129,12 @@ pub(super) fn run(args: Args) -> CommandResult {
         // Whether or not the revocation succeeds, the key must no longer be used.
         let patch = json!({"metadata": {"annotations": {keys::REVOKED: fingerprint}}});
         annotate(&client, &namespace, &name, &patch).await?;
-        println!("{namespace}/{name}: a new key and certificate are asked for");
+        match replaced {
+            Ok(()) => println!("{namespace}/{name}: a new key and certificate are asked for"),
+            Err(why) => {
+                println!("{namespace}/{name}: NO new key and certificate will be made: {why}")
+            }
+        }
         revoked.map_err(|why| {
             Failure(format!(
                 "{namespace}/{name} is not revoked at its CA: {}",
@@ -110,4 +143,39 @@ pub(super) fn run(args: Args) -> CommandResult {
         })?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Why the operator makes no new certificate in place of the revoked one, by the Secret.
+fn no_replacement(head: &Head) -> Option<String> {
+    let defaults = NamespaceDefaults::default();
+    let annotations = head.annotations();
+    let (settings, _) = Settings::read(annotations?, head.managed, &defaults);
+    let external = settings.is_some_and(|settings| settings.issuer == IssuerRef::External);
+    external.then(|| "somebody else renews it: make them there".into())
+}
+
+/// Asks on the terminal whether the certificate is to be revoked.
+fn confirm(place: &str, leaf: &Leaf, issuer: &str, alone: Option<&String>) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure(format!(
+            "{place}: nothing was revoked: say --yes where nobody can be asked"
+        )));
+    }
+    let (names, until) = (listed(&leaf.names), leaf.not_after);
+    let mut question = format!(
+        "Revoke the certificate in {place} at {issuer}? It is for {names}, and valid until {until}. This cannot be undone.\n"
+    );
+    if let Some(why) = alone {
+        question += &format!("No new one will be made: {why}.\n");
+    }
+    question += "[y/N] ";
+    let failed = |error| Failure::new("asking", &error);
+    let mut terminal = std::io::stderr();
+    terminal.write_all(question.as_bytes()).map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(failed)?;
+    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+        return Ok(());
+    }
+    Err(Failure(format!("{place}: nothing was revoked")))
 }

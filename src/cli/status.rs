@@ -11,7 +11,6 @@ use std::time::Duration;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::thin::ThinSecret;
-use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::{self, NotADuration};
 use cert_renew_core::verdict::{Report, State, Verdict};
@@ -310,7 +309,7 @@ async fn by_watching(client: &Client, found: Found, mut follower: Follower<'_>) 
             Ok(Event::Delete(secret)) => (secret, true),
             Ok(Event::Init | Event::InitDone) => continue,
             Err(error) => {
-                say(&format!("watching Secrets: {}", error_chain(&error)));
+                say(&Failure::new("watching Secrets", &error).0);
                 continue;
             }
         };

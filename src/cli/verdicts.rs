@@ -65,7 +65,7 @@ impl Wanted {
     /// Those that were named on the command line and that a selector takes, within the scope.
     ///
     /// # Errors
-    /// When the Secrets with these labels cannot be listed.
+    /// When a name has another form; when the Secrets with these labels cannot be listed.
     pub(super) async fn of(
         client: &Client,
         scope: &Scope,
@@ -73,7 +73,8 @@ impl Wanted {
         selector: Option<&str>,
     ) -> Result<Self, Failure> {
         let namespace = scope.namespace(client).map(ToOwned::to_owned);
-        let named: BTreeSet<_> = names.iter().map(|name| scope.of(client, name)).collect();
+        let named = names.iter().map(|name| scope.of(client, name));
+        let named: BTreeSet<_> = named.collect::<Result<_, _>>()?;
         let named = (!names.is_empty()).then_some(named);
         let places = match (selector, named) {
             (None, named) => named,

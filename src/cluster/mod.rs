@@ -30,6 +30,7 @@ use thiserror::Error;
 
 pub(crate) use bounded::is_too_large;
 use cert_renew_core::text::error_chain;
+pub use transport::Unreachable;
 
 use crate::process::write_gate::{Closed, WriteGate};
 use crate::telemetry::metrics::Metrics;
@@ -237,9 +238,11 @@ impl Error {
             },
             kube::Error::Service(error) if error.is::<Closed>() => Self::NotLeading { what },
             error if is_too_large(&error) => Self::TooLarge { what },
+            // kube's own text repeats that of its source, behind the name of a type.
             other => Self::Unavailable {
                 what,
-                message: error_chain(&other),
+                message: std::error::Error::source(&other)
+                    .map_or_else(|| other.to_string(), error_chain),
             },
         }
     }

@@ -5,10 +5,15 @@
 //! * Watches have connections of their own. HTTP/1.1 can end a watch only with its connection, so each rollout would
 //!   find one connection less, and wait for a handshake.
 //! * Answers are bounded by bytes ([`super::bounded`]).
+//! * A connection that cannot be made says to which address.
 
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::client::legacy::{Client, ResponseFuture};
@@ -39,7 +44,7 @@ pub(super) fn builder(
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(config.connect_timeout);
-    let connector = config.rustls_https_connector_with_connector(tcp)?;
+    let connector = Addressed(config.rustls_https_connector_with_connector(tcp)?);
     let client = || Client::builder(TokioExecutor::new()).build(connector.clone());
     let pools = Pools {
         requests: client(),
@@ -57,6 +62,81 @@ pub(super) fn builder(
 
 /// A bounded answer of the API server.
 type Answered = Response<Answer<Incoming>>;
+
+/// The API server cannot be reached.
+#[derive(Debug)]
+pub struct Unreachable {
+    address: String,
+    cause: BoxError,
+}
+
+impl Unreachable {
+    /// Host and port of the API server.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether nothing listens there.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        let mut next: Option<&(dyn Error + 'static)> = Some(&*self.cause);
+        while let Some(error) = next {
+            let io = error.downcast_ref::<io::Error>();
+            if io.is_some_and(|it| it.kind() == io::ErrorKind::ConnectionRefused) {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no connection to {}", self.address)
+    }
+}
+
+impl Error for Unreachable {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.cause)
+    }
+}
+
+/// A connector whose errors name the address.
+#[derive(Clone)]
+struct Addressed<C>(C);
+
+impl<C> Service<Uri> for Addressed<C>
+where
+    C: Service<Uri, Error: Into<BoxError>, Future: Send + 'static>,
+{
+    type Response = C::Response;
+    type Error = Unreachable;
+    type Future = Pin<Box<dyn Future<Output = Result<C::Response, Unreachable>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Unreachable>> {
+        self.0.poll_ready(context).map_err(|cause| Unreachable {
+            address: "the API server".into(),
+            cause: cause.into(),
+        })
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let address = target
+            .authority()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let connecting = self.0.call(target);
+        Box::pin(async move {
+            connecting.await.map_err(|cause| Unreachable {
+                address,
+                cause: cause.into(),
+            })
+        })
+    }
+}
 
 /// Connections, by their use.
 #[derive(Clone)]

@@ -27,7 +27,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use self::plan::{Certificate, Issuers, annotations, changes, theirs};
-use super::kube_flags::Way;
+use super::cluster_config;
+use super::create::unknown_issuer;
+use super::kube_flags::Scope;
+use super::operator::OperatorNamespace;
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::pages::Pages;
 
@@ -47,20 +50,19 @@ pub(super) struct Args {
     /// Who has renewed until now
     #[arg(long, value_enum)]
     from: From,
-    /// Which issuer of our config file stands for theirs: OURS for all, or THEIRS=OURS, several times
+    /// The issuer that takes over: OURS for all, or THEIRS=OURS for one of theirs; may be repeated
     #[arg(long, required = true)]
     issuer: Vec<String>,
-    /// The class of our installation, where the cluster has several
+    /// The class of the installation that renews them, where the cluster has several
     #[arg(long)]
     class: Option<String>,
-    /// One namespace; all without it
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// Do it; without it, it is only said what would be done
+    /// Do it; without this, it is only said what would be done
     #[arg(long)]
     apply: bool,
     #[command(flatten)]
-    way: Way,
+    scope: Scope,
+    #[command(flatten)]
+    operator: OperatorNamespace,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -87,8 +89,13 @@ pub(super) fn adopt(args: Args) -> CommandResult {
     let From::CertManager = args.from;
     let issuers = Issuers::read(&args.issuer).map_err(Failure)?;
     block_on(async {
-        let client = args.way.client().await?;
-        let (mut adoptions, stay) = survey(&client, args.namespace.as_deref(), &issuers).await?;
+        let client = args.scope.client().await?;
+        refuse_unknown(&client, &args, &issuers).await?;
+        let namespace = match args.scope.is_everywhere() {
+            true => None,
+            false => Some(args.scope.place().namespace(&client)),
+        };
+        let (mut adoptions, stay) = survey(&client, namespace, &issuers).await?;
         for adoption in adoptions.iter_mut().filter(|it| it.certificate.is_some()) {
             let class = args.class.clone().map(|class| (keys::CLASS, class));
             adoption.annotations.extend(class);
@@ -104,7 +111,12 @@ pub(super) fn adopt(args: Args) -> CommandResult {
             }
         }
         match (adoptions.len(), args.apply) {
-            (0, _) => println!("Nothing to adopt."),
+            (0, _) => match namespace {
+                Some(namespace) => {
+                    println!("Nothing to adopt in namespace {namespace}; -A looks in all.")
+                }
+                None => println!("Nothing to adopt."),
+            },
             (_, false) => println!("Nothing was changed: do it with --apply."),
             (count, true) => println!("{count} adopted; nothing was issued, nothing restarts."),
         }
@@ -114,6 +126,27 @@ pub(super) fn adopt(args: Args) -> CommandResult {
             ExitCode::FAILURE
         })
     })
+}
+
+/// Refuses issuers that the operator's config does not have, where it can be read: what they adopt would never renew.
+async fn refuse_unknown(client: &Client, args: &Args, issuers: &Issuers) -> Result<(), Failure> {
+    let operator = &args.operator.operator_namespace;
+    let Some(config) = cluster_config::read_if_allowed(client, operator).await? else {
+        return Ok(());
+    };
+    // Another installation has another config.
+    if args
+        .class
+        .as_ref()
+        .is_some_and(|class| *class != config.class)
+    {
+        return Ok(());
+    }
+    let external = cert_renew_core::assess::EXTERNAL;
+    let unknown = issuers
+        .ours()
+        .find(|name| *name != external && config.issuer(name).is_none());
+    unknown.map_or(Ok(()), |name| Err(Failure(unknown_issuer(name, &config))))
 }
 
 /// What can be adopted, and what must stay, with the reason.

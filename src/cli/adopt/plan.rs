@@ -95,7 +95,7 @@ impl Issuers {
             };
             if !cert_renew_core::secret::values::is_label(ours) {
                 return Err(format!(
-                    "--issuer {argument:?}: expected an issuer of our config file, or THEIRS=OURS"
+                    "--issuer {argument:?}: expected an issuer of the operator's config, or THEIRS=OURS"
                 ));
             }
             match theirs {
@@ -104,6 +104,11 @@ impl Issuers {
             }
         }
         Ok(issuers)
+    }
+
+    /// The issuers of ours that are named.
+    pub(super) fn ours(&self) -> impl Iterator<Item = &str> {
+        self.by_name.values().chain(&self.all).map(String::as_str)
     }
 
     fn of(&self, theirs: &str) -> Option<&str> {

@@ -14,6 +14,7 @@ mod create;
 mod describe;
 mod kube_flags;
 pub mod lint;
+mod names;
 mod operator;
 mod output;
 mod plan;
@@ -23,13 +24,14 @@ mod run;
 mod secret;
 mod status;
 mod verdicts;
+mod version;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-/// Renews the TLS certificates in annotated Secrets by ACME and rolls the workloads that use them.
+/// Renews the TLS certificates in annotated Secrets by ACME, and restarts the workloads that use them.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 pub struct Cli {
@@ -51,22 +53,29 @@ enum Command {
     Plan(plan::Args),
     /// Ask for new certificates now, within the limits of the CA
     Renew(renew::Args),
-    /// Revoke a certificate at its CA, then have a new key and certificate made
+    /// Revoke a certificate at its CA, and have a new key and certificate made
     Revoke(revoke::Args),
-    /// Let a halted rollout go on
+    /// Continue a rollout that was halted
     Resume(secret::Resume),
-    /// Make an annotated Secret that waits for its first certificate
+    /// Create an annotated Secret that waits for its first certificate
     Create(create::Args),
     /// Take over what another tool renews, without issuing or restarting anything
     Adopt(adopt::Args),
+    /// Show which names a namespace may ask which issuer for
+    Names(names::Args),
     /// Look at the account at a CA, or change its key
     #[command(subcommand)]
     Account(account::Command),
     /// Look at a config file
     #[command(subcommand)]
     Config(config::Command),
-    /// Print what a shell needs to complete this command
+    /// Print the version of this command, and of the operator in the cluster
+    Version(version::Args),
+    /// Print what a shell, or kubectl, needs to complete this command
     Completions(completions::Completions),
+    /// Complete a command line, as kubectl asks its plugins
+    #[command(name = "__complete", hide = true)]
+    Complete(completions::Complete),
     /// Print the manual page of this command, or of one below it
     Man(completions::Man),
 }
@@ -101,6 +110,9 @@ impl Cli {
             Command::Adopt(args) => adopt::adopt(args),
             Command::Account(command) => account::run(command),
             Command::Config(command) => config::run(command),
+            Command::Names(args) => names::run(args),
+            Command::Version(args) => version::run(args),
+            Command::Complete(args) => completions::complete(&args),
             Command::Completions(args) => completions::completions(&args),
             Command::Man(args) => completions::man(&args),
         };

@@ -53,7 +53,10 @@ pub(super) fn run(args: Args) -> CommandResult {
         let rows = rows(&config, namespace, labels.as_ref());
         match args.output.of_program(&rows)? {
             Some(text) => print!("{text}"),
-            None => print!("{}", text(namespace, &rows, args.output, Screen::of_stdout())),
+            None => print!(
+                "{}",
+                text(namespace, &rows, args.output, Screen::of_stdout())
+            ),
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -115,7 +118,9 @@ fn add(allow: &Allow, into: &mut Vec<String>) {
 
 fn text(namespace: &str, rows: &[Row<'_>], output: Output, screen: Screen) -> String {
     if rows.is_empty() {
-        return format!("Namespace {namespace} may ask for no name: no allow of the config is for it.\n");
+        return format!(
+            "Namespace {namespace} may ask for no name: no allow of the config is for it.\n"
+        );
     }
     let lines: Vec<_> = rows
         .iter()
@@ -184,7 +189,9 @@ defaults: {namespaces: {shop-eu: {issuer: letsencrypt}}}
         );
         let unread = said("blog", None);
         assert!(
-            unread.contains("letsencrypt: also **.web.example, if the labels of namespace blog match"),
+            unread.contains(
+                "letsencrypt: also **.web.example, if the labels of namespace blog match"
+            ),
             "{unread}"
         );
         assert_eq!(

@@ -135,7 +135,10 @@ mod tests {
             client: "1",
             operator: Some(running),
         });
-        assert!(said.starts_with("client: 1\noperator: cert-renew"), "{said}");
+        assert!(
+            said.starts_with("client: 1\noperator: cert-renew"),
+            "{said}"
+        );
         assert!(said.ends_with("0 of 2 ready in namespace ops\n"), "{said}");
     }
 }

@@ -60,11 +60,19 @@ async fn a_revoked_certificate_is_replaced_at_once_and_its_key_with_it() -> Resu
     let revoke = [
         "revoke",
         &place,
+        "--yes",
         "--reason",
         "keyCompromise",
         "--operator-namespace",
         operator.namespace(),
     ];
+    // Nobody can be asked here.
+    let asked = cert_renew(bench, &[&revoke[..2], &revoke[3..]].concat())?;
+    let why = String::from_utf8_lossy(&asked.stderr).into_owned();
+    ensure!(
+        !asked.status.success() && why.contains("--yes"),
+        "{asked:?}"
+    );
     // Twice: who was cut off after the CA had agreed begins again.
     for _ in 0..2 {
         let output = cert_renew(bench, &revoke)?;
@@ -180,6 +188,7 @@ async fn a_revocation_that_the_ca_refuses_replaces_the_key_all_the_same() -> Res
             &[
                 "revoke",
                 &place,
+                "--yes",
                 "--reason",
                 "keyCompromise",
                 "--operator-namespace",
@@ -208,7 +217,7 @@ async fn without_an_account_to_revoke_with_the_key_is_replaced_all_the_same() ->
     let space = Space::new(bench.client()?, "unowned", operator.namespace()).await?;
     let old = issued(&space, "tls", &[]).await?;
     let place = format!("{}/tls", space.name);
-    let arguments = ["revoke", &place, "--operator-namespace", "default"];
+    let arguments = ["revoke", &place, "--yes", "--operator-namespace", "default"];
     let output = cert_renew(bench, &arguments)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 use test_bench::objects::{OLD, Pair, Reference, Space, pair};
 use test_bench::{
@@ -605,15 +605,22 @@ async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
         .tls_secret("midway", Some(&midway), &[("issuer", "pebble")])
         .await?;
     let midway_place = format!("{}/midway", space.name);
-    let (text, well) = command(
-        bench,
-        &["renew", &midway_place, "--wait", "--timeout", "60"],
-    )?;
+    let at = ["--operator-namespace", operator.namespace()];
+    let wait = ["renew", &midway_place, "--wait", "--timeout", "1m"];
+    let (text, well) = command(bench, &[&wait[..], &at].concat())?;
     assert!(well && text.contains("the workloads have it"), "{text}");
     renewed(&space, "midway", &midway.certificate).await?;
     // A second one within a tenth of the lifetime is not to be had.
-    let (text, well) = command(bench, &["renew", &midway_place, "--wait", "--timeout", "3"])?;
-    assert!(!well, "{text}");
+    let config = json!({"config.yaml": fs::read_to_string(&config)?});
+    let map = json!({"metadata": {"name": "cert-renew-config"}, "data": config});
+    let maps: Api<ConfigMap> = Api::namespaced(bench.client()?, operator.namespace());
+    maps.create(&PostParams::default(), &serde_json::from_value(map)?)
+        .await?;
+    let (text, well) = command(bench, &[&["renew", &midway_place][..], &at].concat())?;
+    assert!(
+        !well && text.contains("a tenth of its lifetime of"),
+        "{text}"
+    );
 
     let made = format!("{}/made", space.name);
     let names = "made.commands.example";

@@ -78,6 +78,38 @@ fn every_command_explains_itself_and_refuses_what_it_does_not_know() -> Result<(
     Ok(())
 }
 
+/// The flags under the heading of the connection are those of the connection, in every help.
+#[test]
+fn the_connection_has_a_heading_of_its_own_in_every_help() -> Result<()> {
+    let mut seen = 0;
+    for name in below(&[])? {
+        let mut commands = vec![vec![name.clone()]];
+        for under in below(&[&name])? {
+            commands.push(vec![name.clone(), under]);
+        }
+        for command in commands {
+            let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+            arguments.push("--help");
+            let help = said(&cert_renew(&arguments, None)?);
+            let under = help
+                .lines()
+                .skip_while(|line| *line != "Connection options:");
+            let flags = under.skip(1).take_while(|line| !line.ends_with(':'));
+            let flags = flags.flat_map(str::split_whitespace);
+            let flags: Vec<&str> = flags.filter(|word| word.starts_with("--")).collect();
+            if !flags.is_empty() {
+                seen += 1;
+                ensure!(
+                    flags == ["--kubeconfig", "--context", "--as", "--as-group"],
+                    "{command:?}: {flags:?}"
+                );
+            }
+        }
+    }
+    ensure!(seen > 8, "{seen} commands ask a cluster");
+    Ok(())
+}
+
 /// The exit code of docs/command.md for what cannot be done, and an answer that says what was in the way.
 #[test]
 fn what_cannot_be_reached_is_named_and_ends_with_one() -> Result<()> {
@@ -378,7 +410,9 @@ async fn renew_waits_and_tells_how_far_it_is() -> Result<()> {
         &space.name,
         "--wait",
         "--timeout",
-        "60",
+        "60s",
+        "--operator-namespace",
+        operator.namespace(),
     ];
     let (arguments, kubeconfig) = (
         arguments.map(ToOwned::to_owned),

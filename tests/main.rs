@@ -58,6 +58,7 @@ mod private_ca;
 mod private_cas;
 mod propagation;
 mod reader;
+mod refused;
 mod reload;
 mod renewal;
 mod resolvers;

@@ -154,6 +154,9 @@ async fn the_documented_rights_of_a_reader_are_enough_and_give_no_more() -> Resu
     let fresh = pair(&["reader.example"], FRESH)?;
     let external = [("issuer", "external")];
     space.tls_secret("shop", Some(&fresh), &external).await?;
+    let halted = ("state.cert-renew.io/rollout-halted", "deployment/web");
+    let mine = [("issuer", "x"), halted];
+    space.tls_secret("mine", Some(&fresh), &mine).await?;
     space
         .workload("Deployment", "web", Reference::Volume, "shop")
         .await?;
@@ -185,11 +188,11 @@ async fn the_documented_rights_of_a_reader_are_enough_and_give_no_more() -> Resu
         .await?;
     }
     for command in [
-        vec!["renew", "shop"],
-        vec!["resume", "shop"],
+        vec!["renew", "mine"],
+        vec!["resume", "mine"],
         vec!["create", "more", "--issuer", "x", "--names", "a.example"],
         vec!["create", "more", "--issuer", "x", "--from", "ingress/web"],
-        vec!["revoke", "shop"],
+        vec!["revoke", "mine", "--yes", "--issuer", "x"],
     ] {
         let output = ask(&command)?;
         let text = said(&output);
@@ -322,6 +325,8 @@ async fn all_that_a_selector_matches_are_renewed_and_no_others() -> Result<()> {
         "--wait",
         "--timeout",
         "60",
+        "--operator-namespace",
+        operator.namespace(),
     ];
     let arguments = arguments.map(ToOwned::to_owned);
     let kubeconfig = bench.kubeconfig().to_owned();

@@ -63,6 +63,59 @@ fn second_issuer(bench: &Bench, directory: &str) -> String {
     )
 }
 
+/// The switch for everything: nothing is ordered, written or restarted, and the metrics go on.
+#[tokio::test]
+async fn a_pause_in_the_config_stops_everything_and_ends_with_it() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "stopped", operator.namespace()).await?;
+    let fresh = pair(&["outside.stopped.example"], FRESH)?;
+    let external = [("issuer", "external")];
+    space.tls_secret("outside", Some(&fresh), &external).await?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "outside")
+        .await?;
+    space.available("Deployment", "web").await?;
+    rolled_out(&space, "outside").await?;
+    assert_eq!(series(&operator, "cert_renew_paused").await?, "0");
+
+    operator.configure(&format!("{}paused: true\n", options().config))?;
+    in_force(&operator, 1).await?;
+    assert_eq!(series(&operator, "cert_renew_paused").await?, "1");
+    let old = pair(&["due.stopped.example"], OLD)?;
+    let ours = [("issuer", "pebble")];
+    space.tls_secret("due", Some(&old), &ours).await?;
+    let next = pair(&["outside.stopped.example"], FRESH)?;
+    space.put("outside", &next).await?;
+    let of = format!("namespace=\"{}\",secret=\"due\"", space.name);
+    eventually(SOON, "its expiry is exported", async || {
+        let metrics = operator.metrics().await?;
+        let mut lines = metrics.lines();
+        let ends = |line: &str| line.contains("not_after") && line.contains(&of);
+        ensure!(lines.any(ends), "not yet");
+        Ok(())
+    })
+    .await?;
+    throughout(QUIET, "nothing is done", async || {
+        let due = space.secrets().get("due").await?;
+        ensure!(data(&due, "tls.crt") == old.certificate, "it was renewed");
+        let rolls = space.generation("Deployment", "web").await?;
+        ensure!(rolls == 1, "it was restarted");
+        Ok(())
+    })
+    .await?;
+    let orders = operator.requests()?.into_iter();
+    let orders = orders.filter(|it| it.verb == "create" && it.resource == "secrets");
+    assert_eq!(orders.count(), 0, "an order was made");
+
+    operator.configure(&options().config)?;
+    renewed(&space, "due", &old.certificate).await?;
+    rolled_out(&space, "outside").await?;
+    assert_eq!(space.generation("Deployment", "web").await?, 2);
+    assert_eq!(series(&operator, "cert_renew_paused").await?, "0");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_version_with_a_fault_is_refused_and_the_one_before_it_stays() -> Result<()> {
     let bench = Bench::shared().await?;

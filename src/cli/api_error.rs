@@ -36,8 +36,9 @@ fn of_one(error: &(dyn Error + 'static)) -> Option<String> {
         return of_cluster(error);
     }
     if let Some(error) = error.downcast_ref::<InferConfigError>() {
-        let kubeconfig = error.source().and_then(<dyn Error>::downcast_ref);
-        return Some(kubeconfig.map_or_else(|| NO_KUBECONFIG.into(), of_kubeconfig));
+        let why = error.source().and_then(<dyn Error>::downcast_ref);
+        let why = why.map_or_else(String::new, |why| format!(" ({})", of_kubeconfig(why)));
+        return Some(format!("{NO_KUBECONFIG}{why}"));
     }
     error.downcast_ref().map(of_kubeconfig)
 }
@@ -101,7 +102,7 @@ fn of_kubeconfig(error: &KubeconfigError) -> String {
             "the kubeconfig names no current context: name one with --context".into()
         }
         KubeconfigError::ReadConfig(_, file) if !file.exists() => {
-            format!("{NO_KUBECONFIG}: {} does not exist", file.display())
+            format!("the kubeconfig {} does not exist", file.display())
         }
         KubeconfigError::ReadConfig(error, file) => {
             format!("the kubeconfig {} cannot be read: {error}", file.display())

@@ -14,7 +14,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use super::kube_flags::Place;
-use super::operator::{Operator, OperatorNamespace};
+use super::operator::{Leader, Operator, OperatorNamespace};
 use super::{CommandResult, Failure, block_on};
 
 /// The field manager of the writes.
@@ -44,13 +44,12 @@ pub(super) fn resume(args: Resume) -> CommandResult {
             return Ok(ExitCode::SUCCESS);
         };
         let operator = Operator::look(&client, &args.operator.operator_namespace).await?;
-        if let Some(why) = operator
-            .out_of_action()
-            .or_else(|| paused(&secret, &operator))
-        {
-            return Err(Failure(format!(
-                "{namespace}/{name} would not go on: {why}"
-            )));
+        let idle = operator.out_of_action();
+        // Where there is no operator at all, it may be in another namespace, and finds the note.
+        let idle = idle.filter(|_| operator.leader != Leader::NoLease);
+        if let Some(why) = idle.or_else(|| paused(&secret, &operator)) {
+            let place = format!("{namespace}/{name}");
+            return Err(Failure(format!("{place} would not go on: {why}")));
         }
         // Without the note the failed workload would be first again, and hold the others back again.
         let resumed = halted.parse().ok().map(|note: HaltNote| {

@@ -326,7 +326,7 @@ async fn revoke(at: At<'_>) -> Result<String> {
     let place = format!("{}/tls", site.space.name);
     let bench = &site.ground.bench;
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_cert-renew"))
-        .args(["revoke", &place, "--reason", "keyCompromise"])
+        .args(["revoke", &place, "--yes", "--reason", "keyCompromise"])
         .args(["--operator-namespace", site.operator.namespace()])
         .arg("--ca-bundle")
         .arg(bench.ca_bundle())

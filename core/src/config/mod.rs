@@ -126,7 +126,16 @@ impl Config {
             Faults::whole(format!("expected {expected}"), line)
         })?;
         let faults = RefCell::default();
-        let config = Self::read(&Place::root(&node, &faults));
+        let root = Place::root(&node, &faults);
+        if ["apiVersion", "kind"]
+            .iter()
+            .all(|key| !root.child(key).is_absent())
+        {
+            let expected = "expected a config, found a manifest of Kubernetes: the config is the text that a ConfigMap \
+                            has under data, in config.yaml";
+            return Err(Faults::whole(expected.into(), None));
+        }
+        let config = Self::read(&root);
         let mut list: Vec<Fault> = faults.into_inner();
         if list.is_empty() {
             return Ok(config);

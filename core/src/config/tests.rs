@@ -351,6 +351,14 @@ fn what_is_hardly_meant_is_a_warning() {
 }
 
 #[test]
+fn a_manifest_is_no_config_and_says_so_once() {
+    let manifest = "apiVersion: v1\nkind: ConfigMap\ndata: {config.yaml: \"issuers: {}\"}";
+    let said = Config::parse(manifest).unwrap_err().to_string();
+    assert!(said.contains("a manifest of Kubernetes"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
 fn what_may_surprise_is_a_note() {
     let notes = |contact: &str, name: &str, solvers: &str| {
         let text = format!(

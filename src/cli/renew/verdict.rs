@@ -309,7 +309,7 @@ mod tests {
         let (secret, ..) = self::secret("kubernetes.io/tls", &[("issuer", "le")]);
         let config = Config::parse(
             "issuers: {le: {directory: \"https://ca.example/\", allow: [{namespaces: [shop], names: [\"**.example\", \
-             \"**.example.com\", \"example.com\"]}]}}",
+             \"**.example.com\", \"example.com\", \"0.0.0.0/0\", \"::/0\"]}]}}",
         )
         .unwrap();
         let said = judge(young, &secret, false, Some(&config), Some(&account));

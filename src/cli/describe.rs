@@ -267,6 +267,7 @@ mod tests {
                 silent_since: None,
             },
             as_of: NOW,
+            notices: Vec::new(),
             matching: 0,
             left_out: 0,
             certificates: certificates.collect(),

@@ -131,14 +131,14 @@ fn text(namespace: &str, rows: &[Row<'_>], output: Output, screen: Screen) -> St
             } else {
                 row.names.join(", ")
             };
-            [row.issuer.to_owned(), default.to_owned(), names]
+            vec![row.issuer.to_owned(), default.to_owned(), names]
         })
         .collect();
     let screen = match output {
         Output::Wide => screen.uncut(),
         _ => screen,
     };
-    let table = Table::new(["ISSUER", "DEFAULT", "NAMES"], &lines, None).fit(screen, &[2]);
+    let table = Table::new(&["ISSUER", "DEFAULT", "NAMES"], &lines, None).fit(screen, &[2]);
     let mut text = table.head();
     text.extend(lines.iter().map(|cells| table.line(cells)));
     for row in rows.iter().filter(|row| !row.by_labels.is_empty()) {

@@ -26,7 +26,7 @@ use super::describe;
 use super::kube_flags::Scope;
 use super::output::{Output, Paint, Screen, Table, colour, plain, relative, workloads};
 use super::verdicts::{Found, Operator, Source, Wanted, say, selections};
-use super::{CommandResult, block_on};
+use super::{CommandResult, Failure, block_on};
 
 /// Time between two looks at the operator's verdicts: nothing is pushed through the API server's proxy.
 const LOOK: Duration = Duration::from_secs(2);
@@ -536,6 +536,7 @@ mod tests {
             replica: None,
             leader: Leader::default(),
             as_of: now,
+            notices: Vec::new(),
             matching: certificates.len(),
             left_out: 0,
             certificates,

@@ -211,6 +211,7 @@ impl Found {
             replica: None,
             leader,
             as_of: UnixTime::now(),
+            notices: Vec::new(),
             matching: 0,
             left_out: 0,
             certificates: Vec::new(),
@@ -264,6 +265,9 @@ impl Found {
         let all: Vec<String> = [nobody, note, left_out].into_iter().flatten().collect();
         if !all.is_empty() {
             say(&all.join("; "));
+        }
+        for notice in &self.report.notices {
+            say(&plain(notice));
         }
     }
 }

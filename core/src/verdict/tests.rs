@@ -157,6 +157,7 @@ fn a_report_comes_back_as_it_was_written() {
         replica: Some("pod".into()),
         leader: Leader::at(NOW, Some("pod_0a"), NOW, Duration::from_secs(15)),
         as_of: NOW,
+        notices: Vec::new(),
         matching: 3,
         left_out: 1,
         certificates: verdicts(),

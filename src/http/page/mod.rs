@@ -122,6 +122,10 @@ fn report(state: &super::State, now: UnixTime) -> Report {
 fn notices(state: &super::State, now: UnixTime) -> Vec<Box<str>> {
     let metrics = &state.metrics;
     let mut notices: Vec<Box<str>> = Vec::new();
+    if state.config.borrow().paused {
+        notices
+            .push("The config pauses everything: nothing is renewed, written or restarted.".into());
+    }
     if !metrics.is_watching() {
         notices.push(
             "A watch on Secrets is down: what has changed since is not known here. The operator's log says why.".into(),

@@ -154,6 +154,17 @@ pub enum Error {
         /// The API server's message.
         message: String,
     },
+    /// The role has the right; something else says no: admission, a quota, a namespace that ends.
+    #[error(
+        "{what}: denied, not for lack of a right: {message}{}",
+        after_denial(message)
+    )]
+    Denied {
+        /// The attempted action and its object.
+        what: String,
+        /// The API server's message.
+        message: String,
+    },
     /// The API server refuses the content.
     #[error("{what}: refused ({message})")]
     Refused {
@@ -199,6 +210,7 @@ impl Error {
             Self::AlreadyExists { .. } => "AlreadyExists",
             Self::NotFound { .. } => "NotFound",
             Self::Forbidden { .. } => "Forbidden",
+            Self::Denied { .. } => "Denied",
             Self::Refused { .. } => "Refused",
             Self::NotLeading { .. } => "NotLeading",
             Self::Deadline { .. } => "ApiDeadline",
@@ -226,6 +238,7 @@ impl Error {
                     // A merge patch with another uid is refused as an edit of an immutable field.
                     (422, _) if message.contains("metadata.uid") => Self::Conflict { what },
                     (404, _) => Self::NotFound { what },
+                    (403, _) if is_denial(&message) => Self::Denied { what, message },
                     (403, _) => Self::Forbidden { what, message },
                     (400 | 413 | 422, _) => Self::Refused { what, message },
                     _ => Self::Unavailable { what, message },
@@ -248,6 +261,34 @@ impl Error {
     }
 }
 
+/// Whether a 403 has another reason than a missing right. The API server's authorizer says `User "…" cannot patch resource
+/// "secrets" …`; admission and quota, which come after it, use words of their own.
+#[must_use]
+pub fn is_denial(message: &str) -> bool {
+    let by_role = message.contains("\" cannot ") && message.contains(" resource \"");
+    !by_role && DENIALS.iter().any(|(words, _)| message.contains(words))
+}
+
+/// What a denial says, and what to do then.
+const DENIALS: [(&str, &str); 5] = [
+    ("exceeded quota", "; raise the namespace's ResourceQuota"),
+    ("failed quota", "; raise the namespace's ResourceQuota"),
+    ("being terminated", "; the namespace is being deleted"),
+    (
+        "denied the request",
+        "; the webhook that it names has to let it through",
+    ),
+    (
+        "denied request",
+        "; the admission policy that it names has to let it through",
+    ),
+];
+
+fn after_denial(message: &str) -> &'static str {
+    let found = DENIALS.iter().find(|(words, _)| message.contains(words));
+    found.map_or("", |(_, hint)| hint)
+}
+
 /// Runs one call with the deadline of all calls.
 async fn call<T>(
     what: impl FnOnce() -> String,
@@ -257,5 +298,57 @@ async fn call<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(Error::from_kube(what(), error)),
         Err(_) => Err(Error::Deadline { what: what() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_denial_is_told_from_a_missing_right() {
+        let told = |message: &str| {
+            let status = Status::failure(message, "Forbidden").with_code(403);
+            Error::from_kube(
+                "writing Secret a/b".into(),
+                kube::Error::Api(status.boxed()),
+            )
+            .to_string()
+        };
+        let role = "compare the installed role with rbac/";
+        for message in [
+            r#"secrets "b" is forbidden: User "system:serviceaccount:cert-renew:cert-renew" cannot patch resource "secrets" in API group "" in the namespace "a""#,
+            "unknown words",
+        ] {
+            assert!(told(message).contains(role), "{}", told(message));
+        }
+        for (message, hint) in [
+            (
+                r#"admission webhook "validate.kyverno.svc" denied the request: no"#,
+                "the webhook that it names",
+            ),
+            (
+                r#"admission webhook "w" denied the request: images of "x" cannot be of "latest""#,
+                "the webhook that it names",
+            ),
+            (
+                "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+                "the admission policy that it names",
+            ),
+            (
+                r#"secrets "b" is forbidden: exceeded quota: q, requested: secrets=1, used: secrets=5, limited: secrets=5"#,
+                "raise the namespace's ResourceQuota",
+            ),
+            (
+                r#"secrets "b" is forbidden: unable to create new content in namespace a because it is being terminated"#,
+                "the namespace is being deleted",
+            ),
+        ] {
+            let told = told(message);
+            assert!(!told.contains(role) && told.contains(message), "{told}");
+            assert!(told.ends_with(hint) || told.contains(hint), "{told}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use thiserror::Error;
 
-use crate::cluster::is_too_large;
+use crate::cluster::{is_denial, is_too_large};
 
 /// Longest wait for one answer. The client itself has no read timeout, so a hung server would block us for ever; the
 /// biggest answer here is a page of workloads, which a loaded server gives within seconds.
@@ -24,7 +24,19 @@ const LONGEST_DELAY: Duration = Duration::from_secs(3);
 /// A call to the API server that failed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// RBAC or an admission policy forbids it.
+    /// Something else than a missing right says no: admission, a quota, a namespace that ends.
+    #[error("{verb} {what} in namespace {namespace} was denied, not for lack of a right")]
+    Denied {
+        /// What was tried, for example `patch`.
+        verb: &'static str,
+        /// The resource, in words.
+        what: String,
+        /// The namespace.
+        namespace: Box<str>,
+        /// The API server's words.
+        source: Box<kube::Error>,
+    },
+    /// RBAC forbids it.
     #[error(
         "not allowed to {verb} {what} in namespace {namespace}: expected the rights of rbac/clusterrole.yaml"
     )]
@@ -80,6 +92,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Forbidden { .. } => "Forbidden",
+            Self::Denied { .. } => "Denied",
             Self::NoAnswer { .. } => "ApiServerSilent",
             Self::TooMuch { .. } => "TooMuch",
             Self::Api { .. } => "ApiServerError",
@@ -89,7 +102,9 @@ impl Error {
     /// The HTTP status of the answer, where there was one.
     pub(super) fn code(&self) -> Option<u16> {
         match self {
-            Self::Forbidden { source, .. } | Self::Api { source, .. } => code(source),
+            Self::Forbidden { source, .. }
+            | Self::Denied { source, .. }
+            | Self::Api { source, .. } => code(source),
             Self::NoAnswer { .. } | Self::TooMuch { .. } => None,
         }
     }
@@ -129,6 +144,10 @@ where
     attempt.retry(delays).when(Error::is_passing).await
 }
 
+fn is_denied(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if is_denial(&status.message))
+}
+
 /// One attempt with a deadline of its own.
 pub(super) async fn once<T>(
     verb: &'static str,
@@ -142,7 +161,14 @@ pub(super) async fn once<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => {
             let ((what, namespace), source) = (about(), Box::new(source));
-            if code(&source) == Some(403) {
+            if code(&source) == Some(403) && is_denied(&source) {
+                Err(Error::Denied {
+                    verb,
+                    what,
+                    namespace,
+                    source,
+                })
+            } else if code(&source) == Some(403) {
                 Err(Error::Forbidden {
                     verb,
                     what,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::certificate::pair;
 use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable};
@@ -19,13 +20,17 @@ use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::parts::ChainAndCa;
 use crate::secret::place::TLS_TYPE;
-use crate::secret::settings::{Blocks, FORCE, IssuerRef, NamespaceDefaults, Problem, Settings};
+use crate::secret::settings::{
+    Blocks, FORCE, IssuerRef, NamespaceDefaults, Problem, RenewBefore, Settings,
+};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::thin::{CertificateState, ThinSecret};
 use crate::secret::used_by::UsedBy;
 use crate::text::hash::hash;
 use crate::text::name::Name;
+use crate::text::{holds_private_key, shown, similar};
 use crate::time::UnixTime;
+use crate::time::duration::human;
 
 /// A window is overruled when less than this share of the lifetime would be left in it, as a rollout takes time.
 const WINDOW_MARGIN_SHARE: u32 = 10;
@@ -39,6 +44,8 @@ const MOST_TOLD: usize = 10;
 const AND: &str = " and ";
 /// Follows it.
 const MORE: &str = " more";
+/// Most names or issuers that a problem lists.
+const MOST_GRANTED: usize = 10;
 /// Issuer name of a certificate that cert-renew does not issue.
 pub const EXTERNAL: &str = "external";
 
@@ -231,6 +238,12 @@ fn assess(
     let is_ours = |it: &Settings| config.is_none_or(|config| it.is_for(&config.class));
     let mut settings = settings.filter(is_ours)?;
     settings.paused |= config.is_some_and(|config| config.paused);
+    let written = |key: &str| annotations.get(key).map(String::as_str);
+    if let Some(config) = config
+        && settings.issuer == IssuerRef::Named(Arc::from(""))
+    {
+        problems = complete(problems, config, written(keys::ISSUER));
+    }
     let leaf = match certificate() {
         CertificateState::Leaf(leaf) => Ok(*leaf),
         CertificateState::Absent => Err(Unreadable::Empty),
@@ -279,11 +292,19 @@ fn assess(
     let granted = config.map_or(Ok(()), |it| may_issue(key, &settings, &names, it, labels));
     let renewal = match (renewal, granted) {
         (Ok(_), Err((never, problem))) => {
-            problems.push(problem);
+            // An issuer that does not parse is a problem already.
+            let is_told = |it: &Problem| *it.key == *keys::ISSUER && it.blocks.issue();
+            if never != Never::UnknownIssuer || !problems.iter().any(is_told) {
+                problems.push(problem);
+            }
             Err(never)
         }
         (renewal, _) => renewal,
     };
+    let cut = { leaf.as_ref().ok() }
+        .and_then(|leaf| cut_renew_before(written(keys::RENEW_BEFORE), &settings, leaf));
+    problems.extend(cut);
+    problems.extend(head.near.as_deref().map(near_miss));
     problems.extend(of_certificate(&leaf, &settings));
     let unread = matches!(&leaf, Err(reason) if !matches!(reason, Unreadable::Empty));
     if renewal == Err(Never::NoNames) && leaf.is_err() && !unread {
@@ -452,17 +473,9 @@ fn may_issue(
         ))
     };
     let Some(issuer) = config.issuer(name) else {
-        let known: Vec<&str> = config.issuers.keys().map(String::as_str).collect();
-        let expected = format!(
-            "expected an issuer of the config ({}) or external",
-            known.join(", ")
-        );
-        return refuse(
-            Never::UnknownIssuer,
-            keys::ISSUER,
-            crate::text::shown(name),
-            expected,
-        );
+        let expected = known_issuers(name, config);
+        let never = Never::UnknownIssuer;
+        return refuse(never, keys::ISSUER, shown(name), expected);
     };
     match names
         .iter()
@@ -470,19 +483,92 @@ fn may_issue(
     {
         None => Ok(()),
         Some(name) => {
+            let granted = issuer.granted(&key.namespace, labels);
             let expected = format!(
-                "expected names that issuers.{}.allow of the config grants to namespace {}",
+                "expected names that issuers.{}.allow of the config grants to namespace {}: {}; who runs cert-renew can \
+                 grant more there",
                 issuer_name(&settings.issuer),
-                key.namespace
+                key.namespace,
+                some(granted, MOST_GRANTED)
             );
-            refuse(
-                Never::NotAllowed,
-                keys::NAMES,
-                crate::text::shown(&name.to_string()),
-                expected,
-            )
+            let value = shown(&name.to_string());
+            refuse(Never::NotAllowed, keys::NAMES, value, expected)
         }
     }
+}
+
+/// The issuers that there are, and which of them may have been meant.
+fn known_issuers(name: &str, config: &Config) -> String {
+    let known = || config.issuers.keys().map(String::as_str);
+    let list = some(known().map(str::to_owned), MOST_GRANTED);
+    let meant = similar::meant(name, known().chain([EXTERNAL]));
+    let meant = meant.map(|it| format!("; did you mean {it}?"));
+    let meant = meant.unwrap_or_default();
+    format!("expected an issuer of the config ({list}) or external{meant}")
+}
+
+/// The first few of a list and how many more there are, or "none".
+fn some(items: impl Iterator<Item = String>, most: usize) -> String {
+    let mut items = items.peekable();
+    if items.peek().is_none() {
+        return "none".to_owned();
+    }
+    let first: Vec<String> = items.by_ref().take(most).collect();
+    match items.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// Completes the problem of an issuer that does not parse with the issuers that there are.
+fn complete(mut problems: Vec<Problem>, config: &Config, written: Option<&str>) -> Vec<Problem> {
+    let of_issuer = |it: &&mut Problem| &*it.key == keys::ISSUER;
+    if let Some(written) = written
+        && !holds_private_key(written)
+        && let Some(problem) = problems.iter_mut().find(of_issuer)
+    {
+        problem.expected = known_issuers(written, config);
+    }
+    problems
+}
+
+/// The problem of an annotation whose prefix is nearly ours.
+fn near_miss(key: &str) -> Problem {
+    Problem {
+        key: key.into(),
+        value: "not read".into(),
+        expected: format!("expected the prefix {}", keys::PREFIX),
+        blocks: Blocks::Nothing,
+    }
+}
+
+/// The problem of a `renew-before` that is longer than half of the lifetime.
+fn cut_renew_before(written: Option<&str>, settings: &Settings, leaf: &Leaf) -> Option<Problem> {
+    let half = leaf.lifetime() / 2;
+    let too_long = match settings.renew_before? {
+        RenewBefore::Before(before) => before > half,
+        RenewBefore::Share(percent) => percent > 50,
+    };
+    too_long.then_some(())?;
+    Some(Problem {
+        key: keys::RENEW_BEFORE.into(),
+        value: shown(written?),
+        expected: format!(
+            "expected at most half of the certificate's lifetime: it is renewed when half is left, {} before its end",
+            rounded(half)
+        ),
+        blocks: Blocks::Nothing,
+    })
+}
+
+/// A duration in days, or in full where it is short.
+fn rounded(duration: Duration) -> String {
+    const DAY: u64 = 86_400;
+    let seconds = duration.as_secs();
+    if seconds < 2 * DAY {
+        return human(duration);
+    }
+    format!("{}d", (seconds + DAY / 2) / DAY)
 }
 
 /// When the change window opens. With it, the instant at which it would open if it is overruled: too little of the
@@ -640,6 +726,108 @@ impl Assessment {
             } else {
                 hash(&texts.join("\n"))
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde_json::{from_value, json};
+
+    use super::*;
+    use crate::testing::file;
+
+    const CONFIG: &str = "
+issuers:
+  letsencrypt:
+    directory: https://ca.example/directory
+    contact: ops@example.com
+    allow:
+      - {namespaces: [shop], names: ['*.shop.example', '10.0.0.0/8']}
+      - {namespaces: [other], names: [other.example]}
+";
+
+    fn problems(annotations: &[(&str, &str)]) -> Vec<String> {
+        let annotations: BTreeMap<String, String> = { annotations.iter() }
+            .map(|(key, value)| (format!("cert-renew.io/{key}"), (*value).to_owned()))
+            .collect();
+        let secret: ThinSecret = from_value(json!({
+            "metadata": {"name": "tls", "namespace": "shop", "uid": "u", "annotations": annotations},
+            "data": {"tls.crt": STANDARD.encode(file("good.pem"))},
+            "type": "kubernetes.io/tls",
+        }))
+        .unwrap();
+        let key = SecretRef {
+            namespace: "shop".into(),
+            name: "tls".into(),
+        };
+        let config = Config::parse(CONFIG).unwrap();
+        let assessment = of_thin(UnixTime(0), &key, &secret, &config).unwrap();
+        assessment
+            .problems
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_problem_says_what_was_meant_and_what_there_is() {
+        let le = ("issuer", "letsencrypt");
+        for (annotations, expected) in [
+            (
+                &[("issuer", "LetsEncrypt"), ("names", "a.shop.example")][..],
+                &[
+                    "expected an issuer of the config (letsencrypt) or external; did you mean letsencrypt?",
+                ][..],
+            ),
+            (
+                &[("issuer", "letsencyrpt"), ("names", "a.shop.example")],
+                &[
+                    "expected an issuer of the config (letsencrypt) or external; did you mean letsencrypt?",
+                ],
+            ),
+            (
+                &[("issuer", "zerossl"), ("names", "a.shop.example")],
+                &["expected an issuer of the config (letsencrypt) or external"],
+            ),
+            (
+                &[le, ("names", "evil.example")],
+                &[
+                    "grants to namespace shop: *.shop.example, 10.0.0.0/8; who runs cert-renew can grant more there",
+                ],
+            ),
+            (
+                &[
+                    ("issuer", "external"),
+                    ("names", "a.shop.example; b.shop.example"),
+                ],
+                &["separate them by ','"],
+            ),
+            (
+                &[("issuer", "external"), ("nmaes", "a.shop.example")],
+                &["did you mean cert-renew.io/names?"],
+            ),
+            (
+                &[("issuer", "external"), ("outputs", "keystore.p12=pkcs12")],
+                &["expected cert-renew.io/pkcs12-password-key beside it"],
+            ),
+            (
+                &[("issuer", "external"), ("renew-before", "9000d")],
+                &["expected at most half of the certificate's lifetime"],
+            ),
+            (
+                &[("issuer", "external"), ("renew-before", "51%")],
+                &["expected at most half of the certificate's lifetime"],
+            ),
+            (&[("issuer", "external"), ("renew-before", "50%")], &[]),
+        ] {
+            let found = problems(annotations);
+            assert_eq!(found.len(), expected.len(), "{annotations:?}: {found:#?}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(found.contains(expected), "{annotations:?}: {found}");
+            }
         }
     }
 }

@@ -275,6 +275,7 @@ mod tests {
             ("*.com", "example.com", "com a.example.com"),
         ] {
             let parsed: NamePattern = pattern.parse().unwrap();
+            assert_eq!(parsed.to_string().parse(), Ok(parsed.clone()), "{pattern}");
             for (list, expected) in [(allowed, true), (refused, false)] {
                 for name in list.split(' ') {
                     assert_eq!(

@@ -132,6 +132,13 @@ impl Issuer {
         })
     }
 
+    /// What the rules for a namespace allow, in the words of the config.
+    pub fn granted(&self, namespace: &str, labels: Labels<'_>) -> impl Iterator<Item = String> {
+        let rules = self.allow.iter();
+        let rules = rules.filter(move |allow| allow.concerns(namespace, labels));
+        rules.flat_map(|allow| allow.names.iter().map(ToString::to_string))
+    }
+
     /// Whether the namespace may ask for `name`.
     #[must_use]
     pub fn allows(&self, namespace: &str, labels: Labels<'_>, name: &Name) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::secret::keys;
-use crate::text::{holds_private_key, shown};
+use crate::text::{holds_private_key, shown, similar};
 
 /// Separators of list items: a YAML block has one item a line.
 pub(super) const SEPARATORS: [char; 2] = [',', '\n'];
@@ -85,6 +85,16 @@ impl fmt::Display for Problem {
 fn shown_key(key: &str) -> String {
     let plain = key.len() <= 317 && key.bytes().all(|b| b.is_ascii_graphic());
     if plain { key.to_string() } else { shown(key) }
+}
+
+/// What to do about an item that is two, between which something else than a separator stands.
+fn separator_hint(item: &str) -> &'static str {
+    let pieces = item.split([';', '|', ' ', '\t']).map(str::trim);
+    if pieces.filter(|piece| !piece.is_empty()).count() > 1 {
+        "; separate them by ','"
+    } else {
+        ""
+    }
 }
 
 /// Reads annotations one by one, tracks the known keys, and collects problems.
@@ -196,7 +206,8 @@ impl<'a> Reader<'a> {
                 Ok(parsed) if list.contains(&parsed) => {}
                 Ok(parsed) => list.push(parsed),
                 Err(error) => {
-                    self.problem(key, item, &error, blocks);
+                    let hint = separator_hint(item);
+                    self.problem(key, item, &format_args!("{error}{hint}"), blocks);
                     sound = false;
                 }
             }
@@ -223,11 +234,13 @@ impl<'a> Reader<'a> {
             .take(MAX_PROBLEMS)
             .collect();
         for (key, value) in unknown {
-            let label = key == keys::MANAGED_LABEL;
-            let expected = if label {
-                "expected it among the labels"
+            let name = key.strip_prefix(keys::PREFIX).unwrap_or_default();
+            let expected = if key == keys::MANAGED_LABEL {
+                "expected it among the labels".to_owned()
             } else {
-                &list
+                let meant = similar::meant(name, names.iter().copied());
+                let meant = meant.map(|it| format!("; did you mean {}{it}?", keys::PREFIX));
+                format!("{list}{}", meant.unwrap_or_default())
             };
             self.problem(key, value, &expected, Blocks::Nothing);
         }

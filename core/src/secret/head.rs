@@ -21,6 +21,8 @@ pub struct Head {
     pub managed: bool,
     /// Whether its deletion has begun.
     pub deleting: bool,
+    /// The first annotation whose prefix is nearly ours; see [`keys::is_near`].
+    pub near: Option<Box<str>>,
 }
 
 impl Head {
@@ -108,7 +110,13 @@ impl Shape for Head {
             "namespace" => map.next_value_seed(Fill(&mut metadata.namespace)),
             "uid" => map.next_value_seed(Fill(&mut metadata.uid)),
             "resourceVersion" => map.next_value_seed(Fill(&mut metadata.resource_version)),
-            "annotations" => map.next_value_seed(Fill(&mut Annotations(&mut metadata.annotations))),
+            "annotations" => {
+                let mut annotations = Annotations {
+                    ours: &mut metadata.annotations,
+                    near: &mut self.near,
+                };
+                map.next_value_seed(Fill(&mut annotations))
+            }
             "labels" => map.next_value_seed(Fill(&mut Labels(&mut self.managed))),
             "deletionTimestamp" => {
                 let mut at: Option<String> = None;
@@ -124,17 +132,25 @@ impl Shape for Head {
 /// For skipped values.
 impl Shape for () {}
 
-struct Annotations<'a>(&'a mut Option<BTreeMap<String, String>>);
+struct Annotations<'a> {
+    ours: &'a mut Option<BTreeMap<String, String>>,
+    near: &'a mut Option<Box<str>>,
+}
 
 impl Shape for Annotations<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         if !key.starts_with(keys::PREFIX) && !key.starts_with(keys::STATE_PREFIX) {
+            if self.near.is_none() && keys::is_near(key) {
+                *self.near = Some(key.into());
+            }
             return ().member(key, map);
         }
         let mut value: Option<String> = None;
         map.next_value_seed(Fill(&mut value))?;
         if let Some(value) = value {
-            self.0.get_or_insert_default().insert(key.to_owned(), value);
+            self.ours
+                .get_or_insert_default()
+                .insert(key.to_owned(), value);
         }
         Ok(())
     }

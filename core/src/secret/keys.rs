@@ -1,5 +1,7 @@
 //! The names of annotations, labels and field managers; they are spelled only here.
 
+use crate::text::similar;
+
 /// Prefix of the annotations that a user writes.
 pub const PREFIX: &str = "cert-renew.io/";
 /// Prefix of the annotations that cert-renew writes; never read as settings.
@@ -55,6 +57,10 @@ pub const ROLLED_OUT_WITH: &str = "state.cert-renew.io/rolled-out-with";
 pub const USED_BY: &str = "state.cert-renew.io/used-by";
 /// Issuer and settings of the last renewal.
 pub const ISSUED_BY: &str = "state.cert-renew.io/issued-by";
+/// How it stands, in one line, for people.
+pub const STATE: &str = "state.cert-renew.io/state";
+/// What is wrong with the annotations, one text a line, for people.
+pub const PROBLEMS: &str = "state.cert-renew.io/problems";
 /// Last error, for people.
 pub const LAST_ERROR: &str = "state.cert-renew.io/last-error";
 /// Next try, for people.
@@ -67,3 +73,72 @@ pub const ROLLOUT_HALTED: &str = "state.cert-renew.io/rollout-halted";
 pub const REWRITTEN: &str = "state.cert-renew.io/rewritten";
 /// On a pod template: `state.cert-renew.io/leaf.<secret-name>`, the leaf that the workload was rolled for.
 pub const LEAF_PREFIX: &str = "state.cert-renew.io/leaf.";
+
+/// The letters of our prefix.
+const LETTERS: &str = "certrenewio";
+/// Most letters by which a near prefix differs, and by which it is longer than our name.
+const NEAR: usize = 2;
+/// Lengths of a prefix that is compared, in bytes.
+const COMPARED: std::ops::RangeInclusive<usize> = 8..=16;
+/// Longest key with such a prefix: the API server allows names of 63 characters.
+const LONGEST: usize = 16 + 1 + 63;
+
+/// Whether the prefix of an annotation is nearly ours, such as `certrenew.io/` or `cert-renew.com/`.
+#[must_use]
+pub fn is_near(key: &str) -> bool {
+    let Some((prefix, name)) = key.split_once('/') else {
+        return false;
+    };
+    let prefix = match prefix.strip_prefix("state.") {
+        Some(rest) => rest,
+        None => prefix,
+    };
+    if !COMPARED.contains(&prefix.len()) || name.is_empty() || key.len() > LONGEST {
+        return false;
+    }
+    let letters: String = { prefix.chars() }
+        .filter(char::is_ascii_alphanumeric)
+        .map(|c| c.to_ascii_lowercase())
+        .collect();
+    let name = LETTERS.strip_suffix("io").unwrap_or(LETTERS);
+    let longer = letters.strip_prefix(name).map(str::len);
+    longer.is_some_and(|more| more <= NEAR + 1) || similar::distance(&letters, LETTERS) <= NEAR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_near_prefix_is_recognised_and_others_are_not() {
+        for near in [
+            "certrenew.io/issuer",
+            "cert-renew/issuer",
+            "cert-renew.com/issuer",
+            "cert-renew.oi/names",
+            "cert_renew.io/issuer",
+            "Cert-Renew.io/issuer",
+            "crt-renew.io/issuer",
+            "cert-renw.io/issuer",
+            "state.certrenew.io/x",
+        ] {
+            assert!(is_near(near), "{near}");
+        }
+        let long = format!("certrenew.io/{}", "a".repeat(100));
+        for other in [
+            "cert-manager.io/issuer",
+            "acme.cert-manager.io/http01",
+            "kubernetes.io/tls",
+            "kubectl.kubernetes.io/last-applied-configuration",
+            "certrenew.io/",
+            "certrenew",
+            "certificates.io/x",
+            "reloader.stakater.com/match",
+            "ä-renew.io/issuer",
+            "",
+            &long,
+        ] {
+            assert!(!is_near(other), "{other}");
+        }
+    }
+}

@@ -5,6 +5,7 @@
 
 pub mod hash;
 pub mod name;
+pub mod similar;
 
 /// Most characters of a foreign value that a message quotes.
 const MAX_SHOWN: usize = 200;

@@ -3,6 +3,7 @@
 //! Input: JSON from a CA, read leniently and cut to a bounded size. Output: the text for people, and a [`Class`] for
 //! the schedule, from type and text alone. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use cert_renew_core::text::name::Name;
@@ -212,9 +213,15 @@ pub fn tells_of_pause(words: &str) -> bool {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_problem(f, &self.kind, &self.detail)?;
-        for Subproblem { name, kind, detail } in &self.subproblems {
-            f.write_str("; ")?;
+        // What has no words of its own only repeats what its parts say.
+        let has_words = !self.detail.is_empty() || self.subproblems.is_empty();
+        if has_words {
+            write_problem(f, &self.kind, &self.detail)?;
+        }
+        for (number, Subproblem { name, kind, detail }) in self.subproblems.iter().enumerate() {
+            if has_words || number > 0 {
+                f.write_str("; ")?;
+            }
             if !name.is_empty() {
                 write!(f, "{name}: ")?;
             }
@@ -227,9 +234,39 @@ impl fmt::Display for Problem {
 fn write_problem(f: &mut fmt::Formatter<'_>, kind: &str, detail: &str) -> fmt::Result {
     match (kind, detail) {
         (kind, "") => f.write_str(kind),
-        ("", detail) => f.write_str(detail),
-        (kind, detail) => write!(f, "{detail} ({kind})"),
+        ("", detail) => f.write_str(&cause_first(detail)),
+        (kind, detail) => match url_of_challenge(detail) {
+            Some(url) => write!(f, "{} ({kind}; it: {url})", without(detail, url)),
+            None => write!(f, "{detail} ({kind})"),
+        },
     }
+}
+
+/// The text with the URL of a challenge at its end: it is long, and the cause stands after it.
+fn cause_first(detail: &str) -> Cow<'_, str> {
+    match url_of_challenge(detail) {
+        Some(url) => format!("{} (it: {url})", without(detail, url)).into(),
+        None => detail.into(),
+    }
+}
+
+fn without(detail: &str, url: &str) -> String {
+    let quoted = format!("\"{url}\"");
+    let whole = if detail.contains(&quoted) {
+        &quoted
+    } else {
+        url
+    };
+    detail.replacen(whole, "it", 1)
+}
+
+/// The URL of an HTTP-01 challenge in a text.
+fn url_of_challenge(detail: &str) -> Option<&str> {
+    let start = detail.find("http://").or_else(|| detail.find("https://"))?;
+    let rest = &detail[start..];
+    let end = rest.find([' ', '"', ',', ']']).unwrap_or(rest.len());
+    let url = rest[..end].trim_end_matches(':');
+    url.contains("/.well-known/acme-challenge/").then_some(url)
 }
 
 fn type_and_detail(json: &Value) -> (String, String) {
@@ -301,6 +338,49 @@ mod tests {
         for none in ["[]", "{}", r#"{"type":"about:blank"}"#, r#""down""#] {
             let json = serde_json::from_str(none).unwrap();
             assert_eq!(Problem::from_json(&json), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn the_cause_comes_first_and_is_said_once() {
+        let url = "http://a.example:5002/.well-known/acme-challenge/x-Y_z";
+        let said = |detail: &str| {
+            let problem = Problem {
+                kind: "unauthorized".into(),
+                detail: String::new(),
+                subproblems: vec![Subproblem {
+                    name: "a.example".into(),
+                    kind: "unauthorized".into(),
+                    detail: detail.into(),
+                }],
+            };
+            problem.to_string()
+        };
+        for (detail, expected) in [
+            (
+                format!("Non-200 status code from HTTP: {url} returned 404"),
+                format!(
+                    "a.example: Non-200 status code from HTTP: it returned 404 (unauthorized; it: {url})"
+                ),
+            ),
+            (
+                format!("Get \"{url}\": dial tcp: connection refused"),
+                format!(
+                    "a.example: Get it: dial tcp: connection refused (unauthorized; it: {url})"
+                ),
+            ),
+            (
+                format!("10.0.0.1: Invalid response from {url}: 404"),
+                format!(
+                    "a.example: 10.0.0.1: Invalid response from it: 404 (unauthorized; it: {url})"
+                ),
+            ),
+            (
+                "see https://ca.example/docs for more".to_owned(),
+                "a.example: see https://ca.example/docs for more (unauthorized)".to_owned(),
+            ),
+        ] {
+            assert_eq!(said(&detail), expected);
         }
     }
 

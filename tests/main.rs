@@ -71,6 +71,7 @@ mod secrecy;
 mod shut;
 mod stolen_token;
 mod tenancy;
+mod told;
 mod traces;
 mod upgrade;
 mod verdict;

@@ -12,6 +12,7 @@ use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, thro
 use crate::acme_operator::command;
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
 use crate::rolling::{counted, full, full_of, make, merge, ready};
+use crate::told::is_halted;
 
 const KINDS: [&str; 5] = [
     "Deployment",
@@ -423,7 +424,7 @@ async fn a_failing_canary_halts_and_a_mended_one_goes_on() -> Result<()> {
     // New pods cannot be made any more: a quota, as it happens to people.
     full(&space, 6).await?;
     space.put("halt", &pair(&["halt.example"], FRESH)?).await?;
-    told(&space, "halt", "RolloutHalted").await?;
+    is_halted(&space, "halt").await?;
     let secret = space.secrets().get("halt").await?;
     let used_by = annotation(&secret, "state.cert-renew.io/used-by").unwrap_or_default();
     let of = |state: &str| used_by.matches(state).count();

@@ -16,6 +16,7 @@ const CORE: &[&str] = &[
     "rollout",
     "assess",
     "verdict",
+    "state_line",
     "election",
 ];
 /// The folders and files of the operator, likewise.

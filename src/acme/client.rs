@@ -150,6 +150,14 @@ impl Client {
         Ok(directory)
     }
 
+    /// The profiles of the directory, if it was fetched already.
+    #[must_use]
+    pub fn known_profiles(&self) -> Option<Vec<String>> {
+        let cached = self.0.directory.try_lock().ok()?;
+        let (_, directory) = cached.as_ref()?;
+        Some(directory.meta.profiles.keys().cloned().collect())
+    }
+
     /// The account's URL, for CAA records with `accounturi` (RFC 8657); `None` before it is registered or restored.
     #[must_use]
     pub fn account_url(&self) -> Option<String> {

@@ -43,6 +43,10 @@ pub enum Severity {
 /// The reason of an Event: the complete list, as in `docs/events.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// The Secret was seen for the first time.
+    Adopted,
+    /// The Secret has annotations of ours, or nearly so, and is not managed.
+    NotManaged,
     /// The new pair is in the Secret.
     Renewed,
     /// The renewal failed, and will be tried again.
@@ -105,7 +109,9 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
+        Self::Adopted,
+        Self::NotManaged,
         Self::Renewed,
         Self::RenewalFailed,
         Self::RehearsalFailed,
@@ -141,6 +147,8 @@ impl Reason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Adopted => "Adopted",
+            Self::NotManaged => "NotManaged",
             Self::Renewed => "Renewed",
             Self::RenewalFailed => "RenewalFailed",
             Self::RehearsalFailed => "RehearsalFailed",
@@ -177,7 +185,8 @@ impl Reason {
     #[must_use]
     pub fn severity(self) -> Severity {
         match self {
-            Self::Renewed
+            Self::Adopted
+            | Self::Renewed
             | Self::RenewalWindowMoved
             | Self::RolledOut
             | Self::RolloutWaits

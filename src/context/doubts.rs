@@ -1,7 +1,8 @@
-//! Secrets whose pair must be checked: added by the watch and by rollouts, checked by [`crate::leader::pairs`].
+//! Secrets that wait for a look of their own: at the pair, by [`crate::leader::pairs`], or at what is written on them for
+//! people, by [`crate::leader::notes`].
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cert_renew_core::secret::SecretRef;
@@ -22,18 +23,28 @@ pub struct Doubts {
 impl Doubts {
     /// Adds a Secret, to be checked after the delay.
     pub fn add(&self, key: &SecretRef) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting();
         if waiting.len() < QUEUE {
             waiting.insert(key.clone());
             self.told.notify_one();
         }
     }
 
-    /// Waits until there are some, and takes all of them.
+    /// Removes a Secret that needs no check any more.
+    pub fn remove(&self, key: &SecretRef) {
+        self.waiting().remove(key);
+    }
+
+    /// Waits until there are some, and takes all of them. May be dropped at any time.
     pub async fn next(&self) -> HashSet<SecretRef> {
-        self.told.notified().await;
+        while self.waiting().is_empty() {
+            self.told.notified().await;
+        }
         tokio::time::sleep(SETTLE).await;
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *waiting)
+        std::mem::take(&mut *self.waiting())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashSet<SecretRef>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cert_renew_core::config::Config;
 use cert_renew_core::index::{self, Entry, Index, Observed};
-use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::state_line::{self, Facts};
 use cert_renew_core::time::UnixTime;
 use kube::Client;
 use tokio::sync::{Notify, watch};
@@ -62,6 +63,8 @@ pub struct Context {
     pub validations: Validations,
     /// Secrets whose pair must be checked.
     pub doubts: Doubts,
+    /// Secrets on which the line for people may be outdated, or whose annotations are to be checked in the cluster.
+    pub notes: Doubts,
     /// Namespaces whose Secrets were compared with the record of their workloads, once after the start.
     pub compared: Mutex<BTreeSet<Arc<str>>>,
     /// Shared state of rollouts: concurrency and the like.
@@ -105,6 +108,7 @@ impl Context {
             secret_failures: SecretFailures::default(),
             validations: Validations::default(),
             doubts: Doubts::default(),
+            notes: Doubts::default(),
             compared: Mutex::default(),
             challenges: ChallengeStore::default(),
             routes: Held::default(),
@@ -157,6 +161,27 @@ impl Context {
     pub fn entry(&self, key: &SecretRef) -> Option<Entry> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         index.get(key)
+    }
+
+    /// What is known of a Secret, for its line.
+    #[must_use]
+    pub fn facts(&self, key: &SecretRef) -> Option<Facts> {
+        let entry = self.entry(key)?;
+        let failed = self.failures(&entry.observed) > 0;
+        Some(Facts::of(&entry, failed))
+    }
+
+    /// The annotation with the line of a Secret, by what is known of it and what is about to be written.
+    #[must_use]
+    pub fn state_note(
+        &self,
+        key: &SecretRef,
+        change: impl FnOnce(&mut Facts),
+    ) -> Option<(&'static str, Option<String>)> {
+        let mut facts = self.facts(key)?;
+        change(&mut facts);
+        let line = state_line::line(UnixTime::now(), key, &facts);
+        Some((keys::STATE, Some(line.text().to_owned())))
     }
 
     /// The error of the last renewal of a Secret.

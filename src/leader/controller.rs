@@ -20,10 +20,11 @@ use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::Leaf;
 use cert_renew_core::config::{Config, Observe};
 use cert_renew_core::index::{Change, Entry, Index, Observed, Shown, Source, Stuck, Task};
-use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::keys;
+use cert_renew_core::schedule::due::Never;
+use cert_renew_core::secret::compact::Uid;
 use cert_renew_core::secret::settings::Problem;
 use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::{SecretRef, keys, stray};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::{BootTime, UnixTime, jump};
 use futures::StreamExt;
@@ -34,9 +35,10 @@ use crate::acme;
 use crate::cluster::events::Reason;
 use crate::cluster::watch;
 use crate::context::Context;
-use crate::leader::pairs;
 use crate::leader::sources::{Failed, Sources};
+use crate::leader::strays::{Strays, Told};
 use crate::leader::term::{Heard, Term};
+use crate::leader::{notes, pairs};
 use crate::process::task::Done;
 use crate::propagation;
 use crate::renewal::info::Suggested;
@@ -73,6 +75,8 @@ struct Controller {
     sources: Sources,
     /// The namespaces that were reported as passed over.
     passed_over: BTreeSet<Option<Arc<str>>>,
+    /// Secrets that seem to be meant and are not managed.
+    strays: Strays,
     /// What a leader would have reported.
     untold: HashMap<SecretRef, (Box<str>, Complaints)>,
 }
@@ -95,6 +99,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Ended {
     let mut controller = Controller {
+        strays: Strays::new(&context.metrics),
         context,
         lease: None,
         term: None,
@@ -184,7 +189,10 @@ impl Controller {
 
     fn on_event(&mut self, source: Source, event: watcher::Result<watcher::Event<ThinSecret>>) {
         match event {
-            Ok(watcher::Event::Init) => self.index().begin(source),
+            Ok(watcher::Event::Init) => {
+                self.strays.begin(source);
+                self.index().begin(source);
+            }
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
                 self.sources.works(source);
                 self.on_secret(source, &secret);
@@ -223,6 +231,7 @@ impl Controller {
 
     /// Begins the work once everything that can be listed is listed; reports the state of the watches.
     fn begin(&mut self, now: Instant) {
+        self.strays.expire(UnixTime::now());
         self.sources.settle(now);
         if self.sources.begins(now) {
             self.on_listed();
@@ -264,11 +273,13 @@ impl Controller {
         let of_another = index.get(&key).is_some() && !index.is_of(&key, head.uid());
         drop(index);
         if !of_another {
+            self.strays.forget(&key);
             self.forget(&key);
         }
     }
 
     fn on_source_listed(&mut self, source: Source) {
+        self.strays.finish(source);
         let gone = self.index().finish(source);
         for key in gone {
             self.forget(&key);
@@ -330,6 +341,7 @@ impl Controller {
     /// Opens the watches that the config asks for, in place of the former ones. Nothing is done before they have listed
     /// all Secrets that can be listed.
     fn listen(&mut self, configs: &Configs) -> watch::Events {
+        self.strays.doubt();
         self.index().doubt();
         let watch::Secrets { scopes, events } = configs.opener.open(&self.context.config().watch);
         self.sources = Sources::opened(scopes, Instant::now());
@@ -351,6 +363,7 @@ impl Controller {
     }
 
     fn on_listed(&mut self) {
+        self.strays.finish_all();
         self.drop_unnamed();
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
@@ -361,6 +374,7 @@ impl Controller {
 
     /// Begins to work: the ledger and order records of former leaders have been read.
     fn on_opened(&mut self) {
+        self.tell_strays();
         for (key, (uid, complaints)) in std::mem::take(&mut self.untold) {
             self.tell(&key, &uid, &complaints);
         }
@@ -430,6 +444,7 @@ impl Controller {
         let now = UnixTime::now();
         let config = self.context.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
+            self.on_unmanaged(source, &key, secret);
             if config.watch.observe == Observe::All
                 && let Some((observed, leaf)) = assess::bystander(secret)
             {
@@ -441,6 +456,7 @@ impl Controller {
             }
             return;
         };
+        self.strays.forget(&key);
         let uid = head.uid();
         let mut observed = assessment.observed(uid, head.resource_version());
         observed.suggestion = { &self.context.renewal_info }.note(&key, uid, &assessment, &config);
@@ -488,6 +504,43 @@ impl Controller {
         self.narrate(&key, uid, change, &assessment);
         if problems != known {
             self.report(&key, uid, &assessment);
+        }
+        let facts = self.context.facts(&key);
+        if notes::are_outdated(&key, head, &assessment, facts, change) {
+            self.context.notes.add(&key);
+        } else {
+            self.context.notes.remove(&key);
+        }
+    }
+
+    /// Reports a Secret that seems to be meant and is not managed, or no longer.
+    fn on_unmanaged(&mut self, source: Source, key: &SecretRef, secret: &ThinSecret) {
+        let head = &secret.head;
+        let stray = stray::of(key, head, &self.context.config().class);
+        let before = self.index().get(key).map(|entry| entry.observed);
+        let was_ours = before
+            .filter(|it| it.uid == Uid::from(head.uid()) && it.renewal != Err(Never::NotAnnotated));
+        match was_ours {
+            Some(before)
+                if stray.is_none() && !head.deleting && head.annotation(keys::ISSUER).is_none() =>
+            {
+                let marked = head.annotations().is_some();
+                let lost = stray::lost(key, Some(&before.issuer), marked);
+                self.strays.lost(key, head.uid(), lost, source);
+            }
+            _ => self.strays.see(key, head.uid(), stray, source),
+        }
+        self.tell_strays();
+    }
+
+    fn tell_strays(&mut self) {
+        if self.term.is_none() {
+            return;
+        }
+        for Told { key, uid, text } in self.strays.to_tell(std::time::Instant::now()) {
+            tracing::warn!(secret = %key, note = text, "not managed");
+            let (events, reason) = (&self.context.events, Reason::NotManaged);
+            events.secret(&key, &uid, reason, &text);
         }
     }
 
@@ -561,7 +614,7 @@ impl Controller {
         match done {
             Done::Opened => self.on_opened(),
             Done::Planned(_) | Done::Gathered(_) => {}
-            Done::Judged(key, fault) => self.index().judged(&key, fault),
+            Done::Judged(key, fault) => self.noting(&key, |index| index.judged(&key, fault)),
             Done::Task(task, key, finished) => {
                 let now = UnixTime::now();
                 let settle = self.context.config().rollout.settle;
@@ -574,9 +627,26 @@ impl Controller {
                 let entry = self.index().get(&key);
                 let retry_at = entry.and_then(|entry| self.context.retry_at(now, &entry.observed));
                 let ended = (task, &key);
-                self.index()
-                    .finished(now, ended, finished, settle, retry_at);
+                self.noting(&key, |index| {
+                    index.finished(now, ended, finished, settle, retry_at);
+                });
             }
+        }
+    }
+
+    /// Applies a change to the index. If the Secret's errors are others by it, so may be its line.
+    fn noting(&self, key: &SecretRef, change: impl FnOnce(&mut Index)) {
+        let errors = |index: &Index| {
+            let entry = index.get(key)?;
+            Some((entry.renewal_error, entry.rollout_error))
+        };
+        let mut index = self.index();
+        let before = errors(&index);
+        change(&mut index);
+        let is_news = before != errors(&index);
+        drop(index);
+        if is_news {
+            self.context.notes.add(key);
         }
     }
 

@@ -314,7 +314,9 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
                 (keys::USED_BY, rolled.used_by(now, None, proven)),
                 (keys::ROLLOUT_HALTED, None),
             ];
-            written.extend(record::value_of(request).written_for(&request.uid));
+            let value = record::value_of(request);
+            written.extend(value.written_for(&request.uid));
+            written.extend(context.state_note(key, |facts| record::has(facts, value)));
             let more = { more.into_iter() }.chain(rolled.unavailable());
             let more: String = more.map(|more| format!("; {more}")).collect();
             let what = match request.changed {
@@ -330,13 +332,16 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
         Conclusion::Incomplete(lacking) => return incomplete(rolled, now, &lacking).await,
         Conclusion::Halted(workload, why) => {
             let note = format!(
-                "{workload} did not take the new {} up ({why}); the others keep what they have",
+                "{workload} did not take the new {} up ({why}); the others keep what they have. Look at it, then: \
+                 cert-renew resume {key}",
                 request.changed.in_words()
             );
-            let written = vec![
-                (keys::USED_BY, rolled.used_by(now, Some(&workload), None)),
-                (keys::ROLLOUT_HALTED, Some(halt(workload).to_string())),
-            ];
+            let mut written = vec![(keys::USED_BY, rolled.used_by(now, Some(&workload), None))];
+            written.extend(context.state_note(key, |facts| {
+                facts.observed.halted = true;
+                facts.halted_at = Some(workload.to_string());
+            }));
+            written.push((keys::ROLLOUT_HALTED, Some(halt(workload).to_string())));
             (written, Reason::RolloutHalted, note)
         }
         Conclusion::Deferred(why) => {
@@ -396,7 +401,9 @@ async fn incomplete(
     let what = rolled.request.changed.in_words();
     let note = format!("not every workload has the new {what}: {words}");
     if !rolled.knows(lacking) {
-        let written = vec![(keys::USED_BY, rolled.used_by(now, None, None))];
+        let mut written = vec![(keys::USED_BY, rolled.used_by(now, None, None))];
+        let error = || Some(note.as_str().into());
+        written.extend(context.state_note(key, |facts| facts.rollout_error = error()));
         match write(rolled, written).await {
             Ok(()) => {}
             Err(cluster::Error::NotFound { .. }) => return Finished::Wrote,

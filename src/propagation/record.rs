@@ -13,12 +13,13 @@ use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::secret::used_by::{Has, UsedBy};
 use cert_renew_core::secret::workload::RolloutMode;
+use cert_renew_core::state_line::Facts;
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::stream;
 
 use super::held::{Glance, Held, Look};
-use super::{AGAIN, AT_ONCE, Open, Users};
+use super::{AGAIN, AT_ONCE, Open, Users, tell};
 use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Context;
@@ -125,7 +126,8 @@ pub(super) async fn record(
         return Finished::Later(UnixTime::now() + AGAIN, None);
     };
     let value = value_of(request);
-    let users = users.get(&request.secret).into_iter().flatten();
+    let workloads = users.get(&request.secret).map_or(&[][..], Vec::as_slice);
+    let users = workloads.iter();
     let users = users.map(|workload| (workload.clone(), Has::It)).collect();
     let used_by = UsedBy::new(UnixTime::now(), users, None);
     let mut annotations = vec![
@@ -133,15 +135,27 @@ pub(super) async fn record(
         (keys::ROLLOUT_HALTED, None),
     ];
     annotations.extend(value.written_for(head.uid()));
+    annotations.extend(context.state_note(ticket.key(), |facts| has(facts, value)));
     let changes = Changes {
         annotations,
         ..Changes::default()
     };
-    let finished = written(secrets::patch(&context.client, head, &changes).await);
-    if finished == Finished::Wrote {
+    let patched = secrets::patch(&context.client, head, &changes).await;
+    if let Ok(secret) = &patched {
         tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
+        let is_new = { context.entry(ticket.key()) }.is_some_and(|it| it.rolled_out().is_none());
+        if is_new {
+            tell::adopted(context, ticket.key(), secret, workloads);
+        }
     }
-    finished
+    written(patched)
+}
+
+/// The facts after the workloads were recorded to have this.
+pub(super) fn has(facts: &mut Facts, value: RolledOut) {
+    facts.observed.rolled_out = Some(value);
+    facts.observed.halted = false;
+    facts.rollout_error = None;
 }
 
 pub(super) fn value_of(request: &Request) -> RolledOut {

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cert_renew_core::assess;
 use cert_renew_core::rollout::{Remark, Request, Step, Workload};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::keys;
-use cert_renew_core::secret::workload::Kind;
+use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::workload::{Kind, WorkloadRef};
+use cert_renew_core::state_line;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -169,6 +172,24 @@ pub(super) fn older(context: &Context, key: &SecretRef, request: &Request, why: 
     tracing::warn!(secret = %key, note, "an earlier certificate is back");
     let reason = Reason::EarlierCertificate;
     context.events.secret(key, &request.uid, reason, &note);
+}
+
+/// Reports a Secret that was seen for the first time: when it is renewed, and what a new certificate restarts.
+pub(super) fn adopted(
+    context: &Context,
+    key: &SecretRef,
+    secret: &ThinSecret,
+    workloads: &[WorkloadRef],
+) {
+    let (now, config) = (UnixTime::now(), context.config());
+    let Some(assessment) = assess::of_thin(now, key, secret, &config) else {
+        return;
+    };
+    let names: Vec<String> = workloads.iter().map(ToString::to_string).collect();
+    let note = state_line::adopted(now, &assessment, &names);
+    tracing::info!(secret = %key, note, "adopted");
+    let (uid, reason) = (secret.head.uid(), Reason::Adopted);
+    context.events.secret(key, uid, reason, &note);
 }
 
 /// Reports what a user should know although no workload is rolled for it.

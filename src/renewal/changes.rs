@@ -11,6 +11,7 @@ use cert_renew_core::secret::full::Data;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::render::{Rendered, render};
 use cert_renew_core::secret::state::IssuedBy;
+use cert_renew_core::state_line;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use zeroize::Zeroizing;
@@ -62,6 +63,7 @@ pub(super) fn changes<'a>(
         (keys::LAST_ERROR, None),
         (keys::RETRY_AT, None),
         (keys::ROLLOUT_HALTED, None),
+        (keys::STATE, Some(state_line::RENEWED.to_owned())),
     ];
     if let Some(value) = &settings.renew_now {
         annotations.push((keys::RENEWED_FOR, Some(value.to_string())));

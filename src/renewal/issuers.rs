@@ -116,6 +116,13 @@ impl Issuers {
         Ok(ready)
     }
 
+    /// The profiles of an issuer's directory, if that was fetched already; the CA is not asked.
+    pub fn known_profiles(&self, name: &str) -> Option<Vec<String>> {
+        let slot = { lock(&self.slots).get(name).cloned() }?;
+        let client = { slot.client.try_lock().ok()?.as_ref().cloned() }?;
+        client.known_profiles()
+    }
+
     /// Forgets the accounts, which are read again when next needed: another leader may have replaced them.
     pub async fn forget_accounts(&self) {
         let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();

@@ -42,17 +42,18 @@ mod write;
 use std::future::Future;
 use std::time::Duration;
 
-use cert_renew_core::index::Finished;
+use cert_renew_core::index::{Entry, Finished};
 use cert_renew_core::schedule::due::{Never, Reason};
-use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::state_line;
 use cert_renew_core::time::UnixTime;
 use failure::Failure;
 use outcome::{Outcome, held, immutable, left_to};
 use target::RenewalTarget;
 use tokio::time::timeout;
 
-use crate::cluster;
 use crate::cluster::order_records::{self, Found, Record};
+use crate::cluster::{self, events};
 use crate::context::Context;
 use crate::process::task::TaskHandle;
 
@@ -163,7 +164,24 @@ async fn attempt(context: &Context, key: &SecretRef) -> Result<Outcome, Failure>
     if let Some(hold) = fresh.claim(due.reason).hold(now, &account) {
         return Ok(held(context, key, &fresh, due.reason, hold));
     }
+    tell_adopted(context, key, &fresh, now);
     order::order(context, key, fresh, due).await
+}
+
+/// Reports a Secret whose first certificate of ours is asked for before anything is written on it.
+fn tell_adopted(context: &Context, key: &SecretRef, fresh: &RenewalTarget, now: UnixTime) {
+    let notes = fresh.secret.head.annotations().into_iter().flatten();
+    let is_written = notes
+        .into_iter()
+        .any(|(key, _)| key.starts_with(keys::STATE_PREFIX));
+    let is_known = |entry: Entry| entry.rolled_out().is_some() || entry.renewal_error.is_some();
+    if is_written || context.entry(key).is_none_or(is_known) {
+        return;
+    }
+    let note = state_line::adopting(now, &fresh.assessment);
+    tracing::info!(secret = %key, note, "adopted");
+    let reason = events::Reason::Adopted;
+    context.events.secret(key, fresh.uid(), reason, &note);
 }
 
 /// The record of the Secret's order, if one runs.

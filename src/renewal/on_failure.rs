@@ -348,9 +348,34 @@ async fn tell(
         _ => Reason::RenewalFailed,
     };
     let hint = without_them(key, what, of).unwrap_or_default();
-    let note = format!("{reason}: {text}; next try at {retry_at}{hint}");
+    let route = route_hint(what).unwrap_or_default();
+    let text_of = told_once(reason, text);
+    let note = format!("{text_of}; next try at {retry_at}{route}{hint}");
     context.events.secret(key, &of.uid, event, &note);
     inscribe(context, key, &of.uid, text, retry_at).await;
+}
+
+/// The text with the class of the error in front, which it then does not say again.
+fn told_once(reason: &str, text: &str) -> String {
+    let (first, rest) = reason.split_at(reason.len().min(1));
+    let kind = format!("{}{rest}", first.to_ascii_lowercase());
+    let text = text.replace(&format!(" ({kind})"), "");
+    let text = text.replace(&format!("({kind}; it: "), "(it: ");
+    format!("{reason}: {text}")
+}
+
+/// How to see whether a request of the CA reaches us, where one did not.
+fn route_hint(what: &Failure) -> Option<String> {
+    let Failure::Acme(error) = what else {
+        return None;
+    };
+    let problem = error.problem()?;
+    let fetched = |it: &&acme::Subproblem| it.detail.contains("/.well-known/acme-challenge/");
+    let name = &problem.subproblems.iter().find(fetched)?.name;
+    let name: Name = name.parse().ok()?;
+    Some(format!(
+        "; does its route lead to cert-renew? cert-renew check route {name}"
+    ))
 }
 
 /// How the other names can go on without those that cannot be proven.
@@ -396,11 +421,16 @@ fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<AccountId> {
 async fn inscribe(context: &Context, key: &SecretRef, uid: &str, text: &str, retry_at: UnixTime) {
     let written = async {
         let secret = secrets::get(&context.client, key).await?;
+        let mut annotations = vec![
+            (keys::LAST_ERROR, Some(text.to_owned())),
+            (keys::RETRY_AT, Some(retry_at.to_string())),
+        ];
+        annotations.extend(context.state_note(key, |facts| {
+            facts.renewal_error = Some(text.into());
+            facts.retry_at = Some(retry_at);
+        }));
         let changes = Changes {
-            annotations: vec![
-                (keys::LAST_ERROR, Some(text.to_owned())),
-                (keys::RETRY_AT, Some(retry_at.to_string())),
-            ],
+            annotations,
             ..Changes::default()
         };
         if secret.head.uid() != uid {

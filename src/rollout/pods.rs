@@ -20,6 +20,7 @@ use serde::de::IgnoredAny;
 
 use super::error::{Error, call};
 use super::listing::{List, Weight};
+use super::run::Roller;
 use crate::net::egress;
 
 /// Most pods of a page: some 10 KB of JSON each.
@@ -100,6 +101,57 @@ pub(super) async fn running(
     Ok(found)
 }
 
+/// The selector of a Service and its port, or why they lead to no pod, in words.
+///
+/// # Errors
+/// When the API server does not answer.
+async fn offered(
+    client: &Client,
+    namespace: &str,
+    to: &ServicePort,
+) -> Result<Result<(String, OfferedPort), String>, Error> {
+    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let what = format!("service/{}", to.service);
+    let service = call("get", &what, namespace, || api.get_opt(&to.service)).await?;
+    let spec = service.and_then(|service| service.spec);
+    let Some(spec) = spec else {
+        return Ok(Err(format!("there is no Service {}", to.service)));
+    };
+    let Some(port) = spec
+        .ports
+        .iter()
+        .flatten()
+        .find(|offered| offered.port == i32::from(to.port))
+    else {
+        let why = format!("Service {} has no port {}", to.service, to.port);
+        return Ok(Err(why));
+    };
+    let selector: Vec<String> = spec
+        .selector
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    if selector.is_empty() {
+        return Ok(Err(format!("Service {} selects no pods", to.service)));
+    }
+    Ok(Ok((selector.join(","), port.clone())))
+}
+
+impl Roller {
+    /// Why a Service and its port lead to no pod, in words; `None` where they may.
+    ///
+    /// # Errors
+    /// When the API server does not answer, or the right is missing.
+    pub async fn missing(
+        &self,
+        namespace: &str,
+        to: &ServicePort,
+    ) -> Result<Option<String>, Error> {
+        Ok(offered(&self.client, namespace, to).await?.err())
+    }
+}
+
 /// The Ready pods behind a port of a Service.
 ///
 /// # Errors
@@ -109,38 +161,13 @@ pub(super) async fn behind(
     namespace: &str,
     to: &ServicePort,
 ) -> Result<Behind, Error> {
-    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
-    let what = format!("service/{}", to.service);
-    let service = call("get", &what, namespace, || api.get_opt(&to.service)).await?;
-    let spec = service.and_then(|service| service.spec);
-    let Some(spec) = spec else {
-        return Ok(Behind::Nothing(format!(
-            "there is no Service {}",
-            to.service
-        )));
+    let (selector, port) = match offered(client, namespace, to).await? {
+        Ok(offered) => offered,
+        Err(why) => return Ok(Behind::Nothing(why)),
     };
-    let Some(port) = spec
-        .ports
-        .iter()
-        .flatten()
-        .find(|offered| offered.port == i32::from(to.port))
-    else {
-        let why = format!("Service {} has no port {}", to.service, to.port);
-        return Ok(Behind::Nothing(why));
-    };
-    let selector: Vec<String> = spec
-        .selector
-        .iter()
-        .flatten()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    if selector.is_empty() {
-        let why = format!("Service {} selects no pods", to.service);
-        return Ok(Behind::Nothing(why));
-    }
-    let pods = ready(client, namespace, &selector.join(",")).await?;
+    let pods = ready(client, namespace, &selector).await?;
     let with_port = |pod: RunningPod| {
-        let port = pod.port(port);
+        let port = pod.port(&port);
         (pod, port)
     };
     Ok(Behind::Pods(pods.into_iter().map(with_port).collect()))

@@ -14,6 +14,7 @@ pub mod render;
 mod secret_ref;
 pub mod settings;
 pub mod state;
+pub mod stray;
 pub mod thin;
 pub mod used_by;
 pub mod values;

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::context::Context;
-use crate::leader::pairs;
+use crate::leader::{notes, pairs};
 use crate::process::supervise::supervised;
 use crate::process::task::{Done, Planning, TaskHandle};
 use crate::renewal::info::Suggested;
@@ -155,6 +155,12 @@ impl Term {
             async move { pairs::follow(&context, &sender).await }
         };
         self.tasks.spawn(supervised(Part::Pairs, metrics(), looks));
+        let context = Arc::clone(&self.context);
+        let notes = move || {
+            let context = Arc::clone(&context);
+            async move { notes::follow(&context).await }
+        };
+        self.tasks.spawn(supervised(Part::Notes, metrics(), notes));
         let context = Arc::clone(&self.context);
         let records = move || {
             let context = Arc::clone(&context);

@@ -99,6 +99,7 @@ pub struct Metrics {
     watch_up: IntGauge,
     watch_restarts: IntCounter,
     passed_over: IntGaugeVec,
+    unmanaged: IntGaugeVec,
     task_panics: IntCounterVec,
     loop_lag_seconds: Gauge,
     config_rejected: IntGauge,
@@ -196,6 +197,12 @@ impl Metrics {
                 "cert_renew_namespace_passed_over",
                 "1 for a namespace whose Secrets cannot be listed or watched, so that nothing is done there (empty: all)",
                 &["namespace"],
+            )?,
+            unmanaged: gauges(
+                into,
+                "cert_renew_unmanaged_annotated_secrets",
+                "1 for each Secret that seems to be meant for cert-renew and is not managed, by why",
+                &["namespace", "secret", "why"],
             )?,
             task_panics: counters(
                 into,
@@ -400,6 +407,17 @@ impl Metrics {
         for namespace in namespaces {
             let namespace = namespace.as_deref().unwrap_or_default();
             self.passed_over.with_label_values(&[namespace]).set(1);
+        }
+    }
+
+    /// Sets whether a Secret that seems to be meant is not managed.
+    pub fn unmanaged(&self, namespace: &str, secret: &str, why: &str, is_so: bool) {
+        let labels = [namespace, secret, why];
+        if is_so {
+            self.unmanaged.with_label_values(&labels).set(1);
+        } else {
+            // It fails only if there is none.
+            let _ = self.unmanaged.remove_label_values(&labels);
         }
     }
 
@@ -608,6 +626,7 @@ mod tests {
         metrics.watch_up(true);
         metrics.watch_restarted();
         metrics.passed_over(&[Some("shop".into())].into());
+        metrics.unmanaged("shop", "web", "lost", true);
         metrics.task_panicked(Part::Events);
         metrics.loop_lag(Duration::from_millis(250));
         metrics.config_rejected(true);

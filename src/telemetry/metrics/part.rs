@@ -15,6 +15,8 @@ pub enum Part {
     RenewalInfo,
     /// Looks for changed pairs that the watch does not show.
     Pairs,
+    /// Writes onto Secrets how they stand, where no other write does.
+    Notes,
     /// Looks for Secrets of a restored backup.
     Records,
     /// Reads what former leaders left, before anything is renewed.
@@ -33,13 +35,14 @@ pub enum Part {
 
 impl Part {
     /// All parts.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::MetricsServer,
         Self::ChallengeServer,
         Self::OrderRecords,
         Self::Events,
         Self::RenewalInfo,
         Self::Pairs,
+        Self::Notes,
         Self::Records,
         Self::Takeover,
         Self::Sweep,
@@ -59,6 +62,7 @@ impl Part {
             Self::Events => "events",
             Self::RenewalInfo => "renewal_info",
             Self::Pairs => "pairs",
+            Self::Notes => "notes",
             Self::Records => "records",
             Self::Takeover => "takeover",
             Self::Sweep => "sweep",

@@ -1,0 +1,240 @@
+//! Secrets that look as if they were meant for cert-renew, and are not managed: a misspelt `issuer` or prefix, or an opt-in
+//! that was lost.
+//!
+//! Input: a Secret that has not opted in. Output: a text for its owner. Pure; nothing else is done to such a Secret.
+
+use std::collections::BTreeMap;
+
+use super::SecretRef;
+use super::head::Head;
+use super::keys;
+use super::settings::DEFAULT_CLASS;
+use super::state::{IssuedBy, RolledOut};
+use super::values::is_label;
+use crate::text::similar;
+
+/// Most annotations that a text names.
+const NAMED: usize = 3;
+
+/// Why a Secret is not managed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There are annotations of ours, and no issuer.
+    NoIssuer,
+    /// The prefix of an annotation is misspelt.
+    Prefix,
+    /// It was managed, and its opt-in is gone.
+    Lost,
+}
+
+/// A Secret that is not managed although it seems to be meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Why.
+    pub why: Why,
+    /// What to tell its owner.
+    pub text: String,
+}
+
+impl Why {
+    /// The value of the metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoIssuer => "no_issuer",
+            Self::Prefix => "prefix",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Whether a Secret that has not opted in seems to be meant, by what stands on it. One that names an issuer has opted in,
+/// perhaps to another installation. Of several installations, the one of this class tells what is annotated with it, and
+/// the one of the default class what is not.
+#[must_use]
+pub fn of(key: &SecretRef, head: &Head, class: &str) -> Option<Stray> {
+    let none = BTreeMap::new();
+    let annotations = head.annotations().unwrap_or(&none);
+    if head.deleting || annotations.contains_key(keys::ISSUER) {
+        return None;
+    }
+    let wanted = annotations.get(keys::CLASS);
+    if wanted.map_or(DEFAULT_CLASS, |it| it.trim()) != class {
+        return None;
+    }
+    if RolledOut::read(annotations, head.uid()).is_some() {
+        let issued_by = IssuedBy::read(annotations);
+        return Some(lost(key, issued_by.as_ref().map(|it| &*it.issuer), true));
+    }
+    let ours = { annotations.keys() }.filter_map(|key| key.strip_prefix(keys::PREFIX));
+    let names: Vec<&str> = ours.collect();
+    let alone = names.iter().all(|name| *name == "class");
+    if let Some(near) = head.near.as_deref().filter(|_| alone) {
+        return Some(near_miss(near));
+    }
+    (!names.is_empty() || head.managed).then(|| without_issuer(&names))
+}
+
+fn near_miss(near: &str) -> Stray {
+    let name = near.split_once('/').map_or("", |(_, name)| name);
+    let text = format!(
+        "not managed: cert-renew does not read the annotation {near}; did you mean {}{name}?",
+        keys::PREFIX
+    );
+    let why = Why::Prefix;
+    Stray { why, text }
+}
+
+fn without_issuer(ours: &[&str]) -> Stray {
+    let issuer = keys::ISSUER;
+    let misspelt = ours
+        .iter()
+        .find(|name| similar::meant(name, ["issuer"]).is_some());
+    let text = match misspelt {
+        Some(name) => format!(
+            "not managed: there is no annotation {issuer}, and {}{name} is unknown; did you mean {issuer}?",
+            keys::PREFIX
+        ),
+        None if ours.is_empty() => format!(
+            "not managed: the label {} is there, and no annotation {issuer}, which says who renews it",
+            keys::MANAGED_LABEL
+        ),
+        None => {
+            let named = ours.iter().take(NAMED);
+            let named: Vec<String> = named
+                .map(|name| format!("{}{name}", keys::PREFIX))
+                .collect();
+            format!(
+                "not managed: there is no annotation {issuer}, without which {} has no effect",
+                named.join(", ")
+            )
+        }
+    };
+    let why = Why::NoIssuer;
+    Stray { why, text }
+}
+
+/// A Secret that was managed and has lost its opt-in. `marked`: annotations of ours still stand on it.
+#[must_use]
+pub fn lost(key: &SecretRef, issuer: Option<&str>, marked: bool) -> Stray {
+    let SecretRef { namespace, name } = key;
+    let issuer = issuer.filter(|it| is_label(it)).unwrap_or("ISSUER");
+    let meant = if marked {
+        format!(
+            "; if it is meant, remove its annotations under {} too",
+            keys::STATE_PREFIX
+        )
+    } else {
+        String::new()
+    };
+    let text = format!(
+        "not managed any more: the annotation {} is gone, so that nothing renews it and no change of it restarts \
+         workloads. If that is not meant: kubectl -n {namespace} annotate secret {name} {}={issuer}{meant}",
+        keys::ISSUER,
+        keys::ISSUER
+    );
+    let why = Why::Lost;
+    Stray { why, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+    use crate::secret::thin::ThinSecret;
+
+    fn stray(annotations: &[(&str, &str)], managed: bool) -> Option<Stray> {
+        let annotations: BTreeMap<_, _> = annotations.iter().copied().collect();
+        let labels = if managed {
+            json!({"cert-renew.io/managed": "true"})
+        } else {
+            json!({})
+        };
+        let secret: ThinSecret = from_value(json!({
+            "metadata": {"name": "tls", "namespace": "shop", "uid": "u", "annotations": annotations, "labels": labels},
+            "type": "kubernetes.io/tls",
+        }))
+        .unwrap();
+        let key = SecretRef {
+            namespace: "shop".into(),
+            name: "tls".into(),
+        };
+        of(&key, &secret.head, DEFAULT_CLASS)
+    }
+
+    #[test]
+    fn who_is_meant_is_told_and_nobody_else() {
+        for (annotations, managed, why, words) in [
+            (
+                &[("cert-renew.io/isuer", "le")][..],
+                false,
+                Why::NoIssuer,
+                "cert-renew.io/isuer is unknown; did you mean cert-renew.io/issuer?",
+            ),
+            (
+                &[
+                    ("cert-renew.io/names", "a.example"),
+                    ("cert-renew.io/renew-now", "1"),
+                ],
+                false,
+                Why::NoIssuer,
+                "without which cert-renew.io/names, cert-renew.io/renew-now has no effect",
+            ),
+            (
+                &[],
+                true,
+                Why::NoIssuer,
+                "the label cert-renew.io/managed is there",
+            ),
+            (
+                &[("certrenew.io/issuer", "le")],
+                false,
+                Why::Prefix,
+                "certrenew.io/issuer; did you mean cert-renew.io/issuer?",
+            ),
+            (
+                &[
+                    ("state.cert-renew.io/rolled-out", "none u"),
+                    (
+                        "state.cert-renew.io/issued-by",
+                        r#"{"issuer":"le","names":[]}"#,
+                    ),
+                ],
+                false,
+                Why::Lost,
+                "kubectl -n shop annotate secret tls cert-renew.io/issuer=le; if it is meant",
+            ),
+        ] {
+            let found = stray(annotations, managed).unwrap();
+            assert_eq!(found.why, why, "{annotations:?}");
+            assert!(found.text.contains(words), "{}", found.text);
+        }
+        for annotations in [
+            &[][..],
+            &[("example.com/issuer", "le")],
+            // It has opted in.
+            &[("cert-renew.io/issuer", "le"), ("certrenew.io/names", "a")],
+            // Another installation's.
+            &[
+                ("cert-renew.io/isuer", "le"),
+                ("cert-renew.io/class", "edge"),
+            ],
+            // Copied from another Secret.
+            &[("state.cert-renew.io/rolled-out", "none another")],
+            &[(
+                "state.cert-renew.io/issued-by",
+                r#"{"issuer":"le","names":[]}"#,
+            )],
+        ] {
+            assert_eq!(stray(annotations, false), None, "{annotations:?}");
+        }
+        let forged = r#"{"issuer":"x; rm -rf /","names":[]}"#;
+        let forged = [
+            ("state.cert-renew.io/rolled-out", "none u"),
+            ("state.cert-renew.io/issued-by", forged),
+        ];
+        let text = stray(&forged, false).unwrap().text;
+        assert!(text.contains("cert-renew.io/issuer=ISSUER"), "{text}");
+    }
+}

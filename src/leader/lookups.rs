@@ -1,0 +1,142 @@
+//! Annotations that are well-formed and cannot work, because of what the cluster or the CA has: found when they are
+//! written, and not when the next certificate comes.
+//!
+//! Nothing waits for these problems. What cannot be looked up is no problem, except a missing right that the annotation
+//! needs.
+
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::outputs::Part;
+use cert_renew_core::secret::settings::{Blocks, Problem};
+use cert_renew_core::secret::workload::Kind;
+use cert_renew_core::text::{error_chain, shown, similar};
+
+use crate::cluster::events::Reason;
+use crate::context::Context;
+use crate::rollout::Error;
+
+/// The command that grants the rights for `verify`.
+const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
+
+/// The problems of a Secret's annotations that only a look at other objects shows.
+pub(super) async fn problems(
+    context: &Context,
+    key: &SecretRef,
+    secret: &FullSecret,
+    assessment: &Assessment,
+) -> Vec<(Reason, Problem)> {
+    let mut found = workloads(context, key, assessment).await;
+    let others = [
+        verify(context, key, assessment).await,
+        password(secret, assessment),
+        profile(context, assessment),
+    ];
+    let others = others.into_iter().flatten();
+    found.extend(others.map(|problem| (Reason::InvalidAnnotation, problem)));
+    found
+}
+
+fn problem(key: &str, value: &str, expected: String) -> Problem {
+    Problem {
+        key: key.into(),
+        value: shown(value),
+        expected,
+        blocks: Blocks::Nothing,
+    }
+}
+
+/// Workloads that `workloads` names and that do not exist.
+async fn workloads(
+    context: &Context,
+    key: &SecretRef,
+    assessment: &Assessment,
+) -> Vec<(Reason, Problem)> {
+    let named = &assessment.settings.workloads;
+    if named.is_empty() {
+        return Vec::new();
+    }
+    let all = match context.roller().list(&key.namespace).await {
+        Ok(all) => all,
+        Err(error) => {
+            tracing::debug!(secret = %key, error = error_chain(&error), "the workloads are not looked up");
+            return Vec::new();
+        }
+    };
+    let missing = named
+        .iter()
+        .filter(|id| !all.iter().any(|it| it.id == **id));
+    let missing = missing.map(|id| {
+        let right = match id.kind {
+            Kind::ReplicaSet => ", and the add-on role rbac/addons/eviction.yaml",
+            Kind::Rollout => ", and the add-on role rbac/addons/argo-rollouts.yaml",
+            _ => "",
+        };
+        let expected = format!(
+            "expected a workload that exists in namespace {}{right}",
+            key.namespace
+        );
+        let problem = problem(keys::WORKLOADS, &id.to_string(), expected);
+        (Reason::WorkloadMissing, problem)
+    });
+    missing.collect()
+}
+
+/// A Service or port of `verify` that does not exist, or may not be read.
+async fn verify(context: &Context, key: &SecretRef, assessment: &Assessment) -> Option<Problem> {
+    let service = assessment.settings.verify.as_ref()?;
+    let expected = match context.roller().missing(&key.namespace, service).await {
+        Ok(None) => return None,
+        Ok(Some(why)) => {
+            format!(
+                "expected a Service of namespace {} and one of its ports: {why}",
+                key.namespace
+            )
+        }
+        Err(Error::Forbidden { .. }) => {
+            format!("expected the rights to read Services and pods: {ADD_ON}")
+        }
+        Err(error) => {
+            tracing::debug!(secret = %key, error = error_chain(&error), "the Service is not looked up");
+            return None;
+        }
+    };
+    Some(problem(keys::VERIFY, &service.to_string(), expected))
+}
+
+/// A password for PKCS#12 that the Secret does not hold.
+fn password(secret: &FullSecret, assessment: &Assessment) -> Option<Problem> {
+    let settings = &assessment.settings;
+    let name = settings.pkcs12_password_key.as_deref()?;
+    let wanted = { settings.outputs.iter() }.any(|output| output.parts.contains(&Part::Pkcs12));
+    let value = secret.data.get(name);
+    let is_text = value.is_some_and(|bytes| std::str::from_utf8(bytes).is_ok());
+    (wanted && !is_text).then(|| {
+        let expected = "expected a key of this Secret's data that holds the password as text: until there is one, the \
+                        PKCS#12 outputs are left out";
+        problem(keys::PKCS12_PASSWORD_KEY, name, expected.to_owned())
+    })
+}
+
+/// A profile that the CA's directory does not have, if the directory is known; the CA is not asked for it.
+fn profile(context: &Context, assessment: &Assessment) -> Option<Problem> {
+    let profile = assessment.settings.profile.as_deref()?;
+    let issuer = assess::issuer_name(&assessment.settings.issuer);
+    let known = context.issuers.known_profiles(issuer)?;
+    if known.iter().any(|it| it == profile) {
+        return None;
+    }
+    let meant = similar::meant(profile, known.iter().map(String::as_str));
+    let meant = meant.map(|it| format!("; did you mean {it}?"));
+    let list = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    let expected = format!(
+        "expected a profile of issuer {issuer} ({list}){}",
+        meant.unwrap_or_default()
+    );
+    Some(problem(keys::PROFILE, profile, expected))
+}

@@ -1,0 +1,245 @@
+//! What stands on a Secret for people, where no other write brings it up to date: the line of its state, and what is wrong
+//! with its annotations.
+//!
+//! The controller adds a Secret when its line would say something else, and when an annotation names objects of the
+//! cluster. Such a Secret is read once, a moment later, and written if something is news; a date that has moved is
+//! none. Each namespace has a token bucket, and each Secret is written more and more rarely if somebody keeps putting
+//! the former text back.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::config::Labels;
+use cert_renew_core::index::Change;
+use cert_renew_core::schedule::token_bucket::TokenBucket;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::keys;
+use cert_renew_core::secret::outputs::Part;
+use cert_renew_core::secret::settings::Problem;
+use cert_renew_core::state_line::{self, Facts};
+use cert_renew_core::text::error_chain;
+use cert_renew_core::time::UnixTime;
+
+use crate::cluster;
+use crate::cluster::events::Reason;
+use crate::cluster::secrets::{self, Changes};
+use crate::context::Context;
+use crate::leader::lookups;
+
+/// Most looks in one namespace at once, then one a second: no user can make us load the API server without limit.
+const AT_ONCE: u32 = 100;
+/// Shortest time between two writes of ours on one Secret; it doubles with each write.
+const APART: Duration = Duration::from_secs(5);
+/// Longest time between them, after which the count begins again.
+const LONGEST_APART: Duration = Duration::from_secs(3_600);
+/// Most Secrets whose last write is remembered.
+const MOST_REMEMBERED: usize = 4_096;
+/// Time between two looks at objects that annotations name and that do not exist: they may have been made since.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// Most Secrets that are looked at again so.
+const MOST_OPEN: usize = 1_000;
+
+/// Whether a Secret needs a look: what stands on it is not what would be written, or its annotations name objects that
+/// were not looked for.
+#[must_use]
+pub fn are_outdated(
+    key: &SecretRef,
+    head: &Head,
+    assessment: &Assessment,
+    facts: Option<Facts>,
+    change: Change,
+) -> bool {
+    // A program that copies the Secret would put the copied text back after each write.
+    if assessment.copied_record {
+        return false;
+    }
+    let line = facts.map(|facts| state_line::line(UnixTime::now(), key, &facts.judged(assessment)));
+    let written = head.annotation(keys::STATE);
+    let is_news = line.is_some_and(|line| line.is_news(written));
+    let problems = state_line::problems(&assessment.problems);
+    let wrong = problems.as_deref() != head.annotation(keys::PROBLEMS);
+    let looked_for = match change {
+        Change::New => written.is_some(),
+        Change::Changed | Change::Same => false,
+    };
+    is_news || wrong || (names_objects(assessment) && !looked_for)
+}
+
+/// Whether an annotation can be checked only by a look at other objects.
+fn names_objects(assessment: &Assessment) -> bool {
+    let settings = &assessment.settings;
+    let bags = |parts: &[Part]| parts.contains(&Part::Pkcs12);
+    !settings.workloads.is_empty()
+        || settings.verify.is_some()
+        || settings.profile.is_some()
+        || settings.outputs.iter().any(|output| bags(&output.parts))
+}
+
+/// Writes what is outdated until the term ends.
+pub async fn follow(context: &Context) {
+    let mut allowance = TokenBucket::new(AT_ONCE);
+    let mut writes = Writes::default();
+    let mut open: HashSet<SecretRef> = HashSet::new();
+    let mut again = tokio::time::interval(LOOK_AGAIN);
+    loop {
+        let keys = tokio::select! {
+            keys = context.notes.next() => keys,
+            _ = again.tick() => std::mem::take(&mut open),
+        };
+        for key in keys {
+            let now = Instant::now();
+            if !writes.may(now, &key) || !allowance.take(now, &key.namespace) {
+                context.notes.add(&key);
+                continue;
+            }
+            match look(context, &key).await {
+                Ok(Looked { wrote, missing }) => {
+                    if wrote {
+                        writes.count(now, &key);
+                    }
+                    if missing && open.len() < MOST_OPEN {
+                        open.insert(key);
+                    }
+                }
+                Err(error) => {
+                    let text = error_chain(&error);
+                    tracing::info!(secret = %key, error = text, "the line of its state cannot be written");
+                    if error.is_uncertain() || matches!(error, cluster::Error::Conflict { .. }) {
+                        context.notes.add(&key);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a look came to.
+struct Looked {
+    wrote: bool,
+    /// An annotation names objects that do not exist.
+    missing: bool,
+}
+
+/// Reads one Secret, and writes on it what is outdated.
+async fn look(context: &Context, key: &SecretRef) -> Result<Looked, cluster::Error> {
+    let nothing = Looked {
+        wrote: false,
+        missing: false,
+    };
+    let now = UnixTime::now();
+    let secret = match secrets::get(&context.client, key).await {
+        Ok(secret) => secret,
+        Err(cluster::Error::NotFound { .. }) => return Ok(nothing),
+        Err(error) => return Err(error),
+    };
+    let config = context.config();
+    let view = (&*config, Labels::NotAsked);
+    let suggested = |leaf| context.renewal_info.instant(key, leaf);
+    let assessment = assess::of_full(now, key, &secret, view, suggested);
+    let (Some(assessment), Some(facts)) = (assessment, context.facts(key)) else {
+        return Ok(nothing);
+    };
+    if assessment.copied_record {
+        return Ok(nothing);
+    }
+    let found = lookups::problems(context, key, &secret, &assessment).await;
+    let annotations = outdated(now, key, &secret, (&assessment, facts), &found);
+    let missing = !found.is_empty();
+    if annotations.is_empty() {
+        return Ok(Looked {
+            wrote: false,
+            missing,
+        });
+    }
+    let before = secret.head.annotation(keys::PROBLEMS).unwrap_or_default();
+    let is_known = |it: &(Reason, Problem)| before.lines().any(|line| line == it.1.to_string());
+    let changes = Changes {
+        annotations,
+        ..Changes::default()
+    };
+    secrets::patch(&context.client, &secret.head, &changes).await?;
+    for (reason, problem) in found.iter().filter(|it| !is_known(it)) {
+        tracing::warn!(secret = %key, %problem, "invalid annotation");
+        let (events, uid) = (&context.events, secret.head.uid());
+        events.secret(key, uid, *reason, &problem.to_string());
+    }
+    Ok(Looked {
+        wrote: true,
+        missing,
+    })
+}
+
+/// The annotations that say something else than what is known.
+fn outdated(
+    now: UnixTime,
+    key: &SecretRef,
+    secret: &FullSecret,
+    (assessment, mut facts): (&Assessment, Facts),
+    found: &[(Reason, Problem)],
+) -> Vec<(&'static str, Option<String>)> {
+    let head = &secret.head;
+    facts.observed = assessment.observed(head.uid(), head.resource_version());
+    let line = state_line::line(now, key, &facts.judged(assessment));
+    let all = assessment
+        .problems
+        .iter()
+        .chain(found.iter().map(|(_, it)| it));
+    let problems = state_line::problems(all);
+    let mut annotations = Vec::new();
+    if problems.as_deref() != head.annotation(keys::PROBLEMS) {
+        annotations.push((keys::PROBLEMS, problems));
+    }
+    if line.is_news(head.annotation(keys::STATE)) || (!annotations.is_empty() && line.lasts()) {
+        annotations.push((keys::STATE, Some(line.text().to_owned())));
+    }
+    annotations
+}
+
+/// When this task has written which Secret, and how often.
+#[derive(Debug, Default)]
+struct Writes(HashMap<SecretRef, (Instant, u32)>);
+
+impl Writes {
+    fn may(&self, now: Instant, key: &SecretRef) -> bool {
+        self.0.get(key).is_none_or(|(last, count)| {
+            let apart = APART.saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX));
+            now.duration_since(*last) >= apart.min(LONGEST_APART)
+        })
+    }
+
+    fn count(&mut self, now: Instant, key: &SecretRef) {
+        let is_recent = |last: Instant| now.duration_since(last) < LONGEST_APART * 2;
+        self.0.retain(|_, (last, _)| is_recent(*last));
+        if self.0.len() < MOST_REMEMBERED || self.0.contains_key(key) {
+            let (last, count) = self.0.entry(key.clone()).or_insert((now, 0));
+            (*last, *count) = (now, *count + 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_somebody_keeps_changing_is_written_more_and_more_rarely() {
+        let key = SecretRef {
+            namespace: "shop".into(),
+            name: "tls".into(),
+        };
+        let (mut writes, start) = (Writes::default(), Instant::now());
+        let (mut at, mut written) = (start, Vec::new());
+        while at < start + Duration::from_secs(86_400) {
+            if writes.may(at, &key) {
+                writes.count(at, &key);
+                written.push(at.duration_since(start).as_secs());
+            }
+            at += Duration::from_secs(1);
+        }
+        assert_eq!(written[..5], [0, 10, 30, 70, 150]);
+        assert!(written.len() < 40, "{written:?}");
+    }
+}

@@ -1,0 +1,280 @@
+//! The Secrets that seem to be meant for cert-renew and are not managed: each is told once, and counted.
+//!
+//! Nothing of them is written, and nothing is asked. Their number is bounded, in all and by namespace, and so are the
+//! Events: whoever may edit Secrets can make any number of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cert_renew_core::index::Source;
+use cert_renew_core::schedule::token_bucket::TokenBucket;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::stray::Stray;
+use cert_renew_core::time::UnixTime;
+
+use crate::telemetry::metrics::Metrics;
+
+/// Most that are remembered, each a series of the metric.
+const MOST: usize = 1_000;
+/// Most of one namespace, so that none hides those of the others.
+const MOST_OF_NAMESPACE: usize = 100;
+/// Most Events at once in one namespace, then one a second.
+const AT_ONCE: u32 = 50;
+/// How long a Secret counts that has lost its opt-in with all that said so.
+const REMEMBERED: Duration = Duration::from_secs(86_400);
+
+/// The known ones.
+#[derive(Debug)]
+pub struct Strays {
+    known: HashMap<SecretRef, Known>,
+    allowance: TokenBucket,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Known {
+    uid: Box<str>,
+    stray: Stray,
+    told: bool,
+    /// The watch that brings it, and whether it has since the list began.
+    source: Source,
+    listed: bool,
+    /// Set if nothing on the Secret says that it was managed: it counts until then.
+    until: Option<UnixTime>,
+}
+
+/// Something to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The Secret.
+    pub key: SecretRef,
+    /// Its uid.
+    pub uid: Box<str>,
+    /// The text.
+    pub text: String,
+}
+
+impl Strays {
+    /// None is known yet.
+    #[must_use]
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        Self {
+            known: HashMap::new(),
+            allowance: TokenBucket::new(AT_ONCE),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// A watch has brought a Secret that is not managed; `stray` if it seems to be meant.
+    pub fn see(&mut self, key: &SecretRef, uid: &str, stray: Option<Stray>, source: Source) {
+        match stray {
+            Some(stray) => self.add(key, uid, stray, source, None),
+            None => {
+                let remembered = |it: &&mut Known| it.until.is_some() && *it.uid == *uid;
+                match self.known.get_mut(key).filter(remembered) {
+                    Some(known) => (known.source, known.listed) = (source, true),
+                    None => self.forget(key),
+                }
+            }
+        }
+    }
+
+    /// A Secret has lost its opt-in, and nothing on it says that it was managed.
+    pub fn lost(&mut self, key: &SecretRef, uid: &str, stray: Stray, source: Source) {
+        let until = UnixTime::now() + REMEMBERED;
+        self.add(key, uid, stray, source, Some(until));
+    }
+
+    fn add(
+        &mut self,
+        key: &SecretRef,
+        uid: &str,
+        stray: Stray,
+        source: Source,
+        until: Option<UnixTime>,
+    ) {
+        let before = self.known.get(key);
+        let told = before.is_some_and(|it| it.told && it.stray == stray && *it.uid == *uid);
+        if before.is_none() && !self.has_room(&key.namespace) {
+            return;
+        }
+        self.forget(key);
+        let why = stray.why.as_str();
+        self.metrics.unmanaged(&key.namespace, &key.name, why, true);
+        let known = Known {
+            uid: uid.into(),
+            stray,
+            told,
+            source,
+            listed: true,
+            until,
+        };
+        self.known.insert(key.clone(), known);
+    }
+
+    fn has_room(&self, namespace: &str) -> bool {
+        let of_namespace = self.known.keys().filter(|it| *it.namespace == *namespace);
+        self.known.len() < MOST && of_namespace.count() < MOST_OF_NAMESPACE
+    }
+
+    /// A Secret is gone, managed, or no longer meant.
+    pub fn forget(&mut self, key: &SecretRef) {
+        if self.known.is_empty() {
+            return;
+        }
+        if let Some(known) = self.known.remove(key) {
+            let why = known.stray.why.as_str();
+            self.metrics
+                .unmanaged(&key.namespace, &key.name, why, false);
+        }
+    }
+
+    /// What was not told yet and may be told now.
+    pub fn to_tell(&mut self, now: Instant) -> Vec<Told> {
+        let mut told = Vec::new();
+        for (key, known) in self.known.iter_mut().filter(|(_, known)| !known.told) {
+            if self.allowance.take(now, &key.namespace) {
+                known.told = true;
+                told.push(Told {
+                    key: key.clone(),
+                    uid: known.uid.clone(),
+                    text: known.stray.text.clone(),
+                });
+            }
+        }
+        told
+    }
+
+    /// A watch begins a new list.
+    pub fn begin(&mut self, source: Source) {
+        let of_source = self.known.values_mut().filter(|it| it.source == source);
+        of_source.for_each(|it| it.listed = false);
+    }
+
+    /// A watch has listed all Secrets: those that it did not name are gone.
+    pub fn finish(&mut self, source: Source) {
+        self.drop_if(|it| it.source == source && !it.listed);
+    }
+
+    /// All watches begin anew, perhaps others.
+    pub fn doubt(&mut self) {
+        self.known.values_mut().for_each(|it| it.listed = false);
+    }
+
+    /// All watches have listed all Secrets.
+    pub fn finish_all(&mut self) {
+        self.drop_if(|it| !it.listed);
+    }
+
+    /// Drops those that have counted long enough.
+    pub fn expire(&mut self, now: UnixTime) {
+        self.drop_if(|it| it.until.is_some_and(|until| until <= now));
+    }
+
+    fn drop_if(&mut self, gone: impl Fn(&Known) -> bool) {
+        let gone = self.known.iter().filter(|(_, known)| gone(known));
+        let gone: Vec<SecretRef> = gone.map(|(key, _)| key.clone()).collect();
+        gone.iter().for_each(|key| self.forget(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::secret::stray::Why;
+
+    use super::*;
+
+    const ONE: Source = Source(0);
+
+    fn key(namespace: &str, number: usize) -> SecretRef {
+        SecretRef {
+            namespace: namespace.into(),
+            name: format!("tls-{number}").into(),
+        }
+    }
+
+    fn stray(text: &str) -> Stray {
+        Stray {
+            why: Why::NoIssuer,
+            text: text.into(),
+        }
+    }
+
+    fn strays() -> (Strays, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        (Strays::new(&metrics), metrics)
+    }
+
+    fn series(metrics: &Metrics) -> usize {
+        let index = cert_renew_core::index::Index::default();
+        let text = metrics.render(UnixTime(0), &index, &|_| 0, true);
+        let of_it = |line: &&str| line.starts_with("cert_renew_unmanaged_annotated_secrets{");
+        text.lines().filter(of_it).count()
+    }
+
+    #[test]
+    fn each_text_is_told_once() {
+        let (mut strays, metrics) = strays();
+        let (key, now) = (key("shop", 1), Instant::now());
+        strays.see(&key, "u", Some(stray("a")), ONE);
+        assert_eq!(strays.to_tell(now).len(), 1);
+        strays.see(&key, "u", Some(stray("a")), ONE);
+        assert_eq!(strays.to_tell(now), []);
+        strays.see(&key, "u", Some(stray("b")), ONE);
+        assert_eq!(strays.to_tell(now)[0].text, "b");
+        strays.see(&key, "another", Some(stray("b")), ONE);
+        assert_eq!(strays.to_tell(now).len(), 1, "a Secret of the same name");
+        assert_eq!(series(&metrics), 1);
+        strays.see(&key, "another", None, ONE);
+        assert_eq!(series(&metrics), 0);
+    }
+
+    #[test]
+    fn one_namespace_neither_fills_the_list_nor_floods_events() {
+        let (mut strays, metrics) = strays();
+        let now = Instant::now();
+        for number in 0..2 * MOST {
+            strays.see(&key("hostile", number), "u", Some(stray("a")), ONE);
+        }
+        strays.see(&key("shop", 0), "u", Some(stray("a")), ONE);
+        assert_eq!(series(&metrics), MOST_OF_NAMESPACE + 1);
+        let told = strays.to_tell(now);
+        assert!(told.iter().any(|it| &*it.key.namespace == "shop"));
+        assert!(
+            told.len() <= usize::try_from(AT_ONCE).unwrap() + 1,
+            "{}",
+            told.len()
+        );
+    }
+
+    #[test]
+    fn what_a_list_does_not_name_is_gone() {
+        let (mut strays, metrics) = strays();
+        for number in 0..3 {
+            strays.see(&key("shop", number), "u", Some(stray("a")), ONE);
+        }
+        strays.begin(ONE);
+        strays.see(&key("shop", 0), "u", Some(stray("a")), ONE);
+        strays.finish(ONE);
+        assert_eq!(series(&metrics), 1);
+        strays.doubt();
+        strays.finish_all();
+        assert_eq!(series(&metrics), 0);
+    }
+
+    #[test]
+    fn a_lost_opt_in_counts_for_a_day_although_nothing_says_so() {
+        let (mut strays, metrics) = strays();
+        let key = key("shop", 1);
+        strays.lost(&key, "u", stray("lost"), ONE);
+        strays.see(&key, "u", None, ONE);
+        strays.expire(UnixTime::now());
+        assert_eq!(series(&metrics), 1);
+        strays.expire(UnixTime::now() + REMEMBERED);
+        assert_eq!(series(&metrics), 0);
+        strays.lost(&key, "u", stray("lost"), ONE);
+        strays.see(&key, "another", None, ONE);
+        assert_eq!(series(&metrics), 0, "made anew");
+    }
+}

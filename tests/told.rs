@@ -1,0 +1,372 @@
+//! What a Secret says of itself to whoever looks at it by kubectl: one line, what is wrong, and that it is managed at all.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
+use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
+
+use crate::propagation;
+use crate::renewal::{SOON, annotation, options, overdue, renewed, rolled_out};
+
+const STATE: &str = "state.cert-renew.io/state";
+const PROBLEMS: &str = "state.cert-renew.io/problems";
+/// Longer than a line waits for its write, so that a needless write would come.
+const QUIET: Duration = Duration::from_secs(8);
+
+async fn annotate(space: &Space, name: &str, annotations: Value) -> Result<Secret> {
+    let patch = json!({"metadata": {"annotations": annotations}});
+    let params = PatchParams::default();
+    Ok(space
+        .secrets()
+        .patch(name, &params, &Patch::Merge(patch))
+        .await?)
+}
+
+/// Waits until an annotation fits, and returns the Secret.
+async fn says(space: &Space, name: &str, key: &str, fits: impl Fn(&str) -> bool) -> Result<Secret> {
+    eventually(SOON, &format!("{key} of {name}"), async || {
+        let secret = space.secrets().get(name).await?;
+        let said = annotation(&secret, key).unwrap_or_default().to_owned();
+        ensure!(
+            fits(&said),
+            "it says {said:?}; events: {:?}",
+            space.events(name).await?
+        );
+        Ok(secret)
+    })
+    .await
+}
+
+/// How often each of these reasons was told.
+async fn told(space: &Space, name: &str, reason: &str) -> Result<Vec<String>> {
+    let mut events = space.events(name).await?;
+    events.retain(|event| event.starts_with(&format!("{reason}:")));
+    Ok(events)
+}
+
+/// The operator's patches of one Secret.
+fn patches(operator: &Operator<'_>, space: &Space, name: &str) -> Result<usize> {
+    let writes = operator.writes()?;
+    let of_it = writes.iter().filter(|it| {
+        it.resource == "secrets" && it.namespace == space.name && it.name == name && it.status < 300
+    });
+    Ok(of_it.count())
+}
+
+#[tokio::test]
+async fn a_secret_says_how_it_stands_and_only_what_changes_is_written() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "told", operator.namespace()).await?;
+    let fresh = pair(&["told.example"], FRESH)?;
+    space
+        .workload("Deployment", "web", Reference::Volume, "tls")
+        .await?;
+    space
+        .tls_secret("tls", Some(&fresh), &[("issuer", "pebble")])
+        .await?;
+    // The first sight writes the line with what it writes anyway.
+    let secret = says(&space, "tls", STATE, |it| it.starts_with("ok; renews 20")).await?;
+    assert!(annotation(&secret, "state.cert-renew.io/rolled-out").is_some());
+    eventually(SOON, "it is told that it is adopted", async || {
+        let told = told(&space, "tls", "Adopted").await?;
+        ensure!(
+            told.len() == 1
+                && told[0].contains("renews 20")
+                && told[0].contains("restarts deployment/web"),
+            "{told:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    assert_eq!(patches(&operator, &space, "tls")?, 1);
+    let generation = space.generation("Deployment", "web").await?;
+    // What is wrong is said in full, and no longer once it is mended.
+    annotate(&space, "tls", json!({"cert-renew.io/issuer": "pebbel"})).await?;
+    let secret = says(&space, "tls", PROBLEMS, |it| {
+        it.contains("did you mean pebble?")
+    })
+    .await?;
+    let line = annotation(&secret, STATE).unwrap_or_default();
+    assert!(
+        line.starts_with("blocked: cert-renew.io/issuer: \"pebbel\""),
+        "{line}"
+    );
+    assert!(line.chars().count() < 140, "{line}");
+    annotate(&space, "tls", json!({"cert-renew.io/issuer": "pebble"})).await?;
+    let secret = says(&space, "tls", STATE, |it| it.starts_with("ok; renews 20")).await?;
+    assert_eq!(annotation(&secret, PROBLEMS), None);
+    // A forged text is no setting, and is taken away.
+    annotate(
+        &space,
+        "tls",
+        json!({PROBLEMS: "cert-renew.io/issuer: no", STATE: "blocked: by nobody"}),
+    )
+    .await?;
+    let secret = says(&space, "tls", STATE, |it| it.starts_with("ok; renews 20")).await?;
+    assert_eq!(annotation(&secret, PROBLEMS), None);
+    // Our own writes bring no more of them, and no rollout.
+    let written = patches(&operator, &space, "tls")?;
+    throughout(QUIET, "nothing is written any more", async || {
+        let now = patches(&operator, &space, "tls")?;
+        ensure!(now == written, "{now} patches, not {written}");
+        Ok(())
+    })
+    .await?;
+    operator.restart().await?;
+    throughout(QUIET, "a restart writes and tells nothing", async || {
+        let now = patches(&operator, &space, "tls")?;
+        let told = told(&space, "tls", "Adopted").await?;
+        ensure!(
+            now == written && told.len() == 1,
+            "{now} patches, not {written}; {told:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    assert_eq!(space.generation("Deployment", "web").await?, generation);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upgrade_writes_no_line_on_healthy_secrets() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "upgraded", operator.namespace()).await?;
+    let fresh = pair(&["upgraded.example"], FRESH)?;
+    let external = [("issuer", "external")];
+    space.tls_secret("tls", Some(&fresh), &external).await?;
+    says(&space, "tls", STATE, |it| {
+        it.starts_with("ok; renewed by another program")
+    })
+    .await?;
+    let written = patches(&operator, &space, "tls")?;
+    // As a former version has left it.
+    annotate(&space, "tls", json!({STATE: null})).await?;
+    throughout(QUIET, "it waits for the next write", async || {
+        let now = patches(&operator, &space, "tls")?;
+        ensure!(now == written, "{now} patches, not {written}");
+        Ok(())
+    })
+    .await?;
+    space
+        .put("tls", &pair(&["upgraded.example"], FRESH)?)
+        .await?;
+    rolled_out(&space, "tls").await?;
+    says(&space, "tls", STATE, |it| {
+        it.starts_with("ok; renewed by another program")
+    })
+    .await?;
+    assert_eq!(patches(&operator, &space, "tls")?, written + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_renewal_and_what_holds_one_up_stand_in_the_line() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "line", operator.namespace()).await?;
+    let old = overdue(&space, "web", "web.line.example").await?;
+    renewed(&space, "web", &old).await?;
+    rolled_out(&space, "web").await?;
+    says(&space, "web", STATE, |it| it.starts_with("ok; renews 20")).await?;
+    let adopted = told(&space, "web", "Adopted").await?;
+    assert_eq!(adopted.len(), 1, "{adopted:?}");
+    // Young as it is, the next one is held.
+    annotate(&space, "web", json!({"cert-renew.io/renew-now": "today"})).await?;
+    says(&space, "web", STATE, |it| it.starts_with("held until 20")).await?;
+    let written = patches(&operator, &space, "web")?;
+    throughout(QUIET, "it is said once", async || {
+        let now = patches(&operator, &space, "web")?;
+        ensure!(now == written, "{now} patches, not {written}");
+        Ok(())
+    })
+    .await?;
+    annotate(&space, "web", json!({"cert-renew.io/renew-now": null})).await?;
+    says(&space, "web", STATE, |it| it.starts_with("ok; renews 20")).await?;
+    // A failure is said with its cause first and its URL last.
+    let moved = json!({"host": "gone.line.example."});
+    bench.dns().set("set-servfail", &moved).await?;
+    let gone = pair(&["gone.line.example"], OLD)?;
+    space
+        .tls_secret("gone", Some(&gone), &[("issuer", "pebble")])
+        .await?;
+    let secret = says(&space, "gone", STATE, |it| {
+        it.starts_with("failing: gone.line.example: ")
+    })
+    .await?;
+    let line = annotation(&secret, STATE).unwrap_or_default();
+    assert!(
+        line.contains("; next try 20") && line.chars().count() < 140,
+        "{line}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_seems_to_be_meant_and_is_not_managed_is_told_once_and_counted() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "stray", operator.namespace()).await?;
+    let fresh = pair(&["stray.example"], FRESH)?;
+    let bare = [("example.com/note", "nothing of ours")];
+    let series = async |name: &str| {
+        let metrics = operator.metrics().await?;
+        let of_it = format!("namespace=\"{}\",secret=\"{name}\"", space.name);
+        let mut all = metrics
+            .lines()
+            .filter(|line| line.starts_with("cert_renew_unmanaged_annotated_secrets{"));
+        Ok::<_, test_bench::Error>(
+            all.find(|line| line.contains(&of_it))
+                .map(ToOwned::to_owned),
+        )
+    };
+    let is_told = async |name: &str, words: &str, why: &str| {
+        eventually(SOON, &format!("{name} is told"), async || {
+            let told = told(&space, name, "NotManaged").await?;
+            ensure!(told.len() == 1 && told[0].contains(words), "{told:?}");
+            let series = series(name).await?.unwrap_or_default();
+            ensure!(series.contains(why), "{series}");
+            Ok(())
+        })
+        .await
+    };
+    for (name, key, words, why) in [
+        (
+            "isuer",
+            "cert-renew.io/isuer",
+            "did you mean cert-renew.io/issuer?",
+            "no_issuer",
+        ),
+        (
+            "prefix",
+            "certrenew.io/issuer",
+            "did you mean cert-renew.io/issuer?",
+            "prefix",
+        ),
+    ] {
+        let secret = space.tls_secret(name, Some(&fresh), &[]).await?;
+        assert!(secret.metadata.annotations.unwrap_or_default().is_empty());
+        let class = operator.namespace();
+        annotate(
+            &space,
+            name,
+            json!({key: "pebble", "cert-renew.io/class": class}),
+        )
+        .await?;
+        is_told(name, words, why).await?;
+    }
+    // What is edited otherwise is no news, and nothing is written on it.
+    annotate(&space, "isuer", json!({"example.com/note": "edited"})).await?;
+    let class = operator.namespace().to_owned();
+    is_told("isuer", "did you mean cert-renew.io/issuer?", "no_issuer").await?;
+    assert_eq!(patches(&operator, &space, "isuer")?, 0);
+    // Others are left in peace.
+    space.tls_secret("bare", Some(&fresh), &[]).await?;
+    annotate(&space, "bare", json!({bare[0].0: bare[0].1})).await?;
+    // Mended, it counts no more.
+    let mended = json!({"cert-renew.io/issuer": "external", "cert-renew.io/class": class, "certrenew.io/issuer": null});
+    annotate(&space, "prefix", mended).await?;
+    rolled_out(&space, "prefix").await?;
+    assert_eq!(series("prefix").await?, None);
+    // An opt-in that is taken away while our annotations stand there.
+    annotate(&space, "prefix", json!({"cert-renew.io/issuer": null})).await?;
+    is_told("prefix", "not managed any more", "lost").await?;
+    // One that is lost with all annotations, as by kubectl replace.
+    space
+        .tls_secret("replaced", Some(&fresh), &[("issuer", "external")])
+        .await?;
+    let secret = rolled_out(&space, "replaced").await?;
+    let mut replaced = secret.clone();
+    replaced.metadata.annotations = None;
+    replaced.metadata.managed_fields = None;
+    space
+        .secrets()
+        .replace("replaced", &PostParams::default(), &replaced)
+        .await?;
+    is_told("replaced", "cert-renew.io/issuer=external", "lost").await?;
+    assert_eq!(told(&space, "bare", "NotManaged").await?.len(), 0);
+    assert_eq!(series("bare").await?, None);
+    // What still stands there is found again after a restart.
+    operator.restart().await?;
+    let again = async |name: &str| {
+        eventually(SOON, &format!("{name} counts again"), async || {
+            let metrics = operator.metrics().await?;
+            let of_it = format!("secret=\"{name}\",why=\"lost\"");
+            ensure!(metrics.contains(&of_it), "{of_it}");
+            Ok(())
+        })
+        .await
+    };
+    again("prefix").await
+}
+
+#[tokio::test]
+async fn what_an_annotation_names_and_does_not_exist_is_told_when_it_is_written() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "named", operator.namespace()).await?;
+    let fresh = pair(&["named.example"], FRESH)?;
+    let annotations = [
+        ("issuer", "external"),
+        ("workloads", "deployment/web, deployment/nosuch"),
+        ("verify", "nosuch:443"),
+        ("outputs", "keystore.p12=pkcs12"),
+        ("pkcs12-password-key", "nosuch-key"),
+    ];
+    space
+        .workload("Deployment", "web", Reference::Volume, "another")
+        .await?;
+    space.tls_secret("tls", Some(&fresh), &annotations).await?;
+    let words = ["deployment/nosuch", "nosuch:443", "nosuch-key"];
+    let secret = says(&space, "tls", PROBLEMS, |it| {
+        words.iter().all(|word| it.contains(word))
+    })
+    .await?;
+    let problems = annotation(&secret, PROBLEMS).unwrap_or_default().to_owned();
+    assert!(!problems.contains("deployment/web"), "{problems}");
+    for word in words {
+        eventually(SOON, &format!("{word} is told"), async || {
+            let events = space.events("tls").await?;
+            let of_it = events.iter().filter(|it| it.contains(word));
+            ensure!(of_it.count() == 1, "{events:#?}");
+            Ok(())
+        })
+        .await?;
+    }
+    // It blocks nothing, and ends when it is mended.
+    space.put("tls", &pair(&["named.example"], FRESH)?).await?;
+    rolled_out(&space, "tls").await?;
+    space
+        .workload("Deployment", "nosuch", Reference::Volume, "another")
+        .await?;
+    let mended = json!({"cert-renew.io/verify": null, "cert-renew.io/outputs": null});
+    annotate(&space, "tls", mended).await?;
+    eventually(SOON, "nothing is wrong any more", async || {
+        let secret = space.secrets().get("tls").await?;
+        ensure!(
+            annotation(&secret, PROBLEMS).is_none(),
+            "{:?}",
+            annotation(&secret, PROBLEMS)
+        );
+        Ok(())
+    })
+    .await
+}
+
+/// A halt says what to do then, on the Secret and in the Event.
+pub(crate) async fn is_halted(space: &Space, name: &str) -> Result<()> {
+    let event = propagation::told(space, name, "RolloutHalted").await?;
+    let resume = format!("cert-renew resume {}/{name}", space.name);
+    ensure!(event.contains(&resume), "{event}");
+    let secret = space.secrets().get(name).await?;
+    let line = annotation(&secret, STATE).unwrap_or_default();
+    ensure!(
+        line.starts_with("halted: deployment/") && line.ends_with(&resume),
+        "{line}"
+    );
+    Ok(())
+}

@@ -177,7 +177,7 @@ async fn a_renewal_and_what_holds_one_up_stand_in_the_line() -> Result<()> {
     assert_eq!(adopted.len(), 1, "{adopted:?}");
     // Young as it is, the next one is held.
     annotate(&space, "web", json!({"cert-renew.io/renew-now": "today"})).await?;
-    says(&space, "web", STATE, |it| it.starts_with("held until 20")).await?;
+    says(&space, "web", STATE, |it| it.starts_with("held: until 20")).await?;
     let written = patches(&operator, &space, "web")?;
     throughout(QUIET, "it is said once", async || {
         let now = patches(&operator, &space, "web")?;
@@ -195,7 +195,7 @@ async fn a_renewal_and_what_holds_one_up_stand_in_the_line() -> Result<()> {
         .tls_secret("gone", Some(&gone), &[("issuer", "pebble")])
         .await?;
     let secret = says(&space, "gone", STATE, |it| {
-        it.starts_with("failing: gone.line.example: ")
+        it.starts_with("renewal_failing: gone.line.example: ")
     })
     .await?;
     let line = annotation(&secret, STATE).unwrap_or_default();

@@ -5,13 +5,14 @@
 //! the next write. A line is written with writes that happen anyway; a date that moves is no reason to write.
 
 use crate::assess::Assessment;
-use crate::index::{Entry, Fault, Observed};
+use crate::index::Entry;
 use crate::schedule::due::{Due, Heed, Never, Reason};
 use crate::secret::SecretRef;
 use crate::secret::keys;
 use crate::secret::settings::{Blocks, Problem};
 use crate::secret::workload::RolloutMode;
 use crate::time::UnixTime;
+use crate::verdict::{State, unrolled};
 
 /// Longest line, in characters: `kubectl describe` cuts values at 140.
 const LONGEST: usize = 139;
@@ -24,27 +25,6 @@ const WELL: &str = "ok;";
 
 /// The line that a renewal writes; the rollout that follows writes the next one.
 pub const RENEWED: &str = "renewed; its workloads get the certificate now";
-
-/// What is known of a Secret.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// What the Secret says, as it is or as it will be after the write.
-    pub observed: Observed,
-    /// Why the last renewal failed or waits.
-    pub renewal_error: Option<Box<str>>,
-    /// Why the last rollout failed or waits.
-    pub rollout_error: Option<Box<str>>,
-    /// The last renewal failed, in contrast to one that is held back.
-    pub failed: bool,
-    /// When the next try begins.
-    pub retry_at: Option<UnixTime>,
-    /// Key and certificate do not belong together, or no server loads them.
-    pub pair_broken: bool,
-    /// The workload at which the rollout was halted.
-    pub halted_at: Option<String>,
-    /// The first problem of the annotations that blocks renewals, and the first that blocks rollouts.
-    pub blocked_by: [Option<String>; 2],
-}
 
 /// Whether a line is worth a write of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,17 +44,23 @@ pub struct StateLine {
     weight: Weight,
 }
 
+/// What is known of a Secret.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What the index knows, as it is or as it will be after the write.
+    pub entry: Entry,
+    /// The workload at which the rollout was halted.
+    pub halted_at: Option<String>,
+    /// The first problem of the annotations that blocks renewals, and the first that blocks rollouts.
+    pub blocked_by: [Option<String>; 2],
+}
+
 impl Facts {
-    /// What the index knows. `failed` tells a failed renewal from one that is held back.
+    /// What the index knows.
     #[must_use]
-    pub fn of(entry: &Entry, failed: bool) -> Self {
+    pub fn of(entry: Entry) -> Self {
         Self {
-            observed: entry.observed.clone(),
-            renewal_error: entry.renewal_error.clone(),
-            rollout_error: entry.rollout_error.clone(),
-            failed,
-            retry_at: Some(entry.renew_at).filter(|at| *at != UnixTime::NEVER),
-            pair_broken: entry.pair_broken,
+            entry,
             halted_at: None,
             blocked_by: [None, None],
         }
@@ -95,148 +81,159 @@ impl Facts {
         self
     }
 
-    fn rollout_due(&self) -> bool {
-        let Observed {
-            leaf, rolled_out, ..
-        } = &self.observed;
-        match (leaf, rolled_out) {
-            (Ok(leaf), Some(had)) => !had.is(leaf.fingerprint, leaf.with),
-            _ => false,
-        }
-    }
-
-    /// Why no renewal is possible, in words.
-    fn never(&self, never: Never) -> String {
-        let [by_problem, _] = &self.blocked_by;
-        if let Some(problem) = by_problem {
+    /// Why the renewal is blocked, in words.
+    fn blocked(&self) -> String {
+        let [by_issue, by_rollout] = &self.blocked_by;
+        let seen = &self.entry.observed;
+        if let Some(problem) = by_issue.as_ref().or(by_rollout.as_ref()) {
             return problem.clone();
         }
-        match never {
-            Never::UnknownIssuer => {
-                format!("issuer {:?} is not in the config", &*self.observed.issuer)
+        match seen.renewal {
+            Err(Never::UnknownIssuer) => {
+                format!("issuer {:?} is not in the config", &*seen.issuer)
             }
-            Never::NotAllowed => {
+            Err(Never::NotAllowed) => {
                 format!(
                     "the config does not allow these names to issuer {}",
-                    self.observed.issuer
+                    seen.issuer
                 )
             }
-            Never::NoNames => {
+            Err(Never::NoNames) => {
                 "the names to ask for are not known: set cert-renew.io/names".to_owned()
             }
-            Never::External | Never::Paused | Never::NotAnnotated => String::new(),
+            _ => format!("see {}", keys::PROBLEMS),
         }
+    }
+
+    /// When it is renewed, and what is said to that; empty where it is not.
+    fn next_try(&self, now: UnixTime) -> String {
+        let later = Some(self.entry.renew_at).filter(|at| *at != UnixTime::NEVER);
+        let later = later.filter(|at| at.since(now).as_secs() >= 60);
+        later.map_or_else(String::new, |at| format!("; next try {}", minute(at)))
     }
 }
 
-/// The line of a Secret at `now`.
+/// The line of a Secret at `now`: its [`State`], and why.
 #[must_use]
 pub fn line(now: UnixTime, key: &SecretRef, facts: &Facts) -> StateLine {
-    let Observed {
-        leaf,
-        window,
-        rollout_blocked,
-        halted,
-        ..
-    } = &facts.observed;
-    let (leaf, renewal) = (*leaf, facts.observed.due());
-    let due = renewal.is_ok_and(|due| due.at <= now);
-    let shut = window.filter(|opens| *opens > now);
-    let rolls = facts.rollout_due();
-    let [no_renewal, no_rollout] = &facts.blocked_by;
-    let expired = leaf.ok().filter(|leaf| leaf.not_after < now);
-    let before = expired.map_or_else(String::new, |leaf| {
-        format!("expired {}; ", minute(leaf.not_after))
-    });
+    let entry = &facts.entry;
+    let seen = &entry.observed;
+    let state = State::of(entry, now);
+    let word = state.as_str();
+    let ends = |before: &str| {
+        { seen.leaf.ok() }.map_or_else(String::new, |leaf| {
+            format!("{before}{}", minute(leaf.not_after))
+        })
+    };
+    let error = |error: &Option<Box<str>>, otherwise: &str| {
+        error.as_deref().unwrap_or(otherwise).to_owned()
+    };
     let stays =
-        |text: &str, end: &str| StateLine::new(&format!("{before}{text}"), end, Weight::Stays);
-    if due && let Some(error) = &facts.renewal_error {
-        let later = facts.retry_at.filter(|at| at.since(now).as_secs() >= 60);
-        let at = later.map(minute);
-        return match (facts.failed, at) {
-            (true, Some(at)) => stays(&format!("failing: {error}"), &format!("; next try {at}")),
-            (true, None) => stays(&format!("failing: {error}"), ""),
-            (false, Some(at)) => stays(&format!("held until {at}: {error}"), ""),
-            (false, None) => stays(&format!("waits: {error}"), ""),
-        };
-    }
-    match renewal {
-        Err(never @ (Never::NoNames | Never::UnknownIssuer | Never::NotAllowed)) => {
-            return stays(&format!("blocked: {}", facts.never(never)), "");
-        }
-        Err(Never::Paused) => return stays("paused", &ends(leaf.ok().map(|it| it.not_after))),
-        _ => {}
-    }
-    if leaf == Err(Fault::Unreadable) && !due {
-        return stays("unreadable: what is in it is no certificate", "");
-    }
-    if facts.pair_broken {
-        let why = facts
-            .rollout_error
-            .as_deref()
-            .unwrap_or("servers cannot load the pair");
-        return stays(&format!("broken: {why}"), "");
-    }
-    if *halted && rolls {
-        let workload = facts.halted_at.as_deref().unwrap_or("a workload");
-        let text = format!("halted: {workload} did not take the certificate up");
-        return stays(&text, &format!("; then: cert-renew resume {key}"));
-    }
-    if let (Ok(due), Some(problem)) = (renewal, no_renewal) {
-        return stays(&format!("blocked until {}: {problem}", minute(due.at)), "");
-    }
-    if rolls && let Some(problem) = no_rollout {
-        return stays(&format!("workloads are not restarted: {problem}"), "");
-    }
-    if rolls && *rollout_blocked {
-        return stays("workloads are not restarted: cert-renew.io/paused", "");
-    }
-    if let Some(opens) = shut.filter(|_| due || rolls) {
-        let what = if due {
-            "renewal"
-        } else {
-            "restart of workloads"
-        };
-        return stays(
-            &format!("{what} waits for the change window"),
-            &format!("; opens {}", minute(opens)),
-        );
-    }
-    if rolls && let Some(error) = &facts.rollout_error {
-        return stays(&format!("not restarted: {error}"), "");
-    }
-    match renewal {
-        Ok(due) if due.at <= now => {
-            let why = in_words(due.reason);
-            StateLine::new(
-                &format!("{before}renewal begins: {why}"),
+        |why: &str, end: &str| StateLine::new(&format!("{word}: {why}"), end, Weight::Stays);
+    let renewal_error = || error(&entry.renewal_error, "it is not renewed in time");
+    match state {
+        State::Expired if entry.renewal_error.is_some() => stays(
+            &format!("{}{}", ends(""), format_args!("; {}", renewal_error())),
+            &facts.next_try(now),
+        ),
+        State::Expired => stays(&format!("{}; {}", ends(""), renewal(facts, now)), ""),
+        State::RenewalFailing => stays(&renewal_error(), &facts.next_try(now)),
+        State::Held => {
+            let until = entry.held_until(now).map_or_else(String::new, minute);
+            stays(
+                &format!("until {until}: the certificate is younger than a tenth of its lifetime"),
                 "",
-                Weight::Passing,
             )
         }
-        _ if rolls => StateLine::new(RENEWED, "", Weight::Passing),
-        Ok(due) => well(
-            facts,
-            &format!("renews {} {}", minute(due.at), by(due, facts.observed.heed)),
-        ),
-        Err(_) if expired.is_some() => stays("renewed by another program, if at all", ""),
-        Err(_) => well(
-            facts,
-            &format!(
-                "renewed by another program{}",
-                ends(leaf.ok().map(|it| it.not_after))
+        State::Blocked => match seen.due() {
+            Ok(due) if due.at > now => stays(
+                &format!("until {}: {}", minute(due.at), facts.blocked()),
+                "",
             ),
+            _ => stays(&facts.blocked(), ""),
+        },
+        State::Unreadable => stays("what is in it is no certificate", ""),
+        State::PairBroken => stays(
+            &error(&entry.rollout_error, "servers cannot load the pair"),
+            "",
         ),
+        State::Expiring => stays(
+            &format!("{}{}", ends("ends "), "; nobody here renews it"),
+            "",
+        ),
+        State::RolloutFailing if seen.halted => {
+            let workload = facts.halted_at.as_deref().unwrap_or("a workload");
+            stays(
+                &format!("halted: {workload} did not take the certificate up"),
+                &format!("; then: cert-renew resume {key}"),
+            )
+        }
+        State::RolloutFailing => stays(&error(&entry.rollout_error, "see its Events"), ""),
+        State::Paused => stays(
+            &format!("by cert-renew.io/paused or the config{}", ends("; ends ")),
+            "",
+        ),
+        State::Absent | State::Due if seen.renewal.is_ok() => due(facts, now, word),
+        State::Absent | State::Due => stays(&renewal(facts, now), ""),
+        State::Ok => healthy(facts, now),
     }
 }
 
-fn well(facts: &Facts, text: &str) -> StateLine {
-    let end = if facts.observed.problems > 0 {
-        format!("; see {}", keys::PROBLEMS)
-    } else {
-        String::new()
+/// The line of a Secret that is due.
+fn due(facts: &Facts, now: UnixTime, word: &str) -> StateLine {
+    let seen = &facts.entry.observed;
+    if let Some(opens) = seen.window.filter(|opens| *opens > now) {
+        let text = format!("{word}: the renewal waits for the change window");
+        return StateLine::new(&text, &format!("; opens {}", minute(opens)), Weight::Stays);
+    }
+    StateLine::new(
+        &format!("{word}: {}", renewal(facts, now)),
+        "",
+        Weight::Passing,
+    )
+}
+
+/// Whether and when it is renewed.
+fn renewal(facts: &Facts, now: UnixTime) -> String {
+    match facts.entry.observed.due() {
+        Ok(due) if due.at <= now => format!("renewal begins: {}", in_words(due.reason)),
+        Ok(due) => format!(
+            "renews {} {}",
+            minute(due.at),
+            by(due, facts.entry.observed.heed)
+        ),
+        Err(Never::External) => "renewed by another program, if at all".to_owned(),
+        Err(Never::Paused) => "cert-renew.io/paused is set".to_owned(),
+        Err(_) => facts.blocked(),
+    }
+}
+
+/// The line of a Secret whose certificate is well.
+fn healthy(facts: &Facts, now: UnixTime) -> StateLine {
+    let seen = &facts.entry.observed;
+    if unrolled(&facts.entry) {
+        let waits = |why: &str, end: &str| {
+            StateLine::new(
+                &format!("{WELL} restart of workloads waits for {why}"),
+                end,
+                Weight::Stays,
+            )
+        };
+        return match seen.window.filter(|opens| *opens > now) {
+            Some(opens) => waits("the change window", &format!("; opens {}", minute(opens))),
+            None if seen.rollout_blocked => waits("cert-renew.io/paused", ""),
+            None => StateLine::new(RENEWED, "", Weight::Passing),
+        };
+    }
+    let mut end = match (seen.due(), seen.leaf) {
+        (Err(Never::External), Ok(leaf)) => format!("; ends {}", minute(leaf.not_after)),
+        _ => String::new(),
     };
-    StateLine::new(&format!("{WELL} {text}"), &end, Weight::Well)
+    if seen.problems > 0 {
+        end += &format!("; see {}", keys::PROBLEMS);
+    }
+    let text = format!("{WELL} {}", renewal(facts, now));
+    StateLine::new(&text, &end, Weight::Well)
 }
 
 fn ends(not_after: Option<UnixTime>) -> String {
@@ -404,55 +401,22 @@ fn restarts(assessment: &Assessment, workloads: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::certificate::Fingerprint;
-    use crate::index::LeafFacts;
+    use crate::index::{Fault, Index, LeafFacts, Source};
     use crate::schedule::due::{AT_ONCE, Suggestion};
-    use crate::secret::parts::ChainAndCa;
     use crate::secret::state::RolledOut;
+    use crate::testing::entries::{self, NOW};
 
-    const NOW: UnixTime = UnixTime(1_700_000_000);
-    const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_secs(86_400);
 
+    /// A certificate of ninety days, thirty of them past, which its workloads have.
     fn facts() -> Facts {
-        let leaf = LeafFacts {
-            fingerprint: Fingerprint([2; 32]),
-            not_before: NOW - DAY,
-            not_after: NOW + DAY * 89,
-            with: ChainAndCa::NONE,
-        };
-        let observed = Observed {
-            uid: "u".into(),
-            resource_version: "1".into(),
-            issuer: "le".into(),
-            leaf: Ok(leaf),
-            rolled_out: Some(leaf.held()),
-            renewal: Ok(Due {
-                at: NOW + DAY * 59,
-                reason: Reason::Lifetime,
-            }),
-            heed: Heed::Any,
-            suggestion: Suggestion::None,
-            window: None,
-            wish: None,
-            account: 0.into(),
-            rollout_blocked: false,
-            copied_record: false,
-            halted: false,
-            renewed: None,
-            problems: 0,
-            problem_texts: 0,
-        };
-        Facts {
-            observed,
-            renewal_error: None,
-            rollout_error: None,
-            failed: false,
-            retry_at: None,
-            pair_broken: false,
-            halted_at: None,
-            blocked_by: [None, None],
-        }
+        let mut index = Index::default();
+        let observed = entries::healthy();
+        index.apply(NOW, &key(), observed, Source(0), Duration::ZERO, None);
+        Facts::of(index.get(&key()).unwrap())
     }
 
     fn key() -> SecretRef {
@@ -468,15 +432,21 @@ mod tests {
         line(NOW, &key(), &facts)
     }
 
-    fn due(facts: &mut Facts) {
-        facts.observed.renewal = Ok(Due {
+    fn is_due(facts: &mut Facts) {
+        facts.entry.observed.renewal = Ok(Due {
             at: AT_ONCE,
             reason: Reason::MissingName,
         });
     }
 
-    fn unrolled(facts: &mut Facts) {
-        facts.observed.rolled_out = Some(RolledOut::None);
+    fn fails(facts: &mut Facts, error: &str) {
+        is_due(facts);
+        facts.entry.renewal_error = Some(error.into());
+        facts.entry.renew_at = NOW + DAY;
+    }
+
+    fn is_unrolled(facts: &mut Facts) {
+        facts.entry.observed.rolled_out = Some(RolledOut::None);
     }
 
     /// Changes a fact.
@@ -484,122 +454,135 @@ mod tests {
 
     #[test]
     fn each_state_is_said_in_short_with_its_cause() {
-        let cases: [(Change, &str, bool); 18] = [
+        let cases: [(Change, &str, bool); 20] = [
             (
                 |_| {},
-                "ok; renews 2024-01-12T22:13Z by its lifetime",
+                "ok; renews 2023-12-14T22:13Z by its lifetime",
                 false,
             ),
             (
-                |it| it.observed.heed = Heed::Past,
-                "ok; renews 2024-01-12T22:13Z by renew-before",
+                |it| it.entry.observed.heed = Heed::Past,
+                "ok; renews 2023-12-14T22:13Z by renew-before",
                 false,
             ),
             (
-                |it| it.observed.suggestion = Suggestion::At(NOW + DAY * 10),
+                |it| it.entry.observed.suggestion = Suggestion::At(NOW + DAY * 10),
                 "ok; renews 2023-11-24T22:13Z by the CA's window",
                 false,
             ),
             (
-                |it| it.observed.problems = 1,
-                "ok; renews 2024-01-12T22:13Z by its lifetime; see state.cert-renew.io/problems",
+                |it| it.entry.observed.problems = 1,
+                "ok; renews 2023-12-14T22:13Z by its lifetime; see state.cert-renew.io/problems",
                 false,
             ),
             (
-                |it| it.observed.renewal = Err(Never::External),
-                "ok; renewed by another program; ends 2024-02-11T22:13Z",
+                |it| it.entry.observed.renewal = Err(Never::External),
+                "ok; renewed by another program, if at all; ends 2024-01-13T22:13Z",
                 false,
             ),
             (
-                due,
-                "renewal begins: the certificate lacks one of the names",
+                is_due,
+                "due: renewal begins: the certificate lacks one of the names",
                 false,
             ),
             (
                 |it| {
-                    due(it);
-                    it.renewal_error = Some("the CA says no".into());
-                    (it.failed, it.retry_at) = (true, Some(NOW + DAY));
+                    is_due(it);
+                    it.entry.observed.window = Some(NOW + DAY);
                 },
-                "failing: the CA says no; next try 2023-11-15T22:13Z",
+                "due: the renewal waits for the change window; opens 2023-11-15T22:13Z",
+                true,
+            ),
+            (
+                |it| fails(it, "the CA says no"),
+                "renewal_failing: the CA says no; next try 2023-11-15T22:13Z",
                 true,
             ),
             (
                 |it| {
-                    due(it);
-                    it.renewal_error = Some("too young".into());
-                    it.retry_at = Some(NOW + DAY);
+                    fails(it, "too young");
+                    it.entry.observed.held_until = Some(NOW + DAY);
                 },
-                "held until 2023-11-15T22:13Z: too young",
+                "held: until 2023-11-15T22:13Z: the certificate is younger than a tenth of its lifetime",
+                true,
+            ),
+            (
+                |it| it.entry.observed.renewal = Err(Never::UnknownIssuer),
+                "blocked: issuer \"letsencrypt\" is not in the config",
                 true,
             ),
             (
                 |it| {
-                    due(it);
-                    it.renewal_error = Some("the record is not there".into());
-                    it.retry_at = Some(NOW + DAY / 86_400);
-                },
-                "waits: the record is not there",
-                true,
-            ),
-            (
-                |it| it.observed.renewal = Err(Never::UnknownIssuer),
-                "blocked: issuer \"le\" is not in the config",
-                true,
-            ),
-            (
-                |it| {
-                    it.observed.renewal = Err(Never::NotAllowed);
+                    it.entry.observed.renewal = Err(Never::NotAllowed);
                     it.blocked_by[0] = Some("cert-renew.io/names: no".into());
                 },
                 "blocked: cert-renew.io/names: no",
                 true,
             ),
             (
-                |it| it.blocked_by[0] = Some("cert-renew.io/names: no".into()),
-                "blocked until 2024-01-12T22:13Z: cert-renew.io/names: no",
-                true,
-            ),
-            (
-                |it| it.observed.renewal = Err(Never::Paused),
-                "paused; ends 2024-02-11T22:13Z",
-                true,
-            ),
-            (unrolled, RENEWED, false),
-            (
                 |it| {
-                    unrolled(it);
-                    it.observed.window = Some(NOW + DAY);
+                    it.entry.observed.blocked = Blocks::Issue;
+                    it.blocked_by[0] = Some("cert-renew.io/names: no".into());
                 },
-                "restart of workloads waits for the change window; opens 2023-11-15T22:13Z",
+                "blocked: until 2023-12-14T22:13Z: cert-renew.io/names: no",
+                true,
+            ),
+            (
+                |it| it.entry.observed.leaf = Err(Fault::Unreadable),
+                "unreadable: what is in it is no certificate",
                 true,
             ),
             (
                 |it| {
-                    unrolled(it);
-                    it.observed.halted = true;
+                    it.entry.pair_broken = true;
+                    it.entry.rollout_error = Some("the key is another's".into());
+                },
+                "pair_broken: the key is another's",
+                true,
+            ),
+            (
+                |it| it.entry.observed.renewal = Err(Never::Paused),
+                "paused: by cert-renew.io/paused or the config; ends 2024-01-13T22:13Z",
+                true,
+            ),
+            (is_unrolled, RENEWED, false),
+            (
+                |it| {
+                    is_unrolled(it);
+                    it.entry.observed.window = Some(NOW + DAY);
+                },
+                "ok; restart of workloads waits for the change window; opens 2023-11-15T22:13Z",
+                true,
+            ),
+            (
+                |it| {
+                    is_unrolled(it);
+                    it.entry.observed.halted = true;
                     it.halted_at = Some("deployment/web".into());
                 },
-                "halted: deployment/web did not take the certificate up; then: cert-renew resume shop/tls",
+                "rollout_failing: halted: deployment/web did not take the certificate up; then: cert-renew resume shop/tls",
                 true,
             ),
             (
                 |it| {
-                    unrolled(it);
-                    it.rollout_error = Some("deployment/web is paused".into());
+                    is_unrolled(it);
+                    it.entry.rollout_error = Some("deployment/web is paused".into());
                 },
-                "not restarted: deployment/web is paused",
+                "rollout_failing: deployment/web is paused",
                 true,
             ),
             (
                 |it| {
-                    it.observed.renewal = Err(Never::External);
-                    let leaf = it.observed.leaf.unwrap();
+                    it.entry.observed.renewal = Err(Never::External);
                     let not_after = NOW - DAY;
-                    it.observed.leaf = Ok(LeafFacts { not_after, ..leaf });
-                    it.observed.rolled_out = Some(it.observed.leaf.unwrap().held());
+                    let leaf = LeafFacts {
+                        not_after,
+                        ..it.entry.observed.leaf.unwrap()
+                    };
+                    it.entry.observed.leaf = Ok(leaf);
+                    it.entry.observed.rolled_out = Some(leaf.held());
                 },
-                "expired 2023-11-13T22:13Z; renewed by another program, if at all",
+                "expired: 2023-11-13T22:13Z; renewed by another program, if at all",
                 true,
             ),
         ];
@@ -612,12 +595,22 @@ mod tests {
     }
 
     #[test]
+    fn the_first_word_is_the_state_that_everybody_shows() {
+        let index = entries::index();
+        for (row, entry) in index.iter() {
+            let key = index.key_of(row).unwrap();
+            let state = State::of(&entry, NOW).as_str();
+            let line = line(NOW, &key, &Facts::of(entry));
+            let first = line.text().split([':', ';']).next().unwrap();
+            let passing = line.text() == RENEWED;
+            assert!(first == state || passing, "{key}: {state}, {}", line.text());
+            assert!(line.text().chars().count() <= LONGEST, "{}", line.text());
+        }
+    }
+
+    #[test]
     fn a_long_cause_is_cut_and_the_way_out_stays() {
-        let line = said(|it| {
-            due(it);
-            it.renewal_error = Some("ä\n".repeat(500).into());
-            (it.failed, it.retry_at) = (true, Some(NOW + DAY));
-        });
+        let line = said(|it| fails(it, &"ä\n".repeat(500)));
         assert_eq!(line.text().chars().count(), LONGEST);
         assert!(
             line.text().ends_with("…; next try 2023-11-15T22:13Z"),
@@ -629,23 +622,22 @@ mod tests {
 
     #[test]
     fn a_date_is_no_news_and_another_cause_is() {
-        let held = |at: UnixTime, why: &'static str| {
+        let fails_at = |at: UnixTime, why: &'static str| {
             said(move |it| {
-                due(it);
-                it.renewal_error = Some(why.into());
-                it.retry_at = Some(at);
+                fails(it, why);
+                it.entry.renew_at = at;
             })
         };
-        let written = held(NOW + DAY, "too young").text().to_owned();
-        assert!(!held(NOW + DAY * 2, "too young").is_news(Some(&written)));
-        assert!(held(NOW + DAY, "too many").is_news(Some(&written)));
+        let written = fails_at(NOW + DAY, "too young").text().to_owned();
+        assert!(!fails_at(NOW + DAY * 2, "too young").is_news(Some(&written)));
+        assert!(fails_at(NOW + DAY, "too many").is_news(Some(&written)));
         // What is well again is told, and a healthy Secret without a line waits for its next write.
         assert!(said(|_| {}).is_news(Some(&written)));
         assert!(!said(|_| {}).is_news(None));
         assert!(!said(|_| {}).is_news(Some("ok; renews 2020-01-01T00:00Z by the CA's window")));
         // Work that is under way writes its own end.
-        assert!(!said(due).is_news(Some(&written)));
-        assert!(!said(unrolled).is_news(None));
+        assert!(!said(is_due).is_news(Some(&written)));
+        assert!(!said(is_unrolled).is_news(None));
     }
 
     #[test]

@@ -166,9 +166,7 @@ impl Context {
     /// What is known of a Secret, for its line.
     #[must_use]
     pub fn facts(&self, key: &SecretRef) -> Option<Facts> {
-        let entry = self.entry(key)?;
-        let failed = self.failures(&entry.observed) > 0;
-        Some(Facts::of(&entry, failed))
+        self.entry(key).map(Facts::of)
     }
 
     /// The annotation with the line of a Secret, by what is known of it and what is about to be written.

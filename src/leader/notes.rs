@@ -181,7 +181,7 @@ fn outdated(
     found: &[(Reason, Problem)],
 ) -> Vec<(&'static str, Option<String>)> {
     let head = &secret.head;
-    facts.observed = assessment.observed(head.uid(), head.resource_version());
+    facts.entry.observed = assessment.observed(head.uid(), head.resource_version());
     let line = state_line::line(now, key, &facts.judged(assessment));
     let all = assessment
         .problems

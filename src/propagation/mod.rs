@@ -338,7 +338,7 @@ async fn conclude(rolled: &Rolled<'_>, outcome: Outcome, changed: watch::Receive
             );
             let mut written = vec![(keys::USED_BY, rolled.used_by(now, Some(&workload), None))];
             written.extend(context.state_note(key, |facts| {
-                facts.observed.halted = true;
+                facts.entry.observed.halted = true;
                 facts.halted_at = Some(workload.to_string());
             }));
             written.push((keys::ROLLOUT_HALTED, Some(halt(workload).to_string())));
@@ -403,7 +403,7 @@ async fn incomplete(
     if !rolled.knows(lacking) {
         let mut written = vec![(keys::USED_BY, rolled.used_by(now, None, None))];
         let error = || Some(note.as_str().into());
-        written.extend(context.state_note(key, |facts| facts.rollout_error = error()));
+        written.extend(context.state_note(key, |facts| facts.entry.rollout_error = error()));
         match write(rolled, written).await {
             Ok(()) => {}
             Err(cluster::Error::NotFound { .. }) => return Finished::Wrote,

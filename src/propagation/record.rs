@@ -153,9 +153,9 @@ pub(super) async fn record(
 
 /// The facts after the workloads were recorded to have this.
 pub(super) fn has(facts: &mut Facts, value: RolledOut) {
-    facts.observed.rolled_out = Some(value);
-    facts.observed.halted = false;
-    facts.rollout_error = None;
+    facts.entry.observed.rolled_out = Some(value);
+    facts.entry.observed.halted = false;
+    facts.entry.rollout_error = None;
 }
 
 pub(super) fn value_of(request: &Request) -> RolledOut {

@@ -426,8 +426,8 @@ async fn inscribe(context: &Context, key: &SecretRef, uid: &str, text: &str, ret
             (keys::RETRY_AT, Some(retry_at.to_string())),
         ];
         annotations.extend(context.state_note(key, |facts| {
-            facts.renewal_error = Some(text.into());
-            facts.retry_at = Some(retry_at);
+            facts.entry.renewal_error = Some(text.into());
+            facts.entry.renew_at = retry_at;
         }));
         let changes = Changes {
             annotations,

@@ -20,7 +20,7 @@ use crate::process::write_gate::WriteGate;
 pub(super) enum Command {
     /// Show an issuer's account; its key is not shown
     Show(Show),
-    /// Take an issuer's account to a new key; a running operator goes on with it
+    /// Change the key of an issuer's account; a running operator takes the new one
     Rollover(Rollover),
 }
 

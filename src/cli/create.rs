@@ -101,7 +101,7 @@ pub(super) fn run(args: Args) -> CommandResult {
             Some(Format::Json) => print!("{}", printed(&secret, Output::Json)?),
             Some(Format::Yaml) => print!("{}", printed(&secret, Output::Yaml)?),
             None if args.dry_run == DryRun::None => {
-                println!("{place}: made, for {}", list.join(","))
+                println!("{place}: made, for {}", list.join(","));
             }
             None => println!("{place}: would be made, for {} (dry run)", list.join(",")),
         }

@@ -16,10 +16,10 @@ pub(super) const CONNECTION: &str = "Connection options";
 /// Which cluster is asked, and as whom. Without any of it: as kubectl would.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Way {
-    /// The kubeconfig file; otherwise $KUBECONFIG, ~/.kube/config, or the pod's own account
+    /// The kubeconfig file; by default $KUBECONFIG, ~/.kube/config, or the pod's own account
     #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig; otherwise the current one
+    /// The context of the kubeconfig; by default the current one
     #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
     context: Option<String>,
     /// Act as this user; needs the right to impersonate
@@ -53,7 +53,7 @@ impl Way {
 /// A way, and one namespace at its end.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Place {
-    /// Namespace; that of the context otherwise
+    /// The namespace; by default that of the context
     #[arg(short, long)]
     namespace: Option<String>,
     #[command(flatten)]
@@ -111,7 +111,7 @@ impl Place {
 /// A place, or everywhere.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Scope {
-    /// All namespaces
+    /// Look in all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
     #[command(flatten)]

@@ -47,9 +47,9 @@ enum Command {
     Status(status::Args),
     /// Show all that is known of one Secret, its last Events, and the next thing to do
     Describe(describe::Args),
-    /// Read certificates or manifests and say what is wrong with them
+    /// Find what is wrong with certificates, keys and manifests
     Check(check::Args),
-    /// Show what would be renewed when, and which workloads would roll; change nothing
+    /// Show what would be renewed when, and which workloads would restart; change nothing
     Plan(plan::Args),
     /// Ask for new certificates now, within the limits of the CA
     Renew(renew::Args),
@@ -63,7 +63,7 @@ enum Command {
     Adopt(adopt::Args),
     /// Show which names a namespace may ask which issuer for
     Names(names::Args),
-    /// Look at the account at a CA, or change its key
+    /// Show the account at a CA, or change its key
     #[command(subcommand)]
     Account(account::Command),
     /// Look at a config file

@@ -34,10 +34,10 @@ pub(super) struct Args {
     /// Revoke without asking
     #[arg(short, long)]
     yes: bool,
-    /// Why, in the words of RFC 5280
+    /// The reason, in the words of RFC 5280
     #[arg(long, value_enum, default_value_t = Reason::Unspecified)]
     reason: Reason,
-    /// The issuer whose account revokes; else the one that the Secret says it was issued by
+    /// The issuer whose account revokes it; by default the one that issued it, as the Secret says
     #[arg(long)]
     issuer: Option<String>,
     #[command(flatten)]
@@ -132,7 +132,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         match replaced {
             Ok(()) => println!("{namespace}/{name}: a new key and certificate are asked for"),
             Err(why) => {
-                println!("{namespace}/{name}: NO new key and certificate will be made: {why}")
+                println!("{namespace}/{name}: NO new key and certificate will be made: {why}");
             }
         }
         revoked.map_err(|why| {

@@ -306,6 +306,7 @@ impl Config {
                 ["example.com", "example.net", "example.org"].contains(&domain)
             };
             if let Some(contact) = issuer.contact.iter().find(example) {
+                let contact = contact.trim_start_matches("mailto:");
                 notes.push(format!(
                     "issuers.{name}.contact: {contact} is the address of an example, which Let's Encrypt refuses: write \
                      yours, or none"

@@ -47,7 +47,7 @@ const CERTIFICATE_NAME: &str = "cert-manager.io/certificate-name";
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
-    /// Who has renewed until now
+    /// The tool that has renewed them until now
     #[arg(long, value_enum)]
     from: From,
     /// The issuer that takes over: OURS for all, or THEIRS=OURS for one of theirs; may be repeated
@@ -56,7 +56,7 @@ pub(super) struct Args {
     /// The class of the installation that renews them, where the cluster has several
     #[arg(long)]
     class: Option<String>,
-    /// Do it; without this, it is only said what would be done
+    /// Do it; without this, only what would be done is printed
     #[arg(long)]
     apply: bool,
     #[command(flatten)]
@@ -113,7 +113,7 @@ pub(super) fn adopt(args: Args) -> CommandResult {
         match (adoptions.len(), args.apply) {
             (0, _) => match namespace {
                 Some(namespace) => {
-                    println!("Nothing to adopt in namespace {namespace}; -A looks in all.")
+                    println!("Nothing to adopt in namespace {namespace}; -A looks in all.");
                 }
                 None => println!("Nothing to adopt."),
             },

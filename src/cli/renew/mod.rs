@@ -51,7 +51,7 @@ pub(super) struct Args {
     all: bool,
     #[command(flatten)]
     scope: Scope,
-    /// Ask although the certificate is younger than a tenth of its lifetime; it counts against the CA's limits
+    /// Renew even if the certificate is younger than a tenth of its lifetime; this counts against the CA's limits
     #[arg(long)]
     force: bool,
     /// Wait until the workloads have the new certificate

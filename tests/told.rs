@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
+use crate::install::kubectl;
 use crate::propagation;
 use crate::renewal::{SOON, annotation, options, overdue, renewed, rolled_out};
 
@@ -227,7 +228,8 @@ async fn what_seems_to_be_meant_and_is_not_managed_is_told_once_and_counted() ->
     let is_told = async |name: &str, words: &str, why: &str| {
         eventually(SOON, &format!("{name} is told"), async || {
             let told = told(&space, name, "NotManaged").await?;
-            ensure!(told.len() == 1 && told[0].contains(words), "{told:?}");
+            let of_it = told.iter().filter(|it| it.contains(words));
+            ensure!(of_it.count() == 1, "{told:?}");
             let series = series(name).await?.unwrap_or_default();
             ensure!(series.contains(why), "{series}");
             Ok(())
@@ -368,5 +370,51 @@ pub(crate) async fn is_halted(space: &Space, name: &str) -> Result<()> {
         line.starts_with("halted: deployment/") && line.ends_with(&resume),
         "{line}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_that_admission_denies_is_not_called_a_missing_role() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "denied", operator.namespace()).await?;
+    let name = &space.name;
+    let policy = format!(
+        "apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {{name: {name}}}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}
+    resourceRules:
+      - {{apiGroups: [\"\"], apiVersions: [v1], resources: [secrets], operations: [UPDATE]}}
+  validations:
+    - {{expression: \"false\", reason: Forbidden, message: nobody writes here}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {{name: {name}}}
+spec: {{policyName: {name}, validationActions: [Deny]}}
+"
+    );
+    kubectl(bench, "apply -f -", &policy)?;
+    space.tls_secret("other", None, &[]).await?;
+    eventually(SOON, "the policy is in force", async || {
+        let edited = annotate(&space, "other", json!({"example.com/note": "edited"})).await;
+        ensure!(edited.is_err(), "it is not yet");
+        Ok(())
+    })
+    .await?;
+    let old = pair(&["denied.example"], OLD)?;
+    space
+        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    let event = propagation::told(&space, "tls", "RenewalFailed").await?;
+    assert!(event.contains("denied, not for lack of a right"), "{event}");
+    assert!(event.contains("nobody writes here"), "{event}");
+    assert!(!event.contains("rbac/"), "{event}");
+    let policies = "validatingadmissionpolicybinding,validatingadmissionpolicy";
+    kubectl(bench, &format!("delete {policies} {name}"), "")?;
     Ok(())
 }

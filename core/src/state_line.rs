@@ -108,7 +108,7 @@ impl Facts {
     /// When it is renewed, and what is said to that; empty where it is not.
     fn next_try(&self, now: UnixTime) -> String {
         let later = Some(self.entry.renew_at).filter(|at| *at != UnixTime::NEVER);
-        let later = later.filter(|at| at.since(now).as_secs() >= 60);
+        let later = later.filter(|at| *at > now);
         later.map_or_else(String::new, |at| format!("; next try {}", minute(at)))
     }
 }

@@ -252,12 +252,7 @@ fn cause_first(detail: &str) -> Cow<'_, str> {
 
 fn without(detail: &str, url: &str) -> String {
     let quoted = format!("\"{url}\"");
-    let whole = if detail.contains(&quoted) {
-        &quoted
-    } else {
-        url
-    };
-    detail.replacen(whole, "it", 1)
+    detail.replace(&quoted, "it").replace(url, "it")
 }
 
 /// The URL of an HTTP-01 challenge in a text.
@@ -368,6 +363,10 @@ mod tests {
                 format!(
                     "a.example: Get it: dial tcp: connection refused (unauthorized; it: {url})"
                 ),
+            ),
+            (
+                format!("Get \"{url}\": could not resolve URL \"{url}\""),
+                format!("a.example: Get it: could not resolve URL it (unauthorized; it: {url})"),
             ),
             (
                 format!("10.0.0.1: Invalid response from {url}: 404"),

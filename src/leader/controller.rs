@@ -23,8 +23,9 @@ use cert_renew_core::index::{Change, Entry, Index, Observed, Shown, Source, Stuc
 use cert_renew_core::schedule::due::Never;
 use cert_renew_core::secret::compact::Uid;
 use cert_renew_core::secret::settings::Problem;
+use cert_renew_core::secret::stray::{self, Stray, Why};
 use cert_renew_core::secret::thin::ThinSecret;
-use cert_renew_core::secret::{SecretRef, keys, stray};
+use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::{BootTime, UnixTime, jump};
 use futures::StreamExt;
@@ -520,13 +521,13 @@ impl Controller {
         let before = self.index().get(key).map(|entry| entry.observed);
         let was_ours = before
             .filter(|it| it.uid == Uid::from(head.uid()) && it.renewal != Err(Never::NotAnnotated));
-        match was_ours {
-            Some(before)
-                if stray.is_none() && !head.deleting && head.annotation(keys::ISSUER).is_none() =>
-            {
-                let marked = head.annotations().is_some();
-                let lost = stray::lost(key, Some(&before.issuer), marked);
-                self.strays.lost(key, head.uid(), lost, source);
+        let names_issuer = head.annotation(keys::ISSUER).is_some();
+        let lost = { was_ours.filter(|_| !head.deleting && !names_issuer) }
+            .map(|it| stray::lost(key, Some(&it.issuer), head.annotations().is_some()));
+        match (lost, &stray) {
+            (Some(lost), None) => self.strays.lost(key, head.uid(), lost, source),
+            (Some(lost), Some(Stray { why: Why::Lost, .. })) => {
+                self.strays.see(key, head.uid(), Some(lost), source);
             }
             _ => self.strays.see(key, head.uid(), stray, source),
         }

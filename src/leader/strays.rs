@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cert_renew_core::index::Source;
 use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::stray::Stray;
+use cert_renew_core::secret::stray::{Stray, Why};
 use cert_renew_core::time::UnixTime;
 
 use crate::telemetry::metrics::Metrics;
@@ -95,7 +95,12 @@ impl Strays {
         until: Option<UnixTime>,
     ) {
         let before = self.known.get(key);
-        let told = before.is_some_and(|it| it.told && it.stray == stray && *it.uid == *uid);
+        // The text of a lost one says who issued it only as long as that is known.
+        let is_told = |it: &Known| {
+            let same = it.stray == stray || (it.stray.why, stray.why) == (Why::Lost, Why::Lost);
+            it.told && same && *it.uid == *uid
+        };
+        let told = before.is_some_and(is_told);
         if before.is_none() && !self.has_room(&key.namespace) {
             return;
         }
@@ -181,8 +186,6 @@ impl Strays {
 
 #[cfg(test)]
 mod tests {
-    use cert_renew_core::secret::stray::Why;
-
     use super::*;
 
     const ONE: Source = Source(0);

@@ -3,15 +3,19 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use cert_renew::cli::Cli;
 use cert_renew_core::config::Config;
 use cert_renew_core::secret::settings::Settings;
+use clap::Parser as _;
+use serde_json::Value;
 use test_bench::{Context as _, Result, ensure};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The files below a directory of the repository.
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -24,13 +28,46 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn documents() -> Result<Vec<(PathBuf, String)>> {
+pub(crate) fn documents() -> Result<Vec<(PathBuf, String)>> {
     let root = fs::read_dir(ROOT)?.map(|entry| Ok(entry?.path()));
     let mut paths = root.collect::<Result<Vec<_>>>()?;
-    paths.extend(files(&Path::new(ROOT).join("docs"))?);
+    for directory in ["docs", "examples"] {
+        paths.extend(files(&Path::new(ROOT).join(directory))?);
+    }
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
     let read = |path: PathBuf| Ok((path.clone(), fs::read_to_string(path)?));
     paths.into_iter().map(read).collect()
+}
+
+/// A block of code of a page.
+pub(crate) struct Block<'a> {
+    /// What stands behind the opening fence.
+    pub(crate) language: &'a str,
+    /// Its lines, each with its end.
+    pub(crate) text: String,
+    /// The comment before it says why nobody can run it here.
+    pub(crate) is_marked: bool,
+}
+
+pub(crate) fn blocks(page: &str) -> Vec<Block<'_>> {
+    let mut found = Vec::new();
+    let mut before = "";
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let text = line.trim_start();
+        if let Some(language) = text.strip_prefix("```") {
+            let indent = line.len() - text.len();
+            let inside = lines.by_ref().take_while(|it| it.trim() != "```");
+            let inside = inside.map(|it| it.get(indent..).unwrap_or_default().to_owned() + "\n");
+            found.push(Block {
+                language,
+                text: inside.collect(),
+                is_marked: before.starts_with("<!-- not run: "),
+            });
+        }
+        before = text;
+    }
+    found
 }
 
 /// What GitHub makes of a heading.
@@ -144,7 +181,151 @@ fn each_line_of_the_threat_model_has_its_test() -> Result<()> {
     Ok(())
 }
 
-/// What a reader would paste: `cert-renew.io/key=value` in the commands of the guides.
+/// Of each block: a command is one that the shell and this command's own parser take, and a file is taken by what reads it.
+/// A block without a language is what a program prints, unless it begins with a command.
+#[test]
+fn every_block_of_code_is_read() -> Result<()> {
+    let mut wrong = Vec::new();
+    let mut read = 0;
+    for (path, text) in documents()? {
+        for block in blocks(&text).iter().filter(|block| !block.is_marked) {
+            let result = match block.language {
+                "sh" => commands(&block.text),
+                "" if is_command(&block.text) => commands(&block.text),
+                "yaml" => yaml(&block.text),
+                "json" => serde_json::from_str::<Value>(&block.text)
+                    .map(drop)
+                    .map_err(Into::into),
+                "" | "text" => Ok(()),
+                other => Err(test_bench::Error::msg(format!("language {other}"))),
+            };
+            read += 1;
+            if let Err(error) = result {
+                wrong.push(format!("{}: {error:#}\n{}", path.display(), block.text));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(read > 80, "only {read} blocks");
+    Ok(())
+}
+
+const PROGRAMS: [&str; 6] = ["cert-renew ", "kubectl ", "helm ", "make ", "oc ", "curl "];
+
+fn is_command(text: &str) -> bool {
+    PROGRAMS.iter().any(|program| text.starts_with(program))
+}
+
+fn commands(text: &str) -> Result<()> {
+    let mut shell = Command::new("bash");
+    let shell = shell.args(["-n", "-c", text]).output()?;
+    ensure!(
+        shell.status.success(),
+        "{}",
+        String::from_utf8_lossy(&shell.stderr)
+    );
+    let makefile = include_str!("../Makefile");
+    let ends = ["|", "||", "&", "&&", ";", ">", "<"];
+    for line in text.replace("\\\n", " ").lines() {
+        let line = line.split(" #").next().unwrap_or_default();
+        let words = words(line);
+        for path in &words {
+            let ours = ["deploy/", "rbac/", "examples/"];
+            // kubectl's own way to name a Deployment.
+            let is_object = path == "deploy/cert-renew";
+            if ours.iter().any(|it| path.starts_with(it)) && !is_object {
+                ensure!(Path::new(ROOT).join(path).exists(), "no {path}");
+            }
+        }
+        for (at, word) in words.iter().enumerate() {
+            let first = at == 0 || ["|", "&&", ";", "do", "sudo"].contains(&&*words[at - 1]);
+            let rest = words[at..].iter();
+            let command: Vec<&String> = rest.take_while(|it| !ends.contains(&&***it)).collect();
+            match &**word {
+                "cert-renew" if first => {
+                    Cli::try_parse_from(command)
+                        .map_err(|error| test_bench::Error::msg(error.to_string()))?;
+                }
+                "make" if first => {
+                    for target in command[1..].iter().filter(|it| !it.contains('=')) {
+                        ensure!(
+                            makefile.contains(&format!("\n{target}:")),
+                            "no target {target}"
+                        );
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The words of a line of shell; a `;` at the end of one is a word.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quote = None;
+    for c in line.chars() {
+        let word = words.last_mut().expect("there is one from the start");
+        match (quote, c) {
+            (Some(open), c) if open == c => quote = None,
+            (None, '\'' | '"') => quote = Some(c),
+            (None, ' ') => words.push(String::new()),
+            (None, ';') => words.extend([";".to_owned(), String::new()]),
+            (_, c) => word.push(c),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// Files for the config, for kustomize and for the API server are checked by their own readers: here, or as the tests
+/// of `gitops` and `examples` have it.
+fn yaml(text: &str) -> Result<()> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+    for document in documents.iter().filter(|it| !it.is_null()) {
+        let fields = document.as_object().context("no mapping")?;
+        if fields.contains_key("apiVersion") {
+            ensure!(fields.contains_key("kind"), "no kind");
+            continue;
+        }
+        let is = |names: &[&str]| fields.keys().all(|key| names.contains(&&**key));
+        if is(&CONFIG) {
+            let mut config = document.clone();
+            if !fields.contains_key("issuers") {
+                config["issuers"] = Value::Object(Default::default());
+            }
+            let text = serde_json::to_string(&config)?;
+            Config::parse(&text).with_context(|| "as a config".to_owned())?;
+        } else if !is(&VALUES)
+            && !fields.contains_key("scrape_configs")
+            && !fields.contains_key("route")
+        {
+            return Err(test_bench::Error::msg(
+                "neither an object, nor a config, nor values",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What a config may have at its top.
+const CONFIG: [&str; 10] = [
+    "issuers", "solvers", "defaults", "class", "rollout", "renewals", "retry", "dns", "watch",
+    "metrics",
+];
+
+/// What the chart's values may have at their top: what its schema has.
+const VALUES: [&str; 7] = [
+    "image",
+    "config",
+    "addons",
+    "admission",
+    "monitoring",
+    "networkPolicy",
+    "scope",
+];
+
 /// The steps that log lines name are those of docs/command.md.
 #[test]
 fn every_step_of_the_log_is_documented() -> Result<()> {
@@ -163,6 +344,7 @@ fn every_step_of_the_log_is_documented() -> Result<()> {
     Ok(())
 }
 
+/// What a reader would paste: `cert-renew.io/key=value` in the commands of the guides.
 #[test]
 fn every_annotation_in_a_command_parses() -> Result<()> {
     let mut checked = 0;

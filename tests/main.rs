@@ -28,6 +28,7 @@ mod documents;
 mod done;
 mod events;
 mod evicted;
+mod examples;
 mod fairness;
 mod faults;
 mod first_sight;

@@ -1,0 +1,231 @@
+//! `examples/`: each file is taken by what it is for, and the documents show it as it is there.
+//!
+//! Objects are applied by a server-side dry run, in a namespace of the test's own. Kinds that the API server of the bench
+//! does not have, the Gateway API's and OpenShift's, are read only; so is Alertmanager's file, for which there is no checker.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cert_renew_core::config::{Config, Labels};
+use cert_renew_core::secret::settings::{IssuerRef, Settings};
+use serde_json::Value;
+use test_bench::objects::Space;
+use test_bench::{Bench, Context as _, Result, ensure};
+
+use crate::documents::{blocks, documents, files};
+use crate::install::kubectl;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// Groups that the bench's API server does not serve.
+const FOREIGN: [&str; 2] = ["gateway.networking.k8s.io/", "route.openshift.io/"];
+
+/// The files of `examples/` with this extension.
+fn examples(extensions: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut found = files(&Path::new(ROOT).join("examples"))?;
+    found.retain(|path| {
+        let extension = path.extension().unwrap_or_default();
+        extensions.iter().any(|it| extension == *it)
+    });
+    Ok(found)
+}
+
+fn named<'a>(paths: &'a [PathBuf], name: &'a str) -> impl Iterator<Item = &'a PathBuf> {
+    let is = move |path: &&PathBuf| path.file_name().is_some_and(|it| it == name);
+    paths.iter().filter(is)
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name != "config.yaml" && name != "kustomization.yaml"
+}
+
+fn objects(path: &Path) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(path)?;
+    let objects = serde_saphyr::from_multiple::<Value>(&text);
+    let objects = objects.with_context(|| path.display().to_string())?;
+    for object in &objects {
+        ensure!(
+            object["kind"].is_string() && object["metadata"]["namespace"].is_string(),
+            "{}: expected objects with a namespace",
+            path.display()
+        );
+    }
+    Ok(objects)
+}
+
+#[tokio::test]
+async fn every_manifest_is_accepted_without_a_warning() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "examples", "examples").await?;
+    let mut accepted = 0;
+    for path in examples(&["yaml"])? {
+        if !is_manifest(&path) {
+            continue;
+        }
+        for mut object in objects(&path)? {
+            let group = object["apiVersion"].as_str().unwrap_or_default();
+            if FOREIGN.iter().any(|it| group.starts_with(it)) {
+                continue;
+            }
+            object["metadata"]["namespace"] = space.name.clone().into();
+            let dry_run = "apply --validate=strict --dry-run=server -f -";
+            let said = kubectl(bench, dry_run, &object.to_string())
+                .with_context(|| path.display().to_string())?;
+            // Of a Secret that is still empty the API server says that there is nothing to read.
+            let expected = "Warning: tls: failed to find any PEM data in certificate input";
+            let warnings = String::from_utf8_lossy(&said.stderr).replace(expected, "");
+            ensure!(!warnings.contains("Warning"), "{warnings}");
+            accepted += 1;
+        }
+    }
+    ensure!(accepted >= 12, "only {accepted} objects were applied");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_kustomization_renders_with_the_config_beside_it() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let paths = examples(&["yaml"])?;
+    let mut rendered = 0;
+    for path in named(&paths, "kustomization.yaml") {
+        let directory = path.parent().context("no directory")?;
+        let arguments = format!("kustomize {}", directory.display());
+        let output = String::from_utf8(kubectl(bench, &arguments, "")?.stdout)?;
+        let map = crate::install::objects(&output)?;
+        let map = map.get("ConfigMap cert-renew cert-renew-config");
+        let config = map.context("no config")?["data"]["config.yaml"].as_str();
+        let file = fs::read_to_string(directory.join("config.yaml"))?;
+        ensure!(config == Some(&*file), "{arguments}: another config");
+        rendered += 1;
+    }
+    ensure!(rendered >= 3, "only {rendered} kustomizations");
+    Ok(())
+}
+
+/// The config allows and can prove what the Secrets beside it ask for.
+#[test]
+fn every_config_gives_the_secrets_beside_it_what_they_ask_for() -> Result<()> {
+    let paths = examples(&["yaml"])?;
+    let mut asked = 0;
+    for path in named(&paths, "config.yaml") {
+        let config = Config::parse(&fs::read_to_string(path)?)?;
+        ensure!(
+            config.warnings().is_empty(),
+            "{}: {:?}",
+            path.display(),
+            config.warnings()
+        );
+        for manifest in paths.iter().filter(|it| it.parent() == path.parent()) {
+            if !is_manifest(manifest) {
+                continue;
+            }
+            for object in objects(manifest)? {
+                if object["kind"] != "Secret" {
+                    continue;
+                }
+                gives(&config, &object).with_context(|| manifest.display().to_string())?;
+                asked += 1;
+            }
+        }
+    }
+    ensure!(asked >= 6, "only {asked} Secrets ask for anything");
+    Ok(())
+}
+
+fn gives(config: &Config, secret: &Value) -> Result<()> {
+    let metadata = &secret["metadata"];
+    let annotations: BTreeMap<String, String> =
+        serde_json::from_value(metadata["annotations"].clone())?;
+    let managed = metadata["labels"]["cert-renew.io/managed"] == "true";
+    ensure!(
+        managed || secret["type"] == "kubernetes.io/tls",
+        "a Secret of another type needs the label"
+    );
+    let (settings, problems) = Settings::read(&annotations, managed, &Default::default());
+    ensure!(problems.is_empty(), "{problems:?}");
+    let settings = settings.context("not annotated")?;
+    let IssuerRef::Named(issuer) = &settings.issuer else {
+        return Ok(());
+    };
+    let issuer = config.issuer(issuer).context("no such issuer")?;
+    let namespace = metadata["namespace"].as_str().unwrap_or_default();
+    for name in settings.names.iter().flatten() {
+        ensure!(
+            issuer.allows(namespace, Labels::NotAsked, name),
+            "{name} is not allowed"
+        );
+        ensure!(config.solver(name).is_some(), "no solver for {name}");
+    }
+    Ok(())
+}
+
+/// Debian's promtool knows no discovery in Kubernetes: a list of targets stands in its place.
+#[test]
+fn prometheus_takes_its_example() -> Result<()> {
+    let directory = Path::new(ROOT).join("target/example-prometheus");
+    fs::create_dir_all(&directory)?;
+    let example = fs::read_to_string(Path::new(ROOT).join("examples/alerts/prometheus.yml"))?;
+    let (before, rest) = example
+        .split_once("    kubernetes_sd_configs:\n")
+        .context("no discovery")?;
+    let (_, after) = rest
+        .split_once("    relabel_configs:")
+        .context("no relabelling")?;
+    let targets = "    static_configs: [{targets: [\"cert-renew:9402\"]}]\n";
+    let config = format!("{before}{targets}    relabel_configs:{after}");
+    fs::write(directory.join("prometheus.yml"), config)?;
+    let alerts = Path::new(ROOT).join("deploy/alerts.yaml");
+    fs::copy(alerts, directory.join("alerts.yaml"))?;
+    let output = Command::new("promtool")
+        .args(["check", "config", "prometheus.yml"])
+        .current_dir(&directory)
+        .output()
+        .context("promtool")?;
+    fs::remove_dir_all(&directory)?;
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}");
+    let alertmanager =
+        fs::read_to_string(Path::new(ROOT).join("examples/alerts/alertmanager.yml"))?;
+    let alertmanager: Value = serde_saphyr::from_str(&alertmanager)?;
+    ensure!(alertmanager["route"]["receiver"] == alertmanager["receivers"][0]["name"]);
+    Ok(())
+}
+
+/// A block that begins with the path of an example is that file; each example is shown or linked.
+#[test]
+fn the_documents_show_the_examples_as_they_are() -> Result<()> {
+    let mut told = String::new();
+    let mut shown = 0;
+    for (page, text) in documents()? {
+        for block in blocks(&text) {
+            let first = block.text.lines().next().unwrap_or_default();
+            let Some(path) = first
+                .strip_prefix("# ")
+                .filter(|it| it.starts_with("examples/"))
+            else {
+                continue;
+            };
+            let file = fs::read_to_string(Path::new(ROOT).join(path))
+                .with_context(|| format!("{}: {path}", page.display()))?;
+            ensure!(
+                file == block.text,
+                "{}: {path} is another than in the block",
+                page.display()
+            );
+            shown += 1;
+        }
+        told += &text;
+    }
+    ensure!(shown >= 15, "only {shown} examples are shown");
+    for path in examples(&["yaml", "yml", "json"])? {
+        let path = path.strip_prefix(ROOT)?.display().to_string();
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        ensure!(
+            told.contains(&format!("({path})")) || told.contains(&format!("../{directory})")),
+            "{path}: no document shows it"
+        );
+    }
+    Ok(())
+}

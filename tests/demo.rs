@@ -103,6 +103,8 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
     ));
     let options = OperatorOptions {
         config: CONFIG.into(),
+        // The only one here, so that a Secret that is annotated as the README says is heeded.
+        class: Some("default".into()),
         allow: "[{namespaces: [\"shop*\"], names: [\"**.shop.example\", \"shop.example\"]}]".into(),
         ..OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"))
     };
@@ -111,7 +113,7 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
         "cert-renew runs under the roles of rbac/, as {}:cert-renew",
         operator.namespace()
     ));
-    let space = Space::new(bench.client()?, "shop", operator.namespace()).await?;
+    let space = Space::new(bench.client()?, "shop", "default").await?;
 
     story.chapter("The Secrets and the workloads");
     let expiring = pair(&["shop.example", "www.shop.example"], OLD)?;
@@ -190,7 +192,8 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
 
     let look_around = format!(
         "  export KUBECONFIG={kubeconfig}\n  {kubectl} -n {space} get secrets,deployments,statefulsets,events\n  \
-         {program} status -n {space}\n  metrics: http://{metrics}/metrics\n",
+         {program} status -n {space}\n  \
+         {kubectl} -n {space} annotate secret bystander cert-renew.io/issuer=pebble\n  metrics: http://{metrics}/metrics\n",
         kubeconfig = bench.kubeconfig().display(),
         kubectl = bench.program("kubectl").display(),
         program = env!("CARGO_BIN_EXE_cert-renew"),

@@ -45,6 +45,8 @@ pub struct OperatorOptions {
     pub allow: String,
     /// More settings of that issuer: YAML lines.
     pub issuer: String,
+    /// Its class, where it is the only one on its bench; else its namespace.
+    pub class: Option<String>,
     /// Role files besides `rbac/`, for example `rbac/addons/eviction.yaml`.
     pub addons: Vec<String>,
     /// The API server's address as the operator sees it, possibly a proxy.
@@ -70,6 +72,7 @@ impl OperatorOptions {
             config: "rollout: {settle: 0s, perWorkloadMinInterval: 0s}\n".into(),
             allow: "[{namespaces: [\"*\"], names: [\"**.example\"]}]".into(),
             issuer: String::new(),
+            class: None,
             addons: Vec::new(),
             api_server: None,
             directory: None,
@@ -247,7 +250,7 @@ impl<'a> Operator<'a> {
         let text = format!(
             "class: {class}\nissuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
              caBundle: {bundle}\n    profile: default\n    concurrency: {CONCURRENCY}\n    allow: {allow}\n{issuer}{extra}",
-            class = self.namespace,
+            class = self.options.class.as_deref().unwrap_or(&self.namespace),
             bundle = self.bench.ca_bundle().display(),
             allow = self.options.allow,
             issuer = self.options.issuer,

@@ -119,14 +119,29 @@ endif
 	CERT_RENEW_PROGRAM=$(CURDIR)/target/image/root-$(ARCH)/cert-renew ARCH=$(ARCH) \
 	  $(CARGO) test --test integration image:: -- --ignored
 
+.PHONY: chart
+chart: ## Copy the manifests of deploy/ and rbac/ into the chart, after a change of theirs
+	deploy/chart.sh
+
+.PHONY: dist
+dist: chart control-plane ## One file that `kubectl apply -f` takes, and the chart's archive, in target/dist (IMAGE=registry.example.com/cert-renew)
+	deploy/dist.sh $(IMAGE)
+
 .PHONY: sbom
 sbom: ## What the binary is made of, as CycloneDX: target/image/cert-renew.cdx.json
-	mkdir -p target/image
-	@# As the image, it holds neither a path of this machine nor the time.
-	SOURCE_DATE_EPOCH=0 "$$(tests/tools.sh cargo-cyclonedx)" cyclonedx --format json --no-build-deps \
-	  --target x86_64-unknown-linux-musl --override-filename cert-renew.cdx
-	sed 's#file://$(CURDIR)#file:///cert-renew#g' cert-renew.cdx.json >target/image/cert-renew.cdx.json
-	rm -f cert-renew.cdx.json tests/support/cert-renew.cdx.json
-	@echo "$$(grep -c '"bom-ref"' target/image/cert-renew.cdx.json) components in target/image/cert-renew.cdx.json"
+	deploy/sbom.sh amd64 target/image/cert-renew.cdx.json
+
+.PHONY: release
+release: control-plane ## Everything that a release publishes, in target/release-VERSION (VERSION=0.1.0; RELEASING.md)
+	deploy/release.sh "$(VERSION)" $(IMAGE)
+
+# Only in the workflow of a release: it signs by that identity.
+.PHONY: publish
+publish:
+	deploy/publish.sh "$(VERSION)"
+
+.PHONY: docs
+docs: ## The documents as a book, in target/book, without a dead link
+	docs/book.sh
 
 include benches/bench.mk

@@ -129,8 +129,8 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
 }
 
 /// Everything that is opt-in.
-const ALL_IN: &str = "addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
-                      addons.namespace-labels=true,addons.viewer=true,monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
+pub(crate) const ALL_IN: &str = "addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
+                                 addons.namespace-labels=true,addons.viewer=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
 pub(crate) fn helm_program() -> Result<&'static str> {
@@ -157,6 +157,10 @@ pub(crate) fn helm(namespace: &str, values: &str) -> Result<String> {
             "deploy/helm",
             "--namespace",
             namespace,
+            "--skip-tests",
+            "--api-versions=monitoring.coreos.com/v1/PodMonitor",
+            "--api-versions=monitoring.coreos.com/v1/ServiceMonitor",
+            "--api-versions=monitoring.coreos.com/v1/PrometheusRule",
         ])
         .arg("--set")
         .args(values.split(' '))
@@ -164,6 +168,7 @@ pub(crate) fn helm(namespace: &str, values: &str) -> Result<String> {
         .output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "helm template: {said}");
+    ensure!(said.is_empty(), "helm template warns: {said}");
     Ok(String::from_utf8(output.stdout)?)
 }
 
@@ -194,7 +199,10 @@ async fn the_chart_gives_the_same_objects_as_the_kustomization() -> Result<()> {
     for addon in fs::read_dir(Path::new(ROOT).join("rbac/addons"))? {
         kustomized.extend(objects(&fs::read_to_string(addon?.path())?)?);
     }
-    let mut charted = objects(&helm("cert-renew", ALL_IN)?)?;
+    let mut charted = objects(&helm(
+        "cert-renew",
+        &format!("{ALL_IN},monitoring.podMonitor=true"),
+    )?)?;
     for object in charted.values_mut().chain(kustomized.values_mut()) {
         // kustomize labels what has no label of its own in its file.
         if object["kind"]
@@ -208,12 +216,196 @@ async fn the_chart_gives_the_same_objects_as_the_kustomization() -> Result<()> {
     assert_eq!(
         keys(&charted),
         keys(&kustomized),
-        "a new file of deploy/ is linked from deploy/helm/manifests/"
+        "a new file of deploy/ is copied by deploy/chart.sh, and taken by the chart's templates"
     );
     for (key, object) in &kustomized {
         assert_eq!(&charted[key], object, "{key}");
     }
     Ok(())
+}
+
+/// The chart's own files are those of `deploy/` and `rbac/`: `make chart` copies them.
+#[test]
+fn the_chart_holds_the_files_of_the_repository() -> Result<()> {
+    let scratch = Path::new(ROOT).join("target/chart-again");
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch)?;
+    let copied = Command::new("cp")
+        .args(["-r", "deploy", "rbac"])
+        .arg(&scratch)
+        .current_dir(ROOT)
+        .status()?;
+    ensure!(copied.success(), "cp");
+    let made = Command::new(scratch.join("deploy/chart.sh")).status()?;
+    ensure!(made.success(), "deploy/chart.sh");
+    let compared = Command::new("diff")
+        .args(["-r", "deploy/helm"])
+        .arg(scratch.join("deploy/helm"))
+        .current_dir(ROOT)
+        .output()?;
+    fs::remove_dir_all(&scratch)?;
+    let differs = String::from_utf8_lossy(&compared.stdout);
+    ensure!(
+        compared.status.success(),
+        "`make chart` mends it: {differs}"
+    );
+    let mut files = crate::documents::files(&Path::new(ROOT).join("deploy/helm"))?;
+    files.retain(|path| path.is_symlink());
+    ensure!(files.is_empty(), "links do not come everywhere: {files:?}");
+    Ok(())
+}
+
+/// What asks for a kind that the cluster does not have is left out, and the notes say so.
+#[tokio::test]
+async fn monitors_are_left_out_where_the_cluster_has_no_such_kind() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let output = Command::new(helm_program()?)
+        .args(["install", "cert-renew", "deploy/helm", "--dry-run=server"])
+        .args(["--namespace", "default", "--set"])
+        .arg("monitoring.podMonitor=true,monitoring.prometheusRule=true,monitoring.dashboard=true")
+        .env("KUBECONFIG", bench.kubeconfig())
+        .current_dir(ROOT)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{errors}");
+    for kind in ["PodMonitor", "PrometheusRule"] {
+        ensure!(!said.contains(&format!("kind: {kind}")), "{said}");
+        ensure!(
+            said.contains(&format!("the cluster has no kind {kind}")),
+            "{said}"
+        );
+    }
+    ensure!(
+        said.contains("pod-security.kubernetes.io/enforce=restricted"),
+        "{said}"
+    );
+    ensure!(said.contains("grafana_dashboard"), "{said}");
+    Ok(())
+}
+
+/// The pod of `helm test` is one that Pod Security lets in at its strictest.
+#[tokio::test]
+async fn the_chart_has_a_test_that_any_namespace_takes() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let namespace = "install-helm-test";
+    let labels = "labels: {pod-security.kubernetes.io/enforce: restricted}";
+    let home =
+        format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  {labels}\n");
+    kubectl(bench, "apply -f -", &home)?;
+    let template = |values: &str| -> Result<String> {
+        let output = Command::new(helm_program()?)
+            .args([
+                "template",
+                "cert-renew",
+                "deploy/helm",
+                "--namespace",
+                namespace,
+            ])
+            .args([
+                "--show-only",
+                "templates/tests/challenge.yaml",
+                "--set",
+                values,
+            ])
+            .current_dir(ROOT)
+            .output()?;
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let values =
+        "image.pullPolicy=Never,imagePullSecrets[0].name=a,nodeSelector.a=b,tolerations[0].key=c";
+    for values in ["replicas=1", values] {
+        let pod = template(values)?;
+        ensure!(pod.contains("helm.sh/hook: test"), "{pod}");
+        kubectl(bench, "create --dry-run=server -f -", &pod)?;
+    }
+    Ok(())
+}
+
+/// What the schema lets into `config` is what the config's reader knows: an unknown key has it say which it expects.
+#[test]
+fn the_schema_knows_the_keys_of_the_config() -> Result<()> {
+    let schema = fs::read_to_string(Path::new(ROOT).join("deploy/helm/values.schema.json"))?;
+    let schema: Value = serde_json::from_str(&schema)?;
+    let mut compared = 0;
+    let root = &schema["definitions"]["config"];
+    compare(&schema, root, &mut Vec::new(), &mut compared)?;
+    ensure!(compared > 20, "only {compared} mappings");
+    Ok(())
+}
+
+/// A step from a mapping to what is below it.
+#[derive(Clone)]
+enum Step {
+    Key(String),
+    Item,
+}
+
+fn compare(schema: &Value, at: &Value, path: &mut Vec<Step>, compared: &mut usize) -> Result<()> {
+    if let Some(reference) = at["$ref"].as_str() {
+        let pointer = reference.trim_start_matches('#');
+        let target = schema.pointer(pointer).context("no such definition")?;
+        return compare(schema, target, path, compared);
+    }
+    if at["items"].is_object() {
+        path.push(Step::Item);
+        compare(schema, &at["items"], path, compared)?;
+        path.pop();
+    }
+    if at["additionalProperties"].is_object() {
+        // A name that the user chooses.
+        path.push(Step::Key("a".into()));
+        compare(schema, &at["additionalProperties"], path, compared)?;
+        path.pop();
+    }
+    let Some(properties) = at["properties"].as_object() else {
+        return Ok(());
+    };
+    let mut known: Vec<&str> = properties.keys().map(String::as_str).collect();
+    known.sort_unstable();
+    let config = unknown_at(path).to_string();
+    let faults = Config::parse(&config).err().context("it was taken")?;
+    let faults = faults.to_string();
+    let expected = faults.lines().find_map(|line| {
+        let (_, expected) = line.split_once("zzz: unknown, expected one of ")?;
+        Some(expected)
+    });
+    let mut expected: Vec<&str> = expected
+        .with_context(|| faults.clone())?
+        .split(", ")
+        .collect();
+    expected.sort_unstable();
+    ensure!(
+        known == expected,
+        "{config}: the schema has {known:?}, the reader {expected:?}"
+    );
+    *compared += 1;
+    for (key, below) in properties {
+        path.push(Step::Key(key.clone()));
+        compare(schema, below, path, compared)?;
+        path.pop();
+    }
+    Ok(())
+}
+
+/// A config with an unknown key at the end of a path.
+fn unknown_at(path: &[Step]) -> Value {
+    let Some((step, rest)) = path.split_first() else {
+        return json!({"zzz": 1});
+    };
+    match step {
+        Step::Item => json!([unknown_at(rest)]),
+        Step::Key(key) => {
+            let mut map = json!({key: unknown_at(rest)});
+            // Read only where the route is theirs.
+            if key == "ingress" || key == "gateway" {
+                map["route"] = key.as_str().into();
+            }
+            map
+        }
+    }
 }
 
 /// A ServiceMonitor instead of the PodMonitor, by either way.
@@ -335,7 +527,15 @@ fn the_schema_of_the_values_refuses_what_it_does_not_know() -> Result<()> {
         ("replicas=many", "replicas"),
         ("image.digest=sha256:12", "digest"),
         ("scope.namespaces={Shop}", "namespaces"),
-        ("addons.argo=true", "addons.argo: there is no such add-on"),
+        (
+            "addons.argo=true",
+            "additional properties 'argo' not allowed",
+        ),
+        (
+            "config.issuers.le.directry=https://acme.example",
+            "additional properties 'directry' not allowed",
+        ),
+        ("config.rollout.settle=10", "settle"),
         (
             "monitoring.podMonitor=true,monitoring.serviceMonitor=true",
             "expected podMonitor or serviceMonitor",

@@ -118,8 +118,8 @@ impl<'a> Newcomer<'a> {
             argument
                 .replace("$(POD_NAMESPACE)", "cert-renew")
                 .replace("/etc/cert-renew/config.yaml", &config.display().to_string())
-                .replace("0.0.0.0:9402", &metrics.to_string())
-                .replace("0.0.0.0:8402", &challenges.to_string())
+                .replace("[::]:9402", &metrics.to_string())
+                .replace("[::]:8402", &challenges.to_string())
         };
         let arguments = pod["containers"][0]["args"].as_array();
         let log = self.home.join("operator.log");

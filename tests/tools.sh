@@ -2,13 +2,14 @@
 # Prints where a tool of the checks stands, after getting it into the cache of the test bench where it is missing.
 # Nothing is installed on the machine itself.
 #
-#   tests/tools.sh cargo-deny|promtool|chromium|knotd|named|pdns_server|moto_server|roots|nginx|unbound|libfaketime|helm|node|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
+#   tests/tools.sh cargo-deny|promtool|chromium|knotd|named|pdns_server|moto_server|roots|nginx|unbound|libfaketime|helm|kubectl|mdbook|node|cargo-zigbuild|cargo-auditable|cargo-cyclonedx|buildah|qemu-aarch64
 set -eu
 
 cargo_deny=0.20.2
 helm=4.3.1
 zigbuild=0.24.1
 cyclonedx=0.5.9
+mdbook=0.5.4
 auditable=0.7.7
 moto=5.2.1
 certifi=2026.10.19.post1
@@ -237,6 +238,19 @@ node)
     tool=$cache/node
     [ -d "$tool" ] || from_debian "$tool" lib containerd runc containernetworking-plugins nftables nginx
     ;;
+kubectl)
+    # The one of the test bench, which builds it.
+    if tool=$(command -v kubectl); then
+        echo "$tool"
+        exit
+    fi
+    # shellcheck disable=SC2012 # The names are ours; the newest first.
+    tool=$(ls -t "${cache%/tools}"/control-plane-*/kubectl 2>/dev/null | head -n 1)
+    if [ -z "$tool" ]; then
+        say "kubectl is missing: make control-plane builds it"
+        exit 1
+    fi
+    ;;
 helm)
     tool=$cache/helm-$helm/helm
     [ -x "$tool" ] || get_helm "$cache/helm-$helm"
@@ -257,6 +271,13 @@ cargo-cyclonedx)
     if ! [ -x "$tool" ]; then
         say "compiling cargo-cyclonedx $cyclonedx, which takes minutes"
         cargo install --quiet --locked --version "$cyclonedx" --root "$cache/cyclonedx-$cyclonedx" cargo-cyclonedx >&2
+    fi
+    ;;
+mdbook)
+    tool=$cache/mdbook-$mdbook/bin/mdbook
+    if ! [ -x "$tool" ]; then
+        say "compiling mdbook $mdbook, which takes minutes"
+        cargo install --quiet --locked --version "$mdbook" --no-default-features --features search --root "$cache/mdbook-$mdbook" mdbook >&2
     fi
     ;;
 qemu-aarch64)

@@ -1,6 +1,6 @@
 //! `cert-renew run`: builds everything once and runs the controller until a signal.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use cert_renew_core::time::duration::NotADuration;
 use cert_renew_core::time::{BootTime, UnixTime};
 use cert_renew_core::verdict::Leader;
 use clap::Parser;
+use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -68,10 +69,10 @@ pub(super) struct Args {
     #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
     namespace: String,
     /// Where /metrics, /healthz and /readyz are served
-    #[arg(long, default_value = "0.0.0.0:9402")]
+    #[arg(long, default_value = "[::]:9402")]
     metrics_address: SocketAddr,
     /// Where the CA's HTTP-01 requests are answered, and nothing else
-    #[arg(long, default_value = "0.0.0.0:8402")]
+    #[arg(long, default_value = "[::]:8402")]
     challenge_address: SocketAddr,
     /// Lead only while holding the Lease `cert-renew` of the own namespace; with false there must be one replica only
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
@@ -312,11 +313,23 @@ async fn operate(
 }
 
 /// A listening socket; a server takes connections from it by [`again`].
+///
+/// `[::]` takes connections of both families. Where the kernel has no IPv6 it is `0.0.0.0`.
 async fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
-    let listener = TcpListener::bind(address).await;
+    let listener = match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
     listener
         .and_then(TcpListener::into_std)
         .map_err(|error| Failure::new(&format!("listening on {address}"), &error))
+}
+
+fn is_without_ipv6(error: &std::io::Error) -> bool {
+    let errors = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|it| errors.contains(&it))
 }
 
 /// The same socket again: a restarted server continues where the one before stopped.
@@ -425,5 +438,20 @@ async fn terminated() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_unspecified_address_takes_connections_of_each_family_that_there_is() {
+        let listener = listen((Ipv6Addr::UNSPECIFIED, 0).into()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+        }
     }
 }

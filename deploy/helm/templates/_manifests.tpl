@@ -1,6 +1,6 @@
 {{/*
-The chart has no manifests of its own: it takes those that kustomize takes (manifests/ is links to them) and changes
-what an installation by Helm changes. So the two cannot drift apart, and a role is written down once.
+The chart has no manifests of its own: manifests/ is copies of those that kustomize takes (`make chart` makes them, a test
+compares them), and what an installation by Helm changes is changed here. So a role is written down once.
 
 Each definition is given a dict of root (the context of the chart) and what it works on.
 */}}
@@ -11,12 +11,14 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- if eq .root.Release.Namespace "cert-renew" }}{{ .name }}{{ else }}{{ .name }}-{{ .root.Release.Namespace }}{{ end }}
 {{- end }}
 
-{{/* All objects of a file. */}}
+{{/* All objects of a file, which must be there: a chart that came without a part would install the others in silence. */}}
 {{- define "cert-renew.file" -}}
 {{- $root := .root }}
-{{- range splitList "\n---\n" ($root.Files.Get .path) }}
+{{- $text := $root.Files.Get .path }}
+{{- if not $text }}{{ fail (printf "the chart is incomplete: %s is missing" .path) }}{{ end }}
+{{- range splitList "\n---\n" $text }}
 {{- $object := fromYaml . }}
-{{- if and $object.kind (not (has $object.kind (list "Kustomization" "Component"))) }}
+{{- if $object.kind }}
 {{- include "cert-renew.object" (dict "root" $root "object" $object) }}
 {{- end }}
 {{- end }}
@@ -99,6 +101,7 @@ Each definition is given a dict of root (the context of the chart) and what it w
 
 {{/* The config file. */}}
 {{- define "cert-renew.config" -}}
+{{- if not (.Files.Get "config.yaml") }}{{ fail "the chart is incomplete: config.yaml is missing" }}{{ end }}
 {{- $namespaces := .Values.scope.namespaces }}
 {{- if or .Values.config $namespaces }}
 {{- $config := deepCopy .Values.config }}

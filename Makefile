@@ -113,6 +113,8 @@ image-again: image ## Build the image once more, somewhere else, and compare: it
 image-check: image control-plane ## Run the image's own binary, by itself, against the test bench (ARCH=arm64 is emulated)
 ifeq ($(ARCH),amd64)
 	chroot --userspec=65532:65532 target/image/root-amd64 /cert-renew --version
+	@# As OpenShift runs it: a user of the namespace's range, in the group root.
+	chroot --userspec=1000680000:0 target/image/root-amd64 /cert-renew --version
 else
 	"$$(tests/tools.sh qemu-aarch64)" target/image/root-$(ARCH)/cert-renew --version
 endif

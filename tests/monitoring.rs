@@ -113,7 +113,7 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
     space
         .tls_secret("second", Some(&pair(&["second.example"], OLD)?), &ours)
         .await?;
-    alert(&prometheus, "RenewalFailing", "second", true).await?;
+    alert(&prometheus, "CertRenewRenewalFailing", "second", true).await?;
     proxies.rule(|passed| {
         if passed.server == Server::Api
             && passed.method == "PATCH"
@@ -140,11 +140,11 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
             &kube::api::Patch::Merge(again),
         )
         .await?;
-    alert(&prometheus, "RenewalFailing", "second", false).await?;
+    alert(&prometheus, "CertRenewRenewalFailing", "second", false).await?;
 
     // Its workload takes its time, and then has it.
-    alert(&prometheus, "RenewedNotRolledOut", "second", true).await?;
-    alert(&prometheus, "RenewedNotRolledOut", "second", false).await?;
+    alert(&prometheus, "CertRenewRenewedNotRolledOut", "second", true).await?;
+    alert(&prometheus, "CertRenewRenewedNotRolledOut", "second", false).await?;
 
     // Once more without a fault: rates and quantiles need a change that a scrape has seen.
     proxies.rule(|_| Fault::Pass);
@@ -162,7 +162,7 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
     ];
     space.tls_secret("refused", None, &unheard_of).await?;
     of_cert_manager(&space, "fought", &other).await?;
-    alert(&prometheus, "TwoOwners", "fought", true).await?;
+    alert(&prometheus, "CertRenewTwoOwners", "fought", true).await?;
     let dashboard: Value = serde_json::from_str(DASHBOARD)?;
     let panels = panels(&dashboard);
     ensure!(panels.len() > 35, "{} queries", panels.len());

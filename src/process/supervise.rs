@@ -105,8 +105,8 @@ mod tests {
         ),
         (
             "src/leader/term/mod.rs",
-            9,
-            "five supervised, and four of one Secret or namespace, whose tickets tell",
+            10,
+            "six supervised, and four of one Secret or namespace, whose tickets tell",
         ),
         ("src/net/bounded.rs", 1, "a connection's own"),
         (

@@ -4,7 +4,7 @@ use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::{Verdict, why_in_words};
 use maud::{Markup, html};
 
-use super::html::{class, instant, renewed_at, trouble};
+use super::cells::{class, instant, renewed_at, trouble};
 use super::timeline::{Places, Scale};
 use super::words::{Shown, count, day, rollout, runbook, state};
 

@@ -4,13 +4,14 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::{Leader, Report, Rollout, State, Verdict};
+use cert_renew_core::verdict::{Leader, Report, State, Verdict};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::cells::{class, instant, renewed_at, trouble, workloads};
 use super::detail;
 use super::rows::{Answer, Group, Query, Sort, Which};
 use super::timeline::{Places, Scale};
-use super::words::{Shown, count, day, minute, relative, rollout, state};
+use super::words::{Shown, day, minute, rollout, state};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -247,15 +248,6 @@ fn heading(sort: Sort, query: &Query) -> Markup {
     }
 }
 
-/// The class that colours a row.
-pub(super) fn class(state: State) -> Option<&'static str> {
-    match state {
-        state if state.is_trouble() => Some("x"),
-        State::Due | State::Held | State::Paused => Some("w"),
-        _ => None,
-    }
-}
-
 fn row(now: UnixTime, row: &Verdict, scale: Scale, places: &mut Places) -> Markup {
     let address = encoded(&[("namespace", &row.namespace), ("name", &row.name)]);
     html! {
@@ -285,48 +277,6 @@ fn passed(now: UnixTime, row: &Verdict) -> String {
     let life = to.since(from).as_secs().max(1);
     let share = now.since(from).as_secs().saturating_mul(100) / life;
     format!("{}% of its life is over", share.min(100))
-}
-
-pub(super) fn renewed_at(now: UnixTime, at: UnixTime) -> Markup {
-    html! { @if at <= now { "now" } @else { (instant(now, at)) } }
-}
-
-pub(super) fn instant(now: UnixTime, at: UnixTime) -> Markup {
-    html! { (minute(at)) small { (relative(now, at)) } }
-}
-
-/// The workloads that use the certificate, and what they serve.
-pub(super) fn workloads(row: &Verdict) -> Markup {
-    let used_by = row.used_by.as_ref();
-    // The verification was of the certificate of that time.
-    let proven = used_by.and_then(|it| it.proven.as_ref());
-    let proven = proven.filter(|_| row.rollout == Rollout::Done);
-    html! {
-        @if let Some(used_by) = used_by {
-            small { (Shown(&used_by.in_words())) } small { "as of " (day(used_by.at)) }
-        }
-        @if let Some(proven) = proven { small { (Shown(&proven.in_words())) } }
-        @if let Some(at) = row.served_until { small { "they serve one until " (minute(at)) } }
-        @if row.stale_pods > 0 {
-            small { (count(row.stale_pods as usize, "pod")) " known to serve an earlier one" }
-        }
-    }
-}
-
-/// What is wrong, the cause first.
-pub(super) fn trouble(now: UnixTime, row: &Verdict) -> Markup {
-    let failing = row.state.is_trouble() || row.state == State::Held;
-    html! {
-        @if let Some(error) = &row.last_error { p { (Shown(error)) } }
-        @for problem in &row.problems { p { (Shown(problem)) } }
-        @if failing && row.last_error.is_none() && row.problems.is_empty() { p { (Shown(&row.reason)) } }
-        @if row.failures > 0 || row.next_try.is_some() {
-            small {
-                @if row.failures > 0 { "Failed " (count(row.failures as usize, "time")) " in a row. " }
-                @if let Some(at) = row.next_try { "Next try " (minute(at)) ", " (relative(now, at)) "." }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

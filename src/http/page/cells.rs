@@ -1,0 +1,60 @@
+//! What the list and the view of one Secret share: instants, workloads, and what is wrong.
+
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::{Rollout, State, Verdict};
+use maud::{Markup, html};
+
+use super::words::{Shown, count, day, minute, relative};
+
+/// The class that colours a row.
+pub(super) fn class(state: State) -> Option<&'static str> {
+    match state {
+        state if state.is_trouble() => Some("x"),
+        State::Due | State::Held | State::Paused => Some("w"),
+        _ => None,
+    }
+}
+
+/// When it is renewed.
+pub(super) fn renewed_at(now: UnixTime, at: UnixTime) -> Markup {
+    html! { @if at <= now { "now" } @else { (instant(now, at)) } }
+}
+
+/// An instant, and how far away it is.
+pub(super) fn instant(now: UnixTime, at: UnixTime) -> Markup {
+    html! { (minute(at)) small { (relative(now, at)) } }
+}
+
+/// The workloads that use the certificate, and what they serve.
+pub(super) fn workloads(row: &Verdict) -> Markup {
+    let used_by = row.used_by.as_ref();
+    // The verification was of the certificate of that time.
+    let proven = used_by.and_then(|it| it.proven.as_ref());
+    let proven = proven.filter(|_| row.rollout == Rollout::Done);
+    html! {
+        @if let Some(used_by) = used_by {
+            small { (Shown(&used_by.in_words())) } small { "as of " (day(used_by.at)) }
+        }
+        @if let Some(proven) = proven { small { (Shown(&proven.in_words())) } }
+        @if let Some(at) = row.served_until { small { "they serve one until " (minute(at)) } }
+        @if row.stale_pods > 0 {
+            small { (count(row.stale_pods as usize, "pod")) " known to serve an earlier one" }
+        }
+    }
+}
+
+/// What is wrong, the cause first.
+pub(super) fn trouble(now: UnixTime, row: &Verdict) -> Markup {
+    let failing = row.state.is_trouble() || row.state == State::Held;
+    html! {
+        @if let Some(error) = &row.last_error { p { (Shown(error)) } }
+        @for problem in &row.problems { p { (Shown(problem)) } }
+        @if failing && row.last_error.is_none() && row.problems.is_empty() { p { (Shown(&row.reason)) } }
+        @if row.failures > 0 || row.next_try.is_some() {
+            small {
+                @if row.failures > 0 { "Failed " (count(row.failures as usize, "time")) " in a row. " }
+                @if let Some(at) = row.next_try { "Next try " (minute(at)) ", " (relative(now, at)) "." }
+            }
+        }
+    }
+}

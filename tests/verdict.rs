@@ -7,13 +7,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Output;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::Api;
-use kube::api::{DynamicObject, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use test_bench::objects::{Age, FRESH, OLD, Pair, Space, pair};
+use test_bench::objects::{Age, FRESH, OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 
 use crate::command::{cert_renew, said};
@@ -62,6 +62,10 @@ async fn scene(space: &Space) -> Result<()> {
     let had = leaf(&pair(&["shop.example"], FRESH)?)?;
     let rolled_out = format!("{} {}", had.fingerprint, had.not_after);
     let note = format!("deployment/web {}", leaf(&fresh)?.fingerprint);
+    // What the halted rollout is about: without a workload there is none.
+    space
+        .workload("Deployment", "web", Reference::Volume, "halted")
+        .await?;
     for (name, more, _) in cases() {
         let mut annotations = vec![("issuer", "pebble")];
         annotations.extend(more);
@@ -111,36 +115,35 @@ async fn service(bench: &Bench, namespace: &str, address: SocketAddr) -> Result<
     services
         .create(&post, &serde_json::from_value(service)?)
         .await?;
-    let slices = ApiResource::from_gvk(&GroupVersionKind::gvk(
-        "discovery.k8s.io",
-        "v1",
-        "EndpointSlice",
-    ));
-    let endpoints = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Endpoints"));
-    let port = json!([{"name": "metrics", "port": address.port(), "protocol": "TCP"}]);
-    for (resource, object) in [
-        (
-            endpoints,
-            json!({
-                "apiVersion": "v1", "kind": "Endpoints",
-                "metadata": {"name": "cert-renew-metrics", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-                "subsets": [{"addresses": [{"ip": address.ip().to_string()}], "ports": port}],
-            }),
-        ),
-        (
-            slices,
-            json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": {"name": "cert-renew-metrics", "labels": {"kubernetes.io/service-name": "cert-renew-metrics"}},
-                "addressType": "IPv4",
-                "endpoints": [{"addresses": [address.ip().to_string()], "conditions": {"ready": true}}],
-                "ports": port,
-            }),
-        ),
-    ] {
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-        api.create(&post, &serde_json::from_value(object)?).await?;
-    }
+    // An API server goes only to addresses that a pod has. Nobody schedules this one.
+    let ip = address.ip().to_string();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod = json!({
+        "metadata": {"name": "cert-renew-0"},
+        "spec": {"schedulerName": "nobody", "containers": [{"name": "cert-renew", "image": "none"}]},
+    });
+    pods.create(&post, &serde_json::from_value(pod)?).await?;
+    let status = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
+    pods.patch_status(
+        "cert-renew-0",
+        &PatchParams::default(),
+        &Patch::Merge(status),
+    )
+    .await?;
+    let slice = json!({
+        "metadata": {"name": "cert-renew-metrics", "labels": {"kubernetes.io/service-name": "cert-renew-metrics"}},
+        "addressType": "IPv4",
+        "endpoints": [{
+            "addresses": [ip],
+            "conditions": {"ready": true},
+            "targetRef": {"kind": "Pod", "namespace": namespace, "name": "cert-renew-0"},
+        }],
+        "ports": [{"name": "metrics", "port": address.port(), "protocol": "TCP"}],
+    });
+    let slices: Api<EndpointSlice> = Api::namespaced(client, namespace);
+    slices
+        .create(&post, &serde_json::from_value(slice)?)
+        .await?;
     Ok(())
 }
 
@@ -448,7 +451,7 @@ async fn without_the_operator_the_secrets_are_judged_alike_and_the_first_line_sa
     ensure!(
         first.lines().count() == 1
             && first.contains("this is what the Secrets say, with the config of its ConfigMap")
-            && first.contains("there is no Service nosuch:metrics"),
+            && first.contains("no replica of it answers in namespace"),
         "{first}"
     );
     ensure!(!first.contains("no cert-renew leads"), "{first}");
@@ -465,7 +468,7 @@ async fn without_the_operator_the_secrets_are_judged_alike_and_the_first_line_sa
         Duration::from_secs(90),
         "the Lease has run out",
         async || {
-            let silent = ask(&["-A"])?;
+            let silent = ask(&[])?;
             ensure!(
                 stderr(&silent).contains("no cert-renew leads"),
                 "{}",
@@ -480,7 +483,7 @@ async fn without_the_operator_the_secrets_are_judged_alike_and_the_first_line_sa
     ensure!(
         silent.status.success()
             && first.contains(&lease)
-            && first.contains("no replica of it answers"),
+            && first.contains("no replica of it answers in namespace"),
         "{first}"
     );
     Ok(())

@@ -35,10 +35,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> CommandResult {
     block_on(async {
-        let client = args.place.client().await?;
-        let wanted = Wanted::one(args.place.of(&client, &args.name)?);
-        let found = Found::of(&client, &args.operator, &wanted).await?;
-        show(&client, &found, &wanted).await
+        let clients = args.place.clients().await?;
+        let wanted = Wanted::one(args.place.of(&clients.api, &args.name)?);
+        let found = Found::of(&clients, &args.operator, &wanted).await?;
+        show(&clients.api, &found, &wanted).await
     })
 }
 

@@ -38,16 +38,29 @@ pub(super) struct Way {
 impl Way {
     /// A client with these flags.
     pub(super) async fn client(&self) -> Result<Client, Failure> {
+        self.connect(false).await
+    }
+
+    async fn connect(&self, once: bool) -> Result<Client, Failure> {
         let way = cluster::Way {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
             user: self.user.clone(),
             groups: self.groups.clone(),
+            once,
         };
         cluster::connect(&way, None)
             .await
             .map_err(|error| Failure::new("connecting to the API server", &*error))
     }
+}
+
+/// Clients of the API server.
+pub(super) struct Clients {
+    /// It asks again while the API server is overloaded or not there.
+    pub(super) api: Client,
+    /// It does not: for an operator that may not be there.
+    pub(super) once: Client,
 }
 
 /// A way, and one namespace at its end.
@@ -63,6 +76,14 @@ pub(super) struct Place {
 impl Place {
     pub(super) async fn client(&self) -> Result<Client, Failure> {
         self.way.client().await
+    }
+
+    /// A client of each kind.
+    pub(super) async fn clients(&self) -> Result<Clients, Failure> {
+        Ok(Clients {
+            api: self.way.connect(false).await?,
+            once: self.way.connect(true).await?,
+        })
     }
 
     /// The selected namespace.
@@ -119,8 +140,9 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    pub(super) async fn client(&self) -> Result<Client, Failure> {
-        self.place.client().await
+    /// A client of each kind.
+    pub(super) async fn clients(&self) -> Result<Clients, Failure> {
+        self.place.clients().await
     }
 
     /// The namespace of this scope; None for all.

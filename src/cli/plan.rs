@@ -108,14 +108,15 @@ pub(super) fn run(args: Args) -> CommandResult {
     let file = args.config.as_deref().map(config_file::load).transpose();
     let file = file.map_err(|faults| Failure(faults.to_string()))?;
     let rows = block_on(async {
-        let client = args.scope.client().await?;
+        let clients = args.scope.clients().await?;
+        let client = &clients.api;
         let config = match file {
             Some(config) => config,
-            None => in_cluster(&args.operator, &client).await?,
+            None => in_cluster(&args.operator, client).await?,
         };
-        let mut rows = rows(&args, &client, &config).await?;
+        let mut rows = rows(&args, client, &config).await?;
         if args.config.is_none() {
-            as_the_operator_says(&args, &client, &mut rows).await;
+            as_the_operator_says(&args, &clients.once, &mut rows).await;
         }
         Ok(rows)
     })?;

@@ -23,7 +23,7 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use serde::Serialize;
 
 use super::describe;
-use super::kube_flags::Scope;
+use super::kube_flags::{Clients, Scope};
 use super::output::{Output, Paint, Screen, Table, colour, plain, relative, workloads};
 use super::verdicts::{Found, Operator, Source, Wanted, say, selections};
 use super::{CommandResult, Failure, block_on};
@@ -84,18 +84,19 @@ fn time(text: &str) -> Result<Duration, NotADuration> {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(super) fn run(args: Args) -> CommandResult {
     block_on(async {
-        let client = args.scope.client().await?;
-        let wanted = Wanted::of(&client, &args.scope, &args.names, args.selector.as_deref());
+        let clients = args.scope.clients().await?;
+        let client = &clients.api;
+        let wanted = Wanted::of(client, &args.scope, &args.names, args.selector.as_deref());
         let wanted = wanted.await?;
-        let mut found = Found::of(&client, &args.operator, &wanted).await?;
+        let mut found = Found::of(&clients, &args.operator, &wanted).await?;
         let one = args.names.len() == 1 && args.output == Output::Table;
         if one && !args.watch && !args.no_headers {
-            return describe::show(&client, &found, &wanted).await;
+            return describe::show(client, &found, &wanted).await;
         }
         let code = wanted.tell_missing(&found.report);
         args.select(&mut found.report);
         if args.watch {
-            return follow(&client, &args, &wanted, found).await;
+            return follow(&clients, &args, &wanted, found).await;
         }
         let report = &found.report;
         match args.output.of_program(report)? {
@@ -229,7 +230,7 @@ fn lasting(verdict: &Verdict, now: UnixTime) -> Verdict {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-async fn follow(client: &Client, args: &Args, wanted: &Wanted, found: Found) -> CommandResult {
+async fn follow(clients: &Clients, args: &Args, wanted: &Wanted, found: Found) -> CommandResult {
     let Report {
         as_of,
         certificates,
@@ -250,8 +251,8 @@ async fn follow(client: &Client, args: &Args, wanted: &Wanted, found: Found) -> 
         follower.apply(*as_of, verdict.clone());
     }
     match found.source {
-        Source::Operator => by_looking(client, args, follower).await,
-        Source::Secrets(_) => by_watching(client, found, follower).await,
+        Source::Operator => by_looking(&clients.once, args, follower).await,
+        Source::Secrets(_) => by_watching(&clients.api, found, follower).await,
     }
 }
 

@@ -25,7 +25,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::Failure;
-use super::kube_flags::Scope;
+use super::kube_flags::{Clients, Scope};
 use super::output::plain;
 use crate::cluster::lease;
 use crate::cluster::pages::Pages;
@@ -178,11 +178,12 @@ impl Found {
     /// # Errors
     /// When neither can be read.
     pub(super) async fn of(
-        client: &Client,
+        clients: &Clients,
         operator: &Operator,
         wanted: &Wanted,
     ) -> Result<Self, Failure> {
-        let why = match operator.report(client, wanted).await {
+        let Clients { api: client, once } = clients;
+        let why = match operator.report(once, wanted).await {
             Ok(report) => {
                 let found = Self {
                     report,
@@ -193,7 +194,7 @@ impl Found {
             }
             Err(why) => why,
         };
-        let (config, leader) = tokio::join!(operator.config(client), operator.leader(client));
+        let (config, leader) = tokio::join!(operator.config(once), operator.leader(once));
         let (config, of_config) = match config {
             Ok(config) => (
                 Some(Box::new(config)),
@@ -327,9 +328,10 @@ impl Operator {
             kube::Error::Api(status) if status.code == 404 && status.reason == "NotFound" => {
                 format!("as there is no Service {service} in {namespace} (--operator-namespace)")
             }
-            kube::Error::Api(status) if status.code == 503 => {
-                "as no replica of it answers".to_owned()
-            }
+            kube::Error::Api(status) if status.code == 503 => format!(
+                "as no replica of it answers in namespace {namespace}, which --operator-namespace says ({})",
+                plain(status.message.trim())
+            ),
             kube::Error::Api(status) => {
                 let message = status.message.trim();
                 format!("as it answered {}: {}", status.code, plain(message))

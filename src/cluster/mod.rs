@@ -49,6 +49,8 @@ pub struct Way {
     pub user: Option<String>,
     /// The groups to impersonate.
     pub groups: Vec<String>,
+    /// Each request is sent once: what cannot be had now is not waited for.
+    pub once: bool,
 }
 
 impl Way {
@@ -65,6 +67,7 @@ impl Way {
             None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
             None => kube::Config::infer().await?,
         };
+        config.default_retry &= !self.once;
         if self.user.is_some() {
             config.auth_info.impersonate.clone_from(&self.user);
             config.auth_info.impersonate_groups =

@@ -18,6 +18,7 @@ use crate::secret::SecretRef;
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
+use crate::secret::outputs::Part;
 use crate::secret::parts::ChainAndCa;
 use crate::secret::place::TLS_TYPE;
 use crate::secret::settings::{
@@ -305,6 +306,7 @@ fn assess(
         .and_then(|leaf| cut_renew_before(written(keys::RENEW_BEFORE), &settings, leaf));
     problems.extend(cut);
     problems.extend(head.near.as_deref().map(near_miss));
+    problems.extend(without_password(&settings));
     problems.extend(of_certificate(&leaf, &settings));
     let unread = matches!(&leaf, Err(reason) if !matches!(reason, Unreadable::Empty));
     if renewal == Err(Never::NoNames) && leaf.is_err() && !unread {
@@ -530,6 +532,20 @@ fn complete(mut problems: Vec<Problem>, config: &Config, written: Option<&str>) 
         problem.expected = known_issuers(written, config);
     }
     problems
+}
+
+/// The problem of a PKCS#12 output for which no password is named.
+fn without_password(settings: &Settings) -> Option<Problem> {
+    let bags = { settings.outputs.iter() }.find(|output| output.parts.contains(&Part::Pkcs12))?;
+    settings.pkcs12_password_key.is_none().then(|| Problem {
+        key: keys::OUTPUTS.into(),
+        value: shown(&bags.to_string()),
+        expected: format!(
+            "expected {} beside it, which names the key of this Secret that holds the password: without one it is left out",
+            keys::PKCS12_PASSWORD_KEY
+        ),
+        blocks: Blocks::Nothing,
+    })
 }
 
 /// The problem of an annotation whose prefix is nearly ours.

@@ -58,7 +58,9 @@ pub fn are_outdated(
     }
     let line = facts.map(|facts| state_line::line(UnixTime::now(), key, &facts.judged(assessment)));
     let written = head.annotation(keys::STATE);
-    let is_news = line.is_some_and(|line| line.is_news(written));
+    // Secrets of a version that wrote no line get one with their next write, or when something changes.
+    let of_former = change == Change::New && written.is_none();
+    let is_news = !of_former && line.is_some_and(|line| line.is_news(written));
     let problems = state_line::problems(&assessment.problems);
     let wrong = problems.as_deref() != head.annotation(keys::PROBLEMS);
     let looked_for = match change {

@@ -1,5 +1,6 @@
 //! Records on a Secret what its workloads have, where nothing is to be rolled.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cert_renew_core::certificate::Fingerprint;
@@ -143,12 +144,20 @@ pub(super) async fn record(
     let patched = secrets::patch(&context.client, head, &changes).await;
     if let Ok(secret) = &patched {
         tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
-        let is_new = { context.entry(ticket.key()) }.is_some_and(|it| it.rolled_out().is_none());
+        let known = context.entry(ticket.key()).and_then(|it| it.rolled_out());
+        let is_new = known.is_none() && !has_other_notes(&secret.head, &changes);
         if is_new {
             tell::adopted(context, ticket.key(), secret, workloads);
         }
     }
     written(patched)
+}
+
+/// Whether a Secret has annotations of ours beside those just written, so that it was seen before.
+fn has_other_notes(head: &Head, written: &Changes<'_>) -> bool {
+    let notes = head.annotations().into_iter().flat_map(BTreeMap::keys);
+    let mut notes = notes.filter(|key| key.starts_with(keys::STATE_PREFIX));
+    notes.any(|key| !written.annotations.iter().any(|(it, _)| it == key))
 }
 
 /// The facts after the workloads were recorded to have this.

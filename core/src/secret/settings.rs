@@ -13,7 +13,7 @@ use crate::certificate::{Fingerprint, KeyType};
 use crate::secret::annotations::Reader;
 pub use crate::secret::annotations::{Blocks, MAX_ITEMS, Problem};
 use crate::secret::keys;
-use crate::secret::outputs::{Output, Part, is_data_key};
+use crate::secret::outputs::{Output, is_data_key};
 use crate::secret::parts::Parts;
 pub use crate::secret::values::{IssuerRef, KeyRotation, NotAValue, RenewBefore, ServicePort};
 use crate::secret::values::{is_label, is_profile, parse_lifetime};
@@ -173,17 +173,6 @@ impl Settings {
                 let expected = "expected each data key once";
                 reader.problem(keys::OUTPUTS, &output.to_string(), &expected, Issue);
             }
-        }
-        let bags = { settings.outputs.iter() }.find(|output| output.parts.contains(&Part::Pkcs12));
-        if let Some(output) = bags
-            && settings.pkcs12_password_key.is_none()
-        {
-            let expected = format!(
-                "expected {} beside it, which names the key of this Secret that holds the password: without one it is \
-                 left out",
-                keys::PKCS12_PASSWORD_KEY
-            );
-            reader.problem(keys::OUTPUTS, &output.to_string(), &expected, Nothing);
         }
         reader.check_unknown();
 

@@ -422,3 +422,45 @@ fn every_dependency_has_its_reason() -> Result<()> {
     assert_eq!(used, reasoned);
     Ok(())
 }
+
+/// What a workflow does runs anywhere; an action is pinned by its SHA, or RELEASING.md says that it is not.
+#[test]
+fn the_workflows_only_call_targets_of_make() -> Result<()> {
+    let makefile = include_str!("../Makefile");
+    let releasing = include_str!("../RELEASING.md");
+    let mut targets = BTreeSet::new();
+    for file in files(&Path::new(ROOT).join(".github/workflows"))? {
+        let workflow: Value = serde_saphyr::from_str(&fs::read_to_string(&file)?)?;
+        ensure!(
+            workflow["permissions"]["contents"] == "read",
+            "{}: more rights than a step says that it needs",
+            file.display()
+        );
+        let jobs = workflow["jobs"].as_object().context("no jobs")?;
+        let steps = jobs.values().filter_map(|job| job["steps"].as_array());
+        for step in steps.flatten() {
+            if let Some(command) = step["run"].as_str() {
+                let target = command
+                    .strip_prefix("make ")
+                    .context("not a target of make")?;
+                let target = target.split(' ').next().unwrap_or_default();
+                ensure!(
+                    makefile.contains(&format!("\n{target}:")),
+                    "no target {target}"
+                );
+                targets.insert(target.to_owned());
+                continue;
+            }
+            let action = step["uses"].as_str().context("neither run nor uses")?;
+            let (name, version) = action.split_once('@').context("no version")?;
+            let pinned = version.len() == 40 && version.bytes().all(|b| b.is_ascii_hexdigit());
+            ensure!(
+                pinned || releasing.contains(&format!("`{name}`")),
+                "{action}"
+            );
+        }
+    }
+    let expected = ["audit", "docs", "msrv", "publish", "release", "test"];
+    assert_eq!(targets, expected.map(ToOwned::to_owned).into());
+    Ok(())
+}

@@ -16,7 +16,9 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
-use test_bench::{Bench, Context as _, Result, ensure, eventually, ports};
+use test_bench::{
+    Bench, Context as _, Operator, OperatorOptions, Options, Result, ensure, eventually, ports,
+};
 
 use crate::command::said;
 use crate::renewal::{SOON, renewed, rolled_out};
@@ -55,7 +57,7 @@ impl<'a> Newcomer<'a> {
             programs.join("cert-renew"),
         )?;
         let mut copy = Command::new("cp");
-        copy.args(["-r", "deploy", "rbac"]).arg(&home);
+        copy.args(["-r", "deploy", "rbac", "examples"]).arg(&home);
         ensure!(copy.current_dir(ROOT).status()?.success(), "cp");
         let edge = bench.edge().address();
         let rule = format!("connect-to = \"shop.example.com:80:{edge}\"\n");
@@ -258,5 +260,53 @@ async fn the_five_steps_of_the_page_lead_to_a_renewed_secret() -> Result<()> {
         status.contains("shop-tls") && status.contains(" ok "),
         "{status}"
     );
+    Ok(())
+}
+
+/// docs/start/first-certificate.md on a bench of its own, as `make demo KEEP=1` leaves one: each command prints what stands
+/// below it, but for what differs each time. What it says right after the Secret is made may be over when it is asked.
+#[tokio::test]
+async fn each_command_of_the_first_certificate_prints_what_the_page_says() -> Result<()> {
+    let page = include_str!("../docs/start/first-certificate.md");
+    let bench = Bench::start(Options::default()).await?;
+    let options = OperatorOptions {
+        class: Some("default".into()),
+        allow: "[{namespaces: [shop], names: [shop.example]}]".into(),
+        ..OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"))
+    };
+    let _operator = Operator::start(&bench, options).await?;
+    let newcomer = Newcomer::arrive(&bench)?;
+    let blocks = crate::documents::blocks(page);
+    let mut shown = 0;
+    for (at, block) in blocks.iter().enumerate() {
+        if block.language != "sh" || block.text.starts_with("make demo") {
+            continue;
+        }
+        let printed = blocks.get(at + 1).filter(|next| next.language == "text");
+        let printed = printed.filter(|next| !next.text.contains("absent"));
+        let Some(printed) = printed else {
+            newcomer.types(&block.text)?;
+            continue;
+        };
+        let last = printed.text.lines().last().unwrap_or_default();
+        // Times, fingerprints and addresses have digits.
+        let is_lasting = |word: &&str| !word.contains(|c: char| c.is_ascii_digit() || c == '…');
+        let words: Vec<&str> = last.split_whitespace().filter(is_lasting).collect();
+        // What changes something is typed once.
+        let once = block.text.contains(" renew ");
+        let typed = once.then(|| newcomer.types(&block.text)).transpose()?;
+        eventually(SOON, "the page tells what is printed", async || {
+            let output = match &typed {
+                Some(output) => said(output),
+                None => said(&newcomer.types(&block.text)?),
+            };
+            let missing = words.iter().find(|word| !output.contains(**word));
+            ensure!(missing.is_none(), "{missing:?}: {}\n{output}", block.text);
+            Ok(())
+        })
+        .await?;
+        shown += 1;
+    }
+    ensure!(shown >= 5, "only {shown} answers are shown");
     Ok(())
 }

@@ -126,7 +126,7 @@ chart: ## Copy the manifests of deploy/ and rbac/ into the chart, after a change
 	deploy/chart.sh
 
 .PHONY: dist
-dist: chart control-plane ## One file that `kubectl apply -f` takes, and the chart's archive, in target/dist (IMAGE=registry.example.com/cert-renew)
+dist: chart ## One file that `kubectl apply -f` takes, and the chart's archive, in target/dist (IMAGE=registry.example.com/cert-renew)
 	deploy/dist.sh $(IMAGE)
 
 .PHONY: sbom
@@ -134,7 +134,7 @@ sbom: ## What the binary is made of, as CycloneDX: target/image/cert-renew.cdx.j
 	deploy/sbom.sh amd64 target/image/cert-renew.cdx.json
 
 .PHONY: release
-release: control-plane ## Everything that a release publishes, in target/release-VERSION (VERSION=0.1.0; RELEASING.md)
+release: ## Everything that a release publishes, in target/release-VERSION (VERSION=0.1.0; RELEASING.md)
 	deploy/release.sh "$(VERSION)" $(IMAGE)
 
 # Only in the workflow of a release: it signs by that identity.

@@ -17,10 +17,10 @@ rm "$source/src/book.sh"
 # From docs/x.md a link out of docs/ begins with ../, from docs/start/x.md with ../../.
 find "$source/src" -name '*.md' | while read -r page; do
     case ${page#"$source/src/"} in
-    */*) out=../../ ;;
-    *) out=../ ;;
+    */*) out='\.\./\.\./' ;;
+    *) out='\.\./' ;;
     esac
-    sed -i "s#](\\(${out}\\)#]($repository/#g" "$page"
+    sed -i "s#](${out}#]($repository/#g" "$page"
 done
 
 "$mdbook" build --dest-dir "$PWD/target/book" "$source"

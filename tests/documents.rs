@@ -464,3 +464,16 @@ fn the_workflows_only_call_targets_of_make() -> Result<()> {
     assert_eq!(targets, expected.map(ToOwned::to_owned).into());
     Ok(())
 }
+
+/// The book leaves out what SUMMARY.md does not name.
+#[test]
+fn every_page_is_in_the_book() -> Result<()> {
+    let docs = Path::new(ROOT).join("docs");
+    let summary = include_str!("../docs/SUMMARY.md");
+    for path in files(&docs)? {
+        let page = path.strip_prefix(&docs)?.display().to_string();
+        let is_page = page.ends_with(".md") && page != "SUMMARY.md";
+        ensure!(!is_page || summary.contains(&format!("({page})")), "{page}");
+    }
+    Ok(())
+}

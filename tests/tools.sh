@@ -247,7 +247,7 @@ kubectl)
     # shellcheck disable=SC2012 # The names are ours; the newest first.
     tool=$(ls -t "${cache%/tools}"/control-plane-*/kubectl 2>/dev/null | head -n 1)
     if [ -z "$tool" ]; then
-        say "kubectl is missing: make control-plane builds it"
+        say "kubectl is missing: install it, or let make control-plane build it"
         exit 1
     fi
     ;;

@@ -28,8 +28,14 @@ pub(super) enum Command {
 pub(super) struct Place {
     /// The issuer, as the config file names it
     issuer: String,
-    /// The operator's namespace
-    #[arg(short, long, env = "POD_NAMESPACE", default_value = "cert-renew")]
+    /// The operator's namespace, where the account is
+    #[arg(
+        short,
+        long,
+        visible_alias = "operator-namespace",
+        env = "POD_NAMESPACE",
+        default_value = "cert-renew"
+    )]
     namespace: String,
     #[command(flatten)]
     way: Way,

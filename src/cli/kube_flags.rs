@@ -140,6 +140,11 @@ pub(super) struct Scope {
 }
 
 impl Scope {
+    /// A client with these flags.
+    pub(super) async fn client(&self) -> Result<Client, Failure> {
+        self.place.client().await
+    }
+
     /// A client of each kind.
     pub(super) async fn clients(&self) -> Result<Clients, Failure> {
         self.place.clients().await

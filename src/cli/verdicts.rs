@@ -14,17 +14,17 @@ use std::time::Duration;
 use cert_renew_core::config::Config;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::thin::ThinSecret;
-use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::human;
 use cert_renew_core::verdict::{self, Leader, Report, Verdict};
 use clap::Args;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::Failure;
+use super::cluster_config;
 use super::kube_flags::{Clients, Scope};
 use super::output::plain;
 use crate::cluster::lease;
@@ -34,8 +34,6 @@ use crate::cluster::pages::Pages;
 const PAGE: u32 = 250;
 /// Longest wait for the operator's answer: the API server gives up on a dead pod later.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The ConfigMap of the operator's config, and its key.
-const CONFIG: (&str, &str) = ("cert-renew-config", "config.yaml");
 
 /// Which operator is asked.
 #[derive(Clone, Debug, Args)]
@@ -337,7 +335,7 @@ impl Operator {
                 format!("as it answered {}: {}", status.code, plain(message))
             }
             kube::Error::SerdeError(_) => "as its answer is one of another version".to_owned(),
-            other => format!("({})", plain(&in_short(other))),
+            other => format!("({})", plain(&Failure::new("asking it", other).0)),
         }
     }
 
@@ -346,15 +344,9 @@ impl Operator {
     /// # Errors
     /// When it cannot be read, or has a fault.
     pub(super) async fn config(&self, client: &Client) -> Result<Config, Failure> {
-        let (name, key) = CONFIG;
-        let what = format!("ConfigMap {}/{name}", self.operator_namespace);
-        let api: Api<ConfigMap> = Api::namespaced(client.clone(), &self.operator_namespace);
-        let map = in_time(api.get(name)).await;
-        let map = map.map_err(|_| Failure(format!("{what}: no answer in time")))?;
-        let map = map.map_err(|error| Failure(format!("{what}: {}", in_short(&error))))?;
-        let text = map.data.as_ref().and_then(|data| data.get(key));
-        let text = text.ok_or_else(|| Failure(format!("{what} has no {key}")))?;
-        Config::parse(text).map_err(|faults| Failure(format!("{what}: {faults}")))
+        let read = cluster_config::read(client, &self.operator_namespace);
+        let none = |_| Failure("reading the config: no answer in time".into());
+        in_time(read).await.map_err(none)?
     }
 
     /// Who leads, by the Lease.
@@ -362,7 +354,7 @@ impl Operator {
         let api: Api<Lease> = Api::namespaced(client.clone(), &self.operator_namespace);
         let found = in_time(api.get_opt(lease::NAME)).await;
         let found = found.map_err(|_| Failure("reading the Lease: no answer in time".into()))?;
-        let spec = found.map_err(|error| Failure(in_short(&error)))?;
+        let spec = found.map_err(|error| Failure::new("reading the Lease", &error))?;
         let spec = spec.and_then(|lease| lease.spec).unwrap_or_default();
         let (Some(renewed), Some(lasts)) = (spec.renew_time, spec.lease_duration_seconds) else {
             return Ok(Leader::default());
@@ -372,14 +364,6 @@ impl Operator {
         let holder = spec.holder_identity.as_deref();
         let holder = holder.filter(|holder| !holder.is_empty());
         Ok(Leader::at(UnixTime::now(), holder, renewed, lasts))
-    }
-}
-
-/// What the API server said, or why it could not be asked.
-fn in_short(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => error_chain(other),
     }
 }
 

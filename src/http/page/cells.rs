@@ -52,7 +52,8 @@ pub(super) fn trouble(now: UnixTime, row: &Verdict) -> Markup {
         @if failing && row.last_error.is_none() && row.problems.is_empty() { p { (Shown(&row.reason)) } }
         @if row.failures > 0 || row.next_try.is_some() {
             small {
-                @if row.failures > 0 { "Failed " (count(row.failures as usize, "time")) " in a row. " }
+                @if row.failures == 1 { "Failed once. " }
+                @if row.failures > 1 { "Failed " (row.failures) " times in a row. " }
                 @if let Some(at) = row.next_try { "Next try " (minute(at)) ", " (relative(now, at)) "." }
             }
         }

@@ -29,7 +29,7 @@ pub(super) fn view(
 
 fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
     html! {
-        dl.one class=[class(row.state)] {
+        dl class={ "one " (class(row.state).unwrap_or_default()) } {
             dt { "State" }
             dd {
                 strong { (state(row.state)) } ": " (Shown(&row.reason)) "."

@@ -163,6 +163,11 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
     space.tls_secret("refused", None, &unheard_of).await?;
     of_cert_manager(&space, "fought", &other).await?;
     alert(&prometheus, "CertRenewTwoOwners", "fought", true).await?;
+    let misread = [("issuer", "pebble"), ("key-type", "rsa")];
+    space.tls_secret("misread", Some(&other), &misread).await?;
+    space
+        .tls_secret("misspelt", Some(&other), &[("isuer", "pebble")])
+        .await?;
     let dashboard: Value = serde_json::from_str(DASHBOARD)?;
     let panels = panels(&dashboard);
     ensure!(panels.len() > 35, "{} queries", panels.len());
@@ -171,7 +176,9 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
         for (title, expression) in &panels {
             let expression = expression
                 .replace("$__rate_interval", "10s")
-                .replace("$namespace", ".*");
+                .replace("$namespace", ".*")
+                .replace("$cluster", ".*")
+                .replace("$job", ".*");
             let found = prometheus.query_range(&expression, 240).await;
             let found = found.with_context(|| (*title).to_owned())?;
             if !found.iter().any(tells) {

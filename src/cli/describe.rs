@@ -91,8 +91,8 @@ impl Told {
         let series = event.series.as_ref();
         let last = series.and_then(|it| it.last_observed_time.as_ref());
         let last = last.map(|it| it.0);
-        let last = last.or(event.last_timestamp.as_ref().map(|it| it.0));
-        let last = last.or(event.event_time.as_ref().map(|it| it.0));
+        let last = last.or_else(|| event.last_timestamp.as_ref().map(|it| it.0));
+        let last = last.or_else(|| event.event_time.as_ref().map(|it| it.0));
         let count = series.and_then(|it| it.count).or(event.count);
         Self {
             at: last.map_or(UnixTime(0), |at| UnixTime(at.as_second())),
@@ -183,7 +183,7 @@ fn text(
     match events {
         Err(why) => line("Events", &format!("cannot be read: {}", plain(why))),
         Ok(events) if events.is_empty() => {
-            line("Events", "none, or older than the API server keeps them")
+            line("Events", "none, or older than the API server keeps them");
         }
         Ok(events) => {
             line("Events", "");

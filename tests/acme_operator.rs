@@ -624,10 +624,8 @@ async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
 
     let made = format!("{}/made", space.name);
     let names = "made.commands.example";
-    let (text, well) = command(
-        bench,
-        &["create", &made, "--issuer", "pebble", "--names", names],
-    )?;
+    let create = ["create", &made, "--issuer", "pebble", "--names", names];
+    let (text, well) = command(bench, &[&create[..], &at].concat())?;
     assert!(well, "{text}");
     let class = json!({"metadata": {"annotations": {"cert-renew.io/class": operator.namespace()}}});
     space
@@ -636,7 +634,7 @@ async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
         .await?;
     renewed(&space, "made", "").await?;
 
-    let (text, well) = command(bench, &["resume", &made])?;
+    let (text, well) = command(bench, &[&["resume", &made][..], &at].concat())?;
     assert!(well && text.contains("not halted"), "{text}");
     let show = ["account", "show", "pebble", "-n", operator.namespace()];
     let (text, well) = command(bench, &show)?;

@@ -505,7 +505,8 @@ async fn resume_goes_on_with_the_others_although_one_still_fails() -> Result<()>
         assert_eq!(now, generation, "{name}");
     }
     let place = format!("{}/tls", space.name);
-    let (text, well) = command(bench, &["resume", &place])?;
+    let at = ["--operator-namespace", operator.namespace()];
+    let (text, well) = command(bench, &[&["resume", &place][..], &at].concat())?;
     assert!(well && text.contains("deployment/a"), "{text}");
     // The others have it, and that one pods with an earlier one: it is not done.
     let told_of = told(&space, "tls", "RolloutIncomplete").await?;

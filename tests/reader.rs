@@ -219,7 +219,17 @@ async fn a_secret_is_made_for_the_hosts_of_an_ingress() -> Result<()> {
     let ingress = serde_json::from_value(ingress)?;
     ingresses.create(&PostParams::default(), &ingress).await?;
     let create = |more: &[&str]| {
-        let common = ["create", "shop", "--issuer", "pebble", "-n", &space.name];
+        // In a namespace without an operator no config says which issuers there are.
+        let common = [
+            "create",
+            "shop",
+            "--issuer",
+            "pebble",
+            "-n",
+            &space.name,
+            "--operator-namespace",
+            &space.name,
+        ];
         cert_renew(&[&common, more].concat(), Some(bench.kubeconfig()))
     };
     for (more, code, expected) in [
@@ -385,7 +395,8 @@ async fn resume_lets_a_halted_rollout_go_on() -> Result<()> {
     })
     .await?;
     let ask = |command: &str, name: &str| {
-        let arguments = [command, name, "-n", &space.name];
+        let at = ["--operator-namespace", operator.namespace()];
+        let arguments = [&[command, name, "-n", &space.name][..], &at].concat();
         cert_renew(&arguments, Some(bench.kubeconfig()))
     };
     let status = said(&cert_renew(

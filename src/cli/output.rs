@@ -120,7 +120,7 @@ pub(super) fn colour(state: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether the environment leaves colours on: `NO_COLOR` (https://no-color.org) with any value turns them off, and a
+/// Whether the environment leaves colours on: `NO_COLOR` (<https://no-color.org>) with any value turns them off, and a
 /// terminal of type `dumb` shows escape sequences as text.
 fn wants_colours(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());

@@ -367,7 +367,7 @@ pub(crate) async fn is_halted(space: &Space, name: &str) -> Result<()> {
     let secret = space.secrets().get(name).await?;
     let line = annotation(&secret, STATE).unwrap_or_default();
     ensure!(
-        line.starts_with("halted: deployment/") && line.ends_with(&resume),
+        line.starts_with("rollout_failing: halted: deployment/") && line.ends_with(&resume),
         "{line}"
     );
     Ok(())

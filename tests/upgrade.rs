@@ -169,6 +169,8 @@ async fn what_version_0_1_has_written_is_read_and_nothing_is_issued_or_restarted
         "state.cert-renew.io/issued-by",
         "state.cert-renew.io/rolled-out",
         "state.cert-renew.io/rolled-out-with",
+        // With the write of the one above.
+        "state.cert-renew.io/state",
     ];
     assert_eq!(written, BTreeSet::from(expected));
     Ok(())

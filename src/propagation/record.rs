@@ -141,10 +141,11 @@ pub(super) async fn record(
         annotations,
         ..Changes::default()
     };
+    // Before the patch, since the watch may bring it back at once.
+    let known = context.entry(ticket.key()).and_then(|it| it.rolled_out());
     let patched = secrets::patch(&context.client, head, &changes).await;
     if let Ok(secret) = &patched {
         tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
-        let known = context.entry(ticket.key()).and_then(|it| it.rolled_out());
         let is_new = known.is_none() && !has_other_notes(&secret.head, &changes);
         if is_new {
             tell::adopted(context, ticket.key(), secret, workloads);

@@ -45,7 +45,8 @@ pub struct OperatorOptions {
     pub allow: String,
     /// More settings of that issuer: YAML lines.
     pub issuer: String,
-    /// Its class, where it is the only one on its bench; else its namespace.
+    /// Its class, where it is the only one on its bench, and in the namespace `cert-renew` as `deploy/` has it. Otherwise
+    /// it has a namespace of its own, which is its class too.
     pub class: Option<String>,
     /// Role files besides `rbac/`, for example `rbac/addons/eviction.yaml`.
     pub addons: Vec<String>,
@@ -166,7 +167,10 @@ impl<'a> Operator<'a> {
         render: impl FnOnce(&str) -> Result<Option<String>>,
     ) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let namespace = format!("cert-renew-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let namespace = match &options.class {
+            Some(_) => "cert-renew".to_owned(),
+            None => format!("cert-renew-{}", COUNT.fetch_add(1, Ordering::Relaxed)),
+        };
         let client = bench.client()?;
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let metadata = ObjectMeta {

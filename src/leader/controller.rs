@@ -506,7 +506,7 @@ impl Controller {
         if problems != known {
             self.report(&key, uid, &assessment);
         }
-        let facts = self.context.facts(&key);
+        let facts = || self.context.facts(&key);
         if notes::are_outdated(&key, head, &assessment, facts, change) {
             self.context.notes.add(&key);
         } else {

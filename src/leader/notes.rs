@@ -49,18 +49,24 @@ pub fn are_outdated(
     key: &SecretRef,
     head: &Head,
     assessment: &Assessment,
-    facts: Option<Facts>,
+    facts: impl FnOnce() -> Option<Facts>,
     change: Change,
 ) -> bool {
     // A program that copies the Secret would put the copied text back after each write.
     if assessment.copied_record {
         return false;
     }
-    let line = facts.map(|facts| state_line::line(UnixTime::now(), key, &facts.judged(assessment)));
+    let line = || {
+        Some(state_line::line(
+            UnixTime::now(),
+            key,
+            &facts()?.judged(assessment),
+        ))
+    };
     let written = head.annotation(keys::STATE);
     // Secrets of a version that wrote no line get one with their next write, or when something changes.
     let of_former = change == Change::New && written.is_none();
-    let is_news = !of_former && line.is_some_and(|line| line.is_news(written));
+    let is_news = !of_former && line().is_some_and(|line| line.is_news(written));
     let problems = state_line::problems(&assessment.problems);
     let wrong = problems.as_deref() != head.annotation(keys::PROBLEMS);
     let looked_for = match change {

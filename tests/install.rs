@@ -292,15 +292,21 @@ async fn monitors_are_left_out_where_the_cluster_has_no_such_kind() -> Result<()
     Ok(())
 }
 
+/// Makes a namespace in which Pod Security enforces its strictest level, and warns of what it would refuse.
+fn restricted(bench: &Bench, namespace: &str) -> Result<()> {
+    let labels = "labels: {pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}";
+    let home =
+        format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  {labels}\n");
+    kubectl(bench, "apply -f -", &home)?;
+    Ok(())
+}
+
 /// The pod of `helm test` is one that Pod Security lets in at its strictest.
 #[tokio::test]
 async fn the_chart_has_a_test_that_any_namespace_takes() -> Result<()> {
     let bench = Bench::shared().await?;
     let namespace = "install-helm-test";
-    let labels = "labels: {pod-security.kubernetes.io/enforce: restricted}";
-    let home =
-        format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  {labels}\n");
-    kubectl(bench, "apply -f -", &home)?;
+    restricted(bench, namespace)?;
     let template = |values: &str| -> Result<String> {
         let output = Command::new(helm_program()?)
             .args([
@@ -480,10 +486,7 @@ fn the_network_policy_opens_pods_only_with_the_add_on() -> Result<()> {
 async fn what_the_chart_gives_is_accepted_without_a_warning() -> Result<()> {
     let bench = Bench::shared().await?;
     let namespace = "install-chart";
-    let labels = "labels: {pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}";
-    let home =
-        format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  {labels}\n");
-    kubectl(bench, "apply -f -", &home)?;
+    restricted(bench, namespace)?;
     let values = "addons.eviction=true,addons.verify=true,addons.namespace-labels=true,admission.enabled=true,\
                   networkPolicy.egress[0].ports[0].port=9000,admission.names.shop=shop.example,replicas=3,\
                   priorityClassName=system-cluster-critical,dnsConfig.options[0].name=ndots,podLabels.a=b,args[0]=--log-level=debug,\

@@ -9,6 +9,7 @@ use kube::Client;
 use kube::api::Api;
 
 use super::Failure;
+use super::kube_flags::OperatorNamespace;
 use crate::process::config_file;
 
 /// Name of the ConfigMap that the shipped manifests make.
@@ -22,14 +23,8 @@ pub(super) struct ConfigFlags {
     /// A config file, instead of the ConfigMap cert-renew-config in the operator's namespace
     #[arg(long, env = "CERT_RENEW_CONFIG", value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// The operator's namespace
-    #[arg(
-        long,
-        env = "POD_NAMESPACE",
-        default_value = "cert-renew",
-        value_name = "NAMESPACE"
-    )]
-    pub(super) operator_namespace: String,
+    #[command(flatten)]
+    pub(super) operator: OperatorNamespace,
 }
 
 impl ConfigFlags {
@@ -37,7 +32,7 @@ impl ConfigFlags {
     pub(super) async fn read(&self, client: &Client) -> Result<Config, Failure> {
         match &self.config {
             Some(file) => config_file::load(file).map_err(|faults| Failure(faults.to_string())),
-            None => read(client, &self.operator_namespace).await,
+            None => read(client, &self.operator.operator_namespace).await,
         }
     }
 }

@@ -15,8 +15,7 @@ use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 
 use super::cluster_config;
-use super::kube_flags::Place;
-use super::operator::OperatorNamespace;
+use super::kube_flags::{OperatorNamespace, Place};
 use super::output::Output;
 use super::secret::MANAGER;
 use super::{CommandResult, Failure, block_on};

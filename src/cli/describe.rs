@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::time::duration::human;
+use cert_renew_core::time::duration::{human, relative};
 use cert_renew_core::verdict::{Report, Verdict, why_in_words};
 use clap::Parser;
 use k8s_openapi::api::core::v1::Event;
@@ -12,7 +12,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::kube_flags::Place;
-use super::output::{Screen, colour, plain, relative, workloads};
+use super::output::{Screen, colour, plain, workloads};
 use super::verdicts::{Found, Operator, Source, Wanted};
 use super::{CommandResult, block_on};
 

@@ -55,6 +55,19 @@ impl Way {
     }
 }
 
+/// Where the operator is installed.
+#[derive(Clone, Debug, Args)]
+pub(super) struct OperatorNamespace {
+    /// The operator's namespace
+    #[arg(
+        long,
+        env = "POD_NAMESPACE",
+        default_value = "cert-renew",
+        value_name = "NAMESPACE"
+    )]
+    pub(super) operator_namespace: String,
+}
+
 /// Clients of the API server.
 pub(super) struct Clients {
     /// It asks again while the API server is overloaded or not there.

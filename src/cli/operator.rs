@@ -10,7 +10,6 @@ use cert_renew_core::config::Config;
 use cert_renew_core::schedule::rate_limits::{Account, AccountId};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration;
-use clap::Args;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
@@ -25,19 +24,6 @@ use crate::cluster::{lease, ledger};
 const DURATIONS: u32 = 4;
 /// See [`DURATIONS`].
 const SILENT: Duration = Duration::from_secs(120);
-
-/// Where the operator is installed.
-#[derive(Clone, Debug, Args)]
-pub(super) struct OperatorNamespace {
-    /// The operator's namespace
-    #[arg(
-        long,
-        env = "POD_NAMESPACE",
-        default_value = "cert-renew",
-        value_name = "NAMESPACE"
-    )]
-    pub(super) operator_namespace: String,
-}
 
 /// What is known of an operator.
 #[derive(Debug)]

@@ -7,9 +7,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, stdout};
 
 use cert_renew_core::secret::used_by::UsedBy;
-use cert_renew_core::text::{holds_private_key, shown};
-use cert_renew_core::time::UnixTime;
-use cert_renew_core::time::duration;
+use cert_renew_core::text::{holds_private_key, is_hidden, shown};
 use cert_renew_core::verdict::State;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -82,12 +80,7 @@ impl Screen {
 
 /// Foreign text for a terminal: as it is if it is one line of visible characters, otherwise quoted.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
-    let odd = |it: char| {
-        let hidden = matches!(it, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
-        it.is_control() || hidden
-    };
-    if text.contains(odd) || holds_private_key(text) {
+    if text.contains(is_hidden) || holds_private_key(text) {
         shown(text).into()
     } else {
         text.into()
@@ -99,15 +92,6 @@ pub(super) fn workloads(used_by: &UsedBy) -> String {
     let proven = used_by.proven.as_ref().map(|it| it.in_words());
     let parts = [used_by.in_words()].into_iter().chain(proven);
     parts.collect::<Vec<_>>().join("; ")
-}
-
-/// The time from now to an instant, in words.
-pub(super) fn relative(now: UnixTime, at: UnixTime) -> String {
-    if at < now {
-        format!("{} ago", duration::human(now.since(at)))
-    } else {
-        format!("in {}", duration::human(at.since(now)))
-    }
 }
 
 /// The escape sequence for a state: problems are highlighted on a terminal.

@@ -18,8 +18,8 @@ use kube::api::Api;
 use serde_json::json;
 
 use super::account::{Trust, acme, load};
-use super::kube_flags::Place;
-use super::operator::{Operator, OperatorNamespace};
+use super::kube_flags::{OperatorNamespace, Place};
+use super::operator::Operator;
 use super::secret::{annotate, get, paused};
 use super::{CommandResult, Failure, block_on};
 use crate::acme::RevocationReason;

@@ -13,8 +13,8 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use super::kube_flags::Place;
-use super::operator::{Leader, Operator, OperatorNamespace};
+use super::kube_flags::{OperatorNamespace, Place};
+use super::operator::{Leader, Operator};
 use super::{CommandResult, Failure, block_on};
 
 /// The field manager of the writes.

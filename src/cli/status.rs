@@ -12,7 +12,7 @@ use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::time::duration::{self, NotADuration};
+use cert_renew_core::time::duration::{self, NotADuration, relative};
 use cert_renew_core::verdict::{Report, State, Verdict};
 use clap::{Parser, ValueEnum};
 use futures::{StreamExt as _, stream};
@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use super::describe;
 use super::kube_flags::{Clients, Scope};
-use super::output::{Output, Paint, Screen, Table, colour, plain, relative, workloads};
+use super::output::{Output, Paint, Screen, Table, colour, plain, workloads};
 use super::verdicts::{Found, Operator, Source, Wanted, say, selections};
 use super::{CommandResult, Failure, block_on};
 

@@ -8,8 +8,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
-use super::kube_flags::Way;
-use super::operator::OperatorNamespace;
+use super::kube_flags::{OperatorNamespace, Way};
 use super::output::Output;
 use super::{CommandResult, Failure, block_on};
 

@@ -32,6 +32,15 @@ pub fn holds_private_key(text: &str) -> bool {
     text.contains("PRIVATE KEY")
 }
 
+/// Whether a character is not seen as itself: a control character, an invisible one, or one that changes the direction of
+/// the surrounding text.
+#[must_use]
+pub fn is_hidden(character: char) -> bool {
+    let hidden = matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+    character.is_control() || hidden
+}
+
 /// An error with its sources, each text once: `request failed: connection refused`.
 #[must_use]
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {

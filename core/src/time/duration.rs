@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::UnixTime;
+
 /// Why a text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("expected a duration such as 30d, 12h, 90m, 10s or 1h30m")]
@@ -40,6 +42,16 @@ pub fn parse(text: &str) -> Result<Duration, NotADuration> {
         rest = &rest[digits + 1..];
     }
     Ok(Duration::from_secs(seconds))
+}
+
+/// How far away an instant is, for people: `in 29d 23h`, `5s ago`.
+#[must_use]
+pub fn relative(now: UnixTime, at: UnixTime) -> String {
+    if at < now {
+        format!("{} ago", human(now.since(at)))
+    } else {
+        format!("in {}", human(at.since(now)))
+    }
 }
 
 /// The two biggest units of a duration, for people: `29d 23h`, `12m 5s`, `0s`.

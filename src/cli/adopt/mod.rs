@@ -29,8 +29,7 @@ use tokio::time::{Instant, sleep};
 use self::plan::{Certificate, Issuers, annotations, changes, theirs};
 use super::cluster_config;
 use super::create::unknown_issuer;
-use super::kube_flags::Scope;
-use super::operator::OperatorNamespace;
+use super::kube_flags::{OperatorNamespace, Scope};
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::pages::Pages;
 

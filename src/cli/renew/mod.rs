@@ -25,8 +25,8 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use self::verdict::{Verdict, Wish, verdict};
-use super::kube_flags::Scope;
-use super::operator::{Operator, OperatorNamespace};
+use super::kube_flags::{OperatorNamespace, Scope};
+use super::operator::Operator;
 use super::secret::{annotate, get};
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::pages::Pages;

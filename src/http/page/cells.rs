@@ -1,10 +1,11 @@
 //! What the list and the view of one Secret share: instants, workloads, and what is wrong.
 
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration::relative;
 use cert_renew_core::verdict::{Rollout, State, Verdict};
 use maud::{Markup, html};
 
-use super::words::{Shown, count, day, minute, relative};
+use super::words::{Shown, count, day, minute};
 
 /// The class that colours a row.
 pub(super) fn class(state: State) -> Option<&'static str> {

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display, Write as _};
 
+use cert_renew_core::text::is_hidden;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::time::duration;
 use cert_renew_core::verdict::{Rollout, State};
 
 /// Foreign text without control characters, and without what changes the direction of the surrounding text. The template
@@ -15,13 +15,7 @@ impl Display for Shown<'_> {
         for character in self.0.chars() {
             match character {
                 '\n' => f.write_char('\n')?,
-                '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => {
-                    write!(f, "{}", character.escape_unicode())?;
-                }
-                '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}' => {
-                    write!(f, "{}", character.escape_unicode())?;
-                }
-                other if other.is_control() => write!(f, "{}", character.escape_unicode())?,
+                hidden if is_hidden(hidden) => write!(f, "{}", hidden.escape_unicode())?,
                 other => f.write_char(other)?,
             }
         }
@@ -69,15 +63,6 @@ pub(super) fn runbook(state: State) -> Option<&'static str> {
         State::Blocked => "certrenewrenewalblocked",
         State::Due | State::Held | State::Paused | State::Ok => return None,
     })
-}
-
-/// How far away an instant is.
-pub(super) fn relative(now: UnixTime, at: UnixTime) -> String {
-    if at < now {
-        format!("{} ago", duration::human(now.since(at)))
-    } else {
-        format!("in {}", duration::human(at.since(now)))
-    }
 }
 
 /// An instant to the minute.

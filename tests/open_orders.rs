@@ -20,6 +20,7 @@ use test_bench::{
 use crate::acme_operator::event;
 use crate::dns01::{await_values, no_record_is_left, pebble};
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
+use crate::routes::validate_paths_as_ingress_nginx;
 
 /// Longer than any of these tests: who succeeds has not waited for it.
 const LONG: &str = "retry: {base: 1h, factor: 1, max: 1h}\n";
@@ -984,39 +985,6 @@ async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result
     Ok(())
 }
 
-/// A policy that refuses Ingresses with `pathType: Prefix`, as an ingress controller's webhook may.
-async fn refuse_prefix(bench: &Bench, namespace: &str) -> Result<()> {
-    let name = format!("no-prefix-{namespace}");
-    let client = bench.client()?;
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": name},
-        "spec": {"failurePolicy": "Fail",
-            "matchConstraints": {"resourceRules": [{"apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"],
-                "operations": ["CREATE"], "resources": ["ingresses"]}]},
-            "validations": [{"expression": "object.spec.rules.all(r, r.http.paths.all(p, p.pathType != 'Prefix'))",
-                "message": "no dots with Prefix here"}]},
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": name},
-        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": {"namespaceSelector":
-            {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}},
-    });
-    for (object, plural) in [
-        (policy, "validatingadmissionpolicies"),
-        (binding, "validatingadmissionpolicybindings"),
-    ] {
-        let kind = object["kind"].as_str().unwrap_or_default();
-        let kind = kube::core::GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
-        let resource = kube::core::ApiResource::from_gvk_with_plural(&kind, plural);
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        let object: DynamicObject = serde_json::from_value(object)?;
-        api.create(&PostParams::default(), &object).await?;
-    }
-    Ok(())
-}
-
 #[tokio::test]
 async fn a_path_type_and_a_kind_of_route_that_are_corrected_are_taken_by_orders_that_wait()
 -> Result<()> {
@@ -1037,30 +1005,22 @@ async fn a_path_type_and_a_kind_of_route_that_are_corrected_are_taken_by_orders_
             ..options()
         };
         let mut operator = Operator::install(bench, options).await?;
-        refuse_prefix(bench, operator.namespace()).await?;
+        validate_paths_as_ingress_nginx(bench, operator.namespace()).await?;
         operator.run().await?;
         let space = Space::new(bench.client()?, tag, operator.namespace()).await?;
-        let mut waits = None;
-        // A policy is in force some time after it is made: until then orders pass.
-        for number in 0..20 {
-            let (name, host) = (format!("waits-{number}"), format!("{number}.{tag}.example"));
-            let annotations = [("issuer", "pebble"), ("names", &*host)];
-            space.tls_secret(&name, None, &annotations).await?;
-            let refused = eventually(SOON, "it is issued or refused", async || {
-                let secret = space.secrets().get(&name).await?;
-                let error = annotation(&secret, "state.cert-renew.io/last-error");
-                let refused = error.is_some_and(|it| it.contains("no dots with Prefix here"));
-                ensure!(refused || !data(&secret, "tls.crt").is_empty(), "neither");
-                Ok(refused)
-            });
-            if refused.await? {
-                waits = Some(name);
-                break;
-            }
-        }
-        let waits = waits.context("the policy is never in force")?;
+        let host = format!("{tag}.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret("waits", None, &annotations).await?;
+        eventually(SOON, "it is refused", async || {
+            let secret = space.secrets().get("waits").await?;
+            let error = annotation(&secret, "state.cert-renew.io/last-error");
+            let error = error.context("not yet")?;
+            ensure!(error.contains("cannot be used with pathType"), "{error}");
+            Ok(())
+        })
+        .await?;
         operator.configure(&(base() + LONG + &after))?;
-        renewed(&space, &waits, "").await?;
+        renewed(&space, "waits", "").await?;
         no_record_is_left(bench, &operator).await?;
     }
     Ok(())

@@ -84,6 +84,60 @@ async fn none_is_left(routes: &Api<DynamicObject>) -> Result<()> {
     .await
 }
 
+/// A policy as the webhook of ingress-nginx has it since version 1.12: no dot in paths of the types `Prefix` and `Exact`.
+/// Returns when it is in force.
+pub(crate) async fn validate_paths_as_ingress_nginx(bench: &Bench, namespace: &str) -> Result<()> {
+    let name = format!("paths-of-{namespace}");
+    let rule = "!has(object.spec.rules) || object.spec.rules.all(r, r.http.paths.all(p, \
+        p.pathType == 'ImplementationSpecific' || p.path.matches('^/[A-Za-z0-9_/-]*$')))";
+    let policy = json!({
+        "metadata": {"name": name},
+        "spec": {"failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{"apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"],
+                "operations": ["CREATE", "UPDATE"], "resources": ["ingresses"]}]},
+            "validations": [{"expression": rule, "message": "path cannot be used with pathType"}]},
+    });
+    let binding = json!({
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": {"namespaceSelector":
+            {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}},
+    });
+    let client = bench.client()?;
+    for (mut object, kind, plural) in [
+        (
+            policy,
+            "ValidatingAdmissionPolicy",
+            "validatingadmissionpolicies",
+        ),
+        (
+            binding,
+            "ValidatingAdmissionPolicyBinding",
+            "validatingadmissionpolicybindings",
+        ),
+    ] {
+        object["apiVersion"] = json!("admissionregistration.k8s.io/v1");
+        object["kind"] = json!(kind);
+        let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, plural);
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        let object: DynamicObject = serde_json::from_value(object)?;
+        api.create(&PostParams::default(), &object).await?;
+    }
+    let backend = json!({"service": {"name": "x", "port": {"number": 1}}});
+    let path =
+        json!({"path": "/.well-known/acme-challenge", "pathType": "Prefix", "backend": backend});
+    let refused = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "refused"},
+        "spec": {"rules": [{"host": "refused.example", "http": {"paths": [path]}}]}});
+    let tried = format!("-n {namespace} create --dry-run=server -f -");
+    eventually(SOON, "the policy is in force", async || {
+        let said = kubectl(bench, &tried, &refused.to_string()).err();
+        let said = said.context("the path is taken")?.to_string();
+        ensure!(said.contains("cannot be used with pathType"), "{said}");
+        Ok(())
+    })
+    .await
+}
+
 /// Two names, one order, through routes of this kind.
 async fn routed(kind: &str, route: &str) -> Result<()> {
     let bench = Bench::shared().await?;
@@ -108,6 +162,9 @@ async fn routed(kind: &str, route: &str) -> Result<()> {
         "spec": {"hostnames": ["left.example"], "defaultBackend": {"service": {"name": "x", "port": {"number": 1}}}}});
     let gone: DynamicObject = serde_json::from_value(gone)?;
     routes.create(&PostParams::default(), &gone).await?;
+    if kind == "Ingress" {
+        validate_paths_as_ingress_nginx(bench, &namespace).await?;
+    }
     operator.run().await?;
     none_is_left(&routes).await?;
 
@@ -127,6 +184,7 @@ async fn routed(kind: &str, route: &str) -> Result<()> {
     Ok(())
 }
 
+/// It does so where paths are validated as ingress-nginx does, too.
 #[tokio::test]
 async fn an_ingress_for_each_host_leads_the_ca_to_us_and_goes() -> Result<()> {
     routed("Ingress", "route: ingress, ingress: {class: nginx}").await

@@ -285,6 +285,26 @@ mod tests {
     }
 
     #[test]
+    fn an_ingress_has_the_whole_path_unless_it_is_a_prefix() {
+        for (settings, path) in [
+            ("", "/.well-known/acme-challenge/token"),
+            ("pathType: Exact", "/.well-known/acme-challenge/token"),
+            ("pathType: Prefix", "/.well-known/acme-challenge"),
+        ] {
+            let yaml = format!(
+                "issuers: {{}}\nsolvers: [{{http01: {{route: ingress, ingress: {{{settings}}}}}}}]"
+            );
+            let config = Config::parse(&yaml).unwrap();
+            let name = "a.example".parse().unwrap();
+            let Solver::Http(Some(http01)) = solver(&config, &name).unwrap() else {
+                panic!("{settings}")
+            };
+            let routed = routed(&name, "token", http01).unwrap();
+            assert_eq!(routed.path, path, "{settings}");
+        }
+    }
+
+    #[test]
     fn a_token_that_is_not_base64url_becomes_no_part_of_a_path() {
         for (token, is_used) in [("good-_1", true), ("a/b", false), ("}; deny all", false)] {
             let authorization = Authorization {

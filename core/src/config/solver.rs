@@ -69,11 +69,12 @@ pub enum Route {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PathType {
     /// By path elements.
-    #[default]
     Prefix,
     /// The whole path.
     Exact,
-    /// Up to the controller.
+    /// Up to the controller. Controllers compare the whole path or a prefix, and all take the dot of `.well-known`, which
+    /// ingress-nginx refuses in the other two types since version 1.12.
+    #[default]
     ImplementationSpecific,
 }
 

@@ -186,6 +186,7 @@ fn every_setting_arrives() {
         matches!(&http01.route, Route::Ingress { class: Some(class), annotations, path_type: PathType::Exact }
         if class == "nginx" && annotations.len() == 1)
     );
+    assert_eq!(PathType::default(), PathType::ImplementationSpecific);
     let Challenge::Http01(http01) = challenge("e.example") else {
         panic!()
     };

@@ -2,22 +2,22 @@
 # Publishes what `make release` has made twice: image and chart to the registry, the files to the release; signs each without
 # a key of ours, by the identity of the workflow. It cannot run on a machine of somebody's: there is no identity to sign by.
 #
-#   deploy/publish.sh VERSION    target/published/release and target/published/again are there; GH_TOKEN, REGISTRY_USER and
-#                                REGISTRY_PASSWORD are set
+#   deploy/publish.sh VERSION    release-VERSION is in target/published/release, and its checksums.txt in
+#                                target/published/again/release-VERSION; GH_TOKEN, REGISTRY_USER and REGISTRY_PASSWORD are set
 set -eu
 cd "$(dirname "$0")/.."
 
 version=${1:?}
 registry=ghcr.io/cert-renew
-files=target/published/release
-cmp "$files/checksums.txt" target/published/again/checksums.txt
+files=target/published/release/release-$version
+cmp "$files/checksums.txt" "target/published/again/release-$version/checksums.txt"
 (cd "$files" && sha256sum --check --quiet checksums.txt)
 
 echo "$REGISTRY_PASSWORD" | skopeo login --username "$REGISTRY_USER" --password-stdin ghcr.io
 skopeo copy --all --digestfile target/published/digest \
     "oci-archive:$files/cert-renew-$version-image.tar" "docker://$registry/cert-renew:$version"
 digest=$(cat target/published/digest)
-echo "IMAGE_DIGEST=$digest" >>"${GITHUB_ENV:-/dev/null}"
+printf 'IMAGE_DIGEST=%s\nRELEASE_FILES=%s\n' "$digest" "$files" >>"${GITHUB_ENV:-/dev/null}"
 echo "$REGISTRY_PASSWORD" | cosign login --username "$REGISTRY_USER" --password-stdin ghcr.io
 cosign sign --yes --recursive "$registry/cert-renew@$digest"
 

@@ -71,7 +71,7 @@ pub(crate) fn blocks(page: &str) -> Vec<Block<'_>> {
 }
 
 /// What GitHub makes of a heading.
-fn anchor(heading: &str) -> String {
+pub(crate) fn anchor(heading: &str) -> String {
     let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     text.chars()

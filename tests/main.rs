@@ -58,6 +58,7 @@ mod preflight;
 mod private_ca;
 mod private_cas;
 mod propagation;
+mod questions;
 mod reader;
 mod refused;
 mod reload;

@@ -35,6 +35,7 @@ mod first_sight;
 mod fleet;
 mod fresh_look;
 mod gitops;
+mod helm_test;
 mod hostile;
 mod image;
 mod install;

@@ -41,6 +41,7 @@ mod image;
 mod install;
 mod installations;
 mod interop;
+mod ipv6;
 mod keys_and_outputs;
 mod kill_points;
 mod late_dns;

@@ -259,11 +259,19 @@ fn api_server_command(
     command.arg(format!("--etcd-servers=http://{etcd}"));
     command.arg(format!("--bind-address={}", server.ip()));
     command.arg(format!("--secure-port={}", server.port()));
-    // No program uses the API server's Service, and on a machine without a network it would find no address.
-    command.args([
-        "--endpoint-reconciler-type=none",
-        "--advertise-address=127.0.0.1",
-    ]);
+    // No program uses the API server's Service, and on a machine without a network it would find no address. Both are of
+    // one family.
+    command.arg("--endpoint-reconciler-type=none");
+    command.args(match server {
+        SocketAddr::V4(_) => [
+            "--advertise-address=127.0.0.1",
+            "--service-cluster-ip-range=10.254.0.0/16",
+        ],
+        SocketAddr::V6(_) => [
+            "--advertise-address=::1",
+            "--service-cluster-ip-range=fd00:254::/112",
+        ],
+    });
     command.args([
         file("cert-dir", "kube-apiserver"),
         file("tls-cert-file", "kube-apiserver.crt"),
@@ -276,7 +284,6 @@ fn api_server_command(
     ]);
     command.args([
         "--service-account-issuer=https://kubernetes.default.svc",
-        "--service-cluster-ip-range=10.254.0.0/16",
         "--authorization-mode=RBAC",
         "--allow-privileged=true",
         // One file, so that no counted request is rotated away.

@@ -52,7 +52,10 @@ pub use eventually::{eventually, throughout};
 pub use foreign_ca::{ForeignCa, Make, ensure_foreign_cas};
 pub use minors::{KUBERNETES, Minor};
 pub use nameserver::{Nameserver, Recursor, TSIG_KEY, TSIG_NAME, Zone, tool};
-pub use network::{RESOLVER, run_where_pods_have_addresses, run_with_ports_of_its_own};
+pub use network::{
+    RESOLVER, run_where_pods_have_addresses, run_where_there_is_only_ipv6,
+    run_with_ports_of_its_own,
+};
 pub use node::{NODE, Node, OPERATOR_IMAGE, keep_node_logs};
 pub use node_client::{Handshakes, Probes, Watched, handshake, leaf_of};
 pub use node_space::run_on_a_node;

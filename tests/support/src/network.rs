@@ -6,12 +6,13 @@
 
 use std::env;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::group::Group;
+use crate::ports;
 
 /// Root needs no user namespace, which some machines forbid to other users. `setpriv` lets nothing outlive the test.
 const OUTSIDE: &str = r#"
@@ -22,6 +23,9 @@ exec unshare $flags -- setpriv --pdeathsig KILL -- "$@"
 
 /// The network that kwok takes addresses from.
 const INSIDE: &str = r#"ip link set lo up && ip route add local 10.0.0.0/16 dev lo && exec "$@""#;
+
+/// No IPv4 at all.
+const ONLY_IPV6: &str = r#"ip link set lo up && ip address del 127.0.0.1/8 dev lo && exec "$@""#;
 
 /// Address of the resolver of [`run_with_ports_of_its_own`], on port 53.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
@@ -76,15 +80,53 @@ pub async fn run_where_pods_have_addresses(tests: &'static str) -> Result<()> {
 }
 
 fn run(tests: &str) -> Result<()> {
-    let output = Command::new("sh")
-        .args(["-c", OUTSIDE, "sh", "sh", "-c", INSIDE, "sh"])
-        .arg(env::current_exe()?)
-        .args([tests, "--ignored", "--test-threads", "2"])
+    let mut command = inside(INSIDE)?;
+    command.args([tests, "--ignored", "--test-threads", "2"]);
+    let told = passed(&mut command)?;
+    ensure!(!told.contains("ok. 0 passed"), "none is found: {told}");
+    Ok(())
+}
+
+/// Runs these tests of this program where loopback has no address but `::1`.
+///
+/// # Errors
+/// When one fails, or one is not found: with all their output.
+pub async fn run_where_there_is_only_ipv6(tests: &'static [&'static str]) -> Result<()> {
+    let run = move || {
+        let mut command = inside(ONLY_IPV6)?;
+        command
+            .args(tests)
+            .args(["--exact", "--test-threads", "2"])
+            .env(ports::ADDRESS, Ipv6Addr::LOCALHOST.to_string());
+        let told = passed(&mut command)?;
+        let all = format!("ok. {} passed", tests.len());
+        ensure!(told.contains(&all), "not all are found: {told}");
+        Ok(())
+    };
+    // One thread for all of it: the tests are killed when the thread that started them ends.
+    tokio::task::spawn_blocking(run).await?
+}
+
+/// This program in a network namespace of its own, made by this script.
+fn inside(script: &str) -> Result<Command> {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", OUTSIDE, "sh", "sh", "-c", script, "sh"])
+        .arg(env::current_exe()?);
+    Ok(command)
+}
+
+/// What the command has printed.
+fn passed(command: &mut Command) -> Result<String> {
+    let output = command
         .output()
         .context("a network namespace needs unshare and setpriv (util-linux) and ip (iproute2)")?;
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (told, errors) = (said(&output.stdout), said(&output.stderr));
-    let passed = output.status.success() && !told.contains("ok. 0 passed");
-    ensure!(passed, "{}: {told}\n{errors}", output.status);
-    Ok(())
+    ensure!(
+        output.status.success(),
+        "{}: {told}\n{errors}",
+        output.status
+    );
+    Ok(told)
 }

@@ -244,7 +244,8 @@ impl Pebble {
         &self.ca_bundle
     }
 
-    /// The DNS server that Pebble asks, for UDP and TCP: every A record is 127.0.0.1, there are no AAAA records.
+    /// The DNS server that Pebble asks, for UDP and TCP: every name has the address of the bench's loopback, and none of the
+    /// other family.
     #[must_use]
     pub fn dns(&self) -> SocketAddr {
         self.dns
@@ -341,7 +342,11 @@ impl Dns {
     async fn try_start(group: &Arc<Group>, control_plane: &ControlPlane) -> Result<Self> {
         let (address, management) = (ports::free()?, ports::free()?);
         let mut command = Command::new(control_plane.program("pebble-challtestsrv"));
-        command.args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]);
+        let (ipv4, ipv6) = match address {
+            SocketAddr::V4(_) => ("127.0.0.1", ""),
+            SocketAddr::V6(_) => ("", "::1"),
+        };
+        command.args(["-defaultIPv4", ipv4, "-defaultIPv6", ipv6]);
         command.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""]);
         command.args([
             "-dnsserver",
@@ -360,7 +365,7 @@ impl Dns {
             management: format!("http://{management}"),
             http,
         };
-        let default = json!({"ip": "127.0.0.1"});
+        let default = json!({"ip": ipv4});
         dns.process
             .ready(START_DEADLINE, async || {
                 dns.set("set-default-ipv4", &default).await.map(drop)

@@ -43,7 +43,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.subject_alt_names = vec![
             SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            SanType::IpAddress(IpAddr::V4(ports::address())),
+            SanType::IpAddress(ports::address()),
             SanType::IpAddress(IpAddr::V4(FIRST_SERVICE)),
             SanType::DnsName("localhost".try_into()?),
             SanType::DnsName("kubernetes.default.svc".try_into()?),

@@ -1,7 +1,7 @@
 //! Free ports on loopback, or on the address that pods of a real node reach.
 
 use std::env;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, Result};
@@ -20,11 +20,11 @@ const ATTEMPTS: usize = 3;
 pub(crate) const ADDRESS: &str = "CERT_RENEW_BENCH_ADDRESS";
 
 /// Address on which everything of the bench listens.
-pub(crate) fn address() -> Ipv4Addr {
+pub(crate) fn address() -> IpAddr {
     let chosen = env::var(ADDRESS).ok();
     chosen
         .and_then(|address| address.parse().ok())
-        .unwrap_or(Ipv4Addr::LOCALHOST)
+        .unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 /// A port on `address` that is free for TCP and UDP now, and that this process gives out only once.

@@ -17,6 +17,7 @@ mod dns_hosts;
 mod edge;
 mod eventually;
 mod foreign_ca;
+mod gitops;
 mod group;
 mod install;
 mod kubernetes;
@@ -50,6 +51,7 @@ pub use dns_hosts::{Bind, Moto, PowerDns};
 pub use edge::{Edge, Hit, serve_edge_if_asked};
 pub use eventually::{eventually, throughout};
 pub use foreign_ca::{ForeignCa, Make, ensure_foreign_cas};
+pub use gitops::{Engine, ensure_gitops};
 pub use minors::{KUBERNETES, Minor};
 pub use nameserver::{Nameserver, Recursor, TSIG_KEY, TSIG_NAME, Zone, tool};
 pub use network::{

@@ -1,0 +1,279 @@
+//! Plans of small batches, and the reasons.
+
+mod held;
+mod order;
+mod users;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::rollout::workload::leaf_annotation;
+use crate::secret::parts::{ChainAndCa, Parts};
+use crate::testing::workload;
+
+const NOW: UnixTime = UnixTime(1_800_000_000);
+const BESIDE: ChainAndCa = ChainAndCa { chain: 1, ca: 2 };
+
+fn leaf(text: &str) -> Fingerprint {
+    Fingerprint::of(text.as_bytes())
+}
+
+fn served(text: &str, hours_left: i64) -> Option<RolledOut> {
+    Some(RolledOut::Leaf {
+        fingerprint: leaf(text),
+        not_after: UnixTime(NOW.0 + 3_600 * hours_left),
+        with: Some(BESIDE),
+    })
+}
+
+fn request(secret: &str, new: &str, rolled_out: Option<RolledOut>) -> Request {
+    Request {
+        secret: secret.into(),
+        uid: "uid".into(),
+        leaf: leaf(new),
+        with: BESIDE,
+        not_after: UnixTime(NOW.0 + 1_000_000),
+        rolled_out,
+        remembered: None,
+        halted: None,
+        mode: RolloutMode::Restart,
+        workloads: Vec::new(),
+        changed: Parts::ALL,
+        keys: ChangedKeys::any(),
+        written: Some(NOW),
+        unwell: Vec::new(),
+    }
+}
+
+/// A healthy Deployment of two that mounts these Secrets, with these template annotations.
+fn web(name: &str, secrets: &[&str], carried: &[(&str, &str)]) -> Value {
+    let volumes: Vec<Value> = secrets
+        .iter()
+        .map(|secret| json!({"name": secret, "secret": {"secretName": secret}}))
+        .collect();
+    let annotations: BTreeMap<String, String> = carried
+        .iter()
+        .map(|(secret, text)| (leaf_annotation(secret), leaf(text).to_string()))
+        .collect();
+    json!({
+        "metadata": {"name": name, "uid": name, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"replicas": 2, "template": {"metadata": {"annotations": annotations}, "spec": {"volumes": volumes}}},
+        "status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}})
+}
+
+fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
+    for (pointer, value) in changes {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        object.pointer_mut(parent).unwrap()[key] = value.clone();
+    }
+    object
+}
+
+fn broken(object: Value) -> Value {
+    with(object, &[("/status/availableReplicas", json!(1))])
+}
+
+fn planned(requests: &[Request], objects: Vec<Value>) -> Plan {
+    let workloads: Vec<Workload> = objects
+        .into_iter()
+        .map(|object| workload(Kind::Deployment, object))
+        .collect();
+    plan(NOW, requests, &workloads, &RolloutConfig::default())
+}
+
+fn verdict_of(request: Request, objects: Vec<Value>) -> Verdict {
+    planned(&[request], objects).verdicts.remove(0).1
+}
+
+fn names(plan: &Plan) -> Vec<(&str, Phase)> {
+    plan.steps
+        .iter()
+        .map(|step| (&*step.workload.id.name, step.phase))
+        .collect()
+}
+
+#[test]
+fn what_the_workloads_have_decides() {
+    let carrying = |text: &str| web("a", &["tls"], &[("tls", text)]);
+    let plain = || web("a", &["tls"], &[]);
+    let remembers = |text: &str| Request {
+        remembered: Some(leaf(text)),
+        ..request("tls", "new", None)
+    };
+    let mode = |mode| Request {
+        mode,
+        ..request("tls", "new", served("old", 9))
+    };
+    for (why, request, object, expected) in [
+        (
+            "recorded",
+            request("tls", "new", served("new", 9)),
+            plain(),
+            Verdict::UpToDate,
+        ),
+        (
+            "another leaf",
+            request("tls", "new", served("old", 9)),
+            plain(),
+            Verdict::Roll,
+        ),
+        (
+            "first certificate",
+            request("tls", "new", Some(RolledOut::None)),
+            plain(),
+            Verdict::Roll,
+        ),
+        (
+            "first sight",
+            request("tls", "new", None),
+            plain(),
+            Verdict::FirstSight,
+        ),
+        (
+            "first sight, remembered",
+            remembers("new"),
+            plain(),
+            Verdict::FirstSight,
+        ),
+        (
+            "recreated with another",
+            remembers("old"),
+            plain(),
+            Verdict::Roll,
+        ),
+        (
+            "template knows another",
+            request("tls", "new", None),
+            carrying("old"),
+            Verdict::Roll,
+        ),
+        (
+            "template knows this one",
+            request("tls", "new", None),
+            carrying("new"),
+            Verdict::FirstSight,
+        ),
+        (
+            "nobody uses it",
+            request("tls", "new", served("old", 9)),
+            web("a", &["x"], &[]),
+            Verdict::NothingRefers,
+        ),
+        (
+            "nobody uses it at first sight",
+            request("tls", "new", None),
+            web("a", &["x"], &[]),
+            Verdict::NothingRefers,
+        ),
+        (
+            "rollout: none",
+            mode(RolloutMode::None),
+            plain(),
+            Verdict::NothingRefers,
+        ),
+        (
+            "rollout: post",
+            mode(RolloutMode::Post {
+                port: 80,
+                path: "/r".into(),
+            }),
+            plain(),
+            Verdict::Roll,
+        ),
+    ] {
+        assert_eq!(verdict_of(request, vec![object]), expected, "{why}");
+    }
+}
+
+#[test]
+fn who_cannot_reload_is_restarted_and_said() {
+    let post = |secret: &str, port| Request {
+        mode: RolloutMode::Post {
+            port,
+            path: "/r".into(),
+        },
+        ..request(secret, "new", served("old", 9))
+    };
+    let spec = |pointer: &str| format!("/spec/template/spec/{pointer}");
+    let sub_path = json!([{"name": "c", "volumeMounts": [{"name": "tls", "subPath": "x"}]}]);
+    let env = json!([{"name": "c", "envFrom": [{"secretRef": {"name": "tls"}}]}]);
+    let objects = vec![
+        web("a", &["tls"], &[]),
+        with(web("b", &["tls"], &[]), &[(&spec("containers"), sub_path)]),
+        with(web("c", &["tls"], &[]), &[(&spec("containers"), env)]),
+        with(
+            web("d", &["tls"], &[]),
+            &[(&spec("hostNetwork"), json!(true))],
+        ),
+        web("e", &["tls", "other"], &[]),
+        web("f", &["tls", "restarts"], &[]),
+    ];
+    let restarts = request("restarts", "new", served("old", 9));
+    let plan = planned(&[post("tls", 80), post("other", 81), restarts], objects);
+    let mut done: Vec<(&str, String)> = plan
+        .steps
+        .iter()
+        .map(|step| {
+            let how = match &step.how {
+                How::Restart => "restart".to_owned(),
+                How::Reload(asks) => asks.iter().map(|ask| ask.port.to_string()).collect(),
+            };
+            (&*step.workload.id.name, how)
+        })
+        .collect();
+    done.sort();
+    let expected = [
+        ("a", "80"),
+        ("b", "restart"),
+        ("c", "restart"),
+        ("d", "restart"),
+        ("e", "8081"),
+        ("f", "restart"),
+    ];
+    assert_eq!(done, expected.map(|(name, how)| (name, how.to_owned())));
+    let said: Vec<String> = plan.remarks.iter().map(ToString::to_string).collect();
+    let expected = [
+        "deployment/b is restarted, not asked to reload: volume tls (subPath) never changes in a running pod",
+        "deployment/c is restarted, not asked to reload: envFrom of container c never changes in a running pod",
+        "deployment/d is restarted, not asked to reload: its pods are on the host's network",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn what_verify_asks_for_once_more_is_another_value_of_the_same_leaf() {
+    let request = request("tls", "new", served("old", 9));
+    let carrying = |value: String| {
+        let mut object = web("a", &["tls"], &[]);
+        object["spec"]["template"]["metadata"]["annotations"] =
+            json!({leaf_annotation("tls"): value});
+        workload(Kind::Deployment, object)
+    };
+    let once = carrying(leaf("new").to_string());
+    let twice = carrying(format!("{}.2", leaf("new")));
+    let again = Step::again(once.clone(), &request, NOW);
+    assert!(!again.is_carried_by(&once) && again.is_carried_by(&twice));
+    // The plan of a later run counts both as rolled.
+    for workload in [once, twice] {
+        let plan = plan(
+            NOW,
+            std::slice::from_ref(&request),
+            &[workload],
+            &RolloutConfig::default(),
+        );
+        assert_eq!(plan.steps, []);
+    }
+}
+
+#[test]
+fn what_was_made_since_proves_nothing() {
+    let later = |name: &str| {
+        let at = [("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))];
+        with(web(name, &["tls"], &[]), &at)
+    };
+    let objects = vec![later("a"), web("b", &["tls"], &[])];
+    let plan = planned(&[request("tls", "new", served("old", 9))], objects);
+    assert_eq!(names(&plan), [("b", Phase::Canary), ("a", Phase::Rest)]);
+}

@@ -65,7 +65,7 @@ integration-tools:
 .PHONY: chaos
 chaos: control-plane node ## Kill a renewal at each request, fail each in each way, ten minutes of random faults, ten of a hostile tenant, a real node: an hour
 	$(CARGO) test --test integration -- --ignored --nocapture --test-threads 1 \
-	  kill_points::a_renewal_killed_at_each faults::each_request chaos::after_long_chaos fleet::five_hundred hostile::
+	  kill_points::a_renewal_killed_at_each faults::requests::each_request chaos::after_long_chaos fleet::at_once::five_hundred hostile::
 
 .PHONY: node
 node: image node-programs ## The image as deploy/ has it on a real node, with real servers: needs root (NODE_SCENES=deployment,upgrade)

@@ -16,7 +16,9 @@ use test_bench::{Bench, Context as _, Operator, Result, bail, ensure, eventually
 
 use crate::argo::Argo;
 use crate::renewal::{SOON, options};
-use tries::{OURS, PATH, at_home, elsewhere, http_route, ingress, labelled, merge, named};
+use tries::at_home::at_home;
+use tries::elsewhere::elsewhere;
+use tries::{OURS, PATH, http_route, ingress, labelled, merge, named};
 
 /// All roles, in the order in which the threat model lists them; those of single namespaces are the same.
 const ROLES: [&str; 8] = [

@@ -1,14 +1,16 @@
 //! The ACME client against a real Pebble in strict mode.
 
+mod accounts;
+mod certificates;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use cert_renew::acme::ari::choose_instant;
 use cert_renew::acme::{
-    Action, CertId, ChallengeType, Class, Client, Credentials, Eab, IssuerSettings, Order,
-    OrderRequest, OrderStatus, Preference, RequestInfo, Turns,
+    Action, ChallengeType, Class, Client, Credentials, IssuerSettings, Order, OrderRequest,
+    OrderStatus, Preference, RequestInfo, Turns,
 };
 use cert_renew::net::bounded::serve;
 use cert_renew::process::write_gate::WriteGate;
@@ -18,12 +20,11 @@ use cert_renew_core::time::UnixTime;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use test_bench::{Bench, Context as _, Pebble, PebbleOptions, Result, ensure};
+use test_bench::{Bench, Context as _, Pebble, PebbleOptions, Result};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
-use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 
 /// Far more than Pebble needs.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -161,19 +162,6 @@ impl Issuer {
 fn leaf(chain: &str) -> Result<Certificate> {
     let der = CertificateDer::from_pem_slice(chain.as_bytes())?;
     Ok(Certificate::from_der(&der)?)
-}
-
-fn certificate_id(chain: &str) -> Result<CertId> {
-    let leaf = leaf(chain)?;
-    let (_, key_id) = leaf
-        .tbs_certificate()
-        .get_extension::<AuthorityKeyIdentifier>()?
-        .context("no key identifier")?;
-    let key_id = key_id.key_identifier.context("no key identifier")?;
-    Ok(CertId::new(
-        key_id.as_bytes(),
-        leaf.tbs_certificate().serial_number().as_bytes(),
-    ))
 }
 
 #[tokio::test]
@@ -346,55 +334,6 @@ async fn an_order_is_taken_up_at_every_state() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_external_account_is_bound_once() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let hmac_key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
-    let pebble = pebble(bench, "acme-eab", |it| {
-        it.external_accounts
-            .insert("kid-1".to_owned(), hmac_key.to_owned());
-    })
-    .await?;
-    let client = Client::new(settings(&pebble)?, Arc::new(|_| {}), WriteGate::open())?;
-    assert!(client.directory().await?.meta.external_account_required);
-    let fresh = Credentials::generate(pebble.directory())?;
-    let error = client.register(&fresh).await.unwrap_err();
-    assert_eq!(
-        (error.reason(), error.class()),
-        ("ExternalAccountRequired", Class::Permanent),
-        "{error}"
-    );
-
-    let decoded = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, hmac_key)?;
-    let eab = Some(Eab {
-        kid: "kid-1".to_owned(),
-        hmac_key: decoded.into(),
-    });
-    let (seen, requests) = mpsc::channel();
-    let client = Client::new(
-        IssuerSettings {
-            eab,
-            ..settings(&pebble)?
-        },
-        Arc::new(move |request| seen.send((request.action, request.status)).unwrap()),
-        WriteGate::open(),
-    )?;
-    let registered = client.register(&fresh).await?;
-    assert_eq!(client.account_url().as_deref(), registered.account_url());
-
-    // The answer was lost in a crash: the account is found by its key, the binding is not shown again.
-    requests.try_iter().for_each(drop);
-    let found = client.register(&fresh).await?;
-    assert_eq!(found.account_url(), registered.account_url());
-    assert!(
-        found.contact().is_empty(),
-        "the CA has not been told them this time"
-    );
-    let asked: Vec<_> = requests.try_iter().collect();
-    assert_eq!(asked, [(Action::NewAccount, Some(200))]);
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_failed_validation_names_the_name_and_the_reason() -> Result<()> {
     let bench = Bench::shared().await?;
     let issuer = issuer(bench, bench.pebble()).await?;
@@ -491,200 +430,6 @@ async fn a_deadline_is_kept_and_the_order_stays() -> Result<()> {
         issuer.client.resume(order.url(), &[]).await?.status(),
         OrderStatus::Pending
     );
-    Ok(())
-}
-
-#[tokio::test]
-async fn an_account_that_the_ca_has_forgotten_is_registered_again() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let issuer = issuer(bench, bench.pebble()).await?;
-    let names = names(&["forgotten.example.com"])?;
-    let url = issuer
-        .credentials
-        .account_url()
-        .context("not registered")?
-        .to_owned();
-    let json = String::from_utf8(issuer.credentials.to_json()?.to_vec())?
-        .replace(&url, &format!("{url}0000"));
-    let client = Client::new(
-        settings(bench.pebble())?,
-        Arc::new(|_| {}),
-        WriteGate::open(),
-    )?;
-    assert_eq!(
-        client
-            .new_order(&names, OrderRequest::default())
-            .await
-            .unwrap_err()
-            .class(),
-        Class::AccountGone
-    );
-    let forgotten = Credentials::from_json(json.as_bytes())?;
-    client.restore(&forgotten)?;
-    let error = client
-        .new_order(&names, OrderRequest::default())
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (error.reason(), error.class()),
-        ("AccountDoesNotExist", Class::AccountGone),
-        "{error}"
-    );
-
-    let registered = client.register(&forgotten.unregistered()).await?;
-    assert_eq!(registered.account_url(), Some(url.as_str()));
-    client
-        .new_order(&names, OrderRequest::default())
-        .await?
-        .abandon()
-        .await?;
-
-    let moved = IssuerSettings {
-        contact: vec!["new@example.com".to_owned()],
-        ..settings(bench.pebble())?
-    };
-    let client = Client::new(moved, Arc::new(|_| {}), WriteGate::open())?;
-    client.restore(&registered)?;
-    let told = client
-        .update_contact(&registered)
-        .await?
-        .context("the contact differs")?;
-    assert_eq!(told.contact(), ["mailto:new@example.com"]);
-    assert_eq!(client.update_contact(&told).await?, None);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_chain_is_chosen_by_its_root() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let issuer = issuer(bench, bench.pebble()).await?;
-    let names = names(&["chains.example.com"])?;
-    let url = {
-        let order = issuer
-            .client
-            .new_order(
-                &names,
-                OrderRequest {
-                    profile: Some("default"),
-                    ..OrderRequest::default()
-                },
-            )
-            .await?;
-        let url = order.url().to_owned();
-        issuer.finish(order, &names, &Preference::Default).await?;
-        url
-    };
-    let order = issuer.client.resume(&url, &[]).await?;
-    for n in [0, 1] {
-        let root = leaf(&bench.pebble().root(n).await?)?;
-        let subject = root
-            .tbs_certificate()
-            .subject()
-            .common_name()?
-            .context("no common name")?;
-        let chain = order
-            .certificate(&Preference::Root(subject.value().into_owned()))
-            .await?;
-        let top = CertificateDer::pem_slice_iter(chain.as_bytes())
-            .last()
-            .context("no certificate")??;
-        let issuer = Certificate::from_der(&top)?
-            .tbs_certificate()
-            .issuer()
-            .to_string();
-        assert_eq!(
-            issuer,
-            root.tbs_certificate().subject().to_string(),
-            "chain {n}"
-        );
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn renewal_information_is_asked_and_replacements_are_named() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let issuer = issuer(bench, bench.pebble()).await?;
-    let names = names(&["ari.example.com"])?;
-    let chain = issuer.issue(&names).await?;
-    let id = certificate_id(&chain)?;
-    let now = UnixTime::now();
-
-    let poll = issuer
-        .client
-        .renewal_info(&id, 0, now)
-        .await?
-        .context("Pebble has ARI")?;
-    let window = poll.window.context("no window")?;
-    assert!(window.start > now && poll.trouble.is_none(), "{poll:?}");
-    assert_eq!(poll.again.since(now), Duration::from_secs(6 * 3_600));
-    let chosen = choose_instant(window, &id);
-    ensure!(
-        window.start <= chosen && chosen < window.end,
-        "{chosen} is outside of {window:?}"
-    );
-
-    let inverted =
-        r#"{"suggestedWindow": {"start": "2030-01-02T00:00:00Z", "end": "2030-01-01T00:00:00Z"}}"#;
-    bench.pebble().set_renewal_info(&chain, inverted).await?;
-    let poll = issuer
-        .client
-        .renewal_info(&id, 0, now)
-        .await?
-        .context("Pebble has ARI")?;
-    assert!(poll.window.is_none() && poll.trouble.is_some(), "{poll:?}");
-    let unknown = CertId::new(b"nobody's", b"\x01");
-    let poll = issuer
-        .client
-        .renewal_info(&unknown, 0, now)
-        .await?
-        .context("Pebble has ARI")?;
-    assert_eq!(
-        (poll.window, poll.again.since(now)),
-        (None, Duration::from_secs(6 * 3_600)),
-        "{poll:?}"
-    );
-
-    // A replacement counts once its order is finalized; the second is refused, and ordered without.
-    let order = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                replaces: Some(&id),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
-    assert!(order.replaces_accepted());
-    issuer.finish(order, &names, &Preference::Default).await?;
-    let order = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                replaces: Some(&id),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
-    assert!(!order.replaces_accepted());
-    order.abandon().await?;
-    let order = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                replaces: Some(&unknown),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
-    assert!(!order.replaces_accepted());
-    order.abandon().await?;
     Ok(())
 }
 

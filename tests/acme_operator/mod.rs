@@ -1,5 +1,8 @@
 //! ACME as the operator uses it: renewal information, chains, limits, budgets, against Pebbles of the bench.
 
+mod budgets;
+mod outages;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -9,8 +12,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 use test_bench::objects::{OLD, Pair, Reference, Space, pair};
 use test_bench::{
-    Bench, Context as _, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, ensure,
-    eventually,
+    Bench, Context as _, Operator, OperatorOptions, PebbleOptions, Result, ensure, eventually,
 };
 
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed, rolled_out};
@@ -133,20 +135,6 @@ async fn a_window_in_the_past_means_now_and_says_why() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_ca_without_an_answer_holds_nothing_up() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let operator = Operator::start(bench, options()).await?;
-    let space = Space::new(bench.client()?, "ari-gone", operator.namespace()).await?;
-    // Pebble has not issued it: 404.
-    let old = pair(&["gone.ari.example"], OLD)?;
-    space
-        .tls_secret("gone", Some(&old), &[("issuer", "pebble")])
-        .await?;
-    renewed(&space, "gone", &old.certificate).await?;
-    Ok(())
-}
-
-#[tokio::test]
 async fn the_chain_is_the_one_that_the_config_asks_for() -> Result<()> {
     let bench = Bench::shared().await?;
     for chain in [0, 1] {
@@ -192,112 +180,6 @@ async fn a_proxy_for_the_cas_does_not_stand_before_the_api_server() -> Result<()
 /// How many certificates the operator has written since it was installed.
 pub(crate) fn renewals(operator: &Operator<'_>) -> Result<usize> {
     Ok(operator.log()?.matches("\"message\":\"renewed\"").count())
-}
-
-#[tokio::test]
-async fn no_more_orders_than_the_config_allows() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let mut operator = Operator::start(bench, configured("    ordersPer3h: 4\n", "")).await?;
-    let space = Space::new(bench.client()?, "quota", operator.namespace()).await?;
-    for number in 0..6 {
-        if number == 3 {
-            // What was ordered before a restart counts.
-            eventually(SOON, "three are issued", async || {
-                ensure!(renewals(&operator)? == 3, "{} are", renewals(&operator)?);
-                Ok(())
-            })
-            .await?;
-            operator.restart().await?;
-        }
-        let (name, host) = (format!("tls-{number}"), format!("n{number}.quota.example"));
-        space
-            .tls_secret(&name, None, &[("issuer", "pebble"), ("names", &host)])
-            .await?;
-    }
-    eventually(SOON, "four are issued and two wait", async || {
-        ensure!(
-            renewals(&operator)? == 4,
-            "{} are issued",
-            renewals(&operator)?
-        );
-        let waiting = operator.log()?.matches("the renewal waits").count();
-        ensure!(waiting == 2, "{waiting} wait");
-        Ok(())
-    })
-    .await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_secret_that_somebody_wipes_gets_three_certificates_and_the_culprit_is_named()
--> Result<()> {
-    let bench = Bench::shared().await?;
-    let mut operator = Operator::start(bench, options()).await?;
-    let space = Space::new(bench.client()?, "wiped", operator.namespace()).await?;
-    issued(&space, "wiped", "wiped.example").await?;
-    let empty = Pair {
-        certificate: String::new(),
-        key: String::new(),
-    };
-    for second in 0..20 {
-        space.put("wiped", &empty).await?;
-        if second == 8 {
-            operator.kill();
-            operator.run().await?;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    event(&space, "wiped", "somebody-else keeps replacing").await?;
-    stuck(&operator, &space, "wiped", "other_owner").await?;
-    assert_eq!(renewals(&operator)?, 3);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_secret_that_is_made_anew_over_and_over_gets_three_certificates() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let operator = Operator::start(bench, options()).await?;
-    let space = Space::new(bench.client()?, "anew", operator.namespace()).await?;
-    let annotations = [("issuer", "pebble"), ("names", "anew.example")];
-    for _ in 0..10 {
-        space.tls_secret("anew", None, &annotations).await?;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        space
-            .secrets()
-            .delete("anew", &kube::api::DeleteParams::default())
-            .await?;
-    }
-    space.tls_secret("anew", None, &annotations).await?;
-    event(&space, "anew", "no more is asked for").await?;
-    assert_eq!(renewals(&operator)?, 3);
-    Ok(())
-}
-
-#[tokio::test]
-async fn impatience_brings_no_second_certificate() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let operator = Operator::start(bench, options()).await?;
-    let space = Space::new(bench.client()?, "eager", operator.namespace()).await?;
-    let annotations = [
-        ("issuer", "pebble"),
-        ("names", "early.eager.example"),
-        ("renew-before", "9000h"),
-    ];
-    space.tls_secret("early", None, &annotations).await?;
-    renewed(&space, "early", "").await?;
-    issued(&space, "now", "now.eager.example").await?;
-    for value in 0..10 {
-        let patch =
-            json!({"metadata": {"annotations": {"cert-renew.io/renew-now": value.to_string()}}});
-        space
-            .secrets()
-            .patch("now", &PatchParams::default(), &Patch::Merge(patch))
-            .await?;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    event(&space, "now", "younger than a tenth").await?;
-    assert_eq!(renewals(&operator)?, 2, "one each");
-    Ok(())
 }
 
 #[tokio::test]
@@ -360,141 +242,6 @@ async fn keys_are_of_the_type_that_is_asked_for_and_stay_where_they_are_to() -> 
     Ok(())
 }
 
-pub(crate) fn another_pebble(name: &str) -> PebbleOptions {
-    PebbleOptions {
-        name: name.to_owned(),
-        ..PebbleOptions::default()
-    }
-}
-
-#[tokio::test]
-async fn after_a_failed_validation_staging_is_tried_until_it_passes() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let staging = bench
-        .start_pebble(&another_pebble("pebble-staging"))
-        .await?;
-    let settings = format!("    staging: {}\n", staging.directory());
-    let mut options = configured(&settings, "");
-    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
-    let operator = Operator::start(bench, options).await?;
-    let space = Space::new(bench.client()?, "staging", operator.namespace()).await?;
-    let host = json!({"host": "broken.staging.example"});
-    bench.dns().set("set-servfail", &host).await?;
-    let annotations = [("issuer", "pebble"), ("names", "broken.staging.example")];
-    space.tls_secret("broken", None, &annotations).await?;
-    event(&space, "broken", "the rehearsal at the staging CA failed").await?;
-    bench.dns().set("clear-servfail", &host).await?;
-    renewed(&space, "broken", "").await?;
-    let log = operator.log()?;
-    assert!(log.contains("the rehearsal has passed"));
-    // Each order of the real CA is an Event; rehearsals are none.
-    let orders = log.matches("\"message\":\"ordered\"").count();
-    let rehearsals = log
-        .matches("the rehearsal at the staging CA failed")
-        .count();
-    eprintln!("{orders} orders, {rehearsals} failed rehearsals");
-    assert!(
-        orders <= 2 + rehearsals / 3,
-        "{orders} orders, {rehearsals} failed rehearsals"
-    );
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_ca_that_is_down_is_replaced_by_its_fallback_while_life_is_short() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let mut fallback = another_pebble("pebble-fallback");
-    fallback.profiles.remove("minutes");
-    fallback.profiles.remove("minute");
-    let fallback = bench.start_pebble(&fallback).await?;
-    let config = |home: &str| {
-        let allow = "[{namespaces: [\"*\"], names: [\"**.example\"]}]";
-        let bundle = bench.ca_bundle().display();
-        format!(
-            "  home:\n    directory: {home}\n    fallback: second\n    caBundle: {bundle}\n    allow: {allow}\n  \
-             second:\n    directory: {second}\n    caBundle: {bundle}\n    allow: {allow}\n{QUICK}\
-             retry: {{base: 1s, factor: 1, max: 1s}}\n",
-            second = fallback.directory(),
-        )
-    };
-    // Nothing listens there.
-    let down = config("https://127.0.0.1:9/dir");
-    let options = OperatorOptions {
-        config: down,
-        ..options()
-    };
-    let mut operator = Operator::start(bench, options).await?;
-    let space = Space::new(bench.client()?, "fallback", operator.namespace()).await?;
-    // The profile is one of the CA that is down; the other one has none of that name.
-    let annotations = [
-        ("issuer", "home"),
-        ("names", "short.fallback.example"),
-        ("profile", "minutes"),
-    ];
-    space.tls_secret("short", None, &annotations).await?;
-    let age = test_bench::objects::Age {
-        since: 65,
-        left: 25,
-    };
-    let long = pair(&["long.fallback.example"], age)?;
-    space
-        .tls_secret("long", Some(&long), &[("issuer", "home")])
-        .await?;
-    let first = renewed(&space, "short", "").await?;
-    let issued_by = annotation(&first, "state.cert-renew.io/issued-by").unwrap_or_default();
-    assert!(issued_by.contains("second"), "{issued_by}");
-    event(&space, "long", "RenewalFailed").await?;
-    let secret = space.secrets().get("long").await?;
-    assert_eq!(
-        data(&secret, "tls.crt"),
-        long.certificate,
-        "it has time to wait"
-    );
-    // The CA is back, and the next renewal is its own again.
-    operator.kill();
-    let certificate = data(&first, "tls.crt");
-    fallback
-        .set_renewal_info(&certificate, &window(PAST.0, PAST.1))
-        .await?;
-    operator.configure(&config(bench.pebble().directory()))?;
-    operator.run().await?;
-    let second = renewed(&space, "short", &certificate).await?;
-    let issued_by = annotation(&second, "state.cert-renew.io/issued-by").unwrap_or_default();
-    assert!(issued_by.contains("\"home\""), "{issued_by}");
-    renewed(&space, "long", &long.certificate).await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_ca_that_has_forgotten_everything_gets_the_account_again() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let mut ca = bench
-        .start_pebble(&another_pebble("pebble-amnesia"))
-        .await?;
-    let mut options = configured("", "");
-    options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
-    options.directory = Some(ca.directory().to_owned());
-    let operator = Operator::start(bench, options).await?;
-    let space = Space::new(bench.client()?, "amnesia", operator.namespace()).await?;
-    let before = issued(&space, "before", "before.amnesia.example").await?;
-    let root = ca.root(0).await?;
-    ca.restart().await?;
-    assert_ne!(ca.root(0).await?, root, "the roots are others too");
-    issued(&space, "after", "after.amnesia.example").await?;
-    // It says of itself that this CA has issued it, and the CA knows nothing of what it is to replace.
-    let old = pair(&["old.amnesia.example"], OLD)?;
-    let issued_by = annotation(&before, "state.cert-renew.io/issued-by").unwrap_or_default();
-    let annotations = [
-        ("issuer", "pebble"),
-        ("state.cert-renew.io/issued-by", issued_by),
-    ];
-    space.tls_secret("old", Some(&old), &annotations).await?;
-    renewed(&space, "old", &old.certificate).await?;
-    let registered = operator.log()?.matches("account registered").count();
-    assert_eq!(registered, 2, "once at each life of the CA");
-    Ok(())
-}
-
 /// Waits until the metrics say that the renewal waits for a person.
 async fn stuck(operator: &Operator<'_>, space: &Space, name: &str, why: &str) -> Result<()> {
     let series = format!(
@@ -508,56 +255,11 @@ async fn stuck(operator: &Operator<'_>, space: &Space, name: &str, why: &str) ->
     .await
 }
 
-#[tokio::test]
-async fn the_link_that_ends_a_pause_reaches_the_user() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let mut options = options();
-    options.directory = Some(proxies.directory());
-    let mut operator = Operator::start(bench, options).await?;
-    let space = Space::new(bench.client()?, "paused-ca", operator.namespace()).await?;
-    let link = format!(
-        "https://portal.letsencrypt.org/sfe/v1/unpause?jwt={}.b.c",
-        "a".repeat(400)
-    );
-    let problem = json!({
-        "type": "urn:ietf:params:acme:error:rateLimited", "status": 429,
-        "detail": format!(
-            "Your account is temporarily prevented from requesting certificates for pause.example and possibly \
-             others. Please visit: {link}"
-        ),
-    })
-    .to_string();
-    proxies.rule(move |passed| {
-        if passed.path.ends_with("/order-plz") {
-            Fault::Answer(429, None, "application/problem+json", problem.clone())
-        } else {
-            Fault::Pass
-        }
-    });
-    let annotations = [("issuer", "pebble"), ("names", "pause.example")];
-    space.tls_secret("pause", None, &annotations).await?;
-    let said = event(&space, "pause", "Paused").await?;
-    ensure!(said.contains(&link), "{said}");
-    eventually(SOON, "the Secret has the link", async || {
-        let secret = space.secrets().get("pause").await?;
-        let said = annotation(&secret, "state.cert-renew.io/last-error").unwrap_or_default();
-        ensure!(said.contains(&link), "{said}");
-        Ok(())
-    })
-    .await?;
-    stuck(&operator, &space, "pause", "paused_by_ca").await?;
-    // Whoever comes after it reads that from the Secret, and does not ask to know.
-    operator.kill();
-    operator.run().await?;
-    stuck(&operator, &space, "pause", "paused_by_ca").await?;
-    let orders = proxies.passed().into_iter();
-    let orders = orders.filter(|it| it.path.ends_with("/order-plz")).count();
-    assert_eq!(
-        orders, 1,
-        "a CA that has paused us is not asked again at once"
-    );
-    Ok(())
+pub(crate) fn another_pebble(name: &str) -> PebbleOptions {
+    PebbleOptions {
+        name: name.to_owned(),
+        ..PebbleOptions::default()
+    }
 }
 
 /// Runs a command with the administrator's rights; what it prints, and whether all was well.
@@ -649,42 +351,5 @@ async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
         well && text.contains(url) && !json.contains("key"),
         "{json}"
     );
-    Ok(())
-}
-
-#[tokio::test]
-async fn twenty_copies_of_one_wildcard_share_one_order() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let mut operator = Operator::install(bench, options()).await?;
-    let old = pair(&["shop.copies.example", "www.copies.example"], OLD)?;
-    let mut spaces = Vec::new();
-    for _ in 0..20 {
-        let space = Space::new(bench.client()?, "copies", operator.namespace()).await?;
-        space
-            .tls_secret("wild", Some(&old), &[("issuer", "pebble")])
-            .await?;
-        spaces.push(space);
-    }
-    // The same certificate, but somebody else's key: it is not given the new one.
-    let stranger = Space::new(bench.client()?, "zz-stranger", operator.namespace()).await?;
-    let forged = Pair {
-        key: pair(&["x.example"], OLD)?.key,
-        ..old.clone()
-    };
-    stranger
-        .tls_secret("wild", Some(&forged), &[("issuer", "pebble")])
-        .await?;
-    operator.run().await?;
-    let first = renewed(&spaces[0], "wild", &old.certificate).await?;
-    let shared = leaf(&first)?.fingerprint;
-    for space in &spaces {
-        let secret = renewed(space, "wild", &old.certificate).await?;
-        assert_eq!(leaf(&secret)?.fingerprint, shared);
-        rolled_out(space, "wild").await?;
-    }
-    let own = renewed(&stranger, "wild", &old.certificate).await?;
-    assert_ne!(leaf(&own)?.fingerprint, shared);
-    let orders = operator.log()?.matches("\"message\":\"ordered\"").count();
-    assert_eq!(orders, 2, "one for the copies, one for the stranger");
     Ok(())
 }

@@ -1,18 +1,20 @@
 //! The scenes, run where a real node is.
 
+mod pods;
+mod replicas;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use test_bench::objects::{OLD, Space, pair};
@@ -21,15 +23,17 @@ use test_bench::{
     Bench, Context as _, Node, Options, PebbleOptions, Probes, Result, Watched, bail, ensure,
     eventually, leaf_of,
 };
-use tokio::time::sleep;
 
-use super::site::{LONG, Server, Site, WEB, annotate, some, workload};
+use self::pods::{controller, crash, first, liar, newer, post, unavailable, unnoticed, unready};
+use self::replicas::{broken, config, killed, resume, upgrade};
+use super::site::{LONG, Server, annotate, some};
 use crate::install::kubectl;
 
 /// The operator's namespace, as `deploy/` has it.
 const OWN: &str = "cert-renew";
 /// Secrets without workloads that are renewed while replicas come and go.
 const RENEWALS: usize = 5;
+const RELOAD: (&str, &str) = ("rollout", "post:9000/reload");
 /// The repository.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -425,376 +429,4 @@ fn count_stale(watched: &Watched) -> (String, Figures) {
             ..figures
         },
     )
-}
-
-async fn unnoticed(cluster: &Cluster, kind: &'static str, server: Server) -> Found {
-    let site = Site::start(&cluster.bench, "unnoticed", kind, server).await?;
-    site.annotate(&[("issuer", "pebble")]).await?;
-    site.done(&[&site.first]).await?;
-    Ok(count(&site.end_changed_once().await?))
-}
-
-async fn controller(cluster: &Cluster) -> Found {
-    let site = Site::start(
-        &cluster.bench,
-        "controller",
-        "ReplicationController",
-        Server::Nginx,
-    )
-    .await?;
-    let before = site.space.pods(WEB).await?;
-    site.annotate(&[("issuer", "pebble")]).await?;
-    site.done(&[&site.first]).await?;
-    let after = site.space.pods(WEB).await?;
-    let kept = after
-        .iter()
-        .filter(|pod| before.iter().any(|it| it.uid() == pod.uid()))
-        .count();
-    ensure!(
-        kept == 0 && after.len() == 2,
-        "{kept} pods were kept, there are {}",
-        after.len()
-    );
-    Ok(count(&site.end().await?))
-}
-
-async fn first(cluster: &Cluster) -> Found {
-    let began = Instant::now();
-    let site = Site::from_nothing(&cluster.bench, "first", Server::Nginx).await?;
-    site.done(&[""]).await?;
-    let took = began.elapsed();
-    let (text, figures) = count_stale(&site.end().await?);
-    Ok((
-        format!("served everywhere after {took:.0?}; {text}"),
-        figures,
-    ))
-}
-
-const RELOAD: (&str, &str) = ("rollout", "post:9000/reload");
-
-async fn post(cluster: &Cluster) -> Found {
-    let site = Site::start(&cluster.bench, "post", "Deployment", Server::Pod(&[])).await?;
-    let began = Instant::now();
-    site.annotate(&[("issuer", "pebble"), RELOAD, ("verify", "web:443")])
-        .await?;
-    site.done(&[&site.first]).await?;
-    let took = began.elapsed();
-    let generation = site.space.generation("Deployment", WEB).await?;
-    ensure!(generation == 1, "the workload was restarted");
-    let (text, figures) = count(&site.end().await?);
-    Ok((format!("reloaded after {took:.0?}; {text}"), figures))
-}
-
-/// One pod is not Ready when the others are asked, and comes back with the certificate that it has.
-async fn unready(cluster: &Cluster) -> Found {
-    let site = Site::start(&cluster.bench, "unready", "Deployment", Server::Pod(&[])).await?;
-    let pod = site.space.pods(WEB).await?.pop().context("no pod")?;
-    let address = pod
-        .status
-        .and_then(|status| status.pod_ip)
-        .context("no address")?;
-    let say = async |what: &str| {
-        let url = format!("http://{address}:9000/{what}");
-        let said = Command::new("curl")
-            .args(["-sf", "-X", "POST", &url])
-            .status()?;
-        ensure!(said.success(), "POST {url}: {said}");
-        Ok(())
-    };
-    say("unready").await?;
-    site.annotate(&[("issuer", "pebble"), RELOAD, ("verify", "web:443")])
-        .await?;
-    site.renewed(&[&site.first]).await?;
-    // By then the others were asked.
-    sleep(Duration::from_secs(110)).await;
-    say("ready").await?;
-    site.done(&[&site.first]).await?;
-    Ok(count_stale(&site.end().await?))
-}
-
-async fn liar(cluster: &Cluster) -> Found {
-    let site = Site::start(&cluster.bench, "liar", "Deployment", Server::Liar).await?;
-    site.annotate(&[("issuer", "pebble"), ("verify", "web:443")])
-        .await?;
-    let leaf = site.renewed(&[&site.first]).await?;
-    let said = site.event("ServedCertificateStale").await?;
-    let secret = site.secret().await?;
-    let done = secret.annotations().get("state.cert-renew.io/rolled-out");
-    ensure!(
-        !done.is_some_and(|done| done.starts_with(&leaf)),
-        "it is called done: {done:?}"
-    );
-    let (_, figures) = count_stale(&site.end().await?);
-    Ok((said, figures))
-}
-
-async fn crash(cluster: &Cluster) -> Found {
-    let site = Site::start(
-        &cluster.bench,
-        "crash",
-        "Deployment",
-        Server::Pod(&["-only", "P-256"]),
-    )
-    .await?;
-    site.annotate(&[("issuer", "pebble"), ("key-type", "ecdsa-p384")])
-        .await?;
-    let bad = site.renewed(&[&site.first]).await?;
-    let said = site.event("RolloutHalted").await?;
-    let served = site.watched();
-    ensure!(
-        served.presented == [site.first.clone()],
-        "while halted: {:?}",
-        served.presented
-    );
-    let began = Instant::now();
-    site.annotate(&[("key-type", "ecdsa-p256")]).await?;
-    site.done(&[&site.first, &bad]).await?;
-    let took = began.elapsed();
-    let (text, figures) = count(&site.end().await?);
-    Ok((
-        format!("{said:.60}…, mended after {took:.0?}; {text}"),
-        figures,
-    ))
-}
-
-/// Nobody waits for the end of a rollout that the newer certificate is about to mend.
-async fn newer(cluster: &Cluster) -> Found {
-    let only = Server::Pod(&["-only", "P-256"]);
-    let site = Site::start(&cluster.bench, "newer", "Deployment", only).await?;
-    site.annotate(&[("issuer", "pebble"), ("key-type", "ecdsa-p384")])
-        .await?;
-    let bad = site.renewed(&[&site.first]).await?;
-    eventually(LONG, "a pod fails with it", async || {
-        let pods = site.space.pods(WEB).await?;
-        ensure!(pods.len() > 2, "there are {} pods", pods.len());
-        Ok(())
-    })
-    .await?;
-    let began = Instant::now();
-    site.annotate(&[("key-type", "ecdsa-p256")]).await?;
-    site.done(&[&site.first, &bad]).await?;
-    let took = began.elapsed();
-    let events = site.events().await;
-    ensure!(
-        !events.iter().any(|it| it.starts_with("RolloutHalted")),
-        "the stuck rollout was waited for: {events:?}"
-    );
-    let (text, figures) = count(&site.end().await?);
-    Ok((format!("mended after {took:.0?}; {text}"), figures))
-}
-
-/// What was broken before is not called available, and comes up with the certificate that mends it.
-async fn unavailable(cluster: &Cluster) -> Found {
-    let only = Server::Pod(&["-only", "P-384"]);
-    let site = Site::prepare(&cluster.bench, "unavailable", "DaemonSet", only).await?;
-    eventually(LONG, "its pod crashes", async || {
-        let pods = site.space.pods(WEB).await?;
-        let status = pods.first().and_then(|pod| pod.status.as_ref());
-        let containers = status.and_then(|it| it.container_statuses.as_ref());
-        let restarts: i32 = containers
-            .into_iter()
-            .flatten()
-            .map(|it| it.restart_count)
-            .sum();
-        ensure!(restarts > 0, "it has not yet");
-        Ok(())
-    })
-    .await?;
-    site.annotate(&[("issuer", "pebble")]).await?;
-    let bad = site.renewed(&[&site.first]).await?;
-    let said = site.event("RolloutFailed").await?;
-    let events = site.events().await;
-    ensure!(
-        !events
-            .iter()
-            .any(|it| it.contains("available with the new certificate")),
-        "it is called available: {events:?}"
-    );
-    site.annotate(&[("key-type", "ecdsa-p384")]).await?;
-    let good = site.renewed(&[&site.first, &bad]).await?;
-    site.served(&good).await?;
-    site.done(&[&site.first, &bad]).await?;
-    let (text, figures) = count_stale(&site.end().await?);
-    Ok((format!("{said:.70}…; {text}"), figures))
-}
-
-/// A config that allows more names, while a rollout waits for the kubelet.
-async fn config(cluster: &Cluster) -> Found {
-    let site = Site::start(&cluster.bench, "config", "Deployment", Server::Pod(&[])).await?;
-    let late = format!("{}.late", site.space.name);
-    let old = pair(&[&late], OLD)?;
-    let held = site
-        .space
-        .tls_secret("late", Some(&old), &[("issuer", "pebble")])
-        .await?;
-    let held = leaf_of(&held);
-    let replicas = async || {
-        let pods = cluster.operator_pods().await?;
-        let restarts = |pod: &Pod| {
-            let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
-            Some(containers.iter().map(|it| it.restart_count).sum::<i32>())
-        };
-        let of = |pod: &Pod| (pod.uid(), restarts(pod));
-        Ok::<_, test_bench::Error>(pods.iter().map(of).collect::<BTreeMap<_, _>>())
-    };
-    let before = replicas().await?;
-    site.annotate(&[("issuer", "pebble"), RELOAD, ("verify", "web:443")])
-        .await?;
-    site.renewed(&[&site.first]).await?;
-    let began = Instant::now();
-    cluster.apply(r#""**.example", "**.late""#)?;
-    let heeded = async {
-        eventually(LONG, "the new config is heeded", async || {
-            let secret = site.space.secrets().get("late").await?;
-            ensure!(
-                leaf_of(&secret) != held,
-                "{:?}",
-                site.space.events("late").await?
-            );
-            Ok(())
-        })
-        .await?;
-        Ok::<_, test_bench::Error>(began.elapsed())
-    };
-    let rolled = async {
-        site.done(&[&site.first]).await?;
-        Ok::<_, test_bench::Error>(began.elapsed())
-    };
-    let (heeded, rolled) = futures::try_join!(heeded, rolled)?;
-    let after = replicas().await?;
-    ensure!(
-        before == after,
-        "the operator was restarted: {before:?}, {after:?}"
-    );
-    let (text, figures) = count(&site.end().await?);
-    Ok((
-        format!("heeded after {heeded:.0?}, reloaded after {rolled:.0?}; {text}"),
-        figures,
-    ))
-}
-
-async fn resume(cluster: &Cluster) -> Found {
-    let site = Site::start(
-        &cluster.bench,
-        "resume",
-        "Deployment",
-        Server::Pod(&["-only", "P-256"]),
-    )
-    .await?;
-    site.annotate(&[("issuer", "pebble"), ("key-type", "ecdsa-p384")])
-        .await?;
-    site.event("RolloutHalted").await?;
-    // The user takes the flag away, and says that it may go on.
-    let fixed = workload("Deployment", Server::Pod(&[]));
-    let containers = &fixed["spec"]["template"]["spec"]["containers"];
-    let patch = json!({"spec": {"template": {"spec": {"containers": containers}}}});
-    let workloads = site.space.workloads("Deployment");
-    workloads
-        .patch(WEB, &PatchParams::default(), &Patch::Merge(patch))
-        .await?;
-    let output = Command::new(env!("CARGO_BIN_EXE_cert-renew"))
-        .args(["resume", &format!("{}/{WEB}", site.space.name)])
-        .env("KUBECONFIG", cluster.bench.kubeconfig())
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "cert-renew resume: {said}");
-    site.done(&[&site.first]).await?;
-    Ok(count(&site.end().await?))
-}
-
-async fn killed(cluster: &Cluster) -> Found {
-    let site = Site::start(&cluster.bench, "killed", "Deployment", Server::Nginx).await?;
-    let leader = cluster.leader().await?;
-    site.annotate(&[("issuer", "pebble")]).await?;
-    site.renewed(&[&site.first]).await?;
-    cluster.node.kill_in_pod(&leader, "cert-renew")?;
-    site.done(&[&site.first]).await?;
-    let watched = site.end_changed_once().await?;
-    cluster.operator_available().await?;
-    Ok(count(&watched))
-}
-
-/// What the CA would have lost: requests without an answer, and renewals that failed.
-async fn lost(probes: &Probes, renewals: &Renewals) -> Found {
-    let failed = renewals.end().await?;
-    let watched = probes.watched();
-    let text = format!(
-        "{} of {} requests lost {:?}, {failed} tries of {RENEWALS} renewals failed",
-        watched.failed.len(),
-        watched.tried,
-        some(&watched.failed),
-    );
-    let figures = Figures {
-        challenges_lost: watched.failed.len() + failed,
-        ..Figures::default()
-    };
-    Ok((text, figures))
-}
-
-async fn broken(cluster: &Cluster) -> Found {
-    // A third replica whose program does not come up: it listens nowhere.
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), OWN);
-    let pod = serde_json::from_value(json!({
-        "metadata": {"name": "broken", "labels": {"app.kubernetes.io/name": "cert-renew"}},
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {
-                "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [{
-                "name": "cert-renew",
-                "image": "node.test/pod:1",
-                "args": ["pause"],
-                "ports": [{"name": "challenge", "containerPort": 8402}],
-                "readinessProbe": {"httpGet": {"path": "/readyz", "port": 9402}, "periodSeconds": 1},
-                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
-            }],
-        },
-    }))?;
-    pods.create(&PostParams::default(), &pod).await?;
-    eventually(LONG, "it runs", async || {
-        let status = pods.get("broken").await?.status.context("no status")?;
-        ensure!(
-            status.phase.as_deref() == Some("Running"),
-            "{:?}",
-            status.phase
-        );
-        Ok(())
-    })
-    .await?;
-    // What follows the pod's address would be there by now.
-    sleep(Duration::from_secs(3)).await;
-    let renewals = cluster.renewals("broken").await?;
-    let probes = cluster.probe_challenges()?;
-    renewals.begin().await?;
-    let found = lost(&probes, &renewals).await;
-    pods.delete("broken", &Default::default()).await?;
-    found
-}
-
-async fn upgrade(cluster: &Cluster) -> Found {
-    let site = Site::start(&cluster.bench, "upgrade", "Deployment", Server::Nginx).await?;
-    let renewals = cluster.renewals("upgrade").await?;
-    let probes = cluster.probe_challenges()?;
-    site.annotate(&[("issuer", "pebble")]).await?;
-    renewals.begin().await?;
-    let restart = format!("-n {OWN} rollout restart deployment/cert-renew");
-    kubectl(&cluster.bench, &restart, "")?;
-    sleep(Duration::from_secs(2)).await;
-    cluster.operator_available().await?;
-    eventually(LONG, "the former replicas are gone", async || {
-        let pods = cluster.operator_pods().await?;
-        ensure!(pods.len() == 2, "there are {} pods", pods.len());
-        Ok(())
-    })
-    .await?;
-    site.done(&[&site.first]).await?;
-    let (text, figures) = lost(&probes, &renewals).await?;
-    let (handshakes, of_site) = count(&site.end_changed_once().await?);
-    let figures = Figures {
-        challenges_lost: figures.challenges_lost,
-        ..of_site
-    };
-    Ok((format!("{text}; {handshakes}"), figures))
 }

@@ -1,0 +1,136 @@
+//! Orders that cannot be carried on with, whatever is set: refused, unreadable, of a later version, of a lost account.
+
+use serde_json::json;
+use test_bench::objects::Space;
+use test_bench::{Bench, PebbleOptions, Result, ensure};
+
+use super::{
+    LONG, SHORT, annotate, base, open, operator, patch, solved, stuck, tamper, unreachable,
+};
+use crate::acme_operator::event;
+use crate::dns01::no_record_is_left;
+use crate::renewal::renewed;
+
+#[tokio::test]
+async fn what_a_ca_has_refused_for_good_is_not_tried_until_a_setting_changes() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let options = PebbleOptions {
+        name: "pebble-settings".into(),
+        ..PebbleOptions::default()
+    };
+    let ca = bench.start_pebble(&options).await?;
+    let operator = operator(bench, Some(&ca), &(LONG.to_owned() + &open(bench))).await?;
+    let space = Space::new(bench.client()?, "woken", operator.namespace()).await?;
+    let annotations = [
+        ("issuer", "pebble"),
+        ("names", "woken.example"),
+        ("profile", "nobody-has-this"),
+    ];
+    space.tls_secret("woken", None, &annotations).await?;
+    event(&space, "woken", "nobody-has-this").await?;
+    annotate(&space, "woken", "profile", Some("default")).await?;
+    renewed(&space, "woken", "").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_read_is_given_up_after_a_few_tries() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = operator(bench, None, &(SHORT.to_owned() + &unreachable(bench))).await?;
+    let space = Space::new(bench.client()?, "unread", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "unread.example")];
+    space.tls_secret("unread", None, &annotations).await?;
+    stuck(bench, &operator, &space, "unread", "HTTP-01").await?;
+    // An account is valid too, and has no certificate.
+    tamper(bench, &operator, |order| {
+        order["url"] = order["account"].clone();
+    })
+    .await?;
+    operator.configure(&(base() + SHORT + &open(bench)))?;
+    renewed(&space, "unread", "").await?;
+    no_record_is_left(bench, &operator).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_record_of_a_later_version_does_not_block_its_secret() -> Result<()> {
+    let bench = Bench::shared().await?;
+    for (name, change) in [
+        ("later", json!({"version": 2, "names": {"dns": ["x"]}})),
+        (
+            "newer",
+            json!({"txt": [{"solver": {"quantum": true}}], "routes": [7]}),
+        ),
+    ] {
+        let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
+        let space = Space::new(bench.client()?, name, operator.namespace()).await?;
+        let host = format!("{name}.version.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret(name, None, &annotations).await?;
+        stuck(bench, &operator, &space, name, "HTTP-01").await?;
+        tamper(bench, &operator, |order| {
+            for (key, value) in change.as_object().into_iter().flatten() {
+                order[key] = value.clone();
+            }
+        })
+        .await?;
+        operator.configure(&(base() + LONG + &open(bench)))?;
+        renewed(&space, name, "").await?;
+        no_record_is_left(bench, &operator).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_account_that_the_ca_has_lost_is_registered_again_in_the_same_try() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let options = PebbleOptions {
+        name: "pebble-lost".into(),
+        ..PebbleOptions::default()
+    };
+    let mut ca = bench.start_pebble(&options).await?;
+    let operator = operator(bench, Some(&ca), &(LONG.to_owned() + &open(bench))).await?;
+    let space = Space::new(bench.client()?, "lost", operator.namespace()).await?;
+    for name in ["before", "after"] {
+        let host = format!("{name}.lost.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret(name, None, &annotations).await?;
+        renewed(&space, name, "").await?;
+        ca.restart().await?;
+    }
+    let failed = space.events("after").await?;
+    ensure!(
+        !failed.iter().any(|it| it.contains("RenewalFailed")),
+        "{failed:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_or_proven_costs_no_order() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let solver = "{zones: [proven.example], http01: {route: shared, selfCheck: false}}";
+    let config = LONG.to_owned() + &solved(solver, bench.dns().address());
+    let operator = operator(bench, None, &config).await?;
+    let space = Space::new(bench.client()?, "noorder", operator.namespace()).await?;
+    let issuer = [("issuer", "pebble")];
+    let old = |name: &str| test_bench::objects::pair(&[name], test_bench::objects::OLD);
+    space
+        .tls_secret("fixed", Some(&old("fixed.proven.example")?), &[])
+        .await?;
+    patch(&space, "fixed", json!({"immutable": true})).await?;
+    annotate(&space, "fixed", "issuer", Some("pebble")).await?;
+    let class = operator.namespace();
+    annotate(&space, "fixed", "class", Some(class)).await?;
+    space
+        .tls_secret("score", Some(&old("a_b.proven.example")?), &issuer)
+        .await?;
+    for (name, said) in [("fixed", "immutable"), ("score", "underscore")] {
+        event(&space, name, said).await?;
+    }
+    ensure!(
+        !operator.log()?.contains("\"ordered\""),
+        "an order was made"
+    );
+    Ok(())
+}

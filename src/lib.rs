@@ -17,7 +17,6 @@ pub mod http;
 pub mod leader;
 pub mod net;
 pub mod process;
-pub mod propagation;
 pub mod renewal;
 pub mod rollout;
 pub mod solver;

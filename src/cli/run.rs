@@ -25,15 +25,15 @@ use crate::cluster::events::Events;
 use crate::cluster::lease::{Candidate, Sign};
 use crate::cluster::watch::Opener;
 use crate::cluster::{NoWay, Way, review};
-use crate::context::Context;
+use crate::context::Shared;
 use crate::leader::controller;
 use crate::leader::controller::{Configs, Ended};
+use crate::leader::handles::Handles;
 use crate::net::bounded;
 use crate::process::config_file::ConfigFile;
 use crate::process::kernel;
 use crate::process::supervise;
 use crate::process::write_gate::WriteGate;
-use crate::renewal::challenge_sync;
 use crate::solver::http01;
 use crate::telemetry::log::{self, LogFormat, Verbosity};
 use crate::telemetry::metrics::Metrics;
@@ -179,14 +179,10 @@ async fn operate(
     let (in_force, config) = watch::channel(Arc::new(config));
     metrics.config_taken_over(started);
     metrics.paused(config.borrow().paused);
-    let context = Arc::new(Context::new(
-        client,
-        gate,
-        namespace,
-        config,
-        events,
-        Arc::clone(&metrics),
-    ));
+    let counted = Arc::clone(&metrics);
+    let context = Shared::new(client, gate, namespace, config, events, counted);
+    let all = Handles::new(Arc::new(context));
+    let (context, renewals) = (Arc::clone(&all.shared), Arc::clone(&all.renewals));
 
     let (stop, stopped) = watch::channel(false);
     let until = |stopped: &watch::Receiver<bool>| {
@@ -197,12 +193,12 @@ async fn operate(
         }
     };
     let (signs, seen) = watch::channel::<Option<Sign>>(None);
-    let counting = Arc::clone(&context);
+    let counting = Arc::clone(&renewals);
     let state = http::State {
         index: Arc::clone(&context.index),
         metrics: Arc::clone(&metrics),
-        beat: Arc::clone(&context.beat),
-        ready: Arc::clone(&context.ready),
+        beat: Arc::clone(&context.health.heartbeat),
+        ready: Arc::clone(&context.health.ready),
         config: context.config.clone(),
         failures: Arc::new(move |observed| counting.failures(observed)),
         leader: Arc::new(move |now| {
@@ -229,7 +225,7 @@ async fn operate(
             async move { http::serve(listener.await, state, until).await }
         }
     });
-    let router = http01::router(context.challenges.clone(), challenge_sync::lookup(&context));
+    let router = http01::router(renewals.challenges.clone(), renewals.lookup());
     let challenge_server = supervise::spawn(Part::ChallengeServer, &metrics, {
         let stopped = stopped.clone();
         move || {
@@ -242,8 +238,11 @@ async fn operate(
         }
     });
     let follower = supervise::spawn(Part::OrderRecords, &metrics, {
-        let context = Arc::clone(&context);
-        move || challenge_sync::follow(Arc::clone(&context))
+        let renewals = Arc::clone(&renewals);
+        move || {
+            let renewals = Arc::clone(&renewals);
+            async move { renewals.follow_challenges().await }
+        }
     });
     // The end of either ends the process: the controller sees it.
     let reader = tokio::spawn(follow_file(file, want, metrics));
@@ -254,16 +253,23 @@ async fn operate(
         let election = Election::new(identity(pod), times);
         async move {
             if args.leader_election {
-                let (gate, anew) = (context.gate.clone(), context.anew.clone());
+                let (gate, relist) = (context.gate.clone(), context.health.relist.clone());
                 let namespace = &context.namespace;
-                let candidate =
-                    Candidate::new(lease_client, namespace, election, gate, leads, anew, signs);
+                let candidate = Candidate::new(
+                    lease_client,
+                    namespace,
+                    election,
+                    gate,
+                    leads,
+                    relist,
+                    signs,
+                );
                 // Do not campaign before the first list: an uninformed leader would block an informed one.
-                context.listed.notified().await;
+                context.health.first_list.notified().await;
                 candidate.run(released).await;
             } else {
                 context.gate.grant(ALONE, BootTime::NEVER);
-                context.listed.notified().await;
+                context.health.first_list.notified().await;
                 signs.send_replace(Some(Sign::alone(replica())));
                 leads.send_replace(Some(ALONE));
                 released.await;
@@ -282,15 +288,15 @@ async fn operate(
         in_force,
         opener,
     };
-    let ready = Arc::clone(&context.ready);
+    let ready = Arc::clone(&context.health.ready);
     let shutdown = async move {
         terminated().await;
         ready.store(false, Ordering::Relaxed);
         tracing::info!("stopping");
     };
-    let ended = controller::run(Arc::clone(&context), configs, term, shutdown).await;
+    let ended = controller::run(all, configs, term, shutdown).await;
     let _ = release.send(true);
-    context.listed.notify_one();
+    context.health.first_list.notify_one();
     // A panic has been reported already.
     let _ = candidate.await;
     // Proxies learn from the API server that this pod ends, and send challenges here until then. A second signal ends

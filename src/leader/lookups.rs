@@ -13,8 +13,8 @@ use cert_renew_core::secret::settings::{Blocks, Problem};
 use cert_renew_core::secret::workload::Kind;
 use cert_renew_core::text::{error_chain, shown, similar};
 
+use super::handles::Handles;
 use crate::cluster::events::Reason;
-use crate::context::Context;
 use crate::rollout::Error;
 
 /// The command that grants the rights for `verify`.
@@ -22,16 +22,16 @@ const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
 
 /// The problems of a Secret's annotations that only a look at other objects shows.
 pub(super) async fn problems(
-    context: &Context,
+    all: &Handles,
     key: &SecretRef,
     secret: &FullSecret,
     assessment: &Assessment,
 ) -> Vec<(Reason, Problem)> {
-    let mut found = workloads(context, key, assessment).await;
+    let mut found = workloads(all, key, assessment).await;
     let others = [
-        verify(context, key, assessment).await,
+        verify(all, key, assessment).await,
         password(secret, assessment),
-        profile(context, assessment),
+        profile(all, assessment),
     ];
     let others = others.into_iter().flatten();
     found.extend(others.map(|problem| (Reason::InvalidAnnotation, problem)));
@@ -49,7 +49,7 @@ fn problem(key: &str, value: &str, expected: String) -> Problem {
 
 /// Workloads that `workloads` names and that do not exist.
 async fn workloads(
-    context: &Context,
+    all: &Handles,
     key: &SecretRef,
     assessment: &Assessment,
 ) -> Vec<(Reason, Problem)> {
@@ -57,7 +57,7 @@ async fn workloads(
     if named.is_empty() {
         return Vec::new();
     }
-    let all = match context.roller().list(&key.namespace).await {
+    let all = match all.rollouts.roller().list(&key.namespace).await {
         Ok(all) => all,
         Err(error) => {
             tracing::debug!(secret = %key, error = error_chain(&error), "the workloads are not looked up");
@@ -84,9 +84,9 @@ async fn workloads(
 }
 
 /// A Service or port of `verify` that does not exist, or may not be read.
-async fn verify(context: &Context, key: &SecretRef, assessment: &Assessment) -> Option<Problem> {
+async fn verify(all: &Handles, key: &SecretRef, assessment: &Assessment) -> Option<Problem> {
     let service = assessment.settings.verify.as_ref()?;
-    let expected = match context.roller().missing(&key.namespace, service).await {
+    let expected = match all.rollouts.roller().missing(&key.namespace, service).await {
         Ok(None) => return None,
         Ok(Some(why)) => {
             format!(
@@ -120,10 +120,10 @@ fn password(secret: &FullSecret, assessment: &Assessment) -> Option<Problem> {
 }
 
 /// A profile that the CA's directory does not have, if the directory is known; the CA is not asked for it.
-fn profile(context: &Context, assessment: &Assessment) -> Option<Problem> {
+fn profile(all: &Handles, assessment: &Assessment) -> Option<Problem> {
     let profile = assessment.settings.profile.as_deref()?;
     let issuer = assess::issuer_name(&assessment.settings.issuer);
-    let known = context.issuers.known_profiles(issuer)?;
+    let known = all.renewals.issuers.known_profiles(issuer)?;
     if known.iter().any(|it| it == profile) {
         return None;
     }

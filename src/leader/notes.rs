@@ -1,5 +1,5 @@
-//! What stands on a Secret for people, where no other write brings it up to date: the line of its state, and what is wrong
-//! with its annotations.
+//! What stands on a Secret for people, where no other write brings it up to date: the line of its state, and what is
+//! wrong with its annotations.
 //!
 //! The controller adds a Secret when its line would say something else, and when an annotation names objects of the
 //! cluster. Such a Secret is read once, a moment later, and written if something is news; a date that has moved is
@@ -23,10 +23,10 @@ use cert_renew_core::state_line::{self, Facts};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 
+use super::handles::Handles;
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
-use crate::context::Context;
 use crate::leader::lookups;
 
 /// Most looks in one namespace at once, then one a second: no user can make us load the API server without limit.
@@ -87,23 +87,23 @@ fn names_objects(assessment: &Assessment) -> bool {
 }
 
 /// Writes what is outdated until the term ends.
-pub async fn follow(context: &Context) {
+pub async fn follow(all: &Handles) {
     let mut allowance = TokenBucket::new(AT_ONCE);
     let mut writes = Writes::default();
     let mut open: HashSet<SecretRef> = HashSet::new();
     let mut again = tokio::time::interval(LOOK_AGAIN);
     loop {
         let keys = tokio::select! {
-            keys = context.notes.next() => keys,
+            keys = all.notes.next() => keys,
             _ = again.tick() => std::mem::take(&mut open),
         };
         for key in keys {
             let now = Instant::now();
             if !writes.may(now, &key) || !allowance.take(now, &key.namespace) {
-                context.notes.add(&key);
+                all.notes.add(&key);
                 continue;
             }
-            match look(context, &key).await {
+            match look(all, &key).await {
                 Ok(Looked { wrote, missing }) => {
                     if wrote {
                         writes.count(now, &key);
@@ -116,7 +116,7 @@ pub async fn follow(context: &Context) {
                     let text = error_chain(&error);
                     tracing::info!(secret = %key, error = text, "the line of its state cannot be written");
                     if error.is_uncertain() || matches!(error, cluster::Error::Conflict { .. }) {
-                        context.notes.add(&key);
+                        all.notes.add(&key);
                     }
                 }
             }
@@ -132,28 +132,28 @@ struct Looked {
 }
 
 /// Reads one Secret, and writes on it what is outdated.
-async fn look(context: &Context, key: &SecretRef) -> Result<Looked, cluster::Error> {
+async fn look(all: &Handles, key: &SecretRef) -> Result<Looked, cluster::Error> {
     let nothing = Looked {
         wrote: false,
         missing: false,
     };
     let now = UnixTime::now();
-    let secret = match secrets::get(&context.client, key).await {
+    let secret = match secrets::get(&all.shared.client, key).await {
         Ok(secret) => secret,
         Err(cluster::Error::NotFound { .. }) => return Ok(nothing),
         Err(error) => return Err(error),
     };
-    let config = context.config();
+    let config = all.shared.config();
     let view = (&*config, Labels::NotAsked);
-    let suggested = |leaf| context.renewal_info.instant(key, leaf);
+    let suggested = |leaf| all.renewals.info.instant(key, leaf);
     let assessment = assess::of_full(now, key, &secret, view, suggested);
-    let (Some(assessment), Some(facts)) = (assessment, context.facts(key)) else {
+    let (Some(assessment), Some(facts)) = (assessment, all.shared.facts(key)) else {
         return Ok(nothing);
     };
     if assessment.copied_record {
         return Ok(nothing);
     }
-    let found = lookups::problems(context, key, &secret, &assessment).await;
+    let found = lookups::problems(all, key, &secret, &assessment).await;
     let annotations = outdated(now, key, &secret, (&assessment, facts), &found);
     let missing = !found.is_empty();
     if annotations.is_empty() {
@@ -168,10 +168,10 @@ async fn look(context: &Context, key: &SecretRef) -> Result<Looked, cluster::Err
         annotations,
         ..Changes::default()
     };
-    secrets::patch(&context.client, &secret.head, &changes).await?;
+    secrets::patch(&all.shared.client, &secret.head, &changes).await?;
     for (reason, problem) in found.iter().filter(|it| !is_known(it)) {
         tracing::warn!(secret = %key, %problem, "invalid annotation");
-        let (events, uid) = (&context.events, secret.head.uid());
+        let (events, uid) = (&all.shared.events, secret.head.uid());
         events.secret(key, uid, *reason, &problem.to_string());
     }
     Ok(Looked {

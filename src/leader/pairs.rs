@@ -20,12 +20,12 @@ use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::handles::Handles;
+use super::rewrite::rewrite;
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets;
-use crate::context::Context;
 use crate::process::task::Done;
-use crate::propagation;
 
 /// Most looks in one namespace at once, then one a second: no user can make us load the API server without limit.
 const AT_ONCE: u32 = 100;
@@ -49,17 +49,17 @@ pub fn is_hidden(before: &Observed, now: &Observed) -> bool {
 }
 
 /// Looks at doubted Secrets until the term ends.
-pub async fn follow(context: &Context, done: &UnboundedSender<Done>) {
+pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
     let mut allowance = TokenBucket::new(AT_ONCE);
     loop {
-        for key in context.doubts.next().await {
+        for key in all.shared.doubts.next().await {
             if allowance.take(Instant::now(), &key.namespace) {
-                let looked = look(context, &key, done).await;
+                let looked = look(all, &key, done).await;
                 looked.unwrap_or_else(|error| {
                     tracing::info!(secret = %key, error = %error_chain(&error), "the pair cannot be looked at");
                     // It is tried again when the API server answers again.
                     if error.is_uncertain() {
-                        context.doubts.add(&key);
+                        all.shared.doubts.add(&key);
                     }
                 });
             }
@@ -69,17 +69,17 @@ pub async fn follow(context: &Context, done: &UnboundedSender<Done>) {
 
 /// Reads one Secret and reports its pair's fault, once.
 async fn look(
-    context: &Context,
+    all: &Handles,
     key: &SecretRef,
     done: &UnboundedSender<Done>,
 ) -> Result<(), cluster::Error> {
     let now = UnixTime::now();
-    let secret = match secrets::get(&context.client, key).await {
+    let secret = match secrets::get(&all.shared.client, key).await {
         Ok(secret) => secret,
         Err(cluster::Error::NotFound { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let config = context.config();
+    let config = all.shared.config();
     let view = (&*config, Labels::NotAsked);
     let assessment = assess::of_full(now, key, &secret, view, |_| None);
     let Some(assessment) = assessment.filter(|it| it.leaf.is_ok()) else {
@@ -87,22 +87,22 @@ async fn look(
     };
     let fault = fault(&secret, &assessment, now);
     if matches!(fault, Some(PairFault::Unservable(_)))
-        && propagation::rewrite(context, key, &secret, &assessment).await
+        && rewrite(&all.shared, key, &secret, &assessment).await
     {
         return Ok(());
     }
     // A due rollout looks at the pair itself, and reports it, as soon as it may begin.
     let looks = |entry: Entry| entry.rollout_due() && !entry.is_held(now);
-    if context.entry(key).is_none_or(looks) {
+    if all.shared.entry(key).is_none_or(looks) {
         return Ok(());
     }
     let note = fault.map(|fault| format!("the pair in the Secret: {}", error_chain(&fault)));
     if let Some(note) = &note
-        && !context.rollout_said(key, note)
+        && !all.shared.rollout_said(key, note)
     {
         tracing::warn!(secret = %key, note, "not as it should be");
         let uid = secret.head.uid();
-        let events = &context.events;
+        let events = &all.shared.events;
         events.secret(key, uid, Reason::CertificateProblem, note);
     }
     // The receiver is dropped only with the term.

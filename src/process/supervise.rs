@@ -105,8 +105,8 @@ mod tests {
         ),
         (
             "src/leader/term/mod.rs",
-            10,
-            "six supervised, and four of one Secret or namespace, whose tickets tell",
+            6,
+            "two supervised, one of them for five tasks, and four of one Secret or namespace, whose tickets tell",
         ),
         ("src/net/bounded.rs", 1, "a connection's own"),
         (
@@ -125,6 +125,9 @@ mod tests {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
                     directories.push(path);
+                    continue;
+                }
+                if path.ends_with("tests.rs") {
                     continue;
                 }
                 let text = fs::read_to_string(&path).unwrap();

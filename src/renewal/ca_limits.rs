@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use cert_renew_core::certificate::Leaf;
 use cert_renew_core::schedule::rate_limits::{self, Account, AccountId};
-use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 
-use super::outcome::{Outcome, not_now};
+use super::outcome::Outcome;
+use super::renewals::Renewal;
 use super::target::RenewalTarget;
 use crate::acme::{Client, Limited};
 use crate::cluster::events::Reason;
-use crate::context::Context;
 
 /// Delay until a fallback is asked that was not tried yet.
 const FALLBACK: Duration = Duration::from_secs(5);
@@ -54,76 +53,63 @@ fn stopped(
     ends.max_by_key(|(until, _)| *until)
 }
 
-/// The outcome of a renewal whose names the CA has limited; `None` where it may go on.
-pub(super) async fn held(
-    context: &Context,
-    key: &SecretRef,
-    fresh: &RenewalTarget,
-    client: &Client,
-    names: &[Name],
-) -> Option<Outcome> {
-    let now = UnixTime::now();
-    let (issuer, directory) = (&*fresh.issuer_name, &*fresh.issuer.directory);
-    let of = |limit: &Limited| context.ledger.get(account(issuer, directory, limit));
-    stopped(now, names, false, of)?;
-    let asked = client.directory().await;
-    let replaces = fresh.replaced().is_some() && asked.is_ok_and(|it| it.renewal_info.is_some());
-    let (until, limit) = stopped(now, names, replaces, of)?;
-    let whom = match limit {
-        Limited::Under(domain) => format!("names under {domain}"),
-        Limited::Only(name) => name,
-    };
-    let note =
-        format!("the CA has limited {whom}: issuer {issuer} is not asked for them before {until}");
-    let leaf = fresh.leaf();
-    let fallback = fresh.issuer.fallback.is_some();
-    let at = after_limit(
-        context,
-        key,
-        fresh.assessment.account,
-        leaf,
-        fallback,
-        until,
-    )
-    .await;
-    Some(not_now(
-        context,
-        key,
-        fresh,
-        (at, None),
-        Reason::RenewalHeld,
-        note,
-    ))
-}
+impl Renewal<'_> {
+    /// The outcome of a renewal whose names the CA has limited; `None` where it may go on.
+    pub(super) async fn held_by_the_ca(
+        self,
+        fresh: &RenewalTarget,
+        client: &Client,
+        names: &[Name],
+    ) -> Option<Outcome> {
+        let now = UnixTime::now();
+        let (issuer, directory) = (&*fresh.issuer_name, &*fresh.issuer.directory);
+        let of = |limit: &Limited| self.shared.ledger.get(account(issuer, directory, limit));
+        stopped(now, names, false, of)?;
+        let asked = client.directory().await;
+        let replaces =
+            fresh.replaced().is_some() && asked.is_ok_and(|it| it.renewal_info.is_some());
+        let (until, limit) = stopped(now, names, replaces, of)?;
+        let whom = match limit {
+            Limited::Under(domain) => format!("names under {domain}"),
+            Limited::Only(name) => name,
+        };
+        let note = format!(
+            "the CA has limited {whom}: issuer {issuer} is not asked for them before {until}"
+        );
+        let leaf = fresh.leaf();
+        let fallback = fresh.issuer.fallback.is_some();
+        let at = self
+            .after_limit(fresh.assessment.account, leaf, fallback, until)
+            .await;
+        Some(self.not_now(fresh, (at, None), Reason::RenewalHeld, note))
+    }
 
-/// When to retry a renewal that was not sent to the CA because of a limit: at its end, or, where there is a fallback,
-/// as soon as the certificate is close to expiry.
-pub(super) async fn after_limit(
-    context: &Context,
-    key: &SecretRef,
-    account: AccountId,
-    leaf: Option<&Leaf>,
-    has_fallback: bool,
-    until: UnixTime,
-) -> UnixTime {
-    if !has_fallback {
-        return until;
+    /// When to retry a renewal that was not sent to the CA because of a limit: at its end, or, where there is a
+    /// fallback, as soon as the certificate is close to expiry.
+    pub(super) async fn after_limit(
+        self,
+        account: AccountId,
+        leaf: Option<&Leaf>,
+        has_fallback: bool,
+        until: UnixTime,
+    ) -> UnixTime {
+        if !has_fallback {
+            return until;
+        }
+        let now = UnixTime::now();
+        let short_at = leaf.map_or(now, rate_limits::runs_short_at);
+        let known = self.shared.ledger.get(account).unavailable_until >= Some(until.0);
+        // If the fallback was already tried for this account, do not try it again soon.
+        let again = if known { NO_FALLBACK } else { FALLBACK };
+        let noted = self
+            .shared
+            .ledger
+            .update(&self.key.namespace, account, |account| {
+                account.unavailable_until = Some(until.0);
+            });
+        self.note_ledger(noted.await);
+        until.min(short_at.max(now + again))
     }
-    let now = UnixTime::now();
-    let short_at = leaf.map_or(now, rate_limits::runs_short_at);
-    let known = context.ledger.get(account).unavailable_until >= Some(until.0);
-    // If the fallback was already tried for this account, do not try it again soon.
-    let again = if known { NO_FALLBACK } else { FALLBACK };
-    let noted = context
-        .ledger
-        .update(&key.namespace, account, |account| {
-            account.unavailable_until = Some(until.0);
-        })
-        .await;
-    if let Err(error) = noted {
-        tracing::warn!(%error, "the ledger could not be written; it is right in memory");
-    }
-    until.min(short_at.max(now + again))
 }
 
 #[cfg(test)]

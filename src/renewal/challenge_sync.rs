@@ -9,74 +9,86 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
+use super::renewals::Renewals;
 use crate::cluster::order_records::{self, ChallengesChanged};
-use crate::context::Context;
+use crate::context::Shared;
 use crate::solver::http01::OnMiss;
 
 /// Shortest time between two lookups of unknown tokens: anybody on the internet can cause them.
 const LOOKUPS: Duration = Duration::from_secs(1);
 
-/// Keeps the challenge store equal to the records, for as long as the future is polled.
-pub async fn follow(context: Arc<Context>) {
-    let watch = || {
-        Box::pin(order_records::challenges(
-            &context.client,
-            &context.namespace,
-        ))
-    };
-    let (mut changes, mut anew) = (watch(), context.anew.subscribe());
-    let mut unseen: HashSet<String> = HashSet::new();
-    let mut present: HashSet<String> = HashSet::new();
-    loop {
-        let change = tokio::select! {
-            Ok(()) = anew.changed() => {
-                changes = watch();
-                continue;
-            }
-            Some(change) = changes.next() => change,
-            else => return,
+impl Renewals {
+    /// Keeps the challenge store equal to the records, for as long as the future is polled.
+    pub async fn follow_challenges(&self) {
+        let watch = || {
+            Box::pin(order_records::challenges(
+                &self.shared.client,
+                &self.shared.namespace,
+            ))
         };
-        match change {
-            Ok(ChallengesChanged::Present(record, challenges)) => {
-                unseen.remove(&record);
-                answer(&context, &record, challenges);
-                present.insert(record);
-            }
-            Ok(ChallengesChanged::Gone(record)) => {
-                context.challenges.remove(&record);
-                present.remove(&record);
-            }
-            Ok(ChallengesChanged::Restarted) => {
-                unseen.clone_from(&present);
-            }
-            Ok(ChallengesChanged::Listed) => {
-                for record in unseen.drain() {
-                    context.challenges.remove(&record);
+        let (mut changes, mut anew) = (watch(), self.shared.health.relist.subscribe());
+        let mut unseen: HashSet<String> = HashSet::new();
+        let mut present: HashSet<String> = HashSet::new();
+        loop {
+            let change = tokio::select! {
+                Ok(()) = anew.changed() => {
+                    changes = watch();
+                    continue;
+                }
+                Some(change) = changes.next() => change,
+                else => return,
+            };
+            match change {
+                Ok(ChallengesChanged::Present(record, challenges)) => {
+                    unseen.remove(&record);
+                    self.answer(&record, challenges);
+                    present.insert(record);
+                }
+                Ok(ChallengesChanged::Gone(record)) => {
+                    self.challenges.remove(&record);
                     present.remove(&record);
                 }
-            }
-            Err(error) => {
-                tracing::warn!(error = %error_chain(&error), "the watch on order records is interrupted");
+                Ok(ChallengesChanged::Restarted) => {
+                    unseen.clone_from(&present);
+                }
+                Ok(ChallengesChanged::Listed) => {
+                    for record in unseen.drain() {
+                        self.challenges.remove(&record);
+                        present.remove(&record);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error_chain(&error), "the watch on order records is interrupted");
+                }
             }
         }
     }
-}
 
-/// Looks up an unknown token: the CA may ask this replica before its watch has delivered the record.
-pub fn lookup(context: &Arc<Context>) -> OnMiss {
-    let context = Arc::clone(context);
-    coalesced(move || {
-        let context = Arc::clone(&context);
-        Box::pin(async move {
-            let each = |record: String, challenges| answer(&context, &record, challenges);
-            let (client, namespace) = (&context.client, &context.namespace);
-            let looked = order_records::challenges_now(client, namespace, each).await;
-            if let Err(error) = &looked {
-                tracing::debug!(%error, "a token that is not known was not looked for");
-            }
-            looked.is_ok()
+    /// Looks up an unknown token: the CA may ask this replica before its watch has delivered the record.
+    pub fn lookup(self: &Arc<Self>) -> OnMiss {
+        let renewals = Arc::clone(self);
+        coalesced(move || {
+            let renewals = Arc::clone(&renewals);
+            Box::pin(async move {
+                let each = |record: String, challenges| renewals.answer(&record, challenges);
+                let Shared {
+                    client, namespace, ..
+                } = &*renewals.shared;
+                let looked = order_records::challenges_now(client, namespace, each).await;
+                if let Err(error) = &looked {
+                    tracing::debug!(%error, "a token that is not known was not looked for");
+                }
+                looked.is_ok()
+            })
         })
-    })
+    }
+
+    /// Answers the CA with these key authorizations from now on.
+    pub(super) fn answer(&self, record: &str, challenges: BTreeMap<String, String>) {
+        if let Err(full) = self.challenges.set(record, challenges) {
+            tracing::error!(record, error = %full, "the CA will not find the proof");
+        }
+    }
 }
 
 /// The times of the lookups.
@@ -111,13 +123,6 @@ fn coalesced(look: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static
             }
         })
     })
-}
-
-/// Answers the CA with these key authorizations from now on.
-pub(super) fn answer(context: &Context, record: &str, challenges: BTreeMap<String, String>) {
-    if let Err(full) = context.challenges.set(record, challenges) {
-        tracing::error!(record, error = %full, "the CA will not find the proof");
-    }
 }
 
 #[cfg(test)]

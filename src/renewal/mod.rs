@@ -29,6 +29,7 @@ pub mod persist;
 pub mod preflight;
 mod public_ca;
 mod record;
+mod renewals;
 mod resume;
 pub mod running_orders;
 pub mod secret_failures;
@@ -44,17 +45,18 @@ use std::time::Duration;
 
 use cert_renew_core::index::{Entry, Finished};
 use cert_renew_core::schedule::due::{Never, Reason};
-use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::secret::keys;
 use cert_renew_core::state_line;
 use cert_renew_core::time::UnixTime;
 use failure::Failure;
-use outcome::{Outcome, held, immutable, left_to};
+use outcome::Outcome;
+use renewals::Renewal;
+pub use renewals::Renewals;
 use target::RenewalTarget;
 use tokio::time::timeout;
 
 use crate::cluster::order_records::{self, Found, Record};
 use crate::cluster::{self, events};
-use crate::context::Context;
 use crate::process::task::TaskHandle;
 
 /// How long an order whose issuer is not in the config is kept, in case a config has it again: as long as CAs keep one.
@@ -64,29 +66,31 @@ const ORDER_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// there. The parts of a renewal, each with a deadline of its own, seldom add up to it.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-/// Renews a Secret if it is due, and reports the result through the task handle.
-pub async fn run(context: &Context, ticket: TaskHandle) {
-    let key = ticket.key().clone();
-    let mut gone = ticket.changed();
-    // An order on record is cleaned up although the renewal is cut off; one without a record ends at its next look.
-    let given_up = async { gone.changed().await.is_ok() && context.known.contains(&key) };
-    let finished = tokio::select! {
-        ended = in_time(attempt(context, &key)) => match ended {
-            Some(Ok(Outcome::Renewed | Outcome::Tidied)) => Finished::Wrote,
-            Some(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
-            Some(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
-            Some(Err(failure)) => failure.settle(context, &key).await,
-            None => on_failure::took_too_long(context, &key),
-        },
-        // The Secret is gone. One of the same name may exist by now, and waits.
-        true = given_up => Finished::Later(UnixTime::now(), None),
-    };
-    if let Finished::Wrote = finished
-        && let Some(entry) = context.entry(&key)
-    {
-        context.secret_failures.forget(&entry.observed.uid);
+impl Renewals {
+    /// Renews a Secret if it is due, and reports the result through the task handle.
+    pub async fn run(&self, ticket: TaskHandle) {
+        let key = ticket.key().clone();
+        let (renewal, mut gone) = (self.of(&key), ticket.changed());
+        // An order on record is cleaned up although the renewal is cut off; one without a record ends at its next look.
+        let given_up = async { gone.changed().await.is_ok() && self.running_orders.contains(&key) };
+        let finished = tokio::select! {
+            ended = in_time(renewal.attempt()) => match ended {
+                Some(Ok(Outcome::Renewed | Outcome::Tidied)) => Finished::Wrote,
+                Some(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
+                Some(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
+                Some(Err(failure)) => renewal.on_failure(failure).await,
+                None => renewal.took_too_long(),
+            },
+            // The Secret is gone. One of the same name may exist by now, and waits.
+            true = given_up => Finished::Later(UnixTime::now(), None),
+        };
+        if let Finished::Wrote = finished
+            && let Some(entry) = self.shared.entry(&key)
+        {
+            self.secret_failures.forget(&entry.observed.uid);
+        }
+        ticket.finish(finished);
     }
-    ticket.finish(finished);
 }
 
 /// The result, or `None` after [`LONGEST`].
@@ -94,107 +98,111 @@ async fn in_time<T>(renewal: impl Future<Output = T>) -> Option<T> {
     timeout(LONGEST, renewal).await.ok()
 }
 
-/// Abandons the order of a Secret that is gone or no longer annotated.
-pub async fn abandon(context: &Context, key: &SecretRef) {
-    let record = match running(context, key).await {
-        Ok(Some(record)) => record,
-        Ok(None) => return,
-        Err(error) => {
-            tracing::warn!(secret = %key, %error, "an order that nobody waits for cannot be given up now");
+impl Renewal<'_> {
+    /// Abandons the order of a Secret that is gone or no longer annotated.
+    pub async fn abandon(self) {
+        let record = match self.running().await {
+            Ok(Some(record)) => record,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(secret = %self.key, %error, "an order that nobody waits for cannot be given up now");
+                return;
+            }
+        };
+        tracing::info!(secret = %self.key, order = record.order.url, "the order is given up: nobody waits for it");
+        if let Err(error) = self.all.give_up(&record).await {
+            tracing::warn!(secret = %self.key, %error, "the order record stays until the next start");
+        }
+    }
+
+    /// Goes on with the running order, or makes one if the Secret is due and nothing holds it back.
+    async fn attempt(self) -> Result<Outcome, Failure> {
+        let now = UnixTime::now();
+        let record = self.running().await?;
+        let read = self.read(now).await;
+        if let (Err(Failure::NoIssuer(_)), Some(record)) = (&read, &record)
+            && now.since(UnixTime(record.order.created)) > ORDER_LIFE
+        {
+            self.all.remove(record).await?;
+        }
+        let Some(fresh) = read? else {
+            if let Some(record) = record {
+                self.all.give_up(&record).await?;
+            }
+            return Ok(Outcome::Later(UnixTime::NEVER, None));
+        };
+        let left_alone = match fresh.secret.kept_for() {
+            Some(keeper) => Some(self.left_to(&fresh, &keeper)),
+            None if fresh.secret.immutable => Some(self.immutable(&fresh)),
+            None => None,
+        };
+        if let Some(outcome) = left_alone {
+            if let Some(record) = record {
+                self.all.give_up(&record).await?;
+            }
+            return Ok(outcome);
+        }
+        if let Some(record) = record {
+            return self.resume(fresh, record).await;
+        }
+        let due = match fresh.assessment.renewal {
+            Ok(due) if due.at <= now => due,
+            Ok(due) => return Ok(Outcome::Later(due.at, None)),
+            // The watch knows no labels and had let it pass.
+            Err(Never::NotAllowed) if fresh.labels.is_some() => {
+                return Err(Failure::NotAllowed(fresh.refusal()).about(&fresh));
+            }
+            Err(_) => return Ok(Outcome::Later(UnixTime::NEVER, None)),
+        };
+        if let Some(opens) = fresh.assessment.opens {
+            return Ok(Outcome::Later(opens, None));
+        }
+        if due.reason == Reason::OutputsChanged {
+            let written = self.write_outputs(&fresh).await;
+            return written.map_err(|failure| failure.about(&fresh));
+        }
+        if let Some(again) = self.follows(&fresh, now).await {
+            return Ok(Outcome::Later(again, None));
+        }
+        let fresh = self.at_hand(fresh, now);
+        let account = self.shared.ledger.get(fresh.assessment.account);
+        if let Some(hold) = fresh.claim(due.reason).hold(now, &account) {
+            return Ok(self.held_by_budget(&fresh, due.reason, hold));
+        }
+        self.tell_adopted(&fresh, now);
+        self.order(fresh, due).await
+    }
+
+    /// Reports a Secret whose first certificate of ours is asked for before anything is written on it.
+    fn tell_adopted(self, fresh: &RenewalTarget, now: UnixTime) {
+        let notes = fresh.secret.head.annotations().into_iter().flatten();
+        let is_written = notes
+            .into_iter()
+            .any(|(key, _)| key.starts_with(keys::STATE_PREFIX));
+        let is_known = |entry: Entry| entry.rolled_out().is_some() || entry.renewal_error.is_some();
+        if is_written || self.shared.entry(self.key).is_none_or(is_known) {
             return;
         }
-    };
-    tracing::info!(secret = %key, order = record.order.url, "the order is given up: nobody waits for it");
-    if let Err(error) = record::give_up(context, &record).await {
-        tracing::warn!(secret = %key, %error, "the order record stays until the next start");
+        let note = state_line::adopting(now, &fresh.assessment);
+        tracing::info!(secret = %self.key, note, "adopted");
+        let reason = events::Reason::Adopted;
+        self.shared
+            .events
+            .secret(self.key, fresh.uid(), reason, &note);
     }
-}
 
-/// Goes on with the running order, or makes one if the Secret is due and nothing holds it back.
-async fn attempt(context: &Context, key: &SecretRef) -> Result<Outcome, Failure> {
-    let now = UnixTime::now();
-    let record = running(context, key).await?;
-    let read = RenewalTarget::read(context, key, now).await;
-    if let (Err(Failure::NoIssuer(_)), Some(record)) = (&read, &record)
-        && now.since(UnixTime(record.order.created)) > ORDER_LIFE
-    {
-        record::remove(context, record).await?;
-    }
-    let Some(fresh) = read? else {
-        if let Some(record) = record {
-            record::give_up(context, &record).await?;
+    /// The record of the Secret's order, if one runs.
+    async fn running(self) -> Result<Option<Record>, cluster::Error> {
+        if !self.all.running_orders.contains(self.key) {
+            return Ok(None);
         }
-        return Ok(Outcome::Later(UnixTime::NEVER, None));
-    };
-    let left_alone = match fresh.secret.kept_for() {
-        Some(keeper) => Some(left_to(context, key, &fresh, &keeper)),
-        None if fresh.secret.immutable => Some(immutable(context, key, &fresh)),
-        None => None,
-    };
-    if let Some(outcome) = left_alone {
-        if let Some(record) = record {
-            record::give_up(context, &record).await?;
+        match order_records::get(&self.shared.client, &self.shared.namespace, self.key).await? {
+            Found::Record(record) => return Ok(Some(*record)),
+            Found::Unreadable { name, uid } => self.replace_record((&name, &uid)).await?,
+            Found::Nothing => self.all.running_orders.remove(self.key),
         }
-        return Ok(outcome);
+        Ok(None)
     }
-    if let Some(record) = record {
-        return resume::resume(context, key, fresh, record).await;
-    }
-    let due = match fresh.assessment.renewal {
-        Ok(due) if due.at <= now => due,
-        Ok(due) => return Ok(Outcome::Later(due.at, None)),
-        // The watch knows no labels and had let it pass.
-        Err(Never::NotAllowed) if fresh.labels.is_some() => {
-            return Err(Failure::NotAllowed(fresh.refusal()).about(&fresh));
-        }
-        Err(_) => return Ok(Outcome::Later(UnixTime::NEVER, None)),
-    };
-    if let Some(opens) = fresh.assessment.opens {
-        return Ok(Outcome::Later(opens, None));
-    }
-    if due.reason == Reason::OutputsChanged {
-        let written = changes::write_outputs(context, key, &fresh).await;
-        return written.map_err(|failure| failure.about(&fresh));
-    }
-    if let Some(again) = shared_certificates::follows(context, key, &fresh, now).await {
-        return Ok(Outcome::Later(again, None));
-    }
-    let fresh = fresh.at_hand(context, key, now);
-    let account = context.ledger.get(fresh.assessment.account);
-    if let Some(hold) = fresh.claim(due.reason).hold(now, &account) {
-        return Ok(held(context, key, &fresh, due.reason, hold));
-    }
-    tell_adopted(context, key, &fresh, now);
-    order::order(context, key, fresh, due).await
-}
-
-/// Reports a Secret whose first certificate of ours is asked for before anything is written on it.
-fn tell_adopted(context: &Context, key: &SecretRef, fresh: &RenewalTarget, now: UnixTime) {
-    let notes = fresh.secret.head.annotations().into_iter().flatten();
-    let is_written = notes
-        .into_iter()
-        .any(|(key, _)| key.starts_with(keys::STATE_PREFIX));
-    let is_known = |entry: Entry| entry.rolled_out().is_some() || entry.renewal_error.is_some();
-    if is_written || context.entry(key).is_none_or(is_known) {
-        return;
-    }
-    let note = state_line::adopting(now, &fresh.assessment);
-    tracing::info!(secret = %key, note, "adopted");
-    let reason = events::Reason::Adopted;
-    context.events.secret(key, fresh.uid(), reason, &note);
-}
-
-/// The record of the Secret's order, if one runs.
-async fn running(context: &Context, key: &SecretRef) -> Result<Option<Record>, cluster::Error> {
-    if !context.known.contains(key) {
-        return Ok(None);
-    }
-    match order_records::get(&context.client, &context.namespace, key).await? {
-        Found::Record(record) => return Ok(Some(*record)),
-        Found::Unreadable { name, uid } => record::replace(context, key, (&name, &uid)).await?,
-        Found::Nothing => context.known.remove(key),
-    }
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -202,6 +210,7 @@ mod tests {
     use std::future::pending;
 
     use cert_renew_core::index::Task;
+    use cert_renew_core::secret::SecretRef;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
@@ -209,7 +218,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_gives_its_place_back_although_nobody_ever_answers() {
-        let (context, _in_force) = without_an_answer();
+        let (shared, _in_force) = without_an_answer();
+        let renewals = Renewals::new(shared);
         let (sender, mut done) = mpsc::unbounded_channel();
         let (_kept, changed) = watch::channel(());
         let key = SecretRef {
@@ -217,7 +227,7 @@ mod tests {
             name: "tls".into(),
         };
         let ticket = TaskHandle::new(Task::Renew, key, sender, changed);
-        timeout(LONGEST * 2, run(&context, ticket)).await.unwrap();
+        timeout(LONGEST * 2, renewals.run(ticket)).await.unwrap();
         assert!(done.recv().await.is_some());
         // A wait without a deadline of its own.
         let hangs = timeout(LONGEST * 2, in_time(pending::<()>()));

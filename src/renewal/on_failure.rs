@@ -15,14 +15,14 @@ use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::human;
 
-use super::ca_limits::{self, after_limit};
+use super::ca_limits;
 use super::failure::{Failure, Of};
+use super::renewals::Renewal;
 use super::{issuers, validation_limits};
 use crate::acme::{self, Class, Scope};
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
-use crate::context::Context;
 use crate::telemetry::metrics::RenewalResult;
 
 /// Delay after a write conflict: the watch brings the change, and this is soon enough if it does not.
@@ -42,19 +42,19 @@ const OUT_OF_REACH: Duration = Duration::from_secs(3_600);
 /// Most names that a command in an Event lists: a note has a kilobyte.
 const MOST_LISTED: usize = 10;
 
-impl Failure {
-    /// Counts the failure, reports it, and returns the instant of the next try.
-    pub(super) async fn settle(self, context: &Context, key: &SecretRef) -> Finished {
-        let now = UnixTime::now();
-        if !context.gate.is_open() || self.is_handing_over() {
+impl Renewal<'_> {
+    /// Counts a failure, reports it, and returns the instant of the next try.
+    pub(super) async fn on_failure(self, failure: Failure) -> Finished {
+        let (now, key) = (UnixTime::now(), self.key);
+        if !self.shared.gate.is_open() || failure.is_handing_over() {
             // This replica no longer leads: this says nothing about the certificate, and the next leader starts over.
-            tracing::debug!(secret = %key, error = %self, "the renewal is left to the next leader");
-            return Finished::Later(now + AFTER_CONFLICT, context.renewal_error(key));
+            tracing::debug!(secret = %key, error = %failure, "the renewal is left to the next leader");
+            return Finished::Later(now + AFTER_CONFLICT, self.shared.renewal_error(key));
         }
-        let (what, of) = match self {
-            Self::About { what, of } => (*what, of),
-            Self::NoIssuer(_) => {
-                return Finished::Later(now + NO_ISSUER, Some(self.to_string().into()));
+        let (what, of) = match failure {
+            Failure::About { what, of } => (*what, of),
+            Failure::NoIssuer(_) => {
+                return Finished::Later(now + NO_ISSUER, Some(failure.to_string().into()));
             }
             // Only a read of the Secret or the record can fail before it is known what the Secret asks for.
             other => {
@@ -63,7 +63,7 @@ impl Failure {
                 return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
             }
         };
-        if let Some(finished) = excused(context, key, now, &what, &of).await {
+        if let Some(finished) = self.excused(now, &what, &of).await {
             return finished;
         }
         let retry_at = if is_of_the_secret(&what, &of) {
@@ -73,21 +73,67 @@ impl Failure {
                 tried_with: Some(of.tried_with),
                 ..Failed::default()
             };
-            let failures = &context.secret_failures;
-            failures.failed(&of.uid, now, &context.config().retry, failed)
+            let failures = &self.all.secret_failures;
+            failures.failed(&of.uid, now, &self.shared.config().retry, failed)
         } else {
-            let verdict = Verdict::of(context, &what, &of).await;
-            verdict.count(context, key, now, &of).await
+            let verdict = Verdict::of(&what, &of);
+            self.tell_issuer(&verdict, &of.issuer).await;
+            self.count(&verdict, now, &of).await
         };
         let refused = what.refused_lifetime(&of);
         let hint = refused.map(lifetime_hint).unwrap_or_default();
         let text = format!("{}{hint}", cut(&what.to_string()));
-        tell(context, key, &of, &what, &text, retry_at).await;
+        self.tell_failure(&of, &what, &text, retry_at).await;
         match &what {
-            Self::Acme(error) if error.class() == Class::Paused => {
+            Failure::Acme(error) if error.class() == Class::Paused => {
                 Finished::Stuck(retry_at, Stuck::Paused, text.into())
             }
             _ => Finished::Later(retry_at, Some(text.into())),
+        }
+    }
+
+    /// Notes with the issuer's client what a failure says of the whole issuer.
+    async fn tell_issuer(self, verdict: &Verdict, issuer: &str) {
+        if let Some(until) = verdict.issuer_limited {
+            self.all.issuers.limit(issuer, until);
+        }
+        if verdict.account_gone
+            && let Err(error) = self.all.issuers.account_gone(issuer).await
+        {
+            let error = error_chain(&error);
+            tracing::warn!(issuer, error, "the account cannot be made anew now");
+        }
+    }
+
+    /// Counts a failure in the ledger, and returns the instant of the next try.
+    async fn count(self, verdict: &Verdict, now: UnixTime, of: &Of) -> UnixTime {
+        let backoff = self.shared.config().retry;
+        let mut retry_at = now;
+        let mut accounts = verdict.invalid.clone();
+        accounts.insert(of.account);
+        accounts.extend(verdict.limited);
+        let counted =
+            self.shared
+                .ledger
+                .update_all(&self.key.namespace, accounts, |id, account| {
+                    if verdict.invalid.contains(&id) {
+                        account.invalid(now, &backoff);
+                    }
+                    if verdict.limited == Some(id) {
+                        account.limited_until = verdict.until.map(|until| until.0);
+                    }
+                    if id == of.account {
+                        retry_at = verdict.charge(account, now, &backoff, of);
+                    }
+                });
+        self.note_ledger(counted.await);
+        retry_at
+    }
+
+    /// Reports a ledger that could not be written. What was counted is right in memory.
+    pub(super) fn note_ledger(self, written: Result<(), cluster::Error>) {
+        if let Err(error) = written {
+            tracing::warn!(secret = %self.key, %error, "the ledger could not be written; it is right in memory");
         }
     }
 }
@@ -108,87 +154,87 @@ fn lifetime_hint(asked: Duration) -> String {
     )
 }
 
-/// Ends a renewal that took too long: the Secret waits for its next turn as after a failure of its own.
-pub(super) fn took_too_long(context: &Context, key: &SecretRef) -> Finished {
-    let (now, text) = (
-        UnixTime::now(),
-        "the renewal did not end in time; it goes on later",
-    );
-    tracing::warn!(secret = %key, "{text}");
-    let entry = context.entry(key);
-    let at = entry.map_or(now + WAITING, |entry| {
-        let failed = Failed {
-            wish: entry.observed.wish,
-            ..Failed::default()
-        };
-        let uid = entry.observed.uid.to_string();
-        let failures = &context.secret_failures;
-        failures.failed(&uid, now, &context.config().retry, failed)
-    });
-    Finished::Later(at, Some(text.into()))
-}
+impl Renewal<'_> {
+    /// Ends a renewal that took too long: the Secret waits for its next turn as after a failure of its own.
+    pub(super) fn took_too_long(self) -> Finished {
+        let (now, text) = (
+            UnixTime::now(),
+            "the renewal did not end in time; it goes on later",
+        );
+        tracing::warn!(secret = %self.key, "{text}");
+        let entry = self.shared.entry(self.key);
+        let at = entry.map_or(now + WAITING, |entry| {
+            let failed = Failed {
+                wish: entry.observed.wish,
+                ..Failed::default()
+            };
+            let uid = entry.observed.uid.to_string();
+            let failures = &self.all.secret_failures;
+            failures.failed(&uid, now, &self.shared.config().retry, failed)
+        });
+        Finished::Later(at, Some(text.into()))
+    }
 
-/// When to look again after a failure that is not the certificate's and is not counted.
-async fn excused(
-    context: &Context,
-    key: &SecretRef,
-    now: UnixTime,
-    what: &Failure,
-    of: &Of,
-) -> Option<Finished> {
-    match what {
-        Failure::Unwanted
-        | Failure::Cluster(
-            cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. },
-        ) => {
-            tracing::info!(secret = %key, reason = what.reason(), "the Secret has changed meanwhile: looked at again");
-            let said = context.renewal_error(key);
-            Some(Finished::Later(now + AFTER_CONFLICT, said))
-        }
-        Failure::NoIssuer(_) => Some(Finished::Later(
-            now + NO_ISSUER,
-            Some(what.to_string().into()),
-        )),
-        Failure::TooEarly(at) => {
-            let text = what.to_string();
-            if !context.renewal_said(key, &text) {
-                tracing::warn!(secret = %key, until = %at, note = text, "the renewal is held back");
-                let reason = Reason::RenewalHeld;
-                context.events.secret(key, &of.uid, reason, &text);
+    /// When to look again after a failure that is not the certificate's and is not counted.
+    async fn excused(self, now: UnixTime, what: &Failure, of: &Of) -> Option<Finished> {
+        match what {
+            Failure::Unwanted
+            | Failure::Cluster(
+                cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. },
+            ) => {
+                tracing::info!(secret = %self.key, reason = what.reason(), "the Secret has changed meanwhile: looked at again");
+                let said = self.shared.renewal_error(self.key);
+                Some(Finished::Later(now + AFTER_CONFLICT, said))
             }
-            Some(Finished::Later(*at, Some(text.into())))
-        }
-        Failure::Waiting(what) => {
-            let text = waits(context, key, &of.uid, what).await;
-            Some(Finished::Later(now + WAITING, Some(text.into())))
-        }
-        Failure::Acme(error) if error.may_be_the_key() => {
-            let changed = context.issuers.account_is_new(&of.issuer).await;
-            changed.unwrap_or(false).then(|| {
-                tracing::info!(secret = %key, issuer = %of.issuer, "the account is another one now: tried again with it");
+            Failure::NoIssuer(_) => Some(Finished::Later(
+                now + NO_ISSUER,
+                Some(what.to_string().into()),
+            )),
+            Failure::TooEarly(at) => {
+                let text = what.to_string();
+                if !self.shared.renewal_said(self.key, &text) {
+                    tracing::warn!(secret = %self.key, until = %at, note = text, "the renewal is held back");
+                    let reason = Reason::RenewalHeld;
+                    self.shared.events.secret(self.key, &of.uid, reason, &text);
+                }
+                Some(Finished::Later(*at, Some(text.into())))
+            }
+            Failure::Waiting(what) => {
+                let text = self.waits(&of.uid, what).await;
+                Some(Finished::Later(now + WAITING, Some(text.into())))
+            }
+            Failure::Acme(error) if error.may_be_the_key() => {
+                let changed = self.all.issuers.account_is_new(&of.issuer).await;
+                changed.unwrap_or(false).then(|| {
+                tracing::info!(secret = %self.key, issuer = %of.issuer, "the account is another one now: tried again with it");
                 Finished::Later(now, None)
             })
+            }
+            // The CA was not asked.
+            Failure::Issuer(issuers::Error::Limited(limit)) => {
+                let leaf = of.leaf.as_ref();
+                let at = self
+                    .after_limit(of.account, leaf, of.has_fallback, *limit)
+                    .await;
+                Some(Finished::Later(at, Some(what.to_string().into())))
+            }
+            _ => None,
         }
-        // The CA was not asked.
-        Failure::Issuer(issuers::Error::Limited(limit)) => {
-            let leaf = of.leaf.as_ref();
-            let at = after_limit(context, key, of.account, leaf, of.has_fallback, *limit).await;
-            Some(Finished::Later(at, Some(what.to_string().into())))
-        }
-        _ => None,
     }
-}
 
-/// Reports once what an order waits for, and returns that.
-pub(super) async fn waits(context: &Context, key: &SecretRef, uid: &str, what: &Failure) -> String {
-    let text = cut(&what.to_string()).to_owned();
-    tracing::info!(secret = %key, what = text, "the order waits");
-    if !context.renewal_said(key, &text) {
-        let note = format!("{}: {text}; looked at again and again", what.reason());
-        context.events.secret(key, uid, Reason::RenewalWaits, &note);
-        inscribe(context, key, uid, &text, UnixTime::now() + WAITING).await;
+    /// Reports once what an order waits for, and returns that.
+    pub(super) async fn waits(self, uid: &str, what: &Failure) -> String {
+        let text = cut(&what.to_string()).to_owned();
+        tracing::info!(secret = %self.key, what = text, "the order waits");
+        if !self.shared.renewal_said(self.key, &text) {
+            let note = format!("{}: {text}; looked at again and again", what.reason());
+            self.shared
+                .events
+                .secret(self.key, uid, Reason::RenewalWaits, &note);
+            self.inscribe(uid, &text, UnixTime::now() + WAITING).await;
+        }
+        text
     }
-    text
 }
 
 /// When the certificate is close enough to expiry that a fallback is asked.
@@ -201,6 +247,10 @@ fn short_at(of: &Of, now: UnixTime) -> UnixTime {
 struct Verdict {
     /// The CA asks for no request before this instant.
     until: Option<UnixTime>,
+    /// The CA asks for no request of this issuer's account before this instant.
+    issuer_limited: Option<UnixTime>,
+    /// The CA does not know the account any more.
+    account_gone: bool,
     /// It is a limit of the CA.
     is_limit: bool,
     /// The CA cannot be reached, or not now.
@@ -220,8 +270,8 @@ struct Verdict {
 }
 
 impl Verdict {
-    /// Judges a failure, and notes with the issuer what it says of that.
-    async fn of(context: &Context, what: &Failure, of: &Of) -> Self {
+    /// What a failure says of its issuer and of the names.
+    fn of(what: &Failure, of: &Of) -> Self {
         let mut verdict = Self {
             tried_with: (what.may_be_the_settings() || what.refused_lifetime(of).is_some())
                 .then_some(of.tried_with),
@@ -236,9 +286,7 @@ impl Verdict {
         match error.class() {
             Class::Transient => verdict.is_outage = true,
             Class::RateLimited { until, scope } => {
-                if scope == Scope::Issuer {
-                    context.issuers.limit(&of.issuer, until);
-                }
+                verdict.issuer_limited = (scope == Scope::Issuer).then_some(until);
                 verdict.until = Some(until);
                 verdict.is_limit = true;
                 let about = error.problem().and_then(acme::Problem::limited);
@@ -249,42 +297,10 @@ impl Verdict {
                 verdict.is_validation = true;
                 verdict.invalid = invalid(error, of);
             }
-            Class::AccountGone => {
-                if let Err(error) = context.issuers.account_gone(&of.issuer).await {
-                    let error = error_chain(&error);
-                    tracing::warn!(issuer = %of.issuer, error, "the account cannot be made anew now");
-                }
-            }
+            Class::AccountGone => verdict.account_gone = true,
             _ => {}
         }
         verdict
-    }
-
-    /// Counts it in the ledger, and returns the instant of the next try.
-    async fn count(&self, context: &Context, key: &SecretRef, now: UnixTime, of: &Of) -> UnixTime {
-        let backoff = context.config().retry;
-        let mut retry_at = now;
-        let mut accounts = self.invalid.clone();
-        accounts.insert(of.account);
-        accounts.extend(self.limited);
-        let counted = context
-            .ledger
-            .update_all(&key.namespace, accounts, |id, account| {
-                if self.invalid.contains(&id) {
-                    account.invalid(now, &backoff);
-                }
-                if self.limited == Some(id) {
-                    account.limited_until = self.until.map(|until| until.0);
-                }
-                if id == of.account {
-                    retry_at = self.charge(account, now, &backoff, of);
-                }
-            })
-            .await;
-        if let Err(error) = counted {
-            tracing::warn!(secret = %key, %error, "the ledger could not be written; it is right in memory");
-        }
-        retry_at
     }
 
     /// Applies it to the account of the Secret's names, and returns when they are tried again.
@@ -326,33 +342,28 @@ impl Verdict {
     }
 }
 
-/// Reports the error in all places where a reader may look: log, metric, Event, and the Secret itself.
-async fn tell(
-    context: &Context,
-    key: &SecretRef,
-    of: &Of,
-    what: &Failure,
-    text: &str,
-    retry_at: UnixTime,
-) {
-    let reason = what.reason();
-    tracing::warn!(
-        secret = %key, step = "failed", issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
-        "the renewal failed"
-    );
-    context
-        .metrics
-        .renewal(&of.issuer, RenewalResult::Failed, reason);
-    let event = match what {
-        Failure::Rehearsal(_) => Reason::RehearsalFailed,
-        _ => Reason::RenewalFailed,
-    };
-    let hint = without_them(key, what, of).unwrap_or_default();
-    let route = route_hint(what).unwrap_or_default();
-    let text_of = told_once(reason, text);
-    let note = format!("{text_of}; next try at {retry_at}{route}{hint}");
-    context.events.secret(key, &of.uid, event, &note);
-    inscribe(context, key, &of.uid, text, retry_at).await;
+impl Renewal<'_> {
+    /// Reports the error in all places where a reader may look: log, metric, Event, and the Secret itself.
+    async fn tell_failure(self, of: &Of, what: &Failure, text: &str, retry_at: UnixTime) {
+        let reason = what.reason();
+        tracing::warn!(
+            secret = %self.key, step = "failed", issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
+            "the renewal failed"
+        );
+        self.shared
+            .metrics
+            .renewal(&of.issuer, RenewalResult::Failed, reason);
+        let event = match what {
+            Failure::Rehearsal(_) => Reason::RehearsalFailed,
+            _ => Reason::RenewalFailed,
+        };
+        let hint = without_them(self.key, what, of).unwrap_or_default();
+        let route = route_hint(what).unwrap_or_default();
+        let text_of = told_once(reason, text);
+        let note = format!("{text_of}; next try at {retry_at}{route}{hint}");
+        self.shared.events.secret(self.key, &of.uid, event, &note);
+        self.inscribe(&of.uid, text, retry_at).await;
+    }
 }
 
 /// The text with the class of the error in front, which it then does not say again.
@@ -417,31 +428,33 @@ fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<AccountId> {
         .collect()
 }
 
-/// Writes the error onto the Secret; where that fails, Event and log have it.
-async fn inscribe(context: &Context, key: &SecretRef, uid: &str, text: &str, retry_at: UnixTime) {
-    let written = async {
-        let secret = secrets::get(&context.client, key).await?;
-        let mut annotations = vec![
-            (keys::LAST_ERROR, Some(text.to_owned())),
-            (keys::RETRY_AT, Some(retry_at.to_string())),
-        ];
-        annotations.extend(context.state_note(key, |facts| {
-            facts.entry.renewal_error = Some(text.into());
-            facts.entry.renew_at = retry_at;
-        }));
-        let changes = Changes {
-            annotations,
-            ..Changes::default()
+impl Renewal<'_> {
+    /// Writes the error onto the Secret; where that fails, Event and log have it.
+    async fn inscribe(self, uid: &str, text: &str, retry_at: UnixTime) {
+        let written = async {
+            let secret = secrets::get(&self.shared.client, self.key).await?;
+            let mut annotations = vec![
+                (keys::LAST_ERROR, Some(text.to_owned())),
+                (keys::RETRY_AT, Some(retry_at.to_string())),
+            ];
+            annotations.extend(self.shared.state_note(self.key, |facts| {
+                facts.entry.renewal_error = Some(text.into());
+                facts.entry.renew_at = retry_at;
+            }));
+            let changes = Changes {
+                annotations,
+                ..Changes::default()
+            };
+            if secret.head.uid() != uid {
+                return Ok(());
+            }
+            secrets::patch(&self.shared.client, &secret.head, &changes)
+                .await
+                .map(|_| ())
         };
-        if secret.head.uid() != uid {
-            return Ok(());
+        if let Err(error) = written.await {
+            tracing::debug!(secret = %self.key, %error, "the error could not be written onto the Secret");
         }
-        secrets::patch(&context.client, &secret.head, &changes)
-            .await
-            .map(|_| ())
-    };
-    if let Err(error) = written.await {
-        tracing::debug!(secret = %key, %error, "the error could not be written onto the Secret");
     }
 }
 

@@ -9,7 +9,6 @@ use super::failure::Failure;
 use super::preflight::Asked;
 use super::ways::{name_of, offered};
 use crate::acme::{self, Authorization, Directory};
-use crate::context::Context;
 use crate::net::dns::ResolverSet;
 use crate::net::egress::Nearby;
 use crate::solver::dns_persist01::{Ca, Error, Wanted, look};
@@ -27,11 +26,10 @@ fn solver<'a>(config: &'a Config, name: &Name) -> Option<&'a DnsPersist01> {
 /// # Errors
 /// When one is missing, or a challenge cannot be proven.
 pub(super) async fn stand(
-    context: &Context,
+    config: &Config,
     order: &acme::Order,
     authorizations: impl Iterator<Item = &Authorization>,
 ) -> Result<(), Failure> {
-    let config = context.config();
     let (mut wanted, resolvers) = (Vec::new(), ResolverSet::default());
     for authorization in authorizations {
         let name = name_of(authorization)?;
@@ -43,7 +41,7 @@ pub(super) async fn stand(
             named: challenge.account_uri.as_deref(),
         };
         // If the config has another solver by now, the order goes on with the one it was made for.
-        let solver = solver(&config, &name);
+        let solver = solver(config, &name);
         let servers = solver.map_or(&[][..], |it| &it.servers);
         let record = Wanted::new(&name, ca, servers)?;
         if solver.is_none_or(|it| it.self_check) {

@@ -9,22 +9,20 @@ use cert_renew_core::certificate::key::PrivateKey;
 use cert_renew_core::certificate::{self, Leaf};
 use cert_renew_core::config;
 use cert_renew_core::schedule::due::{Never, Reason};
-use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::settings::KeyRotation;
 use cert_renew_core::time::UnixTime;
 use tokio::time::Instant;
 
-use super::challenges::{self, Wait};
+use super::challenges::Wait;
 use super::failure::Failure;
 use super::outcome::{Outcome, Progress};
-use super::record;
+use super::record::give_back;
+use super::renewals::{Renewal, Renewals};
 use super::target::{Look, RenewalTarget};
 use super::timing::took;
 use super::ways::Plan;
-use super::write;
 use crate::acme::{self, OrderStatus, Preference};
 use crate::cluster::order_records::Record;
-use crate::context::Context;
 use crate::telemetry::metrics::RenewalStep;
 
 /// Longest wait for a certificate after finalize: some CAs take a minute.
@@ -49,88 +47,93 @@ pub(super) struct Begun {
     pub(super) plan: Option<Plan>,
 }
 
-/// Resumes an order that a former run, or a former attempt, has begun.
-pub(super) async fn resume(
-    context: &Context,
-    key: &SecretRef,
-    fresh: RenewalTarget,
-    record: Record,
-) -> Result<Outcome, Failure> {
-    let fresh = fresh.at(context, &record.order.issuer);
-    let new_key = PrivateKey::from_pem(record.key.as_bytes()).ok();
-    if new_key
-        .as_ref()
-        .is_some_and(|key| is_written(&fresh, &record, key))
-    {
-        let lifetime = fresh.leaf().map(Leaf::lifetime);
-        write::count_issue(context, key, &fresh, &record, lifetime).await;
-        record::remove(context, &record).await?;
-        return Ok(Outcome::Tidied);
-    }
-    if fresh.assessment.renewal == Err(Never::Paused) {
-        return Ok(Outcome::Later(UnixTime::NEVER, None));
-    }
-    let Some(new_key) = new_key.filter(|_| fresh.still_wants(&record)) else {
-        return give_up(context, key, &record).await;
-    };
-    if let Some(opens) = fresh.assessment.opens {
-        return Ok(Outcome::Later(opens, None));
-    }
-    let ours = |error| Failure::from(error).about(&fresh);
-    let client = context
-        .issuers
-        .ready(&fresh.issuer_name, &fresh.issuer)
-        .await
-        .map_err(ours)?;
-    let order = match client
-        .resume(&record.order.url, &record.order.authorizations)
-        .await
-    {
-        Ok(order) => order,
-        Err(error) => {
-            let is_gone = error.is_gone();
-            let failure = Failure::from(error);
-            if is_gone || is_lost(context, &fresh, &record, &failure) {
-                record::remove(context, &record).await?;
+impl Renewal<'_> {
+    /// Resumes an order that a former run, or a former attempt, has begun.
+    pub(super) async fn resume(
+        self,
+        fresh: RenewalTarget,
+        record: Record,
+    ) -> Result<Outcome, Failure> {
+        let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
+        let new_key = PrivateKey::from_pem(record.key.as_bytes()).ok();
+        if new_key
+            .as_ref()
+            .is_some_and(|key| is_written(&fresh, &record, key))
+        {
+            let lifetime = fresh.leaf().map(Leaf::lifetime);
+            self.count_issue(&fresh, &record, lifetime).await;
+            self.all.remove(&record).await?;
+            return Ok(Outcome::Tidied);
+        }
+        if fresh.assessment.renewal == Err(Never::Paused) {
+            return Ok(Outcome::Later(UnixTime::NEVER, None));
+        }
+        let Some(new_key) = new_key.filter(|_| fresh.still_wants(&record)) else {
+            return self.give_up_unwanted(&record).await;
+        };
+        if let Some(opens) = fresh.assessment.opens {
+            return Ok(Outcome::Later(opens, None));
+        }
+        let ours = |error| Failure::from(error).about(&fresh);
+        let client = self
+            .all
+            .issuers
+            .ready(&fresh.issuer_name, &fresh.issuer)
+            .await
+            .map_err(ours)?;
+        let order = match client
+            .resume(&record.order.url, &record.order.authorizations)
+            .await
+        {
+            Ok(order) => order,
+            Err(error) => {
+                let is_gone = error.is_gone();
+                let failure = Failure::from(error);
+                if is_gone || self.all.is_lost(&fresh, &record, &failure) {
+                    self.all.remove(&record).await?;
+                }
+                return Err(failure.about(&fresh));
             }
-            return Err(failure.about(&fresh));
+        };
+        if matches!(order.status(), OrderStatus::Pending | OrderStatus::Ready) {
+            let ordered = record.order.profile.as_deref();
+            let fits = fresh.takes_profile(&client, ordered).await;
+            let fits = fits.map_err(|error| Failure::from(error).about(&fresh))?
+                && fresh.takes_lifetime(&record.order, UnixTime::now());
+            if !fits || !fresh.asks_for(&new_key) {
+                give_back(&order).await;
+                return self.give_up_unwanted(&record).await;
+            }
         }
-    };
-    if matches!(order.status(), OrderStatus::Pending | OrderStatus::Ready) {
-        let ordered = record.order.profile.as_deref();
-        let fits = fresh.takes_profile(&client, ordered).await;
-        let fits = fits.map_err(|error| Failure::from(error).about(&fresh))?
-            && fresh.takes_lifetime(&record.order, UnixTime::now());
-        if !fits || !fresh.asks_for(&new_key) {
-            record::give_back(&order).await;
-            return give_up(context, key, &record).await;
-        }
+        let _proving = self
+            .all
+            .validations
+            .join(&fresh.issuer_name, &record.order.names);
+        let (issuer, url) = (&fresh.issuer_name, &record.order.url);
+        tracing::info!(
+            secret = %self.key, step = "wait", %issuer, order = url, status = ?order.status(), "the order is taken up again"
+        );
+        let reason = fresh
+            .assessment
+            .renewal
+            .map_or(Reason::Lifetime, |due| due.reason);
+        let begun = Begun {
+            record,
+            order,
+            plan: None,
+        };
+        self.proceed(fresh, begun, reason).await
     }
-    let _proving = context
-        .validations
-        .join(&fresh.issuer_name, &record.order.names);
-    let (issuer, url) = (&fresh.issuer_name, &record.order.url);
-    tracing::info!(
-        secret = %key, step = "wait", %issuer, order = url, status = ?order.status(), "the order is taken up again"
-    );
-    let reason = fresh
-        .assessment
-        .renewal
-        .map_or(Reason::Lifetime, |due| due.reason);
-    let begun = Begun {
-        record,
-        order,
-        plan: None,
-    };
-    proceed(context, key, fresh, begun, reason).await
 }
 
-/// Whether an order cannot succeed any more, whatever the reason: it is past its end, or several tries could not read
-/// it.
-fn is_lost(context: &Context, fresh: &RenewalTarget, record: &Record, failure: &Failure) -> bool {
-    let failures = context.ledger.failures(fresh.assessment.account);
-    let is_unreadable = matches!(failure, Failure::Acme(error) if error.is_unreadable());
-    record.order.is_over(UnixTime::now()) || is_unreadable && failures >= UNREADABLE_TRIES
+impl Renewals {
+    /// Whether an order cannot succeed any more, whatever the reason: it is past its end, or several tries could not
+    /// read it.
+    fn is_lost(&self, fresh: &RenewalTarget, record: &Record, failure: &Failure) -> bool {
+        let failures = self.shared.ledger.failures(fresh.assessment.account);
+        let is_unreadable = matches!(failure, Failure::Acme(error) if error.is_unreadable());
+        record.order.is_over(UnixTime::now()) || is_unreadable && failures >= UNREADABLE_TRIES
+    }
 }
 
 /// Whether the Secret already holds the order's certificate.
@@ -148,114 +151,114 @@ fn is_written(fresh: &RenewalTarget, record: &Record, key: &PrivateKey) -> bool 
     is_ours && (since || rotates && is_young)
 }
 
-/// Gives up the order of a Secret that asks for something else; the Secret is looked at again at once.
-async fn give_up(context: &Context, key: &SecretRef, record: &Record) -> Result<Outcome, Failure> {
-    tracing::info!(
-        secret = %key, order = record.order.url, "the order is given up: the Secret, or the config, asks for something else"
-    );
-    record::give_up(context, record).await?;
-    Ok(Outcome::Later(UnixTime::now(), None))
-}
+impl Renewal<'_> {
+    /// Gives up the order of a Secret that asks for something else; the Secret is looked at again at once.
+    async fn give_up_unwanted(self, record: &Record) -> Result<Outcome, Failure> {
+        tracing::info!(
+            secret = %self.key, order = record.order.url, "the order is given up: the Secret, or the config, asks for something else"
+        );
+        self.all.give_up(record).await?;
+        Ok(Outcome::Later(UnixTime::now(), None))
+    }
 
-/// Takes an order to the written Secret. The record is removed once it cannot succeed any more, else kept for a retry.
-pub(super) async fn proceed(
-    context: &Context,
-    key: &SecretRef,
-    fresh: RenewalTarget,
-    mut begun: Begun,
-    reason: Reason,
-) -> Result<Outcome, Failure> {
-    let mut lifetime = None;
-    match finish(context, key, &mut begun, (reason, &mut lifetime)).await {
-        Ok(Progress::Ended(outcome)) => {
-            record::remove(context, &begun.record).await?;
-            Ok(outcome)
-        }
-        Ok(Progress::Waits(until)) => Ok(Outcome::Later(until, None)),
-        Err(failure) => {
-            let Begun { record, order, .. } = &begun;
-            if failure.ends_order(order) || is_lost(context, &fresh, record, &failure) {
-                if order.status() == OrderStatus::Valid {
-                    // The CA has issued it, but it will not be used.
-                    let account = fresh.assessment.account;
-                    write::count_wasted(context, key, account, record, lifetime).await;
-                }
-                record::give_back(order).await;
-                record::remove(context, record).await?;
+    /// Takes an order to the written Secret. The record is removed once it cannot succeed any more, else kept for a
+    /// retry.
+    pub(super) async fn proceed(
+        self,
+        fresh: RenewalTarget,
+        mut begun: Begun,
+        reason: Reason,
+    ) -> Result<Outcome, Failure> {
+        let mut lifetime = None;
+        match self.finish(&mut begun, (reason, &mut lifetime)).await {
+            Ok(Progress::Ended(outcome)) => {
+                self.all.remove(&begun.record).await?;
+                Ok(outcome)
             }
-            Err(failure.about(&fresh).in_order(&record.order.url))
+            Ok(Progress::Waits(until)) => Ok(Outcome::Later(until, None)),
+            Err(failure) => {
+                let Begun { record, order, .. } = &begun;
+                if failure.ends_order(order) || self.all.is_lost(&fresh, record, &failure) {
+                    if order.status() == OrderStatus::Valid {
+                        // The CA has issued it, but it will not be used.
+                        let account = fresh.assessment.account;
+                        self.count_wasted(account, record, lifetime).await;
+                    }
+                    give_back(order).await;
+                    self.all.remove(record).await?;
+                }
+                Err(failure.about(&fresh).in_order(&record.order.url))
+            }
         }
     }
-}
 
-async fn finish(
-    context: &Context,
-    key: &SecretRef,
-    begun: &mut Begun,
-    (reason, lifetime): (Reason, &mut Option<Duration>),
-) -> Result<Progress, Failure> {
-    let Begun {
-        record,
-        order,
-        plan,
-    } = begun;
-    let mut started = Instant::now();
-    if order.status() == OrderStatus::Pending {
-        let manner = (plan.take(), Wait::Briefly);
-        let plan = challenges::prepare(context, key, record, order, manner).await?;
-        if started.elapsed() > RECENT {
-            match RenewalTarget::look(context, key, record).await? {
-                Look::Go(_) => {}
+    async fn finish(
+        self,
+        begun: &mut Begun,
+        (reason, lifetime): (Reason, &mut Option<Duration>),
+    ) -> Result<Progress, Failure> {
+        let Begun {
+            record,
+            order,
+            plan,
+        } = begun;
+        let mut started = Instant::now();
+        if order.status() == OrderStatus::Pending {
+            let manner = (plan.take(), Wait::Briefly);
+            let plan = self.prepare_challenges(record, order, manner).await?;
+            if started.elapsed() > RECENT {
+                match self.look(record).await? {
+                    Look::Go(_) => {}
+                    Look::Waits(until) => return Ok(Progress::Waits(until)),
+                    Look::Unwanted => return Err(Failure::Unwanted),
+                }
+            }
+            self.validate(&record.order.uid, order, &plan).await?;
+            took(&self.shared.metrics, record, RenewalStep::Prove, started);
+            tracing::info!(
+                secret = %self.key, step = "prove", issuer = record.order.issuer, order = record.order.url, "validated"
+            );
+        }
+        let record = &*record;
+        let (issuer, url) = (&record.order.issuer, &record.order.url);
+        if order.status() == OrderStatus::Ready {
+            let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+            let fresh = match self.look(record).await? {
+                Look::Go(fresh) => fresh,
                 Look::Waits(until) => return Ok(Progress::Waits(until)),
                 Look::Unwanted => return Err(Failure::Unwanted),
+            };
+            let ordered = record.order.profile.as_deref();
+            let fits = fresh.takes_profile(order.client(), ordered).await?
+                && fresh.takes_lifetime(&record.order, UnixTime::now());
+            if !fits || !fresh.asks_for(&new_key) {
+                return Err(Failure::Unwanted);
             }
+            started = Instant::now();
+            let common_name = fresh.issuer.common_name;
+            let request = new_key.csr(&record.order.names, common_name)?;
+            order.finalize(&request).await?;
         }
-        let subject = (key, &*record.order.uid);
-        challenges::tell(context, subject, order, &plan).await?;
-        took(context, record, RenewalStep::Prove, started);
-        tracing::info!(
-            secret = %key, step = "prove", issuer = record.order.issuer, order = record.order.url, "validated"
-        );
-    }
-    let record = &*record;
-    let (issuer, url) = (&record.order.issuer, &record.order.url);
-    if order.status() == OrderStatus::Ready {
-        let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
-        let fresh = match RenewalTarget::look(context, key, record).await? {
-            Look::Go(fresh) => fresh,
-            Look::Waits(until) => return Ok(Progress::Waits(until)),
-            Look::Unwanted => return Err(Failure::Unwanted),
+        if order.status() != OrderStatus::Valid {
+            order.wait_issued(Instant::now() + ISSUE).await?;
+            took(&self.shared.metrics, record, RenewalStep::Finalize, started);
+            tracing::info!(secret = %self.key, step = "finalize", %issuer, order = url, "issued");
+        }
+        let config = self.shared.config();
+        let chain = config
+            .issuer(&record.order.issuer)
+            .and_then(|issuer| issuer.chain.as_ref());
+        let preference = match chain {
+            None => Preference::Default,
+            Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
+            Some(config::Chain::Shortest) => Preference::Shortest,
         };
-        let ordered = record.order.profile.as_deref();
-        let fits = fresh.takes_profile(order.client(), ordered).await?
-            && fresh.takes_lifetime(&record.order, UnixTime::now());
-        if !fits || !fresh.asks_for(&new_key) {
-            return Err(Failure::Unwanted);
-        }
         started = Instant::now();
-        let common_name = fresh.issuer.common_name;
-        let request = new_key.csr(&record.order.names, common_name)?;
-        order.finalize(&request).await?;
+        let pem = order.certificate(&preference).await?;
+        took(&self.shared.metrics, record, RenewalStep::Download, started);
+        *lifetime = certificate::leaf(pem.as_bytes())
+            .ok()
+            .map(|leaf| leaf.lifetime());
+        self.write((record, order.client()), &pem, reason).await
     }
-    if order.status() != OrderStatus::Valid {
-        order.wait_issued(Instant::now() + ISSUE).await?;
-        took(context, record, RenewalStep::Finalize, started);
-        tracing::info!(secret = %key, step = "finalize", %issuer, order = url, "issued");
-    }
-    let config = context.config();
-    let chain = config
-        .issuer(&record.order.issuer)
-        .and_then(|issuer| issuer.chain.as_ref());
-    let preference = match chain {
-        None => Preference::Default,
-        Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
-        Some(config::Chain::Shortest) => Preference::Shortest,
-    };
-    started = Instant::now();
-    let pem = order.certificate(&preference).await?;
-    took(context, record, RenewalStep::Download, started);
-    *lifetime = certificate::leaf(pem.as_bytes())
-        .ok()
-        .map(|leaf| leaf.lifetime());
-    write::write(context, key, (record, order.client()), &pem, reason).await
 }

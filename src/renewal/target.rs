@@ -10,7 +10,6 @@ use cert_renew_core::certificate::Leaf;
 use cert_renew_core::config::{Config, Issuer, Labels};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
-use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::IssuerRef;
@@ -19,10 +18,10 @@ use cert_renew_core::text::name::{self, Name};
 use cert_renew_core::time::UnixTime;
 
 use super::failure::{Failure, Of};
+use super::renewals::Renewal;
 use crate::acme::CertId;
 use crate::cluster::order_records::{self, Record};
 use crate::cluster::{self, namespaces, secrets};
-use crate::context::Context;
 
 /// A Secret as it is now, and what it asks for.
 pub(super) struct RenewalTarget {
@@ -49,20 +48,16 @@ pub(super) enum Look {
     Unwanted,
 }
 
-impl RenewalTarget {
+impl Renewal<'_> {
     /// Looks at the Secret of an order, by the current config and clock.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub(super) async fn look(
-        context: &Context,
-        key: &SecretRef,
-        record: &Record,
-    ) -> Result<Look, Failure> {
-        let Some(fresh) = Self::read(context, key, UnixTime::now()).await? else {
+    pub(super) async fn look(self, record: &Record) -> Result<Look, Failure> {
+        let Some(fresh) = self.read(UnixTime::now()).await? else {
             return Ok(Look::Unwanted);
         };
-        let fresh = fresh.at(context, &record.order.issuer);
+        let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
         if fresh.assessment.renewal == Err(Never::Paused) {
             return Ok(Look::Waits(UnixTime::NEVER));
         }
@@ -80,18 +75,14 @@ impl RenewalTarget {
     ///
     /// # Errors
     /// When it, or the labels of a namespace where they matter, cannot be read, or the config has no such issuer.
-    pub(super) async fn read(
-        context: &Context,
-        key: &SecretRef,
-        now: UnixTime,
-    ) -> Result<Option<Self>, Failure> {
-        let mut secret = match secrets::get(&context.client, key).await {
+    pub(super) async fn read(self, now: UnixTime) -> Result<Option<RenewalTarget>, Failure> {
+        let mut secret = match secrets::get(&self.shared.client, self.key).await {
             Err(cluster::Error::NotFound { .. }) => return Ok(None),
             secret => secret?,
         };
-        let config = context.config();
+        let config = self.shared.config();
         let (labels, unread) = if config.needs_namespace_labels() {
-            match namespaces::labels(&context.client, &key.namespace).await {
+            match namespaces::labels(&self.shared.client, &self.key.namespace).await {
                 Ok(labels) => (Some(labels), None),
                 Err(error) => (None, Some(error)),
             }
@@ -99,8 +90,8 @@ impl RenewalTarget {
             (None, None)
         };
         let view = (&*config, view_of(labels.as_ref()));
-        let Some(assessment) = assess::of_full(now, key, &secret, view, |leaf| {
-            context.renewal_info.instant(key, leaf)
+        let Some(assessment) = assess::of_full(now, self.key, &secret, view, |leaf| {
+            self.all.info.instant(self.key, leaf)
         }) else {
             return Ok(None);
         };
@@ -116,7 +107,7 @@ impl RenewalTarget {
             .into_iter()
             .chain(outputs);
         secret.lighten(&needed.collect::<Vec<&str>>());
-        let fresh = Self {
+        let fresh = RenewalTarget {
             secret,
             assessment,
             home: Arc::clone(&issuer_name),
@@ -130,7 +121,9 @@ impl RenewalTarget {
             Some(error) => Err(Failure::Labels(error).about(&fresh)),
         }
     }
+}
 
+impl RenewalTarget {
     /// Whether it is the Secret's own issuer that is asked.
     pub(super) fn is_at_home(&self) -> bool {
         self.issuer_name == self.home

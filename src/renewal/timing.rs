@@ -6,18 +6,15 @@ use cert_renew_core::time::UnixTime;
 use tokio::time::Instant;
 
 use crate::cluster::order_records::Record;
-use crate::context::Context;
-use crate::telemetry::metrics::RenewalStep;
+use crate::telemetry::metrics::{Metrics, RenewalStep};
 
 /// Records how long a step took. A proof with several attempts counts from the order on: DNS may take an hour.
-pub(super) fn took(context: &Context, record: &Record, step: RenewalStep, started: Instant) {
+pub(super) fn took(metrics: &Metrics, record: &Record, step: RenewalStep, started: Instant) {
     let mut took = started.elapsed();
     if step == RenewalStep::Prove {
         // The record holds whole seconds: subtract the one that may be too much.
         let since = UnixTime::now().since(UnixTime(record.order.created));
         took = took.max(since.saturating_sub(Duration::from_secs(1)));
     }
-    context
-        .metrics
-        .renewal_step_took(&record.order.issuer, step, took);
+    metrics.renewal_step_took(&record.order.issuer, step, took);
 }

@@ -13,7 +13,6 @@ use super::failure::Failure;
 use crate::acme::{self, Authorization, Challenge, ChallengeType};
 use crate::cluster::challenge_routes::Routed;
 use crate::cluster::order_records::Txt;
-use crate::context::Context;
 use crate::net::dns::ResolverSet;
 use crate::solver::dns01;
 use crate::solver::http01::PATH;
@@ -66,12 +65,12 @@ impl Plan {
     /// # Errors
     /// When a name has no solver, or DNS does not say where a record belongs.
     pub(super) async fn make(
-        context: &Context,
+        config: &Config,
         authorizations: Vec<Authorization>,
     ) -> Result<Self, Failure> {
-        let (config, resolvers) = (context.config(), ResolverSet::default());
+        let resolvers = ResolverSet::default();
         let steps = authorizations.into_iter().map(|authorization| {
-            let (config, resolvers) = (&config, &resolvers);
+            let resolvers = &resolvers;
             async move {
                 let way = way(config, resolvers, &authorization).await?;
                 Ok::<_, Failure>(Step { authorization, way })

@@ -21,14 +21,14 @@ use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::api::get;
-use super::error::Error;
-use super::looks::{Judge, Looks, Withdrawal};
-use super::pods::{self, RunningPod};
-use super::run::{Batch, Ended, Roller, Weight, is_stopped};
-use super::verify::{Pod, some_of};
-use super::wait::GLANCE;
+use crate::rollout::error::Error;
+use crate::rollout::listing::api::get;
+use crate::rollout::listing::pods::{self, RunningPod};
 use crate::rollout::permit::Permit;
+use crate::rollout::roller::looks::{Judge, Looks, Withdrawal};
+use crate::rollout::roller::wait::GLANCE;
+use crate::rollout::roller::{Batch, Ended, Roller, Weight};
+use crate::rollout::verify::{Pod, some_of};
 
 /// Most pods of one workload that are asked at the same time: a reload may cost each of them a moment.
 const AT_ONCE: usize = 4;
@@ -117,7 +117,7 @@ impl Roller {
         let not_before = (written + self.reload_wait).max(step.not_before);
         let mut waited = released;
         let mut place = self.turn(batch, step, not_before, &mut waited).await;
-        if is_stopped(step, &batch.standings) {
+        if batch.standings.is_stopped(step) {
             return Ok(Ended::Skipped);
         }
         let current = get(&self.client, namespace, &step.workload.id).await?;

@@ -12,10 +12,10 @@ use futures::StreamExt as _;
 use futures::stream;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::error::Error;
-use super::pods::{self, Behind, RunningPod};
-use super::run::Roller;
-use super::tls_probe::{leaf_of, server_name};
+use crate::rollout::error::Error;
+use crate::rollout::listing::pods::{self, Behind, RunningPod};
+use crate::rollout::roller::Roller;
+use crate::rollout::tls_probe::{leaf_of, server_name};
 
 /// Most pods of one Service that are asked at the same time.
 const AT_ONCE: usize = 16;

@@ -9,7 +9,7 @@
 mod places;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::sync::{Arc, RwLockWriteGuard};
 use std::time::Duration;
 
 use cert_renew_core::index::{Index, Observed, Task};
@@ -22,14 +22,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::context::Context;
+use crate::leader::handles::Handles;
 use crate::leader::{notes, pairs};
 use crate::process::supervise::supervised;
 use crate::process::task::{Done, Planning, TaskHandle};
+use crate::renewal::Renewals;
 use crate::renewal::info::Suggested;
-use crate::renewal::info_poller;
 use crate::telemetry::metrics::Part;
-use crate::{propagation, renewal};
 
 /// Most namespaces whose workloads are listed at the same time.
 const PLANNERS: usize = 8;
@@ -45,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One term as the leader, with its tasks and what waits for them.
 pub struct Term {
-    context: Arc<Context>,
+    all: Handles,
     number: u64,
     tasks: JoinSet<()>,
     sender: mpsc::UnboundedSender<Done>,
@@ -78,22 +77,22 @@ pub enum Heard {
 impl Term {
     /// Opens the write gate for the term's tasks and reads what former leaders left; then reports [`Done::Opened`].
     #[must_use]
-    pub fn open(context: &Arc<Context>, number: u64) -> Self {
+    pub fn open(all: &Handles, number: u64) -> Self {
         let (sender, done) = mpsc::unbounded_channel();
         let (suggest, suggested) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
-        context.gate.adopt(number);
+        all.shared.gate.adopt(number);
         let begin = {
-            let (context, sender) = (Arc::clone(context), sender.clone());
-            move || read(Arc::clone(&context), sender.clone())
+            let (renewals, sender) = (Arc::clone(&all.renewals), sender.clone());
+            move || read(Arc::clone(&renewals), sender.clone())
         };
         tasks.spawn(supervised(
             Part::Takeover,
-            Arc::clone(&context.metrics),
+            Arc::clone(&all.shared.metrics),
             begin,
         ));
         Self {
-            context: Arc::clone(context),
+            all: all.clone(),
             number,
             tasks,
             sender,
@@ -125,7 +124,7 @@ impl Term {
                 Some(suggested) = self.suggested.recv() => return Heard::Suggested(suggested),
                 // The task handle reports that the task is over.
                 Some(ended) = self.tasks.join_next() => if ended.is_err_and(|error| error.is_panic()) {
-                    self.context.metrics.task_panicked(Part::Secret);
+                    self.all.shared.metrics.task_panicked(Part::Secret);
                 }
             }
         }
@@ -135,43 +134,48 @@ impl Term {
     /// namespaces whose Secrets cannot be seen according to `blind`.
     pub fn work(&mut self, now: UnixTime, blind: impl Fn(&str) -> bool) {
         self.works = true;
-        let settle = self.context.config().rollout.settle;
-        let context = Arc::clone(&self.context);
+        let settle = self.all.shared.config().rollout.settle;
+        let renewals = &self.all.renewals;
         self.index().restart(now, settle, |observed: &Observed| {
-            context.retry_at(now, observed)
+            renewals.retry_at(now, observed)
         });
         self.take_up_orders(now, |namespace| !blind(namespace));
         self.recall_orders();
-        let metrics = || Arc::clone(&self.context.metrics);
-        let context = Arc::clone(&self.context);
-        let sweep = move || {
-            let context = Arc::clone(&context);
-            async move { renewal::cleanup::sweep(&context).await }
-        };
-        self.tasks.spawn(supervised(Part::Sweep, metrics(), sweep));
-        let (context, sender) = (Arc::clone(&self.context), self.sender.clone());
-        let looks = move || {
-            let (context, sender) = (Arc::clone(&context), sender.clone());
-            async move { pairs::follow(&context, &sender).await }
-        };
-        self.tasks.spawn(supervised(Part::Pairs, metrics(), looks));
-        let context = Arc::clone(&self.context);
-        let notes = move || {
-            let context = Arc::clone(&context);
-            async move { notes::follow(&context).await }
-        };
-        self.tasks.spawn(supervised(Part::Notes, metrics(), notes));
-        let context = Arc::clone(&self.context);
-        let records = move || {
-            let context = Arc::clone(&context);
-            async move { propagation::look_at_records(&context).await }
-        };
-        self.tasks
-            .spawn(supervised(Part::Records, metrics(), records));
-        let (context, suggest) = (Arc::clone(&self.context), self.suggest.clone());
-        let polls = move || info_poller::follow(Arc::clone(&context), suggest.clone());
-        self.tasks
-            .spawn(supervised(Part::RenewalInfo, metrics(), polls));
+        let all = self.all.clone();
+        let sender = self.sender.clone();
+        self.supervise(Part::Pairs, move || {
+            let (all, sender) = (all.clone(), sender.clone());
+            async move { pairs::follow(&all, &sender).await }
+        });
+        let all = self.all.clone();
+        self.supervise(Part::Notes, move || {
+            let all = all.clone();
+            async move { notes::follow(&all).await }
+        });
+        let renewals = Arc::clone(&self.all.renewals);
+        self.supervise(Part::Sweep, move || {
+            let renewals = Arc::clone(&renewals);
+            async move { renewals.sweep().await }
+        });
+        let (renewals, suggest) = (Arc::clone(&self.all.renewals), self.suggest.clone());
+        self.supervise(Part::RenewalInfo, move || {
+            let (renewals, suggest) = (Arc::clone(&renewals), suggest.clone());
+            async move { renewals.poll_info(suggest).await }
+        });
+        let rollouts = Arc::clone(&self.all.rollouts);
+        self.supervise(Part::Records, move || {
+            let rollouts = Arc::clone(&rollouts);
+            async move { rollouts.look_at_records().await }
+        });
+    }
+
+    /// Starts a task that ends with the term, and is begun again after a panic.
+    fn supervise<F>(&mut self, part: Part, begin: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let metrics = Arc::clone(&self.all.shared.metrics);
+        self.tasks.spawn(supervised(part, metrics, begin));
     }
 
     /// Resumes the orders that a former leader left in namespaces whose Secrets have all been `seen`, and gives up
@@ -180,7 +184,7 @@ impl Term {
         if !self.works {
             return;
         }
-        let subjects = self.context.known.subjects().into_iter();
+        let subjects = self.all.renewals.running_orders.subjects().into_iter();
         for key in subjects.filter(|key| seen(&key.namespace)) {
             let entry = self.index().get(&key);
             match entry {
@@ -209,19 +213,19 @@ impl Term {
         }
         drop(index);
         // A Secret may name any issuer; only those of the config have metrics and a quota.
-        let config = self.context.config();
+        let config = self.all.shared.config();
         issued.retain(|issuer, _| config.issuer(issuer).is_some());
         for (issuer, issued) in issued {
-            self.context.issuers.recall_orders(&issuer, issued);
+            self.all.renewals.issuers.recall_orders(&issuer, issued);
         }
     }
 
     /// Abandons the order of a Secret, if it has one, because it is no longer wanted.
     pub fn abandon(&mut self, key: &SecretRef) {
-        if self.works && self.context.known.contains(key) {
-            let (context, key) = (Arc::clone(&self.context), key.clone());
+        if self.works && self.all.renewals.running_orders.contains(key) {
+            let (renewals, key) = (Arc::clone(&self.all.renewals), key.clone());
             self.tasks
-                .spawn(async move { renewal::abandon(&context, &key).await });
+                .spawn(async move { renewals.of(&key).abandon().await });
         }
     }
 
@@ -253,10 +257,13 @@ impl Term {
                 Task::Renew => {
                     let priority = self.priority(&key);
                     let issuer = self.issuer(&key);
-                    let config = self.context.config();
+                    let config = self.all.shared.config();
                     // Anybody who may edit a Secret can name an issuer: only those of the config have a slot.
                     if let Some(issuer) = issuer.as_ref().filter(|it| config.issuer(it).is_some()) {
-                        self.context.issuers.expect_order(issuer, &key.namespace);
+                        self.all
+                            .renewals
+                            .issuers
+                            .expect_order(issuer, &key.namespace);
                     }
                     self.renewals
                         .wait(priority, key, issuer.unwrap_or_default());
@@ -268,12 +275,12 @@ impl Term {
                     .push(key),
             }
         }
-        let places = self.context.config().renewals.concurrency;
+        let places = self.all.shared.config().renewals.concurrency;
         let places = usize::try_from(places).unwrap_or(usize::MAX);
         while let Some(key) = self.renewals.next(places) {
-            let (context, ticket) = (Arc::clone(&self.context), self.ticket(Task::Renew, key));
-            self.tasks
-                .spawn(async move { renewal::run(&context, ticket).await });
+            let renewals = Arc::clone(&self.all.renewals);
+            let ticket = self.ticket(Task::Renew, key);
+            self.tasks.spawn(async move { renewals.run(ticket).await });
         }
         self.plan();
         self.index().next_due()
@@ -304,29 +311,26 @@ impl Term {
                 .collect();
             self.planning.insert(Arc::clone(&namespace));
             let planning = Planning::new(namespace, self.sender.clone());
-            let context = Arc::clone(&self.context);
+            let rollouts = Arc::clone(&self.all.rollouts);
             self.tasks
-                .spawn(async move { propagation::run(context, planning, tickets).await });
+                .spawn(async move { rollouts.run(planning, tickets).await });
         }
     }
 
     /// Ends the term after the lease was lost: nothing more can be sent anyway.
     pub async fn end(mut self) {
-        self.context.gate.leave();
+        self.all.shared.gate.leave();
         self.tasks.shutdown().await;
     }
 
     /// Ends the term while we still hold the lease: running tasks come to a known state first.
     pub async fn hand_over(self) {
-        self.context.gate.park(PATIENCE).await;
+        self.all.shared.gate.park(PATIENCE).await;
         self.end().await;
     }
 
     fn index(&self) -> RwLockWriteGuard<'_, Index> {
-        self.context
-            .index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.all.shared.write_index()
     }
 
     fn ticket(&mut self, task: Task, key: SecretRef) -> TaskHandle {
@@ -363,7 +367,7 @@ impl Term {
         let Some(entry) = index.get(key) else {
             return (0, UnixTime::NEVER);
         };
-        let failures = self.context.failures(&entry.observed);
+        let failures = self.all.renewals.failures(&entry.observed);
         (
             failures,
             entry
@@ -397,21 +401,12 @@ impl Pace {
 }
 
 /// Reads what former leaders left.
-async fn read(context: Arc<Context>, sender: mpsc::UnboundedSender<Done>) {
-    context.issuers.forget_accounts().await;
-    context.secret_failures.forget_all();
+async fn read(renewals: Arc<Renewals>, sender: mpsc::UnboundedSender<Done>) {
+    renewals.issuers.forget_accounts().await;
+    renewals.secret_failures.forget_all();
     let mut told = false;
     loop {
-        let read = async {
-            context.ledger.reload().await?;
-            let config = context.config().digest();
-            context.ledger.mend_by_config(config);
-            context
-                .known
-                .reload(&context.client, &context.namespace)
-                .await
-        };
-        match read.await {
+        match renewals.reload().await {
             Ok(()) => break,
             Err(error) => {
                 if !told {

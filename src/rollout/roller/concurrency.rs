@@ -21,7 +21,7 @@ const TURN: Duration = Duration::from_secs(600);
 
 /// What all rollouts share.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(in crate::rollout) struct Budget {
     per_namespace: usize,
     state: Mutex<State>,
 }
@@ -49,13 +49,13 @@ struct Held {
 
 /// The right to roll one workload of a namespace.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(in crate::rollout) struct Place {
     /// `None` once it is given back.
     of: Option<(Arc<Budget>, u64)>,
 }
 
 impl Budget {
-    pub(super) fn new(concurrency: usize, per_namespace: usize) -> Self {
+    pub(in crate::rollout) fn new(concurrency: usize, per_namespace: usize) -> Self {
         // Zero would never roll anything; the config's reader refuses it too.
         let state = State {
             places: concurrency.max(1),
@@ -71,7 +71,11 @@ impl Budget {
     }
 
     /// Waits for a place. `urgency` is the end of the certificate that the workload is rolled for.
-    pub(super) async fn place(self: &Arc<Self>, namespace: &str, urgency: UnixTime) -> Place {
+    pub(in crate::rollout) async fn place(
+        self: &Arc<Self>,
+        namespace: &str,
+        urgency: UnixTime,
+    ) -> Place {
         let (called, mut call) = oneshot::channel();
         {
             let (now, mut state) = (UnixTime::now(), self.state());
@@ -172,7 +176,7 @@ impl State {
 
 impl Place {
     /// Frees the place, once.
-    pub(super) fn give_back(&mut self) {
+    pub(in crate::rollout) fn give_back(&mut self) {
         if let Some((budget, number)) = self.of.take()
             && budget.state().give_back(number)
         {

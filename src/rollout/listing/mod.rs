@@ -4,6 +4,10 @@
 //! For the same reason, one kind that cannot be listed fails the whole list, except for kinds that a cluster need not
 //! have or that require an add-on role, which are left out. Nothing here writes.
 
+pub(super) mod api;
+pub(super) mod pods;
+pub(super) mod unmanaged;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -22,8 +26,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::error::{Error, call};
 use crate::cluster::pages::Pages;
+use crate::rollout::error::{Error, call};
 
 /// Most objects of a page. A Deployment is some 5 to 10 KB of JSON, so a page stays under 1 MB; where it does not, the
 /// client asks for smaller ones.

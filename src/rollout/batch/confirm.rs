@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use super::tell;
 use crate::cluster::events::Reason;
-use crate::context::Context;
+use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{self, Asked, Error, Judge, Outcome, Proof, Rollout, Verified, Withdrawal};
 
 /// The command that grants the rights for it.
@@ -51,7 +51,7 @@ pub(super) type Standing = Mutex<BTreeMap<WorkloadRef, Has>>;
 
 /// A Secret whose workloads were just rolled.
 pub(super) struct Rolled<'a> {
-    pub(super) context: &'a Context,
+    pub(super) rollouts: &'a Rollouts,
     pub(super) key: &'a SecretRef,
     pub(super) request: &'a Request,
     /// The Secret as it was planned.
@@ -158,7 +158,7 @@ impl Rolled<'_> {
     pub(super) async fn conclusion(&self, outcome: Outcome) -> Conclusion {
         let conclusion = self.concluded(outcome).await;
         if matches!(conclusion, Conclusion::Done(..)) {
-            let roller = self.context.roller();
+            let roller = self.rollouts.roller();
             self.asked()
                 .for_each(|(step, _)| roller.forget(&self.key.namespace, &step.workload.id));
         }
@@ -182,14 +182,14 @@ impl Rolled<'_> {
     }
 
     async fn prove(&self, proof: &Proof) -> Result<Conclusion, Error> {
-        let Self { context, key, .. } = self;
-        let mut verified = context.roller().verify(&key.namespace, proof).await?;
+        let Self { rollouts, key, .. } = self;
+        let mut verified = rollouts.roller().verify(&key.namespace, proof).await?;
         if !verified.stale.is_empty() {
             match self.help(&verified).await? {
                 // Nothing was left to do, and nothing has changed.
                 None => {}
                 Some(Outcome::Done) => {
-                    verified = context.roller().verify(&key.namespace, proof).await?;
+                    verified = rollouts.roller().verify(&key.namespace, proof).await?;
                 }
                 Some(other) => return Ok(other.into()),
             }
@@ -199,7 +199,8 @@ impl Rolled<'_> {
             stale,
             unknown,
         } = &verified;
-        context
+        rollouts
+            .shared
             .metrics
             .verified(*served, stale.len(), unknown.len());
         tracing::info!(
@@ -242,13 +243,13 @@ impl Rolled<'_> {
 
     fn warn(&self, reason: Reason, note: &str) {
         tracing::warn!(secret = %self.key, note, "{reason}");
-        let events = &self.context.events;
+        let events = &self.rollouts.shared.events;
         events.secret(self.key, &self.request.uid, reason, note);
     }
 
     /// Helps pods that serve an earlier leaf, once; `None` where that was done before.
     async fn help(&self, verified: &Verified) -> Result<Option<Outcome>, Error> {
-        let (namespace, roller) = (&*self.key.namespace, self.context.roller());
+        let (namespace, roller) = (&*self.key.namespace, self.rollouts.roller());
         let stale = &verified.stale;
         let workloads = roller.list(namespace).await?;
         let (mut steps, mut asked) = (Vec::new(), false);
@@ -284,14 +285,14 @@ impl Rolled<'_> {
     }
 
     async fn restart(&self, steps: Vec<Step>) -> Outcome {
-        let Self { context, key, .. } = self;
+        let Self { rollouts, key, .. } = self;
         let outcome = Mutex::new(Outcome::Done);
         let set = |ended| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = ended;
         let secrets = std::slice::from_ref(&self.request.secret);
         let told = |happening: rollout::Happening<'_>| {
-            tell::happening(context, &key.namespace, &happening);
+            tell::happening(&rollouts.shared, &key.namespace, &happening);
         };
-        let roller = context.roller();
+        let roller = rollouts.roller();
         let rollout = Rollout {
             namespace: &key.namespace,
             secrets,
@@ -330,11 +331,11 @@ impl Rolled<'_> {
         if self.asked().next().is_none() {
             return Conclusion::Done(None, None);
         }
-        let Self { context, key, .. } = self;
-        sleep(context.config().rollout.reload_again).await;
+        let Self { rollouts, key, .. } = self;
+        sleep(rollouts.shared.config().rollout.reload_again).await;
         let mut lacking = Vec::new();
         for (step, asks) in self.asked() {
-            let (id, roller) = (&step.workload.id, context.roller());
+            let (id, roller) = (&step.workload.id, rollouts.roller());
             match roller
                 .ask_again(&key.namespace, step, asks, self.judge)
                 .await

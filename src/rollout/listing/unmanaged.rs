@@ -19,9 +19,9 @@ use kube::{Client, Resource as _};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::error::Error;
-use super::listing::{Absent, List, Weight};
-use super::run::Roller;
+use crate::rollout::error::Error;
+use crate::rollout::listing::{Absent, List, Weight};
+use crate::rollout::roller::Roller;
 
 /// Most objects of a page: a pod is some 10 KB of JSON.
 const PAGE: u32 = 100;
@@ -41,7 +41,7 @@ pub struct Unmanaged {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(super) struct PodWire {
+pub(in crate::rollout) struct PodWire {
     metadata: Meta,
     spec: PodSpec,
 }
@@ -120,7 +120,7 @@ async fn read<T: DeserializeOwned>(
 }
 
 impl PodWire {
-    pub(super) fn read(self) -> Option<Unmanaged> {
+    pub(in crate::rollout) fn read(self) -> Option<Unmanaged> {
         let of = self.metadata.controller().map(of);
         // Pods of a Job are covered by the Job; others belong to kinds that we do not know.
         if of.as_ref().is_some_and(Vec::is_empty) {

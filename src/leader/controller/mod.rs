@@ -13,7 +13,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::sync::{Arc, RwLockWriteGuard};
 use std::time::Duration;
 
 use cert_renew_core::assess::{self, Assessment};
@@ -35,13 +35,12 @@ use tokio::time::Instant;
 use crate::acme;
 use crate::cluster::events::Reason;
 use crate::cluster::watch;
-use crate::context::Context;
+use crate::leader::handles::Handles;
 use crate::leader::sources::{Failed, Sources};
 use crate::leader::strays::{Strays, Told};
 use crate::leader::term::{Heard, Term};
 use crate::leader::{notes, pairs};
 use crate::process::task::Done;
-use crate::propagation;
 use crate::renewal::info::Suggested;
 
 /// Longest time between two turns: timers do not count the time that a machine was suspended, the clock does.
@@ -60,14 +59,14 @@ type Complaints = Vec<(Reason, String)>;
 pub struct Configs {
     /// The config of the file.
     pub wanted: tokio::sync::watch::Receiver<Arc<Config>>,
-    /// The config in force; all read it in the context.
+    /// The config in force; all read it in what they share.
     pub in_force: tokio::sync::watch::Sender<Arc<Config>>,
     /// Opens the watches.
     pub opener: watch::Opener,
 }
 
 struct Controller {
-    context: Arc<Context>,
+    all: Handles,
     /// The number of the lease's term, while we hold the lease.
     lease: Option<u64>,
     /// Set while this replica leads and all Secrets are listed.
@@ -94,14 +93,14 @@ pub enum Ended {
 /// Runs until `shutdown`, or until the task of the watches, the lease or the config file ends. `leads` holds the term
 /// as whose leader it acts.
 pub async fn run(
-    context: Arc<Context>,
+    all: Handles,
     mut configs: Configs,
     mut leads: tokio::sync::watch::Receiver<Option<u64>>,
     shutdown: impl Future<Output = ()>,
 ) -> Ended {
     let mut controller = Controller {
-        strays: Strays::new(&context.metrics),
-        context,
+        strays: Strays::new(&all.shared.metrics),
+        all,
         lease: None,
         term: None,
         sources: Sources::opened(Vec::new(), Instant::now()),
@@ -109,7 +108,7 @@ pub async fn run(
         untold: HashMap::new(),
     };
     leads.mark_changed();
-    let mut anew = controller.context.anew.subscribe();
+    let mut anew = controller.all.shared.health.relist.subscribe();
     let mut events = controller.listen(&configs);
     let mut clocks = (UnixTime::now(), BootTime::now());
     tokio::pin!(shutdown);
@@ -118,15 +117,20 @@ pub async fn run(
         let turn = Instant::now();
         controller.begin(turn);
         let lag = turn.saturating_duration_since(planned);
-        controller.context.metrics.loop_lag(lag);
+        controller.all.shared.metrics.loop_lag(lag);
         let now = UnixTime::now();
-        controller.context.beat.store(now.0, Ordering::Relaxed);
+        controller
+            .all
+            .shared
+            .health
+            .heartbeat
+            .store(now.0, Ordering::Relaxed);
         let before = std::mem::replace(&mut clocks, (now, BootTime::now()));
         if let Some(seconds) = jump(before, clocks) {
             tracing::warn!(seconds, "the wall clock has jumped: all is judged anew");
             controller.rest().await;
-            controller.context.renewal_info.forget_all();
-            controller.context.issuers.forget_limits(|_| true);
+            controller.all.renewals.info.forget_all();
+            controller.all.renewals.issuers.forget_limits(|_| true);
             events = controller.listen(&configs);
         }
         let next = controller.term.as_mut().and_then(|term| term.dispatch(now));
@@ -152,7 +156,7 @@ pub async fn run(
                 controller.take_over(&mut configs).await;
                 events = controller.listen(&configs);
             }
-            // Its sender lives as long as the context.
+            // Its sender lives as long as what all share.
             Ok(()) = anew.changed() => {
                 controller.rest().await;
                 events = controller.listen(&configs);
@@ -169,7 +173,7 @@ pub async fn run(
         }
     };
     controller.rest().await;
-    controller.context.metrics.leader(false);
+    controller.all.shared.metrics.leader(false);
     ended
 }
 
@@ -182,10 +186,7 @@ async fn heard(term: &mut Option<Term>) -> Heard {
 
 impl Controller {
     fn index(&self) -> RwLockWriteGuard<'_, Index> {
-        self.context
-            .index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.all.shared.write_index()
     }
 
     fn on_event(&mut self, source: Source, event: watcher::Result<watcher::Event<ThinSecret>>) {
@@ -213,11 +214,11 @@ impl Controller {
         let error = error_chain(error);
         match failed {
             Failed::Broke => {
-                self.context.metrics.watch_restarted();
+                self.all.shared.metrics.watch_restarted();
                 tracing::warn!(error, "the watch on Secrets is interrupted");
             }
             Failed::Refused => {
-                self.context.metrics.watch_restarted();
+                self.all.shared.metrics.watch_restarted();
                 let namespace = self.sources.namespace(source);
                 tracing::warn!(
                     namespace = namespace.as_deref().unwrap_or("(all)"),
@@ -241,12 +242,12 @@ impl Controller {
     }
 
     fn show_sources(&mut self) {
-        self.context.metrics.watch_up(self.sources.are_up());
+        self.all.shared.metrics.watch_up(self.sources.are_up());
         let passed_over = self.sources.passed_over();
         if passed_over == self.passed_over {
             return;
         }
-        self.context.metrics.passed_over(&passed_over);
+        self.all.shared.metrics.passed_over(&passed_over);
         let before = std::mem::replace(&mut self.passed_over, passed_over);
         let again: BTreeSet<_> = before.difference(&self.passed_over).cloned().collect();
         for namespace in &again {
@@ -298,7 +299,7 @@ impl Controller {
         }
         if number != self.lease {
             self.lease = number;
-            self.context.metrics.leader(number.is_some());
+            self.all.shared.metrics.leader(number.is_some());
         }
         self.open_term();
     }
@@ -308,7 +309,7 @@ impl Controller {
         if let (None, Some(number)) = (&self.term, self.lease)
             && self.sources.begun()
         {
-            self.term = Some(Term::open(&self.context, number));
+            self.term = Some(Term::open(&self.all, number));
         }
     }
 
@@ -322,20 +323,15 @@ impl Controller {
     /// Applies a changed config: it is in force when this returns, and nothing runs that began under the former one.
     async fn take_over(&mut self, configs: &mut Configs) {
         self.rest().await;
-        let before = self.context.config();
+        let before = self.all.shared.config();
         let config = Arc::clone(&configs.wanted.borrow_and_update());
         let directory = |config: &Config, name: &str| Some(config.issuer(name)?.directory.clone());
         let moved = |name: &str| directory(&before, name) != directory(&config, name);
-        self.context.issuers.forget_limits(moved);
-        let roller = Arc::new(self.context.roller().under(&config.rollout));
-        *self
-            .context
-            .roller
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = roller;
-        self.context.metrics.paused(config.paused);
+        self.all.renewals.issuers.forget_limits(moved);
+        self.all.rollouts.apply(&config.rollout);
+        self.all.shared.metrics.paused(config.paused);
         configs.in_force.send_replace(config);
-        self.context.metrics.config_taken_over(UnixTime::now());
+        self.all.shared.metrics.config_taken_over(UnixTime::now());
         tracing::info!("a changed config is in force: all Secrets are listed anew");
     }
 
@@ -344,7 +340,8 @@ impl Controller {
     fn listen(&mut self, configs: &Configs) -> watch::Events {
         self.strays.doubt();
         self.index().doubt();
-        let watch::Secrets { scopes, events } = configs.opener.open(&self.context.config().watch);
+        let watch::Secrets { scopes, events } =
+            configs.opener.open(&self.all.shared.config().watch);
         self.sources = Sources::opened(scopes, Instant::now());
         events
     }
@@ -353,9 +350,10 @@ impl Controller {
     fn drop_unnamed(&mut self) {
         let gone = {
             let sources = &self.sources;
-            let mut index = self.context.index.write();
-            let index = index.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut());
-            index.drop_unnamed(|namespace| sources.is_blind(namespace))
+            self.all
+                .shared
+                .write_index()
+                .drop_unnamed(|namespace| sources.is_blind(namespace))
         };
         for key in gone {
             self.forget(&key);
@@ -368,8 +366,8 @@ impl Controller {
         self.drop_unnamed();
         let count = self.index().len();
         tracing::info!(secrets = count, "all Secrets are listed");
-        self.context.ready.store(true, Ordering::Relaxed);
-        self.context.listed.notify_one();
+        self.all.shared.health.ready.store(true, Ordering::Relaxed);
+        self.all.shared.health.first_list.notify_one();
         self.open_term();
     }
 
@@ -387,11 +385,14 @@ impl Controller {
 
     /// Forgets a Secret that is gone or no longer annotated; true if it was known.
     fn forget(&mut self, key: &SecretRef) -> bool {
-        self.context.renewal_info.forget(key);
+        self.all.renewals.info.forget(key);
         self.untold.remove(key);
         let entry = self.index().get(key);
         if let Some(entry) = &entry {
-            self.context.secret_failures.forget(&entry.observed.uid);
+            self.all
+                .renewals
+                .secret_failures
+                .forget(&entry.observed.uid);
         }
         let running = entry.is_some_and(|entry| entry.renewing.is_some());
         // What a running task leaves is cleaned up when it ends.
@@ -426,7 +427,7 @@ impl Controller {
             return;
         };
         if opens > now && self.term.is_some() {
-            propagation::tell_shut(&self.context, key, uid, opens);
+            self.all.rollouts.tell_shut(key, uid, opens);
         }
     }
 
@@ -443,7 +444,7 @@ impl Controller {
             key
         };
         let now = UnixTime::now();
-        let config = self.context.config();
+        let config = self.all.shared.config();
         let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
             self.on_unmanaged(source, &key, secret);
             if config.watch.observe == Observe::All
@@ -460,13 +461,13 @@ impl Controller {
         self.strays.forget(&key);
         let uid = head.uid();
         let mut observed = assessment.observed(uid, head.resource_version());
-        observed.suggestion = { &self.context.renewal_info }.note(&key, uid, &assessment, &config);
+        observed.suggestion = { &self.all.renewals.info }.note(&key, uid, &assessment, &config);
         let settings = || head.digest();
-        let ledger = &self.context.ledger;
+        let ledger = &self.all.shared.ledger;
         ledger.mend_by_settings(observed.account, &key, settings);
-        let failures = &self.context.secret_failures;
+        let failures = &self.all.renewals.secret_failures;
         failures.mend_by_settings(&observed.uid, settings);
-        let retry_at = self.context.retry_at(now, &observed);
+        let retry_at = self.all.renewals.retry_at(now, &observed);
         let problems = observed.problem_texts;
         let before = self.index().get(&key);
         let known = { before.as_ref() }.map_or(0, |entry| entry.observed.problem_texts);
@@ -495,7 +496,7 @@ impl Controller {
             Change::Same => false,
         };
         if unseen && assessment.leaf.is_ok() && self.term.is_some() {
-            self.context.doubts.add(&key);
+            self.all.shared.doubts.add(&key);
         }
         if config.metrics.page {
             let mut index = self.index();
@@ -506,18 +507,18 @@ impl Controller {
         if problems != known {
             self.report(&key, uid, &assessment);
         }
-        let facts = || self.context.facts(&key);
+        let facts = || self.all.shared.facts(&key);
         if notes::are_outdated(&key, head, &assessment, facts, change) {
-            self.context.notes.add(&key);
+            self.all.notes.add(&key);
         } else {
-            self.context.notes.remove(&key);
+            self.all.notes.remove(&key);
         }
     }
 
     /// Reports a Secret that seems to be meant and is not managed, or no longer.
     fn on_unmanaged(&mut self, source: Source, key: &SecretRef, secret: &ThinSecret) {
         let head = &secret.head;
-        let stray = stray::of(key, head, &self.context.config().class);
+        let stray = stray::of(key, head, &self.all.shared.config().class);
         let before = self.index().get(key).map(|entry| entry.observed);
         let was_ours = before
             .filter(|it| it.uid == Uid::from(head.uid()) && it.renewal != Err(Never::NotAnnotated));
@@ -540,14 +541,14 @@ impl Controller {
         }
         for Told { key, uid, text } in self.strays.to_tell(std::time::Instant::now()) {
             tracing::warn!(secret = %key, note = text, "not managed");
-            let (events, reason) = (&self.context.events, Reason::NotManaged);
+            let (events, reason) = (&self.all.shared.events, Reason::NotManaged);
             events.secret(&key, &uid, reason, &text);
         }
     }
 
     /// Observes a Secret that is not annotated; nothing else is done to it.
     fn on_bystander(&mut self, source: Source, key: &SecretRef, observed: Observed, leaf: &Leaf) {
-        let config = self.context.config();
+        let config = self.all.shared.config();
         let annotated = self
             .index()
             .get(key)
@@ -604,7 +605,7 @@ impl Controller {
     fn tell(&self, key: &SecretRef, uid: &str, complaints: &Complaints) {
         for (reason, problem) in complaints {
             tracing::warn!(secret = %key, problem, "not as it should be");
-            self.context.events.secret(key, uid, *reason, problem);
+            self.all.shared.events.secret(key, uid, *reason, problem);
         }
     }
 
@@ -618,15 +619,16 @@ impl Controller {
             Done::Judged(key, fault) => self.noting(&key, |index| index.judged(&key, fault)),
             Done::Task(task, key, finished) => {
                 let now = UnixTime::now();
-                let settle = self.context.config().rollout.settle;
+                let settle = self.all.shared.config().rollout.settle;
                 if task == Task::Renew {
-                    let open = self.context.known.contains(&key);
+                    let open = self.all.renewals.running_orders.contains(&key);
                     if !self.index().order_open(now, &key, open) {
                         self.abandon(&key);
                     }
                 }
                 let entry = self.index().get(&key);
-                let retry_at = entry.and_then(|entry| self.context.retry_at(now, &entry.observed));
+                let retry_at =
+                    entry.and_then(|entry| self.all.renewals.retry_at(now, &entry.observed));
                 let ended = (task, &key);
                 self.noting(&key, |index| {
                     index.finished(now, ended, finished, settle, retry_at);
@@ -647,14 +649,14 @@ impl Controller {
         let is_news = before != errors(&index);
         drop(index);
         if is_news {
-            self.context.notes.add(key);
+            self.all.notes.add(key);
         }
     }
 
     /// Applies the results of asking CAs about certificates.
     fn on_suggested(&self, suggested: Vec<Suggested>) {
         let now = UnixTime::now();
-        let settle = self.context.config().rollout.settle;
+        let settle = self.all.shared.config().rollout.settle;
         for Suggested {
             key,
             about,
@@ -663,7 +665,7 @@ impl Controller {
         {
             let mut index = self.index();
             let entry = index.get(&key);
-            let retry_at = entry.and_then(|entry| self.context.retry_at(now, &entry.observed));
+            let retry_at = entry.and_then(|entry| self.all.renewals.retry_at(now, &entry.observed));
             index.suggest(now, &key, about, suggestion, settle, retry_at);
         }
     }
@@ -683,17 +685,18 @@ mod tests {
     async fn ended(
         drop: impl FnOnce(channel::Sender<Option<u64>>, channel::Sender<Arc<Config>>),
     ) -> Ended {
-        let (context, in_force) = without_an_answer();
-        let (want, wanted) = channel::channel(context.config());
+        let (shared, in_force) = without_an_answer();
+        let all = Handles::new(shared);
+        let (want, wanted) = channel::channel(all.shared.config());
         let (leads, term) = channel::channel(None);
-        let opener = watch::Opener::new(&context.client, Duration::from_secs(300));
+        let opener = watch::Opener::new(&all.shared.client, Duration::from_secs(300));
         let configs = Configs {
             wanted,
             in_force,
             opener,
         };
         drop(leads, want);
-        let run = run(context, configs, term, pending());
+        let run = run(all, configs, term, pending());
         timeout(Duration::from_secs(60), run).await.unwrap()
     }
 

@@ -22,10 +22,10 @@ use kube::runtime::watcher::{self, watcher};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::api::get;
-use super::error::{Error, once};
 use super::looks::Looks;
 use super::wait::{Wait, Waited, stalled};
+use crate::rollout::error::{Error, once};
+use crate::rollout::listing::api::get;
 use crate::rollout::permit::Permit;
 
 /// Time until an eviction is asked for again that a disruption budget refused, whatever the pods do. Our rights do not

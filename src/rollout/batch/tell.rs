@@ -18,14 +18,15 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use super::Open;
 use super::held::Held;
 use crate::cluster::events::Reason;
-use crate::context::Context;
+use crate::context::Shared;
+use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{self, Happening, Turn};
 use crate::telemetry::metrics::RolloutResult;
 
 /// A longer wait of a workload is reported by an Event.
 const LONG: Duration = Duration::from_secs(30);
 
-pub(super) fn happening(context: &Context, namespace: &str, happening: &Happening<'_>) {
+pub(super) fn happening(shared: &Shared, namespace: &str, happening: &Happening<'_>) {
     let what = match happening {
         Happening::Rolled(step, _)
         | Happening::Unavailable(step, _)
@@ -33,12 +34,12 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
         _ => "certificate",
     };
     let (step, reason, note) = match happening {
-        Happening::Waits(step, turn) => return waits(context, namespace, step, *turn),
+        Happening::Waits(step, turn) => return waits(shared, namespace, step, *turn),
         Happening::Rolled(step, took) => {
-            context
+            shared
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Rolled);
-            context.metrics.rollout_took(step.workload.id.kind, *took);
+            shared.metrics.rollout_took(step.workload.id.kind, *took);
             let seconds = took.as_secs();
             (
                 step,
@@ -47,7 +48,7 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
             )
         }
         Happening::Reloaded(step, pods) => {
-            context
+            shared
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Reloaded);
             let note = match pods {
@@ -57,28 +58,28 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
             (step, Reason::Reloaded, note)
         }
         Happening::Unchanged(step) => {
-            context
+            shared
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Unchanged);
             return;
         }
         Happening::Unavailable(step, _) | Happening::Incomplete(step, _) if step.unwell => return,
         Happening::Unavailable(step, why) => {
-            context
+            shared
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Failed);
             let note = format!("all its pods have the new {what}, and it is not well: {why}");
             (step, Reason::RolloutFailed, note)
         }
         Happening::Incomplete(step, why) => {
-            context
+            shared
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Failed);
             let note = format!("not all its pods have the new {what}: {why}");
             (step, Reason::RolloutFailed, note)
         }
         Happening::Failed(step, why) => {
-            context
+            shared
                 .metrics
                 .rollout(step.workload.id.kind, RolloutResult::Failed);
             (step, Reason::RolloutFailed, (*why).to_owned())
@@ -101,11 +102,11 @@ pub(super) fn happening(context: &Context, namespace: &str, happening: &Happenin
         );
     }
     let note = format!("{note} (Secret {})", secrets.join(", "));
-    context.events.on(reference(namespace, step), reason, &note);
+    shared.events.on(reference(namespace, step), reason, &note);
 }
 
 /// Reports what a workload waits for; by an Event if the wait is long enough to be noticed.
-fn waits(context: &Context, namespace: &str, step: &Step, turn: Turn) {
+fn waits(shared: &Shared, namespace: &str, step: &Step, turn: Turn) {
     let workload = &step.workload.id;
     let note = match turn {
         Turn::Place => "waits for a place: as many roll as the config allows".to_owned(),
@@ -118,7 +119,7 @@ fn waits(context: &Context, namespace: &str, step: &Step, turn: Turn) {
         && at.since(UnixTime::now()) >= LONG
     {
         let (on, reason) = (reference(namespace, step), Reason::RolloutWaits);
-        context.events.on(on, reason, &note);
+        shared.events.on(on, reason, &note);
     }
 }
 
@@ -143,26 +144,18 @@ fn reference(namespace: &str, step: &Step) -> ObjectReference {
 }
 
 /// Reports what overrules a change window.
-pub(super) fn overruled(context: &Context, key: &SecretRef, uid: &str, opens: UnixTime) {
+pub(super) fn overruled(shared: &Shared, key: &SecretRef, uid: &str, opens: UnixTime) {
     let note = format!(
         "the workloads are rolled outside the change window, which opens at {opens}: the certificate that they have \
          is revoked, or would have less than a tenth of its lifetime left by then"
     );
     tracing::warn!(secret = %key, note, "the change window is overruled");
     let reason = Reason::WindowOverruled;
-    context.events.secret(key, uid, reason, &note);
-}
-
-/// Reports the change window that the rollout waits for.
-pub(crate) fn shut(context: &Context, key: &SecretRef, uid: &str, opens: UnixTime) {
-    let note = format!("the rollout waits for the change window, which opens at {opens}");
-    tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
-    let reason = Reason::RolloutWaits;
-    context.events.secret(key, uid, reason, &note);
+    shared.events.secret(key, uid, reason, &note);
 }
 
 /// Reports that the Secret holds an earlier certificate than its workloads have.
-pub(super) fn older(context: &Context, key: &SecretRef, request: &Request, why: &str) {
+pub(super) fn older(shared: &Shared, key: &SecretRef, request: &Request, why: &str) {
     let note = format!(
         "the Secret holds an earlier certificate than its workloads have, as after a backup was restored: it is valid until \
          {}, and {why}. The workloads are restarted for what the Secret holds. If that is not meant, put the later one \
@@ -171,17 +164,17 @@ pub(super) fn older(context: &Context, key: &SecretRef, request: &Request, why: 
     );
     tracing::warn!(secret = %key, note, "an earlier certificate is back");
     let reason = Reason::EarlierCertificate;
-    context.events.secret(key, &request.uid, reason, &note);
+    shared.events.secret(key, &request.uid, reason, &note);
 }
 
 /// Reports a Secret that was seen for the first time: when it is renewed, and what a new certificate restarts.
 pub(super) fn adopted(
-    context: &Context,
+    shared: &Shared,
     key: &SecretRef,
     secret: &ThinSecret,
     workloads: &[WorkloadRef],
 ) {
-    let (now, config) = (UnixTime::now(), context.config());
+    let (now, config) = (UnixTime::now(), shared.config());
     let Some(assessment) = assess::of_thin(now, key, secret, &config) else {
         return;
     };
@@ -189,11 +182,11 @@ pub(super) fn adopted(
     let note = state_line::adopted(now, &assessment, &names);
     tracing::info!(secret = %key, note, "adopted");
     let (uid, reason) = (secret.head.uid(), Reason::Adopted);
-    context.events.secret(key, uid, reason, &note);
+    shared.events.secret(key, uid, reason, &note);
 }
 
 /// Reports what a user should know although no workload is rolled for it.
-pub(super) fn remark(context: &Context, open: &Open, remark: &Remark) {
+pub(super) fn remark(shared: &Shared, open: &Open, remark: &Remark) {
     let (Remark::Missing { secret, .. }
     | Remark::OptedOut { secret, .. }
     | Remark::Restarted { secret, .. }) = remark;
@@ -206,14 +199,14 @@ pub(super) fn remark(context: &Context, open: &Open, remark: &Remark) {
             "{remark}, although the annotation {} names it",
             keys::WORKLOADS
         );
-        context
+        shared
             .events
             .secret(ticket.key(), head.uid(), Reason::WorkloadMissing, &note);
     }
 }
 
 /// Reports the workloads that are restarted although their Secret says `post:`, in one Event for each Secret.
-pub(super) fn restarted(context: &Context, open: &Open, remarks: &[Remark]) {
+pub(super) fn restarted(shared: &Shared, open: &Open, remarks: &[Remark]) {
     let mut restarted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for remark in remarks {
         if let Remark::Restarted { secret, .. } = remark {
@@ -226,59 +219,69 @@ pub(super) fn restarted(context: &Context, open: &Open, remarks: &[Remark]) {
     for (secret, texts) in restarted {
         if let Some((ticket, held)) = open.get(secret) {
             let (key, uid, note) = (ticket.key(), held.head.uid(), texts.join("; "));
-            context.events.secret(key, uid, Reason::CannotReload, &note);
+            shared.events.secret(key, uid, Reason::CannotReload, &note);
         }
     }
 }
 
-/// Reports the pods and Jobs that have an earlier leaf and keep it. Nothing waits for it or depends on it.
-pub(super) async fn left_behind(
-    context: &Context,
-    namespace: &Arc<str>,
-    requests: &[&Request],
-    workloads: &[Workload],
-) {
-    if requests.is_empty() {
-        return;
+impl Rollouts {
+    /// Reports the change window that the rollout waits for.
+    pub fn tell_shut(&self, key: &SecretRef, uid: &str, opens: UnixTime) {
+        let note = format!("the rollout waits for the change window, which opens at {opens}");
+        tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
+        let reason = Reason::RolloutWaits;
+        self.shared.events.secret(key, uid, reason, &note);
     }
-    let all = match context.roller().bystanders(namespace).await {
-        Ok(all) => all,
-        Err(error) => {
-            let text = error_chain(&error);
-            tracing::info!(%namespace, error = text, "not known which pods and Jobs nobody can restart");
+
+    /// Reports the pods and Jobs that have an earlier leaf and keep it. Nothing waits for it or depends on it.
+    pub(super) async fn left_behind(
+        &self,
+        namespace: &Arc<str>,
+        requests: &[&Request],
+        workloads: &[Workload],
+    ) {
+        if requests.is_empty() {
             return;
         }
-    };
-    let all = rollout::by_secret(&all);
-    for request in requests {
-        // They were reported at the first look.
-        if !request.unwell.is_empty() {
-            continue;
-        }
-        let key = SecretRef {
-            namespace: Arc::clone(namespace),
-            name: (*request.secret).into(),
+        let all = match self.roller().bystanders(namespace).await {
+            Ok(all) => all,
+            Err(error) => {
+                let text = error_chain(&error);
+                tracing::info!(%namespace, error = text, "not known which pods and Jobs nobody can restart");
+                return;
+            }
         };
-        let say = |note: String| {
-            tracing::info!(secret = %key, note, "left behind");
-            let events = &context.events;
-            events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
-        };
-        let names = rollout::left_behind(request, &all);
-        if !names.is_empty() {
-            let names = names.join(", ");
-            say(format!(
-                "nobody restarts {names}: they have an earlier {} until they are started anew",
-                request.changed.in_words()
-            ));
-        }
-        let names = rollout::unseen(request, &all, workloads);
-        if !names.is_empty() {
-            say(format!(
-                "nobody restarts the pods of {}: they use the Secret although their template does not say so; the annotation {} may name their workload",
-                names.join(", "),
-                keys::WORKLOADS
-            ));
+        let all = rollout::by_secret(&all);
+        for request in requests {
+            // They were reported at the first look.
+            if !request.unwell.is_empty() {
+                continue;
+            }
+            let key = SecretRef {
+                namespace: Arc::clone(namespace),
+                name: (*request.secret).into(),
+            };
+            let say = |note: String| {
+                tracing::info!(secret = %key, note, "left behind");
+                let events = &self.shared.events;
+                events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
+            };
+            let names = rollout::left_behind(request, &all);
+            if !names.is_empty() {
+                let names = names.join(", ");
+                say(format!(
+                    "nobody restarts {names}: they have an earlier {} until they are started anew",
+                    request.changed.in_words()
+                ));
+            }
+            let names = rollout::unseen(request, &all, workloads);
+            if !names.is_empty() {
+                say(format!(
+                    "nobody restarts the pods of {}: they use the Secret although their template does not say so; the annotation {} may name their workload",
+                    names.join(", "),
+                    keys::WORKLOADS
+                ));
+            }
         }
     }
 }

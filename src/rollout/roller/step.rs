@@ -22,14 +22,14 @@ use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::api::{api, get};
 use super::concurrency::Place;
-use super::error::{CALL_DEADLINE, Error, call, once};
 use super::evict;
 use super::history::fought_over;
-use super::run::{Batch, Ended, Roller, Turn, Weight, is_stopped};
 use super::wait::{self, GLANCE, Wait, Waited};
+use super::{Batch, Ended, Roller, Turn, Weight};
 use crate::cluster::pages::Pages;
+use crate::rollout::error::{CALL_DEADLINE, Error, call, once};
+use crate::rollout::listing::api::{api, get};
 use crate::rollout::permit::Permit;
 
 /// Most conflicts in a row before the step gives up: something changes the workload all the time.
@@ -86,7 +86,7 @@ impl Roller {
         };
         let mut waited = released;
         let mut place = self.turn(batch, step, not_before, &mut waited).await;
-        if is_stopped(step, &batch.standings) {
+        if batch.standings.is_stopped(step) {
             return Ok(Ended::Skipped);
         }
         let id = &step.workload.id;
@@ -206,7 +206,7 @@ impl Roller {
     }
 
     /// Waits until the step may begin and has a place. `waited` is set to the end of the last wait, if there was one.
-    pub(super) async fn turn(
+    pub(in crate::rollout) async fn turn(
         &self,
         batch: &Batch<'_>,
         step: &Step,

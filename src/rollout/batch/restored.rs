@@ -23,10 +23,10 @@ use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 
 use super::held::Age;
-use super::{look, tell};
+use super::tell;
 use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
-use crate::context::Context;
+use crate::rollout::rollouts::Rollouts;
 
 /// Pause between two namespaces, so that a start does not make the API server list all their workloads at once.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -37,39 +37,42 @@ const BACKDATED: Duration = Duration::from_secs(3_600);
 /// Longest time between the issue that a Secret records and our write of the certificate; a later write restored it.
 const OUR_WRITE: Duration = Duration::from_secs(60);
 
-/// Looks at all namespaces that this process has not yet looked at. One that cannot be listed waits for the next term.
-pub(crate) async fn look_at_records(context: &Context) {
-    let namespaces: BTreeSet<Arc<str>> = {
-        let index = context.index.read().unwrap_or_else(PoisonError::into_inner);
-        let done = index.iter().filter(|(_, entry)| says_done(entry));
-        let all = done.filter_map(|(row, _)| Some(index.key_of(row)?.namespace));
-        let compared = context.compared.lock();
-        let compared = compared.unwrap_or_else(PoisonError::into_inner);
-        all.filter(|it| !compared.contains(it)).collect()
-    };
-    for namespace in namespaces {
-        match context.roller().list(&namespace).await {
-            Ok(workloads) => {
-                let mut all = true;
-                for secret in carried(&workloads) {
-                    let key = SecretRef {
-                        namespace: Arc::clone(&namespace),
-                        name: secret.into(),
-                    };
-                    all &= compare(context, &key, &workloads).await;
+impl Rollouts {
+    /// Looks at all namespaces that this process has not yet looked at. One that cannot be listed waits for the next
+    /// term.
+    pub(crate) async fn look_at_records(&self) {
+        let namespaces: BTreeSet<Arc<str>> = {
+            let index = self.shared.read_index();
+            let done = index.iter().filter(|(_, entry)| says_done(entry));
+            let all = done.filter_map(|(row, _)| Some(index.key_of(row)?.namespace));
+            let compared = self.compared.lock();
+            let compared = compared.unwrap_or_else(PoisonError::into_inner);
+            all.filter(|it| !compared.contains(it)).collect()
+        };
+        for namespace in namespaces {
+            match self.roller().list(&namespace).await {
+                Ok(workloads) => {
+                    let mut all = true;
+                    for secret in carried(&workloads) {
+                        let key = SecretRef {
+                            namespace: Arc::clone(&namespace),
+                            name: secret.into(),
+                        };
+                        all &= self.compare(&key, &workloads).await;
+                    }
+                    if all {
+                        let compared = self.compared.lock();
+                        let mut compared = compared.unwrap_or_else(PoisonError::into_inner);
+                        compared.insert(namespace);
+                    }
                 }
-                if all {
-                    let compared = context.compared.lock();
-                    let mut compared = compared.unwrap_or_else(PoisonError::into_inner);
-                    compared.insert(namespace);
+                Err(error) => {
+                    let error = error_chain(&error);
+                    tracing::info!(%namespace, error, "not known whether a backup was restored");
                 }
             }
-            Err(error) => {
-                let error = error_chain(&error);
-                tracing::info!(%namespace, error, "not known whether a backup was restored");
-            }
+            tokio::time::sleep(PAUSE).await;
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -101,52 +104,54 @@ enum Came {
     Failed,
 }
 
-/// Records what the workloads have where a Secret says otherwise; true once that is done.
-async fn compare(context: &Context, key: &SecretRef, workloads: &[Workload]) -> bool {
-    for _ in 0..TRIES {
-        match compare_once(context, key, workloads).await {
-            Came::Agrees => return true,
-            Came::Crossed => {}
-            Came::Failed => return false,
+impl Rollouts {
+    /// Records what the workloads have where a Secret says otherwise; true once that is done.
+    async fn compare(&self, key: &SecretRef, workloads: &[Workload]) -> bool {
+        for _ in 0..TRIES {
+            match self.compare_once(key, workloads).await {
+                Came::Agrees => return true,
+                Came::Crossed => {}
+                Came::Failed => return false,
+            }
         }
+        false
     }
-    false
-}
 
-async fn compare_once(context: &Context, key: &SecretRef, workloads: &[Workload]) -> Came {
-    let Some(entry) = context.entry(key).filter(says_done) else {
-        return Came::Agrees;
-    };
-    let holds = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
-    let another = |workload: &Workload| {
-        let carries = holds.is_some_and(|leaf| workload.carries(&key.name, leaf));
-        workload.leaf_of(&key.name).is_some() && !carries
-    };
-    if !workloads.iter().any(another) {
-        return Came::Agrees;
-    }
-    // Read the Secret again: the index does not know when its data was written.
-    let (request, head, age) = match look::as_it_is(context, key, &entry).await {
-        Ok(Some(found)) => found,
-        Ok(None) => return Came::Agrees,
-        Err(_) => return Came::Failed,
-    };
-    let Some((workload, had)) = contradicts(&request, age, workloads) else {
-        return Came::Agrees;
-    };
-    let changes = Changes {
-        annotations: had.written_for(head.uid()).into(),
-        ..Changes::default()
-    };
-    match secrets::patch(&context.client, &head, &changes).await {
-        Ok(_) => {
-            tell::older(context, key, &request, &restarted(&workload));
-            Came::Agrees
+    async fn compare_once(&self, key: &SecretRef, workloads: &[Workload]) -> Came {
+        let Some(entry) = self.shared.entry(key).filter(says_done) else {
+            return Came::Agrees;
+        };
+        let holds = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
+        let another = |workload: &Workload| {
+            let carries = holds.is_some_and(|leaf| workload.carries(&key.name, leaf));
+            workload.leaf_of(&key.name).is_some() && !carries
+        };
+        if !workloads.iter().any(another) {
+            return Came::Agrees;
         }
-        Err(cluster::Error::Conflict { .. }) => Came::Crossed,
-        Err(error) => {
-            tracing::info!(secret = %key, %error, "what the workloads have is not put back: the next term looks again");
-            Came::Failed
+        // Read the Secret again: the index does not know when its data was written.
+        let (request, head, age) = match self.as_it_is(key, &entry).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Came::Agrees,
+            Err(_) => return Came::Failed,
+        };
+        let Some((workload, had)) = contradicts(&request, age, workloads) else {
+            return Came::Agrees;
+        };
+        let changes = Changes {
+            annotations: had.written_for(head.uid()).into(),
+            ..Changes::default()
+        };
+        match secrets::patch(&self.shared.client, &head, &changes).await {
+            Ok(_) => {
+                tell::older(&self.shared, key, &request, &restarted(&workload));
+                Came::Agrees
+            }
+            Err(cluster::Error::Conflict { .. }) => Came::Crossed,
+            Err(error) => {
+                tracing::info!(secret = %key, %error, "what the workloads have is not put back: the next term looks again");
+                Came::Failed
+            }
         }
     }
 }

@@ -5,10 +5,10 @@ use cert_renew_core::rollout::workload::Workload;
 use cert_renew_core::secret::workload::{Kind, WorkloadRef};
 use kube::{Api, Client};
 
-use super::error::{Error, call};
+use crate::rollout::error::{Error, call};
 
 /// One workload as it is now; `None` when it is gone.
-pub(super) async fn get(
+pub(in crate::rollout) async fn get(
     client: &Client,
     namespace: &str,
     id: &WorkloadRef,
@@ -18,6 +18,6 @@ pub(super) async fn get(
     Ok(object.map(|object| object.read(id.kind)))
 }
 
-pub(super) fn api(client: &Client, namespace: &str, kind: Kind) -> Api<Object> {
+pub(in crate::rollout) fn api(client: &Client, namespace: &str, kind: Kind) -> Api<Object> {
     Api::namespaced_with(client.clone(), namespace, &kind)
 }

@@ -36,14 +36,14 @@ pub struct Withdrawal {
 }
 
 /// The looks of one batch.
-pub(super) struct Looks<'a> {
+pub(in crate::rollout) struct Looks<'a> {
     judge: &'a dyn Judge,
     taken: Mutex<BTreeMap<Box<str>, Look>>,
 }
 
 impl<'a> Looks<'a> {
     /// Starts with the looks by which the plan was made.
-    pub(super) fn new(judge: &'a dyn Judge, taken: BTreeMap<Box<str>, Look>) -> Self {
+    pub(in crate::rollout) fn new(judge: &'a dyn Judge, taken: BTreeMap<Box<str>, Look>) -> Self {
         let taken = Mutex::new(taken);
         Self { judge, taken }
     }
@@ -52,7 +52,7 @@ impl<'a> Looks<'a> {
     ///
     /// # Errors
     /// The first Secret that is not to be rolled out, and why.
-    pub(super) async fn permit<'s>(
+    pub(in crate::rollout) async fn permit<'s>(
         &self,
         step: &'s Step,
         waited: Instant,
@@ -86,7 +86,7 @@ impl<'a> Looks<'a> {
     ///
     /// # Errors
     /// Why it is not to be rolled out.
-    pub(super) async fn look(&self, secret: &str) -> Result<(), Withdrawal> {
+    pub(in crate::rollout) async fn look(&self, secret: &str) -> Result<(), Withdrawal> {
         self.taken().remove(secret);
         let (look, ()) = Look::take(self.judge.judge(secret)).await?;
         self.taken().insert(secret.into(), look);

@@ -18,10 +18,10 @@ use kube::api::{Api, ListParams};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::error::{Error, call};
-use super::listing::{List, Weight};
-use super::run::Roller;
 use crate::net::egress;
+use crate::rollout::error::{Error, call};
+use crate::rollout::listing::{List, Weight};
+use crate::rollout::roller::Roller;
 
 /// Most pods of a page: some 10 KB of JSON each.
 const PAGE: u32 = 100;
@@ -34,21 +34,21 @@ const NO_ADDRESS: &str = "it has no address";
 
 /// A running pod that is not being deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RunningPod {
-    pub(super) name: Box<str>,
-    pub(super) uid: Box<str>,
-    pub(super) ready: bool,
+pub(in crate::rollout) struct RunningPod {
+    pub(in crate::rollout) name: Box<str>,
+    pub(in crate::rollout) uid: Box<str>,
+    pub(in crate::rollout) ready: bool,
     /// When it was created, by the API server's clock.
-    pub(super) created: Option<UnixTime>,
+    pub(in crate::rollout) created: Option<UnixTime>,
     /// Its address, or why it cannot be asked.
-    pub(super) address: Result<IpAddr, &'static str>,
+    pub(in crate::rollout) address: Result<IpAddr, &'static str>,
     /// The ports that its containers name.
     ports: BTreeMap<Box<str>, u16>,
 }
 
 /// The pods behind a port of a Service.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Behind {
+pub(in crate::rollout) enum Behind {
     /// The pods, and the port of each where it is known.
     Pods(Vec<(RunningPod, Option<u16>)>),
     /// Nothing that can be asked; the reason in words.
@@ -59,7 +59,7 @@ pub(super) enum Behind {
 ///
 /// # Errors
 /// When they cannot be listed.
-pub(super) async fn ready(
+pub(in crate::rollout) async fn ready(
     client: &Client,
     namespace: &str,
     selector: &str,
@@ -73,7 +73,7 @@ pub(super) async fn ready(
 ///
 /// # Errors
 /// When they cannot be listed.
-pub(super) async fn running(
+pub(in crate::rollout) async fn running(
     client: &Client,
     namespace: &str,
     selector: &str,
@@ -156,7 +156,7 @@ impl Roller {
 ///
 /// # Errors
 /// When the API server does not answer.
-pub(super) async fn behind(
+pub(in crate::rollout) async fn behind(
     client: &Client,
     namespace: &str,
     to: &ServicePort,
@@ -194,7 +194,7 @@ impl RunningPod {
 /// The JSON of a pod: only what the pod is asked for and where.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(super) struct PodWire {
+pub(in crate::rollout) struct PodWire {
     metadata: PodMeta,
     spec: PodSpec,
     status: PodStatus,
@@ -252,7 +252,7 @@ impl Matters for Port {
 
 impl PodWire {
     /// The pod, if it runs and is not being deleted.
-    pub(super) fn see(self) -> Option<RunningPod> {
+    pub(in crate::rollout) fn see(self) -> Option<RunningPod> {
         let Self {
             metadata,
             spec,

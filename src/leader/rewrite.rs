@@ -13,11 +13,11 @@ use cert_renew_core::secret::render::render;
 
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
-use crate::context::Context;
+use crate::context::Shared;
 
 /// Rewrites the pair; true if that was done.
-pub(crate) async fn rewrite(
-    context: &Context,
+pub(super) async fn rewrite(
+    shared: &Shared,
     key: &SecretRef,
     secret: &FullSecret,
     assessment: &Assessment,
@@ -25,7 +25,7 @@ pub(crate) async fn rewrite(
     let Some(changes) = changes(secret, assessment) else {
         return false;
     };
-    match secrets::patch(&context.client, &secret.head, &changes).await {
+    match secrets::patch(&shared.client, &secret.head, &changes).await {
         Ok(_) => {}
         Err(error) => {
             tracing::info!(secret = %key, %error, "the pair is not written in clean PEM");
@@ -35,7 +35,7 @@ pub(crate) async fn rewrite(
     let note = "servers could not load the pair in the form that it had: the same certificate and key are written in clean PEM";
     tracing::info!(secret = %key, step = "rewritten", "{note}");
     let uid = secret.head.uid();
-    context
+    shared
         .events
         .secret(key, uid, Reason::CertificateProblem, note);
     true

@@ -23,36 +23,38 @@ use super::held::{Glance, Held, Look};
 use super::{AGAIN, AT_ONCE, Open, Users, tell};
 use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
-use crate::context::Context;
 use crate::process::task::TaskHandle;
+use crate::rollout::rollouts::Rollouts;
 
-/// Restores a lost or incomplete record of what the workloads have, before anything else: if we ended now, nobody would
-/// know it. The consequences are decided when the watch has brought the record.
-pub(super) async fn put_back(
-    context: &Context,
-    looks: Vec<(TaskHandle, Glance)>,
-) -> Vec<(TaskHandle, Glance)> {
-    let (mut others, mut lost) = (Vec::new(), Vec::new());
-    for (ticket, glance) in looks {
-        match glance {
-            Glance::Lost(entry, had) => lost.push((ticket, entry, had)),
-            glance => others.push((ticket, glance)),
+impl Rollouts {
+    /// Restores a lost or incomplete record of what the workloads have, before anything else: if we ended now, nobody
+    /// would know it. The consequences are decided when the watch has brought the record.
+    pub(super) async fn put_back(
+        &self,
+        looks: Vec<(TaskHandle, Glance)>,
+    ) -> Vec<(TaskHandle, Glance)> {
+        let (mut others, mut lost) = (Vec::new(), Vec::new());
+        for (ticket, glance) in looks {
+            match glance {
+                Glance::Lost(entry, had) => lost.push((ticket, entry, had)),
+                glance => others.push((ticket, glance)),
+            }
         }
-    }
-    let written = stream::iter(lost).for_each_concurrent(AT_ONCE, |(ticket, entry, had)| async move {
+        let written = stream::iter(lost).for_each_concurrent(AT_ONCE, |(ticket, entry, had)| async move {
         let head = head_of(ticket.key(), &entry);
         let changes = Changes {
             annotations: had.written_for(head.uid()).into(),
             ..Changes::default()
         };
-        let finished = written(secrets::patch(&context.client, &head, &changes).await);
+        let finished = written(secrets::patch(&self.shared.client, &head, &changes).await);
         if finished == Finished::Wrote {
             tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %had, "the record of what the workloads have was not whole: written");
         }
         ticket.finish(finished);
     });
-    written.await;
-    others
+        written.await;
+        others
+    }
 }
 
 /// The result of writing the record.
@@ -116,42 +118,45 @@ pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
     Look::Due(Box::new((request, held)))
 }
 
-/// Writes `rolled-out` where nothing is to be rolled.
-pub(super) async fn record(
-    context: &Context,
-    open: &Open,
-    request: &Request,
-    users: &Users,
-) -> Finished {
-    let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
-        return Finished::Later(UnixTime::now() + AGAIN, None);
-    };
-    let value = value_of(request);
-    let workloads = users.get(&request.secret).map_or(&[][..], Vec::as_slice);
-    let users = workloads.iter();
-    let users = users.map(|workload| (workload.clone(), Has::It)).collect();
-    let used_by = UsedBy::new(UnixTime::now(), users, None);
-    let mut annotations = vec![
-        (keys::USED_BY, used_by.map(|used_by| used_by.to_string())),
-        (keys::ROLLOUT_HALTED, None),
-    ];
-    annotations.extend(value.written_for(head.uid()));
-    annotations.extend(context.state_note(ticket.key(), |facts| has(facts, value)));
-    let changes = Changes {
-        annotations,
-        ..Changes::default()
-    };
-    // Before the patch, since the watch may bring it back at once.
-    let known = context.entry(ticket.key()).and_then(|it| it.rolled_out());
-    let patched = secrets::patch(&context.client, head, &changes).await;
-    if let Ok(secret) = &patched {
-        tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
-        let is_new = known.is_none() && !has_other_notes(&secret.head, &changes);
-        if is_new {
-            tell::adopted(context, ticket.key(), secret, workloads);
+impl Rollouts {
+    /// Writes `rolled-out` where nothing is to be rolled.
+    pub(super) async fn record(&self, open: &Open, request: &Request, users: &Users) -> Finished {
+        let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
+            return Finished::Later(UnixTime::now() + AGAIN, None);
+        };
+        let value = value_of(request);
+        let workloads = users.get(&request.secret).map_or(&[][..], Vec::as_slice);
+        let users = workloads.iter();
+        let users = users.map(|workload| (workload.clone(), Has::It)).collect();
+        let used_by = UsedBy::new(UnixTime::now(), users, None);
+        let mut annotations = vec![
+            (keys::USED_BY, used_by.map(|used_by| used_by.to_string())),
+            (keys::ROLLOUT_HALTED, None),
+        ];
+        annotations.extend(value.written_for(head.uid()));
+        annotations.extend(
+            self.shared
+                .state_note(ticket.key(), |facts| has(facts, value)),
+        );
+        let changes = Changes {
+            annotations,
+            ..Changes::default()
+        };
+        // Before the patch, since the watch may bring it back at once.
+        let known = self
+            .shared
+            .entry(ticket.key())
+            .and_then(|it| it.rolled_out());
+        let patched = secrets::patch(&self.shared.client, head, &changes).await;
+        if let Ok(secret) = &patched {
+            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
+            let is_new = known.is_none() && !has_other_notes(&secret.head, &changes);
+            if is_new {
+                tell::adopted(&self.shared, ticket.key(), secret, workloads);
+            }
         }
+        written(patched)
     }
-    written(patched)
 }
 
 /// Whether a Secret has annotations of ours beside those just written, so that it was seen before.

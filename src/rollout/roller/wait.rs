@@ -15,10 +15,10 @@ use kube::Client;
 use kube::api::{Api, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::api::{api, get};
 use super::concurrency::Place;
-use super::error::Error;
 use super::looks::Withdrawal;
+use crate::rollout::error::Error;
+use crate::rollout::listing::api::{api, get};
 
 /// Delay before a watch that broke is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Longest time without progress once only pods of dead nodes are left to replace: they may still move.
 const RESTS: Duration = Duration::from_secs(10);
 /// Longest time without progress for each look at a workload that was not well before and has been rolled already.
-pub(super) const GLANCE: Duration = Duration::from_secs(30);
+pub(in crate::rollout) const GLANCE: Duration = Duration::from_secs(30);
 
 /// Time without progress after which a workload gives its place to others; it is still waited for.
 ///

@@ -1,0 +1,115 @@
+//! What all renewals hold together, and one renewal's view of it.
+
+use std::sync::Arc;
+
+use cert_renew_core::index::Observed;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::time::UnixTime;
+
+use super::info::RenewalInfo;
+use super::issuers::Issuers;
+use super::running_orders::RunningOrders;
+use super::secret_failures::SecretFailures;
+use super::validation_limits::Validations;
+use crate::cluster;
+use crate::context::Shared;
+use crate::solver::dns01;
+use crate::solver::http01::ChallengeStore;
+use crate::solver::http01_self_check::Held;
+
+/// What all renewals hold together.
+pub struct Renewals {
+    /// What renewals share with rollouts and the controller.
+    pub shared: Arc<Shared>,
+    /// ACME clients by issuer, made when first needed.
+    pub issuers: Issuers,
+    /// The renewal information of the CAs.
+    pub info: Arc<RenewalInfo>,
+    /// Known order records.
+    pub running_orders: RunningOrders,
+    /// Failures of single Secrets.
+    pub secret_failures: SecretFailures,
+    /// Key authorizations that the challenge port answers with.
+    pub challenges: ChallengeStore,
+    /// Names under validation.
+    pub(super) validations: Validations,
+    /// Sets and removes TXT records.
+    pub(super) dns01: dns01::Solver,
+    /// The Ingresses and HTTPRoutes of ours, with their users.
+    pub(super) routes: Held,
+}
+
+/// The renewal of one Secret.
+#[derive(Clone, Copy)]
+pub struct Renewal<'a> {
+    pub(super) all: &'a Renewals,
+    pub(super) shared: &'a Shared,
+    pub(super) key: &'a SecretRef,
+}
+
+impl Renewals {
+    /// Nothing is renewed yet, and no CA known.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let (client, namespace) = (&shared.client, &shared.namespace);
+        Self {
+            issuers: Issuers::new(
+                client.clone(),
+                Arc::clone(namespace),
+                Arc::clone(&shared.metrics),
+                shared.gate.clone(),
+            ),
+            dns01: dns01::Solver::new(client.clone(), Arc::clone(namespace), shared.gate.clone()),
+            info: Arc::default(),
+            running_orders: RunningOrders::default(),
+            secret_failures: SecretFailures::default(),
+            challenges: ChallengeStore::default(),
+            validations: Validations::default(),
+            routes: Held::default(),
+            shared,
+        }
+    }
+
+    /// The renewal of this Secret.
+    #[must_use]
+    pub fn of<'a>(&'a self, key: &'a SecretRef) -> Renewal<'a> {
+        Renewal {
+            all: self,
+            shared: &self.shared,
+            key,
+        }
+    }
+
+    /// Earliest instant of the next try after a failure: for these names, or for this Secret alone.
+    #[must_use]
+    pub fn retry_at(&self, now: UnixTime, observed: &Observed) -> Option<UnixTime> {
+        let Observed {
+            uid, account, wish, ..
+        } = observed;
+        let of_names = self.shared.ledger.retry_at(now, *account, *wish);
+        of_names.max(self.secret_failures.retry_at(now, uid, *wish))
+    }
+
+    /// Failed renewals of a Secret in a row.
+    #[must_use]
+    pub fn failures(&self, observed: &Observed) -> u32 {
+        let of_names = self.shared.ledger.failures(observed.account);
+        of_names.max(self.secret_failures.count(&observed.uid))
+    }
+
+    /// Reads what former leaders left: the ledger and the order records.
+    ///
+    /// # Errors
+    /// Any error of a call to the API server.
+    pub async fn reload(&self) -> Result<(), cluster::Error> {
+        let Shared {
+            client,
+            namespace,
+            ledger,
+            ..
+        } = &*self.shared;
+        ledger.reload().await?;
+        ledger.mend_by_config(self.shared.config().digest());
+        self.running_orders.reload(client, namespace).await
+    }
+}

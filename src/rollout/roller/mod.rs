@@ -1,0 +1,310 @@
+//! Carries out a plan: canaries first, then the rest. Waits for each workload until it is really available.
+//!
+//! `step.rs` rolls one workload; this file decides when each starts, and what a failure means for the others.
+//! Everything may be cut off at any instant: the templates record what was done, and the next plan goes on from there.
+
+mod concurrency;
+mod evict;
+mod history;
+pub(super) mod looks;
+mod outcome;
+mod standings;
+mod step;
+pub(super) mod wait;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::Workload;
+use cert_renew_core::rollout::answered::Answered;
+use cert_renew_core::rollout::plan::count;
+use cert_renew_core::rollout::queue::Queue;
+use cert_renew_core::rollout::types::{Phase, Step};
+use futures::StreamExt as _;
+use futures::future::{AbortHandle, abortable};
+use futures::stream::{BoxStream, FuturesUnordered};
+use kube::Client;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::concurrency::Budget;
+use self::history::History;
+use self::looks::{Judge, Looks};
+pub(super) use self::outcome::{Ended, Weight};
+pub use self::outcome::{Happening, Outcome, Turn};
+use self::standings::Standings;
+use crate::rollout::error::Error;
+use crate::rollout::listing::api::get;
+use crate::rollout::listing::{self, Absent};
+use crate::rollout::permit::Look;
+
+/// Most connections to pods at the same time, in the whole cluster and for one namespace: each pod that never answers
+/// holds one for seconds, and the next free one goes to the namespace that has the fewest.
+const CONNECTIONS: usize = 64;
+const CONNECTIONS_PER_NAMESPACE: usize = 16;
+
+/// What all rollouts of a process share.
+pub struct Roller {
+    pub(super) client: Client,
+    pub(super) budget: Arc<Budget>,
+    pub(super) progress_timeout: Duration,
+    pub(super) verify_grace: Duration,
+    pub(super) reload_wait: Duration,
+    pub(super) field_manager: Box<str>,
+    /// Limits connections to pods, so that many Secrets at once do not take all sockets.
+    pub(super) connections: Arc<Budget>,
+    /// What the cluster does not have, or our rights do not allow.
+    pub(super) absent: Absent,
+    /// Which pods have reloaded for which leaves.
+    pub(super) answered: Arc<Answered>,
+    canary_bake: Duration,
+    /// The recent patches of each workload.
+    history: Arc<Mutex<History>>,
+}
+
+/// What is to be rolled.
+pub struct Rollout<'a> {
+    /// The namespace.
+    pub namespace: &'a str,
+    /// The Secrets of the batch.
+    pub secrets: &'a [Box<str>],
+    /// The steps of their plan.
+    pub steps: Vec<Step>,
+    /// Judges a Secret of the batch again, before each effect.
+    pub judge: &'a dyn Judge,
+    /// The looks by which it was planned.
+    pub looks: BTreeMap<Box<str>, Look>,
+    /// When the first of them began.
+    pub since: Instant,
+    /// Secrets that may have changed: they are looked at without delay.
+    pub hints: BoxStream<'a, Box<str>>,
+}
+
+/// What the steps of a batch share.
+pub(super) struct Batch<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) standings: Standings,
+    pub(super) looks: Looks<'a>,
+    /// When the workloads were listed, as far as a rollout knows.
+    pub(super) listed: Instant,
+    /// Steps that wait, and for what.
+    pub(super) waits: mpsc::UnboundedSender<(Step, Turn)>,
+}
+
+impl Roller {
+    /// Creates it; nothing rolls yet.
+    #[must_use]
+    pub fn new(client: Client, config: &RolloutConfig) -> Self {
+        let connections = Arc::new(Budget::new(CONNECTIONS, CONNECTIONS_PER_NAMESPACE));
+        Self::with(client, config, connections, Arc::default(), Arc::default())
+    }
+
+    /// The same with another config, to use once no rollout runs. Keeps the patch history and which pods have reloaded.
+    #[must_use]
+    pub fn under(&self, config: &RolloutConfig) -> Self {
+        let (connections, history) = (Arc::clone(&self.connections), Arc::clone(&self.history));
+        let answered = Arc::clone(&self.answered);
+        Self::with(self.client.clone(), config, connections, history, answered)
+    }
+
+    fn with(
+        client: Client,
+        config: &RolloutConfig,
+        connections: Arc<Budget>,
+        history: Arc<Mutex<History>>,
+        answered: Arc<Answered>,
+    ) -> Self {
+        Self {
+            client,
+            budget: Arc::new(Budget::new(
+                count(config.concurrency),
+                count(config.per_namespace),
+            )),
+            progress_timeout: config.progress_timeout,
+            verify_grace: config.verify_grace,
+            reload_wait: config.reload_wait,
+            field_manager: config.field_manager.clone(),
+            connections,
+            absent: Absent::default(),
+            answered,
+            canary_bake: config.canary_bake,
+            history,
+        }
+    }
+
+    /// Rolls the steps of a plan, and reports for each Secret how it ended, as soon as that is known.
+    pub async fn roll(
+        &self,
+        rollout: Rollout<'_>,
+        mut tell: impl FnMut(Happening<'_>),
+        mut ended: impl FnMut(&str, Outcome),
+    ) {
+        let Rollout {
+            namespace,
+            secrets,
+            steps,
+            judge,
+            looks,
+            since,
+            mut hints,
+        } = rollout;
+        let (waits_for, mut waits) = mpsc::unbounded_channel();
+        let batch = Batch {
+            namespace,
+            standings: Standings::new(secrets),
+            looks: Looks::new(judge, looks),
+            listed: Instant::now(),
+            waits: waits_for,
+        };
+        let batch = &batch;
+        let mut queue = Queue::new(secrets, steps);
+        let mut released = since;
+        let mut running = FuturesUnordered::new();
+        let mut handles: BTreeMap<usize, AbortHandle> = BTreeMap::new();
+        let mut looking = FuturesUnordered::new();
+        loop {
+            for number in queue.begin() {
+                let step = Arc::clone(queue.step(number));
+                // No later phase: skip the bake.
+                let bakes = step.phase == Phase::Canary && queue.is_followed(number);
+                let (rolled, handle) = abortable(async move {
+                    match self.step(batch, &step, released).await {
+                        Ok(Ended::Rolled(took)) if bakes => self.bake(namespace, &step, took).await,
+                        result => result,
+                    }
+                });
+                handles.insert(number, handle);
+                running.push(async move { (number, rolled.await) });
+            }
+            for secret in queue.take_closed() {
+                let outcome = batch.standings.take(&secret);
+                ended(&secret, outcome);
+            }
+            if running.is_empty() {
+                return;
+            }
+            let stopped = tokio::select! {
+                Some((number, result)) = running.next() => {
+                    handles.remove(&number);
+                    let step = Arc::clone(queue.step(number));
+                    let stopped = match result {
+                        Ok(result) => {
+                            if let Ok(ended) = &result
+                                && let Some(happening) = ended.happening(&step)
+                            {
+                                tell(happening);
+                            }
+                            batch.standings.conclude(&step, &result)
+                        }
+                        // Its Secrets are superseded.
+                        Err(_) => Vec::new(),
+                    };
+                    queue.end(number);
+                    stopped
+                }
+                Some((step, turn)) = waits.recv() => {
+                    tell(Happening::Waits(&step, turn));
+                    continue;
+                }
+                Some(secret) = hints.next() => {
+                    looking.push(async move {
+                        let looked = batch.looks.look(&secret).await;
+                        (secret, looked)
+                    });
+                    continue;
+                }
+                Some((secret, looked)) = looking.next() => match looked {
+                    Err(withdrawal) => {
+                        let superseded = withdrawal.superseded;
+                        batch.standings.withdraw(&secret, withdrawal);
+                        if superseded {
+                            for number in queue.waiting_for(&secret) {
+                                batch.standings.is_stopped(queue.step(number));
+                                queue.end(number);
+                            }
+                            for number in queue.close(&secret) {
+                                if let Some(handle) = handles.remove(&number) {
+                                    handle.abort();
+                                }
+                            }
+                        }
+                        vec![secret]
+                    }
+                    Ok(()) => continue,
+                },
+            };
+            for secret in stopped {
+                for number in queue.waiting_for(&secret) {
+                    batch.standings.is_stopped(queue.step(number));
+                    queue.end(number);
+                }
+            }
+            released = Instant::now();
+        }
+    }
+
+    /// Watches a canary that has just become available: one that fails during the bake still stops the later phases.
+    async fn bake(&self, namespace: &str, step: &Step, took: Duration) -> Result<Ended, Error> {
+        if self.canary_bake.is_zero() {
+            return Ok(Ended::Rolled(took));
+        }
+        tokio::time::sleep(self.canary_bake).await;
+        let current = get(&self.client, namespace, &step.workload.id).await?;
+        let well = current.is_none_or(|current| {
+            !step.is_carried_by(&current) || !step.halts || current.is_available()
+        });
+        Ok(if well {
+            Ended::Rolled(took)
+        } else {
+            let bake = cert_renew_core::time::duration::human(self.canary_bake);
+            let why = format!(
+                "it came up with the new certificate, and {bake} later it is not available"
+            );
+            Ended::Failed(why, Weight::Stops)
+        })
+    }
+
+    /// Notes that a workload is about to be patched for these leaves; false where it was recently patched for them too
+    /// often.
+    pub(super) fn may_patch(&self, namespace: &str, step: &Step) -> bool {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.may_patch(Instant::now(), namespace, step)
+    }
+
+    /// [`listing::list`], without asking each time for what cannot be listed.
+    ///
+    /// # Errors
+    /// As [`listing::list`].
+    pub async fn list(&self, namespace: &str) -> Result<Vec<Workload>, Error> {
+        listing::all(&self.absent, &self.client, namespace).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::pending;
+
+    use cert_renew_core::time::UnixTime;
+    use futures::FutureExt as _;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tower::service_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_namespace_does_not_hold_all_connections_to_pods() {
+        let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let roller = Roller::new(Client::new(silent, "n"), &RolloutConfig::default());
+        let place = |namespace| {
+            let place = roller.connections.place(namespace, UnixTime::NEVER);
+            place.now_or_never()
+        };
+        let held: Vec<_> = std::iter::from_fn(|| place("slow")).collect();
+        assert_eq!(held.len(), CONNECTIONS / 4);
+        assert!(place("other").is_some());
+    }
+}

@@ -85,123 +85,195 @@ pub(super) async fn replace(
     step: &Step,
     looks: &Looks<'_>,
 ) -> Result<Waited, Error> {
-    let Wait {
-        client,
-        namespace,
-        workload,
-        patience,
-        place,
-    } = wait;
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let config = watcher::Config::default().labels(&workload.selector);
+    let api: Api<Pod> = Api::namespaced(wait.client.clone(), wait.namespace);
+    let config = watcher::Config::default().labels(&wait.workload.selector);
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff());
-    let mut pods: BTreeMap<String, Seen> = BTreeMap::new();
-    let mut wanted = workload.status.wanted;
-    let mut listed = false;
-    let mut refused = "";
-    let mut evictions: Option<usize> = None;
-    // Pods whose eviction was accepted: the watch may be late to show that they leave.
-    let mut evicted: BTreeSet<Box<str>> = BTreeSet::new();
-    let mut not_before = Instant::now();
-    let (mut scaled, mut lost) = (0, None);
-    let (mut last, mut best) = (Instant::now(), (i64::MAX, 0));
+    let now = Instant::now();
+    let mut replacing = Replacing {
+        wanted: wait.workload.status.wanted,
+        wait,
+        step,
+        looks,
+        api,
+        pods: BTreeMap::new(),
+        listed: false,
+        left: None,
+        lost: None,
+        evicted: BTreeSet::new(),
+        refused: "",
+        not_before: now,
+        scaled: 0,
+        last: now,
+        best: (i64::MAX, 0),
+    };
     loop {
-        for pod in pods.values_mut() {
-            pod.leaving |= evicted.contains(&pod.uid);
+        if let Some(ended) = replacing.evict_next().await? {
+            return Ok(ended);
         }
-        let (old, ready) = (count(&pods, |pod| pod.old), ready(&pods));
-        if listed {
-            let left = evictions.get_or_insert(pods.len() + SPARE);
-            let floor = wanted - *lost.get_or_insert_with(|| wanted - served(&pods));
-            match next(&pods, wanted, floor, workload.ordered) {
-                Next::Done => return Ok(Waited::Done(0)),
-                Next::Evict(..) if *left == 0 => return Ok(Waited::Reverted),
-                Next::Evict(..) if Instant::now() < not_before => {}
-                Next::Evict(name, pod) => {
-                    let permit = match looks.permit(step, Instant::now()).await {
-                        Ok(permit) => permit,
-                        Err((secret, withdrawal)) => {
-                            return Ok(Waited::Withdrawn(secret, withdrawal));
-                        }
-                    };
-                    match evict(permit, &api, namespace, name, &pod.uid).await {
-                        Ok(Asked::Accepted) => {
-                            (refused, *left) = ("", *left - 1);
-                            evicted.insert(pod.uid.clone());
-                            continue;
-                        }
-                        Ok(Asked::Refused) => {
-                            (refused, not_before) = (REFUSED, Instant::now() + ASK_AGAIN);
-                        }
-                        Ok(Asked::Missed) => not_before = Instant::now() + MISSED,
-                        Err(Error::Forbidden { .. }) => {
-                            return Ok(Waited::Forbidden(missing_right(workload)));
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                Next::Wait => {}
-            }
+        if let Some(ended) = replacing.judge_progress().await? {
+            return Ok(ended);
         }
-        if listed && (old < best.0 || (old == best.0 && ready > best.1)) {
-            tracing::debug!(namespace, workload = %workload.id, "{old} old pods left, {ready} ready");
-            (last, best) = (Instant::now(), (old, ready));
-        } else if last.elapsed() >= patience {
-            match get(client, namespace, &workload.id).await? {
-                None => return Ok(Waited::Gone),
-                Some(now) if now.uid != workload.uid => return Ok(Waited::Gone),
-                // The workload was scaled: the missing pods did not hold it up.
-                Some(now) if now.status.wanted != wanted && scaled < SCALED => {
-                    (wanted, last) = (now.status.wanted, Instant::now());
-                    scaled += 1;
-                }
-                Some(_) => {
-                    let numbers = Numbers {
-                        target: wanted,
-                        updated: count(&pods, |pod| !pod.old),
-                        available: ready,
-                        older: old,
-                    };
-                    let why = format!("no progress for {}: {numbers}{refused}", human(patience));
-                    return Ok(Waited::Failed(numbers, why));
-                }
-            }
-        } else if last.elapsed() >= stalled(patience) {
-            place.give_back();
-        }
-        let pause = not_before.saturating_duration_since(Instant::now());
-        let pause = if pause.is_zero() { ASK_AGAIN } else { pause };
-        match timeout(pause.min(patience), events.next()).await {
-            Ok(Some(Ok(watcher::Event::Init))) => {
-                pods.clear();
-                listed = false;
-            }
-            Ok(Some(Ok(watcher::Event::InitDone))) => listed = true,
-            Ok(Some(Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)))) => {
-                if belongs(&pod, workload) {
-                    pods.insert(pod.name_any(), see(&pod, step));
-                } else {
-                    pods.remove(&pod.name_any());
-                }
-            }
-            Ok(Some(Ok(watcher::Event::Delete(pod)))) => {
-                pods.remove(&pod.name_any());
-            }
-            Ok(Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))))
-                if status.code == 403 =>
-            {
-                return Ok(Waited::Forbidden(missing_right(workload)));
-            }
-            Ok(Some(Err(_)) | None) | Err(_) => {}
+        if let Ok(Some(event)) = timeout(replacing.pause(), events.next()).await
+            && let Some(ended) = replacing.on_event(event)
+        {
+            return Ok(ended);
         }
     }
 }
 
-fn missing_right(workload: &Workload) -> String {
-    format!(
-        "the pods of {} may not be replaced: kubectl apply -f rbac/addons/eviction.yaml",
-        workload.id
-    )
+/// The pods of one workload while they are replaced.
+struct Replacing<'a> {
+    wait: Wait<'a>,
+    step: &'a Step,
+    looks: &'a Looks<'a>,
+    api: Api<Pod>,
+    pods: BTreeMap<String, Seen>,
+    /// Whether `pods` are all.
+    listed: bool,
+    wanted: i64,
+    /// Evictions that are left, since the pods were first listed.
+    left: Option<usize>,
+    /// How many pods were missing when they were first listed.
+    lost: Option<i64>,
+    /// Pods whose eviction was accepted: the watch may be late to show that they leave.
+    evicted: BTreeSet<Box<str>>,
+    /// [`REFUSED`] while a budget refuses, else empty.
+    refused: &'static str,
+    /// No eviction is asked for before.
+    not_before: Instant,
+    /// How often the workload was scaled meanwhile.
+    scaled: usize,
+    /// When it last made progress, and how far it was then: old pods, and ready ones.
+    last: Instant,
+    best: (i64, i64),
+}
+
+impl Replacing<'_> {
+    /// Asks for the next evictions, until one is not accepted or there is nothing to evict now.
+    async fn evict_next(&mut self) -> Result<Option<Waited>, Error> {
+        loop {
+            for pod in self.pods.values_mut() {
+                pod.leaving |= self.evicted.contains(&pod.uid);
+            }
+            if !self.listed {
+                return Ok(None);
+            }
+            let left = *self.left.get_or_insert(self.pods.len() + SPARE);
+            let lost = *self.lost.get_or_insert(self.wanted - served(&self.pods));
+            let ordered = self.wait.workload.ordered;
+            let (name, uid) = match next(&self.pods, self.wanted, self.wanted - lost, ordered) {
+                Next::Done => return Ok(Some(Waited::Done(0))),
+                Next::Evict(..) if left == 0 => return Ok(Some(Waited::Reverted)),
+                Next::Evict(..) if Instant::now() < self.not_before => return Ok(None),
+                Next::Evict(name, pod) => (name.to_owned(), pod.uid.clone()),
+                Next::Wait => return Ok(None),
+            };
+            let permit = match self.looks.permit(self.step, Instant::now()).await {
+                Ok(permit) => permit,
+                Err((secret, withdrawal)) => {
+                    return Ok(Some(Waited::Withdrawn(secret, withdrawal)));
+                }
+            };
+            match evict(permit, &self.api, self.wait.namespace, &name, &uid).await {
+                Ok(Asked::Accepted) => {
+                    (self.refused, self.left) = ("", Some(left - 1));
+                    self.evicted.insert(uid);
+                }
+                Ok(Asked::Refused) => {
+                    (self.refused, self.not_before) = (REFUSED, Instant::now() + ASK_AGAIN);
+                    return Ok(None);
+                }
+                Ok(Asked::Missed) => {
+                    self.not_before = Instant::now() + MISSED;
+                    return Ok(None);
+                }
+                Err(Error::Forbidden { .. }) => return Ok(Some(self.missing_right())),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether it has come further, or stands still for so long that it has failed.
+    async fn judge_progress(&mut self) -> Result<Option<Waited>, Error> {
+        let Wait {
+            client,
+            namespace,
+            workload,
+            patience,
+            ..
+        } = self.wait;
+        let (old, ready) = (count(&self.pods, |pod| pod.old), ready(&self.pods));
+        if self.listed && (old < self.best.0 || (old == self.best.0 && ready > self.best.1)) {
+            tracing::debug!(namespace, workload = %workload.id, "{old} old pods left, {ready} ready");
+            (self.last, self.best) = (Instant::now(), (old, ready));
+        } else if self.last.elapsed() >= patience {
+            match get(client, namespace, &workload.id).await? {
+                None => return Ok(Some(Waited::Gone)),
+                Some(now) if now.uid != workload.uid => return Ok(Some(Waited::Gone)),
+                // The workload was scaled: the missing pods did not hold it up.
+                Some(now) if now.status.wanted != self.wanted && self.scaled < SCALED => {
+                    (self.wanted, self.last) = (now.status.wanted, Instant::now());
+                    self.scaled += 1;
+                }
+                Some(_) => {
+                    let numbers = Numbers {
+                        target: self.wanted,
+                        updated: count(&self.pods, |pod| !pod.old),
+                        available: ready,
+                        older: old,
+                    };
+                    let (patience, refused) = (human(patience), self.refused);
+                    let why = format!("no progress for {patience}: {numbers}{refused}");
+                    return Ok(Some(Waited::Failed(numbers, why)));
+                }
+            }
+        } else if self.last.elapsed() >= stalled(patience) {
+            self.wait.place.give_back();
+        }
+        Ok(None)
+    }
+
+    /// Longest wait for the next event.
+    fn pause(&self) -> Duration {
+        let pause = self.not_before.saturating_duration_since(Instant::now());
+        let pause = if pause.is_zero() { ASK_AGAIN } else { pause };
+        pause.min(self.wait.patience)
+    }
+
+    /// Applies what the watch on the pods says.
+    fn on_event(&mut self, event: watcher::Result<watcher::Event<Pod>>) -> Option<Waited> {
+        match event {
+            Ok(watcher::Event::Init) => {
+                self.pods.clear();
+                self.listed = false;
+            }
+            Ok(watcher::Event::InitDone) => self.listed = true,
+            Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))
+                if belongs(&pod, self.wait.workload) =>
+            {
+                self.pods.insert(pod.name_any(), see(&pod, self.step));
+            }
+            Ok(
+                watcher::Event::Apply(pod)
+                | watcher::Event::InitApply(pod)
+                | watcher::Event::Delete(pod),
+            ) => _ = self.pods.remove(&pod.name_any()),
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
+                if status.code == 403 =>
+            {
+                return Some(self.missing_right());
+            }
+            Err(_) => {}
+        }
+        None
+    }
+
+    fn missing_right(&self) -> Waited {
+        let id = &self.wait.workload.id;
+        Waited::Forbidden(format!(
+            "the pods of {id} may not be replaced: kubectl apply -f rbac/addons/eviction.yaml"
+        ))
+    }
 }
 
 fn count(pods: &BTreeMap<String, Seen>, of: impl Fn(&Seen) -> bool) -> i64 {

@@ -7,7 +7,7 @@
 //! The caller stores [`Order::url`] before anything else, and continues according to [`Order::status`].
 //! Every wait ends at the caller's deadline, respects Retry-After, and may be dropped at any await.
 
-use std::time::Duration;
+mod wait;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -17,28 +17,21 @@ use instant_acme::{AuthorizationStatus, ChallengeStatus, Identifier, NewOrder, O
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use super::ari::CertId;
-use super::authorization::{self, Authorization, Challenge};
-use super::body;
-use super::chain::Preference;
-use super::client::Client;
-use super::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
-use super::http::Answer;
-use super::poll_interval;
-use super::problem::{Class, Problem};
+use crate::acme::ari::CertId;
+use crate::acme::authorization::{self, Authorization, Challenge};
+use crate::acme::body;
+use crate::acme::chain::Preference;
+use crate::acme::client::Client;
+use crate::acme::error::{Action, Error, LONGEST_RETRY_AFTER};
+use crate::acme::http::Answer;
+use crate::acme::poll_interval;
+use crate::acme::problem::Class;
 use crate::net::egress::Nearby;
 
 /// Most alternate chains that are fetched: no CA has more roots, and each costs a request.
 const ALTERNATES: usize = 5;
-/// Age of a pending order at which its authorizations are checked: CAs validate in seconds.
-const UNUSUAL: Duration = Duration::from_secs(10);
-/// Longest time between two such checks; each interval is twice the one before.
-const LONGEST_UNUSUAL: Duration = Duration::from_secs(60);
-/// Most repeated posts to a CA that would look at a proof again: with the first, no more failed validations than CAs
-/// allow in an hour.
-const REPEATS: u32 = 3;
 
 /// The parts of an order besides the names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -216,41 +209,6 @@ fn identifier(name: &Name) -> Identifier {
     }
 }
 
-/// Adds the CA's report about one name, unless that name has one already.
-fn add_problems(problem: &mut Problem, state: &authorization::State) {
-    for found in state.problems().chain(state.failure()) {
-        // Pebble repeats the text of the one authorization, without its name.
-        if problem.detail == found.detail {
-            problem.detail.clear();
-        }
-        if !problem.subproblems.iter().any(|it| it.name == found.name) {
-            problem.subproblems.push(found);
-        }
-    }
-}
-
-/// The intervals of a wait's polls.
-struct Rhythm {
-    action: Action,
-    started: Instant,
-    pause: Duration,
-    next_pause: Duration,
-    /// Number of polls so far; None once the CA sets the time.
-    polls: Option<u32>,
-}
-
-impl Rhythm {
-    fn of(client: &Client, action: Action) -> Self {
-        Self {
-            action,
-            started: Instant::now(),
-            pause: client.pace(action).first(),
-            next_pause: poll_interval::SECOND,
-            polls: Some(0),
-        }
-    }
-}
-
 // === impl Order ===
 
 impl Order {
@@ -384,96 +342,6 @@ impl Order {
         Ok(())
     }
 
-    /// Waits until all names are validated. If it takes longer than usual, fetches the CA's report about each name, and
-    /// sends it to `said` at once where the CA may check again; such a challenge is posted again, a few times.
-    ///
-    /// # Errors
-    /// With the CA's report about each name when a proof has failed; when `deadline` comes first.
-    pub async fn wait_validated(
-        &mut self,
-        deadline: Instant,
-        mut said: impl FnMut(Error) + Send,
-    ) -> Result<(), Error> {
-        let done = |status| status != OrderStatus::Pending;
-        let (mut rhythm, mut pause) = (Rhythm::of(&self.client, Action::Authorization), UNUSUAL);
-        for look in 0.. {
-            let now = Instant::now();
-            // The CA's own time has priority over our checks.
-            let next = self
-                .not_before
-                .map_or(now + pause, |at| at.max(now + pause));
-            let until = deadline.min(next);
-            let waited = self.wait(&mut rhythm, until, done).await;
-            let Err(error) = waited else { return Ok(()) };
-            let is_pending = self.state.status == OrderStatus::Pending && !error.is_gone();
-            if !is_pending || error.class() != Class::Transient {
-                return Err(error);
-            }
-            if until == deadline {
-                let asked = error.retry_after().is_none();
-                let found = if asked { self.found().await } else { None };
-                return Err(found.unwrap_or(error));
-            }
-            self.look_closely(look, &mut said).await?;
-            pause = (pause * 2).min(LONGEST_UNUSUAL);
-        }
-        Ok(())
-    }
-
-    /// Fetches the CA's report about each name of an order that is still pending.
-    ///
-    /// # Errors
-    /// When a name has failed for good, or too often.
-    async fn look_closely(
-        &mut self,
-        look: u32,
-        said: &mut (impl FnMut(Error) + Send),
-    ) -> Result<(), Error> {
-        let (mut again, mut failed) = (Vec::new(), false);
-        let mut problem = self.own_problem();
-        for url in &self.state.authorizations {
-            let state = match self.authorization(url).await {
-                Ok(state) => state,
-                Err(error) => {
-                    tracing::debug!(order = self.url, %error, "an authorization cannot be looked at");
-                    continue;
-                }
-            };
-            add_problems(&mut problem, &state);
-            failed |= state.failure().is_some();
-            if state.status == AuthorizationStatus::Pending {
-                again.extend(state.retryable().map(ToOwned::to_owned));
-            }
-        }
-        let given_up = look >= REPEATS && !again.is_empty();
-        if failed || given_up {
-            return Err(self.invalid(Action::Authorization, problem));
-        }
-        if !again.is_empty() && !problem.subproblems.is_empty() {
-            // There may be no receiver.
-            said(self.invalid(Action::Authorization, problem));
-        }
-        for url in again {
-            tracing::debug!(
-                order = self.url,
-                challenge = url,
-                "the CA is asked to look again"
-            );
-            match self.client.post(Action::Challenge, &url, b"{}").await {
-                Ok(answer) => self.note_retry_after(&answer),
-                Err(error) => tracing::debug!(order = self.url, %error, "it will not"),
-            }
-        }
-        Ok(())
-    }
-
-    /// The CA's report about the names of a pending order, if there is one.
-    async fn found(&mut self) -> Option<Error> {
-        let error = self.why_invalid(Action::Authorization).await;
-        let said = error.problem().is_some_and(|it| !it.subproblems.is_empty());
-        said.then_some(error)
-    }
-
     /// Sends the certificate request. After a lost answer this may be the second time: the order has then moved on,
     /// which is no error.
     ///
@@ -509,16 +377,6 @@ impl Order {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Waits until the certificate is issued.
-    ///
-    /// # Errors
-    /// When the order becomes invalid; when `deadline` comes first.
-    pub async fn wait_issued(&mut self, deadline: Instant) -> Result<(), Error> {
-        let done = |status| status == OrderStatus::Valid;
-        let mut rhythm = Rhythm::of(&self.client, Action::Finalize);
-        self.wait(&mut rhythm, deadline, done).await
     }
 
     /// The chain as PEM, leaf first; can be fetched any number of times.
@@ -575,80 +433,6 @@ impl Order {
             result = result.and(deactivated);
         }
         result
-    }
-
-    async fn wait(
-        &mut self,
-        rhythm: &mut Rhythm,
-        deadline: Instant,
-        done: impl Fn(OrderStatus) -> bool,
-    ) -> Result<(), Error> {
-        let client = self.client.clone();
-        let pace = client.pace(rhythm.action);
-        let mut trouble = None;
-        loop {
-            match self.state.status {
-                OrderStatus::Invalid => return Err(self.why_invalid(rhythm.action).await),
-                status if done(status) => {
-                    match rhythm.polls {
-                        Some(1) => pace.in_time(),
-                        Some(2..) => pace.too_early(rhythm.started.elapsed()),
-                        _ => {}
-                    }
-                    return Ok(());
-                }
-                _ => {}
-            }
-            let now = Instant::now();
-            let not_before = self.not_before.filter(|it| *it > now);
-            if now >= deadline || not_before.is_some_and(|it| it > deadline) {
-                let until =
-                    not_before.map(|it| UnixTime::now() + (it - now) + Duration::from_secs(1));
-                let unfinished =
-                    || Error::new(rhythm.action, &self.host, Kind::Unfinished).retry_at(until);
-                return Err(trouble.unwrap_or_else(unfinished));
-            }
-            self.not_before = None;
-            sleep_until(not_before.unwrap_or_else(|| (now + rhythm.pause).min(deadline))).await;
-            rhythm.polls = { rhythm.polls }
-                .filter(|_| not_before.is_none())
-                .map(|polls| polls + 1);
-            rhythm.pause = rhythm.next_pause;
-            rhythm.next_pause = (rhythm.next_pause * 2).min(poll_interval::LONGEST);
-            trouble = match self.refresh().await {
-                // A failed poll costs only time, which the deadline bounds.
-                Err(error) if error.class() == Class::Transient && !error.is_gone() => Some(error),
-                result => result.map(|()| None)?,
-            };
-        }
-    }
-
-    /// The order's own error with the report of each authorization.
-    async fn why_invalid(&self, action: Action) -> Error {
-        let mut problem = self.own_problem();
-        for url in &self.state.authorizations {
-            if let Ok(state) = self.authorization(url).await {
-                add_problems(&mut problem, &state);
-            }
-        }
-        self.invalid(action, problem)
-    }
-
-    /// The CA's report about the order itself.
-    fn own_problem(&self) -> Problem {
-        let own = self.state.error.as_ref().and_then(Problem::from_json);
-        own.unwrap_or_default()
-    }
-
-    fn invalid(&self, action: Action, mut problem: Problem) -> Error {
-        if problem == Problem::default() {
-            "the CA gives no reason".clone_into(&mut problem.detail);
-        }
-        if problem.kind.is_empty() {
-            let first = problem.subproblems.first();
-            problem.kind = first.map(|it| it.kind.clone()).unwrap_or_default();
-        }
-        Error::new(action, &self.host, Kind::Invalid(Box::new(problem)))
     }
 
     async fn authorization(&self, url: &str) -> Result<authorization::State, Error> {

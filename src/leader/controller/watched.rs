@@ -1,0 +1,268 @@
+//! What the watch brings of one Secret: judged, kept in the index, and reported.
+
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::Leaf;
+use cert_renew_core::config::Observe;
+use cert_renew_core::index::{Change, Entry, Observed, Shown, Source, Stuck};
+use cert_renew_core::schedule::due::Never;
+use cert_renew_core::secret::compact::Uid;
+use cert_renew_core::secret::settings::Problem;
+use cert_renew_core::secret::stray::{self, Stray, Why};
+use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::time::UnixTime;
+use kube::runtime::watcher;
+
+use super::{Complaints, Controller};
+use crate::acme;
+use crate::cluster::events::Reason;
+use crate::leader::strays::Told;
+use crate::leader::{notes, pairs};
+
+/// Most Secrets whose problems a standby remembers, some kilobytes each; the metrics count all of them.
+const MOST_UNTOLD: usize = 1_000;
+/// Most faults of one Secret that are reported, each in the log and by an Event: a Secret may have thousands of
+/// annotations. The metrics count all of them.
+const MOST_COMPLAINTS: usize = 10;
+
+impl Controller {
+    pub(super) fn on_event(
+        &mut self,
+        source: Source,
+        event: watcher::Result<watcher::Event<ThinSecret>>,
+    ) {
+        match event {
+            Ok(watcher::Event::Init) => {
+                self.strays.begin(source);
+                self.index().begin(source);
+            }
+            Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
+                self.sources.works(source);
+                self.on_secret(source, &secret);
+            }
+            Ok(watcher::Event::Delete(secret)) => {
+                self.sources.works(source);
+                self.on_deleted(&secret);
+            }
+            Ok(watcher::Event::InitDone) => self.on_source_listed(source),
+            Err(error) => self.on_broken(source, &error),
+        }
+    }
+
+    fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
+        let head = &secret.head;
+        let key = {
+            let mut index = self.index();
+            let key = index.key(head.namespace(), head.name());
+            if index.touch(&key, head.resource_version(), source)
+                || index.is_former(&key, head.uid(), head.resource_version(), source)
+            {
+                return;
+            }
+            key
+        };
+        let now = UnixTime::now();
+        let config = self.all.shared.config();
+        let Some(assessment) = assess::of_thin(now, &key, secret, &config) else {
+            self.on_unmanaged(source, &key, secret);
+            if config.watch.observe == Observe::All
+                && let Some((observed, leaf)) = assess::bystander(secret)
+            {
+                self.on_bystander(source, &key, observed, &leaf);
+                return;
+            }
+            if self.forget(&key) {
+                tracing::info!(secret = %key, "no longer annotated");
+            }
+            return;
+        };
+        self.strays.forget(&key);
+        let uid = head.uid();
+        let mut observed = assessment.observed(uid, head.resource_version());
+        observed.suggestion = { &self.all.renewals.info }.note(&key, uid, &assessment, &config);
+        let settings = || head.digest();
+        let ledger = &self.all.shared.ledger;
+        ledger.mend_by_settings(observed.account, &key, settings);
+        let failures = &self.all.renewals.secret_failures;
+        failures.mend_by_settings(&observed.uid, settings);
+        let retry_at = self.all.renewals.retry_at(now, &observed);
+        let problems = observed.problem_texts;
+        let before = self.index().get(&key);
+        let known = { before.as_ref() }.map_or(0, |entry| entry.observed.problem_texts);
+        let another = { before.as_ref() }.is_some_and(|entry| entry.observed.leaf != observed.leaf);
+        let hidden = { before.as_ref() }
+            .is_some_and(|entry| entry.pair_broken || pairs::is_hidden(&entry.observed, &observed));
+        let change =
+            self.index()
+                .apply(now, &key, observed, source, config.rollout.settle, retry_at);
+        if another {
+            self.changed(&key);
+            self.tell_shut(&key, uid, now);
+        }
+        // A leader knows more of what it has tried itself.
+        let others = change == Change::Changed && self.term.is_none();
+        if change == Change::New || others {
+            let error = head.annotation(keys::LAST_ERROR);
+            let paused = error.is_some_and(acme::tells_of_pause);
+            let stuck = paused.then_some(Stuck::Paused);
+            self.index().recall(&key, error, stuck);
+        }
+        let held = || self.index().get(&key).is_some_and(|it| it.is_held(now));
+        let unseen = match change {
+            Change::New => true,
+            Change::Changed => hidden || (another && held()),
+            Change::Same => false,
+        };
+        if unseen && assessment.leaf.is_ok() && self.term.is_some() {
+            self.all.shared.doubts.add(&key);
+        }
+        if config.metrics.page {
+            let mut index = self.index();
+            index.show(&key, assessment.shown(head));
+            index.tell_problems(&key, &assessment.problem_texts());
+        }
+        self.narrate(&key, uid, change, &assessment);
+        if problems != known {
+            self.report(&key, uid, &assessment);
+        }
+        let facts = || self.all.shared.facts(&key);
+        if notes::are_outdated(&key, head, &assessment, facts, change) {
+            self.all.notes.add(&key);
+        } else {
+            self.all.notes.remove(&key);
+        }
+    }
+
+    /// Reports what the rollout of a new certificate waits for if the change window is closed.
+    fn tell_shut(&self, key: &SecretRef, uid: &str, now: UnixTime) {
+        let entry = self.index().get(key).filter(Entry::rollout_due);
+        let Some(opens) = entry.and_then(|entry| entry.observed.window) else {
+            return;
+        };
+        if opens > now && self.term.is_some() {
+            self.all.rollouts.tell_shut(key, uid, opens);
+        }
+    }
+
+    fn narrate(&self, key: &SecretRef, uid: &str, change: Change, assessment: &Assessment) {
+        if change != Change::New {
+            return;
+        }
+        let Ok(due) = assessment.renewal else { return };
+        let issuer = assess::issuer_name(&assessment.settings.issuer);
+        tracing::debug!(secret = %key, uid, issuer, renews = %due.at, reason = due.reason.as_str(), "watched");
+    }
+
+    /// Reports once the faults of the annotations; while another replica leads, that one does.
+    fn report(&mut self, key: &SecretRef, uid: &str, assessment: &Assessment) {
+        let complaint = |problem: &Problem| {
+            let reason = if problem.key.contains('/') {
+                Reason::InvalidAnnotation
+            } else if assessment.leaf.is_ok() {
+                Reason::CertificateProblem
+            } else {
+                Reason::UnreadableCertificate
+            };
+            (reason, problem.to_string())
+        };
+        let told = assessment.problems.iter().take(MOST_COMPLAINTS);
+        let complaints: Complaints = told.map(complaint).collect();
+        if complaints.is_empty() {
+            self.untold.remove(key);
+        } else if self.term.is_some() {
+            self.tell(key, uid, &complaints);
+        } else if self.untold.len() < MOST_UNTOLD || self.untold.contains_key(key) {
+            self.untold.insert(key.clone(), (uid.into(), complaints));
+        }
+    }
+
+    /// Reports a Secret that seems to be meant and is not managed, or no longer.
+    fn on_unmanaged(&mut self, source: Source, key: &SecretRef, secret: &ThinSecret) {
+        let head = &secret.head;
+        let stray = stray::of(key, head, &self.all.shared.config().class);
+        let before = self.index().get(key).map(|entry| entry.observed);
+        let was_ours = before
+            .filter(|it| it.uid == Uid::from(head.uid()) && it.renewal != Err(Never::NotAnnotated));
+        let names_issuer = head.annotation(keys::ISSUER).is_some();
+        let lost = { was_ours.filter(|_| !head.deleting && !names_issuer) }
+            .map(|it| stray::lost(key, Some(&it.issuer), head.annotations().is_some()));
+        match (lost, &stray) {
+            (Some(lost), None) => self.strays.lost(key, head.uid(), lost, source),
+            (Some(lost), Some(Stray { why: Why::Lost, .. })) => {
+                self.strays.see(key, head.uid(), Some(lost), source);
+            }
+            _ => self.strays.see(key, head.uid(), stray, source),
+        }
+        self.tell_strays();
+    }
+
+    pub(super) fn tell_strays(&mut self) {
+        if self.term.is_none() {
+            return;
+        }
+        for Told { key, uid, text } in self.strays.to_tell(std::time::Instant::now()) {
+            tracing::warn!(secret = %key, note = text, "not managed");
+            let (events, reason) = (&self.all.shared.events, Reason::NotManaged);
+            events.secret(&key, &uid, reason, &text);
+        }
+    }
+
+    /// Observes a Secret that is not annotated; nothing else is done to it.
+    fn on_bystander(&mut self, source: Source, key: &SecretRef, observed: Observed, leaf: &Leaf) {
+        let config = self.all.shared.config();
+        let annotated = self
+            .index()
+            .get(key)
+            .is_some_and(|entry| entry.observed.renewal != observed.renewal);
+        if annotated {
+            self.forget(key);
+            tracing::info!(secret = %key, "no longer annotated");
+        }
+        let (now, settle) = (UnixTime::now(), config.rollout.settle);
+        let mut index = self.index();
+        index.apply(now, key, observed, source, settle, None);
+        if config.metrics.page {
+            let names = assess::listed(&leaf.names);
+            let shown = Shown {
+                names,
+                ..Shown::default()
+            };
+            index.show(key, shown);
+        }
+    }
+
+    /// A deletion counts only for the object that is known: its name may belong to another by now.
+    fn on_deleted(&mut self, secret: &ThinSecret) {
+        let head = &secret.head;
+        let mut index = self.index();
+        let key = index.key(head.namespace(), head.name());
+        let of_another = index.get(&key).is_some() && !index.is_of(&key, head.uid());
+        drop(index);
+        if !of_another {
+            self.strays.forget(&key);
+            self.forget(&key);
+        }
+    }
+
+    /// Forgets a Secret that is gone or no longer annotated; true if it was known.
+    pub(super) fn forget(&mut self, key: &SecretRef) -> bool {
+        self.all.renewals.info.forget(key);
+        self.untold.remove(key);
+        let entry = self.index().get(key);
+        if let Some(entry) = &entry {
+            self.all
+                .renewals
+                .secret_failures
+                .forget(&entry.observed.uid);
+        }
+        let running = entry.is_some_and(|entry| entry.renewing.is_some());
+        // What a running task leaves is cleaned up when it ends.
+        if let Some(term) = &self.term {
+            term.gone(key);
+        }
+        if !running {
+            self.abandon(key);
+        }
+        self.index().remove(key)
+    }
+}

@@ -1,0 +1,283 @@
+use std::io::Write as _;
+
+use axum::routing::get;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+async fn started(limits: Limits) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", get(async || "here"));
+    tokio::spawn(serve_within(
+        limits,
+        listener,
+        router,
+        std::future::pending(),
+    ));
+    address
+}
+
+/// A connection from another address than the others.
+async fn from_elsewhere(address: std::net::SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+async fn ask(stream: &mut TcpStream) -> String {
+    let mut answer = String::new();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_client_that_trickles_is_cut_off() {
+    let time = Duration::from_millis(200);
+    let address = started(Limits {
+        connections: 1,
+        time,
+        ..LIMITS
+    })
+    .await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let trickle = async {
+        while client.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HEADER_TIME, trickle)
+        .await
+        .expect("it is still open");
+}
+
+#[tokio::test]
+async fn who_asks_is_answered_however_many_connect_and_ask_for_nothing() {
+    let address = started(Limits {
+        connections: 8,
+        silent: 8,
+        ..LIMITS
+    })
+    .await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let answer = timeout(HEADER_TIME, ask(&mut client)).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    // The oldest are closed.
+    let mut byte = [0];
+    assert_eq!(idle[0].read(&mut byte).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn who_has_connected_is_not_pushed_out_before_it_asks() {
+    let address = started(Limits {
+        connections: 8,
+        ..LIMITS
+    })
+    .await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let mut others = Vec::new();
+    for number in 0..300 {
+        let mut other = TcpStream::connect(address).await.unwrap();
+        if number % 2 == 0 {
+            other.write_all(b"G").await.unwrap();
+        }
+        others.push(other);
+    }
+    // More have begun to ask than there are places.
+    let mut byte = [0];
+    assert_eq!(others[0].read(&mut byte).await.unwrap_or(0), 0);
+    let answer = timeout(HEADER_TIME, ask(&mut client)).await.unwrap();
+    assert!(answer.ends_with("here"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_floods_pushes_out_their_own_connections() {
+    let address = started(Limits {
+        silent: 8,
+        ..LIMITS
+    })
+    .await;
+    let mut client = from_elsewhere(address).await;
+    let mut others = Vec::new();
+    for _ in 0..300 {
+        others.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut byte = [0];
+    assert_eq!(others[0].read(&mut byte).await.unwrap_or(0), 0);
+    let answer = timeout(HEADER_TIME, ask(&mut client)).await.unwrap();
+    assert!(answer.ends_with("here"), "{answer}");
+}
+
+#[test]
+fn of_addresses_that_have_as_many_the_oldest_connection_is_closed() {
+    let open = Arc::new(Mutex::new(Open::new(LIMITS)));
+    let of = |last| Connection::new(&open, IpAddr::from([10, 0, 0, last]));
+    let _all = [1, 9, 5, 5].map(of);
+    let mut all = lock(&open);
+    let closed: Vec<u64> = std::iter::from_fn(|| all.silent.close_one()).collect();
+    assert_eq!(closed, [3, 1, 2, 4]);
+    assert_eq!((all.silent.count, all.silent.from.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn who_is_told_to_end_as_soon_as_it_asks_is_counted_once() {
+    let limits = Limits {
+        connections: 1,
+        ..LIMITS
+    };
+    let open = Arc::new(Mutex::new(Open::new(limits)));
+    let [first, second] = [1, 2].map(|last| Connection::new(&open, [10, 0, 0, last].into()));
+    let place = first.place().await;
+    let waiting = tokio::spawn(async move { second.place().await });
+    while lock(&open).queue.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // If the first turn reads its request, this comes before it is known that it has not asked.
+    first.asks();
+    first.looked_at();
+    let counted = {
+        let all = lock(&open);
+        (all.idle.count, all.asked.count, all.ending.len())
+    };
+    assert_eq!(counted, (0, 0, 1));
+    drop(place);
+    waiting.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_place_is_handed_on_and_none_is_lost() {
+    let open = Arc::new(Mutex::new(Open::new(Limits {
+        connections: 2,
+        ..LIMITS
+    })));
+    let address = IpAddr::from([127, 0, 0, 1]);
+    let connections: Vec<Connection> = (0..4).map(|_| Connection::new(&open, address)).collect();
+    let first = connections[0].place().await;
+    let second = connections[1].place().await;
+    connections[0].asks();
+    let third = tokio::spawn({
+        let third = connections[2].clone();
+        async move { third.place().await }
+    });
+    let fourth = tokio::spawn({
+        let fourth = connections[3].clone();
+        async move { fourth.place().await }
+    });
+    while lock(&open).queue.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    // The second may not have asked yet: nothing is closed before that is known.
+    assert!(lock(&open).ending.is_empty());
+    connections[1].looked_at();
+    connections[1].end.notified().await;
+    connections[0].end.notified().await;
+    drop((first, second));
+    let (third, fourth) = (third.await.unwrap(), fourth.await.unwrap());
+    let all = lock(&open);
+    assert_eq!((all.taken, all.ending.len(), all.queue.len()), (2, 0, 0));
+    drop(all);
+    drop((third, fourth));
+    assert_eq!(lock(&open).taken, 0);
+}
+
+#[tokio::test]
+async fn who_asks_at_once_is_answered_in_a_flood_of_connections() {
+    let address = started(Limits {
+        connections: 8,
+        ..LIMITS
+    })
+    .await;
+    // On this thread, so that all exist before the first is accepted: fewer than any kernel's backlog.
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        client.set_nonblocking(true).unwrap();
+        clients.push(TcpStream::from_std(client).unwrap());
+    }
+    for mut client in clients {
+        let mut answer = String::new();
+        let read = client.read_to_string(&mut answer);
+        timeout(HEADER_TIME, read).await.unwrap().unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+    }
+}
+
+/// A server with `connections` places that answers when told to; its first signal says that it was asked.
+async fn slow(connections: usize) -> (std::net::SocketAddr, Arc<Notify>, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, go): (Arc<Notify>, Arc<Notify>) = Default::default();
+    let (begun, answer) = (Arc::clone(&asked), Arc::clone(&go));
+    let slow = get(async move || {
+        begun.notify_one();
+        answer.notified().await;
+        "late"
+    });
+    let limits = Limits {
+        connections,
+        ..LIMITS
+    };
+    let router = Router::new().route("/", slow);
+    tokio::spawn(serve_within(
+        limits,
+        listener,
+        router,
+        std::future::pending(),
+    ));
+    (address, asked, go)
+}
+
+#[tokio::test]
+async fn who_asks_for_much_pushes_out_their_own_requests() {
+    let (address, asked, go) = slow(4).await;
+    let mut client = from_elsewhere(address).await;
+    let waiting = tokio::spawn(async move { ask(&mut client).await });
+    asked.notified().await;
+    let mut others = Vec::new();
+    for _ in 0..50 {
+        let mut other = TcpStream::connect(address).await.unwrap();
+        other
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        asked.notified().await;
+        others.push(other);
+    }
+    go.notify_one();
+    let answer = timeout(HEADER_TIME, waiting).await.unwrap().unwrap();
+    assert!(answer.ends_with("late"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_has_asked_is_closed_last() {
+    let (address, asked, go) = slow(2).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let waiting = tokio::spawn(async move { ask(&mut client).await });
+    asked.notified().await;
+    let mut idle = Vec::new();
+    for _ in 0..50 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"G").await.unwrap();
+        idle.push(client);
+    }
+    // The last but one is closed when the last is accepted.
+    let mut byte = [0];
+    assert_eq!(idle[48].read(&mut byte).await.unwrap_or(0), 0);
+    go.notify_one();
+    assert!(waiting.await.unwrap().ends_with("late"));
+}

@@ -1,0 +1,101 @@
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::rollout::{Phase, Why};
+use cert_renew_core::secret::parts::{ChainAndCa, Parts};
+use cert_renew_core::testing::workload;
+
+use super::*;
+
+#[test]
+fn what_rolls_for_an_earlier_leaf_of_ours_is_not_waited_for() {
+    let (leaf, earlier) = (Fingerprint::of(b"leaf"), Fingerprint::of(b"earlier"));
+    let managed = |minute: u8, fields: Value| json!({"manager": "m", "time": format!("2026-01-01T00:0{minute}:00Z"), "fieldsV1": {"f:spec": {"f:template": fields}}});
+    let ours = |minute| {
+        let key = "f:state.cert-renew.io/leaf.tls";
+        managed(minute, json!({"f:metadata": {"f:annotations": {key: {}}}}))
+    };
+    let theirs = |minute| managed(minute, json!({"f:spec": {}}));
+    for (carries, fields, expected) in [
+        (Some(earlier), vec![theirs(1), ours(2)], true),
+        (Some(earlier), vec![theirs(3), ours(2)], false),
+        (Some(leaf), vec![theirs(1), ours(2)], false),
+        (None, vec![theirs(1), ours(2)], false),
+    ] {
+        let key = leaf_annotation("tls");
+        let annotations = carries.map(|leaf| json!({key: leaf.to_string()}));
+        let object = json!({"metadata": {"name": "web", "managedFields": fields},
+            "spec": {"template": {"metadata": {"annotations": annotations}}}});
+        let step = Step {
+            workload: workload(Kind::Deployment, object),
+            how: How::Restart,
+            phase: Phase::Rest,
+            halts: true,
+            degraded: false,
+            unwell: false,
+            leaves: vec![Due {
+                secret: "tls".into(),
+                leaf,
+                with: ChainAndCa::NONE,
+                changed: Parts::ALL,
+                written: None,
+                why: Why::Named,
+                again: false,
+            }],
+            urgency: UnixTime(0),
+            not_before: UnixTime(0),
+        };
+        assert_eq!(
+            rolls_for_an_earlier(&step, &step.workload),
+            expected,
+            "{carries:?}"
+        );
+    }
+}
+
+#[test]
+fn a_rollout_is_restarted_and_all_others_get_a_new_template() {
+    let leaf = Fingerprint::of(b"leaf");
+    let said = |kind: Kind, now: i64, written: Option<i64>| {
+        let due = Due {
+            secret: "tls".into(),
+            leaf,
+            with: ChainAndCa::NONE,
+            changed: Parts::ALL,
+            written: written.map(UnixTime),
+            why: Why::Named,
+            again: false,
+        };
+        let object = json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "7"}});
+        let step = Step {
+            workload: workload(kind, object),
+            how: How::Restart,
+            phase: Phase::Rest,
+            halts: true,
+            degraded: false,
+            unwell: false,
+            leaves: vec![due],
+            urgency: UnixTime(0),
+            not_before: UnixTime(0),
+        };
+        body(&step, &step.workload, UnixTime(now))
+    };
+    let value = format!("{leaf}.0000000000000000");
+    let annotations = json!({"state.cert-renew.io/leaf.tls": value});
+    let guarded = json!({"uid": "u", "resourceVersion": "7"});
+    assert_eq!(
+        said(Kind::ReplicaSet, 9, Some(5)),
+        json!({"metadata": guarded, "spec": {"template": {"metadata": {"annotations": annotations}}}})
+    );
+    for (now, written, restart_at) in [
+        (9, None, "1970-01-01T00:00:09Z"),
+        (9, Some(5), "1970-01-01T00:00:09Z"),
+        (9, Some(9), "1970-01-01T00:00:10Z"),
+        (9, Some(12), "1970-01-01T00:00:13Z"),
+        (9, Some(4_070_908_800), "1970-01-01T00:00:09Z"),
+    ] {
+        let metadata = json!({"uid": "u", "resourceVersion": "7", "annotations": annotations});
+        assert_eq!(
+            said(Kind::Rollout, now, written),
+            json!({"metadata": metadata, "spec": {"restartAt": restart_at}})
+        );
+    }
+}

@@ -9,6 +9,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // Before anything is read. Where it fails nothing else does: `run` says so in its log.
+    #[cfg(unix)]
     let _ = cert_renew::process::kernel::keep_memory_private();
     // Two providers in one process would make rustls refuse to choose; this one is ours.
     if rustls::crypto::aws_lc_rs::default_provider()

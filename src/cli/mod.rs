@@ -20,6 +20,8 @@ mod output;
 mod plan;
 mod renew;
 mod revoke;
+// The operator runs on a unix: it ends by signals. Elsewhere there are the other commands.
+#[cfg(unix)]
 mod run;
 mod secret;
 mod status;
@@ -42,6 +44,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the operator
+    #[cfg(unix)]
     Run(run::Args),
     /// Show the annotated Secrets: what they hold, when they renew, what went wrong
     Status(status::Args),
@@ -87,7 +90,8 @@ impl Cli {
     #[must_use]
     pub fn from_command_line() -> Self {
         let invoked = std::env::args_os().next().unwrap_or_default();
-        let invoked = std::path::Path::new(&invoked).file_name();
+        // Without the `.exe` of Windows.
+        let invoked = std::path::Path::new(&invoked).file_stem();
         let plugin = invoked.is_some_and(|name| name == "kubectl-cert_renew");
         let name = if plugin { "kubectl cert-renew" } else { NAME };
         let matches = Self::command().bin_name(name).get_matches();
@@ -98,6 +102,7 @@ impl Cli {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let result = match self.command {
+            #[cfg(unix)]
             Command::Run(args) => run::run(args),
             Command::Status(args) => status::run(args),
             Command::Describe(args) => describe::run(args),

@@ -60,12 +60,9 @@ pub(super) struct Screen {
 impl Screen {
     /// The present standard output.
     pub(super) fn of_stdout() -> Self {
-        let size = rustix::termios::tcgetwinsize(stdout());
-        let columns = size.ok().map(|size| usize::from(size.ws_col));
         Self {
             colours: stdout().is_terminal() && wants_colours(|name| std::env::var_os(name)),
-            // A terminal that does not know its width reports 0.
-            columns: columns.filter(|columns| *columns > 0),
+            columns: columns_of_stdout(),
         }
     }
 
@@ -76,6 +73,20 @@ impl Screen {
             ..self
         }
     }
+}
+
+/// The width of the terminal that standard output is.
+#[cfg(unix)]
+fn columns_of_stdout() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
+    // A terminal that does not know its width reports 0.
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Unknown: tables are not cut.
+#[cfg(not(unix))]
+fn columns_of_stdout() -> Option<usize> {
+    None
 }
 
 /// Foreign text for a terminal: as it is if it is one line of visible characters, otherwise quoted.

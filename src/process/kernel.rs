@@ -1,9 +1,9 @@
 //! Settings that the process makes in the kernel for itself.
 
 use rustix::io;
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
-};
+#[cfg(target_os = "linux")]
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Most files open at a time: the connections of strangers to both ports, and some hundreds of our own.
 const OPEN_FILES: u64 = 16_384;
@@ -19,6 +19,7 @@ pub fn keep_memory_private() -> io::Result<()> {
         maximum: Some(0),
     };
     let limited = setrlimit(Resource::Core, none);
+    #[cfg(target_os = "linux")]
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     limited
 }

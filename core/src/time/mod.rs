@@ -64,11 +64,21 @@ impl BootTime {
 
     /// The present instant. Only outer modules call this.
     #[must_use]
+    #[cfg(target_os = "linux")]
     pub fn now() -> Self {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
         let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or_default();
         Self(Duration::new(seconds, nanoseconds))
+    }
+
+    /// The present instant, counted from the first call: the operator runs on Linux, and no command waits for a deadline
+    /// across a suspension.
+    #[must_use]
+    #[cfg(not(target_os = "linux"))]
+    pub fn now() -> Self {
+        static FIRST: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        Self(FIRST.get_or_init(std::time::Instant::now).elapsed())
     }
 
     /// From `earlier` to `self`; zero if `earlier` is the later one.

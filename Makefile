@@ -81,9 +81,14 @@ node-programs:
 	@tests/tools.sh node >/dev/null
 
 .PHONY: interop
-interop: control-plane ## step-ca, Caddy's ACME server, BIND, PowerDNS, Route 53's API and Traefik beside Pebble and Knot (INTEROP_SCENES=Caddy,PowerDNS)
+interop: control-plane ## step-ca, Caddy's ACME server, BIND, PowerDNS, Route 53's API and Traefik beside Pebble and Knot (INTEROP_SCENES=Caddy,PowerDNS); the engines of Flux and Argo CD
 	@for tool in knotd unbound named pdns_server moto_server; do tests/tools.sh $$tool >/dev/null || exit; done
 	$(CARGO) test --test integration -- --ignored --nocapture --exact interop::other_cas_and_dns_hosts
+	$(MAKE) interop-gitops
+
+.PHONY: interop-gitops
+interop-gitops: control-plane # The second half of it by itself.
+	$(CARGO) test --test integration -- --ignored --nocapture --test-threads 2 interop::gitops::
 
 .PHONY: versions
 versions: control-plane integration-tools ## The integration tests on the oldest supported Kubernetes and on one between: an hour (MINORS=1.33)

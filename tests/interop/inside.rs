@@ -17,7 +17,7 @@ use test_bench::{
 };
 
 use super::edges::Edges;
-use super::{cas, gitops, hosts, routes};
+use super::{cas, hosts, routes};
 
 /// Each has an operator or two; those that mostly wait run beside them.
 const AT_ONCE: usize = 4;
@@ -117,7 +117,6 @@ async fn scenes() -> Result<()> {
     let mut all = cas::scenes(&ground, &servers);
     all.extend(hosts::scenes(&ground));
     all.extend(routes::scenes(&ground, &edges));
-    all.extend(gitops::scenes(&ground));
     let chosen = env::var("INTEROP_SCENES").unwrap_or_default();
     all.retain(|it| {
         let row = row(it.ca, it.what, it.host);

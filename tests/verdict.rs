@@ -465,7 +465,7 @@ async fn without_the_operator_the_secrets_are_judged_alike_and_the_first_line_sa
 
     operator.kill();
     let silent = eventually(
-        Duration::from_secs(90),
+        Duration::from_secs(180),
         "the Lease has run out",
         async || {
             let silent = ask(&[])?;

@@ -480,11 +480,23 @@ impl Leader {
     /// Who leads at `now`, by the last renewal of the Lease that was seen and how long it holds.
     #[must_use]
     pub fn at(now: UnixTime, holder: Option<&str>, renewed: UnixTime, lasts: Duration) -> Self {
-        let name = holder.filter(|_| now <= renewed + lasts);
+        match holder.filter(|_| now <= renewed + lasts) {
+            Some(holder) => Self::named(holder),
+            None => Self {
+                name: None,
+                silent_since: Some(renewed),
+            },
+        }
+    }
+
+    /// The replica that the Lease names.
+    #[must_use]
+    pub fn named(holder: &str) -> Self {
+        // Behind the name of the pod there is a number that tells its containers apart.
+        let name = holder.split('_').next().unwrap_or(holder);
         Self {
-            // Behind the name of the pod there is a number that tells its containers apart.
-            name: name.map(|it| it.split('_').next().unwrap_or(it).into()),
-            silent_since: name.is_none().then_some(renewed),
+            name: Some(name.into()),
+            silent_since: None,
         }
     }
 }

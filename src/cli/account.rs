@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use kube::Client as Kube;
 use serde::Serialize;
 
-use super::kube_flags::Way;
+use super::kube_flags::{OperatorNamespace, Way};
 use super::output::Output;
 use super::{CommandResult, Failure, block_on};
 use crate::acme::{Client, Credentials, IssuerSettings, Turns};
@@ -28,17 +28,20 @@ pub(super) enum Command {
 pub(super) struct Place {
     /// The issuer, as the config file names it
     issuer: String,
-    /// The operator's namespace, where the account is
-    #[arg(
-        short,
-        long,
-        visible_alias = "operator-namespace",
-        env = "POD_NAMESPACE",
-        default_value = "cert-renew"
-    )]
-    namespace: String,
+    #[command(flatten)]
+    operator: OperatorNamespace,
+    /// The same as --operator-namespace: the account is there
+    #[arg(short, long)]
+    namespace: Option<String>,
     #[command(flatten)]
     way: Way,
+}
+
+impl Place {
+    fn namespace(&self) -> &str {
+        let operator = &self.operator.operator_namespace;
+        self.namespace.as_ref().unwrap_or(operator)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -86,7 +89,7 @@ fn show(args: &Show) -> CommandResult {
     let place = &args.place;
     block_on(async {
         let client = place.way.client().await?;
-        let (credentials, _) = load(&client, &place.namespace, &place.issuer).await?;
+        let (credentials, _) = load(&client, place.namespace(), &place.issuer).await?;
         let url = credentials.account_url();
         let shown = Shown {
             issuer: &place.issuer,
@@ -107,11 +110,8 @@ fn show(args: &Show) -> CommandResult {
 /// next run finds out which of them the CA knows, and completes the rollover.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 fn rollover(args: &Rollover) -> CommandResult {
-    let Place {
-        issuer,
-        namespace,
-        way,
-    } = &args.place;
+    let Place { issuer, way, .. } = &args.place;
+    let namespace = args.place.namespace();
     block_on(async {
         let kube = way.client().await?;
         let (old, begun) = load(&kube, namespace, issuer).await?;

@@ -10,6 +10,7 @@ use cert_renew_core::config::Config;
 use cert_renew_core::schedule::rate_limits::{Account, AccountId};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration;
+use cert_renew_core::verdict;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
@@ -19,11 +20,13 @@ use super::Failure;
 use super::cluster_config;
 use crate::cluster::{lease, ledger};
 
-/// A leader renews its Lease several times within its duration. Ours and its clock may differ: it counts as silent
-/// after this many durations, and after [`SILENT`] at least.
+/// A leader renews its Lease several times within its duration. The clocks of this machine and the leader's may differ:
+/// it counts as silent after this many durations, and after [`SILENT`] at least.
 const DURATIONS: u32 = 4;
 /// See [`DURATIONS`].
-const SILENT: Duration = Duration::from_secs(120);
+const SILENT: Duration = Duration::from_secs(60);
+/// Longest wait for the Lease.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is known of an operator.
 #[derive(Debug)]
@@ -38,13 +41,13 @@ pub(super) struct Operator {
     ledger: Option<BTreeMap<String, String>>,
 }
 
-/// Whether a replica leads.
+/// Whether a replica leads, by the Lease: every command reads it here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Leader {
-    /// One does.
-    Leads,
-    /// None does: for this long, where that is known.
-    Nobody(Option<Duration>),
+    /// This one does.
+    Leads(String),
+    /// None does; when one last did, if that is known.
+    Nobody(Option<UnixTime>),
     /// There is no Lease: an operator without leader election, or none at all.
     NoLease,
     /// The Lease cannot be read.
@@ -54,23 +57,17 @@ pub(super) enum Leader {
 impl Operator {
     /// Reads what this user may read of the operator in `namespace`.
     pub(super) async fn look(client: &Client, namespace: &str) -> Result<Self, Failure> {
-        let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-        let (config, lease, ledger) = tokio::join!(
+        let (config, leader, ledger) = tokio::join!(
             cluster_config::read_if_allowed(client, namespace),
-            readable("reading the Lease", leases.get(lease::NAME)),
+            Leader::look(client, namespace),
             readable("reading the ledger", maps.get(ledger::NAME)),
         );
-        let now = UnixTime::now();
         Ok(Self {
             namespace: namespace.to_owned(),
             // The operator goes on with the version before one that has faults.
             config: config.ok().flatten(),
-            leader: match lease? {
-                Readable::Found(lease) => Leader::of(&lease, now),
-                Readable::Missing => Leader::NoLease,
-                Readable::Forbidden => Leader::Unknown,
-            },
+            leader: leader?,
             ledger: match ledger? {
                 Readable::Found(map) => Some(map.data.unwrap_or_default()),
                 // It is made with the first entry.
@@ -93,42 +90,78 @@ impl Operator {
     /// Why nothing will be done for any Secret, if so.
     pub(super) fn out_of_action(&self) -> Option<String> {
         let namespace = &self.namespace;
-        match self.leader {
-            Leader::Nobody(None) => Some(format!(
-                "no cert-renew leads in namespace {namespace}: Lease {} has no holder. Does the operator run?",
-                lease::NAME
-            )),
-            Leader::Nobody(Some(silent)) => Some(format!(
-                "no cert-renew leads in namespace {namespace}: Lease {} was last renewed {} ago. Does the operator run?",
-                lease::NAME,
-                duration::human(silent)
-            )),
+        match &self.leader {
             Leader::NoLease if self.config.is_none() => Some(format!(
                 "there is no cert-renew in namespace {namespace}, neither its Lease nor its config: name its namespace \
                  with --operator-namespace"
             )),
-            Leader::NoLease | Leader::Leads | Leader::Unknown => None,
+            leader => {
+                let nobody = leader.nobody(UnixTime::now(), namespace)?;
+                Some(format!("{nobody}. Does the operator run?"))
+            }
         }
     }
 }
 
 impl Leader {
+    /// Reads the Lease of the operator in `namespace`.
+    ///
+    /// # Errors
+    /// When the API server does not answer, or has another reason than a missing right.
+    pub(super) async fn look(client: &Client, namespace: &str) -> Result<Self, Failure> {
+        let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+        let read = readable("reading the Lease", leases.get(lease::NAME));
+        let read = tokio::time::timeout(PATIENCE, read).await;
+        let read = read.map_err(|_| Failure("reading the Lease: no answer in time".into()))?;
+        Ok(match read? {
+            Readable::Found(lease) => Self::of(&lease, UnixTime::now()),
+            Readable::Missing => Self::NoLease,
+            Readable::Forbidden => Self::Unknown,
+        })
+    }
+
     fn of(lease: &Lease, now: UnixTime) -> Self {
         let Some(spec) = &lease.spec else {
             return Self::Nobody(None);
         };
-        if spec.holder_identity.as_deref().is_none_or(str::is_empty) {
+        let holder = spec.holder_identity.as_deref();
+        let renewed = spec.renew_time.as_ref();
+        let renewed = renewed.map(|it| UnixTime(it.0.as_second()));
+        let Some(holder) = holder.filter(|holder| !holder.is_empty()) else {
             return Self::Nobody(None);
-        }
+        };
         let duration = { spec.lease_duration_seconds }.and_then(|it| u64::try_from(it).ok());
         let duration = Duration::from_secs(duration.unwrap_or_default());
-        let renewed = spec.renew_time.as_ref().map(|it| it.0.as_second());
-        let silent = renewed.map(|at| now.since(UnixTime(at)));
-        match silent {
-            Some(silent) if silent > (duration * DURATIONS).max(SILENT) => {
-                Self::Nobody(Some(silent))
+        let patience = (duration * DURATIONS).max(SILENT);
+        match renewed {
+            Some(at) if now.since(at) > patience => Self::Nobody(Some(at)),
+            _ => Self::Leads(holder.to_owned()),
+        }
+    }
+
+    /// That nobody leads, if so, in words.
+    pub(super) fn nobody(&self, now: UnixTime, namespace: &str) -> Option<String> {
+        let lease = format!("Lease {namespace}/{}", lease::NAME);
+        let how = match self {
+            // Without a Lease there may be an operator that takes part in no election.
+            Self::Leads(_) | Self::NoLease | Self::Unknown => return None,
+            Self::Nobody(Some(since)) => {
+                format!("silent for {}", duration::human(now.since(*since)))
             }
-            _ => Self::Leads,
+            Self::Nobody(None) => "has no holder".to_owned(),
+        };
+        Some(format!("no cert-renew leads: {lease} {how}"))
+    }
+
+    /// The same in a report.
+    pub(super) fn reported(&self) -> verdict::Leader {
+        match self {
+            Self::Leads(holder) => verdict::Leader::named(holder),
+            Self::Nobody(since) => verdict::Leader {
+                name: None,
+                silent_since: *since,
+            },
+            Self::NoLease | Self::Unknown => verdict::Leader::default(),
         }
     }
 }
@@ -161,15 +194,16 @@ mod tests {
     #[test]
     fn who_leads_is_read_from_the_lease() {
         let now: UnixTime = "2026-11-29T12:00:00Z".parse().unwrap();
+        let leads = || Leader::Leads("a".into());
         for (holder, renewed, expected) in [
-            ("a", "2026-11-29T11:59:55.000000Z", Leader::Leads),
+            ("a", "2026-11-29T11:59:55.000000Z", leads()),
             // A clock that differs by a minute is no silence.
-            ("a", "2026-11-29T11:59:00.000000Z", Leader::Leads),
-            ("a", "2026-11-29T12:01:00.000000Z", Leader::Leads),
+            ("a", "2026-11-29T11:59:00.000000Z", leads()),
+            ("a", "2026-11-29T12:01:00.000000Z", leads()),
             (
                 "a",
                 "2026-11-29T11:50:00.000000Z",
-                Leader::Nobody(Some(Duration::from_secs(600))),
+                Leader::Nobody(Some(UnixTime(now.0 - 600))),
             ),
             ("", "2026-11-29T11:59:55.000000Z", Leader::Nobody(None)),
         ] {
@@ -190,15 +224,15 @@ mod tests {
         };
         let config = || Config::parse("issuers: {}").ok();
         for (leader, config, expected) in [
-            (Leader::Leads, None, None),
+            (Leader::Leads("a".into()), None, None),
             (Leader::Unknown, None, None),
             (Leader::NoLease, config(), None),
             (Leader::NoLease, None, Some("--operator-namespace")),
             (Leader::Nobody(None), config(), Some("has no holder")),
             (
-                Leader::Nobody(Some(SILENT)),
+                Leader::Nobody(Some(UnixTime::now() - SILENT * 2)),
                 config(),
-                Some("last renewed 2m"),
+                Some("Lease ops/cert-renew silent for 2m"),
             ),
         ] {
             let said = operator(leader.clone(), config).out_of_action();

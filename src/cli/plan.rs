@@ -398,7 +398,7 @@ async fn rows(args: &Args, client: &kube::Client, config: &Config) -> Result<Vec
     let mut rows = Vec::new();
     let mut looker = Looker {
         kube: client.clone(),
-        namespace: &args.operator.operator_namespace,
+        namespace: args.operator.namespace(),
         config,
         cas: BTreeMap::new(),
     };

@@ -15,19 +15,17 @@ use cert_renew_core::config::Config;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::time::duration::human;
-use cert_renew_core::verdict::{self, Leader, Report, Verdict};
+use cert_renew_core::verdict::{self, Report, Verdict};
 use clap::Args;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::Failure;
 use super::cluster_config;
-use super::kube_flags::{Clients, Scope};
+use super::kube_flags::{Clients, OperatorNamespace, Scope};
+use super::operator::Leader;
 use super::output::plain;
-use crate::cluster::lease;
 use crate::cluster::pages::Pages;
 
 /// Secrets in a page of a list.
@@ -38,9 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Which operator is asked.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Operator {
-    /// The operator's namespace, where its config, Lease, accounts and credentials are
-    #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
-    pub(super) operator_namespace: String,
+    #[command(flatten)]
+    pub(super) of: OperatorNamespace,
     /// The Service of its status page, with the port's name
     #[arg(
         long,
@@ -187,12 +184,19 @@ impl Found {
                     report,
                     source: Source::Operator,
                 };
-                found.tell(None, operator);
+                let leader = match &found.report.leader {
+                    verdict::Leader {
+                        name: Some(name), ..
+                    } => Leader::Leads(name.to_string()),
+                    verdict::Leader { silent_since, .. } => Leader::Nobody(*silent_since),
+                };
+                found.tell(&leader, None, operator);
                 return Ok(found);
             }
             Err(why) => why,
         };
-        let (config, leader) = tokio::join!(operator.config(once), operator.leader(once));
+        let namespace = operator.namespace();
+        let (config, leader) = tokio::join!(operator.config(once), Leader::look(once, namespace));
         let (config, of_config) = match config {
             Ok(config) => (
                 Some(Box::new(config)),
@@ -200,15 +204,12 @@ impl Found {
             ),
             Err(Failure(error)) => (None, format!("without its config ({error})")),
         };
-        let (leader, known) = match leader {
-            Ok(leader) => (leader, true),
-            Err(_) => (Leader::default(), false),
-        };
+        let leader = leader.unwrap_or(Leader::Unknown);
         let report = Report {
             version: None,
             class: config.as_ref().map(|config| config.class.as_str().into()),
             replica: None,
-            leader,
+            leader: leader.reported(),
             as_of: UnixTime::now(),
             notices: Vec::new(),
             matching: 0,
@@ -222,7 +223,7 @@ impl Found {
         let note = format!(
             "this is what the Secrets say, {of_config}: the operator could not be asked, {why}"
         );
-        found.tell(Some((note, known)), operator);
+        found.tell(&leader, Some(note), operator);
         let secrets = list(client, wanted).await?;
         found.report.as_of = UnixTime::now();
         let judged = secrets.iter().filter_map(|secret| found.judge(secret));
@@ -240,24 +241,11 @@ impl Found {
     }
 
     /// What the reader should know before the answer, as the first line of standard error.
-    fn tell(&self, fallback: Option<(String, bool)>, operator: &Operator) {
+    fn tell(&self, leader: &Leader, note: Option<String>, operator: &Operator) {
         let Report {
-            leader,
-            as_of,
-            left_out,
-            ..
+            as_of, left_out, ..
         } = &self.report;
-        let (note, known) = fallback.map_or((None, true), |(note, known)| (Some(note), known));
-        let nobody = (known && leader.name.is_none()).then(|| {
-            let lease = format!("Lease {}/{}", operator.operator_namespace, lease::NAME);
-            match leader.silent_since {
-                Some(since) => {
-                    let time = human(as_of.since(since));
-                    format!("no cert-renew leads: {lease} silent for {time}")
-                }
-                None => format!("no cert-renew leads: {lease} has no holder"),
-            }
-        });
+        let nobody = leader.nobody(*as_of, operator.namespace());
         let left_out = (*left_out > 0).then(|| {
             format!("{left_out} certificates are not shown, as there are too many: name a namespace or a Secret")
         });
@@ -278,15 +266,17 @@ pub(super) fn say(text: &str) {
 }
 
 impl Operator {
+    /// Its namespace.
+    pub(super) fn namespace(&self) -> &str {
+        &self.of.operator_namespace
+    }
+
     /// The operator's report.
     ///
     /// # Errors
     /// Why it could not be asked, as a part of a sentence.
     pub(super) async fn report(&self, client: &Client, wanted: &Wanted) -> Result<Report, String> {
-        let Self {
-            operator_namespace: namespace,
-            metrics_service: service,
-        } = self;
+        let (namespace, service) = (self.namespace(), &self.metrics_service);
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("sort", "secret");
         if let Some(namespace) = &wanted.namespace {
@@ -315,10 +305,7 @@ impl Operator {
 
     /// Why it could not be asked.
     fn why_not(&self, error: &kube::Error) -> String {
-        let Self {
-            operator_namespace: namespace,
-            metrics_service: service,
-        } = self;
+        let (namespace, service) = (self.namespace(), &self.metrics_service);
         match error {
             kube::Error::Api(status) if status.code == 403 => format!(
                 "as you may not get services/proxy {service} in {namespace} (rbac/addons/viewer.yaml has the role)"
@@ -344,26 +331,9 @@ impl Operator {
     /// # Errors
     /// When it cannot be read, or has a fault.
     pub(super) async fn config(&self, client: &Client) -> Result<Config, Failure> {
-        let read = cluster_config::read(client, &self.operator_namespace);
+        let read = cluster_config::read(client, self.namespace());
         let none = |_| Failure("reading the config: no answer in time".into());
         in_time(read).await.map_err(none)?
-    }
-
-    /// Who leads, by the Lease.
-    async fn leader(&self, client: &Client) -> Result<Leader, Failure> {
-        let api: Api<Lease> = Api::namespaced(client.clone(), &self.operator_namespace);
-        let found = in_time(api.get_opt(lease::NAME)).await;
-        let found = found.map_err(|_| Failure("reading the Lease: no answer in time".into()))?;
-        let spec = found.map_err(|error| Failure::new("reading the Lease", &error))?;
-        let spec = spec.and_then(|lease| lease.spec).unwrap_or_default();
-        let (Some(renewed), Some(lasts)) = (spec.renew_time, spec.lease_duration_seconds) else {
-            return Ok(Leader::default());
-        };
-        let renewed = UnixTime(renewed.0.as_second());
-        let lasts = Duration::from_secs(u64::try_from(lasts).unwrap_or_default());
-        let holder = spec.holder_identity.as_deref();
-        let holder = holder.filter(|holder| !holder.is_empty());
-        Ok(Leader::at(UnixTime::now(), holder, renewed, lasts))
     }
 }
 

@@ -51,7 +51,7 @@ async fn each_fault_is_told_once_in_its_own_words_and_what_is_well_not_at_all() 
     space.tls_secret("odd", Some(&fresh), &odd).await?;
     let tells = async |words: &[&str]| {
         let mut told = told(&space, "odd").await?;
-        told.retain(|note, _| !note.contains("renews it"));
+        told.retain(|note, _| !note.contains("to renew it"));
         let once = |word: &&str| {
             let mut of_it = told.iter().filter(|(note, _)| note.contains(*word));
             of_it.next().is_some_and(|(_, count)| *count == 1) && of_it.next().is_none()
@@ -78,7 +78,7 @@ async fn each_fault_is_told_once_in_its_own_words_and_what_is_well_not_at_all() 
     eventually(SOON, "what is new is told", async || tells(&all).await).await?;
     eventually(SOON, "nothing but that it is adopted", async || {
         let well = told(&space, "well").await?;
-        let adopted = |(note, count): (&String, &i32)| note.contains("renews it") && *count == 1;
+        let adopted = |(note, count): (&String, &i32)| note.contains("to renew it") && *count == 1;
         ensure!(well.len() == 1 && well.iter().all(adopted), "{well:#?}");
         Ok(())
     })

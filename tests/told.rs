@@ -141,7 +141,7 @@ async fn an_upgrade_writes_no_line_on_healthy_secrets() -> Result<()> {
     let external = [("issuer", "external")];
     space.tls_secret("tls", Some(&fresh), &external).await?;
     says(&space, "tls", STATE, |it| {
-        it.starts_with("ok; renewed by another program")
+        it.starts_with("ok; another program is to renew it")
     })
     .await?;
     let written = patches(&operator, &space, "tls")?;
@@ -158,7 +158,7 @@ async fn an_upgrade_writes_no_line_on_healthy_secrets() -> Result<()> {
         .await?;
     rolled_out(&space, "tls").await?;
     says(&space, "tls", STATE, |it| {
-        it.starts_with("ok; renewed by another program")
+        it.starts_with("ok; another program is to renew it")
     })
     .await?;
     assert_eq!(patches(&operator, &space, "tls")?, written + 1);

@@ -6,13 +6,13 @@
 
 use crate::assess::Assessment;
 use crate::index::Entry;
-use crate::schedule::due::{Due, Heed, Never, Reason};
+use crate::schedule::due::{Heed, Never};
 use crate::secret::SecretRef;
 use crate::secret::keys;
 use crate::secret::settings::{Blocks, Problem};
 use crate::secret::workload::RolloutMode;
 use crate::time::UnixTime;
-use crate::verdict::{State, unrolled};
+use crate::verdict::{State, Why, unrolled};
 
 /// Longest line, in characters: `kubectl describe` cuts values at 140.
 const LONGEST: usize = 139;
@@ -89,19 +89,8 @@ impl Facts {
             return problem.clone();
         }
         match seen.renewal {
-            Err(Never::UnknownIssuer) => {
-                format!("issuer {:?} is not in the config", &*seen.issuer)
-            }
-            Err(Never::NotAllowed) => {
-                format!(
-                    "the config does not allow these names to issuer {}",
-                    seen.issuer
-                )
-            }
-            Err(Never::NoNames) => {
-                "the names to ask for are not known: set cert-renew.io/names".to_owned()
-            }
-            _ => format!("see {}", keys::PROBLEMS),
+            Err(never) => Why::Never(never).in_words().to_owned(),
+            Ok(_) => format!("see {}", keys::PROBLEMS),
         }
     }
 
@@ -169,10 +158,7 @@ pub fn line(now: UnixTime, key: &SecretRef, facts: &Facts) -> StateLine {
             )
         }
         State::RolloutFailing => stays(&error(&entry.rollout_error, "see its Events"), ""),
-        State::Paused => stays(
-            &format!("by cert-renew.io/paused or the config{}", ends("; ends ")),
-            "",
-        ),
+        State::Paused => stays(&format!("{}{}", renewal(facts, now), ends("; ends ")), ""),
         State::Absent | State::Due if seen.renewal.is_ok() => due(facts, now, word),
         State::Absent | State::Due => stays(&renewal(facts, now), ""),
         State::Ok => healthy(facts, now),
@@ -193,17 +179,14 @@ fn due(facts: &Facts, now: UnixTime, word: &str) -> StateLine {
     )
 }
 
-/// Whether and when it is renewed.
+/// Whether and when it is renewed, and by whose word.
 fn renewal(facts: &Facts, now: UnixTime) -> String {
-    match facts.entry.observed.due() {
-        Ok(due) if due.at <= now => format!("renewal begins: {}", in_words(due.reason)),
-        Ok(due) => format!(
-            "renews {} {}",
-            minute(due.at),
-            by(due, facts.entry.observed.heed)
-        ),
-        Err(Never::External) => "renewed by another program, if at all".to_owned(),
-        Err(Never::Paused) => "cert-renew.io/paused is set".to_owned(),
+    let seen = &facts.entry.observed;
+    let why = Why::of(seen.due(), seen.heed, seen.blocked);
+    match seen.due() {
+        Ok(due) if due.at <= now => format!("renews now{}", why.after()),
+        Ok(due) => format!("renews {}{}", minute(due.at), why.after()),
+        Err(Never::External | Never::Paused) => why.in_words().to_owned(),
         Err(_) => facts.blocked(),
     }
 }
@@ -238,36 +221,6 @@ fn healthy(facts: &Facts, now: UnixTime) -> StateLine {
 
 fn ends(not_after: Option<UnixTime>) -> String {
     not_after.map_or_else(String::new, |at| format!("; ends {}", minute(at)))
-}
-
-/// By whose word the renewal comes then.
-#[must_use]
-pub fn by(due: Due, heed: Heed) -> &'static str {
-    match (due.reason, heed) {
-        (Reason::RenewalInfo, _) => "by the CA's window",
-        (_, Heed::Past) => "by renew-before",
-        _ => "by its lifetime",
-    }
-}
-
-/// Why a renewal is due, for people.
-#[must_use]
-pub fn in_words(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoCertificate => "there is no certificate",
-        Reason::Unreadable => "what is there is no certificate",
-        Reason::Placeholder => "the certificate is a self-signed placeholder",
-        Reason::MissingName => "the certificate lacks one of the names",
-        Reason::ProfileChanged => "another profile is asked for",
-        Reason::LifetimeChanged => "another lifetime is asked for",
-        Reason::KeyTypeChanged => "another type of key is asked for",
-        Reason::OutputsChanged => "other outputs are asked for",
-        Reason::Staging => "the certificate is from a staging CA",
-        Reason::Revoked => "the certificate is revoked",
-        Reason::RenewNow => "renew-now asks for it",
-        Reason::RenewalInfo => "the CA asks for it",
-        Reason::Lifetime => "its time has come",
-    }
 }
 
 /// An instant to the minute.
@@ -352,27 +305,17 @@ pub fn adopted(now: UnixTime, assessment: &Assessment, workloads: &[String]) -> 
 #[must_use]
 pub fn adopting(now: UnixTime, assessment: &Assessment) -> String {
     let not_after = assessment.leaf.as_ref().ok().map(|leaf| leaf.not_after);
+    let why = Why::of(assessment.renewal, assessment.heed, assessment.blocked);
     match assessment.renewal {
-        Ok(due) if due.at <= now => format!(
-            "a new certificate is asked for now: {}",
-            in_words(due.reason)
-        ),
+        Ok(due) if due.at <= now => format!("a new certificate is asked for now{}", why.after()),
         Ok(due) => {
             let may_change = match assessment.heed {
                 Heed::Any => ", if the CA does not ask for another time",
                 Heed::Past | Heed::Nothing => "",
             };
-            format!(
-                "renews {} {}{may_change}",
-                minute(due.at),
-                by(due, assessment.heed)
-            )
+            format!("renews {}{}{may_change}", minute(due.at), why.after())
         }
-        Err(Never::External) => format!("another program renews it{}", ends(not_after)),
-        Err(Never::Paused) => format!(
-            "cert-renew.io/paused: nothing is changed{}",
-            ends(not_after)
-        ),
+        Err(Never::External | Never::Paused) => format!("{}{}", why.in_words(), ends(not_after)),
         Err(_) => {
             let blocking = assessment.problems.iter().find(|it| it.blocks.issue());
             let why =
@@ -405,7 +348,7 @@ mod tests {
 
     use super::*;
     use crate::index::{Fault, Index, LeafFacts, Source};
-    use crate::schedule::due::{AT_ONCE, Suggestion};
+    use crate::schedule::due::{AT_ONCE, Due, Reason, Suggestion};
     use crate::secret::state::RolledOut;
     use crate::testing::entries::{self, NOW};
 
@@ -467,7 +410,7 @@ mod tests {
             ),
             (
                 |it| it.entry.observed.suggestion = Suggestion::At(NOW + DAY * 10),
-                "ok; renews 2023-11-24T22:13Z by the CA's window",
+                "ok; renews 2023-11-24T22:13Z by the CA's window (ARI)",
                 false,
             ),
             (
@@ -477,12 +420,12 @@ mod tests {
             ),
             (
                 |it| it.entry.observed.renewal = Err(Never::External),
-                "ok; renewed by another program, if at all; ends 2024-01-13T22:13Z",
+                "ok; another program is to renew it (issuer: external); ends 2024-01-13T22:13Z",
                 false,
             ),
             (
                 is_due,
-                "due: renewal begins: the certificate lacks one of the names",
+                "due: renews now: the certificate lacks a name of cert-renew.io/names",
                 false,
             ),
             (
@@ -508,7 +451,7 @@ mod tests {
             ),
             (
                 |it| it.entry.observed.renewal = Err(Never::UnknownIssuer),
-                "blocked: issuer \"letsencrypt\" is not in the config",
+                "blocked: the config has no such issuer",
                 true,
             ),
             (
@@ -542,7 +485,7 @@ mod tests {
             ),
             (
                 |it| it.entry.observed.renewal = Err(Never::Paused),
-                "paused: by cert-renew.io/paused or the config; ends 2024-01-13T22:13Z",
+                "paused: cert-renew.io/paused or the config pauses it; ends 2024-01-13T22:13Z",
                 true,
             ),
             (is_unrolled, RENEWED, false),
@@ -582,7 +525,7 @@ mod tests {
                     it.entry.observed.leaf = Ok(leaf);
                     it.entry.observed.rolled_out = Some(leaf.held());
                 },
-                "expired: 2023-11-13T22:13Z; renewed by another program, if at all",
+                "expired: 2023-11-13T22:13Z; another program is to renew it (issuer: external)",
                 true,
             ),
         ];

@@ -6,6 +6,7 @@
 //! missing then.
 
 mod reason;
+mod why;
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::assess;
 use crate::config::Config;
 use crate::index::{Entry, Fault, Index, Row, Shown, Source};
-use crate::schedule::due::{Due, Heed, Never, Reason};
+use crate::schedule::due::Never;
 use crate::secret::SecretRef;
 use crate::secret::keys;
 use crate::secret::settings::Blocks;
@@ -23,6 +24,7 @@ use crate::secret::state::RolledOut;
 use crate::secret::thin::ThinSecret;
 use crate::secret::used_by::UsedBy;
 use crate::time::UnixTime;
+pub use why::Why;
 
 /// A certificate that nobody here renews is in trouble once less than this share of its lifetime is left: whoever does
 /// renew it is late by then.
@@ -243,19 +245,6 @@ fn renews(entry: &Entry, now: UnixTime) -> Option<UnixTime> {
     Some(entry.held_until(now).or(next_try).unwrap_or(now))
 }
 
-/// By whose word a Secret is renewed when it is, or why it never is: the words of `renewsWhy`, and of `cert-renew plan`.
-#[must_use]
-pub fn renews_why(renewal: Result<Due, Never>, heed: Heed, blocked: Blocks) -> &'static str {
-    match renewal {
-        Ok(due) if due.reason != Reason::Lifetime => due.reason.as_str(),
-        Ok(_) if blocked.issue() => "LittleLifeLeft",
-        // The Secret's own instant, or its namespace's, is preferred to the CA's only where there is one.
-        Ok(_) if heed == Heed::Past => "RenewBefore",
-        Ok(due) => due.reason.as_str(),
-        Err(never) => never.as_str(),
-    }
-}
-
 /// What cert-renew thinks of one Secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -286,7 +275,7 @@ pub struct Verdict {
     /// When it is renewed, with the CA's renewal information in it; the instant of the report where that is now. None if
     /// cert-renew never renews it.
     pub renews: Option<UnixTime>,
-    /// By whose word, or why never; see [`renews_why`].
+    /// By whose word, or why never: a [`Why`].
     pub renews_why: Box<str>,
     /// How far the workloads are.
     pub rollout: Rollout,
@@ -356,7 +345,7 @@ impl Verdict {
             not_before: leaf.map(|leaf| leaf.not_before),
             not_after: leaf.map(|leaf| leaf.not_after),
             renews: renews(entry, now),
-            renews_why: renews_why(seen.due(), seen.heed, seen.blocked).into(),
+            renews_why: Why::of(seen.due(), seen.heed, seen.blocked).as_str().into(),
             rollout: Rollout::of(entry, now),
             served_until: match served {
                 Some(RolledOut::Leaf { not_after, .. }) => Some(not_after),
@@ -498,35 +487,6 @@ impl Leader {
             name: Some(name.into()),
             silent_since: None,
         }
-    }
-}
-
-/// What a word of `renewsWhy` means.
-#[must_use]
-pub fn why_in_words(word: &str) -> &'static str {
-    match word {
-        "Lifetime" => "by the share of its lifetime that is left",
-        "RenewBefore" => "by cert-renew.io/renew-before or the default of the config",
-        "RenewalInfo" => "by the CA's renewal information (ARI)",
-        "LittleLifeLeft" => "an annotation holds it up until little life is left",
-        "NoCertificate" => "the Secret holds no certificate",
-        "Unreadable" => "what the Secret holds is no certificate",
-        "Placeholder" => "the certificate is self-signed, and the issuer is a CA",
-        "MissingName" => "the certificate lacks a name of cert-renew.io/names",
-        "ProfileChanged" => "cert-renew.io/profile has changed",
-        "LifetimeChanged" => "cert-renew.io/lifetime has changed",
-        "KeyTypeChanged" => "cert-renew.io/key-type has changed",
-        "OutputsChanged" => "cert-renew.io/outputs has changed: written again, no CA is asked",
-        "Staging" => "the certificate is from a staging CA",
-        "Revoked" => "the certificate is revoked",
-        "RenewNow" => "asked for by cert-renew.io/renew-now",
-        "External" => "another program renews it (issuer: external)",
-        "NotAnnotated" => "nobody has annotated it",
-        "Paused" => "cert-renew.io/paused",
-        "NoNames" => "the names to ask for are unknown",
-        "UnknownIssuer" => "the config has no such issuer",
-        "NotAllowed" => "the config does not grant the namespace these names",
-        _ => "a word of another version",
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::{human, relative};
-use cert_renew_core::verdict::{Report, Verdict, why_in_words};
+use cert_renew_core::verdict::{Report, Verdict, Why};
 use clap::Parser;
 use k8s_openapi::api::core::v1::Event;
 use kube::Client;
@@ -199,7 +199,7 @@ fn text(
 }
 
 fn renews(now: UnixTime, verdict: &Verdict) -> String {
-    let why = why_in_words(&verdict.renews_why);
+    let why = Why::meaning(&verdict.renews_why);
     match verdict.renews {
         None => format!("never: {why}"),
         Some(at) if at <= now => format!("now: {why}"),

@@ -20,7 +20,7 @@ use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::secret::workload::RolloutMode;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::{Verdict, renews_why};
+use cert_renew_core::verdict::{Verdict, Why};
 use clap::Parser;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
@@ -418,7 +418,7 @@ async fn rows(args: &Args, client: &kube::Client, config: &Config) -> Result<Vec
                 Ok(due) => due.at.max(held.unwrap_or_default()),
                 Err(_) => UnixTime::NEVER,
             };
-            let why = renews_why(assessment.renewal, assessment.heed, assessment.blocked);
+            let why = Why::of(assessment.renewal, assessment.heed, assessment.blocked);
             let namespace = key.namespace.to_string();
             if !users.contains_key(&namespace) {
                 let listed = Users::list(client, &namespace).await?;
@@ -436,7 +436,7 @@ async fn rows(args: &Args, client: &kube::Client, config: &Config) -> Result<Vec
             rows.push(Row {
                 against,
                 at,
-                why: why.into(),
+                why: why.as_str().into(),
                 names: assessment.names.iter().map(ToString::to_string).collect(),
                 rollout: steps.iter().map(Rolled::of).collect(),
                 only_for_ca,

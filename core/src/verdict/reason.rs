@@ -1,6 +1,6 @@
 //! Why a Secret is in its state, in a sentence, and the next thing to do, as a command.
 
-use super::{State, renew_at, unrolled};
+use super::{State, Why, renew_at, unrolled};
 use crate::index::{Entry, Stuck};
 use crate::schedule::due::Never;
 use crate::secret::SecretRef;
@@ -44,7 +44,7 @@ pub(super) fn reason(entry: &Entry, state: State, now: UnixTime) -> String {
             )
         }
         State::Due => format!("a new certificate is due; {}", renewal()),
-        State::Paused => format!("nothing is changed: {} is set", keys::PAUSED),
+        State::Paused => format!("nothing is changed: {}", Why::Never(Never::Paused).in_words()),
         State::Ok => healthy(entry, now),
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn reason(entry: &Entry, state: State, now: UnixTime) -> String {
 /// Whether and when it is renewed.
 fn renewal(entry: &Entry, now: UnixTime) -> String {
     match entry.observed.due() {
-        Err(never) => never_in_words(never).into(),
+        Err(never) => Why::Never(never).in_words().into(),
         Ok(_) if entry.renewing.is_some() => "a renewal is under way".into(),
         Ok(_) if entry.order_open => "an order is open at the CA".into(),
         Ok(_) if entry.renewal_error.is_some() => "the last try to renew it failed".into(),
@@ -63,22 +63,11 @@ fn renewal(entry: &Entry, now: UnixTime) -> String {
     }
 }
 
-fn never_in_words(never: Never) -> &'static str {
-    match never {
-        Never::External => "another program is to renew it (issuer: external)",
-        Never::NotAnnotated => "nobody has annotated it",
-        Never::Paused => "it is paused",
-        Never::NoNames => "the names to ask for are unknown",
-        Never::UnknownIssuer => "the config has no issuer of that name",
-        Never::NotAllowed => "the config does not grant its namespace these names",
-    }
-}
-
 fn blocked(entry: &Entry, now: UnixTime) -> String {
     let seen = &entry.observed;
     let held_up = match (seen.due(), seen.blocked) {
         (Err(never), Blocks::Nothing | Blocks::Issue) => {
-            return format!("it is never renewed: {}", never_in_words(never));
+            return format!("it is never renewed: {}", Why::Never(never).in_words());
         }
         (Err(_), _) | (Ok(_), Blocks::Rollout) => "its rollouts wait until that is mended".into(),
         (Ok(_), _) => match renew_at(entry) {
@@ -98,9 +87,8 @@ fn healthy(entry: &Entry, now: UnixTime) -> String {
         (false, _) => String::new(),
     };
     let renewal = match entry.observed.renewal {
-        Err(Never::External) => "valid; another program renews it",
-        Err(Never::NotAnnotated) => "valid; nobody has annotated it",
-        _ => "valid, and renewed when it is due",
+        Err(never) => format!("valid; {}", Why::Never(never).in_words()),
+        Ok(_) => "valid, and renewed when it is due".to_owned(),
     };
     format!("{renewal}{rollout}")
 }

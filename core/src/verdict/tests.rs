@@ -101,7 +101,7 @@ fn each_says_why_when_and_what_to_do_next() {
         ),
         (
             "paused",
-            "cert-renew.io/paused is set",
+            "cert-renew.io/paused or the config pauses it",
             None,
             "Paused",
             Some("kubectl -n shop annotate secret paused --overwrite cert-renew.io/paused-"),
@@ -124,7 +124,7 @@ fn each_says_why_when_and_what_to_do_next() {
         ),
         (
             "odd",
-            "another program renews it",
+            "another program is to renew it",
             None,
             "External",
             Some("kubectl -n shop annotate secret odd --overwrite cert-renew.io/key-type=VALUE"),
@@ -142,7 +142,7 @@ fn each_says_why_when_and_what_to_do_next() {
         assert_eq!(verdict.renews, renews, "{name}");
         assert_eq!(&*verdict.renews_why, renews_why, "{name}");
         assert_eq!(verdict.next.as_deref(), next, "{name}");
-        let known = why_in_words(&verdict.renews_why);
+        let known = Why::meaning(&verdict.renews_why);
         assert!(!known.contains("another version"), "{name}");
     }
     // What is held is no error.

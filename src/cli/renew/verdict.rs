@@ -11,6 +11,7 @@ use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::text::hash::hash;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration;
+use cert_renew_core::verdict::Why;
 
 /// A request for a renewal that is about to be written.
 #[derive(Clone, Copy, Debug)]
@@ -142,14 +143,11 @@ fn of_never(never: Never, assessment: &Assessment) -> String {
             "nobody knows which names to ask for: it holds no certificate that has any, so write {}",
             keys::NAMES
         ),
-        Never::External => "somebody else renews it".into(),
-        Never::Paused => "it is paused".into(),
-        Never::NotAnnotated => "cert-renew does not manage it".into(),
         Never::UnknownIssuer => format!(
             "the config has no issuer {}",
             assess::issuer_name(&assessment.settings.issuer)
         ),
-        Never::NotAllowed => "the config does not allow its namespace all of its names".into(),
+        never => Why::Never(never).in_words().into(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The view of one Secret: all that the verdict says, and commands to copy.
 
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::{Verdict, why_in_words};
+use cert_renew_core::verdict::{Verdict, Why};
 use maud::{Markup, html};
 
 use super::cells::{class, instant, renewed_at, trouble};
@@ -51,7 +51,7 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
                     Some(at) => (renewed_at(now, at)),
                     None => "never",
                 }
-                small { (why_in_words(&row.renews_why)) }
+                small { (Why::meaning(&row.renews_why)) }
             }
             dt { "Ends" }
             dd { @if let Some(at) = row.not_after { (instant(now, at)) } }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::assess;
 use crate::config::Config;
 use crate::index::{Entry, Fault, Index, Row, Shown, Source};
-use crate::schedule::due::Never;
+use crate::schedule::due::{AT_ONCE, Never};
 use crate::secret::SecretRef;
 use crate::secret::keys;
 use crate::secret::settings::Blocks;
@@ -353,7 +353,7 @@ impl Verdict {
             },
             stale_pods: entry.stale_pods,
             failures: beside.failures,
-            next_try: next_try.filter(|at| *at != UnixTime::NEVER),
+            next_try: next_try.filter(|at| *at != UnixTime::NEVER && *at != AT_ONCE),
             last_error,
             next: reason::next(key, entry, state, &problems, used_by.as_ref()).map(Into::into),
             problems,

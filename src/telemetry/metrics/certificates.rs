@@ -7,6 +7,7 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use cert_renew_core::index::{Entry, Index, Observed, Row, Stuck};
+use cert_renew_core::schedule::due::AT_ONCE;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::time::UnixTime;
@@ -151,9 +152,9 @@ pub(super) fn write(
     certificates(
         out,
         "cert_renew_certificate_renew_at_timestamp_seconds",
-        "When the renewal falls due, 0 = at once; missing where cert-renew does not renew",
+        "When the renewal falls due; missing where it is due at once, or cert-renew does not renew",
         entries(index, &readable),
-        |entry| renew_at(entry).map(|at| at.0),
+        |entry| renew_at(entry).filter(|at| *at != AT_ONCE).map(|at| at.0),
     );
     certificates(
         out,

@@ -6,6 +6,7 @@
 //! missing then.
 
 mod reason;
+pub mod since;
 mod why;
 
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::assess;
 use crate::config::Config;
-use crate::index::{Entry, Fault, Index, Row, Shown, Source};
+use crate::index::{Entry, Fault, Index, LeafFacts, Row, Shown, Source};
 use crate::schedule::due::{AT_ONCE, Never};
 use crate::secret::SecretRef;
 use crate::secret::keys;
@@ -149,9 +150,14 @@ fn is_held_up(entry: &Entry) -> bool {
     }
 }
 
-fn has_little_left(leaf: &crate::index::LeafFacts, now: UnixTime) -> bool {
+fn has_little_left(leaf: &LeafFacts, now: UnixTime) -> bool {
+    now >= little_left_from(leaf)
+}
+
+/// From when on little of its lifetime is left.
+fn little_left_from(leaf: &LeafFacts) -> UnixTime {
     let lifetime = leaf.not_after.since(leaf.not_before);
-    now >= leaf.not_after - lifetime / LITTLE_SHARE
+    leaf.not_after - lifetime / LITTLE_SHARE
 }
 
 /// The progress of the certificate's rollout.
@@ -260,6 +266,8 @@ pub struct Verdict {
     pub state: State,
     /// Why it is in that state, in a sentence.
     pub reason: Box<str>,
+    /// Since when it is in that state, where that is known; see [`since`].
+    pub since: Option<UnixTime>,
     /// The issuer that renews it, or `external`.
     pub issuer: Box<str>,
     /// URL of the CA account that ordered the certificate, for a CAA record with `accounturi`.
@@ -338,6 +346,7 @@ impl Verdict {
             class: None,
             state,
             reason: reason::reason(entry, state, now).into(),
+            since: since::since(entry, state, shown.and_then(|it| it.since.as_deref()), now),
             issuer: (*seen.issuer).into(),
             account: shown.and_then(|it| Some((**it.account.as_ref()?).into())),
             names,

@@ -130,6 +130,9 @@ fn text(
     };
     line("Secret", &format!("{}/{}", verdict.namespace, verdict.name));
     line("State", &format!("{state}: {}", verdict.reason));
+    if let Some(since) = verdict.since {
+        line("Since", &format!("{since}, {}", relative(now, since)));
+    }
     line("Renews", &renews(now, verdict));
     let names = verdict.names_in_words();
     line("Names", if names.is_empty() { "none" } else { &names });

@@ -328,7 +328,7 @@ async fn by_watching(client: &Client, found: Found, mut follower: Follower<'_>) 
 }
 
 /// The columns of the table, with those of the wide one.
-const COLUMNS: [(&str, bool); 16] = [
+const COLUMNS: [(&str, bool); 17] = [
     ("NAMESPACE", false),
     ("NAME", false),
     (CLASS, false),
@@ -337,6 +337,7 @@ const COLUMNS: [(&str, bool); 16] = [
     ("RENEWS", false),
     ("ISSUER", false),
     ("ROLLOUT", false),
+    ("SINCE", true),
     ("WHY", true),
     ("VALID FROM", true),
     ("NEXT TRY", true),
@@ -424,6 +425,7 @@ fn cells(
         "ISSUER" if verdict.issuer.is_empty() => none(),
         "ISSUER" => plain(&verdict.issuer).into_owned(),
         "ROLLOUT" => verdict.rollout.as_str().to_owned(),
+        "SINCE" => instant(verdict.since),
         "WHY" => verdict.renews_why.to_string(),
         "VALID FROM" => instant(verdict.not_before),
         "NEXT TRY" => instant(verdict.next_try),

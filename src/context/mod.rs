@@ -10,6 +10,7 @@ use cert_renew_core::index::{self, Entry, Index};
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::state_line::{self, Facts};
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::{State, since};
 use kube::Client;
 use tokio::sync::{Notify, watch};
 
@@ -113,17 +114,27 @@ impl Shared {
         self.entry(key).map(Facts::of)
     }
 
-    /// The annotation with the line of a Secret, by what is known of it and what is about to be written.
+    /// The annotations with the line of a Secret and since when it is in its state, by what is known of it and what is
+    /// about to be written.
     #[must_use]
     pub fn state_note(
         &self,
         key: &SecretRef,
         change: impl FnOnce(&mut Facts),
-    ) -> Option<(&'static str, Option<String>)> {
-        let mut facts = self.facts(key)?;
+    ) -> Vec<(&'static str, Option<String>)> {
+        let Some(mut facts) = self.facts(key) else {
+            return Vec::new();
+        };
+        let now = UnixTime::now();
+        // Without a record of its workloads it is seen for the first time.
+        let is_known = facts.entry.rolled_out().is_some();
+        let before = is_known.then(|| State::of(&facts.entry, now));
         change(&mut facts);
-        let line = state_line::line(UnixTime::now(), key, &facts);
-        Some((keys::STATE, Some(line.text().to_owned())))
+        let line = state_line::line(now, key, &facts);
+        let moved = since::moved(now, before, State::of(&facts.entry, now));
+        let mut written = vec![(keys::STATE, Some(line.text().to_owned()))];
+        written.extend(moved);
+        written
     }
 
     /// The error of the last renewal of a Secret.

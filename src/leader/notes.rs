@@ -22,6 +22,7 @@ use cert_renew_core::secret::settings::Problem;
 use cert_renew_core::state_line::{self, Facts};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::{State, since};
 
 use super::handles::Handles;
 use crate::cluster;
@@ -190,6 +191,7 @@ fn outdated(
 ) -> Vec<(&'static str, Option<String>)> {
     let head = &secret.head;
     facts.entry.observed = assessment.observed(head.uid(), head.resource_version());
+    let state = State::of(&facts.entry, now);
     let line = state_line::line(now, key, &facts.judged(assessment));
     let all = assessment
         .problems
@@ -202,6 +204,7 @@ fn outdated(
     }
     if line.is_news(head.annotation(keys::STATE)) || (!annotations.is_empty() && line.lasts()) {
         annotations.push((keys::STATE, Some(line.text().to_owned())));
+        annotations.extend(since::beside(now, state, head));
     }
     annotations
 }

@@ -63,6 +63,7 @@ impl Renewal<'_> {
             (keys::RETRY_AT, None),
             (keys::ROLLOUT_HALTED, None),
             (keys::STATE, Some(state_line::RENEWED.to_owned())),
+            (keys::SINCE, None),
         ];
         if let Some(value) = &settings.renew_now {
             annotations.push((keys::RENEWED_FOR, Some(value.to_string())));

@@ -20,6 +20,8 @@ use crate::text::name::Name;
 const MOST_NAMES: usize = 160;
 /// Longest URL of an account that is kept.
 const LONGEST_ACCOUNT: usize = 256;
+/// Longest text about since when a Secret is in its state: the longest state and an instant.
+const LONGEST_SINCE: usize = 40;
 /// Most problems of one Secret that are told: a Secret may have thousands of annotations.
 const MOST_TOLD: usize = 10;
 /// Precedes the number of names that are left out.
@@ -46,6 +48,11 @@ impl Assessment {
             used_by: used_by.map(|used_by| used_by.to_string().into()),
             account: account
                 .filter(|it| it.len() <= LONGEST_ACCOUNT)
+                .map(Into::into),
+            // That of another Secret says nothing of its copy.
+            since: head
+                .annotation(keys::SINCE)
+                .filter(|it| it.len() <= LONGEST_SINCE && !self.copied_record)
                 .map(Into::into),
         }
     }

@@ -108,6 +108,8 @@ pub struct Shown {
     pub used_by: Option<Box<str>>,
     /// URL of the CA account that ordered the certificate.
     pub account: Option<Arc<str>>,
+    /// Since when it is in its state, as it stands on the Secret; of those that are well there is none.
+    pub since: Option<Box<str>>,
 }
 
 /// The start version of a task whose object is gone: no object has it.

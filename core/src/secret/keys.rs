@@ -59,6 +59,8 @@ pub const USED_BY: &str = "state.cert-renew.io/used-by";
 pub const ISSUED_BY: &str = "state.cert-renew.io/issued-by";
 /// How it stands, in one line, for people.
 pub const STATE: &str = "state.cert-renew.io/state";
+/// Its state and since when it is in it, for people; not of one that is well, nor where dates say it.
+pub const SINCE: &str = "state.cert-renew.io/since";
 /// What is wrong with the annotations, one text a line, for people.
 pub const PROBLEMS: &str = "state.cert-renew.io/problems";
 /// Last error, for people.

@@ -1,12 +1,13 @@
 //! The view of one Secret: all that the verdict says, and commands to copy.
 
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::duration::relative;
 use cert_renew_core::verdict::{Verdict, Why};
 use maud::{Markup, html};
 
 use super::cells::{class, instant, renewed_at, trouble};
 use super::timeline::{Places, Scale};
-use super::words::{Shown, count, day, rollout, runbook, state};
+use super::words::{Shown, count, day, minute, rollout, runbook, state};
 
 const RUNBOOK: &str = "https://github.com/cert-renew/cert-renew/blob/main/docs/runbook.md";
 
@@ -33,6 +34,7 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
             dt { "State" }
             dd {
                 strong { (state(row.state)) } ": " (Shown(&row.reason)) "."
+                @if let Some(since) = row.since { " Since " (minute(since)) ", " (relative(now, since)) "." }
                 @if let Some(section) = runbook(row.state) {
                     " " a href={ (RUNBOOK) "#" (section) } { "What to do" }
                 }
@@ -80,18 +82,14 @@ fn workloads(row: &Verdict) -> Markup {
                 }
                 @if used_by.more > 0 { li { "and " (used_by.more) " more" } }
             }
-            small { "as of the last rollout, " (instant_of(used_by.at)) }
+            small { "as of the last rollout, " (minute(used_by.at)) }
             @if let Some(proven) = &used_by.proven { small { (Shown(&proven.in_words())) } }
         }
-        @if let Some(at) = row.served_until { small { "they serve one until " (instant_of(at)) } }
+        @if let Some(at) = row.served_until { small { "they serve one until " (minute(at)) } }
         @if row.stale_pods > 0 {
             small { (count(row.stale_pods as usize, "pod")) " known to serve an earlier one" }
         }
     }
-}
-
-fn instant_of(at: UnixTime) -> String {
-    super::words::minute(at)
 }
 
 /// The next thing to do, and what tells more.

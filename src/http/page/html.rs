@@ -256,7 +256,10 @@ fn row(now: UnixTime, row: &Verdict, scale: Scale, places: &mut Places) -> Marku
                 a href={ "?" (address) } { (Shown(&row.namespace)) "/" (Shown(&row.name)) }
                 @if !row.names.is_empty() { small { (Shown(&row.names_in_words())) } }
             }
-            td { (state(row.state)) }
+            td {
+                (state(row.state))
+                @if let Some(since) = row.since { small { "since " (day(since)) } }
+            }
             td { @if let Some(from) = row.not_before { (day(from)) } }
             td class=(places.bar(scale, row)) { span.v { (passed(now, row)) } }
             td { @if let Some(at) = row.renews { (renewed_at(now, at)) } }

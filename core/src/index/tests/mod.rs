@@ -287,6 +287,7 @@ fn names_go_with_their_secret() {
         names: "shop.example".into(),
         used_by: None,
         account: None,
+        since: None,
     };
     index.show(&key, shown);
     assert_eq!(names(&index).as_deref(), Some("shop.example"));

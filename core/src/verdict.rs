@@ -5,10 +5,12 @@
 //! Secret says by the same functions; what only the operator knows (the CA's renewal information, failures in a row) is
 //! missing then.
 
+pub mod detail;
 mod reason;
 pub mod since;
 mod why;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,7 @@ use crate::secret::state::RolledOut;
 use crate::secret::thin::ThinSecret;
 use crate::secret::used_by::UsedBy;
 use crate::time::UnixTime;
+use detail::{Detail, Remembered};
 pub use why::Why;
 
 /// A certificate that nobody here renews is in trouble once less than this share of its lifetime is left: whoever does
@@ -303,6 +306,9 @@ pub struct Verdict {
     pub problems: Vec<Box<str>>,
     /// The next thing to do, as a command to copy; words in capitals are to be replaced.
     pub next: Option<Box<str>>,
+    /// What is told of one Secret alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Box<Detail>>,
 }
 
 /// What is known of a Secret beside its entry.
@@ -367,6 +373,7 @@ impl Verdict {
             next: reason::next(key, entry, state, &problems, used_by.as_ref()).map(Into::into),
             problems,
             used_by,
+            detail: None,
         }
     }
 
@@ -425,7 +432,11 @@ pub fn of_secret(now: UnixTime, secret: &ThinSecret, config: Option<&Config>) ->
     let source = Source(0);
     index.apply(now, &key, observed, source, Duration::ZERO, retry_at);
     index.recall(&key, head.annotation(keys::LAST_ERROR), None);
-    index.show(&key, assessment.shown(head));
+    let shown = Shown {
+        chain: secret.above().map(Arc::new),
+        ..assessment.shown(head)
+    };
+    index.show(&key, shown);
     index.tell_problems(&key, &assessment.problem_texts());
     let (row, _) = index.iter().next()?;
     let class = || {
@@ -433,8 +444,10 @@ pub fn of_secret(now: UnixTime, secret: &ThinSecret, config: Option<&Config>) ->
         class.unwrap_or(DEFAULT_CLASS).into()
     };
     let verdict = Verdict::of_row(now, &index, row, 0)?;
+    let detail = Detail::of_row(&index, row, Remembered::default());
     Some(Verdict {
         class: (!is_ours || config.is_none()).then(class),
+        detail: detail.map(Box::new),
         ..verdict
     })
 }

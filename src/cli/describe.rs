@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
+use cert_renew_core::certificate::above::Link;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::{human, relative};
+use cert_renew_core::verdict::detail::{self, UnderWay};
 use cert_renew_core::verdict::{Report, Verdict, Why};
 use clap::Parser;
 use k8s_openapi::api::core::v1::Event;
@@ -104,6 +106,19 @@ impl Told {
     }
 }
 
+/// As the operator remembers it.
+impl From<&detail::Told> for Told {
+    fn from(told: &detail::Told) -> Self {
+        Self {
+            at: told.at,
+            kind: told.kind.to_string(),
+            reason: told.reason.to_string(),
+            message: told.message.to_string(),
+            count: 1,
+        }
+    }
+}
+
 /// The screen.
 fn text(
     report: &Report,
@@ -140,6 +155,18 @@ fn text(
         line("Valid", &format!("{from} to {to}, {}", relative(now, to)));
     }
     line("Issuer", &plain(&verdict.issuer));
+    let detail = verdict.detail.as_deref();
+    for (number, link) in detail.iter().flat_map(|it| &it.chain).enumerate() {
+        line(if number == 0 { "Chain" } else { "" }, &chained(now, link));
+    }
+    if let Some(at) = detail.and_then(|it| it.renewed) {
+        line("Renewed", &format!("{at}, {}", relative(now, at)));
+    }
+    if let Some(under_way) = detail.and_then(|it| it.under_way.as_ref()) {
+        for (number, text) in working(now, under_way).iter().enumerate() {
+            line(if number == 0 { "Under way" } else { "" }, text);
+        }
+    }
     if let Some(account) = &verdict.account {
         line("Account", &plain(account));
     }
@@ -184,14 +211,20 @@ fn text(
     }
     line("Judged by", &judge(report, source));
     match events {
-        Err(why) => line("Events", &format!("cannot be read: {}", plain(why))),
+        Err(why) => {
+            line("Events", &format!("cannot be read: {}", plain(why)));
+            let told = detail.and_then(|it| it.events.as_ref());
+            for event in told.into_iter().flatten().map(Told::from) {
+                let _ = writeln!(out, "  {}", shown(now, &event));
+            }
+        }
         Ok(events) if events.is_empty() => {
             line("Events", "none, or older than the API server keeps them");
         }
         Ok(events) => {
             line("Events", "");
             for event in events {
-                let _ = writeln!(out, "  {}", told(now, event));
+                let _ = writeln!(out, "  {}", shown(now, event));
             }
         }
     }
@@ -210,6 +243,29 @@ fn renews(now: UnixTime, verdict: &Verdict) -> String {
     }
 }
 
+/// One certificate of the chain.
+fn chained(now: UnixTime, link: &Link) -> String {
+    let Link {
+        subject,
+        issuer,
+        not_after,
+    } = link;
+    let (subject, issuer) = (plain(subject), plain(issuer));
+    format!("{subject}, by {issuer}, ends {}", relative(now, *not_after))
+}
+
+/// What is done now, and how far it is.
+fn working(now: UnixTime, under_way: &UnderWay) -> Vec<String> {
+    let step = under_way.step.as_ref();
+    let how_far = step.map_or_else(String::new, |step| {
+        format!("; {} ended {}", plain(&step.name), relative(now, step.at))
+    });
+    let order = step.and_then(|step| step.order.as_ref());
+    let order = order.map(|order| format!("order {}", plain(order)));
+    let first = format!("{}{how_far}", plain(under_way.in_words()));
+    std::iter::once(first).chain(order).collect()
+}
+
 fn judge(report: &Report, source: &Source) -> String {
     match source {
         Source::Secrets(_) => "this command, by what the Secret says".into(),
@@ -225,7 +281,7 @@ fn judge(report: &Report, source: &Source) -> String {
     }
 }
 
-fn told(now: UnixTime, event: &Told) -> String {
+fn shown(now: UnixTime, event: &Told) -> String {
     let Told {
         at,
         kind,
@@ -251,9 +307,35 @@ fn told(now: UnixTime, event: &Told) -> String {
 mod tests {
     use cert_renew_core::testing::entries::{NOW, index};
     use cert_renew_core::verdict::Leader;
+    use cert_renew_core::verdict::detail::{Detail, Step};
 
     use super::super::golden;
     use super::*;
+
+    /// A chain, and an order that waits.
+    fn detail() -> Detail {
+        let link = |subject: &str, issuer: &str, days: i64| Link {
+            subject: subject.into(),
+            issuer: issuer.into(),
+            not_after: UnixTime(NOW.0 + days * 86_400),
+        };
+        Detail {
+            chain: vec![
+                link("shop.example", "CN=Intermediate", 60),
+                link("CN=Intermediate", "CN=Root", 900),
+            ],
+            renewed: Some(UnixTime(NOW.0 - 30 * 86_400)),
+            under_way: Some(UnderWay {
+                what: "renewal".into(),
+                step: Some(Step {
+                    name: "order".into(),
+                    at: UnixTime(NOW.0 - 5),
+                    order: Some("https://ca.example/order/1".into()),
+                }),
+            }),
+            events: None,
+        }
+    }
 
     #[test]
     fn one_screen_says_what_why_when_and_what_to_do() {
@@ -288,7 +370,11 @@ mod tests {
             let mut certificates = report.certificates.iter();
             let verdict = certificates.find(|it| *it.name == *name).unwrap();
             let screen = Screen::default();
-            all += &text(&report, &Source::Operator, verdict, &events, screen);
+            let verdict = Verdict {
+                detail: (name == "healthy").then(|| Box::new(detail())),
+                ..verdict.clone()
+            };
+            all += &text(&report, &Source::Operator, &verdict, &events, screen);
             all += "---\n";
         }
         let verdict = &report.certificates[0];

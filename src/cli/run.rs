@@ -10,10 +10,12 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use cert_renew_core::config::Config;
 use cert_renew_core::election::{Election, Times};
+use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::duration;
 use cert_renew_core::time::duration::NotADuration;
 use cert_renew_core::time::{BootTime, UnixTime};
 use cert_renew_core::verdict::Leader;
+use cert_renew_core::verdict::detail::Remembered;
 use clap::Parser;
 use rustix::io::Errno;
 use tokio::net::TcpListener;
@@ -39,6 +41,7 @@ use crate::telemetry::log::{self, LogFormat, Verbosity};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Part;
 use crate::telemetry::otlp::{self, Endpoint};
+use crate::telemetry::steps::Steps;
 use crate::telemetry::trace::Traces;
 use crate::{cluster, http};
 
@@ -115,7 +118,8 @@ pub(super) fn run(args: Args) -> CommandResult {
         }
         None => (None, None),
     };
-    let verbosity = log::start(args.log_format, args.log_level, traces);
+    let steps = Steps::default();
+    let verbosity = log::start(args.log_format, args.log_level, steps.clone(), traces);
     if let Err(error) = kernel::keep_memory_private() {
         tracing::warn!(%error, "a core dump of this process, or another process of its user, could show keys");
     }
@@ -138,7 +142,7 @@ pub(super) fn run(args: Args) -> CommandResult {
                 otlp::export(endpoint.clone(), replica(), Arc::clone(&receiver))
             });
         }
-        operate(args, file, config, metrics).await
+        operate(args, file, config, metrics, steps).await
     })
 }
 
@@ -147,6 +151,7 @@ async fn operate(
     file: ConfigFile,
     config: Config,
     metrics: Arc<Metrics>,
+    steps: Steps,
 ) -> CommandResult {
     let times = Times::new(
         args.lease_duration,
@@ -201,6 +206,7 @@ async fn operate(
         ready: Arc::clone(&context.health.ready),
         config: context.config.clone(),
         failures: Arc::new(move |observed| counting.failures(observed)),
+        remembered: Arc::new(remembered(&context, steps)),
         leader: Arc::new(move |now| {
             let seen = seen.borrow();
             let leader = seen.as_ref().map(|sign| {
@@ -321,6 +327,19 @@ async fn operate(
 /// A listening socket; a server takes connections from it by [`again`].
 ///
 /// `[::]` takes connections of both families. Where the kernel has no IPv6 it is `0.0.0.0`.
+/// What the process remembers of a Secret beside the index; Events only where this replica leads, as only a leader
+/// sends any.
+fn remembered(
+    context: &Arc<Context>,
+    steps: Steps,
+) -> impl Fn(&SecretRef) -> Remembered + Send + Sync + use<> {
+    let context = Arc::clone(context);
+    move |key| Remembered {
+        step: steps.of(&key.to_string()),
+        events: { context.gate.is_open() }.then(|| context.events.of(key)),
+    }
+}
+
 async fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
     let listener = match TcpListener::bind(address).await {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {

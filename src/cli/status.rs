@@ -225,6 +225,7 @@ impl Follower<'_> {
 fn lasting(verdict: &Verdict, now: UnixTime) -> Verdict {
     Verdict {
         renews: verdict.renews.filter(|at| *at > now),
+        detail: None,
         ..verdict.clone()
     }
 }
@@ -532,6 +533,11 @@ mod tests {
         ]
         .iter()
         .filter_map(|secret| of_secret(now, secret, None))
+        // As for more than one.
+        .map(|verdict| Verdict {
+            detail: None,
+            ..verdict
+        })
         .collect();
         Report {
             version: None,

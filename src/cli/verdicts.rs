@@ -228,6 +228,11 @@ impl Found {
         found.report.as_of = UnixTime::now();
         let judged = secrets.iter().filter_map(|secret| found.judge(secret));
         found.report.certificates = judged.collect();
+        if wanted.places.as_ref().is_none_or(|it| it.len() != 1) {
+            for verdict in &mut found.report.certificates {
+                verdict.detail = None;
+            }
+        }
         found.report.matching = found.report.certificates.len();
         Ok(found)
     }

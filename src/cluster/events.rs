@@ -11,12 +11,15 @@ use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::text::hash::hash;
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::detail::Told;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 use super::Error;
+use super::recent_events::{Recent, told};
 use crate::process::supervise;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Part;
@@ -38,6 +41,17 @@ pub enum Severity {
     Normal,
     /// Needs attention.
     Warning,
+}
+
+impl Severity {
+    /// As in the Event.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
 }
 
 /// The reason of an Event: the complete list, as in `docs/events.md`.
@@ -227,6 +241,7 @@ async fn publish(recorder: Recorder, queue: Arc<tokio::sync::Mutex<Queue>>) {
 pub struct Events {
     queue: mpsc::Sender<(ObjectReference, Event)>,
     allowance: Arc<Mutex<TokenBucket>>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 impl Events {
@@ -246,7 +261,15 @@ impl Events {
         Self {
             queue: sender,
             allowance: Arc::new(Mutex::new(TokenBucket::new(AT_ONCE))),
+            recent: Arc::default(),
         }
+    }
+
+    /// The last Events about a Secret that this process has sent, the latest last.
+    #[must_use]
+    pub fn of(&self, key: &SecretRef) -> Vec<Told> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.of(&key.namespace, &key.name)
     }
 
     /// Publishes an Event on a Secret. An Event with the same note within minutes is only counted.
@@ -273,8 +296,15 @@ impl Events {
             );
             return;
         }
+        let severity = reason.severity();
+        if on.kind.as_deref() == Some("Secret") {
+            let place = (namespace, on.name.as_deref().unwrap_or_default());
+            let told = told(UnixTime::now(), severity.as_str(), reason.as_str(), note);
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.add(place, told);
+        }
         let event = Event {
-            type_: match reason.severity() {
+            type_: match severity {
                 Severity::Normal => EventType::Normal,
                 Severity::Warning => EventType::Warning,
             },
@@ -326,13 +356,7 @@ mod tests {
         let documented: Vec<(&str, &str)> = rows
             .filter_map(|mut cells| Some((cells.next()?, cells.next()?)))
             .collect();
-        let known = Reason::ALL.map(|reason| {
-            let severity = match reason.severity() {
-                Severity::Normal => "Normal",
-                Severity::Warning => "Warning",
-            };
-            (reason.as_str(), severity)
-        });
+        let known = Reason::ALL.map(|reason| (reason.as_str(), reason.severity().as_str()));
         assert_eq!(documented, known);
     }
 

@@ -14,6 +14,7 @@ pub mod namespaces;
 mod observe;
 pub mod order_records;
 pub(crate) mod pages;
+mod recent_events;
 pub mod review;
 pub mod secrets;
 mod transport;

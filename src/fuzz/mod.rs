@@ -169,6 +169,8 @@ fn certificates_and_keys() {
         &dictionary,
         |input| {
             let facts = certificate::leaf(input);
+            let above = certificate::above::above(input);
+            drop(above.map(|above| above.links("", UnixTime(0))));
             match &facts {
                 Ok(leaf) => {
                     assert!(leaf.lifetime() <= Duration::from_secs(10_000 * 366 * 86_400));

@@ -28,6 +28,10 @@ pub(crate) const READERS: &[Reader] = &[
         }
     }),
     ("certificate::leaf", |input| drop(certificate::leaf(input))),
+    ("above::above", |input| {
+        let above = certificate::above::above(input);
+        drop(above.map(|above| above.links("", UnixTime(0))));
+    }),
     ("certificate::certificates", |input| {
         drop(certificate::certificates(input));
     }),

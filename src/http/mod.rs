@@ -21,8 +21,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use cert_renew_core::config::Config;
 use cert_renew_core::index::{Index, Observed};
+use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::Leader;
+use cert_renew_core::verdict::detail::Remembered;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use scrape::Scrapes;
@@ -55,6 +57,8 @@ pub struct State {
     pub config: watch::Receiver<Arc<Config>>,
     /// The failures of a Secret in a row.
     pub failures: Arc<dyn Fn(&Observed) -> u32 + Send + Sync>,
+    /// What the process remembers of a Secret beside the index.
+    pub remembered: Arc<dyn Fn(&SecretRef) -> Remembered + Send + Sync>,
     /// Who leads at an instant.
     pub leader: Arc<dyn Fn(UnixTime) -> Leader + Send + Sync>,
     /// The name of this replica: the pod's name.
@@ -244,6 +248,7 @@ mod tests {
             ready: Arc::default(),
             config: config_in_force,
             failures: Arc::new(|_| 0),
+            remembered: Arc::new(|_| Remembered::default()),
             leader: Arc::new(|_| Leader::default()),
             replica: "pod".into(),
             started: UnixTime(1),

@@ -18,6 +18,7 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 
+use super::steps::Steps;
 use super::trace::Traces;
 
 /// Most lines about one namespace at once; a renewal with its rollout has some ten. Then one a second: 30 MB a day.
@@ -134,8 +135,13 @@ fn filter(level: Level) -> Targets {
         .with_target("kube_runtime", LevelFilter::ERROR)
 }
 
-/// Starts logging at `level`; `traces` reads the lines at every level.
-pub(crate) fn start(format: LogFormat, level: Level, traces: Option<Traces>) -> Verbosity {
+/// Starts logging at `level`; `steps` and `traces` read the lines at every level.
+pub(crate) fn start(
+    format: LogFormat,
+    level: Level,
+    steps: Steps,
+    traces: Option<Traces>,
+) -> Verbosity {
     let (filter, handle) = reload::Layer::new(filter(level));
     let sparing = Sparing::new();
     let terminal = std::io::stderr().is_terminal();
@@ -149,12 +155,10 @@ pub(crate) fn start(format: LogFormat, level: Level, traces: Option<Traces>) -> 
             .boxed(),
     };
     let log = tracing_subscriber::registry().with(layer.with_filter(filter.and(sparing.clone())));
-    let steps = Targets::new().with_target("cert_renew", Level::INFO);
+    let all = || Targets::new().with_target("cert_renew", Level::INFO);
+    let traces = traces.map(|traces| traces.with_filter(all()));
     // Started once, from main; if a test has started its own, that one stays.
-    let _ = match traces {
-        Some(traces) => log.with(traces.with_filter(steps)).try_init(),
-        None => log.try_init(),
-    };
+    let _ = log.with(steps.with_filter(all())).with(traces).try_init();
     Verbosity {
         filter: handle,
         sparing,

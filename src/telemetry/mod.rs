@@ -3,4 +3,5 @@
 pub(crate) mod log;
 pub mod metrics;
 pub(crate) mod otlp;
+pub(crate) mod steps;
 pub(crate) mod trace;

@@ -51,10 +51,10 @@ pub(crate) struct Trace {
 
 /// The fields of a log line.
 #[derive(Debug, Default)]
-struct Line {
-    step: Option<String>,
-    secret: Option<String>,
-    fields: Vec<(&'static str, String)>,
+pub(super) struct Line {
+    pub(super) step: Option<String>,
+    pub(super) secret: Option<String>,
+    pub(super) fields: Vec<(&'static str, String)>,
 }
 
 /// The open trace of one Secret.
@@ -234,29 +234,34 @@ impl Open {
 
 impl<S: Subscriber> Layer<S> for Traces {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let metadata = event.metadata();
-        if !metadata.is_event() || metadata.fields().field("step").is_none() {
-            return;
-        }
-        let mut line = Line::default();
-        event.record(&mut line);
         let now = SystemTime::now();
-        // A workload may be rolled for several Secrets of its namespace.
-        let of = |name: &str| line.fields.iter().find(|(field, _)| *field == name);
-        let (Some((_, namespace)), Some((_, secrets))) = (of("namespace"), of("secrets")) else {
-            return self.on(now, line);
-        };
-        // A list of names is printed as JSON.
-        let secrets: Vec<String> = serde_json::from_str(secrets).unwrap_or_default();
-        for secret in secrets {
-            let one = Line {
-                step: line.step.clone(),
-                secret: Some(format!("{namespace}/{secret}")),
-                fields: line.fields.clone(),
-            };
-            self.on(now, one);
+        for line in lines(event) {
+            self.on(now, line);
         }
     }
+}
+
+/// The step that a log line reports, for each of its Secrets.
+pub(super) fn lines(event: &Event<'_>) -> Vec<Line> {
+    let metadata = event.metadata();
+    if !metadata.is_event() || metadata.fields().field("step").is_none() {
+        return Vec::new();
+    }
+    let mut line = Line::default();
+    event.record(&mut line);
+    // A workload may be rolled for several Secrets of its namespace.
+    let of = |name: &str| line.fields.iter().find(|(field, _)| *field == name);
+    let (Some((_, namespace)), Some((_, secrets))) = (of("namespace"), of("secrets")) else {
+        return vec![line];
+    };
+    // A list of names is printed as JSON.
+    let secrets: Vec<String> = serde_json::from_str(secrets).unwrap_or_default();
+    let one = |secret: String| Line {
+        step: line.step.clone(),
+        secret: Some(format!("{namespace}/{secret}")),
+        fields: line.fields.clone(),
+    };
+    secrets.into_iter().map(one).collect()
 }
 
 impl Visit for Line {

@@ -54,6 +54,7 @@ impl Assessment {
                 .annotation(keys::SINCE)
                 .filter(|it| it.len() <= LONGEST_SINCE && !self.copied_record)
                 .map(Into::into),
+            chain: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! Total: any input yields a [`Leaf`] or an [`Unreadable`], and nothing in either quotes the input.
 //! If the file also holds keys, only the certificates are decoded.
 
+pub mod above;
 pub mod key;
 pub mod loader;
 pub mod pair;

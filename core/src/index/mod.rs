@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::certificate::Fingerprint;
+use crate::certificate::above::Above;
 use crate::schedule::due::Suggestion;
 use crate::schedule::rate_limits::AccountId;
 use crate::secret::SecretRef;
@@ -36,6 +37,8 @@ use table::{Id, Table};
 const NAMED: usize = 10_000;
 /// Most accounts that are kept once; whoever writes more into annotations takes memory for each.
 const ACCOUNTS: usize = 64;
+/// Most chains that are kept, each once; of what has another one, none is shown.
+const CHAINS: usize = 64;
 /// Longest wait for the watch event of a write. The watch is alive, or would have been restarted.
 const ECHO_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -95,6 +98,8 @@ pub struct Index {
     named: HashMap<Id, Shown>,
     /// The accounts in `named`, each once: a CA has one.
     accounts: Vec<Arc<str>>,
+    /// The chains in `named`, each once: most certificates have one of few.
+    chains: Vec<Arc<Above>>,
     /// The problems of Secrets that have some, also for people only.
     problems: Problems,
 }
@@ -110,6 +115,8 @@ pub struct Shown {
     pub account: Option<Arc<str>>,
     /// Since when it is in its state, as it stands on the Secret; of those that are well there is none.
     pub since: Option<Box<str>>,
+    /// What is above its certificate.
+    pub chain: Option<Arc<Above>>,
 }
 
 /// The start version of a task whose object is gone: no object has it.
@@ -146,6 +153,12 @@ impl Index {
     #[must_use]
     pub fn row(&self, row: Row) -> Option<(SecretRef, Entry)> {
         Some((self.table.key(row.0)?, self.table.get(row.0)?))
+    }
+
+    /// The row of a Secret.
+    #[must_use]
+    pub fn row_of(&self, key: &SecretRef) -> Option<Row> {
+        self.table.find(key).map(Row)
     }
 
     /// Namespace and name of a row of [`Index::iter`].
@@ -200,6 +213,7 @@ impl Index {
         self.table.doubt();
         self.named.clear();
         self.accounts.clear();
+        self.chains.clear();
         self.problems = Problems::default();
     }
 
@@ -399,12 +413,38 @@ impl Index {
 
     /// Keeps what the status page shows of a Secret, if there is room.
     pub fn show(&mut self, key: &SecretRef, mut shown: Shown) {
-        if let Some(id) = self.table.find(key)
-            && (self.named.len() < NAMED || self.named.contains_key(&id))
-        {
+        if let Some(id) = self.shown_as(key) {
+            // What it had may be the last of its kind.
+            self.named.remove(&id);
             shown.account = shown.account.map(|account| self.shared(account));
+            shown.chain = shown.chain.and_then(|chain| self.shared_chain(chain));
             self.named.insert(id, shown);
         }
+    }
+
+    /// Whether there is room for what the status page shows of a Secret.
+    #[must_use]
+    pub fn has_room(&self, key: &SecretRef) -> bool {
+        self.shown_as(key).is_some()
+    }
+
+    fn shown_as(&self, key: &SecretRef) -> Option<Id> {
+        let id = self.table.find(key)?;
+        (self.named.len() < NAMED || self.named.contains_key(&id)).then_some(id)
+    }
+
+    /// The one allocation of a chain; none if there are too many.
+    fn shared_chain(&mut self, chain: Arc<Above>) -> Option<Arc<Above>> {
+        if let Some(known) = self.chains.iter().find(|it| **it == chain) {
+            return Some(Arc::clone(known));
+        }
+        if self.chains.len() >= CHAINS {
+            self.chains.retain(|it| Arc::strong_count(it) > 1);
+        }
+        (self.chains.len() < CHAINS).then(|| {
+            self.chains.push(Arc::clone(&chain));
+            chain
+        })
     }
 
     /// The one allocation of an account's URL.

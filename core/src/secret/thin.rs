@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeError, Engine as _};
 use kube_core::Resource;
 use kube_core::{NamespaceResourceScope, ObjectMeta};
 use serde::de::MapAccess;
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::head::Head;
 use super::lenient::{Fill, Shape};
 use super::{keys, parts, place};
+use crate::certificate::above::{self, Above};
 use crate::certificate::{self, Leaf, Unreadable};
 
 /// A Secret without its private data.
@@ -57,18 +58,29 @@ impl ThinSecret {
     /// Parses the certificate; takes some microseconds, so call it once for each resourceVersion.
     #[must_use]
     pub fn certificate(&self) -> CertificateState {
-        let leaf = match &self.certificate {
-            None => return CertificateState::Absent,
-            Some(Text::Public(text)) => STANDARD.decode(text).map(|it| certificate::leaf(&it)),
-            Some(Text::Mixed(text)) => STANDARD
-                .decode(text.as_str())
-                .map(|it| certificate::leaf(&Zeroizing::new(it))),
+        let Some(leaf) = self.of_certificate(certificate::leaf) else {
+            return CertificateState::Absent;
         };
         match leaf.unwrap_or(Err(Unreadable::NotBase64)) {
             Ok(leaf) => CertificateState::Leaf(Box::new(leaf)),
             Err(Unreadable::Empty) => CertificateState::Absent,
             Err(reason) => CertificateState::Unreadable(reason),
         }
+    }
+
+    /// What is above its leaf, for people. As expensive as [`ThinSecret::certificate`].
+    #[must_use]
+    pub fn above(&self) -> Option<Above> {
+        self.of_certificate(above::above)?.ok()?
+    }
+
+    fn of_certificate<T>(&self, read: impl Fn(&[u8]) -> T) -> Option<Result<T, DecodeError>> {
+        Some(match self.certificate.as_ref()? {
+            Text::Public(text) => STANDARD.decode(text).map(|it| read(&it)),
+            Text::Mixed(text) => {
+                { STANDARD.decode(text.as_str()) }.map(|it| read(&Zeroizing::new(it)))
+            }
+        })
     }
 }
 

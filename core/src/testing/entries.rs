@@ -127,6 +127,7 @@ pub fn index() -> Index {
         ),
         account: Some("https://ca.example/acct/7".into()),
         since: None,
+        chain: None,
     };
     index.show(&key, shown);
     add(&mut index, "due", due());
@@ -166,7 +167,12 @@ pub fn index() -> Index {
         halted: true,
         ..unrolled()
     };
-    add(&mut index, "halted", halted);
+    let key = add(&mut index, "halted", halted);
+    let shown = Shown {
+        since: Some("rollout_failing 2023-11-13T22:13:20Z".into()),
+        ..Shown::default()
+    };
+    index.show(&key, shown);
     let windowed = Observed {
         window: Some(NOW + DAY),
         ..unrolled()

@@ -2,6 +2,7 @@
 
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::relative;
+use cert_renew_core::verdict::detail::Detail;
 use cert_renew_core::verdict::{Verdict, Why};
 use maud::{Markup, html};
 
@@ -64,12 +65,78 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
                 (Shown(&row.issuer))
                 @if let Some(account) = &row.account { small { "account " (Shown(account)) } }
             }
+            @if let Some(detail) = &row.detail { (beyond(now, detail)) }
             dt { "Rollout" }
             dd { (rollout(row.rollout)) (workloads(row)) }
         }
+        h2 { "Events" }
+        (events(now, row))
         h2 { "Commands" }
         (commands(row))
     }
+}
+
+/// Its chain, the last renewal, and what is under way.
+fn beyond(now: UnixTime, detail: &Detail) -> Markup {
+    html! {
+        @if !detail.chain.is_empty() {
+            dt { "Chain" }
+            dd {
+                ul.plain {
+                    @for link in &detail.chain {
+                        li {
+                            (Shown(&link.subject)) " "
+                            span.soft { "by " (Shown(&link.issuer)) ", ends " (relative(now, link.not_after)) }
+                        }
+                    }
+                }
+            }
+        }
+        @if let Some(at) = detail.renewed {
+            dt { "Last renewed" }
+            dd { (instant(now, at)) }
+        }
+        @if let Some(under_way) = &detail.under_way {
+            dt { "Under way" }
+            dd {
+                (Shown(under_way.in_words()))
+                @if let Some(step) = &under_way.step {
+                    ": " (Shown(&step.name)) " ended " (relative(now, step.at))
+                    @if let Some(order) = &step.order { small { "order " (Shown(order)) } }
+                }
+            }
+        }
+    }
+}
+
+/// What this replica has told of it lately; the API server has all of an hour.
+fn events(now: UnixTime, row: &Verdict) -> Markup {
+    let told = row.detail.as_ref().and_then(|it| it.events.as_ref());
+    html! {
+        @match told {
+            Some(told) if !told.is_empty() => {
+                ul.plain {
+                    @for event in told.iter().rev() {
+                        li {
+                            span.soft { (minute(event.at)) ", " (relative(now, event.at)) } " "
+                            strong { (Shown(&event.reason)) } " " (Shown(&event.message))
+                        }
+                    }
+                }
+            }
+            Some(_) => { p { "This replica has told nothing of it since it started." } }
+            None => { p { "The replica that leads knows what it has told of it; this one does not lead." } }
+        }
+        p { "The API server keeps all of an hour: " code { (events_of(row)) } }
+    }
+}
+
+fn events_of(row: &Verdict) -> String {
+    let command = format!(
+        "kubectl -n {} events --for secret/{}",
+        row.namespace, row.name
+    );
+    Shown(&command).to_string()
 }
 
 /// Each workload and what it has, one a line.
@@ -100,10 +167,6 @@ fn commands(row: &Verdict) -> Markup {
         all.push(("The next thing to do", next.to_string()));
     }
     all.extend([
-        (
-            "Its Events",
-            format!("kubectl -n {namespace} events --for secret/{name}"),
-        ),
         (
             "All about it",
             format!("cert-renew describe {namespace}/{name}"),

@@ -31,10 +31,13 @@ pub(super) fn render(answer: &Answer, query: &Query) -> Page {
     let scale = Scale::of(report.as_of, &report.certificates);
     let mut places = Places::default();
     let (title, main) = match (query.one(), &*report.certificates) {
-        (Some(place), rows) => (
-            Shown(&place).to_string(),
-            detail::view(&place, rows.first(), report.as_of, scale, &mut places),
-        ),
+        (Some(key), rows) => {
+            let place = key.to_string();
+            (
+                Shown(&place).to_string(),
+                detail::view(&place, rows.first(), report.as_of, scale, &mut places),
+            )
+        }
         (None, _) => (
             "Certificates".into(),
             list(answer, query, scale, &mut places),

@@ -86,7 +86,10 @@ where
     let render = move || {
         let now = UnixTime::now();
         let index = state.index.read().unwrap_or_else(PoisonError::into_inner);
-        let rows = rows::copy(now, &index, &*state.failures);
+        let mut rows = rows::copy(now, &index, &*state.failures);
+        if let Some(key) = query.one() {
+            rows::detail(&index, &mut rows, &key, &*state.remembered);
+        }
         drop(index);
         let answer = rows::answer(report(&state, now), rows, &query);
         let (kind, policy, text) = render(&answer, &query);

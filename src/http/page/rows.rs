@@ -6,7 +6,9 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use cert_renew_core::index::{Index, Observed};
+use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::detail::{Detail, Remembered};
 use cert_renew_core::verdict::{Beside, Report, State, Verdict};
 
 /// Most rows of one answer: more are unreadable, and a filter reaches all of them.
@@ -159,10 +161,13 @@ impl Query {
             }
     }
 
-    /// Namespace and name of the one Secret that is asked for, if it is one.
-    pub(super) fn one(&self) -> Option<String> {
-        let (namespace, name) = (self.namespace.as_ref()?, self.name.as_ref()?);
-        Some(format!("{namespace}/{name}"))
+    /// The one Secret that is asked for, if it is one.
+    pub(super) fn one(&self) -> Option<SecretRef> {
+        let (namespace, name) = (self.namespace.as_deref()?, self.name.as_deref()?);
+        Some(SecretRef {
+            namespace: namespace.into(),
+            name: name.into(),
+        })
     }
 
     /// The query string of the same selection in another order.
@@ -279,6 +284,19 @@ pub(super) fn copy(
             Some(Verdict::of(now, &index.key_of(row)?, &entry, beside))
         })
         .collect()
+}
+
+/// Adds to one row what is told of one Secret alone.
+pub(super) fn detail(
+    index: &Index,
+    rows: &mut [Verdict],
+    key: &SecretRef,
+    remembered: &dyn Fn(&SecretRef) -> Remembered,
+) {
+    let is_it = |it: &&mut Verdict| *it.namespace == *key.namespace && *it.name == *key.name;
+    if let (Some(row), Some(found)) = (rows.iter_mut().find(is_it), index.row_of(key)) {
+        row.detail = Detail::of_row(index, found, remembered(key)).map(Box::new);
+    }
 }
 
 /// Selects, sorts and cuts the rows, and adds them to the report.

@@ -117,9 +117,7 @@ impl Controller {
             self.all.shared.doubts.add(&key);
         }
         if config.metrics.page {
-            let mut index = self.index();
-            index.show(&key, assessment.shown(head));
-            index.tell_problems(&key, &assessment.problem_texts());
+            self.show(&key, secret, &assessment);
         }
         self.narrate(&key, uid, change, &assessment);
         if problems != known {
@@ -174,6 +172,20 @@ impl Controller {
         } else if self.untold.len() < MOST_UNTOLD || self.untold.contains_key(key) {
             self.untold.insert(key.clone(), (uid.into(), complaints));
         }
+    }
+
+    /// Keeps what only people are shown of a Secret, as far as there is room.
+    fn show(&self, key: &SecretRef, secret: &ThinSecret, assessment: &Assessment) {
+        let has_room = self.index().has_room(key);
+        // Read before the index is locked.
+        let chain = if has_room { secret.above() } else { None };
+        let shown = Shown {
+            chain: chain.map(Arc::new),
+            ..assessment.shown(&secret.head)
+        };
+        let mut index = self.index();
+        index.show(key, shown);
+        index.tell_problems(key, &assessment.problem_texts());
     }
 
     /// Reports a Secret that seems to be meant and is not managed, or no longer.

@@ -288,6 +288,7 @@ fn names_go_with_their_secret() {
         used_by: None,
         account: None,
         since: None,
+        chain: None,
     };
     index.show(&key, shown);
     assert_eq!(names(&index).as_deref(), Some("shop.example"));

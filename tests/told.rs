@@ -14,6 +14,7 @@ use crate::renewal::{SOON, annotation, options, overdue, renewed, rolled_out};
 
 const STATE: &str = "state.cert-renew.io/state";
 const PROBLEMS: &str = "state.cert-renew.io/problems";
+const SINCE: &str = "state.cert-renew.io/since";
 /// Longer than a line waits for its write, so that a needless write would come.
 const QUIET: Duration = Duration::from_secs(8);
 
@@ -97,9 +98,12 @@ async fn a_secret_says_how_it_stands_and_only_what_changes_is_written() -> Resul
         "{line}"
     );
     assert!(line.chars().count() < 140, "{line}");
+    let since = annotation(&secret, SINCE).unwrap_or_default();
+    assert!(since.starts_with("blocked 20"), "{since}");
     annotate(&space, "tls", json!({"cert-renew.io/issuer": "pebble"})).await?;
     let secret = says(&space, "tls", STATE, |it| it.starts_with("ok; renews 20")).await?;
     assert_eq!(annotation(&secret, PROBLEMS), None);
+    assert_eq!(annotation(&secret, SINCE), None);
     // A forged text is no setting, and is taken away.
     annotate(
         &space,
@@ -330,6 +334,22 @@ async fn what_an_annotation_names_and_does_not_exist_is_told_when_it_is_written(
     .await?;
     let problems = annotation(&secret, PROBLEMS).unwrap_or_default().to_owned();
     assert!(!problems.contains("deployment/web"), "{problems}");
+    // They count as any other.
+    let series = async || -> Result<Option<String>> {
+        let metrics = operator.metrics().await?;
+        let of_it = format!(
+            "cert_renew_annotation_problems{{namespace=\"{}\",secret=\"tls\"}} ",
+            space.name
+        );
+        let mut counts = metrics.lines().filter_map(|line| line.strip_prefix(&of_it));
+        Ok(counts.next().map(ToOwned::to_owned))
+    };
+    eventually(SOON, "all of them are counted", async || {
+        let count = series().await?;
+        ensure!(count.as_deref() == Some("3"), "{count:?}");
+        Ok(())
+    })
+    .await?;
     for word in words {
         eventually(SOON, &format!("{word} is told"), async || {
             let events = space.events("tls").await?;
@@ -354,6 +374,8 @@ async fn what_an_annotation_names_and_does_not_exist_is_told_when_it_is_written(
             "{:?}",
             annotation(&secret, PROBLEMS)
         );
+        let count = series().await?;
+        ensure!(count.is_none(), "{count:?}");
         Ok(())
     })
     .await

@@ -318,6 +318,8 @@ pub struct Beside<'a> {
     pub shown: Option<&'a Shown>,
     /// The problems, one a line.
     pub problems: Option<&'a str>,
+    /// The number of those that were looked up.
+    pub looked_up: u16,
     /// Renewals that failed in a row.
     pub failures: u32,
 }
@@ -332,7 +334,7 @@ impl Verdict {
         let served = entry.rolled_out().filter(|_| unrolled(entry));
         let shown = beside.shown;
         let (names, more_names) = shown.map_or((Vec::new(), 0), |it| assess::unlisted(&it.names));
-        let problems = problems(entry, beside.problems);
+        let problems = problems(entry, beside);
         let used_by: Option<UsedBy> = shown.and_then(|it| it.used_by.as_deref()?.parse().ok());
         let next_try = match state {
             // A person ends the halt.
@@ -391,9 +393,11 @@ impl Verdict {
     #[must_use]
     pub fn of_row(now: UnixTime, index: &Index, row: Row, failures: u32) -> Option<Self> {
         let (key, entry) = index.row(row)?;
+        let problems = index.problems(row);
         let beside = Beside {
             shown: index.shown(row),
-            problems: index.problems(row),
+            problems: problems.as_deref(),
+            looked_up: index.looked_up(row),
             failures,
         };
         Some(Self::of(now, &key, &entry, beside))
@@ -401,8 +405,9 @@ impl Verdict {
 }
 
 /// The texts of the problems, or how many there are where the index had no room for them.
-fn problems(entry: &Entry, texts: Option<&str>) -> Vec<Box<str>> {
-    match (texts, entry.observed.problems) {
+fn problems(entry: &Entry, beside: Beside<'_>) -> Vec<Box<str>> {
+    let count = entry.observed.problems.saturating_add(beside.looked_up);
+    match (beside.problems, count) {
         (_, 0) => Vec::new(),
         (Some(texts), _) => texts.lines().map(Into::into).collect(),
         (None, count) => vec![format!("{count} in all; the Events of the Secret name them").into()],

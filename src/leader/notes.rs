@@ -23,12 +23,14 @@ use cert_renew_core::state_line::{self, Facts};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::{State, since};
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::handles::Handles;
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::leader::lookups;
+use crate::process::task::Done;
 
 /// Most looks in one namespace at once, then one a second: no user can make us load the API server without limit.
 const AT_ONCE: u32 = 100;
@@ -133,7 +135,11 @@ struct Looked {
 }
 
 /// Reads one Secret, and writes on it what is outdated.
-async fn look(all: &Handles, key: &SecretRef) -> Result<Looked, cluster::Error> {
+async fn look(
+    all: &Handles,
+    key: &SecretRef,
+    done: &UnboundedSender<Done>,
+) -> Result<Looked, cluster::Error> {
     let nothing = Looked {
         wrote: false,
         missing: false,
@@ -155,6 +161,9 @@ async fn look(all: &Handles, key: &SecretRef) -> Result<Looked, cluster::Error> 
         return Ok(nothing);
     }
     let found = lookups::problems(all, key, &secret, &assessment).await;
+    // The receiver is dropped only with the term.
+    let texts = found.iter().map(|(_, problem)| problem.to_string());
+    let _ = done.send(Done::LookedUp(key.clone(), texts.collect()));
     let annotations = outdated(now, key, &secret, (&assessment, facts), &found);
     let missing = !found.is_empty();
     if annotations.is_empty() {

@@ -24,6 +24,8 @@ pub enum Done {
     Task(Task, SecretRef, Finished),
     /// The pair of a Secret was looked at; the reason if it is broken.
     Judged(SecretRef, Option<Box<str>>),
+    /// The objects that the annotations of a Secret name were looked up: what is wrong with them.
+    LookedUp(SecretRef, Vec<String>),
 }
 
 /// A guard held by a running task, which reports its result; a task that panics or is cancelled reports by dropping it.

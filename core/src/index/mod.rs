@@ -15,6 +15,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -354,6 +355,7 @@ impl Index {
         self.unqueue(id, &entry);
         self.named.remove(&id);
         self.problems.set(id, &[]);
+        self.problems.find(id, &[]);
         for (task, runs) in [
             (Task::Renew, entry.renewing.is_some()),
             (Task::Roll, entry.rolling.is_some()),
@@ -465,10 +467,23 @@ impl Index {
         }
     }
 
+    /// Keeps the problems of a Secret that a look at other objects has found; they count with its own.
+    pub fn found_problems(&mut self, key: &SecretRef, texts: &[String]) {
+        if let Some(id) = self.table.find(key) {
+            self.problems.find(id, texts);
+        }
+    }
+
     /// The problems of a Secret, one a line, if it has some and they are kept.
     #[must_use]
-    pub fn problems(&self, row: Row) -> Option<&str> {
+    pub fn problems(&self, row: Row) -> Option<Cow<'_, str>> {
         self.problems.get(row.0)
+    }
+
+    /// The number of its problems that were looked up, beside those of its entry.
+    #[must_use]
+    pub fn looked_up(&self, row: Row) -> u16 {
+        self.problems.found(row.0)
     }
 
     /// What the status page shows of a Secret.

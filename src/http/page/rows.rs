@@ -276,9 +276,11 @@ pub(super) fn copy(
     index
         .iter()
         .filter_map(|(row, entry)| {
+            let problems = index.problems(row);
             let beside = Beside {
                 shown: index.shown(row),
-                problems: index.problems(row),
+                problems: problems.as_deref(),
+                looked_up: index.looked_up(row),
                 failures: failures(&entry.observed),
             };
             Some(Verdict::of(now, &index.key_of(row)?, &entry, beside))

@@ -367,6 +367,7 @@ impl Controller {
         match done {
             Done::Opened => self.on_opened(),
             Done::Planned(_) | Done::Gathered(_) => {}
+            Done::LookedUp(key, found) => self.index().found_problems(&key, &found),
             Done::Judged(key, fault) => self.noting(&key, |index| index.judged(&key, fault)),
             Done::Task(task, key, finished) => {
                 let now = UnixTime::now();

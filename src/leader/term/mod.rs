@@ -148,9 +148,10 @@ impl Term {
             async move { pairs::follow(&all, &sender).await }
         });
         let all = self.all.clone();
+        let sender = self.sender.clone();
         self.supervise(Part::Notes, move || {
-            let all = all.clone();
-            async move { notes::follow(&all).await }
+            let (all, sender) = (all.clone(), sender.clone());
+            async move { notes::follow(&all, &sender).await }
         });
         let renewals = Arc::clone(&self.all.renewals);
         self.supervise(Part::Sweep, move || {
@@ -243,7 +244,7 @@ impl Term {
                     self.renewals.free(key);
                 }
             }
-            Done::Opened | Done::Judged(..) => {}
+            Done::Opened | Done::Judged(..) | Done::LookedUp(..) => {}
         }
     }
 

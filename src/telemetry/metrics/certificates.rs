@@ -54,9 +54,6 @@ impl Found {
         if entry.stuck.is_some() && entry.renewal_due(now) {
             self.stuck.push((ends, row));
         }
-        if entry.observed.problems > 0 {
-            self.misread.push((ends, row));
-        }
         let Ok(leaf) = entry.observed.leaf else {
             return;
         };
@@ -86,6 +83,11 @@ pub(super) fn write(
             let leaf = entry.observed.leaf;
             let ends = leaf.map_or(UnixTime(0), |leaf| leaf.not_after);
             found.failed.push((ends, row));
+        }
+        if entry.observed.problems > 0 || index.looked_up(row) > 0 {
+            let leaf = entry.observed.leaf;
+            let ends = leaf.map_or(UnixTime(0), |leaf| leaf.not_after);
+            found.misread.push((ends, row));
         }
     }
     let Found {
@@ -226,15 +228,17 @@ pub(super) fn write(
         sample(out, name, &labels(&key, &entry)[..2], entry.lacking);
     }
     let name = "cert_renew_annotation_problems";
-    let help = "Annotations of the Secret that are unknown or do not parse";
+    let help = "What is wrong with the annotations of the Secret: unknown, invalid, or naming what does not exist";
     family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &misread) {
-        sample(
-            out,
-            name,
-            &labels(&key, &entry)[..2],
-            entry.observed.problems,
-        );
+    for (_, row) in &misread {
+        let Some((key, entry)) = index.row(*row) else {
+            continue;
+        };
+        let count = entry
+            .observed
+            .problems
+            .saturating_add(index.looked_up(*row));
+        sample(out, name, &labels(&key, &entry)[..2], count);
     }
 }
 

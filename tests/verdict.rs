@@ -371,11 +371,13 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         })
         .await
     };
-    let (halted, held, misread) = (
-        describe("halted").await?,
-        describe("held").await?,
-        describe("misread-key").await?,
-    );
+    let (halted, misread) = (describe("halted").await?, describe("misread-key").await?);
+    let held = eventually(SOON, "since when it is held is written", async || {
+        let held = describe("held").await?;
+        ensure!(held.contains("\nSince:"), "{held}");
+        Ok(held)
+    })
+    .await?;
     let resume = format!("\nNext:\n  cert-renew resume {}/halted\n", space.name);
     ensure!(
         halted.contains("rollout_failing") && halted.ends_with(&resume),
@@ -386,10 +388,46 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         held.contains("it is held until") && held.contains("--force"),
         "{held}"
     );
+    // Who signed it, although he may not read it.
+    ensure!(
+        held.contains("\nChain:") && held.contains(", by CN="),
+        "{held}"
+    );
     // The problem in full, and the Event about it.
     let problem = "cert-renew.io/key-type: \"rsa\": expected";
     ensure!(misread.contains(problem), "{misread}");
     ensure!(misread.contains("InvalidAnnotation"), "{misread}");
+    // The same on the page and in the JSON, with the Events that the leader has published.
+    let path = format!("?namespace={}&name=misread-key", space.name);
+    let report: Value =
+        serde_json::from_str(&operator.ask(&format!("/api/certificates{path}")).await?)?;
+    let detail = &report["certificates"][0]["detail"];
+    ensure!(
+        detail["events"].to_string().contains("InvalidAnnotation")
+            && detail["chain"][0]["notAfter"] == report["certificates"][0]["notAfter"],
+        "{report:#}"
+    );
+    let page = operator.ask(&format!("/{path}")).await?;
+    ensure!(
+        page.contains("<strong>InvalidAnnotation</strong>") && page.contains("<dt>Chain</dt>"),
+        "{page}"
+    );
+    // A plan without a right on Secrets, and the first line says whose word it is.
+    let plan = viewer.types(&["plan"])?;
+    ensure!(
+        plan.status.success()
+            && stderr(&plan).starts_with("cert-renew: you may not list Secrets in namespace")
+            && stderr(&plan).lines().count() == 1,
+        "{}",
+        said(&plan)
+    );
+    let never = said(&plan);
+    let never = never.lines().find(|line| line.contains("/never "));
+    ensure!(
+        never.is_some_and(|line| line.contains(" never ") && line.contains("NotAllowed")),
+        "{}",
+        said(&plan)
+    );
     let one = said(&viewer.types(&["status", "held"])?);
     ensure!(one.contains("Next:"), "a single one is one screen: {one}");
     let two = viewer.types(&["status", "held", "halted", "--no-headers"])?;
@@ -419,7 +457,7 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
             said(&refused)
         );
     }
-    for command in [vec!["status"], vec!["describe", "held"]] {
+    for command in [vec!["status"], vec!["describe", "held"], vec!["plan"]] {
         let stranger = reader("stranger").types(&command)?;
         ensure!(
             stranger.status.code() == Some(1) && stranger.stdout.is_empty(),

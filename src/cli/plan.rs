@@ -2,8 +2,10 @@
 //!
 //! With the operator's config it knows the allowed names and the defaults; the operator is asked for the dates, as only
 //! it knows the CA's renewal information (ARI) and failures. With a config file it says what would be with that file,
-//! and the operator is not asked. `--preflight` asks the CA (only its directory), DNS and the cluster for obstacles to
+//! and the operator is not asked. Who may not list Secrets gets what the operator says. `--preflight` asks the CA (only its directory), DNS and the cluster for obstacles to
 //! each renewal.
+
+mod told;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -66,6 +68,8 @@ struct Row {
     names: Vec<String>,
     /// In the order of the rollout.
     rollout: Vec<Rolled>,
+    /// Number of workloads beside those, if they are not named.
+    more: usize,
     /// Workloads that are restarted only for another `ca.crt`.
     only_for_ca: Vec<String>,
     /// Unmanaged pods and Jobs that use it: nothing restarts them.
@@ -80,7 +84,9 @@ struct Row {
 #[derive(Clone, Serialize)]
 struct Rolled {
     workload: String,
-    how: &'static str,
+    /// Where the settings of the Secret are not known, this is not either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    how: Option<&'static str>,
     why: String,
 }
 
@@ -95,12 +101,19 @@ struct Planned<'a> {
     names: &'a [String],
     workloads: Vec<&'a str>,
     rollout: &'a [Rolled],
+    #[serde(skip_serializing_if = "is_zero")]
+    more_workloads: usize,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     only_for_ca: &'a [String],
     nobody_restarts: &'a [String],
     verify: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     against: &'a [String],
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -110,6 +123,13 @@ pub(super) fn run(args: Args) -> CommandResult {
     let rows = block_on(async {
         let clients = args.scope.clients().await?;
         let client = &clients.api;
+        // What would be with a file, or fail, only the Secrets tell.
+        if file.is_none()
+            && !args.preflight
+            && let Some(refusal) = told::refusal(&clients, &args.scope).await
+        {
+            return told::rows(&clients, &args.operator, &args.scope, &refusal).await;
+        }
         let config = match file {
             Some(config) => config,
             None => in_cluster(&args.operator, client).await?,
@@ -185,6 +205,7 @@ fn text(
         names: &row.names,
         workloads: row.rollout.iter().map(|it| &*it.workload).collect(),
         rollout: &row.rollout,
+        more_workloads: row.more,
         only_for_ca: &row.only_for_ca,
         nobody_restarts: &row.left_behind,
         verify: row.verify.as_deref(),
@@ -222,6 +243,9 @@ fn text(
     let lines = lines.iter().map(|cells| table.line(cells));
     let mut text = table.head() + &lines.collect::<String>();
     for row in &rows {
+        if row.more > 0 {
+            text += &format!("{}: {} more workloads use it\n", row.secret, row.more);
+        }
         if !row.only_for_ca.is_empty() {
             let (secret, names) = (&row.secret, row.only_for_ca.join(", "));
             text += &format!("{secret}: only another ca.crt restarts {names}\n");
@@ -296,7 +320,10 @@ impl Looker<'_> {
 
 fn in_words(rolled: &Rolled) -> String {
     let Rolled { workload, how, why } = rolled;
-    format!("{workload}({how}: {why})")
+    match how {
+        Some(how) => format!("{workload}({how}: {why})"),
+        None => format!("{workload}({why})"),
+    }
 }
 
 impl Rolled {
@@ -305,8 +332,8 @@ impl Rolled {
         Self {
             workload: step.workload.id.to_string(),
             how: match step.how {
-                How::Restart => "restart",
-                How::Reload(_) => "reload",
+                How::Restart => Some("restart"),
+                How::Reload(_) => Some("reload"),
             },
             why: whys.join(", "),
         }
@@ -439,6 +466,7 @@ async fn rows(args: &Args, client: &kube::Client, config: &Config) -> Result<Vec
                 why: why.as_str().into(),
                 names: assessment.names.iter().map(ToString::to_string).collect(),
                 rollout: steps.iter().map(Rolled::of).collect(),
+                more: 0,
                 only_for_ca,
                 left_behind,
                 verify: assessment.settings.verify.as_ref().map(ToString::to_string),
@@ -470,10 +498,11 @@ mod tests {
                 .iter()
                 .map(|workload| Rolled {
                     workload: (*workload).into(),
-                    how: "restart",
+                    how: Some("restart"),
                     why: "volume tls".into(),
                 })
                 .collect(),
+            more: 0,
             only_for_ca: if name == "later" {
                 vec!["deployment/trust".into()]
             } else {

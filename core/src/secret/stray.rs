@@ -145,6 +145,10 @@ mod tests {
     use crate::secret::thin::ThinSecret;
 
     fn stray(annotations: &[(&str, &str)], managed: bool) -> Option<Stray> {
+        stray_for(annotations, managed, DEFAULT_CLASS)
+    }
+
+    fn stray_for(annotations: &[(&str, &str)], managed: bool, class: &str) -> Option<Stray> {
         let annotations: BTreeMap<_, _> = annotations.iter().copied().collect();
         let labels = if managed {
             json!({"cert-renew.io/managed": "true"})
@@ -160,7 +164,22 @@ mod tests {
             namespace: "shop".into(),
             name: "tls".into(),
         };
-        of(&key, &secret.head, DEFAULT_CLASS)
+        of(&key, &secret.head, class)
+    }
+
+    #[test]
+    fn of_several_installations_one_tells_it() {
+        let bare = [("cert-renew.io/isuer", "le")];
+        let classed = [bare[0], ("cert-renew.io/class", "edge")];
+        for (annotations, class, tells) in [
+            (&bare[..], DEFAULT_CLASS, true),
+            (&bare, "edge", false),
+            (&classed, DEFAULT_CLASS, false),
+            (&classed, "edge", true),
+        ] {
+            let told = stray_for(annotations, false, class).is_some();
+            assert_eq!(told, tells, "{annotations:?} {class}");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod dns_persist;
 mod documents;
 mod done;
 mod events;
+mod everyday;
 mod evicted;
 mod examples;
 mod fairness;

@@ -324,13 +324,10 @@ async fn operate(
     }
 }
 
-/// A listening socket; a server takes connections from it by [`again`].
-///
-/// `[::]` takes connections of both families. Where the kernel has no IPv6 it is `0.0.0.0`.
 /// What the process remembers of a Secret beside the index; Events only where this replica leads, as only a leader
 /// sends any.
 fn remembered(
-    context: &Arc<Context>,
+    context: &Arc<Shared>,
     steps: Steps,
 ) -> impl Fn(&SecretRef) -> Remembered + Send + Sync + use<> {
     let context = Arc::clone(context);
@@ -340,6 +337,9 @@ fn remembered(
     }
 }
 
+/// A listening socket; a server takes connections from it by [`again`].
+///
+/// `[::]` takes connections of both families. Where the kernel has no IPv6 it is `0.0.0.0`.
 async fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
     let listener = match TcpListener::bind(address).await {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {

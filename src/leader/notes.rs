@@ -90,7 +90,7 @@ fn names_objects(assessment: &Assessment) -> bool {
 }
 
 /// Writes what is outdated until the term ends.
-pub async fn follow(all: &Handles) {
+pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
     let mut allowance = TokenBucket::new(AT_ONCE);
     let mut writes = Writes::default();
     let mut open: HashSet<SecretRef> = HashSet::new();
@@ -106,7 +106,7 @@ pub async fn follow(all: &Handles) {
                 all.notes.add(&key);
                 continue;
             }
-            match look(all, &key).await {
+            match look(all, &key, done).await {
                 Ok(Looked { wrote, missing }) => {
                     if wrote {
                         writes.count(now, &key);

@@ -1,5 +1,7 @@
 //! What the watch brings of one Secret: judged, kept in the index, and reported.
 
+use std::sync::Arc;
+
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::Leaf;
 use cert_renew_core::config::Observe;

@@ -71,7 +71,7 @@ impl Renewal<'_> {
         let Some(new_key) = new_key.filter(|_| fresh.still_wants(&record)) else {
             return self.give_up_unwanted(&record).await;
         };
-        if let Some(opens) = fresh.assessment.opens {
+        if let Some(opens) = fresh.shut_until(UnixTime::now()) {
             return Ok(Outcome::Later(opens, None));
         }
         let ours = |error| Failure::from(error).about(&fresh);

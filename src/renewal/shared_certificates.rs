@@ -4,7 +4,8 @@
 //! twenty due ──lowest key──► one order ──► its Secret, then every other that held the same leaf with its key
 //! ```
 //! A new key goes only to Secrets that held the old one, proven by the pair in the Secret itself, and only where
-//! `allow`, pause and change window permit it. A Secret that is left out orders for itself.
+//! `allow`, pause, change window and annotations that cannot be followed permit it. A Secret that is left out orders
+//! for itself when it is due.
 
 use std::time::Duration;
 
@@ -125,7 +126,11 @@ impl Renewal<'_> {
             return;
         }
         // A Secret that may not be renewed, because of its namespace or otherwise, is not even read.
-        let may = |_: &SecretRef, entry: &Entry| entry.observed.renewal.is_ok();
+        let now = UnixTime::now();
+        let may = |_: &SecretRef, entry: &Entry| {
+            let blocked = entry.observed.blocked.issue() && !entry.renewal_due(now);
+            entry.observed.renewal.is_ok() && !blocked
+        };
         for copy in self.copies(account, had, may) {
             match self
                 .all
@@ -176,7 +181,9 @@ impl Renewal<'_> {
             && mine.settings.lifetime == theirs.settings.lifetime
             && mine.settings.key_type == theirs.settings.key_type
             && mine.settings.key_rotation == theirs.settings.key_rotation;
-        let may = mine.renewal.is_ok() && mine.opens.is_none() && fresh.secret.kept_for().is_none();
+        // As for a renewal of its own: an annotation that cannot be followed may be a pause or another class.
+        let may =
+            mine.renewal.is_ok() && fresh.shut_until(now).is_none() && !fresh.is_left_alone();
         let held = holds(&fresh, had, now);
         if !(alike && may && held) {
             return Ok(false);

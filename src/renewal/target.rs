@@ -61,11 +61,10 @@ impl Renewal<'_> {
         if fresh.assessment.renewal == Err(Never::Paused) {
             return Ok(Look::Waits(UnixTime::NEVER));
         }
-        let is_ours = fresh.secret.kept_for().is_none() && !fresh.secret.immutable;
-        if !is_ours || !fresh.still_wants(record) {
+        if fresh.is_left_alone() || !fresh.still_wants(record) {
             return Ok(Look::Unwanted);
         }
-        Ok(match fresh.assessment.opens {
+        Ok(match fresh.shut_until(UnixTime::now()) {
             Some(opens) => Look::Waits(opens),
             None => Look::Go(Box::new(fresh)),
         })
@@ -141,6 +140,16 @@ impl RenewalTarget {
     /// The Secret's leaf, if it can be read.
     pub(super) fn leaf(&self) -> Option<&Leaf> {
         self.assessment.leaf.as_ref().ok()
+    }
+
+    /// Until when the Secret may not change: its change window is closed, or an annotation cannot be followed.
+    pub(super) fn shut_until(&self, now: UnixTime) -> Option<UnixTime> {
+        self.assessment.opens.max(self.assessment.blocked_until(now))
+    }
+
+    /// Whether another program writes it, or the API server refuses to change its data.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.secret.immutable || self.secret.kept_for().is_some()
     }
 
     /// The claim on the rate limits of a Secret that is due for this reason.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use test_bench::objects::{OLD, Pair, Space, pair};
+use test_bench::objects::{Age, OLD, Pair, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually};
 
 use super::{configured, event, issued, renewals, stuck};
-use crate::renewal::{SOON, leaf, options, renewed, rolled_out};
+use crate::dns01::no_record_is_left;
+use crate::renewal::{SOON, data, leaf, options, renewed, rolled_out};
 
 #[tokio::test]
 async fn no_more_orders_than_the_config_allows() -> Result<()> {
@@ -150,5 +151,45 @@ async fn twenty_copies_of_one_wildcard_share_one_order() -> Result<()> {
     assert_ne!(leaf(&own)?.fingerprint, shared);
     let orders = operator.log()?.matches("\"message\":\"ordered\"").count();
     assert_eq!(orders, 2, "one for the copies, one for the stranger");
+    Ok(())
+}
+
+/// One of them is renewed, and its certificate is put into none whose annotations cannot be followed.
+#[tokio::test]
+async fn a_copy_with_an_annotation_that_cannot_be_followed_keeps_its_certificate() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::install(bench, options()).await?;
+    let space = Space::new(bench.client()?, "unread-copies", operator.namespace()).await?;
+    let aged = Age {
+        since: 20,
+        left: 70,
+    };
+    let old = pair(&["unread.copies.example"], aged)?;
+    let blocked = [
+        ("pause", "paused", "yes"),
+        ("window", "change-window", "Mon 25:00-26:00 UTC"),
+        ("key", "key-type", "rsa"),
+    ];
+    for (name, key, value) in blocked {
+        let annotations = [("issuer", "pebble"), (key, value)];
+        space.tls_secret(name, Some(&old), &annotations).await?;
+    }
+    let asks = [("issuer", "pebble"), ("renew-now", "1")];
+    space.tls_secret("a", Some(&old), &asks).await?;
+    space.tls_secret("sound", Some(&old), &asks[..1]).await?;
+    // All are known when it is renewed.
+    operator.run().await?;
+    let shared = leaf(&renewed(&space, "a", &old.certificate).await?)?.fingerprint;
+    let copy = renewed(&space, "sound", &old.certificate).await?;
+    assert_eq!(leaf(&copy)?.fingerprint, shared);
+    // The record goes when all copies are written.
+    no_record_is_left(bench, &operator).await?;
+    for (name, key, _) in blocked {
+        let secret = space.secrets().get(name).await?;
+        ensure!(
+            data(&secret, "tls.crt") == old.certificate,
+            "{name} was overwritten although {key} cannot be followed"
+        );
+    }
     Ok(())
 }

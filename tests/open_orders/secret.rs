@@ -188,6 +188,7 @@ async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result
     for (name, key, value) in [
         ("paused", "paused", "true"),
         ("window", "change-window", "Mon 00:00-00:01 UTC"),
+        ("unread", "paused", "yes"),
     ] {
         let host = format!("{name}.shut.example");
         let pair = test_bench::objects::pair(&[&host], valid)?;
@@ -202,7 +203,7 @@ async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result
     let annotations = [("issuer", "pebble"), ("names", "free.shut.example")];
     space.tls_secret("free", None, &annotations).await?;
     renewed(&space, "free", "").await?;
-    for name in ["paused", "window"] {
+    for name in ["paused", "window", "unread"] {
         let now = space.secrets().get(name).await?;
         let host = format!("{name}.shut.example");
         let is_old = leaf(&now)?.names.iter().any(|it| it.to_string() == host)
@@ -215,6 +216,9 @@ async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result
     let old = data(&space.secrets().get("window").await?, "tls.crt");
     annotate(&space, "window", "change-window", None).await?;
     renewed(&space, "window", &old).await?;
+    let old = data(&space.secrets().get("unread").await?, "tls.crt");
+    annotate(&space, "unread", "paused", None).await?;
+    renewed(&space, "unread", &old).await?;
     Ok(())
 }
 

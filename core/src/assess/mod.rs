@@ -421,6 +421,14 @@ impl Assessment {
         is_caused(&self.settings, self.issued_by.as_ref())
     }
 
+    /// Until when no new pair may be written into it although it is renewed: an annotation cannot be followed, and
+    /// enough of the lifetime is left. `None` if nothing holds the write up, or it is never renewed.
+    #[must_use]
+    pub fn blocked_until(&self, now: UnixTime) -> Option<UnixTime> {
+        let due = self.renewal.ok().filter(|_| self.blocked.issue())?;
+        Some(due.at).filter(|at| *at > now)
+    }
+
     /// The claim on the rate limits of a renewal for this reason.
     #[must_use]
     pub fn claim(&self, reason: Reason) -> Claim<'_> {

@@ -80,6 +80,11 @@ async fn what_no_server_loads_is_not_rolled_onto() -> Result<()> {
     let make = || pair(&["unservable.example"], FRESH);
     served(&space, "foreign", &make()?, &EXTERNAL).await?;
     served(&space, "ours", &make()?, &[("issuer", "pebble")]).await?;
+    let unread = [("issuer", "pebble"), ("key-type", "rsa")];
+    served(&space, "unread", &make()?, &unread).await?;
+    let left = glued(&make()?);
+    space.put("unread", &left).await?;
+    told(&space, "unread", "cannot load the certificate").await?;
     space.put("foreign", &glued(&make()?)).await?;
     let next = make()?;
     space.put("ours", &glued(&next)).await?;
@@ -106,6 +111,11 @@ async fn what_no_server_loads_is_not_rolled_onto() -> Result<()> {
         ensure!(
             space.generation("Deployment", "foreign").await? == 1,
             "it was"
+        );
+        let unread = space.secrets().get("unread").await?;
+        ensure!(
+            data(&unread, "tls.crt") == left.certificate,
+            "a Secret with an annotation that cannot be followed was written"
         );
         Ok(())
     })

@@ -41,13 +41,15 @@ pub(super) async fn rewrite(
     true
 }
 
-/// The changes to write; `None` where the Secret belongs to another program, or was rewritten already.
+/// The changes to write; `None` where the Secret belongs to another program, may not change now, or was rewritten already.
 fn changes(secret: &FullSecret, assessment: &Assessment) -> Option<Changes<'static>> {
     let settings = &assessment.settings;
     let fingerprint = assessment.leaf.as_ref().ok()?.fingerprint.to_string();
     let done = secret.head.annotation(keys::REWRITTEN) == Some(&*fingerprint);
     let ours = !assessment.is_external() && secret.kept_for().is_none();
-    if done || !ours || settings.paused || secret.immutable || assessment.opens.is_some() {
+    // An annotation that cannot be followed may be a pause or another class.
+    let held = settings.paused || assessment.blocked.issue() || assessment.opens.is_some();
+    if done || !ours || held || secret.immutable {
         return None;
     }
     let (certificate, private_key) = secret.pair();

@@ -132,6 +132,30 @@ async fn a_change_while_all_is_shut_is_rolled_when_the_way_opens() -> Result<()>
     Ok(())
 }
 
+/// A renewal that is asked for and held for days holds neither the first sight nor a rollout up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_renewal_holds_no_rollout_up() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "held-sight", operator.namespace()).await?;
+    let make = || pair(&["held.sight.example"], FRESH);
+    let (first, second) = (make()?, make()?);
+    space
+        .workload("Deployment", "web", Reference::Volume, "tls")
+        .await?;
+    ready(&space, "web", 2).await?;
+    let asks = [("issuer", "pebble"), ("renew-now", "today")];
+    space.tls_secret("tls", Some(&first), &asks).await?;
+    recorded(&space, "tls", &first).await?;
+    let adopted = told(&space, "tls", "a new certificate is asked for and held until 20").await?;
+    ensure!(adopted.starts_with("Adopted"), "{adopted}");
+    space.put("tls", &second).await?;
+    rolled_out(&space, "tls").await?;
+    recorded(&space, "tls", &second).await?;
+    assert_eq!(space.generation("Deployment", "web").await?, 2);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout() -> Result<()> {
     let bench = Bench::shared().await?;

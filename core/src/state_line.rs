@@ -307,6 +307,10 @@ pub fn adopting(now: UnixTime, assessment: &Assessment) -> String {
     let not_after = assessment.leaf.as_ref().ok().map(|leaf| leaf.not_after);
     let why = Why::of(assessment.renewal, assessment.heed, assessment.blocked);
     match assessment.renewal {
+        Ok(due) if due.at <= now && assessment.held_until.is_some() => format!(
+            "a new certificate is asked for and held until {}: the present one is younger than a tenth of its lifetime",
+            assessment.held_until.map_or_else(String::new, minute)
+        ),
         Ok(due) if due.at <= now => format!("a new certificate is asked for now{}", why.after()),
         Ok(due) => {
             let may_change = match assessment.heed {

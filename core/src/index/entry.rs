@@ -288,7 +288,14 @@ impl Entry {
     #[must_use]
     pub fn is_held(&self, now: UnixTime) -> bool {
         let shut = self.observed.window.is_some_and(|opens| opens > now);
-        shut || self.observed.rollout_blocked || self.renewal_due(now)
+        shut || self.observed.rollout_blocked || self.awaits_issue(now)
+    }
+
+    /// Whether what the Secret holds is about to be replaced: it is due for a renewal, which is not held for days because
+    /// the certificate is young.
+    #[must_use]
+    pub fn awaits_issue(&self, now: UnixTime) -> bool {
+        self.renewal_due(now) && self.held_until(now).is_none()
     }
 
     /// Until when a renewal that was asked for is held because the certificate is young.
@@ -329,7 +336,7 @@ impl Entry {
         let served_expired = matches!(self.rolled_out(),
             Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
         let waits_for_issue =
-            self.renewal_due(now) && (self.observed.leaf.is_err() || !served_expired);
+            self.awaits_issue(now) && (self.observed.leaf.is_err() || !served_expired);
         self.roll_at = if !self.rollout_due() || waits_for_issue {
             UnixTime::NEVER
         } else if self.is_unrecorded() {

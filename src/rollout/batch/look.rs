@@ -283,7 +283,8 @@ impl Rollouts {
             return Err(Not::until(UnixTime::NEVER, None));
         }
         let served_expired = matches!(entry.rolled_out(), Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
-        if assessment.renewal.is_ok_and(|due| due.at <= now) && !served_expired {
+        let is_due = assessment.renewal.is_ok_and(|due| due.at <= now);
+        if is_due && assessment.held_until.is_none() && !served_expired {
             return Err(Not::until(
                 now + LOOK_AGAIN,
                 Some("waits for the renewal that is due".into()),

@@ -315,3 +315,25 @@ fn what_waits_for_an_issue_is_not_rolled_onto() {
     assert_eq!(index.pop_due(UnixTime(1)), Some((Task::Renew, key)));
     assert_eq!(index.pop_due(UnixTime(50)), None);
 }
+
+#[test]
+fn a_renewal_that_is_held_for_days_holds_no_rollout_up() {
+    let asked = |version: &str, rolled_out, held_until| Observed {
+        renewal: Ok(Due {
+            at: UnixTime(0),
+            reason: Reason::RenewNow,
+        }),
+        held_until,
+        ..observed(version, Ok(leaf(2)), rolled_out)
+    };
+    let rolls_at = |rolled_out, held_until| {
+        let mut index = Index::default();
+        let key = apply(&mut index, 10, asked("1", rolled_out, held_until));
+        index.get(&key).unwrap().roll_at
+    };
+    let held = Some(UnixTime(40));
+    assert_eq!(rolls_at(Some(rolled(1)), None), UnixTime::NEVER);
+    assert_eq!(rolls_at(Some(rolled(1)), held), UnixTime(10) + SETTLE);
+    // The first sight is recorded at once.
+    assert_eq!(rolls_at(None, held), UnixTime(10));
+}

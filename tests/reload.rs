@@ -78,12 +78,24 @@ async fn a_pause_in_the_config_stops_everything_and_ends_with_it() -> Result<()>
     space.available("Deployment", "web").await?;
     rolled_out(&space, "outside").await?;
     assert_eq!(series(&operator, "cert_renew_paused").await?, "0");
+    let names = pair(&["sound.stopped.example"], FRESH)?;
+    let ours = [("issuer", "pebble")];
+    space.tls_secret("sound", Some(&names), &ours).await?;
+    let state = async |begins: &str| {
+        eventually(SOON, &format!("its state is {begins}"), async || {
+            let sound = space.secrets().get("sound").await?;
+            let line = annotation(&sound, "state.cert-renew.io/state").unwrap_or_default();
+            ensure!(line.starts_with(begins), "{line}");
+            Ok(())
+        })
+        .await
+    };
+    state("ok; renews 20").await?;
 
     operator.configure(&format!("{}paused: true\n", options().config))?;
     in_force(&operator, 1).await?;
     assert_eq!(series(&operator, "cert_renew_paused").await?, "1");
     let old = pair(&["due.stopped.example"], OLD)?;
-    let ours = [("issuer", "pebble")];
     space.tls_secret("due", Some(&old), &ours).await?;
     let next = pair(&["outside.stopped.example"], FRESH)?;
     space.put("outside", &next).await?;
@@ -104,6 +116,8 @@ async fn a_pause_in_the_config_stops_everything_and_ends_with_it() -> Result<()>
         Ok(())
     })
     .await?;
+    // What stands on a Secret says by whom it is paused.
+    state("paused: by the config").await?;
     let orders = operator.requests()?.into_iter();
     let orders = orders.filter(|it| it.verb == "create" && it.resource == "secrets");
     assert_eq!(orders.count(), 0, "an order was made");
@@ -111,6 +125,7 @@ async fn a_pause_in_the_config_stops_everything_and_ends_with_it() -> Result<()>
     operator.configure(&options().config)?;
     renewed(&space, "due", &old.certificate).await?;
     rolled_out(&space, "outside").await?;
+    state("ok; renews 20").await?;
     assert_eq!(space.generation("Deployment", "web").await?, 2);
     assert_eq!(series(&operator, "cert_renew_paused").await?, "0");
     Ok(())

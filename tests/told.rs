@@ -13,6 +13,8 @@ use crate::propagation;
 use crate::renewal::{SOON, annotation, options, overdue, renewed, rolled_out};
 
 const STATE: &str = "state.cert-renew.io/state";
+const LAST_ERROR: &str = "state.cert-renew.io/last-error";
+const RETRY_AT: &str = "state.cert-renew.io/retry-at";
 const PROBLEMS: &str = "state.cert-renew.io/problems";
 const SINCE: &str = "state.cert-renew.io/since";
 /// Longer than a line waits for its write, so that a needless write would come.
@@ -208,6 +210,53 @@ async fn a_renewal_and_what_holds_one_up_stand_in_the_line() -> Result<()> {
         line.contains("; next try 20") && line.chars().count() < 140,
         "{line}"
     );
+    Ok(())
+}
+
+/// The error on a Secret is the one that is known now: another one takes its place, and what is no error takes it away.
+#[tokio::test]
+async fn the_last_error_on_a_secret_is_the_one_that_is_known() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "errors", operator.namespace()).await?;
+    let old = pair(&["errors.example"], OLD)?;
+    for (name, host) in [("held", "held.errors.example"), ("kept", "kept.errors.example")] {
+        let moved = json!({"host": format!("{host}.")});
+        bench.dns().set("set-servfail", &moved).await?;
+        let annotations = [("issuer", "pebble"), ("names", host)];
+        space.tls_secret(name, Some(&old), &annotations).await?;
+    }
+    for name in ["held", "kept"] {
+        says(&space, name, LAST_ERROR, |it| it.contains("errors.example")).await?;
+    }
+    // A young certificate comes from elsewhere, and another one is asked for.
+    let fresh = pair(&["errors.example"], FRESH)?;
+    let young = json!({
+        "metadata": {"annotations": {"cert-renew.io/names": "errors.example", "cert-renew.io/renew-now": "today"}},
+        "stringData": {"tls.crt": fresh.certificate, "tls.key": fresh.key},
+    });
+    let params = PatchParams::default();
+    space
+        .secrets()
+        .patch("held", &params, &Patch::Merge(young))
+        .await?;
+    says(&space, "held", STATE, |it| it.starts_with("held: until 20")).await?;
+    says(&space, "held", LAST_ERROR, str::is_empty).await?;
+    says(&space, "held", RETRY_AT, str::is_empty).await?;
+    // Another program begins to write the other one: cert-manager, which sets no owner by default.
+    let secret = space.secrets().get("kept").await?;
+    let applied = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": "kept", "annotations": {"cert-manager.io/certificate-name": "kept"}},
+        "data": secret.data,
+    });
+    let params = PatchParams::apply("cert-manager-certificates-issuing").force();
+    space
+        .secrets()
+        .patch("kept", &params, &Patch::Apply(applied))
+        .await?;
+    says(&space, "kept", LAST_ERROR, |it| !it.contains("kept.errors.example")).await?;
+    says(&space, "kept", STATE, |it| it.contains("of cert-manager")).await?;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! What stands on a Secret for people, where no other write brings it up to date: the line of its state, and what is
-//! wrong with its annotations.
+//! What stands on a Secret for people, where no other write brings it up to date: the line of its state, what is wrong
+//! with its annotations, and the error of its last renewal.
 //!
 //! The controller adds a Secret when its line would say something else, and when an annotation names objects of the
 //! cluster. Such a Secret is read once, a moment later, and written if something is news; a date that has moved is
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::config::Labels;
-use cert_renew_core::index::Change;
+use cert_renew_core::index::{self, Change, Entry, Stuck};
 use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::FullSecret;
@@ -201,6 +201,7 @@ fn outdated(
     let head = &secret.head;
     facts.entry.observed = assessment.observed(head.uid(), head.resource_version());
     let state = State::of(&facts.entry, now);
+    let error = error_of(now, &facts.entry);
     let line = state_line::line(now, key, &facts.judged(assessment));
     let all = assessment
         .problems
@@ -211,11 +212,39 @@ fn outdated(
     if problems.as_deref() != head.annotation(keys::PROBLEMS) {
         annotations.push((keys::PROBLEMS, problems));
     }
-    if line.is_news(head.annotation(keys::STATE)) || (!annotations.is_empty() && line.lasts()) {
+    let written = head.annotation(keys::LAST_ERROR).map(index::kept);
+    // A renewal that runs brings its own.
+    let is_outdated = |(error, _): &LastError| error.as_deref() != written;
+    let error = error.filter(|it| line.lasts() && is_outdated(it));
+    if line.is_news(head.annotation(keys::STATE))
+        || ((error.is_some() || !annotations.is_empty()) && line.lasts())
+    {
         annotations.push((keys::STATE, Some(line.text().to_owned())));
         annotations.extend(since::beside(now, state, head));
     }
+    if let Some((error, retry_at)) = error {
+        let retry_at = retry_at.map(|at| at.to_string());
+        annotations.push((keys::LAST_ERROR, error.map(String::from)));
+        annotations.push((keys::RETRY_AT, retry_at));
+    }
     annotations
+}
+
+/// The error of the last renewal, and when the next try is.
+type LastError = (Option<Box<str>>, Option<UnixTime>);
+
+/// The error of the last renewal as it is known by now; none of a renewal that is held, which is no error. `None` while
+/// a renewal runs.
+fn error_of(now: UnixTime, entry: &Entry) -> Option<LastError> {
+    if entry.renewing.is_some() {
+        return None;
+    }
+    let error = { entry.renewal_error.clone() }.filter(|_| State::of(entry, now) != State::Held);
+    // What waits for a person is looked at again and again, and no such look is announced.
+    let waits = entry.stuck == Some(Stuck::OtherOwner);
+    let at = Some(entry.renew_at).filter(|at| !waits && *at > now && *at != UnixTime::NEVER);
+    let at = at.filter(|_| error.is_some());
+    Some((error, at))
 }
 
 /// When this task has written which Secret, and how often.

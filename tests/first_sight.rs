@@ -147,7 +147,12 @@ async fn a_held_renewal_holds_no_rollout_up() -> Result<()> {
     let asks = [("issuer", "pebble"), ("renew-now", "today")];
     space.tls_secret("tls", Some(&first), &asks).await?;
     recorded(&space, "tls", &first).await?;
-    let adopted = told(&space, "tls", "a new certificate is asked for and held until 20").await?;
+    let adopted = told(
+        &space,
+        "tls",
+        "a new certificate is asked for and held until 20",
+    )
+    .await?;
     ensure!(adopted.starts_with("Adopted"), "{adopted}");
     space.put("tls", &second).await?;
     rolled_out(&space, "tls").await?;

@@ -12,6 +12,7 @@ use test_bench::objects::{Age, FRESH, Space, pair};
 use test_bench::{Bench, Result, ensure};
 
 use crate::command::said;
+use crate::faults::of_cert_manager;
 use crate::renewal::annotation;
 
 /// Half of its lifetime has passed: old enough for another, and not due.
@@ -184,9 +185,20 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
         ("disallowed", &midway, vec![ours, ("names", "a.test")]),
         ("young", &fresh, vec![ours]),
         ("midway", &midway, vec![ours]),
+        ("immutable", &midway, vec![ours]),
     ] {
         space.tls_secret(name, Some(pair), &annotations).await?;
     }
+    let immutable = kube::api::Patch::Merge(json!({"immutable": true}));
+    space
+        .secrets()
+        .patch("immutable", &Default::default(), &immutable)
+        .await?;
+    of_cert_manager(&space, "owned", &midway).await?;
+    let data = space.secrets().get("midway").await?.data;
+    space
+        .secret("opaque", "Opaque", data.unwrap_or_default(), &[ours])
+        .await?;
     let place = ["-n", &space.name, "--operator-namespace", &space.name];
     let renew = |more: &[&str]| -> Result<(i32, String)> {
         let output = run(
@@ -204,6 +216,9 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
         ("unknown", "an issuer of the config (le)"),
         ("disallowed", "issuers.le.allow"),
         ("young", "--force asks now"),
+        ("immutable", "it is immutable"),
+        ("owned", "another program writes it"),
+        ("opaque", "needs the label cert-renew.io/managed"),
     ] {
         let (code, text) = renew(&[name])?;
         ensure!(
@@ -252,6 +267,49 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
         code == 1 && text.contains("not done within 1s"),
         "{code} {text}"
     );
+    Ok(())
+}
+
+/// `renew` and `create` go by what is watched, and by the labels of the namespace.
+#[tokio::test]
+async fn what_is_not_watched_or_not_granted_by_labels_is_refused() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let midway = pair(&["a.example"], MIDWAY)?;
+    let by_labels = "class: asking\nissuers: {le: {directory: \"https://ca.example/\", allow: [{namespaceSelector: \
+                     {matchLabels: {team: web}}, names: [\"**.example\"]}]}}\nsolvers: [{http01: {route: shared}}]\n";
+    let elsewhere = config("asking", "watch: {namespaces: [elsewhere]}\n");
+    for (prefix, config, renewed, created) in [
+        (
+            "unwatched",
+            &*elsewhere,
+            "does not watch namespace",
+            "does not watch namespace",
+        ),
+        (
+            "unlabelled",
+            by_labels,
+            "issuers.le.allow",
+            "does not allow namespace",
+        ),
+    ] {
+        let space = Space::new(bench.client()?, prefix, "asking").await?;
+        operator(&space, config).await?;
+        space
+            .tls_secret("tls", Some(&midway), &[("issuer", "le")])
+            .await?;
+        let place = ["-n", &space.name, "--operator-namespace", &space.name];
+        let create = ["create", "made", "--issuer", "le", "--names", "b.example"];
+        for (command, expected) in [(&["renew", "tls"][..], renewed), (&create, created)] {
+            let output = run(&[command, &place].concat(), Some(bench.kubeconfig()))?;
+            let text = said(&output);
+            ensure!(
+                output.status.code() == Some(1) && text.contains(expected),
+                "{prefix}: {command:?}: {text}"
+            );
+        }
+        let secret = space.secrets().get("tls").await?;
+        ensure!(annotation(&secret, "cert-renew.io/renew-now").is_none());
+    }
     Ok(())
 }
 

@@ -220,7 +220,10 @@ async fn the_last_error_on_a_secret_is_the_one_that_is_known() -> Result<()> {
     let operator = Operator::start(bench, options()).await?;
     let space = Space::new(bench.client()?, "errors", operator.namespace()).await?;
     let old = pair(&["errors.example"], OLD)?;
-    for (name, host) in [("held", "held.errors.example"), ("kept", "kept.errors.example")] {
+    for (name, host) in [
+        ("held", "held.errors.example"),
+        ("kept", "kept.errors.example"),
+    ] {
         let moved = json!({"host": format!("{host}.")});
         bench.dns().set("set-servfail", &moved).await?;
         let annotations = [("issuer", "pebble"), ("names", host)];
@@ -255,7 +258,10 @@ async fn the_last_error_on_a_secret_is_the_one_that_is_known() -> Result<()> {
         .secrets()
         .patch("kept", &params, &Patch::Apply(applied))
         .await?;
-    says(&space, "kept", LAST_ERROR, |it| !it.contains("kept.errors.example")).await?;
+    says(&space, "kept", LAST_ERROR, |it| {
+        !it.contains("kept.errors.example")
+    })
+    .await?;
     says(&space, "kept", STATE, |it| it.contains("of cert-manager")).await?;
     Ok(())
 }

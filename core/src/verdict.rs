@@ -21,6 +21,7 @@ use crate::index::{Entry, Fault, Index, LeafFacts, Row, Shown, Source};
 use crate::schedule::due::{AT_ONCE, Never};
 use crate::secret::SecretRef;
 use crate::secret::keys;
+use crate::secret::place::TLS_TYPE;
 use crate::secret::settings::Blocks;
 use crate::secret::settings::DEFAULT_CLASS;
 use crate::secret::state::RolledOut;
@@ -135,11 +136,16 @@ impl State {
     }
 }
 
-/// Whether nothing can be asked for: the names are unknown, or the config does not grant them.
+/// Whether nothing can be asked for: the names are unknown, the config does not grant them, or the Secret is not ours to
+/// write.
 fn is_refused(entry: &Entry) -> bool {
     matches!(
         entry.observed.renewal,
-        Err(Never::NoNames | Never::UnknownIssuer | Never::NotAllowed)
+        Err(Never::NoNames
+            | Never::UnknownIssuer
+            | Never::NotAllowed
+            | Never::OwnedByAnother
+            | Never::Immutable)
     )
 }
 
@@ -424,6 +430,12 @@ pub fn of_secret(now: UnixTime, secret: &ThinSecret, config: Option<&Config>) ->
         name: head.name().into(),
     };
     let own = config.and_then(|config| assess::of_thin(now, &key, secret, config));
+    let is_tls = secret.kind == TLS_TYPE;
+    let missed = |config: &Config| { &config.watch }.misses(&key.namespace, is_tls, head.managed);
+    // The operator does not see it.
+    if own.is_some() && config.and_then(missed).is_some() {
+        return None;
+    }
     let (assessment, is_ours) = match own {
         Some(assessment) => (assessment, true),
         // Of another class, or the config is not known.

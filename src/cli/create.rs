@@ -88,7 +88,9 @@ pub(super) fn run(args: Args) -> CommandResult {
         if let (Some(client), Some(namespace)) = (client, &namespace) {
             let operator = &args.operator.operator_namespace;
             if let Some(config) = cluster_config::read_if_allowed(&client, operator).await? {
-                check(&args, &config, namespace, &names)?;
+                let labels = super::names::labels(&client, namespace, &config).await?;
+                let labels = labels.as_ref().map_or(Labels::NotAsked, Labels::Are);
+                check(&args, &config, (namespace.as_str(), labels), &names)?;
             }
             if args.dry_run != DryRun::Client {
                 secret = post(&client, namespace, &secret, args.dry_run).await?;
@@ -159,7 +161,12 @@ fn made(args: &Args, namespace: Option<String>, name: String, names: &[Name]) ->
 }
 
 /// Refuses what the operator would never issue.
-fn check(args: &Args, config: &Config, namespace: &str, names: &[Name]) -> Result<(), Failure> {
+fn check(
+    args: &Args,
+    config: &Config,
+    (namespace, labels): (&str, Labels<'_>),
+    names: &[Name],
+) -> Result<(), Failure> {
     // Another installation has another config.
     if args
         .class
@@ -167,6 +174,11 @@ fn check(args: &Args, config: &Config, namespace: &str, names: &[Name]) -> Resul
         .is_some_and(|class| *class != config.class)
     {
         return Ok(());
+    }
+    if { &config.watch }.misses(namespace, true, true).is_some() {
+        return Err(Failure(format!(
+            "cert-renew does not watch namespace {namespace}: it is not among watch.namespaces of the config"
+        )));
     }
     let issuer = &args.issuer;
     if issuer == cert_renew_core::assess::EXTERNAL {
@@ -177,7 +189,7 @@ fn check(args: &Args, config: &Config, namespace: &str, names: &[Name]) -> Resul
     };
     let refused = names
         .iter()
-        .find(|name| !found.allows(namespace, Labels::NotAsked, name));
+        .find(|name| !found.allows(namespace, labels, name));
     refused.map_or(Ok(()), |name| {
         Err(Failure(format!(
             "issuer {issuer} does not allow namespace {namespace} to ask for {name}: cert-renew names -n {namespace} shows \

@@ -45,11 +45,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         let client = args.place.client().await?;
         let namespace = args.place.namespace(&client);
         let config = args.config.read(&client).await?;
-        let labels = if config.needs_namespace_labels() {
-            labels(&client, namespace).await?
-        } else {
-            None
-        };
+        let labels = labels(&client, namespace, &config).await?;
         let rows = rows(&config, namespace, labels.as_ref());
         match args.output.of_program(&rows)? {
             Some(text) => print!("{text}"),
@@ -62,11 +58,15 @@ pub(super) fn run(args: Args) -> CommandResult {
     })
 }
 
-/// The namespace's labels; None if the user may not read them.
-async fn labels(
+/// The namespace's labels, if the config asks for them; None also if the user may not read them.
+pub(super) async fn labels(
     client: &Client,
     namespace: &str,
+    config: &Config,
 ) -> Result<Option<BTreeMap<String, String>>, Failure> {
+    if !config.needs_namespace_labels() {
+        return Ok(None);
+    }
     let api: Api<Namespace> = Api::all(client.clone());
     match api.get_metadata(namespace).await {
         Ok(found) => Ok(Some(found.metadata.labels.unwrap_or_default())),

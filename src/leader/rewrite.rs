@@ -49,7 +49,7 @@ fn changes(secret: &FullSecret, assessment: &Assessment) -> Option<Changes<'stat
     let ours = !assessment.is_external() && secret.kept_for().is_none();
     // An annotation that cannot be followed may be a pause or another class.
     let held = settings.paused || assessment.blocked.issue() || assessment.opens.is_some();
-    if done || !ours || held || secret.immutable {
+    if done || !ours || held || secret.head.immutable {
         return None;
     }
     let (certificate, private_key) = secret.pair();

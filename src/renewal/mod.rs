@@ -133,7 +133,7 @@ impl Renewal<'_> {
         };
         let left_alone = match fresh.secret.kept_for() {
             Some(keeper) => Some(self.left_to(&fresh, &keeper)),
-            None if fresh.secret.immutable => Some(self.immutable(&fresh)),
+            None if fresh.secret.head.immutable => Some(self.immutable(&fresh)),
             None => None,
         };
         if let Some(outcome) = left_alone {

@@ -182,8 +182,7 @@ impl Renewal<'_> {
             && mine.settings.key_type == theirs.settings.key_type
             && mine.settings.key_rotation == theirs.settings.key_rotation;
         // As for a renewal of its own: an annotation that cannot be followed may be a pause or another class.
-        let may =
-            mine.renewal.is_ok() && fresh.shut_until(now).is_none() && !fresh.is_left_alone();
+        let may = mine.renewal.is_ok() && fresh.shut_until(now).is_none() && !fresh.is_left_alone();
         let held = holds(&fresh, had, now);
         if !(alike && may && held) {
             return Ok(false);

@@ -144,12 +144,14 @@ impl RenewalTarget {
 
     /// Until when the Secret may not change: its change window is closed, or an annotation cannot be followed.
     pub(super) fn shut_until(&self, now: UnixTime) -> Option<UnixTime> {
-        self.assessment.opens.max(self.assessment.blocked_until(now))
+        self.assessment
+            .opens
+            .max(self.assessment.blocked_until(now))
     }
 
     /// Whether another program writes it, or the API server refuses to change its data.
     pub(super) fn is_left_alone(&self) -> bool {
-        self.secret.immutable || self.secret.kept_for().is_some()
+        self.secret.head.immutable || self.secret.kept_for().is_some()
     }
 
     /// The claim on the rate limits of a Secret that is due for this reason.

@@ -196,6 +196,19 @@ async fn a_secret_that_another_program_keeps_is_left_to_it() -> Result<()> {
     let operator = Operator::start(bench, options()).await?;
     let space = Space::new(bench.client()?, "kept", operator.namespace()).await?;
     let old = pair(&["kept.example"], OLD)?;
+    // It is known from the first sight on, and not only when a renewal is due.
+    of_cert_manager(&space, "young", &pair(&["kept.example"], FRESH)?).await?;
+    eventually(SOON, "it is blocked", async || {
+        let path = format!("/api/certificates?namespace={}&name=young", space.name);
+        let report: Value = serde_json::from_str(&operator.ask(&path).await?)?;
+        let row = &report["certificates"][0];
+        ensure!(
+            row["state"] == "blocked" && row["renewsWhy"] == "OwnedByAnother",
+            "{report:#}"
+        );
+        Ok(())
+    })
+    .await?;
     let mut secret = of_cert_manager(&space, SECRET, &old).await?;
     // A leftover of a copy, not of cert-manager.
     secret.metadata.name = Some("copied".into());

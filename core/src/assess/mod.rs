@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use self::observed::{bystander, listed, unlisted};
+pub use self::problems::{IMMUTABLE, OTHER_WRITER};
 use crate::certificate::pair;
 use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable};
 use crate::config::{Config, Labels};
@@ -96,27 +97,38 @@ pub fn of_thin(
     secret: &ThinSecret,
     config: &Config,
 ) -> Option<Assessment> {
-    thin(now, key, secret, Some(config))
+    of_thin_labelled(now, key, secret, (config, Labels::NotAsked))
+}
+
+/// As [`of_thin`], with the labels of the namespace.
+#[must_use]
+pub fn of_thin_labelled(
+    now: UnixTime,
+    key: &SecretRef,
+    secret: &ThinSecret,
+    (config, labels): (&Config, Labels<'_>),
+) -> Option<Assessment> {
+    thin(now, key, secret, (Some(config), labels))
 }
 
 /// As [`of_thin`], where the config is not known or means another class: no defaults, and every issuer is taken to exist
 /// and to allow all names. For people only: nothing is done by it.
 #[must_use]
 pub fn of_thin_alone(now: UnixTime, key: &SecretRef, secret: &ThinSecret) -> Option<Assessment> {
-    thin(now, key, secret, None)
+    thin(now, key, secret, (None, Labels::NotAsked))
 }
 
 fn thin(
     now: UnixTime,
     key: &SecretRef,
     secret: &ThinSecret,
-    config: Option<&Config>,
+    (config, labels): (Option<&Config>, Labels<'_>),
 ) -> Option<Assessment> {
     let circumstances = Circumstances {
         now,
         key,
         config,
-        labels: Labels::NotAsked,
+        labels,
         suggested: &|_| None,
     };
     let asked = circumstances.asked(&secret.head)?;
@@ -221,7 +233,10 @@ impl Circumstances<'_> {
             Ok(_) if names.is_empty() && leaf.is_ok() => Err(Never::NoNames),
             due => due,
         };
-        let granted = self.may_issue(&settings, &names);
+        let granted = match problems::left_alone(head) {
+            Some(refused) => Err(refused),
+            None => self.may_issue(&settings, &names),
+        };
         let renewal = match (renewal, granted) {
             (Ok(_), Err((never, problem))) => {
                 // An issuer that does not parse is a problem already.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::EXTERNAL;
 use crate::certificate::{Leaf, Remark, Unreadable};
 use crate::config::Config;
+use crate::schedule::due::Never;
 use crate::secret::head::Head;
 use crate::secret::keys;
 use crate::secret::outputs::Part;
@@ -40,6 +41,36 @@ pub(super) fn without_names() -> Problem {
         expected: "expected the names to ask for".into(),
         blocks: Blocks::Issue,
     }
+}
+
+/// Key of the problem of a Secret that another program writes.
+pub const OTHER_WRITER: &str = "other-writer";
+/// Key of the problem of a Secret whose data cannot be changed.
+pub const IMMUTABLE: &str = "immutable";
+
+/// Why a Secret whose issuer is one of the config is left alone, if it is: another program writes it, or nobody can.
+pub(super) fn left_alone(head: &Head) -> Option<(Never, Problem)> {
+    let problem = |key: &str, value: String, expected: String| Problem {
+        key: key.into(),
+        value,
+        expected,
+        blocks: Blocks::Issue,
+    };
+    if let Some(keeper) = &head.keeper {
+        let expected = format!(
+            "expected no other program that writes this Secret: annotate it with {}: {EXTERNAL} to have only its workloads \
+             restarted, or end what writes it first",
+            keys::ISSUER
+        );
+        let problem = problem(OTHER_WRITER, shown(keeper), expected);
+        return Some((Never::OwnedByAnother, problem));
+    }
+    head.immutable.then(|| {
+        let expected = "expected a Secret that can be changed, as no new certificate can be written into this one: delete it \
+                        and create it again without immutable: true";
+        let problem = problem(IMMUTABLE, "true".into(), expected.into());
+        (Never::Immutable, problem)
+    })
 }
 
 /// The problem of an issuer that the config does not have.

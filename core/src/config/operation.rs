@@ -63,6 +63,34 @@ pub struct WatchConfig {
     pub observe: Observe,
 }
 
+impl WatchConfig {
+    /// Why the operator does not see a Secret of this namespace and type, if it does not.
+    #[must_use]
+    pub fn misses(&self, namespace: &str, is_tls: bool, has_label: bool) -> Option<Unseen> {
+        let named = &self.namespaces;
+        if !named.is_empty() && !named.iter().any(|it| it == namespace) {
+            Some(Unseen::Namespace)
+        } else if has_label {
+            None
+        } else if !is_tls {
+            Some(Unseen::Type)
+        } else {
+            (self.select == Select::Label).then_some(Unseen::Label)
+        }
+    }
+}
+
+/// Why the operator does not see a Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// Its namespace is not among those that are watched.
+    Namespace,
+    /// It is of another type than `kubernetes.io/tls`, and lacks the label.
+    Type,
+    /// It lacks the label, which all need.
+    Label,
+}
+
 /// Which Secrets the API server sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Select {

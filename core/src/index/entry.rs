@@ -218,6 +218,14 @@ impl Entry {
         }
     }
 
+    /// Drops the error of a renewal that is not ours to try any more.
+    pub(super) fn forget_renewals(&mut self) {
+        let ours = matches!(self.observed.renewal, Ok(_) | Err(Never::Paused));
+        if !ours && !self.order_open {
+            (self.renewal_error, self.stuck) = (None, None);
+        }
+    }
+
     /// Whether the workloads have another leaf than the Secret's.
     #[must_use]
     pub fn rollout_due(&self) -> bool {

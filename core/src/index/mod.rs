@@ -341,6 +341,7 @@ impl Index {
         if another {
             entry.forget_errors(now);
         }
+        entry.forget_renewals();
         entry.schedule(now, settle, retry_at);
         let id = self.table.put(key, &entry);
         self.enqueue(id, &entry);

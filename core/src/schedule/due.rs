@@ -103,6 +103,10 @@ pub enum Never {
     UnknownIssuer,
     /// The config does not grant the namespace all of the names.
     NotAllowed,
+    /// Another program writes it, such as cert-manager.
+    OwnedByAnother,
+    /// `immutable: true`: the API server refuses every change of its data.
+    Immutable,
 }
 
 impl Never {
@@ -116,6 +120,8 @@ impl Never {
             Self::NoNames => "NoNames",
             Self::UnknownIssuer => "UnknownIssuer",
             Self::NotAllowed => "NotAllowed",
+            Self::OwnedByAnother => "OwnedByAnother",
+            Self::Immutable => "Immutable",
         }
     }
 }

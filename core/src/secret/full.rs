@@ -12,11 +12,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kube_core::Resource;
 use kube_core::{NamespaceResourceScope, ObjectMeta};
-use serde::de::{DeserializeSeed as _, MapAccess, SeqAccess};
+use serde::de::{DeserializeSeed as _, MapAccess};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use super::head::Head;
+use super::keepers::{self, Manager, Owner};
 use super::keys;
 use super::lenient::{Fill, Shape};
 use super::parts;
@@ -34,8 +35,6 @@ pub struct FullSecret {
     pub head: Head,
     /// Its `type`.
     pub kind: String,
-    /// Whether the API server refuses changes of its data.
-    pub immutable: bool,
     /// Who has written which part of it (managedFields).
     pub managers: Vec<Manager>,
     /// Who owns it (ownerReferences).
@@ -44,39 +43,10 @@ pub struct FullSecret {
     pub data: Data,
 }
 
-/// One entry of managedFields.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Manager {
-    /// Field manager, for example `helm` or `kustomize-controller`.
-    pub name: String,
-    /// `Apply` or `Update`.
-    pub operation: String,
-    /// When it last changed what it manages, by the API server's clock.
-    pub time: Option<UnixTime>,
-    /// Whether it owns any key of the data.
-    pub owns_data: bool,
-    /// Whether it owns the annotation by which cert-manager names its Certificate.
-    pub names_certificate: bool,
-}
-
 /// Most bytes of data that a renewal keeps: a chain of about a dozen certificates, or a bundle, and its other forms.
 const MOST_DATA: usize = 256 * 1024;
 /// Most field managers that a renewal keeps.
 const MOST_MANAGERS: usize = 100;
-
-/// Kinds whose controllers write the Secrets that they own.
-const KEEPERS: [&str; 3] = ["Certificate", "ExternalSecret", "SealedSecret"];
-/// The annotation by which cert-manager names its Certificate, as fieldsV1 spells it.
-const CERTIFICATE_NAME: &str = "f:cert-manager.io/certificate-name";
-
-/// One of the ownerReferences.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
-    /// For example `Certificate` or `SealedSecret`.
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-}
 
 impl FullSecret {
     /// The data keys of certificate and private key.
@@ -86,23 +56,9 @@ impl FullSecret {
     }
 
     /// The object for which another program writes this Secret; writing it too would be a conflict.
-    ///
-    /// An owner reference says so for External Secrets, Sealed Secrets and cert-manager. cert-manager sets none by
-    /// default: then its field manager owns data and the annotation with the Certificate's name. The annotation alone,
-    /// left on a Secret that was handed over, means nothing.
     #[must_use]
-    pub fn kept_for(&self) -> Option<String> {
-        let owner = self
-            .owners
-            .iter()
-            .find(|owner| KEEPERS.contains(&&*owner.kind))
-            .map(|owner| format!("{} {}", owner.kind, owner.name));
-        let applied = self.managers.iter().any(|manager| {
-            manager.name.starts_with("cert-manager")
-                && manager.owns_data
-                && manager.names_certificate
-        });
-        owner.or_else(|| applied.then(|| "a Certificate of cert-manager".to_owned()))
+    pub fn kept_for(&self) -> Option<Box<str>> {
+        keepers::of(&self.owners, &self.managers)
     }
 
     /// Drops what a renewal does not need: it keeps the Secret while the CA works, and dozens run at a time.
@@ -201,6 +157,7 @@ impl<'de> Deserialize<'de> for FullSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut secret = Self::default();
         Fill(&mut secret).deserialize(deserializer)?;
+        secret.head.keeper = secret.kept_for();
         Ok(secret)
     }
 }
@@ -210,7 +167,7 @@ impl Shape for FullSecret {
         match key {
             "metadata" => map.next_value_seed(Fill(&mut Metadata(self))),
             "type" => map.next_value_seed(Fill(&mut self.kind)),
-            "immutable" => map.next_value_seed(Fill(&mut self.immutable)),
+            "immutable" => map.next_value_seed(Fill(&mut self.head.immutable)),
             "data" => map.next_value_seed(Fill(&mut self.data)),
             _ => ().member(key, map),
         }
@@ -245,64 +202,6 @@ struct Value(Option<Zeroizing<Vec<u8>>>);
 impl Shape for Value {
     fn text(&mut self, text: &str) {
         self.0 = STANDARD.decode(text).ok().map(Zeroizing::new);
-    }
-}
-
-impl<T: Shape + Default> Shape for Vec<T> {
-    fn element<'de, A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<Option<()>, A::Error> {
-        let mut item = T::default();
-        let found = list.next_element_seed(Fill(&mut item))?;
-        self.extend(found.map(|()| item));
-        Ok(found)
-    }
-}
-
-impl Shape for String {
-    fn text(&mut self, text: &str) {
-        text.clone_into(self);
-    }
-}
-
-impl Shape for Manager {
-    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        match key {
-            "manager" => map.next_value_seed(Fill(&mut self.name)),
-            "operation" => map.next_value_seed(Fill(&mut self.operation)),
-            "time" => map.next_value_seed(Fill(&mut self.time)),
-            "fieldsV1" => map.next_value_seed(Fill(&mut Fields(self))),
-            _ => ().member(key, map),
-        }
-    }
-}
-
-impl Shape for Option<UnixTime> {
-    fn text(&mut self, text: &str) {
-        *self = text.parse().ok();
-    }
-}
-
-/// The levels of fieldsV1 that matter: `f:data`, and `f:metadata`, `f:annotations` down to one annotation.
-struct Fields<'a>(&'a mut Manager);
-
-impl Shape for Fields<'_> {
-    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        match key {
-            "f:metadata" | "f:annotations" => return map.next_value_seed(Fill(self)),
-            "f:data" => self.0.owns_data = true,
-            CERTIFICATE_NAME => self.0.names_certificate = true,
-            _ => {}
-        }
-        ().member(key, map)
-    }
-}
-
-impl Shape for Owner {
-    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        match key {
-            "kind" => map.next_value_seed(Fill(&mut self.kind)),
-            "name" => map.next_value_seed(Fill(&mut self.name)),
-            _ => ().member(key, map),
-        }
     }
 }
 
@@ -344,8 +243,16 @@ mod tests {
                 None,
             ),
         ] {
-            let secret: FullSecret = from_value(json!({"metadata": metadata.clone()})).unwrap();
-            assert_eq!(secret.kept_for().as_deref(), expected, "{metadata}");
+            let mut metadata = metadata;
+            metadata["annotations"] = json!({"cert-manager.io/certificate-name": "shop"});
+            let secret = json!({"metadata": metadata, "immutable": expected.is_some()});
+            let full: FullSecret = from_value(secret.clone()).unwrap();
+            let thin: ThinSecret = from_value(secret).unwrap();
+            assert_eq!(full.kept_for().as_deref(), expected, "{metadata}");
+            for head in [full.head, thin.head] {
+                assert_eq!(head.keeper.as_deref(), expected, "{metadata}");
+                assert_eq!(head.immutable, expected.is_some());
+            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The part of a Secret's metadata that is kept: identity, and our own annotations.
 //!
 //! Nothing else is read: `last-applied-configuration` contains the whole Secret with its key, and managedFields are
-//! most of the bytes.
+//! most of the bytes. They are read only of a Secret that cert-manager may write.
 
 use std::collections::BTreeMap;
 
 use kube_core::ObjectMeta;
 use serde::de::MapAccess;
 
+use super::keepers::{self, Manager, Owner};
 use super::keys;
 use super::lenient::{Fill, Shape};
 use crate::text::hash::hash;
@@ -23,6 +24,12 @@ pub struct Head {
     pub deleting: bool,
     /// The first annotation whose prefix is nearly ours; see [`keys::is_near`].
     pub near: Option<Box<str>>,
+    /// Whether the API server refuses changes of its data.
+    pub immutable: bool,
+    /// The object for which another program writes it; see [`keepers`](super::keepers).
+    pub keeper: Option<Box<str>>,
+    /// Whether it has the annotation by which cert-manager names its Certificate.
+    names_certificate: bool,
 }
 
 impl Head {
@@ -114,10 +121,25 @@ impl Shape for Head {
                 let mut annotations = Annotations {
                     ours: &mut metadata.annotations,
                     near: &mut self.near,
+                    names_certificate: &mut self.names_certificate,
                 };
                 map.next_value_seed(Fill(&mut annotations))
             }
             "labels" => map.next_value_seed(Fill(&mut Labels(&mut self.managed))),
+            "ownerReferences" => {
+                let mut owners: Vec<Owner> = Vec::new();
+                map.next_value_seed(Fill(&mut owners))?;
+                self.keeper = keepers::of(&owners, &[]).or(self.keeper.take());
+                Ok(())
+            }
+            // Most of the bytes of a Secret, and read only of those that cert-manager may write; an API server sends
+            // the annotations before.
+            "managedFields" if self.names_certificate => {
+                let mut managers: Vec<Manager> = Vec::new();
+                map.next_value_seed(Fill(&mut managers))?;
+                self.keeper = self.keeper.take().or_else(|| keepers::of(&[], &managers));
+                Ok(())
+            }
             "deletionTimestamp" => {
                 let mut at: Option<String> = None;
                 map.next_value_seed(Fill(&mut at))?;
@@ -135,11 +157,13 @@ impl Shape for () {}
 struct Annotations<'a> {
     ours: &'a mut Option<BTreeMap<String, String>>,
     near: &'a mut Option<Box<str>>,
+    names_certificate: &'a mut bool,
 }
 
 impl Shape for Annotations<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         if !key.starts_with(keys::PREFIX) && !key.starts_with(keys::STATE_PREFIX) {
+            *self.names_certificate |= key == keepers::CERTIFICATE_NAME;
             if self.near.is_none() && keys::is_near(key) {
                 *self.near = Some(key.into());
             }

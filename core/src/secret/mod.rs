@@ -4,6 +4,7 @@ mod annotations;
 pub mod compact;
 pub mod full;
 pub mod head;
+pub mod keepers;
 pub mod keys;
 pub mod lenient;
 pub mod outputs;

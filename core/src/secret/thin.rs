@@ -246,6 +246,7 @@ impl Shape for Parts {
                 Ok(())
             }
             "type" => map.next_value_seed(Fill(&mut self.kind)),
+            "immutable" => map.next_value_seed(Fill(&mut self.head.immutable)),
             "data" if !self.seen || self.all || self.head.concerns_us() => {
                 map.next_value_seed(Fill(&mut self.data))
             }

@@ -115,6 +115,12 @@ pub(super) fn next(
         Err(Never::NoNames | Never::NotAllowed) => {
             Some(annotate(&format!("{}=NAMES", keys::NAMES)))
         }
+        Err(Never::OwnedByAnother) => Some(format!(
+            "kubectl -n {namespace} get secret {name} -o yaml --show-managed-fields"
+        )),
+        Err(Never::Immutable) => Some(format!(
+            "kubectl -n {namespace} get secret {name} -o yaml | sed '/^immutable: true$/d' | kubectl replace --force -f -"
+        )),
         Ok(_) => None,
     };
     match state {

@@ -19,7 +19,7 @@ pub enum Why {
 
 impl Why {
     /// All of them.
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 23] = [
         Self::Due(Reason::Lifetime),
         Self::RenewBefore,
         Self::Due(Reason::RenewalInfo),
@@ -41,6 +41,8 @@ impl Why {
         Self::Never(Never::NoNames),
         Self::Never(Never::UnknownIssuer),
         Self::Never(Never::NotAllowed),
+        Self::Never(Never::OwnedByAnother),
+        Self::Never(Never::Immutable),
     ];
 
     /// Of what was decided about a Secret.
@@ -103,6 +105,10 @@ impl Why {
             Self::Never(Never::NoNames) => "the names to ask for are unknown",
             Self::Never(Never::UnknownIssuer) => "the config has no such issuer",
             Self::Never(Never::NotAllowed) => "the config does not grant the namespace these names",
+            Self::Never(Never::OwnedByAnother) => "another program writes the Secret",
+            Self::Never(Never::Immutable) => {
+                "the Secret is immutable, so that no new certificate can be written into it"
+            }
         }
     }
 

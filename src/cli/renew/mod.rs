@@ -9,6 +9,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cert_renew_core::config::Labels;
 use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::FORCE;
@@ -28,7 +29,7 @@ use self::verdict::{Verdict, Wish, verdict};
 use super::kube_flags::{OperatorNamespace, Scope};
 use super::operator::Operator;
 use super::secret::{annotate, get};
-use super::{CommandResult, Failure, block_on};
+use super::{CommandResult, Failure, block_on, names};
 use crate::cluster::pages::Pages;
 
 /// Time between two polls of a Secret.
@@ -151,7 +152,7 @@ async fn ask(
     wish: Wish<'_>,
 ) -> Result<Verdict, Failure> {
     let secret = get(client, namespace, name).await?;
-    let verdict = judge(&secret, operator, wish);
+    let verdict = judge(client, &secret, operator, wish).await?;
     if !matches!(verdict, Verdict::Nothing(_)) {
         let patch = json!({"metadata": {"annotations": {keys::RENEW_NOW: wish.value}}});
         annotate(client, namespace, name, &patch).await?;
@@ -159,10 +160,21 @@ async fn ask(
     Ok(verdict)
 }
 
-fn judge(secret: &ThinSecret, operator: &Operator, wish: Wish<'_>) -> Verdict {
+async fn judge(
+    client: &Client,
+    secret: &ThinSecret,
+    operator: &Operator,
+    wish: Wish<'_>,
+) -> Result<Verdict, Failure> {
     let account = |id| operator.account(id);
     let config = operator.config.as_ref();
-    verdict(UnixTime::now(), secret, wish, config, account)
+    let labels = match config {
+        Some(config) => names::labels(client, secret.head.namespace(), config).await?,
+        None => None,
+    };
+    let labels = labels.as_ref().map_or(Labels::NotAsked, Labels::Are);
+    let view = (config, labels);
+    Ok(verdict(UnixTime::now(), secret, wish, view, account))
 }
 
 /// The Secrets that the command line names.
@@ -260,11 +272,13 @@ impl Wait<'_> {
         if let Some(why) = operator.out_of_action() {
             return Ok(Some(why));
         }
-        Ok(match judge(secret, &operator, self.wish) {
-            Verdict::Nothing(why) => Some(why),
-            Verdict::Waits(opens) => Some(format!("its change window opens at {opens}")),
-            Verdict::Renews | Verdict::Unknown(_) => None,
-        })
+        Ok(
+            match judge(self.client, secret, &operator, self.wish).await? {
+                Verdict::Nothing(why) => Some(why),
+                Verdict::Waits(opens) => Some(format!("its change window opens at {opens}")),
+                Verdict::Renews | Verdict::Unknown(_) => None,
+            },
+        )
     }
 }
 

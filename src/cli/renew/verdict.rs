@@ -1,14 +1,16 @@
 //! Whether asking for a renewal would do anything, and if not, why. Pure.
 
 use cert_renew_core::assess::{self, Assessment};
-use cert_renew_core::config::Config;
+use cert_renew_core::config::{Config, Labels, Unseen, WatchConfig};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{self, Account, AccountId, Claim, Hold};
 use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::head::Head;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::{IssuerRef, NamespaceDefaults, Problem, Settings};
 use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::text::hash::hash;
+use cert_renew_core::text::shown;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration;
 use cert_renew_core::verdict::Why;
@@ -40,7 +42,7 @@ pub(super) fn verdict(
     now: UnixTime,
     secret: &ThinSecret,
     wish: Wish<'_>,
-    config: Option<&Config>,
+    (config, labels): (Option<&Config>, Labels<'_>),
     account: impl Fn(AccountId) -> Option<Account>,
 ) -> Verdict {
     let nothing = |why: String| Verdict::Nothing(why);
@@ -57,12 +59,21 @@ pub(super) fn verdict(
         Some(settings) if head.concerns_us() => settings,
         _ => return nothing(not_annotated(secret, config.is_some())),
     };
+    let left_alone = || left_alone(head).filter(|_| settings.issuer != IssuerRef::External);
     let Some(config) = config else {
-        return match of_settings(&settings, &problems) {
+        let unseen = WatchConfig::default().misses(head.namespace(), is_tls(secret), head.managed);
+        let unseen = unseen.map(|unseen| of_unseen(unseen, secret));
+        return match unseen
+            .or_else(left_alone)
+            .or_else(|| of_settings(&settings, &problems))
+        {
             Some(why) => nothing(why),
             None => Verdict::Unknown("its config"),
         };
     };
+    if let Some(unseen) = { &config.watch }.misses(head.namespace(), is_tls(secret), head.managed) {
+        return nothing(of_unseen(unseen, secret));
+    }
     if !settings.is_for(&config.class) {
         return nothing(format!(
             "it belongs to another installation, {}: {}, and this one is of class {}",
@@ -74,11 +85,15 @@ pub(super) fn verdict(
     if config.paused {
         return nothing("everything is paused: the config has paused: true".into());
     }
+    if let Some(why) = left_alone() {
+        return nothing(why);
+    }
     let key = SecretRef {
         namespace: head.namespace().into(),
         name: head.name().into(),
     };
-    let Some(assessment) = assess::of_thin(now, &key, secret, config) else {
+    let view = (config, labels);
+    let Some(assessment) = assess::of_thin_labelled(now, &key, secret, view) else {
         return nothing(not_annotated(secret, true));
     };
     if let Some(why) = of_settings(&assessment.settings, &assessment.problems)
@@ -119,6 +134,49 @@ fn of_settings(settings: &Settings, problems: &[Problem]) -> Option<String> {
     Some(why)
 }
 
+fn is_tls(secret: &ThinSecret) -> bool {
+    secret.kind == cert_renew_core::secret::place::TLS_TYPE
+}
+
+/// Why the operator does not see it.
+fn of_unseen(unseen: Unseen, secret: &ThinSecret) -> String {
+    let label = keys::MANAGED_LABEL;
+    let head = &secret.head;
+    match unseen {
+        Unseen::Namespace => format!(
+            "cert-renew does not watch namespace {}: it is not among watch.namespaces of the config",
+            head.namespace()
+        ),
+        Unseen::Type => format!(
+            "cert-renew does not see it: it is of type {}, and a Secret of another type than kubernetes.io/tls needs the label \
+             {label}: \"true\"",
+            shown(&secret.kind)
+        ),
+        Unseen::Label => format!(
+            "cert-renew does not see it: the config has watch.select: label, so that each Secret needs the label {label}: \
+             \"true\""
+        ),
+    }
+}
+
+/// Why it is not written, whatever it asks for.
+fn left_alone(head: &Head) -> Option<String> {
+    if let Some(keeper) = &head.keeper {
+        return Some(format!(
+            "another program writes it, for {}: end that first, or annotate the Secret with {}: {} to have only its \
+             workloads restarted",
+            shown(keeper),
+            keys::ISSUER,
+            assess::EXTERNAL
+        ));
+    }
+    head.immutable.then(|| {
+        "it is immutable, so that no new certificate can be written into it: delete it and create it again without \
+         immutable: true"
+            .to_owned()
+    })
+}
+
 fn not_annotated(secret: &ThinSecret, defaults_are_known: bool) -> String {
     let issuer = keys::ISSUER;
     let default = if defaults_are_known {
@@ -126,7 +184,7 @@ fn not_annotated(secret: &ThinSecret, defaults_are_known: bool) -> String {
     } else {
         ""
     };
-    let label = if secret.kind == cert_renew_core::secret::place::TLS_TYPE {
+    let label = if is_tls(secret) {
         String::new()
     } else {
         format!(
@@ -218,7 +276,8 @@ mod tests {
 
     fn config(more: &str) -> Config {
         let text = format!(
-            "issuers: {{le: {{directory: \"https://ca.example/\", allow: [{{namespaces: [shop], names: [\"**.example\"]}}]}}}}\n{more}"
+            "issuers: {{le: {{directory: \"https://ca.example/\", allow: [{{namespaces: [shop], names: [\"**.example\"]}}, \
+             {{namespaceSelector: {{matchLabels: {{team: web}}}}, names: [\"**.labelled\"]}}]}}}}\n{more}"
         );
         Config::parse(&text).unwrap()
     }
@@ -234,8 +293,18 @@ mod tests {
         });
         let annotations: serde_json::Map<String, serde_json::Value> = annotations.collect();
         let data = base64::engine::general_purpose::STANDARD.encode(pem);
-        let json = json!({"metadata": {"namespace": "shop", "name": "tls", "uid": "1", "annotations": annotations},
-            "type": kind, "data": {"tls.crt": data}});
+        let owners = match kind {
+            "owned" => json!([{"kind": "Certificate", "name": "shop"}]),
+            _ => json!([]),
+        };
+        let immutable = kind == "immutable";
+        let kind = if kind == "Opaque" {
+            kind
+        } else {
+            "kubernetes.io/tls"
+        };
+        let json = json!({"metadata": {"namespace": "shop", "name": "tls", "uid": "1", "annotations": annotations,
+            "ownerReferences": owners}, "immutable": immutable, "type": kind, "data": {"tls.crt": data}});
         let secret = serde_json::from_value(json).unwrap();
         (secret, leaf.not_before, leaf.lifetime())
     }
@@ -247,9 +316,11 @@ mod tests {
         config: Option<&Config>,
         account: Option<&Account>,
     ) -> Verdict {
+        let none = std::collections::BTreeMap::new();
         let value = "now";
         let wish = Wish { value, force };
-        verdict(at, secret, wish, config, |_| account.cloned())
+        let view = (config, Labels::Are(&none));
+        verdict(at, secret, wish, view, |_| account.cloned())
     }
 
     #[test]
@@ -281,6 +352,28 @@ mod tests {
                 "an issuer of the config (le)",
             ),
             (tls, vec![ours, ("names", "a.test")], "", "issuers.le.allow"),
+            // Granted by the labels of the namespace, which has none.
+            (
+                tls,
+                vec![ours, ("names", "a.labelled")],
+                "",
+                "issuers.le.allow",
+            ),
+            ("Opaque", vec![ours], "", "it is of type \"Opaque\""),
+            (
+                tls,
+                vec![ours],
+                "watch: {select: label}",
+                "watch.select: label",
+            ),
+            (
+                tls,
+                vec![ours],
+                "watch: {namespaces: [blog]}",
+                "does not watch namespace shop",
+            ),
+            ("owned", vec![ours], "", "for \"Certificate shop\""),
+            ("immutable", vec![ours], "", "it is immutable"),
         ] {
             let (secret, since, lifetime) = secret(kind, &annotations);
             let at = since + lifetime / 2;

@@ -104,7 +104,8 @@ impl Controller {
         // A leader knows more of what it has tried itself.
         let others = change == Change::Changed && self.term.is_none();
         if change == Change::New || others {
-            let error = head.annotation(keys::LAST_ERROR);
+            let ours = matches!(assessment.renewal, Ok(_) | Err(Never::Paused));
+            let error = head.annotation(keys::LAST_ERROR).filter(|_| ours);
             let paused = error.is_some_and(acme::tells_of_pause);
             let stuck = paused.then_some(Stuck::Paused);
             self.index().recall(&key, error, stuck);
@@ -158,6 +159,10 @@ impl Controller {
         let complaint = |problem: &Problem| {
             let reason = if problem.key.contains('/') {
                 Reason::InvalidAnnotation
+            } else if *problem.key == *assess::OTHER_WRITER {
+                Reason::OwnedByAnother
+            } else if *problem.key == *assess::IMMUTABLE {
+                Reason::RenewalHeld
             } else if assessment.leaf.is_ok() {
                 Reason::CertificateProblem
             } else {

@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use cert_renew_core::index::{Entry, Index, Observed, Row, Stuck};
-use cert_renew_core::schedule::due::AT_ONCE;
+use cert_renew_core::schedule::due::{AT_ONCE, Never};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::time::UnixTime;
@@ -51,7 +51,7 @@ impl Found {
         if unrolled(entry) {
             self.unrolled.push((ends, row));
         }
-        if entry.stuck.is_some() && entry.renewal_due(now) {
+        if stuck(entry).is_some() && (entry.renewal_due(now) || is_owned(entry)) {
             self.stuck.push((ends, row));
         }
         let Ok(leaf) = entry.observed.leaf else {
@@ -65,6 +65,20 @@ impl Found {
         if per_certificate {
             self.readable.push((ends, row));
         }
+    }
+}
+
+/// Whether the Secret itself says that another program writes it.
+fn is_owned(entry: &Entry) -> bool {
+    entry.observed.renewal == Err(Never::OwnedByAnother)
+}
+
+/// Why its renewal waits for a person.
+fn stuck(entry: &Entry) -> Option<Stuck> {
+    if is_owned(entry) {
+        Some(Stuck::OtherOwner)
+    } else {
+        entry.stuck
     }
 }
 
@@ -99,14 +113,14 @@ pub(super) fn write(
         mut unrolled,
         mut misread,
         mut failed,
-        mut stuck,
+        stuck: mut waiting,
     } = found;
     let left_out = [
         ("certificate", keep(index, &mut readable, MOST_CERTIFICATES)),
         ("failures", keep(index, &mut failed, MOST_TROUBLED)),
         ("problems", keep(index, &mut misread, MOST_TROUBLED)),
         ("rollout", keep(index, &mut unrolled, MOST_TROUBLED)),
-        ("stuck", keep(index, &mut stuck, MOST_TROUBLED)),
+        ("stuck", keep(index, &mut waiting, MOST_TROUBLED)),
         ("trouble", keep(index, &mut troubled, MOST_TROUBLED)),
     ];
 
@@ -177,8 +191,8 @@ pub(super) fn write(
     let name = "cert_renew_certificate_stuck";
     let help = "1 for each Secret whose renewal waits for a person, by why";
     family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &stuck) {
-        let why = match entry.stuck {
+    for (key, entry) in entries(index, &waiting) {
+        let why = match stuck(&entry) {
             Some(Stuck::Paused) => "paused_by_ca",
             Some(Stuck::OtherOwner) => "other_owner",
             None => continue,

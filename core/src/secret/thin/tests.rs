@@ -277,7 +277,7 @@ fn the_full_secret_keeps_data_and_other_owners() {
         ("kustomize-controller", "Apply")
     );
     assert_eq!(manager.time, "2026-11-24T10:00:00Z".parse().ok());
-    assert!(manager.owns_data && !full.immutable);
+    assert!(manager.owns_data && !full.head.immutable);
     assert_eq!(full.owners[0].kind, "SealedSecret");
 }
 

@@ -186,7 +186,7 @@ fn renewal(facts: &Facts, now: UnixTime) -> String {
     match seen.due() {
         Ok(due) if due.at <= now => format!("renews now{}", why.after()),
         Ok(due) => format!("renews {}{}", minute(due.at), why.after()),
-        Err(Never::External | Never::Paused) => why.in_words().to_owned(),
+        Err(Never::External | Never::Paused | Never::AllPaused) => why.in_words().to_owned(),
         Err(_) => facts.blocked(),
     }
 }
@@ -204,7 +204,7 @@ fn healthy(facts: &Facts, now: UnixTime) -> StateLine {
         };
         return match seen.window.filter(|opens| *opens > now) {
             Some(opens) => waits("the change window", &format!("; opens {}", minute(opens))),
-            None if seen.rollout_blocked => waits("cert-renew.io/paused", ""),
+            None if seen.rollout_blocked => waits("the end of a pause", ""),
             None => StateLine::new(RENEWED, "", Weight::Passing),
         };
     }
@@ -319,7 +319,9 @@ pub fn adopting(now: UnixTime, assessment: &Assessment) -> String {
             };
             format!("renews {}{}{may_change}", minute(due.at), why.after())
         }
-        Err(Never::External | Never::Paused) => format!("{}{}", why.in_words(), ends(not_after)),
+        Err(Never::External | Never::Paused | Never::AllPaused) => {
+            format!("{}{}", why.in_words(), ends(not_after))
+        }
         Err(_) => {
             let blocking = assessment.problems.iter().find(|it| it.blocks.issue());
             let why =
@@ -401,7 +403,7 @@ mod tests {
 
     #[test]
     fn each_state_is_said_in_short_with_its_cause() {
-        let cases: [(Change, &str, bool); 20] = [
+        let cases: [(Change, &str, bool); 21] = [
             (
                 |_| {},
                 "ok; renews 2023-12-14T22:13Z by its lifetime",
@@ -489,7 +491,12 @@ mod tests {
             ),
             (
                 |it| it.entry.observed.renewal = Err(Never::Paused),
-                "paused: cert-renew.io/paused or the config pauses it; ends 2024-01-13T22:13Z",
+                "paused: cert-renew.io/paused is set; ends 2024-01-13T22:13Z",
+                true,
+            ),
+            (
+                |it| it.entry.observed.renewal = Err(Never::AllPaused),
+                "paused: the config pauses everything; ends 2024-01-13T22:13Z",
                 true,
             ),
             (is_unrolled, RENEWED, false),

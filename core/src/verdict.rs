@@ -105,7 +105,7 @@ impl State {
             Ok(_) if refused || is_held_up(entry) => Self::Blocked,
             Ok(_) if held => Self::Held,
             Ok(_) if due => Self::Due,
-            Ok(_) if seen.renewal == Err(Never::Paused) => Self::Paused,
+            Ok(_) if seen.renewal.is_err_and(Never::is_pause) => Self::Paused,
             Ok(_) => Self::Ok,
         }
     }
@@ -154,7 +154,7 @@ fn is_held_up(entry: &Entry) -> bool {
     let seen = &entry.observed;
     match seen.renewal {
         Ok(_) => seen.blocked != Blocks::Nothing,
-        Err(Never::Paused) => false,
+        Err(Never::Paused | Never::AllPaused) => false,
         Err(_) => seen.blocked.rollout(),
     }
 }

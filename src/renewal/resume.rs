@@ -65,7 +65,7 @@ impl Renewal<'_> {
             self.all.remove(&record).await?;
             return Ok(Outcome::Tidied);
         }
-        if fresh.assessment.renewal == Err(Never::Paused) {
+        if fresh.assessment.renewal.is_err_and(Never::is_pause) {
             return Ok(Outcome::Later(UnixTime::NEVER, None));
         }
         let Some(new_key) = new_key.filter(|_| fresh.still_wants(&record)) else {

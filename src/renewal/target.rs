@@ -58,7 +58,7 @@ impl Renewal<'_> {
             return Ok(Look::Unwanted);
         };
         let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
-        if fresh.assessment.renewal == Err(Never::Paused) {
+        if fresh.assessment.renewal.is_err_and(Never::is_pause) {
             return Ok(Look::Waits(UnixTime::NEVER));
         }
         if fresh.is_left_alone() || !fresh.still_wants(record) {

@@ -166,6 +166,8 @@ pub fn of_full(
 struct Asked {
     settings: Settings,
     problems: Vec<Problem>,
+    /// Whether it is paused by its own annotation, and not only by the config.
+    by_itself: bool,
 }
 
 fn annotations(head: &Head) -> &BTreeMap<String, String> {
@@ -186,13 +188,18 @@ impl Circumstances<'_> {
         let (settings, mut problems) = Settings::read(annotations(head), head.managed, defaults);
         let is_ours = |it: &Settings| self.config.is_none_or(|config| it.is_for(&config.class));
         let mut settings = settings.filter(is_ours)?;
+        let by_itself = settings.paused;
         settings.paused |= self.config.is_some_and(|config| config.paused);
         if let Some(config) = self.config
             && settings.issuer == IssuerRef::Named(Arc::from(""))
         {
             problems = problems::complete(problems, config, head.annotation(keys::ISSUER));
         }
-        Some(Asked { settings, problems })
+        Some(Asked {
+            settings,
+            problems,
+            by_itself,
+        })
     }
 
     fn assess(
@@ -205,6 +212,7 @@ impl Circumstances<'_> {
         let Asked {
             settings,
             mut problems,
+            by_itself,
         } = asked;
         let rolled_out = RolledOut::read(annotations(head), head.uid());
         let with = {
@@ -231,6 +239,7 @@ impl Circumstances<'_> {
         });
         let renewal = match due {
             Ok(_) if names.is_empty() && leaf.is_ok() => Err(Never::NoNames),
+            Err(Never::Paused) if !by_itself => Err(Never::AllPaused),
             due => due,
         };
         let granted = match problems::left_alone(head) {

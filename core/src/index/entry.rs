@@ -220,7 +220,7 @@ impl Entry {
 
     /// Drops the error of a renewal that is not ours to try any more.
     pub(super) fn forget_renewals(&mut self) {
-        let ours = matches!(self.observed.renewal, Ok(_) | Err(Never::Paused));
+        let ours = self.observed.renewal.map_or_else(Never::is_pause, |_| true);
         if !ours && !self.order_open {
             (self.renewal_error, self.stuck) = (None, None);
         }

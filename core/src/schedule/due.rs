@@ -95,8 +95,10 @@ pub enum Never {
     External,
     /// It has no annotations: it is only observed, by `watch.observe: all`.
     NotAnnotated,
-    /// `paused: true`.
+    /// `paused: true` on the Secret.
     Paused,
+    /// `paused: true` in the config.
+    AllPaused,
     /// No certificate and no `names`: it is unknown what to ask for.
     NoNames,
     /// The config has no such issuer.
@@ -110,6 +112,12 @@ pub enum Never {
 }
 
 impl Never {
+    /// Whether it ends by itself when a pause ends.
+    #[must_use]
+    pub fn is_pause(self) -> bool {
+        matches!(self, Self::Paused | Self::AllPaused)
+    }
+
     /// Stable name, for programs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -117,6 +125,7 @@ impl Never {
             Self::External => "External",
             Self::NotAnnotated => "NotAnnotated",
             Self::Paused => "Paused",
+            Self::AllPaused => "AllPaused",
             Self::NoNames => "NoNames",
             Self::UnknownIssuer => "UnknownIssuer",
             Self::NotAllowed => "NotAllowed",

@@ -44,7 +44,7 @@ pub(super) fn reason(entry: &Entry, state: State, now: UnixTime) -> String {
             )
         }
         State::Due => format!("a new certificate is due; {}", renewal()),
-        State::Paused => format!("nothing is changed: {}", Why::Never(Never::Paused).in_words()),
+        State::Paused => format!("nothing is changed: {}", renewal()),
         State::Ok => healthy(entry, now),
     }
 }
@@ -111,6 +111,9 @@ pub(super) fn next(
             Some(annotate(&format!("{}=ISSUER", keys::ISSUER)))
         }
         Err(Never::Paused) => Some(annotate(&format!("{}-", keys::PAUSED))),
+        Err(Never::AllPaused) => {
+            Some("kubectl -n OPERATOR-NAMESPACE edit configmap cert-renew-config".into())
+        }
         Err(Never::UnknownIssuer) => Some(annotate(&format!("{}=ISSUER", keys::ISSUER))),
         Err(Never::NoNames | Never::NotAllowed) => {
             Some(annotate(&format!("{}=NAMES", keys::NAMES)))

@@ -101,7 +101,7 @@ fn each_says_why_when_and_what_to_do_next() {
         ),
         (
             "paused",
-            "cert-renew.io/paused or the config pauses it",
+            "cert-renew.io/paused is set",
             None,
             "Paused",
             Some("kubectl -n shop annotate secret paused --overwrite cert-renew.io/paused-"),

@@ -19,7 +19,7 @@ pub enum Why {
 
 impl Why {
     /// All of them.
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Due(Reason::Lifetime),
         Self::RenewBefore,
         Self::Due(Reason::RenewalInfo),
@@ -38,6 +38,7 @@ impl Why {
         Self::Never(Never::External),
         Self::Never(Never::NotAnnotated),
         Self::Never(Never::Paused),
+        Self::Never(Never::AllPaused),
         Self::Never(Never::NoNames),
         Self::Never(Never::UnknownIssuer),
         Self::Never(Never::NotAllowed),
@@ -101,7 +102,8 @@ impl Why {
             Self::Due(Reason::RenewNow) => "cert-renew.io/renew-now asks for it",
             Self::Never(Never::External) => "another program is to renew it (issuer: external)",
             Self::Never(Never::NotAnnotated) => "nobody has annotated it",
-            Self::Never(Never::Paused) => "cert-renew.io/paused or the config pauses it",
+            Self::Never(Never::Paused) => "cert-renew.io/paused is set",
+            Self::Never(Never::AllPaused) => "the config pauses everything",
             Self::Never(Never::NoNames) => "the names to ask for are unknown",
             Self::Never(Never::UnknownIssuer) => "the config has no such issuer",
             Self::Never(Never::NotAllowed) => "the config does not grant the namespace these names",

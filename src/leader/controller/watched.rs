@@ -104,7 +104,7 @@ impl Controller {
         // A leader knows more of what it has tried itself.
         let others = change == Change::Changed && self.term.is_none();
         if change == Change::New || others {
-            let ours = matches!(assessment.renewal, Ok(_) | Err(Never::Paused));
+            let ours = { assessment.renewal }.map_or_else(Never::is_pause, |_| true);
             let error = head.annotation(keys::LAST_ERROR).filter(|_| ours);
             let paused = error.is_some_and(acme::tells_of_pause);
             let stuck = paused.then_some(Stuck::Paused);

@@ -31,8 +31,8 @@ use crate::time::UnixTime;
 use detail::{Detail, Remembered};
 pub use why::Why;
 
-/// A certificate that nobody here renews is in trouble once less than this share of its lifetime is left: whoever does
-/// renew it is late by then.
+/// A certificate has little life left once less than this share of its lifetime is: one that nobody here renews is in
+/// trouble, as whoever does renew it is late by then; the others are shown in amber.
 const LITTLE_SHARE: u32 = 5;
 
 /// The state of a certificate in one word: the first that applies.
@@ -165,8 +165,12 @@ fn has_little_left(leaf: &LeafFacts, now: UnixTime) -> bool {
 
 /// From when on little of its lifetime is left.
 fn little_left_from(leaf: &LeafFacts) -> UnixTime {
-    let lifetime = leaf.not_after.since(leaf.not_before);
-    leaf.not_after - lifetime / LITTLE_SHARE
+    little_left_of(leaf.not_before, leaf.not_after)
+}
+
+fn little_left_of(not_before: UnixTime, not_after: UnixTime) -> UnixTime {
+    let lifetime = not_after.since(not_before);
+    not_after - lifetime / LITTLE_SHARE
 }
 
 /// The progress of the certificate's rollout.
@@ -383,6 +387,13 @@ impl Verdict {
             used_by,
             detail: None,
         }
+    }
+
+    /// Whether less than a fifth of the certificate's lifetime is left, whatever its state is.
+    #[must_use]
+    pub fn has_little_left(&self, now: UnixTime) -> bool {
+        let validity = self.not_before.zip(self.not_after);
+        validity.is_some_and(|(from, to)| now >= little_left_of(from, to))
     }
 
     /// The names with commas between them, and the number of those that are left out.

@@ -7,12 +7,12 @@ use maud::{Markup, html};
 
 use super::words::{Shown, count, day, minute};
 
-/// The class that colours a row.
-pub(super) fn class(state: State) -> Option<&'static str> {
-    match state {
+/// The class that colours a row: red, amber where somebody waits or little life is left, else green.
+pub(super) fn class(now: UnixTime, row: &Verdict) -> Option<&'static str> {
+    match row.state {
         state if state.is_trouble() => Some("x"),
         State::Due | State::Held | State::Paused => Some("w"),
-        _ => None,
+        _ => row.has_little_left(now).then_some("w"),
     }
 }
 
@@ -57,6 +57,29 @@ pub(super) fn trouble(now: UnixTime, row: &Verdict) -> Markup {
                 @if row.failures > 1 { "Failed " (row.failures) " times in a row. " }
                 @if let Some(at) = row.next_try { "Next try " (minute(at)) ", " (relative(now, at)) "." }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::testing::entries::{NOW, index};
+
+    use super::super::rows::copy;
+    use super::*;
+
+    #[test]
+    fn a_certificate_with_little_life_left_is_not_green() {
+        let day = 86_400;
+        let row = copy(NOW, &index(), &|_| 0).remove(0);
+        for (left, expected) in [(3, Some("w")), (18, Some("w")), (19, None)] {
+            let row = Verdict {
+                state: State::Ok,
+                not_before: Some(UnixTime(NOW.0 - (90 - left) * day)),
+                not_after: Some(UnixTime(NOW.0 + left * day)),
+                ..row.clone()
+            };
+            assert_eq!(class(NOW, &row), expected, "{left} of 90 days");
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn view(
 
 fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
     html! {
-        dl class={ "one " (class(row.state).unwrap_or_default()) } {
+        dl class={ "one " (class(now, row).unwrap_or_default()) } {
             dt { "State" }
             dd {
                 strong { (state(row.state)) } ": " (Shown(&row.reason)) "."

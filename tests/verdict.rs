@@ -500,6 +500,17 @@ async fn without_the_operator_the_secrets_are_judged_alike_and_the_first_line_sa
     assert_eq!(states_told, states(&json(&operator).await?));
     let table = said(&ask(&["--metrics-service", "nosuch:metrics"])?);
     ensure!(table.contains(" CLASS "), "two classes: {table}");
+    // What the operator knows stands on the Secret.
+    let one = eventually(SOON, "the line of its state is written", async || {
+        let one = said(&ask(&["forced", "--metrics-service", "nosuch:metrics"])?);
+        ensure!(
+            one.contains("the operator said last: renewal_failing: "),
+            "{one}"
+        );
+        Ok(one)
+    })
+    .await?;
+    ensure!(one.contains("Last error"), "{one}");
 
     operator.kill();
     let silent = eventually(

@@ -319,6 +319,9 @@ pub struct Verdict {
     /// What is told of one Secret alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Box<Detail>>,
+    /// The line that the operator has written on the Secret last, where no operator was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<Box<str>>,
 }
 
 /// What is known of a Secret beside its entry.
@@ -386,6 +389,7 @@ impl Verdict {
             problems,
             used_by,
             detail: None,
+            said: None,
         }
     }
 
@@ -476,6 +480,9 @@ pub fn of_secret(now: UnixTime, secret: &ThinSecret, config: Option<&Config>) ->
     Some(Verdict {
         class: (!is_ours || config.is_none()).then(class),
         detail: detail.map(Box::new),
+        // A try that is past says nothing about the next one.
+        next_try: verdict.next_try.filter(|at| *at > now),
+        said: head.annotation(keys::STATE).map(Into::into),
         ..verdict
     })
 }

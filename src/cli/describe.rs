@@ -145,6 +145,9 @@ fn text(
     };
     line("Secret", &format!("{}/{}", verdict.namespace, verdict.name));
     line("State", &format!("{state}: {}", verdict.reason));
+    if let Some(said) = &verdict.said {
+        line("", &format!("the operator said last: {}", plain(said)));
+    }
     if let Some(since) = verdict.since {
         line("Since", &format!("{since}, {}", relative(now, since)));
     }

@@ -72,6 +72,16 @@ async fn another_issuer_or_key_is_had_at_once_when_there_is_cause() -> Result<()
     event(&space, "key", "younger than a tenth").await?;
     annotate(&space, "key", "renew-now", "force 1").await?;
     by("key", "pebble", &old).await?;
+    // The key was replaced by another: the pair is of no use, however young it is.
+    let old = issued(&space, "broken", "broken.causes.example").await?;
+    let old = data(&old, "tls.crt");
+    let mismatched = Pair {
+        certificate: old.clone(),
+        key: pair(&["broken.causes.example"], OLD)?.key,
+    };
+    space.put("broken", &mismatched).await?;
+    annotate(&space, "broken", "renew-now", "1").await?;
+    by("broken", "pebble", &old).await?;
     Ok(())
 }
 

@@ -242,6 +242,19 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
         code == 0 && text.contains("/young: asked for"),
         "{code} {text}"
     );
+    // A pair that no server can load is a good cause.
+    let mismatched = test_bench::objects::Pair {
+        key: midway.key.clone(),
+        ..fresh.clone()
+    };
+    space
+        .tls_secret("broken", Some(&mismatched), &[ours])
+        .await?;
+    let (code, text) = renew(&["broken"])?;
+    ensure!(
+        code == 0 && text.contains("/broken: asked for"),
+        "{code} {text}"
+    );
     let (code, text) = renew(&["--all"])?;
     ensure!(
         code == 1 && text.contains("/paused: not asked for: it is paused"),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cert_renew_core::assess::{self, Assessment};
-use cert_renew_core::certificate::Leaf;
+use cert_renew_core::certificate::{Leaf, pair};
 use cert_renew_core::config::{Config, Issuer, Labels};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
@@ -156,7 +156,21 @@ impl RenewalTarget {
 
     /// The claim on the rate limits of a Secret that is due for this reason.
     pub(super) fn claim(&self, reason: Reason) -> Claim<'_> {
-        self.assessment.claim(reason)
+        let claim = self.assessment.claim(reason);
+        Claim {
+            caused: claim.caused || self.is_broken(UnixTime::now()),
+            ..claim
+        }
+    }
+
+    /// Whether its key and certificate do not belong together, or no server can load them.
+    fn is_broken(&self, now: UnixTime) -> bool {
+        let (certificate, private_key) = self.secret.pair();
+        let look = pair::Look {
+            external: false,
+            der: self.secret.place().der,
+        };
+        pair::check_rollable(certificate, private_key, now, look).is_err()
     }
 
     /// The names to ask for, without those that a wildcard among them covers, as CAs refuse redundant names.

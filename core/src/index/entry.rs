@@ -306,10 +306,11 @@ impl Entry {
         self.renewal_due(now) && self.held_until(now).is_none()
     }
 
-    /// Until when a renewal that was asked for is held because the certificate is young.
+    /// Until when a renewal that was asked for is held because the certificate is young. A pair that no server can load is
+    /// a good cause, which is not held.
     #[must_use]
     pub fn held_until(&self, now: UnixTime) -> Option<UnixTime> {
-        let until = self.observed.held_until?;
+        let until = self.observed.held_until.filter(|_| !self.pair_broken)?;
         (until > now && self.renewal_due(now)).then_some(until)
     }
 

@@ -1,6 +1,7 @@
 //! `cert-renew renew`: asks for new certificates, after a look at whether anything would be done.
 //!
-//! The operator renews; this writes `renew-now` on the Secret, with the user's own rights.
+//! The operator renews; this writes `renew-now` on the Secret, with the user's own rights. The private key is decoded only
+//! to see whether it is the certificate's.
 
 mod verdict;
 
@@ -9,8 +10,10 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cert_renew_core::certificate::pair;
 use cert_renew_core::config::Labels;
 use cert_renew_core::rollout::HaltNote;
+use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::FORCE;
 use cert_renew_core::secret::state::RolledOut;
@@ -21,7 +24,7 @@ use cert_renew_core::time::duration;
 use clap::Parser;
 use futures::future::join_all;
 use kube::Client;
-use kube::api::ListParams;
+use kube::api::{Api, ListParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -94,6 +97,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         let wish = Wish {
             value: &value,
             force: args.force,
+            is_broken: false,
         };
         let alone = secrets.len() == 1;
         let mut code = ExitCode::SUCCESS;
@@ -174,7 +178,29 @@ async fn judge(
     };
     let labels = labels.as_ref().map_or(Labels::NotAsked, Labels::Are);
     let view = (config, labels);
+    let wish = Wish {
+        is_broken: is_broken(client, secret).await?,
+        ..wish
+    };
     Ok(verdict(UnixTime::now(), secret, wish, view, account))
+}
+
+/// Whether the pair in the Secret is of no use: read again with its key, which nothing else here needs.
+async fn is_broken(client: &Client, secret: &ThinSecret) -> Result<bool, Failure> {
+    if !matches!(secret.certificate(), CertificateState::Leaf(_)) {
+        return Ok(false);
+    }
+    let (namespace, name) = (secret.head.namespace(), secret.head.name());
+    let api: Api<FullSecret> = Api::namespaced(client.clone(), namespace);
+    let full = api.get(name).await;
+    let full =
+        full.map_err(|error| Failure::new(&format!("reading Secret {namespace}/{name}"), &error))?;
+    let (certificate, private_key) = full.pair();
+    let look = pair::Look {
+        external: false,
+        der: full.place().der,
+    };
+    Ok(pair::check_rollable(certificate, private_key, UnixTime::now(), look).is_err())
 }
 
 /// The Secrets that the command line names.

@@ -22,6 +22,8 @@ pub(super) struct Wish<'a> {
     pub(super) value: &'a str,
     /// Whether the value forces the renewal.
     pub(super) force: bool,
+    /// Whether key and certificate do not belong together, or no server can load them: a good cause.
+    pub(super) is_broken: bool,
 }
 
 /// What will be done about a wish.
@@ -230,7 +232,7 @@ fn held(
     let own = assessment.claim(reason);
     let claim = Claim {
         wish: Some(hash(wish.value)),
-        caused: own.caused || wish.force,
+        caused: own.caused || wish.force || wish.is_broken,
         ..own
     };
     let hold = claim.hold(now, account)?;
@@ -318,7 +320,11 @@ mod tests {
     ) -> Verdict {
         let none = std::collections::BTreeMap::new();
         let value = "now";
-        let wish = Wish { value, force };
+        let wish = Wish {
+            value,
+            force,
+            is_broken: false,
+        };
         let view = (config, Labels::Are(&none));
         verdict(at, secret, wish, view, |_| account.cloned())
     }

@@ -106,10 +106,15 @@ pub(super) fn next(
         format!("kubectl -n {namespace} annotate secret {name} --overwrite {change}")
     };
     let events = || format!("kubectl -n {namespace} events --for secret/{name}");
+    let writers = || {
+        format!(
+            "kubectl -n {namespace} get secret {name} -o jsonpath='{{.metadata.managedFields[*].manager}}'"
+        )
+    };
     let by_renewal = || match entry.observed.renewal {
-        Err(Never::External | Never::NotAnnotated) => {
-            Some(annotate(&format!("{}=ISSUER", keys::ISSUER)))
-        }
+        Err(Never::NotAnnotated) => Some(annotate(&format!("{}=ISSUER", keys::ISSUER))),
+        // Whoever renews it is to be asked: an issuer here would take the certificate from its owner.
+        Err(Never::External | Never::OwnedByAnother) => Some(writers()),
         Err(Never::Paused) => Some(annotate(&format!("{}-", keys::PAUSED))),
         Err(Never::AllPaused) => {
             Some("kubectl -n OPERATOR-NAMESPACE edit configmap cert-renew-config".into())
@@ -118,9 +123,6 @@ pub(super) fn next(
         Err(Never::NoNames | Never::NotAllowed) => {
             Some(annotate(&format!("{}=NAMES", keys::NAMES)))
         }
-        Err(Never::OwnedByAnother) => Some(format!(
-            "kubectl -n {namespace} get secret {name} -o yaml --show-managed-fields"
-        )),
         Err(Never::Immutable) => Some(format!(
             "kubectl -n {namespace} get secret {name} -o yaml | sed '/^immutable: true$/d' | kubectl replace --force -f -"
         )),
@@ -129,12 +131,10 @@ pub(super) fn next(
     match state {
         State::RenewalFailing | State::Expired if entry.renewal_error.is_some() => {
             Some(match entry.stuck {
-                Some(Stuck::OtherOwner) => {
-                    format!(
-                        "kubectl -n {namespace} get secret {name} -o yaml --show-managed-fields"
-                    )
-                }
+                Some(Stuck::OtherOwner) => writers(),
                 Some(Stuck::Paused) => events(),
+                // By the labels of the namespace, of which only the renewal knows.
+                None if is_refusal(entry) => format!("cert-renew names -n {namespace}"),
                 None => format!("cert-renew plan --preflight -n {namespace}"),
             })
         }
@@ -158,6 +158,12 @@ pub(super) fn next(
         }
         _ => by_renewal(),
     }
+}
+
+/// Whether the last renewal failed because names are not granted.
+fn is_refusal(entry: &Entry) -> bool {
+    let error = entry.renewal_error.as_deref();
+    error.and_then(annotation_of) == Some(keys::NAMES)
 }
 
 /// The annotation that a problem's text is about.

@@ -1,7 +1,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::testing::entries::{NOW, index};
+use crate::index::Observed;
+use crate::testing::entries::{self, NOW, index};
 
 const CONFIG: &str = "
 issuers:
@@ -112,7 +113,7 @@ fn each_says_why_when_and_what_to_do_next() {
             None,
             "External",
             Some(
-                "kubectl -n shop annotate secret expiring --overwrite cert-renew.io/issuer=ISSUER",
+                "kubectl -n shop get secret expiring -o jsonpath='{.metadata.managedFields[*].manager}'",
             ),
         ),
         (
@@ -147,6 +148,50 @@ fn each_says_why_when_and_what_to_do_next() {
     }
     // What is held is no error.
     assert_eq!(verdict("held").last_error, None);
+}
+
+/// The commands that would not help, or would do harm, are not named.
+#[test]
+fn the_next_thing_to_do_fits_the_cause() {
+    let next = |change: fn(&mut Observed), error: Option<&str>| {
+        let mut index = Index::default();
+        let mut observed = entries::healthy();
+        change(&mut observed);
+        let key = entries::add(&mut index, "tls", observed);
+        index.recall(&key, error, None);
+        let (row, _) = index.iter().next().unwrap();
+        Verdict::of_row(NOW, &index, row, 0).unwrap().next
+    };
+    let expired = |it: &mut Observed| {
+        it.leaf = Ok(entries::leaf(91, 0));
+        it.renewal = Err(Never::External);
+    };
+    let owned = |it: &mut Observed| it.renewal = Err(Never::OwnedByAnother);
+    for change in [expired, owned] {
+        let said = next(change, None).unwrap();
+        assert!(
+            said.contains("managedFields") && !said.contains("annotate"),
+            "{said}"
+        );
+    }
+    let said = next(|it| it.renewal = Err(Never::Immutable), None).unwrap();
+    assert!(said.contains("kubectl replace --force"), "{said}");
+    let said = next(|it| it.renewal = Err(Never::AllPaused), None).unwrap();
+    assert!(said.ends_with("edit configmap cert-renew-config"), "{said}");
+    // By the labels of the namespace, which only a renewal reads.
+    let refused = "cert-renew.io/names: \"a.test\": expected names that issuers.le.allow of the config grants";
+    let due = |it: &mut Observed| {
+        it.renewal = Ok(Due {
+            at: NOW,
+            reason: Reason::Lifetime,
+        });
+    };
+    assert_eq!(
+        next(due, Some(refused)).as_deref(),
+        Some("cert-renew names -n shop")
+    );
+    let said = next(due, Some("the CA says no")).unwrap();
+    assert!(said.contains("plan --preflight"), "{said}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::relative;
 use cert_renew_core::verdict::detail::Detail;
-use cert_renew_core::verdict::{Verdict, Why};
+use cert_renew_core::verdict::{State, Verdict, Why};
 use maud::{Markup, html};
 
 use super::cells::{class, instant, renewed_at, trouble};
@@ -159,6 +159,12 @@ fn workloads(row: &Verdict) -> Markup {
     }
 }
 
+/// Whether `cert-renew renew` would bring a new certificate, as far as the verdict knows.
+fn may_be_asked_for(row: &Verdict) -> bool {
+    // What is never renewed has no instant: it is external, paused, or not ours to write.
+    row.renews.is_some() && !matches!(row.state, State::Held | State::Blocked)
+}
+
 /// The next thing to do, and what tells more.
 fn commands(row: &Verdict) -> Markup {
     let (namespace, name) = (&row.namespace, &row.name);
@@ -175,11 +181,13 @@ fn commands(row: &Verdict) -> Markup {
             "Which workloads restart, and when",
             format!("cert-renew plan -n {namespace}"),
         ),
-        (
+    ]);
+    if may_be_asked_for(row) {
+        all.push((
             "A new certificate now",
             format!("cert-renew renew {namespace}/{name} --wait"),
-        ),
-    ]);
+        ));
+    }
     html! {
         dl.one {
             @for (what, command) in &all {

@@ -345,6 +345,20 @@ mod tests {
         ] {
             assert!(html.contains(part), "{part}\n{html}");
         }
+        // A command that would be refused is not named.
+        for (name, named) in [
+            ("healthy", true),
+            ("failing", true),
+            ("odd", false),
+            ("expiring", false),
+            ("paused", false),
+            ("misread", false),
+            ("held", false),
+        ] {
+            let html = page(&format!("namespace=shop&name={name}")).html;
+            let command = format!("cert-renew renew shop/{name} --wait");
+            assert_eq!(html.contains(&command), named, "{name}");
+        }
         let html = page("namespace=shop&name=nosuch").html;
         assert!(html.contains("no annotated Secret shop/nosuch"), "{html}");
     }

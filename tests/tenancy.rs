@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use test_bench::objects::{OLD, Pair, Reference, Space, pair};
+use test_bench::objects::{FRESH, OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
 use crate::acme_limits::annotate;
-use crate::renewal::{SOON, options, renewed, rolled_out};
+use crate::renewal::{SOON, annotation, options, renewed, rolled_out};
 
 /// Names are given by the config alone: not by the certificate that somebody puts into a Secret, nor by an annotation.
 #[tokio::test]
@@ -183,8 +183,23 @@ async fn names_go_by_the_labels_of_a_namespace() -> Result<()> {
     label(Some("true")).await?;
     renewed(&space, "tls", &old.certificate).await?;
     rolled_out(&space, "tls").await?;
-    // Taken back, it holds for the next one.
+    // Taken back, it holds for the next one, and for one that is not due it is told when it is written.
     label(None).await?;
+    let fresh = pair(&["young.labelled.example"], FRESH)?;
+    space
+        .tls_secret("young", Some(&fresh), &[("issuer", "pebble")])
+        .await?;
+    eventually(
+        SOON,
+        "it is told that the names are not granted",
+        async || {
+            let young = space.secrets().get("young").await?;
+            let problems = annotation(&young, "state.cert-renew.io/problems").unwrap_or_default();
+            ensure!(problems.contains("issuers.pebble.allow"), "{problems:?}");
+            Ok(())
+        },
+    )
+    .await?;
     space
         .tls_secret("later", Some(&old), &[("issuer", "pebble")])
         .await?;

@@ -5,6 +5,8 @@
 //! needs.
 
 use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::config::Labels;
+use cert_renew_core::schedule::due::Never;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
@@ -12,9 +14,11 @@ use cert_renew_core::secret::outputs::Part;
 use cert_renew_core::secret::settings::{Blocks, Problem};
 use cert_renew_core::secret::workload::Kind;
 use cert_renew_core::text::{error_chain, shown, similar};
+use cert_renew_core::time::UnixTime;
 
 use super::handles::Handles;
 use crate::cluster::events::Reason;
+use crate::cluster::namespaces;
 use crate::rollout::Error;
 
 /// The command that grants the rights for `verify`.
@@ -29,6 +33,7 @@ pub(super) async fn problems(
 ) -> Vec<(Reason, Problem)> {
     let mut found = workloads(all, key, assessment).await;
     let others = [
+        labels(all, key, secret, assessment).await,
         verify(all, key, assessment).await,
         password(secret, assessment),
         profile(all, assessment),
@@ -81,6 +86,31 @@ async fn workloads(
         (Reason::WorkloadMissing, problem)
     });
     missing.collect()
+}
+
+/// Names that the issuer grants to labels of a namespace which this one does not have.
+async fn labels(
+    all: &Handles,
+    key: &SecretRef,
+    secret: &FullSecret,
+    assessment: &Assessment,
+) -> Option<Problem> {
+    if !assessment.by_labels {
+        return None;
+    }
+    let labels = match namespaces::labels(&all.shared.client, &key.namespace).await {
+        Ok(labels) => labels,
+        Err(error) => {
+            tracing::debug!(secret = %key, error = error_chain(&error), "the labels are not looked up");
+            return None;
+        }
+    };
+    let config = all.shared.config();
+    let view = (&*config, Labels::Are(&labels));
+    let labelled = assess::of_full(UnixTime::now(), key, secret, view, |_| None)?;
+    let refused = labelled.renewal == Err(Never::NotAllowed);
+    let mut problems = labelled.problems.into_iter().filter(|_| refused);
+    problems.find(|it| *it.key == *keys::NAMES && it.blocks.issue())
 }
 
 /// A Service or port of `verify` that does not exist, or may not be read.

@@ -83,7 +83,8 @@ pub fn are_outdated(
 fn names_objects(assessment: &Assessment) -> bool {
     let settings = &assessment.settings;
     let bags = |parts: &[Part]| parts.contains(&Part::Pkcs12);
-    !settings.workloads.is_empty()
+    assessment.by_labels
+        || !settings.workloads.is_empty()
         || settings.verify.is_some()
         || settings.profile.is_some()
         || settings.outputs.iter().any(|output| bags(&output.parts))

@@ -73,6 +73,8 @@ pub struct Assessment {
     pub held_until: Option<UnixTime>,
     /// The halt in which an earlier rollout ended.
     pub halted: Option<HaltNote>,
+    /// The names are granted only if the namespace has certain labels, which were not asked for.
+    pub by_labels: bool,
     /// See [`Self::wish`].
     unserved: Option<u64>,
 }
@@ -246,6 +248,7 @@ impl Circumstances<'_> {
             Some(refused) => Err(refused),
             None => self.may_issue(&settings, &names),
         };
+        let by_labels = granted.is_ok() && self.goes_by_labels(&settings, &names);
         let renewal = match (renewal, granted) {
             (Ok(_), Err((never, problem))) => {
                 // An issuer that does not parse is a problem already.
@@ -297,6 +300,18 @@ impl Circumstances<'_> {
             halted: head
                 .annotation(keys::ROLLOUT_HALTED)
                 .and_then(|note| note.parse().ok()),
+            by_labels: by_labels && renewal.is_ok(),
+        }
+    }
+
+    /// Whether the names, which are granted to some labels of the namespace, are refused to others.
+    fn goes_by_labels(&self, settings: &Settings, names: &[Name]) -> bool {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let unasked = matches!(self.labels, Labels::NotAsked);
+        unasked && self.config.is_some_and(Config::needs_namespace_labels) && {
+            let labels = Labels::Are(&NONE);
+            let without = Circumstances { labels, ..*self };
+            without.may_issue(settings, names).is_err()
         }
     }
 

@@ -371,11 +371,11 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         })
         .await
     };
-    let (halted, misread) = (describe("halted").await?, describe("misread-key").await?);
-    let held = eventually(SOON, "since when it is held is written", async || {
-        let held = describe("held").await?;
-        ensure!(held.contains("\nSince:"), "{held}");
-        Ok(held)
+    let (halted, held) = (describe("halted").await?, describe("held").await?);
+    let misread = eventually(SOON, "since when it is blocked is written", async || {
+        let misread = describe("misread-key").await?;
+        ensure!(misread.contains("\nSince:"), "{misread}");
+        Ok(misread)
     })
     .await?;
     let resume = format!("\nNext:\n  cert-renew resume {}/halted\n", space.name);

@@ -49,7 +49,10 @@ fn value(state: State, at: UnixTime) -> Option<String> {
 #[must_use]
 pub fn moved(now: UnixTime, before: Option<State>, after: State) -> Option<Change> {
     let value = value(after, now);
-    let is_news = before.map_or(value.is_some(), |before| before != after);
+    let is_news = match before {
+        None => value.is_some(),
+        Some(before) => before != after,
+    };
     is_news.then_some((keys::SINCE, value))
 }
 

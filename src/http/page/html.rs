@@ -287,10 +287,12 @@ fn passed(now: UnixTime, row: &Verdict) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::secret::SecretRef;
     use cert_renew_core::testing::entries;
+    use cert_renew_core::verdict::detail::{Remembered, Step, Told};
 
     use super::super::rows::tests::report;
-    use super::super::rows::{answer, copy};
+    use super::super::rows::{answer, copy, detail};
     use super::*;
 
     fn page(query: &str) -> Page {
@@ -335,6 +337,47 @@ mod tests {
     }
 
     #[test]
+    fn the_view_of_one_tells_its_chain_its_order_and_its_events() {
+        let now = entries::NOW;
+        let ago = |seconds: i64| UnixTime(now.0 - seconds);
+        let remembered = |_: &SecretRef| Remembered {
+            step: Some(Step {
+                name: "prove".into(),
+                at: ago(7),
+                order: Some("https://ca.example/order/1".into()),
+            }),
+            events: Some(vec![Told {
+                at: ago(90),
+                kind: "Warning".into(),
+                reason: "RenewalFailed".into(),
+                message: "<b>no</b>".into(),
+            }]),
+        };
+        let mut index = entries::index();
+        index.order_open(now, &key("healthy"), true);
+        let mut rows = copy(now, &index, &|_| 0);
+        detail(&index, &mut rows, &key("healthy"), &remembered);
+        let query = Query::parse("namespace=shop&name=healthy").unwrap();
+        let html = render(&answer(report(), rows, &query), &query).html;
+        for part in [
+            "an order is open at the CA: prove ended 7s ago",
+            "order https://ca.example/order/1",
+            "<strong>RenewalFailed</strong> &lt;b&gt;no&lt;/b&gt;",
+            "<dt>Last renewed</dt>",
+            "kubectl -n shop events --for secret/healthy",
+        ] {
+            assert!(html.contains(part), "{part}\n{html}");
+        }
+    }
+
+    fn key(name: &str) -> SecretRef {
+        SecretRef {
+            namespace: "shop".into(),
+            name: name.into(),
+        }
+    }
+
+    #[test]
     fn one_secret_has_a_view_of_its_own() {
         let html = page("namespace=shop&name=halted").html;
         for part in [
@@ -345,6 +388,7 @@ mod tests {
         ] {
             assert!(html.contains(part), "{part}\n{html}");
         }
+        assert!(html.contains("2023-11-13 22:13"), "since when: {html}");
         // A command that would be refused is not named.
         for (name, named) in [
             ("healthy", true),

@@ -28,9 +28,14 @@ async fn client(routes: Router) -> Result<Client> {
     );
     let routes = routes.route("/directory", get(|| async { directory }));
     tokio::spawn(async move { axum::serve(listener, routes).await });
+    client_at(format!("http://{address}/directory"))
+}
+
+/// An issuer whose CA has its directory there.
+pub(crate) fn client_at(directory: String) -> Result<Client> {
     let settings = IssuerSettings {
         name: "fake".into(),
-        directory: format!("http://{address}/directory"),
+        directory,
         contact: Vec::new(),
         ca_bundle: None,
         eab: None,

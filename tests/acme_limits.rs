@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde_json::json;
 use test_bench::objects::Space;
 use test_bench::{
@@ -27,16 +27,6 @@ const SOONER: &str = "retry: {base: 5s, factor: 6}\n";
 async fn delete(space: &Space, name: &str) -> Result<()> {
     let (secrets, params) = (space.secrets(), DeleteParams::default());
     secrets.delete(name, &params).await?;
-    Ok(())
-}
-
-/// Sets one annotation of ours, as a user does.
-pub(crate) async fn annotate(space: &Space, name: &str, key: &str, value: &str) -> Result<()> {
-    let patch = json!({"metadata": {"annotations": {format!("cert-renew.io/{key}"): value}}});
-    let secrets = space.secrets();
-    secrets
-        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-        .await?;
     Ok(())
 }
 
@@ -145,7 +135,7 @@ async fn an_answer_to_finalize_that_is_lost_or_late_costs_no_second_certificate(
 }
 
 /// How many orders the operator has made since it was installed.
-fn orders(operator: &Operator<'_>) -> Result<usize> {
+pub(crate) fn orders(operator: &Operator<'_>) -> Result<usize> {
     Ok(operator.log()?.matches("\"message\":\"ordered\"").count())
 }
 
@@ -170,7 +160,9 @@ async fn a_name_fails_five_validations_an_hour_whoever_asks_and_however_often() 
         })
         .await?;
         // Each value forgets the back-off, but not the CA's limit.
-        annotate(&space, "alone", "renew-now", &tried.to_string()).await?;
+        space
+            .annotate("alone", "renew-now", tried.to_string())
+            .await?;
     }
     event(
         &space,
@@ -188,7 +180,7 @@ async fn a_name_fails_five_validations_an_hour_whoever_asks_and_however_often() 
     )
     .await?;
     operator.restart().await?;
-    annotate(&space, "alone", "renew-now", "please").await?;
+    space.annotate("alone", "renew-now", "please").await?;
     delete(&space, "together").await?;
     space.tls_secret("again", None, &together).await?;
     event(
@@ -234,10 +226,10 @@ async fn budgets_are_kept_over_restarts() -> Result<()> {
         space.tls_secret("anew", None, &anew).await?;
         for step in 0..2 {
             let value = (round * 2 + step).to_string();
-            annotate(&space, "now", "renew-now", &value).await?;
+            space.annotate("now", "renew-now", value).await?;
             // A profile that shortens lifetimes, and back.
             let profile = ["shortlived", "default"][step % 2];
-            annotate(&space, "short", "profile", profile).await?;
+            space.annotate("short", "profile", profile).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         if round < 3 {

@@ -11,6 +11,7 @@ use test_bench::{
     throughout,
 };
 
+use crate::acme_limits::orders;
 use crate::acme_operator::{configured, event};
 use crate::renewal::{SOON, renewed};
 
@@ -21,11 +22,6 @@ async fn ask(space: &Space, name: &str, issuer: &str, names: &str) -> Result<()>
     let annotations = [("issuer", issuer), ("names", names)];
     space.tls_secret(name, None, &annotations).await?;
     Ok(())
-}
-
-/// How many orders the operator has made.
-fn orders(operator: &Operator<'_>) -> Result<usize> {
-    Ok(operator.log()?.matches("\"message\":\"ordered\"").count())
 }
 
 #[tokio::test]

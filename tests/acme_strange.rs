@@ -10,14 +10,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use cert_renew::acme::{
-    Class, Client, Credentials, IssuerSettings, Order, OrderRequest, Preference, RevocationReason,
-    Turns,
+    Class, Client, Credentials, Order, OrderRequest, Preference, RevocationReason,
 };
-use cert_renew::process::write_gate::WriteGate;
 use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
+
+use crate::acme_faults::client_at;
 
 /// Longer than three looks at what the CA says of each name.
 const PATIENCE: Duration = Duration::from_secs(200);
@@ -132,16 +132,7 @@ async fn scripted(
     });
     let router = Router::new().fallback(respond).with_state(Arc::clone(&ca));
     tokio::spawn(async move { axum::serve(listener, router).await });
-    let settings = IssuerSettings {
-        name: "strange".into(),
-        directory: format!("{base}/directory"),
-        contact: Vec::new(),
-        ca_bundle: None,
-        eab: None,
-        concurrency: 2,
-        turns: Turns::default(),
-    };
-    let client = Client::new(settings, Arc::new(|_| {}), WriteGate::open())?;
+    let client = client_at(format!("{base}/directory"))?;
     let credentials = Credentials::generate(&client.settings().directory)?;
     client.register(&credentials).await?;
     Ok((client, ca))

@@ -121,10 +121,7 @@ async fn issued(
         "annotations": {"cert-renew.io/class": null},
         "ownerReferences": owner(&certificate, "Certificate", "cert-manager.io/v1"),
     }});
-    space
-        .secrets()
-        .patch(name, &PatchParams::default(), &Patch::Merge(owned))
-        .await?;
+    space.merge(name, owned).await?;
     space
         .workload("Deployment", name, Reference::Volume, name)
         .await
@@ -339,10 +336,7 @@ async fn an_adoption_that_was_cut_off_goes_on() -> Result<()> {
             "annotations": {"cert-renew.io/issuer": "pebble", "cert-renew.io/class": "nobody", "cert-renew.io/paused": "true"},
             "ownerReferences": null,
         }});
-        space
-            .secrets()
-            .patch(name, &PatchParams::default(), &Patch::Merge(marked))
-            .await?;
+        space.merge(name, marked).await?;
     }
     // Of one the Certificate is gone already.
     let certificates = api(&space, "cert-manager.io", "Certificate");

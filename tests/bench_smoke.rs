@@ -15,8 +15,7 @@ use cert_renew_core::time::UnixTime;
 use http::StatusCode;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde_json::json;
 use test_bench::certificates::{DAY, Key, Template, TestCa};
 use test_bench::objects::{OLD, Reference, Space, pair};
@@ -198,9 +197,7 @@ async fn operators_have_the_shipped_rights_and_are_counted_apart() -> Result<()>
     space.tls_secret("tls", None, &[]).await?;
 
     for (operator, eviction) in [(&plain, 403), (&evicting, 404)] {
-        let config = Kubeconfig::read_from(operator.kubeconfig())?;
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+        let client = operator.client().await?;
         let foreign: Api<Secret> = Api::namespaced(client.clone(), &space.name);
         let secret = foreign.get("tls").await?;
         let refused = foreign.create(&PostParams::default(), &secret).await;

@@ -14,7 +14,6 @@ use test_bench::{
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::acme_limits::annotate;
 use crate::acme_operator::{configured, event, issued};
 use crate::faults::{action, finalizes};
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
@@ -55,10 +54,10 @@ async fn another_issuer_or_key_is_had_at_once_when_there_is_cause() -> Result<()
         let annotations = [("issuer", first), ("names", &*host)];
         space.tls_secret(name, None, &annotations).await?;
         let old = by(name, first, "").await?;
-        annotate(&space, name, "issuer", "pebble").await?;
+        space.annotate(name, "issuer", "pebble").await?;
         if name == "moved" {
             // Both CAs are trusted: it is replaced in its time, or when somebody asks.
-            annotate(&space, name, "renew-now", "1").await?;
+            space.annotate(name, "renew-now", "1").await?;
         }
         by(name, "pebble", &old).await?;
     }
@@ -66,11 +65,11 @@ async fn another_issuer_or_key_is_had_at_once_when_there_is_cause() -> Result<()
         &issued(&space, "key", "key.causes.example").await?,
         "tls.crt",
     );
-    annotate(&space, "key", "key-type", "rsa-2048").await?;
+    space.annotate("key", "key-type", "rsa-2048").await?;
     let old = by("key", "pebble", &old).await?;
-    annotate(&space, "key", "renew-now", "1").await?;
+    space.annotate("key", "renew-now", "1").await?;
     event(&space, "key", "younger than a tenth").await?;
-    annotate(&space, "key", "renew-now", "force 1").await?;
+    space.annotate("key", "renew-now", "force 1").await?;
     by("key", "pebble", &old).await?;
     // The key was replaced by another: the pair is of no use, however young it is.
     let old = issued(&space, "broken", "broken.causes.example").await?;
@@ -153,7 +152,7 @@ async fn an_order_waits_while_its_issuer_is_not_in_the_config() -> Result<()> {
     event(&space, "tls", "500").await?;
     // An order that is on record is looked after whatever its Secret names by now, which anybody writes: no series comes of
     // that.
-    annotate(&space, "tls", "issuer", "unheard-of").await?;
+    space.annotate("tls", "issuer", "unheard-of").await?;
     event(&space, "tls", "unheard-of").await?;
     for line in operator.metrics().await?.lines() {
         ensure!(
@@ -161,7 +160,7 @@ async fn an_order_waits_while_its_issuer_is_not_in_the_config() -> Result<()> {
             "{line}"
         );
     }
-    annotate(&space, "tls", "issuer", "gone").await?;
+    space.annotate("tls", "issuer", "gone").await?;
     operator.configure(&quick)?;
     eventually(SOON, "it waits for the issuer", async || {
         let log = operator.log()?;
@@ -198,7 +197,7 @@ async fn what_replaces_a_revoked_key_goes_to_no_other_secret() -> Result<()> {
         .tls_secret("tls", Some(&stolen), &[("issuer", "pebble")])
         .await?;
     let fingerprint = leaf(&secret)?.fingerprint.to_string();
-    annotate(&owner, "tls", "revoked", &fingerprint).await?;
+    owner.annotate("tls", "revoked", fingerprint).await?;
     renewed(&owner, "tls", &stolen.certificate).await?;
     throughout(QUIET, "the other Secret is left as it is", async || {
         let secret = thief.secrets().get("tls").await?;

@@ -1,6 +1,6 @@
 //! DNS-01 against a real DNS server, by RFC 2136 with TSIG, and a CA that looks there.
 
-use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 
 use axum::Router;
@@ -11,10 +11,9 @@ use base64::prelude::BASE64_STANDARD;
 use cert_renew::net::dns::{self, RData, RecordType, Resolver};
 use cert_renew::solver::dns01;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ListParams};
 use serde_json::Value;
 use test_bench::objects::Space;
 use test_bench::{
@@ -80,21 +79,26 @@ pub(crate) async fn operator_by<'a>(
         ..options()
     };
     let mut operator = Operator::install(bench, options).await?;
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some("dns".into()),
-            ..ObjectMeta::default()
-        },
-        data: Some(BTreeMap::from([(
-            entry.into(),
-            ByteString(key.as_bytes().to_vec()),
-        )])),
-        ..Secret::default()
-    };
-    let secrets: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
-    secrets.create(&PostParams::default(), &secret).await?;
+    operator.credentials("dns", entry, key).await?;
     operator.run().await?;
     Ok(operator)
+}
+
+/// What changes the zones of a server as somebody with the key may.
+pub(crate) fn updater(server: SocketAddr) -> Result<DnsUpdater> {
+    let key = BASE64_STANDARD.decode(TSIG_KEY)?;
+    let (address, algorithm) = (format!("tcp://{server}"), TsigAlgorithm::HmacSha256);
+    Ok(DnsUpdater::new_rfc2136_tsig(
+        address, TSIG_NAME, key, algorithm,
+    )?)
+}
+
+/// A solver by RFC 2136, for a config.
+pub(crate) fn rfc2136(server: impl Display, key_name: &str, propagation: &str) -> String {
+    format!(
+        "dns01: {{provider: rfc2136, settings: {{server: \"{server}\", keyName: {key_name}}}, \
+         credentials: {{secret: dns}}, propagation: {{{propagation}}}}}"
+    )
 }
 
 /// The TXT values at a name, as this server has them.
@@ -313,10 +317,7 @@ async fn a_host_that_refuses_is_quoted_and_the_key_is_not() -> Result<()> {
 
 /// A service of a user that changes records, as the documents describe it.
 async fn webhook(server: SocketAddr, token: &'static str) -> Result<SocketAddr> {
-    let key = BASE64_STANDARD.decode(TSIG_KEY)?;
-    let address = format!("tcp://{server}");
-    let algorithm = TsigAlgorithm::HmacSha256;
-    let updater = DnsUpdater::new_rfc2136_tsig(address, TSIG_NAME, key, algorithm)?;
+    let updater = updater(server)?;
     let change = move |headers: HeaderMap, body: String| async move {
         let authorized = headers.get("authorization").and_then(|it| it.to_str().ok());
         if authorized != Some(&format!("Bearer {token}")) {

@@ -9,17 +9,14 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
+use dns_update::{DnsRecord, DnsRecordType};
 use serde_json::{Value, json};
 use test_bench::objects::Space;
-use test_bench::{
-    Bench, Context as _, Nameserver, Result, TSIG_KEY, TSIG_NAME, Zone, ensure, eventually,
-};
+use test_bench::{Bench, Context as _, Nameserver, Result, Zone, ensure, eventually};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
-use crate::dns01::{operator_by, pebble, values};
+use crate::dns01::{operator_by, pebble, updater, values};
 use crate::renewal::{SOON, annotation, leaf, renewed};
 
 const USER: &str = "eabcdb41-d89f-4580-826f-3e62e9755ef2";
@@ -32,9 +29,7 @@ const SLOW: Duration = Duration::from_millis(500);
 /// Keeps the last two values of the one account, as acme-dns does, and takes what looks like a challenge only.
 /// Takes its time, and counts the changes that it is asked for at once.
 async fn acme_dns(server: SocketAddr) -> Result<(SocketAddr, Arc<AtomicUsize>)> {
-    let key = BASE64_STANDARD.decode(TSIG_KEY)?;
-    let address = format!("tcp://{server}");
-    let updater = DnsUpdater::new_rfc2136_tsig(address, TSIG_NAME, key, TsigAlgorithm::HmacSha256)?;
+    let updater = updater(server)?;
     let kept = Arc::new(Mutex::new(Vec::<String>::new()));
     let (under_way, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let seen = Arc::clone(&most);

@@ -3,18 +3,16 @@
 use std::net::SocketAddr;
 
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use cert_renew::net::dns::{self, RData, RecordType, Resolver};
-use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
+use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use test_bench::objects::Space;
 use test_bench::{
     Bench, Context as _, Nameserver, Operator, OperatorOptions, Pebble, PebbleOptions, Proxies,
-    Result, TSIG_KEY, TSIG_NAME, Zone, ensure, eventually,
+    Result, Zone, ensure, eventually,
 };
 
-use crate::acme_limits::annotate;
 use crate::acme_operator::{command, event};
-use crate::dns01::{no_record_is_left, values};
+use crate::dns01::{no_record_is_left, updater, values};
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
 use crate::scene::answered;
 
@@ -62,11 +60,8 @@ struct User {
 
 impl User {
     fn new(server: SocketAddr, zone: &'static str) -> Result<Self> {
-        let key = BASE64_STANDARD.decode(TSIG_KEY)?;
-        let address = format!("tcp://{server}");
-        let algorithm = TsigAlgorithm::HmacSha256;
         Ok(Self {
-            updater: DnsUpdater::new_rfc2136_tsig(address, TSIG_NAME, key, algorithm)?,
+            updater: updater(server)?,
             zone,
             at: format!("_validation-persist.{zone}"),
         })
@@ -173,7 +168,7 @@ async fn a_record_that_is_set_once_proves_apex_and_wildcard_each_time() -> Resul
     each_is_told_once(&operator, &proxies, 2, 1)?;
 
     // Due at once, and for no other reason: it is valid for long.
-    annotate(&space, "standing", "key-type", "ecdsa-p384").await?;
+    space.annotate("standing", "key-type", "ecdsa-p384").await?;
     let second = renewed(&space, "standing", &data(&first, "tls.crt")).await?;
     assert_eq!(leaf(&second)?.names.len(), 2);
     each_is_told_once(&operator, &proxies, 2, 2)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
@@ -33,10 +33,7 @@ async fn told(space: &Space, name: &str) -> Result<BTreeMap<String, i32>> {
 
 async fn annotate(space: &Space, name: &str, metadata: Value) -> Result<()> {
     let patch = json!({ "metadata": metadata });
-    space
-        .secrets()
-        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-        .await?;
+    space.merge(name, patch).await?;
     Ok(())
 }
 

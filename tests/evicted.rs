@@ -248,10 +248,7 @@ async fn the_plan_names_whom_nobody_restarts() -> Result<()> {
     ensure!(printed.ends_with(&line), "{printed}");
     // Where nothing is to be rolled, nobody is left behind.
     let rollout = json!({"metadata": {"annotations": {"cert-renew.io/rollout": "none"}}});
-    space
-        .secrets()
-        .patch("tls", &PatchParams::default(), &Patch::Merge(rollout))
-        .await?;
+    space.merge("tls", rollout).await?;
     let printed = planned()?;
     ensure!(!printed.contains("nobody restarts"), "{printed}");
     Ok(())

@@ -1,12 +1,7 @@
 //! Nobody waits for somebody else's trouble: certificates that can never be had, a DNS provider that does not answer.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
 use serde_json::json;
 use test_bench::objects::{OLD, Space, pair};
 use test_bench::{
@@ -100,17 +95,7 @@ async fn a_dns_provider_without_an_answer_delays_only_its_own_certificate() -> R
         ..options()
     };
     let mut operator = Operator::install(bench, options).await?;
-    let token = ("token".into(), ByteString(b"some-token".to_vec()));
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some("dns".into()),
-            ..ObjectMeta::default()
-        },
-        data: Some(BTreeMap::from([token])),
-        ..Secret::default()
-    };
-    let secrets: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
-    secrets.create(&PostParams::default(), &secret).await?;
+    operator.credentials("dns", "token", "some-token").await?;
     operator.run().await?;
     let space = Space::new(bench.client()?, "mute", operator.namespace()).await?;
     let annotations = [("issuer", "pebble"), ("names", "*.mute.example")];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use serde_json::json;
 use test_bench::objects::{FRESH, OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Fault, Operator, Passed, Proxies, Result, ensure, eventually, throughout};
 
@@ -23,12 +23,6 @@ const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
 fn fingerprint(pair: &Pair) -> Result<String> {
     let leaf = cert_renew_core::certificate::leaf(pair.certificate.as_bytes())?;
     Ok(leaf.fingerprint.to_string())
-}
-
-async fn patch(space: &Space, name: &str, patch: Value) -> Result<()> {
-    let (secrets, params) = (space.secrets(), PatchParams::default());
-    secrets.patch(name, &params, &Patch::Merge(patch)).await?;
-    Ok(())
 }
 
 /// Waits until the Secret says that its workloads have this certificate.
@@ -118,12 +112,9 @@ async fn a_change_while_all_is_shut_is_rolled_when_the_way_opens() -> Result<()>
     for (name, key, _) in hindrances {
         recorded(&space, name, &first).await?;
         let key = format!("cert-renew.io/{key}");
-        patch(
-            &space,
-            name,
-            json!({"metadata": {"annotations": {key: null}}}),
-        )
-        .await?;
+        space
+            .merge(name, json!({"metadata": {"annotations": {key: null}}}))
+            .await?;
     }
     for (name, ..) in hindrances {
         rolled_out(&space, name).await?;
@@ -194,9 +185,13 @@ async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout()
             "stringData": {"tls.crt": second.certificate, "tls.key": second.key},
         })
     };
-    patch(&space, "copied", copy(format!("{said} {another}"))).await?;
-    patch(&space, "unbound", copy(said.clone())).await?;
-    patch(&space, "restored", copy(format!("{said} {own}"))).await?;
+    space
+        .merge("copied", copy(format!("{said} {another}")))
+        .await?;
+    space.merge("unbound", copy(said.clone())).await?;
+    space
+        .merge("restored", copy(format!("{said} {own}")))
+        .await?;
     let once = async |generation: i64| {
         for name in names {
             eventually(SOON, &format!("{name} is restarted"), async || {
@@ -212,7 +207,7 @@ async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout()
     once(2).await?;
     // A copier that insists is not fought with, and restarts nothing.
     let insists = json!({"metadata": {"annotations": {ROLLED_OUT: format!("{said} {another}")}}});
-    patch(&space, "copied", insists).await?;
+    space.merge("copied", insists).await?;
     throughout(QUIET, "the copy stays as it is", async || {
         let secret = space.secrets().get("copied").await?;
         let said = annotation(&secret, ROLLED_OUT).unwrap_or_default();
@@ -230,7 +225,7 @@ async fn a_record_that_was_copied_or_restored_with_the_secret_stops_no_rollout()
         "stringData": {"tls.crt": third.certificate, "tls.key": third.key},
     });
     for name in names {
-        patch(&space, name, late.clone()).await?;
+        space.merge(name, late.clone()).await?;
     }
     operator.run().await?;
     once(3).await
@@ -268,7 +263,7 @@ async fn a_secret_of_a_restored_backup_that_is_older_than_what_runs_is_told_and_
     for name in names {
         rolled_out(&space, name).await?;
     }
-    patch(&space, "awake", backups[1].clone()).await?;
+    space.merge("awake", backups[1].clone()).await?;
     told(
         &space,
         "awake",
@@ -277,7 +272,7 @@ async fn a_secret_of_a_restored_backup_that_is_older_than_what_runs_is_told_and_
     .await?;
     recorded(&space, "awake", &first).await?;
     operator.kill();
-    patch(&space, "asleep", backups[0].clone()).await?;
+    space.merge("asleep", backups[0].clone()).await?;
     operator.run().await?;
     let said = told(
         &space,
@@ -341,7 +336,7 @@ async fn a_restored_secret_is_found_although_somebody_writes_it_and_looked_for_o
         .await?;
     rolled_out(&space, "tls").await?;
     operator.kill();
-    patch(&space, "tls", backup).await?;
+    space.merge("tls", backup).await?;
     // Between its look and its write comes that of somebody else.
     let namespace = space.name.clone();
     let path = format!("/api/v1/namespaces/{namespace}/secrets/tls");

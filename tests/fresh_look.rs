@@ -21,23 +21,6 @@ const QUIET: Duration = Duration::from_secs(3);
 /// What is done to a Secret while its rollout waits.
 type Deed = for<'a> fn(&'a Space, &'a str, &'a Pair) -> BoxFuture<'a, Result<()>>;
 
-async fn merge(space: &Space, name: &str, patch: Value) -> Result<()> {
-    let (secrets, params) = (space.secrets(), PatchParams::default());
-    secrets.patch(name, &params, &Patch::Merge(patch)).await?;
-    Ok(())
-}
-
-/// Sets one annotation of ours; null takes it away.
-async fn annotate(space: &Space, name: &str, key: &str, value: Value) -> Result<()> {
-    let key = format!("cert-renew.io/{key}");
-    merge(
-        space,
-        name,
-        json!({"metadata": {"annotations": {key: value}}}),
-    )
-    .await
-}
-
 const EMPTY: &str = "an emptied one";
 
 /// By name: what is done, `had` being the certificate that the workload has.
@@ -46,7 +29,9 @@ fn deeds() -> Vec<(&'static str, Deed)> {
         ("foreign-key", |space, name, _| {
             async move {
                 let other = pair(&["look.example"], FRESH)?;
-                merge(space, name, json!({"stringData": {"tls.key": other.key}})).await
+                space
+                    .merge(name, json!({"stringData": {"tls.key": other.key}}))
+                    .await
             }
             .boxed()
         }),
@@ -79,23 +64,23 @@ fn deeds() -> Vec<(&'static str, Deed)> {
             .boxed()
         }),
         ("paused", |space, name, _| {
-            annotate(space, name, "paused", json!("true")).boxed()
+            space.annotate(name, "paused", "true").boxed()
         }),
         ("none", |space, name, _| {
-            annotate(space, name, "rollout", json!("none")).boxed()
+            space.annotate(name, "rollout", "none").boxed()
         }),
         ("shut", |space, name, _| {
             let window = closed_window();
-            async move { annotate(space, name, "change-window", json!(window)).await }.boxed()
+            async move { space.annotate(name, "change-window", window).await }.boxed()
         }),
         ("released", |space, name, _| {
-            annotate(space, name, "issuer", Value::Null).boxed()
+            space.annotate(name, "issuer", Value::Null).boxed()
         }),
     ]
 }
 
 fn merge_boxed<'a>(space: &'a Space, name: &'a str, patch: Value) -> BoxFuture<'a, Result<()>> {
-    merge(space, name, patch).boxed()
+    space.merge(name, patch).boxed()
 }
 
 /// A window that opens in twelve hours.
@@ -204,8 +189,8 @@ async fn what_is_not_as_it_was_planned_is_not_rolled_after_a_wait() -> Result<()
     assert!(events.iter().any(|it| it.contains(why)), "{events:?}");
     // What is mended goes on.
     space.put("emptied", &third).await?;
-    annotate(&space, "paused", "paused", Value::Null).await?;
-    annotate(&space, "shut", "change-window", Value::Null).await?;
+    space.annotate("paused", "paused", Value::Null).await?;
+    space.annotate("shut", "change-window", Value::Null).await?;
     for name in ["emptied", "paused", "shut"] {
         rolled_out(&space, name).await?;
         assert_eq!(space.generation("Deployment", name).await?, 3, "{name}");
@@ -256,7 +241,7 @@ async fn emptied_after_the_canary_the_others_keep_what_they_have() -> Result<()>
     })
     .await?;
     let empty = json!({"data": {"tls.crt": "", "tls.key": ""}});
-    merge(&space, "tls", empty).await?;
+    space.merge("tls", empty).await?;
     let canary = rolled().await?;
     space.available("Deployment", canary[0]).await?;
     throughout(QUIET, EMPTY, async || {
@@ -301,7 +286,9 @@ async fn a_window_that_closes_in_the_middle_and_does_not_count_is_told() -> Resu
     let space = Space::new(bench.client()?, "closes", operator.namespace()).await?;
     in_the_middle(&space, &[("issuer", "external")]).await?;
     // What is served ends before a tenth of the lifetime has passed: it is gone on with.
-    annotate(&space, "tls", "change-window", json!(closed_window())).await?;
+    space
+        .annotate("tls", "change-window", closed_window())
+        .await?;
     rolled_out(&space, "tls").await?;
     assert_eq!(space.generation("Deployment", "b").await?, 2);
     told(&space, "tls", "WindowOverruled").await?;
@@ -338,7 +325,7 @@ async fn a_window_that_closes_by_the_clock_in_the_middle_is_kept_to_and_told() -
         .await?;
     rolled_out(&space, "tls").await?;
     let (window, closes) = closing_window();
-    annotate(&space, "tls", "change-window", json!(window)).await?;
+    space.annotate("tls", "change-window", window).await?;
     space.put("tls", &fresh()?).await?;
     eventually(SOON, "the canary is restarted", async || {
         let leaf = space.leaf_of("Deployment", "a", "tls").await?;
@@ -368,7 +355,7 @@ async fn a_window_that_closes_by_the_clock_in_the_middle_is_kept_to_and_told() -
     })
     .await?;
     assert_eq!(space.generation("Deployment", "b").await?, 1);
-    annotate(&space, "tls", "change-window", Value::Null).await?;
+    space.annotate("tls", "change-window", Value::Null).await?;
     rolled_out(&space, "tls").await?;
     assert_eq!(space.generation("Deployment", "b").await?, 2);
     Ok(())
@@ -385,7 +372,9 @@ async fn workloads_that_are_named_by_now_are_rolled_and_no_others() -> Result<()
     }
     let annotations = [("issuer", "external"), ("workloads", "deployment/former")];
     in_the_middle(&space, &annotations).await?;
-    annotate(&space, "tls", "workloads", json!("deployment/later")).await?;
+    space
+        .annotate("tls", "workloads", "deployment/later")
+        .await?;
     rolled_out(&space, "tls").await?;
     for (name, generation) in [("a", 2), ("b", 2), ("former", 1), ("later", 2)] {
         let now = space.generation("Deployment", name).await?;
@@ -475,7 +464,7 @@ async fn what_is_asked_for_while_a_rollout_runs_is_done_at_once() -> Result<()> 
     let first = renewed(&space, "tls", &had.certificate).await?;
     begun(&space).await?;
     let revoked = leaf(&first)?.fingerprint.to_string();
-    annotate(&space, "tls", "revoked", json!(revoked)).await?;
+    space.annotate("tls", "revoked", revoked).await?;
     let held = crate::renewal::data(&first, "tls.crt");
     renewed(&space, "tls", &held).await?;
     begun(&space).await?;

@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::acme_limits::annotate;
 use crate::renewal::{SOON, annotation, data, options, overdue, renewed, rolled_out};
 
 /// Reading 130 MB takes its time, most of all on a machine that does much else.
@@ -319,7 +318,7 @@ async fn issuers_that_only_annotations_know_make_no_series() -> Result<()> {
         .await?;
     // Of several that hold the same leaf one counts: it is the one that was issued.
     issued("unknown").await?;
-    annotate(&space, "unknown", "issuer", "unheard-of").await?;
+    space.annotate("unknown", "issuer", "unheard-of").await?;
     // What is in the index when it begins to lead is counted.
     operator.restart().await?;
     let metrics = eventually(SOON, "the CA is asked about it", async || {

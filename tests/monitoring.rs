@@ -132,14 +132,7 @@ async fn alerts_fire_and_clear_and_no_panel_is_empty() -> Result<()> {
     })
     .await?;
     let again = json!({"metadata": {"annotations": {"cert-renew.io/renew-now": "again"}}});
-    space
-        .secrets()
-        .patch(
-            "second",
-            &kube::api::PatchParams::default(),
-            &kube::api::Patch::Merge(again),
-        )
-        .await?;
+    space.merge("second", again).await?;
     alert(&prometheus, "CertRenewRenewalFailing", "second", false).await?;
 
     // Its workload takes its time, and then has it.

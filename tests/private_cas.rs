@@ -11,11 +11,8 @@ use test_bench::{
     throughout,
 };
 
-use crate::acme_limits::annotate;
 use crate::acme_operator::{another_pebble, configured, event, issued};
-use crate::open_orders::{
-    operator as with_dns, stuck, tamper, unannotate, unreachable, way_is_open,
-};
+use crate::open_orders::{operator as with_dns, stuck, tamper, unreachable, way_is_open};
 use crate::private_ca::{Lifetimes, Manners, PrivateCa};
 use crate::renewal::{SOON, annotation, data, leaf, renewed};
 
@@ -93,12 +90,12 @@ async fn a_lifetime_that_is_asked_for_is_had_and_costs_no_request_more() -> Resu
     assert_eq!(issued_by["lifetime"], DAY);
     // Another lifetime is had at once, as another profile is.
     let before = asked();
-    annotate(&space, "tls", "lifetime", "7d").await?;
+    space.annotate("tls", "lifetime", "7d").await?;
     let second = renewed(&space, "tls", &data(&first, "tls.crt")).await?;
     is_about(days(&second)?, 7.0)?;
     assert_eq!(asked() - before, 4);
     // Without the annotation nothing is due: the next renewal has what the CA gives.
-    unannotate(&space, "tls", "lifetime").await?;
+    space.annotate("tls", "lifetime", Value::Null).await?;
     throughout(A_WHILE, "nothing is ordered", async || {
         ensure!(asked() - before == 4, "{} requests", asked() - before);
         Ok(())
@@ -149,7 +146,7 @@ async fn a_lifetime_that_the_ca_ignores_is_told_once_and_asked_for_no_more_often
             .map_err(|_| test_bench::Error::msg(status.to_string()))?;
         let until = renews.since(UnixTime::now()).as_secs() as i64 / DAY;
         ensure!(until < given && until >= given / 2 - 1, "{until} days");
-        annotate(&space, "tls", "renew-now", "force 1").await?;
+        space.annotate("tls", "renew-now", "force 1").await?;
         renewed(&space, "tls", &data(&first, "tls.crt")).await?;
         throughout(A_WHILE, "it is told once", async || {
             let events = space.events("tls").await?;
@@ -208,11 +205,11 @@ async fn a_lifetime_that_the_ca_refuses_is_told_and_what_is_mended_is_tried_at_o
         })
         .await?;
         match mended {
-            None => unannotate(&space, "tls", "lifetime").await?,
+            None => space.annotate("tls", "lifetime", Value::Null).await?,
             // The CA takes this one.
             Some(other) => {
                 ca.change(|manners| manners.lifetimes = Lifetimes::Kept);
-                annotate(&space, "tls", "lifetime", other).await?;
+                space.annotate("tls", "lifetime", other).await?;
             }
         }
         let secret = renewed(&space, "tls", "").await?;
@@ -295,7 +292,7 @@ async fn a_ca_that_asks_for_no_proof_needs_no_solver() -> Result<()> {
         let annotations = [("issuer", "pebble"), ("names", names)];
         space.tls_secret("tls", None, &annotations).await?;
         let first = renewed(&space, "tls", "").await?;
-        annotate(&space, "tls", "renew-now", "force 1").await?;
+        space.annotate("tls", "renew-now", "force 1").await?;
         renewed(&space, "tls", &data(&first, "tls.crt")).await?;
         assert_eq!((ca.issued(), ca.proofs()), (2, 0), "{status}");
         let events = space.events("tls").await?;
@@ -399,7 +396,7 @@ async fn what_the_new_certificate_can_no_longer_be_used_for_is_told() -> Result<
     let space = Space::new(bench.client()?, "able", operator.namespace()).await?;
     let first = issued(&space, "tls", "able.example").await?;
     ca.change(|manners| manners.for_clients = false);
-    annotate(&space, "tls", "renew-now", "force 1").await?;
+    space.annotate("tls", "renew-now", "force 1").await?;
     renewed(&space, "tls", &data(&first, "tls.crt")).await?;
     let said = event(&space, "tls", "lacks what the one before had").await?;
     ensure!(said.contains("clients"), "{said}");

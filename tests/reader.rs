@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
@@ -274,10 +274,7 @@ async fn status_tells_which_workloads_use_a_secret() -> Result<()> {
     space.tls_secret("shop", Some(&fresh), &external).await?;
     let used_by = "2026-01-01T00:00:00Z deployment/api=failed deployment/web web:443=2/3";
     let note = json!({"metadata": {"annotations": {"state.cert-renew.io/used-by": used_by}}});
-    let secrets = space.secrets();
-    secrets
-        .patch("shop", &PatchParams::default(), &Patch::Merge(note))
-        .await?;
+    space.merge("shop", note).await?;
     let ask = |output: &str| {
         let arguments = ["status", "-n", &space.name, "-o", output];
         cert_renew(&arguments, Some(bench.kubeconfig()))
@@ -319,10 +316,7 @@ async fn all_that_a_selector_matches_are_renewed_and_no_others() -> Result<()> {
         let ours = [("issuer", "pebble")];
         space.tls_secret(name, Some(&aged), &ours).await?;
         let label = json!({"metadata": {"labels": {"team": team}}});
-        let secrets = space.secrets();
-        secrets
-            .patch(name, &PatchParams::default(), &Patch::Merge(label))
-            .await?;
+        space.merge(name, label).await?;
         rolled_out(&space, name).await?;
         old.push(aged.certificate);
     }

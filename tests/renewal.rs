@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::install::kubectl;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{
@@ -112,10 +111,7 @@ async fn what_is_due_is_renewed_and_its_workloads_roll() -> Result<()> {
         "annotations": space.annotations(&[("issuer", "pebble"), ("example.com/note", "keep me")]),
     }, "data": {"extra": "a2VlcCBtZSB0b28="}});
     let before = operator.writes()?.len();
-    space
-        .secrets()
-        .patch("shop-tls", &PatchParams::default(), &Patch::Merge(mark))
-        .await?;
+    space.merge("shop-tls", mark).await?;
     renewed(&space, "shop-tls", &old.certificate).await?;
     let secret = rolled_out(&space, "shop-tls").await?;
 
@@ -477,10 +473,7 @@ async fn a_renewal_that_fails_restarts_nothing_and_backs_off_across_restarts() -
     );
     bench.dns().set("clear-servfail", &broken).await?;
     let again = json!({"metadata": {"annotations": {"cert-renew.io/renew-now": "now, please"}}});
-    space
-        .secrets()
-        .patch("broken", &PatchParams::default(), &Patch::Merge(again))
-        .await?;
+    space.merge("broken", again).await?;
     let secret = renewed(&space, "broken", &old.certificate).await?;
     assert_eq!(annotation(&secret, "state.cert-renew.io/last-error"), None);
     assert_eq!(

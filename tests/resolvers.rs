@@ -12,19 +12,12 @@ use test_bench::{
 };
 
 use crate::acme_operator::event;
-use crate::dns01::await_values;
+use crate::dns01::{await_values, rfc2136};
 use crate::open_orders::{operator, stuck};
 use crate::renewal::{leaf, renewed};
 
 /// Tries follow each other quickly.
 const QUICKLY: &str = "retry: {base: 1s, factor: 1, max: 1s}\n";
-
-fn rfc2136(server: SocketAddr, propagation: &str) -> String {
-    format!(
-        "dns01: {{provider: rfc2136, settings: {{server: \"{server}\", keyName: {TSIG_NAME}}}, \
-         credentials: {{secret: dns}}, propagation: {{{propagation}}}}}"
-    )
-}
 
 #[tokio::test]
 async fn each_solver_asks_the_resolvers_that_it_names() -> Result<()> {
@@ -51,8 +44,8 @@ async fn each_solver_asks_the_resolvers_that_it_names() -> Result<()> {
          - zones: [two.example]\n    resolvers: [\"{second}\"]\n    {two}\n  \
          - zones: [routed.one.example]\n    resolvers: [\"{first}\"]\n    http01: {{route: shared}}\n\
          dns: {{nameservers: [\"{nobody}\"]}}\n",
-        one = rfc2136(first, &Nameserver::propagation(&[first])),
-        two = rfc2136(second, &Nameserver::propagation(&[second])),
+        one = rfc2136(first, TSIG_NAME, &Nameserver::propagation(&[first])),
+        two = rfc2136(second, TSIG_NAME, &Nameserver::propagation(&[second])),
     );
     let operator = operator(bench, Some(&pebble), &config).await?;
     let space = Space::new(bench.client()?, "own", operator.namespace()).await?;

@@ -6,7 +6,7 @@ use std::fs;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, eventually};
@@ -96,9 +96,7 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
         "tls.crt": pair_of_somebody.certificate,
         "tls.key": pair_of_somebody.key,
     }});
-    { space.secrets() }
-        .patch("used", &PatchParams::default(), &Patch::Merge(written))
-        .await?;
+    space.merge("used", written).await?;
     rolled_out(&space, "used").await?;
     for name in ["ingress", "gateway"] {
         let asked = format!("{name}.rights.example");

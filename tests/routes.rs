@@ -13,7 +13,6 @@ use test_bench::{
     ensure, eventually, throughout,
 };
 
-use crate::acme_limits::annotate;
 use crate::acme_operator::event;
 use crate::done::mark;
 use crate::install::kubectl;
@@ -275,7 +274,7 @@ async fn the_ca_is_not_told_before_a_request_would_reach_us() -> Result<()> {
     })
     .await?;
     // Paused while it waits: the CA is not told either when the way is open.
-    annotate(&space, "shared", "paused", "true").await?;
+    space.annotate("shared", "paused", "true").await?;
     // The way of `route: shared` that works everywhere: a redirect at the edge to a host of the operator's.
     let backend = operator.challenge_address();
     let servers = format!(
@@ -300,7 +299,7 @@ async fn the_ca_is_not_told_before_a_request_would_reach_us() -> Result<()> {
         Ok(())
     })
     .await?;
-    annotate(&space, "shared", "paused", "false").await?;
+    space.annotate("shared", "paused", "false").await?;
     renewed(&space, "shared", "").await?;
     let requests = path.requests()?;
     ensure!(

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{FRESH, OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually};
@@ -70,10 +69,7 @@ async fn no_private_key_leaves_its_secret() -> Result<()> {
         )
         .await?;
     let label = json!({"metadata": {"labels": {"cert-renew.io/managed": "true"}}});
-    space
-        .secrets()
-        .patch("combined", &PatchParams::default(), &Patch::Merge(label))
-        .await?;
+    space.merge("combined", label).await?;
     space
         .workload("Deployment", "web", Reference::Volume, "due")
         .await?;
@@ -88,10 +84,7 @@ async fn no_private_key_leaves_its_secret() -> Result<()> {
     }
     // A mismatch makes the operator speak about the pair.
     let half = json!({"stringData": {"tls.crt": pair(&["canary.example"], FRESH)?.certificate}});
-    space
-        .secrets()
-        .patch("due", &PatchParams::default(), &Patch::Merge(half))
-        .await?;
+    space.merge("due", half).await?;
     eventually(SOON, "the mismatch is told", async || {
         let events = space.events("due").await?;
         ensure!(

@@ -9,7 +9,6 @@ use std::fs;
 use http::{Method, Request};
 use kube::Client;
 use kube::api::{Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, bail, ensure, eventually};
@@ -34,14 +33,6 @@ const ROLES: [&str; 8] = [
 
 /// Verbs that change something.
 const WRITES: [&str; 3] = ["create", "patch", "delete"];
-
-/// A client with the operator's own token.
-async fn thief(operator: &Operator<'_>) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(operator.kubeconfig())?;
-    let config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
-}
 
 /// A rule of a role.
 struct Rule {
@@ -280,7 +271,7 @@ async fn each_right_and_each_rule_is_tried() -> Result<()> {
     let space = Space::new(bench.client()?, "stolen", operator.namespace()).await?;
     set_up(&operator, &space).await?;
     let _argo = Argo::start(bench, &space, "tls").await?;
-    let thief = thief(&operator).await?;
+    let thief = operator.client().await?;
     let home = operator.namespace();
 
     // Reading is narrowed by the roles alone.

@@ -9,7 +9,6 @@ use serde_json::json;
 use test_bench::objects::{FRESH, OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
-use crate::acme_limits::annotate;
 use crate::renewal::{SOON, annotation, options, renewed, rolled_out};
 
 /// Names are given by the config alone: not by the certificate that somebody puts into a Secret, nor by an annotation.
@@ -88,9 +87,7 @@ async fn what_a_user_writes_restarts_nothing_elsewhere() -> Result<()> {
     let path = json!({"metadata": {"annotations": {
         "cert-renew.io/workloads": format!("deployment/../../{}/deployments/web", victim.name),
     }}});
-    user.secrets()
-        .patch("tls", &PatchParams::default(), &Patch::Merge(path))
-        .await?;
+    user.merge("tls", path).await?;
     eventually(SOON, "it is said", async || {
         let events = user.events("tls").await?.join("\n");
         ensure!(events.contains("expected kind/name"), "{events}");
@@ -254,7 +251,9 @@ async fn what_is_refused_to_one_namespace_delays_no_other_that_has_the_name() ->
         })
         .await?;
         if time < 3 {
-            annotate(&other, "asks", "renew-now", &time.to_string()).await?;
+            other
+                .annotate("asks", "renew-now", time.to_string())
+                .await?;
         }
     }
     let shown = Pair {

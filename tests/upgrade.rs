@@ -12,7 +12,7 @@ use cert_renew::acme::{ChallengeType, Client, Credentials, IssuerSettings, Order
 use cert_renew::process::write_gate::WriteGate;
 use cert_renew_core::certificate::key::PrivateKey;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
@@ -358,10 +358,7 @@ async fn what_a_newer_version_has_written_is_passed_over() -> Result<()> {
         "state.cert-renew.io/issued-by":
             r#"{"issuer":"pebble","names":["newer.example"],"account":"https://ca.example/1"}"#,
     }}});
-    space
-        .secrets()
-        .patch("tls", &PatchParams::default(), &Patch::Merge(newer))
-        .await?;
+    space.merge("tls", newer).await?;
     operator.run().await?;
     rolled_out(&space, "tls").await?;
     throughout(QUIET, "nothing is issued or restarted", async || {

@@ -33,16 +33,7 @@ async fn a_chain_is_chosen_by_its_root() -> Result<()> {
     let issuer = issuer(bench, bench.pebble()).await?;
     let names = names(&["chains.example.com"])?;
     let url = {
-        let order = issuer
-            .client
-            .new_order(
-                &names,
-                OrderRequest {
-                    profile: Some("default"),
-                    ..OrderRequest::default()
-                },
-            )
-            .await?;
+        let order = issuer.order(&names, "default", None).await?;
         let url = order.url().to_owned();
         issuer.finish(order, &names, &Preference::Default).await?;
         url
@@ -119,30 +110,10 @@ async fn renewal_information_is_asked_and_replacements_are_named() -> Result<()>
     );
 
     // A replacement counts once its order is finalized; the second is refused, and ordered without.
-    let order = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                replaces: Some(&id),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
+    let order = issuer.order(&names, "default", Some(&id)).await?;
     assert!(order.replaces_accepted());
     issuer.finish(order, &names, &Preference::Default).await?;
-    let order = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                replaces: Some(&id),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
+    let order = issuer.order(&names, "default", Some(&id)).await?;
     assert!(!order.replaces_accepted());
     order.abandon().await?;
     let order = issuer

@@ -9,8 +9,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use cert_renew::acme::{
-    Action, ChallengeType, Class, Client, Credentials, IssuerSettings, Order, OrderRequest,
-    OrderStatus, Preference, RequestInfo, Turns,
+    Action, CertId, ChallengeType, Class, Client, Credentials, Error, IssuerSettings, Order,
+    OrderRequest, OrderStatus, Preference, RequestInfo, Turns,
 };
 use cert_renew::net::bounded::serve;
 use cert_renew::process::write_gate::WriteGate;
@@ -112,6 +112,20 @@ fn csr(names: &[Name]) -> Result<Vec<u8>> {
 }
 
 impl Issuer {
+    async fn order(
+        &self,
+        names: &[Name],
+        profile: &str,
+        replaces: Option<&CertId>,
+    ) -> std::result::Result<Order, Error> {
+        let request = OrderRequest {
+            profile: Some(profile),
+            replaces,
+            ..OrderRequest::default()
+        };
+        self.client.new_order(names, request).await
+    }
+
     async fn prove(&self, order: &mut Order) -> Result<()> {
         for authorization in order.authorizations().await? {
             let challenge = authorization
@@ -141,16 +155,7 @@ impl Issuer {
     }
 
     async fn issue(&self, names: &[Name]) -> Result<String> {
-        let order = self
-            .client
-            .new_order(
-                names,
-                OrderRequest {
-                    profile: Some("default"),
-                    ..OrderRequest::default()
-                },
-            )
-            .await?;
+        let order = self.order(names, "default", None).await?;
         self.finish(order, names, &Preference::Default).await
     }
 
@@ -211,16 +216,7 @@ async fn names_addresses_and_profiles_are_issued_as_asked() -> Result<()> {
         "b.profiles.example.com",
         "127.0.0.1",
     ])?;
-    let order = issuer
-        .client
-        .new_order(
-            &wanted,
-            OrderRequest {
-                profile: Some("shortlived"),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
+    let order = issuer.order(&wanted, "shortlived", None).await?;
     let chain = issuer.finish(order, &wanted, &Preference::Default).await?;
 
     let leaf = leaf(&chain)?;
@@ -233,17 +229,7 @@ async fn names_addresses_and_profiles_are_issued_as_asked() -> Result<()> {
         .context("no subject alternative names")?;
     assert_eq!(san.0.len(), 3, "{san:?}");
 
-    let error = issuer
-        .client
-        .new_order(
-            &wanted,
-            OrderRequest {
-                profile: Some("unheard-of"),
-                ..OrderRequest::default()
-            },
-        )
-        .await
-        .unwrap_err();
+    let error = issuer.order(&wanted, "unheard-of", None).await.unwrap_err();
     assert_eq!(
         (error.reason(), error.class()),
         ("InvalidProfile", Class::Permanent),
@@ -276,14 +262,7 @@ async fn an_order_is_taken_up_at_every_state() -> Result<()> {
     let deadline = Instant::now() + DEADLINE;
 
     let url = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                ..OrderRequest::default()
-            },
-        )
+        .order(&names, "default", None)
         .await?
         .url()
         .to_owned();
@@ -338,16 +317,7 @@ async fn a_failed_validation_names_the_name_and_the_reason() -> Result<()> {
     let bench = Bench::shared().await?;
     let issuer = issuer(bench, bench.pebble()).await?;
     let names = names(&["good.failed.example.com", "bad.failed.example.com"])?;
-    let mut order = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
+    let mut order = issuer.order(&names, "default", None).await?;
     for authorization in order.authorizations().await? {
         let http01 = authorization
             .challenges
@@ -380,16 +350,7 @@ async fn a_failed_validation_names_the_name_and_the_reason() -> Result<()> {
     );
 
     // An order that is given up leaves no pending authorization behind.
-    let mut order = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
+    let mut order = issuer.order(&names, "default", None).await?;
     order.abandon().await?;
     let error = order.authorizations().await.unwrap_err();
     assert_eq!(error.reason(), "OrderInvalid", "{error}");
@@ -401,16 +362,7 @@ async fn a_deadline_is_kept_and_the_order_stays() -> Result<()> {
     let bench = Bench::shared().await?;
     let issuer = issuer(bench, bench.pebble()).await?;
     let names = names(&["deadline.example.com"])?;
-    let mut order = issuer
-        .client
-        .new_order(
-            &names,
-            OrderRequest {
-                profile: Some("default"),
-                ..OrderRequest::default()
-            },
-        )
-        .await?;
+    let mut order = issuer.order(&names, "default", None).await?;
     let started = Instant::now();
     let error = order
         .wait_validated(started + Duration::from_millis(500), |_| {})

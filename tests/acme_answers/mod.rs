@@ -14,10 +14,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use cert_renew::acme::{
-    CertId, ChallengeType, Class, Client, Credentials, Error, IssuerSettings, OrderRequest,
-    OrderStatus, Preference, RevocationReason, Turns,
+    CertId, ChallengeType, Class, Client, Credentials, Error, OrderRequest, OrderStatus,
+    Preference, RevocationReason,
 };
-use cert_renew::process::write_gate::WriteGate;
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -26,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use self::rows::rows;
+use crate::acme_faults::client_at;
 
 /// Enough for a poll or two of a CA that answers at once.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -307,16 +307,7 @@ async fn walk(row: Row) -> Result<()> {
     });
     let router = Router::new().fallback(respond).with_state(Arc::clone(&ca));
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
-    let settings = IssuerSettings {
-        name: "scripted".into(),
-        directory: format!("{base}/directory"),
-        contact: Vec::new(),
-        ca_bundle: None,
-        eab: None,
-        concurrency: 2,
-        turns: Turns::default(),
-    };
-    let client = Client::new(settings, Arc::new(|_| {}), WriteGate::open())?;
+    let client = client_at(format!("{base}/directory"))?;
     let (mut open, mut said) = (None, Vec::new());
     for number in 0..TRIES {
         let mut result = attempt(&client, &mut open).await;

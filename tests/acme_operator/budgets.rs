@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{Age, OLD, Pair, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually};
@@ -106,10 +105,7 @@ async fn impatience_brings_no_second_certificate() -> Result<()> {
     for value in 0..10 {
         let patch =
             json!({"metadata": {"annotations": {"cert-renew.io/renew-now": value.to_string()}}});
-        space
-            .secrets()
-            .patch("now", &PatchParams::default(), &Patch::Merge(patch))
-            .await?;
+        space.merge("now", patch).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     event(&space, "now", "younger than a tenth").await?;

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, PostParams};
 use serde_json::json;
 use test_bench::objects::{OLD, Pair, Reference, Space, pair};
 use test_bench::{
@@ -330,10 +330,7 @@ async fn the_commands_ask_the_operator_for_what_a_person_wants() -> Result<()> {
     let (text, well) = command(bench, &[&create[..], &at].concat())?;
     assert!(well, "{text}");
     let class = json!({"metadata": {"annotations": {"cert-renew.io/class": operator.namespace()}}});
-    space
-        .secrets()
-        .patch("made", &PatchParams::default(), &Patch::Merge(class))
-        .await?;
+    space.merge("made", class).await?;
     renewed(&space, "made", "").await?;
 
     let (text, well) = command(bench, &[&["resume", &made][..], &at].concat())?;

@@ -10,10 +10,9 @@ use std::fs;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Client;
 use kube::api::{Api, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Client, Config};
 use serde_json::{Value, json};
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, bail, ensure, eventually};
@@ -173,21 +172,11 @@ async fn the_operator_works_under_the_policies_even_on_what_they_would_refuse() 
     })
     .await?;
     let issuer = json!({"metadata": {"annotations": {"cert-renew.io/issuer": "pebble"}}});
-    space
-        .secrets()
-        .patch("tls", &PatchParams::default(), &Patch::Merge(issuer))
-        .await?;
+    space.merge("tls", issuer).await?;
     renewed(&space, "tls", &old.certificate).await?;
     rolled_out(&space, "tls").await?;
     assert_eq!(space.generation("Deployment", "web").await?, 2);
     Ok(())
-}
-
-/// A client with the operator's own token.
-async fn thief(operator: &Operator<'_>) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(operator.kubeconfig())?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
 }
 
 #[tokio::test]
@@ -204,7 +193,7 @@ async fn a_stolen_token_can_change_no_more_than_the_operator_does() -> Result<()
     ] {
         space.tls_secret(name, Some(&old), annotations).await?;
     }
-    let thief = thief(&operator).await?;
+    let thief = operator.client().await?;
     let stolen: Api<Secret> = Api::namespaced(thief.clone(), &space.name);
     let dry = PatchParams {
         dry_run: true,
@@ -326,7 +315,7 @@ async fn a_stolen_token_runs_nothing_in_a_workload() -> Result<()> {
     let operator = Operator::install(bench, options).await?;
     let space = Space::new(bench.client()?, "thief-workloads", operator.namespace()).await?;
     let thief = Space {
-        client: thief(&operator).await?,
+        client: operator.client().await?,
         name: space.name.clone(),
         class: space.class.clone(),
     };

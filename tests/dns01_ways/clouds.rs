@@ -9,13 +9,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::routing::{any, get, post};
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
+use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use serde_json::{Value, json};
-use test_bench::{Result, TSIG_KEY, TSIG_NAME};
+use test_bench::Result;
 use tokio::net::TcpListener;
 
-use crate::dns01::values;
+use crate::dns01::{updater, values};
 
 pub(super) const TOKEN: &str = "the-token-of-the-service-account";
 pub(super) const SESSION: &str = "a+session/token==";
@@ -313,10 +312,7 @@ async fn google_dns(
 }
 
 pub(super) async fn cloud(server: SocketAddr, zone: &'static str) -> Result<SocketAddr> {
-    let key = BASE64_STANDARD.decode(TSIG_KEY)?;
-    let algorithm = TsigAlgorithm::HmacSha256;
-    let address = format!("tcp://{server}");
-    let updater = DnsUpdater::new_rfc2136_tsig(address, TSIG_NAME, key, algorithm)?;
+    let updater = updater(server)?;
     let cloud = Cloud {
         server,
         zone,

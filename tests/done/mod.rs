@@ -289,12 +289,7 @@ async fn the_checker_finds_a_pod_with_an_earlier_certificate() -> Result<()> {
     let fingerprint = leaf(&secret)?.fingerprint.to_string();
     let say =
         |leaf: &str| json!({"metadata": {"annotations": {"state.cert-renew.io/rolled-out": leaf}}});
-    let lie = async |value: Value| {
-        space
-            .secrets()
-            .patch("tls", &PatchParams::default(), &Patch::Merge(value))
-            .await
-    };
+    let lie = async |value: Value| space.merge("tls", value).await;
     lie(say(&fingerprint)).await?;
     let found = checker.stale_after_done(&space.client, &space.name).await?;
     assert_eq!(found.len(), 2, "{found:?}");

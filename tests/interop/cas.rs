@@ -1,16 +1,13 @@
 //! Scenes at ACME servers other than Pebble.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cert_renew_core::time::UnixTime;
 use futures::FutureExt as _;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
 use test_bench::objects::Space;
 use test_bench::{
     Action, Context as _, Fault, ForeignCa, Make, Operator, OperatorOptions, Passed, Proxies,
@@ -18,7 +15,6 @@ use test_bench::{
 };
 
 use super::inside::{Ground, Scene, ZONE, resolver};
-use crate::acme_limits::annotate;
 use crate::acme_operator::event;
 use crate::dns01::{await_values, no_record_is_left};
 use crate::renewal::{SOON, data, leaf, options, renewed};
@@ -184,9 +180,9 @@ impl<'a> Site<'a> {
             ..options()
         };
         let mut operator = Operator::install(&ground.bench, options).await?;
-        put(&operator, ground, "dns", "secret", TSIG_KEY).await?;
+        operator.credentials("dns", "secret", TSIG_KEY).await?;
         if let Some(secret) = secret {
-            put(&operator, ground, "eab", "hmac", secret).await?;
+            operator.credentials("eab", "hmac", secret).await?;
         }
         operator.run().await?;
         let space = Space::new(ground.bench.client()?, tag, operator.namespace()).await?;
@@ -225,30 +221,6 @@ impl<'a> Site<'a> {
     }
 }
 
-async fn put(
-    operator: &Operator<'_>,
-    ground: &Ground,
-    name: &str,
-    key: &str,
-    value: &str,
-) -> Result<()> {
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            ..ObjectMeta::default()
-        },
-        data: Some(BTreeMap::from([(
-            key.to_owned(),
-            ByteString(value.as_bytes().to_vec()),
-        )])),
-        ..Secret::default()
-    };
-    let client = ground.bench.client()?;
-    let secrets: Api<Secret> = Api::namespaced(client, operator.namespace());
-    secrets.create(&PostParams::default(), &secret).await?;
-    Ok(())
-}
-
 /// The same as [`renewed`], for what takes longer.
 async fn renewed_later(space: &Space, name: &str) -> Result<Secret> {
     eventually(PATIENTLY, &format!("{name} is issued"), async || {
@@ -280,7 +252,7 @@ async fn renew(at: At<'_>) -> Result<String> {
     let site = Site::start(at, true).await?;
     let first = site.issued("tls", &at.host()).await?;
     let before = site.asked("").len();
-    annotate(&site.space, "tls", "renew-now", "force 1").await?;
+    site.space.annotate("tls", "renew-now", "force 1").await?;
     let second = renewed(&site.space, "tls", &data(&first, "tls.crt")).await?;
     ensure!(
         data(&first, "tls.key") != data(&second, "tls.key"),
@@ -382,7 +354,7 @@ async fn wiped(ground: &Ground, make: Make) -> Result<String> {
     ca.wipe(bench).await?;
     let started = Instant::now();
     ground.add_host(&at.nowhere()).await?;
-    annotate(&site.space, "tls", "renew-now", "force 1").await?;
+    site.space.annotate("tls", "renew-now", "force 1").await?;
     renewed(&site.space, "tls", &data(&first, "tls.crt")).await?;
     let renewed = started.elapsed().as_secs();
     renewed_later(&site.space, "waits").await?;

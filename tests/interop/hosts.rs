@@ -9,10 +9,7 @@ use std::time::Duration;
 use cert_renew::net::dns::{self, RecordType, Resolver};
 use dns_update::{DnsRecord, DnsRecordType};
 use futures::FutureExt as _;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::api::DeleteParams;
 use test_bench::objects::Space;
 use test_bench::{
     Bench, Bind, Moto, Nameserver, Operator, OperatorOptions, PowerDns, Recursor, Result, TSIG_KEY,
@@ -20,8 +17,8 @@ use test_bench::{
 };
 use tokio::task::JoinHandle;
 
-use super::inside::{Ground, Scene, updater};
-use crate::dns01::{await_values, no_record_is_left, pebble, values};
+use super::inside::{Ground, Scene};
+use crate::dns01::{await_values, no_record_is_left, pebble, updater, values};
 use crate::renewal::{leaf, options, renewed};
 
 /// Time enough for a CA to be told too early.
@@ -228,20 +225,7 @@ impl Host {
         };
         let mut operator = Operator::install(&ground.bench, options).await?;
         if let Some((key, value)) = self.credentials {
-            let secret = Secret {
-                metadata: ObjectMeta {
-                    name: Some("dns".into()),
-                    ..ObjectMeta::default()
-                },
-                data: Some(BTreeMap::from([(
-                    key.into(),
-                    ByteString(value.as_bytes().to_vec()),
-                )])),
-                ..Secret::default()
-            };
-            let client = ground.bench.client()?;
-            let secrets: Api<Secret> = Api::namespaced(client, operator.namespace());
-            secrets.create(&PostParams::default(), &secret).await?;
+            operator.credentials("dns", key, value).await?;
         }
         operator.run().await?;
         Ok(operator)

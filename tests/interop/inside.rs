@@ -7,17 +7,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use dns_update::{DnsRecord, DnsRecordType, DnsUpdater, TsigAlgorithm};
+use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use futures::future::{LocalBoxFuture, join, join_all};
 use futures::{StreamExt as _, stream};
 use test_bench::report::Report;
-use test_bench::{
-    Bench, Bind, Options, RESOLVER, Result, TSIG_KEY, TSIG_NAME, Zone, bail, keep_node_logs,
-};
+use test_bench::{Bench, Bind, Options, RESOLVER, Result, Zone, bail, keep_node_logs};
 
 use super::edges::Edges;
 use super::{cas, hosts, routes};
+use crate::dns01::updater;
 
 /// Each has an operator or two; those that mostly wait run beside them.
 const AT_ONCE: usize = 4;
@@ -75,15 +73,6 @@ impl Ground {
 /// What this machine's programs ask for names.
 pub(super) fn resolver() -> SocketAddr {
     (RESOLVER, 53).into()
-}
-
-/// What changes the zones of a server as somebody with the key may.
-pub(super) fn updater(server: SocketAddr) -> Result<DnsUpdater> {
-    let key = BASE64_STANDARD.decode(TSIG_KEY)?;
-    let (address, algorithm) = (format!("tcp://{server}"), TsigAlgorithm::HmacSha256);
-    Ok(DnsUpdater::new_rfc2136_tsig(
-        address, TSIG_NAME, key, algorithm,
-    )?)
 }
 
 struct Outcome {

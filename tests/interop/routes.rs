@@ -11,7 +11,6 @@ use test_bench::{Context as _, Result, ensure, eventually};
 
 use super::edges::{CLASS, Edges, HEALTH, NAMESPACE, SECURE_CLASS, Site, apply, objects};
 use super::inside::{Ground, Scene};
-use crate::acme_limits::annotate;
 use crate::acme_operator::event;
 use crate::install::kubectl;
 use crate::renewal::SOON;
@@ -244,7 +243,7 @@ async fn http_route_refused(ground: &Ground, edges: &Edges) -> Result<String> {
     let open = r#"[{"op":"replace","path":"/spec/listeners/0/allowedRoutes/namespaces/from","value":"All"}]"#;
     let patch = format!("patch gateway closed -n {NAMESPACE} --type=json -p={open}");
     kubectl(site.bench, &patch, "")?;
-    annotate(&site.space, "tls", "renew-now", "1").await?;
+    site.space.annotate("tls", "renew-now", "1").await?;
     site.issued().await?;
     site.nothing_is_left("HTTPRoute").await?;
     let said = said.split(": ").last().unwrap_or_default();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{Action, Bench, Proxies, Result, ensure};
 
-use super::{LONG, Two, answered, leading, lease, once_at};
+use super::{LONG, Two, leading, lease, once_at};
 use crate::renewal::{SOON, options, renewed, rolled_out};
+use crate::scene::answered;
 
 #[tokio::test]
 async fn a_leader_that_ends_hands_over_at_once() -> Result<()> {

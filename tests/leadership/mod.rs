@@ -18,6 +18,7 @@ use test_bench::{
 };
 
 use crate::renewal::{SOON, annotation, leaf, options, renewed, rolled_out};
+use crate::scene::answered;
 
 /// A lease that does not end while a test runs: whoever leads was let.
 const LONG: [&str; 3] = ["600s", "400s", "1s"];
@@ -100,14 +101,6 @@ fn posts(proxies: &Proxies) -> Vec<Passed> {
     let mut passed = proxies.passed();
     passed.retain(|it| it.server == Server::Ca && it.method == "POST");
     passed
-}
-
-fn answered(proxies: &Proxies, path: &str, status: u16) -> usize {
-    let posts = posts(proxies);
-    let at = posts
-        .iter()
-        .filter(|it| it.path.contains(path) && it.status == Some(status));
-    at.count()
 }
 
 /// Does `action` at the first request to the CA whose path contains `path`, before it is passed on.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Secret, Service};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use test_bench::objects::{OLD, Pair, Space, pair};
@@ -332,10 +332,7 @@ pub(super) async fn annotate(
     annotations: &[(&str, &str)],
 ) -> Result<()> {
     let patch = json!({"metadata": {"annotations": space.annotations(annotations)}});
-    space
-        .secrets()
-        .patch(secret, &PatchParams::default(), &Patch::Merge(patch))
-        .await?;
+    space.merge(secret, patch).await?;
     Ok(())
 }
 

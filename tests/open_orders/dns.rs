@@ -8,11 +8,9 @@ use serde_json::json;
 use test_bench::objects::Space;
 use test_bench::{Bench, Nameserver, Result, TSIG_KEY, TSIG_NAME, Zone};
 
-use super::{
-    LONG, SHORT, base, mended, nothing_was_spent, operator, rfc2136, right, solved, stuck,
-};
+use super::{LONG, SHORT, base, mended, nothing_was_spent, operator, right, solved, stuck};
 use crate::acme_operator::event;
-use crate::dns01::{await_values, no_record_is_left, pebble};
+use crate::dns01::{await_values, no_record_is_left, pebble, rfc2136};
 use crate::renewal::renewed;
 
 #[tokio::test]

@@ -7,14 +7,13 @@ mod secret;
 mod settings;
 mod unusable;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use test_bench::objects::Space;
 use test_bench::{
@@ -22,7 +21,7 @@ use test_bench::{
     TSIG_NAME, Zone, ensure, eventually,
 };
 
-use crate::dns01::{await_values, no_record_is_left, pebble};
+use crate::dns01::{await_values, no_record_is_left, pebble, rfc2136};
 use crate::renewal::{annotation, data, options, renewed};
 
 /// Longer than any of these tests: who succeeds has not waited for it.
@@ -34,13 +33,6 @@ const PATIENTLY: Duration = Duration::from_secs(150);
 
 fn base() -> String {
     options().config
-}
-
-fn rfc2136(server: &str, key_name: &str, propagation: &str) -> String {
-    format!(
-        "dns01: {{provider: rfc2136, settings: {{server: \"{server}\", keyName: {key_name}}}, \
-         credentials: {{secret: dns}}, propagation: {{{propagation}}}}}"
-    )
 }
 
 fn solved(solver: &str, asks: SocketAddr) -> String {
@@ -60,19 +52,7 @@ pub(crate) async fn operator<'a>(
         ..options()
     };
     let mut operator = Operator::install(bench, options).await?;
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some("dns".into()),
-            ..ObjectMeta::default()
-        },
-        data: Some(BTreeMap::from([(
-            "secret".into(),
-            ByteString(TSIG_KEY.as_bytes().to_vec()),
-        )])),
-        ..Secret::default()
-    };
-    let secrets: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
-    secrets.create(&PostParams::default(), &secret).await?;
+    operator.credentials("dns", "secret", TSIG_KEY).await?;
     operator.run().await?;
     Ok(operator)
 }
@@ -98,29 +78,6 @@ pub(crate) async fn stuck(
     let count = records.list(&labels).await?.items.len();
     ensure!(count > 0, "no order is open");
     Ok(())
-}
-
-async fn patch(space: &Space, name: &str, patch: Value) -> Result<()> {
-    let params = PatchParams::default();
-    space
-        .secrets()
-        .patch(name, &params, &Patch::Merge(patch))
-        .await?;
-    Ok(())
-}
-
-async fn annotate(space: &Space, name: &str, key: &str, value: Option<&str>) -> Result<()> {
-    let key = format!("cert-renew.io/{key}");
-    patch(
-        space,
-        name,
-        json!({"metadata": {"annotations": {key: value}}}),
-    )
-    .await
-}
-
-pub(crate) async fn unannotate(space: &Space, name: &str, key: &str) -> Result<()> {
-    annotate(space, name, key, None).await
 }
 
 /// No validation has failed at the CA.

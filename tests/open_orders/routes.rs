@@ -9,9 +9,9 @@ use test_bench::{
     Bench, Context as _, Nameserver, Operator, OperatorOptions, Result, Zone, ensure, eventually,
 };
 
-use super::{LONG, base, mended, nothing_was_spent, open, operator, rfc2136, right, solved, stuck};
+use super::{LONG, base, mended, nothing_was_spent, open, operator, right, solved, stuck};
 use crate::acme_operator::event;
-use crate::dns01::no_record_is_left;
+use crate::dns01::{no_record_is_left, rfc2136};
 use crate::renewal::{SOON, annotation, options, renewed};
 use crate::routes::validate_paths_as_ingress_nginx;
 

@@ -1,11 +1,11 @@
 //! What a Secret asks for may change while its order waits: names, profile, key, pause, whether anybody may have it.
 
 use k8s_openapi::ByteString;
-use serde_json::json;
+use serde_json::{Value, json};
 use test_bench::objects::Space;
 use test_bench::{Bench, Operator, OperatorOptions, Result, ensure, eventually};
 
-use super::{LONG, annotate, base, nothing_was_spent, open, operator, patch, stuck, unreachable};
+use super::{LONG, base, nothing_was_spent, open, operator, stuck, unreachable};
 use crate::acme_operator::event;
 use crate::dns01::no_record_is_left;
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
@@ -35,7 +35,7 @@ async fn an_order_that_waits_goes_when_nobody_may_have_it_any_more() -> Result<(
         space.tls_secret(name, None, &annotations).await?;
         stuck(bench, &operator, &space, name, "HTTP-01").await?;
     }
-    annotate(&space, "class", "class", Some("another")).await?;
+    space.annotate("class", "class", "another").await?;
     operator.configure(&config("elsewhere.example", &open(bench)))?;
     event(&space, "allow", "issuers.second.allow").await?;
     no_record_is_left(bench, &operator).await?;
@@ -43,7 +43,9 @@ async fn an_order_that_waits_goes_when_nobody_may_have_it_any_more() -> Result<(
         let secret = space.secrets().get(name).await?;
         ensure!(data(&secret, "tls.crt").is_empty(), "{name} was written");
     }
-    annotate(&space, "class", "class", Some(operator.namespace())).await?;
+    space
+        .annotate("class", "class", operator.namespace())
+        .await?;
     operator.configure(&config(all, &open(bench)))?;
     for name in ["allow", "class"] {
         renewed(&space, name, "").await?;
@@ -60,7 +62,7 @@ async fn an_order_for_a_key_that_was_to_be_kept_is_made_again_when_it_need_not_b
     let annotations = [("issuer", "pebble"), ("key-rotation", "never")];
     space.tls_secret("waits", Some(&old), &annotations).await?;
     stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
-    annotate(&space, "waits", "key-rotation", Some("always")).await?;
+    space.annotate("waits", "key-rotation", "always").await?;
     operator.configure(&(base() + LONG + &open(bench)))?;
     let secret = renewed(&space, "waits", &old.certificate).await?;
     ensure!(
@@ -100,7 +102,7 @@ async fn what_a_secret_asks_for_by_now_is_what_it_gets_from_an_order_that_waited
     }
     for (key, value) in rows {
         stuck(bench, &operator, &space, key, "HTTP-01").await?;
-        annotate(&space, key, key, Some(value)).await?;
+        space.annotate(key, key, value).await?;
     }
     eventually(SOON, "each of the orders is given up", async || {
         let given_up = operator.log()?.matches("the order is given up").count();
@@ -164,12 +166,9 @@ async fn a_key_that_is_put_there_to_be_kept_while_an_order_waits_is_used() -> Re
     );
     let key = std::fs::read(path)?;
     let own = cert_renew_core::certificate::key::PrivateKey::from_pem(&key)?.public_key();
-    patch(
-        &space,
-        "waits",
-        json!({"data": {"tls.key": ByteString(key)}}),
-    )
-    .await?;
+    space
+        .merge("waits", json!({"data": {"tls.key": ByteString(key)}}))
+        .await?;
     operator.configure(&(base() + LONG + &open(bench)))?;
     let secret = renewed(&space, "waits", "").await?;
     assert_eq!(*leaf(&secret)?.public_key, *own);
@@ -195,7 +194,7 @@ async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result
         let annotations = [("issuer", "pebble"), ("renew-now", "1")];
         space.tls_secret(name, Some(&pair), &annotations).await?;
         stuck(bench, &operator, &space, name, "HTTP-01").await?;
-        annotate(&space, name, key, Some(value)).await?;
+        space.annotate(name, key, value).await?;
     }
     operator.configure(&(base() + LONG + &open(bench)))?;
     let before = space.secrets().get("paused").await?;
@@ -211,10 +210,12 @@ async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result
         ensure!(is_old, "{name} was written");
     }
     let old = data(&before, "tls.crt");
-    annotate(&space, "paused", "paused", None).await?;
+    space.annotate("paused", "paused", Value::Null).await?;
     renewed(&space, "paused", &old).await?;
     let old = data(&space.secrets().get("window").await?, "tls.crt");
-    annotate(&space, "window", "change-window", None).await?;
+    space
+        .annotate("window", "change-window", Value::Null)
+        .await?;
     renewed(&space, "window", &old).await?;
     let old = data(&space.secrets().get("unread").await?, "tls.crt");
     annotate(&space, "unread", "paused", None).await?;
@@ -232,12 +233,9 @@ async fn a_secret_that_is_emptied_is_renewed_for_the_names_that_it_had() -> Resu
         .tls_secret("emptied", Some(&old), &[("issuer", "pebble")])
         .await?;
     renewed(&space, "emptied", &old.certificate).await?;
-    patch(
-        &space,
-        "emptied",
-        json!({"data": {"tls.crt": "", "tls.key": ""}}),
-    )
-    .await?;
+    space
+        .merge("emptied", json!({"data": {"tls.crt": "", "tls.key": ""}}))
+        .await?;
     eventually(SOON, "it has a certificate again", async || {
         let secret = space.secrets().get("emptied").await?;
         ensure!(!data(&secret, "tls.crt").is_empty(), "it is empty");

@@ -4,9 +4,7 @@ use serde_json::json;
 use test_bench::objects::Space;
 use test_bench::{Bench, PebbleOptions, Result, ensure};
 
-use super::{
-    LONG, SHORT, annotate, base, open, operator, patch, solved, stuck, tamper, unreachable,
-};
+use super::{LONG, SHORT, base, open, operator, solved, stuck, tamper, unreachable};
 use crate::acme_operator::event;
 use crate::dns01::no_record_is_left;
 use crate::renewal::renewed;
@@ -28,7 +26,7 @@ async fn what_a_ca_has_refused_for_good_is_not_tried_until_a_setting_changes() -
     ];
     space.tls_secret("woken", None, &annotations).await?;
     event(&space, "woken", "nobody-has-this").await?;
-    annotate(&space, "woken", "profile", Some("default")).await?;
+    space.annotate("woken", "profile", "default").await?;
     renewed(&space, "woken", "").await?;
     Ok(())
 }
@@ -118,10 +116,10 @@ async fn what_cannot_be_written_or_proven_costs_no_order() -> Result<()> {
     space
         .tls_secret("fixed", Some(&old("fixed.proven.example")?), &[])
         .await?;
-    patch(&space, "fixed", json!({"immutable": true})).await?;
-    annotate(&space, "fixed", "issuer", Some("pebble")).await?;
+    space.merge("fixed", json!({"immutable": true})).await?;
+    space.annotate("fixed", "issuer", "pebble").await?;
     let class = operator.namespace();
-    annotate(&space, "fixed", "class", Some(class)).await?;
+    space.annotate("fixed", "class", class).await?;
     space
         .tls_secret("score", Some(&old("a_b.proven.example")?), &issuer)
         .await?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde_json::json;
 use test_bench::objects::{EXPIRED, FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, throughout};
@@ -134,12 +134,7 @@ async fn what_is_no_new_certificate_restarts_nothing() -> Result<()> {
         .workload("Deployment", "web", Reference::Volume, "same")
         .await?;
     rolled_out(&space, "same").await?;
-    let patch = async |patch: serde_json::Value| {
-        space
-            .secrets()
-            .patch("same", &PatchParams::default(), &Patch::Merge(patch))
-            .await
-    };
+    let patch = async |patch: serde_json::Value| space.merge("same", patch).await;
     patch(
         json!({"metadata": {"labels": {"colour": "blue"}, "annotations": {"example.com/x": "y"}}}),
     )
@@ -180,15 +175,9 @@ async fn a_bad_pair_is_never_rolled_onto() -> Result<()> {
         rolled_out(&space, name).await?;
     }
     let empty = json!({"data": {"tls.crt": "", "tls.key": ""}});
-    space
-        .secrets()
-        .patch("emptied", &PatchParams::default(), &Patch::Merge(empty))
-        .await?;
+    space.merge("emptied", empty).await?;
     let half = json!({"stringData": {"tls.crt": other.certificate}});
-    space
-        .secrets()
-        .patch("mismatched", &PatchParams::default(), &Patch::Merge(half))
-        .await?;
+    space.merge("mismatched", half).await?;
     space
         .put("expired", &pair(&["bad.example"], EXPIRED)?)
         .await?;
@@ -240,10 +229,7 @@ async fn an_emptied_secret_is_issued_anew_and_then_rolls() -> Result<()> {
         .await?;
     rolled_out(&space, "wiped").await?;
     let empty = json!({"data": {"tls.crt": "", "tls.key": ""}});
-    space
-        .secrets()
-        .patch("wiped", &PatchParams::default(), &Patch::Merge(empty))
-        .await?;
+    space.merge("wiped", empty).await?;
     renewed(&space, "wiped", "").await?;
     rolled_out(&space, "wiped").await?;
     assert_eq!(
@@ -416,10 +402,7 @@ async fn secrets_of_other_types_come_in_by_label() -> Result<()> {
         .workload("Deployment", "web", Reference::Volume, "seed")
         .await?;
     let label = json!({"metadata": {"labels": {"cert-renew.io/managed": "true"}}});
-    space
-        .secrets()
-        .patch("seed", &PatchParams::default(), &Patch::Merge(label))
-        .await?;
+    space.merge("seed", label).await?;
     let secret = eventually(SOON, "it is issued", async || {
         let secret = space.secrets().get("seed").await?;
         ensure!(!data(&secret, "fullchain.pem").is_empty(), "it is empty");

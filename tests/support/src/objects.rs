@@ -208,6 +208,27 @@ impl Space {
         Ok(())
     }
 
+    /// Merges this into a Secret.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn merge(&self, secret: &str, patch: Value) -> Result<()> {
+        let (secrets, params) = (self.secrets(), PatchParams::default());
+        secrets.patch(secret, &params, &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Sets the annotation `cert-renew.io/<key>` of a Secret; null takes it away.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn annotate(&self, secret: &str, key: &str, value: impl Into<Value>) -> Result<()> {
+        let value: Value = value.into();
+        let annotations = json!({format!("cert-renew.io/{key}"): value});
+        self.merge(secret, json!({"metadata": {"annotations": annotations}}))
+            .await
+    }
+
     /// Its workloads of one kind.
     #[must_use]
     pub fn workloads(&self, kind: &str) -> Api<DynamicObject> {

@@ -16,10 +16,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::Api;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{ObjectMeta, PostParams};
-use serde_json::Value;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
 
 use crate::install::{apply, install, kubeconfig_of, token, user};
 use crate::process::Process;
@@ -191,6 +192,30 @@ impl<'a> Operator<'a> {
             None => install(&client, &role_files(&options.addons)?, &namespace).await?,
         }
         Self::one(bench, options, &namespace, namespace.clone()).await
+    }
+
+    /// Makes a Secret with one entry in its namespace, such as a DNS host's credentials.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn credentials(&self, name: &str, entry: &str, value: &str) -> Result<()> {
+        let secret = serde_json::from_value(
+            json!({"metadata": {"name": name}, "stringData": {entry: value}}),
+        )?;
+        let secrets: Api<Secret> = Api::namespaced(self.bench.client()?, &self.namespace);
+        secrets.create(&PostParams::default(), &secret).await?;
+        Ok(())
+    }
+
+    /// A client with its own token, and so with its own rights.
+    ///
+    /// # Errors
+    /// When its kubeconfig cannot be read.
+    pub async fn client(&self) -> Result<Client> {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
+        let own = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &own).await?;
+        Ok(Client::try_from(config)?)
     }
 
     /// Adds a replica of this operator without starting it: own process, own token, own ports and config file. The

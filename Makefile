@@ -134,13 +134,18 @@ chart: ## Copy the manifests of deploy/ and rbac/ into the chart, after a change
 dist: chart ## One file that `kubectl apply -f` takes, and the chart's archive, in target/dist (IMAGE=registry.example.com/cert-renew)
 	deploy/dist.sh $(IMAGE)
 
+SYSTEM ?= windows-amd64
+.PHONY: command
+command: ## The command for another system, in target/command (SYSTEM=windows-amd64; darwin-amd64 and darwin-arm64 take a Mac)
+	deploy/command.sh $(SYSTEM)
+
 .PHONY: sbom
 sbom: ## What the binary is made of, as CycloneDX: target/image/cert-renew.cdx.json
 	deploy/sbom.sh amd64 target/image/cert-renew.cdx.json
 
 .PHONY: release
 release: ## Everything that a release publishes, in target/release-VERSION (VERSION=0.1.0; RELEASING.md)
-	deploy/release.sh "$(VERSION)" $(IMAGE)
+	DARWIN="$(DARWIN)" deploy/release.sh "$(VERSION)" $(IMAGE)
 
 # Only in the workflow of a release: it signs by that identity.
 .PHONY: publish

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes everything that a release publishes, in target/release-VERSION. Publishes nothing: RELEASING.md has the rest.
 #
-#   deploy/release.sh VERSION [IMAGE]
+#   deploy/release.sh VERSION [IMAGE]    with DARWIN=DIRECTORY also the command for macOS, from what `make command` has made
+#                                        on a Mac: DIRECTORY/darwin-amd64/cert-renew and DIRECTORY/darwin-arm64/cert-renew
 #
 # From a clean tree, and twice the same bytes: neither a path of this machine nor the time is in what it makes.
 set -eu
@@ -55,6 +56,30 @@ for architecture in amd64 arm64; do
     pack "$out/cert-renew-$version-linux-$architecture.tar.gz" "$work/command-$architecture" cert-renew LICENSE
     deploy/sbom.sh "$architecture" "$out/cert-renew-$version-linux-$architecture.cdx.json"
 done
+
+# The command alone for the other systems.
+deploy/command.sh windows-amd64
+systems="linux-amd64 linux-arm64 windows-amd64"
+if [ -n "${DARWIN:-}" ]; then
+    systems="$systems darwin-amd64 darwin-arm64"
+else
+    echo "release: without the command for macOS: DARWIN names no directory that has it" >&2
+fi
+for system in $systems; do
+    case $system in
+    linux-*) continue ;;
+    darwin-*) made=$DARWIN ;;
+    *) made=target/command ;;
+    esac
+    mkdir "$work/command-$system"
+    cp "$made/$system"/cert-renew* LICENSE "$work/command-$system/"
+    chmod 755 "$work/command-$system"/cert-renew*
+    program=$(cd "$work/command-$system" && ls cert-renew*)
+    pack "$out/cert-renew-$version-$system.tar.gz" "$work/command-$system" "$program" LICENSE
+    deploy/sbom.sh "$system" "$out/cert-renew-$version-$system.cdx.json"
+done
+
+# The image of both architectures.
 deploy/index.sh "$image:$version" "$work/amd64" "$work/arm64" "$work/index"
 tar -C "$work/index" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@0 \
     -cf "$out/cert-renew-$version-image.tar" blobs index.json oci-layout
@@ -67,12 +92,19 @@ cp "target/dist/cert-renew-$version.tgz" "$out/cert-renew-$version.tgz"
 # The manifest for Krew, filled in.
 base=https://github.com/cert-renew/cert-renew/releases/download/v$version
 cp deploy/krew.yaml "$out/krew.yaml"
-for architecture in amd64 arm64; do
-    name=cert-renew-$version-linux-$architecture.tar.gz
+for system in $systems; do
+    name=cert-renew-$version-$system.tar.gz
     sum=$(sha256sum "$out/$name" | cut -d ' ' -f 1)
-    sed -i "s#<address of the archive for linux $architecture>#$base/$name#" "$out/krew.yaml"
+    sed -i "s#<address of the archive for $system>#$base/$name#" "$out/krew.yaml"
     # The sum stands in the line after the address.
     sed -i "\\#$base/$name#{n;s#<its SHA-256>#$sum#}" "$out/krew.yaml"
+done
+# A platform that was not made is left out: from its selector to the line before the next one.
+for system in darwin-amd64 darwin-arm64; do
+    os=${system%-*} arch=${system#*-}
+    if grep -q "<address of the archive for $system>" "$out/krew.yaml"; then
+        sed -i "/selector: {matchLabels: {os: $os, arch: $arch}}/,/from: LICENSE/d" "$out/krew.yaml"
+    fi
 done
 sed -i '/^# The template of/d; /^# the address and the SHA-256/d' "$out/krew.yaml"
 if grep -n '[<>]' "$out/krew.yaml" | grep -v '[|>]-\{0,1\}$'; then

@@ -456,7 +456,9 @@ fn the_workflows_only_call_targets_of_make() -> Result<()> {
             ensure!(pinned, "{action} is not pinned");
         }
     }
-    let expected = ["audit", "docs", "msrv", "publish", "release", "test"];
+    let expected = [
+        "audit", "command", "docs", "msrv", "publish", "release", "test",
+    ];
     assert_eq!(targets, expected.map(ToOwned::to_owned).into());
     Ok(())
 }

@@ -173,7 +173,10 @@ fn the_manifest_for_krew_names_the_plugin_as_kubectl_looks_for_it() -> Result<()
         .as_array()
         .context("no platforms")?
     {
-        ensure!(platform["bin"] == "kubectl-cert_renew", "{platform}");
+        let is_windows = platform["selector"]["matchLabels"]["os"] == "windows";
+        let end = if is_windows { ".exe" } else { "" };
+        let bin = format!("kubectl-cert_renew{end}");
+        ensure!(platform["bin"] == bin.as_str(), "{platform}");
         ensure!(platform["files"][0]["to"] == platform["bin"], "{platform}");
     }
     Ok(())

@@ -24,7 +24,7 @@ pub(crate) fn address() -> IpAddr {
     let chosen = env::var(ADDRESS).ok();
     chosen
         .and_then(|address| address.parse().ok())
-        .unwrap_or(Ipv4Addr::LOCALHOST.into())
+        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// A port on `address` that is free for TCP and UDP now, and that this process gives out only once.

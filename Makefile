@@ -9,7 +9,8 @@ help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 .PHONY: demo
-demo: control-plane ## Watch a certificate being renewed and its workloads rolled (KEEP=1 leaves it running)
+demo: ## Watch a certificate being renewed and its workloads rolled (KEEP=1 leaves it running)
+	@$(CARGO) run --quiet -p test-programs -- beside $(CARGO) test --quiet --no-run --test demo
 	@$(CARGO) test --quiet --test demo
 
 .PHONY: test
@@ -77,7 +78,7 @@ node-scenes: node-programs
 
 .PHONY: node-programs
 node-programs:
-	@$(CARGO) run --quiet --example control-plane -- node
+	@$(CARGO) run --quiet -p test-programs -- node
 	@tests/tools.sh node >/dev/null
 
 .PHONY: interop
@@ -96,7 +97,7 @@ versions: control-plane integration-tools ## The integration tests on the oldest
 
 .PHONY: control-plane
 control-plane: ## Build the API server, the controllers and the CA into a cache: the first time takes minutes
-	@$(CARGO) run --quiet --example control-plane
+	@$(CARGO) run --quiet -p test-programs
 
 .PHONY: build
 build: ## The release binary

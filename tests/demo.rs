@@ -14,7 +14,9 @@ use cert_renew_core::certificate::{self, Leaf};
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use test_bench::objects::{OLD, Reference, Space, pair};
-use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
+use test_bench::{
+    Bench, Context as _, Operator, OperatorOptions, Result, control_plane, ensure, eventually,
+};
 
 /// Generous: the whole takes seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -72,8 +74,11 @@ async fn demo() -> Result<f64> {
     println!(
         "cert-renew demo: a real API server, real controllers and a real ACME CA, thrown away afterwards."
     );
-    println!("The first time they are built from source, which takes minutes; then they are kept.");
-    let bench = Bench::start(test_bench::Options::default()).await?;
+    let options = test_bench::Options {
+        programs: control_plane::ensure_for_demo,
+        ..test_bench::Options::default()
+    };
+    let bench = Bench::start(options).await?;
     let (seconds, running, look_around) = show(&bench, bold).await?;
     if std::env::var_os("KEEP").is_some_and(|keep| keep == "1") {
         let stop = bench.keep().await?;

@@ -42,6 +42,8 @@ pub struct Options {
     pub api_server: Vec<String>,
     /// Port of the edge instead of a free one.
     pub edge_port: Option<u16>,
+    /// Builds the missing programs.
+    pub programs: fn() -> Result<ControlPlane>,
 }
 
 impl Default for Options {
@@ -51,6 +53,7 @@ impl Default for Options {
             pebble: PebbleOptions::default(),
             api_server: Vec::new(),
             edge_port: None,
+            programs: control_plane::ensure,
         }
     }
 }
@@ -101,7 +104,7 @@ impl Bench {
     }
 
     async fn start_here(options: &Options) -> Result<Self> {
-        let control_plane = tokio::task::spawn_blocking(control_plane::ensure).await??;
+        let control_plane = tokio::task::spawn_blocking(options.programs).await??;
         let started = Instant::now();
         let group = Arc::new(Group::new()?);
         let authority = Authority::new("test bench")?;

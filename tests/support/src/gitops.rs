@@ -10,10 +10,10 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::Bench;
-use crate::control_plane::{Build, cache_root, fingerprint_of};
+use crate::control_plane::{Build, Program, cache_root, fingerprint_of};
 
-/// Each module and its program, the quickest first so that a mistake shows early.
-const ENGINES: [(&str, &str); 2] = [("flux", "flux-sync"), ("argo", "argo-sync")];
+/// Each program and its module, the quickest first so that a mistake shows early.
+const ENGINES: [Program; 2] = [("flux-sync", "flux"), ("argo-sync", "argo")];
 
 /// Builds the missing programs and returns their directory.
 ///
@@ -22,14 +22,14 @@ const ENGINES: [(&str, &str); 2] = [("flux", "flux-sync"), ("argo", "argo-sync")
 pub fn ensure_gitops() -> Result<PathBuf> {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../interop/gitops");
     let files = ENGINES
-        .map(|(name, _)| ["go.mod", "go.sum", "main.go"].map(|file| format!("{name}/{file}")))
+        .map(|(_, name)| ["go.mod", "go.sum", "main.go"].map(|file| format!("{name}/{file}")))
         .concat();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let fingerprint = fingerprint_of(&modules, &files, &format!("{ENGINES:?}"))?;
     let cache = cache_root()?.join(format!("gitops-{fingerprint}"));
-    for (name, program) in ENGINES {
-        let module = modules.join(name);
-        Build::new("GitOps", &module, &cache).ensure(&[(program, ".")], || Ok(()))?;
+    for program in ENGINES {
+        let module = modules.join(program.1);
+        Build::new("GitOps", &module, &cache).ensure(&[program], || Ok(()))?;
     }
     Ok(cache)
 }

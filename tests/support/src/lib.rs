@@ -11,7 +11,6 @@ mod bench;
 pub mod browser;
 pub mod certificates;
 mod checker;
-pub mod control_plane;
 mod data_path;
 mod dns_hosts;
 mod edge;
@@ -21,7 +20,6 @@ mod gitops;
 mod group;
 mod install;
 mod kubernetes;
-mod minors;
 mod nameserver;
 mod network;
 mod node;
@@ -52,7 +50,6 @@ pub use edge::{Edge, Hit, serve_edge_if_asked};
 pub use eventually::{eventually, throughout};
 pub use foreign_ca::{ForeignCa, Make, ensure_foreign_cas};
 pub use gitops::{Engine, ensure_gitops};
-pub use minors::{KUBERNETES, Minor};
 pub use nameserver::{Nameserver, Recursor, TSIG_KEY, TSIG_NAME, Zone, tool};
 pub use network::{
     RESOLVER, run_where_pods_have_addresses, run_where_there_is_only_ipv6,
@@ -66,6 +63,7 @@ pub use pebble::{Dns, Pebble, PebbleOptions};
 pub use process::Process;
 pub use prometheus::Prometheus;
 pub use proxy::{Action, Fault, Passed, Proxies, Rule, Server, Variants};
+pub use test_programs::{self as control_plane, KUBERNETES, Minor};
 pub use traefik::{Traefik, ensure_traefik};
 
 /// The runtime for what must outlive the runtime of a single test.

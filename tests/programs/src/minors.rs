@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use crate::control_plane::{Build, Program, cache_root, fingerprint_of, module};
+use crate::build::{Build, Program, cache_root, fingerprint_of};
+use crate::module;
 
 /// Names the minor that a bench runs instead of the pinned one, for example `1.33`.
 pub const KUBERNETES: &str = "CERT_RENEW_KUBERNETES";

@@ -1,5 +1,7 @@
 //! `cert-renew adopt`: Certificates of cert-manager become annotated Secrets; nothing is issued again, nothing restarts.
 
+mod granted;
+
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;

@@ -7,6 +7,7 @@
 //! Secret is paused. The Certificate's settings are on the Secret before it is deleted, so after an interruption the
 //! next run continues. The certificate itself is never written, so nothing is issued again and nothing restarts.
 
+mod judge;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -26,9 +27,8 @@ use kube::core::{ApiResource, GroupVersionKind, ObjectMeta};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use self::judge::Judge;
 use self::plan::{Certificate, Issuers, annotations, changes, theirs};
-use super::cluster_config;
-use super::create::unknown_issuer;
 use super::kube_flags::{OperatorNamespace, Scope};
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::pages::Pages;
@@ -78,6 +78,8 @@ struct Adoption {
     /// Objects that create Certificates by annotation: Ingresses, Gateways.
     makers: Vec<OwnerReference>,
     annotations: BTreeMap<&'static str, String>,
+    /// Whether the Secret gets the label by which the operator sees it.
+    labelled: bool,
     /// Changes of the files.
     changes: Vec<&'static str>,
 }
@@ -89,16 +91,17 @@ pub(super) fn adopt(args: Args) -> CommandResult {
     let issuers = Issuers::read(&args.issuer).map_err(Failure)?;
     block_on(async {
         let client = args.scope.client().await?;
-        refuse_unknown(&client, &args, &issuers).await?;
+        let asked = Asked {
+            issuers: &issuers,
+            class: args.class.as_deref(),
+        };
+        let operator = &args.operator.operator_namespace;
+        let judge = Judge::of(&client, operator, (asked.class, &issuers)).await?;
         let namespace = match args.scope.is_everywhere() {
             true => None,
             false => Some(args.scope.place().namespace(&client)),
         };
-        let (mut adoptions, stay) = survey(&client, namespace, &issuers).await?;
-        for adoption in adoptions.iter_mut().filter(|it| it.certificate.is_some()) {
-            let class = args.class.clone().map(|class| (keys::CLASS, class));
-            adoption.annotations.extend(class);
-        }
+        let (adoptions, stay) = survey(&client, namespace, &asked, judge).await?;
         for (place, reason) in &stay {
             println!("{place}: stays with cert-manager: {reason}");
         }
@@ -127,37 +130,23 @@ pub(super) fn adopt(args: Args) -> CommandResult {
     })
 }
 
-/// Refuses issuers that the operator's config does not have, where it can be read: what they adopt would never renew.
-async fn refuse_unknown(client: &Client, args: &Args, issuers: &Issuers) -> Result<(), Failure> {
-    let operator = &args.operator.operator_namespace;
-    let Some(config) = cluster_config::read_if_allowed(client, operator).await? else {
-        return Ok(());
-    };
-    // Another installation has another config.
-    if args
-        .class
-        .as_ref()
-        .is_some_and(|class| *class != config.class)
-    {
-        return Ok(());
-    }
-    let external = cert_renew_core::assess::EXTERNAL;
-    let unknown = issuers
-        .ours()
-        .find(|name| *name != external && config.issuer(name).is_none());
-    unknown.map_or(Ok(()), |name| Err(Failure(unknown_issuer(name, &config))))
+/// What the caller has asked for.
+struct Asked<'a> {
+    issuers: &'a Issuers,
+    class: Option<&'a str>,
 }
 
 /// What can be adopted, and what must stay, with the reason.
 async fn survey(
     client: &Client,
     namespace: Option<&str>,
-    issuers: &Issuers,
+    asked: &Asked<'_>,
+    mut judge: Judge,
 ) -> Result<(Vec<Adoption>, Vec<(String, String)>), Failure> {
     let (mut adoptions, mut stay) = (Vec::new(), Vec::new());
     let certificates = certificates(client, namespace).await?;
     for certificate in &certificates {
-        match look_at(client, certificate, issuers).await? {
+        match look_at(client, certificate, asked, &mut judge).await? {
             Ok(adoption) => adoptions.push(adoption),
             Err(reason) => stay.push((place(&certificate.metadata), reason)),
         }
@@ -179,6 +168,7 @@ async fn survey(
                 certificate: None,
                 makers: Vec::new(),
                 annotations: BTreeMap::new(),
+                labelled: false,
                 changes: Vec::new(),
             });
         }
@@ -190,7 +180,8 @@ async fn survey(
 async fn look_at(
     client: &Client,
     certificate: &Certificate,
-    issuers: &Issuers,
+    asked: &Asked<'_>,
+    judge: &mut Judge,
 ) -> Result<Result<Adoption, String>, Failure> {
     let namespace = certificate.metadata.namespace.clone().unwrap_or_default();
     let name = certificate.metadata.name.clone().unwrap_or_default();
@@ -222,16 +213,25 @@ async fn look_at(
             "{kind} {owner} owns it and would make it again"
         )));
     }
-    Ok(
-        annotations(certificate, &leaf, issuers).map(|annotations| Adoption {
-            namespace,
-            secret,
-            certificate: Some((name, certificate.metadata.uid.clone().unwrap_or_default())),
-            makers,
-            annotations,
-            changes: changes(certificate),
-        }),
-    )
+    let mut annotations = match annotations(certificate, &leaf, asked.issuers) {
+        Ok(annotations) => annotations,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let class = asked.class.map(|class| (keys::CLASS, class.to_owned()));
+    annotations.extend(class);
+    let labelled = judge.needs_label(&found) && !found.head.managed;
+    if let Some(reason) = judge.obstacle(client, found, &annotations).await? {
+        return Ok(Err(reason));
+    }
+    Ok(Ok(Adoption {
+        namespace,
+        secret,
+        certificate: Some((name, certificate.metadata.uid.clone().unwrap_or_default())),
+        makers,
+        annotations,
+        labelled,
+        changes: changes(certificate),
+    }))
 }
 
 impl Adoption {
@@ -242,6 +242,7 @@ impl Adoption {
             certificate,
             makers,
             annotations,
+            labelled,
             changes,
         } = self;
         let mut lines = vec![format!("{namespace}/{secret}:")];
@@ -260,6 +261,10 @@ impl Adoption {
                 "Secret {secret}: add {}, paused for the moment; drop the owner reference",
                 ours.join(", ")
             ));
+            if *labelled {
+                let label = keys::MANAGED_LABEL;
+                lines.push(format!("Secret {secret}: add the label {label}=true"));
+            }
             let told = changes.iter().map(|told| format!("note: {told}"));
             lines.extend(told);
             lines.push(format!(
@@ -306,7 +311,12 @@ impl Adoption {
                 notes.insert(keys::PAUSED.into(), "true".into());
                 let mut owners = metadata.owner_references.clone().unwrap_or_default();
                 owners.retain(|it| it.kind != "Certificate" || it.uid != *uid);
-                json!({"metadata": {"annotations": notes, "ownerReferences": owners}})
+                let mut patch =
+                    json!({"metadata": {"annotations": notes, "ownerReferences": owners}});
+                if self.labelled {
+                    patch["metadata"]["labels"] = json!({keys::MANAGED_LABEL: "true"});
+                }
+                patch
             })
             .await?;
             delete(client, namespace, name, uid).await?;

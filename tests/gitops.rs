@@ -8,6 +8,7 @@ use std::process::Command;
 use test_bench::objects::Space;
 use test_bench::{Bench, Context as _, Operator, Result, ensure};
 
+use crate::command::{cert_renew, said};
 use crate::install::{ALL_IN, helm_program, kubectl};
 use crate::renewal::{data, options, renewed};
 
@@ -127,6 +128,48 @@ async fn ten_syncs_lose_no_certificate_and_issue_none() -> Result<()> {
             data(&now, "tls.key") == data(&issued, "tls.key"),
             "{tool}: another key than before the syncs"
         );
+    }
+    Ok(())
+}
+
+/// The manifest that `create` prints is one to keep in Git: applied before and after a renewal, it takes nothing away.
+#[tokio::test]
+async fn the_manifest_that_create_prints_survives_being_applied_again() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "printed", operator.namespace()).await?;
+    let place = format!("{}/shop-tls", space.name);
+    let create = [
+        "create",
+        &place,
+        "--issuer=pebble",
+        "--names=printed.gitops.example",
+        "--class",
+        &space.class,
+        "--dry-run=client",
+        "-o=yaml",
+    ];
+    let printed = cert_renew(&create, None)?;
+    ensure!(printed.status.success(), "{}", said(&printed));
+    let manifest = String::from_utf8(printed.stdout)?;
+    kubectl(bench, "apply -f -", &manifest)?;
+    let issued = renewed(&space, "shop-tls", "").await?;
+    kubectl(bench, "apply -f -", &manifest)?;
+    let now = space.secrets().get("shop-tls").await?;
+    for key in ["tls.crt", "tls.key"] {
+        ensure!(data(&now, key) == data(&issued, key), "{key} is another");
+    }
+    let wish = format!(
+        "-n {} annotate secret shop-tls cert-renew.io/renew-now=force-1",
+        space.name
+    );
+    kubectl(bench, &wish, "")?;
+    let old = data(&issued, "tls.crt");
+    let issued = renewed(&space, "shop-tls", &old).await?;
+    kubectl(bench, "apply -f -", &manifest)?;
+    let now = space.secrets().get("shop-tls").await?;
+    for key in ["tls.crt", "tls.key"] {
+        ensure!(data(&now, key) == data(&issued, key), "{key} is another");
     }
     Ok(())
 }

@@ -427,15 +427,24 @@ async fn what_the_config_does_not_have_is_refused() -> Result<()> {
         let (code, text) = run(&[&create[..], &[dry_run, "-o", "yaml"]].concat())?;
         ensure!(code == 0, "{text}");
         let made: Value = serde_saphyr::from_str(&text)?;
+        // The form that can be applied again and again: no data to write.
         ensure!(
-            made["kind"] == "Secret" && made["type"] == "kubernetes.io/tls",
+            made["kind"] == "Secret" && made["type"] == "Opaque",
+            "{text}"
+        );
+        ensure!(
+            made["metadata"]["labels"]["cert-renew.io/managed"] == "true",
             "{text}"
         );
         ensure!(
             made["metadata"]["annotations"]["cert-renew.io/class"] == "names",
             "{text}"
         );
-        ensure!(made["data"]["tls.crt"] == "", "{text}");
+        ensure!(made.get("data").is_none(), "{text}");
+        let as_tls = [&create[..], &[dry_run, "-o", "yaml", "--type", "tls"]].concat();
+        let (code, text) = run(&as_tls)?;
+        ensure!(code == 0 && text.contains("kubernetes.io/tls"), "{text}");
+        ensure!(text.contains("takes the certificate away"), "{text}");
         ensure!(
             space.secrets().get_opt("a").await?.is_none(),
             "{dry_run} made it"

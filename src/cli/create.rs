@@ -18,6 +18,7 @@ use super::cluster_config;
 use super::kube_flags::{OperatorNamespace, Place};
 use super::output::Output;
 use super::secret::MANAGER;
+use super::verdicts::say;
 use super::{CommandResult, Failure, block_on};
 
 #[derive(Debug, Parser)]
@@ -37,6 +38,10 @@ pub(super) struct Args {
     /// The class of the installation that renews it, where the cluster has several
     #[arg(long)]
     class: Option<String>,
+    /// Its type: tls for kubernetes.io/tls, opaque for a Secret without data that its label opts in. Default: tls for a
+    /// Secret that is made; opaque for a manifest that is printed, which can be applied again and again
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    kind: Option<Kind>,
     /// Make nothing: client asks nobody, server has the API server check it
     #[arg(long, value_enum, default_value_t)]
     dry_run: DryRun,
@@ -62,6 +67,26 @@ enum DryRun {
 enum Format {
     Json,
     Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Opaque,
+    Tls,
+}
+
+impl Args {
+    /// Whether what is printed is for a file, to be applied later.
+    fn is_manifest(&self) -> bool {
+        self.dry_run != DryRun::None && self.output.is_some()
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind.unwrap_or(match self.is_manifest() {
+            true => Kind::Opaque,
+            false => Kind::Tls,
+        })
+    }
 }
 
 /// Creates the Secret, or prints it.
@@ -95,6 +120,11 @@ pub(super) fn run(args: Args) -> CommandResult {
             if args.dry_run != DryRun::Client {
                 secret = post(&client, namespace, &secret, args.dry_run).await?;
             }
+        }
+        if args.is_manifest() && args.kind() == Kind::Tls {
+            say(
+                "its data is empty, and applying it again takes the certificate away: keep it out of Git, or use --type opaque",
+            );
         }
         let place = namespace.map_or_else(|| name.clone(), |it| format!("{it}/{name}"));
         let list = names.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -130,7 +160,8 @@ async fn names(
     text.split(',').map(parse).collect()
 }
 
-/// The Secret as it is made: `kubernetes.io/tls` has to have both keys.
+/// The Secret as it is made. `kubernetes.io/tls` has to have both keys, and who applies such a manifest again writes them
+/// again, empty. Another type needs no data, so that nothing takes the certificate away; its label opts it in.
 fn made(args: &Args, namespace: Option<String>, name: String, names: &[Name]) -> Secret {
     let names = names.iter().map(ToString::to_string).collect::<Vec<_>>();
     let class = args.class.clone().map(|class| (keys::CLASS, class));
@@ -139,10 +170,12 @@ fn made(args: &Args, namespace: Option<String>, name: String, names: &[Name]) ->
         (keys::NAMES, names.join(",")),
     ];
     let annotations = annotations.into_iter().chain(class);
+    let is_opaque = args.kind() == Kind::Opaque;
     Secret {
         metadata: ObjectMeta {
             namespace,
             name: Some(name),
+            labels: is_opaque.then(|| [(keys::MANAGED_LABEL.to_owned(), "true".to_owned())].into()),
             annotations: Some(
                 annotations
                     .map(|(key, value)| (key.to_owned(), value))
@@ -150,12 +183,19 @@ fn made(args: &Args, namespace: Option<String>, name: String, names: &[Name]) ->
             ),
             ..ObjectMeta::default()
         },
-        type_: Some("kubernetes.io/tls".into()),
-        data: Some(
+        type_: Some(
+            if is_opaque {
+                "Opaque"
+            } else {
+                "kubernetes.io/tls"
+            }
+            .into(),
+        ),
+        data: (!is_opaque).then(|| {
             ["tls.crt", "tls.key"]
                 .map(|key| (key.to_owned(), ByteString(Vec::new())))
-                .into(),
-        ),
+                .into()
+        }),
         ..Secret::default()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use serde_json::Value;
 use test_bench::{Context as _, Result, ensure};
 
 const RULES: &str = include_str!("../deploy/alerts.yaml");
@@ -84,6 +85,55 @@ fn an_alert_has_the_labels_that_its_text_names() {
             assert!(rule.contains(part), "{alert} has no {part}");
         }
     }
+}
+
+/// Where one Prometheus has the series of several clusters, an alert or a panel of one hides none of another.
+#[test]
+fn rules_and_dashboard_keep_the_label_of_the_cluster() -> Result<()> {
+    for aggregation in RULES.split(" by (").skip(1) {
+        ensure!(aggregation.starts_with("cluster"), "{aggregation:.60}");
+    }
+    for aggregation in DASHBOARD.split(" by (").skip(1) {
+        let of_secrets = aggregation.starts_with("namespace");
+        ensure!(!of_secrets, "{aggregation:.60}");
+    }
+    Ok(())
+}
+
+/// The figures at the top are those of the namespace that is chosen.
+#[test]
+fn the_figures_at_the_top_of_the_dashboard_heed_the_namespace() -> Result<()> {
+    let dashboard: Value = serde_json::from_str(DASHBOARD)?;
+    let panels = dashboard["panels"].as_array().context("no panels")?;
+    let is_row = |panel: &&Value| panel["type"] == "row";
+    let first = panels.iter().skip(1).take_while(|it| !is_row(it));
+    let mut figures = 0;
+    for panel in first {
+        let query = panel["targets"][0]["expr"].as_str().context("no query")?;
+        ensure!(query.contains("namespace=~\"$namespace\""), "{panel:#}");
+        figures += 1;
+    }
+    ensure!(figures >= 6, "only {figures} figures");
+    Ok(())
+}
+
+/// What to type next is in the text of each alert about a Secret's renewal or rollout.
+#[test]
+fn alerts_that_ask_why_name_the_command_that_says_so() -> Result<()> {
+    for alert in [
+        "RenewalFailing",
+        "PausedByCA",
+        "RenewedNotRolledOut",
+        "RolloutIncomplete",
+    ] {
+        let rule = RULES
+            .split("- alert: CertRenew")
+            .find(|it| it.starts_with(alert));
+        let rule = rule.with_context(|| alert.to_owned())?;
+        let command = "cert-renew describe {{ $labels.namespace }}/{{ $labels.secret }}";
+        ensure!(rule.contains(command), "{alert}: {rule}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -111,7 +111,7 @@ struct Planned<'a> {
     against: &'a [String],
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+/// As serde calls it.
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }

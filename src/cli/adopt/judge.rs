@@ -151,7 +151,7 @@ fn obstacle(
         if let Some(keeper) = secret.kept_for() {
             return Some(format!("{keeper} keeps the Secret, and would write it too"));
         }
-        if secret.immutable {
+        if secret.head.immutable {
             return Some("the Secret is immutable, so nobody can renew it".into());
         }
     }

@@ -79,7 +79,7 @@ async fn another_issuer_or_key_is_had_at_once_when_there_is_cause() -> Result<()
         key: pair(&["broken.causes.example"], OLD)?.key,
     };
     space.put("broken", &mismatched).await?;
-    annotate(&space, "broken", "renew-now", "1").await?;
+    space.annotate("broken", "renew-now", "1").await?;
     by("broken", "pebble", &old).await?;
     Ok(())
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use base64::Engine as _;
 use dns_update::{DnsRecord, DnsRecordType};
 use serde_json::{Value, json};
 use test_bench::objects::Space;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use base64::Engine as _;
 use cert_renew::net::dns::{self, RData, RecordType, Resolver};
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use test_bench::objects::Space;

@@ -90,8 +90,8 @@ async fn where_port_53_is_closed_resolvers_over_tls_and_https_are_asked_in_the_z
          - zones: [standing.hidden.example]\n    resolvers: [\"{https}\"]\n    \
          dnsPersist01: {{experimental: true}}\n\
          dns: {{nameservers: [\"{nobody}\"], caBundle: \"{roots}\"}}\n",
-        hidden = rfc2136(seen, ""),
-        stale = rfc2136(unseen, "timeout: 2s"),
+        hidden = rfc2136(seen, TSIG_NAME, ""),
+        stale = rfc2136(unseen, TSIG_NAME, "timeout: 2s"),
         nobody = ports::free()?,
         roots = recursor.roots().display(),
     );

@@ -8,7 +8,6 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::routing::{any, get, post};
-use base64::Engine as _;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use serde_json::{Value, json};
 use test_bench::Result;

@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use futures::future::{LocalBoxFuture, join, join_all};
 use futures::{StreamExt as _, stream};

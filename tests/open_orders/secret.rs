@@ -218,7 +218,7 @@ async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result
         .await?;
     renewed(&space, "window", &old).await?;
     let old = data(&space.secrets().get("unread").await?, "tls.crt");
-    annotate(&space, "unread", "paused", None).await?;
+    space.annotate("unread", "paused", Value::Null).await?;
     renewed(&space, "unread", &old).await?;
     Ok(())
 }

@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::index::Observed;
+use crate::schedule::due::{Due, Reason};
 use crate::testing::entries::{self, NOW, index};
 
 const CONFIG: &str = "

@@ -154,6 +154,7 @@ pub async fn create(client: &Client, namespace: &str, routed: &Routed) -> Result
     let object: DynamicObject = serde_json::from_value(object).map_err(|error| Error::Refused {
         what: what(),
         message: error.to_string(),
+        code: None,
     })?;
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     let post = PostParams {

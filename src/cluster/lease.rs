@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::Error;
+use super::{Call, Error};
 use crate::process::write_gate::WriteGate;
 
 /// Name of the Lease.
@@ -398,12 +398,8 @@ impl Calls {
         doing: &'static str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
-        let what = format!("{doing} Lease {NAME}");
-        match timeout(self.times.request(), request).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Error::from_kube(what, error)),
-            Err(_) => Err(Error::Deadline { what }),
-        }
+        let what = || format!("{doing} Lease {NAME}");
+        Call::within(self.times.request()).once(what, request).await
     }
 
     fn read(&self, lease: Lease) -> Record {

@@ -388,6 +388,7 @@ async fn named(
         return Err(Error::Refused {
             what: what(),
             message: "it is the record of another Secret".into(),
+            code: None,
         });
     }
     let uid = secret.metadata.uid.clone().unwrap_or_default();

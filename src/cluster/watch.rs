@@ -3,6 +3,7 @@
 //! Objects go to the index one at a time; nothing is stored here. Lists are streamed if the server supports it, and
 //! paged if it does not, or refuses.
 
+use super::call;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -194,7 +195,7 @@ impl Opener {
 async fn streams_lists(client: &Client) -> bool {
     let mut told = false;
     loop {
-        let asked = super::call(
+        let asked = call(
             || "asking for the version".into(),
             client.apiserver_version(),
         );

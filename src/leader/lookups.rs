@@ -19,7 +19,6 @@ use cert_renew_core::time::UnixTime;
 use super::handles::Handles;
 use crate::cluster::events::Reason;
 use crate::cluster::namespaces;
-use crate::rollout::Error;
 
 /// The command that grants the rights for `verify`.
 const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
@@ -124,7 +123,7 @@ async fn verify(all: &Handles, key: &SecretRef, assessment: &Assessment) -> Opti
                 key.namespace
             )
         }
-        Err(Error::Forbidden { .. }) => {
+        Err(error) if error.is_forbidden() => {
             format!("expected the rights to read Services and pods: {ADD_ON}")
         }
         Err(error) => {

@@ -22,7 +22,7 @@ mod rollouts;
 mod tls_probe;
 mod verify;
 
-pub use error::{CALL_DEADLINE, Error};
+pub use error::Error;
 pub use listing::list;
 pub use listing::unmanaged::{
     Unmanaged, by_secret, bystanders, leaves_behind, left_behind, unseen,

@@ -145,7 +145,7 @@ impl Roller {
             Ok(asked) if !asked.missing.is_empty() => Ended::Incomplete(asked.missing_text()),
             Ok(Asked { reloaded: 0, .. }) => Ended::Unchanged,
             Ok(asked) => Ended::Reloaded(asked.reloaded),
-            Err(Error::Forbidden { .. }) => Ended::Failed(
+            Err(error) if error.is_forbidden() => Ended::Failed(
                 format!(
                     "the pods of {} may not be listed: kubectl apply -f rbac/addons/verify.yaml",
                     current.id

@@ -174,7 +174,7 @@ impl Rolled<'_> {
         };
         match self.prove(proof).await {
             Ok(conclusion) => conclusion,
-            Err(Error::Forbidden { .. }) => {
+            Err(error) if error.is_forbidden() => {
                 self.not_verified(&format!("Services or pods may not be read: {ADD_ON}"), None)
             }
             Err(error) => Conclusion::Interrupted(error_chain(&error)),

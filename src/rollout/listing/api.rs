@@ -5,7 +5,8 @@ use cert_renew_core::rollout::workload::Workload;
 use cert_renew_core::secret::workload::{Kind, WorkloadRef};
 use kube::{Api, Client};
 
-use crate::rollout::error::{Error, call};
+use crate::cluster::Call;
+use crate::rollout::error::Error;
 
 /// One workload as it is now; `None` when it is gone.
 pub(in crate::rollout) async fn get(
@@ -14,7 +15,8 @@ pub(in crate::rollout) async fn get(
     id: &WorkloadRef,
 ) -> Result<Option<Workload>, Error> {
     let api = api(client, namespace, id.kind);
-    let object = call("get", id, namespace, || api.get_opt(&id.name)).await?;
+    let what = || format!("reading {id} of namespace {namespace}");
+    let object = Call::READ.repeat(what, || api.get_opt(&id.name)).await?;
     Ok(object.map(|object| object.read(id.kind)))
 }
 

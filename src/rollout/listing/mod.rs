@@ -26,8 +26,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::cluster::Call;
 use crate::cluster::pages::Pages;
-use crate::rollout::error::{Error, call};
+use crate::rollout::error::Error;
 
 /// Most objects of a page. A Deployment is some 5 to 10 KB of JSON, so a page stays under 1 MB; where it does not, the
 /// client asks for smaller ones.
@@ -204,7 +205,8 @@ impl List<'_> {
                 let request = request.map_err(kube::Error::BuildRequest)?;
                 self.client.request::<Page<T>>(request).await
             };
-            let page = call("list", &plural, namespace, list).await?;
+            let what = || format!("listing {plural} of namespace {namespace}");
+            let page = Call::READ.repeat(what, list).await?;
             page.items.into_iter().flatten().try_for_each(&mut each)?;
             pages.came(&page.metadata);
         }
@@ -311,10 +313,10 @@ mod tests {
             let answer = async {
                 asked.set(asked.get() + 1);
                 let status = kube::core::Status::failure("words", "Reason").with_code(code);
-                call("list", &"things", namespace, || async {
-                    Err::<Vec<()>, _>(kube::Error::Api(status.clone().boxed()))
-                })
-                .await
+                let answer = || async { Err(kube::Error::Api(status.clone().boxed())) };
+                let what = || "listing things".to_owned();
+                let listed: Vec<()> = Call::READ.repeat(what, answer).await?;
+                Ok(listed)
             };
             absent.unless(plural, namespace, answer).await.is_ok()
         };

@@ -18,8 +18,9 @@ use kube::api::{Api, ListParams};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::cluster::Call;
 use crate::net::egress;
-use crate::rollout::error::{Error, call};
+use crate::rollout::error::Error;
 use crate::rollout::listing::{List, Weight};
 use crate::rollout::roller::Roller;
 
@@ -111,8 +112,8 @@ async fn offered(
     to: &ServicePort,
 ) -> Result<Result<(String, OfferedPort), String>, Error> {
     let api: Api<Service> = Api::namespaced(client.clone(), namespace);
-    let what = format!("service/{}", to.service);
-    let service = call("get", &what, namespace, || api.get_opt(&to.service)).await?;
+    let what = || format!("reading Service {} of namespace {namespace}", to.service);
+    let service = Call::READ.repeat(what, || api.get_opt(&to.service)).await?;
     let spec = service.and_then(|service| service.spec);
     let Some(spec) = spec else {
         return Ok(Err(format!("there is no Service {}", to.service)));

@@ -24,7 +24,8 @@ use tokio::time::{Instant, timeout};
 
 use super::looks::Looks;
 use super::wait::{Wait, Waited, stalled};
-use crate::rollout::error::{Error, once};
+use crate::cluster::{self, Call};
+use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::permit::Permit;
 
@@ -35,7 +36,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 const MISSED: Duration = Duration::from_secs(1);
 /// Longest wait for the answer to one eviction. The client repeats a 429, with which a budget refuses, by itself for
 /// minutes: no answer within this time counts as a refusal.
-const EVICTION_DEADLINE: Duration = Duration::from_secs(3);
+const EVICTION: Call = Call::within(Duration::from_secs(3));
 
 /// Most evictions beyond the number of old pods at the beginning, for pods created from the old template just before
 /// its controller saw the new one. More of them means that replacements always come without the annotation.
@@ -187,7 +188,7 @@ impl Replacing<'_> {
                     self.not_before = Instant::now() + MISSED;
                     return Ok(None);
                 }
-                Err(Error::Forbidden { .. }) => return Ok(Some(self.missing_right())),
+                Err(error) if error.is_forbidden() => return Ok(Some(self.missing_right())),
                 Err(error) => return Err(error),
             }
         }
@@ -374,16 +375,16 @@ async fn evict(
         "metadata": {"name": name, "namespace": namespace},
         "deleteOptions": {"preconditions": {"uid": uid}},
     });
-    let what = format!("pod/{name}");
+    let what = || format!("evicting pod {name} of namespace {namespace}");
     let params = PostParams::default();
     let asked = api.create_subresource::<_, serde_json::Value>("eviction", name, &params, &body);
-    match once("evict", &what, namespace, EVICTION_DEADLINE, asked).await {
+    match EVICTION.once(what, asked).await {
         Ok(_) => Ok(Asked::Accepted),
         Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(Asked::Missed),
-        Err(Error::NoAnswer { .. }) => Ok(Asked::Refused),
+        Err(cluster::Error::Deadline { .. }) => Ok(Asked::Refused),
         // The API server answers 500 if several budgets cover one pod, 504 if a budget was modified concurrently.
         Err(error) if matches!(error.code(), Some(429 | 500 | 504)) => Ok(Asked::Refused),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 

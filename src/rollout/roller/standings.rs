@@ -137,6 +137,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::cluster;
 
     /// The progress of Secrets a, b and c: `-` open, `h` halted, `d` deferred, `i` interrupted,
     /// else how many workloads lack the leaf; upper case when stopped.
@@ -187,15 +188,7 @@ mod tests {
             (Ok(Ended::Failed(why(), Weight::Alone)), "hh-"),
             (Ok(Ended::Failed(why(), Weight::Stops)), "HH-"),
             (Ok(Ended::Deferred(why())), "dd-"),
-            (
-                Err(Error::NoAnswer {
-                    verb: "get",
-                    what: why(),
-                    namespace: "n".into(),
-                    deadline: Duration::ZERO,
-                }),
-                "II-",
-            ),
+            (Err(cluster::Error::Deadline { what: why() }.into()), "II-"),
             (Ok(Ended::Withdrawn("a".into(), withdrawal())), "Wb-"),
         ] {
             let standings = standings();

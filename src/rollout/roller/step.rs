@@ -28,12 +28,15 @@ use super::history::fought_over;
 use super::wait::{self, GLANCE, Wait, Waited};
 use super::{Batch, Ended, Roller, Turn, Weight};
 use crate::cluster::pages::Pages;
-use crate::rollout::error::{CALL_DEADLINE, Error, call, once};
+use crate::cluster::{self, Call};
+use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
 use crate::rollout::permit::Permit;
 
 /// Most conflicts in a row before the step gives up: something changes the workload all the time.
 const CONFLICTS: usize = 10;
+/// Once: a repetition would be an effect of its own.
+const PATCH: Call = Call::within(Duration::from_secs(15));
 /// Most pods of a page; only their metadata is sent.
 const PAGE: u32 = 100;
 /// Most times that the annotation is put back when it is removed while the workload rolls: an apply that crossed ours
@@ -60,7 +63,7 @@ enum Patched {
     /// The permit had become void.
     Late,
     /// The workload has changed, or may have.
-    Raced(Error),
+    Raced(cluster::Error),
     /// Permanently, in words.
     Refused(String),
 }
@@ -144,7 +147,7 @@ impl Roller {
                     Patched::Raced(error) if error.code() == Some(422) => {
                         return Ok(Ended::Failed(error_chain(&error), Weight::Alone));
                     }
-                    Patched::Raced(error) => return Err(error),
+                    Patched::Raced(error) => return Err(error.into()),
                 };
             }
             conflicts = 0;
@@ -301,8 +304,9 @@ impl Roller {
         let mut stays = false;
         let mut pages = Pages::of(ListParams::default().labels(&current.selector), PAGE);
         while let Some(params) = pages.next() {
+            let what = || format!("listing pods of namespace {namespace}");
             let list = || pods.list_metadata(params);
-            let Ok(page) = call("list", &"pods", namespace, list).await else {
+            let Ok(page) = Call::READ.repeat(what, list).await else {
                 return false;
             };
             let mut staying =
@@ -316,7 +320,7 @@ impl Roller {
         stays
     }
 
-    /// Writes the leaves onto the template, or onto a Rollout. Once: a repetition would be an effect of its own.
+    /// Writes the leaves onto the template, or onto a Rollout.
     async fn patch(
         &self,
         namespace: &str,
@@ -333,22 +337,21 @@ impl Roller {
             ..PatchParams::default()
         };
         let body = Patch::Merge(body(step, current, UnixTime::now()));
+        let what = || format!("patching {id} of namespace {namespace}");
         let patched = api.patch(&id.name, &params, &body);
-        Ok(
-            match once("patch", id, namespace, CALL_DEADLINE, patched).await {
-                Ok(object) => Patched::Yes(object.read(id.kind).into()),
-                Err(error) => match error.code() {
-                    Some(404) => Patched::Gone,
-                    // Its controller writes the status all the time, and a recreated workload has another uid (422).
-                    Some(409 | 422) => Patched::Raced(error),
-                    // An admission policy, a webhook, a missing right: the next try would fail too.
-                    Some(400 | 403) => Patched::Refused(error_chain(&error)),
-                    // Unknown whether it was applied: the workload shows it.
-                    _ if error.is_passing() => Patched::Raced(error),
-                    _ => return Err(error),
-                },
+        Ok(match PATCH.once(what, patched).await {
+            Ok(object) => Patched::Yes(object.read(id.kind).into()),
+            Err(error) => match error.code() {
+                Some(404) => Patched::Gone,
+                // Its controller writes the status all the time, and a recreated workload has another uid (422).
+                Some(409 | 422) => Patched::Raced(error),
+                // An admission policy, a webhook, a missing right: the next try would fail too.
+                Some(400 | 403) => Patched::Refused(error_chain(&error)),
+                // Unknown whether it was applied: the workload shows it.
+                _ if error.is_passing() => Patched::Raced(error),
+                _ => return Err(error.into()),
             },
-        )
+        })
     }
 
     fn wait<'a>(

@@ -4,9 +4,10 @@
 //! repeated only with a new nonce after a rejected one.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -175,22 +176,14 @@ impl Client {
     }
 
     pub(super) fn account(&self, action: Action) -> Result<Arc<Account>, Error> {
-        let account = self
-            .0
-            .account
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let account = self.0.account.read();
         account
             .clone()
             .ok_or_else(|| Error::new(action, &self.0.settings.directory, Kind::NoAccount))
     }
 
     pub(super) fn set_account(&self, account: Account) {
-        *self
-            .0
-            .account
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(account));
+        *self.0.account.write() = Some(Arc::new(account));
     }
 
     /// An unsigned GET; returns answers of any status.

@@ -3,8 +3,9 @@
 //! Every answer of a CA carries one, so newNonce is needed only for the first request after a pause. A nonce is used
 //! once.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Most nonces kept: more than requests are ever in flight.
 const KEPT: usize = 64;
@@ -43,7 +44,7 @@ impl Nonces {
     }
 
     fn pool(&self) -> MutexGuard<'_, Vec<(String, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -4,9 +4,10 @@
 //! the caller bounds the wait. Unused slots are not saved, so after a quiet hour no more requests go out in a second
 //! than in any other.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 /// The slots of one host; clones share them, each with its own interval. The default has none: no request waits.
@@ -37,7 +38,7 @@ impl Turns {
     pub(super) async fn wait(&self) {
         let now = Instant::now();
         let at = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut next = self.next.lock();
             let at = next.map_or(now, |next| next.max(now));
             *next = Some(at + self.apart);
             at

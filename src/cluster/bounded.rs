@@ -13,7 +13,7 @@ mod lines;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, request};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use kube::client::Body;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -277,7 +278,7 @@ struct Place {
 
 impl Shared {
     fn limits(&self) -> MutexGuard<'_, HashMap<String, u32>> {
-        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.limits.lock()
     }
 
     fn remember(&self, list: &str, limit: Option<u32>) {

@@ -9,7 +9,6 @@
 //! removed with the next change; if the ConfigMap is still full, the namespace with the most loses its oldest entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cert_renew_core::schedule::rate_limits::{Account, AccountId};
 use cert_renew_core::secret::SecretRef;
@@ -19,6 +18,7 @@ use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
 
 use super::{Error, call};
 
@@ -57,7 +57,7 @@ struct Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.ledger.lock().unwritten.append(&mut self.ids);
+        self.ledger.state.lock().unwritten.append(&mut self.ids);
     }
 }
 
@@ -97,20 +97,20 @@ impl Ledger {
                 );
             }
         }
-        *self.lock() = state;
+        *self.state.lock() = state;
         Ok(())
     }
 
     /// The stored history of an account.
     #[must_use]
     pub fn get(&self, account: AccountId) -> Account {
-        self.lock().find(account).cloned().unwrap_or_default()
+        self.state.lock().find(account).cloned().unwrap_or_default()
     }
 
     /// Number of failures in a row of an account.
     #[must_use]
     pub fn failures(&self, account: AccountId) -> u32 {
-        let state = self.lock();
+        let state = self.state.lock();
         { state.find(account) }.map_or(0, |account| account.failures)
     }
 
@@ -122,13 +122,13 @@ impl Ledger {
         account: AccountId,
         wish: Option<u64>,
     ) -> Option<UnixTime> {
-        let state = self.lock();
+        let state = self.state.lock();
         { state.find(account) }.and_then(|account| account.retry_at(now, wish))
     }
 
     /// Drops, in memory, the back-off of all failures that a changed config may have resolved.
     pub fn mend_by_config(&self, config: u64) {
-        for account in self.lock().accounts.values_mut() {
+        for account in self.state.lock().accounts.values_mut() {
             account.mend(|tried| tried.config != config);
         }
     }
@@ -141,7 +141,7 @@ impl Ledger {
         subject: &SecretRef,
         settings: impl FnOnce() -> u64,
     ) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let is_known = state.accounts.contains_key(&account);
         let id = if is_known { account } else { account.former() };
         let Some(account) = state.accounts.get_mut(&id) else {
@@ -184,17 +184,17 @@ impl Ledger {
         ids: impl IntoIterator<Item = AccountId>,
         change: impl FnMut(AccountId, &mut Account),
     ) -> Result<(), Error> {
-        if !self.lock().change(namespace, ids, change) {
+        if !self.state.lock().change(namespace, ids, change) {
             return Ok(());
         }
         let _writer = self.writer.lock().await;
-        let ids = std::mem::take(&mut self.lock().unwritten);
+        let ids = std::mem::take(&mut self.state.lock().unwritten);
         if ids.is_empty() {
             // The previous writer has written this change too.
             return Ok(());
         }
         let mut taken = Taken { ledger: self, ids };
-        let values = self.lock().values(&taken.ids);
+        let values = self.state.lock().values(&taken.ids);
         self.write(values).await?;
         taken.ids.clear();
         Ok(())
@@ -246,10 +246,6 @@ impl Ledger {
             }
             other => other.map(|_| ()),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,10 +2,10 @@
 //! people, by [`crate::leader::notes`].
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cert_renew_core::secret::SecretRef;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Most Secrets that wait for a check; another one is checked when it changes again.
@@ -23,7 +23,7 @@ pub struct Doubts {
 impl Doubts {
     /// Adds a Secret, to be checked after the delay.
     pub fn add(&self, key: &SecretRef) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         if waiting.len() < QUEUE {
             waiting.insert(key.clone());
             self.told.notify_one();
@@ -32,19 +32,15 @@ impl Doubts {
 
     /// Removes a Secret that needs no check any more.
     pub fn remove(&self, key: &SecretRef) {
-        self.waiting().remove(key);
+        self.waiting.lock().remove(key);
     }
 
     /// Waits until there are some, and takes all of them. May be dropped at any time.
     pub async fn next(&self) -> HashSet<SecretRef> {
-        while self.waiting().is_empty() {
+        while self.waiting.lock().is_empty() {
             self.told.notified().await;
         }
         tokio::time::sleep(SETTLE).await;
-        std::mem::take(&mut *self.waiting())
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HashSet<SecretRef>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        std::mem::take(&mut *self.waiting.lock())
     }
 }

@@ -10,11 +10,12 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use cert_renew_core::time::BootTime;
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -75,38 +76,38 @@ impl WriteGate {
 
     /// Opens the gate for `term`: the lease lets us act until then.
     pub fn grant(&self, term: u64, until: BootTime) {
-        self.lock().granted = Some((term, until));
+        self.0.state.lock().granted = Some((term, until));
     }
 
     /// Closes the gate: we no longer hold the lease.
     pub fn withdraw(&self) {
-        self.lock().granted = None;
+        self.0.state.lock().granted = None;
     }
 
     /// Admits the tasks of `term`; those of a former one have ended.
     pub fn adopt(&self, term: u64) {
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         state.adopted = Some(term);
         state.entrance = Entrance::All;
     }
 
     /// Admits no tasks any more: those of the term are to end.
     pub fn leave(&self) {
-        self.lock().adopted = None;
+        self.0.state.lock().adopted = None;
     }
 
     /// Lets running steps and then running requests end, each kind for `patience` at most, and no others begin.
     pub async fn park(&self, patience: Duration) {
-        self.lock().entrance = Entrance::Requests;
+        self.0.state.lock().entrance = Entrance::Requests;
         self.wait(|state| state.steps == 0, patience).await;
-        self.lock().entrance = Entrance::Nothing;
+        self.0.state.lock().entrance = Entrance::Nothing;
         self.wait(|state| state.requests == 0, patience).await;
     }
 
     /// Whether something may be sent now.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.lock().is_open(BootTime::now())
+        self.0.state.lock().is_open(BootTime::now())
     }
 
     /// Begins a step of several requests.
@@ -114,7 +115,7 @@ impl WriteGate {
     /// # Errors
     /// When the gate is closed, or about to be.
     pub fn step(&self) -> Result<Step, Closed> {
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         if !state.is_open(BootTime::now()) || state.entrance != Entrance::All {
             return Err(Closed);
         }
@@ -141,7 +142,7 @@ impl WriteGate {
     }
 
     fn enter(&self) -> Result<Passing<'_>, Closed> {
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         if !state.is_open(BootTime::now()) || state.entrance == Entrance::Nothing {
             return Err(Closed);
         }
@@ -153,7 +154,7 @@ impl WriteGate {
         let wait = async {
             loop {
                 let ended = self.0.ended.notified();
-                if done(&self.lock()) {
+                if done(&self.0.state.lock()) {
                     return;
                 }
                 ended.await;
@@ -162,10 +163,6 @@ impl WriteGate {
         if timeout(patience, wait).await.is_err() {
             tracing::debug!("what is under way is not waited for any longer");
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -178,14 +175,14 @@ impl State {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        self.0.lock().steps -= 1;
+        self.0.0.state.lock().steps -= 1;
         self.0.0.ended.notify_waiters();
     }
 }
 
 impl Drop for Passing<'_> {
     fn drop(&mut self) {
-        self.0.lock().requests -= 1;
+        self.0.0.state.lock().requests -= 1;
         self.0.0.ended.notify_waiters();
     }
 }

@@ -7,7 +7,7 @@
 //! It renews nothing and never delays a renewal: a CA that does not answer in time counts as one without an opinion.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::assess::{self, Assessment};
@@ -16,6 +16,7 @@ use cert_renew_core::config::Config;
 use cert_renew_core::schedule::due::{Heed, Suggestion};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::acme::CertId;
@@ -185,7 +186,7 @@ impl RenewalInfo {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -4,7 +4,7 @@
 //! The start of the operator does not depend on it: a CA that is down delays its own certificates only.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -12,6 +12,7 @@ use cert_renew_core::config;
 use cert_renew_core::schedule::quota::Quota;
 use cert_renew_core::time::UnixTime;
 use kube::Client as Kube;
+use parking_lot::Mutex;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -103,7 +104,7 @@ impl Issuers {
     /// When the account cannot be read, made or registered, or the CA asked to be left alone.
     pub async fn ready(&self, name: &str, issuer: &config::Issuer) -> Result<Client, Error> {
         let slot = self.slot(name);
-        let until = *lock(&slot.limited_until);
+        let until = *slot.limited_until.lock();
         if until > UnixTime::now() {
             return Err(Error::Limited(until));
         }
@@ -118,14 +119,14 @@ impl Issuers {
 
     /// The profiles of an issuer's directory, if that was fetched already; the CA is not asked.
     pub fn known_profiles(&self, name: &str) -> Option<Vec<String>> {
-        let slot = { lock(&self.slots).get(name).cloned() }?;
+        let slot = { self.slots.lock().get(name).cloned() }?;
         let client = { slot.client.try_lock().ok()?.as_ref().cloned() }?;
         client.known_profiles()
     }
 
     /// Forgets the accounts, which are read again when next needed: another leader may have replaced them.
     pub async fn forget_accounts(&self) {
-        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
+        let slots: Vec<Arc<Slot>> = self.slots.lock().values().cloned().collect();
         for slot in slots {
             slot.client.lock().await.take();
         }
@@ -134,27 +135,30 @@ impl Issuers {
     /// Notes that the CA asked for no request before `until`.
     pub fn limit(&self, name: &str, until: UnixTime) {
         let slot = self.slot(name);
-        let mut limited = lock(&slot.limited_until);
+        let mut limited = slot.limited_until.lock();
         *limited = until.max(*limited);
         self.metrics.limited_until(name, *limited);
     }
 
     /// Forgets what the CAs of these issuers asked for: it was noted by another clock, or came from another CA.
     pub fn forget_limits(&self, of: impl Fn(&str) -> bool) {
-        for (name, slot) in lock(&self.slots).iter().filter(|(name, _)| of(name)) {
-            *lock(&slot.limited_until) = UnixTime::default();
+        for (name, slot) in self.slots.lock().iter().filter(|(name, _)| of(name)) {
+            *slot.limited_until.lock() = UnixTime::default();
             self.metrics.limited_until(name, UnixTime::default());
         }
     }
 
     /// Counts the orders of a former run; see [`Quota::recall`].
     pub fn recall_orders(&self, name: &str, issued: Vec<(UnixTime, Arc<str>)>) {
-        lock(&self.slot(name).quota).recall(UnixTime::now(), issued);
+        self.slot(name).quota.lock().recall(UnixTime::now(), issued);
     }
 
     /// Counts a due Secret of `namespace` as waiting, so that its order gets a share of the issuer's.
     pub fn expect_order(&self, name: &str, namespace: &Arc<str>) {
-        lock(&self.slot(name).quota).expect(UnixTime::now(), namespace);
+        self.slot(name)
+            .quota
+            .lock()
+            .expect(UnixTime::now(), namespace);
     }
 
     /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.
@@ -167,7 +171,10 @@ impl Issuers {
         namespace: &Arc<str>,
         per_3h: u32,
     ) -> Result<(), UnixTime> {
-        lock(&self.slot(name).quota).take(UnixTime::now(), namespace, per_3h)
+        self.slot(name)
+            .quota
+            .lock()
+            .take(UnixTime::now(), namespace, per_3h)
     }
 
     /// Drops an account that the CA has lost: the same key is registered again when the issuer is next used.
@@ -356,13 +363,13 @@ impl Issuers {
         let url = issuer.directory.parse::<http::Uri>().ok();
         let host = url.as_ref().and_then(http::Uri::authority);
         let host = host.map_or(&*issuer.directory, http::uri::Authority::as_str);
-        let mut turns = lock(&self.turns);
+        let mut turns = self.turns.lock();
         let turns = turns.entry(host.to_ascii_lowercase()).or_default();
         turns.per_second(issuer.requests_per_second)
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         let slot = slots.entry(name.to_owned()).or_insert_with(|| {
             self.metrics.limited_until(name, UnixTime::default());
             Arc::default()
@@ -378,10 +385,6 @@ fn shown_host<'a>(directory: Option<&str>, asked: &'a str) -> &'a str {
     } else {
         "other"
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The host of a URL, as a request has it.

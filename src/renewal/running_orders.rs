@@ -1,10 +1,10 @@
 //! The order records that are known to exist, and the key authorizations that every replica answers with.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cert_renew_core::secret::SecretRef;
 use kube::Client;
+use parking_lot::Mutex;
 
 use crate::cluster::Error;
 use crate::cluster::order_records;
@@ -23,33 +23,29 @@ impl RunningOrders {
         let key = |record: order_records::Record| record.order.subject();
         // An unreadable record is replaced when its Secret is looked at.
         let all = found.into_iter().map(key);
-        *self.lock() = all.chain(corrupt.into_iter().flatten()).collect();
+        *self.0.lock() = all.chain(corrupt.into_iter().flatten()).collect();
         Ok(())
     }
 
     /// The Secrets whose orders run.
     #[must_use]
     pub fn subjects(&self) -> Vec<SecretRef> {
-        self.lock().iter().cloned().collect()
+        self.0.lock().iter().cloned().collect()
     }
 
     /// Whether an order for the Secret runs.
     #[must_use]
     pub fn contains(&self, key: &SecretRef) -> bool {
-        self.lock().contains(key)
+        self.0.lock().contains(key)
     }
 
     /// Adds the Secret of an order that was begun.
     pub fn insert(&self, key: &SecretRef) {
-        self.lock().insert(key.clone());
+        self.0.lock().insert(key.clone());
     }
 
     /// Removes the Secret of an order that is finished.
     pub fn remove(&self, key: &SecretRef) {
-        self.lock().remove(key);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<SecretRef>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(key);
     }
 }

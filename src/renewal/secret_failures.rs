@@ -5,11 +5,11 @@
 //! in memory only: the CA is not asked, and a restart costs one more try each.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cert_renew_core::schedule::rate_limits::{Account, Backoff, Failed};
 use cert_renew_core::secret::compact::Uid;
 use cert_renew_core::time::UnixTime;
+use parking_lot::Mutex;
 
 /// The failures and back-off of each Secret.
 #[derive(Debug, Default)]
@@ -19,13 +19,13 @@ impl SecretFailures {
     /// Number of failures in a row of a Secret.
     #[must_use]
     pub fn count(&self, uid: &Uid) -> u32 {
-        self.lock().get(uid).map_or(0, |account| account.failures)
+        self.0.lock().get(uid).map_or(0, |account| account.failures)
     }
 
     /// Earliest instant of the next try; see [`Account::retry_at`].
     #[must_use]
     pub fn retry_at(&self, now: UnixTime, uid: &Uid, wish: Option<u64>) -> Option<UnixTime> {
-        self.lock().get(uid)?.retry_at(now, wish)
+        self.0.lock().get(uid)?.retry_at(now, wish)
     }
 
     /// Counts a failure and returns when to try again.
@@ -36,7 +36,7 @@ impl SecretFailures {
         backoff: &Backoff,
         failed: Failed<'_>,
     ) -> UnixTime {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         all.entry(uid.into())
             .or_default()
             .failed(now, backoff, failed)
@@ -44,7 +44,7 @@ impl SecretFailures {
 
     /// Forgets the back-off of a Secret whose annotations have changed; `settings` returns their current hash.
     pub fn mend_by_settings(&self, uid: &Uid, settings: impl FnOnce() -> u64) {
-        if let Some(account) = self.lock().get_mut(uid) {
+        if let Some(account) = self.0.lock().get_mut(uid) {
             let settings = settings();
             account.mend(|tried| tried.settings != settings);
         }
@@ -52,16 +52,12 @@ impl SecretFailures {
 
     /// Forgets a Secret that was renewed, or is gone.
     pub fn forget(&self, uid: &Uid) {
-        self.lock().remove(uid);
+        self.0.lock().remove(uid);
     }
 
     /// Forgets all failures: the config, the clock or the leader has changed, so each Secret is tried again.
     pub fn forget_all(&self) {
-        self.lock().clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uid, Account>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().clear();
     }
 }
 

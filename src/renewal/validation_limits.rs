@@ -4,11 +4,11 @@
 //! The ledger keeps the failures by name. Orders under way may still fail, and are counted here, in memory only.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cert_renew_core::schedule::rate_limits::{AccountId, Backoff, account_of_name};
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
+use parking_lot::Mutex;
 
 use crate::cluster::ledger::Ledger;
 
@@ -43,7 +43,7 @@ impl Validations {
         now: UnixTime,
     ) -> Result<Proving<'_>, Held> {
         let accounts = accounts(issuer, names);
-        let mut under_way = self.lock();
+        let mut under_way = self.0.lock();
         let mut held = None;
         for (id, name) in &accounts {
             let account = ledger.get(*id);
@@ -64,7 +64,7 @@ impl Validations {
     /// Counts an order that a former run has begun.
     pub(super) fn join(&self, issuer: &str, names: &[Name]) -> Proving<'_> {
         let accounts = accounts(issuer, names).into_keys().collect();
-        self.counted(&mut self.lock(), accounts)
+        self.counted(&mut self.0.lock(), accounts)
     }
 
     fn counted(
@@ -77,15 +77,11 @@ impl Validations {
         }
         Proving { of: self, accounts }
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<AccountId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Proving<'_> {
     fn drop(&mut self) {
-        let mut under_way = self.of.lock();
+        let mut under_way = self.of.0.lock();
         for id in &self.accounts {
             if let Some(count) = under_way.get_mut(id) {
                 *count -= 1;

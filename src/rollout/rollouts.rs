@@ -1,9 +1,10 @@
 //! What all rollouts hold together.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use cert_renew_core::config::RolloutConfig;
+use parking_lot::{Mutex, RwLock};
 
 use crate::context::Shared;
 use crate::renewal::info::RenewalInfo;
@@ -37,13 +38,13 @@ impl Rollouts {
     /// The state that rollouts share under the present config.
     #[must_use]
     pub fn roller(&self) -> Arc<Roller> {
-        let roller = self.roller.read().unwrap_or_else(PoisonError::into_inner);
+        let roller = self.roller.read();
         Arc::clone(&roller)
     }
 
     /// Applies a changed config, between two sets of tasks.
     pub fn apply(&self, config: &RolloutConfig) {
         let roller = Arc::new(self.roller().under(config));
-        *self.roller.write().unwrap_or_else(PoisonError::into_inner) = roller;
+        *self.roller.write() = roller;
     }
 }

@@ -4,11 +4,12 @@
 //! that a copied certificate proves nothing.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::certificate::{self, Leaf};
 use cert_renew_core::text::name::Name;
+use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -87,15 +88,11 @@ impl Default for Witness {
 
 impl Witness {
     fn proven(&self) -> Option<CertificateDer<'static>> {
-        self.proven
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.proven.lock().take()
     }
 
     fn note(&self, leaf: &CertificateDer<'_>) {
-        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(leaf.clone().into_owned());
+        *self.proven.lock() = Some(leaf.clone().into_owned());
     }
 }
 

@@ -5,7 +5,7 @@
 //! or hold is bounded. Key authorizations are public once they are asked for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +15,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::future::BoxFuture;
+use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -64,7 +65,7 @@ impl ChallengeStore {
         record: &str,
         challenges: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(), Full> {
-        let mut answers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.0.write();
         answers.remove(record);
         for (token, key_authorization) in challenges {
             if answers.by_token.len() >= TOKENS {
@@ -89,16 +90,13 @@ impl ChallengeStore {
 
     /// Forgets what [`Self::set`] set.
     pub fn remove(&self, record: &str) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(record);
+        self.0.write().remove(record);
     }
 
     /// The key authorization of a known token.
     #[must_use]
     pub fn get(&self, token: &str) -> Option<String> {
-        let answers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let answers = self.0.read();
         answers
             .by_token
             .get(token)

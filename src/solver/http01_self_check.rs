@@ -7,10 +7,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::config::Resolvers;
+use parking_lot::Mutex;
 use reqwest::Client;
 use reqwest::Url;
 use reqwest::dns::{Name as DnsName, Resolve, Resolving};
@@ -66,7 +67,7 @@ pub struct Held(Mutex<HashMap<String, HashSet<String>>>);
 impl Held {
     /// Notes that an order, by the uid of its record, needs a route.
     pub fn hold(&self, record: &str, route: &str) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.lock();
         held.entry(route.to_owned())
             .or_default()
             .insert(record.to_owned());
@@ -74,7 +75,7 @@ impl Held {
 
     /// Notes that it no longer does; true if no order needs the route any more.
     pub fn release(&self, record: &str, route: &str) -> bool {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.lock();
         let Some(records) = held.get_mut(route) else {
             return true;
         };

@@ -57,7 +57,7 @@ impl Server {
             let metadata_only = request.headers().get(ACCEPT) == Some(&METADATA_ONLY);
             let first = number("continue=").unwrap_or(0);
             let limit = number("limit=").unwrap_or(usize::MAX);
-            self.asked.lock().unwrap().push((limit, first));
+            self.asked.lock().push((limit, first));
             let last = first.saturating_add(limit).min(self.sizes.len());
             let size = |at: usize| if metadata_only { 0 } else { self.sizes[at] };
             let items: Vec<_> = (first..last).map(|at| object(at, size(at))).collect();
@@ -102,7 +102,7 @@ impl Server {
     }
 
     fn asked(&self) -> Vec<(usize, usize)> {
-        std::mem::take(&mut *self.asked.lock().unwrap())
+        std::mem::take(&mut *self.asked.lock())
     }
 }
 

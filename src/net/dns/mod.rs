@@ -10,13 +10,14 @@ mod server;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cert_renew_core::config::{ResolverAddress, Resolvers};
 use futures::future::join_all;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::Record;
 pub use hickory_proto::rr::{Name, RData, RecordType};
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 pub use server::Server;
 use thiserror::Error;
@@ -273,7 +274,7 @@ impl ResolverSet {
     /// # Errors
     /// As [`Resolver::new`].
     pub fn get(&self, resolvers: Resolvers) -> Result<Resolver, Error> {
-        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.0.lock();
         if let Some((_, resolver)) = made.iter().find(|(known, _)| *known == resolvers) {
             return Ok(resolver.clone());
         }

@@ -1,13 +1,14 @@
 //! Carries out a plan: rolls its workloads, and concludes each Secret as soon as its own are ready.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cert_renew_core::rollout::{Request, Step};
 use cert_renew_core::secret::used_by::Has;
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream, FuturesUnordered};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -181,7 +182,7 @@ impl<'a> Batch<'a> {
             Happening::Failed(step, _) => (step, Has::Failed),
             Happening::Waits(..) => return,
         };
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.standing.lock();
         standing.insert(step.workload.id.clone(), has);
     }
 }

@@ -6,7 +6,6 @@
 //! are asked again once the slowest kubelet has had its time.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use cert_renew_core::rollout::{Ask, How, Request, Step};
 use cert_renew_core::secret::SecretRef;
@@ -16,6 +15,7 @@ use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use futures::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::tell;
@@ -111,7 +111,7 @@ impl Rolled<'_> {
 
     /// The workloads that use the Secret, and what they have.
     fn workloads(&self, halted: Option<&WorkloadRef>) -> impl Iterator<Item = (WorkloadRef, Has)> {
-        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let standing = self.standing.lock();
         let has = move |workload: &WorkloadRef| match standing.get(workload) {
             _ if halted == Some(workload) => Has::Failed,
             Some(Has::Lacks(at)) => Has::Lacks(self.since(workload).unwrap_or(*at)),
@@ -287,7 +287,7 @@ impl Rolled<'_> {
     async fn restart(&self, steps: Vec<Step>) -> Outcome {
         let Self { rollouts, key, .. } = self;
         let outcome = Mutex::new(Outcome::Done);
-        let set = |ended| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = ended;
+        let set = |ended| *outcome.lock() = ended;
         let secrets = std::slice::from_ref(&self.request.secret);
         let told = |happening: rollout::Happening<'_>| {
             tell::happening(&rollouts.shared, &key.namespace, &happening);
@@ -303,7 +303,7 @@ impl Rolled<'_> {
             hints: stream::pending().boxed(),
         };
         roller.roll(rollout, told, |_, ended| set(ended)).await;
-        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+        outcome.into_inner()
     }
 
     /// The steps by which pods were asked to reload, and how.
@@ -349,7 +349,7 @@ impl Rolled<'_> {
                 }
                 Ok(asked) if !asked.missing.is_empty() => {
                     let lacks = Has::Lacks(UnixTime::now());
-                    let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut standing = self.standing.lock();
                     standing.insert(id.clone(), lacks);
                     lacking.push((id.clone(), asked.missing_text()));
                 }

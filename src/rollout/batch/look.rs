@@ -3,7 +3,7 @@
 //! The same judgement applies when a batch is planned, and again before each effect on a workload.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::pair::{self, PairFault, Rollable};
@@ -23,6 +23,7 @@ use cert_renew_core::time::UnixTime;
 use futures::future::BoxFuture;
 use futures::stream;
 use futures::{FutureExt as _, StreamExt as _};
+use parking_lot::Mutex;
 
 use super::held::{Age, Glance, Held, Look, Not};
 use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record, tell};
@@ -246,8 +247,7 @@ impl Again<'_> {
 
     /// Reports once that a Secret is rolled out although its change window is closed.
     pub(super) fn overruled(&self, key: &SecretRef, request: &Request, opens: UnixTime) {
-        let told = self.overruled.lock();
-        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.overruled.lock();
         if told.insert(request.secret.clone()) {
             tell::overruled(&self.rollouts.shared, key, &request.uid, opens);
         }

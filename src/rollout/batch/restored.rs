@@ -10,7 +10,7 @@
 //! written, which is in managedFields, and the watch drops those.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::index::Entry;
@@ -46,7 +46,6 @@ impl Rollouts {
             let done = index.iter().filter(|(_, entry)| says_done(entry));
             let all = done.filter_map(|(row, _)| Some(index.key_of(row)?.namespace));
             let compared = self.compared.lock();
-            let compared = compared.unwrap_or_else(PoisonError::into_inner);
             all.filter(|it| !compared.contains(it)).collect()
         };
         for namespace in namespaces {
@@ -61,8 +60,7 @@ impl Rollouts {
                         all &= self.compare(&key, &workloads).await;
                     }
                     if all {
-                        let compared = self.compared.lock();
-                        let mut compared = compared.unwrap_or_else(PoisonError::into_inner);
+                        let mut compared = self.compared.lock();
                         compared.insert(namespace);
                     }
                 }

@@ -10,7 +10,6 @@ pub(super) mod unmanaged;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cert_renew_core::rollout::decode::Object;
@@ -22,6 +21,7 @@ use kube::Client;
 use kube::Resource as _;
 use kube::api::ListParams;
 use kube::core::Request;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -62,7 +62,7 @@ impl Absent {
     ) -> Result<Vec<T>, Error> {
         let key = |namespace: Option<&str>| (plural.to_owned(), namespace.map(Box::from));
         {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.0.lock();
             known.retain(|_, since| since.elapsed() < ABSENT);
             if known.contains_key(&key(None)) || known.contains_key(&key(Some(namespace))) {
                 return Ok(Vec::new());
@@ -79,7 +79,7 @@ impl Absent {
             namespace,
             "{plural} are left alone: there are none, or an add-on of rbac/addons is missing"
         );
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         known.insert(absent, Instant::now());
         Ok(Vec::new())
     }

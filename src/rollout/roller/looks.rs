@@ -4,11 +4,11 @@
 //! look.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cert_renew_core::rollout::types::Step;
 use cert_renew_core::time::UnixTime;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::rollout::permit::{Look, Permit};
@@ -64,7 +64,7 @@ impl<'a> Looks<'a> {
                     looked.map_err(|withdrawal| (due.secret.clone(), withdrawal))?;
                 }
             }
-            let taken = self.taken();
+            let taken = self.taken.lock();
             let looks = step.leaves.iter().filter_map(|due| taken.get(&due.secret));
             if looks.clone().count() == step.leaves.len()
                 && let Some(permit) = Look::permit(looks, waited, step)
@@ -87,18 +87,14 @@ impl<'a> Looks<'a> {
     /// # Errors
     /// Why it is not to be rolled out.
     pub(in crate::rollout) async fn look(&self, secret: &str) -> Result<(), Withdrawal> {
-        self.taken().remove(secret);
+        self.taken.lock().remove(secret);
         let (look, ()) = Look::take(self.judge.judge(secret)).await?;
-        self.taken().insert(secret.into(), look);
+        self.taken.lock().insert(secret.into(), look);
         Ok(())
     }
 
     fn has(&self, secret: &str, waited: Instant) -> bool {
-        let taken = self.taken();
+        let taken = self.taken.lock();
         taken.get(secret).is_some_and(|look| look.is_fresh(waited))
-    }
-
-    fn taken(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Look>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

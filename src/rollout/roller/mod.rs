@@ -13,7 +13,7 @@ mod step;
 pub(super) mod wait;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::config::RolloutConfig;
@@ -26,6 +26,7 @@ use futures::StreamExt as _;
 use futures::future::{AbortHandle, abortable};
 use futures::stream::{BoxStream, FuturesUnordered};
 use kube::Client;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -269,7 +270,7 @@ impl Roller {
     /// Notes that a workload is about to be patched for these leaves; false where it was recently patched for them too
     /// often.
     pub(super) fn may_patch(&self, namespace: &str, step: &Step) -> bool {
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history.lock();
         history.may_patch(Instant::now(), namespace, step)
     }
 

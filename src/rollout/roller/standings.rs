@@ -1,10 +1,10 @@
 //! The progress of each Secret of a batch while the steps run.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cert_renew_core::rollout::types::Step;
 use cert_renew_core::text::error_chain;
+use parking_lot::Mutex;
 
 use super::looks::Withdrawal;
 use super::outcome::{Ended, Outcome, Weight};
@@ -33,14 +33,14 @@ impl Standings {
 
     /// The outcome of a Secret all of whose steps have ended.
     pub(super) fn take(&self, secret: &str) -> Outcome {
-        let standing = self.lock().remove(secret);
+        let standing = self.0.lock().remove(secret);
         standing.and_then(|it| it.outcome).unwrap_or(Outcome::Done)
     }
 
     /// Whether a step may no longer start because one of its Secrets is stopped. A restart would roll out that Secret's
     /// leaf too, so the step's other Secrets stay without it as well, and end the same way.
     pub(in crate::rollout) fn is_stopped(&self, step: &Step) -> bool {
-        let mut standing = self.lock();
+        let mut standing = self.0.lock();
         let leaves = step.leaves.iter();
         let mut secrets = leaves.filter_map(|due| Some((&due.secret, standing.get(&due.secret)?)));
         let Some((secret, stopped)) = secrets.find(|(_, it)| it.stopped) else {
@@ -64,7 +64,7 @@ impl Standings {
 
     /// Stops a Secret that was withdrawn. What it holds says more than how the rollout went.
     pub(super) fn withdraw(&self, secret: &str, withdrawal: Withdrawal) {
-        if let Some(it) = self.lock().get_mut(secret) {
+        if let Some(it) = self.0.lock().get_mut(secret) {
             it.stopped = true;
             it.outcome = Some(Outcome::Withdrawn(withdrawal));
         }
@@ -101,7 +101,7 @@ impl Standings {
                 true,
             ),
         };
-        let (mut standing, mut stopped) = (self.lock(), Vec::new());
+        let (mut standing, mut stopped) = (self.0.lock(), Vec::new());
         for due in &step.leaves {
             let Some(it) = standing.get_mut(&due.secret) else {
                 continue;
@@ -123,10 +123,6 @@ impl Standings {
             }
         }
         stopped
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Standing>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,7 +156,7 @@ mod tests {
                 letter
             }
         };
-        standings.lock().values().map(letter).collect()
+        standings.0.lock().values().map(letter).collect()
     }
 
     fn withdrawal() -> Withdrawal {

@@ -24,8 +24,10 @@ mod route53;
 mod webhook;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -325,7 +327,7 @@ impl Solver {
     }
 
     fn turn(&self, at: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.lock();
         // Drop the locks that only the map still holds.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(at.to_owned()).or_default())

@@ -204,6 +204,36 @@ fn no_files_go_in_circles() {
     }
 }
 
+/// Most lines of code in a file; blank lines and comments do not count, and tests in the file do.
+const MOST_LINES: usize = 500;
+/// Files that are still longer.
+const LONGER: [&str; 2] = ["state_line.rs", "cli/status.rs"];
+
+#[test]
+fn no_file_is_longer_than_a_reader_keeps_in_mind() {
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+    for sources in ["src", "../src"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(sources);
+        let (mut folders, mut count) = (vec![root.clone()], 0);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.strip_prefix(&root).unwrap().with_extension("");
+                let module = name.to_str().unwrap().replace('/', "::");
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !is_aside(&module) && !LONGER.iter().any(|it| path.ends_with(it)) {
+                    let text = fs::read_to_string(&path).unwrap();
+                    let lines = text.lines().filter(is_code).count();
+                    assert!(lines <= MOST_LINES, "{module} has {lines} lines of code");
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 20, "{sources}");
+    }
+}
+
 /// Tests the search itself: it finds a cycle, and leaves out what leads into or out of it.
 #[test]
 fn a_circle_is_found() {

@@ -8,10 +8,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use kube_core::{Selector, SelectorExt as _};
 use thiserror::Error;
 
 use super::reader::Place;
-use super::selector::LabelSelector;
+use super::selector;
 use crate::text::name::Name;
 
 /// Longest namespace, in characters (RFC 1123 label).
@@ -23,7 +24,7 @@ pub struct Allow {
     /// Any of these, if there are some; if there is also a selector, both must match.
     pub namespaces: Vec<Glob>,
     /// The namespace's labels, which need a separate right to change.
-    pub selector: Option<LabelSelector>,
+    pub selector: Option<Selector>,
     /// Any of these.
     pub names: Vec<NamePattern>,
 }
@@ -86,7 +87,7 @@ impl Allow {
             let names = fields.required("names");
             Self {
                 namespaces: namespaces.list(|item| item.parse(Glob::from_str)),
-                selector: (!selector.is_absent()).then(|| LabelSelector::read(&selector)),
+                selector: (!selector.is_absent()).then(|| selector::read(&selector)),
                 names: names.list(|item| item.parse(NamePattern::from_str)),
             }
         })

@@ -28,7 +28,6 @@ pub use operation::{
 pub use provider::{SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
 use reader::Place;
 pub use resolver::{ResolverAddress, ResolverHost, Resolvers};
-pub use selector::LabelSelector;
 pub use solver::{
     Challenge, Dns01, DnsPersist01, Http01, ParentRef, PathType, Propagation, Route, Solver,
 };

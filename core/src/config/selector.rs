@@ -1,100 +1,61 @@
-//! Kubernetes label selectors (`meta/v1` LabelSelector), matched here since no API call does it for `allow`.
+//! Kubernetes label selectors (`meta/v1` LabelSelector), as `allow` writes them.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use kube_core::{Expression, Selector};
 
 use super::reader::Place;
 
+/// Makes a requirement of a key and its values.
+type Operator = fn(String, BTreeSet<String>) -> Expression;
+
 /// All of `matchLabels` and all of `matchExpressions`; the empty selector matches everything, as in Kubernetes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LabelSelector {
-    requirements: Vec<Requirement>,
+pub(super) fn read(place: &Place<'_>) -> Selector {
+    place.fields(|fields| {
+        let labels = fields.get("matchLabels");
+        let equal = labels.entries().into_iter().filter_map(|(key, value)| {
+            check_key(&value, key);
+            let value = value.present()?.parse(label_value)?;
+            Some(Expression::Equal(key.to_string(), value))
+        });
+        let equal: Vec<_> = equal.collect();
+        let expressions = fields.get("matchExpressions");
+        let expressions = expressions.list(|item| Some(requirement(item)));
+        equal.into_iter().chain(expressions).collect()
+    })
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Requirement {
-    key: String,
-    operator: Operator,
-    values: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operator {
-    In,
-    NotIn,
-    Exists,
-    DoesNotExist,
-}
-
-impl LabelSelector {
-    pub(super) fn read(place: &Place<'_>) -> Self {
-        place.fields(|fields| {
-            let labels = fields.get("matchLabels");
-            let equal = labels.entries().into_iter().filter_map(|(key, value)| {
-                check_key(&value, key);
-                let values = vec![value.present()?.parse(label_value)?];
-                Some(Requirement {
-                    key: key.to_string(),
-                    operator: Operator::In,
-                    values,
-                })
-            });
-            let mut requirements: Vec<_> = equal.collect();
-            let expressions = fields.get("matchExpressions");
-            requirements.extend(expressions.list(|item| Some(Requirement::read(item))));
-            Self { requirements }
-        })
-    }
-
-    /// Whether the selector matches an object with these labels.
-    #[must_use]
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.requirements.iter().all(|requirement| {
-            let value = labels.get(&requirement.key);
-            let listed = value.is_some_and(|value| requirement.values.contains(value));
-            match requirement.operator {
-                Operator::In => listed,
-                Operator::NotIn => !listed,
-                Operator::Exists => value.is_some(),
-                Operator::DoesNotExist => value.is_none(),
-            }
-        })
-    }
-}
-
-impl Requirement {
-    fn read(place: &Place<'_>) -> Self {
-        place.fields(|fields| {
-            let key_place = fields.required("key");
-            let key = key_place
-                .parse(|text| Ok::<_, String>(text.to_string()))
-                .unwrap_or_default();
-            if !key_place.is_absent() {
-                check_key(&key_place, &key);
-            }
-            let operator = fields.required("operator").choice(
-                &[
-                    ("In", Operator::In),
-                    ("NotIn", Operator::NotIn),
-                    ("Exists", Operator::Exists),
-                    ("DoesNotExist", Operator::DoesNotExist),
-                ],
-                Operator::Exists,
-            );
-            let values_place = fields.get("values");
-            let values = values_place.list(|item| item.parse(label_value));
-            let wants = matches!(operator, Operator::In | Operator::NotIn);
-            if wants && values_place.is_absent() {
-                values_place.fault("missing, In and NotIn need them");
-            } else if !wants && !values.is_empty() {
-                values_place.fault("expected none with Exists and DoesNotExist");
-            }
-            Self {
-                key,
-                operator,
-                values,
-            }
-        })
-    }
+fn requirement(place: &Place<'_>) -> Expression {
+    place.fields(|fields| {
+        let key_place = fields.required("key");
+        let key = key_place
+            .parse(|text| Ok::<_, String>(text.to_string()))
+            .unwrap_or_default();
+        if !key_place.is_absent() {
+            check_key(&key_place, &key);
+        }
+        let exists: (Operator, bool) = (|key, _| Expression::Exists(key), false);
+        let (operator, wants) = fields.required("operator").choice(
+            &[
+                ("In", (Expression::In as Operator, true)),
+                ("NotIn", (Expression::NotIn, true)),
+                ("Exists", exists),
+                (
+                    "DoesNotExist",
+                    (|key, _| Expression::DoesNotExist(key), false),
+                ),
+            ],
+            exists,
+        );
+        let values_place = fields.get("values");
+        let values = values_place.list(|item| item.parse(label_value));
+        if wants && values_place.is_absent() {
+            values_place.fault("missing, In and NotIn need them");
+        } else if !wants && !values.is_empty() {
+            values_place.fault("expected none with Exists and DoesNotExist");
+        }
+        operator(key, values.into_iter().collect())
+    })
 }
 
 fn check_key(place: &Place<'_>, key: &str) {
@@ -123,14 +84,17 @@ fn label_value(text: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use kube_core::SelectorExt as _;
 
     use super::*;
     use crate::config::tree;
 
-    fn read(yaml: &str) -> (LabelSelector, Vec<String>) {
+    fn of(yaml: &str) -> (Selector, Vec<String>) {
         let node = tree::parse(yaml).unwrap();
         let faults = RefCell::default();
-        let selector = LabelSelector::read(&Place::root(&node, &faults));
+        let selector = read(&Place::root(&node, &faults));
         let faults = faults.into_inner();
         (selector, faults.iter().map(ToString::to_string).collect())
     }
@@ -171,7 +135,7 @@ mod tests {
                 "example.com/team=a",
             ),
         ] {
-            let (selector, faults) = read(yaml);
+            let (selector, faults) = of(yaml);
             assert_eq!(faults, [""; 0], "{yaml}");
             assert!(selector.matches(&labels(fits)), "{yaml} {fits}");
             assert!(
@@ -214,7 +178,7 @@ mod tests {
                 "matchExpressions[0].key: missing",
             ),
         ] {
-            assert_eq!(read(yaml).1, [fault], "{yaml}");
+            assert_eq!(of(yaml).1, [fault], "{yaml}");
         }
     }
 }

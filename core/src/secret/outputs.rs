@@ -110,12 +110,6 @@ impl Part {
     pub fn is_pem(self) -> bool {
         !matches!(self, Self::DerKey | Self::DerLeaf | Self::Pkcs12)
     }
-
-    /// Whether it contains the private key, so that a reader of certificates skips it.
-    #[must_use]
-    pub fn holds_key(self) -> bool {
-        matches!(self, Self::Key | Self::DerKey | Self::Pkcs12)
-    }
 }
 
 /// Whether the API server accepts `key` as a key of a Secret's data.

@@ -12,15 +12,14 @@ use bytes::{Bytes, BytesMut};
 use cert_renew_core::time::UnixTime;
 use jiff::fmt::rfc2822;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, LINK, LOCATION, RETRY_AFTER};
-use reqwest::redirect::Policy;
-use reqwest::{Method, Request, Url};
+use reqwest::{ClientBuilder, Method, Request, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::error::{Action, Error, Kind};
 use super::rate_limiter::Turns;
 use crate::net::egress::{Nearby, System};
-use crate::net::roots;
+use crate::net::https;
 use crate::process::write_gate::WriteGate;
 
 /// Longest wait for a connection: after it the CA is down, or a firewall drops our packets.
@@ -129,30 +128,14 @@ impl Http {
         observer: Observer,
         gate: WriteGate,
     ) -> Result<Self, Error> {
-        let roots = { roots::with(ca_bundle) }
-            .map_err(|expected| Error::settings(Action::Directory, expected))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|_| {
-                Error::settings(Action::Directory, "no TLS version is enabled in this build")
-            })?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let nearby = Nearby::of(directory);
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .dns_resolver(Arc::new(System(nearby)))
-            .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT)
-            .redirect(Policy::none())
-            .build()
-            .map_err(|_| {
-                Error::settings(
-                    Action::Directory,
-                    "the proxy settings in the environment cannot be used",
-                )
-            })?;
+        let adapted = |client: ClientBuilder| {
+            let resolver = Arc::new(System(nearby));
+            let client = client.dns_resolver(resolver).user_agent(USER_AGENT);
+            client.connect_timeout(CONNECT)
+        };
+        let client = { https::roots(ca_bundle) }.and_then(|roots| https::client(roots, adapted));
+        let client = client.map_err(|expected| Error::settings(Action::Directory, expected))?;
         // A semaphore without permits would block every request.
         Ok(Self {
             client,

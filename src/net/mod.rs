@@ -3,4 +3,4 @@
 pub mod bounded;
 pub mod dns;
 pub mod egress;
-pub(crate) mod roots;
+pub(crate) mod https;

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use cert_renew_core::rollout::answered::{Leaves, Round};
 use cert_renew_core::rollout::types::{Ask, Step};
@@ -17,10 +16,10 @@ use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::stream;
-use reqwest::redirect::Policy;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tokio::time::{Duration, Instant, sleep};
 
+use crate::net::https;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::listing::pods::{self, RunningPod};
@@ -295,7 +294,7 @@ impl Roller {
             Ok(client) => client,
             Err(why) => {
                 return Answers {
-                    failed: vec![why],
+                    failed: vec![why.to_owned()],
                     ..Answers::default()
                 };
             }
@@ -389,20 +388,10 @@ fn leaves_of(step: &Step) -> Leaves {
         .collect()
 }
 
-fn client() -> Result<reqwest::Client, String> {
+fn client() -> Result<reqwest::Client, &'static str> {
     // Only plain HTTP is used; without a TLS config of its own the client would look for the machine's roots.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .user_agent(concat!("cert-renew/", env!("CARGO_PKG_VERSION")))
-        .no_proxy()
-        .redirect(Policy::none())
-        .timeout(DEADLINE)
-        .build()
-        .map_err(|error| error_chain(&error))
+    https::client(RootCertStore::empty(), |client| {
+        let agent = concat!("cert-renew/", env!("CARGO_PKG_VERSION"));
+        client.user_agent(agent).no_proxy().timeout(DEADLINE)
+    })
 }

@@ -23,7 +23,7 @@ pub use server::Server;
 use thiserror::Error;
 
 use crate::net::egress::Nearby;
-use crate::net::roots;
+use crate::net::https;
 
 /// Most CNAMEs followed from one name; more is a mistake.
 const CNAMES: usize = 8;
@@ -396,13 +396,9 @@ fn remembered(answer: &Message) -> Option<u32> {
 
 /// The TLS config for encrypted resolvers.
 fn tls(bundle: Option<&[u8]>) -> Result<Arc<ClientConfig>, Error> {
-    let roots = roots::with(bundle).map_err(|expected| Error::Roots(expected.to_owned()))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Roots(error.to_string()))?;
-    let config = builder.with_root_certificates(roots);
-    Ok(Arc::new(config.with_no_client_auth()))
+    let config = https::roots(bundle).and_then(https::tls);
+    let config = config.map_err(|expected| Error::Roots(expected.to_owned()))?;
+    Ok(Arc::new(config))
 }
 
 /// The text as a DNS name.

@@ -1,13 +1,11 @@
 //! HTTP requests of our own providers, and for identities: with deadlines, bounded, and without redirects.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, StatusCode, Url};
 use serde_json::Value;
 
-use crate::net::roots;
+use crate::net::https;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(20);
@@ -56,22 +54,10 @@ impl Endpoint {
         ca_bundle: Option<&[u8]>,
         change: fn(ClientBuilder) -> ClientBuilder,
     ) -> Result<Self, String> {
-        let roots = { roots::with(ca_bundle) }
+        let roots = { https::roots(ca_bundle) }
             .map_err(|expected| format!("settings.caBundle: {expected}"))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|_| "no TLS version is enabled in this build")?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .connect_timeout(CONNECT)
-            .timeout(REQUEST)
-            .redirect(Policy::none());
-        let client = change(client)
-            .build()
-            .map_err(|_| "the proxy settings in the environment cannot be used")?;
+        let timely = |client: ClientBuilder| client.connect_timeout(CONNECT).timeout(REQUEST);
+        let client = https::client(roots, |client| change(timely(client)))?;
         Ok(Self { client, url })
     }
 
@@ -168,6 +154,8 @@ async fn sent(request: RequestBuilder) -> Result<(StatusCode, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rcgen::generate_simple_self_signed;
     use rustls::ServerConfig;
     use rustls_pki_types::PrivateKeyDer;

@@ -4,25 +4,21 @@
 //! name only, and decoding cannot fail (see [`super::lenient`]). It also keeps the other writers of the Secret, to name
 //! the other owner of a conflict.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kube_core::Resource;
-use kube_core::{NamespaceResourceScope, ObjectMeta};
 use serde::de::{DeserializeSeed as _, MapAccess};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-use super::head::Head;
+use super::head::{Head, is_a_secret};
 use super::keepers::{self, Manager, Owner};
 use super::keys;
 use super::lenient::{Fill, Shape};
 use super::parts;
 use super::place::Place;
-use super::thin::ThinSecret;
 use crate::time::UnixTime;
 
 /// Data of a Secret, by key.
@@ -124,34 +120,7 @@ impl fmt::Debug for FullSecret {
     }
 }
 
-impl Resource for FullSecret {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        ThinSecret::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        ThinSecret::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        ThinSecret::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        ThinSecret::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.head.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.head.metadata
-    }
-}
+is_a_secret!(FullSecret, head);
 
 impl<'de> Deserialize<'de> for FullSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -193,3 +193,37 @@ impl Shape for Labels<'_> {
         Ok(())
     }
 }
+/// Tells kube that a type is a Secret; its metadata is that of the named [`Head`].
+macro_rules! is_a_secret {
+    ($secret:ty, $($head:tt)+) => {
+        impl kube_core::Resource for $secret {
+            type DynamicType = ();
+            type Scope = kube_core::NamespaceResourceScope;
+
+            fn kind((): &()) -> std::borrow::Cow<'_, str> {
+                "Secret".into()
+            }
+
+            fn group((): &()) -> std::borrow::Cow<'_, str> {
+                "".into()
+            }
+
+            fn version((): &()) -> std::borrow::Cow<'_, str> {
+                "v1".into()
+            }
+
+            fn plural((): &()) -> std::borrow::Cow<'_, str> {
+                "secrets".into()
+            }
+
+            fn meta(&self) -> &kube_core::ObjectMeta {
+                &self.$($head)+.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut kube_core::ObjectMeta {
+                &mut self.$($head)+.metadata
+            }
+        }
+    };
+}
+pub(super) use is_a_secret;

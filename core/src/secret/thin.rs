@@ -5,18 +5,15 @@
 //! [`super::lenient`]) and Debug shows namespace and name only. The certificate is parsed on demand, so an unchanged
 //! Secret costs no X.509.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine as _};
-use kube_core::Resource;
-use kube_core::{NamespaceResourceScope, ObjectMeta};
 use serde::de::MapAccess;
 use serde::{Deserialize, Deserializer, de::DeserializeSeed as _};
 use zeroize::Zeroizing;
 
-use super::head::Head;
+use super::head::{Head, is_a_secret};
 use super::lenient::{Fill, Shape};
 use super::{keys, parts, place};
 use crate::certificate::above::{self, Above};
@@ -100,34 +97,7 @@ impl fmt::Debug for ThinSecret {
     }
 }
 
-impl Resource for ThinSecret {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Secret".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "secrets".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.head.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.head.metadata
-    }
-}
+is_a_secret!(ThinSecret, head);
 
 impl<'de> Deserialize<'de> for ThinSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -151,34 +121,7 @@ impl From<ObservedSecret> for ThinSecret {
     }
 }
 
-impl Resource for ObservedSecret {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        ThinSecret::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        ThinSecret::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        ThinSecret::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        ThinSecret::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        self.0.meta()
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        self.0.meta_mut()
-    }
-}
+is_a_secret!(ObservedSecret, 0.head);
 
 impl ThinSecret {
     fn read<'de, D: Deserializer<'de>>(deserializer: D, all: bool) -> Result<Self, D::Error> {

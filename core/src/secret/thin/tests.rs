@@ -2,6 +2,8 @@ use kube_core::ObjectList;
 use kube_core::WatchEvent;
 use serde_json::{Value, from_slice, from_str, from_value, json};
 
+use kube_core::Resource as _;
+
 use super::*;
 use crate::secret::full::FullSecret;
 use crate::testing::file;

@@ -4,15 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use cert_renew_core::secret::keys::FIELD_MANAGER;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use zeroize::Zeroizing;
 
 use super::secrets::Wiped;
-use super::{Error, call};
+use super::{Error, call, params};
 
 const FIELD: &str = "credentials";
 /// Data key of the credentials that an account is changing to.
@@ -107,10 +106,7 @@ pub async fn store(
     let secret = Wiped(Secret {
         metadata: ObjectMeta {
             name: Some(name.clone()),
-            labels: Some(BTreeMap::from([(
-                "app.kubernetes.io/name".into(),
-                "cert-renew".into(),
-            )])),
+            labels: Some(params::labels([])),
             ..ObjectMeta::default()
         },
         type_: Some("cert-renew.io/account".into()),
@@ -120,17 +116,10 @@ pub async fn store(
         )])),
         ..Secret::default()
     });
-    let manager = Some(FIELD_MANAGER.to_owned());
-    let post = PostParams {
-        field_manager: manager.clone(),
-        ..PostParams::default()
-    };
+    let post = params::post();
     match call(what, api.create(&post, &secret.0)).await {
         Err(Error::AlreadyExists { .. }) => {
-            let params = PatchParams {
-                field_manager: manager,
-                ..PatchParams::default()
-            };
+            let params = params::patch();
             let body = serde_json::json!({ "data": secret.0.data });
             call(what, api.patch(&name, &params, &Patch::Merge(body))).await?;
             Ok(())

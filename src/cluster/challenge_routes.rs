@@ -6,16 +6,15 @@
 use std::collections::BTreeMap;
 
 use cert_renew_core::config::{Http01, PathType, Route};
-use cert_renew_core::secret::keys::FIELD_MANAGER;
 use cert_renew_core::text::hash::hash;
 use kube::Client;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::pages::Pages;
-use super::{Error, call};
+use super::{Error, call, params};
 
 const LABEL: &str = "cert-renew.io/challenge-route";
 /// The Service of the challenge port in `deploy/`.
@@ -157,10 +156,7 @@ pub async fn create(client: &Client, namespace: &str, routed: &Routed) -> Result
         code: None,
     })?;
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let post = PostParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PostParams::default()
-    };
+    let post = params::post();
     match call(what, api.create(&post, &object)).await {
         Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
         Err(error) => Err(error),

@@ -8,7 +8,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use cert_renew_core::election::{Claim, Election, Move, Record, Times};
-use cert_renew_core::secret::keys::FIELD_MANAGER;
 use cert_renew_core::time::{BootTime, UnixTime};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -16,12 +15,12 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{Api, ObjectMeta, Patch, WatchEvent, WatchParams};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{Call, Error};
+use super::{Call, Error, params};
 use crate::process::write_gate::WriteGate;
 
 /// Name of the Lease.
@@ -314,7 +313,7 @@ impl Calls {
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(NAME.into()),
-                labels: Some([("app.kubernetes.io/name".into(), "cert-renew".into())].into()),
+                labels: Some(params::labels([])),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {
@@ -326,10 +325,7 @@ impl Calls {
                 ..LeaseSpec::default()
             }),
         };
-        let params = PostParams {
-            field_manager: Some(FIELD_MANAGER.into()),
-            ..PostParams::default()
-        };
+        let params = params::post();
         let made = self
             .call("making", self.api.create(&params, &lease))
             .await?;
@@ -382,10 +378,7 @@ impl Calls {
         spec: serde_json::Value,
     ) -> Result<Record, Error> {
         let body = json!({"metadata": {"uid": uid, "resourceVersion": version}, "spec": spec});
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.into()),
-            ..PatchParams::default()
-        };
+        let params = params::patch();
         let patch = Patch::Merge(&body);
         let patched = self
             .call(doing, self.api.patch(NAME, &params, &patch))

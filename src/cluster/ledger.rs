@@ -12,15 +12,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cert_renew_core::schedule::rate_limits::{Account, AccountId};
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::keys::FIELD_MANAGER;
 use cert_renew_core::text::hash::hash;
 use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta, Patch};
 use parking_lot::Mutex;
 
-use super::{Error, call};
+use super::{Error, call, params};
 
 /// Most entries removed with one change: enough to shrink, few enough for a patch.
 const SWEPT: usize = 100;
@@ -202,11 +201,7 @@ impl Ledger {
 
     async fn write(&self, values: BTreeMap<String, Option<String>>) -> Result<(), Error> {
         let what = || format!("writing ConfigMap {NAME}");
-        let manager = Some(FIELD_MANAGER.to_owned());
-        let params = PatchParams {
-            field_manager: manager.clone(),
-            ..PatchParams::default()
-        };
+        let params = params::patch();
         let body = serde_json::json!({ "data": values });
         match call(
             what,
@@ -221,10 +216,7 @@ impl Ledger {
         let new = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(NAME.into()),
-                labels: Some(BTreeMap::from([(
-                    "app.kubernetes.io/name".into(),
-                    "cert-renew".into(),
-                )])),
+                labels: Some(params::labels([])),
                 ..ObjectMeta::default()
             },
             data: Some(
@@ -233,10 +225,7 @@ impl Ledger {
             ),
             ..ConfigMap::default()
         };
-        let post = PostParams {
-            field_manager: manager,
-            ..PostParams::default()
-        };
+        let post = params::post();
         match call(what, self.api.create(&post, &new)).await {
             // A former leader has just created it.
             Err(Error::AlreadyExists { .. }) => {

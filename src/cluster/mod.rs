@@ -16,6 +16,7 @@ pub mod namespaces;
 mod observe;
 pub mod order_records;
 pub(crate) mod pages;
+mod params;
 mod recent_events;
 pub mod review;
 pub mod secrets;

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use cert_renew_core::config::Dns01;
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::keys::FIELD_MANAGER;
 use cert_renew_core::text::hash::{digest, hexadecimal};
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
@@ -16,9 +15,7 @@ use futures::{Stream, StreamExt as _};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{
-    Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions,
-};
+use kube::api::{Api, ListParams, ObjectMeta, Patch};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use serde::de::DeserializeOwned;
@@ -28,7 +25,7 @@ use zeroize::Zeroizing;
 use super::challenge_routes::Routed;
 use super::pages::Pages;
 use super::secrets::Wiped;
-use super::{Error, call};
+use super::{Error, call, params};
 
 const LABEL: &str = "cert-renew.io/order-record";
 const ORDER: &str = "order.json";
@@ -191,10 +188,7 @@ impl Order {
     /// The Secret that is renewed.
     #[must_use]
     pub fn subject(&self) -> SecretRef {
-        SecretRef {
-            namespace: self.namespace.as_str().into(),
-            name: self.name.as_str().into(),
-        }
+        SecretRef::new(self.namespace.as_str(), self.name.as_str())
     }
 }
 
@@ -228,18 +222,12 @@ pub async fn create(
     challenges: BTreeMap<String, String>,
 ) -> Result<Record, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let subject = SecretRef {
-        namespace: order.namespace.as_str().into(),
-        name: order.name.as_str().into(),
-    };
+    let subject = SecretRef::new(order.namespace.as_str(), order.name.as_str());
     let json = |value: serde_json::Result<Vec<u8>>| ByteString(value.unwrap_or_default());
     let secret = Wiped(Secret {
         metadata: ObjectMeta {
             name: Some(record_name(&subject)),
-            labels: Some(BTreeMap::from([
-                ("app.kubernetes.io/name".into(), "cert-renew".into()),
-                (LABEL.into(), "true".into()),
-            ])),
+            labels: Some(params::labels([(LABEL.into(), "true".into())])),
             ..ObjectMeta::default()
         },
         type_: Some(LABEL.into()),
@@ -250,10 +238,7 @@ pub async fn create(
         ])),
         ..Secret::default()
     });
-    let post = PostParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PostParams::default()
-    };
+    let post = params::post();
     let made = call(
         || format!("making the order record of {subject}"),
         api.create(&post, &secret.0),
@@ -283,10 +268,7 @@ pub async fn update(client: &Client, namespace: &str, record: &Record) -> Result
             CHALLENGES: json(serde_json::to_vec(&record.challenges)),
         },
     });
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
+    let params = params::patch();
     call(
         || format!("writing the order record of {subject}"),
         api.patch(&record.name, &params, &Patch::Merge(body)),
@@ -301,13 +283,7 @@ pub async fn update(client: &Client, namespace: &str, record: &Record) -> Result
 /// Those of every call.
 pub async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let params = DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: Some(uid.to_owned()),
-            resource_version: None,
-        }),
-        ..DeleteParams::default()
-    };
+    let params = params::delete(uid);
     match call(
         || format!("deleting order record {name}"),
         api.delete(name, &params),
@@ -408,10 +384,10 @@ fn is_of_another(secret: &Secret, subject: &SecretRef) -> bool {
 fn subject_of(secret: &Secret) -> Option<SecretRef> {
     let order = secret.data.as_ref()?.get(ORDER)?;
     let order: serde_json::Value = serde_json::from_slice(&order.0).ok()?;
-    Some(SecretRef {
-        namespace: order.get("namespace")?.as_str()?.into(),
-        name: order.get("name")?.as_str()?.into(),
-    })
+    Some(SecretRef::new(
+        order.get("namespace")?.as_str()?,
+        order.get("name")?.as_str()?,
+    ))
 }
 
 fn read(secret: Secret) -> Option<Record> {

@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::{Data, FullSecret};
 use cert_renew_core::secret::head::Head;
-use cert_renew_core::secret::keys::FIELD_MANAGER;
 use cert_renew_core::secret::patch::guarded_patch;
 use cert_renew_core::secret::thin::ThinSecret;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch};
 use zeroize::Zeroize as _;
 
-use super::{Error, call};
+use super::{Error, call, params};
 
 /// A Secret with one of our keys in it; the data is wiped on drop, in every case.
 pub(super) struct Wiped(pub(super) Secret);
@@ -34,6 +33,17 @@ pub struct Changes<'a> {
     pub annotations: Vec<(&'a str, Option<String>)>,
     /// Data keys and their new bytes.
     pub data: Data,
+}
+
+impl<'a> Changes<'a> {
+    /// Changes of annotations only.
+    #[must_use]
+    pub fn of(annotations: impl Into<Vec<(&'a str, Option<String>)>>) -> Self {
+        Self {
+            annotations: annotations.into(),
+            data: Data::new(),
+        }
+    }
 }
 
 /// GETs the Secret with its data.
@@ -56,10 +66,7 @@ pub async fn patch(
 ) -> Result<ThinSecret, Error> {
     let api: Api<ThinSecret> = Api::namespaced(client.clone(), head.namespace());
     let body = guarded_patch(head, &changes.annotations, &changes.data);
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
+    let params = params::patch();
     let body = Patch::Merge(&body);
     call(
         || format!("writing Secret {}", head.place()),

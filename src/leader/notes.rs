@@ -175,10 +175,7 @@ async fn look(
     }
     let before = secret.head.annotation(keys::PROBLEMS).unwrap_or_default();
     let is_known = |it: &(Reason, Problem)| before.lines().any(|line| line == it.1.to_string());
-    let changes = Changes {
-        annotations,
-        ..Changes::default()
-    };
+    let changes = Changes::of(annotations);
     secrets::patch(&all.shared.client, &secret.head, &changes).await?;
     for (reason, problem) in found.iter().filter(|it| !is_known(it)) {
         tracing::warn!(secret = %key, %problem, "invalid annotation");

@@ -105,9 +105,7 @@ impl Renewal<'_> {
              cert-renew.io/pkcs12-password-key names",
                 left_out.join(", ")
             );
-            self.shared
-                .events
-                .secret(self.key, fresh.uid(), events::Reason::OutputLeftOut, &note);
+            self.tell(fresh.uid(), events::Reason::OutputLeftOut, &note);
         }
         if let Some(kept) = kept_file(fresh, new_key)
             && let Some(rendered) = data.get_mut("tls.key")

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use cert_renew_core::config;
 use cert_renew_core::schedule::quota::Quota;
+use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 use kube::Client as Kube;
 use parking_lot::Mutex;
@@ -313,10 +314,7 @@ impl Issuers {
     }
 
     async fn binding(&self, eab: &config::Eab) -> Result<Eab, Error> {
-        let key = cert_renew_core::secret::SecretRef {
-            namespace: Arc::clone(&self.namespace),
-            name: eab.hmac_key.secret.as_str().into(),
-        };
+        let key = SecretRef::new(Arc::clone(&self.namespace), eab.hmac_key.secret.as_str());
         let secret = cluster::secrets::get(&self.kube, &key).await?;
         let text = secret.data.get(&eab.hmac_key.key);
         let decoded = text.and_then(|text| {

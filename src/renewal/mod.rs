@@ -186,9 +186,7 @@ impl Renewal<'_> {
         let note = state_line::adopting(now, &fresh.assessment);
         tracing::info!(secret = %self.key, note, "adopted");
         let reason = events::Reason::Adopted;
-        self.shared
-            .events
-            .secret(self.key, fresh.uid(), reason, &note);
+        self.tell(fresh.uid(), reason, &note);
     }
 
     /// The record of the Secret's order, if one runs.

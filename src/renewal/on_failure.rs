@@ -195,7 +195,7 @@ impl Renewal<'_> {
                 if !self.shared.renewal_said(self.key, &text) {
                     tracing::warn!(secret = %self.key, until = %at, note = text, "the renewal is held back");
                     let reason = Reason::RenewalHeld;
-                    self.shared.events.secret(self.key, &of.uid, reason, &text);
+                    self.tell(&of.uid, reason, &text);
                 }
                 Some(Finished::Later(*at, Some(text.into())))
             }
@@ -228,9 +228,7 @@ impl Renewal<'_> {
         tracing::info!(secret = %self.key, what = text, "the order waits");
         if !self.shared.renewal_said(self.key, &text) {
             let note = format!("{}: {text}; looked at again and again", what.reason());
-            self.shared
-                .events
-                .secret(self.key, uid, Reason::RenewalWaits, &note);
+            self.tell(uid, Reason::RenewalWaits, &note);
             self.inscribe(uid, &text, UnixTime::now() + WAITING).await;
         }
         text
@@ -361,7 +359,7 @@ impl Renewal<'_> {
         let route = route_hint(what).unwrap_or_default();
         let text_of = told_once(reason, text);
         let note = format!("{text_of}; next try at {retry_at}{route}{hint}");
-        self.shared.events.secret(self.key, &of.uid, event, &note);
+        self.tell(&of.uid, event, &note);
         self.inscribe(&of.uid, text, retry_at).await;
     }
 }
@@ -441,10 +439,7 @@ impl Renewal<'_> {
                 facts.entry.renewal_error = Some(text.into());
                 facts.entry.renew_at = retry_at;
             }));
-            let changes = Changes {
-                annotations,
-                ..Changes::default()
-            };
+            let changes = Changes::of(annotations);
             if secret.head.uid() != uid {
                 return Ok(());
             }

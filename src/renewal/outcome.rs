@@ -155,9 +155,7 @@ impl Renewal<'_> {
     ) -> Outcome {
         if !self.shared.renewal_said(self.key, &note) {
             tracing::warn!(secret = %self.key, %until, note, "the renewal is held back");
-            self.shared
-                .events
-                .secret(self.key, fresh.uid(), reason, &note);
+            self.tell(fresh.uid(), reason, &note);
         }
         match stuck {
             Some(stuck) => Outcome::Stuck(until, stuck, note.into()),

@@ -12,6 +12,7 @@ use super::running_orders::RunningOrders;
 use super::secret_failures::SecretFailures;
 use super::validation_limits::Validations;
 use crate::cluster;
+use crate::cluster::events::Reason;
 use crate::context::Shared;
 use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
@@ -45,6 +46,13 @@ pub struct Renewal<'a> {
     pub(super) all: &'a Renewals,
     pub(super) shared: &'a Shared,
     pub(super) key: &'a SecretRef,
+}
+
+impl Renewal<'_> {
+    /// Publishes an Event on the Secret.
+    pub(super) fn tell(self, uid: &str, reason: Reason, note: &str) {
+        self.shared.events.secret(self.key, uid, reason, note);
+    }
 }
 
 impl Renewals {

@@ -195,9 +195,7 @@ impl Renewal<'_> {
             chain.leaf.not_after,
             record.order.subject()
         );
-        self.shared
-            .events
-            .secret(self.key, fresh.uid(), Reason::Renewed, &note);
+        self.tell(fresh.uid(), Reason::Renewed, &note);
         Ok(true)
     }
 }

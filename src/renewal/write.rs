@@ -91,9 +91,7 @@ impl Renewal<'_> {
                     leaf.not_after, old.not_after
                 );
                 let reason = events::Reason::EndsSooner;
-                self.shared
-                    .events
-                    .secret(self.key, fresh.uid(), reason, &note);
+                self.tell(fresh.uid(), reason, &note);
             }
         }
         self.tell_other_lifetime(&fresh, record, leaf);
@@ -108,9 +106,7 @@ impl Renewal<'_> {
              than a tenth of its lifetime left by then"
             );
         }
-        self.shared
-            .events
-            .secret(self.key, fresh.uid(), events::Reason::Renewed, &note);
+        self.tell(fresh.uid(), events::Reason::Renewed, &note);
         Ok(Progress::Ended(Outcome::Renewed))
     }
 
@@ -137,9 +133,7 @@ impl Renewal<'_> {
             human(leaf.not_after.since(ordered)),
         );
         let reason = events::Reason::OtherLifetime;
-        self.shared
-            .events
-            .secret(self.key, fresh.uid(), reason, &note);
+        self.tell(fresh.uid(), reason, &note);
     }
 }
 
@@ -161,7 +155,7 @@ impl Renewal<'_> {
             lost.join(", ")
         );
         let reason = events::Reason::CertificateProblem;
-        self.shared.events.secret(self.key, uid, reason, &note);
+        self.tell(uid, reason, &note);
     }
 }
 

@@ -182,10 +182,7 @@ impl Index {
 
     /// The key of a Secret, sharing the namespace's one allocation.
     pub fn key(&mut self, namespace: &str, name: &str) -> SecretRef {
-        SecretRef {
-            namespace: self.table.intern(namespace),
-            name: name.into(),
-        }
+        SecretRef::new(self.table.intern(namespace), name)
     }
 
     /// A relist of `source` begins.

@@ -202,10 +202,10 @@ impl Table {
     /// The Secret of an entry.
     pub(super) fn key(&self, id: Id) -> Option<SecretRef> {
         let packed = self.packed(id)?;
-        Some(SecretRef {
-            namespace: self.words.word(packed.namespace),
-            name: (*packed.name).into(),
-        })
+        Some(SecretRef::new(
+            self.words.word(packed.namespace),
+            &*packed.name,
+        ))
     }
 
     /// The numbers of all entries that satisfy `which`, in no order.

@@ -12,6 +12,16 @@ pub struct SecretRef {
     pub name: Arc<str>,
 }
 
+impl SecretRef {
+    /// The Secret of this name. Pass an `Arc` of the namespace where there is one.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
 impl fmt::Display for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

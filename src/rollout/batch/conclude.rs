@@ -182,10 +182,7 @@ impl Rolled<'_> {
         annotations: Vec<(&'static str, Option<String>)>,
     ) -> Result<(), cluster::Error> {
         let client = &self.rollouts.shared.client;
-        let changes = Changes {
-            annotations,
-            ..Changes::default()
-        };
+        let changes = Changes::of(annotations);
         let mut head = self.head.clone();
         for _ in 0..CONFLICTS {
             match secrets::patch(client, &head, &changes).await {

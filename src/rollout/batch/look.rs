@@ -216,10 +216,7 @@ impl Again<'_> {
             superseded,
             shut,
         };
-        let key = SecretRef {
-            namespace: Arc::clone(namespace),
-            name: secret.into(),
-        };
+        let key = SecretRef::new(Arc::clone(namespace), secret);
         let planned = requests.iter().find(|request| *request.secret == *secret);
         let (Some(planned), Some(entry)) = (planned, rollouts.shared.entry(&key)) else {
             return Err(withdrawn(Not::until(now + AGAIN, None), true));

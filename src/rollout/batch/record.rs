@@ -42,10 +42,7 @@ impl Rollouts {
         }
         let written = stream::iter(lost).for_each_concurrent(AT_ONCE, |(ticket, entry, had)| async move {
         let head = head_of(ticket.key(), &entry);
-        let changes = Changes {
-            annotations: had.written_for(head.uid()).into(),
-            ..Changes::default()
-        };
+        let changes = Changes::of(had.written_for(head.uid()));
         let finished = written(secrets::patch(&self.shared.client, &head, &changes).await);
         if finished == Finished::Wrote {
             tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %had, "the record of what the workloads have was not whole: written");
@@ -138,10 +135,7 @@ impl Rollouts {
             self.shared
                 .state_note(ticket.key(), |facts| has(facts, value)),
         );
-        let changes = Changes {
-            annotations,
-            ..Changes::default()
-        };
+        let changes = Changes::of(annotations);
         // Before the patch, since the watch may bring it back at once.
         let known = self
             .shared

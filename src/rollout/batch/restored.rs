@@ -53,10 +53,7 @@ impl Rollouts {
                 Ok(workloads) => {
                     let mut all = true;
                     for secret in carried(&workloads) {
-                        let key = SecretRef {
-                            namespace: Arc::clone(&namespace),
-                            name: secret.into(),
-                        };
+                        let key = SecretRef::new(Arc::clone(&namespace), secret);
                         all &= self.compare(&key, &workloads).await;
                     }
                     if all {
@@ -136,10 +133,7 @@ impl Rollouts {
         let Some((workload, had)) = contradicts(&request, age, workloads) else {
             return Came::Agrees;
         };
-        let changes = Changes {
-            annotations: had.written_for(head.uid()).into(),
-            ..Changes::default()
-        };
+        let changes = Changes::of(had.written_for(head.uid()));
         match secrets::patch(&self.shared.client, &head, &changes).await {
             Ok(_) => {
                 tell::older(&self.shared, key, &request, &restarted(&workload));

@@ -257,10 +257,7 @@ impl Rollouts {
             if !request.unwell.is_empty() {
                 continue;
             }
-            let key = SecretRef {
-                namespace: Arc::clone(namespace),
-                name: (*request.secret).into(),
-            };
+            let key = SecretRef::new(Arc::clone(namespace), &*request.secret);
             let say = |note: String| {
                 tracing::info!(secret = %key, note, "left behind");
                 let events = &self.shared.events;

@@ -349,10 +349,7 @@ impl Solver {
         let Some(secret) = &solver.credentials else {
             return Ok(identity(solver).await?.unwrap_or_default());
         };
-        let key = SecretRef {
-            namespace: Arc::clone(&self.namespace),
-            name: secret.as_str().into(),
-        };
+        let key = SecretRef::new(Arc::clone(&self.namespace), secret.as_str());
         let found = secrets::get(&self.kube, &key).await;
         let found = found.map_err(|source| Error::Cluster {
             provider: solver.provider.clone(),

@@ -1,0 +1,113 @@
+//! What is kept of a Secret for people only: names, workloads, account and chain of those that the status page has room
+//! for, and the texts of problems.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::table::Id;
+use super::{Index, Row};
+use crate::certificate::above::Above;
+use crate::secret::SecretRef;
+
+/// Most Secrets whose names and workloads are kept: more than the status page shows at a time.
+const NAMED: usize = 10_000;
+/// Most accounts that are kept once; whoever writes more into annotations takes memory for each.
+const ACCOUNTS: usize = 64;
+/// Most chains that are kept, each once; of what has another one, none is shown.
+const CHAINS: usize = 64;
+
+/// The part of a Secret that only the status page needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Names in the certificate, comma-separated.
+    pub names: Box<str>,
+    /// A [`crate::secret::used_by::UsedBy`] in its written form.
+    pub used_by: Option<Box<str>>,
+    /// URL of the CA account that ordered the certificate.
+    pub account: Option<Arc<str>>,
+    /// Since when it is in its state, as it stands on the Secret; of those that are well there is none.
+    pub since: Option<Box<str>>,
+    /// What is above its certificate.
+    pub chain: Option<Arc<Above>>,
+}
+
+impl Index {
+    /// Keeps what the status page shows of a Secret, if there is room.
+    pub fn show(&mut self, key: &SecretRef, mut shown: Shown) {
+        if let Some(id) = self.shown_as(key) {
+            // What it had may be the last of its kind.
+            self.named.remove(&id);
+            shown.account = shown.account.map(|account| self.shared(account));
+            shown.chain = shown.chain.and_then(|chain| self.shared_chain(chain));
+            self.named.insert(id, shown);
+        }
+    }
+
+    /// Whether there is room for what the status page shows of a Secret.
+    #[must_use]
+    pub fn has_room(&self, key: &SecretRef) -> bool {
+        self.shown_as(key).is_some()
+    }
+
+    fn shown_as(&self, key: &SecretRef) -> Option<Id> {
+        let id = self.table.find(key)?;
+        (self.named.len() < NAMED || self.named.contains_key(&id)).then_some(id)
+    }
+
+    /// The one allocation of a chain; none if there are too many.
+    fn shared_chain(&mut self, chain: Arc<Above>) -> Option<Arc<Above>> {
+        if let Some(known) = self.chains.iter().find(|it| **it == chain) {
+            return Some(Arc::clone(known));
+        }
+        if self.chains.len() >= CHAINS {
+            self.chains.retain(|it| Arc::strong_count(it) > 1);
+        }
+        (self.chains.len() < CHAINS).then(|| {
+            self.chains.push(Arc::clone(&chain));
+            chain
+        })
+    }
+
+    /// The one allocation of an account's URL.
+    fn shared(&mut self, account: Arc<str>) -> Arc<str> {
+        if let Some(known) = self.accounts.iter().find(|it| **it == account) {
+            return Arc::clone(known);
+        }
+        if self.accounts.len() < ACCOUNTS {
+            self.accounts.push(Arc::clone(&account));
+        }
+        account
+    }
+
+    /// Keeps the texts of a Secret's problems, if there is room; of none, if there are none.
+    pub fn tell_problems(&mut self, key: &SecretRef, texts: &[String]) {
+        if let Some(id) = self.table.find(key) {
+            self.problems.set(id, texts);
+        }
+    }
+
+    /// Keeps the problems of a Secret that a look at other objects has found; they count with its own.
+    pub fn found_problems(&mut self, key: &SecretRef, texts: &[String]) {
+        if let Some(id) = self.table.find(key) {
+            self.problems.find(id, texts);
+        }
+    }
+
+    /// The problems of a Secret, one a line, if it has some and they are kept.
+    #[must_use]
+    pub fn problems(&self, row: Row) -> Option<Cow<'_, str>> {
+        self.problems.get(row.0)
+    }
+
+    /// The number of its problems that were looked up, beside those of its entry.
+    #[must_use]
+    pub fn looked_up(&self, row: Row) -> u16 {
+        self.problems.found(row.0)
+    }
+
+    /// What the status page shows of a Secret.
+    #[must_use]
+    pub fn shown(&self, row: Row) -> Option<&Shown> {
+        self.named.get(&row.0)
+    }
+}

@@ -176,6 +176,7 @@ impl Shape for Value {
 
 #[cfg(test)]
 mod tests {
+    use crate::secret::thin::ThinSecret;
     use serde_json::{Value, from_value, json};
 
     use super::*;

@@ -181,7 +181,7 @@ async fn a_missing_right_is_named_and_keeps_nobody_waiting() -> Result<()> {
     let error = rollout::list(&client, &space.name).await.unwrap_err();
     assert_eq!(error.reason(), "Forbidden");
     assert!(
-        error.to_string().contains("list replicationcontrollers"),
+        error.to_string().contains("listing replicationcontrollers"),
         "{error}"
     );
     Ok(())

@@ -19,7 +19,7 @@ use cert_renew_core::secret::head::Head;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::outputs::Part;
 use cert_renew_core::secret::settings::Problem;
-use cert_renew_core::state_line::{self, Facts};
+use cert_renew_core::state_line::{self, Facts, StateLine};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::{State, since};
@@ -59,17 +59,16 @@ pub fn are_outdated(
     if assessment.copied_record {
         return false;
     }
-    let line = || {
-        Some(state_line::line(
-            UnixTime::now(),
-            key,
-            &facts()?.judged(assessment),
-        ))
-    };
     let written = head.annotation(keys::STATE);
+    let differs = |facts: Facts| {
+        let now = UnixTime::now();
+        let error = error_of(now, &facts.entry);
+        let line = state_line::line(now, key, &facts.judged(assessment));
+        line.is_news(written) || news(error, &line, head).is_some()
+    };
     // Secrets of a version that wrote no line get one with their next write, or when something changes.
     let of_former = change == Change::New && written.is_none();
-    let is_news = !of_former && line().is_some_and(|line| line.is_news(written));
+    let is_news = !of_former && facts().is_some_and(differs);
     let problems = state_line::problems(&assessment.problems);
     let wrong = problems.as_deref() != head.annotation(keys::PROBLEMS);
     let looked_for = match change {
@@ -210,10 +209,7 @@ fn outdated(
     if problems.as_deref() != head.annotation(keys::PROBLEMS) {
         annotations.push((keys::PROBLEMS, problems));
     }
-    let written = head.annotation(keys::LAST_ERROR).map(index::kept);
-    // A renewal that runs brings its own.
-    let is_outdated = |(error, _): &LastError| error.as_deref() != written;
-    let error = error.filter(|it| line.lasts() && is_outdated(it));
+    let error = news(error, &line, head);
     if line.is_news(head.annotation(keys::STATE))
         || ((error.is_some() || !annotations.is_empty()) && line.lasts())
     {
@@ -243,6 +239,12 @@ fn error_of(now: UnixTime, entry: &Entry) -> Option<LastError> {
     let at = Some(entry.renew_at).filter(|at| !waits && *at > now && *at != UnixTime::NEVER);
     let at = at.filter(|_| error.is_some());
     Some((error, at))
+}
+
+/// The error, if it is another than the one on the Secret; one that passes by itself is not written.
+fn news(error: Option<LastError>, line: &StateLine, head: &Head) -> Option<LastError> {
+    let written = head.annotation(keys::LAST_ERROR).map(index::kept);
+    error.filter(|(error, _)| line.lasts() && error.as_deref() != written)
 }
 
 /// When this task has written which Secret, and how often.

@@ -129,7 +129,7 @@ impl Shape for Head {
             "ownerReferences" => {
                 let mut owners: Vec<Owner> = Vec::new();
                 map.next_value_seed(Fill(&mut owners))?;
-                self.keeper = keepers::of(&owners, &[]).or(self.keeper.take());
+                self.keeper = keepers::of(&owners, &[]).or_else(|| self.keeper.take());
                 Ok(())
             }
             // Most of the bytes of a Secret, and read only of those that cert-manager may write; an API server sends

@@ -1,5 +1,5 @@
-//! One verdict: what the operator thinks of a Secret is what the command, the JSON and the metrics say, and seeing it
-//! takes no right to read Secrets.
+//! One verdict: what the operator thinks of a Secret is what the command, the page, the JSON, the metrics and its
+//! annotation say, and seeing it takes no right to read Secrets.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use test_bench::objects::{Age, FRESH, OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 
 use crate::command::{cert_renew, said};
-use crate::renewal::SOON;
+use crate::renewal::{SOON, annotation};
 
 /// Name, annotations beside the issuer `pebble`, and the state that is true.
 type Case = (
@@ -88,7 +88,7 @@ async fn scene(space: &Space) -> Result<()> {
 }
 
 /// An address of this machine that an API server goes to, as it refuses loopback; nothing is sent to find it.
-fn outward() -> Result<SocketAddr> {
+pub(crate) fn outward() -> Result<SocketAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect("192.0.2.1:9")?;
     let own: IpAddr = socket.local_addr()?.ip();
@@ -96,7 +96,7 @@ fn outward() -> Result<SocketAddr> {
 }
 
 /// The Service of the metrics port as it is shipped, with this address behind it.
-async fn service(bench: &Bench, namespace: &str, address: SocketAddr) -> Result<()> {
+pub(crate) async fn service(bench: &Bench, namespace: &str, address: SocketAddr) -> Result<()> {
     let client = bench.client()?;
     let shipped = fs::read_to_string(format!(
         "{}/deploy/services.yaml",
@@ -120,7 +120,14 @@ async fn service(bench: &Bench, namespace: &str, address: SocketAddr) -> Result<
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pod = json!({
         "metadata": {"name": "cert-renew-0"},
-        "spec": {"schedulerName": "nobody", "containers": [{"name": "cert-renew", "image": "none"}]},
+        "spec": {
+            "schedulerName": "nobody",
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "cert-renew", "image": "none",
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
     });
     pods.create(&post, &serde_json::from_value(pod)?).await?;
     let status = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
@@ -274,7 +281,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[tokio::test]
-async fn the_command_the_json_and_the_metrics_say_the_same_of_each_secret() -> Result<()> {
+async fn command_page_json_metrics_and_annotation_say_the_same_of_each_secret() -> Result<()> {
     let bench = Bench::shared().await?;
     let (operator, space) = started(bench, "verdict").await?;
     let report = json(&operator).await?;
@@ -309,6 +316,9 @@ async fn the_command_the_json_and_the_metrics_say_the_same_of_each_secret() -> R
         let count = format!("cert_renew_certificates{{state=\"{state}\"}} {count}\n");
         ensure!(metrics.contains(&count), "{count}");
     }
+
+    on_the_page(&operator, &space, &expected).await?;
+    on_the_secrets(&space, &expected).await?;
 
     // The command, as somebody who may read no Secret.
     let reader = |who| Reader {
@@ -345,6 +355,60 @@ async fn the_command_the_json_and_the_metrics_say_the_same_of_each_secret() -> R
         !table.contains("CLASS") && !table.contains("other-class"),
         "{table}"
     );
+    Ok(())
+}
+
+/// A state in the words of the status page.
+fn in_words(state: &str) -> &str {
+    match state {
+        "renewal_failing" => "renewal fails",
+        "rollout_failing" => "rollout fails",
+        "expiring" => "ends soon",
+        "held" => "held back",
+        other => other,
+    }
+}
+
+/// Each Secret has its row on the status page, with the state in words, and a page of its own, with the same.
+async fn on_the_page(
+    operator: &Operator<'_>,
+    space: &Space,
+    expected: &BTreeMap<String, String>,
+) -> Result<()> {
+    let namespace = &space.name;
+    let page = operator.ask(&format!("/?namespace={namespace}")).await?;
+    for (name, state) in expected {
+        let link = format!("?namespace={namespace}&amp;name={name}\"");
+        let row = page.split("<tr").find(|row| row.contains(&link));
+        let row = row.with_context(|| format!("{name} has no row: {page}"))?;
+        let words = in_words(state);
+        ensure!(
+            row.contains(&format!("data-s=\"{state}\"")) && row.contains(&format!(">{words}<")),
+            "{name}, {state}: {row}"
+        );
+        let own = format!("/?namespace={namespace}&name={name}");
+        let own = operator.ask(&own).await?;
+        ensure!(own.contains(words), "{name}, {state}: {own}");
+    }
+    Ok(())
+}
+
+/// Each Secret says its state in its annotation, to whoever has nothing but kubectl.
+async fn on_the_secrets(space: &Space, expected: &BTreeMap<String, String>) -> Result<()> {
+    for (name, state) in expected {
+        eventually(SOON, "its annotation tells the state", async || {
+            let secret = space.secrets().get(name).await?;
+            let line = annotation(&secret, "state.cert-renew.io/state");
+            let word = line.and_then(|line| line.split([':', ';']).next());
+            // Nothing is written on a Secret whose certificate is asked for and held, before something changes.
+            if *state == "held" && word.is_none() {
+                return Ok(());
+            }
+            ensure!(word == Some(state), "{name} is {state}: {line:?}");
+            Ok(())
+        })
+        .await?;
+    }
     Ok(())
 }
 

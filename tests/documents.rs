@@ -45,13 +45,25 @@ pub(crate) struct Block<'a> {
     pub(crate) language: &'a str,
     /// Its lines, each with its end.
     pub(crate) text: String,
-    /// The comment before it says why nobody can run it here.
-    pub(crate) is_marked: bool,
+    /// The last heading before it.
+    pub(crate) section: &'a str,
+    /// It is what the block before it prints: nothing stands between them.
+    pub(crate) is_output: bool,
+    /// The line before it.
+    before: &'a str,
+}
+
+impl Block<'_> {
+    /// The reason of a mark of this kind, in a comment on the line before the block.
+    pub(crate) fn mark(&self, kind: &str) -> Option<&str> {
+        let comment = self.before.strip_prefix("<!-- ")?.strip_suffix(" -->")?;
+        comment.strip_prefix(kind)?.strip_prefix(": ")
+    }
 }
 
 pub(crate) fn blocks(page: &str) -> Vec<Block<'_>> {
     let mut found = Vec::new();
-    let mut before = "";
+    let (mut before, mut section, mut alone) = ("", "", true);
     let mut lines = page.lines();
     while let Some(line) = lines.next() {
         let text = line.trim_start();
@@ -62,8 +74,15 @@ pub(crate) fn blocks(page: &str) -> Vec<Block<'_>> {
             found.push(Block {
                 language,
                 text: inside.collect(),
-                is_marked: before.starts_with("<!-- not run: "),
+                section,
+                is_output: language == "text" && !alone,
+                before,
             });
+            alone = false;
+        } else if text.starts_with('#') {
+            (section, alone) = (text, true);
+        } else if !text.is_empty() {
+            alone = true;
         }
         before = text;
     }
@@ -182,16 +201,16 @@ fn each_line_of_the_threat_model_has_its_test() -> Result<()> {
 }
 
 /// Of each block: a command is one that the shell and this command's own parser take, and a file is taken by what reads it.
-/// A block without a language is what a program prints, unless it begins with a command.
+/// A block without a language is what a program prints. `newcomer` runs the commands.
 #[test]
 fn every_block_of_code_is_read() -> Result<()> {
     let mut wrong = Vec::new();
     let mut read = 0;
     for (path, text) in documents()? {
-        for block in blocks(&text).iter().filter(|block| !block.is_marked) {
+        for block in &blocks(&text) {
             let result = match block.language {
-                "sh" => commands(&block.text),
-                "" if is_command(&block.text) => commands(&block.text),
+                "sh" => commands(&block.text).and_then(|()| marks(block)),
+                "" if is_command(&block.text) => Err(test_bench::Error::msg("not marked as sh")),
                 "yaml" => yaml(&block.text),
                 "json" => serde_json::from_str::<Value>(&block.text)
                     .map(drop)
@@ -210,7 +229,28 @@ fn every_block_of_code_is_read() -> Result<()> {
     Ok(())
 }
 
-const PROGRAMS: [&str; 6] = ["cert-renew ", "kubectl ", "helm ", "make ", "oc ", "curl "];
+/// A mark that keeps a block from being run has a reason.
+fn marks(block: &Block<'_>) -> Result<()> {
+    let marks = ["not run", "rendered", "refused"];
+    let why = marks.iter().find_map(|kind| block.mark(kind));
+    let is_comment = block.before.starts_with("<!--");
+    ensure!(
+        !is_comment || why.is_some_and(|why| why.split(' ').count() >= 2),
+        "no mark with a reason: {}",
+        block.before
+    );
+    Ok(())
+}
+
+const PROGRAMS: [&str; 7] = [
+    "$ ",
+    "cert-renew ",
+    "kubectl ",
+    "helm ",
+    "make ",
+    "oc ",
+    "curl ",
+];
 
 fn is_command(text: &str) -> bool {
     PROGRAMS.iter().any(|program| text.starts_with(program))
@@ -349,9 +389,9 @@ fn every_step_of_the_log_is_documented() -> Result<()> {
 fn every_annotation_in_a_command_parses() -> Result<()> {
     let mut checked = 0;
     for (path, text) in documents()? {
-        for block in text.split("```sh\n").skip(1) {
-            let block = block.split("```").next().unwrap_or_default();
-            for part in block.split("cert-renew.io/").skip(1) {
+        let blocks = blocks(&text).into_iter();
+        for block in blocks.filter(|it| it.language == "sh" && it.mark("refused").is_none()) {
+            for part in block.text.split("cert-renew.io/").skip(1) {
                 let Some((key, rest)) = part.split_once('=') else {
                     continue;
                 };

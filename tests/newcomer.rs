@@ -8,6 +8,7 @@
 //!   the arguments of the Deployment, the config of the ConfigMap and a token of the ServiceAccount that were installed;
 //! * the host of step 4: `curl` is told that it is at the bench's edge.
 
+mod pages;
 mod printed;
 
 use std::fs;

@@ -45,7 +45,7 @@ impl Assessment {
         let account = { self.issued_by.as_ref() }.and_then(|by| by.account.as_deref());
         Shown {
             names: self.listed_names(),
-            used_by: used_by.map(|used_by| used_by.to_string().into()),
+            used_by: used_by.map(|used_by| used_by.shortened().to_string().into()),
             account: account
                 .filter(|it| it.len() <= LONGEST_ACCOUNT)
                 .map(Into::into),

@@ -21,6 +21,8 @@ use crate::time::UnixTime;
 const NAMED: usize = 8;
 /// Most workloads named that were unhealthy before, as the next look needs them.
 const UNWELL: usize = 64;
+/// Most bytes of workloads that people are shown of one Secret: whoever may edit it can write long names.
+const SHOWN: usize = 1024;
 
 /// Value of [`crate::secret::keys::USED_BY`], words with blanks between: an instant, the workloads (`deployment/web`,
 /// or `deployment/web=failed`, `deployment/web=lacks:<instant>`), the number of others (`+3`), what was verified behind
@@ -121,6 +123,30 @@ impl UsedBy {
         })
     }
 
+    /// What people are shown of it: the first few workloads, at most [`NAMED`] and [`SHOWN`] bytes; the others are
+    /// counted.
+    #[must_use]
+    pub fn shortened(mut self) -> Self {
+        let mut bytes = 0;
+        let fits = |(workload, _): &&(WorkloadRef, Has)| {
+            bytes += workload.to_string().len();
+            bytes <= SHOWN
+        };
+        let named = self.workloads.iter().take(NAMED).take_while(fits).count();
+        let others = self.workloads.len() - named;
+        self.more = self.more.saturating_add(others);
+        self.workloads.truncate(named);
+        self
+    }
+
+    /// The same with no workload named.
+    #[must_use]
+    pub fn counted(mut self) -> Self {
+        self.more = self.more.saturating_add(self.workloads.len());
+        self.workloads.clear();
+        self
+    }
+
     /// Since when a workload lacks the certificate.
     #[must_use]
     pub fn lacks_since(&self, workload: &WorkloadRef) -> Option<UnixTime> {
@@ -146,6 +172,7 @@ impl UsedBy {
         let named = named.collect::<Vec<_>>().join(", ");
         match self.more {
             0 => named,
+            more if named.is_empty() => format!("{more} workloads"),
             more => format!("{named} and {more} more"),
         }
     }
@@ -346,6 +373,22 @@ mod tests {
             "{words}"
         );
         assert_eq!(UsedBy::new(NOW, Vec::new(), None), None);
+    }
+
+    #[test]
+    fn people_are_shown_few_workloads_and_few_bytes_and_none_is_lost() {
+        let written = |name: &str, more: usize| {
+            let all = format!(" deployment/{name}").repeat(64);
+            format!("2023-11-14T22:13:20Z{all} +{more}")
+        };
+        let shown = |text: &str| text.parse::<UsedBy>().unwrap().shortened();
+        let short = shown(&written("web", 3));
+        assert_eq!((short.workloads.len(), short.more), (8, 59));
+        let long = shown(&written(&"w".repeat(253), 0));
+        assert_eq!((long.workloads.len(), long.more), (3, 61));
+        assert!(long.to_string().len() < SHOWN + 64);
+        let most = shown(&written("web", usize::MAX));
+        assert_eq!(most.more, usize::MAX);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! never held a key. It is rendered once a request and one request at a time, so that a flood of requests slows down
 //! only other readers of the page.
 
+mod budget;
 mod cells;
 mod detail;
 mod html;

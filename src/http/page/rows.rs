@@ -11,15 +11,12 @@ use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::detail::{Detail, Remembered};
 use cert_renew_core::verdict::{Beside, Report, State, Verdict};
 
+use super::budget;
+
 /// Most rows of one answer: more are unreadable, and a filter reaches all of them.
 pub(super) const MOST: usize = 10_000;
-/// Most bytes of error texts in one answer. A common problem writes the same text on every Secret; at 900 bytes each,
-/// the first few hundred are complete.
-const MOST_ERROR_BYTES: usize = 256 * 1024;
 /// Most namespaces, and most issuers, that the page lists: the find field reaches all of them.
 const GROUPS: usize = 200;
-/// Replaces the texts of errors beyond the limit.
-const CUT: &str = "too many errors to show all texts: filter for this Secret";
 
 /// The order of the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -320,16 +317,7 @@ pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> A
         }
     });
     rows.truncate(MOST);
-    let mut bytes = 0;
-    for row in &mut rows {
-        let errors = row.last_error.iter().chain(&row.problems);
-        let texts = errors.map(|text| text.len()).sum::<usize>();
-        bytes += texts;
-        if texts > 0 && bytes > MOST_ERROR_BYTES {
-            row.last_error = row.last_error.take().map(|_| CUT.into());
-            row.problems = row.problems.drain(..).take(1).map(|_| CUT.into()).collect();
-        }
-    }
+    budget::fit(&mut rows);
     let report = Report {
         matching,
         left_out: matching - rows.len(),
@@ -443,21 +431,5 @@ pub(super) mod tests {
             let refused = Query::parse(query).unwrap_err();
             assert!(refused.starts_with(expected), "{query}: {refused}");
         }
-    }
-
-    #[test]
-    fn texts_of_errors_are_limited_as_a_whole() {
-        let row = copy(entries::NOW, &entries::index(), &|_| 0).remove(0);
-        let failing = Verdict {
-            last_error: Some("x".repeat(600).into()),
-            problems: vec!["y".repeat(300).into()],
-            ..row
-        };
-        let rows = vec![failing; 1_000];
-        let answer = answer(report(), rows, &Query::default());
-        let rows = answer.report.certificates.iter();
-        let texts = rows.flat_map(|row| row.last_error.iter().chain(&row.problems));
-        let bytes: usize = texts.map(|text| text.len()).sum();
-        assert!(bytes < MOST_ERROR_BYTES + 2_000 * CUT.len(), "{bytes}");
     }
 }

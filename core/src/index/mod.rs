@@ -11,6 +11,7 @@
 mod entry;
 mod gone;
 mod problems;
+mod room;
 mod shown;
 mod table;
 #[cfg(test)]
@@ -332,8 +333,7 @@ impl Index {
         };
         self.unqueue(id, &entry);
         self.named.remove(&id);
-        self.problems.set(id, &[]);
-        self.problems.find(id, &[]);
+        self.problems.forget(id);
         for (task, runs) in [
             (Task::Renew, entry.renewing.is_some()),
             (Task::Roll, entry.rolling.is_some()),

@@ -1,9 +1,11 @@
 //! The texts of problems, of the few Secrets that have some: bounded by their bytes. Those that a Secret shows by itself
-//! come with the watch; those that were looked up in the cluster come later, and are counted here too.
+//! come with the watch; those that were looked up in the cluster come later, and are counted here too. The namespaces share the room.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use super::room::Room;
 use super::table::Id;
 
 /// Most bytes of all texts: some thousand Secrets. What finds no room is counted on the entry, and an Event names it.
@@ -12,12 +14,12 @@ const MOST: usize = 1024 * 1024;
 const MOST_FOUND: usize = 10_000;
 
 /// The texts by Secret.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Problems {
     texts: HashMap<Id, Box<str>>,
     /// Those that were looked up.
     found: HashMap<Id, Found>,
-    bytes: usize,
+    room: Room,
 }
 
 /// The problems of a Secret that were looked up.
@@ -28,36 +30,69 @@ struct Found {
     text: Box<str>,
 }
 
+impl Default for Problems {
+    fn default() -> Self {
+        Self {
+            texts: HashMap::new(),
+            found: HashMap::new(),
+            room: Room::of(MOST),
+        }
+    }
+}
+
 impl Problems {
     /// Replaces the problems of a Secret; each is one line, as foreign text is quoted in it.
-    pub(super) fn set(&mut self, id: Id, texts: &[String]) {
-        if let Some(former) = self.texts.remove(&id) {
-            self.bytes -= former.len();
-        }
+    pub(super) fn set(&mut self, id: Id, namespace: &Arc<str>, texts: &[String]) {
+        self.texts.remove(&id);
         let text = texts.join("\n");
-        if text.is_empty() || self.bytes + text.len() > MOST {
-            return;
+        let found = self.found.get(&id).map_or(0, |found| found.text.len());
+        if self.takes(id, namespace, text.len() + found) && !text.is_empty() {
+            self.texts.insert(id, text.into());
         }
-        self.bytes += text.len();
-        self.texts.insert(id, text.into());
     }
 
     /// Replaces the problems of a Secret that were looked up.
-    pub(super) fn find(&mut self, id: Id, texts: &[String]) {
-        if let Some(former) = self.found.remove(&id) {
-            self.bytes -= former.text.len();
-        }
-        let Some(count) = u16::try_from(texts.len()).ok().filter(|count| *count > 0) else {
-            return;
+    pub(super) fn find(&mut self, id: Id, namespace: &Arc<str>, texts: &[String]) {
+        self.found.remove(&id);
+        let count = u16::try_from(texts.len()).unwrap_or(u16::MAX);
+        let has_place = count > 0 && self.found.len() < MOST_FOUND;
+        let text = if has_place {
+            texts.join("\n")
+        } else {
+            String::new()
         };
-        if self.found.len() >= MOST_FOUND {
-            return;
+        let own = self.texts.get(&id).map_or(0, |text| text.len());
+        let fits = self.takes(id, namespace, own + text.len());
+        if has_place {
+            let text: Box<str> = if fits { text.into() } else { "".into() };
+            self.found.insert(id, Found { count, text });
         }
-        let text = texts.join("\n");
-        let has_room = self.bytes + text.len() <= MOST;
-        let text: Box<str> = if has_room { text.into() } else { "".into() };
-        self.bytes += text.len();
-        self.found.insert(id, Found { count, text });
+    }
+
+    /// Takes the room for the texts of a Secret: whether there is any. If not, it has none left.
+    fn takes(&mut self, id: Id, namespace: &Arc<str>, bytes: usize) -> bool {
+        if bytes == 0 {
+            self.room.free(id);
+            return true;
+        }
+        let (fits, mut gone) = self.room.take(id, namespace, bytes);
+        if !fits {
+            gone.push(id);
+        }
+        for other in gone {
+            self.texts.remove(&other);
+            if let Some(found) = self.found.get_mut(&other) {
+                found.text = "".into();
+            }
+        }
+        fits
+    }
+
+    /// Drops the problems of a Secret.
+    pub(super) fn forget(&mut self, id: Id) {
+        self.texts.remove(&id);
+        self.found.remove(&id);
+        self.room.free(id);
     }
 
     /// The number of those that were looked up.
@@ -83,33 +118,51 @@ mod tests {
     #[test]
     fn texts_are_kept_up_to_their_bytes_and_make_room_when_they_go() {
         let mut problems = Problems::default();
+        let shop: Arc<str> = "shop".into();
         let long = ["x".repeat(MOST / 2)];
-        problems.set(1, &long);
-        problems.set(2, &long);
-        problems.set(3, &["one".to_owned(), "two".to_owned()]);
+        let short = ["one".to_owned(), "two".to_owned()];
+        problems.set(1, &shop, &long);
+        problems.set(2, &shop, &long);
+        problems.set(3, &shop, &short);
         assert_eq!(problems.get(3), None, "no room");
-        problems.set(1, &[]);
-        assert_eq!((problems.get(1), problems.bytes), (None, MOST / 2));
-        problems.set(3, &["one".to_owned(), "two".to_owned()]);
+        problems.set(1, &shop, &[]);
+        assert_eq!(problems.get(1), None);
+        problems.set(3, &shop, &short);
         assert_eq!(problems.get(3).as_deref(), Some("one\ntwo"));
-        problems.find(3, &["three".to_owned()]);
+        problems.find(3, &shop, &["three".to_owned()]);
         assert_eq!(problems.get(3).as_deref(), Some("one\ntwo\nthree"));
-        problems.set(3, &[]);
+        problems.set(3, &shop, &[]);
         assert_eq!(
             (problems.get(3).as_deref(), problems.found(3)),
             (Some("three"), 1)
         );
-        problems.find(4, &long);
-        problems.find(5, &long);
+        problems.find(4, &shop, &long);
         assert_eq!(
-            (problems.get(5), problems.found(5)),
+            (problems.get(4), problems.found(4)),
             (None, 1),
             "counted without room"
         );
-        for id in 2..6 {
-            problems.set(id, &[]);
-            problems.find(id, &[]);
+        for id in 1..5 {
+            problems.forget(id);
         }
-        assert_eq!((problems.bytes, problems.found(3)), (0, 0));
+        problems.set(5, &shop, &["x".repeat(MOST)]);
+        assert_eq!(problems.get(5).map(|text| text.len()), Some(MOST));
+    }
+
+    #[test]
+    fn a_namespace_that_was_first_leaves_room_for_others() {
+        let mut problems = Problems::default();
+        let (hostile, shop): (Arc<str>, Arc<str>) = ("aaa".into(), "shop".into());
+        let text = ["x".repeat(1_024)];
+        for id in 0..2_000 {
+            problems.set(id, &hostile, &text);
+        }
+        for id in 2_000..2_300 {
+            problems.set(id, &shop, &text);
+        }
+        let kept = (2_000..2_300).filter(|id| problems.get(*id).is_some());
+        assert_eq!(kept.count(), 300);
+        let bytes: usize = problems.texts.values().map(|text| text.len()).sum();
+        assert!(bytes <= MOST, "{bytes}");
     }
 }

@@ -82,14 +82,14 @@ impl Index {
     /// Keeps the texts of a Secret's problems, if there is room; of none, if there are none.
     pub fn tell_problems(&mut self, key: &SecretRef, texts: &[String]) {
         if let Some(id) = self.table.find(key) {
-            self.problems.set(id, texts);
+            self.problems.set(id, &key.namespace, texts);
         }
     }
 
     /// Keeps the problems of a Secret that a look at other objects has found; they count with its own.
     pub fn found_problems(&mut self, key: &SecretRef, texts: &[String]) {
         if let Some(id) = self.table.find(key) {
-            self.problems.find(id, texts);
+            self.problems.find(id, &key.namespace, texts);
         }
     }
 

@@ -77,7 +77,7 @@ pub(super) fn run(args: Args) -> CommandResult {
     Ok(ExitCode::from(lint::exit_code(worst)))
 }
 
-/// The findings of each file; a certificate and a key given together are compared.
+/// The findings of each file; each key is compared with the certificates given with it.
 fn checked(files: &[(String, Zeroizing<Vec<u8>>)], now: UnixTime) -> Vec<Found> {
     let of = |file: &str, findings: Vec<Finding>| {
         let found = move |finding| Found {
@@ -90,17 +90,16 @@ fn checked(files: &[(String, Zeroizing<Vec<u8>>)], now: UnixTime) -> Vec<Found> 
         .iter()
         .map(|(file, bytes)| of(file, lint::check(bytes, now)));
     let mut all: Vec<Found> = each.flatten().collect();
-    // More than one of either: nobody knows which belong together.
-    let certificates = files
-        .iter()
-        .filter(|(_, bytes)| lint::holds_certificate_alone(bytes));
-    let keys = files
-        .iter()
-        .filter(|(_, bytes)| lint::holds_key_alone(bytes));
-    let (certificates, keys): (Vec<_>, Vec<_>) = (certificates.collect(), keys.collect());
-    if let ([(certificate, chain)], [(key, private)]) = (&certificates[..], &keys[..]) {
-        let belongs = lint::compare(chain, private, certificate);
-        all.extend(of(key, belongs.into_iter().collect()));
+    let certificates = { files.iter() }
+        .filter(|(_, bytes)| lint::holds_certificate_alone(bytes))
+        .map(|(file, bytes)| (&**file, bytes.as_slice()));
+    let certificates: Vec<(&str, &[u8])> = certificates.collect();
+    let keys = { files.iter() }.filter(|(_, bytes)| lint::holds_key_alone(bytes));
+    for (file, key) in keys {
+        all.extend(of(
+            file,
+            lint::pair(&certificates, key).into_iter().collect(),
+        ));
     }
     all
 }
@@ -279,6 +278,43 @@ mod tests {
         assert!(
             own.contains("tls.key: private key: ok: it is the key of"),
             "{own}"
+        );
+    }
+
+    #[test]
+    fn several_certificates_and_keys_are_paired_by_their_public_keys() {
+        let file =
+            |name: &str, text: &str| (name.to_owned(), Zeroizing::new(text.as_bytes().to_vec()));
+        let pair = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let names = vec!["a.example".to_owned()];
+            let certificate = rcgen::CertificateParams::new(names).unwrap();
+            let certificate = certificate.self_signed(&key).unwrap().pem();
+            (certificate, key.serialize_pem())
+        };
+        let (one, other, third) = (pair(), pair(), pair());
+        let files = [
+            file("a.crt", &one.0),
+            file("b.key", &other.1),
+            file("b.crt", &other.0),
+            file("a.key", &one.1),
+            file("c.key", &third.1),
+        ];
+        let found = checked(&files, UnixTime::now());
+        let compared = found
+            .iter()
+            .filter(|it| it.finding.message.contains("the key of"));
+        let lines: Vec<String> = compared
+            .map(|it| format!("{}: {}", it.file, line(&it.finding, false)))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "b.key: private key: ok: it is the key of the certificate in b.crt",
+                "a.key: private key: ok: it is the key of the certificate in a.crt",
+                "c.key: private key: error: it is the key of none of the certificates in a.crt and b.crt (put the key \
+                 here that belongs to one of them)",
+            ]
         );
     }
 

@@ -109,22 +109,40 @@ pub fn holds_key_alone(bytes: &[u8]) -> bool {
     PrivateKey::from_pem(bytes).is_ok() && Chain::read(bytes).is_err()
 }
 
-/// Whether a key belongs to the certificate of a file of this name, as a finding on the key's file.
+/// To which of the certificates, each with the name of its file, a key belongs, as a finding on the key's file.
 #[must_use]
-pub fn compare(certificate: &[u8], key: &[u8], name: &str) -> Option<Finding> {
-    let (chain, key) = (
-        Chain::read(certificate).ok()?,
-        PrivateKey::from_pem(key).ok()?,
-    );
-    let belongs = x509::same_key(&chain.leaf.public_key, &key.public_key());
-    Some(if belongs {
-        let message = format!("it is the key of the certificate in {name}");
-        finding(Severity::Note, "private key", &message, "")
-    } else {
-        let message = format!("it is not the key of the certificate in {name}");
-        let remedy = "put the key here that belongs to it";
-        finding(Severity::Error, "private key", &message, remedy)
-    })
+pub fn pair(certificates: &[(&str, &[u8])], key: &[u8]) -> Option<Finding> {
+    let key = PrivateKey::from_pem(key).ok()?.public_key();
+    let chains = certificates.iter();
+    let chains = chains.filter_map(|(name, bytes)| Some((*name, Chain::read(bytes).ok()?)));
+    let (own, foreign): (Vec<_>, Vec<_>) =
+        chains.partition(|(_, chain)| x509::same_key(&chain.leaf.public_key, &key));
+    let names = |of: &[(&str, Chain)]| {
+        let names: Vec<&str> = of.iter().map(|(name, _)| *name).collect();
+        names.join(" and ")
+    };
+    let (severity, message, remedy) = match (&own[..], &foreign[..]) {
+        ([], []) => return None,
+        ([], [(name, _)]) => (
+            Severity::Error,
+            format!("it is not the key of the certificate in {name}"),
+            "put the key here that belongs to it",
+        ),
+        ([], all) => (
+            Severity::Error,
+            format!(
+                "it is the key of none of the certificates in {}",
+                names(all)
+            ),
+            "put the key here that belongs to one of them",
+        ),
+        (own, _) => (
+            Severity::Note,
+            format!("it is the key of the certificate in {}", names(own)),
+            "",
+        ),
+    };
+    Some(finding(severity, "private key", &message, remedy))
 }
 
 /// Exit code for the worst of all findings: 0 for notes, 1 for warnings, 2 for errors.

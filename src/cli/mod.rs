@@ -5,6 +5,7 @@
 
 mod account;
 mod adopt;
+mod answer;
 mod api_error;
 mod check;
 mod cluster_config;

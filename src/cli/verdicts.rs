@@ -22,6 +22,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::Failure;
+use super::answer::Answer;
 use super::cluster_config;
 use super::kube_flags::{Clients, OperatorNamespace, Scope};
 use super::operator::Leader;
@@ -297,12 +298,12 @@ impl Operator {
         );
         let request = http::Request::get(path).body(Vec::new());
         let request = request.map_err(|error| error.to_string())?;
-        let answer = in_time(client.request::<Report>(request)).await;
+        let answer = in_time(client.request::<Answer>(request)).await;
         let answer = answer.map_err(|_| {
             let seconds = PATIENCE.as_secs();
             format!("as it did not answer within {seconds} s")
         })?;
-        let mut report = answer.map_err(|error| self.why_not(&error))?;
+        let Answer(mut report) = answer.map_err(|error| self.why_not(&error))?;
         let takes = |it: &Verdict| wanted.takes(&it.namespace, &it.name);
         report.certificates.retain(takes);
         Ok(report)

@@ -159,7 +159,7 @@ async fn in_cluster(operator: &Operator, client: &kube::Client) -> Result<Config
 async fn as_the_operator_says(args: &Args, client: &kube::Client, rows: &mut [Row]) {
     let wanted = Wanted {
         namespace: args.scope.namespace(client).map(ToOwned::to_owned),
-        places: None,
+        ..Wanted::default()
     };
     let report = match args.operator.report(client, &wanted).await {
         Ok(report) => report,

@@ -25,7 +25,7 @@ use serde::Serialize;
 use super::describe;
 use super::kube_flags::{Clients, Scope};
 use super::output::{Output, Paint, Screen, Table, colour, plain, workloads};
-use super::verdicts::{Found, Operator, Source, Wanted, say, selections};
+use super::verdicts::{Found, Operator, Shown, Source, Wanted, say, selections};
 use super::{CommandResult, Failure, block_on};
 
 /// Time between two looks at the operator's verdicts: nothing is pushed through the API server's proxy.
@@ -87,7 +87,8 @@ pub(super) fn run(args: Args) -> CommandResult {
         let clients = args.scope.clients().await?;
         let client = &clients.api;
         let wanted = Wanted::of(client, &args.scope, &args.names, args.selector.as_deref());
-        let wanted = wanted.await?;
+        let mut wanted = wanted.await?;
+        wanted.shown = args.shown();
         let mut found = Found::of(&clients, &args.operator, &wanted).await?;
         let one = args.names.len() == 1 && args.output == Output::Table;
         if one && !args.watch && !args.no_headers {
@@ -114,6 +115,26 @@ pub(super) fn run(args: Args) -> CommandResult {
 }
 
 impl Args {
+    /// What the operator should know of what is shown.
+    fn shown(&self) -> Shown {
+        let of_one = self.names.len() == 1;
+        Shown {
+            sort: match self.sort_by {
+                Column::Name => None,
+                Column::State => Some("state"),
+                Column::Expires => Some("ends"),
+                Column::Renews => Some("renews"),
+                Column::Issuer => Some("issuer"),
+                Column::Rollout => Some("rollout"),
+            },
+            within: self.expiring,
+            // What goes into a pipe is complete.
+            briefly: self.output == Output::Table
+                && !of_one
+                && Screen::of_stdout().columns.is_some(),
+        }
+    }
+
     /// Keeps what the flags ask for, in their order.
     fn select(&self, report: &mut Report) {
         if let Some(within) = self.expiring {

@@ -12,8 +12,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cert_renew_core::config::Config;
-use cert_renew_core::secret::keys;
+use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::{SecretRef, keys, stray};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::{self, Report, Verdict};
 use clap::Args;
@@ -33,6 +34,8 @@ use crate::cluster::pages::Pages;
 const PAGE: u32 = 250;
 /// Longest wait for the operator's answer: the API server gives up on a dead pod later.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Most Secrets that are asked for one by one.
+const FEW: usize = 8;
 
 /// Which operator is asked.
 #[derive(Clone, Debug, Args)]
@@ -55,6 +58,19 @@ pub(super) struct Wanted {
     pub(super) namespace: Option<String>,
     /// Namespace and name of each; None for all in the namespace.
     pub(super) places: Option<BTreeSet<(String, String)>>,
+    /// How they are shown, as far as the operator should know.
+    pub(super) shown: Shown,
+}
+
+/// What of the certificates is shown: where there are too many, the operator leaves out the last ones of the order.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shown {
+    /// The order of the answer, in the words of the page's `sort`; by name where there is none.
+    pub(super) sort: Option<&'static str>,
+    /// Those that end within this time only; the order is by their end then.
+    pub(super) within: Option<Duration>,
+    /// Whether a line for each is enough, with the beginning of what is wrong.
+    pub(super) briefly: bool,
 }
 
 impl Wanted {
@@ -88,7 +104,11 @@ impl Wanted {
             (1, Some(one)) => Some((*one).clone()),
             _ => None,
         };
-        Ok(Self { namespace, places })
+        Ok(Self {
+            namespace,
+            places,
+            shown: Shown::default(),
+        })
     }
 
     /// One Secret.
@@ -96,6 +116,32 @@ impl Wanted {
         Self {
             namespace: Some(place.0.clone()),
             places: Some(BTreeSet::from([place])),
+            shown: Shown::default(),
+        }
+    }
+
+    /// Whether the report has all certificates that are meant: what is left out ends later than what is there.
+    fn is_complete(&self, report: &Report) -> bool {
+        let last = report.certificates.last().and_then(|it| it.not_after);
+        let until = self.shown.within.map(|within| report.as_of + within);
+        let beyond = until.zip(last).is_some_and(|(until, last)| last > until);
+        report.left_out == 0 || beyond
+    }
+
+    /// The questions that the operator is asked: each a namespace and a name, if any. Names in several namespaces are
+    /// asked for one by one, or in each of their namespaces, as only so many certificates fit into an answer.
+    fn questions(&self) -> Vec<(Option<&str>, Option<&str>)> {
+        match &self.places {
+            Some(places) if (1..=FEW).contains(&places.len()) => {
+                let each = places.iter();
+                each.map(|(namespace, name)| (Some(&**namespace), Some(&**name)))
+                    .collect()
+            }
+            Some(places) if self.namespace.is_none() && !places.is_empty() => {
+                let spaces: BTreeSet<&str> = places.iter().map(|(it, _)| &**it).collect();
+                spaces.into_iter().map(|it| (Some(it), None)).collect()
+            }
+            _ => vec![(self.namespace.as_deref(), None)],
         }
     }
 
@@ -110,10 +156,15 @@ impl Wanted {
     pub(super) fn tell_missing(&self, report: &Report) -> ExitCode {
         let mut code = ExitCode::SUCCESS;
         for (namespace, name) in self.missing(&report.certificates) {
-            say(&format!(
-                "{namespace}/{name}: there is no such Secret, or it is not annotated with {}",
-                keys::ISSUER
-            ));
+            let why = if report.left_out > 0 {
+                "it is not among the certificates that fit into an answer; ask for it alone".into()
+            } else {
+                format!(
+                    "there is no such Secret, or it is not annotated with {}",
+                    keys::ISSUER
+                )
+            };
+            say(&format!("{namespace}/{name}: {why}"));
             code = ExitCode::FAILURE;
         }
         code
@@ -224,8 +275,13 @@ impl Found {
         let note = format!(
             "this is what the Secrets say, {of_config}: the operator could not be asked, {why}"
         );
+        let secrets = match list(client, wanted).await {
+            // The API server is not there, which is said once.
+            Err(failure) if note.contains(&failure.0) => return Err(failure),
+            secrets => secrets,
+        };
         found.tell(&leader, Some(note), operator);
-        let secrets = list(client, wanted).await?;
+        let secrets = secrets?;
         found.report.as_of = UnixTime::now();
         let judged = secrets.iter().filter_map(|secret| found.judge(secret));
         found.report.certificates = judged.collect();
@@ -253,7 +309,7 @@ impl Found {
         } = &self.report;
         let nobody = leader.nobody(*as_of, operator.namespace());
         let left_out = (*left_out > 0).then(|| {
-            format!("{left_out} certificates are not shown, as there are too many: name a namespace or a Secret")
+            format!("{left_out} certificates are left out, as there are too many: name a namespace or a Secret")
         });
         let all: Vec<String> = [nobody, note, left_out].into_iter().flatten().collect();
         if !all.is_empty() {
@@ -282,15 +338,49 @@ impl Operator {
     /// # Errors
     /// Why it could not be asked, as a part of a sentence.
     pub(super) async fn report(&self, client: &Client, wanted: &Wanted) -> Result<Report, String> {
+        let mut all: Option<Report> = None;
+        for (namespace, name) in wanted.questions() {
+            let report = self.answer(client, namespace, name, wanted.shown).await?;
+            let Some(all) = &mut all else {
+                all = Some(report);
+                continue;
+            };
+            all.certificates.extend(report.certificates);
+            all.matching += report.matching;
+            all.left_out += report.left_out;
+        }
+        let mut report = all.ok_or("as nothing is asked for")?;
+        if wanted.is_complete(&report) {
+            report.left_out = 0;
+        }
+        let alone = { wanted.places.as_ref() }.is_some_and(|places| places.len() == 1);
+        for verdict in report.certificates.iter_mut().filter(|_| !alone) {
+            verdict.detail = None;
+        }
+        let takes = |it: &Verdict| wanted.takes(&it.namespace, &it.name);
+        report.certificates.retain(takes);
+        Ok(report)
+    }
+
+    /// The answer to one question.
+    async fn answer(
+        &self,
+        client: &Client,
+        of_namespace: Option<&str>,
+        of_name: Option<&str>,
+        shown: Shown,
+    ) -> Result<Report, String> {
         let (namespace, service) = (self.namespace(), &self.metrics_service);
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("sort", "secret");
-        if let Some(namespace) = &wanted.namespace {
-            query.append_pair("namespace", namespace);
+        let sort = shown.within.map(|_| "ends").or(shown.sort);
+        query.append_pair("sort", sort.unwrap_or("secret"));
+        if shown.briefly {
+            query.append_pair("texts", "short");
         }
-        let places = wanted.places.as_ref();
-        if let Some((_, name)) = places.filter(|it| it.len() == 1).and_then(|it| it.first()) {
-            query.append_pair("name", name);
+        for (key, value) in [("namespace", of_namespace), ("name", of_name)] {
+            if let Some(value) = value {
+                query.append_pair(key, value);
+            }
         }
         let path = format!(
             "/api/v1/namespaces/{namespace}/services/{service}/proxy/api/certificates?{}",
@@ -303,9 +393,7 @@ impl Operator {
             let seconds = PATIENCE.as_secs();
             format!("as it did not answer within {seconds} s")
         })?;
-        let Answer(mut report) = answer.map_err(|error| self.why_not(&error))?;
-        let takes = |it: &Verdict| wanted.takes(&it.namespace, &it.name);
-        report.certificates.retain(takes);
+        let Answer(report) = answer.map_err(|error| self.why_not(&error))?;
         Ok(report)
     }
 
@@ -377,4 +465,70 @@ async fn list(client: &Client, wanted: &Wanted) -> Result<Vec<ThinSecret>, Failu
     }
     secrets.sort_by_cached_key(|it| (it.head.namespace().to_owned(), it.head.name().to_owned()));
     Ok(secrets)
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::testing::entries::{NOW, index};
+
+    use super::*;
+
+    fn wanted(namespace: Option<&str>, places: &[(&str, &str)]) -> Wanted {
+        let places = places.iter();
+        let places: BTreeSet<_> = places
+            .map(|(namespace, name)| ((*namespace).to_owned(), (*name).to_owned()))
+            .collect();
+        Wanted {
+            namespace: namespace.map(ToOwned::to_owned),
+            places: (!places.is_empty()).then_some(places),
+            shown: Shown::default(),
+        }
+    }
+
+    #[test]
+    fn names_in_several_namespaces_are_asked_for_where_they_are() {
+        assert_eq!(wanted(None, &[]).questions(), [(None, None)]);
+        assert_eq!(wanted(Some("a"), &[]).questions(), [(Some("a"), None)]);
+        let few = [("a", "one"), ("b", "two")];
+        assert_eq!(
+            wanted(None, &few).questions(),
+            [(Some("a"), Some("one")), (Some("b"), Some("two"))]
+        );
+        let names: Vec<String> = (0..=FEW).map(|it| it.to_string()).collect();
+        let many = names.iter().map(|name| ("a", &**name));
+        let many: Vec<_> = many.chain([("b", "two")]).collect();
+        assert_eq!(
+            wanted(None, &many).questions(),
+            [(Some("a"), None), (Some("b"), None)]
+        );
+    }
+
+    #[test]
+    fn what_ends_later_than_asked_for_is_not_missing() {
+        let index = index();
+        let (row, _) = index.iter().next().unwrap();
+        let mut last = Verdict::of_row(NOW, &index, row, 0).unwrap();
+        last.not_after = Some(NOW + Duration::from_secs(1_000));
+        let report = Report {
+            version: None,
+            class: None,
+            replica: None,
+            leader: verdict::Leader::default(),
+            as_of: NOW,
+            notices: Vec::new(),
+            matching: 10_001,
+            left_out: 1,
+            certificates: vec![last],
+        };
+        let within = |seconds| Wanted {
+            shown: Shown {
+                within: Some(Duration::from_secs(seconds)),
+                ..Shown::default()
+            },
+            ..Wanted::default()
+        };
+        assert!(within(999).is_complete(&report));
+        assert!(!within(1_000).is_complete(&report));
+        assert!(!Wanted::default().is_complete(&report));
+    }
 }

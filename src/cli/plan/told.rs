@@ -35,7 +35,7 @@ pub(super) async fn rows(
 ) -> Result<Vec<Row>, Failure> {
     let wanted = Wanted {
         namespace: scope.namespace(&clients.api).map(ToOwned::to_owned),
-        places: None,
+        ..Wanted::default()
     };
     let Failure(refused) = Failure::new("listing Secrets", refusal);
     let report = operator.report(&clients.once, &wanted).await;

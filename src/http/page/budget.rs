@@ -33,8 +33,10 @@ pub(super) fn shorten(rows: &mut [Verdict]) {
 }
 
 /// Cuts the texts for which there is no room, and drops the last rows if there is none for what is left of them.
-pub(super) fn fit(rows: &mut Vec<Verdict>) {
-    fit_into(rows, MOST_ERRORS, MOST);
+pub(super) fn fit(rows: &mut Vec<Verdict>, briefly: bool) {
+    // Short texts make no page: the command prints a line for each.
+    let errors = if briefly { MOST } else { MOST_ERRORS };
+    fit_into(rows, errors, MOST);
 }
 
 fn fit_into(rows: &mut Vec<Verdict>, most_errors: usize, most: usize) {
@@ -170,7 +172,7 @@ mod tests {
     fn a_namespace_full_of_errors_takes_none_of_the_room_of_others() {
         let error = "x".repeat(900);
         let mut all = rows(&[("aaa", 1_000), ("shop-a", 40), ("shop-b", 40)], &error);
-        fit(&mut all);
+        fit(&mut all, false);
         assert_eq!(
             (complete(&all, "shop-a"), complete(&all, "shop-b")),
             (40, 40)
@@ -186,7 +188,7 @@ mod tests {
         let error = "x".repeat(900);
         let before = rows(&[("aaa", 100), ("shop", 100)], &error);
         let mut after = before.clone();
-        fit(&mut after);
+        fit(&mut after, false);
         assert_eq!(after, before);
     }
 
@@ -200,7 +202,7 @@ mod tests {
         for row in &mut all {
             row.used_by = Some(forged.clone().shortened());
         }
-        fit(&mut all);
+        fit(&mut all, false);
         assert_eq!(all.len(), 10_000, "none is left out");
         let bytes = serde_json::to_string(&all).unwrap().len();
         assert!(bytes <= MOST, "{bytes}");
@@ -224,6 +226,6 @@ mod tests {
         shorten(&mut all);
         let error = all[0].last_error.as_deref().unwrap();
         assert_eq!((error.chars().count(), error.ends_with('…')), (301, true));
-        assert_eq!(all[0].problems, ["one".into()]);
+        assert_eq!(all[0].problems, [Box::<str>::from("one")]);
     }
 }

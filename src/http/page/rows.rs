@@ -90,6 +90,8 @@ pub(super) struct Query {
     pub(super) which: Which,
     pub(super) sort: Sort,
     pub(super) descending: bool,
+    /// Whether the beginning of what is wrong is enough.
+    briefly: bool,
 }
 
 /// The selected states.
@@ -131,6 +133,7 @@ impl Query {
                 "namespace" if !value.is_empty() => asked.namespace = Some(value.into()),
                 "name" if !value.is_empty() => asked.name = Some(value.into()),
                 "issuer" if !value.is_empty() => asked.issuer = Some(value.into()),
+                "texts" => asked.briefly = one_of(&key, &value, [false, true], texts)?,
                 "state" => {
                     let all = State::ALL.into_iter().map(Which::One);
                     let all = [Which::All, Which::Trouble].into_iter().chain(all);
@@ -154,6 +157,7 @@ impl Query {
             == Self {
                 sort: self.sort,
                 descending: self.descending,
+                briefly: self.briefly,
                 ..Self::default()
             }
     }
@@ -202,6 +206,11 @@ impl Query {
                 || row.problems.iter().any(|it| holds(it))
                 || row.last_error.as_deref().is_some_and(holds))
     }
+}
+
+/// The values of `texts`.
+fn texts(briefly: bool) -> &'static str {
+    if briefly { "short" } else { "full" }
 }
 
 /// The value of a parameter, if it is one of those that there are.
@@ -317,7 +326,10 @@ pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> A
         }
     });
     rows.truncate(MOST);
-    budget::fit(&mut rows);
+    if query.briefly {
+        budget::shorten(&mut rows);
+    }
+    budget::fit(&mut rows, query.briefly);
     let report = Report {
         matching,
         left_out: matching - rows.len(),

@@ -193,7 +193,7 @@ impl Circumstances<'_> {
         let by_itself = settings.paused;
         settings.paused |= self.config.is_some_and(|config| config.paused);
         if let Some(config) = self.config
-            && settings.issuer == IssuerRef::Named(Arc::from(""))
+            && settings.issuer.is_misread()
         {
             problems = problems::complete(problems, config, head.annotation(keys::ISSUER));
         }

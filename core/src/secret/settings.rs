@@ -20,6 +20,7 @@ use crate::secret::values::{is_label, is_profile, parse_lifetime};
 use crate::secret::workload::{RolloutMode, WorkloadRef};
 use crate::text::hash::hash;
 use crate::text::name::Name;
+use crate::text::shown;
 use crate::time::change_window::ChangeWindow;
 
 /// The default class of an installation and of a Secret.
@@ -27,6 +28,8 @@ pub const DEFAULT_CLASS: &str = "default";
 
 /// Longest `renew-now`, in bytes: it is also written as state.
 const MAX_RENEW_NOW: usize = 256;
+/// Most characters of an issuer that does not parse: longer than any that does.
+const LONGEST_ISSUER: usize = 64;
 /// Prefix of a `renew-now` value that does not wait until the certificate is older.
 pub const FORCE: &str = "force";
 
@@ -86,6 +89,15 @@ pub struct NamespaceDefaults {
     pub rollout_on: Option<Parts>,
 }
 
+/// What was written as the issuer, in quotes for people: no issuer has such a name, so that it matches none.
+fn unreadable(annotations: &BTreeMap<String, String>) -> IssuerRef {
+    let written = annotations.get(keys::ISSUER).map(String::as_str);
+    let written: String = { written.unwrap_or_default().chars() }
+        .take(LONGEST_ISSUER)
+        .collect();
+    IssuerRef::Named(shown(&written).into())
+}
+
 impl Settings {
     /// The outputs, hashed; `None` if there are none.
     #[must_use]
@@ -113,8 +125,7 @@ impl Settings {
         let named = annotations.contains_key(keys::ISSUER);
         let issuer = reader.one(keys::ISSUER, Issue, IssuerRef::from_str);
         let mut settings = Self {
-            // No issuer has the empty name, so one that does not parse matches none.
-            issuer: issuer.unwrap_or_else(|| IssuerRef::Named(Arc::from(""))),
+            issuer: issuer.unwrap_or_else(|| unreadable(annotations)),
             names: reader.list(keys::NAMES, Issue, Name::from_str),
             renew_before: reader.one(keys::RENEW_BEFORE, Nothing, RenewBefore::from_str),
             profile: reader.one(keys::PROFILE, Issue, |text| {

@@ -37,6 +37,14 @@ pub enum IssuerRef {
     Named(Arc<str>),
 }
 
+impl IssuerRef {
+    /// Whether it is no issuer's name, but what was written in place of one.
+    #[must_use]
+    pub fn is_misread(&self) -> bool {
+        matches!(self, Self::Named(name) if !is_label(name))
+    }
+}
+
 /// How long before its end a certificate is renewed; the caller caps it at half of the lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewBefore {

@@ -115,10 +115,10 @@ fn states(answer: &Answer, query: &Query) -> Markup {
         .map(|(_, count)| count)
         .sum();
     let link = |which: Which, text: &str, count: usize| {
-        let address = match which {
-            Which::All => ".".to_owned(),
-            which => format!("?state={}", which.as_str()),
-        };
+        let address = query.link(|query| {
+            query.which = which;
+            query.text.clear();
+        });
         let current = (which == query.which).then_some("true");
         html! { li { a href=(address) aria-current=[current] { (text) " " (count) } } }
     };
@@ -129,6 +129,28 @@ fn states(answer: &Answer, query: &Query) -> Markup {
                 (link(Which::Trouble, "in trouble", trouble))
                 @for (one, count) in counts {
                     @if count > 0 { (link(Which::One(one), state(one), count)) }
+                }
+            }
+            (filters(query))
+        }
+    }
+}
+
+/// The namespace and the issuer that the page is narrowed to, each a link that leaves it out.
+fn filters(query: &Query) -> Markup {
+    let link = |what: &str, value: &str, address: String| {
+        let text = format!("{what} {}", Shown(value));
+        html! { li { a href=(address) aria-current="true" title="show all" { (text) " ×" } } }
+    };
+    let (namespace, issuer) = (query.namespace.as_deref(), query.issuer.as_deref());
+    html! {
+        @if namespace.is_some() || issuer.is_some() {
+            ul aria-label="Only those of" {
+                @if let Some(value) = namespace {
+                    (link("namespace", value, query.link(|query| query.namespace = None)))
+                }
+                @if let Some(value) = issuer {
+                    (link("issuer", value, query.link(|query| query.issuer = None)))
                 }
             }
         }
@@ -149,6 +171,9 @@ fn find(query: &Query) -> Markup {
                 (option(Which::All, "all"))
                 (option(Which::Trouble, "in trouble"))
                 @for one in State::ALL { (option(Which::One(one), state(one))) }
+            }
+            @for (name, value) in query.beside_the_form() {
+                input type="hidden" name=(name) value=(value);
             }
             button { "Show" }
             output for="q state" role="status" {}
@@ -375,6 +400,25 @@ mod tests {
             namespace: "shop".into(),
             name: name.into(),
         }
+    }
+
+    #[test]
+    fn what_it_is_narrowed_to_is_seen_and_kept() {
+        let html = page("namespace=shop&issuer=letsencrypt&sort=-ends&q=a").html;
+        for part in [
+            "<a href=\"?sort=-ends&amp;q=a&amp;issuer=letsencrypt\" aria-current=\"true\" title=\"show all\">namespace shop ×</a>",
+            "<a href=\"?sort=-ends&amp;q=a&amp;namespace=shop\" aria-current=\"true\" title=\"show all\">issuer letsencrypt ×</a>",
+            "<input type=\"hidden\" name=\"namespace\" value=\"shop\">",
+            "<input type=\"hidden\" name=\"issuer\" value=\"letsencrypt\">",
+            "<input type=\"hidden\" name=\"sort\" value=\"-ends\">",
+            "href=\"?sort=-ends&amp;state=trouble&amp;namespace=shop&amp;issuer=letsencrypt\"",
+        ] {
+            assert!(html.contains(part), "{part}\n{html}");
+        }
+        let whole = page("").html;
+        assert!(whole.contains("<a href=\".\" aria-current=\"true\">all "));
+        assert!(!whole.contains("type=\"hidden\"") && !whole.contains('×'));
+        assert!(!whole.contains("href=\"?issuer=\""));
     }
 
     #[test]

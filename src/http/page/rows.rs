@@ -80,11 +80,11 @@ impl Sort {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
     /// The one namespace that is asked for.
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     /// The one name that is asked for.
     name: Option<String>,
     /// The one issuer that is asked for.
-    issuer: Option<String>,
+    pub(super) issuer: Option<String>,
     /// In lower case; searched in namespace, name, names, issuer, workloads and error.
     pub(super) text: String,
     pub(super) which: Which,
@@ -175,18 +175,54 @@ impl Query {
     pub(super) fn sorted(&self, sort: &str) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("sort", sort);
-        for (key, value) in [
-            ("state", Some(self.which.as_str())),
-            ("q", Some(&*self.text)),
-            ("namespace", self.namespace.as_deref()),
-            ("name", self.name.as_deref()),
-            ("issuer", self.issuer.as_deref()),
-        ] {
-            if let Some(value) = value.filter(|value| !value.is_empty()) {
-                query.append_pair(key, value);
-            }
-        }
+        let others = self.parameters().into_iter();
+        query.extend_pairs(others.filter(|(key, _)| *key != "sort"));
         query.finish()
+    }
+
+    /// The address of the page with this selection changed.
+    pub(super) fn link(&self, change: impl FnOnce(&mut Self)) -> String {
+        let mut other = self.clone();
+        change(&mut other);
+        let parameters = other.parameters();
+        if parameters.is_empty() {
+            return ".".into();
+        }
+        let mut query = form_urlencoded::Serializer::for_suffix("?".to_owned(), 1);
+        query.extend_pairs(parameters);
+        query.finish()
+    }
+
+    /// What a form has to send beside the text and the state to keep this selection.
+    pub(super) fn beside_the_form(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = self.parameters();
+        parameters.retain(|(key, _)| !matches!(*key, "q" | "state"));
+        parameters
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let minus = if self.descending { "-" } else { "" };
+        let is_default = self.sort == Sort::default() && !self.descending;
+        let sort = (!is_default).then(|| format!("{minus}{}", self.sort.as_str()));
+        let all = [
+            ("sort", sort),
+            ("state", Some(self.which.as_str().to_owned())),
+            ("q", Some(self.text.clone())),
+            ("namespace", self.namespace.clone()),
+            ("name", self.name.clone()),
+            ("issuer", self.issuer.clone()),
+        ];
+        let all = all.into_iter();
+        let all = all.filter_map(|(key, value)| Some((key, value?)));
+        all.filter(|(_, value)| !value.is_empty()).collect()
+    }
+
+    /// Whether a row is of the namespace and the issuer that are asked for.
+    fn covers(&self, row: &Verdict) -> bool {
+        let is = |asked: &Option<String>, value: &str| {
+            { asked.as_deref() }.is_none_or(|asked| asked == value)
+        };
+        is(&self.namespace, &row.namespace) && is(&self.issuer, &row.issuer)
     }
 
     fn takes(&self, row: &Verdict) -> bool {
@@ -195,9 +231,8 @@ impl Query {
             { asked.as_deref() }.is_none_or(|asked| asked == value)
         };
         self.which.takes(row.state)
-            && is(&self.namespace, &row.namespace)
+            && self.covers(row)
             && is(&self.name, &row.name)
-            && is(&self.issuer, &row.issuer)
             && (self.text.is_empty()
                 || holds(&format!("{}/{}", row.namespace, row.name))
                 || holds(&row.names.join(", "))
@@ -241,7 +276,8 @@ pub(super) struct Group {
 /// The groups with most trouble, at most [`GROUPS`] of them.
 fn groups(rows: &[Verdict], name: fn(&Verdict) -> &str) -> Vec<Group> {
     let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
-    for row in rows {
+    // An issuer that is not named cannot be asked for.
+    for row in rows.iter().filter(|row| !name(row).is_empty()) {
         let (total, trouble) = counts.entry(name(row)).or_default();
         *total += 1;
         *trouble += usize::from(row.state.is_trouble());
@@ -263,7 +299,7 @@ fn groups(rows: &[Verdict], name: fn(&Verdict) -> &str) -> Vec<Group> {
 /// The answer to a query.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    /// For all certificates, selected or not; the worst state first.
+    /// For all certificates of the namespace and the issuer that are asked for; the worst state first.
     pub(super) states: [usize; State::ALL.len()],
     /// For all certificates: those of each namespace.
     pub(super) namespaces: Vec<Group>,
@@ -310,7 +346,7 @@ pub(super) fn detail(
 /// Selects, sorts and cuts the rows, and adds them to the report.
 pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> Answer {
     let mut states = [0; State::ALL.len()];
-    for row in &rows {
+    for row in rows.iter().filter(|row| query.covers(row)) {
         states[row.state as usize] += 1;
     }
     let namespaces = groups(&rows, |row| &row.namespace);

@@ -8,6 +8,7 @@
 pub mod detail;
 mod reason;
 pub mod since;
+pub mod unmanaged;
 mod why;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::secret::thin::ThinSecret;
 use crate::secret::used_by::UsedBy;
 use crate::time::UnixTime;
 use detail::{Detail, Remembered};
+use unmanaged::Unmanaged;
 pub use why::Why;
 
 /// A certificate has little life left once less than this share of its lifetime is: one that nobody here renews is in
@@ -504,6 +506,9 @@ pub struct Report {
     /// What holds for all of them and somebody should know: sentences.
     #[serde(default)]
     pub notices: Vec<Box<str>>,
+    /// Secrets that seem to be meant and are not managed.
+    #[serde(default)]
+    pub unmanaged: Unmanaged,
     /// Number of certificates that were asked for.
     pub matching: usize,
     /// Number of those that are not in the list because there are too many.

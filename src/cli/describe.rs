@@ -311,6 +311,7 @@ mod tests {
     use cert_renew_core::testing::entries::{NOW, index};
     use cert_renew_core::verdict::Leader;
     use cert_renew_core::verdict::detail::{Detail, Step};
+    use cert_renew_core::verdict::unmanaged::Unmanaged;
 
     use super::super::golden;
     use super::*;
@@ -356,6 +357,7 @@ mod tests {
             },
             as_of: NOW,
             notices: Vec::new(),
+            unmanaged: Unmanaged::default(),
             matching: 0,
             left_out: 0,
             certificates: certificates.collect(),

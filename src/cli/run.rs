@@ -201,6 +201,7 @@ async fn operate(
     let counting = Arc::clone(&renewals);
     let state = http::State {
         index: Arc::clone(&context.index),
+        strays: Arc::clone(&context.strays),
         metrics: Arc::clone(&metrics),
         beat: Arc::clone(&context.health.heartbeat),
         ready: Arc::clone(&context.health.ready),

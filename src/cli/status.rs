@@ -94,6 +94,7 @@ pub(super) fn run(args: Args) -> CommandResult {
         if one && !args.watch && !args.no_headers {
             return describe::show(client, &found, &wanted).await;
         }
+        found.tell_unmanaged(&wanted);
         let code = wanted.tell_missing(&found.report);
         args.select(&mut found.report);
         if args.watch {

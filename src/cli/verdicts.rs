@@ -16,6 +16,7 @@ use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::secret::{SecretRef, keys, stray};
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::unmanaged::{NotManaged, Unmanaged};
 use cert_renew_core::verdict::{self, Report, Verdict};
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
@@ -36,6 +37,8 @@ const PAGE: u32 = 250;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most Secrets that are asked for one by one.
 const FEW: usize = 8;
+/// Most Secrets that are not managed and told of before a list.
+const TOLD: usize = 10;
 
 /// Which operator is asked.
 #[derive(Clone, Debug, Args)]
@@ -156,13 +159,19 @@ impl Wanted {
     pub(super) fn tell_missing(&self, report: &Report) -> ExitCode {
         let mut code = ExitCode::SUCCESS;
         for (namespace, name) in self.missing(&report.certificates) {
-            let why = if report.left_out > 0 {
-                "it is not among the certificates that fit into an answer; ask for it alone".into()
-            } else {
-                format!(
-                    "there is no such Secret, or it is not annotated with {}",
-                    keys::ISSUER
-                )
+            let not_managed = report.unmanaged.text_of(namespace, name);
+            let class = report.class.as_deref().unwrap_or(DEFAULT_CLASS);
+            let why = match not_managed {
+                Some(text) => plain(text).into_owned(),
+                None if report.left_out > 0 => {
+                    "it is not among the certificates that fit into an answer; ask for it alone"
+                        .into()
+                }
+                None => format!(
+                    "there is no such Secret, or it is not annotated with {}, or names another class than {}",
+                    keys::ISSUER,
+                    plain(class)
+                ),
             };
             say(&format!("{namespace}/{name}: {why}"));
             code = ExitCode::FAILURE;
@@ -264,6 +273,7 @@ impl Found {
             leader: leader.reported(),
             as_of: UnixTime::now(),
             notices: Vec::new(),
+            unmanaged: Unmanaged::default(),
             matching: 0,
             left_out: 0,
             certificates: Vec::new(),
@@ -285,6 +295,7 @@ impl Found {
         found.report.as_of = UnixTime::now();
         let judged = secrets.iter().filter_map(|secret| found.judge(secret));
         found.report.certificates = judged.collect();
+        found.report.unmanaged = found.unmanaged(&secrets);
         if wanted.places.as_ref().is_none_or(|it| it.len() != 1) {
             for verdict in &mut found.report.certificates {
                 verdict.detail = None;
@@ -300,6 +311,46 @@ impl Found {
             return None;
         };
         verdict::of_secret(UnixTime::now(), secret, config.as_deref())
+    }
+
+    /// Those of the Secrets read here that seem to be meant and are not managed.
+    fn unmanaged(&self, secrets: &[ThinSecret]) -> Unmanaged {
+        let class = self.report.class.as_deref().unwrap_or(DEFAULT_CLASS);
+        let strays = secrets.iter().filter_map(|secret| {
+            let key = SecretRef {
+                namespace: secret.head.namespace().into(),
+                name: secret.head.name().into(),
+            };
+            let stray = stray::of(&key, &secret.head, class)?;
+            Some((key, stray))
+        });
+        let strays: Vec<_> = strays.collect();
+        Unmanaged::of(strays.iter().map(|(key, stray)| (key, stray)))
+    }
+
+    /// Tells of the Secrets that seem to be meant and are not managed, as far as they are asked for.
+    pub(super) fn tell_unmanaged(&self, wanted: &Wanted) {
+        let Unmanaged { count, named } = &self.report.unmanaged;
+        if *count == 0 || wanted.places.is_some() {
+            return;
+        }
+        let (s, verb) = if *count == 1 { ("", "s") } else { ("s", "") };
+        say(&format!(
+            "{count} Secret{s} seem{verb} to be meant for cert-renew:"
+        ));
+        for NotManaged {
+            namespace,
+            name,
+            text,
+            ..
+        } in named.iter().take(TOLD)
+        {
+            say(&format!("{namespace}/{name}: {}", plain(text)));
+        }
+        let more = count.saturating_sub(named.len().min(TOLD));
+        if more > 0 {
+            say(&format!("and {more} more: -o json names them"));
+        }
     }
 
     /// What the reader should know before the answer, as the first line of standard error.
@@ -348,6 +399,8 @@ impl Operator {
             all.certificates.extend(report.certificates);
             all.matching += report.matching;
             all.left_out += report.left_out;
+            all.unmanaged.count += report.unmanaged.count;
+            all.unmanaged.named.extend(report.unmanaged.named);
         }
         let mut report = all.ok_or("as nothing is asked for")?;
         if wanted.is_complete(&report) {
@@ -516,6 +569,7 @@ mod tests {
             leader: verdict::Leader::default(),
             as_of: NOW,
             notices: Vec::new(),
+            unmanaged: Unmanaged::default(),
             matching: 10_001,
             left_out: 1,
             certificates: vec![last],

@@ -2,11 +2,13 @@
 
 pub mod doubts;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use cert_renew_core::config::Config;
 use cert_renew_core::index::{self, Entry, Index};
+use cert_renew_core::secret::stray::Stray;
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::state_line::{self, Facts};
 use cert_renew_core::time::UnixTime;
@@ -40,6 +42,8 @@ pub struct Shared {
     pub doubts: Doubts,
     /// All annotated Secrets; only the controller writes.
     pub index: Arc<RwLock<Index>>,
+    /// Secrets that seem to be meant and are not managed; only the controller writes.
+    pub strays: Arc<RwLock<BTreeMap<SecretRef, Stray>>>,
     /// How far the process has come, and whether it still moves.
     pub health: Health,
 }
@@ -71,6 +75,7 @@ impl Shared {
             ledger: Arc::new(Ledger::new(&client, &namespace)),
             doubts: Doubts::default(),
             index: Arc::default(),
+            strays: Arc::default(),
             health: Health {
                 heartbeat: Arc::default(),
                 ready: Arc::default(),

@@ -7,7 +7,7 @@
 mod page;
 mod scrape;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,6 +22,7 @@ use axum::routing::get;
 use cert_renew_core::config::Config;
 use cert_renew_core::index::{Index, Observed};
 use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::stray::Stray;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::Leader;
 use cert_renew_core::verdict::detail::Remembered;
@@ -47,6 +48,8 @@ const EXPOSITION: HeaderValue =
 pub struct State {
     /// All annotated Secrets.
     pub index: Arc<RwLock<Index>>,
+    /// Secrets that seem to be meant and are not managed.
+    pub strays: Arc<RwLock<BTreeMap<SecretRef, Stray>>>,
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// When the controller's loop last ran, unix seconds.
@@ -243,6 +246,7 @@ mod tests {
         let (configs, config_in_force) = watch::channel(config("issuers: {}"));
         let state = State {
             index: Arc::default(),
+            strays: Arc::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
             beat: Arc::new(AtomicI64::new(UnixTime::now().0)),
             ready: Arc::default(),

@@ -3,8 +3,8 @@
 //! Nothing of them is written, and nothing is asked. Their number is bounded, in all and by namespace, and so are the
 //! Events: whoever may edit Secrets can make any number of them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cert_renew_core::index::Source;
@@ -30,7 +30,12 @@ pub struct Strays {
     known: HashMap<SecretRef, Known>,
     allowance: TokenBucket,
     metrics: Arc<Metrics>,
+    /// The same for the status page.
+    shown: Shown,
 }
+
+/// The known ones, as the status page and its JSON show them.
+type Shown = Arc<RwLock<BTreeMap<SecretRef, Stray>>>;
 
 #[derive(Debug)]
 struct Known {
@@ -58,11 +63,12 @@ pub struct Told {
 impl Strays {
     /// None is known yet.
     #[must_use]
-    pub fn new(metrics: &Arc<Metrics>) -> Self {
+    pub fn new(metrics: &Arc<Metrics>, shown: &Shown) -> Self {
         Self {
             known: HashMap::new(),
             allowance: TokenBucket::new(AT_ONCE),
             metrics: Arc::clone(metrics),
+            shown: Arc::clone(shown),
         }
     }
 
@@ -107,6 +113,7 @@ impl Strays {
         self.forget(key);
         let why = stray.why.as_str();
         self.metrics.unmanaged(&key.namespace, &key.name, why, true);
+        self.show(key, Some(stray.clone()));
         let known = Known {
             uid: uid.into(),
             stray,
@@ -132,6 +139,15 @@ impl Strays {
             let why = known.stray.why.as_str();
             self.metrics
                 .unmanaged(&key.namespace, &key.name, why, false);
+            self.show(key, None);
+        }
+    }
+
+    fn show(&self, key: &SecretRef, stray: Option<Stray>) {
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        match stray {
+            Some(stray) => drop(shown.insert(key.clone(), stray)),
+            None => drop(shown.remove(key)),
         }
     }
 
@@ -206,7 +222,7 @@ mod tests {
 
     fn strays() -> (Strays, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new().unwrap());
-        (Strays::new(&metrics), metrics)
+        (Strays::new(&metrics, &Shown::default()), metrics)
     }
 
     fn series(metrics: &Metrics) -> usize {
@@ -229,8 +245,11 @@ mod tests {
         strays.see(&key, "another", Some(stray("b")), ONE);
         assert_eq!(strays.to_tell(now).len(), 1, "a Secret of the same name");
         assert_eq!(series(&metrics), 1);
+        let shown = strays.shown.read().unwrap().get(&key).cloned();
+        assert_eq!(shown, Some(stray("b")));
         strays.see(&key, "another", None, ONE);
         assert_eq!(series(&metrics), 0);
+        assert!(strays.shown.read().unwrap().is_empty());
     }
 
     #[test]

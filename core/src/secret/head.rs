@@ -30,6 +30,8 @@ pub struct Head {
     pub keeper: Option<Box<str>>,
     /// Whether it has the annotation by which cert-manager names its Certificate.
     names_certificate: bool,
+    /// The first label that is called like one of our annotations: it is not read.
+    pub label: Option<Box<str>>,
 }
 
 impl Head {
@@ -125,7 +127,10 @@ impl Shape for Head {
                 };
                 map.next_value_seed(Fill(&mut annotations))
             }
-            "labels" => map.next_value_seed(Fill(&mut Labels(&mut self.managed))),
+            "labels" => map.next_value_seed(Fill(&mut Labels {
+                managed: &mut self.managed,
+                label: &mut self.label,
+            })),
             "ownerReferences" => {
                 let mut owners: Vec<Owner> = Vec::new();
                 map.next_value_seed(Fill(&mut owners))?;
@@ -180,16 +185,23 @@ impl Shape for Annotations<'_> {
     }
 }
 
-struct Labels<'a>(&'a mut bool);
+struct Labels<'a> {
+    managed: &'a mut bool,
+    label: &'a mut Option<Box<str>>,
+}
 
 impl Shape for Labels<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         if key != keys::MANAGED_LABEL {
+            let name = key.strip_prefix(keys::PREFIX);
+            if self.label.is_none() && name.is_some_and(keys::is_setting) {
+                *self.label = Some(key.into());
+            }
             return ().member(key, map);
         }
         let mut value: Option<String> = None;
         map.next_value_seed(Fill(&mut value))?;
-        *self.0 = value.as_deref() == Some("true");
+        *self.managed = value.as_deref() == Some("true");
         Ok(())
     }
 }

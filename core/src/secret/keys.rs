@@ -76,35 +76,82 @@ pub const REWRITTEN: &str = "state.cert-renew.io/rewritten";
 /// On a pod template: `state.cert-renew.io/leaf.<secret-name>`, the leaf that the workload was rolled for.
 pub const LEAF_PREFIX: &str = "state.cert-renew.io/leaf.";
 
+/// What a user may write.
+const SETTINGS: [&str; 19] = [
+    ISSUER,
+    NAMES,
+    RENEW_BEFORE,
+    PROFILE,
+    LIFETIME,
+    KEY_ROTATION,
+    KEY_TYPE,
+    OUTPUTS,
+    PKCS12_PASSWORD_KEY,
+    ROLLOUT,
+    ROLLOUT_ON,
+    WORKLOADS,
+    CHANGE_WINDOW,
+    VERIFY,
+    PAUSED,
+    RENEW_NOW,
+    REVOKED,
+    CLASS,
+    MANAGED_LABEL,
+];
+
 /// The letters of our prefix.
 const LETTERS: &str = "certrenewio";
+/// The letters of its first label, and those of the two words the other way round.
+const LABELS: [&str; 2] = ["certrenew", "renewcert"];
 /// Most letters by which a near prefix differs, and by which it is longer than our name.
 const NEAR: usize = 2;
 /// Lengths of a prefix that is compared, in bytes.
 const COMPARED: std::ops::RangeInclusive<usize> = 8..=16;
-/// Longest key with such a prefix: the API server allows names of 63 characters.
-const LONGEST: usize = 16 + 1 + 63;
+/// Longest prefix and longest name that are looked at: the API server allows names of 63 characters.
+const LONGEST: usize = 63;
+
+/// Whether a setting has this name behind our prefix.
+#[must_use]
+pub fn is_setting(name: &str) -> bool {
+    let known = SETTINGS.iter();
+    { known }.any(|key| key.strip_prefix(PREFIX) == Some(name))
+}
 
 /// Whether the prefix of an annotation is nearly ours, such as `certrenew.io/` or `cert-renew.com/`.
 #[must_use]
 pub fn is_near(key: &str) -> bool {
+    near_name(key).is_some()
+}
+
+/// The name in a key whose prefix is nearly ours: `issuer` of `certrenew.io/issuer`, and of `cert-renew.io.issuer`.
+#[must_use]
+pub fn near_name(key: &str) -> Option<&str> {
     let Some((prefix, name)) = key.split_once('/') else {
-        return false;
+        let rest = key.strip_prefix(PREFIX.trim_end_matches('/'))?;
+        let name = rest.strip_prefix(['.', '-', '_'])?;
+        return is_setting(name).then_some(name);
     };
-    let prefix = match prefix.strip_prefix("state.") {
-        Some(rest) => rest,
-        None => prefix,
-    };
-    if !COMPARED.contains(&prefix.len()) || name.is_empty() || key.len() > LONGEST {
+    let prefix = prefix.strip_prefix("state.").unwrap_or(prefix);
+    if name.is_empty() || name.len() > LONGEST || prefix.len() > LONGEST {
+        return None;
+    }
+    let first = prefix.split('.').next().unwrap_or(prefix);
+    let ours = LABELS.contains(&&*letters(first)) && is_setting(name);
+    (ours || is_near_prefix(prefix)).then_some(name)
+}
+
+fn is_near_prefix(prefix: &str) -> bool {
+    if !COMPARED.contains(&prefix.len()) {
         return false;
     }
-    let letters: String = { prefix.chars() }
-        .filter(char::is_ascii_alphanumeric)
-        .map(|c| c.to_ascii_lowercase())
-        .collect();
-    let name = LETTERS.strip_suffix("io").unwrap_or(LETTERS);
-    let longer = letters.strip_prefix(name).map(str::len);
+    let letters = letters(prefix);
+    let longer = letters.strip_prefix(LABELS[0]).map(str::len);
     longer.is_some_and(|more| more <= NEAR + 1) || similar::distance(&letters, LETTERS) <= NEAR
+}
+
+fn letters(text: &str) -> String {
+    let letters = text.chars().filter(char::is_ascii_alphanumeric);
+    letters.map(|it| it.to_ascii_lowercase()).collect()
 }
 
 #[cfg(test)]
@@ -123,6 +170,11 @@ mod tests {
             "crt-renew.io/issuer",
             "cert-renw.io/issuer",
             "state.certrenew.io/x",
+            "cert-renew.io.issuer",
+            "cert-renew.io-names",
+            "cert-renew.k8s.io/issuer",
+            "renew-cert.io/issuer",
+            "certrenew.example.com/issuer",
         ] {
             assert!(is_near(near), "{near}");
         }
@@ -137,6 +189,9 @@ mod tests {
             "certificates.io/x",
             "reloader.stakater.com/match",
             "ä-renew.io/issuer",
+            "cert-renew.io.notes",
+            "cert-renew.example.com/owner",
+            "renew-certs.example.com/issuer",
             "",
             &long,
         ] {

@@ -1,7 +1,7 @@
-//! Secrets that look as if they were meant for cert-renew, and are not managed: a misspelt `issuer` or prefix, or an opt-in
-//! that was lost.
+//! Secrets that look as if they were meant for cert-renew, and are not managed: a misspelt `issuer`, prefix or class, an
+//! `issuer` that stands elsewhere, or an opt-in that was lost.
 //!
-//! Input: a Secret that has not opted in. Output: a text for its owner. Pure; nothing else is done to such a Secret.
+//! Input: a Secret that has not opted in, or not here. Output: a text for its owner. Pure; nothing else is done to such a Secret.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::keys;
 use super::settings::DEFAULT_CLASS;
 use super::state::{IssuedBy, RolledOut};
 use super::values::is_label;
-use crate::text::similar;
+use crate::text::{shown, similar};
 
 /// Most annotations that a text names.
 const NAMED: usize = 3;
@@ -23,6 +23,8 @@ pub enum Why {
     NoIssuer,
     /// The prefix of an annotation is misspelt.
     Prefix,
+    /// Its class is nearly ours.
+    Class,
     /// It was managed, and its opt-in is gone.
     Lost,
 }
@@ -43,42 +45,99 @@ impl Why {
         match self {
             Self::NoIssuer => "no_issuer",
             Self::Prefix => "prefix",
+            Self::Class => "class",
             Self::Lost => "lost",
         }
     }
 }
 
 /// Whether a Secret that has not opted in seems to be meant, by what stands on it. One that names an issuer has opted in,
-/// perhaps to another installation. Of several installations, the one of this class tells what is annotated with it, and
-/// the one of the default class what is not.
+/// perhaps to another installation, or to one whose class is misspelt. Of several installations, the one of this class
+/// tells what is annotated with it, and the one of the default class what is not.
 #[must_use]
 pub fn of(key: &SecretRef, head: &Head, class: &str) -> Option<Stray> {
     let none = BTreeMap::new();
     let annotations = head.annotations().unwrap_or(&none);
-    if head.deleting || annotations.contains_key(keys::ISSUER) {
+    if head.deleting {
         return None;
     }
-    let wanted = annotations.get(keys::CLASS);
-    if wanted.map_or(DEFAULT_CLASS, |it| it.trim()) != class {
+    let served = RolledOut::read(annotations, head.uid()).is_some();
+    let wanted = annotations.get(keys::CLASS).map(|it| it.trim());
+    if annotations.contains_key(keys::ISSUER) {
+        // One that an installation of that class serves has its record.
+        return { wanted.filter(|wanted| !served && is_meant(wanted, class)) }
+            .map(|wanted| misspelt_class(key, wanted, class));
+    }
+    if wanted.unwrap_or(DEFAULT_CLASS) != class {
         return None;
     }
-    if RolledOut::read(annotations, head.uid()).is_some() {
+    if served {
         let issued_by = IssuedBy::read(annotations);
         return Some(lost(key, issued_by.as_ref().map(|it| &*it.issuer), true));
     }
     let ours = { annotations.keys() }.filter_map(|key| key.strip_prefix(keys::PREFIX));
     let names: Vec<&str> = ours.collect();
-    let alone = names.iter().all(|name| *name == "class");
-    if let Some(near) = head.near.as_deref().filter(|_| alone) {
-        return Some(near_miss(near));
+    if names.iter().all(|name| *name == "class") {
+        let state = { annotations.keys() }.filter_map(|key| key.strip_prefix(keys::STATE_PREFIX));
+        let mut settings = state.filter(|name| keys::is_setting(name));
+        if let Some(near) = head.near.as_deref() {
+            return Some(near_miss(near));
+        }
+        if let Some(label) = head.label.as_deref() {
+            return Some(among_the_labels(label));
+        }
+        if let Some(name) = settings.next() {
+            return Some(among_our_notes(name));
+        }
     }
     (!names.is_empty() || head.managed).then(|| without_issuer(&names))
 }
 
+/// Whether a class is nearly ours, and no other installation's that is numbered like ours.
+fn is_meant(wanted: &str, class: &str) -> bool {
+    let letters = |text: &str| -> String {
+        let letters = text.chars().filter(|it| !it.is_ascii_digit());
+        letters.collect()
+    };
+    wanted != class
+        && similar::meant(wanted, [class]).is_some()
+        && letters(wanted) != letters(class)
+}
+
+fn misspelt_class(key: &SecretRef, wanted: &str, class: &str) -> Stray {
+    let SecretRef { namespace, name } = key;
+    let text = format!(
+        "not managed: its class is {}, and this cert-renew has the class {class}; if that is meant: kubectl -n \
+         {namespace} annotate secret {name} --overwrite {}={class}",
+        shown(wanted),
+        keys::CLASS
+    );
+    let why = Why::Class;
+    Stray { why, text }
+}
+
 fn near_miss(near: &str) -> Stray {
-    let name = near.split_once('/').map_or("", |(_, name)| name);
+    let name = keys::near_name(near).unwrap_or_default();
     let text = format!(
         "not managed: cert-renew does not read the annotation {near}; did you mean {}{name}?",
+        keys::PREFIX
+    );
+    let why = Why::Prefix;
+    Stray { why, text }
+}
+
+fn among_the_labels(label: &str) -> Stray {
+    let text = format!(
+        "not managed: {label} is a label, and cert-renew reads it among the annotations: write it there"
+    );
+    let why = Why::NoIssuer;
+    Stray { why, text }
+}
+
+fn among_our_notes(name: &str) -> Stray {
+    let text = format!(
+        "not managed: under {} cert-renew writes, and reads no settings; did you mean {}{name}?",
+        keys::STATE_PREFIX,
         keys::PREFIX
     );
     let why = Why::Prefix;
@@ -207,6 +266,27 @@ mod tests {
                 "the label cert-renew.io/managed is there",
             ),
             (
+                &[("cert-renew.io.issuer", "le")],
+                false,
+                Why::Prefix,
+                "the annotation cert-renew.io.issuer; did you mean cert-renew.io/issuer?",
+            ),
+            (
+                &[("state.cert-renew.io/issuer", "le")],
+                false,
+                Why::Prefix,
+                "reads no settings; did you mean cert-renew.io/issuer?",
+            ),
+            (
+                &[
+                    ("cert-renew.io/issuer", "le"),
+                    ("cert-renew.io/class", "defualt"),
+                ],
+                false,
+                Why::Class,
+                "kubectl -n shop annotate secret tls --overwrite cert-renew.io/class=default",
+            ),
+            (
                 &[("certrenew.io/issuer", "le")],
                 false,
                 Why::Prefix,
@@ -234,7 +314,20 @@ mod tests {
             &[("example.com/issuer", "le")],
             // It has opted in.
             &[("cert-renew.io/issuer", "le"), ("certrenew.io/names", "a")],
-            // Another installation's.
+            // Another installation's, with a name like ours and its record.
+            &[
+                ("cert-renew.io/issuer", "le"),
+                ("cert-renew.io/class", "default2"),
+            ],
+            &[
+                ("cert-renew.io/issuer", "le"),
+                ("cert-renew.io/class", "defaults"),
+                ("state.cert-renew.io/rolled-out", "none u"),
+            ],
+            &[
+                ("cert-renew.io/issuer", "le"),
+                ("cert-renew.io/class", "edge"),
+            ],
             &[
                 ("cert-renew.io/isuer", "le"),
                 ("cert-renew.io/class", "edge"),
@@ -255,5 +348,25 @@ mod tests {
         ];
         let text = stray(&forged, false).unwrap().text;
         assert!(text.contains("cert-renew.io/issuer=ISSUER"), "{text}");
+    }
+    #[test]
+    fn an_issuer_among_the_labels_is_told() {
+        let secret: ThinSecret = from_value(json!({
+            "metadata": {"name": "tls", "namespace": "shop", "uid": "u",
+                "labels": {"app": "shop", "cert-renew.io/issuer": "le"}},
+            "type": "kubernetes.io/tls",
+        }))
+        .unwrap();
+        let key = SecretRef {
+            namespace: "shop".into(),
+            name: "tls".into(),
+        };
+        let found = of(&key, &secret.head, DEFAULT_CLASS).unwrap();
+        assert!(
+            found.text.contains("cert-renew.io/issuer is a label"),
+            "{}",
+            found.text
+        );
+        assert_eq!(of(&key, &secret.head, "edge"), None);
     }
 }

@@ -204,6 +204,7 @@ fn a_report_comes_back_as_it_was_written() {
         leader: Leader::at(NOW, Some("pod_0a"), NOW, Duration::from_secs(15)),
         as_of: NOW,
         notices: Vec::new(),
+        unmanaged: Unmanaged::default(),
         matching: 3,
         left_out: 1,
         certificates: verdicts(),

@@ -1,4 +1,5 @@
 use base64::Engine as _;
+use cert_renew_core::verdict::unmanaged::Unmanaged;
 use cert_renew_core::verdict::{Leader, of_secret};
 use serde_json::json;
 
@@ -83,6 +84,7 @@ fn report() -> Report {
         leader: Leader::default(),
         as_of: now,
         notices: Vec::new(),
+        unmanaged: Unmanaged::default(),
         matching: certificates.len(),
         left_out: 0,
         certificates,

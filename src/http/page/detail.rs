@@ -29,6 +29,14 @@ pub(super) fn view(
     }
 }
 
+/// The view of a Secret that seems to be meant and is not managed.
+pub(super) fn not_managed(place: &str, text: &str) -> Markup {
+    html! {
+        p { a href="." { "All certificates" } }
+        p { strong.bad { (Shown(place)) } ": " (Shown(text)) }
+    }
+}
+
 fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
     html! {
         dl class={ "one " (class(now, row).unwrap_or_default()) } {

@@ -4,6 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::unmanaged::{NotManaged, Unmanaged};
 use cert_renew_core::verdict::{Leader, Report, State, Verdict};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -35,7 +36,10 @@ pub(super) fn render(answer: &Answer, query: &Query) -> Page {
             let place = key.to_string();
             (
                 Shown(&place).to_string(),
-                detail::view(&place, rows.first(), report.as_of, scale, &mut places),
+                match report.unmanaged.text_of(&key.namespace, &key.name) {
+                    Some(text) if rows.is_empty() => detail::not_managed(&place, text),
+                    _ => detail::view(&place, rows.first(), report.as_of, scale, &mut places),
+                },
             )
         }
         (None, _) => (
@@ -100,11 +104,33 @@ fn leader(leader: &Leader) -> Markup {
 
 fn list(answer: &Answer, query: &Query, scale: Scale, places: &mut Places) -> Markup {
     html! {
+        (unmanaged(&answer.report))
         (states(answer, query))
         (find(query))
         (groups("By namespace", &answer.namespaces, "namespace", "in this namespace"))
         (groups("By issuer", &answer.issuers, "issuer", "from this issuer"))
         (table(answer, query, scale, places))
+    }
+}
+
+/// The Secrets that seem to be meant and are not managed: they are in no row.
+fn unmanaged(report: &Report) -> Markup {
+    let Unmanaged { count, named } = &report.unmanaged;
+    let more = count.saturating_sub(named.len());
+    let verb = if *count == 1 { " seems" } else { " seem" };
+    let end = if *count == 1 { "is" } else { "are" };
+    html! {
+        @if *count > 0 {
+            details.notice {
+                summary { (super::words::count(*count, "Secret")) (verb) " to be meant for cert-renew and " (end) " not managed" }
+                ul {
+                    @for NotManaged { namespace, name, text, .. } in named {
+                        li { strong { (Shown(namespace)) "/" (Shown(name)) } ": " (Shown(text)) }
+                    }
+                    @if more > 0 { li { "and " (more) " more" } }
+                }
+            }
+        }
     }
 }
 

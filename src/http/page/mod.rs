@@ -20,6 +20,7 @@ use axum::extract::{RawQuery, State as Shared};
 use axum::response::{IntoResponse, Response};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::Report;
+use cert_renew_core::verdict::unmanaged::Unmanaged;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
@@ -92,7 +93,11 @@ where
             rows::detail(&index, &mut rows, &key, &*state.remembered);
         }
         drop(index);
-        let answer = rows::answer(report(&state, now), rows, &query);
+        let report = Report {
+            unmanaged: unmanaged(&state, &query),
+            ..report(&state, now)
+        };
+        let answer = rows::answer(report, rows, &query);
         let (kind, policy, text) = render(&answer, &query);
         let body = if packed {
             gzip(&text)
@@ -117,10 +122,17 @@ fn report(state: &super::State, now: UnixTime) -> Report {
         leader: (state.leader)(now),
         as_of: now,
         notices: notices(state, now),
+        unmanaged: Unmanaged::default(),
         matching: 0,
         left_out: 0,
         certificates: Vec::new(),
     }
+}
+
+/// The Secrets of the query that seem to be meant and are not managed.
+fn unmanaged(state: &super::State, query: &Query) -> Unmanaged {
+    let strays = state.strays.read().unwrap_or_else(PoisonError::into_inner);
+    Unmanaged::of(strays.iter().filter(|(key, _)| query.is_about(key)))
 }
 
 /// What somebody should know who looks at all certificates.

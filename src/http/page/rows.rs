@@ -225,6 +225,14 @@ impl Query {
         is(&self.namespace, &row.namespace) && is(&self.issuer, &row.issuer)
     }
 
+    /// Whether a Secret is in the namespace, and has the name, that are asked for.
+    pub(super) fn is_about(&self, key: &SecretRef) -> bool {
+        let is = |asked: &Option<String>, value: &str| {
+            { asked.as_deref() }.is_none_or(|asked| asked == value)
+        };
+        is(&self.namespace, &key.namespace) && is(&self.name, &key.name)
+    }
+
     fn takes(&self, row: &Verdict) -> bool {
         let holds = |text: &str| text.to_lowercase().contains(&self.text);
         let is = |asked: &Option<String>, value: &str| {
@@ -384,6 +392,7 @@ pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> A
 pub(super) mod tests {
     use cert_renew_core::testing::entries;
     use cert_renew_core::verdict::Leader;
+    use cert_renew_core::verdict::unmanaged::Unmanaged;
 
     use super::*;
 
@@ -396,6 +405,7 @@ pub(super) mod tests {
             leader: Leader::default(),
             as_of: entries::NOW,
             notices: Vec::new(),
+            unmanaged: Unmanaged::default(),
             matching: 0,
             left_out: 0,
             certificates: Vec::new(),

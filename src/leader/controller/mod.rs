@@ -86,7 +86,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Ended {
     let mut controller = Controller {
-        strays: Strays::new(&all.shared.metrics),
+        strays: Strays::new(&all.shared.metrics, &all.shared.strays),
         all,
         lease: None,
         term: None,

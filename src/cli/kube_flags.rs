@@ -41,6 +41,14 @@ impl Way {
         self.connect(false).await
     }
 
+    /// A client of each kind.
+    pub(super) async fn clients(&self) -> Result<Clients, Failure> {
+        Ok(Clients {
+            api: self.connect(false).await?,
+            once: self.connect(true).await?,
+        })
+    }
+
     async fn connect(&self, once: bool) -> Result<Client, Failure> {
         let way = cluster::Way {
             kubeconfig: self.kubeconfig.clone(),
@@ -93,10 +101,7 @@ impl Place {
 
     /// A client of each kind.
     pub(super) async fn clients(&self) -> Result<Clients, Failure> {
-        Ok(Clients {
-            api: self.way.connect(false).await?,
-            once: self.way.connect(true).await?,
-        })
+        self.way.clients().await
     }
 
     /// The selected namespace.
@@ -176,6 +181,20 @@ impl Scope {
         self.place.of(client, text)
     }
 
+    /// Whether these names say where their Secrets are.
+    ///
+    /// # Errors
+    /// When all namespaces are asked for and a Secret is named without its own.
+    pub(super) fn takes_names(&self, names: &[String]) -> Result<(), Failure> {
+        match names.iter().find(|name| !name.contains('/')) {
+            Some(name) if self.all_namespaces => Err(Failure(format!(
+                "{}: with -A a Secret is named NAMESPACE/NAME",
+                shown(name)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// All namespaces were asked for.
     pub(super) fn is_everywhere(&self) -> bool {
         self.all_namespaces
@@ -203,6 +222,19 @@ impl Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn everywhere_a_name_needs_its_namespace() {
+        let everywhere = Scope {
+            all_namespaces: true,
+            ..Scope::default()
+        };
+        let takes = |scope: &Scope, name: &str| scope.takes_names(&[name.to_owned()]);
+        assert!(takes(&everywhere, "shop/tls").is_ok());
+        assert!(takes(&Scope::default(), "tls").is_ok());
+        let refused = takes(&everywhere, "tls").unwrap_err();
+        assert!(refused.0.contains("NAMESPACE/NAME"), "{}", refused.0);
+    }
 
     #[test]
     fn a_name_is_a_name_or_a_namespace_and_a_name() {

@@ -87,6 +87,7 @@ impl Wanted {
         names: &[String],
         selector: Option<&str>,
     ) -> Result<Self, Failure> {
+        scope.takes_names(names)?;
         let namespace = scope.namespace(client).map(ToOwned::to_owned);
         let named = names.iter().map(|name| scope.of(client, name));
         let named: BTreeSet<_> = named.collect::<Result<_, _>>()?;

@@ -207,11 +207,7 @@ async fn is_broken(client: &Client, secret: &ThinSecret) -> Result<bool, Failure
 async fn chosen(client: &Client, args: &Args) -> Result<Vec<Key>, Failure> {
     let place = args.scope.place();
     if !args.secrets.is_empty() {
-        if args.scope.is_everywhere() {
-            return Err(Failure(
-                "-A goes with --all or -l: a Secret by its name is in one namespace, NAMESPACE/NAME".into(),
-            ));
-        }
+        args.scope.takes_names(&args.secrets)?;
         let mut seen = BTreeSet::new();
         let named = args.secrets.iter().map(|text| place.of(client, text));
         let mut keys = named.collect::<Result<Vec<_>, _>>()?;

@@ -8,8 +8,9 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
-use super::kube_flags::{OperatorNamespace, Way};
-use super::output::Output;
+use super::kube_flags::{Clients, Way};
+use super::output::{Output, plain};
+use super::verdicts::{Operator, Wanted};
 use super::{CommandResult, Failure, block_on};
 
 /// Label of the operator's Deployment, by kustomize and by Helm.
@@ -25,7 +26,7 @@ pub(super) struct Args {
     #[command(flatten)]
     way: Way,
     #[command(flatten)]
-    operator: OperatorNamespace,
+    operator: Operator,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -38,11 +39,21 @@ struct Versions {
     operator: Option<Running>,
 }
 
-/// What the Deployment runs.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+/// What runs in the operator's namespace, by its own word, and by its Deployment where that can be read.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Running {
     namespace: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(flatten)]
+    deployed: Option<Deployed>,
+}
+
+/// What the Deployment runs.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Deployed {
     image: String,
     replicas: i32,
     ready_replicas: i32,
@@ -55,8 +66,8 @@ pub(super) fn run(args: Args) -> CommandResult {
         Ok(None)
     } else {
         block_on(async {
-            let client = args.way.client().await?;
-            running(&client, &args.operator.operator_namespace).await
+            let clients = args.way.clients().await?;
+            running(&clients, &args.operator).await
         })
         .map(Some)
     };
@@ -80,37 +91,62 @@ fn text(versions: &Versions) -> String {
     if let Some(operator) = &versions.operator {
         let Running {
             namespace,
-            image,
-            replicas,
-            ready_replicas,
+            version,
+            deployed,
         } = operator;
-        text += &format!(
-            "operator: {image}, {ready_replicas} of {replicas} ready in namespace {namespace}\n"
-        );
+        let version = version.as_ref().map(|version| plain(version).into_owned());
+        let deployed = deployed.as_ref().map(|it| {
+            let Deployed {
+                image,
+                replicas,
+                ready_replicas,
+            } = it;
+            format!("{image}, {ready_replicas} of {replicas} ready")
+        });
+        let parts: Vec<String> = [version, deployed].into_iter().flatten().collect();
+        text += &format!("operator: {} in namespace {namespace}\n", parts.join(", "));
     }
     text
 }
 
-async fn running(client: &Client, namespace: &str) -> Result<Running, Failure> {
+/// The operator's own word takes the role of a viewer, its Deployment another right: one of them is enough.
+async fn running(clients: &Clients, operator: &Operator) -> Result<Running, Failure> {
+    let namespace = operator.namespace();
+    // No Secret has this name: the head of a report is enough.
+    let nothing = Wanted::one((namespace.to_owned(), "-".to_owned()));
+    let (report, deployed) = tokio::join!(
+        operator.report(&clients.once, &nothing),
+        deployed(&clients.api, namespace)
+    );
+    let version = report.ok().and_then(|it| it.version);
+    match (version, deployed) {
+        (None, Err(failure)) => Err(failure),
+        (None, Ok(None)) => Err(Failure(format!(
+            "no cert-renew in namespace {namespace}: name its namespace with --operator-namespace"
+        ))),
+        (version, deployed) => Ok(Running {
+            namespace: namespace.to_owned(),
+            version: version.map(Into::into),
+            deployed: deployed.ok().flatten(),
+        }),
+    }
+}
+
+/// What the operator's Deployment runs, if there is one.
+async fn deployed(client: &Client, namespace: &str) -> Result<Option<Deployed>, Failure> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let found = api.list(&ListParams::default().labels(LABEL)).await;
     let found = found.map_err(|error| Failure::new("reading the operator's Deployment", &error))?;
-    let running = found.items.iter().find_map(|it| of(it, namespace));
-    running.ok_or_else(|| {
-        Failure(format!(
-            "no cert-renew in namespace {namespace}: name its namespace with --operator-namespace"
-        ))
-    })
+    Ok(found.items.iter().find_map(of))
 }
 
 /// What a Deployment runs, if it is the operator's.
-fn of(deployment: &Deployment, namespace: &str) -> Option<Running> {
+fn of(deployment: &Deployment) -> Option<Deployed> {
     let spec = deployment.spec.as_ref()?;
     let containers = &spec.template.spec.as_ref()?.containers;
     let container = containers.iter().find(|it| it.name == CONTAINER)?;
     let status = deployment.status.as_ref();
-    Some(Running {
-        namespace: namespace.to_owned(),
+    Some(Deployed {
         image: container.image.clone()?,
         replicas: spec.replicas.unwrap_or(1),
         ready_replicas: status.and_then(|it| it.ready_replicas).unwrap_or_default(),
@@ -128,12 +164,22 @@ mod tests {
         let labels = deployment.metadata.labels.clone().unwrap_or_default();
         let label = LABEL.split_once('=').unwrap();
         assert_eq!(labels.get(label.0).map(String::as_str), Some(label.1));
-        let running = of(&deployment, "ops").unwrap();
-        assert_eq!(running.ready_replicas, 0);
-        let said = text(&Versions {
-            client: "1",
-            operator: Some(running),
-        });
+        let deployed = of(&deployment).unwrap();
+        assert_eq!(deployed.ready_replicas, 0);
+        let running = |deployed, version: Option<&str>| Running {
+            namespace: "ops".into(),
+            version: version.map(Into::into),
+            deployed,
+        };
+        let said = |running| {
+            text(&Versions {
+                client: "1",
+                operator: Some(running),
+            })
+        };
+        let viewer = said(running(None, Some("0.2.0")));
+        assert_eq!(viewer, "client: 1\noperator: 0.2.0 in namespace ops\n");
+        let said = said(running(Some(deployed), None));
         assert!(
             said.starts_with("client: 1\noperator: cert-renew"),
             "{said}"

@@ -7,7 +7,7 @@
 
 mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use cert_renew_core::certificate::Fingerprint;
 use cert_renew_core::config::{Config, Issuer};
 use cert_renew_core::rollout::{ChangedKeys, How, Request, Step, Workload};
 use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::keys;
 use cert_renew_core::secret::parts::{self, Parts};
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::thin::ThinSecret;
@@ -45,6 +46,11 @@ const PAGE: u32 = 250;
 
 #[derive(Debug, Parser)]
 pub(super) struct Args {
+    /// These Secrets only, each as NAME or NAMESPACE/NAME
+    names: Vec<String>,
+    /// Secrets with these labels only; takes the right to list Secrets
+    #[arg(short = 'l', long)]
+    selector: Option<String>,
     /// A config file, to see what would be with it; otherwise the config in the cluster
     #[arg(long, value_name = "FILE", env = "CERT_RENEW_CONFIG")]
     config: Option<PathBuf>,
@@ -96,7 +102,8 @@ struct Rolled {
 struct Planned<'a> {
     namespace: &'a str,
     name: &'a str,
-    renews: String,
+    /// The instant of the plan where that is now; None if it is never renewed.
+    renews: Option<UnixTime>,
     why: &'a str,
     names: &'a [String],
     workloads: Vec<&'a str>,
@@ -120,29 +127,57 @@ fn is_zero(number: &usize) -> bool {
 pub(super) fn run(args: Args) -> CommandResult {
     let file = args.config.as_deref().map(config_file::load).transpose();
     let file = file.map_err(|faults| Failure(faults.to_string()))?;
-    let rows = block_on(async {
+    let (rows, missing) = block_on(async {
         let clients = args.scope.clients().await?;
         let client = &clients.api;
+        let wanted = Wanted::of(client, &args.scope, &args.names, args.selector.as_deref());
+        let wanted = wanted.await?;
         // What would be with a file, or fail, only the Secrets tell.
         if file.is_none()
             && !args.preflight
             && let Some(refusal) = told::refusal(&clients, &args.scope).await
         {
-            return told::rows(&clients, &args.operator, &args.scope, &refusal).await;
+            let rows = told::rows(&clients, &args.operator, &wanted, &refusal).await?;
+            let missing = missing(&wanted, &rows);
+            return Ok((rows, missing));
         }
         let config = match file {
             Some(config) => config,
             None => in_cluster(&args.operator, client).await?,
         };
-        let mut rows = rows(&args, client, &config).await?;
+        let mut rows = rows(&args, &wanted, client, &config).await?;
         if args.config.is_none() {
-            as_the_operator_says(&args, &clients.once, &mut rows).await;
+            as_the_operator_says(&args, &wanted, &clients.once, &mut rows).await;
         }
-        Ok(rows)
+        if args.preflight && rows.iter().all(|row| row.against.is_empty()) {
+            say("nothing speaks against these renewals");
+        }
+        let missing = missing(&wanted, &rows);
+        Ok((rows, missing))
     })?;
     let screen = Screen::of_stdout();
     print!("{}", text(UnixTime::now(), rows, args.output, screen)?);
-    Ok(ExitCode::SUCCESS)
+    for (namespace, name) in &missing {
+        say(&format!(
+            "{namespace}/{name}: there is no such Secret, or it is not annotated with {}",
+            keys::ISSUER
+        ));
+    }
+    Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Namespace and name of those that were asked for and have no row.
+fn missing(wanted: &Wanted, rows: &[Row]) -> Vec<(String, String)> {
+    let has_row = |(namespace, name): &&(String, String)| {
+        let is = |row: &Row| *row.secret.namespace == **namespace && *row.secret.name == **name;
+        !rows.iter().any(is)
+    };
+    let places = wanted.places.iter().flatten();
+    places.filter(has_row).cloned().collect()
 }
 
 /// The config of the cluster.
@@ -156,12 +191,13 @@ async fn in_cluster(operator: &Operator, client: &kube::Client) -> Result<Config
 }
 
 /// Takes the instants and reasons of the operator, which knows the CA's renewal information, failures and budgets.
-async fn as_the_operator_says(args: &Args, client: &kube::Client, rows: &mut [Row]) {
-    let wanted = Wanted {
-        namespace: args.scope.namespace(client).map(ToOwned::to_owned),
-        ..Wanted::default()
-    };
-    let report = match args.operator.report(client, &wanted).await {
+async fn as_the_operator_says(
+    args: &Args,
+    wanted: &Wanted,
+    client: &kube::Client,
+    rows: &mut [Row],
+) {
+    let report = match args.operator.report(client, wanted).await {
         Ok(report) => report,
         Err(why) => {
             say(&format!(
@@ -200,7 +236,7 @@ fn text(
     let planned = rows.iter().map(|row| Planned {
         namespace: &row.secret.namespace,
         name: &row.secret.name,
-        renews: when(row.at),
+        renews: (row.at != UnixTime::NEVER).then(|| row.at.max(now)),
         why: &row.why,
         names: &row.names,
         workloads: row.rollout.iter().map(|it| &*it.workload).collect(),
@@ -234,7 +270,7 @@ fn text(
             ]
         })
         .collect();
-    let titles = ["SECRET", "RENEWS", "WHY", "NAMES", "ROLLS", "VERIFIES"];
+    let titles = ["SECRET", "RENEWS", "WHY", "NAMES", "RESTARTS", "VERIFIES"];
     let screen = match output {
         Output::Wide => screen.uncut(),
         _ => screen,
@@ -242,6 +278,10 @@ fn text(
     let table = Table::new(&titles, &lines, None).fit(screen, &[3, 4]);
     let lines = lines.iter().map(|cells| table.line(cells));
     let mut text = table.head() + &lines.collect::<String>();
+    let words: BTreeSet<&str> = rows.iter().map(|row| &*row.why).collect();
+    for word in words {
+        text += &format!("{word}: {}\n", Why::meaning(word));
+    }
     for row in &rows {
         if row.more > 0 {
             text += &format!("{}: {} more workloads use it\n", row.secret, row.more);
@@ -417,8 +457,16 @@ fn rollout_of(
     (steps, only_for_ca, left_behind)
 }
 
-async fn rows(args: &Args, client: &kube::Client, config: &Config) -> Result<Vec<Row>, Failure> {
-    let api: Api<ThinSecret> = args.scope.api(client);
+async fn rows(
+    args: &Args,
+    wanted: &Wanted,
+    client: &kube::Client,
+    config: &Config,
+) -> Result<Vec<Row>, Failure> {
+    let api: Api<ThinSecret> = match &wanted.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
     let now = UnixTime::now();
     let mut pages = Pages::of(ListParams::default(), PAGE);
     let mut users: BTreeMap<String, Users> = BTreeMap::new();
@@ -432,7 +480,8 @@ async fn rows(args: &Args, client: &kube::Client, config: &Config) -> Result<Vec
     while let Some(params) = pages.next() {
         let page = api.list(params).await;
         let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
-        for secret in &page.items {
+        let taken = |it: &&ThinSecret| wanted.takes(it.head.namespace(), it.head.name());
+        for secret in page.items.iter().filter(taken) {
             let key = SecretRef {
                 namespace: secret.head.namespace().into(),
                 name: secret.head.name().into(),

@@ -40,22 +40,25 @@ fn the_plan_says_when_why_and_what_rolls() {
             row(
                 "later",
                 "2026-03-01T00:00:00Z",
-                "lifetime",
+                "Lifetime",
                 &["deployment/web"],
             ),
             row(
                 "due",
                 "2026-01-01T00:00:00Z",
-                "names",
+                "MissingName",
                 &["deployment/a", "daemonset/b"],
             ),
         ]
     };
     let expected = "\
-SECRET       RENEWS                WHY       NAMES           ROLLS                                                               VERIFIES
-shop/due     now                   names     due.example     deployment/a(restart: volume tls),daemonset/b(restart: volume tls)  web:443
-shop/later   2026-03-01T00:00:00Z  lifetime  later.example   deployment/web(restart: volume tls)                                 -
-shop/paused  never                 Paused    paused.example  -                                                                   -
+SECRET       RENEWS                WHY          NAMES           RESTARTS                                                            VERIFIES
+shop/due     now                   MissingName  due.example     deployment/a(restart: volume tls),daemonset/b(restart: volume tls)  web:443
+shop/later   2026-03-01T00:00:00Z  Lifetime     later.example   deployment/web(restart: volume tls)                                 -
+shop/paused  never                 Paused       paused.example  -                                                                   -
+Lifetime: by its lifetime
+MissingName: the certificate lacks a name of cert-renew.io/names
+Paused: cert-renew.io/paused or the config pauses it
 shop/due: nobody restarts pod/debug, job/import
 shop/later: only another ca.crt restarts deployment/trust
 ";
@@ -70,7 +73,12 @@ shop/later: only another ca.crt restarts deployment/trust
         let of = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
         let (namespace, name) = (of(&row["namespace"]), of(&row["name"]));
         let mut facts = vec![format!("{namespace}/{name}")];
-        facts.extend(["renews", "why", "verify"].map(|field| of(&row[field])));
+        facts.extend(["why", "verify"].map(|field| of(&row[field])));
+        facts.push(match row["renews"].as_str() {
+            Some("2026-02-01T00:00:00Z") => "now".into(),
+            Some(at) => at.into(),
+            None => "never".into(),
+        });
         facts.extend(row["names"].as_array().unwrap().iter().map(of));
         for step in row["rollout"].as_array().unwrap() {
             let [workload, how, why] = ["workload", "how", "why"].map(|it| of(&step[it]));

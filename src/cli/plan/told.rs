@@ -30,15 +30,11 @@ pub(super) async fn refusal(clients: &Clients, scope: &Scope) -> Option<kube::Er
 pub(super) async fn rows(
     clients: &Clients,
     operator: &Operator,
-    scope: &Scope,
+    wanted: &Wanted,
     refusal: &kube::Error,
 ) -> Result<Vec<Row>, Failure> {
-    let wanted = Wanted {
-        namespace: scope.namespace(&clients.api).map(ToOwned::to_owned),
-        ..Wanted::default()
-    };
     let Failure(refused) = Failure::new("listing Secrets", refusal);
-    let report = operator.report(&clients.once, &wanted).await;
+    let report = operator.report(&clients.once, wanted).await;
     let report = report.map_err(|why| {
         Failure(format!(
             "{refused}; the operator could not be asked instead, {why}"

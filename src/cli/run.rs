@@ -71,7 +71,7 @@ pub(super) struct Args {
     /// The operator's own namespace: account keys, order records and the ledger live there
     #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
     namespace: String,
-    /// Where /metrics, /healthz and /readyz are served
+    /// Where /metrics, /healthz, /readyz, the status page and its JSON are served
     #[arg(long, default_value = "[::]:9402")]
     metrics_address: SocketAddr,
     /// Where the CA's HTTP-01 requests are answered, and nothing else
@@ -83,17 +83,17 @@ pub(super) struct Args {
     /// How long a leader that has died is waited for, in whole seconds
     #[arg(long, default_value = "15s", value_parser = duration)]
     lease_duration: Duration,
-    /// A leader that could not renew for so long stops acting
+    /// How long a leader that cannot renew its Lease goes on acting
     #[arg(long, default_value = "10s", value_parser = duration)]
     lease_renew_deadline: Duration,
     /// How often the leader renews
     #[arg(long, default_value = "2s", value_parser = duration)]
     lease_retry_period: Duration,
-    /// A watch is opened anew after so long, and taken for dead when it is silent for 5 s more; 10s to 290s, and longer
-    /// than a list of all Secrets takes
+    /// How long a watch lasts before the next one is opened; one that is silent for 5 s longer counts as dead. From 10s
+    /// to 290s, and longer than a list of all Secrets takes
     #[arg(long, default_value = "290s", value_parser = watch_timeout)]
     watch_timeout: Duration,
-    /// After SIGTERM, challenges are answered for so long still; the lease is given back before
+    /// How long challenges are answered after SIGTERM; the Lease is given back before
     #[arg(long, default_value = "10s", value_parser = duration)]
     shutdown_grace: Duration,
     /// How a log line looks

@@ -73,6 +73,7 @@ mod rollout;
 mod routes;
 mod scene;
 mod secrecy;
+mod shown;
 mod shut;
 mod stolen_token;
 mod tenancy;

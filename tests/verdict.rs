@@ -155,7 +155,7 @@ pub(crate) async fn service(bench: &Bench, namespace: &str, address: SocketAddr)
 }
 
 /// Gives `viewer` the shipped roles.
-async fn viewer(bench: &Bench, namespace: &str) -> Result<()> {
+pub(crate) async fn viewer(bench: &Bench, namespace: &str) -> Result<()> {
     let client = bench.client()?;
     let path = format!("{}/rbac/addons/viewer.yaml", env!("CARGO_MANIFEST_DIR"));
     let post = PostParams::default();
@@ -224,7 +224,7 @@ async fn started<'a>(bench: &'a Bench, prefix: &str) -> Result<(Operator<'a>, Sp
     Ok((operator, space))
 }
 
-async fn json(operator: &Operator<'_>) -> Result<Value> {
+pub(crate) async fn json(operator: &Operator<'_>) -> Result<Value> {
     Ok(serde_json::from_str(
         &operator.ask("/api/certificates?sort=secret").await?,
     )?)

@@ -132,6 +132,7 @@ async fn scene<'a>(bench: &'a Bench) -> Result<(Operator<'a>, Space)> {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "the seconds that each task takes")]
 async fn each_task_of_every_day_is_the_command_that_the_page_has() -> Result<()> {
     let bench = Bench::shared().await?;
     let (operator, space) = scene(bench).await?;

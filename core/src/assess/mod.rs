@@ -7,7 +7,6 @@ mod observed;
 mod problems;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 pub use self::observed::{bystander, listed, unlisted};
 pub use self::problems::{IMMUTABLE, OTHER_WRITER};

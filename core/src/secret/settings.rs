@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::certificate::{Fingerprint, KeyType};

@@ -4,6 +4,9 @@
 //! connection that has sent nothing costs a socket and no place. If all places are taken, a connection with a request
 //! gets that of one without: a probe, or a CA, is answered however many others hold connections open, or open more just
 //! then. The address with the most connections loses its own first.
+//!
+//! A port may speak TLS beside plain HTTP: the first byte tells which. A handshake takes a place as a connection without a
+//! request does, so that many of them keep nobody else waiting either.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,9 +22,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 /// Longest headers in bytes, many times what a CA, an ingress or Prometheus sends; hyper allows no less than 8 KiB.
@@ -33,6 +38,9 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 /// Pause after a failure to accept: without file descriptors, accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// First byte of a TLS handshake (RFC 8446, 5.1); no request begins with it.
+const HANDSHAKE: u8 = 22;
+
 /// Most connections to a port that are read or answered at a time. With 16 KiB each, 8 MiB at most.
 pub(crate) const CONNECTIONS: usize = 512;
 
@@ -40,6 +48,8 @@ const LIMITS: Limits = Limits {
     connections: CONNECTIONS,
     // A CA's request comes a round trip after its connection, and honest clients never open this many in that time.
     silent: 2048,
+    // A handshake takes two round trips. rustls reads 64 KiB of it at most, so that all have 8 MiB.
+    handshakes: 128,
     // A CA waits 10 s, Prometheus too by default.
     time: Duration::from_secs(15),
 };
@@ -50,6 +60,8 @@ struct Limits {
     connections: usize,
     /// Most that are open at a time without having sent anything.
     silent: usize,
+    /// Most TLS handshakes at a time.
+    handshakes: usize,
     /// Longest life of a connection from its first byte on, whatever is sent; each serves one request.
     time: Duration,
 }
@@ -61,6 +73,8 @@ struct Open {
     count: u64,
     /// Connections that have sent nothing yet.
     silent: Connections,
+    /// Connections whose TLS handshake is not complete.
+    handshakes: Connections,
     /// Number of places taken: by the connections below, and by those whose request is not looked for yet.
     taken: usize,
     /// Connections whose request is incomplete.
@@ -127,6 +141,7 @@ impl Open {
             limits,
             count: 0,
             silent: Connections::default(),
+            handshakes: Connections::default(),
             taken: 0,
             idle: Connections::default(),
             asked: Connections::default(),
@@ -186,15 +201,21 @@ impl Connection {
         connection
     }
 
-    /// Waits until something has come; false if it stays silent, or is closed to make room.
-    async fn speaks(&self, stream: &TcpStream) -> bool {
+    /// Waits until something has come; its first byte, or nothing if it stays silent, or is closed to make room.
+    async fn speaks(&self, stream: &TcpStream) -> Option<u8> {
         let mut first = [0];
         let spoke = tokio::select! {
             biased;
             come = timeout(HEADER_TIME, stream.peek(&mut first)) => matches!(come, Ok(Ok(1..))),
             () = self.end.notified() => false,
         };
-        lock(&self.open).silent.leave(self) && spoke
+        let [first] = first;
+        (lock(&self.open).silent.leave(self) && spoke).then_some(first)
+    }
+
+    /// The address of the client.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// Waits for a place.
@@ -216,6 +237,16 @@ impl Connection {
             let _ = turn.await;
         }
         Place(self.clone())
+    }
+
+    /// Notes that its handshake begins, until the result is dropped. If there are too many, one is closed.
+    fn shakes_hands(&self) -> Handshake {
+        let mut all = lock(&self.open);
+        if all.handshakes.count >= all.limits.handshakes {
+            all.handshakes.close_one();
+        }
+        all.handshakes.enter(self);
+        Handshake(self.clone())
     }
 
     /// Notes that its request has come.
@@ -243,6 +274,15 @@ impl Connection {
     }
 }
 
+/// A connection's TLS handshake.
+struct Handshake(Connection);
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        lock(&self.0.open).handshakes.leave(&self.0);
+    }
+}
+
 /// A connection's place; dropping it gives it to the next that waits.
 struct Place(Connection);
 
@@ -262,17 +302,32 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Marks a request that has come over TLS, among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encrypted;
+
 /// Serves `router` until `shutdown` resolves.
 /// Connections that are open by then end on their own within 20 seconds.
 ///
 /// A request carries its [`Connection`] among its extensions.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
-    serve_within(LIMITS, listener, router, shutdown).await;
+    serve_within(LIMITS, listener, None, router, shutdown).await;
+}
+
+/// As [`serve`], over TLS too; a request over TLS carries [`Encrypted`] among its extensions.
+pub(crate) async fn serve_with_tls(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_within(LIMITS, listener, Some(tls), router, shutdown).await;
 }
 
 async fn serve_within(
     limits: Limits,
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -297,47 +352,75 @@ async fn serve_within(
                 }
             },
         };
-        let connection = Connection::new(&open, from.ip());
-        tokio::spawn(answer(
-            limits.time,
-            http.clone(),
-            router.clone(),
-            connection,
-            stream,
-        ));
+        let server = Server {
+            http: http.clone(),
+            router: router.clone(),
+            connection: Connection::new(&open, from.ip()),
+        };
+        tokio::spawn(server.answer(limits.time, tls.clone(), stream));
     }
 }
 
 /// Answers the one request of a connection.
-async fn answer(
-    time: Duration,
+struct Server {
     http: http1::Builder,
     router: Router,
     connection: Connection,
-    stream: TcpStream,
-) {
-    if !connection.speaks(&stream).await {
-        return;
+}
+
+impl Server {
+    async fn answer(self, time: Duration, tls: Option<TlsAcceptor>, stream: TcpStream) {
+        let connection = self.connection.clone();
+        let Some(first) = connection.speaks(&stream).await else {
+            return;
+        };
+        let _place = connection.place().await;
+        let tls = tls.filter(|_| first == HANDSHAKE);
+        let mut served = pin!(timeout(time, self.serve(tls, stream)));
+        let end = async {
+            // What has come by now was read by the first turn of `served`.
+            connection.looked_at();
+            connection.end.notified().await;
+        };
+        // Errors on client connections are not ours to report.
+        tokio::select! {
+            biased;
+            _ = &mut served => {}
+            () = end => {}
+        }
     }
-    let _place = connection.place().await;
-    let asking = connection.clone();
-    let router = router.map_request(move |mut request: Request<Incoming>| {
-        asking.asks();
-        request.extensions_mut().insert(asking.clone());
-        request
-    });
-    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut served = pin!(timeout(time, served));
-    let end = async {
-        // What has come by now was read by the first turn of `served`.
-        connection.looked_at();
-        connection.end.notified().await;
-    };
-    // Errors on client connections are not ours to report.
-    tokio::select! {
-        biased;
-        _ = &mut served => {}
-        () = end => {}
+
+    async fn serve(self, tls: Option<TlsAcceptor>, stream: TcpStream) {
+        let Some(tls) = tls else {
+            return self.serve_over(stream, None).await;
+        };
+        let shaking = self.connection.shakes_hands();
+        let shaken = timeout(HEADER_TIME, tls.accept(stream)).await;
+        drop(shaking);
+        if let Ok(Ok(stream)) = shaken {
+            self.serve_over(stream, Some(Encrypted)).await;
+        }
+    }
+
+    async fn serve_over<S>(self, stream: S, encrypted: Option<Encrypted>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self {
+            http,
+            router,
+            connection,
+        } = self;
+        let router = router.map_request(move |mut request: Request<Incoming>| {
+            connection.asks();
+            request.extensions_mut().insert(connection.clone());
+            if let Some(encrypted) = encrypted {
+                request.extensions_mut().insert(encrypted);
+            }
+            request
+        });
+        let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let _ = served.await;
     }
 }
 

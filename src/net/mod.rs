@@ -4,3 +4,4 @@ pub mod bounded;
 pub mod dns;
 pub mod egress;
 pub(crate) mod https;
+pub mod presented;

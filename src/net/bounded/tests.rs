@@ -1,10 +1,12 @@
 use std::io::Write as _;
 
+use axum::Extension;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::net::presented::{self, Presented};
 
 async fn started(limits: Limits) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -13,6 +15,7 @@ async fn started(limits: Limits) -> std::net::SocketAddr {
     tokio::spawn(serve_within(
         limits,
         listener,
+        None,
         router,
         std::future::pending(),
     ));
@@ -163,7 +166,8 @@ async fn a_place_is_handed_on_and_none_is_lost() {
         ..LIMITS
     })));
     let address = IpAddr::from([127, 0, 0, 1]);
-    let connections: Vec<Connection> = (0..4).map(|_| Connection::new(&open, address)).collect();
+    let connections: Vec<Connection> =
+        (0..4).map(|_| Connection::new(&open, address)).collect();
     let first = connections[0].place().await;
     let second = connections[1].place().await;
     connections[0].asks();
@@ -236,6 +240,7 @@ async fn slow(connections: usize) -> (std::net::SocketAddr, Arc<Notify>, Arc<Not
     tokio::spawn(serve_within(
         limits,
         listener,
+        None,
         router,
         std::future::pending(),
     ));
@@ -280,4 +285,59 @@ async fn who_has_asked_is_closed_last() {
     assert_eq!(idle[48].read(&mut byte).await.unwrap_or(0), 0);
     go.notify_one();
     assert!(waiting.await.unwrap().ends_with("late"));
+}
+#[tokio::test]
+async fn handshakes_that_never_end_keep_nobody_waiting() {
+    let (certificate, key) = presented::tests::pair();
+    let presented = Presented::default();
+    presented
+        .replace(certificate.as_bytes(), key.as_bytes())
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = get(
+        async |encrypted: Option<Extension<Encrypted>>| match encrypted {
+            Some(_) => "here by TLS",
+            None => "here",
+        },
+    );
+    let router = Router::new().route("/", seen);
+    let limits = Limits {
+        connections: 16,
+        handshakes: 4,
+        ..LIMITS
+    };
+    let tls = Some(presented.acceptor().unwrap());
+    tokio::spawn(serve_within(
+        limits,
+        listener,
+        tls,
+        router,
+        std::future::pending(),
+    ));
+    let mut others = Vec::new();
+    for number in 0..300 {
+        let mut other = TcpStream::connect(address).await.unwrap();
+        // The beginning of a handshake, and no more.
+        other.write_all(&[HANDSHAKE, 3, 1, 1]).await.unwrap();
+        others.push(other);
+        if number % 50 != 0 {
+            continue;
+        }
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        let answer = timeout(HEADER_TIME, ask(&mut probe)).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+        let stream = from_elsewhere(address).await;
+        let shaken = presented::tests::shake(stream, &certificate);
+        let mut stream = timeout(HEADER_TIME, shaken).await.unwrap().unwrap();
+        let mut answer = String::new();
+        { stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") }
+            .await
+            .unwrap();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("here by TLS"), "{answer}");
+    }
+    // The oldest are closed.
+    let mut byte = [0];
+    assert_eq!(others[0].read(&mut byte).await.unwrap_or(0), 0);
 }

@@ -131,7 +131,7 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
 }
 
 /// Everything that is opt-in.
-pub(crate) const ALL_IN: &str = "addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
+pub(crate) const ALL_IN: &str = "addons.access=true,addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
                                  addons.namespace-labels=true,addons.viewer=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
@@ -223,6 +223,43 @@ async fn the_chart_gives_the_same_objects_as_the_kustomization() -> Result<()> {
     for (key, object) in &kustomized {
         assert_eq!(&charted[key], object, "{key}");
     }
+    Ok(())
+}
+
+/// Closing the metrics port takes a ClusterRole also where there is no other, and nothing of the operator's goes to viewers.
+#[test]
+fn the_chart_closes_the_metrics_port() -> Result<()> {
+    let values = "addons.access=true,addons.viewer=true,scope.namespaces={shop},monitoring.podMonitor=true,\
+                  monitoring.endpoint.scheme=https,serviceAccount.annotations.role=cloud,\
+                  config.issuers.a.directory=https://a.example/,config.metrics.access=viewers,\
+                  config.metrics.tls.secret=status";
+    let made = objects(&helm("elsewhere", values)?)?;
+    let cluster: Vec<&String> = { made.keys() }
+        .filter(|it| it.starts_with("Cluster"))
+        .collect();
+    assert_eq!(
+        cluster,
+        [
+            "ClusterRole - cert-renew-access-elsewhere",
+            "ClusterRoleBinding - cert-renew-access-elsewhere"
+        ]
+    );
+    let endpoint = &made["PodMonitor elsewhere cert-renew"]["spec"]["podMetricsEndpoints"][0];
+    ensure!(
+        endpoint["scheme"] == "https" && endpoint["honorLabels"] == true,
+        "{endpoint}"
+    );
+    let account = |name: &str| &made[&format!("ServiceAccount elsewhere {name}")]["metadata"];
+    ensure!(account("cert-renew")["annotations"]["role"] == "cloud");
+    ensure!(account("cert-renew-viewer")["annotations"].is_null());
+    let binding = &made["RoleBinding elsewhere cert-renew-viewer-account"];
+    ensure!(
+        binding["subjects"][0]["namespace"] == "elsewhere",
+        "{binding}"
+    );
+    let config = &made["ConfigMap elsewhere cert-renew-config"]["data"]["config.yaml"];
+    let config = Config::parse(config.as_str().context("no config")?)?;
+    ensure!(config.metrics.tls.as_deref() == Some("status"));
     Ok(())
 }
 

@@ -83,4 +83,5 @@ mod upgrade;
 mod verdict;
 mod verify;
 mod versions;
+mod viewers;
 mod wild;

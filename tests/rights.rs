@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
 use kube::api::PostParams;
@@ -13,14 +13,16 @@ use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, 
 
 use crate::argo::Argo;
 use crate::renewal::{SOON, options, overdue, renewed, rolled_out};
+use crate::viewers;
 
-const ADDONS: [&str; 6] = [
+const ADDONS: [&str; 7] = [
     "rbac/addons/argo-rollouts.yaml",
     "rbac/addons/eviction.yaml",
     "rbac/addons/namespace-labels.yaml",
     "rbac/addons/route-gateway.yaml",
     "rbac/addons/route-ingress.yaml",
     "rbac/addons/verify.yaml",
+    "rbac/addons/access.yaml",
 ];
 
 /// Two names whose routes are made, and all others.
@@ -62,7 +64,8 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
         "[{namespaces: [\"*\"], names: [\"**.example\"]}, {namespaceSelector: {}, names: [a.test]}]".into();
     options.config = "rollout: {settle: 0s, perWorkloadMinInterval: 30s, verifyGrace: 1s}\n"
         .to_owned()
-        + SOLVERS;
+        + SOLVERS
+        + viewers::CLOSED;
     options.config += "retry: {base: 1s, factor: 1, max: 1s}\n";
     let mut operator = Operator::start(bench, options.clone()).await?;
     let space = Space::new(bench.client()?, "rights", operator.namespace()).await?;
@@ -79,6 +82,22 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
             .await?;
     }
     let _argo = Argo::start(bench, &space, "used").await?;
+    // Somebody shows a token.
+    let home = Space {
+        client: bench.client()?,
+        name: operator.namespace().to_owned(),
+        class: "nobody".into(),
+    };
+    let port = pair(&["status.example"], FRESH)?;
+    home.tls_secret("port", Some(&port), &[]).await?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(bench.client()?, operator.namespace());
+    let token = viewers::token_of(&accounts, "cert-renew", None).await?;
+    eventually(SOON, "the token is reviewed", async || {
+        let (status, text) = viewers::show(&operator, "/", &token).await?;
+        ensure!(status == 403, "{status} {text}");
+        Ok(())
+    })
+    .await?;
     let old = pair(&["rights.example"], OLD)?;
     // No pod is behind it: nothing here has the addresses that they say they have.
     let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "none"}, "ports": [{"port": 443}]}});

@@ -17,6 +17,7 @@ use cert_renew_core::time::{BootTime, UnixTime};
 use cert_renew_core::verdict::Leader;
 use cert_renew_core::verdict::detail::Remembered;
 use clap::Parser;
+use kube::Client;
 use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,12 +27,14 @@ use super::{CommandResult, Failure, block_on};
 use crate::cluster::events::Events;
 use crate::cluster::lease::{Candidate, Sign};
 use crate::cluster::watch::Opener;
-use crate::cluster::{NoWay, Way, review};
+use crate::cluster::{NoWay, Way, port_certificate, review, viewers};
 use crate::context::Shared;
+use crate::http::access::Review;
 use crate::leader::controller;
 use crate::leader::controller::{Configs, Ended};
 use crate::leader::handles::Handles;
 use crate::net::bounded;
+use crate::net::presented::Presented;
 use crate::process::config_file::ConfigFile;
 use crate::process::kernel;
 use crate::process::supervise;
@@ -199,6 +202,15 @@ async fn operate(
     };
     let (signs, seen) = watch::channel::<Option<Sign>>(None);
     let counting = Arc::clone(&renewals);
+    let certificate = Presented::default();
+    supervise::spawn(Part::PortCertificate, &metrics, {
+        let (client, namespace) = (lease_client.clone(), Arc::clone(&context.namespace));
+        let (config, certificate) = (context.config.clone(), certificate.clone());
+        move || {
+            let (config, certificate) = (config.clone(), certificate.clone());
+            port_certificate::follow(client.clone(), Arc::clone(&namespace), config, certificate)
+        }
+    });
     let state = http::State {
         index: Arc::clone(&context.index),
         strays: Arc::clone(&context.strays),
@@ -220,6 +232,8 @@ async fn operate(
         }),
         replica: replica().into(),
         started,
+        review: reviews(&lease_client, &context.namespace),
+        certificate,
     };
     let metrics_server = supervise::spawn(Part::MetricsServer, &metrics, {
         let stopped = stopped.clone();
@@ -336,6 +350,18 @@ fn remembered(
         step: steps.of(&key.to_string()),
         events: { context.gate.is_open() }.then(|| context.events.of(key)),
     }
+}
+
+/// Asks the API server about tokens. Every replica shows the page, so this bypasses the gate.
+fn reviews(client: &Client, namespace: &Arc<str>) -> Review {
+    let (client, namespace) = (client.clone(), Arc::clone(namespace));
+    Arc::new(move |question| {
+        let (client, namespace) = (client.clone(), Arc::clone(&namespace));
+        Box::pin(async move {
+            let verdict = viewers::review(&client, &namespace, &question).await;
+            verdict.map_err(|error| error.to_string())
+        })
+    })
 }
 
 /// A listening socket; a server takes connections from it by [`again`].

@@ -18,9 +18,11 @@ pub mod order_records;
 pub(crate) mod pages;
 mod params;
 mod recent_events;
+pub mod port_certificate;
 pub mod review;
 pub mod secrets;
 mod transport;
+pub mod viewers;
 pub mod watch;
 
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use cert_renew_core::config::{Challenge, Config, Route};
+use cert_renew_core::config::{Access, Challenge, Config, Route};
 use k8s_openapi::api::authorization::v1::{
     ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
 };
@@ -28,6 +28,8 @@ const BY_LABELS: &str = include_str!("../../rbac/addons/namespace-labels.yaml");
 const BY_INGRESS: &str = include_str!("../../rbac/addons/route-ingress.yaml");
 /// The same with a Gateway.
 const BY_GATEWAY: &str = include_str!("../../rbac/addons/route-gateway.yaml");
+/// Rights in the whole cluster, if the config closes the metrics port to all but viewers.
+const BY_ACCESS: &str = include_str!("../../rbac/addons/access.yaml");
 /// No namespace can have this name (it is not a DNS label), so a right in it is a right in all.
 const NOWHERE: &str = "Every.Namespace";
 
@@ -68,6 +70,14 @@ struct Role {
 }
 
 static NEEDS: LazyLock<[Vec<Need>; 2]> = LazyLock::new(|| [needs(EVERYWHERE), needs(AT_HOME)]);
+
+/// The rights on what belongs to no namespace that this config needs.
+fn needs_of_cluster(config: &Config) -> Vec<Need> {
+    match config.metrics.access {
+        Access::Anyone => Vec::new(),
+        Access::Viewers => needs(BY_ACCESS),
+    }
+}
 
 /// The rights that this config needs, wherever Secrets are watched and in the operator's own namespace.
 fn needs_of(config: &Config) -> [Vec<Need>; 2] {
@@ -165,7 +175,11 @@ fn grants(rule: &ResourceRule, need: &Need, group: &str, resource: &str, verb: &
 /// Those of every call.
 pub async fn review(client: &Client, home: &str, config: &Config) -> Result<Vec<Missing>, Error> {
     let [everywhere, at_home] = &needs_of(config);
+    let of_cluster = &needs_of_cluster(config);
     let mut places = vec![(home, Some(home), at_home)];
+    if !of_cluster.is_empty() {
+        places.push((NOWHERE, None, of_cluster));
+    }
     match &*config.watch.namespaces {
         [] => places.push((NOWHERE, None, everywhere)),
         watched => {
@@ -247,7 +261,9 @@ mod tests {
 
     #[test]
     fn every_rule_of_the_shipped_roles_says_what_it_is_for() {
-        for manifest in [EVERYWHERE, AT_HOME, BY_LABELS, BY_INGRESS, BY_GATEWAY] {
+        for manifest in [
+            EVERYWHERE, AT_HOME, BY_LABELS, BY_INGRESS, BY_GATEWAY, BY_ACCESS,
+        ] {
             let needs = needs(manifest);
             assert_eq!(needs.len(), manifest.matches("- apiGroups:").count());
             for need in &needs {
@@ -272,6 +288,10 @@ mod tests {
 solvers: [{zones: [a.example], http01: {route: ingress, ingress: {class: none}}},
   {http01: {route: gateway, gateway: {parentRefs: [{name: none}]}}}]";
         assert_eq!(resources(all), ["namespaces", "ingresses httproutes"]);
+        let of_cluster = |config: &str| needs_of_cluster(&Config::parse(config).unwrap()).len();
+        assert_eq!(of_cluster("issuers: {}"), 0);
+        let closed = "{issuers: {}, metrics: {access: viewers, tls: {secret: a}}}";
+        assert_eq!(of_cluster(closed), 2);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The metrics port: `/metrics`, `/healthz`, `/readyz`, the status page, and nothing else.
 //!
-//! Read only, without credentials, for Prometheus, the kubelet and people; it contains nothing secret. Clients cannot
-//! slow the controller or Prometheus down: connections are few and short, one answer of a kind is rendered at a time,
-//! and few rendered answers are kept for slow clients.
+//! Read only, for Prometheus, the kubelet and people; it contains nothing secret. It takes no credentials, unless the config
+//! closes it to all but viewers ([`access`]); probes are always answered. Clients cannot slow the controller or Prometheus
+//! down: connections are few and short, one answer of a kind is rendered at a time, and few rendered answers are kept for
+//! slow clients.
 
+pub mod access;
 mod page;
 mod scrape;
 
@@ -14,9 +16,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::net::bounded::{self, Connection};
+use crate::net::presented::Presented;
+use access::Doorkeeper;
 use axum::Extension;
 use axum::Router;
 use axum::extract::State as Shared;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use cert_renew_core::config::Config;
@@ -68,6 +73,10 @@ pub struct State {
     pub replica: Arc<str>,
     /// When the process started.
     pub started: UnixTime,
+    /// Asks the API server whether somebody is a viewer.
+    pub review: access::Review,
+    /// The certificate of the port.
+    pub certificate: Presented,
 }
 
 struct Served {
@@ -75,6 +84,7 @@ struct Served {
     scraping: Scrapes,
     /// Separate from `scraping`, so that the page never delays Prometheus.
     paging: Renderer,
+    doorkeeper: Doorkeeper,
 }
 
 /// Renders one page at a time, and bounds the pages in memory. A page may have megabytes.
@@ -116,25 +126,39 @@ impl Renderer {
 
 /// Serves until `shutdown` resolves.
 pub async fn serve(listener: TcpListener, state: State, shutdown: impl Future<Output = ()>) {
-    bounded::serve(listener, router(state), shutdown).await;
+    match state.certificate.acceptor() {
+        Ok(tls) => bounded::serve_with_tls(listener, tls, router(state), shutdown).await,
+        Err(error) => {
+            tracing::error!(%error, "the metrics port does not speak TLS");
+            bounded::serve(listener, router(state), shutdown).await;
+        }
+    }
 }
 
 fn router(state: State) -> Router {
-    Router::new()
+    let served = Arc::new(Served {
+        doorkeeper: Doorkeeper::new(Arc::clone(&state.review), Arc::clone(&state.metrics)),
+        state,
+        scraping: Scrapes::default(),
+        paging: Renderer::default(),
+    });
+    let metrics = Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .route_layer(from_fn_with_state(Arc::clone(&served), access::metrics));
+    let page = Router::new()
         .route("/", get(page::page))
         .route("/api/certificates", get(page::json))
+        .route_layer(from_fn_with_state(Arc::clone(&served), access::page));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .merge(metrics)
+        .merge(page)
         .fallback((
             StatusCode::NOT_FOUND,
             "there are /, /api/certificates, /metrics, /healthz and /readyz\n",
         ))
-        .with_state(Arc::new(Served {
-            state,
-            scraping: Scrapes::default(),
-            paging: Renderer::default(),
-        }))
+        .with_state(served)
 }
 
 async fn healthz(Shared(served): Shared<Arc<Served>>) -> (StatusCode, String) {
@@ -256,6 +280,8 @@ mod tests {
             leader: Arc::new(|_| Leader::default()),
             replica: "pod".into(),
             started: UnixTime(1),
+            review: Arc::new(|_| Box::pin(async { Err("nobody is to be asked".into()) })),
+            certificate: Presented::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, state.clone(), async {
@@ -310,6 +336,22 @@ mod tests {
             let answer = ask(address, path).await;
             assert!(answer.contains(" 404 ") && answer.contains("metrics.page"));
         }
+
+        // Closed: only probes are answered without TLS and a token.
+        configs.send_replace(config(
+            "{issuers: {}, metrics: {access: viewers, tls: {secret: a}}}",
+        ));
+        for path in ["GET /", "GET /api/certificates", "GET /metrics", "POST /"] {
+            let request = format!("{path} HTTP/1.0\r\nAuthorization: Bearer a.b.c\r\nx:");
+            for request in [path, &request] {
+                let answer = ask(address, request).await;
+                assert!(
+                    answer.contains(" 403 ") && answer.contains("over TLS only"),
+                    "{answer}"
+                );
+            }
+        }
+        assert!(ask(address, "GET /readyz").await.contains(" 200 "));
 
         stop.send(()).unwrap();
         server.await.unwrap();

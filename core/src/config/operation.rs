@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::issuer::absolute;
+use super::issuer::{absolute, object_name};
 use super::reader::Place;
 use super::resolver::ResolverAddress;
 use crate::schedule::rate_limits::Backoff;
@@ -111,13 +111,28 @@ pub enum Observe {
     All,
 }
 
-/// What is exported.
+/// What is exported, and to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricsConfig {
     /// Whether each certificate has its own series.
     pub per_certificate: bool,
     /// Whether the port shows the status page.
     pub page: bool,
+    /// Who gets the metrics and the page.
+    pub access: Access,
+    /// Secret in the operator's namespace with the port's certificate and key. Without one the port does not speak TLS;
+    /// with [`Access::Viewers`] there is one.
+    pub tls: Option<Box<str>>,
+}
+
+/// Who gets the metrics and the page; probes are answered to anyone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever reaches the port.
+    #[default]
+    Anyone,
+    /// Those who show a token and have the right, over TLS.
+    Viewers,
 }
 
 impl Default for RolloutConfig {
@@ -145,6 +160,8 @@ impl Default for MetricsConfig {
         Self {
             per_certificate: true,
             page: true,
+            access: Access::default(),
+            tls: None,
         }
     }
 }
@@ -262,9 +279,22 @@ impl WatchConfig {
 impl MetricsConfig {
     pub(super) fn read(place: &Place<'_>) -> Self {
         let default = Self::default();
-        place.fields(|fields| Self {
-            per_certificate: fields.get("perCertificate").flag(default.per_certificate),
-            page: fields.get("page").flag(default.page),
+        place.fields(|fields| {
+            let access = fields.get("access").choice(
+                &[("anyone", Access::Anyone), ("viewers", Access::Viewers)],
+                default.access,
+            );
+            let tls = fields.get("tls");
+            if access == Access::Viewers && tls.is_absent() {
+                tls.fault("missing, with access: viewers no token is taken but over TLS");
+            }
+            Self {
+                per_certificate: fields.get("perCertificate").flag(default.per_certificate),
+                page: fields.get("page").flag(default.page),
+                access,
+                tls: (!tls.is_absent())
+                    .then(|| tls.fields(|fields| object_name(fields, "secret").into())),
+            }
         })
     }
 }

@@ -225,6 +225,10 @@ fn every_setting_arrives() {
         (Select::Label, Observe::All)
     );
     assert!(!config.metrics.per_certificate && !config.metrics.page);
+    assert_eq!(
+        (config.metrics.access, config.metrics.tls.as_deref()),
+        (Access::Viewers, Some("status.tls"))
+    );
     assert_eq!(config.class, "edge");
     // The rehearsal needs no allow of its own.
     assert!(

@@ -31,8 +31,8 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- range $object.subjects }}
 {{- $_ := set . "namespace" $root.Release.Namespace }}
 {{- end }}
-{{- if and $namespaces (has $object.kind (list "ClusterRole" "ClusterRoleBinding")) }}
-{{- /* The same rights, in each namespace. */ -}}
+{{- if and $namespaces (has $object.kind (list "ClusterRole" "ClusterRoleBinding")) (ne $object.metadata.name "cert-renew-access") }}
+{{- /* The same rights, in each namespace. Reviews belong to no namespace, so that the add-on for them stays as it is. */ -}}
 {{- $_ := set $object "kind" (trimPrefix "Cluster" $object.kind) }}
 {{- $name := $object.metadata.name | replace "cert-renew" "cert-renew-watched" }}
 {{- $_ := set $object.metadata "name" (include "cert-renew.clusterName" (dict "root" $root "name" $name)) }}
@@ -60,11 +60,16 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- $_ := set $object.spec.paramRef "namespace" $root.Release.Namespace }}
 {{- end }}
 {{- end }}
-{{- if and (eq $object.kind "ServiceAccount") $root.Values.serviceAccount.annotations }}
+{{- if and (eq $object.kind "ServiceAccount") (eq $object.metadata.name "cert-renew") $root.Values.serviceAccount.annotations }}
 {{- $_ := set $object.metadata "annotations" $root.Values.serviceAccount.annotations }}
 {{- end }}
 {{- if and (eq $object.kind "NetworkPolicy") $object.spec.ingress }}
 {{- $_ := set $object.spec "egress" (concat $object.spec.egress $root.Values.networkPolicy.egress) }}
+{{- end }}
+{{- if has $object.kind (list "PodMonitor" "ServiceMonitor") }}
+{{- range concat (get $object.spec "podMetricsEndpoints" | default list) (get $object.spec "endpoints" | default list) }}
+{{- $_ := merge . $root.Values.monitoring.endpoint }}
+{{- end }}
 {{- end }}
 {{- if eq $object.kind "Deployment" }}
 {{- include "cert-renew.deployment" (dict "root" $root "spec" $object.spec) }}

@@ -8,8 +8,10 @@
 pub mod certificates;
 mod part;
 pub mod process;
+mod reviewed;
 
 pub use part::Part;
+pub use reviewed::Reviewed;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +113,7 @@ pub struct Metrics {
     info_answered: IntGaugeVec,
     info_moved: IntCounterVec,
     leader_terms: IntCounter,
+    token_reviews: IntCounterVec,
 }
 
 impl Metrics {
@@ -268,6 +271,12 @@ impl Metrics {
                     "Times that this replica has become the leader",
                 )?,
             )?,
+            token_reviews: counters(
+                into,
+                "cert_renew_token_reviews_total",
+                "Tokens that were shown to see the metrics or the page, by what came of their review",
+                &["result"],
+            )?,
             registry: registry.clone(),
         };
         registered(
@@ -286,6 +295,10 @@ impl Metrics {
                 .task_panics
                 .with_label_values(&[part.as_str()])
                 .inc_by(0);
+        }
+        for result in Reviewed::ALL {
+            let labels = [result.as_str()];
+            metrics.token_reviews.with_label_values(&labels).inc_by(0);
         }
         Ok(metrics)
     }
@@ -419,6 +432,12 @@ impl Metrics {
             // It fails only if there is none.
             let _ = self.unmanaged.remove_label_values(&labels);
         }
+    }
+
+    /// Counts a token that somebody showed; an answer that is remembered does not count.
+    pub fn token_reviewed(&self, result: Reviewed) {
+        let labels = [result.as_str()];
+        self.token_reviews.with_label_values(&labels).inc();
     }
 
     /// Counts a panic of a task.

@@ -9,6 +9,8 @@ pub enum Part {
     ChallengeServer,
     /// Follows the order records, which hold the answers to the CA.
     OrderRecords,
+    /// Follows the certificate of the metrics port.
+    PortCertificate,
     /// Publishes Events.
     Events,
     /// Asks the CAs when to renew.
@@ -35,10 +37,11 @@ pub enum Part {
 
 impl Part {
     /// All parts.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::MetricsServer,
         Self::ChallengeServer,
         Self::OrderRecords,
+        Self::PortCertificate,
         Self::Events,
         Self::RenewalInfo,
         Self::Pairs,
@@ -59,6 +62,7 @@ impl Part {
             Self::MetricsServer => "metrics_server",
             Self::ChallengeServer => "challenge_server",
             Self::OrderRecords => "order_records",
+            Self::PortCertificate => "port_certificate",
             Self::Events => "events",
             Self::RenewalInfo => "renewal_info",
             Self::Pairs => "pairs",

@@ -90,6 +90,7 @@ fn eventful() -> Metrics {
     metrics.passed_over(&[Some("shop".into())].into());
     metrics.unmanaged("shop", "web", "lost", true);
     metrics.task_panicked(Part::Events);
+    metrics.token_reviewed(Reviewed::TooMany);
     metrics.loop_lag(Duration::from_millis(250));
     metrics.config_rejected(true);
     metrics.config_taken_over(entries::NOW);

@@ -23,6 +23,20 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
         || json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}});
     let mut tries = vec![
         (
+            "create",
+            "tokenreviews",
+            "",
+            json!({"spec": {"token": "a.b.c"}}),
+            None,
+        ),
+        (
+            "create",
+            "subjectaccessreviews",
+            "",
+            json!({"spec": {"user": "x", "resourceAttributes": {"verb": "get", "resource": "secrets"}}}),
+            None,
+        ),
+        (
             "patch",
             "secrets",
             "tls",

@@ -1,0 +1,607 @@
+//! Who gets the metrics and the page where the config closes them to all but viewers.
+//!
+//! A client shows a token over TLS; the API server says whose it is and whether they have the right. Nothing else is
+//! believed: no address, no certificate, no header that a proxy may set. The answer is kept for a short time, under a hash
+//! of the token. Tokens are never logged.
+//!
+//! Strangers can send as many tokens as they like: few are reviewed at a time, few wait for that, and each address has an
+//! allowance. A token that was good before does not count. Whatever cannot be reviewed is refused; probes never come here.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest;
+use axum::extract::{Request, State as Shared};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cert_renew_core::config::Access;
+use cert_renew_core::schedule::token_bucket::TokenBucket;
+use cert_renew_core::time::BootTime;
+use futures::future::BoxFuture;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use super::Served;
+use crate::net::bounded::{Connection, Encrypted};
+use crate::telemetry::metrics::{Metrics, Reviewed};
+
+/// The audience of tokens that are made for this port and are of no use to anybody else.
+pub(crate) const AUDIENCE: &str = "cert-renew.io";
+/// A header for tokens of [`AUDIENCE`], and no others: the API server's proxy removes the header Authorization, and does
+/// not check whom it sends the rest to.
+pub(crate) const HEADER: HeaderName = HeaderName::from_static("cert-renew-token");
+/// The beginning of each refusal for lack of a token or of TLS.
+pub(crate) const CLOSED: &str = "cert-renew shows this to viewers only";
+
+/// Longest token in bytes: those of Kubernetes have a thousand, those of identity providers a few thousand.
+const LONGEST: usize = 8 * 1024;
+/// Most tokens that are reviewed at a time.
+const REVIEWS: usize = 4;
+/// Most requests that wait for a review: at two milliseconds each, the last waits for a fraction of a second.
+const WAITING: usize = 64;
+/// Unknown tokens that an address may show at once; then one a second.
+const AT_ONCE: u32 = 60;
+/// How long a yes holds: a right that is withdrawn, or a token that expires, is good for so much longer.
+const ALLOWED: Duration = Duration::from_secs(60);
+/// How long a no holds: somebody who has just been given the right waits no longer.
+const REFUSED: Duration = Duration::from_secs(10);
+/// Most answers of each kind that are kept.
+const KEPT: usize = 1_024;
+/// Time between two log lines about reviews that fail.
+const TOLD: Duration = Duration::from_secs(60);
+/// What a client that was refused for lack of time is told to wait, in seconds.
+const LATER: HeaderValue = HeaderValue::from_static("2");
+
+/// What a token is shown for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The status page and its JSON.
+    Page,
+    /// The metrics.
+    Metrics,
+}
+
+/// What the API server is asked.
+pub struct Question {
+    /// The token.
+    pub token: Zeroizing<String>,
+    /// The audience that it has to have; none is the API server's own.
+    pub audience: Option<&'static str>,
+    /// What it is shown for.
+    pub wanted: Wanted,
+}
+
+/// What the API server says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They have the right.
+    Allowed,
+    /// They do not: who lacks which right, as a sentence.
+    Forbidden(Box<str>),
+    /// It knows no such token.
+    Unknown,
+}
+
+/// Asks the API server. Its error is for the log, and ends in time.
+pub type Review =
+    Arc<dyn Fn(Question) -> BoxFuture<'static, Result<Verdict, String>> + Send + Sync>;
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a token for {:?}", self.wanted)
+    }
+}
+
+/// Digest of a token, of its audience and of what it is shown for.
+type Key = [u8; 32];
+
+/// Answers of the API server, by token.
+#[derive(Default)]
+struct Answers {
+    /// When the answer is no longer believed. Kept longer, as a sign that the token is somebody's.
+    allowed: HashMap<Key, BootTime>,
+    /// Separate, so that refused tokens push out no others.
+    refused: HashMap<Key, (BootTime, Verdict)>,
+}
+
+impl Answers {
+    fn of(&self, key: &Key, now: BootTime) -> Option<Verdict> {
+        if self.allowed.get(key).is_some_and(|until| now < *until) {
+            return Some(Verdict::Allowed);
+        }
+        let (until, verdict) = self.refused.get(key)?;
+        (now < *until).then(|| verdict.clone())
+    }
+
+    fn keep(&mut self, key: Key, now: BootTime, verdict: Verdict) {
+        if verdict == Verdict::Allowed {
+            self.refused.remove(&key);
+            make_room(&mut self.allowed, |until| *until);
+            self.allowed.insert(key, now + ALLOWED);
+        } else {
+            self.allowed.remove(&key);
+            make_room(&mut self.refused, |(until, _)| *until);
+            self.refused.insert(key, (now + REFUSED, verdict));
+        }
+    }
+}
+
+/// Drops the oldest answer if there are too many.
+fn make_room<T>(answers: &mut HashMap<Key, T>, until: impl Fn(&T) -> BootTime) {
+    if answers.len() < KEPT {
+        return;
+    }
+    let oldest = answers.iter().min_by_key(|(_, answer)| until(answer));
+    if let Some(key) = oldest.map(|(key, _)| *key) {
+        answers.remove(&key);
+    }
+}
+
+/// What came of a token.
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    By(Verdict),
+    /// Too many tokens are shown.
+    Busy,
+    /// The API server could not be asked.
+    Failed,
+}
+
+/// Reviews tokens, within bounds.
+pub(super) struct Doorkeeper {
+    review: Review,
+    metrics: Arc<Metrics>,
+    answers: Mutex<Answers>,
+    allowance: Mutex<TokenBucket>,
+    waiting: Semaphore,
+    reviews: Semaphore,
+    told: Mutex<Option<Instant>>,
+}
+
+impl Doorkeeper {
+    pub(super) fn new(review: Review, metrics: Arc<Metrics>) -> Self {
+        Self {
+            review,
+            metrics,
+            answers: Mutex::default(),
+            allowance: Mutex::new(TokenBucket::new(AT_ONCE)),
+            waiting: Semaphore::new(WAITING),
+            reviews: Semaphore::new(REVIEWS),
+            told: Mutex::default(),
+        }
+    }
+
+    async fn judge(&self, address: Option<IpAddr>, question: Question) -> Judged {
+        let key = key(&question);
+        let known = lock(&self.answers).of(&key, BootTime::now());
+        if let Some(verdict) = known {
+            return Judged::By(verdict);
+        }
+        if !self.may_ask(&key, address) {
+            return self.busy();
+        }
+        let Ok(waiting) = self.waiting.try_acquire() else {
+            return self.busy();
+        };
+        let Ok(_reviewing) = self.reviews.acquire().await else {
+            return Judged::Failed;
+        };
+        drop(waiting);
+        // Somebody may have shown the same token meanwhile.
+        let known = lock(&self.answers).of(&key, BootTime::now());
+        if let Some(verdict) = known {
+            return Judged::By(verdict);
+        }
+        match (self.review)(question).await {
+            Ok(verdict) => {
+                self.metrics.token_reviewed(match &verdict {
+                    Verdict::Allowed => Reviewed::Allowed,
+                    Verdict::Forbidden(_) => Reviewed::Forbidden,
+                    Verdict::Unknown => Reviewed::Unknown,
+                });
+                lock(&self.answers).keep(key, BootTime::now(), verdict.clone());
+                Judged::By(verdict)
+            }
+            Err(error) => {
+                self.metrics.token_reviewed(Reviewed::Failed);
+                self.tell(&error);
+                Judged::Failed
+            }
+        }
+    }
+
+    /// Whether one more token of this address is reviewed; one that was good before always is.
+    fn may_ask(&self, key: &Key, address: Option<IpAddr>) -> bool {
+        let was_good = lock(&self.answers).allowed.contains_key(key);
+        let address = address.map(|it| it.to_string()).unwrap_or_default();
+        was_good || lock(&self.allowance).take(Instant::now(), &address)
+    }
+
+    fn busy(&self) -> Judged {
+        self.metrics.token_reviewed(Reviewed::TooMany);
+        Judged::Busy
+    }
+
+    fn tell(&self, error: &str) {
+        let mut told = lock(&self.told);
+        if told.is_none_or(|at| at.elapsed() > TOLD) {
+            *told = Some(Instant::now());
+            tracing::error!(
+                error,
+                "viewers are refused: their tokens cannot be reviewed"
+            );
+        }
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key(question: &Question) -> Key {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&[
+        u8::from(question.wanted == Wanted::Metrics),
+        u8::from(question.audience.is_some()),
+    ]);
+    context.update(question.token.as_bytes());
+    let mut key = Key::default();
+    key.copy_from_slice(context.finish().as_ref());
+    key
+}
+
+/// The token of a request, with the audience that it has to have.
+fn shown(headers: &HeaderMap) -> Option<(Zeroizing<String>, Option<&'static str>)> {
+    let one = |name: &HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next()?.to_str().ok()?;
+        values.next().is_none().then_some(value)
+    };
+    if headers.contains_key(AUTHORIZATION) {
+        let (scheme, token) = one(&AUTHORIZATION)?.split_once(' ')?;
+        let token = token.trim();
+        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+        let audience = is_for_us(token).then_some(AUDIENCE);
+        return (is_bearer && is_token(token)).then(|| (token.to_owned().into(), audience));
+    }
+    let token = one(&HEADER)?.trim();
+    is_token(token).then(|| (token.to_owned().into(), Some(AUDIENCE)))
+}
+
+/// The form of a bearer token (RFC 6750, 2.1).
+fn is_token(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+    (1..=LONGEST).contains(&text.len()) && text.bytes().all(fits)
+}
+
+/// Whether a token says that it is made for this port. Decides only what the API server is asked, which checks it.
+fn is_for_us(token: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Claims {
+        aud: OneOrMore,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+    let claims = || {
+        let payload = token.get(..LONGEST.min(token.len()))?.split('.').nth(1)?;
+        let payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
+        serde_json::from_slice::<Claims>(&payload).ok()
+    };
+    claims().is_some_and(|claims| match claims.aud {
+        OneOrMore::One(one) => one == AUDIENCE,
+        OneOrMore::More(more) => more.iter().any(|it| it == AUDIENCE),
+    })
+}
+
+/// Lets a request for the page through, if the config or the API server does.
+pub(super) async fn page(served: Shared<Arc<Served>>, request: Request, next: Next) -> Response {
+    guard(served, Wanted::Page, request, next).await
+}
+
+/// Lets a request for the metrics through, if the config or the API server does.
+pub(super) async fn metrics(served: Shared<Arc<Served>>, request: Request, next: Next) -> Response {
+    guard(served, Wanted::Metrics, request, next).await
+}
+
+async fn guard(
+    Shared(served): Shared<Arc<Served>>,
+    wanted: Wanted,
+    request: Request,
+    next: Next,
+) -> Response {
+    let access = served.state.config.borrow().metrics.access;
+    if access == Access::Anyone {
+        return next.run(request).await;
+    }
+    if request.extensions().get::<Encrypted>().is_none() {
+        // A token that has come this way is not looked at: others may have seen it.
+        let note = format!("{CLOSED}, and over TLS only: ask by https\n");
+        return refused(StatusCode::FORBIDDEN, note);
+    }
+    let Some((token, audience)) = shown(request.headers()) else {
+        let note = format!("{CLOSED}: show a token, Authorization: Bearer …\n");
+        return unauthorized(
+            HeaderValue::from_static("Bearer realm=\"cert-renew\""),
+            note,
+        );
+    };
+    let question = Question {
+        token,
+        audience,
+        wanted,
+    };
+    let connection = request.extensions().get::<Connection>();
+    let address = connection.map(Connection::address);
+    match served.doorkeeper.judge(address, question).await {
+        Judged::By(Verdict::Allowed) => next.run(request).await,
+        Judged::By(Verdict::Forbidden(why)) => {
+            refused(StatusCode::FORBIDDEN, format!("{CLOSED}: {why}\n"))
+        }
+        Judged::By(Verdict::Unknown) => unauthorized(
+            HeaderValue::from_static("Bearer realm=\"cert-renew\", error=\"invalid_token\""),
+            format!("{CLOSED}: the API server does not take this token\n"),
+        ),
+        Judged::Busy => later("too many tokens are shown, try again later\n"),
+        Judged::Failed => later("the token could not be reviewed: see the operator's log\n"),
+    }
+}
+
+fn refused(status: StatusCode, note: String) -> Response {
+    let headers = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    (status, headers, note).into_response()
+}
+
+fn unauthorized(challenge: HeaderValue, note: String) -> Response {
+    let mut response = refused(StatusCode::UNAUTHORIZED, note);
+    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    response
+}
+
+fn later(note: &str) -> Response {
+    let mut response = refused(StatusCode::SERVICE_UNAVAILABLE, note.to_owned());
+    response.headers_mut().insert(RETRY_AFTER, LATER);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt as _;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    fn question(token: &str) -> Question {
+        Question {
+            token: token.to_owned().into(),
+            audience: None,
+            wanted: Wanted::Page,
+        }
+    }
+
+    fn doorkeeper(
+        review: impl Fn(Question) -> BoxFuture<'static, Result<Verdict, String>> + Send + Sync + 'static,
+    ) -> Arc<Doorkeeper> {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Arc::new(Doorkeeper::new(Arc::new(review), metrics))
+    }
+
+    /// Knows the tokens that begin with `good` and `poor`, and counts the reviews.
+    fn counting() -> (Arc<Doorkeeper>, Arc<AtomicUsize>) {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let doorkeeper = doorkeeper(move |question| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let verdict = match &**question.token {
+                it if it.starts_with("good") => Ok(Verdict::Allowed),
+                it if it.starts_with("poor") => Ok(Verdict::Forbidden("no".into())),
+                it if it.starts_with("fails") => Err("no answer".into()),
+                _ => Ok(Verdict::Unknown),
+            };
+            async move { verdict }.boxed()
+        });
+        (doorkeeper, count)
+    }
+
+    const SOMEWHERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
+    const ELSEWHERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)));
+
+    #[tokio::test]
+    async fn an_answer_is_kept_for_a_token_and_what_it_is_shown_for_and_no_failure_is() {
+        let (doorkeeper, count) = counting();
+        let forbidden = Judged::By(Verdict::Forbidden("no".into()));
+        for _ in 0..3 {
+            let judge = async |token| doorkeeper.judge(SOMEWHERE, question(token)).await;
+            assert_eq!(judge("good").await, Judged::By(Verdict::Allowed));
+            assert_eq!(judge("poor").await, forbidden);
+            assert_eq!(judge("else").await, Judged::By(Verdict::Unknown));
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 3);
+        for different in [
+            Question {
+                wanted: Wanted::Metrics,
+                ..question("good")
+            },
+            Question {
+                audience: Some(AUDIENCE),
+                ..question("good")
+            },
+        ] {
+            doorkeeper.judge(SOMEWHERE, different).await;
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 5);
+        for _ in 0..2 {
+            let judged = doorkeeper.judge(SOMEWHERE, question("fails")).await;
+            assert_eq!(judged, Judged::Failed);
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 7);
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_so_long_and_so_many_are() {
+        let at = |seconds| BootTime(Duration::from_secs(seconds));
+        let mut answers = Answers::default();
+        let key = |number: usize| {
+            let mut key = Key::default();
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            key
+        };
+        answers.keep(key(0), at(0), Verdict::Allowed);
+        answers.keep(key(1), at(0), Verdict::Unknown);
+        assert_eq!(answers.of(&key(0), at(59)), Some(Verdict::Allowed));
+        assert_eq!(answers.of(&key(0), at(60)), None);
+        assert_eq!(answers.of(&key(1), at(9)), Some(Verdict::Unknown));
+        assert_eq!(answers.of(&key(1), at(10)), None);
+        // A no replaces a yes.
+        answers.keep(key(0), at(60), Verdict::Unknown);
+        assert_eq!(answers.of(&key(0), at(61)), Some(Verdict::Unknown));
+        answers.keep(key(0), at(70), Verdict::Allowed);
+        // Refused ones push out no others.
+        for number in 2..5 * KEPT {
+            answers.keep(key(number), at(70), Verdict::Unknown);
+        }
+        assert_eq!(answers.of(&key(0), at(71)), Some(Verdict::Allowed));
+        assert_eq!(answers.refused.len(), KEPT);
+        for number in 2..5 * KEPT {
+            answers.keep(key(number), at(71), Verdict::Allowed);
+        }
+        assert_eq!(answers.allowed.len(), KEPT);
+    }
+
+    #[tokio::test]
+    async fn who_shows_many_tokens_is_told_to_wait_and_no_other_is() {
+        let (doorkeeper, count) = counting();
+        let good = async || doorkeeper.judge(SOMEWHERE, question("good")).await;
+        assert_eq!(good().await, Judged::By(Verdict::Allowed));
+        let mut busy = 0;
+        for number in 0..1_000 {
+            let judged = doorkeeper.judge(SOMEWHERE, question(&format!("guess-{number}")));
+            busy += usize::from(judged.await == Judged::Busy);
+        }
+        assert!(busy > 900, "{busy}");
+        let reviewed = count.load(Ordering::SeqCst);
+        assert!(reviewed < 100, "{reviewed}");
+        // A token that was good before is reviewed again, whatever the others at its address do.
+        let past = BootTime(Duration::ZERO);
+        for until in lock(&doorkeeper.answers).allowed.values_mut() {
+            *until = past;
+        }
+        assert_eq!(good().await, Judged::By(Verdict::Allowed));
+        assert_eq!(count.load(Ordering::SeqCst), reviewed + 1);
+        let other = doorkeeper.judge(ELSEWHERE, question("good-too")).await;
+        assert_eq!(other, Judged::By(Verdict::Allowed));
+    }
+
+    #[tokio::test]
+    async fn few_tokens_are_reviewed_at_a_time_and_few_wait() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let go = Arc::new(Notify::new());
+        let doorkeeper = doorkeeper({
+            let (running, most, go) = (Arc::clone(&running), Arc::clone(&most), Arc::clone(&go));
+            move |_| {
+                let (running, most, go) =
+                    (Arc::clone(&running), Arc::clone(&most), Arc::clone(&go));
+                async move {
+                    let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    go.notified().await;
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    Ok(Verdict::Unknown)
+                }
+                .boxed()
+            }
+        });
+        let all: Vec<_> = (0..200_u8)
+            .map(|number| {
+                let doorkeeper = Arc::clone(&doorkeeper);
+                let address = Some(IpAddr::from([10, 0, 1, number]));
+                tokio::spawn(async move {
+                    let question = question(&format!("guess-{number}"));
+                    doorkeeper.judge(address, question).await
+                })
+            })
+            .collect();
+        let (mut busy, mut judged) = (0, 0);
+        for task in all {
+            // Each that is reviewed lets another one in.
+            while !task.is_finished() {
+                go.notify_one();
+                tokio::task::yield_now().await;
+            }
+            match task.await.unwrap() {
+                Judged::Busy => busy += 1,
+                _ => judged += 1,
+            }
+        }
+        assert!(most.load(Ordering::SeqCst) <= REVIEWS);
+        assert_eq!(busy + judged, 200);
+        assert!(judged >= WAITING && busy > 0, "{judged} {busy}");
+    }
+
+    #[test]
+    fn a_token_is_taken_from_the_header_that_is_meant_for_it() {
+        let ours = format!(
+            "e30.{}.c2ln",
+            URL_SAFE_NO_PAD.encode(format!("{{\"aud\":[\"a\",\"{AUDIENCE}\"]}}"))
+        );
+        let one = format!(
+            "e30.{}.c2ln",
+            URL_SAFE_NO_PAD.encode(format!("{{\"aud\":\"{AUDIENCE}\"}}"))
+        );
+        let (basic, bearer) = ("Basic YTpi".to_owned(), |token: &str| {
+            format!("Bearer {token}")
+        });
+        for (headers, expected) in [
+            (vec![("authorization", bearer("a.b.c"))], Some(None)),
+            (
+                vec![("authorization", "bearer  opaque=".to_owned())],
+                Some(None),
+            ),
+            (vec![("authorization", bearer(&ours))], Some(Some(AUDIENCE))),
+            (vec![("authorization", bearer(&one))], Some(Some(AUDIENCE))),
+            (
+                vec![("cert-renew-token", "a.b.c".into())],
+                Some(Some(AUDIENCE)),
+            ),
+            (vec![], None),
+            (vec![("authorization", basic)], None),
+            (vec![("authorization", bearer(""))], None),
+            (vec![("authorization", bearer("a b"))], None),
+            (vec![("authorization", bearer("a\"b"))], None),
+            (
+                vec![("authorization", bearer(&"x".repeat(LONGEST + 1)))],
+                None,
+            ),
+            (
+                vec![
+                    ("authorization", bearer("a")),
+                    ("authorization", bearer("b")),
+                ],
+                None,
+            ),
+            // What a proxy in front may say is nothing to us.
+            (vec![("x-remote-user", "admin".into())], None),
+            (vec![("x-forwarded-access-token", "a.b.c".into())], None),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in &headers {
+                map.append(*name, HeaderValue::from_str(value).unwrap());
+            }
+            let found = shown(&map).map(|(_, audience)| audience);
+            assert_eq!(found, expected, "{headers:?}");
+        }
+    }
+}

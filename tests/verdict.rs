@@ -163,6 +163,9 @@ pub(crate) async fn viewer(bench: &Bench, namespace: &str) -> Result<()> {
     let subjects =
         json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "viewer"}]);
     for mut role in serde_saphyr::from_multiple::<Value>(&fs::read_to_string(path)?)? {
+        if !role["kind"].as_str().is_some_and(|it| it.ends_with("Role")) {
+            continue;
+        }
         role["metadata"]["name"] = name.clone().into();
         let kind = role["kind"].clone();
         let binding = json!({

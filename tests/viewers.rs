@@ -25,7 +25,9 @@ use test_bench::{
     Bench, Context as _, Fault, Operator, OperatorOptions, Proxies, Result, ensure, eventually,
 };
 
+use crate::command::{cert_renew, said};
 use crate::renewal::{SOON, options};
+use crate::verdict::{outward, service};
 
 /// Closes the port.
 pub(crate) const CLOSED: &str = "metrics: {access: viewers, tls: {secret: port}}\n";
@@ -514,5 +516,60 @@ async fn without_the_add_on_or_an_api_server_nobody_gets_in_and_the_log_says_why
     answers(&operator, "/", &token, 503).await?;
     failing.store(false, Ordering::Relaxed);
     answers(&operator, "/", &token, 200).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_command_shows_a_closed_page_a_token_that_is_good_for_nothing_else() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::install(bench, closed()).await?;
+    operator.show_at(outward()?);
+    let namespace = operator.namespace().to_owned();
+    service(bench, &namespace, operator.metrics_address()).await?;
+    let user =
+        |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name});
+    let_view(&bench.client()?, &namespace, user("viewer")).await?;
+    let home = home(bench, &operator)?;
+    let presented = pair(&["status.example"], FRESH)?;
+    home.tls_secret("port", Some(&presented), &[]).await?;
+    let space = Space::new(bench.client()?, "asked", &namespace).await?;
+    let held = pair(&["asked.example"], FRESH)?;
+    { space.tls_secret("tls", Some(&held), &[("issuer", "pebble")]) }.await?;
+    operator.run().await?;
+    presents(&operator, &presented.certificate).await?;
+
+    let types = |who: &str| {
+        let status = ["status", "-n", &space.name, "--no-headers", "--as", who];
+        let way = ["--operator-namespace", &namespace];
+        cert_renew(&[&status[..], &way[..]].concat(), Some(bench.kubeconfig()))
+    };
+    eventually(SOON, "the viewer is answered", async || {
+        let shown = types("viewer")?;
+        ensure!(
+            shown.status.success() && shown.stderr.is_empty() && said(&shown).contains("tls"),
+            "{}",
+            said(&shown)
+        );
+        Ok(())
+    })
+    .await?;
+    let stranger = types("stranger")?;
+    ensure!(
+        stranger.status.code() == Some(1) && stranger.stdout.is_empty(),
+        "{}",
+        said(&stranger)
+    );
+    // Without the right to the token, or its ServiceAccount, it says so.
+    let accounts: Api<ServiceAccount> = Api::namespaced(bench.client()?, &namespace);
+    accounts
+        .delete("cert-renew-viewer", &Default::default())
+        .await?;
+    let without = types("viewer")?;
+    ensure!(
+        said(&without).contains("shows its page to viewers only")
+            && said(&without).contains("no ServiceAccount cert-renew-viewer"),
+        "{}",
+        said(&without)
+    );
     Ok(())
 }

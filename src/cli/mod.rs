@@ -18,6 +18,7 @@ pub mod lint;
 mod names;
 mod operator;
 mod output;
+mod page_token;
 mod plan;
 mod renew;
 mod revoke;

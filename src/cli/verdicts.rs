@@ -1,6 +1,7 @@
 //! Where the verdicts of `status`, `describe` and `plan` come from: the operator, asked through the API server's proxy
 //! to its metrics Service, so that nobody needs a right to read Secrets; or, without an operator or that right, the
-//! Secrets themselves, judged by the same function. Standard error says which, and when nobody leads.
+//! Secrets themselves, judged by the same function. Standard error says which, and when nobody leads. An operator that
+//! shows its page to viewers only is asked again with a token for it ([`super::page_token`]).
 //!
 //! Private keys enter this process's memory only in the answer's buffer, and only when Secrets are read: they are
 //! decoded by the thin type.
@@ -22,6 +23,7 @@ use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, ListParams};
+use zeroize::Zeroizing;
 
 use super::Failure;
 use super::answer::Answer;
@@ -29,7 +31,10 @@ use super::cluster_config;
 use super::kube_flags::{Clients, OperatorNamespace, Scope};
 use super::operator::Leader;
 use super::output::plain;
+use super::page_token::PageToken;
 use crate::cluster::pages::Pages;
+use crate::cluster::viewers::SERVICE;
+use crate::http::access::{CLOSED, HEADER};
 
 /// Secrets in a page of a list.
 const PAGE: u32 = 250;
@@ -40,6 +45,9 @@ const FEW: usize = 8;
 /// Most Secrets that are not managed and told of before a list.
 const TOLD: usize = 10;
 
+/// The scheme of a Service's proxy, which is HTTP without it.
+const HTTPS: &str = "https:";
+
 /// Which operator is asked.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Operator {
@@ -49,9 +57,11 @@ pub(super) struct Operator {
     #[arg(
         long,
         value_name = "NAME:PORT",
-        default_value = "cert-renew-metrics:metrics"
+        default_value = SERVICE
     )]
     metrics_service: String,
+    #[arg(skip)]
+    token: PageToken,
 }
 
 /// The Secrets that are meant.
@@ -424,7 +434,6 @@ impl Operator {
         of_name: Option<&str>,
         shown: Shown,
     ) -> Result<Report, String> {
-        let (namespace, service) = (self.namespace(), &self.metrics_service);
         let mut query = form_urlencoded::Serializer::new(String::new());
         let sort = shown.within.map(|_| "ends").or(shown.sort);
         query.append_pair("sort", sort.unwrap_or("secret"));
@@ -436,25 +445,59 @@ impl Operator {
                 query.append_pair(key, value);
             }
         }
-        let path = format!(
-            "/api/v1/namespaces/{namespace}/services/{service}/proxy/api/certificates?{}",
-            query.finish()
-        );
-        let request = http::Request::get(path).body(Vec::new());
-        let request = request.map_err(|error| error.to_string())?;
-        let answer = in_time(client.request::<Answer>(request)).await;
-        let answer = answer.map_err(|_| {
+        let answer = in_time(self.ask(client, &query.finish())).await;
+        let Answer(report) = answer.map_err(|_| {
             let seconds = PATIENCE.as_secs();
             format!("as it did not answer within {seconds} s")
-        })?;
-        let Answer(report) = answer.map_err(|error| self.why_not(&error))?;
+        })??;
         Ok(report)
+    }
+
+    /// Asks it, with a token where it wants one.
+    async fn ask(&self, client: &Client, query: &str) -> Result<Answer, String> {
+        let known = self.token.known().await;
+        let first = self.get(client, query, known.as_ref()).await?;
+        let answer = match first {
+            Err(kube::Error::Api(status)) if status.message.starts_with(CLOSED) => {
+                let token = self.token.ask(client, self.namespace()).await?;
+                self.get(client, query, Some(&token)).await?
+            }
+            answer => answer,
+        };
+        answer.map_err(|error| self.why_not(&error))
+    }
+
+    /// One request through the API server's proxy; a token goes over TLS only.
+    async fn get(
+        &self,
+        client: &Client,
+        query: &str,
+        token: Option<&Zeroizing<String>>,
+    ) -> Result<kube::Result<Answer>, String> {
+        let (namespace, service) = (self.namespace(), &self.metrics_service);
+        let service = match token {
+            Some(_) => format!("{HTTPS}{}", service.trim_start_matches(HTTPS)),
+            None => service.clone(),
+        };
+        let path = format!(
+            "/api/v1/namespaces/{namespace}/services/{service}/proxy/api/certificates?{query}"
+        );
+        let mut request = http::Request::get(path);
+        if let Some(token) = token {
+            request = request.header(HEADER, token.as_str());
+        }
+        let request = request.body(Vec::new());
+        let request = request.map_err(|error| error.to_string())?;
+        Ok(client.request::<Answer>(request).await)
     }
 
     /// Why it could not be asked.
     fn why_not(&self, error: &kube::Error) -> String {
         let (namespace, service) = (self.namespace(), &self.metrics_service);
         match error {
+            kube::Error::Api(status) if status.message.starts_with(CLOSED) => {
+                format!("as it answered: {}", plain(status.message.trim()))
+            }
             kube::Error::Api(status) if status.code == 403 => format!(
                 "as you may not get services/proxy {service} in {namespace} (rbac/addons/viewer.yaml has the role)"
             ),

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use cert_renew_core::config::Config;
 use serde_json::{Value, json};
 use test_bench::{Bench, Context as _, Result, ensure};
 

@@ -73,6 +73,7 @@ async fn owner(
     let strange = |message: &str| Error::Unavailable {
         what: what(),
         message: message.to_owned(),
+        code: None,
     };
     let request = request.map_err(|_| strange("the request cannot be made"))?;
     let answer = Zeroizing::new(call(&what, client.request_text(request)).await?);

@@ -23,7 +23,8 @@ pub use allow::{Allow, Glob, Labels, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
 pub use issuer::{Chain, Eab, Issuer, SecretKey, Staging};
 pub use operation::{
-    DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, Unseen, WatchConfig,
+    Access, DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, Unseen,
+    WatchConfig,
 };
 pub use provider::{SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
 use reader::Place;

@@ -166,8 +166,7 @@ async fn a_place_is_handed_on_and_none_is_lost() {
         ..LIMITS
     })));
     let address = IpAddr::from([127, 0, 0, 1]);
-    let connections: Vec<Connection> =
-        (0..4).map(|_| Connection::new(&open, address)).collect();
+    let connections: Vec<Connection> = (0..4).map(|_| Connection::new(&open, address)).collect();
     let first = connections[0].place().await;
     let second = connections[1].place().await;
     connections[0].asks();

@@ -8,7 +8,7 @@ use test_bench::{Result, run_where_there_is_only_ipv6};
 const TESTS: [&str; 3] = [
     "renewal::what_is_due_is_renewed_and_its_workloads_roll",
     "newcomer::the_five_steps_of_the_page_lead_to_a_renewed_secret",
-    "leadership::a_leader_that_ends_hands_over_at_once",
+    "leadership::handover::a_leader_that_ends_hands_over_at_once",
 ];
 
 #[tokio::test]

@@ -332,8 +332,8 @@ fn without_script(browser: &mut Browser, page: &str) -> Result<()> {
     browser.loaded()?;
     let rows = browser.evaluate(SHOWN)?;
     ensure!(
-        names(&rows)[0] == "legacy-tls",
-        "the form sorts as the page begins: {rows}"
+        names(&rows)[0] == "new-tls",
+        "the form keeps the order that was asked for: {rows}"
     );
     browser.ask("Emulation.setScriptExecutionDisabled", disabled(false))?;
     Ok(())

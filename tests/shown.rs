@@ -230,11 +230,6 @@ async fn one_tenant_neither_blows_the_answer_up_nor_hides_the_causes_of_others()
         "{}",
         said(&all)
     );
-    ensure!(
-        said(&all).contains("too many errors to show all texts"),
-        "{}",
-        said(&all).len()
-    );
     // A name is in one namespace.
     let named = as_viewer(&operator, bench, &["status", "-A", "typo"])?;
     ensure!(

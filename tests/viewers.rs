@@ -393,7 +393,7 @@ async fn strangers_neither_stall_probes_nor_flood_the_api_server() -> Result<()>
     }
     let asked = reviews()? - before;
     let seconds = usize::try_from(began.elapsed()?.as_secs())?;
-    println!(
+    eprintln!(
         "{refused} refused, {put_off} put off, {asked} reviews in {seconds} s, {probed} probes"
     );
     // At once so many, then one a second.

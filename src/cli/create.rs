@@ -82,7 +82,7 @@ impl Args {
     }
 
     fn kind(&self) -> Kind {
-        self.kind.unwrap_or(match self.is_manifest() {
+        self.kind.unwrap_or_else(|| match self.is_manifest() {
             true => Kind::Opaque,
             false => Kind::Tls,
         })

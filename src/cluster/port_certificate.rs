@@ -30,7 +30,7 @@ pub async fn follow(
             // An error means that the sender is gone: the process ends.
             let is_another = |it: &Arc<Config>| it.metrics.tls != secret;
             if config.wait_for(is_another).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         let Some(name) = &secret else {

@@ -120,7 +120,7 @@ impl Renewal<'_> {
                     .shared
                     .ledger
                     .update(&self.key.namespace, account, |account| {
-                        account.rehearsals = 0
+                        account.rehearsals = 0;
                     });
                 Ok(passed.await?)
             }

@@ -139,7 +139,7 @@ impl Renewal<'_> {
                 .await
             {
                 Ok(true) => {
-                    tracing::info!(secret = %copy, from = %self.key, "a copy is renewed with it")
+                    tracing::info!(secret = %copy, from = %self.key, "a copy is renewed with it");
                 }
                 Ok(false) => {
                     tracing::debug!(secret = %copy, from = %self.key, "no copy: it orders for itself");

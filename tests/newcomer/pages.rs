@@ -237,7 +237,9 @@ impl<'a> Walk<'a> {
         }
         if is_refused {
             let shown = shown.context("what is said instead")?;
+            // What passed before the policy was in force is no change any more.
             return eventually(SOON, "it is refused", async || {
+                self.furnish(page).await?;
                 let refused = self.newcomer.tries(&block.text)?;
                 ensure!(!refused.status.success(), "{}", said(&refused));
                 printed::shows(&shown.text, &said(&refused))
@@ -313,7 +315,7 @@ async fn each_block_of_commands_is_run_as_printed_or_says_why_not() -> Result<()
             }
         }
     }
-    println!("blocks of commands: {counts:?}");
+    eprintln!("blocks of commands: {counts:?}");
     ensure!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     let run = counts.get("run").copied().unwrap_or_default();
     ensure!(run >= 30, "only {run} blocks are run: {}", json!(counts));

@@ -18,7 +18,7 @@ async fn a_key_name_that_is_corrected_is_taken_by_the_order_that_waits() -> Resu
     mended("keyname", "DNS-01 by rfc2136: adding", |address| {
         let propagation = Nameserver::propagation(&[address]);
         [
-            rfc2136(&address.to_string(), "another-key", &propagation),
+            rfc2136(address.to_string(), "another-key", &propagation),
             right(address),
         ]
     })

@@ -131,7 +131,7 @@ async fn mended(tag: &str, said: &str, solvers: impl Fn(SocketAddr) -> [String; 
 
 fn right(address: SocketAddr) -> String {
     rfc2136(
-        &address.to_string(),
+        address.to_string(),
         TSIG_NAME,
         &Nameserver::propagation(&[address]),
     )

@@ -109,7 +109,7 @@ async fn an_order_that_waits_for_dns_goes_on_by_a_route() -> Result<()> {
     mended("tohttp", "DNS-01 by rfc2136: adding", |address| {
         let propagation = Nameserver::propagation(&[address]);
         [
-            rfc2136(&address.to_string(), "another-key", &propagation),
+            rfc2136(address.to_string(), "another-key", &propagation),
             "http01: {route: shared, selfCheck: false}".to_owned(),
         ]
     })

@@ -114,6 +114,7 @@ fn adopted(mut secret: FullSecret, annotations: &BTreeMap<&'static str, String>)
     for manager in &mut secret.managers {
         manager.names_certificate = false;
     }
+    secret.head.keeper = secret.kept_for();
     secret
 }
 

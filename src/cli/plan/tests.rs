@@ -58,7 +58,7 @@ shop/later   2026-03-01T00:00:00Z  Lifetime     later.example   deployment/web(r
 shop/paused  never                 Paused       paused.example  -                                                                   -
 Lifetime: by its lifetime
 MissingName: the certificate lacks a name of cert-renew.io/names
-Paused: cert-renew.io/paused or the config pauses it
+Paused: cert-renew.io/paused is set
 shop/due: nobody restarts pod/debug, job/import
 shop/later: only another ca.crt restarts deployment/trust
 ";

@@ -160,7 +160,9 @@ impl Replacing<'_> {
                 return Ok(None);
             }
             let left = *self.left.get_or_insert(self.pods.len() + SPARE);
-            let lost = *self.lost.get_or_insert(self.wanted - served(&self.pods));
+            let lost = *self
+                .lost
+                .get_or_insert_with(|| self.wanted - served(&self.pods));
             let ordered = self.wait.workload.ordered;
             let (name, uid) = match next(&self.pods, self.wanted, self.wanted - lost, ordered) {
                 Next::Done => return Ok(Some(Waited::Done(0))),

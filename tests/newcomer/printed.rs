@@ -40,6 +40,8 @@ fn lasting(line: &str) -> String {
     if line.trim() == ANY {
         return ANY.to_owned();
     }
+    // The CA may have named its window by then, or not yet.
+    let line = line.replace("by the CA's window (ARI)", "by its lifetime");
     let mut words: Vec<String> = line.split_whitespace().map(of_word).collect();
     // "in 89d 23h" is "in 90d" at another time.
     words.dedup_by(|one, other| one == other && one.chars().eq([VARIES]));

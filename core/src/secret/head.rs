@@ -26,7 +26,7 @@ pub struct Head {
     pub near: Option<Box<str>>,
     /// Whether the API server refuses changes of its data.
     pub immutable: bool,
-    /// The object for which another program writes it; see [`keepers`](super::keepers).
+    /// The object for which another program writes it; see [`keepers`].
     pub keeper: Option<Box<str>>,
     /// Whether it has the annotation by which cert-manager names its Certificate.
     names_certificate: bool,

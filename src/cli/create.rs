@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use cert_renew_core::config::{Config, Labels};
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::place::TLS_TYPE;
 use cert_renew_core::secret::values::is_label;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::text::shown;
@@ -183,14 +184,7 @@ fn made(args: &Args, namespace: Option<String>, name: String, names: &[Name]) ->
             ),
             ..ObjectMeta::default()
         },
-        type_: Some(
-            if is_opaque {
-                "Opaque"
-            } else {
-                "kubernetes.io/tls"
-            }
-            .into(),
-        ),
+        type_: Some(if is_opaque { "Opaque" } else { TLS_TYPE }.into()),
         data: (!is_opaque).then(|| {
             ["tls.crt", "tls.key"]
                 .map(|key| (key.to_owned(), ByteString(Vec::new())))

@@ -71,7 +71,10 @@ pub(super) async fn labels(
     match api.get_metadata(namespace).await {
         Ok(found) => Ok(Some(found.metadata.labels.unwrap_or_default())),
         Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
-        Err(error) => Err(Failure::new("reading the namespace", &error)),
+        Err(error) => Err(Failure::new(
+            &format!("reading namespace {namespace}"),
+            &error,
+        )),
     }
 }
 

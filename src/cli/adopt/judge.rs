@@ -11,19 +11,16 @@ use cert_renew_core::schedule::due::Never;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
-use cert_renew_core::secret::settings::Blocks;
+use cert_renew_core::secret::place::TLS_TYPE;
+use cert_renew_core::secret::settings::{Blocks, Problem};
 use cert_renew_core::time::UnixTime;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::Api;
 use kube::{Client, Resource as _};
 
 use super::plan::{Issuers, theirs};
 use crate::cli::Failure;
 use crate::cli::cluster_config;
 use crate::cli::create::unknown_issuer;
-
-/// Type of a Secret that the operator watches without a label.
-const TLS: &str = "kubernetes.io/tls";
+use crate::cli::names;
 
 /// What a Secret is judged by.
 pub(super) struct Judge {
@@ -60,7 +57,7 @@ impl Judge {
     /// Whether the operator sees this Secret only with the label `cert-renew.io/managed`.
     pub(super) fn needs_label(&self, secret: &FullSecret) -> bool {
         let by_label = |config: &Config| config.watch.select == Select::Label;
-        secret.kind != TLS || self.config.as_ref().is_some_and(by_label)
+        secret.kind != TLS_TYPE || self.config.as_ref().is_some_and(by_label)
     }
 
     /// Why the operator would not renew the Secret with these annotations, without cert-manager's; None if it would.
@@ -75,27 +72,11 @@ impl Judge {
         };
         let namespace = secret.head.namespace().to_owned();
         if config.needs_namespace_labels() && !self.labels.contains_key(&namespace) {
-            let labels = labels(client, &namespace).await?;
+            let labels = names::labels(client, &namespace, config).await?;
             self.labels.insert(namespace.clone(), labels);
         }
         let labels = self.labels.get(&namespace).map(Option::as_ref);
         Ok(obstacle(config, labels, adopted(secret, annotations)))
-    }
-}
-
-/// The namespace's labels; None if the caller may not read them.
-async fn labels(
-    client: &Client,
-    namespace: &str,
-) -> Result<Option<BTreeMap<String, String>>, Failure> {
-    let api: Api<Namespace> = Api::all(client.clone());
-    match api.get_metadata(namespace).await {
-        Ok(found) => Ok(Some(found.metadata.labels.unwrap_or_default())),
-        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
-        Err(error) => Err(Failure::new(
-            &format!("reading namespace {namespace}"),
-            &error,
-        )),
     }
 }
 
@@ -174,7 +155,7 @@ fn obstacle(
             "whether its names are granted depends on the labels of namespace {namespace}, which you may not read"
         ));
     }
-    let blocks = |it: &&cert_renew_core::secret::settings::Problem| it.blocks != Blocks::Nothing;
+    let blocks = |it: &&Problem| it.blocks != Blocks::Nothing;
     let problem = assessment.problems.iter().find(blocks);
     Some(match problem {
         Some(problem) => format!("the operator would not renew it: {problem}"),
@@ -212,7 +193,7 @@ issuers:
         let certificate = STANDARD.encode(PEM);
         let mut secret = json!({
             "metadata": {"namespace": "shop", "name": "tls", "uid": "1", "resourceVersion": "1"},
-            "type": TLS, "data": {"tls.crt": certificate},
+            "type": TLS_TYPE, "data": {"tls.crt": certificate},
         });
         for (key, value) in change.as_object().into_iter().flatten() {
             match key.as_str() {

@@ -105,9 +105,6 @@ mod tests {
             lines[2].contains("never") && lines[2].contains("Paused"),
             "{printed}"
         );
-        assert!(
-            lines.contains(&"shop/healthy: 2 more workloads use it"),
-            "{printed}"
-        );
+        assert_eq!(lines.last(), Some(&"shop/healthy: 2 more workloads use it"));
     }
 }

@@ -6,7 +6,8 @@
 //! then. The address with the most connections loses its own first.
 //!
 //! A port may speak TLS beside plain HTTP: the first byte tells which. A handshake takes a place as a connection without a
-//! request does, so that many of them keep nobody else waiting either.
+//! request does, so that many of them keep nobody else waiting either. Each costs a signature, so each address has an
+//! allowance of them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,9 +15,10 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
+use cert_renew_core::schedule::token_bucket::TokenBucket;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -41,6 +43,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// First byte of a TLS handshake (RFC 8446, 5.1); no request begins with it.
 const HANDSHAKE: u8 = 22;
 
+/// Time until an address may begin one more TLS handshake. A signature takes a tenth of a millisecond with ECDSA and some
+/// milliseconds with RSA 4096.
+const HANDSHAKE_EACH: Duration = Duration::from_millis(100);
+
 /// Most connections to a port that are read or answered at a time. With 16 KiB each, 8 MiB at most.
 pub(crate) const CONNECTIONS: usize = 512;
 
@@ -50,6 +56,8 @@ const LIMITS: Limits = Limits {
     silent: 2048,
     // A handshake takes two round trips. rustls reads 64 KiB of it at most, so that all have 8 MiB.
     handshakes: 128,
+    // Viewers come through the API server's proxy, from its address.
+    handshakes_at_once: 120,
     // A CA waits 10 s, Prometheus too by default.
     time: Duration::from_secs(15),
 };
@@ -62,6 +70,8 @@ struct Limits {
     silent: usize,
     /// Most TLS handshakes at a time.
     handshakes: usize,
+    /// Handshakes that an address may begin at once; then one in each [`HANDSHAKE_EACH`].
+    handshakes_at_once: u32,
     /// Longest life of a connection from its first byte on, whatever is sent; each serves one request.
     time: Duration,
 }
@@ -75,6 +85,8 @@ struct Open {
     silent: Connections,
     /// Connections whose TLS handshake is not complete.
     handshakes: Connections,
+    /// Handshakes that each network may still begin.
+    allowance: TokenBucket,
     /// Number of places taken: by the connections below, and by those whose request is not looked for yet.
     taken: usize,
     /// Connections whose request is incomplete.
@@ -142,6 +154,7 @@ impl Open {
             count: 0,
             silent: Connections::default(),
             handshakes: Connections::default(),
+            allowance: TokenBucket::every(limits.handshakes_at_once, HANDSHAKE_EACH),
             taken: 0,
             idle: Connections::default(),
             asked: Connections::default(),
@@ -239,14 +252,18 @@ impl Connection {
         Place(self.clone())
     }
 
-    /// Notes that its handshake begins, until the result is dropped. If there are too many, one is closed.
-    fn shakes_hands(&self) -> Handshake {
+    /// Notes that its handshake begins, until the result is dropped. If there are too many, one is closed. Nothing if its
+    /// address has begun too many.
+    fn shakes_hands(&self) -> Option<Handshake> {
         let mut all = lock(&self.open);
+        if !all.allowance.take(Instant::now(), &network(self.address)) {
+            return None;
+        }
         if all.handshakes.count >= all.limits.handshakes {
             all.handshakes.close_one();
         }
         all.handshakes.enter(self);
-        Handshake(self.clone())
+        Some(Handshake(self.clone()))
     }
 
     /// Notes that its request has come.
@@ -271,6 +288,17 @@ impl Connection {
     /// Closes it, whatever is still to be sent.
     pub(crate) fn close(&self) {
         self.end.notify_one();
+    }
+}
+
+/// Whom an address stands for: itself, or with IPv6 its /64, of which one machine may have every address.
+pub(crate) fn network(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
     }
 }
 
@@ -394,7 +422,9 @@ impl Server {
         let Some(tls) = tls else {
             return self.serve_over(stream, None).await;
         };
-        let shaking = self.connection.shakes_hands();
+        let Some(shaking) = self.connection.shakes_hands() else {
+            return;
+        };
         let shaken = timeout(HEADER_TIME, tls.accept(stream)).await;
         drop(shaking);
         if let Ok(Ok(stream)) = shaken {

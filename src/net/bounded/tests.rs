@@ -304,6 +304,7 @@ async fn handshakes_that_never_end_keep_nobody_waiting() {
     let limits = Limits {
         connections: 16,
         handshakes: 4,
+        handshakes_at_once: 1_000,
         ..LIMITS
     };
     let tls = Some(presented.acceptor().unwrap());
@@ -339,4 +340,51 @@ async fn handshakes_that_never_end_keep_nobody_waiting() {
     // The oldest are closed.
     let mut byte = [0];
     assert_eq!(others[0].read(&mut byte).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn an_address_begins_a_bounded_number_of_handshakes_and_others_begin_theirs() {
+    let (certificate, key) = presented::tests::pair();
+    let presented = Presented::default();
+    presented
+        .replace(certificate.as_bytes(), key.as_bytes())
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits {
+        handshakes_at_once: 3,
+        ..LIMITS
+    };
+    let router = Router::new().route("/", get(async || "here"));
+    let tls = Some(presented.acceptor().unwrap());
+    tokio::spawn(serve_within(
+        limits,
+        listener,
+        tls,
+        router,
+        std::future::pending(),
+    ));
+    let mut shaken = 0;
+    let started = Instant::now();
+    for _ in 0..200 {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let shake = presented::tests::shake(stream, &certificate).await;
+        shaken += u128::from(shake.is_ok());
+    }
+    let most = 3 + started.elapsed().as_millis() / HANDSHAKE_EACH.as_millis() + 1;
+    assert!((3..=most).contains(&shaken), "{shaken} of {most}");
+    // Plain requests are answered, and so is another address.
+    let mut probe = TcpStream::connect(address).await.unwrap();
+    assert!(ask(&mut probe).await.ends_with("here"));
+    let stream = from_elsewhere(address).await;
+    presented::tests::shake(stream, &certificate).await.unwrap();
+}
+
+#[test]
+fn a_network_of_ipv6_counts_as_one_client() {
+    let of = |address: &str| network(address.parse().unwrap());
+    assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+    assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+    assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
 }

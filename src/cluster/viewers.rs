@@ -12,8 +12,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::Client;
 use kube::api::{Api, PostParams};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -26,6 +25,21 @@ pub const SERVICE: &str = "cert-renew-metrics:metrics";
 const METRICS: &str = "/metrics";
 /// Longest time for a review: Prometheus waits ten seconds for its answer.
 const REVIEW: Duration = Duration::from_secs(5);
+
+/// A TokenReview that leaves the token where it is.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenReview<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    spec: TokenReviewSpec<'a>,
+}
+
+#[derive(Serialize)]
+struct TokenReviewSpec<'a> {
+    token: &'a str,
+    audiences: &'a [&'static str],
+}
 
 /// The part of a TokenReview that the API server fills in.
 #[derive(Deserialize)]
@@ -61,20 +75,23 @@ async fn owner(
     question: &Question,
     what: impl Fn() -> String,
 ) -> Result<Option<UserInfo>, Error> {
-    let audiences: Vec<&str> = question.audience.into_iter().collect();
-    let review = json!({
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenReview",
-        "spec": {"token": &**question.token, "audiences": audiences},
-    });
-    let request = Request::post("/apis/authentication.k8s.io/v1/tokenreviews")
-        .header(CONTENT_TYPE, "application/json")
-        .body(review.to_string().into_bytes());
+    let review = TokenReview {
+        api_version: "authentication.k8s.io/v1",
+        kind: "TokenReview",
+        spec: TokenReviewSpec {
+            token: &question.token,
+            audiences: question.audience.as_slice(),
+        },
+    };
     let strange = |message: &str| Error::Unavailable {
         what: what(),
         message: message.to_owned(),
         code: None,
     };
+    let body = serde_json::to_vec(&review).map_err(|_| strange("the request cannot be made"))?;
+    let request = Request::post("/apis/authentication.k8s.io/v1/tokenreviews")
+        .header(CONTENT_TYPE, "application/json")
+        .body(body);
     let request = request.map_err(|_| strange("the request cannot be made"))?;
     let answer = Zeroizing::new(call(&what, client.request_text(request)).await?);
     let Reviewed { status } = serde_json::from_str(&answer)

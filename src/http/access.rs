@@ -4,8 +4,9 @@
 //! believed: no address, no certificate, no header that a proxy may set. The answer is kept for a short time, under a hash
 //! of the token. Tokens are never logged.
 //!
-//! Strangers can send as many tokens as they like: few are reviewed at a time, few wait for that, and each address has an
-//! allowance. A token that was good before does not count. Whatever cannot be reviewed is refused; probes never come here.
+//! Strangers can send as many tokens as they like: few are reviewed at a time, few wait for that, each address has an
+//! allowance, and all have one together. A token that was good before does not count. Whatever cannot be reviewed is
+//! refused; probes never come here.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,7 +31,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::Served;
-use crate::net::bounded::{Connection, Encrypted};
+use crate::net::bounded::{self, Connection, Encrypted};
 use crate::telemetry::metrics::{Metrics, Reviewed};
 
 /// The audience of tokens that are made for this port and are of no use to anybody else.
@@ -49,6 +50,11 @@ const REVIEWS: usize = 4;
 const WAITING: usize = 64;
 /// Unknown tokens that an address may show at once; then one a second.
 const AT_ONCE: u32 = 60;
+/// Unknown tokens that all addresses together may show at once; then one in each [`FROM_ALL_EACH`]. Whoever has many
+/// addresses can keep new viewers waiting by it, and the API server answers no more than this for them.
+const FROM_ALL: u32 = 300;
+/// Time until one more unknown token is reviewed.
+const FROM_ALL_EACH: Duration = Duration::from_millis(50);
 /// How long a yes holds: a right that is withdrawn, or a token that expires, is good for so much longer.
 const ALLOWED: Duration = Duration::from_secs(60);
 /// How long a no holds: somebody who has just been given the right waits no longer.
@@ -155,12 +161,33 @@ enum Judged {
     Failed,
 }
 
+/// How many unknown tokens are reviewed.
+struct Allowance {
+    of_each: TokenBucket,
+    of_all: TokenBucket,
+}
+
+impl Allowance {
+    fn new() -> Self {
+        Self {
+            of_each: TokenBucket::new(AT_ONCE),
+            of_all: TokenBucket::every(FROM_ALL, FROM_ALL_EACH),
+        }
+    }
+
+    /// What an address shows beyond its own allowance does not count for the others.
+    fn take(&mut self, now: Instant, address: Option<IpAddr>) -> bool {
+        let address = address.map(bounded::network).unwrap_or_default();
+        self.of_each.take(now, &address) && self.of_all.take(now, "")
+    }
+}
+
 /// Reviews tokens, within bounds.
 pub(super) struct Doorkeeper {
     review: Review,
     metrics: Arc<Metrics>,
     answers: Mutex<Answers>,
-    allowance: Mutex<TokenBucket>,
+    allowance: Mutex<Allowance>,
     waiting: Semaphore,
     reviews: Semaphore,
     told: Mutex<Option<Instant>>,
@@ -172,7 +199,7 @@ impl Doorkeeper {
             review,
             metrics,
             answers: Mutex::default(),
-            allowance: Mutex::new(TokenBucket::new(AT_ONCE)),
+            allowance: Mutex::new(Allowance::new()),
             waiting: Semaphore::new(WAITING),
             reviews: Semaphore::new(REVIEWS),
             told: Mutex::default(),
@@ -185,11 +212,16 @@ impl Doorkeeper {
         if let Some(verdict) = known {
             return Judged::By(verdict);
         }
-        if !self.may_ask(&key, address) {
-            return self.busy();
-        }
-        let Ok(waiting) = self.waiting.try_acquire() else {
-            return self.busy();
+        // One that was good before is always reviewed again, and takes no place from others.
+        let was_good = lock(&self.answers).allowed.contains_key(&key);
+        let waiting = if was_good {
+            None
+        } else {
+            let may = lock(&self.allowance).take(Instant::now(), address);
+            match self.waiting.try_acquire() {
+                Ok(waiting) if may => Some(waiting),
+                _ => return self.busy(),
+            }
         };
         let Ok(_reviewing) = self.reviews.acquire().await else {
             return Judged::Failed;
@@ -216,13 +248,6 @@ impl Doorkeeper {
                 Judged::Failed
             }
         }
-    }
-
-    /// Whether one more token of this address is reviewed; one that was good before always is.
-    fn may_ask(&self, key: &Key, address: Option<IpAddr>) -> bool {
-        let was_good = lock(&self.answers).allowed.contains_key(key);
-        let address = address.map(|it| it.to_string()).unwrap_or_default();
-        was_good || lock(&self.allowance).take(Instant::now(), &address)
     }
 
     fn busy(&self) -> Judged {
@@ -318,7 +343,7 @@ pub(super) async fn metrics(served: Shared<Arc<Served>>, request: Request, next:
 async fn guard(
     Shared(served): Shared<Arc<Served>>,
     wanted: Wanted,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let access = served.state.config.borrow().metrics.access;
@@ -337,6 +362,9 @@ async fn guard(
             note,
         );
     };
+    for header in [&AUTHORIZATION, &HEADER] {
+        request.headers_mut().remove(header);
+    }
     let question = Question {
         token,
         audience,

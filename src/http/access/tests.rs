@@ -171,6 +171,32 @@ async fn few_tokens_are_reviewed_at_a_time_and_few_wait() {
     assert!(judged >= WAITING && busy > 0, "{judged} {busy}");
 }
 
+#[tokio::test]
+async fn many_addresses_together_have_one_allowance_and_known_tokens_another() {
+    let (doorkeeper, count) = counting();
+    let good = async || doorkeeper.judge(SOMEWHERE, question("good")).await;
+    assert_eq!(good().await, Judged::By(Verdict::Allowed));
+    let mut busy = 0;
+    for number in 0..4 * FROM_ALL {
+        let [.., c, d] = number.to_be_bytes();
+        let address = Some(IpAddr::from([10, 9, c, d]));
+        let judged = doorkeeper.judge(address, question(&format!("guess-{number}")));
+        busy += u32::from(judged.await == Judged::Busy);
+    }
+    assert!(busy > FROM_ALL, "{busy}");
+    let reviewed = count.load(Ordering::SeqCst);
+    // All places are taken, and the answer is of yesterday.
+    let waiting = doorkeeper
+        .waiting
+        .try_acquire_many(u32::try_from(WAITING).unwrap());
+    waiting.unwrap().forget();
+    for until in lock(&doorkeeper.answers).allowed.values_mut() {
+        *until = BootTime(Duration::ZERO);
+    }
+    assert_eq!(good().await, Judged::By(Verdict::Allowed));
+    assert_eq!(count.load(Ordering::SeqCst), reviewed + 1);
+}
+
 #[test]
 fn a_token_is_taken_from_the_header_that_is_meant_for_it() {
     let ours = format!(

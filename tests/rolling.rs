@@ -1,6 +1,7 @@
 //! What the tests of rollouts share: due rollouts, workloads to be rolled, and what came of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew::rollout::{self, Happening, Judge, Outcome, Roller, Rollout, Withdrawal};
@@ -144,7 +145,7 @@ pub(crate) async fn roll_by(
     let rollout = Rollout {
         namespace,
         secrets: &secrets,
-        steps: plan.steps,
+        steps: plan.steps.into_iter().map(Arc::new).collect(),
         judge: &Always,
         looks: BTreeMap::new(),
         since: Instant::now(),

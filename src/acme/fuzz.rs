@@ -8,7 +8,7 @@ use reqwest::Url;
 
 use super::error::{Action, Error};
 use super::jws::AccountKey;
-use super::{Directory, Preference, ari, authorization, http as acme_http};
+use super::{Directory, Preference, ari, authorization, http as acme_http, order};
 use crate::fuzz::{feed, texts};
 
 #[test]
@@ -66,6 +66,7 @@ pub(crate) fn read(input: &[u8]) {
             state.problems().count(),
         );
     }
+    order::read(input);
     let text = String::from_utf8_lossy(input);
     let _ = acme_http::retry_after(&text, now);
     if let (Ok(value), Ok(base)) = (

@@ -5,6 +5,7 @@
 //! flight to one issuer than its `concurrency`, and never sends them faster than its rate limit allows. `HTTPS_PROXY`,
 //! `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -337,7 +338,7 @@ pub(super) fn retry_after(value: &str, now: UnixTime) -> Option<Duration> {
 
 /// The targets with `rel="alternate"` (RFC 8288; RFC 8555, section 7.4.2) of all such headers, without duplicates.
 pub(super) fn alternates(headers: &HeaderMap, base: &Url) -> Vec<String> {
-    let mut found = Vec::new();
+    let (mut found, mut known) = (Vec::new(), HashSet::new());
     for value in headers
         .get_all(LINK)
         .iter()
@@ -365,7 +366,7 @@ pub(super) fn alternates(headers: &HeaderMap, base: &Url) -> Vec<String> {
                 .ok()
                 .filter(|_| alternate)
                 .map(String::from)
-                && !found.contains(&url)
+                && known.insert(url.clone())
             {
                 found.push(url);
             }

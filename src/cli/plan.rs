@@ -436,7 +436,8 @@ fn rollout_of(
         RolloutMode::None => Vec::new(),
         _ => {
             let bystanders = rollout::by_secret(&users.bystanders);
-            let unseen = rollout::unseen(&request, &bystanders, &users.workloads);
+            let workloads = rollout::by_id(&users.workloads);
+            let unseen = rollout::unseen(&request, &bystanders, &workloads);
             let of = |workload: String| format!("the pods of {workload}");
             let mut names = rollout::left_behind(&request, &bystanders);
             names.extend(unseen.into_iter().map(of));

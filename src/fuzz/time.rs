@@ -7,11 +7,17 @@
 //!
 //! `cargo test` tries the known shapes and a second of random ones; `make fuzz` goes on with random ones.
 
+use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::schedule::rate_limits;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::parts::ChainAndCa;
 use cert_renew_core::secret::place::{Place, TLS_TYPE};
 use cert_renew_core::secret::state::IssuedBy;
+use cert_renew_core::secret::stray;
+use cert_renew_core::secret::thin::ObservedSecret;
 use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::testing::{FACTOR, LENGTHS, forge, slower_than_linear};
+use cert_renew_core::verdict::Report;
 
 use super::*;
 use crate::cli::lint;
@@ -19,6 +25,28 @@ use crate::cluster::order_records;
 
 /// A reader by its name.
 pub(crate) type Reader = (&'static str, fn(&[u8]));
+
+/// What a user may write on a Secret beside its issuer, and something that is unknown.
+const KEYS: [&str; 18] = [
+    "names",
+    "renew-before",
+    "profile",
+    "lifetime",
+    "key-rotation",
+    "key-type",
+    "outputs",
+    "pkcs12-password-key",
+    "rollout",
+    "rollout-on",
+    "workloads",
+    "change-window",
+    "verify",
+    "paused",
+    "renew-now",
+    "revoked",
+    "class",
+    "unknown",
+];
 
 /// All readers of what a stranger may write.
 pub(crate) const READERS: &[Reader] = &[
@@ -54,13 +82,20 @@ pub(crate) const READERS: &[Reader] = &[
         let secret = serde_json::from_slice::<ThinSecret>(input);
         let _ = secret.map(|secret| secret.certificate());
     }),
+    ("a Secret that is not managed", |input| {
+        if let Ok(ObservedSecret(secret)) = serde_json::from_slice(input) {
+            let key = SecretRef::new("b", "a");
+            let _ = (stray::of(&key, &secret.head, "default"), secret.ca());
+            drop(secret.above());
+        }
+    }),
     ("FullSecret", |input| {
         let _ = serde_json::from_slice::<FullSecret>(input)
             .map(|secret| (secret.kept_for(), secret.written()));
     }),
     ("Settings::read", |input| {
         let text = String::from_utf8_lossy(input);
-        for key in ["names", "workloads", "outputs", "change-window", "unknown"] {
+        for key in KEYS {
             let annotations = BTreeMap::from([
                 ("cert-renew.io/issuer".to_owned(), "x".to_owned()),
                 (format!("cert-renew.io/{key}"), text.clone().into_owned()),
@@ -75,6 +110,7 @@ pub(crate) const READERS: &[Reader] = &[
     ("state annotations", |input| {
         let text = String::from_utf8_lossy(input);
         let _ = (text.parse::<RolledOut>(), text.parse::<UsedBy>());
+        let _ = (text.parse::<HaltNote>(), text.parse::<ChainAndCa>());
         let note = BTreeMap::from([(
             "state.cert-renew.io/issued-by".to_owned(),
             text.into_owned(),
@@ -82,6 +118,10 @@ pub(crate) const READERS: &[Reader] = &[
         let _ = IssuedBy::read(&note);
     }),
     ("workloads and pods", crate::rollout::read),
+    ("requests for the page", crate::http::read),
+    ("the operator's answer", |input| {
+        drop(serde_json::from_slice::<Report>(input));
+    }),
     ("answers of a CA", crate::acme::fuzz::read),
     ("TXT records", crate::solver::dns_persist01::tests::read),
     ("CAA records", crate::solver::caa::tests::read),
@@ -249,6 +289,25 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
     };
     let watched = move |length: usize| secret("", &names(length / 2));
     let outputs = |length: usize| secret(&"a=key+leaf,".repeat(length / 11), b"x");
+    // None is like another, as a hostile CA would have it.
+    let differing = |head: &'static str, each: fn(usize) -> String, tail: &'static str| -> Shape {
+        Box::new(move |length| {
+            let all = (0..length / 24).map(each).collect::<String>();
+            format!("{head}{all}{tail}").into_bytes()
+        })
+    };
+    all.push((
+        "authorizations that differ",
+        differing(
+            r#"{"status":"pending","authorizations":["#,
+            |number| format!(r#""https://ca/{number:08}","#),
+            r#""x"]}"#,
+        ),
+    ));
+    all.push((
+        "links that differ",
+        differing("", |number| format!("<{number:06}>;rel=alternate,"), ""),
+    ));
     all.push(("many names", Box::new(names)));
     all.push(("many extensions", Box::new(odd)));
     all.push(("a long name", Box::new(subject)));

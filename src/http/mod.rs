@@ -48,6 +48,13 @@ const SENT: usize = 2;
 const EXPOSITION: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
+/// Reads the query and the token of a request from any input.
+#[cfg(test)]
+pub(crate) fn read(input: &[u8]) {
+    page::read(input);
+    access::read(input);
+}
+
 /// The sources of the port's answers.
 #[derive(Clone)]
 pub struct State {

@@ -111,6 +111,12 @@ impl RenewalInfo {
             self.forget(key);
             return Suggestion::None;
         }
+        let id = CertId::new(authority, &leaf.serial).to_string();
+        // Of a serial that is too long nothing is kept. What is no identifier would seem to be the issuer's fault.
+        if id.parse::<CertId>().is_err() {
+            self.forget(key);
+            return Suggestion::None;
+        }
         // Ask the issuer of this leaf, which may be a fallback.
         let issued_by = assessment.issued_by.as_ref().map(|by| &*by.issuer);
         let named = assess::issuer_name(&assessment.settings.issuer);
@@ -129,7 +135,7 @@ impl RenewalInfo {
         state.remove(key);
         let certificate = Certificate {
             leaf: leaf.fingerprint,
-            id: CertId::new(authority, &leaf.serial).to_string().into(),
+            id: id.into(),
             uid: uid.into(),
             issuer,
             due: due.at,
@@ -309,6 +315,12 @@ fn moved(
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use cert_renew_core::secret::thin::ThinSecret;
+    use cert_renew_core::testing::forge;
+    use serde_json::json;
+
     use super::*;
 
     fn certificate(due: i64, issuer: &str) -> Certificate {
@@ -341,6 +353,38 @@ mod tests {
             explanation: Some("https://ca.example/incident".into()),
             again: UnixTime(again),
             trouble: None,
+        }
+    }
+
+    #[test]
+    fn a_certificate_without_an_identifier_is_not_asked_about() {
+        let config = "issuers: {le: {directory: https://a.example/, allow: [{namespaces: [shop], names: [a.example]}]}}";
+        let config = Config::parse(config).unwrap();
+        let noted = |serial: usize, authority: usize| {
+            let names = forge::alternative_names([(0x82, b"a.example".as_slice())]);
+            let authority = forge::tlv(0x30, &forge::tlv(0x80, &vec![7; authority]));
+            let forged = forge::Forged {
+                serial: vec![5; serial],
+                extensions: vec![names, forge::extension(35, &authority)],
+                ..forge::Forged::default()
+            };
+            let secret = json!({
+                "metadata": {"name": "a", "namespace": "shop", "uid": "u", "annotations": {"cert-renew.io/issuer": "le"}},
+                "type": "kubernetes.io/tls", "data": {"tls.crt": STANDARD.encode(forged.pem())},
+            });
+            let secret: ThinSecret = serde_json::from_value(secret).unwrap();
+            let now = UnixTime(1_800_000_000);
+            let assessment = assess::of_thin(now, &key("a"), &secret, &config).unwrap();
+            let info = RenewalInfo::default();
+            (
+                info.note(&key("a"), "u", &assessment, &config),
+                info.next(now).is_ok(),
+            )
+        };
+        assert_eq!(noted(16, 20), (Suggestion::Unasked, true));
+        for (serial, authority) in [(65, 20), (10_000, 20), (16, 0), (16, 65)] {
+            let expected = (Suggestion::None, false);
+            assert_eq!(noted(serial, authority), expected, "{serial} {authority}");
         }
     }
 

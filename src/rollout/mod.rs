@@ -25,7 +25,7 @@ mod verify;
 pub use error::Error;
 pub use listing::list;
 pub use listing::unmanaged::{
-    Unmanaged, by_secret, bystanders, leaves_behind, left_behind, unseen,
+    Unmanaged, by_id, by_secret, bystanders, leaves_behind, left_behind, unseen,
 };
 pub use reload::Asked;
 pub use roller::looks::{Judge, Withdrawal};

@@ -5,8 +5,9 @@
 
 use std::net::SocketAddr;
 
-use cert_renew_core::certificate::{Fingerprint, Leaf};
+use cert_renew_core::certificate::{DistinguishedName, Fingerprint, Leaf};
 use cert_renew_core::secret::settings::ServicePort;
+use cert_renew_core::text::name::Covering;
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::stream;
@@ -24,15 +25,50 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Most pods that a text names; it adds how many more there are.
 const NAMED: usize = 3;
 
+/// Most names by which a certificate that a pod shows is recognised as an earlier one.
+const NAMES: usize = 100;
+/// Longest name of an issuer by which it is, in bytes.
+const LONGEST_ISSUER: usize = 1024;
+
 /// What a Service is expected to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// The Service and its port.
     pub service: ServicePort,
-    /// The leaf that the Secret holds.
-    pub leaf: Leaf,
+    /// The leaf that the Secret holds; of its texts and keys only what is compared.
+    leaf: Leaf,
     /// The leaf that the workloads had before, if known.
-    pub previous: Option<Fingerprint>,
+    previous: Option<Fingerprint>,
+}
+
+impl Proof {
+    /// A Service that is to serve this leaf. All Secrets of a batch are held at once, and a certificate of somebody's own
+    /// may be as large as a Secret: what is kept of it is bounded.
+    #[must_use]
+    pub fn new(service: ServicePort, leaf: &Leaf, previous: Option<Fingerprint>) -> Self {
+        let is_short = leaf.issuer.size() <= LONGEST_ISSUER;
+        let issuer = is_short.then(|| leaf.issuer.clone());
+        let leaf = Leaf {
+            fingerprint: leaf.fingerprint,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            names: leaf.names.iter().take(NAMES).cloned().collect(),
+            self_signed: leaf.self_signed,
+            key_type: leaf.key_type,
+            public_key: Box::default(),
+            issuer: issuer.unwrap_or_else(|| DistinguishedName::from(&[][..])),
+            serial: Box::default(),
+            authority_key_id: None,
+            abilities: leaf.abilities,
+            chain: leaf.chain,
+            remarks: Box::default(),
+        };
+        Self {
+            service,
+            leaf,
+            previous,
+        }
+    }
 }
 
 /// What was found behind a Service.
@@ -177,12 +213,12 @@ fn judge(read: Result<Leaf, String>, proof: &Proof) -> Served {
         Err(why) => return Served::Unknown(why),
     };
     let same_owner = || {
-        let shares_name = read.names.iter().any(|name| {
-            leaf.names
-                .iter()
-                .any(|own| own.covers(name) || name.covers(own))
-        });
-        read.issuer == leaf.issuer && shares_name
+        let shares_name = || {
+            let (own, theirs) = (Covering::by(&leaf.names), Covering::by(&read.names));
+            read.names.iter().any(|name| own.covers(name))
+                || leaf.names.iter().any(|name| theirs.covers(name))
+        };
+        read.issuer == leaf.issuer && shares_name()
     };
     if read.fingerprint == leaf.fingerprint {
         Served::New
@@ -199,6 +235,9 @@ fn judge(read: Result<Leaf, String>, proof: &Proof) -> Served {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::testing::slower_than_linear;
+    use cert_renew_core::text::name::Name;
+
     use super::*;
 
     fn leaf(of: &str, issuer: &str, name: &str, not_before: i64) -> Leaf {
@@ -217,6 +256,54 @@ mod tests {
             chain: 0,
             remarks: Box::default(),
         }
+    }
+
+    #[test]
+    fn little_is_kept_of_a_large_certificate() {
+        let large = Leaf {
+            names: vec!["a.example".parse().unwrap(); 1_000],
+            public_key: vec![0; 1 << 20].into(),
+            issuer: DistinguishedName::from(&[0_u8; 1 << 16][..]),
+            serial: vec![0; 1 << 16].into(),
+            authority_key_id: Some(vec![0; 1 << 16].into()),
+            ..leaf("new", "", "a.example", 500)
+        };
+        let Proof { leaf, .. } = Proof::new("web:443".parse().unwrap(), &large, None);
+        assert_eq!(
+            (leaf.fingerprint, leaf.names.len()),
+            (large.fingerprint, NAMES)
+        );
+        let bytes = leaf.public_key.len() + leaf.serial.len() + leaf.issuer.size();
+        assert_eq!((bytes, leaf.authority_key_id), (0, None));
+    }
+
+    #[test]
+    fn a_pod_that_shows_very_many_names_is_judged_in_linear_time() {
+        // One name for each 64 bytes of length.
+        let names = |length: usize, of: &str| -> Vec<Name> {
+            let names = (0..length / 64).map(|it| format!("n{it}.{of}.example"));
+            names.map(|name| Name::Dns(name.into())).collect()
+        };
+        let slow = slower_than_linear(
+            |length| vec![0; length],
+            |all| {
+                let new = Leaf {
+                    names: names(all.len(), "own"),
+                    ..leaf("new", "CN=R11", "a.example", 500)
+                };
+                let read = Leaf {
+                    names: names(all.len(), "other"),
+                    ..leaf("odd", "CN=R11", "a.example", 100)
+                };
+                let proof = Proof {
+                    service: "web:443".parse().unwrap(),
+                    leaf: new,
+                    previous: None,
+                };
+                assert!(matches!(judge(Ok(read), &proof), Served::Unknown(_)));
+            },
+        );
+        assert_eq!(slow, None);
     }
 
     #[test]

@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::certificate::Fingerprint;
-use crate::certificate::above::Above;
 use crate::schedule::due::Suggestion;
 use crate::schedule::rate_limits::AccountId;
 use crate::secret::SecretRef;
@@ -49,7 +48,7 @@ impl Source {
 }
 
 /// Number of a Secret, valid until the index changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Row(Id);
 
 /// What [`Index::apply`] changed.
@@ -96,7 +95,7 @@ pub struct Index {
     /// The accounts in `named`, each once: a CA has one.
     accounts: Vec<Arc<str>>,
     /// The chains in `named`, each once: most certificates have one of few.
-    chains: Vec<Arc<Above>>,
+    chains: Vec<shown::Chain>,
     /// The problems of Secrets that have some, also for people only.
     problems: Problems,
 }
@@ -147,6 +146,12 @@ impl Index {
     #[must_use]
     pub fn key_of(&self, row: Row) -> Option<SecretRef> {
         self.table.key(row.0)
+    }
+
+    /// The namespace of a row's Secret.
+    #[must_use]
+    pub fn namespace_of(&self, row: Row) -> Option<Arc<str>> {
+        self.table.namespace(row.0)
     }
 
     /// The Secrets that are counted on one account of the ledger, in no order.

@@ -15,6 +15,15 @@ const NAMED: usize = 10_000;
 const ACCOUNTS: usize = 64;
 /// Most chains that are kept, each once; of what has another one, none is shown.
 const CHAINS: usize = 64;
+/// Most of them that one namespace brings: anybody who may edit Secrets can make any number.
+const CHAINS_OF_NAMESPACE: usize = CHAINS / 4;
+
+/// A chain, and the namespace whose Secret had it first.
+#[derive(Debug)]
+pub(super) struct Chain {
+    chain: Arc<Above>,
+    of: Arc<str>,
+}
 
 /// The part of a Secret that only the status page needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,7 +47,8 @@ impl Index {
             // What it had may be the last of its kind.
             self.named.remove(&id);
             shown.account = shown.account.map(|account| self.shared(account));
-            shown.chain = shown.chain.and_then(|chain| self.shared_chain(chain));
+            let of = &key.namespace;
+            shown.chain = { shown.chain }.and_then(|chain| self.shared_chain(of, chain));
             self.named.insert(id, shown);
         }
     }
@@ -54,16 +64,22 @@ impl Index {
         (self.named.len() < NAMED || self.named.contains_key(&id)).then_some(id)
     }
 
-    /// The one allocation of a chain; none if there are too many.
-    fn shared_chain(&mut self, chain: Arc<Above>) -> Option<Arc<Above>> {
-        if let Some(known) = self.chains.iter().find(|it| **it == chain) {
-            return Some(Arc::clone(known));
+    /// The one allocation of a chain; none if there are too many, of all or of its namespace.
+    fn shared_chain(&mut self, of: &Arc<str>, chain: Arc<Above>) -> Option<Arc<Above>> {
+        if let Some(known) = self.chains.iter().find(|it| it.chain == chain) {
+            return Some(Arc::clone(&known.chain));
         }
-        if self.chains.len() >= CHAINS {
-            self.chains.retain(|it| Arc::strong_count(it) > 1);
+        let is_full = |all: &[Chain]| {
+            let brought = all.iter().filter(|it| it.of == *of).count();
+            all.len() >= CHAINS || brought >= CHAINS_OF_NAMESPACE
+        };
+        if is_full(&self.chains) {
+            self.chains.retain(|it| Arc::strong_count(&it.chain) > 1);
         }
-        (self.chains.len() < CHAINS).then(|| {
-            self.chains.push(Arc::clone(&chain));
+        (!is_full(&self.chains)).then(|| {
+            let of = Arc::clone(of);
+            let brought = Arc::clone(&chain);
+            self.chains.push(Chain { chain: brought, of });
             chain
         })
     }
@@ -109,5 +125,42 @@ impl Index {
     #[must_use]
     pub fn shown(&self, row: Row) -> Option<&Shown> {
         self.named.get(&row.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::certificate::above::above;
+    use crate::index::Source;
+    use crate::testing::entries::{NOW, healthy};
+    use crate::testing::forge;
+
+    #[test]
+    fn a_namespace_with_very_many_chains_hides_none_of_others() {
+        let mut index = Index::default();
+        let mut is_kept = |namespace: &str, number: usize| {
+            let key = index.key(namespace, &format!("tls-{number}"));
+            index.apply(NOW, &key, healthy(), Source(0), Duration::ZERO, None);
+            let signer = format!("{namespace} {number}");
+            let forged = forge::Forged {
+                issuer: forge::common_name(0x0c, signer.as_bytes()),
+                ..forge::Forged::default()
+            };
+            let chain = above(forged.pem().as_bytes()).map(Arc::new);
+            assert!(chain.is_some());
+            let shown = Shown {
+                chain,
+                ..Shown::default()
+            };
+            index.show(&key, shown);
+            let row = index.row_of(&key).unwrap();
+            index.shown(row).unwrap().chain.is_some()
+        };
+        let kept = (0..2 * CHAINS).filter(|number| is_kept("aaa", *number));
+        assert_eq!(kept.count(), CHAINS_OF_NAMESPACE);
+        assert!(is_kept("shop", 0));
     }
 }

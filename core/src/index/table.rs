@@ -208,6 +208,11 @@ impl Table {
         ))
     }
 
+    /// The namespace of an entry.
+    pub(super) fn namespace(&self, id: Id) -> Option<Arc<str>> {
+        Some(self.words.word(self.packed(id)?.namespace))
+    }
+
     /// The numbers of all entries that satisfy `which`, in no order.
     pub(super) fn ids(&self, which: impl Fn(Short) -> bool) -> impl Iterator<Item = Id> {
         (0..).zip(&self.slots).filter_map(move |(id, slot)| {

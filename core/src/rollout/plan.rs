@@ -212,15 +212,16 @@ fn both(one: &How, other: &How) -> How {
 struct Lookup<'a> {
     all: &'a [Workload],
     by_id: BTreeMap<&'a WorkloadRef, usize>,
-    by_secret: HashMap<&'a str, BTreeSet<usize>>,
+    by_secret: HashMap<&'a str, BTreeMap<usize, Vec<&'a Reference>>>,
 }
 
 impl<'a> Lookup<'a> {
     fn of(all: &'a [Workload]) -> Self {
-        let mut by_secret: HashMap<&str, BTreeSet<usize>> = HashMap::new();
+        let mut by_secret: HashMap<&str, BTreeMap<usize, Vec<&Reference>>> = HashMap::new();
         for (at, workload) in all.iter().enumerate() {
             for reference in &workload.references {
-                by_secret.entry(&reference.secret).or_default().insert(at);
+                let of = by_secret.entry(&reference.secret).or_default();
+                of.entry(at).or_default().push(reference);
             }
         }
         let by_id = all.iter().enumerate().map(|(at, it)| (&it.id, at));
@@ -235,14 +236,21 @@ impl<'a> Lookup<'a> {
         self.all.get(*self.by_id.get(id)?)
     }
 
-    /// The workloads that refer to the Secret or that it names, in their order.
-    fn of_request(&self, request: &Request) -> impl Iterator<Item = &'a Workload> {
+    /// The workloads that refer to the Secret or that it names, in their order, and their references to it.
+    fn of_request(
+        &self,
+        request: &Request,
+    ) -> impl Iterator<Item = (&'a Workload, &[&'a Reference])> {
         let named = request.workloads.iter();
         let named = named.filter_map(|id| self.by_id.get(id).copied());
         let mut at: BTreeSet<usize> = named.collect();
-        at.extend(self.by_secret.get(&*request.secret).into_iter().flatten());
+        let referring = self.by_secret.get(&*request.secret);
+        at.extend(referring.into_iter().flat_map(BTreeMap::keys));
         let all = self.all;
-        at.into_iter().filter_map(move |at| all.get(at))
+        at.into_iter().filter_map(move |at| {
+            let references = referring.and_then(|of| of.get(&at));
+            Some((all.get(at)?, references.map_or(&[][..], Vec::as_slice)))
+        })
     }
 }
 
@@ -257,14 +265,10 @@ fn concerned<'a>(
         return concerned;
     }
     let present = workloads.of_request(request);
-    let present = present.filter(|workload| !workload.deleting);
+    let present = present.filter(|(workload, _)| !workload.deleting);
     let mut named: BTreeSet<&WorkloadRef> = request.workloads.iter().collect();
-    for workload in present {
-        let mentions = workload
-            .references
-            .iter()
-            .filter(|reference| reference.secret == request.secret);
-        let references: Vec<Reference> = mentions
+    for (workload, mentions) in present {
+        let references: Vec<Reference> = { mentions.iter().copied() }
             .filter(|reference| reference.takes(&request.keys))
             .cloned()
             .collect();
@@ -390,14 +394,16 @@ fn choose_canaries(steps: &mut [Step], mut proven: BTreeMap<Box<str>, usize>, wa
 
 /// Moves one step to the front for each Secret that has no other proof and has workloads that follow.
 fn choose_degraded(steps: &mut [Step], proven: &mut BTreeMap<Box<str>, usize>) {
-    for at in 0..steps.len() {
+    let mut serving: HashMap<Box<str>, usize> = HashMap::new();
+    for due in steps.iter().flat_map(|step| &step.leaves) {
+        *serving.entry(due.secret.clone()).or_default() += 1;
+    }
+    for step in steps {
         let alone = |due: &Due| {
-            let others = steps.iter().enumerate().filter(|(other, _)| *other != at);
-            let mut others = others.filter(|(_, step)| step.serves(&due.secret));
-            !proven.contains_key(&due.secret) && others.next().is_some()
+            let others = serving.get(&due.secret).is_some_and(|count| *count > 1);
+            !proven.contains_key(&due.secret) && others
         };
-        let first = steps[at].degraded && steps[at].leaves.iter().any(alone);
-        let step = &mut steps[at];
+        let first = step.degraded && step.leaves.iter().any(alone);
         step.degraded = first;
         if first {
             step.phase = Phase::Canary;

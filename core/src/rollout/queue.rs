@@ -58,7 +58,8 @@ fn place(phase: Phase) -> usize {
 
 impl Queue {
     /// A queue of which nothing has begun.
-    pub fn new(secrets: &[Box<str>], steps: Vec<Step>) -> Self {
+    pub fn new<S: Into<Arc<Step>>>(secrets: &[Box<str>], steps: Vec<S>) -> Self {
+        let steps: Vec<Arc<Step>> = steps.into_iter().map(Into::into).collect();
         let named = secrets
             .iter()
             .map(|secret| (secret.clone(), Open::default()));
@@ -76,7 +77,7 @@ impl Queue {
         Self {
             candidates: (0..steps.len()).collect(),
             stands: vec![Stands::Waiting; steps.len()],
-            steps: steps.into_iter().map(Arc::new).collect(),
+            steps,
             open,
             closed,
         }

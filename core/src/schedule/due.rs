@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::certificate::{Leaf, Unreadable};
 use crate::secret::settings::{IssuerRef, KeyRotation, RenewBefore, Settings};
 use crate::secret::state::IssuedBy;
+use crate::text::name::Covering;
 use crate::time::UnixTime;
 
 /// Below this lifetime, half of it may be left at renewal, as Let's Encrypt's integration guide asks.
@@ -287,9 +288,8 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
         return Some(Reason::Staging);
     }
     let lacks = |names: &Vec<_>| {
-        names
-            .iter()
-            .any(|wanted| !leaf.names.iter().any(|held| held.covers(wanted)))
+        let held = Covering::by(&leaf.names);
+        names.iter().any(|wanted| !held.covers(wanted))
     };
     if settings.names.as_ref().is_some_and(lacks) {
         return Some(Reason::MissingName);

@@ -197,6 +197,15 @@ mod tests {
                 json!({"ownerReferences": [{"kind": "Release", "name": "shop"}]}),
                 None,
             ),
+            // Anybody who may edit the Secret can write any text there.
+            (
+                json!({"ownerReferences": [{"kind": "SealedSecret", "name": "\u{1b}[2Jgone"}]}),
+                Some("SealedSecret"),
+            ),
+            (
+                json!({"ownerReferences": [{"kind": "SealedSecret", "name": "x".repeat(254)}]}),
+                Some("SealedSecret"),
+            ),
             (
                 json!({"managedFields": entry(issuing, both.clone())}),
                 Some("a Certificate of cert-manager"),

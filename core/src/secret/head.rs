@@ -51,6 +51,17 @@ impl Head {
         }
     }
 
+    /// The identity without the annotations, of which a user may write very many.
+    #[must_use]
+    pub fn identity(&self) -> Self {
+        Self::of(
+            self.namespace(),
+            self.name(),
+            self.uid(),
+            self.resource_version(),
+        )
+    }
+
     /// Its name. Like the next three, empty only in objects that no API server made.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -26,6 +26,8 @@ pub struct Manager {
 
 /// Kinds whose controllers write the Secrets that they own.
 const KEEPERS: [&str; 3] = ["Certificate", "ExternalSecret", "SealedSecret"];
+/// Longest name of an object (Kubernetes, "Object Names and IDs": a DNS subdomain).
+const LONGEST_NAME: usize = 253;
 /// The annotation by which cert-manager names its Certificate.
 pub(super) const CERTIFICATE_NAME: &str = "cert-manager.io/certificate-name";
 /// The same in fieldsV1.
@@ -45,11 +47,20 @@ pub struct Owner {
 pub(super) fn of(owners: &[Owner], managers: &[Manager]) -> Option<Box<str>> {
     let mut owners = owners.iter();
     let owner = owners.find(|owner| KEEPERS.contains(&&*owner.kind));
-    let owner = owner.map(|owner| format!("{} {}", owner.kind, owner.name).into());
+    let owner = owner.map(|owner| match &*owner.name {
+        name if is_name(name) => format!("{} {name}", owner.kind).into(),
+        _ => owner.kind.as_str().into(),
+    });
     let applied = managers.iter().any(|manager| {
         manager.name.starts_with("cert-manager") && manager.owns_data && manager.names_certificate
     });
     owner.or_else(|| applied.then(|| "a Certificate of cert-manager".into()))
+}
+
+/// Whether an object of these kinds can have this name: the API server accepts any text in an owner reference.
+fn is_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+    (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(inner)
 }
 
 impl<T: Shape + Default> Shape for Vec<T> {

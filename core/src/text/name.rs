@@ -52,17 +52,51 @@ impl Name {
 #[must_use]
 pub fn needed<'a>(all: impl IntoIterator<Item = &'a Name>) -> Vec<&'a Name> {
     let mut all: Vec<&Name> = all.into_iter().collect();
-    let zone = |name: &&'a Name| match name {
-        Name::Dns(name) => name.strip_prefix("*."),
-        Name::Ip(_) => None,
-    };
-    let zones: HashSet<&str> = all.iter().filter_map(zone).collect();
+    let zones: HashSet<&str> = all.iter().copied().filter_map(zone).collect();
     all.retain(|name| match name {
         Name::Dns(name) => { name.split_once('.') }
             .is_none_or(|(label, rest)| label == "*" || !zones.contains(rest)),
         Name::Ip(_) => true,
     });
     all
+}
+
+/// Names by which it is quickly told which others they cover: certificates of two parties may have a thousand each.
+#[derive(Debug)]
+pub struct Covering<'a> {
+    names: HashSet<&'a Name>,
+    /// What stands behind the star of each wildcard.
+    zones: HashSet<&'a str>,
+}
+
+impl<'a> Covering<'a> {
+    /// Of these names.
+    #[must_use]
+    pub fn by(names: &'a [Name]) -> Self {
+        Self {
+            names: names.iter().collect(),
+            zones: names.iter().filter_map(zone).collect(),
+        }
+    }
+
+    /// Whether one of them covers this name, as [`Name::covers`] says.
+    #[must_use]
+    pub fn covers(&self, name: &Name) -> bool {
+        let by_wildcard = || match name {
+            Name::Dns(name) => { name.split_once('.') }
+                .is_some_and(|(label, rest)| label != "*" && self.zones.contains(rest)),
+            Name::Ip(_) => false,
+        };
+        self.names.contains(name) || by_wildcard()
+    }
+}
+
+/// The zone of a wildcard.
+fn zone(name: &Name) -> Option<&str> {
+    match name {
+        Name::Dns(name) => name.strip_prefix("*."),
+        Name::Ip(_) => None,
+    }
 }
 
 impl fmt::Display for Name {
@@ -146,6 +180,28 @@ mod tests {
     }
 
     #[test]
+    fn many_names_cover_what_one_of_them_covers() {
+        let all = ["a.example", "*.b.example", "10.0.0.1", "*.c.b.example"].map(name);
+        let covering = Covering::by(&all);
+        for other in [
+            "a.example",
+            "x.a.example",
+            "b.example",
+            "x.b.example",
+            "*.b.example",
+            "*.x.b.example",
+            "x.c.b.example",
+            "10.0.0.1",
+            "10.0.0.2",
+        ]
+        .map(name)
+        {
+            let expected = all.iter().any(|it| it.covers(&other));
+            assert_eq!(covering.covers(&other), expected, "{other}");
+        }
+    }
+
+    #[test]
     fn a_name_that_a_wildcard_covers_is_not_asked_for() {
         let all = [
             "a.example",
@@ -173,6 +229,8 @@ mod tests {
                 })
                 .collect();
             assert_eq!(needed(&all).len(), all.len());
+            let covering = Covering::by(&all);
+            assert!(all.iter().all(|name| covering.covers(name)));
         });
         assert_eq!(slow, None);
     }

@@ -32,7 +32,20 @@ pub(super) fn shorten(rows: &mut [Verdict]) {
     }
 }
 
-/// Cuts the texts for which there is no room, and drops the last rows if there is none for what is left of them.
+/// Drops the rows beyond `most`, the last of each namespace that has more than its share.
+pub(super) fn fewer(rows: &mut Vec<Verdict>, most: usize) {
+    if rows.len() > most {
+        retain(rows, |rows| shares(rows, &vec![1; rows.len()], most));
+    }
+}
+
+/// Keeps the rows that `which` says.
+fn retain(rows: &mut Vec<Verdict>, which: impl FnOnce(&[Verdict]) -> Vec<bool>) {
+    let mut kept = which(rows).into_iter();
+    rows.retain(|_| kept.next().unwrap_or_default());
+}
+
+/// Cuts the texts for which there is no room, and drops rows if there is none for what is left of them.
 pub(super) fn fit(rows: &mut Vec<Verdict>, briefly: bool) {
     // Short texts make no page: the command prints a line for each.
     let errors = if briefly { MOST } else { MOST_ERRORS };
@@ -59,13 +72,10 @@ fn fit_into(rows: &mut Vec<Verdict>, most_errors: usize, most: usize) {
     for (row, _) in rows.iter_mut().zip(kept).filter(|(_, kept)| !kept) {
         *row = self::bare(row);
     }
-    let mut bytes = 0;
-    let fits = |row: &&Verdict| {
-        bytes += size(row);
-        bytes <= most
-    };
-    let fitting = rows.iter().take_while(fits).count();
-    rows.truncate(fitting);
+    let sizes: Vec<usize> = rows.iter().map(size).collect();
+    if sizes.iter().sum::<usize>() > most {
+        retain(rows, |rows| shares(rows, &sizes, most));
+    }
 }
 
 /// Which rows keep what they cost, so that all kept together cost at most `room`. A namespace that costs less than its
@@ -181,6 +191,28 @@ mod tests {
         assert!(bytes < MOST_ERRORS + 1_000 * CUT.len(), "{bytes}");
         let hostile = complete(&all, "aaa");
         assert!((200..300).contains(&hostile), "{hostile}");
+    }
+
+    #[test]
+    fn a_namespace_with_very_many_takes_no_rows_of_others() {
+        let mut all = rows(&[("aaa", 3_000), ("shop", 40)], "no");
+        fewer(&mut all, 1_000);
+        let of = |namespace: &str| {
+            all.iter()
+                .filter(|row| *row.namespace == *namespace)
+                .count()
+        };
+        assert_eq!((of("aaa"), of("shop")), (960, 40));
+        // Nor where the bytes are what is short.
+        fit_into(&mut all, MOST_ERRORS, 300_000);
+        let of = |namespace: &str| {
+            all.iter()
+                .filter(|row| *row.namespace == *namespace)
+                .count()
+        };
+        assert_eq!(of("shop"), 40);
+        let bytes = serde_json::to_string(&all).unwrap().len();
+        assert!(bytes <= 300_000 && of("aaa") > 200, "{bytes}");
     }
 
     #[test]

@@ -113,6 +113,14 @@ where
     }
 }
 
+/// Reads the query of a request from any input.
+#[cfg(test)]
+pub(super) fn read(input: &[u8]) {
+    if let Ok(query) = Query::parse(&String::from_utf8_lossy(input)) {
+        drop((query.link(|_| {}), query.sorted("state")));
+    }
+}
+
 /// The head of a report.
 fn report(state: &super::State, now: UnixTime) -> Report {
     Report {

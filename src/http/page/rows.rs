@@ -369,7 +369,7 @@ pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> A
             order
         }
     });
-    rows.truncate(MOST);
+    budget::fewer(&mut rows, MOST);
     if query.briefly {
         budget::shorten(&mut rows);
     }

@@ -1,6 +1,6 @@
 //! Carries out a plan: rolls its workloads, and concludes each Secret as soon as its own are ready.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cert_renew_core::rollout::{Request, Step};
@@ -33,10 +33,31 @@ pub(super) struct Batch<'a> {
     users: &'a Users,
     /// The Secrets that are rolled out.
     secrets: Vec<Box<str>>,
-    steps: Vec<Step>,
+    steps: Vec<Arc<Step>>,
+    by_secret: BySecret,
     judge: Again<'a>,
     /// What the workloads of the steps have by now.
     standing: Standing,
+}
+
+/// The steps that serve each Secret. One step may serve thousands: each is held once.
+struct BySecret(HashMap<Box<str>, Vec<Arc<Step>>>);
+
+impl BySecret {
+    fn of(steps: &[Arc<Step>]) -> Self {
+        let mut by_secret: HashMap<Box<str>, Vec<Arc<Step>>> = HashMap::new();
+        for step in steps {
+            for due in &step.leaves {
+                let of = by_secret.entry(due.secret.clone()).or_default();
+                of.push(Arc::clone(step));
+            }
+        }
+        Self(by_secret)
+    }
+
+    fn serving(&self, secret: &str) -> &[Arc<Step>] {
+        self.0.get(secret).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl<'a> Batch<'a> {
@@ -49,8 +70,10 @@ impl<'a> Batch<'a> {
         secrets: Vec<Box<str>>,
         steps: Vec<Step>,
     ) -> Self {
-        let kept = |step: &Step| (step.workload.id.clone(), Has::Kept);
+        let kept = |step: &Arc<Step>| (step.workload.id.clone(), Has::Kept);
+        let steps: Vec<Arc<Step>> = steps.into_iter().map(Arc::new).collect();
         Self {
+            by_secret: BySecret::of(&steps),
             judge: Again {
                 rollouts,
                 namespace,
@@ -87,7 +110,7 @@ impl<'a> Batch<'a> {
             let Some((ticket, held)) = open.get(secret) else {
                 continue;
             };
-            let steps = self.steps.iter().filter(|step| step.serves(secret));
+            let steps = self.by_secret.serving(secret).iter();
             let names: Vec<String> = steps.map(|step| step.workload.id.to_string()).collect();
             tracing::info!(secret = %ticket.key(), step = "roll", workloads = ?names, "rolling");
             if let (Some(opens), Some(request)) = (held.overruled, self.request(secret)) {
@@ -152,8 +175,6 @@ impl<'a> Batch<'a> {
         outcome: Outcome,
     ) {
         let secret = &*request.secret;
-        let steps = self.steps.iter().filter(|step| step.serves(secret));
-        let steps: Vec<Step> = steps.cloned().collect();
         let rolled = Rolled {
             rollouts: self.rollouts,
             key: ticket.key(),
@@ -161,7 +182,7 @@ impl<'a> Batch<'a> {
             head: &held.head,
             proof: held.proof.as_ref(),
             before: held.used_by.as_ref(),
-            steps: &steps,
+            steps: self.by_secret.serving(secret),
             users: self.users.get(secret).map_or(&[], Vec::as_slice),
             standing: &self.standing,
             judge: &self.judge,
@@ -198,4 +219,33 @@ fn changes(open: &Open) -> BoxStream<'static, Box<str>> {
         stream::unfold(state, next).boxed()
     });
     stream::select_all(each.collect::<Vec<_>>()).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::testing::{of_secrets, slower_than_linear};
+
+    use super::*;
+
+    #[test]
+    fn a_step_for_very_many_secrets_is_held_once_and_found_in_linear_time() {
+        // One Secret for each 64 bytes of length.
+        let slow = slower_than_linear(
+            |length| vec![0; length],
+            |all| {
+                let names: Vec<String> =
+                    (0..all.len() / 64).map(|it| format!("tls-{it}")).collect();
+                let secrets: Vec<&str> = names.iter().map(String::as_str).collect();
+                let step = Arc::new(of_secrets("web", &secrets));
+                let by_secret = BySecret::of(std::slice::from_ref(&step));
+                for secret in secrets {
+                    let [found] = by_secret.serving(secret) else {
+                        panic!("{secret} has one");
+                    };
+                    assert!(Arc::ptr_eq(found, &step));
+                }
+            },
+        );
+        assert_eq!(slow, None);
+    }
 }

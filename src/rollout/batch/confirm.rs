@@ -6,6 +6,7 @@
 //! are asked again once the slowest kubelet has had its time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cert_renew_core::rollout::{Ask, How, Request, Step};
 use cert_renew_core::secret::SecretRef;
@@ -61,7 +62,7 @@ pub(super) struct Rolled<'a> {
     /// What its workloads had at the last rollout, or at the last look at this one.
     pub(super) before: Option<&'a UsedBy>,
     /// The steps just carried out for it.
-    pub(super) steps: &'a [Step],
+    pub(super) steps: &'a [Arc<Step>],
     /// The workloads that use it.
     pub(super) users: &'a [WorkloadRef],
     /// The state of its workloads.
@@ -296,7 +297,7 @@ impl Rolled<'_> {
         let rollout = Rollout {
             namespace: &key.namespace,
             secrets,
-            steps,
+            steps: steps.into_iter().map(Arc::new).collect(),
             judge: self.judge,
             looks: BTreeMap::new(),
             since: Instant::now(),
@@ -309,7 +310,7 @@ impl Rolled<'_> {
     /// The steps by which pods were asked to reload, and how.
     fn asked(&self) -> impl Iterator<Item = (&Step, &[Ask])> {
         self.steps.iter().filter_map(|step| match &step.how {
-            How::Reload(asks) => Some((step, asks.as_slice())),
+            How::Reload(asks) => Some((&**step, asks.as_slice())),
             How::Restart => None,
         })
     }

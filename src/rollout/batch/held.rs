@@ -3,6 +3,7 @@
 use cert_renew_core::index::Entry;
 use cert_renew_core::rollout::Request;
 use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::keys;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::time::UnixTime;
@@ -11,6 +12,7 @@ use crate::rollout::{Proof, permit};
 
 /// A Secret that is being planned, beside its request.
 pub(super) struct Held {
+    /// Its identity: all Secrets of a batch are held at once, and annotations may be large.
     pub(super) head: Head,
     /// What is to be proven after the rollout.
     pub(super) proof: Option<Proof>,
@@ -22,6 +24,25 @@ pub(super) struct Held {
     pub(super) used_by: Option<UsedBy>,
     /// How old its certificate is; `None` where nothing is to be rolled.
     pub(super) age: Option<Age>,
+}
+
+impl Held {
+    /// What is held of a Secret with this head, of which nothing is known beside.
+    pub(super) fn of(head: &Head) -> Self {
+        Self {
+            head: head.identity(),
+            proof: None,
+            look: None,
+            overruled: None,
+            used_by: used_by_of(head),
+            age: None,
+        }
+    }
+}
+
+/// Which workloads use a Secret and what they have, by its own annotation.
+pub(super) fn used_by_of(head: &Head) -> Option<UsedBy> {
+    head.annotation(keys::USED_BY)?.parse().ok()
 }
 
 /// The result of a look at a Secret.
@@ -72,4 +93,31 @@ pub(super) struct Age {
     pub(super) had_until: Option<UnixTime>,
     /// When we wrote it, according to the Secret.
     pub(super) ours: Option<UnixTime>,
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::secret::full::FullSecret;
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn annotations_are_not_held_while_a_batch_is_rolled() {
+        let annotations = json!({
+            "cert-renew.io/issuer": "external", "cert-renew.io/x": "x".repeat(200_000),
+            keys::USED_BY: "2023-11-14T22:13:20Z deployment/web",
+        });
+        let secret: FullSecret = from_value(json!({
+            "metadata": {"name": "tls", "namespace": "shop", "uid": "u", "resourceVersion": "7", "annotations": annotations},
+        }))
+        .unwrap();
+        let Held { head, used_by, .. } = Held::of(&secret.head);
+        assert_eq!(head.annotations(), None);
+        assert_eq!(
+            (head.place().as_str(), head.uid(), head.resource_version()),
+            ("shop/tls", "u", "7")
+        );
+        assert_eq!(used_by.unwrap().in_words(), "deployment/web");
+    }
 }

@@ -14,7 +14,6 @@ use cert_renew_core::rollout::{ChangedKeys, Request, Workload};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::head::Head;
-use cert_renew_core::secret::keys;
 use cert_renew_core::secret::parts::{self, Parts};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::used_by::UsedBy;
@@ -25,7 +24,7 @@ use futures::stream;
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 
-use super::held::{Age, Glance, Held, Look, Not};
+use super::held::{Age, Glance, Held, Look, Not, used_by_of};
 use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record, tell};
 use crate::cluster;
 use crate::cluster::events::Reason;
@@ -124,43 +123,19 @@ impl Rollouts {
             self.judge(key, entry, &read, UnixTime::now())
         });
         match looked.await {
-            Ok((
-                look,
-                Found {
-                    request,
-                    head,
-                    proof,
-                    overruled,
-                    age,
-                },
-            )) => {
-                let held = Held {
-                    used_by: used_by_of(&head),
-                    head,
-                    proof,
-                    look: Some(look),
-                    overruled,
-                    age: Some(age),
-                };
-                Look::Due(Box::new((request, held)))
+            Ok((look, Found { request, held })) => {
+                let look = Some(look);
+                Look::Due(Box::new((request, Held { look, ..held })))
             }
             Err(not) => Look::Not(not),
         }
     }
 }
 
-/// Which workloads use a Secret and what they have, by its own annotation.
-fn used_by_of(head: &Head) -> Option<UsedBy> {
-    head.annotation(keys::USED_BY)?.parse().ok()
-}
-
 /// A Secret that may be rolled out.
 struct Found {
     request: Request,
-    head: Head,
-    proof: Option<Proof>,
-    overruled: Option<UnixTime>,
-    age: Age,
+    held: Held,
 }
 
 impl Rollouts {
@@ -232,11 +207,11 @@ impl Again<'_> {
             holds != Ok((planned.leaf, planned.with)) || full.head.uid() != &*planned.uid;
         let judged = rollouts.judge(&key, &entry, &read, UnixTime::now());
         let found = judged.map_err(|not| withdrawn(not, superseded))?;
-        let Found { request, .. } = &found;
+        let Found { request, held } = &found;
         if superseded || request.mode != planned.mode || request.workloads != planned.workloads {
             return Err(withdrawn(Not::until(now, None), superseded));
         }
-        if let Some(opens) = found.overruled {
+        if let Some(opens) = held.overruled {
             self.overruled(&key, planned, opens);
         }
         Ok(())
@@ -318,18 +293,18 @@ impl Rollouts {
         let holds = (leaf.fingerprint, assessment.with);
         let (on, external) = (assessment.settings.rollout_on, assessment.is_external());
         let changed = RolledOut::changed(had, holds, on, external);
-        let proof = assessment.settings.verify.clone().map(|service| Proof {
-            service,
-            previous: had.and_then(RolledOut::fingerprint),
-            leaf: leaf.clone(),
-        });
+        let previous = had.and_then(RolledOut::fingerprint);
+        let proof = { assessment.settings.verify.clone() }
+            .map(|service| Proof::new(service, &leaf, previous));
         let age = age_of(assessment, &leaf, had);
         Ok(Found {
             request: request_of(key, entry, (secret, assessment), &leaf, changed),
-            head: secret.head.clone(),
-            proof,
-            overruled: assessment.overruled,
-            age,
+            held: Held {
+                proof,
+                overruled: assessment.overruled,
+                age: Some(age),
+                ..Held::of(&secret.head)
+            },
         })
     }
 }

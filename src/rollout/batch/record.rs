@@ -104,15 +104,7 @@ pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
         written: None,
         unwell: Vec::new(),
     };
-    let held = Held {
-        head,
-        proof: None,
-        look: None,
-        overruled: None,
-        used_by: None,
-        age: None,
-    };
-    Look::Due(Box::new((request, held)))
+    Look::Due(Box::new((request, Held::of(&head))))
 }
 
 impl Rollouts {

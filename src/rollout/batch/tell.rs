@@ -251,7 +251,7 @@ impl Rollouts {
                 return;
             }
         };
-        let all = rollout::by_secret(&all);
+        let (all, workloads) = (rollout::by_secret(&all), rollout::by_id(workloads));
         for request in requests {
             // They were reported at the first look.
             if !request.unwell.is_empty() {
@@ -271,7 +271,7 @@ impl Rollouts {
                     request.changed.in_words()
                 ));
             }
-            let names = rollout::unseen(request, &all, workloads);
+            let names = rollout::unseen(request, &all, &workloads);
             if !names.is_empty() {
                 say(format!(
                     "nobody restarts the pods of {}: they use the Secret although their template does not say so; the annotation {} may name their workload",

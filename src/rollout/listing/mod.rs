@@ -109,7 +109,7 @@ pub(super) async fn all(
         }
     });
     let workloads = try_join_all(lists).await?.into_iter().flatten().collect();
-    Ok(resolved(workloads))
+    resolved(namespace, workloads, &weight)
 }
 
 async fn whole(
@@ -241,7 +241,14 @@ impl Weight {
 
 /// Gives Rollouts with `workloadRef` the template that they name. A Deployment that such a Rollout has scaled to zero
 /// is left out: it has no pods, and a change of its template would be a new version to the Rollout.
-fn resolved(mut workloads: Vec<Workload>) -> Vec<Workload> {
+///
+/// # Errors
+/// When the templates are more than is kept of one namespace: any number of Rollouts may name a large one.
+fn resolved(
+    namespace: &str,
+    mut workloads: Vec<Workload>,
+    weight: &Weight,
+) -> Result<Vec<Workload>, Error> {
     let named = workloads.iter().filter_map(|it| it.template_of.as_ref());
     let named: BTreeSet<&WorkloadRef> = named.collect();
     let templates = workloads.iter().filter(|it| named.contains(&it.id));
@@ -250,13 +257,14 @@ fn resolved(mut workloads: Vec<Workload>) -> Vec<Workload> {
     for workload in &mut workloads {
         let of = workload.template_of.as_ref();
         if let Some(of) = of.and_then(|of| templates.get(of)) {
+            weight.add(namespace, of.weight())?;
             workload.references.clone_from(&of.references);
             workload.selector.clone_from(&of.selector);
             workload.host_network = of.host_network;
         }
     }
     workloads.retain(|it| it.status.wanted > 0 || !templates.contains_key(&it.id));
-    workloads
+    Ok(workloads)
 }
 
 #[cfg(test)]
@@ -276,6 +284,7 @@ mod tests {
                 json!({"metadata": {"name": "web"}, "spec": spec}),
             )
         };
+        let resolved = |all| resolved("shop", all, &Weight::default()).unwrap();
         let rollout = || {
             let of = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
             workload(
@@ -303,6 +312,35 @@ mod tests {
             "nobody takes its template"
         );
         assert_eq!(resolved(vec![rollout()]).len(), 1);
+    }
+
+    #[test]
+    fn rollouts_that_share_a_large_template_keep_no_more_than_others() {
+        let volume =
+            |number: usize| json!({"name": "v", "secret": {"secretName": format!("tls-{number}")}});
+        let volumes: Vec<_> = (0..1_000).map(volume).collect();
+        let template = json!({"spec": {"volumes": volumes}});
+        let deployment = workload(
+            Kind::Deployment,
+            json!({"metadata": {"name": "web"}, "spec": {"replicas": 0, "template": template}}),
+        );
+        let rollout = |number: usize| {
+            let of = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+            let name = format!("shop-{number}");
+            let spec = json!({"workloadRef": of});
+            workload(
+                Kind::Rollout,
+                json!({"metadata": {"name": name}, "spec": spec}),
+            )
+        };
+        let all = |rollouts: usize| {
+            let rollouts = (0..rollouts).map(rollout);
+            let all = std::iter::once(deployment.clone()).chain(rollouts);
+            resolved("shop", all.collect(), &Weight::default())
+        };
+        assert_eq!(all(10).unwrap().len(), 10);
+        let most = MOST_KEPT / deployment.weight();
+        assert_eq!(all(most + 1).unwrap_err().reason(), "TooMuch");
     }
 
     #[tokio::test]

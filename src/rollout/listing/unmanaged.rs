@@ -4,7 +4,7 @@
 //! A pod without a controller and a Job keep their template for life. Pods of a CronJob are left out: its next run has
 //! the new leaf. It needs the rights of rbac/addons/eviction.yaml; without them nothing is named.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use cert_renew_core::rollout::decode::{Condition, Meta, Object, Template};
@@ -220,6 +220,15 @@ pub fn by_secret(all: &[Unmanaged]) -> HashMap<&str, Vec<&Unmanaged>> {
     found
 }
 
+/// The workloads of a namespace by kind and name.
+pub(crate) type ById<'a> = BTreeMap<&'a WorkloadRef, &'a Workload>;
+
+/// These workloads by kind and name.
+#[must_use]
+pub fn by_id(all: &[Workload]) -> ById<'_> {
+    all.iter().map(|it| (&it.id, it)).collect()
+}
+
 /// Those that keep an earlier leaf of this Secret.
 #[must_use]
 pub fn left_behind(request: &Wanted, all: &HashMap<&str, Vec<&Unmanaged>>) -> Vec<String> {
@@ -234,13 +243,13 @@ pub fn left_behind(request: &Wanted, all: &HashMap<&str, Vec<&Unmanaged>>) -> Ve
 pub fn unseen(
     request: &Wanted,
     all: &HashMap<&str, Vec<&Unmanaged>>,
-    workloads: &[Workload],
+    workloads: &ById<'_>,
 ) -> Vec<String> {
     let known = |id: &WorkloadRef| {
-        let refers = |it: &Workload| it.references.iter().any(|of| of.secret == request.secret);
-        request.workloads.contains(id) || workloads.iter().any(|it| it.id == *id && refers(it))
+        let refers = |it: &&Workload| it.references.iter().any(|of| of.secret == request.secret);
+        request.workloads.contains(id) || workloads.get(id).is_some_and(refers)
     };
-    let exists = |id: &&WorkloadRef| workloads.iter().any(|it| it.id == **id);
+    let exists = |id: &&WorkloadRef| workloads.contains_key(*id);
     let using = all.get(&*request.secret).into_iter().flatten();
     let unseen = using.filter(|it| it.uses(request)).filter_map(|it| {
         let of = it.of.as_ref().filter(|of| !of.iter().any(known))?;
@@ -258,7 +267,7 @@ mod tests {
     use cert_renew_core::certificate::Fingerprint;
     use cert_renew_core::rollout::references::ChangedKeys;
     use cert_renew_core::secret::parts::{ChainAndCa, Parts};
-    use cert_renew_core::testing::workload;
+    use cert_renew_core::testing::{FACTOR, LENGTHS, slower_than_linear, workload};
     use serde_json::{Value, json};
 
     use super::*;
@@ -269,6 +278,26 @@ mod tests {
         serde_json::from_value::<PodWire>(pod).unwrap().read()
     }
 
+    /// What a Secret `tls` wants.
+    fn wanted() -> Wanted {
+        Wanted {
+            secret: "tls".into(),
+            uid: "".into(),
+            leaf: Fingerprint::of(b"leaf"),
+            with: ChainAndCa::NONE,
+            not_after: UnixTime::NEVER,
+            rolled_out: None,
+            remembered: None,
+            halted: None,
+            mode: RolloutMode::Restart,
+            workloads: Vec::new(),
+            changed: Parts::ALL,
+            keys: ChangedKeys::any(),
+            written: None,
+            unwell: Vec::new(),
+        }
+    }
+
     fn job(owners: Value, suspend: bool, condition: &str) -> Option<Unmanaged> {
         let env = json!([{"secretRef": {"name": "tls"}}]);
         let template = json!({"spec": {"containers": [{"name": "c", "envFrom": env}]}});
@@ -277,6 +306,50 @@ mod tests {
             "spec": {"suspend": suspend, "template": template},
             "status": {"conditions": [{"type": condition, "status": "True"}]}});
         serde_json::from_value::<JobWire>(job).unwrap().read()
+    }
+
+    #[test]
+    fn very_many_pods_and_workloads_are_compared_in_linear_time() {
+        let one = pod(json!({"name": "web"})).unwrap();
+        let other = workload(Kind::Deployment, json!({"metadata": {"name": "web"}}));
+        let id = |number: usize| WorkloadRef {
+            kind: Kind::Deployment,
+            name: format!("web-{number}").into(),
+        };
+        // One pod and one workload for each 256 bytes of length.
+        let made = |length: usize| -> (Vec<Unmanaged>, Vec<Workload>) {
+            let each = 0..length / 256;
+            let pod = |number| Unmanaged {
+                of: Some(vec![WorkloadRef {
+                    kind: Kind::StatefulSet,
+                    ..id(number)
+                }]),
+                ..one.clone()
+            };
+            let workload = |number| Workload {
+                id: id(number),
+                ..other.clone()
+            };
+            (
+                each.clone().map(pod).collect(),
+                each.map(workload).collect(),
+            )
+        };
+        let mut known = HashMap::new();
+        for length in LENGTHS {
+            for length in [length, FACTOR * length] {
+                known.entry(length).or_insert_with(|| made(length));
+            }
+        }
+        let slow = slower_than_linear(
+            |length| vec![0; length],
+            |input| {
+                let (all, workloads) = &known[&input.len()];
+                let told = unseen(&wanted(), &by_secret(all), &by_id(workloads));
+                assert_eq!(told.len(), all.len());
+            },
+        );
+        assert_eq!(slow, None);
     }
 
     #[test]
@@ -343,25 +416,12 @@ mod tests {
             deployment("web", &json!([])),
             deployment("says-so", &volumes),
         ];
-        let leaf = Fingerprint::of(b"leaf");
         let request = Wanted {
-            secret: "tls".into(),
-            uid: "".into(),
-            leaf,
-            with: ChainAndCa::NONE,
-            not_after: UnixTime::NEVER,
-            rolled_out: None,
-            remembered: None,
-            halted: None,
-            mode: RolloutMode::Restart,
             workloads: vec!["statefulset/named".parse().unwrap()],
-            changed: Parts::ALL,
-            keys: ChangedKeys::any(),
-            written: None,
-            unwell: Vec::new(),
+            ..wanted()
         };
         let all = by_secret(&all);
-        let told = unseen(&request, &all, &workloads);
+        let told = unseen(&request, &all, &by_id(&workloads));
         assert_eq!(told, ["deployment/web", "replicaset/bare"]);
         assert_eq!(left_behind(&request, &all), ["pod/debug"]);
     }

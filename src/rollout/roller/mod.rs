@@ -72,7 +72,7 @@ pub struct Rollout<'a> {
     /// The Secrets of the batch.
     pub secrets: &'a [Box<str>],
     /// The steps of their plan.
-    pub steps: Vec<Step>,
+    pub steps: Vec<Arc<Step>>,
     /// Judges a Secret of the batch again, before each effect.
     pub judge: &'a dyn Judge,
     /// The looks by which it was planned.

@@ -1,9 +1,11 @@
 //! The series that are computed from the index at each scrape: one pass, nothing kept.
 //!
-//! Series that name a Secret are limited in number: those of the certificates that end soonest are kept, and a series
-//! counts the rest. The counts by state and by time left always cover all.
+//! Series that name a Secret are limited in number: of each namespace those of the certificates that end soonest are
+//! kept, and a series counts the rest. The counts by state and by time left always cover all.
 
+use std::collections::HashMap;
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::index::{Entry, Index, Observed, Row, Stuck};
@@ -256,12 +258,22 @@ pub(super) fn write(
     }
 }
 
-/// Keeps the `most` that end soonest, sorted by name, and returns how many were left out.
+/// Keeps the `most` that end soonest, the first of each namespace before the second of another, so that none takes the
+/// series of others. Sorts them by name, and returns how many were left out.
 fn keep(index: &Index, rows: &mut Rows, most: usize) -> usize {
     let left_out = rows.len().saturating_sub(most);
     if left_out > 0 {
-        rows.select_nth_unstable_by_key(most, |(ends, _)| *ends);
-        rows.truncate(most);
+        rows.sort_unstable();
+        let mut turns: HashMap<Option<Arc<str>>, usize> = HashMap::new();
+        let turn_of = |(ends, row): (UnixTime, Row)| {
+            let turn = turns.entry(index.namespace_of(row)).or_default();
+            *turn += 1;
+            (*turn, ends, row)
+        };
+        let mut in_turn: Vec<_> = rows.drain(..).map(turn_of).collect();
+        in_turn.select_nth_unstable(most);
+        in_turn.truncate(most);
+        rows.extend(in_turn.into_iter().map(|(_, ends, row)| (ends, row)));
     }
     rows.sort_by_cached_key(|(_, row)| index.row(*row).map(|(key, _)| key));
     left_out
@@ -338,6 +350,7 @@ pub(super) fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], valu
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::index::{Fault, Source};
     use cert_renew_core::testing::entries::{NOW, add, healthy, index, leaf};
 
     use super::*;
@@ -370,5 +383,31 @@ mod tests {
             .collect();
         assert_eq!(names, ["ends-in-1", "ends-in-2"]);
         assert_eq!(keep(&index, &mut rows, 2), 0);
+    }
+
+    #[test]
+    fn a_namespace_full_of_trouble_takes_no_series_of_others() {
+        let mut index = Index::default();
+        let hostile = (0..2 * MOST_TROUBLED).map(|number| ("aaa", number));
+        for (namespace, number) in hostile.chain((0..3).map(|number| ("shop", number))) {
+            let key = index.key(namespace, &format!("tls-{number}"));
+            let absent = Observed {
+                leaf: Err(Fault::Absent),
+                ..healthy()
+            };
+            index.apply(NOW, &key, absent, Source(0), Duration::ZERO, None);
+        }
+        let mut out = String::new();
+        write(&mut out, NOW, &index, &|_| 1, true);
+        for series in [
+            "cert_renew_certificate_trouble",
+            "cert_renew_certificate_failures",
+        ] {
+            let of = |namespace: &str| {
+                let start = format!("{series}{{namespace=\"{namespace}\"");
+                out.lines().filter(|line| line.starts_with(&start)).count()
+            };
+            assert_eq!((of("shop"), of("aaa")), (3, MOST_TROUBLED - 3), "{series}");
+        }
     }
 }

@@ -128,6 +128,12 @@ impl From<&[u8]> for DistinguishedName {
 }
 
 impl DistinguishedName {
+    /// Its bytes of DER.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
     fn text(&self) -> Option<String> {
         let name = x509_cert::name::Name::from_der(&self.0).ok()?;
         // RFC 4514, 2.1: the last comes first.

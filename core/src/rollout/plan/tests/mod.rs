@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::rollout::workload::leaf_annotation;
 use crate::secret::parts::{ChainAndCa, Parts};
-use crate::testing::workload;
+use crate::testing::{FACTOR, LENGTHS, slower_than_linear, workload};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const BESIDE: ChainAndCa = ChainAndCa { chain: 1, ca: 2 };
@@ -92,6 +92,50 @@ fn names(plan: &Plan) -> Vec<(&str, Phase)> {
         .iter()
         .map(|step| (&*step.workload.id.name, step.phase))
         .collect()
+}
+
+/// Neither a workload that refers to very many Secrets, nor very many that are not well.
+#[test]
+fn very_many_secrets_and_workloads_are_planned_in_linear_time() {
+    let all_of = |secrets: &[String], each: bool| -> Vec<Workload> {
+        let names: Vec<&str> = secrets.iter().map(String::as_str).collect();
+        let objects: Vec<Value> = match each {
+            false => vec![web("web", &names, &[]), web("api", &[], &[])],
+            true => { names.iter() }
+                .map(|name| broken(web(name, &[name], &[])))
+                .collect(),
+        };
+        let objects = objects.into_iter();
+        objects
+            .map(|object| workload(Kind::Deployment, object))
+            .collect()
+    };
+    for each in [false, true] {
+        // One Secret for each 256 bytes of length; what is planned is made once for each length.
+        let made = |length: usize| {
+            let secrets = (0..length / 256).map(|it| format!("tls-{it}"));
+            let secrets: Vec<String> = secrets.collect();
+            let requests = secrets.iter();
+            let requests = requests.map(|it| request(it, "new", served("old", 9)));
+            let requests: Vec<Request> = requests.collect();
+            (requests, all_of(&secrets, each))
+        };
+        let mut known = HashMap::new();
+        for length in LENGTHS {
+            for length in [length, FACTOR * length] {
+                known.entry(length).or_insert_with(|| made(length));
+            }
+        }
+        let slow = slower_than_linear(
+            |length| vec![0; length],
+            |all| {
+                let (requests, workloads) = &known[&all.len()];
+                let plan = plan(NOW, requests, workloads, &RolloutConfig::default());
+                assert_eq!(plan.verdicts.len(), requests.len());
+            },
+        );
+        assert_eq!(slow, None, "{each}");
+    }
 }
 
 #[test]

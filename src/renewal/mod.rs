@@ -44,6 +44,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use cert_renew_core::index::{Entry, Finished};
+use cert_renew_core::assess;
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::secret::keys;
 use cert_renew_core::state_line;
@@ -131,12 +132,8 @@ impl Renewal<'_> {
             }
             return Ok(Outcome::Later(UnixTime::NEVER, None));
         };
-        let left_alone = match fresh.secret.kept_for() {
-            Some(keeper) => Some(self.left_to(&fresh, &keeper)),
-            None if fresh.secret.head.immutable => Some(self.immutable(&fresh)),
-            None => None,
-        };
-        if let Some(outcome) = left_alone {
+        if let Some((never, problem)) = assess::left_alone(&fresh.secret.head) {
+            let outcome = self.left_alone(&fresh, never, &problem);
             if let Some(record) = record {
                 self.all.give_up(&record).await?;
             }

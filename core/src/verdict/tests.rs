@@ -3,6 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::index::Observed;
 use crate::schedule::due::{Due, Reason};
+use crate::secret::head::Head;
+use crate::secret::keepers::Keeper;
 use crate::testing::entries::{self, NOW, index};
 
 const CONFIG: &str = "
@@ -174,6 +176,25 @@ fn the_next_thing_to_do_fits_the_cause() {
             said.contains("managedFields") && !said.contains("annotate"),
             "{said}"
         );
+    }
+    // It is the annotation that says so: what else writes it has gone, or goes first.
+    for (keeper, expected) in [
+        (
+            Keeper::CertManager,
+            "kubectl -n shop annotate secret tls --overwrite cert-manager.io/certificate-name-",
+        ),
+        (Keeper::Owner("SealedSecret tls".into()), "managedFields"),
+    ] {
+        let mut head = Head::default();
+        head.keeper = Some(keeper);
+        let (never, problem) = assess::left_alone(&head).unwrap();
+        let (mut index, mut observed) = (Index::default(), entries::healthy());
+        (observed.renewal, observed.problems) = (Err(never), 1);
+        let key = entries::add(&mut index, "tls", observed);
+        index.tell_problems(&key, &[problem.to_string()]);
+        let (row, _) = index.iter().next().unwrap();
+        let said = Verdict::of_row(NOW, &index, row, 0).unwrap().next.unwrap();
+        assert!(said.contains(expected), "{said}");
     }
     let said = next(|it| it.renewal = Err(Never::Immutable), None).unwrap();
     assert!(said.contains("kubectl replace --force"), "{said}");

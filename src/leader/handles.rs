@@ -49,4 +49,29 @@ impl Handles {
             notes: Arc::default(),
         }
     }
+
+    /// What the process remembers of a Secret beside the index: most of it only where this replica leads, as only a leader
+    /// sends Events, counts orders and asks pods.
+    #[must_use]
+    pub fn remembered(
+        &self,
+        step: Option<Step>,
+        key: &SecretRef,
+        observed: &Observed,
+        names: &[Name],
+    ) -> Remembered {
+        if !self.shared.gate.is_open() {
+            return Remembered {
+                step,
+                ..Remembered::default()
+            };
+        }
+        Remembered {
+            step,
+            events: Some(self.shared.events.of(key)),
+            limits: Some(self.renewals.limits(UnixTime::now(), observed, names)),
+            pods: self.rollouts.asked(key),
+            past: self.renewals.past(observed),
+        }
+    }
 }

@@ -22,6 +22,7 @@ pub mod info;
 pub mod info_poller;
 pub mod issuers;
 mod key_choice;
+mod limits;
 mod on_failure;
 mod order;
 mod outcome;
@@ -43,12 +44,12 @@ mod write;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use cert_renew_core::index::{Entry, Finished};
 use cert_renew_core::assess;
+use cert_renew_core::index::{Entry, Finished};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::secret::keys;
-use cert_renew_core::state_line;
 use cert_renew_core::secret::workload::WorkloadRef;
+use cert_renew_core::state_line;
 use cert_renew_core::time::UnixTime;
 use failure::Failure;
 use outcome::Outcome;
@@ -190,7 +191,6 @@ impl Renewal<'_> {
         self.tell(fresh.uid(), reason, &note);
     }
 
-    /// The record of the Secret's order, if one runs.
     /// The workloads that use the Secret, where they can be told.
     async fn users(self, named: &[WorkloadRef]) -> Option<Vec<String>> {
         let users = self.all.users.as_ref()?;
@@ -201,6 +201,7 @@ impl Renewal<'_> {
         users(self.key.clone(), named.to_vec()).await
     }
 
+    /// The record of the Secret's order, if one runs.
     async fn running(self) -> Result<Option<Record>, cluster::Error> {
         if !self.all.running_orders.contains(self.key) {
             return Ok(None);

@@ -13,15 +13,16 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Duration, timeout};
 
 use crate::context::Shared;
+use crate::process::fair::Fair;
 use crate::renewal::info::RenewalInfo;
 use crate::rollout::Roller;
 
-/// What all rollouts hold together.
 /// Longest wait for the workloads of a namespace where only a text depends on them.
 const LIST: Duration = Duration::from_secs(5);
 /// Most Secrets of which it is remembered what their pods served: some two kilobytes each.
 const ASKED: usize = 500;
 
+/// What all rollouts hold together.
 pub struct Rollouts {
     /// What rollouts share with renewals and the controller.
     pub shared: Arc<Shared>,
@@ -29,6 +30,8 @@ pub struct Rollouts {
     pub(super) renewal_info: Arc<RenewalInfo>,
     /// Namespaces whose Secrets were compared with the record of their workloads, once after the start.
     pub(super) compared: Mutex<BTreeSet<Arc<str>>>,
+    /// What the pods of each Secret served when they were asked last, for people.
+    asked: Mutex<Fair<Pods>>,
     /// Concurrency, and what was rolled a short while ago.
     roller: RwLock<Arc<Roller>>,
 }
@@ -42,6 +45,7 @@ impl Rollouts {
             shared,
             renewal_info,
             compared: Mutex::default(),
+            asked: Mutex::new(Fair::of_at_most(ASKED)),
             roller: RwLock::new(Arc::new(roller)),
         }
     }
@@ -53,10 +57,6 @@ impl Rollouts {
         Arc::clone(&roller)
     }
 
-    /// Applies a changed config, between two sets of tasks.
-    pub fn apply(&self, config: &RolloutConfig) {
-        let roller = Arc::new(self.roller().under(config));
-        *self.roller.write() = roller;
     /// What the pods of a Secret served when they were asked last, if any were since the process started.
     #[must_use]
     pub fn asked(&self, key: &SecretRef) -> Option<Pods> {
@@ -82,5 +82,9 @@ impl Rollouts {
         Some(users.iter().map(ToString::to_string).collect())
     }
 
+    /// Applies a changed config, between two sets of tasks.
+    pub fn apply(&self, config: &RolloutConfig) {
+        let roller = Arc::new(self.roller().under(config));
+        *self.roller.write() = roller;
     }
 }

@@ -64,7 +64,7 @@ impl Renewals {
             "a certificate was ordered that no clock asked for",
         );
         let due = of(scheduled, "a certificate was ordered that was due");
-        let failed = of(failed_at.into_iter().collect(), "the last try that failed");
+        let failed = of(failed_at.into_iter().collect(), "a renewal failed");
         asked.chain(due).chain(failed).collect()
     }
 }

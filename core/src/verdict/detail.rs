@@ -4,6 +4,8 @@
 //! Nothing is stored for it: each part is read from the certificate, the annotations, the ledger, or what the replica that
 //! leads remembers since it leads.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::assess;
@@ -14,6 +16,8 @@ use crate::secret::used_by::UsedBy;
 use crate::time::UnixTime;
 use crate::time::duration::human;
 
+/// An Event this near to a moment that is known otherwise tells of the same.
+const SAME: Duration = Duration::from_secs(60);
 /// Most moments of the past that are told, the latest.
 const MOMENTS: usize = 12;
 
@@ -101,7 +105,7 @@ impl Limit {
             return format!("the CA takes no orders for {of}");
         };
         let within = self.within_seconds.unwrap_or_default();
-        let within = human(std::time::Duration::from_secs(within));
+        let within = human(Duration::from_secs(within));
         let what = match &**what {
             "orders" => format!("orders of issuer {of}"),
             "certificates" => "certificates for these names".into(),
@@ -260,7 +264,15 @@ impl Detail {
         } = remembered;
         let used_by = shown.and_then(|it| it.used_by.as_deref()?.parse().ok());
         past.extend(known_past(&entry, used_by.as_ref()));
-        past.extend(events.iter().flatten().filter_map(Told::moment));
+        for told in events.iter().flatten().filter_map(Told::moment) {
+            // What ledger or Secret have of the same is kept longer.
+            let is_known = |it: &Moment| {
+                it.what == told.what && it.at.since(told.at).max(told.at.since(it.at)) <= SAME
+            };
+            if !past.iter().any(is_known) {
+                past.push(told);
+            }
+        }
         past.sort_by_key(|it| it.at);
         let early = past.len().saturating_sub(MOMENTS);
         Some(Self {
@@ -286,7 +298,7 @@ fn known_past(entry: &Entry, used_by: Option<&UsedBy>) -> Vec<Moment> {
         Moment::new(leaf.not_before, what, "certificate")
     });
     let renewed = entry.observed.renewed;
-    let renewed = renewed.map(|at| Moment::new(at, "cert-renew wrote a new certificate", "secret"));
+    let renewed = renewed.map(|at| Moment::new(at, "a new certificate was written", "secret"));
     let seen =
         used_by.map(|it| Moment::new(it.at, "what the workloads have was recorded", "secret"));
     [begins, renewed, seen].into_iter().flatten().collect()
@@ -297,7 +309,7 @@ impl Told {
     #[must_use]
     pub fn moment(&self) -> Option<Moment> {
         let what = match &*self.reason {
-            "Renewed" => "a renewal succeeded",
+            "Renewed" => "a new certificate was written",
             "RenewalFailed" => "a renewal failed",
             "RolledOut" => "the rollout was done",
             "RolloutFailed" => "a step of the rollout failed",

@@ -318,3 +318,49 @@ fn what_a_secret_says_is_judged_by_the_same_rules_without_an_operator() {
         (State::RolloutFailing, Rollout::Halted)
     );
 }
+
+#[test]
+fn the_past_is_told_in_order_and_nothing_twice() {
+    use detail::{Moment, Told};
+    let mut index = Index::default();
+    let mut observed = entries::healthy();
+    observed.renewed = Some(NOW - Duration::from_secs(5_000));
+    let key = entries::add(&mut index, "tls", observed);
+    let (row, _) = index.iter().next().unwrap();
+    let told = |ago: u64, reason: &str| Told {
+        at: NOW - Duration::from_secs(ago),
+        kind: "Normal".into(),
+        reason: reason.into(),
+        message: "told".into(),
+    };
+    let remembered = Remembered {
+        events: Some(vec![
+            told(4_990, "Renewed"),
+            told(2_000, "Renewed"),
+            told(100, "RolledOut"),
+            told(90, "Adopted"),
+        ]),
+        past: vec![Moment::new(
+            NOW - Duration::from_secs(900),
+            "a renewal failed",
+            "ledger",
+        )],
+        ..Remembered::default()
+    };
+    let detail = Detail::of_row(&index, row, remembered).unwrap();
+    let past: Vec<_> = { detail.past.iter() }
+        .map(|it| (NOW.since(it.at).as_secs(), &*it.what, &*it.by))
+        .collect();
+    let written = "a new certificate was written";
+    assert_eq!(
+        past[1..],
+        [
+            (5_000, written, "secret"),
+            (2_000, written, "event"),
+            (900, "a renewal failed", "ledger"),
+            (100, "the rollout was done", "event"),
+        ],
+        "{key}"
+    );
+    assert_eq!(past[0].2, "certificate");
+}

@@ -39,6 +39,22 @@ pub(super) fn not_managed(place: &str, text: &str) -> Markup {
 
 fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
     html! {
+        div.two {
+            (facts(row, now, scale, places))
+            div {
+                @if let Some(detail) = &row.detail { (past(now, detail)) }
+                h2 { "Events" }
+                (events(now, row))
+                h2 { "Commands" }
+                (commands(row))
+            }
+        }
+    }
+}
+
+fn facts(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
+    let wrong = trouble(now, row);
+    html! {
         dl class={ "one " (class(now, row).unwrap_or_default()) } {
             dt { "State" }
             dd {
@@ -48,8 +64,14 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
                     " " a href={ (RUNBOOK) "#" (section) } { "What to do" }
                 }
             }
-            dt { "What is wrong" }
-            dd { (trouble(now, row)) }
+            @if !wrong.0.is_empty() {
+                dt { "What is wrong" }
+                dd { (wrong) }
+            }
+            @if let Some(next) = &row.next {
+                dt { "Next" }
+                dd { code { (Shown(next)) } }
+            }
             dt { "Time line" }
             dd class=(places.bar(scale, row)) {
                 @if let (Some(from), Some(to)) = (row.not_before, row.not_after) {
@@ -78,11 +100,6 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
             dd { (rollout(row.rollout)) (workloads(row)) }
             @if let Some(detail) = &row.detail { (pods(now, detail)) }
         }
-        @if let Some(detail) = &row.detail { (past(now, detail)) }
-        h2 { "Events" }
-        (events(now, row))
-        h2 { "Commands" }
-        (commands(row))
     }
 }
 
@@ -247,14 +264,10 @@ fn may_be_asked_for(row: &Verdict) -> bool {
     row.renews.is_some() && !matches!(row.state, State::Held | State::Blocked)
 }
 
-/// The next thing to do, and what tells more.
+/// What tells more, and what asks for a new one.
 fn commands(row: &Verdict) -> Markup {
     let (namespace, name) = (&row.namespace, &row.name);
-    let mut all = Vec::new();
-    if let Some(next) = &row.next {
-        all.push(("The next thing to do", next.to_string()));
-    }
-    all.extend([
+    let mut all = vec![
         (
             "All about it",
             format!("cert-renew describe {namespace}/{name}"),
@@ -263,7 +276,7 @@ fn commands(row: &Verdict) -> Markup {
             "Which workloads restart, and when",
             format!("cert-renew plan -n {namespace}"),
         ),
-    ]);
+    ];
     if may_be_asked_for(row) {
         all.push((
             "A new certificate now",

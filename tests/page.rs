@@ -183,22 +183,18 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
         browser.prefer("light")?;
         browser.open(&page)?;
         browser.picture(&directory.join("status-page.png"), 1280, 640)?;
-        for width in WIDTHS {
-            browser.picture(
-                &directory.join(format!("status-page-{width}.png")),
-                width,
-                800,
-            )?;
+        let one = format!("{page}?namespace={}&name=checkout-tls", space.name);
+        for scheme in ["light", "dark"] {
+            browser.prefer(scheme)?;
+            for (what, page) in [("", &page), ("-one", &one)] {
+                browser.open(page)?;
+                for width in WIDTHS {
+                    let name = format!("status-page{what}-{width}-{scheme}.png");
+                    let height = if what.is_empty() { 900 } else { 1300 };
+                    browser.picture(&directory.join(name), width, height)?;
+                }
+            }
         }
-        browser.open(&format!(
-            "{page}?namespace={}&name=checkout-tls",
-            space.name
-        ))?;
-        browser.picture(&directory.join("status-page-one.png"), 1280, 700)?;
-        browser.picture(&directory.join("status-page-one-390.png"), 390, 800)?;
-        browser.prefer("dark")?;
-        browser.open(&page)?;
-        browser.picture(&directory.join("status-page-dark.png"), 1280, 700)?;
     }
     drop(space);
     Ok(())
@@ -250,6 +246,14 @@ fn widths(browser: &mut Browser, page: &str) -> Result<()> {
         ensure!(
             room >= 0.7 * f64::from(width),
             "{width}: what is wrong has {room} pixels"
+        );
+        let link = "[...document.querySelectorAll('tbody th a')].find((it) => it.textContent.endsWith('/checkout-tls')).href";
+        let link = browser.evaluate(link)?;
+        browser.open(link.as_str().unwrap_or_default())?;
+        let wide = browser.evaluate("document.documentElement.scrollWidth")?;
+        ensure!(
+            wide.as_u64() <= Some(width.into()),
+            "the view of one at {width}: {wide}"
         );
     }
     browser.resize(1280, 800)?;

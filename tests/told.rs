@@ -182,6 +182,10 @@ async fn a_renewal_and_what_holds_one_up_stand_in_the_line() -> Result<()> {
     says(&space, "web", STATE, |it| it.starts_with("ok; renews 20")).await?;
     let adopted = told(&space, "web", "Adopted").await?;
     assert_eq!(adopted.len(), 1, "{adopted:?}");
+    assert!(
+        adopted[0].contains("is asked for now") && adopted[0].contains("restarts deployment/web"),
+        "{adopted:?}"
+    );
     // Young as it is, the next one is held.
     annotate(&space, "web", json!({"cert-renew.io/renew-now": "today"})).await?;
     says(&space, "web", STATE, |it| it.starts_with("held: until 20")).await?;

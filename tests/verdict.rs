@@ -477,6 +477,14 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         held.contains("\nChain:") && held.contains(", by CN="),
         "{held}"
     );
+    // The budgets, and what is known of the past.
+    ensure!(
+        held.contains("\nLimits:")
+            && held.contains(" orders of issuer pebble within 3h")
+            && held.contains("0 of 4 certificates for these names within 7d")
+            && held.contains(": the certificate begins to be valid (certificate)"),
+        "{held}"
+    );
     // The problem in full, and the Event about it.
     let problem = "cert-renew.io/key-type: \"rsa\": expected";
     ensure!(misread.contains(problem), "{misread}");
@@ -488,12 +496,18 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
     let detail = &report["certificates"][0]["detail"];
     ensure!(
         detail["events"].to_string().contains("InvalidAnnotation")
-            && detail["chain"][0]["notAfter"] == report["certificates"][0]["notAfter"],
+            && detail["chain"][0]["notAfter"] == report["certificates"][0]["notAfter"]
+            && detail["limits"][0]["what"] == "orders"
+            && detail["limits"][1]["most"] == 4
+            && detail["past"].to_string().contains("begins to be valid"),
         "{report:#}"
     );
     let page = operator.ask(&format!("/{path}")).await?;
     ensure!(
-        page.contains("<strong>InvalidAnnotation</strong>") && page.contains("<dt>Chain</dt>"),
+        page.contains("<strong>InvalidAnnotation</strong>")
+            && page.contains("<dt>Chain</dt>")
+            && page.contains("certificates for these names within 7d")
+            && page.contains("<h2>Last renewals</h2>"),
         "{page}"
     );
     // A plan without a right on Secrets, and the first line says whose word it is.

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use cert_renew_core::certificate::above::Link;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::{human, relative};
-use cert_renew_core::verdict::detail::{self, UnderWay};
+use cert_renew_core::verdict::detail::{self, Detail, Moment, UnderWay};
 use cert_renew_core::verdict::{Report, Verdict, Why};
 use clap::Parser;
 use k8s_openapi::api::core::v1::Event;
@@ -177,6 +177,9 @@ fn text(
     if let Some(class) = class {
         line("Class", &plain(class));
     }
+    for (number, text) in limits(now, source, detail).iter().enumerate() {
+        line(if number == 0 { "Limits" } else { "" }, text);
+    }
     line("Rollout", verdict.rollout.as_str());
     if let Some(until) = verdict.served_until {
         line(
@@ -199,6 +202,26 @@ fn text(
             line("", &format!("as of {}", used_by.at));
         }
         None => line("Workloads", "none known"),
+    }
+    if let Some(pods) = detail.and_then(|it| it.pods.as_ref()) {
+        let asked = relative(now, pods.at);
+        line(
+            "Pods",
+            &format!("behind {}, as asked {asked}", plain(&pods.service)),
+        );
+        for pod in &pods.asked {
+            let (name, says) = (plain(&pod.name), pod.in_words());
+            line("", &format!("{name}: {}", plain(&says)));
+        }
+        if pods.more > 0 {
+            line("", &format!("and {} more", pods.more));
+        }
+    }
+    for (number, moment) in detail.iter().flat_map(|it| &it.past).enumerate() {
+        let Moment { at, what, by } = moment;
+        let (what, by) = (plain(what), plain(by));
+        let text = format!("{at}, {}: {what} ({by})", relative(now, *at));
+        line(if number == 0 { "Past" } else { "" }, &text);
     }
     if let Some(error) = &verdict.last_error {
         line("Last error", &plain(error));
@@ -244,6 +267,30 @@ fn renews(now: UnixTime, verdict: &Verdict) -> String {
         Some(at) if at <= now => format!("now: {why}"),
         Some(at) => format!("{at}, {}: {why}", relative(now, at)),
     }
+}
+
+/// How much of each limit is used.
+fn limits(now: UnixTime, source: &Source, detail: Option<&Detail>) -> Vec<String> {
+    let Some(limits) = detail.and_then(|it| it.limits.as_ref()) else {
+        return match source {
+            Source::Operator => {
+                vec!["known to the replica that leads; another one answered".into()]
+            }
+            Source::Secrets(_) => vec!["known to the operator".into()],
+        };
+    };
+    let one = |limit: &detail::Limit| {
+        let words = limit.in_words();
+        let words = plain(&words);
+        match limit.until {
+            Some(until) if limit.used.is_some() => {
+                format!("{words}; one is free again {}", relative(now, until))
+            }
+            Some(until) => format!("{words} until {until}, {}", relative(now, until)),
+            None => words.into_owned(),
+        }
+    };
+    limits.iter().map(one).collect()
 }
 
 /// One certificate of the chain.
@@ -308,9 +355,10 @@ fn shown(now: UnixTime, event: &Told) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::schedule::rate_limits::Usage;
     use cert_renew_core::testing::entries::{NOW, index};
     use cert_renew_core::verdict::Leader;
-    use cert_renew_core::verdict::detail::{Detail, Step};
+    use cert_renew_core::verdict::detail::{Limit, Pod, Pods, Serves, Step};
     use cert_renew_core::verdict::unmanaged::Unmanaged;
 
     use super::super::golden;
@@ -337,6 +385,51 @@ mod tests {
                     order: Some("https://ca.example/order/1".into()),
                 }),
             }),
+            limits: Some(vec![
+                Limit::counted(
+                    "orders",
+                    "le",
+                    Usage {
+                        used: 12,
+                        most: 250,
+                        within: std::time::Duration::from_secs(3 * 3_600),
+                        until: None,
+                    },
+                ),
+                Limit::counted(
+                    "certificates",
+                    "le",
+                    Usage {
+                        used: 4,
+                        most: 4,
+                        within: std::time::Duration::from_secs(7 * 86_400),
+                        until: Some(UnixTime(NOW.0 + 7_200)),
+                    },
+                ),
+                Limit::of_the_ca("names under shop.example", UnixTime(NOW.0 + 3_600)),
+            ]),
+            pods: Some(Pods {
+                at: UnixTime(NOW.0 - 60),
+                service: "web:443".into(),
+                asked: vec![
+                    Pod {
+                        name: "web-1".into(),
+                        serves: Serves::Earlier,
+                        why: None,
+                    },
+                    Pod {
+                        name: "web-2".into(),
+                        serves: Serves::Unknown,
+                        why: Some("connection refused".into()),
+                    },
+                ],
+                more: 3,
+            }),
+            past: vec![Moment::new(
+                UnixTime(NOW.0 - 86_400),
+                "a certificate was ordered that was due",
+                "ledger",
+            )],
             events: None,
         }
     }

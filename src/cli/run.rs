@@ -10,12 +10,10 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use cert_renew_core::config::Config;
 use cert_renew_core::election::{Election, Times};
-use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::duration;
 use cert_renew_core::time::duration::NotADuration;
 use cert_renew_core::time::{BootTime, UnixTime};
 use cert_renew_core::verdict::Leader;
-use cert_renew_core::verdict::detail::Remembered;
 use clap::Parser;
 use kube::Client;
 use rustix::io::Errno;
@@ -219,7 +217,13 @@ async fn operate(
         ready: Arc::clone(&context.health.ready),
         config: context.config.clone(),
         failures: Arc::new(move |observed| counting.failures(observed)),
-        remembered: Arc::new(remembered(&context, steps)),
+        remembered: Arc::new({
+            let all = all.clone();
+            move |key, observed, names| {
+                let step = steps.of(&key.to_string());
+                all.remembered(step, key, observed, names)
+            }
+        }),
         leader: Arc::new(move |now| {
             let seen = seen.borrow();
             let leader = seen.as_ref().map(|sign| {
@@ -336,19 +340,6 @@ async fn operate(
     match ended {
         Ended::Told => Ok(ExitCode::SUCCESS),
         Ended::Unattended => Err(Failure("a task that all others depend on has ended".into())),
-    }
-}
-
-/// What the process remembers of a Secret beside the index; Events only where this replica leads, as only a leader
-/// sends any.
-fn remembered(
-    context: &Arc<Shared>,
-    steps: Steps,
-) -> impl Fn(&SecretRef) -> Remembered + Send + Sync + use<> {
-    let context = Arc::clone(context);
-    move |key| Remembered {
-        step: steps.of(&key.to_string()),
-        events: { context.gate.is_open() }.then(|| context.events.of(key)),
     }
 }
 

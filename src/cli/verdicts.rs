@@ -45,6 +45,10 @@ const FEW: usize = 8;
 /// Most Secrets that are not managed and told of before a list.
 const TOLD: usize = 10;
 
+/// Most answers that are asked for until one is of the replica that leads, which alone knows all about one Secret: each may
+/// come from any replica.
+const TRIES: usize = 6;
+
 /// The scheme of a Service's proxy, which is HTTP without it.
 const HTTPS: &str = "https:";
 
@@ -383,6 +387,11 @@ impl Found {
     }
 }
 
+/// Whether the replica that leads has answered, or none leads.
+fn is_of_the_leader(report: &Report) -> bool {
+    { report.leader.name.as_ref() }.is_none_or(|leader| report.replica.as_ref() == Some(leader))
+}
+
 /// A line on standard error.
 pub(super) fn say(text: &str) {
     // There is no other output if standard error is closed.
@@ -401,8 +410,15 @@ impl Operator {
     /// Why it could not be asked, as a part of a sentence.
     pub(super) async fn report(&self, client: &Client, wanted: &Wanted) -> Result<Report, String> {
         let mut all: Option<Report> = None;
+        let alone = { wanted.places.as_ref() }.is_some_and(|places| places.len() == 1);
         for (namespace, name) in wanted.questions() {
-            let report = self.answer(client, namespace, name, wanted.shown).await?;
+            let mut report = self.answer(client, namespace, name, wanted.shown).await?;
+            for _ in 1..TRIES {
+                if !alone || is_of_the_leader(&report) {
+                    break;
+                }
+                report = self.answer(client, namespace, name, wanted.shown).await?;
+            }
             let Some(all) = &mut all else {
                 all = Some(report);
                 continue;
@@ -417,7 +433,6 @@ impl Operator {
         if wanted.is_complete(&report) {
             report.left_out = 0;
         }
-        let alone = { wanted.places.as_ref() }.is_some_and(|places| places.len() == 1);
         for verdict in report.certificates.iter_mut().filter(|_| !alone) {
             verdict.detail = None;
         }

@@ -1,11 +1,9 @@
 //! The Events that this process has published lately, for the view of one Secret: no watch, and no right to read Events.
-//!
-//! Bounded in all; where they are full, those of the namespace that has most make room, so that none hides another's.
-
-use std::collections::{HashMap, VecDeque};
 
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::detail::Told;
+
+use crate::process::fair::Fair;
 
 /// Most Events that are kept, of all Secrets.
 const MOST: usize = 1_000;
@@ -15,56 +13,30 @@ const SHOWN: usize = 8;
 const LONGEST: usize = 400;
 
 /// The last Events, the latest last.
-#[derive(Debug, Default)]
-pub(super) struct Recent {
-    events: VecDeque<(Place, Told)>,
-    /// How many each namespace has.
-    counts: HashMap<Box<str>, usize>,
-}
+#[derive(Debug)]
+pub(super) struct Recent(Fair<Told>);
 
-/// Namespace and name.
-type Place = (Box<str>, Box<str>);
+impl Default for Recent {
+    fn default() -> Self {
+        Self(Fair::of_at_most(MOST))
+    }
+}
 
 impl Recent {
     /// Adds an Event on a Secret.
-    pub(super) fn add(&mut self, (namespace, name): (&str, &str), told: Told) {
+    pub(super) fn add(&mut self, place: (&str, &str), told: Told) {
         let message = told.message.floor_char_boundary(LONGEST);
         let told = Told {
             message: told.message[..message].into(),
             ..told
         };
-        if self.events.len() >= MOST {
-            self.make_room();
-        }
-        *self.counts.entry(namespace.into()).or_default() += 1;
-        self.events
-            .push_back(((namespace.into(), name.into()), told));
-    }
-
-    /// Drops the oldest of the namespace that has most.
-    fn make_room(&mut self) {
-        let counts = self.counts.iter();
-        let Some((most, _)) = counts.max_by_key(|(_, count)| **count) else {
-            return;
-        };
-        let oldest = self.events.iter().position(|((it, _), _)| it == most);
-        let Some(((namespace, _), _)) = oldest.and_then(|at| self.events.remove(at)) else {
-            return;
-        };
-        if let Some(count) = self.counts.get_mut(&namespace) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&namespace);
-            }
-        }
+        self.0.add(place, told);
     }
 
     /// The last ones of a Secret; what was said again is there once, with its last time.
     pub(super) fn of(&self, namespace: &str, name: &str) -> Vec<Told> {
         let mut found: Vec<Told> = Vec::new();
-        let of_it = self.events.iter().rev();
-        let of_it = of_it.filter(|((space, it), _)| **space == *namespace && **it == *name);
-        for (_, told) in of_it {
+        for told in self.0.of((namespace, name)) {
             let is_known = |it: &Told| it.reason == told.reason && it.message == told.message;
             if found.len() < SHOWN && !found.iter().any(is_known) {
                 found.push(told.clone());
@@ -105,7 +77,7 @@ mod tests {
         let kept = recent.of("shop", "tls");
         assert_eq!(kept.iter().map(|it| it.at.0).collect::<Vec<_>>(), [2, 3]);
         assert!(kept[1].message.len() <= LONGEST);
-        assert_eq!(recent.events.len(), MOST);
+        assert_eq!(recent.0.len(), MOST);
         let loud = recent.of("loud", "tls");
         assert_eq!(loud.len(), SHOWN);
         assert_eq!(*loud[SHOWN - 1].message, *(3 * MOST - 1).to_string());

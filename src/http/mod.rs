@@ -28,6 +28,7 @@ use cert_renew_core::config::Config;
 use cert_renew_core::index::{Index, Observed};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::stray::Stray;
+use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::Leader;
 use cert_renew_core::verdict::detail::Remembered;
@@ -55,6 +56,9 @@ pub(crate) fn read(input: &[u8]) {
     access::read(input);
 }
 
+/// What the process remembers of a Secret with these names, beside the index.
+pub type Recall = Arc<dyn Fn(&SecretRef, &Observed, &[Name]) -> Remembered + Send + Sync>;
+
 /// The sources of the port's answers.
 #[derive(Clone)]
 pub struct State {
@@ -73,7 +77,7 @@ pub struct State {
     /// The failures of a Secret in a row.
     pub failures: Arc<dyn Fn(&Observed) -> u32 + Send + Sync>,
     /// What the process remembers of a Secret beside the index.
-    pub remembered: Arc<dyn Fn(&SecretRef) -> Remembered + Send + Sync>,
+    pub remembered: Recall,
     /// Who leads at an instant.
     pub leader: Arc<dyn Fn(UnixTime) -> Leader + Send + Sync>,
     /// The name of this replica: the pod's name.
@@ -283,7 +287,7 @@ mod tests {
             ready: Arc::default(),
             config: config_in_force,
             failures: Arc::new(|_| 0),
-            remembered: Arc::new(|_| Remembered::default()),
+            remembered: Arc::new(|_, _, _| Remembered::default()),
             leader: Arc::new(|_| Leader::default()),
             replica: "pod".into(),
             started: UnixTime(1),

@@ -156,16 +156,12 @@ fn profile(all: &Handles, assessment: &Assessment) -> Option<Problem> {
     if known.iter().any(|it| it == profile) {
         return None;
     }
-    let meant = similar::meant(profile, known.iter().map(String::as_str));
-    let meant = meant.map(|it| format!("; did you mean {it}?"));
+    let meant = similar::question(profile, known.iter().map(String::as_str));
     let list = if known.is_empty() {
         "none".to_owned()
     } else {
         known.join(", ")
     };
-    let expected = format!(
-        "expected a profile of issuer {issuer} ({list}){}",
-        meant.unwrap_or_default()
-    );
+    let expected = format!("expected a profile of issuer {issuer} ({list}){meant}");
     Some(problem(keys::PROFILE, profile, expected))
 }

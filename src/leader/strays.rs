@@ -21,6 +21,9 @@ const MOST: usize = 1_000;
 const MOST_OF_NAMESPACE: usize = 100;
 /// Most Events at once in one namespace, then one a second.
 const AT_ONCE: u32 = 50;
+/// How long a Secret of another class is left to the installation that may serve it before its owner is told: a new one
+/// takes a list and a first look at each.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How long a Secret counts that has lost its opt-in with all that said so.
 const REMEMBERED: Duration = Duration::from_secs(86_400);
 
@@ -42,6 +45,8 @@ struct Known {
     uid: Box<str>,
     stray: Stray,
     told: bool,
+    /// When it was first seen to be one.
+    since: Instant,
     /// The watch that brings it, and whether it has since the list began.
     source: Source,
     listed: bool,
@@ -107,6 +112,8 @@ impl Strays {
             it.told && same && *it.uid == *uid
         };
         let told = before.is_some_and(is_told);
+        let same = before.filter(|it| it.stray.why == stray.why && *it.uid == *uid);
+        let since = same.map_or_else(Instant::now, |it| it.since);
         if before.is_none() && !self.has_room(&key.namespace) {
             return;
         }
@@ -118,6 +125,7 @@ impl Strays {
             uid: uid.into(),
             stray,
             told,
+            since,
             source,
             listed: true,
             until,
@@ -154,7 +162,7 @@ impl Strays {
     /// What was not told yet and may be told now.
     pub fn to_tell(&mut self, now: Instant) -> Vec<Told> {
         let mut told = Vec::new();
-        for (key, known) in self.known.iter_mut().filter(|(_, known)| !known.told) {
+        for (key, known) in self.known.iter_mut().filter(|(_, it)| it.is_due(now)) {
             if self.allowance.take(now, &key.namespace) {
                 known.told = true;
                 told.push(Told {
@@ -197,6 +205,14 @@ impl Strays {
         let gone = self.known.iter().filter(|(_, known)| gone(known));
         let gone: Vec<SecretRef> = gone.map(|(key, _)| key.clone()).collect();
         gone.iter().for_each(|key| self.forget(key));
+    }
+}
+
+impl Known {
+    /// Whether it is to be told.
+    fn is_due(&self, now: Instant) -> bool {
+        let waits = self.stray.why == Why::Unserved && now < self.since + PATIENCE;
+        !self.told && !waits
     }
 }
 
@@ -250,6 +266,29 @@ mod tests {
         strays.see(&key, "another", None, ONE);
         assert_eq!(series(&metrics), 0);
         assert!(strays.shown.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_installation_of_another_class_has_time_before_its_owner_is_told() {
+        let (mut strays, metrics) = strays();
+        let (key, before) = (key("shop", 1), Instant::now());
+        let unserved = |text: &str| Stray {
+            why: Why::Unserved,
+            text: text.into(),
+        };
+        strays.see(&key, "u", Some(unserved("a")), ONE);
+        // The page names it at once.
+        assert_eq!(
+            (strays.shown.read().unwrap().len(), series(&metrics)),
+            (1, 1)
+        );
+        assert_eq!(strays.to_tell(Instant::now()), []);
+        // Another edit does not begin the wait anew.
+        let late = Instant::now() + PATIENCE;
+        strays.see(&key, "u", Some(unserved("b")), ONE);
+        assert!(strays.to_tell(before + PATIENCE / 2).is_empty());
+        assert_eq!(strays.to_tell(late)[0].text, "b");
+        assert_eq!(strays.to_tell(late), []);
     }
 
     #[test]

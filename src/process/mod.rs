@@ -2,6 +2,7 @@
 //! write passes.
 
 pub mod config_file;
+pub mod fair;
 #[cfg(unix)]
 pub mod kernel;
 pub mod supervise;

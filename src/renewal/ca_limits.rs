@@ -53,6 +53,25 @@ fn stopped(
     ends.max_by_key(|(until, _)| *until)
 }
 
+fn whom(limit: Limited) -> String {
+    match limit {
+        Limited::Under(domain) => format!("names under {domain}"),
+        Limited::Only(name) => name,
+    }
+}
+
+/// The limit of the CA that stops these names longest, and whom it is about; `of` is the issuer and its directory.
+pub(super) fn told(
+    now: UnixTime,
+    (issuer, directory): (&str, &str),
+    names: &[Name],
+    get: impl Fn(AccountId) -> Account,
+) -> Option<(UnixTime, String)> {
+    let of = |limit: &Limited| get(account(issuer, directory, limit));
+    let (until, limit) = stopped(now, names, false, of)?;
+    Some((until, whom(limit)))
+}
+
 impl Renewal<'_> {
     /// The outcome of a renewal whose names the CA has limited; `None` where it may go on.
     pub(super) async fn held_by_the_ca(
@@ -69,10 +88,7 @@ impl Renewal<'_> {
         let replaces =
             fresh.replaced().is_some() && asked.is_ok_and(|it| it.renewal_info.is_some());
         let (until, limit) = stopped(now, names, replaces, of)?;
-        let whom = match limit {
-            Limited::Under(domain) => format!("names under {domain}"),
-            Limited::Only(name) => name,
-        };
+        let whom = whom(limit);
         let note = format!(
             "the CA has limited {whom}: issuer {issuer} is not asked for them before {until}"
         );

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use cert_renew_core::config;
 use cert_renew_core::schedule::quota::Quota;
+use cert_renew_core::schedule::rate_limits::Usage;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 use kube::Client as Kube;
@@ -176,6 +177,13 @@ impl Issuers {
             .quota
             .lock()
             .take(UnixTime::now(), namespace, per_3h)
+    }
+
+    /// How many of the orders that `per_3h` allows are made, and until when the CA asked for no request at all.
+    pub fn usage(&self, now: UnixTime, name: &str, per_3h: u32) -> (Usage, Option<UnixTime>) {
+        let slot = self.slot(name);
+        let until = Some(*slot.limited_until.lock()).filter(|until| *until > now);
+        (slot.quota.lock().usage(now, per_3h), until)
     }
 
     /// Drops an account that the CA has lost: the same key is registered again when the issuer is next used.

@@ -22,6 +22,7 @@ pub mod info;
 pub mod info_poller;
 pub mod issuers;
 mod key_choice;
+mod limits;
 mod on_failure;
 mod order;
 mod outcome;
@@ -41,11 +42,13 @@ mod ways;
 mod write;
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use cert_renew_core::assess;
 use cert_renew_core::index::{Entry, Finished};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::state_line;
 use cert_renew_core::time::UnixTime;
 use failure::Failure;
@@ -131,12 +134,8 @@ impl Renewal<'_> {
             }
             return Ok(Outcome::Later(UnixTime::NEVER, None));
         };
-        let left_alone = match fresh.secret.kept_for() {
-            Some(keeper) => Some(self.left_to(&fresh, &keeper)),
-            None if fresh.secret.head.immutable => Some(self.immutable(&fresh)),
-            None => None,
-        };
-        if let Some(outcome) = left_alone {
+        if let Some((never, problem)) = assess::left_alone(&fresh.secret.head) {
+            let outcome = self.left_alone(&fresh, never, &problem);
             if let Some(record) = record {
                 self.all.give_up(&record).await?;
             }
@@ -169,12 +168,12 @@ impl Renewal<'_> {
         if let Some(hold) = fresh.claim(due.reason).hold(now, &account) {
             return Ok(self.held_by_budget(&fresh, due.reason, hold));
         }
-        self.tell_adopted(&fresh, now);
+        self.tell_adopted(&fresh, now).await;
         self.order(fresh, due).await
     }
 
     /// Reports a Secret whose first certificate of ours is asked for before anything is written on it.
-    fn tell_adopted(self, fresh: &RenewalTarget, now: UnixTime) {
+    async fn tell_adopted(self, fresh: &RenewalTarget, now: UnixTime) {
         let notes = fresh.secret.head.annotations().into_iter().flatten();
         let is_written = notes
             .into_iter()
@@ -183,10 +182,23 @@ impl Renewal<'_> {
         if is_written || self.shared.entry(self.key).is_none_or(is_known) {
             return;
         }
-        let note = state_line::adopting(now, &fresh.assessment);
+        let note = match self.users(&fresh.assessment.settings.workloads).await {
+            Some(users) => state_line::adopted(now, &fresh.assessment, &users),
+            None => state_line::adopting(now, &fresh.assessment),
+        };
         tracing::info!(secret = %self.key, note, "adopted");
         let reason = events::Reason::Adopted;
         self.tell(fresh.uid(), reason, &note);
+    }
+
+    /// The workloads that use the Secret, where they can be told.
+    async fn users(self, named: &[WorkloadRef]) -> Option<Vec<String>> {
+        let users = self.all.users.as_ref()?;
+        let may_look = { self.all.lookups.lock() }.take(Instant::now(), &self.key.namespace);
+        if !may_look {
+            return None;
+        }
+        users(self.key.clone(), named.to_vec()).await
     }
 
     /// The record of the Secret's order, if one runs.

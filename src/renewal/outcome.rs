@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use cert_renew_core::assess;
 use cert_renew_core::index::Stuck;
-use cert_renew_core::schedule::due::Reason;
+use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{self, Hold};
 use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::settings::Problem;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration;
 
@@ -118,31 +118,20 @@ impl Renewal<'_> {
         }
     }
 
-    /// Leaves a Secret to the other program that writes it.
-    pub(super) fn left_to(self, fresh: &RenewalTarget, keeper: &str) -> Outcome {
-        let note = format!(
-            "not renewed: the Secret is written for {keeper}. Annotate it with {}: {} to have only its workloads rolled, or \
-         end what writes it first",
-            keys::ISSUER,
-            assess::EXTERNAL
-        );
-        let until = UnixTime::now() + OWNED;
-        self.not_now(
-            fresh,
-            (until, Some(Stuck::OtherOwner)),
-            events::Reason::OwnedByAnother,
-            note,
-        )
-    }
-
-    /// Orders nothing for a Secret whose data the API server refuses to change.
-    pub(super) fn immutable(self, fresh: &RenewalTarget) -> Outcome {
-        let note = "not renewed: the Secret is immutable, so that no new certificate can be written into it. Delete it and \
-                create it again without immutable: true";
+    /// Leaves a Secret alone that another program writes, or that nobody can change.
+    pub(super) fn left_alone(
+        self,
+        fresh: &RenewalTarget,
+        never: Never,
+        problem: &Problem,
+    ) -> Outcome {
+        let reason = match never {
+            Never::OwnedByAnother => events::Reason::OwnedByAnother,
+            _ => events::Reason::RenewalHeld,
+        };
         let until = UnixTime::now() + OWNED;
         let stuck = (until, Some(Stuck::OtherOwner));
-        let reason = events::Reason::RenewalHeld;
-        self.not_now(fresh, stuck, reason, note.to_owned())
+        self.not_now(fresh, stuck, reason, format!("not renewed: {problem}"))
     }
 
     /// Leaves the Secret alone until then, and reports once why.

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use cert_renew_core::index::Observed;
+use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::time::UnixTime;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::info::RenewalInfo;
 use super::issuers::Issuers;
@@ -18,6 +22,10 @@ use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
 use crate::solver::http01_self_check::Held;
 
+/// Most looks at a namespace's workloads at once for the first text about a Secret, then one a second; the texts beyond
+/// that do not name them.
+const LOOKUPS: u32 = 50;
+
 /// What all renewals hold together.
 pub struct Renewals {
     /// What renewals share with rollouts and the controller.
@@ -30,6 +38,9 @@ pub struct Renewals {
     pub running_orders: RunningOrders,
     /// Failures of single Secrets.
     pub secret_failures: SecretFailures,
+    /// Who uses a Secret: for the text that tells of a new one, at most so often in each namespace.
+    pub(super) users: Option<UsersOf>,
+    pub(super) lookups: Mutex<TokenBucket>,
     /// Key authorizations that the challenge port answers with.
     pub challenges: ChallengeStore,
     /// Names under validation.
@@ -39,6 +50,12 @@ pub struct Renewals {
     /// The Ingresses and HTTPRoutes of ours, with their users.
     pub(super) routes: Held,
 }
+
+/// The names of the workloads that use a Secret, or that it names; none where that cannot be told soon. Rollouts know it,
+/// which use renewals and not the other way round.
+pub(super) type UsersOf = Arc<
+    dyn Fn(SecretRef, Vec<WorkloadRef>) -> BoxFuture<'static, Option<Vec<String>>> + Send + Sync,
+>;
 
 /// The renewal of one Secret.
 #[derive(Clone, Copy)]
@@ -71,10 +88,21 @@ impl Renewals {
             info: Arc::default(),
             running_orders: RunningOrders::default(),
             secret_failures: SecretFailures::default(),
+            users: None,
+            lookups: Mutex::new(TokenBucket::new(LOOKUPS)),
             challenges: ChallengeStore::default(),
             validations: Validations::default(),
             routes: Held::default(),
             shared,
+        }
+    }
+
+    /// The same, which can tell who uses a Secret.
+    #[must_use]
+    pub fn knowing(self, users: UsersOf) -> Self {
+        Self {
+            users: Some(users),
+            ..self
         }
     }
 

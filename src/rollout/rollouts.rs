@@ -4,11 +4,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cert_renew_core::config::RolloutConfig;
+use cert_renew_core::rollout::users_of;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::workload::WorkloadRef;
+use cert_renew_core::text::error_chain;
+use cert_renew_core::verdict::detail::Pods;
 use parking_lot::{Mutex, RwLock};
+use tokio::time::{Duration, timeout};
 
 use crate::context::Shared;
+use crate::process::fair::Fair;
 use crate::renewal::info::RenewalInfo;
 use crate::rollout::Roller;
+
+/// Longest wait for the workloads of a namespace where only a text depends on them.
+const LIST: Duration = Duration::from_secs(5);
+/// Most Secrets of which it is remembered what their pods served: some two kilobytes each.
+const ASKED: usize = 500;
 
 /// What all rollouts hold together.
 pub struct Rollouts {
@@ -18,6 +30,8 @@ pub struct Rollouts {
     pub(super) renewal_info: Arc<RenewalInfo>,
     /// Namespaces whose Secrets were compared with the record of their workloads, once after the start.
     pub(super) compared: Mutex<BTreeSet<Arc<str>>>,
+    /// What the pods of each Secret served when they were asked last, for people.
+    asked: Mutex<Fair<Pods>>,
     /// Concurrency, and what was rolled a short while ago.
     roller: RwLock<Arc<Roller>>,
 }
@@ -31,6 +45,7 @@ impl Rollouts {
             shared,
             renewal_info,
             compared: Mutex::default(),
+            asked: Mutex::new(Fair::of_at_most(ASKED)),
             roller: RwLock::new(Arc::new(roller)),
         }
     }
@@ -40,6 +55,31 @@ impl Rollouts {
     pub fn roller(&self) -> Arc<Roller> {
         let roller = self.roller.read();
         Arc::clone(&roller)
+    }
+
+    /// What the pods of a Secret served when they were asked last, if any were since the process started.
+    #[must_use]
+    pub fn asked(&self, key: &SecretRef) -> Option<Pods> {
+        let asked = self.asked.lock();
+        asked.of((&key.namespace, &key.name)).next().cloned()
+    }
+
+    /// Remembers what the pods of a Secret serve.
+    pub(super) fn note_asked(&self, key: &SecretRef, pods: Pods) {
+        self.asked.lock().set((&key.namespace, &key.name), pods);
+    }
+
+    /// The workloads that use a Secret, or that it names, in words; none where that cannot be told soon.
+    pub async fn users(&self, key: &SecretRef, named: &[WorkloadRef]) -> Option<Vec<String>> {
+        let roller = self.roller();
+        let listed = timeout(LIST, roller.list(&key.namespace)).await.ok()?;
+        let workloads = listed
+            .inspect_err(|error| {
+                tracing::debug!(secret = %key, error = error_chain(error), "its workloads are not looked up");
+            })
+            .ok()?;
+        let users = users_of(&key.name, named, &workloads);
+        Some(users.iter().map(ToString::to_string).collect())
     }
 
     /// Applies a changed config, between two sets of tasks.

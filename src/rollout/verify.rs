@@ -9,6 +9,7 @@ use cert_renew_core::certificate::{DistinguishedName, Fingerprint, Leaf};
 use cert_renew_core::secret::settings::ServicePort;
 use cert_renew_core::text::name::Covering;
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::detail::{self, Pods, Serves};
 use futures::StreamExt as _;
 use futures::stream;
 use tokio::time::{Duration, Instant, sleep};
@@ -22,6 +23,10 @@ use crate::rollout::tls_probe::{leaf_of, server_name};
 const AT_ONCE: usize = 16;
 /// Time between two looks at pods that do not serve the leaf yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Most pods that the view of one Secret names.
+const SHOWN: usize = 12;
+/// Longest reason that is kept of a pod, in bytes.
+const LONGEST_WHY: usize = 120;
 /// Most pods that a text names; it adds how many more there are.
 const NAMED: usize = 3;
 
@@ -80,6 +85,8 @@ pub struct Verified {
     pub stale: Vec<Pod>,
     /// Pods with an unknown result, and why; the Service itself where it leads to no pod.
     pub unknown: Vec<String>,
+    /// Each of them for people, what lags first.
+    pub each: Vec<detail::Pod>,
 }
 
 /// A pod that was asked.
@@ -104,6 +111,26 @@ impl Verified {
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.stale.is_empty() && self.unknown.is_empty()
+    }
+
+    fn see(&mut self, name: &str, serves: Serves, why: Option<&str>) {
+        self.each.push(detail::Pod {
+            name: name.into(),
+            serves,
+            why: why.map(|why| why[..why.floor_char_boundary(LONGEST_WHY)].into()),
+        });
+    }
+
+    /// The pods for the view of one Secret.
+    #[must_use]
+    pub fn for_people(&self, at: UnixTime, service: &ServicePort) -> Pods {
+        let asked: Vec<_> = self.each.iter().take(SHOWN).cloned().collect();
+        Pods {
+            at,
+            service: service.to_string().into(),
+            more: self.each.len() - asked.len(),
+            asked,
+        }
     }
 
     /// The pods that serve an earlier leaf, in words.
@@ -170,11 +197,23 @@ impl Roller {
         for (pod, served) in asked {
             let RunningPod { name, uid, .. } = pod;
             match served {
-                Served::New => verified.served += 1,
-                Served::Old => verified.stale.push(Pod { name, uid }),
-                Served::Unknown(why) => verified.unknown.push(format!("{name}: {why}")),
+                Served::New => {
+                    verified.served += 1;
+                    verified.see(&name, Serves::It, None);
+                }
+                Served::Old => {
+                    verified.see(&name, Serves::Earlier, None);
+                    verified.stale.push(Pod { name, uid });
+                }
+                Served::Unknown(why) => {
+                    verified.see(&name, Serves::Unknown, Some(&why));
+                    verified.unknown.push(format!("{name}: {why}"));
+                }
             }
         }
+        verified
+            .each
+            .sort_by(|one, other| (one.serves, &one.name).cmp(&(other.serves, &other.name)));
         verified
             .stale
             .sort_by(|one, other| one.name.cmp(&other.name));

@@ -35,6 +35,17 @@ async fn what_every_pod_serves_is_proven() -> Result<()> {
     )
     .await?;
     assert_eq!(scene.generation().await?, 2);
+    // Each pod by its name, in the view of the Secret.
+    let pods = scene.pods(&operator).await?;
+    ensure!(
+        pods["service"] == "web:443"
+            && pods["asked"].as_array().is_some_and(|it| it.len() == 2)
+            && pods["asked"][0]["name"]
+                .as_str()
+                .is_some_and(|it| it.starts_with("web-"))
+            && pods["asked"][1]["serves"] == "it",
+        "{pods:#}"
+    );
     Ok(())
 }
 
@@ -62,6 +73,8 @@ async fn pods_that_serve_the_old_leaf_are_restarted_once_more_and_then_reported(
     scene.put_new().await?;
     told(&scene.space, "tls", "RestartedAgain").await?;
     told(&scene.space, "tls", "ServedCertificateStale").await?;
+    let pods = scene.pods(&operator).await?;
+    ensure!(pods["asked"][0]["serves"] == "earlier", "{pods:#}");
     let secret = scene.space.secrets().get("tls").await?;
     let fingerprint = leaf(&secret)?.fingerprint.to_string();
     let carried = scene.space.carried("Deployment", "web", "tls").await?;

@@ -205,6 +205,13 @@ impl Scene {
     }
 
     /// The operator's series of this Secret with this name.
+    /// The pods in the view of the Secret.
+    async fn pods(&self, operator: &Operator<'_>) -> Result<serde_json::Value> {
+        let path = format!("/api/certificates?namespace={}&name=tls", self.space.name);
+        let report: serde_json::Value = serde_json::from_str(&operator.ask(&path).await?)?;
+        Ok(report["certificates"][0]["detail"]["pods"].clone())
+    }
+
     async fn series(&self, operator: &Operator<'_>, name: &str) -> Result<Option<String>> {
         let metrics = operator.metrics().await?;
         let labels = format!(

@@ -9,7 +9,7 @@ mod problems;
 use std::collections::BTreeMap;
 
 pub use self::observed::{bystander, listed, unlisted};
-pub use self::problems::{IMMUTABLE, OTHER_WRITER};
+pub use self::problems::{IMMUTABLE, OTHER_WRITER, left_alone};
 use crate::certificate::pair;
 use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable};
 use crate::config::{Config, Labels};
@@ -25,14 +25,13 @@ use crate::secret::parts::ChainAndCa;
 use crate::secret::settings::{Blocks, FORCE, IssuerRef, NamespaceDefaults, Problem, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
 use crate::secret::thin::{CertificateState, ThinSecret};
+pub use crate::secret::values::EXTERNAL;
 use crate::text::hash::hash;
 use crate::text::name::Name;
 use crate::time::UnixTime;
 
 /// A window is overruled when less than this share of the lifetime would be left in it, as a rollout takes time.
 const WINDOW_MARGIN_SHARE: u32 = 10;
-/// Issuer name of a certificate that cert-renew does not issue.
-pub const EXTERNAL: &str = "external";
 
 /// What a Secret needs, and why.
 #[derive(Clone, Debug)]
@@ -243,7 +242,7 @@ impl Circumstances<'_> {
             Err(Never::Paused) if !by_itself => Err(Never::AllPaused),
             due => due,
         };
-        let granted = match problems::left_alone(head) {
+        let granted = match left_alone(head) {
             Some(refused) => Err(refused),
             None => self.may_issue(&settings, &names),
         };

@@ -49,7 +49,8 @@ pub const OTHER_WRITER: &str = "other-writer";
 pub const IMMUTABLE: &str = "immutable";
 
 /// Why a Secret whose issuer is one of the config is left alone, if it is: another program writes it, or nobody can.
-pub(super) fn left_alone(head: &Head) -> Option<(Never, Problem)> {
+#[must_use]
+pub fn left_alone(head: &Head) -> Option<(Never, Problem)> {
     let problem = |key: &str, value: String, expected: String| Problem {
         key: key.into(),
         value,
@@ -57,12 +58,7 @@ pub(super) fn left_alone(head: &Head) -> Option<(Never, Problem)> {
         blocks: Blocks::Issue,
     };
     if let Some(keeper) = &head.keeper {
-        let expected = format!(
-            "expected no other program that writes this Secret: annotate it with {}: {EXTERNAL} to have only its workloads \
-             restarted, or end what writes it first",
-            keys::ISSUER
-        );
-        let problem = problem(OTHER_WRITER, shown(keeper), expected);
+        let problem = problem(OTHER_WRITER, shown(&keeper.to_string()), keeper.remedy());
         return Some((Never::OwnedByAnother, problem));
     }
     head.immutable.then(|| {
@@ -149,9 +145,7 @@ fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<P
 fn known_issuers(name: &str, config: &Config) -> String {
     let known = || config.issuers.keys().map(String::as_str);
     let list = some(known().map(str::to_owned), MOST_GRANTED);
-    let meant = similar::meant(name, known().chain([EXTERNAL]));
-    let meant = meant.map(|it| format!("; did you mean {it}?"));
-    let meant = meant.unwrap_or_default();
+    let meant = similar::question(name, known().chain([EXTERNAL]));
     format!("expected an issuer of the config ({list}) or external{meant}")
 }
 

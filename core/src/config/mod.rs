@@ -147,7 +147,8 @@ impl Config {
     fn read(place: &Place<'_>) -> Self {
         place.fields(|fields| {
             let place = fields.required("issuers");
-            let entries = place.entries();
+            let entries =
+                place.entries_such_as(" by name, such as letsencrypt: {directory: https://…}");
             let known: BTreeSet<&str> = entries.iter().map(|(name, _)| *name).collect();
             let mut issuers = BTreeMap::new();
             for (name, place) in &entries {

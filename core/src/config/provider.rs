@@ -1,5 +1,7 @@
 //! Which providers host zones for DNS-01, and the settings of each.
 
+use crate::text::similar;
+
 /// DNS providers that are supported: each is tested, or is the general way for other hosts.
 pub const SUPPORTED_PROVIDERS: [&str; 18] = [
     "acme-dns",
@@ -133,11 +135,12 @@ pub(super) fn settings_of(provider: &str) -> (&'static [&'static str], &'static 
 /// When there is no provider of this name.
 pub(super) fn provider(text: &str) -> Result<String, String> {
     let known = SUPPORTED_PROVIDERS.iter().chain(&UNTESTED_PROVIDERS);
-    if known.copied().any(|known| known == text) {
+    if known.clone().copied().any(|known| known == text) {
         return Ok(text.to_string());
     }
     Err(format!(
-        "expected a DNS provider ({}, or one of the untested in docs/configuration.md)",
-        SUPPORTED_PROVIDERS.join(", ")
+        "expected a DNS provider ({}, or one of the untested in docs/configuration.md){}",
+        SUPPORTED_PROVIDERS.join(", "),
+        similar::question(text, known.copied())
     ))
 }

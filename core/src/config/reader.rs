@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::faults::Fault;
 use super::tree::{Node, Value};
-use crate::text::{holds_private_key, shown};
+use crate::text::{holds_private_key, shown, similar};
 use crate::time::duration;
 
 /// A position in the config file.
@@ -115,18 +115,20 @@ impl<'a> Place<'a> {
             .iter()
             .filter(|(key, _)| !asked.contains(&key.as_str()))
         {
-            self.child(key).fault_unseen(format_args!(
-                "unknown, expected one of {}",
-                asked.join(", ")
-            ));
+            self.child(key).fault_unseen(unknown(key, &asked));
         }
         value
     }
 
     /// A mapping whose keys the user chooses.
     pub(super) fn entries(&self) -> Vec<(&'a str, Self)> {
+        self.entries_such_as("")
+    }
+
+    /// The same, with what one may look like for whoever writes something else.
+    pub(super) fn entries_such_as(&self, example: &str) -> Vec<(&'a str, Self)> {
         if !matches!(self.value, Value::Map(_) | Value::Null) {
-            self.fault("expected a mapping");
+            self.fault(format_args!("expected a mapping{example}"));
         }
         self.map()
             .iter()
@@ -276,6 +278,15 @@ impl<'a> Fields<'_, 'a> {
         }
         place
     }
+}
+
+/// What is said of a key that nobody reads.
+pub(super) fn unknown(key: &str, known: &[&str]) -> String {
+    let (list, meant) = (
+        known.join(", "),
+        similar::question(key, known.iter().copied()),
+    );
+    format!("unknown, expected one of {list}{meant}")
 }
 
 /// `path.key`, with a key that is not a plain word in quotes.

@@ -150,7 +150,7 @@ mod tests {
         for (yaml, fault) in [
             (
                 "matchlabels: {}",
-                "matchlabels: unknown, expected one of matchLabels, matchExpressions",
+                "matchlabels: unknown, expected one of matchLabels, matchExpressions; did you mean matchLabels?",
             ),
             ("matchLabels: {a: }", "matchLabels.a: missing"),
             (

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::issuer::{object_name, text};
 use super::provider::{SUPPORTED_PROVIDERS, WITHOUT_CREDENTIALS, provider, settings_of};
-use super::reader::{Fields, Place};
+use super::reader::{Fields, Place, unknown};
 use super::resolver::ResolverAddress;
 use super::resolver::nameserver;
 use crate::text::name::Name;
@@ -267,11 +267,11 @@ impl Dns01 {
             let (required, optional) = settings_of(&provider);
             for (key, value) in place.entries() {
                 if !required.contains(&key) && !optional.contains(&key) {
-                    let known = [required, optional].concat().join(", ");
+                    let known = [required, optional].concat();
                     value.fault_unseen(if known.is_empty() {
                         format!("unknown, {provider} has no settings")
                     } else {
-                        format!("unknown, expected one of {known}")
+                        unknown(key, &known)
                     });
                 }
             }

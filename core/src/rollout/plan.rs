@@ -127,6 +127,16 @@ pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
         .collect()
 }
 
+/// The workloads that use a Secret of this name, or that it names itself, whatever it holds.
+#[must_use]
+pub fn users_of(secret: &str, named: &[WorkloadRef], workloads: &[Workload]) -> Vec<WorkloadRef> {
+    let request = Request {
+        workloads: named.to_vec(),
+        ..Request::first_sight(secret, "", None)
+    };
+    users(&request, &Lookup::of(workloads))
+}
+
 /// All workloads that use a Secret and have not opted out, whichever of its keys they take.
 fn users(request: &Request, workloads: &Lookup<'_>) -> Vec<WorkloadRef> {
     let any = Request {

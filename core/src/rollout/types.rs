@@ -6,6 +6,7 @@ use super::references::{ChangedKeys, Reference};
 use super::state::HaltNote;
 use super::workload::Workload;
 use crate::certificate::Fingerprint;
+use crate::index::LeafFacts;
 use crate::secret::parts::{self, ChainAndCa, Parts};
 use crate::secret::state::RolledOut;
 use crate::secret::workload::{Kind, RolloutMode, WorkloadRef};
@@ -46,6 +47,35 @@ pub struct Request {
     pub written: Option<UnixTime>,
     /// Workloads that an earlier look at this rollout found unhealthy before it.
     pub unwell: Vec<WorkloadRef>,
+}
+
+impl Request {
+    /// Of a Secret that is seen for the first time, with what it holds, if anything.
+    #[must_use]
+    pub fn first_sight(secret: &str, uid: &str, leaf: Option<LeafFacts>) -> Self {
+        let leaf = leaf.unwrap_or(LeafFacts {
+            fingerprint: Fingerprint([0; 32]),
+            not_before: UnixTime(0),
+            not_after: UnixTime(0),
+            with: ChainAndCa::NONE,
+        });
+        Self {
+            secret: secret.into(),
+            uid: uid.into(),
+            leaf: leaf.fingerprint,
+            with: leaf.with,
+            not_after: leaf.not_after,
+            rolled_out: None,
+            remembered: None,
+            halted: None,
+            mode: RolloutMode::Restart,
+            workloads: Vec::new(),
+            changed: Parts::ALL,
+            keys: ChangedKeys::any(),
+            written: None,
+            unwell: Vec::new(),
+        }
+    }
 }
 
 /// What to do for a batch.

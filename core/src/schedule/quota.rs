@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::schedule::rate_limits::Usage;
 use crate::time::UnixTime;
 
 /// Period over which Let's Encrypt counts new orders of an account.
@@ -183,6 +184,15 @@ impl Quota {
         Err(until)
     }
 
+    /// How many of the orders that `limit` allows are taken.
+    #[must_use]
+    pub fn usage(&self, now: UnixTime, limit: u32) -> Usage {
+        let taken = self.taken.iter().map(|(at, _)| *at);
+        let taken: Vec<UnixTime> = taken.filter(|at| *at + PERIOD > now).collect();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
+        Usage::of(&taken, limit, PERIOD)
+    }
+
     fn forget(&mut self, now: UnixTime) {
         while { self.taken.front() }.is_some_and(|(at, _)| *at + PERIOD <= now)
             && let Some((_, namespace)) = self.taken.pop_front()
@@ -243,6 +253,23 @@ mod tests {
         assert_eq!(told, [10_800, 10_801, 10_802, 10_803, 21_600]);
         assert_eq!(quota.take(UnixTime(10_800), &a, 4), Ok(()));
         assert!(quota.take(UnixTime(10_800), &a, 4).is_err());
+    }
+
+    #[test]
+    fn what_is_used_and_when_one_is_free_again_can_be_told() {
+        let mut quota = Quota::default();
+        let shop: Arc<str> = "shop".into();
+        let at = |seconds: i64| UnixTime(1_800_000_000 + seconds);
+        let told = |quota: &Quota, seconds: i64| {
+            let usage = quota.usage(at(seconds), 2);
+            (usage.used, usage.most, usage.until)
+        };
+        assert_eq!(told(&quota, 0), (0, 2, None));
+        quota.take(at(0), &shop, 2).unwrap();
+        assert_eq!(told(&quota, 5), (1, 2, None));
+        quota.take(at(10), &shop, 2).unwrap();
+        assert_eq!(told(&quota, 20), (2, 2, Some(at(0) + PERIOD)));
+        assert_eq!(told(&quota, 10_800), (1, 2, None));
     }
 
     #[test]

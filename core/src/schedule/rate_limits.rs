@@ -48,6 +48,32 @@ pub struct Claim<'a> {
     pub by_lifetime: Option<UnixTime>,
 }
 
+/// How much of a limit is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// How many are used.
+    pub used: usize,
+    /// How many there are.
+    pub most: usize,
+    /// The span in which they are counted.
+    pub within: Duration,
+    /// When one is free again, where all are used.
+    pub until: Option<UnixTime>,
+}
+
+impl Usage {
+    /// Of `most` within this span, by the instants of those that are used, oldest first.
+    #[must_use]
+    pub fn of(used: &[UnixTime], most: usize, within: Duration) -> Self {
+        Self {
+            used: used.len(),
+            most,
+            within,
+            until: leaves_room(used, most, within),
+        }
+    }
+}
+
 /// Why a due renewal has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {

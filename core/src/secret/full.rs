@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use super::head::{Head, is_a_secret};
-use super::keepers::{self, Manager, Owner};
+use super::keepers::{self, Keeper, Manager, Owner};
 use super::keys;
 use super::lenient::{Fill, Shape};
 use super::parts;
@@ -53,7 +53,7 @@ impl FullSecret {
 
     /// The object for which another program writes this Secret; writing it too would be a conflict.
     #[must_use]
-    pub fn kept_for(&self) -> Option<Box<str>> {
+    pub fn kept_for(&self) -> Option<Keeper> {
         keepers::of(&self.owners, &self.managers)
     }
 
@@ -187,14 +187,26 @@ mod tests {
         let named = json!({"f:annotations": {"f:cert-manager.io/certificate-name": {}}});
         let both = json!({"f:data": {"f:tls.crt": {}}, "f:metadata": named});
         let issuing = "cert-manager-certificates-issuing";
+        let owner =
+            |group: &str, kind: &str| json!({"apiVersion": group, "kind": kind, "name": "shop"});
+        let keeper = |found: Option<Keeper>| found.map(|it| it.to_string());
         for (metadata, expected) in [
             (json!({}), None),
             (
-                json!({"ownerReferences": [{"kind": "SealedSecret", "name": "shop"}]}),
+                json!({"ownerReferences": [owner("bitnami.com/v1alpha1", "SealedSecret")]}),
                 Some("SealedSecret shop"),
             ),
             (
-                json!({"ownerReferences": [{"kind": "Release", "name": "shop"}]}),
+                json!({"ownerReferences": [owner("external-secrets.io/v1", "ExternalSecret")]}),
+                Some("ExternalSecret shop"),
+            ),
+            // Of somebody else, with a name that others have too.
+            (
+                json!({"ownerReferences": [owner("example.com/v1", "Certificate")]}),
+                None,
+            ),
+            (
+                json!({"ownerReferences": [owner("example.com/v1", "Release")]}),
                 None,
             ),
             // Anybody who may edit the Secret can write any text there.
@@ -227,9 +239,9 @@ mod tests {
             let secret = json!({"metadata": metadata, "immutable": expected.is_some()});
             let full: FullSecret = from_value(secret.clone()).unwrap();
             let thin: ThinSecret = from_value(secret).unwrap();
-            assert_eq!(full.kept_for().as_deref(), expected, "{metadata}");
+            assert_eq!(keeper(full.kept_for()).as_deref(), expected, "{metadata}");
             for head in [full.head, thin.head] {
-                assert_eq!(head.keeper.as_deref(), expected, "{metadata}");
+                assert_eq!(keeper(head.keeper).as_deref(), expected, "{metadata}");
                 assert_eq!(head.immutable, expected.is_some());
             }
         }

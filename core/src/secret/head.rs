@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use kube_core::ObjectMeta;
 use serde::de::MapAccess;
 
-use super::keepers::{self, Manager, Owner};
+use super::keepers::{self, Keeper, Manager, Owner};
 use super::keys;
 use super::lenient::{Fill, Shape};
 use crate::text::hash::hash;
@@ -27,7 +27,7 @@ pub struct Head {
     /// Whether the API server refuses changes of its data.
     pub immutable: bool,
     /// The object for which another program writes it; see [`keepers`].
-    pub keeper: Option<Box<str>>,
+    pub keeper: Option<Keeper>,
     /// Whether it has the annotation by which cert-manager names its Certificate.
     names_certificate: bool,
     /// The first label that is called like one of our annotations: it is not read.

@@ -4,9 +4,13 @@
 //! then its field manager owns data and the annotation with the Certificate's name. The annotation alone, left on a
 //! Secret that was handed over, means nothing.
 
+use std::fmt;
+
 use serde::de::{MapAccess, SeqAccess};
 
+use super::keys;
 use super::lenient::{Fill, Shape};
+use super::values::EXTERNAL;
 use crate::time::UnixTime;
 
 /// One entry of managedFields.
@@ -24,37 +28,91 @@ pub struct Manager {
     pub names_certificate: bool,
 }
 
-/// Kinds whose controllers write the Secrets that they own.
-const KEEPERS: [&str; 3] = ["Certificate", "ExternalSecret", "SealedSecret"];
+/// Kinds whose controllers write the Secrets that they own, each with its API group.
+const KEEPERS: [(&str, &str); 3] = [
+    ("cert-manager.io", "Certificate"),
+    ("external-secrets.io", "ExternalSecret"),
+    ("bitnami.com", "SealedSecret"),
+];
 /// Longest name of an object (Kubernetes, "Object Names and IDs": a DNS subdomain).
 const LONGEST_NAME: usize = 253;
 /// The annotation by which cert-manager names its Certificate.
-pub(super) const CERTIFICATE_NAME: &str = "cert-manager.io/certificate-name";
+pub const CERTIFICATE_NAME: &str = "cert-manager.io/certificate-name";
 /// The same in fieldsV1.
 const FIELD: &str = "f:cert-manager.io/certificate-name";
+
+/// What another program writes a Secret for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// This object owns it, and its controller writes it.
+    Owner(Box<str>),
+    /// cert-manager has written it, and its annotation names a Certificate.
+    CertManager,
+}
+
+impl fmt::Display for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner(owner) => f.write_str(owner),
+            Self::CertManager => f.write_str("a Certificate of cert-manager"),
+        }
+    }
+}
+
+impl Keeper {
+    /// What its owner may do, in a sentence: the one that every place tells.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        let ending = match self {
+            Self::Owner(owner) => format!("end what writes it first: {owner} owns it"),
+            Self::CertManager => format!(
+                "end what writes it first: delete the Certificate, then the annotation {CERTIFICATE_NAME} (cert-renew adopt \
+                 does both)"
+            ),
+        };
+        format!(
+            "expected no other program that writes this Secret: annotate it with {}: {EXTERNAL} to have only its workloads \
+             restarted, or {ending}",
+            keys::ISSUER
+        )
+    }
+}
 
 /// One of the ownerReferences.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
+    /// With its group, for example `cert-manager.io/v1`.
+    pub api_version: String,
     /// For example `Certificate` or `SealedSecret`.
     pub kind: String,
     /// Its name.
     pub name: String,
+    /// Tells it from a later object of the same name.
+    pub uid: String,
+}
+
+impl Owner {
+    /// Whether its controller writes the Secrets that it owns.
+    fn is_keeper(&self) -> bool {
+        let group = self.api_version.split_once('/').map_or("", |(it, _)| it);
+        KEEPERS.contains(&(group, &self.kind))
+    }
 }
 
 /// The object for which another program writes a Secret with these owners and field managers.
 #[must_use]
-pub(super) fn of(owners: &[Owner], managers: &[Manager]) -> Option<Box<str>> {
-    let mut owners = owners.iter();
-    let owner = owners.find(|owner| KEEPERS.contains(&&*owner.kind));
-    let owner = owner.map(|owner| match &*owner.name {
-        name if is_name(name) => format!("{} {name}", owner.kind).into(),
-        _ => owner.kind.as_str().into(),
+pub(super) fn of(owners: &[Owner], managers: &[Manager]) -> Option<Keeper> {
+    let owner = owners.iter().find(|owner| owner.is_keeper());
+    let owner = owner.map(|owner| {
+        Keeper::Owner(match &*owner.name {
+            name if is_name(name) => format!("{} {name}", owner.kind).into(),
+            _ => owner.kind.as_str().into(),
+        })
     });
     let applied = managers.iter().any(|manager| {
         manager.name.starts_with("cert-manager") && manager.owns_data && manager.names_certificate
     });
-    owner.or_else(|| applied.then(|| "a Certificate of cert-manager".into()))
+    owner.or_else(|| applied.then_some(Keeper::CertManager))
 }
 
 /// Whether an object of these kinds can have this name: the API server accepts any text in an owner reference.
@@ -114,8 +172,10 @@ impl Shape for Fields<'_> {
 impl Shape for Owner {
     fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         match key {
+            "apiVersion" => map.next_value_seed(Fill(&mut self.api_version)),
             "kind" => map.next_value_seed(Fill(&mut self.kind)),
             "name" => map.next_value_seed(Fill(&mut self.name)),
+            "uid" => map.next_value_seed(Fill(&mut self.uid)),
             _ => ().member(key, map),
         }
     }

@@ -25,6 +25,8 @@ pub enum Why {
     Prefix,
     /// Its class is nearly ours.
     Class,
+    /// It is of another class, and no installation has taken it up.
+    Unserved,
     /// It was managed, and its opt-in is gone.
     Lost,
 }
@@ -46,6 +48,7 @@ impl Why {
             Self::NoIssuer => "no_issuer",
             Self::Prefix => "prefix",
             Self::Class => "class",
+            Self::Unserved => "unserved",
             Self::Lost => "lost",
         }
     }
@@ -53,7 +56,8 @@ impl Why {
 
 /// Whether a Secret that has not opted in seems to be meant, by what stands on it. One that names an issuer has opted in,
 /// perhaps to another installation, or to one whose class is misspelt. Of several installations, the one of this class
-/// tells what is annotated with it, and the one of the default class what is not.
+/// tells what is annotated with it, and the one of the default class what is not, and what no other has taken up: an
+/// installation knows of the others only by what they write on Secrets.
 #[must_use]
 pub fn of(key: &SecretRef, head: &Head, class: &str) -> Option<Stray> {
     let none = BTreeMap::new();
@@ -64,9 +68,18 @@ pub fn of(key: &SecretRef, head: &Head, class: &str) -> Option<Stray> {
     let served = RolledOut::read(annotations, head.uid()).is_some();
     let wanted = annotations.get(keys::CLASS).map(|it| it.trim());
     if annotations.contains_key(keys::ISSUER) {
+        let wanted = wanted.filter(|wanted| *wanted != class)?;
         // One that an installation of that class serves has its record.
-        return { wanted.filter(|wanted| !served && is_meant(wanted, class)) }
-            .map(|wanted| misspelt_class(key, wanted, class));
+        if !served && is_meant(wanted, class) {
+            return Some(misspelt_class(key, wanted, class));
+        }
+        // It would have written something on it within a minute, whatever is wrong with it.
+        let is_touched = || {
+            annotations
+                .keys()
+                .any(|it| it.starts_with(keys::STATE_PREFIX))
+        };
+        return (class == DEFAULT_CLASS && !is_touched()).then(|| unserved(key, wanted, class));
     }
     if wanted.unwrap_or(DEFAULT_CLASS) != class {
         return None;
@@ -113,6 +126,19 @@ fn misspelt_class(key: &SecretRef, wanted: &str, class: &str) -> Stray {
         keys::CLASS
     );
     let why = Why::Class;
+    Stray { why, text }
+}
+
+fn unserved(key: &SecretRef, wanted: &str, class: &str) -> Stray {
+    let SecretRef { namespace, name } = key;
+    let wanted = shown(wanted);
+    let text = format!(
+        "not managed: its class is {wanted}, this cert-renew has the class {class}, and no installation of that class has \
+         taken it up. Does one run, and does its config say class: {wanted}? Without one: kubectl -n {namespace} annotate \
+         secret {name} {}-",
+        keys::CLASS
+    );
+    let why = Why::Unserved;
     Stray { why, text }
 }
 
@@ -228,6 +254,10 @@ mod tests {
 
     #[test]
     fn of_several_installations_one_tells_it() {
+        let unserved = [
+            ("cert-renew.io/issuer", "le"),
+            ("cert-renew.io/class", "edge"),
+        ];
         let bare = [("cert-renew.io/isuer", "le")];
         let classed = [bare[0], ("cert-renew.io/class", "edge")];
         for (annotations, class, tells) in [
@@ -235,6 +265,9 @@ mod tests {
             (&bare, "edge", false),
             (&classed, DEFAULT_CLASS, false),
             (&classed, "edge", true),
+            (&unserved, DEFAULT_CLASS, true),
+            (&unserved, "other", false),
+            (&unserved, "edge", false),
         ] {
             let told = stray_for(annotations, false, class).is_some();
             assert_eq!(told, tells, "{annotations:?} {class}");
@@ -287,6 +320,15 @@ mod tests {
                 "kubectl -n shop annotate secret tls --overwrite cert-renew.io/class=default",
             ),
             (
+                &[
+                    ("cert-renew.io/issuer", "le"),
+                    ("cert-renew.io/class", "edge"),
+                ],
+                false,
+                Why::Unserved,
+                "kubectl -n shop annotate secret tls cert-renew.io/class-",
+            ),
+            (
                 &[("certrenew.io/issuer", "le")],
                 false,
                 Why::Prefix,
@@ -314,10 +356,11 @@ mod tests {
             &[("example.com/issuer", "le")],
             // It has opted in.
             &[("cert-renew.io/issuer", "le"), ("certrenew.io/names", "a")],
-            // Another installation's, with a name like ours and its record.
+            // Another installation's, with its line; it has a name like ours.
             &[
                 ("cert-renew.io/issuer", "le"),
                 ("cert-renew.io/class", "default2"),
+                ("state.cert-renew.io/state", "absent"),
             ],
             &[
                 ("cert-renew.io/issuer", "le"),
@@ -327,6 +370,7 @@ mod tests {
             &[
                 ("cert-renew.io/issuer", "le"),
                 ("cert-renew.io/class", "edge"),
+                ("state.cert-renew.io/last-error", "dns"),
             ],
             &[
                 ("cert-renew.io/isuer", "le"),

@@ -12,7 +12,7 @@ use crate::secret::workload::RolloutMode;
 use crate::time::duration::{self, human};
 
 /// The issuer that means none: another program renews.
-const EXTERNAL: &str = "external";
+pub const EXTERNAL: &str = "external";
 
 /// Longest name of an issuer, a class or a Service, in characters: a DNS label (RFC 1123, 2.1).
 const MAX_LABEL: usize = 63;

@@ -19,6 +19,13 @@ pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option
     near.min_by_key(|(distance, _)| *distance).map(|(_, it)| it)
 }
 
+/// The end of a message about a word that is not known: which one it may have been meant to be, or nothing.
+#[must_use]
+pub fn question<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let meant = meant(word, known).map(|it| format!("; did you mean {it}?"));
+    meant.unwrap_or_default()
+}
+
 /// The number of letters to add, remove, replace, or swap with their neighbour, that make one word of the other.
 #[must_use]
 pub fn distance(one: &str, other: &str) -> usize {

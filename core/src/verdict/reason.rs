@@ -1,9 +1,11 @@
 //! Why a Secret is in its state, in a sentence, and the next thing to do, as a command.
 
 use super::{State, Why, renew_at, unrolled};
+use crate::assess::OTHER_WRITER;
 use crate::index::{Entry, Stuck};
 use crate::schedule::due::Never;
 use crate::secret::SecretRef;
+use crate::secret::keepers::CERTIFICATE_NAME;
 use crate::secret::keys;
 use crate::secret::settings::Blocks;
 use crate::secret::used_by::{Has, UsedBy};
@@ -111,9 +113,17 @@ pub(super) fn next(
             "kubectl -n {namespace} get secret {name} -o jsonpath='{{.metadata.managedFields[*].manager}}'"
         )
     };
+    // Where it is the annotation that says so, it is to go once the Certificate has gone.
+    let says_cert_manager = || {
+        let mut owned = problems.iter().filter(|it| it.starts_with(OTHER_WRITER));
+        owned.any(|it| it.contains(CERTIFICATE_NAME))
+    };
     let by_renewal = || match entry.observed.renewal {
         Err(Never::NotAnnotated) => Some(annotate(&format!("{}=ISSUER", keys::ISSUER))),
         // Whoever renews it is to be asked: an issuer here would take the certificate from its owner.
+        Err(Never::OwnedByAnother) if says_cert_manager() => {
+            Some(annotate(&format!("{CERTIFICATE_NAME}-")))
+        }
         Err(Never::External | Never::OwnedByAnother) => Some(writers()),
         Err(Never::Paused) => Some(annotate(&format!("{}-", keys::PAUSED))),
         Err(Never::AllPaused) => {

@@ -3,6 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::index::Observed;
 use crate::schedule::due::{Due, Reason};
+use crate::secret::head::Head;
+use crate::secret::keepers::Keeper;
 use crate::testing::entries::{self, NOW, index};
 
 const CONFIG: &str = "
@@ -175,6 +177,25 @@ fn the_next_thing_to_do_fits_the_cause() {
             "{said}"
         );
     }
+    // It is the annotation that says so: what else writes it has gone, or goes first.
+    for (keeper, expected) in [
+        (
+            Keeper::CertManager,
+            "kubectl -n shop annotate secret tls --overwrite cert-manager.io/certificate-name-",
+        ),
+        (Keeper::Owner("SealedSecret tls".into()), "managedFields"),
+    ] {
+        let mut head = Head::default();
+        head.keeper = Some(keeper);
+        let (never, problem) = assess::left_alone(&head).unwrap();
+        let (mut index, mut observed) = (Index::default(), entries::healthy());
+        (observed.renewal, observed.problems) = (Err(never), 1);
+        let key = entries::add(&mut index, "tls", observed);
+        index.tell_problems(&key, &[problem.to_string()]);
+        let (row, _) = index.iter().next().unwrap();
+        let said = Verdict::of_row(NOW, &index, row, 0).unwrap().next.unwrap();
+        assert!(said.contains(expected), "{said}");
+    }
     let said = next(|it| it.renewal = Err(Never::Immutable), None).unwrap();
     assert!(said.contains("kubectl replace --force"), "{said}");
     let said = next(|it| it.renewal = Err(Never::AllPaused), None).unwrap();
@@ -296,4 +317,50 @@ fn what_a_secret_says_is_judged_by_the_same_rules_without_an_operator() {
         (halted.state, halted.rollout),
         (State::RolloutFailing, Rollout::Halted)
     );
+}
+
+#[test]
+fn the_past_is_told_in_order_and_nothing_twice() {
+    use detail::{Moment, Told};
+    let mut index = Index::default();
+    let mut observed = entries::healthy();
+    observed.renewed = Some(NOW - Duration::from_secs(5_000));
+    let key = entries::add(&mut index, "tls", observed);
+    let (row, _) = index.iter().next().unwrap();
+    let told = |ago: u64, reason: &str| Told {
+        at: NOW - Duration::from_secs(ago),
+        kind: "Normal".into(),
+        reason: reason.into(),
+        message: "told".into(),
+    };
+    let remembered = Remembered {
+        events: Some(vec![
+            told(4_990, "Renewed"),
+            told(2_000, "Renewed"),
+            told(100, "RolledOut"),
+            told(90, "Adopted"),
+        ]),
+        past: vec![Moment::new(
+            NOW - Duration::from_secs(900),
+            "a renewal failed",
+            "ledger",
+        )],
+        ..Remembered::default()
+    };
+    let detail = Detail::of_row(&index, row, remembered).unwrap();
+    let past: Vec<_> = { detail.past.iter() }
+        .map(|it| (NOW.since(it.at).as_secs(), &*it.what, &*it.by))
+        .collect();
+    let written = "a new certificate was written";
+    assert_eq!(
+        past[1..],
+        [
+            (5_000, written, "secret"),
+            (2_000, written, "event"),
+            (900, "a renewal failed", "ledger"),
+            (100, "the rollout was done", "event"),
+        ],
+        "{key}"
+    );
+    assert_eq!(past[0].2, "certificate");
 }

@@ -10,6 +10,7 @@ use cert_renew_core::config::{Config, Labels, Select};
 use cert_renew_core::schedule::due::Never;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::keepers::Owner;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::place::TLS_TYPE;
 use cert_renew_core::secret::settings::{Blocks, Problem};
@@ -60,11 +61,13 @@ impl Judge {
         secret.kind != TLS_TYPE || self.config.as_ref().is_some_and(by_label)
     }
 
-    /// Why the operator would not renew the Secret with these annotations, without cert-manager's; None if it would.
+    /// Why the operator would not renew the Secret with these annotations, without cert-manager's and without the owner of
+    /// this uid; None if it would.
     pub(super) async fn obstacle(
         &mut self,
         client: &Client,
         secret: FullSecret,
+        certificate: &str,
         annotations: &BTreeMap<&'static str, String>,
     ) -> Result<Option<String>, Failure> {
         let Some(config) = &self.config else {
@@ -76,12 +79,20 @@ impl Judge {
             self.labels.insert(namespace.clone(), labels);
         }
         let labels = self.labels.get(&namespace).map(Option::as_ref);
-        Ok(obstacle(config, labels, adopted(secret, annotations)))
+        Ok(obstacle(
+            config,
+            labels,
+            adopted(secret, certificate, annotations),
+        ))
     }
 }
 
 /// The Secret as the adoption would leave it.
-fn adopted(mut secret: FullSecret, annotations: &BTreeMap<&'static str, String>) -> FullSecret {
+fn adopted(
+    mut secret: FullSecret,
+    certificate: &str,
+    annotations: &BTreeMap<&'static str, String>,
+) -> FullSecret {
     let metadata = secret.meta_mut();
     let notes = metadata.annotations.get_or_insert_default();
     for key in theirs(notes.clone().keys()) {
@@ -91,7 +102,8 @@ fn adopted(mut secret: FullSecret, annotations: &BTreeMap<&'static str, String>)
     let ours = annotations.iter();
     notes.extend(ours.map(|(key, value)| ((*key).to_owned(), value.clone())));
     secret.head.managed = true;
-    secret.owners.retain(|owner| owner.kind != "Certificate");
+    let goes = |owner: &Owner| owner.kind == "Certificate" && owner.uid == certificate;
+    secret.owners.retain(|owner| !goes(owner));
     for manager in &mut secret.managers {
         manager.names_certificate = false;
     }
@@ -129,18 +141,14 @@ fn obstacle(
             "the operator would take it for another installation's: its class is {class} (--class {class})"
         ));
     };
-    if !assessment.is_external() {
-        if let Some(keeper) = secret.kept_for() {
-            return Some(format!("{keeper} keeps the Secret, and would write it too"));
-        }
-        if secret.head.immutable {
-            return Some("the Secret is immutable, so nobody can renew it".into());
-        }
-    }
     let is_refused = |never: Never| {
         matches!(
             never,
-            Never::NoNames | Never::UnknownIssuer | Never::NotAllowed
+            Never::NoNames
+                | Never::UnknownIssuer
+                | Never::NotAllowed
+                | Never::OwnedByAnother
+                | Never::Immutable
         )
     };
     let refused = assessment.renewal.err().filter(|never| is_refused(*never));
@@ -204,13 +212,17 @@ issuers:
         serde_json::from_value(secret).expect("a Secret")
     }
 
+    fn owner(group: &str, kind: &str, uid: &str) -> serde_json::Value {
+        json!({"apiVersion": group, "kind": kind, "name": "tls", "uid": uid})
+    }
+
     fn judged(more: &str, allow: &str, change: &serde_json::Value) -> Option<String> {
         let text = format!("{CONFIG}{allow}\n{more}");
         let config = Config::parse(&text).expect("a config");
         let ours = BTreeMap::from([(keys::ISSUER, "letsencrypt".to_owned())]);
         let labels = BTreeMap::from([("team".to_owned(), "web".to_owned())]);
         let known = config.needs_namespace_labels().then_some(Some(&labels));
-        obstacle(&config, known, adopted(secret(change), &ours))
+        obstacle(&config, known, adopted(secret(change), "2", &ours))
     }
 
     #[test]
@@ -223,11 +235,17 @@ issuers:
         };
         let none = json!({});
         let sealed =
-            json!({"ownerReferences": [{"kind": "SealedSecret", "name": "tls", "uid": "2"}]});
+            json!({"ownerReferences": [owner("bitnami.com/v1alpha1", "SealedSecret", "2")]});
+        let ours = || owner("cert-manager.io/v1", "Certificate", "2");
         let certificate = json!({
-            "ownerReferences": [{"kind": "Certificate", "name": "tls", "uid": "2"}],
+            "ownerReferences": [ours()],
             "annotations": {"cert-manager.io/certificate-name": "tls", keys::PAUSED: "true"},
         });
+        // Another Certificate owns it too, and the adoption leaves that.
+        let second = owner("cert-manager.io/v1", "Certificate", "3");
+        let twice = json!({"ownerReferences": [ours(), second]});
+        let of_others =
+            json!({"ownerReferences": [ours(), owner("example.com/v1", "Certificate", "4")]});
         let odd = json!({"annotations": {keys::KEY_TYPE: "rsa-1"}});
         let classed = json!({"annotations": {keys::CLASS: "other"}});
         for (more, allow, change, expected) in [
@@ -249,7 +267,9 @@ issuers:
             ),
             ("class: two", &all, &none, Some("--class two")),
             ("", &all, &classed, Some("--class default")),
-            ("", &all, &sealed, Some("SealedSecret tls keeps")),
+            ("", &all, &sealed, Some("SealedSecret tls owns it")),
+            ("", &all, &twice, Some("Certificate tls owns it")),
+            ("", &all, &of_others, None),
             ("", &all, &json!({"immutable": true}), Some("immutable")),
             ("", &all, &odd, Some("key-type")),
         ] {
@@ -267,7 +287,7 @@ issuers:
         let allow = grants("namespaceSelector: {matchLabels: {team: web}}");
         let config = Config::parse(&format!("{CONFIG}{allow}\n")).expect("a config");
         let ours = BTreeMap::from([(keys::ISSUER, "letsencrypt".to_owned())]);
-        let said = obstacle(&config, Some(None), adopted(secret(&json!({})), &ours));
+        let said = obstacle(&config, Some(None), adopted(secret(&json!({})), "2", &ours));
         let said = said.expect("it stays");
         assert!(said.contains("you may not read"), "{said}");
     }

@@ -221,13 +221,15 @@ async fn look_at(
     let class = asked.class.map(|class| (keys::CLASS, class.to_owned()));
     annotations.extend(class);
     let labelled = judge.needs_label(&found) && !found.head.managed;
-    if let Some(reason) = judge.obstacle(client, found, &annotations).await? {
+    let uid = certificate.metadata.uid.clone().unwrap_or_default();
+    let obstacle = judge.obstacle(client, found, &uid, &annotations);
+    if let Some(reason) = obstacle.await? {
         return Ok(Err(reason));
     }
     Ok(Ok(Adoption {
         namespace,
         secret,
-        certificate: Some((name, certificate.metadata.uid.clone().unwrap_or_default())),
+        certificate: Some((name, uid)),
         makers,
         annotations,
         labelled,

@@ -163,20 +163,8 @@ fn of_unseen(unseen: Unseen, secret: &ThinSecret) -> String {
 
 /// Why it is not written, whatever it asks for.
 fn left_alone(head: &Head) -> Option<String> {
-    if let Some(keeper) = &head.keeper {
-        return Some(format!(
-            "another program writes it, for {}: end that first, or annotate the Secret with {}: {} to have only its \
-             workloads restarted",
-            shown(keeper),
-            keys::ISSUER,
-            assess::EXTERNAL
-        ));
-    }
-    head.immutable.then(|| {
-        "it is immutable, so that no new certificate can be written into it: delete it and create it again without \
-         immutable: true"
-            .to_owned()
-    })
+    let (never, problem) = assess::left_alone(head)?;
+    Some(format!("{}: {problem}", Why::Never(never).in_words()))
 }
 
 fn not_annotated(secret: &ThinSecret, defaults_are_known: bool) -> String {
@@ -296,7 +284,9 @@ mod tests {
         let annotations: serde_json::Map<String, serde_json::Value> = annotations.collect();
         let data = base64::engine::general_purpose::STANDARD.encode(pem);
         let owners = match kind {
-            "owned" => json!([{"kind": "Certificate", "name": "shop"}]),
+            "owned" => {
+                json!([{"apiVersion": "cert-manager.io/v1", "kind": "Certificate", "name": "shop"}])
+            }
             _ => json!([]),
         };
         let immutable = kind == "immutable";
@@ -378,8 +368,8 @@ mod tests {
                 "watch: {namespaces: [blog]}",
                 "does not watch namespace shop",
             ),
-            ("owned", vec![ours], "", "for \"Certificate shop\""),
-            ("immutable", vec![ours], "", "it is immutable"),
+            ("owned", vec![ours], "", "Certificate shop owns it"),
+            ("immutable", vec![ours], "", "the Secret is immutable"),
         ] {
             let (secret, since, lifetime) = secret(kind, &annotations);
             let at = since + lifetime / 2;

@@ -2,7 +2,7 @@
 
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::relative;
-use cert_renew_core::verdict::detail::Detail;
+use cert_renew_core::verdict::detail::{Detail, Serves};
 use cert_renew_core::verdict::{State, Verdict, Why};
 use maud::{Markup, html};
 
@@ -39,6 +39,22 @@ pub(super) fn not_managed(place: &str, text: &str) -> Markup {
 
 fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
     html! {
+        div.two {
+            (facts(row, now, scale, places))
+            div {
+                @if let Some(detail) = &row.detail { (past(now, detail)) }
+                h2 { "Events" }
+                (events(now, row))
+                h2 { "Commands" }
+                (commands(row))
+            }
+        }
+    }
+}
+
+fn facts(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
+    let wrong = trouble(now, row);
+    html! {
         dl class={ "one " (class(now, row).unwrap_or_default()) } {
             dt { "State" }
             dd {
@@ -48,8 +64,14 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
                     " " a href={ (RUNBOOK) "#" (section) } { "What to do" }
                 }
             }
-            dt { "What is wrong" }
-            dd { (trouble(now, row)) }
+            @if !wrong.0.is_empty() {
+                dt { "What is wrong" }
+                dd { (wrong) }
+            }
+            @if let Some(next) = &row.next {
+                dt { "Next" }
+                dd { code { (Shown(next)) } }
+            }
             dt { "Time line" }
             dd class=(places.bar(scale, row)) {
                 @if let (Some(from), Some(to)) = (row.not_before, row.not_after) {
@@ -73,14 +95,11 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
                 (Shown(&row.issuer))
                 @if let Some(account) = &row.account { small { "account " (Shown(account)) } }
             }
-            @if let Some(detail) = &row.detail { (beyond(now, detail)) }
+            @if let Some(detail) = &row.detail { (beyond(now, detail)) (limits(now, detail)) }
             dt { "Rollout" }
             dd { (rollout(row.rollout)) (workloads(row)) }
+            @if let Some(detail) = &row.detail { (pods(now, detail)) }
         }
-        h2 { "Events" }
-        (events(now, row))
-        h2 { "Commands" }
-        (commands(row))
     }
 }
 
@@ -114,6 +133,78 @@ fn beyond(now: UnixTime, detail: &Detail) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// The limits of its issuer.
+fn limits(now: UnixTime, detail: &Detail) -> Markup {
+    html! {
+        dt { "Limits" }
+        dd {
+            @match &detail.limits {
+                None => "the replica that leads counts them; this one does not lead",
+                Some(limits) if limits.is_empty() => "none is counted",
+                Some(limits) => ul.plain {
+                    @for limit in limits {
+                        li class=[limit.until.map(|_| "bad")] {
+                            (Shown(&limit.in_words()))
+                            @if let Some(until) = limit.until {
+                                @if limit.used.is_some() { "; one is free again " } @else { " until " }
+                                (minute(until)) ", " (relative(now, until))
+                            }
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// The pods that were asked what they serve.
+fn pods(now: UnixTime, detail: &Detail) -> Markup {
+    html! {
+        @if let Some(pods) = &detail.pods {
+            dt { "Pods" }
+            dd {
+                "behind " (Shown(&pods.service)) ", as asked " (relative(now, pods.at))
+                ul.plain {
+                    @for pod in &pods.asked {
+                        li class=[(pod.serves == Serves::Earlier).then_some("bad")] {
+                            code { (Shown(&pod.name)) } " " (Shown(&pod.in_words()))
+                        }
+                    }
+                    @if pods.more > 0 { li { "and " (pods.more) " more" } }
+                }
+            }
+        }
+    }
+}
+
+/// Its last renewals and rollouts, the latest first.
+fn past(now: UnixTime, detail: &Detail) -> Markup {
+    html! {
+        @if !detail.past.is_empty() {
+            h2 { "Last renewals" }
+            ul.plain {
+                @for moment in detail.past.iter().rev() {
+                    li {
+                        span.soft { (minute(moment.at)) ", " (relative(now, moment.at)) } " "
+                        (Shown(&moment.what)) " " span.soft { "(" (Shown(by(&moment.by))) ")" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// By what a moment of the past is known.
+fn by(word: &str) -> &str {
+    match word {
+        "certificate" => "by the certificate",
+        "secret" => "by the Secret's annotations",
+        "ledger" => "by the ledger",
+        "event" => "by an Event",
+        other => other,
     }
 }
 
@@ -173,14 +264,10 @@ fn may_be_asked_for(row: &Verdict) -> bool {
     row.renews.is_some() && !matches!(row.state, State::Held | State::Blocked)
 }
 
-/// The next thing to do, and what tells more.
+/// What tells more, and what asks for a new one.
 fn commands(row: &Verdict) -> Markup {
     let (namespace, name) = (&row.namespace, &row.name);
-    let mut all = Vec::new();
-    if let Some(next) = &row.next {
-        all.push(("The next thing to do", next.to_string()));
-    }
-    all.extend([
+    let mut all = vec![
         (
             "All about it",
             format!("cert-renew describe {namespace}/{name}"),
@@ -189,7 +276,7 @@ fn commands(row: &Verdict) -> Markup {
             "Which workloads restart, and when",
             format!("cert-renew plan -n {namespace}"),
         ),
-    ]);
+    ];
     if may_be_asked_for(row) {
         all.push((
             "A new certificate now",

@@ -338,9 +338,13 @@ fn passed(now: UnixTime, row: &Verdict) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::index::Observed;
     use cert_renew_core::secret::SecretRef;
     use cert_renew_core::testing::entries;
-    use cert_renew_core::verdict::detail::{Remembered, Step, Told};
+    use cert_renew_core::text::name::Name;
+    use cert_renew_core::verdict::detail::{
+        Limit, Moment, Pod, Pods, Remembered, Serves, Step, Told,
+    };
 
     use super::super::rows::tests::report;
     use super::super::rows::{answer, copy, detail};
@@ -391,7 +395,7 @@ mod tests {
     fn the_view_of_one_tells_its_chain_its_order_and_its_events() {
         let now = entries::NOW;
         let ago = |seconds: i64| UnixTime(now.0 - seconds);
-        let remembered = |_: &SecretRef| Remembered {
+        let remembered = |_: &SecretRef, _: &Observed, _: &[Name]| Remembered {
             step: Some(Step {
                 name: "prove".into(),
                 at: ago(7),
@@ -403,6 +407,32 @@ mod tests {
                 reason: "RenewalFailed".into(),
                 message: "<b>no</b>".into(),
             }]),
+            limits: Some(vec![
+                Limit {
+                    what: "certificates".into(),
+                    of: "le".into(),
+                    used: Some(4),
+                    most: Some(4),
+                    within_seconds: Some(7 * 86_400),
+                    until: Some(UnixTime(now.0 + 7_200)),
+                },
+                Limit::of_the_ca("names under shop.example", UnixTime(now.0 + 3_600)),
+            ]),
+            pods: Some(Pods {
+                at: ago(60),
+                service: "web:443".into(),
+                asked: vec![Pod {
+                    name: "web-1".into(),
+                    serves: Serves::Earlier,
+                    why: None,
+                }],
+                more: 3,
+            }),
+            past: vec![Moment::new(
+                ago(86_400),
+                "a certificate was ordered that was due",
+                "ledger",
+            )],
         };
         let mut index = entries::index();
         index.order_open(now, &key("healthy"), true);
@@ -412,6 +442,13 @@ mod tests {
         let html = render(&answer(report(), rows, &query), &query).html;
         for part in [
             "an order is open at the CA: prove ended 7s ago",
+            "4 of 4 certificates for these names within 7d",
+            "one is free again",
+            "the CA takes no orders for names under shop.example",
+            "<code>web-1</code> serves an earlier one",
+            "and 3 more",
+            "a certificate was ordered that was due",
+            "a renewal failed",
             "order https://ca.example/order/1",
             "<strong>RenewalFailed</strong> &lt;b&gt;no&lt;/b&gt;",
             "<dt>Last renewed</dt>",

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use cert_renew_core::index::{Index, Observed};
 use cert_renew_core::secret::SecretRef;
+use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::detail::{Detail, Remembered};
 use cert_renew_core::verdict::{Beside, Report, State, Verdict};
@@ -343,11 +344,16 @@ pub(super) fn detail(
     index: &Index,
     rows: &mut [Verdict],
     key: &SecretRef,
-    remembered: &dyn Fn(&SecretRef) -> Remembered,
+    remembered: &dyn Fn(&SecretRef, &Observed, &[Name]) -> Remembered,
 ) {
     let is_it = |it: &&mut Verdict| *it.namespace == *key.namespace && *it.name == *key.name;
-    if let (Some(row), Some(found)) = (rows.iter_mut().find(is_it), index.row_of(key)) {
-        row.detail = Detail::of_row(index, found, remembered(key)).map(Box::new);
+    if let (Some(row), Some(found)) = (rows.iter_mut().find(is_it), index.row_of(key))
+        && let Some((_, entry)) = index.row(found)
+    {
+        let names = row.names.iter().filter_map(|name| name.parse().ok());
+        let names: Vec<Name> = names.collect();
+        let remembered = remembered(key, &entry.observed, &names);
+        row.detail = Detail::of_row(index, found, remembered).map(Box::new);
     }
 }
 

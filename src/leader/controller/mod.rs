@@ -202,6 +202,7 @@ impl Controller {
     /// Begins the work once everything that can be listed is listed; reports the state of the watches.
     fn begin(&mut self, now: Instant) {
         self.strays.expire(UnixTime::now());
+        self.tell_strays();
         self.sources.settle(now);
         if self.sources.begins(now) {
             self.on_listed();

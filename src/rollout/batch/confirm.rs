@@ -195,10 +195,12 @@ impl Rolled<'_> {
                 Some(other) => return Ok(other.into()),
             }
         }
+        rollouts.note_asked(key, verified.for_people(UnixTime::now(), &proof.service));
         let Verified {
             served,
             stale,
             unknown,
+            ..
         } = &verified;
         rollouts
             .shared

@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cert_renew_core::certificate::Fingerprint;
-use cert_renew_core::index::{Entry, Finished, LeafFacts, Observed};
-use cert_renew_core::rollout::{ChangedKeys, Request};
+use cert_renew_core::index::{Entry, Finished, Observed};
+use cert_renew_core::rollout::Request;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::head::Head;
 use cert_renew_core::secret::keys;
-use cert_renew_core::secret::parts::{ChainAndCa, Parts};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::secret::used_by::{Has, UsedBy};
-use cert_renew_core::secret::workload::RolloutMode;
 use cert_renew_core::state_line::Facts;
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
@@ -81,29 +79,7 @@ fn head_of(key: &SecretRef, entry: &Entry) -> Head {
 pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
     let observed = &entry.observed;
     let head = head_of(key, entry);
-    let none = LeafFacts {
-        fingerprint: Fingerprint([0; 32]),
-        not_before: UnixTime(0),
-        not_after: UnixTime(0),
-        with: ChainAndCa::NONE,
-    };
-    let leaf = observed.leaf.unwrap_or(none);
-    let request = Request {
-        secret: (*key.name).into(),
-        uid: observed.uid.to_string().into(),
-        leaf: leaf.fingerprint,
-        with: leaf.with,
-        not_after: leaf.not_after,
-        rolled_out: None,
-        remembered: None,
-        halted: None,
-        mode: RolloutMode::Restart,
-        workloads: Vec::new(),
-        changed: Parts::ALL,
-        keys: ChangedKeys::any(),
-        written: None,
-        unwell: Vec::new(),
-    };
+    let request = Request::first_sight(&key.name, &observed.uid.to_string(), observed.leaf.ok());
     Look::Due(Box::new((request, Held::of(&head))))
 }
 

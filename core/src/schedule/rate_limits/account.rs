@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
 use super::urgency::runs_short_at;
-use super::{ISSUES_A_WEEK, scaled_week};
+use super::{ISSUES_A_WEEK, UNSCHEDULED_A_WEEK, Usage, scaled_week};
 use crate::certificate::Leaf;
 use crate::text::hash::{digest, hexadecimal};
 use crate::text::name::{self, Name};
@@ -324,6 +324,33 @@ impl Account {
         Some(leaves.unwrap_or(now + UNDER_WAY))
     }
 
+    /// How much of a week's certificates these names have used, and how much of those that no clock asked for.
+    #[must_use]
+    pub fn issues(&self, now: UnixTime) -> [Usage; 2] {
+        let window = self.window();
+        let unscheduled = recent(now, window, &self.unscheduled);
+        let mut all = recent(now, window, &self.scheduled);
+        all.extend(&unscheduled);
+        all.sort_unstable();
+        [
+            Usage::of(&all, ISSUES_A_WEEK, window),
+            Usage::of(&unscheduled, UNSCHEDULED_A_WEEK, window),
+        ]
+    }
+
+    /// How many validations of the name of this account have failed.
+    #[must_use]
+    pub fn failed_validations(&self, now: UnixTime, backoff: &Backoff) -> Usage {
+        let hour = backoff.hour();
+        Usage::of(&recent(now, hour, &self.invalid), FAILED_VALIDATIONS, hour)
+    }
+
+    /// The span in which its issues are counted, as far as it is recorded.
+    fn window(&self) -> Duration {
+        let lifetime = self.lifetime.map(Duration::from_secs);
+        lifetime.map_or(WEEK, scaled_week)
+    }
+
     /// The part to keep across restarts.
     #[must_use]
     pub fn kept(&self) -> Self {
@@ -350,10 +377,7 @@ impl Account {
     /// Interval of issues that fill the week evenly.
     #[must_use]
     pub fn spacing(&self) -> Duration {
-        let week = self
-            .lifetime
-            .map_or(WEEK, |it| scaled_week(Duration::from_secs(it)));
-        week / u32::try_from(ISSUES_A_WEEK).unwrap_or(u32::MAX)
+        self.window() / u32::try_from(ISSUES_A_WEEK).unwrap_or(u32::MAX)
     }
 
     /// Counts an issue that is in use, and clears the failures before it.

@@ -298,3 +298,24 @@ fn what_the_ca_wants_back_again_and_again_is_renewed_when_its_lifetime_asks_for_
         Some(Hold::WantedBack { until: long })
     );
 }
+
+#[test]
+fn what_a_week_has_used_can_be_told() {
+    let at = |hour: i64| UnixTime(hour * 3_600);
+    let mut account = Account::default();
+    account.issued(at(1), issue(at(1), false, false));
+    account.issued(at(2), issue(at(2), true, false));
+    let [all, unscheduled] = account.issues(at(3));
+    assert_eq!((all.used, all.most, all.until), (2, ISSUES_A_WEEK, None));
+    let told = (unscheduled.used, unscheduled.most, unscheduled.until);
+    assert_eq!(told, (1, UNSCHEDULED_A_WEEK, None));
+    for hour in [4, 5] {
+        account.issued(at(hour), issue(at(hour), true, false));
+    }
+    let [all, _] = account.issues(at(6));
+    assert_eq!(
+        (all.used, all.until),
+        (ISSUES_A_WEEK, Some(at(1) + all.within))
+    );
+    assert_eq!(account.issues(at(1) + all.within)[0].used, 3);
+}

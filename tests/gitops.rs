@@ -70,6 +70,7 @@ pub(crate) fn declared_as(mark: &str, name: &str, class: &str) -> Result<String>
     let block = yaml(PAGE).find(is_it).with_context(|| mark.to_owned())?;
     let ours = format!("issuer: pebble\n    cert-renew.io/class: {class}");
     Ok(block
+        .replace("  namespace: shop\n", "")
         .replace("issuer: letsencrypt", &ours)
         .replace("name: shop-tls", &format!("name: {name}"))
         .replace("shop.example.com", &format!("{name}.gitops.example")))
@@ -77,7 +78,7 @@ pub(crate) fn declared_as(mark: &str, name: &str, class: &str) -> Result<String>
 
 /// The one that survives every tool.
 fn declared(name: &str, class: &str) -> Result<String> {
-    declared_as("# declared.yaml", name, class)
+    declared_as("# examples/gitops/secret.yaml", name, class)
 }
 
 #[tokio::test]

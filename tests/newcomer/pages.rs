@@ -87,7 +87,7 @@ spec:
   defaultBackend: {service: {name: web, port: {number: 80}}}
 END"
         }
-        "docs/migrate-from-seeds.md" => {
+        "docs/migrate-from-scripts.md" => {
             "kubectl -n shop create secret generic nginx-tls --dry-run=client -o yaml | kubectl apply -f -
              kubectl -n shop create secret generic proxy-tls --dry-run=client -o yaml | kubectl apply -f -"
         }

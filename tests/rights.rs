@@ -330,7 +330,7 @@ async fn a_missing_right_is_named_at_the_start() -> Result<()> {
             .zip(["deployments", "statefulsets", "daemonsets"])
         {
             ensure!(line.contains(kind) && line.contains("patch"), "{line}");
-            ensure!(line.contains("roll them by one annotation"), "{line}");
+            ensure!(line.contains("restart them by one annotation"), "{line}");
         }
         Ok(())
     })

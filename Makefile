@@ -9,12 +9,12 @@ help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 .PHONY: demo
-demo: ## Watch a certificate being renewed and its workloads rolled (KEEP=1 leaves it running)
+demo: ## Watch a certificate being renewed and its workloads restarted (KEEP=1 leaves it running)
 	@$(CARGO) run --quiet -p test-programs -- beside $(CARGO) test --quiet --no-run --test demo
 	@$(CARGO) test --quiet --test demo
 
 .PHONY: test
-test: format lint doc deny control-plane unit integration ## Everything that CI checks
+test: format lint doc deny control-plane unit integration demo ## Everything that CI checks
 
 .PHONY: format
 format:

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cert_renew_core::certificate::{self, Leaf};
@@ -20,8 +20,7 @@ use test_bench::{
 
 /// Generous: the whole takes seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// What the operator is told; `settle` short, so that nobody waits.
-const CONFIG: &str = "rollout: {settle: 1s, perWorkloadMinInterval: 0s}\n";
+const README: &str = include_str!("../README.md");
 
 fn main() -> ExitCode {
     if let Err(error) = test_bench::serve_edge_if_asked() {
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
     match result {
         Ok(seconds) => {
             println!(
-                "demo: ok, renewed, written, rolled and left alone as it should be, in {seconds:.1} s"
+                "demo: ok in {seconds:.1} s: renewed, written, restarted, and what is not annotated left alone"
             );
             ExitCode::SUCCESS
         }
@@ -52,15 +51,54 @@ fn main() -> ExitCode {
 struct Story {
     began: Instant,
     bold: (&'static str, &'static str),
+    /// All lines so far.
+    told: Mutex<String>,
 }
 
 impl Story {
     fn tell(&self, what: &str) {
-        println!("{:7.2} s  {what}", self.began.elapsed().as_secs_f64());
+        self.say(&format!(
+            "{:7.2} s  {what}",
+            self.began.elapsed().as_secs_f64()
+        ));
     }
 
     fn chapter(&self, title: &str) {
         println!("\n{}{title}{}", self.bold.0, self.bold.1);
+        self.keep(title);
+    }
+
+    fn say(&self, line: &str) {
+        println!("{line}");
+        self.keep(line);
+    }
+
+    fn keep(&self, line: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        *told += line;
+        told.push('\n');
+    }
+
+    /// What the README shows of it was told, but for times and dates.
+    fn is_as_the_readme_says(&self) -> Result<()> {
+        let steady = |line: &str| {
+            line.replace(|c: char| c.is_ascii_digit(), "")
+                .trim()
+                .to_owned()
+        };
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told: Vec<String> = told.lines().map(steady).collect();
+        let shown = README.split("```text\n").nth(1);
+        let shown = shown.and_then(|rest| rest.split("```").next());
+        let shown = shown.context("README.md shows no output")?;
+        ensure!(
+            shown.lines().count() >= 5,
+            "README.md shows next to nothing"
+        );
+        for line in shown.lines() {
+            ensure!(told.contains(&steady(line)), "not told: {line}");
+        }
+        Ok(())
     }
 }
 
@@ -99,6 +137,7 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
     let story = Story {
         began: Instant::now(),
         bold,
+        told: Mutex::default(),
     };
 
     story.chapter("The cluster");
@@ -106,18 +145,13 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
         "control plane and CA are up, after {:.1} s",
         bench.started_in().as_secs_f64()
     ));
-    let options = OperatorOptions {
-        config: CONFIG.into(),
-        // The only one here, so that a Secret that is annotated as the README says is heeded.
-        class: Some("default".into()),
-        allow: "[{namespaces: [\"shop*\"], names: [\"**.shop.example\", \"shop.example\"]}]".into(),
-        ..OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"))
-    };
-    let operator = Operator::start(bench, options).await?;
+    let program = env!("CARGO_BIN_EXE_cert-renew");
+    let operator = Operator::start(bench, OperatorOptions::as_the_readme_says(program)).await?;
     story.tell(&format!(
         "cert-renew runs under the roles of rbac/, as {}:cert-renew",
         operator.namespace()
     ));
+    story.tell("its issuer letsencrypt is a CA on this machine: Pebble, with which Let's Encrypt tests clients");
     let space = Space::new(bench.client()?, "shop", "default").await?;
 
     story.chapter("The Secrets and the workloads");
@@ -165,7 +199,7 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
     let before = picture(&space).await?;
 
     story.chapter("One annotation each: cert-renew.io/issuer");
-    let annotate = serde_json::json!({"metadata": {"annotations": space.annotations(&[("issuer", "pebble")])}});
+    let annotate = serde_json::json!({"metadata": {"annotations": space.annotations(&[("issuer", "letsencrypt")])}});
     let patch = kube::api::Patch::Merge(annotate);
     space
         .secrets()
@@ -176,7 +210,7 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
         .tls_secret(
             "api-tls",
             None,
-            &[("issuer", "pebble"), ("names", "api.shop.example")],
+            &[("issuer", "letsencrypt"), ("names", "api.shop.example")],
         )
         .await?;
     story.tell("api-tls     made without a certificate, with the names that it is to have");
@@ -194,11 +228,12 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
         "the workload of the unannotated Secret was restarted"
     );
     println!("\nbystander is byte for byte as it was, and nothing restarted legacy.");
+    story.is_as_the_readme_says()?;
 
     let look_around = format!(
         "  export KUBECONFIG={kubeconfig}\n  {kubectl} -n {space} get secrets,deployments,statefulsets,events\n  \
          {program} status -n {space}\n  \
-         {kubectl} -n {space} annotate secret bystander cert-renew.io/issuer=pebble\n  metrics: http://{metrics}/metrics\n",
+         {kubectl} -n {space} annotate secret bystander cert-renew.io/issuer=letsencrypt\n  metrics: http://{metrics}/metrics\n",
         kubeconfig = bench.kubeconfig().display(),
         kubectl = bench.program("kubectl").display(),
         program = env!("CARGO_BIN_EXE_cert-renew"),
@@ -234,16 +269,18 @@ async fn follow(story: &Story, space: &Space, operator: &Operator<'_>) -> Result
             ("Deployment", "api"),
         ] {
             let object = space.workloads(kind).get(name).await?;
-            let revision = object
-                .data
+            let data = &object.data;
+            let is_restarted = data
                 .pointer("/spec/template/metadata/annotations")
                 .is_some();
-            let updated = number(&object.data, "/status/updatedReplicas");
-            if revision
-                && pods
-                    .insert(name, updated)
-                    .is_some_and(|before| before < updated)
-            {
+            // Before its controller has seen the change it counts the pods of the former template.
+            let is_counted =
+                Some(number(data, "/status/observedGeneration")) == object.metadata.generation;
+            if !is_restarted || !is_counted {
+                continue;
+            }
+            let updated = number(data, "/status/updatedReplicas");
+            if pods.insert(name, updated).unwrap_or_default() < updated {
                 story.tell(&format!(
                     "{name:11} {updated} of 2 pods have the new certificate"
                 ));
@@ -296,8 +333,8 @@ fn step(line: &Value, namespace: &str) -> Option<String> {
             "written in one guarded patch, valid until {}",
             text("not_after")
         ),
-        "rolling" => format!("rolling {}", text("workloads")),
-        "RolledOut" => format!("rolled: {}", text("note")),
+        "rolling" => format!("restarting {}", text("workloads")),
+        "RolledOut" => text("note").to_owned(),
         "rolled out" => "done: every workload has the new certificate".into(),
         _ => return None,
     };
@@ -362,7 +399,7 @@ fn table(before: &Picture, after: &Picture) {
             let having: Vec<String> = workloads
                 .filter(|(kind, workload, _)| {
                     let rolled = &picture.leaves[&format!("{kind} {workload}")];
-                    // Before anything was rolled every workload has what the Secret has.
+                    // Before anything was restarted every workload has what the Secret has.
                     let same = leaf
                         .as_ref()
                         .is_some_and(|leaf| rolled.as_ref() == Some(&leaf.fingerprint.to_string()));

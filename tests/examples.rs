@@ -1,7 +1,8 @@
 //! `examples/`: each file is taken by what it is for, and the documents show it as it is there.
 //!
 //! Objects are applied by a server-side dry run, in a namespace of the test's own. Kinds that the API server of the bench
-//! does not have, the Gateway API's and OpenShift's, are read only; so is Alertmanager's file, for which there is no checker.
+//! does not have, those of the Gateway API, OpenShift, Argo CD and Flux, are read only; so is Alertmanager's file, for which
+//! there is no checker. The Application of a Secret is followed by Argo CD's own engine in `interop::gitops`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,11 +16,17 @@ use test_bench::objects::Space;
 use test_bench::{Bench, Context as _, Result, ensure};
 
 use crate::documents::{blocks, documents, files};
-use crate::install::kubectl;
+use crate::install::{helm_program, kubectl};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Groups that the bench's API server does not serve.
-const FOREIGN: [&str; 2] = ["gateway.networking.k8s.io/", "route.openshift.io/"];
+const FOREIGN: [&str; 5] = [
+    "gateway.networking.k8s.io/",
+    "route.openshift.io/",
+    "argoproj.io/",
+    "source.toolkit.fluxcd.io/",
+    "helm.toolkit.fluxcd.io/",
+];
 
 /// The files of `examples/` with this extension.
 fn examples(extensions: &[&str]) -> Result<Vec<PathBuf>> {
@@ -80,7 +87,7 @@ async fn every_manifest_is_accepted_without_a_warning() -> Result<()> {
             accepted += 1;
         }
     }
-    ensure!(accepted >= 12, "only {accepted} objects were applied");
+    ensure!(accepted >= 20, "only {accepted} objects were applied");
     Ok(())
 }
 
@@ -100,7 +107,7 @@ async fn every_kustomization_renders_with_the_config_beside_it() -> Result<()> {
         ensure!(config == Some(&*file), "{arguments}: another config");
         rendered += 1;
     }
-    ensure!(rendered >= 3, "only {rendered} kustomizations");
+    ensure!(rendered >= 5, "only {rendered} kustomizations");
     Ok(())
 }
 
@@ -130,7 +137,7 @@ fn every_config_gives_the_secrets_beside_it_what_they_ask_for() -> Result<()> {
             }
         }
     }
-    ensure!(asked >= 6, "only {asked} Secrets ask for anything");
+    ensure!(asked >= 10, "only {asked} Secrets ask for anything");
     Ok(())
 }
 
@@ -157,6 +164,48 @@ fn gives(config: &Config, secret: &Value) -> Result<()> {
             "{name} is not allowed"
         );
         ensure!(config.solver(name).is_some(), "no solver for {name}");
+    }
+    Ok(())
+}
+
+/// Argo CD and Flux install the chart with the values that their examples have.
+#[test]
+fn the_chart_takes_the_values_of_argo_cd_and_flux() -> Result<()> {
+    for (path, object, values) in [
+        (
+            "argo-cd/cert-renew.yaml",
+            0,
+            "/spec/source/helm/valuesObject",
+        ),
+        ("flux/cert-renew.yaml", 1, "/spec/values"),
+    ] {
+        let path = Path::new(ROOT).join("examples").join(path);
+        let object = objects(&path)?.into_iter().nth(object);
+        let object = object.with_context(|| path.display().to_string())?;
+        let values = object.pointer(values).context("no values")?;
+        let file = Path::new(ROOT).join("target").join(format!(
+            "values-{}.json",
+            object["kind"].as_str().unwrap_or_default()
+        ));
+        fs::write(&file, values.to_string())?;
+        let output = Command::new(helm_program()?)
+            .args([
+                "template",
+                "cert-renew",
+                "--namespace=cert-renew",
+                "--values",
+            ])
+            .arg(&file)
+            .arg(Path::new(ROOT).join("deploy/helm"))
+            .output()?;
+        fs::remove_file(&file)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {said}", path.display());
+        let rendered = crate::install::objects(&String::from_utf8(output.stdout)?)?;
+        let map = rendered.get("ConfigMap cert-renew cert-renew-config");
+        let config = map.context("no config")?["data"]["config.yaml"].as_str();
+        let config = Config::parse(config.context("no file")?)?;
+        ensure!(config.issuer("letsencrypt").is_some(), "no issuer");
     }
     Ok(())
 }
@@ -218,7 +267,7 @@ fn the_documents_show_the_examples_as_they_are() -> Result<()> {
         }
         told += &text;
     }
-    ensure!(shown >= 15, "only {shown} examples are shown");
+    ensure!(shown >= 28, "only {shown} examples are shown");
     for path in examples(&["yaml", "yml", "json"])? {
         let path = path.strip_prefix(ROOT)?.display().to_string();
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);

@@ -18,12 +18,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
+use test_bench::certificates::Pair;
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{
     Bench, Context as _, Operator, OperatorOptions, Options, Result, ensure, eventually, ports,
 };
 
 use crate::command::said;
+use crate::install::helm_program;
 use crate::renewal::{SOON, renewed, rolled_out};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -178,107 +180,184 @@ impl Drop for Running<'_> {
     }
 }
 
+/// The five steps as the page has them.
+struct Steps {
+    build: &'static str,
+    config: &'static str,
+    check: &'static str,
+    install: &'static str,
+    helm: &'static str,
+    route: &'static str,
+    annotate: &'static str,
+}
+
+impl Steps {
+    fn read() -> Result<Self> {
+        let blocks = blocks()?;
+        let begins: Vec<&str> = blocks
+            .iter()
+            .map(|(_, text)| text.split([' ', '\n']).next().unwrap_or_default())
+            .collect();
+        // A step that is added is not passed over in silence. Helm is another way of the third one.
+        assert_eq!(
+            begins,
+            [
+                "make",
+                "issuers:",
+                "cert-renew",
+                "cd",
+                "helm",
+                "curl",
+                "kubectl"
+            ]
+        );
+        let texts: Vec<&str> = blocks.iter().map(|(_, text)| *text).collect();
+        let [build, config, check, install, helm, route, annotate] = texts[..] else {
+            unreachable!("seven were just counted");
+        };
+        ensure!(blocks[1].0 == "yaml" && config.contains(CA), "{config}");
+        Ok(Self {
+            build,
+            config,
+            check,
+            install,
+            helm,
+            route,
+            annotate,
+        })
+    }
+
+    /// The fourth and the fifth, for the Secret that runs out: it is renewed, and its workload has it.
+    async fn end(&self, shop: &Shop<'_>, operator: &Running<'_>) -> Result<()> {
+        let Shop {
+            newcomer,
+            space,
+            old,
+        } = shop;
+        eventually(SOON, "the challenges are routed", async || {
+            let output = newcomer.types(self.route)?;
+            ensure!(said(&output).contains("404 Not Found"), "{}", said(&output));
+            Ok(())
+        })
+        .await?;
+        newcomer.types(self.annotate)?;
+        let done = async {
+            renewed(space, "shop-tls", &old.certificate).await?;
+            rolled_out(space, "shop-tls").await
+        };
+        let log = || fs::read_to_string(&operator.log).unwrap_or_default();
+        done.await.with_context(log)?;
+        let events = self.annotate.lines().last().context("no command")?;
+        eventually(
+            SOON,
+            "the documented command shows the Events",
+            async || {
+                let shown = said(&newcomer.types(events)?);
+                ensure!(
+                    shown.contains("Renewed") && shown.contains("RolledOut"),
+                    "{shown}"
+                );
+                Ok(())
+            },
+        )
+        .await?;
+        ensure!(
+            space.generation("Deployment", "web").await? == 2,
+            "web was not restarted once"
+        );
+        let status = said(&newcomer.types("cert-renew status -n shop")?);
+        ensure!(
+            status.contains("shop-tls") && status.contains(" ok "),
+            "{status}"
+        );
+        Ok(())
+    }
+}
+
+/// Before: a cluster with a certificate that runs out, and a Deployment that serves it.
+struct Shop<'a> {
+    newcomer: Newcomer<'a>,
+    space: Space,
+    old: Pair,
+}
+
+impl<'a> Shop<'a> {
+    async fn open(bench: &'a Bench) -> Result<Self> {
+        let newcomer = Newcomer::arrive(bench)?;
+        newcomer.types("kubectl create namespace shop")?;
+        let space = Space {
+            client: bench.client()?,
+            name: "shop".into(),
+            class: "default".into(),
+        };
+        let old = pair(&["shop.example.com"], OLD)?;
+        space.tls_secret("shop-tls", Some(&old), &[]).await?;
+        space
+            .workload("Deployment", "web", Reference::Volume, "shop-tls")
+            .await?;
+        space.available("Deployment", "web").await?;
+        Ok(Self {
+            newcomer,
+            space,
+            old,
+        })
+    }
+}
+
+/// The bench's CA in place of Let's Encrypt, at the same indent.
+fn bench_ca(bench: &Bench, indent: &str) -> String {
+    format!(
+        "directory: {}\n{indent}caBundle: {}\n{indent}profile: default\n{indent}concurrency: 1",
+        bench.pebble().directory(),
+        bench.ca_bundle().display()
+    )
+}
+
 #[tokio::test]
 async fn the_five_steps_of_the_page_lead_to_a_renewed_secret() -> Result<()> {
     let bench = Bench::shared().await?;
-    let blocks = blocks()?;
-    let begins: Vec<&str> = blocks
-        .iter()
-        .map(|(_, text)| text.split([' ', '\n']).next().unwrap_or_default())
-        .collect();
-    // A step that is added is not passed over in silence. Helm is another way of the third one.
-    assert_eq!(
-        begins,
-        [
-            "make",
-            "issuers:",
-            "cert-renew",
-            "cd",
-            "helm",
-            "curl",
-            "kubectl"
-        ]
-    );
-    let [build, config, check, install, _helm, route, annotate] = blocks[..] else {
-        unreachable!("seven were just counted");
-    };
-    let newcomer = Newcomer::arrive(bench)?;
-
-    // Before: a cluster with a certificate that runs out, and a Deployment that serves it.
-    newcomer.types("kubectl create namespace shop")?;
-    let space = Space {
-        client: bench.client()?,
-        name: "shop".into(),
-        class: "default".into(),
-    };
-    let old = pair(&["shop.example.com"], OLD)?;
-    space.tls_secret("shop-tls", Some(&old), &[]).await?;
-    space
-        .workload("Deployment", "web", Reference::Volume, "shop-tls")
-        .await?;
-    space.available("Deployment", "web").await?;
-
+    let steps = Steps::read()?;
+    let shop = Shop::open(bench).await?;
+    let newcomer = &shop.newcomer;
     // 1
-    ensure!(
-        build.1.contains(&format!("docker://{IMAGE}:")),
-        "{}",
-        build.1
-    );
+    let pushed = format!("docker://{IMAGE}:");
+    ensure!(steps.build.contains(&pushed), "{}", steps.build);
     let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile"))?;
     ensure!(makefile.contains("\nimage:"), "make image");
     // 2
-    ensure!(config.0 == "yaml" && config.1.contains(CA), "{}", config.1);
-    let bench_ca = format!(
-        "directory: {}\n    caBundle: {}\n    profile: default\n    concurrency: 1",
-        bench.pebble().directory(),
-        bench.ca_bundle().display()
-    );
-    let config = config.1.replace(CA, &bench_ca);
+    let config = steps.config.replace(CA, &bench_ca(bench, "    "));
     fs::write(newcomer.home.join("deploy/config.yaml"), config)?;
-    newcomer.types(check.1)?;
+    newcomer.types(steps.check)?;
     // 3
-    newcomer.types(install.1)?;
+    newcomer.types(steps.install)?;
     let operator = newcomer.start_operator(None)?;
-    // 4
-    eventually(SOON, "the challenges are routed", async || {
-        let output = newcomer.types(route.1)?;
-        ensure!(said(&output).contains("404 Not Found"), "{}", said(&output));
-        Ok(())
-    })
-    .await?;
-    // 5
-    newcomer.types(annotate.1)?;
+    // 4 and 5
+    steps.end(&shop, &operator).await
+}
 
-    let done = async {
-        renewed(&space, "shop-tls", &old.certificate).await?;
-        rolled_out(&space, "shop-tls").await
-    };
-    let log = || fs::read_to_string(&operator.log).unwrap_or_default();
-    done.await.with_context(log)?;
-    let events = annotate.1.lines().last().context("no command")?;
-    eventually(
-        SOON,
-        "the documented command shows the Events",
-        async || {
-            let shown = said(&newcomer.types(events)?);
-            ensure!(
-                shown.contains("Renewed") && shown.contains("RolledOut"),
-                "{shown}"
-            );
-            Ok(())
-        },
-    )
-    .await?;
-    ensure!(
-        space.generation("Deployment", "web").await? == 2,
-        "web was not rolled once"
-    );
-    let status = said(&newcomer.types("cert-renew status -n shop")?);
-    ensure!(
-        status.contains("shop-tls") && status.contains(" ok "),
-        "{status}"
-    );
-    Ok(())
+/// The same, with the chart and the values that the page has.
+#[tokio::test]
+async fn the_five_steps_by_helm_lead_to_a_renewed_secret() -> Result<()> {
+    let bench = Bench::start(Options::default()).await?;
+    let steps = Steps::read()?;
+    let shop = Shop::open(&bench).await?;
+    let newcomer = &shop.newcomer;
+    symlink(helm_program()?, newcomer.home.join("bin/helm"))?;
+    let blocks = crate::documents::blocks(PAGE);
+    let values = blocks
+        .iter()
+        .find(|block| block.text.starts_with("# my-values.yaml\n"));
+    let values = &values.context("no my-values.yaml")?.text;
+    ensure!(values.contains(CA), "{values}");
+    // The bench's edge has another port than 80, which its CA knows; it has the admission policies from the start.
+    let values = values
+        .replace(CA, &bench_ca(&bench, "      "))
+        .replace("admission: {enabled: true}\n", "")
+        .replace("route: shared", "route: shared, selfCheck: false");
+    fs::write(newcomer.home.join("my-values.yaml"), values)?;
+    newcomer.types(steps.helm)?;
+    let operator = newcomer.start_operator(None)?;
+    steps.end(&shop, &operator).await
 }
 
 /// docs/start/first-certificate.md on a bench of its own, as `make demo KEEP=1` leaves one: each command prints what stands
@@ -287,11 +366,7 @@ async fn the_five_steps_of_the_page_lead_to_a_renewed_secret() -> Result<()> {
 async fn each_command_of_the_first_certificate_prints_what_the_page_says() -> Result<()> {
     let page = include_str!("../docs/start/first-certificate.md");
     let bench = Bench::start(Options::default()).await?;
-    let options = OperatorOptions {
-        class: Some("default".into()),
-        allow: "[{namespaces: [shop], names: [shop.example]}]".into(),
-        ..OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"))
-    };
+    let options = OperatorOptions::as_the_readme_says(env!("CARGO_BIN_EXE_cert-renew"));
     // It starts when the page says that a few seconds have passed: until then the Secret holds nothing.
     let mut operator = Operator::install(&bench, options).await?;
     let newcomer = Newcomer::arrive(&bench)?;
@@ -331,5 +406,30 @@ async fn each_command_of_the_first_certificate_prints_what_the_page_says() -> Re
         }
     }
     ensure!(shown == 7, "{shown} answers are shown");
+    Ok(())
+}
+
+/// What `make demo KEEP=1` leaves renews a Secret that is annotated by the README's own command.
+#[tokio::test]
+async fn the_kept_demo_heeds_a_secret_annotated_as_the_readme_says() -> Result<()> {
+    let readme = include_str!("../README.md");
+    let blocks = crate::documents::blocks(readme);
+    let command = blocks.iter().find(|it| it.text.contains(" annotate "));
+    let command = &command.context("the README annotates nothing")?.text;
+    let bench = Bench::start(Options::default()).await?;
+    let options = OperatorOptions::as_the_readme_says(env!("CARGO_BIN_EXE_cert-renew"));
+    let operator = Operator::start(&bench, options).await?;
+    let newcomer = Newcomer::arrive(&bench)?;
+    newcomer.types("kubectl create namespace shop")?;
+    let space = Space {
+        client: bench.client()?,
+        name: "shop".into(),
+        class: "default".into(),
+    };
+    let old = pair(&["shop.example.com"], OLD)?;
+    space.tls_secret("shop-tls", Some(&old), &[]).await?;
+    newcomer.types(command)?;
+    let done = renewed(&space, "shop-tls", &old.certificate).await;
+    done.with_context(|| operator.log().unwrap_or_default())?;
     Ok(())
 }

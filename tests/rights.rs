@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -12,6 +13,7 @@ use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, eventually};
 
 use crate::argo::Argo;
+use crate::documents::files;
 use crate::renewal::{SOON, options, overdue, renewed, rolled_out};
 use crate::viewers;
 
@@ -330,7 +332,7 @@ async fn a_missing_right_is_named_at_the_start() -> Result<()> {
             .zip(["deployments", "statefulsets", "daemonsets"])
         {
             ensure!(line.contains(kind) && line.contains("patch"), "{line}");
-            ensure!(line.contains("roll them by one annotation"), "{line}");
+            ensure!(line.contains("restart them by one annotation"), "{line}");
         }
         Ok(())
     })
@@ -377,4 +379,62 @@ fn used(operator: &Operator<'_>) -> Result<BTreeSet<Right>> {
         }
     }
     Ok(rights)
+}
+
+/// Each file of `rbac/` that docs/rbac.md names is followed by a table of its rules, and no file is left out.
+#[test]
+fn the_page_on_rights_lists_what_the_roles_grant() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/rbac.md"))?;
+    let mut roles = files(&root.join("rbac"))?;
+    roles.retain(|path| !path.starts_with(root.join("rbac/namespaced")));
+    let mut compared = 0;
+    for path in roles {
+        let text = fs::read_to_string(&path)?;
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+        let rules = objects.iter().filter_map(|it| it["rules"].as_array());
+        let mut granted: Vec<String> = rules.flatten().map(row).collect();
+        if granted.is_empty() {
+            continue;
+        }
+        let file = path.strip_prefix(root)?.display().to_string();
+        let section = page
+            .split(&format!("\n[`{file}`](../{file})"))
+            .nth(1)
+            .with_context(|| format!("{file} is not on the page"))?;
+        // Up to the next file or heading.
+        let section = section.split("\n[`rbac/").next().unwrap_or_default();
+        let section = section.split("\n#").next().unwrap_or_default();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        let mut told: Vec<String> = rows
+            .take(granted.len())
+            .map(|row| row.split(" | ").take(2).collect::<Vec<_>>().join(" | "))
+            .collect();
+        granted.sort_unstable();
+        told.sort_unstable();
+        ensure!(
+            granted == told,
+            "{file}: {granted:#?}, on the page {told:#?}"
+        );
+        compared += 1;
+    }
+    ensure!(compared == 10, "{compared} files of roles");
+    Ok(())
+}
+
+/// A rule as a row of the page has it: its resources, with the names that it is limited to, and its verbs.
+fn row(rule: &Value) -> String {
+    let strings = |key: &str| -> Vec<&str> {
+        let list = rule[key].as_array().into_iter().flatten();
+        list.filter_map(Value::as_str).collect()
+    };
+    let quoted = |key: &str| {
+        let list = strings(key).into_iter().map(|it| format!("`{it}`"));
+        list.collect::<Vec<_>>().join(", ")
+    };
+    let mut what = quoted("resources");
+    if !strings("resourceNames").is_empty() {
+        what = format!("{what}: {}", quoted("resourceNames"));
+    }
+    format!("| {what} | {}", strings("verbs").join(", "))
 }

@@ -348,8 +348,8 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
     if leaf.as_ref().is_ok_and(x509::Certificate::is_ca) && !self_signed {
         add(
             Severity::Error,
-            "it is the certificate of a CA, and no leaf is in the file",
-            "put the leaf first, then what certifies it",
+            "it is the certificate of a CA, and the file has no server certificate",
+            "put the server certificate first, then its issuers",
         );
     } else if names.is_empty() {
         add(
@@ -383,11 +383,11 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
         let (severity, remedy) = match remark {
             Remark::NotFirst { .. } => (
                 Severity::Error,
-                "put the leaf first, then what certifies it",
+                "put the server certificate first, then its issuers",
             ),
             Remark::EndsSooner { .. } => (
                 Severity::Warning,
-                "take a chain from the CA that lasts as long as the leaf",
+                "take a chain from the CA that lasts as long as the certificate",
             ),
             Remark::Unreadable(_) => (Severity::Error, "put the whole chain here"),
             Remark::OddNames { .. } | Remark::ManyNames { .. } => (
@@ -404,7 +404,7 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
         add(
             Severity::Error,
             &chain_of(&fault),
-            "put the leaf first, then what certifies it, in order",
+            "put the server certificate first, then its issuers, in order",
         );
     }
     (Some(chain), findings)
@@ -432,7 +432,7 @@ fn remedy(bytes: &[u8], reason: &Unreadable) -> &'static str {
     } else if matches!(reason, Unreadable::Other("text in UTF-16")) {
         "write it as ASCII: iconv -f UTF-16 -t ASCII"
     } else {
-        "put PEM here: the leaf first, then what certifies it"
+        "put PEM here: the server certificate first, then its issuers"
     }
 }
 

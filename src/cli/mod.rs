@@ -50,7 +50,7 @@ enum Command {
     Run(run::Args),
     /// Show the annotated Secrets: what they hold, when they renew, what went wrong
     Status(status::Args),
-    /// Show all that is known of one Secret, its last Events, and the next thing to do
+    /// Show everything about one Secret: its state, its last Events, and the next thing to do
     Describe(describe::Args),
     /// Find what is wrong with certificates, keys and manifests
     Check(check::Args),

@@ -61,7 +61,7 @@ impl Operator {
         let (config, leader, ledger) = tokio::join!(
             cluster_config::read_if_allowed(client, namespace),
             Leader::look(client, namespace),
-            readable("reading the ledger", maps.get(ledger::NAME)),
+            readable("reading the failure history", maps.get(ledger::NAME)),
         );
         Ok(Self {
             namespace: namespace.to_owned(),

@@ -69,7 +69,7 @@ pub(super) struct Args {
         default_value = "/etc/cert-renew/config.yaml"
     )]
     config: PathBuf,
-    /// The operator's own namespace: account keys, order records and the ledger live there
+    /// The operator's own namespace: account keys, order records and the failure history are there
     #[arg(long, env = "POD_NAMESPACE", default_value = "cert-renew")]
     namespace: String,
     /// Where /metrics, /healthz, /readyz, the status page and its JSON are served
@@ -81,10 +81,10 @@ pub(super) struct Args {
     /// Lead only while holding the Lease `cert-renew` of the own namespace; with false there must be one replica only
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     leader_election: bool,
-    /// How long a leader that has died is waited for, in whole seconds
+    /// How long the other replicas wait after the leader has died, in whole seconds
     #[arg(long, default_value = "15s", value_parser = duration)]
     lease_duration: Duration,
-    /// How long a leader that cannot renew its Lease goes on acting
+    /// How long the leader keeps acting if it cannot renew its Lease
     #[arg(long, default_value = "10s", value_parser = duration)]
     lease_renew_deadline: Duration,
     /// How often the leader renews

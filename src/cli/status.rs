@@ -48,13 +48,13 @@ pub(super) struct Args {
     /// The order of the lines
     #[arg(long, value_enum, value_name = "COLUMN", default_value_t)]
     sort_by: Column,
-    /// Print no line of headings
+    /// Leave out the headings
     #[arg(long)]
     no_headers: bool,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-    /// Go on, and print what changes, until interrupted
+    /// Keep running and print each change, until interrupted
     #[arg(short, long)]
     watch: bool,
     #[command(flatten)]

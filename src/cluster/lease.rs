@@ -179,7 +179,7 @@ impl Candidate {
         {
             tracing::warn!(
                 version = record.version,
-                "a past of the cluster has come back, as after a restore of etcd: all is listed anew"
+                "a past of the cluster has come back, as after a restore of etcd: all is listed again"
             );
             self.anew.send_replace(());
         }

@@ -92,7 +92,7 @@ impl Ledger {
             } else {
                 tracing::warn!(
                     key,
-                    "an entry of the ledger cannot be read and is passed over"
+                    "an entry of the failure history cannot be read and is skipped"
                 );
             }
         }

@@ -101,7 +101,7 @@ impl Renewal<'_> {
             && let Err(error) = self.all.issuers.account_gone(issuer).await
         {
             let error = error_chain(&error);
-            tracing::warn!(issuer, error, "the account cannot be made anew now");
+            tracing::warn!(issuer, error, "the account cannot be created again now");
         }
     }
 
@@ -133,7 +133,7 @@ impl Renewal<'_> {
     /// Reports a ledger that could not be written. What was counted is right in memory.
     pub(super) fn note_ledger(self, written: Result<(), cluster::Error>) {
         if let Err(error) = written {
-            tracing::warn!(secret = %self.key, %error, "the ledger could not be written; it is right in memory");
+            tracing::warn!(secret = %self.key, %error, "the failure history could not be written; it is right in memory");
         }
     }
 }
@@ -182,7 +182,7 @@ impl Renewal<'_> {
             | Failure::Cluster(
                 cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. },
             ) => {
-                tracing::info!(secret = %self.key, reason = what.reason(), "the Secret has changed meanwhile: looked at again");
+                tracing::info!(secret = %self.key, reason = what.reason(), "the Secret has changed: looked at again");
                 let said = self.shared.renewal_error(self.key);
                 Some(Finished::Later(now + AFTER_CONFLICT, said))
             }

@@ -57,9 +57,10 @@ const PROMISED: [(&str, &str); 7] = [
 /// What a page needs beside the usual.
 fn before(page: &str) -> &'static str {
     match page {
-        "docs/how-to/ingress-nginx.md" | "docs/how-to/traefik.md" => {
+        "docs/how-to/ingress-nginx.md" | "docs/how-to/traefik.md" | "docs/how-to/reload.md" => {
             "kubectl -n shop delete secret shop-tls"
         }
+        "docs/private-cas.md" => "kubectl -n shop delete secret api-tls",
         "docs/how-to/many-clusters.md" => {
             "for name in one two three; do
                kubectl config set-context $name --cluster=\"$(kubectl config view -o jsonpath='{.clusters[0].name}')\" \
@@ -87,7 +88,7 @@ spec:
   defaultBackend: {service: {name: web, port: {number: 80}}}
 END"
         }
-        "docs/migrate-from-seeds.md" => {
+        "docs/migrate-from-scripts.md" => {
             "kubectl -n shop create secret generic nginx-tls --dry-run=client -o yaml | kubectl apply -f -
              kubectl -n shop create secret generic proxy-tls --dry-run=client -o yaml | kubectl apply -f -"
         }

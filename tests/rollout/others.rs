@@ -264,7 +264,7 @@ async fn a_controller_that_takes_the_annotation_away_is_not_raced_with() -> Resu
             let expected = if attempt < 3 {
                 "takes its annotation away"
             } else {
-                "rolled 10 times within 1h"
+                "restarted 10 times within 1h"
             };
             assert!(why.contains(expected), "{attempt}: {why}");
             assert!(

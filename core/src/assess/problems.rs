@@ -119,7 +119,7 @@ fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<P
     let external = settings.issuer == IssuerRef::External;
     let remarks = leaf.remarks.iter().filter_map(|remark| {
         let expected = match remark {
-            Remark::NotFirst { .. } => "put the leaf first, then what certifies it",
+            Remark::NotFirst { .. } => "put the server certificate first, then its issuers",
             Remark::EndsSooner { .. } => {
                 "clients refuse it from then on: take a chain that lasts as long, from the CA"
             }

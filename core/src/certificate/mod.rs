@@ -84,13 +84,13 @@ pub struct Leaf {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Remark {
     /// The leaf is not the first; servers take the first as the leaf.
-    #[error("the leaf is certificate {number} of the file, servers take the first for it")]
+    #[error("the server certificate is number {number} of the file, and servers present the first")]
     NotFirst {
         /// Its position, from 1.
         number: usize,
     },
     /// A certificate of the chain is valid for a shorter time than the leaf.
-    #[error("certificate {number} of the file ends at {at}, sooner than the leaf")]
+    #[error("certificate {number} of the file ends at {at}, sooner than the server certificate")]
     EndsSooner {
         /// Its position, from 1.
         number: usize,

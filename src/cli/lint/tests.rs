@@ -71,7 +71,7 @@ fn files_are_judged() {
     assert!(
         run(&reversed)
             .1
-            .contains("the leaf is certificate 2 of the file")
+            .contains("the server certificate is number 2 of the file")
     );
     let twice = [file("good.pem"), file("intermediate.pem")].concat();
     assert!(

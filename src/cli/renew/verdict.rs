@@ -111,7 +111,7 @@ pub(super) fn verdict(
     let unread = account.is_none();
     match held(now, &assessment, wish, &account.unwrap_or_default()) {
         Some(why) => nothing(why),
-        None if unread => Verdict::Unknown("its ledger"),
+        None if unread => Verdict::Unknown("its failure history"),
         None => assessment.opens.map_or(Verdict::Renews, Verdict::Waits),
     }
 }
@@ -441,7 +441,7 @@ mod tests {
         let at = since + lifetime / 2;
         let config = config("");
         let said = judge(at, &secret, false, Some(&config), None);
-        assert_eq!(said, Verdict::Unknown("its ledger"));
+        assert_eq!(said, Verdict::Unknown("its failure history"));
         let said = judge(at, &secret, false, None, None);
         assert_eq!(said, Verdict::Unknown("its config"));
         let (external, ..) = self::secret("kubernetes.io/tls", &[("issuer", "external")]);

@@ -114,7 +114,7 @@ pub async fn run(
             .store(now.0, Ordering::Relaxed);
         let before = std::mem::replace(&mut clocks, (now, BootTime::now()));
         if let Some(seconds) = jump(before, clocks) {
-            tracing::warn!(seconds, "the wall clock has jumped: all is judged anew");
+            tracing::warn!(seconds, "the wall clock has jumped: all is judged again");
             controller.rest().await;
             controller.all.renewals.info.forget_all();
             controller.all.renewals.issuers.forget_limits(|_| true);
@@ -288,7 +288,7 @@ impl Controller {
         self.all.shared.metrics.paused(config.paused);
         configs.in_force.send_replace(config);
         self.all.shared.metrics.config_taken_over(UnixTime::now());
-        tracing::info!("a changed config is in force: all Secrets are listed anew");
+        tracing::info!("a changed config is in force: all Secrets are listed again");
     }
 
     /// Opens the watches that the config asks for, in place of the former ones. Nothing is done before they have listed

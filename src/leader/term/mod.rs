@@ -414,7 +414,7 @@ async fn read(renewals: Arc<Renewals>, sender: mpsc::UnboundedSender<Done>) {
                     let error = error_chain(&error);
                     tracing::warn!(
                         error,
-                        "nothing is renewed or rolled before this can be read"
+                        "nothing is renewed or restarted before this can be read"
                     );
                 }
                 told = true;

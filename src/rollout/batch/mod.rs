@@ -54,7 +54,7 @@ impl Rollouts {
             Ok(workloads) => workloads,
             Err(error) => {
                 let text = error_chain(&error);
-                tracing::warn!(%namespace, error = text, "the workloads cannot be listed: nothing is rolled");
+                tracing::warn!(%namespace, error = text, "the workloads cannot be listed: nothing is restarted");
                 for (ticket, _) in looks {
                     let again = UnixTime::now() + AGAIN;
                     ticket.finish(Finished::Later(again, Some(text.as_str().into())));

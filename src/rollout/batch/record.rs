@@ -111,7 +111,7 @@ impl Rollouts {
             .and_then(|it| it.rolled_out());
         let patched = secrets::patch(&self.shared.client, head, &changes).await;
         if let Ok(secret) = &patched {
-            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
+            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to restart");
             let is_new = known.is_none() && !has_other_notes(&secret.head, &changes);
             if is_new {
                 tell::adopted(&self.shared, ticket.key(), secret, workloads);

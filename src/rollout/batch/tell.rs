@@ -109,12 +109,12 @@ pub(super) fn happening(shared: &Shared, namespace: &str, happening: &Happening<
 fn waits(shared: &Shared, namespace: &str, step: &Step, turn: Turn) {
     let workload = &step.workload.id;
     let note = match turn {
-        Turn::Place => "waits for a place: as many roll as the config allows".to_owned(),
+        Turn::Place => "waits for a place: as many restart as the config allows".to_owned(),
         Turn::At(at) => {
-            format!("waits until {at}: it was rolled a short while ago (perWorkloadMinInterval)")
+            format!("waits until {at}: it was restarted a short while ago (perWorkloadMinInterval)")
         }
     };
-    tracing::info!(namespace, %workload, step = "waits", why = note, "not rolled yet");
+    tracing::info!(namespace, %workload, step = "waits", why = note, "not restarted yet");
     if let Turn::At(at) = turn
         && at.since(UnixTime::now()) >= LONG
     {
@@ -228,7 +228,7 @@ impl Rollouts {
     /// Reports the change window that the rollout waits for.
     pub fn tell_shut(&self, key: &SecretRef, uid: &str, opens: UnixTime) {
         let note = format!("the rollout waits for the change window, which opens at {opens}");
-        tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
+        tracing::info!(secret = %key, step = "waits", note, "not restarted yet");
         let reason = Reason::RolloutWaits;
         self.shared.events.secret(key, uid, reason, &note);
     }
@@ -267,7 +267,7 @@ impl Rollouts {
             if !names.is_empty() {
                 let names = names.join(", ");
                 say(format!(
-                    "nobody restarts {names}: they have an earlier {} until they are started anew",
+                    "nobody restarts {names}: they have an earlier {} until they are restarted",
                     request.changed.in_words()
                 ));
             }

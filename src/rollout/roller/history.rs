@@ -68,7 +68,7 @@ impl History {
 /// Why [`History::may_patch`] says no.
 pub(super) fn fought_over() -> String {
     format!(
-        "rolled {LOOP_LIMIT} times within {} for certificates that it had before: somebody takes its annotation away or writes the Secret again and again",
+        "restarted {LOOP_LIMIT} times within {} for certificates that it had before: somebody takes its annotation away or writes the Secret again and again",
         human(LOOP_WINDOW)
     )
 }

@@ -210,7 +210,7 @@ pub(super) fn write(
         sample(out, name, &labels(&key, &entry), count);
     }
     let name = "cert_renew_rollout_pending";
-    let help = "The workloads have another leaf than the Secret: 1 = being brought to them, 0 = waits for its window, a renewal or a person";
+    let help = "The workloads have another certificate than the Secret: 1 = being brought to them, 0 = waits for its window, a renewal or a person";
     family(out, name, "gauge", help);
     for (key, entry) in entries(index, &unrolled) {
         let moving = u8::from(moves(&entry, now));
@@ -232,13 +232,14 @@ pub(super) fn write(
         sample(out, name, &labels(&key, &entry)[..2], 1);
     }
     let name = "cert_renew_rollout_stale_pods";
-    let help = "Pods that serve an earlier leaf although all was done to bring them the new one";
+    let help =
+        "Pods that serve an earlier certificate although every step of the rollout is finished";
     family(out, name, "gauge", help);
     for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.stale_pods > 0) {
         sample(out, name, &labels(&key, &entry)[..2], entry.stale_pods);
     }
     let name = "cert_renew_rollout_incomplete_workloads";
-    let help = "Workloads that lack the leaf since they were not well before it came, or hold pods back; all others have it";
+    let help = "Workloads without the certificate, as they were unavailable before it came or hold pods back; all others have it";
     family(out, name, "gauge", help);
     for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.lacking > 0) {
         sample(out, name, &labels(&key, &entry)[..2], entry.lacking);

@@ -192,7 +192,7 @@ impl Metrics {
                 into,
                 IntCounter::new(
                     "cert_renew_watch_restarts_total",
-                    "Times that a watch on Secrets broke and began anew",
+                    "Times that a watch on Secrets broke and was restarted",
                 )?,
             )?,
             passed_over: gauges(
@@ -238,7 +238,7 @@ impl Metrics {
             leader: gauge(
                 into,
                 "cert_renew_leader",
-                "1 on the replica that renews and rolls",
+                "1 on the replica that renews and restarts",
             )?,
             limited_until: gauges(
                 into,

@@ -46,11 +46,18 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Applies a manifest so many times.
+    /// Applies a manifest so many times; Argo CD as an Application says, where one is given.
     ///
     /// # Errors
     /// When the engine is not built, or an object is not applied.
-    pub fn sync(self, bench: &Bench, manifest: &Path, namespace: &str, times: usize) -> Result<()> {
+    pub fn sync(
+        self,
+        bench: &Bench,
+        manifest: &Path,
+        namespace: &str,
+        times: usize,
+        application: Option<&Path>,
+    ) -> Result<()> {
         let programs = ensure_gitops()?;
         let times = times.to_string();
         let (program, arguments): (_, &[&str]) = match self {
@@ -61,6 +68,7 @@ impl Engine {
         let output = Command::new(programs.join(program))
             .arg(manifest)
             .args(arguments)
+            .args(application)
             .env("KUBECONFIG", bench.kubeconfig())
             .output()?;
         let said = String::from_utf8_lossy(&output.stderr);

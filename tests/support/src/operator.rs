@@ -42,9 +42,11 @@ pub struct OperatorOptions {
     pub program: PathBuf,
     /// YAML to add to the config file, at top level.
     pub config: String,
-    /// What the issuer `pebble` may issue: YAML of `allow`.
+    /// What the issuer is called.
+    pub issuer_name: String,
+    /// What it may issue: YAML of `allow`.
     pub allow: String,
-    /// More settings of that issuer: YAML lines.
+    /// More settings of it: YAML lines.
     pub issuer: String,
     /// Its class, where it is the only one on its bench, and in the namespace `cert-renew` as `deploy/` has it. Otherwise
     /// it has a namespace of its own, which is its class too.
@@ -72,6 +74,7 @@ impl OperatorOptions {
         Self {
             program: program.into(),
             config: "rollout: {settle: 0s, perWorkloadMinInterval: 0s}\n".into(),
+            issuer_name: "pebble".into(),
             allow: "[{namespaces: [\"*\"], names: [\"**.example\"]}]".into(),
             issuer: String::new(),
             class: None,
@@ -84,6 +87,21 @@ impl OperatorOptions {
             environment: Vec::new(),
         }
         .lease(LEASE)
+    }
+
+    /// The only one on its bench, which heeds a Secret that is annotated as the README and the first pages have it, in a
+    /// namespace `shop` or one whose name begins so. `settle` short, so that nobody waits.
+    #[must_use]
+    pub fn as_the_readme_says(program: impl Into<PathBuf>) -> Self {
+        let names =
+            "[shop.example, \"**.shop.example\", shop.example.com, \"**.shop.example.com\"]";
+        Self {
+            config: "rollout: {settle: 1s, perWorkloadMinInterval: 0s}\n".into(),
+            class: Some("default".into()),
+            issuer_name: "letsencrypt".into(),
+            allow: format!("[{{namespaces: [\"shop*\"], names: {names}}}]"),
+            ..Self::new(program)
+        }
     }
 
     /// Duration, renew deadline and retry period of its lease.
@@ -277,9 +295,10 @@ impl<'a> Operator<'a> {
             .as_deref()
             .unwrap_or_else(|| self.bench.pebble().directory());
         let text = format!(
-            "class: {class}\nissuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
+            "class: {class}\nissuers:\n  {name}:\n    directory: {directory}\n    contact: ops@bench.example\n    \
              caBundle: {bundle}\n    profile: default\n    concurrency: {CONCURRENCY}\n    allow: {allow}\n{issuer}{extra}",
             class = self.options.class.as_deref().unwrap_or(&self.namespace),
+            name = self.options.issuer_name,
             bundle = self.bench.ca_bundle().display(),
             allow = self.options.allow,
             issuer = self.options.issuer,

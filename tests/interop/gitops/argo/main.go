@@ -1,15 +1,22 @@
 // Syncs a manifest as Argo CD's application controller does: by its own engine, with pruning.
 //
-//	argo-sync MANIFEST NAMESPACE TIMES client-side|server-side
+//	argo-sync MANIFEST NAMESPACE TIMES client-side|server-side [APPLICATION]
+//
+// Of an Application, `ignoreDifferences` and the sync option `RespectIgnoreDifferences` are followed: Argo CD's own
+// normalizer says which fields are ignored.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strconv"
 	"time"
 
+	"github.com/argoproj/argo-cd/v3/pkg/apis/application/v1alpha1"
+	"github.com/argoproj/argo-cd/v3/util/argo/diff"
+	"github.com/argoproj/argo-cd/v3/util/argo/normalizers"
 	"github.com/argoproj/gitops-engine/pkg/cache"
 	"github.com/argoproj/gitops-engine/pkg/engine"
 	"github.com/argoproj/gitops-engine/pkg/sync"
@@ -17,7 +24,10 @@ import (
 	"github.com/argoproj/gitops-engine/pkg/utils/kube"
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
 )
 
 // By which Argo CD knows its objects again.
@@ -48,11 +58,66 @@ func read(manifest string) ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
-func run(manifest, namespace, times, how string) error {
+// The Application, or an empty one where none is named.
+func application(path string) (*v1alpha1.Application, error) {
+	app := &v1alpha1.Application{}
+	if path == "" {
+		return app, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return app, yaml.UnmarshalStrict(text, app)
+}
+
+// What is applied in place of an object of Git, where the ignored fields of the one in the cluster are respected: the object
+// of Git with what the one in the cluster has in them. The normalizer takes these fields out of both.
+func respect(app *v1alpha1.Application, object, live *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	config, err := diff.NewDiffConfigBuilder().
+		WithDiffSettings(app.Spec.IgnoreDifferences, map[string]v1alpha1.ResourceOverride{}, false, normalizers.IgnoreNormalizerOpts{}).
+		WithTracking("", "annotation").
+		WithNoCache().
+		Build()
+	if err != nil {
+		return nil, err
+	}
+	without, err := diff.Normalize([]*unstructured.Unstructured{live}, []*unstructured.Unstructured{object}, config)
+	if err != nil {
+		return nil, err
+	}
+	typed, err := scheme.Scheme.New(object.GroupVersionKind())
+	if err != nil {
+		return nil, err
+	}
+	texts := [3][]byte{}
+	for at, it := range []*unstructured.Unstructured{without.Lives[0], live, without.Targets[0]} {
+		if texts[at], err = it.MarshalJSON(); err != nil {
+			return nil, err
+		}
+	}
+	ignored, err := strategicpatch.CreateTwoWayMergePatch(texts[0], texts[1], typed)
+	if err != nil {
+		return nil, err
+	}
+	text, err := strategicpatch.StrategicMergePatch(texts[2], ignored, typed)
+	if err != nil {
+		return nil, err
+	}
+	applied := &unstructured.Unstructured{}
+	return applied, json.Unmarshal(text, &applied.Object)
+}
+
+func run(manifest, namespace, times, how, appPath string) error {
 	count, err := strconv.Atoi(times)
 	if err != nil {
 		return err
 	}
+	app, err := application(appPath)
+	if err != nil {
+		return err
+	}
+	respects := app.Spec.SyncPolicy != nil && app.Spec.SyncPolicy.SyncOptions.HasOption("RespectIgnoreDifferences=true")
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		return err
@@ -82,6 +147,19 @@ func run(manifest, namespace, times, how string) error {
 		if err != nil {
 			return err
 		}
+		if respects {
+			lives, err := live.GetManagedLiveObjs(objects, ours)
+			if err != nil {
+				return err
+			}
+			for at, object := range objects {
+				if there := lives[kube.GetResourceKey(object)]; there != nil {
+					if objects[at], err = respect(app, object, there); err != nil {
+						return err
+					}
+				}
+			}
+		}
 		results, err := argo.Sync(ctx, objects, ours, strconv.Itoa(number), namespace,
 			// Neither a dry run nor by force, with pruning and hooks; validated.
 			sync.WithOperationSettings(false, true, false, false),
@@ -107,11 +185,15 @@ func run(manifest, namespace, times, how string) error {
 }
 
 func main() {
-	if len(os.Args) != 5 {
-		fmt.Fprintln(os.Stderr, "usage: argo-sync MANIFEST NAMESPACE TIMES client-side|server-side")
+	if len(os.Args) < 5 || len(os.Args) > 6 {
+		fmt.Fprintln(os.Stderr, "usage: argo-sync MANIFEST NAMESPACE TIMES client-side|server-side [APPLICATION]")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+	app := ""
+	if len(os.Args) == 6 {
+		app = os.Args[5]
+	}
+	if err := run(os.Args[1], os.Args[2], os.Args[3], os.Args[4], app); err != nil {
 		fmt.Fprintln(os.Stderr, "argo-sync:", err)
 		os.Exit(1)
 	}

@@ -15,11 +15,11 @@ use zeroize::Zeroizing;
 use super::credentials::Account;
 use super::directory::Directory;
 use super::error::{Action, Error, Kind};
-use super::http::{Answer, Http, Observer, Slot};
-use super::jws::AccountKey;
-use super::nonce::Nonces;
-use super::poll_interval::Pace;
-use super::rate_limiter::Turns;
+use crate::acme::transport::http::{Answer, Http, Observer, Slot};
+use crate::acme::transport::jws::AccountKey;
+use crate::acme::transport::nonce::Nonces;
+use crate::acme::transport::poll_interval::Pace;
+use crate::acme::transport::rate_limiter::Turns;
 use crate::process::write_gate::WriteGate;
 
 /// Age after which a directory is fetched again: profiles and terms change in months, URLs hardly ever.

@@ -11,8 +11,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use cert_renew_core::config::Config;
 use cert_renew_core::election::{Election, Times};
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::time::duration;
-use cert_renew_core::time::duration::NotADuration;
+use cert_renew_core::time::duration::{self, NotADuration};
 use cert_renew_core::time::{BootTime, UnixTime};
 use cert_renew_core::verdict::Leader;
 use cert_renew_core::verdict::detail::Remembered;
@@ -24,29 +23,27 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{CommandResult, Failure, block_on};
+use crate::cluster::access::{review, viewers};
 use crate::cluster::events::Events;
 use crate::cluster::lease::{Candidate, Sign};
-use crate::cluster::watch::Opener;
-use crate::cluster::{NoWay, Way, port_certificate, review, viewers};
+use crate::cluster::secrets::port_certificate;
+use crate::cluster::secrets::watch::Opener;
+use crate::cluster::{self, NoWay, Way};
 use crate::context::Shared;
-use crate::http::access::Review;
-use crate::leader::controller;
-use crate::leader::controller::{Configs, Ended};
+use crate::leader::controller::{self, Configs, Ended};
 use crate::leader::handles::Handles;
-use crate::net::bounded;
+use crate::net::metrics_port::access::Review;
 use crate::net::presented::Presented;
+use crate::net::{bounded, metrics_port};
 use crate::process::config_file::ConfigFile;
-use crate::process::kernel;
-use crate::process::supervise;
 use crate::process::write_gate::WriteGate;
+use crate::process::{kernel, supervise};
 use crate::solver::http01;
 use crate::telemetry::log::{self, LogFormat, Verbosity};
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::Part;
+use crate::telemetry::metrics::{Metrics, Part};
 use crate::telemetry::otlp::{self, Endpoint};
 use crate::telemetry::steps::Steps;
 use crate::telemetry::trace::Traces;
-use crate::{cluster, http};
 
 /// Time between two reads of the config file. The kubelet takes a minute to bring a changed ConfigMap, and changes a
 /// symbolic link, which a watch of the file would miss.
@@ -211,7 +208,7 @@ async fn operate(
             port_certificate::follow(client.clone(), Arc::clone(&namespace), config, certificate)
         }
     });
-    let state = http::State {
+    let state = metrics_port::State {
         index: Arc::clone(&context.index),
         strays: Arc::clone(&context.strays),
         metrics: Arc::clone(&metrics),
@@ -243,7 +240,7 @@ async fn operate(
                 state.clone(),
                 until(&stopped),
             );
-            async move { http::serve(listener.await, state, until).await }
+            async move { metrics_port::serve(listener.await, state, until).await }
         }
     });
     let router = http01::router(renewals.challenges.clone(), renewals.lookup());

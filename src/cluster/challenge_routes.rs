@@ -13,8 +13,9 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::pages::Pages;
-use super::{Error, call, params};
+use crate::cluster::Error;
+use crate::cluster::client::pages::Pages;
+use crate::cluster::client::{call, params};
 
 const LABEL: &str = "cert-renew.io/challenge-route";
 /// The Service of the challenge port in `deploy/`.

@@ -20,7 +20,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{Call, Error, params};
+use crate::cluster::client::params;
+use crate::cluster::{Call, Error};
 use crate::process::write_gate::WriteGate;
 
 /// Name of the Lease.

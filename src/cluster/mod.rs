@@ -3,27 +3,16 @@
 //! Every call has a deadline and ends in an [`Error`] that names the attempted action. It decides nothing; other
 //! modules decide what is read and written.
 
+pub mod access;
 pub mod accounts;
-mod bounded;
-mod call;
 pub mod challenge_routes;
-mod error;
+pub(crate) mod client;
 pub mod events;
-mod gated;
 pub mod lease;
 pub mod ledger;
 pub mod namespaces;
-mod observe;
 pub mod order_records;
-pub(crate) mod pages;
-mod params;
-pub mod port_certificate;
-mod recent_events;
-pub mod review;
 pub mod secrets;
-mod transport;
-pub mod viewers;
-pub mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,11 +20,11 @@ use std::sync::Arc;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-use call::{DEADLINE, call};
+use client::DEADLINE;
 
-pub use self::call::Call;
-pub use self::error::Error;
-pub use self::transport::Unreachable;
+pub use self::client::call::Call;
+pub use self::client::error::Error;
+pub use self::client::transport::Unreachable;
 
 use crate::process::write_gate::WriteGate;
 use crate::telemetry::metrics::Metrics;
@@ -89,9 +78,11 @@ impl Way {
 /// # Errors
 /// When neither says where the API server is.
 pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client, NoWay> {
-    let builder = transport::builder(config(way).await?)?;
+    let builder = client::transport::builder(config(way).await?)?;
     Ok(match metrics {
-        Some(metrics) => builder.with_layer(&observe::Counting(metrics)).build(),
+        Some(metrics) => builder
+            .with_layer(&client::observe::Counting(metrics))
+            .build(),
         None => builder.build(),
     })
 }
@@ -101,10 +92,10 @@ pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client,
 /// # Errors
 /// When neither kubeconfig nor pod says where the API server is.
 pub async fn connect_behind(gate: WriteGate, metrics: Arc<Metrics>) -> Result<Client, NoWay> {
-    let builder = transport::builder(config(&Way::default()).await?)?
-        .with_layer(&observe::Counting(metrics))
+    let builder = client::transport::builder(config(&Way::default()).await?)?
+        .with_layer(&client::observe::Counting(metrics))
         // Outermost: kube's own retries are inside.
-        .with_layer(&gated::Gating(gate));
+        .with_layer(&client::gated::Gating(gate));
     Ok(builder.build())
 }
 

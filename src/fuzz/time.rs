@@ -8,13 +8,13 @@
 //! `cargo test` tries the known shapes and a second of random ones; `make fuzz` goes on with random ones.
 
 use cert_renew_core::schedule::rate_limits;
-use cert_renew_core::secret::place::{Place, TLS_TYPE};
+use cert_renew_core::secret::data::place::{Place, TLS_TYPE};
 use cert_renew_core::secret::state::IssuedBy;
 use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::testing::{FACTOR, LENGTHS, forge, slower_than_linear};
 
 use super::*;
-use crate::cli::lint;
+use crate::cli::offline::lint;
 use crate::cluster::order_records;
 
 /// A reader by its name.

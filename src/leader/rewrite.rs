@@ -6,10 +6,9 @@
 use cert_renew_core::assess::Assessment;
 use cert_renew_core::certificate::key::PrivateKey;
 use cert_renew_core::certificate::pair::Chain;
-use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::full::FullSecret;
-use cert_renew_core::secret::keys;
-use cert_renew_core::secret::render::render;
+use cert_renew_core::secret::data::render::render;
+use cert_renew_core::secret::object::full::FullSecret;
+use cert_renew_core::secret::{SecretRef, keys};
 
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};

@@ -8,12 +8,12 @@ use cert_renew_core::time::UnixTime;
 
 use super::info::RenewalInfo;
 use super::issuers::Issuers;
-use super::running_orders::RunningOrders;
-use super::secret_failures::SecretFailures;
-use super::validation_limits::Validations;
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::context::Shared;
+use crate::renewal::limits::validations::Validations;
+use crate::renewal::order::running_orders::RunningOrders;
+use crate::renewal::outcome::secret_failures::SecretFailures;
 use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
 use crate::solver::http01_self_check::Held;

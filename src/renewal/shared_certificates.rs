@@ -18,12 +18,12 @@ use cert_renew_core::schedule::rate_limits::AccountId;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 
-use super::failure::Failure;
 use super::renewals::Renewal;
 use super::target::RenewalTarget;
 use crate::cluster::events::Reason;
 use crate::cluster::order_records::Record;
 use crate::cluster::{namespaces, secrets};
+use crate::renewal::outcome::failure::Failure;
 
 /// Delay until a copy checks again whether the Secret that orders for it has finished.
 const FOLLOW: Duration = Duration::from_secs(30);

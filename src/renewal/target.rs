@@ -10,18 +10,18 @@ use cert_renew_core::certificate::{Leaf, pair};
 use cert_renew_core::config::{Config, Issuer, Labels};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
-use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::text::hash::hash;
 use cert_renew_core::text::name::{self, Name};
 use cert_renew_core::time::UnixTime;
 
-use super::failure::{Failure, Of};
 use super::renewals::Renewal;
 use crate::acme::CertId;
 use crate::cluster::order_records::{self, Record};
 use crate::cluster::{self, namespaces, secrets};
+use crate::renewal::outcome::failure::{Failure, Of};
 
 /// A Secret as it is now, and what it asks for.
 pub(super) struct RenewalTarget {

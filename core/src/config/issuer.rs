@@ -9,7 +9,7 @@ use http::Uri;
 use super::allow::{Allow, Labels};
 use super::reader::{Fields, Place};
 use crate::secret::settings::IssuerRef;
-use crate::secret::values::{is_label, is_profile};
+use crate::secret::settings::values::{is_label, is_profile};
 use crate::text::name::Name;
 
 /// Requests to one CA in flight, unless configured: a CA answers eight in parallel as quickly as one, and sixty-four
@@ -323,7 +323,7 @@ fn data_key(fields: &Fields<'_, '_>, key: &'static str) -> String {
     unseen(
         &fields.required(key),
         "expected a key of the Secret's data",
-        crate::secret::outputs::is_data_key,
+        crate::secret::data::outputs::is_data_key,
     )
 }
 

@@ -35,8 +35,8 @@ pub use solver::{
 
 use crate::schedule::rate_limits::Backoff;
 use crate::secret::parts::Parts;
+use crate::secret::settings::values::is_label;
 use crate::secret::settings::{DEFAULT_CLASS, IssuerRef, NamespaceDefaults, RenewBefore};
-use crate::secret::values::is_label;
 use crate::secret::workload::RolloutMode;
 use crate::text::hash::hash;
 use crate::text::name::Name;

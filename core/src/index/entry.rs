@@ -7,7 +7,7 @@ use super::Source;
 use crate::certificate::Fingerprint;
 use crate::schedule::due::{Due, Heed, Never, Suggestion};
 use crate::schedule::rate_limits::AccountId;
-use crate::secret::compact::{Uid, Version};
+use crate::secret::object::compact::{Uid, Version};
 use crate::secret::parts::ChainAndCa;
 use crate::secret::settings::Blocks;
 use crate::secret::state::RolledOut;

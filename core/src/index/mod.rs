@@ -26,7 +26,7 @@ use crate::certificate::above::Above;
 use crate::schedule::due::Suggestion;
 use crate::schedule::rate_limits::AccountId;
 use crate::secret::SecretRef;
-use crate::secret::compact::{Uid, Version};
+use crate::secret::object::compact::{Uid, Version};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 use entry::shortened;

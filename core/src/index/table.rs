@@ -14,7 +14,7 @@ use crate::certificate::Fingerprint;
 use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
 use crate::schedule::rate_limits::AccountId;
 use crate::secret::SecretRef;
-use crate::secret::compact::{Instant, Short as Name, Uid, Version};
+use crate::secret::object::compact::{Instant, Short as Name, Uid, Version};
 use crate::secret::parts::ChainAndCa;
 use crate::secret::settings::Blocks;
 use crate::secret::state::RolledOut;

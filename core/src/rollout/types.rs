@@ -42,7 +42,7 @@ pub struct Request {
     pub changed: Parts,
     /// The data keys that have changed: references to other keys do not count.
     pub keys: ChangedKeys,
-    /// When its data was last written ([`crate::secret::full::FullSecret::written`]).
+    /// When its data was last written ([`crate::secret::object::full::FullSecret::written`]).
     pub written: Option<UnixTime>,
     /// Workloads that an earlier look at this rollout found unhealthy before it.
     pub unwell: Vec<WorkloadRef>,

@@ -28,7 +28,7 @@ use kube::runtime::watcher;
 use tokio::time::Instant;
 
 use crate::cluster::events::Reason;
-use crate::cluster::watch;
+use crate::cluster::secrets::watch;
 use crate::leader::handles::Handles;
 use crate::leader::sources::{Failed, Sources};
 use crate::leader::strays::Strays;

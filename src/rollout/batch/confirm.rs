@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use cert_renew_core::rollout::{Ask, How, Request, Step};
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::used_by::{Has, Proven, UsedBy};
 use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;

@@ -2,7 +2,7 @@
 
 use cert_renew_core::index::Entry;
 use cert_renew_core::rollout::Request;
-use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::time::UnixTime;

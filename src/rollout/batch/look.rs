@@ -11,13 +11,12 @@ use cert_renew_core::certificate::{Fingerprint, Leaf};
 use cert_renew_core::config::Labels;
 use cert_renew_core::index::{self, Entry, Finished};
 use cert_renew_core::rollout::{ChangedKeys, Request, Workload};
-use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::full::FullSecret;
-use cert_renew_core::secret::head::Head;
-use cert_renew_core::secret::keys;
+use cert_renew_core::secret::object::full::FullSecret;
+use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::parts::{self, Parts};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use futures::future::BoxFuture;
@@ -27,13 +26,11 @@ use parking_lot::Mutex;
 
 use super::held::{Age, Glance, Held, Look, Not};
 use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record, tell};
-use crate::cluster;
 use crate::cluster::events::Reason;
-use crate::cluster::secrets;
+use crate::cluster::{self, secrets};
 use crate::process::task::TaskHandle;
-use crate::rollout::permit;
 use crate::rollout::rollouts::Rollouts;
-use crate::rollout::{Judge, Proof, Withdrawal};
+use crate::rollout::{Judge, Proof, Withdrawal, permit};
 
 impl Rollouts {
     /// Looks at all Secrets of a batch; those that have a record are read again.

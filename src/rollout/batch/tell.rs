@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use cert_renew_core::assess;
 use cert_renew_core::rollout::{Remark, Request, Step, Workload};
-use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::keys;
-use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::workload::{Kind, WorkloadRef};
-use cert_renew_core::state_line;
+use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::state_line;
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::Open;

@@ -27,7 +27,7 @@ use super::evict;
 use super::history::fought_over;
 use super::wait::{self, GLANCE, Wait, Waited};
 use super::{Batch, Ended, Roller, Turn, Weight};
-use crate::cluster::pages::Pages;
+use crate::cluster::client::pages::Pages;
 use crate::cluster::{self, Call};
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};

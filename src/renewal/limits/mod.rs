@@ -1,0 +1,4 @@
+//! What a renewal keeps to beside the budgets of its issuer: limits that a CA has named, and failed validations.
+
+pub(super) mod ca;
+pub mod validations;

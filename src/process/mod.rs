@@ -4,6 +4,7 @@
 pub mod config_file;
 #[cfg(unix)]
 pub mod kernel;
+pub mod permit;
 pub mod supervise;
 pub mod task;
 pub mod write_gate;

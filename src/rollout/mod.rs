@@ -15,7 +15,6 @@
 mod batch;
 mod error;
 mod listing;
-pub mod permit;
 mod reload;
 mod roller;
 mod rollouts;

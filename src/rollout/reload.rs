@@ -23,7 +23,7 @@ use crate::net::https;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::listing::pods::{self, RunningPod};
-use crate::rollout::permit::Permit;
+use crate::process::permit::Permit;
 use crate::rollout::roller::looks::{Judge, Looks, Withdrawal};
 use crate::rollout::roller::wait::GLANCE;
 use crate::rollout::roller::{Batch, Ended, Roller, Weight};

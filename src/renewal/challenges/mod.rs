@@ -21,6 +21,7 @@ use crate::cluster::challenge_routes::{self, Standing};
 use crate::cluster::order_records::{self, Record, Txt};
 use crate::net::dns::ResolverSet;
 use crate::net::egress::Nearby;
+use crate::process::permit::Permit;
 use crate::renewal::challenges::ways::{Plan, Step, Way, name_of};
 use crate::renewal::order::cleanup::CHANGES;
 use crate::renewal::outcome::failure::Failure;
@@ -87,10 +88,12 @@ impl Renewal<'_> {
     /// says of a name that it will try again: the user may have to fix something first.
     pub(super) async fn validate(
         self,
+        permit: Permit<()>,
         uid: &str,
         order: &mut acme::Order,
         plan: &Plan,
     ) -> Result<(), Failure> {
+        permit.spend().ok_or(Failure::Outdated)?;
         for step in &plan.steps {
             order.set_ready(step.challenge()?).await?;
         }

@@ -12,10 +12,11 @@ use cert_renew_core::config::{Config, Issuer, Staging};
 use cert_renew_core::schedule::rate_limits;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::acme::{Class, OrderRequest};
 use crate::cluster::order_records;
+use crate::process::permit::{Look, Permit};
 use crate::renewal::challenges::Wait;
 use crate::renewal::challenges::ways::Plan;
 use crate::renewal::order::record::give_back;
@@ -132,13 +133,36 @@ impl Renewal<'_> {
                 | Failure::NoSolver(_)
                 | Failure::Dns01(_)
                 | Failure::Route(_)
-                | Failure::RouteRefused(..)),
+                | Failure::RouteRefused(..)
+                | Failure::Unwanted
+                | Failure::Outdated),
             ) => Err(error),
             Err(error) => {
                 tracing::info!(secret = %self.key, staging = name, %error, "staging cannot be used: no rehearsal");
                 Ok(())
             }
         }
+    }
+
+    /// Permission to have the names validated: the Secret still asks for them, and may change now.
+    async fn may_still_rehearse(
+        self,
+        fresh: &RenewalTarget,
+        names: &[Name],
+    ) -> Result<Permit<()>, Failure> {
+        let (waited, now) = (Instant::now(), UnixTime::now());
+        let (look, seen) = Look::take(self.read(now)).await?;
+        let asks = |it: RenewalTarget| {
+            it.uid() == fresh.uid()
+                && it.assessment.renewal.is_ok()
+                && !it.is_left_alone()
+                && it.shut_until(now).is_none()
+                && it.names_to_order() == names
+        };
+        if !seen.is_some_and(asks) {
+            return Err(Failure::Unwanted);
+        }
+        Look::permit([&look], waited, ()).ok_or(Failure::Outdated)
     }
 
     async fn rehearsed(
@@ -186,7 +210,8 @@ impl Renewal<'_> {
             let plan = self
                 .prepare_challenges(&mut record, &mut order, manner)
                 .await?;
-            self.validate(fresh.uid(), &mut order, &plan).await
+            let permit = self.may_still_rehearse(fresh, names).await?;
+            self.validate(permit, fresh.uid(), &mut order, &plan).await
         };
         let result = timeout(REHEARSAL, proving).await.unwrap_or_else(|_| {
             let late = Failure::NoSolver("the names were not proven within five minutes".into());

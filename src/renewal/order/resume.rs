@@ -17,6 +17,7 @@ use super::record::give_back;
 use super::timing::took;
 use crate::acme::{self, OrderStatus, Preference};
 use crate::cluster::order_records::Record;
+use crate::process::permit::Permit;
 use crate::renewal::challenges::Wait;
 use crate::renewal::challenges::ways::Plan;
 use crate::renewal::outcome::failure::Failure;
@@ -33,9 +34,6 @@ const UNREADABLE_TRIES: u32 = 2;
 /// Longest time by which a certificate predates its order: CAs backdate by an hour at most, and the clocks of two
 /// replicas differ by less.
 const BACKDATED: Duration = Duration::from_secs(2 * 3_600);
-
-/// Longest age of a look at a Secret that is used again where nothing was waited for since.
-const RECENT: Duration = Duration::from_secs(1);
 
 /// A running order.
 pub(in crate::renewal) struct Begun {
@@ -206,14 +204,12 @@ impl Renewal<'_> {
         if order.status() == OrderStatus::Pending {
             let manner = (plan.take(), Wait::Briefly);
             let plan = self.prepare_challenges(record, order, manner).await?;
-            if started.elapsed() > RECENT {
-                match self.look(record).await? {
-                    Look::Go(_) => {}
-                    Look::Waits(until) => return Ok(Progress::Waits(until)),
-                    Look::Unwanted => return Err(Failure::Unwanted),
-                }
-            }
-            self.validate(&record.order.uid, order, &plan).await?;
+            let permit = match self.look(record).await? {
+                Look::Go(permit, _) => permit,
+                Look::Waits(until) => return Ok(Progress::Waits(until)),
+            };
+            self.validate(permit, &record.order.uid, order, &plan)
+                .await?;
             took(&self.shared.metrics, record, RenewalStep::Prove, started);
             tracing::info!(
                 secret = %self.key, step = "prove", issuer = record.order.issuer, order = record.order.url, "validated"
@@ -223,10 +219,9 @@ impl Renewal<'_> {
         let (issuer, url) = (&record.order.issuer, &record.order.url);
         if order.status() == OrderStatus::Ready {
             let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
-            let fresh = match self.look(record).await? {
-                Look::Go(fresh) => fresh,
+            let (permit, fresh) = match self.look(record).await? {
+                Look::Go(permit, fresh) => (permit, fresh),
                 Look::Waits(until) => return Ok(Progress::Waits(until)),
-                Look::Unwanted => return Err(Failure::Unwanted),
             };
             let ordered = record.order.profile.as_deref();
             let fits = fresh.takes_profile(order.client(), ordered).await?
@@ -237,7 +232,7 @@ impl Renewal<'_> {
             started = Instant::now();
             let common_name = fresh.issuer.common_name;
             let request = new_key.csr(&record.order.names, common_name)?;
-            order.finalize(&request).await?;
+            finalize(permit, order, &request).await?;
         }
         if order.status() != OrderStatus::Valid {
             order.wait_issued(Instant::now() + ISSUE).await?;
@@ -261,4 +256,14 @@ impl Renewal<'_> {
             .map(|leaf| leaf.lifetime());
         self.write((record, order.client()), &pem, reason).await
     }
+}
+
+/// Has the CA issue the certificate.
+async fn finalize(
+    permit: Permit<()>,
+    order: &mut acme::Order,
+    request: &[u8],
+) -> Result<(), Failure> {
+    permit.spend().ok_or(Failure::Outdated)?;
+    Ok(order.finalize(request).await?)
 }

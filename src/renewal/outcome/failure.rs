@@ -90,6 +90,9 @@ pub(in crate::renewal) enum Failure {
     /// The Secret asks for something else by now.
     #[error("the Secret has changed and asks for something else")]
     Unwanted,
+    /// Too much time has passed since the look at the Secret that permitted the step.
+    #[error("the look at the Secret is too old")]
+    Outdated,
     /// This replica no longer leads, or is about to stop leading.
     #[error("this replica is handing over")]
     Stopped,
@@ -174,6 +177,7 @@ impl Failure {
             | Self::Waiting(_)
             | Self::TooEarly(_)
             | Self::NoIssuer(_)
+            | Self::Outdated
             | Self::Stopped
             | Self::Rehearsal(_) => false,
             Self::About { what, .. } => what.ends_order(order),
@@ -187,7 +191,7 @@ impl Failure {
                 matches!(error.class(), Class::FixIt | Class::Permanent)
             }
             // Each try costs a certificate.
-            Self::Rejected(_) | Self::Stopped | Self::Unwanted => false,
+            Self::Rejected(_) | Self::Outdated | Self::Stopped | Self::Unwanted => false,
             Self::About { what, .. } | Self::Waiting(what) => what.may_be_the_settings(),
             _ => true,
         }
@@ -248,6 +252,7 @@ impl Failure {
             Self::Waiting(what) => what.reason(),
             Self::Rehearsal(error) => error.reason(),
             Self::Unwanted => "Unwanted",
+            Self::Outdated => "Outdated",
             Self::Stopped => "Stopped",
             Self::About { what, .. } => what.reason(),
         }

@@ -178,10 +178,11 @@ impl Renewal<'_> {
     async fn excused(self, now: UnixTime, what: &Failure, of: &Of) -> Option<Finished> {
         match what {
             Failure::Unwanted
+            | Failure::Outdated
             | Failure::Cluster(
                 cluster::Error::Conflict { .. } | cluster::Error::AlreadyExists { .. },
             ) => {
-                tracing::info!(secret = %self.key, reason = what.reason(), "the Secret has changed meanwhile: looked at again");
+                tracing::info!(secret = %self.key, reason = what.reason(), "the Secret was modified concurrently, or the look at it is too old; retrying");
                 let said = self.shared.renewal_error(self.key);
                 Some(Finished::Later(now + AFTER_CONFLICT, said))
             }

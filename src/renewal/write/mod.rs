@@ -9,6 +9,7 @@ use cert_renew_core::certificate::Leaf;
 use cert_renew_core::certificate::key::PrivateKey;
 use cert_renew_core::certificate::pair::{self, Asked};
 use cert_renew_core::schedule::due::Reason;
+use cert_renew_core::secret::data::patch::Changes;
 use cert_renew_core::schedule::rate_limits::{self, AccountId, Issue};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::human;
@@ -20,6 +21,7 @@ use super::target::{Look, RenewalTarget};
 use crate::acme;
 use crate::cluster::order_records::{self, Record};
 use crate::cluster::{events, secrets};
+use crate::process::permit::Permit;
 use crate::renewal::limits::validations;
 use crate::renewal::order::timing::took;
 use crate::renewal::outcome::failure::Failure;
@@ -38,10 +40,9 @@ impl Renewal<'_> {
         reason: Reason,
     ) -> Result<Progress, Failure> {
         let (started, now) = (Instant::now(), UnixTime::now());
-        let fresh = match self.look(record).await? {
-            Look::Go(fresh) => fresh,
+        let (permit, fresh) = match self.look(record).await? {
+            Look::Go(permit, fresh) => (permit, fresh),
             Look::Waits(until) => return Ok(Progress::Waits(until)),
-            Look::Unwanted => return Err(Failure::Unwanted),
         };
         let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
         if !fresh.may_take(&new_key) {
@@ -68,7 +69,7 @@ impl Renewal<'_> {
         let changes = self.changes(&fresh, (record, is_as_asked), &chain)?;
         // The ledger must record the certificate too.
         let step = self.shared.gate.step().map_err(|_| Failure::Stopped)?;
-        secrets::patch(&self.shared.client, &fresh.secret.head, &changes).await?;
+        self.patch(permit, &fresh, &changes).await?;
         self.shared
             .metrics
             .renewal(&fresh.issuer_name, RenewalResult::Renewed, "");
@@ -110,6 +111,18 @@ impl Renewal<'_> {
         }
         self.tell(fresh.uid(), events::Reason::Renewed, &note);
         Ok(Progress::Ended(Outcome::Renewed))
+    }
+
+    /// Writes a pair into the Secret that was looked at.
+    pub(super) async fn patch(
+        self,
+        permit: Permit<()>,
+        fresh: &RenewalTarget,
+        changes: &Changes<'_>,
+    ) -> Result<(), Failure> {
+        permit.spend().ok_or(Failure::Outdated)?;
+        secrets::patch(&self.shared.client, &fresh.secret.head, changes).await?;
+        Ok(())
     }
 
     /// Reports, with the first such certificate, that the CA has given another lifetime than requested.

@@ -18,7 +18,7 @@ use super::held::Held;
 use super::look::Again;
 use super::{Open, Users, tell};
 use crate::process::task::TaskHandle;
-use crate::rollout::permit::Look;
+use crate::process::permit::Look;
 use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{Happening, Outcome, Rollout};
 

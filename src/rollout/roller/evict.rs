@@ -27,7 +27,7 @@ use super::wait::{Wait, Waited, stalled};
 use crate::cluster::{self, Call};
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
-use crate::rollout::permit::Permit;
+use crate::process::permit::Permit;
 
 /// Time until an eviction is asked for again that a disruption budget refused, whatever the pods do. Our rights do not
 /// allow to watch budgets, so only an eviction shows whether one permits it.

@@ -39,7 +39,7 @@ use self::standings::Standings;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::listing::{self, Absent};
-use crate::rollout::permit::Look;
+use crate::process::permit::Look;
 
 /// Most connections to pods at the same time, in the whole cluster and for one namespace: each pod that never answers
 /// holds one for seconds, and the next free one goes to the namespace that has the fewest.

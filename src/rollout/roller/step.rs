@@ -31,7 +31,7 @@ use crate::cluster::client::pages::Pages;
 use crate::cluster::{self, Call};
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
-use crate::rollout::permit::Permit;
+use crate::process::permit::Permit;
 
 /// Most conflicts in a row before the step gives up: something changes the workload all the time.
 const CONFLICTS: usize = 10;

@@ -65,7 +65,7 @@ pub struct Candidate {
     /// The term in which this replica leads, if it does.
     leads: watch::Sender<Option<u64>>,
     /// Signals that the cluster state went back in time.
-    anew: watch::Sender<()>,
+    relist: watch::Sender<()>,
     /// The last sign of a leader, for people.
     signs: watch::Sender<Option<Sign>>,
     terms: u64,
@@ -103,7 +103,7 @@ impl Candidate {
         election: Election,
         gate: WriteGate,
         leads: watch::Sender<Option<u64>>,
-        anew: watch::Sender<()>,
+        relist: watch::Sender<()>,
         signs: watch::Sender<Option<Sign>>,
     ) -> Self {
         let calls = Calls {
@@ -116,7 +116,7 @@ impl Candidate {
             election,
             gate,
             leads,
-            anew,
+            relist,
             signs,
             terms: 0,
             changes: None,
@@ -180,9 +180,9 @@ impl Candidate {
         {
             tracing::warn!(
                 version = record.version,
-                "a past of the cluster has come back, as after a restore of etcd: all is listed anew"
+                "the state of the cluster went back in time, as after a restore of etcd: everything is listed again"
             );
-            self.anew.send_replace(());
+            self.relist.send_replace(());
         }
         self.note(&outcome);
         match outcome {

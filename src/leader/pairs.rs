@@ -99,7 +99,7 @@ async fn look(
     if let Some(note) = &note
         && !all.shared.rollout_said(key, note)
     {
-        tracing::warn!(secret = %key, note, "not as it should be");
+        tracing::warn!(secret = %key, note, "unusable pair");
         let uid = secret.head.uid();
         let events = &all.shared.events;
         events.secret(key, uid, Reason::CertificateProblem, note);

@@ -1,7 +1,7 @@
 //! The Secrets that seem to be meant for cert-renew and are not managed: each is told once, and counted.
 //!
 //! Nothing of them is written, and nothing is asked. Their number is bounded, in all and by namespace, and so are the
-//! Events: whoever may edit Secrets can make any number of them.
+//! Events: users who may edit Secrets can make any number of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -178,7 +178,7 @@ impl Strays {
         self.drop_if(|it| it.source == source && !it.listed);
     }
 
-    /// All watches begin anew, perhaps others.
+    /// All watches restart, perhaps with other selectors.
     pub fn doubt(&mut self) {
         self.known.values_mut().for_each(|it| it.listed = false);
     }

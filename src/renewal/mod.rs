@@ -88,7 +88,7 @@ impl Renewal<'_> {
             Ok(Some(record)) => record,
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(secret = %self.key, %error, "an order that nobody waits for cannot be given up now");
+                tracing::warn!(secret = %self.key, %error, "an order that is no longer wanted could not be given up now");
                 return;
             }
         };

@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use super::renewals::Renewal;
 use super::target::RenewalTarget;
 use crate::cluster::events::Reason;
-use crate::cluster::order_records::Record;
 use crate::cluster::namespaces;
+use crate::cluster::order_records::Record;
 use crate::process::permit::Look;
 use crate::renewal::outcome::failure::Failure;
 

@@ -20,10 +20,10 @@ use rustls::RootCertStore;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::net::https;
+use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::listing::pods::{self, RunningPod};
-use crate::process::permit::Permit;
 use crate::rollout::roller::looks::{Judge, Looks, Withdrawal};
 use crate::rollout::roller::wait::GLANCE;
 use crate::rollout::roller::{Batch, Ended, Roller, Weight};

@@ -128,7 +128,7 @@ pub struct MetricsConfig {
 /// Who gets the metrics and the page; probes are answered to anyone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Whoever reaches the port.
+    /// Everybody who reaches the port.
     #[default]
     Anyone,
     /// Those who show a token and have the right, over TLS.

@@ -47,7 +47,7 @@ pub fn healthy() -> Observed {
     }
 }
 
-/// A leaf of that age, with so many days left.
+/// A leaf of that age, with this number of days left.
 pub fn leaf(age: u32, left: u32) -> LeafFacts {
     LeafFacts {
         fingerprint: Fingerprint([2; 32]),

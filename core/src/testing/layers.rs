@@ -232,7 +232,7 @@ fn of_repository(place: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(place)
 }
 
-/// Most entries of a folder: every file and folder directly in it, tests and data too, but for `mod.rs`, `lib.rs` and
+/// Most entries of a folder: every file and folder directly in it, tests and data too, except `mod.rs`, `lib.rs` and
 /// `main.rs`, which are the folder itself. `a.rs` and `a/` are two.
 const MOST_ENTRIES: usize = 12;
 

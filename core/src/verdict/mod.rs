@@ -33,7 +33,7 @@ use unmanaged::Unmanaged;
 pub use why::Why;
 
 /// A certificate has little life left once less than this share of its lifetime is: one that nobody here renews is in
-/// trouble, as whoever does renew it is late by then; the others are shown in amber.
+/// trouble, as its owner is late by then; the others are shown in amber.
 const LITTLE_SHARE: u32 = 5;
 
 /// The state of a certificate in one word: the first that applies.

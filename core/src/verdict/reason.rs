@@ -113,7 +113,7 @@ pub(super) fn next(
     };
     let by_renewal = || match entry.observed.renewal {
         Err(Never::NotAnnotated) => Some(annotate(&format!("{}=ISSUER", keys::ISSUER))),
-        // Whoever renews it is to be asked: an issuer here would take the certificate from its owner.
+        // Its owner has to act: an issuer here would take the certificate from its owner.
         Err(Never::External | Never::OwnedByAnother) => Some(writers()),
         Err(Never::Paused) => Some(annotate(&format!("{}-", keys::PAUSED))),
         Err(Never::AllPaused) => {

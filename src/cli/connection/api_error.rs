@@ -115,7 +115,7 @@ fn of_kubeconfig(error: &KubeconfigError) -> String {
     }
 }
 
-/// The text without what moves a terminal's cursor: parts of it may come from whoever edits an object.
+/// The text without what moves a terminal's cursor: parts of it may come from users who edit an object.
 fn one_line(text: &str) -> String {
     let visible = |part: char| if part.is_control() { ' ' } else { part };
     text.chars().map(visible).collect()

@@ -37,7 +37,7 @@ pub(in crate::cli) struct Args {
 enum Command {
     /// Ask a host for `/.well-known/acme-challenge/health`, as a CA would
     Route {
-        /// The host, as it stands in the certificate, or a URL at it
+        /// The host, as it is in the certificate, or a URL at it
         host: String,
         /// The resolver to ask, as `dns.nameservers` of the config has it; the system's where there is none
         #[arg(long = "nameserver")]

@@ -146,7 +146,7 @@ impl Wanted {
     }
 
     /// The questions that the operator is asked: each a namespace and a name, if any. Names in several namespaces are
-    /// asked for one by one, or in each of their namespaces, as only so many certificates fit into an answer.
+    /// asked for one by one, or in each of their namespaces, as an answer holds a bounded number of certificates.
     fn questions(&self) -> Vec<(Option<&str>, Option<&str>)> {
         match &self.places {
             Some(places) if (1..=FEW).contains(&places.len()) => {

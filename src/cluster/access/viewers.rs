@@ -20,7 +20,7 @@ use crate::cluster::Error;
 use crate::cluster::client::call;
 use crate::net::metrics_port::access::{Question, Verdict, Wanted};
 
-/// The Service of the metrics port, with the port's name. Whoever may ask it through the API server may ask it directly.
+/// The Service of the metrics port, with the port's name. A user who may ask it through the API server may ask it directly.
 pub const SERVICE: &str = "cert-renew-metrics:metrics";
 /// The path of the metrics, which RBAC's nonResourceURLs name.
 const METRICS: &str = "/metrics";

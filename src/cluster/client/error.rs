@@ -14,7 +14,7 @@ use crate::process::write_gate::Closed;
 #[non_exhaustive]
 pub enum Error {
     /// The object was modified concurrently (409, or 422 for another uid).
-    #[error("{what}: the object has changed meanwhile")]
+    #[error("{what}: the object was modified concurrently")]
     Conflict {
         /// The attempted action and its object.
         what: String,

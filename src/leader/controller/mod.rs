@@ -95,7 +95,7 @@ pub async fn run(
         untold: HashMap::new(),
     };
     leads.mark_changed();
-    let mut anew = controller.all.shared.health.relist.subscribe();
+    let mut relist = controller.all.shared.health.relist.subscribe();
     let mut events = controller.listen(&configs);
     let mut clocks = (UnixTime::now(), BootTime::now());
     tokio::pin!(shutdown);
@@ -114,7 +114,10 @@ pub async fn run(
             .store(now.0, Ordering::Relaxed);
         let before = std::mem::replace(&mut clocks, (now, BootTime::now()));
         if let Some(seconds) = jump(before, clocks) {
-            tracing::warn!(seconds, "the wall clock has jumped: all is judged anew");
+            tracing::warn!(
+                seconds,
+                "the wall clock has jumped: everything is judged again"
+            );
             controller.rest().await;
             controller.all.renewals.info.forget_all();
             controller.all.renewals.issuers.forget_limits(|_| true);
@@ -129,7 +132,7 @@ pub async fn run(
             () = &mut shutdown => break Ended::Told,
             changed = leads.changed() => {
                 if changed.is_err() {
-                    tracing::error!("nobody looks after the lease any more; this is a bug");
+                    tracing::error!("the lease task stopped unexpectedly; this is a bug");
                     break Ended::Unattended;
                 }
                 let number = *leads.borrow_and_update();
@@ -137,14 +140,14 @@ pub async fn run(
             }
             changed = configs.wanted.changed() => {
                 if changed.is_err() {
-                    tracing::error!("nobody looks after the config file any more; this is a bug");
+                    tracing::error!("the task of the config file stopped unexpectedly; this is a bug");
                     break Ended::Unattended;
                 }
                 controller.take_over(&mut configs).await;
                 events = controller.listen(&configs);
             }
             // Its sender lives as long as what all share.
-            Ok(()) = anew.changed() => {
+            Ok(()) = relist.changed() => {
                 controller.rest().await;
                 events = controller.listen(&configs);
             }
@@ -287,7 +290,7 @@ impl Controller {
         self.all.shared.metrics.paused(config.paused);
         configs.in_force.send_replace(config);
         self.all.shared.metrics.config_taken_over(UnixTime::now());
-        tracing::info!("a changed config is in force: all Secrets are listed anew");
+        tracing::info!("a changed config is in force: all Secrets are listed again");
     }
 
     /// Opens the watches that the config asks for, in place of the former ones. Nothing is done before they have listed
@@ -355,7 +358,7 @@ impl Controller {
 
     fn tell(&self, key: &SecretRef, uid: &str, complaints: &Complaints) {
         for (reason, problem) in complaints {
-            tracing::warn!(secret = %key, problem, "not as it should be");
+            tracing::warn!(secret = %key, problem, "invalid annotation");
             self.all.shared.events.secret(key, uid, *reason, problem);
         }
     }

@@ -50,7 +50,7 @@ const REVIEWS: usize = 4;
 const WAITING: usize = 64;
 /// Unknown tokens that an address may show at once; then one a second.
 const AT_ONCE: u32 = 60;
-/// Unknown tokens that all addresses together may show at once; then one in each [`FROM_ALL_EACH`]. Whoever has many
+/// Unknown tokens that all addresses together may show at once; then one in each [`FROM_ALL_EACH`]. A client with many
 /// addresses can keep new viewers waiting by it, and the API server answers no more than this for them.
 const FROM_ALL: u32 = 300;
 /// Time until one more unknown token is reviewed.
@@ -227,7 +227,7 @@ impl Doorkeeper {
             return Judged::Failed;
         };
         drop(waiting);
-        // Somebody may have shown the same token meanwhile.
+        // Another request may have shown the same token in the meantime.
         let known = lock(&self.answers).of(&key, BootTime::now());
         if let Some(verdict) = known {
             return Judged::By(verdict);

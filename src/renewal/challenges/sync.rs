@@ -26,12 +26,12 @@ impl Renewals {
                 &self.shared.namespace,
             ))
         };
-        let (mut changes, mut anew) = (watch(), self.shared.health.relist.subscribe());
+        let (mut changes, mut relist) = (watch(), self.shared.health.relist.subscribe());
         let mut unseen: HashSet<String> = HashSet::new();
         let mut present: HashSet<String> = HashSet::new();
         loop {
             let change = tokio::select! {
-                Ok(()) = anew.changed() => {
+                Ok(()) = relist.changed() => {
                     changes = watch();
                     continue;
                 }

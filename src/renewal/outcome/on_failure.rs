@@ -100,7 +100,11 @@ impl Renewal<'_> {
             && let Err(error) = self.all.issuers.account_gone(issuer).await
         {
             let error = error_chain(&error);
-            tracing::warn!(issuer, error, "the account cannot be made anew now");
+            tracing::warn!(
+                issuer,
+                error,
+                "the account could not be registered again now"
+            );
         }
     }
 

@@ -17,8 +17,8 @@ use super::confirm::{Rolled, Standing};
 use super::held::Held;
 use super::look::Again;
 use super::{Open, Users, tell};
-use crate::process::task::TaskHandle;
 use crate::process::permit::Look;
+use crate::process::task::TaskHandle;
 use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{Happening, Outcome, Rollout};
 

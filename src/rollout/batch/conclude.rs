@@ -112,7 +112,7 @@ impl Rolled<'_> {
                 return Finished::Shut(at);
             }
             Conclusion::Withdrawn(Withdrawal { at, why, .. }) => {
-                let said = why.as_deref().unwrap_or("it has changed meanwhile");
+                let said = why.as_deref().unwrap_or("it was modified concurrently");
                 tracing::info!(secret = %key, step = "withdrawn", why = said, "the rollout does not go on as it was planned");
                 return Finished::Later(at, why);
             }

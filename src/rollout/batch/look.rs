@@ -303,7 +303,7 @@ impl Rollouts {
                 }
                 let note = format!("workloads keep what they have: {}", error_chain(&fault));
                 if entry.rollout_error.as_deref() != Some(index::kept(&note)) {
-                    tracing::warn!(secret = %key, note, "not rolled");
+                    tracing::warn!(secret = %key, note, "rollout skipped");
                     self.shared
                         .events
                         .secret(key, secret.head.uid(), Reason::NotRolledOut, &note);

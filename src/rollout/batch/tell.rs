@@ -246,7 +246,7 @@ impl Rollouts {
             Ok(all) => all,
             Err(error) => {
                 let text = error_chain(&error);
-                tracing::info!(%namespace, error = text, "not known which pods and Jobs nobody can restart");
+                tracing::info!(%namespace, error = text, "the pods and Jobs that nothing restarts could not be listed");
                 return;
             }
         };

@@ -29,9 +29,9 @@ use super::wait::{self, GLANCE, Wait, Waited};
 use super::{Batch, Ended, Roller, Turn, Weight};
 use crate::cluster::client::pages::Pages;
 use crate::cluster::{self, Call};
+use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
-use crate::process::permit::Permit;
 
 /// Most conflicts in a row before the step gives up: something changes the workload all the time.
 const CONFLICTS: usize = 10;

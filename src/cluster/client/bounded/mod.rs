@@ -5,7 +5,7 @@
 //! It then requests the page again with half the `limit`, which a continue token allows. A single object that is too
 //! large is skipped: its page is empty, and the log names it. Callers only see smaller pages.
 //!
-//! A watch sends one object at a time, and so many watches can bring many large objects ([`lines`]). The few watches of
+//! A watch sends one object at a time, and many watches can bring many large objects ([`lines`]). The few watches of
 //! Secrets are passed through: each holds one buffer of a few megabytes.
 
 mod lines;

@@ -1,6 +1,6 @@
 //! How many texts fit into one answer: the page and its JSON have a largest size, whatever the Secrets say.
 //!
-//! Whoever may edit Secrets decides how long their texts are. What an answer has no room for is left out where the most
+//! Users who may edit Secrets decide how long their texts are. What an answer has no room for is left out where the most
 //! is: each namespace has an equal share, and what one does not need is left to the others. Pure.
 
 use std::collections::HashMap;

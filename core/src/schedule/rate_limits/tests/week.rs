@@ -1,4 +1,4 @@
-//! How many certificates a week has room for, whoever causes them.
+//! How many certificates a week has room for, whatever causes them.
 
 use super::*;
 

@@ -34,4 +34,4 @@ pub use order::chain::{Preference, in_order};
 pub use order::{Order, OrderRequest};
 pub use revocation::RevocationReason;
 pub use transport::http::{Observer, RequestInfo};
-pub use transport::rate_limiter::Turns;
+pub use transport::rate_limiter::RateLimiter;

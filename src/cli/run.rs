@@ -28,7 +28,7 @@ use crate::cluster::events::Events;
 use crate::cluster::lease::{Candidate, Sign};
 use crate::cluster::secrets::port_certificate;
 use crate::cluster::secrets::watch::Opener;
-use crate::cluster::{self, NoWay, Way};
+use crate::cluster::{self, KubeConfigSource, NoWay};
 use crate::context::Shared;
 use crate::leader::controller::{self, Configs, Ended};
 use crate::leader::handles::Handles;
@@ -164,7 +164,7 @@ async fn operate(
     let client = cluster::connect_behind(gate.clone(), Arc::clone(&metrics))
         .await
         .map_err(no_way)?;
-    let lease_client = cluster::connect(&Way::default(), Some(Arc::clone(&metrics)))
+    let lease_client = cluster::connect(&KubeConfigSource::default(), Some(Arc::clone(&metrics)))
         .await
         .map_err(no_way)?;
     let metrics_listener = Arc::new(listen(args.metrics_address).await?);

@@ -31,7 +31,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// The kubeconfig, its context, and whom to impersonate; all defaults are kubectl's.
 #[derive(Clone, Debug, Default)]
-pub struct Way {
+pub struct KubeConfigSource {
     /// The kubeconfig file.
     pub kubeconfig: Option<PathBuf>,
     /// The context.
@@ -44,7 +44,7 @@ pub struct Way {
     pub once: bool,
 }
 
-impl Way {
+impl KubeConfigSource {
     async fn config(&self) -> Result<kube::Config, NoWay> {
         let options = KubeConfigOptions {
             context: self.context.clone(),
@@ -77,7 +77,10 @@ impl Way {
 ///
 /// # Errors
 /// When neither says where the API server is.
-pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client, NoWay> {
+pub async fn connect(
+    way: &KubeConfigSource,
+    metrics: Option<Arc<Metrics>>,
+) -> Result<Client, NoWay> {
     let builder = client::transport::builder(config(way).await?)?;
     Ok(match metrics {
         Some(metrics) => builder
@@ -92,7 +95,7 @@ pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client,
 /// # Errors
 /// When neither kubeconfig nor pod says where the API server is.
 pub async fn connect_behind(gate: WriteGate, metrics: Arc<Metrics>) -> Result<Client, NoWay> {
-    let builder = client::transport::builder(config(&Way::default()).await?)?
+    let builder = client::transport::builder(config(&KubeConfigSource::default()).await?)?
         .with_layer(&client::observe::Counting(metrics))
         // Outermost: kube's own retries are inside.
         .with_layer(&client::gated::Gating(gate));
@@ -102,7 +105,7 @@ pub async fn connect_behind(gate: WriteGate, metrics: Arc<Metrics>) -> Result<Cl
 /// Why the API server cannot be connected.
 pub type NoWay = Box<dyn std::error::Error + Send + Sync>;
 
-async fn config(way: &Way) -> Result<kube::Config, NoWay> {
+async fn config(way: &KubeConfigSource) -> Result<kube::Config, NoWay> {
     let config = way.config().await?;
     let of_environment = |proxy: &http::Uri| {
         let values = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).ok());

@@ -8,7 +8,7 @@
 //! `cargo test` tries the known shapes and a second of random ones; `make fuzz` goes on with random ones.
 
 use cert_renew_core::schedule::rate_limits;
-use cert_renew_core::secret::data::place::{Place, TLS_TYPE};
+use cert_renew_core::secret::data::data_keys::{DataKeys, TLS_TYPE};
 use cert_renew_core::secret::state::IssuedBy;
 use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::testing::{FACTOR, LENGTHS, forge, slower_than_linear};
@@ -68,9 +68,9 @@ pub(crate) const READERS: &[Reader] = &[
             let _ = Settings::read(&annotations, false, &NamespaceDefaults::default());
         }
     }),
-    ("Place::of", |input| {
+    ("DataKeys::of", |input| {
         let text = String::from_utf8_lossy(input);
-        let _ = Place::of("Opaque", Some(&text));
+        let _ = DataKeys::of("Opaque", Some(&text));
     }),
     ("state annotations", |input| {
         let text = String::from_utf8_lossy(input);
@@ -90,7 +90,9 @@ pub(crate) const READERS: &[Reader] = &[
     }),
     ("order records and the ledger", |input| {
         drop(serde_json::from_slice::<order_records::Order>(input));
-        drop(serde_json::from_slice::<rate_limits::Account>(input));
+        drop(serde_json::from_slice::<rate_limits::IssuanceHistory>(
+            input,
+        ));
     }),
 ];
 

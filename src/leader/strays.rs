@@ -179,7 +179,7 @@ impl Strays {
     }
 
     /// All watches restart, perhaps with other selectors.
-    pub fn doubt(&mut self) {
+    pub fn invalidate_all(&mut self) {
         self.known.values_mut().for_each(|it| it.listed = false);
     }
 
@@ -280,7 +280,7 @@ mod tests {
         strays.see(&key("shop", 0), "u", Some(stray("a")), ONE);
         strays.finish(ONE);
         assert_eq!(series(&metrics), 1);
-        strays.doubt();
+        strays.invalidate_all();
         strays.finish_all();
         assert_eq!(series(&metrics), 0);
     }

@@ -16,7 +16,7 @@ use crate::renewal::order::running_orders::RunningOrders;
 use crate::renewal::outcome::secret_failures::SecretFailures;
 use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
-use crate::solver::http01_self_check::Held;
+use crate::solver::http01_self_check::SharedRoutes;
 
 /// What all renewals hold together.
 pub struct Renewals {
@@ -37,7 +37,7 @@ pub struct Renewals {
     /// Sets and removes TXT records.
     pub(super) dns01: dns01::Solver,
     /// The Ingresses and HTTPRoutes of ours, with their users.
-    pub(super) routes: Held,
+    pub(super) routes: SharedRoutes,
 }
 
 /// The renewal of one Secret.
@@ -73,7 +73,7 @@ impl Renewals {
             secret_failures: SecretFailures::default(),
             challenges: ChallengeStore::default(),
             validations: Validations::default(),
-            routes: Held::default(),
+            routes: SharedRoutes::default(),
             shared,
         }
     }

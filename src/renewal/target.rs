@@ -23,7 +23,7 @@ use crate::acme::CertId;
 use crate::cluster::order_records::{self, Record};
 use crate::cluster::{self, namespaces, secrets};
 use crate::process::permit::{self, Permit};
-use crate::renewal::outcome::failure::{Failure, Of};
+use crate::renewal::outcome::failure::{Failure, FailureContext};
 
 /// A Secret as it is now, and what it asks for.
 pub(super) struct RenewalTarget {
@@ -233,7 +233,7 @@ impl Failure {
         if matches!(self, Self::About { .. }) {
             return self;
         }
-        let of = Of {
+        let of = FailureContext {
             uid: fresh.uid().to_owned(),
             account: fresh.assessment.account,
             wish: fresh.assessment.unserved(),

@@ -14,7 +14,7 @@ use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable, p
 use crate::config::{Config, Labels};
 use crate::index::LeafFacts;
 use crate::rollout::HaltNote;
-use crate::schedule::due::{self, Due, Heed, Inputs, Never, Reason};
+use crate::schedule::due::{self, AriPolicy, Due, Inputs, Never, Reason};
 use crate::schedule::rate_limits::{AccountId, Claim, account_of, young_until};
 use crate::secret::object::full::FullSecret;
 use crate::secret::object::head::Head;
@@ -54,7 +54,7 @@ pub struct Assessment {
     /// When to renew and why, or why never.
     pub renewal: Result<Due, Never>,
     /// What the CA's renewal information may change about `renewal`.
-    pub heed: Heed,
+    pub heed: AriPolicy,
     /// The Secret's account in the ledger.
     pub account: AccountId,
     /// When the change window opens, or the instant that overrules it.

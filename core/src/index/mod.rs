@@ -188,8 +188,8 @@ impl Index {
 
     /// The watches restart with different RBAC or selectors: every Secret is read again, even in a known version. Once
     /// all are listed, [`Index::drop_unnamed`] drops those that no watch sends any more.
-    pub fn doubt(&mut self) {
-        self.table.doubt();
+    pub fn invalidate_all(&mut self) {
+        self.table.invalidate_all();
         self.named.clear();
         self.accounts.clear();
         self.chains.clear();

@@ -52,7 +52,7 @@ pub struct Request {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// For each request, in order.
-    pub verdicts: Vec<(Box<str>, Verdict)>,
+    pub verdicts: Vec<(Box<str>, Decision)>,
     /// The workloads that use each, including those without a step.
     pub users: Vec<(Box<str>, Vec<WorkloadRef>)>,
     /// In the order in which they start.
@@ -63,7 +63,7 @@ pub struct Plan {
 
 /// What to do for one Secret.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum Decision {
     /// Its workloads have its leaf, according to its own annotation.
     UpToDate,
     /// No workload is known to have another leaf: record the present one, restart nothing.

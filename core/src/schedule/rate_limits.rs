@@ -1,6 +1,6 @@
 //! What may be requested from a CA: back-off after failures, and the budgets of invariant 6.
 //!
-//! One [`Account`] for each set of names and issuer: Secrets with the same names share it, and replacing or deleting a
+//! One [`IssuanceHistory`] for each set of names and issuer: Secrets with the same names share it, and replacing or deleting a
 //! Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
 
 mod account;
@@ -13,7 +13,8 @@ mod tests;
 use std::time::Duration;
 
 pub use account::{
-    Account, AccountId, FAILED_VALIDATIONS, Failed, Issue, TriedWith, account_of, account_of_name,
+    AccountId, FAILED_VALIDATIONS, Failed, IssuanceHistory, Issue, TriedWith, account_of,
+    account_of_name,
 };
 pub use backoff::Backoff;
 pub use urgency::{runs_short, runs_short_at};
@@ -95,7 +96,7 @@ impl Hold {
 impl Claim<'_> {
     /// Why the renewal may not start now, if so.
     #[must_use]
-    pub fn hold(&self, now: UnixTime, account: &Account) -> Option<Hold> {
+    pub fn hold(&self, now: UnixTime, account: &IssuanceHistory) -> Option<Hold> {
         let retry_at = { account.retry_at(now, self.wish) }.filter(|until| *until > now);
         if let Some(until) = account.limited_until(now).or(retry_at) {
             return Some(Hold::BackOff { until });
@@ -128,7 +129,7 @@ impl Claim<'_> {
     /// The span in which issues are counted: a week, or less if our certificate for these names lives for less than ten
     /// days. A certificate from another writer does not count.
     #[must_use]
-    pub fn window(&self, account: &Account) -> Duration {
+    pub fn window(&self, account: &IssuanceHistory) -> Duration {
         let issued = account.lifetime.map(Duration::from_secs);
         // A former version recorded no lifetime.
         let ours = self.written.and(self.leaf);

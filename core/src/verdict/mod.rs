@@ -21,7 +21,7 @@ use crate::assess;
 use crate::config::Config;
 use crate::index::{Entry, Fault, Index, LeafFacts, Row, Shown, Source};
 use crate::schedule::due::{AT_ONCE, Never};
-use crate::secret::data::place::TLS_TYPE;
+use crate::secret::data::data_keys::TLS_TYPE;
 use crate::secret::object::thin::ThinSecret;
 use crate::secret::settings::{Blocks, DEFAULT_CLASS};
 use crate::secret::state::RolledOut;

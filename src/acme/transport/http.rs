@@ -16,7 +16,7 @@ use reqwest::{ClientBuilder, Method, Request, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::rate_limiter::Turns;
+use super::rate_limiter::RateLimiter;
 use crate::acme::error::{Action, Error, Kind};
 use crate::net::egress::{Nearby, System};
 use crate::net::https;
@@ -109,7 +109,7 @@ pub(crate) struct Http {
     slots: Semaphore,
     /// One reference for each request that waits for a slot, and this one.
     waiting: Arc<()>,
-    turns: Turns,
+    rate_limiter: RateLimiter,
     /// Whether the directory is on this machine (tests, side-cars): only then may its URLs be there too.
     nearby: Nearby,
     /// Whether the directory is fetched without TLS: only then may other URLs on this machine be.
@@ -124,7 +124,7 @@ impl Http {
         directory: &str,
         ca_bundle: Option<&[u8]>,
         concurrency: usize,
-        turns: Turns,
+        rate_limiter: RateLimiter,
         observer: Observer,
         gate: WriteGate,
     ) -> Result<Self, Error> {
@@ -141,7 +141,7 @@ impl Http {
             client,
             slots: Semaphore::new(concurrency.max(1)),
             waiting: Arc::default(),
-            turns,
+            rate_limiter,
             nearby,
             plain: directory.starts_with("http:"),
             observer,
@@ -154,7 +154,7 @@ impl Http {
         let waits = Arc::clone(&self.waiting);
         // Each request ahead may need a nonce first.
         let ahead = 2 * Arc::strong_count(&waits);
-        let deadline = SLOT + self.turns.taken_by(ahead);
+        let deadline = SLOT + self.rate_limiter.taken_by(ahead);
         let slot = timeout(deadline, self.slots.acquire()).await;
         // The semaphore is never closed.
         let slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
@@ -245,7 +245,10 @@ impl Http {
         let host: Box<str> = request.url().host_str().unwrap_or_default().into();
         let timed_out = || Error::new(action, &host, Kind::TimedOut);
         let closed = |closed| Error::new(action, &host, Kind::Closed(closed));
-        self.gate.pass(self.turns.wait()).await.map_err(closed)?;
+        self.gate
+            .pass(self.rate_limiter.wait())
+            .await
+            .map_err(closed)?;
         let started = Instant::now();
         let deadline = if action == Action::Finalize {
             FINALIZE

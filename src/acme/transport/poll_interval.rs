@@ -17,15 +17,15 @@ pub(in crate::acme) const SECOND: Duration = Duration::from_millis(200);
 
 /// The learned delay, in microseconds.
 #[derive(Debug)]
-pub(in crate::acme) struct Pace(AtomicU64);
+pub(in crate::acme) struct PollInterval(AtomicU64);
 
-impl Default for Pace {
+impl Default for PollInterval {
     fn default() -> Self {
         Self(AtomicU64::new(micros(SHORTEST)))
     }
 }
 
-impl Pace {
+impl PollInterval {
     /// Delay before the first poll.
     pub(in crate::acme) fn first(&self) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     /// Number of polls, and time lost after the CA was done, for an order that takes this long.
-    fn order(pace: &Pace, takes: Duration) -> (u32, Duration) {
+    fn order(pace: &PollInterval, takes: Duration) -> (u32, Duration) {
         let (mut at, mut polls, mut pause) = (pace.first(), 1, SECOND);
         while at < takes {
             at += pause;
@@ -76,7 +76,7 @@ mod tests {
 
     /// The mean of both over a thousand orders, after learning; each takes between `least` and `most`.
     fn learned(least: u64, most: u64) -> (f64, Duration) {
-        let (pace, mut polls, mut lost) = (Pace::default(), 0, Duration::ZERO);
+        let (pace, mut polls, mut lost) = (PollInterval::default(), 0, Duration::ZERO);
         for number in 0..1_100_u64 {
             // Evenly distributed, and not in order.
             let takes = least + (most - least) * (number * 37 % 100) / 100;
@@ -94,7 +94,7 @@ mod tests {
         let (polls, lost) = learned(10, 90);
         assert!(polls < 1.001 && lost < SHORTEST, "{polls} {lost:?}");
         // One in ten is late: the delay does not grow for it.
-        let pace = Pace::default();
+        let pace = PollInterval::default();
         for number in 0..200 {
             let takes = if number % 10 == 0 { 150 } else { 50 };
             order(&pace, Duration::from_millis(takes));
@@ -110,7 +110,7 @@ mod tests {
     fn a_slower_ca_is_asked_seldom_too_early_and_hardly_later_for_it() {
         for (least, most) in [(110, 200), (150, 400), (1_000, 3_000)] {
             let (polls, lost) = learned(least, most);
-            let fixed = Pace::default();
+            let fixed = PollInterval::default();
             let (mut fixed_polls, mut fixed_lost) = (0, Duration::ZERO);
             for number in 0..100_u64 {
                 let takes = least + (most - least) * number / 100;

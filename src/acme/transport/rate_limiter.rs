@@ -12,13 +12,13 @@ use tokio::time::{Instant, sleep_until};
 
 /// The slots of one host; clones share them, each with its own interval. The default has none: no request waits.
 #[derive(Clone, Debug, Default)]
-pub struct Turns {
+pub struct RateLimiter {
     /// The first free slot.
     next: Arc<Mutex<Option<Instant>>>,
     apart: Duration,
 }
 
-impl Turns {
+impl RateLimiter {
     /// The same slots with this number of requests a second; 0 is unlimited.
     #[must_use]
     pub fn per_second(&self, requests: u32) -> Self {
@@ -56,7 +56,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_that_come_together_go_one_after_the_other_and_none_is_saved_up() {
-        let ten = Turns::default().per_second(10);
+        let ten = RateLimiter::default().per_second(10);
         let two = ten.per_second(2);
         let began = Instant::now();
         let mut sent = Vec::new();
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(sent, [0, 100, 200, 300, 800]);
         assert_eq!(quiet.elapsed().as_millis(), 1_000);
         // Without a limit nothing waits.
-        let any = Turns::default();
+        let any = RateLimiter::default();
         for _ in 0..1_000 {
             any.wait().await;
         }

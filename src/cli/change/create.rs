@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cert_renew_core::config::{Config, Labels};
-use cert_renew_core::secret::data::place::TLS_TYPE;
+use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::values::is_label;
 use cert_renew_core::text::name::Name;
@@ -17,7 +17,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 
 use super::secret::MANAGER;
 use crate::cli::connection::cluster_config;
-use crate::cli::connection::kube_flags::{OperatorNamespace, Place};
+use crate::cli::connection::kube_flags::{NamespaceFlags, OperatorNamespace};
 use crate::cli::output::Output;
 use crate::cli::verdicts::say;
 use crate::cli::{CommandResult, Failure, block_on};
@@ -50,7 +50,7 @@ pub(in crate::cli) struct Args {
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<Format>,
     #[command(flatten)]
-    place: Place,
+    place: NamespaceFlags,
     #[command(flatten)]
     operator: OperatorNamespace,
 }

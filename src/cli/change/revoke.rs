@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::secret::{annotate, get, paused};
 use crate::acme::RevocationReason;
-use crate::cli::connection::kube_flags::{OperatorNamespace, Place};
+use crate::cli::connection::kube_flags::{NamespaceFlags, OperatorNamespace};
 use crate::cli::connection::operator::Operator;
 use crate::cli::view::account::{Trust, acme, load};
 use crate::cli::{CommandResult, Failure, block_on};
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Args {
     #[arg(value_name = "NAME")]
     secret: String,
     #[command(flatten)]
-    place: Place,
+    place: NamespaceFlags,
     /// Revoke without asking
     #[arg(short, long)]
     yes: bool,

@@ -13,7 +13,7 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use crate::cli::connection::kube_flags::{OperatorNamespace, Place};
+use crate::cli::connection::kube_flags::{NamespaceFlags, OperatorNamespace};
 use crate::cli::connection::operator::{Leader, Operator};
 use crate::cli::{CommandResult, Failure, block_on};
 
@@ -26,7 +26,7 @@ pub(in crate::cli) struct Resume {
     #[arg(value_name = "NAME")]
     secret: String,
     #[command(flatten)]
-    place: Place,
+    place: NamespaceFlags,
     #[command(flatten)]
     operator: OperatorNamespace,
 }

@@ -15,7 +15,7 @@ pub(in crate::cli) const CONNECTION: &str = "Connection options";
 
 /// Which cluster is asked, and as whom. Without any of it: as kubectl would.
 #[derive(Clone, Debug, Default, Args)]
-pub(in crate::cli) struct Way {
+pub(in crate::cli) struct KubeFlags {
     /// The kubeconfig file; by default $KUBECONFIG, ~/.kube/config, or the pod's own account
     #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     kubeconfig: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Way {
     groups: Vec<String>,
 }
 
-impl Way {
+impl KubeFlags {
     /// A client with these flags.
     pub(in crate::cli) async fn client(&self) -> Result<Client, Failure> {
         self.connect(false).await
@@ -50,7 +50,7 @@ impl Way {
     }
 
     async fn connect(&self, once: bool) -> Result<Client, Failure> {
-        let way = cluster::Way {
+        let way = cluster::KubeConfigSource {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
             user: self.user.clone(),
@@ -86,15 +86,15 @@ pub(in crate::cli) struct Clients {
 
 /// A way, and one namespace at its end.
 #[derive(Clone, Debug, Default, Args)]
-pub(in crate::cli) struct Place {
+pub(in crate::cli) struct NamespaceFlags {
     /// The namespace; by default that of the context
     #[arg(short, long)]
     namespace: Option<String>,
     #[command(flatten)]
-    way: Way,
+    way: KubeFlags,
 }
 
-impl Place {
+impl NamespaceFlags {
     pub(in crate::cli) async fn client(&self) -> Result<Client, Failure> {
         self.way.client().await
     }
@@ -158,7 +158,7 @@ pub(in crate::cli) struct Scope {
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
     #[command(flatten)]
-    place: Place,
+    place: NamespaceFlags,
 }
 
 impl Scope {
@@ -209,7 +209,7 @@ impl Scope {
     }
 
     /// The namespace, where one is selected.
-    pub(in crate::cli) fn place(&self) -> &Place {
+    pub(in crate::cli) fn place(&self) -> &NamespaceFlags {
         &self.place
     }
 
@@ -247,9 +247,9 @@ mod tests {
     #[test]
     fn a_name_is_a_name_or_a_namespace_and_a_name() {
         let named = |text: &str, flag: Option<&str>| {
-            let place = Place {
+            let place = NamespaceFlags {
                 namespace: flag.map(ToOwned::to_owned),
-                ..Place::default()
+                ..NamespaceFlags::default()
             };
             place.named(text).map_err(|failure| failure.0)
         };

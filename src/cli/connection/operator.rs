@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cert_renew_core::config::Config;
-use cert_renew_core::schedule::rate_limits::{Account, AccountId};
+use cert_renew_core::schedule::rate_limits::{AccountId, IssuanceHistory};
 use cert_renew_core::time::{UnixTime, duration};
 use cert_renew_core::verdict;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -77,7 +77,7 @@ impl Operator {
     }
 
     /// The history of an account; None if it cannot be read.
-    pub(in crate::cli) fn account(&self, id: AccountId) -> Option<Account> {
+    pub(in crate::cli) fn account(&self, id: AccountId) -> Option<IssuanceHistory> {
         let ledger = self.ledger.as_ref()?;
         let entry = [id, id.former()]
             .iter()

@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use kube::Client as Kube;
 use serde::Serialize;
 
-use crate::acme::{Client, Credentials, IssuerSettings, Turns};
-use crate::cli::connection::kube_flags::{OperatorNamespace, Way};
+use crate::acme::{Client, Credentials, IssuerSettings, RateLimiter};
+use crate::cli::connection::kube_flags::{KubeFlags, OperatorNamespace};
 use crate::cli::output::Output;
 use crate::cli::{CommandResult, Failure, block_on};
 use crate::cluster::accounts;
@@ -34,7 +34,7 @@ pub(in crate::cli) struct Place {
     #[arg(short, long)]
     namespace: Option<String>,
     #[command(flatten)]
-    way: Way,
+    way: KubeFlags,
 }
 
 impl Place {
@@ -203,7 +203,7 @@ pub(in crate::cli) fn acme(
         ca_bundle: ca_bundle.map(read).transpose()?,
         eab: None,
         concurrency: 1,
-        turns: Turns::default(),
+        rate_limiter: RateLimiter::default(),
     };
     Client::new(settings, Arc::new(|_| {}), WriteGate::open())
         .map_err(|error| Failure::new("preparing the way to the CA", &error))

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Event;
 use kube::Client;
 use kube::api::{Api, ListParams};
 
-use crate::cli::connection::kube_flags::Place;
+use crate::cli::connection::kube_flags::NamespaceFlags;
 use crate::cli::output::{Screen, colour, plain, workloads};
 use crate::cli::verdicts::{Found, Operator, Source, Wanted};
 use crate::cli::{CommandResult, block_on};
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Args {
     /// The Secret, as NAME or NAMESPACE/NAME
     name: String,
     #[command(flatten)]
-    place: Place,
+    place: NamespaceFlags,
     #[command(flatten)]
     operator: Operator,
 }

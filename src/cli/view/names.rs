@@ -11,14 +11,14 @@ use kube::api::Api;
 use serde::Serialize;
 
 use crate::cli::connection::cluster_config::ConfigFlags;
-use crate::cli::connection::kube_flags::Place;
+use crate::cli::connection::kube_flags::NamespaceFlags;
 use crate::cli::output::{Output, Screen, Table};
 use crate::cli::{CommandResult, Failure, block_on};
 
 #[derive(Debug, Parser)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    place: Place,
+    place: NamespaceFlags,
     #[command(flatten)]
     config: ConfigFlags,
     /// How it is printed

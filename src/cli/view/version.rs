@@ -8,7 +8,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
-use crate::cli::connection::kube_flags::{Clients, Way};
+use crate::cli::connection::kube_flags::{Clients, KubeFlags};
 use crate::cli::output::{Output, plain};
 use crate::cli::verdicts::{Operator, Wanted};
 use crate::cli::{CommandResult, Failure, block_on};
@@ -24,7 +24,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     client: bool,
     #[command(flatten)]
-    way: Way,
+    way: KubeFlags,
     #[command(flatten)]
     operator: Operator,
     /// How it is printed

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use cert_renew_core::schedule::rate_limits::{Account, AccountId};
+use cert_renew_core::schedule::rate_limits::{AccountId, IssuanceHistory};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::hash::hash;
 use cert_renew_core::time::UnixTime;
@@ -41,7 +41,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    accounts: HashMap<AccountId, Account>,
+    accounts: HashMap<AccountId, IssuanceHistory>,
     /// Bytes of each entry in the ConfigMap.
     sizes: HashMap<AccountId, usize>,
     bytes: usize,
@@ -103,7 +103,7 @@ impl Ledger {
 
     /// The stored history of an account.
     #[must_use]
-    pub fn get(&self, account: AccountId) -> Account {
+    pub fn get(&self, account: AccountId) -> IssuanceHistory {
         self.state.lock().find(account).cloned().unwrap_or_default()
     }
 
@@ -114,7 +114,7 @@ impl Ledger {
         { state.find(account) }.map_or(0, |account| account.failures)
     }
 
-    /// No try before this instant; see [`Account::retry_at`].
+    /// No try before this instant; see [`IssuanceHistory::retry_at`].
     #[must_use]
     pub fn retry_at(
         &self,
@@ -163,7 +163,7 @@ impl Ledger {
         &self,
         namespace: &str,
         account: AccountId,
-        change: impl FnOnce(&mut Account),
+        change: impl FnOnce(&mut IssuanceHistory),
     ) -> Result<(), Error> {
         let mut change = Some(change);
         self.update_all(namespace, [account], |_, account| {
@@ -182,7 +182,7 @@ impl Ledger {
         &self,
         namespace: &str,
         ids: impl IntoIterator<Item = AccountId>,
-        change: impl FnMut(AccountId, &mut Account),
+        change: impl FnMut(AccountId, &mut IssuanceHistory),
     ) -> Result<(), Error> {
         if !self.state.lock().change(namespace, ids, change) {
             return Ok(());
@@ -243,7 +243,7 @@ impl Ledger {
 
 impl State {
     /// The history of an account, also under the name of an earlier version.
-    fn find(&self, id: AccountId) -> Option<&Account> {
+    fn find(&self, id: AccountId) -> Option<&IssuanceHistory> {
         { self.accounts.get(&id) }.or_else(|| self.accounts.get(&id.former()))
     }
 
@@ -266,7 +266,7 @@ impl State {
         &mut self,
         namespace: &str,
         ids: impl IntoIterator<Item = AccountId>,
-        mut change: impl FnMut(AccountId, &mut Account),
+        mut change: impl FnMut(AccountId, &mut IssuanceHistory),
     ) -> bool {
         let ids: BTreeSet<AccountId> = ids.into_iter().collect();
         let mut changed = false;

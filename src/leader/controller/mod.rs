@@ -296,8 +296,8 @@ impl Controller {
     /// Opens the watches that the config asks for, in place of the former ones. Nothing is done before they have listed
     /// all Secrets that can be listed.
     fn listen(&mut self, configs: &Configs) -> watch::Events {
-        self.strays.doubt();
-        self.index().doubt();
+        self.strays.invalidate_all();
+        self.index().invalidate_all();
         let watch::Secrets { scopes, events } =
             configs.opener.open(&self.all.shared.config().watch);
         self.sources = Sources::opened(scopes, Instant::now());

@@ -2,7 +2,7 @@
 //!
 //! A proof is written into the record before it is put in place, and removed before the record is.
 
-pub mod persist;
+pub mod dns_persist01;
 pub mod sync;
 pub(super) mod ways;
 
@@ -17,12 +17,12 @@ use tokio::time::{Instant, sleep};
 
 use super::renewals::{Renewal, Renewals};
 use crate::acme;
-use crate::cluster::challenge_routes::{self, Standing};
+use crate::cluster::challenge_routes::{self, RouteStatus};
 use crate::cluster::order_records::{self, Record, Txt};
 use crate::net::dns::ResolverSet;
 use crate::net::egress::Nearby;
 use crate::process::permit::Permit;
-use crate::renewal::challenges::ways::{Plan, Step, Way, name_of};
+use crate::renewal::challenges::ways::{ProofMethod, ProofPlan, ProofStep, name_of};
 use crate::renewal::order::cleanup::CHANGES;
 use crate::renewal::outcome::failure::Failure;
 use crate::solver::{dns01, http01_self_check};
@@ -56,12 +56,13 @@ impl Renewal<'_> {
         self,
         record: &mut Record,
         order: &mut acme::Order,
-        (plan, wait): (Option<Plan>, Wait),
-    ) -> Result<Plan, Failure> {
+        (plan, wait): (Option<ProofPlan>, Wait),
+    ) -> Result<ProofPlan, Failure> {
         let plan = match plan {
             Some(plan) => plan,
             None => {
-                let plan = Plan::make(&self.shared.config(), order.authorizations().await?).await?;
+                let plan =
+                    ProofPlan::make(&self.shared.config(), order.authorizations().await?).await?;
                 self.all.note(record, &plan).await?;
                 plan
             }
@@ -69,8 +70,9 @@ impl Renewal<'_> {
         self.all.answer(&record.name, record.challenges.clone());
         let steps = &plan.steps;
         // The user's part first: nothing is put in place before it is done.
-        let persistent = { steps.iter() }.filter(|step| matches!(step.way, Way::Persistent));
-        persist::stand(
+        let persistent =
+            { steps.iter() }.filter(|step| matches!(step.way, ProofMethod::Persistent));
+        dns_persist01::check_records(
             &self.shared.config(),
             order,
             persistent.map(|step| &step.authorization),
@@ -91,7 +93,7 @@ impl Renewal<'_> {
         permit: Permit<()>,
         uid: &str,
         order: &mut acme::Order,
-        plan: &Plan,
+        plan: &ProofPlan,
     ) -> Result<(), Failure> {
         permit.spend().ok_or(Failure::Outdated)?;
         for step in &plan.steps {
@@ -118,7 +120,7 @@ impl Renewals {
     ///
     /// # Errors
     /// [`Failure::Unwanted`] where the record has collected too many places.
-    async fn note(&self, record: &mut Record, plan: &Plan) -> Result<(), Failure> {
+    async fn note(&self, record: &mut Record, plan: &ProofPlan) -> Result<(), Failure> {
         let mut is_other = false;
         for txt in plan.txt() {
             if !record.order.txt.iter().any(|it| it.is_placed_as(txt)) {
@@ -206,7 +208,7 @@ impl Renewal<'_> {
     async fn open_routes(
         self,
         record: &Record,
-        plan: &Plan,
+        plan: &ProofPlan,
         (nearby, wait): (Nearby, Wait),
     ) -> Result<(), Failure> {
         let config = self.shared.config();
@@ -214,10 +216,10 @@ impl Renewal<'_> {
             self.all.routes.hold(&record.uid, &routed.name());
             challenge_routes::create(&self.shared.client, &self.shared.namespace, routed).await?;
         }
-        let checked = |step: &&Step| {
+        let checked = |step: &&ProofStep| {
             matches!(
                 step.way,
-                Way::Http {
+                ProofMethod::Http {
                     self_check: true,
                     ..
                 }
@@ -239,7 +241,7 @@ impl Renewal<'_> {
             for routed in plan.routes() {
                 let standing =
                     challenge_routes::standing(&self.shared.client, &self.shared.namespace, routed);
-                if let Standing::Refused(why) = standing.await? {
+                if let RouteStatus::Refused(why) = standing.await? {
                     return Err(Failure::RouteRefused(routed.host.clone(), why));
                 }
             }

@@ -1,6 +1,6 @@
 //! Which solver proves each name of an order, and what it puts in place.
 //!
-//! A [`Plan`] is made by the current config and DNS each time that an order is begun or resumed, and is not kept. What
+//! A [`ProofPlan`] is made by the current config and DNS each time that an order is begun or resumed, and is not kept. What
 //! an order record holds of an earlier plan only says what may have to be removed.
 
 use std::collections::BTreeMap;
@@ -21,21 +21,21 @@ use crate::solver::http01::PATH;
 const LOOKUPS: usize = 8;
 
 /// How the remaining names are proven.
-pub(in crate::renewal) struct Plan {
+pub(in crate::renewal) struct ProofPlan {
     /// One step for each name.
-    pub(in crate::renewal) steps: Vec<Step>,
+    pub(in crate::renewal) steps: Vec<ProofStep>,
 }
 
 /// How one name is proven.
-pub(in crate::renewal) struct Step {
+pub(in crate::renewal) struct ProofStep {
     /// The CA's authorization of the name.
     pub(in crate::renewal) authorization: Authorization,
     /// What is put in place.
-    pub(in crate::renewal) way: Way,
+    pub(in crate::renewal) way: ProofMethod,
 }
 
 /// What is put in place for a name.
-pub(in crate::renewal) enum Way {
+pub(in crate::renewal) enum ProofMethod {
     /// HTTP-01: an answer on our port.
     Http {
         /// Whether we try a request before the CA is told to validate.
@@ -59,7 +59,7 @@ enum Solver<'a> {
     Persistent,
 }
 
-impl Plan {
+impl ProofPlan {
     /// Chooses a solver for each name that is left to prove, and puts nothing in place yet.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Plan {
             let resolvers = &resolvers;
             async move {
                 let way = way(config, resolvers, &authorization).await?;
-                Ok::<_, Failure>(Step { authorization, way })
+                Ok::<_, Failure>(ProofStep { authorization, way })
             }
         });
         let steps = stream::iter(steps).buffered(LOOKUPS).try_collect();
@@ -85,7 +85,7 @@ impl Plan {
     /// The TXT records.
     pub(in crate::renewal) fn txt(&self) -> impl Iterator<Item = &Txt> {
         self.steps.iter().filter_map(|step| match &step.way {
-            Way::Dns(txt) => Some(txt),
+            ProofMethod::Dns(txt) => Some(txt),
             _ => None,
         })
     }
@@ -93,7 +93,7 @@ impl Plan {
     /// The Ingresses and HTTPRoutes.
     pub(in crate::renewal) fn routes(&self) -> impl Iterator<Item = &Routed> {
         self.steps.iter().filter_map(|step| match &step.way {
-            Way::Http { routed, .. } => routed.as_ref(),
+            ProofMethod::Http { routed, .. } => routed.as_ref(),
             _ => None,
         })
     }
@@ -103,8 +103,8 @@ impl Plan {
     /// # Errors
     /// None in practice: a plan contains only offered challenges.
     pub(in crate::renewal) fn challenges(&self) -> Result<BTreeMap<String, String>, Failure> {
-        let by_http = { self.steps.iter() }.filter(|it| matches!(it.way, Way::Http { .. }));
-        let answer = |step: &Step| {
+        let by_http = { self.steps.iter() }.filter(|it| matches!(it.way, ProofMethod::Http { .. }));
+        let answer = |step: &ProofStep| {
             let Challenge {
                 token,
                 key_authorization,
@@ -116,16 +116,16 @@ impl Plan {
     }
 }
 
-impl Step {
+impl ProofStep {
     /// The challenge that the CA is told to validate.
     ///
     /// # Errors
     /// When it is not offered.
     pub(in crate::renewal) fn challenge(&self) -> Result<&Challenge, Failure> {
         let kind = match self.way {
-            Way::Http { .. } => ChallengeType::Http01,
-            Way::Dns(_) => ChallengeType::Dns01,
-            Way::Persistent => acme::dns_persist_01(),
+            ProofMethod::Http { .. } => ChallengeType::Http01,
+            ProofMethod::Dns(_) => ChallengeType::Dns01,
+            ProofMethod::Persistent => acme::dns_persist_01(),
         };
         offered(&self.authorization, &kind)
     }
@@ -149,12 +149,12 @@ async fn way(
     config: &Config,
     resolvers: &ResolverSet,
     authorization: &Authorization,
-) -> Result<Way, Failure> {
+) -> Result<ProofMethod, Failure> {
     let name = name_of(authorization)?;
     Ok(match solver(config, &name)? {
         Solver::Http(http01) => {
             let challenge = offered(authorization, &ChallengeType::Http01)?;
-            Way::Http {
+            ProofMethod::Http {
                 self_check: http01.is_some_and(|it| it.self_check),
                 routed: http01.and_then(|http01| routed(&name, &challenge.token, http01)),
             }
@@ -166,7 +166,7 @@ async fn way(
             let site = dns01::site(&resolver, &name).await;
             let site = site.map_err(dns01::Error::from)?;
             site.is_within(zones, dns01)?;
-            Way::Dns(Txt {
+            ProofMethod::Dns(Txt {
                 of: authorization.name.clone(),
                 at: site.at,
                 zone: site.zone,
@@ -176,7 +176,7 @@ async fn way(
         }
         Solver::Persistent => {
             offered(authorization, &acme::dns_persist_01())?;
-            Way::Persistent
+            ProofMethod::Persistent
         }
     })
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::Fingerprint;
 use cert_renew_core::config::Config;
-use cert_renew_core::schedule::due::{Heed, Suggestion};
+use cert_renew_core::schedule::due::{AriPolicy, Suggestion};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 use parking_lot::{Mutex, MutexGuard};
@@ -109,7 +109,7 @@ impl RenewalInfo {
         };
         // Base64 of both, and a dot.
         let too_long = (authority.len() + leaf.serial.len()) * 4 / 3 > LONGEST_ID;
-        if assessment.heed == Heed::Nothing || leaf.self_signed || too_long {
+        if assessment.heed == AriPolicy::Nothing || leaf.self_signed || too_long {
             self.forget(key);
             return Suggestion::None;
         }

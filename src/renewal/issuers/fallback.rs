@@ -18,7 +18,7 @@ use crate::acme::{Class, OrderRequest};
 use crate::cluster::order_records;
 use crate::process::permit::{Look, Permit};
 use crate::renewal::challenges::Wait;
-use crate::renewal::challenges::ways::Plan;
+use crate::renewal::challenges::ways::ProofPlan;
 use crate::renewal::order::record::give_back;
 use crate::renewal::outcome::failure::Failure;
 use crate::renewal::renewals::Renewal;
@@ -173,7 +173,7 @@ impl Renewal<'_> {
     ) -> Result<(), Failure> {
         let client = self.all.issuers.ready(name, issuer).await?;
         let mut order = client.new_order(names, OrderRequest::default()).await?;
-        let plan = Plan::make(&self.shared.config(), order.authorizations().await?).await?;
+        let plan = ProofPlan::make(&self.shared.config(), order.authorizations().await?).await?;
         let stored = order_records::Order {
             namespace: self.key.namespace.to_string(),
             name: self.key.name.to_string(),

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RequestInfo, Turns};
+use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RateLimiter, RequestInfo};
 use crate::cluster::{self, accounts};
 use crate::process::write_gate::WriteGate;
 use crate::telemetry::metrics::Metrics;
@@ -32,7 +32,7 @@ pub struct Issuers {
     gate: WriteGate,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
     /// By the host of the directory.
-    turns: Mutex<HashMap<String, Turns>>,
+    rate_limiter: Mutex<HashMap<String, RateLimiter>>,
 }
 
 /// The lock is held while the account is made ready, so that a hundred orders register once.
@@ -97,7 +97,7 @@ impl Issuers {
             metrics,
             gate,
             slots: Mutex::default(),
-            turns: Mutex::default(),
+            rate_limiter: Mutex::default(),
         }
     }
 
@@ -257,7 +257,7 @@ impl Issuers {
             ca_bundle,
             eab,
             concurrency: count(issuer.concurrency),
-            turns: self.turns(issuer),
+            rate_limiter: self.rate_limiter(issuer),
         };
         let metrics = Arc::clone(&self.metrics);
         let directory = host(&issuer.directory);
@@ -359,13 +359,13 @@ impl Issuers {
     }
 
     /// The rate limiter that all issuers of the same host share.
-    fn turns(&self, issuer: &config::Issuer) -> Turns {
+    fn rate_limiter(&self, issuer: &config::Issuer) -> RateLimiter {
         let url = issuer.directory.parse::<http::Uri>().ok();
         let host = url.as_ref().and_then(http::Uri::authority);
         let host = host.map_or(&*issuer.directory, http::uri::Authority::as_str);
-        let mut turns = self.turns.lock();
-        let turns = turns.entry(host.to_ascii_lowercase()).or_default();
-        turns.per_second(issuer.requests_per_second)
+        let mut rate_limiter = self.rate_limiter.lock();
+        let rate_limiter = rate_limiter.entry(host.to_ascii_lowercase()).or_default();
+        rate_limiter.per_second(issuer.requests_per_second)
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use cert_renew_core::certificate::Leaf;
-use cert_renew_core::schedule::rate_limits::{self, Account, AccountId};
+use cert_renew_core::schedule::rate_limits::{self, AccountId, IssuanceHistory};
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 
@@ -45,7 +45,7 @@ fn stopped(
     now: UnixTime,
     names: &[Name],
     replaces: bool,
-    of: impl Fn(&Limited) -> Account,
+    of: impl Fn(&Limited) -> IssuanceHistory,
 ) -> Option<(UnixTime, Limited)> {
     let limits = names.iter().flat_map(concerning);
     let counted = limits.filter(|limit| !(replaces && matches!(limit, Limited::Under(_))));
@@ -121,9 +121,9 @@ mod tests {
         let now = UnixTime(1_800_000_000);
         let until = now + Duration::from_secs(60);
         let of = |limited: Limited| {
-            move |asked: &Limited| Account {
+            move |asked: &Limited| IssuanceHistory {
                 limited_until: (*asked == limited).then_some(until.0),
-                ..Account::default()
+                ..IssuanceHistory::default()
             }
         };
         let stops = |limited: &Limited, text: &str, replaces| {

@@ -25,7 +25,7 @@ pub(in crate::renewal) struct Proving<'a> {
 
 /// Why an order has to wait.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::renewal) enum Held {
+pub(in crate::renewal) enum ValidationHold {
     /// The name has failed as often as it may.
     Failed(Name, UnixTime),
     /// The name would have, if all orders under way failed.
@@ -41,7 +41,7 @@ impl Validations {
         names: &[Name],
         backoff: &Backoff,
         now: UnixTime,
-    ) -> Result<Proving<'_>, Held> {
+    ) -> Result<Proving<'_>, ValidationHold> {
         let accounts = accounts(issuer, names);
         let mut under_way = self.0.lock();
         let mut held = None;
@@ -49,10 +49,10 @@ impl Validations {
             let account = ledger.get(*id);
             let count = under_way.get(id).copied().unwrap_or(0);
             if let Some(until) = account.validates_at(now, backoff, 0) {
-                return Err(Held::Failed((*name).clone(), until));
+                return Err(ValidationHold::Failed((*name).clone(), until));
             }
             if let Some(until) = account.validates_at(now, backoff, count) {
-                held = Some(Held::UnderWay((*name).clone(), until));
+                held = Some(ValidationHold::UnderWay((*name).clone(), until));
             }
         }
         if let Some(held) = held {

@@ -21,7 +21,7 @@ use super::target::RenewalTarget;
 use crate::acme::{self, OrderRequest};
 use crate::cluster;
 use crate::cluster::order_records::{self, Record};
-use crate::renewal::challenges::ways::{self, Plan};
+use crate::renewal::challenges::ways::{self, ProofPlan};
 use crate::renewal::order::record::give_back;
 use crate::renewal::order::timing::took;
 use crate::renewal::outcome::failure::Failure;
@@ -99,11 +99,12 @@ impl Renewal<'_> {
         let mut order = order.map_err(|error| Failure::from(error).about(&fresh))?;
         let begun = async {
             let pem = key_choice.key().await?.to_pem()?;
-            let plan =
-                async { Plan::make(&self.shared.config(), order.authorizations().await?).await };
+            let plan = async {
+                ProofPlan::make(&self.shared.config(), order.authorizations().await?).await
+            };
             // Without a plan the order goes on as after a restart.
             let plan = timeout(UNWRITTEN, plan).await.ok().transpose()?;
-            let challenges = plan.as_ref().map(Plan::challenges).transpose()?;
+            let challenges = plan.as_ref().map(ProofPlan::challenges).transpose()?;
             Ok::<_, Failure>((plan, challenges.unwrap_or_default(), pem))
         };
         let (plan, challenges, pem) = match begun.await {
@@ -134,8 +135,10 @@ impl Renewal<'_> {
                 .0,
             authorizations: order.authorization_urls().to_vec(),
             expires: order.expires().map(|at| at.0),
-            txt: { plan.iter().flat_map(Plan::txt) }.cloned().collect(),
-            routes: { plan.iter().flat_map(Plan::routes) }.cloned().collect(),
+            txt: { plan.iter().flat_map(ProofPlan::txt) }.cloned().collect(),
+            routes: { plan.iter().flat_map(ProofPlan::routes) }
+                .cloned()
+                .collect(),
         };
         let (api, namespace) = (&self.shared.client, &self.shared.namespace);
         let made = order_records::create(api, namespace, stored, pem, challenges).await;
@@ -267,7 +270,7 @@ impl Renewal<'_> {
         }
         let directory = client.directory().await?;
         let account = client.account_url();
-        let asked = preflight::Asked {
+        let asked = preflight::PlannedOrder {
             names,
             profile: { fresh.assessment.settings.profile.as_deref() }
                 .filter(|_| fresh.is_at_home()),

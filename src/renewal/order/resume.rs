@@ -19,7 +19,7 @@ use crate::acme::{self, OrderStatus, Preference};
 use crate::cluster::order_records::Record;
 use crate::process::permit::Permit;
 use crate::renewal::challenges::Wait;
-use crate::renewal::challenges::ways::Plan;
+use crate::renewal::challenges::ways::ProofPlan;
 use crate::renewal::outcome::failure::Failure;
 use crate::renewal::outcome::{Outcome, Progress};
 use crate::renewal::renewals::{Renewal, Renewals};
@@ -42,7 +42,7 @@ pub(in crate::renewal) struct Begun {
     /// Its state at the CA.
     pub(in crate::renewal) order: acme::Order,
     /// How its names are proven, if that was found out a moment ago.
-    pub(in crate::renewal) plan: Option<Plan>,
+    pub(in crate::renewal) plan: Option<ProofPlan>,
 }
 
 impl Renewal<'_> {

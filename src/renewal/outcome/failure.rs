@@ -102,13 +102,13 @@ pub(in crate::renewal) enum Failure {
         /// What happened.
         what: Box<Self>,
         /// The Secret and its order.
-        of: Box<Of>,
+        of: Box<FailureContext>,
     },
 }
 
 /// What a failure is counted for.
 #[derive(Debug)]
-pub(in crate::renewal) struct Of {
+pub(in crate::renewal) struct FailureContext {
     pub(in crate::renewal) uid: String,
     pub(in crate::renewal) account: AccountId,
     pub(in crate::renewal) issuer: Arc<str>,
@@ -198,7 +198,7 @@ impl Failure {
     }
 
     /// The requested lifetime, where the CA may have refused it: few CAs say so.
-    pub(in crate::renewal) fn refused_lifetime(&self, of: &Of) -> Option<Duration> {
+    pub(in crate::renewal) fn refused_lifetime(&self, of: &FailureContext) -> Option<Duration> {
         match self {
             Self::Acme(error) if error.may_be_the_lifetime() => of.lifetime,
             _ => None,

@@ -17,7 +17,7 @@ use cert_renew_core::time::{UnixTime, duration};
 use super::renewals::Renewal;
 use super::target::RenewalTarget;
 use crate::cluster::events;
-use crate::renewal::limits::validations::Held;
+use crate::renewal::limits::validations::ValidationHold;
 
 /// Delay for a Secret that another program writes; the watch brings it sooner when it changes.
 const OWNED: Duration = Duration::from_secs(3_600);
@@ -103,14 +103,14 @@ impl Renewal<'_> {
     }
 
     /// Holds a name that must not fail validation once more now.
-    pub(super) fn unproven(self, fresh: &RenewalTarget, held: Held) -> Outcome {
+    pub(super) fn unproven(self, fresh: &RenewalTarget, held: ValidationHold) -> Outcome {
         match held {
-            Held::UnderWay(name, until) => {
+            ValidationHold::UnderWay(name, until) => {
                 let note = format!("waits until other orders have proven {name}");
                 tracing::debug!(secret = %self.key, %until, note, "the renewal waits");
                 Outcome::Later(until, Some(note.into()))
             }
-            Held::Failed(name, until) => {
+            ValidationHold::Failed(name, until) => {
                 let note = format!(
                     "{} validations of {name} have failed within an hour, as many as CAs let pass; the next try is after \
                  {until}",

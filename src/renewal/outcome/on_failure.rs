@@ -6,7 +6,7 @@ use std::time::Duration;
 use cert_renew_core::certificate::Leaf;
 use cert_renew_core::index::{Finished, Stuck};
 use cert_renew_core::schedule::rate_limits::{
-    self, Account, AccountId, Backoff, Failed, TriedWith,
+    self, AccountId, Backoff, Failed, IssuanceHistory, TriedWith,
 };
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::error_chain;
@@ -14,7 +14,7 @@ use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::human;
 
-use super::failure::{Failure, Of};
+use super::failure::{Failure, FailureContext};
 use crate::acme::{self, Class, Scope};
 use crate::cluster;
 use crate::cluster::events::Reason;
@@ -109,7 +109,7 @@ impl Renewal<'_> {
     }
 
     /// Counts a failure in the ledger, and returns the instant of the next try.
-    async fn count(self, verdict: &Verdict, now: UnixTime, of: &Of) -> UnixTime {
+    async fn count(self, verdict: &Verdict, now: UnixTime, of: &FailureContext) -> UnixTime {
         let backoff = self.shared.config().retry;
         let mut retry_at = now;
         let mut accounts = verdict.invalid.clone();
@@ -142,7 +142,7 @@ impl Renewal<'_> {
 }
 
 /// Whether others that ask for the same names would fare better.
-fn is_of_the_secret(what: &Failure, of: &Of) -> bool {
+fn is_of_the_secret(what: &Failure, of: &FailureContext) -> bool {
     let refused = |error: &acme::Error| matches!(error.class(), Class::FixIt | Class::Permanent);
     what.is_of_the_secret()
         || matches!(what, Failure::Acme(error) if refused(error) && what.refused_lifetime(of).is_some())
@@ -179,7 +179,7 @@ impl Renewal<'_> {
     }
 
     /// When to look again after a failure that is not the certificate's and is not counted.
-    async fn excused(self, now: UnixTime, what: &Failure, of: &Of) -> Option<Finished> {
+    async fn excused(self, now: UnixTime, what: &Failure, of: &FailureContext) -> Option<Finished> {
         match what {
             Failure::Unwanted
             | Failure::Outdated
@@ -240,7 +240,7 @@ impl Renewal<'_> {
 }
 
 /// When the certificate is close enough to expiry that a fallback is asked.
-fn short_at(of: &Of, now: UnixTime) -> UnixTime {
+fn short_at(of: &FailureContext, now: UnixTime) -> UnixTime {
     of.leaf.as_ref().map_or(now, rate_limits::runs_short_at)
 }
 
@@ -273,7 +273,7 @@ struct Verdict {
 
 impl Verdict {
     /// What a failure says of its issuer and of the names.
-    fn of(what: &Failure, of: &Of) -> Self {
+    fn of(what: &Failure, of: &FailureContext) -> Self {
         let mut verdict = Self {
             tried_with: (what.may_be_the_settings() || what.refused_lifetime(of).is_some())
                 .then_some(of.tried_with),
@@ -305,7 +305,13 @@ impl Verdict {
     }
 
     /// Applies it to the account of the Secret's names, and returns when they are tried again.
-    fn charge(&self, account: &mut Account, now: UnixTime, backoff: &Backoff, of: &Of) -> UnixTime {
+    fn charge(
+        &self,
+        account: &mut IssuanceHistory,
+        now: UnixTime,
+        backoff: &Backoff,
+        of: &FailureContext,
+    ) -> UnixTime {
         let mut retry_at = match self.until {
             Some(until) if self.is_limit => {
                 account.limited(until, of.wish);
@@ -345,7 +351,13 @@ impl Verdict {
 
 impl Renewal<'_> {
     /// Reports the error in all places where a reader may look: log, metric, Event, and the Secret itself.
-    async fn tell_failure(self, of: &Of, what: &Failure, text: &str, retry_at: UnixTime) {
+    async fn tell_failure(
+        self,
+        of: &FailureContext,
+        what: &Failure,
+        text: &str,
+        retry_at: UnixTime,
+    ) {
         let reason = what.reason();
         tracing::warn!(
             secret = %self.key, step = "failed", issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
@@ -391,7 +403,7 @@ fn route_hint(what: &Failure) -> Option<String> {
 }
 
 /// How the other names can go on without those that cannot be proven.
-fn without_them(key: &SecretRef, what: &Failure, of: &Of) -> Option<String> {
+fn without_them(key: &SecretRef, what: &Failure, of: &FailureContext) -> Option<String> {
     let Failure::Acme(error) = what else {
         return None;
     };
@@ -420,7 +432,7 @@ fn without_them(key: &SecretRef, what: &Failure, of: &Of) -> Option<String> {
 }
 
 /// The accounts of the names that could not be proven: those that the CA names, else all.
-fn invalid(error: &acme::Error, of: &Of) -> BTreeSet<AccountId> {
+fn invalid(error: &acme::Error, of: &FailureContext) -> BTreeSet<AccountId> {
     let named = error.problem().map_or(&[][..], |it| &it.subproblems);
     let named: Vec<Name> = named.iter().filter_map(|it| it.name.parse().ok()).collect();
     let names = if named.is_empty() { &of.names } else { &named };

@@ -6,14 +6,14 @@
 
 use std::collections::HashMap;
 
-use cert_renew_core::schedule::rate_limits::{Account, Backoff, Failed};
+use cert_renew_core::schedule::rate_limits::{Backoff, Failed, IssuanceHistory};
 use cert_renew_core::secret::object::compact::Uid;
 use cert_renew_core::time::UnixTime;
 use parking_lot::Mutex;
 
 /// The failures and back-off of each Secret.
 #[derive(Debug, Default)]
-pub struct SecretFailures(Mutex<HashMap<Uid, Account>>);
+pub struct SecretFailures(Mutex<HashMap<Uid, IssuanceHistory>>);
 
 impl SecretFailures {
     /// Number of failures in a row of a Secret.
@@ -22,7 +22,7 @@ impl SecretFailures {
         self.0.lock().get(uid).map_or(0, |account| account.failures)
     }
 
-    /// Earliest instant of the next try; see [`Account::retry_at`].
+    /// Earliest instant of the next try; see [`IssuanceHistory::retry_at`].
     #[must_use]
     pub fn retry_at(&self, now: UnixTime, uid: &Uid, wish: Option<u64>) -> Option<UnixTime> {
         self.0.lock().get(uid)?.retry_at(now, wish)

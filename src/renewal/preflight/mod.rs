@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 const QUESTIONS: usize = 500;
 
 /// What is to be ordered.
-pub struct Asked<'a> {
+pub struct PlannedOrder<'a> {
     /// The names, without those that a wildcard covers.
     pub names: &'a [Name],
     /// The profile that the Secret names.
@@ -45,7 +45,11 @@ pub struct Asked<'a> {
 
 /// Objections by the CA's directory and the config alone, a sentence each. Pure.
 #[must_use]
-pub fn on_paper(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Vec<String> {
+pub fn static_checks(
+    asked: &PlannedOrder<'_>,
+    directory: &Directory,
+    config: &Config,
+) -> Vec<String> {
     let mut found = Vec::new();
     let meta = &directory.meta;
     if meta.external_account_required && asked.issuer.eab.is_none() && asked.account.is_none() {
@@ -67,7 +71,7 @@ pub fn on_paper(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Ve
 
 /// Whether the CA lacks the profile that the Secret names. Pure.
 #[must_use]
-pub fn by_profile(asked: &Asked<'_>, directory: &Directory) -> Option<String> {
+pub fn by_profile(asked: &PlannedOrder<'_>, directory: &Directory) -> Option<String> {
     let profiles = &directory.meta.profiles;
     let profile = asked.profile.filter(|it| !profiles.contains_key(*it))?;
     let offered: Vec<&str> = profiles.keys().map(String::as_str).collect();
@@ -79,8 +83,8 @@ pub fn by_profile(asked: &Asked<'_>, directory: &Directory) -> Option<String> {
 
 /// What the CA is known to refuse, whatever the config says of solvers. Pure.
 #[must_use]
-pub fn by_the_ca(asked: &Asked<'_>) -> Vec<String> {
-    let Asked {
+pub fn by_the_ca(asked: &PlannedOrder<'_>) -> Vec<String> {
+    let PlannedOrder {
         names,
         profile,
         lifetime,
@@ -97,7 +101,11 @@ pub fn by_the_ca(asked: &Asked<'_>) -> Vec<String> {
 }
 
 /// What the CAA records of the names forbid.
-pub async fn by_caa(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Vec<String> {
+pub async fn by_caa(
+    asked: &PlannedOrder<'_>,
+    directory: &Directory,
+    config: &Config,
+) -> Vec<String> {
     let mut found = Vec::new();
     if directory.meta.caa_identities.is_empty() {
         return found;
@@ -199,7 +207,7 @@ mod tests {
             (name("b.org"), None, none, false, None, "no solver"),
             (name("*.a.org"), None, offered, false, None, "no solver"),
         ] {
-            let asked = Asked {
+            let asked = PlannedOrder {
                 names: &names,
                 profile,
                 lifetime: None,
@@ -207,14 +215,14 @@ mod tests {
                 account,
                 key_type: None,
             };
-            let found = on_paper(&asked, &directory(profiles, eab), &config).join("; ");
+            let found = static_checks(&asked, &directory(profiles, eab), &config).join("; ");
             assert!(
                 found.contains(told) && (found.is_empty() == told.is_empty()),
                 "{found}"
             );
         }
         let a_day = Some(Duration::from_secs(86_400));
-        let asked = Asked {
+        let asked = PlannedOrder {
             names: &name("a.org"),
             profile: None,
             lifetime: a_day,
@@ -222,17 +230,17 @@ mod tests {
             account: None,
             key_type: None,
         };
-        let found = on_paper(&asked, &directory(none, false), &config).join("; ");
+        let found = static_checks(&asked, &directory(none, false), &config).join("; ");
         assert!(found.contains("takes no requested lifetime"), "{found}");
         let private = Issuer {
             directory: "https://ca.internal/directory".into(),
             ..Issuer::default()
         };
-        let asked = Asked {
+        let asked = PlannedOrder {
             issuer: &private,
             ..asked
         };
-        let found = on_paper(&asked, &directory(none, false), &config);
+        let found = static_checks(&asked, &directory(none, false), &config);
         assert_eq!(found, [""; 0]);
     }
 }

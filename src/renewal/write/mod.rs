@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cert_renew_core::certificate::Leaf;
 use cert_renew_core::certificate::key::PrivateKey;
-use cert_renew_core::certificate::pair::{self, Asked};
+use cert_renew_core::certificate::pair::{self, ExpectedPair};
 use cert_renew_core::schedule::due::Reason;
 use cert_renew_core::schedule::rate_limits::{self, AccountId, Issue};
 use cert_renew_core::secret::data::patch::Changes;
@@ -53,7 +53,7 @@ impl Renewal<'_> {
         // pair that is due is replaced: the CA issues shorter ones now, and rejecting them brings no longer one.
         let is_due = { fresh.assessment.renewal }.is_ok_and(|due| due.at <= now);
         let by_the_clock = reason == Reason::Lifetime && fresh.is_at_home();
-        let asked = Asked {
+        let asked = ExpectedPair {
             key: &new_key,
             names: &record.order.names,
             not_sooner_than: old.filter(|_| by_the_clock && !is_due),

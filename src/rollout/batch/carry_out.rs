@@ -13,10 +13,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::confirm::{Rolled, Standing};
+use super::confirm::{Rolled, RolledSoFar};
 use super::held::Held;
 use super::look::Again;
-use super::{Open, Users, tell};
+use super::{Open, Users, notify};
 use crate::process::permit::Look;
 use crate::process::task::TaskHandle;
 use crate::rollout::rollouts::Rollouts;
@@ -36,7 +36,7 @@ pub(super) struct Batch<'a> {
     steps: Vec<Step>,
     judge: Again<'a>,
     /// What the workloads of the steps have by now.
-    standing: Standing,
+    standing: RolledSoFar,
 }
 
 impl<'a> Batch<'a> {
@@ -119,7 +119,7 @@ impl<'a> Batch<'a> {
         };
         let told = |happening: Happening<'_>| {
             self.note(&happening);
-            tell::happening(&self.rollouts.shared, self.namespace, &happening);
+            notify::happening(&self.rollouts.shared, self.namespace, &happening);
         };
         let send = move |secret: &str, outcome| {
             // The receiver lives as long as this call.

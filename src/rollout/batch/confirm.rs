@@ -18,10 +18,12 @@ use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::tell;
+use super::notify;
 use crate::cluster::events::Reason;
 use crate::rollout::rollouts::Rollouts;
-use crate::rollout::{self, Asked, Error, Judge, Outcome, Proof, Rollout, Verified, Withdrawal};
+use crate::rollout::{
+    self, Error, Judge, Outcome, Proof, ReloadResult, Rollout, Verified, Withdrawal,
+};
 
 /// The command that grants the rights for it.
 const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
@@ -47,7 +49,7 @@ pub(super) enum Conclusion {
 }
 
 /// The leaves of the workloads that are being rolled; all others had the leaf before.
-pub(super) type Standing = Mutex<BTreeMap<WorkloadRef, Has>>;
+pub(super) type RolledSoFar = Mutex<BTreeMap<WorkloadRef, Has>>;
 
 /// A Secret whose workloads were just rolled.
 pub(super) struct Rolled<'a> {
@@ -65,7 +67,7 @@ pub(super) struct Rolled<'a> {
     /// The workloads that use it.
     pub(super) users: &'a [WorkloadRef],
     /// The state of its workloads.
-    pub(super) standing: &'a Standing,
+    pub(super) standing: &'a RolledSoFar,
     /// Judges the Secrets of the batch again.
     pub(super) judge: &'a dyn Judge,
 }
@@ -290,7 +292,7 @@ impl Rolled<'_> {
         let set = |ended| *outcome.lock() = ended;
         let secrets = std::slice::from_ref(&self.request.secret);
         let told = |happening: rollout::Happening<'_>| {
-            tell::happening(&rollouts.shared, &key.namespace, &happening);
+            notify::happening(&rollouts.shared, &key.namespace, &happening);
         };
         let roller = rollouts.roller();
         let rollout = Rollout {
@@ -315,7 +317,7 @@ impl Rolled<'_> {
     }
 
     /// The outcome if a Secret was withdrawn before all its pods were asked.
-    fn withdrawn(&self, asked: Asked) -> Option<Outcome> {
+    fn withdrawn(&self, asked: ReloadResult) -> Option<Outcome> {
         let (secret, withdrawal) = asked.withdrawn?;
         Some(if secret == self.request.secret {
             Outcome::Withdrawn(withdrawal)

@@ -25,7 +25,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 
 use super::held::{Age, Glance, Held, Look, Not};
-use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record, tell};
+use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, notify, record};
 use crate::cluster::events::Reason;
 use crate::cluster::{self, secrets};
 use crate::process::task::TaskHandle;
@@ -243,7 +243,7 @@ impl Again<'_> {
     pub(super) fn overruled(&self, key: &SecretRef, request: &Request, opens: UnixTime) {
         let mut told = self.overruled.lock();
         if told.insert(request.secret.clone()) {
-            tell::overruled(&self.rollouts.shared, key, &request.uid, opens);
+            notify::overruled(&self.rollouts.shared, key, &request.uid, opens);
         }
     }
 }

@@ -19,7 +19,7 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::held::{Glance, Held, Look};
-use super::{AGAIN, AT_ONCE, Open, Users, tell};
+use super::{AGAIN, AT_ONCE, Open, Users, notify};
 use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::process::task::TaskHandle;
@@ -145,7 +145,7 @@ impl Rollouts {
             tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
             let is_new = known.is_none() && !has_other_notes(&secret.head, &changes);
             if is_new {
-                tell::adopted(&self.shared, ticket.key(), secret, workloads);
+                notify::adopted(&self.shared, ticket.key(), secret, workloads);
             }
         }
         written(patched)

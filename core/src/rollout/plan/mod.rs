@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::progress::{Progress, numbers, progress};
 use super::references::{ChangedKeys, Reference};
 use super::state::HaltNote;
-use super::types::{Ask, Due, How, Phase, Plan, Remark, Request, Step, Verdict, Why};
+use super::types::{Ask, Decision, Due, How, Phase, Plan, Remark, Request, Step, Why};
 use super::workload::{Strategy, Workload, says};
 use crate::certificate::Fingerprint;
 use crate::config::RolloutConfig;
@@ -44,7 +44,7 @@ pub fn plan(
         let verdict = verdict(now, request, &concerned, workloads);
         plan.verdicts
             .push((request.secret.clone(), verdict.clone()));
-        if verdict != Verdict::Roll {
+        if verdict != Decision::Roll {
             continue;
         }
         for (workload, why) in concerned {
@@ -308,10 +308,10 @@ fn verdict(
     request: &Request,
     concerned: &[(&Workload, Why)],
     all: &Lookup<'_>,
-) -> Verdict {
+) -> Decision {
     let others = |leaf: Fingerprint| leaf != request.leaf;
     let due = match request.rolled_out {
-        Some(had) if had.is(request.leaf, request.with) => return Verdict::UpToDate,
+        Some(had) if had.is(request.leaf, request.with) => return Decision::UpToDate,
         Some(_) => true,
         None => {
             let templates = concerned
@@ -323,14 +323,14 @@ fn verdict(
         }
     };
     if concerned.is_empty() {
-        return Verdict::NothingRefers;
+        return Decision::NothingRefers;
     }
     if !due {
-        return Verdict::FirstSight;
+        return Decision::FirstSight;
     }
     match &request.halted {
-        Some(note) if stands(now, request, note, all) => Verdict::Halted(note.clone()),
-        _ => Verdict::Roll,
+        Some(note) if stands(now, request, note, all) => Decision::Halted(note.clone()),
+        _ => Decision::Roll,
     }
 }
 

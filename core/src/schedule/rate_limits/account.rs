@@ -112,7 +112,7 @@ pub fn account_of_name(issuer: &str, name: &Name) -> AccountId {
 /// The stored history of one set of names at one issuer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Account {
+pub struct IssuanceHistory {
     /// Failures in a row.
     #[serde(skip_serializing_if = "is_zero")]
     pub failures: u32,
@@ -205,7 +205,7 @@ pub struct Failed<'a> {
     pub tried_with: Option<TriedWith>,
 }
 
-impl Account {
+impl IssuanceHistory {
     /// Whether nothing is left to remember: a lifetime alone scales nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

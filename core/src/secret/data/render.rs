@@ -5,8 +5,8 @@
 
 use zeroize::Zeroizing;
 
+use super::data_keys::TLS_TYPE;
 use super::outputs::{Output, Part};
-use super::place::TLS_TYPE;
 use crate::certificate;
 use crate::certificate::key::{KeyError, PrivateKey};
 use crate::certificate::pair::Chain;
@@ -113,7 +113,7 @@ fn pkcs12(chain: &Chain, key: &[u8], password: &str) -> Option<Zeroizing<Vec<u8>
 mod tests {
     use super::*;
     use crate::certificate::pair::check_pair;
-    use crate::secret::data::place::Place;
+    use crate::secret::data::data_keys::DataKeys;
     use crate::testing::file;
 
     fn rendered(kind: &str, outputs: &[(&str, &[Part])]) -> Rendered {
@@ -222,7 +222,7 @@ mod tests {
         ] {
             let data = rendered(kind, outputs).data;
             assert_eq!(data.len(), keys);
-            let place = Place::of(kind, (!outputs.is_empty()).then_some("all=key+fullchain"));
+            let place = DataKeys::of(kind, (!outputs.is_empty()).then_some("all=key+fullchain"));
             let now = "2026-02-01T00:00:00Z".parse().unwrap();
             let pair = (&data[&*place.certificate], &data[&*place.key]);
             assert!(

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::head::{Head, is_a_secret};
 use super::keepers::{self, Manager, Owner};
 use super::lenient::{Fill, Shape};
-use crate::secret::data::place::Place;
+use crate::secret::data::data_keys::DataKeys;
 use crate::secret::{keys, parts};
 use crate::time::UnixTime;
 
@@ -46,8 +46,8 @@ const MOST_MANAGERS: usize = 100;
 impl FullSecret {
     /// The data keys of certificate and private key.
     #[must_use]
-    pub fn place(&self) -> Place {
-        Place::of(&self.kind, self.head.annotation(keys::OUTPUTS))
+    pub fn place(&self) -> DataKeys {
+        DataKeys::of(&self.kind, self.head.annotation(keys::OUTPUTS))
     }
 
     /// The object for which another program writes this Secret; writing it too would be a conflict.
@@ -59,7 +59,7 @@ impl FullSecret {
     /// Drops what a renewal does not need: it keeps the Secret while the CA works, and dozens run at a time.
     /// Certificate and key are kept, then the data keys in `needed`, in this order.
     pub fn lighten(&mut self, needed: &[&str]) {
-        let Place {
+        let DataKeys {
             certificate, key, ..
         } = self.place();
         let mut names: Vec<&str> = vec![&*certificate, &*key];
@@ -94,7 +94,7 @@ impl FullSecret {
     /// Bytes of certificate and private key; empty where one is missing.
     #[must_use]
     pub fn pair(&self) -> (&[u8], &[u8]) {
-        let Place {
+        let DataKeys {
             certificate, key, ..
         } = self.place();
         let value = |key: &str| self.data.get(key).map_or(&[][..], |value| value.as_slice());
@@ -104,7 +104,7 @@ impl FullSecret {
     /// A digest of its CA certificates, where they can be read; see [`parts::ca_digest`].
     #[must_use]
     pub fn ca(&self) -> Option<u32> {
-        let Place {
+        let DataKeys {
             certificate, key, ..
         } = self.place();
         let value = self.data.get(parts::CA_KEY);

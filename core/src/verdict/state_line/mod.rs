@@ -6,7 +6,7 @@
 
 use crate::assess::Assessment;
 use crate::index::Entry;
-use crate::schedule::due::{Heed, Never};
+use crate::schedule::due::{AriPolicy, Never};
 use crate::secret::settings::{Blocks, Problem};
 use crate::secret::workload::RolloutMode;
 use crate::secret::{SecretRef, keys};
@@ -313,8 +313,8 @@ pub fn adopting(now: UnixTime, assessment: &Assessment) -> String {
         Ok(due) if due.at <= now => format!("a new certificate is asked for now{}", why.after()),
         Ok(due) => {
             let may_change = match assessment.heed {
-                Heed::Any => ", if the CA does not ask for another time",
-                Heed::Past | Heed::Nothing => "",
+                AriPolicy::Any => ", if the CA does not ask for another time",
+                AriPolicy::Past | AriPolicy::Nothing => "",
             };
             format!("renews {}{}{may_change}", minute(due.at), why.after())
         }

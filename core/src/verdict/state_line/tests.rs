@@ -58,7 +58,7 @@ fn each_state_is_said_in_short_with_its_cause() {
             false,
         ),
         (
-            |it| it.entry.observed.heed = Heed::Past,
+            |it| it.entry.observed.heed = AriPolicy::Past,
             "ok; renews 2023-12-14T22:13Z by renew-before",
             false,
         ),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use cert_renew_core::assess::{self, EXTERNAL};
 use cert_renew_core::config::{Config, Labels, Select};
 use cert_renew_core::schedule::due::Never;
-use cert_renew_core::secret::data::place::TLS_TYPE;
+use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::settings::{Blocks, Problem};
 use cert_renew_core::secret::{SecretRef, keys};

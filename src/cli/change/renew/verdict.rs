@@ -3,7 +3,7 @@
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::config::{Config, Labels, Unseen, WatchConfig};
 use cert_renew_core::schedule::due::{Never, Reason};
-use cert_renew_core::schedule::rate_limits::{self, Account, AccountId, Claim, Hold};
+use cert_renew_core::schedule::rate_limits::{self, AccountId, Claim, Hold, IssuanceHistory};
 use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::settings::{IssuerRef, NamespaceDefaults, Problem, Settings};
@@ -43,7 +43,7 @@ pub(super) fn verdict(
     secret: &ThinSecret,
     wish: Wish<'_>,
     (config, labels): (Option<&Config>, Labels<'_>),
-    account: impl Fn(AccountId) -> Option<Account>,
+    account: impl Fn(AccountId) -> Option<IssuanceHistory>,
 ) -> Verdict {
     let nothing = |why: String| Verdict::Nothing(why);
     let head = &secret.head;
@@ -135,7 +135,7 @@ fn of_settings(settings: &Settings, problems: &[Problem]) -> Option<String> {
 }
 
 fn is_tls(secret: &ThinSecret) -> bool {
-    secret.kind == cert_renew_core::secret::data::place::TLS_TYPE
+    secret.kind == cert_renew_core::secret::data::data_keys::TLS_TYPE
 }
 
 /// Why the operator does not see it.
@@ -214,7 +214,7 @@ fn held(
     now: UnixTime,
     assessment: &Assessment,
     wish: Wish<'_>,
-    account: &Account,
+    account: &IssuanceHistory,
 ) -> Option<String> {
     let reason = match assessment.renewal {
         // Another cause comes before the wish.
@@ -314,7 +314,7 @@ mod tests {
         secret: &ThinSecret,
         force: bool,
         config: Option<&Config>,
-        account: Option<&Account>,
+        account: Option<&IssuanceHistory>,
     ) -> Verdict {
         let none = std::collections::BTreeMap::new();
         let value = "now";
@@ -382,7 +382,13 @@ mod tests {
             let (secret, since, lifetime) = secret(kind, &annotations);
             let at = since + lifetime / 2;
             let config = config(more);
-            let said = judge(at, &secret, false, Some(&config), Some(&Account::default()));
+            let said = judge(
+                at,
+                &secret,
+                false,
+                Some(&config),
+                Some(&IssuanceHistory::default()),
+            );
             let Verdict::Nothing(why) = &said else {
                 panic!("{annotations:?} {more}: {said:?}");
             };
@@ -396,7 +402,7 @@ mod tests {
         let names = ("names", "a.example");
         let (secret, since, lifetime) = secret("kubernetes.io/tls", &[("issuer", "le"), names]);
         // Another name is a cause of its own, which the rule does not hold.
-        let account = Account::default();
+        let account = IssuanceHistory::default();
         let young = since + lifetime / 20;
         let said = judge(young, &secret, false, Some(&config), Some(&account));
         assert_eq!(said, Verdict::Renews);
@@ -428,9 +434,9 @@ mod tests {
         let (secret, since, lifetime) = secret("kubernetes.io/tls", &annotations);
         let at = since + lifetime / 2;
         let issues = (1..=4).map(|days| (at - DAY * days).0).rev();
-        let account = Account {
+        let account = IssuanceHistory {
             unscheduled: issues.collect(),
-            ..Account::default()
+            ..IssuanceHistory::default()
         };
         for force in [false, true] {
             let said = judge(at, &secret, force, Some(&config), Some(&account));

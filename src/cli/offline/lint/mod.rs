@@ -14,7 +14,7 @@ use cert_renew_core::certificate::key::{KeyError, PrivateKey};
 use cert_renew_core::certificate::loader::{self, Refusal};
 use cert_renew_core::certificate::pair::Chain;
 use cert_renew_core::certificate::{Leaf, Remark, Unreadable, pem, x509};
-use cert_renew_core::secret::data::place::{Place, TLS_TYPE};
+use cert_renew_core::secret::data::data_keys::{DataKeys, TLS_TYPE};
 use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::object::lenient::{Fill, Shape};
 use cert_renew_core::time::{UnixTime, duration};
@@ -223,7 +223,7 @@ fn check_secret(manifest: Manifest, now: UnixTime) -> Vec<Finding> {
             "add the label cert-renew.io/managed: \"true\", else it is not seen",
         ));
     }
-    let Place {
+    let DataKeys {
         certificate, key, ..
     } = secret.place();
     let value = |key: &str| values.get(key).map_or(&[][..], |value| value.as_slice());

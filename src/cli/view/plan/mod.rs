@@ -36,8 +36,8 @@ use crate::cli::{CommandResult, Failure, block_on};
 use crate::cluster::accounts;
 use crate::cluster::client::pages::Pages;
 use crate::process::config_file;
-use crate::renewal::challenges::persist;
-use crate::renewal::preflight::{self, Asked};
+use crate::renewal::challenges::dns_persist01;
+use crate::renewal::preflight::{self, PlannedOrder};
 use crate::rollout::{self, Unmanaged};
 
 /// Secrets in a page of the list.
@@ -327,7 +327,7 @@ impl Looker<'_> {
             Ok((directory, account)) => (directory, account.as_deref()),
             Err(why) => return vec![why.clone()],
         };
-        let asked = Asked {
+        let asked = PlannedOrder {
             names,
             profile,
             lifetime: assessment.settings.lifetime,
@@ -335,9 +335,9 @@ impl Looker<'_> {
             account,
             key_type,
         };
-        let mut found = preflight::on_paper(&asked, directory, self.config);
+        let mut found = preflight::static_checks(&asked, directory, self.config);
         found.extend(preflight::by_caa(&asked, directory, self.config).await);
-        found.extend(persist::against(&asked, directory, self.config).await);
+        found.extend(dns_persist01::against(&asked, directory, self.config).await);
         let credentials = preflight::by_credentials(&self.kube, self.namespace, names, self.config);
         found.extend(credentials.await);
         found

@@ -12,7 +12,7 @@ use super::words::{Shown, count, day, minute, rollout, runbook, state};
 
 const RUNBOOK: &str = "https://github.com/cert-renew/cert-renew/blob/main/docs/runbook.md";
 
-/// The view of the Secret at `place`, if there is an annotated one.
+/// The view of the Secret at `data_keys`, if there is an annotated one.
 pub(super) fn view(
     place: &str,
     verdict: Option<&Verdict>,

@@ -17,7 +17,7 @@ use super::head::{Head, is_a_secret};
 use super::lenient::{Fill, Shape};
 use crate::certificate::above::{self, Above};
 use crate::certificate::{self, Leaf, Unreadable};
-use crate::secret::data::place;
+use crate::secret::data::data_keys;
 use crate::secret::{keys, parts};
 
 /// A Secret without its private data.
@@ -139,7 +139,7 @@ impl ThinSecret {
             data,
         } = parts;
         let kind = kind.unwrap_or_default();
-        let named = data.named.filter(|_| kind != place::TLS_TYPE);
+        let named = data.named.filter(|_| kind != data_keys::TLS_TYPE);
         let value = match named {
             None => data.tls_crt.map(Text::Public),
             Some((_, value)) => value.map(Text::Mixed),
@@ -184,7 +184,7 @@ impl Shape for Parts {
                 self.seen = true;
                 map.next_value_seed(Fill(&mut self.head))?;
                 let outputs = self.head.annotation(keys::OUTPUTS);
-                let named = outputs.and_then(place::certificate_key);
+                let named = outputs.and_then(data_keys::certificate_key);
                 self.data.named = named.map(|key| (key.to_owned(), None));
                 self.data.ours = self.head.concerns_us();
                 Ok(())

@@ -10,7 +10,7 @@ use crate::acme::{self, Authorization, Directory};
 use crate::net::dns::ResolverSet;
 use crate::net::egress::Nearby;
 use crate::renewal::outcome::failure::Failure;
-use crate::renewal::preflight::Asked;
+use crate::renewal::preflight::PlannedOrder;
 use crate::solver::dns_persist01::{Ca, Error, Wanted, look};
 
 /// The solver of a name, if it is of this kind.
@@ -25,7 +25,7 @@ fn solver<'a>(config: &'a Config, name: &Name) -> Option<&'a DnsPersist01> {
 ///
 /// # Errors
 /// When one is missing, or a challenge cannot be proven.
-pub(in crate::renewal) async fn stand(
+pub(in crate::renewal) async fn check_records(
     config: &Config,
     order: &acme::Order,
     authorizations: impl Iterator<Item = &Authorization>,
@@ -57,7 +57,11 @@ pub(in crate::renewal) async fn stand(
 
 /// Objections by the current records. A challenge would say which CA names they may hold; before there is one, the CAA
 /// identities of the directory are used, and where it has none, or we have no account, nothing is reported.
-pub async fn against(asked: &Asked<'_>, directory: &Directory, config: &Config) -> Vec<String> {
+pub async fn against(
+    asked: &PlannedOrder<'_>,
+    directory: &Directory,
+    config: &Config,
+) -> Vec<String> {
     let issuers = &directory.meta.caa_identities;
     let (Some(account), false) = (asked.account, issuers.is_empty()) else {
         return Vec::new();

@@ -11,7 +11,7 @@ pub const TLS_TYPE: &str = "kubernetes.io/tls";
 
 /// The two keys of `data`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct DataKeys {
     /// Holds the leaf, possibly with other content.
     pub certificate: Box<str>,
     /// Holds the private key, possibly with other content.
@@ -20,7 +20,7 @@ pub struct Place {
     pub der: bool,
 }
 
-impl Place {
+impl DataKeys {
     /// For a Secret of type `kind` with this `outputs` annotation.
     #[must_use]
     pub fn of(kind: &str, outputs: Option<&str>) -> Self {
@@ -118,12 +118,12 @@ mod tests {
             ),
             ("Opaque", Some("c=der-leaf,k=der-key"), "c", "k"),
         ] {
-            let place = Place {
+            let place = DataKeys {
                 certificate: certificate.into(),
                 key: key.into(),
                 der: outputs.is_some_and(|outputs| outputs.contains("der-")),
             };
-            assert_eq!(Place::of(kind, outputs), place, "{kind} {outputs:?}");
+            assert_eq!(DataKeys::of(kind, outputs), place, "{kind} {outputs:?}");
         }
     }
 }

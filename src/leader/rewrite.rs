@@ -13,6 +13,7 @@ use cert_renew_core::secret::{SecretRef, keys};
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Shared;
+use crate::telemetry::stage::Stage;
 
 /// Rewrites the pair; true if that was done.
 pub(super) async fn rewrite(
@@ -32,7 +33,7 @@ pub(super) async fn rewrite(
         }
     }
     let note = "servers could not load the pair in the form that it had: the same certificate and key are written in clean PEM";
-    tracing::info!(secret = %key, step = "rewritten", "{note}");
+    tracing::info!(secret = %key, step = Stage::Rewritten.name(), "{note}");
     let uid = secret.head.uid();
     shared
         .events

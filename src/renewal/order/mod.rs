@@ -27,6 +27,7 @@ use crate::renewal::order::timing::took;
 use crate::renewal::outcome::failure::Failure;
 use crate::renewal::preflight;
 use crate::telemetry::metrics::RenewalStep;
+use crate::telemetry::stage::Stage;
 
 /// Most names of one order in a log line: a certificate may be for a thousand.
 const MOST_LOGGED: usize = 20;
@@ -45,7 +46,7 @@ impl Renewal<'_> {
     pub(super) async fn order(self, fresh: RenewalTarget, due: Due) -> Result<Outcome, Failure> {
         let names = fresh.names_to_order();
         tracing::info!(
-            secret = %self.key, step = "due", issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
+            secret = %self.key, step = Stage::Due.name(), issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
         );
         let ours = |failure: Failure| failure.about(&fresh);
         let key_choice = fresh.key_choice().map_err(ours)?;
@@ -146,7 +147,7 @@ impl Renewal<'_> {
         drop(step);
         took(&self.shared.metrics, &record, RenewalStep::Order, started);
         let issuer = &fresh.issuer_name;
-        tracing::info!(secret = %self.key, step = "order", %issuer, order = record.order.url, "ordered");
+        tracing::info!(secret = %self.key, step = Stage::Order.name(), %issuer, order = record.order.url, "ordered");
         let begun = resume::Begun {
             record,
             order,

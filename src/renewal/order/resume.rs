@@ -25,6 +25,7 @@ use crate::renewal::outcome::{Outcome, Progress};
 use crate::renewal::renewals::{Renewal, Renewals};
 use crate::renewal::target::{Look, RenewalTarget};
 use crate::telemetry::metrics::RenewalStep;
+use crate::telemetry::stage::Stage;
 
 /// Longest wait for a certificate after finalize: some CAs take a minute.
 const ISSUE: Duration = Duration::from_secs(5 * 60);
@@ -109,7 +110,7 @@ impl Renewal<'_> {
             .join(&fresh.issuer_name, &record.order.names);
         let (issuer, url) = (&fresh.issuer_name, &record.order.url);
         tracing::info!(
-            secret = %self.key, step = "wait", %issuer, order = url, status = ?order.status(), "the order is taken up again"
+            secret = %self.key, step = Stage::Wait.name(), %issuer, order = url, status = ?order.status(), "the order is taken up again"
         );
         let reason = fresh
             .assessment
@@ -212,7 +213,7 @@ impl Renewal<'_> {
                 .await?;
             took(&self.shared.metrics, record, RenewalStep::Prove, started);
             tracing::info!(
-                secret = %self.key, step = "prove", issuer = record.order.issuer, order = record.order.url, "validated"
+                secret = %self.key, step = Stage::Prove.name(), issuer = record.order.issuer, order = record.order.url, "validated"
             );
         }
         let record = &*record;
@@ -237,7 +238,7 @@ impl Renewal<'_> {
         if order.status() != OrderStatus::Valid {
             order.wait_issued(Instant::now() + ISSUE).await?;
             took(&self.shared.metrics, record, RenewalStep::Finalize, started);
-            tracing::info!(secret = %self.key, step = "finalize", %issuer, order = url, "issued");
+            tracing::info!(secret = %self.key, step = Stage::Finalize.name(), %issuer, order = url, "issued");
         }
         let config = self.shared.config();
         let chain = config

@@ -23,6 +23,7 @@ use crate::renewal::issuers;
 use crate::renewal::limits::{ca, validations};
 use crate::renewal::renewals::Renewal;
 use crate::telemetry::metrics::RenewalResult;
+use crate::telemetry::stage::Stage;
 
 /// Delay after a write conflict: the watch brings the change, and this is soon enough if it does not.
 const AFTER_CONFLICT: Duration = Duration::from_secs(5);
@@ -58,7 +59,7 @@ impl Renewal<'_> {
             // Only a read of the Secret or the record can fail before it is known what the Secret asks for.
             other => {
                 let reason = other.reason();
-                tracing::warn!(secret = %key, step = "failed", reason, error = %other, "the renewal could not begin");
+                tracing::warn!(secret = %key, step = Stage::Failed.name(), reason, error = %other, "the renewal could not begin");
                 return Finished::Later(now + AFTER_CONFLICT * 6, Some(other.to_string().into()));
             }
         };
@@ -360,7 +361,7 @@ impl Renewal<'_> {
     ) {
         let reason = what.reason();
         tracing::warn!(
-            secret = %self.key, step = "failed", issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
+            secret = %self.key, step = Stage::Failed.name(), issuer = %of.issuer, order = of.order.as_deref(), reason, error = text, %retry_at,
             "the renewal failed"
         );
         self.shared

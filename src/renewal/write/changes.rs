@@ -22,6 +22,7 @@ use crate::renewal::outcome::Outcome;
 use crate::renewal::outcome::failure::Failure;
 use crate::renewal::renewals::Renewal;
 use crate::renewal::target::RenewalTarget;
+use crate::telemetry::stage::Stage;
 
 /// A broken pair is checked again after this; the watch brings it sooner when it changes.
 const AGAIN: Duration = Duration::from_secs(3_600);
@@ -161,7 +162,7 @@ impl Renewal<'_> {
         let written: Vec<String> = data.keys().cloned().collect();
         let changes = Changes { annotations, data };
         secrets::patch(&self.shared.client, &fresh.secret.head, &changes).await?;
-        tracing::info!(secret = %self.key, step = "outputs", ?written, "the outputs are written from the pair that is there");
+        tracing::info!(secret = %self.key, step = Stage::Outputs.name(), ?written, "the outputs are written from the pair that is there");
         Ok(Outcome::Renewed)
     }
 }

@@ -26,6 +26,7 @@ use crate::renewal::limits::validations;
 use crate::renewal::order::timing::took;
 use crate::renewal::outcome::failure::Failure;
 use crate::telemetry::metrics::{RenewalResult, RenewalStep};
+use crate::telemetry::stage::Stage;
 
 /// Divisor for the share of the requested lifetime by which a certificate may end earlier: CAs round the end to a day
 /// or an hour.
@@ -81,7 +82,7 @@ impl Renewal<'_> {
         took(&self.shared.metrics, record, RenewalStep::Write, started);
         let leaf = &chain.leaf;
         tracing::info!(
-            secret = %self.key, step = "write", issuer = %fresh.issuer_name, order = record.order.url,
+            secret = %self.key, step = Stage::Write.name(), issuer = %fresh.issuer_name, order = record.order.url,
             not_after = %leaf.not_after, leaf = %leaf.fingerprint, seconds = lasted.as_secs(), "renewed"
         );
         if let Some(old) = old {

@@ -21,6 +21,7 @@ use crate::process::permit::Look;
 use crate::process::task::TaskHandle;
 use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{Happening, Outcome, Rollout};
+use crate::telemetry::stage::Stage;
 
 /// How a Secret's workloads were rolled.
 type Ended = (Box<str>, Outcome);
@@ -89,7 +90,7 @@ impl<'a> Batch<'a> {
             };
             let steps = self.steps.iter().filter(|step| step.serves(secret));
             let names: Vec<String> = steps.map(|step| step.workload.id.to_string()).collect();
-            tracing::info!(secret = %ticket.key(), step = "roll", workloads = ?names, "rolling");
+            tracing::info!(secret = %ticket.key(), step = Stage::Roll.name(), workloads = ?names, "rolling");
             if let (Some(opens), Some(request)) = (held.overruled, self.request(secret)) {
                 self.judge.overruled(ticket.key(), request, opens);
             }

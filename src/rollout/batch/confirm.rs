@@ -24,6 +24,7 @@ use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{
     self, Error, Judge, Outcome, Proof, ReloadResult, Rollout, Verified, Withdrawal,
 };
+use crate::telemetry::stage::Stage;
 
 /// The command that grants the rights for it.
 const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
@@ -206,7 +207,7 @@ impl Rolled<'_> {
             .metrics
             .verified(*served, stale.len(), unknown.len());
         tracing::info!(
-            secret = %key, step = "verify", served, stale = stale.len(), unknown = unknown.len(),
+            secret = %key, step = Stage::Verify.name(), served, stale = stale.len(), unknown = unknown.len(),
             "the pods have been asked what they serve"
         );
         let service = &proof.service;

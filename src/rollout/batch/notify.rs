@@ -21,6 +21,7 @@ use crate::context::Shared;
 use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{self, Happening, Turn};
 use crate::telemetry::metrics::RolloutResult;
+use crate::telemetry::stage::Stage;
 
 /// A longer wait of a workload is reported by an Event.
 const LONG: Duration = Duration::from_secs(30);
@@ -94,10 +95,10 @@ pub(super) fn happening(shared: &Shared, namespace: &str, happening: &Happening<
     };
     let workload = &step.workload.id;
     if reason == Reason::RolloutFailed {
-        tracing::warn!(namespace, %workload, step = "workload", ?secrets, note, error, "{reason}");
+        tracing::warn!(namespace, %workload, step = Stage::Workload.name(), ?secrets, note, error, "{reason}");
     } else {
         tracing::info!(
-            namespace, %workload, step = "workload", ?secrets, note, took_ms = took, "{reason}"
+            namespace, %workload, step = Stage::Workload.name(), ?secrets, note, took_ms = took, "{reason}"
         );
     }
     let note = format!("{note} (Secret {})", secrets.join(", "));
@@ -113,7 +114,7 @@ fn waits(shared: &Shared, namespace: &str, step: &Step, turn: Turn) {
             format!("waits until {at}: it was rolled a short while ago (perWorkloadMinInterval)")
         }
     };
-    tracing::info!(namespace, %workload, step = "waits", why = note, "not rolled yet");
+    tracing::info!(namespace, %workload, step = Stage::Waits.name(), why = note, "not rolled yet");
     if let Turn::At(at) = turn
         && at.since(UnixTime::now()) >= LONG
     {
@@ -227,7 +228,7 @@ impl Rollouts {
     /// Reports the change window that the rollout waits for.
     pub fn tell_shut(&self, key: &SecretRef, uid: &str, opens: UnixTime) {
         let note = format!("the rollout waits for the change window, which opens at {opens}");
-        tracing::info!(secret = %key, step = "waits", note, "not rolled yet");
+        tracing::info!(secret = %key, step = Stage::Waits.name(), note, "not rolled yet");
         let reason = Reason::RolloutWaits;
         self.shared.events.secret(key, uid, reason, &note);
     }

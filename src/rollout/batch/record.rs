@@ -24,6 +24,7 @@ use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::process::task::TaskHandle;
 use crate::rollout::rollouts::Rollouts;
+use crate::telemetry::stage::Stage;
 
 impl Rollouts {
     /// Restores a lost or incomplete record of what the workloads have, before anything else: if we ended now, nobody
@@ -44,7 +45,7 @@ impl Rollouts {
         let changes = Changes::of(had.written_for(head.uid()));
         let finished = written(secrets::patch(&self.shared.client, &head, &changes).await);
         if finished == Finished::Wrote {
-            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %had, "the record of what the workloads have was not whole: written");
+            tracing::info!(secret = %ticket.key(), step = Stage::Recorded.name(), leaf = %had, "the record of what the workloads have was not whole: written");
         }
         ticket.finish(finished);
     });
@@ -142,7 +143,7 @@ impl Rollouts {
             .and_then(|it| it.rolled_out());
         let patched = secrets::patch(&self.shared.client, head, &changes).await;
         if let Ok(secret) = &patched {
-            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to roll");
+            tracing::info!(secret = %ticket.key(), step = Stage::Recorded.name(), leaf = %value, "recorded: nothing to roll");
             let is_new = known.is_none() && !has_other_notes(&secret.head, &changes);
             if is_new {
                 notify::adopted(&self.shared, ticket.key(), secret, workloads);

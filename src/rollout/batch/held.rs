@@ -12,6 +12,8 @@ use crate::rollout::{Proof, permit};
 /// A Secret that is being planned, beside its request.
 pub(super) struct Held {
     pub(super) head: Head,
+    /// It holds no certificate.
+    pub(super) is_empty: bool,
     /// What is to be proven after the rollout.
     pub(super) proof: Option<Proof>,
     /// The look by which it is planned.

@@ -134,6 +134,7 @@ impl Rollouts {
                 let held = Held {
                     used_by: used_by_of(&head),
                     head,
+                    is_empty: false,
                     proof,
                     look: Some(look),
                     overruled,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cert_renew_core::certificate::Fingerprint;
-use cert_renew_core::index::{Entry, Finished, LeafFacts, Observed};
+use cert_renew_core::index::{Entry, Finished, Observed};
 use cert_renew_core::rollout::{ChangedKeys, Request};
 use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::object::thin::ThinSecret;
@@ -81,19 +81,13 @@ fn head_of(key: &SecretRef, entry: &Entry) -> Head {
 pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
     let observed = &entry.observed;
     let head = head_of(key, entry);
-    let none = LeafFacts {
-        fingerprint: Fingerprint([0; 32]),
-        not_before: UnixTime(0),
-        not_after: UnixTime(0),
-        with: ChainAndCa::NONE,
-    };
-    let leaf = observed.leaf.unwrap_or(none);
+    let leaf = observed.leaf.ok();
     let request = Request {
         secret: (*key.name).into(),
         uid: observed.uid.to_string().into(),
-        leaf: leaf.fingerprint,
-        with: leaf.with,
-        not_after: leaf.not_after,
+        leaf: leaf.map_or_else(|| Fingerprint::of(&[]), |leaf| leaf.fingerprint),
+        with: leaf.map_or(ChainAndCa::NONE, |leaf| leaf.with),
+        not_after: leaf.map_or(UnixTime(0), |leaf| leaf.not_after),
         rolled_out: None,
         remembered: None,
         halted: None,
@@ -106,6 +100,7 @@ pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
     };
     let held = Held {
         head,
+        is_empty: leaf.is_none(),
         proof: None,
         look: None,
         overruled: None,
@@ -118,10 +113,14 @@ pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
 impl Rollouts {
     /// Writes `rolled-out` where nothing is to be rolled.
     pub(super) async fn record(&self, open: &Open, request: &Request, users: &Users) -> Finished {
-        let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
+        let Some((ticket, Held { head, is_empty, .. })) = open.get(&request.secret) else {
             return Finished::Later(UnixTime::now() + AGAIN, None);
         };
-        let value = value_of(request);
+        let value = if *is_empty {
+            RolledOut::None
+        } else {
+            value_of(request)
+        };
         let workloads = users.get(&request.secret).map_or(&[][..], Vec::as_slice);
         let users = workloads.iter();
         let users = users.map(|workload| (workload.clone(), Has::It)).collect();
@@ -168,9 +167,6 @@ pub(super) fn has(facts: &mut Facts, value: RolledOut) {
 }
 
 pub(super) fn value_of(request: &Request) -> RolledOut {
-    if request.leaf == Fingerprint([0; 32]) {
-        return RolledOut::None;
-    }
     RolledOut::Leaf {
         fingerprint: request.leaf,
         not_after: request.not_after,

@@ -411,8 +411,8 @@ fn rollout_of(
     let request = Request {
         secret: (*key.name).into(),
         uid: "".into(),
-        // The new leaf is unknown, but differs from the present one.
-        leaf: Fingerprint([0; 32]),
+        // The next leaf is unknown; the plan is the same for each that differs from the present one.
+        leaf: Fingerprint::of(b"the next leaf"),
         with: assessment.with,
         not_after: UnixTime::NEVER,
         rolled_out: Some(assessment.held()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use scene::{Reader, cases, lasting, started, states, stderr};
-use serde_json::{Value, json};
+use serde_json::Value;
 use test_bench::objects::{Age, Space, pair};
 use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 

@@ -4,7 +4,8 @@
 //! watch ──► Observed ──apply──► Entry ──► queue of (instant, task, key) ──due──► controller
 //! ```
 //! Pure and synchronous; owned by one task. Its only source is the watch: a finished task only releases its entry, and
-//! its writes are seen when the watch sends them back. It holds no certificate and no key, about 160 bytes a Secret with its name.
+//! its writes are seen when the watch sends them back. It holds no certificate and no key,
+//! about 160 bytes a Secret with its name.
 //!
 //! A relist is tracked by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
 

@@ -1,10 +1,10 @@
 //! What may be requested from a CA: back-off after failures, and the budgets of invariant 6.
 //!
-//! One [`IssuanceHistory`] for each set of names and issuer: Secrets with the same names share it, and replacing or deleting a
-//! Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
+//! One [`IssuanceHistory`] for each set of names and issuer: Secrets with the same names share it, and replacing or
+//! deleting a Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
 
-mod account;
 mod backoff;
+mod history;
 mod urgency;
 
 #[cfg(test)]
@@ -12,17 +12,17 @@ mod tests;
 
 use std::time::Duration;
 
-pub use account::{
+pub use backoff::Backoff;
+pub use history::{
     AccountId, FAILED_VALIDATIONS, Failed, IssuanceHistory, Issue, TriedWith, account_of,
     account_of_name,
 };
-pub use backoff::Backoff;
 pub use urgency::{runs_short, runs_short_at};
 
 use crate::certificate::Leaf;
 use crate::schedule::due::Reason;
 use crate::time::UnixTime;
-use account::{AHEAD, WEEK, recent};
+use history::{AHEAD, WEEK, recent};
 
 /// Most certificates for one set of names in a week; the fifth is not requested.
 pub const ISSUES_A_WEEK: usize = 4;

@@ -4,7 +4,7 @@ mod week;
 
 use std::time::Duration;
 
-use super::account::WEEK;
+use super::history::WEEK;
 use super::*;
 use crate::certificate::Fingerprint;
 use crate::text::name::Name;

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cert_renew_core::assess;
-use cert_renew_core::certificate;
 use cert_renew_core::index::{Index, Source};
-use cert_renew_core::secret::thin::ThinSecret;
+use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::{assess, certificate};
 use serde_json::json;
 use test_bench::objects::{FRESH, pair};
 use test_bench::{Context as _, Result};

@@ -16,7 +16,6 @@ pub mod cluster;
 pub mod context;
 #[cfg(test)]
 mod fuzz;
-pub mod http;
 pub mod leader;
 pub mod net;
 pub mod process;

@@ -9,7 +9,8 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::routing::{get, post};
 use cert_renew::acme::{
-    CertId, Class, Client, Credentials, IssuerSettings, OrderRequest, OrderStatus, Scope, Turns,
+    CertId, Class, Client, Credentials, IssuerSettings, OrderRequest, OrderStatus, RateLimiter,
+    Scope,
 };
 use cert_renew::process::write_gate::WriteGate;
 use cert_renew_core::time::UnixTime;
@@ -40,7 +41,7 @@ pub(crate) fn client_at(directory: String) -> Result<Client> {
         ca_bundle: None,
         eab: None,
         concurrency: 2,
-        turns: Turns::default(),
+        rate_limiter: RateLimiter::default(),
     };
     Ok(Client::new(settings, Arc::new(|_| {}), WriteGate::open())?)
 }

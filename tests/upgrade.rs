@@ -8,7 +8,9 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cert_renew::acme::{ChallengeType, Client, Credentials, IssuerSettings, OrderRequest, Turns};
+use cert_renew::acme::{
+    ChallengeType, Client, Credentials, IssuerSettings, OrderRequest, RateLimiter,
+};
 use cert_renew::process::write_gate::WriteGate;
 use cert_renew_core::certificate::key::PrivateKey;
 use k8s_openapi::api::core::v1::Secret;
@@ -36,7 +38,7 @@ async fn of_the_ca(bench: &Bench, home: &str, uid: &str) -> Result<String> {
         ca_bundle: Some(fs::read(bench.ca_bundle())?),
         eab: None,
         concurrency: 1,
-        turns: Turns::default(),
+        rate_limiter: RateLimiter::default(),
     };
     let client = Client::new(settings, Arc::new(|_| {}), WriteGate::open())?;
     let home = home.replace("{directory}", directory);

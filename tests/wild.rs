@@ -57,7 +57,12 @@ async fn a_file_in_disorder_is_reported_and_its_renewal_is_rolled() -> Result<()
     let fresh = || Ok(disordered(&pair(&["disorder.example"], FRESH)?));
     let first: Result<Pair> = fresh();
     served(&space, "tls", &first?, &EXTERNAL).await?;
-    told(&space, "tls", "the server certificate is number 2 of the file").await?;
+    told(
+        &space,
+        "tls",
+        "the server certificate is number 2 of the file",
+    )
+    .await?;
     let next: Result<Pair> = fresh();
     let next = next?;
     space.put("tls", &next).await?;

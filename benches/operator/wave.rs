@@ -12,7 +12,7 @@ use axum::extract::{Path, State};
 use axum::routing::get;
 use cert_renew::acme::{
     self, ChallengeType, Client as Acme, Credentials, IssuerSettings, OrderRequest, Preference,
-    Turns,
+    RateLimiter,
 };
 use cert_renew::process::write_gate::WriteGate;
 use cert_renew_core::certificate::KeyType;
@@ -272,7 +272,7 @@ async fn bare_wave(bench: &Bench, set: &Arc<Set>, count: usize, in_flight: usize
         ca_bundle: Some(std::fs::read(bench.ca_bundle())?),
         eab: None,
         concurrency: REQUESTS,
-        turns: Turns::default(),
+        rate_limiter: RateLimiter::default(),
     };
     let acme = Acme::new(settings, Arc::new(|_| {}), WriteGate::open())?;
     acme.register(&Credentials::generate(directory)?).await?;

@@ -5,7 +5,7 @@
 //! enforces it. `now` is an argument; only the operator reads a clock.
 //!
 //! ```text
-//! text, time ◄─ certificate ◄─ secret ◄─ schedule ◄─ config ◄─ index, rollout ◄─ assess ◄─ verdict, state_line
+//! text, time ◄─ certificate ◄─ secret ◄─ schedule ◄─ config ◄─ index, rollout ◄─ assess ◄─ verdict
 //! ```
 //! Each module uses only those to its left.
 
@@ -14,12 +14,9 @@ pub mod certificate;
 pub mod config;
 pub mod election;
 pub mod index;
-#[cfg(test)]
-mod layers;
 pub mod rollout;
 pub mod schedule;
 pub mod secret;
-pub mod state_line;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod text;

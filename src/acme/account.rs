@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::credentials::{Account, Credentials, Unusable};
 use super::error::{Action, Error, Kind};
-use super::jws::AccountKey;
+use crate::acme::transport::jws::AccountKey;
 
 impl Client {
     /// Registers the key with the CA, or finds its existing account, and signs with it from now on. The caller stores

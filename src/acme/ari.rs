@@ -17,7 +17,7 @@ use thiserror::Error as ThisError;
 
 use super::client::Client;
 use super::error::{Action, Error};
-use super::problem::Class;
+use crate::acme::error::problem::Class;
 
 /// Shortest time between two polls (RFC 9773, 4.3.2 bounds Retry-After); a minute spares the CA.
 const SOONEST: Duration = Duration::from_secs(60);

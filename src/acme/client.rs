@@ -15,11 +15,11 @@ use zeroize::Zeroizing;
 use super::credentials::Account;
 use super::directory::Directory;
 use super::error::{Action, Error, Kind};
-use super::http::{Answer, Http, Observer, Slot};
-use super::jws::AccountKey;
-use super::nonce::Nonces;
-use super::poll_interval::Pace;
-use super::rate_limiter::Turns;
+use crate::acme::transport::http::{Answer, Http, Observer, Slot};
+use crate::acme::transport::jws::AccountKey;
+use crate::acme::transport::nonce::Nonces;
+use crate::acme::transport::poll_interval::PollInterval;
+use crate::acme::transport::rate_limiter::RateLimiter;
 use crate::process::write_gate::WriteGate;
 
 /// Age after which a directory is fetched again: profiles and terms change in months, URLs hardly ever.
@@ -46,7 +46,7 @@ pub struct IssuerSettings {
     /// Most requests in flight, at least one.
     pub concurrency: usize,
     /// The spacing of requests, shared with the other issuers of the same host.
-    pub turns: Turns,
+    pub rate_limiter: RateLimiter,
 }
 
 /// An external account binding (RFC 8555, section 7.3.4).
@@ -79,9 +79,9 @@ struct Inner {
     directory: Mutex<Option<(Instant, Arc<Directory>)>>,
     account: RwLock<Option<Arc<Account>>>,
     /// Poll interval of validations.
-    validation: Pace,
+    validation: PollInterval,
     /// Poll interval from finalize to the certificate.
-    issue: Pace,
+    issue: PollInterval,
 }
 
 impl Client {
@@ -98,7 +98,7 @@ impl Client {
             &settings.directory,
             settings.ca_bundle.as_deref(),
             settings.concurrency,
-            settings.turns.clone(),
+            settings.rate_limiter.clone(),
             observer,
             gate,
         )?;
@@ -108,8 +108,8 @@ impl Client {
             nonces: Nonces::default(),
             directory: Mutex::default(),
             account: RwLock::default(),
-            validation: Pace::default(),
-            issue: Pace::default(),
+            validation: PollInterval::default(),
+            issue: PollInterval::default(),
         })))
     }
 
@@ -168,7 +168,7 @@ impl Client {
     }
 
     /// The learned poll interval of an action.
-    pub(super) fn pace(&self, action: Action) -> &Pace {
+    pub(super) fn pace(&self, action: Action) -> &PollInterval {
         match action {
             Action::Finalize => &self.0.issue,
             _ => &self.0.validation,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 use zeroize::Zeroizing;
 
-use super::jws::AccountKey;
+use crate::acme::transport::jws::AccountKey;
 
 /// Bytes reserved for the JSON: a reallocation would leave a copy of the key behind.
 const JSON: usize = 4_096;

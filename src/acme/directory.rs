@@ -8,7 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::body;
+use crate::acme::transport::body;
 
 /// The directory object of a CA.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,10 @@ use http::{HeaderMap, HeaderValue};
 use reqwest::Url;
 
 use super::error::{Action, Error};
-use super::jws::AccountKey;
-use super::{Directory, Preference, ari, authorization, http as acme_http, order};
+use crate::acme::order::authorization;
+use crate::acme::transport::http as acme_http;
+use crate::acme::transport::jws::AccountKey;
+use crate::acme::{Directory, Preference, ari, order};
 use crate::fuzz::{feed, texts};
 
 #[test]

@@ -12,34 +12,26 @@
 
 mod account;
 pub mod ari;
-mod authorization;
-mod body;
-mod chain;
 mod client;
 mod credentials;
 mod directory;
 mod error;
 #[cfg(test)]
 pub(crate) mod fuzz;
-mod http;
-mod jws;
-mod nonce;
 mod order;
-mod poll_interval;
-mod problem;
-mod rate_limiter;
 mod revocation;
+mod transport;
 
 pub use ari::CertId;
-pub use authorization::{Authorization, Challenge, dns_persist_01};
-pub use chain::{Preference, in_order};
 pub use client::{Client, Eab, IssuerSettings};
 pub use credentials::{Credentials, Unusable};
 pub use directory::{Directory, Meta};
+pub use error::problem::{Class, Limited, Problem, Scope, Subproblem, tells_of_pause};
 pub use error::{Action, Error};
-pub use http::{Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
+pub use order::authorization::{Authorization, Challenge, dns_persist_01};
+pub use order::chain::{Preference, in_order};
 pub use order::{Order, OrderRequest};
-pub use problem::{Class, Limited, Problem, Scope, Subproblem, tells_of_pause};
-pub use rate_limiter::Turns;
 pub use revocation::RevocationReason;
+pub use transport::http::{Observer, RequestInfo};
+pub use transport::rate_limiter::RateLimiter;

@@ -3,32 +3,15 @@
 //! The only module that prints. Exit codes are in `docs/command.md`: 0 success, 1 failure or problems found, 2 wrong
 //! usage, or a certificate that `check` found broken.
 
-mod account;
-mod adopt;
-mod answer;
-mod api_error;
-mod check;
-mod cluster_config;
-mod completions;
-mod config;
-mod create;
-mod describe;
-mod kube_flags;
-pub mod lint;
-mod names;
-mod operator;
+mod change;
+mod connection;
+pub mod offline;
 mod output;
-mod page_token;
-mod plan;
-mod renew;
-mod revoke;
+mod view;
 // The operator runs on a unix: it ends by signals. Elsewhere there are the other commands.
 #[cfg(unix)]
 mod run;
-mod secret;
-mod status;
 mod verdicts;
-mod version;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -49,40 +32,40 @@ enum Command {
     #[cfg(unix)]
     Run(run::Args),
     /// Show the annotated Secrets: what they hold, when they renew, what went wrong
-    Status(status::Args),
+    Status(view::status::Args),
     /// Show everything about one Secret: its state, its last Events, and the next thing to do
-    Describe(describe::Args),
+    Describe(view::describe::Args),
     /// Find what is wrong with certificates, keys and manifests
-    Check(check::Args),
+    Check(offline::check::Args),
     /// Show what would be renewed when, and which workloads would restart; change nothing
-    Plan(plan::Args),
+    Plan(view::plan::Args),
     /// Ask for new certificates now, within the limits of the CA
-    Renew(renew::Args),
+    Renew(change::renew::Args),
     /// Revoke a certificate at its CA, and have a new key and certificate made
-    Revoke(revoke::Args),
+    Revoke(change::revoke::Args),
     /// Continue a rollout that was halted
-    Resume(secret::Resume),
+    Resume(change::secret::Resume),
     /// Create an annotated Secret that waits for its first certificate
-    Create(create::Args),
+    Create(change::create::Args),
     /// Take over what another tool renews, without issuing or restarting anything
-    Adopt(adopt::Args),
+    Adopt(change::adopt::Args),
     /// Show which names a namespace may ask which issuer for
-    Names(names::Args),
+    Names(view::names::Args),
     /// Show the account at a CA, or change its key
     #[command(subcommand)]
-    Account(account::Command),
+    Account(view::account::Command),
     /// Look at a config file
     #[command(subcommand)]
-    Config(config::Command),
+    Config(offline::config::Command),
     /// Print the version of this command, and of the operator in the cluster
-    Version(version::Args),
+    Version(view::version::Args),
     /// Print what a shell, or kubectl, needs to complete this command
-    Completions(completions::Completions),
+    Completions(offline::completions::Completions),
     /// Complete a command line, as kubectl asks its plugins
     #[command(name = "__complete", hide = true)]
-    Complete(completions::Complete),
+    Complete(offline::completions::Complete),
     /// Print the manual page of this command, or of one below it
-    Man(completions::Man),
+    Man(offline::completions::Man),
 }
 
 impl Cli {
@@ -106,22 +89,22 @@ impl Cli {
         let result = match self.command {
             #[cfg(unix)]
             Command::Run(args) => run::run(args),
-            Command::Status(args) => status::run(args),
-            Command::Describe(args) => describe::run(args),
-            Command::Check(args) => check::run(args),
-            Command::Plan(args) => plan::run(args),
-            Command::Renew(args) => renew::run(args),
-            Command::Revoke(args) => revoke::run(args),
-            Command::Resume(args) => secret::resume(args),
-            Command::Create(args) => create::run(args),
-            Command::Adopt(args) => adopt::adopt(args),
-            Command::Account(command) => account::run(command),
-            Command::Config(command) => config::run(command),
-            Command::Names(args) => names::run(args),
-            Command::Version(args) => version::run(args),
-            Command::Complete(args) => completions::complete(&args),
-            Command::Completions(args) => completions::completions(&args),
-            Command::Man(args) => completions::man(&args),
+            Command::Status(args) => view::status::run(args),
+            Command::Describe(args) => view::describe::run(args),
+            Command::Check(args) => offline::check::run(args),
+            Command::Plan(args) => view::plan::run(args),
+            Command::Renew(args) => change::renew::run(args),
+            Command::Revoke(args) => change::revoke::run(args),
+            Command::Resume(args) => change::secret::resume(args),
+            Command::Create(args) => change::create::run(args),
+            Command::Adopt(args) => change::adopt::adopt(args),
+            Command::Account(command) => view::account::run(command),
+            Command::Config(command) => offline::config::run(command),
+            Command::Names(args) => view::names::run(args),
+            Command::Version(args) => view::version::run(args),
+            Command::Complete(args) => offline::completions::complete(&args),
+            Command::Completions(args) => offline::completions::completions(&args),
+            Command::Man(args) => offline::completions::man(&args),
         };
         match result {
             Ok(code) => code,
@@ -144,7 +127,7 @@ struct Failure(String);
 impl Failure {
     /// What failed and why. An error of the API server is said as kubectl says it, which names the object.
     fn new(doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
-        if let Some(text) = api_error::in_kubectls_words(error) {
+        if let Some(text) = connection::api_error::in_kubectls_words(error) {
             return Self(text);
         }
         Self(format!(

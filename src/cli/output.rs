@@ -155,7 +155,7 @@ impl Table {
         }
     }
 
-    /// Cuts a column at so many characters, if the screen is one.
+    /// Cuts a column at this number of characters, if the screen is a terminal.
     pub(super) fn at_most(mut self, screen: Screen, column: usize, most: usize) -> Self {
         if screen.columns.is_some() {
             self.widths[column] = self.widths[column].min(most);

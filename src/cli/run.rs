@@ -10,41 +10,40 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use cert_renew_core::config::Config;
 use cert_renew_core::election::{Election, Times};
-use cert_renew_core::time::duration;
-use cert_renew_core::time::duration::NotADuration;
+use cert_renew_core::time::duration::{self, NotADuration};
 use cert_renew_core::time::{BootTime, UnixTime};
 use cert_renew_core::verdict::Leader;
 use clap::Parser;
+use futures::future::BoxFuture;
 use kube::Client;
 use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::{CommandResult, Failure, block_on};
+use crate::cluster::access::{review, viewers};
 use crate::cluster::events::Events;
 use crate::cluster::lease::{Candidate, Sign};
-use crate::cluster::watch::Opener;
-use crate::cluster::{NoWay, Way, port_certificate, review, viewers};
+use crate::cluster::secrets::port_certificate;
+use crate::cluster::secrets::watch::Opener;
+use crate::cluster::{self, KubeConfigSource, NoWay};
 use crate::context::Shared;
-use crate::http::access::Review;
-use crate::leader::controller;
-use crate::leader::controller::{Configs, Ended};
+use crate::leader::controller::{self, Configs, Ended};
 use crate::leader::handles::Handles;
-use crate::net::bounded;
+use crate::net::metrics_port::access::Review;
 use crate::net::presented::Presented;
+use crate::net::{bounded, metrics_port};
 use crate::process::config_file::ConfigFile;
-use crate::process::kernel;
-use crate::process::supervise;
 use crate::process::write_gate::WriteGate;
+use crate::process::{kernel, supervise};
 use crate::solver::http01;
 use crate::telemetry::log::{self, LogFormat, Verbosity};
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::Part;
+use crate::telemetry::metrics::{Metrics, Part};
 use crate::telemetry::otlp::{self, Endpoint};
 use crate::telemetry::steps::Steps;
 use crate::telemetry::trace::Traces;
-use crate::{cluster, http};
 
 /// Time between two reads of the config file. The kubelet takes a minute to bring a changed ConfigMap, and changes a
 /// symbolic link, which a watch of the file would miss.
@@ -165,11 +164,11 @@ async fn operate(
     let client = cluster::connect_behind(gate.clone(), Arc::clone(&metrics))
         .await
         .map_err(no_way)?;
-    let lease_client = cluster::connect(&Way::default(), Some(Arc::clone(&metrics)))
+    let lease_client = cluster::connect(&KubeConfigSource::default(), Some(Arc::clone(&metrics)))
         .await
         .map_err(no_way)?;
-    let metrics_listener = Arc::new(listen(args.metrics_address).await?);
-    let challenge_listener = Arc::new(listen(args.challenge_address).await?);
+    let metrics_listener = listen(args.metrics_address).await?;
+    let challenge_listener = listen(args.challenge_address).await?;
     let namespace: Arc<str> = args.namespace.into();
     let started = UnixTime::now();
     // Runs beside the start, as it only reports. A standby asks too, so it bypasses the gate.
@@ -191,25 +190,9 @@ async fn operate(
     let (context, renewals) = (Arc::clone(&all.shared), Arc::clone(&all.renewals));
 
     let (stop, stopped) = watch::channel(false);
-    let until = |stopped: &watch::Receiver<bool>| {
-        let mut stopped = stopped.clone();
-        async move {
-            // An error means that the sender is gone, which is a stop too.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        }
-    };
     let (signs, seen) = watch::channel::<Option<Sign>>(None);
     let counting = Arc::clone(&renewals);
-    let certificate = Presented::default();
-    supervise::spawn(Part::PortCertificate, &metrics, {
-        let (client, namespace) = (lease_client.clone(), Arc::clone(&context.namespace));
-        let (config, certificate) = (context.config.clone(), certificate.clone());
-        move || {
-            let (config, certificate) = (config.clone(), certificate.clone());
-            port_certificate::follow(client.clone(), Arc::clone(&namespace), config, certificate)
-        }
-    });
-    let state = http::State {
+    let state = metrics_port::State {
         index: Arc::clone(&context.index),
         strays: Arc::clone(&context.strays),
         metrics: Arc::clone(&metrics),
@@ -226,42 +209,30 @@ async fn operate(
         }),
         leader: Arc::new(move |now| {
             let seen = seen.borrow();
-            let leader = seen.as_ref().map(|sign| {
-                let Sign {
-                    holder, at, lasts, ..
-                } = sign;
-                Leader::at(now, holder.as_deref(), *at, *lasts)
-            });
-            leader.unwrap_or_default()
+            seen.as_ref().map_or_else(Leader::default, |sign| {
+                Leader::at(now, sign.holder.as_deref(), sign.at, sign.lasts)
+            })
         }),
         replica: replica().into(),
         started,
         review: reviews(&lease_client, &context.namespace),
-        certificate,
+        certificate: follow_certificate(&lease_client, &context, &metrics),
     };
-    let metrics_server = supervise::spawn(Part::MetricsServer, &metrics, {
-        let stopped = stopped.clone();
-        move || {
-            let (listener, state, until) = (
-                again(Arc::clone(&metrics_listener)),
-                state.clone(),
-                until(&stopped),
-            );
-            async move { http::serve(listener.await, state, until).await }
-        }
-    });
+    let metrics_server = serve(
+        Part::MetricsServer,
+        &metrics,
+        metrics_listener,
+        &stopped,
+        move |listener, until| metrics_port::serve(listener, state.clone(), until),
+    );
     let router = http01::router(renewals.challenges.clone(), renewals.lookup());
-    let challenge_server = supervise::spawn(Part::ChallengeServer, &metrics, {
-        let stopped = stopped.clone();
-        move || {
-            let (listener, router, until) = (
-                again(Arc::clone(&challenge_listener)),
-                router.clone(),
-                until(&stopped),
-            );
-            async move { bounded::serve(listener.await, router, until).await }
-        }
-    });
+    let challenge_server = serve(
+        Part::ChallengeServer,
+        &metrics,
+        challenge_listener,
+        &stopped,
+        move |listener, until| bounded::serve(listener, router.clone(), until),
+    );
     let follower = supervise::spawn(Part::OrderRecords, &metrics, {
         let renewals = Arc::clone(&renewals);
         move || {
@@ -273,32 +244,31 @@ async fn operate(
     let reader = tokio::spawn(follow_file(file, want, metrics));
     let (release, released) = watch::channel(false);
     let (leads, term) = watch::channel(None);
-    let candidate = tokio::spawn({
-        let (context, released) = (Arc::clone(&context), until(&released));
-        let election = Election::new(identity(pod), times);
-        async move {
-            if args.leader_election {
-                let (gate, relist) = (context.gate.clone(), context.health.relist.clone());
-                let namespace = &context.namespace;
-                let candidate = Candidate::new(
-                    lease_client,
-                    namespace,
-                    election,
-                    gate,
-                    leads,
-                    relist,
-                    signs,
-                );
-                // Do not campaign before the first list: an uninformed leader would block an informed one.
-                context.health.first_list.notified().await;
-                candidate.run(released).await;
-            } else {
-                context.gate.grant(ALONE, BootTime::NEVER);
-                context.health.first_list.notified().await;
-                signs.send_replace(Some(Sign::alone(replica())));
-                leads.send_replace(Some(ALONE));
-                released.await;
-            }
+    let election = Election::new(identity(pod), times);
+    let (shared, released) = (Arc::clone(&context), until(released));
+    let candidate = tokio::spawn(async move {
+        let first_list = shared.health.first_list.notified();
+        if args.leader_election {
+            let (gate, relist) = (shared.gate.clone(), shared.health.relist.clone());
+            let namespace = &shared.namespace;
+            let candidate = Candidate::new(
+                lease_client,
+                namespace,
+                election,
+                gate,
+                leads,
+                relist,
+                signs,
+            );
+            // Do not campaign before the first list: an uninformed leader would block an informed one.
+            first_list.await;
+            candidate.run(released).await;
+        } else {
+            shared.gate.grant(ALONE, BootTime::NEVER);
+            first_list.await;
+            signs.send_replace(Some(Sign::alone(replica())));
+            leads.send_replace(Some(ALONE));
+            released.await;
         }
     });
     tracing::info!(
@@ -341,6 +311,41 @@ async fn operate(
         Ended::Told => Ok(ExitCode::SUCCESS),
         Ended::Unattended => Err(Failure("a task that all others depend on has ended".into())),
     }
+}
+
+/// Ends once the sender says so, or is gone.
+async fn until(mut told: watch::Receiver<bool>) {
+    let _ = told.wait_for(|told| *told).await;
+}
+
+/// Serves a port until the process stops. A server that panics is begun again on the same socket.
+fn serve<F>(
+    part: Part,
+    metrics: &Arc<Metrics>,
+    listener: std::net::TcpListener,
+    stopped: &watch::Receiver<bool>,
+    server: impl Fn(TcpListener, BoxFuture<'static, ()>) -> F + Clone + Send + Sync + 'static,
+) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (listener, stopped) = (Arc::new(listener), stopped.clone());
+    supervise::spawn(part, metrics, move || {
+        let listener = again(Arc::clone(&listener));
+        let (until, server) = (until(stopped.clone()), server.clone());
+        async move { server(listener.await, Box::pin(until)).await }
+    })
+}
+
+/// The certificate of the metrics port, kept equal to its Secret. Every replica presents one, so this bypasses the gate.
+fn follow_certificate(client: &Client, shared: &Arc<Shared>, metrics: &Arc<Metrics>) -> Presented {
+    let certificate = Presented::default();
+    let (client, shared, presented) = (client.clone(), Arc::clone(shared), certificate.clone());
+    supervise::spawn(Part::PortCertificate, metrics, move || {
+        let (namespace, config) = (Arc::clone(&shared.namespace), shared.config.clone());
+        port_certificate::follow(client.clone(), namespace, config, presented.clone())
+    });
+    certificate
 }
 
 /// Asks the API server about tokens. Every replica shows the page, so this bypasses the gate.

@@ -11,7 +11,8 @@ use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use zeroize::Zeroizing;
 
 use super::secrets::Wiped;
-use super::{Error, call, params};
+use crate::cluster::Error;
+use crate::cluster::client::{call, params};
 
 const FIELD: &str = "credentials";
 /// Data key of the credentials that an account is changing to.

@@ -13,8 +13,9 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::pages::Pages;
-use super::{Error, call, params};
+use crate::cluster::Error;
+use crate::cluster::client::pages::Pages;
+use crate::cluster::client::{call, params};
 
 const LABEL: &str = "cert-renew.io/challenge-route";
 /// The Service of the challenge port in `deploy/`.
@@ -37,7 +38,7 @@ pub struct Routed {
 
 /// A controller's verdict on a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RouteStatus {
     /// No objections.
     Fine,
     /// Refused, for this reason.
@@ -196,9 +197,9 @@ pub async fn standing(
     client: &Client,
     namespace: &str,
     routed: &Routed,
-) -> Result<Standing, Error> {
+) -> Result<RouteStatus, Error> {
     let (Route::Gateway { .. }, Some(resource)) = (&routed.solver.route, routed.resource()) else {
-        return Ok(Standing::Fine);
+        return Ok(RouteStatus::Fine);
     };
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     let name = routed.name();
@@ -207,14 +208,14 @@ pub async fn standing(
 }
 
 /// A route that one parent accepts is reachable; one that all refuse is not.
-fn standing_of(route: &Value) -> Standing {
+fn standing_of(route: &Value) -> RouteStatus {
     let mut refusals = Vec::new();
     let parents = route["status"]["parents"].as_array();
     for parent in parents.into_iter().flatten() {
         let conditions = parent["conditions"].as_array().into_iter().flatten();
         for condition in conditions.filter(|it| it["type"] == "Accepted") {
             if condition["status"] == "True" {
-                return Standing::Fine;
+                return RouteStatus::Fine;
             }
             let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
             let gateway = parent["parentRef"]["name"].as_str().unwrap_or_default();
@@ -226,9 +227,9 @@ fn standing_of(route: &Value) -> Standing {
         }
     }
     if refusals.is_empty() {
-        Standing::Fine
+        RouteStatus::Fine
     } else {
-        Standing::Refused(refusals.join("; "))
+        RouteStatus::Refused(refusals.join("; "))
     }
 }
 
@@ -333,9 +334,9 @@ mod tests {
                 {"type": "Accepted", "status": status, "reason": "NotAllowedByListeners", "message": "no"}]})
         };
         let of = |parents: &[Value]| standing_of(&json!({"status": {"parents": parents}}));
-        assert_eq!(standing_of(&json!({})), Standing::Fine);
-        assert_eq!(of(&[parent("False"), parent("True")]), Standing::Fine);
+        assert_eq!(standing_of(&json!({})), RouteStatus::Fine);
+        assert_eq!(of(&[parent("False"), parent("True")]), RouteStatus::Fine);
         let refused = "Gateway public: NotAllowedByListeners: no";
-        assert_eq!(of(&[parent("False")]), Standing::Refused(refused.into()));
+        assert_eq!(of(&[parent("False")]), RouteStatus::Refused(refused.into()));
     }
 }

@@ -20,7 +20,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{Call, Error, params};
+use crate::cluster::client::params;
+use crate::cluster::{Call, Error};
 use crate::process::write_gate::WriteGate;
 
 /// Name of the Lease.
@@ -64,7 +65,7 @@ pub struct Candidate {
     /// The term in which this replica leads, if it does.
     leads: watch::Sender<Option<u64>>,
     /// Signals that the cluster state went back in time.
-    anew: watch::Sender<()>,
+    relist: watch::Sender<()>,
     /// The last sign of a leader, for people.
     signs: watch::Sender<Option<Sign>>,
     terms: u64,
@@ -102,7 +103,7 @@ impl Candidate {
         election: Election,
         gate: WriteGate,
         leads: watch::Sender<Option<u64>>,
-        anew: watch::Sender<()>,
+        relist: watch::Sender<()>,
         signs: watch::Sender<Option<Sign>>,
     ) -> Self {
         let calls = Calls {
@@ -115,7 +116,7 @@ impl Candidate {
             election,
             gate,
             leads,
-            anew,
+            relist,
             signs,
             terms: 0,
             changes: None,
@@ -179,9 +180,9 @@ impl Candidate {
         {
             tracing::warn!(
                 version = record.version,
-                "a past of the cluster has come back, as after a restore of etcd: all is listed again"
+                "the state of the cluster went back in time, as after a restore of etcd: everything is listed again"
             );
-            self.anew.send_replace(());
+            self.relist.send_replace(());
         }
         self.note(&outcome);
         match outcome {

@@ -3,27 +3,16 @@
 //! Every call has a deadline and ends in an [`Error`] that names the attempted action. It decides nothing; other
 //! modules decide what is read and written.
 
+pub mod access;
 pub mod accounts;
-mod bounded;
-mod call;
 pub mod challenge_routes;
-mod error;
+pub(crate) mod client;
 pub mod events;
-mod gated;
 pub mod lease;
 pub mod ledger;
 pub mod namespaces;
-mod observe;
 pub mod order_records;
-pub(crate) mod pages;
-mod params;
-pub mod port_certificate;
-mod recent_events;
-pub mod review;
 pub mod secrets;
-mod transport;
-pub mod viewers;
-pub mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,18 +20,18 @@ use std::sync::Arc;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-use call::{DEADLINE, call};
+use client::DEADLINE;
 
-pub use self::call::Call;
-pub use self::error::Error;
-pub use self::transport::Unreachable;
+pub use self::client::call::Call;
+pub use self::client::error::Error;
+pub use self::client::transport::Unreachable;
 
 use crate::process::write_gate::WriteGate;
 use crate::telemetry::metrics::Metrics;
 
 /// The kubeconfig, its context, and whom to impersonate; all defaults are kubectl's.
 #[derive(Clone, Debug, Default)]
-pub struct Way {
+pub struct KubeConfigSource {
     /// The kubeconfig file.
     pub kubeconfig: Option<PathBuf>,
     /// The context.
@@ -55,7 +44,7 @@ pub struct Way {
     pub once: bool,
 }
 
-impl Way {
+impl KubeConfigSource {
     async fn config(&self) -> Result<kube::Config, NoWay> {
         let options = KubeConfigOptions {
             context: self.context.clone(),
@@ -88,10 +77,15 @@ impl Way {
 ///
 /// # Errors
 /// When neither says where the API server is.
-pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client, NoWay> {
-    let builder = transport::builder(config(way).await?)?;
+pub async fn connect(
+    way: &KubeConfigSource,
+    metrics: Option<Arc<Metrics>>,
+) -> Result<Client, NoWay> {
+    let builder = client::transport::builder(config(way).await?)?;
     Ok(match metrics {
-        Some(metrics) => builder.with_layer(&observe::Counting(metrics)).build(),
+        Some(metrics) => builder
+            .with_layer(&client::observe::Counting(metrics))
+            .build(),
         None => builder.build(),
     })
 }
@@ -101,17 +95,17 @@ pub async fn connect(way: &Way, metrics: Option<Arc<Metrics>>) -> Result<Client,
 /// # Errors
 /// When neither kubeconfig nor pod says where the API server is.
 pub async fn connect_behind(gate: WriteGate, metrics: Arc<Metrics>) -> Result<Client, NoWay> {
-    let builder = transport::builder(config(&Way::default()).await?)?
-        .with_layer(&observe::Counting(metrics))
+    let builder = client::transport::builder(config(&KubeConfigSource::default()).await?)?
+        .with_layer(&client::observe::Counting(metrics))
         // Outermost: kube's own retries are inside.
-        .with_layer(&gated::Gating(gate));
+        .with_layer(&client::gated::Gating(gate));
     Ok(builder.build())
 }
 
 /// Why the API server cannot be connected.
 pub type NoWay = Box<dyn std::error::Error + Send + Sync>;
 
-async fn config(way: &Way) -> Result<kube::Config, NoWay> {
+async fn config(way: &KubeConfigSource) -> Result<kube::Config, NoWay> {
     let config = way.config().await?;
     let of_environment = |proxy: &http::Uri| {
         let values = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).ok());

@@ -9,7 +9,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::Api;
 
-use super::{Error, call};
+use crate::cluster::Error;
+use crate::cluster::client::call;
 
 /// The present labels of a namespace.
 ///

@@ -23,9 +23,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 use super::challenge_routes::Routed;
-use super::pages::Pages;
 use super::secrets::Wiped;
-use super::{Error, call, params};
+use crate::cluster::Error;
+use crate::cluster::client::pages::Pages;
+use crate::cluster::client::{call, params};
 
 const LABEL: &str = "cert-renew.io/order-record";
 const ORDER: &str = "order.json";

@@ -17,21 +17,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cert_renew_core::certificate::key::PrivateKey;
-use cert_renew_core::certificate::loader;
-use cert_renew_core::certificate::pair;
-use cert_renew_core::certificate::pem;
-use cert_renew_core::certificate::{self, Fingerprint};
+use cert_renew_core::certificate::{self, Fingerprint, loader, pair, pem};
 use cert_renew_core::config::{Config, Glob, NamePattern};
-use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::object::full::FullSecret;
+use cert_renew_core::secret::object::thin::{CertificateState, ThinSecret};
 use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
 use cert_renew_core::secret::state::RolledOut;
-use cert_renew_core::secret::thin::{CertificateState, ThinSecret};
 use cert_renew_core::testing::files;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::text::shown;
-use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::change_window::ChangeWindow;
-use cert_renew_core::time::duration;
+use cert_renew_core::time::{UnixTime, duration};
 
 /// How long each target runs in `cargo test`, in seconds.
 const SECONDS: f64 = 1.0;

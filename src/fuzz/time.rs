@@ -10,17 +10,17 @@
 use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::schedule::rate_limits;
 use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::data::data_keys::{DataKeys, TLS_TYPE};
+use cert_renew_core::secret::object::thin::ObservedSecret;
 use cert_renew_core::secret::parts::ChainAndCa;
-use cert_renew_core::secret::place::{Place, TLS_TYPE};
 use cert_renew_core::secret::state::IssuedBy;
 use cert_renew_core::secret::stray;
-use cert_renew_core::secret::thin::ObservedSecret;
 use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::testing::{FACTOR, LENGTHS, forge, slower_than_linear};
 use cert_renew_core::verdict::Report;
 
 use super::*;
-use crate::cli::lint;
+use crate::cli::offline::lint;
 use crate::cluster::order_records;
 
 /// A reader by its name.
@@ -103,9 +103,9 @@ pub(crate) const READERS: &[Reader] = &[
             let _ = Settings::read(&annotations, false, &NamespaceDefaults::default());
         }
     }),
-    ("Place::of", |input| {
+    ("DataKeys::of", |input| {
         let text = String::from_utf8_lossy(input);
-        let _ = Place::of("Opaque", Some(&text));
+        let _ = DataKeys::of("Opaque", Some(&text));
     }),
     ("state annotations", |input| {
         let text = String::from_utf8_lossy(input);
@@ -118,7 +118,7 @@ pub(crate) const READERS: &[Reader] = &[
         let _ = IssuedBy::read(&note);
     }),
     ("workloads and pods", crate::rollout::read),
-    ("requests for the page", crate::http::read),
+    ("requests for the page", crate::net::metrics_port::read),
     ("the operator's answer", |input| {
         drop(serde_json::from_slice::<Report>(input));
     }),
@@ -130,7 +130,9 @@ pub(crate) const READERS: &[Reader] = &[
     }),
     ("order records and the ledger", |input| {
         drop(serde_json::from_slice::<order_records::Order>(input));
-        drop(serde_json::from_slice::<rate_limits::Account>(input));
+        drop(serde_json::from_slice::<rate_limits::IssuanceHistory>(
+            input,
+        ));
     }),
 ];
 

@@ -7,12 +7,11 @@
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::config::Labels;
 use cert_renew_core::schedule::due::Never;
-use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::full::FullSecret;
-use cert_renew_core::secret::keys;
-use cert_renew_core::secret::outputs::Part;
+use cert_renew_core::secret::data::outputs::Part;
+use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::settings::{Blocks, Problem};
 use cert_renew_core::secret::workload::Kind;
+use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::{error_chain, shown, similar};
 use cert_renew_core::time::UnixTime;
 

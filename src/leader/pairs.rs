@@ -15,16 +15,15 @@ use cert_renew_core::config::Labels;
 use cert_renew_core::index::{Entry, Observed};
 use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::full::FullSecret;
+use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::handles::Handles;
 use super::rewrite::rewrite;
-use crate::cluster;
 use crate::cluster::events::Reason;
-use crate::cluster::secrets;
+use crate::cluster::{self, secrets};
 use crate::process::task::Done;
 
 /// Most looks in one namespace at once, then one a second: no user can make us load the API server without limit.
@@ -100,7 +99,7 @@ async fn look(
     if let Some(note) = &note
         && !all.shared.rollout_said(key, note)
     {
-        tracing::warn!(secret = %key, note, "not as it should be");
+        tracing::warn!(secret = %key, note, "unusable pair");
         let uid = secret.head.uid();
         let events = &all.shared.events;
         events.secret(key, uid, Reason::CertificateProblem, note);

@@ -6,14 +6,14 @@
 use cert_renew_core::assess::Assessment;
 use cert_renew_core::certificate::key::PrivateKey;
 use cert_renew_core::certificate::pair::Chain;
-use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::full::FullSecret;
-use cert_renew_core::secret::keys;
-use cert_renew_core::secret::render::render;
+use cert_renew_core::secret::data::render::render;
+use cert_renew_core::secret::object::full::FullSecret;
+use cert_renew_core::secret::{SecretRef, keys};
 
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::context::Shared;
+use crate::telemetry::stage::Stage;
 
 /// Rewrites the pair; true if that was done.
 pub(super) async fn rewrite(
@@ -33,7 +33,7 @@ pub(super) async fn rewrite(
         }
     }
     let note = "servers could not load the pair in the form that it had: the same certificate and key are written in clean PEM";
-    tracing::info!(secret = %key, step = "rewritten", "{note}");
+    tracing::info!(secret = %key, step = Stage::Rewritten.name(), "{note}");
     let uid = secret.head.uid();
     shared
         .events

@@ -1,7 +1,7 @@
 //! The Secrets that seem to be meant for cert-renew and are not managed: each is told once, and counted.
 //!
 //! Nothing of them is written, and nothing is asked. Their number is bounded, in all and by namespace, and so are the
-//! Events: whoever may edit Secrets can make any number of them.
+//! Events: users who may edit Secrets can make any number of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -186,8 +186,8 @@ impl Strays {
         self.drop_if(|it| it.source == source && !it.listed);
     }
 
-    /// All watches begin anew, perhaps others.
-    pub fn doubt(&mut self) {
+    /// All watches restart, perhaps with other selectors.
+    pub fn invalidate_all(&mut self) {
         self.known.values_mut().for_each(|it| it.listed = false);
     }
 
@@ -319,7 +319,7 @@ mod tests {
         strays.see(&key("shop", 0), "u", Some(stray("a")), ONE);
         strays.finish(ONE);
         assert_eq!(series(&metrics), 1);
-        strays.doubt();
+        strays.invalidate_all();
         strays.finish_all();
         assert_eq!(series(&metrics), 0);
     }

@@ -5,6 +5,7 @@ pub mod config_file;
 pub mod fair;
 #[cfg(unix)]
 pub mod kernel;
+pub mod permit;
 pub mod supervise;
 pub mod task;
 pub mod write_gate;

@@ -11,34 +11,16 @@
 //!
 //! `fallback` decides which CA is asked, and `on_failure` what a failed renewal means for the next one.
 
-mod ca_limits;
-pub mod challenge_sync;
-mod challenges;
-mod changes;
-pub mod cleanup;
-mod failure;
-mod fallback;
+pub mod challenges;
 pub mod info;
-pub mod info_poller;
 pub mod issuers;
-mod key_choice;
-mod limits;
-mod on_failure;
+pub mod limits;
 mod order;
 mod outcome;
-pub mod persist;
 pub mod preflight;
-mod public_ca;
-mod record;
 mod renewals;
-mod resume;
-pub mod running_orders;
-pub mod secret_failures;
 mod shared_certificates;
 mod target;
-mod timing;
-pub mod validation_limits;
-mod ways;
 mod write;
 
 use std::future::Future;
@@ -49,10 +31,10 @@ use cert_renew_core::index::{Entry, Finished};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::workload::WorkloadRef;
-use cert_renew_core::state_line;
 use cert_renew_core::time::UnixTime;
-use failure::Failure;
+use cert_renew_core::verdict::state_line;
 use outcome::Outcome;
+use outcome::failure::Failure;
 use renewals::Renewal;
 pub use renewals::Renewals;
 use target::RenewalTarget;
@@ -108,7 +90,7 @@ impl Renewal<'_> {
             Ok(Some(record)) => record,
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(secret = %self.key, %error, "an order that nobody waits for cannot be given up now");
+                tracing::warn!(secret = %self.key, %error, "an order that is no longer wanted could not be given up now");
                 return;
             }
         };

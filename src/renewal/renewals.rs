@@ -12,15 +12,15 @@ use parking_lot::Mutex;
 
 use super::info::RenewalInfo;
 use super::issuers::Issuers;
-use super::running_orders::RunningOrders;
-use super::secret_failures::SecretFailures;
-use super::validation_limits::Validations;
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::context::Shared;
+use crate::renewal::limits::validations::Validations;
+use crate::renewal::order::running_orders::RunningOrders;
+use crate::renewal::outcome::secret_failures::SecretFailures;
 use crate::solver::dns01;
 use crate::solver::http01::ChallengeStore;
-use crate::solver::http01_self_check::Held;
+use crate::solver::http01_self_check::SharedRoutes;
 
 /// Most looks at a namespace's workloads at once for the first text about a Secret, then one a second; the texts beyond
 /// that do not name them.
@@ -48,7 +48,7 @@ pub struct Renewals {
     /// Sets and removes TXT records.
     pub(super) dns01: dns01::Solver,
     /// The Ingresses and HTTPRoutes of ours, with their users.
-    pub(super) routes: Held,
+    pub(super) routes: SharedRoutes,
 }
 
 /// The names of the workloads that use a Secret, or that it names; none where that cannot be told soon. Rollouts know it,
@@ -92,7 +92,7 @@ impl Renewals {
             lookups: Mutex::new(TokenBucket::new(LOOKUPS)),
             challenges: ChallengeStore::default(),
             validations: Validations::default(),
-            routes: Held::default(),
+            routes: SharedRoutes::default(),
             shared,
         }
     }

@@ -17,13 +17,15 @@ use cert_renew_core::schedule::due::Suggestion;
 use cert_renew_core::schedule::rate_limits::AccountId;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
+use tokio::time::Instant;
 
-use super::failure::Failure;
 use super::renewals::Renewal;
 use super::target::RenewalTarget;
 use crate::cluster::events::Reason;
+use crate::cluster::namespaces;
 use crate::cluster::order_records::Record;
-use crate::cluster::{namespaces, secrets};
+use crate::process::permit::Look;
+use crate::renewal::outcome::failure::Failure;
 
 /// Delay until a copy checks again whether the Secret that orders for it has finished.
 const FOLLOW: Duration = Duration::from_secs(30);
@@ -170,7 +172,9 @@ impl Renewal<'_> {
         chain: &Chain,
     ) -> Result<bool, Failure> {
         let now = UnixTime::now();
-        let Some(fresh) = self.read(now).await? else {
+        let waited = Instant::now();
+        let (look, fresh) = Look::take(self.read(now)).await?;
+        let Some(fresh) = fresh else {
             return Ok(false);
         };
         let (mine, theirs) = (&fresh.assessment, &of.assessment);
@@ -189,7 +193,8 @@ impl Renewal<'_> {
         }
         let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
         let changes = self.changes(&fresh, (record, true), chain)?;
-        secrets::patch(&self.shared.client, &fresh.secret.head, &changes).await?;
+        let permit = Look::permit([&look], waited, ()).ok_or(Failure::Outdated)?;
+        self.patch(permit, &fresh, &changes).await?;
         let note = format!(
             "valid until {}, one order with {}",
             chain.leaf.not_after,

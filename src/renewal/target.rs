@@ -10,18 +10,20 @@ use cert_renew_core::certificate::{Leaf, pair};
 use cert_renew_core::config::{Config, Issuer, Labels};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
-use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::text::hash::hash;
 use cert_renew_core::text::name::{self, Name};
 use cert_renew_core::time::UnixTime;
+use tokio::time::Instant;
 
-use super::failure::{Failure, Of};
 use super::renewals::Renewal;
 use crate::acme::CertId;
 use crate::cluster::order_records::{self, Record};
 use crate::cluster::{self, namespaces, secrets};
+use crate::process::permit::{self, Permit};
+use crate::renewal::outcome::failure::{Failure, FailureContext};
 
 /// A Secret as it is now, and what it asks for.
 pub(super) struct RenewalTarget {
@@ -38,36 +40,35 @@ pub(super) struct RenewalTarget {
     config: Arc<Config>,
 }
 
-/// Whether a Secret still wants its running order, at the moment before a step.
+/// When a Secret that still wants its running order may change, at the moment before a step.
 pub(super) enum Look {
-    /// It wants the order's certificate, and may change now.
-    Go(Box<RenewalTarget>),
-    /// It wants the order's certificate, but may not change before then.
+    /// Now: permission for the one step that follows.
+    Go(Permit<()>, Box<RenewalTarget>),
+    /// Not before then.
     Waits(UnixTime),
-    /// It no longer wants it.
-    Unwanted,
 }
 
 impl Renewal<'_> {
     /// Looks at the Secret of an order, by the current config and clock.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// As [`Self::read`]; [`Failure::Unwanted`] where the Secret no longer wants the order.
     pub(super) async fn look(self, record: &Record) -> Result<Look, Failure> {
-        let Some(fresh) = self.read(UnixTime::now()).await? else {
-            return Ok(Look::Unwanted);
-        };
+        let waited = Instant::now();
+        let (look, fresh) = permit::Look::take(self.read(UnixTime::now())).await?;
+        let fresh = fresh.ok_or(Failure::Unwanted)?;
         let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
         if fresh.assessment.renewal.is_err_and(Never::is_pause) {
             return Ok(Look::Waits(UnixTime::NEVER));
         }
         if fresh.is_left_alone() || !fresh.still_wants(record) {
-            return Ok(Look::Unwanted);
+            return Err(Failure::Unwanted);
         }
-        Ok(match fresh.shut_until(UnixTime::now()) {
-            Some(opens) => Look::Waits(opens),
-            None => Look::Go(Box::new(fresh)),
-        })
+        if let Some(opens) = fresh.shut_until(UnixTime::now()) {
+            return Ok(Look::Waits(opens));
+        }
+        let permit = permit::Look::permit([&look], waited, ()).ok_or(Failure::Outdated)?;
+        Ok(Look::Go(permit, Box::new(fresh)))
     }
 
     /// The Secret as it is now; `None` where it is gone, or asks for nothing.
@@ -232,7 +233,7 @@ impl Failure {
         if matches!(self, Self::About { .. }) {
             return self;
         }
-        let of = Of {
+        let of = FailureContext {
             uid: fresh.uid().to_owned(),
             account: fresh.assessment.account,
             wish: fresh.assessment.unserved(),

@@ -15,7 +15,6 @@
 mod batch;
 mod error;
 mod listing;
-pub mod permit;
 mod reload;
 mod roller;
 mod rollouts;
@@ -27,7 +26,7 @@ pub use listing::list;
 pub use listing::unmanaged::{
     Unmanaged, by_id, by_secret, bystanders, leaves_behind, left_behind, unseen,
 };
-pub use reload::Asked;
+pub use reload::ReloadResult;
 pub use roller::looks::{Judge, Withdrawal};
 pub use roller::{Happening, Outcome, Roller, Rollout, Turn};
 pub use rollouts::Rollouts;

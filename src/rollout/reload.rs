@@ -20,10 +20,10 @@ use rustls::RootCertStore;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::net::https;
+use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::listing::pods::{self, RunningPod};
-use crate::rollout::permit::Permit;
 use crate::rollout::roller::looks::{Judge, Looks, Withdrawal};
 use crate::rollout::roller::wait::GLANCE;
 use crate::rollout::roller::{Batch, Ended, Roller, Weight};
@@ -47,7 +47,7 @@ const SKEW: Duration = Duration::from_secs(300);
 
 /// How many pods reloaded, and which did not, with the reason.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct ReloadResult {
     /// Pods that answered with success.
     pub reloaded: usize,
     /// Pods that did not, each with the reason.
@@ -82,7 +82,7 @@ struct Asking<'a, 'j> {
     waited: Instant,
 }
 
-impl Asked {
+impl ReloadResult {
     /// The pods that did not reload, in words.
     #[must_use]
     pub fn failed_text(&self) -> String {
@@ -129,7 +129,7 @@ impl Roller {
             place.give_back();
         });
         Ok(match asked.await {
-            Ok(Asked {
+            Ok(ReloadResult {
                 withdrawn: Some((secret, withdrawal)),
                 ..
             }) => Ended::Withdrawn(secret, withdrawal),
@@ -142,7 +142,7 @@ impl Roller {
                 }
             }
             Ok(asked) if !asked.missing.is_empty() => Ended::Incomplete(asked.missing_text()),
-            Ok(Asked { reloaded: 0, .. }) => Ended::Unchanged,
+            Ok(ReloadResult { reloaded: 0, .. }) => Ended::Unchanged,
             Ok(asked) => Ended::Reloaded(asked.reloaded),
             Err(error) if error.is_forbidden() => Ended::Failed(
                 format!(
@@ -166,7 +166,7 @@ impl Roller {
         mut waited: Instant,
         round: Round,
         mut waits: impl FnMut() + Send,
-    ) -> Result<Asked, Error> {
+    ) -> Result<ReloadResult, Error> {
         let (of, leaves) = ((namespace, &step.workload.id), leaves_of(step));
         let written: Option<Vec<UnixTime>> = step.leaves.iter().map(|due| due.written).collect();
         let written = written.and_then(|all| all.into_iter().max());
@@ -176,7 +176,7 @@ impl Roller {
         } else {
             self.progress_timeout.min(GLANCE)
         };
-        let mut asked = Asked::default();
+        let mut asked = ReloadResult::default();
         let (mut last, mut fewest, mut pause) = (Instant::now(), usize::MAX, LOOK_AGAIN);
         loop {
             let pods = pods::running(&self.client, namespace, &step.workload.selector).await?;
@@ -220,7 +220,7 @@ impl Roller {
         step: &Step,
         asks: &[Ask],
         judge: &dyn Judge,
-    ) -> Result<Asked, Error> {
+    ) -> Result<ReloadResult, Error> {
         let (looks, waited) = (Looks::new(judge, BTreeMap::new()), Instant::now());
         let second = Round::Second;
         self.ask_all((namespace, step), asks, &looks, waited, second, || {})
@@ -238,13 +238,13 @@ impl Roller {
         asks: &[Ask],
         judge: &dyn Judge,
         some: &[Pod],
-    ) -> Result<Asked, Error> {
+    ) -> Result<ReloadResult, Error> {
         let (looks, waited) = (Looks::new(judge, BTreeMap::new()), Instant::now());
         let mut pods = pods::ready(&self.client, namespace, &step.workload.selector).await?;
         pods.retain(|pod| some.iter().any(|named| named.uid == pod.uid));
         let of = (namespace, &step.workload.id);
         if pods.is_empty() || !self.answered.may_help(of, &leaves_of(step)) {
-            return Ok(Asked::default());
+            return Ok(ReloadResult::default());
         }
         let Answers {
             answered,
@@ -253,7 +253,7 @@ impl Roller {
         } = self
             .ask((namespace, pods), step, asks, &looks, waited)
             .await;
-        Ok(Asked {
+        Ok(ReloadResult {
             reloaded: answered.len(),
             failed,
             missing: Vec::new(),

@@ -62,9 +62,9 @@ impl Resolve for ByConfig {
 
 /// Which orders need which route: two orders for one host share its object.
 #[derive(Debug, Default)]
-pub struct Held(Mutex<HashMap<String, HashSet<String>>>);
+pub struct SharedRoutes(Mutex<HashMap<String, HashSet<String>>>);
 
-impl Held {
+impl SharedRoutes {
     /// Notes that an order, by the uid of its record, needs a route.
     pub fn hold(&self, record: &str, route: &str) {
         let mut held = self.0.lock();
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_route_goes_with_the_last_order_that_needs_it() {
-        let held = Held::default();
+        let held = SharedRoutes::default();
         held.hold("a", "route");
         held.hold("a", "route");
         held.hold("b", "route");

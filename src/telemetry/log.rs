@@ -54,7 +54,7 @@ impl Verbosity {
         // It fails only when logging has ended.
         if self.filter.reload(filter(next)).is_ok() {
             self.now = next;
-            tracing::info!(level = %next, "the log level is another");
+            tracing::info!(level = %next, "the log level has changed");
         }
     }
 

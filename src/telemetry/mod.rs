@@ -3,5 +3,6 @@
 pub(crate) mod log;
 pub mod metrics;
 pub(crate) mod otlp;
+pub(crate) mod stage;
 pub(crate) mod steps;
 pub(crate) mod trace;

@@ -10,22 +10,13 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::stage::Stage;
 use super::trace::{self, Line};
 
 /// Most Secrets whose step is known: more than are worked on at a time.
 const MOST: usize = 1_000;
 /// Longest URL of an order that is kept, in bytes.
 const LONGEST: usize = 512;
-/// The steps after which nothing is under way.
-const LAST: [&str; 6] = [
-    "done",
-    "recorded",
-    "failed",
-    "incomplete",
-    "halted",
-    "withdrawn",
-];
-
 /// The last steps, by `namespace/name`. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Steps(Arc<Mutex<HashMap<String, Step>>>);
@@ -44,15 +35,17 @@ impl Steps {
         };
         let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = steps.remove(&secret);
-        if LAST.contains(&&*step) || (before.is_none() && steps.len() >= MOST) {
+        if step.is_last() || (before.is_none() && steps.len() >= MOST) {
             return;
         }
         let mut fields = line.fields.into_iter();
         let order = fields.find(|(name, value)| *name == "order" && value.len() <= LONGEST);
         // The steps between name it no more. Another renewal has another one.
-        let known = before.filter(|_| step != "due").and_then(|it| it.order);
+        let known = before
+            .filter(|_| step != Stage::Due)
+            .and_then(|it| it.order);
         let order = order.map(|(_, order)| order.into()).or(known);
-        let name = step.into();
+        let name = step.name().into();
         steps.insert(secret, Step { name, at, order });
     }
 }
@@ -71,7 +64,7 @@ mod tests {
 
     fn line(step: &str, secret: &str, order: Option<&str>) -> Line {
         Line {
-            step: Some(step.into()),
+            step: Stage::of(step),
             secret: Some(secret.into()),
             fields: order.map(|it| ("order", it.into())).into_iter().collect(),
         }

@@ -22,6 +22,8 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::stage::Stage;
+
 /// Most Secrets with an open trace; further ones have none.
 const OPEN: usize = 1_000;
 /// Most spans of one trace, since there may be many workloads.
@@ -52,7 +54,7 @@ pub(crate) struct Trace {
 /// The fields of a log line.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    pub(super) step: Option<String>,
+    pub(super) step: Option<Stage>,
     pub(super) secret: Option<String>,
     pub(super) fields: Vec<(&'static str, String)>,
 }
@@ -113,9 +115,9 @@ impl Traces {
         let mut all = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.remove(&secret);
         // A step that ends without a beginning here belongs to no trace.
-        let mut open = match (step.as_str(), known) {
-            ("due", _) => self.begin(now),
-            ("recorded" | "failed", None) => return,
+        let mut open = match (step, known) {
+            (Stage::Due, _) => self.begin(now),
+            (Stage::Recorded | Stage::Failed, None) => return,
             (_, None) if all.len() >= OPEN => return,
             (_, None) => self.begin(now),
             (_, Some(open)) => open,
@@ -125,17 +127,17 @@ impl Traces {
             let field = fields.iter().find(|(field, _)| *field == name);
             field.map(|(_, value)| value.clone())
         };
-        let ended = match step.as_str() {
-            "due" => None,
-            "roll" => {
+        let ended = match step {
+            Stage::Due => None,
+            Stage::Roll => {
                 open.rolling = Some(now);
                 open.step(self.random(), "settle", now, fields, None);
                 None
             }
-            "workload" => {
+            Stage::Workload => {
                 let took = of("took_ms").and_then(|took| took.parse().ok());
                 let start = took.and_then(|took| now.checked_sub(Duration::from_millis(took)));
-                let name = of("workload").unwrap_or(step);
+                let name = of("workload").unwrap_or_else(|| step.name().to_owned());
                 let error = of("error");
                 open.until = now;
                 open.spans.push(Span {
@@ -149,14 +151,17 @@ impl Traces {
                 });
                 None
             }
-            "done" | "recorded" => Some((fields, None)),
-            "failed" | "halted" => {
+            Stage::Done | Stage::Recorded => Some((fields, None)),
+            Stage::Failed | Stage::Halted => {
                 let error = of("error").or_else(|| of("note"));
-                Some((fields, Some(error.unwrap_or(step))))
+                Some((
+                    fields,
+                    Some(error.unwrap_or_else(|| step.name().to_owned())),
+                ))
             }
             _ => {
                 let span = self.random();
-                open.step(span, &step, now, fields, None);
+                open.step(span, step.name(), now, fields, None);
                 None
             }
         };
@@ -257,7 +262,7 @@ pub(super) fn lines(event: &Event<'_>) -> Vec<Line> {
     // A list of names is printed as JSON.
     let secrets: Vec<String> = serde_json::from_str(secrets).unwrap_or_default();
     let one = |secret: String| Line {
-        step: line.step.clone(),
+        step: line.step,
         secret: Some(format!("{namespace}/{secret}")),
         fields: line.fields.clone(),
     };
@@ -277,7 +282,7 @@ impl Visit for Line {
 impl Line {
     fn take(&mut self, name: &'static str, value: String) {
         match name {
-            "step" => self.step = Some(value),
+            "step" => self.step = Stage::of(&value),
             "secret" => self.secret = Some(value),
             "message" => {}
             name => self.fields.push((name, value)),
@@ -297,7 +302,7 @@ mod tests {
         let traces = Traces::new(sender);
         for (number, (step, fields)) in (0..).zip(steps) {
             let line = Line {
-                step: Some((*step).into()),
+                step: Stage::of(step),
                 secret: Some("shop/tls".into()),
                 fields: fields
                     .iter()
@@ -389,7 +394,7 @@ mod tests {
         let traces = Traces::new(sender);
         for number in 0..2 * OPEN {
             let line = Line {
-                step: Some("order".into()),
+                step: Some(Stage::Order),
                 secret: Some(format!("shop/{number}")),
                 fields: Vec::new(),
             };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cert_renew::acme::{
     Action, CertId, ChallengeType, Class, Client, Credentials, Error, IssuerSettings, Order,
-    OrderRequest, OrderStatus, Preference, RequestInfo, Turns,
+    OrderRequest, OrderStatus, Preference, RateLimiter, RequestInfo,
 };
 use cert_renew::net::bounded::serve;
 use cert_renew::process::write_gate::WriteGate;
@@ -53,7 +53,7 @@ fn settings(pebble: &Pebble) -> Result<IssuerSettings> {
         ca_bundle: Some(fs::read(pebble.ca_bundle())?),
         eab: None,
         concurrency: 4,
-        turns: Turns::default(),
+        rate_limiter: RateLimiter::default(),
     })
 }
 

@@ -317,7 +317,7 @@ async fn a_hangup_turns_the_log_level_and_the_next_one_back() -> Result<()> {
     let ours = ("issuer", "pebble");
     let turned = |times: usize| {
         let log = operator.log()?;
-        let lines = log.matches("the log level is another").count();
+        let lines = log.matches("the log level has changed").count();
         ensure!(lines == times, "{lines} times");
         Ok(log)
     };
@@ -333,7 +333,7 @@ async fn a_hangup_turns_the_log_level_and_the_next_one_back() -> Result<()> {
             let log = operator.log()?;
             let place = format!("{}/{name}", space.name);
             let noticed =
-                |line: &&str| line.contains(&place) && line.contains("not as it should be");
+                |line: &&str| line.contains(&place) && line.contains("invalid annotation");
             ensure!(log.lines().any(|line| noticed(&line)), "not yet");
             Ok(())
         })

@@ -10,22 +10,20 @@ use std::collections::BTreeMap;
 
 pub use self::observed::{bystander, listed, unlisted};
 pub use self::problems::{IMMUTABLE, OTHER_WRITER, left_alone};
-use crate::certificate::pair;
-use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable};
+use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable, pair};
 use crate::config::{Config, Labels};
 use crate::index::LeafFacts;
 use crate::rollout::HaltNote;
-use crate::schedule::due::{self, Due, Heed, Inputs, Never, Reason};
+use crate::schedule::due::{self, AriPolicy, Due, Inputs, Never, Reason};
 use crate::schedule::rate_limits::{AccountId, Claim, account_of, young_until};
-use crate::secret::SecretRef;
-use crate::secret::full::FullSecret;
-use crate::secret::head::Head;
-use crate::secret::keys;
+use crate::secret::object::full::FullSecret;
+use crate::secret::object::head::Head;
+use crate::secret::object::thin::{CertificateState, ThinSecret};
 use crate::secret::parts::ChainAndCa;
+pub use crate::secret::settings::values::EXTERNAL;
 use crate::secret::settings::{Blocks, FORCE, IssuerRef, NamespaceDefaults, Problem, Settings};
 use crate::secret::state::{IssuedBy, RolledOut};
-use crate::secret::thin::{CertificateState, ThinSecret};
-pub use crate::secret::values::EXTERNAL;
+use crate::secret::{SecretRef, keys};
 use crate::text::hash::hash;
 use crate::text::name::Name;
 use crate::time::UnixTime;
@@ -55,7 +53,7 @@ pub struct Assessment {
     /// When to renew and why, or why never.
     pub renewal: Result<Due, Never>,
     /// What the CA's renewal information may change about `renewal`.
-    pub heed: Heed,
+    pub heed: AriPolicy,
     /// The Secret's account in the ledger.
     pub account: AccountId,
     /// When the change window opens, or the instant that overrules it.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::{Assessment, EXTERNAL, facts};
 use crate::certificate::{Leaf, Unreadable};
 use crate::index::{Fault, Observed, Shown};
-use crate::schedule::due::{Heed, Never, Suggestion};
-use crate::secret::head::Head;
+use crate::schedule::due::{AriPolicy, Never, Suggestion};
+use crate::secret::data::data_keys::TLS_TYPE;
 use crate::secret::keys;
+use crate::secret::object::head::Head;
+use crate::secret::object::thin::{CertificateState, ThinSecret};
 use crate::secret::parts::ChainAndCa;
-use crate::secret::place::TLS_TYPE;
 use crate::secret::settings::{Blocks, IssuerRef};
-use crate::secret::thin::{CertificateState, ThinSecret};
 use crate::secret::used_by::UsedBy;
 use crate::text::hash::hash;
 use crate::text::name::Name;
@@ -126,7 +126,7 @@ pub fn bystander(secret: &ThinSecret) -> Option<(Observed, Leaf)> {
         leaf: Ok(facts(&leaf, ChainAndCa::NONE)),
         rolled_out: None,
         renewal: Err(Never::NotAnnotated),
-        heed: Heed::Nothing,
+        heed: AriPolicy::Nothing,
         suggestion: Suggestion::None,
         window: None,
         account: 0.into(),

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use kube_core::{Selector, SelectorExt as _};
 use thiserror::Error;
 
-use super::reader::Place;
+use super::reader::KeyPath;
 use super::selector;
 use crate::text::name::Name;
 
@@ -77,7 +77,7 @@ pub enum NotAPattern {
 }
 
 impl Allow {
-    pub(super) fn read(place: &Place<'_>) -> Self {
+    pub(super) fn read(place: &KeyPath<'_>) -> Self {
         place.fields(|fields| {
             let namespaces = fields.get("namespaces");
             let selector = fields.get("namespaceSelector");

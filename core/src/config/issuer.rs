@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use http::Uri;
 
 use super::allow::{Allow, Labels};
-use super::reader::{Fields, Place};
+use super::reader::{Fields, KeyPath};
 use crate::secret::settings::IssuerRef;
-use crate::secret::values::{is_label, is_profile};
+use crate::secret::settings::values::{is_label, is_profile};
 use crate::text::name::Name;
 
 /// Requests to one CA in flight, unless configured: a CA answers eight in parallel as quickly as one, and sixty-four
@@ -101,7 +101,7 @@ pub enum Chain {
 
 impl Issuer {
     /// `known` are the names of all issuers.
-    pub(super) fn read(place: &Place<'_>, known: &BTreeSet<&str>) -> Self {
+    pub(super) fn read(place: &KeyPath<'_>, known: &BTreeSet<&str>) -> Self {
         place.fields(|fields| Self {
             directory: fields.required("directory").parse(url).unwrap_or_default(),
             contact: fields
@@ -150,7 +150,7 @@ impl Issuer {
 }
 
 impl Eab {
-    fn read(place: &Place<'_>) -> Option<Self> {
+    fn read(place: &KeyPath<'_>) -> Option<Self> {
         (!place.is_absent()).then(|| {
             place.fields(|fields| Self {
                 kid: fields.required("kid").parse(text).unwrap_or_default(),
@@ -162,7 +162,7 @@ impl Eab {
 
 impl SecretKey {
     /// Never shows the value: it might be the secret itself.
-    fn read(place: &Place<'_>) -> Self {
+    fn read(place: &KeyPath<'_>) -> Self {
         place.fields(|fields| Self {
             secret: object_name(fields, "secret"),
             key: data_key(fields, "key"),
@@ -171,7 +171,7 @@ impl SecretKey {
 }
 
 impl Chain {
-    fn read(place: &Place<'_>) -> Option<Self> {
+    fn read(place: &KeyPath<'_>) -> Option<Self> {
         place.fields(|fields| {
             let (root, shortest) = (fields.get("root"), fields.get("shortest"));
             match (root.parse(text), shortest.flag(false)) {
@@ -187,7 +187,7 @@ impl Chain {
 }
 
 /// Reports each issuer whose chain of fallbacks is circular, and a staging that is the issuer itself.
-pub(super) fn check_circles(issuers: &BTreeMap<String, Issuer>, place: &Place<'_>) {
+pub(super) fn check_circles(issuers: &BTreeMap<String, Issuer>, place: &KeyPath<'_>) {
     for (name, issuer) in issuers {
         let mut next = issuer.fallback.as_ref();
         // A circle further on is reported for its own members.
@@ -323,11 +323,11 @@ fn data_key(fields: &Fields<'_, '_>, key: &'static str) -> String {
     unseen(
         &fields.required(key),
         "expected a key of the Secret's data",
-        crate::secret::outputs::is_data_key,
+        crate::secret::data::outputs::is_data_key,
     )
 }
 
-fn unseen(place: &Place<'_>, expected: &str, fits: impl Fn(&str) -> bool) -> String {
+fn unseen(place: &KeyPath<'_>, expected: &str, fits: impl Fn(&str) -> bool) -> String {
     let text = place.text_unseen();
     if !place.is_absent() && !text.is_some_and(fits) {
         place.fault_unseen(expected);

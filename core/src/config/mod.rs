@@ -27,7 +27,7 @@ pub use operation::{
     WatchConfig,
 };
 pub use provider::{SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
-use reader::Place;
+use reader::KeyPath;
 pub use resolver::{ResolverAddress, ResolverHost, Resolvers};
 pub use solver::{
     Challenge, Dns01, DnsPersist01, Http01, ParentRef, PathType, Propagation, Route, Solver,
@@ -35,8 +35,8 @@ pub use solver::{
 
 use crate::schedule::rate_limits::Backoff;
 use crate::secret::parts::Parts;
+use crate::secret::settings::values::is_label;
 use crate::secret::settings::{DEFAULT_CLASS, IssuerRef, NamespaceDefaults, RenewBefore};
-use crate::secret::values::is_label;
 use crate::secret::workload::RolloutMode;
 use crate::text::hash::hash;
 use crate::text::name::Name;
@@ -126,7 +126,7 @@ impl Config {
             Faults::whole(format!("expected {expected}"), line)
         })?;
         let faults = RefCell::default();
-        let root = Place::root(&node, &faults);
+        let root = KeyPath::root(&node, &faults);
         if ["apiVersion", "kind"]
             .iter()
             .all(|key| !root.child(key).is_absent())
@@ -144,7 +144,7 @@ impl Config {
         Err(Faults { file: None, list })
     }
 
-    fn read(place: &Place<'_>) -> Self {
+    fn read(place: &KeyPath<'_>) -> Self {
         place.fields(|fields| {
             let place = fields.required("issuers");
             let entries =
@@ -331,7 +331,7 @@ impl Config {
 
 /// The general defaults, and those by namespace with the general ones filled in.
 fn read_defaults(
-    place: &Place<'_>,
+    place: &KeyPath<'_>,
     known: &BTreeSet<&str>,
 ) -> (NamespaceDefaults, BTreeMap<String, NamespaceDefaults>) {
     let read = |fields: &reader::Fields<'_, '_>, general: &NamespaceDefaults| NamespaceDefaults {

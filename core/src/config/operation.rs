@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::issuer::{absolute, object_name};
-use super::reader::Place;
+use super::reader::KeyPath;
 use super::resolver::ResolverAddress;
 use crate::schedule::rate_limits::Backoff;
 use crate::secret::keys::FIELD_MANAGER;
@@ -128,7 +128,7 @@ pub struct MetricsConfig {
 /// Who gets the metrics and the page; probes are answered to anyone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Whoever reaches the port.
+    /// Everybody who reaches the port.
     #[default]
     Anyone,
     /// Those who show a token and have the right, over TLS.
@@ -167,7 +167,7 @@ impl Default for MetricsConfig {
 }
 
 impl Backoff {
-    pub(super) fn read(place: &Place<'_>) -> Self {
+    pub(super) fn read(place: &KeyPath<'_>) -> Self {
         let default = Self::default();
         place.fields(|fields| {
             let base = fields.get("base").duration(SECOND..=DAY, default.base);
@@ -195,7 +195,7 @@ impl Default for RenewalConfig {
 }
 
 impl RenewalConfig {
-    pub(super) fn read(place: &Place<'_>) -> Self {
+    pub(super) fn read(place: &KeyPath<'_>) -> Self {
         let default = Self::default();
         place.fields(|fields| Self {
             concurrency: fields
@@ -206,7 +206,7 @@ impl RenewalConfig {
 }
 
 impl RolloutConfig {
-    pub(super) fn read(place: &Place<'_>) -> Self {
+    pub(super) fn read(place: &KeyPath<'_>) -> Self {
         let default = Self::default();
         place.fields(|fields| Self {
             concurrency: fields
@@ -248,7 +248,7 @@ impl RolloutConfig {
 }
 
 impl DnsConfig {
-    pub(super) fn read(place: &Place<'_>) -> Self {
+    pub(super) fn read(place: &KeyPath<'_>) -> Self {
         place.fields(|fields| Self {
             nameservers: fields
                 .get("nameservers")
@@ -259,7 +259,7 @@ impl DnsConfig {
 }
 
 impl WatchConfig {
-    pub(super) fn read(place: &Place<'_>) -> Self {
+    pub(super) fn read(place: &KeyPath<'_>) -> Self {
         place.fields(|fields| Self {
             namespaces: fields
                 .get("namespaces")
@@ -277,7 +277,7 @@ impl WatchConfig {
 }
 
 impl MetricsConfig {
-    pub(super) fn read(place: &Place<'_>) -> Self {
+    pub(super) fn read(place: &KeyPath<'_>) -> Self {
         let default = Self::default();
         place.fields(|fields| {
             let access = fields.get("access").choice(

@@ -1,6 +1,6 @@
 //! Walks the tree of a config file and collects what is wrong, each with its line and path.
 //!
-//! A [`Place`] is a position in the tree, present or not. Each way to read one yields a value, the default if the place
+//! A [`KeyPath`] is a position in the tree, present or not. Each way to read one yields a value, the default if the place
 //! is empty or at fault, so that the walk continues to the next fault. A config is only built from a walk without any.
 
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use crate::text::{holds_private_key, shown, similar};
 use crate::time::duration;
 
 /// A position in the config file.
-pub(super) struct Place<'a> {
+pub(super) struct KeyPath<'a> {
     faults: &'a RefCell<Vec<Fault>>,
     path: String,
     line: u64,
@@ -23,11 +23,11 @@ pub(super) struct Place<'a> {
 
 /// The entries of one mapping while it is read; those that were not read are unknown keys.
 pub(super) struct Fields<'p, 'a> {
-    place: &'p Place<'a>,
+    place: &'p KeyPath<'a>,
     asked: RefCell<Vec<&'static str>>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> KeyPath<'a> {
     pub(super) fn root(node: &'a Node, faults: &'a RefCell<Vec<Fault>>) -> Self {
         Self {
             faults,
@@ -84,7 +84,7 @@ impl<'a> Place<'a> {
             .iter()
             .find(|(name, _)| name == key)
             .map(|(_, node)| node);
-        Place {
+        KeyPath {
             faults: self.faults,
             path: join(&self.path, key),
             line: node.map_or(self.line, |node| node.line),
@@ -146,7 +146,7 @@ impl<'a> Place<'a> {
                 &[]
             }
         };
-        let place = |(i, node): (usize, &'a Node)| Place {
+        let place = |(i, node): (usize, &'a Node)| KeyPath {
             faults: self.faults,
             path: format!("{}[{i}]", self.path),
             line: node.line,
@@ -261,13 +261,13 @@ impl<'a> Place<'a> {
 }
 
 impl<'a> Fields<'_, 'a> {
-    pub(super) fn get(&self, key: &'static str) -> Place<'a> {
+    pub(super) fn get(&self, key: &'static str) -> KeyPath<'a> {
         self.asked.borrow_mut().push(key);
         self.place.child(key)
     }
 
     /// As [`Self::get`], and a fault if it is absent or an empty list.
-    pub(super) fn required(&self, key: &'static str) -> Place<'a> {
+    pub(super) fn required(&self, key: &'static str) -> KeyPath<'a> {
         let place = self.get(key);
         // A fault of the mapping itself is already reported.
         if place.is_absent() && matches!(self.place.value, Value::Map(_) | Value::Null) {

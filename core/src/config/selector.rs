@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use kube_core::{Expression, Selector};
 
-use super::reader::Place;
+use super::reader::KeyPath;
 
 /// Makes a requirement of a key and its values.
 type Operator = fn(String, BTreeSet<String>) -> Expression;
 
 /// All of `matchLabels` and all of `matchExpressions`; the empty selector matches everything, as in Kubernetes.
-pub(super) fn read(place: &Place<'_>) -> Selector {
+pub(super) fn read(place: &KeyPath<'_>) -> Selector {
     place.fields(|fields| {
         let labels = fields.get("matchLabels");
         let equal = labels.entries().into_iter().filter_map(|(key, value)| {
@@ -25,7 +25,7 @@ pub(super) fn read(place: &Place<'_>) -> Selector {
     })
 }
 
-fn requirement(place: &Place<'_>) -> Expression {
+fn requirement(place: &KeyPath<'_>) -> Expression {
     place.fields(|fields| {
         let key_place = fields.required("key");
         let key = key_place
@@ -58,7 +58,7 @@ fn requirement(place: &Place<'_>) -> Expression {
     })
 }
 
-fn check_key(place: &Place<'_>, key: &str) {
+fn check_key(place: &KeyPath<'_>, key: &str) {
     let (prefix, name) = key.split_once('/').unwrap_or(("a", key));
     let sound = !name.is_empty() && label_value(name).is_ok() && (1..=253).contains(&prefix.len());
     if !sound {
@@ -94,7 +94,7 @@ mod tests {
     fn of(yaml: &str) -> (Selector, Vec<String>) {
         let node = tree::parse(yaml).unwrap();
         let faults = RefCell::default();
-        let selector = read(&Place::root(&node, &faults));
+        let selector = read(&KeyPath::root(&node, &faults));
         let faults = faults.into_inner();
         (selector, faults.iter().map(ToString::to_string).collect())
     }

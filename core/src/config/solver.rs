@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::issuer::{object_name, text};
 use super::provider::{SUPPORTED_PROVIDERS, WITHOUT_CREDENTIALS, provider, settings_of};
-use super::reader::{Fields, Place, unknown};
+use super::reader::{Fields, KeyPath, unknown};
 use super::resolver::ResolverAddress;
 use super::resolver::nameserver;
 use crate::text::name::Name;
@@ -139,13 +139,13 @@ impl Default for Propagation {
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Solver {
-    pub(super) fn read(place: &Place<'_>) -> Option<Self> {
+    pub(super) fn read(place: &KeyPath<'_>) -> Option<Self> {
         place.fields(|fields| {
             let zones = fields.get("zones").list(|item| item.parse(zone));
             let resolvers = fields.get("resolvers");
             let resolvers = resolvers.list(|item| item.parse(str::parse));
             let ways = ["http01", "dns01", "dnsPersist01"].map(|way| fields.get(way));
-            let challenge = match (&ways, ways.each_ref().map(Place::is_absent)) {
+            let challenge = match (&ways, ways.each_ref().map(KeyPath::is_absent)) {
                 ([way, ..], [false, true, true]) => Http01::read(way).map(Challenge::Http01),
                 ([_, way, _], [true, false, true]) => Dns01::read(way).map(Challenge::Dns01),
                 ([.., way], [true, true, false]) => {
@@ -202,7 +202,7 @@ pub(super) fn solver_for<'a>(solvers: &'a [Solver], name: &Name) -> Option<&'a S
 }
 
 impl Http01 {
-    fn read(place: &Place<'_>) -> Option<Self> {
+    fn read(place: &KeyPath<'_>) -> Option<Self> {
         place.fields(|fields| {
             let route = fields.required("route");
             let (ingress, gateway) = (fields.get("ingress"), fields.get("gateway"));
@@ -254,7 +254,7 @@ fn read_gateway(fields: &Fields<'_, '_>) -> Route {
 }
 
 impl Dns01 {
-    fn read(place: &Place<'_>) -> Option<Self> {
+    fn read(place: &KeyPath<'_>) -> Option<Self> {
         place.fields(|fields| {
             let provider = fields.required("provider").parse(provider);
             let credentials = fields.get("credentials");
@@ -305,7 +305,7 @@ impl Dns01 {
 }
 
 impl DnsPersist01 {
-    fn read(place: &Place<'_>) -> Self {
+    fn read(place: &KeyPath<'_>) -> Self {
         place.fields(|fields| {
             let experimental = fields.get("experimental");
             if !experimental.flag(false) {
@@ -322,7 +322,7 @@ impl DnsPersist01 {
 }
 
 impl Propagation {
-    fn read(place: &Place<'_>) -> Self {
+    fn read(place: &KeyPath<'_>) -> Self {
         let default = Self::default();
         place.fields(|fields| Self {
             check: fields.get("check").flag(default.check),
@@ -337,7 +337,7 @@ impl Propagation {
     }
 }
 
-fn texts(place: &Place<'_>) -> BTreeMap<String, String> {
+fn texts(place: &KeyPath<'_>) -> BTreeMap<String, String> {
     let entries = place.entries().into_iter();
     entries
         .filter_map(|(key, value)| Some((key.to_string(), value.present()?.parse(text)?)))

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::Source;
 use crate::certificate::Fingerprint;
-use crate::schedule::due::{Due, Heed, Never, Suggestion};
+use crate::schedule::due::{AriPolicy, Due, Never, Suggestion};
 use crate::schedule::rate_limits::AccountId;
-use crate::secret::compact::{Uid, Version};
+use crate::secret::object::compact::{Uid, Version};
 use crate::secret::parts::ChainAndCa;
 use crate::secret::settings::Blocks;
 use crate::secret::state::RolledOut;
@@ -59,7 +59,7 @@ pub struct Observed {
     /// When to renew by our own rule; see [`Observed::due`].
     pub renewal: Result<Due, Never>,
     /// What the CA's renewal information may change about `renewal`.
-    pub heed: Heed,
+    pub heed: AriPolicy,
     /// The CA's renewal information.
     pub suggestion: Suggestion,
     /// Earliest instant for what is due: the next change window, or the instant that overrules it.
@@ -322,8 +322,8 @@ impl Entry {
 
     pub(super) fn schedule(&mut self, now: UnixTime, settle: Duration, retry_at: Option<UnixTime>) {
         let open = self.observed.window.unwrap_or_default();
-        let unasked =
-            self.observed.suggestion == Suggestion::Unasked && self.observed.heed != Heed::Nothing;
+        let unasked = self.observed.suggestion == Suggestion::Unasked
+            && self.observed.heed != AriPolicy::Nothing;
         let asked = if unasked {
             let lifetime = |leaf: LeafFacts| leaf.not_after.since(leaf.not_before);
             let tenth = self

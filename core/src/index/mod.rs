@@ -4,7 +4,8 @@
 //! watch ──► Observed ──apply──► Entry ──► queue of (instant, task, key) ──due──► controller
 //! ```
 //! Pure and synchronous; owned by one task. Its only source is the watch: a finished task only releases its entry, and
-//! its writes are seen when the watch sends them back. It holds no certificate and no key, some 200 bytes a Secret.
+//! its writes are seen when the watch sends them back. It holds no certificate and no key,
+//! about 160 bytes a Secret with its name.
 //!
 //! A relist is tracked by generation: [`Index::begin`] opens one, [`Index::finish`] drops what it did not name.
 
@@ -25,7 +26,7 @@ use crate::certificate::Fingerprint;
 use crate::schedule::due::Suggestion;
 use crate::schedule::rate_limits::AccountId;
 use crate::secret::SecretRef;
-use crate::secret::compact::{Uid, Version};
+use crate::secret::object::compact::{Uid, Version};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 use entry::shortened;
@@ -193,8 +194,8 @@ impl Index {
 
     /// The watches restart with different RBAC or selectors: every Secret is read again, even in a known version. Once
     /// all are listed, [`Index::drop_unnamed`] drops those that no watch sends any more.
-    pub fn doubt(&mut self) {
-        self.table.doubt();
+    pub fn invalidate_all(&mut self) {
+        self.table.invalidate_all();
         self.named.clear();
         self.accounts.clear();
         self.chains.clear();

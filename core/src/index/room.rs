@@ -21,7 +21,7 @@ struct Space {
 }
 
 impl Room {
-    /// Room for so many bytes.
+    /// Room for this number of bytes.
     pub(super) fn of(most: usize) -> Self {
         Self {
             left: most,

@@ -11,7 +11,7 @@ use crate::secret::SecretRef;
 
 /// Most Secrets whose names and workloads are kept: more than the status page shows at a time.
 const NAMED: usize = 10_000;
-/// Most accounts that are kept once; whoever writes more into annotations takes memory for each.
+/// Most accounts that are kept once; users who write more into annotations take memory for each.
 const ACCOUNTS: usize = 64;
 /// Most chains that are kept, each once; of what has another one, none is shown.
 const CHAINS: usize = 64;

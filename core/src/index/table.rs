@@ -11,10 +11,10 @@ use hashbrown::HashTable;
 
 use super::{Entry, Fault, LeafFacts, Observed, Source, Stuck};
 use crate::certificate::Fingerprint;
-use crate::schedule::due::{Due, Heed, Never, Reason, Suggestion};
+use crate::schedule::due::{AriPolicy, Due, Never, Reason, Suggestion};
 use crate::schedule::rate_limits::AccountId;
 use crate::secret::SecretRef;
-use crate::secret::compact::{Instant, Short as Name, Uid, Version};
+use crate::secret::object::compact::{Instant, Short as Name, Uid, Version};
 use crate::secret::parts::ChainAndCa;
 use crate::secret::settings::Blocks;
 use crate::secret::state::RolledOut;
@@ -71,7 +71,7 @@ struct Packed {
     renew_at: Instant,
     roll_at: Instant,
     renewal: Result<Reason, Never>,
-    heed: Heed,
+    heed: AriPolicy,
     rolled: Rolled,
     /// Flags, see [`marks`].
     marks: u8,
@@ -282,7 +282,7 @@ impl Table {
     }
 
     /// Marks every entry as listed by no watch.
-    pub(super) fn doubt(&mut self) {
+    pub(super) fn invalidate_all(&mut self) {
         for packed in self.slots.iter_mut().flatten() {
             packed.source = Source::NONE;
         }

@@ -43,7 +43,7 @@ pub struct Request {
     pub changed: Parts,
     /// The data keys that have changed: references to other keys do not count.
     pub keys: ChangedKeys,
-    /// When its data was last written ([`crate::secret::full::FullSecret::written`]).
+    /// When its data was last written ([`crate::secret::object::full::FullSecret::written`]).
     pub written: Option<UnixTime>,
     /// Workloads that an earlier look at this rollout found unhealthy before it.
     pub unwell: Vec<WorkloadRef>,
@@ -53,18 +53,12 @@ impl Request {
     /// Of a Secret that is seen for the first time, with what it holds, if anything.
     #[must_use]
     pub fn first_sight(secret: &str, uid: &str, leaf: Option<LeafFacts>) -> Self {
-        let leaf = leaf.unwrap_or(LeafFacts {
-            fingerprint: Fingerprint([0; 32]),
-            not_before: UnixTime(0),
-            not_after: UnixTime(0),
-            with: ChainAndCa::NONE,
-        });
         Self {
             secret: secret.into(),
             uid: uid.into(),
-            leaf: leaf.fingerprint,
-            with: leaf.with,
-            not_after: leaf.not_after,
+            leaf: leaf.map_or_else(|| Fingerprint::of(&[]), |leaf| leaf.fingerprint),
+            with: leaf.map_or(ChainAndCa::NONE, |leaf| leaf.with),
+            not_after: leaf.map_or(UnixTime(0), |leaf| leaf.not_after),
             rolled_out: None,
             remembered: None,
             halted: None,
@@ -82,7 +76,7 @@ impl Request {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// For each request, in order.
-    pub verdicts: Vec<(Box<str>, Verdict)>,
+    pub verdicts: Vec<(Box<str>, Decision)>,
     /// The workloads that use each, including those without a step.
     pub users: Vec<(Box<str>, Vec<WorkloadRef>)>,
     /// In the order in which they start.
@@ -93,7 +87,7 @@ pub struct Plan {
 
 /// What to do for one Secret.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum Decision {
     /// Its workloads have its leaf, according to its own annotation.
     UpToDate,
     /// No workload is known to have another leaf: record the present one, restart nothing.

@@ -138,7 +138,7 @@ impl Never {
 
 /// What a CA's renewal information may change about an instant of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Heed {
+pub enum AriPolicy {
     /// Nothing: something other than the clock decides.
     #[default]
     Nothing,
@@ -171,7 +171,7 @@ impl Suggestion {
     }
 }
 
-impl Heed {
+impl AriPolicy {
     /// The suggested instant for a certificate of this validity, if it counts.
     #[must_use]
     pub fn takes(self, at: UnixTime, not_before: UnixTime, not_after: UnixTime) -> Option<Due> {
@@ -192,13 +192,13 @@ impl Heed {
 
 /// How far the clock, and with it the CA's renewal information, decides about a Secret.
 #[must_use]
-pub fn heed(due: Result<Due, Never>, settings: &Settings, blocked: bool) -> Heed {
+pub fn heed(due: Result<Due, Never>, settings: &Settings, blocked: bool) -> AriPolicy {
     match due {
         Ok(due) if due.reason.is_scheduled() && !blocked => match settings.renew_before {
-            None => Heed::Any,
-            Some(_) => Heed::Past,
+            None => AriPolicy::Any,
+            Some(_) => AriPolicy::Past,
         },
-        _ => Heed::Nothing,
+        _ => AriPolicy::Nothing,
     }
 }
 
@@ -333,8 +333,8 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
 fn by_time(leaf: &Leaf, inputs: &Inputs<'_>) -> Due {
     let lifetime = leaf.lifetime();
     let heed = match inputs.settings.renew_before {
-        None => Heed::Any,
-        Some(_) => Heed::Past,
+        None => AriPolicy::Any,
+        Some(_) => AriPolicy::Past,
     };
     if let Some(due) = inputs
         .renewal_info

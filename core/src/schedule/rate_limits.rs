@@ -1,10 +1,10 @@
 //! What may be requested from a CA: back-off after failures, and the budgets of invariant 6.
 //!
-//! One [`Account`] for each set of names and issuer: Secrets with the same names share it, and replacing or deleting a
-//! Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
+//! One [`IssuanceHistory`] for each set of names and issuer: Secrets with the same names share it, and replacing or
+//! deleting a Secret does not reset it. Pure; the ledger in `cluster` keeps it across restarts.
 
-mod account;
 mod backoff;
+mod history;
 mod urgency;
 
 #[cfg(test)]
@@ -12,16 +12,17 @@ mod tests;
 
 use std::time::Duration;
 
-pub use account::{
-    Account, AccountId, FAILED_VALIDATIONS, Failed, Issue, TriedWith, account_of, account_of_name,
-};
 pub use backoff::Backoff;
+pub use history::{
+    AccountId, FAILED_VALIDATIONS, Failed, IssuanceHistory, Issue, TriedWith, account_of,
+    account_of_name,
+};
 pub use urgency::{runs_short, runs_short_at};
 
 use crate::certificate::Leaf;
 use crate::schedule::due::Reason;
 use crate::time::UnixTime;
-use account::{AHEAD, WEEK, recent};
+use history::{AHEAD, WEEK, recent};
 
 /// Most certificates for one set of names in a week; the fifth is not requested.
 pub const ISSUES_A_WEEK: usize = 4;
@@ -121,7 +122,7 @@ impl Hold {
 impl Claim<'_> {
     /// Why the renewal may not start now, if so.
     #[must_use]
-    pub fn hold(&self, now: UnixTime, account: &Account) -> Option<Hold> {
+    pub fn hold(&self, now: UnixTime, account: &IssuanceHistory) -> Option<Hold> {
         let retry_at = { account.retry_at(now, self.wish) }.filter(|until| *until > now);
         if let Some(until) = account.limited_until(now).or(retry_at) {
             return Some(Hold::BackOff { until });
@@ -154,7 +155,7 @@ impl Claim<'_> {
     /// The span in which issues are counted: a week, or less if our certificate for these names lives for less than ten
     /// days. A certificate from another writer does not count.
     #[must_use]
-    pub fn window(&self, account: &Account) -> Duration {
+    pub fn window(&self, account: &IssuanceHistory) -> Duration {
         let issued = account.lifetime.map(Duration::from_secs);
         // A former version recorded no lifetime.
         let ours = self.written.and(self.leaf);

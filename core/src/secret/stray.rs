@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use super::SecretRef;
-use super::head::Head;
 use super::keys;
 use super::settings::DEFAULT_CLASS;
 use super::state::{IssuedBy, RolledOut};
-use super::values::is_label;
+use crate::secret::object::head::Head;
+use crate::secret::settings::values::is_label;
 use crate::text::{shown, similar};
 
 /// Most annotations that a text names.
@@ -227,7 +227,7 @@ mod tests {
     use serde_json::{from_value, json};
 
     use super::*;
-    use crate::secret::thin::ThinSecret;
+    use crate::secret::object::thin::ThinSecret;
 
     fn stray(annotations: &[(&str, &str)], managed: bool) -> Option<Stray> {
         stray_for(annotations, managed, DEFAULT_CLASS)

@@ -21,7 +21,7 @@ use crate::time::UnixTime;
 const NAMED: usize = 8;
 /// Most workloads named that were unhealthy before, as the next look needs them.
 const UNWELL: usize = 64;
-/// Most bytes of workloads that people are shown of one Secret: whoever may edit it can write long names.
+/// Most bytes of workloads that people are shown of one Secret: users who may edit it can write long names.
 const SHOWN: usize = 1024;
 
 /// Value of [`crate::secret::keys::USED_BY`], words with blanks between: an instant, the workloads (`deployment/web`,

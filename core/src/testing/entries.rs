@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::certificate::Fingerprint;
 use crate::index::{Fault, Finished, Index, LeafFacts, Observed, Shown, Source, Stuck};
-use crate::schedule::due::{AT_ONCE, Due, Heed, Never, Reason, Suggestion};
+use crate::schedule::due::{AT_ONCE, AriPolicy, Due, Never, Reason, Suggestion};
 use crate::secret::SecretRef;
 use crate::secret::parts::ChainAndCa;
 use crate::secret::settings::Blocks;
@@ -31,7 +31,7 @@ pub fn healthy() -> Observed {
             at: NOW + DAY * 30,
             reason: Reason::Lifetime,
         }),
-        heed: Heed::Any,
+        heed: AriPolicy::Any,
         suggestion: Suggestion::None,
         window: None,
         wish: None,
@@ -47,7 +47,7 @@ pub fn healthy() -> Observed {
     }
 }
 
-/// A leaf of that age, with so many days left.
+/// A leaf of that age, with this number of days left.
 pub fn leaf(age: u32, left: u32) -> LeafFacts {
     LeafFacts {
         fingerprint: Fingerprint([2; 32]),
@@ -202,7 +202,7 @@ pub fn index() -> Index {
             at: AT_ONCE,
             reason: Reason::RenewNow,
         }),
-        heed: Heed::Nothing,
+        heed: AriPolicy::Nothing,
         wish: Some(1),
         held_until: Some(NOW + DAY * 8),
         ..healthy()
@@ -211,7 +211,7 @@ pub fn index() -> Index {
     let misread = Observed {
         blocked: Blocks::Issue,
         problems: 1,
-        heed: Heed::Nothing,
+        heed: AriPolicy::Nothing,
         ..healthy()
     };
     add(&mut index, "misread", misread);

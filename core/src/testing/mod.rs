@@ -2,6 +2,8 @@
 
 pub mod entries;
 pub mod forge;
+#[cfg(test)]
+mod layers;
 mod linear;
 
 use std::fs;

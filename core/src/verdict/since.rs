@@ -6,8 +6,8 @@
 use super::{State, little_left_from};
 use crate::index::Entry;
 use crate::schedule::due::AT_ONCE;
-use crate::secret::head::Head;
 use crate::secret::keys;
+use crate::secret::object::head::Head;
 use crate::time::UnixTime;
 
 /// A change of the annotation.
@@ -80,7 +80,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::secret::thin::ThinSecret;
+    use crate::secret::object::thin::ThinSecret;
     use crate::testing::entries::{self, NOW};
 
     #[test]

@@ -3,8 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::index::Observed;
 use crate::schedule::due::{Due, Reason};
-use crate::secret::head::Head;
-use crate::secret::keepers::Keeper;
+use crate::secret::object::head::Head;
+use crate::secret::object::keepers::Keeper;
 use crate::testing::entries::{self, NOW, index};
 
 const CONFIG: &str = "

@@ -1,7 +1,7 @@
 //! By whose word a Secret is renewed, or why it never is: the one vocabulary of command, page, JSON, Events and the line
 //! on the Secret.
 
-use crate::schedule::due::{Due, Heed, Never, Reason};
+use crate::schedule::due::{AriPolicy, Due, Never, Reason};
 use crate::secret::settings::Blocks;
 
 /// By whose word a Secret is renewed, or why it never is.
@@ -48,12 +48,12 @@ impl Why {
 
     /// Of what was decided about a Secret.
     #[must_use]
-    pub fn of(renewal: Result<Due, Never>, heed: Heed, blocked: Blocks) -> Self {
+    pub fn of(renewal: Result<Due, Never>, heed: AriPolicy, blocked: Blocks) -> Self {
         match renewal {
             Ok(due) if due.reason != Reason::Lifetime => Self::Due(due.reason),
             Ok(_) if blocked.issue() => Self::LittleLifeLeft,
             // The Secret's own instant, or its namespace's, is preferred to the CA's only where there is one.
-            Ok(_) if heed == Heed::Past => Self::RenewBefore,
+            Ok(_) if heed == AriPolicy::Past => Self::RenewBefore,
             Ok(due) => Self::Due(due.reason),
             Err(never) => Self::Never(never),
         }
@@ -154,7 +154,7 @@ mod tests {
                 ": an annotation holds it up until little life is left",
             ),
         ] {
-            let why = Why::of(Ok(Due { at, reason }), Heed::Any, blocked);
+            let why = Why::of(Ok(Due { at, reason }), AriPolicy::Any, blocked);
             assert_eq!(why.after(), expected);
         }
     }

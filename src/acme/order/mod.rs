@@ -7,6 +7,8 @@
 //! The caller stores [`Order::url`] before anything else, and continues according to [`Order::status`].
 //! Every wait ends at the caller's deadline, respects Retry-After, and may be dropped at any await.
 
+pub(super) mod authorization;
+pub(super) mod chain;
 mod wait;
 
 use std::collections::HashSet;
@@ -22,14 +24,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::acme::ari::CertId;
-use crate::acme::authorization::{self, Authorization, Challenge};
-use crate::acme::body;
-use crate::acme::chain::Preference;
 use crate::acme::client::Client;
+use crate::acme::error::problem::Class;
 use crate::acme::error::{Action, Error, LONGEST_RETRY_AFTER};
-use crate::acme::http::Answer;
-use crate::acme::poll_interval;
-use crate::acme::problem::Class;
+use crate::acme::order::authorization::{Authorization, Challenge};
+use crate::acme::order::chain::Preference;
+use crate::acme::transport::http::Answer;
+use crate::acme::transport::{body, poll_interval};
 use crate::net::egress::Nearby;
 
 /// Most alternate chains that are fetched: no CA has more roots, and each costs a request.

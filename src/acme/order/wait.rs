@@ -7,11 +7,11 @@ use instant_acme::{AuthorizationStatus, OrderStatus};
 use tokio::time::{Instant, sleep_until};
 
 use super::Order;
-use crate::acme::authorization;
 use crate::acme::client::Client;
+use crate::acme::error::problem::{Class, Problem};
 use crate::acme::error::{Action, Error, Kind};
-use crate::acme::poll_interval;
-use crate::acme::problem::{Class, Problem};
+use crate::acme::order::authorization;
+use crate::acme::transport::poll_interval;
 
 /// Age of a pending order at which its authorizations are checked: CAs validate in seconds.
 const UNUSUAL: Duration = Duration::from_secs(10);

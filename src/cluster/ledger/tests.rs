@@ -8,18 +8,18 @@ fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<AccountId> {
     ids.map(AccountId::from).into()
 }
 
-fn failed(ago: u64, namespace: &str) -> Account {
+fn failed(ago: u64, namespace: &str) -> IssuanceHistory {
     let at = Some((NOW - Duration::from_secs(ago)).0);
-    Account {
+    IssuanceHistory {
         failures: 1,
         retry_at: at,
         failed_at: at,
         namespace: Some(namespace.into()),
-        ..Account::default()
+        ..IssuanceHistory::default()
     }
 }
 
-fn state(accounts: impl IntoIterator<Item = (u64, Account)>) -> State {
+fn state(accounts: impl IntoIterator<Item = (u64, IssuanceHistory)>) -> State {
     let accounts = accounts.into_iter();
     let mut state = State {
         accounts: accounts.map(|(id, account)| (id.into(), account)).collect(),
@@ -77,7 +77,7 @@ fn a_namespace_that_fills_the_ledger_loses_its_own_oldest_entries_and_nobody_els
 fn what_is_written_is_what_memory_holds_when_the_write_begins() {
     let mut state = State::default();
     let failures = |count| {
-        move |_: AccountId, account: &mut Account| {
+        move |_: AccountId, account: &mut IssuanceHistory| {
             account.failures = count;
             account.retry_at = (count > 0).then_some(NOW.0 * 2);
         }

@@ -28,7 +28,7 @@ use kube::runtime::watcher;
 use tokio::time::Instant;
 
 use crate::cluster::events::Reason;
-use crate::cluster::watch;
+use crate::cluster::secrets::watch;
 use crate::leader::handles::Handles;
 use crate::leader::sources::{Failed, Sources};
 use crate::leader::strays::Strays;
@@ -95,7 +95,7 @@ pub async fn run(
         untold: HashMap::new(),
     };
     leads.mark_changed();
-    let mut anew = controller.all.shared.health.relist.subscribe();
+    let mut relist = controller.all.shared.health.relist.subscribe();
     let mut events = controller.listen(&configs);
     let mut clocks = (UnixTime::now(), BootTime::now());
     tokio::pin!(shutdown);
@@ -114,7 +114,10 @@ pub async fn run(
             .store(now.0, Ordering::Relaxed);
         let before = std::mem::replace(&mut clocks, (now, BootTime::now()));
         if let Some(seconds) = jump(before, clocks) {
-            tracing::warn!(seconds, "the wall clock has jumped: all is judged again");
+            tracing::warn!(
+                seconds,
+                "the wall clock has jumped: everything is judged again"
+            );
             controller.rest().await;
             controller.all.renewals.info.forget_all();
             controller.all.renewals.issuers.forget_limits(|_| true);
@@ -129,7 +132,7 @@ pub async fn run(
             () = &mut shutdown => break Ended::Told,
             changed = leads.changed() => {
                 if changed.is_err() {
-                    tracing::error!("nobody looks after the lease any more; this is a bug");
+                    tracing::error!("the lease task stopped unexpectedly; this is a bug");
                     break Ended::Unattended;
                 }
                 let number = *leads.borrow_and_update();
@@ -137,14 +140,14 @@ pub async fn run(
             }
             changed = configs.wanted.changed() => {
                 if changed.is_err() {
-                    tracing::error!("nobody looks after the config file any more; this is a bug");
+                    tracing::error!("the task of the config file stopped unexpectedly; this is a bug");
                     break Ended::Unattended;
                 }
                 controller.take_over(&mut configs).await;
                 events = controller.listen(&configs);
             }
             // Its sender lives as long as what all share.
-            Ok(()) = anew.changed() => {
+            Ok(()) = relist.changed() => {
                 controller.rest().await;
                 events = controller.listen(&configs);
             }
@@ -294,8 +297,8 @@ impl Controller {
     /// Opens the watches that the config asks for, in place of the former ones. Nothing is done before they have listed
     /// all Secrets that can be listed.
     fn listen(&mut self, configs: &Configs) -> watch::Events {
-        self.strays.doubt();
-        self.index().doubt();
+        self.strays.invalidate_all();
+        self.index().invalidate_all();
         let watch::Secrets { scopes, events } =
             configs.opener.open(&self.all.shared.config().watch);
         self.sources = Sources::opened(scopes, Instant::now());
@@ -356,7 +359,7 @@ impl Controller {
 
     fn tell(&self, key: &SecretRef, uid: &str, complaints: &Complaints) {
         for (reason, problem) in complaints {
-            tracing::warn!(secret = %key, problem, "not as it should be");
+            tracing::warn!(secret = %key, problem, "invalid annotation");
             self.all.shared.events.secret(key, uid, *reason, problem);
         }
     }

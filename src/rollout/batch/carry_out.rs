@@ -13,14 +13,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::confirm::{Rolled, Standing};
+use super::confirm::{Rolled, RolledSoFar};
 use super::held::Held;
 use super::look::Again;
-use super::{Open, Users, tell};
+use super::{Open, Users, notify};
+use crate::process::permit::Look;
 use crate::process::task::TaskHandle;
-use crate::rollout::permit::Look;
 use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{Happening, Outcome, Rollout};
+use crate::telemetry::stage::Stage;
 
 /// How a Secret's workloads were rolled.
 type Ended = (Box<str>, Outcome);
@@ -37,7 +38,7 @@ pub(super) struct Batch<'a> {
     by_secret: BySecret,
     judge: Again<'a>,
     /// What the workloads of the steps have by now.
-    standing: Standing,
+    standing: RolledSoFar,
 }
 
 /// The steps that serve each Secret. One step may serve thousands: each is held once.
@@ -112,7 +113,7 @@ impl<'a> Batch<'a> {
             };
             let steps = self.by_secret.serving(secret).iter();
             let names: Vec<String> = steps.map(|step| step.workload.id.to_string()).collect();
-            tracing::info!(secret = %ticket.key(), step = "roll", workloads = ?names, "rolling");
+            tracing::info!(secret = %ticket.key(), step = Stage::Roll.name(), workloads = ?names, "rolling");
             if let (Some(opens), Some(request)) = (held.overruled, self.request(secret)) {
                 self.judge.overruled(ticket.key(), request, opens);
             }
@@ -142,7 +143,7 @@ impl<'a> Batch<'a> {
         };
         let told = |happening: Happening<'_>| {
             self.note(&happening);
-            tell::happening(&self.rollouts.shared, self.namespace, &happening);
+            notify::happening(&self.rollouts.shared, self.namespace, &happening);
         };
         let send = move |secret: &str, outcome| {
             // The receiver lives as long as this call.

@@ -16,6 +16,7 @@ use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
 use crate::rollout::{Outcome, Withdrawal};
+use crate::telemetry::stage::Stage;
 
 /// Delay until a Secret is looked at again whose workloads lack its leaf because they were not well before. Together
 /// with [`crate::rollout`]'s glance at each, that is within a minute of their recovery.
@@ -113,11 +114,11 @@ impl Rolled<'_> {
             }
             Conclusion::Withdrawn(Withdrawal { at, why, .. }) => {
                 let said = why.as_deref().unwrap_or("it has changed since");
-                tracing::info!(secret = %key, step = "withdrawn", why = said, "the rollout does not go on as it was planned");
+                tracing::info!(secret = %key, step = Stage::Withdrawn.name(), why = said, "the rollout does not go on as it was planned");
                 return Finished::Later(at, why);
             }
             Conclusion::Beside(why) => {
-                tracing::info!(secret = %key, step = "withdrawn", why, "the rollout is planned again");
+                tracing::info!(secret = %key, step = Stage::Withdrawn.name(), why, "the rollout is planned again");
                 let settled = now + shared.config().rollout.settle.max(Duration::from_secs(1));
                 return Finished::Later(settled, Some(why.into()));
             }
@@ -133,10 +134,10 @@ impl Rolled<'_> {
         }
         shared.events.secret(key, &request.uid, reason, &note);
         if halted {
-            tracing::warn!(secret = %key, step = "halted", note, "the rollout is halted");
+            tracing::warn!(secret = %key, step = Stage::Halted.name(), note, "the rollout is halted");
             return Finished::Later(look_again(now, request), Some(note.into()));
         }
-        tracing::info!(secret = %key, step = "done", leaf = %request.leaf, "rolled out");
+        tracing::info!(secret = %key, step = Stage::Done.name(), leaf = %request.leaf, "rolled out");
         Finished::Wrote
     }
 
@@ -171,7 +172,7 @@ impl Rolled<'_> {
             }
             let (reason, uid) = (Reason::RolloutIncomplete, &self.request.uid);
             shared.events.secret(key, uid, reason, &note);
-            tracing::warn!(secret = %key, step = "incomplete", note, "not every workload has the certificate: looked at again");
+            tracing::warn!(secret = %key, step = Stage::Incomplete.name(), note, "not every workload has the certificate: looked at again");
         }
         Finished::Incomplete(again, lacking.len(), note.into())
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use cert_renew_core::rollout::{Ask, How, Request, Step};
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::used_by::{Has, Proven, UsedBy};
 use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;
@@ -19,10 +19,13 @@ use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::tell;
+use super::notify;
 use crate::cluster::events::Reason;
 use crate::rollout::rollouts::Rollouts;
-use crate::rollout::{self, Asked, Error, Judge, Outcome, Proof, Rollout, Verified, Withdrawal};
+use crate::rollout::{
+    self, Error, Judge, Outcome, Proof, ReloadResult, Rollout, Verified, Withdrawal,
+};
+use crate::telemetry::stage::Stage;
 
 /// The command that grants the rights for it.
 const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
@@ -48,7 +51,7 @@ pub(super) enum Conclusion {
 }
 
 /// The leaves of the workloads that are being rolled; all others had the leaf before.
-pub(super) type Standing = Mutex<BTreeMap<WorkloadRef, Has>>;
+pub(super) type RolledSoFar = Mutex<BTreeMap<WorkloadRef, Has>>;
 
 /// A Secret whose workloads were just rolled.
 pub(super) struct Rolled<'a> {
@@ -66,7 +69,7 @@ pub(super) struct Rolled<'a> {
     /// The workloads that use it.
     pub(super) users: &'a [WorkloadRef],
     /// The state of its workloads.
-    pub(super) standing: &'a Standing,
+    pub(super) standing: &'a RolledSoFar,
     /// Judges the Secrets of the batch again.
     pub(super) judge: &'a dyn Judge,
 }
@@ -207,7 +210,7 @@ impl Rolled<'_> {
             .metrics
             .verified(*served, stale.len(), unknown.len());
         tracing::info!(
-            secret = %key, step = "verify", served, stale = stale.len(), unknown = unknown.len(),
+            secret = %key, step = Stage::Verify.name(), served, stale = stale.len(), unknown = unknown.len(),
             "the pods have been asked what they serve"
         );
         let service = &proof.service;
@@ -293,7 +296,7 @@ impl Rolled<'_> {
         let set = |ended| *outcome.lock() = ended;
         let secrets = std::slice::from_ref(&self.request.secret);
         let told = |happening: rollout::Happening<'_>| {
-            tell::happening(&rollouts.shared, &key.namespace, &happening);
+            notify::happening(&rollouts.shared, &key.namespace, &happening);
         };
         let roller = rollouts.roller();
         let rollout = Rollout {
@@ -318,7 +321,7 @@ impl Rolled<'_> {
     }
 
     /// The outcome if a Secret was withdrawn before all its pods were asked.
-    fn withdrawn(&self, asked: Asked) -> Option<Outcome> {
+    fn withdrawn(&self, asked: ReloadResult) -> Option<Outcome> {
         let (secret, withdrawal) = asked.withdrawn?;
         Some(if secret == self.request.secret {
             Outcome::Withdrawn(withdrawal)

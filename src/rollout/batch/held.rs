@@ -2,18 +2,21 @@
 
 use cert_renew_core::index::Entry;
 use cert_renew_core::rollout::Request;
-use cert_renew_core::secret::head::Head;
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::time::UnixTime;
 
-use crate::rollout::{Proof, permit};
+use crate::process::permit;
+use crate::rollout::Proof;
 
 /// A Secret that is being planned, beside its request.
 pub(super) struct Held {
     /// Its identity: all Secrets of a batch are held at once, and annotations may be large.
     pub(super) head: Head,
+    /// It holds no certificate.
+    pub(super) is_empty: bool,
     /// What is to be proven after the rollout.
     pub(super) proof: Option<Proof>,
     /// The look by which it is planned.
@@ -31,6 +34,7 @@ impl Held {
     pub(super) fn of(head: &Head) -> Self {
         Self {
             head: head.identity(),
+            is_empty: false,
             proof: None,
             look: None,
             overruled: None,
@@ -97,7 +101,7 @@ pub(super) struct Age {
 
 #[cfg(test)]
 mod tests {
-    use cert_renew_core::secret::full::FullSecret;
+    use cert_renew_core::secret::object::full::FullSecret;
     use serde_json::{from_value, json};
 
     use super::*;

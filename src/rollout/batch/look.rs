@@ -12,8 +12,8 @@ use cert_renew_core::config::Labels;
 use cert_renew_core::index::{self, Entry, Finished};
 use cert_renew_core::rollout::{ChangedKeys, Request, Workload};
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::full::FullSecret;
-use cert_renew_core::secret::head::Head;
+use cert_renew_core::secret::object::full::FullSecret;
+use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::parts::{self, Parts};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::used_by::UsedBy;
@@ -25,12 +25,11 @@ use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 
 use super::held::{Age, Glance, Held, Look, Not, used_by_of};
-use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, record, tell};
-use crate::cluster;
+use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, notify, record};
 use crate::cluster::events::Reason;
-use crate::cluster::secrets;
+use crate::cluster::{self, secrets};
+use crate::process::permit;
 use crate::process::task::TaskHandle;
-use crate::rollout::permit;
 use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{Judge, Proof, Withdrawal};
 
@@ -221,7 +220,7 @@ impl Again<'_> {
     pub(super) fn overruled(&self, key: &SecretRef, request: &Request, opens: UnixTime) {
         let mut told = self.overruled.lock();
         if told.insert(request.secret.clone()) {
-            tell::overruled(&self.rollouts.shared, key, &request.uid, opens);
+            notify::overruled(&self.rollouts.shared, key, &request.uid, opens);
         }
     }
 }

@@ -10,16 +10,16 @@ mod conclude;
 mod confirm;
 mod held;
 mod look;
+mod notify;
 mod record;
 mod restored;
-mod tell;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::index::Finished;
-use cert_renew_core::rollout::{Request, Verdict, plan};
+use cert_renew_core::rollout::{Decision, Request, plan};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;
@@ -68,9 +68,9 @@ impl Rollouts {
         let plan = plan(UnixTime::now(), &requests, &workloads, &config.rollout);
         drop(planning);
         for remark in &plan.remarks {
-            tell::remark(&self.shared, &open, remark);
+            notify::remark(&self.shared, &open, remark);
         }
-        tell::restarted(&self.shared, &open, &plan.remarks);
+        notify::restarted(&self.shared, &open, &plan.remarks);
         let users: Users = plan.users.into_iter().collect();
         let mut secrets: Vec<Box<str>> = Vec::new();
         let mut behind: Vec<&Request> = Vec::new();
@@ -79,20 +79,20 @@ impl Rollouts {
                 behind.push(request);
             }
             let finished = match verdict {
-                Verdict::Roll => {
+                Decision::Roll => {
                     if let Some((ticket, held)) = open.get(&secret)
                         && let Some(age) = held.age
                         && let Some(why) = restored::older(request, age, &workloads)
                     {
-                        tell::older(&self.shared, ticket.key(), request, &why);
+                        notify::older(&self.shared, ticket.key(), request, &why);
                     }
                     secrets.push(secret);
                     continue;
                 }
-                Verdict::UpToDate | Verdict::FirstSight | Verdict::NothingRefers => {
+                Decision::UpToDate | Decision::FirstSight | Decision::NothingRefers => {
                     self.record(&open, request, &users).await
                 }
-                Verdict::Halted(note) => {
+                Decision::Halted(note) => {
                     let why = format!(
                         "halted at {}: cert-renew resume {namespace}/{secret}",
                         note.workload

@@ -3,26 +3,25 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cert_renew_core::certificate::Fingerprint;
 use cert_renew_core::index::{Entry, Finished, Observed};
 use cert_renew_core::rollout::Request;
-use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::head::Head;
-use cert_renew_core::secret::keys;
+use cert_renew_core::secret::object::head::Head;
+use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::state::RolledOut;
-use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::secret::used_by::{Has, UsedBy};
-use cert_renew_core::state_line::Facts;
+use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::state_line::Facts;
 use futures::StreamExt as _;
 use futures::stream;
 
 use super::held::{Glance, Held, Look};
-use super::{AGAIN, AT_ONCE, Open, Users, tell};
+use super::{AGAIN, AT_ONCE, Open, Users, notify};
 use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::process::task::TaskHandle;
 use crate::rollout::rollouts::Rollouts;
+use crate::telemetry::stage::Stage;
 
 impl Rollouts {
     /// Restores a lost or incomplete record of what the workloads have, before anything else: if we ended now, nobody
@@ -43,7 +42,7 @@ impl Rollouts {
         let changes = Changes::of(had.written_for(head.uid()));
         let finished = written(secrets::patch(&self.shared.client, &head, &changes).await);
         if finished == Finished::Wrote {
-            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %had, "the record of what the workloads have was not whole: written");
+            tracing::info!(secret = %ticket.key(), step = Stage::Recorded.name(), leaf = %had, "the record of what the workloads have was not whole: written");
         }
         ticket.finish(finished);
     });
@@ -79,17 +78,26 @@ fn head_of(key: &SecretRef, entry: &Entry) -> Head {
 pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
     let observed = &entry.observed;
     let head = head_of(key, entry);
-    let request = Request::first_sight(&key.name, &observed.uid.to_string(), observed.leaf.ok());
-    Look::Due(Box::new((request, Held::of(&head))))
+    let leaf = observed.leaf.ok();
+    let request = Request::first_sight(&key.name, &observed.uid.to_string(), leaf);
+    let held = Held {
+        is_empty: leaf.is_none(),
+        ..Held::of(&head)
+    };
+    Look::Due(Box::new((request, held)))
 }
 
 impl Rollouts {
     /// Writes `rolled-out` where nothing is to be rolled.
     pub(super) async fn record(&self, open: &Open, request: &Request, users: &Users) -> Finished {
-        let Some((ticket, Held { head, .. })) = open.get(&request.secret) else {
+        let Some((ticket, Held { head, is_empty, .. })) = open.get(&request.secret) else {
             return Finished::Later(UnixTime::now() + AGAIN, None);
         };
-        let value = value_of(request);
+        let value = if *is_empty {
+            RolledOut::None
+        } else {
+            value_of(request)
+        };
         let workloads = users.get(&request.secret).map_or(&[][..], Vec::as_slice);
         let users = workloads.iter();
         let users = users.map(|workload| (workload.clone(), Has::It)).collect();
@@ -111,10 +119,10 @@ impl Rollouts {
             .and_then(|it| it.rolled_out());
         let patched = secrets::patch(&self.shared.client, head, &changes).await;
         if let Ok(secret) = &patched {
-            tracing::info!(secret = %ticket.key(), step = "recorded", leaf = %value, "recorded: nothing to restart");
+            tracing::info!(secret = %ticket.key(), step = Stage::Recorded.name(), leaf = %value, "recorded: nothing to restart");
             let is_new = known.is_none() && !has_other_notes(&secret.head, &changes);
             if is_new {
-                tell::adopted(&self.shared, ticket.key(), secret, workloads);
+                notify::adopted(&self.shared, ticket.key(), secret, workloads);
             }
         }
         written(patched)
@@ -136,9 +144,6 @@ pub(super) fn has(facts: &mut Facts, value: RolledOut) {
 }
 
 pub(super) fn value_of(request: &Request) -> RolledOut {
-    if request.leaf == Fingerprint([0; 32]) {
-        return RolledOut::None;
-    }
     RolledOut::Leaf {
         fingerprint: request.leaf,
         not_after: request.not_after,

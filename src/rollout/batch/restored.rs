@@ -23,7 +23,7 @@ use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 
 use super::held::Age;
-use super::tell;
+use super::notify;
 use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::rollout::rollouts::Rollouts;
@@ -136,7 +136,7 @@ impl Rollouts {
         let changes = Changes::of(had.written_for(head.uid()));
         match secrets::patch(&self.shared.client, &head, &changes).await {
             Ok(_) => {
-                tell::older(&self.shared, key, &request, &restarted(&workload));
+                notify::older(&self.shared, key, &request, &restarted(&workload));
                 Came::Agrees
             }
             Err(cluster::Error::Conflict { .. }) => Came::Crossed,

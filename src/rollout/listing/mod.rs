@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::cluster::Call;
-use crate::cluster::pages::Pages;
+use crate::cluster::client::pages::Pages;
 use crate::rollout::error::Error;
 
 /// Most objects of a page. A Deployment is some 5 to 10 KB of JSON, so a page stays under 1 MB; where it does not, the

@@ -10,7 +10,7 @@ use std::fmt;
 use cert_renew_core::rollout::decode::{Condition, Meta, Object, Template};
 use cert_renew_core::rollout::lean::Kept;
 use cert_renew_core::rollout::references::{PodSpec, Reference};
-use cert_renew_core::rollout::types::{Request as Wanted, Verdict};
+use cert_renew_core::rollout::types::{Decision, Request as Wanted};
 use cert_renew_core::rollout::workload::Workload;
 use cert_renew_core::secret::workload::{Kind, RolloutMode, WorkloadRef};
 use cert_renew_core::time::UnixTime;
@@ -197,13 +197,13 @@ impl fmt::Display for Unmanaged {
 
 /// Whether there may be something to name: the leaf has changed, and its users do not reload by themselves.
 #[must_use]
-pub fn leaves_behind(request: &Wanted, verdict: &Verdict) -> bool {
+pub fn leaves_behind(request: &Wanted, verdict: &Decision) -> bool {
     let changed = || request.rolled_out.is_some() && !request.keys.is_none();
     request.mode != RolloutMode::None
         && match verdict {
-            Verdict::Roll => true,
-            Verdict::NothingRefers => changed(),
-            Verdict::UpToDate | Verdict::FirstSight | Verdict::Halted(_) => false,
+            Decision::Roll => true,
+            Decision::NothingRefers => changed(),
+            Decision::UpToDate | Decision::FirstSight | Decision::Halted(_) => false,
         }
 }
 

@@ -40,7 +40,7 @@ struct State {
 }
 
 /// The waiting callers of one namespace, by rank and then by arrival.
-type Waiting = BTreeMap<(UnixTime, u64), oneshot::Sender<Place>>;
+type Waiting = BTreeMap<(UnixTime, u64), oneshot::Sender<RolloutSlot>>;
 
 #[derive(Debug)]
 struct Held {
@@ -50,7 +50,7 @@ struct Held {
 
 /// The right to roll one workload of a namespace.
 #[derive(Debug)]
-pub(in crate::rollout) struct Place {
+pub(in crate::rollout) struct RolloutSlot {
     /// `None` once it is given back.
     of: Option<(Arc<Budget>, u64)>,
 }
@@ -76,7 +76,7 @@ impl Budget {
         self: &Arc<Self>,
         namespace: &str,
         urgency: UnixTime,
-    ) -> Place {
+    ) -> RolloutSlot {
         let (called, mut call) = oneshot::channel();
         {
             let (now, mut state) = (UnixTime::now(), self.state());
@@ -91,7 +91,7 @@ impl Budget {
             tokio::select! {
                 biased;
                 // The sender is dropped only with a budget that has no callers any more.
-                place = &mut call => return place.unwrap_or(Place { of: None }),
+                place = &mut call => return place.unwrap_or(RolloutSlot { of: None }),
                 () = sleep_until(passed_on) => self.call(),
             }
         }
@@ -107,7 +107,7 @@ impl Budget {
             // A statement of its own: the lock is released before a place may be dropped.
             let next = self.state().next(self.per_namespace);
             let Some((number, called)) = next else { return };
-            let place = Place {
+            let place = RolloutSlot {
                 of: Some((Arc::clone(self), number)),
             };
             // A caller that no longer waits drops the place, which calls the next one.
@@ -123,7 +123,7 @@ fn rank(now: UnixTime, urgency: UnixTime) -> UnixTime {
 
 impl State {
     /// Takes the first caller that may have a place out of the queue, and takes the place for it.
-    fn next(&mut self, per_namespace: usize) -> Option<(u64, oneshot::Sender<Place>)> {
+    fn next(&mut self, per_namespace: usize) -> Option<(u64, oneshot::Sender<RolloutSlot>)> {
         if self.waiting.is_empty() {
             return None;
         }
@@ -175,7 +175,7 @@ impl State {
     }
 }
 
-impl Place {
+impl RolloutSlot {
     /// Frees the place, once.
     pub(in crate::rollout) fn give_back(&mut self) {
         if let Some((budget, number)) = self.of.take()
@@ -186,7 +186,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for RolloutSlot {
     fn drop(&mut self) {
         self.give_back();
     }
@@ -201,8 +201,8 @@ mod tests {
 
     /// Waiting callers, each as (namespace, seconds until its certificate ends), and the places that they have.
     struct Scene {
-        futures: Vec<BoxFuture<'static, Place>>,
-        places: BTreeMap<usize, Place>,
+        futures: Vec<BoxFuture<'static, RolloutSlot>>,
+        places: BTreeMap<usize, RolloutSlot>,
         budget: Arc<Budget>,
     }
 

@@ -25,9 +25,9 @@ use tokio::time::{Instant, timeout};
 use super::looks::Looks;
 use super::wait::{Wait, Waited, stalled};
 use crate::cluster::{self, Call};
+use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
-use crate::rollout::permit::Permit;
 
 /// Time until an eviction is asked for again that a disruption budget refused, whatever the pods do. Our rights do not
 /// allow to watch budgets, so only an eviction shows whether one permits it.
@@ -142,7 +142,7 @@ struct Replacing<'a> {
     refused: &'static str,
     /// No eviction is asked for before.
     not_before: Instant,
-    /// How often the workload was scaled meanwhile.
+    /// How often the workload was scaled since.
     scaled: usize,
     /// When it last made progress, and how far it was then: old pods, and ready ones.
     last: Instant,

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::rollout::permit::{Look, Permit};
+use crate::process::permit::{Look, Permit};
 
 /// Most rounds of looks at all Secrets of one step before the API server counts as too slow.
 const TRIES: usize = 3;

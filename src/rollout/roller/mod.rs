@@ -36,10 +36,10 @@ use self::looks::{Judge, Looks};
 pub(super) use self::outcome::{Ended, Weight};
 pub use self::outcome::{Happening, Outcome, Turn};
 use self::standings::Standings;
+use crate::process::permit::Look;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::listing::{self, Absent};
-use crate::rollout::permit::Look;
 
 /// Most connections to pods at the same time, in the whole cluster and for one namespace: each pod that never answers
 /// holds one for seconds, and the next free one goes to the namespace that has the fewest.

@@ -1,4 +1,4 @@
-//! How steps and rollouts end, and what is reported meanwhile.
+//! How steps and rollouts end, and what is reported on the way.
 
 use std::time::Duration;
 

@@ -22,16 +22,16 @@ use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::concurrency::Place;
+use super::concurrency::RolloutSlot;
 use super::evict;
 use super::history::fought_over;
 use super::wait::{self, GLANCE, Wait, Waited};
 use super::{Batch, Ended, Roller, Turn, Weight};
-use crate::cluster::pages::Pages;
+use crate::cluster::client::pages::Pages;
 use crate::cluster::{self, Call};
+use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
-use crate::rollout::permit::Permit;
 
 /// Most conflicts in a row before the step gives up: something changes the workload all the time.
 const CONFLICTS: usize = 10;
@@ -215,7 +215,7 @@ impl Roller {
         step: &Step,
         not_before: UnixTime,
         waited: &mut Instant,
-    ) -> Place {
+    ) -> RolloutSlot {
         let pause = not_before.since(UnixTime::now());
         let waits = |turn| _ = batch.waits.send((step.clone(), turn));
         if !pause.is_zero() {
@@ -241,7 +241,7 @@ impl Roller {
         namespace: &str,
         step: &Step,
         current: Workload,
-        place: &mut Place,
+        place: &mut RolloutSlot,
         waited: &mut Instant,
     ) -> Result<Option<Workload>, Error> {
         if !is_rolling(&current) || !current.is_available() || rolls_for_an_earlier(step, &current)
@@ -358,7 +358,7 @@ impl Roller {
         &'a self,
         namespace: &'a str,
         workload: &'a Workload,
-        place: &'a mut Place,
+        place: &'a mut RolloutSlot,
     ) -> Wait<'a> {
         Wait {
             client: &self.client,

@@ -15,7 +15,7 @@ use kube::Client;
 use kube::api::{Api, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::concurrency::Place;
+use super::concurrency::RolloutSlot;
 use super::looks::Withdrawal;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
@@ -66,7 +66,7 @@ pub(super) struct Wait<'a> {
     /// Longest time without progress.
     pub(super) patience: Duration,
     /// The place, given back when nothing moves.
-    pub(super) place: &'a mut Place,
+    pub(super) place: &'a mut RolloutSlot,
 }
 
 /// The judgement on one observation.

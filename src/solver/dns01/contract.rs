@@ -25,7 +25,7 @@ use std::{env, fs};
 
 use bytes::Bytes;
 use cert_renew_core::config::{Dns01, Propagation};
-use cert_renew_core::secret::full::Data;
+use cert_renew_core::secret::object::full::Data;
 use http::{Request, Response, Uri};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;

@@ -52,6 +52,13 @@ pub(super) fn ttl(provider: &str, wanted: u32) -> u32 {
 pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     let token = || needs.secret("token");
     let pair = || Ok::<_, Error>((needs.secret("key")?, needs.secret("secret")?));
+    let aws = || {
+        Ok::<_, Error>((
+            needs.secret(ACCESS_KEY_ID)?,
+            needs.secret(SECRET_ACCESS_KEY)?,
+            needs.optional(SESSION_TOKEN),
+        ))
+    };
     // For hosts that take one or two texts.
     macro_rules! one {
         ($new:ident) => {
@@ -74,15 +81,18 @@ pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
         )));
     }
     let made = match needs.solver.provider.as_str() {
-        "route53" => DnsUpdater::new_route53(Route53Config {
-            access_key_id: needs.secret(ACCESS_KEY_ID)?,
-            secret_access_key: needs.secret(SECRET_ACCESS_KEY)?,
-            session_token: needs.optional(SESSION_TOKEN),
-            region: needs.setting("region"),
-            hosted_zone_id: needs.setting("hostedZoneId"),
-            private_zone_only: None,
-            endpoint: needs.setting("endpoint"),
-        }),
+        "route53" => {
+            let (access_key_id, secret_access_key, session_token) = aws()?;
+            DnsUpdater::new_route53(Route53Config {
+                access_key_id,
+                secret_access_key,
+                session_token,
+                region: needs.setting("region"),
+                hosted_zone_id: needs.setting("hostedZoneId"),
+                private_zone_only: None,
+                endpoint: needs.setting("endpoint"),
+            })
+        }
         "google" => return google(needs),
         "azure" => return azure(needs),
         "cloudflare" => one!(new_cloudflare),
@@ -217,14 +227,17 @@ pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
             };
             DnsUpdater::new_joker(auth, REQUEST)
         }
-        "lightsail" => DnsUpdater::new_lightsail(LightsailConfig {
-            access_key_id: needs.secret(ACCESS_KEY_ID)?,
-            secret_access_key: needs.secret(SECRET_ACCESS_KEY)?,
-            session_token: needs.optional(SESSION_TOKEN),
-            region: needs.setting("region"),
-            domain: needs.setting("domain"),
-            request_timeout: REQUEST,
-        }),
+        "lightsail" => {
+            let (access_key_id, secret_access_key, session_token) = aws()?;
+            DnsUpdater::new_lightsail(LightsailConfig {
+                access_key_id,
+                secret_access_key,
+                session_token,
+                region: needs.setting("region"),
+                domain: needs.setting("domain"),
+                request_timeout: REQUEST,
+            })
+        }
         "namecheap" => {
             let (user, key) = pair()?;
             let client_ip = needs.required("clientIp")?;

@@ -10,17 +10,13 @@
 //! appear in an error.
 
 mod acme_dns;
-mod aws;
-mod azure;
+mod cloud;
 #[cfg(test)]
 mod contract;
-mod google;
 mod hosts;
 mod http;
-mod identity;
 mod needs;
 mod provider;
-mod route53;
 mod webhook;
 
 use std::collections::HashMap;
@@ -36,7 +32,7 @@ use cert_renew_core::config::Dns01;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::text::shown;
-use identity::Environment;
+use cloud::identity::Environment;
 use kube::Client;
 use needs::Credentials;
 use provider::Provider;
@@ -339,7 +335,7 @@ impl Solver {
         match zone {
             None => Provider::new(solver, &credentials),
             Some(zone) => {
-                let solver = route53::with_zone(solver, zone, &credentials).await;
+                let solver = cloud::route53::with_zone(solver, zone, &credentials).await;
                 Provider::new(&solver, &credentials)
             }
         }
@@ -382,12 +378,13 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
     }
     let setting = |key: &str| solver.settings.get(key).map(String::as_str);
     let environment = Environment::of_process();
-    let found = aws::credentials(&environment, setting("role"), setting("stsEndpoint")).await;
+    let found =
+        cloud::aws::credentials(&environment, setting("role"), setting("stsEndpoint")).await;
     let found = found.map_err(|expected| Error::Settings {
         provider: solver.provider.clone(),
         expected,
     })?;
-    let aws::Temporary {
+    let cloud::aws::Temporary {
         access_key_id,
         secret_access_key,
         session_token,

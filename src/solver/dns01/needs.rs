@@ -1,7 +1,7 @@
 //! What the client of a DNS host needs: its settings, and the content of its Secret. Pure.
 
 use cert_renew_core::config::Dns01;
-use cert_renew_core::secret::full::Data;
+use cert_renew_core::secret::object::full::Data;
 
 use super::Error;
 

@@ -5,13 +5,13 @@ use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use zeroize::Zeroizing;
 
 use super::acme_dns::AcmeDns;
-use super::azure::Azure;
-use super::google::Google;
-use super::identity::Environment;
 use super::needs::{Credentials, Needs};
 use super::webhook::Webhook;
 use super::{Error, cleaned, hosts};
 use crate::cluster::order_records::Txt;
+use crate::solver::dns01::cloud::azure::Azure;
+use crate::solver::dns01::cloud::google::Google;
+use crate::solver::dns01::cloud::identity::Environment;
 
 /// A client that changes TXT records.
 pub(super) struct Provider {
@@ -125,7 +125,7 @@ impl Provider {
 #[cfg(test)]
 mod tests {
     use cert_renew_core::config::{Propagation, SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
-    use cert_renew_core::secret::full::Data;
+    use cert_renew_core::secret::object::full::Data;
 
     use super::*;
 

@@ -156,7 +156,7 @@ async fn create(client: &Client, manifest: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether the operator of `namespace` has the first verb on the first resource of a rule in `place`.
+/// Whether the operator of `namespace` has the first verb on the first resource of a rule in `data_keys`.
 async fn is_allowed(client: &Client, namespace: &str, place: &str, rule: &Value) -> Result<bool> {
     let resource = rule["resources"][0].as_str().unwrap_or_default();
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));

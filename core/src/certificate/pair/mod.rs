@@ -106,7 +106,7 @@ pub enum Rejected {
 
 /// What an issued certificate is checked against.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct ExpectedPair<'a> {
     /// The key that signed the request.
     pub key: &'a PrivateKey,
     /// The names of the order; the certificate may have more.
@@ -179,8 +179,12 @@ pub fn check_rollable(
 ///
 /// # Errors
 /// The first thing that is wrong with it. The Secret then stays as it is.
-pub fn check_issued(pem: &[u8], asked: &Asked<'_>, now: UnixTime) -> Result<Chain, Rejected> {
-    let Asked {
+pub fn check_issued(
+    pem: &[u8],
+    asked: &ExpectedPair<'_>,
+    now: UnixTime,
+) -> Result<Chain, Rejected> {
+    let ExpectedPair {
         key,
         names,
         not_sooner_than,

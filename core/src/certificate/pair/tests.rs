@@ -138,16 +138,16 @@ fn a_leaf_that_does_not_stand_first_is_put_there() {
     assert_eq!(twice.to_pem(), read(&[leaf, intermediate]).to_pem());
 }
 
-fn issued(parts: &[&str], asked: Asked<'_>) -> Result<Chain, Rejected> {
+fn issued(parts: &[&str], asked: ExpectedPair<'_>) -> Result<Chain, Rejected> {
     let pem: Vec<u8> = parts.iter().flat_map(|name| file(name)).collect();
     check_issued(&pem, &asked, now())
 }
 
 /// Runs a test with what was asked for the good pair.
-fn with_asked(test: impl FnOnce(Asked<'_>)) {
+fn with_asked(test: impl FnOnce(ExpectedPair<'_>)) {
     let key = PrivateKey::from_pem(&file("good.key")).unwrap();
     let names = ["shop.example.com".parse().unwrap()];
-    test(Asked {
+    test(ExpectedPair {
         key: &key,
         names: &names,
         not_sooner_than: None,
@@ -192,7 +192,7 @@ fn what_the_ca_gave_is_refused_for_its_reason() {
         assert_eq!(
             issued(
                 &["good.pem"],
-                Asked {
+                ExpectedPair {
                     names: &names,
                     ..asked
                 }
@@ -203,7 +203,7 @@ fn what_the_ca_gave_is_refused_for_its_reason() {
         assert_eq!(
             issued(
                 &["good.pem"],
-                Asked {
+                ExpectedPair {
                     key: &fresh,
                     ..asked
                 }
@@ -235,7 +235,7 @@ fn what_the_ca_gave_is_refused_for_its_reason() {
         assert!(
             issued(
                 &["staging.pem"],
-                Asked {
+                ExpectedPair {
                     staging: true,
                     ..asked
                 }
@@ -252,7 +252,7 @@ fn a_leaf_in_use_is_not_given_up_for_a_shorter_one() {
         let check = |old: &Leaf| {
             issued(
                 &["good.pem"],
-                Asked {
+                ExpectedPair {
                     not_sooner_than: Some(old),
                     ..asked
                 },

@@ -18,7 +18,7 @@ fn entry() -> Entry {
                 at: UnixTime(60),
                 reason: Reason::Lifetime,
             }),
-            heed: Heed::Any,
+            heed: AriPolicy::Any,
             suggestion: Suggestion::At(UnixTime(55)),
             window: None,
             account: 42.into(),

@@ -4,7 +4,7 @@ mod tasks;
 
 use super::entry::LONGEST_ERROR;
 use super::*;
-use crate::schedule::due::{Due, Heed, Never, Reason};
+use crate::schedule::due::{AriPolicy, Due, Never, Reason};
 use crate::secret::parts::ChainAndCa;
 use crate::secret::settings::Blocks;
 
@@ -44,7 +44,7 @@ fn observed(
             at: UnixTime(60),
             reason: Reason::Lifetime,
         }),
-        heed: Heed::Any,
+        heed: AriPolicy::Any,
         suggestion: Suggestion::None,
         window: None,
         account: 1.into(),
@@ -318,7 +318,7 @@ fn other_eyes_look_into_every_secret_and_drop_what_no_watch_brings_any_more() {
     let seen = observed("1", Ok(leaf(1)), Some(rolled(1)));
     index.apply(UnixTime(0), &goes, seen.clone(), TLS, SETTLE, None);
     assert!(index.touch(&stays, "1", TLS));
-    index.doubt();
+    index.invalidate_all();
     index.begin(TLS);
     assert!(!index.touch(&stays, "1", TLS), "it is to be looked into");
     index.apply(UnixTime(1), &stays, seen, TLS, SETTLE, None);
@@ -349,7 +349,7 @@ fn what_a_watch_says_of_a_former_object_is_told_from_what_is_known() {
         "one watch tells in order"
     );
     assert!(!index.is_former(&key, "old", "odd", opaque));
-    index.doubt();
+    index.invalidate_all();
     assert!(
         !index.is_former(&key, "old", "19", opaque),
         "a past may have come back"

@@ -31,10 +31,10 @@ impl Backoff {
     /// The delay after this number of failures in a row; zero after none.
     #[must_use]
     pub fn wait(&self, failures: u32) -> Duration {
-        let Some(doublings) = failures.checked_sub(1) else {
+        let Some(further) = failures.checked_sub(1) else {
             return Duration::ZERO;
         };
-        let scale = self.factor.checked_pow(doublings);
+        let scale = self.factor.checked_pow(further);
         scale
             .and_then(|scale| self.base.checked_mul(scale))
             .map_or(self.max, |wait| wait.min(self.max))

@@ -1,5 +1,5 @@
 use super::*;
-use crate::secret::values::RenewBefore::{Before, Share};
+use crate::secret::settings::values::RenewBefore::{Before, Share};
 
 fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs

@@ -91,9 +91,9 @@ fn a_halt_stands_until_one_of_its_ends() {
             ..request("tls", "new", rolled_out)
         };
         let expected = if stands {
-            Verdict::Halted(halted.unwrap())
+            Decision::Halted(halted.unwrap())
         } else {
-            Verdict::Roll
+            Decision::Roll
         };
         assert_eq!(verdict_of(due, objects), expected, "{why}");
     }

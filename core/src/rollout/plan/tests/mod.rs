@@ -83,7 +83,7 @@ fn planned(requests: &[Request], objects: Vec<Value>) -> Plan {
     plan(NOW, requests, &workloads, &RolloutConfig::default())
 }
 
-fn verdict_of(request: Request, objects: Vec<Value>) -> Verdict {
+fn verdict_of(request: Request, objects: Vec<Value>) -> Decision {
     planned(&[request], objects).verdicts.remove(0).1
 }
 
@@ -155,67 +155,67 @@ fn what_the_workloads_have_decides() {
             "recorded",
             request("tls", "new", served("new", 9)),
             plain(),
-            Verdict::UpToDate,
+            Decision::UpToDate,
         ),
         (
             "another leaf",
             request("tls", "new", served("old", 9)),
             plain(),
-            Verdict::Roll,
+            Decision::Roll,
         ),
         (
             "first certificate",
             request("tls", "new", Some(RolledOut::None)),
             plain(),
-            Verdict::Roll,
+            Decision::Roll,
         ),
         (
             "first sight",
             request("tls", "new", None),
             plain(),
-            Verdict::FirstSight,
+            Decision::FirstSight,
         ),
         (
             "first sight, remembered",
             remembers("new"),
             plain(),
-            Verdict::FirstSight,
+            Decision::FirstSight,
         ),
         (
             "recreated with another",
             remembers("old"),
             plain(),
-            Verdict::Roll,
+            Decision::Roll,
         ),
         (
             "template knows another",
             request("tls", "new", None),
             carrying("old"),
-            Verdict::Roll,
+            Decision::Roll,
         ),
         (
             "template knows this one",
             request("tls", "new", None),
             carrying("new"),
-            Verdict::FirstSight,
+            Decision::FirstSight,
         ),
         (
             "nobody uses it",
             request("tls", "new", served("old", 9)),
             web("a", &["x"], &[]),
-            Verdict::NothingRefers,
+            Decision::NothingRefers,
         ),
         (
             "nobody uses it at first sight",
             request("tls", "new", None),
             web("a", &["x"], &[]),
-            Verdict::NothingRefers,
+            Decision::NothingRefers,
         ),
         (
             "rollout: none",
             mode(RolloutMode::None),
             plain(),
-            Verdict::NothingRefers,
+            Decision::NothingRefers,
         ),
         (
             "rollout: post",
@@ -224,7 +224,7 @@ fn what_the_workloads_have_decides() {
                 path: "/r".into(),
             }),
             plain(),
-            Verdict::Roll,
+            Decision::Roll,
         ),
     ] {
         assert_eq!(verdict_of(request, vec![object]), expected, "{why}");

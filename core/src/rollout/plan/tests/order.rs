@@ -106,7 +106,10 @@ fn what_was_rolled_before_a_crash_is_awaited_not_repeated() {
     }
     // Everything was done before the crash: only the record is left.
     let plan = planned(&[due()], vec![web("c", &["tls"], &[("tls", "new")])]);
-    assert_eq!((plan.steps.len(), &plan.verdicts[0].1), (0, &Verdict::Roll));
+    assert_eq!(
+        (plan.steps.len(), &plan.verdicts[0].1),
+        (0, &Decision::Roll)
+    );
 }
 
 #[test]

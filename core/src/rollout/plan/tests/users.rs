@@ -57,13 +57,13 @@ fn some_workloads_are_left_alone() {
     ] {
         assert_eq!(
             of(&changes),
-            (0, remark.map(str::to_owned), Verdict::NothingRefers),
+            (0, remark.map(str::to_owned), Decision::NothingRefers),
             "{changes:?}"
         );
     }
     // A workload created since may have adopted older pods: their age is read before it is rolled.
     let later = [("/metadata/creationTimestamp", json!("2029-01-01T00:00:00Z"))];
-    assert_eq!(of(&later), (1, None, Verdict::Roll));
+    assert_eq!(of(&later), (1, None, Decision::Roll));
 }
 
 #[test]

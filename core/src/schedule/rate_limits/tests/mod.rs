@@ -4,7 +4,7 @@ mod week;
 
 use std::time::Duration;
 
-use super::account::WEEK;
+use super::history::WEEK;
 use super::*;
 use crate::certificate::Fingerprint;
 use crate::text::name::Name;
@@ -58,7 +58,7 @@ fn claim(reason: Reason) -> Claim<'static> {
 
 #[test]
 fn failures_wait_longer_and_longer() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     let delays: Vec<i64> = (0..5)
         .map(|_| {
             account
@@ -74,7 +74,7 @@ fn failures_wait_longer_and_longer() {
 #[test]
 fn what_nobody_tries_any_more_is_over_in_a_week() {
     let week = 7 * 86_400;
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     let failed = Failed {
         validation: true,
         ..Failed::default()
@@ -82,18 +82,18 @@ fn what_nobody_tries_any_more_is_over_in_a_week() {
     let until = account.failed(UnixTime(0), &Backoff::default(), failed);
     assert!(!account.is_over(until) && !account.is_over(UnixTime(week)));
     assert!(account.is_over(until + WEEK));
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     account.issued(UnixTime(100), issue(UnixTime(100), false, false));
     assert!(!account.is_over(UnixTime(week + 99)) && account.is_over(UnixTime(week + 100)));
     // Only failed validations are known of one name of a set.
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     account.invalid(UnixTime(0), &Backoff::default());
     assert!(!account.is_over(UnixTime(3_599)) && account.is_over(UnixTime(3_600)));
 }
 
 #[test]
 fn issues_of_one_second_are_told_apart() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     for number in 0..4 {
         let at = account.order_at(UnixTime(100));
         assert_eq!(at, UnixTime(100 + number));
@@ -106,7 +106,7 @@ fn issues_of_one_second_are_told_apart() {
 
 #[test]
 fn one_scheduled_issue_is_no_entry_of_the_ledger() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     account.issued(UnixTime(0), issue(UnixTime(0), true, false));
     assert!(account.kept().is_empty() && !account.is_empty());
     account.issued(UnixTime(1), issue(UnixTime(1), true, false));
@@ -118,7 +118,7 @@ fn no_name_fails_validation_more_than_five_times_an_hour() {
     // Back-off is shortest close to expiry.
     let leaf = leaf(0, 90 * 86_400);
     let mut now = UnixTime(90 * 86_400 - 3_600);
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     let mut tries = Vec::new();
     for _ in 0..20 {
         tries.push(now.0);
@@ -137,7 +137,7 @@ fn no_name_fails_validation_more_than_five_times_an_hour() {
 #[test]
 fn a_name_fails_five_times_an_hour_whoever_asks_and_however_eagerly() {
     let backoff = Backoff::default();
-    let (mut account, mut failed) = (Account::default(), Vec::new());
+    let (mut account, mut failed) = (IssuanceHistory::default(), Vec::new());
     for minute in 0..180 {
         let now = UnixTime(minute * 60);
         if account.validates_at(now, &backoff, 0).is_none() {
@@ -178,7 +178,7 @@ fn a_name_fails_five_times_an_hour_whoever_asks_and_however_eagerly() {
 
 #[test]
 fn what_the_ca_asks_for_is_kept_to() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     let failed = Failed {
         at_least: Some(UnixTime(7_200)),
         wish: Some(6),
@@ -210,7 +210,7 @@ fn what_the_ca_asks_for_is_kept_to() {
 
 #[test]
 fn no_wish_forgets_a_limit_of_the_ca_and_it_lasts_no_longer_than_it_said() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     account.limited(UnixTime(100), Some(6));
     let held = |now, wish| {
         let claim = Claim {
@@ -238,9 +238,9 @@ fn no_wish_forgets_a_limit_of_the_ca_and_it_lasts_no_longer_than_it_said() {
 #[test]
 fn what_a_clock_noted_that_was_ahead_is_not_believed() {
     let (now, ahead) = (UnixTime(0), UnixTime(70 * 86_400));
-    let mut account = Account {
+    let mut account = IssuanceHistory {
         unscheduled: vec![ahead.0; UNSCHEDULED_A_WEEK],
-        ..Account::default()
+        ..IssuanceHistory::default()
     };
     account.failed(ahead, &Backoff::default(), Failed::default());
     let held = |now| claim(Reason::NoCertificate).hold(now, &account);

@@ -1,4 +1,4 @@
-//! How many certificates a week has room for, whoever causes them.
+//! How many certificates a week has room for, whatever causes them.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn there_is_no_fifth_certificate_in_a_week_unless_it_is_a_replacement() {
     for (lifetime, week) in [(90 * day, 7 * day), (5 * day, 5 * day * 7 / 10)] {
         let leaf = leaf(-lifetime, 0);
         let lasts = Some(Duration::from_secs(lifetime.try_into().unwrap()));
-        let held = |account: &Account, now: i64| {
+        let held = |account: &IssuanceHistory, now: i64| {
             let leaf = Some(&leaf);
             let claim = Claim {
                 leaf,
@@ -16,8 +16,8 @@ fn there_is_no_fifth_certificate_in_a_week_unless_it_is_a_replacement() {
             };
             claim.hold(UnixTime(now), account).map(Hold::until)
         };
-        let mut account = Account::default();
-        let issued = |account: &mut Account, hour: i64, expected: bool, replaced: bool| {
+        let mut account = IssuanceHistory::default();
+        let issued = |account: &mut IssuanceHistory, hour: i64, expected: bool, replaced: bool| {
             let at = UnixTime(hour * 3_600);
             let issue = Issue {
                 lifetime: lasts,
@@ -34,7 +34,7 @@ fn there_is_no_fifth_certificate_in_a_week_unless_it_is_a_replacement() {
         }
         assert_eq!(held(&account, 4 * 3_600), Some(UnixTime(week)));
         assert_eq!(held(&account, week), None);
-        let mut account = Account::default();
+        let mut account = IssuanceHistory::default();
         for hour in 0..9 {
             assert_eq!(held(&account, hour * 3_600), None);
             issued(&mut account, hour, true, true);
@@ -45,7 +45,7 @@ fn there_is_no_fifth_certificate_in_a_week_unless_it_is_a_replacement() {
 
 #[test]
 fn a_secret_that_is_wiped_over_and_over_gets_three_certificates_a_week() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     let (mut now, mut issued) = (UnixTime(0), 0);
     while now.0 < 7 * 86_400 {
         if claim(Reason::NoCertificate).hold(now, &account).is_none() {
@@ -61,7 +61,7 @@ fn a_secret_that_is_wiped_over_and_over_gets_three_certificates_a_week() {
 
 #[test]
 fn a_ca_that_wants_each_new_certificate_back_gets_three() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     let mut issued = 0;
     for hour in 0..24 {
         let now = UnixTime(hour * 3_600);
@@ -91,7 +91,7 @@ fn by_a_clock_that_is_ahead_no_new_certificate_is_old_already() {
         (Reason::Lifetime, 1),
         (Reason::RenewalInfo, 1 + UNSCHEDULED_A_WEEK),
     ] {
-        let mut account = Account::default();
+        let mut account = IssuanceHistory::default();
         let (mut written, mut issued) = (None, 0);
         for minute in 0..24 * 60 {
             // The CA's clock is right, ours is seventy days ahead.
@@ -125,21 +125,24 @@ fn renew_now_in_a_loop_gets_no_second_certificate_within_a_tenth_of_the_lifetime
         leaf: Some(&leaf),
         ..claim(Reason::RenewNow)
     };
-    let held = claim.hold(UnixTime(86_400), &Account::default());
+    let held = claim.hold(UnixTime(86_400), &IssuanceHistory::default());
     assert_eq!(
         held,
         Some(Hold::TooYoung {
             until: UnixTime(9 * 86_400)
         })
     );
-    assert_eq!(claim.hold(UnixTime(9 * 86_400), &Account::default()), None);
+    assert_eq!(
+        claim.hold(UnixTime(9 * 86_400), &IssuanceHistory::default()),
+        None
+    );
 }
 
 #[test]
 fn weeks_scale_by_what_was_issued_and_not_by_what_somebody_put_there() {
     let (minute, day) = (60, 86_400);
     // A self-signed certificate of a minute is put into the Secret repeatedly; ours last for ninety days.
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     let mut issued = 0;
     for now in (0..7 * day).step_by(42).map(UnixTime) {
         let placeholder = Leaf {
@@ -158,18 +161,18 @@ fn weeks_scale_by_what_was_issued_and_not_by_what_somebody_put_there() {
     }
     assert_eq!(issued, UNSCHEDULED_A_WEEK);
     // Certificates of four minutes: a Secret without one does not wait for a week, also after a restart.
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     for now in [0, 1, 2].map(UnixTime) {
         account.issued(now, issue_for(now, 4 * minute));
     }
     let kept = serde_json::to_string(&account.kept()).unwrap();
-    let account: Account = serde_json::from_str(&kept).unwrap();
+    let account: IssuanceHistory = serde_json::from_str(&kept).unwrap();
     let held = |now| claim(Reason::NoCertificate).hold(UnixTime(now), &account);
     let until = UnixTime(4 * minute * 7 / 10);
     assert_eq!(held(2), Some(Hold::KeepsComingBack { until }));
     assert_eq!(held(until.0), None);
     // A former version recorded no lifetime: that of our leaf counts.
-    let account = Account {
+    let account = IssuanceHistory {
         lifetime: None,
         ..account
     };
@@ -185,7 +188,7 @@ fn weeks_scale_by_what_was_issued_and_not_by_what_somebody_put_there() {
 
 #[test]
 fn what_is_issued_and_not_used_counts_even_as_a_replacement() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     let old = leaf(-80 * 86_400, 10 * 86_400);
     let claim = Claim {
         leaf: Some(&old),
@@ -214,7 +217,7 @@ fn a_cause_is_not_held_for_a_tenth_of_the_lifetime_but_by_the_week() {
         (Reason::Revoked, false),
         (Reason::RenewNow, true),
     ] {
-        let mut account = Account::default();
+        let mut account = IssuanceHistory::default();
         let claim = Claim {
             leaf: Some(&new),
             caused,
@@ -236,7 +239,7 @@ fn a_cause_is_not_held_for_a_tenth_of_the_lifetime_but_by_the_week() {
 
 #[test]
 fn what_the_ca_wants_back_early_is_not_charged_to_the_user() {
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     for hour in 0..3 {
         let now = UnixTime(hour * 3_600);
         let new = leaf(now.0 - 60, now.0 + 90 * 86_400);
@@ -263,7 +266,7 @@ fn what_the_ca_wants_back_early_is_not_charged_to_the_user() {
 #[test]
 fn what_the_ca_wants_back_again_and_again_is_renewed_when_its_lifetime_asks_for_it() {
     let hour = 3_600;
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     for issued in [0, 1, 2] {
         let at = UnixTime(issued * 60);
         account.issued(at, issue_for(at, 10 * hour));
@@ -302,7 +305,7 @@ fn what_the_ca_wants_back_again_and_again_is_renewed_when_its_lifetime_asks_for_
 #[test]
 fn what_a_week_has_used_can_be_told() {
     let at = |hour: i64| UnixTime(hour * 3_600);
-    let mut account = Account::default();
+    let mut account = IssuanceHistory::default();
     account.issued(at(1), issue(at(1), false, false));
     account.issued(at(2), issue(at(2), true, false));
     let [all, unscheduled] = account.issues(at(3));

@@ -1,0 +1,248 @@
+//! A single Secret as a renewal or a rollout reads it, with all of its data.
+//!
+//! Input is JSON from the API server. Data is decoded into buffers that clear themselves; Debug shows namespace and
+//! name only, and decoding cannot fail (see [`super::lenient`]). It also keeps the other writers of the Secret, to name
+//! the other owner of a conflict.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{DeserializeSeed as _, MapAccess};
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+use super::head::{Head, is_a_secret};
+use super::keepers::{self, Keeper, Manager, Owner};
+use super::lenient::{Fill, Shape};
+use crate::secret::data::data_keys::DataKeys;
+use crate::secret::{keys, parts};
+use crate::time::UnixTime;
+
+/// Data of a Secret, by key.
+pub type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
+
+/// A Secret with its data.
+#[derive(Clone, Default)]
+pub struct FullSecret {
+    /// Identity and annotations.
+    pub head: Head,
+    /// Its `type`.
+    pub kind: String,
+    /// Who has written which part of it (managedFields).
+    pub managers: Vec<Manager>,
+    /// Who owns it (ownerReferences).
+    pub owners: Vec<Owner>,
+    /// Decoded values; a value that is not base64 is left out.
+    pub data: Data,
+}
+
+/// Most bytes of data that a renewal keeps: a chain of about a dozen certificates, or a bundle, and its other forms.
+const MOST_DATA: usize = 256 * 1024;
+/// Most field managers that a renewal keeps.
+const MOST_MANAGERS: usize = 100;
+
+impl FullSecret {
+    /// The data keys of certificate and private key.
+    #[must_use]
+    pub fn place(&self) -> DataKeys {
+        DataKeys::of(&self.kind, self.head.annotation(keys::OUTPUTS))
+    }
+
+    /// The object for which another program writes this Secret; writing it too would be a conflict.
+    #[must_use]
+    pub fn kept_for(&self) -> Option<Keeper> {
+        keepers::of(&self.owners, &self.managers)
+    }
+
+    /// Drops what a renewal does not need: it keeps the Secret while the CA works, and dozens run at a time.
+    /// Certificate and key are kept, then the data keys in `needed`, in this order.
+    pub fn lighten(&mut self, needed: &[&str]) {
+        let DataKeys {
+            certificate, key, ..
+        } = self.place();
+        let mut names: Vec<&str> = vec![&*certificate, &*key];
+        names.extend_from_slice(needed);
+        let (mut kept, mut room) = (Data::new(), MOST_DATA);
+        for name in names {
+            if let Some((name, value)) = self.data.remove_entry(name)
+                && value.len() <= room
+            {
+                room -= value.len();
+                kept.insert(name, value);
+            }
+        }
+        self.data = kept;
+        { &mut self.managers }.retain(|manager| manager.owns_data || manager.names_certificate);
+        self.managers.truncate(MOST_MANAGERS);
+    }
+
+    /// When its data was last written, by the API server's clock; `None` if managedFields do not say.
+    ///
+    /// A manager's entry gets a new time whenever a value that it owns changes (Kubernetes, "Server-Side Apply: field
+    /// management"), so that the latest entry that owns data is no earlier than the leaf.
+    #[must_use]
+    pub fn written(&self) -> Option<UnixTime> {
+        self.managers
+            .iter()
+            .filter(|manager| manager.owns_data)
+            .filter_map(|manager| manager.time)
+            .max()
+    }
+
+    /// Bytes of certificate and private key; empty where one is missing.
+    #[must_use]
+    pub fn pair(&self) -> (&[u8], &[u8]) {
+        let DataKeys {
+            certificate, key, ..
+        } = self.place();
+        let value = |key: &str| self.data.get(key).map_or(&[][..], |value| value.as_slice());
+        (value(&certificate), value(&key))
+    }
+
+    /// A digest of its CA certificates, where they can be read; see [`parts::ca_digest`].
+    #[must_use]
+    pub fn ca(&self) -> Option<u32> {
+        let DataKeys {
+            certificate, key, ..
+        } = self.place();
+        let value = self.data.get(parts::CA_KEY);
+        let value = value.filter(|_| ![&*certificate, &*key].contains(&parts::CA_KEY));
+        value.and_then(|bytes| parts::ca_digest(bytes))
+    }
+}
+
+impl fmt::Debug for FullSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({})", self.head.place())
+    }
+}
+
+is_a_secret!(FullSecret, head);
+
+impl<'de> Deserialize<'de> for FullSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut secret = Self::default();
+        Fill(&mut secret).deserialize(deserializer)?;
+        secret.head.keeper = secret.kept_for();
+        Ok(secret)
+    }
+}
+
+impl Shape for FullSecret {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "metadata" => map.next_value_seed(Fill(&mut Metadata(self))),
+            "type" => map.next_value_seed(Fill(&mut self.kind)),
+            "immutable" => map.next_value_seed(Fill(&mut self.head.immutable)),
+            "data" => map.next_value_seed(Fill(&mut self.data)),
+            _ => ().member(key, map),
+        }
+    }
+}
+
+struct Metadata<'a>(&'a mut FullSecret);
+
+impl Shape for Metadata<'_> {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "managedFields" => map.next_value_seed(Fill(&mut self.0.managers)),
+            "ownerReferences" => map.next_value_seed(Fill(&mut self.0.owners)),
+            _ => self.0.head.member(key, map),
+        }
+    }
+}
+
+impl Shape for Data {
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        let mut value = Value(None);
+        map.next_value_seed(Fill(&mut value))?;
+        if let Some(value) = value.0 {
+            self.insert(key.to_owned(), value);
+        }
+        Ok(())
+    }
+}
+
+struct Value(Option<Zeroizing<Vec<u8>>>);
+
+impl Shape for Value {
+    fn text(&mut self, text: &str) {
+        self.0 = STANDARD.decode(text).ok().map(Zeroizing::new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::secret::object::thin::ThinSecret;
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn who_really_keeps_a_secret_is_known_from_what_is_left_over() {
+        let entry = |manager: &str, fields: Value| json!([{"manager": manager, "operation": "Apply", "fieldsV1": fields}]);
+        let named = json!({"f:annotations": {"f:cert-manager.io/certificate-name": {}}});
+        let both = json!({"f:data": {"f:tls.crt": {}}, "f:metadata": named});
+        let issuing = "cert-manager-certificates-issuing";
+        let owner =
+            |group: &str, kind: &str| json!({"apiVersion": group, "kind": kind, "name": "shop"});
+        let keeper = |found: Option<Keeper>| found.map(|it| it.to_string());
+        for (metadata, expected) in [
+            (json!({}), None),
+            (
+                json!({"ownerReferences": [owner("bitnami.com/v1alpha1", "SealedSecret")]}),
+                Some("SealedSecret shop"),
+            ),
+            (
+                json!({"ownerReferences": [owner("external-secrets.io/v1", "ExternalSecret")]}),
+                Some("ExternalSecret shop"),
+            ),
+            // Of somebody else, with a name that others have too.
+            (
+                json!({"ownerReferences": [owner("example.com/v1", "Certificate")]}),
+                None,
+            ),
+            (
+                json!({"ownerReferences": [owner("example.com/v1", "Release")]}),
+                None,
+            ),
+            // Anybody who may edit the Secret can write any text there.
+            (
+                json!({"ownerReferences": [{"kind": "SealedSecret", "name": "\u{1b}[2Jgone"}]}),
+                Some("SealedSecret"),
+            ),
+            (
+                json!({"ownerReferences": [{"kind": "SealedSecret", "name": "x".repeat(254)}]}),
+                Some("SealedSecret"),
+            ),
+            (
+                json!({"managedFields": entry(issuing, both.clone())}),
+                Some("a Certificate of cert-manager"),
+            ),
+            // Handed over: the data is as cert-manager left it, the annotation is gone.
+            (
+                json!({"managedFields": entry(issuing, json!({"f:data": {}}))}),
+                None,
+            ),
+            // Copied with its annotations by another program.
+            (json!({"managedFields": entry("kubectl", both)}), None),
+            (
+                json!({"managedFields": entry(issuing, json!({"f:metadata": named}))}),
+                None,
+            ),
+        ] {
+            let mut metadata = metadata;
+            metadata["annotations"] = json!({"cert-manager.io/certificate-name": "shop"});
+            let secret = json!({"metadata": metadata, "immutable": expected.is_some()});
+            let full: FullSecret = from_value(secret.clone()).unwrap();
+            let thin: ThinSecret = from_value(secret).unwrap();
+            assert_eq!(keeper(full.kept_for()).as_deref(), expected, "{metadata}");
+            for head in [full.head, thin.head] {
+                assert_eq!(keeper(head.keeper).as_deref(), expected, "{metadata}");
+                assert_eq!(head.immutable, expected.is_some());
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Commands that change Secrets, with the user's own rights.
+
+pub(super) mod adopt;
+pub(super) mod create;
+pub(super) mod renew;
+pub(super) mod revoke;
+pub(super) mod secret;

@@ -1,0 +1,531 @@
+//! `cert-renew plan`: future renewals, and the workloads that each would roll. Changes nothing, asks no CA.
+//!
+//! With the operator's config it knows the allowed names and the defaults; the operator is asked for the dates, as only
+//! it knows the CA's renewal information (ARI) and failures. With a config file it says what would be with that file,
+//! and the operator is not asked. Who may not list Secrets gets what the operator says. `--preflight` asks the CA (only its directory), DNS and the cluster for obstacles to
+//! each renewal.
+
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::config::{Config, Issuer};
+use cert_renew_core::rollout::{ChangedKeys, How, Request, Step, Workload};
+use cert_renew_core::secret::object::thin::ThinSecret;
+use cert_renew_core::secret::parts::{self, Parts};
+use cert_renew_core::secret::settings::IssuerRef;
+use cert_renew_core::secret::workload::RolloutMode;
+use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::{Verdict, Why};
+use clap::Parser;
+use kube::api::{Api, ListParams};
+use serde::Serialize;
+
+use super::account::acme;
+use crate::acme::{Credentials, Directory};
+use crate::cli::connection::kube_flags::Scope;
+use crate::cli::output::{Output, Screen, Table};
+use crate::cli::verdicts::{Operator, Wanted, say};
+use crate::cli::{CommandResult, Failure, block_on};
+use crate::cluster::accounts;
+use crate::cluster::client::pages::Pages;
+use crate::process::config_file;
+use crate::renewal::challenges::dns_persist01;
+use crate::renewal::preflight::{self, PlannedOrder};
+use crate::rollout::{self, Unmanaged};
+
+/// Secrets in a page of the list.
+const PAGE: u32 = 250;
+
+#[derive(Debug, Parser)]
+pub(in crate::cli) struct Args {
+    /// These Secrets only, each as NAME or NAMESPACE/NAME
+    names: Vec<String>,
+    /// Secrets with these labels only; takes the right to list Secrets
+    #[arg(short = 'l', long)]
+    selector: Option<String>,
+    /// A config file, to see what would be with it; otherwise the config in the cluster
+    #[arg(long, value_name = "FILE", env = "CERT_RENEW_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    scope: Scope,
+    /// Ask CA, DNS and cluster what speaks against each renewal; nothing is ordered
+    #[arg(long)]
+    preflight: bool,
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    operator: Operator,
+}
+
+/// One Secret and its future.
+struct Row {
+    at: UnixTime,
+    secret: SecretRef,
+    why: String,
+    names: Vec<String>,
+    /// In the order of the rollout.
+    rollout: Vec<Rolled>,
+    /// Number of workloads beside those, if they are not named.
+    more: usize,
+    /// Workloads that are restarted only for another `ca.crt`.
+    only_for_ca: Vec<String>,
+    /// Unmanaged pods and Jobs that use it: nothing restarts them.
+    left_behind: Vec<String>,
+    /// The Service that is probed afterwards.
+    verify: Option<String>,
+    /// Obstacles; always empty without `--preflight`.
+    against: Vec<String>,
+}
+
+/// One workload's part in the rollout, and why.
+#[derive(Clone, Serialize)]
+struct Rolled {
+    workload: String,
+    /// Where the settings of the Secret are not known, this is not either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    how: Option<&'static str>,
+    why: String,
+}
+
+/// The same for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Planned<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    /// The instant of the plan where that is now; None if it is never renewed.
+    renews: Option<UnixTime>,
+    why: &'a str,
+    names: &'a [String],
+    workloads: Vec<&'a str>,
+    rollout: &'a [Rolled],
+    #[serde(skip_serializing_if = "is_zero")]
+    more_workloads: usize,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    only_for_ca: &'a [String],
+    nobody_restarts: &'a [String],
+    verify: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    against: &'a [String],
+}
+
+/// As serde calls it.
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(in crate::cli) fn run(args: Args) -> CommandResult {
+    let file = args.config.as_deref().map(config_file::load).transpose();
+    let file = file.map_err(|faults| Failure(faults.to_string()))?;
+    let (rows, missing) = block_on(async {
+        let clients = args.scope.clients().await?;
+        let client = &clients.api;
+        let wanted = Wanted::of(client, &args.scope, &args.names, args.selector.as_deref());
+        let wanted = wanted.await?;
+        // What would be with a file, or fail, only the Secrets tell.
+        if file.is_none()
+            && !args.preflight
+            && let Some(refusal) = told::refusal(&clients, &args.scope).await
+        {
+            let rows = told::rows(&clients, &args.operator, &wanted, &refusal).await?;
+            let missing = missing(&wanted, &rows);
+            return Ok((rows, missing));
+        }
+        let config = match file {
+            Some(config) => config,
+            None => in_cluster(&args.operator, client).await?,
+        };
+        let mut rows = rows(&args, &wanted, client, &config).await?;
+        if args.config.is_none() {
+            as_the_operator_says(&args, &wanted, &clients.once, &mut rows).await;
+        }
+        if args.preflight && rows.iter().all(|row| row.against.is_empty()) {
+            say("nothing speaks against these renewals");
+        }
+        let missing = missing(&wanted, &rows);
+        Ok((rows, missing))
+    })?;
+    let screen = Screen::of_stdout();
+    print!("{}", text(UnixTime::now(), rows, args.output, screen)?);
+    for (namespace, name) in &missing {
+        say(&format!(
+            "{namespace}/{name}: there is no such Secret, or it is not annotated with {}",
+            keys::ISSUER
+        ));
+    }
+    Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Namespace and name of those that were asked for and have no row.
+fn missing(wanted: &Wanted, rows: &[Row]) -> Vec<(String, String)> {
+    let has_row = |(namespace, name): &&(String, String)| {
+        let is = |row: &Row| *row.secret.namespace == **namespace && *row.secret.name == **name;
+        !rows.iter().any(is)
+    };
+    let places = wanted.places.iter().flatten();
+    places.filter(has_row).cloned().collect()
+}
+
+/// The config of the cluster.
+async fn in_cluster(operator: &Operator, client: &kube::Client) -> Result<Config, Failure> {
+    let config = operator.config(client).await;
+    config.map_err(|Failure(error)| {
+        Failure(format!(
+            "{error}; name the operator's namespace with --operator-namespace, or a file with --config"
+        ))
+    })
+}
+
+/// Takes the instants and reasons of the operator, which knows the CA's renewal information, failures and budgets.
+async fn as_the_operator_says(
+    args: &Args,
+    wanted: &Wanted,
+    client: &kube::Client,
+    rows: &mut [Row],
+) {
+    let report = match args.operator.report(client, wanted).await {
+        Ok(report) => report,
+        Err(why) => {
+            say(&format!(
+                "the dates are without the CA's renewal information: the operator could not be asked, {why}"
+            ));
+            return;
+        }
+    };
+    let place = |it: &Verdict| (it.namespace.to_string(), it.name.to_string());
+    let verdicts = report.certificates.iter().map(|it| (place(it), it));
+    let verdicts: BTreeMap<_, _> = verdicts.collect();
+    for row in rows {
+        let SecretRef { namespace, name } = &row.secret;
+        if let Some(verdict) = verdicts.get(&(namespace.to_string(), name.to_string())) {
+            row.at = verdict.renews.unwrap_or(UnixTime::NEVER);
+            row.why = verdict.renews_why.to_string();
+        }
+    }
+}
+
+/// The printed table: the nearest renewal first.
+fn text(
+    now: UnixTime,
+    mut rows: Vec<Row>,
+    output: Output,
+    screen: Screen,
+) -> Result<String, Failure> {
+    rows.sort_by(|one, other| (one.at, &one.secret).cmp(&(other.at, &other.secret)));
+    let when = |at: UnixTime| {
+        if at <= now {
+            "now".to_owned()
+        } else {
+            at.to_string()
+        }
+    };
+    let planned = rows.iter().map(|row| Planned {
+        namespace: &row.secret.namespace,
+        name: &row.secret.name,
+        renews: (row.at != UnixTime::NEVER).then(|| row.at.max(now)),
+        why: &row.why,
+        names: &row.names,
+        workloads: row.rollout.iter().map(|it| &*it.workload).collect(),
+        rollout: &row.rollout,
+        more_workloads: row.more,
+        only_for_ca: &row.only_for_ca,
+        nobody_restarts: &row.left_behind,
+        verify: row.verify.as_deref(),
+        against: &row.against,
+    });
+    if let Some(text) = output.of_program(&planned.collect::<Vec<_>>())? {
+        return Ok(text);
+    }
+    let list = |texts: &[String]| {
+        if texts.is_empty() {
+            "-".to_owned()
+        } else {
+            texts.join(",")
+        }
+    };
+    let lines: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                row.secret.to_string(),
+                when(row.at),
+                row.why.clone(),
+                list(&row.names),
+                list(&row.rollout.iter().map(in_words).collect::<Vec<_>>()),
+                list(row.verify.as_slice()),
+            ]
+        })
+        .collect();
+    let titles = ["SECRET", "RENEWS", "WHY", "NAMES", "RESTARTS", "VERIFIES"];
+    let screen = match output {
+        Output::Wide => screen.uncut(),
+        _ => screen,
+    };
+    let table = Table::new(&titles, &lines, None).fit(screen, &[3, 4]);
+    let lines = lines.iter().map(|cells| table.line(cells));
+    let mut text = table.head() + &lines.collect::<String>();
+    let words: BTreeSet<&str> = rows.iter().map(|row| &*row.why).collect();
+    for word in words {
+        text += &format!("{word}: {}\n", Why::meaning(word));
+    }
+    for row in &rows {
+        if row.more > 0 {
+            text += &format!("{}: {} more workloads use it\n", row.secret, row.more);
+        }
+        if !row.only_for_ca.is_empty() {
+            let (secret, names) = (&row.secret, row.only_for_ca.join(", "));
+            text += &format!("{secret}: only another ca.crt restarts {names}\n");
+        }
+        if !row.left_behind.is_empty() {
+            let (secret, names) = (&row.secret, row.left_behind.join(", "));
+            text += &format!("{secret}: nobody restarts {names}\n");
+        }
+        for against in &row.against {
+            text += &format!("{} will fail: {against}\n", row.secret);
+        }
+    }
+    Ok(text)
+}
+
+/// A CA's directory, and the URL of our account there.
+type Ca = (Arc<Directory>, Option<String>);
+
+/// Fetches each CA's directory once.
+struct Looker<'a> {
+    kube: kube::Client,
+    namespace: &'a str,
+    config: &'a Config,
+    /// Directory and account by issuer, or why there is none.
+    cas: BTreeMap<String, Result<Ca, String>>,
+}
+
+impl Looker<'_> {
+    async fn against(&mut self, name: &str, assessment: &Assessment) -> Vec<String> {
+        let (names, key_type) = (&assessment.names, assessment.key_type());
+        let profile = assessment.settings.profile.as_deref();
+        let Some(issuer) = self.config.issuer(name) else {
+            return Vec::new();
+        };
+        if !self.cas.contains_key(name) {
+            let ca = self.ca(name, issuer).await;
+            self.cas.insert(name.to_owned(), ca);
+        }
+        let (directory, account) = match &self.cas[name] {
+            Ok((directory, account)) => (directory, account.as_deref()),
+            Err(why) => return vec![why.clone()],
+        };
+        let asked = PlannedOrder {
+            names,
+            profile,
+            lifetime: assessment.settings.lifetime,
+            issuer,
+            account,
+            key_type,
+        };
+        let mut found = preflight::static_checks(&asked, directory, self.config);
+        found.extend(preflight::by_caa(&asked, directory, self.config).await);
+        found.extend(dns_persist01::against(&asked, directory, self.config).await);
+        let credentials = preflight::by_credentials(&self.kube, self.namespace, names, self.config);
+        found.extend(credentials.await);
+        found
+    }
+
+    async fn ca(&self, name: &str, issuer: &Issuer) -> Result<Ca, String> {
+        let unused = Credentials::generate(&issuer.directory).map_err(|error| error.to_string())?;
+        let client = acme(name, &unused, issuer.ca_bundle.as_deref()).map_err(|it| it.0)?;
+        let directory = client.directory().await.map_err(|error| error.detail())?;
+        let stored = accounts::load(&self.kube, self.namespace, name).await;
+        let stored = stored.map_err(|error| error.to_string())?;
+        let account = stored.and_then(|json| {
+            let credentials = Credentials::from_json(&json).ok()?;
+            credentials.account_url().map(ToOwned::to_owned)
+        });
+        Ok((directory, account))
+    }
+}
+
+fn in_words(rolled: &Rolled) -> String {
+    let Rolled { workload, how, why } = rolled;
+    match how {
+        Some(how) => format!("{workload}({how}: {why})"),
+        None => format!("{workload}({why})"),
+    }
+}
+
+impl Rolled {
+    fn of(step: &Step) -> Self {
+        let whys: Vec<String> = step.leaves.iter().map(|due| due.why.to_string()).collect();
+        Self {
+            workload: step.workload.id.to_string(),
+            how: match step.how {
+                How::Restart => Some("restart"),
+                How::Reload(_) => Some("reload"),
+            },
+            why: whys.join(", "),
+        }
+    }
+}
+
+/// The workloads and pods of a namespace.
+struct Users {
+    workloads: Vec<Workload>,
+    bystanders: Vec<Unmanaged>,
+}
+
+impl Users {
+    async fn list(client: &kube::Client, namespace: &str) -> Result<Self, Failure> {
+        let workloads = rollout::list(client, namespace).await;
+        let bystanders = rollout::bystanders(client, namespace).await;
+        Ok(Self {
+            workloads: workloads.map_err(|error| Failure::new("listing workloads", &error))?,
+            bystanders: bystanders
+                .map_err(|error| Failure::new("listing Pods and Jobs", &error))?,
+        })
+    }
+}
+
+/// The rollout of a new leaf, by the operator's own plan; the workloads rolled only for another `ca.crt`; and the pods
+/// that it would not reach.
+fn rollout_of(
+    now: UnixTime,
+    key: &SecretRef,
+    assessment: &Assessment,
+    users: &Users,
+    config: &Config,
+) -> (Vec<Step>, Vec<String>, Vec<String>) {
+    let settings = &assessment.settings;
+    let on = settings.rollout_on;
+    let request = Request {
+        secret: (*key.name).into(),
+        uid: "".into(),
+        // The next leaf is unknown; the plan is the same for each that differs from the present one.
+        leaf: Fingerprint::of(b"the next leaf"),
+        with: assessment.with,
+        not_after: UnixTime::NEVER,
+        rolled_out: Some(assessment.held()),
+        remembered: None,
+        halted: None,
+        mode: settings.rollout.clone(),
+        workloads: settings.workloads.clone(),
+        changed: Parts {
+            leaf: on.leaf,
+            ..Parts::NONE
+        },
+        keys: match on.leaf {
+            true => ChangedKeys::all_but([parts::CA_KEY.into()]),
+            false => ChangedKeys::only([]),
+        },
+        written: None,
+        unwell: Vec::new(),
+    };
+    let left_behind = match request.mode {
+        RolloutMode::None => Vec::new(),
+        _ => {
+            let bystanders = rollout::by_secret(&users.bystanders);
+            let workloads = rollout::by_id(&users.workloads);
+            let unseen = rollout::unseen(&request, &bystanders, &workloads);
+            let of = |workload: String| format!("the pods of {workload}");
+            let mut names = rollout::left_behind(&request, &bystanders);
+            names.extend(unseen.into_iter().map(of));
+            names
+        }
+    };
+    let for_ca = Request {
+        keys: ChangedKeys::only(on.ca.then(|| parts::CA_KEY.into())),
+        workloads: Vec::new(),
+        ..request.clone()
+    };
+    let for_ca = cert_renew_core::rollout::using(&for_ca, &users.workloads);
+    let steps =
+        cert_renew_core::rollout::plan(now, &[request], &users.workloads, &config.rollout).steps;
+    let rolls = |it: &Workload| steps.iter().any(|step| step.workload.id == it.id);
+    let only_for_ca = for_ca.iter().filter(|it| !rolls(it));
+    let only_for_ca = only_for_ca.map(|it| it.id.to_string()).collect();
+    (steps, only_for_ca, left_behind)
+}
+
+async fn rows(
+    args: &Args,
+    wanted: &Wanted,
+    client: &kube::Client,
+    config: &Config,
+) -> Result<Vec<Row>, Failure> {
+    let api: Api<ThinSecret> = match &wanted.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let now = UnixTime::now();
+    let mut pages = Pages::of(ListParams::default(), PAGE);
+    let mut users: BTreeMap<String, Users> = BTreeMap::new();
+    let mut rows = Vec::new();
+    let mut looker = Looker {
+        kube: client.clone(),
+        namespace: args.operator.namespace(),
+        config,
+        cas: BTreeMap::new(),
+    };
+    while let Some(params) = pages.next() {
+        let page = api.list(params).await;
+        let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
+        let taken = |it: &&ThinSecret| wanted.takes(it.head.namespace(), it.head.name());
+        for secret in page.items.iter().filter(taken) {
+            let key = SecretRef {
+                namespace: secret.head.namespace().into(),
+                name: secret.head.name().into(),
+            };
+            let Some(assessment) = assess::of_thin(now, &key, secret, config) else {
+                continue;
+            };
+            let held = assessment.opens.max(assessment.held_until);
+            let at = match assessment.renewal {
+                Ok(due) => due.at.max(held.unwrap_or_default()),
+                Err(_) => UnixTime::NEVER,
+            };
+            let why = Why::of(assessment.renewal, assessment.heed, assessment.blocked);
+            let namespace = key.namespace.to_string();
+            if !users.contains_key(&namespace) {
+                let listed = Users::list(client, &namespace).await?;
+                users.insert(namespace.clone(), listed);
+            }
+            let (steps, only_for_ca, left_behind) =
+                rollout_of(now, &key, &assessment, &users[&namespace], config);
+            let settings = &assessment.settings;
+            let against = match (&settings.issuer, assessment.renewal) {
+                (IssuerRef::Named(issuer), Ok(_)) if args.preflight => {
+                    looker.against(issuer, &assessment).await
+                }
+                _ => Vec::new(),
+            };
+            rows.push(Row {
+                against,
+                at,
+                why: why.as_str().into(),
+                names: assessment.names.iter().map(ToString::to_string).collect(),
+                rollout: steps.iter().map(Rolled::of).collect(),
+                more: 0,
+                only_for_ca,
+                left_behind,
+                verify: assessment.settings.verify.as_ref().map(ToString::to_string),
+                secret: key,
+            });
+        }
+        pages.came(&page.metadata);
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests;

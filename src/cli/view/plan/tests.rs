@@ -1,0 +1,100 @@
+use super::*;
+use crate::cli::golden;
+
+#[test]
+fn the_plan_says_when_why_and_what_rolls() {
+    let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
+    let row = |name: &str, at: &str, why: &str, workloads: &[&str]| Row {
+        at: at.parse().unwrap_or(UnixTime::NEVER),
+        secret: SecretRef {
+            namespace: "shop".into(),
+            name: name.into(),
+        },
+        why: why.into(),
+        names: vec![format!("{name}.example")],
+        rollout: workloads
+            .iter()
+            .map(|workload| Rolled {
+                workload: (*workload).into(),
+                how: Some("restart"),
+                why: "volume tls".into(),
+            })
+            .collect(),
+        more: 0,
+        only_for_ca: if name == "later" {
+            vec!["deployment/trust".into()]
+        } else {
+            Vec::new()
+        },
+        left_behind: if name == "due" {
+            vec!["pod/debug".into(), "job/import".into()]
+        } else {
+            Vec::new()
+        },
+        verify: Some("web:443".into()).filter(|_| name == "due"),
+        against: Vec::new(),
+    };
+    let rows = || {
+        vec![
+            row("paused", "never", "Paused", &[]),
+            row(
+                "later",
+                "2026-03-01T00:00:00Z",
+                "Lifetime",
+                &["deployment/web"],
+            ),
+            row(
+                "due",
+                "2026-01-01T00:00:00Z",
+                "MissingName",
+                &["deployment/a", "daemonset/b"],
+            ),
+        ]
+    };
+    let expected = "\
+SECRET       RENEWS                WHY          NAMES           RESTARTS                                                            VERIFIES
+shop/due     now                   MissingName  due.example     deployment/a(restart: volume tls),daemonset/b(restart: volume tls)  web:443
+shop/later   2026-03-01T00:00:00Z  Lifetime     later.example   deployment/web(restart: volume tls)                                 -
+shop/paused  never                 Paused       paused.example  -                                                                   -
+Lifetime: by its lifetime
+MissingName: the certificate lacks a name of cert-renew.io/names
+Paused: cert-renew.io/paused is set
+shop/due: nobody restarts pod/debug, job/import
+shop/later: only another ca.crt restarts deployment/trust
+";
+    let pipe = Screen::default();
+    let printed = text(now, rows(), Output::Table, pipe).unwrap();
+    assert_eq!(printed, expected);
+    let json = text(now, rows(), Output::Json, pipe).unwrap();
+    golden("plan.json", &json);
+    // The same facts as named fields.
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    for (line, row) in printed.lines().skip(1).zip(json.as_array().unwrap()) {
+        let of = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
+        let (namespace, name) = (of(&row["namespace"]), of(&row["name"]));
+        let mut facts = vec![format!("{namespace}/{name}")];
+        facts.extend(["why", "verify"].map(|field| of(&row[field])));
+        facts.push(match row["renews"].as_str() {
+            Some("2026-02-01T00:00:00Z") => "now".into(),
+            Some(at) => at.into(),
+            None => "never".into(),
+        });
+        facts.extend(row["names"].as_array().unwrap().iter().map(of));
+        for step in row["rollout"].as_array().unwrap() {
+            let [workload, how, why] = ["workload", "how", "why"].map(|it| of(&step[it]));
+            facts.push(format!("{workload}({how}: {why})"));
+        }
+        for fact in facts {
+            assert!(line.contains(&fact), "{fact}: {line}");
+        }
+    }
+    let terminal = Screen {
+        columns: Some(100),
+        ..pipe
+    };
+    let cut = text(now, rows(), Output::Table, terminal).unwrap();
+    assert!(cut.contains("deployment/a(r") && cut.contains('…'), "{cut}");
+    assert!(cut.lines().all(|line| line.chars().count() <= 100), "{cut}");
+    let wide = text(now, rows(), Output::Wide, terminal).unwrap();
+    assert_eq!(wide, expected, "wide is never cut");
+}

@@ -1,0 +1,110 @@
+//! The plan for somebody who may not list Secrets: what the operator says of each, and the workloads that it knew to use
+//! it at the last rollout, or when it was first seen.
+
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::Verdict;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ListParams};
+
+use super::{Rolled, Row};
+use crate::cli::Failure;
+use crate::cli::connection::kube_flags::{Clients, Scope};
+use crate::cli::verdicts::{Operator, Wanted, say};
+
+/// Why a workload would be restarted, as far as is known here.
+const USES_IT: &str = "used it at the last rollout";
+
+/// The error of who may not list Secrets in this scope.
+pub(super) async fn refusal(clients: &Clients, scope: &Scope) -> Option<kube::Error> {
+    let api: Api<Secret> = scope.api(&clients.api);
+    let listed = api.list_metadata(&ListParams::default().limit(1)).await;
+    let error = listed.err()?;
+    matches!(&error, kube::Error::Api(status) if status.code == 403).then_some(error)
+}
+
+/// The plan by the operator's word, said in the first line of standard error.
+///
+/// # Errors
+/// When the operator cannot be asked either.
+pub(super) async fn rows(
+    clients: &Clients,
+    operator: &Operator,
+    wanted: &Wanted,
+    refusal: &kube::Error,
+) -> Result<Vec<Row>, Failure> {
+    let Failure(refused) = Failure::new("listing Secrets", refusal);
+    let report = operator.report(&clients.once, wanted).await;
+    let report = report.map_err(|why| {
+        Failure(format!(
+            "{refused}; the operator could not be asked instead, {why}"
+        ))
+    })?;
+    let place = match &wanted.namespace {
+        Some(namespace) => format!("in namespace {namespace}"),
+        None => "in all namespaces".to_owned(),
+    };
+    say(&format!(
+        "you may not list Secrets {place}: this is what the operator says, with the workloads of each last rollout"
+    ));
+    Ok(report.certificates.iter().map(row).collect())
+}
+
+fn row(verdict: &Verdict) -> Row {
+    let used_by = verdict.used_by.as_ref();
+    let workloads = used_by.into_iter().flat_map(|it| &it.workloads);
+    let rolled = workloads.map(|(workload, _)| Rolled {
+        workload: workload.to_string(),
+        how: None,
+        why: USES_IT.to_owned(),
+    });
+    let mut names: Vec<String> = verdict.names.iter().map(ToString::to_string).collect();
+    if verdict.more_names > 0 {
+        names.push(format!("and {} more", verdict.more_names));
+    }
+    Row {
+        at: verdict.renews.unwrap_or(UnixTime::NEVER),
+        secret: SecretRef {
+            namespace: (*verdict.namespace).into(),
+            name: (*verdict.name).into(),
+        },
+        why: verdict.renews_why.to_string(),
+        names,
+        rollout: rolled.collect(),
+        more: used_by.map_or(0, |it| it.more),
+        only_for_ca: Vec::new(),
+        left_behind: Vec::new(),
+        verify: None,
+        against: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::testing::entries::{NOW, index};
+
+    use super::super::text;
+    use super::*;
+    use crate::cli::output::{Output, Screen};
+
+    #[test]
+    fn what_the_operator_says_is_a_plan() {
+        let index = index();
+        let rows = index.iter().map(|(row, _)| row);
+        let verdicts = rows.filter_map(|row| Verdict::of_row(NOW, &index, row, 0));
+        let named = |it: &Verdict| ["healthy", "paused"].contains(&&*it.name);
+        let rows: Vec<Row> = verdicts.filter(named).map(|it| row(&it)).collect();
+        let printed = text(NOW, rows, Output::Table, Screen::default()).unwrap();
+        let lines: Vec<&str> = printed.lines().collect();
+        assert!(
+            lines[1].contains("2023-12-14T22:13:20Z")
+                && lines[1].contains("deployment/api(used it"),
+            "{printed}"
+        );
+        assert!(
+            lines[2].contains("never") && lines[2].contains("Paused"),
+            "{printed}"
+        );
+        assert_eq!(lines.last(), Some(&"shop/healthy: 2 more workloads use it"));
+    }
+}

@@ -1,0 +1,277 @@
+//! The watches on Secrets: all of type `kubernetes.io/tls`, and those of other types with the managed label.
+//!
+//! Objects go to the index one at a time; nothing is stored here. Lists are streamed if the server supports it, and
+//! paged if it does not, or refuses.
+
+use crate::cluster::client::call;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use cert_renew_core::config::{Observe, Select, WatchConfig};
+use cert_renew_core::index::Source;
+use cert_renew_core::secret::keys::MANAGED_LABEL;
+use cert_renew_core::secret::object::thin::{ObservedSecret, ThinSecret};
+use cert_renew_core::text::error_chain;
+use futures::FutureExt as _;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use kube::api::Api;
+use kube::core::NamespaceResourceScope;
+use kube::core::Status;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+
+/// Secrets in a page if the server does not stream lists: a page of thin Secrets peaks at a few megabytes.
+const PAGE: u32 = 250;
+/// Time between two tries while the API server does not answer at the start.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Opens the watches, and replaces them when the config changes.
+pub struct Opener {
+    client: Client,
+    /// Seconds after which a watch is reopened.
+    timeout: u32,
+}
+
+/// The events of the watches, each with its watch. Errors are reported and retried with back-off.
+pub type Events = BoxStream<'static, (Source, Result<watcher::Event<ThinSecret>, watcher::Error>)>;
+
+/// All watches as one stream.
+pub struct Secrets {
+    /// The namespace of each watch, by number; `None` for all namespaces.
+    pub scopes: Vec<Option<Arc<str>>>,
+    /// Their events.
+    pub events: Events,
+}
+
+/// Converts an event of any decoded type.
+fn thin<K: Into<ThinSecret>>(event: watcher::Event<K>) -> watcher::Event<ThinSecret> {
+    match event {
+        watcher::Event::Apply(secret) => watcher::Event::Apply(secret.into()),
+        watcher::Event::Delete(secret) => watcher::Event::Delete(secret.into()),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(secret) => watcher::Event::InitApply(secret.into()),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    }
+}
+
+type Watched = BoxStream<'static, Result<watcher::Event<ThinSecret>, watcher::Error>>;
+
+/// Lists and watches; paged if `streaming` is false, or the server refuses to stream.
+fn open<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    config: watcher::Config,
+    streaming: bool,
+) -> Watched
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Into<ThinSecret>
+        + Send
+        + 'static,
+{
+    let api: Api<K> = match namespace {
+        None => Api::all(client.clone()),
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+    };
+    let start = move |config| -> Watched {
+        let events = watcher(api.clone(), config).default_backoff();
+        events.map(|event| event.map(thin)).boxed()
+    };
+    let pages = config.clone().page_size(PAGE);
+    if !streaming {
+        return start(pages);
+    }
+    let (mut events, mut pages) = (start(config.streaming_lists()), Some(pages));
+    stream::poll_fn(move |context| {
+        loop {
+            let event = ready!(events.poll_next_unpin(context));
+            if let Some(Err(error)) = &event
+                && refuses_to_stream(error)
+                && let Some(pages) = pages.take()
+            {
+                let error = error_chain(error);
+                tracing::info!(
+                    error,
+                    "the API server does not stream lists: Secrets are listed page by page"
+                );
+                events = start(pages);
+                continue;
+            }
+            return Poll::Ready(event);
+        }
+    })
+    .boxed()
+}
+
+/// The API server's status of a list, of the opening of a watch, or inside a watch.
+fn status_of(error: &watcher::Error) -> Option<&Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// Whether the server refused to open a watch because of its form: the feature gate `WatchList` is off (422), or a
+/// proxy does not know `sendInitialEvents`.
+fn refuses_to_stream(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(_))
+        && status_of(error)
+            .is_some_and(|status| matches!(status.code, 400 | 405 | 406 | 415 | 422 | 501))
+}
+
+/// Whether the API server refuses to list or watch there, rather than being unable to do so now.
+#[must_use]
+pub fn is_refusal(error: &watcher::Error) -> bool {
+    // A failed authentication (401) is not specific to a namespace; the others pass by themselves.
+    status_of(error).is_some_and(|status| {
+        (400..500).contains(&status.code) && !matches!(status.code, 401 | 408 | 409 | 410 | 429)
+    })
+}
+
+impl Opener {
+    /// A watch is reopened after `timeout`, and counts as dead if it sends nothing for five more seconds: a live one
+    /// sends a bookmark each minute.
+    #[must_use]
+    pub fn new(client: &Client, timeout: Duration) -> Self {
+        Self {
+            client: client.clone(),
+            timeout: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The watches of the config. They open once the API server has reported its version, however long that takes.
+    #[must_use]
+    pub fn open(&self, watch: &WatchConfig) -> Secrets {
+        let tls = watcher::Config::default().fields("type=kubernetes.io/tls");
+        let labelled = watcher::Config::default().labels(&format!("{MANAGED_LABEL}=true"));
+        let configs = match watch.select {
+            // A TLS Secret with the label comes only by the first watch.
+            Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
+            Select::Label => vec![labelled],
+        };
+        // One watch for each namespace if only some are watched: a Role cannot grant more.
+        let scopes: Vec<Option<Arc<str>>> = if watch.namespaces.is_empty() {
+            vec![None]
+        } else {
+            let namespaces = watch.namespaces.iter();
+            namespaces.map(|it| Some(it.as_str().into())).collect()
+        };
+        let watches = configs
+            .iter()
+            .flat_map(|config| scopes.iter().map(|scope| (config.clone(), scope.clone())));
+        let watches: Vec<_> = watches.collect();
+        let (client, timeout, observe) = (self.client.clone(), self.timeout, watch.observe);
+        Secrets {
+            scopes: { watches.iter() }.map(|(_, scope)| scope.clone()).collect(),
+            events: async move {
+                let streaming = streams_lists(&client).await;
+                let streams = (0..).zip(watches).map(|(number, (config, scope))| {
+                    let (config, scope) = (config.timeout(timeout), scope.as_deref());
+                    let events = match observe {
+                        Observe::Annotated => open::<ThinSecret>(&client, scope, config, streaming),
+                        Observe::All => open::<ObservedSecret>(&client, scope, config, streaming),
+                    };
+                    events.map(move |event| (Source(number), event)).boxed()
+                });
+                stream::select_all(streams)
+            }
+            .flatten_stream()
+            .boxed(),
+        }
+    }
+}
+
+/// Whether the API server streams lists; asks until it answers.
+async fn streams_lists(client: &Client) -> bool {
+    let mut told = false;
+    loop {
+        let asked = call(
+            || "asking for the version".into(),
+            client.apiserver_version(),
+        );
+        match asked.await {
+            Ok(version) => {
+                let streaming = has_streaming_lists(&version.major, &version.minor);
+                tracing::debug!(server = %version.git_version, streaming, "opening the watches");
+                return streaming;
+            }
+            Err(error) if !told => {
+                told = true;
+                let error = error_chain(&error);
+                tracing::warn!(error, "the API server does not answer: it is waited for");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Streaming lists are on by default from Kubernetes 1.34.
+fn has_streaming_lists(major: &str, minor: &str) -> bool {
+    let number = |text: &str| {
+        text.trim_end_matches(|c: char| !c.is_ascii_digit())
+            .parse::<u32>()
+            .unwrap_or(0)
+    };
+    (number(major), number(minor)) >= (1, 34)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_from_a_failure_and_from_a_wish_for_pages() {
+        let status = |code: u16| {
+            let status = Status::failure("no", "No");
+            kube::Error::Api(Box::new(Status { code, ..status }))
+        };
+        for (code, refused, pages) in [
+            (400, true, true),
+            (401, false, false),
+            (403, true, false),
+            (404, true, false),
+            (410, false, false),
+            (422, true, true),
+            (429, false, false),
+            (500, false, false),
+            (501, false, true),
+            (503, false, false),
+        ] {
+            let start = watcher::Error::WatchStartFailed(status(code));
+            let list = watcher::Error::InitialListFailed(status(code));
+            assert_eq!(is_refusal(&start), refused, "{code}");
+            assert_eq!(is_refusal(&list), refused, "{code}");
+            assert_eq!(refuses_to_stream(&start), pages, "{code}");
+            assert!(!refuses_to_stream(&list), "{code}");
+        }
+        assert!(!is_refusal(&watcher::Error::NoResourceVersion));
+    }
+
+    #[test]
+    fn lists_are_streamed_from_1_34_on() {
+        for (major, minor, streams) in [
+            ("1", "33", false),
+            ("1", "34", true),
+            ("1", "37+", true),
+            ("", "", false),
+            ("2", "0", true),
+        ] {
+            assert_eq!(
+                has_streaming_lists(major, minor),
+                streams,
+                "{major}.{minor}"
+            );
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! Renewal information (RFC 9773): asks each CA, as often as it allows, when it wants a certificate replaced.
+//!
+//! ```text
+//! watch ──note──► certificates, soonest due first ──poll──► CA ──Suggested──► index
+//! ```
+//! Kept in memory only: the instant chosen in a window is the same after a restart, so nothing is written for a poll.
+//! It renews nothing and never delays a renewal: a CA that does not answer in time counts as one without an opinion.
+
+pub mod poller;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cert_renew_core::assess::{self, Assessment};
+use cert_renew_core::certificate::Fingerprint;
+use cert_renew_core::config::Config;
+use cert_renew_core::schedule::due::{AriPolicy, Suggestion};
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::time::UnixTime;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::acme::CertId;
+use crate::acme::ari::{Poll, Window, choose_instant};
+
+/// Longest identifier of a certificate in renewal information: RFC 5280 allows serials of twenty octets, and key
+/// identifiers are hashes. No CA that has renewal information uses a longer one.
+const LONGEST_ID: usize = 200;
+/// Number of certificates in a row without an answer that makes the CA the cause; fewer may be odd certificates.
+const SILENT: usize = 3;
+/// Longest sleep: timers do not count the time that a machine was suspended, the clock does.
+pub(super) const BEAT: Duration = Duration::from_secs(30);
+
+/// What the controller passes to the index.
+#[derive(Clone, Debug)]
+pub struct Suggested {
+    /// The Secret.
+    pub key: SecretRef,
+    /// The leaf that was asked about.
+    pub about: Fingerprint,
+    /// The CA's suggestion.
+    pub suggestion: Suggestion,
+}
+
+/// The certificates to ask about and the CAs' last answers.
+#[derive(Debug, Default)]
+pub struct RenewalInfo {
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) certificates: HashMap<SecretRef, Certificate>,
+    /// Certificates in a row about which each issuer has failed to answer, none twice.
+    pub(super) silent: HashMap<Arc<str>, HashSet<SecretRef>>,
+    /// Ordered by the instant of the next question, then by due date. Excludes questions in flight.
+    pub(super) queue: BTreeSet<(UnixTime, UnixTime, SecretRef)>,
+}
+
+/// A certificate that the CA is asked about.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    pub(super) leaf: Fingerprint,
+    pub(super) id: Box<str>,
+    pub(super) uid: Arc<str>,
+    pub(super) issuer: Arc<str>,
+    pub(super) due: UnixTime,
+    pub(super) again: UnixTime,
+    pub(super) window: Option<Window>,
+    pub(super) suggestion: Suggestion,
+    pub(super) failures: u32,
+}
+
+/// One certificate to ask about.
+pub(super) struct Question {
+    pub(super) key: SecretRef,
+    pub(super) leaf: Fingerprint,
+    pub(super) id: Box<str>,
+    pub(super) issuer: Arc<str>,
+    pub(super) failures: u32,
+}
+
+/// The result of a question.
+pub(super) enum Answer {
+    /// The CA's answer, or its failure to give one.
+    Poll(Poll),
+    /// This issuer cannot be asked before then, whatever the certificate.
+    Issuer(UnixTime),
+}
+
+impl RenewalInfo {
+    /// Stores what the watch says of a Secret, and returns what is known about its leaf.
+    ///
+    /// Only issuers of the config are asked: anybody who may edit the Secret can write another one into it.
+    pub fn note(
+        &self,
+        key: &SecretRef,
+        uid: &str,
+        assessment: &Assessment,
+        config: &Config,
+    ) -> Suggestion {
+        let leaf = assessment.leaf.as_ref().ok();
+        let authority = leaf.and_then(|leaf| leaf.authority_key_id.as_ref());
+        let (Some(leaf), Some(authority), Ok(due)) = (leaf, authority, assessment.renewal) else {
+            self.forget(key);
+            return Suggestion::None;
+        };
+        // Base64 of both, and a dot.
+        let too_long = (authority.len() + leaf.serial.len()) * 4 / 3 > LONGEST_ID;
+        if assessment.heed == AriPolicy::Nothing || leaf.self_signed || too_long {
+            self.forget(key);
+            return Suggestion::None;
+        }
+        let id = CertId::new(authority, &leaf.serial).to_string();
+        // Of a serial that is too long nothing is kept. What is no identifier would seem to be the issuer's fault.
+        if id.parse::<CertId>().is_err() {
+            self.forget(key);
+            return Suggestion::None;
+        }
+        // Ask the issuer of this leaf, which may be a fallback.
+        let issued_by = assessment.issued_by.as_ref().map(|by| &*by.issuer);
+        let named = assess::issuer_name(&assessment.settings.issuer);
+        let mut asked = issued_by.into_iter().chain([named]);
+        let Some(issuer) = asked.find(|name| config.issuer(name).is_some()) else {
+            self.forget(key);
+            return Suggestion::None;
+        };
+        let issuer: Arc<str> = issuer.into();
+        let mut state = self.lock();
+        if let Some(known) = state.certificates.get(key)
+            && (known.leaf, &known.issuer) == (leaf.fingerprint, &issuer)
+        {
+            return known.suggestion;
+        }
+        state.remove(key);
+        let certificate = Certificate {
+            leaf: leaf.fingerprint,
+            id: id.into(),
+            uid: uid.into(),
+            issuer,
+            due: due.at,
+            again: UnixTime::default(),
+            window: None,
+            suggestion: Suggestion::Unasked,
+            failures: 0,
+        };
+        state.insert(key, certificate);
+        drop(state);
+        self.changed.notify_one();
+        Suggestion::Unasked
+    }
+
+    /// Forgets a Secret that is gone, or whose renewal the clock no longer decides.
+    pub fn forget(&self, key: &SecretRef) {
+        self.lock().remove(key);
+    }
+
+    /// Forgets all answers and asks again when the watch brings a Secret: its delay was set by another clock.
+    pub fn forget_all(&self) {
+        *self.lock() = State::default();
+    }
+
+    /// The instant that the CA suggests for this leaf of a Secret.
+    #[must_use]
+    pub fn instant(&self, key: &SecretRef, leaf: Fingerprint) -> Option<UnixTime> {
+        let state = self.lock();
+        let known = state.certificates.get(key)?;
+        (known.leaf == leaf)
+            .then(|| known.suggestion.instant())
+            .flatten()
+    }
+
+    /// The next question if one is due, else how long to wait.
+    pub(super) fn next(&self, now: UnixTime) -> Result<Question, Duration> {
+        let mut state = self.lock();
+        match state.queue.first() {
+            None => return Err(BEAT),
+            Some((at, ..)) if *at > now => return Err(at.since(now).min(BEAT)),
+            Some(_) => {}
+        }
+        let question = state.queue.pop_first().and_then(|(_, _, key)| {
+            let known = state.certificates.get(&key)?;
+            Some(Question {
+                leaf: known.leaf,
+                id: known.id.clone(),
+                issuer: Arc::clone(&known.issuer),
+                failures: known.failures,
+                key,
+            })
+        });
+        question.ok_or(Duration::ZERO)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
+
+impl State {
+    fn insert(&mut self, key: &SecretRef, certificate: Certificate) {
+        self.queue
+            .insert((certificate.again, certificate.due, key.clone()));
+        self.certificates.insert(key.clone(), certificate);
+    }
+
+    /// Asks again what was in flight when this replica last stopped leading.
+    pub(super) fn requeue(&mut self) {
+        let queued =
+            |(key, known): (&SecretRef, &Certificate)| (known.again, known.due, key.clone());
+        self.queue = self.certificates.iter().map(queued).collect();
+    }
+
+    fn remove(&mut self, key: &SecretRef) {
+        if let Some(known) = self.certificates.remove(key) {
+            self.queue.remove(&(known.again, known.due, key.clone()));
+        }
+    }
+
+    /// Whether the CA fails for every certificate. A repeated failure of the same certificate does not count.
+    pub(super) fn is_outage(&mut self, question: &Question, unreachable: bool) -> bool {
+        if !unreachable {
+            self.silent.remove(&question.issuer);
+            return false;
+        }
+        if question.failures > 0 {
+            return false;
+        }
+        let silent = self.silent.entry(Arc::clone(&question.issuer)).or_default();
+        silent.insert(question.key.clone());
+        let outage = silent.len() >= SILENT;
+        if outage {
+            self.silent.remove(&question.issuer);
+        }
+        outage
+    }
+
+    /// Stores an answer, and returns it with the text to report, if any.
+    pub(super) fn answered(
+        &mut self,
+        question: &Question,
+        poll: &Poll,
+    ) -> Option<(Suggested, Option<String>)> {
+        let known = self
+            .certificates
+            .get_mut(&question.key)
+            .filter(|known| known.leaf == question.leaf)?;
+        let queued = (known.again, known.due, question.key.clone());
+        known.failures = match poll.window {
+            Some(_) => 0,
+            None => known.failures.saturating_add(1),
+        };
+        let mut note = None;
+        if let (Some(window), Ok(id)) = (poll.window, known.id.parse::<CertId>()) {
+            let at = choose_instant(window, &id);
+            note = moved(known.window, window, at, poll.explanation.as_deref());
+            known.window = Some(window);
+            known.suggestion = Suggestion::At(at);
+        } else if known.suggestion == Suggestion::Unasked {
+            // A window that was known before stays in force.
+            known.suggestion = Suggestion::None;
+        }
+        known.again = poll.again;
+        let requeued = (known.again, known.due, question.key.clone());
+        let suggested = Suggested {
+            key: question.key.clone(),
+            about: question.leaf,
+            suggestion: known.suggestion,
+        };
+        self.queue.remove(&queued);
+        self.queue.insert(requeued);
+        Some((suggested, note))
+    }
+
+    /// Postpones all questions to an issuer until `again`: none of its certificates waits for an answer.
+    pub(super) fn put_off(&mut self, issuer: &str, again: UnixTime) -> Vec<Suggested> {
+        let mut suggested = Vec::new();
+        for (key, known) in &mut self.certificates {
+            if *known.issuer != *issuer || known.again >= again {
+                continue;
+            }
+            self.queue.remove(&(known.again, known.due, key.clone()));
+            known.again = again;
+            self.queue.insert((again, known.due, key.clone()));
+            if known.suggestion == Suggestion::Unasked {
+                known.suggestion = Suggestion::None;
+                suggested.push(Suggested {
+                    key: key.clone(),
+                    about: known.leaf,
+                    suggestion: Suggestion::None,
+                });
+            }
+        }
+        suggested
+    }
+}
+
+/// The text to report when a CA moves a window, or wants a certificate replaced at once.
+fn moved(
+    before: Option<Window>,
+    window: Window,
+    at: UnixTime,
+    explanation: Option<&str>,
+) -> Option<String> {
+    let how = match before {
+        Some(before) if before != window => format!("moved its window from {}", before.start),
+        None if window.end <= UnixTime::now() => "suggests a window in the past,".to_owned(),
+        _ => return None,
+    };
+    let why = explanation.map_or_else(String::new, |url| format!("; see {url}"));
+    Some(format!(
+        "the CA {how} to {}..{}: to be renewed at {at}{why}",
+        window.start, window.end
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use cert_renew_core::secret::object::thin::ThinSecret;
+    use cert_renew_core::testing::forge;
+    use serde_json::json;
+
+    use super::*;
+
+    fn certificate(due: i64, issuer: &str) -> Certificate {
+        Certificate {
+            leaf: Fingerprint([1; 32]),
+            id: "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE".into(),
+            uid: "uid".into(),
+            issuer: issuer.into(),
+            due: UnixTime(due),
+            again: UnixTime(0),
+            window: None,
+            suggestion: Suggestion::Unasked,
+            failures: 0,
+        }
+    }
+
+    fn key(name: &str) -> SecretRef {
+        SecretRef {
+            namespace: "shop".into(),
+            name: name.into(),
+        }
+    }
+
+    fn poll(window: Option<(i64, i64)>, again: i64) -> Poll {
+        Poll {
+            window: window.map(|(start, end)| Window {
+                start: UnixTime(start),
+                end: UnixTime(end),
+            }),
+            explanation: Some("https://ca.example/incident".into()),
+            again: UnixTime(again),
+            trouble: None,
+        }
+    }
+
+    #[test]
+    fn a_certificate_without_an_identifier_is_not_asked_about() {
+        let config = "issuers: {le: {directory: https://a.example/, allow: [{namespaces: [shop], names: [a.example]}]}}";
+        let config = Config::parse(config).unwrap();
+        let noted = |serial: usize, authority: usize| {
+            let names = forge::alternative_names([(0x82, b"a.example".as_slice())]);
+            let authority = forge::tlv(0x30, &forge::tlv(0x80, &vec![7; authority]));
+            let forged = forge::Forged {
+                serial: vec![5; serial],
+                extensions: vec![names, forge::extension(35, &authority)],
+                ..forge::Forged::default()
+            };
+            let secret = json!({
+                "metadata": {"name": "a", "namespace": "shop", "uid": "u", "annotations": {"cert-renew.io/issuer": "le"}},
+                "type": "kubernetes.io/tls", "data": {"tls.crt": STANDARD.encode(forged.pem())},
+            });
+            let secret: ThinSecret = serde_json::from_value(secret).unwrap();
+            let now = UnixTime(1_800_000_000);
+            let assessment = assess::of_thin(now, &key("a"), &secret, &config).unwrap();
+            let info = RenewalInfo::default();
+            (
+                info.note(&key("a"), "u", &assessment, &config),
+                info.next(now).is_ok(),
+            )
+        };
+        assert_eq!(noted(16, 20), (Suggestion::Unasked, true));
+        for (serial, authority) in [(65, 20), (10_000, 20), (16, 0), (16, 65)] {
+            let expected = (Suggestion::None, false);
+            assert_eq!(noted(serial, authority), expected, "{serial} {authority}");
+        }
+    }
+
+    #[test]
+    fn the_soonest_due_is_asked_about_first_and_each_when_the_ca_wants_it() {
+        let info = RenewalInfo::default();
+        for (name, due) in [("late", 300), ("soon", 100), ("middle", 200)] {
+            info.lock().insert(&key(name), certificate(due, "le"));
+        }
+        let mut order = Vec::new();
+        while let Ok(question) = info.next(UnixTime(1)) {
+            order.push(question.key.name.to_string());
+            let answered = info.lock().answered(&question, &poll(Some((500, 501)), 60));
+            let (suggested, _) = answered.unwrap();
+            assert_eq!(suggested.suggestion, Suggestion::At(UnixTime(500)));
+        }
+        assert_eq!(order, ["soon", "middle", "late"]);
+        assert_eq!(info.next(UnixTime(40)).err(), Some(Duration::from_secs(20)));
+        assert!(info.next(UnixTime(60)).is_ok());
+    }
+
+    #[test]
+    fn a_window_stands_until_another_is_heard_of_and_a_move_is_told() {
+        let info = RenewalInfo::default();
+        info.lock().insert(&key("a"), certificate(100, "le"));
+        let far = 40_000_000_000;
+        let heard = |poll: Poll| {
+            let question = info.next(UnixTime(i64::MAX - 1)).ok().unwrap();
+            let (suggested, note) = info.lock().answered(&question, &poll).unwrap();
+            (suggested.suggestion, note)
+        };
+        assert_eq!(heard(poll(None, 10)), (Suggestion::None, None));
+        let first = Suggestion::At(UnixTime(far));
+        assert_eq!(heard(poll(Some((far, far + 1)), 20)), (first, None));
+        assert_eq!(heard(poll(None, 30)), (first, None));
+        let (second, note) = heard(poll(Some((50, 51)), 40));
+        assert_eq!(second, Suggestion::At(UnixTime(50)));
+        assert!(note.unwrap().contains("https://ca.example/incident"));
+    }
+
+    #[test]
+    fn what_was_being_asked_when_a_term_ended_is_asked_in_the_next() {
+        let info = RenewalInfo::default();
+        info.lock().insert(&key("a"), certificate(100, "le"));
+        assert!(info.next(UnixTime(1)).is_ok());
+        assert!(info.next(UnixTime(1)).is_err());
+        info.lock().requeue();
+        assert_eq!(info.next(UnixTime(1)).ok().unwrap().key, key("a"));
+    }
+
+    #[test]
+    fn an_issuer_that_cannot_be_asked_keeps_nothing_waiting() {
+        let info = RenewalInfo::default();
+        for name in ["a", "b"] {
+            info.lock().insert(&key(name), certificate(100, "down"));
+        }
+        info.lock().insert(&key("c"), certificate(100, "up"));
+        assert_eq!(info.lock().put_off("down", UnixTime(50)).len(), 2);
+        assert_eq!(info.next(UnixTime(1)).ok().unwrap().key, key("c"));
+        assert!(info.next(UnixTime(1)).is_err());
+        assert!(info.next(UnixTime(50)).is_ok());
+    }
+
+    #[test]
+    fn one_odd_certificate_puts_off_itself_and_an_outage_all_of_its_issuer() {
+        let info = RenewalInfo::default();
+        let names = ["a", "b", "c", "d", "e"];
+        for name in names {
+            info.lock().insert(&key(name), certificate(100, "le"));
+        }
+        let answers = |name: &str, failures, unreachable| {
+            let question = Question {
+                key: key(name),
+                leaf: Fingerprint([1; 32]),
+                id: "".into(),
+                issuer: "le".into(),
+                failures,
+            };
+            info.lock().is_outage(&question, unreachable)
+        };
+        // One certificate that never gets an answer and is asked about first each time.
+        for failures in 0..5 {
+            assert!(!answers("a", failures, true));
+            assert!(!answers("a", 0, true), "nor by being made anew");
+        }
+        assert!(!answers("b", 0, true));
+        assert!(!answers("c", 0, false), "the CA works");
+        assert!(!answers("b", 0, true));
+        assert!(!answers("d", 0, true));
+        assert!(answers("e", 0, true));
+    }
+
+    #[test]
+    fn another_leaf_is_not_taken_for_the_one_that_was_asked_about() {
+        let info = RenewalInfo::default();
+        info.lock().insert(&key("a"), certificate(100, "le"));
+        let question = info.next(UnixTime(1)).ok().unwrap();
+        let renewed = Certificate {
+            leaf: Fingerprint([2; 32]),
+            ..certificate(900, "le")
+        };
+        info.lock().remove(&key("a"));
+        info.lock().insert(&key("a"), renewed);
+        assert!(info.lock().answered(&question, &poll(None, 60)).is_none());
+        assert!(info.instant(&key("a"), Fingerprint([1; 32])).is_none());
+    }
+}

@@ -1,0 +1,300 @@
+//! Makes an order and records it before any irreversible step.
+
+pub(super) mod cleanup;
+pub(super) mod record;
+pub(super) mod resume;
+pub(super) mod running_orders;
+pub(super) mod timing;
+
+use std::time::Duration;
+
+use cert_renew_core::schedule::due::Due;
+use cert_renew_core::schedule::rate_limits;
+use cert_renew_core::secret::SecretRef;
+use cert_renew_core::text::name::Name;
+use cert_renew_core::time::UnixTime;
+use tokio::time::{Instant, timeout};
+
+use super::outcome::Outcome;
+use super::renewals::Renewal;
+use super::target::RenewalTarget;
+use crate::acme::{self, OrderRequest};
+use crate::cluster;
+use crate::cluster::order_records::{self, Record};
+use crate::renewal::challenges::ways::{self, ProofPlan};
+use crate::renewal::order::record::give_back;
+use crate::renewal::order::timing::took;
+use crate::renewal::outcome::failure::Failure;
+use crate::renewal::preflight;
+use crate::telemetry::metrics::RenewalStep;
+use crate::telemetry::stage::Stage;
+
+/// Most names of one order in a log line: a certificate may be for a thousand.
+const MOST_LOGGED: usize = 20;
+/// Longest time until an order is recorded, however long it takes to find out how its names are proven: a hundred
+/// authorizations and a slow DNS server take minutes.
+const UNWRITTEN: Duration = Duration::from_secs(2);
+/// Divisor of the lifetime that an order asks for: with less than this share left, the order is made again. With more
+/// left the certificate is worth having, and is renewed by its own lifetime.
+const LEAST_LEFT: u32 = 4;
+
+impl Renewal<'_> {
+    /// Makes the order and its record, then goes on as after a restart.
+    ///
+    /// # Errors
+    /// See [`Failure`]; what happens before there is a record leaves nothing behind at the CA.
+    pub(super) async fn order(self, fresh: RenewalTarget, due: Due) -> Result<Outcome, Failure> {
+        let names = fresh.names_to_order();
+        tracing::info!(
+            secret = %self.key, step = Stage::Due.name(), issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
+        );
+        let ours = |failure: Failure| failure.about(&fresh);
+        let key_choice = fresh.key_choice().map_err(ours)?;
+        ways::check(&names).map_err(ours)?;
+        let ready = { self.all.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
+        let mut client = ready.map_err(|error| ours(error.into()))?;
+        if let Some(held) = self.held_by_the_ca(&fresh, &client, &names).await {
+            return Ok(held);
+        }
+        let prepared = self.check_before_order(&fresh, &client, &names).await;
+        let profile = prepared.map_err(ours)?;
+        let proving = self.all.validations.begin(
+            &self.shared.ledger,
+            &fresh.issuer_name,
+            &names,
+            &self.shared.config().retry,
+            UnixTime::now(),
+        );
+        let _proving = match proving {
+            Ok(proving) => proving,
+            Err(held) => return Ok(self.unproven(&fresh, held)),
+        };
+        let quota = fresh.issuer.orders_per_3h;
+        if let Err(until) =
+            self.all
+                .issuers
+                .take_order(&fresh.issuer_name, &self.key.namespace, quota)
+        {
+            return Ok(out_of_orders(self.key, &fresh, quota, until));
+        }
+        let started = Instant::now();
+        // An order that is made but not recorded would be lost.
+        let step = self.shared.gate.step().map_err(|_| Failure::Stopped)?;
+        let replaced = fresh.replaced();
+        let request = OrderRequest {
+            profile,
+            not_after: fresh.lifetime().map(|it| UnixTime::now() + it),
+            replaces: replaced.as_ref(),
+        };
+        let mut order = client.new_order(&names, request).await;
+        if { order.as_ref().err() }.is_some_and(acme::Error::may_be_the_key)
+            && matches!(
+                self.all.issuers.account_is_new(&fresh.issuer_name).await,
+                Ok(true)
+            )
+        {
+            let ready = { self.all.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
+            client = ready.map_err(|error| Failure::from(error).about(&fresh))?;
+            order = client.new_order(&names, request).await;
+        }
+        let mut order = order.map_err(|error| Failure::from(error).about(&fresh))?;
+        let begun = async {
+            let pem = key_choice.key().await?.to_pem()?;
+            let plan = async {
+                ProofPlan::make(&self.shared.config(), order.authorizations().await?).await
+            };
+            // Without a plan the order goes on as after a restart.
+            let plan = timeout(UNWRITTEN, plan).await.ok().transpose()?;
+            let challenges = plan.as_ref().map(ProofPlan::challenges).transpose()?;
+            Ok::<_, Failure>((plan, challenges.unwrap_or_default(), pem))
+        };
+        let (plan, challenges, pem) = match begun.await {
+            Ok(begun) => begun,
+            Err(failure) => {
+                give_back(&order).await;
+                return Err(failure.about(&fresh));
+            }
+        };
+        let stored = order_records::Order {
+            namespace: self.key.namespace.to_string(),
+            name: self.key.name.to_string(),
+            uid: fresh.uid().to_owned(),
+            issuer: fresh.issuer_name.to_string(),
+            directory: Some(fresh.issuer.directory.clone()),
+            account: client.account_url(),
+            url: order.url().to_owned(),
+            names,
+            profile: profile.map(ToOwned::to_owned),
+            lifetime: fresh.lifetime().map(|it| it.as_secs()),
+            reason: due.reason.as_str().to_owned(),
+            expected: fresh.claim(due.reason).is_scheduled(UnixTime::now()),
+            // A certificate that the CA wants back at once counts, replaced or not.
+            replaced: order.replaces_accepted()
+                && fresh.claim(due.reason).is_expected(UnixTime::now()),
+            created: { self.shared.ledger.get(fresh.assessment.account) }
+                .order_at(UnixTime::now())
+                .0,
+            authorizations: order.authorization_urls().to_vec(),
+            expires: order.expires().map(|at| at.0),
+            txt: { plan.iter().flat_map(ProofPlan::txt) }.cloned().collect(),
+            routes: { plan.iter().flat_map(ProofPlan::routes) }
+                .cloned()
+                .collect(),
+        };
+        let (api, namespace) = (&self.shared.client, &self.shared.namespace);
+        let made = order_records::create(api, namespace, stored, pem, challenges).await;
+        let record = self.remember(&order, made).await?;
+        drop(step);
+        took(&self.shared.metrics, &record, RenewalStep::Order, started);
+        let issuer = &fresh.issuer_name;
+        tracing::info!(secret = %self.key, step = Stage::Order.name(), %issuer, order = record.order.url, "ordered");
+        let begun = resume::Begun {
+            record,
+            order,
+            plan,
+        };
+        self.proceed(fresh, begun, due.reason).await
+    }
+
+    /// Checks all that can be found out before the CA counts anything; returns the profile to ask for.
+    async fn check_before_order<'a>(
+        self,
+        fresh: &'a RenewalTarget,
+        client: &acme::Client,
+        names: &[Name],
+    ) -> Result<Option<&'a str>, Failure> {
+        self.rehearse(fresh, names).await?;
+        let profile = fresh.profile(client).await?;
+        self.foresee(fresh, client, names).await?;
+        Ok(profile)
+    }
+}
+
+impl RenewalTarget {
+    /// The profile to ask for. The issuer's own is a preference, and a fallback has others: a CA that lacks a profile
+    /// of that name is not failed for it.
+    ///
+    /// When the CA's directory cannot be read.
+    /// When the CA's directory cannot be had.
+    async fn profile(&self, client: &acme::Client) -> Result<Option<&str>, acme::Error> {
+        let named = self.assessment.settings.profile.as_deref();
+        if named.is_some() && self.is_at_home() {
+            return Ok(named);
+        }
+        let offered = &client.directory().await?.meta.profiles;
+        let mut wanted = named.into_iter().chain(self.issuer.profile.as_deref());
+        Ok(wanted.find(|profile| offered.contains_key(*profile)))
+    }
+}
+
+impl RenewalTarget {
+    /// Whether an order for this profile is what the Secret asks for now. A Secret that names none accepts an order for
+    /// none: a changed preference of the issuer is for the next one.
+    ///
+    /// # Errors
+    /// When the CA's directory cannot be read.
+    pub(super) async fn takes_profile(
+        &self,
+        client: &acme::Client,
+        ordered: Option<&str>,
+    ) -> Result<bool, acme::Error> {
+        let is_named = self.assessment.settings.profile.is_some();
+        let wanted = self.profile(client).await?;
+        Ok(wanted == ordered || (!is_named && ordered.is_none()))
+    }
+}
+
+impl RenewalTarget {
+    /// The lifetime to ask for. A fallback is asked for its own: a lifetime that it would refuse must not stop it.
+    pub(super) fn lifetime(&self) -> Option<Duration> {
+        let asked = self.assessment.settings.lifetime;
+        asked.filter(|_| self.is_at_home())
+    }
+
+    /// Whether an order asks for the lifetime that the Secret asks for now. The end of a certificate is fixed when it
+    /// is ordered: an order that waits for too long brings one that has ended.
+    pub(super) fn takes_lifetime(&self, ordered: &order_records::Order, now: UnixTime) -> bool {
+        let Some(lifetime) = self.lifetime() else {
+            return ordered.lifetime.is_none();
+        };
+        let left = (UnixTime(ordered.created) + lifetime).since(now);
+        ordered.lifetime == Some(lifetime.as_secs()) && left >= lifetime / LEAST_LEFT
+    }
+}
+
+/// The issuer's `ordersPer3h` are used up.
+fn out_of_orders(key: &SecretRef, fresh: &RenewalTarget, quota: u32, until: UnixTime) -> Outcome {
+    let note = format!(
+        "issuer {}: its ordersPer3h ({quota}) are used up; this one's turn is at {until}",
+        fresh.issuer_name
+    );
+    tracing::info!(secret = %key, %until, note, "the renewal waits");
+    Outcome::Later(until, Some(note.into()))
+}
+
+impl Renewal<'_> {
+    /// Remembers that there is a record, which may be another's, and drops an order that has none.
+    async fn remember(
+        self,
+        order: &acme::Order,
+        made: Result<Record, cluster::Error>,
+    ) -> Result<Record, cluster::Error> {
+        match &made {
+            Ok(_) => self.all.running_orders.insert(self.key),
+            // It may exist although the answer is missing: the next attempt looks, and goes on with it or makes
+            // another.
+            Err(error) if error.is_uncertain() => self.all.running_orders.insert(self.key),
+            Err(error) => {
+                // Another order runs, or this one has no record: drop it.
+                tracing::debug!(secret = %self.key, %error, "the order is dropped");
+                give_back(order).await;
+                if matches!(error, cluster::Error::AlreadyExists { .. }) {
+                    self.all.running_orders.insert(self.key);
+                }
+            }
+        }
+        made
+    }
+}
+
+impl Renewal<'_> {
+    /// Finds out what the CA will refuse, unless the certificate is close to expiry.
+    async fn foresee(
+        self,
+        fresh: &RenewalTarget,
+        client: &acme::Client,
+        names: &[Name],
+    ) -> Result<(), Failure> {
+        let leaf = fresh.leaf();
+        if leaf.is_some() && rate_limits::runs_short(UnixTime::now(), leaf) {
+            return Ok(());
+        }
+        let directory = client.directory().await?;
+        let account = client.account_url();
+        let asked = preflight::PlannedOrder {
+            names,
+            profile: { fresh.assessment.settings.profile.as_deref() }
+                .filter(|_| fresh.is_at_home()),
+            lifetime: fresh.lifetime(),
+            issuer: &fresh.issuer,
+            account: account.as_deref(),
+            key_type: fresh.assessment.key_type(),
+        };
+        let mut refused = preflight::by_the_ca(&asked);
+        refused.extend(preflight::by_profile(&asked, &directory));
+        if !refused.is_empty() {
+            return Err(Failure::Hopeless(refused.join("; ")));
+        }
+        match preflight::by_caa(&asked, &directory, &self.shared.config()).await {
+            found if found.is_empty() => Ok(()),
+            found => Err(Failure::Forbidden(found.join("; "))),
+        }
+    }
+}
+
+fn texts(names: &[Name]) -> Vec<String> {
+    let more = names.len().saturating_sub(MOST_LOGGED);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    let first = names.iter().take(MOST_LOGGED).map(Name::to_string);
+    first.chain(more).collect()
+}

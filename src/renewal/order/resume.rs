@@ -1,0 +1,270 @@
+//! Takes an order from its record to the written Secret, whether it was made a moment ago or by a former run.
+//!
+//! The record says which order it is. What is asked for, how the names are proven and whether the Secret may change now
+//! is judged again at each try, and after the last wait before each irreversible step.
+
+use std::time::Duration;
+
+use cert_renew_core::certificate::key::PrivateKey;
+use cert_renew_core::certificate::{self, Leaf};
+use cert_renew_core::config;
+use cert_renew_core::schedule::due::{Never, Reason};
+use cert_renew_core::secret::settings::KeyRotation;
+use cert_renew_core::time::UnixTime;
+use tokio::time::Instant;
+
+use super::record::give_back;
+use super::timing::took;
+use crate::acme::{self, OrderStatus, Preference};
+use crate::cluster::order_records::Record;
+use crate::process::permit::Permit;
+use crate::renewal::challenges::Wait;
+use crate::renewal::challenges::ways::ProofPlan;
+use crate::renewal::outcome::failure::Failure;
+use crate::renewal::outcome::{Outcome, Progress};
+use crate::renewal::renewals::{Renewal, Renewals};
+use crate::renewal::target::{Look, RenewalTarget};
+use crate::telemetry::metrics::RenewalStep;
+use crate::telemetry::stage::Stage;
+
+/// Longest wait for a certificate after finalize: some CAs take a minute.
+const ISSUE: Duration = Duration::from_secs(5 * 60);
+/// Number of tries to read an order before it is given up.
+const UNREADABLE_TRIES: u32 = 2;
+
+/// Longest time by which a certificate predates its order: CAs backdate by an hour at most, and the clocks of two
+/// replicas differ by less.
+const BACKDATED: Duration = Duration::from_secs(2 * 3_600);
+
+/// A running order.
+pub(in crate::renewal) struct Begun {
+    /// Its record, from which a restart resumes.
+    pub(in crate::renewal) record: Record,
+    /// Its state at the CA.
+    pub(in crate::renewal) order: acme::Order,
+    /// How its names are proven, if that was found out a moment ago.
+    pub(in crate::renewal) plan: Option<ProofPlan>,
+}
+
+impl Renewal<'_> {
+    /// Resumes an order that a former run, or a former attempt, has begun.
+    pub(in crate::renewal) async fn resume(
+        self,
+        fresh: RenewalTarget,
+        record: Record,
+    ) -> Result<Outcome, Failure> {
+        let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
+        let new_key = PrivateKey::from_pem(record.key.as_bytes()).ok();
+        if new_key
+            .as_ref()
+            .is_some_and(|key| is_written(&fresh, &record, key))
+        {
+            let lifetime = fresh.leaf().map(Leaf::lifetime);
+            self.count_issue(&fresh, &record, lifetime).await;
+            self.all.remove(&record).await?;
+            return Ok(Outcome::Tidied);
+        }
+        if fresh.assessment.renewal.is_err_and(Never::is_pause) {
+            return Ok(Outcome::Later(UnixTime::NEVER, None));
+        }
+        let Some(new_key) = new_key.filter(|_| fresh.still_wants(&record)) else {
+            return self.give_up_unwanted(&record).await;
+        };
+        if let Some(opens) = fresh.shut_until(UnixTime::now()) {
+            return Ok(Outcome::Later(opens, None));
+        }
+        let ours = |error| Failure::from(error).about(&fresh);
+        let client = self
+            .all
+            .issuers
+            .ready(&fresh.issuer_name, &fresh.issuer)
+            .await
+            .map_err(ours)?;
+        let order = match client
+            .resume(&record.order.url, &record.order.authorizations)
+            .await
+        {
+            Ok(order) => order,
+            Err(error) => {
+                let is_gone = error.is_gone();
+                let failure = Failure::from(error);
+                if is_gone || self.all.is_lost(&fresh, &record, &failure) {
+                    self.all.remove(&record).await?;
+                }
+                return Err(failure.about(&fresh));
+            }
+        };
+        if matches!(order.status(), OrderStatus::Pending | OrderStatus::Ready) {
+            let ordered = record.order.profile.as_deref();
+            let fits = fresh.takes_profile(&client, ordered).await;
+            let fits = fits.map_err(|error| Failure::from(error).about(&fresh))?
+                && fresh.takes_lifetime(&record.order, UnixTime::now());
+            if !fits || !fresh.asks_for(&new_key) {
+                give_back(&order).await;
+                return self.give_up_unwanted(&record).await;
+            }
+        }
+        let _proving = self
+            .all
+            .validations
+            .join(&fresh.issuer_name, &record.order.names);
+        let (issuer, url) = (&fresh.issuer_name, &record.order.url);
+        tracing::info!(
+            secret = %self.key, step = Stage::Wait.name(), %issuer, order = url, status = ?order.status(), "the order is taken up again"
+        );
+        let reason = fresh
+            .assessment
+            .renewal
+            .map_or(Reason::Lifetime, |due| due.reason);
+        let begun = Begun {
+            record,
+            order,
+            plan: None,
+        };
+        self.proceed(fresh, begun, reason).await
+    }
+}
+
+impl Renewals {
+    /// Whether an order cannot succeed any more, whatever the reason: it is past its end, or several tries could not
+    /// read it.
+    fn is_lost(&self, fresh: &RenewalTarget, record: &Record, failure: &Failure) -> bool {
+        let failures = self.shared.ledger.failures(fresh.assessment.account);
+        let is_unreadable = matches!(failure, Failure::Acme(error) if error.is_unreadable());
+        record.order.is_over(UnixTime::now()) || is_unreadable && failures >= UNREADABLE_TRIES
+    }
+}
+
+/// Whether the Secret already holds the order's certificate.
+fn is_written(fresh: &RenewalTarget, record: &Record, key: &PrivateKey) -> bool {
+    let Some(leaf) = fresh.leaf() else {
+        return false;
+    };
+    let issued_by = fresh.assessment.issued_by.as_ref();
+    let written = issued_by.and_then(|it| it.wrote(leaf.fingerprint));
+    let since = written.is_some_and(|at| at.0 >= record.order.created);
+    let is_ours = *leaf.public_key == *key.public_key();
+    // A new key proves as much, unless it is not new: the order was made while the key was to be kept.
+    let is_young = leaf.not_before + BACKDATED >= UnixTime(record.order.created);
+    let rotates = fresh.assessment.settings.key_rotation == KeyRotation::Always;
+    is_ours && (since || rotates && is_young)
+}
+
+impl Renewal<'_> {
+    /// Gives up the order of a Secret that asks for something else; the Secret is looked at again at once.
+    async fn give_up_unwanted(self, record: &Record) -> Result<Outcome, Failure> {
+        tracing::info!(
+            secret = %self.key, order = record.order.url, "the order is given up: the Secret, or the config, asks for something else"
+        );
+        self.all.give_up(record).await?;
+        Ok(Outcome::Later(UnixTime::now(), None))
+    }
+
+    /// Takes an order to the written Secret. The record is removed once it cannot succeed any more, else kept for a
+    /// retry.
+    pub(in crate::renewal) async fn proceed(
+        self,
+        fresh: RenewalTarget,
+        mut begun: Begun,
+        reason: Reason,
+    ) -> Result<Outcome, Failure> {
+        let mut lifetime = None;
+        match self.finish(&mut begun, (reason, &mut lifetime)).await {
+            Ok(Progress::Ended(outcome)) => {
+                self.all.remove(&begun.record).await?;
+                Ok(outcome)
+            }
+            Ok(Progress::Waits(until)) => Ok(Outcome::Later(until, None)),
+            Err(failure) => {
+                let Begun { record, order, .. } = &begun;
+                if failure.ends_order(order) || self.all.is_lost(&fresh, record, &failure) {
+                    if order.status() == OrderStatus::Valid {
+                        // The CA has issued it, but it will not be used.
+                        let account = fresh.assessment.account;
+                        self.count_wasted(account, record, lifetime).await;
+                    }
+                    give_back(order).await;
+                    self.all.remove(record).await?;
+                }
+                Err(failure.about(&fresh).in_order(&record.order.url))
+            }
+        }
+    }
+
+    async fn finish(
+        self,
+        begun: &mut Begun,
+        (reason, lifetime): (Reason, &mut Option<Duration>),
+    ) -> Result<Progress, Failure> {
+        let Begun {
+            record,
+            order,
+            plan,
+        } = begun;
+        let mut started = Instant::now();
+        if order.status() == OrderStatus::Pending {
+            let manner = (plan.take(), Wait::Briefly);
+            let plan = self.prepare_challenges(record, order, manner).await?;
+            let permit = match self.look(record).await? {
+                Look::Go(permit, _) => permit,
+                Look::Waits(until) => return Ok(Progress::Waits(until)),
+            };
+            self.validate(permit, &record.order.uid, order, &plan)
+                .await?;
+            took(&self.shared.metrics, record, RenewalStep::Prove, started);
+            tracing::info!(
+                secret = %self.key, step = Stage::Prove.name(), issuer = record.order.issuer, order = record.order.url, "validated"
+            );
+        }
+        let record = &*record;
+        let (issuer, url) = (&record.order.issuer, &record.order.url);
+        if order.status() == OrderStatus::Ready {
+            let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
+            let (permit, fresh) = match self.look(record).await? {
+                Look::Go(permit, fresh) => (permit, fresh),
+                Look::Waits(until) => return Ok(Progress::Waits(until)),
+            };
+            let ordered = record.order.profile.as_deref();
+            let fits = fresh.takes_profile(order.client(), ordered).await?
+                && fresh.takes_lifetime(&record.order, UnixTime::now());
+            if !fits || !fresh.asks_for(&new_key) {
+                return Err(Failure::Unwanted);
+            }
+            started = Instant::now();
+            let common_name = fresh.issuer.common_name;
+            let request = new_key.csr(&record.order.names, common_name)?;
+            finalize(permit, order, &request).await?;
+        }
+        if order.status() != OrderStatus::Valid {
+            order.wait_issued(Instant::now() + ISSUE).await?;
+            took(&self.shared.metrics, record, RenewalStep::Finalize, started);
+            tracing::info!(secret = %self.key, step = Stage::Finalize.name(), %issuer, order = url, "issued");
+        }
+        let config = self.shared.config();
+        let chain = config
+            .issuer(&record.order.issuer)
+            .and_then(|issuer| issuer.chain.as_ref());
+        let preference = match chain {
+            None => Preference::Default,
+            Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
+            Some(config::Chain::Shortest) => Preference::Shortest,
+        };
+        started = Instant::now();
+        let pem = order.certificate(&preference).await?;
+        took(&self.shared.metrics, record, RenewalStep::Download, started);
+        *lifetime = certificate::leaf(pem.as_bytes())
+            .ok()
+            .map(|leaf| leaf.lifetime());
+        self.write((record, order.client()), &pem, reason).await
+    }
+}
+
+/// Has the CA issue the certificate.
+async fn finalize(
+    permit: Permit<()>,
+    order: &mut acme::Order,
+    request: &[u8],
+) -> Result<(), Failure> {
+    permit.spend().ok_or(Failure::Outdated)?;
+    Ok(order.finalize(request).await?)
+}

@@ -4,7 +4,8 @@
 //! different one for each, so that ten thousand do not come back together. Slots are handed out round-robin across
 //! waiting namespaces, so a late request is not queued behind a large namespace; free slots go to the namespace with
 //! the fewest orders. Pure, and in memory only: after a restart the present certificates show the recent orders, and
-//! what is due shows who waits.
+//! what is due shows who waits. A user can put any number of certificates there: those of one namespace leave a quarter
+//! of the limit to the others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ pub struct Quota {
     taken: VecDeque<(UnixTime, Arc<str>)>,
     /// Number of those by namespace.
     had: HashMap<Arc<str>, usize>,
+    /// Number of the oldest that are counted by certificates, and of those by namespace.
+    recalled: usize,
+    recalled_of: HashMap<Arc<str>, usize>,
     /// Waiting requests by namespace.
     waiting: BTreeMap<Arc<str>, Waiting>,
     count: u64,
@@ -104,9 +108,14 @@ impl Quota {
         let mut ordered: Vec<_> = ordered.collect();
         ordered.retain(|(at, _)| *at + PERIOD > now);
         ordered.sort_unstable();
-        self.taken.retain(|(at, _)| *at + PERIOD > now);
+        self.forget(now);
         if ordered.len() > self.taken.len() {
             self.taken = ordered.into();
+            self.recalled = self.taken.len();
+            self.recalled_of.clear();
+            for (_, namespace) in &self.taken {
+                *self.recalled_of.entry(Arc::clone(namespace)).or_default() += 1;
+            }
         }
         self.had.clear();
         for (_, namespace) in &self.taken {
@@ -143,7 +152,7 @@ impl Quota {
         let others = || self.waiting.iter().filter(|(it, _)| *it != namespace);
         // Two with equal numbers do not wait for each other.
         let less = || others().filter(|(other, _)| self.had(other) < own);
-        let free = limit.saturating_sub(self.taken.len());
+        let free = limit.saturating_sub(self.counted(namespace, limit));
         let greedy = own >= (limit / SHARE).max(1) && less().next().is_some();
         let ahead = less().map(|(other, waiting)| waiting.ready(now).min(own - self.had(other)));
         if !greedy && free > ahead.sum() {
@@ -178,17 +187,33 @@ impl Quota {
         while { self.taken.front() }.is_some_and(|(at, _)| *at + PERIOD <= now)
             && let Some((_, namespace)) = self.taken.pop_front()
         {
-            if let Some(count) = self.had.get_mut(&namespace) {
-                *count -= 1;
-                if *count == 0 {
-                    self.had.remove(&namespace);
+            let counts = [&mut self.had, &mut self.recalled_of];
+            for counts in counts.into_iter().take(1 + usize::from(self.recalled > 0)) {
+                if let Some(count) = counts.get_mut(&namespace) {
+                    *count -= 1;
+                    if *count == 0 {
+                        counts.remove(&namespace);
+                    }
                 }
             }
+            self.recalled = self.recalled.saturating_sub(1);
         }
         self.waiting.retain(|_, waiting| {
             waiting.forget(now);
             waiting.len() > 0
         });
+    }
+
+    /// Orders within the period, as far as they count for a namespace: those of each other one that only certificates
+    /// show leave some of the limit.
+    fn counted(&self, namespace: &str, limit: usize) -> usize {
+        let most = limit - limit / SHARE;
+        let others = self
+            .recalled_of
+            .iter()
+            .filter(|(it, _)| ***it != *namespace);
+        let beyond = others.map(|(_, count)| count.saturating_sub(most));
+        self.taken.len().saturating_sub(beyond.sum())
     }
 
     /// Orders of a namespace within the period.
@@ -235,6 +260,21 @@ mod tests {
         let mut quota = Quota::default();
         quota.recall(now, [(old, a)]);
         assert_eq!(quota.take(now, &b, 1), Ok(()));
+    }
+
+    #[test]
+    fn certificates_that_somebody_puts_there_leave_a_quarter_to_the_others() {
+        let now = UnixTime(100_000);
+        let (hostile, modest) = (name("hostile"), name("modest"));
+        let mut quota = Quota::default();
+        quota.recall(now, (0..1_000).map(|_| (now, hostile.clone())));
+        assert_eq!(quota.take(now, &modest, 8), Ok(()));
+        assert_eq!(quota.take(now, &modest, 8), Ok(()));
+        assert!(quota.take(now, &modest, 8).is_err());
+        assert!(quota.take(now, &hostile, 8).is_err());
+        let then = now + PERIOD;
+        assert_eq!(quota.take(then, &hostile, 8), Ok(()));
+        assert_eq!((quota.recalled, quota.recalled_of.len()), (0, 0));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep};
 use self::judge::Judge;
 use self::plan::{Certificate, Issuers, annotations, changes, theirs};
 use super::kube_flags::{OperatorNamespace, Scope};
+use super::output::plain;
 use super::{CommandResult, Failure, block_on};
 use crate::cluster::pages::Pages;
 
@@ -103,7 +104,7 @@ pub(super) fn adopt(args: Args) -> CommandResult {
         };
         let (adoptions, stay) = survey(&client, namespace, &asked, judge).await?;
         for (place, reason) in &stay {
-            println!("{place}: stays with cert-manager: {reason}");
+            println!("{place}: stays with cert-manager: {}", plain(reason));
         }
         for adoption in &adoptions {
             println!("{}", adoption.describe());

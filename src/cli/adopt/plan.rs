@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cert_renew_core::certificate::Leaf;
 use cert_renew_core::secret::keys;
 use cert_renew_core::text::name::Name;
+use cert_renew_core::text::shown;
 use cert_renew_core::time::duration;
 use kube::core::ObjectMeta;
 use serde::Deserialize;
@@ -145,9 +146,14 @@ pub(super) fn annotations(
         return Err("it asks for URIs or mail addresses, which no ACME CA issues".into());
     }
     let Some(issuer) = issuers.of(&issuer_ref.name) else {
+        // Foreign text: no name that is none becomes a part of a command to copy.
         let theirs = &issuer_ref.name;
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-.".contains(&b);
+        let named = theirs.bytes().all(is_name);
+        let option = if named { theirs.as_str() } else { "THEIRS" };
         return Err(format!(
-            "nothing says which issuer stands for {theirs}: --issuer {theirs}=OURS"
+            "nothing says which issuer stands for {}: --issuer {option}=OURS",
+            if named { theirs.clone() } else { shown(theirs) }
         ));
     };
     let asked = dns_names.iter().chain(ip_addresses).chain(common_name);
@@ -318,6 +324,10 @@ mod tests {
     fn what_would_be_re_issued_or_lost_stays() {
         for (spec, reason) in [
             (json!({"issuerRef": {"name": "ca"}}), "--issuer ca=OURS"),
+            (
+                json!({"issuerRef": {"name": "\u{1b}[2J; reboot"}}),
+                "stands for \"\\u{1b}[2J; reboot\": --issuer THEIRS=OURS",
+            ),
             (
                 json!({"dnsNames": ["other.example"]}),
                 "not for other.example",

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use test_bench::objects::Space;
 use test_bench::{
-    Bench, Context as _, Nameserver, Operator, OperatorOptions, RESOLVER, Result, Zone,
-    run_with_resolv_conf,
+    Bench, Context as _, Nameserver, Operator, OperatorOptions, PebbleOptions, RESOLVER, Result,
+    Zone, run_with_resolv_conf,
 };
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -48,11 +48,11 @@ async fn inside() -> Result<()> {
     own.records = format!("acme A {CA}\n");
     let dns = SocketAddr::from((RESOLVER, 53));
     let _server = Nameserver::start(bench, "knot-search", dns, &[company, own]).await?;
-    let other = bench.start_pebble(&test_bench::PebbleOptions {
+    let other = PebbleOptions {
         name: "pebble-search".into(),
-        ..Default::default()
-    });
-    let other = other.await?;
+        ..PebbleOptions::default()
+    };
+    let other = bench.start_pebble(&other).await?;
     let at = |directory: &str, host: &str| -> Result<(SocketAddr, String)> {
         let address = directory.trim_start_matches("https://");
         let address = address.split('/').next().context("an address")?;
@@ -68,7 +68,7 @@ async fn inside() -> Result<()> {
         directory: Some(public_directory),
         issuer: format!(
             "  service:\n    directory: {service_directory}\n    caBundle: {}\n    profile: default\n    \
-             allow: [{{namespaces: [\"*\"], names: [\"*\"]}}]\n",
+             allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n",
             bench.ca_bundle().display()
         ),
         ..options()

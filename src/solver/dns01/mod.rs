@@ -20,6 +20,7 @@ mod http;
 mod identity;
 mod needs;
 mod provider;
+mod rfc2136;
 mod route53;
 mod webhook;
 

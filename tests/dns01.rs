@@ -315,6 +315,85 @@ async fn a_host_that_refuses_is_quoted_and_the_key_is_not() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn mistakes_with_a_key_are_told_apart() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let (address, elsewhere) = (
+        Nameserver::address_of_its_own()?,
+        Nameserver::address_of_its_own()?,
+    );
+    let mut locked = Zone::new("locked.mistaken.example");
+    locked.updates = false;
+    let [named, secret, lone] =
+        ["named", "secret", "lone"].map(|it| format!("{it}.mistaken.example"));
+    let zones = [
+        Zone::new(&named),
+        Zone::new(&secret),
+        Zone::new(&lone),
+        locked,
+    ];
+    let _server = Nameserver::start(bench, "knot-mistaken", address, &zones).await?;
+    let others = [Zone::new("other.example")];
+    let _elsewhere = Nameserver::start(bench, "knot-not-primary", elsewhere, &others).await?;
+    let ca = pebble(bench, "pebble-mistaken", address).await?;
+    let right = rfc2136(address, TSIG_NAME, "");
+    let rows = [
+        (
+            "named",
+            rfc2136(address, "another-key", ""),
+            "the server has no key another-key, or one that has no rights in this zone (BADKEY)",
+        ),
+        (
+            "secret",
+            right.replace("{secret: dns}", "{secret: wrong}"),
+            "the server has another secret for key cert-renew-key (BADSIG)",
+        ),
+        (
+            "locked",
+            right,
+            "the server has no key cert-renew-key, or one that has no rights in this zone (BADKEY)",
+        ),
+        (
+            "lone",
+            rfc2136(elsewhere, TSIG_NAME, ""),
+            "the server is not the primary of zone lone.mistaken.example (NOTAUTH)",
+        ),
+    ];
+    let mut config = options().config + "solvers:\n";
+    for (name, solver, _) in &rows {
+        config += &format!("  - zones: [{name}.mistaken.example]\n    {solver}\n");
+    }
+    config += &format!("dns: {{nameservers: [\"{address}\"]}}\n");
+    let options = OperatorOptions {
+        config,
+        directory: Some(ca.directory().to_owned()),
+        ..options()
+    };
+    let mut operator = Operator::install(bench, options).await?;
+    let wrong = "YW5vdGhlci1zZWNyZXQtdGhhdC1pcy13cm9uZy0tLS0=";
+    operator.credentials("dns", "secret", TSIG_KEY).await?;
+    operator.credentials("wrong", "secret", wrong).await?;
+    operator.run().await?;
+    let space = Space::new(bench.client()?, "mistaken", operator.namespace()).await?;
+    for (name, ..) in &rows {
+        let host = format!("{name}.mistaken.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret(name, None, &annotations).await?;
+    }
+    for (name, _, told) in &rows {
+        eventually(SOON, "the reason is told", async || {
+            let secret = space.secrets().get(name).await?;
+            let said = annotation(&secret, "state.cert-renew.io/last-error");
+            let said = said.context("no error yet")?;
+            ensure!(said.contains(told), "{name}: {said}");
+            Ok(())
+        })
+        .await?;
+    }
+    assert!(!operator.log()?.contains(wrong), "the key is in the log");
+    Ok(())
+}
+
 /// A service of a user that changes records, as the documents describe it.
 async fn webhook(server: SocketAddr, token: &'static str) -> Result<SocketAddr> {
     let updater = updater(server)?;

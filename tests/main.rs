@@ -72,6 +72,7 @@ mod rolling;
 mod rollout;
 mod routes;
 mod scene;
+mod search_domain;
 mod secrecy;
 mod shown;
 mod shut;

@@ -2,9 +2,10 @@
 //!
 //! Users name hosts, the owner of a zone sets their addresses, servers redirect, and a pod's status names its address.
 //! Any of these may point at our own ports, at a side-car, or at a metadata server. What the administrator has written
-//! (the config, the environment) is not checked here. Pure, except for [`System`], which asks DNS.
+//! (the config, the environment) is not checked here. Pure, except for [`lookup`] and what uses it, which ask DNS.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{fs, io};
 
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -16,6 +17,9 @@ const METADATA: [IpAddr; 3] = [
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
 ];
+
+/// Names that this machine knows without DNS, in a pod its `hostAliases`.
+const HOSTS: &str = "/etc/hosts";
 
 /// The address may not be connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -87,6 +91,20 @@ impl Nearby {
     }
 }
 
+/// The system's resolver, for hosts that the administrator names.
+#[derive(Clone, Copy, Debug)]
+pub struct Absolute;
+
+impl Resolve for Absolute {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = lookup(name.as_str()).await?.into_iter();
+            let addresses: Addrs = Box::new(found.map(|ip| SocketAddr::new(ip, 0)));
+            Ok(addresses)
+        })
+    }
+}
+
 /// The system's resolver, without the addresses that are closed.
 #[derive(Clone, Copy, Debug)]
 pub struct System(pub Nearby);
@@ -96,16 +114,49 @@ impl Resolve for System {
         let nearby = self.0;
         Box::pin(async move {
             let host = name.as_str();
-            let found = tokio::net::lookup_host((host, 0)).await?;
+            let found = lookup(host).await?;
             // A URL of that name is refused before; only a proxy of the environment may still have it.
             let nearby = if is_localhost(host) {
                 Nearby::Open
             } else {
                 nearby
             };
-            Ok(nearby.of_host(host, found.map(|it| it.ip()))?)
+            Ok(nearby.of_host(host, found)?)
         })
     }
+}
+
+/// The addresses that the system's resolver has for a host.
+///
+/// A name with two dots or more is asked for as it is first, as outside of Kubernetes. Pods have `ndots: 5` and search
+/// domains, of which one may have a wildcard, and then every CA and every user's host would be found there. Names such as
+/// `ca.pki.svc` do not exist as they are, and are looked for in the search domains next.
+///
+/// # Errors
+/// When it has none, or no server answers.
+pub async fn lookup(host: &str) -> io::Result<Vec<IpAddr>> {
+    let ips = |found: &mut dyn Iterator<Item = SocketAddr>| found.map(|it| it.ip()).collect();
+    // The file's names have no dot at the end.
+    if could_be_lengthened(host) && !names(&fs::read_to_string(HOSTS).unwrap_or_default(), host) {
+        let absolute = format!("{host}.");
+        if let Ok(mut found) = tokio::net::lookup_host((absolute, 0)).await {
+            return Ok(ips(&mut found));
+        }
+    }
+    let mut found = tokio::net::lookup_host((host, 0)).await?;
+    Ok(ips(&mut found))
+}
+
+/// Whether search domains may be added to a host that is more than the name of a Service with its namespace.
+fn could_be_lengthened(host: &str) -> bool {
+    host.matches('.').count() > 1 && !host.ends_with('.') && address(host).is_none()
+}
+
+/// Whether the text of a hosts file has this host.
+fn names(hosts: &str, host: &str) -> bool {
+    let lines = hosts.lines().filter_map(|line| line.split('#').next());
+    let mut known = lines.flat_map(|line| line.split_whitespace().skip(1));
+    known.any(|known| known.eq_ignore_ascii_case(host))
 }
 
 /// Whether an address can belong to another host, for example a pod.
@@ -180,6 +231,31 @@ mod tests {
             for text in list {
                 assert_eq!(is_elsewhere(text.parse().unwrap()), expected, "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn what_search_domains_may_be_added_to_is_asked_for_as_it_is() {
+        for (host, expected) in [
+            ("acme.ca.example", true),
+            ("ca.pki.svc", true),
+            ("ca.pki", false),
+            ("localhost", false),
+            ("acme.ca.example.", false),
+            ("10.0.0.1", false),
+            ("[::ffff:10.0.0.1]", false),
+        ] {
+            assert_eq!(could_be_lengthened(host), expected, "{host}");
+        }
+        let hosts = "127.0.0.1 localhost\n10.0.0.7\tacme.corp.example ACME # www.corp.example\n";
+        for (host, expected) in [
+            ("acme.corp.example", true),
+            ("Acme", true),
+            ("10.0.0.7", false),
+            ("www.corp.example", false),
+            ("corp.example", false),
+        ] {
+            assert_eq!(names(hosts, host), expected, "{host}");
         }
     }
 

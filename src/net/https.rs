@@ -9,6 +9,8 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use crate::net::egress::Absolute;
+
 /// The public roots and those of `bundle`, which is PEM.
 ///
 /// # Errors
@@ -52,6 +54,7 @@ pub(crate) fn client(
 ) -> Result<reqwest::Client, &'static str> {
     let builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls(roots)?)
+        .dns_resolver(Arc::new(Absolute))
         .redirect(Policy::none());
     let made = change(builder).build();
     made.map_err(|_| "the proxy settings in the environment cannot be used")

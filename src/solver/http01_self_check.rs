@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use super::http01::PATH;
 use crate::net::dns::{self, Resolver};
-use crate::net::egress::{Nearby, System};
+use crate::net::egress::{self, Nearby, System};
 
 /// Longest request; CAs wait 10 s for the whole answer.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -268,8 +268,7 @@ async fn addresses(nearby: Nearby, resolver: Option<&Resolver>, host: &str) -> V
             Ok(name) => resolver.addresses(&name).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         },
-        None => { tokio::net::lookup_host((host, 0)).await }
-            .map_or_else(|_| Vec::new(), |found| found.map(|it| it.ip()).collect()),
+        None => egress::lookup(host).await.unwrap_or_default(),
     };
     let mut known = HashSet::new();
     let open = found.into_iter().filter(|it| nearby.allows(*it));

@@ -18,6 +18,7 @@ use test_bench::{
 use tokio::task::JoinHandle;
 
 use super::inside::{Ground, Scene};
+use crate::acme_operator::event;
 use crate::dns01::{await_values, no_record_is_left, pebble, updater, values};
 use crate::renewal::{leaf, options, renewed};
 
@@ -75,6 +76,12 @@ pub(super) fn scenes(ground: &Ground) -> Vec<Scene<'_>> {
             "killed with records set",
             killed(ground, kind).boxed_local(),
         );
+        if kind == Kind::Bind {
+            add(
+                "key without rights in the zone",
+                refused(ground).boxed_local(),
+            );
+        }
         // moto answers no questions, so that nothing can copy its zones.
         if kind != Kind::Route53 {
             add("slow secondary", slow(ground, kind).boxed_local());
@@ -262,6 +269,26 @@ async fn apex(ground: &Ground, kind: Kind) -> Result<String> {
     no_record_is_left(bench, &operator).await?;
     host.is_silent(&operator)?;
     Ok("both values removed, what others had set is there".into())
+}
+
+/// BIND tells a key without rights from one that it does not know; Knot says the same of both.
+async fn refused(ground: &Ground) -> Result<String> {
+    let bench = &ground.bench;
+    let server = Nameserver::address_of_its_own()?;
+    let mut zone = Zone::new("refused-bind.example");
+    zone.updates = false;
+    let host = Host::start(bench, Kind::Bind, server, zone).await?;
+    let ca = pebble(bench, "pebble-refused-bind", host.server).await?;
+    let operator = host
+        .operator(ground, ca.directory(), host.config(server, ""))
+        .await?;
+    let space = Space::new(bench.client()?, "refused", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "refused-bind.example")];
+    space.tls_secret("tls", None, &annotations).await?;
+    let told = format!("the server does not let key {TSIG_NAME} change this name (REFUSED)");
+    event(&space, "tls", &told).await?;
+    host.is_silent(&operator)?;
+    Ok("told as REFUSED, with the name of the key".into())
 }
 
 async fn away(ground: &Ground, kind: Kind) -> Result<String> {

@@ -4,6 +4,7 @@
 mod dns;
 mod routes;
 mod secret;
+mod servers;
 mod settings;
 mod unusable;
 

@@ -252,7 +252,7 @@ impl Resolver {
             let addresses = self.addresses(&name.0).await;
             authorities.push(Authority {
                 name: text(&name.0),
-                is_resolver: false,
+                kind: Kind::Own,
                 addresses: { addresses.into_iter().flatten() }
                     .filter(|ip| nearby.allows(*ip))
                     .map(|ip| SocketAddr::new(ip, PORT).into())
@@ -291,8 +291,18 @@ pub struct Authority {
     pub name: String,
     /// Its addresses; one that answers is enough.
     pub addresses: Vec<Server>,
-    /// Whether it caches that there was no record.
-    is_resolver: bool,
+    kind: Kind,
+}
+
+/// What an [`Authority`] is, and so what its answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A server of the zone: only what it says with authority counts.
+    Own,
+    /// A server that the config names: whatever it says counts.
+    Named,
+    /// A resolver. It caches that there was no record.
+    Resolver,
 }
 
 impl Authority {
@@ -302,7 +312,7 @@ impl Authority {
         Self {
             name: address.to_string(),
             addresses: vec![address.into()],
-            is_resolver: false,
+            kind: Kind::Named,
         }
     }
 
@@ -310,7 +320,7 @@ impl Authority {
         Self {
             name: server.to_string(),
             addresses: vec![server.clone()],
-            is_resolver: true,
+            kind: Kind::Resolver,
         }
     }
 
@@ -320,16 +330,23 @@ impl Authority {
         Some(answer.answers.iter().filter_map(txt).collect())
     }
 
-    /// Its answer, or what came instead.
+    /// Its answer, or what came instead. A lame server, that the zone names and that does not have the zone, says nothing
+    /// about what is not there: it refers to others, or passes on what it has cached.
     async fn answer(&self, name: &Name) -> Result<Message, String> {
         let mut last = "no address of it is known, or none that may be asked".to_owned();
         for server in &self.addresses {
             match server.ask(name, RecordType::TXT).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) if self.speaks(&answer) => return Ok(answer),
+                Ok(_) => last = "it does not have the zone: its answer has no authority".to_owned(),
                 Err(error) => last = error.answered(),
             }
         }
         Err(last)
+    }
+
+    fn speaks(&self, answer: &Message) -> bool {
+        let has_any = answer.answers.iter().any(|it| txt(it).is_some());
+        self.kind != Kind::Own || answer.metadata.authoritative || has_any
     }
 
     async fn sight(&self, name: &Name, value: &str) -> Sight {
@@ -341,7 +358,7 @@ impl Authority {
             return Sight::Has;
         }
         let mut what = absence(&answer);
-        if let Some(seconds) = remembered(&answer).filter(|_| self.is_resolver) {
+        if let Some(seconds) = remembered(&answer).filter(|_| self.kind == Kind::Resolver) {
             what += &format!(", which it may go on answering for {seconds} s");
         }
         Sight::Lacks(what)
@@ -355,7 +372,7 @@ pub enum Sight {
     Has,
     /// It answers without the record; with its answer.
     Lacks(String),
-    /// It does not answer, or refuses; with what came instead.
+    /// It does not answer for the zone; with what came instead.
     Silent(String),
 }
 

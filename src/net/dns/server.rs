@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Error, text};
+use crate::net::egress;
 
 /// Longest question to one server: resolvers answer in milliseconds, or walk the tree within two or three seconds.
 const QUESTION: Duration = Duration::from_secs(5);
@@ -145,9 +146,10 @@ impl Server {
             return Ok(connection.clone());
         }
         let unknown = |error| format!("looking up {}: {error}", at.host);
-        let addresses = tokio::net::lookup_host((&*at.host, at.port)).await;
+        let addresses = egress::lookup(&at.host).await.map_err(unknown)?;
         let mut last = unknown(std::io::ErrorKind::NotFound.into());
-        for address in addresses.map_err(unknown)?.take(MOST_ADDRESSES) {
+        for ip in addresses.into_iter().take(MOST_ADDRESSES) {
+            let address = SocketAddr::new(ip, at.port);
             match timeout(CONNECT, self.connect(at, address)).await {
                 Ok(Ok(connection)) => return Ok(held.insert(connection).clone()),
                 Ok(Err(error)) => last = format!("{address}: {error}"),

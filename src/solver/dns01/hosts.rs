@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cert_renew_core::text::error_chain;
+use dns_update::DnsUpdater;
 use dns_update::providers::azuredns::{AzureDnsConfig, AzureEnvironment};
 use dns_update::providers::bluecatv2::BluecatV2Config;
 use dns_update::providers::edgedns::EdgeDnsConfig;
@@ -18,7 +19,6 @@ use dns_update::providers::oraclecloud::OracleCloudConfig;
 use dns_update::providers::route53::Route53Config;
 use dns_update::providers::volcengine::VolcengineConfig;
 use dns_update::providers::yandexcloud::YandexCloudConfig;
-use dns_update::{DnsUpdater, TsigAlgorithm};
 
 use super::needs::{ACCESS_KEY_ID, Needs, SECRET_ACCESS_KEY, SESSION_TOKEN};
 use super::{Error, cleaned};
@@ -70,9 +70,6 @@ pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
             let (key, secret) = pair()?;
             DnsUpdater::$new(key, secret, REQUEST)
         }};
-    }
-    if needs.solver.provider == "rfc2136" {
-        return rfc2136(needs);
     }
     if let Err(why) = &*HTTPS_CLIENT {
         return Err(needs.settings(format!(
@@ -317,50 +314,13 @@ pub(super) fn updater(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
     made.map_err(|error| told(needs, &error))
 }
 
-fn told(needs: &Needs<'_>, error: &dns_update::Error) -> Error {
+pub(super) fn told(needs: &Needs<'_>, error: &dns_update::Error) -> Error {
     let secrets = needs.credentials.data.values();
     let secrets: Vec<&str> = secrets
         .filter_map(|bytes| std::str::from_utf8(bytes).ok())
         .map(str::trim)
         .collect();
     needs.expected(cleaned(&error.to_string(), &secrets))
-}
-
-fn rfc2136(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {
-    let server = needs.required("server")?;
-    // Signed updates with several values do not fit a datagram everywhere.
-    let address = match server.parse() {
-        Ok(ip) => std::net::SocketAddr::new(ip, 53),
-        Err(_) => server.parse().map_err(|_| {
-            needs.settings(
-                "expected settings.server as an address such as 10.0.0.53 or 10.0.0.53:53",
-            )
-        })?,
-    };
-    let algorithm = match needs.setting("algorithm").as_deref() {
-        None | Some("hmac-sha256") => TsigAlgorithm::HmacSha256,
-        Some("hmac-sha384") => TsigAlgorithm::HmacSha384,
-        Some("hmac-sha512") => TsigAlgorithm::HmacSha512,
-        Some(_) => {
-            return Err(needs.settings(
-                "expected settings.algorithm to be hmac-sha256, hmac-sha384 or hmac-sha512",
-            ));
-        }
-    };
-    let key = BASE64_STANDARD
-        .decode(needs.secret("secret")?)
-        .map_err(|_| {
-            needs.expected(
-                "expected at key secret the TSIG key in base64, as in the server's config",
-            )
-        })?;
-    let made = DnsUpdater::new_rfc2136_tsig(
-        format!("tcp://{address}"),
-        needs.required("keyName")?,
-        key,
-        algorithm,
-    );
-    made.map_err(|error| told(needs, &error))
 }
 
 fn google(needs: &Needs<'_>) -> Result<DnsUpdater, Error> {

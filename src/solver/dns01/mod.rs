@@ -17,6 +17,7 @@ mod hosts;
 mod http;
 mod needs;
 mod provider;
+mod rfc2136;
 mod webhook;
 
 use std::collections::HashMap;
@@ -398,7 +399,7 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
 }
 
 /// Waits until `deadline` for every server of the zone to have the record, or every resolver where the servers cannot
-/// be asked; `nearby` is where the CA is, which asks the same servers. Servers that do not answer are passed over after
+/// be asked; `nearby` is where the CA is, which asks the same servers. Servers that do not answer are skipped after
 /// a while, as long as another one has it.
 ///
 /// # Errors
@@ -437,7 +438,7 @@ pub async fn seen(
                     at = txt.at,
                     zone = txt.zone,
                     servers,
-                    "servers of the zone do not answer and are passed over: all others have the TXT record"
+                    "servers of the zone do not answer for it and are skipped: all others have the TXT record"
                 );
                 break;
             }
@@ -494,7 +495,7 @@ fn unseen(lacking: &[(String, String)], silent: &[(String, String)]) -> String {
     let lacking =
         { lacking.iter() }.map(|(name, what)| format!("{name} does not have it ({what})"));
     let silent = { silent.iter() }
-        .map(|(name, what)| format!("{name} does not answer, or refuses to ({what})"));
+        .map(|(name, what)| format!("{name} does not answer for the zone ({what})"));
     lacking.chain(silent).collect::<Vec<_>>().join("; ")
 }
 

@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use super::acme_dns::AcmeDns;
 use super::needs::{Credentials, Needs};
+use super::rfc2136::Signed;
 use super::webhook::Webhook;
 use super::{Error, cleaned, hosts};
 use crate::cluster::order_records::Txt;
@@ -24,6 +25,7 @@ pub(super) struct Provider {
 
 enum Kind {
     Updater(DnsUpdater),
+    Signed(Box<Signed>),
     /// A host that holds one value at a name and lists none.
     OneValue(DnsUpdater),
     AcmeDns(AcmeDns),
@@ -64,6 +66,7 @@ impl Provider {
                 let environment = Environment::of_process();
                 Kind::Google(Google::new(&environment, |key| needs.setting(key)))
             }
+            "rfc2136" => Kind::Signed(Box::new(Signed::new(&needs)?)),
             name if hosts::ONE_VALUE.contains(&name) => Kind::OneValue(hosts::updater(&needs)?),
             _ => Kind::Updater(hosts::updater(&needs)?),
         };
@@ -79,11 +82,10 @@ impl Provider {
     pub(super) async fn add(&self, txt: &Txt, ttl: u32) -> Result<(), String> {
         let ttl = hosts::ttl(&self.name, ttl);
         match &self.kind {
-            Kind::Updater(updater) => {
-                let kind = DnsRecordType::TXT;
-                let records = vec![DnsRecord::TXT(txt.value.clone())];
-                let added = updater.add_to_rrset(&txt.at, kind, ttl, records, &txt.zone);
-                self.told(added.await)
+            Kind::Updater(updater) => self.told(added(updater, txt, ttl).await),
+            Kind::Signed(signed) => {
+                let added = added(&signed.updater, txt, ttl).await;
+                self.told(signed.explained(added, &txt.zone).await)
             }
             Kind::OneValue(updater) => {
                 let kind = DnsRecordType::TXT;
@@ -99,14 +101,10 @@ impl Provider {
 
     pub(super) async fn remove(&self, txt: &Txt) -> Result<(), String> {
         match &self.kind {
-            Kind::Updater(updater) => {
-                let kind = DnsRecordType::TXT;
-                let records = vec![DnsRecord::TXT(txt.value.clone())];
-                let removed = updater.remove_from_rrset(&txt.at, kind, records, &txt.zone);
-                self.told(match removed.await {
-                    Err(dns_update::Error::NotFound) => Ok(()),
-                    result => result,
-                })
+            Kind::Updater(updater) => self.told(removed(updater, txt).await),
+            Kind::Signed(signed) => {
+                let removed = removed(&signed.updater, txt).await;
+                self.told(signed.explained(removed, &txt.zone).await)
             }
             // The host keeps only the last one or two values, which may be another order's by now.
             Kind::AcmeDns(_) | Kind::OneValue(_) => Ok(()),
@@ -119,6 +117,21 @@ impl Provider {
     fn told(&self, result: Result<(), impl std::fmt::Display>) -> Result<(), String> {
         let secrets: Vec<&str> = self.secrets.iter().map(|it| it.as_str()).collect();
         result.map_err(|error| cleaned(&error.to_string(), &secrets))
+    }
+}
+
+async fn added(updater: &DnsUpdater, txt: &Txt, ttl: u32) -> Result<(), dns_update::Error> {
+    let records = vec![DnsRecord::TXT(txt.value.clone())];
+    let added = updater.add_to_rrset(&txt.at, DnsRecordType::TXT, ttl, records, &txt.zone);
+    added.await
+}
+
+async fn removed(updater: &DnsUpdater, txt: &Txt) -> Result<(), dns_update::Error> {
+    let records = vec![DnsRecord::TXT(txt.value.clone())];
+    let removed = updater.remove_from_rrset(&txt.at, DnsRecordType::TXT, records, &txt.zone);
+    match removed.await {
+        Err(dns_update::Error::NotFound) => Ok(()),
+        result => result,
     }
 }
 

@@ -73,8 +73,13 @@ impl Bind {
                 zone.file(address),
             )?;
             config += &format!(
-                "zone \"{name}\" {{ type primary; file \"{name}.zone\"; allow-update {{ key \"{TSIG_NAME}\"; }}; }};\n",
+                "zone \"{name}\" {{ type primary; file \"{name}.zone\"; allow-update {{ {who}; }}; }};\n",
                 name = zone.name,
+                who = if zone.updates {
+                    format!("key \"{TSIG_NAME}\"")
+                } else {
+                    "none".into()
+                },
             );
         }
         // It listens only on addresses of an interface. In a network namespace of its own, one may be added.

@@ -46,28 +46,41 @@ const INSIDE_WITH_FILES: &str = r#"file=$1 && shift && ip link set lo up && ip r
 pub async fn run_with_ports_of_its_own(test: &'static str) -> Result<()> {
     let run = move || {
         let group = Group::new()?;
-        let file = group.directory().join("resolv.conf");
-        fs::write(&file, format!("nameserver {RESOLVER}\n"))?;
-        let status = Command::new("sh")
-            .args([
-                "-c",
-                OUTSIDE_WITH_FILES,
-                "sh",
-                "sh",
-                "-c",
-                INSIDE_WITH_FILES,
-                "sh",
-            ])
-            .arg(&file)
-            .arg(env::current_exe()?)
-            .args([test, "--exact", "--ignored", "--nocapture"])
-            .status()
+        let status = (with_files(&group, "", test)?.status())
             .context("it needs unshare and setpriv (util-linux) and ip (iproute2)")?;
         ensure!(status.success(), "{status}; the reason stands above");
         Ok(())
     };
     // One thread for all of it: the test is killed when the thread that started it ends.
     tokio::task::spawn_blocking(run).await?
+}
+
+/// The same, with these lines in `resolv.conf` too. Its output is in the error.
+///
+/// # Errors
+/// As above.
+pub async fn run_with_resolv_conf(lines: &'static str, test: &'static str) -> Result<()> {
+    let run = move || {
+        let group = Group::new()?;
+        let told = passed(&mut with_files(&group, lines, test)?)?;
+        ensure!(told.contains("ok. 1 passed"), "it is not found: {told}");
+        Ok(())
+    };
+    // One thread for all of it: the test is killed when the thread that started it ends.
+    tokio::task::spawn_blocking(run).await?
+}
+
+fn with_files(group: &Group, lines: &str, test: &str) -> Result<Command> {
+    let file = group.directory().join("resolv.conf");
+    fs::write(&file, format!("nameserver {RESOLVER}\n{lines}"))?;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", OUTSIDE_WITH_FILES, "sh"])
+        .args(["sh", "-c", INSIDE_WITH_FILES, "sh"])
+        .arg(&file)
+        .arg(env::current_exe()?)
+        .args([test, "--exact", "--ignored", "--nocapture"]);
+    Ok(command)
 }
 
 /// Runs the ignored tests of this program whose names begin with `tests`, in such a network.

@@ -47,6 +47,8 @@ impl Authority {
             SanType::IpAddress(IpAddr::V4(FIRST_SERVICE)),
             SanType::DnsName("localhost".try_into()?),
             SanType::DnsName("kubernetes.default.svc".try_into()?),
+            SanType::DnsName("acme.named.example".try_into()?),
+            SanType::DnsName("acme.pki.svc".try_into()?),
         ];
         self.sign(&params)
     }

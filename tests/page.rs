@@ -182,7 +182,7 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
     if let Some(directory) = env::var_os("CERT_RENEW_PICTURES").map(PathBuf::from) {
         browser.prefer("light")?;
         browser.open(&page)?;
-        browser.picture(&directory.join("status-page.png"), 1280, 640)?;
+        browser.picture(&directory.join("status-page.png"), 1280, 840)?;
         let one = format!("{page}?namespace={}&name=checkout-tls", space.name);
         for scheme in ["light", "dark"] {
             browser.prefer(scheme)?;

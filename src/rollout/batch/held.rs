@@ -7,7 +7,8 @@ use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::used_by::UsedBy;
 use cert_renew_core::time::UnixTime;
 
-use crate::rollout::{Proof, permit};
+use crate::process::permit;
+use crate::rollout::Proof;
 
 /// A Secret that is being planned, beside its request.
 pub(super) struct Held {

@@ -28,9 +28,10 @@ use super::held::{Age, Glance, Held, Look, Not};
 use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, notify, record};
 use crate::cluster::events::Reason;
 use crate::cluster::{self, secrets};
+use crate::process::permit;
 use crate::process::task::TaskHandle;
 use crate::rollout::rollouts::Rollouts;
-use crate::rollout::{Judge, Proof, Withdrawal, permit};
+use crate::rollout::{Judge, Proof, Withdrawal};
 
 impl Rollouts {
     /// Looks at all Secrets of a batch; those that have a record are read again.

@@ -19,6 +19,8 @@ const LDFLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2
     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37";
 /// No debug information, which the linker leaves out anyhow (`-w`).
 const GCFLAGS: &str = "all=-dwarf=false";
+/// Without inlining too, which takes a fifth off the compiler's time; the programs are slower.
+const QUICK_GCFLAGS: &str = "all=-dwarf=false -l";
 /// Its compiler collects garbage less often, which takes a sixth off its time, and uses up to three gigabytes for it.
 const GARBAGE: [(&str, &str); 2] = [("GOGC", "400"), ("GOMEMLIMIT", "3GiB")];
 /// How often a build says that it goes on.
@@ -39,6 +41,8 @@ pub struct Build<'a> {
     pub ldflags: &'a str,
     /// Used in place of the module's own go.mod.
     pub modfile: Option<&'a Path>,
+    /// Built in less time, to run for seconds.
+    pub is_quick: bool,
 }
 
 impl<'a> Build<'a> {
@@ -51,6 +55,7 @@ impl<'a> Build<'a> {
             cache,
             ldflags: LDFLAGS,
             modfile: None,
+            is_quick: false,
         }
     }
 
@@ -88,6 +93,7 @@ impl<'a> Build<'a> {
             cache,
             ldflags,
             modfile,
+            is_quick,
         } = self;
         self.sweep()?;
         let names: Vec<&str> = programs.iter().map(|(name, _)| *name).collect();
@@ -105,7 +111,7 @@ impl<'a> Build<'a> {
             "build",
             "-trimpath",
             "-gcflags",
-            GCFLAGS,
+            if *is_quick { QUICK_GCFLAGS } else { GCFLAGS },
             "-ldflags",
             ldflags,
         ]);

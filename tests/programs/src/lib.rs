@@ -110,7 +110,8 @@ pub fn ensure() -> Result<ControlPlane> {
     ensure_these(&PROGRAMS)
 }
 
-/// As [`ensure()`] for `make demo`, which needs no kubectl unless `KEEP=1` lets its user look around afterwards.
+/// As [`ensure()`] for `make demo`, which needs no kubectl unless `KEEP=1` lets its user look around afterwards. Where none is
+/// built yet, it builds programs of its own, which takes less time: the tests would be slower with them.
 ///
 /// # Errors
 /// As [`ensure()`].
@@ -118,7 +119,14 @@ pub fn ensure_for_demo() -> Result<ControlPlane> {
     let keeps = env::var_os("KEEP").is_some_and(|keep| keep == "1");
     let mut programs = PROGRAMS.to_vec();
     programs.retain(|(name, _)| keeps || *name != "kubectl");
-    ensure_these(&programs)
+    ensure_for(&programs, Use::Demo)
+}
+
+/// What programs are built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Tests,
+    Demo,
 }
 
 /// As [`ensure()`], with the programs of a real node.
@@ -131,6 +139,10 @@ pub fn ensure_with_node() -> Result<ControlPlane> {
 }
 
 fn ensure_these(programs: &[Program]) -> Result<ControlPlane> {
+    ensure_for(programs, Use::Tests)
+}
+
+fn ensure_for(programs: &[Program], purpose: Use) -> Result<ControlPlane> {
     let module = module();
     let cache = cache_root()?.join(format!("control-plane-{}", fingerprint(&module)?));
     let assets = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
@@ -146,13 +158,19 @@ fn ensure_these(programs: &[Program]) -> Result<ControlPlane> {
     }
     // First, as it reports whether such a minor exists.
     let minor = Minor::chosen()?.map(|minor| minor.ensure()).transpose()?;
-    let control_plane = ControlPlane {
+    let mut control_plane = ControlPlane {
         cache,
         assets,
         minor,
     };
     if control_plane.has(programs) {
         return Ok(control_plane);
+    }
+    if purpose == Use::Demo {
+        control_plane.cache.set_extension("demo");
+        if control_plane.has(programs) {
+            return Ok(control_plane);
+        }
     }
     let cache = &control_plane.cache;
     fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
@@ -161,7 +179,7 @@ fn ensure_these(programs: &[Program]) -> Result<ControlPlane> {
         say("control plane: another process builds it, waiting");
         lock.lock().context("waiting for the lock of the cache")?;
     }
-    build(&module, &control_plane, programs)?;
+    build(&module, &control_plane, programs, purpose)?;
     Ok(control_plane)
 }
 
@@ -171,7 +189,12 @@ pub fn module() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-plane")
 }
 
-fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> Result<()> {
+fn build(
+    module: &Path,
+    control_plane: &ControlPlane,
+    programs: &[Program],
+    purpose: Use,
+) -> Result<()> {
     let missing = control_plane.missing(programs);
     let cache = &control_plane.cache;
     let started = Instant::now();
@@ -182,7 +205,11 @@ fn build(module: &Path, control_plane: &ControlPlane, programs: &[Program]) -> R
         say("control plane: five to seven minutes on two cores, this time only");
     }
     if !missing.is_empty() {
-        Build::new("control plane", module, cache).compile(&missing)?;
+        Build {
+            is_quick: purpose == Use::Demo,
+            ..Build::new("control plane", module, cache)
+        }
+        .compile(&missing)?;
     }
     if !control_plane.has(programs) {
         copy_stages(module, cache)?;

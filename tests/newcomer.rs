@@ -360,6 +360,30 @@ async fn the_five_steps_by_helm_lead_to_a_renewed_secret() -> Result<()> {
     steps.end(&shop, &operator).await
 }
 
+/// The same, with the one file that the page has made.
+#[tokio::test]
+async fn the_five_steps_by_one_file_lead_to_a_renewed_secret() -> Result<()> {
+    let bench = Bench::start(Options::default()).await?;
+    let steps = Steps::read()?;
+    let shop = Shop::open(&bench).await?;
+    let newcomer = &shop.newcomer;
+    let mut copy = Command::new("cp");
+    copy.args(["-r", "--parents", "Makefile", "Cargo.toml"]);
+    copy.args(["benches/bench.mk", "tests/tools.sh"]);
+    copy.arg(&newcomer.home).current_dir(ROOT);
+    ensure!(copy.status()?.success(), "cp");
+    let config = steps.config.replace(CA, &bench_ca(&bench, "    "));
+    fs::write(newcomer.home.join("deploy/config.yaml"), config)?;
+    let make = format!("make dist IMAGE={IMAGE}");
+    let file = "target/dist/install.yaml";
+    let says = PAGE.contains(&format!("`{make}`")) && PAGE.contains(&format!("`{file}`"));
+    ensure!(says, "the page makes no file");
+    newcomer.types(&make)?;
+    newcomer.types(&format!("kubectl apply -f {file}"))?;
+    let operator = newcomer.start_operator(None)?;
+    steps.end(&shop, &operator).await
+}
+
 /// docs/start/first-certificate.md on a bench of its own, as `make demo KEEP=1` leaves one: each command prints what stands
 /// below it, line by line, but for what differs each time.
 #[tokio::test]

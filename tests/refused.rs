@@ -216,8 +216,8 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
         ("unknown", "an issuer of the config (le)"),
         ("disallowed", "issuers.le.allow"),
         ("young", "--force asks now"),
-        ("immutable", "it is immutable"),
-        ("owned", "another program writes it"),
+        ("immutable", "the Secret is immutable"),
+        ("owned", "cert-manager.io/certificate-name"),
         ("opaque", "needs the label cert-renew.io/managed"),
     ] {
         let (code, text) = renew(&[name])?;

@@ -62,8 +62,7 @@ pub fn left_alone(head: &Head) -> Option<(Never, Problem)> {
         return Some((Never::OwnedByAnother, problem));
     }
     head.immutable.then(|| {
-        let expected = "expected a Secret that can be changed, as no new certificate can be written into this one: delete it \
-                        and create it again without immutable: true";
+        let expected = "expected a Secret that can be changed: delete it and create it again without immutable: true";
         let problem = problem(IMMUTABLE, "true".into(), expected.into());
         (Never::Immutable, problem)
     })

@@ -162,7 +162,8 @@ fn of_unseen(unseen: Unseen, secret: &ThinSecret) -> String {
 /// Why it is not written, whatever it asks for.
 fn left_alone(head: &Head) -> Option<String> {
     let (never, problem) = assess::left_alone(head)?;
-    Some(format!("{}: {problem}", Why::Never(never).in_words()))
+    let why = Why::Never(never).in_words();
+    Some(format!("{why}: {}", problem.expected))
 }
 
 fn not_annotated(secret: &ThinSecret, defaults_are_known: bool) -> String {

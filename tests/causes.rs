@@ -96,15 +96,22 @@ async fn a_ca_that_issues_for_a_shorter_time_than_before_is_taken_at_its_word() 
         ..PebbleOptions::default()
     };
     let pebble = bench.start_pebble(&pebble).await?;
+    // The window that Pebble suggests is the whole lifetime, and its first tenth means now.
+    let proxies = Proxies::before(bench, &pebble).await?;
+    proxies.rule(|passed| match passed.server {
+        Server::Ca if passed.path.contains("/renewalInfo/") => {
+            Fault::Answer(404, None, "text/plain", "none".into())
+        }
+        _ => Fault::Pass,
+    });
     let plain = options().config;
-    let config = |profile| another(bench, "shorter", pebble.directory(), profile) + &plain;
+    let config = |profile| another(bench, "shorter", &proxies.directory(), profile) + &plain;
     let options = OperatorOptions {
         config: config("long"),
         ..options()
     };
     let mut operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "shorter", operator.namespace()).await?;
-    // Without the CA's renewal information.
     let annotations = [
         ("issuer", "shorter"),
         ("names", "shorter.example"),

@@ -6,7 +6,6 @@ mod scene;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ConfigMap;
 use scene::{Reader, cases, lasting, started, states, stderr};
 use serde_json::Value;
 use test_bench::objects::{Age, Space, pair};

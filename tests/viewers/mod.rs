@@ -9,14 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::{Api, Client};
+use kube::Api;
 use port::{OURS, account, answers, ask_from, closed, ending, home, presents, started, viewer};
 use serde_json::json;
 use test_bench::objects::{FRESH, Space, pair};
 use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, eventually};
 
 use crate::command::{cert_renew, said};
-use crate::renewal::{SOON, options};
+use crate::renewal::SOON;
 use crate::verdict::{outward, service};
 
 pub(crate) use port::{ADD_ON, CLOSED, ask, let_scrape, let_view, show, token_of};

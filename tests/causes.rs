@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use test_bench::objects::{OLD, Pair, Space, pair};
 use test_bench::{
-    Bench, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server, ensure,
+    Bench, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server, bail, ensure,
     eventually, throughout,
 };
 
@@ -121,7 +121,13 @@ async fn a_ca_that_issues_for_a_shorter_time_than_before_is_taken_at_its_word() 
     })
     .await?;
     ensure!(taken.not_after < first.not_after, "{}", taken.not_after);
-    event(&space, "tls", "sooner than the one it replaces").await?;
+    if let Err(error) = event(&space, "tls", "sooner than the one it replaces").await {
+        let log = operator.log()?;
+        let why = log
+            .lines()
+            .filter(|it| it.contains("\"due\"") || it.contains("config"));
+        bail!("{error}\n{}", why.collect::<Vec<_>>().join("\n"));
+    }
     ensure!(!operator.log()?.contains("is not written"));
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Output;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::Api;
@@ -145,9 +145,26 @@ pub(crate) async fn service(bench: &Bench, namespace: &str, address: SocketAddr)
         }],
         "ports": [{"name": "metrics", "port": address.port(), "protocol": "TCP"}],
     });
-    let slices: Api<EndpointSlice> = Api::namespaced(client, namespace);
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
     slices
         .create(&post, &serde_json::from_value(slice)?)
+        .await?;
+    // Older API servers look here.
+    let endpoints = json!({
+        "metadata": {
+            "name": "cert-renew-metrics",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{
+                "ip": ip,
+                "targetRef": {"kind": "Pod", "namespace": namespace, "name": "cert-renew-0"},
+            }],
+            "ports": [{"name": "metrics", "port": address.port(), "protocol": "TCP"}],
+        }],
+    });
+    let all: Api<Endpoints> = Api::namespaced(client, namespace);
+    all.create(&post, &serde_json::from_value(endpoints)?)
         .await?;
     Ok(())
 }

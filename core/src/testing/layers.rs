@@ -92,7 +92,7 @@ fn is_aside(module: &str) -> bool {
 fn paths(module: &str, text: &str) -> Vec<Module> {
     let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
     let mut found = Vec::new();
-    for (start, base) in [("crate::", ""), ("crate::", parent)] {
+    for (start, base) in [("crate::", ""), ("super::", parent)] {
         for (at, _) in text.match_indices(start) {
             let is_whole =
                 !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
@@ -269,7 +269,7 @@ fn no_file_is_longer_than_a_reader_keeps_in_mind() {
 /// Tests the search itself: it finds a cycle, and leaves out what leads into or out of it.
 #[test]
 fn a_circle_is_found() {
-    let text = "use crate::b::{self, c::{D, E as F}, g}; use crate::h; crate::i::j(k)";
+    let text = "use crate::b::{self, c::{D, E as F}, g}; use super::h; crate::i::j(k)";
     let all = ["b", "b::c::D", "b::c::E", "b::g", "i::j", "a::h"];
     assert_eq!(paths("a::x", text), all);
     let of = |pairs: &[(&str, &[&str])]| -> Imports {

@@ -202,7 +202,7 @@ impl Index {
         self.problems = Problems::default();
     }
 
-    /// Drops what no watch has named since [`Index::doubt`], except in namespaces that `blind` says are not completely
+    /// Drops what no watch has named since [`Index::invalidate_all`], except in namespaces that `blind` says are not completely
     /// listed.
     pub fn drop_unnamed(&mut self, blind: impl Fn(&str) -> bool) -> Vec<SecretRef> {
         let unnamed = self.table.ids(|short| short.listed.0 == Source::NONE);

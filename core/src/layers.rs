@@ -17,6 +17,7 @@ const CORE: &[&str] = &[
     "assess",
     "verdict",
     "state_line",
+    "declaration",
     "election",
 ];
 /// The folders and files of the operator, likewise.
@@ -31,6 +32,7 @@ const OPERATOR: &[&str] = &[
     "context",
     "renewal",
     "rollout",
+    "declared",
     "leader",
     "cli",
 ];

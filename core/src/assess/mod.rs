@@ -18,6 +18,7 @@ use crate::rollout::HaltNote;
 use crate::schedule::due::{self, Due, Heed, Inputs, Never, Reason};
 use crate::schedule::rate_limits::{AccountId, Claim, account_of, young_until};
 use crate::secret::SecretRef;
+use crate::secret::declared;
 use crate::secret::full::FullSecret;
 use crate::secret::head::Head;
 use crate::secret::keys;
@@ -241,6 +242,7 @@ impl Circumstances<'_> {
         let renewal = match due {
             Ok(_) if names.is_empty() && leaf.is_ok() => Err(Never::NoNames),
             Err(Never::Paused) if !by_itself => Err(Never::AllPaused),
+            Ok(_) if declared::is_undeclared(self.key, head) => Err(Never::Undeclared),
             due => due,
         };
         let granted = match problems::left_alone(head) {

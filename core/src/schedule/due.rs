@@ -109,6 +109,8 @@ pub enum Never {
     OwnedByAnother,
     /// `immutable: true`: the API server refuses every change of its data.
     Immutable,
+    /// What declared it is gone.
+    Undeclared,
 }
 
 impl Never {
@@ -131,6 +133,7 @@ impl Never {
             Self::NotAllowed => "NotAllowed",
             Self::OwnedByAnother => "OwnedByAnother",
             Self::Immutable => "Immutable",
+            Self::Undeclared => "Undeclared",
         }
     }
 }

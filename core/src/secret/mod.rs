@@ -2,6 +2,7 @@
 
 mod annotations;
 pub mod compact;
+pub mod declared;
 pub mod full;
 pub mod head;
 pub mod keepers;

@@ -7,6 +7,7 @@ pub mod accounts;
 mod bounded;
 mod call;
 pub mod challenge_routes;
+pub mod declarations;
 mod error;
 pub mod events;
 mod gated;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::context::Shared;
 use crate::context::doubts::Doubts;
+use crate::declared::Declared;
 use crate::renewal::Renewals;
 use crate::rollout::Rollouts;
 
@@ -16,6 +17,8 @@ pub struct Handles {
     pub renewals: Arc<Renewals>,
     /// What rollouts hold.
     pub rollouts: Arc<Rollouts>,
+    /// Certificates that other objects declare.
+    pub declared: Arc<Declared>,
     /// Secrets on which the line for people may be outdated, or whose annotations are to be checked in the cluster.
     pub(super) notes: Arc<Doubts>,
 }
@@ -27,6 +30,7 @@ impl Handles {
         let renewals = Renewals::new(Arc::clone(&shared));
         let rollouts = Rollouts::new(Arc::clone(&shared), Arc::clone(&renewals.info));
         Self {
+            declared: Arc::new(Declared::new(Arc::clone(&shared))),
             shared,
             renewals: Arc::new(renewals),
             rollouts: Arc::new(rollouts),

@@ -14,6 +14,7 @@ pub mod acme;
 pub mod cli;
 pub mod cluster;
 pub mod context;
+pub mod declared;
 #[cfg(test)]
 mod fuzz;
 pub mod leader;

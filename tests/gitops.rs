@@ -15,13 +15,13 @@ use crate::renewal::{data, options, renewed};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PAGE: &str = include_str!("../docs/gitops.md");
 /// How often each tool applies the manifest.
-const SYNCS: usize = 10;
+pub(crate) const SYNCS: usize = 10;
 
 /// A directory of a test's own below `target/`, gone with it.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let directory = Path::new(ROOT).join("target").join(name);
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
@@ -30,7 +30,7 @@ impl Scratch {
         Ok(Self(directory))
     }
 
-    fn write(&self, file: &str, text: &str) -> Result<()> {
+    pub(crate) fn write(&self, file: &str, text: &str) -> Result<()> {
         let path = self.0.join(file);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
@@ -53,7 +53,7 @@ fn yaml(page: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Runs helm against the bench.
-fn helm(bench: &Bench, arguments: &str) -> Result<()> {
+pub(crate) fn helm(bench: &Bench, arguments: &str) -> Result<()> {
     let output = Command::new(helm_program()?)
         .args(arguments.split(' '))
         .env("KUBECONFIG", bench.kubeconfig())

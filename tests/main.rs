@@ -20,6 +20,7 @@ mod chain;
 mod chaos;
 mod clock;
 mod command;
+mod declared;
 mod dns01;
 mod dns01_acme_dns;
 mod dns01_ways;

@@ -13,11 +13,12 @@ use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, eventually};
 
 use crate::argo::Argo;
+use crate::declared::declare;
 use crate::documents::files;
 use crate::renewal::{SOON, options, overdue, renewed, rolled_out};
 use crate::viewers;
 
-const ADDONS: [&str; 7] = [
+const ADDONS: [&str; 8] = [
     "rbac/addons/argo-rollouts.yaml",
     "rbac/addons/eviction.yaml",
     "rbac/addons/namespace-labels.yaml",
@@ -25,6 +26,7 @@ const ADDONS: [&str; 7] = [
     "rbac/addons/route-ingress.yaml",
     "rbac/addons/verify.yaml",
     "rbac/addons/access.yaml",
+    "rbac/addons/declarations.yaml",
 ];
 
 /// Two names whose routes are made, and all others.
@@ -111,6 +113,8 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     space.tls_secret("used", Some(&old), &annotations).await?;
     renewed(&space, "used", &old.certificate).await?;
     rolled_out(&space, "used").await?;
+    declare(&space, "declared", "declared.rights.example").await?;
+    rolled_out(&space, "declared").await?;
     // Whoever was rolled a moment ago waits, and is read again when its turn comes.
     let pair_of_somebody = pair(&["rights.example"], FRESH)?;
     let written = json!({"stringData": {
@@ -285,6 +289,7 @@ fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
         (ADDONS[1], "rbac/namespaced/addons/eviction.yaml"),
         (ADDONS[2], "rbac/namespaced/addons/namespace-labels.yaml"),
         (ADDONS[5], "rbac/namespaced/addons/verify.yaml"),
+        (ADDONS[7], "rbac/namespaced/addons/declarations.yaml"),
     ] {
         let sorted = |file: &str| -> Result<Vec<Right>> {
             let mut rights = rights_of(file)?;

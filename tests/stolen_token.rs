@@ -20,11 +20,12 @@ use tries::elsewhere::elsewhere;
 use tries::{OURS, PATH, http_route, ingress, labelled, merge, named};
 
 /// All roles, in the order in which the threat model lists them; those of single namespaces are the same.
-const ROLES: [&str; 9] = [
+const ROLES: [&str; 10] = [
     "rbac/clusterrole.yaml",
     "rbac/role.yaml",
     "rbac/addons/access.yaml",
     "rbac/addons/argo-rollouts.yaml",
+    "rbac/addons/declarations.yaml",
     "rbac/addons/eviction.yaml",
     "rbac/addons/namespace-labels.yaml",
     "rbac/addons/route-gateway.yaml",
@@ -135,22 +136,16 @@ async fn ask(client: &Client, method: Method, path: &str, body: Option<&Value>) 
 }
 
 /// What no role gives, in which namespace or in none, so that no policy is needed.
-const NEVER: [(&str, &str, &str, &str); 16] = [
-    ("GET", "home", "configmaps", "cert-renew-config"),
-    ("GET", "home", "configmaps", ""),
-    ("PATCH", "home", "configmaps", "cert-renew-config"),
-    ("PATCH", "home", "configmaps", "cert-renew-names"),
+const NEVER: [(&str, &str, &str, &str); 10] = [
     ("PATCH", "home", "leases", "another"),
     ("PATCH", "home", "ingresses", "route"),
     ("POST", "home", "pods", ""),
     ("POST", "home", "serviceaccounts/token", "cert-renew"),
-    ("POST", "space", "secrets", ""),
     ("DELETE", "space", "secrets", "tls"),
     ("POST", "space", "ingresses", ""),
     ("POST", "space", "pods", ""),
     ("DELETE", "space", "pods", "any"),
     ("GET", "space", "pods/exec", "any"),
-    ("GET", "space", "configmaps", ""),
     ("POST", "space", "rolebindings", ""),
 ];
 
@@ -181,6 +176,13 @@ async fn set_up(operator: &Operator<'_>, space: &Space) -> Result<()> {
     space.tls_secret("foreign", Some(&old), &[]).await?;
     space
         .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
+        .await?;
+    space
+        .tls_secret(
+            "declared",
+            Some(&old),
+            &[("issuer", "pebble"), ("declared", "true")],
+        )
         .await?;
     let more = Patch::Merge(json!({"data": {"more": "eA=="}}));
     let secrets = space.secrets();
@@ -221,6 +223,15 @@ async fn set_up(operator: &Operator<'_>, space: &Space) -> Result<()> {
                 json!({"data": {"config.yaml": config}}),
             ),
         ),
+        (
+            &space.name,
+            "configmaps",
+            named(
+                "declares",
+                json!({"metadata": {"labels": {"cert-renew.io/certificate": "true"}}, "data": {"x": "y"}}),
+            ),
+        ),
+        (&space.name, "configmaps", named("foreign", json!({}))),
         (home, "leases", named("cert-renew", json!({"spec": {}}))),
         (home, "ingresses", labelled("route", ingress(PATH, OURS))),
         (home, "ingresses", named("foreign", ingress(PATH, OURS))),

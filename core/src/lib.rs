@@ -5,13 +5,14 @@
 //! enforces it. `now` is an argument; only the operator reads a clock.
 //!
 //! ```text
-//! text, time ◄─ certificate ◄─ secret ◄─ schedule ◄─ config ◄─ index, rollout ◄─ assess ◄─ verdict
+//! text, time ◄─ certificate ◄─ secret ◄─ schedule ◄─ config ◄─ index, rollout ◄─ assess ◄─ verdict ◄─ declaration
 //! ```
 //! Each module uses only those to its left.
 
 pub mod assess;
 pub mod certificate;
 pub mod config;
+pub mod declaration;
 pub mod election;
 pub mod index;
 pub mod rollout;

@@ -233,6 +233,13 @@ async fn operate(
         &stopped,
         move |listener, until| bounded::serve(listener, router.clone(), until),
     );
+    let declarations = supervise::spawn(Part::Declarations, &metrics, {
+        let (declared, timeout) = (Arc::clone(&all.declared), args.watch_timeout);
+        move || {
+            let declared = Arc::clone(&declared);
+            async move { declared.follow(timeout).await }
+        }
+    });
     let follower = supervise::spawn(Part::OrderRecords, &metrics, {
         let renewals = Arc::clone(&renewals);
         move || {
@@ -304,6 +311,7 @@ async fn operate(
     }
     let _ = stop.send(true);
     follower.abort();
+    declarations.abort();
     reader.abort();
     let _ = tokio::join!(challenge_server, metrics_server);
     tracing::info!("stopped");

@@ -7,6 +7,7 @@ pub mod access;
 pub mod accounts;
 pub mod challenge_routes;
 pub(crate) mod client;
+pub mod declarations;
 pub mod events;
 pub mod lease;
 pub mod ledger;

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 
 use crate::context::Shared;
 use crate::context::doubts::Doubts;
+use crate::declared::Declared;
 use crate::renewal::Renewals;
 use crate::rollout::Rollouts;
 
@@ -24,6 +25,8 @@ pub struct Handles {
     pub renewals: Arc<Renewals>,
     /// What rollouts hold.
     pub rollouts: Arc<Rollouts>,
+    /// Certificates that other objects declare.
+    pub declared: Arc<Declared>,
     /// Secrets on which the line for people may be outdated, or whose annotations are to be checked in the cluster.
     pub(super) notes: Arc<Doubts>,
 }
@@ -43,6 +46,7 @@ impl Handles {
             }
         };
         Self {
+            declared: Arc::new(Declared::new(Arc::clone(&shared))),
             shared,
             renewals: Arc::new(renewals.knowing(Arc::new(users))),
             rollouts,

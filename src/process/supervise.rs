@@ -106,7 +106,7 @@ mod tests {
         (
             "src/leader/term/mod.rs",
             6,
-            "two supervised, one of them for five tasks, and four of one Secret or namespace, whose tickets tell",
+            "two supervised, one of them for six tasks, and four of one Secret or namespace, whose tickets tell",
         ),
         ("src/net/bounded.rs", 1, "a connection's own"),
         (

@@ -10,9 +10,11 @@ use cert_renew_core::certificate::{Leaf, pair};
 use cert_renew_core::config::{Config, Issuer, Labels};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
+use cert_renew_core::secret::declared;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::settings::IssuerRef;
+use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::hash::hash;
 use cert_renew_core::text::name::{self, Name};
 use cert_renew_core::time::UnixTime;
@@ -150,9 +152,11 @@ impl RenewalTarget {
             .max(self.assessment.blocked_until(now))
     }
 
-    /// Whether another program writes it, or the API server refuses to change its data.
+    /// Whether another program writes it, the API server refuses to change its data, or nothing declares it any more.
     pub(super) fn is_left_alone(&self) -> bool {
-        self.secret.head.immutable || self.secret.kept_for().is_some()
+        let head = &self.secret.head;
+        let key = SecretRef::new(head.namespace(), head.name());
+        head.immutable || self.secret.kept_for().is_some() || declared::is_undeclared(&key, head)
     }
 
     /// The claim on the rate limits of a Secret that is due for this reason.

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, PostParams};
+use serde_json::json;
 use test_bench::objects::Space;
 use test_bench::{Bench, Result, bail, ensure, eventually};
 
-use super::{bind, try_create};
+use super::{bind, try_create, verdict};
 use crate::renewal::SOON;
 
 /// Annotation, values that cert-renew takes, values that it does not.
-const EXAMPLES: [(&str, &[&str], &[&str]); 17] = [
+const EXAMPLES: [(&str, &[&str], &[&str]); 18] = [
     (
         "issuer",
         &["letsencrypt", "external", "le-2", " padded "],
@@ -124,6 +127,11 @@ const EXAMPLES: [(&str, &[&str], &[&str]); 17] = [
     ("paused", &["true", "false"], &["", "yes", "True", "1"]),
     ("renew-now", &["2026-11-23", "now"], &["", " "]),
     ("class", &["edge", "default"], &["", "a/b", "Edge"]),
+    (
+        "declared",
+        &["true", "false", " true "],
+        &["", "yes", "True"],
+    ),
 ];
 
 /// cert-renew's own verdict.
@@ -237,5 +245,55 @@ async fn the_policy_is_never_stricter_than_the_operator() -> Result<()> {
     // What CEL cannot know: the zones that there are, and an IPv4 address within an IPv6 one.
     let known = |it: &String| it.starts_with("change-window") || it.contains("::ffff:");
     ensure!(laxer.iter().all(known), "of {tried} values: {laxer:#?}");
+    Ok(())
+}
+
+/// What a ConfigMap declares is held to the same rules, and other ConfigMaps are nobody's business.
+#[tokio::test]
+async fn a_declaration_that_does_not_parse_is_refused_and_no_other_config_map() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let client = bench.client()?;
+    let space = Space::new(client.clone(), "policy-declared", "nobody").await?;
+    bind(&client, "annotations.yaml", &space).await?;
+    let maps: Api<ConfigMap> = Api::namespaced(client, &space.name);
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let answer = async |label: &str, key: &str, value: &str| {
+        let map = json!({"metadata": {
+            "name": "probe", "labels": {label: "true"}, "annotations": {format!("cert-renew.io/{key}"): value},
+        }});
+        verdict(maps.create(&dry, &serde_json::from_value(map)?).await)
+    };
+    let declares = "cert-renew.io/certificate";
+    eventually(SOON, "the policy is in force", async || {
+        ensure!(answer(declares, "names", "a b").await?.is_err());
+        Ok(())
+    })
+    .await?;
+    for (label, key, value, expected) in [
+        (declares, "names", "a.example", None),
+        (declares, "secret", "shop-tls", None),
+        (
+            declares,
+            "secret",
+            "../x",
+            Some("expected the name of a Secret"),
+        ),
+        (
+            declares,
+            "issuer",
+            "Not One",
+            Some("expected the name of an issuer"),
+        ),
+        ("example.com/other", "names", "a b", None),
+    ] {
+        match (answer(label, key, value).await?, expected) {
+            (Ok(()), None) => {}
+            (Err(said), Some(part)) => ensure!(said.contains(part), "{said}"),
+            (other, _) => bail!("{label} {key} {value}: {other:?}"),
+        }
+    }
     Ok(())
 }

@@ -217,7 +217,7 @@ async fn the_kustomization_has_both_scopes_too() -> Result<()> {
     let namespaced = kubectl(bench, "kustomize rbac/namespaced", "")?;
     let charted = objects(&helm(
         "cert-renew",
-        "scope.namespaces={shop},addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.namespace-labels=true",
+        "scope.namespaces={shop},addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.namespace-labels=true,addons.declarations=true",
     )?)?;
     let mut kustomized = objects(&String::from_utf8(namespaced.stdout)?)?;
     for addon in fs::read_dir(Path::new(ROOT).join("rbac/namespaced/addons"))? {

@@ -16,6 +16,7 @@ use crate::index::LeafFacts;
 use crate::rollout::HaltNote;
 use crate::schedule::due::{self, AriPolicy, Due, Inputs, Never, Reason};
 use crate::schedule::rate_limits::{AccountId, Claim, account_of, young_until};
+use crate::secret::declared;
 use crate::secret::object::full::FullSecret;
 use crate::secret::object::head::Head;
 use crate::secret::object::thin::{CertificateState, ThinSecret};
@@ -238,6 +239,7 @@ impl Circumstances<'_> {
         let renewal = match due {
             Ok(_) if names.is_empty() && leaf.is_ok() => Err(Never::NoNames),
             Err(Never::Paused) if !by_itself => Err(Never::AllPaused),
+            Ok(_) if declared::is_undeclared(self.key, head) => Err(Never::Undeclared),
             due => due,
         };
         let granted = match left_alone(head) {

@@ -110,6 +110,8 @@ pub enum Never {
     OwnedByAnother,
     /// `immutable: true`: the API server refuses every change of its data.
     Immutable,
+    /// What declared it is gone.
+    Undeclared,
 }
 
 impl Never {
@@ -132,6 +134,7 @@ impl Never {
             Self::NotAllowed => "NotAllowed",
             Self::OwnedByAnother => "OwnedByAnother",
             Self::Immutable => "Immutable",
+            Self::Undeclared => "Undeclared",
         }
     }
 }

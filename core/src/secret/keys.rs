@@ -48,6 +48,13 @@ pub const RENEW_NOW: &str = "cert-renew.io/renew-now";
 pub const REVOKED: &str = "cert-renew.io/revoked";
 /// Name of the responsible installation.
 pub const CLASS: &str = "cert-renew.io/class";
+/// Its settings come from what declares it, such as a labelled ConfigMap.
+pub const DECLARED: &str = "cert-renew.io/declared";
+
+/// Label of a ConfigMap that declares a certificate.
+pub const CERTIFICATE_LABEL: &str = "cert-renew.io/certificate";
+/// On a declaration: the name of its Secret, where that is another than its own.
+pub const SECRET: &str = "cert-renew.io/secret";
 
 /// Fingerprint and notAfter of the leaf that the workloads have.
 pub const ROLLED_OUT: &str = "state.cert-renew.io/rolled-out";
@@ -73,11 +80,13 @@ pub const RENEWED_FOR: &str = "state.cert-renew.io/renewed-for";
 pub const ROLLOUT_HALTED: &str = "state.cert-renew.io/rollout-halted";
 /// Fingerprint of the leaf whose pair was written again in a form that servers load.
 pub const REWRITTEN: &str = "state.cert-renew.io/rewritten";
+/// What declares the Secret, and which settings that has given.
+pub const DECLARATION: &str = "state.cert-renew.io/declaration";
 /// On a pod template: `state.cert-renew.io/leaf.<secret-name>`, the leaf that the workload was rolled for.
 pub const LEAF_PREFIX: &str = "state.cert-renew.io/leaf.";
 
 /// What a user may write.
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 20] = [
     ISSUER,
     NAMES,
     RENEW_BEFORE,
@@ -96,6 +105,7 @@ const SETTINGS: [&str; 19] = [
     RENEW_NOW,
     REVOKED,
     CLASS,
+    DECLARED,
     MANAGED_LABEL,
 ];
 

@@ -2,6 +2,7 @@
 
 mod annotations;
 pub mod data;
+pub mod declared;
 pub mod keys;
 pub mod object;
 pub mod parts;

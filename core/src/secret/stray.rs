@@ -90,6 +90,10 @@ pub fn of(key: &SecretRef, head: &Head, class: &str) -> Option<Stray> {
     }
     let ours = { annotations.keys() }.filter_map(|key| key.strip_prefix(keys::PREFIX));
     let names: Vec<&str> = ours.collect();
+    // A Secret that was handed over a moment ago: what declares it gives it the rest.
+    if super::declared::is_marked(head) {
+        return None;
+    }
     if names.iter().all(|name| *name == "class") {
         let state = { annotations.keys() }.filter_map(|key| key.strip_prefix(keys::STATE_PREFIX));
         let mut settings = state.filter(|name| keys::is_setting(name));

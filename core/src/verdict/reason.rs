@@ -133,6 +133,7 @@ pub(super) fn next(
         Err(Never::NoNames | Never::NotAllowed) => {
             Some(annotate(&format!("{}=NAMES", keys::NAMES)))
         }
+        Err(Never::Undeclared) => Some(annotate(&format!("{}-", keys::DECLARED))),
         Err(Never::Immutable) => Some(format!(
             "kubectl -n {namespace} get secret {name} -o yaml | sed '/^immutable: true$/d' | kubectl replace --force -f -"
         )),

@@ -19,7 +19,7 @@ pub enum Why {
 
 impl Why {
     /// All of them.
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Self::Due(Reason::Lifetime),
         Self::RenewBefore,
         Self::Due(Reason::RenewalInfo),
@@ -44,6 +44,7 @@ impl Why {
         Self::Never(Never::NotAllowed),
         Self::Never(Never::OwnedByAnother),
         Self::Never(Never::Immutable),
+        Self::Never(Never::Undeclared),
     ];
 
     /// Of what was decided about a Secret.
@@ -111,6 +112,7 @@ impl Why {
             Self::Never(Never::Immutable) => {
                 "the Secret is immutable, so that no new certificate can be written into it"
             }
+            Self::Never(Never::Undeclared) => "what declared the certificate is gone",
         }
     }
 

@@ -120,11 +120,17 @@ pub enum Reason {
     OutputLeftOut,
     /// A TXT record of a challenge could not be removed.
     TxtRecordLeft,
+    /// The Secret of a declaration was made.
+    Declared,
+    /// A declaration is not followed, or not in all.
+    DeclarationRefused,
+    /// Nothing declares the Secret any more.
+    Undeclared,
 }
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::Adopted,
         Self::NotManaged,
         Self::Renewed,
@@ -156,6 +162,9 @@ impl Reason {
         Self::CertificateProblem,
         Self::OutputLeftOut,
         Self::TxtRecordLeft,
+        Self::Declared,
+        Self::DeclarationRefused,
+        Self::Undeclared,
     ];
 
     /// As in the Event.
@@ -193,6 +202,9 @@ impl Reason {
             Self::CertificateProblem => "CertificateProblem",
             Self::OutputLeftOut => "OutputLeftOut",
             Self::TxtRecordLeft => "TxtRecordLeft",
+            Self::Declared => "Declared",
+            Self::DeclarationRefused => "DeclarationRefused",
+            Self::Undeclared => "Undeclared",
         }
     }
 
@@ -201,6 +213,7 @@ impl Reason {
     pub fn severity(self) -> Severity {
         match self {
             Self::Adopted
+            | Self::Declared
             | Self::Renewed
             | Self::RenewalWindowMoved
             | Self::RolledOut

@@ -23,6 +23,7 @@ use cert_renew_core::index::{Index, Source, Task};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::{BootTime, UnixTime, jump};
+use cert_renew_core::verdict::State;
 use futures::StreamExt;
 use kube::runtime::watcher;
 use tokio::time::Instant;
@@ -389,6 +390,10 @@ impl Controller {
                 self.noting(&key, |index| {
                     index.finished(now, ended, finished, settle, retry_at);
                 });
+                let entry = self.index().get(&key);
+                if let Some(entry) = entry {
+                    self.all.declared.state(&key, State::of(&entry, now));
+                }
             }
         }
     }

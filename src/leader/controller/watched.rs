@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::Leaf;
 use cert_renew_core::config::Observe;
+use cert_renew_core::declaration::register::Made;
 use cert_renew_core::index::{Change, Entry, Observed, Shown, Source, Stuck};
 use cert_renew_core::schedule::due::Never;
 use cert_renew_core::secret::object::compact::Uid;
@@ -13,6 +14,7 @@ use cert_renew_core::secret::settings::Problem;
 use cert_renew_core::secret::stray::{self, Stray, Why};
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
+use cert_renew_core::verdict::State;
 use kube::runtime::watcher;
 
 use super::{Complaints, Controller};
@@ -52,6 +54,17 @@ impl Controller {
     }
 
     fn on_secret(&mut self, source: Source, secret: &ThinSecret) {
+        let Some(key) = self.judge(source, secret) else {
+            return;
+        };
+        let (now, class) = (UnixTime::now(), &self.all.shared.config().class);
+        let state = { self.index().get(&key) }.map(|entry| State::of(&entry, now));
+        let made = Made::read(&key, &secret.head, state, class);
+        self.all.declared.secret(&key, made);
+    }
+
+    /// Judges a Secret, unless this version of it is known.
+    fn judge(&mut self, source: Source, secret: &ThinSecret) -> Option<SecretRef> {
         let head = &secret.head;
         let key = {
             let mut index = self.index();
@@ -59,7 +72,7 @@ impl Controller {
             if index.touch(&key, head.resource_version(), source)
                 || index.is_former(&key, head.uid(), head.resource_version(), source)
             {
-                return;
+                return None;
             }
             key
         };
@@ -71,12 +84,12 @@ impl Controller {
                 && let Some((observed, leaf)) = assess::bystander(secret)
             {
                 self.on_bystander(source, &key, observed, &leaf);
-                return;
+                return Some(key);
             }
             if self.forget(&key) {
                 tracing::info!(secret = %key, "no longer annotated");
             }
-            return;
+            return Some(key);
         };
         self.strays.forget(&key);
         let uid = head.uid();
@@ -132,6 +145,7 @@ impl Controller {
         } else {
             self.all.notes.remove(&key);
         }
+        Some(key)
     }
 
     /// Reports what the rollout of a new certificate waits for if the change window is closed.
@@ -266,6 +280,7 @@ impl Controller {
     /// Forgets a Secret that is gone or no longer annotated; true if it was known.
     pub(super) fn forget(&mut self, key: &SecretRef) -> bool {
         self.all.renewals.info.forget(key);
+        self.all.declared.secret(key, None);
         self.untold.remove(key);
         let entry = self.index().get(key);
         if let Some(entry) = &entry {

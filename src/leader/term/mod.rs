@@ -163,6 +163,11 @@ impl Term {
             let (renewals, suggest) = (Arc::clone(&renewals), suggest.clone());
             async move { renewals.poll_info(suggest).await }
         });
+        let declared = Arc::clone(&self.all.declared);
+        self.supervise(Part::DeclaredSecrets, move || {
+            let declared = Arc::clone(&declared);
+            async move { declared.keep().await }
+        });
         let rollouts = Arc::clone(&self.all.rollouts);
         self.supervise(Part::Records, move || {
             let rollouts = Arc::clone(&rollouts);

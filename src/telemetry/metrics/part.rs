@@ -19,6 +19,10 @@ pub enum Part {
     Pairs,
     /// Writes onto Secrets how they stand, where no other write does.
     Notes,
+    /// Follows the objects that declare certificates.
+    Declarations,
+    /// Makes and keeps the Secrets of these.
+    DeclaredSecrets,
     /// Looks for Secrets of a restored backup.
     Records,
     /// Reads what former leaders left, before anything is renewed.
@@ -37,7 +41,7 @@ pub enum Part {
 
 impl Part {
     /// All parts.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::MetricsServer,
         Self::ChallengeServer,
         Self::OrderRecords,
@@ -46,6 +50,8 @@ impl Part {
         Self::RenewalInfo,
         Self::Pairs,
         Self::Notes,
+        Self::Declarations,
+        Self::DeclaredSecrets,
         Self::Records,
         Self::Takeover,
         Self::Sweep,
@@ -67,6 +73,8 @@ impl Part {
             Self::RenewalInfo => "renewal_info",
             Self::Pairs => "pairs",
             Self::Notes => "notes",
+            Self::Declarations => "declarations",
+            Self::DeclaredSecrets => "declared_secrets",
             Self::Records => "records",
             Self::Takeover => "takeover",
             Self::Sweep => "sweep",

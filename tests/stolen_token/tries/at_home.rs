@@ -132,6 +132,20 @@ pub(in crate::stolen_token) fn at_home() -> Vec<Try> {
         (
             "patch",
             "configmaps",
+            "cert-renew-config",
+            json!({"data": {"config.yaml": "issuers: {}"}}),
+            only_its,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "cert-renew-config",
+            json!({"metadata": {"labels": {"cert-renew.io/certificate": "true"}}}),
+            only_its,
+        ),
+        (
+            "patch",
+            "configmaps",
             "cert-renew-ledger",
             label("grafana_dashboard"),
             metadata,

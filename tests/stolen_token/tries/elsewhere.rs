@@ -21,6 +21,20 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
     let controller = "cert-renew.io/cert-renew";
     let series =
         || json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}});
+    // The Secret of a declaration, as the operator makes it, with something else.
+    let empty = |more: Value| {
+        let mut it = named(
+            "new",
+            json!({"type": "kubernetes.io/tls", "data": {"tls.crt": "", "tls.key": ""}, "metadata": {
+                "annotations": {"cert-renew.io/declared": "true", "state.cert-renew.io/declaration": "{}", "cert-renew.io/issuer": "a"},
+                "labels": {"cert-renew.io/managed": "true", "app.kubernetes.io/managed-by": "cert-renew"},
+            }}),
+        );
+        merge(&mut it, more);
+        it
+    };
+    let only_empty = Some("and makes empty TLS Secrets for declarations");
+    let on_declaration = Some("of a ConfigMap that declares a certificate");
     let mut tries = vec![
         (
             "create",
@@ -85,6 +99,138 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             json!({"data": {"tls.crt": "eA=="}}),
             Some("have opted in"),
         ),
+        (
+            "patch",
+            "secrets",
+            "declared",
+            note("cert-renew.io/names"),
+            None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "declared",
+            json!({"metadata": {"annotations": {"cert-renew.io/declared": null}}}),
+            Some("and the settings of one that is declared"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "declared",
+            note("example.com/x"),
+            Some("and the settings of one that is declared"),
+        ),
+        ("create", "secrets", "", empty(json!({})), None),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"data": {"tls.crt": "eA=="}})),
+            only_empty,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"data": {"other": ""}})),
+            only_empty,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"immutable": true})),
+            only_empty,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"metadata": {"annotations": {"example.com/x": "y"}}})),
+            only_empty,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"metadata": {"annotations": {"cert-renew.io/declared": null}}})),
+            only_empty,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"metadata": {"labels": {"x": "y"}}})),
+            only_empty,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"metadata": {"finalizers": ["example.com/x"]}})),
+            only_empty,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"type": "Opaque"})),
+            only_empty,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({
+                "type": "kubernetes.io/service-account-token",
+                "metadata": {"annotations": {"kubernetes.io/service-account.name": "default"}},
+            })),
+            only_empty,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            json!({"metadata": {
+                "annotations": {"state.cert-renew.io/state": "ok"}, "labels": {"state.cert-renew.io/state": "ok"},
+            }}),
+            None,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            json!({"data": {"x": "z"}}),
+            on_declaration,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            note("cert-renew.io/names"),
+            on_declaration,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            json!({"metadata": {"labels": {"cert-renew.io/certificate": null}}}),
+            on_declaration,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            json!({"metadata": {"finalizers": ["a.b/c"]}}),
+            on_declaration,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "foreign",
+            note("state.cert-renew.io/state"),
+            Some("makes and changes only cert-renew-ledger and cert-renew"),
+        ),
         ("create", "events", "", event(controller, "Secret"), None),
         (
             "create",
@@ -98,7 +244,7 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             "events",
             "",
             event(controller, "Node"),
-            Some("on Secrets and workloads only"),
+            Some("on what declares them and on workloads only"),
         ),
         (
             "create",
@@ -109,7 +255,7 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
                 it["regarding"]["namespace"] = "kube-system".into();
                 it
             },
-            Some("on Secrets and workloads only"),
+            Some("on what declares them and on workloads only"),
         ),
         ("patch", "events", "ours", series(), None),
         (

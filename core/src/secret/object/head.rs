@@ -62,6 +62,13 @@ impl Head {
         )
     }
 
+    /// The same with these annotations, in place of all that are under our two prefixes.
+    #[must_use]
+    pub fn annotated(mut self, annotations: BTreeMap<String, String>) -> Self {
+        self.metadata.annotations = Some(annotations).filter(|it| !it.is_empty());
+        self
+    }
+
     /// Its name. Like the next three, empty only in objects that no API server made.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -75,6 +75,8 @@ pub struct Settings {
     pub revoked: Option<Fingerprint>,
     /// Name of the responsible installation; see [`Settings::is_for`].
     pub class: Option<Box<str>>,
+    /// Whether the settings come from what declares the Secret.
+    pub declared: bool,
 }
 
 /// Defaults of a namespace's Secrets; with an issuer, any annotation is an opt-in.
@@ -170,6 +172,9 @@ impl Settings {
             class: reader.one(keys::CLASS, Both, |text| {
                 check(text, is_label, "expected the class of an installation")
             }),
+            declared: reader
+                .one(keys::DECLARED, Nothing, parse_flag)
+                .unwrap_or_default(),
         };
         let rollout = reader.one(keys::ROLLOUT, Rollout, RolloutMode::from_str);
         settings.rollout = rollout

@@ -5,6 +5,7 @@
 //! [`super::lenient`]) and Debug shows namespace and name only. The certificate is parsed on demand, so an unchanged
 //! Secret costs no X.509.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::engine::general_purpose::STANDARD;
@@ -89,6 +90,25 @@ impl ThinSecret {
     pub fn ca(&self) -> Option<u32> {
         let bytes = STANDARD.decode(self.ca.as_ref()?).ok()?;
         parts::ca_digest(&bytes)
+    }
+}
+
+impl ThinSecret {
+    /// A TLS Secret without a certificate, as it would be with these annotations.
+    #[must_use]
+    pub fn empty(key: &SecretRef, annotations: BTreeMap<String, String>) -> Self {
+        Self {
+            head: Head::of(&key.namespace, &key.name, "", "").annotated(annotations),
+            kind: place::TLS_TYPE.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The same as it would be with these annotations.
+    #[must_use]
+    pub fn annotated(mut self, annotations: BTreeMap<String, String>) -> Self {
+        self.head = self.head.annotated(annotations);
+        self
     }
 }
 

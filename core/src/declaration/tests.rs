@@ -1,0 +1,369 @@
+use serde_json::{Value, from_value, json};
+
+use super::decide::{Decision, Wanted, decide, undeclare};
+use super::mirror::Mirror;
+use super::register::{Made, Register};
+use super::*;
+use crate::config::Config;
+use crate::secret::declared::{Record, is_undeclared};
+use crate::secret::object::thin::ThinSecret;
+
+const NOW: UnixTime = UnixTime(1_800_000_000);
+
+fn config() -> Config {
+    let text = "issuers: {le: {directory: https://ca.example/, allow: [{namespaces: [shop], names: ['*.shop.example']}]}}";
+    Config::parse(text).unwrap()
+}
+
+fn key(name: &str) -> SecretRef {
+    SecretRef::new("shop", name)
+}
+
+/// A ConfigMap of an age, with annotations under our prefix.
+fn config_map(name: &str, age: u32, annotations: &[(&str, &str)]) -> Declaration {
+    let annotations: BTreeMap<String, &str> = { annotations.iter() }
+        .map(|(key, value)| (format!("cert-renew.io/{key}"), *value))
+        .collect();
+    let metadata = json!({
+        "name": name, "namespace": "shop", "uid": name, "resourceVersion": "1",
+        "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", 59 - age),
+        "labels": {"cert-renew.io/certificate": "true"}, "annotations": annotations,
+    });
+    Declaration::of_config_map(&from_value(metadata).unwrap(), "default").unwrap()
+}
+
+const SOUND: [(&str, &str); 2] = [("issuer", "le"), ("names", "a.shop.example")];
+
+fn secret(kind: &str, annotations: &BTreeMap<String, String>) -> ThinSecret {
+    from_value(json!({
+        "metadata": {"name": "tls", "namespace": "shop", "uid": "s", "resourceVersion": "1", "annotations": annotations},
+        "type": kind, "data": {"tls.crt": "", "tls.key": ""},
+    }))
+    .unwrap()
+}
+
+fn decided(declarations: &[Declaration], secret: Option<&ThinSecret>) -> Decision {
+    let wanted = Wanted::of(&key("tls"), declarations).unwrap();
+    decide(NOW, &key("tls"), &wanted, secret, &config())
+}
+
+fn made(declarations: &[Declaration]) -> BTreeMap<String, String> {
+    match decided(declarations, None) {
+        Decision::Make(annotations) => annotations,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The annotations of a Secret after a change.
+fn changed(before: &BTreeMap<String, String>, decision: Decision) -> BTreeMap<String, String> {
+    let Decision::Change(changes) = decision else {
+        panic!("{decision:?}");
+    };
+    let mut after = before.clone();
+    for (key, value) in changes {
+        match value {
+            Some(value) => _ = after.insert(key, value),
+            None => _ = after.remove(&key),
+        }
+    }
+    after
+}
+
+#[test]
+fn a_secret_is_made_as_it_is_declared_and_kept_so() {
+    let declared = config_map("tls", 9, &[SOUND[0], SOUND[1], ("renew-before", "30d")]);
+    let before = made(std::slice::from_ref(&declared));
+    assert_eq!(before["cert-renew.io/issuer"], "le");
+    assert_eq!(before["cert-renew.io/declared"], "true");
+    let as_made = secret("kubernetes.io/tls", &before);
+    assert_eq!(decided(&[declared], Some(&as_made)), Decision::Nothing);
+
+    // One setting is changed, one is gone; what stands on the Secret besides stays.
+    let mut edited = before.clone();
+    edited.insert("cert-renew.io/verify".into(), "web:443".into());
+    let other = config_map("tls", 9, &[SOUND[0], ("names", "b.shop.example")]);
+    let decision = decided(
+        std::slice::from_ref(&other),
+        Some(&secret("kubernetes.io/tls", &edited)),
+    );
+    let after = changed(&edited, decision);
+    assert_eq!(after["cert-renew.io/names"], "b.shop.example");
+    assert_eq!(after["cert-renew.io/verify"], "web:443");
+    assert!(!after.contains_key("cert-renew.io/renew-before"));
+
+    // What somebody has changed on the Secret is put back.
+    let mut edited = after.clone();
+    edited.insert("cert-renew.io/names".into(), "c.shop.example".into());
+    let decision = decided(
+        std::slice::from_ref(&other),
+        Some(&secret("kubernetes.io/tls", &edited)),
+    );
+    assert_eq!(changed(&edited, decision), after);
+}
+
+#[test]
+fn what_asks_for_something_once_is_asked_for_once() {
+    let first = config_map("tls", 9, &[SOUND[0], SOUND[1], ("renew-now", "1")]);
+    let mut on_secret = made(std::slice::from_ref(&first));
+    assert_eq!(on_secret["cert-renew.io/renew-now"], "1");
+    // By the command, on the Secret.
+    on_secret.insert("cert-renew.io/renew-now".into(), "2".into());
+    let is = secret("kubernetes.io/tls", &on_secret);
+    assert_eq!(decided(&[first], Some(&is)), Decision::Nothing);
+    let second = config_map("tls", 9, &[SOUND[0], SOUND[1], ("renew-now", "3")]);
+    let after = changed(&on_secret, decided(&[second], Some(&is)));
+    assert_eq!(after["cert-renew.io/renew-now"], "3");
+}
+
+#[test]
+fn a_secret_of_others_is_left_alone_and_it_is_said_how_to_hand_it_over() {
+    let declared = [config_map("tls", 9, &SOUND)];
+    let refusal = |secret: &ThinSecret| match decided(&declared, Some(secret)) {
+        Decision::Refuse(why) => why,
+        other => panic!("{other:?}"),
+    };
+    let none = BTreeMap::new();
+    let why = refusal(&secret("kubernetes.io/tls", &none));
+    assert!(
+        why.contains("kubectl -n shop annotate secret tls cert-renew.io/declared=true"),
+        "{why}"
+    );
+    let annotated = BTreeMap::from([("cert-renew.io/issuer".to_owned(), "le".to_owned())]);
+    assert!(refusal(&secret("kubernetes.io/tls", &annotated)).contains("was not made for this"));
+    let marked = BTreeMap::from([("cert-renew.io/declared".to_owned(), "true".to_owned())]);
+    assert!(refusal(&secret("Opaque", &marked)).contains("of the type \"Opaque\""));
+    let after = changed(
+        &marked,
+        decided(&declared, Some(&secret("kubernetes.io/tls", &marked))),
+    );
+    assert_eq!(after["cert-renew.io/names"], "a.shop.example");
+}
+
+#[test]
+fn a_hostile_declaration_changes_nothing() {
+    let many = (0..5_000)
+        .map(|i| format!("n{i}.shop.example"))
+        .collect::<Vec<_>>()
+        .join(",");
+    let before = made(&[config_map("tls", 9, &SOUND)]);
+    let is = secret("kubernetes.io/tls", &before);
+    for (annotations, why) in [
+        (
+            &[("issuer", "le"), ("names", "victim.example")][..],
+            "allow",
+        ),
+        (
+            &[("issuer", "le"), ("names", many.as_str())],
+            "expected at most",
+        ),
+        (&[("issuer", "le"), ("names", "a_b")], "cert-renew.io/names"),
+        (&[("issuer", "le")], "cert-renew.io/names"),
+        (
+            &[("issuer", "none"), ("names", "a.shop.example")],
+            "cert-renew.io/issuer",
+        ),
+        (
+            &[("names", "a.shop.example")],
+            "no annotation cert-renew.io/issuer",
+        ),
+        (&[("issuer", "external")], "external"),
+        (&[("issuer", "le"), SOUND[1], ("paused", "true")], "is set"),
+    ] {
+        let declared = [config_map("tls", 9, annotations)];
+        match decided(&declared, None) {
+            Decision::Refuse(said) => assert!(said.contains(why), "{said}"),
+            other => panic!("{annotations:?}: {other:?}"),
+        }
+        // A setting that is unknown as such keeps what was there.
+        if !["external", "is set", "cert-renew.io/names"].contains(&why) {
+            match decided(&declared, Some(&is)) {
+                Decision::Refuse(said) => assert!(said.contains("keeps its settings"), "{said}"),
+                other => panic!("{annotations:?}: {other:?}"),
+            }
+        }
+    }
+    let pasted = config_map(
+        "tls",
+        9,
+        &[
+            SOUND[0],
+            SOUND[1],
+            ("verify", "-----BEGIN PRIVATE KEY-----"),
+        ],
+    );
+    assert!(pasted.fault.is_some());
+    assert_eq!(Wanted::of(&key("tls"), &[pasted]), None);
+    let misnamed = config_map("tls", 9, &[SOUND[0], SOUND[1], ("secret", "../x")]);
+    assert!(misnamed.fault.is_some() && &*misnamed.secret == "tls");
+}
+
+#[test]
+fn of_several_the_names_are_put_together_and_the_oldest_wins() {
+    let old = config_map(
+        "old",
+        20,
+        &[
+            ("issuer", "le"),
+            ("secret", "tls"),
+            ("names", "a.shop.example, b.shop.example"),
+        ],
+    );
+    let new = config_map(
+        "new",
+        10,
+        &[
+            ("issuer", "other"),
+            ("secret", "tls"),
+            ("names", "B.shop.example\nc.shop.example"),
+            ("key-type", "rsa-2048"),
+        ],
+    );
+    for all in [[old.clone(), new.clone()], [new, old]] {
+        let wanted = Wanted::of(&key("tls"), &all).unwrap();
+        assert_eq!(wanted.settings["cert-renew.io/issuer"], "le");
+        assert_eq!(wanted.settings["cert-renew.io/key-type"], "rsa-2048");
+        assert_eq!(
+            wanted.settings["cert-renew.io/names"],
+            "a.shop.example, b.shop.example, c.shop.example"
+        );
+        let [(source, text)] = &*wanted.conflicts else {
+            panic!("{wanted:?}");
+        };
+        assert_eq!(source.to_string(), "ConfigMap/new");
+        assert!(text.contains("cert-renew.io/issuer: \"other\""), "{text}");
+    }
+}
+
+#[test]
+fn a_secret_that_nothing_declares_stays_and_comes_back_without_a_change() {
+    let declared = [config_map("tls", 9, &SOUND)];
+    let before = made(&declared);
+    let is = secret("kubernetes.io/tls", &before);
+    let gone = changed(&before, undeclare(NOW, &key("tls"), &is));
+    let is_gone = secret("kubernetes.io/tls", &gone);
+    assert!(is_undeclared(&key("tls"), &is_gone.head));
+    assert_eq!(
+        undeclare(NOW, &key("tls"), &is_gone),
+        Decision::Nothing,
+        "once"
+    );
+    let judged = crate::assess::of_thin(NOW, &key("tls"), &is_gone, &config()).unwrap();
+    assert_eq!(judged.renewal, Err(crate::schedule::due::Never::Undeclared));
+    assert_eq!(changed(&gone, decided(&declared, Some(&is_gone))), before);
+    // A copy in another namespace, and a Secret that was never declared, are nobody's.
+    let copy = SecretRef::new("other", "tls");
+    assert_eq!(undeclare(NOW, &copy, &is), Decision::Nothing);
+}
+
+#[test]
+fn nothing_is_declared_by_what_only_looks_so() {
+    let of = |metadata: Value, class: &str| {
+        Declaration::of_config_map(&from_value(metadata).unwrap(), class)
+    };
+    let labels = json!({"cert-renew.io/certificate": "true"});
+    let classed =
+        json!({"name": "a", "labels": labels, "annotations": {"cert-renew.io/class": "edge"}});
+    for (metadata, class, declares) in [
+        (json!({"name": "a"}), "default", false),
+        (
+            json!({"name": "a", "labels": {"cert-renew.io/certificate": "yes"}}),
+            "default",
+            false,
+        ),
+        (json!({"name": "a", "labels": labels}), "default", true),
+        (
+            json!({"name": "a", "labels": labels, "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+            "default",
+            false,
+        ),
+        (classed.clone(), "default", false),
+        (classed, "edge", true),
+    ] {
+        assert_eq!(
+            of(metadata.clone(), class).is_some(),
+            declares,
+            "{metadata} {class}"
+        );
+    }
+}
+
+/// The Secret of a register, with what would be read of it.
+fn seen(register: &mut Register, annotations: &BTreeMap<String, String>) {
+    let secret = secret("kubernetes.io/tls", annotations);
+    let made = Made::read(&key("tls"), &secret.head, None, "default");
+    register.secret(&key("tls"), made);
+}
+
+#[test]
+fn the_register_wants_a_look_at_what_is_not_as_it_is_declared() {
+    let shop: Arc<str> = "shop".into();
+    let mut register = Register::default();
+    register.open([None]);
+    register.begin(0);
+    let mut declared = config_map("tls", 9, &SOUND);
+    register.declared(0, &shop, &declared);
+    register.listed(0);
+    assert_eq!(register.take().len(), 1, "its Secret is not made");
+    let before = made(std::slice::from_ref(&declared));
+    seen(&mut register, &before);
+    assert!(
+        register.is_outdated(&key("tls")),
+        "the declaration does not say how it stands"
+    );
+    let is = secret("kubernetes.io/tls", &before);
+    declared.told = Mirror::of_secret(&is.head, None);
+    register.declared(0, &shop, &declared);
+    assert!(!register.is_outdated(&key("tls")));
+    register.take();
+    register.doubt();
+    assert!(
+        register.is_idle(),
+        "a start at which all is as it should be reads nothing"
+    );
+
+    // It moves to another Secret: both are looked at.
+    let told = declared.told.clone();
+    let mut moved = config_map("tls", 9, &[SOUND[0], SOUND[1], ("secret", "other")]);
+    moved.told = told;
+    register.declared(0, &shop, &moved);
+    assert_eq!(register.take(), [key("tls"), key("other")].into());
+    register.declared(0, &shop, &declared);
+    register.take();
+
+    // Somebody changes the Secret.
+    let mut edited = before.clone();
+    edited.insert("cert-renew.io/names".into(), "x.shop.example".into());
+    seen(&mut register, &edited);
+    assert_eq!(register.take().len(), 1);
+    seen(&mut register, &before);
+    assert!(!register.is_outdated(&key("tls")));
+
+    // A list that cannot be had says nothing; one that names it no more does.
+    register.open([None]);
+    register.begin(0);
+    register.blind(0);
+    assert!(!register.is_outdated(&key("tls")));
+    register.begin(0);
+    register.listed(0);
+    assert!(register.is_outdated(&key("tls")));
+    let gone = changed(&before, undeclare(NOW, &key("tls"), &is));
+    seen(&mut register, &gone);
+    assert!(!register.is_outdated(&key("tls")));
+    let record = Record::read(&key("tls"), &secret("kubernetes.io/tls", &gone).head).unwrap();
+    assert_eq!(record.by, ["ConfigMap/tls"]);
+}
+
+#[test]
+fn a_list_that_is_begun_again_while_it_is_followed_forgets_nothing_that_it_names() {
+    let shop: Arc<str> = "shop".into();
+    let mut register = Register::default();
+    register.open([Some(Arc::clone(&shop))]);
+    for _ in 0..2 {
+        register.begin(0);
+        register.declared(0, &shop, &config_map("tls", 9, &SOUND));
+        register.listed(0);
+        assert_eq!(register.sources(&key("tls")).len(), 1);
+    }
+    register.open([Some("elsewhere".into())]);
+    assert!(register.sources(&key("tls")).is_empty());
+}

@@ -1,0 +1,161 @@
+//! The mark and the record on a Secret whose settings come from other objects, such as a labelled ConfigMap.
+//!
+//! The mark is an annotation that a user may set too, to hand a Secret over. The record says which objects declare the
+//! Secret and what they have set, so that a setting is taken back when they no longer have it, and so that a look at a
+//! Secret and at what declares it shows whether anything is to be written. A record of another Secret, copied with its
+//! annotations, counts as absent.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::SecretRef;
+use super::head::Head;
+use super::keys;
+use crate::text::hash::hash;
+use crate::time::UnixTime;
+
+/// Longest record that is read, in bytes: one with all settings and as many objects as count is a quarter of it.
+const MOST_BYTES: usize = 64 * 1024;
+
+/// Which objects declare a Secret, and what they have set: the value of [`keys::DECLARATION`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The objects, as `ConfigMap/shop-tls`, the oldest first.
+    pub by: Vec<String>,
+    /// Digest of all that they declared.
+    pub of: u64,
+    /// Digest of the value of each setting that they have given, by annotation.
+    pub given: BTreeMap<String, u64>,
+    /// Since when none of them declares the Secret.
+    pub gone: Option<UnixTime>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    secret: String,
+    by: Vec<String>,
+    of: String,
+    given: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gone: Option<String>,
+}
+
+impl Record {
+    /// The record on a Secret; `None` if there is none, or it is another Secret's.
+    #[must_use]
+    pub fn read(key: &SecretRef, head: &Head) -> Option<Self> {
+        let text = head.annotation(keys::DECLARATION)?;
+        let read = |text: &str| serde_json::from_str::<Written>(text).ok();
+        let written = Some(text)
+            .filter(|it| it.len() <= MOST_BYTES)
+            .and_then(read)?;
+        if written.secret != key.to_string() {
+            return None;
+        }
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        let given = { written.given.into_iter() }
+            .map(|(key, value)| Some((key, number(&value)?)))
+            .collect::<Option<_>>()?;
+        let gone = match written.gone {
+            Some(at) => Some(at.parse().ok()?),
+            None => None,
+        };
+        Some(Self {
+            by: written.by,
+            of: number(&written.of)?,
+            given,
+            gone,
+        })
+    }
+
+    /// The annotation for this Secret.
+    #[must_use]
+    pub fn written_for(&self, key: &SecretRef) -> String {
+        let number = |number: &u64| format!("{number:016x}");
+        let written = Written {
+            secret: key.to_string(),
+            by: self.by.clone(),
+            of: number(&self.of),
+            given: { self.given.iter() }
+                .map(|(key, value)| (key.clone(), number(value)))
+                .collect(),
+            gone: self.gone.map(|at| at.to_string()),
+        };
+        serde_json::to_string(&written).unwrap_or_default()
+    }
+
+    /// Whether the Secret still has what was given, so that nothing is to be put back. What asks for something once is
+    /// left out: the same may be asked for on the Secret itself.
+    #[must_use]
+    pub fn is_intact(&self, head: &Head) -> bool {
+        let mut given = { self.given.iter() }.filter(|(key, _)| !is_asked_once(key));
+        given.all(|(key, value)| head.annotation(key).map(hash) == Some(*value))
+    }
+}
+
+/// Whether a setting asks for something once, rather than saying how it should be.
+#[must_use]
+pub fn is_asked_once(key: &str) -> bool {
+    [keys::RENEW_NOW, keys::REVOKED].contains(&key)
+}
+
+/// Whether the settings of a Secret come from what declares it.
+#[must_use]
+pub fn is_marked(head: &Head) -> bool {
+    head.annotation(keys::DECLARED).map(str::trim) == Some("true")
+}
+
+/// Whether nothing declares a Secret any more whose settings come from there.
+#[must_use]
+pub fn is_undeclared(key: &SecretRef, head: &Head) -> bool {
+    is_marked(head) && Record::read(key, head).is_some_and(|it| it.gone.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(annotations: &[(&str, &str)]) -> Head {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Head::of("shop", "tls", "u", "1").annotated(annotations.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_only_on_its_own_secret() {
+        let key = SecretRef::new("shop", "tls");
+        let record = Record {
+            by: vec!["ConfigMap/tls".into()],
+            of: 7,
+            given: BTreeMap::from([
+                (keys::ISSUER.to_owned(), hash("le")),
+                (keys::RENEW_NOW.to_owned(), hash("1")),
+            ]),
+            gone: Some(UnixTime(1_800_000_000)),
+        };
+        let written = record.written_for(&key);
+        let on_secret = head(&[(keys::DECLARATION, &written)]);
+        assert_eq!(Record::read(&key, &on_secret), Some(record.clone()));
+        let copy = SecretRef::new("other", "tls");
+        assert_eq!(Record::read(&copy, &on_secret), None);
+        assert!(!is_undeclared(&key, &on_secret), "without the mark");
+        let marked = head(&[(keys::DECLARATION, &written), (keys::DECLARED, "true")]);
+        assert!(is_undeclared(&key, &marked));
+        for odd in [
+            "",
+            "{}",
+            "[]",
+            "\u{1}",
+            r#"{"secret":"shop/tls","by":[],"of":"x","given":{}}"#,
+        ] {
+            assert_eq!(
+                Record::read(&key, &head(&[(keys::DECLARATION, odd)])),
+                None,
+                "{odd}"
+            );
+        }
+        for (value, intact) in [("le", true), ("other", false)] {
+            assert_eq!(record.is_intact(&head(&[(keys::ISSUER, value)])), intact);
+        }
+    }
+}

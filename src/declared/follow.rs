@@ -1,0 +1,140 @@
+//! Follows the objects that declare certificates, as long as the process lives.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cert_renew_core::config::Config;
+use cert_renew_core::declaration::{Declaration, Kind, Source};
+use cert_renew_core::text::error_chain;
+use futures::StreamExt as _;
+use futures::future::join_all;
+use kube::runtime::watcher::Event;
+
+use super::Declared;
+use crate::cluster::declarations::{self, Metadata};
+use crate::cluster::watch::is_refusal;
+
+/// Time until a watch is tried again that the API server has refused: a right may have been given since.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// Where to watch, and for which class.
+type Scope = (Vec<String>, String);
+
+fn scope(config: &Config) -> Scope {
+    (config.watch.namespaces.clone(), config.class.clone())
+}
+
+impl Declared {
+    /// Follows declarations; a watch is reopened after `timeout`.
+    pub async fn follow(&self, timeout: Duration) {
+        let mut config = self.shared.config.clone();
+        let mut relist = self.shared.health.relist.subscribe();
+        let told = AtomicBool::new(false);
+        loop {
+            let scope = { scope(&config.borrow_and_update()) };
+            let (namespaces, class) = &scope;
+            let places: Vec<Option<Arc<str>>> = match &**namespaces {
+                [] => vec![None],
+                some => some.iter().map(|it| Some(it.as_str().into())).collect(),
+            };
+            self.change(|register| register.open(places.iter().cloned()));
+            let watches = { places.iter().enumerate() }.map(|(number, place)| {
+                self.watch((number, place.as_deref()), class, timeout, &told)
+            });
+            let moved = async {
+                while self::scope(&config.borrow_and_update()) == scope {
+                    if config.changed().await.is_err() {
+                        // The process ends.
+                        return pending().await;
+                    }
+                }
+            };
+            tokio::select! {
+                _ = join_all(watches) => {}
+                () = moved => {}
+                Ok(()) = relist.changed() => {}
+            }
+        }
+    }
+
+    /// Follows those of one place.
+    async fn watch(
+        &self,
+        (number, place): (usize, Option<&str>),
+        class: &str,
+        timeout: Duration,
+        told: &AtomicBool,
+    ) {
+        loop {
+            let mut events = declarations::watch(&self.shared.client, place, timeout);
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => self.on_event(number, class, event),
+                    Err(error) => {
+                        let text = error_chain(&error);
+                        if is_refusal(&error) {
+                            self.refused(number, place, &text, told);
+                            break;
+                        }
+                        tracing::debug!(error = text, "the watch on declarations is interrupted");
+                    }
+                }
+            }
+            drop(events);
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn refused(&self, number: usize, place: Option<&str>, error: &str, told: &AtomicBool) {
+        self.change(|register| register.blind(number));
+        if !told.swap(true, Ordering::Relaxed) {
+            tracing::info!(
+                namespace = place.unwrap_or("(all)"),
+                error,
+                "no ConfigMap declares a certificate: that needs rbac/addons/declarations.yaml"
+            );
+        }
+    }
+
+    fn on_event(&self, number: usize, class: &str, event: Event<Metadata>) {
+        match event {
+            Event::Init => self.change(|register| register.begin(number)),
+            Event::InitApply(object) | Event::Apply(object) => {
+                self.on_object(number, class, &object);
+            }
+            Event::Delete(object) => self.on_gone(&object),
+            Event::InitDone => self.change(|register| register.listed(number)),
+        }
+    }
+
+    fn on_object(&self, number: usize, class: &str, object: &Metadata) {
+        let namespace: Arc<str> = object
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or_default()
+            .into();
+        match Declaration::of_config_map(&object.metadata, class) {
+            Some(declaration) => {
+                self.change(|register| register.declared(number, &namespace, &declaration));
+            }
+            None => self.on_gone(object),
+        }
+    }
+
+    fn on_gone(&self, object: &Metadata) {
+        let namespace: Arc<str> = object
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or_default()
+            .into();
+        let source = Source {
+            kind: Kind::ConfigMap,
+            name: object.metadata.name.as_deref().unwrap_or_default().into(),
+        };
+        self.change(|register| register.gone(&namespace, &source));
+    }
+}

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cert_renew_core::declaration::mirror::Mirror;
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::keys::{CERTIFICATE_LABEL, MANAGED_LABEL};
 use cert_renew_core::secret::data::data_keys::TLS_TYPE;
+use cert_renew_core::secret::keys::{CERTIFICATE_LABEL, MANAGED_LABEL};
 use cert_renew_core::secret::object::thin::ThinSecret;
 use futures::stream::{BoxStream, StreamExt as _};
 use k8s_openapi::ByteString;
@@ -19,7 +19,8 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use serde_json::json;
 
-use super::{Error, call, params};
+use super::Error;
+use super::client::{call, params};
 
 /// Objects in a page of a list.
 const PAGE: u32 = 250;

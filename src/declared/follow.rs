@@ -14,7 +14,7 @@ use kube::runtime::watcher::Event;
 
 use super::Declared;
 use crate::cluster::declarations::{self, Metadata};
-use crate::cluster::watch::is_refusal;
+use crate::cluster::secrets::watch::is_refusal;
 
 /// Time until a watch is tried again that the API server has refused: a right may have been given since.
 const AGAIN: Duration = Duration::from_secs(600);

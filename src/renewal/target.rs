@@ -11,7 +11,6 @@ use cert_renew_core::config::{Config, Issuer, Labels};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
 use cert_renew_core::secret::declared;
-use cert_renew_core::secret::keys;
 use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::{SecretRef, keys};

@@ -7,9 +7,9 @@ use crate::assess::{self, Assessment};
 use crate::config::Config;
 use crate::schedule::due::Never;
 use crate::secret::SecretRef;
+use crate::secret::data::data_keys::TLS_TYPE;
 use crate::secret::declared::{Record, is_asked_once, is_marked};
 use crate::secret::keys;
-use crate::secret::data::data_keys::TLS_TYPE;
 use crate::secret::object::thin::ThinSecret;
 use crate::text::hash::hash;
 use crate::text::shown;
@@ -231,7 +231,7 @@ fn not_ours(key: &SecretRef, secret: &ThinSecret) -> Option<String> {
         ));
     }
     if let Some(keeper) = &head.keeper {
-        let keeper = shown(keeper);
+        let keeper = shown(&keeper.to_string());
         return Some(format!(
             "Secret {name} exists, and {keeper} writes it: end that first, or name another by {}",
             keys::SECRET

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::secret::object::head::Head;
 use crate::secret::keys;
+use crate::secret::object::head::Head;
 use crate::text::hash::hash;
 use crate::verdict::State;
 

@@ -11,8 +11,8 @@ use super::mirror::{self, Mirror};
 use super::{Brief, Declaration, Source, digest};
 use crate::secret::SecretRef;
 use crate::secret::declared::{Record, is_marked};
-use crate::secret::object::head::Head;
 use crate::secret::keys;
+use crate::secret::object::head::Head;
 use crate::secret::settings::DEFAULT_CLASS;
 use crate::verdict::State;
 

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::SecretRef;
-use super::head::Head;
 use super::keys;
+use super::object::head::Head;
 use crate::text::hash::hash;
 use crate::time::UnixTime;
 

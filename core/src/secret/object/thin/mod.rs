@@ -18,8 +18,8 @@ use super::head::{Head, is_a_secret};
 use super::lenient::{Fill, Shape};
 use crate::certificate::above::{self, Above};
 use crate::certificate::{self, Leaf, Unreadable};
-use crate::secret::data::data_keys;
-use crate::secret::{keys, parts};
+use crate::secret::data::data_keys::{self, TLS_TYPE};
+use crate::secret::{SecretRef, keys, parts};
 
 /// A Secret without its private data.
 #[derive(Clone, Default)]
@@ -99,7 +99,7 @@ impl ThinSecret {
     pub fn empty(key: &SecretRef, annotations: BTreeMap<String, String>) -> Self {
         Self {
             head: Head::of(&key.namespace, &key.name, "", "").annotated(annotations),
-            kind: place::TLS_TYPE.to_owned(),
+            kind: TLS_TYPE.to_owned(),
             ..Self::default()
         }
     }
@@ -159,7 +159,7 @@ impl ThinSecret {
             data,
         } = parts;
         let kind = kind.unwrap_or_default();
-        let named = data.named.filter(|_| kind != data_keys::TLS_TYPE);
+        let named = data.named.filter(|_| kind != TLS_TYPE);
         let value = match named {
             None => data.tls_crt.map(Text::Public),
             Some((_, value)) => value.map(Text::Mixed),

@@ -14,7 +14,7 @@ demo: ## Watch a certificate being renewed and its workloads rolled (KEEP=1 leav
 	@$(CARGO) test --quiet --test demo
 
 .PHONY: test
-test: format lint doc deny control-plane unit integration ## Everything that CI checks
+test: format lint doc deny control-plane unit simulation integration ## Everything that CI checks
 
 .PHONY: format
 format:
@@ -44,6 +44,24 @@ msrv: ## Whether the oldest Rust that Cargo.toml names still compiles it; needs 
 .PHONY: unit
 unit: ## The tests that need nothing but this repository
 	$(CARGO) test --quiet --workspace --lib --bins
+
+SIMULATION_SECONDS ?= 600
+# The operator's years on a cluster and a CA in memory, in a process for each seed.
+SIMULATION = $(CARGO) run --quiet -p simulation --
+
+.PHONY: simulation
+simulation: # Seeds for a minute; those that fail are named.
+	$(SIMULATION) seeds 60
+
+.PHONY: simulate
+simulate: ## Years in minutes: a measured year, planted faults, and seeds for SIMULATION_SECONDS; or the story of one (SEED=7)
+ifdef SEED
+	@$(SIMULATION) story $(SEED)
+else
+	$(SIMULATION) year
+	$(SIMULATION) planted
+	$(SIMULATION) seeds $(SIMULATION_SECONDS)
+endif
 
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz

@@ -75,6 +75,7 @@ mod scene;
 mod secrecy;
 mod shown;
 mod shut;
+mod simulated;
 mod stolen_token;
 mod tenancy;
 mod told;

@@ -37,7 +37,7 @@ pub use client::{Client, Eab, IssuerSettings};
 pub use credentials::{Credentials, Unusable};
 pub use directory::{Directory, Meta};
 pub use error::{Action, Error};
-pub use http::{Observer, RequestInfo};
+pub use http::{Carrier, Observer, RequestInfo};
 pub use instant_acme::{ChallengeType, OrderStatus};
 pub use order::{Order, OrderRequest};
 pub use problem::{Class, Limited, Problem, Scope, Subproblem, tells_of_pause};

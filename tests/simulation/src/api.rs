@@ -45,12 +45,7 @@ impl Asked {
     fn selects(&self, object: &Value) -> bool {
         let fields = self.parameter("fieldSelector").unwrap_or_default();
         let labels = self.parameter("labelSelector").unwrap_or_default();
-        let field = |path: &str| match path {
-            "metadata.name" => &object["metadata"]["name"],
-            "metadata.namespace" => &object["metadata"]["namespace"],
-            "type" => &object["type"],
-            other => panic!("the simulated API server knows no field {other}"),
-        };
+        let field = |path: &str| path.split('.').fold(object, |at, name| &at[name]);
         fits(fields, |path| field(path).as_str())
             && fits(labels, |label| object["metadata"]["labels"][label].as_str())
     }

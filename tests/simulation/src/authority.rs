@@ -189,6 +189,7 @@ impl Authority {
             key: key.der_bytes().to_vec(),
         };
         let number = self.issue(names, &public, (not_before, not_after), not_before, None);
+        self.issued[number].at = not_before;
         (number, key.serialize_pem())
     }
 

@@ -32,7 +32,7 @@ pub struct Checks {
     /// When something last stood in the operator's way: weather, an outage, a replica's death.
     pub trouble: i64,
     secrets: BTreeMap<Key, Secret>,
-    restarts: BTreeSet<(String, String, String, u64)>,
+    restarts: BTreeSet<(String, String, String, usize)>,
     told: BTreeSet<String>,
 }
 
@@ -43,11 +43,9 @@ struct Secret {
     cause: i64,
     /// The last certificate that was issued for it.
     last: Option<usize>,
-    /// The leaf in it, since when, how many came before, and the one before.
-    leaf: Option<usize>,
+    /// The leaves that came to it, the present one last, and since when it is there.
+    leaves: Vec<Option<usize>>,
     since: i64,
-    leaves: u64,
-    former: Option<usize>,
 }
 
 /// The Secret that these names are for: they are `…SECRET.NAMESPACE.example.com`.
@@ -109,10 +107,9 @@ impl State {
         let leaf = self.objects.get(key).cloned();
         let leaf = leaf.and_then(|secret| self.leaf_in(&secret));
         let known = self.checks.secrets.entry(key.clone()).or_default();
-        if known.leaf != leaf {
-            (known.former, known.leaf) = (known.leaf, leaf);
+        if known.leaves.last() != Some(&leaf) {
+            known.leaves.push(leaf);
             known.since = clock::now();
-            known.leaves += 1;
         }
     }
 
@@ -166,8 +163,9 @@ impl State {
         let (cause, before) = (known.cause, known.last.replace(number));
         let Some(before) = before else { return };
         let former: &Issued = &self.ca.issued[before];
-        let half = (former.not_after - former.not_before) / 2;
-        let is_fresh = former.not_after - clock::now() > half;
+        // Of short-lived ones half is left, and renewals are spread over a sixtieth before.
+        let most = (former.not_after - former.not_before) * 11 / 20;
+        let is_fresh = former.not_after - clock::now() > most;
         if is_fresh
             && former.names == it.names
             && former.wanted_back.is_none()
@@ -221,7 +219,7 @@ impl State {
             && text != former
         {
             let fingerprint = text.split(' ').next().unwrap_or_default().to_owned();
-            self.rolled_out(key, after, &fingerprint);
+            self.rolled_out(key, &fingerprint);
         }
     }
 
@@ -244,16 +242,16 @@ impl State {
     }
 
     /// `rolled-out` names a leaf: no pod may have an older one.
-    fn rolled_out(&mut self, key: &Key, secret: &Value, fingerprint: &str) {
-        let present = self.leaf_in(secret);
+    fn rolled_out(&mut self, key: &Key, fingerprint: &str) {
         let number = self.ca.by_fingerprint(fingerprint);
         let named = number.map_or_else(|| fingerprint.to_owned(), |it| format!("#{it}"));
         self.story
             .tell("world", format_args!("{key} is rolled out with {named}"));
-        let older = self
-            .served(key)
-            .into_iter()
-            .find(|(_, served)| *served != number && *served != present);
+        let leaves = self.checks.secrets.get(key);
+        let leaves = leaves.map_or_else(Vec::new, |known| known.leaves.clone());
+        let came = |leaf| leaves.iter().rposition(|it| *it == leaf);
+        let older = self.served(key).into_iter();
+        let older = { older }.find(|(_, served)| came(*served) < came(number));
         if let Some((pod, served)) = older {
             let served = served.map_or_else(|| "none".to_owned(), |it| format!("#{it}"));
             self.violated(format!(
@@ -326,9 +324,10 @@ impl State {
                 ));
                 continue;
             };
-            let lately = clock::now() - known.since < LATE && known.former == leaf;
-            let count = known.leaves;
-            if known.leaf != leaf && !lately {
+            let count = known.leaves.len();
+            let before = known.leaves.iter().nth_back(1);
+            let lately = clock::now() - known.since < LATE && before == Some(&leaf);
+            if known.leaves.last() != Some(&leaf) && !lately {
                 self.violated(format!(
                     "{key} is restarted for a leaf that {secret} has no more"
                 ));

@@ -82,9 +82,9 @@ impl Plan {
             seed,
             secrets: usize::try_from(chance.between(1, 6)).unwrap_or(1),
             days: if is_storm {
-                chance.between(3, 10)
+                chance.between(2, 5)
             } else {
-                chance.between(60, 200)
+                chance.between(30, 60)
             },
             lifetime,
             replicas: if is_storm { 2 } else { 1 },
@@ -151,8 +151,9 @@ impl Life {
         story.tell("plan", format_args!("{plan:?}"));
         let world = World::new(plan.seed, story);
         let times = (plan.replicas > 1).then(|| {
+            // Ten times those of an installation: a renewal every two seconds is most of what happens in a year.
             let seconds = Duration::from_secs;
-            Times::new(seconds(15), seconds(10), seconds(2)).map_err(|error| anyhow!("{error}"))
+            Times::new(seconds(150), seconds(100), seconds(25)).map_err(|error| anyhow!("{error}"))
         });
         let times = times.transpose()?;
         let mut life = Self {

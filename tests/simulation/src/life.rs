@@ -284,9 +284,11 @@ impl Life {
         let mut act = self.after(self.plan.acts * 3_600, lively);
         let mut outage = self.after(self.plan.outages * DAY, lively);
         let mut over: Option<Instant> = None;
+        // A planted fault is found by one.
+        let most = if self.plan.planted.is_some() { 0 } else { 5 };
         loop {
             let at = Instant::now();
-            if at >= end || self.world.now().checks.violations.len() > 5 {
+            if at >= end || self.world.now().checks.violations.len() > most {
                 return Ok(());
             }
             for number in 0..self.replicas.len() {

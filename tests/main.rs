@@ -76,6 +76,7 @@ mod search_domain;
 mod secrecy;
 mod shown;
 mod shut;
+mod simulated;
 mod stolen_token;
 mod tenancy;
 mod told;

@@ -14,6 +14,7 @@ use cert_renew_core::secret::stray::{self, Stray, Why};
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use kube::runtime::watcher;
+use tokio::time::Instant;
 
 use super::{Complaints, Controller};
 use crate::acme;
@@ -219,7 +220,7 @@ impl Controller {
         if self.term.is_none() {
             return;
         }
-        for Told { key, uid, text } in self.strays.to_tell(std::time::Instant::now()) {
+        for Told { key, uid, text } in self.strays.to_tell(Instant::now()) {
             tracing::warn!(secret = %key, note = text, "not managed");
             let (events, reason) = (&self.all.shared.events, Reason::NotManaged);
             events.secret(&key, &uid, reason, &text);

@@ -45,6 +45,10 @@ msrv: ## Whether the oldest Rust that Cargo.toml names still compiles it; needs 
 unit: ## The tests that need nothing but this repository
 	$(CARGO) test --quiet --workspace --lib --bins
 
+.PHONY: model
+model: ## The protocol in small, in all interleavings with more faults than in `make unit`: minutes
+	$(CARGO) test -p test-model --lib -- --ignored --nocapture --test-threads 1
+
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: ## Feed every reader of foreign bytes with hostile ones, each for FUZZ_SECONDS

@@ -64,6 +64,10 @@ else
 	$(SIMULATION) seeds $(SIMULATION_SECONDS)
 endif
 
+.PHONY: model
+model: ## The protocol in small, in all interleavings with more faults than in `make unit`: minutes
+	$(CARGO) test -p test-model --lib -- --ignored --nocapture --test-threads 1
+
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: ## Feed every reader of foreign bytes with hostile ones, each for FUZZ_SECONDS

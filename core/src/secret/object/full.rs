@@ -210,11 +210,11 @@ mod tests {
             ),
             // Anybody who may edit the Secret can write any text there.
             (
-                json!({"ownerReferences": [{"kind": "SealedSecret", "name": "\u{1b}[2Jgone"}]}),
+                json!({"ownerReferences": [{"apiVersion": "bitnami.com/v1alpha1", "kind": "SealedSecret", "name": "\u{1b}[2Jgone"}]}),
                 Some("SealedSecret"),
             ),
             (
-                json!({"ownerReferences": [{"kind": "SealedSecret", "name": "x".repeat(254)}]}),
+                json!({"ownerReferences": [{"apiVersion": "bitnami.com/v1alpha1", "kind": "SealedSecret", "name": "x".repeat(254)}]}),
                 Some("SealedSecret"),
             ),
             (

@@ -124,12 +124,12 @@ where
     B::Error: Into<BoxError>,
 {
     let config = kube::Config::new(http::Uri::from_static("http://api-server"));
-    let counting = || observe::Counting(Arc::clone(metrics));
-    let builder = || Ok::<_, NoWay>(transport::over(config.clone(), transport.clone())?);
+    let counting = || client::observe::Counting(Arc::clone(metrics));
+    let builder = || Ok::<_, NoWay>(client::transport::over(config.clone(), transport.clone())?);
     let lease = builder()?.with_layer(&counting()).build();
     let behind = builder()?
         .with_layer(&counting())
-        .with_layer(&gated::Gating(gate))
+        .with_layer(&client::gated::Gating(gate))
         .build();
     Ok((lease, behind))
 }

@@ -78,7 +78,7 @@ mod tests {
     use crate::assess::of_thin_alone;
     use crate::certificate;
     use crate::secret::SecretRef;
-    use crate::secret::thin::ThinSecret;
+    use crate::secret::object::thin::ThinSecret;
     use crate::testing::file;
 
     const DAY: Duration = Duration::from_secs(86_400);

@@ -126,7 +126,10 @@ pub(crate) struct Http {
 
 /// Connections to the CA with this directory. `ca_bundle` is PEM, trusted beside the public roots, which are compiled in,
 /// as the image holds no files.
-pub(super) fn connections(directory: &str, ca_bundle: Option<&[u8]>) -> Result<Carrier, Error> {
+pub(in crate::acme) fn connections(
+    directory: &str,
+    ca_bundle: Option<&[u8]>,
+) -> Result<Carrier, Error> {
     let adapted = |client: ClientBuilder| {
         let resolver = Arc::new(System(Nearby::of(directory)));
         let client = client.dns_resolver(resolver).user_agent(USER_AGENT);

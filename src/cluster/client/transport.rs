@@ -59,7 +59,7 @@ pub(in crate::cluster) fn builder(
 /// # Errors
 /// When the config's authentication or headers cannot be used.
 #[expect(clippy::type_complexity, reason = "an opaque type has no other name")]
-pub(super) fn over<S, B>(
+pub(in crate::cluster) fn over<S, B>(
     config: Config,
     transport: S,
 ) -> Result<

@@ -11,18 +11,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cert_renew_core::assess::{self, Assessment, Ordered};
 use cert_renew_core::certificate::key::PrivateKey;
-use cert_renew_core::certificate::pair::{self, Asked};
+use cert_renew_core::certificate::pair::{self, ExpectedPair};
 use cert_renew_core::config::{Config, Labels};
 use cert_renew_core::index::{Index, Source, Task};
 use cert_renew_core::rollout::decode::Object;
-use cert_renew_core::rollout::{self, Carried, ChangedKeys, Progress, Request, Verdict};
+use cert_renew_core::rollout::{self, Carried, ChangedKeys, Decision, Progress, Request};
 use cert_renew_core::schedule::due::Suggestion;
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::full::FullSecret;
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::object::full::FullSecret;
+use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::settings::FORCE;
 use cert_renew_core::secret::state::{IssuedBy, RolledOut};
-use cert_renew_core::secret::thin::ThinSecret;
 use cert_renew_core::secret::workload::Kind;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
@@ -197,7 +197,7 @@ impl Core {
             let key = self.private_key(leaf);
             let names = [name(leaf.names)];
             let due = self.is_due(secret);
-            let asked = Asked {
+            let asked = ExpectedPair {
                 key: &key,
                 names: &names,
                 not_sooner_than: assessment.leaf.as_ref().ok().filter(|_| !due),
@@ -271,13 +271,13 @@ impl Core {
             let plan = rollout::plan(self.now, &[request], &workloads, &self.config.rollout);
             let (_, verdict) = &plan.verdicts[0];
             match (verdict, plan.steps.first()) {
-                (Verdict::Roll, None) => Rolling::Conclude(held),
-                (Verdict::Roll, Some(step)) if step.is_carried_by(&workloads[0]) => {
+                (Decision::Roll, None) => Rolling::Conclude(held),
+                (Decision::Roll, Some(step)) if step.is_carried_by(&workloads[0]) => {
                     Rolling::Wait(held)
                 }
-                (Verdict::Roll, Some(_)) => Rolling::Patch(held),
-                (Verdict::Halted(_), _) => Rolling::Not,
-                (Verdict::UpToDate | Verdict::FirstSight | Verdict::NothingRefers, _) => {
+                (Decision::Roll, Some(_)) => Rolling::Patch(held),
+                (Decision::Halted(_), _) => Rolling::Not,
+                (Decision::UpToDate | Decision::FirstSight | Decision::NothingRefers, _) => {
                     Rolling::Record(Some(held))
                 }
             }

@@ -12,7 +12,7 @@ use cert_renew::acme::Carrier;
 use cert_renew::cluster::connect_over;
 use cert_renew::cluster::events::Events;
 use cert_renew::cluster::lease::{Candidate, Sign};
-use cert_renew::cluster::watch::Opener;
+use cert_renew::cluster::secrets::watch::Opener;
 use cert_renew::context::Shared;
 use cert_renew::leader::controller::{self, Configs};
 use cert_renew::leader::handles::Handles;

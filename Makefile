@@ -45,6 +45,29 @@ msrv: ## Whether the oldest Rust that Cargo.toml names still compiles it; needs 
 unit: ## The tests that need nothing but this repository
 	$(CARGO) test --quiet --workspace --lib --bins
 
+SIMULATION_SECONDS ?= 600
+# The operator's years on a cluster and a CA in memory, in a process for each seed.
+SIMULATION = $(CARGO) run --quiet -p simulation --
+
+.PHONY: simulation
+simulation: ## Seeds of a simulated cluster for a minute, those that fail by name, and whether a seed is one story
+	$(CARGO) test --quiet -p simulation
+	$(SIMULATION) seeds 60
+
+.PHONY: simulate
+simulate: ## Years in minutes: a measured year, planted faults, and seeds for SIMULATION_SECONDS; or the story of one (SEED=7)
+ifdef SEED
+	@$(SIMULATION) story $(SEED)
+else
+	$(SIMULATION) year
+	$(SIMULATION) planted
+	$(SIMULATION) seeds $(SIMULATION_SECONDS)
+endif
+
+.PHONY: model
+model: ## The protocol in small, in all interleavings with more faults than in `make unit`: minutes
+	$(CARGO) test -p test-model --lib -- --ignored --nocapture --test-threads 1
+
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: ## Feed every reader of foreign bytes with hostile ones, each for FUZZ_SECONDS

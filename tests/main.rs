@@ -77,6 +77,7 @@ mod search_domain;
 mod secrecy;
 mod shown;
 mod shut;
+mod simulated;
 mod stolen_token;
 mod tenancy;
 mod told;

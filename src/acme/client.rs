@@ -5,17 +5,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::credentials::Account;
 use super::directory::Directory;
 use super::error::{Action, Error, Kind};
-use crate::acme::transport::http::{Answer, Http, Observer, Slot};
+use crate::acme::transport::http::{Answer, Carrier, Http, Observer, Slot, connections};
 use crate::acme::transport::jws::AccountKey;
 use crate::acme::transport::nonce::Nonces;
 use crate::acme::transport::poll_interval::PollInterval;
@@ -94,15 +94,27 @@ impl Client {
         observer: Observer,
         gate: WriteGate,
     ) -> Result<Self, Error> {
+        let carrier = connections(&settings.directory, settings.ca_bundle.as_deref())?;
+        Ok(Self::over(carrier, settings, observer, gate))
+    }
+
+    /// The same over a given carrier.
+    #[must_use]
+    pub fn over(
+        carrier: Carrier,
+        settings: IssuerSettings,
+        observer: Observer,
+        gate: WriteGate,
+    ) -> Self {
         let http = Http::new(
             &settings.directory,
-            settings.ca_bundle.as_deref(),
+            carrier,
             settings.concurrency,
             settings.rate_limiter.clone(),
             observer,
             gate,
-        )?;
-        Ok(Self(Arc::new(Inner {
+        );
+        Self(Arc::new(Inner {
             settings,
             http,
             nonces: Nonces::default(),
@@ -110,7 +122,7 @@ impl Client {
             account: RwLock::default(),
             validation: PollInterval::default(),
             issue: PollInterval::default(),
-        })))
+        }))
     }
 
     /// The settings of this client.

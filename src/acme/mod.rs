@@ -33,5 +33,5 @@ pub use order::authorization::{Authorization, Challenge, dns_persist_01};
 pub use order::chain::{Preference, in_order};
 pub use order::{Order, OrderRequest};
 pub use revocation::RevocationReason;
-pub use transport::http::{Observer, RequestInfo};
+pub use transport::http::{Carrier, Observer, RequestInfo};
 pub use transport::rate_limiter::RateLimiter;

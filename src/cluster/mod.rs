@@ -18,8 +18,13 @@ pub mod secrets;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Body as HttpBody;
 use kube::Client;
+use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use tower::{BoxError, Service};
 
 use client::DEADLINE;
 
@@ -101,6 +106,33 @@ pub async fn connect_behind(gate: WriteGate, metrics: Arc<Metrics>) -> Result<Cl
         // Outermost: kube's own retries are inside.
         .with_layer(&client::gated::Gating(gate));
     Ok(builder.build())
+}
+
+/// Both clients, [`connect`]'s and [`connect_behind`]'s, over a transport that needs no connection.
+///
+/// # Errors
+/// None of the transport's: they come with the requests.
+pub fn connect_over<S, B>(
+    transport: S,
+    gate: WriteGate,
+    metrics: &Arc<Metrics>,
+) -> Result<(Client, Client), NoWay>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let config = kube::Config::new(http::Uri::from_static("http://api-server"));
+    let counting = || client::observe::Counting(Arc::clone(metrics));
+    let builder = || Ok::<_, NoWay>(client::transport::over(config.clone(), transport.clone())?);
+    let lease = builder()?.with_layer(&counting()).build();
+    let behind = builder()?
+        .with_layer(&counting())
+        .with_layer(&client::gated::Gating(gate))
+        .build();
+    Ok((lease, behind))
 }
 
 /// Why the API server cannot be connected.

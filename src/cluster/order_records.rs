@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use cert_renew_core::assess::Ordered;
 use cert_renew_core::config::Dns01;
+use cert_renew_core::schedule::due::Reason;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::hash::{digest, hexadecimal};
 use cert_renew_core::text::name::Name;
@@ -184,6 +186,16 @@ impl Order {
     pub fn is_over(&self, now: UnixTime) -> bool {
         let end = self.expires.unwrap_or(self.created + ORDER_LIFE);
         now.0 > end
+    }
+
+    /// What the Secret is compared with before the order goes on.
+    #[must_use]
+    pub fn ordered(&self) -> Ordered<'_> {
+        Ordered {
+            names: &self.names,
+            created: UnixTime(self.created),
+            by_the_ca: self.reason == Reason::RenewalInfo.as_str(),
+        }
     }
 
     /// The Secret that is renewed.

@@ -16,6 +16,7 @@ use cert_renew_core::verdict::{State, since};
 use kube::Client;
 use tokio::sync::{Notify, watch};
 
+use crate::acme::Carrier;
 use crate::cluster::events::Events;
 use crate::cluster::ledger::Ledger;
 use crate::context::doubts::Doubts;
@@ -26,6 +27,8 @@ use crate::telemetry::metrics::Metrics;
 pub struct Shared {
     /// The API server, behind the gate.
     pub client: Client,
+    /// Carries the requests to CAs; `None`: connections to each.
+    pub carrier: Option<Carrier>,
     /// Open while this replica leads.
     pub gate: WriteGate,
     /// The operator's own namespace.
@@ -83,6 +86,7 @@ impl Shared {
                 relist: watch::Sender::new(()),
             },
             client,
+            carrier: None,
             gate,
             namespace,
             config,

@@ -7,7 +7,7 @@
 //! the former text back.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::config::Labels;
@@ -23,6 +23,7 @@ use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::state_line::{self, Facts, StateLine};
 use cert_renew_core::verdict::{State, since};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 
 use super::handles::Handles;
 use crate::cluster;
@@ -101,7 +102,7 @@ pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
         };
         for key in keys {
             let now = Instant::now();
-            if !writes.may(now, &key) || !allowance.take(now, &key.namespace) {
+            if !writes.may(now, &key) || !allowance.take(now.into_std(), &key.namespace) {
                 all.notes.add(&key);
                 continue;
             }

@@ -7,8 +7,6 @@
 //! to wait, or the Secret is new so that no task acts, it is judged here too. An unchanged Secret costs nothing here,
 //! however many there are. Each namespace has a token bucket, and the queue is bounded.
 
-use std::time::Instant;
-
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::pair::{self, Look, PairFault};
 use cert_renew_core::config::Labels;
@@ -19,6 +17,7 @@ use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 
 use super::handles::Handles;
 use super::rewrite::rewrite;
@@ -52,7 +51,7 @@ pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
     let mut allowance = TokenBucket::new(AT_ONCE);
     loop {
         for key in all.shared.doubts.next().await {
-            if allowance.take(Instant::now(), &key.namespace) {
+            if allowance.take(Instant::now().into_std(), &key.namespace) {
                 let looked = look(all, &key, done).await;
                 looked.unwrap_or_else(|error| {
                     tracing::info!(secret = %key, error = %error_chain(&error), "the pair cannot be looked at");

@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cert_renew_core::index::Source;
 use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::stray::{Stray, Why};
 use cert_renew_core::time::UnixTime;
+use tokio::time::Instant;
 
 use crate::telemetry::metrics::Metrics;
 
@@ -163,7 +164,7 @@ impl Strays {
     pub fn to_tell(&mut self, now: Instant) -> Vec<Told> {
         let mut told = Vec::new();
         for (key, known) in self.known.iter_mut().filter(|(_, it)| it.is_due(now)) {
-            if self.allowance.take(now, &key.namespace) {
+            if self.allowance.take(now.into_std(), &key.namespace) {
                 known.told = true;
                 told.push(Told {
                     key: key.clone(),

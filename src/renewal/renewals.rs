@@ -83,7 +83,8 @@ impl Renewals {
                 Arc::clone(namespace),
                 Arc::clone(&shared.metrics),
                 shared.gate.clone(),
-            ),
+            )
+            .carried_by(shared.carrier.clone()),
             dns01: dns01::Solver::new(client.clone(), Arc::clone(namespace), shared.gate.clone()),
             info: Arc::default(),
             running_orders: RunningOrders::default(),

@@ -15,7 +15,7 @@ use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::hash::hash;
-use cert_renew_core::text::name::{self, Name};
+use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 use tokio::time::Instant;
 
@@ -177,10 +177,9 @@ impl RenewalTarget {
         pair::check_rollable(certificate, private_key, now, look).is_err()
     }
 
-    /// The names to ask for, without those that a wildcard among them covers, as CAs refuse redundant names.
+    /// See [`Assessment::names_to_order`].
     pub(super) fn names_to_order(&self) -> Vec<Name> {
-        let needed = name::needed(&self.assessment.names);
-        needed.into_iter().cloned().collect()
+        self.assessment.names_to_order()
     }
 
     /// What the new certificate replaces (RFC 9773): only a certificate that the same issuer's account was given.
@@ -197,7 +196,6 @@ impl RenewalTarget {
             uid,
             issuer,
             directory,
-            names,
             ..
         } = &record.order;
         // Another CA does not know the order, and the order's CA would refuse an account of the other.
@@ -205,9 +203,7 @@ impl RenewalTarget {
         self.uid() == *uid
             && *self.issuer_name == **issuer
             && !moved
-            && self.assessment.renewal.is_ok()
-            // Without `names` they are read from the certificate, which may have been emptied concurrently.
-            && (self.assessment.names.is_empty() || self.names_to_order() == *names)
+            && self.assessment.still_wants(record.order.ordered())
     }
 
     /// The assessment's text on names that are not allowed.

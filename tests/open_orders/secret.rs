@@ -247,3 +247,26 @@ async fn a_secret_that_is_emptied_is_renewed_for_the_names_that_it_had() -> Resu
     assert_eq!(names[0].to_string(), "emptied.example");
     Ok(())
 }
+
+/// The order is for a certificate that nothing asks for any more: it goes, and the CA issues nothing.
+#[tokio::test]
+async fn an_order_that_waits_goes_when_somebody_else_has_put_a_certificate_there() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
+    let space = Space::new(bench.client()?, "overtaken", operator.namespace()).await?;
+    let names = ["overtaken.example"];
+    let old = test_bench::objects::pair(&names, test_bench::objects::OLD)?;
+    let annotations = [("issuer", "pebble")];
+    space.tls_secret("waits", Some(&old), &annotations).await?;
+    stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
+    let new = test_bench::objects::pair(&names, test_bench::objects::FRESH)?;
+    space.put("waits", &new).await?;
+    operator.configure(&(base() + LONG + &open(bench)))?;
+    no_record_is_left(bench, &operator).await?;
+    let secret = space.secrets().get("waits").await?;
+    ensure!(
+        data(&secret, "tls.crt") == new.certificate,
+        "it was renewed"
+    );
+    Ok(())
+}

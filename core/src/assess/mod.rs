@@ -4,11 +4,13 @@
 //! Pure. Before anything is done, the Secret is read again and assessed again.
 
 mod observed;
+mod ordered;
 mod problems;
 
 use std::collections::BTreeMap;
 
 pub use self::observed::{bystander, listed, unlisted};
+pub use self::ordered::Ordered;
 pub use self::problems::{IMMUTABLE, OTHER_WRITER, left_alone};
 use crate::certificate::{self, Fingerprint, KeyType, Leaf, Remark, Unreadable, pair};
 use crate::config::{Config, Labels};

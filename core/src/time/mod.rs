@@ -6,6 +6,8 @@
 
 pub mod change_window;
 pub mod duration;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulated;
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -29,6 +31,10 @@ impl UnixTime {
     /// The present second of the wall clock. Only outer modules call this.
     #[must_use]
     pub fn now() -> Self {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(simulated) = simulated::now() {
+            return Self(simulated.wall);
+        }
         let now = SystemTime::now();
         match now.duration_since(SystemTime::UNIX_EPOCH) {
             Ok(since) => Self(i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
@@ -66,6 +72,10 @@ impl BootTime {
     #[must_use]
     #[cfg(target_os = "linux")]
     pub fn now() -> Self {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(simulated) = simulated::now() {
+            return Self(simulated.boot);
+        }
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
         let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or_default();

@@ -7,15 +7,17 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cert_renew_core::time::UnixTime;
 use jiff::fmt::rfc2822;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, LINK, LOCATION, RETRY_AFTER};
-use reqwest::{ClientBuilder, Method, Request, Url};
+use reqwest::{ClientBuilder, Method, Request, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tower::util::BoxCloneSyncService;
+use tower::{Service as _, ServiceExt as _};
 
 use super::rate_limiter::RateLimiter;
 use crate::acme::error::{Action, Error, Kind};
@@ -51,6 +53,9 @@ pub struct RequestInfo<'a> {
     /// From sending to the last byte, without the wait for a slot and for the rate limit.
     pub duration: Duration,
 }
+
+/// What carries a request to a CA and brings the answer.
+pub type Carrier = BoxCloneSyncService<Request, Response, reqwest::Error>;
 
 /// Called after each request.
 pub type Observer = Arc<dyn Fn(&RequestInfo<'_>) + Send + Sync>;
@@ -105,7 +110,7 @@ pub(crate) struct Slot<'a>(#[expect(dead_code, reason = "held")] SemaphorePermit
 
 /// One issuer's connections.
 pub(crate) struct Http {
-    client: reqwest::Client,
+    carrier: Carrier,
     /// Held while a request is in flight, never while an order waits.
     slots: Semaphore,
     /// One reference for each request that waits for a slot, and this one.
@@ -119,35 +124,42 @@ pub(crate) struct Http {
     gate: WriteGate,
 }
 
+/// Connections to the CA with this directory. `ca_bundle` is PEM, trusted beside the public roots, which are compiled in,
+/// as the image holds no files.
+pub(in crate::acme) fn connections(
+    directory: &str,
+    ca_bundle: Option<&[u8]>,
+) -> Result<Carrier, Error> {
+    let adapted = |client: ClientBuilder| {
+        let resolver = Arc::new(System(Nearby::of(directory)));
+        let client = client.dns_resolver(resolver).user_agent(USER_AGENT);
+        client.connect_timeout(CONNECT)
+    };
+    let client = { https::roots(ca_bundle) }.and_then(|roots| https::client(roots, adapted));
+    let client = client.map_err(|expected| Error::settings(Action::Directory, expected))?;
+    Ok(Carrier::new(client))
+}
+
 impl Http {
-    /// `ca_bundle` is PEM, trusted beside the public roots, which are compiled in, as the image holds no files.
     pub(crate) fn new(
         directory: &str,
-        ca_bundle: Option<&[u8]>,
+        carrier: Carrier,
         concurrency: usize,
         rate_limiter: RateLimiter,
         observer: Observer,
         gate: WriteGate,
-    ) -> Result<Self, Error> {
-        let nearby = Nearby::of(directory);
-        let adapted = |client: ClientBuilder| {
-            let resolver = Arc::new(System(nearby));
-            let client = client.dns_resolver(resolver).user_agent(USER_AGENT);
-            client.connect_timeout(CONNECT)
-        };
-        let client = { https::roots(ca_bundle) }.and_then(|roots| https::client(roots, adapted));
-        let client = client.map_err(|expected| Error::settings(Action::Directory, expected))?;
-        // A semaphore without permits would block every request.
-        Ok(Self {
-            client,
+    ) -> Self {
+        Self {
+            carrier,
+            // A semaphore without permits would block every request.
             slots: Semaphore::new(concurrency.max(1)),
             waiting: Arc::default(),
             rate_limiter,
-            nearby,
+            nearby: Nearby::of(directory),
             plain: directory.starts_with("http:"),
             observer,
             gate,
-        })
+        }
     }
 
     /// A slot for consecutive requests, never held while an order waits.
@@ -283,7 +295,9 @@ impl Http {
             Error::new(action, host, Kind::Unreachable(error.without_url()))
         };
         let url = request.url().clone();
-        let mut response = self.client.execute(request).await.map_err(unreachable)?;
+        let mut carrier = self.carrier.clone();
+        let ready = carrier.ready().await.map_err(unreachable)?;
+        let mut response = ready.call(request).await.map_err(unreachable)?;
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             if body.len() + chunk.len() > BODY {

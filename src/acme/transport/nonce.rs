@@ -3,9 +3,10 @@
 //! Every answer of a CA carries one, so newNonce is needed only for the first request after a pause. A nonce is used
 //! once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 /// Most nonces kept: more than requests are ever in flight.
 const KEPT: usize = 64;

@@ -13,8 +13,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{Request, Response, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Incoming};
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
@@ -50,14 +51,47 @@ pub(in crate::cluster) fn builder(
         requests: client(),
         watches: client(),
     };
+    over(config, pools)
+}
+
+/// The same over any transport.
+///
+/// # Errors
+/// When the config's authentication or headers cannot be used.
+#[expect(clippy::type_complexity, reason = "an opaque type has no other name")]
+pub(in crate::cluster) fn over<S, B>(
+    config: Config,
+    transport: S,
+) -> Result<
+    ClientBuilder<
+        impl Service<
+            Request<Body>,
+            Response = Response<Answer<B>>,
+            Error = BoxError,
+            Future: Send + 'static,
+        > + Send
+        + 'static,
+    >,
+    kube::Error,
+>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     let retry = config.default_retry.then(RetryPolicy::server_retry);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(retry.map(RetryLayer::new))
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .service(Bounded::new(pools));
-    Ok(ClientBuilder::new(service, config.default_namespace))
+        .service(Bounded::new(transport));
+    Ok(ClientBuilder::new(
+        service,
+        config.default_namespace.clone(),
+    ))
 }
 
 /// A bounded answer of the API server.

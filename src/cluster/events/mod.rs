@@ -7,7 +7,6 @@ mod recent;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
@@ -19,6 +18,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Error;
 use crate::cluster::events::recent::{Recent, told};
@@ -342,7 +342,7 @@ impl Events {
     fn may(&self, namespace: &str) -> bool {
         let allowance = self.allowance.lock();
         let mut allowance = allowance.unwrap_or_else(PoisonError::into_inner);
-        allowance.take(Instant::now(), namespace)
+        allowance.take(Instant::now().into_std(), namespace)
     }
 }
 

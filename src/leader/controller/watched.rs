@@ -16,6 +16,7 @@ use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::State;
 use kube::runtime::watcher;
+use tokio::time::Instant;
 
 use super::{Complaints, Controller};
 use crate::acme;
@@ -233,7 +234,7 @@ impl Controller {
         if self.term.is_none() {
             return;
         }
-        for Told { key, uid, text } in self.strays.to_tell(std::time::Instant::now()) {
+        for Told { key, uid, text } in self.strays.to_tell(Instant::now()) {
             tracing::warn!(secret = %key, note = text, "not managed");
             let (events, reason) = (&self.all.shared.events, Reason::NotManaged);
             events.secret(&key, &uid, reason, &text);

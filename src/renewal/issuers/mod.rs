@@ -20,7 +20,9 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::acme::{self, Client, Credentials, Eab, IssuerSettings, RateLimiter, RequestInfo};
+use crate::acme::{
+    self, Carrier, Client, Credentials, Eab, IssuerSettings, Observer, RateLimiter, RequestInfo,
+};
 use crate::cluster::{self, accounts};
 use crate::process::write_gate::WriteGate;
 use crate::telemetry::metrics::Metrics;
@@ -31,6 +33,8 @@ pub struct Issuers {
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
     gate: WriteGate,
+    /// Carries all requests to CAs, in place of connections.
+    carrier: Option<Carrier>,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
     /// By the host of the directory.
     rate_limiter: Mutex<HashMap<String, RateLimiter>>,
@@ -97,9 +101,16 @@ impl Issuers {
             namespace,
             metrics,
             gate,
+            carrier: None,
             slots: Mutex::default(),
             rate_limiter: Mutex::default(),
         }
+    }
+
+    /// Has all requests to CAs carried by `carrier`, if there is one, in place of connections.
+    #[must_use]
+    pub fn carried_by(self, carrier: Option<Carrier>) -> Self {
+        Self { carrier, ..self }
     }
 
     /// The client of an issuer, with an account.
@@ -269,21 +280,22 @@ impl Issuers {
         };
         let metrics = Arc::clone(&self.metrics);
         let directory = host(&issuer.directory);
-        let client = Client::new(
-            settings,
-            Arc::new(move |request| {
-                let RequestInfo {
-                    host,
-                    action,
-                    status,
-                    duration,
-                    ..
-                } = *request;
-                let host = shown_host(directory.as_deref(), host);
-                metrics.acme_request(host, action.as_str(), status, duration);
-            }),
-            self.gate.clone(),
-        )?;
+        let observer: Observer = Arc::new(move |request| {
+            let RequestInfo {
+                host,
+                action,
+                status,
+                duration,
+                ..
+            } = *request;
+            let host = shown_host(directory.as_deref(), host);
+            metrics.acme_request(host, action.as_str(), status, duration);
+        });
+        let gate = self.gate.clone();
+        let client = match self.carrier.clone() {
+            Some(carrier) => Client::over(carrier, settings, observer, gate),
+            None => Client::new(settings, observer, gate)?,
+        };
         let stored = self.stored(name).await?;
         let credentials = match stored {
             Some(credentials) if credentials.belongs_to(&issuer.directory) => credentials,

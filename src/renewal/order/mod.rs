@@ -211,9 +211,14 @@ impl RenewalTarget {
         asked.filter(|_| self.is_at_home())
     }
 
+    /// Whether an order that is not finalized is what the Secret waits for now, its profile and key apart.
+    pub(super) fn awaits(&self, order: &order_records::Order, now: UnixTime) -> bool {
+        self.assessment.awaits(now, order.ordered()) && self.takes_lifetime(order, now)
+    }
+
     /// Whether an order asks for the lifetime that the Secret asks for now. The end of a certificate is fixed when it
     /// is ordered: an order that waits for too long brings one that has ended.
-    pub(super) fn takes_lifetime(&self, ordered: &order_records::Order, now: UnixTime) -> bool {
+    fn takes_lifetime(&self, ordered: &order_records::Order, now: UnixTime) -> bool {
         let Some(lifetime) = self.lifetime() else {
             return ordered.lifetime.is_none();
         };

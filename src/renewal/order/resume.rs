@@ -9,7 +9,6 @@ use cert_renew_core::certificate::key::PrivateKey;
 use cert_renew_core::certificate::{self, Leaf};
 use cert_renew_core::config;
 use cert_renew_core::schedule::due::{Never, Reason};
-use cert_renew_core::secret::settings::KeyRotation;
 use cert_renew_core::time::UnixTime;
 use tokio::time::Instant;
 
@@ -32,10 +31,6 @@ const ISSUE: Duration = Duration::from_secs(5 * 60);
 /// Number of tries to read an order before it is given up.
 const UNREADABLE_TRIES: u32 = 2;
 
-/// Longest time by which a certificate predates its order: CAs backdate by an hour at most, and the clocks of two
-/// replicas differ by less.
-const BACKDATED: Duration = Duration::from_secs(2 * 3_600);
-
 /// A running order.
 pub(in crate::renewal) struct Begun {
     /// Its record, from which a restart resumes.
@@ -55,10 +50,11 @@ impl Renewal<'_> {
     ) -> Result<Outcome, Failure> {
         let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
         let new_key = PrivateKey::from_pem(record.key.as_bytes()).ok();
-        if new_key
-            .as_ref()
-            .is_some_and(|key| is_written(&fresh, &record, key))
-        {
+        if new_key.as_ref().is_some_and(|key| {
+            fresh
+                .assessment
+                .holds(record.order.ordered(), &key.public_key())
+        }) {
             let lifetime = fresh.leaf().map(Leaf::lifetime);
             self.count_issue(&fresh, &record, lifetime).await;
             self.all.remove(&record).await?;
@@ -98,7 +94,7 @@ impl Renewal<'_> {
             let ordered = record.order.profile.as_deref();
             let fits = fresh.takes_profile(&client, ordered).await;
             let fits = fits.map_err(|error| Failure::from(error).about(&fresh))?
-                && fresh.takes_lifetime(&record.order, UnixTime::now());
+                && fresh.awaits(&record.order, UnixTime::now());
             if !fits || !fresh.asks_for(&new_key) {
                 give_back(&order).await;
                 return self.give_up_unwanted(&record).await;
@@ -133,21 +129,6 @@ impl Renewals {
         let is_unreadable = matches!(failure, Failure::Acme(error) if error.is_unreadable());
         record.order.is_over(UnixTime::now()) || is_unreadable && failures >= UNREADABLE_TRIES
     }
-}
-
-/// Whether the Secret already holds the order's certificate.
-fn is_written(fresh: &RenewalTarget, record: &Record, key: &PrivateKey) -> bool {
-    let Some(leaf) = fresh.leaf() else {
-        return false;
-    };
-    let issued_by = fresh.assessment.issued_by.as_ref();
-    let written = issued_by.and_then(|it| it.wrote(leaf.fingerprint));
-    let since = written.is_some_and(|at| at.0 >= record.order.created);
-    let is_ours = *leaf.public_key == *key.public_key();
-    // A new key proves as much, unless it is not new: the order was made while the key was to be kept.
-    let is_young = leaf.not_before + BACKDATED >= UnixTime(record.order.created);
-    let rotates = fresh.assessment.settings.key_rotation == KeyRotation::Always;
-    is_ours && (since || rotates && is_young)
 }
 
 impl Renewal<'_> {
@@ -226,7 +207,7 @@ impl Renewal<'_> {
             };
             let ordered = record.order.profile.as_deref();
             let fits = fresh.takes_profile(order.client(), ordered).await?
-                && fresh.takes_lifetime(&record.order, UnixTime::now());
+                && fresh.awaits(&record.order, UnixTime::now());
             if !fits || !fresh.asks_for(&new_key) {
                 return Err(Failure::Unwanted);
             }

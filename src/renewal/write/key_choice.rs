@@ -69,6 +69,10 @@ impl KeyChoice {
     pub(in crate::renewal) async fn key(self) -> Result<PrivateKey, Failure> {
         match self {
             Self::Keep(key) => Ok(key),
+            // A hop to another thread would take longer.
+            Self::Make(kind @ (KeyType::EcdsaP256 | KeyType::EcdsaP384)) => {
+                Ok(PrivateKey::generate(kind)?)
+            }
             Self::Make(kind) => {
                 let generated = tokio::task::spawn_blocking(move || PrivateKey::generate(kind));
                 let generated = generated.await.map_err(|_| Failure::Stopped)?;

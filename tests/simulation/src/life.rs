@@ -1,0 +1,508 @@
+//! One run: a cluster with Secrets and Deployments, users who change their minds, weather, and the looks at it all.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use cert_renew_core::config::Config;
+use cert_renew_core::election::Times;
+use cert_renew_core::secret::keys;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::authority::DIRECTORY;
+use crate::chance::Chance;
+use crate::clock;
+use crate::controllers;
+use crate::objects::{DEPLOYMENTS, Key, SECRETS};
+use crate::operator::Replica;
+use crate::planted::Planted;
+use crate::story::Story;
+use crate::world::{Requests, World};
+
+const DAY: u64 = 86_400;
+/// Time without weather and wishes, in which all has to come right: the weekly budgets, and a day of back-off.
+const CALM: u64 = 16 * DAY;
+
+/// How a run is lived.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its seed.
+    pub seed: u64,
+    /// Number of Secrets.
+    pub secrets: usize,
+    /// Days with weather and wishes.
+    pub days: u64,
+    /// Seconds that a certificate lasts.
+    pub lifetime: i64,
+    /// Replicas; with one there is no Lease.
+    pub replicas: usize,
+    /// Of a thousand requests to the API server, those that go wrong.
+    pub api: u64,
+    /// The same of those to the CA.
+    pub ca: u64,
+    /// Of a thousand writes, those at which a replica dies.
+    pub deaths: u64,
+    /// Mean hours between two acts of users; 0: there are none.
+    pub acts: u64,
+    /// Mean days between two outages; 0: there are none.
+    pub outages: u64,
+    /// A fault to put on.
+    pub planted: Option<Planted>,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What did not hold.
+    pub violations: Vec<String>,
+    /// The last lines of the story.
+    pub last: Vec<String>,
+    /// Number of lines, and a digest of all.
+    pub digest: (u64, u64),
+    /// Simulated seconds.
+    pub seconds: u64,
+    /// Certificates issued.
+    pub issued: usize,
+    /// Requests of the replicas.
+    pub requests: Requests,
+}
+
+impl Plan {
+    /// The plan that a seed stands for: weather, users and certificates of every kind.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let days = [6, 30, 47, 90];
+        let lifetime = *chance.pick(&days) * 86_400;
+        let is_storm = chance.in_thousand(500);
+        Self {
+            seed,
+            secrets: usize::try_from(chance.between(1, 6)).unwrap_or(1),
+            days: if is_storm {
+                chance.between(2, 5)
+            } else {
+                chance.between(30, 60)
+            },
+            lifetime,
+            replicas: if is_storm { 2 } else { 1 },
+            api: *chance.pick(&[0, 5, 30, 100]),
+            ca: *chance.pick(&[0, 10, 50, 150]),
+            deaths: *chance.pick(&[0, 5, 30]),
+            acts: if is_storm {
+                chance.between(2, 12)
+            } else {
+                chance.between(24, 200)
+            },
+            outages: *chance.pick(&[0, 2, 20]),
+            planted: None,
+        }
+    }
+
+    /// Lives it.
+    ///
+    /// # Errors
+    /// When the run itself cannot be made.
+    pub fn live(self, printed: bool) -> Result<Outcome> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()?;
+        runtime.block_on(async move {
+            clock::begin();
+            Life::begin(self, printed)?.live().await
+        })
+    }
+}
+
+struct Life {
+    plan: Plan,
+    world: World,
+    chance: Chance,
+    times: Option<Times>,
+    replicas: Vec<Option<Replica>>,
+    /// When a replica that has died is started again.
+    again: Vec<Instant>,
+    lives: u64,
+    secrets: Vec<Key>,
+    /// What users have taken away, to put it back: paused Secrets, and what a Secret held before.
+    paused: BTreeMap<Key, Instant>,
+    before: BTreeMap<Key, Value>,
+}
+
+fn config(retry: u64) -> Result<Config> {
+    let text = format!(
+        "issuers:
+  ca:
+    directory: {DIRECTORY}
+    allow: [{{namespaces: [\"*\"], names: [\"**.example.com\"]}}]
+retry: {{base: {retry}m}}
+"
+    );
+    Config::parse(&text).map_err(|faults| anyhow!("{faults}"))
+}
+
+impl Life {
+    fn begin(plan: Plan, printed: bool) -> Result<Self> {
+        let mut chance = Chance::new(plan.seed.wrapping_mul(3));
+        let mut story = Story::new(printed);
+        story.tell("plan", format_args!("{plan:?}"));
+        let world = World::new(plan.seed, story);
+        let times = (plan.replicas > 1).then(|| {
+            // Ten times those of an installation: a renewal every two seconds is most of what happens in a year.
+            let seconds = Duration::from_secs;
+            Times::new(seconds(150), seconds(100), seconds(25)).map_err(|error| anyhow!("{error}"))
+        });
+        let times = times.transpose()?;
+        let mut life = Self {
+            secrets: Vec::new(),
+            times,
+            replicas: (0..plan.replicas).map(|_| None).collect(),
+            again: vec![Instant::now(); plan.replicas],
+            lives: 0,
+            paused: BTreeMap::new(),
+            before: BTreeMap::new(),
+            world,
+            chance: Chance::new(chance.draw()),
+            plan,
+        };
+        {
+            let mut now = life.world.now();
+            now.planted = life.plan.planted;
+            now.checks.elects = times.is_some();
+            now.checks.minor = (*chance.pick(&["33", "36"])).to_owned();
+            now.ca.lifetime = life.plan.lifetime;
+            now.ca.has_info = chance.in_thousand(700);
+            now.ca.reuses = chance.in_thousand(500);
+            now.weather.api = life.plan.api;
+            now.weather.ca = life.plan.ca;
+            now.weather.deaths = life.plan.deaths;
+        }
+        for number in 0..life.plan.secrets {
+            life.make(number)?;
+        }
+        Ok(life)
+    }
+
+    /// A Secret, mostly with a certificate of some age, and a Deployment that mounts it.
+    fn make(&mut self, number: usize) -> Result<()> {
+        let namespace = format!("shop-{}", number % 3);
+        let key = Key::new(&SECRETS, &namespace, &format!("tls-{number}"));
+        let name = format!("{}.{namespace}.example.com", key.name);
+        let age = i64::try_from(self.chance.below(self.plan.lifetime.unsigned_abs()))?;
+        let is_empty = self.chance.in_thousand(150);
+        let mut now = self.world.now();
+        let (certificate, private) = if is_empty {
+            (String::new(), String::new())
+        } else {
+            let begins = clock::now() - age;
+            let (leaf, private) = now
+                .ca
+                .give(&[name.clone()], begins, begins + self.plan.lifetime);
+            (now.ca.issued[leaf].chain.clone(), private)
+        };
+        let encoded = |text: &str| BASE64_STANDARD.encode(text);
+        let annotations = json!({keys::ISSUER: "ca", keys::NAMES: name});
+        let secret = json!({
+            "metadata": {"annotations": annotations}, "type": "kubernetes.io/tls",
+            "data": {"tls.crt": encoded(&certificate), "tls.key": encoded(&private)},
+        });
+        let made = now.objects.create(&key, secret);
+        made.map_err(|refusal| anyhow!("{}", refusal.message))?;
+        now.caused(&key);
+        let of = Key::new(&DEPLOYMENTS, &namespace, &format!("web-{number}"));
+        let volumes = json!([{"name": "tls", "secret": {"secretName": key.name}}]);
+        let template = json!({
+            "metadata": {"labels": {"app": of.name}, "annotations": {}},
+            "spec": {"containers": [{"name": "web", "image": "web"}], "volumes": volumes},
+        });
+        let deployment = json!({
+            "metadata": {}, "status": {},
+            "spec": {
+                "replicas": self.chance.between(1, 3), "selector": {"matchLabels": {"app": of.name}},
+                "template": template,
+            },
+        });
+        let made = now.objects.create(&of, deployment);
+        made.map_err(|refusal| anyhow!("{}", refusal.message))?;
+        drop(now);
+        tokio::spawn(controllers::look_after(self.world.clone(), of));
+        self.secrets.push(key);
+        Ok(())
+    }
+
+    async fn live(mut self) -> Result<Outcome> {
+        // Pods of before.
+        sleep(Duration::from_secs(60)).await;
+        self.start()?;
+        let stormy = Instant::now() + Duration::from_secs(self.plan.days * DAY);
+        self.until(stormy, true).await?;
+        self.world.tell(
+            "plan",
+            "nothing goes wrong and nobody wants anything any more",
+        );
+        self.world.now().weather.clear();
+        for (key, _) in std::mem::take(&mut self.paused) {
+            self.annotate(&key, keys::PAUSED, None);
+        }
+        self.start()?;
+        let quiet = Instant::now() + Duration::from_secs(CALM);
+        self.until(quiet, false).await?;
+        self.world.now().look_at_the_end();
+        for replica in self.replicas.iter_mut().filter_map(Option::take) {
+            replica.end().await;
+        }
+        let now = self.world.now();
+        Ok(Outcome {
+            violations: now.checks.violations.clone(),
+            last: now.story.last().map(str::to_owned).collect(),
+            digest: now.story.digest(),
+            seconds: clock::passed().as_secs(),
+            issued: now.ca.issued.len(),
+            requests: now.requests,
+        })
+    }
+
+    /// Starts the replicas that do not run.
+    fn start(&mut self) -> Result<()> {
+        for at in 0..self.replicas.len() {
+            if self.replicas[at].is_none() {
+                self.lives += 1;
+                let name = format!("{}{}", ["a", "b"][at % 2], self.lives);
+                self.replicas[at] =
+                    Some(Replica::start(&self.world, &name, config(1)?, self.times)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lives until then, with users and outages or without.
+    async fn until(&mut self, end: Instant, lively: bool) -> Result<()> {
+        let mut look = Instant::now();
+        let mut act = self.after(self.plan.acts * 3_600, lively);
+        let mut outage = self.after(self.plan.outages * DAY, lively);
+        let mut over: Option<Instant> = None;
+        // A planted fault is found by one.
+        let most = if self.plan.planted.is_some() { 0 } else { 5 };
+        loop {
+            let at = Instant::now();
+            if at >= end || self.world.now().checks.violations.len() > most {
+                return Ok(());
+            }
+            for number in 0..self.replicas.len() {
+                if self.replicas[number].is_none() && self.again[number] <= at {
+                    self.start_one(number)?;
+                }
+            }
+            if look <= at {
+                self.world.now().look_at_ends();
+                look = at + Duration::from_secs(3_600);
+            }
+            if act.is_some_and(|act| act <= at) {
+                self.act()?;
+                act = self.after(self.plan.acts * 3_600, lively);
+            }
+            if over.is_some_and(|over| over <= at) {
+                self.world.tell("weather", "all can be reached again");
+                let mut now = self.world.now();
+                (now.weather.api_up, now.weather.ca_up, over) = (true, true, None);
+            }
+            if outage.is_some_and(|outage| outage <= at) {
+                over = Some(at + self.outage());
+                outage = self.after(self.plan.outages * DAY, lively);
+            }
+            let dead = { self.replicas.iter().zip(&self.again) }
+                .filter(|(replica, _)| replica.is_none())
+                .map(|(_, again)| *again);
+            let all = [Some(look), Some(end), act, outage, over];
+            let next = all.into_iter().flatten().chain(dead).min().unwrap_or(end);
+            tokio::select! {
+                biased;
+                doomed = self.world.doomed() => for name in doomed {
+                    self.bury(&name).await;
+                },
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    fn start_one(&mut self, at: usize) -> Result<()> {
+        self.lives += 1;
+        let name = format!("{}{}", ["a", "b"][at % 2], self.lives);
+        self.replicas[at] = Some(Replica::start(&self.world, &name, config(1)?, self.times)?);
+        Ok(())
+    }
+
+    /// An instant at about this many seconds from now, if there is to be one.
+    fn after(&mut self, seconds: u64, lively: bool) -> Option<Instant> {
+        let seconds = (seconds > 0 && lively).then(|| self.chance.between(1, 2 * seconds))?;
+        Some(Instant::now() + Duration::from_secs(seconds))
+    }
+
+    async fn bury(&mut self, name: &str) {
+        let pause = Duration::from_millis(self.chance.between(500, 90_000));
+        for at in 0..self.replicas.len() {
+            let is_it = self.replicas[at]
+                .as_ref()
+                .is_some_and(|it| *it.name == *name);
+            if let Some(replica) = self.replicas[at].take_if(|_| is_it) {
+                replica.die().await;
+                self.again[at] = Instant::now() + pause;
+                self.world.now().checks.trouble = clock::now();
+            }
+        }
+    }
+
+    /// Has the API server or the CA be gone for a while; gives how long.
+    fn outage(&mut self) -> Duration {
+        let of_ca = self.chance.in_thousand(600);
+        let most = if of_ca { 3 * DAY } else { 3_600 };
+        let lasts = self.chance.between(10, most);
+        let mut now = self.world.now();
+        if of_ca {
+            now.weather.ca_up = false;
+        } else {
+            now.weather.api_up = false;
+            if lasts > 300 {
+                now.objects.compact();
+            }
+        }
+        now.checks.trouble = clock::now();
+        let what = if of_ca { "the CA" } else { "the API server" };
+        now.story.tell(
+            "weather",
+            format_args!("{what} cannot be reached for {lasts} s"),
+        );
+        Duration::from_secs(lasts)
+    }
+
+    fn annotate(&self, key: &Key, name: &str, value: Option<String>) {
+        let mut now = self.world.now();
+        now.objects.set(key, |secret| {
+            let annotations = &mut secret["metadata"]["annotations"];
+            match value {
+                Some(value) => annotations[name] = json!(value),
+                None => _ = annotations.as_object_mut().and_then(|all| all.remove(name)),
+            }
+        });
+        now.caused(key);
+    }
+
+    /// A user does something.
+    fn act(&mut self) -> Result<()> {
+        let key = self.chance.pick(&self.secrets).clone();
+        let what = self.chance.below(11);
+        let tell = |what: &str| self.world.tell("user", format_args!("{what} {key}"));
+        let held = {
+            let now = self.world.now();
+            now.objects.get(&key).map(|secret| secret["data"].clone())
+        };
+        match what {
+            0 => {
+                tell("asks for a new certificate of");
+                let value = self.chance.draw().to_string();
+                self.annotate(&key, keys::RENEW_NOW, Some(value));
+            }
+            1 | 2 => {
+                tell("changes the names of");
+                let name = format!("{}.{}.example.com", key.name, key.namespace);
+                let names = match self.chance.below(3) {
+                    0 => name,
+                    1 => format!("{name}, www.{name}"),
+                    _ => format!("api.{name}, {name}"),
+                };
+                self.annotate(&key, keys::NAMES, Some(names));
+            }
+            3 => {
+                tell("empties");
+                self.before.insert(key.clone(), held.unwrap_or_default());
+                let empty = json!({"tls.crt": "", "tls.key": ""});
+                self.hold(&key, &empty);
+            }
+            4 => {
+                let Some(before) = self.before.remove(&key).filter(|it| !it.is_null()) else {
+                    self.before.insert(key.clone(), held.unwrap_or_default());
+                    return Ok(());
+                };
+                tell("puts back what was in");
+                self.hold(&key, &before);
+            }
+            5 => {
+                if self.paused.remove(&key).is_some() {
+                    tell("resumes");
+                    self.annotate(&key, keys::PAUSED, None);
+                } else {
+                    tell("pauses");
+                    self.paused.insert(key.clone(), Instant::now());
+                    self.annotate(&key, keys::PAUSED, Some("true".into()));
+                }
+            }
+            6 => {
+                tell("deletes and makes again");
+                let mut now = self.world.now();
+                let deleted = now.objects.delete(&key, &Value::Null);
+                let deleted = deleted.map_err(|it| anyhow!("{}", it.message))?;
+                let mut again = Value::clone(&deleted);
+                let annotations = again["metadata"]["annotations"].as_object_mut();
+                if let Some(annotations) = annotations {
+                    annotations.retain(|name, _| !name.starts_with("state."));
+                }
+                let again = json!({
+                    "metadata": {"annotations": again["metadata"]["annotations"]},
+                    "type": again["type"], "data": again["data"],
+                });
+                let made = now.objects.create(&key, again);
+                made.map_err(|refusal| anyhow!("{}", refusal.message))?;
+                now.caused(&key);
+            }
+            7 => {
+                let of = Key::new(
+                    &DEPLOYMENTS,
+                    &key.namespace,
+                    &key.name.replace("tls", "web"),
+                );
+                self.world.tell("user", format_args!("restarts {of}"));
+                let value = self.chance.draw().to_string();
+                self.world.now().objects.set(&of, |it| {
+                    it["spec"]["template"]["metadata"]["annotations"]["restarted"] = json!(value);
+                });
+            }
+            8 => {
+                let of = Key::new(
+                    &DEPLOYMENTS,
+                    &key.namespace,
+                    &key.name.replace("tls", "web"),
+                );
+                let replicas = self.chance.between(1, 4);
+                self.world
+                    .tell("user", format_args!("scales {of} to {replicas}"));
+                self.world
+                    .now()
+                    .objects
+                    .set(&of, |it| it["spec"]["replicas"] = json!(replicas));
+            }
+            9 => {
+                tell("writes nonsense on");
+                let value = *self.chance.pick(&["soon", "30", "33%", "10d"]);
+                self.annotate(&key, keys::RENEW_BEFORE, Some(value.to_owned()));
+            }
+            _ => {
+                let minutes = self.chance.between(1, 3);
+                self.world
+                    .tell("user", format_args!("changes the config: {minutes}"));
+                for replica in self.replicas.iter().flatten() {
+                    replica.configure(config(minutes)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hold(&self, key: &Key, data: &Value) {
+        let mut now = self.world.now();
+        now.objects.set(key, |secret| secret["data"] = data.clone());
+        now.caused(key);
+    }
+}

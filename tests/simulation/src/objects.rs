@@ -1,0 +1,438 @@
+//! The objects of the cluster, as an API server keeps them: versions, guarded writes, and what has changed since.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use crate::clock;
+
+/// Most changes that a watch can catch up on; older ones are gone (410).
+const REMEMBERED: usize = 400;
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its kind.
+    pub kind: &'static Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A kind of objects.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kind {
+    /// As in paths.
+    pub plural: &'static str,
+    /// Group and version, as in objects.
+    pub api: &'static str,
+    /// Its name.
+    pub name: &'static str,
+}
+
+const fn kind(plural: &'static str, api: &'static str, name: &'static str) -> Kind {
+    Kind { plural, api, name }
+}
+
+/// The Secrets' kind.
+pub static SECRETS: Kind = kind("secrets", "v1", "Secret");
+/// The ConfigMaps' kind.
+pub static CONFIG_MAPS: Kind = kind("configmaps", "v1", "ConfigMap");
+/// The pods' kind.
+pub static PODS: Kind = kind("pods", "v1", "Pod");
+/// The Deployments' kind.
+pub static DEPLOYMENTS: Kind = kind("deployments", "apps/v1", "Deployment");
+/// The ReplicaSets' kind.
+pub static REPLICA_SETS: Kind = kind("replicasets", "apps/v1", "ReplicaSet");
+/// The Leases' kind.
+pub static LEASES: Kind = kind("leases", "coordination.k8s.io/v1", "Lease");
+/// The Events' kind: they are answered and not kept.
+pub static EVENTS: Kind = kind("events", "events.k8s.io/v1", "Event");
+
+static EMPTY: [Kind; 7] = [
+    kind("namespaces", "v1", "Namespace"),
+    kind("services", "v1", "Service"),
+    kind("replicationcontrollers", "v1", "ReplicationController"),
+    kind("statefulsets", "apps/v1", "StatefulSet"),
+    kind("daemonsets", "apps/v1", "DaemonSet"),
+    kind("jobs", "batch/v1", "Job"),
+    kind("ingresses", "networking.k8s.io/v1", "Ingress"),
+];
+
+impl Kind {
+    /// The kind of a path's plural and group.
+    #[must_use]
+    pub fn of(api: &str, plural: &str) -> Option<&'static Self> {
+        let used = [
+            &SECRETS,
+            &CONFIG_MAPS,
+            &PODS,
+            &DEPLOYMENTS,
+            &REPLICA_SETS,
+            &LEASES,
+            &EVENTS,
+        ];
+        let all = used.into_iter().chain(&EMPTY);
+        { all }
+            .into_iter()
+            .find(|kind| kind.plural == plural && kind.api == api)
+    }
+}
+
+impl Key {
+    /// An object of this kind.
+    #[must_use]
+    pub fn new(kind: &'static Kind, namespace: &str, name: &str) -> Self {
+        Self {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.kind.plural, self.namespace, self.name)
+    }
+}
+
+/// A change of an object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The cluster's version with it.
+    pub version: u64,
+    /// Which object.
+    pub key: Key,
+    /// The object before it.
+    pub before: Option<Arc<Value>>,
+    /// The object after it; of a deletion with the deletion's version.
+    pub after: Arc<Value>,
+    /// Whether it is a deletion.
+    pub deleted: bool,
+}
+
+/// Why a write is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status.
+    pub code: u16,
+    /// In one word.
+    pub reason: &'static str,
+    /// In words.
+    pub message: String,
+}
+
+impl Refusal {
+    /// With this status.
+    #[must_use]
+    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            code,
+            reason,
+            message,
+        }
+    }
+}
+
+/// All objects.
+#[derive(Debug)]
+pub struct Objects {
+    version: u64,
+    made: u64,
+    all: BTreeMap<Key, Arc<Value>>,
+    changes: VecDeque<Change>,
+    /// The version of the cluster, for those who watch it.
+    pub changed: watch::Sender<u64>,
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            made: 0,
+            all: BTreeMap::new(),
+            changes: VecDeque::new(),
+            changed: watch::Sender::new(1),
+        }
+    }
+}
+
+impl Objects {
+    /// The cluster's version.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&Arc<Value>> {
+        self.all.get(key)
+    }
+
+    /// The objects of a kind, in all namespaces or one, by name.
+    pub fn list<'a>(
+        &'a self,
+        kind: &'static Kind,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Value>)> {
+        let first = Key::new(kind, namespace.unwrap_or_default(), "");
+        self.all.range(first..).take_while(move |(key, _)| {
+            key.kind == kind && namespace.is_none_or(|namespace| key.namespace == namespace)
+        })
+    }
+
+    /// What has changed after this version; `None` if that is not known any more.
+    #[must_use]
+    pub fn since(&self, version: u64) -> Option<Vec<Change>> {
+        let complete = match self.changes.front() {
+            Some(first) => version + 1 >= first.version,
+            None => version >= self.version,
+        };
+        let later = self.changes.iter().rev();
+        let later = later.take_while(|change| change.version > version);
+        let mut later: Vec<Change> = later.cloned().collect();
+        later.reverse();
+        complete.then_some(later)
+    }
+
+    /// Forgets what has changed: every watch has to list again.
+    pub fn compact(&mut self) {
+        self.changes.clear();
+        self.version += 1;
+        let (version, before) = (self.version, self.version - 1);
+        debug_assert!(before > 0);
+        // A change of nothing, so that no earlier version is complete.
+        self.changed.send_replace(version);
+    }
+
+    /// Makes an object.
+    ///
+    /// # Errors
+    /// 409 if there is one, 422 if it cannot be.
+    pub fn create(&mut self, key: &Key, mut object: Value) -> Result<Arc<Value>, Refusal> {
+        if self.all.contains_key(key) {
+            let message = format!("{} {:?} already exists", key.kind.plural, key.name);
+            return Err(Refusal::new(409, "AlreadyExists", message));
+        }
+        self.made += 1;
+        let uid = format!("00000000-0000-4000-8000-{:012x}", self.made);
+        let made = timestamp(clock::now());
+        let metadata = metadata(&mut object);
+        metadata.insert("namespace".into(), json!(key.namespace));
+        metadata.insert("name".into(), json!(key.name));
+        metadata.insert("uid".into(), json!(uid));
+        metadata.insert("creationTimestamp".into(), json!(made));
+        if key.kind.api == "apps/v1" {
+            metadata.insert("generation".into(), json!(1));
+        }
+        object["apiVersion"] = json!(key.kind.api);
+        object["kind"] = json!(key.kind.name);
+        valid(key, None, &object)?;
+        Ok(self.put(key, None, object, false))
+    }
+
+    /// Changes an object by a merge patch (RFC 7386), whose uid and resourceVersion have to fit.
+    ///
+    /// # Errors
+    /// 404, 409 and 422.
+    pub fn merge(
+        &mut self,
+        key: &Key,
+        patch: &Value,
+        manager: &str,
+    ) -> Result<Arc<Value>, Refusal> {
+        let before = Arc::clone(self.all.get(key).ok_or_else(|| missing(key))?);
+        fits(key, &before, &patch["metadata"], 422)?;
+        let mut object = Value::clone(&before);
+        let (uid, version) = (
+            before["metadata"]["uid"].clone(),
+            before["metadata"]["resourceVersion"].clone(),
+        );
+        merge(&mut object, patch);
+        object["metadata"]["uid"] = uid;
+        object["metadata"]["resourceVersion"] = version;
+        if object == *before {
+            return Ok(before);
+        }
+        valid(key, Some(&before), &object)?;
+        if object["spec"] != before["spec"] && key.kind.api == "apps/v1" {
+            let generation = before["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
+            object["metadata"]["generation"] = json!(generation);
+            manage(&mut object, patch, manager);
+        }
+        Ok(self.put(key, Some(before), object, false))
+    }
+
+    /// Replaces an object as its controller or its user does, whatever its version.
+    pub fn set(&mut self, key: &Key, change: impl FnOnce(&mut Value)) {
+        let Some(before) = self.all.get(key).cloned() else {
+            return;
+        };
+        let mut object = Value::clone(&before);
+        change(&mut object);
+        if object == *before {
+            return;
+        }
+        if object["spec"] != before["spec"] && key.kind.api == "apps/v1" {
+            let generation = before["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
+            object["metadata"]["generation"] = json!(generation);
+        }
+        self.put(key, Some(before), object, false);
+    }
+
+    /// Deletes an object, if uid and resourceVersion fit.
+    ///
+    /// # Errors
+    /// 404 and 409.
+    pub fn delete(&mut self, key: &Key, preconditions: &Value) -> Result<Arc<Value>, Refusal> {
+        let before = Arc::clone(self.all.get(key).ok_or_else(|| missing(key))?);
+        fits(key, &before, preconditions, 409)?;
+        let object = Value::clone(&before);
+        Ok(self.put(key, Some(before), object, true))
+    }
+
+    fn put(
+        &mut self,
+        key: &Key,
+        before: Option<Arc<Value>>,
+        mut object: Value,
+        deleted: bool,
+    ) -> Arc<Value> {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let after = Arc::new(object);
+        if deleted {
+            self.all.remove(key);
+        } else {
+            self.all.insert(key.clone(), Arc::clone(&after));
+        }
+        if self.changes.len() == REMEMBERED {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(Change {
+            version: self.version,
+            key: key.clone(),
+            before,
+            after: Arc::clone(&after),
+            deleted,
+        });
+        self.changed.send_replace(self.version);
+        after
+    }
+}
+
+fn metadata(object: &mut Value) -> &mut Map<String, Value> {
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    object["metadata"]
+        .as_object_mut()
+        .unwrap_or_else(|| unreachable!("it was just made one"))
+}
+
+fn missing(key: &Key) -> Refusal {
+    let message = format!("{} {:?} not found", key.kind.plural, key.name);
+    Refusal::new(404, "NotFound", message)
+}
+
+/// Whether uid and version, where they are given, are the object's.
+fn fits(key: &Key, object: &Value, wanted: &Value, of_uid: u16) -> Result<(), Refusal> {
+    let differs = |field: &str| {
+        let value = &wanted[field];
+        !value.is_null() && *value != object["metadata"][field]
+    };
+    if differs("uid") {
+        let message = format!("{key}: the uid in the precondition is another");
+        // A changed uid in a patch is one of an immutable field; the API server looks at the version first.
+        let reason = if of_uid == 409 || differs("resourceVersion") {
+            return Err(Refusal::new(409, "Conflict", message));
+        } else {
+            "Invalid"
+        };
+        return Err(Refusal::new(of_uid, reason, message));
+    }
+    if differs("resourceVersion") {
+        let message = format!("{key}: the object has been modified");
+        return Err(Refusal::new(409, "Conflict", message));
+    }
+    Ok(())
+}
+
+/// What the API server checks of the kinds that are written.
+fn valid(key: &Key, before: Option<&Value>, object: &Value) -> Result<(), Refusal> {
+    let invalid = |message: &str| Err(Refusal::new(422, "Invalid", format!("{key}: {message}")));
+    if key.kind == &SECRETS {
+        if object["type"] == "kubernetes.io/tls" {
+            let has = |name: &str| !object["data"][name].is_null();
+            if !has("tls.crt") || !has("tls.key") {
+                return invalid("tls.crt and tls.key are required");
+            }
+        }
+        if let Some(before) = before {
+            if before["type"] != object["type"] {
+                return invalid("type is immutable");
+            }
+            if before["immutable"] == true && before["data"] != object["data"] {
+                return invalid("data is immutable when `immutable` is set");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Value::Object(target) = target else {
+        return;
+    };
+    for (name, value) in patch {
+        if value.is_null() {
+            target.remove(name);
+        } else {
+            merge(target.entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// Notes who has changed the annotations of a template, and when.
+fn manage(object: &mut Value, patch: &Value, manager: &str) {
+    let Some(changed) = patch["spec"]["template"]["metadata"]["annotations"].as_object() else {
+        return;
+    };
+    let fields: Map<String, Value> = changed
+        .keys()
+        .map(|name| (format!("f:{name}"), json!({})))
+        .collect();
+    let fields = json!({"f:spec": {"f:template": {"f:metadata": {"f:annotations": fields}}}});
+    let entry = json!({
+        "manager": manager, "operation": "Update", "apiVersion": "apps/v1",
+        "time": timestamp(clock::now()), "fieldsType": "FieldsV1", "fieldsV1": fields,
+    });
+    let mut managers = match object["metadata"]["managedFields"].take() {
+        Value::Array(managers) => managers,
+        _ => Vec::new(),
+    };
+    managers.retain(|it| it["manager"] != manager);
+    managers.push(entry);
+    object["metadata"]["managedFields"] = Value::Array(managers);
+}
+
+/// As in objects.
+#[must_use]
+pub fn timestamp(seconds: i64) -> String {
+    cert_renew_core::time::UnixTime(seconds).to_string()
+}

@@ -1,6 +1,6 @@
 //! What is told of one Secret's limits and of its last certificates: a view of the ledger and of the issuers' quotas.
 //!
-//! Read only. Whether a renewal may start is decided in `core::schedule` and [`super::validation_limits`], not here.
+//! Read only. Whether a renewal may start is decided in `core::schedule` and [`super::validations`], not here.
 
 use cert_renew_core::index::Observed;
 use cert_renew_core::schedule::rate_limits::{self, IssuanceHistory};

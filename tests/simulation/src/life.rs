@@ -200,7 +200,7 @@ impl Life {
             let begins = clock::now() - age;
             let (leaf, private) = now
                 .ca
-                .give(&[name.clone()], begins, begins + self.plan.lifetime);
+                .give(std::slice::from_ref(&name), begins, begins + self.plan.lifetime);
             (now.ca.issued[leaf].chain.clone(), private)
         };
         let encoded = |text: &str| BASE64_STANDARD.encode(text);

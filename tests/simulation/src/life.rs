@@ -198,9 +198,11 @@ impl Life {
             (String::new(), String::new())
         } else {
             let begins = clock::now() - age;
-            let (leaf, private) = now
-                .ca
-                .give(std::slice::from_ref(&name), begins, begins + self.plan.lifetime);
+            let (leaf, private) = now.ca.give(
+                std::slice::from_ref(&name),
+                begins,
+                begins + self.plan.lifetime,
+            );
             (now.ca.issued[leaf].chain.clone(), private)
         };
         let encoded = |text: &str| BASE64_STANDARD.encode(text);

@@ -73,12 +73,14 @@ impl Declared {
                 match event {
                     Ok(event) => self.on_event(number, class, event),
                     Err(error) => {
-                        let text = error_chain(&error);
                         if is_refusal(&error) {
-                            self.refused(number, place, &text, told);
+                            self.refused(number, place, told);
                             break;
                         }
-                        tracing::debug!(error = text, "the watch on declarations is interrupted");
+                        tracing::debug!(
+                            error = error_chain(&error),
+                            "the watch on declarations is interrupted"
+                        );
                     }
                 }
             }
@@ -87,12 +89,11 @@ impl Declared {
         }
     }
 
-    fn refused(&self, number: usize, place: Option<&str>, error: &str, told: &AtomicBool) {
+    fn refused(&self, number: usize, place: Option<&str>, told: &AtomicBool) {
         self.change(|register| register.blind(number));
         if !told.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 namespace = place.unwrap_or("(all)"),
-                error,
                 "no ConfigMap declares a certificate: that needs rbac/addons/declarations.yaml"
             );
         }

@@ -223,7 +223,7 @@ async fn the_kustomization_has_both_scopes_too() -> Result<()> {
     for addon in fs::read_dir(Path::new(ROOT).join("rbac/namespaced/addons"))? {
         kustomized.extend(objects(&fs::read_to_string(addon?.path())?)?);
     }
-    assert_eq!(kustomized.len(), 10);
+    assert_eq!(kustomized.len(), 12);
     for (key, object) in kustomized {
         assert_eq!(charted.get(&key), Some(&object), "{key}");
     }

@@ -288,6 +288,9 @@ impl Protocol {
                     {
                         Rollout::Patch(leaf, state.workload)
                     }
+                    Rolling::Conclude(_) if self.is_planted(Planted::RolledOutNever) => {
+                        return Some(());
+                    }
                     Rolling::Wait(leaf) => Rollout::Wait(leaf),
                     Rolling::Conclude(leaf) => Rollout::Record(Some(leaf), state.secret, true),
                 }

@@ -423,7 +423,7 @@ fn the_page_on_rights_lists_what_the_roles_grant() -> Result<()> {
         );
         compared += 1;
     }
-    ensure!(compared == 10, "{compared} files of roles");
+    ensure!(compared == 11, "{compared} files of roles");
     Ok(())
 }
 

@@ -13,14 +13,15 @@ use cert_renew_core::secret::workload::WorkloadRef;
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Config, ResourceExt as _};
 use serde_json::{Value, json};
 use test_bench::objects::Space;
-use test_bench::{Bench, Result};
+use test_bench::{Bench, Result, eventually};
 
+use crate::renewal::SOON;
 use crate::rolling::{config, due, is_ready, make, pods_of, ready, roll, roll_by, roll_with};
 
 const KINDS: [&str; 4] = [
@@ -129,7 +130,14 @@ async fn restricted(bench: &Bench, space: &Space, rules: Value) -> Result<Client
     let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     config.auth_info.impersonate = Some(space.name.clone());
-    Ok(Client::try_from(config)?)
+    let client = Client::try_from(config)?;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &space.name);
+    eventually(SOON, "the role is in force", async || {
+        deployments.list(&ListParams::default()).await?;
+        Ok(())
+    })
+    .await?;
+    Ok(client)
 }
 
 #[tokio::test]

@@ -54,18 +54,27 @@ pub struct Made {
 }
 
 impl Made {
-    /// `None` if the settings of the Secret come from elsewhere, or it is for an installation of another class.
+    /// `None` if the settings of the Secret come from elsewhere, or it is for an installation of another class. Only of
+    /// others is the state asked for: most Secrets are declared by nothing.
     #[must_use]
-    pub fn read(key: &SecretRef, head: &Head, state: Option<State>, class: &str) -> Option<Self> {
+    pub fn read(
+        key: &SecretRef,
+        head: &Head,
+        state: impl FnOnce() -> Option<State>,
+        class: &str,
+    ) -> Option<Self> {
         let own = head
             .annotation(keys::CLASS)
             .map_or(DEFAULT_CLASS, str::trim);
-        let record = Record::read(key, head).filter(|_| is_marked(head) && own == class)?;
+        if !is_marked(head) || own != class {
+            return None;
+        }
+        let record = Record::read(key, head)?;
         Some(Self {
             of: record.of,
             is_intact: record.is_intact(head),
             is_gone: record.gone.is_some(),
-            told: Mirror::of_secret(head, state).digest(),
+            told: Mirror::of_secret(head, state()).digest(),
         })
     }
 }

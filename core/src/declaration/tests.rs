@@ -290,7 +290,7 @@ fn nothing_is_declared_by_what_only_looks_so() {
 /// The Secret of a register, with what would be read of it.
 fn seen(register: &mut Register, annotations: &BTreeMap<String, String>) {
     let secret = secret("kubernetes.io/tls", annotations);
-    let made = Made::read(&key("tls"), &secret.head, None, "default");
+    let made = Made::read(&key("tls"), &secret.head, || None, "default");
     register.secret(&key("tls"), made);
 }
 

@@ -58,8 +58,9 @@ impl Controller {
         let Some(key) = self.judge(source, secret) else {
             return;
         };
-        let (now, class) = (UnixTime::now(), &self.all.shared.config().class);
-        let state = { self.index().get(&key) }.map(|entry| State::of(&entry, now));
+        let class = &self.all.shared.config().class;
+        let entry = || self.index().get(&key);
+        let state = || entry().map(|entry| State::of(&entry, UnixTime::now()));
         let made = Made::read(&key, &secret.head, state, class);
         self.all.declared.secret(&key, made);
     }

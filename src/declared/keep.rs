@@ -95,12 +95,15 @@ impl Declared {
     }
 
     async fn look_after(&self, key: &SecretRef) -> Result<(), Error> {
-        let config = self.shared.config();
+        if self.shared.config().paused {
+            return Ok(());
+        }
+        let look = self.look(key, &self.shared.config().class).await?;
+        // It may have changed while the look waited for its answers.
+        let (now, config) = (UnixTime::now(), self.shared.config());
         if config.paused {
             return Ok(());
         }
-        let look = self.look(key, &config.class).await?;
-        let now = UnixTime::now();
         if look.declarations.is_empty() {
             return self.undeclare(key, look, now).await;
         }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::secrets::Wiped;
 use crate::cluster::Error;
-use crate::cluster::client::{call, params};
+use crate::cluster::client::{call, if_any, params};
 
 const FIELD: &str = "credentials";
 /// Data key of the credentials that an account is changing to.
@@ -54,16 +54,12 @@ pub async fn load_with_next(
         api.get(&name),
     )
     .await;
-    match found {
-        Ok(secret) => {
-            let mut data = secret.data.unwrap_or_default();
-            let mut take = |field| data.remove(field).map(|bytes| Zeroizing::new(bytes.0));
-            let next = take(NEXT);
-            Ok(take(FIELD).map(|credentials| (credentials, next)))
-        }
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(if_any(found)?.and_then(|secret| {
+        let mut data = secret.data.unwrap_or_default();
+        let mut take = |field| data.remove(field).map(|bytes| Zeroizing::new(bytes.0));
+        let next = take(NEXT);
+        take(FIELD).map(|credentials| (credentials, next))
+    }))
 }
 
 /// Credentials, and those that will replace them.

@@ -20,7 +20,7 @@ use kube::runtime::watcher::{self, watcher};
 use serde_json::json;
 
 use super::Error;
-use super::client::{call, params};
+use super::client::{call, if_any, params};
 
 /// Objects in a page of a list.
 const PAGE: u32 = 250;
@@ -52,12 +52,7 @@ pub fn watch(client: &Client, namespace: Option<&str>, timeout: Duration) -> Eve
 /// Those of every call.
 pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<Metadata>, Error> {
     let what = || format!("reading ConfigMap {namespace}/{name}");
-    let found = call(what, api(client, namespace).get(name)).await;
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+    if_any(call(what, api(client, namespace).get(name)).await)
 }
 
 /// A Secret as it is now, without its private key; `None` if there is none.
@@ -66,11 +61,7 @@ pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<
 /// Those of every call.
 pub async fn secret(client: &Client, key: &SecretRef) -> Result<Option<ThinSecret>, Error> {
     let api: Api<ThinSecret> = Api::namespaced(client.clone(), &key.namespace);
-    match call(|| format!("reading Secret {key}"), api.get(&key.name)).await {
-        Ok(found) => Ok(Some(found)),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+    if_any(call(|| format!("reading Secret {key}"), api.get(&key.name)).await)
 }
 
 /// Makes an empty TLS Secret with these annotations. One that exists by now is left as it is.

@@ -14,7 +14,7 @@ use kube::runtime::watcher::Event;
 
 use super::Declared;
 use crate::cluster::declarations::{self, Metadata};
-use crate::cluster::secrets::watch::is_refusal;
+use crate::cluster::secrets::watch;
 
 /// Time until a watch is tried again that the API server has refused: a right may have been given since.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -35,10 +35,7 @@ impl Declared {
         loop {
             let scope = { scope(&config.borrow_and_update()) };
             let (namespaces, class) = &scope;
-            let places: Vec<Option<Arc<str>>> = match &**namespaces {
-                [] => vec![None],
-                some => some.iter().map(|it| Some(it.as_str().into())).collect(),
-            };
+            let places = watch::scopes(namespaces);
             self.change(|register| register.open(places.iter().cloned()));
             let watches = { places.iter().enumerate() }.map(|(number, place)| {
                 self.watch((number, place.as_deref()), class, timeout, &told)
@@ -73,7 +70,7 @@ impl Declared {
                 match event {
                     Ok(event) => self.on_event(number, class, event),
                     Err(error) => {
-                        if is_refusal(&error) {
+                        if watch::is_refusal(&error) {
                             self.refused(number, place, told);
                             break;
                         }
@@ -111,12 +108,7 @@ impl Declared {
     }
 
     fn on_object(&self, number: usize, class: &str, object: &Metadata) {
-        let namespace: Arc<str> = object
-            .metadata
-            .namespace
-            .as_deref()
-            .unwrap_or_default()
-            .into();
+        let namespace = namespace_of(object);
         match Declaration::of_config_map(&object.metadata, class) {
             Some(declaration) => {
                 self.change(|register| register.declared(number, &namespace, &declaration));
@@ -126,16 +118,16 @@ impl Declared {
     }
 
     fn on_gone(&self, object: &Metadata) {
-        let namespace: Arc<str> = object
-            .metadata
-            .namespace
-            .as_deref()
-            .unwrap_or_default()
-            .into();
+        let namespace = namespace_of(object);
         let source = Source {
             kind: Kind::ConfigMap,
             name: object.metadata.name.as_deref().unwrap_or_default().into(),
         };
         self.change(|register| register.gone(&namespace, &source));
     }
+}
+
+fn namespace_of(object: &Metadata) -> Arc<str> {
+    let namespace = object.metadata.namespace.as_deref();
+    namespace.unwrap_or_default().into()
 }

@@ -79,6 +79,15 @@ impl Call {
     }
 }
 
+/// What a read has found; `None` if there is no such object.
+pub(in crate::cluster) fn if_any<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes one attempt of a call, as [`Call::ONCE`].
 pub(in crate::cluster) async fn call<T>(
     what: impl FnOnce() -> String,

@@ -9,4 +9,4 @@ pub(crate) mod pages;
 pub(super) mod params;
 pub(super) mod transport;
 
-pub(super) use call::{DEADLINE, call};
+pub(super) use call::{DEADLINE, call, if_any};

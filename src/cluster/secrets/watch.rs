@@ -138,6 +138,16 @@ pub fn is_refusal(error: &watcher::Error) -> bool {
     })
 }
 
+/// Where to watch: everywhere, or in each namespace if only some are watched, as a Role cannot grant more.
+#[must_use]
+pub fn scopes(namespaces: &[String]) -> Vec<Option<Arc<str>>> {
+    if namespaces.is_empty() {
+        return vec![None];
+    }
+    let namespaces = namespaces.iter();
+    namespaces.map(|it| Some(it.as_str().into())).collect()
+}
+
 impl Opener {
     /// A watch is reopened after `timeout`, and counts as dead if it sends nothing for five more seconds: a live one
     /// sends a bookmark each minute.
@@ -159,13 +169,7 @@ impl Opener {
             Select::Type => vec![tls, labelled.fields("type!=kubernetes.io/tls")],
             Select::Label => vec![labelled],
         };
-        // One watch for each namespace if only some are watched: a Role cannot grant more.
-        let scopes: Vec<Option<Arc<str>>> = if watch.namespaces.is_empty() {
-            vec![None]
-        } else {
-            let namespaces = watch.namespaces.iter();
-            namespaces.map(|it| Some(it.as_str().into())).collect()
-        };
+        let scopes = scopes(&watch.namespaces);
         let watches = configs
             .iter()
             .flat_map(|config| scopes.iter().map(|scope| (config.clone(), scope.clone())));

@@ -9,13 +9,13 @@
 
 use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::schedule::rate_limits;
-use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::data::data_keys::{DataKeys, TLS_TYPE};
 use cert_renew_core::secret::object::thin::ObservedSecret;
 use cert_renew_core::secret::parts::ChainAndCa;
 use cert_renew_core::secret::state::IssuedBy;
 use cert_renew_core::secret::stray;
 use cert_renew_core::secret::used_by::UsedBy;
+use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::testing::{FACTOR, LENGTHS, forge, slower_than_linear};
 use cert_renew_core::verdict::Report;
 
@@ -25,28 +25,6 @@ use crate::cluster::order_records;
 
 /// A reader by its name.
 pub(crate) type Reader = (&'static str, fn(&[u8]));
-
-/// What a user may write on a Secret beside its issuer, and something that is unknown.
-const KEYS: [&str; 18] = [
-    "names",
-    "renew-before",
-    "profile",
-    "lifetime",
-    "key-rotation",
-    "key-type",
-    "outputs",
-    "pkcs12-password-key",
-    "rollout",
-    "rollout-on",
-    "workloads",
-    "change-window",
-    "verify",
-    "paused",
-    "renew-now",
-    "revoked",
-    "class",
-    "unknown",
-];
 
 /// All readers of what a stranger may write.
 pub(crate) const READERS: &[Reader] = &[
@@ -95,10 +73,10 @@ pub(crate) const READERS: &[Reader] = &[
     }),
     ("Settings::read", |input| {
         let text = String::from_utf8_lossy(input);
-        for key in KEYS {
+        for key in keys::SETTINGS.into_iter().chain(["cert-renew.io/unknown"]) {
             let annotations = BTreeMap::from([
-                ("cert-renew.io/issuer".to_owned(), "x".to_owned()),
-                (format!("cert-renew.io/{key}"), text.clone().into_owned()),
+                (keys::ISSUER.to_owned(), "x".to_owned()),
+                (key.to_owned(), text.clone().into_owned()),
             ]);
             let _ = Settings::read(&annotations, false, &NamespaceDefaults::default());
         }

@@ -86,7 +86,7 @@ pub const DECLARATION: &str = "state.cert-renew.io/declaration";
 pub const LEAF_PREFIX: &str = "state.cert-renew.io/leaf.";
 
 /// What a user may write.
-const SETTINGS: [&str; 20] = [
+pub const SETTINGS: [&str; 20] = [
     ISSUER,
     NAMES,
     RENEW_BEFORE,

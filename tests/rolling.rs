@@ -7,10 +7,8 @@ use std::time::Duration;
 use cert_renew::rollout::{self, Happening, Judge, Outcome, Roller, Rollout, Withdrawal};
 use cert_renew_core::certificate::Fingerprint;
 use cert_renew_core::config::RolloutConfig;
-use cert_renew_core::rollout::{ChangedKeys, Request};
-use cert_renew_core::secret::parts::{ChainAndCa, Parts};
+use cert_renew_core::rollout::Request;
 use cert_renew_core::secret::state::RolledOut;
-use cert_renew_core::secret::workload::RolloutMode;
 use cert_renew_core::time::UnixTime;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
@@ -40,24 +38,14 @@ pub(crate) fn config() -> RolloutConfig {
 pub(crate) fn due(secret: &str, leaf: &str) -> Request {
     let not_after = UnixTime(UnixTime::now().0 + 86_400);
     Request {
-        secret: secret.into(),
-        uid: "".into(),
         leaf: Fingerprint::of(leaf.as_bytes()),
-        with: ChainAndCa::NONE,
         not_after,
         rolled_out: Some(RolledOut::Leaf {
             fingerprint: Fingerprint::of(b"the old one"),
             not_after,
             with: None,
         }),
-        remembered: None,
-        halted: None,
-        mode: RolloutMode::Restart,
-        workloads: Vec::new(),
-        changed: Parts::ALL,
-        keys: ChangedKeys::any(),
-        written: None,
-        unwell: Vec::new(),
+        ..Request::first_sight(secret, "", None)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Time against size: whether a reader takes more than linear time.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -47,6 +48,18 @@ pub fn slower_than_linear(
         }
     }
     slow
+}
+
+/// The same for what cannot be made from bytes: it is made once for each length, which stands for a size.
+#[must_use]
+pub fn slower_than_linear_in<T>(made: impl Fn(usize) -> T, read: impl Fn(&T)) -> Option<String> {
+    let mut known = HashMap::new();
+    for length in LENGTHS {
+        for length in [length, FACTOR * length] {
+            known.entry(length).or_insert_with(|| made(length));
+        }
+    }
+    slower_than_linear(|length| vec![0; length], |all| read(&known[&all.len()]))
 }
 
 /// Processor time of this thread, the shortest of three.

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-pub use linear::{FACTOR, LENGTHS, slower_than_linear};
+pub use linear::{FACTOR, LENGTHS, slower_than_linear, slower_than_linear_in};
 
 use crate::certificate::Fingerprint;
 use crate::rollout::decode::Object;

@@ -22,6 +22,26 @@ async fn started(limits: Limits) -> std::net::SocketAddr {
     address
 }
 
+/// One that speaks TLS too, with its certificate.
+async fn started_with_tls(limits: Limits, router: Router) -> (std::net::SocketAddr, String) {
+    let (certificate, key) = presented::tests::pair();
+    let presented = Presented::default();
+    presented
+        .replace(certificate.as_bytes(), key.as_bytes())
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = Some(presented.acceptor().unwrap());
+    tokio::spawn(serve_within(
+        limits,
+        listener,
+        tls,
+        router,
+        std::future::pending(),
+    ));
+    (address, certificate)
+}
+
 /// A connection from another address than the others.
 async fn from_elsewhere(address: std::net::SocketAddr) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -285,15 +305,9 @@ async fn who_has_asked_is_closed_last() {
     go.notify_one();
     assert!(waiting.await.unwrap().ends_with("late"));
 }
+
 #[tokio::test]
 async fn handshakes_that_never_end_keep_nobody_waiting() {
-    let (certificate, key) = presented::tests::pair();
-    let presented = Presented::default();
-    presented
-        .replace(certificate.as_bytes(), key.as_bytes())
-        .unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let seen = get(
         async |encrypted: Option<Extension<Encrypted>>| match encrypted {
             Some(_) => "here by TLS",
@@ -307,14 +321,7 @@ async fn handshakes_that_never_end_keep_nobody_waiting() {
         handshakes_at_once: 1_000,
         ..LIMITS
     };
-    let tls = Some(presented.acceptor().unwrap());
-    tokio::spawn(serve_within(
-        limits,
-        listener,
-        tls,
-        router,
-        std::future::pending(),
-    ));
+    let (address, certificate) = started_with_tls(limits, router).await;
     let mut others = Vec::new();
     for number in 0..300 {
         let mut other = TcpStream::connect(address).await.unwrap();
@@ -344,26 +351,12 @@ async fn handshakes_that_never_end_keep_nobody_waiting() {
 
 #[tokio::test]
 async fn an_address_begins_a_bounded_number_of_handshakes_and_others_begin_theirs() {
-    let (certificate, key) = presented::tests::pair();
-    let presented = Presented::default();
-    presented
-        .replace(certificate.as_bytes(), key.as_bytes())
-        .unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let limits = Limits {
         handshakes_at_once: 3,
         ..LIMITS
     };
     let router = Router::new().route("/", get(async || "here"));
-    let tls = Some(presented.acceptor().unwrap());
-    tokio::spawn(serve_within(
-        limits,
-        listener,
-        tls,
-        router,
-        std::future::pending(),
-    ));
+    let (address, certificate) = started_with_tls(limits, router).await;
     let mut shaken = 0;
     let started = Instant::now();
     for _ in 0..200 {

@@ -265,9 +265,7 @@ pub fn unseen(
 #[cfg(test)]
 mod tests {
     use cert_renew_core::certificate::Fingerprint;
-    use cert_renew_core::rollout::references::ChangedKeys;
-    use cert_renew_core::secret::parts::{ChainAndCa, Parts};
-    use cert_renew_core::testing::{FACTOR, LENGTHS, slower_than_linear, workload};
+    use cert_renew_core::testing::{slower_than_linear_in, workload};
     use serde_json::{Value, json};
 
     use super::*;
@@ -281,20 +279,9 @@ mod tests {
     /// What a Secret `tls` wants.
     fn wanted() -> Wanted {
         Wanted {
-            secret: "tls".into(),
-            uid: "".into(),
             leaf: Fingerprint::of(b"leaf"),
-            with: ChainAndCa::NONE,
             not_after: UnixTime::NEVER,
-            rolled_out: None,
-            remembered: None,
-            halted: None,
-            mode: RolloutMode::Restart,
-            workloads: Vec::new(),
-            changed: Parts::ALL,
-            keys: ChangedKeys::any(),
-            written: None,
-            unwell: Vec::new(),
+            ..Wanted::first_sight("tls", "", None)
         }
     }
 
@@ -335,20 +322,10 @@ mod tests {
                 each.map(workload).collect(),
             )
         };
-        let mut known = HashMap::new();
-        for length in LENGTHS {
-            for length in [length, FACTOR * length] {
-                known.entry(length).or_insert_with(|| made(length));
-            }
-        }
-        let slow = slower_than_linear(
-            |length| vec![0; length],
-            |input| {
-                let (all, workloads) = &known[&input.len()];
-                let told = unseen(&wanted(), &by_secret(all), &by_id(workloads));
-                assert_eq!(told.len(), all.len());
-            },
-        );
+        let slow = slower_than_linear_in(made, |(all, workloads)| {
+            let told = unseen(&wanted(), &by_secret(all), &by_id(workloads));
+            assert_eq!(told.len(), all.len());
+        });
         assert_eq!(slow, None);
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::rollout::workload::leaf_annotation;
 use crate::secret::parts::{ChainAndCa, Parts};
-use crate::testing::{FACTOR, LENGTHS, slower_than_linear, workload};
+use crate::testing::{slower_than_linear_in, workload};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const BESIDE: ChainAndCa = ChainAndCa { chain: 1, ca: 2 };
@@ -30,20 +30,12 @@ fn served(text: &str, hours_left: i64) -> Option<RolledOut> {
 
 fn request(secret: &str, new: &str, rolled_out: Option<RolledOut>) -> Request {
     Request {
-        secret: secret.into(),
-        uid: "uid".into(),
         leaf: leaf(new),
         with: BESIDE,
         not_after: UnixTime(NOW.0 + 1_000_000),
         rolled_out,
-        remembered: None,
-        halted: None,
-        mode: RolloutMode::Restart,
-        workloads: Vec::new(),
-        changed: Parts::ALL,
-        keys: ChangedKeys::any(),
         written: Some(NOW),
-        unwell: Vec::new(),
+        ..Request::first_sight(secret, "uid", None)
     }
 }
 
@@ -120,20 +112,10 @@ fn very_many_secrets_and_workloads_are_planned_in_linear_time() {
             let requests: Vec<Request> = requests.collect();
             (requests, all_of(&secrets, each))
         };
-        let mut known = HashMap::new();
-        for length in LENGTHS {
-            for length in [length, FACTOR * length] {
-                known.entry(length).or_insert_with(|| made(length));
-            }
-        }
-        let slow = slower_than_linear(
-            |length| vec![0; length],
-            |all| {
-                let (requests, workloads) = &known[&all.len()];
-                let plan = plan(NOW, requests, workloads, &RolloutConfig::default());
-                assert_eq!(plan.verdicts.len(), requests.len());
-            },
-        );
+        let slow = slower_than_linear_in(made, |(requests, workloads)| {
+            let plan = plan(NOW, requests, workloads, &RolloutConfig::default());
+            assert_eq!(plan.verdicts.len(), requests.len());
+        });
         assert_eq!(slow, None, "{each}");
     }
 }

@@ -120,7 +120,7 @@ impl Declared {
             .await
         {
             Ok(mirror) => mirror,
-            // It has changed meanwhile, or was made by somebody else.
+            // It has changed since, or was made by somebody else.
             Err(Error::Conflict { .. } | Error::AlreadyExists { .. }) => {
                 self.change(|register| register.again(key.clone()));
                 return Ok(());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
 
-/// Most looks in one namespace at once, then one a second: whoever may write ConfigMaps can make any number of them.
+/// Most looks in one namespace at once, then one a second: a user who may write ConfigMaps can make any number of them.
 const AT_ONCE: u32 = 300;
 /// Most Secrets of a batch, so that the places go round.
 const BATCH: usize = 20;

@@ -284,7 +284,7 @@ mod tests {
             (1, 1)
         );
         assert_eq!(strays.to_tell(Instant::now()), []);
-        // Another edit does not begin the wait anew.
+        // Another edit does not begin the wait again.
         let late = Instant::now() + PATIENCE;
         strays.see(&key, "u", Some(unserved("b")), ONE);
         assert!(strays.to_tell(before + PATIENCE / 2).is_empty());
@@ -337,6 +337,6 @@ mod tests {
         assert_eq!(series(&metrics), 0);
         strays.lost(&key, "u", stray("lost"), ONE);
         strays.see(&key, "another", None, ONE);
-        assert_eq!(series(&metrics), 0, "made anew");
+        assert_eq!(series(&metrics), 0, "made again");
     }
 }

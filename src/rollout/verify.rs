@@ -369,7 +369,7 @@ mod tests {
                 "old",
             ),
             (
-                "one that came meanwhile",
+                "one that came since",
                 leaf("newer", "CN=R11", "*.a.example", 600),
                 "unknown",
             ),

@@ -21,7 +21,7 @@ pub struct Ordered<'a> {
     pub names: &'a [Name],
     /// When it was made.
     pub created: UnixTime,
-    /// Whether the CA's renewal information asked for it: that is asked for anew after each start.
+    /// Whether the CA's renewal information asked for it: that is asked for again after each start.
     pub by_the_ca: bool,
 }
 

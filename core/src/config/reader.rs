@@ -125,7 +125,7 @@ impl<'a> KeyPath<'a> {
         self.entries_such_as("")
     }
 
-    /// The same, with what one may look like for whoever writes something else.
+    /// The same, with what one may look like for a user who writes something else.
     pub(super) fn entries_such_as(&self, example: &str) -> Vec<(&'a str, Self)> {
         if !matches!(self.value, Value::Map(_) | Value::Null) {
             self.fault(format_args!("expected a mapping{example}"));

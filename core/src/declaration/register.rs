@@ -1,6 +1,6 @@
 //! Which objects declare which Secrets, in a few words each, and which Secrets need a look. Synchronous, one owner at a time.
 //!
-//! The watches on declarations and the watch on Secrets both tell it what they bring. It keeps digests only: whoever looks
+//! The watches on declarations and the watch on Secrets both tell it what they bring. It keeps digests only: a look
 //! reads everything afresh. A Secret needs a look if what was given to it is not what is declared, or if what stands on a
 //! declaration is not what stands on its Secret. So a start at which all is as it should be reads nothing.
 

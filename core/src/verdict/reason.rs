@@ -120,7 +120,7 @@ pub(super) fn next(
     };
     let by_renewal = || match entry.observed.renewal {
         Err(Never::NotAnnotated) => Some(annotate(&format!("{}=ISSUER", keys::ISSUER))),
-        // Whoever renews it is to be asked: an issuer here would take the certificate from its owner.
+        // What renews it is to be asked: an issuer here would take the certificate from its owner.
         Err(Never::OwnedByAnother) if says_cert_manager() => {
             Some(annotate(&format!("{CERTIFICATE_NAME}-")))
         }

@@ -470,7 +470,7 @@ mod tests {
         // One certificate that never gets an answer and is asked about first each time.
         for failures in 0..5 {
             assert!(!answers("a", failures, true));
-            assert!(!answers("a", 0, true), "nor by being made anew");
+            assert!(!answers("a", 0, true), "nor by being made again");
         }
         assert!(!answers("b", 0, true));
         assert!(!answers("c", 0, false), "the CA works");

@@ -76,7 +76,7 @@ impl Renewal<'_> {
             // A Secret that was deleted and created again holds nothing of ours that could have been undone.
             Hold::KeepsComingBack { .. } if !ours => format!(
                 "{} certificates for these names were issued within {window} because the Secret had none, and no more is \
-             asked for before {until}. Is the Secret deleted and made anew again and again?",
+             asked for before {until}. Is the Secret deleted and made again and again?",
                 rate_limits::UNSCHEDULED_A_WEEK
             ),
             Hold::KeepsComingBack { .. } => {

@@ -19,6 +19,9 @@ use cert_renew_core::verdict::{State, moves, renew_at, unrolled};
 const MOST_CERTIFICATES: usize = 20_000;
 /// Most Secrets named by each kind of trouble: more have one common cause, and the count says how many.
 const MOST_TROUBLED: usize = 1_000;
+/// How many of a Secret's [`labels`] a series has: namespace and name, or the issuer too.
+const BY_SECRET: usize = 2;
+const WITH_ISSUER: usize = 3;
 const DAY: Duration = Duration::from_secs(86_400);
 const WITHIN: [(&str, u32); 4] = [("1d", 1), ("7d", 7), ("14d", 14), ("30d", 30)];
 
@@ -68,6 +71,21 @@ impl Found {
             self.readable.push((ends, row));
         }
     }
+
+    /// Leaves out what is more than each kind of series may name, and returns how many of each.
+    fn bound(&mut self, index: &Index) -> [(&'static str, usize); 6] {
+        [
+            (
+                "certificate",
+                keep(index, &mut self.readable, MOST_CERTIFICATES),
+            ),
+            ("failures", keep(index, &mut self.failed, MOST_TROUBLED)),
+            ("problems", keep(index, &mut self.misread, MOST_TROUBLED)),
+            ("rollout", keep(index, &mut self.unrolled, MOST_TROUBLED)),
+            ("stuck", keep(index, &mut self.stuck, MOST_TROUBLED)),
+            ("trouble", keep(index, &mut self.troubled, MOST_TROUBLED)),
+        ]
+    }
 }
 
 /// Whether the Secret itself says that another program writes it.
@@ -95,97 +113,96 @@ pub(super) fn write(
     let mut found = Found::default();
     for (row, entry) in index.iter() {
         found.take(row, &entry, now, per_certificate);
+        let leaf = entry.observed.leaf;
+        let ends = leaf.map_or(UnixTime(0), |leaf| leaf.not_after);
         if failures(&entry.observed) > 0 {
-            let leaf = entry.observed.leaf;
-            let ends = leaf.map_or(UnixTime(0), |leaf| leaf.not_after);
             found.failed.push((ends, row));
         }
         if entry.observed.problems > 0 || index.looked_up(row) > 0 {
-            let leaf = entry.observed.leaf;
-            let ends = leaf.map_or(UnixTime(0), |leaf| leaf.not_after);
             found.misread.push((ends, row));
         }
     }
-    let Found {
-        states,
-        within,
-        earliest,
-        mut readable,
-        mut troubled,
-        mut unrolled,
-        mut misread,
-        mut failed,
-        stuck: mut waiting,
-    } = found;
-    let left_out = [
-        ("certificate", keep(index, &mut readable, MOST_CERTIFICATES)),
-        ("failures", keep(index, &mut failed, MOST_TROUBLED)),
-        ("problems", keep(index, &mut misread, MOST_TROUBLED)),
-        ("rollout", keep(index, &mut unrolled, MOST_TROUBLED)),
-        ("stuck", keep(index, &mut waiting, MOST_TROUBLED)),
-        ("trouble", keep(index, &mut troubled, MOST_TROUBLED)),
-    ];
+    let left_out = found.bound(index);
+    write_counts(out, &found, index.queued(), &left_out);
+    write_dates(out, index, &found.readable);
+    write_trouble(out, now, index, &found);
+    write_failures(out, index, &found.failed, failures);
+    write_rollouts(out, now, index, &found.unrolled);
+    write_problems(out, index, &found.misread);
+}
 
+/// The series that name no Secret.
+fn write_counts(out: &mut String, found: &Found, queued: usize, left_out: &[(&str, usize)]) {
     let name = "cert_renew_certificates";
     family(out, name, "gauge", "Annotated Secrets by state");
-    for (state, count) in State::ALL.iter().zip(states) {
+    for (state, count) in State::ALL.iter().zip(found.states) {
         sample(out, name, &[("state", state.as_str())], count);
     }
     let name = "cert_renew_certificates_expiring";
     let help = "Certificates that are valid now and end within that time";
     family(out, name, "gauge", help);
-    for ((label, _), count) in WITHIN.iter().zip(within) {
+    for ((label, _), count) in WITHIN.iter().zip(found.within) {
         sample(out, name, &[("within", label)], count);
     }
-    if let Some(earliest) = earliest {
+    if let Some(earliest) = found.earliest {
         let name = "cert_renew_earliest_not_after_timestamp_seconds";
         family(out, name, "gauge", "End of the certificate that ends first");
         sample(out, name, &[], earliest.0);
     }
     let name = "cert_renew_queue_depth";
     family(out, name, "gauge", "Tasks that wait for their instant");
-    sample(out, name, &[], index.queued());
+    sample(out, name, &[], queued);
     let name = "cert_renew_series_left_out";
     let help = "Secrets that have no series of their own because there are too many";
     family(out, name, "gauge", help);
     for (series, count) in left_out {
         sample(out, name, &[("series", series)], count);
     }
+}
 
+/// The dates of each certificate.
+fn write_dates(out: &mut String, index: &Index, readable: &Rows) {
     let leaf = |entry: &Entry| entry.observed.leaf.ok();
-    certificates(
+    gauges(
         out,
         "cert_renew_certificate_not_after_timestamp_seconds",
         "End of the certificate in the Secret",
-        entries(index, &readable),
+        WITH_ISSUER,
+        entries(index, readable),
         |entry| leaf(entry).map(|leaf| leaf.not_after.0),
     );
-    certificates(
+    gauges(
         out,
         "cert_renew_certificate_not_before_timestamp_seconds",
         "Beginning of the certificate in the Secret",
-        entries(index, &readable),
+        WITH_ISSUER,
+        entries(index, readable),
         |entry| leaf(entry).map(|leaf| leaf.not_before.0),
     );
-    certificates(
+    gauges(
         out,
         "cert_renew_certificate_renew_at_timestamp_seconds",
         "When the renewal falls due; missing where it is due at once, or cert-renew does not renew",
-        entries(index, &readable),
+        WITH_ISSUER,
+        entries(index, readable),
         |entry| renew_at(entry).filter(|at| *at != AT_ONCE).map(|at| at.0),
     );
-    certificates(
+    gauges(
         out,
         "cert_renew_certificate_last_success_timestamp_seconds",
         "When cert-renew last renewed it; missing where it never has",
-        entries(index, &readable),
+        WITH_ISSUER,
+        entries(index, readable),
         |entry| entry.observed.renewed.map(|at| at.0),
     );
+}
 
+/// The Secrets that somebody should look at, and those that wait for a person.
+fn write_trouble(out: &mut String, now: UnixTime, index: &Index, found: &Found) {
     let name = "cert_renew_certificate_trouble";
     let help = "1 for each Secret whose state somebody should look at";
     family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &troubled) {
+    for (key, entry) in entries(index, &found.troubled) {
         let state = State::of(&entry, now).as_str();
         let [namespace, secret, issuer] = labels(&key, &entry);
         sample(out, name, &[namespace, secret, issuer, ("state", state)], 1);
@@ -193,7 +210,7 @@ pub(super) fn write(
     let name = "cert_renew_certificate_stuck";
     let help = "1 for each Secret whose renewal waits for a person, by why";
     family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &waiting) {
+    for (key, entry) in entries(index, &found.stuck) {
         let why = match stuck(&entry) {
             Some(Stuck::Paused) => "paused_by_ca",
             Some(Stuck::OtherOwner) => "other_owner",
@@ -202,59 +219,81 @@ pub(super) fn write(
         let [namespace, secret, issuer] = labels(&key, &entry);
         sample(out, name, &[namespace, secret, issuer, ("why", why)], 1);
     }
-    let name = "cert_renew_certificate_failures";
-    let help = "Renewals that failed in a row, for each Secret whose last one did";
-    family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &failed) {
-        let count = failures(&entry.observed);
-        sample(out, name, &labels(&key, &entry), count);
-    }
-    let name = "cert_renew_rollout_pending";
-    let help = "The workloads have another certificate than the Secret: 1 = being brought to them, 0 = waits for its window, a renewal or a person";
-    family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &unrolled) {
-        let moving = u8::from(moves(&entry, now));
-        sample(out, name, &labels(&key, &entry)[..2], moving);
-    }
-    let name = "cert_renew_rollout_served_not_after_timestamp_seconds";
-    let help =
-        "End of the certificate that the workloads have while it is another than the Secret's";
-    family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &unrolled) {
-        if let Some(RolledOut::Leaf { not_after, .. }) = entry.rolled_out() {
-            sample(out, name, &labels(&key, &entry)[..2], not_after.0);
-        }
-    }
-    let name = "cert_renew_rollout_halted";
-    let help = "1 for each rollout that goes on only after somebody looked at it";
-    family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.observed.halted) {
-        sample(out, name, &labels(&key, &entry)[..2], 1);
-    }
-    let name = "cert_renew_rollout_stale_pods";
-    let help =
-        "Pods that serve an earlier certificate although every step of the rollout is finished";
-    family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.stale_pods > 0) {
-        sample(out, name, &labels(&key, &entry)[..2], entry.stale_pods);
-    }
-    let name = "cert_renew_rollout_incomplete_workloads";
-    let help = "Workloads without the certificate, as they were unavailable before it came or hold pods back; all others have it";
-    family(out, name, "gauge", help);
-    for (key, entry) in entries(index, &unrolled).filter(|(_, it)| it.lacking > 0) {
-        sample(out, name, &labels(&key, &entry)[..2], entry.lacking);
-    }
+}
+
+fn write_failures(
+    out: &mut String,
+    index: &Index,
+    failed: &Rows,
+    failures: &dyn Fn(&Observed) -> u32,
+) {
+    gauges(
+        out,
+        "cert_renew_certificate_failures",
+        "Renewals that failed in a row, for each Secret whose last one did",
+        WITH_ISSUER,
+        entries(index, failed),
+        |entry| Some(failures(&entry.observed)),
+    );
+}
+
+/// How far the certificates are on their way to the workloads.
+fn write_rollouts(out: &mut String, now: UnixTime, index: &Index, unrolled: &Rows) {
+    gauges(
+        out,
+        "cert_renew_rollout_pending",
+        "The workloads have another certificate than the Secret: 1 = being brought to them, 0 = waits for its window, a renewal or a person",
+        BY_SECRET,
+        entries(index, unrolled),
+        |entry| Some(u8::from(moves(entry, now))),
+    );
+    gauges(
+        out,
+        "cert_renew_rollout_served_not_after_timestamp_seconds",
+        "End of the certificate that the workloads have while it is another than the Secret's",
+        BY_SECRET,
+        entries(index, unrolled),
+        |entry| match entry.rolled_out() {
+            Some(RolledOut::Leaf { not_after, .. }) => Some(not_after.0),
+            _ => None,
+        },
+    );
+    gauges(
+        out,
+        "cert_renew_rollout_halted",
+        "1 for each rollout that goes on only after somebody looked at it",
+        BY_SECRET,
+        entries(index, unrolled),
+        |entry| entry.observed.halted.then_some(1),
+    );
+    gauges(
+        out,
+        "cert_renew_rollout_stale_pods",
+        "Pods that serve an earlier certificate although every step of the rollout is finished",
+        BY_SECRET,
+        entries(index, unrolled),
+        |entry| Some(entry.stale_pods).filter(|pods| *pods > 0),
+    );
+    gauges(
+        out,
+        "cert_renew_rollout_incomplete_workloads",
+        "Workloads without the certificate, as they were unavailable before it came or hold pods back; all others have it",
+        BY_SECRET,
+        entries(index, unrolled),
+        |entry| Some(entry.lacking).filter(|workloads| *workloads > 0),
+    );
+}
+
+fn write_problems(out: &mut String, index: &Index, misread: &Rows) {
     let name = "cert_renew_annotation_problems";
     let help = "What is wrong with the annotations of the Secret: unknown, invalid, or naming what does not exist";
     family(out, name, "gauge", help);
-    for (_, row) in &misread {
+    for (_, row) in misread {
         let Some((key, entry)) = index.row(*row) else {
             continue;
         };
-        let count = entry
-            .observed
-            .problems
-            .saturating_add(index.looked_up(*row));
+        let written = entry.observed.problems;
+        let count = written.saturating_add(index.looked_up(*row));
         sample(out, name, &labels(&key, &entry)[..2], count);
     }
 }
@@ -292,17 +331,19 @@ fn labels<'a>(key: &'a SecretRef, entry: &'a Entry) -> [(&'static str, &'a str);
     ]
 }
 
-fn certificates(
+/// A gauge for each of `rows` that has a value; `labelled` is how many of its [`labels`] it has.
+fn gauges<Value: Display>(
     out: &mut String,
     name: &str,
     help: &str,
+    labelled: usize,
     rows: impl Iterator<Item = (SecretRef, Entry)>,
-    value: impl Fn(&Entry) -> Option<i64>,
+    value: impl Fn(&Entry) -> Option<Value>,
 ) {
     family(out, name, "gauge", help);
     for (key, entry) in rows {
         if let Some(value) = value(&entry) {
-            sample(out, name, &labels(&key, &entry), value);
+            sample(out, name, &labels(&key, &entry)[..labelled], value);
         }
     }
 }

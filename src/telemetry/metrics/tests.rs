@@ -17,7 +17,7 @@ fn every_series_is_rendered_as_the_golden_file_has_it() {
         std::fs::write(path, &rendered).unwrap();
     }
     let golden = std::fs::read_to_string(path).unwrap();
-    assert_eq!(rendered, golden, "UPDATE_GOLDEN=1 writes {path} anew");
+    assert_eq!(rendered, golden, "UPDATE_GOLDEN=1 writes {path} again");
 }
 
 #[test]

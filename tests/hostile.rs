@@ -9,6 +9,7 @@
 
 mod attack;
 mod container;
+mod many;
 
 use std::collections::BTreeMap;
 use std::env;

@@ -1,7 +1,7 @@
 //! What strangers make large costs little memory and stops nobody: bodies, pages, connections. docs/threat-model.md names
 //! these tests. The pod has 128 MiB.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DynamicObject, PostParams};
+use kube::api::{DynamicObject, ListParams, PostParams};
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Pair, Reference, Space, pair, workload};
 use test_bench::{
@@ -253,6 +253,67 @@ async fn large_workloads_that_roll_together_take_little_memory() -> Result<()> {
         space.put(name, &second).await?;
     }
     all_rolled(&second.certificate).await?;
+    is_small(&operator, before)
+}
+
+/// A batch holds its Secrets until it ends; those for which there is no room wait.
+#[tokio::test]
+async fn secrets_with_long_annotations_that_roll_together_take_little_memory() -> Result<()> {
+    const COUNT: usize = 1_500;
+    let bench = Bench::start(Options::default()).await?;
+    let mut operator = Operator::install(&bench, options()).await?;
+    operator.run().await?;
+    let before = peak(&operator)?;
+    operator.terminate().await?;
+
+    let space = Space::new(bench.client()?, "long", operator.namespace()).await?;
+    let long = |number: usize| format!("deployment/{number:03}{}", "w".repeat(250));
+    let named: Vec<String> = (0..100).map(long).collect();
+    let users = (0..64).map(|number| format!(" {}=unavailable", long(number)));
+    let used_by = format!("2026-11-14T22:13:20Z{}", users.collect::<String>());
+    let (named, fresh) = (named.join(","), pair(&["long.example"], FRESH)?);
+    let annotations = [
+        ("issuer", "external"),
+        ("workloads", &*named),
+        ("state.cert-renew.io/used-by", &*used_by),
+        ("state.cert-renew.io/rolled-out", "none"),
+    ];
+    let made = stream::iter(0..COUNT).map(async |number| {
+        let name = format!("long-{number}");
+        space.tls_secret(&name, Some(&fresh), &annotations).await?;
+        Ok::<_, test_bench::Error>(())
+    });
+    made.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    let other = Space::new(bench.client()?, "ordinary", operator.namespace()).await?;
+    let old = overdue(&other, "web", "web.beside.example").await?;
+
+    operator.spawn()?;
+    eventually(LATE, "all are looked at", async || {
+        let requests = operator.requests()?.into_iter();
+        let read = requests.filter(|it| it.verb == "get" && it.namespace == space.name);
+        let read: BTreeSet<String> = read.map(|it| it.name).collect();
+        ensure!(read.len() >= COUNT, "{} of {COUNT}", read.len());
+        Ok(())
+    })
+    .await?;
+    renewed(&other, "web", &old).await?;
+    rolled_out(&other, "web").await?;
+    // What was let go is rolled out in its turn.
+    eventually(
+        LATE,
+        "more are rolled out than are held at a time",
+        async || {
+            let all = space.secrets().list(&ListParams::default()).await?;
+            let done = all.items.iter().filter(|secret| {
+                let said = annotation(secret, "state.cert-renew.io/rolled-out");
+                said.is_some_and(|said| said != "none")
+            });
+            let done = done.count();
+            ensure!(done > 300, "{done} of {COUNT}");
+            Ok(())
+        },
+    )
+    .await?;
     is_small(&operator, before)
 }
 

@@ -7,7 +7,7 @@
 //!
 //! A port may speak TLS beside plain HTTP: the first byte tells which. A handshake takes a place as a connection without a
 //! request does, so that many of them keep nobody else waiting either. Each costs a signature, so each address has an
-//! allowance of them.
+//! allowance of them, and so have all strangers together.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -46,6 +46,10 @@ const HANDSHAKE: u8 = 22;
 /// Time until an address may begin one more TLS handshake. A signature takes a tenth of a millisecond with ECDSA and some
 /// milliseconds with RSA 4096.
 const HANDSHAKE_EACH: Duration = Duration::from_millis(100);
+/// The same for all addresses together: with RSA 4096 a quarter of a core.
+const HANDSHAKE_OF_ALL_EACH: Duration = Duration::from_millis(20);
+/// Most addresses whose handshakes do not count among those of all.
+const WELCOME: usize = 64;
 
 /// Most connections to a port that are read or answered at a time. With 16 KiB each, 8 MiB at most.
 pub(crate) const CONNECTIONS: usize = 512;
@@ -58,6 +62,7 @@ const LIMITS: Limits = Limits {
     handshakes: 128,
     // Viewers come through the API server's proxy, from its address.
     handshakes_at_once: 120,
+    handshakes_of_all_at_once: 480,
     // A CA waits 10 s, Prometheus too by default.
     time: Duration::from_secs(15),
 };
@@ -72,6 +77,8 @@ struct Limits {
     handshakes: usize,
     /// Handshakes that an address may begin at once; then one in each [`HANDSHAKE_EACH`].
     handshakes_at_once: u32,
+    /// The same for all addresses together that are not welcome; then one in each [`HANDSHAKE_OF_ALL_EACH`].
+    handshakes_of_all_at_once: u32,
     /// Longest life of a connection from its first byte on, whatever is sent; each serves one request.
     time: Duration,
 }
@@ -85,8 +92,11 @@ struct Open {
     silent: Connections,
     /// Connections whose TLS handshake is not complete.
     handshakes: Connections,
-    /// Handshakes that each network may still begin.
+    /// Handshakes that each network may still begin, and those that all may together.
     allowance: TokenBucket,
+    allowance_of_all: TokenBucket,
+    /// The networks that have shown a good token, the latest last.
+    welcome: VecDeque<String>,
     /// Number of places taken: by the connections below, and by those whose request is not looked for yet.
     taken: usize,
     /// Connections whose request is incomplete.
@@ -155,12 +165,23 @@ impl Open {
             silent: Connections::default(),
             handshakes: Connections::default(),
             allowance: TokenBucket::every(limits.handshakes_at_once, HANDSHAKE_EACH),
+            allowance_of_all: TokenBucket::every(
+                limits.handshakes_of_all_at_once,
+                HANDSHAKE_OF_ALL_EACH,
+            ),
+            welcome: VecDeque::new(),
             taken: 0,
             idle: Connections::default(),
             asked: Connections::default(),
             ending: BTreeSet::new(),
             queue: VecDeque::new(),
         }
+    }
+
+    /// Whether a network may begin a handshake. What it begins beyond its own allowance does not count for the others.
+    fn may_shake_hands(&mut self, now: Instant, network: &str) -> bool {
+        self.allowance.take(now, network)
+            && (self.welcome.iter().any(|it| it == network) || self.allowance_of_all.take(now, ""))
     }
 
     /// Closes as many connections as wait for a place: first those without a request; none with a request while another
@@ -231,6 +252,17 @@ impl Connection {
         self.address
     }
 
+    /// Notes that its client may see what the port shows: its address is let in however many others knock.
+    pub(crate) fn welcome(&self) {
+        let network = network(self.address);
+        let welcome = &mut lock(&self.open).welcome;
+        welcome.retain(|it| *it != network);
+        if welcome.len() >= WELCOME {
+            welcome.pop_front();
+        }
+        welcome.push_back(network);
+    }
+
     /// Waits for a place.
     async fn place(&self) -> Place {
         let turn = {
@@ -253,10 +285,10 @@ impl Connection {
     }
 
     /// Notes that its handshake begins, until the result is dropped. If there are too many, one is closed. Nothing if its
-    /// address has begun too many.
+    /// address, or all together, have begun too many.
     fn shakes_hands(&self) -> Option<Handshake> {
         let mut all = lock(&self.open);
-        if !all.allowance.take(Instant::now(), &network(self.address)) {
+        if !all.may_shake_hands(Instant::now(), &network(self.address)) {
             return None;
         }
         if all.handshakes.count >= all.limits.handshakes {

@@ -16,6 +16,7 @@ use crate::context::Shared;
 use crate::process::fair::Fair;
 use crate::renewal::info::RenewalInfo;
 use crate::rollout::Roller;
+use crate::rollout::batch::room::Room;
 
 /// Longest wait for the workloads of a namespace where only a text depends on them.
 const LIST: Duration = Duration::from_secs(5);
@@ -32,6 +33,8 @@ pub struct Rollouts {
     pub(super) compared: Mutex<BTreeSet<Arc<str>>>,
     /// What the pods of each Secret served when they were asked last, for people.
     asked: Mutex<Fair<Pods>>,
+    /// What the batches hold together.
+    pub(super) room: Room,
     /// Concurrency, and what was rolled a short while ago.
     roller: RwLock<Arc<Roller>>,
 }
@@ -46,6 +49,7 @@ impl Rollouts {
             renewal_info,
             compared: Mutex::default(),
             asked: Mutex::new(Fair::of_at_most(ASKED)),
+            room: Room::default(),
             roller: RwLock::new(Arc::new(roller)),
         }
     }

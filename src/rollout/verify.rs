@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use cert_renew_core::certificate::{DistinguishedName, Fingerprint, Leaf};
 use cert_renew_core::secret::settings::ServicePort;
-use cert_renew_core::text::name::Covering;
+use cert_renew_core::text::name::{Covering, Name};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::detail::{self, Pods, Serves};
 use futures::StreamExt as _;
@@ -73,6 +73,19 @@ impl Proof {
             leaf,
             previous,
         }
+    }
+
+    /// Bytes in memory, without the allocator's overhead.
+    pub(super) fn weight(&self) -> usize {
+        let name = |name: &Name| {
+            size_of::<Name>()
+                + match name {
+                    Name::Dns(text) => text.len(),
+                    Name::Ip(_) => 0,
+                }
+        };
+        let names = self.leaf.names.iter().map(name);
+        size_of::<Self>() + names.sum::<usize>() + self.leaf.issuer.size()
     }
 }
 
@@ -275,7 +288,6 @@ fn judge(read: Result<Leaf, String>, proof: &Proof) -> Served {
 #[cfg(test)]
 mod tests {
     use cert_renew_core::testing::slower_than_linear;
-    use cert_renew_core::text::name::Name;
 
     use super::*;
 

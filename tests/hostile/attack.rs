@@ -16,6 +16,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::many;
+
 /// Deployments, of a megabyte each.
 const HUGE: usize = 100;
 /// Names of a leaf: with nine characters each they are all that a Secret holds.
@@ -27,7 +29,7 @@ const LABELS: usize = 120;
 /// A server of a tenant's own zone answers as slowly as the operator's patience lets it.
 const SLOW: Duration = Duration::from_secs(2);
 /// Between two writes of one of the loops.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 /// Connections to each port: there are 512 places.
 const CONNECTIONS: usize = 700;
 /// Questions for unknown tokens that wait at a time: more than are looked for.
@@ -79,6 +81,7 @@ pub(super) async fn begin(space: &Space, ports: [SocketAddr; 2]) -> Result<JoinS
     deep_names(space).await?;
     slow_rollouts(space).await?;
     forged_state(space, &mut tasks).await?;
+    many::begin(space, &mut tasks).await?;
     let old = pair(&["wishes.h.example"], OLD)?;
     space
         .tls_secret("wishes", Some(&old), &[("issuer", "pebble")])
@@ -300,7 +303,7 @@ fn slow_scrapes(metrics: SocketAddr, tasks: &mut JoinSet<()>) {
     }
 }
 
-async fn create(space: &Space, object: Value) -> Result<()> {
+pub(super) async fn create(space: &Space, object: Value) -> Result<()> {
     let object: DynamicObject = serde_json::from_value(object)?;
     let deployments = space.workloads("Deployment");
     deployments.create(&PostParams::default(), &object).await?;
@@ -308,7 +311,7 @@ async fn create(space: &Space, object: Value) -> Result<()> {
 }
 
 /// Whether it succeeds is nobody's business: the next one will.
-async fn annotate(secrets: &Api<Secret>, name: &str, annotations: &Value) {
+pub(super) async fn annotate(secrets: &Api<Secret>, name: &str, annotations: &Value) {
     let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
     let _ = secrets.patch(name, &PatchParams::default(), &patch).await;
 }

@@ -198,6 +198,40 @@ async fn strangers_neither_stall_probes_nor_flood_the_api_server() -> Result<()>
 }
 
 #[tokio::test]
+async fn handshakes_from_many_addresses_keep_no_viewer_out() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let (operator, _) = started(bench, closed()).await?;
+    let space = Space::new(bench.client()?, "knocks", "nobody").await?;
+    let (_, viewer) = viewer(&space, &operator).await?;
+    answers(&operator, "/", &viewer, 200).await?;
+    // Each far below its own allowance.
+    let knock = async |number: u32| {
+        let [.., c, d] = (256 + number % 200).to_be_bytes();
+        ask_from(IpAddr::from([127, 0, c, d]), &operator, "/", &[]).await
+    };
+    let (mut refused, mut closed) = (0, 0);
+    eventually(SOON, "strangers are closed unanswered", async || {
+        let all = futures::stream::iter(0..1_000).map(knock);
+        let all: Vec<_> = all.buffer_unordered(64).collect().await;
+        for answer in all {
+            match answer {
+                Ok((401, _, _)) => refused += 1,
+                Err(_) => closed += 1,
+                other => test_bench::bail!("{other:?}"),
+            }
+        }
+        ensure!(closed > 0, "{refused} were answered, none was closed");
+        let (status, text) = show(&operator, "/api/certificates", &viewer).await?;
+        ensure!(status == 200, "{status} {text}");
+        Ok(())
+    })
+    .await?;
+    eprintln!("{refused} were answered, {closed} were closed");
+    operator.ask("/healthz").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_next_handshake_has_the_next_certificate() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut operator = Operator::install(bench, closed()).await?;

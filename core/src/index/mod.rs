@@ -18,7 +18,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ pub struct Index {
     /// their result.
     left: HashSet<(Task, SecretRef)>,
     /// Kept apart from the entries: for people only, and not of all Secrets.
-    named: HashMap<Id, Shown>,
+    named: shown::Named,
     /// The accounts in `named`, each once: a CA has one.
     accounts: Vec<Arc<str>>,
     /// The chains in `named`, each once: most certificates have one of few.
@@ -196,7 +196,7 @@ impl Index {
     /// all are listed, [`Index::drop_unnamed`] drops those that no watch sends any more.
     pub fn invalidate_all(&mut self) {
         self.table.invalidate_all();
-        self.named.clear();
+        self.named = shown::Named::default();
         self.accounts.clear();
         self.chains.clear();
         self.problems = Problems::default();
@@ -338,7 +338,7 @@ impl Index {
             return false;
         };
         self.unqueue(id, &entry);
-        self.named.remove(&id);
+        self.named.forget(id, &key.namespace);
         self.problems.forget(id);
         for (task, runs) in [
             (Task::Renew, entry.renewing.is_some()),

@@ -10,7 +10,7 @@ use super::table::Id;
 
 /// Most bytes of all texts: some thousand Secrets. What finds no room is counted on the entry, and an Event names it.
 const MOST: usize = 1024 * 1024;
-/// Most Secrets whose looked-up problems are counted.
+/// Most Secrets whose looked-up problems are counted: of each namespace its share.
 const MOST_FOUND: usize = 10_000;
 
 /// The texts by Secret.
@@ -20,6 +20,8 @@ pub(super) struct Problems {
     /// Those that were looked up.
     found: HashMap<Id, Found>,
     room: Room,
+    /// Places in `found`.
+    places: Room,
 }
 
 /// The problems of a Secret that were looked up.
@@ -36,6 +38,7 @@ impl Default for Problems {
             texts: HashMap::new(),
             found: HashMap::new(),
             room: Room::of(MOST),
+            places: Room::of(MOST_FOUND),
         }
     }
 }
@@ -54,8 +57,9 @@ impl Problems {
     /// Replaces the problems of a Secret that were looked up.
     pub(super) fn find(&mut self, id: Id, namespace: &Arc<str>, texts: &[String]) {
         self.found.remove(&id);
+        self.places.free(id);
         let count = u16::try_from(texts.len()).unwrap_or(u16::MAX);
-        let has_place = count > 0 && self.found.len() < MOST_FOUND;
+        let has_place = count > 0 && self.takes_place(id, namespace);
         let text = if has_place {
             texts.join("\n")
         } else {
@@ -67,6 +71,17 @@ impl Problems {
             let text: Box<str> = if fits { text.into() } else { "".into() };
             self.found.insert(id, Found { count, text });
         }
+    }
+
+    /// Takes a place among those whose looked-up problems are counted: whether there is one.
+    fn takes_place(&mut self, id: Id, namespace: &Arc<str>) -> bool {
+        let (has_place, gone) = self.places.take(id, namespace, 1);
+        for other in gone {
+            self.found.remove(&other);
+            let own = self.texts.get(&other).map_or(0, |text| text.len());
+            self.room.reduce(other, own);
+        }
+        has_place
     }
 
     /// Takes the room for the texts of a Secret: whether there is any. If not, it has none left.
@@ -93,6 +108,7 @@ impl Problems {
         self.texts.remove(&id);
         self.found.remove(&id);
         self.room.free(id);
+        self.places.free(id);
     }
 
     /// The number of those that were looked up.
@@ -164,5 +180,29 @@ mod tests {
         assert_eq!(kept.count(), 300);
         let bytes: usize = problems.texts.values().map(|text| text.len()).sum();
         assert!(bytes <= MOST, "{bytes}");
+    }
+
+    #[test]
+    fn a_namespace_with_very_many_problems_hides_none_that_were_looked_up_for_others() {
+        let mut problems = Problems::default();
+        let (hostile, shop): (Arc<str>, Arc<str>) = ("aaa".into(), "shop".into());
+        let text = ["no such Service".to_owned()];
+        let (most, others) = (u32::try_from(MOST_FOUND).unwrap(), 40);
+        for id in 0..most + 100 {
+            problems.find(id, &hostile, &text);
+        }
+        for id in 2 * most..2 * most + others {
+            problems.find(id, &shop, &text);
+        }
+        let counted = |ids: std::ops::Range<u32>| ids.filter(|id| problems.found(*id) == 1).count();
+        assert_eq!(counted(2 * most..2 * most + others), 40);
+        assert_eq!(counted(0..2 * most), MOST_FOUND - 40);
+        let bytes: usize = problems.found.values().map(|found| found.text.len()).sum();
+        assert_eq!(bytes, MOST_FOUND * text[0].len());
+        for id in 0..3 * most {
+            problems.forget(id);
+        }
+        assert!(problems.found.is_empty());
+        assert!(problems.room.take(1, &shop, MOST).0, "all is given back");
     }
 }

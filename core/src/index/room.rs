@@ -1,23 +1,52 @@
-//! Bounded room for texts of Secrets, shared by namespaces: the one that takes most gives way to those that take less.
+//! Bounded room for what is kept of Secrets, shared by namespaces: the one that takes most gives way to those that take
+//! less. It is measured in bytes of text, or in places of one each.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::table::Id;
 
+/// How much each namespace has of something.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    of: HashMap<Arc<str>, usize>,
+    /// The same, the most last.
+    order: BTreeSet<(usize, Arc<str>)>,
+}
+
+impl Shares {
+    /// What a namespace has.
+    pub(super) fn of(&self, namespace: &str) -> usize {
+        self.of.get(namespace).copied().unwrap_or(0)
+    }
+
+    /// The namespace that has most, if one has more than so much.
+    pub(super) fn more_than(&self, much: usize) -> Option<&Arc<str>> {
+        let largest = self.order.last().filter(|(most, _)| *most > much);
+        largest.map(|(_, namespace)| namespace)
+    }
+
+    /// Gives a namespace so much.
+    pub(super) fn set(&mut self, namespace: &Arc<str>, much: usize) {
+        let namespace = Arc::clone(namespace);
+        if let Some(had) = self.of.remove(&namespace) {
+            self.order.remove(&(had, Arc::clone(&namespace)));
+        }
+        if much > 0 {
+            self.of.insert(Arc::clone(&namespace), much);
+            self.order.insert((much, namespace));
+        }
+    }
+}
+
 /// The room, and who takes how much of it.
 #[derive(Debug)]
 pub(super) struct Room {
     left: usize,
     taken: HashMap<Id, (Arc<str>, usize)>,
-    spaces: HashMap<Arc<str>, Space>,
-}
-
-/// What one namespace takes.
-#[derive(Debug, Default)]
-struct Space {
-    bytes: usize,
-    ids: BTreeSet<Id>,
+    shares: Shares,
+    /// Who takes something, by namespace.
+    ids: HashMap<Arc<str>, BTreeSet<Id>>,
 }
 
 impl Room {
@@ -26,7 +55,8 @@ impl Room {
         Self {
             left: most,
             taken: HashMap::new(),
-            spaces: HashMap::new(),
+            shares: Shares::default(),
+            ids: HashMap::new(),
         }
     }
 
@@ -36,21 +66,34 @@ impl Room {
         self.free(id);
         let mut gone = Vec::new();
         while self.left < bytes {
-            let own = self.spaces.get(namespace).map_or(0, |space| space.bytes);
-            let largest = self.spaces.values().max_by_key(|space| space.bytes);
-            let larger = largest.filter(|space| space.bytes > own + bytes);
-            let Some(last) = larger.and_then(|space| space.ids.last().copied()) else {
+            let own = self.shares.of(namespace);
+            let larger = self.shares.more_than(own + bytes);
+            let larger = larger.and_then(|namespace| self.ids.get(namespace));
+            let Some(last) = larger.and_then(|ids| ids.last().copied()) else {
                 return (false, gone);
             };
             self.free(last);
             gone.push(last);
         }
         self.left -= bytes;
-        let space = self.spaces.entry(Arc::clone(namespace)).or_default();
-        space.bytes += bytes;
-        space.ids.insert(id);
+        let own = self.shares.of(namespace);
+        self.shares.set(namespace, own + bytes);
+        let ids = self.ids.entry(Arc::clone(namespace)).or_default();
+        ids.insert(id);
         self.taken.insert(id, (Arc::clone(namespace), bytes));
         (true, gone)
+    }
+
+    /// Leaves a Secret so much of what it takes.
+    pub(super) fn reduce(&mut self, id: Id, bytes: usize) {
+        let Some((namespace, taken)) = self.taken.get(&id) else {
+            return;
+        };
+        let (namespace, bytes) = (Arc::clone(namespace), bytes.min(*taken));
+        self.free(id);
+        if bytes > 0 {
+            self.take(id, &namespace, bytes);
+        }
     }
 
     /// Gives back what a Secret takes.
@@ -59,11 +102,12 @@ impl Room {
             return;
         };
         self.left += bytes;
-        if let Some(space) = self.spaces.get_mut(&namespace) {
-            space.bytes -= bytes;
-            space.ids.remove(&id);
-            if space.ids.is_empty() {
-                self.spaces.remove(&namespace);
+        let own = self.shares.of(&namespace);
+        self.shares.set(&namespace, own - bytes);
+        if let Some(ids) = self.ids.get_mut(&namespace) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.ids.remove(&namespace);
             }
         }
     }
@@ -103,9 +147,15 @@ mod tests {
         assert_eq!(room.left, 0);
         room.free(1);
         room.free(1);
-        assert_eq!(
-            (room.left, room.spaces.len(), room.taken.len()),
-            (100, 0, 0)
-        );
+        assert_eq!((room.left, room.ids.len(), room.taken.len()), (100, 0, 0));
+        assert!(room.shares.order.is_empty() && room.shares.of.is_empty());
+        room.take(1, &shop, 60);
+        room.reduce(1, 70);
+        assert_eq!(room.left, 40);
+        room.reduce(1, 10);
+        room.reduce(2, 10);
+        assert_eq!((room.left, room.shares.of(&shop)), (90, 10));
+        room.reduce(1, 0);
+        assert_eq!((room.left, room.shares.of(&shop)), (100, 0));
     }
 }

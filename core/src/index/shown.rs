@@ -2,14 +2,17 @@
 //! for, and the texts of problems.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::room::Shares;
 use super::table::Id;
 use super::{Index, Row};
 use crate::certificate::above::Above;
 use crate::secret::SecretRef;
 
-/// Most Secrets whose names and workloads are kept: more than the status page shows at a time.
+/// Most Secrets whose names and workloads are kept, of each namespace its share: more than the status page shows at a
+/// time.
 const NAMED: usize = 10_000;
 /// Most accounts that are kept once; users who write more into annotations take memory for each.
 const ACCOUNTS: usize = 64;
@@ -23,6 +26,36 @@ const CHAINS_OF_NAMESPACE: usize = CHAINS / 4;
 pub(super) struct Chain {
     chain: Arc<Above>,
     of: Arc<str>,
+}
+
+/// What is shown of the Secrets that have a place.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    shown: HashMap<Id, Shown>,
+    /// How many each namespace has.
+    shares: Shares,
+}
+
+impl Named {
+    /// Shows nothing of a Secret any more.
+    pub(super) fn forget(&mut self, id: Id, namespace: &Arc<str>) {
+        if self.shown.remove(&id).is_some() {
+            let had = self.shares.of(namespace);
+            self.shares.set(namespace, had - 1);
+        }
+    }
+
+    /// Whether a Secret has a place, or gets one if another namespace gives it up.
+    fn has_place(&self, id: Id, namespace: &Arc<str>) -> bool {
+        let larger = self.shares.more_than(self.shares.of(namespace) + 1);
+        self.shown.len() < NAMED || larger.is_some() || self.shown.contains_key(&id)
+    }
+
+    fn insert(&mut self, id: Id, namespace: &Arc<str>, shown: Shown) {
+        let had = self.shares.of(namespace);
+        self.shares.set(namespace, had + 1);
+        self.shown.insert(id, shown);
+    }
 }
 
 /// The part of a Secret that only the status page needs.
@@ -41,27 +74,43 @@ pub struct Shown {
 }
 
 impl Index {
-    /// Keeps what the status page shows of a Secret, if there is room.
+    /// Keeps what the status page shows of a Secret, if there is room: the namespace that has most gives way.
     pub fn show(&mut self, key: &SecretRef, mut shown: Shown) {
-        if let Some(id) = self.shown_as(key) {
-            // What it had may be the last of its kind.
-            self.named.remove(&id);
-            shown.account = shown.account.map(|account| self.shared(account));
-            let of = &key.namespace;
-            shown.chain = { shown.chain }.and_then(|chain| self.shared_chain(of, chain));
-            self.named.insert(id, shown);
+        let Some(id) = self.table.find(key) else {
+            return;
+        };
+        let of = &key.namespace;
+        if !self.named.has_place(id, of) {
+            return;
+        }
+        // What it had may be the last of its kind.
+        self.named.forget(id, of);
+        self.make_place(of);
+        shown.account = shown.account.map(|account| self.shared(account));
+        shown.chain = { shown.chain }.and_then(|chain| self.shared_chain(of, chain));
+        self.named.insert(id, of, shown);
+    }
+
+    /// Shows nothing any more of a Secret of the namespace that has most, if there is no place for one of another.
+    fn make_place(&mut self, of: &Arc<str>) {
+        let Named { shown, shares } = &self.named;
+        if shown.len() < NAMED {
+            return;
+        }
+        let Some(largest) = shares.more_than(shares.of(of) + 1).cloned() else {
+            return;
+        };
+        let is_of = |id: &&Id| self.table.namespace(**id).is_some_and(|it| it == largest);
+        if let Some(id) = shown.keys().find(is_of).copied() {
+            self.named.forget(id, &largest);
         }
     }
 
     /// Whether there is room for what the status page shows of a Secret.
     #[must_use]
     pub fn has_room(&self, key: &SecretRef) -> bool {
-        self.shown_as(key).is_some()
-    }
-
-    fn shown_as(&self, key: &SecretRef) -> Option<Id> {
-        let id = self.table.find(key)?;
-        (self.named.len() < NAMED || self.named.contains_key(&id)).then_some(id)
+        let id = self.table.find(key);
+        id.is_some_and(|id| self.named.has_place(id, &key.namespace))
     }
 
     /// The one allocation of a chain; none if there are too many, of all or of its namespace.
@@ -124,7 +173,7 @@ impl Index {
     /// What the status page shows of a Secret.
     #[must_use]
     pub fn shown(&self, row: Row) -> Option<&Shown> {
-        self.named.get(&row.0)
+        self.named.shown.get(&row.0)
     }
 }
 
@@ -162,5 +211,33 @@ mod tests {
         let kept = (0..2 * CHAINS).filter(|number| is_kept("aaa", *number));
         assert_eq!(kept.count(), CHAINS_OF_NAMESPACE);
         assert!(is_kept("shop", 0));
+    }
+
+    #[test]
+    fn a_namespace_with_very_many_secrets_hides_no_names_of_others() {
+        let mut index = Index::default();
+        let mut add = |namespace: &str, number: usize| {
+            let key = index.key(namespace, &format!("tls-{number}"));
+            index.apply(NOW, &key, healthy(), Source(0), Duration::ZERO, None);
+            let has_room = index.has_room(&key);
+            let shown = Shown {
+                names: "a.example".into(),
+                ..Shown::default()
+            };
+            index.show(&key, shown);
+            let row = index.row_of(&key).unwrap();
+            assert_eq!(index.shown(row).is_some(), has_room);
+            has_room
+        };
+        let first = (0..NAMED + 100).filter(|number| add("aaa", *number));
+        assert_eq!(first.count(), NAMED);
+        assert!((0..40).all(|number| add("shop", number)));
+        assert_eq!(index.named.shown.len(), NAMED);
+        for number in 0..40 {
+            index.remove(&SecretRef::new("shop", format!("tls-{number}")));
+        }
+        assert_eq!(index.named.shown.len(), NAMED - 40);
+        let key = index.key("aaa", &format!("tls-{}", NAMED + 1));
+        assert!(index.has_room(&key), "what is free is nobody's");
     }
 }

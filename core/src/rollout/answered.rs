@@ -10,7 +10,7 @@ use crate::secret::parts::ChainAndCa;
 use crate::secret::workload::WorkloadRef;
 
 /// Most workloads that are remembered. Each is forgotten when its rollout is done; this bounds those whose Secret was
-/// deleted before.
+/// deleted before. Where there are more, those of the namespace that has most are forgotten.
 const MOST: usize = 4_096;
 
 /// What the pods of a workload are asked for: the Secrets, and the content of each.
@@ -73,7 +73,13 @@ impl Answered {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (namespace.into(), workload.clone());
         if all.len() >= MOST && !all.contains_key(&key) {
-            all.clear();
+            let mut counts: HashMap<&str, usize> = HashMap::new();
+            for (namespace, _) in all.keys() {
+                *counts.entry(namespace).or_default() += 1;
+            }
+            let most = counts.into_iter().max_by_key(|(_, count)| *count);
+            let most: Option<Box<str>> = most.map(|(namespace, _)| namespace.into());
+            all.retain(|(namespace, _), _| Some(namespace) != most.as_ref());
         }
         let answers = all.entry(key).or_default();
         if answers.leaves != *leaves {
@@ -111,5 +117,19 @@ mod tests {
         assert_eq!(asks(5), [true, true, false, true, false]);
         answered.forget("shop", &web);
         assert_eq!(asks(1), [true]);
+    }
+
+    #[test]
+    fn a_namespace_with_very_many_workloads_has_no_pod_of_others_asked_again() {
+        let answered = Answered::default();
+        let web: WorkloadRef = "deployment/web".parse().unwrap();
+        let leaves = Leaves::new();
+        answered.note(("shop", &web), &leaves, Round::First, "a");
+        for number in 0..3 * MOST {
+            let workload = format!("deployment/web-{number}").parse().unwrap();
+            answered.note(("loud", &workload), &leaves, Round::First, "a");
+        }
+        assert!(answered.has(("shop", &web), &leaves, Round::First, "a"));
+        assert!(answered.0.lock().unwrap().len() <= MOST);
     }
 }

@@ -52,6 +52,13 @@ impl ChangedKeys {
         self.named.is_empty() && !self.others
     }
 
+    /// Bytes in memory, without the allocator's overhead.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let named = self.named.iter();
+        named.map(|key| size_of::<Box<str>>() + key.len()).sum()
+    }
+
     fn has(&self, key: &str) -> bool {
         self.named.iter().any(|named| **named == *key) != self.others
     }

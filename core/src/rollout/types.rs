@@ -70,6 +70,19 @@ impl Request {
             unwell: Vec::new(),
         }
     }
+
+    /// Bytes in memory, without the allocator's overhead.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let workloads = self.workloads.iter().chain(&self.unwell);
+        let workloads = workloads.map(|it| size_of::<WorkloadRef>() + it.name.len());
+        let path = match &self.mode {
+            RolloutMode::Post { path, .. } => path.len(),
+            RolloutMode::Restart | RolloutMode::None => 0,
+        };
+        let texts = self.secret.len() + self.uid.len() + path + self.keys.weight();
+        size_of::<Self>() + texts + workloads.sum::<usize>()
+    }
 }
 
 /// What to do for a batch.
@@ -103,7 +116,7 @@ pub enum Decision {
 /// One workload to roll, for every due Secret that it uses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// As it was listed.
+    /// As it was listed, without its references.
     pub workload: Workload,
     /// What is done to the workload.
     pub how: How,
@@ -134,7 +147,7 @@ pub enum How {
 }
 
 /// `POST http://<pod>:<port><path>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ask {
     /// The pod's port.
     pub port: u16,
@@ -246,6 +259,26 @@ impl Step {
     pub fn changed(&self) -> Parts {
         let changed = self.leaves.iter().map(|due| due.changed);
         changed.fold(Parts::NONE, Parts::or)
+    }
+
+    /// Bytes in memory, without the allocator's overhead.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let leaves = self.leaves.iter().map(|due| {
+            let references = match &due.why {
+                Why::Refers(references) => references.iter().map(Reference::weight).sum(),
+                Why::Named => 0,
+            };
+            size_of::<Due>() + due.secret.len() + references
+        });
+        let asks = match &self.how {
+            How::Reload(asks) => asks
+                .iter()
+                .map(|ask| size_of::<Ask>() + ask.path.len())
+                .sum(),
+            How::Restart => 0,
+        };
+        size_of::<Self>() + self.workload.weight() + leaves.sum::<usize>() + asks
     }
 
     /// Whether it serves this Secret.

@@ -4,8 +4,8 @@
 //! different one for each, so that ten thousand do not come back together. Slots are handed out round-robin across
 //! waiting namespaces, so a late request is not queued behind a large namespace; free slots go to the namespace with
 //! the fewest orders. Pure, and in memory only: after a restart the present certificates show the recent orders, and
-//! what is due shows who waits. A user can put any number of certificates there: those of one namespace leave a quarter
-//! of the limit to the others.
+//! what is due shows who waits. Users can put any number of certificates there: those of one namespace leave a quarter of
+//! the limit to the others, and those of all together an eighth to each that has none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use crate::time::UnixTime;
 const PERIOD: Duration = Duration::from_secs(3 * 3_600);
 /// Largest share of the limit for one namespace while others wait.
 const SHARE: usize = 4;
+/// The share of the limit that certificates of all others leave to a namespace. It may be ordered beyond the limit if all
+/// of them were real: 250 and an eighth are less than the 300 that Let's Encrypt takes.
+const LEFT: usize = 8;
 /// How far back Let's Encrypt dates certificates, so that slow clocks accept them.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 /// A request that has not come back this long after its instant no longer waits.
@@ -214,16 +217,20 @@ impl Quota {
         });
     }
 
-    /// Orders within the period, as far as they count for a namespace: those of each other one that only certificates
-    /// show leave some of the limit.
+    /// Orders within the period, as far as they count for a namespace: what only certificates of others show leaves some
+    /// of the limit, whether one other namespace has them or many.
     fn counted(&self, namespace: &str, limit: usize) -> usize {
-        let most = limit - limit / SHARE;
+        let (of_one, of_all) = (limit - limit / SHARE, limit - limit / LEFT);
         let others = self
             .recalled_of
             .iter()
             .filter(|(it, _)| ***it != *namespace);
-        let beyond = others.map(|(_, count)| count.saturating_sub(most));
-        self.taken.len().saturating_sub(beyond.sum())
+        let (mut all, mut counts) = (0, 0);
+        for (_, count) in others {
+            all += count;
+            counts += count.min(&of_one);
+        }
+        self.taken.len() - all + counts.min(of_all)
     }
 
     /// Orders of a namespace within the period.
@@ -302,6 +309,22 @@ mod tests {
         let then = now + PERIOD;
         assert_eq!(quota.take(then, &hostile, 8), Ok(()));
         assert_eq!((quota.recalled, quota.recalled_of.len()), (0, 0));
+    }
+
+    #[test]
+    fn certificates_of_several_namespaces_leave_an_eighth_to_the_others() {
+        let now = UnixTime(100_000);
+        let modest = name("modest");
+        let mut quota = Quota::default();
+        let hostile = |number: usize| (now, name(&format!("hostile-{}", number % 3)));
+        quota.recall(now, (0..1_000).map(hostile));
+        for _ in 0..2 {
+            assert_eq!(quota.take(now, &modest, 16), Ok(()));
+        }
+        assert!(quota.take(now, &modest, 16).is_err());
+        // What is ordered since counts in full, whoever orders it.
+        assert!(quota.take(now, &name("another"), 16).is_err());
+        assert!(quota.take(now, &name("hostile-1"), 16).is_err());
     }
 
     #[test]

@@ -123,6 +123,14 @@ impl UsedBy {
         })
     }
 
+    /// Bytes in memory, without the allocator's overhead.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let workloads = self.workloads.iter();
+        let workloads = workloads.map(|(it, _)| size_of::<(WorkloadRef, Has)>() + it.name.len());
+        size_of::<Self>() + workloads.sum::<usize>()
+    }
+
     /// What people are shown of it: the first few workloads, at most [`NAMED`] and [`SHOWN`] bytes; the others are
     /// counted.
     #[must_use]

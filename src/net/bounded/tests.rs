@@ -374,6 +374,30 @@ async fn an_address_begins_a_bounded_number_of_handshakes_and_others_begin_their
 }
 
 #[test]
+fn many_addresses_together_begin_a_bounded_number_of_handshakes_and_known_ones_theirs() {
+    let open = Arc::new(Mutex::new(Open::new(LIMITS)));
+    let address = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+    let now = Instant::now();
+    let begun = |now: Instant, numbers: std::ops::Range<u32>| {
+        let mut open = lock(&open);
+        let may = numbers.filter(|number| open.may_shake_hands(now, &network(address(*number))));
+        u32::try_from(may.count()).unwrap()
+    };
+    for number in 0..2 {
+        Connection::new(&open, address(number)).welcome();
+    }
+    assert_eq!(begun(now, 100..5_100), LIMITS.handshakes_of_all_at_once);
+    assert_eq!(begun(now, 0..3), 2);
+    assert_eq!(begun(now + Duration::from_secs(1), 10_000..11_000), 50);
+    // The latest are known, and each once.
+    for number in 1..=u32::try_from(WELCOME).unwrap() {
+        Connection::new(&open, address(number)).welcome();
+    }
+    assert_eq!(begun(now, 0..3), 2);
+    assert_eq!(lock(&open).welcome.len(), WELCOME);
+}
+
+#[test]
 fn a_network_of_ipv6_counts_as_one_client() {
     let of = |address: &str| network(address.parse().unwrap());
     assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));

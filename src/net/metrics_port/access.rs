@@ -381,10 +381,15 @@ async fn guard(
         audience,
         wanted,
     };
-    let connection = request.extensions().get::<Connection>();
-    let address = connection.map(Connection::address);
+    let connection = request.extensions().get::<Connection>().cloned();
+    let address = connection.as_ref().map(Connection::address);
     match served.doorkeeper.judge(address, question).await {
-        Judged::By(Verdict::Allowed) => next.run(request).await,
+        Judged::By(Verdict::Allowed) => {
+            if let Some(connection) = connection {
+                connection.welcome();
+            }
+            next.run(request).await
+        }
         Judged::By(Verdict::Forbidden(why)) => {
             refused(StatusCode::FORBIDDEN, format!("{CLOSED}: {why}\n"))
         }

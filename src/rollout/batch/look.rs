@@ -25,6 +25,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 
 use super::held::{Age, Glance, Held, Look, Not, used_by_of};
+use super::room::{FULL, Share, weight};
 use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, notify, record};
 use crate::cluster::events::Reason;
 use crate::cluster::{self, secrets};
@@ -35,10 +36,14 @@ use crate::rollout::{Judge, Proof, Withdrawal};
 
 impl Rollouts {
     /// Looks at all Secrets of a batch; those that have a record are read again.
-    pub(super) async fn look_at_all(&self, tickets: Vec<TaskHandle>) -> Vec<(TaskHandle, Glance)> {
+    pub(super) async fn look_at_all(
+        &self,
+        tickets: Vec<TaskHandle>,
+        room: &Share<'_>,
+    ) -> Vec<(TaskHandle, Glance)> {
         stream::iter(tickets)
             .map(|ticket| async move {
-                let look = self.look(ticket.key()).await;
+                let look = self.look(ticket.key(), room).await;
                 (ticket, look)
             })
             .buffer_unordered(AT_ONCE)
@@ -51,6 +56,7 @@ impl Rollouts {
         &self,
         workloads: &[Workload],
         looks: Vec<(TaskHandle, Glance)>,
+        room: &Share<'_>,
     ) -> (Vec<Request>, Open) {
         let carried = &cert_renew_core::rollout::Carried::by(workloads);
         let looked: Vec<(TaskHandle, Look)> = stream::iter(looks)
@@ -60,7 +66,7 @@ impl Rollouts {
                     Glance::Unrecorded(entry)
                         if carried.another(&ticket.key().name, leaf_of(&entry)) =>
                     {
-                        self.read(ticket.key(), &entry).await
+                        self.read(ticket.key(), &entry, room).await
                     }
                     Glance::Unrecorded(entry) => record::first_sight(ticket.key(), &entry),
                     Glance::Lost(..) => Look::Not(Not::until(UnixTime::now() + AGAIN, None)),
@@ -97,7 +103,7 @@ impl Rollouts {
         ticket.finish(Finished::Shut(at));
     }
 
-    async fn look(&self, key: &SecretRef) -> Glance {
+    async fn look(&self, key: &SecretRef, room: &Share<'_>) -> Glance {
         match self.shared.entry(key) {
             None => Glance::Judged(Look::Not(Not::until(UnixTime::now(), None))),
             Some(entry) if is_unrecorded(&entry) => Glance::Unrecorded(entry.into()),
@@ -111,17 +117,20 @@ impl Rollouts {
                 }
                 None => Glance::Unrecorded(entry.into()),
             },
-            Some(entry) => Glance::Judged(self.read(key, &entry).await),
+            Some(entry) => Glance::Judged(self.read(key, &entry, room).await),
         }
     }
 
-    /// Reads a Secret and judges it.
-    async fn read(&self, key: &SecretRef, entry: &Entry) -> Look {
+    /// Reads a Secret and judges it. Without room for it, it is looked at later.
+    async fn read(&self, key: &SecretRef, entry: &Entry, room: &Share<'_>) -> Look {
         let looked = permit::Look::take(async {
             let read = self.read_afresh(key, UnixTime::now()).await?;
             self.judge(key, entry, &read, UnixTime::now())
         });
         match looked.await {
+            Ok((_, Found { request, held })) if !room.take(weight(&request, &held)) => {
+                Look::Not(Not::until(UnixTime::now() + AGAIN, Some(FULL.into())))
+            }
             Ok((look, Found { request, held })) => {
                 let look = Some(look);
                 Look::Due(Box::new((request, Held { look, ..held })))

@@ -13,13 +13,14 @@ mod look;
 mod notify;
 mod record;
 mod restored;
+pub(super) mod room;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::index::Finished;
-use cert_renew_core::rollout::{Decision, Request, plan};
+use cert_renew_core::rollout::{Decision, Lookup, Request, Step, plan};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 use self::carry_out::Batch;
 use self::held::Held;
+use self::room::{FULL, Share};
 use crate::process::task::{Planning, TaskHandle};
 use crate::rollout;
 use crate::rollout::rollouts::Rollouts;
@@ -49,7 +51,9 @@ impl Rollouts {
         let namespace = Arc::clone(planning.namespace());
         let since = Instant::now();
         let roller = self.roller();
-        let (workloads, looks) = futures::join!(roller.list(&namespace), self.look_at_all(tickets));
+        let room = self.room.of(&namespace);
+        let looks = self.look_at_all(tickets, &room);
+        let (workloads, looks) = futures::join!(roller.list(&namespace), looks);
         let workloads = match workloads {
             Ok(workloads) => workloads,
             Err(error) => {
@@ -63,10 +67,10 @@ impl Rollouts {
             }
         };
         let looks = self.put_back(looks).await;
-        let (requests, mut open) = self.ask(&workloads, looks).await;
+        let (requests, mut open) = self.ask(&workloads, looks, &room).await;
+        let lookup = Lookup::of(&workloads);
         let config = self.shared.config();
         let plan = plan(UnixTime::now(), &requests, &workloads, &config.rollout);
-        drop(planning);
         for remark in &plan.remarks {
             notify::remark(&self.shared, &open, remark);
         }
@@ -82,7 +86,7 @@ impl Rollouts {
                 Decision::Roll => {
                     if let Some((ticket, held)) = open.get(&secret)
                         && let Some(age) = held.age
-                        && let Some(why) = restored::older(request, age, &workloads)
+                        && let Some(why) = restored::older(request, age, &lookup)
                     {
                         notify::older(&self.shared, ticket.key(), request, &why);
                     }
@@ -104,11 +108,36 @@ impl Rollouts {
                 ticket.finish(finished);
             }
         }
-        let batch = Batch::new(self, &namespace, &requests, &users, secrets, plan.steps);
-        futures::join!(
-            self.left_behind(&namespace, &behind, &workloads),
-            batch.carry_out(open, since)
-        );
+        let steps = self.fitting(plan.steps, &room, &mut secrets, &mut open);
+        let batch = Batch::new(self, &namespace, &requests, &users, secrets, steps);
+        let told = async {
+            self.left_behind(&namespace, &behind, &workloads).await;
+            // The rollout may take days; the next batch lists the workloads again.
+            drop(workloads);
+            drop(planning);
+        };
+        futures::join!(told, batch.carry_out(open, since));
+    }
+
+    /// The steps for which there is room; the Secrets of the others are looked at later.
+    fn fitting(
+        &self,
+        steps: Vec<Step>,
+        room: &Share<'_>,
+        secrets: &mut Vec<Box<str>>,
+        open: &mut Open,
+    ) -> Vec<Step> {
+        let weight = steps.iter().map(Step::weight).sum();
+        if room.take_whole(weight) {
+            return steps;
+        }
+        for secret in secrets.drain(..) {
+            if let Some((ticket, _)) = open.remove(&secret) {
+                let again = UnixTime::now() + AGAIN;
+                ticket.finish(Finished::Later(again, Some(FULL.into())));
+            }
+        }
+        Vec::new()
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::index::Entry;
-use cert_renew_core::rollout::{Request, Workload};
+use cert_renew_core::rollout::{Carried, Lookup, Request, Workload};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::state::RolledOut;
@@ -52,9 +52,10 @@ impl Rollouts {
             match self.roller().list(&namespace).await {
                 Ok(workloads) => {
                     let mut all = true;
+                    let listed = Listed::of(&workloads);
                     for secret in carried(&workloads) {
                         let key = SecretRef::new(Arc::clone(&namespace), secret);
-                        all &= self.compare(&key, &workloads).await;
+                        all &= self.compare(&key, &listed).await;
                     }
                     if all {
                         let mut compared = self.compared.lock();
@@ -67,6 +68,21 @@ impl Rollouts {
                 }
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// The workloads of a namespace, so that each Secret finds its own at once.
+struct Listed<'a> {
+    carried: Carried<'a>,
+    lookup: Lookup<'a>,
+}
+
+impl<'a> Listed<'a> {
+    fn of(workloads: &'a [Workload]) -> Self {
+        Self {
+            carried: Carried::by(workloads),
+            lookup: Lookup::of(workloads),
         }
     }
 }
@@ -101,7 +117,7 @@ enum Came {
 
 impl Rollouts {
     /// Records what the workloads have where a Secret says otherwise; true once that is done.
-    async fn compare(&self, key: &SecretRef, workloads: &[Workload]) -> bool {
+    async fn compare(&self, key: &SecretRef, workloads: &Listed<'_>) -> bool {
         for _ in 0..TRIES {
             match self.compare_once(key, workloads).await {
                 Came::Agrees => return true,
@@ -112,16 +128,12 @@ impl Rollouts {
         false
     }
 
-    async fn compare_once(&self, key: &SecretRef, workloads: &[Workload]) -> Came {
+    async fn compare_once(&self, key: &SecretRef, workloads: &Listed<'_>) -> Came {
         let Some(entry) = self.shared.entry(key).filter(says_done) else {
             return Came::Agrees;
         };
         let holds = entry.observed.leaf.ok().map(|leaf| leaf.fingerprint);
-        let another = |workload: &Workload| {
-            let carries = holds.is_some_and(|leaf| workload.carries(&key.name, leaf));
-            workload.leaf_of(&key.name).is_some() && !carries
-        };
-        if !workloads.iter().any(another) {
+        if !workloads.carried.another(&key.name, holds) {
             return Came::Agrees;
         }
         // Read the Secret again: the index does not know when its data was written.
@@ -130,7 +142,7 @@ impl Rollouts {
             Ok(None) => return Came::Agrees,
             Err(_) => return Came::Failed,
         };
-        let Some((workload, had)) = contradicts(&request, age, workloads) else {
+        let Some((workload, had)) = contradicts(&request, age, &workloads.lookup) else {
             return Came::Agrees;
         };
         let changes = Changes::of(had.written_for(head.uid()));
@@ -153,7 +165,7 @@ impl Rollouts {
 fn contradicts(
     request: &Request,
     age: Age,
-    workloads: &[Workload],
+    workloads: &Lookup<'_>,
 ) -> Option<(WorkloadRef, RolledOut)> {
     let said = request.rolled_out.and_then(RolledOut::fingerprint);
     // No template says what pods have that are asked to reload.
@@ -162,9 +174,10 @@ fn contradicts(
     }
     let written = age.put_back(request)?;
     let untouched = |workload: &Workload| workload.template_touched.is_some_and(|at| at <= written);
-    let using = cert_renew_core::rollout::using(request, workloads);
-    let later =
-        { using.iter() }.filter(|workload| untouched(workload) && age.is_before(workload, request));
+    let using = workloads.using(request);
+    let later = using
+        .into_iter()
+        .filter(|workload| untouched(workload) && age.is_before(workload, request));
     let mut later = later.filter_map(|workload| {
         let value = workload.leaf_of(&request.secret)?.split('.').next()?;
         let had = RolledOut::Leaf {
@@ -178,7 +191,7 @@ fn contradicts(
 }
 
 /// Why the certificate that is about to be rolled out is an earlier one than the workloads have, if it is.
-pub(super) fn older(request: &Request, age: Age, workloads: &[Workload]) -> Option<String> {
+pub(super) fn older(request: &Request, age: Age, workloads: &Lookup<'_>) -> Option<String> {
     age.put_back(request)?;
     if age
         .had_until
@@ -186,9 +199,9 @@ pub(super) fn older(request: &Request, age: Age, workloads: &[Workload]) -> Opti
     {
         return None;
     }
-    let using = cert_renew_core::rollout::using(request, workloads);
+    let using = workloads.using(request);
     let later = { using.iter() }.find(|workload| age.is_before(workload, request));
-    let say = |workload: &Workload| workload.leaf_of(&request.secret).is_some();
+    let say = |workload: &&Workload| workload.leaf_of(&request.secret).is_some();
     match (later, age.had_until) {
         (Some(workload), _) => Some(restarted(&workload.id)),
         (None, Some(until)) if !using.iter().any(say) => {
@@ -225,6 +238,9 @@ mod tests {
     use cert_renew_core::certificate::Fingerprint;
     use cert_renew_core::rollout::{ChangedKeys, Status, Strategy, leaf_annotation};
     use cert_renew_core::secret::parts::{ChainAndCa, Parts};
+    use cert_renew_core::secret::workload::Kind;
+    use cert_renew_core::testing::{slower_than_linear_in, workload};
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -292,7 +308,8 @@ mod tests {
 
     #[test]
     fn a_record_is_doubted_only_where_somebody_has_put_an_earlier_certificate_back() {
-        let says = |request: &Request, age, web| contradicts(request, age, &[web]).is_some();
+        let says =
+            |request: &Request, age, web| contradicts(request, age, &Lookup::of(&[web])).is_some();
         let restored = request("a");
         assert!(says(&restored, age(0), web("b", 60)));
         assert!(!says(&restored, age(0), web("a", 60)), "it has it");
@@ -320,13 +337,13 @@ mod tests {
             ..request("a")
         };
         assert!(!says(&due, age(0), web("b", 60)), "it is rolled anyway");
-        let (_, had) = contradicts(&restored, age(0), &[web("b", 60)]).unwrap();
+        let (_, had) = contradicts(&restored, age(0), &Lookup::of(&[web("b", 60)])).unwrap();
         assert_eq!(had.fingerprint(), Some(leaf("b")));
     }
 
     #[test]
     fn an_earlier_certificate_is_told_and_a_later_one_is_not() {
-        let told = |age, web: Workload| older(&request("a"), age, &[web]);
+        let told = |age, web: Workload| older(&request("a"), age, &Lookup::of(&[web]));
         let restarted = Some("deployment/web was restarted for another one".to_owned());
         assert_eq!(told(age(0), web("b", 60)), restarted);
         assert_eq!(told(age(69), web("b", 60)), None, "issued since");
@@ -352,5 +369,32 @@ mod tests {
             None,
             "a CA that issues for a shorter time"
         );
+    }
+
+    #[test]
+    fn very_many_secrets_of_one_workload_are_compared_in_linear_time() {
+        let names = |length: usize| (0..length / 256).map(|it| format!("tls-{it}"));
+        let made = |length: usize| {
+            let volume = |name| json!({"name": "v", "secret": {"secretName": name}});
+            let volumes: Vec<Value> = names(length).map(volume).collect();
+            let template = json!({"spec": {"volumes": volumes}});
+            let object = json!({"metadata": {"name": "web"}, "spec": {"template": template}});
+            let requests = names(length).map(|name| Request {
+                secret: name.into(),
+                workloads: Vec::new(),
+                ..request("a")
+            });
+            let requests: Vec<Request> = requests.collect();
+            (requests, [workload(Kind::Deployment, object)])
+        };
+        let slow = slower_than_linear_in(made, |(requests, workloads)| {
+            let Listed { carried, lookup } = Listed::of(workloads);
+            for request in requests {
+                assert!(!carried.another(&request.secret, Some(request.leaf)));
+                assert!(older(request, age(0), &lookup).is_some());
+                assert_eq!(contradicts(request, age(0), &lookup), None);
+            }
+        });
+        assert_eq!(slow, None);
     }
 }

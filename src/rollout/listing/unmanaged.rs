@@ -4,7 +4,7 @@
 //! A pod without a controller and a Job keep their template for life. Pods of a CronJob are left out: its next run has
 //! the new leaf. It needs the rights of rbac/addons/eviction.yaml; without them nothing is named.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use cert_renew_core::rollout::decode::{Condition, Meta, Object, Template};
@@ -181,11 +181,11 @@ fn of((kind, name): (&str, &str)) -> Vec<WorkloadRef> {
 }
 
 impl Unmanaged {
-    /// Whether it uses the Secret, and has an earlier leaf of it.
-    fn uses(&self, request: &Wanted) -> bool {
+    /// Whether it uses the Secret by one of these references to it, and has an earlier leaf of it.
+    fn uses(&self, request: &Wanted, references: &[&Reference]) -> bool {
         let newer = |written| self.created.is_some_and(|created| created > written);
-        let takes = |it: &Reference| it.secret == request.secret && it.takes(&request.keys);
-        !request.written.is_some_and(newer) && self.references.iter().any(takes)
+        let mut references = references.iter();
+        !request.written.is_some_and(newer) && references.any(|it| it.takes(&request.keys))
     }
 }
 
@@ -207,51 +207,59 @@ pub fn leaves_behind(request: &Wanted, verdict: &Decision) -> bool {
         }
 }
 
+/// Pods and Jobs by the Secrets that they refer to, with those references.
+pub(crate) type BySecret<'a> = HashMap<&'a str, Vec<(&'a Unmanaged, Vec<&'a Reference>)>>;
+
 /// Pods and Jobs by the Secrets that they refer to.
 #[must_use]
-pub fn by_secret(all: &[Unmanaged]) -> HashMap<&str, Vec<&Unmanaged>> {
-    let mut found: HashMap<&str, Vec<&Unmanaged>> = HashMap::new();
+pub fn by_secret(all: &[Unmanaged]) -> BySecret<'_> {
+    let mut found = BySecret::new();
     for bystander in all {
-        let secrets = bystander.references.iter().map(|it| &*it.secret);
-        for secret in secrets.collect::<BTreeSet<_>>() {
-            found.entry(secret).or_default().push(bystander);
+        let mut own: BTreeMap<&str, Vec<&Reference>> = BTreeMap::new();
+        for reference in &bystander.references {
+            own.entry(&reference.secret).or_default().push(reference);
+        }
+        for (secret, references) in own {
+            let of = found.entry(secret).or_default();
+            of.push((bystander, references));
         }
     }
     found
 }
 
-/// The workloads of a namespace by kind and name.
-pub(crate) type ById<'a> = BTreeMap<&'a WorkloadRef, &'a Workload>;
+/// The workloads of a namespace by kind and name, and the Secrets that they refer to.
+pub(crate) type ById<'a> = BTreeMap<&'a WorkloadRef, HashSet<&'a str>>;
 
 /// These workloads by kind and name.
 #[must_use]
 pub fn by_id(all: &[Workload]) -> ById<'_> {
-    all.iter().map(|it| (&it.id, it)).collect()
+    let with_secrets = all.iter().map(|it| {
+        let secrets = it.references.iter().map(|of| &*of.secret);
+        (&it.id, secrets.collect())
+    });
+    with_secrets.collect()
 }
 
 /// Those that keep an earlier leaf of this Secret.
 #[must_use]
-pub fn left_behind(request: &Wanted, all: &HashMap<&str, Vec<&Unmanaged>>) -> Vec<String> {
+pub fn left_behind(request: &Wanted, all: &BySecret<'_>) -> Vec<String> {
     let using = all.get(&*request.secret).into_iter().flatten();
-    let using = using.filter(|it| it.of.is_none() && it.uses(request));
-    using.map(ToString::to_string).collect()
+    let using = using.filter(|(it, references)| it.of.is_none() && it.uses(request, references));
+    using.map(|(it, _)| it.to_string()).collect()
 }
 
 /// The workloads whose pods use this Secret and have an earlier leaf, although neither their template nor the Secret
 /// says so.
 #[must_use]
-pub fn unseen(
-    request: &Wanted,
-    all: &HashMap<&str, Vec<&Unmanaged>>,
-    workloads: &ById<'_>,
-) -> Vec<String> {
+pub fn unseen(request: &Wanted, all: &BySecret<'_>, workloads: &ById<'_>) -> Vec<String> {
     let known = |id: &WorkloadRef| {
-        let refers = |it: &&Workload| it.references.iter().any(|of| of.secret == request.secret);
+        let refers = |secrets: &HashSet<&str>| secrets.contains(&*request.secret);
         request.workloads.contains(id) || workloads.get(id).is_some_and(refers)
     };
     let exists = |id: &&WorkloadRef| workloads.contains_key(*id);
     let using = all.get(&*request.secret).into_iter().flatten();
-    let unseen = using.filter(|it| it.uses(request)).filter_map(|it| {
+    let using = using.filter(|(it, references)| it.uses(request, references));
+    let unseen = using.filter_map(|(it, _)| {
         let of = it.of.as_ref().filter(|of| !of.iter().any(known))?;
         of.iter().find(exists).or_else(|| of.last())
     });
@@ -325,6 +333,43 @@ mod tests {
         let slow = slower_than_linear_in(made, |(all, workloads)| {
             let told = unseen(&wanted(), &by_secret(all), &by_id(workloads));
             assert_eq!(told.len(), all.len());
+        });
+        assert_eq!(slow, None);
+    }
+
+    #[test]
+    fn a_pod_of_very_many_secrets_is_compared_in_linear_time() {
+        // One Secret for each 256 bytes of length.
+        let made = |length: usize| -> (Vec<Wanted>, Vec<Unmanaged>, Vec<Workload>) {
+            let names = (0..length / 256).map(|it| format!("tls-{it}"));
+            let names: Vec<String> = names.collect();
+            let volume = |name: &String| json!({"name": "v", "secret": {"secretName": name}});
+            let volumes: Vec<Value> = names.iter().map(volume).collect();
+            let spec = json!({"volumes": volumes, "containers": []});
+            let meta = json!({"name": "web"});
+            let object = json!({"metadata": meta, "spec": {"template": {"spec": spec}}});
+            let web = workload(Kind::Deployment, object);
+            let pod = json!({"metadata": meta, "spec": spec});
+            let pod = Unmanaged {
+                of: Some(vec![web.id.clone()]),
+                ..serde_json::from_value::<PodWire>(pod)
+                    .unwrap()
+                    .read()
+                    .unwrap()
+            };
+            let wanted = |name: String| Wanted {
+                secret: name.into(),
+                ..wanted()
+            };
+            let all = names.into_iter().map(wanted);
+            (all.collect(), vec![pod], vec![web])
+        };
+        let slow = slower_than_linear_in(made, |(all, pods, workloads)| {
+            let (pods, workloads) = (by_secret(pods), by_id(workloads));
+            for request in all {
+                assert!(unseen(request, &pods, &workloads).is_empty());
+                assert!(left_behind(request, &pods).is_empty());
+            }
         });
         assert_eq!(slow, None);
     }

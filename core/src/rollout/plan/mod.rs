@@ -4,7 +4,7 @@
 //! that serve all of them. Pure; the pairs were checked before.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::progress::{Progress, numbers, progress};
@@ -33,6 +33,7 @@ pub fn plan(
     let workloads = &Lookup::of(workloads);
     let mut plan = Plan::default();
     let mut steps: BTreeMap<&WorkloadRef, Step> = BTreeMap::new();
+    let mut asks: HashMap<&WorkloadRef, HashSet<Ask>> = HashMap::new();
     // Canaries of each Secret so far: workloads that an earlier run rolled.
     let mut proven: BTreeMap<Box<str>, usize> = BTreeMap::new();
     // Until when the workloads rolled by an earlier run are observed before others follow.
@@ -67,8 +68,15 @@ pub fn plan(
                 continue;
             }
             let step = steps.entry(&workload.id).or_insert_with(|| Step {
-                workload: workload.clone(),
-                how: how.clone(),
+                // Why it is restarted says which references count.
+                workload: Workload {
+                    references: Vec::new(),
+                    ..workload.clone()
+                },
+                how: match how {
+                    How::Reload(_) => How::Reload(Vec::new()),
+                    How::Restart => How::Restart,
+                },
                 phase: Phase::Rest,
                 halts: true,
                 degraded: false,
@@ -83,7 +91,7 @@ pub fn plan(
             if !carries {
                 step.not_before = step.not_before.min(mends_at(now, request, workload));
             }
-            step.how = both(&step.how, &how);
+            join(&mut step.how, how, asks.entry(&workload.id).or_default());
             step.urgency = step.urgency.min(request.served_until());
             // The earlier halt was overruled: the same workload may fail again, and stops no others.
             let tolerated = request
@@ -120,11 +128,8 @@ pub fn plan(
 /// The workloads that use a Secret and have not opted out.
 #[must_use]
 pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
-    let concerned = concerned(request, &Lookup::of(workloads), &mut Vec::new());
-    concerned
-        .into_iter()
-        .map(|(workload, _)| workload.clone())
-        .collect()
+    let using = Lookup::of(workloads).using(request);
+    using.into_iter().cloned().collect()
 }
 
 /// The workloads that use a Secret of this name, or that it names itself, whatever it holds.
@@ -208,25 +213,29 @@ fn how(request: &Request, workload: &Workload, why: &Why, remarks: &mut Vec<Rema
     How::Restart
 }
 
-/// What serves two Secrets: a restart serves all; reloads are requested for each.
-fn both(one: &How, other: &How) -> How {
-    let (How::Reload(one), How::Reload(other)) = (one, other) else {
-        return How::Restart;
-    };
-    let more = other.iter().filter(|ask| !one.contains(ask));
-    How::Reload(one.iter().chain(more).cloned().collect())
+/// Makes what is done to a workload serve one more Secret: a restart serves all; reloads are requested for each, but each
+/// that is `known` once.
+fn join(all: &mut How, one: How, known: &mut HashSet<Ask>) {
+    match (all, one) {
+        (How::Reload(all), How::Reload(more)) => {
+            all.extend(more.into_iter().filter(|ask| known.insert(ask.clone())));
+        }
+        (all, _) => *all = How::Restart,
+    }
 }
 
 /// The workloads of a namespace by name, and by the Secrets that they refer to. Each Secret looks up its own, so a
 /// large namespace costs no more than the sum of its references.
-struct Lookup<'a> {
+pub struct Lookup<'a> {
     all: &'a [Workload],
     by_id: BTreeMap<&'a WorkloadRef, usize>,
     by_secret: HashMap<&'a str, BTreeMap<usize, Vec<&'a Reference>>>,
 }
 
 impl<'a> Lookup<'a> {
-    fn of(all: &'a [Workload]) -> Self {
+    /// These workloads.
+    #[must_use]
+    pub fn of(all: &'a [Workload]) -> Self {
         let mut by_secret: HashMap<&str, BTreeMap<usize, Vec<&Reference>>> = HashMap::new();
         for (at, workload) in all.iter().enumerate() {
             for reference in &workload.references {
@@ -240,6 +249,16 @@ impl<'a> Lookup<'a> {
             by_id: by_id.collect(),
             by_secret,
         }
+    }
+
+    /// Those that use a Secret and have not opted out.
+    #[must_use]
+    pub fn using(&self, request: &Request) -> Vec<&'a Workload> {
+        let concerned = concerned(request, self, &mut Vec::new());
+        concerned
+            .into_iter()
+            .map(|(workload, _)| workload)
+            .collect()
     }
 
     fn get(&self, id: &WorkloadRef) -> Option<&'a Workload> {

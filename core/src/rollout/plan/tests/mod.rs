@@ -86,7 +86,7 @@ fn names(plan: &Plan) -> Vec<(&str, Phase)> {
         .collect()
 }
 
-/// Neither a workload that refers to very many Secrets, nor very many that are not well.
+/// Neither a workload that refers to very many Secrets, nor very many that are not well, nor very many ways to reload one.
 #[test]
 fn very_many_secrets_and_workloads_are_planned_in_linear_time() {
     let all_of = |secrets: &[String], each: bool| -> Vec<Workload> {
@@ -102,21 +102,37 @@ fn very_many_secrets_and_workloads_are_planned_in_linear_time() {
             .map(|object| workload(Kind::Deployment, object))
             .collect()
     };
-    for each in [false, true] {
+    for (each, reload) in [(false, false), (true, false), (false, true)] {
+        let how = |secret: &str| match reload {
+            false => RolloutMode::Restart,
+            true => RolloutMode::Post {
+                port: 80,
+                path: format!("/{secret}").into(),
+            },
+        };
         // One Secret for each 256 bytes of length; what is planned is made once for each length.
         let made = |length: usize| {
             let secrets = (0..length / 256).map(|it| format!("tls-{it}"));
             let secrets: Vec<String> = secrets.collect();
             let requests = secrets.iter();
-            let requests = requests.map(|it| request(it, "new", served("old", 9)));
+            let requests = requests.map(|it| Request {
+                mode: how(it),
+                ..request(it, "new", served("old", 9))
+            });
             let requests: Vec<Request> = requests.collect();
             (requests, all_of(&secrets, each))
         };
         let slow = slower_than_linear_in(made, |(requests, workloads)| {
             let plan = plan(NOW, requests, workloads, &RolloutConfig::default());
             assert_eq!(plan.verdicts.len(), requests.len());
+            if reload {
+                let How::Reload(asks) = &plan.steps[0].how else {
+                    panic!("it reloads");
+                };
+                assert_eq!(asks.len(), requests.len());
+            }
         });
-        assert_eq!(slow, None, "{each}");
+        assert_eq!(slow, None, "{each} {reload}");
     }
 }
 

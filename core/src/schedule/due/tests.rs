@@ -137,6 +137,7 @@ fn another_lifetime_is_due_at_once_and_only_until_it_was_asked_for() {
         let issued = IssuedBy {
             issuer: "le".into(),
             names: leaf.names.clone(),
+            directory: None,
             profile: None,
             lifetime: asked,
             key_type: None,

@@ -435,9 +435,12 @@ fn opens(
     // A revoked certificate is worth nothing, in the Secret or in the workloads.
     let revoked =
         { settings.revoked }.is_some_and(|it| it == leaf.fingerprint || Some(it) == served);
+    // If the issuer's certificate has ended, no window saves anything.
+    let until = { leaf.issuer_ends }.filter(|ends| *ends > now);
+    let until = until.unwrap_or(leaf.not_after);
     let served_until = match rolled_out {
-        Some(RolledOut::Leaf { not_after, .. }) => not_after.min(leaf.not_after),
-        _ => leaf.not_after,
+        Some(RolledOut::Leaf { not_after, .. }) => not_after.min(until),
+        _ => until,
     };
     if !revoked && opens + leaf.lifetime() / WINDOW_MARGIN_SHARE < served_until {
         (Some(opens), None)

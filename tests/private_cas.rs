@@ -303,6 +303,7 @@ async fn a_ca_that_asks_for_no_proof_needs_no_solver() -> Result<()> {
     Ok(())
 }
 
+/// Some CAs send the root before the intermediate, or a certificate twice; each try was a certificate.
 #[tokio::test]
 async fn a_chain_in_disorder_is_written_in_order_and_each_certificate_once() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -366,6 +367,7 @@ async fn a_staging_ca_is_known_by_its_certificates_and_each_that_is_refused_coun
     Ok(())
 }
 
+/// DigiCert and others want a common name in the request (certbot #4922, acme2certifier #98, smallstep #1321).
 #[tokio::test]
 async fn a_ca_that_wants_a_common_name_gets_one_where_its_issuer_says_so() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -385,6 +387,7 @@ async fn a_ca_that_wants_a_common_name_gets_one_where_its_issuer_says_so() -> Re
     Ok(())
 }
 
+/// Servers that speak to each other use their certificates as clients too (ejabberd #4392, prosody, zowe #4783).
 #[tokio::test]
 async fn what_the_new_certificate_can_no_longer_be_used_for_is_told() -> Result<()> {
     let bench = Bench::shared().await?;

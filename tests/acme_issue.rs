@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use test_bench::objects::{OLD, Space, pair};
+use test_bench::report::Report;
 use test_bench::{
     Bench, Fault, Operator, OperatorOptions, Passed, PebbleOptions, Proxies, Result, Server,
     ensure, eventually,
@@ -53,6 +54,7 @@ async fn a_renewal_asks_seven_times_and_four_where_the_name_is_proven_already() 
     let space = Space::new(bench.client()?, "counted", operator.namespace()).await?;
     // The account is made with the first one.
     issued(&space, "before", "before.counted.example").await?;
+    let mut report = Report::new("requests", "cargo test --test integration acme_issue::");
     for (name, count) in [("fresh", 7), ("proven", 4)] {
         let before = proxies.passed().len();
         issued(&space, name, "www.counted.example").await?;
@@ -63,7 +65,9 @@ async fn a_renewal_asks_seven_times_and_four_where_the_name_is_proven_already() 
             paths(&asked).join(" ")
         );
         assert_eq!(asked.len(), count, "{name}: {:?}", paths(&asked));
+        report.count(format!("renewal.requests_{name}"), asked.len(), "requests")?;
     }
+    eprintln!("{}", report.finish()?);
     Ok(())
 }
 

@@ -293,6 +293,7 @@ async fn a_ca_that_takes_no_reason_is_asked_to_revoke_without_one() -> Result<()
     Ok(())
 }
 
+/// A CA that takes accounts with RSA keys only says so by a list (Dogtag: pki #4638, acme.sh #5277).
 #[tokio::test]
 async fn a_refusal_of_an_order_is_no_failed_validation_and_the_algorithms_are_named() -> Result<()>
 {

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::acme_operator::{configured, event, issued};
 use crate::faults::{action, finalizes};
+use crate::private_ca::{Manners, PrivateCa};
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
 use crate::scene::{answered, records};
 
@@ -31,7 +32,8 @@ fn another(bench: &Bench, name: &str, directory: &str, profile: &str) -> String 
     )
 }
 
-/// People try with a staging CA first, then change the issuer.
+/// People try with a staging CA first, then change the issuer (cert-manager #61, #813); or they correct the type of key
+/// right after the first certificate (cert-manager #5183, #6815).
 #[tokio::test]
 async fn another_issuer_or_key_is_had_at_once_when_there_is_cause() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -84,6 +86,54 @@ async fn another_issuer_or_key_is_had_at_once_when_there_is_cause() -> Result<()
     Ok(())
 }
 
+/// As often, they change the directory of the issuer that they have (cert-manager #4223).
+#[tokio::test]
+async fn an_issuer_that_has_become_another_ca_gives_a_new_certificate_and_replaces_a_staging_one()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let staging = PrivateCa::start("(STAGING) Pretend Pear X1", Manners::default()).await?;
+    let trusted = PrivateCa::start("Former CA", Manners::default()).await?;
+    let plain = options().config;
+    let config = |[tried, former]: [&str; 2]| {
+        another(bench, "tried", tried, "default")
+            + &another(bench, "former", former, "default")
+            + &plain
+    };
+    let before = [staging.directory(), trusted.directory()];
+    let options = OperatorOptions {
+        config: config([&before[0], &before[1]]),
+        ..options()
+    };
+    let mut operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, "became", operator.namespace()).await?;
+    let mut olds = Vec::new();
+    for issuer in ["tried", "former"] {
+        let host = format!("{issuer}.became.example");
+        let annotations = [("issuer", issuer), ("names", &*host)];
+        space.tls_secret(issuer, None, &annotations).await?;
+        let secret = renewed(&space, issuer, "").await?;
+        olds.push(data(&secret, "tls.crt"));
+    }
+    // What the issuer itself gave is what was asked for, whatever it calls itself.
+    let ordered = || (staging.orders(), trusted.orders());
+    throughout(QUIET, "nothing more is ordered", async || {
+        ensure!(ordered() == (1, 1), "{:?}", ordered());
+        Ok(())
+    })
+    .await?;
+    let production = bench.pebble().directory();
+    operator.configure(&config([production, production]))?;
+    renewed(&space, "tried", &olds[0]).await?;
+    // A certificate that clients trust is replaced in its time, or when somebody asks.
+    let secret = space.secrets().get("former").await?;
+    assert_eq!(data(&secret, "tls.crt"), olds[1]);
+    space.annotate("former", "renew-now", "1").await?;
+    renewed(&space, "former", &olds[1]).await?;
+    assert_eq!(ordered(), (1, 1));
+    Ok(())
+}
+
+/// The policy or the profile of a CA changes, as from 90 to 45 days (acmetool #354, certbot #9261).
 #[tokio::test]
 async fn a_ca_that_issues_for_a_shorter_time_than_before_is_taken_at_its_word() -> Result<()> {
     let bench = Bench::shared().await?;

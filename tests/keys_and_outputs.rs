@@ -24,6 +24,7 @@ fn found(file: &str, name: &str) -> Result<Pair> {
     Ok(Pair { certificate, key })
 }
 
+/// Many programs read PKCS#1 or SEC1 only (certbot #10131, rancher #13156): a key that is kept keeps its file.
 #[tokio::test]
 async fn a_key_that_is_kept_is_taken_in_whatever_file_it_is_found() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -59,6 +60,7 @@ async fn a_key_that_is_kept_is_taken_in_whatever_file_it_is_found() -> Result<()
     Ok(())
 }
 
+/// Clients have pinned the key, or a TLSA record names it (cert-manager #7723, solanum #453).
 #[tokio::test]
 async fn a_key_that_is_to_be_kept_is_used_whatever_its_kind_or_nothing_is_ordered() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -177,6 +179,7 @@ async fn an_opaque_secret_has_every_file_that_the_systems_before_wrote() -> Resu
     Ok(())
 }
 
+/// People add a keystore, or change its password, and wait for sixty days (cert-manager #4289, #5246, #6815).
 #[tokio::test]
 async fn outputs_that_are_asked_for_later_are_written_from_the_pair_that_is_there() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -208,7 +211,23 @@ async fn outputs_that_are_asked_for_later_are_written_from_the_pair_that_is_ther
         })
         .await?;
     }
-    let secret = space.secrets().get("later").await?;
+    // Another key of the Secret holds another password.
+    let other = json!({"cert-renew.io/pkcs12-password-key": "other"});
+    let other = json!({"metadata": {"annotations": other}, "stringData": {"other": "changed"}});
+    let (params, patch) = (PatchParams::default(), Patch::Merge(other));
+    space.secrets().patch("later", &params, &patch).await?;
+    let secret = eventually(SOON, "the keystore has the other password", async || {
+        let secret = space.secrets().get("later").await?;
+        let store = secret
+            .data
+            .as_ref()
+            .and_then(|data| data.get("keystore.p12"));
+        let (store, policy) = (store.context("no keystore")?, Pkcs12ImportPolicy::Strict);
+        let store = KeyStore::from_pkcs12(&store.0, "changed", policy)?;
+        ensure!(store.private_key_chain().is_some(), "no key is in it");
+        Ok(secret)
+    })
+    .await?;
     assert_eq!(
         data(&secret, "tls.crt"),
         data(&issued, "tls.crt"),

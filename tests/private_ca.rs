@@ -14,8 +14,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use cert_renew_core::time::UnixTime;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, PublicKeyData, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    PublicKeyData, SignatureAlgorithm,
 };
 use serde_json::{Value, json};
 use test_bench::{Context as _, Result};
@@ -49,6 +49,8 @@ pub(crate) struct Manners {
     pub(crate) common_name: bool,
     /// Whether certificates are for clients too.
     pub(crate) for_clients: bool,
+    /// In how many seconds its own certificate ends; it is made again with the same key at each issue.
+    pub(crate) own_end: Option<i64>,
     /// What it hands out for a leaf and its own certificate, both PEM.
     pub(crate) chain: fn(&str, &str) -> String,
 }
@@ -61,6 +63,7 @@ impl Default for Manners {
             status: "ready",
             common_name: false,
             for_clients: false,
+            own_end: None,
             chain: |leaf, ca| format!("{leaf}{ca}"),
         }
     }
@@ -77,7 +80,9 @@ struct Made {
 struct Ca {
     base: String,
     manners: Mutex<Manners>,
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate.
+    params: CertificateParams,
     orders: Mutex<Vec<Made>>,
     /// Requests for anything that proves a name.
     proofs: AtomicUsize,
@@ -106,10 +111,12 @@ impl PrivateCa {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
         let ca = Arc::new(Ca {
             base: format!("http://{}", listener.local_addr()?),
             manners: Mutex::new(manners),
-            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
+            issuer: Issuer::new(params.clone(), key),
+            params,
             orders: Mutex::default(),
             proofs: AtomicUsize::default(),
         });
@@ -237,7 +244,12 @@ impl Ca {
                 .push(ExtendedKeyUsagePurpose::ClientAuth);
         }
         let leaf = params.signed_by(&Requested(key.to_owned()), &self.issuer)?;
-        let chain = (manners.chain)(&leaf.pem(), &self.issuer.pem());
+        let mut own = self.params.clone();
+        if let Some(seconds) = manners.own_end {
+            own.not_after = OffsetDateTime::from_unix_timestamp(now.0 + seconds)?;
+        }
+        let own = own.self_signed(self.issuer.key())?;
+        let chain = (manners.chain)(&leaf.pem(), &own.pem());
         if let Some(made) = lock(&self.orders).get_mut(number) {
             made.chain = Some(chain);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cert_renew_core::time::UnixTime;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
+use test_bench::certificates::{Template, TestCa};
 use test_bench::objects::{OLD, Space, pair};
 use test_bench::{
     Bench, Operator, OperatorOptions, PebbleOptions, Proxies, Result, ensure, eventually,
@@ -302,6 +303,7 @@ async fn a_ca_that_asks_for_no_proof_needs_no_solver() -> Result<()> {
     Ok(())
 }
 
+/// Some CAs send the root before the intermediate, or a certificate twice; each try was a certificate.
 #[tokio::test]
 async fn a_chain_in_disorder_is_written_in_order_and_each_certificate_once() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -365,6 +367,7 @@ async fn a_staging_ca_is_known_by_its_certificates_and_each_that_is_refused_coun
     Ok(())
 }
 
+/// DigiCert and others want a common name in the request (certbot #4922, acme2certifier #98, smallstep #1321).
 #[tokio::test]
 async fn a_ca_that_wants_a_common_name_gets_one_where_its_issuer_says_so() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -384,6 +387,7 @@ async fn a_ca_that_wants_a_common_name_gets_one_where_its_issuer_says_so() -> Re
     Ok(())
 }
 
+/// Servers that speak to each other use their certificates as clients too (ejabberd #4392, prosody, zowe #4783).
 #[tokio::test]
 async fn what_the_new_certificate_can_no_longer_be_used_for_is_told() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -400,5 +404,66 @@ async fn what_the_new_certificate_can_no_longer_be_used_for_is_told() -> Result<
     renewed(&space, "tls", &data(&first, "tls.crt")).await?;
     let said = event(&space, "tls", "lacks what the one before had").await?;
     ensure!(said.contains("clients"), "{said}");
+    Ok(())
+}
+
+/// Clients refuse a certificate from the end of the one that signed it (cert-manager #5864, smallstep/certificates #381).
+/// The CA may sign with the same one again.
+#[tokio::test]
+async fn a_certificate_is_renewed_before_its_issuers_ends_and_not_again_and_again() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let manners = Manners {
+        own_end: Some(20 * DAY),
+        ..Manners::default()
+    };
+    let ca = PrivateCa::start("Ending CA", manners).await?;
+    let operator = operator(bench, &ca, "", "").await?;
+    let space = Space::new(bench.client()?, "ending", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble")];
+    // A month old, of 90 days.
+    let made = |name: &str, ca: &TestCa| {
+        let template = Template::new(&[name]).between(-30 * DAY, 60 * DAY);
+        template.signed_by(ca)
+    };
+    let old = made("short.ending.example", &TestCa::ending("Old CA", 25 * DAY)?)?;
+    space.tls_secret("short", Some(&old), &annotations).await?;
+    // What is above the issuer does not count: clients may know another way from there.
+    let mut crossed = made("crossed.ending.example", &TestCa::new("Other CA")?)?;
+    crossed.certificate += &TestCa::ending("Forgotten CA", -DAY)?.intermediate();
+    space
+        .tls_secret("crossed", Some(&crossed), &annotations)
+        .await?;
+    let secret = renewed(&space, "short", &old.certificate).await?;
+    event(&space, "short", "sooner than the server certificate").await?;
+    event(&space, "crossed", "sooner than the server certificate").await?;
+    // The same issuer until the same day: again when a tenth of the 90 days is over.
+    throughout(A_WHILE, "nothing more is ordered", async || {
+        ensure!(ca.orders() == 1, "{} orders", ca.orders());
+        Ok(())
+    })
+    .await?;
+    let status = ["status", "-n", &space.name, "-o", "json"];
+    let status = crate::command::cert_renew(&status, Some(bench.kubeconfig()))?;
+    let status: Value = serde_json::from_slice(&status.stdout)?;
+    let told = |name: &str| {
+        let mut all = status["certificates"].as_array().into_iter().flatten();
+        let found = all.find(|it| it["name"] == name).cloned();
+        found.unwrap_or_default()
+    };
+    let (short, crossed) = (told("short"), told("crossed"));
+    ensure!(
+        short["renewsWhy"] == "IssuerEnds" && crossed["renewsWhy"] == "Lifetime",
+        "{short:#} {crossed:#}"
+    );
+    let renews: UnixTime = short["renews"].as_str().unwrap_or_default().parse()?;
+    is_about(
+        renews.since(UnixTime::now()).as_secs() as f64 / DAY as f64,
+        9.0,
+    )?;
+    // Another certificate of the CA ends it.
+    ca.change(|manners| manners.own_end = None);
+    space.annotate("short", "renew-now", "force 1").await?;
+    let second = renewed(&space, "short", &data(&secret, "tls.crt")).await?;
+    assert_eq!(leaf(&second)?.issuer_ends, None);
     Ok(())
 }

@@ -19,6 +19,8 @@ const CA: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
 /// What has each name of the search domain: a Service's too.
 const EVERYBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 9);
 
+/// With `ndots:5` the name of the CA is looked for in the company's domain first, and a wildcard there answers
+/// (aws-operator #2132).
 #[tokio::test]
 async fn a_wildcard_in_a_search_domain_leads_to_no_other_ca() -> Result<()> {
     run_with_resolv_conf(LINES, "search_domain::inside").await

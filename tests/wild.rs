@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use cert_renew_core::testing::forge::{Forged, alternative_names, tlv};
+use cert_renew_core::time::UnixTime;
 use kube::api::{Patch, PatchParams};
+use rcgen::{KeyPair, PublicKeyData as _};
 use serde_json::json;
-use test_bench::certificates::Pair;
+use test_bench::certificates::{DAY, Pair};
 use test_bench::objects::{FRESH, Reference, Space, pair};
 use test_bench::{Bench, Fault, Operator, Proxies, Result, ensure, eventually, throughout};
 
 use crate::fresh_look::closed_window;
 use crate::propagation::{QUIET, told};
-use crate::renewal::{SOON, data, leaf, options, rolled_out};
+use crate::renewal::{SOON, data, leaf, options, renewed, rolled_out};
 
 const EXTERNAL: [(&str, &str); 1] = [("issuer", "external")];
 
@@ -108,7 +111,7 @@ async fn what_no_server_loads_is_not_rolled_onto() -> Result<()> {
     })
     .await?;
     let (certificate, key) = (data(&secret, "tls.crt"), data(&secret, "tls.key"));
-    let now = cert_renew_core::time::UnixTime::now();
+    let now = UnixTime::now();
     cert_renew_core::certificate::pair::check_pair(certificate.as_bytes(), key.as_bytes(), now)?;
     rolled_out(&space, "ours").await?;
     assert_eq!(space.generation("Deployment", "ours").await?, 2);
@@ -309,4 +312,61 @@ async fn a_certificate_with_more_names_than_any_profile_allows_is_left_alone() -
         Ok(())
     })
     .await
+}
+
+/// A certificate for a name and for what is none, of ninety days, of which so many are left.
+fn odd(name: &str, left: i64) -> Result<Pair> {
+    let key = KeyPair::generate()?;
+    let in_days = |days: i64| {
+        let at = UnixTime(UnixTime::now().0 + days * DAY).to_string();
+        let digits: String = at[2..].chars().filter(char::is_ascii_digit).collect();
+        tlv(0x17, (digits + "Z").as_bytes())
+    };
+    let names = [(0x82, name.as_bytes()), (0x82, b"lost.example,odd.example")];
+    let forged = Forged {
+        validity: [in_days(left - 90), in_days(left)],
+        key: key.subject_public_key_info(),
+        extensions: vec![alternative_names(names)],
+        ..Forged::default()
+    };
+    Ok(Pair {
+        certificate: forged.pem(),
+        key: key.serialize_pem(),
+    })
+}
+
+/// A renewal by the names of the certificate that is there does not lose one of them in silence.
+#[tokio::test]
+async fn a_name_that_cannot_be_asked_for_is_reported_and_lost_only_in_need() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "odd", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble")];
+    // Both are due.
+    let held = odd("held.odd.example", 25)?;
+    let ends = odd("ends.odd.example", 5)?;
+    for (name, pair) in [("held", &held), ("ends", &ends)] {
+        space.tls_secret(name, Some(pair), &annotations).await?;
+    }
+    let said = "are no names: \"lost.example,odd.example\"";
+    told(&space, "held", said).await?;
+    told(
+        &space,
+        "held",
+        "name those to ask for in cert-renew.io/names",
+    )
+    .await?;
+    renewed(&space, "ends", &ends.certificate).await?;
+    told(&space, "ends", said).await?;
+    throughout(QUIET, "a name that may be meant is not lost", async || {
+        let secret = space.secrets().get("held").await?;
+        ensure!(data(&secret, "tls.crt") == held.certificate, "it was");
+        Ok(())
+    })
+    .await?;
+    let names = "held.odd.example, lost.odd.example";
+    space.annotate("held", "names", names).await?;
+    let secret = renewed(&space, "held", &held.certificate).await?;
+    assert_eq!(leaf(&secret)?.names.len(), 2);
+    Ok(())
 }

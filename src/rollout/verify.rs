@@ -65,6 +65,7 @@ impl Proof {
             serial: Box::default(),
             authority_key_id: None,
             abilities: leaf.abilities,
+            issuer_ends: leaf.issuer_ends,
             chain: leaf.chain,
             remarks: Box::default(),
         };
@@ -304,6 +305,7 @@ mod tests {
             serial: Box::default(),
             authority_key_id: None,
             abilities: Default::default(),
+            issuer_ends: None,
             chain: 0,
             remarks: Box::default(),
         }

@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    /// Two clusters behind one name, of which one has no operator.
+    /// Two clusters behind one name, of which one has no operator (kube-cert-manager #102).
     #[tokio::test]
     async fn a_host_with_an_address_that_leads_elsewhere_is_told_with_that_address() {
         let serve = async |address: &str, body: &'static str| {

@@ -20,6 +20,7 @@ use cert_renew::acme::{
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
+use test_bench::report::Report;
 use test_bench::{Result, ensure};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -348,7 +349,13 @@ async fn after_any_answer_the_next_try_succeeds_and_none_counts_as_a_validation_
         .filter_map(|it| async { it })
         .collect()
         .await;
-    eprintln!("acme answers: {count} rows");
+    let mut report = Report::new(
+        "acme-answers",
+        "cargo test --test integration acme_answers::",
+    );
+    report.count("acme_answers.rows", count, "rows")?;
+    report.count("acme_answers.failed", wrong.len(), "rows")?;
+    eprintln!("{}", report.finish()?);
     ensure!(
         wrong.is_empty(),
         "{} of {count}:\n{}",

@@ -1,5 +1,6 @@
 //! The command line as a person meets it: exit codes, and what it says where.
 
+mod check;
 mod help;
 
 use std::env;

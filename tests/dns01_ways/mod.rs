@@ -187,6 +187,7 @@ async fn the_identity_of_the_pod_is_taken_by_each_cloud() -> Result<()> {
     Ok(())
 }
 
+/// An account has a private zone of the same name, or of a longer one (lego #192, acme.sh #826, octodns-route53 #106).
 #[tokio::test]
 async fn the_record_goes_into_the_public_zone_of_route_53() -> Result<()> {
     let bench = Bench::shared().await?;

@@ -212,6 +212,8 @@ async fn a_cname_that_is_corrected_is_followed_by_the_order_that_waits() -> Resu
     Ok(())
 }
 
+/// The wildcard CNAME of a load balancer answers where the CA looks, and leads into a zone of somebody else
+/// (cert-manager #837).
 #[tokio::test]
 async fn a_wildcard_cname_does_not_carry_the_proof_away_and_a_dead_server_of_the_zone_holds_nothing_up()
 -> Result<()> {

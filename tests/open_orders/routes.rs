@@ -135,7 +135,8 @@ async fn a_self_check_that_is_turned_off_is_left_out_and_what_was_waited_for_is_
     space.tls_secret("waits", None, &annotations).await?;
     let said = "gone.nobody.example does not exist (NXDOMAIN, asked";
     stuck(bench, &operator, &space, "waits", said).await?;
-    event(&space, "waits", said).await?;
+    let told = event(&space, "waits", "RenewalWaits").await?;
+    ensure!(told.contains(said), "{told}");
     operator.configure(&(base() + LONG + &open(bench)))?;
     renewed(&space, "waits", "").await?;
     nothing_was_spent(&space, "waits").await?;

@@ -223,6 +223,7 @@ async fn an_order_that_waits_keeps_to_a_pause_and_to_a_change_window() -> Result
     Ok(())
 }
 
+/// Somebody empties the data of a Secret that only its certificate gave names (cert-manager #7871).
 #[tokio::test]
 async fn a_secret_that_is_emptied_is_renewed_for_the_names_that_it_had() -> Result<()> {
     let bench = Bench::shared().await?;

@@ -35,6 +35,7 @@ async fn late(address: SocketAddr, server: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// A zone names a server that is long gone; the CA manages without (nginx-ui #1806, cert-manager #4837, #6510).
 #[tokio::test]
 async fn dead_and_lame_servers_of_a_zone_are_skipped_and_named_and_late_ones_are_asked()
 -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use test_bench::report::Report;
 use test_bench::{Context as _, Result, ensure};
 
 /// What an order's record copies, or what it brings depends on: each has a test in which it changes while the order
@@ -196,9 +197,8 @@ fn each_setting_that_an_order_depends_on_is_changed_while_the_order_waits() -> R
             "{setting}: {test} does not exist"
         );
     }
-    eprintln!(
-        "settings that change while an order waits: {} rows",
-        SETTINGS.len()
-    );
+    let mut report = Report::new("open-orders", "cargo test --test integration open_orders::");
+    report.count("open_orders.settings", SETTINGS.len(), "rows")?;
+    eprintln!("{}", report.finish()?);
     Ok(())
 }

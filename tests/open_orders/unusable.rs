@@ -104,6 +104,8 @@ async fn an_account_that_the_ca_has_lost_is_registered_again_in_the_same_try() -
     Ok(())
 }
 
+/// An immutable Secret was ordered for again and again (kube-lego #31), and so were names with an underscore
+/// (acme.sh #4385, certbot #3057).
 #[tokio::test]
 async fn what_cannot_be_written_or_proven_costs_no_order() -> Result<()> {
     let bench = Bench::shared().await?;

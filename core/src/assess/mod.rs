@@ -76,6 +76,8 @@ pub struct Assessment {
     pub by_labels: bool,
     /// See [`Self::wish`].
     unserved: Option<u64>,
+    /// See [`Self::is_caused`].
+    caused: bool,
 }
 
 /// What a Secret is judged by, beside what it says itself.
@@ -273,8 +275,9 @@ impl Circumstances<'_> {
         let blocks = all.fold(own, Blocks::and);
         let rollout_blocked = settings.paused || blocks.rollout();
         let asked = renewal.is_ok_and(|due| due.reason == Reason::RenewNow);
+        let caused = is_caused(&settings, issued_by.as_ref(), self.config);
         let held_until = { leaf.as_ref().ok() }
-            .filter(|_| asked && !is_caused(&settings, issued_by.as_ref()))
+            .filter(|_| asked && !caused)
             .and_then(|leaf| {
                 let written = issued_by.as_ref().and_then(|by| by.wrote(leaf.fingerprint));
                 young_until(self.now, leaf, written)
@@ -282,6 +285,7 @@ impl Circumstances<'_> {
         Assessment {
             account: account_of(issuer_name(&settings.issuer), &names),
             unserved,
+            caused,
             problems,
             leaf,
             names,
@@ -351,12 +355,21 @@ fn names(
     }
 }
 
-/// Whether a `renew-now` has a cause of its own: the Secret names another issuer than the last one, or forces it.
-fn is_caused(settings: &Settings, issued_by: Option<&IssuedBy>) -> bool {
+/// Whether a `renew-now` has a cause of its own: the Secret's issuer is another CA than the last one, or the value forces
+/// it.
+fn is_caused(settings: &Settings, issued_by: Option<&IssuedBy>, config: Option<&Config>) -> bool {
     let issuer = issuer_name(&settings.issuer);
-    let moved = issued_by.is_some_and(|by| *by.issuer != *issuer);
+    let moved = issued_by.is_some_and(|by| *by.issuer != *issuer || has_moved(by, config));
     let wished = settings.renew_now.as_deref();
     moved || wished.is_some_and(|it| it.starts_with(FORCE))
+}
+
+/// Whether the config has another CA by now under the name of the issuer that this came from.
+fn has_moved(by: &IssuedBy, config: Option<&Config>) -> bool {
+    let now = config.and_then(|it| it.issuer(&by.issuer));
+    { by.directory.as_deref() }
+        .zip(now)
+        .is_some_and(|(then, now)| now.directory != then)
 }
 
 /// Whether a renewal would ask for fewer names than the certificate has, because some of them cannot be asked for.
@@ -394,12 +407,13 @@ fn is_staged(
         return false;
     };
     let written = issued_by.filter(|by| by.wrote(leaf.fingerprint).is_some());
-    // A certificate from the Secret's own issuer is what was asked for.
-    if config.is_staging(issuer) || written.is_some_and(|by| *by.issuer == **issuer) {
+    // A certificate from the Secret's own issuer is what was asked for, unless that is another CA by now.
+    let own = |by: &IssuedBy| *by.issuer == **issuer && !has_moved(by, Some(config));
+    if config.is_staging(issuer) || written.is_some_and(own) {
         return false;
     }
     leaf.issuer.to_string().contains(pair::STAGING)
-        || written.is_some_and(|by| config.is_staging(&by.issuer))
+        || written.is_some_and(|by| config.was_staging(&by.issuer, by.directory.as_deref()))
 }
 
 /// When the change window opens. With it, the instant at which it would open if it is overruled: too little of the
@@ -421,9 +435,12 @@ fn opens(
     // A revoked certificate is worth nothing, in the Secret or in the workloads.
     let revoked =
         { settings.revoked }.is_some_and(|it| it == leaf.fingerprint || Some(it) == served);
+    // If the issuer's certificate has ended, no window saves anything.
+    let until = { leaf.issuer_ends }.filter(|ends| *ends > now);
+    let until = until.unwrap_or(leaf.not_after);
     let served_until = match rolled_out {
-        Some(RolledOut::Leaf { not_after, .. }) => not_after.min(leaf.not_after),
-        _ => leaf.not_after,
+        Some(RolledOut::Leaf { not_after, .. }) => not_after.min(until),
+        _ => until,
     };
     if !revoked && opens + leaf.lifetime() / WINDOW_MARGIN_SHARE < served_until {
         (Some(opens), None)
@@ -457,7 +474,7 @@ impl Assessment {
     /// Whether a `renew-now` has a cause of its own, so that it does not wait until the certificate is older.
     #[must_use]
     pub fn is_caused(&self) -> bool {
-        is_caused(&self.settings, self.issued_by.as_ref())
+        self.caused
     }
 
     /// Until when no new pair may be written into it although it is renewed: an annotation cannot be followed, and

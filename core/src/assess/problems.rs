@@ -119,8 +119,12 @@ fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<P
     let remarks = leaf.remarks.iter().filter_map(|remark| {
         let expected = match remark {
             Remark::NotFirst { .. } => "put the server certificate first, then its issuers",
+            Remark::EndsSooner { at, .. } if !external && leaf.issuer_ends == Some(*at) => {
+                "clients refuse it from then on: it is renewed before that, and the CA needs another certificate of its own by \
+                 then"
+            }
             Remark::EndsSooner { .. } => {
-                "clients refuse it from then on: take a chain that lasts as long, from the CA"
+                "clients refuse it from then on, unless they know another root: take a chain that lasts as long, from the CA"
             }
             Remark::Unreadable(_) => "put the whole chain there",
             // Irrelevant unless a renewal asks for these names.

@@ -11,6 +11,7 @@ pub mod pair;
 pub mod pem;
 pub mod x509;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
@@ -29,6 +30,9 @@ pub use crate::certificate::x509::{Abilities, DistinguishedName};
 
 /// Largest input that is read, in bytes: a Secret holds at most 1 MiB (`MaxSecretSize` of Kubernetes).
 pub const MAX_BYTES: usize = 1 << 20;
+
+/// Most certificates of the issuer's name whose keys are tried on the leaf's signature.
+const MOST_ISSUERS: usize = 4;
 
 /// SHA-256 of a certificate's DER; printed and parsed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +78,9 @@ pub struct Leaf {
     pub authority_key_id: Option<Box<[u8]>>,
     /// Other uses than the names above.
     pub abilities: Abilities,
+    /// The end of the certificate that signed it, if the file has that and it comes before its own. Clients refuse the
+    /// leaf from then on.
+    pub issuer_ends: Option<UnixTime>,
     /// A digest of the other certificates of the file; see [`set_digest`].
     pub chain: u32,
     /// Peculiarities of the certificate or the file, for people.
@@ -195,6 +202,7 @@ pub fn leaf(bytes: &[u8]) -> Result<Leaf, Unreadable> {
     let mut leaf = Leaf::of(certificate);
     let others = all.iter().map(|it| it.der);
     leaf.chain = set_digest(others.filter(|der| *der != certificate.der));
+    leaf.issuer_ends = issuer_ends(certificate, &all);
     let mut remarks = leaf.remarks.into_vec();
     if at > 0 {
         remarks.push(Remark::NotFirst { number: at + 1 });
@@ -231,6 +239,23 @@ pub(crate) fn leaf_of(all: &[Certificate<'_>]) -> usize {
     let ranked = all.iter().enumerate();
     let first = ranked.min_by_key(|(_, it)| (has_issued(it), it.is_ca()));
     first.map_or(0, |(at, _)| at)
+}
+
+/// The end of the certificate that signed the leaf, if it comes before the leaf's; the latest of several for one key.
+///
+/// What is above that one does not count: a cross-signed root at the end of a chain may have expired, and clients that
+/// know the root itself do not look at it.
+fn issuer_ends(leaf: &Certificate<'_>, all: &[Certificate<'_>]) -> Option<UnixTime> {
+    let named = all.iter().filter(|it| it.subject == leaf.issuer);
+    let mut issuers: Vec<&Certificate<'_>> = named.filter(|it| it.der != leaf.der).collect();
+    // Checking signatures takes time, and most chains last.
+    if issuers.iter().all(|it| it.not_after >= leaf.not_after) {
+        return None;
+    }
+    issuers.sort_unstable_by_key(|it| Reverse(it.not_after));
+    let tried = issuers.into_iter().take(MOST_ISSUERS);
+    let signer = { tried }.find(|it| leaf.is_signed_by(it) != Some(false))?;
+    Some(signer.not_after).filter(|end| *end < leaf.not_after)
 }
 
 /// The content of the certificate blocks, up to the first that cannot be decoded.
@@ -338,6 +363,7 @@ impl Leaf {
             serial: certificate.short_serial().into(),
             authority_key_id: certificate.authority_key_id().map(Into::into),
             abilities: certificate.abilities(),
+            issuer_ends: None,
             chain: 0,
             remarks: remarks.into(),
         }
@@ -347,6 +373,12 @@ impl Leaf {
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.not_after.since(self.not_before)
+    }
+
+    /// Until when clients take it: its own end, or that of the certificate that signed it.
+    #[must_use]
+    pub fn accepted_until(&self) -> UnixTime {
+        self.issuer_ends.unwrap_or(self.not_after)
     }
 
     /// Whether `now` lies within the validity, both ends included.

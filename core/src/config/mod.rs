@@ -194,7 +194,14 @@ impl Config {
     /// Whether an issuer is a staging CA: another one's `staging` names it, or its directory says so.
     #[must_use]
     pub fn is_staging(&self, name: &str) -> bool {
-        let Some(directory) = self.issuer(name).map(|issuer| &issuer.directory) else {
+        self.was_staging(name, None)
+    }
+
+    /// The same, when the directory of the issuer of this name was another one.
+    #[must_use]
+    pub fn was_staging(&self, name: &str, directory: Option<&str>) -> bool {
+        let now = self.issuer(name).map(|issuer| &*issuer.directory);
+        let Some(directory) = directory.or(now) else {
             return false;
         };
         let named = |other: &Issuer| match &other.staging {

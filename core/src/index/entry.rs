@@ -97,7 +97,7 @@ impl Observed {
         let suggested = self.suggestion.instant().zip(self.leaf.ok());
         let taken =
             suggested.and_then(|(at, leaf)| self.heed.takes(at, leaf.not_before, leaf.not_after));
-        Ok(taken.unwrap_or(own))
+        Ok(own.or_suggested(taken))
     }
 }
 

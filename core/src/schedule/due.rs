@@ -18,6 +18,8 @@ const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
 const JITTER_SHARE: u64 = 60;
 /// Longest spread of renewals: half a day puts 10,000 certificates of one minute four seconds apart.
 const MAX_JITTER: Duration = Duration::from_secs(12 * 3_600);
+/// A certificate younger than this share of its lifetime is not replaced because its issuer's ends.
+const YOUNG_SHARE: u32 = 10;
 /// A setting that does not parse delays a renewal until this share of the lifetime is left.
 const EMERGENCY_SHARE: u32 = 6;
 
@@ -50,6 +52,8 @@ pub enum Reason {
     RenewalInfo,
     /// The lifetime has come to the point of renewal.
     Lifetime,
+    /// The certificate that signed it ends sooner than itself: the same point before that end.
+    IssuerEnds,
 }
 
 impl Reason {
@@ -70,13 +74,14 @@ impl Reason {
             Self::RenewNow => "RenewNow",
             Self::RenewalInfo => "RenewalInfo",
             Self::Lifetime => "Lifetime",
+            Self::IssuerEnds => "IssuerEnds",
         }
     }
 
     /// Whether the clock (ours or the CA's) asked for it; renewals after an edit are budgeted (invariant 6).
     #[must_use]
     pub fn is_scheduled(self) -> bool {
-        matches!(self, Self::Lifetime | Self::RenewalInfo)
+        matches!(self, Self::Lifetime | Self::IssuerEnds | Self::RenewalInfo)
     }
 }
 
@@ -87,6 +92,16 @@ pub struct Due {
     pub at: UnixTime,
     /// Why.
     pub reason: Reason,
+}
+
+impl Due {
+    /// The same, or what the CA suggests. A CA does not say when its own certificate ends, so its suggestion delays no
+    /// renewal for that.
+    #[must_use]
+    pub fn or_suggested(self, suggested: Option<Self>) -> Self {
+        let counts = |it: &Self| self.reason != Reason::IssuerEnds || it.at < self.at;
+        suggested.filter(counts).unwrap_or(self)
+    }
 }
 
 /// Why nothing will be renewed.
@@ -269,7 +284,7 @@ pub fn due(inputs: &Inputs<'_>) -> Result<Due, Never> {
         reason,
     });
     if inputs.blocked {
-        let emergency = leaf.not_after - leaf.lifetime() / EMERGENCY_SHARE;
+        let emergency = leaf.accepted_until() - leaf.lifetime() / EMERGENCY_SHARE;
         return Ok(Due {
             at: timed.at.max(emergency),
             reason: Reason::Lifetime,
@@ -339,19 +354,26 @@ fn by_time(leaf: &Leaf, inputs: &Inputs<'_>) -> Due {
         None => AriPolicy::Any,
         Some(_) => AriPolicy::Past,
     };
-    if let Some(due) = inputs
-        .renewal_info
-        .and_then(|at| heed.takes(at, leaf.not_before, leaf.not_after))
-    {
-        return due;
-    }
+    let suggested =
+        { inputs.renewal_info }.and_then(|at| heed.takes(at, leaf.not_before, leaf.not_after));
     let before = renew_before(inputs.settings.renew_before, lifetime);
     let spread = (lifetime.as_secs() / JITTER_SHARE).min(MAX_JITTER.as_secs());
     let jitter = Duration::from_secs(if spread == 0 { 0 } else { inputs.seed % spread });
-    Due {
+    let own = Due {
         at: leaf.not_after - before - jitter,
         reason: Reason::Lifetime,
-    }
+    };
+    let by_issuer = leaf.issuer_ends.map(|ends| {
+        // The CA may sign with the same certificate again.
+        let written = { inputs.issued_by }.and_then(|it| it.wrote(leaf.fingerprint));
+        let since = written.unwrap_or_default().max(leaf.not_before);
+        Due {
+            at: (ends - before - jitter).max(since + lifetime / YOUNG_SHARE),
+            reason: Reason::IssuerEnds,
+        }
+    });
+    let own = by_issuer.filter(|it| it.at < own.at).unwrap_or(own);
+    own.or_suggested(suggested)
 }
 
 /// Share of the lifetime that is left when the renewal is due: never more than half.

@@ -167,7 +167,7 @@ impl Claim<'_> {
     fn is_undone(&self, now: UnixTime) -> bool {
         match self.reason {
             Reason::NoCertificate | Reason::Unreadable | Reason::Placeholder => true,
-            Reason::Lifetime => !self.is_expected(now),
+            Reason::Lifetime | Reason::IssuerEnds => !self.is_expected(now),
             _ => false,
         }
     }
@@ -189,7 +189,7 @@ impl Claim<'_> {
         let just_written = self.written.is_some_and(young);
         let just_issued = || self.leaf.is_some_and(|leaf| young(leaf.not_before));
         match self.reason {
-            Reason::Lifetime => !just_written,
+            Reason::Lifetime | Reason::IssuerEnds => !just_written,
             Reason::RenewalInfo => !just_written && !just_issued(),
             _ => false,
         }
@@ -200,7 +200,7 @@ impl Claim<'_> {
     fn grows_up(&self, now: UnixTime) -> Option<UnixTime> {
         match self.reason {
             Reason::RenewNow if !self.caused => {}
-            Reason::Lifetime if !self.is_expected(now) => {}
+            Reason::Lifetime | Reason::IssuerEnds if !self.is_expected(now) => {}
             _ => return None,
         }
         young_until(now, self.leaf?, self.written)

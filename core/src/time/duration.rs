@@ -44,13 +44,22 @@ pub fn parse(text: &str) -> Result<Duration, NotADuration> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// How far away an instant is, for people: `in 29d 23h`, `5s ago`.
+/// From this distance on, an instant is told in years.
+const FAR: u64 = 3;
+/// Days of a year, for distances of years.
+const YEAR: u64 = 365;
+
+/// How far away an instant is, for people: `in 29d 23h`, `in 12 years`, `5s ago`.
 #[must_use]
 pub fn relative(now: UnixTime, at: UnixTime) -> String {
+    let distance = |distance: Duration| match distance.as_secs() / 86_400 / YEAR {
+        years @ FAR.. => format!("{years} years"),
+        _ => human(distance),
+    };
     if at < now {
-        format!("{} ago", human(now.since(at)))
+        format!("{} ago", distance(now.since(at)))
     } else {
-        format!("in {}", human(at.since(now)))
+        format!("in {}", distance(at.since(now)))
     }
 }
 
@@ -101,6 +110,22 @@ mod tests {
             "1d 2h",
         ] {
             assert_eq!(parse(bad), Err(NotADuration), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_far_away_is_told_in_years() {
+        let now = UnixTime(1_800_000_000);
+        for (days, text) in [
+            (0, "in 0s"),
+            (29, "in 29d"),
+            (3 * 365 - 1, "in 1094d"),
+            (3 * 365, "in 3 years"),
+            (755_718, "in 2070 years"),
+            (-1, "1d ago"),
+            (-20_000, "54 years ago"),
+        ] {
+            assert_eq!(relative(now, UnixTime(now.0 + days * 86_400)), text);
         }
     }
 

@@ -19,8 +19,9 @@ pub enum Why {
 
 impl Why {
     /// All of them.
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::Due(Reason::Lifetime),
+        Self::Due(Reason::IssuerEnds),
         Self::RenewBefore,
         Self::Due(Reason::RenewalInfo),
         Self::LittleLifeLeft,
@@ -83,6 +84,7 @@ impl Why {
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Due(Reason::Lifetime) => "by its lifetime",
+            Self::Due(Reason::IssuerEnds) => "by the end of its issuer's certificate",
             Self::Due(Reason::RenewalInfo) => "by the CA's window (ARI)",
             Self::RenewBefore => "by renew-before",
             Self::LittleLifeLeft => "an annotation holds it up until little life is left",

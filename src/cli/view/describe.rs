@@ -375,6 +375,7 @@ mod tests {
             chain: vec![
                 link("shop.example", "CN=Intermediate", 60),
                 link("CN=Intermediate", "CN=Root", 900),
+                link("CN=Root", "CN=Root", 755_718),
             ],
             renewed: Some(UnixTime(NOW.0 - 30 * 86_400)),
             under_way: Some(UnderWay {

@@ -50,6 +50,7 @@ impl Renewal<'_> {
         };
         let issued_by = IssuedBy {
             issuer: (*fresh.issuer_name).into(),
+            directory: record.order.directory.as_deref().map(Into::into),
             names: record.order.names.clone(),
             profile,
             lifetime,

@@ -165,6 +165,7 @@ mod tests {
 
     use super::*;
 
+    /// PowerDNS or acme-dns on the premises has a certificate of the company's CA (cert-manager #6465).
     #[tokio::test]
     async fn a_host_behind_a_private_ca_is_trusted_by_its_bundle_only() {
         let made = generate_simple_self_signed(["localhost".to_owned()]).unwrap();

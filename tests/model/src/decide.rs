@@ -341,6 +341,7 @@ impl Core {
             let fingerprint = self.record(Some(leaf)).fingerprint();
             let issued_by = IssuedBy {
                 issuer: ISSUER.into(),
+                directory: None,
                 names: vec![name(leaf.names)],
                 profile: None,
                 lifetime: None,

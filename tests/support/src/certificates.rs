@@ -153,6 +153,18 @@ impl TestCa {
     /// # Errors
     /// When the crypto library fails.
     pub fn new(name: &str) -> Result<Self> {
+        Self::made(name, None)
+    }
+
+    /// The same, whose intermediate ends in so many seconds.
+    ///
+    /// # Errors
+    /// When the crypto library fails.
+    pub fn ending(name: &str, seconds: i64) -> Result<Self> {
+        Self::made(name, Some(seconds))
+    }
+
+    fn made(name: &str, seconds: Option<i64>) -> Result<Self> {
         let params = |role: &str| -> Result<_> {
             let mut params = CertificateParams::new(Vec::new())?;
             params
@@ -163,12 +175,21 @@ impl TestCa {
             Ok(params)
         };
         let root = CertifiedIssuer::self_signed(params("root")?, KeyPair::generate()?)?;
-        let intermediate =
-            CertifiedIssuer::signed_by(params("intermediate")?, KeyPair::generate()?, &root)?;
+        let mut params = params("intermediate")?;
+        if let Some(seconds) = seconds {
+            params.not_after = from_now(seconds)?;
+        }
+        let intermediate = CertifiedIssuer::signed_by(params, KeyPair::generate()?, &root)?;
         Ok(Self {
             root: root.pem(),
             intermediate,
         })
+    }
+
+    /// PEM of the intermediate.
+    #[must_use]
+    pub fn intermediate(&self) -> String {
+        self.intermediate.pem()
     }
 
     /// PEM of the root.

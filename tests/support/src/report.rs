@@ -30,6 +30,20 @@ impl Report {
         self.figures.push((name.into(), value, unit));
     }
 
+    /// Adds a number of things.
+    ///
+    /// # Errors
+    /// When there are more than 4 billion.
+    pub fn count(
+        &mut self,
+        name: impl Into<String>,
+        count: usize,
+        unit: &'static str,
+    ) -> Result<()> {
+        self.add(name, f64::from(u32::try_from(count)?), unit);
+        Ok(())
+    }
+
     /// Writes `target/bench/<name>.json` and returns the table.
     ///
     /// # Errors

@@ -178,7 +178,12 @@ fn string(value: &Any) -> Option<String> {
 impl fmt::Display for DistinguishedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.text();
-        let text = text.as_deref().unwrap_or("(unreadable name)");
+        let text = match text.as_deref() {
+            None => "(unreadable name)",
+            // Nearly always the issuer of something; the name of a server stands elsewhere.
+            Some("") => "a CA without a name",
+            Some(text) => text,
+        };
         let end = text.char_indices().nth(MAX_DN);
         f.write_str(&text[..end.map_or(text.len(), |(at, _)| at)])
     }

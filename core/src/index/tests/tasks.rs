@@ -275,6 +275,23 @@ fn a_rollout_that_runs_keeps_no_renewal_waiting_and_a_renewal_no_rollout() {
 }
 
 #[test]
+fn the_word_of_the_ca_delays_no_renewal_before_its_own_certificate_ends() {
+    let mut index = Index::default();
+    let mut under = observed("1", Ok(leaf(1)), Some(rolled(1)));
+    under.renewal = Ok(Due {
+        at: UnixTime(60),
+        reason: Reason::IssuerEnds,
+    });
+    let key = apply(&mut index, 0, under);
+    for (suggested, due) in [(75, 60), (30, 30), (80, 60)] {
+        let suggested = Suggestion::At(UnixTime(suggested));
+        let about = Fingerprint([1; 32]);
+        index.suggest(UnixTime(1), &key, about, suggested, SETTLE, None);
+        assert_eq!(index.next_due(), Some(UnixTime(due)), "{suggested:?}");
+    }
+}
+
+#[test]
 fn the_ca_is_asked_before_our_own_rule_counts_and_its_word_moves_the_instant() {
     let mut index = Index::default();
     let mut unasked = observed("1", Ok(leaf(1)), Some(rolled(1)));

@@ -23,6 +23,7 @@ fn leaf(days: i64) -> Leaf {
         serial: Box::default(),
         authority_key_id: None,
         abilities: Default::default(),
+        issuer_ends: None,
         chain: 0,
         remarks: Box::default(),
     }
@@ -136,6 +137,7 @@ fn another_lifetime_is_due_at_once_and_only_until_it_was_asked_for() {
         let settings = settings(&annotations);
         let issued = IssuedBy {
             issuer: "le".into(),
+            directory: None,
             names: leaf.names.clone(),
             profile: None,
             lifetime: asked,
@@ -159,6 +161,65 @@ fn another_lifetime_is_due_at_once_and_only_until_it_was_asked_for() {
     // No setting was requested yet: another program's certificate is not replaced for one.
     let due = judge(Ok(&leaf), &[(keys::LIFETIME, "24h")]);
     assert_eq!(due.unwrap().reason, Reason::Lifetime);
+}
+
+/// The certificate that signed the leaf ends before it: clients refuse the leaf from then on.
+#[test]
+fn a_leaf_is_renewed_in_time_before_its_issuers_certificate_ends() {
+    let under = |ends: i64| Leaf {
+        issuer_ends: Some(UnixTime(ends * DAY)),
+        ..leaf(90)
+    };
+    for (ends, setting, due_on) in [
+        // A third of the lifetime before that end.
+        (80, None, 50),
+        (80, Some("10d"), 70),
+        // The CA had no other when it issued this one: at most one renewal each tenth of the lifetime.
+        (35, None, 9),
+        (3, None, 9),
+    ] {
+        let annotations: Vec<_> = setting
+            .map(|it| (keys::RENEW_BEFORE, it))
+            .into_iter()
+            .collect();
+        let due = judge(Ok(&under(ends)), &annotations).unwrap();
+        assert_eq!((due.at.0 / DAY, due.reason), (due_on, Reason::IssuerEnds));
+    }
+    let with = |annotations: &[(&str, &str)], written: Option<i64>, suggested: Option<i64>| {
+        let (leaf, settings) = (under(35), settings(annotations));
+        let issued = written.map(|day| IssuedBy {
+            issuer: "le".into(),
+            directory: None,
+            names: leaf.names.clone(),
+            profile: None,
+            lifetime: None,
+            key_type: None,
+            written: Some((leaf.fingerprint, UnixTime(day * DAY))),
+            account: None,
+            outputs: settings.outputs_digest(),
+        });
+        let blocked = !annotations.is_empty();
+        let due = due(&Inputs {
+            leaf: Ok(&leaf),
+            settings: &settings,
+            blocked,
+            staged: false,
+            issued_by: issued.as_ref(),
+            renewed_for: None,
+            renewal_info: suggested.map(|day| UnixTime(day * DAY)),
+            seed: 0,
+        });
+        let due = due.unwrap();
+        (due.at.0 / DAY, due.reason)
+    };
+    // A CA that backdates its certificates is asked no more often.
+    assert_eq!(with(&[], Some(2), None), (11, Reason::IssuerEnds));
+    // Its word on renewals brings them forward, and delays none.
+    assert_eq!(with(&[], None, Some(60)), (9, Reason::IssuerEnds));
+    assert_eq!(with(&[], None, Some(5)), (5, Reason::RenewalInfo));
+    // An annotation that cannot be followed holds it up until little is left of that time.
+    let other = [(keys::NAMES, "other.example")];
+    assert_eq!(with(&other, None, None), (20, Reason::Lifetime));
 }
 
 #[test]

@@ -12,8 +12,8 @@ pub fn runs_short(now: UnixTime, leaf: Option<&Leaf>) -> bool {
     leaf.is_none_or(|leaf| leaf.self_signed || runs_short_at(leaf) <= now)
 }
 
-/// When the last sixth of a certificate's life begins.
+/// When the last sixth of a certificate's life begins; as much before the end of its issuer's, if that comes first.
 #[must_use]
 pub fn runs_short_at(leaf: &Leaf) -> UnixTime {
-    leaf.not_after - leaf.lifetime() / URGENT_SHARE
+    leaf.accepted_until() - leaf.lifetime() / URGENT_SHARE
 }

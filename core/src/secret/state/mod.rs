@@ -38,6 +38,8 @@ pub enum RolledOut {
 pub struct IssuedBy {
     /// The issuer's name in the config file.
     pub issuer: Box<str>,
+    /// The CA's directory at that time; missing if a former version wrote it.
+    pub directory: Option<Box<str>>,
     /// The names that were ordered.
     pub names: Vec<Name>,
     /// The requested profile; `None` if the Secret named none.
@@ -243,6 +245,8 @@ impl FromStr for RolledOut {
 #[serde(rename_all = "camelCase")]
 struct Wire {
     issuer: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    directory: Option<String>,
     names: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
@@ -265,6 +269,7 @@ impl fmt::Display for IssuedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let wire = Wire {
             issuer: self.issuer.to_string(),
+            directory: self.directory.as_ref().map(ToString::to_string),
             names: self.names.iter().map(Name::to_string).collect(),
             profile: self.profile.as_ref().map(ToString::to_string),
             lifetime: self.lifetime.map(|it| it.as_secs()),
@@ -296,6 +301,7 @@ impl FromStr for IssuedBy {
         let written = wire.leaf.zip(wire.at);
         Ok(Self {
             issuer: wire.issuer.into(),
+            directory: wire.directory.map(Into::into),
             names: names.map_err(|_| Foreign)?,
             profile: wire.profile.map(Into::into),
             lifetime: wire.lifetime.map(Duration::from_secs),

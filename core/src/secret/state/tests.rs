@@ -166,7 +166,7 @@ fn what_has_changed_is_known_by_the_record() {
 fn issued_by_comes_back() {
     let hex = "01".repeat(32);
     let written = format!(
-        r#"{{"issuer":"internal","names":[],"leaf":"{hex}","at":"1970-01-01T00:00:00Z","account":"https://ca/1","outputs":"00000000000000ff"}}"#
+        r#"{{"issuer":"internal","directory":"https://ca/directory","names":[],"leaf":"{hex}","at":"1970-01-01T00:00:00Z","account":"https://ca/1","outputs":"00000000000000ff"}}"#
     );
     for text in [
         r#"{"issuer":"internal","names":[]}"#,

@@ -365,6 +365,7 @@ mod tests {
         );
     }
 
+    /// Old programs read PKCS#1 only, and Java 8 no AES in PKCS#12 (cert-manager #5597, gardener cert-management #637).
     #[test]
     fn what_changes_about_the_files_is_told() {
         for (spec, expected) in [

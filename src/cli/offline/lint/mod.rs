@@ -9,12 +9,13 @@ use std::error::Error;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cert_renew_core::assess::listed;
+use cert_renew_core::assess::{EXTERNAL, listed};
 use cert_renew_core::certificate::key::{KeyError, PrivateKey};
 use cert_renew_core::certificate::loader::{self, Refusal};
 use cert_renew_core::certificate::pair::Chain;
 use cert_renew_core::certificate::{Leaf, Remark, Unreadable, pem, x509};
 use cert_renew_core::secret::data::data_keys::{DataKeys, TLS_TYPE};
+use cert_renew_core::secret::keys;
 use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::object::lenient::{Fill, Shape};
 use cert_renew_core::time::{UnixTime, duration};
@@ -221,6 +222,15 @@ fn check_secret(manifest: Manifest, now: UnixTime) -> Vec<Finding> {
             &place,
             "it has annotations of cert-renew, but neither the type kubernetes.io/tls nor the label",
             "add the label cert-renew.io/managed: \"true\", else it is not seen",
+        ));
+    }
+    let renewed = secret.head.annotation(keys::ISSUER);
+    if secret.head.immutable && renewed.is_some_and(|issuer| issuer != EXTERNAL) {
+        findings.push(finding(
+            Severity::Warning,
+            &place,
+            "it is immutable, so that no new certificate can be written into it",
+            "delete it and create it again without immutable: true",
         ));
     }
     let DataKeys {

@@ -175,6 +175,32 @@ fn manifests_are_judged() {
             "valid",
         ),
         (
+            format!(
+                "immutable: true\n{}",
+                manifest(
+                    TLS_TYPE,
+                    ", annotations: {cert-renew.io/issuer: le}",
+                    &good,
+                    &[]
+                )
+            ),
+            1,
+            "it is immutable",
+        ),
+        (
+            format!(
+                "immutable: true\n{}",
+                manifest(
+                    TLS_TYPE,
+                    ", annotations: {cert-renew.io/issuer: external}",
+                    &good,
+                    &[]
+                )
+            ),
+            0,
+            "valid until",
+        ),
+        (
             format!("{one}---\n{}", one.replace("name: a", "name: c")),
             0,
             "Secret b/c, tls.crt: valid",

@@ -22,6 +22,7 @@ fn leaf(from: i64, until: i64) -> Leaf {
         serial: Box::default(),
         authority_key_id: None,
         abilities: Default::default(),
+        issuer_ends: None,
         chain: 0,
         remarks: Box::default(),
     }

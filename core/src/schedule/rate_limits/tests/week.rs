@@ -89,6 +89,7 @@ fn by_a_clock_that_is_ahead_no_new_certificate_is_old_already() {
     let (day, lifetime) = (86_400, 90 * 86_400);
     for (reason, most) in [
         (Reason::Lifetime, 1),
+        (Reason::IssuerEnds, 1),
         (Reason::RenewalInfo, 1 + UNSCHEDULED_A_WEEK),
     ] {
         let mut account = IssuanceHistory::default();

@@ -1,3 +1,5 @@
+mod chain;
+
 use der::Decode as _;
 
 use super::*;
@@ -132,28 +134,6 @@ fn the_leaf_is_found_wherever_it_stands() {
 }
 
 #[test]
-fn a_chain_that_ends_sooner_than_its_leaf_is_remarked() {
-    let until = |year: &str| {
-        let time = |text: &str| forge::tlv(0x17, text.as_bytes());
-        forge::Forged {
-            validity: [time("200101000000Z"), time(&format!("{year}0101000000Z"))],
-            ..forge::Forged::default()
-        }
-        .pem()
-    };
-    let read = |parts: &[&str]| {
-        let whole: String = parts.iter().map(|year| until(year)).collect();
-        leaf(whole.as_bytes()).unwrap().remarks
-    };
-    assert_eq!(*read(&["30", "40"]), []);
-    let at = "2026-01-01T00:00:00Z".parse().unwrap();
-    assert_eq!(
-        *read(&["30", "40", "26", "28"]),
-        [Remark::EndsSooner { number: 3, at }]
-    );
-}
-
-#[test]
 fn no_name_is_lost_without_a_word() {
     let of = |entries: &[(u8, &[u8])]| {
         let extensions = vec![forge::alternative_names(entries.iter().copied())];
@@ -262,6 +242,16 @@ fn an_issuer_is_the_same_in_every_type_of_string() {
         assert_eq!(other.to_string(), utf8.to_string(), "{tag:x}");
         assert_eq!(other, utf8, "{tag:x}");
     }
+}
+
+#[test]
+fn an_issuer_without_a_name_is_told_as_one() {
+    let forged = forge::Forged {
+        issuer: forge::tlv(0x30, b""),
+        ..forge::Forged::default()
+    };
+    let issuer = leaf(forged.pem().as_bytes()).unwrap().issuer;
+    assert_eq!(issuer.to_string(), "a CA without a name");
 }
 
 /// The memory kept of each Secret is bounded.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cert_renew_core::certificate::{self, Leaf};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::Value;
 use test_bench::objects::{OLD, Reference, Space, pair};
 use test_bench::{
@@ -152,6 +152,12 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
         operator.namespace()
     ));
     story.tell("its issuer letsencrypt is a CA on this machine: Pebble, with which Let's Encrypt tests clients");
+    // Where the command looks for it: `plan`, `names` and `renew` go by it.
+    let config = std::fs::read_to_string(operator.config())?;
+    let config = serde_json::json!({"metadata": {"name": "cert-renew-config"}, "data": {"config.yaml": config}});
+    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(bench.client()?, operator.namespace());
+    let post = kube::api::PostParams::default();
+    maps.create(&post, &serde_json::from_value(config)?).await?;
     let space = Space::new(bench.client()?, "shop", "default").await?;
 
     story.chapter("The Secrets and the workloads");
@@ -232,7 +238,7 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
 
     let look_around = format!(
         "  export KUBECONFIG={kubeconfig}\n  {kubectl} -n {space} get secrets,deployments,statefulsets,events\n  \
-         {program} status -n {space}\n  \
+         {program} status -n {space}\n  {program} plan -n {space}\n  \
          {kubectl} -n {space} annotate secret bystander cert-renew.io/issuer=letsencrypt\n  metrics: http://{metrics}/metrics\n",
         kubeconfig = bench.kubeconfig().display(),
         kubectl = bench.program("kubectl").display(),

@@ -61,6 +61,7 @@ mod preconditions;
 mod preflight;
 mod private_ca;
 mod private_cas;
+mod promised;
 mod propagation;
 mod questions;
 mod reader;

@@ -31,7 +31,7 @@ const DUMPS: [&str; 6] = [
 ];
 
 /// Runs the command in an environment that names no cluster but by this file.
-fn run(arguments: &[&str], kubeconfig: Option<&Path>) -> Result<Output> {
+pub(crate) fn run(arguments: &[&str], kubeconfig: Option<&Path>) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cert-renew"));
     command
         .args(arguments)
@@ -45,7 +45,7 @@ fn run(arguments: &[&str], kubeconfig: Option<&Path>) -> Result<Output> {
 }
 
 /// A namespace with the Lease of an operator that leads, and with its config.
-async fn operator(space: &Space, config: &str) -> Result<()> {
+pub(crate) async fn operator(space: &Space, config: &str) -> Result<()> {
     let now = Timestamp::now();
     let lease = json!({"metadata": {"name": "cert-renew"}, "spec": {"holderIdentity": "somebody",
         "leaseDurationSeconds": 15, "renewTime": format!("{now:.6}")}});
@@ -59,7 +59,7 @@ async fn operator(space: &Space, config: &str) -> Result<()> {
     Ok(())
 }
 
-fn config(class: &str, more: &str) -> String {
+pub(crate) fn config(class: &str, more: &str) -> String {
     format!(
         "class: {class}\nissuers: {{le: {{directory: \"https://ca.example/\", allow: [{{namespaces: [\"*\"], names: \
          [\"**.example\"]}}]}}}}\nsolvers: [{{http01: {{route: shared}}}}]\n{more}"
@@ -274,6 +274,13 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
             "{wrong:?}: {text}"
         );
     }
+    // The plan has no renewal of what the operator does not see.
+    let plan = [&["plan"][..], &place].concat();
+    let planned = said(&run(&plan, Some(bench.kubeconfig()))?);
+    ensure!(
+        planned.contains("/midway ") && !planned.contains("/opaque"),
+        "{planned}"
+    );
     // Until when it is held, while it is waited for.
     let (code, text) = renew(&["midway", "--wait", "--timeout", "1s"])?;
     ensure!(
@@ -312,6 +319,25 @@ async fn what_is_not_watched_or_not_granted_by_labels_is_refused() -> Result<()>
             .await?;
         let place = ["-n", &space.name, "--operator-namespace", &space.name];
         let create = ["create", "made", "--issuer", "le", "--names", "b.example"];
+        if prefix == "unwatched" {
+            let names = said(&run(
+                &[&["names"][..], &place].concat(),
+                Some(bench.kubeconfig()),
+            )?);
+            ensure!(
+                names.contains("may ask for no name: it is not among watch.namespaces"),
+                "{names}"
+            );
+            let plan = [&["plan", "tls", "--preflight"], &place[..]].concat();
+            let output = run(&plan, Some(bench.kubeconfig()))?;
+            let text = said(&output);
+            ensure!(
+                output.status.code() == Some(1)
+                    && text.contains("or cert-renew does not watch it")
+                    && text.contains("there is no renewal"),
+                "{text}"
+            );
+        }
         for (command, expected) in [(&["renew", "tls"][..], renewed), (&create, created)] {
             let output = run(&[command, &place].concat(), Some(bench.kubeconfig()))?;
             let text = said(&output);
@@ -365,6 +391,10 @@ async fn renew_says_when_nobody_would_renew() -> Result<()> {
         code == 1 && text.contains("no cert-renew leads"),
         "{code} {text}"
     );
+    let place = ["-n", &space.name, "--operator-namespace", &space.name];
+    let plan = [&["plan"][..], &place].concat();
+    let planned = said(&run(&plan, Some(bench.kubeconfig()))?);
+    ensure!(planned.contains("no cert-renew leads"), "{planned}");
     let secret = space.secrets().get("tls").await?;
     ensure!(annotation(&secret, "cert-renew.io/renew-now").is_none());
     Ok(())
@@ -395,6 +425,8 @@ async fn what_the_config_does_not_have_is_refused() -> Result<()> {
             &["create", "a", "--issuer", "le", "--names", "a.test"],
             "does not allow namespace",
         ),
+        (&["account", "show", "nosuch"], unknown),
+        (&["account", "show", "le"], "issuer le has no account yet"),
     ] {
         let (code, text) = run(arguments)?;
         ensure!(

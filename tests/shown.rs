@@ -92,6 +92,11 @@ async fn who_is_meant_and_not_managed_is_named_by_status_describe_and_page() -> 
             "cert-renew.io/issuer is a label",
         ),
         (
+            "declared",
+            json!({"annotations": {"cert-renew.io/declared": "true", "cert-renew.io/class": class}}),
+            "and none has given it any",
+        ),
+        (
             "class",
             json!({"annotations": {"cert-renew.io/issuer": "external", "cert-renew.io/class": near}}),
             "--overwrite cert-renew.io/class=",
@@ -130,6 +135,17 @@ async fn who_is_meant_and_not_managed_is_named_by_status_describe_and_page() -> 
             said(&described)
         );
     }
+    // Nor is one of them well where the Secrets alone are read.
+    let alone = ["status", "-n", &space.name, "-o", "json"];
+    let way = [
+        "--operator-namespace",
+        class,
+        "--metrics-service",
+        "nosuch:metrics",
+    ];
+    let alone = cert_renew(&[&alone[..], &way].concat(), Some(bench.kubeconfig()))?;
+    let alone: Value = serde_json::from_slice(&alone.stdout)?;
+    assert_eq!(alone["certificates"], json!([]), "{alone:#}");
     let page = operator.ask(&format!("/?namespace={}", space.name)).await?;
     ensure!(
         page.contains("seem to be meant for cert-renew") && page.contains("is a label"),

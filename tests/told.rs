@@ -5,9 +5,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
+use test_bench::objects::{Age, FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Operator, Result, ensure, eventually, throughout};
 
+use crate::fresh_look::closed_window;
 use crate::install::kubectl;
 use crate::propagation;
 use crate::renewal::{SOON, annotation, options, overdue, renewed, rolled_out};
@@ -135,6 +136,41 @@ async fn a_secret_says_how_it_stands_and_only_what_changes_is_written() -> Resul
     })
     .await?;
     assert_eq!(space.generation("Deployment", "web").await?, generation);
+    Ok(())
+}
+
+/// Nothing is written on one that is due before the window opens: the Event alone says that it was seen.
+#[tokio::test]
+async fn what_is_due_and_annotated_while_its_window_is_closed_is_told() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = Operator::start(bench, options()).await?;
+    let space = Space::new(bench.client()?, "shut-first", operator.namespace()).await?;
+    let fresh = pair(&["shut.example"], FRESH)?;
+    let age = Age {
+        since: 65,
+        left: 25,
+    };
+    let due = pair(&["shut.example"], age)?;
+    // The operator leads by now.
+    space
+        .tls_secret("open", Some(&fresh), &[("issuer", "pebble")])
+        .await?;
+    says(&space, "open", STATE, |it| it.starts_with("ok; renews 20")).await?;
+    let window = closed_window();
+    let shut = [("issuer", "pebble"), ("change-window", &*window)];
+    space.tls_secret("shut", Some(&due), &shut).await?;
+    eventually(SOON, "it is told that it waits", async || {
+        let told = told(&space, "shut", "RolloutWaits").await?;
+        ensure!(
+            told.len() == 1
+                && told[0].contains("a new certificate is due")
+                && told[0].contains("nothing changes before the change window opens, at 20"),
+            "{told:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    assert_eq!(patches(&operator, &space, "shut")?, 0);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use crate::cluster::declarations::{self, Metadata};
 use crate::cluster::secrets::watch;
 
 /// Time until a watch is tried again that the API server has refused: a right may have been given since.
-const AGAIN: Duration = Duration::from_secs(600);
+const AGAIN: Duration = Duration::from_secs(120);
 
 /// Where to watch, and for which class.
 type Scope = (Vec<String>, String);

@@ -22,8 +22,8 @@ const MOST: usize = 1_000;
 const MOST_OF_NAMESPACE: usize = 100;
 /// Most Events at once in one namespace, then one a second.
 const AT_ONCE: u32 = 50;
-/// How long a Secret of another class is left to the installation that may serve it before its owner is told: a new one
-/// takes a list and a first look at each.
+/// How long a Secret of another class is left to the installation that may serve it before its owner is told, and one that
+/// was handed over to what declares it: a new one takes a list and a first look at each.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long a Secret counts that has lost its opt-in with all that said so.
 const REMEMBERED: Duration = Duration::from_secs(86_400);
@@ -212,7 +212,8 @@ impl Strays {
 impl Known {
     /// Whether it is to be told.
     fn is_due(&self, now: Instant) -> bool {
-        let waits = self.stray.why == Why::Unserved && now < self.since + PATIENCE;
+        let is_new = matches!(self.stray.why, Why::Unserved | Why::Undeclared);
+        let waits = is_new && now < self.since + PATIENCE;
         !self.told && !waits
     }
 }

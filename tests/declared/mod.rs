@@ -160,6 +160,16 @@ async fn a_declared_secret_is_made_issued_kept_and_let_go() -> Result<()> {
         },
     )
     .await?;
+    eventually(SOON, "its state says it too", async || {
+        let secret = space.secrets().get("tls").await?;
+        let line = annotation(&secret, "state.cert-renew.io/state");
+        ensure!(
+            line == Some("blocked: what declared the certificate is gone"),
+            "{line:?}"
+        );
+        Ok(())
+    })
+    .await?;
     space.annotate("tls", "renew-now", "force-1").await?;
     let later = overdue(&space, "later", "later.declared.example").await?;
     renewed(&space, "later", &later).await?;

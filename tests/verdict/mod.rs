@@ -198,7 +198,7 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         held.contains("\nLimits:")
             && held.contains(" orders of issuer pebble within 3h")
             && held.contains("0 of 4 certificates for these names within 7d")
-            && held.contains(": the certificate begins to be valid (certificate)"),
+            && held.contains(": the certificate begins to be valid (by the certificate)"),
         "{held}"
     );
     // The problem in full, and the Event about it.

@@ -6,7 +6,9 @@ use super::{Assessment, EXTERNAL, facts};
 use crate::certificate::{Leaf, Unreadable};
 use crate::index::{Fault, Observed, Shown};
 use crate::schedule::due::{AriPolicy, Never, Suggestion};
+use crate::secret::SecretRef;
 use crate::secret::data::data_keys::TLS_TYPE;
+use crate::secret::declared::DeclaredBy;
 use crate::secret::keys;
 use crate::secret::object::head::Head;
 use crate::secret::object::thin::{CertificateState, ThinSecret};
@@ -42,6 +44,7 @@ impl Assessment {
     pub fn shown(&self, head: &Head) -> Shown {
         let used_by = head.annotation(keys::USED_BY);
         let used_by = used_by.and_then(|text| text.parse::<UsedBy>().ok());
+        let key = SecretRef::new(head.namespace(), head.name());
         let account = { self.issued_by.as_ref() }.and_then(|by| by.account.as_deref());
         Shown {
             names: self.listed_names(),
@@ -55,6 +58,7 @@ impl Assessment {
                 .filter(|it| it.len() <= LONGEST_SINCE && !self.copied_record)
                 .map(Into::into),
             chain: None,
+            declared: DeclaredBy::read(&key, head).map(Box::new),
         }
     }
 

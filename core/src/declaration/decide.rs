@@ -11,6 +11,7 @@ use crate::secret::data::data_keys::TLS_TYPE;
 use crate::secret::declared::{Record, is_asked_once, is_marked};
 use crate::secret::keys;
 use crate::secret::object::thin::ThinSecret;
+use crate::secret::settings::{NamespaceDefaults, Settings};
 use crate::text::hash::hash;
 use crate::text::shown;
 use crate::time::UnixTime;
@@ -22,7 +23,7 @@ pub struct Wanted {
     pub settings: BTreeMap<String, String>,
     /// The objects, the oldest first.
     pub by: Vec<Source>,
-    /// What is wrong with one of them beside the others: a setting that an older one has in another form.
+    /// What one of them says in vain: a setting that an older one has in another form, or that nobody knows.
     pub conflicts: Vec<(Source, String)>,
     /// Digest of all of it.
     pub of: u64,
@@ -45,6 +46,8 @@ impl Wanted {
         let (mut settings, mut conflicts) = (BTreeMap::<String, String>::new(), Vec::new());
         let mut names = Vec::new();
         for (_, declaration) in &all {
+            let unknown = unknown(&declaration.settings);
+            conflicts.extend(unknown.map(|text| (declaration.source.clone(), text)));
             for (setting, value) in &declaration.settings {
                 if setting == keys::NAMES {
                     names.push(value.as_str());
@@ -79,13 +82,8 @@ impl Wanted {
 
     /// The settings that go onto the Secret.
     fn given(&self) -> impl Iterator<Item = (&String, &String)> {
-        let name = |key: &str| {
-            key.strip_prefix(keys::PREFIX)
-                .unwrap_or_default()
-                .to_owned()
-        };
         let settings = self.settings.iter();
-        settings.filter(move |(key, _)| keys::is_setting(&name(key)))
+        settings.filter(|(key, _)| is_setting(key))
     }
 
     fn record(&self) -> Record {
@@ -99,6 +97,17 @@ impl Wanted {
             gone: None,
         }
     }
+}
+
+fn is_setting(key: &str) -> bool {
+    key.strip_prefix(keys::PREFIX).is_some_and(keys::is_setting)
+}
+
+/// What is to be told of annotations that are no settings: they do not get onto the Secret, where they would be told.
+fn unknown(settings: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+    let (_, problems) = Settings::read(settings, false, &NamespaceDefaults::default());
+    let unknown = problems.into_iter().filter(|it| !is_setting(&it.key));
+    unknown.map(|it| it.to_string())
 }
 
 /// The names of several declarations, each once, in the order in which they come.

@@ -21,17 +21,15 @@ use std::sync::Arc;
 use kube_core::ObjectMeta;
 
 use crate::secret::SecretRef;
+use crate::secret::declared::is_object_name;
 use crate::secret::keys;
 use crate::secret::settings::DEFAULT_CLASS;
-use crate::secret::settings::values::is_label;
 use crate::text::hash::hash;
 use crate::text::{holds_private_key, shown};
 use crate::time::UnixTime;
 
 /// Most declarations of one Secret that count, the oldest first: each is read before anything is written.
 pub const MOST_OF_SECRET: usize = 32;
-/// Longest name of an object.
-const LONGEST_NAME: usize = 253;
 
 /// A kind of object that declares certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,11 +71,6 @@ impl Source {
             name: name.into(),
         })
     }
-}
-
-/// Whether an object can have this name: a DNS subdomain.
-fn is_object_name(text: &str) -> bool {
-    (1..=LONGEST_NAME).contains(&text.len()) && text.split('.').all(is_label)
 }
 
 /// One object that declares the certificate of one Secret.

@@ -235,6 +235,26 @@ fn of_several_the_names_are_put_together_and_the_oldest_wins() {
 }
 
 #[test]
+fn a_misspelt_setting_is_told_on_the_object_that_has_it() {
+    let mut annotations = SOUND.to_vec();
+    annotations.push(("renw-before", "30d"));
+    let declared = [
+        config_map("old", 9, &SOUND),
+        config_map("new", 1, &annotations),
+    ];
+    let wanted = Wanted::of(&key("tls"), &declared).unwrap();
+    let [(source, text)] = &*wanted.conflicts else {
+        panic!("{wanted:?}");
+    };
+    assert_eq!(source.to_string(), "ConfigMap/new");
+    assert!(
+        text.contains("did you mean cert-renew.io/renew-before?"),
+        "{text}"
+    );
+    assert!(!made(&declared).contains_key("cert-renew.io/renw-before"));
+}
+
+#[test]
 fn a_secret_that_nothing_declares_stays_and_comes_back_without_a_change() {
     let declared = [config_map("tls", 9, &SOUND)];
     let before = made(&declared);

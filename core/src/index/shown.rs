@@ -10,6 +10,7 @@ use super::table::Id;
 use super::{Index, Row};
 use crate::certificate::above::Above;
 use crate::secret::SecretRef;
+use crate::secret::declared::DeclaredBy;
 
 /// Most Secrets whose names and workloads are kept, of each namespace its share: more than the status page shows at a
 /// time.
@@ -71,6 +72,8 @@ pub struct Shown {
     pub since: Option<Box<str>>,
     /// What is above its certificate.
     pub chain: Option<Arc<Above>>,
+    /// What declares it.
+    pub declared: Option<Box<DeclaredBy>>,
 }
 
 impl Index {

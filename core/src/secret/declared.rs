@@ -12,11 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::SecretRef;
 use super::keys;
 use super::object::head::Head;
+use super::settings::values::is_label;
 use crate::text::hash::hash;
 use crate::time::UnixTime;
 
 /// Longest record that is read, in bytes: one with all settings and as many objects as count is a quarter of it.
 const MOST_BYTES: usize = 64 * 1024;
+/// Longest name of an object.
+const LONGEST_NAME: usize = 253;
 
 /// Which objects declare a Secret, and what they have set: the value of [`keys::DECLARATION`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +97,42 @@ impl Record {
     }
 }
 
+/// Most objects that are named as those that declare a Secret.
+const NAMED: usize = 3;
+
+/// What declares a Secret, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredBy {
+    /// The first objects, as kubectl takes them, the oldest first.
+    pub objects: Box<[Box<str>]>,
+    /// Whether one of them pauses it.
+    pub pauses: bool,
+}
+
+impl DeclaredBy {
+    /// What declares this Secret; `None` if nothing does, or not any more.
+    #[must_use]
+    pub fn read(key: &SecretRef, head: &Head) -> Option<Self> {
+        let record = Record::read(key, head).filter(|it| is_marked(head) && it.gone.is_none())?;
+        let named = { record.by.iter() }.filter_map(|text| {
+            // Anybody who may edit the Secret can write here what he likes, and it becomes part of a command.
+            let name = text.strip_prefix("ConfigMap/")?;
+            is_object_name(name).then(|| format!("configmap/{name}").into())
+        });
+        let objects: Box<[_]> = named.take(NAMED).collect();
+        (!objects.is_empty()).then(|| Self {
+            objects,
+            pauses: record.given.contains_key(keys::PAUSED),
+        })
+    }
+}
+
+/// Whether an object can have this name: a DNS subdomain.
+#[must_use]
+pub fn is_object_name(text: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&text.len()) && text.split('.').all(is_label)
+}
+
 /// Whether a setting asks for something once, rather than saying how it should be.
 #[must_use]
 pub fn is_asked_once(key: &str) -> bool {
@@ -119,6 +158,31 @@ mod tests {
     fn head(annotations: &[(&str, &str)]) -> Head {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         Head::of("shop", "tls", "u", "1").annotated(annotations.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn what_declares_a_secret_is_named_as_kubectl_takes_it_and_nothing_else() {
+        let key = SecretRef::new("shop", "tls");
+        let by = |by: &[&str], given: &[&str], gone: bool, mark: &str| {
+            let record = Record {
+                by: by.iter().map(|it| (*it).to_owned()).collect(),
+                of: 7,
+                given: { given.iter() }.map(|key| ((*key).to_owned(), 1)).collect(),
+                gone: gone.then_some(UnixTime(1_800_000_000)),
+            };
+            let written = record.written_for(&key);
+            DeclaredBy::read(
+                &key,
+                &head(&[(keys::DECLARATION, &written), (keys::DECLARED, mark)]),
+            )
+        };
+        let one = by(&["ConfigMap/tls"], &[keys::PAUSED], false, "true").unwrap();
+        assert_eq!((&*one.objects[0], one.pauses), ("configmap/tls", true));
+        let forged = ["ConfigMap/x; rm -rf /", "Pod/a", "ConfigMap/b"];
+        let forged = by(&forged, &[], false, "true").unwrap();
+        assert_eq!(*forged.objects, ["configmap/b".into()]);
+        assert_eq!(by(&["ConfigMap/tls"], &[], true, "true"), None, "gone");
+        assert_eq!(by(&["ConfigMap/tls"], &[], false, "false"), None);
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub enum Why {
     Class,
     /// It is of another class, and no installation has taken it up.
     Unserved,
+    /// Its settings are to come from what declares it, and nothing has given it any.
+    Undeclared,
     /// It was managed, and its opt-in is gone.
     Lost,
 }
@@ -49,6 +51,7 @@ impl Why {
             Self::Prefix => "prefix",
             Self::Class => "class",
             Self::Unserved => "unserved",
+            Self::Undeclared => "undeclared",
             Self::Lost => "lost",
         }
     }
@@ -84,16 +87,16 @@ pub fn of(key: &SecretRef, head: &Head, class: &str) -> Option<Stray> {
     if wanted.unwrap_or(DEFAULT_CLASS) != class {
         return None;
     }
+    // One that was handed over a moment ago is given the rest by what declares it.
+    if super::declared::is_marked(head) {
+        return Some(undeclared(key));
+    }
     if served {
         let issued_by = IssuedBy::read(annotations);
         return Some(lost(key, issued_by.as_ref().map(|it| &*it.issuer), true));
     }
     let ours = { annotations.keys() }.filter_map(|key| key.strip_prefix(keys::PREFIX));
     let names: Vec<&str> = ours.collect();
-    // A Secret that was handed over a moment ago: what declares it gives it the rest.
-    if super::declared::is_marked(head) {
-        return None;
-    }
     if names.iter().all(|name| *name == "class") {
         let state = { annotations.keys() }.filter_map(|key| key.strip_prefix(keys::STATE_PREFIX));
         let mut settings = state.filter(|name| keys::is_setting(name));
@@ -143,6 +146,22 @@ fn unserved(key: &SecretRef, wanted: &str, class: &str) -> Stray {
         keys::CLASS
     );
     let why = Why::Unserved;
+    Stray { why, text }
+}
+
+fn undeclared(key: &SecretRef) -> Stray {
+    let SecretRef { namespace, name } = key;
+    let text = format!(
+        "not managed: {} says that its settings come from a ConfigMap with the label {}, and none has given it any: is there \
+         one, does it say what is wrong with it, and is rbac/addons/declarations.yaml applied? kubectl -n {namespace} get \
+         configmaps -l {}=true; without one: kubectl -n {namespace} annotate secret {name} {}- {}=ISSUER",
+        keys::DECLARED,
+        keys::CERTIFICATE_LABEL,
+        keys::CERTIFICATE_LABEL,
+        keys::DECLARED,
+        keys::ISSUER
+    );
+    let why = Why::Undeclared;
     Stray { why, text }
 }
 
@@ -331,6 +350,22 @@ mod tests {
                 false,
                 Why::Unserved,
                 "kubectl -n shop annotate secret tls cert-renew.io/class-",
+            ),
+            (
+                &[("cert-renew.io/declared", "true")],
+                false,
+                Why::Undeclared,
+                "kubectl -n shop annotate secret tls cert-renew.io/declared- cert-renew.io/issuer=ISSUER",
+            ),
+            // What is taken off a declared Secret is put back.
+            (
+                &[
+                    ("cert-renew.io/declared", "true"),
+                    ("state.cert-renew.io/rolled-out", "none u"),
+                ],
+                false,
+                Why::Undeclared,
+                "none has given it any",
             ),
             (
                 &[("certrenew.io/issuer", "le")],

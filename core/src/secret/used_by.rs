@@ -78,6 +78,18 @@ impl Has {
         }
     }
 
+    /// What follows the workload's name in a sentence.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        match self {
+            Self::Failed => "did not take it up".into(),
+            Self::Lacks(since) => format!("has pods without it since {since}"),
+            Self::Kept => "keeps the former one".into(),
+            Self::Unavailable => "has it, and is not available".into(),
+            Self::It => "has it".into(),
+        }
+    }
+
     /// Since when the workload lacks the certificate.
     #[must_use]
     pub fn lacks_since(self) -> Option<UnixTime> {

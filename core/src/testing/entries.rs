@@ -126,8 +126,7 @@ pub fn index() -> Index {
             "2023-11-14T22:13:20Z deployment/api=failed statefulset/db +2 web:443=2/3".into(),
         ),
         account: Some("https://ca.example/acct/7".into()),
-        since: None,
-        chain: None,
+        ..Shown::default()
     };
     index.show(&key, shown);
     add(&mut index, "due", due());

@@ -191,6 +191,18 @@ impl Moment {
             by: by.into(),
         }
     }
+
+    /// By what it is known, in words.
+    #[must_use]
+    pub fn by_in_words(&self) -> &str {
+        match &*self.by {
+            "certificate" => "by the certificate",
+            "secret" => "by the Secret's annotations",
+            "ledger" => "by the failure history",
+            "event" => "by an Event",
+            other => other,
+        }
+    }
 }
 
 /// Work on a Secret.

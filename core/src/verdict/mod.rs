@@ -137,8 +137,8 @@ impl State {
     }
 }
 
-/// Whether nothing can be asked for: the names are unknown, the config does not grant them, or the Secret is not ours to
-/// write.
+/// Whether nothing can be asked for: the names are unknown, the config does not grant them, the Secret is not ours to
+/// write, or nothing declares it any more.
 fn is_refused(entry: &Entry) -> bool {
     matches!(
         entry.observed.renewal,
@@ -146,7 +146,8 @@ fn is_refused(entry: &Entry) -> bool {
             | Never::UnknownIssuer
             | Never::NotAllowed
             | Never::OwnedByAnother
-            | Never::Immutable)
+            | Never::Immutable
+            | Never::Undeclared)
     )
 }
 
@@ -350,6 +351,8 @@ impl Verdict {
         let (names, more_names) = shown.map_or((Vec::new(), 0), |it| assess::unlisted(&it.names));
         let problems = problems(entry, beside);
         let used_by: Option<UsedBy> = shown.and_then(|it| it.used_by.as_deref()?.parse().ok());
+        let declared = shown.and_then(|it| it.declared.as_deref());
+        let next = reason::Commands { key, declared };
         let next_try = match state {
             // A person ends the halt.
             State::RolloutFailing if seen.halted => None,
@@ -386,7 +389,9 @@ impl Verdict {
             failures: beside.failures,
             next_try: next_try.filter(|at| *at != UnixTime::NEVER && *at != AT_ONCE),
             last_error,
-            next: reason::next(key, entry, state, &problems, used_by.as_ref()).map(Into::into),
+            next: next
+                .next(entry, state, &problems, used_by.as_ref())
+                .map(Into::into),
             problems,
             used_by,
             detail: None,

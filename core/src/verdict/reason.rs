@@ -5,6 +5,7 @@ use crate::assess::OTHER_WRITER;
 use crate::index::{Entry, Stuck};
 use crate::schedule::due::Never;
 use crate::secret::SecretRef;
+use crate::secret::declared::DeclaredBy;
 use crate::secret::keys;
 use crate::secret::object::keepers::CERTIFICATE_NAME;
 use crate::secret::settings::Blocks;
@@ -67,11 +68,17 @@ fn renewal(entry: &Entry, now: UnixTime) -> String {
 
 fn blocked(entry: &Entry, now: UnixTime) -> String {
     let seen = &entry.observed;
+    let rollouts = "an annotation cannot be followed: its rollouts wait until that is mended";
     let held_up = match (seen.due(), seen.blocked) {
-        (Err(never), Blocks::Nothing | Blocks::Issue) => {
-            return format!("it is never renewed: {}", Why::Never(never).in_words());
+        (Err(Never::External), Blocks::Rollout | Blocks::Both) => return rollouts.into(),
+        (Err(never), blocked) => {
+            let never = format!("it is never renewed: {}", Why::Never(never).in_words());
+            return match blocked.rollout() {
+                true => format!("{never}; and {rollouts}"),
+                false => never,
+            };
         }
-        (Err(_), _) | (Ok(_), Blocks::Rollout) => "its rollouts wait until that is mended".into(),
+        (Ok(_), Blocks::Rollout) => return rollouts.into(),
         (Ok(_), _) => match renew_at(entry) {
             Some(at) if at > now => format!("it is renewed only when little life is left, at {at}"),
             _ => "it is renewed now only since little life is left".into(),
@@ -95,79 +102,115 @@ fn healthy(entry: &Entry, now: UnixTime) -> String {
     format!("{renewal}{rollout}")
 }
 
-/// The next thing to do; none where nothing is to do, or only to wait.
-pub(super) fn next(
-    key: &SecretRef,
-    entry: &Entry,
-    state: State,
-    problems: &[Box<str>],
-    used_by: Option<&UsedBy>,
-) -> Option<String> {
-    let SecretRef { namespace, name } = key;
-    let annotate = |change: &str| {
+/// Commands about one Secret.
+#[derive(Clone, Copy)]
+pub(super) struct Commands<'a> {
+    pub(super) key: &'a SecretRef,
+    /// What declares it: what is changed on the Secret itself is put back then.
+    pub(super) declared: Option<&'a DeclaredBy>,
+}
+
+impl Commands<'_> {
+    /// Changes an annotation of the Secret itself.
+    fn annotate(self, change: &str) -> String {
+        let SecretRef { namespace, name } = self.key;
         format!("kubectl -n {namespace} annotate secret {name} --overwrite {change}")
-    };
-    let events = || format!("kubectl -n {namespace} events --for secret/{name}");
-    let writers = || {
-        format!(
-            "kubectl -n {namespace} get secret {name} -o jsonpath='{{.metadata.managedFields[*].manager}}'"
-        )
-    };
-    // Where it is the annotation that says so, it is to go once the Certificate has gone.
-    let says_cert_manager = || {
-        let mut owned = problems.iter().filter(|it| it.starts_with(OTHER_WRITER));
-        owned.any(|it| it.contains(CERTIFICATE_NAME))
-    };
-    let by_renewal = || match entry.observed.renewal {
-        Err(Never::NotAnnotated) => Some(annotate(&format!("{}=ISSUER", keys::ISSUER))),
-        // What renews it is to be asked: an issuer here would take the certificate from its owner.
-        Err(Never::OwnedByAnother) if says_cert_manager() => {
-            Some(annotate(&format!("{CERTIFICATE_NAME}-")))
+    }
+
+    /// Changes a setting where it comes from; shows the objects where several declare the Secret.
+    fn set(self, change: &str) -> String {
+        let namespace = &self.key.namespace;
+        match self.declared.map(|it| &*it.objects) {
+            None | Some([]) => self.annotate(change),
+            Some([object]) => {
+                format!("kubectl -n {namespace} annotate {object} --overwrite {change}")
+            }
+            Some(objects) => format!("kubectl -n {namespace} get {} -o yaml", objects.join(" ")),
         }
-        Err(Never::External | Never::OwnedByAnother) => Some(writers()),
-        Err(Never::Paused) => Some(annotate(&format!("{}-", keys::PAUSED))),
-        Err(Never::AllPaused) => {
-            Some("kubectl -n OPERATOR-NAMESPACE edit configmap cert-renew-config".into())
+    }
+
+    /// The next thing to do; none where nothing is to do, or only to wait.
+    pub(super) fn next(
+        self,
+        entry: &Entry,
+        state: State,
+        problems: &[Box<str>],
+        used_by: Option<&UsedBy>,
+    ) -> Option<String> {
+        let SecretRef { namespace, name } = self.key;
+        let events = || format!("kubectl -n {namespace} events --for secret/{name}");
+        let writers = || {
+            format!(
+                "kubectl -n {namespace} get secret {name} -o jsonpath='{{.metadata.managedFields[*].manager}}'"
+            )
+        };
+        // Where it is the annotation that says so, it is to go once the Certificate has gone.
+        let says_cert_manager = || {
+            let mut owned = problems.iter().filter(|it| it.starts_with(OTHER_WRITER));
+            owned.any(|it| it.contains(CERTIFICATE_NAME))
+        };
+        let by_renewal = || match entry.observed.renewal {
+            Err(Never::NotAnnotated) => Some(self.annotate(&format!("{}=ISSUER", keys::ISSUER))),
+            // What renews it is to be asked: an issuer here would take the certificate from its owner.
+            Err(Never::OwnedByAnother) if says_cert_manager() => {
+                Some(self.annotate(&format!("{CERTIFICATE_NAME}-")))
+            }
+            Err(Never::External | Never::OwnedByAnother) => Some(writers()),
+            Err(Never::Paused) => {
+                let change = format!("{}-", keys::PAUSED);
+                let is_given = self.declared.is_some_and(|it| it.pauses);
+                Some(if is_given {
+                    self.set(&change)
+                } else {
+                    self.annotate(&change)
+                })
+            }
+            Err(Never::AllPaused) => {
+                Some("kubectl -n OPERATOR-NAMESPACE edit configmap cert-renew-config".into())
+            }
+            Err(Never::UnknownIssuer) => Some(self.set(&format!("{}=ISSUER", keys::ISSUER))),
+            Err(Never::NoNames | Never::NotAllowed) => {
+                Some(self.set(&format!("{}=NAMES", keys::NAMES)))
+            }
+            Err(Never::Undeclared) => Some(self.annotate(&format!("{}-", keys::DECLARED))),
+            Err(Never::Immutable) => Some(format!(
+                "kubectl -n {namespace} get secret {name} -o yaml | sed '/^immutable: true$/d' | kubectl replace --force -f -"
+            )),
+            Ok(_) => None,
+        };
+        match state {
+            State::RenewalFailing | State::Expired if entry.renewal_error.is_some() => {
+                Some(match entry.stuck {
+                    Some(Stuck::OtherOwner) => writers(),
+                    Some(Stuck::Paused) => events(),
+                    // By the labels of the namespace, of which only the renewal knows.
+                    None if is_refusal(entry) => format!("cert-renew names -n {namespace}"),
+                    None => format!("cert-renew plan --preflight -n {namespace}"),
+                })
+            }
+            State::RolloutFailing if entry.observed.halted => {
+                Some(format!("cert-renew resume {namespace}/{name}"))
+            }
+            State::RolloutFailing => {
+                let workloads = used_by.into_iter().flat_map(|it| &it.workloads);
+                let mut unwell = workloads.filter(|(_, has)| *has != Has::It);
+                let unwell = unwell.next().map(|(workload, _)| workload);
+                Some(
+                    unwell
+                        .map_or_else(events, |it| format!("kubectl -n {namespace} describe {it}")),
+                )
+            }
+            State::PairBroken if entry.observed.renewal.is_ok() => {
+                Some(format!("cert-renew renew {namespace}/{name}"))
+            }
+            State::Blocked if entry.observed.renewal.is_err() => by_renewal(),
+            State::Held => Some(format!("cert-renew renew {namespace}/{name} --force")),
+            State::Ok | State::Due | State::Blocked => {
+                let keys = problems.iter().filter_map(|text| annotation_of(text));
+                keys.map(|key| self.set(&format!("{key}=VALUE"))).next()
+            }
+            _ => by_renewal(),
         }
-        Err(Never::UnknownIssuer) => Some(annotate(&format!("{}=ISSUER", keys::ISSUER))),
-        Err(Never::NoNames | Never::NotAllowed) => {
-            Some(annotate(&format!("{}=NAMES", keys::NAMES)))
-        }
-        Err(Never::Undeclared) => Some(annotate(&format!("{}-", keys::DECLARED))),
-        Err(Never::Immutable) => Some(format!(
-            "kubectl -n {namespace} get secret {name} -o yaml | sed '/^immutable: true$/d' | kubectl replace --force -f -"
-        )),
-        Ok(_) => None,
-    };
-    match state {
-        State::RenewalFailing | State::Expired if entry.renewal_error.is_some() => {
-            Some(match entry.stuck {
-                Some(Stuck::OtherOwner) => writers(),
-                Some(Stuck::Paused) => events(),
-                // By the labels of the namespace, of which only the renewal knows.
-                None if is_refusal(entry) => format!("cert-renew names -n {namespace}"),
-                None => format!("cert-renew plan --preflight -n {namespace}"),
-            })
-        }
-        State::RolloutFailing if entry.observed.halted => {
-            Some(format!("cert-renew resume {namespace}/{name}"))
-        }
-        State::RolloutFailing => {
-            let workloads = used_by.into_iter().flat_map(|it| &it.workloads);
-            let mut unwell = workloads.filter(|(_, has)| *has != Has::It);
-            let unwell = unwell.next().map(|(workload, _)| workload);
-            Some(unwell.map_or_else(events, |it| format!("kubectl -n {namespace} describe {it}")))
-        }
-        State::PairBroken if entry.observed.renewal.is_ok() => {
-            Some(format!("cert-renew renew {namespace}/{name}"))
-        }
-        State::Blocked if entry.observed.renewal.is_err() => by_renewal(),
-        State::Held => Some(format!("cert-renew renew {namespace}/{name} --force")),
-        State::Ok | State::Due | State::Blocked => {
-            let keys = problems.iter().filter_map(|text| annotation_of(text));
-            keys.map(|key| annotate(&format!("{key}=VALUE"))).next()
-        }
-        _ => by_renewal(),
     }
 }
 

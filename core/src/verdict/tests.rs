@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::index::Observed;
 use crate::schedule::due::{Due, Reason};
+use crate::secret::declared::DeclaredBy;
 use crate::secret::object::head::Head;
 use crate::secret::object::keepers::Keeper;
 use crate::testing::entries::{self, NOW, index};
@@ -198,6 +199,11 @@ fn the_next_thing_to_do_fits_the_cause() {
     }
     let said = next(|it| it.renewal = Err(Never::Immutable), None).unwrap();
     assert!(said.contains("kubectl replace --force"), "{said}");
+    let said = next(|it| it.renewal = Err(Never::Undeclared), None).unwrap();
+    assert!(
+        said.ends_with("annotate secret tls --overwrite cert-renew.io/declared-"),
+        "{said}"
+    );
     let said = next(|it| it.renewal = Err(Never::AllPaused), None).unwrap();
     assert!(said.ends_with("edit configmap cert-renew-config"), "{said}");
     // By the labels of the namespace, which only a renewal reads.
@@ -214,6 +220,98 @@ fn the_next_thing_to_do_fits_the_cause() {
     );
     let said = next(due, Some("the CA says no")).unwrap();
     assert!(said.contains("plan --preflight"), "{said}");
+}
+
+/// What is changed on a declared Secret itself is put back.
+#[test]
+fn a_setting_is_changed_where_it_comes_from() {
+    let next = |declared: Option<(&[&str], bool)>, never: Never| {
+        let (mut index, mut observed) = (Index::default(), entries::healthy());
+        observed.renewal = Err(never);
+        let key = entries::add(&mut index, "tls", observed);
+        let declared = declared.map(|(objects, pauses)| {
+            let objects = objects.iter().map(|it| (*it).into()).collect();
+            Box::new(DeclaredBy { objects, pauses })
+        });
+        index.show(
+            &key,
+            Shown {
+                declared,
+                ..Shown::default()
+            },
+        );
+        let (row, _) = index.iter().next().unwrap();
+        Verdict::of_row(NOW, &index, row, 0).unwrap().next.unwrap()
+    };
+    let (one, two) = (&["configmap/a"][..], &["configmap/a", "configmap/b"][..]);
+    for (declared, never, expected) in [
+        (
+            None,
+            Never::NotAllowed,
+            "annotate secret tls --overwrite cert-renew.io/names=NAMES",
+        ),
+        (
+            Some((one, false)),
+            Never::NotAllowed,
+            "annotate configmap/a --overwrite cert-renew.io/names=NAMES",
+        ),
+        (
+            Some((two, false)),
+            Never::UnknownIssuer,
+            "get configmap/a configmap/b -o yaml",
+        ),
+        (
+            Some((one, true)),
+            Never::Paused,
+            "annotate configmap/a --overwrite cert-renew.io/paused-",
+        ),
+        // By somebody on the Secret.
+        (
+            Some((one, false)),
+            Never::Paused,
+            "annotate secret tls --overwrite cert-renew.io/paused-",
+        ),
+    ] {
+        assert_eq!(
+            &*next(declared, never),
+            format!("kubectl -n shop {expected}")
+        );
+    }
+}
+
+#[test]
+fn what_nothing_declares_any_more_is_blocked_with_and_without_a_certificate() {
+    for (leaf, reason) in [
+        (
+            Ok(entries::leaf(30, 60)),
+            "it is never renewed: what declared the certificate is gone",
+        ),
+        (
+            Err(Fault::Absent),
+            "it is never renewed: what declared the certificate is gone",
+        ),
+    ] {
+        let (mut index, mut observed) = (Index::default(), entries::healthy());
+        (observed.renewal, observed.leaf) = (Err(Never::Undeclared), leaf);
+        entries::add(&mut index, "tls", observed);
+        let (row, _) = index.iter().next().unwrap();
+        let verdict = Verdict::of_row(NOW, &index, row, 0).unwrap();
+        assert_eq!((verdict.state, &*verdict.reason), (State::Blocked, reason));
+    }
+}
+
+#[test]
+fn what_is_never_renewed_says_so_although_its_rollouts_wait_too() {
+    let (mut index, mut observed) = (Index::default(), entries::healthy());
+    (observed.renewal, observed.blocked) = (Err(Never::UnknownIssuer), Blocks::Rollout);
+    entries::add(&mut index, "tls", observed);
+    let (row, _) = index.iter().next().unwrap();
+    let verdict = Verdict::of_row(NOW, &index, row, 0).unwrap();
+    assert_eq!(
+        &*verdict.reason,
+        "it is never renewed: the config has no such issuer; and an annotation cannot be followed: its rollouts wait \
+         until that is mended"
+    );
 }
 
 #[test]

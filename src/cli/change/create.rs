@@ -219,7 +219,7 @@ fn check(
         return Ok(());
     }
     let Some(found) = config.issuer(issuer) else {
-        return Err(Failure(unknown_issuer(issuer, config)));
+        return Err(Failure(cluster_config::unknown_issuer(issuer, config)));
     };
     let refused = names
         .iter()
@@ -230,20 +230,6 @@ fn check(
              what it may ask for"
         )))
     })
-}
-
-/// The sentence on an issuer that the config does not have.
-pub(in crate::cli) fn unknown_issuer(issuer: &str, config: &Config) -> String {
-    let known: Vec<&str> = config.issuers.keys().map(String::as_str).collect();
-    format!(
-        "the operator's config has no issuer {}: it has {}",
-        shown(issuer),
-        if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        }
-    )
 }
 
 async fn post(

@@ -17,7 +17,8 @@ use clap::{Parser, ValueEnum};
 use kube::api::Api;
 use serde_json::json;
 
-use super::secret::{annotate, get, paused};
+use super::renew;
+use super::secret::{annotate, get};
 use crate::acme::RevocationReason;
 use crate::cli::connection::kube_flags::{NamespaceFlags, OperatorNamespace};
 use crate::cli::connection::operator::Operator;
@@ -94,14 +95,13 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
         })?;
         let operator_namespace = &args.operator.operator_namespace;
         let operator = Operator::look(&client, operator_namespace).await?;
+        let fingerprint = leaf.fingerprint.to_string();
         let replaced = match no_replacement(&secret.head) {
             Some(why) => Err(why),
             None => {
                 let thin = get(&client, &namespace, &name).await?;
-                let why = operator
-                    .out_of_action()
-                    .or_else(|| paused(&thin, &operator));
-                why.map_or(Ok(()), Err)
+                let why = renew::no_replacement(&client, thin, &fingerprint, &operator);
+                why.await?.map_or(Ok(()), Err)
             }
         };
         if !args.yes {
@@ -122,13 +122,15 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
             revoked.await.map_err(|error| Failure(error.detail()))
         };
         let revoked = revoked.await;
-        let fingerprint = leaf.fingerprint.to_string();
         if revoked.is_ok() {
             println!("{namespace}/{name}: revoked, certificate {fingerprint}");
         }
-        // Whether or not the revocation succeeds, the key must no longer be used.
-        let patch = json!({"metadata": {"annotations": {keys::REVOKED: fingerprint}}});
-        annotate(&client, &namespace, &name, &patch).await?;
+        // Whether or not the revocation succeeds, the key must no longer be used. On a Secret without annotations of ours
+        // it would say nothing, or opt the Secret in where its namespace has a default issuer.
+        if secret.head.concerns_us() {
+            let patch = json!({"metadata": {"annotations": {keys::REVOKED: fingerprint}}});
+            annotate(&client, &namespace, &name, &patch).await?;
+        }
         match replaced {
             Ok(()) => println!("{namespace}/{name}: a new key and certificate are asked for"),
             Err(why) => {

@@ -4,10 +4,13 @@
 
 use std::process::ExitCode;
 
+use cert_renew_core::assess;
 use cert_renew_core::rollout::HaltNote;
-use cert_renew_core::secret::keys;
+use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
+use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::time::UnixTime;
 use clap::Parser;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
@@ -47,7 +50,8 @@ pub(in crate::cli) fn resume(args: Resume) -> CommandResult {
         let idle = operator.out_of_action();
         // Where there is no operator at all, it may be in another namespace, and finds the note.
         let idle = idle.filter(|_| operator.leader != Leader::NoLease);
-        if let Some(why) = idle.or_else(|| paused(&secret, &operator)) {
+        let (why, opens) = halt_stays(&secret, &operator);
+        if let Some(why) = idle.or(why) {
             let place = format!("{namespace}/{name}");
             return Err(Failure(format!("{place} would not go on: {why}")));
         }
@@ -61,22 +65,54 @@ pub(in crate::cli) fn resume(args: Resume) -> CommandResult {
         });
         let patch = json!({"metadata": {"annotations": {keys::ROLLOUT_HALTED: resumed}}});
         annotate(&client, &namespace, &name, &patch).await?;
-        println!("{namespace}/{name}: goes on; it was halted at {halted}");
+        let when = opens.map_or_else(String::new, |at| {
+            format!(" when its change window opens, at {at}")
+        });
+        println!("{namespace}/{name}: goes on{when}; it was halted at {halted}");
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// The pause that keeps the operator from doing anything about a Secret.
-pub(in crate::cli) fn paused(secret: &ThinSecret, operator: &Operator) -> Option<String> {
-    let config = operator.config.as_ref();
-    if config.is_some_and(|config| config.paused) {
-        return Some("everything is paused: the config has paused: true".into());
-    }
+/// Why the rollout of a Secret would not go on, and when its change window opens, as far as that is known here.
+fn halt_stays(secret: &ThinSecret, operator: &Operator) -> (Option<String>, Option<UnixTime>) {
     let head = &secret.head;
-    let defaults = NamespaceDefaults::default();
-    let (settings, _) = Settings::read(head.annotations()?, head.managed, &defaults);
-    let paused = settings.is_some_and(|settings| settings.paused);
-    paused.then(|| format!("it is paused, by {}", keys::PAUSED))
+    let Some(config) = operator.config.as_ref() else {
+        let (settings, _) = { head.annotations() }.map_or((None, Vec::new()), |annotations| {
+            Settings::read(annotations, head.managed, &NamespaceDefaults::default())
+        });
+        let paused = settings.is_some_and(|settings| settings.paused);
+        return (paused.then(is_paused), None);
+    };
+    if config.paused {
+        return (
+            Some("everything is paused: the config has paused: true".into()),
+            None,
+        );
+    }
+    let key = SecretRef::new(head.namespace(), head.name());
+    let unseen = config
+        .watch
+        .misses(&key.namespace, secret.kind == TLS_TYPE, head.managed);
+    let assessment = assess::of_thin(UnixTime::now(), &key, secret, config);
+    let Some(assessment) = assessment.filter(|_| unseen.is_none()) else {
+        let why = format!(
+            "this installation, of class {}, does not manage it",
+            config.class
+        );
+        return (Some(why), None);
+    };
+    let mut problems = assessment.problems.iter();
+    let why = if assessment.settings.paused {
+        Some(is_paused())
+    } else {
+        let blocking = problems.find(|problem| problem.blocks.rollout());
+        blocking.map(|problem| format!("an annotation cannot be followed: {problem}"))
+    };
+    (why, assessment.opens)
+}
+
+fn is_paused() -> String {
+    format!("it is paused, by {}", keys::PAUSED)
 }
 
 pub(in crate::cli) async fn get(

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cert_renew_core::config::{Config, Faults};
+use cert_renew_core::text::shown;
 use clap::Args;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
@@ -82,6 +83,20 @@ fn of(found: &ConfigMap, operator_namespace: &str) -> Result<Config, Failure> {
         };
         Failure(faults.to_string())
     })
+}
+
+/// The sentence on an issuer that the config does not have.
+pub(in crate::cli) fn unknown_issuer(issuer: &str, config: &Config) -> String {
+    let known: Vec<&str> = config.issuers.keys().map(String::as_str).collect();
+    format!(
+        "the operator's config has no issuer {}: it has {}",
+        shown(issuer),
+        if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        }
+    )
 }
 
 #[cfg(test)]

@@ -16,9 +16,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cert_renew_core::config::Config;
+use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::settings::DEFAULT_CLASS;
-use cert_renew_core::secret::{SecretRef, keys, stray};
+use cert_renew_core::secret::stray::{self, Stray};
+use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::unmanaged::{NotManaged, Unmanaged};
 use cert_renew_core::verdict::{self, Report, Verdict};
@@ -186,9 +188,11 @@ impl Wanted {
                         .into()
                 }
                 None => format!(
-                    "there is no such Secret, or it is not annotated with {}, or names another class than {}",
+                    "there is no such Secret, or it is not annotated with {}, or names another class than {}, or is of \
+                     another type than {TLS_TYPE} and lacks the label {}, or is in a namespace that is not watched",
                     keys::ISSUER,
-                    plain(class)
+                    plain(class),
+                    keys::MANAGED_LABEL
                 ),
             };
             say(&format!("{namespace}/{name}: {why}"));
@@ -263,13 +267,7 @@ impl Found {
                     report,
                     source: Source::Operator,
                 };
-                let leader = match &found.report.leader {
-                    verdict::Leader {
-                        name: Some(name), ..
-                    } => Leader::Leads(name.to_string()),
-                    verdict::Leader { silent_since, .. } => Leader::Nobody(*silent_since),
-                };
-                found.tell(&leader, None, operator);
+                found.tell(&leader_of(&found.report), None, operator);
                 return Ok(found);
             }
             Err(why) => why,
@@ -311,9 +309,15 @@ impl Found {
         found.tell(&leader, Some(note), operator);
         let secrets = secrets?;
         found.report.as_of = UnixTime::now();
-        let judged = secrets.iter().filter_map(|secret| found.judge(secret));
-        found.report.certificates = judged.collect();
-        found.report.unmanaged = found.unmanaged(&secrets);
+        let strays = found.strays(&secrets);
+        let is_managed = |secret: &&ThinSecret| {
+            let key = SecretRef::new(secret.head.namespace(), secret.head.name());
+            !strays.iter().any(|(stray, _)| *stray == key)
+        };
+        let managed = secrets.iter().filter(is_managed);
+        let judged: Vec<Verdict> = managed.filter_map(|it| found.judge(it)).collect();
+        found.report.certificates = judged;
+        found.report.unmanaged = Unmanaged::of(strays.iter().map(|(key, stray)| (key, stray)));
         if wanted.places.as_ref().is_none_or(|it| it.len() != 1) {
             for verdict in &mut found.report.certificates {
                 verdict.detail = None;
@@ -332,7 +336,7 @@ impl Found {
     }
 
     /// Those of the Secrets read here that seem to be meant and are not managed.
-    fn unmanaged(&self, secrets: &[ThinSecret]) -> Unmanaged {
+    fn strays(&self, secrets: &[ThinSecret]) -> Vec<(SecretRef, Stray)> {
         let class = self.report.class.as_deref().unwrap_or(DEFAULT_CLASS);
         let strays = secrets.iter().filter_map(|secret| {
             let key = SecretRef {
@@ -342,8 +346,7 @@ impl Found {
             let stray = stray::of(&key, &secret.head, class)?;
             Some((key, stray))
         });
-        let strays: Vec<_> = strays.collect();
-        Unmanaged::of(strays.iter().map(|(key, stray)| (key, stray)))
+        strays.collect()
     }
 
     /// Tells of the Secrets that seem to be meant and are not managed, as far as they are asked for.
@@ -388,6 +391,21 @@ impl Found {
             say(&plain(notice));
         }
     }
+}
+
+/// Who leads, by the operator's word.
+fn leader_of(report: &Report) -> Leader {
+    match &report.leader {
+        verdict::Leader {
+            name: Some(name), ..
+        } => Leader::Leads(name.to_string()),
+        verdict::Leader { silent_since, .. } => Leader::Nobody(*silent_since),
+    }
+}
+
+/// That nobody leads, by the operator's word, if so.
+pub(super) fn nobody_leads(report: &Report, operator: &Operator) -> Option<String> {
+    leader_of(report).nobody(report.as_of, operator.namespace())
 }
 
 /// Whether the replica that leads has answered, or none leads.
@@ -523,7 +541,7 @@ impl Operator {
                 format!("as there is no Service {service} in {namespace} (--operator-namespace)")
             }
             kube::Error::Api(status) if status.code == 503 => format!(
-                "as no replica of it answers in namespace {namespace}, which --operator-namespace says ({})",
+                "as no replica of it answers in namespace {namespace} ({}; --operator-namespace names another)",
                 plain(status.message.trim())
             ),
             kube::Error::Api(status) => {

@@ -10,6 +10,7 @@ use kube::Client as Kube;
 use serde::Serialize;
 
 use crate::acme::{Client, Credentials, IssuerSettings, RateLimiter};
+use crate::cli::connection::cluster_config;
 use crate::cli::connection::kube_flags::{KubeFlags, OperatorNamespace};
 use crate::cli::output::Output;
 use crate::cli::{CommandResult, Failure, block_on};
@@ -177,7 +178,15 @@ pub(in crate::cli) async fn load(
     let stored = accounts::load_with_next(kube, namespace, issuer).await;
     let stored = stored.map_err(|error| Failure::new("reading the account", &error))?;
     let Some((credentials, next)) = stored else {
-        return Err(Failure(format!("issuer {issuer} has no account yet")));
+        // Where the config may not be read, nobody knows better.
+        let config = cluster_config::read_if_allowed(kube, namespace).await;
+        let config = config.ok().flatten();
+        return Err(Failure(match config {
+            Some(config) if config.issuer(issuer).is_none() => {
+                cluster_config::unknown_issuer(issuer, &config)
+            }
+            _ => format!("issuer {issuer} has no account yet"),
+        }));
     };
     let next = next.map(|json| unusable(Credentials::from_json(&json)));
     Ok((

@@ -218,8 +218,8 @@ fn text(
         }
     }
     for (number, moment) in detail.iter().flat_map(|it| &it.past).enumerate() {
-        let Moment { at, what, by } = moment;
-        let (what, by) = (plain(what), plain(by));
+        let Moment { at, what, .. } = moment;
+        let (what, by) = (plain(what), plain(moment.by_in_words()));
         let text = format!("{at}, {}: {what} ({by})", relative(now, *at));
         line(if number == 0 { "Past" } else { "" }, &text);
     }

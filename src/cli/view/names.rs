@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::cli::connection::cluster_config::ConfigFlags;
 use crate::cli::connection::kube_flags::NamespaceFlags;
 use crate::cli::output::{Output, Screen, Table};
+use crate::cli::verdicts::say;
 use crate::cli::{CommandResult, Failure, block_on};
 
 #[derive(Debug, Parser)]
@@ -47,8 +48,14 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
         let config = args.config.read(&client).await?;
         let labels = labels(&client, namespace, &config).await?;
         let rows = rows(&config, namespace, labels.as_ref());
+        if config.paused {
+            say("nothing is asked for at present: the config has paused: true");
+        }
         match args.output.of_program(&rows)? {
             Some(text) => print!("{text}"),
+            None if !is_watched(&config, namespace) => println!(
+                "Namespace {namespace} may ask for no name: it is not among watch.namespaces of the config."
+            ),
             None => print!(
                 "{}",
                 text(namespace, &rows, args.output, Screen::of_stdout())
@@ -78,6 +85,11 @@ pub(in crate::cli) async fn labels(
     }
 }
 
+/// Whether the operator looks at Secrets of the namespace, if they are annotated and labelled.
+fn is_watched(config: &Config, namespace: &str) -> bool {
+    config.watch.misses(namespace, true, true).is_none()
+}
+
 /// What the namespace may ask each issuer for; issuers that give it nothing are left out.
 fn rows<'a>(
     config: &'a Config,
@@ -105,6 +117,7 @@ fn rows<'a>(
         }
     };
     let rows = config.issuers.iter().map(of);
+    let rows = rows.filter(|_| is_watched(config, namespace));
     rows.filter(|row| !row.names.is_empty() || !row.by_labels.is_empty())
         .collect()
 }

@@ -125,6 +125,9 @@ impl Controller {
             let stuck = paused.then_some(Stuck::Paused);
             self.index().recall(&key, error, stuck);
         }
+        if change == Change::New {
+            self.tell_untouched(&key, uid, now, &assessment);
+        }
         let held = || self.index().get(&key).is_some_and(|it| it.is_held(now));
         let unseen = match change {
             Change::New => true,
@@ -159,6 +162,23 @@ impl Controller {
         if opens > now && self.term.is_some() {
             self.all.rollouts.tell_shut(key, uid, opens);
         }
+    }
+
+    /// Reports a Secret that is due when it is seen for the first time, and whose change window is closed: what is due is
+    /// recorded with its renewal, so that nothing is written on it before that opens, and it says nothing of itself.
+    fn tell_untouched(&self, key: &SecretRef, uid: &str, now: UnixTime, assessment: &Assessment) {
+        let is_due = assessment.renewal.is_ok_and(|due| due.at <= now);
+        let is_new = assessment.rolled_out.is_none() && self.term.is_some();
+        let opens = assessment.opens.filter(|opens| *opens > now);
+        let Some(opens) = opens.filter(|_| is_new && is_due) else {
+            return;
+        };
+        let note = format!(
+            "a new certificate is due; nothing changes before the change window opens, at {opens}"
+        );
+        tracing::info!(secret = %key, note, "waits for its change window");
+        let (events, reason) = (&self.all.shared.events, Reason::RolloutWaits);
+        events.secret(key, uid, reason, &note);
     }
 
     fn narrate(&self, key: &SecretRef, uid: &str, change: Change, assessment: &Assessment) {

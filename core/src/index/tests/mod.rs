@@ -285,10 +285,7 @@ fn names_go_with_their_secret() {
     assert_eq!(names(&index).as_deref(), Some(""));
     let shown = Shown {
         names: "shop.example".into(),
-        used_by: None,
-        account: None,
-        since: None,
-        chain: None,
+        ..Shown::default()
     };
     index.show(&key, shown);
     assert_eq!(names(&index).as_deref(), Some("shop.example"));

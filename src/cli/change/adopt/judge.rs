@@ -18,8 +18,8 @@ use kube::{Client, Resource as _};
 
 use super::plan::{Issuers, theirs};
 use crate::cli::Failure;
-use crate::cli::change::create::unknown_issuer;
 use crate::cli::connection::cluster_config;
+use crate::cli::connection::cluster_config::unknown_issuer;
 use crate::cli::view::names;
 
 /// What a Secret is judged by.

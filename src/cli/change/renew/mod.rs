@@ -185,6 +185,33 @@ async fn judge(
     Ok(verdict(UnixTime::now(), secret, wish, view, account))
 }
 
+/// Why a certificate that is revoked would not be replaced, as far as that is known here.
+pub(super) async fn no_replacement(
+    client: &Client,
+    secret: ThinSecret,
+    fingerprint: &str,
+    operator: &Operator,
+) -> Result<Option<String>, Failure> {
+    if let Some(why) = operator.out_of_action() {
+        return Ok(Some(why));
+    }
+    let mut annotations = secret.head.annotations().cloned().unwrap_or_default();
+    // Alone it is no opt-in.
+    if secret.head.concerns_us() {
+        annotations.insert(keys::REVOKED.to_owned(), fingerprint.to_owned());
+    }
+    let wish = Wish {
+        value: fingerprint,
+        force: true,
+        is_broken: false,
+    };
+    let verdict = judge(client, &secret.annotated(annotations), operator, wish).await?;
+    Ok(match verdict {
+        Verdict::Nothing(why) => Some(why),
+        Verdict::Renews | Verdict::Waits(_) | Verdict::Unknown(_) => None,
+    })
+}
+
 /// Whether the pair in the Secret is of no use: read again with its key, which nothing else here needs.
 async fn is_broken(client: &Client, secret: &ThinSecret) -> Result<bool, Failure> {
     if !matches!(secret.certificate(), CertificateState::Leaf(_)) {

@@ -4,6 +4,7 @@ use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::config::{Config, Labels, Unseen, WatchConfig};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{self, AccountId, Claim, Hold, IssuanceHistory};
+use cert_renew_core::secret::declared;
 use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::settings::{IssuerRef, NamespaceDefaults, Problem, Settings};
@@ -65,6 +66,7 @@ pub(super) fn verdict(
         let unseen = unseen.map(|unseen| of_unseen(unseen, secret));
         return match unseen
             .or_else(left_alone)
+            .or_else(|| undeclared(head))
             .or_else(|| of_settings(&settings, &problems))
         {
             Some(why) => nothing(why),
@@ -164,6 +166,13 @@ fn left_alone(head: &Head) -> Option<String> {
     let (never, problem) = assess::left_alone(head)?;
     let why = Why::Never(never).in_words();
     Some(format!("{why}: {}", problem.expected))
+}
+
+/// That nothing declares it any more, which the Secret says itself.
+fn undeclared(head: &Head) -> Option<String> {
+    let key = SecretRef::new(head.namespace(), head.name());
+    let is = declared::is_undeclared(&key, head);
+    is.then(|| Why::Never(Never::Undeclared).in_words().into())
 }
 
 fn not_annotated(secret: &ThinSecret, defaults_are_known: bool) -> String {
@@ -316,6 +325,30 @@ mod tests {
         };
         let view = (config, Labels::Are(&none));
         verdict(at, secret, wish, view, |_| account.cloned())
+    }
+
+    #[test]
+    fn what_nothing_declares_any_more_is_not_asked_for_whatever_is_known() {
+        let key = SecretRef::new("shop", "tls");
+        let record = declared::Record {
+            gone: Some(UnixTime(1_800_000_000)),
+            ..declared::Record::default()
+        };
+        let (secret, from, lifetime) = secret("kubernetes.io/tls", &[]);
+        let annotations = [
+            (keys::ISSUER, "le".to_owned()),
+            (keys::NAMES, "shop.example".to_owned()),
+            (keys::DECLARED, "true".to_owned()),
+            (keys::DECLARATION, record.written_for(&key)),
+        ];
+        let annotations = annotations.map(|(key, value)| (key.to_owned(), value));
+        let secret = secret.annotated(annotations.into());
+        let known = config("class: default");
+        for config in [None, Some(&known)] {
+            let verdict = judge(from + lifetime / 2, &secret, true, config, None);
+            let why = "what declared the certificate is gone";
+            assert_eq!(verdict, Verdict::Nothing(why.into()), "{config:?}");
+        }
     }
 
     #[test]

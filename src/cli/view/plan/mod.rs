@@ -2,20 +2,21 @@
 //!
 //! With the operator's config it knows the allowed names and the defaults; the operator is asked for the dates, as only
 //! it knows the CA's renewal information (ARI) and failures. With a config file it says what would be with that file,
-//! and the operator is not asked. Who may not list Secrets gets what the operator says. `--preflight` asks the CA (only its directory), DNS and the cluster for obstacles to
-//! each renewal.
+//! and the operator is not asked. Who may not list Secrets gets what the operator says. `--preflight` looks for obstacles
+//! to each renewal.
 
+mod obstacles;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::Fingerprint;
-use cert_renew_core::config::{Config, Issuer};
+use cert_renew_core::config::Config;
 use cert_renew_core::rollout::{ChangedKeys, How, Request, Step, Workload};
+use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::parts::{self, Parts};
 use cert_renew_core::secret::settings::IssuerRef;
@@ -24,20 +25,17 @@ use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::{Verdict, Why};
 use clap::Parser;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use serde::Serialize;
 
-use super::account::acme;
-use crate::acme::{Credentials, Directory};
+use self::obstacles::Looker;
 use crate::cli::connection::kube_flags::Scope;
+use crate::cli::connection::operator::Leader;
 use crate::cli::output::{Output, Screen, Table};
-use crate::cli::verdicts::{Operator, Wanted, say};
+use crate::cli::verdicts::{Operator, Wanted, nobody_leads, say, selections};
 use crate::cli::{CommandResult, Failure, block_on};
-use crate::cluster::accounts;
 use crate::cluster::client::pages::Pages;
 use crate::process::config_file;
-use crate::renewal::challenges::dns_persist01;
-use crate::renewal::preflight::{self, PlannedOrder};
 use crate::rollout::{self, Unmanaged};
 
 /// Secrets in a page of the list.
@@ -149,7 +147,12 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
             as_the_operator_says(&args, &wanted, &clients.once, &mut rows).await;
         }
         if args.preflight && rows.iter().all(|row| row.against.is_empty()) {
-            say("nothing speaks against these renewals");
+            let never = rows.iter().filter(|row| row.at == UnixTime::NEVER).count();
+            match rows.len() - never {
+                0 => say("there is no renewal that anything could speak against"),
+                1 => say("nothing speaks against the renewal"),
+                some => say(&format!("nothing speaks against {some} renewals")),
+            }
         }
         let missing = missing(&wanted, &rows);
         Ok((rows, missing))
@@ -158,7 +161,7 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
     print!("{}", text(UnixTime::now(), rows, args.output, screen)?);
     for (namespace, name) in &missing {
         say(&format!(
-            "{namespace}/{name}: there is no such Secret, or it is not annotated with {}",
+            "{namespace}/{name}: there is no such Secret, or it is not annotated with {}, or cert-renew does not watch it",
             keys::ISSUER
         ));
     }
@@ -199,12 +202,21 @@ async fn as_the_operator_says(
     let report = match args.operator.report(client, wanted).await {
         Ok(report) => report,
         Err(why) => {
+            let namespace = args.operator.namespace();
+            let leader = Leader::look(client, namespace).await;
+            let nobody = leader
+                .ok()
+                .and_then(|it| it.nobody(UnixTime::now(), namespace));
+            let nobody = nobody.map_or_else(String::new, |it| format!("{it}; "));
             say(&format!(
-                "the dates are without the CA's renewal information: the operator could not be asked, {why}"
+                "{nobody}the dates are without the CA's renewal information: the operator could not be asked, {why}"
             ));
             return;
         }
     };
+    if let Some(nobody) = nobody_leads(&report, &args.operator) {
+        say(&nobody);
+    }
     let place = |it: &Verdict| (it.namespace.to_string(), it.name.to_string());
     let verdicts = report.certificates.iter().map(|it| (place(it), it));
     let verdicts: BTreeMap<_, _> = verdicts.collect();
@@ -298,63 +310,6 @@ fn text(
         }
     }
     Ok(text)
-}
-
-/// A CA's directory, and the URL of our account there.
-type Ca = (Arc<Directory>, Option<String>);
-
-/// Fetches each CA's directory once.
-struct Looker<'a> {
-    kube: kube::Client,
-    namespace: &'a str,
-    config: &'a Config,
-    /// Directory and account by issuer, or why there is none.
-    cas: BTreeMap<String, Result<Ca, String>>,
-}
-
-impl Looker<'_> {
-    async fn against(&mut self, name: &str, assessment: &Assessment) -> Vec<String> {
-        let (names, key_type) = (&assessment.names, assessment.key_type());
-        let profile = assessment.settings.profile.as_deref();
-        let Some(issuer) = self.config.issuer(name) else {
-            return Vec::new();
-        };
-        if !self.cas.contains_key(name) {
-            let ca = self.ca(name, issuer).await;
-            self.cas.insert(name.to_owned(), ca);
-        }
-        let (directory, account) = match &self.cas[name] {
-            Ok((directory, account)) => (directory, account.as_deref()),
-            Err(why) => return vec![why.clone()],
-        };
-        let asked = PlannedOrder {
-            names,
-            profile,
-            lifetime: assessment.settings.lifetime,
-            issuer,
-            account,
-            key_type,
-        };
-        let mut found = preflight::static_checks(&asked, directory, self.config);
-        found.extend(preflight::by_caa(&asked, directory, self.config).await);
-        found.extend(dns_persist01::against(&asked, directory, self.config).await);
-        let credentials = preflight::by_credentials(&self.kube, self.namespace, names, self.config);
-        found.extend(credentials.await);
-        found
-    }
-
-    async fn ca(&self, name: &str, issuer: &Issuer) -> Result<Ca, String> {
-        let unused = Credentials::generate(&issuer.directory).map_err(|error| error.to_string())?;
-        let client = acme(name, &unused, issuer.ca_bundle.as_deref()).map_err(|it| it.0)?;
-        let directory = client.directory().await.map_err(|error| error.detail())?;
-        let stored = accounts::load(&self.kube, self.namespace, name).await;
-        let stored = stored.map_err(|error| error.to_string())?;
-        let account = stored.and_then(|json| {
-            let credentials = Credentials::from_json(&json).ok()?;
-            credentials.account_url().map(ToOwned::to_owned)
-        });
-        Ok((directory, account))
-    }
 }
 
 fn in_words(rolled: &Rolled) -> String {
@@ -467,64 +422,88 @@ async fn rows(
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let now = UnixTime::now();
-    let mut pages = Pages::of(ListParams::default(), PAGE);
-    let mut users: BTreeMap<String, Users> = BTreeMap::new();
-    let mut rows = Vec::new();
-    let mut looker = Looker {
-        kube: client.clone(),
-        namespace: args.operator.namespace(),
-        config,
-        cas: BTreeMap::new(),
+    let mut planner = Planner {
+        users: BTreeMap::new(),
+        looker: Looker::new(client, args.operator.namespace(), config),
+        looks: args.preflight,
     };
-    while let Some(params) = pages.next() {
-        let page = api.list(params).await;
-        let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
-        let taken = |it: &&ThinSecret| wanted.takes(it.head.namespace(), it.head.name());
-        for secret in page.items.iter().filter(taken) {
-            let key = SecretRef {
-                namespace: secret.head.namespace().into(),
-                name: secret.head.name().into(),
-            };
-            let Some(assessment) = assess::of_thin(now, &key, secret, config) else {
-                continue;
-            };
-            let held = assessment.opens.max(assessment.held_until);
-            let at = match assessment.renewal {
-                Ok(due) => due.at.max(held.unwrap_or_default()),
-                Err(_) => UnixTime::NEVER,
-            };
-            let why = Why::of(assessment.renewal, assessment.heed, assessment.blocked);
-            let namespace = key.namespace.to_string();
-            if !users.contains_key(&namespace) {
-                let listed = Users::list(client, &namespace).await?;
-                users.insert(namespace.clone(), listed);
+    let now = UnixTime::now();
+    let mut rows = Vec::new();
+    for params in selections() {
+        let mut pages = Pages::of(params, PAGE);
+        while let Some(params) = pages.next() {
+            let page = api.list(params).await;
+            let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
+            let taken = |it: &&ThinSecret| wanted.takes(it.head.namespace(), it.head.name());
+            for secret in page.items.iter().filter(taken) {
+                rows.extend(planner.row(now, secret).await?);
             }
-            let (steps, only_for_ca, left_behind) =
-                rollout_of(now, &key, &assessment, &users[&namespace], config);
-            let settings = &assessment.settings;
-            let against = match (&settings.issuer, assessment.renewal) {
-                (IssuerRef::Named(issuer), Ok(_)) if args.preflight => {
-                    looker.against(issuer, &assessment).await
-                }
-                _ => Vec::new(),
-            };
-            rows.push(Row {
-                against,
-                at,
-                why: why.as_str().into(),
-                names: assessment.names.iter().map(ToString::to_string).collect(),
-                rollout: steps.iter().map(Rolled::of).collect(),
-                more: 0,
-                only_for_ca,
-                left_behind,
-                verify: assessment.settings.verify.as_ref().map(ToString::to_string),
-                secret: key,
-            });
+            pages.came(&page.metadata);
         }
-        pages.came(&page.metadata);
     }
     Ok(rows)
+}
+
+/// Makes the rows.
+struct Planner<'a> {
+    /// By namespace.
+    users: BTreeMap<String, Users>,
+    looker: Looker<'a>,
+    /// Whether it looks for what speaks against each.
+    looks: bool,
+}
+
+impl Planner<'_> {
+    /// The row of a Secret; none if the operator does not manage it, or does not see it.
+    async fn row(&mut self, now: UnixTime, secret: &ThinSecret) -> Result<Option<Row>, Failure> {
+        let Self {
+            users,
+            looker,
+            looks,
+        } = self;
+        let config = looker.config;
+        let key = SecretRef {
+            namespace: secret.head.namespace().into(),
+            name: secret.head.name().into(),
+        };
+        let (is_tls, is_labelled) = (secret.kind == TLS_TYPE, secret.head.managed);
+        let unseen = config.watch.misses(&key.namespace, is_tls, is_labelled);
+        let assessment = assess::of_thin(now, &key, secret, config);
+        let Some(assessment) = assessment.filter(|_| unseen.is_none()) else {
+            return Ok(None);
+        };
+        let held = assessment.opens.max(assessment.held_until);
+        let at = match assessment.renewal {
+            Ok(due) => due.at.max(held.unwrap_or_default()),
+            Err(_) => UnixTime::NEVER,
+        };
+        let why = Why::of(assessment.renewal, assessment.heed, assessment.blocked);
+        let namespace = key.namespace.to_string();
+        if !users.contains_key(&namespace) {
+            let listed = Users::list(&looker.kube, &namespace).await?;
+            users.insert(namespace.clone(), listed);
+        }
+        let (steps, only_for_ca, left_behind) =
+            rollout_of(now, &key, &assessment, &users[&namespace], config);
+        let against = match (&assessment.settings.issuer, assessment.renewal) {
+            (IssuerRef::Named(issuer), Ok(_)) if *looks => {
+                looker.against(issuer, &assessment).await
+            }
+            _ => Vec::new(),
+        };
+        Ok(Some(Row {
+            against,
+            at,
+            why: why.as_str().into(),
+            names: assessment.names.iter().map(ToString::to_string).collect(),
+            rollout: steps.iter().map(Rolled::of).collect(),
+            more: 0,
+            only_for_ca,
+            left_behind,
+            verify: assessment.settings.verify.as_ref().map(ToString::to_string),
+            secret: key,
+        }))
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use kube::api::{Api, ListParams};
 use super::{Rolled, Row};
 use crate::cli::Failure;
 use crate::cli::connection::kube_flags::{Clients, Scope};
-use crate::cli::verdicts::{Operator, Wanted, say};
+use crate::cli::verdicts::{Operator, Wanted, nobody_leads, say};
 
 /// Why a workload would be restarted, as far as is known here.
 const USES_IT: &str = "used it at the last rollout";
@@ -44,8 +44,10 @@ pub(super) async fn rows(
         Some(namespace) => format!("in namespace {namespace}"),
         None => "in all namespaces".to_owned(),
     };
+    let nobody = nobody_leads(&report, operator);
+    let nobody = nobody.map_or_else(String::new, |it| format!("{it}; "));
     say(&format!(
-        "you may not list Secrets {place}: this is what the operator says, with the workloads of each last rollout"
+        "{nobody}you may not list Secrets {place}: this is what the operator says, with the workloads of each last rollout"
     ));
     Ok(report.certificates.iter().map(row).collect())
 }

@@ -2,6 +2,7 @@
 //!
 //! The verdicts are the operator's; see [`crate::cli::verdicts`] for what is shown without one.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -460,18 +461,30 @@ fn cells(
             .account
             .as_deref()
             .map_or_else(none, |it| plain(it).into_owned()),
-        _ => problem(verdict).map_or_else(none, |it| plain(it).into_owned()),
+        _ => problem(verdict).map_or_else(none, |it| plain(&it).into_owned()),
     };
     columns.iter().map(cell).collect()
 }
 
-/// The one thing that is worth knowing of what is wrong: the last error, what is wrong with an annotation, or the reason
-/// of the state.
-fn problem(verdict: &Verdict) -> Option<&str> {
+/// The trouble that the operator has written on the Secret, where no operator was asked and the Secret alone shows
+/// another state.
+fn said(verdict: &Verdict) -> Option<&str> {
+    let said = verdict.said.as_deref()?;
+    let word = said.split([':', ';']).next()?;
+    let mut troubles = State::ALL.into_iter().filter(|it| it.is_trouble());
+    let is_trouble = word != verdict.state.as_str() && troubles.any(|it| it.as_str() == word);
+    is_trouble.then_some(said)
+}
+
+/// The one thing that is worth knowing of what is wrong: the last error, what the operator has said last, what is wrong
+/// with an annotation, or the reason of the state.
+fn problem(verdict: &Verdict) -> Option<Cow<'_, str>> {
     let first = verdict.problems.first();
-    let known = verdict.last_error.as_ref().or(first).map(|it| &**it);
+    let said = said(verdict).map(|it| Cow::Owned(format!("the operator said last: {it}")));
+    let error = verdict.last_error.as_deref().map(Cow::Borrowed);
+    let known = { error.or(said) }.or_else(|| first.map(|it| Cow::Borrowed(&**it)));
     let told = verdict.state.is_trouble() || verdict.state == State::Held;
-    known.or_else(|| told.then_some(&*verdict.reason))
+    known.or_else(|| told.then_some(Cow::Borrowed(&*verdict.reason)))
 }
 
 fn table(report: &Report, output: Output, screen: Screen) -> String {

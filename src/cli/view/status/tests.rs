@@ -212,3 +212,24 @@ fn certificate_fingerprint() -> String {
         .fingerprint
         .to_string()
 }
+
+/// Keys are not read here, nor is the config as a rule: the operator knows more.
+#[test]
+fn what_the_operator_said_last_is_told_where_the_secret_alone_shows_another_state() {
+    let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
+    let told = |state: &str| {
+        let annotations =
+            json!({"cert-renew.io/issuer": "letsencrypt", "state.cert-renew.io/state": state});
+        let verdict = of_secret(now, &secret("tls", "good.pem", &annotations), None).unwrap();
+        assert_eq!(verdict.state, State::Ok);
+        problem(&verdict).map(Cow::into_owned)
+    };
+    let broken = "pair_broken: servers cannot load the pair";
+    assert_eq!(
+        told(broken),
+        Some(format!("the operator said last: {broken}"))
+    );
+    assert_eq!(told("ok; renews 2026-03-01T00:00Z by its lifetime"), None);
+    assert_eq!(told("held: until 2026-03-01T00:00Z"), None);
+    assert_eq!(told("nonsense: x"), None);
+}

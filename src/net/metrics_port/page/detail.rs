@@ -46,7 +46,7 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
                 h2 { "Events" }
                 (events(now, row))
                 h2 { "Commands" }
-                (commands(row))
+                (commands(now, row))
             }
         }
     }
@@ -60,7 +60,7 @@ fn facts(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
             dd {
                 strong { (state(row.state)) } ": " (Shown(&row.reason)) "."
                 @if let Some(since) = row.since { " Since " (minute(since)) ", " (relative(now, since)) "." }
-                @if let Some(section) = runbook(row.state) {
+                @if let Some(section) = runbook(row) {
                     " " a href={ (RUNBOOK) "#" (section) } { "What to do" }
                 }
             }
@@ -189,22 +189,11 @@ fn past(now: UnixTime, detail: &Detail) -> Markup {
                 @for moment in detail.past.iter().rev() {
                     li {
                         span.soft { (minute(moment.at)) ", " (relative(now, moment.at)) } " "
-                        (Shown(&moment.what)) " " span.soft { "(" (Shown(by(&moment.by))) ")" }
+                        (Shown(&moment.what)) " " span.soft { "(" (Shown(moment.by_in_words())) ")" }
                     }
                 }
             }
         }
-    }
-}
-
-/// By what a moment of the past is known.
-fn by(word: &str) -> &str {
-    match word {
-        "certificate" => "by the certificate",
-        "secret" => "by the Secret's annotations",
-        "ledger" => "by the ledger",
-        "event" => "by an Event",
-        other => other,
     }
 }
 
@@ -244,7 +233,7 @@ fn workloads(row: &Verdict) -> Markup {
         @if let Some(used_by) = &row.used_by {
             ul.plain {
                 @for (workload, has) in &used_by.workloads {
-                    li { (Shown(&workload.to_string())) " " span.soft { (has.as_str()) } }
+                    li { (Shown(&workload.to_string())) " " span.soft { (has.in_words()) } }
                 }
                 @if used_by.more > 0 { li { "and " (used_by.more) " more" } }
             }
@@ -264,8 +253,14 @@ fn may_be_asked_for(row: &Verdict) -> bool {
     row.renews.is_some() && !matches!(row.state, State::Held | State::Blocked)
 }
 
+/// Whether the certificate is younger than a tenth of its lifetime, so that a new one has to be forced.
+fn is_young(now: UnixTime, row: &Verdict) -> bool {
+    let validity = row.not_before.zip(row.not_after);
+    validity.is_some_and(|(from, to)| now < from + to.since(from) / 10)
+}
+
 /// What tells more, and what asks for a new one.
-fn commands(row: &Verdict) -> Markup {
+fn commands(now: UnixTime, row: &Verdict) -> Markup {
     let (namespace, name) = (&row.namespace, &row.name);
     let mut all = vec![
         (
@@ -278,10 +273,13 @@ fn commands(row: &Verdict) -> Markup {
         ),
     ];
     if may_be_asked_for(row) {
-        all.push((
-            "A new certificate now",
-            format!("cert-renew renew {namespace}/{name} --wait"),
-        ));
+        let renew = format!("cert-renew renew {namespace}/{name} --wait");
+        all.push(if is_young(now, row) {
+            let what = "A new certificate now, although this one is young: it counts against the CA's limits";
+            (what, format!("{renew} --force"))
+        } else {
+            ("A new certificate now", renew)
+        });
     }
     html! {
         dl.one {
@@ -289,6 +287,34 @@ fn commands(row: &Verdict) -> Markup {
                 dt { (what) }
                 dd { code { (Shown(command)) } }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::testing::entries::{NOW, index};
+
+    use super::super::rows::copy;
+    use super::*;
+
+    #[test]
+    fn a_command_that_would_be_refused_is_not_shown() {
+        let rows = copy(NOW, &index(), &|_| 0);
+        let healthy = rows.iter().find(|row| *row.name == *"healthy").unwrap();
+        for (days, forced) in [(8, true), (10, false)] {
+            let from = UnixTime(NOW.0 - days * 86_400);
+            let row = Verdict {
+                not_before: Some(from),
+                not_after: Some(UnixTime(from.0 + 90 * 86_400)),
+                ..healthy.clone()
+            };
+            let html = commands(NOW, &row).into_string();
+            assert!(
+                html.contains("cert-renew renew shop/healthy --wait"),
+                "{html}"
+            );
+            assert_eq!(html.contains("--force"), forced, "{days} days: {html}");
         }
     }
 }

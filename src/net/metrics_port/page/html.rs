@@ -510,6 +510,13 @@ mod tests {
             let command = format!("cert-renew renew shop/{name} --wait");
             assert_eq!(html.contains(&command), named, "{name}");
         }
+        let html = page("namespace=shop&name=healthy").html;
+        for part in [
+            "deployment/api <span class=\"soft\">did not take it up</span>",
+            "statefulset/db <span class=\"soft\">has it</span>",
+        ] {
+            assert!(html.contains(part), "{part}\n{html}");
+        }
         let html = page("namespace=shop&name=nosuch").html;
         assert!(html.contains("no annotated Secret shop/nosuch"), "{html}");
     }

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write as _};
 
 use cert_renew_core::text::is_hidden;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::{Rollout, State};
+use cert_renew_core::verdict::{Rollout, State, Verdict};
 
 /// Foreign text without control characters, and without what changes the direction of the surrounding text. The template
 /// escapes the markup in it.
@@ -30,11 +30,11 @@ pub(super) fn state(state: State) -> &'static str {
         State::RenewalFailing => "renewal fails",
         State::Absent => "no certificate",
         State::Unreadable => "unreadable",
-        State::PairBroken => "key does not fit",
+        State::PairBroken => "cannot be served",
         State::Expiring => "ends soon",
         State::RolloutFailing => "rollout fails",
         State::Blocked => "blocked",
-        State::Due => "being renewed",
+        State::Due => "due",
         State::Held => "held back",
         State::Paused => "paused",
         State::Ok => "ok",
@@ -52,14 +52,16 @@ pub(super) fn rollout(rollout: Rollout) -> &'static str {
     }
 }
 
-/// The section of the runbook about a state; None where there is nothing to do.
-pub(super) fn runbook(state: State) -> Option<&'static str> {
-    Some(match state {
+/// The section of the runbook about a Secret; None where there is nothing to do.
+pub(super) fn runbook(row: &Verdict) -> Option<&'static str> {
+    Some(match row.state {
         State::Expired => "certrenewcertificateexpired",
         State::Expiring => "certrenewcertificateexpiringsoon",
         State::RenewalFailing => "certrenewrenewalfailing",
         State::Absent | State::Unreadable | State::PairBroken => "certrenewcertificatemissing",
-        State::RolloutFailing => "certrenewrollouthalted",
+        State::RolloutFailing if row.rollout == Rollout::Halted => "certrenewrollouthalted",
+        State::RolloutFailing if row.stale_pods > 0 => "certrenewservedcertificatestale",
+        State::RolloutFailing => "certrenewrolloutincomplete",
         State::Blocked => "certrenewrenewalblocked",
         State::Due | State::Held | State::Paused | State::Ok => return None,
     })
@@ -83,6 +85,9 @@ pub(super) fn count(number: usize, one: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cert_renew_core::testing::entries::{NOW, index};
+
+    use super::super::rows::copy;
     use super::*;
 
     #[test]
@@ -94,11 +99,29 @@ mod tests {
     #[test]
     fn every_section_that_the_page_leads_to_is_in_the_runbook() {
         let runbook_page = include_str!("../../../../docs/runbook.md").to_lowercase();
+        let rows = copy(NOW, &index(), &|_| 0);
         for state in State::ALL {
-            if let Some(section) = runbook(state) {
+            let of_state = rows.iter().find(|row| row.state == state);
+            let row = of_state.unwrap_or(&rows[0]);
+            if let Some(section) = runbook(&Verdict {
+                state,
+                ..row.clone()
+            }) {
                 let heading = format!("\n## {section}\n");
                 assert!(runbook_page.contains(&heading), "{section}");
             }
+        }
+        let of = |name: &str| runbook(rows.iter().find(|row| *row.name == *name).unwrap());
+        for (name, section) in [
+            ("halted", "certrenewrollouthalted"),
+            ("failing-rollout", "certrenewservedcertificatestale"),
+            ("incomplete", "certrenewrolloutincomplete"),
+        ] {
+            assert_eq!(of(name), Some(section), "{name}");
+            assert!(
+                runbook_page.contains(&format!("\n## {section}\n")),
+                "{section}"
+            );
         }
     }
 }

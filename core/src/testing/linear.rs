@@ -1,6 +1,5 @@
 //! Time against size: whether a reader takes more than linear time.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -50,16 +49,31 @@ pub fn slower_than_linear(
     slow
 }
 
-/// The same for what cannot be made from bytes: it is made once for each length, which stands for a size.
+/// The same for what cannot be made from bytes: `made` makes it for each length, which stands for a size. Here the largest
+/// length decides, as much time for each element hides for long what grows with their square.
 #[must_use]
 pub fn slower_than_linear_in<T>(made: impl Fn(usize) -> T, read: impl Fn(&T)) -> Option<String> {
-    let mut known = HashMap::new();
+    let mut slow = None;
     for length in LENGTHS {
-        for length in [length, FACTOR * length] {
-            known.entry(length).or_insert_with(|| made(length));
+        let (short, long) = (made(length), made(FACTOR * length));
+        let measured = || {
+            let long_took = taken(|| read(&long));
+            let short_took = taken(|| read(&short));
+            let ratio = long_took.as_secs_f64() / short_took.as_secs_f64().max(1e-6);
+            let is_slow = long_took >= NOTICEABLE && ratio >= MOST;
+            (is_slow, long_took, short_took)
+        };
+        // Once may be an accident.
+        let mut all = (0..ENOUGH).map(|_| measured());
+        let last = all.find(|(is_slow, ..)| !is_slow);
+        let (is_slow, long_took, short_took) = last.unwrap_or_else(measured);
+        slow = is_slow
+            .then(|| format!("{length} took {short_took:?}, {FACTOR} times as much {long_took:?}"));
+        if long_took > HOPELESS {
+            break;
         }
     }
-    slower_than_linear(|length| vec![0; length], |all| read(&known[&all.len()]))
+    slow
 }
 
 /// Processor time of this thread, the shortest of three.

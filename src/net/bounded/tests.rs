@@ -374,7 +374,7 @@ async fn an_address_begins_a_bounded_number_of_handshakes_and_others_begin_their
 }
 
 #[test]
-fn many_addresses_together_begin_a_bounded_number_of_handshakes_and_known_ones_theirs() {
+fn many_addresses_together_begin_a_bounded_number_of_handshakes() {
     let open = Arc::new(Mutex::new(Open::new(LIMITS)));
     let address = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
     let now = Instant::now();
@@ -383,12 +383,30 @@ fn many_addresses_together_begin_a_bounded_number_of_handshakes_and_known_ones_t
         let may = numbers.filter(|number| open.may_shake_hands(now, &network(address(*number))));
         u32::try_from(may.count()).unwrap()
     };
+    assert_eq!(begun(now, 100..5_100), LIMITS.handshakes_of_all_at_once);
+    assert_eq!(begun(now + Duration::from_secs(1), 10_000..11_000), 50);
+}
+
+#[test]
+fn who_has_shown_a_good_token_begins_handshakes_however_many_others_do() {
+    let limits = Limits {
+        handshakes_of_all_at_once: 0,
+        ..LIMITS
+    };
+    let open = Arc::new(Mutex::new(Open::new(limits)));
+    let now = Instant::now();
+    // A bucket gives the first to everybody.
+    lock(&open).may_shake_hands(now, "first");
+    let address = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+    let begun = |now: Instant, numbers: std::ops::Range<u32>| {
+        let mut open = lock(&open);
+        let may = numbers.filter(|number| open.may_shake_hands(now, &network(address(*number))));
+        may.count()
+    };
     for number in 0..2 {
         Connection::new(&open, address(number)).welcome();
     }
-    assert_eq!(begun(now, 100..5_100), LIMITS.handshakes_of_all_at_once);
     assert_eq!(begun(now, 0..3), 2);
-    assert_eq!(begun(now + Duration::from_secs(1), 10_000..11_000), 50);
     // The latest are known, and each once.
     for number in 1..=u32::try_from(WELCOME).unwrap() {
         Connection::new(&open, address(number)).welcome();

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::index::Finished;
-use cert_renew_core::rollout::{Decision, Lookup, Request, Step, plan};
+use cert_renew_core::rollout::{Decision, Lookup, Plan, Request, Step, plan};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use self::carry_out::Batch;
 use self::held::Held;
-use self::room::{FULL, Share};
+use self::room::FULL;
 use crate::process::task::{Planning, TaskHandle};
 use crate::rollout;
 use crate::rollout::rollouts::Rollouts;
@@ -70,74 +70,76 @@ impl Rollouts {
         let (requests, mut open) = self.ask(&workloads, looks, &room).await;
         let lookup = Lookup::of(&workloads);
         let config = self.shared.config();
-        let plan = plan(UnixTime::now(), &requests, &workloads, &config.rollout);
-        for remark in &plan.remarks {
+        let Plan {
+            verdicts,
+            users,
+            steps,
+            remarks,
+        } = plan(UnixTime::now(), &requests, &workloads, &config.rollout);
+        drop(planning);
+        for remark in &remarks {
             notify::remark(&self.shared, &open, remark);
         }
-        notify::restarted(&self.shared, &open, &plan.remarks);
-        let users: Users = plan.users.into_iter().collect();
-        let mut secrets: Vec<Box<str>> = Vec::new();
+        notify::restarted(&self.shared, &open, &remarks);
+        // There may be a hundred for each Secret.
+        drop(remarks);
+        let users: Users = users.into_iter().collect();
         let mut behind: Vec<&Request> = Vec::new();
-        for (request, (secret, verdict)) in requests.iter().zip(plan.verdicts) {
-            if rollout::leaves_behind(request, &verdict) {
+        for (request, (secret, verdict)) in requests.iter().zip(&verdicts) {
+            if rollout::leaves_behind(request, verdict) {
                 behind.push(request);
             }
-            let finished = match verdict {
-                Decision::Roll => {
-                    if let Some((ticket, held)) = open.get(&secret)
-                        && let Some(age) = held.age
-                        && let Some(why) = restored::older(request, age, &lookup)
-                    {
-                        notify::older(&self.shared, ticket.key(), request, &why);
+            if *verdict == Decision::Roll
+                && let Some((ticket, held)) = open.get(secret)
+                && let Some(age) = held.age
+                && let Some(why) = restored::older(request, age, &lookup)
+            {
+                notify::older(&self.shared, ticket.key(), request, &why);
+            }
+        }
+        let rolled = async {
+            let mut secrets: Vec<Box<str>> = Vec::new();
+            for (request, (secret, verdict)) in requests.iter().zip(verdicts) {
+                let finished = match verdict {
+                    Decision::Roll => {
+                        secrets.push(secret);
+                        continue;
                     }
-                    secrets.push(secret);
-                    continue;
+                    Decision::UpToDate | Decision::FirstSight | Decision::NothingRefers => {
+                        self.record(&open, request, &users).await
+                    }
+                    Decision::Halted(note) => {
+                        let why = format!(
+                            "halted at {}: cert-renew resume {namespace}/{secret}",
+                            note.workload
+                        );
+                        Finished::Later(look_again(UnixTime::now(), request), Some(why.into()))
+                    }
+                };
+                if let Some((ticket, _)) = open.remove(&secret) {
+                    ticket.finish(finished);
                 }
-                Decision::UpToDate | Decision::FirstSight | Decision::NothingRefers => {
-                    self.record(&open, request, &users).await
-                }
-                Decision::Halted(note) => {
-                    let why = format!(
-                        "halted at {}: cert-renew resume {namespace}/{secret}",
-                        note.workload
-                    );
-                    Finished::Later(look_again(UnixTime::now(), request), Some(why.into()))
-                }
-            };
-            if let Some((ticket, _)) = open.remove(&secret) {
-                ticket.finish(finished);
             }
-        }
-        let steps = self.fitting(plan.steps, &room, &mut secrets, &mut open);
-        let batch = Batch::new(self, &namespace, &requests, &users, secrets, steps);
-        let told = async {
-            self.left_behind(&namespace, &behind, &workloads).await;
-            // The rollout may take days; the next batch lists the workloads again.
-            drop(workloads);
-            drop(planning);
+            let weight = steps.iter().map(Step::weight).sum::<usize>() + weight_of(&users);
+            if !room.take_whole(weight) {
+                return put_off(secrets, open);
+            }
+            let batch = Batch::new(self, &namespace, &requests, &users, secrets, steps);
+            batch.carry_out(open, since).await;
         };
-        futures::join!(told, batch.carry_out(open, since));
+        // The rollout may take days: the list goes before.
+        let told = self.left_behind(&namespace, &behind, workloads, &room);
+        futures::join!(told, rolled);
     }
+}
 
-    /// The steps for which there is room; the Secrets of the others are looked at later.
-    fn fitting(
-        &self,
-        steps: Vec<Step>,
-        room: &Share<'_>,
-        secrets: &mut Vec<Box<str>>,
-        open: &mut Open,
-    ) -> Vec<Step> {
-        let weight = steps.iter().map(Step::weight).sum();
-        if room.take_whole(weight) {
-            return steps;
+/// Ends the looks at Secrets for whose workloads there is no room: they are looked at later.
+fn put_off(secrets: Vec<Box<str>>, mut open: Open) {
+    for secret in secrets {
+        if let Some((ticket, _)) = open.remove(&secret) {
+            let again = UnixTime::now() + AGAIN;
+            ticket.finish(Finished::Later(again, Some(FULL.into())));
         }
-        for secret in secrets.drain(..) {
-            if let Some((ticket, _)) = open.remove(&secret) {
-                let again = UnixTime::now() + AGAIN;
-                ticket.finish(Finished::Later(again, Some(FULL.into())));
-            }
-        }
-        Vec::new()
     }
 }
 
@@ -145,6 +147,12 @@ type Open = BTreeMap<Box<str>, (TaskHandle, Held)>;
 
 /// The workloads that use each Secret.
 type Users = BTreeMap<Box<str>, Vec<WorkloadRef>>;
+
+/// Their bytes in memory, without the allocator's overhead.
+fn weight_of(users: &Users) -> usize {
+    let all = users.values().flatten();
+    all.map(|it| size_of::<WorkloadRef>() + it.name.len()).sum()
+}
 
 /// When a halt is looked at again: at the latest when the leaf expires that the other workloads serve.
 fn look_again(now: UnixTime, request: &Request) -> UnixTime {

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::Open;
 use super::held::Held;
+use super::room::Share;
 use crate::cluster::events::Reason;
 use crate::context::Shared;
 use crate::rollout::rollouts::Rollouts;
@@ -238,11 +239,29 @@ impl Rollouts {
         &self,
         namespace: &Arc<str>,
         requests: &[&Request],
-        workloads: &[Workload],
+        workloads: Vec<Workload>,
+        room: &Share<'_>,
     ) {
         if requests.is_empty() {
             return;
         }
+        let weight = workloads.iter().map(Workload::weight).sum();
+        if !room.take_whole(weight) {
+            tracing::info!(%namespace, "the pods and Jobs that nothing restarts are not looked for: the rollouts of the namespace already hold as much as they may");
+            return;
+        }
+        self.look_for_left_behind(namespace, requests, &workloads)
+            .await;
+        drop(workloads);
+        room.give_back(weight);
+    }
+
+    async fn look_for_left_behind(
+        &self,
+        namespace: &Arc<str>,
+        requests: &[&Request],
+        workloads: &[Workload],
+    ) {
         let all = match self.roller().bystanders(namespace).await {
             Ok(all) => all,
             Err(error) => {

@@ -78,17 +78,25 @@ impl Share<'_> {
     }
 }
 
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        let bytes = *self.bytes.lock();
+impl Share<'_> {
+    /// Gives so many bytes back before the batch ends.
+    pub(super) fn give_back(&self, bytes: usize) {
         let mut taken = self.room.0.lock();
         taken.all -= bytes;
+        *self.bytes.lock() -= bytes;
         if let Some(own) = taken.of.get_mut(&self.namespace) {
             *own -= bytes;
             if *own == 0 {
                 taken.of.remove(&self.namespace);
             }
         }
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        let bytes = *self.bytes.lock();
+        self.give_back(bytes);
     }
 }
 
@@ -117,6 +125,15 @@ mod tests {
         assert!(!same.take(1) && !one.take(1));
         drop(one);
         assert!(same.take(OF_NAMESPACE - 100) && !same.take(1));
+        assert!(room.of(&names[1]).take(OF_NAMESPACE));
+    }
+
+    #[test]
+    fn what_all_batches_hold_is_bounded_and_each_namespace_has_some() {
+        let room = Room::default();
+        let names: Vec<Arc<str>> = (0..5).map(|it| format!("hostile-{it}").into()).collect();
+        let same = room.of(&names[0]);
+        assert!(same.take(OF_NAMESPACE));
         let others: Vec<Share<'_>> = names[1..].iter().map(|name| room.of(name)).collect();
         assert!(others[0].take(OF_NAMESPACE) && others[1].take(OF_NAMESPACE));
         assert!(!others[2].take(OF_EACH + 1), "all is taken");
@@ -125,6 +142,8 @@ mod tests {
         let (one, same) = (room.of(&names[0]), room.of(&names[0]));
         assert!(one.take(100) && one.take_whole(OF_NAMESPACE), "it is alone");
         assert!(!same.take_whole(1));
+        one.give_back(OF_NAMESPACE);
+        assert!(same.take_whole(OF_NAMESPACE - 100) && !one.take(1));
         assert!(!room.of(&names[1]).take_whole(OF_ALL), "nor more than all");
         drop((one, same));
         let taken = room.0.lock();

@@ -203,7 +203,11 @@ mod tests {
                 .count()
         };
         assert_eq!((of("aaa"), of("shop")), (960, 40));
-        // Nor where the bytes are what is short.
+    }
+
+    #[test]
+    fn a_namespace_with_very_many_bytes_takes_no_rows_of_others() {
+        let mut all = rows(&[("aaa", 960), ("shop", 40)], "no");
         fit_into(&mut all, MOST_ERRORS, 300_000);
         let of = |namespace: &str| {
             all.iter()

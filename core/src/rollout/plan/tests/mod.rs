@@ -86,9 +86,23 @@ fn names(plan: &Plan) -> Vec<(&str, Phase)> {
         .collect()
 }
 
-/// Neither a workload that refers to very many Secrets, nor very many that are not well, nor very many ways to reload one.
 #[test]
 fn very_many_secrets_and_workloads_are_planned_in_linear_time() {
+    planned_in_linear_time(false, false);
+}
+
+#[test]
+fn very_many_workloads_that_are_not_well_are_planned_in_linear_time() {
+    planned_in_linear_time(true, false);
+}
+
+#[test]
+fn very_many_ways_to_reload_one_workload_are_planned_in_linear_time() {
+    planned_in_linear_time(false, true);
+}
+
+/// Very many Secrets, of one workload or of one `each`.
+fn planned_in_linear_time(each: bool, reload: bool) {
     let all_of = |secrets: &[String], each: bool| -> Vec<Workload> {
         let names: Vec<&str> = secrets.iter().map(String::as_str).collect();
         let objects: Vec<Value> = match each {
@@ -102,38 +116,37 @@ fn very_many_secrets_and_workloads_are_planned_in_linear_time() {
             .map(|object| workload(Kind::Deployment, object))
             .collect()
     };
-    for (each, reload) in [(false, false), (true, false), (false, true)] {
-        let how = |secret: &str| match reload {
-            false => RolloutMode::Restart,
-            true => RolloutMode::Post {
-                port: 80,
-                path: format!("/{secret}").into(),
-            },
-        };
-        // One Secret for each 256 bytes of length; what is planned is made once for each length.
-        let made = |length: usize| {
-            let secrets = (0..length / 256).map(|it| format!("tls-{it}"));
-            let secrets: Vec<String> = secrets.collect();
-            let requests = secrets.iter();
-            let requests = requests.map(|it| Request {
-                mode: how(it),
-                ..request(it, "new", served("old", 9))
-            });
-            let requests: Vec<Request> = requests.collect();
-            (requests, all_of(&secrets, each))
-        };
-        let slow = slower_than_linear_in(made, |(requests, workloads)| {
-            let plan = plan(NOW, requests, workloads, &RolloutConfig::default());
-            assert_eq!(plan.verdicts.len(), requests.len());
-            if reload {
-                let How::Reload(asks) = &plan.steps[0].how else {
-                    panic!("it reloads");
-                };
-                assert_eq!(asks.len(), requests.len());
-            }
+    let how = |secret: &str| match reload {
+        false => RolloutMode::Restart,
+        true => RolloutMode::Post {
+            port: 80,
+            path: format!("/{secret}").into(),
+        },
+    };
+    // One Secret for each 256 bytes of length; what is planned is made once for each length.
+    let made = |length: usize| {
+        let secrets = (0..length / 256).map(|it| format!("tls-{it}"));
+        let secrets: Vec<String> = secrets.collect();
+        let requests = secrets.iter();
+        let requests = requests.map(|it| Request {
+            mode: how(it),
+            ..request(it, "new", served("old", 9))
         });
-        assert_eq!(slow, None, "{each} {reload}");
-    }
+        let requests: Vec<Request> = requests.collect();
+        (requests, all_of(&secrets, each))
+    };
+    let slow = slower_than_linear_in(made, |(requests, workloads)| {
+        let plan = plan(NOW, requests, workloads, &RolloutConfig::default());
+        assert_eq!(plan.verdicts.len(), requests.len());
+        assert!(plan.steps[0].workload.references.is_empty());
+        if reload {
+            let How::Reload(asks) = &plan.steps[0].how else {
+                panic!("it reloads");
+            };
+            assert_eq!(asks.len(), requests.len());
+        }
+    });
+    assert_eq!(slow, None, "{each} {reload}");
 }
 
 #[test]

@@ -186,7 +186,7 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::testing::of_secrets;
-    use crate::testing::slower_than_linear;
+    use crate::testing::slower_than_linear_in;
 
     fn step(name: &str, phase: Phase, secrets: &[&str]) -> Step {
         Step {
@@ -262,25 +262,25 @@ mod tests {
             assert_eq!(closed(&mut queue), "a");
         };
         // One workload for each 64 bytes of length.
-        let slow = slower_than_linear(|length| vec![0; length], |all| rolled(all.len() / 64));
+        let slow = slower_than_linear_in(|length| length / 64, |steps| rolled(*steps));
         assert_eq!(slow, None);
     }
 
     #[test]
     fn very_many_secrets_that_wait_no_longer_take_no_longer_than_they_must() {
         // One Secret for each 64 bytes of length; one step serves them all.
-        let slow = slower_than_linear(
-            |length| vec![0; length],
-            |all| {
-                let secrets = (0..all.len() / 64).map(|it| format!("tls-{it:05}").into());
-                let secrets: Vec<Box<str>> = secrets.collect();
-                let names: Vec<&str> = secrets.iter().map(|it| &**it).collect();
-                let mut queue = Queue::new(&secrets, vec![step("web", Phase::Rest, &names)]);
-                assert_eq!(queue.begin(), [0]);
-                let idle = names.iter().flat_map(|name| queue.close(name));
-                assert_eq!(idle.collect::<Vec<_>>(), [0]);
-            },
-        );
+        let made = |length: usize| -> Vec<Box<str>> {
+            (0..length / 64)
+                .map(|it| format!("tls-{it:05}").into())
+                .collect()
+        };
+        let slow = slower_than_linear_in(made, |secrets| {
+            let names: Vec<&str> = secrets.iter().map(|it| &**it).collect();
+            let mut queue = Queue::new(secrets, vec![step("web", Phase::Rest, &names)]);
+            assert_eq!(queue.begin(), [0]);
+            let idle = names.iter().flat_map(|name| queue.close(name));
+            assert_eq!(idle.collect::<Vec<_>>(), [0]);
+        });
         assert_eq!(slow, None);
     }
 }

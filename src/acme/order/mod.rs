@@ -475,3 +475,30 @@ impl Order {
         self.not_before = wait.map(|wait| Instant::now() + wait);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::testing::slower_than_linear_in;
+
+    use super::*;
+
+    #[test]
+    fn an_order_with_very_many_authorizations_is_followed_in_linear_time() {
+        // One authorization for each 64 bytes of length, and as many others that the CA no longer lists.
+        let state = |length: usize, name: &str| -> State {
+            let urls = (0..length / 64).map(|it| format!("https://ca.example/{name}/{it:05}"));
+            let urls: Vec<String> = urls.collect();
+            serde_json::from_value(serde_json::json!({"status": "pending", "authorizations": urls}))
+                .unwrap()
+        };
+        let slow = slower_than_linear_in(
+            |length| length,
+            |length| {
+                let mut known = state(*length, "former");
+                known.follow(state(*length, "now"));
+                assert_eq!(known.authorizations.len(), 2 * (*length / 64));
+            },
+        );
+        assert_eq!(slow, None);
+    }
+}

@@ -337,8 +337,11 @@ impl Found {
 
     /// Those of the Secrets read here that seem to be meant and are not managed.
     fn strays(&self, secrets: &[ThinSecret]) -> Vec<(SecretRef, Stray)> {
-        let class = self.report.class.as_deref().unwrap_or(DEFAULT_CLASS);
         let strays = secrets.iter().filter_map(|secret| {
+            // Without its config the class of the operator is not known: no Secret is of another one then.
+            let own = { secret.head.annotations() }.and_then(|it| it.get(keys::CLASS));
+            let own = own.map_or(DEFAULT_CLASS, |it| it.trim());
+            let class = self.report.class.as_deref().unwrap_or(own);
             let key = SecretRef {
                 namespace: secret.head.namespace().into(),
                 name: secret.head.name().into(),

@@ -202,7 +202,7 @@ fn build(
         .iter()
         .any(|(name, _)| *name == "kube-controller-manager")
     {
-        say("control plane: five to seven minutes on two cores, this time only");
+        say("control plane: five to fifteen minutes on two cores, this time only");
     }
     if !missing.is_empty() {
         Build {

@@ -21,7 +21,7 @@ esac
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # In full: containerd (`ctr images import`) keeps a short name as it is, and the kubelet does not find it then.
 name=docker.io/library/cert-renew:$version
-largest=22000000
+largest=22500000
 out=target/image
 archive=$out/cert-renew-$architecture.tar
 buildah=$(tests/tools.sh buildah)

@@ -76,9 +76,7 @@ impl Share<'_> {
         }
         has_room
     }
-}
 
-impl Share<'_> {
     /// Gives so many bytes back before the batch ends.
     pub(super) fn give_back(&self, bytes: usize) {
         let mut taken = self.room.0.lock();

@@ -88,21 +88,16 @@ fn names(plan: &Plan) -> Vec<(&str, Phase)> {
 
 #[test]
 fn very_many_secrets_and_workloads_are_planned_in_linear_time() {
-    planned_in_linear_time(false, false);
+    planned_in_linear_time(false);
 }
 
 #[test]
 fn very_many_workloads_that_are_not_well_are_planned_in_linear_time() {
-    planned_in_linear_time(true, false);
-}
-
-#[test]
-fn very_many_ways_to_reload_one_workload_are_planned_in_linear_time() {
-    planned_in_linear_time(false, true);
+    planned_in_linear_time(true);
 }
 
 /// Very many Secrets, of one workload or of one `each`.
-fn planned_in_linear_time(each: bool, reload: bool) {
+fn planned_in_linear_time(each: bool) {
     let all_of = |secrets: &[String], each: bool| -> Vec<Workload> {
         let names: Vec<&str> = secrets.iter().map(String::as_str).collect();
         let objects: Vec<Value> = match each {
@@ -116,39 +111,40 @@ fn planned_in_linear_time(each: bool, reload: bool) {
             .map(|object| workload(Kind::Deployment, object))
             .collect()
     };
-    let how = |secret: &str| match reload {
-        false => RolloutMode::Restart,
-        true => RolloutMode::Post {
-            port: 80,
-            path: format!("/{secret}").into(),
-        },
-    };
-    // One Secret for each 256 bytes of length, and one path for each 64: to compare two of them takes little time. What is
-    // planned is made once for each length.
-    let each_takes = if reload { 64 } else { 256 };
+    // One Secret for each 256 bytes of length. What is planned is made once for each length.
     let made = |length: usize| {
-        let secrets = (0..length / each_takes).map(|it| format!("tls-{it}"));
-        let secrets: Vec<String> = secrets.collect();
+        let secrets: Vec<String> = (0..length / 256).map(|it| format!("tls-{it}")).collect();
         let requests = secrets.iter();
-        let requests = requests.map(|it| Request {
-            mode: how(it),
-            ..request(it, "new", served("old", 9))
-        });
-        let requests: Vec<Request> = requests.collect();
+        let requests: Vec<Request> = requests
+            .map(|it| request(it, "new", served("old", 9)))
+            .collect();
         (requests, all_of(&secrets, each))
     };
     let slow = slower_than_linear_in(made, |(requests, workloads)| {
         let plan = plan(NOW, requests, workloads, &RolloutConfig::default());
         assert_eq!(plan.verdicts.len(), requests.len());
         assert!(plan.steps[0].workload.references.is_empty());
-        if reload {
-            let How::Reload(asks) = &plan.steps[0].how else {
-                panic!("it reloads");
-            };
-            assert_eq!(asks.len(), requests.len());
-        }
     });
-    assert_eq!(slow, None, "{each} {reload}");
+    assert_eq!(slow, None, "{each}");
+}
+
+/// By itself: what a plan takes for each Secret would hide for long what grows with their square.
+#[test]
+fn very_many_ways_to_reload_one_workload_are_joined_in_linear_time() {
+    let ask = |it: usize| Ask {
+        port: 80,
+        path: format!("/reload-{it:09}").into(),
+    };
+    let made = |length: usize| (0..length / 32).map(ask).collect::<Vec<Ask>>();
+    let slow = slower_than_linear_in(made, |asks| {
+        let (mut all, mut known) = (How::Reload(vec![]), HashSet::new());
+        // Each twice, as two Secrets may ask for the same.
+        for ask in asks.iter().chain(asks) {
+            join(&mut all, How::Reload(vec![ask.clone()]), &mut known);
+        }
+        assert_eq!(all, How::Reload(asks.clone()));
+    });
+    assert_eq!(slow, None);
 }
 
 #[test]
